@@ -1,0 +1,18 @@
+"""Fixtures for the tests of the engine and of the shipped plugins."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data, which lies outside the project; the test is skipped without it."""
+    root = Path(os.environ.get("HYDRAKIT_SHARED") or Path(__file__).parent.parent / "shared")
+    folder = root / "data" if (root / "data").is_dir() else root
+    if not (folder / "prostatex").is_dir():
+        pytest.skip(f"no real data at {folder} (set HYDRAKIT_SHARED)")
+    return folder

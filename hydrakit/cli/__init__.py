@@ -1,0 +1,77 @@
+"""The ``hydrakit`` command.
+
+Modules of this package import little at the top: ``hydrakit --help`` answers at once because torch
+and the rest are imported by the functions that need them.
+"""
+
+from __future__ import annotations
+
+import click
+
+from hydrakit.cli import data, plugins, run, weights
+from hydrakit.errors import HydrakitError
+
+
+class Program(click.Group):
+    """The command group: its own commands, those of plugins, and errors as single lines."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Own commands and those that plugins offer."""
+        from hydrakit.plugins import load_plugins
+
+        return sorted({*super().list_commands(ctx), *load_plugins().commands})
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """One of its own, else a plugin's."""
+        own = super().get_command(ctx, name)
+        if own is not None:
+            return own
+        from hydrakit.plugins import load_plugins
+
+        return load_plugins().commands.get(name)
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command; a failure that is the user's to mend becomes one line and status 1."""
+        try:
+            return super().invoke(ctx)
+        except HydrakitError as error:
+            click.echo(f"hydrakit: {' '.join(str(error).split())}", err=True)
+            ctx.exit(1)
+
+
+def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        click.echo(f"hydrakit {version('hydrakit-imaging')} (distribution hydrakit-imaging)")
+        ctx.exit()
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_version,
+    help="Show the version and exit.",
+)
+def main() -> None:
+    """Train one network on several small, unlike medical image datasets.
+
+    A shared body (feature extractor) and one head (decision maker) per dataset, after the paper
+    "Hydra: Cancer Detection Leveraging Multiple Heads and Heterogeneous Datasets".
+
+    \b
+    Try it on synthetic data:
+      hydrakit phantom phantoms
+      hydrakit run --strategy hydra --datasets prostatex,brain,lung,prostatex --data phantoms
+    """  # noqa: D301 - click reads the backspace, which keeps the lines below it apart
+
+
+main.add_command(run.run)
+main.add_command(run.plan)
+main.add_command(run.evaluate)
+main.add_command(data.datasets)
+main.add_command(plugins.plugins)
+main.add_command(weights.weights)

@@ -1,0 +1,180 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from hydrakit.hooks import OptionValue
+    from hydrakit.plan import Split
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several click options as one decorator, in the order given."""
+
+    def decorate(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+def _names(_: click.Context, __: click.Parameter, value: str | None) -> list[str]:
+    return [name.strip() for name in value.split(",") if name.strip()] if value else []
+
+
+def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> list[int] | None:
+    if value is None:
+        return None
+    try:
+        return [int(number) for number in value.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a list such as 32,64,128") from None
+
+
+def _pairs(value: tuple[str, ...], form: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for item in value:
+        key, sign, text = item.partition("=")
+        if not (key and sign and text):
+            raise click.BadParameter(f"{item!r} is not of the form {form}")
+        pairs[key] = text
+    return pairs
+
+
+def _roots(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> dict[str, Path]:
+    return {name: Path(path).expanduser() for name, path in _pairs(value, "NAME=PATH").items()}
+
+
+def _adapter_options(
+    _: click.Context, __: click.Parameter, value: tuple[str, ...]
+) -> dict[str, dict[str, OptionValue]]:
+    chosen: dict[str, dict[str, OptionValue]] = {}
+    for key, text in _pairs(value, "DATASET.OPTION=VALUE").items():
+        dataset, dot, name = key.partition(".")
+        if not (dataset and dot and name):
+            raise click.BadParameter(f"{key!r} is not of the form DATASET.OPTION")
+        chosen.setdefault(dataset, {})[name] = text
+    return chosen
+
+
+def _splits(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> dict[str, Split]:
+    form = "NAME=8-1-1 (train, val, test) or NAME=9-1 (train, val)"
+    chosen = {}
+    for name, text in _pairs(value, form).items():
+        from pydantic import ValidationError
+
+        from hydrakit.plan import Split
+
+        try:
+            train, val, *rest = (float(share) for share in text.split("-"))
+            chosen[name] = Split(train=train, val=val, test=rest[0] if rest else 0.0)
+        except (ValueError, ValidationError):
+            raise click.BadParameter(f"{name}={text} is not of the form {form}") from None
+        if len(rest) > 1:
+            raise click.BadParameter(f"{name}={text} is not of the form {form}")
+    return chosen
+
+
+FOLDER = click.Path(path_type=Path)
+
+places = options(
+    click.option(
+        "--data",
+        type=FOLDER,
+        metavar="ROOT",
+        help="Folder with one folder per dataset name.  [default: $HYDRAKIT_DATA, else ./data]",
+    ),
+    click.option(
+        "--root",
+        "roots",
+        multiple=True,
+        callback=_roots,
+        metavar="NAME=PATH",
+        help="Folder of one dataset that lies elsewhere; may be given several times.",
+    ),
+)
+
+adapter_options = click.option(
+    "--option",
+    "options",
+    multiple=True,
+    callback=_adapter_options,
+    metavar="NAME.KEY=VALUE",
+    help="Option of a dataset, as `hydrakit datasets info NAME` lists them; several times.",
+)
+
+cache = click.option(
+    "--cache",
+    type=FOLDER,
+    metavar="DIR",
+    help="Where prepared data is kept.  [default: $HYDRAKIT_CACHE, else ~/.cache/hydrakit]",
+)
+
+device = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="DEVICE",
+    help="auto (a GPU where there is one), cpu, cuda or cuda:N.",
+)
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+plan_options = options(
+    click.option("--strategy", metavar="NAME", help="Order of training: hydra, transfer, ..."),
+    click.option(
+        "--datasets",
+        callback=_names,
+        metavar="A,B,...",
+        help="Datasets in the order of training; the last is the target.",
+    ),
+    adapter_options,
+    click.option(
+        "--split",
+        "splits",
+        multiple=True,
+        callback=_splits,
+        metavar="NAME=8-1-1",
+        help="Shares of train, val, test.  [default: 8-1-1 for the target, 9-1 for the others]",
+    ),
+    click.option(
+        "--profile",
+        type=click.Choice(["recommended", "paper", "authors"]),
+        default="recommended",
+        show_default=True,
+        help="Complete set of values; the options below change some of them, in every round.",
+    ),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+    click.option("--epochs", type=click.IntRange(min=1), help="At most so many in each round."),
+    click.option(
+        "--patience",
+        type=click.IntRange(min=0),
+        help="Stop a round after so many epochs without a better one; 0: never.",
+    ),
+    click.option("--batch-size", type=click.IntRange(min=1), help="Patches per update."),
+    click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), help="Of Adam."),
+    click.option(
+        "--dropout", type=click.FloatRange(min=0, max=1, max_open=True), help="Probability."
+    ),
+    click.option(
+        "--bootstrap",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Random starts, of which the best on validation begins.",
+    ),
+    click.option("--head", default="mlp", show_default=True, help="Kind of head."),
+    click.option(
+        "--body-channels",
+        callback=_numbers,
+        metavar="N,N,...",
+        help="Channels of the body's blocks.  [default: 32,64,128]",
+    ),
+)

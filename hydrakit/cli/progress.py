@@ -1,0 +1,166 @@
+"""Progress of a run: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from hydrakit.watch import Watcher
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from hydrakit.plan import Plan, Round
+    from hydrakit.results import EpochRecord, RoundResult
+    from hydrakit.rundir import RunDir
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+@contextmanager
+def watching(plan: Plan) -> Iterator[Watcher]:
+    """A watcher that shows how the plan's run goes, on standard error."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield PlainWatcher(plan)
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = [
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield LiveWatcher(plan, progress)
+
+
+class PlainWatcher(Watcher):
+    """One line now and then, and one for each round."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.last_line = time.monotonic()
+        self.began = self.last_line
+
+    def say(self, line: str) -> None:
+        """Print a line that must not be missed."""
+        click.echo(line, err=True)
+        self.last_line = time.monotonic()
+
+    def mention(self, line: str) -> None:
+        """Print a line if the last one was some time ago."""
+        if time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
+            self.say(line)
+
+    def preparing(self, dataset: str, cases: int) -> None:
+        """So many cases of a dataset have been read."""
+        self.mention(f"preparing {dataset}: {cases} cases read")
+
+    def started(self, rundir: RunDir, device: str) -> None:
+        """The data is ready, and rounds begin."""
+        self.say(f"run {rundir.path}: {len(self.plan.rounds)} rounds on {device}")
+        self.began = time.monotonic()
+
+    def bootstrapping(self, done: int, of: int) -> None:
+        """So many random starts have been looked at."""
+        self.mention(f"bootstrap: {done} of {of} random starts")
+        self.began = time.monotonic()
+
+    def skipped(self, number: int, round: Round) -> None:
+        """A round is on disk already."""
+        self.say(f"{self.name(number, round)}: done before")
+
+    def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
+        """An epoch is over."""
+        epochs = round.hyperparameters.epochs
+        left = (time.monotonic() - self.began) / record.epoch * (epochs - record.epoch)
+        self.mention(
+            f"{self.name(number, round)}: epoch {record.epoch} of {epochs}, {figures(record)}, "
+            f"at most {_duration(left)} left"
+        )
+
+    def finished(self, number: int, round: Round, result: RoundResult) -> None:
+        """A round is over."""
+        self.say(f"{self.name(number, round)}: {summary(result)}")
+        self.began = time.monotonic()
+
+    def name(self, number: int, round: Round) -> str:
+        """How a round is called."""
+        return f"round {number} of {len(self.plan.rounds)}, {round.dataset} {round.train}"
+
+
+class LiveWatcher(PlainWatcher):
+    """A bar for what is under way, above it a line for each round that is done."""
+
+    def __init__(self, plan: Plan, progress: Progress) -> None:
+        super().__init__(plan)
+        self.progress = progress
+        self.task = progress.add_task("reading data", total=None, figures="")
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        self.progress.console.print(line, highlight=False)
+
+    def mention(self, line: str) -> None:
+        """Leave it to the bar."""
+
+    def preparing(self, dataset: str, cases: int) -> None:
+        """So many cases of a dataset have been read."""
+        self._show(f"preparing {dataset}", cases, None)
+
+    def bootstrapping(self, done: int, of: int) -> None:
+        """So many random starts have been looked at."""
+        self._show("bootstrap", done, of)
+
+    def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
+        """An epoch is over."""
+        epochs = round.hyperparameters.epochs
+        self._show(self.name(number, round), record.epoch, epochs, figures(record))
+
+    def _show(self, description: str, done: int, of: int | None, figures: str = "") -> None:
+        if self.progress.tasks[0].description != description:
+            self.progress.reset(self.task, total=of, description=description)
+        self.progress.update(self.task, completed=done, total=of, figures=figures)
+
+
+def figures(record: EpochRecord) -> str:
+    """An epoch's figures in a few words."""
+    train, val = record.train, record.val
+    text = f"loss {train.loss:.3f} val {val.loss:.3f}, AUC {train.auc:.3f} val {val.auc:.3f}"
+    if record.reference_auc is not None:
+        text += f" reference {record.reference_auc:.3f}"
+    return text
+
+
+def summary(result: RoundResult) -> str:
+    """A finished round in a few words."""
+    text = (
+        f"val AUC {result.val.auc:.3f} at epoch {result.best_epoch} of {result.epochs}, "
+        f"{_duration(result.seconds)}"
+    )
+    if result.bootstrap is not None and len(result.bootstrap.val_auc) > 1:
+        starts = result.bootstrap.val_auc
+        text += f" (best of {len(starts)} random starts: {max(starts):.3f})"
+    return text
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

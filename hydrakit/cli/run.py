@@ -1,0 +1,187 @@
+"""``hydrakit run``, ``plan`` and ``evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hydrakit.cli import params
+
+if TYPE_CHECKING:
+    from hydrakit.plan import Plan
+
+
+def _make_plan(**given: Any) -> Plan:
+    from hydrakit.planning import make_plan
+
+    strategy, datasets = given.pop("strategy"), given.pop("datasets")
+    if not strategy or not datasets:
+        missing = "--strategy" if not strategy else "--datasets"
+        raise click.UsageError(f"{missing} is needed: see `hydrakit plugins list`")
+    return make_plan(strategy, datasets, **given)
+
+
+@click.command()
+@params.plan_options
+@click.option("--out", type=params.FOLDER, metavar="FILE", help="Write the plan to a file instead.")
+def plan(out: Path | None, **given: Any) -> None:
+    """Print the plan of a run as JSON, to read or to edit: `run --plan FILE` runs it."""
+    text = _make_plan(**given).to_json()
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        from hydrakit.errors import PlanError
+        from hydrakit.files import write_atomic
+
+        if out.exists():
+            raise PlanError(f"{out}: exists already: name another file")
+        write_atomic(out, text.encode())
+
+
+@click.command()
+@params.plan_options
+@params.places
+@click.option(
+    "--plan",
+    "plan_file",
+    type=params.FOLDER,
+    metavar="FILE",
+    help="Run this plan, as `hydrakit plan` prints it and you edited it.",
+)
+@click.option("--resume", type=params.FOLDER, metavar="RUN", help="Go on with this run's folder.")
+@click.option(
+    "--out",
+    type=params.FOLDER,
+    metavar="DIR",
+    help="Folder of the run.  [default: one under ./runs, the same for the same plan]",
+)
+@params.device
+@params.cache
+@click.pass_context
+def run(
+    ctx: click.Context,
+    /,
+    *,
+    data: Path | None,
+    roots: dict[str, Path],
+    plan_file: Path | None,
+    resume: Path | None,
+    out: Path | None,
+    device: str,
+    cache: Path | None,
+    **given: Any,
+) -> None:
+    """Train body and heads, dataset after dataset, and test on the target.
+
+    The same command goes on where a stopped one left off, and ends with the same weights.
+    """
+    from hydrakit.cli.progress import watching
+    from hydrakit.cli.show import print_results
+    from hydrakit.plan import load_plan
+    from hydrakit.rundir import RunDir
+
+    if plan_file or resume:
+        chosen = "--plan" if plan_file else "--resume"
+        changed = [name for name in given if _is_given(ctx, name)]
+        if changed or (plan_file and resume):
+            what = changed[0].replace("_", "-").removesuffix("s") if changed else "resume"
+            raise click.UsageError(f"{chosen} brings a whole plan: --{what} cannot change it")
+    if resume:
+        if out is not None:
+            raise click.UsageError("--resume names the run's folder: leave out --out")
+        rundir = RunDir(resume)
+        the_plan, out = rundir.plan(), resume
+        known = {} if data else rundir.environment().get("roots", {})
+        roots = {**{name: Path(path) for name, path in known.items()}, **roots}
+    else:
+        the_plan = load_plan(plan_file) if plan_file else _make_plan(**given)
+
+    from hydrakit import engine  # torch: only once the plan is known to be right
+
+    with watching(the_plan) as watcher:
+        done = engine.run(
+            the_plan,
+            out=out,
+            data=data,
+            roots=roots,
+            device=device,
+            cache=cache,
+            watcher=watcher,
+        )
+    print_results(done)
+
+
+def _is_given(ctx: click.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+@click.command()
+@click.argument("run", required=False, type=params.FOLDER)
+@click.option("--body", type=params.FOLDER, metavar="FILE", help="A body's safetensors.")
+@click.option("--head", type=params.FOLDER, metavar="FILE", help="A head's safetensors.")
+@click.option("--dataset", metavar="NAME", help="Whose cases.  [default: the target, the head's]")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test", "all"]),
+    default="test",
+    show_default=True,
+    help="Which cases, split as when the head was trained.",
+)
+@params.places
+@params.adapter_options
+@params.device
+@params.cache
+@params.as_json
+def evaluate(
+    *,
+    run: Path | None,
+    body: Path | None,
+    head: Path | None,
+    dataset: str | None,
+    split: str,
+    data: Path | None,
+    roots: dict[str, Path],
+    options: dict[str, Any],
+    device: str,
+    cache: Path | None,
+    as_json: bool,
+) -> None:
+    """Evaluate a finished RUN, or any body and head that fit each other, on a dataset's cases."""
+    if (run is None) == (body is None or head is None):
+        raise click.UsageError("name a RUN, or both --body and --head")
+    if run is not None and (body or head or options):
+        raise click.UsageError("a RUN brings its body, heads and options: name a RUN alone")
+
+    from hydrakit.cli.show import print_evaluation
+    from hydrakit.evaluate import evaluate_files, evaluate_run
+    from hydrakit.places import root_of
+    from hydrakit.weightfile import read_head
+
+    if run is not None:
+        places = dict(roots)
+        if data is not None and dataset not in roots:
+            from hydrakit.rundir import RunDir
+
+            name = dataset or RunDir(run).plan().target
+            places.setdefault(name, root_of(name, data, roots))
+        evaluation = evaluate_run(
+            run, roots=places, dataset=dataset, split=split, device=device, cache=cache
+        )
+    else:
+        assert body is not None
+        assert head is not None
+        name = dataset or read_head(head).dataset
+        evaluation = evaluate_files(
+            body,
+            head,
+            root=root_of(name, data, roots),
+            dataset=name,
+            split=split,
+            options=options.get(name),
+            device=device,
+            cache=cache,
+        )
+    print_evaluation(evaluation, as_json=as_json)

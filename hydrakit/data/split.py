@@ -1,0 +1,144 @@
+"""Sharing out cases into training, validation and test, whole patients at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydrakit.errors import DataError
+from hydrakit.plan import Split
+
+SPLITS = ("train", "val", "test")
+
+
+def split_cases(
+    labels: Sequence[int],
+    patients: Sequence[str],
+    groups: Sequence[str | None],
+    *,
+    split: Split,
+    seed: int,
+    classes: Sequence[str],
+    dataset: str,
+) -> list[str]:
+    """Give each case its split: patient-disjoint and stratified by class.
+
+    Cases that share a patient or a group, directly or through other cases, form one unit and stay
+    together. Every class first gets one unit in every split; the other units then go, in random
+    order and larger ones first, where their classes are furthest below their share.
+
+    Args:
+        labels: Class index of each case.
+        patients: Patient of each case.
+        groups: Group of each case, or None.
+        split: The shares; a share of 0 leaves its split empty.
+        seed: Of the order in which units are dealt out.
+        classes: Names of the classes, for messages.
+        dataset: Its name, for messages.
+
+    Returns:
+        ``"train"``, ``"val"`` or ``"test"`` for each case.
+
+    Raises:
+        DataError: A class is empty, or has too few patients to be in every split.
+    """
+    units = unit_of_each(patients, groups)
+    counts = np.zeros((max(units) + 1, len(classes)))
+    np.add.at(counts, (np.array(units), np.array(labels)), 1)
+    shares = np.array([getattr(split, name) for name in SPLITS])
+    shares = shares / shares.sum()
+    used = [index for index in range(len(SPLITS)) if shares[index] > 0]
+    _check_enough(counts, len(used), classes=classes, dataset=dataset)
+
+    order = np.random.default_rng(seed).permutation(len(counts))
+    chosen = _one_of_each_class(counts, shares, order, used)
+    _deal_the_rest(counts, shares, order, used, chosen)
+    for index in used:
+        for label, name in enumerate(classes):
+            if counts[chosen == index, label].sum() == 0:
+                raise DataError(_too_few(dataset, name, counts[:, label], len(used)))
+    return [SPLITS[chosen[unit]] for unit in units]
+
+
+def unit_of_each(patients: Sequence[str], groups: Sequence[str | None]) -> list[int]:
+    """Number the sets of cases that must stay together (union-find over patients and groups)."""
+    parent: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def root(node: tuple[str, str]) -> tuple[str, str]:
+        parent.setdefault(node, node)
+        while parent[node] != node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    for patient, group in zip(patients, groups, strict=True):
+        here = root(("patient", patient))
+        if group is not None:
+            parent[root(("group", group))] = here
+    numbers: dict[tuple[str, str], int] = {}
+    return [numbers.setdefault(root(("patient", p)), len(numbers)) for p in patients]
+
+
+def _check_enough(
+    counts: NDArray[np.float64], splits: int, *, classes: Sequence[str], dataset: str
+) -> None:
+    for label, name in enumerate(classes):
+        have = int((counts[:, label] > 0).sum())
+        if have == 0:
+            raise DataError(
+                f"{dataset}: class {name!r} has no usable case: every class needs some "
+                f"(see `hydrakit datasets check {dataset}`)"
+            )
+        if have < splits:
+            raise DataError(_too_few(dataset, name, counts[:, label], splits))
+
+
+def _too_few(dataset: str, name: str, counts: NDArray[np.float64], splits: int) -> str:
+    have = int((counts > 0).sum())
+    return (
+        f"{dataset}: {have} patients with class {name!r} are too few for {splits} splits that "
+        f"share no patient: add cases, or use fewer splits (`--split {dataset}=9-1`)"
+    )
+
+
+def _one_of_each_class(
+    counts: NDArray[np.float64],
+    shares: NDArray[np.float64],
+    order: NDArray[np.int64],
+    used: list[int],
+) -> NDArray[np.int64]:
+    """Seed every split with a unit of every class, the rarest class first; -1 where not chosen."""
+    chosen = np.full(len(counts), -1)
+    sizes = counts.sum(axis=1)
+    for label in np.argsort((counts > 0).sum(axis=0), kind="stable"):
+        for index in sorted(used, key=lambda i: float(shares[i])):
+            if counts[chosen == index, label].sum() > 0:
+                continue
+            free = [unit for unit in order if chosen[unit] < 0 and counts[unit, label] > 0]
+            if not free:
+                continue
+            # A patient with very many cases would fill a small split alone: prefer one that fits.
+            room = max(shares[index] * sizes.sum(), min(sizes[unit] for unit in free))
+            chosen[next(unit for unit in free if sizes[unit] <= room)] = index
+    return chosen
+
+
+def _deal_the_rest(
+    counts: NDArray[np.float64],
+    shares: NDArray[np.float64],
+    order: NDArray[np.int64],
+    used: list[int],
+    chosen: NDArray[np.int64],
+) -> None:
+    """Deal the units not yet chosen, in place, to the split that lacks their classes most."""
+    weight = 1.0 / np.maximum(counts.sum(axis=0), 1.0)
+    have = np.stack([counts[chosen == index].sum(axis=0) for index in range(len(SPLITS))])
+    rest = [unit for unit in order if chosen[unit] < 0]
+    for unit in sorted(rest, key=lambda unit: -float(counts[unit].sum())):
+        lacking = shares[:, None] - have * weight
+        need = (lacking * counts[unit] * weight).sum(axis=1)
+        best = max(used, key=lambda index: float(need[index]))
+        chosen[unit] = best
+        have[best] += counts[unit]

@@ -1,0 +1,333 @@
+"""Running a plan: its rounds in order, skipping those that are already on disk."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import hydrakit
+from hydrakit import weights
+from hydrakit.data.load import Loaded, load, select
+from hydrakit.data.prepare import Prepared, prepare
+from hydrakit.errors import DataError, PlanError
+from hydrakit.evaluate import predict, score, to_csv
+from hydrakit.files import copy, write_atomic
+from hydrakit.hooks import DatasetAdapter
+from hydrakit.network import Network
+from hydrakit.places import root_of
+from hydrakit.plan import Plan, Round
+from hydrakit.plugins import Plugins, load_plugins
+from hydrakit.report import write_report
+from hydrakit.results import DataFacts, Results, RoundResult
+from hydrakit.rundir import RunDir, write_lines
+from hydrakit.train import Seeds, train_round
+from hydrakit.watch import Watcher
+
+
+def default_out(plan: Plan) -> Path:
+    """Where a plan runs unless told otherwise: the same folder for the same plan."""
+    return Path("runs") / f"{plan.strategy}-{plan.target}-{plan.digest()[:8]}"
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` takes a GPU where there is one.
+
+    Raises:
+        PlanError: There is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise PlanError(f"device {name!r}: must be auto, cpu, cuda or cuda:N")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise PlanError(
+                f"device {name!r}: torch {torch.__version__} sees {count} CUDA devices here: "
+                "use `--device cpu`, or install a CUDA build of torch (README)"
+            )
+    return device
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Have cuDNN choose algorithms that repeat their results, as the CPU's do."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
+
+
+def run(
+    plan: Plan,
+    *,
+    out: Path | None = None,
+    data: Path | None = None,
+    roots: Mapping[str, Path] | None = None,
+    device: str = "auto",
+    cache: Path | None = None,
+    plugins: Plugins | None = None,
+    watcher: Watcher | None = None,
+) -> RunDir:
+    """Run a plan, or what is left of it, and give its folder.
+
+    Args:
+        plan: As `make_plan` or `load_plan` gives it.
+        out: The run's folder; None for `default_out`. One that holds part of this very plan goes
+            on at the first unfinished round, and ends with the same tensors as in one go.
+        data: Folder with one folder per dataset; None for `default_data`.
+        roots: Folders of datasets that lie elsewhere, by name.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        cache: Where prepared data is kept; None for `default_cache`.
+        plugins: As loaded; None loads them.
+        watcher: Told how it goes.
+
+    Raises:
+        PluginError: The plan names something that no plugin offers.
+        PlanError: The plan, the device or the folder is impossible.
+        DataError: A dataset cannot be used.
+    """
+    plugins = plugins or load_plugins()
+    plugins.head(plan.head)
+    adapters = {dataset.name: plugins.dataset(dataset.name) for dataset in plan.datasets}
+    where = choose_device(device)
+    out = out or default_out(plan)
+    RunDir.check(out, plan)
+    places = {name: root_of(name, data, roots or {}) for name in adapters}
+    watcher = watcher or Watcher()
+    prepared = {
+        dataset.name: prepare(
+            adapters[dataset.name],
+            places[dataset.name],
+            options=dataset.options,
+            patch=plan.body.patch,
+            cache=cache,
+            on_case=lambda cases, name=dataset.name: watcher.preparing(name, cases),  # type: ignore[misc]
+        )
+        for dataset in plan.datasets
+    }
+    session = Session(plan, adapters, prepared, where, plugins, RunDir(out), watcher)
+    session.check()
+    RunDir.begin(out, plan)
+    with session.rundir.locked(), deterministic():
+        session.write_environment(places)
+        session.run()
+    return session.rundir
+
+
+@dataclass
+class Session:
+    """A run under way: what it works on, and the rounds one after another."""
+
+    plan: Plan
+    adapters: Mapping[str, DatasetAdapter]
+    prepared: Mapping[str, Prepared]
+    device: torch.device
+    plugins: Plugins
+    rundir: RunDir
+    watcher: Watcher
+
+    @cached_property
+    def loaded(self) -> dict[str, Loaded]:
+        """Every dataset, split, on the device."""
+        return {
+            dataset.name: load(
+                self.prepared[dataset.name],
+                self.adapters[dataset.name],
+                split=dataset.split,
+                seed=self.plan.seed,
+                patch=self.plan.body.patch,
+                device=self.device,
+            )
+            for dataset in self.plan.datasets
+        }
+
+    @property
+    def channels(self) -> int:
+        """Of every dataset's images."""
+        return next(iter(self.prepared.values())).index.channels
+
+    def check(self) -> None:
+        """See that the datasets fit the plan and each other, before anything is trained.
+
+        Raises:
+            DataError: A dataset has too few cases, other channels than another, or is not what
+                it was when the run began.
+            PlanError: One head is to serve datasets with different numbers of classes.
+        """
+        for name, prepared in self.prepared.items():
+            if prepared.index.channels != self.channels:
+                raise DataError(
+                    f"{name}: its images have {prepared.index.channels} channels, those of "
+                    f"{next(iter(self.prepared))} {self.channels}: one body needs the same of all"
+                )
+        served: dict[str, Round] = {}
+        for round in self.plan.rounds:
+            first = served.setdefault(round.head, round)
+            here, there = self.adapters[round.dataset], self.adapters[first.dataset]
+            if len(here.classes) != len(there.classes):
+                raise PlanError(
+                    f"head {round.head!r} cannot serve both {first.dataset!r} "
+                    f"({len(there.classes)} classes) and {round.dataset!r} "
+                    f"({len(here.classes)}): give each dataset a head of its own"
+                )
+        facts = {name: self._facts(name) for name in self.loaded}
+        before = self.rundir.facts()
+        for name in facts if before else ():
+            if before is not None and before[name] != facts[name]:
+                raise DataError(
+                    f"{name}: its data is not what {self.rundir.path} began with: restore it, or "
+                    "begin anew with another `--out`"
+                )
+        self.facts = facts
+
+    def _facts(self, name: str) -> DataFacts:
+        loaded, index = self.loaded[name], self.prepared[name].index
+        cases = [case for case in index.cases if case.label is not None]
+        counts: dict[str, Counter[str]] = {}
+        patients: dict[str, set[str]] = {}
+        for case in cases:
+            split = loaded.splits[case.key]
+            counts.setdefault(split, Counter())[loaded.classes[case.label or 0]] += 1
+            patients.setdefault(split, set()).add(case.patient)
+        return DataFacts(
+            digest=index.content,
+            channels=index.channels,
+            counts={split: dict(sorted(counts[split].items())) for split in sorted(counts)},
+            patients={split: len(patients[split]) for split in sorted(patients)},
+            unlabelled=len(index.cases) - len(cases),
+            excluded=dict(Counter(case.reason for case in index.excluded)),
+        )
+
+    def write_environment(self, places: Mapping[str, Path]) -> None:
+        """Write on what machine this runs, from which files."""
+        self.rundir.write_facts(self.facts)
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        environment: dict[str, Any] = {
+            "hydrakit": hydrakit.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "platform": platform.platform(),
+            "device": str(self.device),
+            "device_name": name,
+            "threads": torch.get_num_threads(),
+            "plugins": {
+                found.name: f"{found.distribution} {found.version}" for found in self.plugins.found
+            },
+            "roots": {name: str(path) for name, path in places.items()},
+        }
+        self.rundir.write_json("environment.json", environment)
+
+    def run(self) -> None:
+        """Run every round that is not on disk, then look at the test split, once."""
+        if self.rundir.results() is not None:
+            return
+        self.watcher.started(self.rundir, str(self.device))
+        self.rundir.log("run", device=str(self.device))
+        network = Network(
+            self.plan,
+            self.rundir,
+            adapters=self.adapters,
+            loaded=self.loaded,
+            device=self.device,
+            plugins=self.plugins,
+        )
+        for number, round in enumerate(self.plan.rounds, start=1):
+            if self.rundir.finished(number, round):
+                self.watcher.skipped(number, round)
+            else:
+                self._run_round(number, round, network)
+            network.take(number, round)
+        self._finish(network)
+
+    def _run_round(self, number: int, round: Round, network: Network) -> None:
+        began = time.perf_counter()
+        self.rundir.log("round", round=number, dataset=round.dataset, train=round.train)
+        seeds = Seeds(self.plan.seed, number)
+        bootstrap = None
+        if number == 1:
+            starts = self.plan.bootstrap
+            bootstrap = network.start(seeds, lambda n: self.watcher.bootstrapping(n, starts))
+        head = network.head(round, seeds)
+        trained = train_round(
+            round,
+            network.body,
+            head,
+            self.loaded[round.dataset],
+            seeds=seeds,
+            reference=network.reference,
+            on_epoch=lambda record: self.watcher.epoch(number, round, record),
+        )
+        result = RoundResult(
+            round=number,
+            dataset=round.dataset,
+            train=round.train,
+            head=round.head,
+            learning_rate=round.hyperparameters.learning_rate,
+            dropout=round.hyperparameters.dropout,
+            best_epoch=trained.best.epoch,
+            epochs=len(trained.epochs),
+            val=trained.best.val,
+            reference_auc=trained.best.reference_auc,
+            seconds=time.perf_counter() - began,
+            bootstrap=bootstrap,
+        )
+        with self.rundir.writing_round(number, round) as folder:
+            network.save(folder, number, round, head, trained)
+            write_lines(folder / "metrics.jsonl", trained.epochs)
+            write_atomic(folder / "round.json", result.model_dump_json(indent=2).encode())
+        self.rundir.log("round done", round=number, best_epoch=result.best_epoch)
+        self.watcher.finished(number, round, result)
+
+    def _finish(self, network: Network) -> None:
+        """Give body and heads their final places, read the test split, and write the results."""
+        rundir, plan = self.rundir, self.plan
+        (rundir.path / "heads").mkdir(exist_ok=True)
+        for number, round in enumerate(plan.rounds, start=1):
+            folder = rundir.round_path(number, round)
+            copy(folder / "head.safetensors", rundir.head_path(round.head))
+        copy(folder / "body.safetensors", rundir.body_path)
+        model = weights.load_model(
+            rundir.body_path, rundir.head_path(plan.target_head), plugins=self.plugins
+        ).to(self.device)
+        target = self.loaded[plan.target]
+        predictions = []
+        for split in ("val", "test"):
+            keys = {key for key, name in target.splits.items() if name == split}
+            cases = select(
+                self.prepared[plan.target], keys, patch=plan.body.patch, device=self.device
+            )
+            predictions.append(
+                predict(model, cases, dataset=plan.target, split=split, classes=target.classes)
+            )
+        rundir.log("test read", dataset=plan.target, cases=len(predictions[-1].keys))
+        write_atomic(rundir.path / "predictions.csv", to_csv(predictions).encode())
+        results = Results(
+            hydrakit=hydrakit.__version__,
+            plan=plan.digest(),
+            strategy=plan.strategy,
+            profile=plan.profile,
+            target=plan.target,
+            seed=plan.seed,
+            rounds=tuple(rundir.round_result(n, r) for n, r in enumerate(plan.rounds, start=1)),
+            test=score(predictions[-1]),
+        )
+        write_atomic(rundir.results_path, results.model_dump_json(indent=2).encode())
+        write_report(rundir)
+        rundir.log("done")

@@ -1,0 +1,212 @@
+"""What a plugin can give to hydrakit: a name and a function, in a frozen dataclass.
+
+A plugin is a module named by an entry point of the group ``hydrakit``. It implements any of the
+hooks below with `hookimpl` and yields descriptions; there is nothing to inherit from::
+
+    from hydrakit.hooks import DatasetAdapter, FieldOfView, hookimpl
+
+    @hookimpl
+    def hydrakit_dataset_adapters():
+        yield DatasetAdapter(name="mydata", ...)
+
+Modules that implement hooks are imported by ``hydrakit --help``: import torch, pydicom and other
+slow packages inside the functions that need them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    import click
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from hydrakit.plan import Hyperparameters, Place, Round, Train
+
+ENTRY_POINT_GROUP = "hydrakit"
+
+hookspec = pluggy.HookspecMarker("hydrakit")
+hookimpl = pluggy.HookimplMarker("hydrakit")
+
+OptionValue = str | int | float | bool
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sample:
+    """One labelled image as its file gives it, before any normalisation or crop.
+
+    Attributes:
+        image: Pixel values, ``(channels, height, width)`` or ``(height, width)``, float32, in the
+            file's own unit (CT in Hounsfield units). Must be finite.
+        label: Index into the adapter's ``classes``; None where it is unknown (prediction only).
+        patient: Pseudonymous identifier; the unit of splitting and of z-scoring. A dataset
+            without patients gives each image one of its own.
+        key: Identity of the sample within its dataset, stable between readings.
+        group: Further samples with the same group are kept in one split (an exam, copies).
+        centre: ``(row, column)`` of the lesion in pixels, where (0, 0) is the middle of the upper
+            left pixel; None for the image's middle.
+        spacing: ``(row, column)`` distance between pixels in millimetres; needed where the
+            adapter's field of view is in millimetres.
+        source: The files that the sample was read from.
+    """
+
+    image: NDArray[np.float32]
+    label: int | None
+    patient: str
+    key: str
+    group: str | None = None
+    centre: tuple[float, float] | None = None
+    spacing: tuple[float, float] | None = None
+    source: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unusable:
+    """A case that the dataset lists but that gives no sample, and why.
+
+    Attributes:
+        key: The key that its sample would have had.
+        reason: One short phrase without patient data, the same for all cases of one cause.
+    """
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldOfView:
+    """How much of an image the network sees around a sample's centre; exactly one is given.
+
+    Attributes:
+        millimetres: Side of a square in the image plane; samples then need their ``spacing``.
+        share: Part of the image's height and of its width; 1.0 is the whole image.
+    """
+
+    millimetres: float | None = None
+    share: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse anything but exactly one positive size."""
+        given = [size for size in (self.millimetres, self.share) if size is not None]
+        if len(given) != 1 or not given[0] > 0:
+            raise ValueError("a field of view is a positive size, in millimetres or as a share")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """A setting of an adapter, given as ``--option DATASET.NAME=VALUE``.
+
+    The value is read as the type of ``default`` and, where ``choices`` are given, must be one of
+    them.
+    """
+
+    name: str
+    default: OptionValue
+    help: str
+    choices: tuple[OptionValue, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetAdapter:
+    """A dataset: how to read it, and what people must know about it.
+
+    Attributes:
+        name: Lower-case letters, digits, ``-`` and ``_``; also its folder's name under the root.
+        summary: One line.
+        classes: Names of the classes by label; of two, index 1 is the positive one.
+        read: ``read(root, options)`` yields every case once, as a `Sample` or as `Unusable`.
+            ``options`` holds all of the adapter's options. Raises `DataError` where the dataset
+            as a whole cannot be read.
+        field_of_view: How much of the image the network sees.
+        version: Changes whenever ``read`` gives something else from the same files: prepared
+            data of an older version is then made anew.
+        layout: The files that ``root`` must hold, in a line or two.
+        how_to_get: Where to get them.
+        citation: How to cite the dataset; its licence in ``licence``.
+        options: The settings that ``read`` understands.
+    """
+
+    name: str
+    summary: str
+    classes: tuple[str, ...]
+    read: Callable[[Path, Mapping[str, OptionValue]], Iterator[Sample | Unusable]]
+    field_of_view: FieldOfView
+    version: str
+    layout: str
+    how_to_get: str
+    citation: str
+    licence: str
+    options: tuple[Option, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadFactory:
+    """A kind of head (decision maker).
+
+    Attributes:
+        name: Lower-case letters, digits, ``-`` and ``_``.
+        summary: One line.
+        build: ``build(features, classes, dropout)`` gives a new module that turns
+            ``(batch, features)`` into logits ``(batch, classes)``. Its shapes depend on
+            ``features`` and ``classes`` alone. Softmax belongs to the metrics, not here.
+    """
+
+    name: str
+    summary: str
+    build: Callable[[int, int, float], nn.Module]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a strategy may know about how rounds are to be trained.
+
+    Attributes:
+        hyperparameters: ``hyperparameters(train, place)`` gives those of the profile (with the
+            user's changes) for a round that trains ``"head"`` or ``"all"`` and is the
+            ``"first"``, the ``"last"`` or a ``"middle"`` one of its kind.
+    """
+
+    hyperparameters: Callable[[Train, Place], Hyperparameters]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceStrategy:
+    """An order of training: which dataset trains what, one round after another.
+
+    Attributes:
+        name: Lower-case letters, digits, ``-`` and ``_``.
+        summary: One line.
+        plan: ``plan(datasets, settings)`` lists the rounds for the datasets, of which the last is
+            the target. It only describes: no files, no torch, no randomness.
+    """
+
+    name: str
+    summary: str
+    plan: Callable[[Sequence[str], Settings], list[Round]]
+
+
+@hookspec
+def hydrakit_dataset_adapters() -> Iterable[DatasetAdapter]:  # type: ignore[empty-body]
+    """The datasets that this plugin can read."""
+
+
+@hookspec
+def hydrakit_head_factories() -> Iterable[HeadFactory]:  # type: ignore[empty-body]
+    """The kinds of head that this plugin can build."""
+
+
+@hookspec
+def hydrakit_sequence_strategies() -> Iterable[SequenceStrategy]:  # type: ignore[empty-body]
+    """The orders of training that this plugin knows."""
+
+
+@hookspec
+def hydrakit_commands() -> Iterable[click.Command]:  # type: ignore[empty-body]
+    """Further commands of the ``hydrakit`` program."""

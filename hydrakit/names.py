@@ -1,0 +1,15 @@
+"""What a dataset, head, strategy or command may be called.
+
+Kept apart from `hydrakit.plan`, which takes longer to import.
+"""
+
+from __future__ import annotations
+
+import re
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+
+
+def is_name(name: object) -> bool:
+    """Whether a name is fit for datasets, heads and strategies (and so for files)."""
+    return isinstance(name, str) and re.fullmatch(NAME_PATTERN, name) is not None

@@ -1,0 +1,240 @@
+"""A run as data: the rounds, and everything else that decides a result.
+
+A plan is written by a strategy, saved as ``plan.json``, and can be read, compared and edited by a
+person. Where the data lies and on which device it is trained are not part of it: they do not
+decide the result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from hydrakit.errors import PlanError
+from hydrakit.names import NAME_PATTERN
+
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+Train = Literal["head", "all"]
+Place = Literal["first", "middle", "last"]
+
+
+class Frozen(BaseModel):
+    """A value: cannot be changed, and has no field that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Hyperparameters(Frozen):
+    """How one round is trained.
+
+    Attributes:
+        learning_rate: Of Adam.
+        weight_decay: Decoupled (AdamW); 0 is plain Adam.
+        dropout: Probability, in the body's blocks, after its dense layer, and in the head.
+        batch_size: Patches per update.
+        epochs: At most so many passes over the training patches.
+        patience: Stop after so many epochs without a better one; None trains all epochs.
+        augmentation: ``fresh`` draws new views of each training patch in every epoch of a round
+            that trains all (a head round keeps a fixed set); ``fixed`` draws ``views`` of them
+            once; ``none`` trains on the patches as they are.
+        views: How many views of each training patch (of the largest class) a fixed set holds.
+        loss: Cross-entropy of the logits; or, as the authors did, of their softmax.
+        schedule: ``constant``; or ``authors``: ReduceLROnPlateau in ``min`` mode, patience 5,
+            stepped with the training AUC.
+        select: Which epoch is best: ``best`` has the highest validation AUC (ties: the lower
+            loss); ``authors`` must match or beat both the AUC and the accuracy kept so far.
+        carry_head: Which epoch's head goes on to later rounds and becomes the reference:
+            the ``best`` one, or as the authors did the ``last``.
+        feature_dropout: In a head round, keep the dropout after the body's dense layer, as the
+            head's first operation (as the authors did).
+    """
+
+    learning_rate: PositiveFloat
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    batch_size: PositiveInt
+    epochs: PositiveInt
+    patience: PositiveInt | None
+    weight_decay: NonNegativeFloat = 0.0
+    augmentation: Literal["fresh", "fixed", "none"] = "fresh"
+    views: PositiveInt = 8
+    loss: Literal["cross-entropy", "softmax-cross-entropy"] = "cross-entropy"
+    schedule: Literal["constant", "authors"] = "constant"
+    select: Literal["best", "authors"] = "best"
+    carry_head: Literal["best", "last"] = "best"
+    feature_dropout: bool = False
+
+
+class Round(Frozen):
+    """One round: train a head, or body and head, on one dataset.
+
+    Attributes:
+        dataset: Whose training split is used; its validation split selects the best epoch.
+        train: ``head`` freezes the body wholly; ``all`` trains body and head.
+        head: Name of the head. The first round that names it builds it; later ones train it on.
+        hyperparameters: How.
+    """
+
+    dataset: Name
+    train: Train
+    head: Name
+    hyperparameters: Hyperparameters
+
+
+class Split(Frozen):
+    """Shares of a dataset's cases for training, validation and test."""
+
+    train: PositiveFloat
+    val: PositiveFloat
+    test: NonNegativeFloat = 0.0
+
+
+class Dataset(Frozen):
+    """A dataset of a plan: its adapter's name, the adapter's options, and its split."""
+
+    name: Name
+    options: dict[str, str | int | float | bool] = {}
+    split: Split
+
+
+class BodySpec(Frozen):
+    """The body's shape, apart from its input channels, which the data decides.
+
+    Attributes:
+        channels: Of the blocks, in order.
+        features: What the body gives to a head.
+        patch: Side in pixels of the square patches that it takes.
+    """
+
+    channels: tuple[PositiveInt, ...] = (32, 64, 128)
+    features: PositiveInt = 256
+    patch: PositiveInt = 65
+
+    @model_validator(mode="after")
+    def _leaves_something(self) -> Self:
+        if not self.channels:
+            raise ValueError("a body needs at least one block")
+        self.flat_side()
+        return self
+
+    def flat_side(self) -> int:
+        """Side of the last block's output: each block takes 4 pixels off and halves the rest."""
+        side = self.patch
+        for _ in self.channels:
+            side = (side - 4) // 2
+        if side < 1:
+            raise ValueError(
+                f"a patch of {self.patch} pixels is too small for {len(self.channels)} blocks"
+            )
+        return side
+
+
+class Plan(Frozen):
+    """Everything that decides a result, save the data itself.
+
+    Attributes:
+        format: Version of this format.
+        strategy: Who listed the rounds (``custom`` once a person edited them, if they like).
+        profile: Whose values the rounds began with; for the reader.
+        target: The dataset whose test split is read, once, at the end.
+        datasets: Each dataset of the rounds, once.
+        head: Name of the head factory.
+        body: The body's shape.
+        bootstrap: Number of random starts, of which the best on validation begins.
+        seed: Of everything that is random.
+        rounds: In the order of training.
+    """
+
+    format: Literal[1] = 1
+    strategy: Name
+    profile: Name
+    target: Name
+    datasets: tuple[Dataset, ...]
+    head: Name
+    body: BodySpec = BodySpec()
+    bootstrap: PositiveInt = 1
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    rounds: tuple[Round, ...]
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        names = [dataset.name for dataset in self.datasets]
+        if len(set(names)) != len(names):
+            raise ValueError("a dataset is listed twice in 'datasets'")
+        if not self.rounds:
+            raise ValueError("'rounds' is empty")
+        for name in [self.target, *(round.dataset for round in self.rounds)]:
+            if name not in names:
+                raise ValueError(f"{name!r} is not in 'datasets'")
+        if all(round.dataset != self.target for round in self.rounds):
+            raise ValueError(f"no round trains on the target {self.target!r}")
+        if self.dataset(self.target).split.test == 0:
+            raise ValueError(f"the target {self.target!r} has no test share in its split")
+        return self
+
+    def dataset(self, name: str) -> Dataset:
+        """The dataset of that name.
+
+        Raises:
+            KeyError: The plan has none.
+        """
+        for dataset in self.datasets:
+            if dataset.name == name:
+                return dataset
+        raise KeyError(name)
+
+    @property
+    def target_head(self) -> str:
+        """Name of the head that the target ends with."""
+        return [round.head for round in self.rounds if round.dataset == self.target][-1]
+
+    def to_json(self) -> str:
+        """The text of ``plan.json``."""
+        return self.model_dump_json(indent=2) + "\n"
+
+    def digest(self) -> str:
+        """SHA-256 of the plan, in hexadecimal: equal plans have equal digests."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def load_plan(path: Path) -> Plan:
+    """Read a plan from a JSON file.
+
+    Raises:
+        PlanError: The file cannot be read or is not a plan; the message names the first key at
+            fault.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlanError(f"{path}: cannot be read as a plan: {error}") from None
+    try:
+        return Plan.model_validate_json(text)
+    except ValidationError as error:
+        raise PlanError(f"{path}: {first_fault(error)}") from None
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first fault that pydantic found, on one line."""
+    fault = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in fault["loc"])
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key {where!r}: remove it, or see `hydrakit plan` for the keys there are"
+    if fault["type"] == "missing":
+        return f"key {where!r} is missing"
+    shown = repr(fault["input"])
+    value = f" (is {shown})" if len(shown) <= 60 and where else ""
+    return f"{where}: {message}{value}" if where else message

@@ -1,0 +1,40 @@
+"""HTML and SVG elements whose text cannot be anything but text."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable
+
+
+class Html(str):
+    """Text that is markup already; any other text is escaped where it goes into an element."""
+
+    __slots__ = ()
+
+
+def element(name: str, *children: object, **attributes: object) -> Html:
+    """An element with its children in order.
+
+    Args:
+        name: Of the element.
+        children: `Html` goes in as it is, anything else as escaped text; None is left out.
+        attributes: ``_`` in a name stands for ``-``, a trailing one is dropped (``class_``); None
+            leaves the attribute out.
+    """
+    given = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
+    inside = together(children)
+    return Html(f"<{name}{given}>{inside}</{name}>")
+
+
+def together(parts: Iterable[object], between: str = "") -> Html:
+    """The parts one after another: `Html` as it is, anything else escaped, None left out."""
+    texts = (
+        part if isinstance(part, Html) else html.escape(str(part))
+        for part in parts
+        if part is not None
+    )
+    return Html(between.join(texts))

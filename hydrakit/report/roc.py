@@ -1,0 +1,102 @@
+"""The ROC curves of a run's test split, from ``predictions.csv``."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hydrakit.errors import PlanError
+from hydrakit.results import AreaUnderCurve, TestResult
+from hydrakit.rundir import RunDir
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The ROC curve of one class against the rest.
+
+    Attributes:
+        area: The figures of the class as ``results.json`` has them.
+        points: ``(false positive rate, true positive rate)`` from (0, 0) to (1, 1): a point for
+            each different score, so cases of equal score make one slanted piece.
+    """
+
+    area: AreaUnderCurve
+    points: tuple[tuple[float, float], ...]
+
+
+def roc_points(scores: ArrayLike, positive: ArrayLike) -> tuple[tuple[float, float], ...]:
+    """The points of a ROC curve, from (0, 0) to (1, 1).
+
+    Args:
+        scores: ``(cases,)``, higher for positive.
+        positive: ``(cases,)``, whether a case is positive; there are cases of both kinds.
+
+    Source: Fawcett 2006, Pattern Recognition Letters 27:861-874, algorithm 1.
+    """
+    values, truth = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
+    order = np.argsort(-values, kind="stable")
+    values, truth = values[order], truth[order]
+    last_of_its_score = np.append(values[1:] != values[:-1], True)
+    true_rate = np.cumsum(truth)[last_of_its_score] / truth.sum()
+    false_rate = np.cumsum(~truth)[last_of_its_score] / (~truth).sum()
+    points = zip(false_rate.tolist(), true_rate.tolist(), strict=True)
+    return ((0.0, 0.0), *points)
+
+
+def area_below(points: ArrayLike) -> float:
+    """Area below a curve of points ``(points, 2)``, by the trapezoid rule."""
+    x, y = np.asarray(points, dtype=np.float64).T
+    return float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2))
+
+
+def test_curves(rundir: RunDir, test: TestResult) -> list[Curve]:
+    """The ROC curves of the test split, one for each of the classes in the results.
+
+    Raises:
+        PlanError: ``predictions.csv`` is absent or broken, or is not what the results are of.
+    """
+    path = rundir.path / "predictions.csv"
+    remedy = f"delete {rundir.results_path} and `hydrakit run --resume {rundir.path}`"
+    try:
+        labels, scores = _read(path, test)
+    except OSError as error:
+        raise PlanError(f"{path}: cannot be read ({error.strerror}): {remedy}") from None
+    except (KeyError, ValueError) as error:
+        raise PlanError(f"{path}: is broken ({error}): {remedy}") from None
+    curves = []
+    for area in test.classes:
+        positive = labels == area.class_name
+        found = int(positive.sum()), int((~positive).sum())
+        points = roc_points(scores[area.class_name], positive) if all(found) else ((0.0, 0.0),)
+        told = area.positives, area.negatives
+        if found != told or abs(area_below(points) - area.auc) > 1e-6:
+            raise PlanError(
+                f"{path}: its {test.split} cases do not give the AUC {area.auc:.3f} of class "
+                f"{area.class_name!r} in results.json: {remedy}"
+            )
+        curves.append(Curve(area, points))
+    return curves
+
+
+# Not a test, whatever pytest thinks of its name.
+test_curves.__test__ = False  # type: ignore[attr-defined]
+
+
+def _read(
+    path: Path, test: TestResult
+) -> tuple[NDArray[np.str_], dict[str, NDArray[np.float64]]]:
+    """Labels ``(cases,)`` of the test split, and each class's probabilities ``(cases,)``."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == test.split]
+    scores = {}
+    for area in test.classes:
+        column = f"p_{area.class_name}"
+        values = np.array([float(row[column] or "nan") for row in rows])
+        if not np.isfinite(values).all():
+            raise ValueError(f"a value of column {column!r} is no number")
+        scores[area.class_name] = values
+    return np.array([row["label"] for row in rows], dtype=np.str_), scores

@@ -1,0 +1,158 @@
+"""What training yields, as data: the records that a run folder keeps and reports read."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from hydrakit.plan import Frozen, Name, Train
+
+
+class Figures(Frozen):
+    """How well a network does on some cases.
+
+    Attributes:
+        loss: Mean cross-entropy.
+        auc: Area under the ROC curve; with more than two classes the macro average of one
+            against the rest.
+        accuracy: Share of cases whose most probable class is right.
+    """
+
+    loss: float
+    auc: float
+    accuracy: float
+
+
+class EpochRecord(Frozen):
+    """One epoch: a line of ``metrics.jsonl``.
+
+    Attributes:
+        epoch: From 1.
+        learning_rate: In force during the epoch.
+        train: Over the epoch's own training pass: weights still moving, dropout and augmentation
+            on.
+        val: Of the validation split after the epoch.
+        reference_auc: Validation AUC on the target, through the head that the first round ended
+            with, on the body as it is now (the paper's Fig. 4b); None in the round that makes
+            that head, or where the first round is not the target's.
+    """
+
+    epoch: int
+    learning_rate: float
+    train: Figures
+    val: Figures
+    reference_auc: float | None
+
+
+class Bootstrap(Frozen):
+    """Which random start began the run: ``val_auc[chosen]`` is the highest."""
+
+    chosen: int
+    val_auc: tuple[float, ...]
+
+
+class RoundResult(Frozen):
+    """A finished round (``round.json``).
+
+    Attributes:
+        round: Number, from 1.
+        dataset: Trained on.
+        train: What was trained.
+        head: Name of the head.
+        learning_rate: At the start.
+        dropout: Probability.
+        best_epoch: The epoch whose weights went on.
+        epochs: How many were run.
+        val: Validation figures of the best epoch.
+        reference_auc: Of the best epoch; see `EpochRecord`.
+        seconds: Of training, on this machine.
+        bootstrap: In the first round.
+    """
+
+    round: int
+    dataset: Name
+    train: Train
+    head: Name
+    learning_rate: float
+    dropout: float
+    best_epoch: int
+    epochs: int
+    val: Figures
+    reference_auc: float | None
+    seconds: float
+    bootstrap: Bootstrap | None = None
+
+
+class AreaUnderCurve(Frozen):
+    """An AUC on a test split, with what it rests on.
+
+    Attributes:
+        class_name: The class that counts as positive, against all others.
+        auc: The estimate.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        positives: Cases of the class.
+        negatives: All other cases.
+    """
+
+    class_name: str
+    auc: float
+    low: float
+    high: float
+    positives: int
+    negatives: int
+
+
+class TestResult(Frozen):
+    """The target's test split, read once.
+
+    Attributes:
+        dataset: The target.
+        split: Which cases were looked at.
+        figures: Over all classes.
+        level: Of the intervals.
+        method: Of the intervals.
+        classes: One entry for two classes (the second is the positive one), else one for each.
+    """
+
+    __test__ = False  # not a test class, whatever pytest thinks of its name
+
+    dataset: Name
+    split: str
+    figures: Figures
+    level: float = 0.95
+    method: str = "Newcombe 2006, method 5"
+    classes: tuple[AreaUnderCurve, ...]
+
+
+class DataFacts(Frozen):
+    """What a dataset gave to a run.
+
+    Attributes:
+        digest: SHA-256 of its prepared patches and cases.
+        channels: Of the images.
+        counts: Cases by split and class name.
+        patients: Distinct patients by split.
+        unlabelled: Cases without a label, not used.
+        excluded: Number of cases without a usable image, by reason.
+    """
+
+    digest: str
+    channels: int
+    counts: dict[str, dict[str, int]]
+    patients: dict[str, int]
+    unlabelled: int
+    excluded: dict[str, int]
+
+
+class Results(Frozen):
+    """A finished run (``results.json``)."""
+
+    format: Literal[1] = 1
+    hydrakit: str
+    plan: str
+    strategy: Name
+    profile: Name
+    target: Name
+    seed: int
+    rounds: tuple[RoundResult, ...]
+    test: TestResult

@@ -1,0 +1,208 @@
+"""A run's folder: every path and format in it.
+
+A round trains in ``rounds/NN-dataset-train.part`` and is renamed when it is whole, so a folder
+without that ending is a finished round. Other files are written beside their place and renamed.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ValidationError
+
+from hydrakit.errors import HydrakitError, PlanError
+from hydrakit.files import sync_folder, write_atomic
+from hydrakit.plan import Plan, Round, load_plan
+from hydrakit.results import DataFacts, EpochRecord, Results, RoundResult
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class RunDir:
+    """The folder of one run.
+
+    Attributes:
+        path: Of the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def begin(cls, path: Path, plan: Plan) -> RunDir:
+        """Make the folder to run a plan in, or go on in one begun with the very same plan.
+
+        Raises:
+            PlanError: As `check`, or the folder cannot be written.
+        """
+        here = cls.check(path, plan)
+        if here.plan_path.is_file():
+            return here
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_atomic(here.plan_path, plan.to_json().encode())
+        except OSError as error:
+            raise PlanError(f"{path}: cannot be written: {error.strerror}") from None
+        return here
+
+    @classmethod
+    def check(cls, path: Path, plan: Plan) -> RunDir:
+        """See that a plan can be run in a folder: new, empty, or begun with the very same plan.
+
+        Raises:
+            PlanError: The folder holds another plan, or something else than a run.
+        """
+        here = cls(path)
+        if here.plan_path.is_file():
+            if here.plan() != plan:
+                raise PlanError(
+                    f"{path}: holds a run of another plan: choose another folder with `--out`, "
+                    f"or go on with that one by `hydrakit run --resume {path}`"
+                )
+            return here
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise PlanError(
+                f"{path}: is not empty and not a run's folder: choose another with `--out`"
+            )
+        return here
+
+    @property
+    def plan_path(self) -> Path:
+        """Of ``plan.json``."""
+        return self.path / "plan.json"
+
+    @property
+    def body_path(self) -> Path:
+        """Of the body that the run ended with."""
+        return self.path / "body.safetensors"
+
+    @property
+    def results_path(self) -> Path:
+        """Of ``results.json``, which exists once the run is finished."""
+        return self.path / "results.json"
+
+    @property
+    def report_path(self) -> Path:
+        """Of ``report.html``."""
+        return self.path / "report.html"
+
+    def head_path(self, name: str) -> Path:
+        """Of a head as its last round left it."""
+        return self.path / "heads" / f"{name}.safetensors"
+
+    def round_path(self, number: int, round: Round) -> Path:
+        """Of a round's folder, finished or not yet there; numbers begin at 1."""
+        return self.path / "rounds" / f"{number:02d}-{round.dataset}-{round.train}"
+
+    def plan(self) -> Plan:
+        """The plan of this run.
+
+        Raises:
+            PlanError: The folder is not a run's, or its plan is broken.
+        """
+        if not self.plan_path.is_file():
+            raise PlanError(f"{self.path}: is not a run's folder: it has no plan.json")
+        return load_plan(self.plan_path)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out. The lock goes when its process does, however it ends.
+
+        Raises:
+            HydrakitError: Another process holds it.
+        """
+        holder = self.path / "lock.holder"
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            who = holder.read_text() if holder.is_file() else "unknown"
+            raise HydrakitError(
+                f"{self.path}: another process is running here ({who.strip()}): "
+                "wait for it, or choose another folder with `--out`"
+            ) from None
+        try:
+            now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+            holder.write_text(f"pid {os.getpid()} on {platform.node()} since {now}\n")
+            yield
+            holder.unlink(missing_ok=True)
+        finally:
+            lock.release()
+
+    def finished(self, number: int, round: Round) -> bool:
+        """Whether a round is done."""
+        return self.round_path(number, round).is_dir()
+
+    @contextmanager
+    def writing_round(self, number: int, round: Round) -> Iterator[Path]:
+        """A folder to write a round into, which gets its name when the block ends well."""
+        final = self.round_path(number, round)
+        part = final.with_name(final.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        yield part
+        sync_folder(part)
+        part.rename(final)
+        sync_folder(final.parent)
+
+    def round_result(self, number: int, round: Round) -> RoundResult:
+        """The summary of a finished round."""
+        return self._load(self.round_path(number, round) / "round.json", RoundResult)
+
+    def epochs(self, number: int, round: Round) -> list[EpochRecord]:
+        """The epochs of a finished round."""
+        path = self.round_path(number, round) / "metrics.jsonl"
+        return [EpochRecord.model_validate_json(line) for line in path.read_bytes().splitlines()]
+
+    def results(self) -> Results | None:
+        """The results, or None while the run is not finished."""
+        return self._load(self.results_path, Results) if self.results_path.is_file() else None
+
+    def facts(self) -> dict[str, DataFacts] | None:
+        """What each dataset gave, or None before the data was first read."""
+        path = self.path / "data.json"
+        if not path.is_file():
+            return None
+        loaded: dict[str, Any] = json.loads(path.read_bytes())
+        return {name: DataFacts.model_validate(facts) for name, facts in loaded.items()}
+
+    def write_facts(self, facts: Mapping[str, DataFacts]) -> None:
+        """Write ``data.json``."""
+        self.write_json("data.json", {name: each.model_dump() for name, each in facts.items()})
+
+    def environment(self) -> dict[str, Any]:
+        """What was written of the machine and of where the data lay."""
+        path = self.path / "environment.json"
+        loaded: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
+        return loaded
+
+    def write_json(self, name: str, value: object) -> None:
+        """Write a JSON file of the folder, whole or not at all."""
+        write_atomic(self.path / name, (json.dumps(value, indent=2) + "\n").encode())
+
+    def log(self, event: str, **facts: object) -> None:
+        """Add a line to ``events.jsonl``: what happened when."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"time": now, "event": event, **facts}) + "\n")
+
+    def _load(self, path: Path, model: type[Model]) -> Model:
+        try:
+            return model.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            reason = str(error).splitlines()[0]
+            raise PlanError(f"{path}: cannot be read ({reason}): delete it and run again") from None
+
+
+def write_lines(path: Path, records: Sequence[BaseModel]) -> None:
+    """Write records as JSON lines."""
+    write_atomic(path, "".join(f"{record.model_dump_json()}\n" for record in records).encode())

@@ -1,0 +1,303 @@
+"""The format of weight files: safetensors with one metadata key, which holds JSON.
+
+With several keys the header's order would vary from save to save. So equal tensors and equal
+descriptions give equal files, byte for byte. What a file says can be read without torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import (
+    Field,
+    PositiveInt,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from hydrakit.errors import WeightsError
+from hydrakit.files import write_atomic
+from hydrakit.hooks import FieldOfView, OptionValue
+from hydrakit.plan import BodySpec, Frozen, Name, Split
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+METADATA_KEY = "hydrakit"
+MAX_HEADER = 2**20  # bytes; the paper's body needs 8 thousand, a head 10 thousand
+
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Preprocessing(Frozen):
+    """What an image must go through before it fits the network.
+
+    Attributes:
+        patch: Side in pixels of the square that the network sees.
+        channels: Of the image.
+        field_of_view: How much of the image the patch shows.
+        normalisation: How pixel values were normalised, in words: ``z-score per patient``.
+    """
+
+    patch: PositiveInt
+    channels: PositiveInt
+    field_of_view: FieldOfView
+    normalisation: str
+
+
+class Probe(Frozen):
+    """Features ``(features,)`` and the logits ``(classes,)`` that the head gave for them."""
+
+    features: tuple[float, ...]
+    logits: tuple[float, ...]
+
+
+class BodyMetadata(Frozen):
+    """What a body's file says.
+
+    Attributes:
+        kind: Always ``body``.
+        format: Version of this description.
+        hydrakit: Version that wrote the file.
+        spec: The body's shape.
+        in_channels: Channels of the images that it takes.
+        digest: Of its tensors (`body_digest`).
+        trained_on: Datasets of the rounds that trained it, in order; empty where none did or
+            nobody knows.
+        seed: Of the plan that trained it, which decided the splits; None where there was none.
+    """
+
+    kind: Literal["body"] = "body"
+    format: Literal[1] = 1
+    hydrakit: str
+    spec: BodySpec
+    in_channels: PositiveInt
+    digest: Digest
+    trained_on: tuple[Name, ...] = ()
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+
+
+class HeadMetadata(Frozen):
+    """What a head's file says.
+
+    Attributes:
+        kind: Always ``head``.
+        format: Version of this description.
+        hydrakit: Version that wrote the file.
+        factory: Name of the head factory that builds it.
+        features: What it takes from a body.
+        classes: Names of the classes by label.
+        dataset: What it was trained on.
+        options: The adapter's options then.
+        split: The dataset's split then; None where there was none of hydrakit's.
+        seed: Of the plan that trained it; None where there was none.
+        body: Digest of the body that it was trained on.
+        preprocessing: What its images need.
+        digest: Of its tensors.
+        probe: Features and the logits that it gave for them.
+    """
+
+    kind: Literal["head"] = "head"
+    format: Literal[1] = 1
+    hydrakit: str
+    factory: Name
+    features: PositiveInt
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    dataset: Name
+    options: dict[str, OptionValue] = Field(default_factory=dict)
+    split: Split | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    body: Digest
+    preprocessing: Preprocessing
+    digest: Digest
+    probe: Probe
+
+    @model_validator(mode="after")
+    def _probe_fits(self) -> Self:
+        if (len(self.probe.features), len(self.probe.logits)) != (self.features, len(self.classes)):
+            raise ValueError("the probe has other numbers of features or logits than the head")
+        return self
+
+
+_DESCRIPTION: TypeAdapter[BodyMetadata | HeadMetadata] = TypeAdapter(
+    Annotated[BodyMetadata | HeadMetadata, Field(discriminator="kind")]
+)
+
+
+def read_metadata(path: Path) -> BodyMetadata | HeadMetadata:
+    """Read what a weight file says, without its tensors and without torch.
+
+    Raises:
+        WeightsError: It is no weight file of hydrakit, or of a version that this one cannot read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+        if length > MAX_HEADER:
+            raise WeightsError(
+                f"{path}: is no weight file of hydrakit: its header would be {length} bytes long, "
+                f"and {MAX_HEADER} are allowed"
+            )
+        with safe_open(path, framework="np") as tensors:
+            text = (tensors.metadata() or {}).get(METADATA_KEY)
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: there is no such file") from None
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from None
+    if text is None:
+        raise WeightsError(
+            f"{path}: is safetensors, but hydrakit did not write it: its header has no "
+            f"{METADATA_KEY!r} key"
+        )
+    try:
+        return _DESCRIPTION.validate_json(text)
+    except ValidationError as error:
+        raise WeightsError(
+            f"{path}: its description is not one that hydrakit {version()} reads "
+            f"({_fault(error)}): read it with the version that wrote it"
+        ) from None
+
+
+def read_body(path: Path) -> BodyMetadata:
+    """Read what a body's file says.
+
+    Raises:
+        WeightsError: As `read_metadata`; or it is a head's file.
+    """
+    description = read_metadata(path)
+    if isinstance(description, HeadMetadata):
+        raise WeightsError(f"{path}: is a head, not a body: give a body's file here")
+    return description
+
+
+def read_head(path: Path) -> HeadMetadata:
+    """Read what a head's file says.
+
+    Raises:
+        WeightsError: As `read_metadata`; or it is a body's file.
+    """
+    description = read_metadata(path)
+    if isinstance(description, BodyMetadata):
+        raise WeightsError(f"{path}: is a body, not a head: give a head's file here")
+    return description
+
+
+def write(path: Path, module: nn.Module, description: Frozen) -> None:
+    """Write a module's tensors and their description, whole or not at all.
+
+    Raises:
+        WeightsError: The header would be too long to be read again.
+    """
+    from safetensors.torch import save
+
+    # Copies, for safetensors refuses tensors that share memory, as tied weights do.
+    tensors = {
+        name: tensor.detach().cpu().contiguous().clone()
+        for name, tensor in module.state_dict().items()
+    }
+    text = json.dumps(
+        description.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False
+    )
+    data = save(tensors, {METADATA_KEY: text})
+    length = int.from_bytes(data[:8], "little")
+    if length > MAX_HEADER:
+        raise WeightsError(
+            f"{path}: not written, its header would be {length} bytes long and {MAX_HEADER} are "
+            "allowed: build a smaller network"
+        )
+    write_atomic(path, data)
+
+
+def read_tensors(path: Path, digest: str) -> dict[str, Tensor]:
+    """Read a file's tensors, once its header is known to be sound (`read_metadata`).
+
+    Raises:
+        WeightsError: Their digest is not the one that the file's description names, or they are
+            of a type that PyTorch does not have.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from None
+    if tensor_digest(tensors) != digest:
+        raise WeightsError(
+            f"{path}: its tensors are not those that its description was written for (their "
+            f"digest is not {digest[:12]}): the file was changed or damaged, copy it again"
+        )
+    return tensors
+
+
+def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the sorted tensors' names, types, shapes and bytes."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu()
+        head = [name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
+        digest.update(json.dumps(head).encode() + b"\n")
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def refuse_other_shapes(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    expected: Mapping[str, Tensor],
+    what: str,
+    remedy: str = "read it with the version of hydrakit and plugins that wrote it",
+) -> None:
+    """Raise WeightsError for the first tensor whose name, shape or type is not as expected.
+
+    Args:
+        path: The file that the tensors come from.
+        tensors: Those of the file.
+        expected: Tensors of the right names, shapes and types; their values are not looked at.
+        what: What the file should hold, in words.
+        remedy: What the user can do.
+    """
+    for name in sorted({*tensors, *expected}):
+        given, wanted = (
+            f"{tuple(t.shape)} of {str(t.dtype).removeprefix('torch.')}"
+            if t is not None
+            else "none"
+            for t in (tensors.get(name), expected.get(name))
+        )
+        if given != wanted:
+            raise WeightsError(
+                f"{path}: does not hold {what}: tensor {name[:99]!r} is {given}, expected "
+                f"{wanted}: {remedy}"
+            )
+
+
+def version() -> str:
+    """The version of hydrakit that is installed."""
+    return metadata.version("hydrakit-imaging")
+
+
+def _unreadable(path: Path, error: Exception) -> WeightsError:
+    reason = " ".join(str(error).split())[:200]
+    return WeightsError(
+        f"{path}: cannot be read as safetensors ({reason}): give a file that hydrakit wrote, or "
+        "copy it again"
+    )
+
+
+def _fault(error: ValidationError) -> str:
+    """The first fault of a description, on one line."""
+    fault: Any = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(str(part) for part in fault["loc"])
+    return " ".join(f"{where}: {fault['msg']}".split())[:200]

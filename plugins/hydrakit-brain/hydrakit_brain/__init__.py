@@ -1,0 +1,38 @@
+"""The dataset `brain`: "Brain MRI Images for Brain Tumor Detection" (Kaggle, navoneel)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from hydrakit.hooks import DatasetAdapter, FieldOfView, OptionValue, Sample, Unusable, hookimpl
+
+
+@hookimpl
+def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
+    """The dataset of this plugin."""
+    yield DatasetAdapter(
+        name="brain",
+        summary="Brain MRI slices from the web, with or without a tumour (Kaggle, 253 images)",
+        classes=("healthy", "tumour"),
+        read=_read,
+        field_of_view=FieldOfView(share=1.0),
+        version="1",
+        layout="the folders yes/ and no/ with JPEG and PNG images, or one folder that holds both",
+        how_to_get=(
+            "download the archive from "
+            "https://www.kaggle.com/datasets/navoneel/brain-mri-images-for-brain-tumor-detection "
+            "(a free account is needed) and unpack it."
+        ),
+        citation=(
+            "Chakrabarty N. Brain MRI Images for Brain Tumor Detection. Kaggle, 2019. "
+            "https://www.kaggle.com/datasets/navoneel/brain-mri-images-for-brain-tumor-detection"
+        ),
+        licence="not stated by its author: for research, not to be redistributed",
+    )
+
+
+def _read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample | Unusable]:
+    from hydrakit_brain.reading import read
+
+    return read(root)

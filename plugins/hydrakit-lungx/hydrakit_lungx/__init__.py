@@ -1,0 +1,59 @@
+"""LUNGx for hydrakit: lung nodules on CT, benign or malignant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydrakit.hooks import DatasetAdapter, FieldOfView, Option, hookimpl
+
+if TYPE_CHECKING:
+    from hydrakit.hooks import OptionValue, Sample, Unusable
+
+# A nodule is at most 30 mm wide by definition; 50 mm show it with 10 mm of what surrounds it. The
+# paper's authors cut out 65 pixels, which at the usual 0.6 to 0.9 mm are 39 to 58 mm: a size that
+# changes from scanner setting to scanner setting, where this one does not.
+_FIELD_OF_VIEW = FieldOfView(millimetres=50.0)
+
+
+def _read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample | Unusable]:
+    from hydrakit_lungx.reading import read
+
+    return read(root, options)
+
+
+@hookimpl
+def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
+    """The adapter ``lung``."""
+    yield DatasetAdapter(
+        name="lung",
+        summary="Lung nodules on CT in Hounsfield units (SPIE-AAPM-NCI LUNGx)",
+        classes=("benign", "malignant"),
+        read=_read,
+        field_of_view=_FIELD_OF_VIEW,
+        version="1",
+        layout="the calibration sheet, the test sheet with truth, or both (.xlsx or .csv) anywhere "
+        "below the folder, and the DICOM images in folders of any name",
+        how_to_get="The Cancer Imaging Archive, collection SPIE-AAPM Lung CT Challenge, "
+        "https://doi.org/10.7937/K9/TCIA.2015.UZLSU3FL: the DICOM images (about 12 GB) and the "
+        "nodule locations and diagnoses of the calibration set and the test set.",
+        citation="Armato SG III, Hadjiiski L, Tourassi GD, Drukker K, Giger ML, Li F, Redmond G, "
+        "Farahani K, Kirby JS, Clarke LP. SPIE-AAPM-NCI Lung Nodule Classification Challenge "
+        "Dataset. The Cancer Imaging Archive, 2015. doi:10.7937/K9/TCIA.2015.UZLSU3FL",
+        licence="CC BY 3.0",
+        options=(
+            Option(
+                name="suspicious",
+                default="drop",
+                choices=("drop", "malignant"),
+                help="what becomes of the nodules labelled 'Suspicious malignant nodule'",
+            ),
+            Option(
+                name="sheet",
+                default="",
+                help="file names of the sheets to read, with commas between them; the others are "
+                "not opened (default: all that are found, one for each set)",
+            ),
+        ),
+    )

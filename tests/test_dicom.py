@@ -1,0 +1,383 @@
+"""The DICOM index, geometry and pixels, on small files that the tests write."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+from scipy.spatial.transform import Rotation
+
+from hydrakit.data.dicom import Header, index_headers, read_header, read_pixels, series_facts
+from hydrakit.data.dicom_geometry import (
+    Location,
+    in_volume,
+    locate,
+    nearest_slice,
+    patient_position,
+    slice_distance,
+)
+from hydrakit.errors import DataError
+
+MR = "1.2.840.10008.5.1.4.1.1.4"
+PIXELS = np.arange(12, dtype=np.uint16).reshape(3, 4)
+
+
+def image(**tags) -> Dataset:
+    """A complete MR image of 3 rows and 4 columns, with other tags where given."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID = MR
+    dataset.SOPInstanceUID = generate_uid()
+    dataset.PatientID = "P1"
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = "1.2.3", "1.2.3.4"
+    dataset.Modality = "MR"
+    dataset.Rows, dataset.Columns = PIXELS.shape
+    dataset.BitsAllocated = dataset.BitsStored = 16
+    dataset.HighBit, dataset.PixelRepresentation, dataset.SamplesPerPixel = 15, 0, 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.PixelData = PIXELS.tobytes()
+    for keyword, value in tags.items():
+        setattr(dataset, keyword, value)
+    return dataset
+
+
+def save(dataset: Dataset, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def header(**changes) -> Header:
+    """A header that no file stands behind."""
+    values = {
+        "path": Path("made.dcm"),
+        "sop_class": MR,
+        "sop_uid": "1",
+        "patient_id": "P1",
+        "study_uid": "1.2.3",
+        "series_uid": "1.2.3.4",
+        "series_number": 1,
+        "series_description": "",
+        "modality": "MR",
+        "image_type": (),
+        "instance_number": 1,
+        "position": (0.0, 0.0, 0.0),
+        "orientation": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
+        "spacing": (1.0, 1.0),
+        "thickness": None,
+        "rows": 10,
+        "columns": 10,
+        "b_value": None,
+    }
+    return Header(**{**values, **changes})
+
+
+# --- index
+
+
+def test_header_holds_what_the_file_says(tmp_path):
+    path = save(
+        image(
+            SeriesNumber=7,
+            SeriesDescription=" high b ",
+            ImageType=["DERIVED", "PRIMARY", "ADC"],
+            InstanceNumber=3,
+            ImagePositionPatient=[1.5, -2, 3],
+            ImageOrientationPatient=[1, 0, 0, 0, 0, -1],
+            PixelSpacing=[0.5, 2],
+            SliceThickness=3,
+        ),
+        tmp_path / "x",
+    )
+    read = read_header(path)
+    assert read is not None
+    assert (read.path, read.sop_class, read.patient_id, read.modality) == (path, MR, "P1", "MR")
+    assert (read.series_number, read.series_description, read.instance_number) == (7, "high b", 3)
+    assert read.image_type == ("DERIVED", "PRIMARY", "ADC")
+    assert read.position == (1.5, -2.0, 3.0)
+    assert read.orientation == (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
+    assert read.spacing == (0.5, 2.0)
+    assert (read.thickness, read.rows, read.columns, read.b_value) == (3.0, 3, 4, None)
+
+
+def test_unusable_values_are_absent_not_errors(tmp_path):
+    strange = image(
+        ImagePositionPatient=[1, 2],
+        ImageOrientationPatient=[1, 0, 0, 1, 0, 0],  # both along x
+        PixelSpacing=[0, 1],
+        SeriesNumber=None,
+        SliceThickness="",
+    )
+    read = read_header(save(strange, tmp_path / "x"))
+    assert read is not None
+    assert read.position is read.orientation is read.spacing is read.thickness is None
+    assert read.series_number is None
+    with pytest.raises(DataError, match="no usable ImagePositionPatient"):
+        locate(read, (0.0, 0.0, 0.0))
+
+
+def private_b_value(value: bytes | None, creator: str = "SIEMENS MR HEADER", **tags) -> Dataset:
+    dataset = image(**tags)
+    block = dataset.private_block(0x0019, creator, create=True)
+    if value is not None:
+        block.add_new(0x0C, "OB", value)
+    return dataset
+
+
+@pytest.mark.parametrize(
+    ("dataset", "expected"),
+    [
+        (private_b_value(b"800 "), 800.0),
+        (private_b_value(b"50\0 "), 50.0),
+        (private_b_value(b"1000", SequenceName="*ep_b50_800"), 1000.0),
+        (private_b_value(b"junk", SequenceName="*ep_b800t"), 800.0),
+        (private_b_value(b"7", creator="GEMS_ACQU_01"), None),
+        (image(SequenceName="*ep_b400#2"), 400.0),
+        (image(SequenceName="*ep_b50_800"), None),  # the range of a map
+        (image(SequenceName="*tse2d1_25"), None),
+        (image(DiffusionBValue=1400.0), 1400.0),
+        (image(), None),
+    ],
+)
+def test_b_value(tmp_path, dataset, expected):
+    read = read_header(save(dataset, tmp_path / "x"))
+    assert read is not None
+    assert read.b_value == expected
+
+
+def test_private_b_value_in_implicit_vr(tmp_path):
+    dataset = private_b_value(None)
+    dataset.private_block(0x0019, "SIEMENS MR HEADER").add_new(0x0C, "IS", "800")
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    read = read_header(save(dataset, tmp_path / "x"))
+    assert read is not None
+    assert read.b_value == 800.0
+
+
+def test_index_passes_over_what_is_no_image(tmp_path):
+    save(image(), tmp_path / "b" / "no_suffix")
+    save(image(SOPClassUID="1.2.840.10008.5.1.4.1.1.66.4", Modality="SEG"), tmp_path / "seg.dcm")
+    for name in ("1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.481.3"):  # SR, RTSTRUCT
+        plain = image(SOPClassUID=name)
+        del plain.PixelData, plain.Rows, plain.Columns
+        save(plain, tmp_path / f"{name}.dcm")
+    directory = image(SOPClassUID="1.2.840.10008.1.3.10")
+    del directory.PixelData, directory.Rows
+    save(directory, tmp_path / "DICOMDIR")
+    (tmp_path / "LICENSE").write_text("text")
+    (tmp_path / "empty.dcm").write_bytes(b"")
+    (tmp_path / "._1.dcm").write_bytes(b"\0" * 4096)
+    assert [found.path.name for found in index_headers(tmp_path)] == ["no_suffix"]
+
+
+def test_index_is_sorted_and_keeps_one_of_two_copies(tmp_path):
+    first = save(image(), tmp_path / "b" / "1.dcm")
+    other = save(image(), tmp_path / "c" / "1.dcm")
+    copy = tmp_path / "a" / "1.dcm"
+    copy.parent.mkdir()
+    shutil.copy(first, copy)
+    assert [found.path for found in index_headers(tmp_path)] == [copy, other]
+
+
+def test_index_follows_links_once(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    save(image(), elsewhere / "1.dcm")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "link").symlink_to(elsewhere)
+    (elsewhere / "loop").symlink_to(root)
+    assert [found.path for found in index_headers(root)] == [root / "link" / "1.dcm"]
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(DataError, match="no such folder"):
+        index_headers(tmp_path / "absent")
+
+
+def fault(path: Path) -> str | None:
+    try:
+        read_header(path)
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def test_a_header_cut_anywhere_is_told_or_whole(tmp_path):
+    path = save(
+        image(ImagePositionPatient=[0, 0, 1], PixelSpacing=[1, 1], SequenceName="*ep_b800t"),
+        tmp_path / "whole",
+    )
+    whole = read_header(path)
+    assert whole is not None
+    content = path.read_bytes()
+    cut = tmp_path / "cut"
+    told = 0
+    for size in range(len(content)):
+        cut.write_bytes(content[:size])
+        if size < 132:
+            assert read_header(cut) is None
+            continue
+        message = fault(cut)
+        if message is None:
+            assert read_header(cut) == replace(whole, path=cut)
+            with pytest.raises(DataError, match="pixels cannot be read"):
+                read_pixels(cut)
+        else:
+            assert message.startswith(f"{cut}: broken DICOM header")
+            assert "\n" not in message
+            told += 1
+    assert told > 500
+
+
+def test_broken_headers_are_counted(tmp_path):
+    for name in "abc":
+        path = save(image(), tmp_path / name)
+        path.write_bytes(path.read_bytes()[:400])
+    with pytest.raises(DataError, match=r"a: broken DICOM header .*\(and 2 more such files\)$"):
+        index_headers(tmp_path)
+
+
+def test_series_facts():
+    headers = [
+        header(b_value=800.0, image_type=("DERIVED", "TRACEW")),
+        header(b_value=50.0, image_type=("DERIVED",)),
+        header(series_uid="other", series_number=2, series_description="T2"),
+        header(b_value=800.0),
+    ]
+    first, second = series_facts(headers)
+    assert (first.series_uid, first.number, first.images) == ("1.2.3.4", 1, 3)
+    assert first.b_values == (50.0, 800.0)
+    assert first.image_types == {"DERIVED", "TRACEW"}
+    assert (second.series_uid, second.description, second.b_values) == ("other", "T2", ())
+
+
+# --- geometry
+
+
+def test_rows_and_columns_of_a_pixel_that_is_not_square():
+    # Rows run along x (so columns count along x), 2 mm between columns and 0.5 mm between rows.
+    plane = header(position=(-10.0, 20.0, 5.0), spacing=(0.5, 2.0))
+    assert locate(plane, (-4.0, 21.0, 6.5)) == Location(row=2.0, column=3.0, distance=1.5)
+
+
+@given(
+    turn=st.tuples(*[st.floats(-180, 180)] * 3),
+    origin=st.tuples(*[st.floats(-500, 500)] * 3),
+    spacing=st.tuples(st.floats(0.1, 5), st.floats(0.1, 5)),
+    row=st.floats(-50, 500),
+    column=st.floats(-50, 500),
+    distance=st.floats(-100, 100),
+)
+def test_geometry_agrees_with_the_affine_of_the_standard(
+    turn, origin, spacing, row, column, distance
+):
+    x, y, z = Rotation.from_euler("xyz", turn, degrees=True).as_matrix().T
+    plane = header(position=origin, orientation=(*x, *y), spacing=spacing)
+    # PS3.3 equation C.7.6.2.1-1, with the normal as the third direction.
+    matrix = np.eye(4)
+    matrix[:3] = np.column_stack([x * spacing[1], y * spacing[0], z, origin])
+    point = (matrix @ [column, row, distance, 1])[:3]
+    assert patient_position(plane, Location(row, column, distance)) == pytest.approx(
+        tuple(point), abs=1e-6
+    )
+    found = locate(plane, tuple(point))
+    assert (found.row, found.column, found.distance) == pytest.approx(
+        (row, column, distance), abs=1e-6
+    )
+
+
+def test_nearest_slice_does_not_follow_the_numbers():
+    stack = [header(instance_number=n, position=(0.0, 0.0, 30.0 - 3 * n)) for n in range(1, 8)]
+    unplaced = header(instance_number=99, position=None)
+    found = nearest_slice([unplaced, *stack], (4.0, 5.0, 18.4))
+    assert found is not None
+    assert found[0].instance_number == 4  # z = 18
+    assert found[1] == Location(5.0, 4.0, pytest.approx(0.4))
+    assert nearest_slice([unplaced], (4.0, 5.0, 18.4)) is None
+
+
+def test_volume_ends_half_a_slice_after_the_last_one_and_where_slices_are_missing():
+    stack = [header(instance_number=z, position=(0.0, 0.0, 3.0 * z)) for z in (0, 1, 2, 3, 6, 7)]
+
+    def inside(*point: float) -> bool:
+        found = nearest_slice(stack, point)
+        assert found is not None
+        return in_volume(stack, *found)
+
+    assert slice_distance(stack, stack[0]) == 3.0
+    assert inside(0.0, 0.0, -1.5)
+    assert not inside(0.0, 0.0, -1.6)
+    assert inside(9.4, -0.5, 4.0)
+    assert not inside(9.6, 0.0, 4.0)
+    assert not inside(0.0, -0.6, 4.0)
+    assert not inside(0.0, 0.0, 12.0)  # slices 4 and 5 are missing
+
+
+def test_a_single_slice_is_as_thick_as_it_says():
+    assert slice_distance([header(thickness=4.0)], header(thickness=4.0)) == 4.0
+    thin = header()
+    assert in_volume([thin], thin, Location(0.0, 0.0, 0.0))
+    assert not in_volume([thin], thin, Location(0.0, 0.0, 0.01))
+
+
+# --- pixels
+
+
+def test_pixels_are_the_stored_values_or_rescaled(tmp_path):
+    path = save(image(RescaleSlope=2, RescaleIntercept=-1024), tmp_path / "x")
+    stored = read_pixels(path)
+    assert stored.dtype == np.float32
+    np.testing.assert_array_equal(stored, PIXELS)
+    rescaled = read_pixels(path, rescale=True)
+    assert rescaled.dtype == np.float32
+    np.testing.assert_array_equal(rescaled, PIXELS * 2.0 - 1024)
+
+
+def test_signed_pixels(tmp_path):
+    values = np.array([[-5, 7]], dtype=np.int16)
+    path = save(
+        image(Rows=1, Columns=2, PixelRepresentation=1, PixelData=values.tobytes()), tmp_path / "x"
+    )
+    np.testing.assert_array_equal(read_pixels(path), values)
+
+
+def test_pixels_that_cannot_be_used(tmp_path):
+    with pytest.raises(DataError, match="no usable RescaleSlope"):
+        read_pixels(save(image(), tmp_path / "plain"), rescale=True)
+    colour = image(
+        SamplesPerPixel=3,
+        PhotometricInterpretation="RGB",
+        PlanarConfiguration=0,
+        PixelData=PIXELS.tobytes() * 3,
+    )
+    with pytest.raises(DataError, match="needed is one greyscale frame"):
+        read_pixels(save(colour, tmp_path / "colour"))
+    compressed = image()
+    compressed.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.90")  # JPEG 2000
+    compressed.PixelData = pydicom.encaps.encapsulate([b"\xff\x4f\xff\x51" + b"\0" * 60])
+    compressed["PixelData"].VR = "OB"
+    with pytest.raises(DataError, match="compressed") as caught:
+        read_pixels(save(compressed, tmp_path / "compressed"))
+    assert "\n" not in str(caught.value)
+
+
+def test_real_images(shared_data):
+    headers = index_headers(shared_data / "prostatex")
+    assert len(headers) == 376
+    assert {found.patient_id for found in headers} == {"ProstateX-0000", "ProstateX-0001"}
+    facts = {(f.patient_id[-4:], f.number): f for f in series_facts(headers)}
+    assert facts["0000", 6].b_values == (50.0, 400.0, 800.0)
+    assert facts["0001", 9].b_values == (1000.0,)
+    assert "ADC" in facts["0000", 7].image_types
+    assert read_pixels(headers[0].path).shape == (headers[0].rows, headers[0].columns)

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from hydrakit.heads import build_linear, build_mlp
+from hydrakit.models import (
+    Body,
+    count_parameters,
+    freeze,
+    joined,
+    logits_of,
+    set_dropout,
+)
+from hydrakit.plan import BodySpec
+
+SMALL = BodySpec(channels=(3, 5), features=7, patch=20)
+
+
+def small_body(*, in_channels: int = 2, dropout: float = 0.5) -> Body:
+    torch.manual_seed(1)
+    return Body(SMALL, in_channels=in_channels, dropout=dropout)
+
+
+def test_the_papers_network_has_851570_parameters() -> None:
+    body = Body(BodySpec(), in_channels=1, dropout=0.5)
+    assert count_parameters(joined(body, build_mlp(256, 2, 0.5))) == 851_570
+    assert body.dense.in_features == 2048
+    freeze(body)
+    assert count_parameters(joined(body, build_mlp(256, 2, 0.5))) == 851_570
+
+
+def test_images_become_features_and_logits() -> None:
+    body = Body(BodySpec(), in_channels=1, dropout=0.5)
+    images = torch.zeros(3, 1, 65, 65)
+    assert body(images).shape == (3, 256)
+    assert joined(body, build_mlp(256, 4, 0.5))(images).shape == (3, 4)
+
+
+def test_every_block_is_conv_norm_elu_three_times_dropout_pool() -> None:
+    body = small_body(dropout=0.0)
+    images = torch.randn(4, 2, 20, 20, generator=torch.Generator().manual_seed(2))
+    maps = images
+    for block in body.blocks:
+        for i in (1, 2, 3):
+            conv, norm = getattr(block, f"conv{i}"), getattr(block, f"norm{i}")
+            maps = nn.functional.conv2d(maps, conv.weight, conv.bias)
+            maps = nn.functional.batch_norm(
+                maps, None, None, norm.weight, norm.bias, training=True, eps=1e-5
+            )
+            maps = nn.functional.elu(maps)
+        maps = nn.functional.max_pool2d(maps, 2)
+    expected = nn.functional.elu(maps.flatten(1) @ body.dense.weight.T + body.dense.bias)
+    torch.testing.assert_close(body(images), expected)
+
+
+def test_initial_weights_are_pytorchs_uniform_ones() -> None:
+    body = Body(BodySpec(), in_channels=1, dropout=0.5)
+    bound = 2048**-0.5
+    weight = body.dense.weight
+    assert weight.abs().max() <= bound
+    assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.01)
+
+
+def test_names_of_the_tensors_can_be_read() -> None:
+    names = set(small_body().state_dict())
+    assert {"blocks.0.conv1.weight", "blocks.1.norm3.running_var", "dense.bias"} <= names
+    assert {name.split(".")[0] for name in names} == {"blocks", "dense"}
+
+
+def test_dropout_acts_in_training_alone() -> None:
+    body = small_body()
+    images = torch.randn(4, 2, 20, 20)
+    assert not torch.equal(body(images), body(images))
+    body.eval()
+    torch.testing.assert_close(body(images), body(images), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 20, 20), (4, 2, 21, 20), (4, 2, 20, 21), (2, 20, 20)])
+def test_wrong_images_are_refused_by_name_of_shape(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"\(batch, 2, 20, 20\), got") as caught:
+        small_body()(torch.zeros(shape))
+    assert str(shape) in str(caught.value)
+
+
+def test_a_frozen_body_stays_as_it_is_while_the_head_is_trained() -> None:
+    body = small_body()
+    head = build_mlp(7, 2, 0.5)
+    model = joined(body, head)
+    freeze(body)
+    before = {name: tensor.clone() for name, tensor in body.state_dict().items()}
+    images = torch.randn(8, 2, 20, 20)
+    features = body(images)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    for _ in range(3):
+        model.train()
+        assert head.training
+        assert not any(module.training for module in body.modules())
+        optimizer.zero_grad()
+        model(images).square().sum().backward()
+        optimizer.step()
+    assert all(parameter.grad is None for parameter in body.parameters())
+    assert all(parameter.grad is not None for parameter in head.parameters())
+    for name, tensor in body.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert torch.equal(body(images), features)
+
+
+def test_a_freed_body_learns_again() -> None:
+    body = small_body()
+    freeze(body)
+    freeze(body, False)
+    assert all(module.training for module in body.modules())
+    before = body.blocks[0].norm1.running_mean.clone()
+    body(torch.randn(8, 2, 20, 20)).sum().backward()
+    assert all(parameter.grad is not None for parameter in body.parameters())
+    assert not torch.equal(body.blocks[0].norm1.running_mean, before)
+
+
+def test_a_body_that_is_not_frozen_follows_train_and_eval() -> None:
+    model = joined(small_body(), build_linear(7, 2, 0.0))
+    assert all(module.training for module in model.train().modules())
+    assert not any(module.training for module in model.eval().modules())
+
+
+def test_set_dropout_reaches_every_dropout_layer() -> None:
+    model = joined(small_body(), nn.Sequential(nn.AlphaDropout(0.5), build_mlp(7, 2, 0.5)))
+    set_dropout(model, 0.25)
+    layers = [m for m in model.modules() if isinstance(m, nn.Dropout | nn.AlphaDropout)]
+    assert len(layers) == 2 + 1 + 2
+    assert {layer.p for layer in layers} == {0.25}
+
+
+def test_joining_refuses_a_head_for_other_features() -> None:
+    with pytest.raises(ValueError, match="does not take the body's 7 features"):
+        joined(small_body(), build_linear(8, 2, 0.0))
+
+
+def test_joining_refuses_a_head_without_logits() -> None:
+    with pytest.raises(ValueError, match=r"got \(2, 7, 1\)"):
+        joined(small_body(), nn.Unflatten(1, (7, 1)))
+
+
+def test_joining_shares_the_modules() -> None:
+    body, head = small_body(), build_linear(7, 2, 0.0)
+    model = joined(body, head)
+    assert model.body is body
+    assert model.head is head
+
+
+def test_logits_of_leaves_the_head_alone() -> None:
+    head = nn.Sequential(nn.BatchNorm1d(7), nn.Dropout(0.5), nn.Linear(7, 2))
+    before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
+    first, second = (logits_of(head, torch.ones(3, 7)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not first.requires_grad
+    assert all(module.training for module in head.modules())
+    assert all(torch.equal(t, before[name]) for name, t in head.state_dict().items())
+
+
+def test_equal_seeds_give_equal_bodies() -> None:
+    first, second = small_body(), small_body()
+    pairs = itertools.zip_longest(first.state_dict().values(), second.state_dict().values())
+    assert all(torch.equal(a, b) for a, b in pairs)

@@ -1,0 +1,366 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hydrakit.errors import PluginError
+from hydrakit.names import is_name
+from hydrakit.plugins import Found, Plugins, load_plugins
+
+HEAD = """
+from hydrakit.hooks import HeadFactory, hookimpl
+
+@hookimpl
+def hydrakit_head_factories():
+    yield HeadFactory(name={name!r}, summary="a head", build=None)
+"""
+
+Install = Callable[..., Path]
+
+
+def found(plugins: Plugins, module: str) -> Found:
+    (one,) = [plugin for plugin in plugins.found if plugin.module == module]
+    return one
+
+
+def test_a_plugin_is_found_with_what_it_offers(install: Install) -> None:
+    install("third-party", "tp_good", HEAD.format(name="round-one"), version="2.3")
+    plugins = load_plugins()
+    assert found(plugins, "tp_good") == Found(
+        name="tp_good",
+        module="tp_good",
+        distribution="third-party",
+        version="2.3",
+        heads=("round-one",),
+    )
+    assert plugins.head("round-one").summary == "a head"
+    assert {"brain"} <= set(plugins.datasets)
+
+
+def test_all_four_hooks_are_asked(install: Install) -> None:
+    install(
+        "third-party",
+        "tp_four",
+        """
+import click
+from hydrakit.hooks import (
+    DatasetAdapter, FieldOfView, HeadFactory, Option, SequenceStrategy, hookimpl)
+
+class Plugin:
+    @hookimpl
+    def hydrakit_dataset_adapters(self):
+        return [DatasetAdapter(
+            name="four-data", summary="", classes=("a", "b"), read=None,
+            field_of_view=FieldOfView(share=1.0), version="1", layout="", how_to_get="",
+            citation="", licence="", options=(Option(name="depth", default=3, help=""),))]
+
+    @hookimpl
+    def hydrakit_head_factories(self):
+        return (HeadFactory(name="four-head", summary="", build=None),)
+
+    @hookimpl(specname="hydrakit_sequence_strategies")
+    def orders(self):
+        yield SequenceStrategy(name="four-order", summary="", plan=None)
+
+    @hookimpl
+    def hydrakit_commands(self):
+        yield click.Command("four-command")
+
+plugin = Plugin()
+""",
+    )
+    entry_points = install("further", "tp_four:plugin", None, entry="four") / "entry_points.txt"
+    assert "four = tp_four:plugin" in entry_points.read_text()
+    plugins = load_plugins()
+    plugin = found(plugins, "tp_four:plugin")
+    assert plugin.error is None
+    assert plugins.dataset("four-data").classes == ("a", "b")
+    assert plugins.head("four-head").name == "four-head"
+    assert plugins.strategy("four-order").name == "four-order"
+    assert plugins.commands["four-command"].name == "four-command"
+    assert found(plugins, "tp_four").heads == ()  # the module alone implements nothing
+
+
+BROKEN = {
+    "import": ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+    "syntax": ("def", "SyntaxError: invalid syntax"),
+    "exit": ("import sys; sys.exit('needs a display')", "SystemExit: needs a display"),
+    "lines": ("raise RuntimeError('one\\n\\n  two')", "RuntimeError: one two"),
+    "misspelt": (
+        "from hydrakit.hooks import hookimpl\n@hookimpl\ndef hydrakit_dataset_adapter(): yield 1",
+        "unknown hook 'hydrakit_dataset_adapter': did you mean 'hydrakit_dataset_adapters'?",
+    ),
+    "misspelt-unmarked": (
+        "def hydrakit_head_factorys(): yield 1",
+        "unknown hook 'hydrakit_head_factorys': did you mean 'hydrakit_head_factories'?",
+    ),
+    "misspelt-otherwise": (
+        "from hydrakit.hooks import hookimpl\n@hookimpl\ndef dataset_adapters(): yield 1",
+        "unknown hook 'dataset_adapters': did you mean 'hydrakit_dataset_adapters'?",
+    ),
+    "unmarked": (
+        "def hydrakit_head_factories(): yield 1",
+        "hydrakit_head_factories is not marked: put @hookimpl above it",
+    ),
+    "parameters": (
+        "from hydrakit.hooks import hookimpl\n@hookimpl\ndef hydrakit_commands(app): yield 1",
+        "PluginValidationError",
+    ),
+    "raises": (
+        HEAD.format(name="lost") + "    raise KeyError('weights')",
+        "hydrakit_head_factories: KeyError: 'weights'",
+    ),
+    "returns-none": (
+        "from hydrakit.hooks import hookimpl\n@hookimpl\ndef hydrakit_commands(): pass",
+        "hydrakit_commands returned None: let it yield its descriptions",
+    ),
+    "not-iterable": (
+        "from hydrakit.hooks import hookimpl\n@hookimpl\ndef hydrakit_commands(): return 3",
+        "hydrakit_commands: TypeError: 'int' object is not iterable",
+    ),
+    "wrong-class": (
+        HEAD.format(name="x").replace("hydrakit_head_factories", "hydrakit_dataset_adapters"),
+        "hydrakit_dataset_adapters gave a HeadFactory: expected DatasetAdapter",
+    ),
+    "not-a-command": (
+        HEAD.format(name="x").replace("hydrakit_head_factories", "hydrakit_commands"),
+        "hydrakit_commands gave a HeadFactory: expected Command",
+    ),
+    "bad-name": (HEAD.format(name="../Heads"), "gave the name '../Heads': lower-case letters"),
+    "no-name": (HEAD.format(name=None), "gave the name None: lower-case letters"),
+    "twice": (
+        HEAD.format(name="again") + '    yield HeadFactory(name="again", summary="", build=None)',
+        "offers the head 'again' twice",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_plugin_is_told_and_harms_no_other(install: Install, case: str) -> None:
+    source, reason = BROKEN[case]
+    module = f"tp_broken_{case.replace('-', '_')}"
+    install("broken-one", module, source)
+    install("working-one", "tp_working", HEAD.format(name="works"))
+    plugins = load_plugins()
+    broken = found(plugins, module)
+    assert broken.error is not None
+    assert reason in broken.error
+    assert "\n" not in broken.error
+    assert (broken.datasets, broken.heads, broken.strategies, broken.commands) == ((), (), (), ())
+    assert plugins.head("works").name == "works"
+    assert plugins.dataset("brain").name == "brain"
+
+
+def test_ctrl_c_during_an_import_still_ends_the_program(install: Install) -> None:
+    install("interrupted", "tp_interrupted", "raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        load_plugins()
+
+
+ADAPTER = """
+from hydrakit.hooks import DatasetAdapter, FieldOfView, Option, hookimpl
+
+@hookimpl
+def hydrakit_dataset_adapters():
+    yield DatasetAdapter(
+        name={name!r}, summary="", classes={classes!r}, read=None,
+        field_of_view=FieldOfView(share=1.0), version="1", layout="", how_to_get="",
+        citation="", licence="", options=({options}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("classes", "options", "reason"),
+    [
+        (("a",), "", "dataset 'odd' has classes ('a',): a tuple of two or more"),
+        (("a", "a"), "", "dataset 'odd' has classes ('a', 'a'): a tuple of two or more"),
+        (["a", "b"], "", "dataset 'odd' has classes ['a', 'b']: a tuple of two or more"),
+        (
+            ("a", "b"),
+            "Option(name='A B', default=1, help=''),",
+            "has an option named 'A B' that is no name, or is there twice",
+        ),
+        (
+            ("a", "b"),
+            "Option(name='a', default=1, help=''), Option(name='a', default=1, help=''),",
+            "has an option named 'a' that is no name, or is there twice",
+        ),
+        (
+            ("a", "b"),
+            "Option(name='a', default=1, help='', choices=(2, 3)),",
+            "has an option 'a' whose default is not among its choices",
+        ),
+    ],
+)
+def test_an_adapter_that_would_fail_later_fails_now(
+    install: Install, classes: object, options: str, reason: str
+) -> None:
+    install("odd", "tp_odd", ADAPTER.format(name="odd", classes=classes, options=options))
+    error = found(load_plugins(), "tp_odd").error
+    assert error is not None
+    assert reason in error
+
+
+def test_a_shipped_dataset_is_not_replaced_by_one_of_the_same_name(install: Install) -> None:
+    source = ADAPTER.format(name="brain", classes=("x", "y"), options="")
+    install("usurper", "tp_usurper", source + HEAD.format(name="innocent"), entry="brain")
+    plugins = load_plugins()
+    assert "brain" not in plugins.datasets
+    with pytest.raises(PluginError) as caught:
+        plugins.dataset("brain")
+    message = str(caught.value)
+    assert message == (
+        "dataset 'brain' is offered by usurper (tp_usurper) and by hydrakit-imaging "
+        "(hydrakit_brain): uninstall one"
+    )
+    assert found(plugins, "tp_usurper").clashes == (message,)
+    assert found(plugins, "hydrakit_brain").clashes == (message,)
+    assert plugins.head("innocent").name == "innocent"
+
+
+def test_an_entry_point_of_the_same_name_alone_is_no_clash(install: Install) -> None:
+    install("namesake", "tp_namesake", HEAD.format(name="other"), entry="brain")
+    plugins = load_plugins()
+    assert plugins.head("other").name == "other"
+    assert plugins.dataset("brain").name == "brain"
+    assert [plugin.module for plugin in plugins.found if plugin.name == "brain"] == [
+        "tp_namesake",
+        "hydrakit_brain",
+    ]
+
+
+def test_one_name_for_a_head_and_a_dataset_is_no_clash(install: Install) -> None:
+    install("third-party", "tp_brain_head", HEAD.format(name="brain"))
+    plugins = load_plugins()
+    assert (plugins.head("brain").name, plugins.dataset("brain").name) == ("brain", "brain")
+
+
+def test_a_plugin_named_by_two_distributions_is_loaded_once(install: Install) -> None:
+    counted = "import sys\nsys.tp_loads = getattr(sys, 'tp_loads', 0) + 1\n"
+    install("hydrakit-imaging-too", "tp_shared", counted + HEAD.format(name="shared"))
+    install("a-shared", "tp_shared", None)
+    plugins = load_plugins()
+    assert found(plugins, "tp_shared").distribution == "a-shared"
+    assert plugins.head("shared").name == "shared"
+    assert vars(sys).pop("tp_loads") == 1
+
+
+def test_a_shipped_plugin_installed_alone_too_is_shown_as_itself(install: Install) -> None:
+    install("hydrakit-brain", "hydrakit_brain", None, entry="brain", version="0.1.0")
+    plugins = load_plugins()
+    assert found(plugins, "hydrakit_brain").distribution == "hydrakit-brain"
+    assert plugins.dataset("brain").name == "brain"
+
+
+def test_a_distribution_that_lies_twice_on_the_path_counts_once(install: Install) -> None:
+    install("double", "tp_double", HEAD.format(name="double"), version="1.0", folder="behind")
+    install("Double", "tp_double", HEAD.format(name="double"), version="2.0", folder="front")
+    plugins = load_plugins()
+    assert found(plugins, "tp_double").version == "2.0"
+    assert plugins.head("double").name == "double"
+
+
+@pytest.mark.parametrize(
+    ("text", "metadata"),
+    [("[hydrakit]\nthis is no entry point\n", "Name: torn\n"), ("[hydrakit]\na = b\n", None)],
+)
+def test_a_distribution_with_broken_metadata_is_told(
+    install: Install, text: str, metadata: str | None
+) -> None:
+    info = install("torn", "tp_torn", None)
+    (info / "entry_points.txt").write_text(text)
+    (info / "METADATA").unlink()
+    if metadata is not None:
+        (info / "METADATA").write_text(metadata)
+    plugins = load_plugins()
+    assert plugins.dataset("brain").name == "brain"
+    broken = [plugin.error for plugin in plugins.found if plugin.error]
+    assert len(broken) == 1
+
+
+def test_an_entry_point_that_names_nothing_importable_is_told(install: Install) -> None:
+    info = install("nonsense", "tp_nonsense", None)
+    (info / "entry_points.txt").write_text("[hydrakit]\nnonsense = not a module!\n")
+    assert found(load_plugins(), "not a module!").error
+
+
+def test_an_unknown_name_suggests_the_nearest_and_tells_what_is_broken(install: Install) -> None:
+    with pytest.raises(PluginError, match=r"^unknown dataset 'brian': did you mean 'brain'\?$"):
+        load_plugins().dataset("brian")
+    install("broken-one", "tp_broken", "import no_such_module", entry="brian")
+    with pytest.raises(PluginError) as caught:
+        load_plugins().dataset("brian")
+    assert str(caught.value) == (
+        "unknown dataset 'brian': did you mean 'brain'?; not loaded: brian (broken-one), "
+        "see `hydrakit plugins list`"
+    )
+
+
+def test_plugins_are_loaded_once_and_cannot_be_changed(install: Install) -> None:
+    plugins = load_plugins()
+    assert load_plugins() is plugins
+    with pytest.raises(TypeError):
+        plugins.datasets["mine"] = plugins.datasets["brain"]  # type: ignore[index]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plugins.found = ()  # type: ignore[misc]
+
+
+def test_records_are_json_and_hold_every_field(install: Install) -> None:
+    install("third-party", "tp_json", HEAD.format(name="json"))
+    install("broken-one", "tp_json_broken", "1 / 0")
+    records = load_plugins().records()
+    assert json.loads(json.dumps(records)) == records
+    by_module = {record["module"]: record for record in records}
+    assert set(by_module["tp_json"]) == {field.name for field in dataclasses.fields(Found)}
+    assert by_module["tp_json"]["heads"] == ["json"]
+    assert by_module["tp_json_broken"]["error"] == "ZeroDivisionError: division by zero"
+
+
+def test_finding_plugins_imports_nothing_slow() -> None:
+    code = (
+        "import sys; from hydrakit.plugins import load_plugins; "
+        "print([p.error for p in load_plugins().found if p.error]); "
+        "print(sorted({'torch', 'pydicom', 'PIL', 'openpyxl', 'scipy', 'pydantic', 'numpy'} "
+        "& set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["[]", "[]"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["plugins", "list"], ["plugins", "list", "--json"]]
+)
+def test_commands_that_only_list_import_nothing_slow(arguments: list[str]) -> None:
+    code = (
+        "import sys; from hydrakit.cli import main\n"
+        f"main({arguments!r}, standalone_mode=False)\n"
+        "print(sorted({'torch', 'pydicom', 'PIL', 'openpyxl', 'scipy'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
+    )
+    *shown, slow = done.stdout.splitlines()
+    assert slow == "[]"
+    assert any("brain" in line or "plugins" in line for line in shown)
+
+
+@given(st.text(max_size=8))
+def test_names_are_fit_for_files_on_every_system(name: str) -> None:
+    allowed = set("abcdefghijklmnopqrstuvwxyz0123456789-_")
+    assert is_name(name) == (bool(name) and set(name) <= allowed and name[0] not in "-_")
+
+
+def test_no_shipped_plugin_is_broken_or_clashes() -> None:
+    plugins = load_plugins()
+    assert [(one.module, one.error, one.clashes) for one in plugins.found if one.error] == []
+    assert not plugins.clashes

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hydrakit.errors import DataError, PlanError
+from hydrakit.hooks import DatasetAdapter, FieldOfView, Option, Sample, Unusable
+from hydrakit.testing import Checked, check_adapter
+
+SAMPLE = Sample(image=np.ones((4, 6), np.float32), label=1, patient="p1", key="s1")
+
+
+def adapter(read: Callable[..., Iterator[Any]], **changes: Any) -> DatasetAdapter:
+    made = DatasetAdapter(
+        name="made",
+        summary="",
+        classes=("a", "b"),
+        read=read,
+        field_of_view=FieldOfView(share=1.0),
+        version="1",
+        layout="nothing",
+        how_to_get="",
+        citation="",
+        licence="",
+        options=(Option(name="size", default=4, help=""),),
+    )
+    return replace(made, **changes)
+
+
+def giving(*cases: object) -> Callable[..., Iterator[Any]]:
+    return lambda root, options: iter(cases)
+
+
+def test_counts_are_those_of_the_cases(tmp_path: Path) -> None:
+    cases = [
+        SAMPLE,
+        replace(SAMPLE, key="s2", group="g"),
+        replace(SAMPLE, key="s3", group="g", patient="p2", label=0),
+        replace(SAMPLE, key="s4", label=None, centre=(0, 5.5), spacing=(0.5, 1)),
+        Unusable(key="u1", reason="no image"),
+        Unusable(key="u2", reason="no image"),
+    ]
+    assert check_adapter(adapter(giving(*cases)), tmp_path) == Checked(
+        samples={"a": 1, "b": 2}, unlabelled=1, unusable={"no image": 2}, patients=2, groups=3
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"key": ""}, "key is empty"),
+        ({"key": 3}, "key is a int, not a str"),
+        ({"patient": 17}, "'s1': patient is a int, not a str"),
+        ({"group": ""}, "'s1': group is empty"),
+        ({"label": np.int64(1)}, "'s1': label is a int64, not an int or None"),
+        ({"label": True}, "'s1': label is a bool, not an int or None"),
+        ({"centre": [1, 2]}, "'s1': centre is a list, not a tuple"),
+        ({"centre": (1, 2, 3)}, r"'s1': centre has 3 numbers, not \(row, column\)"),
+        ({"spacing": ("1", "1")}, "'s1': spacing holds a str"),
+        ({"source": "a.png"}, "'s1': source is not a tuple of paths"),
+        ({"source": ("a.png",)}, "'s1': source holds a str"),
+        ({"source": (Path("no-such-file"),)}, "'s1': its source does not exist: no-such-file"),
+    ],
+)
+def test_a_field_of_the_wrong_type_is_told(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_adapter(adapter(giving(replace(SAMPLE, **change))), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image": np.ones((4, 6))},
+        {"image": np.ones(4, np.float32)},
+        {"image": np.full((4, 6), np.nan, np.float32)},
+        {"label": 2},
+        {"centre": (0, 6)},
+        {"spacing": (0, 1)},
+    ],
+)
+def test_what_the_engine_refuses_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match="made: case 's1' has "):
+        check_adapter(adapter(giving(replace(SAMPLE, **change))), tmp_path)
+
+
+def test_a_key_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="'s1' comes twice"):
+        check_adapter(adapter(giving(SAMPLE, SAMPLE)), tmp_path)
+
+
+def test_a_field_of_view_in_millimetres_needs_spacing(tmp_path: Path) -> None:
+    made = adapter(giving(SAMPLE), field_of_view=FieldOfView(millimetres=5))
+    with pytest.raises(DataError, match="no pixel spacing"):
+        check_adapter(made, tmp_path)
+
+
+def test_what_is_neither_sample_nor_unusable_is_told(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="read gave a tuple, not Sample or Unusable"):
+        check_adapter(adapter(giving((SAMPLE.image, 1))), tmp_path)
+    with pytest.raises(AssertionError, match="'u': the reason must be one line"):
+        check_adapter(adapter(giving(Unusable(key="u", reason="one\ntwo"))), tmp_path)
+
+
+def test_readings_that_differ_are_told(tmp_path: Path) -> None:
+    numbers = iter(range(100))
+
+    def other_key(root: Path, options: object) -> Iterator[Sample]:
+        yield replace(SAMPLE, key=f"s{next(numbers)}")
+
+    def other_pixels(root: Path, options: object) -> Iterator[Sample]:
+        yield replace(SAMPLE, image=np.full((4, 6), next(numbers), np.float32))
+
+    with pytest.raises(AssertionError, match="gave other cases, or in another order"):
+        check_adapter(adapter(other_key), tmp_path)
+    with pytest.raises(AssertionError, match="'s1': two readings gave something else"):
+        check_adapter(adapter(other_pixels), tmp_path)
+
+
+def test_options_reach_the_adapter_with_their_defaults(tmp_path: Path) -> None:
+    def read(root: Path, options: Any) -> Iterator[Sample]:
+        assert root == tmp_path
+        size = options["size"]
+        for number in range(size):
+            yield replace(SAMPLE, key=str(number))
+
+    assert check_adapter(adapter(read), tmp_path).samples["b"] == 4
+    assert check_adapter(adapter(read), tmp_path, {"size": 2}).samples["b"] == 2
+    with pytest.raises(PlanError, match="unknown option of 'made' 'sise'"):
+        check_adapter(adapter(read), tmp_path, {"sise": 2})
