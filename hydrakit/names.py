@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import re
 
+# Commands of the program itself, which no plugin may hide.
+OWN_COMMANDS = ("datasets", "evaluate", "plan", "plugins", "run", "weights")
+
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 
 

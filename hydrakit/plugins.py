@@ -22,7 +22,7 @@ import pluggy
 from hydrakit import hooks
 from hydrakit.errors import PluginError, unknown
 from hydrakit.hooks import DatasetAdapter, HeadFactory, SequenceStrategy
-from hydrakit.names import is_name
+from hydrakit.names import OWN_COMMANDS, is_name
 
 if TYPE_CHECKING:
     import click
@@ -289,6 +289,8 @@ def _checked_name(offer: object, hook: str, kind: _Kind) -> str:
             f"{hook} gave the name {name!r}: lower-case letters, digits, '-' and '_' are allowed, "
             "at most 64, and a letter or digit first"
         )
+    if kind.name == "command" and name in OWN_COMMANDS:
+        raise PluginError(f"{hook} gave the command {name!r}, which is one of hydrakit's own")
     fault = _adapter_fault(offer) if isinstance(offer, DatasetAdapter) else None
     if fault:
         raise PluginError(f"dataset {name!r} {fault}")

@@ -21,18 +21,15 @@ from hydrakit.plan import BodySpec, Split
 from hydrakit.plugins import Plugins
 from hydrakit.weightfile import MAX_HEADER, tensor_digest
 from hydrakit.weights import (
-    BodyMetadata,
     HeadMetadata,
     Preprocessing,
     body_digest,
     load_body,
     load_head,
     load_model,
-    mismatch,
     read_metadata,
     save_body,
     save_head,
-    swap,
 )
 
 SPEC = BodySpec(channels=(3, 5), features=7, patch=20)
@@ -375,71 +372,6 @@ def test_an_unknown_factory_names_the_nearest(tmp_path: Path) -> None:
     write_head(tmp_path / "h", make_head(2), make_body(1), factory="mlpp")
     with pytest.raises(PluginError, match=r"'mlpp'.*'mlp'"):
         load_head(tmp_path / "h", plugins=PLUGINS)
-
-
-def test_a_head_on_its_own_body_is_no_mismatch(pair: tuple[Path, Path]) -> None:
-    body, head = (read_metadata(path) for path in pair)
-    assert isinstance(body, BodyMetadata)
-    assert isinstance(head, HeadMetadata)
-    assert mismatch(body, head) is None
-
-
-@pytest.mark.parametrize(
-    ("spec", "in_channels", "word"),
-    [
-        (BodySpec(channels=(3, 5), features=8, patch=20), 2, "7 features"),
-        (BodySpec(channels=(3, 5), features=7, patch=21), 2, "20 pixels per patch side"),
-        (SPEC, 1, "2 image channels"),
-    ],
-)
-def test_a_head_that_cannot_fit_is_refused(
-    pair: tuple[Path, Path], tmp_path: Path, spec: BodySpec, in_channels: int, word: str
-) -> None:
-    other = tmp_path / "other"
-    save_body(other, make_body(1, spec=spec, in_channels=in_channels))
-    refused(lambda: load_model(other, pair[1], plugins=PLUGINS), str(other), str(pair[1]), word)
-    out = tmp_path / "out"
-    refused(lambda: swap(other, pair[1], out, plugins=PLUGINS), word)
-    assert not out.exists()
-
-
-def test_swapping_copies_both_and_says_that_the_body_is_another(
-    pair: tuple[Path, Path], tmp_path: Path
-) -> None:
-    other = tmp_path / "other"
-    save_body(other, make_body(9))
-    out = tmp_path / "a" / "swapped"
-    note = swap(other, pair[1], out, plugins=PLUGINS)
-    assert note is not None
-    assert "another body" in note
-    assert body_digest(make_body(9))[:12] in note
-    files = sorted(str(file.relative_to(out)) for file in out.rglob("*") if file.is_file())
-    assert files == ["body.safetensors", str(Path("heads") / "lung.safetensors")]
-    assert (out / files[0]).read_bytes() == other.read_bytes()
-    assert (out / files[1]).read_bytes() == pair[1].read_bytes()
-    model = load_model(out / files[0], out / files[1], plugins=PLUGINS)
-    images = torch.randn(2, 2, 20, 20)
-    assert torch.equal(model(images), make_head(2).eval()(make_body(9).eval()(images)))
-
-
-def test_swapping_back_is_no_mismatch(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    assert swap(*pair, tmp_path / "out", plugins=PLUGINS) is None
-
-
-def test_swapping_refuses_a_folder_with_something_in_it(
-    pair: tuple[Path, Path], tmp_path: Path
-) -> None:
-    refused(lambda: swap(*pair, tmp_path, plugins=PLUGINS), str(tmp_path), "not empty")
-    refused(lambda: swap(*pair, pair[0], plugins=PLUGINS), str(pair[0]), "name another")
-
-
-def test_a_damaged_file_is_not_swapped(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    data = bytearray(pair[1].read_bytes())
-    data[-2] ^= 1
-    pair[1].write_bytes(data)
-    out = tmp_path / "out"
-    refused(lambda: swap(*pair, out, plugins=PLUGINS), "digest")
-    assert not out.exists()
 
 
 def test_a_probe_of_another_length_is_refused(pair: tuple[Path, Path]) -> None:

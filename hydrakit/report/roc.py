@@ -53,7 +53,7 @@ def area_below(points: ArrayLike) -> float:
     return float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2))
 
 
-def test_curves(rundir: RunDir, test: TestResult) -> list[Curve]:
+def roc_curves(rundir: RunDir, test: TestResult) -> list[Curve]:
     """The ROC curves of the test split, one for each of the classes in the results.
 
     Raises:
@@ -65,7 +65,9 @@ def test_curves(rundir: RunDir, test: TestResult) -> list[Curve]:
         labels, scores = _read(path, test)
     except OSError as error:
         raise PlanError(f"{path}: cannot be read ({error.strerror}): {remedy}") from None
-    except (KeyError, ValueError) as error:
+    except KeyError as error:
+        raise PlanError(f"{path}: has no column {error}: {remedy}") from None
+    except (ValueError, csv.Error) as error:
         raise PlanError(f"{path}: is broken ({error}): {remedy}") from None
     curves = []
     for area in test.classes:
@@ -82,13 +84,7 @@ def test_curves(rundir: RunDir, test: TestResult) -> list[Curve]:
     return curves
 
 
-# Not a test, whatever pytest thinks of its name.
-test_curves.__test__ = False  # type: ignore[attr-defined]
-
-
-def _read(
-    path: Path, test: TestResult
-) -> tuple[NDArray[np.str_], dict[str, NDArray[np.float64]]]:
+def _read(path: Path, test: TestResult) -> tuple[NDArray[np.str_], dict[str, NDArray[np.float64]]]:
     """Labels ``(cases,)`` of the test split, and each class's probabilities ``(cases,)``."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == test.split]

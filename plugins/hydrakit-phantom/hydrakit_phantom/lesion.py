@@ -76,7 +76,8 @@ class Lesion:
         weight = opacity / max(float(opacity.sum()), 1e-9)
         texture = texture - (weight * texture).sum()
         texture = texture / max(float(np.sqrt((weight * texture**2).sum())), 1e-9)
-        return self.contrast * opacity * (1 + TEXTURE_DEPTH * texture)
+        result: Array = self.contrast * opacity * (1 + TEXTURE_DEPTH * texture)
+        return result
 
 
 def draw_lesion(

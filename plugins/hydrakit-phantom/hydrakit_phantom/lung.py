@@ -95,7 +95,7 @@ def write_lung(root: Path, settings: Settings) -> dict[str, int]:
         empty = ";" * rows[0].count(";")
         size = f"All images are in DICOM format with a matrix size of {SIDE}x{SIDE} pixels."
         rows += [empty, FOOTNOTE + empty, empty, size + empty]
-        (root / sheet).write_text("".join(row + "\n" for row in rows), newline="")
+        (root / sheet).write_bytes("".join(row + "\n" for row in rows).encode())
     return cases
 
 

@@ -252,7 +252,8 @@ def _maps(rng: np.random.Generator, patient: Patient, slice_: int) -> tuple[Arra
     high = 14 * body * (1 + 0.25 * grain) + gland * (30 + 5 * smooth_noise(rng, x.shape, grain=2.0))
     adc = body * (900 + 120 * grain) + gland * 500
     lesions = _lesions(rng, patient, (x, y, z), 2.0)
-    return np.maximum(high + 32 * lesions, 0), np.maximum(adc - 400 * lesions, 100)
+    gain = 1 + 0.04 * (slice_ - 2.5)  # the coil sees the upper slices better
+    return gain * np.maximum(high + 32 * lesions, 0), np.maximum(adc - 400 * lesions, 100)
 
 
 def _t2(rng: np.random.Generator, patient: Patient, stack: Stack) -> Callable[[int, int], Array]:
@@ -337,7 +338,7 @@ def _write_image(
     place(image, series.stack, slice_)
     stored = draw(image, series.draw(slice_, which))
     # As the scanner does, each slice has a window of its own.
-    low, high = np.percentile(stored, [5, 95])
+    low, high = np.percentile(stored, [5, 99])
     image.WindowCenter = str(int((low + high) / 2))
     image.WindowWidth = str(max(1, int(1.5 * (high - low))))
     if series.b_values:

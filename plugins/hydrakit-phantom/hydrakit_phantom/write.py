@@ -115,7 +115,8 @@ def _fill(part: Path, arguments: dict[str, Any], settings: Settings) -> dict[str
         root.mkdir()
         cases[name] = WRITERS[name](root, settings)
         (root / "README.txt").write_text(
-            f"{MARK}.\nWritten by `hydrakit phantom` in the format of the real dataset.\n"
+            f"{MARK}.\nWritten by `hydrakit phantom` in the format of the real dataset.\n",
+            encoding="utf-8",
         )
     record = {
         "format": FORMAT,
@@ -124,7 +125,7 @@ def _fill(part: Path, arguments: dict[str, Any], settings: Settings) -> dict[str
         "cases": cases,
         "files": _count(part, arguments["datasets"]),
     }
-    (part / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+    (part / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return cases
 
 
@@ -145,8 +146,8 @@ def _already_there(out: Path, arguments: dict[str, Any]) -> Written | None:
     if not out.is_dir():
         raise DataError(f"{out}: is a file; {remedy}")
     try:
-        record = json.loads((out / RECORD).read_text())
-        old, cases, files = record["arguments"], record["cases"], record["files"]
+        record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        old, cases, files = dict(record["arguments"]), record["cases"], record["files"]
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(f"{out}: is not empty and holds no phantom; {remedy}") from None
     if record.get("format") != FORMAT or old != arguments:

@@ -165,7 +165,7 @@ def test_lung_images_are_in_hounsfield_units_by_their_tags(phantom):
         assert np.median(units[100:156, 100:156]) < -700
         assert 0 < np.median(units[:20, :20]) < 600
     assert "CT-Training-LC901" in ids
-    assert "LUNGx-CT9002" in ids
+    assert "LUNGx-CT9003" in ids
 
 
 def test_brain_files_are_mixed_alike_in_both_classes(tmp_path):
@@ -230,7 +230,7 @@ def test_prostate_files_are_like_the_real_ones(phantom, prostate, shared_data):
     for name in ("ProstateX-Findings-Train.csv", "ProstateX-Images-Train.csv"):
         first = (real / name).read_bytes().split(b"\n")[0]
         assert (phantom / "prostatex" / name).read_bytes().split(b"\n")[0] == first
-    marks = {"ImageComments", "QualityControlSubject", "ReferringPhysicianName"}
+    marks = {"ImageComments", "QualityControlSubject", "DeidentificationMethod"}
     checked = 0
     for folder in sorted(real.glob("PROSTATEx/ProstateX-0000/*/*")):
         theirs = dcmread(next(iter(sorted(folder.glob("*.dcm")))))

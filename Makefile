@@ -1,0 +1,36 @@
+# Two commands on a fresh machine with Python 3.11+ and make:
+#   make demo   install, and run the main job on synthetic data
+#   make test   install, lint, type-check, test
+# `make slow` runs the long proofs as well. PYTHON=python3.12 chooses another Python.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+
+.PHONY: demo test lint slow clean
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hydrakit needs Python 3.11 or newer: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[xlsx,dev]'
+	touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/hydrakit phantom $(DEMO)/data --patients 40
+	$(BIN)/hydrakit run --strategy hydra --datasets prostatex,brain,lung,prostatex \
+		--data $(DEMO)/data --out $(DEMO)/run --cache $(DEMO)/cache --epochs 12
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest -q -n 2
+
+slow: $(VENV)/installed
+	$(BIN)/pytest -q -m slow
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist

@@ -1,0 +1,287 @@
+"""The tables of the report: rounds, data, and what is needed to repeat the run."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydrakit.hooks import DatasetAdapter
+from hydrakit.plan import Dataset, Plan
+from hydrakit.report.markup import Html, element, together
+from hydrakit.results import DataFacts, Results, RoundResult
+
+ABSENT = "–"
+SPLITS = ("train", "val", "test")
+ROUND_HEADERS = (
+    "Round",
+    "Dataset",
+    "Trained",
+    "Head",
+    "Learning rate",
+    "Dropout",
+    "Best epoch",
+    "Val. loss",
+    "Val. AUC",
+    "Val. accuracy",
+    "Reference AUC",
+    "Seconds",
+)
+
+
+def number(value: float | None) -> str:
+    """A figure such as an AUC, to three places; a dash where there is none."""
+    return ABSENT if value is None else f"{value:.3f}"
+
+
+def seconds(value: float) -> str:
+    """A duration in seconds, without places that mean nothing."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def table(
+    caption: str,
+    headers: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    words: Sequence[int] = (),
+    footer: Sequence[object] | None = None,
+) -> Html:
+    """A table that scrolls sideways where the screen is narrow.
+
+    Args:
+        caption: What it shows.
+        headers: Of the columns.
+        rows: Cells; each row's first names the row.
+        words: Columns, from 0, that hold words rather than numbers.
+        footer: A last row, such as a total.
+    """
+
+    def row_of(cells: Sequence[object], first: str, others: str) -> Html:
+        """A row; ``first`` and ``others`` are the scopes of its cells, "" for plain cells."""
+        drawn = []
+        for column, cell in enumerate(cells):
+            scope = others if column else first
+            kind = "words" if column == 0 or column in words else None
+            drawn.append(element("th" if scope else "td", cell, scope=scope or None, class_=kind))
+        return element("tr", *drawn)
+
+    parts = [
+        element("caption", caption),
+        element("thead", row_of(headers, "col", "col")),
+        element("tbody", together((row_of(row, "row", "") for row in rows), "\n")),
+        element("tfoot", row_of(footer, "row", "")) if footer else None,
+    ]
+    return element(
+        "div",
+        element("table", *parts),
+        class_="scroll",
+        role="region",
+        tabindex=0,
+        aria_label=caption,
+    )
+
+
+def facts_list(facts: Iterable[tuple[str, object]]) -> Html:
+    """Names and what is to be said of each; those without a value are left out."""
+    pairs = [
+        (element("dt", name), element("dd", value)) for name, value in facts if value is not None
+    ]
+    return element("dl", *(part for pair in pairs for part in pair))
+
+
+def rounds_table(plan: Plan, results: Results) -> Html:
+    """The rounds, as in Table I of the paper, and what must be known to read them."""
+    total = seconds(sum(round.seconds for round in results.rounds))
+    drawn = table(
+        "Rounds in the order of training",
+        ROUND_HEADERS,
+        [_round_row(round) for round in results.rounds],
+        words=(1, 2, 3),
+        footer=("Total", *[""] * (len(ROUND_HEADERS) - 2), total),
+    )
+    notes = (element("li", note) for note in _round_notes(plan, results) if note)
+    return together((drawn, element("ul", *notes)), "\n")
+
+
+def _round_notes(plan: Plan, results: Results) -> Iterator[str | None]:
+    yield "Trained: “head” leaves the body as it is; “all” trains body and head."
+    yield (
+        "Validation figures (val.) are of the round's own dataset, in the best epoch, on the very "
+        "cases that chose that epoch: they flatter."
+    )
+    if any(round.reference_auc is not None for round in results.rounds):
+        yield (
+            "Reference AUC: what the first round's head makes of the validation split of "
+            f"{results.target} on the body after this round. It falls where the body moves away "
+            "from what that head reads."
+        )
+    else:
+        yield (
+            "Reference AUC: none here. It takes a first round on the target, and later rounds to "
+            "follow its head through."
+        )
+    yield _bootstrap_note(results.rounds[0])
+    if any(round.hyperparameters.carry_head == "last" for round in plan.rounds):
+        yield (
+            "Body and figures are the best epoch's. Where the plan says so (carry_head), the head "
+            "that goes on to later rounds is the last epoch's, as the authors did."
+        )
+
+
+def _round_row(round: RoundResult) -> tuple[object, ...]:
+    return (
+        round.round,
+        round.dataset,
+        round.train,
+        round.head,
+        f"{round.learning_rate:g}",
+        f"{round.dropout:g}",
+        f"{round.best_epoch} of {round.epochs}",
+        number(round.val.loss),
+        number(round.val.auc),
+        number(round.val.accuracy),
+        number(round.reference_auc),
+        seconds(round.seconds),
+    )
+
+
+def _bootstrap_note(first: RoundResult) -> str | None:
+    """Which random start the run began with."""
+    if first.bootstrap is None or len(first.bootstrap.val_auc) == 1:
+        return None
+    aucs = first.bootstrap.val_auc
+    return (
+        f"The run began with the best of {len(aucs)} random starts: untrained, their validation "
+        f"AUCs on {first.dataset} ran from {number(min(aucs))} to {number(max(aucs))}."
+    )
+
+
+def data_section(
+    plan: Plan, name: str, *, facts: DataFacts, adapter: DatasetAdapter | None
+) -> Html:
+    """What one dataset gave: counts, exclusions, options, and where it is from."""
+    role = " (target)" if name == plan.target else ""
+    dataset = plan.dataset(name)
+    said = facts_list(
+        [
+            ("About", adapter.summary if adapter else None),
+            ("Excluded", _excluded(facts)),
+            ("Without a label", f"{facts.unlabelled}, not used" if facts.unlabelled else None),
+            ("Split", _shares(dataset)),
+            ("Options", _options(dataset)),
+            ("Channels", facts.channels),
+            ("Cite as", adapter.citation if adapter else None),
+            ("Licence", adapter.licence if adapter else None),
+        ]
+    )
+    counted = _counts_table(name, facts, classes=adapter.classes if adapter else ())
+    return together((element("h3", name, role), counted, said), "\n")
+
+
+def _counts_table(name: str, facts: DataFacts, *, classes: tuple[str, ...]) -> Html:
+    found = {label for counts in facts.counts.values() for label in counts}
+    known = classes if found <= set(classes) else tuple(sorted(found))
+    rows = []
+    for split in sorted(facts.counts, key=_split_order):
+        counts = [facts.counts[split].get(label, 0) for label in known]
+        rows.append((split, *counts, sum(counts), facts.patients.get(split, 0)))
+    total = [sum(column) for column in zip(*(counts for _, *counts in rows), strict=True)]
+    return table(
+        f"Cases of {name} by split and class",
+        ("Split", *known, "All cases", "Patients"),
+        rows,
+        footer=("Total", *total),
+    )
+
+
+def _split_order(split: str) -> tuple[int, str]:
+    return (SPLITS.index(split) if split in SPLITS else len(SPLITS), split)
+
+
+def _excluded(facts: DataFacts) -> Html | str:
+    if not facts.excluded:
+        return "none"
+    reasons = sorted(facts.excluded.items(), key=lambda item: (-item[1], item[0]))
+    items = (element("li", f"{count}: {reason}") for reason, count in reasons)
+    return element("ul", *items)
+
+
+def _shares(dataset: Dataset) -> str:
+    shares = [(split, getattr(dataset.split, split)) for split in SPLITS]
+    return (
+        ", ".join(f"{split} {share:g}" for split, share in shares if share)
+        + "; a patient's cases stay together"
+    )
+
+
+def _options(dataset: Dataset) -> str:
+    options = (f"{key}={value}" for key, value in sorted(dataset.options.items()))
+    return ", ".join(options) or "none"
+
+
+def repeat_section(
+    plan: Plan,
+    results: Results,
+    *,
+    facts: Mapping[str, DataFacts],
+    environment: Mapping[str, Any],
+    folder: Path,
+) -> Html:
+    """What decided the result, on what it was computed, and the command that does it again."""
+    device = [environment[key] for key in ("device", "device_name") if key in environment]
+    plugins = environment.get("plugins", {})
+    digests = (
+        element("li", f"{name} ", element("code", each.digest)) for name, each in facts.items()
+    )
+    versions = facts_list(
+        [
+            ("Strategy", results.strategy),
+            ("Profile", results.profile),
+            ("Seed", results.seed),
+            ("Kind of head", plan.head),
+            ("Random starts", plan.bootstrap),
+            ("Plan (SHA-256)", element("code", results.plan)),
+            ("Data (SHA-256)", element("ul", *digests)),
+            ("hydrakit", results.hydrakit),
+            ("Plugins", _listed(plugins.items()) if plugins else None),
+            ("Python", environment.get("python")),
+            ("torch", environment.get("torch")),
+            ("Platform", environment.get("platform")),
+            ("Device", ", ".join(map(str, device)) if device else None),
+            ("Threads", environment.get("threads")),
+        ]
+    )
+    return together(
+        (
+            element("pre", element("code", command(folder, environment))),
+            element(
+                "p",
+                "The same versions on the same kind of device give the same weights. Other ones "
+                "round otherwise, and the figures may then differ.",
+            ),
+            versions,
+        ),
+        "\n",
+    )
+
+
+def _listed(pairs: Iterable[tuple[str, object]]) -> Html:
+    return element("ul", *(element("li", f"{name}: {value}") for name, value in pairs))
+
+
+def command(folder: Path, environment: Mapping[str, Any]) -> str:
+    """The command that runs a run's plan again, into a new folder."""
+    words = ["hydrakit", "run", "--plan", str(folder / "plan.json")]
+    roots = {name: Path(root) for name, root in environment.get("roots", {}).items()}
+    parents = {root.parent for name, root in roots.items() if root.name == name}
+    if len(parents) == 1 and all(root.name == name for name, root in roots.items()):
+        words += ["--data", str(parents.pop())]
+    else:
+        for name, root in roots.items():
+            words += ["--root", f"{name}={root}"]
+    words += ["--out", f"{folder}-again"]
+    if "device" in environment:
+        words += ["--device", str(environment["device"])]
+    return shlex.join(words)

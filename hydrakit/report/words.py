@@ -1,0 +1,110 @@
+"""What the test figures mean, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hydrakit.report.markup import Html, element, together
+from hydrakit.report.tables import number, table
+from hydrakit.results import AreaUnderCurve, DataFacts, TestResult
+
+
+def verdict(test: TestResult, facts: DataFacts) -> Html:
+    """The test AUC with its interval, what it rests on, and what it means."""
+    level = f"{test.level * 100:g} %"
+    if len(test.classes) == 1:
+        area = test.classes[0]
+        headline: list[object] = [
+            "Test AUC ",
+            element("b", number(area.auc)),
+            f" ({level} interval {number(area.low)} to {number(area.high)}) on {test.dataset}, "
+            f"from {area.positives} positive ({area.class_name}) and {area.negatives} negative "
+            f"{_cases(area.negatives)}.",
+        ]
+        meant = element("p", meaning(area))
+    else:
+        headline = [
+            "Test AUC ",
+            element("b", number(test.figures.auc)),
+            f" on {test.dataset}: the mean of {len(test.classes)} classes, each against the "
+            f"rest, from {_count(test)} {_cases(_count(test))}.",
+        ]
+        meant = _by_class(test, level)
+    notes = (element("li", note) for note in _notes(test, facts))
+    return together((element("p", *headline, class_="verdict"), meant, element("ul", *notes)), "\n")
+
+
+def meaning(area: AreaUnderCurve) -> str:
+    """What the interval of an AUC says about the network."""
+    fits = f"True values from {number(area.low)} to {number(area.high)} fit the figure found"
+    if area.low > 0.5:
+        return (
+            f"The interval excludes 0.5: the network ranks cases better than chance does. {fits}."
+        )
+    if area.high < 0.5:
+        return (
+            "The whole interval lies below 0.5: the network ranks cases worse than chance does. "
+            f"{fits}. Check that the classes are not interchanged."
+        )
+    return (
+        f"The interval includes 0.5: on these {area.positives + area.negatives} cases the network "
+        f"cannot be told from chance. {fits}."
+    )
+
+
+def _by_class(test: TestResult, level: str) -> Html:
+    rows = [
+        (
+            area.class_name,
+            area.positives,
+            area.negatives,
+            number(area.auc),
+            f"{number(area.low)} to {number(area.high)}",
+            element("span", meaning(area)),
+        )
+        for area in test.classes
+    ]
+    headers = ("Class", "Cases", "Others", "AUC", f"{level} interval", "What it means")
+    note = element("p", "The mean over the classes is given without an interval.")
+    caption = "Each class against the rest, on the test split"
+    return together((table(caption, headers, rows, words=(5,)), note), "\n")
+
+
+def _notes(test: TestResult, facts: DataFacts) -> Iterator[str]:
+    """What must be known with the figures."""
+    count = _count(test)
+    if len(test.classes) == 1:
+        area = test.classes[0]
+        yield (
+            f"One positive case weighs {number(1 / area.positives)} of the AUC, "
+            f"one negative case {number(1 / area.negatives)}."
+        )
+    patients = facts.patients.get(test.split, count)
+    if patients < count:
+        yield (
+            f"The {count} cases are of {patients} patients. The interval takes them for "
+            "independent: cases of one patient are alike, so it is somewhat too narrow."
+        )
+    yield (
+        f"Accuracy {number(test.figures.accuracy)}. Naming the most frequent class every time "
+        f"would give {number(_largest_class(test) / count)}."
+    )
+    yield (
+        f"The interval ({test.method}) is about the choice of test cases alone. Another seed "
+        "gives another split and another training: one run does not show how much that changes."
+    )
+
+
+def _count(test: TestResult) -> int:
+    return test.classes[0].positives + test.classes[0].negatives
+
+
+def _largest_class(test: TestResult) -> int:
+    first = test.classes[0]
+    if len(test.classes) == 1:
+        return max(first.positives, first.negatives)
+    return max(area.positives for area in test.classes)
+
+
+def _cases(count: int) -> str:
+    return "case" if count == 1 else "cases"
