@@ -18,6 +18,7 @@ import hydrakit
 from hydrakit import weights
 from hydrakit.data.load import Loaded, load, select
 from hydrakit.data.prepare import Prepared, prepare
+from hydrakit.data.read import check_root
 from hydrakit.errors import DataError, PlanError
 from hydrakit.evaluate import predict, score, to_csv
 from hydrakit.files import copy, write_atomic
@@ -50,7 +51,7 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
+    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and name != "cpu"):
         raise PlanError(f"device {name!r}: must be auto, cpu, cuda or cuda:N")
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -110,6 +111,8 @@ def run(
     out = out or default_out(plan)
     RunDir.check(out, plan)
     places = {name: root_of(name, data, roots or {}) for name in adapters}
+    for name, adapter in adapters.items():
+        check_root(adapter, places[name])  # all of them, before the first is read for minutes
     watcher = watcher or Watcher()
     prepared = {
         dataset.name: prepare(
@@ -237,6 +240,8 @@ class Session:
     def run(self) -> None:
         """Run every round that is not on disk, then look at the test split, once."""
         if self.rundir.results() is not None:
+            if not self.rundir.report_path.is_file():  # stopped while it was written
+                write_report(self.rundir, plugins=self.plugins)
             return
         self.watcher.started(self.rundir, str(self.device))
         self.rundir.log("run", device=str(self.device))
@@ -329,5 +334,5 @@ class Session:
             test=score(predictions[-1]),
         )
         write_atomic(rundir.results_path, results.model_dump_json(indent=2).encode())
-        write_report(rundir)
+        write_report(rundir, plugins=self.plugins)
         rundir.log("done")

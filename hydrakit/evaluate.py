@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from hydrakit.errors import DataError, PlanError, WeightsError, unknown
 from hydrakit.hooks import OptionValue
+from hydrakit.places import root_of
 from hydrakit.plan import Split
 from hydrakit.plugins import Plugins, load_plugins
 from hydrakit.results import AreaUnderCurve, TestResult
@@ -179,7 +180,8 @@ def evaluate_files(
     if len(adapter.classes) != len(head.classes):
         raise WeightsError(
             f"{head_path}: its head knows {len(head.classes)} classes "
-            f"({', '.join(head.classes)}), but {name!r} has {len(adapter.classes)}"
+            f"({', '.join(head.classes)}), but {name!r} has {len(adapter.classes)}: choose "
+            "another head or dataset"
         )
     if split != "all":
         shares = shares or _told_by(head, head_path, name)
@@ -271,14 +273,14 @@ def evaluate_run(
     name = dataset or plan.target
     heads = [round.head for round in plan.rounds if round.dataset == name]
     if not heads:
-        raise PlanError(unknown(f"dataset of run {run}", name, [d.name for d in plan.datasets]))
+        raise PlanError(f"{run}: {unknown('dataset', name, [d.name for d in plan.datasets])}")
     if rundir.results() is None:
         raise PlanError(f"{run}: is not finished: `hydrakit run --resume {run}` goes on")
     known = {key: Path(path) for key, path in rundir.environment().get("roots", {}).items()}
     evaluation = evaluate_files(
         rundir.body_path,
         rundir.head_path(heads[-1]),
-        root=roots.get(name) or known[name],
+        root=root_of(name, None, {**known, **roots}),
         dataset=name,
         split=split,
         shares=(plan.dataset(name).split, plan.seed),

@@ -8,6 +8,7 @@ decide the result.
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -206,7 +207,8 @@ class Plan(Frozen):
 
     def digest(self) -> str:
         """SHA-256 of the plan, in hexadecimal: equal plans have equal digests."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def load_plan(path: Path) -> Plan:

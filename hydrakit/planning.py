@@ -182,6 +182,9 @@ def make_plan(
         for name in given:
             if name not in adapters:
                 raise PlanError(f"{unknown('dataset', name, adapters)} (it is not in this run)")
+    resolved = {
+        name: resolve_options(adapter, options.get(name, {})) for name, adapter in adapters.items()
+    }
     changes = _changes(
         epochs=epochs,
         batch_size=batch_size,
@@ -204,10 +207,10 @@ def make_plan(
             datasets=tuple(
                 Dataset(
                     name=name,
-                    options=resolve_options(adapter, options.get(name, {})),
+                    options=resolved[name],
                     split=splits.get(name, TARGET_SPLIT if name == target else SUPPORT_SPLIT),
                 )
-                for name, adapter in adapters.items()
+                for name in adapters
                 if name in used
             ),
             head=head,

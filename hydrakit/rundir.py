@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from hydrakit.errors import HydrakitError, PlanError
 from hydrakit.files import sync_folder, write_atomic
@@ -110,7 +110,10 @@ class RunDir:
             PlanError: The folder is not a run's, or its plan is broken.
         """
         if not self.plan_path.is_file():
-            raise PlanError(f"{self.path}: is not a run's folder: it has no plan.json")
+            raise PlanError(
+                f"{self.path}: is not a run's folder, it has no plan.json: name the one that "
+                "`hydrakit run` printed"
+            )
         return load_plan(self.plan_path)
 
     @contextmanager
@@ -119,6 +122,7 @@ class RunDir:
 
         Raises:
             HydrakitError: Another process holds it.
+            PlanError: The folder cannot be written.
         """
         holder = self.path / "lock.holder"
         lock = FileLock(self.path / ".lock")
@@ -130,12 +134,14 @@ class RunDir:
                 f"{self.path}: another process is running here ({who.strip()}): "
                 "wait for it, or choose another folder with `--out`"
             ) from None
+        except OSError as error:
+            raise PlanError(f"{self.path}: cannot be written: {error.strerror}") from None
         try:
             now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
             holder.write_text(f"pid {os.getpid()} on {platform.node()} since {now}\n")
             yield
-            holder.unlink(missing_ok=True)
         finally:
+            holder.unlink(missing_ok=True)
             lock.release()
 
     def finished(self, number: int, round: Round) -> bool:
@@ -155,35 +161,62 @@ class RunDir:
         sync_folder(final.parent)
 
     def round_result(self, number: int, round: Round) -> RoundResult:
-        """The summary of a finished round."""
-        return self._load(self.round_path(number, round) / "round.json", RoundResult)
+        """The summary of a finished round.
+
+        Raises:
+            PlanError: Its file is absent or broken.
+        """
+        folder = self.round_path(number, round)
+        return self._load(folder / "round.json", RoundResult, remedy=f"delete {folder}")
 
     def epochs(self, number: int, round: Round) -> list[EpochRecord]:
-        """The epochs of a finished round."""
+        """The epochs of a finished round.
+
+        Raises:
+            PlanError: Its file is absent or broken.
+        """
         path = self.round_path(number, round) / "metrics.jsonl"
-        return [EpochRecord.model_validate_json(line) for line in path.read_bytes().splitlines()]
+        with _readable(path):
+            lines = path.read_bytes().splitlines()
+            return [EpochRecord.model_validate_json(line) for line in lines]
 
     def results(self) -> Results | None:
-        """The results, or None while the run is not finished."""
-        return self._load(self.results_path, Results) if self.results_path.is_file() else None
+        """The results, or None while the run is not finished.
+
+        Raises:
+            PlanError: The file is broken.
+        """
+        if not self.results_path.is_file():
+            return None
+        return self._load(self.results_path, Results, remedy="delete it")
 
     def facts(self) -> dict[str, DataFacts] | None:
-        """What each dataset gave, or None before the data was first read."""
+        """What each dataset gave, or None before the data was first read.
+
+        Raises:
+            PlanError: The file is broken.
+        """
         path = self.path / "data.json"
         if not path.is_file():
             return None
-        loaded: dict[str, Any] = json.loads(path.read_bytes())
-        return {name: DataFacts.model_validate(facts) for name, facts in loaded.items()}
+        with _readable(path):
+            loaded: dict[str, Any] = json.loads(path.read_bytes())
+            return {name: DataFacts.model_validate(facts) for name, facts in loaded.items()}
 
     def write_facts(self, facts: Mapping[str, DataFacts]) -> None:
         """Write ``data.json``."""
         self.write_json("data.json", {name: each.model_dump() for name, each in facts.items()})
 
     def environment(self) -> dict[str, Any]:
-        """What was written of the machine and of where the data lay."""
+        """What was written of the machine and of where the data lay.
+
+        Raises:
+            PlanError: The file is broken.
+        """
         path = self.path / "environment.json"
-        loaded: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
-        return loaded
+        with _readable(path):
+            loaded: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
+            return loaded
 
     def write_json(self, name: str, value: object) -> None:
         """Write a JSON file of the folder, whole or not at all."""
@@ -195,12 +228,21 @@ class RunDir:
         with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"time": now, "event": event, **facts}) + "\n")
 
-    def _load(self, path: Path, model: type[Model]) -> Model:
-        try:
+    def _load(self, path: Path, model: type[Model], *, remedy: str) -> Model:
+        with _readable(path, f"{remedy} and run again"):
             return model.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            reason = str(error).splitlines()[0]
-            raise PlanError(f"{path}: cannot be read ({reason}): delete it and run again") from None
+
+
+@contextmanager
+def _readable(
+    path: Path, remedy: str = "restore it, or run the plan again in another folder"
+) -> Iterator[None]:
+    """Turn what reading a file of a run meets into a line for the user."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # pydantic's and json's errors are ValueErrors
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise PlanError(f"{path}: cannot be read ({reason}): {remedy}") from None
 
 
 def write_lines(path: Path, records: Sequence[BaseModel]) -> None:

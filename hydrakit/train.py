@@ -58,10 +58,16 @@ INITIALISATION, VIEWS, EPOCH = range(3)
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators (dropout and initialisation use them), and put them back."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    """Seed torch's global generators (dropout and initialisation use them), and put them back.
+
+    Those of the CPU and of the device alone: `torch.manual_seed` would seed every other GPU too.
+    """
+    gpus = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.default_generator.manual_seed(seed)
+        for gpu in gpus:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(seed)
         yield
 
 

@@ -9,8 +9,45 @@ from pathlib import Path
 import pytest
 
 from hydrakit.plugins import load_plugins
+from hydrakit.rundir import RunDir
+
+sys.path.insert(0, str(Path(__file__).parent))  # `helpers`, for the tests and as a plugin
 
 Install = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the stand-in datasets: to be read, not to be changed."""
+    from helpers import write_data
+
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the stand-in datasets are kept prepared."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def hydra_run(data: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A finished run of `helpers.hydra_plan`: to be read, not to be changed."""
+    from helpers import hydra_plan, run_plan
+
+    out = tmp_path_factory.mktemp("finished") / "run"
+    return run_plan(hydra_plan(), out, data=data, cache=cache)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Each device in turn."""
+    import torch
+
+    name: str = request.param
+    if name == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+    return name
 
 
 @pytest.fixture

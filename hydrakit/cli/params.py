@@ -33,10 +33,10 @@ def _names(_: click.Context, __: click.Parameter, value: str | None) -> list[str
 def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> list[int] | None:
     if value is None:
         return None
-    try:
-        return [int(number) for number in value.split(",")]
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is not a list such as 32,64,128") from None
+    numbers = [number.strip() for number in value.split(",")]
+    if not all(number.isdecimal() and int(number) > 0 for number in numbers):
+        raise click.BadParameter(f"{value!r} is not a list such as 32,64,128")
+    return [int(number) for number in numbers]
 
 
 def _pairs(value: tuple[str, ...], form: str) -> dict[str, str]:

@@ -75,7 +75,8 @@ class PlainWatcher(Watcher):
 
     def started(self, rundir: RunDir, device: str) -> None:
         """The data is ready, and rounds begin."""
-        self.say(f"run {rundir.path}: {len(self.plan.rounds)} rounds on {device}")
+        rounds = len(self.plan.rounds)
+        self.say(f"{rundir.path}: {rounds} round{'s' if rounds > 1 else ''} on {device}")
         self.began = time.monotonic()
 
     def bootstrapping(self, done: int, of: int) -> None:

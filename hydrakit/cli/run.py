@@ -37,7 +37,12 @@ def plan(out: Path | None, **given: Any) -> None:
 
         if out.exists():
             raise PlanError(f"{out}: exists already: name another file")
-        write_atomic(out, text.encode())
+        try:
+            write_atomic(out, text.encode())
+        except OSError as error:
+            raise PlanError(
+                f"{out}: cannot be written ({error.strerror}): name a file in another folder"
+            ) from None
 
 
 @click.command()
@@ -82,12 +87,17 @@ def run(
     from hydrakit.plan import load_plan
     from hydrakit.rundir import RunDir
 
+    if plan_file and resume:
+        raise click.UsageError(
+            "--plan begins a run and --resume goes on with one: name one of them"
+        )
     if plan_file or resume:
         chosen = "--plan" if plan_file else "--resume"
-        changed = [name for name in given if _is_given(ctx, name)]
-        if changed or (plan_file and resume):
-            what = changed[0].replace("_", "-").removesuffix("s") if changed else "resume"
-            raise click.UsageError(f"{chosen} brings a whole plan: --{what} cannot change it")
+        for option in ctx.command.params:
+            if option.name in given and _is_given(ctx, option.name):
+                raise click.UsageError(
+                    f"{chosen} brings a whole plan: {option.opts[0]} cannot change it"
+                )
     if resume:
         if out is not None:
             raise click.UsageError("--resume names the run's folder: leave out --out")

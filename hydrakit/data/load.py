@@ -23,7 +23,7 @@ class Cases:
 
     Attributes:
         patches: ``(cases, channels, patch, patch)`` on the device.
-        labels: ``(cases,)`` class indices.
+        labels: ``(cases,)`` class indices; -1 where unknown.
         cases: Who they are.
     """
 
@@ -86,7 +86,7 @@ def select(prepared: Prepared, keys: set[str], *, patch: int, device: torch.devi
     canvas = torch.from_numpy(prepared.patches[rows])
     return Cases(
         patches=views.plain(canvas, patch).to(device),
-        labels=np.array([-1 if case.label is None else case.label for case in cases]),
+        labels=np.array([-1 if c.label is None else c.label for c in cases], dtype=np.int64),
         cases=cases,
     )
 

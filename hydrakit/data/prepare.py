@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from hydrakit.data.read import read_samples, resolve_options
+from hydrakit.data.dicom import walk
+from hydrakit.data.read import check_root, read_samples, resolve_options
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, FieldOfView, OptionValue, Sample, Unusable
 from hydrakit.plan import Frozen
@@ -124,13 +125,13 @@ def prepare(
         on_case: Called with the number of cases read so far.
 
     Raises:
-        DataError: The dataset cannot be read, or has no usable case.
+        DataError: The dataset cannot be read, or has no usable case; or the cache is unusable.
     """
+    check_root(adapter, root)
     digest = _digest(adapter, root, resolve_options(adapter, options), patch)
     folder = (cache or default_cache()) / f"{adapter.name}-{digest[:16]}"
     if not (folder / "index.json").is_file():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".part", dir=folder.parent))
+        part = _new_folder_beside(folder)
         try:
             _write(adapter, root, part, options=options, patch=patch, on_case=on_case)
             _rename(part, folder)
@@ -146,13 +147,10 @@ def _digest(
     facts = [FORMAT, adapter.name, adapter.version, adapter.classes, patch]
     view = [adapter.field_of_view.millimetres, adapter.field_of_view.share]
     hasher = hashlib.sha256(json.dumps([facts, view, sorted(options.items())]).encode())
-    for folder, folders, names in os.walk(root):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(folder) / name
-            stat = path.stat()
-            entry = [os.fspath(path.relative_to(root)), stat.st_size, stat.st_mtime_ns]
-            hasher.update(json.dumps(entry).encode())
+    for path in walk(root):
+        stat = path.stat() if path.exists() else path.lstat()  # a link may lead nowhere
+        entry = [os.fspath(path.relative_to(root)), stat.st_size, stat.st_mtime_ns]
+        hasher.update(json.dumps(entry).encode())
     return hasher.hexdigest()
 
 
@@ -262,8 +260,9 @@ def crop(sample: Sample, view: FieldOfView, patch: int) -> NDArray[np.float32]:
     # Pillow counts from the image's upper left corner, samples from the middle of its first pixel.
     middle = size / 2 if sample.centre is None else np.array(sample.centre) + 0.5
     low, high = middle - half, middle + half
-    before = np.maximum(np.ceil(-low), 0).astype(int) + 1
-    after = np.maximum(np.ceil(high - size), 0).astype(int) + 1
+    reach = np.maximum(np.ceil((high - low) / side), 1)  # of the filter beyond the box, in pixels
+    before = np.maximum(np.ceil(reach - low), 0).astype(int)
+    after = np.maximum(np.ceil(high + reach - size), 0).astype(int)
     padded = np.pad(image, [(0, 0), *zip(before, after, strict=True)], mode="edge")
     box = (low[1] + before[1], low[0] + before[0], high[1] + before[1], high[0] + before[0])
     planes = [
@@ -299,13 +298,25 @@ def _sync(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
+def _new_folder_beside(folder: Path) -> Path:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        name = tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".part", dir=folder.parent)
+    except OSError as error:
+        raise DataError(
+            f"{folder.parent}: prepared data cannot be kept there ({error.strerror}): choose "
+            "another folder with `--cache` or $HYDRAKIT_CACHE"
+        ) from None
+    return Path(name)
+
+
 def _rename(part: Path, folder: Path) -> None:
     """Give finished data its name; another process may have finished the same data first."""
     try:
         part.rename(folder)
     except OSError:
         if not (folder / "index.json").is_file():
-            raise
+            raise _broken(folder, "index.json is missing") from None
 
 
 def _open(folder: Path) -> Prepared:
@@ -313,8 +324,11 @@ def _open(folder: Path) -> Prepared:
         index = Index.model_validate_json((folder / "index.json").read_bytes())
         patches = _map(folder / "patches.f32", index, mode="r")
     except (OSError, ValueError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(
-            f"{folder}: prepared data cannot be read ({reason}): delete this folder to prepare anew"
-        ) from None
+        raise _broken(folder, str(error).splitlines()[0]) from None
     return Prepared(index=index, patches=patches)
+
+
+def _broken(folder: Path, reason: str) -> DataError:
+    return DataError(
+        f"{folder}: prepared data cannot be read ({reason}): delete this folder to prepare anew"
+    )

@@ -44,12 +44,22 @@ def _parse(adapter: DatasetAdapter, option: Option, value: OptionValue) -> Optio
         parsed = words[str(value).lower()]
     else:
         try:
-            parsed = kind(value)
+            parsed = kind(str(value))  # so that 1.5 is no int
         except ValueError:
             raise PlanError(f"{where}: must be of type {kind.__name__}") from None
     if option.choices and parsed not in option.choices:
         raise PlanError(f"{where}: must be one of {', '.join(map(str, option.choices))}")
     return parsed
+
+
+def check_root(adapter: DatasetAdapter, root: Path) -> None:
+    """Raise DataError, with where to get the dataset, if its folder is missing."""
+    if not root.is_dir():
+        raise DataError(
+            f"{adapter.name}: no folder {root}: it should hold {adapter.layout}. "
+            f"To get it: {adapter.how_to_get} "
+            "To try without data: `hydrakit phantom FOLDER` makes some, then `--data FOLDER`"
+        )
 
 
 def read_samples(
@@ -65,12 +75,7 @@ def read_samples(
     Raises:
         DataError: The folder is missing, or a case breaks the rules of `Sample`.
     """
-    if not root.is_dir():
-        raise DataError(
-            f"{adapter.name}: no folder {root}: it should hold {adapter.layout}. "
-            f"To get it: {adapter.how_to_get} "
-            "To try without data: `hydrakit phantom FOLDER` makes some, then `--data FOLDER`"
-        )
+    check_root(adapter, root)
     seen: set[str] = set()
     channels: int | None = None
     for case in adapter.read(root, resolve_options(adapter, options)):

@@ -54,11 +54,10 @@ def split_cases(
 
     order = np.random.default_rng(seed).permutation(len(counts))
     chosen = _one_of_each_class(counts, shares, order, used)
+    if chosen is None:
+        rarest = int(np.argmin((counts > 0).sum(axis=0)))
+        raise DataError(_too_few(dataset, classes[rarest], counts[:, rarest], len(used)))
     _deal_the_rest(counts, shares, order, used, chosen)
-    for index in used:
-        for label, name in enumerate(classes):
-            if counts[chosen == index, label].sum() == 0:
-                raise DataError(_too_few(dataset, name, counts[:, label], len(used)))
     return [SPLITS[chosen[unit]] for unit in units]
 
 
@@ -97,9 +96,10 @@ def _check_enough(
 
 def _too_few(dataset: str, name: str, counts: NDArray[np.float64], splits: int) -> str:
     have = int((counts > 0).sum())
+    fewer = f", or give it no test split (`--split {dataset}=9-1`)" if splits > 2 else ""
     return (
-        f"{dataset}: {have} patients with class {name!r} are too few for {splits} splits that "
-        f"share no patient: add cases, or use fewer splits (`--split {dataset}=9-1`)"
+        f"{dataset}: {have} patients with class {name!r} (those of one group count once) are too "
+        f"few to have every class in {splits} splits that share no patient: add cases{fewer}"
     )
 
 
@@ -108,21 +108,43 @@ def _one_of_each_class(
     shares: NDArray[np.float64],
     order: NDArray[np.int64],
     used: list[int],
-) -> NDArray[np.int64]:
-    """Seed every split with a unit of every class, the rarest class first; -1 where not chosen."""
+) -> NDArray[np.int64] | None:
+    """Seed every split with a unit of every class: the split of each unit, -1 where not chosen.
+
+    The class with the fewest units to spare chooses first, for the smallest split first. Where
+    units have several rare classes, a choice can leave another class one unit short: the search
+    then steps back. None where no choice does.
+    """
     chosen = np.full(len(counts), -1)
     sizes = counts.sum(axis=1)
-    for label in np.argsort((counts > 0).sum(axis=0), kind="stable"):
-        for index in sorted(used, key=lambda i: float(shares[i])):
-            if counts[chosen == index, label].sum() > 0:
-                continue
-            free = [unit for unit in order if chosen[unit] < 0 and counts[unit, label] > 0]
-            if not free:
-                continue
-            # A patient with very many cases would fill a small split alone: prefer one that fits.
-            room = max(shares[index] * sizes.sum(), min(sizes[unit] for unit in free))
-            chosen[next(unit for unit in free if sizes[unit] <= room)] = index
-    return chosen
+    room = shares * sizes.sum()
+    smallest_first = sorted(used, key=lambda index: float(shares[index]))
+
+    def seed() -> bool:
+        free = (counts > 0) & (chosen < 0)[:, None]
+        lacking = {
+            label: [i for i in smallest_first if not counts[chosen == i, label].any()]
+            for label in range(counts.shape[1])
+        }
+        spare = {label: free[:, label].sum() - len(of) for label, of in lacking.items() if of}
+        if not spare:
+            return True
+        label = min(spare, key=lambda label: int(spare[label]))
+        if spare[label] < 0:
+            return False
+        index = lacking[label][0]
+        # A patient with very many cases would fill a small split alone: first those that fit.
+        candidates = sorted(
+            order[free[order, label]], key=lambda unit: max(float(sizes[unit] - room[index]), 0)
+        )
+        for unit in candidates:
+            chosen[unit] = index
+            if seed():
+                return True
+            chosen[unit] = -1
+        return False
+
+    return chosen if seed() else None
 
 
 def _deal_the_rest(

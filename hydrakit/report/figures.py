@@ -177,7 +177,7 @@ def _roc_marks(curve: Curve, style: str) -> list[Mark]:
             at=(false, true),
             text=f"{area.class_name}: {round(true * area.positives)} of {area.positives} found, "
             f"{round(false * area.negatives)} of {area.negatives} false alarms",
-            style=style,
+            style=f"{style} plain",
             radius=2.5,
         )
         for false, true in curve.points

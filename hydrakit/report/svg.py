@@ -1,7 +1,8 @@
 """A line plot as SVG: axes with ticks, bands, lines, marks, and its content in words.
 
 Colours and line styles are CSS classes of the page (``page.html``), so that a plot follows light
-and dark: ``c0`` to ``c5`` are colours; ``dashed``, ``dotted`` and ``faint`` are styles.
+and dark: ``c0`` to ``c5``, ``ink`` and ``faint`` are colours; ``dashed`` and ``dotted`` are styles
+of lines; a ``plain`` mark has no rim.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Band:
-    """A part of the x axis, with lines of label above it; where it is narrow, the first alone."""
+    """A part of the x axis, with lines of label above it: those that it is wide enough for."""
 
     low: float
     high: float
@@ -155,6 +156,12 @@ def sample(style: str, *, dot: bool = False) -> Html:
     return element("svg", shape, viewBox="0 0 26 12", width=26, height=12, aria_hidden="true")
 
 
+def legend(entries: Sequence[tuple[Html, str]]) -> Html:
+    """What each sample stands for."""
+    items = (element("li", together((each, Html(" "), text))) for each, text in entries)
+    return element("ul", *items, class_="legend")
+
+
 def _bands(frame: _Frame, bands: Sequence[Band]) -> list[Html]:
     drawn = []
     for number, band in enumerate(bands):
@@ -169,14 +176,11 @@ def _bands(frame: _Frame, bands: Sequence[Band]) -> list[Html]:
                 class_="band odd" if number % 2 else "band",
             )
         )
-        labels = band.labels
-        if max(map(len, labels)) * LETTER > right - left:
-            labels = labels[:1]
-        if len(labels[0]) * LETTER <= right - left:
-            drawn += [
-                _text(label, (left + right) / 2, 4 + LINE * (line + 0.6), "middle")
-                for line, label in enumerate(labels)
-            ]
+        drawn += [
+            _text(label, (left + right) / 2, 4 + LINE * (line + 0.6), "middle")
+            for line, label in enumerate(band.labels)
+            if len(label) * LETTER <= right - left
+        ]
     return drawn
 
 
@@ -187,7 +191,7 @@ def _axes(frame: _Frame) -> list[Html]:
         path = f"M{_short(frame.left)},{_short(height)}H{_short(frame.right)}"
         drawn.append(element("path", d=path, class_="grid"))
         drawn.append(_text(f"{value:g}", frame.left - 7, height + 4, "end"))
-    for value in ticks(frame.x):
+    for value in ticks(frame.x, most=10 if frame.right - frame.left > 500 else 7):
         place = frame.across(value)
         path = f"M{_short(place)},{_short(frame.bottom)}v4"
         drawn.append(element("path", d=path, class_="axis"))
@@ -226,9 +230,3 @@ def _text(text: str, x: float, y: float, anchor: str) -> Html:
 def _short(value: float) -> str:
     """A length to a tenth of a unit, which is as fine as can be seen."""
     return f"{value:.1f}".removesuffix(".0")
-
-
-def legend(entries: Sequence[tuple[Html, str]]) -> Html:
-    """What each sample stands for."""
-    items = (element("li", together((each, Html(" "), text))) for each, text in entries)
-    return element("ul", *items, class_="legend")

@@ -19,7 +19,7 @@ def verdict(test: TestResult, facts: DataFacts) -> Html:
             element("b", number(area.auc)),
             f" ({level} interval {number(area.low)} to {number(area.high)}) on {test.dataset}, "
             f"from {area.positives} positive ({area.class_name}) and {area.negatives} negative "
-            f"{_cases(area.negatives)}.",
+            f"{_plural('case', area.negatives)}.",
         ]
         meant = element("p", meaning(area))
     else:
@@ -27,7 +27,7 @@ def verdict(test: TestResult, facts: DataFacts) -> Html:
             "Test AUC ",
             element("b", number(test.figures.auc)),
             f" on {test.dataset}: the mean of {len(test.classes)} classes, each against the "
-            f"rest, from {_count(test)} {_cases(_count(test))}.",
+            f"rest (macro average), from {_count(test)} {_plural('case', _count(test))}.",
         ]
         meant = _by_class(test, level)
     notes = (element("li", note) for note in _notes(test, facts))
@@ -65,7 +65,7 @@ def _by_class(test: TestResult, level: str) -> Html:
         for area in test.classes
     ]
     headers = ("Class", "Cases", "Others", "AUC", f"{level} interval", "What it means")
-    note = element("p", "The mean over the classes is given without an interval.")
+    note = element("p", "The macro average is given without an interval.")
     caption = "Each class against the rest, on the test split"
     return together((table(caption, headers, rows, words=(5,)), note), "\n")
 
@@ -82,8 +82,9 @@ def _notes(test: TestResult, facts: DataFacts) -> Iterator[str]:
     patients = facts.patients.get(test.split, count)
     if patients < count:
         yield (
-            f"The {count} cases are of {patients} patients. The interval takes them for "
-            "independent: cases of one patient are alike, so it is somewhat too narrow."
+            f"The {count} cases are of {patients} {_plural('patient', patients)}. The interval "
+            "takes them for independent: cases of one patient are alike, so it is somewhat too "
+            "narrow."
         )
     yield (
         f"Accuracy {number(test.figures.accuracy)}. Naming the most frequent class every time "
@@ -106,5 +107,5 @@ def _largest_class(test: TestResult) -> int:
     return max(area.positives for area in test.classes)
 
 
-def _cases(count: int) -> str:
-    return "case" if count == 1 else "cases"
+def _plural(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}s"

@@ -264,7 +264,7 @@ def _t2(rng: np.random.Generator, patient: Patient, stack: Stack) -> Callable[[i
         body, gland = _tissue(x, y, z)
         lesions = _lesions(rng, patient, (x, y, z), stack.spacing[0])
         clean = body * (220 + 40 * smooth_noise(rng, x.shape, grain=4.0)) + gland * 200
-        return clean - 150 * lesions + rng.normal(0, 12, x.shape)
+        return np.asarray(clean - 150 * lesions + rng.normal(0, 12, x.shape))
 
     return at
 

@@ -25,7 +25,7 @@ from hydrakit_phantom.settings import (
 
 WRITERS = {"prostatex": write_prostate, "brain": write_brain, "lung": write_lung}
 RECORD = "phantom.json"
-FORMAT = 1
+FORMAT = 1  # rises whenever the same arguments give other files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ def write_phantom(
     arguments = {
         "patients": patients,
         "seed": seed,
-        "datasets": list(datasets),
+        "datasets": [name for name in DATASETS if name in datasets],
         "difficulty": float(difficulty),
     }
     there = _already_there(out, arguments)

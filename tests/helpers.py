@@ -1,0 +1,227 @@
+"""Small datasets, plans and views of folders that several test modules share.
+
+The datasets `alpha`, `beta` and `gamma` have two classes, `delta` has three. This module is also
+their plugin: `install_standin` gives a folder to put on the search path, for the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import hydrakit_strategies
+from hydrakit import heads
+from hydrakit.hooks import (
+    DatasetAdapter,
+    FieldOfView,
+    Option,
+    OptionValue,
+    Sample,
+    Unusable,
+    hookimpl,
+)
+from hydrakit.plan import BodySpec, Dataset, Hyperparameters, Plan, Round, Split
+from hydrakit.plugins import Plugins
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hydrakit.data.load import Loaded
+    from hydrakit.models import Body
+    from hydrakit.rundir import RunDir
+
+SIDE = 20
+BODY = BodySpec(channels=(4, 8), features=8, patch=16)
+NAMES = ("alpha", "beta", "gamma")
+TARGET, SUPPORT = Split(train=6, val=2, test=2), Split(train=7, val=3)
+
+
+def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample | Unusable]:
+    """The samples of `write_dataset`, in order."""
+    with np.load(root / "cases.npz") as stored:
+        images, labels, patients = stored["images"], stored["labels"], stored["patients"]
+    for row, image in enumerate(images):
+        yield Sample(
+            image=image * np.float32(options["gain"]),
+            label=None if labels[row] < 0 else int(labels[row]),
+            patient=f"p{patients[row]:03d}",
+            key=f"c{row:03d}",
+            source=(root / "cases.npz",),
+        )
+
+
+def adapter(name: str, classes: tuple[str, ...] = ("benign", "malignant")) -> DatasetAdapter:
+    return DatasetAdapter(
+        name=name,
+        summary=f"Stand-in for a dataset, {len(classes)} classes",
+        classes=classes,
+        read=read,
+        field_of_view=FieldOfView(share=1.0),
+        version="1",
+        layout="cases.npz",
+        how_to_get="the tests make it.",
+        citation="none",
+        licence="none",
+        options=(Option(name="gain", default=1.0, help="factor of all pixels"),),
+    )
+
+
+ADAPTERS = (*map(adapter, NAMES), adapter("delta", ("none", "some", "much")))
+
+
+@hookimpl
+def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
+    """The stand-ins."""
+    yield from ADAPTERS
+
+
+def plugins() -> Plugins:
+    """The stand-ins with the shipped heads and strategies, as `load_plugins` would give them."""
+    return Plugins(
+        datasets={each.name: each for each in ADAPTERS},
+        heads={each.name: each for each in heads.hydrakit_head_factories()},
+        strategies={each.name: each for each in hydrakit_strategies.hydrakit_sequence_strategies()},
+        commands={},
+        found=(),
+    )
+
+
+def write_dataset(
+    root: Path, *, seed: int, patients: int = 40, classes: int = 2, signal: float = 0.5
+) -> None:
+    """Noise images, with a disk in the middle that is brighter the higher the class.
+
+    Every fifth patient has two images; classes take turns.
+    """
+    random = np.random.default_rng(seed)
+    owners = np.array([p for p in range(patients) for _ in range(2 if p % 5 == 0 else 1)])
+    labels = owners % classes
+    images = random.normal(size=(len(owners), SIDE, SIDE)).astype(np.float32)
+    row, column = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
+    disk = (row**2 + column**2 <= 16).astype(np.float32)
+    images += np.float32(signal) * labels[:, None, None].astype(np.float32) * disk
+    root.mkdir(parents=True)
+    np.savez(root / "cases.npz", images=images, labels=labels, patients=owners)
+
+
+def write_data(folder: Path) -> Path:
+    """All four datasets below a folder, which is given back."""
+    for seed, each in enumerate(ADAPTERS):
+        write_dataset(folder / each.name, seed=seed, classes=len(each.classes))
+    return folder
+
+
+def hyperparameters(**changes: Any) -> Hyperparameters:
+    """Two quick epochs, with the user's changes."""
+    values: dict[str, Any] = {
+        "learning_rate": 3e-3,
+        "dropout": 0.1,
+        "batch_size": 16,
+        "epochs": 2,
+        "patience": None,
+        "views": 1,
+    }
+    return Hyperparameters.model_validate(values | changes)
+
+
+def round_of(dataset: str, train: str = "all", *, head: str | None = None, **changes: Any) -> Round:
+    return Round.model_validate(
+        {
+            "dataset": dataset,
+            "train": train,
+            "head": head or dataset,
+            "hyperparameters": hyperparameters(**changes),
+        }
+    )
+
+
+def plan_of(*rounds: Round, **changes: Any) -> Plan:
+    """A plan of rounds, of which the last one's dataset is the target."""
+    target = rounds[-1].dataset
+    names = dict.fromkeys(round.dataset for round in rounds)
+    values: dict[str, Any] = {
+        "strategy": "custom",
+        "profile": "custom",
+        "target": target,
+        "datasets": tuple(
+            Dataset(name=name, split=TARGET if name == target else SUPPORT) for name in names
+        ),
+        "head": "mlp",
+        "body": BODY,
+        "rounds": rounds,
+    }
+    return Plan.model_validate(values | changes)
+
+
+def hydra_plan(**changes: Any) -> Plan:
+    """Seven rounds, as `hydra` lists them for alpha, beta, gamma, alpha."""
+    pairs = [(name, train) for name in ("beta", "gamma", "alpha") for train in ("head", "all")]
+    plan = plan_of(round_of("alpha"), *(round_of(*pair) for pair in pairs))
+    return plan.model_copy(update={"strategy": "hydra", **changes})
+
+
+def run_plan(plan: Plan, out: Path, *, data: Path, cache: Path, **more: Any) -> RunDir:
+    """Run a plan on the stand-ins, on the CPU unless told otherwise."""
+    from hydrakit.engine import run
+
+    places = {"out": out, "data": data, "cache": cache, "device": "cpu", "plugins": plugins()}
+    return run(plan, **(places | more))
+
+
+def load_dataset(name: str, *, data: Path, cache: Path, device: str = "cpu") -> Loaded:
+    """A stand-in as a round gets it, shared out as a target with seed 0."""
+    import torch
+
+    from hydrakit.data.load import load
+    from hydrakit.data.prepare import prepare
+
+    chosen = plugins().dataset(name)
+    prepared = prepare(chosen, data / name, options={}, patch=BODY.patch, cache=cache)
+    where = torch.device(device)
+    return load(prepared, chosen, split=TARGET, seed=0, patch=BODY.patch, device=where)
+
+
+def new_network(
+    *, classes: int = 2, seed: int = 0, device: str = "cpu", dropout: float = 0.0
+) -> tuple[Body, nn.Module]:
+    """A body and an ``mlp`` head of it, whose batch-norm statistics have moved from 0 and 1."""
+    import torch
+
+    from hydrakit.models import Body
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        body = Body(BODY, in_channels=1, dropout=dropout)
+        body(torch.randn(8, 1, BODY.patch, BODY.patch))
+        head = heads.build_mlp(BODY.features, classes, dropout)
+    return body.to(device), head.to(device)
+
+
+def install_standin(site: Path) -> Path:
+    """A folder with the metadata of a distribution whose plugin is this module."""
+    info = site / "standin-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: standin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[hydrakit]\nstandin = helpers\n")
+    return site
+
+
+def tree(*folders: Path) -> dict[str, bytes | None]:
+    """Every path below some folders with its bytes; folders have None."""
+    return {
+        str(path): path.read_bytes() if path.is_file() else None
+        for folder in folders
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def weights_of(run: Path) -> dict[str, bytes]:
+    """What two equal runs have in common, byte for byte, by path within the run."""
+    return {
+        str(path.relative_to(run)): path.read_bytes()
+        for path in sorted(run.rglob("*"))
+        if path.suffix in (".safetensors", ".csv") or path.name == "metrics.jsonl"
+    }

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hydrakit.data.load import load, select, share_out
+from hydrakit.data.prepare import Prepared, canvas_side, prepare
+from hydrakit.data.views import plain
+from hydrakit.errors import DataError
+from hydrakit.hooks import DatasetAdapter, FieldOfView, OptionValue, Sample
+from hydrakit.plan import Split
+
+PATCH = 5
+SIDE = canvas_side(PATCH)
+CPU = torch.device("cpu")
+SPLIT = Split(train=6, val=2, test=2)
+
+
+def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample]:
+    """Forty labelled cases, two of each patient, and three without a label."""
+    random = np.random.default_rng(8)
+    for number in range(43):
+        yield Sample(
+            image=random.normal(size=(2, 12, 10)).astype(np.float32),
+            label=(number // 2) % 2 if number < 40 else None,
+            patient=f"p{number // 2}",
+            group=None if number % 5 else "exam",
+            key=f"case {number}",
+        )
+
+
+ADAPTER = DatasetAdapter(
+    name="thing",
+    summary="For tests.",
+    classes=("no", "yes"),
+    read=read,
+    field_of_view=FieldOfView(share=1.0),
+    version="1",
+    layout="nothing",
+    how_to_get="Make them.",
+    citation="none",
+    licence="none",
+)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    folder = tmp_path_factory.mktemp("thing")
+    return prepare(ADAPTER, folder, options={}, patch=PATCH, cache=folder / "cache")
+
+
+def rows_of(prepared: Prepared, splits: dict[str, str], name: str) -> list[int]:
+    cases = enumerate(prepared.index.cases)
+    return [row for row, case in cases if splits.get(case.key) == name]
+
+
+def test_training_and_validation_cases_keep_their_labels(prepared: Prepared) -> None:
+    loaded = load(prepared, ADAPTER, split=SPLIT, seed=3, patch=PATCH, device=CPU)
+    assert (loaded.name, loaded.classes, loaded.patch) == ("thing", ("no", "yes"), PATCH)
+    assert loaded.channels == 2
+    train = rows_of(prepared, loaded.splits, "train")
+    val = rows_of(prepared, loaded.splits, "val")
+    cases = prepared.index.cases
+    assert loaded.train.dtype == torch.float32
+    np.testing.assert_array_equal(loaded.train, prepared.patches[train])
+    assert loaded.train_labels.dtype == torch.int64
+    assert loaded.train_labels.tolist() == [cases[row].label for row in train]
+    assert loaded.val.cases == tuple(cases[row] for row in val)
+    assert loaded.val.labels.tolist() == [cases[row].label for row in val]
+    middle = plain(torch.from_numpy(np.array(prepared.patches[val])), PATCH)
+    torch.testing.assert_close(loaded.val.patches, middle, atol=0, rtol=0)
+
+
+def test_no_test_case_is_loaded(prepared: Prepared) -> None:
+    loaded = load(prepared, ADAPTER, split=SPLIT, seed=3, patch=PATCH, device=CPU)
+    test = rows_of(prepared, loaded.splits, "test")
+    assert len(test) == Counter(loaded.splits.values())["test"] > 0
+    unlabelled = [row for row, case in enumerate(prepared.index.cases) if case.label is None]
+    hidden = prepared.patches[test + unlabelled]
+    small = plain(torch.from_numpy(hidden), PATCH).flatten(1)
+    tensors = [
+        value
+        for part in (loaded, loaded.val)
+        for field in dataclasses.fields(part)
+        if isinstance(value := getattr(part, field.name), torch.Tensor)
+    ]
+    assert len(tensors) == 3
+    for tensor in (loaded.train, loaded.val.patches):
+        seen = plain(tensor, PATCH).flatten(1) if tensor.shape[-1] == SIDE else tensor.flatten(1)
+        assert torch.cdist(seen, small).min() > 0.1
+    keys = {case.key for case in loaded.val.cases}
+    assert keys.isdisjoint(prepared.index.cases[row].key for row in test)
+
+
+def test_every_labelled_case_is_dealt_once_whole_patients_at_a_time(prepared: Prepared) -> None:
+    splits = share_out(prepared, ADAPTER, split=SPLIT, seed=3)
+    labelled = [case for case in prepared.index.cases if case.label is not None]
+    assert set(splits) == {case.key for case in labelled}
+    assert len(labelled) == 40
+    homes: dict[str, set[str]] = {}
+    for case in labelled:
+        homes.setdefault(case.patient, set()).add(splits[case.key])
+        if case.group is not None:
+            homes.setdefault(case.group, set()).add(splits[case.key])
+    assert all(len(home) == 1 for home in homes.values())
+    assert share_out(prepared, ADAPTER, split=SPLIT, seed=3) == splits
+    assert share_out(prepared, ADAPTER, split=SPLIT, seed=4) != splits
+
+
+def test_selected_cases_come_in_the_order_of_the_rows(prepared: Prepared) -> None:
+    chosen = select(prepared, {"case 42", "case 7", "case 30"}, patch=PATCH, device=CPU)
+    assert [case.key for case in chosen.cases] == ["case 7", "case 30", "case 42"]
+    assert chosen.labels.tolist() == [1, 1, -1]
+    expected = plain(torch.from_numpy(np.array(prepared.patches[[7, 30, 42]])), PATCH)
+    torch.testing.assert_close(chosen.patches, expected, atol=0, rtol=0)
+
+
+def test_selecting_nothing_gives_nothing(prepared: Prepared) -> None:
+    nothing = select(prepared, {"no such case"}, patch=PATCH, device=CPU)
+    assert nothing.patches.shape == (0, 2, PATCH, PATCH)
+    assert nothing.labels.shape == (0,)
+    assert nothing.labels.dtype == np.int64
+    assert nothing.cases == ()
+
+
+def test_what_is_loaded_can_be_changed_and_the_file_stays(prepared: Prepared) -> None:
+    before = np.array(prepared.patches)
+    loaded = load(prepared, ADAPTER, split=SPLIT, seed=3, patch=PATCH, device=CPU)
+    loaded.train.zero_()
+    np.testing.assert_array_equal(prepared.patches, before)
+
+
+def test_a_dataset_without_labels_cannot_be_trained_on(tmp_path: Path) -> None:
+    def unlabelled(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample]:
+        for case in read(root, options):
+            yield dataclasses.replace(case, label=None)
+
+    blind = dataclasses.replace(ADAPTER, read=unlabelled)
+    prepared = prepare(blind, tmp_path, options={}, patch=PATCH, cache=tmp_path / "cache")
+    with pytest.raises(DataError, match="thing: no case has a label"):
+        load(prepared, blind, split=SPLIT, seed=0, patch=PATCH, device=CPU)

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hydrakit.data.read import read_samples, resolve_options
+from hydrakit.errors import DataError, PlanError
+from hydrakit.hooks import DatasetAdapter, FieldOfView, Option, OptionValue, Sample, Unusable
+
+IMAGE = np.arange(12, dtype=np.float32).reshape(3, 4)
+
+
+def sample(**changes: Any) -> Sample:
+    values: dict[str, Any] = {"image": IMAGE, "label": 0, "patient": "p", "key": "one"}
+    return Sample(**{**values, **changes})
+
+
+def adapter(cases: Iterable[Any] = (), **changes: Any) -> DatasetAdapter:
+    def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Any]:
+        yield from cases
+
+    values: dict[str, Any] = {
+        "name": "thing",
+        "summary": "For tests.",
+        "classes": ("no", "yes"),
+        "read": read,
+        "field_of_view": FieldOfView(share=1.0),
+        "version": "1",
+        "layout": "a few files",
+        "how_to_get": "Make them.",
+        "citation": "none",
+        "licence": "none",
+    }
+    return DatasetAdapter(**{**values, **changes})
+
+
+def test_cases_come_in_order_with_channels_first(tmp_path: Path) -> None:
+    given = [
+        sample(centre=(1.0, 2.0), spacing=(0.5, 0.7), group="g", source=(Path("a"),)),
+        Unusable(key="two", reason="no image"),
+        sample(key="three", label=None, image=IMAGE[np.newaxis]),
+    ]
+    first, second, third = read_samples(adapter(given), tmp_path, {})
+    assert isinstance(first, Sample)
+    assert isinstance(third, Sample)
+    assert first.image.shape == third.image.shape == (1, 3, 4)
+    np.testing.assert_array_equal(first.image[0], IMAGE)
+    assert {k: v for k, v in vars(first).items() if k != "image"} == {
+        k: v for k, v in vars(given[0]).items() if k != "image"
+    }
+    assert second == given[1]
+    assert third.label is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"image": IMAGE.astype(np.float64)}, "an image that is not a float32 array"),
+        ({"image": IMAGE.tolist()}, "an image that is not a float32 array"),
+        ({"image": IMAGE[0]}, "an image of shape (4,)"),
+        ({"image": IMAGE[:, :0]}, "an image of shape (3, 0)"),
+        ({"image": np.where(IMAGE == 5, np.nan, IMAGE).astype(np.float32)}, "not finite"),
+        ({"image": np.where(IMAGE == 5, np.inf, IMAGE).astype(np.float32)}, "not finite"),
+        ({"label": 2}, "label 2: expected an index into ['no', 'yes']"),
+        ({"label": -1}, "label -1"),
+        ({"label": True}, "label True"),
+        ({"label": 1.0}, "label 1.0"),
+        ({"patient": ""}, "has no patient"),
+        ({"spacing": (1.0, 0.0)}, "pixel spacing (1.0, 0.0): positive millimetres"),
+        ({"spacing": (float("nan"), 1.0)}, "pixel spacing (nan, 1.0)"),
+        ({"centre": (3.0, 1.0)}, "its centre (3.0, 1.0) outside its image (3, 4)"),
+        ({"centre": (1.0, -0.6)}, "its centre (1.0, -0.6) outside"),
+        ({"centre": (1.0, float("nan"))}, "its centre (1.0, nan) outside"),
+    ],
+)
+def test_a_case_that_breaks_a_rule_is_named(
+    changes: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    cases = [sample(key="bad", source=(tmp_path / "bad.png",), **changes)]
+    with pytest.raises(DataError) as caught:
+        list(read_samples(adapter(cases), tmp_path, {}))
+    message = str(caught.value)
+    assert message.startswith("thing: case 'bad' has ")
+    assert said in message
+    assert message.endswith(f"({tmp_path / 'bad.png'})")
+    assert "\n" not in message
+
+
+def test_the_outer_edges_of_an_image_are_inside_it(tmp_path: Path) -> None:
+    cases = [
+        sample(key=str(centre), centre=centre)
+        for centre in [(-0.5, -0.5), (2.5, 3.5), (-0.5, 3.5), (1.0, 1.5)]
+    ]
+    assert len(list(read_samples(adapter(cases), tmp_path, {}))) == 4
+
+
+def test_a_field_of_view_in_millimetres_needs_spacing(tmp_path: Path) -> None:
+    millimetres = adapter([sample()], field_of_view=FieldOfView(millimetres=50))
+    with pytest.raises(DataError, match="'one' has no pixel spacing, which a field of view in mil"):
+        list(read_samples(millimetres, tmp_path, {}))
+
+
+def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
+    two_channels = sample(key="two", image=np.stack([IMAGE, IMAGE]))
+    with pytest.raises(DataError, match="'two' has 2 channels where the ones before had 1"):
+        list(read_samples(adapter([sample(), two_channels]), tmp_path, {}))
+    for again in (sample(), Unusable(key="one", reason="again")):
+        with pytest.raises(DataError, match="case 'one' comes twice"):
+            list(read_samples(adapter([sample(), again]), tmp_path, {}))
+    with pytest.raises(DataError, match="its adapter gave a dict: a Sample or an Unusable is exp"):
+        list(read_samples(adapter([{}]), tmp_path, {}))
+
+
+def test_a_missing_folder_says_how_to_get_the_data(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        list(read_samples(adapter(), tmp_path / "none", {}))
+    message = str(caught.value)
+    assert message.startswith(f"thing: no folder {tmp_path / 'none'}: it should hold a few files.")
+    assert "Make them." in message
+    assert "`hydrakit phantom FOLDER`" in message
+
+
+OPTIONED = adapter(
+    options=(
+        Option(name="series", default="adc", help="Which.", choices=("adc", "bval")),
+        Option(name="slices", default=3, help="How many."),
+        Option(name="width", default=1.5, help="How wide."),
+        Option(name="copies", default=True, help="Keep them."),
+    )
+)
+
+
+def test_options_have_their_defaults_and_the_types_of_these() -> None:
+    assert resolve_options(OPTIONED, {}) == {
+        "series": "adc",
+        "slices": 3,
+        "width": 1.5,
+        "copies": True,
+    }
+    given: dict[str, OptionValue] = {
+        "copies": "no",
+        "width": "2",
+        "slices": "12",
+        "series": "bval",
+    }
+    resolved = resolve_options(OPTIONED, given)
+    assert list(resolved.items()) == [
+        ("series", "bval"),
+        ("slices", 12),
+        ("width", 2.0),
+        ("copies", False),
+    ]
+    assert [type(value) for value in resolved.values()] == [str, int, float, bool]
+    assert resolve_options(OPTIONED, resolved) == resolved
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"serie": "adc"}, "unknown option of 'thing' 'serie': did you mean 'series'?"),
+        ({"series": "t2"}, "option thing.series=t2: must be one of adc, bval"),
+        ({"slices": "many"}, "option thing.slices=many: must be of type int"),
+        ({"slices": 1.5}, "option thing.slices=1.5: must be of type int"),
+        ({"width": "wide"}, "option thing.width=wide: must be of type float"),
+        ({"copies": "maybe"}, "option thing.copies=maybe: must be true or false"),
+    ],
+)
+def test_wrong_options_are_told(given: dict[str, OptionValue], said: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        resolve_options(OPTIONED, given)
+    assert str(caught.value).startswith(said)
+
+
+def test_the_adapter_gets_every_option(tmp_path: Path) -> None:
+    seen: list[Mapping[str, OptionValue]] = []
+
+    def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample]:
+        assert root == tmp_path
+        seen.append(options)
+        yield sample()
+
+    list(read_samples(adapter(read=read, options=OPTIONED.options), tmp_path, {"slices": "5"}))
+    assert seen == [{"series": "adc", "slices": 5, "width": 1.5, "copies": True}]

@@ -1,0 +1,324 @@
+"""Training one round: what is frozen and kept, which epoch is best, and the authors' habits."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import hyperparameters, load_dataset, new_network, round_of
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
+from torch.nn import functional
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from hydrakit.data.load import Loaded
+from hydrakit.errors import PlanError
+from hydrakit.results import EpochRecord, Figures
+from hydrakit.train import (
+    Examples,
+    Reference,
+    Seeds,
+    Trained,
+    figures,
+    is_better,
+    loss_of,
+    outputs,
+    seeded,
+    train_round,
+)
+
+SEEDS = Seeds(plan=3, round=2)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def alpha(data: Path, cache: Path) -> Loaded:
+    return load_dataset("alpha", data=data, cache=cache)
+
+
+def trained_head(loaded: Loaded, *, cached: bool, device: str, **changes: Any) -> tuple:
+    body, head = new_network(device=device)
+    trained = train_round(
+        round_of("alpha", "head", epochs=4, **changes),
+        body,
+        head,
+        loaded,
+        seeds=SEEDS,
+        cache_features=cached,
+    )
+    return trained, head
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_head_round_leaves_the_body_as_it_was(
+    data: Path, cache: Path, device: str, cached: bool
+) -> None:
+    loaded = load_dataset("alpha", data=data, cache=cache, device=device)
+    body, head = new_network(device=device)
+    before = deepcopy(body.state_dict()), deepcopy(head.state_dict())
+    assert {"blocks.0.norm1.running_mean", "blocks.0.norm1.num_batches_tracked"} < set(before[0])
+    train_round(
+        round_of("alpha", "head", dropout=0.5),
+        body,
+        head,
+        loaded,
+        seeds=SEEDS,
+        cache_features=cached,
+    )
+    for name, tensor in body.state_dict().items():
+        assert torch.equal(tensor, before[0][name]), name
+    assert all(parameter.grad is None for parameter in body.parameters())
+    for name, parameter in head.named_parameters():
+        assert not torch.equal(parameter, before[1][name]), name
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dropout": 0.0},
+        {"dropout": 0.5},
+        {"dropout": 0.5, "feature_dropout": True},
+        {"dropout": 0.0, "augmentation": "none", "weight_decay": 0.1},
+        {"dropout": 0.0, "augmentation": "fixed", "views": 3, "loss": "softmax-cross-entropy"},
+    ],
+)
+def test_cached_features_train_the_head_that_images_would(
+    data: Path, cache: Path, device: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Convolutions in TF32 differ by more than 1e-6 from one batch size to another.
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    loaded = load_dataset("alpha", data=data, cache=cache, device=device)
+    quick, quick_head = trained_head(loaded, cached=True, device=device, **changes)
+    slow, slow_head = trained_head(loaded, cached=False, device=device, **changes)
+    for one, other in zip(quick.epochs, slow.epochs, strict=True):
+        assert one.train.loss == pytest.approx(other.train.loss, abs=1e-6)
+        assert one.val.loss == pytest.approx(other.val.loss, abs=1e-6)
+        assert one.val.auc == other.val.auc
+    assert quick.epochs[0].train.loss != quick.epochs[-1].train.loss
+    for name, tensor in quick_head.state_dict().items():
+        torch.testing.assert_close(tensor, slow_head.state_dict()[name], rtol=0, atol=1e-5)
+
+
+def test_feature_dropout_changes_the_training(alpha: Loaded) -> None:
+    with_it, _ = trained_head(alpha, cached=True, device="cpu", dropout=0.5, feature_dropout=True)
+    without, _ = trained_head(alpha, cached=True, device="cpu", dropout=0.5)
+    assert with_it.epochs[0].train.loss != without.epochs[0].train.loss
+
+
+def test_an_all_round_trains_every_parameter_and_the_statistics(alpha: Loaded) -> None:
+    body, head = new_network()
+    before = deepcopy(body.state_dict()), deepcopy(head.state_dict())
+    train_round(round_of("alpha", dropout=0.0), body, head, alpha, seeds=SEEDS)
+    for module, old in zip((body, head), before, strict=True):
+        for name, tensor in module.state_dict().items():
+            assert not torch.equal(tensor, old[name]), name
+
+
+def test_a_body_that_was_frozen_is_trained_again_by_the_next_round(alpha: Loaded) -> None:
+    body, head = new_network()
+    train_round(round_of("alpha", "head"), body, head, alpha, seeds=SEEDS)
+    before = deepcopy(body.state_dict())
+    train_round(round_of("alpha"), body, head, alpha, seeds=SEEDS)
+    assert not torch.equal(body.dense.weight, before["dense.weight"])
+
+
+def test_the_modules_end_with_the_weights_of_the_best_epoch(alpha: Loaded) -> None:
+    body, head = new_network()
+    trained = train_round(
+        round_of("alpha", epochs=12, learning_rate=0.03), body, head, alpha, seeds=SEEDS
+    )
+    assert trained.best.epoch < 12, "choose a rate at which the last epoch is not the best"
+    logits = outputs(head, outputs(body, alpha.val.patches))
+    assert figures(logits, alpha.val.labels, "cross-entropy") == trained.best.val
+    last = trained.last_head
+    assert not torch.equal(last["logits.weight"], head.state_dict()["logits.weight"])
+
+
+def test_best_epochs_have_the_highest_auc_then_the_lowest_loss(alpha: Loaded) -> None:
+    trained = all_epochs(alpha, epochs=12, learning_rate=0.03)
+    expected = min(trained.epochs, key=lambda e: (-e.val.auc, e.val.loss, e.epoch))
+    assert trained.best == expected
+
+
+def all_epochs(loaded: Loaded, **changes: Any) -> Trained:
+    body, head = new_network()
+    return train_round(round_of("alpha", **changes), body, head, loaded, seeds=SEEDS)
+
+
+def record(auc: float, *, loss: float = 0.5, accuracy: float = 0.5, epoch: int = 1) -> EpochRecord:
+    val = Figures(loss=loss, auc=auc, accuracy=accuracy)
+    return EpochRecord(epoch=epoch, learning_rate=1.0, train=val, val=val, reference_auc=None)
+
+
+@pytest.mark.parametrize(
+    ("new", "rule", "expected"),
+    [
+        (record(0.81, loss=0.9), "best", True),
+        (record(0.79, loss=0.1), "best", False),
+        (record(0.80, loss=0.4), "best", True),
+        (record(0.80, loss=0.5), "best", False),
+        (record(0.80, accuracy=0.5), "authors", True),
+        (record(0.90, accuracy=0.4), "authors", False),
+        (record(0.90, accuracy=0.5, loss=9.0), "authors", True),
+        (record(0.79, accuracy=0.9), "authors", False),
+    ],
+)
+def test_which_of_two_epochs_is_better(new: EpochRecord, rule: str, expected: bool) -> None:
+    assert is_better(new, record(0.80), rule) is expected
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1))
+def test_the_best_of_many_epochs_is_the_first_of_the_best(pairs: list[tuple[int, int]]) -> None:
+    epochs = [record(auc / 3, loss=loss / 3, epoch=n) for n, (auc, loss) in enumerate(pairs, 1)]
+    best = epochs[0]
+    for epoch in epochs[1:]:
+        best = epoch if is_better(epoch, best, "best") else best
+    assert best == min(epochs, key=lambda each: (-each.val.auc, each.val.loss))
+
+
+@pytest.mark.parametrize(("patience", "epochs"), [(1, 2), (3, 4), (None, 9)])
+def test_patience_stops_a_round(alpha: Loaded, patience: int | None, epochs: int) -> None:
+    # At such a rate no weight moves, so that no epoch is better than the first.
+    body, head = new_network()
+    still = round_of("alpha", "head", learning_rate=1e-30, epochs=9, patience=patience)
+    trained = train_round(still, body, head, alpha, seeds=SEEDS)
+    assert trained.best.epoch == 1
+    assert len(trained.epochs) == epochs
+
+
+def test_patience_counts_from_the_best_epoch(alpha: Loaded) -> None:
+    trained = all_epochs(alpha, epochs=60, patience=4, learning_rate=0.03)
+    assert trained.best.epoch > 1
+    assert len(trained.epochs) == trained.best.epoch + 4
+
+
+def test_the_authors_schedule_lowers_the_rate_while_the_auc_rises(alpha: Loaded) -> None:
+    trained = all_epochs(alpha, epochs=20, schedule="authors", learning_rate=1e-3)
+    aucs = [epoch.train.auc for epoch in trained.epochs]
+    assert np.mean(aucs[-5:]) > np.mean(aucs[:5]), "the case of interest is a rising AUC"
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.SGD([parameter], lr=1e-3)
+    theirs = ReduceLROnPlateau(optimiser, mode="min", patience=5)
+    rates = []
+    for auc in aucs:
+        rates.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        theirs.step(auc)
+    assert [epoch.learning_rate for epoch in trained.epochs] == rates
+    assert rates[-1] < 1e-3
+
+
+def test_a_constant_schedule_keeps_the_rate(alpha: Loaded) -> None:
+    trained = all_epochs(alpha, epochs=10)
+    assert {epoch.learning_rate for epoch in trained.epochs} == {3e-3}
+
+
+def test_the_authors_loss_takes_the_softmax_twice() -> None:
+    logits = torch.tensor([[2.0, -1.0], [0.5, 0.25], [-3.0, 1.0]])
+    labels = torch.tensor([0, 1, 1])
+    once = np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(axis=1, keepdims=True)
+    twice = np.exp(once) / np.exp(once).sum(axis=1, keepdims=True)
+    expected = -np.log(twice[np.arange(3), labels]).mean()
+    assert float(loss_of(logits, labels, "softmax-cross-entropy")) == pytest.approx(expected)
+    plain = functional.cross_entropy(logits, labels)
+    assert torch.equal(loss_of(logits, labels, "cross-entropy"), plain)
+    assert loss_of(logits, labels, "softmax-cross-entropy") != plain
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_figures_are_those_of_scikit_learn(classes: int) -> None:
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(40, classes))
+    labels = np.arange(40) % classes
+    found = figures(torch.from_numpy(logits), labels, "cross-entropy")
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    scores = shares[:, 1] if classes == 2 else shares
+    assert found.auc == pytest.approx(roc_auc_score(labels, scores, multi_class="ovr"))
+    assert found.loss == pytest.approx(log_loss(labels, shares))
+    assert found.accuracy == accuracy_score(labels, shares.argmax(axis=1))
+
+
+@pytest.mark.parametrize("train", ["head", "all"])
+def test_a_loss_that_is_not_finite_names_round_epoch_and_remedy(alpha: Loaded, train: str) -> None:
+    body, head = new_network()
+    wild = round_of("alpha", train, learning_rate=1e30)
+    with pytest.raises(PlanError, match=rf"round alpha {train}.*epoch 1.*lower.*1e\+30") as caught:
+        train_round(wild, body, head, alpha, seeds=SEEDS)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("train", ["head", "all"])
+def test_the_reference_auc_is_that_of_the_reference_head_on_the_body(
+    alpha: Loaded, data: Path, cache: Path, train: str
+) -> None:
+    beta = load_dataset("beta", data=data, cache=cache)
+    body, head = new_network()
+    _, other = new_network(seed=9)
+    seen: list[float | None] = []
+    by_hand: list[float] = []
+
+    def on_epoch(record: EpochRecord) -> None:
+        seen.append(record.reference_auc)
+        logits = outputs(other, outputs(body, alpha.val.patches))
+        by_hand.append(roc_auc_score(alpha.val.labels, (logits[:, 1] - logits[:, 0]).numpy()))
+
+    train_round(
+        round_of("beta", train, epochs=5, learning_rate=0.03),
+        body,
+        head,
+        beta,
+        seeds=SEEDS,
+        reference=Reference(other, alpha.val),
+        on_epoch=on_epoch,
+    )
+    assert seen == pytest.approx(by_hand)
+    assert (len(set(seen)) == 1) is (train == "head")
+
+
+def test_every_epoch_takes_each_example_once_in_an_order_of_its_own(alpha: Loaded) -> None:
+    examples = Examples(alpha, hyperparameters(views=2, batch_size=7), SEEDS, fixed=True)
+    epochs = [torch.cat([batch for batch, _ in examples.batches(n)]) for n in (1, 2, 1)]
+    assert torch.equal(epochs[0], epochs[2])
+    assert not torch.equal(epochs[0], epochs[1])
+    sums = [torch.sort(epoch.double().sum(dim=(1, 2, 3))).values for epoch in epochs]
+    assert torch.equal(sums[0], sums[1])
+
+
+def test_fresh_augmentation_draws_new_views_in_every_epoch(alpha: Loaded) -> None:
+    examples = Examples(alpha, hyperparameters(), SEEDS, fixed=False)
+    sums = []
+    for epoch in (1, 2):
+        images = torch.cat([batch for batch, _ in examples.batches(epoch)])
+        assert images.shape == (2 * int(alpha.train_labels.bincount().max()), 1, 16, 16)
+        sums.append(images.double().sum(dim=(1, 2, 3)).tolist())
+    assert not set(sums[0]) & set(sums[1])
+
+
+def test_every_purpose_round_and_plan_has_a_seed_of_its_own() -> None:
+    keys = [(), (0,), (1,), (2, 1, 0), (2, 1, 1), (2, 2, 0), (0, 0), (0, 1)]
+    seeds = [Seeds(plan, round).of(*key) for plan in (0, 1) for round in (1, 2) for key in keys]
+    assert len(set(seeds)) == len(seeds)
+    assert seeds == [Seeds(p, r).of(*key) for p in (0, 1) for r in (1, 2) for key in keys]
+
+
+def test_seeding_gives_the_same_draws_and_puts_the_generators_back(device: str) -> None:
+    where = torch.device(device)
+
+    def draw() -> list[torch.Tensor]:
+        return [torch.rand(3), torch.rand(3, device=where)]
+
+    torch.manual_seed(5)
+    expected = draw()
+    torch.manual_seed(5)
+    with seeded(1, where):
+        inside = draw()
+    assert all(map(torch.equal, draw(), expected))
+    with seeded(1, where):
+        assert all(map(torch.equal, draw(), inside))
+    with seeded(2, where):
+        assert not any(map(torch.equal, draw(), inside))
