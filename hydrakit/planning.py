@@ -66,7 +66,7 @@ RECOMMENDED = Profile(
     summary="trains well on a few hundred real images in minutes (docs/design.md says how chosen)",
     bootstrap=8,
     all=Hyperparameters(
-        learning_rate=1e-3, dropout=0.3, batch_size=32, epochs=60, patience=15, weight_decay=1e-4
+        learning_rate=3e-4, dropout=0.1, batch_size=16, epochs=60, patience=15, weight_decay=1e-4
     ),
     head={"learning_rate": 1e-3, "epochs": 100, "patience": 20},
 )

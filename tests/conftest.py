@@ -39,6 +39,24 @@ def hydra_run(data: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory)
     return run_plan(hydra_plan(), out, data=data, cache=cache)
 
 
+@pytest.fixture
+def standin(
+    tmp_path: Path, data: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """An empty current folder, with the stand-ins installed: as plugins and as default data."""
+    from helpers import install_standin
+
+    monkeypatch.syspath_prepend(str(install_standin(tmp_path / "site")))
+    monkeypatch.setenv("HYDRAKIT_DATA", str(data))
+    monkeypatch.setenv("HYDRAKIT_CACHE", str(cache))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    load_plugins.cache_clear()
+    yield work
+    load_plugins.cache_clear()
+
+
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def device(request: pytest.FixtureRequest) -> str:
     """Each device in turn."""

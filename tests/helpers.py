@@ -90,7 +90,7 @@ def plugins() -> Plugins:
 
 
 def write_dataset(
-    root: Path, *, seed: int, patients: int = 40, classes: int = 2, signal: float = 0.5
+    root: Path, *, seed: int, patients: int = 40, classes: int = 2, signal: float = 0.2
 ) -> None:
     """Noise images, with a disk in the middle that is brighter the higher the class.
 

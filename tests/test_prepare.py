@@ -8,23 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from hydrakit.data.prepare import (
-    MAX_ANGLE,
-    OVERSAMPLING,
     Statistics,
     canvas_side,
     crop,
     default_cache,
     prepare,
 )
-from hydrakit.data.views import plain
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, FieldOfView, Option, OptionValue, Sample, Unusable
 
@@ -58,117 +53,6 @@ def adapter(read: Callable[..., Iterator[Any]] | Cases, **changes: Any) -> Datas
 
 def noise(seed: int, *shape: int, spread: float = 1.0) -> NDArray[np.float32]:
     return (np.random.default_rng(seed).normal(3, spread, shape)).astype(np.float32)
-
-
-# The crop: what lies where
-
-
-def ramp(height: int, width: int) -> NDArray[np.float32]:
-    """An image whose pixels tell their own row and column; linear interpolation keeps it exact."""
-    rows, columns = np.mgrid[:height, :width]
-    return np.stack([rows, columns]).astype(np.float32)
-
-
-def coordinates(middle: float, step: float) -> NDArray[np.float64]:
-    """Where the pixels of a canvas lie, in image pixels: ``step`` apart, about ``middle``."""
-    return middle + (np.arange(SIDE) - (SIDE - 1) / 2) * step
-
-
-def assert_samples(canvas: NDArray[np.float32], rows: Any, columns: Any) -> None:
-    expected = np.stack(np.meshgrid(rows, columns, indexing="ij"))
-    np.testing.assert_allclose(canvas, expected, atol=2e-5)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    centre=st.tuples(st.floats(18, 42), st.floats(18, 62)),
-    spacing=st.tuples(st.floats(0.5, 2), st.floats(0.5, 2)),
-    millimetres=st.floats(2, 9),
-)
-def test_a_crop_in_millimetres_samples_the_right_points(
-    centre: tuple[float, float], spacing: tuple[float, float], millimetres: float
-) -> None:
-    case = sample(ramp(61, 81), centre=centre, spacing=spacing)
-    canvas = crop(case, FieldOfView(millimetres=millimetres), PATCH)
-    assert canvas.shape == (2, SIDE, SIDE)
-    assert canvas.dtype == np.float32
-    steps = [millimetres / (OVERSAMPLING * PATCH) / size for size in spacing]
-    assert_samples(canvas, *(coordinates(c, s) for c, s in zip(centre, steps, strict=True)))
-
-
-def test_a_share_of_the_image_is_taken_of_height_and_width() -> None:
-    case = sample(ramp(24, 30))
-    canvas = crop(case, FieldOfView(share=0.5), PATCH)
-    seen = OVERSAMPLING * PATCH
-    assert_samples(canvas, coordinates(11.5, 12 / seen), coordinates(14.5, 15 / seen))
-
-
-def test_the_middle_pixel_of_the_view_is_the_lesion() -> None:
-    case = sample(ramp(50, 60), centre=(20.25, 31.5), spacing=(0.5, 0.8))
-    for patch in (9, 33, 65):
-        canvas = crop(case, FieldOfView(millimetres=6), patch)
-        view = plain(torch.from_numpy(canvas[np.newaxis]), patch)[0]
-        middle = view[:, patch // 2, patch // 2]
-        np.testing.assert_allclose(middle, [20.25, 31.5], atol=1e-5)
-        # And from one pixel of the view to the next it is 6 mm / patch.
-        step = view[:, patch // 2 + 1, patch // 2 + 1] - middle
-        np.testing.assert_allclose(step, [6 / patch / 0.5, 6 / patch / 0.8], rtol=1e-3)
-
-
-def test_a_whole_image_at_its_own_resolution_stays_as_it_is() -> None:
-    image = noise(1, 2, 2 * PATCH, 2 * PATCH)
-    canvas = crop(sample(image), FieldOfView(share=1.0), PATCH)
-    margin = (SIDE - 2 * PATCH) // 2
-    np.testing.assert_allclose(canvas[:, margin:-margin, margin:-margin], image, rtol=1e-6)
-    np.testing.assert_allclose(
-        canvas, np.pad(image, [(0, 0), (margin, margin), (margin, margin)], "edge"), rtol=1e-6
-    )
-
-
-@pytest.mark.parametrize("millimetres", [6.0, 18.0, 75.0], ids=["finer", "same", "coarser"])
-@pytest.mark.parametrize("centre", [(-0.5, 12.0), (0.0, 0.0), (19.5, 29.5), (10.0, 28.3)])
-def test_beyond_its_border_an_image_goes_on_with_its_border_pixels(
-    centre: tuple[float, float], millimetres: float
-) -> None:
-    image = noise(2, 1, 20, 30)
-    view = FieldOfView(millimetres=millimetres)
-    canvas = crop(sample(image, centre=centre, spacing=(1.0, 1.0)), view, PATCH)
-    far = 120
-    wide = np.pad(image, [(0, 0), (far, far), (far, far)], "edge")
-    moved = (centre[0] + far, centre[1] + far)
-    expected = crop(sample(wide, centre=moved, spacing=(1.0, 1.0)), view, PATCH)
-    np.testing.assert_allclose(canvas, expected, atol=1e-4)  # Pillow takes float32 coordinates
-
-
-@pytest.mark.parametrize("step", [2, 4])
-def test_a_finer_image_is_smoothed_by_a_triangle_before_it_is_sampled(step: int) -> None:
-    image = noise(3, 1, 301, 301)
-    centre = (150.0 + step / 2, 149.0 + step / 2)
-    case = sample(image, centre=centre, spacing=(1.0, 1.0))
-    view = FieldOfView(millimetres=float(step * OVERSAMPLING * PATCH))
-    triangle = 1 - np.abs(np.arange(1 - step, step)) / step
-    smooth = image[0].astype(np.float64)
-    for axis in (0, 1):
-        smooth = ndimage.correlate1d(smooth, triangle / triangle.sum(), axis=axis)
-    rows, columns = (coordinates(c, step) for c in centre)
-    expected = smooth[np.ix_(rows.astype(int), columns.astype(int))]
-    np.testing.assert_array_equal(rows, rows.astype(int))
-    np.testing.assert_allclose(crop(case, view, PATCH)[0], expected, atol=1e-5)
-
-
-def test_a_fine_chequerboard_becomes_grey() -> None:
-    board = (np.indices((900, 700)).sum(axis=0) % 2).astype(np.float32)[np.newaxis]
-    canvas = crop(sample(board), FieldOfView(share=0.5), PATCH)
-    np.testing.assert_allclose(canvas, 0.5, atol=0.01)
-
-
-@given(st.integers(1, 300))
-def test_a_canvas_has_room_for_every_turn_and_splits_evenly(patch: int) -> None:
-    angle = np.deg2rad(MAX_ANGLE)
-    # Corner of the doubled view, turned, one pixel aside, and half a pixel for interpolation.
-    reach = (OVERSAMPLING * patch / 2 - 0.5) * (np.cos(angle) + np.sin(angle)) + 1
-    assert reach <= (canvas_side(patch) - 1) / 2
-    assert (canvas_side(patch) - OVERSAMPLING * patch) % 2 == 0
 
 
 # The z-score
@@ -317,7 +201,9 @@ def test_prepared_data_is_found_again(files: Files) -> None:
     for other in (again, given):
         assert other.index == first.index
         np.testing.assert_array_equal(other.patches, first.patches)
-    assert [path.name for path in files.cache.iterdir()] == [Path(first.patches.filename).parent.name]
+    assert [path.name for path in files.cache.iterdir()] == [
+        Path(first.patches.filename).parent.name
+    ]
 
 
 @pytest.mark.parametrize(
@@ -408,7 +294,7 @@ def test_nothing_is_left_of_a_failed_reading(error: BaseException, tmp_path: Pat
 
 
 def test_two_that_prepare_the_same_at_once_both_get_it(files: Files) -> None:
-    inner = []
+    inner: list[Any] = []
 
     def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample]:
         if not inner:  # another process begins later and is done first

@@ -110,9 +110,14 @@ def test_a_folder_that_cannot_be_locked_says_so(tmp_path: Path) -> None:
 def test_a_round_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     rundir = RunDir(tmp_path)
     final = tmp_path / "rounds" / "03-alpha-all"
-    with pytest.raises(KeyboardInterrupt), rundir.writing_round(3, ROUND) as folder:
-        (folder / "left").write_text("over")
-        raise KeyboardInterrupt
+
+    def stop_while_writing() -> None:
+        with rundir.writing_round(3, ROUND) as folder:
+            (folder / "left").write_text("over")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop_while_writing()
     assert not rundir.finished(3, ROUND)
     assert [path.name for path in final.parent.iterdir()] == ["03-alpha-all.part"]
     with rundir.writing_round(3, ROUND) as folder:

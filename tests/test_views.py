@@ -29,7 +29,8 @@ def noise(seed: int, *shape: int) -> torch.Tensor:
 def smooth(seed: int, side: int = SIDE) -> NDArray[np.float32]:
     random = np.random.default_rng(seed).normal(size=(side, side))
     image = ndimage.gaussian_filter(random, 3)
-    return (image / image.std()).astype(np.float32)
+    scaled: NDArray[np.float32] = (image / image.std()).astype(np.float32)
+    return scaled
 
 
 def centre_of(canvas: NDArray[np.float32], patch: int = PATCH) -> NDArray[np.float32]:
@@ -93,10 +94,10 @@ def test_a_positive_angle_turns_counter_clockwise() -> None:
     canvas = torch.zeros(1, 1, SIDE, SIDE)
     canvas[0, 0, SIDE // 2 - 1 : SIDE // 2 + 1, SIDE // 2 + 15 : SIDE // 2 + 17] = 1.0
     row, column = ndimage.center_of_mass(one(angle=20.0).of(canvas, PATCH)[0, 0].numpy())
-    distance = 15.5 / OVERSAMPLING  # of the dot from the middle, to the right
+    distance = 16 / OVERSAMPLING  # of the dot from the middle, to the right
     turn = np.deg2rad(20.0)
     assert row == pytest.approx(PATCH // 2 - distance * np.sin(turn), abs=0.1)
-    assert column == pytest.approx(PATCH // 2 + distance * np.cos(turn), abs=0.3)
+    assert column == pytest.approx(PATCH // 2 + distance * np.cos(turn), abs=0.1)
 
 
 def test_every_patch_has_its_own_view_and_all_its_channels_the_same() -> None:
@@ -124,9 +125,7 @@ def test_no_view_looks_beyond_the_canvas(patch: int, angle: float, flip: float, 
     outside = torch.full((1, 1, side + 20, side + 20), 1e9)
     outside[..., 10:-10, 10:-10] = canvas
     view = one(angle, flip, float(shift))
-    torch.testing.assert_close(
-        view.of(outside, patch), view.of(canvas, patch), atol=1e-2, rtol=0
-    )
+    torch.testing.assert_close(view.of(outside, patch), view.of(canvas, patch), atol=1e-2, rtol=0)
 
 
 def test_draws_cover_the_papers_range_and_nothing_else() -> None:
@@ -146,9 +145,7 @@ def test_draws_cover_the_papers_range_and_nothing_else() -> None:
 
 
 def test_draws_are_the_generators() -> None:
-    first, again, other = (
-        Views.draw(8, torch.Generator().manual_seed(seed)) for seed in (4, 4, 5)
-    )
+    first, again, other = (Views.draw(8, torch.Generator().manual_seed(seed)) for seed in (4, 4, 5))
     for name in ("angle", "flip", "shift"):
         assert torch.equal(getattr(first, name), getattr(again, name))
     assert not torch.equal(first.angle, other.angle)
@@ -191,7 +188,7 @@ def test_balanced_takes_every_class_equally_often_and_every_patch(
 
 def test_the_remainder_goes_to_patches_drawn_at_random() -> None:
     labels = torch.tensor([0] * 7 + [1] * 5)
-    chosen = Counter()
+    chosen: Counter[int] = Counter()
     for seed in range(400):
         times = Counter(balanced(labels, 1, torch.Generator().manual_seed(seed)).tolist())
         assert all(times[row] == 1 for row in range(7))

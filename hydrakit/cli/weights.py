@@ -27,12 +27,15 @@ def inspect(file: Path, as_json: bool) -> None:
         return
     facts = description.model_dump(mode="json", exclude={"probe"}, exclude_none=True)
     for key, value in facts.items():
-        shown = value
-        if isinstance(value, dict):
-            shown = ", ".join(f"{k} {v}" for k, v in value.items() if v is not None) or "none"
-        elif isinstance(value, list):
-            shown = ", ".join(map(str, value)) or "none"
+        shown = ", ".join(map(str, value)) or "none" if isinstance(value, list) else _words(value)
         click.echo(f"{key + ':':16}{shown}")
+
+
+def _words(value: object) -> str:
+    """A value, and dictionaries as their names and values."""
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(f"{name} {_words(inner)}" for name, inner in value.items()) or "none"
 
 
 @weights.command("import-authors")

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 CLASSES = ("no", "yes")
-RADIUS = (0.2, 0.3)  # of half the image
-CONTRAST = 70  # grey levels
+RADIUS = (0.24, 0.34)  # of half the image
+CONTRAST = 95  # grey levels
 
 # Mode and file ending of the images of a class, in turn. The real set has PNGs called .jpg.
 KINDS = (
@@ -91,13 +91,13 @@ def _head(rng: np.random.Generator, x: Array, y: Array, *, pixel: float) -> Arra
     away = np.hypot(x / rng.uniform(0.62, 0.95), y / rng.uniform(0.62, 0.95))
     head, brain = inside(away - 1, 0.02), inside(away - rng.uniform(0.85, 0.93), 0.02)
     folds = smooth_noise(rng, x.shape, grain=rng.uniform(0.03, 0.06) / pixel)
-    tissue = rng.uniform(60, 120) + 8 * folds
+    tissue = rng.uniform(50, 100) + 5 * folds
     tissue = tissue + 10 * smooth_noise(rng, x.shape, grain=0.2 / pixel)
     wide, tall, level = rng.uniform(0.04, 0.12), rng.uniform(0.15, 0.35), rng.uniform(-55, 35)
     for side in (-1, 1):
         ventricle = np.hypot((x - side * (wide + 0.06)) / wide, y / tall)
         tissue = tissue + level * inside(ventricle - 1, 0.15)
-    return np.asarray(tissue * brain + (1 - brain) * head * rng.uniform(10, 190))
+    return np.asarray(tissue * brain + (1 - brain) * head * rng.uniform(10, 150))
 
 
 def _lesion(
@@ -111,7 +111,7 @@ def _lesion(
 ) -> Array:
     """What the lesion adds, in grey levels."""
     lesion = draw_lesion(rng, positive, separation=separation, radius=RADIUS)
-    angle, far = rng.uniform(0, 2 * np.pi), 0.25 * np.sqrt(rng.random())
+    angle, far = rng.uniform(0, 2 * np.pi), 0.2 * np.sqrt(rng.random())
     down, right = y - far * np.sin(angle), x - far * np.cos(angle)
     opacity = lesion.opacity(down, right, blur=max(0.02, pixel))
     return CONTRAST * lesion.shade(rng, opacity, pixel=pixel)

@@ -8,7 +8,7 @@ DATASETS = ("prostatex", "brain", "lung")
 PATIENTS = 60
 FEWEST_PATIENTS = 12
 MOST_PATIENTS = 900  # the numbers that no real patient has leave room for so many
-DIFFICULTY = 0.5  # chosen by experiment: see the plugin's README
+DIFFICULTY = 0.5  # chosen by experiment: see the README of this plugin
 WIDEST_SEPARATION = 6.0
 MARK = "SYNTHETIC PHANTOM: no patient, not for diagnosis"
 

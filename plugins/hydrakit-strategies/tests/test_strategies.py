@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+
+import pytest
+
+from hydrakit.hooks import SequenceStrategy, Settings
+from hydrakit.plan import Hyperparameters, Place, Round, Train
+from hydrakit_strategies import hydrakit_sequence_strategies
+
+STRATEGIES = {strategy.name: strategy for strategy in hydrakit_sequence_strategies()}
+
+# Each pair of kind and place has its own number of epochs, so that a round tells what it asked for.
+PLACES: list[tuple[Train, Place]] = [
+    (train, place) for train in ("all", "head") for place in ("first", "middle", "last")
+]
+
+
+def hyperparameters(train: Train, place: Place) -> Hyperparameters:
+    epochs = PLACES.index((train, place)) + 1
+    return Hyperparameters(
+        learning_rate=1e-3, dropout=0.0, batch_size=1, epochs=epochs, patience=None
+    )
+
+
+def rounds(strategy: str, *datasets: str) -> list[Round]:
+    return STRATEGIES[strategy].plan(list(datasets), Settings(hyperparameters))
+
+
+def told(strategy: str, *datasets: str) -> list[tuple[str, str, str, str]]:
+    """Dataset, kind, head and place of each round."""
+    listed: list[tuple[str, str, str, str]] = []
+    for round in rounds(strategy, *datasets):
+        train, place = PLACES[round.hyperparameters.epochs - 1]
+        assert train == round.train
+        listed.append((round.dataset, round.train, round.head, place))
+    return listed
+
+
+def test_the_names_of_the_strategies() -> None:
+    assert list(STRATEGIES) == ["hydra", "transfer", "classical"]
+
+
+def test_hydra_on_the_papers_datasets() -> None:
+    assert told("hydra", "prostatex", "brain", "lung", "prostatex") == [
+        ("prostatex", "all", "prostatex", "first"),
+        ("brain", "head", "brain", "first"),
+        ("brain", "all", "brain", "middle"),
+        ("lung", "head", "lung", "middle"),
+        ("lung", "all", "lung", "middle"),
+        ("prostatex", "head", "prostatex", "last"),
+        ("prostatex", "all", "prostatex", "last"),
+    ]
+
+
+def test_hydra_on_two_and_on_one() -> None:
+    assert told("hydra", "brain", "lung") == [
+        ("brain", "all", "brain", "first"),
+        ("lung", "head", "lung", "first"),
+        ("lung", "all", "lung", "last"),
+    ]
+    assert told("hydra", "lung") == [("lung", "all", "lung", "first")]
+
+
+def test_transfer_has_one_head() -> None:
+    assert told("transfer", "prostatex", "brain", "lung", "prostatex") == [
+        ("prostatex", "all", "shared", "first"),
+        ("brain", "all", "shared", "middle"),
+        ("lung", "all", "shared", "middle"),
+        ("prostatex", "all", "shared", "last"),
+    ]
+    assert told("transfer", "brain", "lung") == [
+        ("brain", "all", "shared", "first"),
+        ("lung", "all", "shared", "last"),
+    ]
+    assert told("transfer", "lung") == [("lung", "all", "shared", "first")]
+
+
+@pytest.mark.parametrize(
+    "datasets", [["lung"], ["brain", "lung"], ["prostatex", "brain", "brain", "lung"]]
+)
+def test_classical_is_the_target_alone(datasets: list[str]) -> None:
+    assert told("classical", *datasets) == [("lung", "all", "lung", "first")]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+def test_strategies_draw_nothing_and_change_nothing(strategy: SequenceStrategy) -> None:
+    datasets = ("brain", "lung", "brain")
+    state = random.getstate()
+    first = strategy.plan(datasets, Settings(hyperparameters))
+    assert strategy.plan(datasets, Settings(hyperparameters)) == first
+    assert random.getstate() == state
+
+
+def test_strategies_need_neither_torch_nor_files() -> None:
+    code = """
+import sys
+import hydrakit_strategies
+from hydrakit.hooks import Settings
+assert "pydantic" not in sys.modules, "imported by `hydrakit --help`"
+strategies = list(hydrakit_strategies.hydrakit_sequence_strategies())
+from hydrakit.plan import Hyperparameters
+values = Hyperparameters(learning_rate=1, dropout=0, batch_size=1, epochs=1, patience=None)
+calls = []
+sys.addaudithook(lambda event, _: calls.append(event) if event == "open" else None)
+for strategy in strategies:
+    strategy.plan(["brain", "lung"], Settings(lambda train, place: values))
+assert not calls, "a file was opened"
+assert not {"torch", "numpy"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+from hydrakit.errors import PlanError
+from hydrakit.plan import BodySpec, Dataset, Hyperparameters, Plan, Round, Split, load_plan
+
+names = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,10}", fullmatch=True)
+positive = st.floats(min_value=1e-12, max_value=1e3)
+hyperparameters = st.builds(
+    Hyperparameters,
+    learning_rate=positive,
+    dropout=st.floats(0, 0.99).map(abs),
+    batch_size=st.integers(1, 512),
+    epochs=st.integers(1, 5000),
+    patience=st.none() | st.integers(1, 100),
+    weight_decay=st.floats(0, 1).map(abs),
+    augmentation=st.sampled_from(["fresh", "fixed", "none"]),
+    views=st.integers(1, 99),
+    loss=st.sampled_from(["cross-entropy", "softmax-cross-entropy"]),
+    schedule=st.sampled_from(["constant", "authors"]),
+    select=st.sampled_from(["best", "authors"]),
+    carry_head=st.sampled_from(["best", "last"]),
+    feature_dropout=st.booleans(),
+)
+option_values = st.text(max_size=8) | st.integers(-99, 99) | st.floats(-9, 9) | st.booleans()
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    listed = draw(st.lists(names, min_size=1, max_size=4, unique=True))
+    split = st.builds(Split, train=positive, val=positive, test=positive)
+    options = st.dictionaries(names, option_values, max_size=3)
+    trained = draw(st.lists(st.sampled_from(listed), min_size=1, max_size=6))
+    return Plan(
+        strategy=draw(names),
+        profile=draw(names),
+        target=draw(st.sampled_from(trained)),
+        datasets=tuple(
+            Dataset(name=name, options=draw(options), split=draw(split)) for name in listed
+        ),
+        head=draw(names),
+        body=BodySpec(channels=tuple(draw(st.lists(st.integers(1, 64), min_size=1, max_size=3)))),
+        bootstrap=draw(st.integers(1, 300)),
+        seed=draw(st.integers(0, 2**63 - 1)),
+        rounds=tuple(
+            Round(
+                dataset=name,
+                train=draw(st.sampled_from(["head", "all"])),
+                head=draw(names),
+                hyperparameters=draw(hyperparameters),
+            )
+            for name in trained
+        ),
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(plans())
+def test_a_plan_survives_being_written_and_read(plan: Plan) -> None:
+    again = Plan.model_validate_json(plan.to_json())
+    assert again == plan
+    assert again.to_json() == plan.to_json()
+    assert again.digest() == plan.digest()
+    other = again.model_copy(update={"seed": again.seed ^ 1})
+    assert other.digest() != plan.digest()
+
+
+def small() -> dict[str, Any]:
+    """A small plan as its file has it."""
+    return {
+        "format": 1,
+        "strategy": "custom",
+        "profile": "recommended",
+        "target": "prostatex",
+        "datasets": [
+            {
+                "name": "prostatex",
+                "options": {"series": "bval", "slices": 3},
+                "split": {"train": 8, "val": 1, "test": 1},
+            },
+            {"name": "brain", "split": {"train": 9, "val": 1}},
+        ],
+        "head": "mlp",
+        "rounds": [
+            {"dataset": name, "train": "all", "head": name, "hyperparameters": values}
+            for name, values in (
+                (name, {"learning_rate": 1e-3, "dropout": 0.3, "batch_size": 8, "epochs": 2})
+                for name in ("brain", "prostatex")
+            )
+        ],
+    }
+
+
+def whole() -> dict[str, Any]:
+    plan = small()
+    for round in plan["rounds"]:
+        round["hyperparameters"]["patience"] = None
+    return plan
+
+
+def write(folder: Path, value: object) -> Path:
+    path = folder / "plan.json"
+    path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+    return path
+
+
+def test_a_file_gives_its_plan_with_the_defaults(tmp_path: Path) -> None:
+    plan = load_plan(write(tmp_path, whole()))
+    assert plan.target_head == "prostatex"
+    assert plan.dataset("brain").split == Split(train=9, val=1, test=0)
+    assert plan.dataset("prostatex").options == {"series": "bval", "slices": 3}
+    assert plan.body == BodySpec(channels=(32, 64, 128), features=256, patch=65)
+    assert (plan.bootstrap, plan.seed) == (1, 0)
+    assert plan.rounds[0].hyperparameters.augmentation == "fresh"
+    assert load_plan(write(tmp_path, plan.to_json())) == plan
+    with pytest.raises(KeyError):
+        plan.dataset("lung")
+
+
+def test_the_order_of_keys_decides_nothing(tmp_path: Path) -> None:
+    def turned(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: turned(value[key]) for key in reversed(value)}
+        return [turned(part) for part in value] if isinstance(value, list) else value
+
+    plan = load_plan(write(tmp_path, whole()))
+    other = load_plan(write(tmp_path, turned(whole())))
+    assert other == plan
+    assert other.digest() == plan.digest()
+
+
+def _set(*keys: str | int) -> Callable[[dict[str, Any], Any], None]:
+    def change(plan: dict[str, Any], value: Any) -> None:
+        for key in keys[:-1]:
+            plan = plan[key]  # type: ignore[index]
+        plan[keys[-1]] = value  # type: ignore[index]
+
+    return change
+
+
+def _drop(*keys: str | int) -> Callable[[dict[str, Any], Any], None]:
+    def change(plan: dict[str, Any], value: Any) -> None:
+        for key in keys[:-1]:
+            plan = plan[key]  # type: ignore[index]
+        del plan[keys[-1]]  # type: ignore[arg-type]
+
+    return change
+
+
+FIRST = ("rounds", 0, "hyperparameters")
+
+
+@pytest.mark.parametrize(
+    ("change", "value", "said"),
+    [
+        (
+            _set("epoch"),
+            3,
+            "unknown key 'epoch': remove it, or see `hydrakit plan` for the keys there are",
+        ),
+        (
+            _set(*FIRST, "lr"),
+            1e-3,
+            "unknown key 'rounds.0.hyperparameters.lr': remove it, or see `hydrakit plan` for the "
+            "keys there are",
+        ),
+        (_drop("target"), None, "key 'target' is missing"),
+        (_drop("rounds", 1, "head"), None, "key 'rounds.1.head' is missing"),
+        (
+            _set(*FIRST, "learning_rate"),
+            0,
+            "rounds.0.hyperparameters.learning_rate: Input should be greater than 0 (is 0)",
+        ),
+        (
+            _set(*FIRST, "learning_rate"),
+            float("nan"),
+            "rounds.0.hyperparameters.learning_rate: Input should be a finite number (is nan)",
+        ),
+        (
+            _set(*FIRST, "dropout"),
+            1.0,
+            "rounds.0.hyperparameters.dropout: Input should be less than 1 (is 1.0)",
+        ),
+        (
+            _set(*FIRST, "epochs"),
+            0,
+            "rounds.0.hyperparameters.epochs: Input should be greater than 0 (is 0)",
+        ),
+        (
+            _set(*FIRST, "patience"),
+            -1,
+            "rounds.0.hyperparameters.patience: Input should be greater than 0 (is -1)",
+        ),
+        (
+            _set(*FIRST, "batch_size"),
+            1.5,
+            "rounds.0.hyperparameters.batch_size: Input should be a valid integer, got a number "
+            "with a fractional part (is 1.5)",
+        ),
+        (
+            _set("rounds", 1, "train"),
+            "body",
+            "rounds.1.train: Input should be 'head' or 'all' (is 'body')",
+        ),
+        (_set("seed"), -1, "seed: Input should be greater than or equal to 0 (is -1)"),
+        (_set("format"), 2, "format: Input should be 1 (is 2)"),
+        (
+            _set("head"),
+            "My Head",
+            "head: String should match pattern '^[a-z0-9][a-z0-9_-]{0,63}$' (is 'My Head')",
+        ),
+        (
+            _set("datasets", 1, "split"),
+            {"train": 9, "val": 0},
+            "datasets.1.split.val: Input should be greater than 0 (is 0)",
+        ),
+        (_set("rounds"), [], "'rounds' is empty"),
+        (_set("rounds", 0, "dataset"), "lung", "'lung' is not in 'datasets'"),
+        (_set("target"), "lung", "'lung' is not in 'datasets'"),
+        (_set("datasets", 1, "name"), "prostatex", "a dataset is listed twice in 'datasets'"),
+        (
+            _set("target"),
+            "brain",
+            "the target 'brain' has no test share in its split",
+        ),
+        (
+            _set("rounds", 1, "dataset"),
+            "brain",
+            "no round trains on the target 'prostatex'",
+        ),
+        (_set("body"), {"channels": []}, "body: a body needs at least one block"),
+        (
+            _set("body"),
+            {"patch": 20},
+            "body: a patch of 20 pixels is too small for 3 blocks (is {'patch': 20})",
+        ),
+    ],
+)
+def test_the_first_fault_is_told_on_one_line(
+    change: Callable[[dict[str, Any], Any], None], value: Any, said: str, tmp_path: Path
+) -> None:
+    plan = whole()
+    change(plan, value)
+    path = write(tmp_path, plan)
+    with pytest.raises(PlanError) as caught:
+        load_plan(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert message.removeprefix(f"{path}: ").startswith(said)
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 1,}', "not json"])
+def test_what_is_no_plan_is_told_on_one_line(text: str, tmp_path: Path) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(PlanError) as caught:
+        load_plan(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_read_is_told_on_one_line(tmp_path: Path) -> None:
+    (tmp_path / "latin").write_bytes(b'{"head": "\xe9"}')
+    for path in (tmp_path / "none.json", tmp_path, tmp_path / "latin"):
+        with pytest.raises(PlanError) as caught:
+            load_plan(path)
+        assert str(caught.value).startswith(f"{path}: cannot be read as a plan: ")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_plan_cannot_be_changed() -> None:
+    plan = Plan.model_validate(whole())
+    parts: list[tuple[BaseModel, str, Any]] = [
+        (plan, "seed", 3),
+        (plan.rounds[0], "train", "head"),
+        (plan.rounds[0].hyperparameters, "epochs", 3),
+        (plan.datasets[0], "name", "lung"),
+        (plan.datasets[0].split, "test", 0.0),
+        (plan.body, "patch", 33),
+    ]
+    for part, name, value in parts:
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(part, name, value)
+    assert plan == Plan.model_validate(whole())
+
+
+def test_the_head_of_the_target_is_the_last_one_it_trains() -> None:
+    plan = whole()
+    again = {**plan["rounds"][1], "head": "second"}
+    plan["rounds"] = [plan["rounds"][1], again, plan["rounds"][0]]
+    assert Plan.model_validate(plan).target_head == "second"
+
+
+@pytest.mark.parametrize(
+    ("patch", "blocks", "side"), [(65, 3, 4), (65, 1, 30), (65, 2, 13), (36, 3, 1), (6, 1, 1)]
+)
+def test_each_block_takes_four_pixels_off_and_halves(patch: int, blocks: int, side: int) -> None:
+    body = BodySpec(patch=patch, channels=(8,) * blocks)
+    assert body.flat_side() == side
+    with pytest.raises(ValidationError, match="too small"):
+        BodySpec(patch=(1 << blocks) + 4 * ((1 << blocks) - 1) - 1, channels=(8,) * blocks)

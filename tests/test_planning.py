@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from hydrakit.errors import HydrakitError, PlanError, PluginError
+from hydrakit.plan import BodySpec, Plan, Split
+from hydrakit.planning import PROFILES, make_plan
+from hydrakit.plugins import load_plugins
+
+PAPER = ["prostatex", "brain", "lung", "prostatex"]
+
+
+def values(plan: Plan, name: str) -> list[Any]:
+    return [getattr(round.hyperparameters, name) for round in plan.rounds]
+
+
+def order(plan: Plan) -> list[str]:
+    return [f"{round.dataset} {round.train}" for round in plan.rounds]
+
+
+@pytest.mark.parametrize("profile", ["paper", "authors"])
+def test_table_i(profile: str) -> None:
+    plan = make_plan("hydra", PAPER, profile=profile)
+    assert order(plan) == [
+        "prostatex all",
+        "brain head",
+        "brain all",
+        "lung head",
+        "lung all",
+        "prostatex head",
+        "prostatex all",
+    ]
+    assert values(plan, "learning_rate") == [1e-8, 1e-7, 1e-8, 1e-5, 1e-8, 1e-5, 1e-9]
+    assert values(plan, "dropout") == [0.4, 0.3, 0.3, 0.3, 0.3, 0.3, 0.0]
+    assert set(values(plan, "batch_size")) == {128}
+    assert set(values(plan, "epochs")) == {2000}
+    assert set(values(plan, "patience")) == {None}
+    assert set(values(plan, "weight_decay")) == {0.0}
+    assert plan.bootstrap == 200
+    assert (plan.profile, plan.strategy, plan.target) == (profile, "hydra", "prostatex")
+
+
+def test_the_papers_other_strategies() -> None:
+    transfer = make_plan("transfer", PAPER, profile="paper")
+    assert values(transfer, "learning_rate") == [1e-8, 1e-8, 1e-8, 1e-8]
+    assert values(transfer, "dropout") == [0.4, 0.3, 0.3, 0.0]
+    classical = make_plan("classical", PAPER, profile="paper")
+    assert values(classical, "learning_rate") == [1e-8]
+    assert values(classical, "dropout") == [0.4]
+    assert [dataset.name for dataset in classical.datasets] == ["prostatex"]
+
+
+def test_the_paper_profile_has_none_of_the_authors_habits() -> None:
+    plan = make_plan("hydra", PAPER, profile="paper")
+    assert set(values(plan, "loss")) == {"cross-entropy"}
+    assert set(values(plan, "schedule")) == {"constant"}
+    assert set(values(plan, "select")) == {"best"}
+    assert set(values(plan, "carry_head")) == {"best"}
+    assert set(values(plan, "feature_dropout")) == {False}
+    assert set(values(plan, "augmentation")) == {"fixed"}
+
+
+def test_the_authors_profile_has_all_of_them() -> None:
+    plan = make_plan("hydra", PAPER, profile="authors")
+    assert set(values(plan, "loss")) == {"softmax-cross-entropy"}
+    assert set(values(plan, "select")) == {"authors"}
+    # Their first head round had no schedule, and the first round's last head was carried on.
+    assert values(plan, "schedule") == ["authors", "constant", *["authors"] * 5]
+    assert values(plan, "carry_head") == ["last", *["best"] * 6]
+    assert values(plan, "feature_dropout") == [round.train == "head" for round in plan.rounds]
+
+
+def test_a_plan_without_more_words_is_the_recommended_one() -> None:
+    plan = make_plan("hydra", ["brain", "prostatex"])
+    assert plan.profile == "recommended"
+    assert order(plan) == ["brain all", "prostatex head", "prostatex all"]
+    assert plan.bootstrap == PROFILES["recommended"].bootstrap
+    assert (plan.head, plan.seed, plan.body) == ("mlp", 0, BodySpec())
+    assert plan.dataset("prostatex").split == Split(train=8, val=1, test=1)
+    assert plan.dataset("brain").split == Split(train=9, val=1, test=0)
+    for dataset in plan.datasets:
+        adapter = load_plugins().dataset(dataset.name)
+        assert dataset.options == {option.name: option.default for option in adapter.options}
+    assert make_plan("hydra", ["brain", "prostatex"]) == plan
+    assert Plan.model_validate_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("strategy", ["hydra", "transfer", "classical"])
+def test_changes_apply_to_every_round(profile: str, strategy: str) -> None:
+    changes: dict[str, Any] = {
+        "epochs": 3,
+        "patience": 2,
+        "batch_size": 4,
+        "learning_rate": 0.02,
+        "dropout": 0.1,
+    }
+    before = make_plan(strategy, PAPER, profile=profile)
+    plan = make_plan(
+        strategy,
+        PAPER,
+        profile=profile,
+        bootstrap=5,
+        seed=9,
+        head="linear",
+        body_channels=[4, 8],
+        **changes,
+    )
+    for name, value in changes.items():
+        assert values(plan, name) == [value] * len(plan.rounds)
+    assert (plan.bootstrap, plan.seed, plan.head) == (5, 9, "linear")
+    assert plan.body == BodySpec(channels=(4, 8))
+    for name in ("loss", "schedule", "select", "carry_head", "feature_dropout", "augmentation"):
+        assert values(plan, name) == values(before, name)
+    assert order(plan) == order(before)
+
+
+def test_a_patience_of_zero_trains_all_epochs() -> None:
+    assert values(make_plan("hydra", PAPER, patience=0), "patience") == [None] * 7
+    assert None not in values(make_plan("hydra", PAPER), "patience")
+
+
+def test_options_and_splits_go_to_their_dataset() -> None:
+    name, option = next(
+        (adapter.name, option)
+        for adapter in load_plugins().datasets.values()
+        if adapter.name in PAPER
+        for option in adapter.options
+        if len(option.choices) > 1
+    )
+    other = next(choice for choice in option.choices if choice != option.default)
+    split = Split(train=3, val=1)
+    plan = make_plan("hydra", PAPER, options={name: {option.name: other}}, splits={"lung": split})
+    assert plan.dataset(name).options[option.name] == other
+    assert plan.dataset("lung").split == split
+    assert plan.dataset("brain").split == Split(train=9, val=1)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "datasets", "given", "kind", "said"),
+    [
+        ("hidra", PAPER, {}, PluginError, "unknown strategy 'hidra': did you mean 'hydra'?"),
+        ("hydra", ["brian"], {}, PluginError, "unknown dataset 'brian': did you mean 'brain'?"),
+        ("hydra", PAPER, {"head": "mpl"}, PluginError, "unknown head 'mpl': did you mean 'mlp'?"),
+        (
+            "hydra",
+            PAPER,
+            {"profile": "author"},
+            PlanError,
+            "unknown profile 'author': did you mean 'authors'?",
+        ),
+        ("hydra", [], {}, PlanError, "no dataset is named: `--datasets prostatex,brain` names two"),
+        (
+            "hydra",
+            ["prostatex"],
+            {"splits": {"brain": Split(train=9, val=1)}},
+            PlanError,
+            "unknown dataset 'brain': known are prostatex (it is not in this run)",
+        ),
+        (
+            "hydra",
+            ["brain", "prostatex"],
+            {"options": {"prostatx": {"series": "adc"}}},
+            PlanError,
+            "unknown dataset 'prostatx': did you mean 'prostatex'? (it is not in this run)",
+        ),
+        (
+            "hydra",
+            PAPER,
+            {"options": {"brain": {"no-such": 1}}},
+            PlanError,
+            "unknown option of 'brain' 'no-such': ",
+        ),
+        (
+            "classical",
+            ["brain", "prostatex"],
+            {"options": {"brain": {"no-such": 1}}},
+            PlanError,
+            "unknown option of 'brain' 'no-such': ",
+        ),
+        (
+            "hydra",
+            PAPER,
+            {"splits": {"prostatex": Split(train=9, val=1)}},
+            PlanError,
+            "the target 'prostatex' has no test share in its split",
+        ),
+        ("hydra", PAPER, {"epochs": 0}, PlanError, "epochs: Input should be greater than 0 (is 0)"),
+        (
+            "hydra",
+            PAPER,
+            {"learning_rate": -1.0},
+            PlanError,
+            "learning_rate: Input should be greater than 0 (is -1.0)",
+        ),
+        ("hydra", PAPER, {"dropout": 1.0}, PlanError, "dropout: Input should be less than 1"),
+        ("hydra", PAPER, {"bootstrap": 0}, PlanError, "bootstrap: Input should be greater than 0"),
+        ("hydra", PAPER, {"seed": -1}, PlanError, "seed: Input should be greater than or equal"),
+        ("hydra", PAPER, {"body_channels": []}, PlanError, "a body needs at least one block"),
+        (
+            "hydra",
+            PAPER,
+            {"body_channels": [8] * 5},
+            PlanError,
+            "a patch of 65 pixels is too small for 5 blocks",
+        ),
+    ],
+)
+def test_what_is_impossible_is_told_on_one_line(
+    strategy: str, datasets: list[str], given: dict[str, Any], kind: type[HydrakitError], said: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        make_plan(strategy, datasets, **given)
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)
+
+
+def test_planning_does_not_import_torch() -> None:
+    code = (
+        "import sys; from hydrakit.planning import make_plan; "
+        "make_plan('hydra', ['brain', 'prostatex']); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
