@@ -17,9 +17,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/installed
-	$(BIN)/hydrakit phantom $(DEMO)/data --patients 40
+	$(BIN)/hydrakit phantom $(DEMO)/data --patients 100
 	$(BIN)/hydrakit run --strategy hydra --datasets prostatex,brain,lung,prostatex \
-		--data $(DEMO)/data --out $(DEMO)/run --cache $(DEMO)/cache --epochs 12
+		--data $(DEMO)/data --out $(DEMO)/run --cache $(DEMO)/cache --epochs 30
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

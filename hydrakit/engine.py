@@ -129,8 +129,7 @@ def run(
     session.check()
     RunDir.begin(out, plan)
     with session.rundir.locked(), deterministic():
-        session.write_environment(places)
-        session.run()
+        session.run(places)
     return session.rundir
 
 
@@ -218,7 +217,7 @@ class Session:
             excluded=dict(Counter(case.reason for case in index.excluded)),
         )
 
-    def write_environment(self, places: Mapping[str, Path]) -> None:
+    def _write_environment(self, places: Mapping[str, Path]) -> None:
         """Write on what machine this runs, from which files."""
         self.rundir.write_facts(self.facts)
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
@@ -237,12 +236,17 @@ class Session:
         }
         self.rundir.write_json("environment.json", environment)
 
-    def run(self) -> None:
-        """Run every round that is not on disk, then look at the test split, once."""
+    def run(self, places: Mapping[str, Path]) -> None:
+        """Run every round that is not on disk, then look at the test split, once.
+
+        Args:
+            places: The datasets' folders, to be noted.
+        """
         if self.rundir.results() is not None:
             if not self.rundir.report_path.is_file():  # stopped while it was written
                 write_report(self.rundir, plugins=self.plugins)
             return
+        self._write_environment(places)
         self.watcher.started(self.rundir, str(self.device))
         self.rundir.log("run", device=str(self.device))
         network = Network(

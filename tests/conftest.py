@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from hydrakit.plugins import load_plugins
 from hydrakit.rundir import RunDir
 
+if TYPE_CHECKING:
+    from helpers import Runner
+
 sys.path.insert(0, str(Path(__file__).parent))  # `helpers`, for the tests and as a plugin
 
 Install = Callable[..., Path]
+Refused = Callable[..., str]
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +61,53 @@ def standin(
     load_plugins.cache_clear()
     yield work
     load_plugins.cache_clear()
+
+
+@pytest.fixture
+def command_refused(standin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refused:
+    """Calls a command that must fail, and leave the disk as it was."""
+    from click.testing import CliRunner
+    from helpers import tree
+
+    from hydrakit.cli import main
+
+    cache = tmp_path / "own-cache"
+    cache.mkdir()
+    monkeypatch.setenv("HYDRAKIT_CACHE", str(cache))
+
+    def refused(*arguments: str | Path, words: list[str], status: int = 1) -> str:
+        # Data that was read well before the fault shows may be kept prepared: a cache is for that.
+        kept = set(cache.iterdir())
+        before = tree(tmp_path)
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == status, result.output
+        assert result.stdout == ""
+        lines = result.stderr.splitlines()
+        if status == 1:
+            assert len(lines) == 1, result.stderr
+            assert lines[0].startswith("hydrakit: ")
+        else:
+            assert lines[0].startswith("Usage: ")
+            assert lines[-1].startswith("Error: ")
+        for word in words:
+            assert word in lines[-1]
+        assert not list(cache.glob("*.part"))
+        for path in set(cache.iterdir()) - kept:
+            shutil.rmtree(path)
+        assert tree(tmp_path) == before
+        return lines[-1]
+
+    return refused
+
+
+@pytest.fixture
+def runner(tmp_path: Path, data: Path, cache: Path) -> Runner:
+    """Runs plans on the stand-ins, in folders below ``tmp_path``."""
+    from helpers import Runner
+
+    return Runner(tmp_path, data, cache)
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])

@@ -6,14 +6,20 @@ their plugin: `install_standin` gives a folder to put on the search path, for th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 
 import hydrakit_strategies
 from hydrakit import heads
+from hydrakit.errors import HydrakitError
 from hydrakit.hooks import (
     DatasetAdapter,
     FieldOfView,
@@ -171,6 +177,23 @@ def run_plan(plan: Plan, out: Path, *, data: Path, cache: Path, **more: Any) -> 
     return run(plan, **(places | more))
 
 
+@dataclass(frozen=True)
+class Runner:
+    """Runs plans on the stand-ins, each in a folder of its own."""
+
+    folder: Path
+    data: Path
+    cache: Path
+
+    def __call__(self, plan: Plan, name: str = "run", **more: Any) -> RunDir:
+        places = {"data": self.data, "cache": self.cache}
+        return run_plan(plan, self.folder / name, **(places | more))
+
+
+class StopError(Exception):
+    """Someone pulls the plug."""
+
+
 def load_dataset(name: str, *, data: Path, cache: Path, device: str = "cpu") -> Loaded:
     """A stand-in as a round gets it, shared out as a target with seed 0."""
     import torch
@@ -207,6 +230,39 @@ def install_standin(site: Path) -> Path:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: standin\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[hydrakit]\nstandin = helpers\n")
     return site
+
+
+def refused(action: Callable[[], object], *words: str) -> None:
+    """Call what must fail with one line, in which some words are."""
+    with pytest.raises(HydrakitError) as caught:
+        action()
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@contextmanager
+def another_process(run: Path) -> Iterator[int]:
+    """A process that holds the lock of a run's folder until it is killed at the end; its number."""
+    arguments = [sys.executable, "-c", _HOLD, str(run)]
+    with subprocess.Popen(
+        arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process.pid
+        process.kill()
+
+
+_HOLD = """
+import sys
+from pathlib import Path
+from hydrakit.rundir import RunDir
+
+with RunDir(Path(sys.argv[1])).locked():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 def tree(*folders: Path) -> dict[str, bytes | None]:

@@ -277,7 +277,7 @@ def test_a_terminal_shows_a_bar_and_keeps_the_rounds(
     assert re.search(r"round 7 of 7, alpha all .* 2/2 ", text), "the bar of the last round"
     for number in range(1, 8):
         assert re.search(rf"round {number} of 7, \w+ (head|all): val AUC", text)
-    assert "epoch 1 of 2" not in text
+    assert "epoch 1 of 2, loss" not in text
 
 
 def test_evaluating_prints_figures_and_notes(plan_file: Path) -> None:

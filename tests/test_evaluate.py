@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import new_network, plan_of, plugins, round_of, run_plan, write_dataset
+from helpers import new_network, plan_of, plugins, refused, round_of, run_plan, write_dataset
 from sklearn.metrics import roc_auc_score
 
 from hydrakit import weights
-from hydrakit.errors import HydrakitError
 from hydrakit.evaluate import Evaluation, Predictions, evaluate_files, evaluate_run, score
 from hydrakit.heads import build_linear
 from hydrakit.hooks import FieldOfView
@@ -53,14 +52,6 @@ def of_files(data: Path, cache: Path) -> Callable[..., Evaluation]:
         return evaluate_files(body, head, **({"root": data / dataset} | more | given))
 
     return of_files
-
-
-def refused(action: Callable[[], object], *words: str) -> None:
-    with pytest.raises(HydrakitError) as caught:
-        action()
-    assert "\n" not in str(caught.value)
-    for word in words:
-        assert word in str(caught.value)
 
 
 def test_the_test_split_gives_the_run_s_own_result(

@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import plan_of, round_of, tree
+from helpers import another_process, plan_of, refused, round_of, tree
 
-from hydrakit.errors import HydrakitError, PlanError
+from hydrakit.errors import PlanError
 from hydrakit.rundir import RunDir
 
 PLAN = plan_of(round_of("alpha"))
 ROUND = PLAN.rounds[0]
-
-HOLD = """
-import sys
-from pathlib import Path
-from hydrakit.rundir import RunDir
-
-with RunDir(Path(sys.argv[1])).locked():
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-def refused(action: Callable[[], object], *words: str) -> None:
-    with pytest.raises(HydrakitError) as caught:
-        action()
-    assert "\n" not in str(caught.value)
-    for word in words:
-        assert word in str(caught.value)
 
 
 def test_a_run_begins_in_a_new_or_empty_folder_and_goes_on_in_its_own(tmp_path: Path) -> None:
@@ -71,21 +51,15 @@ def test_a_folder_without_a_plan_is_no_run(tmp_path: Path) -> None:
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     rundir = RunDir.begin(tmp_path, PLAN)
-    arguments = [sys.executable, "-c", HOLD, str(tmp_path)]
-    with subprocess.Popen(
-        arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "held\n"
+    with another_process(tmp_path) as pid:
         before = tree(tmp_path)
 
         def lock() -> None:
             with rundir.locked():
                 raise AssertionError("both hold the lock")
 
-        refused(lock, str(tmp_path), f"pid {other.pid} on ", "wait", "--out")
+        refused(lock, str(tmp_path), f"pid {pid} on ", "wait", "--out")
         assert tree(tmp_path) == before
-        other.kill()
     with rundir.locked():
         assert "pid" in (tmp_path / "lock.holder").read_text()
     assert not (tmp_path / "lock.holder").exists()

@@ -117,7 +117,7 @@ class LiveWatcher(PlainWatcher):
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        self.progress.console.print(line, highlight=False)
+        self.progress.console.print(line, highlight=False, markup=False)
 
     def mention(self, line: str) -> None:
         """Leave it to the bar."""
@@ -136,9 +136,12 @@ class LiveWatcher(PlainWatcher):
         self._show(self.name(number, round), record.epoch, epochs, figures(record))
 
     def _show(self, description: str, done: int, of: int | None, figures: str = "") -> None:
-        if self.progress.tasks[0].description != description:
-            self.progress.reset(self.task, total=of, description=description)
-        self.progress.update(self.task, completed=done, total=of, figures=figures)
+        if self.progress.tasks[0].description == description:
+            self.progress.update(self.task, completed=done, total=of, figures=figures)
+        else:  # begins the clock anew
+            self.progress.reset(
+                self.task, completed=done, total=of, description=description, figures=figures
+            )
 
 
 def figures(record: EpochRecord) -> str:

@@ -83,7 +83,9 @@ def write_phantom(
                 out.rmdir()  # empty: renaming onto it does not work everywhere
             part.rename(out)
     except OSError as error:
-        raise DataError(f"{out}: the phantom cannot be written: {error.strerror or error}") from None
+        raise DataError(
+            f"{out}: the phantom cannot be written: {error.strerror or error}"
+        ) from None
     return Written(cases=cases, already_there=False)
 
 

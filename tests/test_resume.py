@@ -1,0 +1,215 @@
+"""Going on after a stop, the same run again, and random state that is left alone."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import (
+    Runner,
+    StopError,
+    hydra_plan,
+    install_standin,
+    plan_of,
+    round_of,
+    tree,
+    weights_of,
+    write_dataset,
+)
+
+from hydrakit.errors import DataError
+from hydrakit.plan import Plan, Round
+from hydrakit.results import EpochRecord, RoundResult
+from hydrakit.rundir import RunDir
+from hydrakit.watch import Watcher
+
+
+def without_seconds(rundir: RunDir) -> dict[str, Any]:
+    results = rundir.results()
+    assert results is not None
+    found = results.model_dump()
+    for each in found["rounds"]:
+        assert each.pop("seconds") > 0
+    return found
+
+
+def assert_equal_runs(one: RunDir, other: RunDir) -> None:
+    assert weights_of(one.path).keys() == weights_of(other.path).keys()
+    for name, content in weights_of(one.path).items():
+        assert content == weights_of(other.path)[name], name
+    assert without_seconds(one) == without_seconds(other)
+
+
+class Stopper(Watcher):
+    """Stops a run once: in a round's first epoch, or after a round."""
+
+    def __init__(self, round: int, *, after: bool) -> None:
+        self.round = round
+        self.after = after
+
+    def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
+        if number == self.round and not self.after:
+            raise StopError
+
+    def finished(self, number: int, round: Round, result: RoundResult) -> None:
+        if number == self.round and self.after:
+            raise StopError
+
+
+def stop_everywhere(runner: Runner, plan: Plan, **more: Any) -> RunDir:
+    """Run a plan that is stopped in and after every round, and go on each time."""
+    for number in range(1, len(plan.rounds) + 1):
+        for after in (False, True):
+            with pytest.raises(StopError):
+                runner(plan, watcher=Stopper(number, after=after), **more)
+            done = [p for p in (runner.folder / "run" / "rounds").glob("*") if p.suffix != ".part"]
+            assert len(done) == number - (not after)
+    return runner(plan, **more)
+
+
+def test_a_run_stopped_in_and_after_every_round_ends_like_one_in_one_go(
+    runner: Runner, hydra_run: RunDir
+) -> None:
+    assert_equal_runs(stop_everywhere(runner, hydra_plan()), hydra_run)
+
+
+def test_so_does_one_whose_rounds_go_on_with_their_last_head(runner: Runner, device: str) -> None:
+    habits: dict[str, Any] = {"carry_head": "last", "select": "authors", "schedule": "authors"}
+    plan = plan_of(
+        round_of("alpha", epochs=5, learning_rate=0.03, **habits),
+        round_of("beta", "head", feature_dropout=True, carry_head="last"),
+        round_of("beta", carry_head="last"),
+        round_of("alpha", "head", epochs=5, learning_rate=0.03, carry_head="last"),
+        bootstrap=3,
+    )
+    whole = runner(plan, "whole", device=device)
+    first = whole.path / "rounds" / "01-alpha-all"
+    best, last = ((first / f"{name}.safetensors").read_bytes() for name in ("head", "last-head"))
+    assert best != last, "choose a rate at which the last epoch is not the best"
+    assert_equal_runs(stop_everywhere(runner, plan, device=device), whole)
+
+
+@pytest.fixture
+def environment(tmp_path: Path, data: Path, cache: Path) -> dict[str, str]:
+    """For a process of its own that finds the stand-ins."""
+    site = install_standin(tmp_path / "site")
+    places = {"HYDRAKIT_DATA": str(data), "HYDRAKIT_CACHE": str(cache)}
+    paths = os.pathsep.join([str(site), str(Path(__file__).parent)])
+    return {**os.environ, **places, "PYTHONPATH": paths}
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(
+    runner: Runner, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    rounds = hydra_plan().rounds
+    longer = [r.hyperparameters.model_copy(update={"epochs": 12}) for r in rounds]
+    plan = hydra_plan(
+        rounds=tuple(
+            r.model_copy(update={"hyperparameters": h}) for r, h in zip(rounds, longer, strict=True)
+        )
+    )
+    (tmp_path / "plan.json").write_text(plan.to_json())
+    out = tmp_path / "run"
+    arguments = ["run", "--plan", str(tmp_path / "plan.json"), "--out", str(out), "--device", "cpu"]
+    with subprocess.Popen(
+        [sys.executable, "-c", "from hydrakit.cli import main; main()", *arguments],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        last = random.randint(1, 5)
+        assert any(line.startswith(f"round {last} ") for line in process.stderr)
+        time.sleep(random.random() * 0.1)
+        process.kill()
+    assert RunDir(out).finished(last, plan.rounds[last - 1])
+    assert process.wait() != 0, "killed too late: let the rounds last longer"
+    assert_equal_runs(runner(plan), runner(plan, "whole"))
+
+
+def test_a_finished_run_is_left_alone(runner: Runner, hydra_run: RunDir) -> None:
+    copy = runner.folder / "copy"
+    shutil.copytree(hydra_run.path, copy)
+    before = tree(copy)
+    again = runner(hydra_plan(), "copy", watcher=Stopper(1, after=False))
+    assert tree(copy) == before
+    assert without_seconds(again) == without_seconds(hydra_run)
+
+
+def test_a_report_that_was_not_written_any_more_is_written(
+    runner: Runner, hydra_run: RunDir
+) -> None:
+    copy = runner.folder / "copy"
+    shutil.copytree(hydra_run.path, copy)
+    (copy / "report.html").unlink()
+    again = runner(hydra_plan(), "copy")
+    assert "</html>" in again.report_path.read_text()
+
+
+def test_data_that_changed_stops_a_run_that_goes_on(
+    tmp_path: Path, data: Path, cache: Path
+) -> None:
+    mine = tmp_path / "data"
+    shutil.copytree(data, mine)
+    runner = Runner(tmp_path, mine, cache)
+    plan = plan_of(round_of("beta"), round_of("alpha"))
+    with pytest.raises(StopError):
+        runner(plan, watcher=Stopper(1, after=True))
+    shutil.rmtree(mine / "beta")
+    write_dataset(mine / "beta", seed=99)
+    before = tree(tmp_path / "run")
+    with pytest.raises(DataError, match=r"beta: its data is not what .*run began with.*--out"):
+        runner(plan)
+    assert tree(tmp_path / "run") == before
+
+
+# --- the same again, and nothing else touched
+
+
+def test_two_runs_of_one_plan_are_equal_and_another_seed_is_not(
+    runner: Runner, device: str
+) -> None:
+    plan = plan_of(round_of("beta"), round_of("alpha", "head"), round_of("alpha"), bootstrap=2)
+    one, two = (runner(plan, name, device=device) for name in ("one", "two"))
+    assert_equal_runs(one, two)
+    other = runner(plan.model_copy(update={"seed": 1}), "other", device=device)
+    for name in ("body.safetensors", "heads/alpha.safetensors", "predictions.csv"):
+        assert (one.path / name).read_bytes() != (other.path / name).read_bytes()
+
+
+def test_a_run_leaves_all_random_state_as_it_was(runner: Runner, device: str) -> None:
+    random.seed(1)
+    np.random.seed(2)  # noqa: NPY002 - the state that must not be touched
+    torch.manual_seed(3)
+    states = [random.getstate(), torch.get_rng_state()]
+    legacy = np.random.get_state()  # noqa: NPY002
+    assert isinstance(legacy, tuple)
+    on_device = torch.cuda.get_rng_state() if device == "cuda" else None
+    plan = plan_of(round_of("beta", dropout=0.5), round_of("alpha", "head"), bootstrap=2)
+    runner(plan, device=device)
+    assert random.getstate() == states[0]
+    assert torch.equal(torch.get_rng_state(), states[1])
+    now = np.random.get_state()  # noqa: NPY002
+    assert isinstance(now, tuple)
+    assert np.array_equal(now[1], legacy[1])
+    assert now[2:] == legacy[2:]
+    if on_device is not None:
+        assert torch.equal(torch.cuda.get_rng_state(), on_device)
+
+
+def test_the_state_before_a_run_does_not_matter(runner: Runner) -> None:
+    plan = plan_of(round_of("alpha", dropout=0.5))
+    one = runner(plan, "one")
+    torch.manual_seed(77)
+    torch.rand(5)
+    assert_equal_runs(one, runner(plan, "two"))
