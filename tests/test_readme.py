@@ -50,7 +50,7 @@ def test_the_tree_names_every_module_once_and_nothing_else() -> None:
     ],
 )
 def test_commands_of_the_readme_have_the_options_that_it_uses(line: str) -> None:
-    words = shlex.split(line.split("  #")[0], comments=True)[1:]
+    words = shlex.split(line.split("  #", maxsplit=1)[0], comments=True)[1:]
     path = []
     for word in words:
         if word.startswith("-") or not word.islower() or "/" in word:
