@@ -16,17 +16,18 @@ import torch
 
 import hydrakit
 from hydrakit import weights
+from hydrakit.data.gate import DROPPED, WITHHELD, Gate, pass_gate, shortcut_facts
 from hydrakit.data.load import Loaded, load, select
 from hydrakit.data.prepare import Prepared, prepare
-from hydrakit.data.read import check_root
+from hydrakit.data.read import check_root, class_names
 from hydrakit.errors import DataError, PlanError
 from hydrakit.evaluate import predict, score, to_csv
 from hydrakit.files import copy, write_atomic
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.network import Network
-from hydrakit.places import root_of
+from hydrakit.places import plugins_at, root_of
 from hydrakit.plan import Plan, Round
-from hydrakit.plugins import Plugins, load_plugins
+from hydrakit.plugins import Plugins
 from hydrakit.report import write_report
 from hydrakit.results import DataFacts, Results, RoundResult
 from hydrakit.rundir import RunDir, write_lines
@@ -96,7 +97,7 @@ def run(
         roots: Folders of datasets that lie elsewhere, by name.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         cache: Where prepared data is kept; None for `default_cache`.
-        plugins: As loaded; None loads them.
+        plugins: As loaded; None loads them, and the datasets declared at ``data`` and ``roots``.
         watcher: Told how it goes.
 
     Raises:
@@ -104,7 +105,7 @@ def run(
         PlanError: The plan, the device or the folder is impossible.
         DataError: A dataset cannot be used.
     """
-    plugins = plugins or load_plugins()
+    plugins = plugins or plugins_at(data, roots or {})
     plugins.head(plan.head)
     adapters = {dataset.name: plugins.dataset(dataset.name) for dataset in plan.datasets}
     where = choose_device(device)
@@ -125,7 +126,7 @@ def run(
         )
         for dataset in plan.datasets
     }
-    session = Session(plan, adapters, prepared, where, plugins, RunDir(out), watcher)
+    session = Session(plan, adapters, prepared, where, plugins, RunDir(out), watcher, cache)
     session.check()
     RunDir.begin(out, plan)
     with session.rundir.locked(), deterministic():
@@ -144,6 +145,12 @@ class Session:
     plugins: Plugins
     rundir: RunDir
     watcher: Watcher
+    cache: Path | None = None
+
+    @cached_property
+    def gate(self) -> Gate:
+        """What was found and decided about copies and splits."""
+        return pass_gate(self.prepared, self.adapters, self.plan, cache=self.cache)
 
     @cached_property
     def loaded(self) -> dict[str, Loaded]:
@@ -152,8 +159,7 @@ class Session:
             dataset.name: load(
                 self.prepared[dataset.name],
                 self.adapters[dataset.name],
-                split=dataset.split,
-                seed=self.plan.seed,
+                splits=self.gate.splits[dataset.name],
                 patch=self.plan.body.patch,
                 device=self.device,
             )
@@ -183,11 +189,18 @@ class Session:
         for round in self.plan.rounds:
             first = served.setdefault(round.head, round)
             here, there = self.adapters[round.dataset], self.adapters[first.dataset]
-            if len(here.classes) != len(there.classes):
+            if (here.task, len(here.classes)) != (there.task, len(there.classes)):
                 raise PlanError(
                     f"head {round.head!r} cannot serve both {first.dataset!r} "
-                    f"({len(there.classes)} classes) and {round.dataset!r} "
-                    f"({len(here.classes)}): give each dataset a head of its own"
+                    f"({there.task}, {len(there.classes)} classes) and {round.dataset!r} "
+                    f"({here.task}, {len(here.classes)}): give each dataset a head of its own"
+                )
+        factory = self.plugins.head(self.plan.head)
+        for adapter in self.adapters.values():
+            if adapter.task not in factory.tasks:
+                raise PlanError(
+                    f"head {factory.name!r} cannot learn {adapter.name!r}, a {adapter.task} task: "
+                    f"it takes {', '.join(factory.tasks)}"
                 )
         facts = {name: self._facts(name) for name in self.loaded}
         before = self.rundir.facts()
@@ -204,22 +217,32 @@ class Session:
         cases = [case for case in index.cases if case.label is not None]
         counts: dict[str, Counter[str]] = {}
         patients: dict[str, set[str]] = {}
+        dealt = Counter(loaded.splits.values())
         for case in cases:
             split = loaded.splits[case.key]
-            counts.setdefault(split, Counter())[loaded.classes[case.label or 0]] += 1
+            if split in (WITHHELD, DROPPED):
+                continue
+            names = class_names(case.label, loaded.task, loaded.classes)
+            counts.setdefault(split, Counter()).update(names)
             patients.setdefault(split, set()).add(case.patient)
         return DataFacts(
             digest=index.content,
             channels=index.channels,
+            cases={split: dealt[split] for split in sorted(counts)},
             counts={split: dict(sorted(counts[split].items())) for split in sorted(counts)},
             patients={split: len(patients[split]) for split in sorted(patients)},
             unlabelled=len(index.cases) - len(cases),
             excluded=dict(Counter(case.reason for case in index.excluded)),
+            copies=self.gate.copied.get(name, 0),
+            dropped=dealt[DROPPED],
+            withheld=dealt[WITHHELD],
+            shortcuts=shortcut_facts(index.cases, self.adapters[name], self.gate.units[name]),
         )
 
     def _write_environment(self, places: Mapping[str, Path]) -> None:
         """Write on what machine this runs, from which files."""
         self.rundir.write_facts(self.facts)
+        self.rundir.write_json("splits.json", self.gate.splits)
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
         environment: dict[str, Any] = {
             "hydrakit": hydrakit.__version__,
@@ -320,7 +343,12 @@ class Session:
         for split in ("val", "test"):
             keys = {key for key, name in target.splits.items() if name == split}
             cases = select(
-                self.prepared[plan.target], keys, patch=plan.body.patch, device=self.device
+                self.prepared[plan.target],
+                keys,
+                task=target.task,
+                scale=target.scale,
+                patch=plan.body.patch,
+                device=self.device,
             )
             predictions.append(
                 predict(model, cases, dataset=plan.target, split=split, classes=target.classes)

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydrakit.errors import DataError, PlanError, WeightsError, unknown
-from hydrakit.hooks import OptionValue
-from hydrakit.places import root_of
+from hydrakit.hooks import OptionValue, Task
+from hydrakit.places import plugins_at, root_of
 from hydrakit.plan import Split
-from hydrakit.plugins import Plugins, load_plugins
-from hydrakit.results import AreaUnderCurve, TestResult
+from hydrakit.plugins import Plugins
+from hydrakit.results import TestResult
 from hydrakit.rundir import RunDir
-from hydrakit.stats import newcombe_interval
 from hydrakit.weightfile import BodyMetadata, HeadMetadata, read_body, read_head
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from hydrakit.data.load import Cases
+    from hydrakit.tasks import Scale
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,20 @@ class Predictions:
         split: Which of its splits, or ``all``.
         classes: Names of the classes.
         keys: Of the cases.
-        labels: ``(cases,)`` class indices.
-        logits: ``(cases, classes)``.
+        labels: As `tasks.targets_of` gives them.
+        outputs: ``(cases, outputs)`` of the head.
+        task: What a label is.
+        scale: Of a number, over the training split.
     """
 
     dataset: str
     split: str
     classes: tuple[str, ...]
     keys: tuple[str, ...]
-    labels: NDArray[np.int64]
-    logits: NDArray[np.float64]
+    labels: NDArray[np.int64] | NDArray[np.float64]
+    outputs: NDArray[np.float64]
+    task: Task = "classification"
+    scale: Scale | None = None
 
 
 def predict(
@@ -60,7 +64,9 @@ def predict(
         classes=tuple(classes),
         keys=tuple(case.key for case in cases.cases),
         labels=cases.labels,
-        logits=outputs(model, cases.patches).cpu().double().numpy(),
+        outputs=outputs(model, cases.patches).cpu().double().numpy(),
+        task=cases.task,
+        scale=cases.scale,
     )
 
 
@@ -70,60 +76,56 @@ def score(predictions: Predictions) -> TestResult:
     Raises:
         DataError: A class has no case among them.
     """
-    from hydrakit import metrics
-    from hydrakit.results import Figures
+    from hydrakit import tasks
 
-    labels, logits = predictions.labels, predictions.logits
-    for label, name in enumerate(predictions.classes):
-        if not (labels == label).any():
+    found, labels, task = predictions.outputs, predictions.labels, predictions.task
+    if not len(labels):
+        raise DataError(f"{predictions.dataset}: no case in split {predictions.split!r}")
+    held = tasks.strata(labels.tolist(), task, predictions.classes).sum(axis=0)
+    for count, name in zip(held, tasks.strata_names(task, predictions.classes), strict=True):
+        if count == 0:
             raise DataError(
                 f"{predictions.dataset}: no case of class {name!r} in split "
                 f"{predictions.split!r}: its AUC cannot be told"
             )
-    probabilities = metrics.softmax(logits)
-    chosen = [1] if len(predictions.classes) == 2 else range(len(predictions.classes))
-    areas = []
-    for label in chosen:
-        positive = (labels == label).astype(int)
-        auc = metrics.auc(probabilities[:, label], positive)
-        positives, negatives = int(positive.sum()), int(len(positive) - positive.sum())
-        low, high = newcombe_interval(auc, positives, negatives)
-        areas.append(
-            AreaUnderCurve(
-                class_name=predictions.classes[label],
-                auc=auc,
-                low=low,
-                high=high,
-                positives=positives,
-                negatives=negatives,
-            )
-        )
+    scores = tasks.predictions(found, task=task, scale=predictions.scale)
     return TestResult(
         dataset=predictions.dataset,
         split=predictions.split,
-        figures=Figures(
-            loss=metrics.cross_entropy(logits, labels),
-            auc=metrics.auc_from_probabilities(probabilities, labels),
-            accuracy=metrics.accuracy(probabilities, labels),
-        ),
-        classes=tuple(areas),
+        figures=tasks.figures(found, labels, task=task, scale=predictions.scale),
+        cases=len(labels),
+        task=task,
+        classes=tasks.areas(scores, labels, task=task, classes=predictions.classes),
     )
 
 
 def to_csv(predictions: Sequence[Predictions]) -> str:
-    """The text of ``predictions.csv``: a line for each case, with its class probabilities."""
-    from hydrakit import metrics
+    """The text of ``predictions.csv``: a line for each case.
+
+    Classes and labels have a column ``p_NAME`` each for their probability; several labels of a
+    case are joined by ``;``. A number has the columns ``label`` and ``predicted`` alone.
+    """
+    from hydrakit import tasks
+    from hydrakit.data.read import class_names
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    classes = predictions[0].classes
-    writer.writerow(["dataset", "split", "key", "label", "predicted", *(f"p_{c}" for c in classes)])
+    task, classes = predictions[0].task, predictions[0].classes
+    columns = [] if task == "regression" else [f"p_{name}" for name in classes]
+    writer.writerow(["dataset", "split", "key", "label", "predicted", *columns])
     for part in predictions:
-        rows = zip(part.keys, part.labels, metrics.softmax(part.logits), strict=True)
-        for key, label, row in rows:
-            writer.writerow(
-                [part.dataset, part.split, key, classes[label], classes[row.argmax()], *row]
-            )
+        scores = tasks.predictions(part.outputs, task=task, scale=part.scale)
+        for key, label, row in zip(part.keys, part.labels.tolist(), scores, strict=True):
+            said: object
+            if task == "regression":
+                shown, said = label[0], row[0]
+            elif task == "multilabel":
+                present = tuple(int(probability > 0.5) for probability in row)
+                shown = ";".join(class_names(label, task, classes))
+                said = ";".join(class_names(present, task, classes))
+            else:
+                shown, said = classes[label], classes[row.argmax()]
+            writer.writerow([part.dataset, part.split, key, shown, said, *row[: len(columns)]])
     return text.getvalue()
 
 
@@ -142,7 +144,7 @@ def evaluate_files(
     root: Path,
     dataset: str | None = None,
     split: str = "test",
-    shares: tuple[Split, int] | None = None,
+    splits: Mapping[str, str] | None = None,
     options: Mapping[str, OptionValue] | None = None,
     device: str = "auto",
     cache: Path | None = None,
@@ -156,7 +158,7 @@ def evaluate_files(
         root: Folder of the dataset.
         dataset: Its name; None for the one that the head was trained on.
         split: ``train``, ``val``, ``test`` or ``all``.
-        shares: How the dataset was split for training, and the plan's seed; None for what the
+        splits: The split of every case in training, by key; None to split the dataset as the
             head's file tells.
         options: Of the adapter, in place of those that the head was trained with.
         device: As for a run.
@@ -169,26 +171,28 @@ def evaluate_files(
         PlanError: The dataset has no such split, or an option is wrong.
     """
     from hydrakit import weights
-    from hydrakit.data.load import select, share_out
+    from hydrakit.data.gate import deal_out
+    from hydrakit.data.load import select
     from hydrakit.data.prepare import prepare
     from hydrakit.engine import choose_device
 
-    plugins = plugins or load_plugins()
     body, head = read_body(body_path), read_head(head_path)
     name = dataset or head.dataset
+    plugins = plugins or plugins_at(None, {name: root})
     adapter = plugins.dataset(name)
-    if len(adapter.classes) != len(head.classes):
+    if (adapter.task, len(adapter.classes)) != (head.task, len(head.classes)):
+        kinds = "" if adapter.task == head.task else f" of a {head.task} task"
         raise WeightsError(
             f"{head_path}: its head knows {len(head.classes)} classes "
-            f"({', '.join(head.classes)}), but {name!r} has {len(adapter.classes)}: choose "
-            "another head or dataset"
+            f"({', '.join(head.classes)}){kinds}, but {name!r} has {len(adapter.classes)}"
+            f"{kinds and f' of a {adapter.task} task'}: choose another head or dataset"
         )
-    if split != "all":
-        shares = shares or _told_by(head, head_path, name)
-        if getattr(shares[0], split) == 0:
-            raise PlanError(
-                f"{name}: had no {split} split in training: use `--split val` or `--split all`"
-            )
+    told = None if split == "all" or splits else _told_by(head, head_path, name)
+    has_it = split in splits.values() if splits else told and getattr(told[0], split) > 0
+    if split != "all" and not has_it:
+        raise PlanError(
+            f"{name}: had no {split} split in training: use `--split val` or `--split all`"
+        )
     where = choose_device(device)
     model = weights.load_model(body_path, head_path, plugins=plugins).to(where)
     given = {**(head.options if name == head.dataset else {}), **(options or {})}
@@ -198,12 +202,30 @@ def evaluate_files(
             f"{body_path}: its body takes images of {body.in_channels} channels, but {name!r} "
             f"gives {prepared.index.channels}"
         )
-    if split == "all" or shares is None:
-        keys = {case.key for case in prepared.index.cases if case.label is not None}
-    else:
-        dealt = share_out(prepared, adapter, split=shares[0], seed=shares[1])
-        keys = {key for key, part in dealt.items() if part == split}
-    cases = select(prepared, keys, patch=body.spec.patch, device=where)
+    if told is not None:
+        gate = deal_out(
+            {name: prepared},
+            {name: adapter},
+            splits={name: told[0]},
+            seed=told[1],
+            copies="group",
+            keep_conflicts=True,
+            cache=cache,
+        )
+        splits = gate.splits[name]
+    keys = {
+        case.key
+        for case in prepared.index.cases
+        if split == "all" or (splits or {}).get(case.key) == split
+    }
+    cases = select(
+        prepared,
+        keys,
+        task=head.task,
+        scale=head.scale,
+        patch=body.spec.patch,
+        device=where,
+    )
     predictions = predict(model, cases, dataset=name, split=split, classes=adapter.classes)
     return Evaluation(result=score(predictions), notes=_notes(body, head, name, split))
 
@@ -283,7 +305,7 @@ def evaluate_run(
         root=root_of(name, None, {**known, **roots}),
         dataset=name,
         split=split,
-        shares=(plan.dataset(name).split, plan.seed),
+        splits=rundir.splits()[name],
         options=plan.dataset(name).options,
         device=device,
         cache=cache,

@@ -48,9 +48,11 @@ def hydrakit_head_factories() -> Iterator[HeadFactory]:
         name="mlp",
         summary="The paper's: features to 64 to 16 to classes, with ELU and dropout",
         build=build_mlp,
+        tasks=("classification", "regression", "multilabel"),
     )
     yield HeadFactory(
         name="linear",
         summary="Dropout and one dense layer: logistic regression on the features",
         build=build_linear,
+        tasks=("classification", "regression", "multilabel"),
     )

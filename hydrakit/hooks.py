@@ -16,9 +16,9 @@ slow packages inside the functions that need them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pluggy
 
@@ -37,6 +37,10 @@ hookimpl = pluggy.HookimplMarker("hydrakit")
 
 OptionValue = str | int | float | bool
 
+# What a label is: one of several classes, a number, or several yes-or-no answers at once.
+Task = Literal["classification", "regression", "multilabel"]
+Label = int | float | tuple[int, ...]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
@@ -44,8 +48,14 @@ class Sample:
 
     Attributes:
         image: Pixel values, ``(channels, height, width)`` or ``(height, width)``, float32, in the
-            file's own unit (CT in Hounsfield units). Must be finite.
-        label: Index into the adapter's ``classes``; None where it is unknown (prediction only).
+            file's own unit (CT in Hounsfield units). Must be finite. Or a function without
+            parameters that gives them: only what is not yet prepared is then read, and in
+            parallel. It is called at most once, perhaps in another thread and after ``read`` has
+            gone on or ended. It raises DataError with a short reason, the same for all cases of
+            one cause, where the file cannot be read: the case is then told as unusable.
+        label: Of a classification, the index into the adapter's ``classes``; of a regression, a
+            number; of a multi-label task, 0 or 1 for each of the ``classes``. None where it is
+            unknown (prediction only).
         patient: Pseudonymous identifier; the unit of splitting and of z-scoring. A dataset
             without patients gives each image one of its own.
         key: Identity of the sample within its dataset, stable between readings.
@@ -54,16 +64,23 @@ class Sample:
             left pixel; None for the image's middle.
         spacing: ``(row, column)`` distance between pixels in millimetres; needed where the
             adapter's field of view is in millimetres.
-        source: The files that the sample was read from.
+        split: The split that the dataset itself puts the sample into (``train``, ``val``,
+            ``test``); None where that is left to hydrakit.
+        facts: What is known of the file and should not tell the label: format, mode, bit depth,
+            scanner. Never anything of the patient.
+        source: The files that decide the image's pixels. Once prepared, the image is not read again
+            while these and ``centre`` and ``spacing`` stay as they are; without any, it always is.
     """
 
-    image: NDArray[np.float32]
-    label: int | None
+    image: NDArray[np.float32] | Callable[[], NDArray[np.float32]]
+    label: Label | None
     patient: str
     key: str
     group: str | None = None
     centre: tuple[float, float] | None = None
     spacing: tuple[float, float] | None = None
+    split: str | None = None
+    facts: Mapping[str, str | float] = field(default_factory=dict)
     source: tuple[Path, ...] = ()
 
 
@@ -120,7 +137,8 @@ class DatasetAdapter:
     Attributes:
         name: Lower-case letters, digits, ``-`` and ``_``; also its folder's name under the root.
         summary: One line.
-        classes: Names of the classes by label; of two, index 1 is the positive one.
+        classes: Names of the classes by label; of two, index 1 is the positive one. Of a
+            regression, the one name of the number; of a multi-label task, the names of the labels.
         read: ``read(root, options)`` yields every case once, as a `Sample` or as `Unusable`.
             ``options`` holds all of the adapter's options. Raises `DataError` where the dataset
             as a whole cannot be read.
@@ -131,6 +149,11 @@ class DatasetAdapter:
         how_to_get: Where to get them.
         citation: How to cite the dataset; its licence in ``licence``.
         options: The settings that ``read`` understands.
+        task: What a label is.
+        cohort: Whose patients these are. Datasets of one cohort share patient identifiers, and a
+            patient is then in the same split of all of them. None: its patients are its own.
+        elsewhere: Folders outside of ``root`` that hold files of the dataset too: like ``root``,
+            they are watched for changes.
     """
 
     name: str
@@ -144,6 +167,9 @@ class DatasetAdapter:
     citation: str
     licence: str
     options: tuple[Option, ...] = ()
+    task: Task = "classification"
+    cohort: str | None = None
+    elsewhere: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,11 +182,14 @@ class HeadFactory:
         build: ``build(features, classes, dropout)`` gives a new module that turns
             ``(batch, features)`` into logits ``(batch, classes)``. Its shapes depend on
             ``features`` and ``classes`` alone. Softmax belongs to the metrics, not here.
+        tasks: What it can learn. Of a regression, the one output is the number; of a multi-label
+            task, each output is the logit of one label.
     """
 
     name: str
     summary: str
     build: Callable[[int, int, float], nn.Module]
+    tasks: tuple[Task, ...] = ("classification",)
 
 
 @dataclass(frozen=True)

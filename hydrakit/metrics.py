@@ -106,6 +106,30 @@ def auc_from_probabilities(probabilities: ArrayLike, labels: ArrayLike) -> float
     return float(np.mean([auc(table[:, k], (indices == k).astype(int)) for k in range(classes)]))
 
 
+def mean_absolute_error(numbers: ArrayLike, truth: ArrayLike) -> float:
+    """Mean distance of predicted numbers from the true ones, in their own unit.
+
+    Raises:
+        ValueError: The shapes differ, there are no cases, or a number is not finite.
+    """
+    found, wanted = _numbers(numbers, truth)
+    return float(np.mean(np.abs(found - wanted)))
+
+
+def r_squared(numbers: ArrayLike, truth: ArrayLike) -> float:
+    """Coefficient of determination: 1 is perfect, 0 no better than the mean of the true numbers.
+
+    Where all true numbers are equal it is 1 for a perfect prediction and 0 for any other.
+
+    Raises:
+        ValueError: As `mean_absolute_error`.
+    """
+    found, wanted = _numbers(numbers, truth)
+    left = float(np.sum((found - wanted) ** 2))
+    spread = float(np.sum((wanted - wanted.mean()) ** 2))
+    return 1 - left / spread if spread > 0 else float(left == 0)
+
+
 def auc_from_logits(logits: ArrayLike, labels: ArrayLike) -> float:
     """AUC of the probabilities that softmax makes of logits; see `auc_from_probabilities`.
 
@@ -113,6 +137,20 @@ def auc_from_logits(logits: ArrayLike, labels: ArrayLike) -> float:
         ValueError: A class has no case, a logit is not finite, or a label is no class.
     """
     return auc_from_probabilities(softmax(logits), labels)
+
+
+def _numbers(
+    numbers: ArrayLike, truth: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    found, wanted = np.asarray(numbers, np.float64), np.asarray(truth, np.float64)
+    if found.shape != wanted.shape or found.size == 0:
+        raise ValueError(
+            f"as many predicted numbers as true ones are needed: got the shapes {found.shape} and "
+            f"{wanted.shape}"
+        )
+    if not (np.isfinite(found).all() and np.isfinite(wanted).all()):
+        raise ValueError("a number is not finite")
+    return found, wanted
 
 
 def _mid_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

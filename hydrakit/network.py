@@ -63,7 +63,7 @@ class Network:
                 head = self._new_head(first)
             body.to(self.device)
             evaluate = Evaluation(body, head, val, None, first.hyperparameters.loss)
-            auc = evaluate()[0].auc
+            auc = evaluate()[0].score
             if not aucs or auc > max(aucs):
                 best = body, head
             aucs.append(auc)
@@ -121,6 +121,8 @@ class Network:
             options=dataset.options,
             split=dataset.split,
             seed=self.plan.seed,
+            task=adapter.task,
+            scale=self.loaded[round.dataset].scale,
         )
 
     def take(self, number: int, round: Round) -> None:

@@ -30,6 +30,7 @@ from hydrakit.names import NAME_PATTERN
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Train = Literal["head", "all"]
 Place = Literal["first", "middle", "last"]
+Copies = Literal["group", "drop", "report"]
 
 
 class Frozen(BaseModel):
@@ -151,6 +152,9 @@ class Plan(Frozen):
         profile: Whose values the rounds began with; for the reader.
         target: The dataset whose test split is read, once, at the end.
         datasets: Each dataset of the rounds, once.
+        copies: What becomes of images that are copies of one another: ``group`` keeps them in one
+            split, ``drop`` keeps one patient's, ``report`` only tells of them.
+        conflicts: Whether copies with different labels are an ``error`` or are to ``keep``.
         head: Name of the head factory.
         body: The body's shape.
         bootstrap: Number of random starts, of which the best on validation begins.
@@ -163,6 +167,8 @@ class Plan(Frozen):
     profile: Name
     target: Name
     datasets: tuple[Dataset, ...]
+    copies: Copies = "group"
+    conflicts: Literal["error", "keep"] = "error"
     head: Name
     body: BodySpec = BodySpec()
     bootstrap: PositiveInt = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -12,6 +12,7 @@ from hydrakit.errors import PlanError, unknown
 from hydrakit.hooks import OptionValue, Settings
 from hydrakit.plan import (
     BodySpec,
+    Copies,
     Dataset,
     Hyperparameters,
     Place,
@@ -134,6 +135,8 @@ def make_plan(
     seed: int = 0,
     options: Mapping[str, Mapping[str, OptionValue]] | None = None,
     splits: Mapping[str, Split] | None = None,
+    copies: Copies = "group",
+    conflicts: Literal["error", "keep"] = "error",
     bootstrap: int | None = None,
     body_channels: Sequence[int] | None = None,
     epochs: int | None = None,
@@ -153,6 +156,8 @@ def make_plan(
         seed: Of everything random.
         options: Options of adapters, by dataset.
         splits: Shares other than 8-1-1 for the target and 9-1 for the others, by dataset.
+        copies: What becomes of copies: ``group``, ``drop`` or ``report``.
+        conflicts: Whether copies with different labels are an ``error`` or are to ``keep``.
         bootstrap: Number of random starts, in place of the profile's.
         body_channels: Channels of the body's blocks, in place of 32, 64, 128.
         epochs: In place of the profile's, in every round; the four below likewise.
@@ -213,6 +218,8 @@ def make_plan(
                 for name in adapters
                 if name in used
             ),
+            copies=copies,
+            conflicts=conflicts,
             head=head,
             body=BodySpec() if body_channels is None else BodySpec(channels=tuple(body_channels)),
             bootstrap=base.bootstrap if bootstrap is None else bootstrap,

@@ -300,8 +300,12 @@ def _checked_name(offer: object, hook: str, kind: _Kind) -> str:
 def _adapter_fault(adapter: DatasetAdapter) -> str | None:
     """What would go wrong later with an adapter's own description, or None."""
     classes = adapter.classes
-    if not isinstance(classes, tuple) or len(set(classes)) != len(classes) or len(classes) < 2:
-        return f"has classes {classes!r}: a tuple of two or more different names is expected"
+    least, most = {"regression": (1, 1), "multilabel": (1, 999)}.get(adapter.task, (2, 999))
+    distinct = isinstance(classes, tuple) and len(set(classes)) == len(classes)
+    if not distinct or not least <= len(classes) <= most:
+        few = {1: "one or more different names", 2: "two or more different names"}[least]
+        few = "one name, that of the number" if most == 1 else few
+        return f"has classes {classes!r}: a tuple of {few} is expected"
     names = [option.name for option in adapter.options]
     for option in adapter.options:
         if not is_name(option.name) or names.count(option.name) > 1:

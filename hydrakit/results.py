@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
+from hydrakit.hooks import Task
 from hydrakit.plan import Frozen, Name, Train
 
 
@@ -11,15 +14,28 @@ class Figures(Frozen):
     """How well a network does on some cases.
 
     Attributes:
-        loss: Mean cross-entropy.
+        loss: Mean cross-entropy; of a number half its mean squared error, standardised.
         auc: Area under the ROC curve; with more than two classes the macro average of one
-            against the rest.
-        accuracy: Share of cases whose most probable class is right.
+            against the rest; of a multi-label task the mean over the labels. None for a number.
+        accuracy: Share of cases whose most probable class is right; of a multi-label task the
+            share of right answers. None for a number.
+        mae: Mean absolute error of a number, in its own unit.
+        r2: Coefficient of determination of a number.
     """
 
     loss: float
-    auc: float
-    accuracy: float
+    auc: float | None = None
+    accuracy: float | None = None
+    mae: float | None = None
+    r2: float | None = None
+
+    @property
+    def score(self) -> float:
+        """What the best epoch is chosen by, higher being better: the AUC, or R2 of a number."""
+        for value in (self.auc, self.r2):
+            if value is not None:
+                return value
+        return float("nan")
 
 
 class EpochRecord(Frozen):
@@ -31,9 +47,9 @@ class EpochRecord(Frozen):
         train: Over the epoch's own training pass: weights still moving, dropout and augmentation
             on.
         val: Of the validation split after the epoch.
-        reference_auc: Validation AUC on the target, through the head that the first round ended
-            with, on the body as it is now (the paper's Fig. 4b); None in the round that makes
-            that head, or where the first round is not the target's.
+        reference_auc: Validation AUC (of a number, R2) on the target, through the head that the
+            first round ended with, on the body as it is now (the paper's Fig. 4b); None in the
+            round that makes that head, or where the first round is not the target's.
     """
 
     epoch: int
@@ -44,7 +60,7 @@ class EpochRecord(Frozen):
 
 
 class Bootstrap(Frozen):
-    """Which random start began the run: ``val_auc[chosen]`` is the highest."""
+    """Which random start began the run: ``val_auc[chosen]`` (of a number, R2) is the highest."""
 
     chosen: int
     val_auc: tuple[float, ...]
@@ -111,7 +127,10 @@ class TestResult(Frozen):
         figures: Over all classes.
         level: Of the intervals.
         method: Of the intervals.
-        classes: One entry for two classes (the second is the positive one), else one for each.
+        cases: How many there were.
+        task: What a label is.
+        classes: One entry for two classes (the second is the positive one), else one for each
+            class or label; none for a number.
     """
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
@@ -119,9 +138,33 @@ class TestResult(Frozen):
     dataset: Name
     split: str
     figures: Figures
+    cases: int
+    task: Task = "classification"
     level: float = 0.95
     method: str = "Newcombe 2006, method 5"
     classes: tuple[AreaUnderCurve, ...]
+
+
+class ShortcutFact(Frozen):
+    """How well a fact that should not matter tells a class; see `hydrakit.data.shortcuts`.
+
+    Attributes:
+        fact: Its name.
+        class_name: The class that it tells best from the others.
+        auc: 0.5 tells nothing.
+        low: Lower end of the interval.
+        high: Upper end.
+        strong: Whether it is worth a warning.
+        only: Values that occur with one class alone: value, class, number of patients.
+    """
+
+    fact: str
+    class_name: str
+    auc: float
+    low: float
+    high: float
+    strong: bool
+    only: tuple[tuple[str, str, int], ...] = ()
 
 
 class DataFacts(Frozen):
@@ -130,18 +173,28 @@ class DataFacts(Frozen):
     Attributes:
         digest: SHA-256 of its prepared patches and cases.
         channels: Of the images.
-        counts: Cases by split and class name.
+        cases: By split.
+        counts: Cases by split and class name; a case with several labels counts for each.
         patients: Distinct patients by split.
         unlabelled: Cases without a label, not used.
         excluded: Number of cases without a usable image, by reason.
+        copies: Cases that are copies of another patient's.
+        dropped: Copies that were left out.
+        withheld: Cases left out since they belong to the target's test split.
+        shortcuts: The facts that tell the class, the strongest first.
     """
 
     digest: str
     channels: int
+    cases: dict[str, int] = Field(default_factory=dict)
     counts: dict[str, dict[str, int]]
     patients: dict[str, int]
     unlabelled: int
     excluded: dict[str, int]
+    copies: int = 0
+    dropped: int = 0
+    withheld: int = 0
+    shortcuts: tuple[ShortcutFact, ...] = ()
 
 
 class Results(Frozen):

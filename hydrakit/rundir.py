@@ -203,6 +203,17 @@ class RunDir:
             loaded: dict[str, Any] = json.loads(path.read_bytes())
             return {name: DataFacts.model_validate(facts) for name, facts in loaded.items()}
 
+    def splits(self) -> dict[str, dict[str, str]]:
+        """The split of every labelled case, by dataset and key.
+
+        Raises:
+            PlanError: The file that tells it is missing or broken.
+        """
+        path = self.path / "splits.json"
+        with _readable(path):
+            loaded: dict[str, dict[str, str]] = json.loads(path.read_bytes())
+            return loaded
+
     def write_facts(self, facts: Mapping[str, DataFacts]) -> None:
         """Write ``data.json``."""
         self.write_json("data.json", {name: each.model_dump() for name, each in facts.items()})

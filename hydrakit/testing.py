@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hydrakit.data.read import read_samples
-from hydrakit.hooks import DatasetAdapter, OptionValue, Sample, Unusable
+from hydrakit.data.read import LoadedSample, class_names, read_samples
+from hydrakit.hooks import DatasetAdapter, Label, OptionValue, Sample, Unusable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +61,14 @@ def check_adapter(
     second = [_without_pixels(case) for case in _read(adapter, root, options or {})]
     _check_same(first, second)
     samples = [case for case in first if isinstance(case, _Read)]
-    labels = Counter(sample.label for sample in samples)
+    names = Counter(
+        name
+        for sample in samples
+        for name in class_names(sample.label, adapter.task, adapter.classes)
+    )
     return Checked(
-        samples={name: labels[index] for index, name in enumerate(adapter.classes)},
-        unlabelled=labels[None],
+        samples={name: names[name] for name in adapter.classes},
+        unlabelled=sum(sample.label is None for sample in samples),
         unusable=dict(Counter(case.reason for case in first if isinstance(case, Unusable))),
         patients=len({sample.patient for sample in samples}),
         groups=len({sample.group or sample.key for sample in samples}),
@@ -73,7 +77,7 @@ def check_adapter(
 
 def _read(
     adapter: DatasetAdapter, root: Path, options: Mapping[str, OptionValue]
-) -> Iterator[Sample | Unusable]:
+) -> Iterator[LoadedSample | Unusable]:
     """The cases as the engine reads them, with the types checked before the engine sees them."""
 
     def typed(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample | Unusable]:
@@ -96,10 +100,10 @@ def _check_types(case: object) -> None:
     _check_text(case.patient, "patient", key)
     if case.group is not None:
         _check_text(case.group, "group", key)
-    label = case.label
-    assert label is None or (isinstance(label, int) and not isinstance(label, bool)), (
-        f"{key!r}: label is a {type(label).__name__}, not an int or None"
-    )
+    assert case.split in (None, "train", "val", "test"), f"{key!r}: split is {case.split!r}"
+    for name, value in case.facts.items():
+        _check_text(name, "a fact's name", key)
+        assert isinstance(value, str | int | float), f"{key!r}: fact {name!r} is {value!r}"
     _check_pair(case.centre, "centre", key)
     _check_pair(case.spacing, "spacing", key)
     assert isinstance(case.source, tuple), f"{key!r}: source is not a tuple of paths"
@@ -127,17 +131,19 @@ class _Read:
     """A sample with the digest of its pixels in their place."""
 
     key: str
-    label: int | None
+    label: Label | None
     patient: str
     group: str | None
     centre: tuple[float, float] | None
     spacing: tuple[float, float] | None
+    split: str | None
+    facts: Mapping[str, str | float]
     source: tuple[Path, ...]
     shape: tuple[int, ...]
     pixels: str
 
 
-def _without_pixels(case: Sample | Unusable) -> _Read | Unusable:
+def _without_pixels(case: LoadedSample | Unusable) -> _Read | Unusable:
     if isinstance(case, Unusable):
         return case
     facts = {name: value for name, value in vars(case).items() if name != "image"}

@@ -16,16 +16,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from hydrakit import metrics
+from hydrakit import tasks
 from hydrakit.data.load import Cases, Loaded
 from hydrakit.data.views import Views, balanced, plain
 from hydrakit.errors import PlanError
+from hydrakit.hooks import Task
 from hydrakit.models import Body, Joined, freeze, set_dropout
 from hydrakit.plan import Hyperparameters, Round
 from hydrakit.results import EpochRecord, Figures
+from hydrakit.tasks import Scale, loss_of, targets_of_tensor
 
 EVALUATION_BATCH = 64
 
@@ -213,7 +214,7 @@ def train_round(
         if best is None or is_better(record, best, settings.select):
             best, kept = record, (deepcopy(body.state_dict()), deepcopy(head.state_dict()))
         if settings.schedule == "authors":
-            scheduler.step(train.auc)
+            scheduler.step(train.score)
         if settings.patience is not None and epoch - best.epoch >= settings.patience:
             break
 
@@ -234,11 +235,13 @@ def one_epoch(
     for inputs, target in examples.batches(epoch):
         output = model(inputs)
         optimiser.zero_grad(set_to_none=True)
-        loss_of(output, target, loss).backward()
+        loss_of(output, target, task=examples.data.task, loss=loss).backward()
         optimiser.step()
         logits.append(output.detach())
         labels.append(target)
-    return figures(torch.cat(logits), torch.cat(labels).cpu().numpy(), loss)
+    data = examples.data
+    shown = targets_of_tensor(torch.cat(labels), data.scale)
+    return figures(torch.cat(logits), shown, task=data.task, loss=loss, scale=data.scale)
 
 
 class Evaluation:
@@ -266,18 +269,17 @@ class Evaluation:
     def __call__(self) -> tuple[Figures, float | None]:
         """The figures on the validation split, and the AUC of the reference head."""
         seen: dict[int, Tensor] = {} if self.kept is None else self.kept
-        val = figures(self._logits(self.head, self.val, seen), self.val.labels, self.loss)
+        val = self._figures(self.head, self.val, seen)
         if self.reference is None:
             return val, None
-        target = self.reference.val
-        logits = self._logits(self.reference.head, target, seen)
-        return val, figures(logits, target.labels, self.loss).auc
+        return val, self._figures(self.reference.head, self.reference.val, seen).score
 
-    def _logits(self, head: nn.Module, cases: Cases, seen: dict[int, Tensor]) -> Tensor:
+    def _figures(self, head: nn.Module, cases: Cases, seen: dict[int, Tensor]) -> Figures:
         """Of a head on some cases; the body looks at a set of cases once."""
         if id(cases) not in seen:
             seen[id(cases)] = outputs(self.body, cases.patches)
-        return outputs(head, seen[id(cases)])
+        found = outputs(head, seen[id(cases)])
+        return figures(found, cases.labels, task=cases.task, loss=self.loss, scale=cases.scale)
 
 
 def outputs(module: nn.Module, inputs: Tensor) -> Tensor:
@@ -287,32 +289,27 @@ def outputs(module: nn.Module, inputs: Tensor) -> Tensor:
         return torch.cat([module(batch) for batch in inputs.split(EVALUATION_BATCH)])
 
 
-def loss_of(logits: Tensor, labels: Tensor, loss: str) -> Tensor:
-    """Mean cross-entropy; ``softmax-cross-entropy`` takes the softmax twice, as the authors did."""
-    if loss == "softmax-cross-entropy":
-        logits = functional.softmax(logits, dim=1)
-    return functional.cross_entropy(logits, labels)
-
-
-def figures(logits: Tensor, labels: NDArray[np.int64], loss: str) -> Figures:
-    """Loss, AUC and accuracy of logits ``(cases, classes)``."""
-    values = logits.cpu().double()
+def figures(
+    found: Tensor,
+    targets: NDArray[np.int64] | NDArray[np.float64],
+    *,
+    task: Task,
+    loss: str,
+    scale: Scale | None,
+) -> Figures:
+    """Figures of outputs on any device; all are NaN where an output is not finite."""
+    values = found.cpu().double()
     if not torch.isfinite(values).all():
-        nothing = float("nan")
-        return Figures.model_construct(loss=nothing, auc=nothing, accuracy=nothing)
-    probabilities = metrics.softmax(values.numpy())
-    return Figures(
-        loss=float(loss_of(values, torch.from_numpy(labels), loss)),
-        auc=metrics.auc_from_probabilities(probabilities, labels),
-        accuracy=metrics.accuracy(probabilities, labels),
-    )
+        return Figures.model_construct(loss=float("nan"))
+    return tasks.figures(values.numpy(), targets, task=task, loss=loss, scale=scale)
 
 
 def is_better(new: EpochRecord, best: EpochRecord, rule: str) -> bool:
     """Whether an epoch takes the place of the best one so far; see `Hyperparameters.select`."""
     if rule == "authors":
-        return new.val.auc >= best.val.auc and new.val.accuracy >= best.val.accuracy
-    return (new.val.auc, -new.val.loss) > (best.val.auc, -best.val.loss)
+        as_accurate = (new.val.accuracy or 0.0) >= (best.val.accuracy or 0.0)
+        return new.val.score >= best.val.score and as_accurate
+    return (new.val.score, -new.val.loss) > (best.val.score, -best.val.loss)
 
 
 def _finite(figures: Figures, round: Round, epoch: int) -> Figures:

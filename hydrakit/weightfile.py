@@ -24,7 +24,7 @@ from pydantic import (
 
 from hydrakit.errors import WeightsError
 from hydrakit.files import write_atomic
-from hydrakit.hooks import FieldOfView, OptionValue
+from hydrakit.hooks import FieldOfView, OptionValue, Task
 from hydrakit.plan import BodySpec, Frozen, Name, Split
 
 if TYPE_CHECKING:
@@ -93,7 +93,10 @@ class HeadMetadata(Frozen):
         hydrakit: Version that wrote the file.
         factory: Name of the head factory that builds it.
         features: What it takes from a body.
-        classes: Names of the classes by label.
+        classes: Names of the classes by label; of a number, its name.
+        task: What a label is.
+        scale: Mean and standard deviation of a number over the training split: the head gives
+            the number less the mean, divided by the standard deviation.
         dataset: What it was trained on.
         options: The adapter's options then.
         split: The dataset's split then; None where there was none of hydrakit's.
@@ -109,7 +112,9 @@ class HeadMetadata(Frozen):
     hydrakit: str
     factory: Name
     features: PositiveInt
-    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    task: Task = "classification"
+    scale: tuple[float, float] | None = None
     dataset: Name
     options: dict[str, OptionValue] = Field(default_factory=dict)
     split: Split | None = None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from hydrakit.errors import WeightsError
 from hydrakit.files import write_atomic
-from hydrakit.hooks import OptionValue
+from hydrakit.hooks import OptionValue, Task
 from hydrakit.plan import Split
 from hydrakit.weightfile import (
     BodyMetadata,
@@ -101,6 +101,8 @@ def save_head(
     options: Mapping[str, OptionValue] | None = None,
     split: Split | None = None,
     seed: int | None = None,
+    task: Task = "classification",
+    scale: tuple[float, float] | None = None,
 ) -> HeadMetadata:
     """Write a head's file, whole or not at all; the folder must exist.
 
@@ -116,6 +118,8 @@ def save_head(
         options: Of the dataset's adapter.
         split: Of the dataset.
         seed: Of the plan.
+        task: What a label is.
+        scale: How a number was standardised: its mean and standard deviation.
 
     Returns:
         What the file says.
@@ -139,6 +143,8 @@ def save_head(
         factory=factory,
         features=features,
         classes=tuple(classes),
+        task=task,
+        scale=scale,
         dataset=dataset,
         options=dict(options or {}),
         split=split,

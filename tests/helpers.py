@@ -194,17 +194,29 @@ class StopError(Exception):
     """Someone pulls the plug."""
 
 
-def load_dataset(name: str, *, data: Path, cache: Path, device: str = "cpu") -> Loaded:
-    """A stand-in as a round gets it, shared out as a target with seed 0."""
+def load_dataset(
+    name: str, *, data: Path, cache: Path, device: str = "cpu", seed: int = 0
+) -> Loaded:
+    """A stand-in as a round gets it, shared out as a target of a plan with that seed."""
     import torch
 
+    from hydrakit.data.gate import deal_out
     from hydrakit.data.load import load
     from hydrakit.data.prepare import prepare
 
     chosen = plugins().dataset(name)
     prepared = prepare(chosen, data / name, options={}, patch=BODY.patch, cache=cache)
+    gate = deal_out(
+        {name: prepared},
+        {name: chosen},
+        splits={name: TARGET},
+        seed=seed,
+        copies="group",
+        keep_conflicts=True,
+        cache=cache,
+    )
     where = torch.device(device)
-    return load(prepared, chosen, split=TARGET, seed=0, patch=BODY.patch, device=where)
+    return load(prepared, chosen, splits=gate.splits[name], patch=BODY.patch, device=where)
 
 
 def new_network(

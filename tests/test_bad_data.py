@@ -127,8 +127,9 @@ def test_dicom_pixels_that_are_cut_off(
     words = ["lung: no usable case in", "16 cases", "cannot be read", "datasets check lung"]
     command_refused(*CLASSICAL, "lung", "--data", "data", words=words)
     result = CliRunner().invoke(main, ["datasets", "check", "lung", "--data", "data"])
-    assert result.exit_code == 0
-    assert "unusable, image file cannot be read: 14 (" in result.stdout
+    assert result.exit_code == 1
+    assert "WARNING: 14 cases cannot be used: image file cannot be read\n" in result.stdout
+    assert "PROBLEM: no case can be used (of 16)\n" in result.stdout
 
 
 def test_images_that_are_cut_off(command_refused: Refused, phantoms: Path) -> None:
@@ -138,7 +139,9 @@ def test_images_that_are_cut_off(command_refused: Refused, phantoms: Path) -> No
     images[0].write_bytes(images[0].read_bytes()[:400])
     result = CliRunner().invoke(main, ["datasets", "check", "brain", "--data", "data"])
     assert result.exit_code == 0
-    assert f"download it again: 1 (no/{images[0].name})" in result.stdout
+    told = " ".join(result.stdout.split())
+    assert "WARNING: 1 case cannot be used: " in told
+    assert f"download it again no/{images[0].name} " in told
     for path in images:
         path.write_bytes(path.read_bytes()[:400])
     words = ["brain: no usable case", f"{len(images)} cases", "download it again"]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -7,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from hydrakit.data.prepare import MAX_ANGLE, OVERSAMPLING, canvas_side, crop
+from hydrakit.data.crop import MAX_ANGLE, OVERSAMPLING, Statistics, canvas_side, crop, is_flat
 from hydrakit.data.views import plain
 from hydrakit.hooks import FieldOfView, Sample
 
@@ -143,3 +146,33 @@ def test_a_canvas_has_room_for_every_turn_and_splits_evenly(patch: int) -> None:
     reach = (OVERSAMPLING * patch / 2 - 0.5) * (np.cos(angle) + np.sin(angle)) + 1
     assert reach <= (canvas_side(patch) - 1) / 2
     assert (canvas_side(patch) - OVERSAMPLING * patch) % 2 == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        arrays(
+            np.float32,
+            st.tuples(st.just(2), st.integers(1, 6), st.integers(1, 6)),
+            elements=st.floats(-3000, 3000, width=32),
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_statistics_over_images_are_those_over_their_pixels(
+    images: list[NDArray[np.float32]],
+) -> None:
+    statistics = reduce(add, map(Statistics.of, images))
+    pixels = np.concatenate([image.reshape(2, -1) for image in images], axis=1).astype(np.float64)
+    assert statistics.count == pixels.shape[1]
+    np.testing.assert_allclose(statistics.mean, pixels.mean(axis=1), atol=1e-9)
+    np.testing.assert_allclose(statistics.standard_deviation(), pixels.std(axis=1), atol=1e-6)
+
+
+def test_an_image_with_one_flat_channel_is_flat() -> None:
+    image = noise(4, 2, 5, 6)
+    assert not is_flat(image)
+    image[1] = 7
+    assert is_flat(image)
+    assert is_flat(np.zeros((1, 1, 1), dtype=np.float32))

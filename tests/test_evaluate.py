@@ -243,7 +243,7 @@ def test_a_class_without_a_case_has_no_auc() -> None:
         classes=("benign", "malignant"),
         keys=("a", "b"),
         labels=np.array([0, 0]),
-        logits=np.zeros((2, 2)),
+        outputs=np.zeros((2, 2)),
     )
     refused(lambda: score(none), "alpha", "'malignant'", "'test'")
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from hydrakit.data.load import load, select, share_out
+from hydrakit.data.gate import deal_out
+from hydrakit.data.load import Loaded, load, select
 from hydrakit.data.prepare import Prepared, canvas_side, prepare
 from hydrakit.data.views import plain
 from hydrakit.errors import DataError
@@ -49,6 +50,22 @@ ADAPTER = DatasetAdapter(
 )
 
 
+def share_out(prepared: Prepared, seed: int) -> dict[str, str]:
+    gate = deal_out(
+        {"thing": prepared},
+        {"thing": ADAPTER},
+        splits={"thing": SPLIT},
+        seed=seed,
+        copies="report",  # 12 x 10 pixels of noise: nothing is a copy
+        keep_conflicts=True,
+    )
+    return gate.splits["thing"]
+
+
+def loaded_of(prepared: Prepared, seed: int = 3) -> Loaded:
+    return load(prepared, ADAPTER, splits=share_out(prepared, seed), patch=PATCH, device=CPU)
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     folder = tmp_path_factory.mktemp("thing")
@@ -61,28 +78,28 @@ def rows_of(prepared: Prepared, splits: dict[str, str], name: str) -> list[int]:
 
 
 def test_training_and_validation_cases_keep_their_labels(prepared: Prepared) -> None:
-    loaded = load(prepared, ADAPTER, split=SPLIT, seed=3, patch=PATCH, device=CPU)
+    loaded = loaded_of(prepared)
     assert (loaded.name, loaded.classes, loaded.patch) == ("thing", ("no", "yes"), PATCH)
     assert loaded.channels == 2
     train = rows_of(prepared, loaded.splits, "train")
     val = rows_of(prepared, loaded.splits, "val")
     cases = prepared.index.cases
     assert loaded.train.dtype == torch.float32
-    np.testing.assert_array_equal(loaded.train, prepared.patches[train])
+    np.testing.assert_array_equal(loaded.train, prepared.rows(train))
     assert loaded.train_labels.dtype == torch.int64
     assert loaded.train_labels.tolist() == [cases[row].label for row in train]
     assert loaded.val.cases == tuple(cases[row] for row in val)
     assert loaded.val.labels.tolist() == [cases[row].label for row in val]
-    middle = plain(torch.from_numpy(np.array(prepared.patches[val])), PATCH)
+    middle = plain(torch.from_numpy(prepared.rows(val)), PATCH)
     torch.testing.assert_close(loaded.val.patches, middle, atol=0, rtol=0)
 
 
 def test_no_test_case_is_loaded(prepared: Prepared) -> None:
-    loaded = load(prepared, ADAPTER, split=SPLIT, seed=3, patch=PATCH, device=CPU)
+    loaded = loaded_of(prepared)
     test = rows_of(prepared, loaded.splits, "test")
     assert len(test) == Counter(loaded.splits.values())["test"] > 0
     unlabelled = [row for row, case in enumerate(prepared.index.cases) if case.label is None]
-    hidden = prepared.patches[test + unlabelled]
+    hidden = prepared.rows(test + unlabelled)
     small = plain(torch.from_numpy(hidden), PATCH).flatten(1)
     tensors = [
         value
@@ -99,7 +116,7 @@ def test_no_test_case_is_loaded(prepared: Prepared) -> None:
 
 
 def test_every_labelled_case_is_dealt_once_whole_patients_at_a_time(prepared: Prepared) -> None:
-    splits = share_out(prepared, ADAPTER, split=SPLIT, seed=3)
+    splits = share_out(prepared, 3)
     labelled = [case for case in prepared.index.cases if case.label is not None]
     assert set(splits) == {case.key for case in labelled}
     assert len(labelled) == 40
@@ -109,20 +126,23 @@ def test_every_labelled_case_is_dealt_once_whole_patients_at_a_time(prepared: Pr
         if case.group is not None:
             homes.setdefault(case.group, set()).add(splits[case.key])
     assert all(len(home) == 1 for home in homes.values())
-    assert share_out(prepared, ADAPTER, split=SPLIT, seed=3) == splits
-    assert share_out(prepared, ADAPTER, split=SPLIT, seed=4) != splits
+    assert share_out(prepared, 3) == splits
+    assert share_out(prepared, 4) != splits
 
 
 def test_selected_cases_come_in_the_order_of_the_rows(prepared: Prepared) -> None:
-    chosen = select(prepared, {"case 42", "case 7", "case 30"}, patch=PATCH, device=CPU)
-    assert [case.key for case in chosen.cases] == ["case 7", "case 30", "case 42"]
-    assert chosen.labels.tolist() == [1, 1, -1]
-    expected = plain(torch.from_numpy(np.array(prepared.patches[[7, 30, 42]])), PATCH)
+    keys = {"case 42", "case 7", "case 30"}  # the last has no label, so nothing to be compared with
+    chosen = select(prepared, keys, task="classification", scale=None, patch=PATCH, device=CPU)
+    assert [case.key for case in chosen.cases] == ["case 7", "case 30"]
+    assert chosen.labels.tolist() == [1, 1]
+    expected = plain(torch.from_numpy(prepared.rows([7, 30])), PATCH)
     torch.testing.assert_close(chosen.patches, expected, atol=0, rtol=0)
 
 
 def test_selecting_nothing_gives_nothing(prepared: Prepared) -> None:
-    nothing = select(prepared, {"no such case"}, patch=PATCH, device=CPU)
+    nothing = select(
+        prepared, {"no such case"}, task="classification", scale=None, patch=PATCH, device=CPU
+    )
     assert nothing.patches.shape == (0, 2, PATCH, PATCH)
     assert nothing.labels.shape == (0,)
     assert nothing.labels.dtype == np.int64
@@ -130,10 +150,11 @@ def test_selecting_nothing_gives_nothing(prepared: Prepared) -> None:
 
 
 def test_what_is_loaded_can_be_changed_and_the_file_stays(prepared: Prepared) -> None:
-    before = np.array(prepared.patches)
-    loaded = load(prepared, ADAPTER, split=SPLIT, seed=3, patch=PATCH, device=CPU)
+    every = range(len(prepared.index.cases))
+    before = prepared.rows(every)
+    loaded = loaded_of(prepared)
     loaded.train.zero_()
-    np.testing.assert_array_equal(prepared.patches, before)
+    np.testing.assert_array_equal(prepared.rows(every), before)
 
 
 def test_a_dataset_without_labels_cannot_be_trained_on(tmp_path: Path) -> None:
@@ -144,4 +165,4 @@ def test_a_dataset_without_labels_cannot_be_trained_on(tmp_path: Path) -> None:
     blind = dataclasses.replace(ADAPTER, read=unlabelled)
     prepared = prepare(blind, tmp_path, options={}, patch=PATCH, cache=tmp_path / "cache")
     with pytest.raises(DataError, match="thing: no case has a label"):
-        load(prepared, blind, split=SPLIT, seed=0, patch=PATCH, device=CPU)
+        share_out(prepared, 0)

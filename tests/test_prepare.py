@@ -2,58 +2,23 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-from numpy.typing import NDArray
+from preparing import PATCH, SIDE, Files, adapter, every, noise, sample, told
 
-from hydrakit.data.prepare import (
-    Statistics,
-    canvas_side,
-    crop,
-    default_cache,
-    prepare,
-)
+from hydrakit.data.copies import content_digest, thumbnail
+from hydrakit.data.crop import crop
+from hydrakit.data.prepare import IN_FLIGHT, default_cache, prepare
+from hydrakit.data.read import read_samples
+from hydrakit.data.shortcuts import image_facts
 from hydrakit.errors import DataError
-from hydrakit.hooks import DatasetAdapter, FieldOfView, Option, OptionValue, Sample, Unusable
-
-PATCH = 9
-SIDE = canvas_side(PATCH)
-
-Cases = Iterable[Sample | Unusable]
-
-
-def sample(image: NDArray[Any], **changes: Any) -> Sample:
-    values: dict[str, Any] = {"label": 0, "patient": "p", "key": "one"}
-    pixels = np.asarray(image, dtype=np.float32)
-    return Sample(image=pixels, **{**values, **changes})
-
-
-def adapter(read: Callable[..., Iterator[Any]] | Cases, **changes: Any) -> DatasetAdapter:
-    values: dict[str, Any] = {
-        "name": "thing",
-        "summary": "For tests.",
-        "classes": ("no", "yes"),
-        "read": read if callable(read) else lambda root, options: iter(read),
-        "field_of_view": FieldOfView(share=1.0),
-        "version": "1",
-        "layout": "images as .npy files",
-        "how_to_get": "Make them.",
-        "citation": "none",
-        "licence": "none",
-    }
-    return DatasetAdapter(**{**values, **changes})
-
-
-def noise(seed: int, *shape: int, spread: float = 1.0) -> NDArray[np.float32]:
-    return (np.random.default_rng(seed).normal(3, spread, shape)).astype(np.float32)
-
+from hydrakit.hooks import FieldOfView, OptionValue, Sample, Unusable
+from hydrakit.plugins import load_plugins
 
 # The z-score
 
@@ -70,8 +35,9 @@ def test_images_are_z_scored_by_patient_and_channel(tmp_path: Path) -> None:
         for key, image in images.items()
     ]
     prepared = prepare(adapter(cases), tmp_path, options={}, patch=PATCH, cache=tmp_path / "c")
-    assert prepared.patches.shape == (4, 2, SIDE, SIDE)
-    assert prepared.patches.dtype == np.float32
+    patches = every(prepared)
+    assert patches.shape == (4, 2, SIDE, SIDE)
+    assert patches.dtype == np.float32
     assert [case.key for case in prepared.index.cases] == list(images)
     for row, case in enumerate(cases):
         own = [image for key, image in images.items() if key[0] == case.patient]
@@ -79,30 +45,17 @@ def test_images_are_z_scored_by_patient_and_channel(tmp_path: Path) -> None:
             pixels = np.concatenate([image[channel].ravel() for image in own]).astype(np.float64)
             raw = crop(case, FieldOfView(share=1.0), PATCH)[channel]
             expected = (raw - pixels.mean()) / pixels.std()
-            np.testing.assert_allclose(prepared.patches[row, channel], expected, atol=1e-5)
+            np.testing.assert_allclose(patches[row, channel], expected, atol=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(
-        arrays(
-            np.float32,
-            st.tuples(st.just(2), st.integers(1, 6), st.integers(1, 6)),
-            elements=st.floats(-3000, 3000, width=32),
-        ),
-        min_size=1,
-        max_size=5,
-    )
-)
-def test_statistics_over_images_are_those_over_their_pixels(
-    images: list[NDArray[np.float32]],
-) -> None:
-    statistics = Statistics(2)
-    for image in images:
-        statistics.add(image)
-    pixels = np.concatenate([image.reshape(2, -1) for image in images], axis=1).astype(np.float64)
-    np.testing.assert_allclose(statistics.mean, pixels.mean(axis=1), atol=1e-9)
-    np.testing.assert_allclose(statistics.standard_deviation(), pixels.std(axis=1), atol=1e-6)
+def test_rows_come_as_they_are_asked_for(tmp_path: Path) -> None:
+    prepared = Files(tmp_path / "thing", tmp_path / "c", count=5).prepare()
+    patches = every(prepared)
+    np.testing.assert_array_equal(prepared.rows([3, 0, 3]), patches[[3, 0, 3]])
+    assert prepared.rows([]).shape == (0, 1, SIDE, SIDE)
+    assert prepared.rows(np.array([2])).shape == (1, 1, SIDE, SIDE)
+    with pytest.raises(IndexError):
+        prepared.rows([5])
 
 
 def test_a_small_spread_about_a_large_mean_is_not_lost(tmp_path: Path) -> None:
@@ -112,19 +65,19 @@ def test_a_small_spread_about_a_large_mean_is_not_lost(tmp_path: Path) -> None:
     )
     raw = crop(sample(image), FieldOfView(share=1.0), PATCH)
     expected = (raw - image.astype(np.float64).mean()) / image.astype(np.float64).std()
-    np.testing.assert_allclose(prepared.patches[0], expected, atol=1e-4)
+    np.testing.assert_allclose(every(prepared)[0], expected, atol=1e-4)
 
 
 def test_what_gives_no_image_is_excluded_with_its_reason(tmp_path: Path) -> None:
     half_flat = np.stack([noise(1, 8, 8), np.full((8, 8), 2.0)])
+    image = noise(2, 2, 8, 8)
+    good = sample(
+        image, key="good", label=None, group="g", split="val", facts={"mode": "L", "dose": 3}
+    )
     counted: list[int] = []
     prepared = prepare(
         adapter(
-            [
-                sample(noise(2, 2, 8, 8), key="good", label=None, group="g"),
-                Unusable(key="lost", reason="no such series"),
-                sample(half_flat, key="flat"),
-            ]
+            [good, Unusable(key="lost", reason="no such series"), sample(half_flat, key="flat")]
         ),
         tmp_path,
         options={},
@@ -133,17 +86,36 @@ def test_what_gives_no_image_is_excluded_with_its_reason(tmp_path: Path) -> None
         on_case=counted.append,
     )
     assert [case.model_dump() for case in prepared.index.cases] == [
-        {"key": "good", "label": None, "patient": "p", "group": "g"}
+        {
+            "key": "good",
+            "label": None,
+            "patient": "p",
+            "group": "g",
+            "split": "val",
+            "facts": {**image_facts(good), "mode": "L", "dose": 3.0},
+            "content": content_digest(image),
+        }
     ]
     assert [(case.key, case.reason) for case in prepared.index.excluded] == [
         ("lost", "no such series"),
         ("flat", "the image has no contrast"),
     ]
     assert counted == [1, 2, 3]
-    pixels = noise(2, 2, 8, 8).reshape(2, -1).astype(np.float64)
-    raw = crop(sample(noise(2, 2, 8, 8)), FieldOfView(share=1.0), PATCH)
+    pixels = image.reshape(2, -1).astype(np.float64)
+    raw = crop(good, FieldOfView(share=1.0), PATCH)
     expected = (raw - pixels.mean(axis=1)[:, None, None]) / pixels.std(axis=1)[:, None, None]
-    np.testing.assert_allclose(prepared.patches[0], expected, atol=1e-5)
+    np.testing.assert_allclose(every(prepared)[0], expected, atol=1e-5)
+    np.testing.assert_array_equal(prepared.thumbnails(), thumbnail(image)[np.newaxis])
+
+
+def test_facts_that_are_not_known_are_left_out(tmp_path: Path) -> None:
+    case = sample(noise(1, 1, 8, 9), facts={"dose": float("nan"), "echo time": 2, "width": 90.5})
+    prepared = prepare(adapter([case]), tmp_path, options={}, patch=PATCH, cache=tmp_path / "c")
+    facts = prepared.index.cases[0].facts
+    assert "dose" not in facts
+    assert facts["echo time"] == 2.0
+    assert facts["width"] == 90.5  # the file's own word counts more
+    assert facts["size"] == "9 x 8"
 
 
 @pytest.mark.parametrize(
@@ -160,32 +132,16 @@ def test_a_dataset_without_usable_cases_is_an_error(
         prepare(adapter(cases), tmp_path, options={}, patch=PATCH, cache=tmp_path / "c")
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert list((tmp_path / "c").iterdir()) == []
+    assert not list((tmp_path / "c").rglob("index-*"))
+
+
+def test_images_of_other_channels_are_refused(tmp_path: Path) -> None:
+    cases = [sample(noise(1, n, 8, 8), key=str(n)) for n in (2, 1)]
+    with pytest.raises(DataError, match="case '1' has 1 channels where the ones before had 2"):
+        prepare(adapter(cases), tmp_path, options={}, patch=PATCH, cache=tmp_path / "c")
 
 
 # The cache
-
-
-class Files:
-    """A dataset of .npy files, with an adapter that counts how often it reads."""
-
-    def __init__(self, root: Path, cache: Path) -> None:
-        self.root, self.cache, self.readings = root, cache, 0
-        root.mkdir()
-        for number in range(3):
-            np.save(root / f"{number}.npy", noise(number, 12, 14))
-
-    def read(self, root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample]:
-        self.readings += 1
-        for path in sorted(root.rglob("*.npy")):
-            image = np.load(path, allow_pickle=False)
-            yield sample(image, key=path.stem, patient=path.stem, source=(path,))
-
-    def prepare(self, root: Path | None = None, **changes: Any) -> Any:
-        options, patch = changes.pop("options", {}), changes.pop("patch", PATCH)
-        own = {"options": (Option(name="depth", default=1, help="For tests."),)}
-        thing = adapter(self.read, **{**own, **changes})
-        return prepare(thing, root or self.root, options=options, patch=patch, cache=self.cache)
 
 
 @pytest.fixture
@@ -198,12 +154,12 @@ def test_prepared_data_is_found_again(files: Files) -> None:
     again = files.prepare()
     given = files.prepare(options={"depth": "1"})  # the default, told
     assert files.readings == 1
+    assert sorted(files.loads) == ["0", "1", "2"]
     for other in (again, given):
         assert other.index == first.index
-        np.testing.assert_array_equal(other.patches, first.patches)
-    assert [path.name for path in files.cache.iterdir()] == [
-        Path(first.patches.filename).parent.name
-    ]
+        assert told(other) == told(first)
+    assert files.cache is not None
+    assert list(files.cache.iterdir()) == [first.folder]
 
 
 @pytest.mark.parametrize(
@@ -212,6 +168,7 @@ def test_prepared_data_is_found_again(files: Files) -> None:
         {"options": {"depth": 2}},
         {"version": "2"},
         {"classes": ("no", "maybe")},
+        {"task": "multilabel"},
         {"field_of_view": FieldOfView(share=0.5)},
         {"patch": PATCH + 2},
         {"name": "other"},
@@ -221,46 +178,15 @@ def test_prepared_data_is_found_again(files: Files) -> None:
 def test_prepared_data_is_made_anew_when_the_adapter_changes(
     changes: dict[str, Any], files: Files
 ) -> None:
+    if "task" in changes:
+        files.changes = {"label": None}
     files.prepare()
     files.prepare(**changes)
     assert files.readings == 2
+    assert len(files.loads) == 6
     files.prepare(**changes)
     files.prepare()
     assert files.readings == 2
-
-
-def test_prepared_data_is_made_anew_when_a_file_changes(files: Files) -> None:
-    before = files.prepare()
-    path = files.root / "1.npy"
-    np.save(path, noise(77, 12, 14))
-    os.utime(path, ns=(10**18, 10**18))
-    changed = files.prepare()
-    assert files.readings == 2
-    assert changed.index.content != before.index.content
-    np.testing.assert_array_equal(changed.patches[[0, 2]], before.patches[[0, 2]])
-    (files.root / "deeper").mkdir()
-    np.save(files.root / "deeper" / "3.npy", noise(3, 12, 14))
-    assert len(files.prepare().index.cases) == 4
-    path.unlink()
-    assert len(files.prepare().index.cases) == 3
-    assert files.readings == 4
-
-
-def test_files_behind_a_link_are_watched_too(files: Files, tmp_path: Path) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (files.root / "linked").symlink_to(elsewhere, target_is_directory=True)
-    files.prepare()
-    np.save(elsewhere / "3.npy", noise(3, 12, 14))
-    files.prepare()
-    assert files.readings == 2
-
-
-def test_a_link_that_leads_nowhere_does_no_harm(files: Files) -> None:
-    (files.root / "notes.txt").symlink_to(files.root / "gone.txt")
-    assert len(files.prepare().index.cases) == 3
-    files.prepare()
-    assert files.readings == 1
 
 
 def test_equal_data_elsewhere_has_an_equal_digest(files: Files, tmp_path: Path) -> None:
@@ -269,88 +195,147 @@ def test_equal_data_elsewhere_has_an_equal_digest(files: Files, tmp_path: Path) 
     shutil.copytree(files.root, copied, copy_function=shutil.copyfile)
     there = files.prepare(copied)
     assert files.readings == 2
-    assert there.index.content == here.index.content
+    assert told(there) == told(here)
+    assert there.folder != here.folder
     assert len(here.index.content) == 64
-    other_label = adapter(
-        lambda root, options: (
-            sample(case.image, key=case.key, patient=case.patient, label=1)
-            for case in files.read(root, options)
-        )
-    )
-    relabelled = prepare(other_label, copied, options={}, patch=PATCH, cache=tmp_path / "other")
-    np.testing.assert_array_equal(relabelled.patches, here.patches)
-    assert relabelled.index.content != here.index.content
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"label": 1}, {"patient": "q"}, {"group": "g"}, {"split": "test"}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_the_digest_tells_cases_apart(
+    changes: dict[str, Any], files: Files, tmp_path: Path
+) -> None:
+    before = files.prepare()
+    files.changes, files.cache = changes, tmp_path / "other"
+    after = files.prepare()
+    assert after.index.content != before.index.content
+
+
+@pytest.mark.parametrize("position", [(0, 0), (6, 7)], ids=["beyond the crop", "within it"])
+def test_the_digest_tells_pixels_apart(
+    position: tuple[int, int], files: Files, tmp_path: Path
+) -> None:
+    view = FieldOfView(share=0.1)
+    before = files.prepare(field_of_view=view)
+    image = noise(1, 12, 14)
+    image[position] += 1e-3
+    np.save(files.root / "1.npy", image)
+    files.cache = tmp_path / "other"
+    assert files.prepare(field_of_view=view).index.content != before.index.content
 
 
 @pytest.mark.parametrize("error", [DataError("no"), RuntimeError("bug"), KeyboardInterrupt()])
-def test_nothing_is_left_of_a_failed_reading(error: BaseException, tmp_path: Path) -> None:
+def test_a_failed_reading_is_no_prepared_data(error: BaseException, tmp_path: Path) -> None:
+    files = Files(tmp_path / "many", tmp_path / "cache", count=20)
+
     def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample]:
-        yield sample(noise(1, 8, 8))
+        yield from files.read(root, options)
         raise error
 
     with pytest.raises(type(error)):
-        prepare(adapter(read), tmp_path, options={}, patch=PATCH, cache=tmp_path / "c")
-    assert list((tmp_path / "c").iterdir()) == []
+        files.prepare(read=read, threads=1)
+    assert files.cache is not None
+    assert not list(files.cache.rglob("index-*"))
+    whole = Files(files.root, tmp_path / "other").prepare()
+    assert told(files.prepare()) == told(whole)
+    assert 20 <= len(files.loads) <= 20 + IN_FLIGHT  # what was kept is not read again
 
 
-def test_two_that_prepare_the_same_at_once_both_get_it(files: Files) -> None:
-    inner: list[Any] = []
-
-    def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample]:
-        if not inner:  # another process begins later and is done first
-            inner.append(None)
-            inner.append(prepare(thing, root, options={}, patch=PATCH, cache=files.cache))
-        yield from files.read(root, options)
-
-    thing = adapter(read)
-    outer = prepare(thing, files.root, options={}, patch=PATCH, cache=files.cache)
-    assert inner[1] is not None
-    assert outer.index == inner[1].index
-    assert len(list(files.cache.iterdir())) == 1
+def _file(folder: Path, pattern: str) -> Path:
+    (path,) = folder.glob(pattern)
+    return path
 
 
-def test_patches_are_mapped_and_cannot_be_written(files: Files) -> None:
-    prepared = files.prepare()
-    assert isinstance(prepared.patches, np.memmap)
-    assert not prepared.patches.flags.writeable
-    with pytest.raises(ValueError, match="read-only"):
-        prepared.patches[0] = 0
-
-
-def _cut_short(folder: Path) -> None:
-    data = (folder / "patches.f32").read_bytes()
-    (folder / "patches.f32").write_bytes(data[:-4])
+def _cut(folder: Path, pattern: str) -> None:
+    path = _file(folder, pattern)
+    path.write_bytes(path.read_bytes()[:-4])
 
 
 @pytest.mark.parametrize(
     "harm",
     [
-        _cut_short,
-        lambda folder: (folder / "patches.f32").unlink(),
-        lambda folder: (folder / "index.json").write_text("{}"),
-        lambda folder: (folder / "index.json").write_text("{"),
-        lambda folder: (folder / "index.json").write_bytes(b"\xff\xfe"),
-        lambda folder: (folder / "index.json").unlink(),
+        lambda folder: _cut(folder, "crops-*"),
+        lambda folder: _cut(folder, "thumbnails-*"),
+        lambda folder: _file(folder, "crops-*").unlink(),
+        lambda folder: _file(folder, "thumbnails-*").unlink(),
+        lambda folder: _file(folder, "index-*").write_text("{}"),
+        lambda folder: _file(folder, "index-*").write_text("{"),
+        lambda folder: _file(folder, "index-*").write_bytes(b"\xff\xfe"),
     ],
-    ids=["cut", "no patches", "empty index", "cut index", "no text", "no index"],
+    ids=[
+        *("cut crops", "cut thumbnails", "no crops", "no thumbnails"),
+        *("empty index", "cut index", "no text"),
+    ],
 )
-def test_a_broken_cache_says_what_to_delete(harm: Callable[[Path], Any], files: Files) -> None:
-    prepared = files.prepare()
-    folder = Path(prepared.patches.filename).parent
-    del prepared
+@pytest.mark.parametrize("stale", [False, True], ids=["same files", "changed files"])
+def test_a_broken_cache_says_what_to_delete(
+    harm: Callable[[Path], Any], stale: bool, files: Files
+) -> None:
+    folder = files.prepare().folder
     harm(folder)
+    if stale:
+        files.write("1", 77, mtime=1)
+    if stale and list(folder.glob("index-*")) and _is_whole(folder):
+        assert len(files.prepare().index.cases) == 3  # the index was of no use any more
+        return
     with pytest.raises(DataError) as caught:
         files.prepare()
     message = str(caught.value)
     assert message.startswith(f"{folder}: prepared data cannot be read (")
     assert message.endswith("): delete this folder to prepare anew")
     assert "\n" not in message
+    assert files.cache is not None
     assert list(files.cache.iterdir()) == [folder]
     shutil.rmtree(folder)
     assert len(files.prepare().index.cases) == 3
 
 
+def _is_whole(folder: Path) -> bool:
+    sizes = [path.stat().st_size for path in sorted(folder.glob("*.f32"))]
+    return sizes == [3 * SIDE * SIDE * 4, 3 * 576 * 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("manifest.json", "{"),
+        ("manifest.json", '{"files": [{"path": "0.npy"}]}'),
+        ("manifest.json", "[]"),
+        ("journal-0.jsonl", "{}\n"),
+    ],
+)
+def test_a_broken_journal_or_manifest_says_what_to_delete(
+    name: str, content: str, files: Files
+) -> None:
+    folder = files.prepare().folder
+    assert (folder / name).is_file()
+    (folder / name).write_text(content)
+    assert len(files.prepare().index.cases) == 3  # not needed while nothing changes
+    files.write("1", 77, mtime=1)
+    with pytest.raises(DataError) as caught:
+        files.prepare()
+    assert str(caught.value).startswith(f"{folder}: prepared data cannot be read ({name}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_lost_index_or_journal_is_made_again(files: Files) -> None:
+    before = files.prepare()
+    _file(before.folder, "index-*").unlink()
+    assert told(files.prepare()) == told(before)
+    assert len(files.loads) == 3
+    _file(before.folder, "index-*").unlink()
+    _file(before.folder, "journal-*").unlink()
+    after = files.prepare()
+    assert told(after) == told(before)
+    assert len(files.loads) == 6
+    assert after.index.number != before.index.number  # what is mapped is not written over
+
+
 def test_an_unusable_cache_is_named(files: Files) -> None:
+    assert files.cache is not None
     files.cache.write_text("in the way")
     with pytest.raises(DataError) as caught:
         files.prepare()
@@ -359,9 +344,21 @@ def test_an_unusable_cache_is_named(files: Files) -> None:
     assert files.readings == 0
 
 
+def test_prepared_data_is_read_without_the_right_to_write(files: Files) -> None:
+    prepared = files.prepare()
+    (prepared.folder / ".lock").unlink()  # to open it would make it again
+    prepared.folder.chmod(0o555)
+    try:
+        assert told(files.prepare()) == told(prepared)
+    finally:
+        prepared.folder.chmod(0o755)
+    assert not (prepared.folder / ".lock").exists()
+
+
 def test_a_missing_folder_says_how_to_get_the_data(files: Files, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"thing: no folder .*none.*Make them\."):
         files.prepare(tmp_path / "none")
+    assert files.cache is not None
     assert not files.cache.exists()
 
 
@@ -370,9 +367,29 @@ def test_the_cache_is_where_the_environment_says(
 ) -> None:
     monkeypatch.setenv("HYDRAKIT_CACHE", str(tmp_path / "mine"))
     assert default_cache() == tmp_path / "mine"
-    files.cache = None  # type: ignore[assignment]
+    files.cache = None
     files.prepare()
     assert len(list((tmp_path / "mine").iterdir())) == 1
     monkeypatch.delenv("HYDRAKIT_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_cache() == tmp_path / ".cache" / "hydrakit"
+    assert os.environ["HOME"] == str(tmp_path)
+
+
+@pytest.mark.shared
+def test_the_real_brain_images(shared_data: Path, tmp_path: Path) -> None:
+    brain = load_plugins().dataset("brain")
+    first, again = (
+        prepare(brain, shared_data / "brain", options={}, patch=PATCH, cache=tmp_path / "c")
+        for _ in range(2)
+    )
+    assert told(again) == told(first)
+    assert Counter(case.label for case in first.index.cases) == {0: 98, 1: 155}
+    assert first.index.excluded == ()
+    patches = every(first)
+    samples = {case.key: case for case in read_samples(brain, shared_data / "brain", {})}
+    for row, case in enumerate(first.index.cases):
+        image = samples[case.key].image.astype(np.float64)
+        raw = crop(samples[case.key], brain.field_of_view, PATCH)
+        expected = (raw - image.mean()) / image.std()
+        np.testing.assert_allclose(patches[row], expected, atol=1e-4)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hydrakit.data.read import read_samples, resolve_options
+from hydrakit.data.dicom import MissingCodecError
+from hydrakit.data.read import load_image, read_cases, read_samples, resolve_options
 from hydrakit.errors import DataError, PlanError
 from hydrakit.hooks import DatasetAdapter, FieldOfView, Option, OptionValue, Sample, Unusable
 
@@ -70,6 +71,11 @@ def test_cases_come_in_order_with_channels_first(tmp_path: Path) -> None:
         ({"label": True}, "label True"),
         ({"label": 1.0}, "label 1.0"),
         ({"patient": ""}, "has no patient"),
+        ({"patient": "p\udc80"}, "a patient or a group that is not valid text"),
+        ({"group": "\udc80"}, "a patient or a group that is not valid text"),
+        ({"split": "testing"}, "split 'testing': train, val or test is expected"),
+        ({"facts": {"mode": None}}, "None as its fact 'mode': text or a number is expected"),
+        ({"facts": {"mode": "\udc80"}}, "'\\udc80' as its fact 'mode': text or a number"),
         ({"spacing": (1.0, 0.0)}, "pixel spacing (1.0, 0.0): positive millimetres"),
         ({"spacing": (float("nan"), 1.0)}, "pixel spacing (nan, 1.0)"),
         ({"centre": (3.0, 1.0)}, "its centre (3.0, 1.0) outside its image (3, 4)"),
@@ -88,6 +94,86 @@ def test_a_case_that_breaks_a_rule_is_named(
     assert said in message
     assert message.endswith(f"({tmp_path / 'bad.png'})")
     assert "\n" not in message
+
+
+def test_a_key_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    for case in (sample(key="a\udcff"), Unusable(key="a\udcff", reason="none")):
+        with pytest.raises(DataError, match=r"thing: key 'a\\udcff' is not valid text: rename"):
+            list(read_samples(adapter([case]), tmp_path, {}))
+
+
+# Images that are functions
+
+
+class Lazy:
+    """A function that gives an image, or fails, and counts its calls."""
+
+    def __init__(self, gives: object) -> None:
+        self.gives, self.calls = gives, 0
+
+    def __call__(self) -> Any:
+        self.calls += 1
+        if isinstance(self.gives, Exception):
+            raise self.gives
+        return self.gives
+
+
+def test_an_image_may_be_a_function_that_is_called_once(tmp_path: Path) -> None:
+    lazy = Lazy(IMAGE)
+    (case,) = read_samples(adapter([sample(image=lazy)]), tmp_path, {})
+    assert isinstance(case, Sample)
+    np.testing.assert_array_equal(case.image, IMAGE[np.newaxis])
+    assert lazy.calls == 1
+
+
+def test_cases_are_read_and_checked_without_their_images(tmp_path: Path) -> None:
+    lazy = Lazy(IMAGE)
+    given = [sample(image=lazy), Unusable(key="two", reason="lost"), sample(key="three")]
+    assert list(read_cases(adapter(given), tmp_path, {})) == given
+    with pytest.raises(DataError, match="case 'one' has label 2"):
+        list(read_cases(adapter([sample(image=lazy, label=2)]), tmp_path, {}))
+    assert lazy.calls == 0
+
+
+@pytest.mark.parametrize("message", ["{path}: is cut short", "is cut short", "is cut short\nat 7"])
+def test_an_image_that_cannot_be_read_is_unusable_and_its_file_named(
+    message: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "one.png"
+    broken = sample(image=Lazy(DataError(message.format(path=path))), source=(path,))
+    cases = list(read_samples(adapter([broken, sample(key="two")]), tmp_path, {}))
+    assert cases[0] == Unusable(key="one", reason="is cut short")
+    assert isinstance(cases[1], Sample)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"thing: left out: is cut short ({path})"
+    ]
+
+
+def test_a_missing_codec_stops_the_reading(tmp_path: Path) -> None:
+    lacking = sample(image=Lazy(MissingCodecError("one.dcm: install a codec")))
+    with pytest.raises(MissingCodecError):
+        list(read_samples(adapter([lacking]), tmp_path, {}))
+
+
+def test_a_bug_in_a_function_stays_a_bug(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        load_image(adapter(), sample(image=Lazy(ZeroDivisionError())))
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (None, "an image that is not a float32 array"),
+        (IMAGE.astype(np.float64), "an image that is not a float32 array"),
+        (np.full((3, 4), np.nan, dtype=np.float32), "pixels that are not finite"),
+        (IMAGE[:2], "its centre (2.0, 1.0) outside its image (2, 4)"),
+    ],
+)
+def test_what_a_function_gives_is_checked(image: object, said: str, tmp_path: Path) -> None:
+    bad = sample(image=Lazy(image), centre=(2.0, 1.0), source=(tmp_path / "bad.png",))
+    with pytest.raises(DataError) as caught:
+        list(read_samples(adapter([bad]), tmp_path, {}))
+    assert str(caught.value) == f"thing: case 'one' has {said} ({tmp_path / 'bad.png'})"
 
 
 def test_the_outer_edges_of_an_image_are_inside_it(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+"""The report of a run: what it says is what its folder holds."""
+
 from __future__ import annotations
 
 import json
@@ -5,327 +7,17 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass, field
-from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score, roc_curve
+from pages import NO_PLUGINS, Node, adapter, cells, make_run, plotted, plugins, predictions, report
 
 from hydrakit.errors import PlanError
-from hydrakit.evaluate import Predictions, score, to_csv
-from hydrakit.hooks import DatasetAdapter, FieldOfView
-from hydrakit.plan import Dataset, Hyperparameters, Plan, Round, Split
-from hydrakit.plugins import Plugins
 from hydrakit.report import write_report
 from hydrakit.report.markup import Html, element
-from hydrakit.report.roc import area_below, roc_points
-from hydrakit.report.svg import Axis, ticks
 from hydrakit.report.tables import command
 from hydrakit.report.words import meaning
-from hydrakit.results import (
-    AreaUnderCurve,
-    Bootstrap,
-    DataFacts,
-    EpochRecord,
-    Figures,
-    Results,
-    RoundResult,
-)
-from hydrakit.rundir import RunDir, write_lines
-
-VOID = {"meta", "link"}
-CLASSES = ("benign", "significant")
-
-
-def adapter(name: str, **changes: object) -> DatasetAdapter:
-    given = {
-        "name": name,
-        "summary": f"Images of {name}",
-        "classes": CLASSES,
-        "read": lambda root, options: iter(()),
-        "field_of_view": FieldOfView(share=1.0),
-        "version": "1",
-        "layout": "files",
-        "how_to_get": "by mail",
-        "citation": f"Author A. The {name} set, 2020.",
-        "licence": "CC BY 3.0",
-    }
-    return DatasetAdapter(**{**given, **changes})
-
-
-def plugins(*adapters: DatasetAdapter) -> Plugins:
-    offered = {each.name: each for each in adapters}
-    return Plugins(datasets=offered, heads={}, strategies={}, commands={}, found=())
-
-
-NO_PLUGINS = plugins()
-
-SEVEN = [
-    ("prostatex", "all"),
-    ("brain", "head"),
-    ("brain", "all"),
-    ("lung", "head"),
-    ("lung", "all"),
-    ("prostatex", "head"),
-    ("prostatex", "all"),
-]
-
-
-def predictions(
-    positives: int, negatives: int, *, shift: float = 1.0, classes: tuple[str, ...] = CLASSES
-) -> Predictions:
-    """Test cases of which each class's logit is raised in its own cases."""
-    rng = np.random.default_rng(3)
-    sizes = [negatives, *[positives] * (len(classes) - 1)]
-    labels = np.repeat(np.arange(len(classes)), sizes)
-    logits = rng.normal(size=(len(labels), len(classes)))
-    logits[np.arange(len(labels)), labels] += shift
-    keys = tuple(f"secret-{number}" for number in range(len(labels)))
-    return Predictions("prostatex", "test", classes, keys, labels, logits.round(2))
-
-
-def make_run(
-    folder: Path,
-    *,
-    test: Predictions | None = None,
-    rounds: list[tuple[str, str]] | None = None,
-    epochs: int = 6,
-    facts: dict[str, object] | None = None,
-    **hyperparameters: object,
-) -> RunDir:
-    """The folder of a finished run, without weights."""
-    rounds = rounds or SEVEN
-    test = test or predictions(4, 15)
-    settings = Hyperparameters(
-        learning_rate=1e-5,
-        dropout=0.3,
-        batch_size=8,
-        epochs=epochs,
-        patience=None,
-        **hyperparameters,
-    )
-    names = list(dict.fromkeys(name for name, _ in rounds))
-    plan = Plan(
-        strategy="hydra",
-        profile="recommended",
-        target="prostatex",
-        datasets=tuple(
-            Dataset(
-                name=name,
-                options={"slice": "geometry"} if name == "prostatex" else {},
-                split=Split(train=8, val=1, test=1 if name == "prostatex" else 0),
-            )
-            for name in names
-        ),
-        head="mlp",
-        seed=11,
-        rounds=tuple(
-            Round(dataset=name, train=train, head=name, hyperparameters=settings)
-            for name, train in rounds
-        ),
-    )
-    rundir = RunDir.begin(folder, plan)
-    rng = np.random.default_rng(0)
-    results = []
-    for number, round in enumerate(plan.rounds, start=1):
-        records = [
-            EpochRecord(
-                epoch=epoch,
-                learning_rate=1e-5,
-                train=Figures(loss=0.9 / epoch**0.1, auc=0.5, accuracy=0.5),
-                val=Figures(
-                    loss=0.7 / epoch**0.05 + 0.02 * rng.random(),
-                    auc=0.6 + 0.3 * (1 - 1 / epoch) - 0.1 * rng.random(),
-                    accuracy=0.625,
-                ),
-                reference_auc=None if number == 1 else 0.7 - 0.02 * number,
-            )
-            for epoch in range(1, epochs + 1)
-        ]
-        best = max(records, key=lambda record: record.val.auc)
-        results.append(
-            RoundResult(
-                round=number,
-                dataset=round.dataset,
-                train=round.train,
-                head=round.head,
-                learning_rate=1e-5,
-                dropout=0.3,
-                best_epoch=best.epoch,
-                epochs=epochs,
-                val=best.val,
-                reference_auc=best.reference_auc,
-                seconds=12.5 * number,
-                bootstrap=Bootstrap(chosen=1, val_auc=(0.41, 0.63, 0.5)) if number == 1 else None,
-            )
-        )
-        with rundir.writing_round(number, round) as part:
-            write_lines(part / "metrics.jsonl", records)
-    given = {
-        "digest": "ab" * 32,
-        "channels": 1,
-        "counts": {
-            "test": {"benign": 15, "significant": 4},
-            "train": {"benign": 200, "significant": 60},
-            "val": {"benign": 30, "significant": 8},
-        },
-        "patients": {"test": 16, "train": 150, "val": 20},
-        "unlabelled": 3,
-        "excluded": {"no highest-b series": 1, "position outside the volume": 6},
-        **(facts or {}),
-    }
-    rundir.write_facts({name: DataFacts.model_validate(given) for name in names})
-    environment = {
-        "hydrakit": "0.1.0",
-        "python": "3.11.9",
-        "torch": "2.13.0",
-        "platform": "Linux-6.1",
-        "device": "cuda:0",
-        "device_name": "NVIDIA H200",
-        "threads": 16,
-        "plugins": {"brain": "hydrakit-imaging 0.1.0"},
-        "roots": {name: f"/data/my sets/{name}" for name in names},
-    }
-    rundir.write_json("environment.json", environment)
-    val = Predictions(
-        test.dataset,
-        "val",
-        test.classes,
-        tuple(f"secret-val-{number}" for number in range(4)),
-        np.array([0, 1, 0, 1]),
-        np.zeros((4, len(test.classes))),
-    )
-    (folder / "predictions.csv").write_text(to_csv([val, test]), encoding="utf-8")
-    finished = Results(
-        hydrakit="0.1.0",
-        plan=plan.digest(),
-        strategy=plan.strategy,
-        profile=plan.profile,
-        target=plan.target,
-        seed=plan.seed,
-        rounds=tuple(results),
-        test=score(test),
-    )
-    rundir.results_path.write_text(finished.model_dump_json(indent=2), encoding="utf-8")
-    return rundir
-
-
-@dataclass
-class Node:
-    """An element of a page."""
-
-    tag: str
-    attributes: dict[str, str | None]
-    children: list[Node] = field(default_factory=list)
-    text: str = ""
-
-    def all(self, tag: str) -> list[Node]:
-        found = [self] if self.tag == tag else []
-        return found + [node for child in self.children for node in child.all(tag)]
-
-    def words(self) -> str:
-        return " ".join([self.text, *(child.words() for child in self.children)]).strip()
-
-
-class Tree(HTMLParser):
-    """Reads a page into nodes, and refuses one whose elements do not close in order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.root = Node("page", {})
-        self.open = [self.root]
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        node = Node(tag, dict(attrs))
-        assert len(node.attributes) == len(attrs), f"<{tag}> has an attribute twice"
-        self.open[-1].children.append(node)
-        if tag not in VOID:
-            self.open.append(node)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop().tag == tag
-
-    def handle_data(self, data: str) -> None:
-        self.open[-1].text += data
-
-
-def parse(path: Path) -> Node:
-    tree = Tree()
-    tree.feed(path.read_text(encoding="utf-8"))
-    tree.close()
-    assert tree.open == [tree.root]
-    return tree.root
-
-
-def report(rundir: RunDir, offered: Plugins = NO_PLUGINS) -> Node:
-    path = write_report(rundir, plugins=offered)
-    assert path == rundir.path / "report.html"
-    return parse(path)
-
-
-def cells(table: Node) -> list[list[str]]:
-    return [
-        [cell.words() for cell in row.children if cell.tag in ("td", "th")]
-        for row in table.all("tr")
-    ]
-
-
-def plotted(svg: Node, style: str) -> list[list[tuple[float, float]]]:
-    """The points of the lines of a style, in units of the drawing."""
-    paths = [p.attributes["d"] or "" for p in svg.all("path") if p.attributes["class"] == style]
-    return [
-        [(float(x), float(y)) for x, y in re.findall(r"(-?[\d.]+),(-?[\d.]+)", path)]
-        for path in paths
-    ]
-
-
-@given(
-    st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=30).filter(
-        lambda cases: len({positive for _, positive in cases}) == 2
-    )
-)
-def test_the_curve_is_scikit_learns(cases):
-    scores, positive = [score for score, _ in cases], [positive for _, positive in cases]
-
-    points = np.array(roc_points(scores, positive))
-
-    false_rate, true_rate, _ = roc_curve(positive, scores, drop_intermediate=False)
-    np.testing.assert_allclose(points, np.column_stack([false_rate, true_rate]))
-    assert area_below(points) == pytest.approx(roc_auc_score(positive, scores))
-
-
-@given(
-    st.floats(-1e6, 1e6),
-    st.floats(1e-6, 1e6),
-    st.booleans(),
-    st.integers(2, 12),
-)
-def test_ticks_are_even_and_inside(low, width, whole, most):
-    axis = Axis(label="", low=low, high=low + width, whole=whole)
-    if axis.high - axis.low < 1e-9 * abs(low):
-        return
-
-    found = ticks(axis, most)
-
-    assert len(found) <= most
-    slack = 1e-6 * width
-    assert all(axis.low - slack <= value <= axis.high + slack for value in found)
-    steps = np.diff(found)
-    if len(steps):
-        assert np.allclose(steps, steps[0], rtol=1e-6, atol=1e-9 * abs(low))
-    if whole:
-        assert all(value == round(value) for value in found)
-
-
-def test_ticks_of_usual_axes():
-    assert ticks(Axis(label="", low=0, high=1)) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    assert ticks(Axis(label="", low=0.4, high=1)) == [0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
-    assert ticks(Axis(label="", low=0.5, high=1.5, whole=True)) == [1]
-    assert ticks(Axis(label="", low=0.5, high=420.5, whole=True)) == [100, 200, 300, 400]
+from hydrakit.results import AreaUnderCurve
 
 
 def test_only_markup_goes_in_as_markup():
@@ -447,92 +139,6 @@ def test_what_the_rounds_need_said(tmp_path):
     assert "the last epoch's" not in words
 
 
-def test_the_roc_is_drawn_where_it_is(tmp_path):
-    test = predictions(4, 15)
-    figure = report(make_run(tmp_path / "run", test=test)).all("figure")[2]
-    svg = figure.all("svg")[-1]
-
-    (diagonal,) = plotted(svg, "line faint dashed")
-    (left, bottom), (right, top) = diagonal
-    (drawn,) = plotted(svg, "line c0")
-    margins = test.logits[:, 1] - test.logits[:, 0]
-    false_rate, true_rate, _ = roc_curve(test.labels, margins, drop_intermediate=False)
-    found = [((x - left) / (right - left), (y - bottom) / (top - bottom)) for x, y in drawn]
-    np.testing.assert_allclose(found, np.column_stack([false_rate, true_rate]), atol=1e-3)
-    assert len(svg.all("circle")) == len(drawn)
-    caption = figure.all("figcaption")[0].words()
-    assert "A step up is 1 of 4 positive cases (0.250)" in caption
-    assert "1 of 15 negative cases (0.067)" in caption
-
-
-def test_a_long_roc_has_no_dots(tmp_path):
-    figure = report(make_run(tmp_path / "run", test=predictions(60, 60))).all("figure")[2]
-    assert figure.all("svg")[-1].all("circle") == []
-
-
-def test_the_epochs_are_drawn_where_they_are(tmp_path):
-    rundir = make_run(tmp_path / "run")
-    auc, loss, _ = report(rundir).all("figure")
-    svg = auc.all("svg")[-1]
-
-    (left, chance), (right, _) = plotted(svg, "line faint dashed")[0]
-    # One value gives the scale: the chance line is at 0.5, and the axis ends at 1 at its top.
-    rect = svg.all("rect")[0].attributes
-    top = float(rect["y"])
-    found = plotted(svg, "line c0") + plotted(svg, "line c1") + plotted(svg, "line c2")
-    found.sort(key=lambda line: line[0][0])
-    epochs = [rundir.epochs(n, r) for n, r in enumerate(rundir.plan().rounds, start=1)]
-    assert [len(line) for line in found] == [6] * 7
-    for number, (line, records) in enumerate(zip(found, epochs, strict=True)):
-        for (x, y), record in zip(line, records, strict=True):
-            value = 0.5 + 0.5 * (chance - y) / (chance - top)
-            assert value == pytest.approx(record.val.auc, abs=1e-3)
-            place = 0.5 + 42 * (x - left) / (right - left)
-            assert place == pytest.approx(6 * number + record.epoch, abs=0.02)
-    assert len(plotted(svg, "line ink dotted")) == 6
-    marks = [mark.words() for mark in svg.all("circle")]
-    assert marks == [
-        f"round {r.round}, best epoch {r.best_epoch}: {r.val.auc:.3f}"
-        for r in rundir.results().rounds
-    ]
-    assert len(svg.all("rect")) == 7
-    assert len(plotted(loss.all("svg")[-1], "line c0 dashed")) == 3
-
-
-def test_one_epoch_of_one_round_is_a_dot(tmp_path):
-    auc = report(make_run(tmp_path / "run", rounds=[("prostatex", "all")], epochs=1)).all("figure")[
-        0
-    ]
-    path = next(p for p in auc.all("svg")[-1].all("path") if p.attributes["class"] == "line c0")
-    assert re.fullmatch(r"M[\d.]+,[\d.]+h0", path.attributes["d"])
-
-
-def test_narrow_bands_keep_the_labels_that_fit(tmp_path):
-    rounds = [("prostatex", "all"), ("brain", "head")] * 10
-    auc = report(make_run(tmp_path / "run", rounds=rounds, epochs=2)).all("figure")[0]
-    drawn = [text.words() for text in auc.all("svg")[-1].all("text")]
-    assert {str(number) for number in range(1, 21)} < set(drawn)
-    assert drawn.count("all") == drawn.count("head") == 10
-    assert "prostatex" not in drawn
-
-
-def test_every_picture_has_a_text_in_its_place(tmp_path):
-    page = report(make_run(tmp_path / "run"))
-    pictures = [svg for svg in page.all("svg") if svg.attributes.get("role") == "img"]
-    assert len(pictures) == 3
-    ids = [node.attributes["id"] for tag in ("title", "desc") for node in page.all(tag)
-           if "id" in node.attributes]  # fmt: skip
-    assert len(set(ids)) == len(ids) == 6
-    for svg in pictures:
-        title, desc = svg.children[:2]
-        named = f"{title.attributes['id']} {desc.attributes['id']}"
-        assert svg.attributes["aria-labelledby"] == named
-        assert len(title.words()) > 10
-        assert len(desc.words()) > 40
-    decoration = [svg for svg in page.all("svg") if svg not in pictures]
-    assert all(svg.attributes["aria-hidden"] == "true" for svg in decoration)
-
-
 def test_the_file_needs_nothing_else(tmp_path):
     rundir = make_run(tmp_path / "run")
     page = report(rundir)
@@ -598,6 +204,59 @@ def test_the_data_of_each_dataset(tmp_path):
     assert lung["About"] == "Images of lung"
     assert "Cite as" not in brain
     assert brain["Split"] == "train 8, val 1; a patient's cases stay together"
+
+
+SHORTCUTS = [
+    {"fact": fact, "class_name": "significant", "auc": 0.8, "low": low, "high": 0.9,
+     "strong": strong}
+    for fact, low, strong in [("mode", 0.7, True), ("width", 0.55, False)]
+]  # fmt: skip
+
+
+def data_of(page: Node, place: int = 0) -> dict[str, str]:
+    """What the report says of a dataset of the run."""
+    dl = page.all("section")[4].all("dl")[place]
+    words = [[node.words() for node in dl.all(tag)] for tag in ("dt", "dd")]
+    return dict(zip(*words, strict=True))
+
+
+def test_what_the_gate_found_is_told(tmp_path):
+    facts = {"copies": 12, "withheld": 3, "shortcuts": SHORTCUTS}
+    page = report(make_run(tmp_path / "run", facts=facts))
+    told = data_of(page)
+    assert told["Copies"] == (
+        "12 cases are copies of another patient's; copies of one image are in one split"
+    )
+    assert told["Withheld"] == "3 cases that the test split of prostatex has a patient or copy of"
+    assert told["Shortcuts"] == (
+        "Warning: mode alone tells significant, AUC 0.800 (0.700 to 0.900)"
+    )
+    verdict = page.all("section")[0].words()
+    assert "facts of the files alone tell the class of prostatex (mode)" in verdict
+
+
+def test_a_dataset_without_copies_and_shortcuts_is_told_so(tmp_path):
+    page = report(make_run(tmp_path / "run"))
+    told = data_of(page)
+    assert told["Copies"] == "none found"
+    assert told["Shortcuts"] == "no fact of the files alone tells the class strongly"
+    assert "Withheld" not in told
+    assert "facts of the files" not in page.all("section")[0].words()
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        ({"copies": "drop"}, "5 of them left out, so that one patient's are left of each image"),
+        ({"copies": "report"}, "so copies of one image can be in several splits"),
+        ({"conflicts": "keep"}, "copies with different labels are kept"),
+    ],
+)
+def test_what_became_of_copies_is_the_plans_choice(tmp_path, choice, said):
+    rundir = make_run(tmp_path / "run", facts={"copies": 12, "dropped": 5})
+    plan = json.loads(rundir.plan_path.read_text())
+    rundir.plan_path.write_text(json.dumps(plan | choice))
+    assert said in data_of(report(rundir))["Copies"]
 
 
 def test_how_to_repeat(tmp_path):

@@ -33,12 +33,12 @@ class Table:
 
     def deal(self, split: Split, seed: int = 0) -> list[str]:
         return split_cases(
-            self.labels,
+            np.eye(self.classes)[self.labels],
             self.patients,
             self.groups,
             split=split,
             seed=seed,
-            classes=[f"class{label}" for label in range(self.classes)],
+            names=[f"class{label}" for label in range(self.classes)],
             dataset="thing",
         )
 
@@ -224,7 +224,7 @@ def test_groups_that_join_patients_count_once() -> None:
     table = Table(
         [0] * 9 + [1] * 4, [str(case) for case in range(13)], [None] * 9 + ["exam"] * 4, 2
     )
-    with pytest.raises(DataError, match="1 patients with class 'class1'") as caught:
+    with pytest.raises(DataError, match="1 patient with class 'class1'") as caught:
         table.deal(TWO)
     assert str(caught.value).endswith("share no patient: add cases")
 

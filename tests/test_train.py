@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 from torch.nn import functional
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+import hydrakit.train
 from hydrakit.data.load import Loaded
 from hydrakit.errors import PlanError
 from hydrakit.results import EpochRecord, Figures
@@ -33,6 +35,8 @@ from hydrakit.train import (
 )
 
 SEEDS = Seeds(plan=3, round=2)
+PLAIN: Any = {"task": "classification", "loss": "cross-entropy", "scale": None}
+TWICE: Any = {"task": "classification", "loss": "softmax-cross-entropy"}
 CPU = torch.device("cpu")
 
 
@@ -135,7 +139,7 @@ def test_the_modules_end_with_the_weights_of_the_best_epoch(alpha: Loaded) -> No
     )
     assert trained.best.epoch < 12, "choose a rate at which the last epoch is not the best"
     logits = outputs(head, outputs(body, alpha.val.patches))
-    assert figures(logits, alpha.val.labels, "cross-entropy") == trained.best.val
+    assert figures(logits, alpha.val.labels, **PLAIN) == trained.best.val
     last = trained.last_head
     assert not torch.equal(last["logits.weight"], head.state_dict()["logits.weight"])
 
@@ -225,10 +229,10 @@ def test_the_authors_loss_takes_the_softmax_twice() -> None:
     once = np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(axis=1, keepdims=True)
     twice = np.exp(once) / np.exp(once).sum(axis=1, keepdims=True)
     expected = -np.log(twice[np.arange(3), labels]).mean()
-    assert float(loss_of(logits, labels, "softmax-cross-entropy")) == pytest.approx(expected)
+    assert float(loss_of(logits, labels, **TWICE)) == pytest.approx(expected)
     plain = functional.cross_entropy(logits, labels)
-    assert torch.equal(loss_of(logits, labels, "cross-entropy"), plain)
-    assert loss_of(logits, labels, "softmax-cross-entropy") != plain
+    assert torch.equal(loss_of(logits, labels, task="classification", loss="cross-entropy"), plain)
+    assert loss_of(logits, labels, **TWICE) != plain
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -236,7 +240,7 @@ def test_figures_are_those_of_scikit_learn(classes: int) -> None:
     random = np.random.default_rng(0)
     logits = random.normal(size=(40, classes))
     labels = np.arange(40) % classes
-    found = figures(torch.from_numpy(logits), labels, "cross-entropy")
+    found = figures(torch.from_numpy(logits), labels, **PLAIN)
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     scores = shares[:, 1] if classes == 2 else shares
     assert found.auc == pytest.approx(roc_auc_score(labels, scores, multi_class="ovr"))
@@ -298,6 +302,18 @@ def test_fresh_augmentation_draws_new_views_in_every_epoch(alpha: Loaded) -> Non
         assert images.shape == (2 * int(alpha.train_labels.bincount().max()), 1, 16, 16)
         sums.append(images.double().sum(dim=(1, 2, 3)).tolist())
     assert not set(sums[0]) & set(sums[1])
+
+
+def test_every_epoch_draws_its_own_dropout(alpha: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+
+    def spy(seed: int, device: torch.device) -> AbstractContextManager[None]:
+        seeds.append(seed)
+        return seeded(seed, device)
+
+    monkeypatch.setattr(hydrakit.train, "seeded", spy)
+    all_epochs(alpha, epochs=3)
+    assert len(set(seeds)) == len(seeds) == 3
 
 
 def test_every_purpose_round_and_plan_has_a_seed_of_its_own() -> None:

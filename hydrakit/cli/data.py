@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hydrakit.cli import params
+from hydrakit.cli.check import check
 
 if TYPE_CHECKING:
-    from hydrakit.hooks import DatasetAdapter, Sample, Unusable
-
-KEYS_SHOWN = 5
+    from hydrakit.hooks import DatasetAdapter
 
 
-@click.group()
+@click.group(short_help="What datasets there are, and whether yours are in order.")
 def datasets() -> None:
     """What datasets there are, what they need, and whether your files are in order."""
 
 
 @datasets.command("list")
+@params.places
 @params.as_json
-def list_datasets(as_json: bool) -> None:
-    """List the datasets that the installed plugins can read."""
-    from hydrakit.plugins import load_plugins
+def list_datasets(data: Path | None, roots: dict[str, Path], as_json: bool) -> None:
+    """List the datasets of the installed plugins, and those that a dataset.toml declares."""
+    from hydrakit.places import plugins_at
 
-    adapters = load_plugins().datasets
+    adapters = plugins_at(data, roots).datasets
     if as_json:
         click.echo(json.dumps([_describe(adapters[name]) for name in sorted(adapters)], indent=2))
         return
@@ -38,13 +37,35 @@ def list_datasets(as_json: bool) -> None:
 
 
 @datasets.command()
-@click.argument("name")
-@params.as_json
-def info(name: str, as_json: bool) -> None:
-    """Tell what dataset NAME is, which files it needs, how to get them, and its options."""
-    from hydrakit.plugins import load_plugins
+@click.argument("folder", metavar="DIR", type=params.FOLDER)
+def new(folder: Path) -> None:
+    """Look at the images in DIR and write a first dataset.toml there, for you to check."""
+    from hydrakit.data.declaration import FILE
+    from hydrakit.data.guess import guess
+    from hydrakit.errors import DataError
+    from hydrakit.files import write_atomic
 
-    adapter = load_plugins().dataset(name)
+    text = guess(folder)
+    try:
+        write_atomic(folder / FILE, text.encode())
+    except OSError as error:
+        raise DataError(f"{folder / FILE}: cannot be written ({error.strerror})") from None
+    click.echo(text, nl=False)
+    click.echo(
+        f"\nwritten: {folder / FILE}. Check it, then: hydrakit datasets check "
+        f"{folder.resolve().name} --data {folder.resolve().parent}"
+    )
+
+
+@datasets.command()
+@click.argument("name")
+@params.places
+@params.as_json
+def info(name: str, data: Path | None, roots: dict[str, Path], as_json: bool) -> None:
+    """Tell what dataset NAME is, which files it needs, how to get them, and its options."""
+    from hydrakit.places import plugins_at
+
+    adapter = plugins_at(data, roots).dataset(name)
     described = _describe(adapter)
     if as_json:
         click.echo(json.dumps(described, indent=2))
@@ -85,87 +106,4 @@ def _describe(adapter: DatasetAdapter) -> dict[str, Any]:
     }
 
 
-@datasets.command()
-@click.argument("name")
-@params.places
-@params.adapter_options
-@click.option("--cases", "each_case", is_flag=True, help="List every case, with its files.")
-@params.as_json
-def check(
-    name: str,
-    *,
-    data: Path | None,
-    roots: dict[str, Path],
-    options: dict[str, dict[str, Any]],
-    each_case: bool,
-    as_json: bool,
-) -> None:
-    """Read every case of dataset NAME and tell what can be used, and why the rest cannot."""
-    from hydrakit.data.read import read_samples
-    from hydrakit.hooks import Unusable
-    from hydrakit.places import root_of
-    from hydrakit.plugins import load_plugins
-
-    adapter = load_plugins().dataset(name)
-    root = root_of(name, data, roots)
-    usable: list[dict[str, Any]] = []
-    unusable: list[Unusable] = []
-    for case in read_samples(adapter, root, options.get(name, {})):
-        if isinstance(case, Unusable):
-            unusable.append(case)
-        else:
-            usable.append(_facts(case, adapter, root))
-    if as_json:
-        reasons = [{"key": case.key, "reason": case.reason} for case in unusable]
-        found = {"dataset": name, "root": str(root), "usable": usable, "unusable": reasons}
-        click.echo(json.dumps(found, indent=2))
-        return
-    _print_check(adapter, root, usable, unusable, each_case=each_case)
-
-
-def _facts(sample: Sample, adapter: DatasetAdapter, root: Path) -> dict[str, Any]:
-    return {
-        "key": sample.key,
-        "class": None if sample.label is None else adapter.classes[sample.label],
-        "patient": sample.patient,
-        "shape": list(sample.image.shape),
-        "centre": sample.centre and [round(at, 1) for at in sample.centre],
-        "spacing": sample.spacing,
-        "files": [
-            str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
-            for path in sample.source
-        ],
-    }
-
-
-def _print_check(
-    adapter: DatasetAdapter,
-    root: Path,
-    usable: list[dict[str, Any]],
-    unusable: list[Unusable],
-    *,
-    each_case: bool,
-) -> None:
-    from hydrakit.cli.show import print_table
-
-    rows = []
-    for label in [*adapter.classes, None]:
-        members = [case for case in usable if case["class"] == label]
-        if members or label is not None:
-            patients = len({case["patient"] for case in members})
-            rows.append([label or "(no label)", len(members), patients])
-    rows.append(["all", len(usable), len({case["patient"] for case in usable})])
-    print_table(["class", "#cases", "#patients"], rows, title=f"{adapter.name} in {root}")
-    if usable:
-        shapes = Counter(" x ".join(map(str, case["shape"])) for case in usable)
-        shown = ", ".join(f"{shape} ({count})" for shape, count in shapes.most_common(3))
-        more = f", and {len(shapes) - 3} other shapes" if len(shapes) > 3 else ""
-        click.echo(f"images, channels x height x width: {shown}{more}")
-    if each_case:
-        for case in usable:
-            click.echo(f"{case['key']}: {case['class']}, {', '.join(case['files'])}")
-    for reason, count in Counter(case.reason for case in unusable).most_common():
-        keys = [case.key for case in unusable if case.reason == reason]
-        named = keys if each_case else keys[:KEYS_SHOWN]
-        rest = f", and {count - len(named)} more (--cases lists them)" if named != keys else ""
-        click.echo(f"unusable, {reason}: {count} ({', '.join(named)}{rest})")
+datasets.add_command(check)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -111,9 +112,18 @@ adapter_options = click.option(
     help="Option of a dataset, as `hydrakit datasets info NAME` lists them; several times.",
 )
 
+
+def _cache(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
+    """Tell adapters too, which keep what they know of DICOM files there."""
+    if value is not None:
+        os.environ["HYDRAKIT_CACHE"] = str(value)
+    return value
+
+
 cache = click.option(
     "--cache",
     type=FOLDER,
+    callback=_cache,
     metavar="DIR",
     help="Where prepared data is kept.  [default: $HYDRAKIT_CACHE, else ~/.cache/hydrakit]",
 )
@@ -144,6 +154,20 @@ plan_options = options(
         callback=_splits,
         metavar="NAME=8-1-1",
         help="Shares of train, val, test.  [default: 8-1-1 for the target, 9-1 for the others]",
+    ),
+    click.option(
+        "--copies",
+        type=click.Choice(["group", "drop", "report"]),
+        default="group",
+        show_default=True,
+        help="Copies of images: keep them in one split, keep one patient's, or only tell of them.",
+    ),
+    click.option(
+        "--conflicts",
+        type=click.Choice(["error", "keep"]),
+        default="error",
+        show_default=True,
+        help="Copies with different labels: refuse the data, or keep them.",
     ),
     click.option(
         "--profile",

@@ -9,7 +9,7 @@ import click
 from hydrakit.cli import params
 
 
-@click.group()
+@click.group(short_help="What is installed: datasets, heads, strategies.")
 def plugins() -> None:
     """What is installed: datasets, heads, strategies."""
 

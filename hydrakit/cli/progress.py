@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from hydrakit.plan import Plan, Round
-    from hydrakit.results import EpochRecord, RoundResult
+    from hydrakit.results import DataFacts, EpochRecord, RoundResult
     from hydrakit.rundir import RunDir
 
+SPLITS = ("train", "val", "test")
 SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -76,6 +77,9 @@ class PlainWatcher(Watcher):
     def started(self, rundir: RunDir, device: str) -> None:
         """The data is ready, and rounds begin."""
         rounds = len(self.plan.rounds)
+        for name, facts in (rundir.facts() or {}).items():
+            for line in data_lines(name, facts):
+                self.say(line)
         self.say(f"{rundir.path}: {rounds} round{'s' if rounds > 1 else ''} on {device}")
         self.began = time.monotonic()
 
@@ -144,10 +148,27 @@ class LiveWatcher(PlainWatcher):
             )
 
 
+def data_lines(name: str, facts: DataFacts) -> Iterator[str]:
+    """What a dataset gives to the run, and what of it is left out or should be known."""
+    parts = [f"{facts.cases[split]} {split}" for split in SPLITS if split in facts.cases]
+    out = sum(facts.excluded.values())
+    parts += [f"{out} without a usable image"] if out else []
+    parts += [f"{facts.dropped} copies dropped"] if facts.dropped else []
+    parts += [f"{facts.withheld} withheld (in the target's test split)"] if facts.withheld else []
+    yield f"{name}: {', '.join(parts)}"
+    strong = [each.fact for each in facts.shortcuts if each.strong]
+    if out or facts.copies or strong:
+        notes = [f"{facts.copies} cases are copies of others"] if facts.copies else []
+        notes += [f"{', '.join(strong)} tell{'s' * (len(strong) == 1)} the class"] if strong else []
+        notes += [f"see `hydrakit datasets check {name}`"]
+        yield f"{name}: {'; '.join(notes)}"
+
+
 def figures(record: EpochRecord) -> str:
     """An epoch's figures in a few words."""
     train, val = record.train, record.val
-    text = f"loss {train.loss:.3f} val {val.loss:.3f}, AUC {train.auc:.3f} val {val.auc:.3f}"
+    kind = "R2" if val.auc is None else "AUC"
+    text = f"loss {train.loss:.3f} val {val.loss:.3f}, {kind} {train.score:.3f} val {val.score:.3f}"
     if record.reference_auc is not None:
         text += f" reference {record.reference_auc:.3f}"
     return text
@@ -155,8 +176,9 @@ def figures(record: EpochRecord) -> str:
 
 def summary(result: RoundResult) -> str:
     """A finished round in a few words."""
+    kind = "R2" if result.val.auc is None else "AUC"
     text = (
-        f"val AUC {result.val.auc:.3f} at epoch {result.best_epoch} of {result.epochs}, "
+        f"val {kind} {result.val.score:.3f} at epoch {result.best_epoch} of {result.epochs}, "
         f"{_duration(result.seconds)}"
     )
     if result.bootstrap is not None and len(result.bootstrap.val_auc) > 1:

@@ -13,22 +13,24 @@ if TYPE_CHECKING:
     from hydrakit.plan import Plan
 
 
-def _make_plan(**given: Any) -> Plan:
+def _make_plan(data: Path | None, roots: dict[str, Path], **given: Any) -> Plan:
+    from hydrakit.places import plugins_at
     from hydrakit.planning import make_plan
 
     strategy, datasets = given.pop("strategy"), given.pop("datasets")
     if not strategy or not datasets:
         missing = "--strategy" if not strategy else "--datasets"
         raise click.UsageError(f"{missing} is needed: see `hydrakit plugins list`")
-    return make_plan(strategy, datasets, **given)
+    return make_plan(strategy, datasets, plugins=plugins_at(data, roots), **given)
 
 
-@click.command()
+@click.command(short_help="Print the plan of a run as JSON.")
 @params.plan_options
+@params.places
 @click.option("--out", type=params.FOLDER, metavar="FILE", help="Write the plan to a file instead.")
-def plan(out: Path | None, **given: Any) -> None:
+def plan(*, data: Path | None, roots: dict[str, Path], out: Path | None, **given: Any) -> None:
     """Print the plan of a run as JSON, to read or to edit: `run --plan FILE` runs it."""
-    text = _make_plan(**given).to_json()
+    text = _make_plan(data, roots, **given).to_json()
     if out is None:
         click.echo(text, nl=False)
     else:
@@ -45,7 +47,7 @@ def plan(out: Path | None, **given: Any) -> None:
             ) from None
 
 
-@click.command()
+@click.command(short_help="Train body and heads, and test on the target.")
 @params.plan_options
 @params.places
 @click.option(
@@ -106,7 +108,7 @@ def run(
         known = {} if data else rundir.environment().get("roots", {})
         roots = {**{name: Path(path) for name, path in known.items()}, **roots}
     else:
-        the_plan = load_plan(plan_file) if plan_file else _make_plan(**given)
+        the_plan = load_plan(plan_file) if plan_file else _make_plan(data, roots, **given)
 
     from hydrakit import engine  # torch: only once the plan is known to be right
 
@@ -128,7 +130,7 @@ def _is_given(ctx: click.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-@click.command()
+@click.command(short_help="Evaluate a run, or any body and head.")
 @click.argument("run", required=False, type=params.FOLDER)
 @click.option("--body", type=params.FOLDER, metavar="FILE", help="A body's safetensors.")
 @click.option("--head", type=params.FOLDER, metavar="FILE", help="A head's safetensors.")

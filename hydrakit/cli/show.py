@@ -46,8 +46,8 @@ def print_results(rundir: RunDir) -> None:
             each.train,
             f"{each.best_epoch}/{each.epochs}",
             f"{each.val.loss:.3f}",
-            f"{each.val.auc:.3f}",
-            f"{each.val.accuracy:.3f}",
+            f"R2 {each.val.r2:.3f}" if each.val.auc is None else f"{each.val.auc:.3f}",
+            "" if each.val.accuracy is None else f"{each.val.accuracy:.3f}",
             "" if each.reference_auc is None else f"{each.reference_auc:.3f}",
             f"{each.seconds:.1f}",
         ]
@@ -88,6 +88,11 @@ def test_lines(test: TestResult) -> list[str]:
             lines.append("  so few cases cannot tell this from chance (0.5)")
     if len(test.classes) > 1:
         lines.append(f"{test.dataset} {test.split}: macro average AUC {test.figures.auc:.3f}")
+    if not test.classes:
+        lines.append(
+            f"{test.dataset} {test.split}: mean absolute error {test.figures.mae:.3f}, "
+            f"R2 {test.figures.r2:.3f} ({test.cases} cases)"
+        )
     return lines
 
 
@@ -100,6 +105,7 @@ def print_evaluation(evaluation: Evaluation, *, as_json: bool) -> None:
     for line in test_lines(evaluation.result):
         click.echo(line)
     figures = evaluation.result.figures
-    click.echo(f"loss {figures.loss:.3f}, accuracy {figures.accuracy:.3f}")
+    accuracy = "" if figures.accuracy is None else f", accuracy {figures.accuracy:.3f}"
+    click.echo(f"loss {figures.loss:.3f}{accuracy}")
     for note in evaluation.notes:
         click.echo(f"Note: {note}")

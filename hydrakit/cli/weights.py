@@ -9,7 +9,7 @@ import click
 from hydrakit.cli import params
 
 
-@click.group()
+@click.group(short_help="Look into weight files, import and swap them.")
 def weights() -> None:
     """Weight files: look into them, import them, put a head on another body."""
 

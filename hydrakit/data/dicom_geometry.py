@@ -6,7 +6,7 @@ The plane of an image is given by ImagePositionPatient, ImageOrientationPatient 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from hydrakit.errors import DataError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from hydrakit.data.dicom import Header
+    from hydrakit.data.dicom_header import Header
 
     Vector = NDArray[np.float64]
 
@@ -130,3 +130,105 @@ def slice_distance(headers: Sequence[Header], header: Header) -> float:
     )
     steps = [step for step in np.diff(heights) if step > 0.01]
     return float(np.median(steps)) if steps else header.thickness or 0.0
+
+
+# Resampling
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A square grid of pixels in the patient, on which images of several series can agree.
+
+    Attributes:
+        centre: Of the grid, ``(x, y, z)`` in millimetres.
+        orientation: As of `Header`: direction of a row, then of a column.
+        spacing: Distance between pixels in millimetres, along rows and columns.
+        side: Pixels in a row and in a column.
+    """
+
+    centre: Point
+    orientation: tuple[float, float, float, float, float, float]
+    spacing: float
+    side: int
+
+    def points(self) -> Vector:
+        """The middle of each pixel in millimetres, ``(side, side, 3)``."""
+        row, column = np.reshape(np.asarray(self.orientation), (2, 3))
+        steps = (np.arange(self.side) - (self.side - 1) / 2) * self.spacing
+        points: Vector = np.asarray(self.centre) + (
+            steps[None, :, None] * row + steps[:, None, None] * column
+        )
+        return points
+
+
+def frame_in(header: Header, location: Location, *, spacing: float, side: int) -> Frame:
+    """A grid in an image's plane, around the point of it that a location is nearest to.
+
+    Raises:
+        DataError: The header does not place the image in the patient.
+    """
+    in_plane = Location(location.row, location.column, 0.0)
+    centre = patient_position(header, in_plane)
+    assert header.orientation is not None  # patient_position has checked it
+    return Frame(centre, header.orientation, spacing, side)
+
+
+def in_order(headers: Iterable[Header], like: Header) -> list[Header]:
+    """The slices parallel to one of them, each plane once, rising along its normal.
+
+    Of several in one plane, the one with the lower InstanceNumber is kept; but always ``like``.
+    """
+    origin, axes, _ = _plane(like)
+    planes: dict[float, Header] = {}
+    for header in [like, *sorted(headers, key=lambda header: header.instance_number or 0)]:
+        if has_plane(header) and np.allclose(
+            np.asarray(header.orientation), np.asarray(like.orientation), atol=1e-3
+        ):
+            height = round(float(axes[2] @ (np.asarray(header.position) - origin)), 2)
+            planes.setdefault(height, header)
+    return [planes[height] for height in sorted(planes)]
+
+
+def resample(
+    slices: Sequence[Header], frame: Frame, read: Callable[[Header], NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """The values of a stack of parallel slices on a grid, ``(side, side)``.
+
+    Linear interpolation within and between slices; beyond the outermost pixels and slices, these
+    are repeated. There is no smoothing: the grid should not be much coarser than the pixels.
+
+    Args:
+        slices: In order along their normal, as `in_order` gives them.
+        frame: The grid.
+        read: Gives the pixels of a slice; called for those slices alone that matter.
+
+    Raises:
+        DataError: A header does not place its image in the patient.
+    """
+    origin, axes, _ = _plane(slices[0])
+    points = frame.points()
+    heights = [float(axes[2] @ (np.asarray(each.position) - origin)) for each in slices]
+    # A thousandth of a slice is below what positions can tell, and spares reading the next slice.
+    at = np.round(np.interp((points - origin) @ axes[2], heights, np.arange(len(slices))), 3)
+    values = np.zeros(at.shape)
+    for number, header in enumerate(slices):
+        weight = np.clip(1 - np.abs(at - number), 0, None)
+        if weight.any():
+            corner, directions, (row_spacing, column_spacing) = _plane(header)
+            offsets = (points - corner) @ directions[:2].T
+            rows, columns = offsets[..., 1] / row_spacing, offsets[..., 0] / column_spacing
+            values += weight * _bilinear(read(header), rows, columns)
+    return values.astype(np.float32)
+
+
+def _bilinear(image: NDArray[np.float32], rows: Vector, columns: Vector) -> Vector:
+    """Values of an image between its pixels; beyond its border the nearest pixel's."""
+    height, width = image.shape
+    rows, columns = np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)
+    top, left = np.floor(rows).astype(int), np.floor(columns).astype(int)
+    bottom, right = np.minimum(top + 1, height - 1), np.minimum(left + 1, width - 1)
+    down, across = rows - top, columns - left
+    pixels = image.astype(np.float64)
+    upper = (1 - across) * pixels[top, left] + across * pixels[top, right]
+    lower = (1 - across) * pixels[bottom, left] + across * pixels[bottom, right]
+    return np.asarray((1 - down) * upper + down * lower)

@@ -11,10 +11,8 @@ from torch import Tensor
 
 from hydrakit.data import views
 from hydrakit.data.prepare import Case, Prepared
-from hydrakit.data.split import split_cases
-from hydrakit.errors import DataError
-from hydrakit.hooks import DatasetAdapter
-from hydrakit.plan import Split
+from hydrakit.hooks import DatasetAdapter, Task
+from hydrakit.tasks import Scale, scale_of, targets_of, to_tensor
 
 
 @dataclass(frozen=True)
@@ -23,13 +21,17 @@ class Cases:
 
     Attributes:
         patches: ``(cases, channels, patch, patch)`` on the device.
-        labels: ``(cases,)`` class indices; -1 where unknown.
+        labels: As `tasks.targets_of` gives them.
         cases: Who they are.
+        task: What a label is.
+        scale: Of a number, over the training split.
     """
 
     patches: Tensor
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int64] | NDArray[np.float64]
     cases: tuple[Case, ...]
+    task: Task
+    scale: Scale | None
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,10 @@ class Loaded:
         classes: Names of the classes.
         patch: Side of the network's patches.
         train: ``(cases, channels, side, side)`` prepared training patches on the device.
-        train_labels: ``(cases,)`` int64, on the CPU.
+        train_labels: As `tasks.targets_of` gives them, on the CPU; a number is standardised.
         val: The validation split.
+        task: What a label is.
+        scale: Of a number, over the training split.
         splits: The split of every labelled case, by key.
     """
 
@@ -52,6 +56,8 @@ class Loaded:
     train: Tensor
     train_labels: Tensor
     val: Cases
+    task: Task
+    scale: Scale | None
     splits: dict[str, str]
 
     @property
@@ -60,34 +66,28 @@ class Loaded:
         return int(self.train.shape[1])
 
 
-def share_out(
-    prepared: Prepared, adapter: DatasetAdapter, *, split: Split, seed: int
-) -> dict[str, str]:
-    """The split of every labelled case, by key; see `split_cases`."""
-    cases = [case for case in prepared.index.cases if case.label is not None]
-    if not cases:
-        raise DataError(f"{adapter.name}: no case has a label: nothing can be trained on it")
-    dealt = split_cases(
-        [case.label for case in cases if case.label is not None],
-        [case.patient for case in cases],
-        [case.group for case in cases],
-        split=split,
-        seed=seed,
-        classes=adapter.classes,
-        dataset=adapter.name,
-    )
-    return {case.key: name for case, name in zip(cases, dealt, strict=True)}
-
-
-def select(prepared: Prepared, keys: set[str], *, patch: int, device: torch.device) -> Cases:
-    """The cases of these keys, unaugmented, on a device."""
-    rows = [row for row, case in enumerate(prepared.index.cases) if case.key in keys]
-    cases = tuple(prepared.index.cases[row] for row in rows)
-    canvas = torch.from_numpy(prepared.patches[rows])
+def select(
+    prepared: Prepared,
+    keys: set[str],
+    *,
+    task: Task,
+    scale: Scale | None,
+    patch: int,
+    device: torch.device,
+) -> Cases:
+    """The labelled cases of these keys, unaugmented, on a device."""
+    chosen = [
+        (row, case, case.label)
+        for row, case in enumerate(prepared.index.cases)
+        if case.key in keys and case.label is not None
+    ]
+    canvas = torch.from_numpy(prepared.rows([row for row, _, _ in chosen]))
     return Cases(
         patches=views.plain(canvas, patch).to(device),
-        labels=np.array([-1 if c.label is None else c.label for c in cases], dtype=np.int64),
-        cases=cases,
+        labels=targets_of([label for _, _, label in chosen], task),
+        cases=tuple(case for _, case, _ in chosen),
+        task=task,
+        scale=scale,
     )
 
 
@@ -95,28 +95,35 @@ def load(
     prepared: Prepared,
     adapter: DatasetAdapter,
     *,
-    split: Split,
-    seed: int,
+    splits: dict[str, str],
     patch: int,
     device: torch.device,
 ) -> Loaded:
-    """Split a prepared dataset and put its training and validation splits onto a device.
+    """Put the training and validation splits of a prepared dataset onto a device.
 
     The test split stays on disk: nothing that trains or selects can be handed it.
 
-    Raises:
-        DataError: Too few cases for the splits, or no labels.
+    Args:
+        prepared: The dataset's patches.
+        adapter: The dataset.
+        splits: The split of every labelled case, by key (`gate.pass_gate`).
+        patch: Side of the network's patches.
+        device: Where to.
     """
-    splits = share_out(prepared, adapter, split=split, seed=seed)
     cases = prepared.index.cases
     rows = [row for row, case in enumerate(cases) if splits.get(case.key) == "train"]
+    labels = [label for row in rows if (label := cases[row].label) is not None]
+    targets = targets_of(labels, adapter.task)
+    scale = scale_of(targets, adapter.task)
     val = {key for key, name in splits.items() if name == "val"}
     return Loaded(
         name=adapter.name,
         classes=adapter.classes,
         patch=patch,
-        train=torch.from_numpy(prepared.patches[rows]).to(device),
-        train_labels=torch.tensor([cases[row].label for row in rows]),
-        val=select(prepared, val, patch=patch, device=device),
+        train=torch.from_numpy(prepared.rows(rows)).to(device),
+        train_labels=to_tensor(targets, scale),
+        val=select(prepared, val, task=adapter.task, scale=scale, patch=patch, device=device),
+        task=adapter.task,
+        scale=scale,
         splits=splits,
     )

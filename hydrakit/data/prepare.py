@@ -1,98 +1,78 @@
-"""Preparing a dataset once: z-scored patches around each case's centre, in one memory-mapped file.
+"""Preparing a dataset once: z-scored patches around each case's centre, mapped from disk.
 
-A prepared patch is larger than what the network sees, at twice its resolution, so that it can be
-rotated and shifted without meeting its own border (`views`). Prepared data lies in a cache folder
-and is found again by a digest of all that it was made from.
+What is prepared lies in a folder of the cache, one for each dataset, place and setting (see `store`
+for its rows, `manifest` for the files that they were made from). An index, written whole and last,
+tells which rows the cases have: while the dataset's files stay as they were, nothing else is read.
+When files change, only their images are read again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import ValidationError
+from filelock import FileLock, Timeout
 
-from hydrakit.data.dicom import walk
-from hydrakit.data.read import check_root, read_samples, resolve_options
+from hydrakit.data.copies import content_digest, thumbnail
+from hydrakit.data.crop import (
+    MAX_ANGLE,
+    MAX_SHIFT,
+    OVERSAMPLING,
+    Statistics,
+    canvas_side,
+    crop,
+    is_flat,
+)
+from hydrakit.data.index import Case, Excluded, Index, Intensity, Prepared, open_prepared
+from hydrakit.data.manifest import Manifest, listing_digest
+from hydrakit.data.read import (
+    check_channels,
+    check_root,
+    load_image,
+    read_cases,
+    resolve_options,
+    unreadable,
+)
+from hydrakit.data.shortcuts import image_facts
+from hydrakit.data.store import Entry, Made, Store
 from hydrakit.errors import DataError
-from hydrakit.hooks import DatasetAdapter, FieldOfView, OptionValue, Sample, Unusable
-from hydrakit.plan import Frozen
+from hydrakit.files import write_atomic
+from hydrakit.hooks import DatasetAdapter, OptionValue, Sample, Unusable
 
-FORMAT = 1
-OVERSAMPLING = 2
-MAX_ANGLE = 20.0
-MAX_SHIFT = 1
+__all__ = [
+    "MAX_ANGLE",
+    "MAX_SHIFT",
+    "OVERSAMPLING",
+    "Case",
+    "Excluded",
+    "Index",
+    "Prepared",
+    "Statistics",
+    "canvas_side",
+    "crop",
+    "default_cache",
+    "prepare",
+]
 
+FORMAT = 2
+MAX_THREADS = 16
+IN_FLIGHT = 4  # images for each thread: so the threads need not wait for the writing
+NAMES_SHOWN = 3
 
-def canvas_side(patch: int) -> int:
-    """Side in pixels of a prepared patch: room for every view of a ``patch`` x ``patch`` image.
+_log = logging.getLogger(__name__)
 
-    A square turned by up to 20 degrees needs cos 20 + sin 20 times its side, and a shift one pixel
-    more on each side.
-    """
-    angle = math.radians(MAX_ANGLE)
-    return OVERSAMPLING * (math.ceil(patch * (math.cos(angle) + math.sin(angle))) + MAX_SHIFT)
-
-
-class Case(Frozen):
-    """What is kept of a sample besides its pixels."""
-
-    key: str
-    label: int | None
-    patient: str
-    group: str | None
-
-
-class Excluded(Frozen):
-    """A case without a usable image, and why."""
-
-    key: str
-    reason: str
-
-
-class Index(Frozen):
-    """What lies in a folder of prepared data (``index.json``).
-
-    Attributes:
-        format: Version of this description.
-        dataset: Name of its adapter.
-        content: SHA-256 of the patches and of the cases, in hexadecimal.
-        channels: Of the images.
-        side: Of the prepared patches, in pixels.
-        cases: One for each row of the patches.
-        excluded: Cases that have no row.
-    """
-
-    format: Literal[1] = 1
-    dataset: str
-    content: str = ""
-    channels: int
-    side: int
-    cases: tuple[Case, ...]
-    excluded: tuple[Excluded, ...]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A dataset's prepared patches.
-
-    Attributes:
-        index: What the rows are.
-        patches: ``(cases, channels, side, side)`` float32, z-scored, memory-mapped and read-only.
-    """
-
-    index: Index
-    patches: NDArray[np.float32]
+Given = TypeVar("Given")
+Done = TypeVar("Done")
 
 
 def default_cache() -> Path:
@@ -108,6 +88,7 @@ def prepare(
     options: Mapping[str, OptionValue],
     patch: int,
     cache: Path | None = None,
+    threads: int | None = None,
     on_case: Callable[[int], None] = lambda _: None,
 ) -> Prepared:
     """A dataset's prepared patches, from the cache or made now.
@@ -116,219 +97,292 @@ def prepare(
     pixels of that patient's images (paper, Section II-B); a dataset without patients gives each
     image a patient of its own, and so is z-scored image by image.
 
+    A preparing that was stopped at any moment goes on, and gives what it would have given. Another
+    process that prepares the same data is waited for.
+
     Args:
         adapter: Who reads.
         root: The dataset's folder.
         options: The adapter's options, as given.
         patch: Side in pixels of what the network will see.
         cache: Where prepared data is kept; None for `default_cache`.
-        on_case: Called with the number of cases read so far.
+        threads: How many images are prepared at a time; None for one per processor. It does not
+            change the result.
+        on_case: Called with the number of cases done so far.
 
     Raises:
         DataError: The dataset cannot be read, or has no usable case; or the cache is unusable.
     """
     check_root(adapter, root)
-    digest = _digest(adapter, root, resolve_options(adapter, options), patch)
-    folder = (cache or default_cache()) / f"{adapter.name}-{digest[:16]}"
-    if not (folder / "index.json").is_file():
-        part = _new_folder_beside(folder)
+    cache = cache or default_cache()
+    folder = _folder(adapter, root, resolve_options(adapter, options), patch=patch, cache=cache)
+    listing = listing_digest(root, adapter.elsewhere, ignore=cache)
+    path = folder / f"index-{listing[:16]}.json"
+    with suppress(OSError, ValueError):  # absent; or broken: look again while nobody writes
+        return open_prepared(path)
+    with _locked(folder):
         try:
-            _write(adapter, root, part, options=options, patch=patch, on_case=on_case)
-            _rename(part, folder)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-    return _open(folder)
+            if path.exists():
+                return open_prepared(path)
+            with _keeping(folder):
+                _clear(folder)
+                manifest = Manifest(folder, root)
+                store = Store(folder, side=canvas_side(patch))
+        except (OSError, ValueError) as error:
+            raise _broken(folder, error) from None
+        with store:
+            preparing = _Preparing(adapter, root, patch=patch, manifest=manifest, store=store)
+            index = preparing.run(options, threads=threads or _processors(), on_case=on_case)
+        with _keeping(folder):
+            write_atomic(path, index.model_dump_json().encode())
+            store.remove_others()
+            return open_prepared(path)
 
 
-def _digest(
-    adapter: DatasetAdapter, root: Path, options: Mapping[str, OptionValue], patch: int
-) -> str:
-    """SHA-256 of everything that decides the prepared patches."""
-    facts = [FORMAT, adapter.name, adapter.version, adapter.classes, patch]
-    view = [adapter.field_of_view.millimetres, adapter.field_of_view.share]
-    hasher = hashlib.sha256(json.dumps([facts, view, sorted(options.items())]).encode())
-    for path in walk(root):
-        stat = path.stat() if path.exists() else path.lstat()  # a link may lead nowhere
-        entry = [os.fspath(path.relative_to(root)), stat.st_size, stat.st_mtime_ns]
-        hasher.update(json.dumps(entry).encode())
-    return hasher.hexdigest()
-
-
-def _write(
+def _folder(
     adapter: DatasetAdapter,
     root: Path,
-    folder: Path,
-    *,
     options: Mapping[str, OptionValue],
+    *,
     patch: int,
-    on_case: Callable[[int], None],
-) -> None:
-    """Read every case and write ``patches.f32`` and, last, ``index.json``."""
-    side = canvas_side(patch)
-    cases: list[Case] = []
-    excluded: list[Excluded] = []
-    statistics: dict[str, Statistics] = {}
-    channels = 0
-    with (folder / "patches.f32").open("wb") as file:
-        for case in read_samples(adapter, root, options):
-            if isinstance(case, Unusable):
-                excluded.append(Excluded(key=case.key, reason=case.reason))
-            elif _is_flat(case.image):
-                excluded.append(Excluded(key=case.key, reason="the image has no contrast"))
-            else:
-                channels = len(case.image)
-                crop(case, adapter.field_of_view, patch).tofile(file)
-                statistics.setdefault(case.patient, Statistics(channels)).add(case.image)
-                cases.append(_case(case))
-            on_case(len(cases) + len(excluded))
-        _sync(file)
-    if not cases:
-        raise DataError(
-            f"{adapter.name}: no usable case in {root}"
-            + (f": {len(excluded)} cases, the first: {excluded[0].reason}" if excluded else "")
-            + f" (see `hydrakit datasets check {adapter.name}`)"
+    cache: Path,
+) -> Path:
+    """The folder of all that decides the prepared patches, apart from the dataset's files."""
+    view = [adapter.field_of_view.millimetres, adapter.field_of_view.share]
+    facts = [FORMAT, adapter.name, adapter.version, adapter.classes, adapter.task, patch, view]
+    text = json.dumps([facts, sorted(options.items()), os.path.realpath(root)])
+    return cache / f"{adapter.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _processors() -> int:
+    """How many processors this process may use, 16 at most."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return min(len(os.sched_getaffinity(0)), MAX_THREADS)
+    return min(os.cpu_count() or 1, MAX_THREADS)
+
+
+class _Preparing:
+    """One pass over a dataset's cases: what is not in the store is read and added to it."""
+
+    def __init__(
+        self, adapter: DatasetAdapter, root: Path, *, patch: int, manifest: Manifest, store: Store
+    ) -> None:
+        self.adapter, self.root, self.patch = adapter, root, patch
+        self.manifest, self.store = manifest, store
+        self.known = {entry.signature: entry for entry in store.entries if entry.signature}
+        self.cases: list[Case] = []
+        self.entries: list[Entry] = []  # of each case
+        self.excluded: list[Excluded] = []
+
+    def run(
+        self,
+        options: Mapping[str, OptionValue],
+        *,
+        threads: int,
+        on_case: Callable[[int], None],
+    ) -> Index:
+        """Prepare every case.
+
+        Raises:
+            DataError: As `prepare`.
+        """
+        cases = read_cases(self.adapter, self.root, options)
+        with closing(_in_order(self._prepare, cases, threads=threads)) as outcomes:
+            for case, outcome in outcomes:
+                self._take(case, outcome)
+                on_case(len(self.cases) + len(self.excluded))
+        if not self.cases:
+            raise self._no_case()
+        with _keeping(self.store.folder):
+            self.store.commit()
+            if len(self.store.entries) > 2 * len(self.entries):
+                self.entries = self.store.compact(self.entries)
+            self.manifest.save()
+        self._tell_changes()
+        return self._index()
+
+    def _prepare(self, case: Sample | Unusable) -> Entry | Made | Unusable:
+        """What becomes of a case; called in another thread."""
+        if isinstance(case, Unusable):
+            return case
+        try:
+            signature = self._signature(case)
+        except OSError as error:
+            reason = f"its file cannot be opened ({error.strerror or error})"
+            return unreadable(self.adapter, case, reason)
+        if signature in self.known:
+            return self.known[signature]
+        loaded = load_image(self.adapter, case)
+        if isinstance(loaded, Unusable):
+            return loaded
+        if is_flat(loaded.image):
+            return Unusable(key=case.key, reason="the image has no contrast")
+        for path in case.source:
+            self.manifest.check_still(path)
+        return Made(
+            signature=signature,
+            crop=crop(loaded, self.adapter.field_of_view, self.patch),
+            thumbnail=thumbnail(loaded.image),
+            statistics=Statistics.of(loaded.image),
+            content=content_digest(loaded.image),
+            facts=image_facts(loaded),
         )
-    index = Index(
-        dataset=adapter.name,
-        channels=channels,
-        side=side,
-        cases=tuple(cases),
-        excluded=tuple(excluded),
+
+    def _signature(self, sample: Sample) -> str | None:
+        """SHA-256 of what decides a sample's row; None where no file is named."""
+        if not sample.source:
+            return None
+        pairs = [pair and [float(at) for at in pair] for pair in (sample.centre, sample.spacing)]
+        digests = [self.manifest.digest(path) for path in sample.source]
+        return hashlib.sha256(json.dumps([sample.key, pairs, digests]).encode()).hexdigest()
+
+    def _take(self, sample: Sample | Unusable, outcome: Entry | Made | Unusable) -> None:
+        """Keep what became of a case, in the order of the cases."""
+        if isinstance(outcome, Unusable):
+            self.excluded.append(Excluded(key=outcome.key, reason=outcome.reason))
+            return
+        assert isinstance(sample, Sample)  # what an adapter calls unusable has no other outcome
+        channels = len(outcome.crop if isinstance(outcome, Made) else outcome.mean)
+        before = len(self.entries[0].mean) if self.entries else None
+        check_channels(self.adapter, sample, channels=channels, before=before)
+        if isinstance(outcome, Made):
+            with _keeping(self.store.folder):
+                outcome = self.store.append(outcome)
+        self.entries.append(outcome)
+        self.cases.append(_case(sample, outcome))
+
+    def _no_case(self) -> DataError:
+        cases = f": {len(self.excluded)} cases, the first: " if self.excluded else ""
+        reason = self.excluded[0].reason if self.excluded else ""
+        return DataError(
+            f"{self.adapter.name}: no usable case in {self.root}{cases}{reason} "
+            f"(see `hydrakit datasets check {self.adapter.name}`)"
+        )
+
+    def _tell_changes(self) -> None:
+        changed = sorted(self.manifest.changed)
+        if changed:
+            more = f", and {len(changed) - NAMES_SHOWN} more" if len(changed) > NAMES_SHOWN else ""
+            _log.warning(
+                "%s: %d %s changed since they were prepared: %s%s",
+                self.adapter.name,
+                len(changed),
+                "file" if len(changed) == 1 else "files",
+                ", ".join(changed[:NAMES_SHOWN]),
+                more,
+            )
+
+    def _index(self) -> Index:
+        totals: dict[str, Statistics] = {}
+        hasher = hashlib.sha256()
+        for case, entry in zip(self.cases, self.entries, strict=True):
+            total = totals.get(case.patient)
+            totals[case.patient] = total + entry.statistics if total else entry.statistics
+            told = case.model_dump(mode="json", exclude={"facts"})
+            hasher.update(json.dumps([told, entry.crop]).encode())
+        return Index(
+            dataset=self.adapter.name,
+            content=hasher.hexdigest(),
+            channels=len(self.entries[0].mean),
+            side=canvas_side(self.patch),
+            cases=tuple(self.cases),
+            excluded=tuple(self.excluded),
+            number=self.store.number,
+            rows=tuple(entry.row for entry in self.entries),
+            patients={
+                patient: Intensity(
+                    mean=tuple(total.mean.tolist()),
+                    deviation=tuple(total.standard_deviation().tolist()),
+                )
+                for patient, total in totals.items()
+            },
+        )
+
+
+def _case(sample: Sample, entry: Entry) -> Case:
+    facts = {
+        name: value if isinstance(value, str) else float(value)
+        for name, value in {**entry.facts, **sample.facts}.items()
+        if isinstance(value, str) or math.isfinite(value)
+    }
+    return Case(
+        key=sample.key,
+        label=sample.label,
+        patient=sample.patient,
+        group=sample.group,
+        split=sample.split,  # read_cases has checked it
+        facts=facts,
+        content=entry.content,
     )
-    content = _normalise(folder / "patches.f32", index, statistics)
-    index = index.model_copy(update={"content": content})
-    with (folder / "index.json").open("wb") as file:
-        file.write(index.model_dump_json().encode())
-        _sync(file)
 
 
-def _case(sample: Sample) -> Case:
-    return Case(key=sample.key, label=sample.label, patient=sample.patient, group=sample.group)
+def _in_order(
+    work: Callable[[Given], Done], cases: Iterator[Given], *, threads: int
+) -> Generator[tuple[Given, Done]]:
+    """Each case with what the work makes of it, in order; several are under way at a time.
 
-
-def _is_flat(image: NDArray[np.float32]) -> bool:
-    pixels = image.reshape(len(image), -1)
-    return bool((pixels.min(axis=1) == pixels.max(axis=1)).any())
-
-
-class Statistics:
-    """Mean and standard deviation per channel over images of any size, in double precision."""
-
-    def __init__(self, channels: int) -> None:
-        self.count = 0
-        self.mean = np.zeros(channels)
-        self.squares = np.zeros(channels)
-
-    def add(self, image: NDArray[np.float32]) -> None:
-        """Take in an image ``(channels, height, width)`` (Chan et al. 1979, pairwise update)."""
-        pixels = image.reshape(len(image), -1).astype(np.float64)
-        count = pixels.shape[1]
-        mean = pixels.mean(axis=1)
-        delta = mean - self.mean
-        total = self.count + count
-        self.squares += ((pixels - mean[:, None]) ** 2).sum(axis=1)
-        self.squares += delta**2 * self.count * count / total
-        self.mean += delta * count / total
-        self.count = total
-
-    def standard_deviation(self) -> NDArray[np.float64]:
-        """Of the population, per channel."""
-        return np.sqrt(self.squares / self.count)
-
-
-def crop(sample: Sample, view: FieldOfView, patch: int) -> NDArray[np.float32]:
-    """The square around a sample's centre, resampled to the prepared size.
-
-    Outside the image its border pixels are repeated. Linear interpolation, with antialiasing where
-    the image is finer than the patch.
-
-    Returns:
-        ``(channels, side, side)`` float32, in the image's own unit.
+    However many cases there are, a few of them are in memory.
     """
-    from PIL import Image
-
-    side = canvas_side(patch)
-    image = sample.image
-    size = np.array(image.shape[1:], dtype=np.float64)
-    if view.millimetres is not None:
-        assert sample.spacing is not None  # read_samples has checked it
-        seen = view.millimetres / np.array(sample.spacing)
-    else:
-        assert view.share is not None
-        seen = view.share * size
-    half = seen * side / (OVERSAMPLING * patch) / 2
-    # Pillow counts from the image's upper left corner, samples from the middle of its first pixel.
-    middle = size / 2 if sample.centre is None else np.array(sample.centre) + 0.5
-    low, high = middle - half, middle + half
-    reach = np.maximum(np.ceil((high - low) / side), 1)  # of the filter beyond the box, in pixels
-    before = np.maximum(np.ceil(reach - low), 0).astype(int)
-    after = np.maximum(np.ceil(high + reach - size), 0).astype(int)
-    padded = np.pad(image, [(0, 0), *zip(before, after, strict=True)], mode="edge")
-    box = (low[1] + before[1], low[0] + before[0], high[1] + before[1], high[0] + before[0])
-    planes = [
-        np.asarray(Image.fromarray(plane).resize((side, side), Image.Resampling.BILINEAR, box=box))
-        for plane in padded
-    ]
-    return np.stack(planes)
+    waiting: deque[tuple[Given, Future[Done]]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
+    with warnings.catch_warnings():
+        # Filters are of the whole process: an adapter that sets and restores them in one thread
+        # would unset them in another. So the decoders' warnings are hushed here.
+        warnings.filterwarnings("ignore", module=r"(PIL|pydicom)\b")
+        try:
+            for case in cases:
+                waiting.append((case, pool.submit(work, case)))
+                if len(waiting) >= IN_FLIGHT * threads:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            while waiting:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _normalise(path: Path, index: Index, statistics: Mapping[str, Statistics]) -> str:
-    """Z-score the patches in place; gives the digest of what they and their cases now are."""
-    patches = _map(path, index, mode="r+")
-    hasher = hashlib.sha256()
-    for row, case in enumerate(index.cases):
-        of_patient = statistics[case.patient]
-        mean = of_patient.mean[:, None, None]
-        patches[row] = (patches[row] - mean) / of_patient.standard_deviation()[:, None, None]
-        hasher.update(case.model_dump_json().encode())
-        hasher.update(patches[row].tobytes())
-    patches.flush()
-    return hasher.hexdigest()
-
-
-def _map(
-    path: Path, index: Index, mode: Literal["r", "r+"]
-) -> np.memmap[tuple[int, ...], np.dtype[np.float32]]:
-    shape = (len(index.cases), index.channels, index.side, index.side)
-    return np.memmap(path, dtype=np.float32, mode=mode, shape=shape)
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _new_folder_beside(folder: Path) -> Path:
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from preparing the same; the lock goes when its process does."""
+    lock = FileLock(folder / ".lock")
+    with _keeping(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            _log.warning("%s: another process prepares this data: waiting for it", folder)
+            lock.acquire()
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        name = tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".part", dir=folder.parent)
+        yield
+    finally:
+        lock.release()
+
+
+def _clear(folder: Path) -> None:
+    """Remove the indexes of other states of the files, and what a killed process left half done.
+
+    They go before any row does: an index that is there is whole, with all of its rows.
+    """
+    for path in folder.iterdir():
+        if path.name.startswith("index-") or (path.name[0] == "." and path.name != ".lock"):
+            path.unlink()
+
+
+@contextmanager
+def _keeping(folder: Path) -> Iterator[None]:
+    """Turn a failure of the disk into a line for the user."""
+    try:
+        yield
     except OSError as error:
         raise DataError(
-            f"{folder.parent}: prepared data cannot be kept there ({error.strerror}): choose "
-            "another folder with `--cache` or $HYDRAKIT_CACHE"
+            f"{folder.parent}: prepared data cannot be kept there ({error.strerror or error}): "
+            "choose another folder with `--cache` or $HYDRAKIT_CACHE"
         ) from None
-    return Path(name)
 
 
-def _rename(part: Path, folder: Path) -> None:
-    """Give finished data its name; another process may have finished the same data first."""
-    try:
-        part.rename(folder)
-    except OSError:
-        if not (folder / "index.json").is_file():
-            raise _broken(folder, "index.json is missing") from None
-
-
-def _open(folder: Path) -> Prepared:
-    try:
-        index = Index.model_validate_json((folder / "index.json").read_bytes())
-        patches = _map(folder / "patches.f32", index, mode="r")
-    except (OSError, ValueError, ValidationError) as error:
-        raise _broken(folder, str(error).splitlines()[0]) from None
-    return Prepared(index=index, patches=patches)
-
-
-def _broken(folder: Path, reason: str) -> DataError:
+def _broken(folder: Path, error: Exception) -> DataError:
+    reason = str(error).splitlines()[0]
     return DataError(
         f"{folder}: prepared data cannot be read ({reason}): delete this folder to prepare anew"
     )

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hydrakit.errors import DataError, PlanError, unknown
-from hydrakit.hooks import DatasetAdapter, Option, OptionValue, Sample, Unusable
+from hydrakit.hooks import DatasetAdapter, Label, Option, OptionValue, Sample, Task, Unusable
+
+_log = logging.getLogger(__name__)
+_NO_TEXT = frozenset({"Cc", "Cs", "Zl", "Zp"})  # controls, surrogates, ends of lines
 
 
 def resolve_options(
@@ -62,10 +69,45 @@ def check_root(adapter: DatasetAdapter, root: Path) -> None:
         )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoadedSample(Sample):
+    """A sample with its pixels.
+
+    Attributes:
+        image: ``(channels, height, width)`` float32, finite.
+    """
+
+    image: NDArray[np.float32]
+
+
 def read_samples(
     adapter: DatasetAdapter, root: Path, options: Mapping[str, OptionValue]
+) -> Iterator[LoadedSample | Unusable]:
+    """Every case of a dataset, once, with its pixels.
+
+    Args:
+        adapter: Who reads.
+        root: The dataset's folder.
+        options: As given by the user; `resolve_options` fills in the others.
+
+    Raises:
+        DataError: The folder is missing, or a case breaks the rules of `Sample`.
+    """
+    channels: int | None = None
+    for case in read_cases(adapter, root, options):
+        loaded = case if isinstance(case, Unusable) else load_image(adapter, case)
+        if isinstance(loaded, LoadedSample):
+            check_channels(adapter, loaded, channels=len(loaded.image), before=channels)
+            channels = len(loaded.image)
+        yield loaded
+
+
+def read_cases(
+    adapter: DatasetAdapter, root: Path, options: Mapping[str, OptionValue]
 ) -> Iterator[Sample | Unusable]:
-    """Every case of a dataset, once; images come as ``(channels, height, width)`` float32.
+    """Every case of a dataset, once, as its adapter gives it: an image may still be a function.
+
+    Everything is checked that needs no pixels; `load_image` gives these and checks the rest.
 
     Args:
         adapter: Who reads.
@@ -77,7 +119,6 @@ def read_samples(
     """
     check_root(adapter, root)
     seen: set[str] = set()
-    channels: int | None = None
     for case in adapter.read(root, resolve_options(adapter, options)):
         if not isinstance(case, Sample | Unusable):
             raise DataError(
@@ -87,46 +128,123 @@ def read_samples(
         if case.key in seen:
             raise DataError(f"{adapter.name}: case {case.key!r} comes twice")
         seen.add(case.key)
-        if isinstance(case, Sample):
-            fault = _fault(adapter, case)
-            if fault is None:
-                image = case.image[np.newaxis] if case.image.ndim == 2 else case.image
-                if channels not in (None, len(image)):
-                    fault = f"has {len(image)} channels where the ones before had {channels}"
-                channels = len(image)
-            if fault is not None:
-                files = ", ".join(str(path) for path in case.source) or "no file named"
-                raise DataError(f"{adapter.name}: case {case.key!r} {fault} ({files})")
-            yield _with_image(case, image)
-        else:
-            yield case
+        if not _is_text(case.key):
+            raise DataError(f"{adapter.name}: key {case.key!r} is not valid text: rename its file")
+        if isinstance(case, Sample) and (fault := _fault(adapter, case)) is not None:
+            raise _breach(adapter, case, fault)
+        yield case
 
 
-def _with_image(sample: Sample, image: np.ndarray) -> Sample:
-    return Sample(**{**vars(sample), "image": image})
+def load_image(adapter: DatasetAdapter, sample: Sample) -> LoadedSample | Unusable:
+    """A sample with its pixels; unusable, with a warning that names the file, without them.
+
+    Raises:
+        MissingCodecError: Nothing is installed that decodes the file; others will fail likewise.
+        DataError: The image breaks the rules of `Sample`.
+    """
+    from hydrakit.data.dicom import MissingCodecError
+
+    image = sample.image
+    if not isinstance(image, np.ndarray) and callable(image):
+        try:
+            image = image()
+        except MissingCodecError:
+            raise
+        except DataError as error:
+            return unreadable(adapter, sample, str(error))
+    fault = _fault_of_pixels(sample, image)
+    if fault is not None:
+        raise _breach(adapter, sample, fault)
+    planes = image[np.newaxis] if image.ndim == 2 else image
+    return LoadedSample(**{**vars(sample), "image": planes})
+
+
+def unreadable(adapter: DatasetAdapter, sample: Sample, message: str) -> Unusable:
+    """The case without its image; its files are named in a warning, not in the reason."""
+    reason = message.splitlines()[0] if message else "its image cannot be read"
+    for path in sample.source:
+        reason = reason.removeprefix(f"{path}: ")
+    _log.warning("%s: left out: %s (%s)", adapter.name, reason, _files(sample))
+    return Unusable(key=sample.key, reason=reason)
+
+
+def check_channels(
+    adapter: DatasetAdapter, sample: Sample, *, channels: int, before: int | None
+) -> None:
+    """Raise DataError if an image has other channels than those before it (None: the first)."""
+    if before not in (None, channels):
+        fault = f"has {channels} channels where the ones before had {before}"
+        raise _breach(adapter, sample, fault)
+
+
+def _breach(adapter: DatasetAdapter, sample: Sample, fault: str) -> DataError:
+    return DataError(f"{adapter.name}: case {sample.key!r} {fault} ({_files(sample)})")
+
+
+def _files(sample: Sample) -> str:
+    return ", ".join(str(path) for path in sample.source) or "no file named"
+
+
+def is_label(label: object, adapter: DatasetAdapter) -> bool:
+    """Whether a label is one that the adapter's task knows."""
+    if adapter.task == "classification":
+        return type(label) is int and 0 <= label < len(adapter.classes)
+    if adapter.task == "regression":
+        return isinstance(label, int | float) and math.isfinite(label)
+    return (
+        isinstance(label, tuple)
+        and len(label) == len(adapter.classes)
+        and all(type(part) is int and part in (0, 1) for part in label)
+    )
+
+
+def class_names(label: Label | None, task: Task, classes: Sequence[str]) -> tuple[str, ...]:
+    """What a label says: its class, the labels that are present, or the number's name."""
+    if label is None:
+        return ()
+    if task == "classification":
+        return (classes[int(label)],)  # type: ignore[arg-type]
+    if task == "multilabel":
+        return tuple(n for n, p in zip(classes, label, strict=True) if p)  # type: ignore[arg-type]
+    return tuple(classes)
 
 
 def _fault(adapter: DatasetAdapter, sample: Sample) -> str | None:
-    """What breaks the rules of `Sample`, or None."""
-    image = sample.image
-    if not isinstance(image, np.ndarray) or image.dtype != np.float32:
-        return "has an image that is not a float32 array"
-    if image.ndim not in (2, 3) or 0 in image.shape:
-        return f"has an image of shape {image.shape}: (channels, height, width) is expected"
-    if not np.isfinite(image).all():
-        return "has pixels that are not finite"
+    """What of a sample, apart from its pixels, breaks the rules; or None."""
     label = sample.label
-    is_class = type(label) is int and 0 <= label < len(adapter.classes)
-    if label is not None and not is_class:
-        return f"has label {label!r}: expected an index into {list(adapter.classes)}"
+    if label is not None and not is_label(label, adapter):
+        expected = {
+            "classification": f"an index into {list(adapter.classes)}",
+            "regression": "a finite number",
+            "multilabel": f"a tuple of 0 or 1 for each of {list(adapter.classes)}",
+        }
+        return f"has label {label!r}: expected {expected[adapter.task]}"
     if not sample.patient:
         return "has no patient"
+    if not (_is_text(sample.patient) and _is_text(sample.group or "")):
+        return "has a patient or a group that is not valid text"
+    if sample.split not in (None, "train", "val", "test"):
+        return f"has split {sample.split!r}: train, val or test is expected"
+    for name, value in sample.facts.items():
+        if not (_is_text(value) if isinstance(value, str) else isinstance(value, int | float)):
+            return f"has {value!r} as its fact {name!r}: text or a number is expected"
     if adapter.field_of_view.millimetres is not None and sample.spacing is None:
         return "has no pixel spacing, which a field of view in millimetres needs"
     if sample.spacing is not None and not all(
         math.isfinite(size) and size > 0 for size in sample.spacing
     ):
         return f"has pixel spacing {sample.spacing}: positive millimetres are expected"
+    return None
+
+
+def _fault_of_pixels(sample: Sample, image: object) -> str | None:
+    """What of a sample's image breaks the rules, or None."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.float32:
+        return "has an image that is not a float32 array"
+    if image.ndim not in (2, 3) or 0 in image.shape:
+        return f"has an image of shape {image.shape}: (channels, height, width) is expected"
+    if not np.isfinite(image).all():
+        return "has pixels that are not finite"
     if sample.centre is not None:
         inside = all(
             -0.5 <= at <= size - 0.5
@@ -135,3 +253,8 @@ def _fault(adapter: DatasetAdapter, sample: Sample) -> str | None:
         if not inside:
             return f"has its centre {sample.centre} outside its image {image.shape[-2:]}"
     return None
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be written and shown on one line: no bytes of file names, no controls."""
+    return not any(unicodedata.category(character) in _NO_TEXT for character in value)

@@ -14,14 +14,15 @@ SPLITS = ("train", "val", "test")
 
 
 def split_cases(
-    labels: Sequence[int],
+    strata: NDArray[np.float64],
     patients: Sequence[str],
     groups: Sequence[str | None],
     *,
     split: Split,
     seed: int,
-    classes: Sequence[str],
+    names: Sequence[str],
     dataset: str,
+    fixed: Sequence[str | None] | None = None,
 ) -> list[str]:
     """Give each case its split: patient-disjoint and stratified by class.
 
@@ -30,33 +31,38 @@ def split_cases(
     order and larger ones first, where their classes are furthest below their share.
 
     Args:
-        labels: Class index of each case.
+        strata: ``(cases, strata)``, 1 where a case belongs to a stratum: its class, most often
+            (`tasks.strata`).
         patients: Patient of each case.
         groups: Group of each case, or None.
         split: The shares; a share of 0 leaves its split empty.
         seed: Of the order in which units are dealt out.
-        classes: Names of the classes, for messages.
+        names: Of the strata, for messages.
         dataset: Its name, for messages.
+        fixed: The split of each case that is decided already, and of its whole unit with it; None
+            for the others.
 
     Returns:
         ``"train"``, ``"val"`` or ``"test"`` for each case.
 
     Raises:
-        DataError: A class is empty, or has too few patients to be in every split.
+        DataError: A class is empty, or has too few patients to be in every split; or two cases of
+            one unit are fixed in two splits.
     """
     units = unit_of_each(patients, groups)
-    counts = np.zeros((max(units) + 1, len(classes)))
-    np.add.at(counts, (np.array(units), np.array(labels)), 1)
+    counts = np.zeros((max(units) + 1, len(names)))
+    np.add.at(counts, np.array(units), strata)
     shares = np.array([getattr(split, name) for name in SPLITS])
     shares = shares / shares.sum()
     used = [index for index in range(len(SPLITS)) if shares[index] > 0]
-    _check_enough(counts, len(used), classes=classes, dataset=dataset)
+    _check_enough(counts, len(used), names=names, dataset=dataset)
 
     order = np.random.default_rng(seed).permutation(len(counts))
-    chosen = _one_of_each_class(counts, shares, order, used)
+    decided = _decided(units, patients, fixed or [None] * len(patients), dataset)
+    chosen = _one_of_each_class(counts, shares, order, used, decided)
     if chosen is None:
         rarest = int(np.argmin((counts > 0).sum(axis=0)))
-        raise DataError(_too_few(dataset, classes[rarest], counts[:, rarest], len(used)))
+        raise DataError(_too_few(dataset, names[rarest], counts[:, rarest], len(used)))
     _deal_the_rest(counts, shares, order, used, chosen)
     return [SPLITS[chosen[unit]] for unit in units]
 
@@ -80,10 +86,30 @@ def unit_of_each(patients: Sequence[str], groups: Sequence[str | None]) -> list[
     return [numbers.setdefault(root(("patient", p)), len(numbers)) for p in patients]
 
 
+def _decided(
+    units: Sequence[int], patients: Sequence[str], fixed: Sequence[str | None], dataset: str
+) -> NDArray[np.int64]:
+    """The split of each unit that is fixed, -1 for the others."""
+    chosen = np.full(max(units) + 1, -1)
+    first: dict[int, str] = {}
+    for unit, patient, name in zip(units, patients, fixed, strict=True):
+        if name is None:
+            continue
+        if chosen[unit] >= 0 and SPLITS[chosen[unit]] != name:
+            raise DataError(
+                f"{dataset}: patient {first[unit]!r} is put into {SPLITS[chosen[unit]]!r} and "
+                f"patient {patient!r}, of the same patient, group or copies, into {name!r}: "
+                "put both into one split, or leave the choice to hydrakit"
+            )
+        chosen[unit] = SPLITS.index(name)
+        first.setdefault(unit, patient)
+    return chosen
+
+
 def _check_enough(
-    counts: NDArray[np.float64], splits: int, *, classes: Sequence[str], dataset: str
+    counts: NDArray[np.float64], splits: int, *, names: Sequence[str], dataset: str
 ) -> None:
-    for label, name in enumerate(classes):
+    for label, name in enumerate(names):
         have = int((counts[:, label] > 0).sum())
         if have == 0:
             raise DataError(
@@ -97,8 +123,9 @@ def _check_enough(
 def _too_few(dataset: str, name: str, counts: NDArray[np.float64], splits: int) -> str:
     have = int((counts > 0).sum())
     fewer = f", or give it no test split (`--split {dataset}=9-1`)" if splits > 2 else ""
+    patients = "patient" if have == 1 else "patients"
     return (
-        f"{dataset}: {have} patients with class {name!r} (those of one group count once) are too "
+        f"{dataset}: {have} {patients} with class {name!r} (those of one group count once): too "
         f"few to have every class in {splits} splits that share no patient: add cases{fewer}"
     )
 
@@ -108,14 +135,17 @@ def _one_of_each_class(
     shares: NDArray[np.float64],
     order: NDArray[np.int64],
     used: list[int],
+    decided: NDArray[np.int64],
 ) -> NDArray[np.int64] | None:
     """Seed every split with a unit of every class: the split of each unit, -1 where not chosen.
+
+    ``decided`` are the units whose split stands already, likewise.
 
     The class with the fewest units to spare chooses first, for the smallest split first. Where
     units have several rare classes, a choice can leave another class one unit short: the search
     then steps back. None where no choice does.
     """
-    chosen = np.full(len(counts), -1)
+    chosen = decided.copy()
     sizes = counts.sum(axis=1)
     room = shares * sizes.sum()
     smallest_first = sorted(used, key=lambda index: float(shares[index]))

@@ -88,14 +88,18 @@ def balanced(labels: Tensor, views: int, generator: torch.Generator) -> Tensor:
     The largest class comes with ``views`` views of each patch; the others with as many in all,
     spread evenly over their patches, the remainder over patches drawn at random.
 
+    Where labels are no classes (``(n, outputs)`` numbers), every patch comes with ``views`` views.
+
     Args:
-        labels: ``(n,)`` class of each patch.
+        labels: ``(n,)`` class of each patch, or ``(n, outputs)``.
         views: Views of each patch of the largest class.
         generator: For the remainder.
 
     Returns:
         Row numbers, one for each view, class by class.
     """
+    if labels.ndim > 1:
+        return torch.arange(len(labels)).repeat(views)
     counts = torch.bincount(labels)
     total = int(counts.max()) * views
     rows = []

@@ -6,12 +6,15 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from hydrakit.report.markup import Html, element
 from hydrakit.report.roc import Curve
 from hydrakit.report.svg import COLOURS, Axis, Band, Line, Mark, Point, legend, plot, sample, ticks
 from hydrakit.report.tables import number
 from hydrakit.results import EpochRecord, RoundResult
 
+BINS = 24
 DOTS = 60  # a curve of more points than this is drawn without a dot on each
 
 
@@ -66,7 +69,7 @@ def auc_figure(rounds: Sequence[Trained], target: str) -> Html:
     """Validation AUC per epoch over all rounds, and the reference head's (paper, Fig. 4b)."""
     placed = list(_place(rounds))
     found = [
-        Line(points=[each.at(epoch, epoch.val.auc) for epoch in each.epochs], style=each.colour)
+        Line(points=[each.at(epoch, epoch.val.score) for epoch in each.epochs], style=each.colour)
         for each in placed
     ]
     reference = [Line(points=points, style="ink dotted") for points in map(_reference, placed)]
@@ -82,7 +85,7 @@ def auc_figure(rounds: Sequence[Trained], target: str) -> Html:
         y=Axis(label="validation AUC", low=min(0.4, math.floor(lowest * 10) / 10), high=1),
         bands=[each.band for each in placed],
         lines=[chance, *found, *reference],
-        marks=[_best_mark(each, each.best.val.auc) for each in placed],
+        marks=[_best_mark(each, each.best.val.score) for each in placed],
     )
     key = [*_datasets(placed), (sample("ink", dot=True), "best epoch")]
     text = "Each round on the validation split of its own dataset."
@@ -167,6 +170,52 @@ def roc_figure(curves: Sequence[Curve], dataset: str) -> Html:
     return figure(f"Figure 3. {title}.", text, drawing=drawing, key=key)
 
 
+def histogram(
+    name: str, unit: str, values: Sequence[tuple[str, Sequence[float]]], *, bins: int = BINS
+) -> Html:
+    """How often the values of a fact occur, an outline for each class.
+
+    Args:
+        name: Of the fact.
+        unit: Of the values, "" for none.
+        values: Each class with its cases' values, of which at least two differ.
+        bins: How many bars.
+    """
+    edges = np.linspace(*_ends(values), bins + 1)
+    lines = []
+    for place, (_, given) in enumerate(values):
+        counts = np.histogram(given, edges)[0].tolist()
+        points = [
+            (float(edge), count)
+            for bar, count in enumerate(counts)
+            for edge in (edges[bar], edges[bar + 1])
+        ]
+        points = [(points[0][0], 0), *points, (points[-1][0], 0)]
+        lines.append(Line(points=points, style=f"c{place % COLOURS}"))
+    highest = max(y for line in lines for _, y in line.points)
+    drawing = plot(
+        name=f"histogram-{name.replace(' ', '-')}",
+        title=f"Cases by {name} and class",
+        description=" ".join(_spread(label, given) for label, given in values if given),
+        x=Axis(label=f"{name} ({unit})" if unit else name, low=edges[0], high=edges[-1]),
+        y=Axis(label="cases", low=0, high=_round_up(highest), whole=True),
+        lines=lines,
+        size=(440, 220),
+    )
+    key = [(sample(line.style), label) for line, (label, _) in zip(lines, values, strict=True)]
+    return figure(f"{name.capitalize()}.", "", drawing=drawing, key=key)
+
+
+def _ends(values: Sequence[tuple[str, Sequence[float]]]) -> tuple[float, float]:
+    every = [value for _, given in values for value in given]
+    return min(every), max(every)
+
+
+def _spread(label: str, values: Sequence[float]) -> str:
+    low, middle, high = np.percentile(values, [0, 50, 100])
+    return f"{label}: {low:.4g} to {high:.4g}, median {middle:.4g}, {len(values)} cases."
+
+
 def _roc_marks(curve: Curve, style: str) -> list[Mark]:
     """A dot on each point, where there are not too many of them."""
     if len(curve.points) > DOTS:
@@ -241,8 +290,8 @@ def _round_up(value: float) -> float:
 def _auc_words(each: _Placed) -> str:
     result, last = each.result, each.epochs[-1]
     words = (
-        f"Round {result.round}, {result.dataset}, {result.train}: {number(each.best.val.auc)} in "
-        f"the best epoch, {result.best_epoch} of {result.epochs}; {number(last.val.auc)} in the "
+        f"Round {result.round}, {result.dataset}, {result.train}: {number(each.best.val.score)} in "
+        f"the best epoch, {result.best_epoch} of {result.epochs}; {number(last.val.score)} in the "
         "last"
     )
     if each.best.reference_auc is None:

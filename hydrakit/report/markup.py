@@ -1,9 +1,13 @@
-"""HTML and SVG elements whose text cannot be anything but text."""
+"""HTML and SVG elements whose text cannot be anything but text, and pages made of them."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from string import Template
+
+VOID = ("img",)  # elements that have no end
 
 
 class Html(str):
@@ -26,6 +30,8 @@ def element(name: str, *children: object, **attributes: object) -> Html:
         for key, value in attributes.items()
         if value is not None
     )
+    if name in VOID:
+        return Html(f"<{name}{given}>")
     inside = together(children)
     return Html(f"<{name}{given}>{inside}</{name}>")
 
@@ -38,3 +44,16 @@ def together(parts: Iterable[object], between: str = "") -> Html:
         if part is not None
     )
     return Html(between.join(texts))
+
+
+def fill(template: str, parts: Mapping[str, Html]) -> str:
+    """The text of a page: a template of this package with its parts and the common style.
+
+    Args:
+        template: Name of its file.
+        parts: By their names in the template.
+    """
+    folder = resources.files("hydrakit.report")
+    style = Html(folder.joinpath("style.css").read_text(encoding="utf-8"))
+    text = folder.joinpath(template).read_text(encoding="utf-8")
+    return Template(text).substitute({"style": style, **parts})

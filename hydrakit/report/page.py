@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import TypeVar
 
 from hydrakit.errors import PlanError
@@ -13,7 +11,7 @@ from hydrakit.files import write_atomic
 from hydrakit.plan import Plan
 from hydrakit.plugins import Plugins, load_plugins
 from hydrakit.report import figures, tables, words
-from hydrakit.report.markup import Html, together
+from hydrakit.report.markup import Html, element, fill, together
 from hydrakit.report.roc import roc_curves
 from hydrakit.results import DataFacts, Results
 from hydrakit.rundir import RunDir
@@ -62,9 +60,6 @@ def _page(
     environment = _read(rundir.path / "environment.json", rundir.environment)
     rounds = _rounds(rundir, plan, results=results)
     softmax_twice = any(r.hyperparameters.loss == "softmax-cross-entropy" for r in plan.rounds)
-    template = Template(
-        resources.files("hydrakit.report").joinpath("page.html").read_text(encoding="utf-8")
-    )
     data = (
         tables.data_section(plan, name, facts=facts[name], adapter=plugins.datasets.get(name))
         for name in [plan.target, *(d.name for d in plan.datasets if d.name != plan.target)]
@@ -76,14 +71,16 @@ def _page(
         "rounds": tables.rounds_table(plan, results),
         "auc": figures.auc_figure(rounds, results.target),
         "loss": figures.loss_figure(rounds, softmax_twice=softmax_twice),
-        "roc": figures.roc_figure(roc_curves(rundir, results.test), results.target),
+        "roc": figures.roc_figure(roc_curves(rundir, results.test), results.target)
+        if results.test.classes
+        else element("p", "A number has no ROC curve: predictions.csv has every case."),
         "data": together(data, "\n"),
         "repeat": tables.repeat_section(
             plan, results, facts=facts, environment=environment, folder=rundir.path
         ),
         "version": together((results.hydrakit,)),
     }
-    return template.substitute(parts)
+    return fill("page.html", parts)
 
 
 def _order(plan: Plan) -> list[str]:

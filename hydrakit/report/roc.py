@@ -71,7 +71,11 @@ def roc_curves(rundir: RunDir, test: TestResult) -> list[Curve]:
         raise PlanError(f"{path}: is broken ({error}): {remedy}") from None
     curves = []
     for area in test.classes:
-        positive = labels == area.class_name
+        several = test.task == "multilabel"
+        positive = np.array(
+            [area.class_name in (label.split(";") if several else [label]) for label in labels],
+            dtype=np.bool_,
+        )
         found = int(positive.sum()), int((~positive).sum())
         points = roc_points(scores[area.class_name], positive) if all(found) else ((0.0, 0.0),)
         told = area.positives, area.negatives

@@ -168,6 +168,9 @@ def data_section(
         [
             ("About", adapter.summary if adapter else None),
             ("Excluded", _excluded(facts)),
+            ("Copies", _copies(plan, facts)),
+            ("Withheld", _withheld(plan, facts)),
+            ("Shortcuts", _shortcuts(facts)),
             ("Without a label", f"{facts.unlabelled}, not used" if facts.unlabelled else None),
             ("Split", _shares(dataset)),
             ("Options", _options(dataset)),
@@ -205,6 +208,41 @@ def _excluded(facts: DataFacts) -> Html | str:
         return "none"
     reasons = sorted(facts.excluded.items(), key=lambda item: (-item[1], item[0]))
     items = (element("li", f"{count}: {reason}") for reason, count in reasons)
+    return element("ul", *items)
+
+
+def _copies(plan: Plan, facts: DataFacts) -> str:
+    """How many cases are copies, and what became of them."""
+    if not facts.copies:
+        return "none found"
+    done = {
+        "group": "copies of one image are in one split",
+        "drop": f"{facts.dropped} of them left out, so that one patient's are left of each image",
+        "report": "left as they are, so copies of one image can be in several splits",
+    }
+    words = f"{facts.copies} cases are copies of another patient's; {done[plan.copies]}"
+    return words + ("; copies with different labels are kept" * (plan.conflicts == "keep"))
+
+
+def _withheld(plan: Plan, facts: DataFacts) -> str | None:
+    if not facts.withheld:
+        return None
+    return f"{facts.withheld} cases that the test split of {plan.target} has a patient or copy of"
+
+
+def _shortcuts(facts: DataFacts) -> Html | str:
+    """The facts that tell the class strongly, the strongest first."""
+    strong = [each for each in facts.shortcuts if each.strong]
+    if not strong:
+        return "no fact of the files alone tells the class strongly"
+    items = (
+        element(
+            "li",
+            f"Warning: {each.fact} alone tells {each.class_name}, AUC {number(each.auc)} "
+            f"({number(each.low)} to {number(each.high)})",
+        )
+        for each in strong
+    )
     return element("ul", *items)
 
 

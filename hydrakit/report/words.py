@@ -12,9 +12,17 @@ from hydrakit.results import AreaUnderCurve, DataFacts, TestResult
 def verdict(test: TestResult, facts: DataFacts) -> Html:
     """The test AUC with its interval, what it rests on, and what it means."""
     level = f"{test.level * 100:g} %"
-    if len(test.classes) == 1:
-        area = test.classes[0]
+    if not test.classes:
         headline: list[object] = [
+            "Test mean absolute error ",
+            element("b", number(test.figures.mae)),
+            f", R2 {number(test.figures.r2)}, on {test.dataset}, from {test.cases} "
+            f"{_plural('case', test.cases)}.",
+        ]
+        meant = element("p", "An R2 of 0 is what naming the mean of these cases would give.")
+    elif len(test.classes) == 1:
+        area = test.classes[0]
+        headline = [
             "Test AUC ",
             element("b", number(area.auc)),
             f" ({level} interval {number(area.low)} to {number(area.high)}) on {test.dataset}, "
@@ -27,7 +35,7 @@ def verdict(test: TestResult, facts: DataFacts) -> Html:
             "Test AUC ",
             element("b", number(test.figures.auc)),
             f" on {test.dataset}: the mean of {len(test.classes)} classes, each against the "
-            f"rest (macro average), from {_count(test)} {_plural('case', _count(test))}.",
+            f"rest (macro average), from {test.cases} {_plural('case', test.cases)}.",
         ]
         meant = _by_class(test, level)
     notes = (element("li", note) for note in _notes(test, facts))
@@ -72,7 +80,7 @@ def _by_class(test: TestResult, level: str) -> Html:
 
 def _notes(test: TestResult, facts: DataFacts) -> Iterator[str]:
     """What must be known with the figures."""
-    count = _count(test)
+    count = test.cases
     if len(test.classes) == 1:
         area = test.classes[0]
         yield (
@@ -86,21 +94,31 @@ def _notes(test: TestResult, facts: DataFacts) -> Iterator[str]:
             "takes them for independent: cases of one patient are alike, so it is somewhat too "
             "narrow."
         )
-    yield (
-        f"Accuracy {number(test.figures.accuracy)}. Naming the most frequent class every time "
-        f"would give {number(_largest_class(test) / count)}."
-    )
+    strong = [each for each in facts.shortcuts if each.strong]
+    if strong:
+        facts_named = ", ".join(each.fact for each in strong)
+        yield (
+            f"Warning: facts of the files alone tell the class of {test.dataset} "
+            f"({facts_named}). The network may have learnt these in place of the lesion."
+        )
+    if not test.classes:
+        return
+    largest = _largest_class(test)
+    if largest is not None:
+        yield (
+            f"Accuracy {number(test.figures.accuracy)}. Naming the most frequent class every time "
+            f"would give {number(largest / count)}."
+        )
     yield (
         f"The interval ({test.method}) is about the choice of test cases alone. Another seed "
         "gives another split and another training: one run does not show how much that changes."
     )
 
 
-def _count(test: TestResult) -> int:
-    return test.classes[0].positives + test.classes[0].negatives
-
-
-def _largest_class(test: TestResult) -> int:
+def _largest_class(test: TestResult) -> int | None:
+    """Cases of the most frequent class; None where a case may have several labels or none."""
+    if len(test.classes) > 1 and sum(area.positives for area in test.classes) != test.cases:
+        return None
     first = test.classes[0]
     if len(test.classes) == 1:
         return max(first.positives, first.negatives)

@@ -17,7 +17,7 @@ def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
         classes=("healthy", "tumour"),
         read=_read,
         field_of_view=FieldOfView(share=1.0),
-        version="1",
+        version="2",
         layout="the folders yes/ and no/ with JPEG and PNG images, or one folder that holds both",
         how_to_get=(
             "download the archive from "

@@ -4,11 +4,10 @@ What the real files need (each was seen in the 253 images, or in how the archive
 
 * PNGs are named .jpg, so the content decides the format.
 * Modes differ, and RGBA and palette occur in ``no`` alone: every image becomes grey by one rule
-  that keeps no trace of its mode.
+  that keeps no trace of its mode. Format, mode and the like are given as facts, for the check of
+  what else tells the label.
 * ``Y92.jpg`` and ``Y92.png`` are different images, so a key holds the whole file name.
-* Many images show one head twice: 25 are byte-for-byte copies of another, 18 are resized or encoded
-  anew, and a few are its next slice or another sequence. Such images share a group, so that they
-  cannot lie on both sides of a split. The dataset itself names no patients.
+* The dataset names no patients, and many images are copies: hydrakit finds these itself.
 """
 
 from __future__ import annotations
@@ -17,6 +16,8 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,64 +33,78 @@ if TYPE_CHECKING:
 FOLDERS = ("no", "yes")  # by label
 SUFFIXES = (".jpg", ".jpeg", ".png")
 LITTER = ("thumbs.db", "desktop.ini")  # left by file managers; those of macOS begin with a dot
-
-THUMBNAIL = 32
-SAME_HEAD = 0.90
-"""Images whose thumbnails correlate so well show one head.
-
-Of the 31,878 pairs of the real images, 59 are above 0.995 (the copies) and 14 between 0.90 and
-0.985: each of these was looked at, and shows one head in the same or the next slice. Pairs of
-unlike heads begin at 0.895.
-"""
+DEEP = {"1": 1.0, "I": 16.0, "I;16": 16.0, "I;16B": 16.0}  # bits of a pixel's value; others 8
 
 
 def read(root: Path) -> Iterator[Sample | Unusable]:
     """Every image file of the dataset, by label and name.
 
     Images are grey, ``(height, width)``, 0 to 255; each is a patient of its own, since the dataset
-    names none. Images of one head have the same group.
+    names none.
 
     Raises:
         DataError: No folder with images of both kinds.
     """
-    files = _files(root)
-    groups = _groups(files)
-    for key, (label, path) in files.items():
-        image = load_grey(path)
-        if isinstance(image, str):
-            yield Unusable(key=key, reason=image)
-        else:
-            yield Sample(
-                image=image,
-                label=label,
-                patient=key,
-                key=key,
-                group=groups[key],
-                source=(path,),
-            )
+    for key, (label, path) in _files(root).items():
+        try:
+            facts = read_facts(path)
+        except DataError as error:
+            yield Unusable(key=key, reason=str(error))
+            continue
+        image = partial(load_grey, path)
+        yield Sample(image=image, label=label, patient=key, key=key, facts=facts, source=(path,))
 
 
-def load_grey(path: Path) -> NDArray[np.float32] | str:
-    """An image as grey values from 0 to 255, ``(height, width)``; or why it cannot be read.
+def read_facts(path: Path) -> dict[str, str | float]:
+    """What a file's header tells and should not tell the label.
+
+    The format is that of the content, not of the suffix.
+
+    Raises:
+        DataError: It is no JPEG or PNG file; the message is a reason for `Unusable`.
+    """
+    with _opened(path) as image:
+        return {
+            "format": str(image.format),
+            "suffix": path.suffix,
+            "mode": image.mode,
+            "bit depth": DEEP.get(image.mode, 8.0),
+            "width": float(image.width),
+            "height": float(image.height),
+        }
+
+
+def load_grey(path: Path) -> NDArray[np.float32]:
+    """An image as grey values from 0 to 255, ``(height, width)``.
 
     Colour becomes luma (ITU-R BT.601). Transparency is dropped: the colours below it are what the
     other files hold, while to blend them would darken the files that have it.
+
+    Raises:
+        DataError: It is no whole JPEG or PNG file; the message is a reason for `Unusable`.
     """
+    with _opened(path) as image:
+        return _grey(image)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     from PIL import Image
 
     if path.suffix.lower() not in SUFFIXES:
-        return "is not a .jpg, .jpeg or .png file: convert it, or move it elsewhere"
+        raise DataError("is not a .jpg, .jpeg or .png file: convert it, or move it elsewhere")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=("JPEG", "PNG")) as image:
-                return _grey(image)
+            image = Image.open(path, formats=("JPEG", "PNG"))
+        with image:
+            yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return f"has more than {Image.MAX_IMAGE_PIXELS} pixels: scale it down"
+        raise DataError(f"has more than {Image.MAX_IMAGE_PIXELS} pixels: scale it down") from None
     except (OSError, EOFError, SyntaxError, ValueError, zlib.error, struct.error) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            return f"cannot be opened ({error.strerror})"
-        return "is not a whole JPEG or PNG image: download it again"
+            raise DataError(f"cannot be opened ({error.strerror})") from None
+        raise DataError("is not a whole JPEG or PNG image: download it again") from None
 
 
 def _grey(image: Image.Image) -> NDArray[np.float32]:
@@ -147,36 +162,3 @@ def _class_folder(base: Path, name: str) -> Path | None:
 
 def _litter(path: Path) -> bool:
     return path.name.startswith(".") or path.name.lower() in LITTER
-
-
-def _groups(files: dict[str, tuple[int, Path]]) -> dict[str, str]:
-    """For each readable image the key of the first one that shows the same head, or its own."""
-    thumbnails = {}
-    for key, (_, path) in files.items():
-        image = load_grey(path)
-        if not isinstance(image, str):
-            thumbnails[key] = _thumbnail(image)
-    keys = list(thumbnails)
-    if not keys:
-        return {}
-    stacked = np.stack(list(thumbnails.values()))
-    alike = np.tril(stacked @ stacked.T >= SAME_HEAD, -1)
-    first = np.arange(len(keys))
-    for one, other in np.argwhere(alike):
-        low, high = sorted((first[one], first[other]))
-        first[first == high] = low
-    return {key: keys[index] for key, index in zip(keys, first, strict=True)}
-
-
-def _thumbnail(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A small version with mean 0 and length 1: products of two are their correlation."""
-    from PIL import Image
-
-    size = (THUMBNAIL, THUMBNAIL)
-    small = Image.fromarray(image).resize(size, Image.Resampling.BOX)
-    flat: NDArray[np.float32] = np.asarray(small, dtype=np.float32).ravel()
-    flat = flat - np.float32(flat.mean())
-    length = float(np.linalg.norm(flat))
-    if length < 1e-3:  # one even grey: such images are alike, and unlike all others
-        return np.full(flat.shape, 1 / THUMBNAIL, dtype=np.float32)
-    return flat / np.float32(length)

@@ -32,9 +32,9 @@ def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
         classes=("benign", "malignant"),
         read=_read,
         field_of_view=_FIELD_OF_VIEW,
-        version="1",
-        layout="the calibration sheet, the test sheet with truth, or both (.xlsx or .csv) anywhere "
-        "below the folder, and the DICOM images in folders of any name",
+        version="2",
+        layout="the calibration sheet, the test sheet (with truth, save for prediction), or both "
+        "(.xlsx or .csv) anywhere below the folder, and the DICOM images in folders of any name",
         how_to_get="The Cancer Imaging Archive, collection SPIE-AAPM Lung CT Challenge, "
         "https://doi.org/10.7937/K9/TCIA.2015.UZLSU3FL: the DICOM images (about 12 GB) and the "
         "nodule locations and diagnoses of the calibration set and the test set.",
@@ -46,8 +46,29 @@ def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
             Option(
                 name="suspicious",
                 default="drop",
-                choices=("drop", "malignant"),
-                help="what becomes of the nodules labelled 'Suspicious malignant nodule'",
+                choices=("drop", "malignant", "unlabelled"),
+                help="what becomes of the nodules labelled 'Suspicious malignant nodule'; "
+                "unlabelled ones are for prediction",
+            ),
+            Option(
+                name="set",
+                default="all",
+                choices=("all", "calibration", "test"),
+                help="the calibration set, the challenge's test set, or both",
+            ),
+            Option(
+                name="window",
+                default="nodule",
+                choices=("nodule", "lung", "mediastinum", "none"),
+                help="the Hounsfield units that are kept, the others being cut to its ends: nodule "
+                "-1000 to 400, lung -1350 to 150, mediastinum -150 to 250; none keeps all",
+            ),
+            Option(
+                name="slices",
+                default=1,
+                choices=(1, 3, 5, 7),
+                help="so many neighbouring slices are the channels, from one side of the nodule's "
+                "to the other; where the scan ends, its last slice is repeated",
             ),
             Option(
                 name="sheet",

@@ -4,20 +4,29 @@
 sheets call it an image, and their note counts from 1, as InstanceNumber does; the paper's authors
 took it so too. Checked against the public index of the collection: each of the 83 numbers lies
 between 1 and the number of images of its series. Where no image, or more than one, has that
-number, the nodule is reported as unusable: no other slice is taken for it.
+number, the nodule is reported as unusable: no other slice is taken for it. Its neighbours are
+found by their planes.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hydrakit.data.dicom import Header, index_headers, read_pixels, walk
+import numpy as np
+
+from hydrakit.data.dicom import Header, MissingCodecError, index_headers, read_pixels, walk
+from hydrakit.data.dicom_geometry import has_plane, in_order
 from hydrakit.errors import DataError
 from hydrakit.hooks import OptionValue, Sample, Unusable
-from hydrakit_lungx.sheets import SUSPICIOUS, Nodule, find_sheets
+from hydrakit_lungx.sheets import SETS, SUSPICIOUS, UNLABELLED, Nodule, find_sheets
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 NO_IMAGE = "no image"
 DROPPED = "label is suspicious, neither benign nor malignant"
@@ -26,9 +35,29 @@ NO_INSTANCE = "no slice with the listed image number"
 SEVERAL_SLICES = "several slices with the listed image number"
 OUTSIDE = "nodule outside the image"
 NO_SPACING = "image without pixel spacing"
+NO_NEIGHBOURS = "neighbouring slices without position in the patient, or of another size"
 UNREADABLE = "image file cannot be read"
 
-_log = logging.getLogger(__name__)
+# Hounsfield units. ``nodule`` runs from air to bone: below -1000 lies nothing but what scanners put
+# around the field of reconstruction, whose value differs from model to model, and above 400 bone
+# and metal, which would decide the patient's standard deviation. Soft tissue, fat in a nodule and
+# calcification (from about 200) keep their contrast. The other two are the usual settings of a
+# viewer: -600 +- 750 and 50 +- 200.
+WINDOWS = {
+    "nodule": (-1000.0, 400.0),
+    "lung": (-1350.0, 150.0),
+    "mediastinum": (-150.0, 250.0),
+    "none": (-np.inf, np.inf),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """The adapter's options, taken apart."""
+
+    labels: Mapping[str, int | None]
+    window: tuple[float, float]
+    slices: int
 
 
 def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample | Unusable]:
@@ -37,23 +66,32 @@ def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample | Un
     Raises:
         DataError: There is no sheet, one is wrong, or the header of an image is broken.
     """
-    sheets = find_sheets(walk(root), str(options["sheet"]), root)
+    files = list(walk(root))
+    kind = None if options["set"] == "all" else SETS[str(options["set"])]
+    sheets = find_sheets(files, str(options["sheet"]), root, kind=kind)
     scans: defaultdict[str, list[Header]] = defaultdict(list)
-    for header in index_headers(root):
+    for header in index_headers(root, files=files):
         if header.modality == "CT" and "LOCALIZER" not in header.image_type:
             scans[header.patient_id.casefold()].append(header)
-    suspicious = 1 if options["suspicious"] == "malignant" else None
-    labels = {"benign": 0, "malignant": 1, SUSPICIOUS: suspicious}
+    how = _Options(
+        labels={
+            "benign": 0,
+            "malignant": 1,
+            UNLABELLED: None,
+            SUSPICIOUS: 1 if options["suspicious"] == "malignant" else None,
+        },
+        window=WINDOWS[str(options["window"])],
+        slices=int(options["slices"]),
+    )
     for sheet in sheets:
         for nodule in sheet.nodules.values():
-            label = labels[nodule.label]
-            if label is None:
+            if nodule.label == SUSPICIOUS and options["suspicious"] == "drop":
                 yield Unusable(key=nodule.key, reason=DROPPED)
             else:
-                yield _case(nodule, scans.get(nodule.scan.casefold(), []), label)
+                yield _case(nodule, scans.get(nodule.scan.casefold(), []), how)
 
 
-def _case(nodule: Nodule, headers: Sequence[Header], label: int) -> Sample | Unusable:
+def _case(nodule: Nodule, headers: Sequence[Header], how: _Options) -> Sample | Unusable:
     header = _slice(nodule, headers)
     if isinstance(header, str):
         return Unusable(key=nodule.key, reason=header)
@@ -61,20 +99,57 @@ def _case(nodule: Nodule, headers: Sequence[Header], label: int) -> Sample | Unu
         return Unusable(key=nodule.key, reason=OUTSIDE)
     if header.spacing is None:
         return Unusable(key=nodule.key, reason=NO_SPACING)
-    try:
-        image = read_pixels(header.path, rescale=True)
-    except DataError as error:
-        _log.warning("lung: %s is left out: %s", nodule.key, error)
-        return Unusable(key=nodule.key, reason=UNREADABLE)
+    channels = _neighbours(header, headers, how.slices)
+    if not channels:
+        return Unusable(key=nodule.key, reason=NO_NEIGHBOURS)
     return Sample(
-        image=image,
-        label=label,
+        image=partial(_image, channels, how.window),
+        label=how.labels[nodule.label],
         patient=nodule.scan,
         key=nodule.key,
         centre=(nodule.row - 1.0, nodule.column - 1.0),
         spacing=header.spacing,
-        source=(header.path,),
+        facts=header.facts(),
+        source=tuple(dict.fromkeys(channel.path for channel in channels)),
     )
+
+
+def _image(channels: Sequence[Header], window: tuple[float, float]) -> NDArray[np.float32]:
+    """As `_pixels`, with one reason for all files that cannot be read."""
+    try:
+        return _pixels(channels, window)
+    except MissingCodecError:
+        raise
+    except DataError as error:
+        raise DataError(UNREADABLE) from error
+
+
+def _pixels(channels: Sequence[Header], window: tuple[float, float]) -> NDArray[np.float32]:
+    """The slices in Hounsfield units within the window, ``(channels, height, width)``.
+
+    One slice is ``(height, width)``.
+    """
+    read = {header.path: read_pixels(header.path, rescale=True) for header in channels}
+    image: NDArray[np.float32] = np.stack([read[header.path] for header in channels])
+    return (image if len(channels) > 1 else image[0]).clip(*window)
+
+
+def _neighbours(header: Header, headers: Sequence[Header], count: int) -> list[Header]:
+    """A slice in the middle of ``count`` that follow one another along the normal of its plane.
+
+    Beyond the first or last slice of the scan, that one is repeated. Empty where the slices do
+    not tell their planes, or are not of one size.
+    """
+    if count == 1:
+        return [header]
+    if not has_plane(header):
+        return []
+    stack = in_order(headers, header)
+    middle = stack.index(header)
+    wanted = range(middle - count // 2, middle + count // 2 + 1)
+    channels = [stack[min(max(at, 0), len(stack) - 1)] for at in wanted]
+    sizes = {(channel.rows, channel.columns) for channel in channels}
+    return channels if len(sizes) == 1 else []
 
 
 def _slice(nodule: Nodule, headers: Sequence[Header]) -> Header | str:

@@ -12,14 +12,17 @@ import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+from hydrakit.data.inside import shown
 from hydrakit.errors import DataError
 from hydrakit_lungx.tables import Row, is_table, read_tables
 
 _log = logging.getLogger(__name__)
 
 SUSPICIOUS = "suspicious"
+UNLABELLED = "unlabelled"
 _LABELS = {
     "benign": "benign",
     "benign nodule": "benign",
@@ -40,7 +43,8 @@ _COLUMNS = {
     "finaldiagnosis": "diagnosis",
 }
 # How scans are named: the part before the number tells the set, in any case.
-_SETS = {"ct-training-": "CT-Training-", "lungx-ct": "LUNGx-CT"}
+SETS = {"calibration": "CT-Training-", "test": "LUNGx-CT"}
+_SETS = {spelt.lower(): spelt for spelt in SETS.values()}
 _HEADER_WITHIN = 20  # rows
 
 
@@ -54,7 +58,8 @@ class Nodule:
         column: Of its centre in pixels; the left column is 1.
         row: Of its centre in pixels; the upper row is 1.
         image: "Nodule Center Image".
-        label: ``benign``, ``malignant`` or ``suspicious``.
+        label: ``benign``, ``malignant``, ``suspicious``, or ``unlabelled`` of a sheet without
+            diagnoses.
     """
 
     scan: str
@@ -69,6 +74,11 @@ class Nodule:
         """The scan and the number."""
         return f"{self.scan}/{self.number}"
 
+    @property
+    def place(self) -> str:
+        """Where its centre is, as the sheet counts."""
+        return f"{self.column}, {self.row} in image {self.image}"
+
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
@@ -78,29 +88,36 @@ class Sheet:
         path: The file.
         kind: The set: ``CT-Training-`` (calibration) or ``LUNGx-CT`` (test).
         one_cell: Whether the position is one cell, as in the official sheets.
+        labelled: Whether it has diagnoses.
         nodules: By key, in the order of the rows.
     """
 
     path: Path
     kind: str
     one_cell: bool
+    labelled: bool
     nodules: dict[str, Nodule]
 
 
-def find_sheets(files: Iterable[Path], names: str, root: Path) -> list[Sheet]:
+def find_sheets(
+    files: Iterable[Path], names: str, root: Path, *, kind: str | None = None
+) -> list[Sheet]:
     """One sheet for each set, the calibration set's first.
 
-    A sheet is told by its header. Of several of one set, the one with the position in one cell is
-    taken (the official form: splitting it is work by hand); then the one with more nodules; then a
-    .csv before an .xlsx; then the first by path.
+    A sheet is told by its header. Of several of one set, one with diagnoses is taken; then the one
+    with the position in one cell (the official form: splitting it is work by hand); then the one
+    with more nodules; then a .csv before an .xlsx; then the first by path. Where they disagree
+    about a nodule's place or presence, it is said in a warning that names the nodules.
 
     Args:
         files: All files below ``root``.
         names: File names of the sheets to read, with commas between; empty for all.
         root: The dataset's folder, for messages.
+        kind: Of the set that is wanted; None for both.
 
     Raises:
-        DataError: There is no sheet, one cannot be read, or two of one set disagree on a label.
+        DataError: There is no sheet of a wanted set, one cannot be read, or two of one set
+            disagree on a label.
     """
     tables = [path for path in files if is_table(path)]
     wanted = [name.strip() for name in names.split(",") if name.strip()]
@@ -114,33 +131,61 @@ def find_sheets(files: Iterable[Path], names: str, root: Path) -> list[Sheet]:
             f"{root}: no LUNGx nodule sheet below it: put CalibrationSet_NoduleData.xlsx, "
             "TestSet_NoduleData_PublicRelease_wTruth.xlsx, or their .csv exports there"
         )
-    kinds = [kind for kind in _SETS.values() if any(sheet.kind == kind for sheet in sheets)]
-    return [_choose([sheet for sheet in sheets if sheet.kind == kind]) for kind in kinds]
+    by_kind = {each: [s for s in sheets if s.kind == each] for each in SETS.values()}
+    if kind is not None and not by_kind[kind]:
+        raise DataError(f"{root}: option set: no sheet with scans named {kind}... below it")
+    return [_choose(found) for each, found in by_kind.items() if found and kind in (None, each)]
 
 
 def _choose(sheets: list[Sheet]) -> Sheet:
     ranked = sorted(
         sheets,
-        key=lambda s: (not s.one_cell, -len(s.nodules), s.path.suffix.lower() != ".csv", s.path),
+        key=lambda s: (
+            *(not s.labelled, not s.one_cell),
+            *(-len(s.nodules), s.path.suffix.lower() != ".csv", s.path),
+        ),
     )
     chosen = ranked[0]
+    if not chosen.labelled:
+        _say(f"lung: {chosen.path} has no diagnoses: its nodules are for prediction only")
     for other in ranked[1:]:
-        shared = [key for key in chosen.nodules if key in other.nodules]
-        for key in shared:
-            if chosen.nodules[key].label != other.nodules[key].label:
+        for key in chosen.nodules.keys() & other.nodules.keys():
+            labels = [sheet.nodules[key].label for sheet in (chosen, other)]
+            if labels[0] != labels[1] and other.labelled:
                 raise DataError(
-                    f"{chosen.path} and {other.path} disagree: nodule {key} is "
-                    f"{chosen.nodules[key].label} in one and {other.nodules[key].label} in the "
-                    "other: name the right file with the option 'sheet', or remove the wrong one"
+                    f"{chosen.path} and {other.path} disagree: nodule {key} is {labels[0]} in one "
+                    f"and {labels[1]} in the other: name the right file with the option 'sheet', "
+                    "or remove the wrong one"
                 )
-        moved = [key for key in shared if chosen.nodules[key] != other.nodules[key]]
-        if moved or len(shared) != len(chosen.nodules) or len(shared) != len(other.nodules):
-            _log.warning(
-                "lung: %s is read and not %s, which differs (%d of %d nodules there, "
-                "%d with another position)",
-                *(chosen.path, other.path, len(shared), len(chosen.nodules), len(moved)),
+        differences = _differences(chosen, other)
+        if differences:
+            _say(
+                f"lung: {chosen.path} is read and not {other.path}, which differs: "
+                + "; ".join(differences)
             )
     return chosen
+
+
+def _differences(chosen: Sheet, other: Sheet) -> list[str]:
+    """What another sheet says of nodules' places and presence, where it says otherwise."""
+    told = []
+    for key, nodule in chosen.nodules.items():
+        if key in other.nodules and nodule.place != other.nodules[key].place:
+            told.append(f"{key} is at {other.nodules[key].place} there and not at {nodule.place}")
+    for has, has_not, where in (
+        (chosen, other, "there"),
+        (other, chosen, "in the one that is read"),
+    ):
+        missing = [key for key in has.nodules if key not in has_not.nodules]
+        if missing:
+            told.append(f"not {where}: {', '.join(missing)}")
+    return told
+
+
+@cache
+def _say(message: str) -> None:
+    """Warn of something, once however often a dataset is read."""
+    _log.warning("%s", message)
 
 
 def read_sheet(path: Path) -> Sheet | None:
@@ -153,12 +198,11 @@ def read_sheet(path: Path) -> Sheet | None:
         for at, row in enumerate(table[:_HEADER_WITHIN]):
             columns = _columns(row)
             if "scan" in columns and "image" in columns:
-                for needed in ("diagnosis", "position" if "x" not in columns else "y"):
-                    if needed not in columns:
-                        raise DataError(
-                            f"{path}: no column for the {needed} of a nodule in the header "
-                            f"{'; '.join(filter(None, row))!r}: take the official sheet with truth"
-                        )
+                if "position" not in columns and not {"x", "y"} <= columns.keys():
+                    raise DataError(
+                        f"{path}: no column for the position of a nodule in the header "
+                        f"{shown('; '.join(filter(None, row)))}: take the official sheet"
+                    )
                 return _sheet(path, columns, table, first=at + 1)
     return None
 
@@ -185,7 +229,7 @@ def _sheet(path: Path, columns: dict[str, int], table: list[Row], *, first: int)
     if len(kinds) != 1:
         what = "holds both sets" if kinds else "holds no nodule"
         raise DataError(f"{path}: {what}: one sheet for each set is expected")
-    return Sheet(path, kinds.pop(), "position" in columns, nodules)
+    return Sheet(path, kinds.pop(), "position" in columns, "diagnosis" in columns, nodules)
 
 
 def _is_note(filled: list[str]) -> bool:
@@ -201,9 +245,12 @@ def _nodule(cells: dict[str, str]) -> Nodule:
     Raises:
         ValueError: A cell is wrong; the message names it.
     """
-    label = _LABELS.get(" ".join(cells["diagnosis"].lower().split()))
+    label: str | None = UNLABELLED
+    if "diagnosis" in cells:
+        label = _LABELS.get(" ".join(cells["diagnosis"].lower().split()))
     if label is None:
-        raise ValueError(f"diagnosis is {cells['diagnosis']!r}: known are {', '.join(_LABELS)}")
+        told = shown(cells["diagnosis"])
+        raise ValueError(f"diagnosis is {told}: known are {', '.join(_LABELS)}")
     if "position" in cells:
         column, row = _position(cells["position"])
     else:
@@ -224,15 +271,15 @@ def _set_of(scan: str) -> str:
 
 def _scan(text: str) -> str:
     for prefix, spelt in _SETS.items():
-        if text.lower().startswith(prefix) and text[len(prefix) :]:
+        if text.lower().startswith(prefix) and re.fullmatch(r"[\w-]{1,40}", text[len(prefix) :]):
             return spelt + text[len(prefix) :].upper()
-    raise ValueError(f"scan is {text!r}: must begin with {' or '.join(_SETS.values())}")
+    raise ValueError(f"scan is {shown(text)}: must begin with {' or '.join(_SETS.values())}")
 
 
 def _count(what: str, text: str) -> int:
-    if re.fullmatch(r"[0-9]+(\.0+)?", text) and (number := int(float(text))) > 0:
+    if re.fullmatch(r"[0-9]{1,9}(\.0+)?", text) and (number := int(float(text))) > 0:
         return number
-    raise ValueError(f"{what} is {text!r}: must be a whole number from 1 on")
+    raise ValueError(f"{what} is {shown(text)}: must be a whole number from 1 on")
 
 
 def _position(text: str) -> tuple[int, int]:
@@ -242,7 +289,7 @@ def _position(text: str) -> tuple[int, int]:
     the row is then its last three digits.
     """
     number = re.fullmatch(r"([0-9]{1,3})([0-9]{3})(\.0+)?", text)
-    pair = number or re.fullmatch(r"\(?([0-9]+)[\s.,;/]+([0-9]+)\)?", text)
+    pair = number or re.fullmatch(r"\(?([0-9]{1,9})[\s.,;/]+([0-9]{1,9})\)?", text)
     if pair and int(pair[1]) > 0 and int(pair[2]) > 0:
         return int(pair[1]), int(pair[2])
-    raise ValueError(f"position is {text!r}: must be 'column, row' in pixels, from 1 on")
+    raise ValueError(f"position is {shown(text)}: must be 'column, row' in pixels, from 1 on")

@@ -15,6 +15,7 @@ Row = tuple[str, ...]
 
 # The official sheets hold less than 0.1 MB; what claims to be far more is no nodule sheet.
 _LARGEST = 20_000_000
+_LARGEST_BOOK = 2_000_000  # unpacked; for a million bytes of styles openpyxl takes 4 s and 150 MB
 _ROWS, _COLUMNS = 10_000, 50  # one cell far out makes a worksheet of a thousand million cells
 _SUFFIXES = (".csv", ".xlsx")
 
@@ -106,13 +107,13 @@ def _check_sizes(path: Path, content: bytes) -> None:
             size = sum(part.file_size for part in archive.infolist())
     except Exception as error:
         raise _broken(path, error) from error
-    if size > _LARGEST:
+    if size > _LARGEST_BOOK:
         raise DataError(_too_large(path, size))
 
 
 def _broken(path: Path, error: Exception) -> DataError:
     error = cause if isinstance(cause := error.__cause__, Exception) else error  # openpyxl wraps
-    why = (str(error).splitlines() or [""])[0] or type(error).__name__
+    why = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
     return DataError(
         f"{path}: not a readable .xlsx file ({why}): fetch it again, save it anew, or name other "
         "files with the option 'sheet'"

@@ -9,7 +9,7 @@ import click
 from hydrakit_phantom.settings import DATASETS, DIFFICULTY, MOST_PATIENTS, PATIENTS
 
 
-@click.command()
+@click.command(short_help="Write synthetic data in the real formats.")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--patients",

@@ -1,8 +1,9 @@
-"""PROSTATEx for hydrakit: prostate lesions on high-b diffusion MR images, benign or significant."""
+"""PROSTATEx for hydrakit: prostate lesions on MR images, by significance or by grade group."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,39 +12,97 @@ from hydrakit.hooks import DatasetAdapter, FieldOfView, Option, hookimpl
 if TYPE_CHECKING:
     from hydrakit.hooks import OptionValue, Sample, Unusable
 
+# Every list of one, two or three sequences, in the order of the channels.
+_SEQUENCES = tuple(
+    ",".join(order) for count in (1, 2, 3) for order in permutations(("dwi", "t2", "adc"), count)
+)
+_OPTIONS = (
+    Option(
+        name="sequences",
+        default="dwi",
+        choices=_SEQUENCES,
+        help="what the channels are, in this order: dwi, the diffusion image of the highest "
+        "b-value; t2, transverse; adc. Several are resampled around the lesion, by their position "
+        "in the patient, to one grid of 0.5 mm in the plane of the first",
+    ),
+    Option(
+        name="set",
+        default="train",
+        choices=("train", "test", "all"),
+        help="train, the training set; test, the challenge's test set, which has no labels and is "
+        "for prediction; all, both",
+    ),
+    Option(
+        name="slice",
+        default="geometry",
+        choices=("geometry", "instance"),
+        help="which slice shows the lesion: geometry, the one whose plane is nearest to "
+        "the finding's position; instance, the one with InstanceNumber k + 1, as the "
+        "paper's authors took it (another slice where numbers run from head to feet)",
+    ),
+    Option(
+        name="intensity",
+        default="stored",
+        choices=("stored", "authors"),
+        help="the pixel values: stored, as the file holds them; authors, 8 bits by each slice's "
+        "own window and maximum, bit for bit as the paper's authors made them",
+    ),
+)
+_HOW_TO_GET = (
+    "The Cancer Imaging Archive, collection PROSTATEx, "
+    "https://doi.org/10.7937/K9TCIA.2017.MURS5CL: the DICOM images, and the archive with the "
+    "lesion information of the training set"
+)
+
 
 def _read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample | Unusable]:
     from hydrakit_prostatex.reading import read
+    from hydrakit_prostatex.tables import PROSTATEX
 
-    return read(root, options)
+    return read(root, options, PROSTATEX)
+
+
+def _read_grades(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample | Unusable]:
+    from hydrakit_prostatex.reading import read
+    from hydrakit_prostatex.tables import PROSTATEX2
+
+    return read(root, options, PROSTATEX2)
 
 
 @hookimpl
 def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
-    """The adapter ``prostatex``."""
+    """The adapters ``prostatex`` and ``prostatex2``: one collection of images, two questions."""
     yield DatasetAdapter(
         name="prostatex",
-        summary="Prostate lesions on the highest-b diffusion MR image (PROSTATEx)",
+        cohort="PROSTATEx",
+        summary="Prostate lesions on MR, benign or clinically significant (PROSTATEx)",
         classes=("benign", "significant"),
         read=_read,
         field_of_view=FieldOfView(millimetres=65.0),
-        version="1",
-        layout="ProstateX-Findings-Train.csv and ProstateX-Images-Train.csv anywhere below the "
-        "folder, and the DICOM images in folders of any name",
-        how_to_get="The Cancer Imaging Archive, collection PROSTATEx, "
-        "https://doi.org/10.7937/K9TCIA.2017.MURS5CL: the DICOM images, and the archive with the "
-        "lesion information of the training set.",
+        version="2",
+        layout="ProstateX-Findings-Train.csv and ProstateX-Images-Train.csv (of the test set: "
+        "-Test.csv) anywhere below the folder, and the DICOM images in folders of any name",
+        how_to_get=f"{_HOW_TO_GET} (and of the test set, for prediction).",
         citation="Litjens G, Debats O, Barentsz J, Karssemeijer N, Huisman H. SPIE-AAPM PROSTATEx "
         "Challenge Data. The Cancer Imaging Archive, 2017. doi:10.7937/K9TCIA.2017.MURS5CL",
         licence="CC BY 3.0",
-        options=(
-            Option(
-                name="slice",
-                default="geometry",
-                choices=("geometry", "instance"),
-                help="which slice shows the lesion: geometry, the one whose plane is nearest to "
-                "the finding's position; instance, the one with InstanceNumber k + 1, as the "
-                "paper's authors took it (another slice where numbers run from head to feet)",
-            ),
-        ),
+        options=_OPTIONS,
+    )
+    yield DatasetAdapter(
+        name="prostatex2",
+        cohort="PROSTATEx",
+        summary="Prostate lesions on MR by ISUP grade group, 1 to 5 (PROSTATEx-2)",
+        classes=tuple(f"grade group {group}" for group in range(1, 6)),
+        read=_read_grades,
+        field_of_view=FieldOfView(millimetres=65.0),
+        version="1",
+        layout="ProstateX-2-Findings-Train.csv (with the column ggg) and "
+        "ProstateX-2-Images-Train.csv anywhere below the folder, and the DICOM images of "
+        "PROSTATEx in folders of any name",
+        how_to_get=f"{_HOW_TO_GET} of PROSTATEx-2. With the tables beside those of PROSTATEx, "
+        "one folder serves both datasets: `--root prostatex2=FOLDER`.",
+        citation="Litjens G, Debats O, Barentsz J, Karssemeijer N, Huisman H. SPIE-AAPM PROSTATEx "
+        "Challenge Data. The Cancer Imaging Archive, 2017. doi:10.7937/K9TCIA.2017.MURS5CL",
+        licence="CC BY 3.0",
+        options=_OPTIONS,
     )

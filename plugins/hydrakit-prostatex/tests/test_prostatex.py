@@ -2,118 +2,40 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from prostatex_files import (
+    CALC,
+    DWI,
+    FINDINGS,
+    IMAGES,
+    SLICES,
+    TRAIN,
+    Listed,
+    only_reason,
+    only_sample,
+    read,
+    write_series,
+    write_tables,
+)
 
-from hydrakit.data.dicom import SeriesFacts
-from hydrakit.data.read import read_samples
 from hydrakit.errors import DataError
 from hydrakit.hooks import Sample, Unusable
-from hydrakit_prostatex import hydrakit_dataset_adapters
-from hydrakit_prostatex.reading import NO_HIGH_B, NO_IMAGE, NO_INSTANCE, NOT_AS_LISTED, OUTSIDE
-from hydrakit_prostatex.series import high_b_series
-from hydrakit_prostatex.tables import FINDINGS, IMAGES, read_findings, read_listed_series
-
-(ADAPTER,) = hydrakit_dataset_adapters()
-ROWS, COLUMNS, SLICES = 12, 10, 5
-STEP = 3.0  # millimetres between slices
-DWI = ["DERIVED", "PRIMARY", "DIFFUSION", "TRACEW", "DIS2D"]
-
-
-def write_series(
-    folder: Path,
-    description: str,
-    number: int,
-    *,
-    patient: str = "ProstateX-0001",
-    study: str = "1.2.1",
-    z: float = 0.0,
-    head_first: bool = False,
-    image_type: list[str] | None = None,
-    b_values: tuple[bytes | None, ...] = (b"1000",),
-    value: int = 0,
-) -> None:
-    """A stack of axial slices; a pixel holds ``value`` + 10 * (slice from the feet) + b-index.
-
-    The lowest slice is at ``z``; pixels are 2 mm wide and 1.5 mm high, the first at (-20, -10).
-    """
-    series = generate_uid()
-    instance = 0
-    for b_index, b_value in enumerate(b_values):
-        order = range(SLICES)
-        for k in reversed(order) if head_first else order:
-            instance += 1
-            dataset = Dataset()
-            dataset.file_meta = FileMetaDataset()
-            dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-            dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = (
-                "1.2.840.10008.5.1.4.1.1.4"
-            )
-            dataset.SOPInstanceUID = generate_uid()
-            dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-            dataset.PatientID, dataset.Modality = patient, "MR"
-            dataset.StudyInstanceUID, dataset.SeriesInstanceUID = study, series
-            dataset.SeriesNumber, dataset.SeriesDescription = number, description
-            dataset.InstanceNumber = instance
-            dataset.ImageType = DWI if image_type is None else image_type
-            dataset.ImagePositionPatient = [-20, -10, z + STEP * k]
-            dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-            dataset.PixelSpacing = [1.5, 2]
-            dataset.Rows, dataset.Columns = ROWS, COLUMNS
-            dataset.BitsAllocated = dataset.BitsStored = 16
-            dataset.HighBit, dataset.PixelRepresentation, dataset.SamplesPerPixel = 15, 0, 1
-            dataset.PhotometricInterpretation = "MONOCHROME2"
-            pixels = np.full((ROWS, COLUMNS), value + 10 * k + b_index, np.uint16)
-            dataset.PixelData = pixels.tobytes()
-            if b_value is not None:
-                block = dataset.private_block(0x0019, "SIEMENS MR HEADER", create=True)
-                block.add_new(0x0C, "OB", b_value)
-            folder.mkdir(parents=True, exist_ok=True)
-            dataset.save_as(folder / f"{instance}.dcm", enforce_file_format=True)
-
-
-Listed = tuple[str, int, str]  # description, number, ijk
-
-
-def write_tables(folder: Path, *findings: tuple[str, str, list[Listed]]) -> None:
-    """The two tables: for each finding its ``pos``, its ClinSig and its listed series."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / FINDINGS).open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["ProxID", "fid", "pos", "zone", "ClinSig"])
-        for pos, label, _ in findings:
-            table.writerow(["ProstateX-0001", 1, pos, "PZ", label])
-    with (folder / IMAGES).open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["ProxID", "Name", "fid", "pos", "ijk", "DCMSerDescr", "DCMSerNum"])
-        for pos, _, listed in findings:
-            for description, number, ijk in listed:
-                table.writerow(["ProstateX-0001", "x", 1, pos, ijk, description, number])
-
-
-def read(root: Path, **options: str) -> list[Sample | Unusable]:
-    return list(read_samples(ADAPTER, root, options))
-
-
-def only_sample(root: Path, **options: str) -> Sample:
-    (case,) = read(root, **options)
-    assert isinstance(case, Sample)
-    return case
-
-
-def only_reason(root: Path, **options: str) -> str:
-    (case,) = read(root, **options)
-    assert isinstance(case, Unusable)
-    return case.reason
-
-
-CALC = "ep2d_diff_tra_DYNDISTCALC_BVAL"
+from hydrakit_prostatex.reading import (
+    NO_B_VALUE,
+    NO_IMAGE,
+    NO_INSTANCE,
+    NO_SERIES,
+    NOT_AS_LISTED,
+    OUTSIDE,
+)
+from hydrakit_prostatex.tables import (
+    read_findings,
+    read_listed_series,
+)
 
 
 @pytest.mark.parametrize("head_first", [False, True])
@@ -175,7 +97,13 @@ def test_without_a_computed_series_the_highest_acquired_b_value(tmp_path):
 
 def test_without_any_diffusion_series(tmp_path):
     write_tables(tmp_path, ("-13 -7 3", "TRUE", write_decoys(tmp_path)))
-    assert only_reason(tmp_path) == NO_HIGH_B
+    assert only_reason(tmp_path) == NO_SERIES["dwi"]
+
+
+def test_acquired_images_that_do_not_tell_their_b_value(tmp_path):
+    write_series(tmp_path / "acq", "diff tra", 6, b_values=(None,))
+    write_tables(tmp_path, ("-13 -7 3", "TRUE", [("diff tra", 6, "4 2 1")]))
+    assert only_reason(tmp_path) == NO_B_VALUE
 
 
 def test_two_studies_the_volume_that_contains_the_position(tmp_path):
@@ -259,7 +187,7 @@ def test_a_missing_table(tmp_path, missing):
     [
         (FINDINGS, "ClinSig", "Clin", "no column 'ClinSig'"),
         (IMAGES, "DCMSerNum", "Number", "no column 'DCMSerNum'"),
-        (FINDINGS, "TRUE", "maybe", "line 2: ClinSig is 'maybe': must be TRUE or FALSE"),
+        (FINDINGS, "TRUE", "maybe", "line 2: ClinSig is 'maybe': must be one of FALSE, TRUE"),
         (FINDINGS, "-13 -7 3", "-13 -7", "line 2: pos is '-13 -7': must be three numbers"),
         (FINDINGS, "-13 -7 3", "1 2 nan", "line 2: pos is '1 2 nan'"),
         (IMAGES, "4 2 1", "4 2", "line 2: ijk is '4 2'"),
@@ -309,39 +237,11 @@ def test_real_findings(shared_data):
 
 
 def test_real_tables(shared_data):
-    findings = read_findings(shared_data / "prostatex" / FINDINGS)
+    findings = read_findings(shared_data / "prostatex" / FINDINGS, TRAIN)
     listed = read_listed_series(shared_data / "prostatex" / IMAGES)
     assert len(findings) == 330
-    assert sum(finding.significant for finding in findings) == 76
-    assert len({finding.key[0] for finding in findings}) == 204
+    assert Counter(finding.label for finding in findings) == {0: 254, 1: 76}
+    assert len({finding.patient for finding in findings}) == 204
     assert sum(map(len, listed.values())) == 3869
     for finding in findings:
         assert any(s.description.endswith("CALC_BVAL") for s in listed[finding.key])
-
-
-def test_real_series_of_the_public_index(shared_data):
-    by_patient: dict[str, list[SeriesFacts]] = {}
-    with (shared_data / "idc" / "prostatex_diffusion_series.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            facts = SeriesFacts(
-                patient_id=row["PatientID"],
-                study_uid=row["StudyInstanceUID"],
-                series_uid=row["SeriesInstanceUID"],
-                number=int(row["SeriesNumber"]),
-                description=row["SeriesDescription"],
-                modality=row["Modality"],
-                image_types=frozenset(),
-                b_values=(),
-                images=int(row["instanceCount"]),
-            )
-            by_patient.setdefault(facts.patient_id, []).append(facts)
-    found = {patient: high_b_series(series) for patient, series in by_patient.items()}
-    counts = {patient: len(high) for patient, high in found.items() if len(high) != 1}
-    assert counts == {
-        "ProstateX-0227": 0,
-        "ProstateX-0025": 2,
-        "ProstateX-0031": 2,
-        "ProstateX-0190": 2,
-        "ProstateX-0318": 2,
-        "ProstateX-0191": 3,
-    }

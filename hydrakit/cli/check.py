@@ -1,0 +1,277 @@
+"""``hydrakit datasets check``."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hydrakit.cli import params
+from hydrakit.data.faults import PROBLEMS, WARNINGS
+
+if TYPE_CHECKING:
+    from hydrakit.data.prepare import Prepared
+    from hydrakit.data.summary import CopyPair, Summary
+    from hydrakit.hooks import DatasetAdapter
+    from hydrakit.plan import Split
+
+WIDTH = 80
+KEYS_SHOWN = 5
+VALUES_SHOWN = 4
+SECONDS_BETWEEN_LINES = 5.0
+# What the screen leaves out of the facts: told by width and height.
+DERIVED = ("size", "aspect ratio")
+
+
+def _epilog() -> str:
+    """What ends with status 1, and what does not: from the one list of both."""
+
+    def block(title: str, kinds: dict[str, str]) -> str:
+        lines = (textwrap.fill(text, 76, initial_indent="  - ", subsequent_indent="    ")
+                 for text in kinds.values())  # fmt: skip
+        return "\b\n" + title + "\n" + "\n".join(lines)
+
+    return "\n\n".join(
+        (
+            block("PROBLEM, which would spoil a result, and exit status 1:", PROBLEMS),
+            block("WARNING, worth knowing:", WARNINGS),
+        )
+    )
+
+
+@click.command(epilog=_epilog())
+@click.argument("name")
+@params.places
+@params.adapter_options
+@click.option(
+    "--split",
+    "splits",
+    multiple=True,
+    callback=params._splits,
+    metavar="NAME=8-1-1",
+    help="Shares of train, val, test to try.  [default: 8-1-1, as for a target; splits that the "
+    "dataset declares stand]",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--html", type=params.FOLDER, metavar="FILE", help="Write all of it, with pictures.")
+@click.option("--cases", "each_case", is_flag=True, help="List every case, and every copy.")
+@params.cache
+@params.as_json
+@click.pass_context
+def check(
+    ctx: click.Context,
+    /,
+    *,
+    name: str,
+    data: Path | None,
+    roots: dict[str, Path],
+    options: dict[str, dict[str, Any]],
+    splits: dict[str, Split],
+    seed: int,
+    html: Path | None,
+    each_case: bool,
+    cache: Path | None,
+    as_json: bool,
+) -> None:
+    """Look at dataset NAME as a run would, and tell what would spoil its result.
+
+    Counts, unusable cases, sizes, copies, and facts of the files that tell the class. The first
+    time all images are read; they are then kept prepared for runs.
+    """
+    from hydrakit.places import plugins_at, root_of
+
+    for given in (options, splits):
+        for other in given:
+            if other != name:
+                raise click.UsageError(f"{other!r} is not the dataset that is checked, {name!r}")
+    adapter = plugins_at(data, roots).dataset(name)
+    root = root_of(name, data, roots)
+    summary, prepared = _look(
+        adapter, root, options.get(name, {}), split=splits.get(name), seed=seed, cache=cache
+    )
+    if html is not None:
+        _write_page(html, summary, prepared, adapter)
+    if as_json:
+        click.echo(json.dumps(_as_json(summary, root), indent=2))
+    else:
+        _print(summary, root, each_case=each_case)
+    if summary.problems:
+        ctx.exit(1)
+
+
+def _look(
+    adapter: DatasetAdapter,
+    root: Path,
+    options: dict[str, Any],
+    *,
+    split: Split | None,
+    seed: int,
+    cache: Path | None,
+) -> tuple[Summary, Prepared | None]:
+    """The summary, and the patches where there are any."""
+    from hydrakit.data.check import all_unusable, nothing_usable, summarise
+    from hydrakit.data.prepare import prepare
+    from hydrakit.errors import DataError
+    from hydrakit.plan import BodySpec
+
+    try:
+        prepared = prepare(
+            adapter,
+            root,
+            options=options,
+            patch=BodySpec().patch,
+            cache=cache,
+            on_case=_teller(adapter.name),
+        )
+    except DataError:
+        unusable = all_unusable(adapter, root, options)
+        if unusable is None:
+            raise
+        return nothing_usable(adapter, unusable), None
+    return summarise(adapter, prepared, split=split, seed=seed, cache=cache), prepared
+
+
+def _teller(name: str) -> Callable[[int], None]:
+    """Says now and then, on standard error, how many cases have been read."""
+    last = time.monotonic()
+
+    def tell(cases: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+            click.echo(f"preparing {name}: {cases} cases read", err=True)
+            last = time.monotonic()
+
+    return tell
+
+
+def _write_page(
+    path: Path, summary: Summary, prepared: Prepared | None, adapter: DatasetAdapter
+) -> None:
+    from hydrakit.errors import DataError
+    from hydrakit.files import write_atomic
+    from hydrakit.report.check import check_page
+
+    page = check_page(summary, prepared, adapter)
+    try:
+        write_atomic(path, page.encode())
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written ({error.strerror}): name a file in a folder that exists"
+        ) from None
+
+
+def _as_json(summary: Summary, root: Path) -> dict[str, Any]:
+    """All that is known, with the counts as a program wants them."""
+    told = summary.model_dump(mode="json")
+    counts = {
+        name: {split: sum(case.split == split for case in cases) for split in summary.splits}
+        | {"all": len(cases), "patients": len({case.patient for case in cases})}
+        for name, cases in summary.counts()
+    }
+    first = {"dataset": told.pop("dataset"), "root": str(root), "counts": counts}
+    return first | {"usable": told.pop("cases"), **told}
+
+
+def _print(summary: Summary, root: Path, *, each_case: bool) -> None:
+    from hydrakit.cli.show import print_table
+
+    headers, rows = summary.count_table()
+    headers = [headers[0], *(f"#{header}" for header in headers[1:])]
+    print_table(headers, rows, title=f"{summary.dataset} in {root}")
+    for line in (*_split_lines(summary), *_facts_lines(summary), *_copies_lines(summary)):
+        _say(line)
+    if each_case:
+        for case in summary.cases:
+            label = case.label if summary.task == "regression" else ", ".join(case.classes)
+            click.echo(f"{case.key}: {label or '(no label)'}, {case.split or '(no split)'}")
+        for pair in summary.copies:
+            click.echo(f"copies: {_pair(pair)}")
+    for word, faults in (("WARNING", summary.warnings), ("PROBLEM", summary.problems)):
+        for fault in faults:
+            _say(f"{word}: {fault.text}")
+            if fault.keys:
+                shown = fault.keys if each_case else fault.keys[:KEYS_SHOWN]
+                more = len(fault.keys) - len(shown)
+                rest = f", and {more} more (--cases lists them)" if more else ""
+                _say(f"  {', '.join(shown)}{rest}")
+    if not summary.problems:
+        click.echo("Nothing was found that would spoil a result.")
+
+
+def _say(line: str) -> None:
+    """Print a line, folded to the width of a screen; keys and paths stay whole."""
+    for part in textwrap.wrap(
+        line,
+        WIDTH,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=True,
+    ):
+        click.echo(part)
+
+
+def _split_lines(summary: Summary) -> Iterator[str]:
+    if summary.splits:
+        yield f"split: {summary.split_words}"
+    unlabelled = len(summary.members(None))
+    if unlabelled:
+        yield f"without a label: {unlabelled}, for prediction alone"
+
+
+def _facts_lines(summary: Summary) -> Iterator[str]:
+    same = []
+    for each in summary.ranges:
+        if each.fact in DERIVED:
+            continue
+        if each.low == each.high:
+            same.append(f"{each.fact} {each.low:g}")
+        else:
+            yield (
+                f"{each.fact}: {each.low:.4g} to {each.high:.4g}, median {each.median:.4g}"
+                + _of_all(each.cases, len(summary.cases))
+            )
+    for told in summary.values:
+        if told.fact in DERIVED:
+            continue
+        if len(told.values) == 1:
+            same.append(f"{told.fact} {next(iter(told.values))}")
+            continue
+        shown = list(told.values.items())[:VALUES_SHOWN]
+        more = len(told.values) - len(shown)
+        yield (
+            f"{told.fact}: "
+            + ", ".join(f"{value} ({count})" for value, count in shown)
+            + (f", and {more} other values" if more else "")
+        )
+    if summary.cases:
+        yield f"the same for all: {', '.join([*same, f'channels {summary.channels}'])}"
+
+
+def _of_all(cases: int, all_cases: int) -> str:
+    return "" if cases == all_cases else f" ({cases} cases)"
+
+
+def _copies_lines(summary: Summary) -> Iterator[str]:
+    if not summary.copies:
+        if summary.cases:
+            yield "copies: none found"
+        return
+    near = [pair for pair in summary.copies if pair.kind == "near"]
+    flipped = sum(pair.flip != "none" for pair in near)
+    line = f"copies: {len(summary.copies) - len(near)} exact pairs, {len(near)} near"
+    if near:
+        line += f" ({flipped} flipped), the least alike: "
+        line += _pair(min(near, key=lambda pair: pair.similarity))
+    yield line
+
+
+def _pair(pair: CopyPair) -> str:
+    turned = "" if pair.flip == "none" else f", flipped ({pair.flip})"
+    across = ", with different labels" if pair.across_labels else ""
+    return f"{pair.one} = {pair.other}, {pair.kind} {pair.similarity:.3f}{turned}{across}"

@@ -1,0 +1,184 @@
+"""What differs between classification, regression and multi-label tasks, in one place.
+
+A head gives one output per class (logits), per label (a logit each), or for the one number. While
+a head learns a number, the number is standardised by mean and standard deviation of the training
+split; everything that a user sees is in the number's own unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from hydrakit import metrics
+from hydrakit.hooks import Label, Task
+from hydrakit.results import AreaUnderCurve, Figures
+from hydrakit.stats import newcombe_interval
+
+Scale = tuple[float, float]  # mean and standard deviation of a number over the training split
+
+
+def targets_of(labels: Sequence[Label], task: Task) -> NDArray[np.float64] | NDArray[np.int64]:
+    """Labels as an array: ``(cases,)`` class indices, else ``(cases, outputs)`` numbers."""
+    if task == "classification":
+        return np.array(labels, dtype=np.int64).reshape(len(labels))
+    return np.array(labels, dtype=np.float64).reshape(len(labels), -1)
+
+
+def scale_of(targets: NDArray[np.float64] | NDArray[np.int64], task: Task) -> Scale | None:
+    """How a number is standardised for training; None where there is no number."""
+    if task != "regression":
+        return None
+    spread = float(targets.std())
+    return float(targets.mean()), spread if spread > 0 else 1.0
+
+
+def to_tensor(targets: NDArray[np.float64] | NDArray[np.int64], scale: Scale | None) -> Tensor:
+    """Targets for training: int64 class indices, else float32 numbers, standardised."""
+    if targets.dtype == np.int64:
+        return torch.from_numpy(targets)
+    mean, spread = scale or (0.0, 1.0)
+    return torch.from_numpy((targets - mean) / spread).float()
+
+
+def targets_of_tensor(
+    targets: Tensor, scale: Scale | None
+) -> NDArray[np.float64] | NDArray[np.int64]:
+    """The reverse of `to_tensor`: numbers in their own unit."""
+    if targets.dtype == torch.int64:
+        return targets.cpu().numpy().astype(np.int64)
+    mean, spread = scale or (0.0, 1.0)
+    return targets.cpu().double().numpy() * spread + mean
+
+
+def strata(labels: Sequence[Label], task: Task, classes: Sequence[str]) -> NDArray[np.float64]:
+    """What splits are to hold evenly: ``(cases, strata)``, 1 where a case belongs to a stratum.
+
+    The classes; of a multi-label task each label and its absence; of a number a single stratum.
+    """
+    if task == "regression":
+        return np.ones((len(labels), 1))
+    if task == "multilabel":
+        present = np.array(labels, dtype=np.float64).reshape(len(labels), len(classes))
+        return np.concatenate([present, 1 - present], axis=1)
+    return np.eye(len(classes))[np.array(labels, dtype=np.int64)]
+
+
+def strata_names(task: Task, classes: Sequence[str]) -> tuple[str, ...]:
+    """Names of the columns of `strata`."""
+    if task == "multilabel":
+        return (*classes, *(f"not {name}" for name in classes))
+    return tuple(classes)
+
+
+def loss_of(outputs: Tensor, targets: Tensor, *, task: Task, loss: str) -> Tensor:
+    """Mean loss of a head's outputs.
+
+    Cross-entropy of the classes (``softmax-cross-entropy`` takes the softmax twice, as the
+    authors did), binary cross-entropy of each label, or half the squared error of the number.
+
+    Args:
+        outputs: ``(cases, outputs)``.
+        targets: As `targets_of` gives them; a number is standardised.
+        task: What a label is.
+        loss: As in `Hyperparameters`; it matters to classification alone.
+    """
+    if task == "regression":
+        return functional.mse_loss(outputs, targets) / 2
+    if task == "multilabel":
+        return functional.binary_cross_entropy_with_logits(outputs, targets)
+    if loss == "softmax-cross-entropy":
+        outputs = functional.softmax(outputs, dim=1)
+    return functional.cross_entropy(outputs, targets)
+
+
+def figures(
+    outputs: NDArray[np.float64],
+    targets: NDArray[np.float64] | NDArray[np.int64],
+    *,
+    task: Task,
+    loss: str = "cross-entropy",
+    scale: Scale | None = None,
+) -> Figures:
+    """The figures of a head's outputs ``(cases, outputs)``, which are finite.
+
+    Args:
+        outputs: As the head gives them.
+        targets: As `targets_of` gives them; a number is in its own unit.
+        task: What a label is.
+        loss: As in `loss_of`.
+        scale: Of a number.
+    """
+    mean, spread = scale or (0.0, 1.0)
+    wanted = (targets - mean) / spread if task == "regression" else targets
+    value = float(
+        loss_of(torch.from_numpy(outputs), torch.from_numpy(wanted), task=task, loss=loss)
+    )
+    if task == "regression":
+        numbers = outputs * spread + mean
+        error = metrics.mean_absolute_error(numbers, targets)
+        return Figures(loss=value, mae=error, r2=metrics.r_squared(numbers, targets))
+    if task == "multilabel":
+        aucs = [metrics.auc(outputs[:, k], targets[:, k]) for k in range(targets.shape[1])]
+        right = float(np.mean((outputs > 0) == (targets > 0.5)))
+        return Figures(loss=value, auc=float(np.mean(aucs)), accuracy=right)
+    probabilities = metrics.softmax(outputs)
+    return Figures(
+        loss=value,
+        auc=metrics.auc_from_probabilities(probabilities, targets),
+        accuracy=metrics.accuracy(probabilities, targets),
+    )
+
+
+def predictions(
+    outputs: NDArray[np.float64], *, task: Task, scale: Scale | None = None
+) -> NDArray[np.float64]:
+    """Outputs as a user reads them: probabilities of the classes or labels, or the number."""
+    if task == "regression":
+        mean, spread = scale or (0.0, 1.0)
+        return outputs * spread + mean
+    if task == "multilabel":
+        return 1 / (1 + np.exp(-outputs))
+    return metrics.softmax(outputs)
+
+
+def areas(
+    scores: NDArray[np.float64],
+    targets: NDArray[np.float64] | NDArray[np.int64],
+    *,
+    task: Task,
+    classes: Sequence[str],
+) -> tuple[AreaUnderCurve, ...]:
+    """The AUC of each class or label with its interval; of two classes the second one's alone.
+
+    Args:
+        scores: ``(cases, outputs)`` as `predictions` gives them.
+        targets: As `targets_of` gives them.
+        task: What a label is.
+        classes: Their names.
+    """
+    if task == "regression":
+        return ()
+    chosen = [1] if task == "classification" and len(classes) == 2 else range(len(classes))
+    found = []
+    for label in chosen:
+        is_it = targets[:, label] > 0.5 if task == "multilabel" else targets == label
+        auc = metrics.auc(scores[:, label], is_it.astype(int))
+        positives, negatives = int(is_it.sum()), int((~is_it).sum())
+        low, high = newcombe_interval(auc, positives, negatives)
+        found.append(
+            AreaUnderCurve(
+                class_name=classes[label],
+                auc=auc,
+                low=low,
+                high=high,
+                positives=positives,
+                negatives=negatives,
+            )
+        )
+    return tuple(found)

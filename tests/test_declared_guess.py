@@ -1,0 +1,161 @@
+"""The first dataset.toml that is written for a folder of images."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from hydrakit.data.declared import load_declared
+from hydrakit.data.guess import guess
+from hydrakit.data.read import read_samples
+from hydrakit.errors import DataError
+from hydrakit.hooks import DatasetAdapter, Sample
+
+
+def png(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((6, 8), 100, np.uint8)).save(path)
+    return path
+
+
+def guessed(folder: Path) -> tuple[str, DatasetAdapter, list[Sample]]:
+    """The guess, the dataset that it declares, and its samples, all of which are usable."""
+    text = guess(folder)
+    (folder / "dataset.toml").write_text(text, encoding="utf-8")
+    adapter = load_declared(folder)
+    cases = list(read_samples(adapter, folder, {}))
+    assert all(isinstance(case, Sample) for case in cases), cases
+    return text, adapter, [case for case in cases if isinstance(case, Sample)]
+
+
+def test_class_folders(tmp_path: Path) -> None:
+    folder = tmp_path / "brain"
+    for name in ("no/1.png", "no/2.png", "yes/3.PNG", "stray.png"):
+        png(folder / name)
+    text, adapter, samples = guessed(folder)
+    assert (adapter.name, adapter.classes) == ("brain", ("no", "yes"))
+    assert [sample.label for sample in samples] == [0, 0, 1]
+    assert "no patient was found" in text
+    assert "PNG, mode L, 8 bits: 4" in text
+    assert "8 x 6 (4)" in text
+
+
+def test_patients_inside_classes_inside_splits(tmp_path: Path) -> None:
+    folder = tmp_path / "My Data"
+    for index in range(24):
+        split, label = ("Training", "test")[index % 2], ("a b", "c")[index // 12]
+        png(folder / "set" / split / label / f"P{index}" / "lesion" / "x.png")
+    text, adapter, samples = guessed(folder)
+    assert 'pattern = "set/{split}/{label}/{patient}/lesion/*.png"' in text
+    assert (adapter.name, adapter.classes) == ("my-data", ("a b", "c"))
+    assert len({sample.patient for sample in samples}) == 24
+    assert {sample.split for sample in samples} == {"train", "test"}
+
+
+def test_classes_inside_patients_and_uneven_depth(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    for index in range(6):
+        png(folder / f"P{index}" / ("neg", "pos")[index % 2] / "x.png")
+    png(folder / "P0" / "pos" / "more" / "y.png")
+    text, _, samples = guessed(folder)
+    assert 'pattern = "{patient}/{label}/**/*.png"' in text
+    assert len(samples) == 7
+    assert len({sample.patient for sample in samples}) == 6
+
+
+def test_a_table(tmp_path: Path) -> None:
+    folder = tmp_path / "skin"
+    rows = ["image_file,patient_id,dx,row,column,split"]
+    for index in range(6):
+        png(folder / "images" / f"{index}.png")
+        rows.append(f"images/{index}.png,P{index // 2},{('nv', 'mel')[index % 2]},1,2,Training")
+    (folder / "meta.csv").write_text("\n".join(rows))
+    (folder / "another.csv").write_text("a,b\n1,2\n")
+    _, adapter, samples = guessed(folder)
+    assert adapter.classes == ("mel", "nv")
+    assert [sample.patient for sample in samples] == ["P0", "P0", "P1", "P1", "P2", "P2"]
+    assert samples[0].centre == (1, 2)
+    assert samples[0].split == "train"
+
+
+@pytest.mark.parametrize(
+    ("labels", "task", "classes"),
+    [
+        (["0", "1", "", "1"], "classification", ("class 0", "class 1")),
+        (["benign", "benign", "", ""], "classification", ("other", "benign")),
+        (["a;b", "none", "b", ""], "multilabel", ("a", "b")),
+        ([f"{0.5 * i}" for i in range(30)], "regression", ("value",)),
+        (['say "hi"\x7f', "b\\c", "d", "d"], "classification", ('say "hi"_', "b\\c", "d")),
+    ],
+)
+def test_labels_of_a_table(
+    tmp_path: Path, labels: list[str], task: str, classes: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "mine"
+    quoted = ['"' + label.replace('"', '""') + '"' for label in labels]
+    rows = [f"{index}.png,{label}" for index, label in enumerate(quoted)]
+    for index in range(len(labels)):
+        png(folder / f"{index}.png")
+    (folder / "cases.csv").write_text("\n".join(["path,label", *rows]))
+    _, adapter, samples = guessed(folder)
+    assert (adapter.task, set(adapter.classes)) == (task, set(classes))
+    assert len(samples) == len(labels)
+    assert [sample.label is None for sample in samples] == [label == "" for label in labels]
+
+
+def test_an_npz_of_cases(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    arrays = {"x": np.zeros((4, 5, 6)), "y_class": np.array([0, 1, 0, 1]), "other": np.eye(2)}
+    np.savez(folder / "all.npz", **arrays, subject=np.array(["a", "a", "b", "c"]))
+    text, _, samples = guessed(folder)
+    assert [sample.label for sample in samples] == [0, 1, 0, 1]
+    assert [sample.patient for sample in samples] == ["a", "a", "b", "c"]
+    assert "6 x 5 (1)" in text
+
+
+def test_spacing_of_dicom(shared_data: Path, tmp_path: Path) -> None:
+    files = sorted((shared_data / "prostatex").rglob("*.dcm"))[:2]
+    for source, label in zip(files, ("a", "b"), strict=True):
+        (tmp_path / "mr" / label).mkdir(parents=True)
+        shutil.copyfile(source, tmp_path / "mr" / label / "1")  # without a suffix
+    text, _, samples = guessed(tmp_path / "mr")
+    assert samples[0].spacing is not None
+    row, column = samples[0].spacing
+    assert f"pixel spacing: {row:g} x {column:g} mm" in text
+
+
+def test_what_cannot_be_guessed(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere: no such folder"):
+        guess(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"holds no .png"):
+        guess(tmp_path)
+    png(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"neither two or more folders.*path and label"):
+        guess(tmp_path)
+    (tmp_path / "dataset.toml").write_text("")
+    with pytest.raises(DataError, match=r"dataset\.toml: is there already"):
+        guess(tmp_path)
+
+
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=8)
+
+
+@given(st.sets(NAMES.filter(lambda n: not n.startswith(".")), min_size=2, max_size=5))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_class_folders_load(tmp_path: Path, names: set[str]) -> None:
+    folder = tmp_path / "mine"
+    for name in names:
+        png(folder / name / "1.png")
+    (folder / "dataset.toml").write_text(guess(folder), encoding="utf-8")
+    classes = set(load_declared(folder).classes)
+    shutil.rmtree(folder)
+    printable = {name for name in names if name.isprintable()}
+    assert classes >= {name.strip() for name in printable} - {""}
+    assert len(classes) >= len({name.strip() for name in names} - {""})

@@ -1,0 +1,84 @@
+"""Broken, huge and hostile files: one line that names the file, in bounded time and memory.
+
+A small part of the inputs is tried in every run of the tests, the whole in `make slow`. What an
+input is and what it may do: `fuzz_targets`, `fuzz_watch`. Results: docs/robustness.md.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fuzz_targets import TARGETS
+from fuzz_watch import Report, make
+
+PART = 20  # inputs of each target in every run of the tests
+MEBIBYTES = 950  # 1 GB is 953
+ONE_OUTCOME = ("guess",)  # tells all that it cannot use in comments
+GROUPS = {
+    "dicom": [name for name in TARGETS if name.startswith("dicom") and "collection" not in name],
+    "images": ["jpeg", "png", "png-colour", "tiff", "npy", "npz"],
+    "tables": ["xlsx", *(name for name in TARGETS if name.startswith("csv"))],
+    "others": ["toml", "toml-pattern", "guess", "safetensors", "plan"],
+}
+
+
+def watched(folder: Path, last: int, *targets: str) -> dict[str, Report]:
+    """The reports on inputs 0 to ``last`` of some targets, made and read in another process."""
+    script = Path(__file__).with_name("fuzz_watch.py")
+    arguments = [sys.executable, str(script), str(folder), "0", str(last), *targets]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    # The names of the inputs, and what libtiff has to say; anything else would be seen by users.
+    lines = [line for line in done.stderr.splitlines() if not line.startswith((*TARGETS, "TIFF"))]
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert lines == []
+    reports: dict[str, Report] = json.loads(done.stdout)
+    return reports
+
+
+def check(name: str, report: Report, last: int) -> None:
+    assert report["faults"] == {}, name
+    assert sum(report["counts"].values()) == last + 1
+    assert report["memory"][0] <= MEBIBYTES, name
+    # The mutations are neither too weak nor too strong to show anything.
+    if name not in ONE_OUTCOME:
+        assert len(report["counts"]) > 1, name
+    assert report["counts"].keys() & {"read", "unusable"}, name
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_part(group: str, tmp_path: Path) -> None:
+    for name, report in watched(tmp_path, PART, *GROUPS[group]).items():
+        check(name, report, PART)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_whole(name: str, tmp_path: Path) -> None:
+    last = TARGETS[name].inputs
+    report = watched(tmp_path, last, name)[name]
+    print(name, report)
+    check(name, report, last)
+
+
+def test_all_is_ten_thousand_inputs() -> None:
+    assert sum(target.inputs for target in TARGETS.values()) >= 10_000
+    assert set(TARGETS) == {name for names in GROUPS.values() for name in names} | {
+        "dicom-collection"
+    }
+
+
+@pytest.mark.parametrize("name", ["xlsx", "npz", "csv-cases", "dicom-compressed", "png", "plan"])
+def test_a_number_always_gives_the_same_input(name: str, tmp_path: Path) -> None:
+    made = []
+    for side in ("one", "two"):
+        folder = tmp_path / side / name
+        folder.mkdir(parents=True)
+        files = TARGETS[name].build(folder)
+        inputs = [make(files, name, number) for number in range(6)]
+        made.append([(path.relative_to(folder), content) for path, content in inputs])
+    assert made[0] == made[1]
+    assert len({content for _, content in made[0]}) > 3

@@ -1,0 +1,191 @@
+"""Regression and multi-label tasks, from labels to a run's results."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import helpers
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import mean_absolute_error, r2_score, roc_auc_score
+
+from hydrakit import metrics, tasks, weights
+from hydrakit.engine import run
+from hydrakit.errors import PlanError
+from hydrakit.evaluate import evaluate_run
+from hydrakit.hooks import DatasetAdapter, OptionValue, Sample
+from hydrakit.rundir import RunDir
+
+NUMBERS = st.lists(
+    st.tuples(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3)), min_size=2, max_size=30
+).filter(lambda pairs: np.ptp([true for _, true in pairs]) > 1e-3)
+
+
+@given(NUMBERS)
+def test_errors_of_numbers_are_those_of_scikit_learn(pairs: list[tuple[float, float]]) -> None:
+    found, truth = np.array(pairs).T
+    assert metrics.mean_absolute_error(found, truth) == pytest.approx(
+        mean_absolute_error(truth, found)
+    )
+    assert metrics.r_squared(found, truth) == pytest.approx(r2_score(truth, found), rel=1e-9)
+
+
+def test_r_squared_of_one_value_is_0_or_1() -> None:
+    assert metrics.r_squared([2.0, 2.0], [2.0, 2.0]) == 1
+    assert metrics.r_squared([2.0, 3.0], [2.0, 2.0]) == 0
+    with pytest.raises(ValueError, match="not finite"):
+        metrics.r_squared([np.nan], [1.0])
+    with pytest.raises(ValueError, match="shapes"):
+        metrics.mean_absolute_error([1.0, 2.0], [1.0])
+
+
+def test_figures_of_labels_are_means_over_the_labels() -> None:
+    random = np.random.default_rng(0)
+    outputs = random.normal(size=(40, 3))
+    targets = (random.random((40, 3)) < [0.2, 0.5, 0.7]).astype(float)
+    found = tasks.figures(outputs, targets, task="multilabel")
+    expected = [roc_auc_score(targets[:, k], outputs[:, k]) for k in range(3)]
+    assert found.auc == pytest.approx(np.mean(expected))
+    assert found.accuracy == np.mean((outputs > 0) == targets.astype(bool))
+    shares = 1 / (1 + np.exp(-outputs))
+    cross = -(targets * np.log(shares) + (1 - targets) * np.log(1 - shares)).mean()
+    assert found.loss == pytest.approx(cross)
+    areas = tasks.areas(
+        tasks.predictions(outputs, task="multilabel"), targets, task="multilabel", classes="abc"
+    )
+    assert [area.auc for area in areas] == pytest.approx(expected)
+    assert [area.positives for area in areas] == targets.sum(axis=0).tolist()
+
+
+def test_a_number_is_standardised_for_training_and_shown_in_its_own_unit() -> None:
+    numbers = [10.0, 20.0, 40.0]
+    targets = tasks.targets_of(numbers, "regression")
+    scale = tasks.scale_of(targets, "regression")
+    assert scale == pytest.approx((np.mean(numbers), np.std(numbers)))
+    standard = tasks.to_tensor(targets, scale)
+    assert standard.mean().item() == pytest.approx(0, abs=1e-6)
+    np.testing.assert_allclose(tasks.targets_of_tensor(standard, scale), targets, rtol=1e-6)
+    perfect = tasks.figures(standard.double().numpy(), targets, task="regression", scale=scale)
+    assert perfect.mae == pytest.approx(0, abs=1e-5)
+    assert perfect.r2 == pytest.approx(1)
+    assert perfect.score == perfect.r2
+    assert perfect.auc is None
+
+
+def test_strata_hold_each_label_and_its_absence() -> None:
+    found = tasks.strata([(1, 0), (1, 1)], "multilabel", ("cyst", "stone"))
+    np.testing.assert_array_equal(found, [[1, 0, 0, 1], [1, 1, 0, 0]])
+    names = tasks.strata_names("multilabel", ("cyst", "stone"))
+    assert names == ("cyst", "stone", "not cyst", "not stone")
+    np.testing.assert_array_equal(tasks.strata([2, 0], "classification", "abc"), np.eye(3)[[2, 0]])
+
+
+# Runs
+
+
+def _labelled(task: str) -> DatasetAdapter:
+    """A stand-in whose label is the brightness of the disk, or whether it and the corner glow."""
+
+    def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample]:
+        random = np.random.default_rng(5)
+        row, column = np.mgrid[: helpers.SIDE, : helpers.SIDE] - (helpers.SIDE - 1) / 2
+        disk = (row**2 + column**2 <= 16).astype(np.float32)
+        side = (np.abs(column) > 4).astype(np.float32)
+        for number in range(60):
+            glow, edge = random.random() * 2, number % 3 == 0
+            image = random.normal(size=disk.shape).astype(np.float32) + 2 * glow * disk
+            if task == "multilabel":
+                image = image + 2 * side * edge
+            yield Sample(
+                image=image.astype(np.float32),
+                label=100 + 50 * glow if task == "regression" else (int(glow > 1), int(edge)),
+                patient=f"p{number}",
+                key=f"c{number}",
+            )
+
+    classes = ("volume",) if task == "regression" else ("bright", "edged")
+    base = helpers.adapter("alpha", classes)
+    return replace(base, read=read, options=(), task=task)  # type: ignore[arg-type]
+
+
+def _run(task: str, folder: Path, **more: Any) -> tuple[RunDir, Any]:
+    plugins = replace(helpers.plugins(), datasets={"alpha": _labelled(task)})
+    plan = helpers.plan_of(
+        helpers.round_of("alpha", epochs=12, learning_rate=0.01, dropout=0.0),
+        helpers.round_of("alpha", "head", epochs=12, learning_rate=0.01, dropout=0.0),
+    )
+    plan = plan.model_copy(update=more)
+    (folder / "alpha").mkdir(parents=True, exist_ok=True)
+    places = {"data": folder, "cache": folder / "cache", "out": folder / "run"}
+    return run(plan, device="cpu", plugins=plugins, **places), plugins
+
+
+def _predictions(rundir: RunDir) -> list[dict[str, str]]:
+    with (rundir.path / "predictions.csv").open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row["split"] == "test"]
+
+
+def test_a_number_is_learnt_and_reported_in_its_own_unit(tmp_path: Path) -> None:
+    rundir, plugins = _run("regression", tmp_path)
+    results = rundir.results()
+    assert results is not None
+    assert results.test.classes == ()
+    assert results.test.figures.r2 is not None
+    assert results.test.figures.r2 > 0.3
+    rows = _predictions(rundir)
+    truth = [float(row["label"]) for row in rows]
+    said = [float(row["predicted"]) for row in rows]
+    assert min(truth) >= 100
+    assert results.test.figures.mae == pytest.approx(mean_absolute_error(truth, said))
+    assert results.test.figures.r2 == pytest.approx(r2_score(truth, said))
+    again = evaluate_run(rundir.path, roots={}, cache=tmp_path / "cache", plugins=plugins)
+    assert again.result == results.test
+    head = weights.read_metadata(rundir.head_path("alpha"))
+    assert head.kind == "head"
+    assert head.task == "regression"
+    assert head.scale is not None
+    assert "mean absolute error" in rundir.report_path.read_text()
+
+
+def test_several_labels_are_learnt_each_with_its_interval(tmp_path: Path) -> None:
+    rundir, _ = _run("multilabel", tmp_path)
+    results = rundir.results()
+    assert results is not None
+    assert [area.class_name for area in results.test.classes] == ["bright", "edged"]
+    rows = _predictions(rundir)
+    for area in results.test.classes:
+        present = [area.class_name in row["label"].split(";") for row in rows]
+        shares = [float(row[f"p_{area.class_name}"]) for row in rows]
+        assert area.auc == pytest.approx(roc_auc_score(present, shares))
+        assert area.positives == sum(present)
+    assert results.test.figures.auc == pytest.approx(
+        np.mean([area.auc for area in results.test.classes])
+    )
+    assert results.test.figures.auc > 0.6
+
+
+def test_a_head_that_cannot_learn_the_task_is_refused_before_training(tmp_path: Path) -> None:
+    plugins = replace(helpers.plugins(), datasets={"alpha": _labelled("regression")})
+    only_classes = replace(plugins.heads["mlp"], tasks=("classification",))
+    plugins = replace(plugins, heads={"mlp": only_classes})
+    (tmp_path / "alpha").mkdir()
+    plan = helpers.plan_of(helpers.round_of("alpha"))
+    with pytest.raises(PlanError, match="'mlp' cannot learn 'alpha', a regression task"):
+        run(plan, data=tmp_path, cache=tmp_path / "c", out=tmp_path / "run", plugins=plugins)
+    assert not (tmp_path / "run").exists()
+
+
+def test_losses_are_those_of_torch() -> None:
+    outputs, numbers = torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0], [1.0]])
+    assert tasks.loss_of(outputs, numbers, task="regression", loss="cross-entropy") == 1.25
+    labels = torch.tensor([[0.0], [1.0]])
+    expected = torch.nn.functional.binary_cross_entropy(torch.sigmoid(outputs), labels)
+    found = tasks.loss_of(outputs, labels, task="multilabel", loss="cross-entropy")
+    assert found.item() == pytest.approx(expected.item())
