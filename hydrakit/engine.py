@@ -5,8 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,16 +15,18 @@ import torch
 
 import hydrakit
 from hydrakit import weights
+from hydrakit.data.declared import plugins_at
 from hydrakit.data.gate import DROPPED, WITHHELD, Gate, pass_gate, shortcut_facts
 from hydrakit.data.load import Loaded, load, select
 from hydrakit.data.prepare import Prepared, prepare
 from hydrakit.data.read import check_root, class_names
+from hydrakit.devices import choose_device, deterministic
 from hydrakit.errors import DataError, PlanError
 from hydrakit.evaluate import predict, score, to_csv
 from hydrakit.files import copy, write_atomic
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.network import Network
-from hydrakit.places import plugins_at, root_of
+from hydrakit.places import root_of
 from hydrakit.plan import Plan, Round
 from hydrakit.plugins import Plugins
 from hydrakit.report import write_report
@@ -38,42 +39,6 @@ from hydrakit.watch import Watcher
 def default_out(plan: Plan) -> Path:
     """Where a plan runs unless told otherwise: the same folder for the same plan."""
     return Path("runs") / f"{plan.strategy}-{plan.target}-{plan.digest()[:8]}"
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; ``auto`` takes a GPU where there is one.
-
-    Raises:
-        PlanError: There is no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and name != "cpu"):
-        raise PlanError(f"device {name!r}: must be auto, cpu, cuda or cuda:N")
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            raise PlanError(
-                f"device {name!r}: torch {torch.__version__} sees {count} CUDA devices here: "
-                "use `--device cpu`, or install a CUDA build of torch (README)"
-            )
-    return device
-
-
-@contextmanager
-def deterministic() -> Iterator[None]:
-    """Have cuDNN choose algorithms that repeat their results, as the CPU's do."""
-    cudnn = torch.backends.cudnn
-    before = cudnn.deterministic, cudnn.benchmark
-    cudnn.deterministic, cudnn.benchmark = True, False
-    try:
-        yield
-    finally:
-        cudnn.deterministic, cudnn.benchmark = before
 
 
 def run(

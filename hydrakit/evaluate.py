@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hydrakit.data.declared import plugins_at
 from hydrakit.errors import DataError, PlanError, WeightsError, unknown
 from hydrakit.hooks import OptionValue, Task
-from hydrakit.places import plugins_at, root_of
+from hydrakit.places import root_of
 from hydrakit.plan import Split
 from hydrakit.plugins import Plugins
 from hydrakit.results import TestResult
@@ -174,7 +175,7 @@ def evaluate_files(
     from hydrakit.data.gate import deal_out
     from hydrakit.data.load import select
     from hydrakit.data.prepare import prepare
-    from hydrakit.engine import choose_device
+    from hydrakit.devices import choose_device
 
     body, head = read_body(body_path), read_head(head_path)
     name = dataset or head.dataset

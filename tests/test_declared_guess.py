@@ -159,3 +159,23 @@ def test_any_class_folders_load(tmp_path: Path, names: set[str]) -> None:
     printable = {name for name in names if name.isprintable()}
     assert classes >= {name.strip() for name in printable} - {""}
     assert len(classes) >= len({name.strip() for name in names} - {""})
+
+
+def test_the_command_writes_a_declaration_that_loads(tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from hydrakit.cli import main
+
+    folder = tmp_path / "mine"
+    for index in range(4):
+        png(folder / ("neg", "pos")[index % 2] / f"{index}.png")
+    done = CliRunner().invoke(main, ["datasets", "new", str(folder)])
+    assert done.exit_code == 0, done.output
+    assert f"hydrakit datasets check mine --data {tmp_path}" in done.stdout
+    assert (folder / "dataset.toml").read_text() in done.stdout
+    assert load_declared(folder).classes == ("neg", "pos")
+    again = CliRunner().invoke(main, ["datasets", "new", str(folder)])
+    assert again.exit_code == 1
+    assert "is there already" in again.stderr
+    listed = CliRunner().invoke(main, ["datasets", "list", "--data", str(tmp_path)])
+    assert "mine" in listed.stdout

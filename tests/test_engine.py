@@ -22,7 +22,8 @@ from helpers import (
 from sklearn.metrics import roc_auc_score
 
 from hydrakit import weights
-from hydrakit.engine import choose_device, default_out
+from hydrakit.devices import choose_device
+from hydrakit.engine import default_out
 from hydrakit.errors import PlanError
 from hydrakit.heads import build_mlp
 from hydrakit.models import Body

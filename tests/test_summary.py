@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hydrakit.data.check import all_unusable, default_split, nothing_usable, summarise
+from hydrakit.data.declared import plugins_at
 from hydrakit.data.prepare import Case, Prepared, prepare
 from hydrakit.data.summary import Summary
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, Sample, Unusable
-from hydrakit.places import plugins_at
 from hydrakit.plan import Split
 
 EIGHT_ONE_ONE = Split(train=8, val=1, test=1)

@@ -83,7 +83,8 @@ def check(
     Counts, unusable cases, sizes, copies, and facts of the files that tell the class. The first
     time all images are read; they are then kept prepared for runs.
     """
-    from hydrakit.places import plugins_at, root_of
+    from hydrakit.data.declared import plugins_at
+    from hydrakit.places import root_of
 
     for given in (options, splits):
         for other in given:

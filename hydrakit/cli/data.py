@@ -25,7 +25,7 @@ def datasets() -> None:
 @params.as_json
 def list_datasets(data: Path | None, roots: dict[str, Path], as_json: bool) -> None:
     """List the datasets of the installed plugins, and those that a dataset.toml declares."""
-    from hydrakit.places import plugins_at
+    from hydrakit.data.declared import plugins_at
 
     adapters = plugins_at(data, roots).datasets
     if as_json:
@@ -63,7 +63,7 @@ def new(folder: Path) -> None:
 @params.as_json
 def info(name: str, data: Path | None, roots: dict[str, Path], as_json: bool) -> None:
     """Tell what dataset NAME is, which files it needs, how to get them, and its options."""
-    from hydrakit.places import plugins_at
+    from hydrakit.data.declared import plugins_at
 
     adapter = plugins_at(data, roots).dataset(name)
     described = _describe(adapter)

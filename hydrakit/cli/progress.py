@@ -27,9 +27,13 @@ def watching(plan: Plan) -> Iterator[Watcher]:
     """A watcher that shows how the plan's run goes, on standard error."""
     from rich.console import Console
 
+    from hydrakit.data.dicom_index import watching_index
+
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield PlainWatcher(plan)
+        plain = PlainWatcher(plan)
+        with watching_index(plain.indexing):
+            yield plain
         return
     from rich.progress import (
         BarColumn,
@@ -49,7 +53,9 @@ def watching(plan: Plan) -> Iterator[Watcher]:
         TimeRemainingColumn(),
     ]
     with Progress(*columns, console=console, transient=True) as progress:
-        yield LiveWatcher(plan, progress)
+        live = LiveWatcher(plan, progress)
+        with watching_index(live.indexing):
+            yield live
 
 
 class PlainWatcher(Watcher):
@@ -69,6 +75,10 @@ class PlainWatcher(Watcher):
         """Print a line if the last one was some time ago."""
         if time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
             self.say(line)
+
+    def indexing(self, known: int, of: int) -> None:
+        """So many files have been looked into for DICOM headers."""
+        self.mention(f"reading DICOM headers: {known} of {of} files")
 
     def preparing(self, dataset: str, cases: int) -> None:
         """So many cases of a dataset have been read."""
@@ -125,6 +135,10 @@ class LiveWatcher(PlainWatcher):
 
     def mention(self, line: str) -> None:
         """Leave it to the bar."""
+
+    def indexing(self, known: int, of: int) -> None:
+        """So many files have been looked into for DICOM headers."""
+        self._show("reading DICOM headers", known, of)
 
     def preparing(self, dataset: str, cases: int) -> None:
         """So many cases of a dataset have been read."""

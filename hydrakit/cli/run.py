@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def _make_plan(data: Path | None, roots: dict[str, Path], **given: Any) -> Plan:
-    from hydrakit.places import plugins_at
+    from hydrakit.data.declared import plugins_at
     from hydrakit.planning import make_plan
 
     strategy, datasets = given.pop("strategy"), given.pop("datasets")

@@ -137,6 +137,18 @@ def with_declared(plugins: Plugins, data: Path | None, roots: Mapping[str, Path]
     return replace(plugins, datasets=MappingProxyType(datasets), clashes=MappingProxyType(clashes))
 
 
+def plugins_at(data: Path | None, roots: Mapping[str, Path]) -> Plugins:
+    """What is installed, and the datasets that a ``dataset.toml`` at these places declares.
+
+    Args:
+        data: Folder with one folder per dataset; None for `hydrakit.places.default_data`.
+        roots: Folders of datasets that lie elsewhere, by name.
+    """
+    from hydrakit.plugins import load_plugins
+
+    return with_declared(load_plugins(), data, roots)
+
+
 def _offering(plugins: Plugins, name: str) -> list[str]:
     return [f"{p.distribution} ({p.module})" for p in plugins.found if name in p.datasets]
 

@@ -91,7 +91,7 @@ class HeaderCache:
 
     def __init__(self, root: Path) -> None:
         # Here, since `prepare` imports the index.
-        from hydrakit.data.prepare import default_cache
+        from hydrakit.places import default_cache
 
         name = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:16]
         self.path = default_cache() / "dicom" / f"{name}.sqlite"

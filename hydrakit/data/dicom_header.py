@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +50,7 @@ _WANTED = (
     "KVP",
     "BitsStored",
 )
+_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 _SIEMENS = (_SIEMENS_CREATOR, _SIEMENS_B_VALUE) = (0x00190010, 0x0019100C)
 _SEQUENCE_B_VALUE = re.compile(r"_b(\d+)(?!\d|_\d)")  # `*ep_b800t`, but not the range `*ep_b50_800`
 
@@ -175,12 +178,24 @@ class DicomFile(io.BufferedReader):
 
 @contextmanager
 def lenient() -> Iterator[None]:
-    """Let pydicom pass over wrong values in tags that nobody asks for, without a word."""
+    """Let pydicom pass over wrong values in tags that nobody asks for, without a word.
+
+    Its words would quote values, which may be the patient's.
+    """
     from pydicom import config
 
-    with config.disable_value_validation(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    logging.getLogger("pydicom").addFilter(_is_loud)
+    token = _quiet.set(True)
+    try:
+        with config.disable_value_validation(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        _quiet.reset(token)
+
+
+def _is_loud(_: logging.LogRecord) -> bool:
+    return not _quiet.get()
 
 
 def read_header(path: Path) -> Header | None:

@@ -26,13 +26,14 @@ from hydrakit.data.copies import (
     find_copies,
     superfluous,
 )
-from hydrakit.data.prepare import Case, Prepared, default_cache
+from hydrakit.data.index import Case, Prepared
 from hydrakit.data.read import class_names
 from hydrakit.data.shortcuts import shortcuts
 from hydrakit.data.split import split_cases
 from hydrakit.errors import DataError
 from hydrakit.files import write_atomic
 from hydrakit.hooks import DatasetAdapter
+from hydrakit.places import default_cache
 from hydrakit.plan import Copies, Plan, Split
 from hydrakit.results import ShortcutFact
 from hydrakit.tasks import strata, strata_names

@@ -48,6 +48,7 @@ from hydrakit.data.store import Entry, Made, Store
 from hydrakit.errors import DataError
 from hydrakit.files import write_atomic
 from hydrakit.hooks import DatasetAdapter, OptionValue, Sample, Unusable
+from hydrakit.places import default_cache
 
 __all__ = [
     "MAX_ANGLE",
@@ -60,7 +61,6 @@ __all__ = [
     "Statistics",
     "canvas_side",
     "crop",
-    "default_cache",
     "prepare",
 ]
 
@@ -73,12 +73,6 @@ _log = logging.getLogger(__name__)
 
 Given = TypeVar("Given")
 Done = TypeVar("Done")
-
-
-def default_cache() -> Path:
-    """``$HYDRAKIT_CACHE``, else ``~/.cache/hydrakit``."""
-    given = os.environ.get("HYDRAKIT_CACHE")
-    return Path(given) if given else Path.home() / ".cache" / "hydrakit"
 
 
 def prepare(
