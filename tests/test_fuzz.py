@@ -9,13 +9,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from fuzz_datasets import check_line, odd_collection, odd_dicom
 from fuzz_targets import TARGETS
 from fuzz_watch import Report, make
 
-PART = 20  # inputs of each target in every run of the tests
+from hydrakit.data.declared import load_declared
+from hydrakit.data.dicom import read_header
+from hydrakit.data.read import read_samples
+from hydrakit.errors import DataError
+from hydrakit.hooks import Sample, Unusable
+
+PART = 15  # inputs of each target in every run of the tests
 MEBIBYTES = 950  # 1 GB is 953
 ONE_OUTCOME = ("guess",)  # tells all that it cannot use in comments
 GROUPS = {
@@ -82,3 +90,28 @@ def test_a_number_always_gives_the_same_input(name: str, tmp_path: Path) -> None
         made.append([(path.relative_to(folder), content) for path, content in inputs])
     assert made[0] == made[1]
     assert len({content for _, content in made[0]}) > 3
+
+
+def test_pydicoms_own_collection(tmp_path: Path) -> None:
+    """Odd files of many makers: each is read, or is told as unusable, and none stops the others."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    odd_dicom(folder, largest=10**9)
+    cases = list(read_samples(load_declared(folder), folder, {}))
+    read = [case for case in cases if isinstance(case, Sample)]
+    reasons = Counter(case.reason for case in cases if isinstance(case, Unusable))
+    assert len(cases) == len(odd_collection()) > 100
+    assert len(read) >= 20
+    for reason in reasons:
+        check_line(reason)
+
+
+def test_an_index_of_pydicoms_own_collection(tmp_path: Path) -> None:
+    """Each file is an image, is no image, or is named as broken."""
+    for path in odd_collection():
+        try:
+            header = read_header(path)
+        except DataError as error:
+            check_line(str(error), path)
+        else:
+            assert header is None or header.path == path

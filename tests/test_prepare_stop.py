@@ -157,9 +157,20 @@ def test_two_that_prepare_the_same_wait_for_one_another(
     found = [json.loads(out.splitlines()[-1]) for out, _ in ended]
     assert {each["content"] for each in found} == {whole["content"]}
     assert sorted(each["readings"] for each in found) == [0, 0, 1]
-    assert sum("waiting for it" in said for _, said in ended) == 2
     assert told(files.prepare()) == whole
     assert files.readings == 0
+
+
+def test_who_waits_for_another_says_so(files: Files) -> None:
+    folder = files.prepare().folder
+    files.write("1", 77, mtime=1)
+    with FileLock(folder / ".lock"):
+        waiting = start_process(files.root, files.cache)
+        assert waiting.stderr is not None
+        assert any("waiting for it" in line for line in waiting.stderr)
+    out, said = waiting.communicate(timeout=60)
+    assert waiting.returncode == 0, said
+    assert json.loads(out.splitlines()[-1])["readings"] == 1
 
 
 def test_the_lock_of_a_dead_process_holds_nobody_up(files: Files) -> None:
