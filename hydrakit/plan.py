@@ -238,6 +238,8 @@ def first_fault(error: ValidationError) -> str:
     """The first fault that pydantic found, on one line."""
     fault = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in fault["loc"])
+    if not where.isprintable() or len(where) > 100:
+        where = f"{ascii(where)[:100]}..."
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":
         return f"unknown key {where!r}: remove it, or see `hydrakit plan` for the keys there are"

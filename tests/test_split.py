@@ -247,3 +247,18 @@ def test_classes_that_can_only_be_had_together_are_an_error() -> None:
     assert not _can_be_split(counts, 3)
     with pytest.raises(DataError, match="3 patients with class 'class0'"):
         table.deal(THREE)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_large_patients_are_in_every_split(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    owners = [p for p in range(300) for _ in range(int(random.integers(1, 21)))]
+    table = Table([p % 2 for p in owners], [f"p{p}" for p in owners], [None] * len(owners), 2)
+    dealt = table.deal(THREE, seed)
+    patients = {
+        name: {p for p, s in zip(owners, dealt, strict=True) if s == name} for name in dealt
+    }
+    sizes = {name: dealt.count(name) / len(members) for name, members in patients.items()}
+    overall = len(owners) / 300
+    for name, size in sizes.items():
+        assert abs(size - overall) < 0.15 * overall, name

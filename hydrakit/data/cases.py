@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from hydrakit.hooks import Label
 
 MAX_TABLE_BYTES = 2**25
+MAX_CELL = 1000  # characters: keys and patients are shown
 SEPARATOR = ";"
 
 _MEMBER = re.compile(r"(?P<file>.+\.np[yz])#(?P<member>[^\[\]]*)(?:\[(?P<row>\d{1,12})\])?", re.I)
@@ -244,6 +245,9 @@ def _case(declaration: Declaration, fields: Fields) -> Case:
         ValueError: One of its fields is wrong.
     """
     given = {field: text.strip() for field, text in fields.items() if text.strip()}
+    for field, text in given.items():
+        if len(text) > MAX_CELL:
+            raise ValueError(f"{field} has over {MAX_CELL} characters: shorten it")
     paths = [fields["path"]]
     if str(declaration.cases).lower().endswith(".csv"):  # other names are those of real files
         paths = [part.strip() for part in fields["path"].split(SEPARATOR)]

@@ -184,13 +184,17 @@ def _deal_the_rest(
     used: list[int],
     chosen: NDArray[np.int64],
 ) -> None:
-    """Deal the units not yet chosen, in place, to the split that lacks their classes most."""
+    """Deal the units not yet chosen, in place, to the split that lacks their classes most.
+
+    What a split lacks is measured by its own share, so that all fill evenly: by cases, the largest
+    split would take the largest patients and leave the small ones to validation and test.
+    """
     weight = 1.0 / np.maximum(counts.sum(axis=0), 1.0)
     have = np.stack([counts[chosen == index].sum(axis=0) for index in range(len(SPLITS))])
     rest = [unit for unit in order if chosen[unit] < 0]
     for unit in sorted(rest, key=lambda unit: -float(counts[unit].sum())):
-        lacking = shares[:, None] - have * weight
+        lacking = 1 - (have[used] + counts[unit] / 2) * weight / shares[used, None]
         need = (lacking * counts[unit] * weight).sum(axis=1)
-        best = max(used, key=lambda index: float(need[index]))
+        best = used[int(np.argmax(need))]
         chosen[unit] = best
         have[best] += counts[unit]
