@@ -2,8 +2,9 @@
 
 PS3.15, annex E, table E.1-1 lists the attributes that tell who a patient is. The files here have a
 canary in each of them, and beyond: in every attribute of the data dictionary (PS3.6), in curves, in
-overlays and in private ones, other than `NEEDED`. Then every command runs on them, and fails on
-them, and nothing that it writes or says may hold a canary.
+overlays and in private ones, other than `NEEDED` and those whose values are too short to be
+searched for (of two bytes, or of single precision, as PregnancyStatus; tags). Then every command
+runs on them, and fails on them, and nothing that it writes or says may hold a canary.
 
 Of the table, `NEEDED` leaves out what images are joined and chosen by: PatientID, which is to be a
 pseudonym and is written everywhere; SeriesDescription and the UIDs of object, series and study,
