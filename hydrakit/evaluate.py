@@ -172,7 +172,7 @@ def evaluate_files(
         PlanError: The dataset has no such split, or an option is wrong.
     """
     from hydrakit import weights
-    from hydrakit.data.gate import deal_out
+    from hydrakit.data.gate import deal_out, splits_digest
     from hydrakit.data.load import select
     from hydrakit.data.prepare import prepare
     from hydrakit.devices import choose_device
@@ -209,11 +209,17 @@ def evaluate_files(
             {name: adapter},
             splits={name: told[0]},
             seed=told[1],
-            copies="group",
+            copies=head.copies,
             keep_conflicts=True,
             cache=cache,
         )
         splits = gate.splits[name]
+        if head.splits not in (None, splits_digest(splits)):
+            raise PlanError(
+                f"{head_path}: {name!r} cannot be split here as it was in training: its cases are "
+                "others, or the other datasets of that run decided too: evaluate the run's folder, "
+                "or use `--split all`"
+            )
     keys = {
         case.key
         for case in prepared.index.cases

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from hydrakit import weights
+from hydrakit.data.gate import splits_digest
 from hydrakit.data.load import Loaded
 from hydrakit.files import copy
 from hydrakit.hooks import DatasetAdapter
@@ -121,6 +122,8 @@ class Network:
             options=dataset.options,
             split=dataset.split,
             seed=self.plan.seed,
+            copies=self.plan.copies,
+            splits=splits_digest(self.loaded[round.dataset].splits),
             task=adapter.task,
             scale=self.loaded[round.dataset].scale,
         )

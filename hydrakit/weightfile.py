@@ -25,7 +25,7 @@ from pydantic import (
 from hydrakit.errors import WeightsError
 from hydrakit.files import write_atomic
 from hydrakit.hooks import FieldOfView, OptionValue, Task
-from hydrakit.plan import BodySpec, Frozen, Name, Split
+from hydrakit.plan import BodySpec, Copies, Frozen, Name, Split
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -101,6 +101,8 @@ class HeadMetadata(Frozen):
         options: The adapter's options then.
         split: The dataset's split then; None where there was none of hydrakit's.
         seed: Of the plan that trained it; None where there was none.
+        copies: What became of copies of images then, which decides the splits too.
+        splits: Digest of the split of every case then (`hydrakit.data.gate.splits_digest`).
         body: Digest of the body that it was trained on.
         preprocessing: What its images need.
         digest: Of its tensors.
@@ -119,6 +121,8 @@ class HeadMetadata(Frozen):
     options: dict[str, OptionValue] = Field(default_factory=dict)
     split: Split | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    copies: Copies = "group"
+    splits: Digest | None = None
     body: Digest
     preprocessing: Preprocessing
     digest: Digest

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from hydrakit.errors import WeightsError
 from hydrakit.files import write_atomic
 from hydrakit.hooks import OptionValue, Task
-from hydrakit.plan import Split
+from hydrakit.plan import Copies, Split
 from hydrakit.weightfile import (
     BodyMetadata,
     HeadMetadata,
@@ -101,6 +101,8 @@ def save_head(
     options: Mapping[str, OptionValue] | None = None,
     split: Split | None = None,
     seed: int | None = None,
+    copies: Copies = "group",
+    splits: str | None = None,
     task: Task = "classification",
     scale: tuple[float, float] | None = None,
 ) -> HeadMetadata:
@@ -118,6 +120,8 @@ def save_head(
         options: Of the dataset's adapter.
         split: Of the dataset.
         seed: Of the plan.
+        copies: What became of copies of images.
+        splits: Digest of the split of every case (`hydrakit.data.gate.splits_digest`).
         task: What a label is.
         scale: How a number was standardised: its mean and standard deviation.
 
@@ -143,6 +147,8 @@ def save_head(
         factory=factory,
         features=features,
         classes=tuple(classes),
+        copies=copies,
+        splits=splits,
         task=task,
         scale=scale,
         dataset=dataset,

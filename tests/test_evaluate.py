@@ -11,7 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import new_network, plan_of, plugins, refused, round_of, run_plan, write_dataset
+from helpers import (
+    Runner,
+    new_network,
+    plan_of,
+    plugins,
+    refused,
+    round_of,
+    run_plan,
+    write_dataset,
+)
 from sklearn.metrics import roc_auc_score
 
 from hydrakit import weights
@@ -258,3 +267,31 @@ def test_a_body_of_another_patch_does_not_take_the_head(
     head = finished.head_path("alpha")
     words = [str(head), "16 pixels", "17"]
     refused(lambda: of_files(tmp_path / "body.safetensors", head), *words)
+
+
+@pytest.mark.parametrize("copies", ["group", "drop", "report"])
+def test_files_alone_give_the_split_of_the_run_or_are_refused(
+    copies: str, runner: Runner, tmp_path: Path
+) -> None:
+    data = tmp_path / "copied"
+    write_dataset(data / "alpha", seed=9)
+    with np.load(data / "alpha" / "cases.npz") as stored:
+        whole = dict(stored)
+    twins = slice(0, 48, 4)  # the same images under other patients
+    stored = {name: np.concatenate([values, values[twins]]) for name, values in whole.items()}
+    stored["patients"][len(whole["patients"]) :] += 500
+    np.savez(data / "alpha" / "cases.npz", **stored)
+    rundir = runner(plan_of(round_of("alpha"), copies=copies), data=data)
+    results = rundir.results()
+    assert results is not None
+    head = rundir.head_path("alpha")
+    places: dict[str, Any] = {"device": "cpu", "cache": runner.cache, "plugins": plugins()}
+    again = evaluate_files(rundir.body_path, head, root=data / "alpha", **places)
+    assert again.result == results.test
+    np.savez(data / "alpha" / "cases.npz", **whole)
+    refused(
+        lambda: evaluate_files(rundir.body_path, head, root=data / "alpha", **places),
+        str(head),
+        "cannot be split here as it was in training",
+        "--split all",
+    )

@@ -175,6 +175,11 @@ def deal_out(
     )
 
 
+def splits_digest(splits: Mapping[str, str]) -> str:
+    """SHA-256 of the split of every case: tells whether a dataset was split alike again."""
+    return hashlib.sha256(json.dumps(sorted(splits.items())).encode()).hexdigest()
+
+
 def _fixed(row: _Row, decided: str | None) -> str | None:
     """The split of a case that its dataset, or an earlier dataset, has fixed."""
     own = row.case.split
