@@ -1,13 +1,75 @@
-"""Which device a run is on, and how it is kept to repeatable results."""
+"""What a run computes on, and how exactly: device, precision, repeatability."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, cast
 
 import torch
+from torch import nn
 
 from hydrakit.errors import PlanError
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How training computes. It is not part of a plan, but written into a run's environment.
+
+    Attributes:
+        device: Where.
+        precision: Of the convolutions and matrix products of a training step; weights, their
+            updates, losses and all evaluation stay in float32.
+        deterministic: The same seed gives the same bits. A CPU always does; on CUDA it costs speed.
+        compiled: Training steps go through `torch.compile`.
+    """
+
+    device: torch.device
+    precision: Literal["float32", "bfloat16"] = "float32"
+    deterministic: bool = True
+    compiled: bool = False
+
+    def training(self) -> torch.autocast:
+        """The context of a forward pass in training."""
+        wanted = self.precision == "bfloat16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=wanted)
+
+    def prepared(self, model: nn.Module) -> nn.Module:
+        """A model whose forward pass is compiled, if that is asked for; it shares the weights."""
+        if not self.compiled:
+            return model
+        # On CUDA as a graph of kernels that is launched at once: small batches wait for launches.
+        mode = "reduce-overhead" if self.device.type == "cuda" else "default"
+        return cast(nn.Module, torch.compile(model, mode=mode))
+
+
+def choose_compute(
+    device: str = "auto",
+    *,
+    precision: Precision = "auto",
+    deterministic: bool = False,
+    compiled: bool = False,
+) -> Compute:
+    """How to compute on a device.
+
+    Args:
+        device: As for `choose_device`.
+        precision: ``auto`` is bfloat16 on CUDA and float32 on a CPU.
+        deterministic: Give up speed on CUDA for the same bits from the same seed: float32 (unless
+            bfloat16 is asked for by name) and algorithms that repeat their results.
+        compiled: Put training steps through `torch.compile`.
+
+    Raises:
+        PlanError: There is no such device here, or it cannot do that.
+    """
+    where = choose_device(device)
+    if precision == "auto":
+        fast = where.type == "cuda" and not deterministic and torch.cuda.is_bf16_supported()
+        precision = "bfloat16" if fast else "float32"
+    return Compute(where, precision, deterministic or where.type == "cpu", compiled)
 
 
 def choose_device(name: str) -> torch.device:
@@ -35,12 +97,23 @@ def choose_device(name: str) -> torch.device:
 
 
 @contextmanager
-def deterministic() -> Iterator[None]:
-    """Have cuDNN choose algorithms that repeat their results, as the CPU's do."""
+def algorithms(compute: Compute) -> Iterator[None]:
+    """Have cuDNN choose the fastest algorithms, or those that repeat their results."""
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
-    cudnn.deterministic, cudnn.benchmark = True, False
+    cudnn.deterministic, cudnn.benchmark = compute.deterministic, not compute.deterministic
     try:
         yield
     finally:
         cudnn.deterministic, cudnn.benchmark = before
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Use so many threads of the CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -20,7 +20,7 @@ from hydrakit.data.gate import DROPPED, WITHHELD, Gate, pass_gate, shortcut_fact
 from hydrakit.data.load import Loaded, load, select
 from hydrakit.data.prepare import Prepared, prepare
 from hydrakit.data.read import check_root, class_names
-from hydrakit.devices import choose_device, deterministic
+from hydrakit.devices import Compute, Precision, algorithms, choose_compute
 from hydrakit.errors import DataError, PlanError
 from hydrakit.evaluate import predict, score, to_csv
 from hydrakit.files import copy, write_atomic
@@ -32,7 +32,8 @@ from hydrakit.plugins import Plugins
 from hydrakit.report import write_report
 from hydrakit.results import DataFacts, Results, RoundResult
 from hydrakit.rundir import RunDir, write_lines
-from hydrakit.train import Seeds, train_round
+from hydrakit.seeds import Seeds
+from hydrakit.train import train_round
 from hydrakit.watch import Watcher
 
 
@@ -48,6 +49,9 @@ def run(
     data: Path | None = None,
     roots: Mapping[str, Path] | None = None,
     device: str = "auto",
+    precision: Precision = "auto",
+    deterministic: bool = False,
+    compiled: bool = False,
     cache: Path | None = None,
     plugins: Plugins | None = None,
     watcher: Watcher | None = None,
@@ -61,6 +65,9 @@ def run(
         data: Folder with one folder per dataset; None for `default_data`.
         roots: Folders of datasets that lie elsewhere, by name.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: As for `choose_compute`, like the two below.
+        deterministic: The same bits from the same seed on CUDA too, at a cost in speed.
+        compiled: Put training steps through `torch.compile`.
         cache: Where prepared data is kept; None for `default_cache`.
         plugins: As loaded; None loads them, and the datasets declared at ``data`` and ``roots``.
         watcher: Told how it goes.
@@ -73,7 +80,9 @@ def run(
     plugins = plugins or plugins_at(data, roots or {})
     plugins.head(plan.head)
     adapters = {dataset.name: plugins.dataset(dataset.name) for dataset in plan.datasets}
-    where = choose_device(device)
+    compute = choose_compute(
+        device, precision=precision, deterministic=deterministic, compiled=compiled
+    )
     out = out or default_out(plan)
     RunDir.check(out, plan)
     places = {name: root_of(name, data, roots or {}) for name in adapters}
@@ -91,10 +100,10 @@ def run(
         )
         for dataset in plan.datasets
     }
-    session = Session(plan, adapters, prepared, where, plugins, RunDir(out), watcher, cache)
+    session = Session(plan, adapters, prepared, compute, plugins, RunDir(out), watcher, cache)
     session.check()
     RunDir.begin(out, plan)
-    with session.rundir.locked(), deterministic():
+    with session.rundir.locked(), algorithms(compute):
         session.run(places)
     return session.rundir
 
@@ -106,7 +115,7 @@ class Session:
     plan: Plan
     adapters: Mapping[str, DatasetAdapter]
     prepared: Mapping[str, Prepared]
-    device: torch.device
+    compute: Compute
     plugins: Plugins
     rundir: RunDir
     watcher: Watcher
@@ -126,7 +135,7 @@ class Session:
                 self.adapters[dataset.name],
                 splits=self.gate.splits[dataset.name],
                 patch=self.plan.body.patch,
-                device=self.device,
+                device=self.compute.device,
             )
             for dataset in self.plan.datasets
         }
@@ -208,14 +217,18 @@ class Session:
         """Write on what machine this runs, from which files."""
         self.rundir.write_facts(self.facts)
         self.rundir.write_json("splits.json", self.gate.splits)
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        device = self.compute.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
         environment: dict[str, Any] = {
             "hydrakit": hydrakit.__version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "platform": platform.platform(),
-            "device": str(self.device),
+            "device": str(device),
             "device_name": name,
+            "precision": self.compute.precision,
+            "deterministic": self.compute.deterministic,
+            "compiled": self.compute.compiled,
             "threads": torch.get_num_threads(),
             "plugins": {
                 found.name: f"{found.distribution} {found.version}" for found in self.plugins.found
@@ -235,14 +248,14 @@ class Session:
                 write_report(self.rundir, plugins=self.plugins)
             return
         self._write_environment(places)
-        self.watcher.started(self.rundir, str(self.device))
-        self.rundir.log("run", device=str(self.device))
+        self.watcher.started(self.rundir, str(self.compute.device))
+        self.rundir.log("run", device=str(self.compute.device))
         network = Network(
             self.plan,
             self.rundir,
             adapters=self.adapters,
             loaded=self.loaded,
-            device=self.device,
+            device=self.compute.device,
             plugins=self.plugins,
         )
         for number, round in enumerate(self.plan.rounds, start=1):
@@ -268,6 +281,7 @@ class Session:
             head,
             self.loaded[round.dataset],
             seeds=seeds,
+            compute=self.compute,
             reference=network.reference,
             on_epoch=lambda record: self.watcher.epoch(number, round, record),
         )
@@ -302,7 +316,7 @@ class Session:
         copy(folder / "body.safetensors", rundir.body_path)
         model = weights.load_model(
             rundir.body_path, rundir.head_path(plan.target_head), plugins=self.plugins
-        ).to(self.device)
+        ).to(self.compute.device)
         target = self.loaded[plan.target]
         predictions = []
         for split in ("val", "test"):
@@ -313,7 +327,7 @@ class Session:
                 task=target.task,
                 scale=target.scale,
                 patch=plan.body.patch,
-                device=self.device,
+                device=self.compute.device,
             )
             predictions.append(
                 predict(model, cases, dataset=plan.target, split=split, classes=target.classes)

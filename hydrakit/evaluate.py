@@ -57,7 +57,7 @@ def predict(
     model: nn.Module, cases: Cases, *, dataset: str, split: str, classes: Sequence[str]
 ) -> Predictions:
     """What a joined body and head, on the cases' device, says of them."""
-    from hydrakit.train import outputs
+    from hydrakit.validation import outputs
 
     return Predictions(
         dataset=dataset,

@@ -6,7 +6,9 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from hydrakit.layers import Dropout
 from hydrakit.plan import BodySpec
 
 _DROPOUT = (
@@ -34,17 +36,34 @@ class Block(nn.Module):
         self.norm2 = nn.BatchNorm2d(outputs)
         self.conv3 = nn.Conv2d(outputs, outputs, kernel_size=1)
         self.norm3 = nn.BatchNorm2d(outputs)
-        self.elu = nn.ELU()
-        self.dropout = nn.Dropout(dropout)
-        self.pool = nn.MaxPool2d(2)
+        self.dropout = Dropout(dropout)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Give the block's feature maps."""
-        maps = self.elu(self.norm1(self.conv1(images)))
-        maps = self.elu(self.norm2(self.conv2(maps)))
-        maps = self.elu(self.norm3(self.conv3(maps)))
-        pooled: Tensor = self.pool(self.dropout(maps))
-        return pooled
+        """Give the block's feature maps.
+
+        ELU, dropout and max pooling come in another order than told above, with the same result:
+        ELU rises everywhere and leaves 0 at 0, so it may come last, on a quarter of the numbers.
+        """
+        maps = functional.elu(_normed(self.conv1, self.norm1, images), inplace=True)
+        maps = functional.elu(_normed(self.conv2, self.norm2, maps), inplace=True)
+        maps = _normed(self.conv3, self.norm3, maps)
+        if not self.training or self.dropout.p == 0:
+            return functional.elu(functional.max_pool2d(maps, 2), inplace=True)
+        pooled = functional.max_pool2d(maps * self.dropout.mask(maps), 2)
+        return functional.elu(pooled, inplace=True) * self.dropout.scale
+
+
+def _normed(conv: nn.Conv2d, norm: nn.BatchNorm2d, images: Tensor) -> Tensor:
+    """A convolution and its batch norm; in evaluation mode in one, with scaled weights."""
+    if norm.training:
+        maps: Tensor = norm(conv(images))
+        return maps
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    weight = conv.weight * scale[:, None, None, None]
+    assert conv.bias is not None
+    return functional.conv2d(images, weight, (conv.bias - norm.running_mean) * scale + norm.bias)
 
 
 class Body(nn.Module):
@@ -68,8 +87,8 @@ class Body(nn.Module):
             *(Block(inputs[i], outputs, dropout) for i, outputs in enumerate(spec.channels))
         )
         self.dense = nn.Linear(spec.channels[-1] * spec.flat_side() ** 2, spec.features)
-        self.elu = nn.ELU()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
+        lay_out(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Turn images ``(batch, channels, height, width)`` into ``(batch, features)``.
@@ -83,15 +102,24 @@ class Body(nn.Module):
                 f"the body takes images of shape (batch, {self.in_channels}, {patch}, {patch}), "
                 f"got {tuple(images.shape)}"
             )
-        # The same numbers in another order in memory: 1.2 times faster training on a CPU.
         maps = self.blocks(images.contiguous(memory_format=torch.channels_last))
-        features: Tensor = self.dropout(self.elu(self.dense(maps.flatten(start_dim=1))))
+        features: Tensor = self.dropout(functional.elu(self.dense(maps.flatten(start_dim=1))))
         return features
 
     def train(self, mode: bool = True) -> Body:
         """Set training mode, unless the body is frozen: it then stays in evaluation mode."""
         super().train(mode and not self.frozen)
         return self
+
+
+def lay_out(body: Body) -> None:
+    """Order the weights of convolutions in memory as those of channels-last images are.
+
+    The numbers stay the same; training on a CPU is 1.2 times faster with both.
+    """
+    for parameter in body.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
 class Joined(nn.Module):

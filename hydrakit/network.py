@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from hydrakit import weights
+from hydrakit.bootstrap import best_start
 from hydrakit.data.gate import splits_digest
 from hydrakit.data.load import Loaded
 from hydrakit.files import copy
@@ -18,7 +19,9 @@ from hydrakit.plan import Plan, Round
 from hydrakit.plugins import Plugins
 from hydrakit.results import Bootstrap
 from hydrakit.rundir import RunDir
-from hydrakit.train import INITIALISATION, Evaluation, Reference, Seeds, Trained, seeded
+from hydrakit.seeds import INITIALISATION, Seeds, seeded
+from hydrakit.train import Trained
+from hydrakit.validation import Reference
 
 NORMALISATION = "z-score per patient"
 
@@ -55,23 +58,21 @@ class Network:
     def start(self, seeds: Seeds, on_start: Callable[[int], None]) -> Bootstrap:
         """Begin with the random start that does best on the first round's validation split."""
         first = self.plan.rounds[0]
-        val = self.loaded[first.dataset].val
-        aucs: list[float] = []
-        best: tuple[Body, nn.Module] | None = None
-        for attempt in range(self.plan.bootstrap):
-            with seeded(seeds.of(INITIALISATION, attempt), self.device):
+
+        def build(number: int) -> tuple[Body, nn.Module]:
+            with seeded(seeds.of(INITIALISATION, number), self.device):
                 body = Body(self.plan.body, in_channels=self.channels, dropout=0.0)
-                head = self._new_head(first)
-            body.to(self.device)
-            evaluate = Evaluation(body, head, val, None, first.hyperparameters.loss)
-            auc = evaluate()[0].score
-            if not aucs or auc > max(aucs):
-                best = body, head
-            aucs.append(auc)
-            on_start(attempt + 1)
-        assert best is not None
-        self.body, self.heads[first.head] = best
-        return Bootstrap(chosen=aucs.index(max(aucs)), val_auc=tuple(aucs))
+                return body.to(self.device), self._new_head(first)
+
+        (self.body, self.heads[first.head]), bootstrap = best_start(
+            build,
+            self.loaded[first.dataset].val,
+            count=self.plan.bootstrap,
+            rule=self.plan.bootstrap_rule,
+            loss=first.hyperparameters.loss,
+            on_start=on_start,
+        )
+        return bootstrap
 
     def head(self, round: Round, seeds: Seeds) -> nn.Module:
         """The head of a round: as an earlier round left it, else a new one."""

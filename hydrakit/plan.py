@@ -31,6 +31,7 @@ Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Train = Literal["head", "all"]
 Place = Literal["first", "middle", "last"]
 Copies = Literal["group", "drop", "report"]
+BootstrapRule = Literal["all", "halving"]
 
 
 class Frozen(BaseModel):
@@ -158,6 +159,9 @@ class Plan(Frozen):
         head: Name of the head factory.
         body: The body's shape.
         bootstrap: Number of random starts, of which the best on validation begins.
+        bootstrap_rule: ``all`` looks at every start on all validation cases; ``halving`` on an
+            eighth of them, at the better quarter on half of them, and at the better quarter of
+            these on all (where at least 16 cases of each class are left to look at).
         seed: Of everything that is random.
         rounds: In the order of training.
     """
@@ -172,6 +176,7 @@ class Plan(Frozen):
     head: Name
     body: BodySpec = BodySpec()
     bootstrap: PositiveInt = 1
+    bootstrap_rule: BootstrapRule = "all"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     rounds: tuple[Round, ...]
 

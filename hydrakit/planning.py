@@ -12,6 +12,7 @@ from hydrakit.errors import PlanError, unknown
 from hydrakit.hooks import OptionValue, Settings
 from hydrakit.plan import (
     BodySpec,
+    BootstrapRule,
     Copies,
     Dataset,
     Hyperparameters,
@@ -138,6 +139,7 @@ def make_plan(
     copies: Copies = "group",
     conflicts: Literal["error", "keep"] = "error",
     bootstrap: int | None = None,
+    bootstrap_rule: BootstrapRule = "all",
     body_channels: Sequence[int] | None = None,
     epochs: int | None = None,
     patience: int | None = None,
@@ -159,6 +161,7 @@ def make_plan(
         copies: What becomes of copies: ``group``, ``drop`` or ``report``.
         conflicts: Whether copies with different labels are an ``error`` or are to ``keep``.
         bootstrap: Number of random starts, in place of the profile's.
+        bootstrap_rule: Whether all of them are looked at on all cases; see `Plan`.
         body_channels: Channels of the body's blocks, in place of 32, 64, 128.
         epochs: In place of the profile's, in every round; the four below likewise.
         patience: Epochs without a better one; 0 for no early stopping.
@@ -223,6 +226,7 @@ def make_plan(
             head=head,
             body=BodySpec() if body_channels is None else BodySpec(channels=tuple(body_channels)),
             bootstrap=base.bootstrap if bootstrap is None else bootstrap,
+            bootstrap_rule=bootstrap_rule,
             seed=seed,
             rounds=rounds,
         )

@@ -60,10 +60,13 @@ class EpochRecord(Frozen):
 
 
 class Bootstrap(Frozen):
-    """Which random start began the run: ``val_auc[chosen]`` (of a number, R2) is the highest."""
+    """Which random start began the run: ``val_auc[chosen]`` (of a number, R2) is the highest.
+
+    None stands for a start that was dropped before it was looked at on all cases.
+    """
 
     chosen: int
-    val_auc: tuple[float, ...]
+    val_auc: tuple[float | None, ...]
 
 
 class RoundResult(Frozen):

@@ -46,14 +46,12 @@ def to_tensor(targets: NDArray[np.float64] | NDArray[np.int64], scale: Scale | N
     return torch.from_numpy((targets - mean) / spread).float()
 
 
-def targets_of_tensor(
-    targets: Tensor, scale: Scale | None
-) -> NDArray[np.float64] | NDArray[np.int64]:
-    """The reverse of `to_tensor`: numbers in their own unit."""
+def from_tensor(targets: Tensor, scale: Scale | None) -> Tensor:
+    """The reverse of `to_tensor`: class indices as they are, numbers in their own unit."""
     if targets.dtype == torch.int64:
-        return targets.cpu().numpy().astype(np.int64)
+        return targets
     mean, spread = scale or (0.0, 1.0)
-    return targets.cpu().double().numpy() * spread + mean
+    return targets.double() * spread + mean
 
 
 def strata(labels: Sequence[Label], task: Task, classes: Sequence[str]) -> NDArray[np.float64]:
@@ -98,8 +96,8 @@ def loss_of(outputs: Tensor, targets: Tensor, *, task: Task, loss: str) -> Tenso
 
 
 def figures(
-    outputs: NDArray[np.float64],
-    targets: NDArray[np.float64] | NDArray[np.int64],
+    outputs: Tensor | NDArray[np.float64],
+    targets: Tensor | NDArray[np.float64] | NDArray[np.int64],
     *,
     task: Task,
     loss: str = "cross-entropy",
@@ -107,32 +105,57 @@ def figures(
 ) -> Figures:
     """The figures of a head's outputs ``(cases, outputs)``, which are finite.
 
+    They are computed where the outputs are. Training asks for them twice in every epoch.
+
     Args:
-        outputs: As the head gives them.
-        targets: As `targets_of` gives them; a number is in its own unit.
+        outputs: As the head gives them, float64.
+        targets: As `targets_of` gives them, on the same device; a number is in its own unit.
         task: What a label is.
         loss: As in `loss_of`.
         scale: Of a number.
+
+    Raises:
+        ValueError: A class has no case.
     """
+    outputs, targets = torch.as_tensor(outputs), torch.as_tensor(targets)
     mean, spread = scale or (0.0, 1.0)
     wanted = (targets - mean) / spread if task == "regression" else targets
-    value = float(
-        loss_of(torch.from_numpy(outputs), torch.from_numpy(wanted), task=task, loss=loss)
-    )
+    value = float(loss_of(outputs, wanted, task=task, loss=loss))
     if task == "regression":
-        numbers = outputs * spread + mean
-        error = metrics.mean_absolute_error(numbers, targets)
-        return Figures(loss=value, mae=error, r2=metrics.r_squared(numbers, targets))
+        numbers = (outputs * spread + mean).cpu().numpy()
+        error = metrics.mean_absolute_error(numbers, targets.cpu().numpy())
+        return Figures(loss=value, mae=error, r2=metrics.r_squared(numbers, targets.cpu().numpy()))
     if task == "multilabel":
-        aucs = [metrics.auc(outputs[:, k], targets[:, k]) for k in range(targets.shape[1])]
-        right = float(np.mean((outputs > 0) == (targets > 0.5)))
+        aucs = [area(outputs[:, k], targets[:, k] > 0.5) for k in range(targets.shape[1])]
+        right = float(((outputs > 0) == (targets > 0.5)).double().mean())
         return Figures(loss=value, auc=float(np.mean(aucs)), accuracy=right)
-    probabilities = metrics.softmax(outputs)
+    probabilities = functional.softmax(outputs, dim=1)
+    classes = [1] if outputs.shape[1] == 2 else range(outputs.shape[1])
     return Figures(
         loss=value,
-        auc=metrics.auc_from_probabilities(probabilities, targets),
-        accuracy=metrics.accuracy(probabilities, targets),
+        auc=float(np.mean([area(probabilities[:, k], targets == k) for k in classes])),
+        accuracy=float((probabilities.argmax(dim=1) == targets).double().mean()),
     )
+
+
+def area(scores: Tensor, positive: Tensor) -> float:
+    """The AUC as `metrics.auc` gives it, on any device.
+
+    Args:
+        scores: ``(cases,)``, higher for positive.
+        positive: ``(cases,)``, true or false.
+
+    Raises:
+        ValueError: There are no positive cases, or no others.
+    """
+    yes, no = scores[positive], scores[~positive].sort().values
+    if len(yes) == 0 or len(no) == 0:
+        raise ValueError(
+            f"AUC needs cases of both classes: got {len(yes)} positive and {len(no)} negative"
+        )
+    below = torch.searchsorted(no, yes, right=False).sum()
+    up_to = torch.searchsorted(no, yes, right=True).sum()
+    return float(below + up_to) / (2 * len(yes) * len(no))
 
 
 def predictions(

@@ -176,7 +176,7 @@ def load_body(path: Path, *, dropout: float = 0.0) -> Body:
     """
     import torch
 
-    from hydrakit.models import Body
+    from hydrakit.models import Body, lay_out
 
     description = read_body(path)
     tensors = read_tensors(path, description.digest)
@@ -185,6 +185,7 @@ def load_body(path: Path, *, dropout: float = 0.0) -> Body:
         body = Body(description.spec, in_channels=description.in_channels, dropout=dropout)
     refuse_other_shapes(path, tensors, expected=body.state_dict(), what="the body of its spec")
     body.load_state_dict(tensors, assign=True)
+    lay_out(body)
     return body.eval()
 
 

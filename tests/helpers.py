@@ -35,6 +35,7 @@ from hydrakit.plugins import Plugins
 if TYPE_CHECKING:
     from torch import nn
 
+    from hydrakit.data.index import Prepared
     from hydrakit.data.load import Loaded
     from hydrakit.models import Body
     from hydrakit.rundir import RunDir
@@ -194,6 +195,14 @@ class StopError(Exception):
     """Someone pulls the plug."""
 
 
+def prepared_dataset(name: str, *, data: Path, cache: Path) -> Prepared:
+    """The prepared patches of a stand-in."""
+    from hydrakit.data.prepare import prepare
+
+    chosen = plugins().dataset(name)
+    return prepare(chosen, data / name, options={}, patch=BODY.patch, cache=cache)
+
+
 def load_dataset(
     name: str, *, data: Path, cache: Path, device: str = "cpu", seed: int = 0
 ) -> Loaded:
@@ -202,10 +211,9 @@ def load_dataset(
 
     from hydrakit.data.gate import deal_out
     from hydrakit.data.load import load
-    from hydrakit.data.prepare import prepare
 
     chosen = plugins().dataset(name)
-    prepared = prepare(chosen, data / name, options={}, patch=BODY.patch, cache=cache)
+    prepared = prepared_dataset(name, data=data, cache=cache)
     gate = deal_out(
         {name: prepared},
         {name: chosen},

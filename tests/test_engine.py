@@ -31,7 +31,8 @@ from hydrakit.plan import Plan, Round
 from hydrakit.planning import make_plan
 from hydrakit.results import EpochRecord, RoundResult
 from hydrakit.rundir import RunDir
-from hydrakit.train import INITIALISATION, Seeds, outputs
+from hydrakit.seeds import INITIALISATION, Seeds
+from hydrakit.validation import outputs
 from hydrakit.watch import Watcher
 
 SEVEN = [

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import copy
 import itertools
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from hydrakit.heads import build_linear, build_mlp
@@ -165,3 +168,62 @@ def test_equal_seeds_give_equal_bodies() -> None:
     first, second = small_body(), small_body()
     pairs = itertools.zip_longest(first.state_dict().values(), second.state_dict().values())
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def plain_block(block: nn.Module, images: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """A block as the paper tells it: batch norm, ELU, dropout and max pooling one by one."""
+    maps = images
+    for i in (1, 2, 3):
+        conv, norm = getattr(block, f"conv{i}"), getattr(block, f"norm{i}")
+        maps = nn.functional.elu(norm(conv(maps)))
+    if mask is not None:
+        maps = maps * mask / (1 - block.dropout.p)
+    return nn.functional.max_pool2d(maps, 2)
+
+
+def test_a_block_with_elu_last_gives_what_the_order_of_the_paper_gives() -> None:
+    body = small_body(dropout=0.4)
+    block, twin = body.blocks[0], copy.deepcopy(body.blocks[0])
+    images = torch.randn(4, 2, 20, 20, requires_grad=True)
+    other = images.detach().clone().requires_grad_()
+    torch.manual_seed(5)
+    found = block(images)
+    torch.manual_seed(5)
+    mask = twin.dropout.mask(torch.empty_like(twin.conv3(twin.conv2(twin.conv1(other)))))
+    expected = plain_block(twin, other, mask)
+    torch.testing.assert_close(found, expected)
+    weight = torch.randn_like(found)
+    (found * weight).sum().backward()
+    (expected * weight).sum().backward()
+    torch.testing.assert_close(images.grad, other.grad, atol=1e-5, rtol=1e-4)
+    for (name, one), two in zip(block.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad, atol=1e-4, rtol=1e-4, msg=name)
+    assert torch.equal(block.norm3.running_var, twin.norm3.running_var)
+
+
+@given(seed=st.integers(0, 2**31), scale=st.floats(0.01, 100))
+@settings(max_examples=25, deadline=None)
+def test_batch_norm_folded_into_convolutions_changes_nothing(seed: int, scale: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    body = small_body(dropout=0.4)
+    for name, buffer in body.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.copy_(torch.randn(buffer.shape, generator=generator) * scale)
+        elif name.endswith("running_var"):
+            buffer.copy_(torch.rand(buffer.shape, generator=generator) * scale + 1e-3)
+    images = torch.randn(3, 2, 20, 20, generator=generator) * scale
+    body.eval()
+    maps = images
+    for block in body.blocks:
+        maps = plain_block(block, maps, None)
+    expected = nn.functional.elu(body.dense(maps.flatten(1)))
+    size = float(expected.detach().abs().max())
+    torch.testing.assert_close(body(images), expected, atol=1e-5 * size, rtol=1e-4)
+
+
+def test_an_evaluating_body_has_gradients_for_images_and_weights() -> None:
+    body = small_body().eval()
+    images = torch.randn(3, 2, 20, 20, requires_grad=True)
+    body(images).sum().backward()
+    assert images.grad is not None
+    assert all(parameter.grad is not None for parameter in body.parameters())

@@ -71,7 +71,7 @@ def test_a_number_is_standardised_for_training_and_shown_in_its_own_unit() -> No
     assert scale == pytest.approx((np.mean(numbers), np.std(numbers)))
     standard = tasks.to_tensor(targets, scale)
     assert standard.mean().item() == pytest.approx(0, abs=1e-6)
-    np.testing.assert_allclose(tasks.targets_of_tensor(standard, scale), targets, rtol=1e-6)
+    np.testing.assert_allclose(tasks.from_tensor(standard, scale), targets, rtol=1e-6)
     perfect = tasks.figures(standard.double().numpy(), targets, task="regression", scale=scale)
     assert perfect.mae == pytest.approx(0, abs=1e-5)
     assert perfect.r2 == pytest.approx(1)

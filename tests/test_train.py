@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import AbstractContextManager
 from copy import deepcopy
 from pathlib import Path
@@ -19,20 +20,14 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 import hydrakit.train
 from hydrakit.data.load import Loaded
+from hydrakit.devices import Compute, threads
 from hydrakit.errors import PlanError
+from hydrakit.examples import Examples
 from hydrakit.results import EpochRecord, Figures
-from hydrakit.train import (
-    Examples,
-    Reference,
-    Seeds,
-    Trained,
-    figures,
-    is_better,
-    loss_of,
-    outputs,
-    seeded,
-    train_round,
-)
+from hydrakit.seeds import Seeds, seeded
+from hydrakit.tasks import loss_of
+from hydrakit.train import Trained, is_better, train_round
+from hydrakit.validation import Reference, figures, outputs
 
 SEEDS = Seeds(plan=3, round=2)
 PLAIN: Any = {"task": "classification", "loss": "cross-entropy", "scale": None}
@@ -339,3 +334,79 @@ def test_seeding_gives_the_same_draws_and_puts_the_generators_back(device: str) 
         assert all(map(torch.equal, draw(), inside))
     with seeded(2, where):
         assert not any(map(torch.equal, draw(), inside))
+
+
+def compute(device: str, **changes: Any) -> Compute:
+    return Compute(torch.device(device), **changes)
+
+
+def test_bfloat16_trains_as_float32_does_up_to_rounding(
+    data: Path, cache: Path, device: str
+) -> None:
+    loaded = load_dataset("alpha", data=data, cache=cache, device=device)
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        body, head = new_network(device=device)
+        trained = train_round(
+            round_of("alpha", epochs=6),
+            body,
+            head,
+            loaded,
+            seeds=SEEDS,
+            compute=compute(device, precision=precision),
+        )
+        assert {each.dtype for each in body.parameters()} == {torch.float32}
+        found[precision] = trained.epochs
+    for exact, quick in zip(*found.values(), strict=True):
+        assert quick.train.loss == pytest.approx(exact.train.loss, rel=0.05)
+        assert quick.val.loss == pytest.approx(exact.val.loss, rel=0.05)
+    assert found["float32"][0].train.loss != found["bfloat16"][0].train.loss, "nothing was rounded"
+
+
+def test_features_of_a_frozen_body_are_float32_whatever_the_precision(alpha: Loaded) -> None:
+    # A round that moves no weight: what is left of bfloat16 would be seen in the figures.
+    still = round_of("alpha", "head", learning_rate=1e-30, epochs=1, dropout=0.0)
+    records = []
+    for precision in ("float32", "bfloat16"):
+        body, head = new_network()
+        how = compute("cpu", precision=precision)
+        records.append(train_round(still, body, head, alpha, seeds=SEEDS, compute=how).best)
+    assert records[0].val == records[1].val
+    assert records[0].train.loss == pytest.approx(records[1].train.loss, rel=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own modules raise them
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
+@pytest.mark.parametrize("train", ["head", "all"])
+def test_compiled_steps_train_as_others_do_up_to_rounding(alpha: Loaded, train: str) -> None:
+    found = []
+    for compiled in (False, True):
+        body, head = new_network()
+        trained = train_round(
+            round_of("alpha", train, epochs=3, dropout=0.0),
+            body,
+            head,
+            alpha,
+            seeds=SEEDS,
+            compute=compute("cpu", compiled=compiled),
+        )
+        found.append([epoch.val.loss for epoch in trained.epochs])
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+
+
+def test_a_head_round_runs_on_one_thread_and_gives_the_others_back(alpha: Loaded) -> None:
+    seen = []
+    with threads(2):
+        for train in ("head", "all"):
+            body, head = new_network()
+            train_round(
+                round_of("alpha", train, epochs=1),
+                body,
+                head,
+                alpha,
+                seeds=SEEDS,
+                on_epoch=lambda _: seen.append(torch.get_num_threads()),
+            )
+        assert torch.get_num_threads() == 2
+    assert seen == [1, 2]

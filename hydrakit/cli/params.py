@@ -136,6 +136,23 @@ device = click.option(
     help="auto (a GPU where there is one), cpu, cuda or cuda:N.",
 )
 
+compute = options(
+    device,
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "float32", "bfloat16"]),
+        default="auto",
+        show_default=True,
+        help="Of training steps.  auto: bfloat16 on CUDA, float32 on a CPU.",
+    ),
+    click.option(
+        "--deterministic",
+        is_flag=True,
+        help="The same bits from the same seed on CUDA too (slower); a CPU always gives them.",
+    ),
+    click.option("--compile", "compiled", is_flag=True, help="Compile training steps (torch)."),
+)
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 plan_options = options(
@@ -193,6 +210,13 @@ plan_options = options(
         type=click.IntRange(min=1),
         metavar="N",
         help="Random starts, of which the best on validation begins.",
+    ),
+    click.option(
+        "--bootstrap-rule",
+        type=click.Choice(["all", "halving"]),
+        default="all",
+        show_default=True,
+        help="Look at every start on all validation cases, or drop hopeless ones early.",
     ),
     click.option("--head", default="mlp", show_default=True, help="Kind of head."),
     click.option(

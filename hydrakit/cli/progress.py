@@ -197,7 +197,8 @@ def summary(result: RoundResult) -> str:
     )
     if result.bootstrap is not None and len(result.bootstrap.val_auc) > 1:
         starts = result.bootstrap.val_auc
-        text += f" (best of {len(starts)} random starts: {max(starts):.3f})"
+        best = starts[result.bootstrap.chosen]
+        text += f" (best of {len(starts)} random starts: {best:.3f})"
     return text
 
 

@@ -10,6 +10,7 @@ import click
 from hydrakit.cli import params
 
 if TYPE_CHECKING:
+    from hydrakit.devices import Precision
     from hydrakit.plan import Plan
 
 
@@ -64,7 +65,7 @@ def plan(*, data: Path | None, roots: dict[str, Path], out: Path | None, **given
     metavar="DIR",
     help="Folder of the run.  [default: one under ./runs, the same for the same plan]",
 )
-@params.device
+@params.compute
 @params.cache
 @click.pass_context
 def run(
@@ -77,6 +78,9 @@ def run(
     resume: Path | None,
     out: Path | None,
     device: str,
+    precision: Precision,
+    deterministic: bool,
+    compiled: bool,
     cache: Path | None,
     **given: Any,
 ) -> None:
@@ -119,6 +123,9 @@ def run(
             data=data,
             roots=roots,
             device=device,
+            precision=precision,
+            deterministic=deterministic,
+            compiled=compiled,
             cache=cache,
             watcher=watcher,
         )

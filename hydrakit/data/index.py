@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from pydantic import Field
 from hydrakit.data.store import Rows, map_rows
 from hydrakit.hooks import Label
 from hydrakit.plan import Frozen
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Case(Frozen):
@@ -109,6 +112,15 @@ class Prepared:
             mean, deviation = np.array([intensity.mean, intensity.deviation])[:, :, None, None]
             patch[...] = (self._crops[index.rows[row]] - mean) / deviation
         return patches
+
+    def mapped(self) -> Tensor:
+        """All rows on disk as they are, ``(rows, channels, side, side)``, mapped: none is read yet.
+
+        Where in it a case lies, ``index.rows`` tells.
+        """
+        import torch
+
+        return torch.from_numpy(self._crops)
 
     def thumbnails(self) -> NDArray[np.float32]:
         """`hydrakit.data.copies.thumbnail` of each case's whole image, ``(cases, 576)``."""

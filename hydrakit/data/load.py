@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hydrakit.data import views
+from hydrakit.data.canvases import Canvases
 from hydrakit.data.prepare import Case, Prepared
 from hydrakit.hooks import DatasetAdapter, Task
 from hydrakit.tasks import Scale, scale_of, targets_of, to_tensor
@@ -42,7 +42,7 @@ class Loaded:
         name: Of its adapter.
         classes: Names of the classes.
         patch: Side of the network's patches.
-        train: ``(cases, channels, side, side)`` prepared training patches on the device.
+        train: The prepared training patches.
         train_labels: As `tasks.targets_of` gives them, on the CPU; a number is standardised.
         val: The validation split.
         task: What a label is.
@@ -53,7 +53,7 @@ class Loaded:
     name: str
     classes: tuple[str, ...]
     patch: int
-    train: Tensor
+    train: Canvases
     train_labels: Tensor
     val: Cases
     task: Task
@@ -63,7 +63,7 @@ class Loaded:
     @property
     def channels(self) -> int:
         """Of its images."""
-        return int(self.train.shape[1])
+        return self.train.channels
 
 
 def select(
@@ -81,9 +81,9 @@ def select(
         for row, case in enumerate(prepared.index.cases)
         if case.key in keys and case.label is not None
     ]
-    canvas = torch.from_numpy(prepared.rows([row for row, _, _ in chosen]))
+    canvases = Canvases(prepared, [row for row, _, _ in chosen], torch.device("cpu"))
     return Cases(
-        patches=views.plain(canvas, patch).to(device),
+        patches=canvases.plain(patch).to(device),
         labels=targets_of([label for _, _, label in chosen], task),
         cases=tuple(case for _, case, _ in chosen),
         task=task,
@@ -120,7 +120,7 @@ def load(
         name=adapter.name,
         classes=adapter.classes,
         patch=patch,
-        train=torch.from_numpy(prepared.rows(rows)).to(device),
+        train=Canvases(prepared, rows, device),
         train_labels=to_tensor(targets, scale),
         val=select(prepared, val, task=adapter.task, scale=scale, patch=patch, device=device),
         task=adapter.task,

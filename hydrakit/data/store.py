@@ -277,7 +277,9 @@ class Store:
 def map_rows(
     folder: Path, number: int, *, rows: int, channels: int, side: int
 ) -> tuple[Rows, Rows]:
-    """The crops ``(rows, channels, side, side)`` and thumbnails ``(rows, 576)``, read-only.
+    """The crops ``(rows, channels, side, side)`` and thumbnails ``(rows, 576)``.
+
+    Writing to them changes a copy in memory and not the files. (Torch takes no read-only array.)
 
     Raises:
         OSError: A file cannot be read.
@@ -289,7 +291,7 @@ def map_rows(
 
 def _map(path: Path, shape: tuple[int, ...]) -> Rows:
     try:
-        return np.memmap(path, dtype=FLOAT, mode="r", shape=shape)
+        return np.memmap(path, dtype=FLOAT, mode="c", shape=shape)
     except FileNotFoundError:
         raise ValueError(f"{path.name} is missing") from None
     except ValueError as error:

@@ -38,6 +38,10 @@ class Views:
         shift = torch.randint(-MAX_SHIFT, MAX_SHIFT + 1, (count,), generator=generator)
         return cls(angle, flip, shift.float())
 
+    def to(self, device: torch.device) -> Views:
+        """The same views on a device."""
+        return Views(self.angle.to(device), self.flip.to(device), self.shift.to(device))
+
     def __getitem__(self, rows: Tensor) -> Views:
         """The views of some of the patches."""
         return Views(self.angle[rows], self.flip[rows], self.shift[rows])
@@ -54,32 +58,36 @@ class Views:
         """
         seen = OVERSAMPLING * patch
         side = canvas.shape[-1]
-        turn = torch.deg2rad(self.angle)
-        cos, sin = torch.cos(turn), torch.sin(turn)
         # Where each pixel of the view comes from: undo the shift, then the flip, then the turn.
-        # Both axes of grid_sample run from -1 to 1, x to the right and y down.
-        left = -2 * self.shift / side
-        scale = seen / side
-        theta = torch.stack(
-            [
-                torch.stack([cos * self.flip * scale, -sin * scale, cos * self.flip * left], -1),
-                torch.stack([sin * self.flip * scale, cos * scale, sin * self.flip * left], -1),
-            ],
-            dim=1,
-        )
-        size = [len(canvas), canvas.shape[1], seen, seen]
-        grid = functional.affine_grid(theta.to(canvas.device), size, align_corners=False)
+        # A point is the complex number x + iy; both axes of grid_sample run from -1 to 1, x to the
+        # right and y down. Adding a row of points to a column gives the grid 30 times faster than
+        # torch's affine_grid on a CPU, which took half of the time.
+        turn = torch.polar(torch.ones_like(self.angle), torch.deg2rad(self.angle))
+        across = turn * self.flip
+        steps = torch.arange(1 - seen, seen, 2, device=turn.device) / side
+        row = across[:, None] * (steps - 2 * self.shift[:, None] / side)
+        column = 1j * turn[:, None] * steps
         warped = functional.grid_sample(
-            canvas, grid, mode="bilinear", padding_mode="border", align_corners=False
+            canvas,
+            torch.view_as_real(row[:, None, :] + column[:, :, None]),
+            mode="bilinear",
+            padding_mode="border",
+            align_corners=False,
         )
-        return functional.avg_pool2d(warped, OVERSAMPLING)
+        return _halved(warped)
 
 
 def plain(canvas: Tensor, patch: int) -> Tensor:
     """The middle of prepared patches as they are: ``(n, channels, patch, patch)``."""
     margin = (canvas.shape[-1] - OVERSAMPLING * patch) // 2
-    middle = canvas[..., margin : canvas.shape[-1] - margin, margin : canvas.shape[-1] - margin]
-    return functional.avg_pool2d(middle, OVERSAMPLING)
+    end = canvas.shape[-1] - margin
+    return _halved(canvas[..., margin:end, margin:end])
+
+
+def _halved(images: Tensor) -> Tensor:
+    """The mean of each 2x2 pixels; on a CPU 4 times faster than by average pooling."""
+    size = [side // OVERSAMPLING for side in images.shape[-2:]]
+    return functional.interpolate(images, size, mode="bilinear", align_corners=False)
 
 
 def balanced(labels: Tensor, views: int, generator: torch.Generator) -> Tensor:

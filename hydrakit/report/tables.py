@@ -151,9 +151,12 @@ def _bootstrap_note(first: RoundResult) -> str | None:
     """Which random start the run began with."""
     if first.bootstrap is None or len(first.bootstrap.val_auc) == 1:
         return None
-    aucs = first.bootstrap.val_auc
+    aucs = [auc for auc in first.bootstrap.val_auc if auc is not None]
+    dropped = len(first.bootstrap.val_auc) - len(aucs)
+    early = f" ({dropped} were dropped on a part of the validation cases)" if dropped else ""
     return (
-        f"The run began with the best of {len(aucs)} random starts: untrained, their validation "
+        f"The run began with the best of {len(first.bootstrap.val_auc)} random starts{early}: "
+        f"untrained, their validation "
         f"AUCs on {first.dataset} ran from {number(min(aucs))} to {number(max(aucs))}."
     )
 
