@@ -1,14 +1,14 @@
 # Two commands on a fresh machine with Python 3.11+ and make:
 #   make demo   install, and run the main job on synthetic data
 #   make test   install, lint, type-check, test
-# `make slow` runs the long proofs as well. PYTHON=python3.12 chooses another Python.
+# `make slow` runs the long proofs as well, `make bench` compares with the authors' way. PYTHON=python3.12 chooses another Python.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: demo test lint slow clean
+.PHONY: demo test lint slow bench clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hydrakit needs Python 3.11 or newer: make PYTHON=python3.12")'
@@ -31,6 +31,9 @@ test: lint
 
 slow: $(VENV)/installed
 	$(BIN)/pytest -q -m slow
+
+bench: $(VENV)/installed
+	$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist

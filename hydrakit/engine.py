@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import hydrakit
 from hydrakit import weights
+from hydrakit.allocator import keep_large_blocks
 from hydrakit.data.declared import plugins_at
 from hydrakit.data.gate import DROPPED, WITHHELD, Gate, pass_gate, shortcut_facts
 from hydrakit.data.load import Loaded, load, select
@@ -30,10 +32,10 @@ from hydrakit.places import root_of
 from hydrakit.plan import Plan, Round
 from hydrakit.plugins import Plugins
 from hydrakit.report import write_report
-from hydrakit.results import DataFacts, Results, RoundResult
+from hydrakit.results import Bootstrap, DataFacts, Results, RoundResult
 from hydrakit.rundir import RunDir, write_lines
 from hydrakit.seeds import Seeds
-from hydrakit.train import train_round
+from hydrakit.train import Trained, train_round
 from hydrakit.watch import Watcher
 
 
@@ -83,13 +85,41 @@ def run(
     compute = choose_compute(
         device, precision=precision, deterministic=deterministic, compiled=compiled
     )
+    if compute.device.type == "cpu":
+        keep_large_blocks()
     out = out or default_out(plan)
     RunDir.check(out, plan)
     places = {name: root_of(name, data, roots or {}) for name in adapters}
     for name, adapter in adapters.items():
         check_root(adapter, places[name])  # all of them, before the first is read for minutes
-    watcher = watcher or Watcher()
-    prepared = {
+    team = compute.team
+    watcher = watcher if watcher and team.leads else Watcher()
+    with team.together(compute.device), algorithms(compute):
+        with team.leader_first():
+            prepared = _prepare(plan, adapters, places, cache=cache, watcher=watcher)
+            session = Session(
+                plan, adapters, prepared, compute, plugins, RunDir(out), watcher, cache
+            )
+            session.check()
+        if team.leads:
+            RunDir.begin(out, plan)
+            with session.rundir.locked():
+                session.run(places)
+        else:
+            session.follow()
+    return session.rundir
+
+
+def _prepare(
+    plan: Plan,
+    adapters: Mapping[str, DatasetAdapter],
+    places: Mapping[str, Path],
+    *,
+    cache: Path | None,
+    watcher: Watcher,
+) -> dict[str, Prepared]:
+    """The prepared patches of a plan's datasets, by name."""
+    return {
         dataset.name: prepare(
             adapters[dataset.name],
             places[dataset.name],
@@ -100,12 +130,6 @@ def run(
         )
         for dataset in plan.datasets
     }
-    session = Session(plan, adapters, prepared, compute, plugins, RunDir(out), watcher, cache)
-    session.check()
-    RunDir.begin(out, plan)
-    with session.rundir.locked(), algorithms(compute):
-        session.run(places)
-    return session.rundir
 
 
 @dataclass
@@ -229,6 +253,7 @@ class Session:
             "precision": self.compute.precision,
             "deterministic": self.compute.deterministic,
             "compiled": self.compute.compiled,
+            "processes": self.compute.team.size,
             "threads": torch.get_num_threads(),
             "plugins": {
                 found.name: f"{found.distribution} {found.version}" for found in self.plugins.found
@@ -250,7 +275,32 @@ class Session:
         self._write_environment(places)
         self.watcher.started(self.rundir, str(self.compute.device))
         self.rundir.log("run", device=str(self.compute.device))
-        network = Network(
+        network = self._network()
+        for number, round in enumerate(self.plan.rounds, start=1):
+            if self.rundir.finished(number, round):
+                self.watcher.skipped(number, round)
+            else:
+                self._run_round(number, round, network)
+            self.compute.team.wait()
+            network.take(number, round)
+        self._finish(network)
+
+    def follow(self) -> None:
+        """Help another process that does `run`: train with it, and go on from what it wrote.
+
+        A head round is too small to share, so here it is only waited for.
+        """
+        if self.rundir.results() is not None:
+            return
+        network = self._network()
+        for number, round in enumerate(self.plan.rounds, start=1):
+            if round.train == "all" and not self.rundir.finished(number, round):
+                self._train(number, round, network)
+            self.compute.team.wait()
+            network.take(number, round)
+
+    def _network(self) -> Network:
+        return Network(
             self.plan,
             self.rundir,
             adapters=self.adapters,
@@ -258,17 +308,11 @@ class Session:
             device=self.compute.device,
             plugins=self.plugins,
         )
-        for number, round in enumerate(self.plan.rounds, start=1):
-            if self.rundir.finished(number, round):
-                self.watcher.skipped(number, round)
-            else:
-                self._run_round(number, round, network)
-            network.take(number, round)
-        self._finish(network)
 
-    def _run_round(self, number: int, round: Round, network: Network) -> None:
-        began = time.perf_counter()
-        self.rundir.log("round", round=number, dataset=round.dataset, train=round.train)
+    def _train(
+        self, number: int, round: Round, network: Network
+    ) -> tuple[nn.Module, Trained, Bootstrap | None]:
+        """Train a round: its head, how it went, and which random start was best."""
         seeds = Seeds(self.plan.seed, number)
         bootstrap = None
         if number == 1:
@@ -285,6 +329,12 @@ class Session:
             reference=network.reference,
             on_epoch=lambda record: self.watcher.epoch(number, round, record),
         )
+        return head, trained, bootstrap
+
+    def _run_round(self, number: int, round: Round, network: Network) -> None:
+        began = time.perf_counter()
+        self.rundir.log("round", round=number, dataset=round.dataset, train=round.train)
+        head, trained, bootstrap = self._train(number, round, network)
         result = RoundResult(
             round=number,
             dataset=round.dataset,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hydrakit.data.load import Loaded
 from hydrakit.data.views import Views, balanced
+from hydrakit.distributed import ALONE, Team
 from hydrakit.plan import Hyperparameters
 from hydrakit.seeds import EPOCH, VIEWS, Seeds
 from hydrakit.validation import EVALUATION_BATCH, outputs
@@ -26,11 +27,18 @@ class Examples:
     """
 
     def __init__(
-        self, data: Loaded, settings: Hyperparameters, seeds: Seeds, *, fixed: bool
+        self,
+        data: Loaded,
+        settings: Hyperparameters,
+        seeds: Seeds,
+        *,
+        fixed: bool,
+        team: Team = ALONE,
     ) -> None:
         self.data = data
         self.settings = settings
         self.seeds = seeds
+        self.team = team
         self.device = data.train.device
         self.fixed = fixed or settings.augmentation != "fresh"
         self.features: Tensor | None = None
@@ -58,11 +66,13 @@ class Examples:
         self.features = torch.cat([outputs(body, self._images(chosen)) for chosen in every])
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and labels of an epoch, batch by batch."""
+        """Inputs and labels of an epoch, batch by batch: of the inputs, this process's part."""
         generator = self.seeds.generator(EPOCH, epoch, 0)
         if not self.fixed:
             self._draw(1, generator)
         order = torch.randperm(len(self.rows), generator=generator).to(self.device)
         for chosen in order.split(self.settings.batch_size):
-            inputs = self._images(chosen) if self.features is None else self.features[chosen]
+            part = self.team.part(len(chosen))
+            own = chosen if part is None else chosen[part.rows]
+            inputs = self._images(own) if self.features is None else self.features[own]
             yield inputs, self.labels[chosen]

@@ -20,11 +20,13 @@ def build_mlp(features: int, classes: int, dropout: float) -> nn.Module:
     """
     from torch import nn
 
+    from hydrakit.layers import Dropout
+
     return nn.Sequential(
         OrderedDict(
             hidden1=nn.Linear(features, 64),
             elu1=nn.ELU(),
-            dropout=nn.Dropout(dropout),
+            dropout=Dropout(dropout),
             hidden2=nn.Linear(64, 16),
             elu2=nn.ELU(),
             logits=nn.Linear(16, classes),
@@ -36,9 +38,9 @@ def build_linear(features: int, classes: int, dropout: float) -> nn.Module:
     """Build dropout and one dense layer: ``(batch, features) -> (batch, classes)``."""
     from torch import nn
 
-    return nn.Sequential(
-        OrderedDict(dropout=nn.Dropout(dropout), logits=nn.Linear(features, classes))
-    )
+    from hydrakit.layers import Dropout
+
+    return nn.Sequential(OrderedDict(dropout=Dropout(dropout), logits=nn.Linear(features, classes)))
 
 
 @hookimpl

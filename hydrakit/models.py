@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hydrakit.layers import Dropout
+from hydrakit.distributed import Team
+from hydrakit.layers import BatchNorm, Dropout, gathered
 from hydrakit.plan import BodySpec
 
 _DROPOUT = (
@@ -31,11 +32,11 @@ class Block(nn.Module):
     def __init__(self, inputs: int, outputs: int, dropout: float) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, kernel_size=3)
-        self.norm1 = nn.BatchNorm2d(outputs)
+        self.norm1 = BatchNorm(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, kernel_size=3)
-        self.norm2 = nn.BatchNorm2d(outputs)
+        self.norm2 = BatchNorm(outputs)
         self.conv3 = nn.Conv2d(outputs, outputs, kernel_size=1)
-        self.norm3 = nn.BatchNorm2d(outputs)
+        self.norm3 = BatchNorm(outputs)
         self.dropout = Dropout(dropout)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -133,6 +134,39 @@ class Joined(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Give the logits ``(batch, classes)``."""
         logits: Tensor = self.head(self.body(images))
+        return logits
+
+
+class Shared(Joined):
+    """`Joined`, trained by several processes: the body on its own rows of a batch in each of them.
+
+    The head gets the whole batch in each: it costs little, and any head so does what it would do
+    in a single process.
+    """
+
+    def __init__(self, body: Body, head: nn.Module, team: Team) -> None:
+        super().__init__(body, head)
+        self.team = team
+        self._divided = [
+            layer for layer in body.modules() if isinstance(layer, (BatchNorm, Dropout))
+        ]
+
+    def forward(self, images: Tensor, total: int | None = None) -> Tensor:
+        """Give the logits ``(total, classes)`` of the whole batch for one part's images.
+
+        Args:
+            images: As `Team.part` tells; all of the batch where it gives None.
+            total: Rows of the whole batch; None for those of the images.
+        """
+        part = None if total is None else self.team.part(total)
+        if part is None:
+            return super().forward(images)
+        for layer in self._divided:
+            layer.part = part
+        features = gathered(self.body(images).float(), part)
+        for layer in self._divided:
+            layer.part = None
+        logits: Tensor = self.head(features)
         return logits
 
 

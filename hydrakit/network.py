@@ -97,7 +97,7 @@ class Network:
         else:
             seen = [*self.trained_on, *([round.dataset] if round.train == "all" else [])]
             weights.save_body(
-                folder / "body.safetensors", self.body, trained_on=seen, seed=self.plan.seed
+                folder / "body.safetensors", self.body, trained_on=seen, seed=self.plan.dealt_by
             )
         self._save_head(folder / "head.safetensors", round, head)
         if round.hyperparameters.carry_head == "last":
@@ -122,7 +122,7 @@ class Network:
             ),
             options=dataset.options,
             split=dataset.split,
-            seed=self.plan.seed,
+            seed=self.plan.dealt_by,
             copies=self.plan.copies,
             splits=splits_digest(self.loaded[round.dataset].splits),
             task=adapter.task,

@@ -28,6 +28,7 @@ from hydrakit.errors import PlanError
 from hydrakit.names import NAME_PATTERN
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Train = Literal["head", "all"]
 Place = Literal["first", "middle", "last"]
 Copies = Literal["group", "drop", "report"]
@@ -96,12 +97,45 @@ class Round(Frozen):
     hyperparameters: Hyperparameters
 
 
+class Fold(Frozen):
+    """One fold of a cross-validation: number ``index`` of ``count``, from 0."""
+
+    index: Annotated[int, Field(ge=0)]
+    count: Annotated[int, Field(ge=2)]
+
+    @model_validator(mode="after")
+    def _is_one_of_them(self) -> Self:
+        if self.index >= self.count:
+            raise ValueError(f"there is no fold {self.index} of {self.count}: they begin at 0")
+        return self
+
+
 class Split(Frozen):
-    """Shares of a dataset's cases for training, validation and test."""
+    """Shares of a dataset's cases for training, validation and test.
+
+    Attributes:
+        train: Share of training.
+        val: Share of validation.
+        test: Share of the test; 0 where ``fold`` is given.
+        fold: The test split is this fold, and the other cases are shared out between training and
+            validation.
+    """
 
     train: PositiveFloat
     val: PositiveFloat
     test: NonNegativeFloat = 0.0
+    fold: Fold | None = None
+
+    @model_validator(mode="after")
+    def _tests_once(self) -> Self:
+        if self.fold is not None and self.test > 0:
+            raise ValueError("a split has a test share or a fold, not both")
+        return self
+
+    @property
+    def tests(self) -> bool:
+        """Whether there is a test split."""
+        return self.test > 0 or self.fold is not None
 
 
 class Dataset(Frozen):
@@ -163,6 +197,7 @@ class Plan(Frozen):
             eighth of them, at the better quarter on half of them, and at the better quarter of
             these on all (where at least 16 cases of each class are left to look at).
         seed: Of everything that is random.
+        split_seed: Of the splits alone, where they are to stay while ``seed`` changes.
         rounds: In the order of training.
     """
 
@@ -177,7 +212,8 @@ class Plan(Frozen):
     body: BodySpec = BodySpec()
     bootstrap: PositiveInt = 1
     bootstrap_rule: BootstrapRule = "all"
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Seed = 0
+    split_seed: Seed | None = None
     rounds: tuple[Round, ...]
 
     @model_validator(mode="after")
@@ -192,7 +228,7 @@ class Plan(Frozen):
                 raise ValueError(f"{name!r} is not in 'datasets'")
         if all(round.dataset != self.target for round in self.rounds):
             raise ValueError(f"no round trains on the target {self.target!r}")
-        if self.dataset(self.target).split.test == 0:
+        if not self.dataset(self.target).split.tests:
             raise ValueError(f"the target {self.target!r} has no test share in its split")
         return self
 
@@ -206,6 +242,11 @@ class Plan(Frozen):
             if dataset.name == name:
                 return dataset
         raise KeyError(name)
+
+    @property
+    def dealt_by(self) -> int:
+        """The seed of the splits."""
+        return self.seed if self.split_seed is None else self.split_seed
 
     @property
     def target_head(self) -> str:

@@ -19,11 +19,12 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from hydrakit.data.load import Loaded
 from hydrakit.devices import Compute, threads
+from hydrakit.distributed import ALONE, parallel
 from hydrakit.errors import PlanError
 from hydrakit.examples import Examples
 from hydrakit.hooks import Task
 from hydrakit.layers import Dropout
-from hydrakit.models import Body, Joined, freeze, set_dropout
+from hydrakit.models import Body, Joined, Shared, freeze, set_dropout
 from hydrakit.plan import Hyperparameters, Round
 from hydrakit.results import EpochRecord, Figures
 from hydrakit.seeds import EPOCH, Seeds, seeded
@@ -79,12 +80,13 @@ def train_round(
     """
     settings = round.hyperparameters
     compute = compute or Compute(data.train.device)
-    examples = Examples(data, settings, seeds, fixed=round.train == "head")
+    team = compute.team if round.train == "all" else ALONE
+    examples = Examples(data, settings, seeds, fixed=round.train == "head", team=team)
     freeze(body, round.train == "head")
     set_dropout(body, settings.dropout)
     set_dropout(head, settings.dropout)
     evaluate = Evaluation(body, head, data.val, reference, settings.loss)
-    model: nn.Module = Joined(body, head)
+    model: nn.Module = Joined(body, head) if team.size == 1 else Shared(body, head, team)
     alone = round.train == "head" and cache_features
     if round.train == "head":
         kept = Dropout(settings.dropout * settings.feature_dropout)
@@ -124,6 +126,7 @@ def _train(
             val=_finite(val, round, epoch),
             reference_auc=reference_auc,
         )
+        record = examples.team.agreed(record)
         records.append(record)
         on_epoch(record)
         if best is None or is_better(record, best, settings.select):
@@ -154,12 +157,20 @@ class Step:
             fused=True,  # one call for all parameters: half of a head's step was spent here
         )
         self._compute = compute
-        self._forward = compute.prepared(model)
+        self._shared = isinstance(model, Shared)
+        self._forward = parallel(model, compute.device) if self._shared else compute.prepared(model)
 
     def __call__(self, inputs: Tensor, targets: Tensor, task: Task) -> Tensor:
-        """Update on a batch, and give the outputs on the way."""
+        """Update on a batch, and give the outputs on the way.
+
+        Args:
+            inputs: Of the batch; where processes share it, this one's part.
+            targets: Of the whole batch.
+            task: What a target is.
+        """
+        whole = (len(targets),) if self._shared else ()
         with self._compute.training():
-            output: Tensor = self._forward(inputs)
+            output: Tensor = self._forward(inputs, *whole)
         output = output.float()
         self.optimiser.zero_grad(set_to_none=True)
         loss_of(output, targets, task=task, loss=self.settings.loss).backward()

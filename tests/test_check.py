@@ -149,7 +149,7 @@ def test_json_holds_everything(check: Check, tmp_path: Path) -> None:
     assert told["counts"]["all"] == {
         "train": 31, "val": 4, "test": 4, "all": 39, "patients": 39
     }  # fmt: skip
-    assert told["split"] == {"train": 8.0, "val": 1.0, "test": 1.0}
+    assert told["split"] == {"train": 8.0, "val": 1.0, "test": 1.0, "fold": None}
     assert told["groups"] == [["04.png", "06.png"]]
     assert told["copies"][0]["kind"] == "exact"
     assert {each["kind"] for each in told["warnings"]} == {"copies", "unusable"}

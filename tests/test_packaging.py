@@ -50,7 +50,7 @@ def test_the_root_carries_the_packages_of_all_shipped_plugins() -> None:
     wheel = tool["hatch"]["build"]["targets"]["wheel"]["packages"]
     assert wheel == ["hydrakit", *(f"plugins/{one.name}/{package(one)}" for one in PLUGINS)]
     names = ["hydrakit", *map(package, PLUGINS)]
-    assert tool["mypy"]["packages"] == names
+    assert tool["mypy"]["packages"] == ["benchmarks", *names]
     assert tool["mypy"]["mypy_path"] == [f"plugins/{folder.name}" for folder in PLUGINS]
     assert tool["ruff"]["lint"]["isort"]["known-first-party"] == names
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hydrakit.cli import params
+from hydrakit.distributed import Team, one_voice
 
 if TYPE_CHECKING:
     from hydrakit.devices import Precision
@@ -68,6 +70,7 @@ def plan(*, data: Path | None, roots: dict[str, Path], out: Path | None, **given
 @params.compute
 @params.cache
 @click.pass_context
+@one_voice()
 def run(
     ctx: click.Context,
     /,
@@ -116,7 +119,8 @@ def run(
 
     from hydrakit import engine  # torch: only once the plan is known to be right
 
-    with watching(the_plan) as watcher:
+    team = Team.here()
+    with watching(the_plan) if team.leads else nullcontext() as watcher:
         done = engine.run(
             the_plan,
             out=out,
@@ -129,7 +133,8 @@ def run(
             cache=cache,
             watcher=watcher,
         )
-    print_results(done)
+    if team.leads:
+        print_results(done)
 
 
 def _is_given(ctx: click.Context, name: str) -> bool:

@@ -110,7 +110,7 @@ def pass_gate(
         {name: prepared[name] for name in order},
         adapters,
         splits=splits,
-        seed=plan.seed,
+        seed=plan.dealt_by,
         copies=plan.copies,
         keep_conflicts=plan.conflicts == "keep",
         cache=cache,

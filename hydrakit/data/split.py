@@ -35,7 +35,9 @@ def split_cases(
             (`tasks.strata`).
         patients: Patient of each case.
         groups: Group of each case, or None.
-        split: The shares; a share of 0 leaves its split empty.
+        split: The shares; a share of 0 leaves its split empty. Of a fold, first all units are
+            dealt into as many parts as there are folds, the same for each of them; one part is
+            the test split.
         seed: Of the order in which units are dealt out.
         names: Of the strata, for messages.
         dataset: Its name, for messages.
@@ -52,19 +54,43 @@ def split_cases(
     units = unit_of_each(patients, groups)
     counts = np.zeros((max(units) + 1, len(names)))
     np.add.at(counts, np.array(units), strata)
-    shares = np.array([getattr(split, name) for name in SPLITS])
-    shares = shares / shares.sum()
-    used = [index for index in range(len(SPLITS)) if shares[index] > 0]
-    _check_enough(counts, len(used), names=names, dataset=dataset)
-
-    order = np.random.default_rng(seed).permutation(len(counts))
     decided = _decided(units, patients, fixed or [None] * len(patients), dataset)
-    chosen = _one_of_each_class(counts, shares, order, used, decided)
-    if chosen is None:
-        rarest = int(np.argmin((counts > 0).sum(axis=0)))
-        raise DataError(_too_few(dataset, names[rarest], counts[:, rarest], len(used)))
-    _deal_the_rest(counts, shares, order, used, chosen)
+    order = np.random.default_rng(seed).permutation(len(counts))
+
+    def deal(shares: Sequence[float], decided: NDArray[np.int64]) -> NDArray[np.int64]:
+        parts = len([share for share in shares if share > 0])
+        _check_enough(counts, parts, names=names, dataset=dataset)
+        dealt = _deal(counts, np.array(shares), order, decided)
+        if dealt is None:
+            rarest = int(np.argmin((counts > 0).sum(axis=0)))
+            raise DataError(_too_few(dataset, names[rarest], counts[:, rarest], parts))
+        return dealt
+
+    if split.fold is not None:
+        folds = deal([1] * split.fold.count, np.full(len(counts), -1))
+        if (decided >= 0).any():
+            raise DataError(
+                f"{dataset}: some cases have their split from the dataset or another one of this "
+                "run, so that it cannot be cross-validated: use `--holdout`"
+            )
+        decided[folds == split.fold.index] = SPLITS.index("test")
+    chosen = deal([getattr(split, name) for name in SPLITS], decided)
     return [SPLITS[chosen[unit]] for unit in units]
+
+
+def _deal(
+    counts: NDArray[np.float64],
+    shares: NDArray[np.float64],
+    order: NDArray[np.int64],
+    decided: NDArray[np.int64],
+) -> NDArray[np.int64] | None:
+    """The part of each unit, by the shares of the parts; None where no class can be in all."""
+    shares = shares / shares.sum()
+    used = [index for index in range(len(shares)) if shares[index] > 0]
+    chosen = _one_of_each_class(counts, shares, order, used, decided)
+    if chosen is not None:
+        _deal_the_rest(counts, shares, order, used, chosen)
+    return chosen
 
 
 def unit_of_each(patients: Sequence[str], groups: Sequence[str | None]) -> list[int]:
@@ -190,7 +216,7 @@ def _deal_the_rest(
     split would take the largest patients and leave the small ones to validation and test.
     """
     weight = 1.0 / np.maximum(counts.sum(axis=0), 1.0)
-    have = np.stack([counts[chosen == index].sum(axis=0) for index in range(len(SPLITS))])
+    have = np.stack([counts[chosen == index].sum(axis=0) for index in range(len(shares))])
     rest = [unit for unit in order if chosen[unit] < 0]
     for unit in sorted(rest, key=lambda unit: -float(counts[unit].sum())):
         lacking = 1 - (have[used] + counts[unit] / 2) * weight / shares[used, None]

@@ -1,0 +1,5 @@
+"""``python -m hydrakit``: the command, for launchers that start modules, as torchrun does."""
+
+from hydrakit.cli import main
+
+main(prog_name="hydrakit")

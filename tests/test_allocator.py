@@ -1,0 +1,48 @@
+"""Large blocks stay in the process: what is freed is not given back to the system."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from hydrakit import allocator
+
+# Page faults of writing to 64 MB, ten times, each time in newly allocated memory.
+_SCRIPT = """
+import ctypes, resource, sys
+from hydrakit.allocator import keep_large_blocks
+
+if sys.argv[1] == "keep":
+    print(keep_large_blocks())
+else:
+    print(None)
+size = 64 * 2**20
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    block = ctypes.create_string_buffer(size)
+    del block
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(how: str) -> tuple[str, int]:
+    found = subprocess.run(
+        [sys.executable, "-c", _SCRIPT, how], check=True, capture_output=True, text=True
+    ).stdout.split()
+    return found[0], int(found[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc is on Linux")
+def test_pages_are_got_once_and_not_in_every_step() -> None:
+    kept, few = faults("keep")
+    if kept == "False":
+        pytest.skip("the C library is not glibc")
+    _, many = faults("leave")
+    assert few < many / 3
+
+
+def test_elsewhere_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocator.sys, "platform", "darwin")
+    assert allocator.keep_large_blocks() is False
