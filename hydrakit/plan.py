@@ -29,7 +29,7 @@ from hydrakit.names import NAME_PATTERN
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Train = Literal["head", "all"]
+Train = Literal["head", "all", "norm", "none"]
 Place = Literal["first", "middle", "last"]
 Copies = Literal["group", "drop", "report"]
 BootstrapRule = Literal["all", "halving"]
@@ -58,8 +58,11 @@ class Hyperparameters(Frozen):
         loss: Cross-entropy of the logits; or, as the authors did, of their softmax.
         schedule: ``constant``; or ``authors``: ReduceLROnPlateau in ``min`` mode, patience 5,
             stepped with the training AUC.
-        select: Which epoch is best: ``best`` has the highest validation AUC (ties: the lower
-            loss); ``authors`` must match or beat both the AUC and the accuracy kept so far.
+        select: Which weights a round ends with: of the ``best`` epoch by validation AUC (ties: the
+            lower loss); of the best by the ``smoothed`` AUC (mean over the last ``window`` epochs);
+            ``averaged`` over the last ``window`` epochs; of the ``last`` epoch; ``authors``: the
+            last that matched or beat both the AUC and the accuracy kept so far.
+        window: Number of epochs of ``smoothed`` and ``averaged``.
         carry_head: Which epoch's head goes on to later rounds and becomes the reference:
             the ``best`` one, or as the authors did the ``last``.
         feature_dropout: In a head round, keep the dropout after the body's dense layer, as the
@@ -76,25 +79,60 @@ class Hyperparameters(Frozen):
     views: PositiveInt = 8
     loss: Literal["cross-entropy", "softmax-cross-entropy"] = "cross-entropy"
     schedule: Literal["constant", "authors"] = "constant"
-    select: Literal["best", "authors"] = "best"
+    select: Literal["best", "smoothed", "averaged", "last", "authors"] = "best"
+    window: PositiveInt = 5
     carry_head: Literal["best", "last"] = "best"
     feature_dropout: bool = False
 
 
+class Other(Frozen):
+    """A further dataset of a round, with its head."""
+
+    dataset: Name
+    head: Name
+
+
 class Round(Frozen):
-    """One round: train a head, or body and head, on one dataset.
+    """One round: train a head, or body and head, on one dataset, or on several together.
 
     Attributes:
         dataset: Whose training split is used; its validation split selects the best epoch.
-        train: ``head`` freezes the body wholly; ``all`` trains body and head.
+        train: ``head`` freezes the body wholly; ``all`` trains body and head; ``norm`` the head,
+            and of the body the scales, shifts and statistics of its normalisation alone; ``none``
+            trains nothing: its one epoch tells how the network does as it is.
         head: Name of the head. The first round that names it builds it; later ones train it on.
         hyperparameters: How.
+        others: Datasets that are trained on too, each through its own head.
+        mix: With others: every ``batch`` holds examples of all datasets, or every ``epoch`` draws
+            one of the datasets.
     """
 
     dataset: Name
     train: Train
     head: Name
     hyperparameters: Hyperparameters
+    others: tuple[Other, ...] = ()
+    mix: Literal["batch", "epoch"] = "batch"
+
+    @model_validator(mode="after")
+    def _mixes_what_it_can(self) -> Self:
+        names = [self.dataset, *(other.dataset for other in self.others)]
+        heads = [self.head, *(other.head for other in self.others)]
+        if len(set(names)) < len(names) or len(set(heads)) < len(heads):
+            raise ValueError("a dataset or a head is named twice in one round")
+        if self.others and self.train != "all":
+            raise ValueError(f"a round with 'others' trains 'all', not {self.train!r}")
+        return self
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """All that it trains on."""
+        return (self.dataset, *(other.dataset for other in self.others))
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """All that it trains, in the order of `datasets`."""
+        return (self.head, *(other.head for other in self.others))
 
 
 class Fold(Frozen):
@@ -153,11 +191,14 @@ class BodySpec(Frozen):
         channels: Of the blocks, in order.
         features: What the body gives to a head.
         patch: Side in pixels of the square patches that it takes.
+        norm: After every convolution: ``batch`` norm; ``group`` norm, which has no statistics; or
+            batch norm with statistics of each ``dataset``.
     """
 
     channels: tuple[PositiveInt, ...] = (32, 64, 128)
     features: PositiveInt = 256
     patch: PositiveInt = 65
+    norm: Literal["batch", "group", "dataset"] = "batch"
 
     @model_validator(mode="after")
     def _leaves_something(self) -> Self:
@@ -223,7 +264,7 @@ class Plan(Frozen):
             raise ValueError("a dataset is listed twice in 'datasets'")
         if not self.rounds:
             raise ValueError("'rounds' is empty")
-        for name in [self.target, *(round.dataset for round in self.rounds)]:
+        for name in [self.target, *(name for round in self.rounds for name in round.datasets)]:
             if name not in names:
                 raise ValueError(f"{name!r} is not in 'datasets'")
         if all(round.dataset != self.target for round in self.rounds):

@@ -69,6 +69,22 @@ class Bootstrap(Frozen):
     val_auc: tuple[float | None, ...]
 
 
+class Moved(Frozen):
+    """How far a round moved the body's weights, by kind: ``|after - before| / |before|``.
+
+    Attributes:
+        convolutions: Weights and biases of convolutions.
+        dense: Weights and biases of the dense layer.
+        scales: Scales and shifts of the normalisation.
+        statistics: Means and variances of the normalisation; None where it has none.
+    """
+
+    convolutions: float
+    dense: float
+    scales: float
+    statistics: float | None
+
+
 class RoundResult(Frozen):
     """A finished round (``round.json``).
 
@@ -85,6 +101,9 @@ class RoundResult(Frozen):
         reference_auc: Of the best epoch; see `EpochRecord`.
         seconds: Of training, on this machine.
         bootstrap: In the first round.
+        heads: Validation figures, after this round, of every head seen so far, on the dataset that
+            it last learnt, by name of the head: a row of the transfer matrix.
+        moved: What the round changed of the body; None in the first round, whose start is random.
     """
 
     round: int
@@ -99,6 +118,8 @@ class RoundResult(Frozen):
     reference_auc: float | None
     seconds: float
     bootstrap: Bootstrap | None = None
+    heads: dict[Name, Figures] = Field(default_factory=dict)
+    moved: Moved | None = None
 
 
 class AreaUnderCurve(Frozen):

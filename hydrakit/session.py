@@ -1,0 +1,305 @@
+"""A run under way: its rounds in order, skipping those that are already on disk, and the test."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import hydrakit
+from hydrakit import weights
+from hydrakit.data.gate import DROPPED, WITHHELD, Gate, pass_gate, shortcut_facts
+from hydrakit.data.load import Loaded, load, select
+from hydrakit.data.prepare import Prepared
+from hydrakit.data.read import class_names
+from hydrakit.devices import Compute
+from hydrakit.errors import DataError, PlanError
+from hydrakit.evaluate import predict, score, to_csv
+from hydrakit.files import copy, write_atomic
+from hydrakit.hooks import DatasetAdapter
+from hydrakit.network import Network
+from hydrakit.plan import Plan, Round
+from hydrakit.plugins import Plugins
+from hydrakit.report import write_report
+from hydrakit.results import Bootstrap, DataFacts, Results, RoundResult
+from hydrakit.rundir import RunDir, write_lines
+from hydrakit.seeds import Seeds
+from hydrakit.train import Trained, train_round
+from hydrakit.watch import Watcher
+
+
+@dataclass
+class Session:
+    """A run under way: what it works on, and the rounds one after another."""
+
+    plan: Plan
+    adapters: Mapping[str, DatasetAdapter]
+    prepared: Mapping[str, Prepared]
+    compute: Compute
+    plugins: Plugins
+    rundir: RunDir
+    watcher: Watcher
+    cache: Path | None = None
+    test: bool = True
+
+    @cached_property
+    def gate(self) -> Gate:
+        """What was found and decided about copies and splits."""
+        return pass_gate(self.prepared, self.adapters, self.plan, cache=self.cache)
+
+    @cached_property
+    def loaded(self) -> dict[str, Loaded]:
+        """Every dataset, split, on the device."""
+        return {
+            dataset.name: load(
+                self.prepared[dataset.name],
+                self.adapters[dataset.name],
+                splits=self.gate.splits[dataset.name],
+                patch=self.plan.body.patch,
+                device=self.compute.device,
+            )
+            for dataset in self.plan.datasets
+        }
+
+    @property
+    def channels(self) -> int:
+        """Of every dataset's images."""
+        return next(iter(self.prepared.values())).index.channels
+
+    def check(self) -> None:
+        """See that the datasets fit the plan and each other, before anything is trained.
+
+        Raises:
+            DataError: A dataset has too few cases, other channels than another, or is not what
+                it was when the run began.
+            PlanError: One head is to serve datasets with different numbers of classes.
+        """
+        for name, prepared in self.prepared.items():
+            if prepared.index.channels != self.channels:
+                raise DataError(
+                    f"{name}: its images have {prepared.index.channels} channels, those of "
+                    f"{next(iter(self.prepared))} {self.channels}: one body needs the same of all"
+                )
+        served: dict[str, Round] = {}
+        for round in self.plan.rounds:
+            first = served.setdefault(round.head, round)
+            here, there = self.adapters[round.dataset], self.adapters[first.dataset]
+            if (here.task, len(here.classes)) != (there.task, len(there.classes)):
+                raise PlanError(
+                    f"head {round.head!r} cannot serve both {first.dataset!r} "
+                    f"({there.task}, {len(there.classes)} classes) and {round.dataset!r} "
+                    f"({here.task}, {len(here.classes)}): give each dataset a head of its own"
+                )
+        factory = self.plugins.head(self.plan.head)
+        for adapter in self.adapters.values():
+            if adapter.task not in factory.tasks:
+                raise PlanError(
+                    f"head {factory.name!r} cannot learn {adapter.name!r}, a {adapter.task} task: "
+                    f"it takes {', '.join(factory.tasks)}"
+                )
+        facts = {name: self._facts(name) for name in self.loaded}
+        before = self.rundir.facts()
+        for name in facts if before else ():
+            if before is not None and before[name] != facts[name]:
+                raise DataError(
+                    f"{name}: its data is not what {self.rundir.path} began with: restore it, or "
+                    "begin anew with another `--out`"
+                )
+        self.facts = facts
+
+    def _facts(self, name: str) -> DataFacts:
+        loaded, index = self.loaded[name], self.prepared[name].index
+        cases = [case for case in index.cases if case.label is not None]
+        counts: dict[str, Counter[str]] = {}
+        patients: dict[str, set[str]] = {}
+        dealt = Counter(loaded.splits.values())
+        for case in cases:
+            split = loaded.splits[case.key]
+            if split in (WITHHELD, DROPPED):
+                continue
+            names = class_names(case.label, loaded.task, loaded.classes)
+            counts.setdefault(split, Counter()).update(names)
+            patients.setdefault(split, set()).add(case.patient)
+        return DataFacts(
+            digest=index.content,
+            channels=index.channels,
+            cases={split: dealt[split] for split in sorted(counts)},
+            counts={split: dict(sorted(counts[split].items())) for split in sorted(counts)},
+            patients={split: len(patients[split]) for split in sorted(patients)},
+            unlabelled=len(index.cases) - len(cases),
+            excluded=dict(Counter(case.reason for case in index.excluded)),
+            copies=self.gate.copied.get(name, 0),
+            dropped=dealt[DROPPED],
+            withheld=dealt[WITHHELD],
+            shortcuts=shortcut_facts(index.cases, self.adapters[name], self.gate.units[name]),
+        )
+
+    def _write_environment(self, places: Mapping[str, Path]) -> None:
+        """Write on what machine this runs, from which files."""
+        self.rundir.write_facts(self.facts)
+        self.rundir.write_json("splits.json", self.gate.splits)
+        device = self.compute.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+        environment: dict[str, Any] = {
+            "hydrakit": hydrakit.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "platform": platform.platform(),
+            "device": str(device),
+            "device_name": name,
+            "precision": self.compute.precision,
+            "deterministic": self.compute.deterministic,
+            "compiled": self.compute.compiled,
+            "processes": self.compute.team.size,
+            "threads": torch.get_num_threads(),
+            "plugins": {
+                found.name: f"{found.distribution} {found.version}" for found in self.plugins.found
+            },
+            "roots": {name: str(path) for name, path in places.items()},
+        }
+        self.rundir.write_json("environment.json", environment)
+
+    def run(self, places: Mapping[str, Path]) -> None:
+        """Run every round that is not on disk, then look at the test split, once, if wanted.
+
+        Args:
+            places: The datasets' folders, to be noted.
+        """
+        if self.rundir.results() is not None:
+            if not self.rundir.report_path.is_file():  # stopped while it was written
+                write_report(self.rundir, plugins=self.plugins)
+            return
+        self._write_environment(places)
+        self.watcher.started(self.rundir, str(self.compute.device))
+        self.rundir.log("run", device=str(self.compute.device))
+        network = self._network()
+        for number, round in enumerate(self.plan.rounds, start=1):
+            if self.rundir.finished(number, round):
+                self.watcher.skipped(number, round)
+            else:
+                self._run_round(number, round, network)
+            self.compute.team.wait()
+            network.take(number, round)
+        if self.test:
+            self._finish(network)
+
+    def follow(self) -> None:
+        """Help another process that does `run`: train with it, and go on from what it wrote.
+
+        A head round is too small to share, so here it is only waited for.
+        """
+        if self.rundir.results() is not None:
+            return
+        network = self._network()
+        for number, round in enumerate(self.plan.rounds, start=1):
+            if round.train == "all" and not self.rundir.finished(number, round):
+                self._train(number, round, network)
+            self.compute.team.wait()
+            network.take(number, round)
+
+    def _network(self) -> Network:
+        return Network(
+            self.plan,
+            self.rundir,
+            adapters=self.adapters,
+            loaded=self.loaded,
+            device=self.compute.device,
+            plugins=self.plugins,
+        )
+
+    def _train(
+        self, number: int, round: Round, network: Network
+    ) -> tuple[nn.Module, Trained, Bootstrap | None]:
+        """Train a round: its head, how it went, and which random start was best."""
+        seeds = Seeds(self.plan.seed, number)
+        bootstrap = None
+        if number == 1:
+            starts = self.plan.bootstrap
+            bootstrap = network.start(seeds, lambda n: self.watcher.bootstrapping(n, starts))
+        head = network.head(round, seeds)
+        trained = train_round(
+            round,
+            network.body,
+            head,
+            self.loaded[round.dataset],
+            seeds=seeds,
+            compute=self.compute,
+            reference=network.reference,
+            on_epoch=lambda record: self.watcher.epoch(number, round, record),
+        )
+        return head, trained, bootstrap
+
+    def _run_round(self, number: int, round: Round, network: Network) -> None:
+        began = time.perf_counter()
+        self.rundir.log("round", round=number, dataset=round.dataset, train=round.train)
+        head, trained, bootstrap = self._train(number, round, network)
+        result = RoundResult(
+            round=number,
+            dataset=round.dataset,
+            train=round.train,
+            head=round.head,
+            learning_rate=round.hyperparameters.learning_rate,
+            dropout=round.hyperparameters.dropout,
+            best_epoch=trained.best.epoch,
+            epochs=len(trained.epochs),
+            val=trained.best.val,
+            reference_auc=trained.best.reference_auc,
+            seconds=time.perf_counter() - began,
+            bootstrap=bootstrap,
+        )
+        with self.rundir.writing_round(number, round) as folder:
+            network.save(folder, number, round, head, trained)
+            write_lines(folder / "metrics.jsonl", trained.epochs)
+            write_atomic(folder / "round.json", result.model_dump_json(indent=2).encode())
+        self.rundir.log("round done", round=number, best_epoch=result.best_epoch)
+        self.watcher.finished(number, round, result)
+
+    def _finish(self, network: Network) -> None:
+        """Give body and heads their final places, read the test split, and write the results."""
+        rundir, plan = self.rundir, self.plan
+        (rundir.path / "heads").mkdir(exist_ok=True)
+        for number, round in enumerate(plan.rounds, start=1):
+            folder = rundir.round_path(number, round)
+            copy(folder / "head.safetensors", rundir.head_path(round.head))
+        copy(folder / "body.safetensors", rundir.body_path)
+        model = weights.load_model(
+            rundir.body_path, rundir.head_path(plan.target_head), plugins=self.plugins
+        ).to(self.compute.device)
+        target = self.loaded[plan.target]
+        predictions = []
+        for split in ("val", "test"):
+            keys = {key for key, name in target.splits.items() if name == split}
+            cases = select(
+                self.prepared[plan.target],
+                keys,
+                task=target.task,
+                scale=target.scale,
+                patch=plan.body.patch,
+                device=self.compute.device,
+            )
+            predictions.append(
+                predict(model, cases, dataset=plan.target, split=split, classes=target.classes)
+            )
+        rundir.log("test read", dataset=plan.target, cases=len(predictions[-1].keys))
+        write_atomic(rundir.path / "predictions.csv", to_csv(predictions).encode())
+        results = Results(
+            hydrakit=hydrakit.__version__,
+            plan=plan.digest(),
+            strategy=plan.strategy,
+            profile=plan.profile,
+            target=plan.target,
+            seed=plan.seed,
+            rounds=tuple(rundir.round_result(n, r) for n, r in enumerate(plan.rounds, start=1)),
+            test=score(predictions[-1]),
+        )
+        write_atomic(rundir.results_path, results.model_dump_json(indent=2).encode())
+        write_report(rundir, plugins=self.plugins)
+        rundir.log("done")
