@@ -21,6 +21,7 @@ from benchmarks import images
 from benchmarks.harness import Answer, Spread
 from benchmarks.settings import Settings
 from hydrakit.allocator import keep_large_blocks
+from hydrakit.course import Step as TrainingStep
 from hydrakit.data.load import Loaded, load
 from hydrakit.data.prepare import prepare
 from hydrakit.devices import Compute, choose_compute
@@ -30,7 +31,6 @@ from hydrakit.plan import BodySpec, Hyperparameters, Round
 from hydrakit.plugins import load_plugins
 from hydrakit.results import EpochRecord
 from hydrakit.seeds import Seeds
-from hydrakit.train import Step as TrainingStep
 from hydrakit.train import train_round
 from hydrakit.validation import Reference, figures, outputs
 

@@ -34,6 +34,7 @@ class HeadsAlone:
     EPOCHS = 20
 
     def __init__(self, settings: Settings) -> None:
+        settings = replace(settings, batch=settings.heads_batch)
         random = torch.Generator().manual_seed(0)
         count = settings.train + settings.val
         self.features = torch.randn(count, 256, generator=random).to(settings.device)
@@ -56,6 +57,13 @@ class HeadsAlone:
             train_alone(head, self.features, self.labels, trial, task="classification", scale=None)
 
 
+class LargeHeadsAlone(HeadsAlone):
+    """`HeadsAlone`, at the batch of the other measurements."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(replace(settings, heads_batch=settings.batch))
+
+
 class HeadsTogether(HeadsAlone):
     """The same heads at once."""
 
@@ -68,6 +76,13 @@ class HeadsTogether(HeadsAlone):
             task="classification",
             scale=None,
         )
+
+
+class LargeHeadsTogether(HeadsTogether):
+    """`HeadsTogether`, at the batch of the other measurements."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(replace(settings, heads_batch=settings.batch))
 
 
 def _first_round(settings: Settings, rule: BootstrapRule) -> tuple[Plan, Loaded]:

@@ -212,8 +212,15 @@ def heads(samples: Samples, settings: Settings) -> list[Row]:
             samples.ratio("alone", "together"),
             _pair(samples, "alone", "together"),
             f"{settings.train} patches, {settings.val} to validate on, batches of "
-            f"{settings.batch}, a learning rate each",
-        )
+            f"{settings.heads_batch}, a learning rate each",
+        ),
+        row(
+            f"the same in batches of {settings.batch}",
+            "",
+            samples.ratio("large alone", "large together"),
+            _pair(samples, "large alone", "large together"),
+            "bound by arithmetic, not by calls",
+        ),
     ]
 
 
@@ -320,7 +327,12 @@ MEASUREMENTS = (
     ),
     Measurement(
         name="heads",
-        contenders={"alone": "ours_parts.HeadsAlone", "together": "ours_parts.HeadsTogether"},
+        contenders={
+            "alone": "ours_parts.HeadsAlone",
+            "together": "ours_parts.HeadsTogether",
+            "large alone": "ours_parts.LargeHeadsAlone",
+            "large together": "ours_parts.LargeHeadsTogether",
+        },
         rows=heads,
     ),
     Measurement(

@@ -46,6 +46,7 @@ class Settings:
         start_repeats: As ``repeats``, for random starts.
         views: Augmented images in a unit.
         heads: How many heads are trained together.
+        heads_batch: Patches per update of theirs: as the profile `recommended` has it.
         files: Image files that a run's start reads.
         plan_cases: Cases of each dataset of the whole plans.
         plan_epochs: Epochs of their rounds; None for the recommended ones.
@@ -74,6 +75,7 @@ class Settings:
     start_repeats: int = 2
     views: int = 512
     heads: int = 16
+    heads_batch: int = 16
     files: int = 1000
     plan_cases: int = 30
     plan_epochs: int | None = None

@@ -10,6 +10,7 @@ from hydrakit.data.declared import plugins_at
 from hydrakit.data.prepare import Prepared, prepare
 from hydrakit.data.read import check_root
 from hydrakit.devices import Precision, algorithms, choose_compute
+from hydrakit.errors import PlanError
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.places import root_of
 from hydrakit.plan import Plan
@@ -38,6 +39,8 @@ def run(
     plugins: Plugins | None = None,
     watcher: Watcher | None = None,
     test: bool = True,
+    trace: bool = False,
+    shared: Path | None = None,
 ) -> RunDir:
     """Run a plan, or what is left of it, and give its folder.
 
@@ -55,6 +58,9 @@ def run(
         plugins: As loaded; None loads them, and the datasets declared at ``data`` and ``roots``.
         watcher: Told how it goes.
         test: False stops before the test split is read: the rounds are there, the results are not.
+        trace: Look at the test split after every epoch too, for a figure; nothing is chosen by it.
+        shared: Folder of rounds that several runs have in common (`hydrakit.shared`): a round that
+            is there is taken, one that is not is put there.
 
     Raises:
         PluginError: The plan names something that no plugin offers.
@@ -69,6 +75,8 @@ def run(
     )
     if compute.device.type == "cpu":
         keep_large_blocks()
+    if shared is not None and compute.team.size > 1:
+        raise PlanError("runs that share rounds are for one process each: leave out torchrun")
     out = out or default_out(plan)
     RunDir.check(out, plan)
     places = {name: root_of(name, data, roots or {}) for name in adapters}
@@ -80,7 +88,17 @@ def run(
         with team.leader_first():
             prepared = _prepare(plan, adapters, places, cache=cache, watcher=watcher)
             session = Session(
-                plan, adapters, prepared, compute, plugins, RunDir(out), watcher, cache, test
+                plan,
+                adapters,
+                prepared,
+                compute,
+                plugins,
+                RunDir(out),
+                watcher,
+                cache=cache,
+                test=test,
+                trace=trace,
+                shared=shared,
             )
             session.check()
         if team.leads:

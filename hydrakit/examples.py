@@ -49,7 +49,7 @@ class Examples:
 
     def _draw(self, views: int, generator: torch.Generator) -> None:
         """Choose which patches come, and a view of each; drawn on the CPU, alike for any device."""
-        rows = balanced(self.data.train_labels, views, generator)
+        rows = balanced(self.data.train_labels, views, generator, self.settings.epoch_size)
         self.rows = rows.to(self.device)
         self.labels = self.data.train_labels[rows].to(self.device)
         self.views = None
@@ -65,13 +65,26 @@ class Examples:
         every = torch.arange(len(self.rows), device=self.device).split(EVALUATION_BATCH)
         self.features = torch.cat([outputs(body, self._images(chosen)) for chosen in every])
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and labels of an epoch, batch by batch: of the inputs, this process's part."""
+    def __len__(self) -> int:
+        """Examples of an epoch."""
+        if self.fixed:
+            return len(self.rows)
+        limit = self.settings.epoch_size
+        return len(balanced(self.data.train_labels, 1, torch.Generator(), limit))
+
+    def batches(self, epoch: int, steps: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and labels of an epoch, batch by batch: of the inputs, this process's part.
+
+        Args:
+            epoch: Its number.
+            steps: In so many batches of equal size, up to one; None for the batch size.
+        """
         generator = self.seeds.generator(EPOCH, epoch, 0)
         if not self.fixed:
             self._draw(1, generator)
         order = torch.randperm(len(self.rows), generator=generator).to(self.device)
-        for chosen in order.split(self.settings.batch_size):
+        size = self.settings.batch_size
+        for chosen in order.split(size) if steps is None else order.tensor_split(steps):
             part = self.team.part(len(chosen))
             own = chosen if part is None else chosen[part.rows]
             inputs = self._images(own) if self.features is None else self.features[own]

@@ -198,8 +198,9 @@ class Settings:
 
     Attributes:
         hyperparameters: ``hyperparameters(train, place)`` gives those of the profile (with the
-            user's changes) for a round that trains ``"head"`` or ``"all"`` and is the
-            ``"first"``, the ``"last"`` or a ``"middle"`` one of its kind.
+            user's changes) for a round that trains ``"head"``, ``"all"``, ``"norm"`` or ``"none"``
+            (the last two have those of ``"all"``) and is the ``"first"``, the ``"last"`` or a
+            ``"middle"`` one of its kind.
     """
 
     hyperparameters: Callable[[Train, Place], Hyperparameters]
@@ -214,11 +215,13 @@ class SequenceStrategy:
         summary: One line.
         plan: ``plan(datasets, settings)`` lists the rounds for the datasets, of which the last is
             the target. It only describes: no files, no torch, no randomness.
+        bootstrap: Number of random starts that it needs, in place of the profile's.
     """
 
     name: str
     summary: str
     plan: Callable[[Sequence[str], Settings], list[Round]]
+    bootstrap: int | None = None
 
 
 @hookspec

@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from hydrakit.distributed import Team
 from hydrakit.layers import BatchNorm, Dropout, gathered
-from hydrakit.plan import BodySpec
+from hydrakit.norms import Norm, norm_of, statistics, use
+from hydrakit.plan import BodySpec, Train
 
 _DROPOUT = (
     nn.Dropout,
@@ -29,14 +30,14 @@ class Block(nn.Module):
     ``half = (side - 4) // 2``.
     """
 
-    def __init__(self, inputs: int, outputs: int, dropout: float) -> None:
+    def __init__(self, inputs: int, outputs: int, dropout: float, spec: BodySpec) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, kernel_size=3)
-        self.norm1 = BatchNorm(outputs)
+        self.norm1 = norm_of(spec, outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, kernel_size=3)
-        self.norm2 = BatchNorm(outputs)
+        self.norm2 = norm_of(spec, outputs)
         self.conv3 = nn.Conv2d(outputs, outputs, kernel_size=1)
-        self.norm3 = BatchNorm(outputs)
+        self.norm3 = norm_of(spec, outputs)
         self.dropout = Dropout(dropout)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -54,17 +55,16 @@ class Block(nn.Module):
         return functional.elu(pooled, inplace=True) * self.dropout.scale
 
 
-def _normed(conv: nn.Conv2d, norm: nn.BatchNorm2d, images: Tensor) -> Tensor:
-    """A convolution and its batch norm; in evaluation mode in one, with scaled weights."""
-    if norm.training:
+def _normed(conv: nn.Conv2d, norm: Norm, images: Tensor) -> Tensor:
+    """A convolution and its norm; batch norm in evaluation mode in one, with scaled weights."""
+    if norm.training or not isinstance(norm, BatchNorm):
         maps: Tensor = norm(conv(images))
         return maps
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    mean, variance = statistics(norm)
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
     weight = conv.weight * scale[:, None, None, None]
     assert conv.bias is not None
-    return functional.conv2d(images, weight, (conv.bias - norm.running_mean) * scale + norm.bias)
+    return functional.conv2d(images, weight, (conv.bias - mean) * scale + norm.bias)
 
 
 class Body(nn.Module):
@@ -85,7 +85,7 @@ class Body(nn.Module):
         self.frozen = False
         inputs = (in_channels, *spec.channels)
         self.blocks = nn.Sequential(
-            *(Block(inputs[i], outputs, dropout) for i, outputs in enumerate(spec.channels))
+            *(Block(inputs[i], outputs, dropout, spec) for i, outputs in enumerate(spec.channels))
         )
         self.dense = nn.Linear(spec.channels[-1] * spec.flat_side() ** 2, spec.features)
         self.dropout = Dropout(dropout)
@@ -106,6 +106,14 @@ class Body(nn.Module):
         maps = self.blocks(images.contiguous(memory_format=torch.channels_last))
         features: Tensor = self.dropout(functional.elu(self.dense(maps.flatten(start_dim=1))))
         return features
+
+    def use(self, dataset: str) -> None:
+        """Normalise by the statistics of a dataset, where they are kept apart (`BodySpec.norm`).
+
+        Raises:
+            ValueError: The body has none of that dataset.
+        """
+        use(self, dataset, self.spec.datasets)
 
     def train(self, mode: bool = True) -> Body:
         """Set training mode, unless the body is frozen: it then stays in evaluation mode."""
@@ -207,6 +215,19 @@ def freeze(body: Body, frozen: bool = True) -> None:
     body.frozen = frozen
     body.requires_grad_(not frozen)
     body.train(not frozen)
+
+
+def set_trainable(body: Body, train: Train) -> None:
+    """Free or freeze a body for a round; see `hydrakit.plan.Round`.
+
+    In a round that trains ``norm`` the statistics of batch norm move on, as dropout does.
+    """
+    freeze(body, train in ("head", "none"))
+    if train == "norm":
+        body.requires_grad_(False)
+        for layer in body.modules():
+            if isinstance(layer, (BatchNorm, nn.GroupNorm)):
+                layer.requires_grad_(True)
 
 
 def set_dropout(module: nn.Module, probability: float) -> None:

@@ -8,7 +8,19 @@ from __future__ import annotations
 import re
 
 # Commands of the program itself, which no plugin may hide.
-OWN_COMMANDS = ("datasets", "evaluate", "plan", "plugins", "run", "weights")
+OWN_COMMANDS = (
+    "compare",
+    "datasets",
+    "evaluate",
+    "order",
+    "plan",
+    "plugins",
+    "report",
+    "run",
+    "tune",
+    "verdict",
+    "weights",
+)
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 

@@ -17,11 +17,11 @@ from hydrakit.hooks import DatasetAdapter
 from hydrakit.models import Body
 from hydrakit.plan import Plan, Round
 from hydrakit.plugins import Plugins
-from hydrakit.results import Bootstrap
+from hydrakit.results import Bootstrap, Figures
 from hydrakit.rundir import RunDir
 from hydrakit.seeds import INITIALISATION, Seeds, seeded
 from hydrakit.train import Trained
-from hydrakit.validation import Reference
+from hydrakit.validation import Evaluation, Reference
 
 NORMALISATION = "z-score per patient"
 
@@ -31,6 +31,7 @@ class Network:
 
     Attributes:
         body: On the run's device.
+        learnt: By dataset, the head that learnt it last.
         reference: The head that the first round ended with, if that was the target's.
     """
 
@@ -54,15 +55,21 @@ class Network:
         self.heads: dict[str, nn.Module] = {}
         self.reference: Reference | None = None
         self.trained_on: list[str] = []
+        self.learnt: dict[str, str] = {}
 
     def start(self, seeds: Seeds, on_start: Callable[[int], None]) -> Bootstrap:
         """Begin with the random start that does best on the first round's validation split."""
         first = self.plan.rounds[0]
 
+        spec = self.plan.body
+        if spec.norm == "dataset":
+            spec = spec.model_copy(update={"datasets": tuple(self.loaded)})
+
         def build(number: int) -> tuple[Body, nn.Module]:
             with seeded(seeds.of(INITIALISATION, number), self.device):
-                body = Body(self.plan.body, in_channels=self.channels, dropout=0.0)
-                return body.to(self.device), self._new_head(first)
+                body = Body(spec, in_channels=self.channels, dropout=0.0)
+                head = self._new_head(first.dataset, first)
+                return body.to(self.device), head
 
         (self.body, self.heads[first.head]), bootstrap = best_start(
             build,
@@ -74,44 +81,57 @@ class Network:
         )
         return bootstrap
 
-    def head(self, round: Round, seeds: Seeds) -> nn.Module:
-        """The head of a round: as an earlier round left it, else a new one."""
-        if round.head not in self.heads:
-            with seeded(seeds.of(INITIALISATION), self.device):
-                self.heads[round.head] = self._new_head(round)
-        return self.heads[round.head]
+    def heads_of(self, round: Round, seeds: Seeds) -> list[nn.Module]:
+        """The heads of a round, its own first: as an earlier round left them, else new ones."""
+        for number, (name, dataset) in enumerate(zip(round.heads, round.datasets, strict=True)):
+            if name not in self.heads:
+                key = (INITIALISATION, number) if number else (INITIALISATION,)
+                with seeded(seeds.of(*key), self.device):
+                    self.heads[name] = self._new_head(dataset, round)
+        return [self.heads[name] for name in round.heads]
 
-    def _new_head(self, round: Round) -> nn.Module:
+    def _new_head(self, dataset: str, round: Round) -> nn.Module:
         factory = self.plugins.head(self.plan.head)
-        classes = len(self.adapters[round.dataset].classes)
+        classes = len(self.adapters[dataset].classes)
         head = factory.build(self.plan.body.features, classes, round.hyperparameters.dropout)
         return head.to(self.device)
 
-    def save(
-        self, folder: Path, number: int, round: Round, head: nn.Module, trained: Trained
-    ) -> None:
+    def transfer(self, round: Round) -> dict[str, Figures]:
+        """Validation figures after a round, of every dataset seen, through the head it has."""
+        found = {}
+        learnt = self.learnt | dict(zip(round.datasets, round.heads, strict=True))
+        for name, head in learnt.items():
+            val = self.loaded[name].val
+            found[name] = Evaluation(self.body, self.heads[head], val, None, "cross-entropy")()[0]
+        return found
+
+    def save(self, folder: Path, number: int, round: Round, trained: Trained) -> None:
         """Write a round's weights: of the best epoch, and of the head that goes on."""
-        if round.train == "head" and number > 1:
+        head = self.heads[round.head]
+        if round.train in ("head", "none") and number > 1:
             before = self.rundir.round_path(number - 1, self.plan.rounds[number - 2])
             copy(before / "body.safetensors", folder / "body.safetensors")
         else:
-            seen = [*self.trained_on, *([round.dataset] if round.train == "all" else [])]
+            seen = [*self.trained_on, *(round.datasets if round.train in ("all", "norm") else [])]
             weights.save_body(
                 folder / "body.safetensors", self.body, trained_on=seen, seed=self.plan.dealt_by
             )
-        self._save_head(folder / "head.safetensors", round, head)
+        self._save_head(folder / "head.safetensors", round.dataset, head)
+        for other in round.others:
+            path = folder / f"head-{other.dataset}.safetensors"
+            self._save_head(path, other.dataset, self.heads[other.head])
         if round.hyperparameters.carry_head == "last":
             head.load_state_dict(trained.last_head)
-            self._save_head(folder / "last-head.safetensors", round, head)
+            self._save_head(folder / "last-head.safetensors", round.dataset, head)
 
-    def _save_head(self, path: Path, round: Round, head: nn.Module) -> None:
-        adapter = self.adapters[round.dataset]
-        dataset = self.plan.dataset(round.dataset)
+    def _save_head(self, path: Path, name: str, head: nn.Module) -> None:
+        adapter = self.adapters[name]
+        dataset = self.plan.dataset(name)
         weights.save_head(
             path,
             head,
             body=self.body,
-            dataset=round.dataset,
+            dataset=name,
             classes=adapter.classes,
             factory=self.plan.head,
             preprocessing=weights.Preprocessing(
@@ -124,9 +144,9 @@ class Network:
             split=dataset.split,
             seed=self.plan.dealt_by,
             copies=self.plan.copies,
-            splits=splits_digest(self.loaded[round.dataset].splits),
+            splits=splits_digest(self.loaded[name].splits),
             task=adapter.task,
-            scale=self.loaded[round.dataset].scale,
+            scale=self.loaded[name].scale,
         )
 
     def take(self, number: int, round: Round) -> None:
@@ -137,8 +157,12 @@ class Network:
         device, plugins = self.device, self.plugins
         self.body = weights.load_body(folder / "body.safetensors").to(device)
         self.heads[round.head] = weights.load_head(path, plugins=plugins).to(device)
-        if round.train == "all":
-            self.trained_on.append(round.dataset)
+        for other in round.others:
+            path = folder / f"head-{other.dataset}.safetensors"
+            self.heads[other.head] = weights.load_head(path, plugins=plugins).to(device)
+        self.learnt |= dict(zip(round.datasets, round.heads, strict=True))
+        if round.train in ("all", "norm"):
+            self.trained_on += round.datasets
         if number == 1 and round.dataset == self.plan.target:
             head = weights.load_head(path, plugins=plugins).to(device)
             self.reference = Reference(head, self.loaded[self.plan.target].val)

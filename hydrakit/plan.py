@@ -50,6 +50,9 @@ class Hyperparameters(Frozen):
         dropout: Probability, in the body's blocks, after its dense layer, and in the head.
         batch_size: Patches per update.
         epochs: At most so many passes over the training patches.
+        epoch_size: An epoch holds at most about so many training patches, of all classes together,
+            drawn anew in every epoch from a larger dataset; a fixed set holds as many, each with
+            its views. None: all of them.
         patience: Stop after so many epochs without a better one; None trains all epochs.
         augmentation: ``fresh`` draws new views of each training patch in every epoch of a round
             that trains all (a head round keeps a fixed set); ``fixed`` draws ``views`` of them
@@ -73,6 +76,7 @@ class Hyperparameters(Frozen):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     batch_size: PositiveInt
     epochs: PositiveInt
+    epoch_size: PositiveInt | None = None
     patience: PositiveInt | None
     weight_decay: NonNegativeFloat = 0.0
     augmentation: Literal["fresh", "fixed", "none"] = "fresh"
@@ -193,12 +197,15 @@ class BodySpec(Frozen):
         patch: Side in pixels of the square patches that it takes.
         norm: After every convolution: ``batch`` norm; ``group`` norm, which has no statistics; or
             batch norm with statistics of each ``dataset``.
+        datasets: Whose statistics a body keeps apart where ``norm`` is ``dataset``; a run fills in
+            those of its plan.
     """
 
     channels: tuple[PositiveInt, ...] = (32, 64, 128)
     features: PositiveInt = 256
     patch: PositiveInt = 65
     norm: Literal["batch", "group", "dataset"] = "batch"
+    datasets: tuple[Name, ...] = ()
 
     @model_validator(mode="after")
     def _leaves_something(self) -> Self:

@@ -56,6 +56,8 @@ class Profile:
         self, train: Train, place: Place, *, strategy: str, changes: Values
     ) -> Hyperparameters:
         """Those of a round, with the user's changes last."""
+        if train != "head":
+            train = "all"
         values = self.all.model_dump()
         values |= self.head if train == "head" else {}
         values |= self.places.get((train, place), {})
@@ -68,7 +70,13 @@ RECOMMENDED = Profile(
     summary="trains well on a few hundred real images in minutes (docs/design.md says how chosen)",
     bootstrap=8,
     all=Hyperparameters(
-        learning_rate=3e-4, dropout=0.1, batch_size=16, epochs=60, patience=15, weight_decay=1e-4
+        learning_rate=3e-4,
+        dropout=0.1,
+        batch_size=16,
+        epochs=60,
+        epoch_size=512,  # a support of thousands would take all the time, and the body with it
+        patience=15,
+        weight_decay=1e-4,
     ),
     head={"learning_rate": 1e-3, "epochs": 100, "patience": 20},
 )
@@ -134,6 +142,8 @@ def make_plan(
     profile: str = "recommended",
     head: str = "mlp",
     seed: int = 0,
+    split_seed: int | None = None,
+    whole: bool = False,
     options: Mapping[str, Mapping[str, OptionValue]] | None = None,
     splits: Mapping[str, Split] | None = None,
     copies: Copies = "group",
@@ -142,6 +152,7 @@ def make_plan(
     bootstrap_rule: BootstrapRule = "all",
     body_channels: Sequence[int] | None = None,
     epochs: int | None = None,
+    epoch_size: int | None = None,
     patience: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
@@ -156,6 +167,9 @@ def make_plan(
         profile: Whose values to begin with: ``recommended``, ``paper`` or ``authors``.
         head: Name of a head factory.
         seed: Of everything random.
+        split_seed: Of the splits alone, where they are to stay while ``seed`` changes.
+        whole: List every dataset, also those that no round uses: a copy in one of them decides
+            the splits of another, so that strategies then share their splits.
         options: Options of adapters, by dataset.
         splits: Shares other than 8-1-1 for the target and 9-1 for the others, by dataset.
         copies: What becomes of copies: ``group``, ``drop`` or ``report``.
@@ -164,6 +178,7 @@ def make_plan(
         bootstrap_rule: Whether all of them are looked at on all cases; see `Plan`.
         body_channels: Channels of the body's blocks, in place of 32, 64, 128.
         epochs: In place of the profile's, in every round; the four below likewise.
+        epoch_size: At most about so many patches an epoch; 0 for all.
         patience: Epochs without a better one; 0 for no early stopping.
         batch_size: Patches per update.
         learning_rate: Of Adam.
@@ -195,6 +210,7 @@ def make_plan(
     }
     changes = _changes(
         epochs=epochs,
+        epoch_size=epoch_size,
         batch_size=batch_size,
         learning_rate=learning_rate,
         dropout=dropout,
@@ -219,15 +235,16 @@ def make_plan(
                     split=splits.get(name, TARGET_SPLIT if name == target else SUPPORT_SPLIT),
                 )
                 for name in adapters
-                if name in used
+                if whole or name in used
             ),
             copies=copies,
             conflicts=conflicts,
             head=head,
             body=BodySpec() if body_channels is None else BodySpec(channels=tuple(body_channels)),
-            bootstrap=base.bootstrap if bootstrap is None else bootstrap,
+            bootstrap=(lister.bootstrap or base.bootstrap) if bootstrap is None else bootstrap,
             bootstrap_rule=bootstrap_rule,
             seed=seed,
+            split_seed=split_seed,
             rounds=rounds,
         )
     except ValidationError as error:
@@ -236,6 +253,7 @@ def make_plan(
 
 def _changes(**given: Any) -> dict[str, Any]:
     changes = {name: value for name, value in given.items() if value is not None}
-    if changes.get("patience") == 0:
-        changes["patience"] = None
+    for name in ("patience", "epoch_size"):
+        if changes.get(name) == 0:
+            changes[name] = None
     return changes

@@ -50,6 +50,8 @@ class EpochRecord(Frozen):
         reference_auc: Validation AUC (of a number, R2) on the target, through the head that the
             first round ended with, on the body as it is now (the paper's Fig. 4b); None in the
             round that makes that head, or where the first round is not the target's.
+        dataset: In a round over several datasets of which every epoch draws one, the one drawn:
+            ``train`` is of its examples.
     """
 
     epoch: int
@@ -57,6 +59,7 @@ class EpochRecord(Frozen):
     train: Figures
     val: Figures
     reference_auc: float | None
+    dataset: Name | None = None
 
 
 class Bootstrap(Frozen):
@@ -101,9 +104,9 @@ class RoundResult(Frozen):
         reference_auc: Of the best epoch; see `EpochRecord`.
         seconds: Of training, on this machine.
         bootstrap: In the first round.
-        heads: Validation figures, after this round, of every head seen so far, on the dataset that
-            it last learnt, by name of the head: a row of the transfer matrix.
-        moved: What the round changed of the body; None in the first round, whose start is random.
+        heads: Validation figures, after this round, of every dataset seen so far, through the head
+            that learnt it, by name of the dataset: a row of the transfer matrix.
+        moved: What the round changed of the body; in the first round, of its random start.
     """
 
     round: int

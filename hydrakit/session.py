@@ -6,18 +6,18 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 import hydrakit
 from hydrakit import weights
 from hydrakit.data.gate import DROPPED, WITHHELD, Gate, pass_gate, shortcut_facts
-from hydrakit.data.load import Loaded, load, select
+from hydrakit.data.load import Cases, Loaded, load, select
 from hydrakit.data.prepare import Prepared
 from hydrakit.data.read import class_names
 from hydrakit.devices import Compute
@@ -25,13 +25,17 @@ from hydrakit.errors import DataError, PlanError
 from hydrakit.evaluate import predict, score, to_csv
 from hydrakit.files import copy, write_atomic
 from hydrakit.hooks import DatasetAdapter
+from hydrakit.movement import moved
 from hydrakit.network import Network
 from hydrakit.plan import Plan, Round
 from hydrakit.plugins import Plugins
 from hydrakit.report import write_report
-from hydrakit.results import Bootstrap, DataFacts, Results, RoundResult
+from hydrakit.report.cases import keep_shown
+from hydrakit.results import Bootstrap, DataFacts, EpochRecord, Moved, Results, RoundResult
 from hydrakit.rundir import RunDir, write_lines
 from hydrakit.seeds import Seeds
+from hydrakit.shared import fetch, keep
+from hydrakit.trace import Trace
 from hydrakit.train import Trained, train_round
 from hydrakit.watch import Watcher
 
@@ -49,6 +53,8 @@ class Session:
     watcher: Watcher
     cache: Path | None = None
     test: bool = True
+    trace: bool = False
+    shared: Path | None = None
 
     @cached_property
     def gate(self) -> Gate:
@@ -88,14 +94,15 @@ class Session:
                     f"{name}: its images have {prepared.index.channels} channels, those of "
                     f"{next(iter(self.prepared))} {self.channels}: one body needs the same of all"
                 )
-        served: dict[str, Round] = {}
-        for round in self.plan.rounds:
-            first = served.setdefault(round.head, round)
-            here, there = self.adapters[round.dataset], self.adapters[first.dataset]
+        served: dict[str, str] = {}
+        pairs = [pair for r in self.plan.rounds for pair in zip(r.heads, r.datasets, strict=True)]
+        for head, name in pairs:
+            first = served.setdefault(head, name)
+            here, there = self.adapters[name], self.adapters[first]
             if (here.task, len(here.classes)) != (there.task, len(there.classes)):
                 raise PlanError(
-                    f"head {round.head!r} cannot serve both {first.dataset!r} "
-                    f"({there.task}, {len(there.classes)} classes) and {round.dataset!r} "
+                    f"head {head!r} cannot serve both {first!r} "
+                    f"({there.task}, {len(there.classes)} classes) and {name!r} "
                     f"({here.task}, {len(here.classes)}): give each dataset a head of its own"
                 )
         factory = self.plugins.head(self.plan.head)
@@ -184,8 +191,10 @@ class Session:
         for number, round in enumerate(self.plan.rounds, start=1):
             if self.rundir.finished(number, round):
                 self.watcher.skipped(number, round)
-            else:
+            elif self.trace or not fetch(self, number):
                 self._run_round(number, round, network)
+                keep(self, number)
+                write_report(self.rundir, plugins=self.plugins)
             self.compute.team.wait()
             network.take(number, round)
         if self.test:
@@ -200,7 +209,8 @@ class Session:
             return
         network = self._network()
         for number, round in enumerate(self.plan.rounds, start=1):
-            if round.train == "all" and not self.rundir.finished(number, round):
+            shared = round.train == "all" and not round.others
+            if shared and not self.rundir.finished(number, round):
                 self._train(number, round, network)
             self.compute.team.wait()
             network.take(number, round)
@@ -217,30 +227,65 @@ class Session:
 
     def _train(
         self, number: int, round: Round, network: Network
-    ) -> tuple[nn.Module, Trained, Bootstrap | None]:
-        """Train a round: its head, how it went, and which random start was best."""
+    ) -> tuple[Trained, Moved, Bootstrap | None, Trace | None]:
+        """Train a round: how it went, what it changed, which random start was best, the trace."""
         seeds = Seeds(self.plan.seed, number)
         bootstrap = None
         if number == 1:
             starts = self.plan.bootstrap
             bootstrap = network.start(seeds, lambda n: self.watcher.bootstrapping(n, starts))
-        head = network.head(round, seeds)
+        heads = network.heads_of(round, seeds)
+        others = [self.loaded[other.dataset] for other in round.others]
+        before = deepcopy(network.body.state_dict())
+        trace = self._trace_of(round, network) if self.trace else None
+
+        def on_epoch(record: EpochRecord) -> None:
+            self.watcher.epoch(number, round, record)
+            if trace is not None:
+                trace(record)
+
         trained = train_round(
             round,
             network.body,
-            head,
+            heads[0],
             self.loaded[round.dataset],
             seeds=seeds,
+            others=list(zip(heads[1:], others, strict=True)),
             compute=self.compute,
             reference=network.reference,
-            on_epoch=lambda record: self.watcher.epoch(number, round, record),
+            on_epoch=on_epoch,
         )
-        return head, trained, bootstrap
+        return trained, moved(before, network.body), bootstrap, trace
+
+    def _trace_of(self, round: Round, network: Network) -> Trace | None:
+        """On the target through its head, elsewhere through the reference, where there is one."""
+        if round.dataset == self.plan.target:
+            head = network.heads[round.head]
+        elif network.reference is not None:
+            head = network.reference.head
+        else:
+            return None
+        return Trace(network.body, head, lambda: self._target("test", by="trace"))
+
+    def _target(self, split: str, *, by: str) -> Cases:
+        """The target's cases of a split; that the test split is read is noted down first."""
+        target = self.loaded[self.plan.target]
+        keys = {key for key, name in target.splits.items() if name == split}
+        if split == "test":
+            self.rundir.log("test read", by=by, dataset=self.plan.target, cases=len(keys))
+        return select(
+            self.prepared[self.plan.target],
+            keys,
+            task=target.task,
+            scale=target.scale,
+            patch=self.plan.body.patch,
+            device=self.compute.device,
+        )
 
     def _run_round(self, number: int, round: Round, network: Network) -> None:
         began = time.perf_counter()
         self.rundir.log("round", round=number, dataset=round.dataset, train=round.train)
-        head, trained, bootstrap = self._train(number, round, network)
+        trained, change, bootstrap, trace = self._train(number, round, network)
         result = RoundResult(
             round=number,
             dataset=round.dataset,
@@ -254,10 +299,14 @@ class Session:
             reference_auc=trained.best.reference_auc,
             seconds=time.perf_counter() - began,
             bootstrap=bootstrap,
+            heads=network.transfer(round),
+            moved=change,
         )
         with self.rundir.writing_round(number, round) as folder:
-            network.save(folder, number, round, head, trained)
+            network.save(folder, number, round, trained)
             write_lines(folder / "metrics.jsonl", trained.epochs)
+            if trace is not None:
+                trace.write(folder)
             write_atomic(folder / "round.json", result.model_dump_json(indent=2).encode())
         self.rundir.log("round done", round=number, best_epoch=result.best_epoch)
         self.watcher.finished(number, round, result)
@@ -269,6 +318,8 @@ class Session:
         for number, round in enumerate(plan.rounds, start=1):
             folder = rundir.round_path(number, round)
             copy(folder / "head.safetensors", rundir.head_path(round.head))
+            for other in round.others:
+                copy(folder / f"head-{other.dataset}.safetensors", rundir.head_path(other.head))
         copy(folder / "body.safetensors", rundir.body_path)
         model = weights.load_model(
             rundir.body_path, rundir.head_path(plan.target_head), plugins=self.plugins
@@ -276,19 +327,10 @@ class Session:
         target = self.loaded[plan.target]
         predictions = []
         for split in ("val", "test"):
-            keys = {key for key, name in target.splits.items() if name == split}
-            cases = select(
-                self.prepared[plan.target],
-                keys,
-                task=target.task,
-                scale=target.scale,
-                patch=plan.body.patch,
-                device=self.compute.device,
-            )
+            cases = self._target(split, by="results")
             predictions.append(
                 predict(model, cases, dataset=plan.target, split=split, classes=target.classes)
             )
-        rundir.log("test read", dataset=plan.target, cases=len(predictions[-1].keys))
         write_atomic(rundir.path / "predictions.csv", to_csv(predictions).encode())
         results = Results(
             hydrakit=hydrakit.__version__,
@@ -300,6 +342,8 @@ class Session:
             rounds=tuple(rundir.round_result(n, r) for n, r in enumerate(plan.rounds, start=1)),
             test=score(predictions[-1]),
         )
+        rundir.report_path.unlink(missing_ok=True)  # it tells of a run under way
         write_atomic(rundir.results_path, results.model_dump_json(indent=2).encode())
+        keep_shown(rundir, self.prepared[plan.target], plugins=self.plugins)
         write_report(rundir, plugins=self.plugins)
         rundir.log("done")

@@ -22,6 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from hydrakit.course import Step
 from hydrakit.devices import Compute, threads
 from hydrakit.hooks import Task
 from hydrakit.layers import Dropout
@@ -29,14 +30,16 @@ from hydrakit.models import set_dropout
 from hydrakit.plan import Hyperparameters
 from hydrakit.results import EpochRecord, Figures
 from hydrakit.seeds import EPOCH, Seeds, seeded
+from hydrakit.selection import is_better
 from hydrakit.stack import Masks, Noise, Stack
 from hydrakit.tasks import Scale, from_tensor, loss_of
-from hydrakit.train import State, Step, is_better
+from hydrakit.train import State
 from hydrakit.validation import figures, outputs
 
 # Trials that are trained together must agree in these: the first gives the batches their shape,
 # the others made the features or are one for all.
-SHARED = ("batch_size", "augmentation", "views", "loss")
+SHARED = ("batch_size", "epoch_size", "augmentation", "views", "loss")
+RULES = ("best", "authors")
 CHUNK = 512  # cases that the heads look at together: what they make of them stays in the cache
 
 
@@ -356,6 +359,10 @@ def _check(heads: Sequence[nn.Module], trials: Sequence[Trial]) -> None:
             raise ValueError(f"head {number} has other layers than head 0: train it apart")
     first = trials[0].hyperparameters
     for number, trial in enumerate(trials):
+        if trial.hyperparameters.select not in RULES:
+            raise ValueError(
+                f"trial {number} selects {trial.hyperparameters.select!r}: train it alone"
+            )
         for name in SHARED:
             wanted, found = getattr(first, name), getattr(trial.hyperparameters, name)
             if wanted != found:

@@ -63,6 +63,7 @@ class Evaluation:
     def _figures(self, head: nn.Module, cases: Cases) -> Figures:
         """Of a head on some cases; the body looks at a set of cases once."""
         if id(cases) not in self._features:
+            self.body.use(cases.dataset)
             self._features[id(cases)] = outputs(self.body, cases.patches)
         found = outputs(head, self._features[id(cases)])
         return figures(found, cases.labels, task=cases.task, loss=self.loss, scale=cases.scale)

@@ -230,8 +230,11 @@ def load_model(body_path: Path, head_path: Path, *, plugins: Plugins | None = No
     """
     from hydrakit.models import Joined
 
-    _checked_pair(body_path, head_path)
-    return Joined(load_body(body_path), load_head(head_path, plugins=plugins)).eval()
+    told, _ = _checked_pair(body_path, head_path)
+    body = load_body(body_path)
+    if told.dataset in body.spec.datasets:
+        body.use(told.dataset)
+    return Joined(body, load_head(head_path, plugins=plugins)).eval()
 
 
 def mismatch(body: BodyMetadata, head: HeadMetadata) -> str | None:

@@ -148,7 +148,7 @@ def round_of(dataset: str, train: str = "all", *, head: str | None = None, **cha
 def plan_of(*rounds: Round, **changes: Any) -> Plan:
     """A plan of rounds, of which the last one's dataset is the target."""
     target = rounds[-1].dataset
-    names = dict.fromkeys(round.dataset for round in rounds)
+    names = dict.fromkeys(name for round in rounds for name in round.datasets)
     values: dict[str, Any] = {
         "strategy": "custom",
         "profile": "custom",

@@ -67,6 +67,7 @@ def test_a_finished_run_holds_these_files(hydra_run: RunDir) -> None:
     heads = {f"heads/{name}.safetensors" for name in ("alpha", "beta", "gamma")}
     whole = {"plan.json", "environment.json", "data.json", "events.jsonl", "body.safetensors"}
     whole |= {"splits.json", "results.json", "predictions.csv", "report.html"}
+    whole |= {"shown.safetensors"}
     assert files == whole | heads | {f"rounds/{name}/{file}" for name in SEVEN for file in inside}
 
 

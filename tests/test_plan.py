@@ -209,7 +209,7 @@ FIRST = ("rounds", 0, "hyperparameters")
         (
             _set("rounds", 1, "train"),
             "body",
-            "rounds.1.train: Input should be 'head' or 'all' (is 'body')",
+            "rounds.1.train: Input should be 'head', 'all', 'norm' or 'none' (is 'body')",
         ),
         (_set("seed"), -1, "seed: Input should be greater than or equal to 0 (is -1)"),
         (_set("format"), 2, "format: Input should be 1 (is 2)"),

@@ -10,14 +10,26 @@ import sys
 from pathlib import Path
 
 import pytest
-from pages import NO_PLUGINS, Node, adapter, cells, make_run, plotted, plugins, predictions, report
+from pages import (
+    NO_PLUGINS,
+    Node,
+    adapter,
+    cells,
+    make_run,
+    part,
+    plotted,
+    plugins,
+    predictions,
+    report,
+)
 
 from hydrakit.errors import PlanError
 from hydrakit.report import write_report
 from hydrakit.report.markup import Html, element
-from hydrakit.report.tables import command
+from hydrakit.report.repeat import command
 from hydrakit.report.words import meaning
 from hydrakit.results import AreaUnderCurve
+from hydrakit.stats import newcombe_interval
 
 
 def test_only_markup_goes_in_as_markup():
@@ -108,6 +120,7 @@ def test_the_rounds_are_those_of_the_results(tmp_path):
     header, *rows, total = cells(table)
     assert header[:3] == ["Round", "Dataset", "Trained"]
     for row, result in zip(rows, rundir.results().rounds, strict=True):
+        low, high = newcombe_interval(result.val.auc, 8, 30)
         reference = "–" if result.round == 1 else f"{result.reference_auc:.3f}"
         assert row == [
             str(result.round),
@@ -119,6 +132,7 @@ def test_the_rounds_are_those_of_the_results(tmp_path):
             f"{result.best_epoch} of 6",
             f"{result.val.loss:.3f}",
             f"{result.val.auc:.3f}",
+            f"{low:.3f} to {high:.3f}",
             "0.625",
             reference,
             f"{result.seconds:.0f}",
@@ -173,15 +187,15 @@ def test_text_from_outside_stays_text(tmp_path):
     )
 
     assert page.all("script") == []
-    data = page.all("section")[4].words()
+    data = part(page, "Data").words()
     assert f"2: {evil}" in data
     assert data.count(evil) >= 4
-    assert evil in page.all("section")[5].words()
+    assert evil in part(page, "How to repeat this run").words()
 
 
 def test_the_data_of_each_dataset(tmp_path):
     rundir = make_run(tmp_path / "run")
-    section = report(rundir, plugins(adapter("prostatex"), adapter("lung"))).all("section")[4]
+    section = part(report(rundir, plugins(adapter("prostatex"), adapter("lung"))), "Data")
 
     assert [h.words() for h in section.all("h3")] == ["prostatex (target)", "brain", "lung"]
     assert cells(section.all("table")[0]) == [
@@ -215,7 +229,7 @@ SHORTCUTS = [
 
 def data_of(page: Node, place: int = 0) -> dict[str, str]:
     """What the report says of a dataset of the run."""
-    dl = page.all("section")[4].all("dl")[place]
+    dl = part(page, "Data").all("dl")[place]
     words = [[node.words() for node in dl.all(tag)] for tag in ("dt", "dd")]
     return dict(zip(*words, strict=True))
 
@@ -261,7 +275,7 @@ def test_what_became_of_copies_is_the_plans_choice(tmp_path, choice, said):
 
 def test_how_to_repeat(tmp_path):
     rundir = make_run(tmp_path / "run")
-    section = report(rundir).all("section")[5]
+    section = part(report(rundir), "How to repeat this run")
 
     given = shlex.split(section.all("pre")[0].words())
     folder = str(tmp_path / "run")
@@ -311,7 +325,6 @@ def edit_plan(rundir):
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (remove("results.json"), "is not finished: `hydrakit run --resume"),
         (write("results.json", "{}"), r"results\.json: cannot be read"),
         (remove("data.json"), r"data\.json: does not tell of every dataset"),
         (write("data.json", "["), r"data\.json: cannot be read"),

@@ -85,14 +85,14 @@ def test_a_long_roc_has_no_dots(tmp_path):
 
 def test_the_epochs_are_drawn_where_they_are(tmp_path):
     rundir = make_run(tmp_path / "run")
-    auc, loss, _ = report(rundir).all("figure")
+    auc, loss, *_ = report(rundir).all("figure")
     svg = auc.all("svg")[-1]
 
     (left, chance), (right, _) = plotted(svg, "line faint dashed")[0]
     # One value gives the scale: the chance line is at 0.5, and the axis ends at 1 at its top.
     rect = svg.all("rect")[0].attributes
     top = float(rect["y"])
-    found = plotted(svg, "line c0") + plotted(svg, "line c1") + plotted(svg, "line c2")
+    found = [line for colour in range(3) for line in plotted(svg, f"line c{colour} thin")]
     found.sort(key=lambda line: line[0][0])
     epochs = [rundir.epochs(n, r) for n, r in enumerate(rundir.plan().rounds, start=1)]
     assert [len(line) for line in found] == [6] * 7
@@ -132,10 +132,10 @@ def test_narrow_bands_keep_the_labels_that_fit(tmp_path):
 def test_every_picture_has_a_text_in_its_place(tmp_path):
     page = report(make_run(tmp_path / "run"))
     pictures = [svg for svg in page.all("svg") if svg.attributes.get("role") == "img"]
-    assert len(pictures) == 3
+    assert len(pictures) == 6
     ids = [node.attributes["id"] for tag in ("title", "desc") for node in page.all(tag)
            if "id" in node.attributes]  # fmt: skip
-    assert len(set(ids)) == len(ids) == 6
+    assert len(set(ids)) == len(ids) == 12
     for svg in pictures:
         title, desc = svg.children[:2]
         named = f"{title.attributes['id']} {desc.attributes['id']}"

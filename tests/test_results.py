@@ -101,7 +101,10 @@ def test_the_test_cases_change_nothing_but_the_test(
     np.savez(mine / "alpha" / "cases.npz", **arrays)
     other = Runner(tmp_path, mine, cache)(hydra_plan())
     here, there = weights_of(hydra_run.path), weights_of(other.path)
-    assert {name for name in here if here[name] != there[name]} == {"predictions.csv"}
+    assert {name for name in here if here[name] != there[name]} == {
+        "predictions.csv",
+        "shown.safetensors",
+    }
     assert predictions(other, "val") == predictions(hydra_run, "val")
     shares = [[row["p_malignant"] for row in predictions(r, "test")] for r in (other, hydra_run)]
     assert not set(shares[0]) & set(shares[1])

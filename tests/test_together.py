@@ -319,8 +319,8 @@ def test_trials_that_do_not_fit_are_refused(
 
 def test_every_setting_is_used_or_must_agree() -> None:
     used = {"learning_rate", "weight_decay", "dropout", "epochs", "patience", "select", "schedule"}
-    shared = {"batch_size", "augmentation", "views", "loss"}
-    for_rounds = {"carry_head"}
+    shared = {"batch_size", "epoch_size", "augmentation", "views", "loss"}
+    for_rounds = {"carry_head", "window"}
     assert used | shared | for_rounds | {"feature_dropout"} == set(Hyperparameters.model_fields)
 
 

@@ -25,8 +25,9 @@ from hydrakit.errors import PlanError
 from hydrakit.examples import Examples
 from hydrakit.results import EpochRecord, Figures
 from hydrakit.seeds import Seeds, seeded
+from hydrakit.selection import is_better
 from hydrakit.tasks import loss_of
-from hydrakit.train import Trained, is_better, train_round
+from hydrakit.train import Trained, train_round
 from hydrakit.validation import Reference, figures, outputs
 
 SEEDS = Seeds(plan=3, round=2)

@@ -195,3 +195,36 @@ def test_the_remainder_goes_to_patches_drawn_at_random() -> None:
         chosen.update(row for row in range(7, 12) if times[row] == 2)
     assert sum(chosen.values()) == 800
     assert min(chosen[row] for row in range(7, 12)) > 110  # 160 each, standard deviation 10
+
+
+@given(
+    counts=st.lists(st.integers(1, 30), min_size=2, max_size=4),
+    views=st.integers(1, 4),
+    limit=st.integers(1, 200),
+    seed=st.integers(0, 2**31),
+)
+@settings(deadline=None)
+def test_a_limit_draws_a_part_of_each_class_with_all_of_its_views(
+    counts: list[int], views: int, limit: int, seed: int
+) -> None:
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    generator = torch.Generator().manual_seed(seed)
+    rows = balanced(labels, views, generator, limit)
+    per_class = min(max(counts), -(-limit // len(counts)))
+    assert len(rows) == per_class * views * len(counts)
+    for label, count in enumerate(counts):
+        seen = Counter(row for row in rows.tolist() if labels[row] == label)
+        assert sum(seen.values()) == per_class * views
+        assert len(seen) == min(count, per_class)
+        assert max(seen.values()) - min(seen.values()) <= 1
+    whole = balanced(labels, views, torch.Generator().manual_seed(seed))
+    every = balanced(labels, views, torch.Generator().manual_seed(seed), 10_000)
+    assert torch.equal(whole, every)
+
+
+def test_a_limit_draws_numbers_too() -> None:
+    labels = torch.randn(20, 1)
+    generator = torch.Generator().manual_seed(0)
+    rows = balanced(labels, 3, generator, 5)
+    assert sorted(Counter(rows.tolist()).values()) == [3] * 5
+    assert len(balanced(labels, 3, generator, 50)) == 60

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import click
 
-from hydrakit.cli import data, plugins, run, weights
+from hydrakit.cli import compare, data, plugins, report, run, tune, weights
 from hydrakit.errors import HydrakitError
 
 
@@ -72,6 +72,11 @@ def main() -> None:
 main.add_command(run.run)
 main.add_command(run.plan)
 main.add_command(run.evaluate)
+main.add_command(compare.compare)
+main.add_command(compare.verdict)
+main.add_command(tune.tune)
+main.add_command(tune.order)
 main.add_command(data.datasets)
 main.add_command(plugins.plugins)
+main.add_command(report.report)
 main.add_command(weights.weights)

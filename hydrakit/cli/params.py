@@ -27,7 +27,8 @@ def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Co
     return decorate
 
 
-def _names(_: click.Context, __: click.Parameter, value: str | None) -> list[str]:
+def names(_: click.Context, __: click.Parameter, value: str | None) -> list[str]:
+    """A list of names, as ``a,b``."""
     return [name.strip() for name in value.split(",") if name.strip()] if value else []
 
 
@@ -155,23 +156,17 @@ compute = options(
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
-plan_options = options(
-    click.option("--strategy", metavar="NAME", help="Order of training: hydra, transfer, ..."),
+_datasets = options(
     click.option(
         "--datasets",
-        callback=_names,
+        callback=names,
         metavar="A,B,...",
         help="Datasets in the order of training; the last is the target.",
     ),
     adapter_options,
-    click.option(
-        "--split",
-        "splits",
-        multiple=True,
-        callback=_splits,
-        metavar="NAME=8-1-1",
-        help="Shares of train, val, test.  [default: 8-1-1 for the target, 9-1 for the others]",
-    ),
+)
+
+_values = options(
     click.option(
         "--copies",
         type=click.Choice(["group", "drop", "report"]),
@@ -193,8 +188,16 @@ plan_options = options(
         show_default=True,
         help="Complete set of values; the options below change some of them, in every round.",
     ),
-    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+)
+
+_training = options(
     click.option("--epochs", type=click.IntRange(min=1), help="At most so many in each round."),
+    click.option(
+        "--epoch-size",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="At most about N patches in an epoch, drawn anew from larger datasets; 0: all.",
+    ),
     click.option(
         "--patience",
         type=click.IntRange(min=0),
@@ -226,3 +229,22 @@ plan_options = options(
         help="Channels of the body's blocks.  [default: 32,64,128]",
     ),
 )
+
+plan_options = options(
+    click.option("--strategy", metavar="NAME", help="Order of training: hydra, transfer, ..."),
+    _datasets,
+    click.option(
+        "--split",
+        "splits",
+        multiple=True,
+        callback=_splits,
+        metavar="NAME=8-1-1",
+        help="Shares of train, val, test.  [default: 8-1-1 for the target, 9-1 for the others]",
+    ),
+    _values,
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+    _training,
+)
+
+comparison_options = options(_datasets, _values, _training)
+"""Of a plan, save its strategy, its seed and its splits: what the plans of a comparison share."""

@@ -67,6 +67,12 @@ def plan(*, data: Path | None, roots: dict[str, Path], out: Path | None, **given
     metavar="DIR",
     help="Folder of the run.  [default: one under ./runs, the same for the same plan]",
 )
+@click.option(
+    "--trace-test",
+    "trace",
+    is_flag=True,
+    help="Look at the test split after every epoch too, for a figure; the report tells it.",
+)
 @params.compute
 @params.cache
 @click.pass_context
@@ -81,6 +87,7 @@ def run(
     resume: Path | None,
     out: Path | None,
     device: str,
+    trace: bool,
     precision: Precision,
     deterministic: bool,
     compiled: bool,
@@ -127,6 +134,7 @@ def run(
             data=data,
             roots=roots,
             device=device,
+            trace=trace,
             precision=precision,
             deterministic=deterministic,
             compiled=compiled,

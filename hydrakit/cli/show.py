@@ -11,6 +11,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hydrakit.comparison import Comparison
     from hydrakit.evaluate import Evaluation
     from hydrakit.results import TestResult
     from hydrakit.rundir import RunDir
@@ -109,3 +110,56 @@ def print_evaluation(evaluation: Evaluation, *, as_json: bool) -> None:
     click.echo(f"loss {figures.loss:.3f}{accuracy}")
     for note in evaluation.notes:
         click.echo(f"Note: {note}")
+
+
+def print_comparison(found: Comparison) -> None:
+    """Table II, every strategy beside the first, the verdict, and what it rests on."""
+    interval = f"{found.level:.0%} interval"
+    rows = [
+        (
+            each.name,
+            f"{each.val:.3f}",
+            f"{each.auc:.3f}",
+            _range(each.low, each.high),
+            each.cells,
+            f"{each.seconds:.1f}",
+        )
+        for each in found.strategies
+    ]
+    columns = ["strategy", "#val AUC", "#test AUC", interval, "#cells", "#seconds"]
+    scheme = "one 8-1-1 split" if found.folds is None else f"{found.folds} folds"
+    repeated = f", {found.repeats} repeats" if found.repeats > 1 else ""
+    title = (
+        f"target {found.target}, AUC for {found.positive!r}: {found.positives} positive and "
+        f"{found.negatives} negative findings of {found.patients} patients, {scheme}{repeated}, "
+        f"{found.seeds} seed{'s' if found.seeds > 1 else ''}"
+    )
+    print_table(columns, rows, title=title)
+    if found.pairs:
+        pairs = [
+            (
+                pair.strategy,
+                pair.against,
+                f"{pair.difference:+.3f}",
+                _range(pair.low, pair.high),
+                f"{pair.p:.3f}",
+                f"{pair.p_holm:.3f}",
+                pair.verdict,
+            )
+            for pair in found.pairs
+        ]
+        columns = ["strategy", "against", "#difference", interval, "#p", "#p (Holm)", "verdict"]
+        print_table(columns, pairs)
+    click.echo(found.verdict)
+    click.echo(
+        f"Test labels were read {found.readings} times: once by each finished cell, to report it; "
+        "nothing was chosen by them."
+        if found.readings == found.wanted - len(found.failed)
+        else f"Test labels were read {found.readings} times."
+    )
+    if found.used < found.wanted:
+        click.echo(f"Of {found.wanted} cells {found.used} count: the others lack a strategy.")
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:.3f} to {high:.3f}"

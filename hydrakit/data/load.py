@@ -20,6 +20,7 @@ class Cases:
     """Cases that are looked at as they are: a validation or a test split.
 
     Attributes:
+        dataset: Its name.
         patches: ``(cases, channels, patch, patch)`` on the device.
         labels: As `tasks.targets_of` gives them.
         cases: Who they are.
@@ -27,6 +28,7 @@ class Cases:
         scale: Of a number, over the training split.
     """
 
+    dataset: str
     patches: Tensor
     labels: NDArray[np.int64] | NDArray[np.float64]
     cases: tuple[Case, ...]
@@ -83,6 +85,7 @@ def select(
     ]
     canvases = Canvases(prepared, [row for row, _, _ in chosen], torch.device("cpu"))
     return Cases(
+        dataset=prepared.index.dataset,
         patches=canvases.plain(patch).to(device),
         labels=targets_of([label for _, _, label in chosen], task),
         cases=tuple(case for _, case, _ in chosen),

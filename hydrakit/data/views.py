@@ -90,7 +90,9 @@ def _halved(images: Tensor) -> Tensor:
     return functional.interpolate(images, size, mode="bilinear", align_corners=False)
 
 
-def balanced(labels: Tensor, views: int, generator: torch.Generator) -> Tensor:
+def balanced(
+    labels: Tensor, views: int, generator: torch.Generator, limit: int | None = None
+) -> Tensor:
     """Which patches an epoch trains on, so that every class comes equally often.
 
     The largest class comes with ``views`` views of each patch; the others with as many in all,
@@ -101,18 +103,24 @@ def balanced(labels: Tensor, views: int, generator: torch.Generator) -> Tensor:
     Args:
         labels: ``(n,)`` class of each patch, or ``(n, outputs)``.
         views: Views of each patch of the largest class.
-        generator: For the remainder.
+        generator: For the remainder, and for what is left out.
+        limit: Of the number of patches, each with all of its views: of more, a part is drawn.
 
     Returns:
         Row numbers, one for each view, class by class.
     """
     if labels.ndim > 1:
-        return torch.arange(len(labels)).repeat(views)
+        chosen = torch.randperm(len(labels), generator=generator)[:limit].sort().values
+        return chosen.repeat(views)
     counts = torch.bincount(labels)
-    total = int(counts.max()) * views
+    largest = int(counts.max())
+    if limit is not None:
+        largest = min(largest, math.ceil(limit / int((counts > 0).sum())))
+    total = largest * views
     rows = []
     for label in torch.nonzero(counts).flatten():
         members = torch.nonzero(labels == label).flatten()
         shuffled = members[torch.randperm(len(members), generator=generator)]
-        rows.append(shuffled.repeat(math.ceil(total / len(members)))[:total])
+        shuffled = shuffled[:largest]
+        rows.append(shuffled.repeat(math.ceil(total / len(shuffled)))[:total])
     return torch.cat(rows)

@@ -1,4 +1,4 @@
-"""The figures of the report, each with its legend and its content in words."""
+"""The figures of training, each with its legend and its content in words."""
 
 from __future__ import annotations
 
@@ -8,22 +8,30 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hydrakit.report.markup import Html, element
-from hydrakit.report.roc import Curve
-from hydrakit.report.svg import COLOURS, Axis, Band, Line, Mark, Point, legend, plot, sample, ticks
+from hydrakit.report.figure import Figure
+from hydrakit.report.levels import moving_average, val_interval
+from hydrakit.report.markup import Html
+from hydrakit.report.svg import COLOURS, Area, Axis, Band, Line, Mark, Point, plot, sample, ticks
 from hydrakit.report.tables import number
 from hydrakit.results import EpochRecord, RoundResult
 
 BINS = 24
-DOTS = 60  # a curve of more points than this is drawn without a dot on each
+WINDOW = 5  # epochs of the moving average
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A round's result, and all its epochs."""
+    """A round's result, and all its epochs.
+
+    Attributes:
+        result: Of the round.
+        epochs: In order.
+        counts: Validation cases of each of the two classes; None for other tasks.
+    """
 
     result: RoundResult
     epochs: Sequence[EpochRecord]
+    counts: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,28 +63,27 @@ class _Placed:
         return self.before + epoch.epoch, value
 
 
-def figure(caption: str, text: str, *, drawing: Html, key: Sequence[tuple[Html, str]]) -> Html:
-    """A drawing with its caption and its legend: samples, and what each stands for."""
-    return element(
-        "figure",
-        element("figcaption", element("b", caption), " ", text),
-        legend(key),
-        element("div", drawing, class_="scroll", role="region", tabindex=0, aria_label=caption),
-    )
-
-
-def auc_figure(rounds: Sequence[Trained], target: str) -> Html:
+def auc_figure(rounds: Sequence[Trained], target: str) -> Figure:
     """Validation AUC per epoch over all rounds, and the reference head's (paper, Fig. 4b)."""
     placed = list(_place(rounds))
     found = [
         Line(points=[each.at(epoch, epoch.val.score) for epoch in each.epochs], style=each.colour)
         for each in placed
     ]
+    smooth = [
+        Line(points=_smooth(line.points), style=line.style)
+        for line in found
+        if len(line.points) >= WINDOW
+    ]
+    if smooth:
+        found = [Line(points=line.points, style=f"{line.style} thin") for line in found]
+    areas = [area for each in placed for area in _val_bands(each)]
     reference = [Line(points=points, style="ink dotted") for points in map(_reference, placed)]
     reference = [line for line in reference if line.points]
     x = _epochs_axis(placed)
     chance = Line(points=[(x.low, 0.5), (x.high, 0.5)], style="faint dashed")
-    lowest = min(y for line in [chance, *found, *reference] for _, y in line.points)
+    shown = [*(line.points for line in (chance, *found, *reference)), *(a.points for a in areas)]
+    lowest = min(y for points in shown for _, y in points)
     drawing = plot(
         name="auc",
         title="Validation AUC per epoch",
@@ -84,11 +91,49 @@ def auc_figure(rounds: Sequence[Trained], target: str) -> Html:
         x=x,
         y=Axis(label="validation AUC", low=min(0.4, math.floor(lowest * 10) / 10), high=1),
         bands=[each.band for each in placed],
-        lines=[chance, *found, *reference],
+        areas=areas,
+        lines=[chance, *found, *smooth, *reference],
         marks=[_best_mark(each, each.best.val.score) for each in placed],
     )
+    text, key = _auc_key(placed, target, smooth=smooth, areas=areas, reference=reference)
+    return Figure(
+        name="auc",
+        caption="Validation AUC per epoch, over all rounds.",
+        text=text,
+        drawing=drawing,
+        key=key,
+        columns=("round", "dataset", "trained", "epoch", "val_auc", "reference_auc", "best_epoch"),
+        rows=[
+            (
+                *(each.result.round, each.result.dataset, each.result.train, epoch.epoch),
+                *(epoch.val.score, epoch.reference_auc, each.result.best_epoch),
+            )
+            for each in placed
+            for epoch in each.epochs
+        ],
+    )
+
+
+def _auc_key(
+    placed: Sequence[_Placed],
+    target: str,
+    *,
+    smooth: Sequence[Line],
+    areas: Sequence[Area],
+    reference: Sequence[Line],
+) -> tuple[str, list[tuple[Html, str]]]:
+    """What must be said with the figure, and its legend."""
     key = [*_datasets(placed), (sample("ink", dot=True), "best epoch")]
     text = "Each round on the validation split of its own dataset."
+    if smooth:
+        key.append((sample("ink thin"), "single epochs"))
+        text += f" Thick lines are moving averages over {WINDOW} epochs."
+    if areas:
+        text += (
+            " Shaded: the 95 % interval (Newcombe) that so few validation cases leave around "
+            f"{'the moving average' if smooth else 'each epoch'}: differences well within it mean "
+            "nothing."
+        )
     if reference:
         key.append((sample("ink dotted"), f"first round's head on {target}"))
         text += (
@@ -96,12 +141,27 @@ def auc_figure(rounds: Sequence[Trained], target: str) -> Html:
             f"{target}, as the body changes."
         )
     key.append((sample("faint dashed"), "chance"))
-    return figure(
-        "Figure 1. Validation AUC per epoch, over all rounds.", text, drawing=drawing, key=key
-    )
+    return text, key
 
 
-def loss_figure(rounds: Sequence[Trained], *, softmax_twice: bool) -> Html:
+def _smooth(points: Sequence[Point]) -> list[Point]:
+    averages = moving_average([y for _, y in points], WINDOW)
+    return [(x, average) for (x, _), average in zip(points, averages, strict=True)]
+
+
+def _val_bands(each: _Placed) -> list[Area]:
+    """The interval of each epoch's AUC, around its moving average where there is one."""
+    points = [each.at(epoch, epoch.val.auc) for epoch in each.epochs if epoch.val.auc is not None]
+    middle = _smooth(points) if len(points) >= WINDOW else points
+    ends = [(x, val_interval(y, each.trained.counts)) for x, y in middle]
+    known = [(x, end) for x, end in ends if end is not None]
+    if len(known) < 2:
+        return []
+    outline = [(x, high) for x, (_, high) in known] + [(x, low) for x, (low, _) in known[::-1]]
+    return [Area(points=outline, style=each.colour)]
+
+
+def loss_figure(rounds: Sequence[Trained], *, softmax_twice: bool) -> Figure:
     """Training and validation loss per epoch over all rounds.
 
     Args:
@@ -139,35 +199,22 @@ def loss_figure(rounds: Sequence[Trained], *, softmax_twice: bool) -> Html:
     )
     if softmax_twice:
         text += " In rounds whose plan says softmax-cross-entropy the softmax is taken twice."
-    return figure("Figure 2. Loss per epoch, over all rounds.", text, drawing=drawing, key=key)
-
-
-def roc_figure(curves: Sequence[Curve], dataset: str) -> Html:
-    """The ROC of the test split: one line per class, and what a step of it is."""
-    colours = [f"c{place % COLOURS}" for place in range(len(curves))]
-    coloured = list(zip(curves, colours, strict=True))
-    chance = Line(points=[(0, 0), (1, 1)], style="faint dashed")
-    title = f"ROC on the test split of {dataset}"
-    drawing = plot(
-        name="roc",
-        title=title,
-        description=" ".join(f"{_area(curve)}. {_steps(curve)}" for curve in curves),
-        x=Axis(label="false positive rate (1 − specificity)", low=0, high=1),
-        y=Axis(label="true positive rate (sensitivity)", low=0, high=1),
-        lines=[chance, *(Line(points=curve.points, style=style) for curve, style in coloured)],
-        marks=[mark for curve, style in coloured for mark in _roc_marks(curve, style)],
-        size=(400, 400),
+    return Figure(
+        name="loss",
+        caption="Loss per epoch, over all rounds.",
+        text=text,
+        drawing=drawing,
+        key=key,
+        columns=("round", "dataset", "trained", "epoch", "train_loss", "val_loss"),
+        rows=[
+            (
+                *(each.result.round, each.result.dataset, each.result.train, epoch.epoch),
+                *(epoch.train.loss, epoch.val.loss),
+            )
+            for each in placed
+            for epoch in each.epochs
+        ],
     )
-    key = [(sample(style), _area(curve)) for curve, style in coloured]
-    key.append((sample("faint dashed"), "chance"))
-    text = (
-        _steps(curves[0])
-        if len(curves) == 1
-        else "Each class against the rest: a step up is one case of the class, a step to the "
-        "right one of the others."
-    )
-    text += " A slanted piece is cases with equal scores."
-    return figure(f"Figure 3. {title}.", text, drawing=drawing, key=key)
 
 
 def histogram(
@@ -203,7 +250,15 @@ def histogram(
         size=(440, 220),
     )
     key = [(sample(line.style), label) for line, (label, _) in zip(lines, values, strict=True)]
-    return figure(f"{name.capitalize()}.", "", drawing=drawing, key=key)
+    return Figure(
+        name=f"histogram-{name.replace(' ', '-')}",
+        caption=f"{name.capitalize()}.",
+        text="",
+        drawing=drawing,
+        key=key,
+        columns=("class", name),
+        rows=[(label, value) for label, given in values for value in given],
+    ).html()
 
 
 def _ends(values: Sequence[tuple[str, Sequence[float]]]) -> tuple[float, float]:
@@ -214,36 +269,6 @@ def _ends(values: Sequence[tuple[str, Sequence[float]]]) -> tuple[float, float]:
 def _spread(label: str, values: Sequence[float]) -> str:
     low, middle, high = np.percentile(values, [0, 50, 100])
     return f"{label}: {low:.4g} to {high:.4g}, median {middle:.4g}, {len(values)} cases."
-
-
-def _roc_marks(curve: Curve, style: str) -> list[Mark]:
-    """A dot on each point, where there are not too many of them."""
-    if len(curve.points) > DOTS:
-        return []
-    area = curve.area
-    return [
-        Mark(
-            at=(false, true),
-            text=f"{area.class_name}: {round(true * area.positives)} of {area.positives} found, "
-            f"{round(false * area.negatives)} of {area.negatives} false alarms",
-            style=f"{style} plain",
-            radius=2.5,
-        )
-        for false, true in curve.points
-    ]
-
-
-def _area(curve: Curve) -> str:
-    area = curve.area
-    return f"{area.class_name}: AUC {number(area.auc)} ({number(area.low)} to {number(area.high)})"
-
-
-def _steps(curve: Curve) -> str:
-    area = curve.area
-    return (
-        f"A step up is 1 of {area.positives} positive cases ({number(1 / area.positives)}), a "
-        f"step to the right 1 of {area.negatives} negative cases ({number(1 / area.negatives)})."
-    )
 
 
 def _place(rounds: Sequence[Trained]) -> Iterator[_Placed]:

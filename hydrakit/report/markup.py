@@ -46,6 +46,11 @@ def together(parts: Iterable[object], between: str = "") -> Html:
     return Html(between.join(texts))
 
 
+def section(title: str, *children: object) -> Html:
+    """A part of a page with its heading."""
+    return element("section", Html("\n"), element("h2", title), Html("\n"), *children)
+
+
 def fill(template: str, parts: Mapping[str, Html]) -> str:
     """The text of a page: a template of this package with its parts and the common style.
 

@@ -1,86 +1,197 @@
-"""Putting the report of a finished run together, and writing it."""
+"""Putting the report of a run together, and writing it: also while the run goes on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import hydrakit
 from hydrakit.errors import PlanError
 from hydrakit.files import write_atomic
 from hydrakit.plan import Plan
 from hydrakit.plugins import Plugins, load_plugins
-from hydrakit.report import figures, tables, words
-from hydrakit.report.markup import Html, element, fill, together
+from hydrakit.report import figures, ledger, repeat, scores, tables, transfer, words
+from hydrakit.report.cases import cases_section
+from hydrakit.report.figure import Counter, Figure
+from hydrakit.report.levels import two_classes
+from hydrakit.report.markup import Html, element, fill, section, together
 from hydrakit.report.roc import roc_curves
-from hydrakit.results import DataFacts, Results
+from hydrakit.results import DataFacts, Results, RoundResult
 from hydrakit.rundir import RunDir
 
 T = TypeVar("T")
 
+REFRESH = Html('<meta http-equiv="refresh" content="30">')
+
 
 def write_report(rundir: RunDir, *, plugins: Plugins | None = None) -> Path:
-    """Write ``report.html`` into the folder of a finished run.
+    """Write ``report.html`` into a run's folder.
 
-    The file needs nothing else: no script, no font, no picture, no network. It names no case and
-    no patient. The same folder gives the same file.
+    The file needs nothing else: no script, no font, no network. It names no case and no patient.
+    The same folder gives the same file. Of a run that is not finished it tells what there is, and
+    a browser reads it again every 30 seconds.
 
     Args:
-        rundir: Of a finished run.
+        rundir: Of the run.
         plugins: As loaded, for what datasets say of themselves; None loads them.
 
     Returns:
         The report's path.
 
     Raises:
-        PlanError: The run is not finished, or a file of its folder is absent or broken.
+        PlanError: A file of the folder is absent or broken.
     """
-    plan, results = rundir.plan(), rundir.results()
-    if results is None:
-        raise PlanError(
-            f"{rundir.path}: is not finished: `hydrakit run --resume {rundir.path}` goes on"
-        )
-    facts = _read(rundir.path / "data.json", rundir.facts)
-    _check(rundir, plan, results=results, facts=facts)
-    assert facts is not None
-    page = _page(rundir, plan, results=results, facts=facts, plugins=plugins or load_plugins())
-    write_atomic(rundir.report_path, page.encode())
+    text, _ = build_report(rundir, plugins=plugins)
+    write_atomic(rundir.report_path, text.encode())
     return rundir.report_path
 
 
-def _page(
-    rundir: RunDir,
-    plan: Plan,
-    *,
-    results: Results,
-    facts: dict[str, DataFacts],
-    plugins: Plugins,
-) -> str:
-    """The text of the report."""
-    environment = _read(rundir.path / "environment.json", rundir.environment)
-    rounds = _rounds(rundir, plan, results=results)
-    softmax_twice = any(r.hyperparameters.loss == "softmax-cross-entropy" for r in plan.rounds)
-    data = (
-        tables.data_section(plan, name, facts=facts[name], adapter=plugins.datasets.get(name))
-        for name in [plan.target, *(d.name for d in plan.datasets if d.name != plan.target)]
-    )
-    parts: dict[str, Html] = {
-        "title": together((f"{results.strategy} on {results.target}",)),
-        "order": together((" → ".join(_order(plan)),)),
-        "verdict": words.verdict(results.test, facts[plan.target]),
-        "rounds": tables.rounds_table(plan, results),
-        "auc": figures.auc_figure(rounds, results.target),
-        "loss": figures.loss_figure(rounds, softmax_twice=softmax_twice),
-        "roc": figures.roc_figure(roc_curves(rundir, results.test), results.target)
-        if results.test.classes
-        else element("p", "A number has no ROC curve: predictions.csv has every case."),
-        "data": together(data, "\n"),
-        "repeat": tables.repeat_section(
-            plan, results, facts=facts, environment=environment, folder=rundir.path
+def build_report(rundir: RunDir, *, plugins: Plugins | None = None) -> tuple[str, list[Figure]]:
+    """The text of a run's report, and its figures in order; see `write_report`."""
+    told = _gather(rundir, plugins or load_plugins())
+    counter = Counter()
+    results = told.results
+    sections = [
+        _first(told),
+        section("Rounds", _rounds(told)),
+        section("Training", together(counter.all(_training(told)), "\n")),
+        section("Test", _test(told, results, counter)) if results else None,
+        section("What the rounds did to one another", _transfer(told, counter)),
+        section("Test cases", cases_section(rundir)) if results and results.test.cases else None,
+        section("Data", _data(told)),
+        section(
+            "How to repeat this run",
+            repeat.repeat_section(
+                told.plan, facts=told.facts, environment=told.environment, folder=rundir.path
+            ),
         ),
-        "version": together((results.hydrakit,)),
+    ]
+    parts = {
+        "refresh": Html("") if results else REFRESH,
+        "title": together((f"{told.plan.strategy} on {told.plan.target}",)),
+        "order": together((" → ".join(_order(told.plan)),)),
+        "sections": together(sections, "\n"),
+        "version": together((hydrakit.__version__,)),
     }
-    return fill("page.html", parts)
+    return fill("page.html", parts), counter.figures
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What a run's folder tells."""
+
+    rundir: RunDir
+    plan: Plan
+    plugins: Plugins
+    results: Results | None
+    rounds: list[RoundResult]
+    facts: dict[str, DataFacts]
+    environment: dict[str, object]
+    counts: tables.Counts = field(default_factory=dict)
+
+
+def _gather(rundir: RunDir, plugins: Plugins) -> _Told:
+    plan, results = rundir.plan(), rundir.results()
+    facts = _read(rundir.path / "data.json", rundir.facts)
+    if results is not None:
+        _check(rundir, plan, results=results, facts=facts)
+        rounds = list(results.rounds)
+    else:
+        rounds = []
+        for number, round in enumerate(plan.rounds, start=1):
+            if not rundir.finished(number, round):
+                break
+            rounds.append(rundir.round_result(number, round))
+    counts = {
+        name: two_classes(each, "val", plugins.datasets.get(name))
+        for name, each in (facts or {}).items()
+    }
+    environment = _read(rundir.path / "environment.json", rundir.environment)
+    return _Told(rundir, plan, plugins, results, rounds, facts or {}, environment, counts)
+
+
+def _first(told: _Told) -> Html:
+    """The verdict; of a run under way how far it is."""
+    if told.results is not None:
+        verdict = words.verdict(told.results.test, told.facts[told.plan.target])
+        return element("section", verdict)
+    done, planned = len(told.rounds), len(told.plan.rounds)
+    if done < planned:
+        text = f"Under way: {done} of {planned} rounds are done."
+    else:
+        text = f"All {planned} rounds are done."
+    return element(
+        "section",
+        element("p", element("b", text), " The test split has not been read.", class_="verdict"),
+    )
+
+
+def _rounds(told: _Told) -> Html:
+    table = tables.rounds_table(told.plan, told.rounds, told.counts)
+    if not told.rounds:
+        return table
+    luck = ledger.luck_words(told.rounds[0], told.counts.get(told.rounds[0].dataset))
+    return together((table, element("p", luck) if luck else None), "\n")
+
+
+def _training(told: _Told) -> Iterator[Figure]:
+    trained = _trained(told)
+    if trained:
+        twice = any(r.hyperparameters.loss == "softmax-cross-entropy" for r in told.plan.rounds)
+        yield figures.auc_figure(trained, told.plan.target)
+        yield figures.loss_figure(trained, softmax_twice=twice)
+
+
+def _test(told: _Told, results: Results, counter: Counter) -> Html:
+    test = results.test
+    readings = ledger.readings_section(ledger.readings(told.rundir, told.plan.target))
+    if not test.classes:
+        nothing = element("p", "A number has no ROC curve: predictions.csv has every case.")
+        return together((nothing, readings), "\n")
+    curves = roc_curves(told.rundir, test)
+    patients = told.facts[told.plan.target].patients.get(test.split, test.cases)
+    parts = [
+        counter.html(
+            scores.roc_figure(curves, test.dataset, patients=min(1.0, patients / test.cases))
+        ),
+        counter.html(scores.calibration_figure(curves)),
+        scores.calibration_table(curves),
+        element("h3", "Readings of the test labels"),
+        readings,
+    ]
+    return together(parts, "\n")
+
+
+def _transfer(told: _Told, counter: Counter) -> Html:
+    parts = [
+        counter.html(transfer.matrix_figure(told.rounds)),
+        transfer.transfer_table(told.rounds, told.counts),
+        counter.html(transfer.moved_figure(told.rounds)),
+    ]
+    if not any(parts):
+        return element(
+            "p",
+            "The folder does not tell: it takes two rounds or more, of a hydrakit that notes them.",
+        )
+    return together(parts, "\n")
+
+
+def _data(told: _Told) -> Html:
+    names = [told.plan.target, *(d.name for d in told.plan.datasets)]
+    known = [name for name in dict.fromkeys(names) if name in told.facts]
+    if not known:
+        return element("p", "The data has not been read yet.")
+    return together(
+        (
+            tables.data_section(
+                told.plan, name, facts=told.facts[name], adapter=told.plugins.datasets.get(name)
+            )
+            for name in known
+        ),
+        "\n",
+    )
 
 
 def _order(plan: Plan) -> list[str]:
@@ -89,18 +200,21 @@ def _order(plan: Plan) -> list[str]:
     return [name for place, name in enumerate(names) if place == 0 or names[place - 1] != name]
 
 
-def _rounds(rundir: RunDir, plan: Plan, *, results: Results) -> list[figures.Trained]:
+def _trained(told: _Told) -> list[figures.Trained]:
+    """The finished rounds with their epochs."""
     trained = []
-    for number, (round, result) in enumerate(zip(plan.rounds, results.rounds, strict=True), 1):
-        path = rundir.round_path(number, round) / "metrics.jsonl"
-        epochs = _read(path, lambda n=number, r=round: rundir.epochs(n, r))  # type: ignore[misc]
+    for result in told.rounds:
+        number, round = result.round, told.plan.rounds[result.round - 1]
+        path = told.rundir.round_path(number, round) / "metrics.jsonl"
+        epochs = _read(path, lambda n=number, r=round: told.rundir.epochs(n, r))  # type: ignore[misc]
         counted = list(range(1, result.epochs + 1))
         if [epoch.epoch for epoch in epochs] != counted or result.best_epoch not in counted:
             raise PlanError(
-                f"{path}: does not hold the {result.epochs} epochs that results.json tells of: "
+                f"{path}: does not hold the {result.epochs} epochs that "
+                f"{'results.json' if told.results else 'round.json'} tells of: "
                 "restore it, or run the plan again in another folder"
             )
-        trained.append(figures.Trained(result, epochs))
+        trained.append(figures.Trained(result, epochs, told.counts.get(result.dataset)))
     return trained
 
 

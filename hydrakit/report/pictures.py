@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ PER_CLASS = 8
 PAIRS = 4
 # Darkest and brightest per cent of a patch, beyond which it is black or white.
 DARK, BRIGHT = 0.5, 99.5
+# Red, green and blue of what speaks for an answer, and against it.
+FOR, AGAINST = (255, 140, 0), (40, 110, 255)
 # Four ticks that point at the centre and leave it to be seen.
 CENTRE = "M50,30V42M50,58V70M30,50H42M58,50H70"
 
@@ -78,7 +80,7 @@ def montage(summary: Summary, prepared: Prepared, patch: int) -> Html:
         canvas = torch.from_numpy(prepared.rows(rows))
         before = plain(canvas, patch).numpy()
         after = Views.draw(len(rows), generator).of(canvas, patch).numpy()
-        windows = [_window(each) for each in before]
+        windows = [ends_of(each) for each in before]
         parts += [
             element("h3", name),
             element("p", "as they are", class_="row"),
@@ -123,7 +125,7 @@ def _pair(title: str, pair: CopyPair, summary: Summary, prepared: Prepared, patc
     two = [rows[pair.one], rows[pair.other]]
     planes = plain(torch.from_numpy(prepared.rows(two)), patch).numpy()[:, :1]
     drawn = (
-        _tile(plane[0], _window(plane)[0], f"copy {side}", centre=False)
+        _tile(plane[0], ends_of(plane)[0], f"copy {side}", centre=False)
         for side, plane in zip(("one", "two"), planes, strict=True)
     )
     labels = [", ".join(summary.cases[row].classes) or "–" for row in two]
@@ -158,7 +160,7 @@ def _tile(plane: Planes, window: tuple[float, float], name: str, *, centre: bool
     return element("span", picture, mark if centre else None, class_="tile")
 
 
-def _window(planes: Planes) -> list[tuple[float, float]]:
+def ends_of(planes: Planes) -> list[tuple[float, float]]:
     """Of each channel of ``(channels, height, width)`` the values shown as black and as white."""
     return [
         (float(low), float(high))
@@ -173,10 +175,42 @@ def png(plane: Planes, window: tuple[float, float]) -> str:
         plane: Values.
         window: Those shown as black and as white.
     """
+    return _address(_grey(plane, window))
+
+
+def coloured(plane: Planes, window: tuple[float, float], adds: Planes) -> str:
+    """A picture with a map over it as a ``data:`` address: orange above 0, blue below.
+
+    Args:
+        plane: Values ``(height, width)``.
+        window: Those shown as black and as white.
+        adds: The map ``(height, width)``; it is smoothed, and its strongest hundredth has the full
+            colour.
+    """
+    smooth = _smoothed(adds)
+    strength = np.clip(np.abs(smooth) / max(float(np.percentile(np.abs(smooth), 99)), 1e-12), 0, 1)
+    colour = np.where((smooth > 0)[..., None], np.array(FOR), np.array(AGAINST))
+    cover = 0.75 * strength[..., None]
+    return _address((1 - cover) * 0.8 * _grey(plane, window)[..., None] + cover * colour)
+
+
+def _smoothed(values: Planes) -> Planes:
+    """Means with weights 1, 2, 3, 2, 1 both ways: single pixels cannot be read."""
+    weights = np.array([1, 2, 3, 2, 1]) / 9
+    for axis in (0, 1):
+        values = np.apply_along_axis(np.convolve, axis, values, weights, mode="same")
+    return values
+
+
+def _grey(plane: Planes, window: tuple[float, float]) -> Planes:
+    low, high = window
+    shown: Planes = np.clip((plane - low) / max(high - low, 1e-6), 0, 1) * np.float32(255)
+    return shown
+
+
+def _address(shown: NDArray[np.floating[Any]]) -> str:
     from PIL import Image
 
-    low, high = window
-    shown = np.clip((plane - low) / max(high - low, 1e-6), 0, 1) * 255
     file = io.BytesIO()
     Image.fromarray(shown.round().astype(np.uint8)).save(file, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -14,7 +14,7 @@ from hydrakit.results import AreaUnderCurve, TestResult
 from hydrakit.rundir import RunDir
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Curve:
     """The ROC curve of one class against the rest.
 
@@ -22,10 +22,14 @@ class Curve:
         area: The figures of the class as ``results.json`` has them.
         points: ``(false positive rate, true positive rate)`` from (0, 0) to (1, 1): a point for
             each different score, so cases of equal score make one slanted piece.
+        scores: Probability of the class, ``(cases,)``.
+        positive: Which cases are of it, ``(cases,)``.
     """
 
     area: AreaUnderCurve
     points: tuple[tuple[float, float], ...]
+    scores: NDArray[np.float64]
+    positive: NDArray[np.bool_]
 
 
 def roc_points(scores: ArrayLike, positive: ArrayLike) -> tuple[tuple[float, float], ...]:
@@ -84,7 +88,7 @@ def roc_curves(rundir: RunDir, test: TestResult) -> list[Curve]:
                 f"{path}: its {test.split} cases do not give the AUC {area.auc:.3f} of class "
                 f"{area.class_name!r} in results.json: {remedy}"
             )
-        curves.append(Curve(area, points))
+        curves.append(Curve(area, points, scores[area.class_name], positive))
     return curves
 
 

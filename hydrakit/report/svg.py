@@ -1,8 +1,9 @@
-"""A line plot as SVG: axes with ticks, bands, lines, marks, and its content in words.
+"""A line plot as SVG: axes with ticks, bands, areas, lines, marks, and its content in words.
 
-Colours and line styles are CSS classes of the page (``page.html``), so that a plot follows light
-and dark: ``c0`` to ``c5``, ``ink`` and ``faint`` are colours; ``dashed`` and ``dotted`` are styles
-of lines; a ``plain`` mark has no rim.
+Colours and line styles are CSS classes of the page (``style.css``), so that a plot follows light
+and dark: ``c0`` to ``c5``, ``ink`` and ``faint`` are colours; ``dashed``, ``dotted`` and ``thin``
+are styles of lines; a ``plain`` mark has no rim. A class that is new here needs a place in
+`hydrakit.report.export` too, which writes figures for other programs.
 """
 
 from __future__ import annotations
@@ -64,8 +65,16 @@ class Mark:
     radius: float = 4
 
 
+@dataclass(frozen=True, kw_only=True)
+class Area:
+    """A filled shape between its points, such as a band round a line; ``style`` is a colour."""
+
+    points: Sequence[Point]
+    style: str
+
+
 @dataclass(frozen=True)
-class _Frame:
+class Frame:
     """The rectangle between the axes: from values to units of the drawing."""
 
     x: Axis
@@ -76,10 +85,12 @@ class _Frame:
     bottom: float
 
     def across(self, value: float) -> float:
+        """Units from the drawing's left."""
         share = (value - self.x.low) / (self.x.high - self.x.low)
         return self.left + share * (self.right - self.left)
 
     def up(self, value: float) -> float:
+        """Units from the drawing's top."""
         share = (value - self.y.low) / (self.y.high - self.y.low)
         return self.bottom - share * (self.bottom - self.top)
 
@@ -110,6 +121,7 @@ def plot(
     x: Axis,
     y: Axis,
     lines: Sequence[Line],
+    areas: Sequence[Area] = (),
     bands: Sequence[Band] = (),
     marks: Sequence[Mark] = (),
     size: tuple[int, int] = (680, 320),
@@ -123,21 +135,34 @@ def plot(
         x: The axis across.
         y: The axis up.
         lines: The lines; later ones are drawn over earlier ones.
+        areas: Filled shapes, below the lines.
         bands: Parts of the x axis.
         marks: Dots, over the lines.
         size: Width and height in units of the drawing (pixels where it is shown at full size).
     """
     width, height = size
     label_lines = max((len(band.labels) for band in bands), default=0)
-    frame = _Frame(x, y, 52, 10 + LINE * label_lines, width - 12, height - 44)
+    frame = Frame(x, y, 52, 10 + LINE * label_lines, width - 12, height - 44)
+    drawn = [
+        *_bands(frame, bands),
+        *_axes(frame),
+        *(_area(frame, area) for area in areas),
+        *(_line(frame, line) for line in lines),
+        *(_mark(frame, mark) for mark in marks),
+    ]
+    return picture(drawn, name=name, title=title, description=description, size=size)
+
+
+def picture(
+    drawn: Sequence[Html], *, name: str, title: str, description: str, size: tuple[int, int]
+) -> Html:
+    """A drawing with its title and its content in words; see `plot`."""
+    width, height = size
     return element(
         "svg",
         element("title", title, id=f"{name}-title"),
         element("desc", description, id=f"{name}-desc"),
-        *_bands(frame, bands),
-        *_axes(frame),
-        *(_line(frame, line) for line in lines),
-        *(_mark(frame, mark) for mark in marks),
+        *drawn,
         xmlns="http://www.w3.org/2000/svg",
         viewBox=f"0 0 {width} {height}",
         role="img",
@@ -162,71 +187,77 @@ def legend(entries: Sequence[tuple[Html, str]]) -> Html:
     return element("ul", *items, class_="legend")
 
 
-def _bands(frame: _Frame, bands: Sequence[Band]) -> list[Html]:
+def _bands(frame: Frame, bands: Sequence[Band]) -> list[Html]:
     drawn = []
     for number, band in enumerate(bands):
         left, right = frame.across(band.low), frame.across(band.high)
         drawn.append(
             element(
                 "rect",
-                x=_short(left),
-                y=_short(frame.top),
-                width=_short(right - left),
-                height=_short(frame.bottom - frame.top),
+                x=short(left),
+                y=short(frame.top),
+                width=short(right - left),
+                height=short(frame.bottom - frame.top),
                 class_="band odd" if number % 2 else "band",
             )
         )
         drawn += [
-            _text(label, (left + right) / 2, 4 + LINE * (line + 0.6), "middle")
+            text_at(label, (left + right) / 2, 4 + LINE * (line + 0.6), "middle")
             for line, label in enumerate(band.labels)
             if len(label) * LETTER <= right - left
         ]
     return drawn
 
 
-def _axes(frame: _Frame) -> list[Html]:
+def _axes(frame: Frame) -> list[Html]:
     drawn = []
     for value in ticks(frame.y):
         height = frame.up(value)
-        path = f"M{_short(frame.left)},{_short(height)}H{_short(frame.right)}"
+        path = f"M{short(frame.left)},{short(height)}H{short(frame.right)}"
         drawn.append(element("path", d=path, class_="grid"))
-        drawn.append(_text(f"{value:g}", frame.left - 7, height + 4, "end"))
+        drawn.append(text_at(f"{value:g}", frame.left - 7, height + 4, "end"))
     for value in ticks(frame.x, most=10 if frame.right - frame.left > 500 else 7):
         place = frame.across(value)
-        path = f"M{_short(place)},{_short(frame.bottom)}v4"
+        path = f"M{short(place)},{short(frame.bottom)}v4"
         drawn.append(element("path", d=path, class_="axis"))
-        drawn.append(_text(f"{value:g}", place, frame.bottom + 17, "middle"))
-    corner = f"M{_short(frame.left)},{_short(frame.top)}V{_short(frame.bottom)}"
-    drawn.append(element("path", d=f"{corner}H{_short(frame.right)}", class_="axis"))
+        drawn.append(text_at(f"{value:g}", place, frame.bottom + 17, "middle"))
+    corner = f"M{short(frame.left)},{short(frame.top)}V{short(frame.bottom)}"
+    drawn.append(element("path", d=f"{corner}H{short(frame.right)}", class_="axis"))
     middle = (frame.left + frame.right) / 2
-    drawn.append(_text(frame.x.label, middle, frame.bottom + 36, "middle"))
-    turn = f"translate(13 {_short((frame.top + frame.bottom) / 2)}) rotate(-90)"
+    drawn.append(text_at(frame.x.label, middle, frame.bottom + 36, "middle"))
+    turn = f"translate(13 {short((frame.top + frame.bottom) / 2)}) rotate(-90)"
     drawn.append(element("text", frame.y.label, transform=turn, text_anchor="middle"))
     return drawn
 
 
-def _line(frame: _Frame, line: Line) -> Html:
-    places = [f"{_short(frame.across(x))},{_short(frame.up(y))}" for x, y in line.points]
+def _area(frame: Frame, area: Area) -> Html:
+    places = [f"{short(frame.across(x))},{short(frame.up(y))}" for x, y in area.points]
+    return element("path", d=f"M{'L'.join(places)}Z", class_=f"area {area.style}")
+
+
+def _line(frame: Frame, line: Line) -> Html:
+    places = [f"{short(frame.across(x))},{short(frame.up(y))}" for x, y in line.points]
     # A single point has no length; a piece of length 0 with a round end is drawn as a dot.
     path = f"M{places[0]}{'h0' if len(places) == 1 else 'L' + ' '.join(places[1:])}"
     return element("path", d=path, class_=f"line {line.style}")
 
 
-def _mark(frame: _Frame, mark: Mark) -> Html:
+def _mark(frame: Frame, mark: Mark) -> Html:
     return element(
         "circle",
         element("title", mark.text),
-        cx=_short(frame.across(mark.at[0])),
-        cy=_short(frame.up(mark.at[1])),
+        cx=short(frame.across(mark.at[0])),
+        cy=short(frame.up(mark.at[1])),
         r=f"{mark.radius:g}",
         class_=f"mark {mark.style}",
     )
 
 
-def _text(text: str, x: float, y: float, anchor: str) -> Html:
-    return element("text", text, x=_short(x), y=_short(y), text_anchor=anchor)
+def text_at(text: str, x: float, y: float, anchor: str) -> Html:
+    """Words at a place; ``anchor`` is which part of them is there: start, middle, end."""
+    return element("text", text, x=short(x), y=short(y), text_anchor=anchor)
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """A length to a tenth of a unit, which is as fine as can be seen."""
     return f"{value:.1f}".removesuffix(".0")

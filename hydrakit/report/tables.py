@@ -1,16 +1,17 @@
-"""The tables of the report: rounds, data, and what is needed to repeat the run."""
+"""The tables of the report: rounds, and data."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 from hydrakit.hooks import DatasetAdapter
-from hydrakit.plan import Dataset, Plan
+from hydrakit.plan import Dataset, Plan, Round
+from hydrakit.report.levels import val_interval
 from hydrakit.report.markup import Html, element, together
-from hydrakit.results import DataFacts, Results, RoundResult
+from hydrakit.results import DataFacts, RoundResult
+
+Counts = Mapping[str, Sequence[int] | None]
+"""Validation cases of both classes by dataset; None for tasks that do not have two."""
 
 ABSENT = "–"
 SPLITS = ("train", "val", "test")
@@ -24,6 +25,7 @@ ROUND_HEADERS = (
     "Best epoch",
     "Val. loss",
     "Val. AUC",
+    "95 % interval",
     "Val. accuracy",
     "Reference AUC",
     "Seconds",
@@ -91,30 +93,56 @@ def facts_list(facts: Iterable[tuple[str, object]]) -> Html:
     return element("dl", *(part for pair in pairs for part in pair))
 
 
-def rounds_table(plan: Plan, results: Results) -> Html:
-    """The rounds, as in Table I of the paper, and what must be known to read them."""
-    total = seconds(sum(round.seconds for round in results.rounds))
+def rounds_table(plan: Plan, rounds: Sequence[RoundResult], counts: Counts) -> Html:
+    """The rounds, as in Table I of the paper, and what must be known to read them.
+
+    Args:
+        plan: Of the run.
+        rounds: Those that are finished, in order.
+        counts: For the intervals.
+    """
+    total = seconds(sum(round.seconds for round in rounds))
+    rows = [
+        _round_row(result, plan.rounds[result.round - 1], counts.get(result.dataset))
+        for result in rounds
+    ]
+    rows += [
+        _coming_row(number, plan.rounds[number - 1], under_way=number == len(rounds) + 1)
+        for number in range(len(rounds) + 1, len(plan.rounds) + 1)
+    ]
     drawn = table(
-        "Rounds in the order of training",
+        "Table I. Rounds in the order of training",
         ROUND_HEADERS,
-        [_round_row(round) for round in results.rounds],
+        rows,
         words=(1, 2, 3),
         footer=("Total", *[""] * (len(ROUND_HEADERS) - 2), total),
     )
-    notes = (element("li", note) for note in _round_notes(plan, results) if note)
+    notes = (element("li", note) for note in _round_notes(plan, rounds) if note)
     return together((drawn, element("ul", *notes)), "\n")
 
 
-def _round_notes(plan: Plan, results: Results) -> Iterator[str | None]:
-    yield "Trained: “head” leaves the body as it is; “all” trains body and head."
+TRAINED = {
+    "head": "“head” leaves the body as it is",
+    "all": "“all” trains body and head",
+    "norm": "“norm” trains the head, and of the body the normalisation alone",
+    "none": "“none” trains nothing and looks at the network as it is",
+}
+
+
+def _round_notes(plan: Plan, rounds: Sequence[RoundResult]) -> Iterator[str | None]:
+    kinds = dict.fromkeys(("head", "all", *(round.train for round in plan.rounds)))
+    yield f"Trained: {'; '.join(TRAINED[kind] for kind in kinds)}."
     yield (
         "Validation figures (val.) are of the round's own dataset, in the best epoch, on the very "
-        "cases that chose that epoch: they flatter."
+        "cases that chose that epoch: they flatter. The interval (Newcombe) is about the number of "
+        "these cases alone."
     )
-    if any(round.reference_auc is not None for round in results.rounds):
+    if not rounds:
+        return
+    if any(round.reference_auc is not None for round in rounds):
         yield (
             "Reference AUC: what the first round's head makes of the validation split of "
-            f"{results.target} on the body after this round. It falls where the body moves away "
+            f"{plan.target} on the body after this round. It falls where the body moves away "
             "from what that head reads."
         )
     else:
@@ -122,28 +150,50 @@ def _round_notes(plan: Plan, results: Results) -> Iterator[str | None]:
             "Reference AUC: none here. It takes a first round on the target, and later rounds to "
             "follow its head through."
         )
-    yield _bootstrap_note(results.rounds[0])
+    yield _bootstrap_note(rounds[0])
     if any(round.hyperparameters.carry_head == "last" for round in plan.rounds):
         yield (
             "Body and figures are the best epoch's. Where the plan says so (carry_head), the head "
             "that goes on to later rounds is the last epoch's, as the authors did."
         )
+    select = dict.fromkeys(round.hyperparameters.select for round in plan.rounds)
+    if list(select) != ["best"]:
+        yield f"Which epoch a round ends with (select): {', '.join(select)}."
 
 
-def _round_row(round: RoundResult) -> tuple[object, ...]:
+def _round_row(
+    round: RoundResult, planned: Round, counts: Sequence[int] | None
+) -> tuple[object, ...]:
+    interval = val_interval(round.val.auc, counts)
     return (
         round.round,
-        round.dataset,
+        " + ".join(planned.datasets),
         round.train,
-        round.head,
+        " + ".join(planned.heads),
         f"{round.learning_rate:g}",
         f"{round.dropout:g}",
         f"{round.best_epoch} of {round.epochs}",
         number(round.val.loss),
         number(round.val.auc),
+        f"{number(interval[0])} to {number(interval[1])}" if interval else ABSENT,
         number(round.val.accuracy),
         number(round.reference_auc),
         seconds(round.seconds),
+    )
+
+
+def _coming_row(place: int, planned: Round, *, under_way: bool) -> tuple[object, ...]:
+    """A round that is not finished."""
+    settings = planned.hyperparameters
+    return (
+        place,
+        " + ".join(planned.datasets),
+        planned.train,
+        " + ".join(planned.heads),
+        f"{settings.learning_rate:g}",
+        f"{settings.dropout:g}",
+        "under way" if under_way else "to come",
+        *[ABSENT] * 6,
     )
 
 
@@ -251,78 +301,13 @@ def _shortcuts(facts: DataFacts) -> Html | str:
 
 def _shares(dataset: Dataset) -> str:
     shares = [(split, getattr(dataset.split, split)) for split in SPLITS]
-    return (
-        ", ".join(f"{split} {share:g}" for split, share in shares if share)
-        + "; a patient's cases stay together"
-    )
+    words = ", ".join(f"{split} {share:g}" for split, share in shares if share)
+    fold = dataset.split.fold
+    if fold is not None:
+        words += f", test: fold {fold.index + 1} of {fold.count}"
+    return f"{words}; a patient's cases stay together"
 
 
 def _options(dataset: Dataset) -> str:
     options = (f"{key}={value}" for key, value in sorted(dataset.options.items()))
     return ", ".join(options) or "none"
-
-
-def repeat_section(
-    plan: Plan,
-    results: Results,
-    *,
-    facts: Mapping[str, DataFacts],
-    environment: Mapping[str, Any],
-    folder: Path,
-) -> Html:
-    """What decided the result, on what it was computed, and the command that does it again."""
-    device = [environment[key] for key in ("device", "device_name") if key in environment]
-    plugins = environment.get("plugins", {})
-    digests = (
-        element("li", f"{name} ", element("code", each.digest)) for name, each in facts.items()
-    )
-    versions = facts_list(
-        [
-            ("Strategy", results.strategy),
-            ("Profile", results.profile),
-            ("Seed", results.seed),
-            ("Kind of head", plan.head),
-            ("Random starts", plan.bootstrap),
-            ("Plan (SHA-256)", element("code", results.plan)),
-            ("Data (SHA-256)", element("ul", *digests)),
-            ("hydrakit", results.hydrakit),
-            ("Plugins", _listed(plugins.items()) if plugins else None),
-            ("Python", environment.get("python")),
-            ("torch", environment.get("torch")),
-            ("Platform", environment.get("platform")),
-            ("Device", ", ".join(map(str, device)) if device else None),
-            ("Threads", environment.get("threads")),
-        ]
-    )
-    return together(
-        (
-            element("pre", element("code", command(folder, environment))),
-            element(
-                "p",
-                "The same versions on the same kind of device give the same weights. Other ones "
-                "round otherwise, and the figures may then differ.",
-            ),
-            versions,
-        ),
-        "\n",
-    )
-
-
-def _listed(pairs: Iterable[tuple[str, object]]) -> Html:
-    return element("ul", *(element("li", f"{name}: {value}") for name, value in pairs))
-
-
-def command(folder: Path, environment: Mapping[str, Any]) -> str:
-    """The command that runs a run's plan again, into a new folder."""
-    words = ["hydrakit", "run", "--plan", str(folder / "plan.json")]
-    roots = {name: Path(root) for name, root in environment.get("roots", {}).items()}
-    parents = {root.parent for name, root in roots.items() if root.name == name}
-    if len(parents) == 1 and all(root.name == name for name, root in roots.items()):
-        words += ["--data", str(parents.pop())]
-    else:
-        for name, root in roots.items():
-            words += ["--root", f"{name}={root}"]
-    words += ["--out", f"{folder}-again"]
-    if "device" in environment:
-        words += ["--device", str(environment["device"])]
-    return shlex.join(words)

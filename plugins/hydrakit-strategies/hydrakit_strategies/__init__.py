@@ -1,9 +1,9 @@
-"""The paper's strategies: Hydra, transfer learning and classical training."""
+"""The paper's strategies, those it names as future work, and controls."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from hydrakit.hooks import SequenceStrategy, Settings, hookimpl
 
@@ -45,6 +45,23 @@ def transfer(datasets: Sequence[str], settings: Settings) -> list[Round]:
     ]
 
 
+def transfer_long(datasets: Sequence[str], settings: Settings) -> list[Round]:
+    """Transfer learning that may take as many updates as `hydra`: its head rounds' are added.
+
+    A head round's epoch has as many updates as there are views, an epoch of all has one view.
+    """
+    rounds = []
+    for number, round in enumerate(transfer(datasets, settings)):
+        values = round.hyperparameters
+        if number > 0:
+            head = settings.hyperparameters("head", _place(number - 1, len(datasets) - 1))
+            per_epoch = head.views if values.augmentation == "fresh" else 1
+            epochs = values.epochs + head.epochs * per_epoch
+            values = values.model_copy(update={"epochs": epochs})
+        rounds.append(round.model_copy(update={"hyperparameters": values}))
+    return rounds
+
+
 def classical(datasets: Sequence[str], settings: Settings) -> list[Round]:
     """The target alone: one round that trains body and head."""
     from hydrakit.plan import Round
@@ -52,6 +69,55 @@ def classical(datasets: Sequence[str], settings: Settings) -> list[Round]:
     target = datasets[-1]
     values = settings.hyperparameters("all", "first")
     return [Round(dataset=target, train="all", head=target, hyperparameters=values)]
+
+
+def random(datasets: Sequence[str], settings: Settings) -> list[Round]:
+    """Random weight guessing: the best untrained start on validation, and nothing else."""
+    from hydrakit.plan import Round
+
+    target = datasets[-1]
+    values = settings.hyperparameters("none", "first")
+    return [Round(dataset=target, train="none", head=target, hyperparameters=values)]
+
+
+def norm(datasets: Sequence[str], settings: Settings) -> list[Round]:
+    """Hydra's rounds, but after the first only normalisation changes in the body."""
+    return [
+        round.model_copy(update={"train": "norm"}) if number and round.train == "all" else round
+        for number, round in enumerate(hydra(datasets, settings))
+    ]
+
+
+def parallel(datasets: Sequence[str], settings: Settings) -> list[Round]:
+    """All datasets in one round, of which every epoch draws one (the paper's future work)."""
+    return [_together(datasets, settings, mix="epoch")]
+
+
+def joint(datasets: Sequence[str], settings: Settings) -> list[Round]:
+    """All datasets in one round, mixed in every batch, each through its own head."""
+    return [_together(datasets, settings, mix="batch")]
+
+
+def _together(
+    datasets: Sequence[str], settings: Settings, *, mix: Literal["batch", "epoch"]
+) -> Round:
+    from hydrakit.plan import Other, Round
+
+    target = datasets[-1]
+    supports = [name for name in dict.fromkeys(datasets) if name != target]
+    values = settings.hyperparameters("all", "first")
+    if mix == "epoch":  # of which the target gets its share, so as many more of them
+        count = len(supports) + 1
+        patience = None if values.patience is None else values.patience * count
+        values = values.model_copy(update={"epochs": values.epochs * count, "patience": patience})
+    return Round(
+        dataset=target,
+        train="all",
+        head=target,
+        hyperparameters=values,
+        others=tuple(Other(dataset=name, head=name) for name in supports),
+        mix=mix,
+    )
 
 
 def _place(number: int, count: int) -> Place:
@@ -63,18 +129,23 @@ def _place(number: int, count: int) -> Place:
 @hookimpl
 def hydrakit_sequence_strategies() -> Iterator[SequenceStrategy]:
     """The shipped strategies."""
+    for name, summary, plan in (
+        (
+            "hydra",
+            "for each dataset: its head on the frozen body, then body and head (paper)",
+            hydra,
+        ),
+        ("transfer", "one network with one head, trained on each dataset in turn", transfer),
+        ("transfer-long", "transfer, with as many updates allowed as hydra takes", transfer_long),
+        ("classical", "the target dataset alone", classical),
+        ("norm", "hydra, with only the body's normalisation trained after the first round", norm),
+        ("parallel", "all datasets in one round, of which every epoch draws one", parallel),
+        ("joint", "all datasets in one round, mixed in every batch, each with its head", joint),
+    ):
+        yield SequenceStrategy(name=name, summary=summary, plan=plan)
     yield SequenceStrategy(
-        name="hydra",
-        summary="for each dataset: its head on the frozen body, then body and head (the paper)",
-        plan=hydra,
-    )
-    yield SequenceStrategy(
-        name="transfer",
-        summary="one network with one head, trained on each dataset in turn",
-        plan=transfer,
-    )
-    yield SequenceStrategy(
-        name="classical",
-        summary="the target dataset alone",
-        plan=classical,
+        name="random",
+        summary="the best of 1,000 untrained starts on the target's validation split",
+        plan=random,
+        bootstrap=1000,
     )

@@ -19,7 +19,7 @@ PLACES: list[tuple[Train, Place]] = [
 
 
 def hyperparameters(train: Train, place: Place) -> Hyperparameters:
-    epochs = PLACES.index((train, place)) + 1
+    epochs = PLACES.index(("head" if train == "head" else "all", place)) + 1
     return Hyperparameters(
         learning_rate=1e-3, dropout=0.0, batch_size=1, epochs=epochs, patience=None
     )
@@ -40,7 +40,16 @@ def told(strategy: str, *datasets: str) -> list[tuple[str, str, str, str]]:
 
 
 def test_the_names_of_the_strategies() -> None:
-    assert list(STRATEGIES) == ["hydra", "transfer", "classical"]
+    assert list(STRATEGIES) == [
+        "hydra",
+        "transfer",
+        "transfer-long",
+        "classical",
+        "norm",
+        "parallel",
+        "joint",
+        "random",
+    ]
 
 
 def test_hydra_on_the_papers_datasets() -> None:
@@ -83,6 +92,41 @@ def test_transfer_has_one_head() -> None:
 )
 def test_classical_is_the_target_alone(datasets: list[str]) -> None:
     assert told("classical", *datasets) == [("lung", "all", "lung", "first")]
+
+
+def test_norm_is_hydra_whose_later_rounds_train_the_norm() -> None:
+    datasets = ("prostatex", "brain", "prostatex")
+    hydra, norm = rounds("hydra", *datasets), rounds("norm", *datasets)
+    assert norm[0] == hydra[0]
+    assert [round.train for round in norm] == ["all", "head", "norm", "head", "norm"]
+    for one, other in zip(norm, hydra, strict=True):
+        assert one.model_copy(update={"train": other.train}) == other
+
+
+def test_random_trains_nothing_and_wants_a_thousand_starts() -> None:
+    (only,) = rounds("random", "brain", "lung")
+    assert (only.dataset, only.train) == ("lung", "none")
+    assert STRATEGIES["random"].bootstrap == 1000
+    assert all(each.bootstrap is None for each in STRATEGIES.values() if each.name != "random")
+
+
+def test_parallel_and_joint_train_all_datasets_in_one_round() -> None:
+    (parallel,), (joint,) = (rounds(n, "a", "b", "c", "a") for n in ("parallel", "joint"))
+    for round, mix in ((parallel, "epoch"), (joint, "batch")):
+        assert (round.datasets, round.heads, round.mix) == (("a", "b", "c"), ("a", "b", "c"), mix)
+    assert parallel.hyperparameters.epochs == 3 * joint.hyperparameters.epochs
+    assert rounds("joint", "a")[0].others == ()
+
+
+def test_transfer_long_may_take_as_many_updates_as_hydra() -> None:
+    datasets = ("prostatex", "brain", "lung", "prostatex")
+
+    def updates(strategy: str) -> int:
+        """Passes over a training split, each view of a fixed set counted."""
+        values = [(round.train, round.hyperparameters) for round in rounds(strategy, *datasets)]
+        return sum(h.epochs * (h.views if train == "head" else 1) for train, h in values)
+
+    assert updates("transfer-long") == updates("hydra") > updates("transfer")
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)

@@ -1,0 +1,226 @@
+"""``hydrakit compare`` and ``hydrakit verdict``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hydrakit.cli import params
+
+if TYPE_CHECKING:
+    from hydrakit.compare import Compared, CompareWatcher
+    from hydrakit.devices import Precision
+
+
+@click.command(short_help="Compare strategies on the same findings, with a verdict.")
+@click.option(
+    "--strategies",
+    callback=params.names,
+    metavar="A,B,...",
+    help="Strategies; every other one is compared with the first.",
+)
+@params.comparison_options
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="Train every cell with the seeds 0 to N-1.",
+)
+@click.option(
+    "--folds",
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="Folds of the cross-validation, whole patients in each.  [default: 5]",
+)
+@click.option("--holdout", is_flag=True, help="One 8-1-1 split, as in the paper, and no folds.")
+@click.option(
+    "--repeats",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Repeat the cross-validation, each time with other folds.",
+)
+@click.option("--positive", metavar="CLASS", help="Whose AUC it is.  [default: the second of two]")
+@params.places
+@click.option(
+    "--out",
+    type=params.FOLDER,
+    metavar="DIR",
+    help="Folder of the comparison.  [default: one under ./runs, to which cells can be added]",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Processes, which share threads or GPUs.  [default: one per core, or per GPU]",
+)
+@params.compute
+@params.cache
+@params.as_json
+@click.pass_context
+def compare(
+    ctx: click.Context,
+    /,
+    *,
+    strategies: list[str],
+    datasets: list[str],
+    seeds: int,
+    folds: int | None,
+    holdout: bool,
+    repeats: int,
+    positive: str | None,
+    data: Path | None,
+    roots: dict[str, Path],
+    out: Path | None,
+    jobs: int | None,
+    device: str,
+    precision: Precision,
+    deterministic: bool,
+    compiled: bool,
+    cache: Path | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Compare strategies by cross-validation: did the other datasets help, and how sure is it?
+
+    Every strategy is trained with every seed on every fold, and tested on the same findings. The
+    same command goes on where a stopped one left off; one that names more strategies, seeds or
+    repeats runs only what is new.
+    """
+    if not strategies or not datasets:
+        missing = "--datasets" if strategies else "--strategies"
+        raise click.UsageError(f"{missing} is needed: see `hydrakit plugins list`")
+    if holdout and (folds or repeats > 1):
+        raise click.UsageError("--holdout is a single split: leave out --folds and --repeats")
+
+    from hydrakit import compare as engine
+    from hydrakit.cells import make_design
+
+    design = make_design(
+        strategies=strategies,
+        datasets=datasets,
+        seeds=seeds,
+        folds=None if holdout else folds or 5,
+        repeats=repeats,
+        settings=settings,
+    )
+    try:
+        with watching() as watcher:
+            found = engine.compare(
+                design,
+                positive=positive,
+                out=out,
+                data=data,
+                roots=roots,
+                jobs=jobs,
+                device=device,
+                precision=precision,
+                deterministic=deterministic,
+                compiled=compiled,
+                cache=cache,
+                watcher=watcher,
+            )
+    except KeyboardInterrupt:
+        click.echo("hydrakit: stopped: the same command goes on where it was", err=True)
+        ctx.exit(130)
+    show(found, as_json=as_json)
+    if found.failed:
+        ctx.exit(1)
+
+
+@contextmanager
+def watching() -> Iterator[CompareWatcher]:
+    """A watcher that shows how a comparison goes, on standard error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from hydrakit.cli.compare_progress import Lines, LiveLines
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Lines()
+        return
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.completed} of {task.total} rounds"),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield LiveLines(progress)
+
+
+def show(found: Compared, *, as_json: bool) -> None:
+    """Print Table II, the pairs and the verdict; on standard error, what failed."""
+    comparison = found.comparison
+    if as_json and comparison is not None:
+        click.echo(comparison.model_dump_json(indent=2))
+    elif comparison is not None:
+        from hydrakit.cli.show import print_comparison
+
+        print_comparison(comparison)
+        click.echo("")
+        click.echo(f"comparison:  {found.path / 'comparison.json'}")
+        click.echo(f"report:      {found.path / 'report.html'}")
+    elif not found.failed:
+        click.echo("no fold has all strategies yet")
+    for name, reason in found.failed.items():
+        click.echo(f"hydrakit: cell {name} failed: {reason}", err=True)
+
+
+@click.command(short_help="What a published table of AUCs allows to say.")
+@click.option(
+    "--table",
+    required=True,
+    metavar="TEXT",
+    help='Rows as "Hydra 48/60, transfer 43/60" (an AUC is a number or a fraction of pairs) with '
+    "the two options below; or a CSV file with the columns name, AUC, positives, negatives.",
+)
+@click.option("--positives", type=click.IntRange(min=1), help="Positive findings of the test set.")
+@click.option("--negatives", type=click.IntRange(min=1), help="Negative findings of the test set.")
+@params.as_json
+def verdict(table: str, positives: int | None, negatives: int | None, as_json: bool) -> None:
+    """Tell what a published table of AUCs allows to say of each method beside the others."""
+    from dataclasses import asdict
+
+    from hydrakit.errors import DataError
+    from hydrakit.verdict import rows_of_table, verdict_of_table
+
+    if (positives is None) != (negatives is None):
+        raise click.UsageError("--positives and --negatives belong together")
+    where = "--table"
+    if positives is not None:
+        rows = [_row(part, positives, negatives) for part in table.replace(";", ",").split(",")]
+        table = "\n".join(rows)
+    elif Path(table).is_file():
+        where = table
+        try:
+            table = Path(table).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{where}: cannot be read as a table: {error}") from None
+    found = verdict_of_table(rows_of_table(table, where=where))
+    if as_json:
+        rounded = [{**asdict(each), "needed": _finite(each.needed)} for each in found]
+        click.echo(json.dumps(rounded, indent=2))
+        return
+    for each in found:
+        click.echo(each.text)
+
+
+def _finite(needed: float | None) -> float | None:
+    """A number of findings, or None: JSON has no infinity."""
+    return None if needed is None or needed == float("inf") else needed
+
+
+def _row(part: str, positives: int, negatives: int | None) -> str:
+    """A row of a table from a name and an AUC."""
+    name, _, auc = part.strip().rpartition(" ")
+    return f"{name.strip()}, {auc}, {positives}, {negatives}"

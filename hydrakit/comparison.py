@@ -1,0 +1,390 @@
+"""What a comparison found (``comparison.json``): the strategies on the same findings, as data."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+import hydrakit
+from hydrakit.cells import Cell, CompareDir, Design
+from hydrakit.data.index import Index
+from hydrakit.errors import DataError
+from hydrakit.hooks import DatasetAdapter
+from hydrakit.metrics import auc
+from hydrakit.paired import compare
+from hydrakit.plan import Frozen, Name
+from hydrakit.results import Results
+from hydrakit.rundir import RunDir
+from hydrakit.stats import mean_auc
+from hydrakit.tested import Row, Tested, gather
+from hydrakit.verdict import Kind, verdicts
+
+LEVEL = 0.95
+
+
+class StrategyFigures(Frozen):
+    """How well a strategy does.
+
+    Attributes:
+        name: Of the strategy.
+        val: Mean over the cells of the validation AUC that they ended with; it chose the weights,
+            and so flatters.
+        auc: Mean over the cells of the test AUC.
+        low: Lower end of its interval.
+        high: Upper end.
+        cells: Number of cells in the mean.
+        left_out: Number of cells that tested one class alone, so that they have no AUC.
+        seconds: Of training, over all cells, rounds that are shared counted for each: what the
+            strategy alone would have taken.
+        shared: Number of rounds, over all cells, that were not trained anew.
+        scores: Probability of the positive class, ``(passes, findings)``; None where a pass did
+            not test the finding. Scores of two cells are on two scales.
+        mean_scores: Mean of each finding's scores over the passes.
+    """
+
+    name: Name
+    val: float
+    auc: float
+    low: float
+    high: float
+    cells: int
+    left_out: int
+    seconds: float
+    shared: int
+    scores: tuple[tuple[float | None, ...], ...]
+    mean_scores: tuple[float, ...]
+
+
+class Pair(Frozen):
+    """The first strategy beside another, on the same findings.
+
+    Attributes:
+        strategy: The first one named.
+        against: The other.
+        difference: Mean test AUC of ``strategy`` less that of ``against``.
+        low: Lower end of its interval.
+        high: Upper end.
+        p: Of no difference.
+        p_holm: After Holm's correction for all pairs.
+        verdict: ``better``, ``worse`` or ``cannot tell``: ``strategy`` beside ``against``.
+        findings_needed: About so many would be needed to tell them apart; None where they can be
+            told apart, or where no difference was found.
+        text: The verdict in words.
+    """
+
+    strategy: Name
+    against: Name
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+    verdict: Kind
+    findings_needed: float | None
+    text: str
+
+
+class Comparison(Frozen):
+    """A comparison of strategies (``comparison.json``).
+
+    Attributes:
+        format: Version of this format.
+        hydrakit: Version that wrote it.
+        digest: Of the design.
+        datasets: In the order of training.
+        target: The dataset that was tested.
+        positive: The class whose AUC this is, against all others.
+        seeds: Number of seeds.
+        repeats: Number of repeats.
+        folds: Number of folds; None for a single 8-1-1 split.
+        level: Of the intervals.
+        positives: Number of positive findings.
+        negatives: Number of negative findings.
+        patients: Number of patients (those that groups or copies join count once).
+        strategies: In the order in which they were named.
+        pairs: The first strategy beside every other one.
+        verdict: In words, a line for each pair.
+        readings: How often test labels were read, in all cells of these strategies.
+        wanted: Number of cells of the design.
+        failed: Why cells failed, by name.
+        used: Number of cells behind the figures: of the (seed, repeat, fold) that all finished.
+        findings: Names.
+        labels: 1 for positive, 0 for negative, of each finding.
+        patient_of: Number of its patient, of each finding.
+        passes: Seed and repeat of each pass: a test of all findings.
+        fold_of: Which fold tested a finding, ``(passes, findings)``; None where none did.
+    """
+
+    format: Literal[1] = 1
+    hydrakit: str
+    digest: str
+    datasets: tuple[Name, ...]
+    target: Name
+    positive: str
+    seeds: int
+    repeats: int
+    folds: int | None
+    level: float
+    positives: int
+    negatives: int
+    patients: int
+    strategies: tuple[StrategyFigures, ...]
+    pairs: tuple[Pair, ...]
+    verdict: str
+    readings: int
+    wanted: int
+    failed: dict[str, str]
+    used: int
+    findings: tuple[str, ...]
+    labels: tuple[int, ...]
+    patient_of: tuple[int, ...]
+    passes: tuple[tuple[int, int], ...]
+    fold_of: tuple[tuple[int | None, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cases:
+    """What the findings of the target are, and who has them.
+
+    Attributes:
+        positive: The class that counts as positive.
+        finding: Of each case, by key: exact copies of one patient's image are one finding.
+        patient: Of each case, by key: those that groups or copies join are one.
+    """
+
+    positive: str
+    finding: Mapping[str, str]
+    patient: Mapping[str, str]
+
+
+def cases_of(index: Index, units: Mapping[str, str], positive: str) -> Cases:
+    """The findings of a prepared dataset.
+
+    Args:
+        index: Of the dataset.
+        units: By key, what must stay on one side of a split (`hydrakit.data.gate.Gate.units`).
+        positive: The class that counts as positive.
+    """
+    first: dict[tuple[str, str, str], str] = {}
+    finding = {}
+    for case in index.cases:
+        same = (case.patient, str(case.label), case.content or case.key)
+        finding[case.key] = first.setdefault(same, case.key)
+    return Cases(positive=positive, finding=finding, patient=dict(units))
+
+
+def positive_class(adapter: DatasetAdapter, wanted: str | None) -> str:
+    """The class whose AUC is compared.
+
+    Raises:
+        DataError: The dataset has none of that name, or several that it could be.
+    """
+    names = ", ".join(adapter.classes)
+    if adapter.task == "regression":
+        raise DataError(
+            f"{adapter.name}: its label is a number, and AUCs are compared: name another target"
+        )
+    if wanted is None and len(adapter.classes) == 2 and adapter.task == "classification":
+        return adapter.classes[1]
+    if wanted is None:
+        raise DataError(f"{adapter.name}: has the classes {names}: name one with `--positive`")
+    if wanted not in adapter.classes:
+        raise DataError(f"--positive {wanted!r}: is not a class of {adapter.name!r} ({names})")
+    return wanted
+
+
+def compared(here: CompareDir, design: Design, cases: Cases) -> Comparison | None:
+    """The comparison of the cells that are done, or None where no fold has all strategies.
+
+    A (seed, repeat, fold) counts where every strategy finished it, so that all are judged by the
+    same findings.
+
+    Raises:
+        DataError: Cells contradict one another, or no fold tested both classes.
+        PlanError: A file of a cell cannot be read.
+    """
+    cells = design.cells()
+    status = {cell: here.status(cell) for cell in cells}
+    missing = {cell.group for cell in cells if status[cell] != "done"}
+    used = [cell for cell in cells if cell.group not in missing]
+    if not used:
+        return None
+    tested = {
+        name: gather(_rows(here, [cell for cell in used if cell.strategy == name], cases))
+        for name in design.strategies
+    }
+    one = tested[design.strategies[0]]
+    pairs = _pairs(tested)
+    found = mean_auc(one, level=LEVEL)
+    return Comparison(
+        hydrakit=hydrakit.__version__,
+        digest=design.digest,
+        datasets=design.datasets,
+        target=design.target,
+        positive=cases.positive,
+        seeds=design.seeds,
+        repeats=design.repeats,
+        folds=design.folds,
+        level=LEVEL,
+        positives=found.positives,
+        negatives=found.negatives,
+        patients=found.patients,
+        strategies=tuple(
+            _figures(
+                here,
+                name,
+                tested[name],
+                [cell for cell in used if cell.strategy == name],
+                cases.positive,
+            )
+            for name in design.strategies
+        ),
+        pairs=pairs,
+        verdict="\n".join(pair.text for pair in pairs) or "One strategy: nothing to compare with.",
+        readings=sum(readings_of(RunDir(here.cell(cell))) for cell in cells),
+        wanted=len(cells),
+        failed={c.name: said for c, said in status.items() if said not in ("done", "waiting")},
+        used=len(used),
+        findings=one.findings,
+        labels=tuple(one.labels.tolist()),
+        patient_of=tuple(one.patients.tolist()),
+        passes=one.passes,
+        fold_of=tuple(tuple(f if f >= 0 else None for f in row) for row in one.folds.tolist()),
+    )
+
+
+def _pairs(tested: Mapping[str, Tested]) -> tuple[Pair, ...]:
+    first, *others = tested
+    differences = {
+        (first, other): compare(tested[first], tested[other], level=LEVEL) for other in others
+    }
+    return tuple(
+        Pair(
+            strategy=verdict.first,
+            against=verdict.second,
+            difference=verdict.difference,
+            low=verdict.low,
+            high=verdict.high,
+            p=differences[verdict.first, verdict.second].p,
+            p_holm=1.0 if verdict.p is None else verdict.p,
+            verdict=verdict.kind,
+            findings_needed=(
+                None if verdict.needed is None or math.isinf(verdict.needed) else verdict.needed
+            ),
+            text=verdict.text,
+        )
+        for verdict in verdicts(differences, level=LEVEL)
+    )
+
+
+def _figures(
+    here: CompareDir, name: str, tested: Tested, cells: Sequence[Cell], positive: str
+) -> StrategyFigures:
+    found = mean_auc(tested, level=LEVEL)
+    results = [_results(here, cell) for cell in cells]
+    vals = [_validation(here, cell, positive) for cell in cells]
+    return StrategyFigures(
+        name=name,
+        val=float(np.mean(vals)),
+        auc=found.auc,
+        low=found.low,
+        high=found.high,
+        cells=found.cells,
+        left_out=found.left_out,
+        seconds=sum(round.seconds for result in results for round in result.rounds),
+        shared=sum(_shared(RunDir(here.cell(cell))) for cell in cells),
+        scores=tuple(
+            tuple(None if math.isnan(score) else _short(score) for score in row)
+            for row in tested.scores.tolist()
+        ),
+        mean_scores=tuple(_short(score) for score in np.nanmean(tested.scores, axis=0).tolist()),
+    )
+
+
+def _short(score: float) -> float:
+    return float(f"{score:.6g}")
+
+
+def _results(here: CompareDir, cell: Cell) -> Results:
+    results = RunDir(here.cell(cell)).results()
+    assert results is not None
+    return results
+
+
+def _predictions(here: CompareDir, cell: Cell, split: str) -> list[dict[str, str]]:
+    path = here.cell(cell) / "predictions.csv"
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [row for row in csv.DictReader(file) if row["split"] == split]
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}): delete {path.parent} and run again"
+        ) from None
+
+
+def _rows(here: CompareDir, cells: Sequence[Cell], cases: Cases) -> list[Row]:
+    """The scores of all tested cases of some cells.
+
+    Raises:
+        DataError: A case is not in the data any more.
+    """
+    rows = []
+    for cell in cells:
+        for row in _predictions(here, cell, "test"):
+            key = row["key"]
+            if key not in cases.patient:
+                raise DataError(
+                    f"{here.cell(cell)}: tested {key!r}, which the data has no more: restore the "
+                    "data, or begin anew with another `--out`"
+                )
+            rows.append(
+                Row(
+                    finding=cases.finding[key],
+                    patient=cases.patient[key],
+                    label=_label(row, cases.positive),
+                    score=float(row[f"p_{cases.positive}"]),
+                    seed=cell.seed,
+                    repeat=cell.repeat,
+                    fold=cell.fold,
+                )
+            )
+    return rows
+
+
+def _label(row: Mapping[str, str], positive: str) -> int:
+    """Whether a case has the class; the labels of one with several are joined by ``;``."""
+    return int(positive in (row["label"], *row["label"].split(";")))
+
+
+def _validation(here: CompareDir, cell: Cell, positive: str) -> float:
+    """Validation AUC of the network that a cell ended with."""
+    rows = _predictions(here, cell, "val")
+    scores = [float(row[f"p_{positive}"]) for row in rows]
+    return auc(scores, [_label(row, positive) for row in rows])
+
+
+def readings_of(run: RunDir) -> int:
+    """How often the test labels of a run were read, by its ledger (``events.jsonl``)."""
+    events = _events(run)
+    later = [each for each in events if each["event"] == "evaluated"]
+    at_end = [each for each in events if each["event"] == "test read"]
+    return len(at_end) + len([each for each in later if each.get("split") in ("test", "all")])
+
+
+def _shared(run: RunDir) -> int:
+    return sum(each["event"] == "round shared" for each in _events(run))
+
+
+def _events(run: RunDir) -> list[dict[str, Any]]:
+    """The lines of a run's ledger; a last one that a kill cut off is passed over."""
+    path = run.path / "events.jsonl"
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line.endswith("}")]

@@ -1,0 +1,279 @@
+"""Test cases as the report shows them: patches that the head got right or wrong, and why.
+
+`keep_shown` puts them into the run's folder (``shown.safetensors``) while the data is at hand, so
+that a report can be written again from the folder alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydrakit.errors import PlanError
+from hydrakit.files import write_atomic
+from hydrakit.hooks import Task
+from hydrakit.plan import Frozen
+from hydrakit.report.markup import Html, element, together
+from hydrakit.report.pictures import coloured, ends_of, png
+from hydrakit.rundir import RunDir
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hydrakit.data.prepare import Prepared
+    from hydrakit.models import Joined
+    from hydrakit.plugins import Plugins
+
+Maps = NDArray[np.float32]
+
+FILE = "shown.safetensors"
+EACH = 8  # cases of a group
+STEPS = 32  # of the path of integrated gradients
+GROUPS = {
+    "wrong": "Wrong, the surest first",
+    "right": "Right, the surest first",
+    "far": "Furthest from the truth",
+    "near": "Nearest to the truth",
+}
+
+
+class Shown(Frozen):
+    """A test case that is shown. It has no name: only its place in ``predictions.csv``.
+
+    Attributes:
+        place: Of its line among those of the test split, from 1.
+        group: One of `GROUPS`.
+        output: Number of the head's output that the map is of.
+        label: The truth.
+        said: What the head said, with its score.
+    """
+
+    place: int
+    group: str
+    output: int
+    label: str
+    said: str
+
+
+def keep_shown(rundir: RunDir, prepared: Prepared, *, plugins: Plugins | None = None) -> None:
+    """Choose test cases of a finished run, and keep their patches and saliency maps in its folder.
+
+    Args:
+        rundir: Of the run: weights and ``predictions.csv`` are there.
+        prepared: The target's patches.
+        plugins: As loaded; None loads them.
+
+    Raises:
+        PlanError: ``predictions.csv`` is broken, or tells of a case that the data has not.
+        WeightsError: A weight file is at fault.
+    """
+    from safetensors.numpy import save
+
+    from hydrakit import weights
+    from hydrakit.models import joined
+
+    plan = rundir.plan()
+    keys, chosen = choose(rundir)
+    rows = {case.key: row for row, case in enumerate(prepared.index.cases)}
+    absent = [key for key in keys if key not in rows]
+    if absent:
+        raise PlanError(
+            f"{rundir.path / 'predictions.csv'}: {len(absent)} of its cases are not in the data of "
+            f"{plan.target}: restore the data that the run had"
+        )
+    model = joined(
+        weights.load_body(rundir.body_path),
+        weights.load_head(rundir.head_path(plan.target_head), plugins=plugins),
+    )
+    patches, maps = saliency(
+        model,
+        prepared.rows([rows[key] for key in keys]),
+        [each.output for each in chosen],
+        target=plan.target,
+    )
+    text = json.dumps([each.model_dump() for each in chosen])
+    write_atomic(rundir.path / FILE, save({"maps": maps, "patches": patches}, {"shown": text}))
+
+
+def choose(rundir: RunDir) -> tuple[list[str], list[Shown]]:
+    """Keys of the test cases to be shown, and what is told of each.
+
+    Raises:
+        PlanError: ``predictions.csv`` is absent or broken, or the run is not finished.
+    """
+    results = rundir.results()
+    if results is None:
+        raise PlanError(f"{rundir.path}: is not finished: it has no test cases to show")
+    path = rundir.path / "predictions.csv"
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = [row for row in csv.DictReader(file) if row["split"] == results.test.split]
+        told = [_told(place, line, results.test.task) for place, line in enumerate(lines, start=1)]
+    except (OSError, KeyError, ValueError, csv.Error) as error:
+        raise PlanError(f"{path}: cannot be read ({error}): restore it") from None
+    if results.test.task == "regression":
+        nearest = sorted(told, key=lambda pair: pair[0])[: min(EACH, len(told) // 2)]
+        near = {each.place for _, each in nearest}
+        told = [
+            (-error, each.model_copy(update={"group": "near"}))
+            if each.place in near
+            else (error, each)
+            for error, each in told
+        ]
+    picked: list[Shown] = []
+    for group in GROUPS:
+        inside = [(sure, each) for sure, each in told if each.group == group]
+        picked += [each for _, each in sorted(inside, key=lambda pair: -pair[0])[:EACH]]
+    return [lines[each.place - 1]["key"] for each in picked], picked
+
+
+def _told(place: int, line: dict[str, str], task: Task) -> tuple[float, Shown]:
+    """How sure the head was of a case, and what is told of it."""
+    label, predicted = line["label"], line["predicted"]
+    if task == "regression":
+        error = abs(float(predicted) - float(label))
+        said = f"{float(predicted):.4g}"
+        truth = f"{float(label):.4g}"
+        return error, Shown(place=place, group="far", output=0, label=truth, said=said)
+    names = [column.removeprefix("p_") for column in line if column.startswith("p_")]
+    scores = [float(line[f"p_{name}"]) for name in names]
+    if task == "multilabel":
+        present = set(label.split(";"))
+        sure = [max(score, 1 - score) for score in scores]
+        wrong = [
+            (score > 0.5) != (name in present) for name, score in zip(names, scores, strict=True)
+        ]
+        output = max(range(len(names)), key=lambda one: (wrong[one], sure[one]))
+        said, right = f"{names[output]} {scores[output]:.2f}", not any(wrong)
+    else:
+        output = names.index(predicted)
+        sure, right = scores, predicted == label
+        said = f"{predicted} {scores[output]:.2f}"
+    group = "right" if right else "wrong"
+    return sure[output], Shown(
+        place=place, group=group, output=output, label=label or "none", said=said
+    )
+
+
+def saliency(
+    model: Joined, canvases: Maps, outputs: Sequence[int], *, target: str
+) -> tuple[Maps, Maps]:
+    """What the network sees of some patches, and what each pixel adds to its answer.
+
+    Integrated gradients from the patient's mean value (0, patches being z-scored) to the patch: the
+    map's sum is the answer's distance from that of an empty patch. The answer is the logit, of
+    several classes its distance from the others' (log-odds).
+
+    Args:
+        model: Body and head.
+        canvases: Prepared patches ``(n, channels, side, side)``.
+        outputs: The output that is asked about, ``(n,)``.
+        target: Dataset of the patches.
+
+    Returns:
+        Patches and maps, both ``(n, channels, patch, patch)``.
+
+    Source: Sundararajan, Taly and Yan 2017, ICML (the midpoint rule over 32 steps).
+    """
+    import torch
+
+    from hydrakit.data.views import plain
+
+    body = model.body
+    if body.spec.norm == "dataset":
+        body.use(target)
+    patches = plain(torch.from_numpy(canvases), body.spec.patch)
+    model.eval().requires_grad_(False)
+    shares = (torch.arange(STEPS) + 0.5) / STEPS
+    maps = []
+    for patch, output in zip(patches, outputs, strict=True):
+        path = (shares[:, None, None, None] * patch).requires_grad_()
+        (gradient,) = torch.autograd.grad(answer(model(path), output).sum(), path)
+        maps.append(patch * gradient.mean(dim=0))
+    found = torch.stack(maps) if maps else torch.zeros_like(patches)
+    return patches.numpy().astype(np.float32), found.numpy().astype(np.float32)
+
+
+def answer(logits: Tensor, output: int) -> Tensor:
+    """The logit of an output; with several, less the others' (``logsumexp``): ``(n,)``."""
+    if logits.shape[1] == 1:
+        return logits[:, 0]
+    others = [place for place in range(logits.shape[1]) if place != output]
+    return logits[:, output] - logits[:, others].logsumexp(dim=1)
+
+
+def read_shown(rundir: RunDir) -> tuple[list[Shown], Maps, Maps] | None:
+    """What is told of the shown cases, their patches and maps; None where none are kept.
+
+    Raises:
+        PlanError: The file is broken.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = rundir.path / FILE
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            told = [Shown.model_validate(each) for each in json.loads(file.metadata()["shown"])]
+            patches, maps = file.get_tensor("patches"), file.get_tensor("maps")
+        if not len(told) == len(patches) == len(maps) or patches.shape != maps.shape:
+            raise ValueError("its parts do not fit each other")
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise PlanError(
+            f"{path}: cannot be read ({reason}): delete it and run `hydrakit report`"
+        ) from None
+    return told, patches, maps
+
+
+def cases_section(rundir: RunDir) -> Html:
+    """The shown cases, group by group: each patch, and over it what each pixel adds."""
+    kept = read_shown(rundir)
+    if kept is None:
+        return element(
+            "p",
+            "No patches are kept in the run's folder: `hydrakit report` adds them where the data "
+            "is at hand.",
+        )
+    told, patches, maps = kept
+    parts: list[Html] = [
+        element(
+            "p",
+            "Left the patch as the network sees it, right what each pixel adds to the answer "
+            "(integrated gradients): orange speaks for what was said, blue against it. Such a map "
+            "shows what the network uses, not whether it should. Numbers are lines of the test "
+            "split in predictions.csv.",
+        )
+    ]
+    for group, title in GROUPS.items():
+        inside = [place for place, each in enumerate(told) if each.group == group]
+        if inside:
+            items = (_case(told[place], patches[place], maps[place]) for place in inside)
+            parts += [element("h3", title), element("ul", *items, class_="cases")]
+    if not any(each.group == "wrong" for each in told) and told[0].group == "right":
+        parts.append(element("p", "No test case was answered wrongly."))
+    return together(parts, "\n")
+
+
+def _case(shown: Shown, planes: Maps, maps: Maps) -> Html:
+    pictures = []
+    for channel, (plane, adds) in enumerate(zip(planes, maps, strict=True), start=1):
+        which = f", channel {channel}" if len(planes) > 1 else ""
+        name = f"test case {shown.place}{which}"
+        ends = ends_of(planes)[channel - 1]
+        pictures += [
+            element("img", src=png(plane, ends), alt=name),
+            element(
+                "img",
+                src=coloured(plane, ends, adds),
+                alt=f"{name}: what each pixel adds to the answer {shown.said}",
+            ),
+        ]
+    words = (f"{shown.place}: said ", element("b", shown.said), f", is {shown.label}")
+    return element("li", element("div", *pictures, class_="pair"), element("p", *words))

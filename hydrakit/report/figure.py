@@ -1,0 +1,71 @@
+"""A figure of a report: its drawing, its legend, and the numbers that it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from hydrakit.report.markup import Html, element
+from hydrakit.report.svg import legend
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A figure.
+
+    Attributes:
+        name: Of its files, unique in its report.
+        caption: What it shows, in a few words.
+        text: What must be known to read it.
+        drawing: The picture.
+        key: The legend: samples, and what each stands for.
+        columns: Names of the columns of `rows`.
+        rows: The numbers that it shows.
+    """
+
+    name: str
+    caption: str
+    text: str
+    drawing: Html
+    key: Sequence[tuple[Html, str]] = ()
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]] = field(repr=False)
+
+    def html(self, number: int | None = None) -> Html:
+        """The figure as part of a page.
+
+        Args:
+            number: In its page; None where figures are not counted.
+        """
+        caption = self.caption if number is None else f"Figure {number}. {self.caption}"
+        return element(
+            "figure",
+            element("figcaption", element("b", caption), " ", self.text),
+            legend(self.key) if self.key else None,
+            element(
+                "div", self.drawing, class_="scroll", role="region", tabindex=0, aria_label=caption
+            ),
+            id=f"figure-{self.name}",
+        )
+
+
+class Counter:
+    """Gives the figures of a page their numbers, in the order in which they are asked for."""
+
+    def __init__(self) -> None:
+        self.figures: list[Figure] = []
+
+    def html(self, figure: Figure | None) -> Html | None:
+        """The next figure as part of the page; None stays None."""
+        if figure is None:
+            return None
+        self.figures.append(figure)
+        return figure.html(len(self.figures))
+
+    def all(self, figures: Iterable[Figure]) -> Iterator[Html]:
+        """The next figures as parts of the page."""
+        for figure in figures:
+            self.figures.append(figure)
+            yield figure.html(len(self.figures))

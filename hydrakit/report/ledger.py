@@ -1,0 +1,89 @@
+"""How often test labels were read, and what luck alone gives: what a figure must be seen beside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from hydrakit.chance import best_of_chance
+from hydrakit.errors import PlanError
+from hydrakit.report.markup import Html, element
+from hydrakit.report.tables import number
+from hydrakit.results import RoundResult
+from hydrakit.rundir import RunDir
+
+
+def readings(rundir: RunDir, target: str) -> list[str]:
+    """When test labels were read, and by what: lines of ``events.jsonl``.
+
+    Raises:
+        PlanError: The file is broken.
+    """
+    path = rundir.path / "events.jsonl"
+    if not path.is_file():
+        return []
+    found = []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for place, line in enumerate(lines, start=1):
+        try:
+            event = json.loads(line)
+            what, when = event["event"], event["time"]
+        except (ValueError, KeyError, TypeError):
+            if place == len(lines):  # a process that was killed leaves half a line
+                break
+            raise PlanError(
+                f"{path}: line {place} is no event: restore the file, or remove that line"
+            ) from None
+        if what == "test read":
+            cases = event.get("cases")
+            found.append(f"{when}, by the run" + (f", {cases} cases" if cases else ""))
+        elif what == "evaluated" and event.get("dataset") == target:
+            split = event.get("split")
+            if split in ("test", "all"):
+                found.append(f"{when}, by `hydrakit evaluate`, split {split}")
+    return found
+
+
+def readings_section(found: Sequence[str]) -> Html:
+    """How often the test labels were read."""
+    if not found:
+        return element("p", "events.jsonl tells of no reading of test labels.")
+    if len(found) == 1:
+        first = "The test labels were read once, after the last round."
+    else:
+        first = (
+            f"The test labels were read {len(found)} times. Whoever chooses by what a "
+            "reading showed makes the figure flatter."
+        )
+    return element(
+        "div", element("p", first), element("ul", *(element("li", each) for each in found))
+    )
+
+
+def luck_words(first: RoundResult, counts: Sequence[int] | None) -> str | None:
+    """What the best of so many networks that know nothing would have on this validation split.
+
+    Args:
+        first: The first round.
+        counts: Validation cases of both classes of its dataset; None for other tasks.
+    """
+    if counts is None or first.val.auc is None:
+        return None
+    starts = len(first.bootstrap.val_auc) if first.bootstrap else 1
+    luck = best_of_chance(counts[1], counts[0], starts)
+    cases = f"{counts[1]} and {counts[0]} validation cases of {first.dataset}"
+    if starts == 1 or first.bootstrap is None:
+        return (
+            f"What luck alone gives: on {cases} a network that knows nothing has an AUC of "
+            f"{number(luck.low)} to {number(luck.high)} in 95 of 100 splits."
+        )
+    best = first.bootstrap.val_auc[first.bootstrap.chosen]
+    if best is not None and best > luck.high:
+        judged = "more than luck explains"
+    else:
+        judged = "no more than luck explains"
+    return (
+        f"What luck alone gives: the best of {starts} networks that know nothing has, on "
+        f"{cases}, an AUC of {number(luck.expected)} on average ({number(luck.low)} to "
+        f"{number(luck.high)}). The best random start here had {number(best)}: {judged}."
+    )

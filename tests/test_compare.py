@@ -1,0 +1,370 @@
+"""Comparing strategies: cells are ordinary runs, on the same splits, and go on after anything."""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from helpers import install_standin, refused, run_plan, tree, weights_of
+from sklearn.metrics import roc_auc_score
+
+from hydrakit.cells import Cell, CompareDir, Design, make_design
+from hydrakit.cli import main
+from hydrakit.compare import Compared, CompareWatcher, compare, divided
+from hydrakit.comparison import Comparison
+from hydrakit.plugins import load_plugins
+from hydrakit.rundir import RunDir
+
+SETTINGS = {"epochs": 1, "bootstrap": 2, "body_channels": [4, 8], "profile": "recommended"}
+
+
+def design_of(*strategies: str, **changes: Any) -> Design:
+    given = {"strategies": strategies, "datasets": ("alpha", "beta", "alpha"), "folds": 2}
+    return make_design(**(given | {"settings": SETTINGS} | changes))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def installed(data: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The stand-ins as installed plugins, which processes find by themselves."""
+    with pytest.MonkeyPatch.context() as patch:
+        site = install_standin(tmp_path_factory.mktemp("site"))
+        patch.syspath_prepend(str(site))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(site), str(Path(__file__).parent)]))
+        patch.setenv("HYDRAKIT_DATA", str(data))
+        patch.setenv("HYDRAKIT_CACHE", str(cache))
+        load_plugins.cache_clear()
+        yield
+    load_plugins.cache_clear()
+
+
+def run(design: Design, out: Path, **more: Any) -> Compared:
+    return compare(design, out=out, **({"jobs": 1, "device": "cpu"} | more))
+
+
+@pytest.fixture(scope="module")
+def finished(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison of two strategies on two folds: to be read, not to be changed."""
+    out = tmp_path_factory.mktemp("comparison") / "out"
+    assert run(design_of("hydra", "transfer"), out).failed == {}
+    return out
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """The same, to be changed."""
+    shutil.copytree(finished, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def cell(strategy: str, fold: int) -> Cell:
+    return Cell(strategy=strategy, seed=0, repeat=0, fold=fold)
+
+
+def load(out: Path) -> Comparison:
+    return Comparison.model_validate_json((out / "comparison.json").read_bytes())
+
+
+def predictions(out: Path, each: Cell) -> list[dict[str, str]]:
+    with (CompareDir(out).cell(each) / "predictions.csv").open() as file:
+        return [row for row in csv.DictReader(file) if row["split"] == "test"]
+
+
+def count(out: Path, event: str) -> dict[str, int]:
+    found = {}
+    for path in sorted(out.glob("cells/*/events.jsonl")):
+        events = [json.loads(line)["event"] for line in path.read_text().splitlines()]
+        found[path.parent.name] = events.count(event)
+    return found
+
+
+def test_a_cell_is_an_ordinary_run(finished: Path, tmp_path: Path, data: Path, cache: Path) -> None:
+    chosen = cell("transfer", 1)
+    path = CompareDir(finished).cell(chosen)
+    plan = design_of("hydra", "transfer").plan(chosen, load_plugins())
+    assert RunDir(path).plan() == plan
+    alone = run_plan(plan, tmp_path / "run", data=data, cache=cache, plugins=load_plugins())
+    assert weights_of(alone.path) == weights_of(path)
+
+
+def test_what_strategies_have_in_common_is_trained_once(finished: Path) -> None:
+    assert count(finished, "round shared") == {
+        "hydra-seed0-repeat0-fold0": 0,
+        "hydra-seed0-repeat0-fold1": 0,
+        "transfer-seed0-repeat0-fold0": 1,
+        "transfer-seed0-repeat0-fold1": 1,
+    }
+
+
+def test_every_finding_is_tested_once_by_each_strategy(finished: Path) -> None:
+    tested = {}
+    for strategy in ("hydra", "transfer"):
+        rows = [[row["key"] for row in predictions(finished, cell(strategy, f))] for f in (0, 1)]
+        assert len(rows[0] + rows[1]) == len({*rows[0], *rows[1]}) == 48
+        tested[strategy] = rows
+    assert tested["hydra"] == tested["transfer"]
+    splits = [RunDir(path).splits() for path in sorted(finished.glob("cells/*fold0"))]
+    assert splits[0] == splits[1]
+
+
+def test_the_figures_are_those_of_the_predictions(finished: Path) -> None:
+    found = load(finished)
+    for figures in found.strategies:
+        aucs = []
+        for fold in (0, 1):
+            rows = predictions(finished, cell(figures.name, fold))
+            labels = [row["label"] == "malignant" for row in rows]
+            aucs.append(roc_auc_score(labels, [float(row["p_malignant"]) for row in rows]))
+        assert figures.auc == pytest.approx(sum(aucs) / 2)
+        assert figures.low < figures.auc < figures.high
+        assert figures.cells == 2
+        vals = [
+            RunDir(CompareDir(finished).cell(cell(figures.name, fold))).results() for fold in (0, 1)
+        ]
+        last = [each.rounds[-1].val.auc for each in vals if each is not None]
+        assert figures.val == pytest.approx(sum(a for a in last if a is not None) / 2, abs=1e-3)
+    (pair,) = found.pairs
+    assert (pair.strategy, pair.against) == ("hydra", "transfer")
+    assert pair.difference == pytest.approx(found.strategies[0].auc - found.strategies[1].auc)
+    assert pair.p_holm == pair.p
+    assert (found.positives, found.negatives, found.patients) == (24, 24, 40)
+    assert found.readings == found.wanted == found.used == 4
+    assert found.verdict == pair.text
+    scores = dict(zip(found.findings, found.strategies[0].scores[0], strict=True))
+    for fold in (0, 1):
+        for row in predictions(finished, cell("hydra", fold)):
+            assert scores[row["key"]] == pytest.approx(float(row["p_malignant"]), rel=1e-5)
+            assert found.fold_of[0][found.findings.index(row["key"])] == fold
+
+
+def test_a_new_strategy_runs_only_what_is_new(copied: Path) -> None:
+    before = tree(copied / "cells")
+    found = run(design_of("hydra", "transfer", "classical"), copied)
+    after = tree(copied / "cells")
+    assert {path: after[path] for path in before} == before
+    new = {Path(path).relative_to(copied / "cells").parts[0] for path in after.keys() - before}
+    assert new == {"classical-seed0-repeat0-fold0", "classical-seed0-repeat0-fold1"}
+    events = count(copied, "round"), count(copied, "round shared")
+    assert [each["classical-seed0-repeat0-fold0"] for each in events] == [0, 1]
+    assert found.comparison is not None
+    assert len(found.comparison.pairs) == 2
+    assert all(pair.p_holm >= pair.p for pair in found.comparison.pairs)
+    assert set(CompareDir(copied).description().status.values()) == {"done"}
+
+
+def arguments(*strategies: str, out: Path) -> list[str]:
+    """Of the command that is `design_of`."""
+    return [
+        *("compare", "--strategies", ",".join(strategies), "--datasets", "alpha,beta,alpha"),
+        *("--seeds", "1", "--folds", "2", "--epochs", "1", "--bootstrap", "2"),
+        *("--body-channels", "4,8", "--out", str(out), "--jobs", "1", "--device", "cpu"),
+    ]
+
+
+def test_after_a_kill_the_same_command_goes_on(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "hydrakit", *arguments("transfer", out=out)]
+    first = CompareDir(out).cell(cell("transfer", 0))
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        while not list(first.glob("rounds/01-alpha-all")) and process.poll() is None:
+            time.sleep(0.02)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert not (first / "results.json").is_file()
+    inode = (first / "rounds/01-alpha-all").stat().st_ino
+    while (first / "lock.holder").is_file() and _alive(first):  # its worker ends with it
+        time.sleep(0.05)
+
+    assert run(design_of("transfer"), out).failed == {}
+    assert (first / "rounds/01-alpha-all").stat().st_ino == inode
+    for fold in (0, 1):
+        paths = [CompareDir(each).cell(cell("transfer", fold)) for each in (out, finished)]
+        assert weights_of(paths[0]) == weights_of(paths[1])
+
+
+def test_what_is_finished_is_only_told(copied: Path) -> None:
+    before = tree(copied / "cells", copied / "rounds")
+    result = CliRunner().invoke(main, arguments("hydra", "transfer", out=copied))
+    assert result.exit_code == 0, result.output
+    assert tree(copied / "cells", copied / "rounds") == before
+    found = load(copied)
+    assert found.verdict in result.stdout
+    assert f"{found.strategies[1].auc:.3f}" in result.stdout
+    assert "24 positive and 24 negative findings of 40 patients, 2 folds, 1 seed" in result.stdout
+    assert "Test labels were read 4 times" in result.stdout
+    told = result.stderr.splitlines()
+    assert told[0].endswith("out: 4 cells, 16 rounds, 1 at once")
+    assert told[1].startswith("hydra, seed 0, repeat 0, fold 0: test AUC 0.")
+    assert told[4].endswith(", done before (4 of 4)")
+    shown = CliRunner().invoke(main, [*arguments("hydra", "transfer", out=copied), "--json"])
+    assert Comparison.model_validate_json(shown.stdout) == found
+
+
+def _alive(run: Path) -> bool:
+    """Whether the process that holds a run's folder is there."""
+    number = int((run / "lock.holder").read_text().split()[1])
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_failed_cell_is_named_and_others_go_on(copied: Path) -> None:
+    here = CompareDir(copied)
+    for strategy in ("hydra", "transfer"):
+        shutil.rmtree(here.cell(cell(strategy, 1)))
+    spoilt = here.cell(cell("hydra", 1))
+    spoilt.mkdir()
+    (spoilt / "thesis.txt").write_text("not a run")
+    result = CliRunner().invoke(main, arguments("hydra", "transfer", out=copied))
+    assert result.exit_code == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("hydrakit: cell hydra-seed0-repeat0-fold1 failed: ")
+    assert "is not empty and not a run's folder" in last
+    status = here.description().status
+    assert status.pop("hydra-seed0-repeat0-fold1") in last
+    assert set(status.values()) == {"done"}
+    assert "Of 4 cells 2 count" in result.stdout
+    assert load(copied).used == 2
+    assert load(copied).strategies[1].cells == 1  # of the fold that both finished
+
+
+class Killer(CompareWatcher):
+    """Kills the process that is under way, so many times."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+        self.lines: list[str] = []
+
+    def rounds_done(self, rounds: int) -> None:
+        for process in multiprocessing.active_children():
+            if self.times:
+                self.times -= 1
+                process.kill()
+                process.join()
+
+    def killed(self, cell: Cell, reason: str) -> None:
+        self.lines.append(f"{cell.name}: {reason}")
+
+
+def test_a_killed_process_is_told_and_replaced(copied: Path, finished: Path) -> None:
+    here = CompareDir(copied)
+    for strategy in ("hydra", "transfer"):
+        shutil.rmtree(here.cell(cell(strategy, 1)))
+    killer = Killer(times=2)
+    found = run(design_of("hydra", "transfer"), copied, watcher=killer)
+    assert killer.lines == ["hydra-seed0-repeat0-fold1: SIGKILL: too little memory?"] * 2
+    assert list(found.failed) == ["hydra-seed0-repeat0-fold1"]
+    assert "ended 2 times (SIGKILL" in found.failed["hydra-seed0-repeat0-fold1"]
+    other = here.cell(cell("transfer", 1))
+    assert weights_of(other) == weights_of(CompareDir(finished).cell(cell("transfer", 1)))
+
+
+def test_one_split_and_more_classes(tmp_path: Path) -> None:
+    """The paper's single split; a target of three classes compares one against the others."""
+    design = make_design(
+        strategies=("classical",), datasets=("delta",), folds=None, settings=SETTINGS
+    )
+    refused(lambda: run(design, tmp_path), "delta", "none, some, much", "--positive")
+    refused(lambda: run(design, tmp_path, positive="many"), "many", "none, some, much")
+    found = run(design, tmp_path / "out", positive="much").comparison
+    assert found is not None
+    rows = predictions(tmp_path / "out", cell("classical", 0))
+    labels = [row["label"] == "much" for row in rows]
+    (figures,) = found.strategies
+    assert figures.auc == pytest.approx(
+        roc_auc_score(labels, [float(row["p_much"]) for row in rows])
+    )
+    assert (found.positives, found.folds, found.pairs) == (sum(labels), None, ())
+
+
+def test_seeds_change_training_and_repeats_change_splits() -> None:
+    design = design_of("hydra", "classical", seeds=2, repeats=3)
+    cells = design.cells()
+    assert len(cells) == len({each.name for each in cells}) == 2 * 2 * 3 * 2
+    plans = [design.plan(each, load_plugins()) for each in cells]
+    for each, plan in zip(cells, plans, strict=True):
+        assert (plan.seed, plan.dealt_by) == (each.seed, each.repeat)
+        fold = plan.dataset("alpha").split.fold
+        assert fold is not None
+        assert (fold.index, fold.count) == (each.fold, 2)
+        assert [dataset.name for dataset in plan.datasets] == ["alpha", "beta"]
+    assert len({plan.digest() for plan in plans}) == len(plans)
+
+
+def test_what_is_added_keeps_the_digest_and_what_is_changed_does_not() -> None:
+    one = design_of("hydra")
+    assert one.digest == design_of("norm", "hydra", seeds=5, repeats=2).digest
+    for changes in ({"folds": 3}, {"settings": SETTINGS | {"epochs": 2}}, {"datasets": ("alpha",)}):
+        assert one.digest != design_of("hydra", **changes).digest
+    defaults = {"profile": "recommended", "head": "mlp", "dropout": None, "options": {}}
+    assert one.digest == design_of("hydra", settings=SETTINGS | defaults).digest
+
+
+def test_another_comparison_is_refused(copied: Path, tmp_path: Path) -> None:
+    before = tree(copied)
+    refused(lambda: run(design_of("hydra", folds=3), copied), str(copied), "folds", "--out")
+    other = design_of("hydra", settings=SETTINGS | {"epochs": 2, "copies": "drop"})
+    refused(lambda: run(other, copied), "epochs", "copies")
+    assert tree(copied) == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("1")
+    refused(lambda: run(design_of("hydra"), tmp_path / "mine"), "not a comparison's folder")
+    (copied / "compare.json").write_text("{}")
+    refused(lambda: run(design_of("hydra"), copied), "compare.json", "is missing")
+
+
+def test_what_is_impossible_is_refused_at_once(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    refused(lambda: design_of("hydra", "hydra"), "twice")
+    refused(lambda: design_of("hydra", folds=None, repeats=2), "single split")
+    refused(lambda: design_of("hydra", settings={"epoch": 1}), "epoch", "did you mean")
+    refused(lambda: design_of("hydra", settings={"seed": 1}), "seed")
+    refused(lambda: run(design_of("hydra", "hidra"), out), "hidra", "hydra")
+    refused(lambda: run(design_of("hydra", datasets=("alpha", "beto")), out), "beto", "beta")
+    refused(lambda: run(design_of("hydra"), out, device="tpu"), "tpu")
+    refused(lambda: run(design_of("hydra", folds=30), out), "alpha", "too few")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        (["--datasets", "alpha"], "--strategies"),
+        (["--strategies", "hydra"], "--datasets"),
+        (
+            ["--strategies", "hydra", "--datasets", "alpha", "--holdout", "--folds", "3"],
+            "--holdout",
+        ),
+    ],
+)
+def test_usage_is_told(given: list[str], word: str) -> None:
+    result = CliRunner().invoke(main, ["compare", *given])
+    assert result.exit_code == 2
+    assert word in result.stderr.splitlines()[-1]
+
+
+def test_threads_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    assert divided(None, "cpu", 100) == (8, ("cpu",), 1)
+    assert divided(3, "cpu", 100) == (3, ("cpu",), 2)
+    assert divided(None, "cpu", 2) == (2, ("cpu",), 4)
+    assert divided(20, "cpu", 100) == (20, ("cpu",), 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert divided(None, "auto", 100) == (2, ("cuda:0", "cuda:1"), 4)
+    assert divided(4, "cuda", 100) == (4, ("cuda:0", "cuda:1"), 2)
+    assert divided(None, "cuda:1", 100) == (1, ("cuda:1",), 8)

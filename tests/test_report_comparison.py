@@ -1,0 +1,156 @@
+"""The report of a comparison: what it says is what ``comparison.json`` holds."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from compared import FOLDS, SEEDS, make_comparison
+from pages import NO_PLUGINS, adapter, cells, parse, part, plotted, plugins
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from hydrakit.errors import PlanError
+from hydrakit.report import build_comparison, write_comparison_report
+from hydrakit.report.contrasts import STEPS, cell_aucs, resampled_band, weighted_heights
+
+
+def page_of(folder, offered=NO_PLUGINS):
+    path = write_comparison_report(folder, plugins=offered)
+    assert path == folder / "report.html"
+    return parse(path)
+
+
+def test_the_verdict_comes_first_and_says_what_it_rests_on(tmp_path):
+    found = make_comparison(tmp_path / "c")
+    words = page_of(tmp_path / "c").all("section")[0].words()
+    said = re.sub(r"\s+", "", words)
+    assert re.sub(r"\s+", "", found.pairs[1].text) in said
+    headline = page_of(tmp_path / "c").all("section")[0].all("b")[0].words()
+    assert found.pairs[0].text.startswith(headline)
+    assert headline.endswith("to tell a difference of this size")
+    assert f"{found.positives} positive (significant) and {found.negatives} negative" in words
+    assert "2 seeds, 1 repeat of 4-fold cross-validation" in words
+    assert "read 24 times" in words
+    assert "Not complete" not in words
+
+
+def test_what_is_missing_is_said(tmp_path):
+    make_comparison(tmp_path / "c", used=18, failed={"hydra-seed1": "too <little> memory"})
+    page = page_of(tmp_path / "c")
+    assert "18 of 24 cells are behind these figures" in page.all("section")[0].words()
+    assert "hydra-seed1: too <little> memory" in part(page, "Cells").words()
+
+
+def test_table_two_and_the_differences(tmp_path):
+    found = make_comparison(tmp_path / "c")
+    page = page_of(tmp_path / "c")
+    rows = cells(part(page, "Strategies").all("table")[0])[1:]
+    assert [row[:4] for row in rows] == [
+        [s.name, "0.900", f"{s.auc:.3f}", f"{s.low:.3f} to {s.high:.3f}"] for s in found.strategies
+    ]
+    rows = cells(part(page, "Differences").all("table")[0])[1:]
+    assert [(row[0], row[1], row[5]) for row in rows] == [
+        (f"{p.strategy} − {p.against}", f"{p.difference:+.3f}", p.verdict) for p in found.pairs
+    ]
+    assert [pair.verdict for pair in found.pairs] == ["cannot tell", "better"]
+    assert rows[0][6].startswith("about ")
+    assert rows[1][6] == "–"
+
+
+def test_every_cell_has_its_auc(tmp_path):
+    found = make_comparison(tmp_path / "c")
+    labels, folds = np.array(found.labels), np.array(found.fold_of)
+    told = cell_aucs(found)
+    for strategy in found.strategies:
+        assert len(told[strategy.name]) == SEEDS * FOLDS
+        for (seed, _, fold), auc in told[strategy.name].items():
+            inside = folds[seed] == fold
+            scores = np.array(strategy.scores[seed])[inside]
+            assert auc == pytest.approx(roc_auc_score(labels[inside], scores))
+        assert np.mean(list(told[strategy.name].values())) == pytest.approx(strategy.auc)
+    rows = cells(part(page_of(tmp_path / "c"), "Cells").all("table")[0])
+    assert rows[-1][1:] == [f"{each.auc:.3f}" for each in found.strategies]
+    assert len(rows) == 2 + SEEDS * FOLDS
+
+
+def test_the_intervals_are_drawn_where_they_are(tmp_path):
+    found = make_comparison(tmp_path / "c")
+    svg = part(page_of(tmp_path / "c"), "Differences").all("svg")[-1]
+    grid = [p.attributes["d"] for p in svg.all("path") if p.attributes["class"] == "grid"]
+    ticks = [float(t.words()) for t in svg.all("text")[: len(grid)]]
+    places = [float(re.match(r"M([\d.]+),", d)[1]) for d in grid]
+    scale = (places[-1] - places[0]) / (ticks[-1] - ticks[0])
+    lines = [
+        p.attributes["d"]
+        for p in svg.all("path")
+        if p.attributes["class"] in ("line ink", "line c0")
+    ]
+    for pair, d in zip(found.pairs, lines, strict=True):
+        low, high = (float(x) for x in re.match(r"M([\d.]+),[\d.]+H([\d.]+)", d).groups())
+        assert ticks[0] + (low - places[0]) / scale == pytest.approx(pair.low, abs=2e-3)
+        assert ticks[0] + (high - places[0]) / scale == pytest.approx(pair.high, abs=2e-3)
+
+
+def test_the_mean_curve_has_the_mean_area(tmp_path):
+    found = make_comparison(tmp_path / "c")
+    _, figures = build_comparison(tmp_path / "c", plugins=NO_PLUGINS)
+    roc = figures[-1]
+    for strategy in found.strategies:
+        points = np.array([row[1:] for row in roc.rows if row[0] == strategy.name], dtype=float)
+        area = float(np.sum(np.diff(points[:, 0]) * (points[1:, 1] + points[:-1, 1]) / 2))
+        assert area == pytest.approx(strategy.auc, abs=1e-12)
+    svg = part(page_of(tmp_path / "c"), "Test").all("svg")[-1]
+    assert len(plotted(svg, "area c0")) == len(plotted(svg, "area c2")) == 1
+
+
+def test_weighted_curves_are_those_of_repeated_findings():
+    rng = np.random.default_rng(0)
+    scores, positive = rng.normal(size=30).round(1), rng.random(30) < 0.4
+    weights = np.vstack([np.ones(30, int), rng.multinomial(30, [1 / 30] * 30, size=3), positive])
+    found = weighted_heights(scores, positive, weights)
+    for weight, heights in zip(weights[:4], found[:4], strict=True):
+        rate, height, _ = roc_curve(
+            np.repeat(positive, weight), np.repeat(scores, weight), drop_intermediate=False
+        )
+        grid = ~np.isin(STEPS.round(9), rate.round(9))  # at a step up any of its heights is right
+        np.testing.assert_allclose(heights[grid], np.interp(STEPS, rate, height)[grid])
+    assert np.isnan(found[4]).all()
+
+
+def test_the_band_counts_patients(tmp_path):
+    found = make_comparison(tmp_path / "c")
+    low, high = resampled_band(found, found.strategies[0])
+    assert ((low >= 0) & (low <= high) & (high <= 1)).all()
+    one = found.model_copy(update={"patient_of": tuple(range(len(found.findings)))})
+    lower, higher = resampled_band(one, found.strategies[0])
+    assert (high - low).mean() != (higher - lower).mean()
+
+
+def test_datasets_and_the_command(tmp_path):
+    make_comparison(tmp_path / "c")
+    page = page_of(tmp_path / "c", plugins(adapter("prostatex")))
+    words = part(page, "Datasets").words()
+    assert "Author A. The prostatex set, 2020." in words
+    assert "CC BY 3.0" in words
+    assert "brain Its plugin is not" in re.sub(r"\s+", " ", words) or "not installed" in words
+    given = part(page, "How to repeat this comparison").all("pre")[0].words()
+    assert given.startswith(
+        "hydrakit compare --strategies hydra,transfer,classical --datasets "
+        "prostatex,brain,prostatex --seeds 2 --folds 4 --out "
+    )
+
+
+def test_no_finding_is_named(tmp_path):
+    make_comparison(tmp_path / "c")
+    page_of(tmp_path / "c")
+    assert "secret" in (tmp_path / "c" / "comparison.json").read_text()
+    assert "secret" not in (tmp_path / "c" / "report.html").read_text()
+
+
+def test_a_broken_file_is_said(tmp_path):
+    make_comparison(tmp_path / "c")
+    (tmp_path / "c" / "comparison.json").write_text("{}")
+    with pytest.raises(PlanError, match=r"comparison\.json: cannot be read") as caught:
+        write_comparison_report(tmp_path / "c", plugins=NO_PLUGINS)
+    assert "\n" not in str(caught.value)

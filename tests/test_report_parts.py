@@ -1,0 +1,344 @@
+"""The parts of reports: bands, maps, forgetting, luck, readings, and runs under way."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pages import NO_PLUGINS, cells, make_run, parse, part, predictions, report
+from scipy.stats import kstwo, mannwhitneyu
+from sklearn.metrics import brier_score_loss
+from torch import nn
+
+from hydrakit.errors import PlanError
+from hydrakit.hooks import FieldOfView
+from hydrakit.models import joined
+from hydrakit.report import ledger, write_report
+from hydrakit.report.cases import answer, choose, read_shown, saliency
+from hydrakit.report.levels import _kolmogorov, moving_average, roc_band, two_classes
+from hydrakit.report.page import build_report
+from hydrakit.report.roc import roc_points
+from hydrakit.results import Bootstrap, DataFacts
+
+assert FieldOfView  # imported so that hooks are loaded as in the program
+
+
+@pytest.mark.parametrize("count", [4, 15, 76, 254])
+def test_the_quantile_is_kolmogorovs(count):
+    assert _kolmogorov(count, 0.95) == pytest.approx(kstwo.ppf(0.95, count), abs=0.006)
+
+
+def test_the_band_holds_the_whole_true_curve():
+    """Two normal distributions: the true curve is known; of 100 bands about 95 hold all of it."""
+    from scipy.stats import norm
+
+    rng = np.random.default_rng(0)
+    thresholds = np.linspace(-5, 6, 400)
+    true = np.column_stack([norm.sf(thresholds), norm.sf(thresholds - 1)])
+    held = 0
+    for _ in range(200):
+        scores = np.concatenate([rng.normal(1, 1, 20), rng.normal(0, 1, 60)])
+        points = roc_points(scores, np.arange(80) < 20)
+        outline = np.array(roc_band(points, 20, 60))
+        half = len(points) + 3
+        upper, lower = outline[:half], outline[half:][::-1]
+        top = np.array([upper[upper[:, 0] <= x + 1e-12, 1].max() for x in true[:, 0]])
+        low = np.array([lower[lower[:, 0] >= x - 1e-12, 1].min() for x in true[:, 0]])
+        held += bool(((true[:, 1] <= top + 1e-9) & (true[:, 1] >= low - 1e-9)).all())
+    assert held >= 188
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=20), st.sampled_from([1, 3, 5]))
+def test_a_moving_average_keeps_length_range_and_straight_lines(values, window):
+    found = moving_average(values, window)
+    assert len(found) == len(values)
+    assert min(values) - 1e-12 <= min(found) <= max(found) <= max(values) + 1e-12
+    line = [0.5 * place for place in range(len(values))]
+    assert moving_average(line, window) == pytest.approx(line)
+
+
+@pytest.mark.parametrize(
+    ("counts", "cases", "found"),
+    [
+        ({"a": 3, "b": 4}, {"val": 7}, [3, 4]),
+        ({"a": 3, "b": 4}, {"val": 6}, None),
+        ({"a": 3, "b": 0}, {}, None),
+        ({"a": 3, "b": 4, "c": 1}, {}, None),
+    ],
+)
+def test_two_classes_are_told_from_other_tasks(counts, cases, found):
+    facts = DataFacts(
+        digest="", channels=1, cases=cases, counts={"val": counts}, patients={}, unlabelled=0,
+        excluded={},
+    )  # fmt: skip
+    assert two_classes(facts, "val", None) == found
+
+
+def test_the_transfer_matrix_and_what_follows_from_it(tmp_path):
+    page = report(make_run(tmp_path / "run"))
+    section = part(page, "What the rounds did to one another")
+    rows = {row[0]: row[1:] for row in cells(section.all("table")[0])[1:]}
+
+    assert rows["prostatex"][:3] == ["0.700", "0.700", "0.780"]
+    assert rows["prostatex"][4:] == ["-0.080", "–", "+0.080"]
+    assert rows["brain"][:3] == ["0.600", "0.800", "0.620"]
+    assert rows["brain"][4:] == ["+0.180", "-0.180", "–"]
+    assert rows["lung"][4:] == ["+0.140", "-0.140", "–"]
+    figure = section.all("figure")[0]
+    numbers = [node.words() for node in figure.all("text") if node.attributes.get("class")]
+    assert numbers.count("0.700") == 2
+    assert len(numbers) == 1 + 2 + 2 + 3 * 4
+    frames = [node for node in figure.all("rect") if node.attributes["class"] == "frame"]
+    assert len(frames) == 7
+    moved = section.all("figure")[1].words()
+    assert "round 3, convolutions: 0.03" in moved
+    assert "statistics" not in moved.split("Length of")[0]
+
+
+def test_luck_is_said_beside_the_best_start(tmp_path):
+    rundir = make_run(tmp_path / "run")
+    words = part(report(rundir), "Rounds").words()
+    assert "the best of 3 networks that know nothing has, on 8 and 30 validation cases" in words
+    assert "The best random start here had 0.630: no more than luck explains." in words
+    first = rundir.results().rounds[0]
+    lucky = first.model_copy(update={"bootstrap": Bootstrap(chosen=0, val_auc=(0.99, 0.2, 0.1))})
+    assert "0.990: more than luck explains" in ledger.luck_words(lucky, (30, 8))
+    assert ledger.luck_words(first, None) is None
+
+
+def test_a_single_start_gets_the_range_of_chance():
+    rundir_first = Bootstrap(chosen=0, val_auc=(0.5,))
+    from hydrakit.results import Figures, RoundResult
+
+    first = RoundResult(
+        round=1, dataset="d", train="all", head="d", learning_rate=1, dropout=0, best_epoch=1,
+        epochs=1, val=Figures(loss=1, auc=0.6), reference_auc=None, seconds=1,
+        bootstrap=rundir_first,
+    )  # fmt: skip
+    words = ledger.luck_words(first, (5, 4))
+    # Of all orders of 4 and 5 scores, as SciPy's exact test has them.
+    low = float(words.split("AUC of ")[1].split(" ")[0])
+    a, b = np.arange(4), np.arange(4, 9)
+    assert mannwhitneyu(a, b, alternative="less", method="exact").pvalue < 0.025
+    assert 0 < low < 0.5
+    assert "95 of 100" in words
+
+
+def test_every_reading_of_test_labels_is_counted(tmp_path):
+    rundir = make_run(tmp_path / "run")
+    assert "were read once" in part(report(rundir), "Test").words()
+    rundir.log("evaluated", dataset="prostatex", split="test")
+    rundir.log("evaluated", dataset="prostatex", split="val")
+    rundir.log("evaluated", dataset="brain", split="all")
+    assert "were read 2 times" in part(report(rundir), "Test").words()
+    path = rundir.path / "events.jsonl"
+    path.write_text(path.read_text() + '{"time": "2026', encoding="utf-8")  # killed while writing
+    assert "were read 2 times" in part(report(rundir), "Test").words()
+    path.write_text("half\n" + path.read_text(), encoding="utf-8")
+    with pytest.raises(PlanError, match=r"events\.jsonl: line 1 is no event"):
+        write_report(rundir, plugins=NO_PLUGINS)
+
+
+def test_calibration_is_scikit_learns(tmp_path):
+    rundir = make_run(tmp_path / "run")
+    section = part(report(rundir), "Test")
+    with (rundir.path / "predictions.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    truth = [row["label"] == "significant" for row in rows]
+    score = brier_score_loss(truth, [float(row["p_significant"]) for row in rows])
+    table = cells(section.all("table")[0])
+    assert table[1][:2] == ["significant", f"{score:.3f}"]
+    assert "calibrated network" in section.words()
+
+
+def unfinished(folder: Path, done: int):
+    rundir = make_run(folder)
+    for name in ("results.json", "predictions.csv", "body.safetensors"):
+        (folder / name).unlink(missing_ok=True)
+    for number, round in list(enumerate(rundir.plan().rounds, start=1))[done:]:
+        shutil.rmtree(rundir.round_path(number, round))
+    return rundir
+
+
+@pytest.mark.parametrize("done", [0, 3, 7])
+def test_a_run_under_way_tells_what_there_is(tmp_path, done):
+    rundir = unfinished(tmp_path / "run", done)
+    page = report(rundir)
+    words = page.all("section")[0].words()
+    told = f"Under way: {done} of 7 rounds are done." if done < 7 else "All 7 rounds are done."
+    assert told in words
+    refresh = [node for node in page.all("meta") if node.attributes.get("http-equiv") == "refresh"]
+    assert [node.attributes["content"] for node in refresh] == ["30"]
+    table = cells(part(page, "Rounds").all("table")[0])
+    stages = [row[6] for row in table[1:-1]]
+    assert [stage in ("under way", "to come") for stage in stages] == [False] * done + [True] * (
+        7 - done
+    )
+    assert stages.count("under way") == (done < 7)
+    assert len(part(page, "Training").all("figure")) == (2 if done else 0)
+    assert not any(h.words() == "Test" for h in page.all("h2"))
+
+
+def test_a_run_that_has_not_read_its_data_has_a_report(tmp_path):
+    rundir = unfinished(tmp_path / "run", 0)
+    for name in ("data.json", "environment.json", "events.jsonl"):
+        (rundir.path / name).unlink()
+    page = report(rundir)
+    assert "has not been read yet" in part(page, "Data").words()
+
+
+def test_a_finished_run_is_not_read_again(tmp_path):
+    page = report(make_run(tmp_path / "run"))
+    assert not any(node.attributes.get("http-equiv") == "refresh" for node in page.all("meta"))
+
+
+class Straight(nn.Module):
+    """A head whose outputs are sums of features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 3)
+
+    def forward(self, features):
+        return self.linear(features)
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.integers(0, 1000), st.integers(0, 2))
+def test_the_map_sums_to_what_the_patch_adds(seed, output):
+    """The completeness of integrated gradients (Sundararajan 2017, proposition 1)."""
+    from hydrakit.models import Body
+    from hydrakit.plan import BodySpec
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        body = Body(BodySpec(channels=(4, 8), features=8, patch=16), in_channels=1, dropout=0.0)
+        model = joined(body.eval(), Straight())
+    canvases = np.random.default_rng(seed).normal(size=(2, 1, 44, 44)).astype(np.float32)
+
+    patches, maps = saliency(model, canvases, [output, output], target="d")
+
+    assert patches.shape == maps.shape == (2, 1, 16, 16)
+    with torch.no_grad():
+        here = answer(model(torch.from_numpy(patches)), output)
+        there = answer(model(torch.zeros(1, 1, 16, 16)), output)
+    np.testing.assert_allclose(
+        maps.sum(axis=(1, 2, 3)), (here - there).numpy(), rtol=0.05, atol=0.02
+    )
+
+
+def test_right_and_wrong_cases_are_chosen_the_surest_first(tmp_path):
+    rundir = make_run(tmp_path / "run", test=predictions(12, 30, shift=0.7))
+    keys, chosen = choose(rundir)
+    with (rundir.path / "predictions.csv").open() as file:
+        rows = {row["key"]: row for row in csv.DictReader(file)}
+    assert len(keys) == len(chosen) == 16
+    for key, each in zip(keys, chosen, strict=True):
+        row = rows[key]
+        assert (each.group == "right") == (row["label"] == row["predicted"])
+        assert each.label == row["label"]
+    for group in ("right", "wrong"):
+        sure = [
+            float(rows[key][f"p_{rows[key]['predicted']}"])
+            for key, each in zip(keys, chosen, strict=True)
+            if each.group == group
+        ]
+        assert sure == sorted(sure, reverse=True)
+        rest = [
+            float(row[f"p_{row['predicted']}"])
+            for row in rows.values()
+            if row["split"] == "test" and (row["label"] == row["predicted"]) == (group == "right")
+        ]
+        assert sure == sorted(rest, reverse=True)[:8]
+
+
+def keep(rundir, count=3):
+    """Put shown cases into a folder, without data."""
+    from safetensors.numpy import save
+
+    _, chosen = choose(rundir)
+    rng = np.random.default_rng(0)
+    maps, patches = rng.normal(size=(2, count, 1, 9, 9)).astype(np.float32)
+    text = json.dumps([each.model_dump() for each in chosen[:count]])
+    path = rundir.path / "shown.safetensors"
+    path.write_bytes(save({"maps": maps, "patches": patches}, {"shown": text}))
+    return chosen[:count], path
+
+
+def test_shown_cases_have_pictures_and_no_names(tmp_path):
+    rundir = make_run(tmp_path / "run")
+    chosen, path = keep(rundir)
+    section = part(report(rundir), "Test cases")
+    pictures = section.all("img")
+    assert len(pictures) == 2 * len(chosen)
+    assert all(p.attributes["src"].startswith("data:image/png;base64,") for p in pictures)
+    assert all(p.attributes["alt"] for p in pictures)
+    words = section.words()
+    for each in chosen:
+        assert f"{each.place}: said" in words
+    assert "secret" not in rundir.report_path.read_text()
+    assert b"secret" not in path.read_bytes()
+
+
+def test_a_broken_file_of_shown_cases_is_said(tmp_path):
+    rundir = make_run(tmp_path / "run")
+    _, path = keep(rundir)
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(PlanError, match=r"shown\.safetensors: cannot be read"):
+        read_shown(rundir)
+
+
+def test_the_figures_are_in_the_order_of_the_page(tmp_path):
+    rundir = make_run(tmp_path / "run")
+    text, figures = build_report(rundir, plugins=NO_PLUGINS)
+    (tmp_path / "page.html").write_text(text)
+    captions = [f.all("b")[0].words() for f in parse(tmp_path / "page.html").all("figure")]
+    assert len({figure.name for figure in figures}) == len(figures) == len(captions)
+    for number, (figure, caption) in enumerate(zip(figures, captions, strict=True), start=1):
+        assert caption == f"Figure {number}. {figure.caption}"
+        assert figure.rows
+        assert all(len(row) == len(figure.columns) for row in figure.rows)
+
+
+def rewrite(rundir, task, header, lines):
+    """Make the test split of a run another task's, for what chooses from ``predictions.csv``."""
+    path = rundir.results_path
+    results = json.loads(path.read_text())
+    results["test"]["task"] = task
+    path.write_text(json.dumps(results), encoding="utf-8")
+    text = "\n".join([header, *(f"prostatex,test,{line}" for line in lines)]) + "\n"
+    (rundir.path / "predictions.csv").write_text(text, encoding="utf-8")
+
+
+def test_of_numbers_the_nearest_and_the_furthest_are_chosen(tmp_path):
+    rundir = make_run(tmp_path / "run")
+    errors = [0.5, 3.0, 0.1, 2.0, 9.0]
+    lines = [f"k{place},10,{10 + error}" for place, error in enumerate(errors)]
+    rewrite(rundir, "regression", "dataset,split,key,label,predicted", lines)
+    keys, chosen = choose(rundir)
+    assert keys == ["k4", "k1", "k3", "k2", "k0"]
+    assert [each.group for each in chosen] == ["far"] * 3 + ["near"] * 2
+    assert chosen[0].label == "10"
+    assert chosen[0].said == "19"
+
+
+def test_of_several_labels_the_surest_wrong_one_is_told(tmp_path):
+    rundir = make_run(tmp_path / "run")
+    lines = ["k0,a;b,a,0.9,0.2,0.4", "k1,,,0.1,0.3,0.2", "k2,c,b;c,0.4,0.6,0.95"]
+    header = "dataset,split,key,label,predicted,p_a,p_b,p_c"
+    rewrite(rundir, "multilabel", header, lines)
+    keys, chosen = choose(rundir)
+    assert keys == ["k0", "k2", "k1"]
+    assert [(each.group, each.output, each.said) for each in chosen] == [
+        ("wrong", 1, "b 0.20"),
+        ("wrong", 1, "b 0.60"),
+        ("right", 0, "a 0.10"),
+    ]
+    assert chosen[2].label == "none"

@@ -1,0 +1,257 @@
+"""Rounds of other kinds: the norm alone, nothing, and several datasets together."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import BODY, Runner, hydra_plan, load_dataset, plan_of, round_of, weights_of
+from torch import nn
+
+from hydrakit.course import Mixed
+from hydrakit.data.load import Loaded
+from hydrakit.devices import Compute
+from hydrakit.examples import Examples
+from hydrakit.heads import build_mlp
+from hydrakit.models import Body, Joined
+from hydrakit.plan import Other, Round
+from hydrakit.results import RoundResult
+from hydrakit.seeds import Seeds
+from hydrakit.tasks import loss_of
+from hydrakit.trace import FILE, TracePoint
+from hydrakit.train import Trained, train_round
+from hydrakit.validation import Evaluation
+from hydrakit.weights import load_model
+
+SEEDS = Seeds(3, 1)
+
+
+@pytest.fixture
+def alpha(data: Path, cache: Path) -> Loaded:
+    return load_dataset("alpha", data=data, cache=cache)
+
+
+@pytest.fixture
+def beta(data: Path, cache: Path) -> Loaded:
+    return load_dataset("beta", data=data, cache=cache)
+
+
+def network(**spec: Any) -> tuple[Body, nn.Module, nn.Module]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        body = Body(BODY.model_copy(update=spec), in_channels=1, dropout=0.0)
+        body(torch.randn(8, 1, BODY.patch, BODY.patch))
+        return body, build_mlp(BODY.features, 2, 0.0), build_mlp(BODY.features, 2, 0.0)
+
+
+def changed(before: dict[str, torch.Tensor], body: Body) -> set[str]:
+    return {name for name, each in body.state_dict().items() if not torch.equal(each, before[name])}
+
+
+def test_a_norm_round_changes_the_norms_and_nothing_else_of_the_body(alpha: Loaded) -> None:
+    body, head, _ = network()
+    before, old = deepcopy(body.state_dict()), deepcopy(head.state_dict())
+    train_round(round_of("alpha", "norm"), body, head, alpha, seeds=SEEDS)
+    assert changed(before, body) == {name for name in before if ".norm" in name}
+    assert not torch.equal(old["logits.weight"], head.state_dict()["logits.weight"])
+    train_round(round_of("alpha"), body, head, alpha, seeds=SEEDS)
+    assert changed(before, body) == set(before), "the next round trains all again"
+
+
+def test_a_round_that_trains_nothing_tells_how_the_network_does(alpha: Loaded) -> None:
+    body, head, _ = network()
+    before = deepcopy(body.state_dict())
+    trained = train_round(round_of("alpha", "none"), body, head, alpha, seeds=SEEDS)
+    assert changed(before, body) == set()
+    assert [epoch.epoch for epoch in trained.epochs] == [0]
+    assert trained.best.val == Evaluation(body, head, alpha.val, None, "cross-entropy")()[0]
+
+
+def together(mix: str, **changes: Any) -> Round:
+    others = (Other(dataset="beta", head="beta"),)
+    return round_of("alpha", **changes).model_copy(update={"others": others, "mix": mix})
+
+
+def train_together(
+    mix: str, alpha: Loaded, beta: Loaded, *, epochs: int = 3, **spec: Any
+) -> tuple[Trained, Body, nn.Module, nn.Module]:
+    body, head, other = network(**spec)
+    trained = train_round(
+        together(mix, epochs=epochs, select="last"),
+        body,
+        head,
+        alpha,
+        seeds=SEEDS,
+        others=[(other, beta)],
+    )
+    return trained, body, head, other
+
+
+def test_a_mixed_batch_updates_as_the_joint_loss_says(alpha: Loaded, beta: Loaded) -> None:
+    body, head, other = network()
+    round = together("batch", dropout=0.0, batch_size=10_000, learning_rate=1e-2)
+    parts = [
+        (each, Examples(data, round.hyperparameters, SEEDS, fixed=False))
+        for each, data in ((head, alpha), (other, beta))
+    ]
+    twins = deepcopy((body, head, other))
+    course = Mixed(body, parts, round, seeds=SEEDS, compute=Compute(torch.device("cpu")))
+    course.epoch(1)
+    # One step on everything: by hand, over both datasets' examples at once.
+    batches = [next(iter(each.batches(1, 1))) for _, each in parts]
+    twin, one, two = twins
+    features = twin.train()(torch.cat([images for images, _ in batches]))
+    sizes = [len(labels) for _, labels in batches]
+    found = [h(f) for h, f in zip((one, two), features.split(sizes), strict=True)]
+    losses = [
+        loss_of(o, labels, task="classification", loss="cross-entropy") * len(labels)
+        for o, (_, labels) in zip(found, batches, strict=True)
+    ]
+    (sum(losses) / sum(sizes)).backward()
+    optimiser = torch.optim.AdamW(
+        [*twin.parameters(), *one.parameters(), *two.parameters()], lr=1e-2, weight_decay=0.0
+    )
+    optimiser.step()
+    for ours, theirs in ((body, twin), (head, one), (other, two)):
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("mix", ["batch", "epoch"])
+def test_all_heads_of_a_round_are_trained(alpha: Loaded, beta: Loaded, mix: str) -> None:
+    _, head, other = network()
+    trained, *_, after, last = train_together(mix, alpha, beta, epochs=8)
+    for old, new in ((head, after), (other, last)):
+        assert not torch.equal(old.state_dict()["logits.weight"], new.state_dict()["logits.weight"])
+    drawn = {epoch.dataset for epoch in trained.epochs}
+    assert drawn == ({"alpha", "beta"} if mix == "epoch" else {None})
+    again, *_ = train_together(mix, alpha, beta, epochs=8)
+    assert again.epochs == trained.epochs
+
+
+def test_statistics_of_each_dataset_are_kept_apart(alpha: Loaded, beta: Loaded) -> None:
+    spec = {"norm": "dataset", "datasets": ("alpha", "beta")}
+    body, head, _ = network(**spec)
+    norm = body.blocks[0].norm1
+    train_round(round_of("beta"), body, head, beta, seeds=SEEDS)
+    ours = norm.running_mean.clone()
+    train_round(round_of("alpha"), body, head, alpha, seeds=SEEDS)
+    assert torch.equal(norm.running_mean[1], ours[1])
+    assert not torch.equal(norm.running_mean[0], ours[0])
+    body.eval()
+    images = alpha.val.patches
+    body.use("alpha")
+    one = body(images)
+    plain = nn.BatchNorm2d(len(ours[0])).eval()
+    plain.load_state_dict(
+        {
+            "weight": norm.weight,
+            "bias": norm.bias,
+            "running_mean": norm.running_mean[0],
+            "running_var": norm.running_var[0],
+            "num_batches_tracked": torch.tensor(0),
+        }
+    )
+    maps = body.blocks[0].conv1(images)
+    torch.testing.assert_close(norm(maps), plain(maps))
+    body.use("beta")
+    assert not torch.equal(one, body(images))
+    with pytest.raises(ValueError, match="statistics of alpha, beta, not of 'gamma'"):
+        body.use("gamma")
+
+
+@pytest.mark.parametrize("norm", ["group", "dataset"])
+def test_runs_with_other_norms_resume_and_load(runner: Runner, norm: str) -> None:
+    plan = hydra_plan()
+    plan = plan.model_copy(update={"body": plan.body.model_copy(update={"norm": norm})})
+    run = runner(plan)
+    model = load_model(run.body_path, run.head_path("alpha"))
+    assert isinstance(model, Joined)
+    if norm == "dataset":
+        assert model.body.spec.datasets == tuple(each.name for each in plan.datasets)
+        norms = [m for n, m in model.body.named_modules() if n.endswith("norm1")]
+        assert {each.active for each in norms} == {list(model.body.spec.datasets).index("alpha")}
+    (run.path / "results.json").unlink()
+    before = weights_of(run.path)
+    for folder in sorted((run.path / "rounds").iterdir())[3:]:
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
+    assert weights_of(runner(plan).path) == before
+
+
+@pytest.mark.parametrize("mix", ["batch", "epoch"])
+def test_a_run_over_several_datasets_at_once_resumes_and_keeps_every_head(
+    runner: Runner, mix: str
+) -> None:
+    plan = plan_of(together(mix), round_of("alpha", "head"))
+    run = runner(plan)
+    assert {path.stem for path in (run.path / "heads").iterdir()} == {"alpha", "beta"}
+    result = RoundResult.model_validate_json(
+        (run.path / "rounds" / "01-alpha-all" / "round.json").read_bytes()
+    )
+    assert set(result.heads) == {"alpha", "beta"}
+    assert result.heads["alpha"] == result.val
+    again = runner(plan, "again")
+    assert weights_of(again.path) == weights_of(run.path)
+
+
+def test_an_epoch_of_a_large_dataset_holds_a_part_and_another_one_next(alpha: Loaded) -> None:
+    settings = round_of("alpha", epoch_size=8).hyperparameters
+    examples = Examples(alpha, settings, SEEDS, fixed=False)
+    assert len(examples) == 8
+    drawn = []
+    for epoch in (1, 2):
+        assert sum(len(labels) for _, labels in examples.batches(epoch)) == 8
+        drawn.append(set(examples.rows.tolist()))
+    assert drawn[0] != drawn[1]
+
+
+def test_each_round_tells_every_head_so_far_and_how_far_the_body_moved(runner: Runner) -> None:
+    run = runner(hydra_plan())
+    results = run.results()
+    assert results is not None
+    seen = [set(each.heads) for each in results.rounds]
+    assert seen[0] == {"alpha"}
+    assert seen[1] == seen[2] == {"alpha", "beta"}
+    assert seen[3] == seen[-1] == {"alpha", "beta", "gamma"}
+    for each in results.rounds:
+        assert each.heads[each.dataset].auc == pytest.approx(each.val.auc)
+        assert each.moved is not None
+        parts = [each.moved.convolutions, each.moved.dense, each.moved.scales]
+        if each.train == "head":
+            assert [*parts, each.moved.statistics] == [0, 0, 0, 0]
+        else:
+            assert min(parts) > 0
+            assert each.moved.statistics is not None
+            assert each.moved.statistics > 0
+    # What a head round leaves of the body, the heads of the others see unchanged.
+    first, second = results.rounds[2], results.rounds[3]
+    assert second.heads["alpha"].auc == pytest.approx(first.heads["alpha"].auc)
+
+
+def test_tracing_the_test_changes_nothing_and_is_noted(runner: Runner) -> None:
+    plain, traced = runner(hydra_plan(), "plain"), runner(hydra_plan(), "traced", trace=True)
+    assert weights_of(plain.path) == weights_of(traced.path)
+    readings = [
+        [
+            line
+            for line in (run.path / "events.jsonl").read_text().splitlines()
+            if "test read" in line
+        ]
+        for run in (plain, traced)
+    ]
+    epochs = sum(len(traced.epochs(n, r)) for n, r in enumerate(hydra_plan().rounds, start=1))
+    assert (len(readings[0]), len(readings[1])) == (1, 1 + epochs)
+    assert not list(plain.path.rglob(FILE))
+    points = [
+        TracePoint.model_validate_json(line)
+        for line in (traced.path / "rounds" / "07-alpha-all" / FILE).read_text().splitlines()
+    ]
+    best = traced.round_result(7, hydra_plan().rounds[6]).best_epoch
+    results = traced.results()
+    assert results is not None
+    assert points[best - 1].test_auc == pytest.approx(results.test.figures.auc)

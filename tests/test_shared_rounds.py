@@ -1,0 +1,159 @@
+"""Rounds that runs have in common are trained once, and are what they would be without that."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import (
+    BODY,
+    SUPPORT,
+    Runner,
+    plan_of,
+    plugins,
+    prepared_dataset,
+    round_of,
+    run_plan,
+    weights_of,
+)
+
+from hydrakit.devices import choose_compute
+from hydrakit.plan import Dataset, Fold, Plan, Split
+from hydrakit.rundir import RunDir
+from hydrakit.session import Session
+from hydrakit.shared import key_of
+
+FOLD = Split(train=8, val=2, fold=Fold(index=0, count=2))
+
+
+def events(run: RunDir) -> list[str]:
+    lines = (run.path / "events.jsonl").read_text().splitlines()
+    return [json.loads(line)["event"] for line in lines]
+
+
+def transfer_plan(**changes: Any) -> Plan:
+    names = ("alpha", "beta", "alpha")
+    return plan_of(*(round_of(name, head="shared") for name in names), **changes)
+
+
+def hydra_plan(**changes: Any) -> Plan:
+    return plan_of(
+        round_of("alpha"), round_of("beta", "head"), round_of("beta"), round_of("alpha"), **changes
+    )
+
+
+def session_of(plan: Plan, *, data: Path, cache: Path, out: Path) -> Session:
+    names = [dataset.name for dataset in plan.datasets]
+    return Session(
+        plan,
+        {name: plugins().dataset(name) for name in names},
+        {name: prepared_dataset(name, data=data, cache=cache) for name in names},
+        choose_compute("cpu"),
+        plugins(),
+        RunDir(out),
+        watcher=None,  # type: ignore[arg-type]
+    )
+
+
+@pytest.fixture
+def key(data: Path, cache: Path, tmp_path: Path) -> Any:
+    def key(plan: Plan, number: int = 1) -> str:
+        return key_of(session_of(plan, data=data, cache=cache, out=tmp_path), number)
+
+    return key
+
+
+def test_a_shared_run_has_the_very_files_of_one_alone(runner: Runner, tmp_path: Path) -> None:
+    shared = tmp_path / "rounds"
+    first = runner(hydra_plan(), "hydra", shared=shared)
+    assert "round shared" not in events(first)
+    assert len(list(shared.iterdir())) == 4
+
+    second = runner(transfer_plan(), "transfer", shared=shared)
+    alone = runner(transfer_plan(), "alone")
+    assert events(second).count("round shared") == 1
+    assert events(second).count("round") == 2
+    assert weights_of(second.path) == weights_of(alone.path)
+    for number, round in enumerate(transfer_plan().rounds, start=1):
+        here = second.round_result(number, round)
+        there = alone.round_result(number, round)
+        assert here.model_copy(update={"seconds": 0}) == there.model_copy(update={"seconds": 0})
+    assert len(list(shared.iterdir())) == 6
+
+
+def test_a_whole_run_can_be_shared(runner: Runner, tmp_path: Path) -> None:
+    shared = tmp_path / "rounds"
+    one = runner(transfer_plan(), "one", shared=shared)
+    before = weights_of(shared)
+    two = runner(transfer_plan(), "two", shared=shared)
+    assert events(two).count("round shared") == 3
+    assert weights_of(one.path) == weights_of(two.path)
+    assert weights_of(shared) == before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"seed": 0, "split_seed": 1},
+        {"bootstrap": 2},
+        {"bootstrap_rule": "halving", "bootstrap": 1},
+        {"copies": "report"},
+        {"head": "linear"},
+        {"body": BODY.model_copy(update={"features": 4})},
+        {"datasets": (Dataset(name="alpha", split=FOLD), Dataset(name="beta", split=SUPPORT))},
+    ],
+    ids=",".join,
+)
+def test_what_decides_a_round_changes_its_key(key: Any, changes: dict[str, Any]) -> None:
+    assert key(transfer_plan(**changes)) != key(transfer_plan())
+
+
+def test_folds_do_not_share(key: Any) -> None:
+    def plan(index: int) -> Plan:
+        split = Split(train=8, val=2, fold=Fold(index=index, count=2))
+        datasets = (Dataset(name="alpha", split=split), Dataset(name="beta", split=SUPPORT))
+        return transfer_plan(datasets=datasets, split_seed=0)
+
+    assert key(plan(0)) == key(plan(0))
+    assert key(plan(0)) != key(plan(1))
+
+
+def test_another_target_gives_another_reference(key: Any) -> None:
+    split = Split(train=6, val=2, test=2)
+    datasets = tuple(Dataset(name=name, split=split) for name in ("alpha", "beta"))
+    rounds = round_of("alpha"), round_of("beta"), round_of("alpha")
+    one = plan_of(*rounds, datasets=datasets, split_seed=0)
+    other = one.model_copy(update={"target": "beta"})
+    assert key(one) != key(other)
+
+
+def test_names_of_heads_and_what_comes_later_do_not_count(key: Any) -> None:
+    assert key(transfer_plan()) == key(hydra_plan())
+    assert key(transfer_plan(), 2) != key(hydra_plan(), 2)
+    assert key(hydra_plan(), 1) != key(hydra_plan(), 2)
+    changed = plan_of(round_of("alpha"), round_of("beta", epochs=3), round_of("alpha"))
+    plain = plan_of(round_of("alpha"), round_of("beta"), round_of("alpha"))
+    assert key(changed) == key(plain)
+    assert [key(changed, n) == key(plain, n) for n in (2, 3)] == [False, False]
+
+
+def test_a_head_of_its_own_is_not_one_that_goes_on(key: Any) -> None:
+    """alpha, beta, alpha with one head, and with one per dataset, begin alike and then differ."""
+    own = plan_of(*(round_of(name) for name in ("alpha", "beta", "alpha")))
+    assert [key(own, n) == key(transfer_plan(), n) for n in (1, 2, 3)] == [True, False, False]
+
+
+def test_a_part_left_behind_is_not_taken(runner: Runner, tmp_path: Path, key: Any) -> None:
+    shared = tmp_path / "rounds"
+    (shared / f"{key(transfer_plan())[:16]}-00.part").mkdir(parents=True)
+    run = runner(transfer_plan(), shared=shared)
+    assert "round shared" not in events(run)
+
+
+def test_without_a_folder_nothing_is_shared(data: Path, cache: Path, tmp_path: Path) -> None:
+    run = run_plan(transfer_plan(), tmp_path / "run", data=data, cache=cache)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+    assert "round shared" not in events(run)

@@ -1,0 +1,337 @@
+"""Tuning: what it chooses is what loops by hand choose, from training data alone."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from copy import deepcopy
+from itertools import product
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from helpers import (
+    BODY,
+    NAMES,
+    StopError,
+    load_dataset,
+    plan_of,
+    plugins,
+    prepared_dataset,
+    refused,
+    round_of,
+    run_plan,
+)
+from torch import Tensor
+
+from hydrakit.cli import main
+from hydrakit.data.gate import deal_out
+from hydrakit.data.index import Prepared
+from hydrakit.data.load import Loaded, load, select
+from hydrakit.heads import build_mlp
+from hydrakit.models import Body
+from hydrakit.plan import Other, Plan, Split, load_plan
+from hydrakit.seeds import INITIALISATION, Seeds, seeded
+from hydrakit.train import train_round
+from hydrakit.trials import Setting, TrialRecord, folds_of
+from hydrakit.tune import Tuned, tune
+from hydrakit.weights import load_body, load_head
+
+RATES, DROPOUTS, FOLDS = (3e-3, 3e-2), (0.0, 0.4), 2
+CPU = torch.device("cpu")
+
+
+def small_plan(**changes: Any) -> Plan:
+    """Three rounds: a body, a head on it, and both."""
+    rounds = round_of("beta"), round_of("alpha", "head"), round_of("alpha")
+    return plan_of(*rounds, seed=3, **changes)
+
+
+@pytest.fixture(scope="module")
+def places(data: Path, cache: Path) -> dict[str, Any]:
+    return {"data": data, "cache": cache, "device": "cpu", "plugins": plugins()}
+
+
+def tuned(out: Path, places: dict[str, Any], plan: Plan | None = None, **more: Any) -> Tuned:
+    values = {"learning_rates": RATES, "dropouts": DROPOUTS, "folds": FOLDS}
+    return tune(plan or small_plan(), out, **(places | values | more))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, places: dict[str, Any]) -> Tuned:
+    return tuned(tmp_path_factory.mktemp("tuned") / "plan.json", places)
+
+
+def figures(path: Path) -> list[dict[str, Any]]:
+    """The trials of a file, without how long they took."""
+    records = [TrialRecord.model_validate_json(line) for line in path.read_bytes().splitlines()]
+    return [each.model_dump(exclude={"seconds"}) for each in records]
+
+
+def folds_by_hand(loaded: Loaded, prepared: Prepared) -> Iterator[Loaded]:
+    """The dataset restricted to each fold, as the tests below know its folds to be right."""
+    adapter = plugins().dataset(loaded.name)
+    units = {case.key: case.patient for case in prepared.index.cases}
+    yield from folds_of(loaded, prepared, adapter, units=units, count=FOLDS, seed=3)
+
+
+def splits_of(plan: Plan, places: dict[str, Any]) -> dict[str, dict[str, str]]:
+    names = [plan.target, *(each.name for each in plan.datasets if each.name != plan.target)]
+    where = {"data": places["data"], "cache": places["cache"]}
+    prepared = {name: prepared_dataset(name, **where) for name in names}
+    return deal_out(
+        prepared,
+        {name: plugins().dataset(name) for name in names},
+        splits={name: plan.dataset(name).split for name in names},
+        seed=plan.dealt_by,
+        copies="group",
+        keep_conflicts=True,
+        cache=places["cache"],
+    ).splits
+
+
+def test_the_grid_is_what_loops_by_hand_find(
+    whole: Tuned, places: dict[str, Any], tmp_path: Path
+) -> None:
+    plan = whole.plan
+    run = run_plan(plan, tmp_path / "run", data=places["data"], cache=places["cache"])
+    splits = splits_of(plan, places)
+    records = {
+        (r["round"], r["learning_rate"], r["dropout"], r["fold"]): r
+        for r in figures(whole.trials_path)
+    }
+    assert len(records) == 3 * len(RATES) * len(DROPOUTS) * FOLDS
+    for number, round in enumerate(plan.rounds, start=1):
+        seeds = Seeds(plan.seed, number)
+        before = run.round_path(number - 1, plan.rounds[number - 2])
+        with seeded(seeds.of(*((INITIALISATION, 0) if number == 1 else (INITIALISATION,))), CPU):
+            body = Body(BODY, in_channels=1, dropout=0.0)
+            head = build_mlp(BODY.features, 2, 0.0)
+            if number > 1:
+                body = load_body(before / "body.safetensors")
+                with seeded(seeds.of(INITIALISATION), CPU):
+                    head = build_mlp(BODY.features, 2, 0.0)
+            if number == 3:
+                head = load_head(before / "head.safetensors", plugins=plugins())
+        prepared = prepared_dataset(round.dataset, data=places["data"], cache=places["cache"])
+        loaded = load(
+            prepared,
+            plugins().dataset(round.dataset),
+            splits=splits[round.dataset],
+            patch=BODY.patch,
+            device=CPU,
+        )
+        found: dict[tuple[float, float], list[float]] = {}
+        for rate, dropout in product(RATES, DROPOUTS):
+            for fold, part in enumerate(folds_by_hand(loaded, prepared)):
+                changed = Setting(learning_rate=rate, dropout=dropout).of(round)
+                best = train_round(changed, deepcopy(body), deepcopy(head), part, seeds=seeds).best
+                record = records[number, rate, dropout, fold]
+                assert record["best_epoch"] == best.epoch
+                assert record["score"] == pytest.approx(best.val.score, abs=1e-6)
+                assert record["loss"] == pytest.approx(best.val.loss, abs=1e-4)
+                found.setdefault((rate, dropout), []).append(best.val.score)
+        highest = max(mean(scores) for scores in found.values())
+        chosen = round.hyperparameters.learning_rate, round.hyperparameters.dropout
+        assert mean(found[chosen]) == pytest.approx(highest, abs=1e-6)
+
+
+def test_a_plan_keeps_all_but_what_was_tuned(whole: Tuned) -> None:
+    before, after = small_plan(), load_plan(whole.path)
+    assert after == whole.plan
+    assert after.strategy == before.strategy
+    for old, new in zip(before.rounds, after.rounds, strict=True):
+        chosen = {"learning_rate", "dropout"}
+        kept = old.model_dump(exclude={"hyperparameters": chosen})
+        assert new.model_dump(exclude={"hyperparameters": chosen}) == kept
+        assert new.hyperparameters.learning_rate in RATES
+        assert new.hyperparameters.dropout in DROPOUTS
+
+
+def test_folds_share_out_the_training_patients_and_nothing_else(
+    places: dict[str, Any],
+) -> None:
+    where = {"data": places["data"], "cache": places["cache"]}
+    for name, count in product(NAMES, (2, 3, 5)):
+        loaded, prepared = load_dataset(name, **where), prepared_dataset(name, **where)
+        cases = {case.key: case for case in prepared.index.cases}
+        train = {key for key, split in loaded.splits.items() if split == "train"}
+        units = {key: case.patient for key, case in cases.items()}
+        adapter = plugins().dataset(name)
+        folds = folds_of(loaded, prepared, adapter, units=units, count=count, seed=0)
+        held = [{case.key for case in fold.val.cases} for fold in folds]
+        assert sorted(key for keys in held for key in keys) == sorted(train), "each once"
+        for fold, keys in zip(folds, held, strict=True):
+            assert set(fold.splits) == train
+            assert {key for key, split in fold.splits.items() if split == "val"} == keys
+            assert len(fold.train) == len(train) - len(keys)
+            patients = {cases[key].patient for key in keys}
+            assert not patients & {cases[key].patient for key in train - keys}
+            assert set(np.unique(fold.val.labels)) == {0, 1}
+        refused(
+            lambda loaded=loaded, prepared=prepared, adapter=adapter, units=units: folds_of(
+                loaded, prepared, adapter, units=units, count=40, seed=0
+            ),
+            name,
+            "--folds",
+        )
+
+
+def test_poisoned_test_cases_change_nothing(
+    whole: Tuned, places: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = {
+        key for key, split in splits_of(small_plan(), places)["alpha"].items() if split == "test"
+    }
+    assert test
+    clean = Prepared.mapped
+
+    def poisoned(self: Prepared) -> Tensor:
+        canvases = clean(self).clone()
+        for row, case in enumerate(self.index.cases):
+            if self.index.dataset == "alpha" and case.key in test:
+                canvases[self.index.rows[row]] = float("nan")
+        return canvases
+
+    monkeypatch.setattr(Prepared, "mapped", poisoned)
+    prepared = prepared_dataset("alpha", data=places["data"], cache=places["cache"])
+    seen = select(prepared, test, task="classification", scale=None, patch=BODY.patch, device=CPU)
+    assert seen.patches.isnan().all(), "who looked at them would see it"
+    again = tuned(tmp_path / "plan.json", places)
+    assert again.plan == whole.plan
+    assert figures(again.trials_path) == figures(whole.trials_path)
+    assert not list(tmp_path.rglob("predictions.csv"))
+    assert "test read" not in (tmp_path / "plan.tuning" / "events.jsonl").read_text()
+
+
+@pytest.mark.parametrize("stop", [1, 5, 9])
+def test_a_stopped_search_goes_on(
+    whole: Tuned, places: dict[str, Any], tmp_path: Path, stop: int
+) -> None:
+    out, seen = tmp_path / "plan.json", 0
+
+    def pull_the_plug(number: int, done: int, of: int) -> None:
+        nonlocal seen
+        seen += done > 0
+        if seen == stop:
+            raise StopError
+
+    with pytest.raises(StopError):
+        tuned(out, places, on_trial=pull_the_plug)
+    assert not out.exists()
+    lines = tmp_path / "plan.tuning.jsonl"
+    before = lines.read_bytes()
+    assert before.count(b"\n") == stop
+    lines.write_bytes(before + b'{"digest": "torn')
+    again = tuned(out, places)
+    assert again.plan == whole.plan
+    assert lines.read_bytes().startswith(before)
+    assert figures(lines) == figures(whole.trials_path)
+
+
+def test_what_was_tried_is_not_tried_again(places: dict[str, Any], tmp_path: Path) -> None:
+    out, rounds = tmp_path / "plan.json", plan_of(round_of("beta"), round_of("alpha", "head"))
+    first = tuned(out, places, rounds, learning_rates=(3e-3,))
+    before = first.trials_path.read_bytes()
+    assert before.count(b"\n") == 2 * 2 * FOLDS
+    again = tuned(out, places, rounds, learning_rates=(3e-3,))
+    assert (again.plan, again.trials_path.read_bytes()) == (first.plan, before)
+    log = (tmp_path / "plan.tuning" / "events.jsonl").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in log] == ["round", "round done", "round shared"]
+    more = tuned(out, places, rounds, learning_rates=(3e-3,), dropouts=(*DROPOUTS, 0.2))
+    assert more.trials_path.read_bytes().startswith(before)
+    new = figures(more.trials_path)[2 * 2 * FOLDS :]
+    assert {each["dropout"] for each in new if each["round"] == 1} == {0.2}
+
+
+def test_a_rate_that_diverges_is_passed_over(places: dict[str, Any], tmp_path: Path) -> None:
+    rounds = plan_of(round_of("beta"), round_of("alpha", "head"))
+    result = tuned(tmp_path / "a.json", places, rounds, learning_rates=(1e38, 3e-3))
+    for round, tuning in zip(result.plan.rounds, result.rounds, strict=True):
+        assert round.hyperparameters.learning_rate == 3e-3
+        assert [each.score is None for each in tuning.candidates] == [True, True, False, False]
+    refused(
+        lambda: tuned(tmp_path / "b.json", places, rounds, learning_rates=(1e38,)),
+        "round 1",
+        "--learning-rates",
+    )
+
+
+@pytest.mark.parametrize("select", ["averaged", "last", "smoothed"])
+def test_heads_with_other_rules_are_tuned_one_by_one(
+    places: dict[str, Any], tmp_path: Path, select: str
+) -> None:
+    rounds = plan_of(round_of("alpha", "none"), round_of("alpha", "head", select=select))
+    result = tuned(tmp_path / "plan.json", places, rounds, learning_rates=(3e-3,))
+    assert result.rounds[0].candidates == ()
+    assert result.plan.rounds[0] == rounds.rounds[0]
+    assert len(result.rounds[1].candidates) == 2
+
+
+def test_rounds_of_several_datasets_and_norm_rounds_are_tuned(
+    places: dict[str, Any], tmp_path: Path
+) -> None:
+    others = (Other(dataset="beta", head="beta"),)
+    joint = round_of("alpha").model_copy(update={"others": others})
+    plan = plan_of(joint, round_of("beta", "norm"), round_of("alpha", "head"))
+    result = tuned(tmp_path / "plan.json", places, plan, dropouts=(0.0,))
+    assert [len(each.candidates) for each in result.rounds] == [2, 2, 2]
+
+
+def test_what_is_impossible_is_refused(
+    places: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tries(*words: str, **given: Any) -> None:
+        refused(lambda: tuned(tmp_path / "plan.json", places, **given), *words)
+
+    tries("--folds", folds=1)
+    tries("learning_rate", learning_rates=(0.0,))
+    tries("dropout", dropouts=(1.0,))
+    tries("no learning rate", learning_rates=())
+    tries("--trials", trials=3)
+    tries("unknown search", search="random")
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    tries("Optuna is not installed", "pip install", search="optuna")
+    tries("--folds", "too few", folds=30)
+    (tmp_path / "mine.json").write_text("{}")
+    refused(lambda: tuned(tmp_path / "mine.json", places), "exists already")
+
+
+def test_optuna_proposes_the_same_again(places: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    rounds = plan_of(round_of("beta"), round_of("alpha", "head"))
+    first = tuned(tmp_path / "a.json", places, rounds, search="optuna", trials=6)
+    settings = [each.setting for each in first.rounds[1].candidates]
+    assert len(settings) == 6
+    assert all(RATES[0] <= each.learning_rate <= RATES[1] for each in settings)
+    assert all(DROPOUTS[0] <= each.dropout <= DROPOUTS[1] for each in settings)
+    again = tuned(tmp_path / "b.json", places, rounds, search="optuna", trials=6)
+    assert again.plan == first.plan
+    more = tuned(tmp_path / "a.json", places, rounds, search="optuna", trials=8)
+    assert [each.setting for each in more.rounds[0].candidates][:4] == [
+        each.setting for each in first.rounds[0].candidates
+    ][:4]
+
+
+def test_the_command_writes_a_plan_that_runs(standin: Path) -> None:
+    small = ["--epochs", "1", "--bootstrap", "1", "--body-channels", "2,2,2"]
+    arguments = ["tune", "--strategy", "hydra", "--datasets", "beta,alpha", *small, "--folds", "2"]
+    values = ["--learning-rates", "1e-3,1e-2", "--dropouts", "0", "--out", "best.json"]
+    result = CliRunner().invoke(main, [*arguments, *values, "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("chosen") == 3
+    assert "round 2 of 3, alpha head" in result.stdout
+    assert "hydrakit run --plan best.json" in result.stdout
+    plan = load_plan(Path("best.json"))
+    assert plan.strategy == "hydra"
+    assert plan.dataset("alpha").split == Split(train=8, val=1, test=1)
+    run = CliRunner().invoke(main, ["run", "--plan", "best.json", "--device", "cpu"])
+    assert run.exit_code == 0, run.output
+    missing = CliRunner().invoke(main, arguments)
+    assert missing.exit_code == 2
+    assert "--out is needed" in missing.stderr
