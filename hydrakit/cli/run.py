@@ -73,6 +73,11 @@ def plan(*, data: Path | None, roots: dict[str, Path], out: Path | None, **given
     is_flag=True,
     help="Look at the test split after every epoch too, for a figure; the report tells it.",
 )
+@click.option(
+    "--track",
+    type=click.Choice(["tensorboard", "mlflow"]),
+    help="Send the figures of every epoch there too; its files lie in the run's folder.",
+)
 @params.compute
 @params.cache
 @click.pass_context
@@ -88,6 +93,7 @@ def run(
     out: Path | None,
     device: str,
     trace: bool,
+    track: str | None,
     precision: Precision,
     deterministic: bool,
     compiled: bool,
@@ -125,9 +131,13 @@ def run(
         the_plan = load_plan(plan_file) if plan_file else _make_plan(data, roots, **given)
 
     from hydrakit import engine  # torch: only once the plan is known to be right
+    from hydrakit.track import tracking
 
     team = Team.here()
-    with watching(the_plan) if team.leads else nullcontext() as watcher:
+    with (
+        watching(the_plan) if team.leads else nullcontext() as shown,
+        tracking(shown, track) as watcher,
+    ):
         done = engine.run(
             the_plan,
             out=out,
