@@ -23,9 +23,10 @@ from hydrakit.models import joined
 from hydrakit.report import ledger, write_report
 from hydrakit.report.cases import answer, choose, read_shown, saliency
 from hydrakit.report.levels import _kolmogorov, moving_average, roc_band, two_classes
+from hydrakit.report.operating import operating_table
 from hydrakit.report.page import build_report
-from hydrakit.report.roc import roc_points
-from hydrakit.results import Bootstrap, DataFacts
+from hydrakit.report.roc import Curve, roc_points
+from hydrakit.results import AreaUnderCurve, Bootstrap, DataFacts
 
 assert FieldOfView  # imported so that hooks are loaded as in the program
 
@@ -342,3 +343,18 @@ def test_of_several_labels_the_surest_wrong_one_is_told(tmp_path):
         ("right", 0, "a 0.10"),
     ]
     assert chosen[2].label == "none"
+
+
+def test_sensitivity_at_fixed_specificity_is_that_of_the_threshold() -> None:
+    random = np.random.default_rng(4)
+    positive = np.arange(60) % 3 == 0
+    scores = random.random(60) + 0.4 * positive
+    points = roc_points(scores, positive)
+    area = AreaUnderCurve(
+        class_name="malignant", auc=0.8, low=0.7, high=0.9, positives=20, negatives=40
+    )
+    text = str(operating_table([Curve(area, points, scores, positive)]))
+    for specificity in (0.8, 0.9, 0.95):
+        allowed = 1 - specificity
+        by_hand = max(y for x, y in points if x <= allowed + 1e-9)
+        assert f"<td>{by_hand:.3f}</td>" in text or f">{by_hand:.3f}<" in text, specificity

@@ -17,6 +17,7 @@ from hydrakit.report.cases import cases_section
 from hydrakit.report.figure import Counter, Figure
 from hydrakit.report.levels import two_classes
 from hydrakit.report.markup import Html, element, fill, section, together
+from hydrakit.report.operating import operating_table
 from hydrakit.report.roc import roc_curves
 from hydrakit.results import DataFacts, Results, RoundResult
 from hydrakit.rundir import RunDir
@@ -158,6 +159,7 @@ def _test(told: _Told, results: Results, counter: Counter) -> Html:
         ),
         counter.html(scores.calibration_figure(curves)),
         scores.calibration_table(curves),
+        operating_table(curves),
         element("h3", "Readings of the test labels"),
         readings,
     ]
