@@ -241,7 +241,7 @@ def start(samples: Samples, settings: Settings) -> list[Row]:
 def plans(samples: Samples, settings: Settings) -> list[Row]:
     """Of whole plans."""
     epochs = settings.plan_epochs
-    lengths = f"{epochs} epochs" if epochs else "the recommended 60 epochs, head rounds 100"
+    lengths = f"{epochs} epochs" if epochs else "the recommended 30 epochs, head rounds 100"
     size = f"{settings.plan_cases} cases each, {lengths}, no early stop, 8 starts"
     return [
         row(

@@ -73,9 +73,9 @@ RECOMMENDED = Profile(
         learning_rate=3e-4,
         dropout=0.1,
         batch_size=16,
-        epochs=60,
-        epoch_size=512,  # a support of thousands would take all the time, and the body with it
-        patience=15,
+        epochs=30,
+        epoch_size=256,  # a support of thousands would take all the time, and the body with it
+        patience=8,
         weight_decay=1e-4,
     ),
     head={"learning_rate": 1e-3, "epochs": 100, "patience": 20},

@@ -71,6 +71,12 @@ def classical(datasets: Sequence[str], settings: Settings) -> list[Round]:
     return [Round(dataset=target, train="all", head=target, hyperparameters=values)]
 
 
+def classical_long(datasets: Sequence[str], settings: Settings) -> list[Round]:
+    """The target alone, as often as `hydra` comes to it: what is left of hydra without supports."""
+    target = datasets[-1]
+    return hydra([name for name in datasets if name == target], settings)
+
+
 def random(datasets: Sequence[str], settings: Settings) -> list[Round]:
     """Random weight guessing: the best untrained start on validation, and nothing else."""
     from hydrakit.plan import Round
@@ -138,6 +144,11 @@ def hydrakit_sequence_strategies() -> Iterator[SequenceStrategy]:
         ("transfer", "one network with one head, trained on each dataset in turn", transfer),
         ("transfer-long", "transfer, with as many updates allowed as hydra takes", transfer_long),
         ("classical", "the target dataset alone", classical),
+        (
+            "classical-long",
+            "the target alone, in as many rounds as hydra gives it: hydra without supports",
+            classical_long,
+        ),
         ("norm", "hydra, with only the body's normalisation trained after the first round", norm),
         ("parallel", "all datasets in one round, of which every epoch draws one", parallel),
         ("joint", "all datasets in one round, mixed in every batch, each with its head", joint),

@@ -45,6 +45,7 @@ def test_the_names_of_the_strategies() -> None:
         "transfer",
         "transfer-long",
         "classical",
+        "classical-long",
         "norm",
         "parallel",
         "joint",
@@ -92,6 +93,15 @@ def test_transfer_has_one_head() -> None:
 )
 def test_classical_is_the_target_alone(datasets: list[str]) -> None:
     assert told("classical", *datasets) == [("lung", "all", "lung", "first")]
+
+
+def test_classical_long_is_hydra_without_its_supports() -> None:
+    assert told("classical-long", "lung", "brain", "lung") == [
+        ("lung", "all", "lung", "first"),
+        ("lung", "head", "lung", "first"),
+        ("lung", "all", "lung", "last"),
+    ]
+    assert told("classical-long", "brain", "lung") == told("classical", "brain", "lung")
 
 
 def test_norm_is_hydra_whose_later_rounds_train_the_norm() -> None:
