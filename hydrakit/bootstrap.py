@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import nn
 
 from hydrakit.data.load import Cases
 from hydrakit.models import Body
-from hydrakit.plan import BootstrapRule
+from hydrakit.plan import BootstrapRule, Frozen
 from hydrakit.results import Bootstrap
 from hydrakit.validation import Evaluation
 
@@ -25,6 +26,17 @@ FEWEST_OF_A_CLASS = 16
 Network = tuple[Body, nn.Module]
 
 
+class Looked(Frozen):
+    """What was seen of random starts so far (``bootstrap.json``).
+
+    Attributes:
+        scores: Validation AUC (of a number, R2), by the share of the cases that was looked at, and
+            the number of the start.
+    """
+
+    scores: dict[float, dict[int, float]] = Field(default_factory=dict)
+
+
 def best_start(
     build: Callable[[int], Network],
     val: Cases,
@@ -33,6 +45,8 @@ def best_start(
     rule: BootstrapRule,
     loss: str,
     on_start: Callable[[int], None],
+    looked: Looked | None = None,
+    on_look: Callable[[Looked], None] = lambda _: None,
 ) -> tuple[Network, Bootstrap]:
     """Look at random starts, and give the one with the highest validation AUC (of a number, R2).
 
@@ -43,28 +57,35 @@ def best_start(
         rule: ``all`` looks at every start on every case; ``halving`` drops hopeless ones early.
         loss: As in `Hyperparameters`.
         on_start: Called with the number of starts that are done with.
+        looked: What was seen before a stop: these starts are not looked at again.
+        on_look: Called with what was seen so far, after each start.
     """
+    scores = {share: dict(of) for share, of in (looked or Looked()).scores.items()}
+
+    def score(number: int, share: float, cases: Cases) -> float:
+        known = scores.setdefault(share, {})
+        if number not in known:
+            known[number] = Evaluation(*build(number), cases, None, loss)()[0].score
+            on_look(Looked(scores=scores))
+        return known[number]
+
     running = list(range(count))
-    scores: list[float | None] = [None] * count
     if rule == "halving":
         for share, kept in STAGES:
             part = subset(val, share)
             if part is None:
                 continue
-            found = [_score(build(number), part, loss) for number in running]
+            found = [score(number, share, part) for number in running]
             order = sorted(range(len(running)), key=lambda at: -found[at])
             best = sorted(order[: max(1, round(kept * len(running)))])
             running = [running[at] for at in best]
             on_start(count - len(running))
-    leader: tuple[float, int, Network] | None = None
+    whole: list[float | None] = [None] * count
     for done, number in enumerate(running, start=count - len(running) + 1):
-        network = build(number)
-        score = scores[number] = _score(network, val, loss)
-        if leader is None or score > leader[0]:
-            leader = score, number, network
+        whole[number] = score(number, 1.0, val)
         on_start(done)
-    assert leader is not None
-    return leader[2], Bootstrap(chosen=leader[1], val_auc=tuple(scores))
+    chosen = max(running, key=lambda number: (whole[number], -number))
+    return build(chosen), Bootstrap(chosen=chosen, val_auc=tuple(whole))
 
 
 def subset(cases: Cases, share: float) -> Cases | None:
@@ -90,7 +111,3 @@ def subset(cases: Cases, share: float) -> Cases | None:
         labels=cases.labels[rows],
         cases=tuple(cases.cases[row] for row in rows),
     )
-
-
-def _score(network: Network, cases: Cases, loss: str) -> float:
-    return Evaluation(*network, cases, None, loss)()[0].score

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hydrakit import weights
-from hydrakit.bootstrap import best_start
+from hydrakit.bootstrap import Looked, best_start
 from hydrakit.data.gate import splits_digest
 from hydrakit.data.load import Loaded
 from hydrakit.files import copy
@@ -57,8 +57,22 @@ class Network:
         self.trained_on: list[str] = []
         self.learnt: dict[str, str] = {}
 
-    def start(self, seeds: Seeds, on_start: Callable[[int], None]) -> Bootstrap:
-        """Begin with the random start that does best on the first round's validation split."""
+    def start(
+        self,
+        seeds: Seeds,
+        on_start: Callable[[int], None],
+        *,
+        looked: Looked | None = None,
+        on_look: Callable[[Looked], None] = lambda _: None,
+    ) -> Bootstrap:
+        """Begin with the random start that does best on the first round's validation split.
+
+        Args:
+            seeds: Of the first round.
+            on_start: As for `best_start`, like the two below.
+            looked: What was seen before a stop.
+            on_look: Called with what was seen so far.
+        """
         first = self.plan.rounds[0]
 
         spec = self.plan.body
@@ -78,6 +92,8 @@ class Network:
             rule=self.plan.bootstrap_rule,
             loss=first.hyperparameters.loss,
             on_start=on_start,
+            looked=looked,
+            on_look=on_look,
         )
         return bootstrap
 

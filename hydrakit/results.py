@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -60,6 +60,41 @@ class EpochRecord(Frozen):
     val: Figures
     reference_auc: float | None
     dataset: Name | None = None
+
+
+class Plateau(Frozen):
+    """What `ReduceLROnPlateau` knows; ``best`` is None before the first epoch."""
+
+    best: float | None
+    num_bad_epochs: int
+    cooldown_counter: int
+    last_epoch: int
+
+
+class CheckpointFacts(Frozen):
+    """What a checkpoint says besides its tensors.
+
+    Attributes:
+        kind: Always ``checkpoint``.
+        format: Version of this description.
+        hydrakit: Version that wrote the file.
+        epoch: The last one that is over.
+        learning_rate: Of the next epoch.
+        plateau: Of the schedule.
+        kept: The epochs whose weights are kept.
+        seconds: Of training so far.
+        digest: Of the tensors.
+    """
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    format: Literal[1] = 1
+    hydrakit: str
+    epoch: Annotated[int, Field(ge=0)]
+    learning_rate: float
+    plateau: Plateau
+    kept: tuple[int, ...]
+    seconds: float
+    digest: str
 
 
 class Bootstrap(Frozen):

@@ -1,7 +1,8 @@
 """A run's folder: every path and format in it.
 
-A round trains in ``rounds/NN-dataset-train.part`` and is renamed when it is whole, so a folder
-without that ending is a finished round. Other files are written beside their place and renamed.
+A finished round is the folder ``rounds/NN-dataset-train``, which is written as ``.new`` and
+renamed. While it trains, ``.part`` holds its progress. Other files are written beside their place
+and renamed.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from hydrakit.plan import Plan, Round, load_plan
 from hydrakit.results import DataFacts, EpochRecord, Results, RoundResult
 
 Model = TypeVar("Model", bound=BaseModel)
+
+CHECKPOINT = "checkpoint.safetensors"
+"""Of a round under way, in its folder of progress."""
 
 
 class RunDir:
@@ -103,6 +107,11 @@ class RunDir:
         """Of a round's folder, finished or not yet there; numbers begin at 1."""
         return self.path / "rounds" / f"{number:02d}-{round.dataset}-{round.train}"
 
+    def state_path(self, number: int, round: Round) -> Path:
+        """Of the folder with the progress of a round under way."""
+        final = self.round_path(number, round)
+        return final.with_name(f"{final.name}.part")
+
     def plan(self) -> Plan:
         """The plan of this run.
 
@@ -152,13 +161,20 @@ class RunDir:
     def writing_round(self, number: int, round: Round) -> Iterator[Path]:
         """A folder to write a round into, which gets its name when the block ends well."""
         final = self.round_path(number, round)
-        part = final.with_name(final.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        yield part
-        sync_folder(part)
-        part.rename(final)
+        new = final.with_name(f"{final.name}.new")
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        yield new
+        sync_folder(new)
+        new.rename(final)
         sync_folder(final.parent)
+        self.clear_state(number, round)
+
+    def clear_state(self, number: int, round: Round) -> None:
+        """Remove the progress of a round that is finished."""
+        state = self.state_path(number, round)
+        if state.is_dir():
+            shutil.rmtree(state)
 
     def round_result(self, number: int, round: Round) -> RoundResult:
         """The summary of a finished round.

@@ -19,11 +19,13 @@ class Selection:
     """Follows a round's epochs, and keeps the weights that it is to end with.
 
     Attributes:
+        settings: Of the round.
         leader: The epoch that is best by the rule; patience counts from it. Of the rules that do
             not choose an epoch, ``last`` and ``averaged``, the best by validation AUC.
     """
 
     def __init__(self, settings: Hyperparameters, modules: Sequence[nn.Module]) -> None:
+        self.settings = settings
         self.rule = settings.select
         self.window = settings.window
         self.modules = modules
@@ -53,8 +55,32 @@ class Selection:
 
     def exhausted(self, epoch: int, patience: int | None) -> bool:
         """Whether there was no better epoch for as many as patience allows."""
-        assert self.leader is not None
-        return patience is not None and epoch - self.leader.epoch >= patience
+        if patience is None or self.leader is None:
+            return False
+        return epoch - self.leader.epoch >= patience
+
+    @property
+    def kept(self) -> list[tuple[EpochRecord, list[State]]]:
+        """Epochs whose weights are kept, the last that is to count coming last."""
+        return list(self._kept)
+
+    def go_on(
+        self, records: Sequence[EpochRecord], kept: Sequence[tuple[EpochRecord, list[State]]]
+    ) -> None:
+        """Be as after some epochs.
+
+        Args:
+            records: Of these epochs.
+            kept: As `kept` was then.
+        """
+        self.leader, self._smoothed = None, float("-inf")
+        self._scores.clear()
+        for record in records:
+            self._scores.append(record.val.score)
+            if self._is_better(record):
+                self.leader = record
+        self._kept.clear()
+        self._kept.extend(kept)
 
     def finish(self, evaluate: Callable[[], tuple[Figures, float | None]]) -> EpochRecord:
         """Put the kept weights into the modules.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import time
 from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
@@ -16,25 +15,28 @@ import torch
 
 import hydrakit
 from hydrakit import weights
+from hydrakit.checkpoint import EVERY
 from hydrakit.data.gate import DROPPED, WITHHELD, Gate, pass_gate, shortcut_facts
 from hydrakit.data.load import Cases, Loaded, load, select
 from hydrakit.data.prepare import Prepared
 from hydrakit.data.read import class_names
 from hydrakit.devices import Compute
-from hydrakit.errors import DataError, PlanError
+from hydrakit.errors import DataError, DivergedError, PlanError
 from hydrakit.evaluate import predict, score, to_csv
 from hydrakit.files import copy, write_atomic
 from hydrakit.hooks import DatasetAdapter
+from hydrakit.memory import fitting_batch, ran_out
 from hydrakit.movement import moved
 from hydrakit.network import Network
 from hydrakit.plan import Plan, Round
 from hydrakit.plugins import Plugins
 from hydrakit.report import write_report
 from hydrakit.report.cases import keep_shown
-from hydrakit.results import Bootstrap, DataFacts, EpochRecord, Moved, Results, RoundResult
+from hydrakit.results import DataFacts, EpochRecord, Results, RoundResult
 from hydrakit.rundir import RunDir, write_lines
 from hydrakit.seeds import Seeds
 from hydrakit.shared import fetch, keep
+from hydrakit.state import RoundState
 from hydrakit.trace import Trace
 from hydrakit.train import Trained, train_round
 from hydrakit.watch import Watcher
@@ -55,6 +57,7 @@ class Session:
     test: bool = True
     trace: bool = False
     shared: Path | None = None
+    every: float = EVERY
 
     @cached_property
     def gate(self) -> Gate:
@@ -190,6 +193,7 @@ class Session:
         network = self._network()
         for number, round in enumerate(self.plan.rounds, start=1):
             if self.rundir.finished(number, round):
+                self.rundir.clear_state(number, round)  # killed before that
                 self.watcher.skipped(number, round)
             elif self.trace or not fetch(self, number):
                 self._run_round(number, round, network)
@@ -211,7 +215,7 @@ class Session:
         for number, round in enumerate(self.plan.rounds, start=1):
             shared = round.train == "all" and not round.others
             if shared and not self.rundir.finished(number, round):
-                self._train(number, round, network)
+                self._trained(number, round, network, self._state(number, round))
             self.compute.team.wait()
             network.take(number, round)
 
@@ -225,24 +229,27 @@ class Session:
             plugins=self.plugins,
         )
 
-    def _train(
-        self, number: int, round: Round, network: Network
-    ) -> tuple[Trained, Moved, Bootstrap | None, Trace | None]:
-        """Train a round: how it went, what it changed, which random start was best, the trace."""
+    def _train(self, number: int, round: Round, network: Network, state: RoundState) -> Trained:
+        """Train a round, from where it was stopped if it was."""
         seeds = Seeds(self.plan.seed, number)
-        bootstrap = None
         if number == 1:
             starts = self.plan.bootstrap
-            bootstrap = network.start(seeds, lambda n: self.watcher.bootstrapping(n, starts))
+            state.bootstrap = network.start(
+                seeds,
+                lambda n: self.watcher.bootstrapping(n, starts),
+                looked=state.looked(),
+                on_look=state.look,
+            )
         heads = network.heads_of(round, seeds)
         others = [self.loaded[other.dataset] for other in round.others]
         before = deepcopy(network.body.state_dict())
-        trace = self._trace_of(round, network) if self.trace else None
+        if self.trace:
+            state.trace = self._trace_of(round, network, state.folder)
 
         def on_epoch(record: EpochRecord) -> None:
             self.watcher.epoch(number, round, record)
-            if trace is not None:
-                trace(record)
+            if state.trace is not None:
+                state.trace(record)
 
         trained = train_round(
             round,
@@ -254,10 +261,12 @@ class Session:
             compute=self.compute,
             reference=network.reference,
             on_epoch=on_epoch,
+            keeper=state.keeper,
         )
-        return trained, moved(before, network.body), bootstrap, trace
+        state.moved = moved(before, network.body)
+        return trained
 
-    def _trace_of(self, round: Round, network: Network) -> Trace | None:
+    def _trace_of(self, round: Round, network: Network, folder: Path) -> Trace | None:
         """On the target through its head, elsewhere through the reference, where there is one."""
         if round.dataset == self.plan.target:
             head = network.heads[round.head]
@@ -265,7 +274,7 @@ class Session:
             head = network.reference.head
         else:
             return None
-        return Trace(network.body, head, lambda: self._target("test", by="trace"))
+        return Trace(network.body, head, lambda: self._target("test", by="trace"), folder=folder)
 
     def _target(self, split: str, *, by: str) -> Cases:
         """The target's cases of a split; that the test split is read is noted down first."""
@@ -282,10 +291,53 @@ class Session:
             device=self.compute.device,
         )
 
+    def _state(self, number: int, round: Round) -> RoundState:
+        """The round as it was left, if it was stopped."""
+        folder = self.rundir.state_path(number, round)
+        return RoundState(folder, every=self.every, writes=self.compute.team.leads)
+
+    def _trained(self, number: int, round: Round, network: Network, state: RoundState) -> Trained:
+        """Train a round; what goes wrong on the way is told with what can be done."""
+        try:
+            with state.under_way():
+                return self._train(number, round, network, state)
+        except DivergedError as error:
+            if error.trained is None or not state.writes:
+                raise
+            folder, best = state.folder / "best", error.trained.best
+            folder.mkdir(exist_ok=True)
+            network.save(folder, number, round, error.trained)
+            raise DivergedError(
+                f"{error}. The best epoch so far ({best.epoch}, val score {best.val.score:.3f}) is "
+                f"kept in {folder}"
+            ) from None
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out(error):
+                raise
+            raise PlanError(self._too_little_memory(number, round, network)) from error
+
+    def _too_little_memory(self, number: int, round: Round, network: Network) -> str:
+        size = round.hyperparameters.batch_size
+        image = self.loaded[round.dataset].val.patches[:1]
+        head = network.heads[round.head]
+        fits = fitting_batch(round, network.body, head, image, self.compute)
+        if fits == size:
+            remedy = "it fits now, so something else took the memory: run the same command again"
+        elif fits is None:
+            remedy = "not even one patch fits: take a smaller body (`--body-channels`)"
+        else:
+            remedy = f"batches of {fits} fit: `--batch-size {fits}` (and another `--out`)"
+        return (
+            f"round {number} ({round.dataset}, {round.train}): the memory of {self.compute.device} "
+            f"ran out with batches of {size}; {remedy}. What is done is kept"
+        )
+
     def _run_round(self, number: int, round: Round, network: Network) -> None:
-        began = time.perf_counter()
         self.rundir.log("round", round=number, dataset=round.dataset, train=round.train)
-        trained, change, bootstrap, trace = self._train(number, round, network)
+        state = self._state(number, round)
+        if state.epoch:
+            self.watcher.resumed(number, round, state.epoch)
+        trained = self._trained(number, round, network, state)
         result = RoundResult(
             round=number,
             dataset=round.dataset,
@@ -297,16 +349,16 @@ class Session:
             epochs=len(trained.epochs),
             val=trained.best.val,
             reference_auc=trained.best.reference_auc,
-            seconds=time.perf_counter() - began,
-            bootstrap=bootstrap,
+            seconds=state.keeper.seconds,
+            bootstrap=state.bootstrap,
             heads=network.transfer(round),
-            moved=change,
+            moved=state.moved,
         )
         with self.rundir.writing_round(number, round) as folder:
             network.save(folder, number, round, trained)
             write_lines(folder / "metrics.jsonl", trained.epochs)
-            if trace is not None:
-                trace.write(folder)
+            if state.trace is not None:
+                state.trace.write(folder)
             write_atomic(folder / "round.json", result.model_dump_json(indent=2).encode())
         self.rundir.log("round done", round=number, best_epoch=result.best_epoch)
         self.watcher.finished(number, round, result)

@@ -29,25 +29,38 @@ class TracePoint(Frozen):
 
 
 class Trace:
-    """Looks at the target's test split after every epoch of a round.
+    """Looks at the target's test split after every epoch of a round."""
 
-    Attributes:
-        points: What was seen.
-    """
+    def __init__(
+        self, body: Body, head: nn.Module, read: Callable[[], Cases], *, folder: Path
+    ) -> None:
+        """Of a body and the head of the target, as a round trains them.
 
-    def __init__(self, body: Body, head: nn.Module, read: Callable[[], Cases]) -> None:
-        """Of a body and the head of the target; ``read`` reads the test cases, and notes it."""
+        Args:
+            body: Of the network.
+            head: Of the target.
+            read: Reads the test cases, and notes that it did.
+            folder: Where the figures are kept while the round goes on; those that were seen before
+                a stop are there.
+        """
         self.body = body
         self.head = head
         self.read = read
-        self.points: list[TracePoint] = []
+        self.path = folder / FILE
+        self._points: list[TracePoint] = []
+        if self.path.is_file():
+            lines = self.path.read_bytes().splitlines()
+            self._points = [TracePoint.model_validate_json(line) for line in lines]
 
     def __call__(self, record: EpochRecord) -> None:
         """An epoch is over."""
         evaluate = Evaluation(self.body, self.head, self.read(), None, "cross-entropy")
-        self.points.append(TracePoint(epoch=record.epoch, test_auc=evaluate()[0].score))
+        point = TracePoint(epoch=record.epoch, test_auc=evaluate()[0].score)
+        # An epoch that is done again after a stop takes the place of what was seen of it.
+        self._points = [each for each in self._points if each.epoch < point.epoch] + [point]
+        self.write(self.path.parent)
 
     def write(self, folder: Path) -> None:
         """Into a round's folder."""
-        lines = "".join(f"{point.model_dump_json()}\n" for point in self.points)
+        lines = "".join(f"{point.model_dump_json()}\n" for point in self._points)
         write_atomic(folder / FILE, lines.encode())

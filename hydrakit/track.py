@@ -89,6 +89,10 @@ class Tracked(Watcher):
         """Its figures were sent when it ran."""
         self.watcher.skipped(number, round)
 
+    def resumed(self, number: int, round: Round, epoch: int) -> None:
+        """The figures of these epochs were sent when they ran."""
+        self.watcher.resumed(number, round, epoch)
+
     def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
         """Send the figures, over all epochs of the run in order."""
         self.watcher.epoch(number, round, record)

@@ -16,16 +16,18 @@ import numpy as np
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from hydrakit.checkpoint import Keeper, Progress
 from hydrakit.course import Course, Mixed, Single, Step
 from hydrakit.data.load import Loaded
 from hydrakit.devices import Compute, threads
 from hydrakit.distributed import ALONE
-from hydrakit.errors import PlanError
+from hydrakit.divergence import first_fault
+from hydrakit.errors import DivergedError
 from hydrakit.examples import Examples
 from hydrakit.layers import Dropout
 from hydrakit.models import Body, Joined, Shared, set_dropout, set_trainable
 from hydrakit.plan import Round
-from hydrakit.results import EpochRecord, Figures
+from hydrakit.results import EpochRecord
 from hydrakit.seeds import EPOCH, Seeds, seeded
 from hydrakit.selection import Selection
 from hydrakit.tasks import from_tensor
@@ -60,6 +62,7 @@ def train_round(
     compute: Compute | None = None,
     reference: Reference | None = None,
     on_epoch: Callable[[EpochRecord], None] = lambda _: None,
+    keeper: Keeper | None = None,
     cache_features: bool = True,
 ) -> Trained:
     """Train a head, or body and head, and leave both with the weights of the best epoch.
@@ -74,13 +77,16 @@ def train_round(
         compute: How to compute on the data's device; None for float32.
         reference: For the figures of the paper's Fig. 4b.
         on_epoch: Called after each epoch.
+        keeper: Of the round's progress: training goes on from what it has; None keeps none.
         cache_features: False puts every image through the frozen body in every epoch of a head
             round, as the authors did: the same result, hundreds of times slower.
 
     Raises:
-        PlanError: The loss is no longer a finite number.
+        DivergedError: The loss is no longer a finite number.
+        WeightsError: The round's checkpoint is damaged.
     """
     settings = round.hyperparameters
+    keeper = keeper or Keeper()
     compute = compute or Compute(data.train.device)
     team = compute.team if round.train == "all" and not others else ALONE
     examples = Examples(data, settings, seeds, fixed=round.train == "head", team=team)
@@ -106,47 +112,61 @@ def train_round(
             course: Course = Mixed(body, parts, round, seeds=seeds, compute=compute)
         else:
             course = Single(Step(model, compute, settings), examples, head)
-        return _train(round, course, evaluate=evaluate, seeds=seeds, on_epoch=on_epoch)
+        return _train(course, evaluate, round=round, seeds=seeds, on_epoch=on_epoch, keeper=keeper)
 
 
 def _train(
-    round: Round,
     course: Course,
-    *,
     evaluate: Evaluation,
+    *,
+    round: Round,
     seeds: Seeds,
     on_epoch: Callable[[EpochRecord], None],
+    keeper: Keeper,
 ) -> Trained:
     """The epochs of a round."""
-    settings, body, head = round.hyperparameters, evaluate.body, evaluate.head
-    scheduler = ReduceLROnPlateau(course.optimiser, mode="min", patience=5)
-    records: list[EpochRecord] = []
+    settings, body = round.hyperparameters, evaluate.body
     modules = [*([] if body.frozen else [body]), *course.heads]
     selection = Selection(settings, modules)
-    for epoch in range(1, settings.epochs + 1):
+    scheduler = ReduceLROnPlateau(course.optimiser, mode="min", patience=5)
+    progress = Progress(modules, course.optimiser, scheduler, selection)
+    keeper.begin(progress)
+    while not progress.over():
+        epoch = len(progress.records) + 1
         body.use(evaluate.val.dataset)
         with seeded(seeds.of(EPOCH, epoch, 1), evaluate.val.patches.device):
             train = course.epoch(epoch)
         val, reference_auc = evaluate()
+        if not np.isfinite([train.loss, val.loss]).all():
+            keeper.back(progress)
+            error = _diverged(course, evaluate, round=round, seeds=seeds, epoch=epoch)
+            keeper.back(progress)
+            if progress.records:
+                error.trained = _trained(progress, evaluate)
+            raise error
         record = EpochRecord(
             epoch=epoch,
             learning_rate=course.optimiser.param_groups[0]["lr"],
-            train=_finite(train, round, epoch),
-            val=_finite(val, round, epoch),
+            train=train,
+            val=val,
             reference_auc=reference_auc,
             dataset=course.drawn,
         )
         record = course.team.agreed(record)
-        records.append(record)
+        progress.records.append(record)
         on_epoch(record)
         selection.see(record)
         if settings.schedule == "authors":
             scheduler.step(train.score)
-        if selection.exhausted(epoch, settings.patience):
-            break
+        keeper.epoch_over(progress)
 
-    last_head = deepcopy(head.state_dict())
-    return Trained(records, selection.finish(evaluate), last_head)
+    return _trained(progress, evaluate)
+
+
+def _trained(progress: Progress, evaluate: Evaluation) -> Trained:
+    """What a round ends with, after the epochs that it has had."""
+    last_head = deepcopy(evaluate.head.state_dict())
+    return Trained(progress.records, progress.selection.finish(evaluate), last_head)
 
 
 def _as_it_is(
@@ -165,10 +185,23 @@ def _as_it_is(
     return Trained([record], record, deepcopy(evaluate.head.state_dict()))
 
 
-def _finite(figures: Figures, round: Round, epoch: int) -> Figures:
-    if not np.isfinite(figures.loss):
-        raise PlanError(
-            f"round {round.dataset} {round.train}: the loss is not finite in epoch {epoch}: "
-            f"lower the learning rate (is {round.hyperparameters.learning_rate:g})"
-        )
-    return figures
+def _diverged(
+    course: Course, evaluate: Evaluation, *, round: Round, seeds: Seeds, epoch: int
+) -> DivergedError:
+    """What to tell of an epoch whose figures are not finite; the network is as before it."""
+    body, device = evaluate.body, evaluate.val.patches.device
+    heads = zip(round.datasets, course.heads, strict=True)
+    named = [("body", body), *((f"head of {name}", head) for name, head in heads)]
+
+    def again() -> None:
+        body.use(evaluate.val.dataset)
+        with seeded(seeds.of(EPOCH, epoch, 1), device):
+            course.epoch(epoch)
+        evaluate()
+
+    where = first_fault(again, named, course.optimiser)
+    return DivergedError(
+        f"round {round.dataset} {round.train}: the loss is not finite in epoch {epoch}"
+        f"{f' (first: {where})' if where else ''}: lower the learning rate (is "
+        f"{round.hyperparameters.learning_rate:g})"
+    )

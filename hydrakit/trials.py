@@ -15,7 +15,7 @@ from hydrakit.data.load import Loaded, load
 from hydrakit.data.prepare import Prepared
 from hydrakit.data.split import split_cases, unit_of_each
 from hydrakit.devices import Compute
-from hydrakit.errors import DataError, PlanError
+from hydrakit.errors import DataError, DivergedError
 from hydrakit.examples import Examples
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.models import Body
@@ -220,7 +220,7 @@ class RoundTrials:
                 others=[(deepcopy(head), data) for head, data in self.others],
                 on_epoch=epochs.append,
             ).best
-        except PlanError:  # the one cause: the loss is not finite, which is the trial's result
+        except DivergedError:  # which is the trial's result
             best = None
         return Tried(best, len(epochs), time.perf_counter() - began)
 

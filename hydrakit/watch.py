@@ -25,6 +25,9 @@ class Watcher:
     def skipped(self, number: int, round: Round) -> None:
         """A round is on disk already."""
 
+    def resumed(self, number: int, round: Round, epoch: int) -> None:
+        """A round goes on after an epoch that was over before a stop."""
+
     def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
         """An epoch is over."""
 

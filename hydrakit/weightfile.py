@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
+    BaseModel,
     Field,
     PositiveInt,
     StringConstraints,
@@ -146,6 +147,22 @@ def read_metadata(path: Path) -> BodyMetadata | HeadMetadata:
     Raises:
         WeightsError: It is no weight file of hydrakit, or of a version that this one cannot read.
     """
+    text = read_description(path)
+    try:
+        return _DESCRIPTION.validate_json(text)
+    except ValidationError as error:
+        raise WeightsError(
+            f"{path}: its description is not one that hydrakit {version()} reads "
+            f"({_fault(error)}): read it with the version that wrote it"
+        ) from None
+
+
+def read_description(path: Path) -> str:
+    """The JSON that describes what is in a file of tensors, once its header is known to be sound.
+
+    Raises:
+        WeightsError: hydrakit did not write the file, or it is damaged.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -157,7 +174,7 @@ def read_metadata(path: Path) -> BodyMetadata | HeadMetadata:
                 f"and {MAX_HEADER} are allowed"
             )
         with safe_open(path, framework="np") as tensors:
-            text = (tensors.metadata() or {}).get(METADATA_KEY)
+            text: str | None = (tensors.metadata() or {}).get(METADATA_KEY)
     except FileNotFoundError:
         raise WeightsError(f"{path}: there is no such file") from None
     except (OSError, SafetensorError) as error:
@@ -167,13 +184,7 @@ def read_metadata(path: Path) -> BodyMetadata | HeadMetadata:
             f"{path}: is safetensors, but hydrakit did not write it: its header has no "
             f"{METADATA_KEY!r} key"
         )
-    try:
-        return _DESCRIPTION.validate_json(text)
-    except ValidationError as error:
-        raise WeightsError(
-            f"{path}: its description is not one that hydrakit {version()} reads "
-            f"({_fault(error)}): read it with the version that wrote it"
-        ) from None
+    return text
 
 
 def read_body(path: Path) -> BodyMetadata:
@@ -206,17 +217,23 @@ def write(path: Path, module: nn.Module, description: Frozen) -> None:
     Raises:
         WeightsError: The header would be too long to be read again.
     """
+    write_tensors(path, module.state_dict(), description)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], description: BaseModel) -> None:
+    """Write tensors of any device and their description, whole or not at all.
+
+    Raises:
+        WeightsError: The header would be too long to be read again.
+    """
     from safetensors.torch import save
 
     # Copies, for safetensors refuses tensors that share memory, as tied weights do.
-    tensors = {
-        name: tensor.detach().cpu().contiguous().clone()
-        for name, tensor in module.state_dict().items()
-    }
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(
         description.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False
     )
-    data = save(tensors, {METADATA_KEY: text})
+    data = save(copies, {METADATA_KEY: text})
     length = int.from_bytes(data[:8], "little")
     if length > MAX_HEADER:
         raise WeightsError(

@@ -65,6 +65,7 @@ class PlainWatcher(Watcher):
         self.plan = plan
         self.last_line = time.monotonic()
         self.began = self.last_line
+        self.before = 0
 
     def say(self, line: str) -> None:
         """Print a line that must not be missed."""
@@ -102,10 +103,16 @@ class PlainWatcher(Watcher):
         """A round is on disk already."""
         self.say(f"{self.name(number, round)}: done before")
 
+    def resumed(self, number: int, round: Round, epoch: int) -> None:
+        """A round goes on after an epoch that was over before a stop."""
+        self.say(f"{self.name(number, round)}: goes on after epoch {epoch}")
+        self.began, self.before = time.monotonic(), epoch
+
     def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
         """An epoch is over."""
         epochs = round.hyperparameters.epochs
-        left = (time.monotonic() - self.began) / record.epoch * (epochs - record.epoch)
+        done = record.epoch - self.before
+        left = (time.monotonic() - self.began) / done * (epochs - record.epoch)
         self.mention(
             f"{self.name(number, round)}: epoch {record.epoch} of {epochs}, {figures(record)}, "
             f"at most {_duration(left)} left"
@@ -114,7 +121,7 @@ class PlainWatcher(Watcher):
     def finished(self, number: int, round: Round, result: RoundResult) -> None:
         """A round is over."""
         self.say(f"{self.name(number, round)}: {summary(result)}")
-        self.began = time.monotonic()
+        self.began, self.before = time.monotonic(), 0
 
     def name(self, number: int, round: Round) -> str:
         """How a round is called."""
