@@ -80,6 +80,7 @@ def compare(
     compiled: bool = False,
     cache: Path | None = None,
     watcher: CompareWatcher | None = None,
+    checkpoint_every: float = 5.0,
 ) -> Compared:
     """Run the cells of a comparison that are not there yet, and compare the strategies.
 
@@ -100,6 +101,7 @@ def compare(
         compiled: Put training steps through `torch.compile`.
         cache: Where prepared data is kept.
         watcher: Told how it goes.
+        checkpoint_every: Seconds between two writings of a round's progress.
 
     Raises:
         HydrakitError: The design, the device, the folder or the data is impossible.
@@ -122,6 +124,7 @@ def compare(
         deterministic=deterministic,
         compiled=compiled,
         cache=cache,
+        checkpoint_every=checkpoint_every,
     )
     cases = _prepare(plans, plugins, place, chosen, watcher)
     board = _Board(CompareDir(place.out), plans, watcher, design, chosen)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hydrakit.allocator import keep_large_blocks
+from hydrakit.checkpoint import EVERY
 from hydrakit.data.declared import plugins_at
 from hydrakit.data.prepare import Prepared, prepare
 from hydrakit.data.read import check_root
 from hydrakit.devices import Precision, algorithms, choose_compute
-from hydrakit.errors import PlanError
+from hydrakit.errors import HydrakitError, PlanError
+from hydrakit.files import NO_ROOM
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.places import root_of
 from hydrakit.plan import Plan
@@ -41,6 +45,7 @@ def run(
     test: bool = True,
     trace: bool = False,
     shared: Path | None = None,
+    checkpoint_every: float = EVERY,
 ) -> RunDir:
     """Run a plan, or what is left of it, and give its folder.
 
@@ -61,8 +66,11 @@ def run(
         trace: Look at the test split after every epoch too, for a figure; nothing is chosen by it.
         shared: Folder of rounds that several runs have in common (`hydrakit.shared`): a round that
             is there is taken, one that is not is put there.
+        checkpoint_every: Seconds between two writings of a round's progress; longer epochs have
+            one each.
 
     Raises:
+        HydrakitError: There is no room to write.
         PluginError: The plan names something that no plugin offers.
         PlanError: The plan, the device or the folder is impossible.
         DataError: A dataset cannot be used.
@@ -99,15 +107,33 @@ def run(
                 test=test,
                 trace=trace,
                 shared=shared,
+                every=checkpoint_every,
             )
             session.check()
         if team.leads:
             RunDir.begin(out, plan)
-            with session.rundir.locked():
+            with session.rundir.locked(), _telling_of_no_room(session.rundir):
                 session.run(places)
         else:
             session.follow()
     return session.rundir
+
+
+@contextmanager
+def _telling_of_no_room(rundir: RunDir) -> Iterator[None]:
+    """Tell in one line that a disk is full; and note down in the run whatever ends it."""
+    try:
+        yield
+    except BaseException as error:
+        with suppress(OSError):  # the disk may be what failed, and that is told below
+            rundir.log("stopped", by=type(error).__name__)
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            free = shutil.disk_usage(rundir.path).free
+            raise HydrakitError(
+                f"{error.filename or rundir.path}: cannot be written ({error.strerror}; {free:,} "
+                "are free): make room there, then the same command goes on: what is done is kept"
+            ) from None
+        raise
 
 
 def _prepare(

@@ -25,6 +25,7 @@ from hydrakit.cells import Cell, CompareDir
 from hydrakit.errors import HydrakitError
 from hydrakit.files import write_atomic
 from hydrakit.plan import Plan
+from hydrakit.stopping import Stopped, stoppable
 
 if TYPE_CHECKING:
     from hydrakit.devices import Precision
@@ -50,6 +51,7 @@ class Place:
         deterministic: Whether to repeat bits on CUDA.
         compiled: Whether to compile training steps.
         cache: Where prepared data is kept.
+        checkpoint_every: Seconds between two writings of a round's progress.
     """
 
     out: Path
@@ -61,6 +63,7 @@ class Place:
     deterministic: bool
     compiled: bool
     cache: Path | None
+    checkpoint_every: float
 
 
 @dataclass(frozen=True)
@@ -206,11 +209,12 @@ def _work(pipe: Connection, place: Place, device: str) -> None:
 
     torch.set_num_threads(place.threads)
     here = CompareDir(place.out)
-    while True:
-        group: Group = pipe.recv()
-        for cell, plan in group.cells:
-            _run_cell(cell, plan, here, place, device)
-        pipe.send(None)
+    with suppress(Stopped), stoppable([signal.SIGTERM]):  # the parent's `stop`
+        while True:
+            group: Group = pipe.recv()
+            for cell, plan in group.cells:
+                _run_cell(cell, plan, here, place, device)
+            pipe.send(None)
 
 
 def _run_cell(cell: Cell, plan: Plan, here: CompareDir, place: Place, device: str) -> None:
@@ -229,6 +233,7 @@ def _run_cell(cell: Cell, plan: Plan, here: CompareDir, place: Place, device: st
             compiled=place.compiled,
             cache=place.cache,
             shared=here.rounds,
+            checkpoint_every=place.checkpoint_every,
         )
     except HydrakitError as error:
         _write_failure(here, cell, " ".join(str(error).split()))

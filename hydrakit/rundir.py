@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from hydrakit.errors import HydrakitError, PlanError
-from hydrakit.files import sync_folder, write_atomic
+from hydrakit.files import append_line, sync_folder, write_atomic
 from hydrakit.plan import Plan, Round, load_plan
 from hydrakit.results import DataFacts, EpochRecord, Results, RoundResult
 
@@ -252,8 +252,7 @@ class RunDir:
     def log(self, event: str, **facts: object) -> None:
         """Add a line to ``events.jsonl``: what happened when."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"time": now, "event": event, **facts}) + "\n")
+        append_line(self.path / "events.jsonl", json.dumps({"time": now, "event": event, **facts}))
 
     def _load(self, path: Path, model: type[Model], *, remedy: str) -> Model:
         with _readable(path, f"{remedy} and run again"):

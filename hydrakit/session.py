@@ -184,8 +184,8 @@ class Session:
             places: The datasets' folders, to be noted.
         """
         if self.rundir.results() is not None:
-            if not self.rundir.report_path.is_file():  # stopped while it was written
-                write_report(self.rundir, plugins=self.plugins)
+            if not self.rundir.report_path.is_file():  # stopped before it was written
+                self._report()
             return
         self._write_environment(places)
         self.watcher.started(self.rundir, str(self.compute.device))
@@ -396,6 +396,11 @@ class Session:
         )
         rundir.report_path.unlink(missing_ok=True)  # it tells of a run under way
         write_atomic(rundir.results_path, results.model_dump_json(indent=2).encode())
-        keep_shown(rundir, self.prepared[plan.target], plugins=self.plugins)
-        write_report(rundir, plugins=self.plugins)
+        self._report()
         rundir.log("done")
+
+    def _report(self) -> None:
+        """Of the finished run."""
+        target = self.prepared[self.plan.target]
+        keep_shown(self.rundir, target, plugins=self.plugins)
+        write_report(self.rundir, plugins=self.plugins)

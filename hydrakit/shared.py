@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import hydrakit
 from hydrakit.data.gate import splits_digest
-from hydrakit.files import sync_folder, write_atomic
+from hydrakit.files import copy, sync_folder, write_atomic
 from hydrakit.plan import Plan
 from hydrakit.results import RoundResult
 
@@ -53,7 +53,7 @@ def fetch(session: Session, number: int) -> bool:
     if not kept.is_dir():
         return False
     with session.rundir.writing_round(number, round) as folder:
-        shutil.copytree(kept, folder, dirs_exist_ok=True)
+        _copy_files(kept, folder)
         _rename_head(folder, round.head)
     session.rundir.log("round shared", round=number, key=key)
     session.watcher.skipped(number, round)
@@ -74,7 +74,8 @@ def keep(session: Session, number: int) -> None:
     round, final = plan.rounds[number - 1], session.shared / key
     session.shared.mkdir(parents=True, exist_ok=True)
     part = session.shared / f"{key[:16]}-{secrets.token_hex(8)}.part"
-    shutil.copytree(session.rundir.round_path(number, round), part)
+    part.mkdir()
+    _copy_files(session.rundir.round_path(number, round), part)
     _rename_head(part, _heads(plan, number)[round.head])
     sync_folder(part)
     if final.is_dir():  # two runs at once: what the other put there is the same
@@ -136,6 +137,11 @@ def _heads(plan: Plan, number: int) -> dict[str, str]:
     """Names for the heads of the first rounds that tell of their order alone."""
     names = dict.fromkeys(name for round in plan.rounds[:number] for name in round.heads)
     return {name: f"head-{index}" for index, name in enumerate(names)}
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    for path in sorted(source.iterdir()):
+        copy(path, target / path.name)
 
 
 def _rename_head(folder: Path, name: str) -> None:

@@ -10,6 +10,7 @@ import click
 
 from hydrakit.cli import compare, data, plugins, report, run, tune, weights
 from hydrakit.errors import HydrakitError
+from hydrakit.stopping import stoppable, stopped
 
 
 class Program(click.Group):
@@ -31,12 +32,20 @@ class Program(click.Group):
         return load_plugins().commands.get(name)
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run a command; a failure that is the user's to mend becomes one line and status 1."""
+        """Run a command; a failure that is the user's to mend becomes one line and status 1.
+
+        A signal that asks to stop becomes one line too, and status 130 or 143.
+        """
         try:
-            return super().invoke(ctx)
+            with stoppable():
+                return super().invoke(ctx)
         except HydrakitError as error:
             click.echo(f"hydrakit: {' '.join(str(error).split())}", err=True)
             ctx.exit(1)
+        except KeyboardInterrupt as error:
+            stop = stopped(error)
+            click.echo(f"hydrakit: {stop}", err=True)
+            ctx.exit(stop.status)
 
 
 def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:

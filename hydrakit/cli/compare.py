@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hydrakit.cli import params
+from hydrakit.stopping import stopped
 
 if TYPE_CHECKING:
     from hydrakit.compare import Compared, CompareWatcher
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     help="Processes, which share threads or GPUs.  [default: one per core, or per GPU]",
 )
 @params.compute
+@params.checkpoint_every
 @params.cache
 @params.as_json
 @click.pass_context
@@ -85,6 +87,7 @@ def compare(
     precision: Precision,
     deterministic: bool,
     compiled: bool,
+    checkpoint_every: float,
     cache: Path | None,
     as_json: bool,
     **settings: Any,
@@ -127,10 +130,10 @@ def compare(
                 compiled=compiled,
                 cache=cache,
                 watcher=watcher,
+                checkpoint_every=checkpoint_every,
             )
-    except KeyboardInterrupt:
-        click.echo("hydrakit: stopped: the same command goes on where it was", err=True)
-        ctx.exit(130)
+    except KeyboardInterrupt as error:
+        raise stopped(error, "the same command goes on where it was") from None
     show(found, as_json=as_json)
     if found.failed:
         ctx.exit(1)

@@ -154,6 +154,15 @@ compute = options(
     click.option("--compile", "compiled", is_flag=True, help="Compile training steps (torch)."),
 )
 
+checkpoint_every = click.option(
+    "--checkpoint-every",
+    type=click.FloatRange(min=0),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Between two writings of a round's progress; an epoch that lasts longer has one each.",
+)
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 _datasets = options(

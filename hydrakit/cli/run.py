@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ import click
 
 from hydrakit.cli import params
 from hydrakit.distributed import Team, one_voice
+from hydrakit.stopping import stopped
 
 if TYPE_CHECKING:
     from hydrakit.devices import Precision
@@ -79,6 +82,7 @@ def plan(*, data: Path | None, roots: dict[str, Path], out: Path | None, **given
     help="Send the figures of every epoch there too; its files lie in the run's folder.",
 )
 @params.compute
+@params.checkpoint_every
 @params.cache
 @click.pass_context
 @one_voice()
@@ -97,6 +101,7 @@ def run(
     precision: Precision,
     deterministic: bool,
     compiled: bool,
+    checkpoint_every: float,
     cache: Path | None,
     **given: Any,
 ) -> None:
@@ -134,7 +139,9 @@ def run(
     from hydrakit.track import tracking
 
     team = Team.here()
+    out = out or engine.default_out(the_plan)
     with (
+        _resumable(out),
         watching(the_plan) if team.leads else nullcontext() as shown,
         tracking(shown, track) as watcher,
     ):
@@ -150,9 +157,21 @@ def run(
             compiled=compiled,
             cache=cache,
             watcher=watcher,
+            checkpoint_every=checkpoint_every,
         )
     if team.leads:
         print_results(done)
+
+
+@contextmanager
+def _resumable(out: Path) -> Iterator[None]:
+    """A run that is stopped in the block says how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        begun = (out / "plan.json").is_file()
+        again = f"`hydrakit run --resume {shlex.quote(str(out))}`" if begun else "the same command"
+        raise stopped(error, f"{again} goes on where it was") from None
 
 
 def _is_given(ctx: click.Context, name: str) -> bool:
