@@ -1,0 +1,158 @@
+"""Signals and kills from outside: what is done is kept, and the run ends as in one go."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from helpers import Runner, weights_of
+from killing import Killing, longer_plan
+from test_checkpoint import assert_same
+
+from hydrakit.rundir import RunDir
+from hydrakit.stopping import Stopped, stoppable, stopped
+
+STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """The plan in one go."""
+    folder = tmp_path_factory.mktemp("whole")
+    killing = killing_of(folder, data, cache)
+    return killing.finish()
+
+
+def killing_of(folder: Path, data: Path, cache: Path) -> Killing:
+    plan = folder / "plan.json"
+    plan.write_text(longer_plan().to_json())
+    arguments = ["run", "--plan", str(plan), "--device", "cpu", "--checkpoint-every", "0"]
+    return Killing(folder, data, arguments, cache)
+
+
+@pytest.mark.parametrize("number", STATUS)
+def test_a_signal_stops_a_run_that_says_how_it_goes_on(
+    number: signal.Signals, tmp_path: Path, data: Path, cache: Path, whole: RunDir
+) -> None:
+    killing = killing_of(tmp_path, data, cache)
+    ended = killing.stop_after(0.7, number)
+    assert ended.returncode == STATUS[number], ended.stderr
+    assert ended.stderr.splitlines()[-1] == (
+        f"hydrakit: stopped by {number.name}: `hydrakit run --resume {killing.out}` goes on where "
+        "it was"
+    )
+    assert "Traceback" not in ended.stderr
+    events = (killing.out / "events.jsonl").read_text().splitlines()
+    assert '"event": "stopped", "by": "Stopped"' in events[-1]
+    assert_same(killing.finish().path, whole.path)
+
+
+def test_killed_runs_end_as_in_one_go(
+    tmp_path: Path, data: Path, whole: RunDir, cache: Path
+) -> None:
+    killing = killing_of(tmp_path, data, cache)
+    for seconds in (0.2, 0.9):
+        ended = killing.stop_after(seconds, signal.SIGKILL)
+        assert ended.returncode == -signal.SIGKILL
+    assert_same(killing.finish().path, whole.path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("turn", range(50))
+def test_killed_at_random_again_and_again_they_end_as_in_one_go(
+    turn: int, tmp_path: Path, data: Path, whole: RunDir
+) -> None:
+    killing = killing_of(tmp_path, data, tmp_path / "cache")  # killed while it prepares, too
+    kills = killing.kill_until_done(random.Random(turn), at_most=2.5)
+    print(f"turn {turn}: {kills} kills at {killing.stops}")
+    assert_same(killing.out, whole.path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("turn", range(50))
+def test_signals_at_random_moments_stop_within_five_seconds(
+    turn: int, tmp_path: Path, data: Path, cache: Path, whole: RunDir
+) -> None:
+    chance = random.Random(turn)
+    killing, number = killing_of(tmp_path, data, cache), chance.choice(list(STATUS))
+    with killing.start() as process:
+        time.sleep(chance.random() * 6)  # while torch is imported, too
+        alive = process.poll() is None
+        sent = time.monotonic()
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        took = time.monotonic() - sent
+    print(f"turn {turn}: {number.name} at {killing.place}: {process.returncode} after {took:.2f} s")
+    if process.returncode != 0:
+        early = process.returncode == -number  # before Python had installed a handler
+        assert early or process.returncode == STATUS[number], said
+        assert early or re.search(rf"stopped by {number.name}: .*goes on", said)
+        assert alive
+    assert took < 5
+    assert_same(killing.finish().path, whole.path)
+
+
+# --- in this process
+
+
+def test_stopped_is_raised_where_the_program_is() -> None:
+    @stoppable()
+    def work() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    with pytest.raises(Stopped) as caught:
+        work()
+    assert caught.value.status == 143
+    assert str(caught.value) == "stopped by SIGTERM"
+    assert str(stopped(caught.value, "go on so")) == "stopped by SIGTERM: go on so"
+    assert stopped(KeyboardInterrupt()).status == 130
+
+
+def test_handlers_are_put_back_and_later_requests_ignored() -> None:
+    @stoppable()
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(5)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+
+    before = [signal.getsignal(number) for number in STATUS]
+    with pytest.raises(Stopped, match=r"^stopped by SIGUSR1$"):
+        work()
+    assert [signal.getsignal(number) for number in STATUS] == before
+
+
+def test_threads_have_no_handlers() -> None:
+    seen: list[object] = []
+
+    def work() -> None:
+        with stoppable():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [signal.SIG_DFL]
+
+
+def test_an_epoch_that_was_over_is_not_lost_in_memory_alone(runner: Runner) -> None:
+    """Progress that was not yet due to be written is written when the run is stopped."""
+    from test_checkpoint import Interrupter, StopError
+
+    from hydrakit.checkpoint import read_facts
+    from hydrakit.rundir import CHECKPOINT
+
+    with pytest.raises(StopError):
+        runner(longer_plan(), watcher=Interrupter(7), checkpoint_every=1e9)
+    path = runner.folder / "run" / "rounds" / "01-alpha-all.part" / CHECKPOINT
+    assert read_facts(path).epoch == 6
+    assert weights_of(runner.folder / "run").keys() == {f"rounds/01-alpha-all.part/{CHECKPOINT}"}
