@@ -6,6 +6,8 @@ import os
 import random
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -156,3 +158,24 @@ def test_an_epoch_that_was_over_is_not_lost_in_memory_alone(runner: Runner) -> N
     path = runner.folder / "run" / "rounds" / "01-alpha-all.part" / CHECKPOINT
     assert read_facts(path).epoch == 6
     assert weights_of(runner.folder / "run").keys() == {f"rounds/01-alpha-all.part/{CHECKPOINT}"}
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(500, marks=pytest.mark.slow)])
+def test_a_checkpoint_is_whole_or_absent_whenever_its_writer_is_killed(
+    count: int, tmp_path: Path
+) -> None:
+    script = Path(__file__).with_name("writer_kills.py")
+    ended = subprocess.run(
+        [sys.executable, str(script), str(tmp_path), str(count)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    print(ended.stdout, ended.stderr)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    found = re.search(r"(\d+) kills: 0 bad, (\d+) absent, (\d+) while writing", ended.stdout)
+    assert found
+    assert int(found[1]) == count
+    assert int(found[2]) < count / 2
+    assert int(found[3]) > 0
