@@ -19,6 +19,7 @@ import pytest
 import torch
 from helpers import (
     BODY,
+    StopError,
     another_process,
     load_dataset,
     new_network,
@@ -28,6 +29,7 @@ from helpers import (
     run_plan,
     tree,
 )
+from test_checkpoint import Interrupter
 from torch import nn
 from torch.nn import functional
 
@@ -253,6 +255,19 @@ def test_two_processes_go_on_with_a_run(small_plan: Plan, alone: RunDir, standin
     again = launch("-m", "hydrakit", "run", "--resume", out, "--device", "cpu")
     assert again.returncode == 0, again.stderr
     assert tree(out) == before
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_within_a_round(
+    small_plan: Plan, alone: RunDir, standin: Path, data: Path, cache: Path
+) -> None:
+    out, in_the_last_round = standin / "begun", Interrupter(11)
+    with pytest.raises(StopError):
+        run_plan(small_plan, out, data=data, cache=cache, watcher=in_the_last_round)
+    done = launch("-m", "hydrakit", "run", "--resume", out, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("round 4 of 4, alpha all: goes on after epoch 1") == 1
+    assert_close(RunDir(out), alone, small_plan)
 
 
 def test_an_error_in_the_leader_is_told_once(small_plan: Plan, standin: Path) -> None:
