@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hydrakit import weights
 from hydrakit.bootstrap import Looked, best_start
@@ -21,7 +21,7 @@ from hydrakit.results import Bootstrap, Figures
 from hydrakit.rundir import RunDir
 from hydrakit.seeds import INITIALISATION, Seeds, seeded
 from hydrakit.train import Trained
-from hydrakit.validation import Evaluation, Reference
+from hydrakit.validation import Reference, figures, outputs
 
 NORMALISATION = "z-score per patient"
 
@@ -112,14 +112,28 @@ class Network:
         head = factory.build(self.plan.body.features, classes, round.hyperparameters.dropout)
         return head.to(self.device)
 
-    def transfer(self, round: Round) -> dict[str, Figures]:
-        """Validation figures after a round, of every dataset seen, through the head it has."""
+    def answers(self, round: Round) -> dict[str, Tensor]:
+        """What heads give for validation cases after a round, ``(cases, outputs)`` each.
+
+        Of every dataset seen so far, through the head that learnt it last.
+        """
         found = {}
         learnt = self.learnt | dict(zip(round.datasets, round.heads, strict=True))
         for name, head in learnt.items():
-            val = self.loaded[name].val
-            found[name] = Evaluation(self.body, self.heads[head], val, None, "cross-entropy")()[0]
+            self.body.use(name)
+            features = outputs(self.body, self.loaded[name].val.patches)
+            found[name] = outputs(self.heads[head], features)
         return found
+
+    def figures(self, answers: Mapping[str, Tensor]) -> dict[str, Figures]:
+        """The validation figures of answers, by dataset."""
+        vals = {name: self.loaded[name].val for name in answers}
+        return {
+            name: figures(
+                answers[name], val.labels, task=val.task, loss="cross-entropy", scale=val.scale
+            )
+            for name, val in vals.items()
+        }
 
     def save(self, folder: Path, number: int, round: Round, trained: Trained) -> None:
         """Write a round's weights: of the best epoch, and of the head that goes on."""

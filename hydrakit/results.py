@@ -160,6 +160,52 @@ class RoundResult(Frozen):
     moved: Moved | None = None
 
 
+class Change(Frozen):
+    """The validation score of a dataset's head after a round less that after another.
+
+    The cases are the same, the interval is paired and of whole patients.
+
+    Attributes:
+        round: Number of the one round.
+        against: Number of the other.
+        difference: Score after ``round`` less that after ``against``.
+        low: Lower end of its 95 % interval; None where `Transfer.reason` says why.
+        high: Upper end.
+    """
+
+    round: int
+    against: int
+    difference: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Transfer(Frozen):
+    """What became of a dataset's head, on its validation cases (AUC; of a number R2).
+
+    Attributes:
+        dataset: Whose head, and whose cases.
+        first: After the round that first trained it.
+        best: The highest before the last round; None where there was no round before.
+        last: After the last round.
+        forgotten: Best less last.
+        backward: Last less after the last round that trained it: what rounds on other datasets did
+            to it; None where there was none.
+        forward: Of a head that was trained again, after that less after it was first trained: what
+            the rounds between brought. None for others.
+        reason: Why the differences have no interval; None where they have.
+    """
+
+    dataset: Name
+    first: float
+    best: float | None
+    last: float
+    forgotten: Change | None = None
+    backward: Change | None = None
+    forward: Change | None = None
+    reason: str | None = None
+
+
 class AreaUnderCurve(Frozen):
     """An AUC on a test split, with what it rests on.
 
@@ -260,7 +306,20 @@ class DataFacts(Frozen):
 
 
 class Results(Frozen):
-    """A finished run (``results.json``)."""
+    """A finished run (``results.json``).
+
+    Attributes:
+        format: Version of this format.
+        hydrakit: Version that wrote it.
+        plan: Digest of the plan.
+        strategy: Of the plan, like the three that follow.
+        profile: Name.
+        target: The dataset that was tested.
+        seed: Of the plan.
+        rounds: In order.
+        test: What the test split showed.
+        transfer: What became of every head, by dataset in the order of training.
+    """
 
     format: Literal[1] = 1
     hydrakit: str
@@ -271,3 +330,4 @@ class Results(Frozen):
     seed: int
     rounds: tuple[RoundResult, ...]
     test: TestResult
+    transfer: tuple[Transfer, ...] = ()

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import hydrakit
-from hydrakit import weights
+from hydrakit import transfer, weights
 from hydrakit.checkpoint import EVERY
 from hydrakit.data.gate import DROPPED, WITHHELD, Gate, pass_gate, shortcut_facts
 from hydrakit.data.load import Cases, Loaded, load, select
@@ -32,7 +32,7 @@ from hydrakit.plan import Plan, Round
 from hydrakit.plugins import Plugins
 from hydrakit.report import write_report
 from hydrakit.report.cases import keep_shown
-from hydrakit.results import DataFacts, EpochRecord, Results, RoundResult
+from hydrakit.results import DataFacts, EpochRecord, Results, RoundResult, TestResult
 from hydrakit.rundir import RunDir, write_lines
 from hydrakit.seeds import Seeds
 from hydrakit.shared import fetch, keep
@@ -338,6 +338,7 @@ class Session:
         if state.epoch:
             self.watcher.resumed(number, round, state.epoch)
         trained = self._trained(number, round, network, state)
+        answers = network.answers(round)
         result = RoundResult(
             round=number,
             dataset=round.dataset,
@@ -351,12 +352,13 @@ class Session:
             reference_auc=trained.best.reference_auc,
             seconds=state.keeper.seconds,
             bootstrap=state.bootstrap,
-            heads=network.transfer(round),
+            heads=network.figures(answers),
             moved=state.moved,
         )
         with self.rundir.writing_round(number, round) as folder:
             network.save(folder, number, round, trained)
             write_lines(folder / "metrics.jsonl", trained.epochs)
+            transfer.keep(folder, answers)
             if state.trace is not None:
                 state.trace.write(folder)
             write_atomic(folder / "round.json", result.model_dump_json(indent=2).encode())
@@ -384,20 +386,29 @@ class Session:
                 predict(model, cases, dataset=plan.target, split=split, classes=target.classes)
             )
         write_atomic(rundir.path / "predictions.csv", to_csv(predictions).encode())
-        results = Results(
+        results = self._results(score(predictions[-1]))
+        rundir.report_path.unlink(missing_ok=True)  # it tells of a run under way
+        write_atomic(rundir.results_path, results.model_dump_json(indent=2).encode())
+        self._report()
+        rundir.log("done")
+
+    def _results(self, test: TestResult) -> Results:
+        """The results of the finished rounds and of the test."""
+        plan, rundir = self.plan, self.rundir
+        rounds = tuple(rundir.round_result(n, r) for n, r in enumerate(plan.rounds, start=1))
+        val = {name: loaded.val for name, loaded in self.loaded.items()}
+        kept = transfer.Kept(rundir, plan.rounds, val, self.gate.units)
+        return Results(
             hydrakit=hydrakit.__version__,
             plan=plan.digest(),
             strategy=plan.strategy,
             profile=plan.profile,
             target=plan.target,
             seed=plan.seed,
-            rounds=tuple(rundir.round_result(n, r) for n, r in enumerate(plan.rounds, start=1)),
-            test=score(predictions[-1]),
+            rounds=rounds,
+            test=test,
+            transfer=transfer.transfers(plan.rounds, rounds, kept),
         )
-        rundir.report_path.unlink(missing_ok=True)  # it tells of a run under way
-        write_atomic(rundir.results_path, results.model_dump_json(indent=2).encode())
-        self._report()
-        rundir.log("done")
 
     def _report(self) -> None:
         """Of the finished run."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -19,8 +19,9 @@ from hydrakit.report.levels import two_classes
 from hydrakit.report.markup import Html, element, fill, section, together
 from hydrakit.report.operating import operating_table
 from hydrakit.report.roc import roc_curves
-from hydrakit.results import DataFacts, Results, RoundResult
+from hydrakit.results import DataFacts, Results, RoundResult, Transfer
 from hydrakit.rundir import RunDir
+from hydrakit.transfer import NOT_KEPT, NOT_YET, transfers
 
 T = TypeVar("T")
 
@@ -168,8 +169,8 @@ def _test(told: _Told, results: Results, counter: Counter) -> Html:
 
 def _transfer(told: _Told, counter: Counter) -> Html:
     parts = [
-        counter.html(transfer.matrix_figure(told.rounds)),
-        transfer.transfer_table(told.rounds, told.counts),
+        counter.html(transfer.matrix_figure(told.plan.rounds, told.rounds)),
+        transfer.transfer_table(_heads(told), told.counts),
         counter.html(transfer.moved_figure(told.rounds)),
     ]
     if not any(parts):
@@ -178,6 +179,13 @@ def _transfer(told: _Told, counter: Counter) -> Html:
             "The folder does not tell: it takes two rounds or more, of a hydrakit that notes them.",
         )
     return together(parts, "\n")
+
+
+def _heads(told: _Told) -> Sequence[Transfer]:
+    """What became of every head; without intervals where there are no results that tell them."""
+    if told.results is not None and told.results.transfer:
+        return told.results.transfer
+    return transfers(told.plan.rounds, told.rounds, NOT_KEPT if told.results else NOT_YET)
 
 
 def _data(told: _Told) -> Html:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+from hydrakit.plan import Round
 from hydrakit.report.charts import Grid, heat_map
 from hydrakit.report.figure import Figure
 from hydrakit.report.levels import val_interval
 from hydrakit.report.markup import Html, element, together
 from hydrakit.report.svg import Axis, Line, Mark, plot, sample, ticks
 from hydrakit.report.tables import ABSENT, number, table
-from hydrakit.results import RoundResult
+from hydrakit.results import Change, RoundResult, Transfer
 
 KINDS = ("convolutions", "dense", "scales", "statistics")
 KIND_WORDS = {
@@ -21,8 +22,13 @@ KIND_WORDS = {
 }
 
 
-def matrix_figure(rounds: Sequence[RoundResult]) -> Figure | None:
-    """The transfer matrix: every head after every round; None where no round tells of it."""
+def matrix_figure(planned: Sequence[Round], rounds: Sequence[RoundResult]) -> Figure | None:
+    """The transfer matrix: every head after every round; None where no round tells of it.
+
+    Args:
+        planned: The rounds of the plan.
+        rounds: Those that are finished.
+    """
     told = [each for each in rounds if each.heads]
     heads = list(dict.fromkeys(head for each in told for head in each.heads))
     if not told:
@@ -33,7 +39,9 @@ def matrix_figure(rounds: Sequence[RoundResult]) -> Figure | None:
     known = [value for row in values for value in row if value is not None]
     names = [f"{each.round} {each.dataset} ({each.train})" for each in told]
     trained = frozenset(
-        (row, heads.index(each.head)) for row, each in enumerate(told) if each.head in heads
+        (row, heads.index(name))
+        for row, each in enumerate(told)
+        for name in planned[each.round - 1].datasets
     )
     low = min(0.5, *known)
     drawing = heat_map(
@@ -47,9 +55,9 @@ def matrix_figure(rounds: Sequence[RoundResult]) -> Figure | None:
     return Figure(
         name="transfer",
         caption="Transfer matrix: every head after every round.",
-        text="A row is the body after a round; a column is a head, on the validation split of the "
-        "dataset that it last learnt (AUC; of a number R2). Framed: the head that this round "
-        "trained. Read a column downwards to see what later rounds gave a head or took from it.",
+        text="A row is the body after a round; a column is a dataset: its validation split through "
+        "the head that learnt it last (AUC; of a number R2). Framed: what the round trained on. "
+        "Read a column downwards to see what later rounds gave a head or took from it.",
         drawing=drawing,
         columns=("round", "dataset", "trained", *heads),
         rows=[
@@ -69,37 +77,32 @@ def _row_words(name: str, heads: Sequence[str], row: Sequence[float | None]) -> 
 
 
 def transfer_table(
-    rounds: Sequence[RoundResult], counts: Mapping[str, Sequence[int] | None]
+    heads: Sequence[Transfer], counts: Mapping[str, Sequence[int] | None]
 ) -> Html | None:
     """Forgetting and transfer of each head; None where no round tells of them.
 
     Args:
-        rounds: Of the run.
+        heads: What became of each.
         counts: Validation cases of both classes by dataset; None for other tasks.
     """
-    heads = list(dict.fromkeys(head for each in rounds for head in each.heads))
-    rows = [row for head in heads if (row := _head_row(head, rounds, counts))]
-    if not rows:
+    if not heads:
         return None
     headers = (
-        "Head",
-        "First",
-        "Best before",
-        "Last",
-        "95 % interval",
-        "Forgotten",
-        "Backward",
-        "Forward",
+        *("Head", "First", "Best before", "Last", "95 % interval"),
+        *("Forgotten (95 %)", "Backward (95 %)", "Forward (95 %)"),
     )
-    notes = (
+    rows = [_head_row(each, counts.get(each.dataset)) for each in heads]
+    notes = [
         "First: after the round that built the head. Forgotten: best before less last; below 0, "
         "it ended better than ever before. Backward transfer: last less right after the "
         "last round that trained the head: what rounds on other datasets did to it. Forward "
         "transfer: of a head that was trained again, right after that less right after it was "
         "first trained: what the rounds between brought.",
-        "All on the validation cases that chose the epochs. The interval is the last figure's "
-        "(Newcombe): a difference that is small beside it means nothing.",
-    )
+        "All on the validation cases that chose the epochs. Intervals of differences are paired: "
+        "of the same cases before and after, with whole patients. One that holds 0 cannot tell. "
+        "The best before is the luckiest of several, which makes forgetting look larger.",
+    ]
+    notes += _reasons(heads)
     return together(
         (
             table("What became of each head", headers, rows),
@@ -109,40 +112,33 @@ def transfer_table(
     )
 
 
-def _head_row(
-    head: str, rounds: Sequence[RoundResult], counts: Mapping[str, Sequence[int] | None]
-) -> tuple[object, ...] | None:
-    scores = [(each, each.heads[head].score) for each in rounds if head in each.heads]
-    trained = [(each, score) for each, score in scores if each.head == head]
-    if not scores or not trained:
-        return None
-    last = scores[-1][1]
-    earlier = [score for _, score in scores[:-1]]
-    final = trained[-1][0]
-    interval = val_interval(scores[-1][0].heads[head].auc, counts.get(final.dataset))
-    visits = list(_visits(trained))
+def _head_row(head: Transfer, counts: Sequence[int] | None) -> tuple[object, ...]:
+    interval = val_interval(head.last, counts)
     return (
-        head,
-        number(trained[0][1]),
-        number(max(earlier)) if earlier else ABSENT,
-        number(last),
+        head.dataset,
+        number(head.first),
+        number(head.best),
+        number(head.last),
         f"{number(interval[0])} to {number(interval[1])}" if interval else ABSENT,
-        _signed(max(earlier) - last) if earlier else ABSENT,
-        _signed(last - trained[-1][1]) if scores[-1][0] is not final else ABSENT,
-        _signed(visits[-1] - visits[0]) if len(visits) > 1 else ABSENT,
+        *(_changed(each) for each in (head.forgotten, head.backward, head.forward)),
     )
 
 
-def _visits(trained: Sequence[tuple[RoundResult, float]]) -> Iterator[float]:
-    """The score that each series of rounds in a row that train the head ended with."""
-    for place, (each, score) in enumerate(trained):
-        after = trained[place + 1][0].round if place + 1 < len(trained) else None
-        if after != each.round + 1:
-            yield score
+def _changed(change: Change | None) -> str:
+    if change is None:
+        return ABSENT
+    if change.low is None or change.high is None:
+        return f"{change.difference:+.3f}"
+    return f"{change.difference:+.3f} ({change.low:+.3f} to {change.high:+.3f})"
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.3f}"
+def _reasons(heads: Sequence[Transfer]) -> list[str]:
+    """Why differences have no interval, once for each reason."""
+    found: dict[str, list[str]] = {}
+    for each in heads:
+        if each.reason is not None:
+            found.setdefault(each.reason, []).append(each.dataset)
+    return [f"No interval for {', '.join(names)}: {why}." for why, names in found.items()]
 
 
 def moved_figure(rounds: Sequence[RoundResult]) -> Figure | None:
