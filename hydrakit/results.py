@@ -97,6 +97,13 @@ class CheckpointFacts(Frozen):
     digest: str
 
 
+class TracePoint(Frozen):
+    """A line of ``test-trace.jsonl``: the target's test AUC (of a number, R2) after an epoch."""
+
+    epoch: int
+    test_auc: float
+
+
 class Bootstrap(Frozen):
     """Which random start began the run: ``val_auc[chosen]`` (of a number, R2) is the highest.
 
@@ -133,8 +140,8 @@ class RoundResult(Frozen):
         head: Name of the head.
         learning_rate: At the start.
         dropout: Probability.
-        best_epoch: The epoch whose weights went on.
-        epochs: How many were run.
+        best_epoch: The epoch whose weights went on; 0 where nothing was trained.
+        epochs: How many were run; 0 where nothing was trained.
         val: Validation figures of the best epoch.
         reference_auc: Of the best epoch; see `EpochRecord`.
         seconds: Of training, on this machine.

@@ -23,9 +23,10 @@ from pydantic import BaseModel
 from hydrakit.errors import HydrakitError, PlanError
 from hydrakit.files import append_line, sync_folder, write_atomic
 from hydrakit.plan import Plan, Round, load_plan
-from hydrakit.results import DataFacts, EpochRecord, Results, RoundResult
+from hydrakit.results import DataFacts, EpochRecord, Results, RoundResult, TracePoint
 
 Model = TypeVar("Model", bound=BaseModel)
+TRACE = "test-trace.jsonl"
 
 CHECKPOINT = "checkpoint.safetensors"
 """Of a round under way, in its folder of progress."""
@@ -195,6 +196,18 @@ class RunDir:
         with _readable(path):
             lines = path.read_bytes().splitlines()
             return [EpochRecord.model_validate_json(line) for line in lines]
+
+    def trace(self, number: int, round: Round) -> list[TracePoint]:
+        """The test figures of every epoch of a finished round; none where they were not asked for.
+
+        Raises:
+            PlanError: Their file is broken.
+        """
+        path = self.round_path(number, round) / TRACE
+        if not path.is_file():
+            return []
+        with _readable(path):
+            return [TracePoint.model_validate_json(line) for line in path.read_bytes().splitlines()]
 
     def results(self) -> Results | None:
         """The results, or None while the run is not finished.

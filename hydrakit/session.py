@@ -347,7 +347,7 @@ class Session:
             learning_rate=round.hyperparameters.learning_rate,
             dropout=round.hyperparameters.dropout,
             best_epoch=trained.best.epoch,
-            epochs=len(trained.epochs),
+            epochs=trained.epochs[-1].epoch,
             val=trained.best.val,
             reference_auc=trained.best.reference_auc,
             seconds=state.keeper.seconds,

@@ -12,20 +12,10 @@ from pathlib import Path
 from torch import nn
 
 from hydrakit.data.load import Cases
-from hydrakit.files import write_atomic
 from hydrakit.models import Body
-from hydrakit.plan import Frozen
-from hydrakit.results import EpochRecord
+from hydrakit.results import EpochRecord, TracePoint
+from hydrakit.rundir import TRACE, write_lines
 from hydrakit.validation import Evaluation
-
-FILE = "test-trace.jsonl"
-
-
-class TracePoint(Frozen):
-    """A line of ``test-trace.jsonl``: the target's test AUC (of a number, R2) after an epoch."""
-
-    epoch: int
-    test_auc: float
 
 
 class Trace:
@@ -46,7 +36,7 @@ class Trace:
         self.body = body
         self.head = head
         self.read = read
-        self.path = folder / FILE
+        self.path = folder / TRACE
         self._points: list[TracePoint] = []
         if self.path.is_file():
             lines = self.path.read_bytes().splitlines()
@@ -62,5 +52,4 @@ class Trace:
 
     def write(self, folder: Path) -> None:
         """Into a round's folder."""
-        lines = "".join(f"{point.model_dump_json()}\n" for point in self._points)
-        write_atomic(folder / FILE, lines.encode())
+        write_lines(folder / TRACE, self._points)

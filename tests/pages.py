@@ -274,6 +274,12 @@ def part(page: Node, title: str) -> Node:
     return found
 
 
+def drawn(page: Node, name: str) -> Node:
+    """The figure of that name."""
+    (found,) = (f for f in page.all("figure") if f.attributes["id"] == f"figure-{name}")
+    return found
+
+
 def report(rundir: RunDir, offered: Plugins = NO_PLUGINS) -> Node:
     path = write_report(rundir, plugins=offered)
     assert path == rundir.path / "report.html"

@@ -15,6 +15,7 @@ from pages import (
     Node,
     adapter,
     cells,
+    drawn,
     make_run,
     part,
     plotted,
@@ -102,7 +103,7 @@ def test_more_than_two_classes(tmp_path):
         for a in found.classes
     ]  # fmt: skip
     assert "every time would give 0.455" in verdict.words()
-    roc = page.all("figure")[2]
+    roc = drawn(page, "roc")
     assert [len(plotted(roc.all("svg")[-1], f"line c{number}")) for number in range(4)] == [
         1,
         1,

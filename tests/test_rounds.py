@@ -19,9 +19,9 @@ from hydrakit.heads import build_mlp
 from hydrakit.models import Body, Joined
 from hydrakit.plan import Other, Round
 from hydrakit.results import RoundResult
+from hydrakit.rundir import TRACE
 from hydrakit.seeds import Seeds
 from hydrakit.tasks import loss_of
-from hydrakit.trace import FILE, TracePoint
 from hydrakit.train import Trained, train_round
 from hydrakit.validation import Evaluation
 from hydrakit.weights import load_model
@@ -68,6 +68,16 @@ def test_a_round_that_trains_nothing_tells_how_the_network_does(alpha: Loaded) -
     assert changed(before, body) == set()
     assert [epoch.epoch for epoch in trained.epochs] == [0]
     assert trained.best.val == Evaluation(body, head, alpha.val, None, "cross-entropy")()[0]
+
+
+def test_a_run_that_trains_nothing_has_results_and_a_report(runner: Runner) -> None:
+    run = runner(plan_of(round_of("alpha", "none"), bootstrap=3), trace=True)
+    (only,) = run.results().rounds
+    assert (only.epochs, only.best_epoch) == (0, 0)
+    assert run.results().test.figures.auc == pytest.approx(
+        run.trace(1, run.plan().rounds[0])[0].test_auc
+    )
+    assert "Test AUC of alpha after every epoch" in run.report_path.read_text()
 
 
 def together(mix: str, **changes: Any) -> Round:
@@ -246,11 +256,8 @@ def test_tracing_the_test_changes_nothing_and_is_noted(runner: Runner) -> None:
     ]
     epochs = sum(len(traced.epochs(n, r)) for n, r in enumerate(hydra_plan().rounds, start=1))
     assert (len(readings[0]), len(readings[1])) == (1, 1 + epochs)
-    assert not list(plain.path.rglob(FILE))
-    points = [
-        TracePoint.model_validate_json(line)
-        for line in (traced.path / "rounds" / "07-alpha-all" / FILE).read_text().splitlines()
-    ]
+    assert not list(plain.path.rglob(TRACE))
+    points = traced.trace(7, hydra_plan().rounds[6])
     best = traced.round_result(7, hydra_plan().rounds[6]).best_epoch
     results = traced.results()
     assert results is not None

@@ -110,6 +110,8 @@ class PlainWatcher(Watcher):
 
     def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
         """An epoch is over."""
+        if record.epoch == 0:  # nothing is trained: the round's own line tells all
+            return
         epochs = round.hyperparameters.epochs
         done = record.epoch - self.before
         left = (time.monotonic() - self.began) / done * (epochs - record.epoch)
@@ -198,10 +200,8 @@ def figures(record: EpochRecord) -> str:
 def summary(result: RoundResult) -> str:
     """A finished round in a few words."""
     kind = "R2" if result.val.auc is None else "AUC"
-    text = (
-        f"val {kind} {result.val.score:.3f} at epoch {result.best_epoch} of {result.epochs}, "
-        f"{_duration(result.seconds)}"
-    )
+    at = f" at epoch {result.best_epoch} of {result.epochs}" if result.epochs else ""
+    text = f"val {kind} {result.val.score:.3f}{at}, {_duration(result.seconds)}"
     if result.bootstrap is not None and len(result.bootstrap.val_auc) > 1:
         starts = result.bootstrap.val_auc
         best = starts[result.bootstrap.chosen]

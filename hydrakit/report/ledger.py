@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from hydrakit.chance import best_of_chance
 from hydrakit.errors import PlanError
@@ -13,7 +14,22 @@ from hydrakit.results import RoundResult
 from hydrakit.rundir import RunDir
 
 
-def readings(rundir: RunDir, target: str) -> list[str]:
+@dataclass(frozen=True)
+class Readings:
+    """How often the test labels of a run were read.
+
+    Attributes:
+        told: When, and by what; those after every epoch in one line.
+        count: How often.
+        traced: How often after an epoch, for `hydrakit run --trace-test`.
+    """
+
+    told: tuple[str, ...]
+    count: int
+    traced: int
+
+
+def readings(rundir: RunDir, target: str) -> Readings:
     """When test labels were read, and by what: lines of ``events.jsonl``.
 
     Raises:
@@ -21,8 +37,8 @@ def readings(rundir: RunDir, target: str) -> list[str]:
     """
     path = rundir.path / "events.jsonl"
     if not path.is_file():
-        return []
-    found = []
+        return Readings((), 0, 0)
+    found, traced = [], []
     lines = path.read_text(encoding="utf-8").splitlines()
     for place, line in enumerate(lines, start=1):
         try:
@@ -34,29 +50,35 @@ def readings(rundir: RunDir, target: str) -> list[str]:
             raise PlanError(
                 f"{path}: line {place} is no event: restore the file, or remove that line"
             ) from None
-        if what == "test read":
+        if what == "test read" and event.get("by") == "trace":
+            traced.append(when)
+        elif what == "test read":
             cases = event.get("cases")
             found.append(f"{when}, by the run" + (f", {cases} cases" if cases else ""))
         elif what == "evaluated" and event.get("dataset") == target:
             split = event.get("split")
             if split in ("test", "all"):
                 found.append(f"{when}, by `hydrakit evaluate`, split {split}")
-    return found
+    if traced:
+        told = f"{traced[0]} to {traced[-1]}, after {len(traced)} epochs (--trace-test)"
+        found.insert(0, told)
+    others = len(found) - bool(traced)
+    return Readings(tuple(found), others + len(traced), len(traced))
 
 
-def readings_section(found: Sequence[str]) -> Html:
+def readings_section(found: Readings) -> Html:
     """How often the test labels were read."""
-    if not found:
+    if not found.count:
         return element("p", "events.jsonl tells of no reading of test labels.")
-    if len(found) == 1:
+    if found.count == 1:
         first = "The test labels were read once, after the last round."
     else:
         first = (
-            f"The test labels were read {len(found)} times. Whoever chooses by what a "
+            f"The test labels were read {found.count} times. Whoever chooses by what a "
             "reading showed makes the figure flatter."
         )
     return element(
-        "div", element("p", first), element("ul", *(element("li", each) for each in found))
+        "div", element("p", first), element("ul", *(element("li", each) for each in found.told))
     )
 
 

@@ -12,15 +12,16 @@ from hydrakit.errors import PlanError
 from hydrakit.files import write_atomic
 from hydrakit.plan import Plan
 from hydrakit.plugins import Plugins, load_plugins
-from hydrakit.report import figures, ledger, repeat, scores, tables, transfer, words
+from hydrakit.report import figures, followed, ledger, repeat, scores, tables, transfer, words
 from hydrakit.report.cases import cases_section
+from hydrakit.report.epochs import Trained
 from hydrakit.report.figure import Counter, Figure
 from hydrakit.report.levels import two_classes
 from hydrakit.report.markup import Html, element, fill, section, together
 from hydrakit.report.operating import operating_table
 from hydrakit.report.roc import roc_curves
 from hydrakit.results import DataFacts, Results, RoundResult, Transfer
-from hydrakit.rundir import RunDir
+from hydrakit.rundir import TRACE, RunDir
 from hydrakit.transfer import NOT_KEPT, NOT_YET, transfers
 
 T = TypeVar("T")
@@ -91,6 +92,7 @@ class _Told:
     rounds: list[RoundResult]
     facts: dict[str, DataFacts]
     environment: dict[str, object]
+    readings: ledger.Readings
     counts: tables.Counts = field(default_factory=dict)
 
 
@@ -111,7 +113,8 @@ def _gather(rundir: RunDir, plugins: Plugins) -> _Told:
         for name, each in (facts or {}).items()
     }
     environment = _read(rundir.path / "environment.json", rundir.environment)
-    return _Told(rundir, plan, plugins, results, rounds, facts or {}, environment, counts)
+    readings = ledger.readings(rundir, plan.target)
+    return _Told(rundir, plan, plugins, results, rounds, facts or {}, environment, readings, counts)
 
 
 def _first(told: _Told) -> Html:
@@ -124,10 +127,13 @@ def _first(told: _Told) -> Html:
         text = f"Under way: {done} of {planned} rounds are done."
     else:
         text = f"All {planned} rounds are done."
-    return element(
-        "section",
-        element("p", element("b", text), " The test split has not been read.", class_="verdict"),
+    read = told.readings.count
+    test = (
+        f" The test labels were read {read} times."
+        if read
+        else " The test split has not been read."
     )
+    return element("section", element("p", element("b", text), test, class_="verdict"))
 
 
 def _rounds(told: _Told) -> Html:
@@ -142,13 +148,28 @@ def _training(told: _Told) -> Iterator[Figure]:
     trained = _trained(told)
     if trained:
         twice = any(r.hyperparameters.loss == "softmax-cross-entropy" for r in told.plan.rounds)
-        yield figures.auc_figure(trained, told.plan.target)
+        yield figures.auc_figure(trained)
+        yield from _followed(told, trained)
         yield figures.loss_figure(trained, softmax_twice=twice)
+
+
+def _followed(told: _Told, trained: Sequence[Trained]) -> Iterator[Figure]:
+    """The target's AUC over all rounds: of the first round's head, and on the test split."""
+    target = told.plan.target
+    counts = None
+    if target in told.facts:
+        adapter = told.plugins.datasets.get(target)
+        counts = two_classes(told.facts[target], "test", adapter)
+    found = (
+        followed.reference_figure(trained, target),
+        followed.trace_figure(trained, target, counts=counts, readings=told.readings.traced),
+    )
+    yield from (each for each in found if each is not None)
 
 
 def _test(told: _Told, results: Results, counter: Counter) -> Html:
     test = results.test
-    readings = ledger.readings_section(ledger.readings(told.rundir, told.plan.target))
+    readings = ledger.readings_section(told.readings)
     if not test.classes:
         nothing = element("p", "A number has no ROC curve: predictions.csv has every case.")
         return together((nothing, readings), "\n")
@@ -210,21 +231,27 @@ def _order(plan: Plan) -> list[str]:
     return [name for place, name in enumerate(names) if place == 0 or names[place - 1] != name]
 
 
-def _trained(told: _Told) -> list[figures.Trained]:
+def _trained(told: _Told) -> list[Trained]:
     """The finished rounds with their epochs."""
     trained = []
     for result in told.rounds:
         number, round = result.round, told.plan.rounds[result.round - 1]
         path = told.rundir.round_path(number, round) / "metrics.jsonl"
         epochs = _read(path, lambda n=number, r=round: told.rundir.epochs(n, r))  # type: ignore[misc]
-        counted = list(range(1, result.epochs + 1))
+        counted = list(range(1, result.epochs + 1)) or [0]  # 0: how it is that is not trained
         if [epoch.epoch for epoch in epochs] != counted or result.best_epoch not in counted:
             raise PlanError(
                 f"{path}: does not hold the {result.epochs} epochs that "
                 f"{'results.json' if told.results else 'round.json'} tells of: "
                 "restore it, or run the plan again in another folder"
             )
-        trained.append(figures.Trained(result, epochs, told.counts.get(result.dataset)))
+        trace = told.rundir.trace(number, round)
+        if not {point.epoch for point in trace} <= set(counted):
+            raise PlanError(
+                f"{path.with_name(TRACE)}: is of other epochs than metrics.jsonl beside it: "
+                "restore it, or delete it"
+            )
+        trained.append(Trained(result, epochs, told.counts.get(result.dataset), trace))
     return trained
 
 

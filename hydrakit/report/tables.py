@@ -172,7 +172,7 @@ def _round_row(
         " + ".join(planned.heads),
         f"{round.learning_rate:g}",
         f"{round.dropout:g}",
-        f"{round.best_epoch} of {round.epochs}",
+        f"{round.best_epoch} of {round.epochs}" if round.epochs else ABSENT,
         number(round.val.loss),
         number(round.val.auc),
         f"{number(interval[0])} to {number(interval[1])}" if interval else ABSENT,
