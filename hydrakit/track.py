@@ -1,11 +1,17 @@
-"""Sending figures to TensorBoard or MLflow while a run goes on: extras, never on by default."""
+"""Sending figures to TensorBoard or MLflow while a run goes on: extras, never on by default.
+
+A run that goes on after a stop goes on in the same place: what a tracker has already is not sent
+again, and what was trained without it is sent when its round is passed over.
+"""
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from hydrakit.errors import PlanError
 from hydrakit.plan import Round
@@ -13,12 +19,119 @@ from hydrakit.results import EpochRecord, RoundResult
 from hydrakit.rundir import RunDir
 from hydrakit.watch import Watcher
 
-TRACKERS = ("tensorboard", "mlflow")
+
+class Tracker(Protocol):
+    """Where figures go."""
+
+    def open(self, folder: Path) -> dict[str, int]:
+        """Begin, or go on, in a run's folder; gives the last step of every figure that is there."""
+
+    def send(self, name: str, value: float, step: int) -> None:
+        """A figure."""
+
+    def flush(self) -> None:
+        """Make safe what was sent."""
+
+    def close(self, *, failed: bool) -> None:
+        """The run is over, or has failed."""
+
+
+class TensorBoard:
+    """Event files in the run's folder ``tensorboard``."""
+
+    def __init__(self) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer_of: Any = SummaryWriter
+
+    def open(self, folder: Path) -> dict[str, int]:
+        """As `Tracker`, like all that follow."""
+        from tensorboard.backend.event_processing import event_accumulator
+
+        here = str(folder / "tensorboard")
+        before: Any = event_accumulator.EventAccumulator(here, {event_accumulator.SCALARS: 0})
+        if Path(here).is_dir():
+            before.Reload()
+        names = before.Tags()["scalars"]
+        self._writer = self._writer_of(log_dir=here)
+        return {name: max(each.step for each in before.Scalars(name)) for name in names}
+
+    def send(self, name: str, value: float, step: int) -> None:
+        """A figure."""
+        self._writer.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Make safe what was sent."""
+        self._writer.flush()
+
+    def close(self, *, failed: bool) -> None:
+        """The run is over; event files do not tell how."""
+        self._writer.close()
+
+
+class MLflow:
+    """One run in a SQLite store of its own, ``mlflow/mlflow.db`` in the run's folder."""
+
+    def __init__(self) -> None:
+        # It reports its use to its makers unless told otherwise: a run sends nothing anywhere.
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        import mlflow
+
+        self._mlflow: Any = mlflow
+        self._waiting: list[Any] = []
+
+    def open(self, folder: Path) -> dict[str, int]:
+        """As `Tracker`, like all that follow."""
+        here = (folder / "mlflow").resolve()
+        here.mkdir(exist_ok=True)
+        self._client = self._mlflow.MlflowClient(tracking_uri=f"sqlite:///{here / 'mlflow.db'}")
+        found = self._client.get_experiment_by_name("hydrakit")
+        experiment = (
+            found.experiment_id
+            if found
+            else self._client.create_experiment("hydrakit", (here / "files").as_uri())
+        )
+        begun = self._client.search_runs([experiment])
+        name = folder.resolve().name
+        self._run = begun[0] if begun else self._client.create_run(experiment, run_name=name)
+        self._client.update_run(self._id, status="RUNNING")
+        return {
+            name: max(each.step for each in self._client.get_metric_history(self._id, name))
+            for name in self._run.data.metrics
+        }
+
+    @property
+    def _id(self) -> str:
+        name: str = self._run.info.run_id
+        return name
+
+    def send(self, name: str, value: float, step: int) -> None:
+        """A figure; those of an epoch go together."""
+        now = int(time.time() * 1000)
+        self._waiting.append(self._mlflow.entities.Metric(name, value, now, step))
+
+    def flush(self) -> None:
+        """Make safe what was sent."""
+        self._client.log_batch(self._id, metrics=self._waiting)
+        self._waiting = []
+
+    def close(self, *, failed: bool) -> None:
+        """The run is over, or has failed."""
+        self._client.set_terminated(self._id, status="FAILED" if failed else "FINISHED")
+
+
+TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow}
 
 
 @contextmanager
 def tracking(watcher: Watcher | None, kind: str | None) -> Iterator[Watcher | None]:
     """A watcher that tells a tracker too, for a ``with`` block; the same one where none is asked.
+
+    Fails before anything is trained where the tracker is not installed.
+
+    Args:
+        watcher: Who is told as well.
+        kind: One of `TRACKERS`, or None.
 
     Raises:
         PlanError: The tracker's package is missing.
@@ -26,44 +139,30 @@ def tracking(watcher: Watcher | None, kind: str | None) -> Iterator[Watcher | No
     if kind is None or watcher is None:
         yield watcher
         return
-    tracked = Tracked(watcher, kind)
+    try:
+        tracker = TRACKERS[kind]()
+    except ImportError:
+        raise PlanError(
+            f"--track {kind}: {kind} is not installed: `pip install 'hydrakit-imaging[{kind}]'`"
+        ) from None
+    tracked = Tracked(watcher, tracker)
     try:
         yield tracked
-    finally:
-        tracked.close()
+    except BaseException:
+        tracked.close(failed=True)
+        raise
+    tracked.close(failed=False)
 
 
 class Tracked(Watcher):
     """Tells another watcher everything, and a tracker the figures of every epoch."""
 
-    def __init__(self, watcher: Watcher, kind: str) -> None:
-        """Fails here, before anything is trained, where the tracker is not installed.
-
-        Args:
-            watcher: Who is told as well.
-            kind: One of `TRACKERS`.
-
-        Raises:
-            PlanError: The tracker's package is missing.
-        """
+    def __init__(self, watcher: Watcher, tracker: Tracker) -> None:
         self.watcher = watcher
-        self.kind = kind
-        self.writer: Any = None
-        self.steps = 0
-        self._open: Any
-        try:
-            if kind == "tensorboard":
-                from torch.utils.tensorboard import SummaryWriter
-
-                self._open = SummaryWriter
-            else:
-                import mlflow  # type: ignore[import-not-found, unused-ignore]
-
-                self._open = mlflow
-        except ImportError:
-            raise PlanError(
-                f"--track {kind}: {kind} is not installed: `pip install {kind}`"
-            ) from None
+        self.tracker = tracker
+        self.rundir: RunDir | None = None
+        self.sent: dict[str, int] = {}
+        self.before = 0  # epochs of the rounds before this one
 
     def preparing(self, dataset: str, cases: int) -> None:
         """As `Watcher`, like all that follow."""
@@ -72,55 +171,52 @@ class Tracked(Watcher):
     def started(self, rundir: RunDir, device: str) -> None:
         """The tracker's files lie in the run's folder."""
         self.watcher.started(rundir, device)
-        self.writer = self._begin(rundir.path)
-
-    def _begin(self, folder: Path) -> Any:
-        if self.kind == "tensorboard":
-            return self._open(log_dir=str(folder / "tensorboard"))
-        self._open.set_tracking_uri((folder / "mlflow").resolve().as_uri())
-        self._open.start_run(run_name=folder.name)
-        return self._open
+        self.sent = self.tracker.open(rundir.path)
+        self.rundir = rundir
 
     def bootstrapping(self, done: int, of: int) -> None:
         """No figure to send."""
         self.watcher.bootstrapping(done, of)
 
     def skipped(self, number: int, round: Round) -> None:
-        """Its figures were sent when it ran."""
+        """Its figures were sent when it ran, unless it ran without this tracker."""
         self.watcher.skipped(number, round)
+        assert self.rundir is not None
+        epochs = self.rundir.epochs(number, round)
+        for record in epochs:
+            self._send_all(number, round, record)
+        self.tracker.flush()
+        self.before += epochs[-1].epoch
 
     def resumed(self, number: int, round: Round, epoch: int) -> None:
         """The figures of these epochs were sent when they ran."""
         self.watcher.resumed(number, round, epoch)
 
     def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
-        """Send the figures, over all epochs of the run in order."""
+        """Send the figures, and make them safe: the run may be killed before the next."""
         self.watcher.epoch(number, round, record)
-        self.steps += 1
+        self._send_all(number, round, record)
+        self.tracker.flush()
+
+    def _send_all(self, number: int, round: Round, record: EpochRecord) -> None:
         name = f"{number:02d}-{round.dataset}-{round.train}"
         for split, figures in (("train", record.train), ("val", record.val)):
             for key, value in figures.model_dump(exclude_none=True).items():
                 self._send(f"{name}/{split} {key}", value, record.epoch)
         if record.reference_auc is not None:
-            self._send("reference AUC", record.reference_auc, self.steps)
+            # Over all epochs of the run in order.
+            self._send("reference AUC", record.reference_auc, self.before + record.epoch)
 
     def _send(self, name: str, value: float, step: int) -> None:
-        if self.kind == "tensorboard":
-            self.writer.add_scalar(name, value, step)
-        else:
-            self.writer.log_metric(name, value, step=step)
+        if step > self.sent.get(name, -1):  # else an epoch that is trained again, to the same bits
+            self.tracker.send(name, value, step)
 
     def finished(self, number: int, round: Round, result: RoundResult) -> None:
-        """Make safe what was sent."""
+        """The next round's epochs come after its."""
         self.watcher.finished(number, round, result)
-        if self.kind == "tensorboard":
-            self.writer.flush()
+        self.before += result.epochs
 
-    def close(self) -> None:
-        """The run is over, or has failed."""
-        if self.writer is None:
-            return
-        if self.kind == "tensorboard":
-            self.writer.close()
-        else:
-            self.writer.end_run()
+    def close(self, *, failed: bool) -> None:
+        """The run is over, or has failed; one that was finished before was never begun."""
+        if self.rundir is not None:
+            self.tracker.close(failed=failed)
