@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,8 +47,9 @@ class TensorBoard:
 
     def open(self, folder: Path) -> dict[str, int]:
         """As `Tracker`, like all that follow."""
-        from tensorboard.backend.event_processing import event_accumulator
-
+        event_accumulator: Any = import_module(
+            "tensorboard.backend.event_processing.event_accumulator"
+        )
         here = str(folder / "tensorboard")
         before: Any = event_accumulator.EventAccumulator(here, {event_accumulator.SCALARS: 0})
         if Path(here).is_dir():
@@ -75,9 +77,7 @@ class MLflow:
     def __init__(self) -> None:
         # It reports its use to its makers unless told otherwise: a run sends nothing anywhere.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        import mlflow
-
-        self._mlflow: Any = mlflow
+        self._mlflow: Any = import_module("mlflow")
         self._waiting: list[Any] = []
 
     def open(self, folder: Path) -> dict[str, int]:
