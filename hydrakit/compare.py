@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +16,7 @@ from hydrakit.data.declared import plugins_at
 from hydrakit.data.gate import pass_gate
 from hydrakit.data.prepare import Prepared, prepare
 from hydrakit.data.read import check_root
+from hydrakit.errors import DataError
 from hydrakit.files import write_atomic
 from hydrakit.places import root_of
 from hydrakit.plan import Plan
@@ -25,6 +28,9 @@ from hydrakit.watch import Watcher
 
 if TYPE_CHECKING:
     from hydrakit.devices import Precision
+
+
+SECONDS_BETWEEN_REPORTS = 30.0
 
 
 class CompareWatcher(Watcher):
@@ -127,17 +133,14 @@ def compare(
         checkpoint_every=checkpoint_every,
     )
     cases = _prepare(plans, plugins, place, chosen, watcher)
-    board = _Board(CompareDir(place.out), plans, watcher, design, chosen)
+    board = _Board(CompareDir(place.out), plans, watcher, design, cases, plugins)
     board.here.begin()
     with RunDir(place.out).locked():
         board.write()
         watcher.begun(here.path, len(plans), sum(len(p.rounds) for p in plans.values()), workers)
         board.run(place, workers)
         comparison = compared(board.here, design, cases)
-        if comparison is not None:
-            text = comparison.model_dump_json(indent=2)
-            write_atomic(board.here.comparison_path, text.encode())
-            write_comparison_report(board.here.path, plugins=plugins)
+        board.publish(comparison)
     return Compared(here.path, comparison, board.failures)
 
 
@@ -202,8 +205,11 @@ class _Board:
     plans: Mapping[Cell, Plan]
     watcher: CompareWatcher
     design: Design
-    positive: str
+    cases: Cases
+    plugins: Plugins
     told: set[Cell] = field(default_factory=set)
+    published: int = 0  # cells that had ended when a report was last written
+    next_look: float = 0.0  # in the clock's seconds, no report before
 
     @property
     def failures(self) -> dict[str, str]:
@@ -225,7 +231,7 @@ class _Board:
                 [Group(tuple(cells)) for cells in groups.values()],
                 place,
                 at_once=workers,
-                watch=self._look,
+                watch=self._watch,
                 killed=lambda cell, code: self.watcher.killed(cell, ending(code)),
             )
         finally:
@@ -237,10 +243,30 @@ class _Board:
             hydrakit=hydrakit.__version__,
             digest=self.design.digest,
             design=self.design,
-            positive=self.positive,
+            positive=self.cases.positive,
             status={cell.name: self.here.status(cell) for cell in self.plans},
         )
         self.here.write(description)
+
+    def publish(self, comparison: Comparison | None) -> None:
+        """Write ``comparison.json`` and ``report.html``, where a fold has all strategies."""
+        if comparison is not None:
+            text = comparison.model_dump_json(indent=2)
+            write_atomic(self.here.comparison_path, text.encode())
+            write_comparison_report(self.here.path, plugins=self.plugins)
+
+    def _watch(self) -> None:
+        """Tell what is new, and publish what is found so far now and then."""
+        self._look()
+        ended = len(self.told)
+        if ended in (self.published, len(self.plans)) or time.monotonic() < self.next_look:
+            return
+        self.published = ended
+        with suppress(DataError):  # too few cells to have an AUC, perhaps: at the end it is said
+            found = compared(self.here, self.design, self.cases, under_way=True)
+            self.publish(found)
+            if found is not None:
+                self.next_look = time.monotonic() + SECONDS_BETWEEN_REPORTS
 
     def _look(self, before: bool = False) -> None:
         """Tell what is new."""

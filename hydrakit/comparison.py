@@ -112,6 +112,8 @@ class Comparison(Frozen):
         verdict: In words, a line for each pair.
         readings: How often test labels were read, in all cells of these strategies.
         wanted: Number of cells of the design.
+        done: Number of cells that are done; None where an earlier hydrakit wrote this.
+        under_way: Whether others were being run when this was written.
         failed: Why cells failed, by name.
         used: Number of cells behind the figures: of the (seed, repeat, fold) that all finished.
         findings: Names.
@@ -139,6 +141,8 @@ class Comparison(Frozen):
     verdict: str
     readings: int
     wanted: int
+    done: int | None = None
+    under_way: bool = False
     failed: dict[str, str]
     used: int
     findings: tuple[str, ...]
@@ -199,11 +203,19 @@ def positive_class(adapter: DatasetAdapter, wanted: str | None) -> str:
     return wanted
 
 
-def compared(here: CompareDir, design: Design, cases: Cases) -> Comparison | None:
+def compared(
+    here: CompareDir, design: Design, cases: Cases, *, under_way: bool = False
+) -> Comparison | None:
     """The comparison of the cells that are done, or None where no fold has all strategies.
 
     A (seed, repeat, fold) counts where every strategy finished it, so that all are judged by the
     same findings.
+
+    Args:
+        here: The comparison's folder.
+        design: Its cells.
+        cases: Of the target.
+        under_way: Whether cells are being run.
 
     Raises:
         DataError: Cells contradict one another, or no fold tested both classes.
@@ -249,6 +261,8 @@ def compared(here: CompareDir, design: Design, cases: Cases) -> Comparison | Non
         verdict="\n".join(pair.text for pair in pairs) or "One strategy: nothing to compare with.",
         readings=sum(readings_of(RunDir(here.cell(cell))) for cell in cells),
         wanted=len(cells),
+        done=sum(each == "done" for each in status.values()),
+        under_way=under_way,
         failed={c.name: said for c, said in status.items() if said not in ("done", "waiting")},
         used=len(used),
         findings=one.findings,

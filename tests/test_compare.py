@@ -242,6 +242,48 @@ def test_a_failed_cell_is_named_and_others_go_on(copied: Path) -> None:
     assert load(copied).strategies[1].cells == 1  # of the fold that both finished
 
 
+class Reader(CompareWatcher):
+    """Reads what is published, a few times a second, as somebody with a browser would."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.seen: dict[tuple[int | None, int, bool], str] = {}
+
+    def rounds_done(self, rounds: int) -> None:
+        if (self.out / "comparison.json").is_file():
+            found = load(self.out)
+            page = (self.out / "report.html").read_text()
+            self.seen.setdefault((found.done, found.used, found.under_way), page)
+
+
+def test_what_is_found_so_far_is_published(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hydrakit.compare.SECONDS_BETWEEN_REPORTS", 0.0)
+    reader = Reader(tmp_path / "out")
+    run(design_of("hydra", "transfer"), reader.out, watcher=reader)
+    # Nothing before a fold has both strategies; a third cell changes no figure, but is told.
+    assert list(reader.seen) in ([(2, 2, True), (3, 2, True)], [(2, 2, True)], [(3, 2, True)])
+    page = next(iter(reader.seen.values()))
+    assert "of 4 cells are done." in page
+    assert "Figures are of the 2 of seeds and folds that every strategy finished." in page
+    assert 'http-equiv="refresh"' in page
+    # In the end it is what it would be without.
+    assert load(reader.out).strategies[0].scores == load(finished).strategies[0].scores
+    assert (load(reader.out).done, load(reader.out).under_way) == (4, False)
+    assert "Under way" not in (reader.out / "report.html").read_text()
+    assert 'http-equiv="refresh"' not in (reader.out / "report.html").read_text()
+
+
+def test_what_is_found_is_published_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hydrakit.compare.SECONDS_BETWEEN_REPORTS", 1e9)
+    reader = Reader(tmp_path / "out")
+    run(design_of("hydra", "transfer"), reader.out, watcher=reader)
+    assert len(reader.seen) == 1  # as soon as there is something, and then not for long
+
+
 class Killer(CompareWatcher):
     """Kills the process that is under way, so many times."""
 

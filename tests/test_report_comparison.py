@@ -42,6 +42,15 @@ def test_what_is_missing_is_said(tmp_path):
     assert "hydra-seed1: too <little> memory" in part(page, "Cells").words()
 
 
+def test_one_under_way_says_so_first_and_is_read_again(tmp_path):
+    make_comparison(tmp_path / "c", used=18, done=20, under_way=True)
+    page = page_of(tmp_path / "c")
+    words = page.all("section")[0].words()
+    assert words.startswith("Under way: 20 of 24 cells are done.")
+    assert "Not complete" not in words
+    assert [n for n in page.all("meta") if n.attributes.get("http-equiv") == "refresh"]
+
+
 def test_table_two_and_the_differences(tmp_path):
     found = make_comparison(tmp_path / "c")
     page = page_of(tmp_path / "c")

@@ -15,7 +15,7 @@ from hydrakit.files import write_atomic
 from hydrakit.plugins import Plugins, load_plugins
 from hydrakit.report import contrasts
 from hydrakit.report.figure import Counter, Figure
-from hydrakit.report.markup import Html, element, fill, section, together
+from hydrakit.report.markup import REFRESH, Html, element, fill, section, together
 from hydrakit.report.tables import ABSENT, facts_list, number, seconds, table
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def build_comparison(folder: Path, *, plugins: Plugins | None = None) -> tuple[s
         section("How to repeat this comparison", _repeat(folder, found)),
     ]
     parts = {
-        "refresh": Html(""),
+        "refresh": REFRESH if found.under_way else Html(""),
         "title": together((f"{len(found.strategies)} strategies on {found.target}",)),
         "order": together((f"{names}; datasets {' → '.join(found.datasets)}",)),
         "sections": together(sections, "\n"),
@@ -95,7 +95,8 @@ def _verdict(found: Comparison) -> Html:
     """What may be said, in words, and what it rests on."""
     lines = found.verdict.splitlines()
     headline, figures = _parted(lines[0])
-    first = element("p", element("b", headline), figures, class_="verdict")
+    said = element("p", element("b", headline), figures, class_="verdict")
+    first = together((_under_way(found), said)) if found.under_way else said
     others = element("ul", *(element("li", line) for line in lines[1:])) if lines[1:] else None
     folds = f"{found.folds}-fold cross-validation" if found.folds else "a single 8-1-1 split"
     rests = (
@@ -105,7 +106,7 @@ def _verdict(found: Comparison) -> Html:
         f"Test labels were read {found.readings} times, by runs that had chosen before."
     )
     missing = None
-    if found.used < found.wanted:
+    if found.used < found.wanted and not found.under_way:
         missing = element(
             "p",
             element("b", "Not complete: "),
@@ -113,6 +114,17 @@ def _verdict(found: Comparison) -> Html:
             "folds that every strategy finished).",
         )
     return together((first, others, element("p", rests), missing), "\n")
+
+
+def _under_way(found: Comparison) -> Html:
+    """How far a comparison is that goes on."""
+    return element(
+        "p",
+        element("b", f"Under way: {found.done} of {found.wanted} cells are done."),
+        f" Figures are of the {found.used} of seeds and folds that every strategy finished. "
+        "The verdict is for the end: whoever looks again and again, and stops when it pleases, "
+        "finds differences that are none.",
+    )
 
 
 def _parted(line: str) -> tuple[str, str]:

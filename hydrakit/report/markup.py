@@ -16,6 +16,10 @@ class Html(str):
     __slots__ = ()
 
 
+REFRESH = Html('<meta http-equiv="refresh" content="30">')
+"""Has a browser read the page again every 30 seconds."""
+
+
 def element(name: str, *children: object, **attributes: object) -> Html:
     """An element with its children in order.
 

@@ -17,7 +17,7 @@ from hydrakit.report.cases import cases_section
 from hydrakit.report.epochs import Trained
 from hydrakit.report.figure import Counter, Figure
 from hydrakit.report.levels import two_classes
-from hydrakit.report.markup import Html, element, fill, section, together
+from hydrakit.report.markup import REFRESH, Html, element, fill, section, together
 from hydrakit.report.operating import operating_table
 from hydrakit.report.roc import roc_curves
 from hydrakit.results import DataFacts, Results, RoundResult, Transfer
@@ -25,8 +25,6 @@ from hydrakit.rundir import TRACE, RunDir
 from hydrakit.transfer import NOT_KEPT, NOT_YET, transfers
 
 T = TypeVar("T")
-
-REFRESH = Html('<meta http-equiv="refresh" content="30">')
 
 
 def write_report(rundir: RunDir, *, plugins: Plugins | None = None) -> Path:
