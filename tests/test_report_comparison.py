@@ -45,9 +45,10 @@ def test_what_is_missing_is_said(tmp_path):
 def test_one_under_way_says_so_first_and_is_read_again(tmp_path):
     make_comparison(tmp_path / "c", used=18, done=20, under_way=True)
     page = page_of(tmp_path / "c")
-    words = page.all("section")[0].words()
-    assert words.startswith("Under way: 20 of 24 cells are done.")
-    assert "Not complete" not in words
+    first = page.all("section")[0]
+    assert first.all("b")[0].words() == "Under way: 20 of 24 cells are done."
+    assert "Figures are of the 18 of seeds and folds" in first.words()
+    assert "Not complete" not in first.words()
     assert [n for n in page.all("meta") if n.attributes.get("http-equiv") == "refresh"]
 
 

@@ -16,6 +16,7 @@ from hydrakit.report.markup import Html, element, together
 
 COLOURS = 6
 LETTER = 6.4  # width in units of a letter of the labels, a little too large on purpose
+NARROW = 450  # a wider drawing scrolls on a phone: smaller, its labels could not be read
 LINE = 14  # height of a line of the labels
 
 Point = tuple[float, float]
@@ -158,6 +159,7 @@ def picture(
 ) -> Html:
     """A drawing with its title and its content in words; see `plot`."""
     width, height = size
+    least = f";min-width:{width * 0.85:.0f}px" if width > NARROW else ""
     return element(
         "svg",
         element("title", title, id=f"{name}-title"),
@@ -167,7 +169,7 @@ def picture(
         viewBox=f"0 0 {width} {height}",
         role="img",
         aria_labelledby=f"{name}-title {name}-desc",
-        style=f"max-width:{width * 1.25:.0f}px",
+        style=f"max-width:{width * 1.25:.0f}px{least}",
     )
 
 
