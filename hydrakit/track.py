@@ -24,8 +24,8 @@ from hydrakit.watch import Watcher
 class Tracker(Protocol):
     """Where figures go."""
 
-    def open(self, folder: Path) -> dict[str, int]:
-        """Begin, or go on, in a run's folder; gives the last step of every figure that is there."""
+    def open(self, folder: Path) -> dict[str, set[int]]:
+        """Begin, or go on, in a run's folder; gives the steps of every figure that it has."""
 
     def send(self, name: str, value: float, step: int) -> None:
         """A figure."""
@@ -45,7 +45,7 @@ class TensorBoard:
 
         self._writer_of: Any = SummaryWriter
 
-    def open(self, folder: Path) -> dict[str, int]:
+    def open(self, folder: Path) -> dict[str, set[int]]:
         """As `Tracker`, like all that follow."""
         event_accumulator: Any = import_module(
             "tensorboard.backend.event_processing.event_accumulator"
@@ -56,7 +56,7 @@ class TensorBoard:
             before.Reload()
         names = before.Tags()["scalars"]
         self._writer = self._writer_of(log_dir=here)
-        return {name: max(each.step for each in before.Scalars(name)) for name in names}
+        return {name: {each.step for each in before.Scalars(name)} for name in names}
 
     def send(self, name: str, value: float, step: int) -> None:
         """A figure."""
@@ -80,7 +80,7 @@ class MLflow:
         self._mlflow: Any = import_module("mlflow")
         self._waiting: list[Any] = []
 
-    def open(self, folder: Path) -> dict[str, int]:
+    def open(self, folder: Path) -> dict[str, set[int]]:
         """As `Tracker`, like all that follow."""
         here = (folder / "mlflow").resolve()
         here.mkdir(exist_ok=True)
@@ -96,7 +96,7 @@ class MLflow:
         self._run = begun[0] if begun else self._client.create_run(experiment, run_name=name)
         self._client.update_run(self._id, status="RUNNING")
         return {
-            name: max(each.step for each in self._client.get_metric_history(self._id, name))
+            name: {each.step for each in self._client.get_metric_history(self._id, name)}
             for name in self._run.data.metrics
         }
 
@@ -112,8 +112,9 @@ class MLflow:
 
     def flush(self) -> None:
         """Make safe what was sent."""
-        self._client.log_batch(self._id, metrics=self._waiting)
-        self._waiting = []
+        if self._waiting:
+            self._client.log_batch(self._id, metrics=self._waiting)
+            self._waiting = []
 
     def close(self, *, failed: bool) -> None:
         """The run is over, or has failed."""
@@ -161,7 +162,7 @@ class Tracked(Watcher):
         self.watcher = watcher
         self.tracker = tracker
         self.rundir: RunDir | None = None
-        self.sent: dict[str, int] = {}
+        self.sent: dict[str, set[int]] = {}
         self.before = 0  # epochs of the rounds before this one
 
     def preparing(self, dataset: str, cases: int) -> None:
@@ -181,15 +182,10 @@ class Tracked(Watcher):
     def skipped(self, number: int, round: Round) -> None:
         """Its figures were sent when it ran, unless it ran without this tracker."""
         self.watcher.skipped(number, round)
-        assert self.rundir is not None
-        epochs = self.rundir.epochs(number, round)
-        for record in epochs:
-            self._send_all(number, round, record)
-        self.tracker.flush()
-        self.before += epochs[-1].epoch
+        self._round_over(number, round)
 
     def resumed(self, number: int, round: Round, epoch: int) -> None:
-        """The figures of these epochs were sent when they ran."""
+        """Epochs that ran without this tracker are sent when the round is over."""
         self.watcher.resumed(number, round, epoch)
 
     def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
@@ -208,13 +204,24 @@ class Tracked(Watcher):
             self._send("reference AUC", record.reference_auc, self.before + record.epoch)
 
     def _send(self, name: str, value: float, step: int) -> None:
-        if step > self.sent.get(name, -1):  # else an epoch that is trained again, to the same bits
+        steps = self.sent.setdefault(name, set())
+        if step not in steps:  # else an epoch that is trained again, to the same bits
             self.tracker.send(name, value, step)
+            steps.add(step)
 
     def finished(self, number: int, round: Round, result: RoundResult) -> None:
-        """The next round's epochs come after its."""
+        """All its figures are there."""
         self.watcher.finished(number, round, result)
-        self.before += result.epochs
+        self._round_over(number, round)
+
+    def _round_over(self, number: int, round: Round) -> None:
+        """Send what the tracker does not have; the next round's epochs come after these."""
+        assert self.rundir is not None
+        epochs = self.rundir.epochs(number, round)
+        for record in epochs:
+            self._send_all(number, round, record)
+        self.tracker.flush()
+        self.before += epochs[-1].epoch
 
     def close(self, *, failed: bool) -> None:
         """The run is over, or has failed; one that was finished before was never begun."""
