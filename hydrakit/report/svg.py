@@ -108,8 +108,9 @@ def ticks(axis: Axis, most: int = 7) -> list[float]:
     steps = (factor * 10.0**exponent for exponent in (power, power + 1) for factor in (1, 2, 5))
     step = next(step for step in steps if step >= least * (1 - 1e-9))
     step = max(step, 1) if axis.whole else step
-    first = math.ceil(axis.low / step - 1e-9)
-    last = math.floor(axis.high / step + 1e-9)
+    slack = 1e-9 * min(1.0, (axis.high - axis.low) / step)
+    first = math.ceil(axis.low / step - slack)
+    last = math.floor(axis.high / step + slack)
     digits = max(0, -math.floor(math.log10(step)))
     return [round(number * step, digits) for number in range(first, last + 1)]
 
