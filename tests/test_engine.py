@@ -32,6 +32,7 @@ from hydrakit.planning import make_plan
 from hydrakit.results import EpochRecord, RoundResult
 from hydrakit.rundir import RunDir
 from hydrakit.seeds import INITIALISATION, Seeds
+from hydrakit.transfer import FILE
 from hydrakit.validation import outputs
 from hydrakit.watch import Watcher
 
@@ -63,7 +64,7 @@ def test_a_finished_run_holds_these_files(hydra_run: RunDir) -> None:
         for path in hydra_run.path.rglob("*")
         if path.is_file() and path.name != ".lock"
     }
-    inside = ("body.safetensors", "head.safetensors", "metrics.jsonl", "round.json")
+    inside = ("body.safetensors", "head.safetensors", "metrics.jsonl", "round.json", FILE)
     heads = {f"heads/{name}.safetensors" for name in ("alpha", "beta", "gamma")}
     whole = {"plan.json", "environment.json", "data.json", "events.jsonl", "body.safetensors"}
     whole |= {"splits.json", "results.json", "predictions.csv", "report.html"}
