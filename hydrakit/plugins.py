@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pluggy
 
 from hydrakit import hooks
-from hydrakit.errors import PluginError, unknown
+from hydrakit.blame import Source, watched
+from hydrakit.errors import PluginError, one_line, unknown
 from hydrakit.hooks import DatasetAdapter, HeadFactory, SequenceStrategy
 from hydrakit.names import OWN_COMMANDS, is_name
 
@@ -92,6 +93,13 @@ class Plugins:
             PluginError: Nobody offers it, or more than one plugin does.
         """
         return self._choose("strategy", name, self.strategies)
+
+    def source_of(self, command: str) -> Source | None:
+        """Who offers a command; None for one of hydrakit's own."""
+        for plugin in self.found:
+            if command in plugin.commands and command in self.commands:
+                return Source(plugin.module, plugin.distribution, plugin.version)
+        return None
 
     def records(self) -> list[dict[str, Any]]:
         """The plugins as JSON-ready records, in the order of `found`."""
@@ -232,6 +240,8 @@ def _load(entry: _Entry) -> tuple[Found, list[Offer]]:
         raise
     except BaseException as error:  # a plugin may call sys.exit() while it is imported
         return replace(plugin, error=_one_line(error)), []
+    source = Source(plugin.module, plugin.distribution, plugin.version)
+    offers = [(kind, name, watched(offer, source)) for kind, name, offer in offers]
     names: dict[str, Any] = {
         kind.plural: tuple(name for k, name, _ in offers if k == kind.name)
         for kind in _KINDS.values()
@@ -344,7 +354,7 @@ def _with_clashes(
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    text = one_line(str(error))
     if isinstance(error, PluginError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
