@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import hydrakit
 from hydrakit.cells import Cell, CompareDir, Design
 from hydrakit.data.index import Index
 from hydrakit.errors import DataError
+from hydrakit.files import read_rows, reason
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.metrics import auc
 from hydrakit.paired import compare
@@ -334,11 +334,14 @@ def _results(here: CompareDir, cell: Cell) -> Results:
 def _predictions(here: CompareDir, cell: Cell, split: str) -> list[dict[str, str]]:
     path = here.cell(cell) / "predictions.csv"
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return [row for row in csv.DictReader(file) if row["split"] == split]
-    except OSError as error:
+        return [row for row in read_rows(path) if row["split"] == split]
+    except KeyError as error:
         raise DataError(
-            f"{path}: cannot be read ({error.strerror}): delete {path.parent} and run again"
+            f"{path}: has no column {error}: delete {path.parent} and run again"
+        ) from None
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(
+            f"{path}: cannot be read ({reason(error)}): delete {path.parent} and run again"
         ) from None
 
 
@@ -396,9 +399,5 @@ def _shared(run: RunDir) -> int:
 
 
 def _events(run: RunDir) -> list[dict[str, Any]]:
-    """The lines of a run's ledger; a last one that a kill cut off is passed over."""
-    path = run.path / "events.jsonl"
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    """The lines of a run's ledger."""
+    return [each.model_dump() for each in run.events()]

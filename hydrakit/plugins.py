@@ -28,6 +28,8 @@ from hydrakit.names import OWN_COMMANDS, is_name
 if TYPE_CHECKING:
     import click
 
+MAX_CLASS = 200  # characters of a class's name
+
 OWN_DISTRIBUTION = "hydrakit-imaging"
 
 T = TypeVar("T")
@@ -316,6 +318,9 @@ def _adapter_fault(adapter: DatasetAdapter) -> str | None:
         few = {1: "one or more different names", 2: "two or more different names"}[least]
         few = "one name, that of the number" if most == 1 else few
         return f"has classes {classes!r}: a tuple of {few} is expected"
+    for name in classes:
+        if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= MAX_CLASS:
+            return f"has a class {name!r}: text of one line is expected"
     names = [option.name for option in adapter.options]
     for option in adapter.options:
         if not is_name(option.name) or names.count(option.name) > 1:

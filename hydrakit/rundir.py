@@ -18,15 +18,37 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from hydrakit.errors import HydrakitError, PlanError
-from hydrakit.files import append_line, sync_folder, write_atomic
-from hydrakit.plan import Plan, Round, load_plan
-from hydrakit.results import DataFacts, EpochRecord, Results, RoundResult, TracePoint
+from hydrakit.errors import HydrakitError, PlanError, one_line
+from hydrakit.files import (
+    MIB,
+    append_line,
+    read_json,
+    read_whole,
+    reason,
+    refuse_links,
+    sync_folder,
+    write_atomic,
+)
+from hydrakit.plan import Name, Plan, Round, first_fault, load_plan
+from hydrakit.results import (
+    DataFacts,
+    Environment,
+    EpochRecord,
+    Event,
+    Results,
+    RoundResult,
+    TracePoint,
+)
 
 Model = TypeVar("Model", bound=BaseModel)
 TRACE = "test-trace.jsonl"
+
+MAX_METRICS = 64 * MIB  # of a round of 100,000 epochs, the most that a plan may have
+
+_FACTS = TypeAdapter(dict[Name, DataFacts])
+_SPLITS = TypeAdapter(dict[Name, dict[str, str]])
 
 CHECKPOINT = "checkpoint.safetensors"
 """Of a round under way, in its folder of progress."""
@@ -132,16 +154,17 @@ class RunDir:
 
         Raises:
             HydrakitError: Another process holds it.
-            PlanError: The folder cannot be written.
+            PlanError: The folder cannot be written, or holds a link.
         """
+        self._refuse_links()
         holder = self.path / "lock.holder"
         lock = FileLock(self.path / ".lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            who = holder.read_text() if holder.is_file() else "unknown"
+            who = one_line(holder.read_text(errors="replace")) if holder.is_file() else "unknown"
             raise HydrakitError(
-                f"{self.path}: another process is running here ({who.strip()}): "
+                f"{self.path}: another process is running here ({who}): "
                 "wait for it, or choose another folder with `--out`"
             ) from None
         except OSError as error:
@@ -153,6 +176,12 @@ class RunDir:
         finally:
             holder.unlink(missing_ok=True)
             lock.release()
+
+    def _refuse_links(self) -> None:
+        try:
+            refuse_links(self.path)
+        except OSError as error:
+            raise PlanError(f"{self.path}: cannot be read: {error.strerror}") from None
 
     def finished(self, number: int, round: Round) -> bool:
         """Whether a round is done."""
@@ -193,8 +222,12 @@ class RunDir:
             PlanError: Its file is absent or broken.
         """
         path = self.round_path(number, round) / "metrics.jsonl"
+        most = round.hyperparameters.epochs
         with _readable(path):
-            lines = path.read_bytes().splitlines()
+            content = read_whole(path, most=MAX_METRICS)
+            if content.count(b"\n") > most:
+                raise ValueError(f"it has more than the {most} epochs of the plan")
+            lines = content.splitlines()
             return [EpochRecord.model_validate_json(line) for line in lines]
 
     def trace(self, number: int, round: Round) -> list[TracePoint]:
@@ -207,7 +240,8 @@ class RunDir:
         if not path.is_file():
             return []
         with _readable(path):
-            return [TracePoint.model_validate_json(line) for line in path.read_bytes().splitlines()]
+            lines = read_whole(path).splitlines()
+            return [TracePoint.model_validate_json(line) for line in lines]
 
     def results(self) -> Results | None:
         """The results, or None while the run is not finished.
@@ -229,8 +263,7 @@ class RunDir:
         if not path.is_file():
             return None
         with _readable(path):
-            loaded: dict[str, Any] = json.loads(path.read_bytes())
-            return {name: DataFacts.model_validate(facts) for name, facts in loaded.items()}
+            return _FACTS.validate_json(read_json(path))
 
     def splits(self) -> dict[str, dict[str, str]]:
         """The split of every labelled case, by dataset and key.
@@ -240,8 +273,7 @@ class RunDir:
         """
         path = self.path / "splits.json"
         with _readable(path):
-            loaded: dict[str, dict[str, str]] = json.loads(path.read_bytes())
-            return loaded
+            return _SPLITS.validate_json(read_json(path))
 
     def write_facts(self, facts: Mapping[str, DataFacts]) -> None:
         """Write ``data.json``."""
@@ -255,21 +287,51 @@ class RunDir:
         """
         path = self.path / "environment.json"
         with _readable(path):
-            loaded: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
-            return loaded
+            told = read_json(path) if path.is_file() else b"{}"
+            return Environment.model_validate_json(told).model_dump(exclude_unset=True)
 
     def write_json(self, name: str, value: object) -> None:
         """Write a JSON file of the folder, whole or not at all."""
         write_atomic(self.path / name, (json.dumps(value, indent=2) + "\n").encode())
 
+    def events(self) -> list[Event]:
+        """What happened when; a last line that a kill cut off is passed over.
+
+        Raises:
+            PlanError: The file that tells it is broken.
+        """
+        path = self.path / "events.jsonl"
+        if not path.is_file():
+            return []
+        with _readable(path):
+            lines = read_json(path).split(b"\n")
+        found = []
+        for place, line in enumerate(lines, start=1):
+            try:
+                found += [Event.model_validate_json(line)] if line.strip() else []
+            except ValidationError:
+                if place == len(lines):
+                    break
+                raise PlanError(
+                    f"{path}: line {place} is no event: restore the file, or remove that line"
+                ) from None
+        return found
+
     def log(self, event: str, **facts: object) -> None:
-        """Add a line to ``events.jsonl``: what happened when."""
+        """Add a line to ``events.jsonl``: what happened when.
+
+        Raises:
+            PlanError: It is a link or no file.
+        """
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-        append_line(self.path / "events.jsonl", json.dumps({"time": now, "event": event, **facts}))
+        path = self.path / "events.jsonl"
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise PlanError(f"{path}: is a link or no file: put a file in its place")
+        append_line(path, json.dumps({"time": now, "event": event, **facts}))
 
     def _load(self, path: Path, model: type[Model], *, remedy: str) -> Model:
         with _readable(path, f"{remedy} and run again"):
-            return model.model_validate_json(path.read_bytes())
+            return model.model_validate_json(read_json(path))
 
 
 @contextmanager
@@ -280,8 +342,8 @@ def _readable(
     try:
         yield
     except (OSError, ValueError) as error:  # pydantic's and json's errors are ValueErrors
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise PlanError(f"{path}: cannot be read ({reason}): {remedy}") from None
+        told = first_fault(error) if isinstance(error, ValidationError) else reason(error)
+        raise PlanError(f"{path}: cannot be read ({told}): {remedy}") from None
 
 
 def write_lines(path: Path, records: Sequence[BaseModel]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from hydrakit.cli import params
+from hydrakit.errors import one_line
 
 
 @click.group(short_help="Look into weight files, import and swap them.")
@@ -27,15 +28,16 @@ def inspect(file: Path, as_json: bool) -> None:
         return
     facts = description.model_dump(mode="json", exclude={"probe"}, exclude_none=True)
     for key, value in facts.items():
-        shown = ", ".join(map(str, value)) or "none" if isinstance(value, list) else _words(value)
-        click.echo(f"{key + ':':16}{shown}")
+        click.echo(f"{key + ':':16}{_words(value)}")
 
 
 def _words(value: object) -> str:
-    """A value, and dictionaries as their names and values."""
-    if not isinstance(value, dict):
-        return str(value)
-    return ", ".join(f"{name} {_words(inner)}" for name, inner in value.items()) or "none"
+    """A value as one line; lists and dictionaries as what is in them."""
+    if isinstance(value, list):
+        return ", ".join(map(_words, value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_words(inner)}" for name, inner in value.items()) or "none"
+    return one_line(str(value))
 
 
 @weights.command("import-authors")

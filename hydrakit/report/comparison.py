@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import ValidationError
 
 from hydrakit.errors import PlanError
-from hydrakit.files import write_atomic
+from hydrakit.files import read_json, reason, write_atomic
+from hydrakit.plan import first_fault
 from hydrakit.plugins import Plugins, load_plugins
 from hydrakit.report import contrasts
 from hydrakit.report.figure import Counter, Figure
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from hydrakit.comparison import Comparison, Pair
 
 FILE = "comparison.json"
+MAX_SCORES = 2_000_000  # of all findings, strategies and passes; in memory one takes 40 bytes
 
 
 def read_comparison(folder: Path) -> Comparison:
@@ -34,11 +37,11 @@ def read_comparison(folder: Path) -> Comparison:
 
     path = folder / FILE
     try:
-        return Comparison.model_validate_json(path.read_bytes())
+        return Comparison.model_validate_json(read_json(path, values=MAX_SCORES))
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        told = first_fault(error) if isinstance(error, ValidationError) else reason(error)
         raise PlanError(
-            f"{path}: cannot be read ({reason}): run the same `hydrakit compare` again, which "
+            f"{path}: cannot be read ({told}): run the same `hydrakit compare` again, which "
             "writes it from the cells that are done"
         ) from None
 
