@@ -13,8 +13,8 @@ import numpy as np
 import hydrakit
 from hydrakit.cells import Cell, CompareDir, Design
 from hydrakit.data.index import Index
-from hydrakit.errors import DataError
-from hydrakit.files import read_rows, reason
+from hydrakit.errors import DataError, one_line
+from hydrakit.files import read_rows
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.metrics import auc
 from hydrakit.paired import compare
@@ -341,7 +341,8 @@ def _predictions(here: CompareDir, cell: Cell, split: str) -> list[dict[str, str
         ) from None
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(
-            f"{path}: cannot be read ({reason(error)}): delete {path.parent} and run again"
+            f"{path}: cannot be read ({one_line(str(error), 200)}): delete {path.parent} and run "
+            "again"
         ) from None
 
 

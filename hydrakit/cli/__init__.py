@@ -40,8 +40,8 @@ class Program(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         """Run a command; a failure that is the user's to mend becomes one line and status 1.
 
-        A signal that asks to stop becomes one line too, and status 130 or 143. So does what a plugin
-        raises, in its own command too, with status 1.
+        So does what a plugin raises, in its own command too. A signal that asks to stop becomes one
+        line and status 130 or 143.
         """
         try:
             with stoppable(), self._blaming(ctx):

@@ -28,16 +28,15 @@ def inspect(file: Path, as_json: bool) -> None:
         return
     facts = description.model_dump(mode="json", exclude={"probe"}, exclude_none=True)
     for key, value in facts.items():
-        click.echo(f"{key + ':':16}{_words(value)}")
+        shown = ", ".join(map(str, value)) or "none" if isinstance(value, list) else _words(value)
+        click.echo(f"{key + ':':16}{one_line(shown, 2**20)}")
 
 
 def _words(value: object) -> str:
-    """A value as one line; lists and dictionaries as what is in them."""
-    if isinstance(value, list):
-        return ", ".join(map(_words, value)) or "none"
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_words(inner)}" for name, inner in value.items()) or "none"
-    return one_line(str(value))
+    """A value, and dictionaries as their names and values."""
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(f"{name} {_words(inner)}" for name, inner in value.items()) or "none"
 
 
 @weights.command("import-authors")
