@@ -13,7 +13,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -179,13 +179,27 @@ def refuse_links(folder: Path) -> None:
         OSError: A folder cannot be listed.
     """
     for entry in _entries(folder):
-        if entry.is_symlink():
-            raise PlanError(
-                f"{entry.path}: is a link, and what is written there would be elsewhere: put the "
-                "file or folder itself in its place"
-            )
-        if not (entry.is_file() or entry.is_dir()):
-            raise PlanError(f"{entry.path}: is neither a file nor a folder: remove it")
+        if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
+            raise _no_file(entry.path)
+
+
+def refuse_link(path: Path) -> None:
+    """See that a file which is written in its place, if it is there, is nowhere else too.
+
+    Raises:
+        PlanError: It is a link, or no file, or has a second name (a hard link).
+    """
+    with suppress(FileNotFoundError):
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            raise _no_file(path)
+
+
+def _no_file(path: Path | str) -> PlanError:
+    return PlanError(
+        f"{path}: is a link, or neither a file nor a folder, and what is written there would be "
+        "elsewhere: put a copy of the file or folder in its place"
+    )
 
 
 def _entries(folder: Path | str) -> Iterator[os.DirEntry[str]]:

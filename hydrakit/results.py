@@ -400,5 +400,5 @@ class Environment(Frozen):
     compiled: bool | None = None
     processes: Number | None = None
     threads: Number | None = None
-    plugins: dict[str, Text] | None = None
+    plugins: dict[str, str] | None = None
     roots: dict[Name, PathText] | None = None

@@ -27,6 +27,7 @@ from hydrakit.files import (
     read_json,
     read_whole,
     reason,
+    refuse_link,
     refuse_links,
     sync_folder,
     write_atomic,
@@ -44,6 +45,9 @@ from hydrakit.results import (
 
 Model = TypeVar("Model", bound=BaseModel)
 TRACE = "test-trace.jsonl"
+
+IN_PLACE = (".lock", "lock.holder", "events.jsonl", "log.txt")
+"""Files that are written where they lie; all others are written beside their place and renamed."""
 
 MAX_METRICS = 64 * MIB  # of a round of 100,000 epochs, the most that a plan may have
 
@@ -180,6 +184,8 @@ class RunDir:
     def _refuse_links(self) -> None:
         try:
             refuse_links(self.path)
+            for name in IN_PLACE:
+                refuse_link(self.path / name)
         except OSError as error:
             raise PlanError(f"{self.path}: cannot be read: {error.strerror}") from None
 
@@ -325,8 +331,7 @@ class RunDir:
         """
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         path = self.path / "events.jsonl"
-        if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise PlanError(f"{path}: is a link or no file: put a file in its place")
+        refuse_link(path)
         append_line(path, json.dumps({"time": now, "event": event, **facts}))
 
     def _load(self, path: Path, model: type[Model], *, remedy: str) -> Model:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 METADATA_KEY = "hydrakit"
 MAX_HEADER = 2**20  # bytes; the paper's body needs 8 thousand, a head 10 thousand
+MAX_BYTES = 2**32  # of a file; the most that a plan's body can have are 2**27
 MAX_CLASSES = 999
 MAX_SIDE = 2**31  # of a tensor
 
@@ -211,9 +213,12 @@ def check_header(path: Path) -> None:
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It is no regular file, or its header is too long.
+        ValueError: It is no regular file, or it or its header is too long.
     """
     with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_BYTES:
+            raise ValueError(f"it has {size} bytes, and {MAX_BYTES} are allowed")
         length = int.from_bytes(file.read(8), "little")
     if length > MAX_HEADER:
         raise ValueError(f"its header would be {length} bytes long, and {MAX_HEADER} are allowed")
@@ -267,10 +272,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], description: BaseMo
     )
     data = save(copies, {METADATA_KEY: text})
     length = int.from_bytes(data[:8], "little")
-    if length > MAX_HEADER:
+    if length > MAX_HEADER or len(data) > MAX_BYTES:
         raise WeightsError(
-            f"{path}: not written, its header would be {length} bytes long and {MAX_HEADER} are "
-            "allowed: build a smaller network"
+            f"{path}: not written, it would have {len(data)} bytes, {length} of them header, and "
+            f"{MAX_BYTES} and {MAX_HEADER} are allowed: build a smaller network"
         )
     write_atomic(path, data)
 

@@ -40,22 +40,36 @@ class Program(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         """Run a command; a failure that is the user's to mend becomes one line and status 1.
 
+        That is a `HydrakitError`, and what the system says of a file.
+
         So does what a plugin raises, in its own command too. A signal that asks to stop becomes one
         line and status 130 or 143.
         """
         try:
             with stoppable(), self._blaming(ctx):
                 return super().invoke(ctx)
+        except PluginFault as error:
+            self._tell(error, f"{one_line(str(error))}{where_traced(error)}")
+            ctx.exit(1)
         except HydrakitError as error:
-            where = where_traced(error) if isinstance(error, PluginFault) else ""
-            if os.environ.get(DEBUG):
-                click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
-            click.echo(f"hydrakit: {one_line(str(error))}{where}", err=True)
+            self._tell(error, str(error))
+            ctx.exit(1)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            path = error.filename if error.filename2 is None else error.filename2
+            why = error.strerror or type(error).__name__
+            self._tell(error, f"{path}: {why}: see that it can be read and written, and what it is")
             ctx.exit(1)
         except KeyboardInterrupt as error:
             stop = stopped(error)
             click.echo(f"hydrakit: {stop}", err=True)
             ctx.exit(stop.status)
+
+    def _tell(self, error: Exception, message: str) -> None:
+        if os.environ.get(DEBUG):
+            click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+        click.echo(f"hydrakit: {one_line(message)}", err=True)
 
     @contextmanager
     def _blaming(self, ctx: click.Context) -> Iterator[None]:
