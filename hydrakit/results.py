@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from hydrakit.hooks import Task
 from hydrakit.plan import MAX_EPOCHS, MAX_ROUNDS, Frozen, Name, Seed, Text, Train
@@ -118,6 +118,12 @@ class Bootstrap(Frozen):
 
     chosen: Number
     val_auc: tuple[float | None, ...]
+
+    @model_validator(mode="after")
+    def _is_one_of_them(self) -> Self:
+        if self.chosen >= len(self.val_auc):
+            raise ValueError(f"of {len(self.val_auc)} starts number {self.chosen} is chosen")
+        return self
 
 
 class Moved(Frozen):

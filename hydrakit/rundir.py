@@ -219,7 +219,14 @@ class RunDir:
             PlanError: Its file is absent or broken.
         """
         folder = self.round_path(number, round)
-        return self._load(folder / "round.json", RoundResult, remedy=f"delete {folder}")
+        result = self._load(folder / "round.json", RoundResult, remedy=f"delete {folder}")
+        told = result.round, result.dataset, result.train, result.head
+        if told != (number, round.dataset, round.train, round.head):
+            raise PlanError(
+                f"{folder / 'round.json'}: is of another round than plan.json tells: delete "
+                f"{folder} and run again"
+            )
+        return result
 
     def epochs(self, number: int, round: Round) -> list[EpochRecord]:
         """The epochs of a finished round.
@@ -323,16 +330,23 @@ class RunDir:
                 ) from None
         return found
 
+    def check_log(self) -> None:
+        """See that ``events.jsonl`` can be added to.
+
+        Raises:
+            PlanError: It is a link or no file.
+        """
+        refuse_link(self.path / "events.jsonl")
+
     def log(self, event: str, **facts: object) -> None:
         """Add a line to ``events.jsonl``: what happened when.
 
         Raises:
             PlanError: It is a link or no file.
         """
+        self.check_log()
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-        path = self.path / "events.jsonl"
-        refuse_link(path)
-        append_line(path, json.dumps({"time": now, "event": event, **facts}))
+        append_line(self.path / "events.jsonl", json.dumps({"time": now, "event": event, **facts}))
 
     def _load(self, path: Path, model: type[Model], *, remedy: str) -> Model:
         with _readable(path, f"{remedy} and run again"):

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 from unittest import mock
 
 from click.testing import CliRunner
@@ -34,27 +33,25 @@ MEBIBYTES = 300  # of one command, beyond what the process had
 TAMPERINGS = 12  # files that stand for a change of the folder: as many as it has of other kinds
 
 
-class Place(NamedTuple):
-    """Folders beside the one with the sound files."""
+def _beside(folder: Path) -> Path:
+    """The folder with all that belongs to a target, save its sound files.
 
-    work: Path
-    outside: Path
-
-
-def _place(folder: Path) -> Place:
-    return Place(folder.parent / "work", folder.parent / "outside")
+    It has ``work``, the copy that is worked on; ``new``, which commands may make; and what nothing
+    may write: ``outside``, ``data``, ``site``.
+    """
+    return folder.with_name(f"{folder.name}-beside")
 
 
 def _stand_in(folder: Path) -> None:
     """Install the stand-ins for the commands, with their data beside the folder."""
     from helpers import install_standin, write_data
 
-    os.environ["HYDRAKIT_DATA"] = str(write_data(folder.parent / "data"))
-    sys.path.insert(0, str(install_standin(folder.parent / "site")))
+    beside = _beside(folder)
+    (beside / "outside").mkdir(parents=True)
+    (beside / "outside" / "file").write_text("private")
+    os.environ["HYDRAKIT_DATA"] = str(write_data(beside / "data"))
+    sys.path.insert(0, str(install_standin(beside / "site")))
     load_plugins.cache_clear()
-    outside = _place(folder).outside
-    outside.mkdir()
-    (outside / "file").write_text("private")
 
 
 def _tamperings(folder: Path, count: int = TAMPERINGS) -> Files:
@@ -171,7 +168,7 @@ def _tree(folder: Path, *, without: Sequence[str] = ()) -> dict[str, object]:
 
 def _copied(folder: Path) -> Path:
     """A fresh copy of the folder, with the change that one of its tamperings tells."""
-    work, outside = _place(folder)
+    work, outside = _beside(folder) / "work", _beside(folder) / "outside"
     shutil.rmtree(work, ignore_errors=True)
     shutil.copytree(folder, work)
     told = sorted(work.glob("tamper-*"))
@@ -214,15 +211,17 @@ def _invoke(arguments: Sequence[str | Path], notes: Path) -> bool:
 
 def _commands(folder: Path, commands: Callable[[Path], Sequence[Sequence[str | Path]]]) -> str:
     """Give a copy of the folder to some commands, one after another."""
-    beside = ("work", "cache", NOTES, folder.name, "swapped", "figures")
-    before = _tree(folder.parent, without=beside)
+    beside = _beside(folder)
+    before = _tree(beside, without=("work",)) | _tree(folder)
+    listed = {path.name for path in folder.parent.iterdir()}
     work = _copied(folder)
     worked = [_invoke(each, folder.parent / NOTES) for each in commands(work)]
-    after = _tree(folder.parent, without=beside)
+    shutil.rmtree(beside / "new", ignore_errors=True)
+    after = _tree(beside, without=("work",)) | _tree(folder)
     changed = [path for path in {*before, *after} if before.get(path) != after.get(path)]
     assert not changed, f"wrote outside: {changed[:3]}"
-    for name in ("swapped", "figures"):
-        shutil.rmtree(folder.parent / name, ignore_errors=True)
+    new = {path.name for path in folder.parent.iterdir()} - listed
+    assert new <= {NOTES, "cache"}, f"wrote beside: {new}"
     return "read" if all(worked) else "refused"
 
 
@@ -230,7 +229,7 @@ def read_run(folder: Path) -> str:
     return _commands(
         folder,
         lambda run: [
-            ["report", run, "--figures", folder.parent / "figures"],
+            ["report", run, "--figures", _beside(folder) / "new" / "figures"],
             ["evaluate", run, "--device", "cpu"],
             ["run", "--resume", run, "--device", "cpu"],
         ],
@@ -248,7 +247,7 @@ def read_comparison(folder: Path) -> str:
 
 
 def read_weight_files(folder: Path) -> str:
-    out = folder.parent / "swapped"
+    out = _beside(folder) / "new" / "swapped"
 
     def commands(files: Path) -> list[list[str | Path]]:
         body, head = files / "body.safetensors", files / "heads" / "alpha.safetensors"
@@ -272,7 +271,7 @@ def _no_training(session: object, places: object) -> None:
 
 
 def read_plan_file(folder: Path) -> str:
-    out = folder.parent / "work" / "run"
-    arguments = ["run", "--plan", folder.parent / "work" / "plan.json", "--device", "cpu"]
+    work = _beside(folder) / "work"
+    arguments = ["run", "--plan", work / "plan.json", "--out", work / "run", "--device", "cpu"]
     with mock.patch("hydrakit.session.Session.run", _no_training):
-        return _commands(folder, lambda _: [[*arguments, "--out", out]])
+        return _commands(folder, lambda _: [arguments])
