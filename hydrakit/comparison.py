@@ -6,7 +6,7 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from pydantic import Field, NonNegativeFloat, model_validator
@@ -409,16 +409,11 @@ def _validation(here: CompareDir, cell: Cell, positive: str) -> float:
 
 def readings_of(run: RunDir) -> int:
     """How often the test labels of a run were read, by its ledger (``events.jsonl``)."""
-    events = _events(run)
-    later = [each for each in events if each["event"] == "evaluated"]
-    at_end = [each for each in events if each["event"] == "test read"]
-    return len(at_end) + len([each for each in later if each.get("split") in ("test", "all")])
+    events = run.events()
+    later = [each for each in events if each.event == "evaluated"]
+    at_end = [each for each in events if each.event == "test read"]
+    return len(at_end) + len([each for each in later if each.split in ("test", "all")])
 
 
 def _shared(run: RunDir) -> int:
-    return sum(each["event"] == "round shared" for each in _events(run))
-
-
-def _events(run: RunDir) -> list[dict[str, Any]]:
-    """The lines of a run's ledger."""
-    return [each.model_dump() for each in run.events()]
+    return sum(each.event == "round shared" for each in run.events())

@@ -256,6 +256,17 @@ class RunDir:
             lines = read_whole(path).splitlines()
             return [TracePoint.model_validate_json(line) for line in lines]
 
+    def check_rounds(self, plan: Plan) -> None:
+        """Read what a report needs of the finished rounds, before anything is trained.
+
+        Raises:
+            PlanError: A file of theirs is absent or broken.
+        """
+        for number, round in enumerate(plan.rounds, start=1):
+            if self.finished(number, round):
+                self.round_result(number, round)
+                self.epochs(number, round)
+
     def results(self) -> Results | None:
         """The results, or None while the run is not finished.
 

@@ -187,7 +187,7 @@ class Session:
             if not self.rundir.report_path.is_file():  # stopped before it was written
                 self._report()
             return
-        self._look_at_finished()
+        self.rundir.check_rounds(self.plan)
         self._write_environment(places)
         self.watcher.started(self.rundir, str(self.compute.device))
         self.rundir.log("run", device=str(self.compute.device))
@@ -204,13 +204,6 @@ class Session:
             network.take(number, round)
         if self.test:
             self._finish(network)
-
-    def _look_at_finished(self) -> None:
-        """Read what the report will need, so that a damaged file is told before anything trains."""
-        for number, round in enumerate(self.plan.rounds, start=1):
-            if self.rundir.finished(number, round):
-                self.rundir.round_result(number, round)
-                self.rundir.epochs(number, round)
 
     def follow(self) -> None:
         """Help another process that does `run`: train with it, and go on from what it wrote.
