@@ -157,8 +157,8 @@ class Comparison(Frozen):
     def _fits_together(self) -> Self:
         passes, findings = len(self.passes), len(self.findings)
         tables = [self.fold_of, *(each.scores for each in self.strategies)]
-        rows: list[Sequence[float | None]] = [self.labels, self.patient_of]
-        rows += [each.mean_scores for each in self.strategies]
+        means = (each.mean_scores for each in self.strategies)
+        rows: list[Sequence[float | None]] = [self.labels, self.patient_of, *means]
         rows += [row for table in tables for row in table]
         if not passes or {len(table) for table in tables} != {passes}:
             raise ValueError("its tables of scores have other numbers of passes than 'passes'")
@@ -355,11 +355,7 @@ def _predictions(here: CompareDir, cell: Cell, split: str) -> list[dict[str, str
     path = here.cell(cell) / "predictions.csv"
     try:
         return [row for row in read_rows(path) if row["split"] == split]
-    except KeyError as error:
-        raise DataError(
-            f"{path}: has no column {error}: delete {path.parent} and run again"
-        ) from None
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, KeyError, ValueError, csv.Error) as error:
         raise DataError(
             f"{path}: cannot be read ({one_line(str(error), 200)}): delete {path.parent} and run "
             "again"
