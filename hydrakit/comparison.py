@@ -16,6 +16,7 @@ from hydrakit.cells import Cell, CompareDir, Design
 from hydrakit.data.index import Index
 from hydrakit.errors import DataError, one_line
 from hydrakit.files import read_rows
+from hydrakit.findings import Findings, Subgroups
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.metrics import auc
 from hydrakit.paired import compare
@@ -23,6 +24,7 @@ from hydrakit.plan import Frozen, Name, Text
 from hydrakit.results import Number, Results, Seconds, Share
 from hydrakit.rundir import RunDir
 from hydrakit.stats import mean_auc
+from hydrakit.subgroups import ComparedSubgroup, subgroups_of
 from hydrakit.tested import Row, Tested, gather
 from hydrakit.verdict import Kind, verdicts
 
@@ -123,6 +125,8 @@ class Comparison(Frozen):
         patient_of: Number of its patient, of each finding.
         passes: Seed and repeat of each pass: a test of all findings.
         fold_of: Which fold tested a finding, ``(passes, findings)``; None where none did.
+        images: Number of images of the findings.
+        subgroups: The strategies on parts of the findings, where the target tells of any.
     """
 
     format: Literal[1] = 1
@@ -152,6 +156,8 @@ class Comparison(Frozen):
     patient_of: tuple[Number, ...]
     passes: tuple[tuple[Number, Number], ...]
     fold_of: tuple[tuple[Number | None, ...], ...]
+    images: Number
+    subgroups: tuple[ComparedSubgroup, ...] = ()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -174,33 +180,38 @@ class Comparison(Frozen):
 
 @dataclass(frozen=True, kw_only=True)
 class Cases:
-    """What the findings of the target are, and who has them.
+    """The target's cases.
 
     Attributes:
         positive: The class that counts as positive.
-        finding: Of each case, by key: exact copies of one patient's image are one finding.
+        finding: Of each case, by key: what it is an image of.
         patient: Of each case, by key: those that groups or copies join are one.
+        subgroups: Of each finding, by name: what subgroups it is in.
     """
 
     positive: str
     finding: Mapping[str, str]
     patient: Mapping[str, str]
+    subgroups: Mapping[str, Subgroups]
 
 
 def cases_of(index: Index, units: Mapping[str, str], positive: str) -> Cases:
-    """The findings of a prepared dataset.
+    """The cases of a prepared dataset.
 
     Args:
         index: Of the dataset.
         units: By key, what must stay on one side of a split (`hydrakit.data.gate.Gate.units`).
         positive: The class that counts as positive.
     """
-    first: dict[tuple[str, str, str], str] = {}
-    finding = {}
-    for case in index.cases:
-        same = (case.patient, str(case.label), case.content or case.key)
-        finding[case.key] = first.setdefault(same, case.key)
-    return Cases(positive=positive, finding=finding, patient=dict(units))
+    names = [case.finding for case in index.cases]
+    found = Findings.of(names)
+    told = found.subgroups([case.subgroups for case in index.cases])
+    return Cases(
+        positive=positive,
+        finding={case.key: case.finding for case in index.cases},
+        patient=dict(units),
+        subgroups=dict(zip((names[first] for first in found.firsts), told, strict=True)),
+    )
 
 
 def positive_class(adapter: DatasetAdapter, wanted: str | None) -> str:
@@ -290,6 +301,8 @@ def compared(
         patient_of=tuple(one.patients.tolist()),
         passes=one.passes,
         fold_of=tuple(tuple(f if f >= 0 else None for f in row) for row in one.folds.tolist()),
+        images=int(one.images.sum()),
+        subgroups=subgroups_of(tested, cases.subgroups, level=LEVEL),
     )
 
 
@@ -371,15 +384,18 @@ def _rows(here: CompareDir, cells: Sequence[Cell], cases: Cases) -> list[Row]:
     rows = []
     for cell in cells:
         for row in _predictions(here, cell, "test"):
-            key = row["key"]
-            if key not in cases.patient:
+            key, finding = row["key"], row.get("finding")
+            if key not in cases.patient or cases.finding[key] != finding:
+                what = ", which the data has no more"
+                if key in cases.patient:
+                    what = f" as an image of {finding!r}, which the data now tells otherwise"
                 raise DataError(
-                    f"{here.cell(cell)}: tested {key!r}, which the data has no more: restore the "
-                    "data, or begin anew with another `--out`"
+                    f"{here.cell(cell)}: tested {key!r}{what}: restore the data, or begin anew "
+                    "with another `--out`"
                 )
             rows.append(
                 Row(
-                    finding=cases.finding[key],
+                    finding=finding,
                     patient=cases.patient[key],
                     label=_label(row, cases.positive),
                     score=float(row[f"p_{cases.positive}"]),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from hydrakit.data.declared import plugins_at
 from hydrakit.errors import DataError, PlanError, WeightsError, unknown
+from hydrakit.findings import Findings
 from hydrakit.hooks import OptionValue, Task
 from hydrakit.places import root_of
 from hydrakit.plan import Split
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from hydrakit.data.load import Cases
+    from hydrakit.findings import Subgroups
     from hydrakit.tasks import Scale
 
 
@@ -41,6 +43,8 @@ class Predictions:
         outputs: ``(cases, outputs)`` of the head.
         task: What a label is.
         scale: Of a number, over the training split.
+        findings: Of which finding each case is an image; None: each of one of its own.
+        subgroups: As in `Sample`, of each case; None: nothing is told.
     """
 
     dataset: str
@@ -51,6 +55,8 @@ class Predictions:
     outputs: NDArray[np.float64]
     task: Task = "classification"
     scale: Scale | None = None
+    findings: tuple[str, ...] | None = None
+    subgroups: tuple[Subgroups, ...] | None = None
 
 
 def predict(
@@ -68,43 +74,68 @@ def predict(
         outputs=outputs(model, cases.patches).cpu().double().numpy(),
         task=cases.task,
         scale=cases.scale,
+        findings=tuple(case.finding for case in cases.cases),
+        subgroups=tuple(case.subgroups for case in cases.cases),
     )
 
 
 def score(predictions: Predictions) -> TestResult:
-    """The figures of predictions, with what the number of cases lets one say.
+    """The figures of predictions, every finding counted once.
 
     Raises:
-        DataError: A class has no case among them.
+        DataError: A class has no finding among them.
     """
     from hydrakit import tasks
 
-    found, labels, task = predictions.outputs, predictions.labels, predictions.task
-    if not len(labels):
+    task, scale, classes = predictions.task, predictions.scale, predictions.classes
+    if not len(predictions.labels):
         raise DataError(f"{predictions.dataset}: no case in split {predictions.split!r}")
-    held = tasks.strata(labels.tolist(), task, predictions.classes).sum(axis=0)
-    for count, name in zip(held, tasks.strata_names(task, predictions.classes), strict=True):
+    found = Findings.of(predictions.findings or predictions.keys)
+    labels = predictions.labels[found.firsts]
+    _need_every_class(predictions, labels)
+    images = tasks.predictions(predictions.outputs, task=task, scale=scale)
+    scores = found.pooled(images)
+    told = found.subgroups(predictions.subgroups or [{}] * len(images))
+    classwise = tasks.areas(scores, labels, task=task, classes=classes)
+    outputs = tasks.outputs_of(scores, task=task, scale=scale)
+    figures = tasks.figures(outputs, labels, task=task, scale=scale)
+    if classwise:  # of the probabilities themselves: the way back to outputs may make ties
+        figures = figures.model_copy(
+            update={"auc": sum(area.auc for area in classwise) / len(classwise)}
+        )
+    return TestResult(
+        dataset=predictions.dataset,
+        split=predictions.split,
+        figures=figures,
+        findings=len(labels),
+        images=len(images),
+        task=task,
+        classes=classwise,
+        subgroups=tasks.areas_of_subgroups(scores, labels, told, task=task, classes=classes),
+    )
+
+
+def _need_every_class(
+    predictions: Predictions, labels: NDArray[np.int64] | NDArray[np.float64]
+) -> None:
+    from hydrakit.tasks import strata, strata_names
+
+    held = strata(labels.tolist(), predictions.task, predictions.classes).sum(axis=0)
+    names = strata_names(predictions.task, predictions.classes)
+    for count, name in zip(held, names, strict=True):
         if count == 0:
             raise DataError(
                 f"{predictions.dataset}: no case of class {name!r} in split "
                 f"{predictions.split!r}: its AUC cannot be told"
             )
-    scores = tasks.predictions(found, task=task, scale=predictions.scale)
-    return TestResult(
-        dataset=predictions.dataset,
-        split=predictions.split,
-        figures=tasks.figures(found, labels, task=task, scale=predictions.scale),
-        cases=len(labels),
-        task=task,
-        classes=tasks.areas(scores, labels, task=task, classes=predictions.classes),
-    )
 
 
 def to_csv(predictions: Sequence[Predictions]) -> str:
-    """The text of ``predictions.csv``: a line for each case.
+    """The text of ``predictions.csv``: a line for each case, an image of a finding.
 
-    Classes and labels have a column ``p_NAME`` each for their probability; several labels of a
-    case are joined by ``;``. A number has the columns ``label`` and ``predicted`` alone.
+    Figures are of findings: lines with one name in ``finding`` count once, by their mean. Classes
+    and labels have a column ``p_NAME`` each for their probability; several labels of a case are
+    joined by ``;``. A number has the columns ``label`` and ``predicted`` alone.
     """
     from hydrakit import tasks
     from hydrakit.data.read import class_names
@@ -113,10 +144,13 @@ def to_csv(predictions: Sequence[Predictions]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     task, classes = predictions[0].task, predictions[0].classes
     columns = [] if task == "regression" else [f"p_{name}" for name in classes]
-    writer.writerow(["dataset", "split", "key", "label", "predicted", *columns])
+    writer.writerow(["dataset", "split", "key", "finding", "label", "predicted", *columns])
     for part in predictions:
         scores = tasks.predictions(part.outputs, task=task, scale=part.scale)
-        for key, label, row in zip(part.keys, part.labels.tolist(), scores, strict=True):
+        findings = part.findings or part.keys
+        for key, finding, label, row in zip(
+            part.keys, findings, part.labels.tolist(), scores, strict=True
+        ):
             said: object
             if task == "regression":
                 shown, said = label[0], row[0]
@@ -126,7 +160,8 @@ def to_csv(predictions: Sequence[Predictions]) -> str:
                 said = ";".join(class_names(present, task, classes))
             else:
                 shown, said = classes[label], classes[row.argmax()]
-            writer.writerow([part.dataset, part.split, key, shown, said, *row[: len(columns)]])
+            told = part.dataset, part.split, key, finding, shown, said
+            writer.writerow([*told, *row[: len(columns)]])
     return text.getvalue()
 
 

@@ -60,6 +60,11 @@ class Sample:
             without patients gives each image one of its own.
         key: Identity of the sample within its dataset, stable between readings.
         group: Further samples with the same group are kept in one split (an exam, copies).
+        finding: What is counted once, however many samples (slices, augmented copies) there are of
+            it: their scores are averaged before a test figure is made. A name within the patient:
+            those of two patients are two findings, even if their names are equal. All samples of
+            a finding have one label. None: a finding of its own, together with exact copies that
+            the patient has of it.
         centre: ``(row, column)`` of the lesion in pixels, where (0, 0) is the middle of the upper
             left pixel; None for the image's middle.
         spacing: ``(row, column)`` distance between pixels in millimetres; needed where the
@@ -68,6 +73,10 @@ class Sample:
             ``test``); None where that is left to hydrakit.
         facts: What is known of the file and should not tell the label: format, mode, bit depth,
             scanner. Never anything of the patient.
+        subgroups: By what test figures are also given apart, and the sample's value: ``{"zone":
+            "PZ", "scanner": "Skyra"}``. A value may well go with the label, as a zone does; it is
+            never anything of who the patient is. A scanner is a fact too: as a fact it is asked
+            whether it tells the label, as a subgroup how well the network does on it.
         source: The files that decide the image's pixels. Once prepared, the image is not read again
             while these and ``centre`` and ``spacing`` stay as they are; without any, it always is.
     """
@@ -80,7 +89,9 @@ class Sample:
     centre: tuple[float, float] | None = None
     spacing: tuple[float, float] | None = None
     split: str | None = None
+    finding: str | None = None
     facts: Mapping[str, str | float] = field(default_factory=dict)
+    subgroups: Mapping[str, str] = field(default_factory=dict)
     source: tuple[Path, ...] = ()
 
 

@@ -233,8 +233,8 @@ class AreaUnderCurve(Frozen):
         auc: The estimate.
         low: Lower end of the interval.
         high: Upper end of the interval.
-        positives: Cases of the class.
-        negatives: All other cases.
+        positives: Findings of the class.
+        negatives: All other findings.
     """
 
     class_name: Text
@@ -245,8 +245,35 @@ class AreaUnderCurve(Frozen):
     negatives: Number
 
 
+class Subgroup(Frozen):
+    """How well a network does on the findings of one subgroup.
+
+    Attributes:
+        name: What is told apart: ``zone``.
+        value: Which of them: ``PZ``.
+        class_name: The class that counts as positive, against all others.
+        positives: Findings of the class.
+        negatives: All other findings.
+        auc: The estimate; None where either are fewer than `hydrakit.findings.FEWEST`.
+        low: Lower end of its interval.
+        high: Upper end.
+    """
+
+    name: Text
+    value: Text
+    class_name: Text
+    positives: Number
+    negatives: Number
+    auc: Share | None = None
+    low: Share | None = None
+    high: Share | None = None
+
+
 class TestResult(Frozen):
     """The target's test split, read once.
+
+    Every finding counts once: the probabilities (of a number, the values) that its images were
+    given are averaged.
 
     Attributes:
         dataset: The target.
@@ -254,10 +281,13 @@ class TestResult(Frozen):
         figures: Over all classes.
         level: Of the intervals.
         method: Of the intervals.
-        cases: How many there were.
+        findings: How many there were.
+        images: How many images there were of them.
         task: What a label is.
         classes: One entry for two classes (the second is the positive one), else one for each
             class or label; none for a number.
+        subgroups: The same for parts of the findings, where the dataset tells of any: not compared
+            with one another.
     """
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
@@ -265,11 +295,13 @@ class TestResult(Frozen):
     dataset: Name
     split: Literal["train", "val", "test", "all"]
     figures: Figures
-    cases: Number
+    findings: Number
+    images: Number
     task: Task = "classification"
     level: Share = 0.95
     method: Text = "Newcombe 2006, method 5"
     classes: tuple[AreaUnderCurve, ...]
+    subgroups: tuple[Subgroup, ...] = ()
 
 
 class ShortcutFact(Frozen):
@@ -302,6 +334,7 @@ class DataFacts(Frozen):
         channels: Of the images.
         cases: By split.
         counts: Cases by split and class name; a case with several labels counts for each.
+        findings: Findings, likewise: several cases may be images of one.
         patients: Distinct patients by split.
         unlabelled: Cases without a label, not used.
         excluded: Number of cases without a usable image, by reason.
@@ -315,6 +348,7 @@ class DataFacts(Frozen):
     channels: Number
     cases: dict[str, Number] = Field(default_factory=dict)
     counts: dict[str, dict[str, Number]]
+    findings: dict[str, dict[str, Number]] = Field(default_factory=dict)
     patients: dict[str, Number]
     unlabelled: Number
     excluded: dict[str, Number]

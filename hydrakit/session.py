@@ -17,6 +17,7 @@ import hydrakit
 from hydrakit import transfer, weights
 from hydrakit.checkpoint import EVERY
 from hydrakit.data.gate import DROPPED, WITHHELD, Gate, pass_gate, shortcut_facts
+from hydrakit.data.index import Case
 from hydrakit.data.load import Cases, Loaded, load, select
 from hydrakit.data.prepare import Prepared
 from hydrakit.data.read import class_names
@@ -129,20 +130,29 @@ class Session:
         loaded, index = self.loaded[name], self.prepared[name].index
         cases = [case for case in index.cases if case.label is not None]
         counts: dict[str, Counter[str]] = {}
+        findings: dict[str, dict[str, Case]] = {}  # one case of each
         patients: dict[str, set[str]] = {}
         dealt = Counter(loaded.splits.values())
+
+        def named(case: Case) -> tuple[str, ...]:
+            return class_names(case.label, loaded.task, loaded.classes)
+
         for case in cases:
             split = loaded.splits[case.key]
             if split in (WITHHELD, DROPPED):
                 continue
-            names = class_names(case.label, loaded.task, loaded.classes)
-            counts.setdefault(split, Counter()).update(names)
+            counts.setdefault(split, Counter()).update(named(case))
+            findings.setdefault(split, {})[case.finding] = case
             patients.setdefault(split, set()).add(case.patient)
         return DataFacts(
             digest=index.content,
             channels=index.channels,
             cases={split: dealt[split] for split in sorted(counts)},
             counts={split: dict(sorted(counts[split].items())) for split in sorted(counts)},
+            findings={
+                split: dict(sorted(Counter(n for c in of.values() for n in named(c)).items()))
+                for split, of in sorted(findings.items())
+            },
             patients={split: len(patients[split]) for split in sorted(patients)},
             unlabelled=len(index.cases) - len(cases),
             excluded=dict(Counter(case.reason for case in index.excluded)),

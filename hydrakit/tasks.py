@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from hydrakit import metrics
+from hydrakit.findings import Subgroups, enough, parts
 from hydrakit.hooks import Label, Task
-from hydrakit.results import AreaUnderCurve, Figures
+from hydrakit.results import AreaUnderCurve, Figures, Subgroup
 from hydrakit.stats import newcombe_interval
 
 Scale = tuple[float, float]  # mean and standard deviation of a number over the training split
@@ -170,6 +171,41 @@ def predictions(
     return metrics.softmax(outputs)
 
 
+def outputs_of(
+    found: NDArray[np.float64], *, task: Task, scale: Scale | None = None
+) -> NDArray[np.float64]:
+    """The reverse of `predictions`: outputs of a head that would give these.
+
+    A probability of 0 or 1, which no finite output gives, is taken for the nearest that one does.
+    """
+    if task == "regression":
+        mean, spread = scale or (0.0, 1.0)
+        return (found - mean) / spread
+    kept = found.clip(np.finfo(np.float64).tiny, 1 - np.finfo(np.float64).epsneg)
+    if task == "multilabel":
+        return np.asarray(np.log(kept) - np.log1p(-kept), dtype=np.float64)
+    return np.asarray(np.log(kept), dtype=np.float64)
+
+
+def area_of(scores: NDArray[np.float64], is_it: NDArray[np.bool_], name: str) -> AreaUnderCurve:
+    """The AUC of a class with its interval.
+
+    Args:
+        scores: Its probability, ``(findings,)``.
+        is_it: Which findings are of it, ``(findings,)``.
+        name: Of the class.
+
+    Raises:
+        ValueError: There are no such findings, or no others.
+    """
+    found = metrics.auc(scores, is_it.astype(int))
+    positives, negatives = int(is_it.sum()), int((~is_it).sum())
+    low, high = newcombe_interval(found, positives, negatives)
+    return AreaUnderCurve(
+        class_name=name, auc=found, low=low, high=high, positives=positives, negatives=negatives
+    )
+
+
 def areas(
     scores: NDArray[np.float64],
     targets: NDArray[np.float64] | NDArray[np.int64],
@@ -180,28 +216,53 @@ def areas(
     """The AUC of each class or label with its interval; of two classes the second one's alone.
 
     Args:
-        scores: ``(cases, outputs)`` as `predictions` gives them.
+        scores: ``(findings, outputs)`` as `predictions` gives them.
         targets: As `targets_of` gives them.
         task: What a label is.
         classes: Their names.
     """
-    if task == "regression":
-        return ()
-    chosen = [1] if task == "classification" and len(classes) == 2 else range(len(classes))
+    return tuple(
+        area_of(scores[:, label], is_it, classes[label])
+        for label, is_it in positives_of(targets, task=task, classes=classes)
+    )
+
+
+def areas_of_subgroups(
+    scores: NDArray[np.float64],
+    targets: NDArray[np.float64] | NDArray[np.int64],
+    told: Sequence[Subgroups],
+    *,
+    task: Task,
+    classes: Sequence[str],
+) -> tuple[Subgroup, ...]:
+    """As `areas`, for each subgroup of the findings; counts alone where they are too few.
+
+    Args:
+        scores: ``(findings, outputs)`` as `predictions` gives them.
+        targets: As `targets_of` gives them.
+        told: What subgroups each finding is in.
+        task: What a label is.
+        classes: Their names.
+    """
     found = []
-    for label in chosen:
-        is_it = targets[:, label] > 0.5 if task == "multilabel" else targets == label
-        auc = metrics.auc(scores[:, label], is_it.astype(int))
-        positives, negatives = int(is_it.sum()), int((~is_it).sum())
-        low, high = newcombe_interval(auc, positives, negatives)
-        found.append(
-            AreaUnderCurve(
-                class_name=classes[label],
-                auc=auc,
-                low=low,
-                high=high,
-                positives=positives,
-                negatives=negatives,
-            )
-        )
+    for name, value, inside in parts(told):
+        for label, is_it in positives_of(targets, task=task, classes=classes):
+            of_it = is_it[inside]
+            counts = {"positives": int(of_it.sum()), "negatives": int((~of_it).sum())}
+            given: dict[str, object] = {"class_name": classes[label], **counts}
+            if enough(**counts):
+                given = dict(area_of(scores[inside, label], of_it, classes[label]))
+            found.append(Subgroup.model_validate({"name": name, "value": value, **given}))
     return tuple(found)
+
+
+def positives_of(
+    targets: NDArray[np.float64] | NDArray[np.int64], *, task: Task, classes: Sequence[str]
+) -> list[tuple[int, NDArray[np.bool_]]]:
+    """The classes or labels that have an AUC, and which targets are of each; none of a number."""
+    if task == "regression":
+        return []
+    if task == "multilabel":
+        return [(label, targets[:, label] > 0.5) for label in range(len(classes))]
+    chosen = [1] if len(classes) == 2 else range(len(classes))
+    return [(label, targets == label) for label in chosen]

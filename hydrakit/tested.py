@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydrakit.errors import DataError
+from hydrakit.findings import average
 
 Floats = NDArray[np.float64]
 
@@ -52,6 +53,7 @@ class Tested:
         passes: The (seed, repeat) of each, sorted.
         scores: ``(passes, findings)``; NaN where a pass did not test the finding.
         folds: ``(passes, findings)``; -1 where it did not.
+        images: How many images of each a pass tested, ``(findings,)``.
     """
 
     __test__ = False  # no test class, whatever pytest thinks of its name
@@ -62,6 +64,7 @@ class Tested:
     passes: tuple[tuple[int, int], ...]
     scores: Floats
     folds: NDArray[np.intp]
+    images: NDArray[np.intp]
 
     @property
     def positive(self) -> NDArray[np.bool_]:
@@ -85,6 +88,24 @@ class Tested:
         return sum(len(np.unique(row[row >= 0])) for row in self.folds) - len(self.cells)
 
 
+def part_of(tested: Tested, inside: NDArray[np.bool_]) -> Tested:
+    """The scores of some findings alone; it may have no cell that tested both classes.
+
+    Args:
+        tested: Of all findings.
+        inside: Which to keep, ``(findings,)``.
+    """
+    return Tested(
+        findings=tuple(name for name, kept in zip(tested.findings, inside, strict=True) if kept),
+        patients=tested.patients[inside],
+        labels=tested.labels[inside],
+        passes=tested.passes,
+        scores=tested.scores[:, inside],
+        folds=tested.folds[:, inside],
+        images=tested.images[inside],
+    )
+
+
 def gather(rows: Iterable[Row]) -> Tested:
     """Put the rows of all cells of one strategy together, one score per finding and cell.
 
@@ -104,18 +125,20 @@ def gather(rows: Iterable[Row]) -> Tested:
     column = {name: index for index, name in enumerate(names)}
     line = {key: index for index, key in enumerate(passes)}
     shape = len(passes), len(names)
-    totals, counts = np.zeros(shape), np.zeros(shape)
+    found: dict[tuple[int, int], list[float]] = {}
     folds = np.full(shape, -1, dtype=np.intp)
     facts: dict[str, Row] = {}
     for row in rows:
         at = line[row.seed, row.repeat], column[row.finding]
-        totals[at] += row.score
-        counts[at] += 1
+        found.setdefault(at, []).append(row.score)
         folds[at] = row.fold
         facts[row.finding] = row
     _, patients = np.unique([facts[name].patient for name in names], return_inverse=True)
     scores = np.full(shape, np.nan)
-    np.divide(totals, counts, out=scores, where=counts > 0)
+    images = np.zeros(len(names), dtype=np.intp)
+    for at, values in found.items():
+        scores[at] = average(values)
+        images[at[1]] = max(images[at[1]], len(values))
     tested = Tested(
         findings=tuple(names),
         patients=patients.astype(np.intp),
@@ -123,6 +146,7 @@ def gather(rows: Iterable[Row]) -> Tested:
         passes=tuple(passes),
         scores=scores,
         folds=folds,
+        images=images,
     )
     if not tested.cells:
         raise DataError("no fold tested findings of both classes: its AUC cannot be told")

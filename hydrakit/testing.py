@@ -30,6 +30,7 @@ class Checked:
         unusable: Number of cases without a sample, by reason.
         patients: Number of different patients.
         groups: Number of different groups, those of one sample included.
+        findings: Number of different findings, those of one sample included.
     """
 
     samples: dict[str, int]
@@ -37,6 +38,7 @@ class Checked:
     unusable: dict[str, int]
     patients: int
     groups: int
+    findings: int
 
 
 def check_adapter(
@@ -72,6 +74,7 @@ def check_adapter(
         unusable=dict(Counter(case.reason for case in first if isinstance(case, Unusable))),
         patients=len({sample.patient for sample in samples}),
         groups=len({sample.group or sample.key for sample in samples}),
+        findings=len({(s.patient, s.finding) if s.finding else (s.key,) for s in samples}),
     )
 
 
@@ -100,10 +103,15 @@ def _check_types(case: object) -> None:
     _check_text(case.patient, "patient", key)
     if case.group is not None:
         _check_text(case.group, "group", key)
+    if case.finding is not None:
+        _check_text(case.finding, "finding", key)
     assert case.split in (None, "train", "val", "test"), f"{key!r}: split is {case.split!r}"
     for name, value in case.facts.items():
         _check_text(name, "a fact's name", key)
         assert isinstance(value, str | int | float), f"{key!r}: fact {name!r} is {value!r}"
+    for name, value in case.subgroups.items():
+        _check_text(name, "a subgroup's name", key)
+        _check_text(value, f"subgroup {name!r}", key)
     _check_pair(case.centre, "centre", key)
     _check_pair(case.spacing, "spacing", key)
     assert isinstance(case.source, tuple), f"{key!r}: source is not a tuple of paths"
@@ -134,10 +142,12 @@ class _Read:
     label: Label | None
     patient: str
     group: str | None
+    finding: str | None
     centre: tuple[float, float] | None
     spacing: tuple[float, float] | None
     split: str | None
     facts: Mapping[str, str | float]
+    subgroups: Mapping[str, str]
     source: tuple[Path, ...]
     shape: tuple[int, ...]
     pixels: str

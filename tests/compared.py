@@ -85,6 +85,7 @@ def make_comparison(folder: Path, **changes: object) -> Comparison:
             "patient_of": one.patients.tolist(),
             "passes": one.passes,
             "fold_of": one.folds.tolist(),
+            "images": FINDINGS,
         }
         | changes
     )

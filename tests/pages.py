@@ -175,6 +175,11 @@ def make_run(
             "train": {"benign": 200, "significant": 60},
             "val": {"benign": 30, "significant": 8},
         },
+        "findings": {
+            "test": {"benign": 15, "significant": 4},
+            "train": {"benign": 200, "significant": 60},
+            "val": {"benign": 30, "significant": 8},
+        },
         "patients": {"test": 16, "train": 150, "val": 20},
         "unlabelled": 3,
         "excluded": {"no highest-b series": 1, "position outside the volume": 6},

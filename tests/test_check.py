@@ -147,7 +147,7 @@ def test_json_holds_everything(check: Check, tmp_path: Path) -> None:
     write(tmp_path / "lesions", cases, broken=["09.png"])
     told = json.loads(check("--json").stdout)
     assert told["counts"]["all"] == {
-        "train": 31, "val": 4, "test": 4, "all": 39, "patients": 39
+        "train": 31, "val": 4, "test": 4, "all": 39, "findings": 39, "patients": 39
     }  # fmt: skip
     assert told["split"] == {"train": 8.0, "val": 1.0, "test": 1.0, "fold": None}
     assert told["groups"] == [["04.png", "06.png"]]

@@ -214,7 +214,7 @@ def parse_text(text: str) -> Node:
 def test_cases_are_chosen_of_different_patients(owners: list[int], count: int) -> None:
     cases = [
         (row, CheckedCase(key=str(row), label=0, classes=("a",), patient=str(owner), split=None,
-                          facts={}))
+                          finding=str(row), subgroups={}, facts={}))
         for row, owner in enumerate(owners)
     ]  # fmt: skip
     rows = choose(cases, count)

@@ -157,7 +157,7 @@ def assert_table(text: str, rundir: RunDir) -> None:
         assert " ".join(cells) in " ".join(text.split())
     (area,) = results.test.classes
     assert f"alpha test: AUC {area.auc:.3f} for 'malignant', 95% interval {area.low:.3f}" in text
-    assert f"({area.positives} positive, {area.negatives} negative cases)" in text
+    assert f"({area.positives} positive, {area.negatives} negative findings)" in text
     for path in (rundir.body_path, rundir.report_path, rundir.head_path("beta")):
         assert re.search(rf": +{re.escape(str(path))}$", text, re.MULTILINE)
         assert path.is_file()

@@ -108,6 +108,7 @@ def draw(rng: np.random.Generator, setting: Setting) -> tuple[Tested, Tested] | 
                 passes=tuple((index, 0) for index in range(setting.passes)),
                 scores=math.sqrt(1 - noise) * signal + math.sqrt(noise) * own + shift * labels,
                 folds=np.array(folds, dtype=np.intp),
+                images=np.ones(count, dtype=np.intp),
             )
         )
     return found[0], found[1]

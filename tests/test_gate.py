@@ -44,7 +44,7 @@ def picture(seed: int) -> np.ndarray:
 
 
 def case(key: str, image: np.ndarray, **more: Any) -> Case:
-    values = {"label": 0, "patient": key, "group": None, "split": None, "facts": {}}
+    values = {"label": 0, "patient": key, "group": None, "finding": key, "split": None}
     return Case(key=key, content=content_digest(image), **{**values, **more})
 
 

@@ -34,6 +34,7 @@ def pair(
             passes=tuple((k, 0) for k in range(passes)),
             scores=of_one,
             folds=folded,
+            images=np.ones(findings, dtype=np.intp),
         )
         for of_one in scores
     )

@@ -92,7 +92,9 @@ def test_what_gives_no_image_is_excluded_with_its_reason(tmp_path: Path) -> None
             "label": None,
             "patient": "p",
             "group": "g",
+            "finding": "good",
             "split": "val",
+            "subgroups": {},
             "facts": {**image_facts(good), "mode": "L", "dose": 3.0},
             "content": content_digest(image),
         }

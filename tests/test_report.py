@@ -44,7 +44,7 @@ def test_only_markup_goes_in_as_markup():
     ("low", "high", "said"),
     [
         (0.52, 0.97, "excludes 0.5"),
-        (0.31, 0.88, "on these 19 cases the network cannot be told from chance"),
+        (0.31, 0.88, "on these 19 findings the network cannot be told from chance"),
         (0.5, 0.9, "cannot be told from chance"),
         (0.1, 0.45, "worse than chance"),
     ],
@@ -67,19 +67,19 @@ def test_the_verdict_comes_first_and_says_what_it_rests_on(tmp_path):
     area = found.classes[0]
     assert f"{area.auc:.3f}" in verdict
     assert f"95 % interval {area.low:.3f} to {area.high:.3f}" in verdict
-    assert "from 4 positive (significant) and 15 negative cases" in verdict
+    assert "from 4 positive (significant) and 15 negative findings" in verdict
     words = section.words()
     assert area.low < 0.5 < area.high
     assert "cannot be told from chance" in words
-    assert "One positive case weighs 0.250 of the AUC, one negative case 0.067." in words
-    assert "The 19 cases are of 16 patients" in words
+    assert "One positive finding weighs 0.250 of the AUC, one negative finding 0.067." in words
+    assert "The 19 findings are of 16 patients" in words
     assert f"Accuracy {found.figures.accuracy:.3f}" in words
     assert "every time would give 0.789" in words
 
 
 def test_one_patient_is_one(tmp_path):
     page = report(make_run(tmp_path / "run", facts={"patients": {"test": 1}}))
-    assert "The 19 cases are of 1 patient. The" in page.all("section")[0].words()
+    assert "The 19 findings are of 1 patient. The" in page.all("section")[0].words()
 
 
 def test_no_word_of_patients_where_each_has_one_case(tmp_path):
@@ -333,14 +333,14 @@ def edit_plan(rundir):
         (remove("predictions.csv"), r"predictions\.csv: cannot be read .*: delete .*results\.json"),
         (write("predictions.csv", "a,b\n1,2\n"), r"predictions\.csv: has no column 'split'"),
         (
-            write("predictions.csv", "split,label,p_significant\ntest,benign,high\n"),
+            write("predictions.csv", "split,finding,label,p_significant\ntest,a,benign,high\n"),
             r"predictions\.csv: is broken",
         ),
         (
-            write("predictions.csv", "split,label,p_significant\ntest,benign\n"),
+            write("predictions.csv", "split,finding,label,p_significant\ntest,a,benign\n"),
             r"predictions\.csv: is broken",
         ),
-        (write("predictions.csv", "split,label,p_significant\n"), "do not give the AUC"),
+        (write("predictions.csv", "split,finding,label,p_significant\n"), "do not give the AUC"),
         (swap_labels, "do not give the AUC"),
         (remove("rounds/03-brain-all/metrics.jsonl"), r"03-brain-all/metrics\.jsonl: cannot be"),
         (write("rounds/03-brain-all/metrics.jsonl", ""), "does not hold the 6 epochs"),

@@ -76,8 +76,8 @@ def test_a_moving_average_keeps_length_range_and_straight_lines(values, window):
 )
 def test_two_classes_are_told_from_other_tasks(counts, cases, found):
     facts = DataFacts(
-        digest="", channels=1, cases=cases, counts={"val": counts}, patients={}, unlabelled=0,
-        excluded={},
+        digest="", channels=1, cases=cases, counts={"val": counts}, findings={"val": counts},
+        patients={}, unlabelled=0, excluded={},
     )  # fmt: skip
     assert two_classes(facts, "val", None) == found
 
@@ -106,7 +106,7 @@ def test_the_transfer_matrix_and_what_follows_from_it(tmp_path):
 def test_luck_is_said_beside_the_best_start(tmp_path):
     rundir = make_run(tmp_path / "run")
     words = part(report(rundir), "Rounds").words()
-    assert "the best of 3 networks that know nothing has, on 8 and 30 validation cases" in words
+    assert "the best of 3 networks that know nothing has, on 8 and 30 validation findings" in words
     assert "The best random start here had 0.630: no more than luck explains." in words
     first = rundir.results().rounds[0]
     lucky = first.model_copy(update={"bootstrap": Bootstrap(chosen=0, val_auc=(0.99, 0.2, 0.1))})
@@ -321,8 +321,8 @@ def rewrite(rundir, task, header, lines):
 def test_of_numbers_the_nearest_and_the_furthest_are_chosen(tmp_path):
     rundir = make_run(tmp_path / "run")
     errors = [0.5, 3.0, 0.1, 2.0, 9.0]
-    lines = [f"k{place},10,{10 + error}" for place, error in enumerate(errors)]
-    rewrite(rundir, "regression", "dataset,split,key,label,predicted", lines)
+    lines = [f"k{place},k{place},10,{10 + error}" for place, error in enumerate(errors)]
+    rewrite(rundir, "regression", "dataset,split,key,finding,label,predicted", lines)
     keys, chosen = choose(rundir)
     assert keys == ["k4", "k1", "k3", "k2", "k0"]
     assert [each.group for each in chosen] == ["far"] * 3 + ["near"] * 2
@@ -332,8 +332,8 @@ def test_of_numbers_the_nearest_and_the_furthest_are_chosen(tmp_path):
 
 def test_of_several_labels_the_surest_wrong_one_is_told(tmp_path):
     rundir = make_run(tmp_path / "run")
-    lines = ["k0,a;b,a,0.9,0.2,0.4", "k1,,,0.1,0.3,0.2", "k2,c,b;c,0.4,0.6,0.95"]
-    header = "dataset,split,key,label,predicted,p_a,p_b,p_c"
+    lines = ["k0,k0,a;b,a,0.9,0.2,0.4", "k1,k1,,,0.1,0.3,0.2", "k2,k2,c,b;c,0.4,0.6,0.95"]
+    header = "dataset,split,key,finding,label,predicted,p_a,p_b,p_c"
     rewrite(rundir, "multilabel", header, lines)
     keys, chosen = choose(rundir)
     assert keys == ["k0", "k2", "k1"]

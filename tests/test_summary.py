@@ -271,7 +271,7 @@ def test_some_declared_splits_stand_and_the_others_are_dealt(tmp_path: Path) -> 
 
 def test_a_dataset_of_train_and_val_alone_is_looked_at_as_a_support() -> None:
     def case(split: str | None) -> Case:
-        return Case(key="k", label=0, patient="p", group=None, split=split)
+        return Case(key="k", label=0, patient="p", group=None, finding="k", split=split)
 
     assert default_split([case("train"), case("val")]) == Split(train=9, val=1)
     assert default_split([case("train"), case(None)]) == EIGHT_ONE_ONE

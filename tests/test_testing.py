@@ -46,7 +46,12 @@ def test_counts_are_those_of_the_cases(tmp_path: Path) -> None:
         Unusable(key="u2", reason="no image"),
     ]
     assert check_adapter(adapter(giving(*cases)), tmp_path) == Checked(
-        samples={"a": 1, "b": 2}, unlabelled=1, unusable={"no image": 2}, patients=2, groups=3
+        samples={"a": 1, "b": 2},
+        unlabelled=1,
+        unusable={"no image": 2},
+        patients=2,
+        groups=3,
+        findings=4,
     )
 
 

@@ -169,9 +169,11 @@ def _write_page(
 def _as_json(summary: Summary, root: Path) -> dict[str, Any]:
     """All that is known, with the counts as a program wants them."""
     told = summary.model_dump(mode="json")
+    from hydrakit.data.summary import findings, patients
+
     counts = {
         name: {split: sum(case.split == split for case in cases) for split in summary.splits}
-        | {"all": len(cases), "patients": len({case.patient for case in cases})}
+        | {"all": len(cases), "findings": findings(cases), "patients": patients(cases)}
         for name, cases in summary.counts()
     }
     first = {"dataset": told.pop("dataset"), "root": str(root), "counts": counts}
@@ -223,6 +225,9 @@ def _split_lines(summary: Summary) -> Iterator[str]:
     unlabelled = len(summary.members(None))
     if unlabelled:
         yield f"without a label: {unlabelled}, for prediction alone"
+    for name, counted in summary.subgroups().items():
+        values = ", ".join(f"{value} ({count})" for value, count in counted.items())
+        yield f"subgroup {name}, findings: {values}"
 
 
 def _facts_lines(summary: Summary) -> Iterator[str]:

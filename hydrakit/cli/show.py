@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from hydrakit.comparison import Comparison
     from hydrakit.evaluate import Evaluation
-    from hydrakit.results import TestResult
+    from hydrakit.results import Subgroup, TestResult
     from hydrakit.rundir import RunDir
 
 
@@ -79,22 +79,35 @@ def print_results(rundir: RunDir) -> None:
 def test_lines(test: TestResult) -> list[str]:
     """The figures of a split, with what they rest on."""
     lines = []
+    images = f", {test.images} images" if test.images > test.findings else ""
     for area in test.classes:
         lines.append(
             f"{test.dataset} {test.split}: AUC {area.auc:.3f} for {area.class_name!r}, "
             f"{test.level:.0%} interval {area.low:.3f} to {area.high:.3f} "
-            f"({area.positives} positive, {area.negatives} negative cases)"
+            f"({area.positives} positive, {area.negatives} negative findings{images})"
         )
         if area.low <= 0.5 <= area.high:
-            lines.append("  so few cases cannot tell this from chance (0.5)")
+            lines.append("  so few findings cannot tell this from chance (0.5)")
     if len(test.classes) > 1:
         lines.append(f"{test.dataset} {test.split}: macro average AUC {test.figures.auc:.3f}")
     if not test.classes:
         lines.append(
             f"{test.dataset} {test.split}: mean absolute error {test.figures.mae:.3f}, "
-            f"R2 {test.figures.r2:.3f} ({test.cases} cases)"
+            f"R2 {test.figures.r2:.3f} ({test.findings} findings{images})"
         )
+    lines += [f"  {_subgroup(each)}" for each in test.subgroups]
     return lines
+
+
+def _subgroup(found: Subgroup) -> str:
+    """A subgroup of the findings, on a line."""
+    counts = f"{found.positives} positive, {found.negatives} negative findings"
+    if found.auc is None or found.low is None or found.high is None:
+        return f"{found.name} {found.value}: too few for an AUC ({counts})"
+    return (
+        f"{found.name} {found.value}: AUC {found.auc:.3f} for {found.class_name!r}, "
+        f"{_range(found.low, found.high)} ({counts})"
+    )
 
 
 def print_evaluation(evaluation: Evaluation, *, as_json: bool) -> None:
@@ -129,10 +142,12 @@ def print_comparison(found: Comparison) -> None:
     columns = ["strategy", "#val AUC", "#test AUC", interval, "#cells", "#seconds"]
     scheme = "one 8-1-1 split" if found.folds is None else f"{found.folds} folds"
     repeated = f", {found.repeats} repeats" if found.repeats > 1 else ""
+    total = found.positives + found.negatives
+    images = f" ({found.images} images)" if found.images > total else ""
     title = (
         f"target {found.target}, AUC for {found.positive!r}: {found.positives} positive and "
-        f"{found.negatives} negative findings of {found.patients} patients, {scheme}{repeated}, "
-        f"{found.seeds} seed{'s' if found.seeds > 1 else ''}"
+        f"{found.negatives} negative findings{images} of {found.patients} patients, {scheme}"
+        f"{repeated}, {found.seeds} seed{'s' if found.seeds > 1 else ''}"
     )
     print_table(columns, rows, title=title)
     if found.pairs:
@@ -150,6 +165,8 @@ def print_comparison(found: Comparison) -> None:
         ]
         columns = ["strategy", "against", "#difference", interval, "#p", "#p (Holm)", "verdict"]
         print_table(columns, pairs)
+    if found.subgroups:
+        _print_subgroups(found)
     click.echo(found.verdict)
     click.echo(
         f"Test labels were read {found.readings} times: once by each finished cell, to report it; "
@@ -159,6 +176,17 @@ def print_comparison(found: Comparison) -> None:
     )
     if found.used < found.wanted:
         click.echo(f"Of {found.wanted} cells {found.used} count: the others lack a strategy.")
+
+
+def _print_subgroups(found: Comparison) -> None:
+    """Test AUC of every strategy by subgroup."""
+    rows = []
+    for each in found.subgroups:
+        aucs = [f"{one.auc:.3f} ({_range(one.low, one.high)})" for one in each.strategies]
+        told = aucs or ["too few"] * len(found.strategies)
+        rows.append((f"{each.name} {each.value}", each.positives, each.negatives, *told))
+    columns = ["subgroup", "#positive", "#negative", *(f"#{s.name}" for s in found.strategies)]
+    print_table(columns, rows, title="test AUC by subgroup, not tested against one another")
 
 
 def _range(low: float, high: float) -> str:

@@ -35,6 +35,8 @@ MAX_TABLE_BYTES = 2**25
 MAX_CELL = 1000  # characters: keys and patients are shown
 SEPARATOR = ";"
 
+_SUBGROUP = "subgroups."  # before a subgroup's name, among the fields of a case
+
 _MEMBER = re.compile(r"(?P<file>.+\.np[yz])#(?P<member>[^\[\]]*)(?:\[(?P<row>\d{1,12})\])?", re.I)
 
 
@@ -57,6 +59,8 @@ class Case:
         label: As in `hydrakit.hooks.Sample`.
         patient: None where it is left to the file, or to the key.
         group: As in `Sample`.
+        finding: As in `Sample`.
+        subgroups: As in `Sample`.
         split: As in `Sample`.
         position: Of the lesion, ``(row, column)`` from the middle of the upper left pixel.
         millimetres: Whether ``position`` is in millimetres; otherwise in pixels.
@@ -67,6 +71,8 @@ class Case:
     label: Label | None
     patient: str | None
     group: str | None
+    finding: str | None
+    subgroups: dict[str, str]
     split: SplitName | None
     position: tuple[float, float] | None
     millimetres: bool
@@ -153,20 +159,25 @@ def _csv_rows(declaration: Declaration, table: CsvTable) -> Iterator[tuple[str, 
 
 
 def _columns(declaration: Declaration, there: list[str], where: str) -> dict[str, str]:
-    """The column of each field that the table has."""
+    """The column of each field that the table has.
+
+    A column that is another field by the declaration is not looked for by its own name.
+    """
     for column in there:
         if column and there.count(column) > 1:
             raise DataError(f"{where}: the column {shown(column)} is there twice: rename one")
     known = [column for column in there if column.isprintable() and len(column) <= 60][:20]
-    found = {}
-    for field in Columns.model_fields:
-        given = getattr(declaration.columns, field)
-        column = given or field
-        if column in there:
-            found[field] = column
-        elif given is not None:
-            message = unknown("column", given, known)
-            raise DataError(f"{where}: {message} (columns.{field} in {FILE})")
+    given = declaration.columns.model_dump(exclude_none=True)
+    asked = {f"columns.{field}": (field, column) for field, column in given.items()}
+    for name, column in declaration.subgroups.items():
+        asked[f"{_SUBGROUP}{name}"] = f"{_SUBGROUP}{name}", column
+    for key, (_, column) in asked.items():
+        if column not in there:
+            raise DataError(f"{where}: {unknown('column', column, known)} ({key} in {FILE})")
+    own = {field: field for field in Columns.model_fields if field in there}
+    taken = set(given.values())
+    found = {field: column for field, column in own.items() if column not in taken}
+    found |= dict(asked.values())
     images, other = (
         ("path", "image") if str(declaration.cases).lower().endswith(".csv") else ("image", "path")
     )
@@ -258,6 +269,12 @@ def _case(declaration: Declaration, fields: Fields) -> Case:
         label=_label(declaration, given.get("label", "")),
         patient=given.get("patient"),
         group=given.get("group"),
+        finding=given.get("finding"),
+        subgroups={
+            field.removeprefix(_SUBGROUP): text
+            for field, text in given.items()
+            if field.startswith(_SUBGROUP)
+        },
         split=_split(declaration, given.get("split")),
         position=position,
         millimetres=millimetres,

@@ -79,6 +79,8 @@ def summarise(
             label=case.label,
             classes=class_names(case.label, adapter.task, adapter.classes),
             patient=case.patient,
+            finding=case.finding,
+            subgroups=case.subgroups,
             split=dealt.splits.get(case.key),
             facts=case.facts | _intensity(prepared, case),
         )

@@ -86,10 +86,12 @@ class Columns(_Table):
     label: Text | None = None
     """The label; empty where it is unknown."""
     patient: Text | None = None
-    """Pseudonymous identifier. Without it, DICOM files tell theirs, and any other case counts as a
-    patient of its own."""
+    """Pseudonymous identifier. Without it, DICOM files tell theirs, and any other case, or finding,
+    counts as a patient of its own."""
     group: Text | None = None
     """Further cases that must stay together."""
+    finding: Text | None = None
+    """What counts once, however many images there are of it: a name within the patient."""
     row: Text | None = None
     """Position in pixels, down from the middle of the upper left pixel."""
     column: Text | None = None
@@ -138,10 +140,13 @@ class Declaration(_Table):
     under `root` whose arrays are the columns. Either this or `pattern`."""
     pattern: Text | None = None
     """Which files under `root` are cases, and what their paths tell: `{label}/{patient}/*.png`.
-    Parts: label, patient, group, split, key. `*` is any text within a name, `?` one character,
-    `**` any folders. Either this or `cases`."""
+    Parts: label, patient, group, finding, split, key. `*` is any text within a name, `?` one
+    character, `**` any folders. Either this or `cases`."""
     columns: Columns = Field(default_factory=Columns)
     """What the columns of `cases` are called."""
+    subgroups: dict[str, Text] = Field(default_factory=dict)
+    """By what test figures are also given apart, and the column that tells it: zone = "zone". Never
+    anything of who the patient is."""
     labels: dict[str, str] = Field(default_factory=dict)
     """From a label as the data has it to a class; "" where it means that the label is unknown."""
     splits: dict[str, SplitName] = Field(default_factory=dict)
@@ -202,6 +207,8 @@ class Declaration(_Table):
         parts = parts_of(pattern)
         if self.columns != Columns():
             raise ValueError("columns: only a table of cases has columns: remove them")
+        if self.subgroups:
+            raise ValueError("subgroups: only a table of cases has columns for them: remove them")
         for table, part in (("labels", "label"), ("splits", "split")):
             if getattr(self, table) and part not in parts:
                 raise ValueError(f"{table}: the pattern has no {{{part}}}: add it, or remove them")
@@ -213,6 +220,12 @@ class Declaration(_Table):
         other = {".csv": "image", ".npz": "path"}.get(Path(cases).suffix.lower())
         if other is None:
             raise ValueError(f"cases: {shown(cases)} is neither a .csv nor an .npz file")
+        for name in self.subgroups:
+            if not (name.strip() and name.isprintable() and len(name) <= MAX_CLASS):
+                raise ValueError(
+                    f"subgroups: {shown(name)} is no name of 1 to {MAX_CLASS} characters that can "
+                    "be shown: correct it"
+                )
         if getattr(self.columns, other) is not None:
             own = {"image": "path", "path": "image"}[other]
             raise ValueError(f"columns.{other}: this kind of table has {own} instead")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hydrakit.data.images import ImageReader
     from hydrakit.plugins import Plugins
 
-RULES = "1"
+RULES = "2"
 """Changes whenever the code below reads something else from the same files."""
 
 
@@ -268,12 +268,14 @@ def _sample(
     return Sample(
         image=image,
         label=case.label,
-        patient=case.patient or first.patient or case.key,
+        patient=case.patient or first.patient or case.finding or case.key,
         key=case.key,
         group=case.group,
+        finding=case.finding,
         centre=centre,
         spacing=spacing,
         split=case.split,
         facts=first.facts,
+        subgroups=case.subgroups,
         source=tuple(paths),
     )

@@ -55,6 +55,9 @@ _SIEMENS = (_SIEMENS_CREATOR, _SIEMENS_B_VALUE) = (0x00190010, 0x0019100C)
 _SEQUENCE_B_VALUE = re.compile(r"_b(\d+)(?!\d|_\d)")  # `*ep_b800t`, but not the range `*ep_b50_800`
 
 
+LONG_STRING = 64  # characters that a value of VR LO may have (PS3.5, section 6.2)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
     """What is known of one image without its pixels.
@@ -125,6 +128,10 @@ class Header:
             "bits stored": self.bits_stored,
         }
         return {name: value for name, value in facts.items() if value is not None}
+
+    def subgroups(self) -> dict[str, str]:
+        """The scanner's model, for ``Sample.subgroups``; nothing where it is not told."""
+        return {"scanner": self.model[:LONG_STRING]} if self.model else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,9 +35,10 @@ SPLITS = {
 }
 # Words that the columns of published tables have; the first word that fits a column wins.
 WORDS = {
-    "label": ("label", "class", "diagnosis", "target", "dx", "category", "finding", "clinsig"),
+    "label": ("label", "class", "diagnosis", "target", "dx", "category", "clinsig", "finding"),
     "patient": ("patient", "subject", "prox_id", "pid", "person"),
-    "group": ("group", "exam", "study", "lesion"),
+    "finding": ("lesion", "nodule", "finding"),
+    "group": ("group", "exam", "study"),
 }
 AS_THEY_ARE = ("row", "column", "row_mm", "column_mm", "split", "key")
 
@@ -267,6 +268,12 @@ def _from_folders(images: Sequence[str]) -> _Cases | None:
     lines = [f"pattern = {_quoted('/'.join(pattern))}"]
     if patient is not None:
         lines.insert(0, "# Check that {patient} is one person, and its name that of no other one.")
+        if any(level > patient for level in rest):
+            lines.insert(
+                1,
+                "# Check: if a folder below {patient} is one finding (lesion), write {finding} for "
+                "its *,\n# so that it counts once however many images it has.",
+            )
     labels = sorted({name.strip() for name in levels[label]} - {""})
     return _Cases(tuple(lines), tuple(tables), "classification", tuple(labels), patient is not None)
 

@@ -27,7 +27,10 @@ class Case(Frozen):
         label: As in `Sample`.
         patient: As in `Sample`.
         group: As in `Sample`.
+        finding: Key of the first case of its finding: cases of one finding have one name here,
+            which no other finding of the dataset has.
         split: As in `Sample`.
+        subgroups: As in `Sample`.
         facts: Of the image (`hydrakit.data.shortcuts.image_facts`) and of the sample; numbers are
             finite.
         content: `hydrakit.data.copies.content_digest` of the whole image.
@@ -37,7 +40,9 @@ class Case(Frozen):
     label: Label | None
     patient: str
     group: str | None
+    finding: str
     split: Literal["train", "val", "test"] | None = None
+    subgroups: dict[str, str] = Field(default_factory=dict)
     facts: dict[str, str | float] = Field(default_factory=dict)
     content: str = ""
 
@@ -73,7 +78,7 @@ class Index(Frozen):
         patients: What each patient's images are z-scored by.
     """
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     dataset: str
     content: str
     channels: int

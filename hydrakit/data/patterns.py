@@ -10,7 +10,7 @@ from pathlib import Path
 from hydrakit.data.inside import path_fault, shown
 from hydrakit.errors import DataError
 
-PARTS = ("label", "patient", "group", "split", "key")
+PARTS = ("label", "patient", "group", "finding", "split", "key")
 MAX_WILD = 3
 """Wildcards and parts in one name: with more, an unlucky name takes long to match."""
 MAX_DEPTH = 64

@@ -64,7 +64,7 @@ __all__ = [
     "prepare",
 ]
 
-FORMAT = 2
+FORMAT = 3
 MAX_THREADS = 16
 IN_FLIGHT = 4  # images for each thread: so the threads need not wait for the writing
 NAMES_SHOWN = 3
@@ -167,6 +167,7 @@ class _Preparing:
         self.cases: list[Case] = []
         self.entries: list[Entry] = []  # of each case
         self.excluded: list[Excluded] = []
+        self.findings: dict[tuple[str, ...], str] = {}  # the key of the first case of each
 
     def run(
         self,
@@ -243,7 +244,8 @@ class _Preparing:
             with _keeping(self.store.folder):
                 outcome = self.store.append(outcome)
         self.entries.append(outcome)
-        self.cases.append(_case(sample, outcome))
+        finding = self.findings.setdefault(_finding(sample, outcome), sample.key)
+        self.cases.append(_case(sample, outcome, finding))
 
     def _no_case(self) -> DataError:
         cases = f": {len(self.excluded)} cases, the first: " if self.excluded else ""
@@ -293,7 +295,18 @@ class _Preparing:
         )
 
 
-def _case(sample: Sample, entry: Entry) -> Case:
+def _finding(sample: Sample, entry: Entry) -> tuple[str, ...]:
+    """What the samples of one finding have in common.
+
+    Of those without a name it is all that the network sees: two lesions of one image differ in the
+    crop.
+    """
+    if sample.finding is not None:
+        return "named", sample.patient, sample.finding
+    return "copies", sample.patient, str(sample.label), entry.content, entry.crop
+
+
+def _case(sample: Sample, entry: Entry, finding: str) -> Case:
     facts = {
         name: value if isinstance(value, str) else float(value)
         for name, value in {**entry.facts, **sample.facts}.items()
@@ -304,7 +317,9 @@ def _case(sample: Sample, entry: Entry) -> Case:
         label=sample.label,
         patient=sample.patient,
         group=sample.group,
+        finding=finding,
         split=sample.split,  # read_cases has checked it
+        subgroups=dict(sample.subgroups),
         facts=facts,
         content=entry.content,
     )

@@ -16,6 +16,8 @@ from hydrakit.errors import DataError, PlanError, unknown
 from hydrakit.hooks import DatasetAdapter, Label, Option, OptionValue, Sample, Task, Unusable
 
 _log = logging.getLogger(__name__)
+MAX_SUBGROUPS = 30  # values of one subgroup: of more, each would have too few findings
+MAX_SUBGROUP = 64  # characters of its name and of a value: both are headings
 _NO_TEXT = frozenset({"Cc", "Cs", "Zl", "Zp"})  # controls, surrogates, ends of lines
 
 
@@ -119,6 +121,7 @@ def read_cases(
     """
     check_root(adapter, root)
     seen: set[str] = set()
+    agreed = _Agreed(adapter)
     for case in adapter.read(root, resolve_options(adapter, options)):
         if not isinstance(case, Sample | Unusable):
             raise DataError(
@@ -130,9 +133,47 @@ def read_cases(
         seen.add(case.key)
         if not _is_text(case.key):
             raise DataError(f"{adapter.name}: key {case.key!r} is not valid text: rename its file")
-        if isinstance(case, Sample) and (fault := _fault(adapter, case)) is not None:
-            raise _breach(adapter, case, fault)
+        if isinstance(case, Sample):
+            fault = _fault(adapter, case) or agreed.fault(case)
+            if fault is not None:
+                raise _breach(adapter, case, fault)
         yield case
+
+
+class _Agreed:
+    """What the samples of a dataset must agree on, as they come."""
+
+    def __init__(self, adapter: DatasetAdapter) -> None:
+        self.adapter = adapter
+        self.findings: dict[tuple[str, str], tuple[Label | None, str]] = {}
+        self.values: dict[str, set[str]] = {}
+
+    def fault(self, sample: Sample) -> str | None:
+        """What of a sample contradicts those before it, or None."""
+        if sample.finding is not None:
+            told = sample.patient, sample.finding
+            label, key = self.findings.setdefault(told, (sample.label, sample.key))
+            if label != sample.label:
+                return (
+                    f"has label {self._said(sample.label)}, but {key!r}, of the same finding "
+                    f"{sample.finding!r} of its patient, has {self._said(label)}: correct one, or "
+                    "name two findings"
+                )
+        for name, value in sample.subgroups.items():
+            values = self.values.setdefault(name, set())
+            values.add(value)
+            if len(values) > MAX_SUBGROUPS:
+                return (
+                    f"brings the subgroup {name!r} to more than {MAX_SUBGROUPS} values: give what "
+                    "many findings share, such as a zone or a scanner, or leave it out"
+                )
+        return None
+
+    def _said(self, label: Label | None) -> str:
+        names = class_names(label, self.adapter.task, self.adapter.classes)
+        if self.adapter.task == "regression" or not names:
+            return "none" if label is None else f"{label!r}"
+        return ", ".join(map(repr, names))
 
 
 def load_image(adapter: DatasetAdapter, sample: Sample) -> LoadedSample | Unusable:
@@ -221,8 +262,19 @@ def _fault(adapter: DatasetAdapter, sample: Sample) -> str | None:
         return f"has label {label!r}: expected {expected[adapter.task]}"
     if not sample.patient:
         return "has no patient"
-    if not (_is_text(sample.patient) and _is_text(sample.group or "")):
-        return "has a patient or a group that is not valid text"
+    texts = sample.patient, sample.group or "", sample.finding or ""
+    if not all(map(_is_text, texts)):
+        return "has a patient, a group or a finding that is not valid text"
+    if sample.finding == "":
+        return "has a finding without a name"
+    for told in sample.subgroups.items():
+        if not all(isinstance(text, str) and 0 < len(text) <= MAX_SUBGROUP for text in told):
+            return (
+                f"has the subgroup {told!r}: a name and a value of 1 to {MAX_SUBGROUP} characters "
+                "are needed"
+            )
+        if not all(map(_is_text, told)):
+            return "has a subgroup that is not valid text"
     if sample.split not in (None, "train", "val", "test"):
         return f"has split {sample.split!r}: train, val or test is expected"
     for name, value in sample.facts.items():

@@ -11,6 +11,7 @@ from typing import Literal
 
 from hydrakit.data.prepare import Excluded
 from hydrakit.data.split import SPLITS
+from hydrakit.findings import Findings
 from hydrakit.hooks import Label, Task
 from hydrakit.plan import Frozen, Split
 from hydrakit.results import ShortcutFact
@@ -38,7 +39,9 @@ class CheckedCase(Frozen):
         label: Of the case; None where it is unknown.
         classes: What the label says, in words.
         patient: Of the case.
+        finding: As in `hydrakit.data.index.Case`.
         split: Where it would go; None without a label, or where no split is possible.
+        subgroups: Of the case.
         facts: What is known of its file and of its image.
     """
 
@@ -46,7 +49,9 @@ class CheckedCase(Frozen):
     label: Label | None
     classes: tuple[str, ...]
     patient: str
+    finding: str
     split: str | None
+    subgroups: dict[str, str]
     facts: dict[str, str | float]
 
 
@@ -152,20 +157,45 @@ class Summary(Frozen):
         ]
 
     def count_table(self) -> tuple[list[str], list[list[str | int]]]:
-        """Headers and rows: cases by class and split, patients by class, and by split."""
-        headers = ["class", *self.splits, "all", "patients"]
+        """Headers and rows: cases by class and split, and how many they are of.
+
+        Findings are there where some have several cases.
+        """
+        counted = {"findings": findings, "patients": patients}
+        if findings(self.cases) == len(self.cases):
+            del counted["findings"]
+        headers = ["class", *self.splits, "all", *counted]
         rows: list[list[str | int]] = [
-            [name, *self._by_split(cases), len(cases), patients(cases)]
+            [
+                name,
+                *self._by_split(cases),
+                len(cases),
+                *(count(cases) for count in counted.values()),
+            ]
             for name, cases in self.counts()
         ]
-        within = [patients([c for c in self.cases if c.split == name]) for name in self.splits]
-        if within:
-            rows.append(["patients", *within, patients(self.cases), ""])
+        for what, count in counted.items() if self.splits else ():
+            within = [count([c for c in self.cases if c.split == name]) for name in self.splits]
+            rows.append([what, *within, count(self.cases), *[""] * len(counted)])
         return headers, rows
+
+    def subgroups(self) -> dict[str, dict[str, int]]:
+        """How many findings each value of each subgroup has, the most frequent first."""
+        found = Findings.of([case.finding for case in self.cases])
+        counted: dict[str, Counter[str]] = {}
+        for told in found.subgroups([case.subgroups for case in self.cases]):
+            for name, value in told.items():
+                counted.setdefault(name, Counter())[value] += 1
+        return {name: dict(values.most_common()) for name, values in sorted(counted.items())}
 
     def _by_split(self, cases: Sequence[CheckedCase]) -> list[int]:
         counted = Counter(case.split for case in cases)
         return [counted[name] for name in self.splits]
+
+
+def findings(cases: Sequence[CheckedCase]) -> int:
+    """How many different findings the cases are images of."""
+    return len({case.finding for case in cases})
 
 
 def patients(cases: Sequence[CheckedCase]) -> int:

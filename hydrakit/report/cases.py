@@ -1,5 +1,7 @@
 """Test cases as the report shows them: patches that the head got right or wrong, and why.
 
+Of one finding, a group shows the one image that belongs there most.
+
 `keep_shown` puts them into the run's folder (``shown.safetensors``) while the data is at hand, so
 that a report can be written again from the folder alone.
 """
@@ -119,6 +121,7 @@ def choose(rundir: RunDir) -> tuple[list[str], list[Shown]]:
     try:
         lines = [row for row in read_rows(path) if row["split"] == results.test.split]
         told = [_told(place, line, results.test.task) for place, line in enumerate(lines, start=1)]
+        findings = [line["finding"] for line in lines]
     except (OSError, KeyError, ValueError, csv.Error) as error:
         raise PlanError(f"{path}: cannot be read ({error}): restore it") from None
     if results.test.task == "regression":
@@ -133,7 +136,10 @@ def choose(rundir: RunDir) -> tuple[list[str], list[Shown]]:
     picked: list[Shown] = []
     for group in GROUPS:
         inside = [(sure, each) for sure, each in told if each.group == group]
-        picked += [each for _, each in sorted(inside, key=lambda pair: -pair[0])[:EACH]]
+        first: dict[str, Shown] = {}  # of each finding
+        for _, each in sorted(inside, key=lambda pair: -pair[0]):
+            first.setdefault(findings[each.place - 1], each)
+        picked += list(first.values())[:EACH]
     return [lines[each.place - 1]["key"] for each in picked], picked
 
 
@@ -255,8 +261,8 @@ def cases_section(rundir: RunDir) -> Html:
             "p",
             "Left the patch as the network sees it, right what each pixel adds to the answer "
             "(integrated gradients): orange speaks for what was said, blue against it. Such a map "
-            "shows what the network uses, not whether it should. Numbers are lines of the test "
-            "split in predictions.csv.",
+            "shows what the network uses, not whether it should. Of a finding with several images "
+            "a group shows one. Numbers are lines of the test split in predictions.csv.",
         )
     ]
     for group, title in GROUPS.items():

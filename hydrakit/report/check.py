@@ -93,15 +93,14 @@ def _faults(faults: Sequence[Fault]) -> Html:
 
 
 def _cases(summary: Summary) -> Html:
-    headers, rows = summary.count_table()
+    headers, given = summary.count_table()
+    rows = [[ABSENT if cell == "" else cell for cell in row] for row in given]
     parts: list[Html] = [
         table(
             "Cases by class and split, and patients",
             [header.capitalize() for header in headers],
             rows[: -1 if summary.splits else None],
-            footer=[ABSENT if cell == "" else cell for cell in rows[-1]]
-            if summary.splits
-            else None,
+            footer=rows[-1] if summary.splits else None,
         ),
         element("p", f"Split: {summary.split_words}.") if summary.splits else Html(""),
     ]
@@ -138,6 +137,7 @@ def _images(summary: Summary) -> Html:
     values = facts_list(
         [
             ("The same for all", ", ".join(same) or None),
+            *((f"Subgroup {name}", _frequent(of)) for name, of in summary.subgroups().items()),
             *((each.fact.capitalize(), _frequent(each.values)) for each in summary.values),
             ("Channels", summary.channels),
         ]

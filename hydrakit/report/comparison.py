@@ -18,6 +18,7 @@ from hydrakit.plugins import Plugins, load_plugins
 from hydrakit.report import contrasts
 from hydrakit.report.figure import Counter, Figure
 from hydrakit.report.markup import REFRESH, Html, element, fill, section, together
+from hydrakit.report.subgroups import compared_subgroups
 from hydrakit.report.tables import ABSENT, facts_list, number, seconds, table
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def build_comparison(folder: Path, *, plugins: Plugins | None = None) -> tuple[s
             counter.html(contrasts.difference_figure(found)) if found.pairs else None,
             _differences(found),
         ),
-        section("Test", counter.html(contrasts.roc_figure(found))),
+        section("Test", counter.html(contrasts.roc_figure(found)), compared_subgroups(found)),
         section("Cells", _cells(found)),
         section("Datasets", *_datasets(found, offered)),
         section("How to repeat this comparison", _repeat(folder, found)),
@@ -104,8 +105,8 @@ def _verdict(found: Comparison) -> Html:
     folds = f"{found.folds}-fold cross-validation" if found.folds else "a single 8-1-1 split"
     rests = (
         f"It rests on {found.positives} positive ({found.positive}) and {found.negatives} negative "
-        f"findings of {found.patients} patients of {found.target}: {_times(found.seeds, 'seed')}, "
-        f"{_times(found.repeats, 'repeat')} of {folds}. "
+        f"findings{_images(found)} of {found.patients} patients of {found.target}: "
+        f"{_times(found.seeds, 'seed')}, {_times(found.repeats, 'repeat')} of {folds}. "
         f"Test labels were read {found.readings} times, by runs that had chosen before."
     )
     missing = None
@@ -128,6 +129,12 @@ def _under_way(found: Comparison) -> Html:
         "The verdict is for the end: whoever looks again and again, and stops when it pleases, "
         "finds differences that are none.",
     )
+
+
+def _images(found: Comparison) -> str:
+    """How many images the findings have, where they are more."""
+    more = found.images > found.positives + found.negatives
+    return f" ({found.images} images)" if more else ""
 
 
 def _parted(line: str) -> tuple[str, str]:

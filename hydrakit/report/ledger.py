@@ -70,13 +70,13 @@ def luck_words(first: RoundResult, counts: Sequence[int] | None) -> str | None:
 
     Args:
         first: The first round.
-        counts: Validation cases of both classes of its dataset; None for other tasks.
+        counts: Validation findings of both classes of its dataset; None for other tasks.
     """
     if counts is None or first.val.auc is None:
         return None
     starts = len(first.bootstrap.val_auc) if first.bootstrap else 1
     luck = best_of_chance(counts[1], counts[0], starts)
-    cases = f"{counts[1]} and {counts[0]} validation cases of {first.dataset}"
+    cases = f"{counts[1]} and {counts[0]} validation findings of {first.dataset}"
     if starts == 1 or first.bootstrap is None:
         return (
             f"What luck alone gives: on {cases} a network that knows nothing has an AUC of "

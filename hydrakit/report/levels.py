@@ -13,22 +13,22 @@ Point = tuple[float, float]
 
 
 def two_classes(facts: DataFacts, split: str, adapter: DatasetAdapter | None) -> list[int] | None:
-    """Cases of each of the two classes in a split; None where the task is another.
+    """Findings of each of the two classes in a split; None where the task is another.
 
     Args:
         facts: Of the dataset.
-        split: Which cases.
+        split: Which findings.
         adapter: The dataset, where it is installed.
     """
-    counts = facts.counts.get(split, {})
+    counts = facts.findings.get(split, {})
     classes = adapter.classes if adapter else tuple(counts)
     known = set(counts) <= set(classes)
     if len(classes) != 2 or not known or (adapter and adapter.task != "classification"):
         return None
-    found = [counts.get(name, 0) for name in classes]
     # Of a multi-label dataset that is not installed, cases with several labels count twice.
-    if facts.cases and sum(found) != facts.cases.get(split):
+    if facts.cases and sum(facts.counts.get(split, {}).values()) != facts.cases.get(split):
         return None
+    found = [counts.get(name, 0) for name in classes]
     return found if all(found) else None
 
 

@@ -14,14 +14,14 @@ SPECIFICITIES = (0.8, 0.9, 0.95)
 
 
 def operating_table(curves: Sequence[Curve]) -> Html:
-    """How many positive cases are found where so many of the others are let go."""
+    """How many positive findings are found where so many of the others are let go."""
     rows = []
     for curve in curves:
-        cases = zip(curve.scores.tolist(), curve.positive.tolist(), strict=True)
+        findings = zip(curve.scores.tolist(), curve.positive.tolist(), strict=True)
         tested = gather(
             [
                 Row(finding=str(n), patient=str(n), label=int(positive), score=score)
-                for n, (score, positive) in enumerate(cases)
+                for n, (score, positive) in enumerate(findings)
             ]
         )
         for specificity in SPECIFICITIES:
@@ -37,8 +37,8 @@ def operating_table(curves: Sequence[Curve]) -> Html:
             )
     headers = ("Class", "Specificity", "Reached", "Sensitivity", "95 % interval")
     note = (
-        "The threshold is taken from the negative cases of this very split, and each case counts "
-        "as a patient of its own: on new patients, expect less."
+        "The threshold is taken from the negative findings of this very split, and each finding "
+        "counts as a patient of its own: on new patients, expect less."
     )
     shown = table("Sensitivity at fixed specificity, on the test split", headers, rows)
     return together((shown, element("p", note)), "\n")

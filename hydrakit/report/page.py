@@ -20,6 +20,7 @@ from hydrakit.report.levels import two_classes
 from hydrakit.report.markup import REFRESH, Html, element, fill, section, together
 from hydrakit.report.operating import operating_table
 from hydrakit.report.roc import roc_curves
+from hydrakit.report.subgroups import subgroups_table
 from hydrakit.results import DataFacts, Results, RoundResult, Transfer
 from hydrakit.rundir import TRACE, RunDir
 from hydrakit.transfer import NOT_KEPT, NOT_YET, transfers
@@ -60,7 +61,7 @@ def build_report(rundir: RunDir, *, plugins: Plugins | None = None) -> tuple[str
         section("Training", together(counter.all(_training(told)), "\n")),
         section("Test", _test(told, results, counter)) if results else None,
         section("What the rounds did to one another", _transfer(told, counter)),
-        section("Test cases", cases_section(rundir)) if results and results.test.cases else None,
+        section("Test cases", cases_section(rundir)) if results and results.test.images else None,
         section("Data", _data(told)),
         section(
             "How to repeat this run",
@@ -172,14 +173,15 @@ def _test(told: _Told, results: Results, counter: Counter) -> Html:
         nothing = element("p", "A number has no ROC curve: predictions.csv has every case.")
         return together((nothing, readings), "\n")
     curves = roc_curves(told.rundir, test)
-    patients = told.facts[told.plan.target].patients.get(test.split, test.cases)
+    patients = told.facts[told.plan.target].patients.get(test.split, test.findings)
     parts = [
         counter.html(
-            scores.roc_figure(curves, test.dataset, patients=min(1.0, patients / test.cases))
+            scores.roc_figure(curves, test.dataset, patients=min(1.0, patients / test.findings))
         ),
         counter.html(scores.calibration_figure(curves)),
         scores.calibration_table(curves),
         operating_table(curves),
+        subgroups_table(test),
         element("h3", "Readings of the test labels"),
         readings,
     ]

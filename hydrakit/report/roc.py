@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hydrakit.errors import PlanError, one_line
 from hydrakit.files import read_rows
+from hydrakit.findings import Findings
 from hydrakit.results import AreaUnderCurve, TestResult
 from hydrakit.rundir import RunDir
 
@@ -22,9 +23,9 @@ class Curve:
     Attributes:
         area: The figures of the class as ``results.json`` has them.
         points: ``(false positive rate, true positive rate)`` from (0, 0) to (1, 1): a point for
-            each different score, so cases of equal score make one slanted piece.
-        scores: Probability of the class, ``(cases,)``.
-        positive: Which cases are of it, ``(cases,)``.
+            each different score, so findings of equal score make one slanted piece.
+        scores: Probability of the class, the mean over each finding's images, ``(findings,)``.
+        positive: Which findings are of it, ``(findings,)``.
     """
 
     area: AreaUnderCurve
@@ -86,7 +87,7 @@ def roc_curves(rundir: RunDir, test: TestResult) -> list[Curve]:
         told = area.positives, area.negatives
         if found != told or abs(area_below(points) - area.auc) > 1e-6:
             raise PlanError(
-                f"{path}: its {test.split} cases do not give the AUC {area.auc:.3f} of class "
+                f"{path}: its {test.split} findings do not give the AUC {area.auc:.3f} of class "
                 f"{area.class_name!r} in results.json: {remedy}"
             )
         curves.append(Curve(area, points, scores[area.class_name], positive))
@@ -94,13 +95,14 @@ def roc_curves(rundir: RunDir, test: TestResult) -> list[Curve]:
 
 
 def _read(path: Path, test: TestResult) -> tuple[NDArray[np.str_], dict[str, NDArray[np.float64]]]:
-    """Labels ``(cases,)`` of the test split, and each class's probabilities ``(cases,)``."""
+    """Labels ``(findings,)`` of the test split, and each class's mean probabilities, likewise."""
     rows = [row for row in read_rows(path) if row["split"] == test.split]
+    found = Findings.of([row["finding"] for row in rows])
     scores = {}
     for area in test.classes:
         column = f"p_{area.class_name}"
         values = np.array([float(row[column] or "nan") for row in rows])
         if not np.isfinite(values).all():
             raise ValueError(f"a value of column {column!r} is no number")
-        scores[area.class_name] = values
-    return np.array([row["label"] for row in rows], dtype=np.str_), scores
+        scores[area.class_name] = found.pooled(values)
+    return np.array([rows[first]["label"] for first in found.firsts], dtype=np.str_), scores

@@ -27,7 +27,7 @@ def roc_figure(curves: Sequence[Curve], dataset: str, *, patients: float = 1.0) 
     Args:
         curves: Of each class.
         dataset: Tested on.
-        patients: Patients per case, at most 1: the band counts patients.
+        patients: Patients per finding, at most 1: the band counts patients.
     """
     colours = [f"c{place % COLOURS}" for place in range(len(curves))]
     coloured = list(zip(curves, colours, strict=True))
@@ -58,12 +58,12 @@ def roc_figure(curves: Sequence[Curve], dataset: str, *, patients: float = 1.0) 
     text = (
         _steps(curves[0])
         if len(curves) == 1
-        else "Each class against the rest: a step up is one case of the class, a step to the "
+        else "Each class against the rest: a step up is one finding of the class, a step to the "
         "right one of the others."
     )
-    text += " A slanted piece is cases with equal scores."
+    text += " A slanted piece is findings with equal scores."
     if areas:
-        text += BAND_WORDS + (" It counts patients, not cases." if patients < 1 else "")
+        text += BAND_WORDS + (" It counts patients, not findings." if patients < 1 else "")
     return Figure(
         name="roc",
         caption=f"{title}.",
@@ -112,17 +112,17 @@ def calibration_figure(curves: Sequence[Curve]) -> Figure:
     return Figure(
         name="reliability",
         caption="What probabilities are worth (reliability).",
-        text="Each dot is a bin of about as many test cases, with Wilson's 95 % interval: on the "
-        "dashed line, probabilities mean what they say.",
+        text="Each dot is a bin of about as many test findings, with Wilson's 95 % interval: on "
+        "the dashed line, probabilities mean what they say.",
         drawing=drawing,
         key=[*key, (sample("faint dashed"), "perfect")],
-        columns=("class", "predicted", "observed", "low", "high", "cases"),
+        columns=("class", "predicted", "observed", "low", "high", "findings"),
         rows=rows,
     )
 
 
-def _bins(cases: int) -> int:
-    return max(2, min(10, cases // FEWEST))
+def _bins(findings: int) -> int:
+    return max(2, min(10, findings // FEWEST))
 
 
 def calibration_table(curves: Sequence[Curve]) -> Html:
@@ -163,7 +163,7 @@ def calibration_table(curves: Sequence[Curve]) -> Html:
                     "being perfect; “by the share alone” is what saying the share of positives "
                     "each time gives, and skill is how much of that is saved. Calibration error "
                     "(ECE): mean distance of the bins from the dashed line; “by luck” is "
-                    "what a perfectly calibrated network would show on as few cases.",
+                    "what a perfectly calibrated network would show on as few findings.",
                 ),
             ),
         ),
@@ -177,7 +177,9 @@ def _calibrated(error: CalibrationError) -> str:
             "no fault of calibration can be shown: a perfectly calibrated network would have an "
             f"error as large in {error.p * 100:.0f} of 100 test sets."
         )
-    return "the probabilities are off by more than so few cases explain: do not read them as such."
+    return (
+        "the probabilities are off by more than so few findings explain: do not read them as such."
+    )
 
 
 def _roc_marks(curve: Curve, style: str) -> list[Mark]:
@@ -205,6 +207,6 @@ def _area(curve: Curve) -> str:
 def _steps(curve: Curve) -> str:
     area = curve.area
     return (
-        f"A step up is 1 of {area.positives} positive cases ({number(1 / area.positives)}), a "
-        f"step to the right 1 of {area.negatives} negative cases ({number(1 / area.negatives)})."
+        f"A step up is 1 of {area.positives} positive findings ({number(1 / area.positives)}), a "
+        f"step to the right 1 of {area.negatives} negative findings ({number(1 / area.negatives)})."
     )

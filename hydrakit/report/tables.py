@@ -11,7 +11,7 @@ from hydrakit.report.markup import Html, element, together
 from hydrakit.results import DataFacts, RoundResult
 
 Counts = Mapping[str, Sequence[int] | None]
-"""Validation cases of both classes by dataset; None for tasks that do not have two."""
+"""Validation findings of both classes by dataset; None for tasks that do not have two."""
 
 ABSENT = "–"
 SPLITS = ("train", "val", "test")
@@ -134,8 +134,8 @@ def _round_notes(plan: Plan, rounds: Sequence[RoundResult]) -> Iterator[str | No
     yield f"Trained: {'; '.join(TRAINED[kind] for kind in kinds)}."
     yield (
         "Validation figures (val.) are of the round's own dataset, in the best epoch, on the very "
-        "cases that chose that epoch: they flatter. The interval (Newcombe) is about the number of "
-        "these cases alone."
+        "cases that chose that epoch: they flatter. They count every image; the interval "
+        "(Newcombe) is about the number of findings alone."
     )
     if not rounds:
         return
@@ -239,14 +239,17 @@ def data_section(
 def _counts_table(name: str, facts: DataFacts, *, classes: tuple[str, ...]) -> Html:
     found = {label for counts in facts.counts.values() for label in counts}
     known = classes if found <= set(classes) else tuple(sorted(found))
+    alike = facts.findings == facts.counts
     rows = []
     for split in sorted(facts.counts, key=_split_order):
         counts = [facts.counts[split].get(label, 0) for label in known]
-        rows.append((split, *counts, sum(counts), facts.patients.get(split, 0)))
+        findings = sum(facts.findings.get(split, {}).values())
+        more = () if alike else (findings,)
+        rows.append((split, *counts, sum(counts), *more, facts.patients.get(split, 0)))
     total = [sum(column) for column in zip(*(counts for _, *counts in rows), strict=True)]
     return table(
         f"Cases of {name} by split and class",
-        ("Split", *known, "All cases", "Patients"),
+        ("Split", *known, "All cases", *(() if alike else ("Findings",)), "Patients"),
         rows,
         footer=("Total", *total),
     )

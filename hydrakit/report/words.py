@@ -16,10 +16,9 @@ def verdict(test: TestResult, facts: DataFacts) -> Html:
         headline: list[object] = [
             "Test mean absolute error ",
             element("b", number(test.figures.mae)),
-            f", R2 {number(test.figures.r2)}, on {test.dataset}, from {test.cases} "
-            f"{_plural('case', test.cases)}.",
+            f", R2 {number(test.figures.r2)}, on {test.dataset}, from {_findings(test)}.",
         ]
-        meant = element("p", "An R2 of 0 is what naming the mean of these cases would give.")
+        meant = element("p", "An R2 of 0 is what naming the mean of these findings would give.")
     elif len(test.classes) == 1:
         area = test.classes[0]
         headline = [
@@ -27,7 +26,7 @@ def verdict(test: TestResult, facts: DataFacts) -> Html:
             element("b", number(area.auc)),
             f" ({level} interval {number(area.low)} to {number(area.high)}) on {test.dataset}, "
             f"from {area.positives} positive ({area.class_name}) and {area.negatives} negative "
-            f"{_plural('case', area.negatives)}.",
+            f"{_plural('finding', area.negatives)}{_images(test)}.",
         ]
         meant = element("p", meaning(area))
     else:
@@ -35,7 +34,7 @@ def verdict(test: TestResult, facts: DataFacts) -> Html:
             "Test AUC ",
             element("b", number(test.figures.auc)),
             f" on {test.dataset}: the mean of {len(test.classes)} classes, each against the "
-            f"rest (macro average), from {test.cases} {_plural('case', test.cases)}.",
+            f"rest (macro average), from {_findings(test)}.",
         ]
         meant = _by_class(test, level)
     notes = (element("li", note) for note in _notes(test, facts))
@@ -47,16 +46,17 @@ def meaning(area: AreaUnderCurve) -> str:
     fits = f"True values from {number(area.low)} to {number(area.high)} fit the figure found"
     if area.low > 0.5:
         return (
-            f"The interval excludes 0.5: the network ranks cases better than chance does. {fits}."
+            f"The interval excludes 0.5: the network ranks findings better than chance does. "
+            f"{fits}."
         )
     if area.high < 0.5:
         return (
-            "The whole interval lies below 0.5: the network ranks cases worse than chance does. "
+            "The whole interval lies below 0.5: the network ranks findings worse than chance does. "
             f"{fits}. Check that the classes are not interchanged."
         )
     return (
-        f"The interval includes 0.5: on these {area.positives + area.negatives} cases the network "
-        f"cannot be told from chance. {fits}."
+        f"The interval includes 0.5: on these {area.positives + area.negatives} findings the "
+        f"network cannot be told from chance. {fits}."
     )
 
 
@@ -72,7 +72,7 @@ def _by_class(test: TestResult, level: str) -> Html:
         )
         for area in test.classes
     ]
-    headers = ("Class", "Cases", "Others", "AUC", f"{level} interval", "What it means")
+    headers = ("Class", "Findings", "Others", "AUC", f"{level} interval", "What it means")
     note = element("p", "The macro average is given without an interval.")
     caption = "Each class against the rest, on the test split"
     return together((table(caption, headers, rows, words=(5,)), note), "\n")
@@ -80,18 +80,23 @@ def _by_class(test: TestResult, level: str) -> Html:
 
 def _notes(test: TestResult, facts: DataFacts) -> Iterator[str]:
     """What must be known with the figures."""
-    count = test.cases
+    count = test.findings
     if len(test.classes) == 1:
         area = test.classes[0]
         yield (
-            f"One positive case weighs {number(1 / area.positives)} of the AUC, "
-            f"one negative case {number(1 / area.negatives)}."
+            f"One positive finding weighs {number(1 / area.positives)} of the AUC, "
+            f"one negative finding {number(1 / area.negatives)}."
+        )
+    if test.images > count:
+        yield (
+            f"Each finding counts once: the answers to its images ({test.images} in all) are "
+            "averaged."
         )
     patients = facts.patients.get(test.split, count)
     if patients < count:
         yield (
-            f"The {count} cases are of {patients} {_plural('patient', patients)}. The interval "
-            "takes them for independent: cases of one patient are alike, so it is somewhat too "
+            f"The {count} findings are of {patients} {_plural('patient', patients)}. The interval "
+            "takes them for independent: findings of one patient are alike, so it is somewhat too "
             "narrow."
         )
     strong = [each for each in facts.shortcuts if each.strong]
@@ -110,19 +115,28 @@ def _notes(test: TestResult, facts: DataFacts) -> Iterator[str]:
             f"would give {number(largest / count)}."
         )
     yield (
-        f"The interval ({test.method}) is about the choice of test cases alone. Another seed "
+        f"The interval ({test.method}) is about the choice of test findings alone. Another seed "
         "gives another split and another training: one run does not show how much that changes."
     )
 
 
 def _largest_class(test: TestResult) -> int | None:
-    """Cases of the most frequent class; None where a case may have several labels or none."""
-    if len(test.classes) > 1 and sum(area.positives for area in test.classes) != test.cases:
+    """Findings of the most frequent class; None where one may have several labels or none."""
+    if len(test.classes) > 1 and sum(area.positives for area in test.classes) != test.findings:
         return None
     first = test.classes[0]
     if len(test.classes) == 1:
         return max(first.positives, first.negatives)
     return max(area.positives for area in test.classes)
+
+
+def _findings(test: TestResult) -> str:
+    """How many findings were looked at, and images where those are more."""
+    return f"{test.findings} {_plural('finding', test.findings)}{_images(test)}"
+
+
+def _images(test: TestResult) -> str:
+    return f" ({test.images} images)" if test.images > test.findings else ""
 
 
 def _plural(word: str, count: int) -> str:

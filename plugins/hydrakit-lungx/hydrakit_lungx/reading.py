@@ -106,10 +106,12 @@ def _case(nodule: Nodule, headers: Sequence[Header], how: _Options) -> Sample | 
         image=partial(_image, channels, how.window),
         label=how.labels[nodule.label],
         patient=nodule.scan,
+        finding=str(nodule.number),
         key=nodule.key,
         centre=(nodule.row - 1.0, nodule.column - 1.0),
         spacing=header.spacing,
         facts=header.facts(),
+        subgroups=header.subgroups(),
         source=tuple(dict.fromkeys(channel.path for channel in channels)),
     )
 

@@ -161,10 +161,12 @@ def _case(
         image=image,
         label=finding.label,
         patient=finding.patient,
+        finding=key,  # two lesions of one slice are two findings
         key=key,
         centre=centre,
         spacing=spacing,
         facts=channels[0].header.facts(),
+        subgroups=_subgroups(finding, channels[0].header),
         source=tuple(used),
     )
 
@@ -184,12 +186,19 @@ def _one_sequence(finding: Finding, key: str, shown: _Shown, how: _Options) -> S
         image=image,
         label=finding.label,
         patient=finding.patient,
+        finding=key,  # two lesions of one slice are two findings
         key=key,
         centre=(shown.location.row, shown.location.column),
         spacing=shown.header.spacing,
         facts=shown.header.facts(),
+        subgroups=_subgroups(finding, shown.header),
         source=(shown.header.path,),
     )
+
+
+def _subgroups(finding: Finding, header: Header) -> dict[str, str]:
+    zone = {"zone": finding.zone} if finding.zone else {}
+    return zone | header.subgroups()
 
 
 def _image(

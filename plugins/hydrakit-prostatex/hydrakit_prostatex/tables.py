@@ -60,6 +60,7 @@ class Finding:
         pos: ``pos``, as it is written, without outer blanks.
         position: ``pos``: ``(x, y, z)`` in millimetres, in the patient's frame of reference.
         label: The class; None where the table has no labels.
+        zone: ``zone``: PZ, TZ, AS or SV; empty where the table does not tell it.
     """
 
     patient: str
@@ -67,6 +68,7 @@ class Finding:
     pos: str
     position: Position
     label: int | None
+    zone: str = ""
 
     @property
     def key(self) -> FindingKey:
@@ -96,13 +98,16 @@ def read_findings(path: Path, tables: Tables) -> list[Finding]:
         DataError: The table cannot be read, lacks a column, or holds a wrong value.
     """
     findings: dict[FindingKey, Finding] = {}
-    optional = () if tables.has_labels else (tables.column,)
+    optional = ("zone",) if tables.has_labels else ("zone", tables.column)
     needed = ("ProxID", "fid", "pos", *((tables.column,) if tables.has_labels else ()))
     for line, row in _rows(path, needed, optional):
         where = f"{path}, line {line}"
         for name in ("ProxID", "fid"):
             if not (row[name].isprintable() and 0 < len(row[name]) <= 60):
                 raise DataError(f"{where}: {name} is {shown(row[name])}: must be a short name")
+        zone = row.get("zone", "")
+        if not (zone.isprintable() and len(zone) <= 60):
+            raise DataError(f"{where}: zone is {shown(zone)}: must be a short name, or empty")
         label = None
         if tables.column in row:
             label = tables.labels.get(row[tables.column].upper())
@@ -113,7 +118,7 @@ def read_findings(path: Path, tables: Tables) -> list[Finding]:
         position = _position(row["pos"])
         if position is None:
             raise DataError(f"{where}: pos is {shown(row['pos'])}: must be three numbers 'x y z'")
-        finding = Finding(row["ProxID"], row["fid"], row["pos"], position, label)
+        finding = Finding(row["ProxID"], row["fid"], row["pos"], position, label, zone)
         if finding.key in findings:
             named = shown("/".join((finding.patient, finding.fid, finding.pos)))
             raise DataError(f"{where}: the finding {named} is listed twice: remove one")

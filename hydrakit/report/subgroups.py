@@ -1,0 +1,84 @@
+"""Test figures of parts of the findings (a zone, a scanner): of a run, and of a comparison."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hydrakit.findings import FEWEST
+from hydrakit.report.markup import Html, element, together
+from hydrakit.report.tables import ABSENT, number, table
+
+if TYPE_CHECKING:
+    from hydrakit.comparison import Comparison
+    from hydrakit.results import TestResult
+
+APART = (
+    "These figures are not tested against one another: with so few findings in each, subgroups "
+    "differ by luck alone."
+)
+TOO_FEW = "too few"
+
+
+def subgroups_table(test: TestResult) -> Html | None:
+    """The AUC of each subgroup with its interval; None where the dataset tells of none."""
+    if not test.subgroups:
+        return None
+    several = len(test.classes) > 1
+    rows = [
+        (
+            f"{each.name}: {each.value}",
+            *((each.class_name,) if several else ()),
+            each.positives,
+            each.negatives,
+            TOO_FEW if each.auc is None else number(each.auc),
+            ABSENT if each.auc is None else f"{number(each.low)} to {number(each.high)}",
+        )
+        for each in test.subgroups
+    ]
+    headers = (
+        "Subgroup",
+        *(("Class",) if several else ()),
+        *("Positive findings", "Negative findings", "AUC", f"{test.level * 100:g} % interval"),
+    )
+    drawn = table("Test AUC by subgroup", headers, rows, words=(1,) if several else ())
+    return _noted(drawn, any(each.auc is None for each in test.subgroups))
+
+
+def compared_subgroups(found: Comparison) -> Html | None:
+    """The mean AUC of every strategy in each subgroup; None where the target tells of none."""
+    if not found.subgroups:
+        return None
+    rows = []
+    for each in found.subgroups:
+        told = [
+            f"{number(one.auc)} ({number(one.low)} to {number(one.high)})"
+            for one in each.strategies
+        ]
+        rows.append(
+            (
+                f"{each.name}: {each.value}",
+                each.positives,
+                each.negatives,
+                each.patients,
+                *(told or [TOO_FEW] * len(found.strategies)),
+            )
+        )
+    headers = (
+        *("Subgroup", "Positives", "Negatives", "Patients"),
+        *(each.name for each in found.strategies),
+    )
+    caption = f"Test AUC by subgroup ({found.level * 100:g} % interval)"
+    return _noted(
+        table(caption, headers, rows), any(not each.strategies for each in found.subgroups)
+    )
+
+
+def _noted(drawn: Html, few: bool) -> Html:
+    """The table with what must be known to read it."""
+    words = APART
+    if few:
+        words += (
+            f" Too few: fewer than {FEWEST} positive or negative findings, or none that one "
+            "network could be tested on together."
+        )
+    return together((drawn, element("p", words)), "\n")
