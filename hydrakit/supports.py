@@ -14,6 +14,7 @@ from hydrakit.data.load import Cases, select
 from hydrakit.data.prepare import prepare
 from hydrakit.devices import choose_device
 from hydrakit.evaluate import predict
+from hydrakit.findings import Findings
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.paired import compare
 from hydrakit.places import root_of
@@ -129,8 +130,9 @@ class Judge:
         return self.target.task == "classification" and len(self.target.classes) == 2
 
     def counts(self) -> tuple[int, int]:
-        """Positive and negative validation cases, of two classes."""
-        labels = self._val(self.run((), self.seeds[0])).labels
+        """Positive and negative validation findings, of two classes."""
+        cases = self._val(self.run((), self.seeds[0]))
+        labels = cases.labels[Findings.of([case.finding for case in cases.cases]).firsts]
         return int(np.sum(labels == 1)), int(np.sum(labels == 0))
 
     def left_out(self, chosen: Supports) -> tuple[LeftOut, ...]:
@@ -168,7 +170,7 @@ class Judge:
         )
 
     def tested(self, order: Supports) -> Tested:
-        """The scores of the target's validation cases, from the runs' weights."""
+        """The scores of the target's validation findings, from the runs' weights."""
         rows = []
         for seed in self.seeds:
             rundir = self.run(order, seed)
@@ -182,7 +184,7 @@ class Judge:
             scores = tasks.predictions(found.outputs, task=cases.task, scale=cases.scale)[:, 1]
             rows += [
                 Row(
-                    finding=case.key,
+                    finding=case.finding,
                     patient=case.patient,
                     label=int(label),
                     score=float(score),

@@ -53,6 +53,24 @@ def test_every_part_and_mapped_names(tmp_path: Path) -> None:
     )
 
 
+def test_findings_of_a_pattern_are_within_their_patient(tmp_path: Path) -> None:
+    folder = declare(tmp_path / "mine", BASE + 'pattern = "{label}/{patient}/{finding}/*.png"\n')
+    for name in ("benign/e1/0/1", "benign/e1/0/2", "benign/e1/1/1", "malignant/e2/0/1"):
+        png(folder / f"{name}.png")
+    found = [(sample.patient, sample.finding) for sample in samples(folder)]
+    assert found == [("e1", "0"), ("e1", "0"), ("e1", "1"), ("e2", "0")]
+    png(folder / "malignant/e1/0/9.png")
+    refused(folder, "malignant/e1/0/9.png", "has label 'malignant'", "benign/e1/0/1.png", "'0'")
+
+
+def test_without_a_patient_a_finding_is_one(tmp_path: Path) -> None:
+    folder = declare(tmp_path / "mine", BASE + 'pattern = "{label}/{finding}-*.png"\n')
+    for name in ("a-1", "a-2", "b-1"):
+        png(folder / "benign" / f"{name}.png")
+    found = [(sample.patient, sample.finding) for sample in samples(folder)]
+    assert found == [("a", "a"), ("a", "a"), ("b", "b")]
+
+
 def test_a_pattern_without_labels_is_for_prediction(tmp_path: Path) -> None:
     folder = declare(tmp_path / "mine", BASE + 'pattern = "*.png"\n')
     png(folder / "a;b #1.png")
@@ -120,6 +138,31 @@ def test_a_csv(tmp_path: Path) -> None:
     assert one.source == (folder / "a.png", folder / "b.png")
     assert (two.label, two.group, two.centre, two.split) == (None, None, None, None)
     assert two.key == "c.png;b.png"
+
+
+def test_findings_and_subgroups_of_a_table(tmp_path: Path) -> None:
+    toml = CSV + '[columns]\nfinding = "lesion"\n[subgroups]\nzone = "where"\n"T (T)" = "field"\n'
+    csv = "path,label,patient,lesion,where,field\na.png,benign,P,1,PZ,3\nb.png,benign,P,1,,1.5\n"
+    folder = declare(tmp_path / "mine", toml, csv)
+    for name in "ab":
+        png(folder / f"{name}.png")
+    one, two = samples(folder)
+    assert (one.finding, two.finding) == ("1", "1")
+    assert (one.subgroups, two.subgroups) == ({"zone": "PZ", "T (T)": "3"}, {"T (T)": "1.5"})
+    declare(folder, toml.replace('"field"', '"feild"'), csv)
+    refused(folder, "line 1", "unknown column 'feild': did you mean 'field'", "subgroups.T (T)")
+    declare(folder, CSV + "[subgroups]\n'' = 'where'\n", csv)
+    refused(folder, "dataset.toml", "subgroups: '' is no name of 1 to 60 characters")
+    declare(folder, BASE + 'pattern = "*.png"\n[subgroups]\nzone = "where"\n')
+    refused(folder, "dataset.toml", "subgroups: only a table of cases has columns")
+
+
+def test_a_column_that_is_the_label_is_not_looked_for_by_its_own_name(tmp_path: Path) -> None:
+    csv = "path,finding,patient\na.png,benign,P\nb.png,benign,P\n"
+    folder = declare(tmp_path / "mine", CSV + '[columns]\nlabel = "finding"\n', csv)
+    for name in "ab":
+        png(folder / f"{name}.png")
+    assert [(sample.label, sample.finding) for sample in samples(folder)] == [(0, None)] * 2
 
 
 def test_positions_in_millimetres(tmp_path: Path) -> None:

@@ -58,6 +58,24 @@ def test_patients_inside_classes_inside_splits(tmp_path: Path) -> None:
     assert {sample.split for sample in samples} == {"train", "test"}
 
 
+def test_what_a_finding_is_is_asked_or_told(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    for index in range(12):
+        png(folder / ("a", "b")[index % 2] / f"P{index // 2}" / f"nodule {index}" / "1.png")
+    text, _, _ = guessed(folder)
+    assert 'pattern = "{label}/{patient}/*/*.png"' in text
+    assert "write {finding} for its *" in text
+    table = tmp_path / "table"
+    rows = ["path,dx,lesion_id,finding_site"]
+    for index in range(6):
+        png(table / f"{index}.png")
+        rows.append(f"{index}.png,{('nv', 'mel')[index // 2 % 2]},L{index // 2},back")
+    (table / "meta.csv").write_text("\n".join(rows))
+    _, _, samples = guessed(table)
+    assert [sample.finding for sample in samples] == ["L0", "L0", "L1", "L1", "L2", "L2"]
+    assert samples[0].group is None
+
+
 def test_classes_inside_patients_and_uneven_depth(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     for index in range(6):

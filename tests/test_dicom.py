@@ -220,6 +220,12 @@ def test_broken_headers_are_counted(tmp_path):
         index_headers(tmp_path)
 
 
+def test_the_scanner_is_a_subgroup():
+    assert header(model="Skyra").subgroups() == {"scanner": "Skyra"}
+    assert header(model="x" * 99).subgroups() == {"scanner": "x" * 64}  # as long as DICOM allows
+    assert header(model="").subgroups() == {}
+
+
 def test_series_facts():
     headers = [
         header(b_value=800.0, image_type=("DERIVED", "TRACEW")),

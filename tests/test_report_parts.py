@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +234,25 @@ def test_the_map_sums_to_what_the_patch_adds(seed, output):
     np.testing.assert_allclose(
         maps.sum(axis=(1, 2, 3)), (here - there).numpy(), rtol=0.05, atol=0.02
     )
+
+
+def test_of_one_finding_a_group_shows_one_image(tmp_path):
+    test = predictions(12, 30, shift=0.7)
+    names = tuple(f"f{label}{number % 4}" for number, label in enumerate(test.labels))
+    rundir = make_run(tmp_path / "run", test=replace(test, findings=names))
+    keys, chosen = choose(rundir)
+    with (rundir.path / "predictions.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    for group in ("right", "wrong"):
+        inside = {}  # of each finding, how sure each image's answer is
+        for row in rows:
+            if (row["label"] == row["predicted"]) == (group == "right"):
+                sure = float(row[f"p_{row['predicted']}"])
+                inside.setdefault(row["finding"], {})[row["key"]] = sure
+        expected = {max(of, key=of.get) for of in inside.values()}
+        shown = [k for k, each in zip(keys, chosen, strict=True) if each.group == group]
+        assert len(shown) == len(set(shown)) == len(expected)
+        assert set(shown) == expected
 
 
 def test_right_and_wrong_cases_are_chosen_the_surest_first(tmp_path):

@@ -82,7 +82,7 @@ def _auc_key(
         text += f" Thick lines are moving averages over {WINDOW} epochs."
     if banded:
         text += (
-            " Shaded: the 95 % interval (Newcombe) that so few validation cases leave around "
+            " Shaded: the 95 % interval (Newcombe) that so few validation findings leave around "
             f"{'the moving average' if smoothed else 'each epoch'}: differences well within it "
             "mean nothing."
         )

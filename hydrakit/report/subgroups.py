@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hydrakit.findings import FEWEST
@@ -10,13 +11,15 @@ from hydrakit.report.tables import ABSENT, number, table
 
 if TYPE_CHECKING:
     from hydrakit.comparison import Comparison
-    from hydrakit.results import TestResult
+    from hydrakit.results import Subgroup, TestResult
+    from hydrakit.subgroups import ComparedSubgroup
 
 APART = (
     "These figures are not tested against one another: with so few findings in each, subgroups "
     "differ by luck alone."
 )
 TOO_FEW = "too few"
+FEW = f" Too few: fewer than {FEWEST} positive or negative findings"
 
 
 def subgroups_table(test: TestResult) -> Html | None:
@@ -41,7 +44,9 @@ def subgroups_table(test: TestResult) -> Html | None:
         *("Positive findings", "Negative findings", "AUC", f"{test.level * 100:g} % interval"),
     )
     drawn = table("Test AUC by subgroup", headers, rows, words=(1,) if several else ())
-    return _noted(drawn, any(each.auc is None for each in test.subgroups))
+    one = [each for each in test.subgroups if each.class_name == test.subgroups[0].class_name]
+    few = f"{FEW}." if any(each.auc is None for each in test.subgroups) else ""
+    return _noted(drawn, few + _untold(one, test.findings))
 
 
 def compared_subgroups(found: Comparison) -> Html | None:
@@ -68,17 +73,23 @@ def compared_subgroups(found: Comparison) -> Html | None:
         *(each.name for each in found.strategies),
     )
     caption = f"Test AUC by subgroup ({found.level * 100:g} % interval)"
-    return _noted(
-        table(caption, headers, rows), any(not each.strategies for each in found.subgroups)
-    )
+    few = ""
+    if not all(each.strategies for each in found.subgroups):
+        few = f"{FEW}, or no network that was tested on both."
+    untold = _untold(found.subgroups, found.positives + found.negatives)
+    return _noted(table(caption, headers, rows), few + untold)
 
 
-def _noted(drawn: Html, few: bool) -> Html:
+def _untold(found: Sequence[Subgroup | ComparedSubgroup], findings: int) -> str:
+    """How many of the findings are in no group of a name."""
+    words = ""
+    for name in dict.fromkeys(each.name for each in found):
+        told = sum(each.positives + each.negatives for each in found if each.name == name)
+        if told < findings:
+            words += f" Of {findings - told} findings the {name} is not told, or is several."
+    return words
+
+
+def _noted(drawn: Html, words: str) -> Html:
     """The table with what must be known to read it."""
-    words = APART
-    if few:
-        words += (
-            f" Too few: fewer than {FEWEST} positive or negative findings, or none that one "
-            "network could be tested on together."
-        )
-    return together((drawn, element("p", words)), "\n")
+    return together((drawn, element("p", APART + words)), "\n")

@@ -202,3 +202,10 @@ def test_facts_are_of_the_scanner_and_the_file(tmp_path):
     assert isinstance(case, Sample)
     spacing = {"row spacing (mm)": 0.7, "column spacing (mm)": 0.8}
     assert case.facts == {"rows": 6, "columns": 8, **spacing, "bits stored": 16}
+    assert (case.finding, case.subgroups) == ("1", {})
+    for path in (tmp_path / "a").iterdir():
+        image = dcmread(path)
+        image.ManufacturerModelName = "Brilliance64"
+        image.save_as(path)
+    (case,) = read(tmp_path)
+    assert case.subgroups == {"scanner": "Brilliance64"}

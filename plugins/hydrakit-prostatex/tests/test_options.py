@@ -250,3 +250,4 @@ def test_real_sequences_show_one_and_the_same_place(shared_data):
             np.corrcoef((dwi > np.median(dwi)).ravel(), (adc > np.median(adc)).ravel())[0, 1] > 0.4
         )
     assert samples[1].facts["scanner"] == "Skyra"
+    assert samples[1].subgroups["scanner"] == "Skyra"

@@ -53,6 +53,24 @@ def test_the_slice_is_found_by_geometry_whatever_the_numbering(tmp_path, head_fi
     assert [path.name for path in sample.source] == ["4.dcm" if head_first else "2.dcm"]
 
 
+def test_two_lesions_of_one_slice_are_two_findings_with_zones(tmp_path):
+    write_series(tmp_path / "a", CALC, 8)
+    listed = [(CALC, 8, "3 2 1")]
+    write_tables(tmp_path, ("-13 -7 3", "TRUE", listed), ("-11 -7 3", "TRUE", listed))
+    one, two = read(tmp_path)
+    assert one.source == two.source
+    assert one.finding != two.finding
+    assert one.subgroups == two.subgroups == {"zone": "PZ"}  # no scanner is told here
+    table = tmp_path / FINDINGS
+    table.write_text(table.read_text().replace(",PZ,", ",,"))
+    assert read(tmp_path)[0].subgroups == {}
+    table.write_text(table.read_text().replace(",zone,", ",area,"))
+    assert read(tmp_path)[0].subgroups == {}
+    table.write_text(table.read_text().replace(",area,", ",zone,").replace(",,", f",{'x' * 61},"))
+    with pytest.raises(DataError, match=r"line 2: zone is .*: must be a short name, or empty"):
+        read(tmp_path)
+
+
 def test_the_authors_slice_is_another_one_where_numbers_run_from_the_head(tmp_path):
     write_series(tmp_path / "a", CALC, 8, head_first=True)
     write_tables(tmp_path, ("-13 -7 3", "FALSE", [(CALC, 8, "4 2 1")]))
