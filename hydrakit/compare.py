@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import hydrakit
 from hydrakit.cells import Cell, CompareDir, Description, Design
-from hydrakit.comparison import Cases, Comparison, cases_of, compared, positive_class
+from hydrakit.comparison import Cases, Comparison, cases_of, compared
 from hydrakit.data.declared import plugins_at
 from hydrakit.data.gate import pass_gate
 from hydrakit.data.prepare import Prepared, prepare
 from hydrakit.data.read import check_root
 from hydrakit.errors import DataError
 from hydrakit.files import write_atomic
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.places import root_of
 from hydrakit.plan import Plan
 from hydrakit.plugins import Plugins
@@ -167,6 +168,26 @@ def divided(jobs: int | None, device: str, groups: int) -> tuple[int, tuple[str,
     usual = len(devices) if where.type == "cuda" else threads
     workers = min(jobs or usual, groups)
     return workers, devices, max(1, threads // workers)
+
+
+def positive_class(adapter: DatasetAdapter, wanted: str | None) -> str:
+    """The class whose AUC is compared.
+
+    Raises:
+        DataError: The dataset has none of that name, or several that it could be.
+    """
+    names = ", ".join(adapter.classes)
+    if adapter.task == "regression":
+        raise DataError(
+            f"{adapter.name}: its label is a number, and AUCs are compared: name another target"
+        )
+    if wanted is None and len(adapter.classes) == 2 and adapter.task == "classification":
+        return adapter.classes[1]
+    if wanted is None:
+        raise DataError(f"{adapter.name}: has the classes {names}: name one with `--positive`")
+    if wanted not in adapter.classes:
+        raise DataError(f"--positive {wanted!r}: is not a class of {adapter.name!r} ({names})")
+    return wanted
 
 
 def _prepare(

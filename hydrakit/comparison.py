@@ -17,7 +17,6 @@ from hydrakit.data.index import Index
 from hydrakit.errors import DataError, one_line
 from hydrakit.files import read_rows
 from hydrakit.findings import Findings, Subgroups
-from hydrakit.hooks import DatasetAdapter
 from hydrakit.metrics import auc
 from hydrakit.paired import compare
 from hydrakit.plan import Frozen, Name, Text
@@ -212,26 +211,6 @@ def cases_of(index: Index, units: Mapping[str, str], positive: str) -> Cases:
         patient=dict(units),
         subgroups=dict(zip((names[first] for first in found.firsts), told, strict=True)),
     )
-
-
-def positive_class(adapter: DatasetAdapter, wanted: str | None) -> str:
-    """The class whose AUC is compared.
-
-    Raises:
-        DataError: The dataset has none of that name, or several that it could be.
-    """
-    names = ", ".join(adapter.classes)
-    if adapter.task == "regression":
-        raise DataError(
-            f"{adapter.name}: its label is a number, and AUCs are compared: name another target"
-        )
-    if wanted is None and len(adapter.classes) == 2 and adapter.task == "classification":
-        return adapter.classes[1]
-    if wanted is None:
-        raise DataError(f"{adapter.name}: has the classes {names}: name one with `--positive`")
-    if wanted not in adapter.classes:
-        raise DataError(f"--positive {wanted!r}: is not a class of {adapter.name!r} ({names})")
-    return wanted
 
 
 def compared(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -16,11 +15,10 @@ import torch
 import hydrakit
 from hydrakit import transfer, weights
 from hydrakit.checkpoint import EVERY
-from hydrakit.data.gate import DROPPED, WITHHELD, Gate, pass_gate, shortcut_facts
-from hydrakit.data.index import Case
+from hydrakit.data.facts import data_facts
+from hydrakit.data.gate import Gate, pass_gate
 from hydrakit.data.load import Cases, Loaded, load, select
 from hydrakit.data.prepare import Prepared
-from hydrakit.data.read import class_names
 from hydrakit.devices import Compute
 from hydrakit.errors import DataError, DivergedError, PlanError
 from hydrakit.evaluate import predict, score, to_csv
@@ -33,7 +31,7 @@ from hydrakit.plan import Plan, Round
 from hydrakit.plugins import Plugins
 from hydrakit.report import write_report
 from hydrakit.report.cases import keep_shown
-from hydrakit.results import DataFacts, EpochRecord, Results, RoundResult, TestResult
+from hydrakit.results import EpochRecord, Results, RoundResult, TestResult
 from hydrakit.rundir import RunDir, write_lines
 from hydrakit.seeds import Seeds
 from hydrakit.shared import fetch, keep
@@ -116,7 +114,10 @@ class Session:
                     f"head {factory.name!r} cannot learn {adapter.name!r}, a {adapter.task} task: "
                     f"it takes {', '.join(factory.tasks)}"
                 )
-        facts = {name: self._facts(name) for name in self.loaded}
+        facts = {
+            name: data_facts(self.prepared[name].index, self.adapters[name], self.gate)
+            for name in self.loaded
+        }
         before = self.rundir.facts()
         for name in facts if before else ():
             if before is not None and before.get(name) != facts[name]:
@@ -125,42 +126,6 @@ class Session:
                     "begin anew with another `--out`"
                 )
         self.facts = facts
-
-    def _facts(self, name: str) -> DataFacts:
-        loaded, index = self.loaded[name], self.prepared[name].index
-        cases = [case for case in index.cases if case.label is not None]
-        counts: dict[str, Counter[str]] = {}
-        findings: dict[str, dict[str, Case]] = {}  # one case of each
-        patients: dict[str, set[str]] = {}
-        dealt = Counter(loaded.splits.values())
-
-        def named(case: Case) -> tuple[str, ...]:
-            return class_names(case.label, loaded.task, loaded.classes)
-
-        for case in cases:
-            split = loaded.splits[case.key]
-            if split in (WITHHELD, DROPPED):
-                continue
-            counts.setdefault(split, Counter()).update(named(case))
-            findings.setdefault(split, {})[case.finding] = case
-            patients.setdefault(split, set()).add(case.patient)
-        return DataFacts(
-            digest=index.content,
-            channels=index.channels,
-            cases={split: dealt[split] for split in sorted(counts)},
-            counts={split: dict(sorted(counts[split].items())) for split in sorted(counts)},
-            findings={
-                split: dict(sorted(Counter(n for c in of.values() for n in named(c)).items()))
-                for split, of in sorted(findings.items())
-            },
-            patients={split: len(patients[split]) for split in sorted(patients)},
-            unlabelled=len(index.cases) - len(cases),
-            excluded=dict(Counter(case.reason for case in index.excluded)),
-            copies=self.gate.copied.get(name, 0),
-            dropped=dealt[DROPPED],
-            withheld=dealt[WITHHELD],
-            shortcuts=shortcut_facts(index.cases, self.adapters[name], self.gate.units[name]),
-        )
 
     def _write_environment(self, places: Mapping[str, Path]) -> None:
         """Write on what machine this runs, from which files."""
