@@ -286,6 +286,18 @@ def test_certain_answers_have_finite_figures() -> None:
     assert found.classes[0].auc == 0.75
 
 
+def test_the_area_is_of_the_probabilities_that_are_written() -> None:
+    """However near they are: the way from mean probabilities to a loss may make them equal."""
+    logits = np.array([[0.0, 0.3 + number * 2**-54] for number in range(400)])
+    given = predictions([number * 7 % 5 % 2 for number in range(400)], logits)
+    found = score(given)
+    rows = list(csv.DictReader(io.StringIO(to_csv([given]))))
+    truth = [row["label"] == "some" for row in rows]
+    assert found.figures.auc == found.classes[0].auc
+    shares = [float(row["p_some"]) for row in rows]
+    assert found.classes[0].auc == pytest.approx(roc_auc_score(truth, shares), abs=1e-12)
+
+
 case = st.tuples(
     st.integers(0, 1), st.sampled_from([-1.0, 0.0, 0.3, 0.7, 2.0]), st.sampled_from("xy")
 )
@@ -341,6 +353,28 @@ def test_the_csv_has_a_line_for_each_image_and_names_its_finding() -> None:
     ]
     alone = to_csv([replace(given, findings=None)])
     assert [row["finding"] for row in csv.DictReader(io.StringIO(alone))] == ["k0", "k1", "k2"]
+
+
+def test_the_curves_of_the_report_are_of_findings(tmp_path: Path) -> None:
+    from pages import make_run
+
+    from hydrakit.report.roc import area_below, roc_curves
+
+    given, by_hand, truth = three_slices(2)
+    whole = replace(given, dataset="prostatex", classes=("benign", "significant"))
+    rundir = make_run(tmp_path / "run", test=whole)
+    results = rundir.results()
+    assert results is not None
+    (curve,) = roc_curves(rundir, results.test)
+    np.testing.assert_allclose(curve.scores, by_hand[:, 1], rtol=1e-12)
+    assert curve.positive.tolist() == (truth == 1).tolist()
+    assert area_below(curve.points) == pytest.approx(roc_auc_score(truth, by_hand[:, 1]))
+
+
+def test_images_are_counted_once_however_often_they_are_tested() -> None:
+    tested = strategy(0.0, findings=12)
+    assert len(tested.passes) == 2
+    assert tested.images.tolist() == [3] * 12
 
 
 # --- subgroups
@@ -590,3 +624,24 @@ def test_a_comparison_counts_findings_and_tells_of_subgroups(
     broken = CliRunner().invoke(main, arguments)
     assert broken.exit_code == 1
     assert "which the data now tells otherwise: restore the data, or begin anew" in broken.stderr
+
+
+def test_orders_of_supports_are_compared_on_findings(
+    declared: Path, tmp_path: Path, cache: Path
+) -> None:
+    from hydrakit.data.declared import with_declared
+    from hydrakit.supports import Judge
+    from hydrakit.watch import Watcher
+
+    offered = with_declared(helpers.plugins(), declared, {})
+    plan = helpers.plan_of(helpers.round_of("omega", epochs=1))
+    judge = Judge(
+        folder=tmp_path, plan=lambda _, seed: plan,
+        seeds=(0,), target=offered.dataset("omega"), plugins=offered, data=declared, roots={},
+        device="cpu", cache=cache, more={}, watcher=lambda _: Watcher(),
+    )  # fmt: skip
+    tested = judge.tested(())
+    positives, negatives = judge.counts()
+    assert len(tested.findings) == positives + negatives
+    assert positives == int(tested.labels.sum())
+    assert tested.images.tolist() == [3] * len(tested.findings)

@@ -81,6 +81,9 @@ def test_two_classes_are_told_from_other_tasks(counts, cases, found):
         patients={}, unlabelled=0, excluded={},
     )  # fmt: skip
     assert two_classes(facts, "val", None) == found
+    if found:  # several images of a finding
+        fewer = facts.model_copy(update={"findings": {"val": {"a": 2, "b": 3}}})
+        assert two_classes(fewer, "val", None) == [2, 3]
 
 
 def test_the_transfer_matrix_and_what_follows_from_it(tmp_path):
