@@ -59,7 +59,7 @@ class Kept:
     units: Mapping[str, Mapping[str, str]]
 
     def tested(self, number: int, name: str) -> Tested | str:
-        """A dataset's validation cases through its head after a round; or why there is no AUC.
+        """A dataset's validation findings through its head after a round; or why there is no AUC.
 
         Raises:
             PlanError: What the round kept cannot be read.
@@ -81,7 +81,12 @@ class Kept:
             return f"intervals are of at most {MOST_PAIRS:,} pairs of cases"
         scores = tasks.predictions(answers, task=val.task)[:, 1].tolist()
         return gather(
-            Row(finding=case.key, patient=self.units[name][case.key], label=label, score=score)
+            Row(
+                finding=case.finding,
+                patient=self.units[name][case.key],
+                label=label,
+                score=score,
+            )
             for case, label, score in zip(val.cases, val.labels.tolist(), scores, strict=True)
         )
 
