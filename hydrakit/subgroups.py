@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from hydrakit.findings import Subgroups, enough, parts
-from hydrakit.plan import Frozen, Name
+from hydrakit.plan import Frozen, Name, Text
+from hydrakit.results import Number, Share
 from hydrakit.stats import mean_auc
 from hydrakit.tested import Tested, part_of
 
@@ -16,11 +17,11 @@ class SubgroupAuc(Frozen):
     """A strategy's mean test AUC over a subgroup's findings; fields as in `StrategyFigures`."""
 
     strategy: Name
-    auc: float
-    low: float
-    high: float
-    cells: int
-    left_out: int
+    auc: Share
+    low: Share
+    high: Share
+    cells: Number
+    left_out: Number
 
 
 class ComparedSubgroup(Frozen):
@@ -36,11 +37,11 @@ class ComparedSubgroup(Frozen):
             (`hydrakit.findings.FEWEST`), or no cell tested both classes of them.
     """
 
-    name: str
-    value: str
-    positives: int
-    negatives: int
-    patients: int
+    name: Text
+    value: Text
+    positives: Number
+    negatives: Number
+    patients: Number
     strategies: tuple[SubgroupAuc, ...] = ()
 
 
