@@ -301,7 +301,10 @@ def test_a_cell_of_a_comparison_says_it_too(
 ) -> None:
     faulty(define("build", "broken()"))
     monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), os.environ["PYTHONPATH"]])
+        "PYTHONPATH",
+        os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]).strip(
+            os.pathsep
+        ),
     )
     arguments = ["compare", "--strategies", "classical", "--datasets", "moles", "--head", "odd"]
     arguments += ["--root", "moles=moles", "--folds", "2", "--seeds", "1", "--jobs", "1"]
