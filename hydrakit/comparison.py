@@ -332,7 +332,7 @@ def _results(here: CompareDir, cell: Cell) -> Results:
 
 
 def _predictions(here: CompareDir, cell: Cell, split: str) -> list[dict[str, str]]:
-    path = here.cell(cell) / "predictions.csv"
+    path = RunDir(here.cell(cell)).file("predictions.csv")
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return [row for row in csv.DictReader(file) if row["split"] == split]

@@ -307,8 +307,8 @@ def evaluate_run(
         raise PlanError(f"{run}: is not finished: `hydrakit run --resume {run}` goes on")
     known = {key: Path(path) for key, path in rundir.environment().get("roots", {}).items()}
     evaluation = evaluate_files(
-        rundir.body_path,
-        rundir.head_path(heads[-1]),
+        rundir.file("body.safetensors"),
+        rundir.file(f"heads/{heads[-1]}.safetensors"),
         root=root_of(name, None, {**known, **roots}),
         dataset=name,
         split=split,

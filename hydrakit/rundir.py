@@ -20,6 +20,14 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
+from hydrakit.digests import (
+    FILE,
+    check_file,
+    known_digest,
+    read_digests,
+    update_digests,
+    write_digests,
+)
 from hydrakit.errors import HydrakitError, PlanError
 from hydrakit.files import append_line, sync_folder, write_atomic
 from hydrakit.plan import Plan, Round, load_plan
@@ -30,6 +38,14 @@ TRACE = "test-trace.jsonl"
 
 CHECKPOINT = "checkpoint.safetensors"
 """Of a round under way, in its folder of progress."""
+
+SHOWN = "shown.safetensors"
+OWN = (
+    *("plan.json", "data.json", "splits.json", "results.json", "predictions.csv"),
+    *("body.safetensors", SHOWN),
+)
+"""What a finished run must keep as it is, besides heads and rounds. Not ``environment.json``: where
+the data lay may be put right."""
 
 
 class RunDir:
@@ -117,14 +133,30 @@ class RunDir:
         """The plan of this run.
 
         Raises:
-            PlanError: The folder is not a run's, or its plan is broken.
+            PlanError: The folder is not a run's, or its plan is broken, or was changed since rounds
+                were trained by it.
         """
         if not self.plan_path.is_file():
             raise PlanError(
                 f"{self.path}: is not a run's folder, it has no plan.json: name the one that "
                 "`hydrakit run` printed"
             )
+        for folder in self.round_folders():
+            digests = read_digests(folder)
+            if digests and digests.plan not in (None, self._plan_digest()):
+                raise PlanError(
+                    f"{self.plan_path}: was changed since {folder.name} was trained by it: restore "
+                    "it, or run the changed plan in another folder: `hydrakit run --plan FILE`"
+                )
         return load_plan(self.plan_path)
+
+    def _plan_digest(self) -> str | None:
+        """SHA-256 of the file; rounds that are trained while a plan is tuned have none."""
+        return known_digest(self.plan_path).sha256 if self.plan_path.is_file() else None
+
+    def round_folders(self) -> list[Path]:
+        """The finished rounds' folders, in order."""
+        return sorted(path for path in self.path.glob("rounds/*") if not path.suffix)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -166,6 +198,10 @@ class RunDir:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
         yield new
+        if (new / FILE).is_file():  # copied with its files
+            update_digests(new, plan=self._plan_digest())
+        else:
+            write_digests(new, [path.name for path in new.iterdir()], plan=self._plan_digest())
         sync_folder(new)
         new.rename(final)
         sync_folder(final.parent)
@@ -177,14 +213,62 @@ class RunDir:
         if state.is_dir():
             shutil.rmtree(state)
 
+    def round_file(self, number: int, round: Round, name: str) -> Path:
+        """The path of a file of a finished round, as it was written.
+
+        Raises:
+            PlanError: It was changed.
+        """
+        folder = self.round_path(number, round)
+        return check_file(folder, name, remedy=f"restore it, or {self.again(folder)}")
+
+    def again(self, folder: Path) -> str:
+        """How a round is trained again: it seeds itself, so that later ones still rest on it."""
+        results = f" and {self.results_path}" if self.results_path.exists() else ""
+        return f"delete {folder}{results} and run again, which trains it again"
+
+    def file(self, name: str) -> Path:
+        """The path of one of the run's own files, as it was written.
+
+        Raises:
+            PlanError: It was changed since the run was finished.
+        """
+        whole = all((folder / "body.safetensors").is_file() for folder in self.round_folders())
+        remedy = "restore it from a copy, or run the plan again in another folder"
+        if name == SHOWN:
+            remedy = f"delete it, and `hydrakit report {self.path}` makes it again"
+        elif whole and name != "plan.json":
+            both = "it" if name == "results.json" else f"it and {self.results_path}"
+            remedy = f"restore it, or delete {both} and run again, which makes it from the rounds"
+        return check_file(self.path, name, remedy=remedy)
+
+    def seal(self) -> None:
+        """Write down what the files of the finished run are, once; see `hydrakit.digests`."""
+        if (self.path / FILE).is_file():
+            return
+        names = [name for name in OWN if (self.path / name).is_file()]
+        names += [f"heads/{path.name}" for path in self.path.glob("heads/*.safetensors")]
+        rounds = [folder.relative_to(self.path) / FILE for folder in self.round_folders()]
+        names += [path.as_posix() for path in rounds if (self.path / path).is_file()]
+        write_digests(self.path, names)
+
+    def unseal(self) -> None:
+        """Go on writing: what was made of earlier results counts no more."""
+        for name in (FILE, SHOWN):
+            (self.path / name).unlink(missing_ok=True)
+
+    def renew(self, name: str) -> None:
+        """One of a finished run's own files was written again."""
+        update_digests(self.path, renewed=[name])
+
     def round_result(self, number: int, round: Round) -> RoundResult:
         """The summary of a finished round.
 
         Raises:
             PlanError: Its file is absent or broken.
         """
-        folder = self.round_path(number, round)
-        return self._load(folder / "round.json", RoundResult, remedy=f"delete {folder}")
+        path = self.round_file(number, round, "round.json")
+        return self._load(path, RoundResult, remedy=f"delete {path.parent}")
 
     def epochs(self, number: int, round: Round) -> list[EpochRecord]:
         """The epochs of a finished round.
@@ -192,7 +276,7 @@ class RunDir:
         Raises:
             PlanError: Its file is absent or broken.
         """
-        path = self.round_path(number, round) / "metrics.jsonl"
+        path = self.round_file(number, round, "metrics.jsonl")
         with _readable(path):
             lines = path.read_bytes().splitlines()
             return [EpochRecord.model_validate_json(line) for line in lines]
@@ -217,7 +301,7 @@ class RunDir:
         """
         if not self.results_path.is_file():
             return None
-        return self._load(self.results_path, Results, remedy="delete it")
+        return self._load(self.file("results.json"), Results, remedy="delete it")
 
     def facts(self) -> dict[str, DataFacts] | None:
         """What each dataset gave, or None before the data was first read.
@@ -225,7 +309,7 @@ class RunDir:
         Raises:
             PlanError: The file is broken.
         """
-        path = self.path / "data.json"
+        path = self.file("data.json")
         if not path.is_file():
             return None
         with _readable(path):
@@ -238,7 +322,7 @@ class RunDir:
         Raises:
             PlanError: The file that tells it is missing or broken.
         """
-        path = self.path / "splits.json"
+        path = self.file("splits.json")
         with _readable(path):
             loaded: dict[str, dict[str, str]] = json.loads(path.read_bytes())
             return loaded

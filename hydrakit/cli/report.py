@@ -66,9 +66,10 @@ def _keep_patches(
     rundir: RunDir, data: Path | None, roots: dict[str, Path], cache: Path | None
 ) -> None:
     """Add the patches of a finished run that has none, where the data is where it was."""
-    from hydrakit.report.cases import FILE, keep_shown
+    from hydrakit.report.cases import keep_shown
+    from hydrakit.rundir import SHOWN
 
-    if rundir.results() is None or (rundir.path / FILE).is_file():
+    if rundir.results() is None or (rundir.path / SHOWN).is_file():
         return
     from hydrakit.data.declared import plugins_at
     from hydrakit.data.prepare import prepare

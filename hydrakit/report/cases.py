@@ -20,7 +20,7 @@ from hydrakit.hooks import Task
 from hydrakit.plan import Frozen
 from hydrakit.report.markup import Html, element, together
 from hydrakit.report.pictures import coloured, ends_of, png
-from hydrakit.rundir import RunDir
+from hydrakit.rundir import SHOWN, RunDir
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 Maps = NDArray[np.float32]
 
-FILE = "shown.safetensors"
 EACH = 8  # cases of a group
 STEPS = 32  # of the path of integrated gradients
 GROUPS = {
@@ -87,8 +86,8 @@ def keep_shown(rundir: RunDir, prepared: Prepared, *, plugins: Plugins | None = 
             f"{plan.target}: restore the data that the run had"
         )
     model = joined(
-        weights.load_body(rundir.body_path),
-        weights.load_head(rundir.head_path(plan.target_head), plugins=plugins),
+        weights.load_body(rundir.file("body.safetensors")),
+        weights.load_head(rundir.file(f"heads/{plan.target_head}.safetensors"), plugins=plugins),
     )
     patches, maps = saliency(
         model,
@@ -97,7 +96,9 @@ def keep_shown(rundir: RunDir, prepared: Prepared, *, plugins: Plugins | None = 
         target=plan.target,
     )
     text = json.dumps([each.model_dump() for each in chosen])
-    write_atomic(rundir.path / FILE, save({"maps": maps, "patches": patches}, {"shown": text}))
+    content = save({"maps": maps, "patches": patches}, {"shown": text})
+    write_atomic(rundir.path / SHOWN, content)
+    rundir.renew(SHOWN)
 
 
 def choose(rundir: RunDir) -> tuple[list[str], list[Shown]]:
@@ -109,7 +110,7 @@ def choose(rundir: RunDir) -> tuple[list[str], list[Shown]]:
     results = rundir.results()
     if results is None:
         raise PlanError(f"{rundir.path}: is not finished: it has no test cases to show")
-    path = rundir.path / "predictions.csv"
+    path = rundir.file("predictions.csv")
     try:
         with path.open(encoding="utf-8", newline="") as file:
             lines = [row for row in csv.DictReader(file) if row["split"] == results.test.split]
@@ -215,7 +216,7 @@ def read_shown(rundir: RunDir) -> tuple[list[Shown], Maps, Maps] | None:
     """
     from safetensors import SafetensorError, safe_open
 
-    path = rundir.path / FILE
+    path = rundir.file(SHOWN)
     if not path.is_file():
         return None
     try:
