@@ -37,12 +37,19 @@ class Digests(Frozen):
         hydrakit: Version that wrote it.
         plan: SHA-256 of the run's ``plan.json``, of a round that was trained by it; None elsewhere.
         files: By path within the folder, parts joined by ``/``.
+        own: SHA-256 of all the above.
     """
 
     format: Literal[1] = 1
     hydrakit: str
     plan: str | None = None
     files: dict[str, Digest]
+    own: str = ""
+
+    def sealed(self) -> Digests:
+        """The same with its own digest."""
+        text = self.model_dump_json(exclude={"own"})
+        return self.model_copy(update={"own": hashlib.sha256(text.encode()).hexdigest()})
 
 
 def write_digests(folder: Path, names: Iterable[str], *, plan: str | None = None) -> None:
@@ -93,7 +100,10 @@ def read_digests(folder: Path) -> Digests | None:
     """
     path = folder / FILE
     try:
-        return Digests.model_validate_json(path.read_bytes())
+        found = Digests.model_validate_json(path.read_bytes())
+        if found == found.sealed():
+            return found
+        reason = "it was changed since it was written"
     except FileNotFoundError:
         return None
     except ValidationError as error:
@@ -101,7 +111,7 @@ def read_digests(folder: Path) -> Digests | None:
     except OSError as error:
         reason = str(error.strerror)
     raise PlanError(
-        f"{path}: cannot be read ({reason}): restore it from a copy, or delete it to use the "
+        f"{path}: cannot be used ({reason}): restore it from a copy, or delete it to use the "
         "files beside it as they are"
     )
 
@@ -187,4 +197,5 @@ def _fault(path: Path, written: Digest) -> str | None:
 
 
 def _write(folder: Path, digests: Digests) -> None:
-    write_atomic(folder / FILE, (digests.model_dump_json(indent=1) + "\n").encode())
+    text = digests.sealed().model_dump_json(indent=1) + "\n"
+    write_atomic(folder / FILE, text.encode())

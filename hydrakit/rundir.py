@@ -233,14 +233,19 @@ class RunDir:
         Raises:
             PlanError: It was changed since the run was finished.
         """
-        whole = all((folder / "body.safetensors").is_file() for folder in self.round_folders())
-        remedy = "restore it from a copy, or run the plan again in another folder"
+        return check_file(self.path, name, remedy=self.remedy(name))
+
+    def remedy(self, name: str) -> str:
+        """What to do where one of the run's own files is damaged."""
         if name == SHOWN:
-            remedy = f"delete it, and `hydrakit report {self.path}` makes it again"
-        elif whole and name != "plan.json":
-            both = "it" if name == "results.json" else f"it and {self.results_path}"
-            remedy = f"restore it, or delete {both} and run again, which makes it from the rounds"
-        return check_file(self.path, name, remedy=remedy)
+            return f"delete it, and `hydrakit report {self.path}` makes it again"
+        if name.startswith("rounds/"):
+            return f"restore it, or {self.again((self.path / name).parent)}"
+        whole = all((folder / "body.safetensors").is_file() for folder in self.round_folders())
+        if not whole or name == "plan.json":
+            return "restore it from a copy, or run the plan again in another folder"
+        both = "it" if name == "results.json" else f"it and {self.results_path}"
+        return f"restore it, or delete {both} and run again, which makes it from the rounds"
 
     def seal(self) -> None:
         """Write down what the files of the finished run are, once; see `hydrakit.digests`."""

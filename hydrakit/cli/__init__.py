@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import click
 
-from hydrakit.cli import compare, data, plugins, report, run, tune, weights
+from hydrakit.cli import compare, data, folder, plugins, report, run, tune, weights
 from hydrakit.errors import HydrakitError
 from hydrakit.stopping import stoppable, stopped
 
@@ -88,4 +88,5 @@ main.add_command(tune.order)
 main.add_command(data.datasets)
 main.add_command(plugins.plugins)
 main.add_command(report.report)
+main.add_command(folder.verify)
 main.add_command(weights.weights)
