@@ -16,6 +16,7 @@ from pydantic import Field, PositiveInt, ValidationError, field_validator, model
 
 from hydrakit.errors import PlanError, unknown
 from hydrakit.files import write_atomic
+from hydrakit.lock import FILES
 from hydrakit.plan import Fold, Frozen, Name, Plan, Split, first_fault
 from hydrakit.planning import TARGET_SPLIT, make_plan
 from hydrakit.plugins import Plugins
@@ -277,8 +278,9 @@ class CompareDir:
 
     def _is_empty(self) -> bool:
         """Whether there is nothing in it, save what was begun and at once stopped."""
-        begun = {".lock", "lock.holder", "cells"}
-        return {path.name for path in self.path.iterdir()} <= begun
+        begun = {*FILES, "cells"}
+        names = {path.name for path in self.path.iterdir()}
+        return all(name in begun or name.startswith(f".{FILE}.") for name in names)
 
 
 def _differing(before: Description, design: Design) -> str:

@@ -18,6 +18,7 @@ from hydrakit.data.prepare import Prepared, prepare
 from hydrakit.data.read import check_root
 from hydrakit.errors import DataError
 from hydrakit.files import write_atomic
+from hydrakit.lock import locked
 from hydrakit.places import root_of
 from hydrakit.plan import Plan
 from hydrakit.plugins import Plugins
@@ -135,7 +136,8 @@ def compare(
     cases = _prepare(plans, plugins, place, chosen, watcher)
     board = _Board(CompareDir(place.out), plans, watcher, design, cases, plugins)
     board.here.begin()
-    with RunDir(place.out).locked():
+    with locked(place.out):
+        board.here.check(design)  # another process may have begun here
         board.write()
         watcher.begun(here.path, len(plans), sum(len(p.rounds) for p in plans.values()), workers)
         board.run(place, workers)

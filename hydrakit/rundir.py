@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
-import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from hydrakit.digests import (
@@ -28,8 +25,9 @@ from hydrakit.digests import (
     update_digests,
     write_digests,
 )
-from hydrakit.errors import HydrakitError, PlanError
+from hydrakit.errors import PlanError
 from hydrakit.files import append_line, sync_folder, write_atomic
+from hydrakit.lock import FILES, locked
 from hydrakit.plan import Plan, Round, load_plan
 from hydrakit.results import DataFacts, EpochRecord, Results, RoundResult, TracePoint
 
@@ -64,13 +62,16 @@ class RunDir:
 
         Raises:
             PlanError: As `check`, or the folder cannot be written.
+            HydrakitError: Another process is beginning in the very folder.
         """
         here = cls.check(path, plan)
         if here.plan_path.is_file():
             return here
         try:
             path.mkdir(parents=True, exist_ok=True)
-            write_atomic(here.plan_path, plan.to_json().encode())
+            with here.locked():
+                cls.check(path, plan)  # another process may have begun here
+                write_atomic(here.plan_path, plan.to_json().encode())
         except OSError as error:
             raise PlanError(f"{path}: cannot be written: {error.strerror}") from None
         return here
@@ -90,7 +91,7 @@ class RunDir:
                     f"or go on with that one by `hydrakit run --resume {path}`"
                 )
             return here
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and not (path.is_dir() and all(map(_is_of_a_beginning, path.iterdir()))):
             raise PlanError(
                 f"{path}: is not empty and not a run's folder: choose another with `--out`"
             )
@@ -158,33 +159,9 @@ class RunDir:
         """The finished rounds' folders, in order."""
         return sorted(path for path in self.path.glob("rounds/*") if not path.suffix)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes out. The lock goes when its process does, however it ends.
-
-        Raises:
-            HydrakitError: Another process holds it.
-            PlanError: The folder cannot be written.
-        """
-        holder = self.path / "lock.holder"
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            who = holder.read_text() if holder.is_file() else "unknown"
-            raise HydrakitError(
-                f"{self.path}: another process is running here ({who.strip()}): "
-                "wait for it, or choose another folder with `--out`"
-            ) from None
-        except OSError as error:
-            raise PlanError(f"{self.path}: cannot be written: {error.strerror}") from None
-        try:
-            now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-            holder.write_text(f"pid {os.getpid()} on {platform.node()} since {now}\n")
-            yield
-        finally:
-            holder.unlink(missing_ok=True)
-            lock.release()
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep other processes out; as `hydrakit.lock.locked`."""
+        return locked(self.path)
 
     def finished(self, number: int, round: Round) -> bool:
         """Whether a round is done."""
@@ -359,6 +336,11 @@ class RunDir:
     def _load(self, path: Path, model: type[Model], *, remedy: str) -> Model:
         with _readable(path, f"{remedy} and run again"):
             return model.model_validate_json(path.read_bytes())
+
+
+def _is_of_a_beginning(path: Path) -> bool:
+    """Whether a file is there before a plan is: one begins here, or was stopped at once."""
+    return path.name in FILES or path.name.startswith(".plan.json.")
 
 
 @contextmanager

@@ -25,7 +25,7 @@ def test_a_run_begins_in_a_new_or_empty_folder_and_goes_on_in_its_own(tmp_path: 
         before = tree(folder)
         assert RunDir.begin(folder, PLAN).path == folder
         assert tree(folder) == before
-    assert [path.name for path in folder.iterdir()] == ["plan.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "plan.json"]
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
@@ -76,6 +76,7 @@ def test_a_failure_gives_the_lock_back(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_locked_says_so(tmp_path: Path) -> None:
     rundir = RunDir.begin(tmp_path, PLAN)
+    (tmp_path / ".lock").unlink()
     (tmp_path / ".lock").mkdir()
     with pytest.raises(PlanError, match="cannot be written"), rundir.locked():
         pass
