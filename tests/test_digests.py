@@ -19,10 +19,12 @@ from helpers import (
     weights_of,
 )
 
+import hydrakit.shared
 from hydrakit import digests
 from hydrakit.cells import Cell, CompareDir
 from hydrakit.comparison import _predictions
 from hydrakit.evaluate import evaluate_run
+from hydrakit.files import copy
 from hydrakit.plan import Plan, Round
 from hydrakit.report import write_report
 from hydrakit.results import RoundResult
@@ -275,16 +277,14 @@ def test_a_shared_round_that_was_changed_is_not_taken(runner: Runner, tmp_path: 
 def test_a_round_that_goes_bad_while_it_is_kept_is_not_made_right_by_keeping_it(
     runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copytree = shutil.copytree
-
-    def badly(source: Path, target: Path, **more: Any) -> Path:
-        done = copytree(source, target, **more)
-        flip(target / "body.safetensors")
-        return done
+    def badly(source: Path, target: Path) -> None:
+        copy(source, target)
+        if target.name == "body.safetensors":
+            flip(target)
 
     plan, shared = plan_of(round_of("alpha")), tmp_path / "kept"
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "copytree", badly)
+        patch.setattr(hydrakit.shared, "copy", badly)
         runner(plan, "one", shared=shared)
     (folder,) = shared.iterdir()
     assert [name for name, _ in digests.faults(folder)] == ["body.safetensors"]

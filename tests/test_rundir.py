@@ -94,7 +94,7 @@ def test_a_round_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         stop_while_writing()
     assert not rundir.finished(3, ROUND)
-    assert [path.name for path in final.parent.iterdir()] == ["03-alpha-all.part"]
+    assert [path.name for path in final.parent.iterdir()] == ["03-alpha-all.new"]
     with rundir.writing_round(3, ROUND) as folder:
         assert list(folder.iterdir()) == []
         (folder / "body").write_text("whole")

@@ -108,8 +108,9 @@ def test_what_is_under_way_is_not_looked_at(runner: Runner) -> None:
     with pytest.raises(StopError):
         runner(plan_of(round_of("beta"), round_of("alpha")), watcher=Stop())
     run = runner.folder / "run"
-    shutil.copytree(run / "rounds" / "01-beta-all", run / "rounds" / "02-alpha-all.part")
-    flip(run / "rounds" / "02-alpha-all.part" / "body.safetensors")
+    for name in ("02-alpha-all.new", "02-alpha-all.part/best"):
+        shutil.copytree(run / "rounds" / "01-beta-all", run / "rounds" / name)
+        flip(run / "rounds" / name / "body.safetensors")
     assert call(run).stdout == "4 files are as they were written\n"
 
 
