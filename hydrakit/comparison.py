@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -385,20 +384,11 @@ def _validation(here: CompareDir, cell: Cell, positive: str) -> float:
 
 def readings_of(run: RunDir) -> int:
     """How often the test labels of a run were read, by its ledger (``events.jsonl``)."""
-    events = _events(run)
+    events = run.events()
     later = [each for each in events if each["event"] == "evaluated"]
     at_end = [each for each in events if each["event"] == "test read"]
     return len(at_end) + len([each for each in later if each.get("split") in ("test", "all")])
 
 
 def _shared(run: RunDir) -> int:
-    return sum(each["event"] == "round shared" for each in _events(run))
-
-
-def _events(run: RunDir) -> list[dict[str, Any]]:
-    """The lines of a run's ledger; a last one that a kill cut off is passed over."""
-    path = run.path / "events.jsonl"
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    return sum(each["event"] == "round shared" for each in run.events())

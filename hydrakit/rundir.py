@@ -333,6 +333,14 @@ class RunDir:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         append_line(self.path / "events.jsonl", json.dumps({"time": now, "event": event, **facts}))
 
+    def events(self) -> list[dict[str, Any]]:
+        """The lines of ``events.jsonl``; a last one that is being written is passed over."""
+        path = self.path / "events.jsonl"
+        if not path.is_file():
+            return []
+        lines = path.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
     def _load(self, path: Path, model: type[Model], *, remedy: str) -> Model:
         with _readable(path, f"{remedy} and run again"):
             return model.model_validate_json(path.read_bytes())
