@@ -10,7 +10,12 @@ import click
 from hydrakit.cli import params
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hydrakit.clean import Waste
     from hydrakit.status import ComparisonStatus, HolderStatus, RunStatus
+
+FEW = 10  # paths that are named of each kind
 
 
 @click.command(short_help="Check that no file of a run or a comparison was changed.")
@@ -119,3 +124,42 @@ def _print_holder(holder: HolderStatus | None) -> None:
     }[holder.alive]
     since = holder.since.isoformat(timespec="seconds")
     click.echo(f"process {holder.pid} on {holder.host}, here since {since}, {alive}")
+
+
+@click.command(short_help="Remove what nobody needs from a run or a comparison.")
+@click.argument("folder", type=params.FOLDER, metavar="RUN_OR_COMPARISON")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def clean(folder: Path, yes: bool) -> None:
+    """Remove what killed processes left, and of finished runs the weights of their rounds.
+
+    Body, heads, results and reports stay, and so does all that an unfinished run needs to go on.
+    """
+    from hydrakit.clean import clean as engine
+
+    def agree(found: Sequence[Waste]) -> bool:
+        for line in _told(found):
+            click.echo(line)
+        return yes or click.confirm("Remove them?")
+
+    removed = engine(folder, agree)
+    if removed:
+        click.echo(f"{_size(sum(each.size for each in removed))} removed")
+    else:
+        click.echo("nothing was removed")
+
+
+def _told(found: Sequence[Waste]) -> list[str]:
+    """What can be removed, kind by kind; single paths where there are few."""
+    lines = []
+    for why in dict.fromkeys(each.why for each in found):
+        these = [each for each in found if each.why == why]
+        lines.append(f"{len(these)} items, {_size(sum(each.size for each in these))}: {why}")
+        lines += [f"  {each.path}" for each in these[:FEW]]
+        if len(these) > FEW:
+            lines.append(f"  and {len(these) - FEW} more")
+    return lines
+
+
+def _size(count: int) -> str:
+    """Bytes in words."""
+    return f"{count / 1e6:,.1f} MB" if count >= 1e5 else f"{count:,} bytes"
