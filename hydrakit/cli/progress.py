@@ -117,7 +117,7 @@ class PlainWatcher(Watcher):
         left = (time.monotonic() - self.began) / done * (epochs - record.epoch)
         self.mention(
             f"{self.name(number, round)}: epoch {record.epoch} of {epochs}, {figures(record)}, "
-            f"at most {_duration(left)} left"
+            f"at most {duration(left)} left"
         )
 
     def finished(self, number: int, round: Round, result: RoundResult) -> None:
@@ -201,7 +201,7 @@ def summary(result: RoundResult) -> str:
     """A finished round in a few words."""
     kind = "R2" if result.val.auc is None else "AUC"
     at = f" at epoch {result.best_epoch} of {result.epochs}" if result.epochs else ""
-    text = f"val {kind} {result.val.score:.3f}{at}, {_duration(result.seconds)}"
+    text = f"val {kind} {result.val.score:.3f}{at}, {duration(result.seconds)}"
     if result.bootstrap is not None and len(result.bootstrap.val_auc) > 1:
         starts = result.bootstrap.val_auc
         best = starts[result.bootstrap.chosen]
@@ -209,6 +209,7 @@ def summary(result: RoundResult) -> str:
     return text
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds, or minutes and seconds, in words."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
