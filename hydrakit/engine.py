@@ -17,6 +17,7 @@ from hydrakit.devices import Compute, Precision, algorithms, choose_compute
 from hydrakit.errors import HydrakitError, PlanError
 from hydrakit.files import NO_ROOM
 from hydrakit.hooks import DatasetAdapter
+from hydrakit.logs import logged
 from hydrakit.places import root_of
 from hydrakit.plan import Plan
 from hydrakit.plugins import Plugins
@@ -100,7 +101,7 @@ def run(
             )
         if team.leads:
             RunDir.begin(out, plan)
-            with session.rundir.locked(), _telling_of_no_room(session.rundir):
+            with session.rundir.locked(), _telling_of_no_room(session.rundir), logged(session):
                 session.run(ready.places)
         else:
             session.follow()

@@ -31,7 +31,7 @@ from hydrakit.results import RoundResult
 from hydrakit.rundir import OWN, RunDir
 from hydrakit.watch import Watcher
 
-OTHERS = {"environment.json", "events.jsonl", "report.html", ".lock", "files.json"}
+OTHERS = {"environment.json", "events.jsonl", "report.html", ".lock", "files.json", "log.txt"}
 
 
 def flip(path: Path) -> None:

@@ -79,7 +79,7 @@ def print_results(rundir: RunDir) -> None:
 
 def print_rehearsal(found: Rehearsal) -> None:
     """What a run would cost, and where it would be."""
-    from hydrakit.cli.progress import data_lines, duration
+    from hydrakit.lines import data_lines, duration
     from hydrakit.rehearsal import STEPS
 
     for name, facts in found.facts.items():
