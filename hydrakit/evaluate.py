@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -318,5 +318,12 @@ def evaluate_run(
         cache=cache,
         plugins=plugins,
     )
-    rundir.log("evaluated", dataset=name, split=split)
+    try:
+        rundir.log("evaluated", dataset=name, split=split)
+    except OSError as error:
+        note = (
+            f"{rundir.path / 'events.jsonl'}: cannot be written ({error.strerror}), so that this "
+            "reading of labels is not noted there"
+        )
+        return replace(evaluation, notes=(*evaluation.notes, note))
     return evaluation
