@@ -16,6 +16,7 @@ from pydantic import Field, PositiveInt, ValidationError, field_validator, model
 
 from hydrakit.errors import PlanError, unknown
 from hydrakit.files import write_atomic
+from hydrakit.formats import refuse_later
 from hydrakit.lock import FILES
 from hydrakit.plan import Fold, Frozen, Name, Plan, Split, first_fault
 from hydrakit.planning import TARGET_SPLIT, make_plan
@@ -242,7 +243,9 @@ class CompareDir:
         """
         path = self.path / FILE
         try:
-            return Description.model_validate_json(path.read_bytes())
+            content = path.read_bytes()
+            refuse_later(path, content)
+            return Description.model_validate_json(content)
         except ValidationError as error:
             raise PlanError(f"{path}: {first_fault(error)}") from None
         except OSError as error:

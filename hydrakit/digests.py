@@ -17,6 +17,7 @@ from pydantic import NonNegativeInt, ValidationError
 import hydrakit
 from hydrakit.errors import PlanError
 from hydrakit.files import write_atomic
+from hydrakit.formats import refuse_later
 from hydrakit.plan import Frozen, first_fault
 
 FILE = "files.json"
@@ -100,7 +101,9 @@ def read_digests(folder: Path) -> Digests | None:
     """
     path = folder / FILE
     try:
-        found = Digests.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
+        refuse_later(path, content)
+        found = Digests.model_validate_json(content)
         if found == found.sealed():
             return found
         reason = "it was changed since it was written"

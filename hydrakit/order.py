@@ -25,6 +25,7 @@ from hydrakit.chance import best_of_chance
 from hydrakit.data.declared import plugins_at
 from hydrakit.errors import PlanError
 from hydrakit.files import write_atomic
+from hydrakit.formats import refuse_later
 from hydrakit.plan import Frozen, Name, Plan, first_fault
 from hydrakit.planning import make_plan
 from hydrakit.plugins import Plugins
@@ -366,7 +367,9 @@ class _Search:
                 )
             return {}
         try:
-            known = OrderResult.model_validate_json(path.read_bytes())
+            content = path.read_bytes()
+            refuse_later(path, content)
+            known = OrderResult.model_validate_json(content)
         except ValidationError as error:
             raise PlanError(f"{path}: {first_fault(error)}") from None
         if known.base != self.result.base:

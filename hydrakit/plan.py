@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from hydrakit.errors import PlanError
+from hydrakit.formats import refuse_later
 from hydrakit.names import NAME_PATTERN
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
@@ -322,6 +323,7 @@ def load_plan(path: Path) -> Plan:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise PlanError(f"{path}: cannot be read as a plan: {error}") from None
+    refuse_later(path, text)
     try:
         return Plan.model_validate_json(text)
     except ValidationError as error:

@@ -27,6 +27,7 @@ from hydrakit.digests import (
 )
 from hydrakit.errors import PlanError
 from hydrakit.files import append_line, sync_folder, write_atomic
+from hydrakit.formats import refuse_later
 from hydrakit.lock import FILES, locked
 from hydrakit.plan import Plan, Round, load_plan
 from hydrakit.results import DataFacts, EpochRecord, Results, RoundResult, TracePoint
@@ -343,7 +344,9 @@ class RunDir:
 
     def _load(self, path: Path, model: type[Model], *, remedy: str) -> Model:
         with _readable(path, f"{remedy} and run again"):
-            return model.model_validate_json(path.read_bytes())
+            content = path.read_bytes()
+            refuse_later(path, content)
+            return model.model_validate_json(content)
 
 
 def _is_of_a_beginning(path: Path) -> bool:

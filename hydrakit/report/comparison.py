@@ -12,6 +12,7 @@ import numpy as np
 
 from hydrakit.errors import PlanError
 from hydrakit.files import write_atomic
+from hydrakit.formats import refuse_later
 from hydrakit.plugins import Plugins, load_plugins
 from hydrakit.report import contrasts
 from hydrakit.report.figure import Counter, Figure
@@ -34,7 +35,9 @@ def read_comparison(folder: Path) -> Comparison:
 
     path = folder / FILE
     try:
-        return Comparison.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
+        refuse_later(path, content)
+        return Comparison.model_validate_json(content)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise PlanError(
