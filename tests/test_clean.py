@@ -60,7 +60,9 @@ def test_a_finished_run_keeps_what_it_is_used_for(run: RunDir, runner: Runner) -
         put(run.path / "rounds" / "07-alpha-all.new" / "round.json").parent,
     ]
     kept = [put(run.path / ".mine"), put(run.path / ".notes.txt.1234")]
-    weights = [path for each in run.round_folders() for path in sorted(each.glob("*.safetensors"))]
+    weights = [
+        each / f"{name}.safetensors" for each in run.round_folders() for name in ("body", "head")
+    ]
     before, report = tree(run.path), build_report(run, plugins=plugins())
     size = sum(path.stat().st_size for path in weights)
     found = cleaned(run.path)
@@ -79,7 +81,7 @@ def test_a_finished_run_keeps_what_it_is_used_for(run: RunDir, runner: Runner) -
     assert all(path.exists() for path in kept)
 
     assert verify(run.path).damaged == ()
-    assert verify(run.path).files == 45 - 14
+    assert verify(run.path).files == 52 - 14
     assert build_report(run, plugins=plugins()) == report
     roots = {"alpha": runner.data / "alpha"}
     evaluate_run(run.path, roots=roots, device="cpu", cache=runner.cache, plugins=plugins())
@@ -164,7 +166,7 @@ def test_yes_does_not_ask(run: RunDir) -> None:
     result = CliRunner().invoke(main, ["clean", str(run.path), "--yes"])
     assert result.exit_code == 0
     assert "Remove them?" not in result.stdout
-    assert not list(run.path.glob("rounds/*/*.safetensors"))
+    assert not list(run.path.glob("rounds/*/body.safetensors"))
 
 
 def test_what_cannot_be_removed_is_said(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,18 +41,18 @@ def run(hydra_run: RunDir, tmp_path: Path) -> Path:
 
 def test_a_sound_run(run: Path) -> None:
     before = tree(run)
-    # 7 rounds of 4 files, their lists, 7 files of the run, 3 heads
+    # 7 rounds of 5 files, their lists, 7 files of the run, 3 heads
     told = call(run)
     assert (told.exit_code, told.stderr) == (0, "")
-    assert told.stdout == "45 files are as they were written\n"
+    assert told.stdout == "52 files are as they were written\n"
     found = json.loads(call(run, "--json").stdout)
-    assert found == {"folder": str(run), "files": 45, "damaged": [], "unknown": []}
+    assert found == {"folder": str(run), "files": 52, "damaged": [], "unknown": []}
     assert tree(run) == before
 
 
 def test_every_file_of_a_run_is_told_of_when_one_bit_of_it_flips(run: Path) -> None:
     paths = [p for p in sorted(run.rglob("*")) if p.suffix in DIGESTED and p.name not in NOT]
-    assert len(paths) == 46
+    assert len(paths) == 53
     for path in paths:
         before = path.read_bytes()
         flip(path)
@@ -70,7 +70,7 @@ def test_each_bad_file_has_its_line(run: Path) -> None:
     told = call(run)
     assert told.exit_code == 1
     *lines, last = told.stdout.splitlines()
-    assert last == "43 files are as they were written"
+    assert last == "50 files are as they were written"
     assert [line.split(": ")[0] for line in lines] == [str(body), str(metrics)]
     assert "changed since it was written" in lines[0]
     assert ": is missing: " in lines[1]
@@ -111,7 +111,7 @@ def test_what_is_under_way_is_not_looked_at(runner: Runner) -> None:
     for name in ("02-alpha-all.new", "02-alpha-all.part/best"):
         shutil.copytree(run / "rounds" / "01-beta-all", run / "rounds" / name)
         flip(run / "rounds" / name / "body.safetensors")
-    assert call(run).stdout == "4 files are as they were written\n"
+    assert call(run).stdout == "5 files are as they were written\n"
 
 
 def test_runs_of_older_versions_and_other_folders_cannot_be_verified(
@@ -129,8 +129,8 @@ def test_runs_below_a_folder_and_the_rounds_that_they_share(runner: Runner) -> N
     plan = plan_of(round_of("beta"), round_of("alpha"))
     for name in ("one", "two"):
         runner(plan, f"compared/cells/{name}", shared=folder / "rounds")
-    # of each cell 8 of the rounds, 2 lists, 7 of the run and 2 heads; 8 that are shared
-    assert verify(folder).files == 2 * 19 + 8
+    # of each cell 10 of the rounds, 2 lists, 7 of the run and 2 heads; 10 that are shared
+    assert verify(folder).files == 2 * 21 + 10
     bad = [next((folder / "rounds").iterdir()) / "body.safetensors"]
     bad.append(folder / "cells" / "two" / "heads" / "beta.safetensors")
     for path in bad:
