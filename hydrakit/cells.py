@@ -12,17 +12,19 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from hydrakit.errors import PlanError, unknown
-from hydrakit.files import write_atomic
+from hydrakit.errors import PlanError, one_line, unknown
+from hydrakit.files import read_json, read_whole, reason, write_atomic
 from hydrakit.formats import refuse_later
 from hydrakit.lock import FILES
-from hydrakit.plan import Fold, Frozen, Name, Plan, Split, first_fault
+from hydrakit.plan import MAX_FOLDS, Fold, Frozen, Name, Plan, Split, Text, first_fault
 from hydrakit.planning import TARGET_SPLIT, make_plan
 from hydrakit.plugins import Plugins
 
 FILE = "compare.json"
+MAX_CELLS = 10_000
+MAX_FAILURE = 2**20  # bytes of what a cell that failed left behind
 
 OF_CELLS = {"strategy", "datasets", "seed", "split_seed", "splits", "whole", "plugins"}
 """Arguments of `make_plan` that a design does not leave to its settings."""
@@ -74,9 +76,9 @@ class Design(Frozen):
 
     strategies: Annotated[tuple[Name, ...], Field(min_length=1)]
     datasets: Annotated[tuple[Name, ...], Field(min_length=1)]
-    seeds: PositiveInt = 1
-    folds: Annotated[int, Field(ge=2)] | None = 5
-    repeats: PositiveInt = 1
+    seeds: Annotated[int, Field(gt=0, le=MAX_CELLS)] = 1
+    folds: Annotated[int, Field(ge=2, le=MAX_FOLDS)] | None = 5
+    repeats: Annotated[int, Field(gt=0, le=MAX_CELLS)] = 1
     settings: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("settings")
@@ -98,6 +100,9 @@ class Design(Frozen):
             raise ValueError("a strategy is named twice")
         if self.folds is None and self.repeats > 1:
             raise ValueError("a single split cannot be repeated: give it folds")
+        cells = self.seeds * self.repeats * (self.folds or 1) * len(self.strategies)
+        if cells > MAX_CELLS:
+            raise ValueError(f"{cells} cells are asked for, and {MAX_CELLS} are the most")
         return self
 
     @property
@@ -170,11 +175,11 @@ class Description(Frozen):
     """
 
     format: Literal[1] = 1
-    hydrakit: str
-    digest: str
+    hydrakit: Text
+    digest: Text
     design: Design
-    positive: str
-    status: dict[str, str]
+    positive: Text
+    status: Annotated[dict[str, str], Field(max_length=MAX_CELLS)]
 
 
 class CompareDir:
@@ -210,9 +215,13 @@ class CompareDir:
         if (self.cell(cell) / "results.json").is_file():
             return "done"
         try:
-            return self.failure_path(cell).read_text(encoding="utf-8").strip().splitlines()[-1]
+            told = read_whole(self.failure_path(cell), most=MAX_FAILURE)
         except FileNotFoundError:
             return "waiting"
+        except (OSError, ValueError):
+            return f"{self.failure_path(cell)}: cannot be read"
+        lines = told.decode("utf-8", "replace").split("\n")
+        return next((one_line(line) for line in reversed(lines) if line.strip()), "unknown")
 
     def check(self, design: Design) -> None:
         """See that a comparison can go on here: in a new or empty folder, or its own.
@@ -243,14 +252,14 @@ class CompareDir:
         """
         path = self.path / FILE
         try:
-            content = path.read_bytes()
+            content = read_json(path)
             refuse_later(path, content)
             return Description.model_validate_json(content)
         except ValidationError as error:
             raise PlanError(f"{path}: {first_fault(error)}") from None
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise PlanError(
-                f"{path}: cannot be read ({error.strerror}): name the folder that `hydrakit "
+                f"{path}: cannot be read ({reason(error)}): name the folder that `hydrakit "
                 "compare` printed"
             ) from None
 

@@ -6,25 +6,28 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
+from pydantic import Field, NonNegativeFloat, model_validator
 
 import hydrakit
 from hydrakit.cells import Cell, CompareDir, Design
 from hydrakit.data.index import Index
-from hydrakit.errors import DataError
+from hydrakit.errors import DataError, one_line
+from hydrakit.files import read_rows
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.metrics import auc
 from hydrakit.paired import compare
-from hydrakit.plan import Frozen, Name
-from hydrakit.results import Results
+from hydrakit.plan import Frozen, Name, Text
+from hydrakit.results import Number, Results, Seconds, Share
 from hydrakit.rundir import RunDir
 from hydrakit.stats import mean_auc
 from hydrakit.tested import Row, Tested, gather
 from hydrakit.verdict import Kind, verdicts
 
 LEVEL = 0.95
+Difference = Annotated[float, Field(ge=-1, le=1)]
 
 
 class StrategyFigures(Frozen):
@@ -48,16 +51,16 @@ class StrategyFigures(Frozen):
     """
 
     name: Name
-    val: float
-    auc: float
-    low: float
-    high: float
-    cells: int
-    left_out: int
-    seconds: float
-    shared: int
-    scores: tuple[tuple[float | None, ...], ...]
-    mean_scores: tuple[float, ...]
+    val: Share
+    auc: Share
+    low: Share
+    high: Share
+    cells: Number
+    left_out: Number
+    seconds: Seconds
+    shared: Number
+    scores: tuple[tuple[Share | None, ...], ...]
+    mean_scores: tuple[Share, ...]
 
 
 class Pair(Frozen):
@@ -79,14 +82,14 @@ class Pair(Frozen):
 
     strategy: Name
     against: Name
-    difference: float
-    low: float
-    high: float
-    p: float
-    p_holm: float
+    difference: Difference
+    low: Difference
+    high: Difference
+    p: Share
+    p_holm: Share
     verdict: Kind
-    findings_needed: float | None
-    text: str
+    findings_needed: NonNegativeFloat | None
+    text: Text
 
 
 class Comparison(Frozen):
@@ -123,32 +126,50 @@ class Comparison(Frozen):
     """
 
     format: Literal[1] = 1
-    hydrakit: str
-    digest: str
+    hydrakit: Text
+    digest: Text
     datasets: tuple[Name, ...]
     target: Name
-    positive: str
-    seeds: int
-    repeats: int
-    folds: int | None
-    level: float
-    positives: int
-    negatives: int
-    patients: int
-    strategies: tuple[StrategyFigures, ...]
+    positive: Text
+    seeds: Number
+    repeats: Number
+    folds: Number | None
+    level: Share
+    positives: Number
+    negatives: Number
+    patients: Number
+    strategies: Annotated[tuple[StrategyFigures, ...], Field(min_length=1)]
     pairs: tuple[Pair, ...]
-    verdict: str
-    readings: int
-    wanted: int
-    done: int | None = None
+    verdict: Annotated[str, Field(min_length=1)]
+    readings: Number
+    wanted: Number
+    done: Number | None = None
     under_way: bool = False
     failed: dict[str, str]
-    used: int
+    used: Number
     findings: tuple[str, ...]
-    labels: tuple[int, ...]
-    patient_of: tuple[int, ...]
-    passes: tuple[tuple[int, int], ...]
-    fold_of: tuple[tuple[int | None, ...], ...]
+    labels: tuple[Literal[0, 1], ...]
+    patient_of: tuple[Number, ...]
+    passes: tuple[tuple[Number, Number], ...]
+    fold_of: tuple[tuple[Number | None, ...], ...]
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        passes, findings = len(self.passes), len(self.findings)
+        tables = [self.fold_of, *(each.scores for each in self.strategies)]
+        means = (each.mean_scores for each in self.strategies)
+        rows: list[Sequence[float | None]] = [self.labels, self.patient_of, *means]
+        rows += [row for table in tables for row in table]
+        if not passes or {len(table) for table in tables} != {passes}:
+            raise ValueError("its tables of scores have other numbers of passes than 'passes'")
+        if {len(row) for row in rows} != {findings}:
+            raise ValueError("its tables of scores have other numbers of findings than 'findings'")
+        if len(set(self.labels)) != 2 or max(self.patient_of) >= findings:
+            raise ValueError("its findings are of one class, or of more patients than findings")
+        names = [each.name for each in self.strategies]
+        if len(set(names)) < len(names):
+            raise ValueError("a strategy is there twice")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,11 +354,11 @@ def _results(here: CompareDir, cell: Cell) -> Results:
 def _predictions(here: CompareDir, cell: Cell, split: str) -> list[dict[str, str]]:
     path = RunDir(here.cell(cell)).file("predictions.csv")
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return [row for row in csv.DictReader(file) if row["split"] == split]
-    except OSError as error:
+        return [row for row in read_rows(path) if row["split"] == split]
+    except (OSError, KeyError, ValueError, csv.Error) as error:
         raise DataError(
-            f"{path}: cannot be read ({error.strerror}): delete {path.parent} and run again"
+            f"{path}: cannot be read ({one_line(str(error), 200)}): delete {path.parent} and run "
+            "again"
         ) from None
 
 
@@ -385,10 +406,10 @@ def _validation(here: CompareDir, cell: Cell, positive: str) -> float:
 def readings_of(run: RunDir) -> int:
     """How often the test labels of a run were read, by its ledger (``events.jsonl``)."""
     events = run.events()
-    later = [each for each in events if each["event"] == "evaluated"]
-    at_end = [each for each in events if each["event"] == "test read"]
-    return len(at_end) + len([each for each in later if each.get("split") in ("test", "all")])
+    later = [each for each in events if each.event == "evaluated"]
+    at_end = [each for each in events if each.event == "test read"]
+    return len(at_end) + len([each for each in later if each.split in ("test", "all")])
 
 
 def _shared(run: RunDir) -> int:
-    return sum(each["event"] == "round shared" for each in run.events())
+    return sum(each.event == "round shared" for each in run.events())

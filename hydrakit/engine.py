@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ def run(
             )
         if team.leads:
             RunDir.begin(out, plan)
-            with session.rundir.locked(), _telling_of_no_room(session.rundir), logged(session):
+            with session.rundir.locked(), _telling_of_ends(session.rundir), logged(session):
                 session.run(ready.places)
         else:
             session.follow()
@@ -194,20 +194,21 @@ class _Ready:
 
 
 @contextmanager
-def _telling_of_no_room(rundir: RunDir) -> Iterator[None]:
-    """Tell in one line that a disk is full; and note down in the run whatever ends it."""
+def _telling_of_ends(rundir: RunDir) -> Iterator[None]:
+    """Note down that a run is stopped from outside; tell in one line that a disk is full."""
     try:
         yield
-    except BaseException as error:
-        with suppress(OSError):  # the disk may be what failed, and that is told below
-            rundir.log("stopped", by=type(error).__name__)
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
-            free = shutil.disk_usage(rundir.path).free
-            raise HydrakitError(
-                f"{error.filename or rundir.path}: cannot be written ({error.strerror}; {free:,} "
-                "are free): make room there, then the same command goes on: what is done is kept"
-            ) from None
+    except KeyboardInterrupt as error:
+        rundir.log("stopped", by=type(error).__name__)
         raise
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        free = shutil.disk_usage(rundir.path).free
+        raise HydrakitError(
+            f"{error.filename or rundir.path}: cannot be written ({error.strerror}; {free:,} "
+            "are free): make room there, then the same command goes on: what is done is kept"
+        ) from None
 
 
 def _prepare(

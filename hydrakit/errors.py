@@ -2,7 +2,8 @@
 
 The command line prints the message of a `HydrakitError` alone, on one line, with exit status 1.
 A message says which value is wrong, why, and what would be right, and names the file where a file
-is at fault. Every other exception is a bug in hydrakit or in a plugin and keeps its traceback.
+is at fault. What a plugin's function raises becomes such a message too (`hydrakit.blame`). Every
+other exception is a bug in hydrakit and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -44,6 +45,14 @@ class DataError(HydrakitError):
 
 class WeightsError(HydrakitError):
     """A weight file is not what it should be, or does not fit the other one."""
+
+
+def one_line(text: str, most: int = 2000) -> str:
+    """Text for a terminal: on one line, no character that would be obeyed, and not too long."""
+    shown = "".join(
+        each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(text.split())
+    )
+    return shown if len(shown) <= most else f"{shown[:most]}..."
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

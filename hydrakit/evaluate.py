@@ -299,12 +299,19 @@ def evaluate_run(
     """
     rundir = RunDir(run)
     plan = rundir.plan()
+    rundir.check_log()
     name = dataset or plan.target
     heads = [round.head for round in plan.rounds if round.dataset == name]
     if not heads:
         raise PlanError(f"{run}: {unknown('dataset', name, [d.name for d in plan.datasets])}")
     if rundir.results() is None:
         raise PlanError(f"{run}: is not finished: `hydrakit run --resume {run}` goes on")
+    splits = rundir.splits()
+    if name not in splits:
+        raise PlanError(
+            f"{run / 'splits.json'}: does not tell of {name!r}: restore it, or evaluate the run's "
+            "files with `--body` and `--head`"
+        )
     known = {key: Path(path) for key, path in rundir.environment().get("roots", {}).items()}
     evaluation = evaluate_files(
         rundir.file("body.safetensors"),
@@ -312,7 +319,7 @@ def evaluate_run(
         root=root_of(name, None, {**known, **roots}),
         dataset=name,
         split=split,
-        splits=rundir.splits()[name],
+        splits=splits[name],
         options=plan.dataset(name).options,
         device=device,
         cache=cache,

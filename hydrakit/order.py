@@ -24,7 +24,7 @@ import hydrakit
 from hydrakit.chance import best_of_chance
 from hydrakit.data.declared import plugins_at
 from hydrakit.errors import PlanError
-from hydrakit.files import write_atomic
+from hydrakit.files import read_json, reason, refuse_links, write_atomic
 from hydrakit.formats import refuse_later
 from hydrakit.plan import Frozen, Name, Plan, first_fault
 from hydrakit.planning import make_plan
@@ -357,6 +357,8 @@ class _Search:
             PlanError: The folder holds another search, or something else.
         """
         path = self.folder / "order.json"
+        if self.folder.is_dir():
+            refuse_links(self.folder)
         if not path.is_file():
             runs = (self.folder / "runs").is_dir()  # stopped before the first order was finished
             used = self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir()))
@@ -367,11 +369,13 @@ class _Search:
                 )
             return {}
         try:
-            content = path.read_bytes()
+            content = read_json(path)
             refuse_later(path, content)
             known = OrderResult.model_validate_json(content)
         except ValidationError as error:
             raise PlanError(f"{path}: {first_fault(error)}") from None
+        except (OSError, ValueError) as error:
+            raise PlanError(f"{path}: cannot be read ({reason(error)})") from None
         if known.base != self.result.base:
             raise PlanError(
                 f"{self.folder}: holds a search with other datasets or settings: choose another "

@@ -9,25 +9,51 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     NonNegativeFloat,
     PositiveFloat,
-    PositiveInt,
     StringConstraints,
     ValidationError,
     model_validator,
 )
 
 from hydrakit.errors import PlanError
+from hydrakit.files import MIB, read_json
 from hydrakit.formats import refuse_later
 from hydrakit.names import NAME_PATTERN
 
+# What a plan may ask for: far above what anybody trains, and far below what would fill a machine.
+MAX_PLAN = 4 * MIB  # bytes of its file
+MAX_ROUNDS = 1000
+MAX_DATASETS = 100
+MAX_EPOCHS = 100_000
+MAX_COUNT = 2**20  # of patches of a batch, of random starts
+MAX_VIEWS = 1000
+MAX_FOLDS = 1000
+MAX_PATCH = 1024
+MAX_FEATURES = 2**14
+MAX_NUMBERS = 2**25  # of a body, 40 times the paper's
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("must be printable text on one line")
+    return text
+
+
+Text = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_printable)]
+OptionText = Annotated[str, StringConstraints(max_length=1000)]
+Epochs = Annotated[int, Field(gt=0, le=MAX_EPOCHS)]
+Count = Annotated[int, Field(gt=0, le=MAX_COUNT)]
+Features = Annotated[int, Field(gt=0, le=MAX_FEATURES)]
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Train = Literal["head", "all", "norm", "none"]
@@ -75,17 +101,17 @@ class Hyperparameters(Frozen):
 
     learning_rate: PositiveFloat
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    batch_size: PositiveInt
-    epochs: PositiveInt
-    epoch_size: PositiveInt | None = None
-    patience: PositiveInt | None
+    batch_size: Count
+    epochs: Epochs
+    epoch_size: Annotated[int, Field(gt=0, le=2**31)] | None = None
+    patience: Epochs | None
     weight_decay: NonNegativeFloat = 0.0
     augmentation: Literal["fresh", "fixed", "none"] = "fresh"
-    views: PositiveInt = 8
+    views: Annotated[int, Field(gt=0, le=MAX_VIEWS)] = 8
     loss: Literal["cross-entropy", "softmax-cross-entropy"] = "cross-entropy"
     schedule: Literal["constant", "authors"] = "constant"
     select: Literal["best", "smoothed", "averaged", "last", "authors"] = "best"
-    window: PositiveInt = 5
+    window: Epochs = 5
     carry_head: Literal["best", "last"] = "best"
     feature_dropout: bool = False
 
@@ -116,7 +142,7 @@ class Round(Frozen):
     train: Train
     head: Name
     hyperparameters: Hyperparameters
-    others: tuple[Other, ...] = ()
+    others: Annotated[tuple[Other, ...], Field(max_length=MAX_DATASETS)] = ()
     mix: Literal["batch", "epoch"] = "batch"
 
     @model_validator(mode="after")
@@ -144,7 +170,7 @@ class Fold(Frozen):
     """One fold of a cross-validation: number ``index`` of ``count``, from 0."""
 
     index: Annotated[int, Field(ge=0)]
-    count: Annotated[int, Field(ge=2)]
+    count: Annotated[int, Field(ge=2, le=MAX_FOLDS)]
 
     @model_validator(mode="after")
     def _is_one_of_them(self) -> Self:
@@ -185,7 +211,7 @@ class Dataset(Frozen):
     """A dataset of a plan: its adapter's name, the adapter's options, and its split."""
 
     name: Name
-    options: dict[str, str | int | float | bool] = {}
+    options: dict[Name, OptionText | int | float | bool] = {}
     split: Split
 
 
@@ -202,18 +228,29 @@ class BodySpec(Frozen):
             those of its plan.
     """
 
-    channels: tuple[PositiveInt, ...] = (32, 64, 128)
-    features: PositiveInt = 256
-    patch: PositiveInt = 65
+    channels: tuple[Features, ...] = (32, 64, 128)
+    features: Features = 256
+    patch: Annotated[int, Field(gt=0, le=MAX_PATCH)] = 65
     norm: Literal["batch", "group", "dataset"] = "batch"
-    datasets: tuple[Name, ...] = ()
+    datasets: Annotated[tuple[Name, ...], Field(max_length=MAX_DATASETS)] = ()
 
     @model_validator(mode="after")
     def _leaves_something(self) -> Self:
         if not self.channels:
             raise ValueError("a body needs at least one block")
-        self.flat_side()
+        numbers = self._numbers()
+        if numbers > MAX_NUMBERS:
+            raise ValueError(
+                f"a body of {numbers:,} weights is asked for, and {MAX_NUMBERS:,} are the most: "
+                "take fewer channels or features, or a smaller patch"
+            )
         return self
+
+    def _numbers(self) -> int:
+        """About how many weights the body has."""
+        dense = self.channels[-1] * self.flat_side() ** 2 * self.features
+        pairs = pairwise((1, *self.channels))
+        return dense + sum((9 * (before + after) + after) * after for before, after in pairs)
 
     def flat_side(self) -> int:
         """Side of the last block's output: each block takes 4 pixels off and halves the rest."""
@@ -254,16 +291,16 @@ class Plan(Frozen):
     strategy: Name
     profile: Name
     target: Name
-    datasets: tuple[Dataset, ...]
+    datasets: Annotated[tuple[Dataset, ...], Field(max_length=MAX_DATASETS)]
     copies: Copies = "group"
     conflicts: Literal["error", "keep"] = "error"
     head: Name
     body: BodySpec = BodySpec()
-    bootstrap: PositiveInt = 1
+    bootstrap: Count = 1
     bootstrap_rule: BootstrapRule = "all"
     seed: Seed = 0
     split_seed: Seed | None = None
-    rounds: tuple[Round, ...]
+    rounds: Annotated[tuple[Round, ...], Field(max_length=MAX_ROUNDS)]
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -320,8 +357,8 @@ def load_plan(path: Path) -> Plan:
             fault.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_json(path, most=MAX_PLAN).decode("utf-8")
+    except (OSError, ValueError) as error:
         raise PlanError(f"{path}: cannot be read as a plan: {error}") from None
     refuse_later(path, text)
     try:

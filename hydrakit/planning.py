@@ -219,7 +219,10 @@ def make_plan(
     base = PROFILES[profile]
 
     def hyperparameters(train: Train, place: Place) -> Hyperparameters:
-        return base.hyperparameters(train, place, strategy=strategy, changes=changes)
+        try:
+            return base.hyperparameters(train, place, strategy=strategy, changes=changes)
+        except ValidationError as error:  # of the user's changes: the strategy is not at fault
+            raise PlanError(first_fault(error)) from None
 
     try:
         rounds = tuple(lister.plan(list(datasets), Settings(hyperparameters)))

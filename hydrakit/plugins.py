@@ -20,12 +20,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pluggy
 
 from hydrakit import hooks
-from hydrakit.errors import PluginError, unknown
+from hydrakit.blame import Source, watched
+from hydrakit.errors import PluginError, one_line, unknown
 from hydrakit.hooks import DatasetAdapter, HeadFactory, SequenceStrategy
 from hydrakit.names import OWN_COMMANDS, is_name
 
 if TYPE_CHECKING:
     import click
+
+MAX_CLASS = 200  # characters of a class's name
 
 OWN_DISTRIBUTION = "hydrakit-imaging"
 
@@ -92,6 +95,13 @@ class Plugins:
             PluginError: Nobody offers it, or more than one plugin does.
         """
         return self._choose("strategy", name, self.strategies)
+
+    def source_of(self, command: str) -> Source | None:
+        """Who offers a command; None for one of hydrakit's own."""
+        for plugin in self.found:
+            if command in plugin.commands and command in self.commands:
+                return Source(plugin.module, plugin.distribution, plugin.version)
+        return None
 
     def records(self) -> list[dict[str, Any]]:
         """The plugins as JSON-ready records, in the order of `found`."""
@@ -232,6 +242,8 @@ def _load(entry: _Entry) -> tuple[Found, list[Offer]]:
         raise
     except BaseException as error:  # a plugin may call sys.exit() while it is imported
         return replace(plugin, error=_one_line(error)), []
+    source = Source(plugin.module, plugin.distribution, plugin.version)
+    offers = [(kind, name, watched(offer, source)) for kind, name, offer in offers]
     names: dict[str, Any] = {
         kind.plural: tuple(name for k, name, _ in offers if k == kind.name)
         for kind in _KINDS.values()
@@ -306,6 +318,9 @@ def _adapter_fault(adapter: DatasetAdapter) -> str | None:
         few = {1: "one or more different names", 2: "two or more different names"}[least]
         few = "one name, that of the number" if most == 1 else few
         return f"has classes {classes!r}: a tuple of {few} is expected"
+    for name in classes:
+        if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= MAX_CLASS:
+            return f"has a class {name!r}: text of one line is expected"
     names = [option.name for option in adapter.options]
     for option in adapter.options:
         if not is_name(option.name) or names.count(option.name) > 1:
@@ -344,7 +359,7 @@ def _with_clashes(
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    text = one_line(str(error))
     if isinstance(error, PluginError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

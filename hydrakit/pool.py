@@ -21,8 +21,9 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hydrakit.blame import PluginFault, described
 from hydrakit.cells import Cell, CompareDir
-from hydrakit.errors import HydrakitError
+from hydrakit.errors import HydrakitError, one_line
 from hydrakit.files import write_atomic
 from hydrakit.plan import Plan
 from hydrakit.stopping import Stopped, stoppable
@@ -235,11 +236,13 @@ def _run_cell(cell: Cell, plan: Plan, here: CompareDir, place: Place, device: st
             shared=here.rounds,
             checkpoint_every=place.checkpoint_every,
         )
+    except PluginFault as error:
+        where = f" (traceback: {here.failure_path(cell)})" if error.__cause__ else ""
+        _write_failure(here, cell, f"{traceback.format_exc()}{one_line(str(error))}{where}")
     except HydrakitError as error:
-        _write_failure(here, cell, " ".join(str(error).split()))
+        _write_failure(here, cell, one_line(str(error)))
     except Exception as error:  # a bug, or no memory: its traceback stands in the file
-        said = " ".join(str(error).split())
-        _write_failure(here, cell, f"{traceback.format_exc()}{type(error).__name__}: {said}")
+        _write_failure(here, cell, f"{traceback.format_exc()}{described(error)}")
 
 
 def _write_failure(here: CompareDir, cell: Cell, text: str) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from hydrakit.hooks import Task
-from hydrakit.plan import Frozen, Name, Train
+from hydrakit.plan import MAX_EPOCHS, MAX_ROUNDS, Frozen, Name, Seed, Text, Train
+
+PathText = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+Number = Annotated[int, Field(ge=0, le=2**40)]
+Epoch = Annotated[int, Field(ge=0, le=MAX_EPOCHS)]
+Seconds = Annotated[float, Field(ge=0, le=1e12)]
 
 
 class Figures(Frozen):
@@ -24,8 +30,8 @@ class Figures(Frozen):
     """
 
     loss: float
-    auc: float | None = None
-    accuracy: float | None = None
+    auc: Share | None = None
+    accuracy: Share | None = None
     mae: float | None = None
     r2: float | None = None
 
@@ -54,7 +60,7 @@ class EpochRecord(Frozen):
             ``train`` is of its examples.
     """
 
-    epoch: int
+    epoch: Epoch
     learning_rate: float
     train: Figures
     val: Figures
@@ -110,8 +116,14 @@ class Bootstrap(Frozen):
     None stands for a start that was dropped before it was looked at on all cases.
     """
 
-    chosen: int
+    chosen: Number
     val_auc: tuple[float | None, ...]
+
+    @model_validator(mode="after")
+    def _is_one_of_them(self) -> Self:
+        if self.chosen >= len(self.val_auc):
+            raise ValueError(f"of {len(self.val_auc)} starts number {self.chosen} is chosen")
+        return self
 
 
 class Moved(Frozen):
@@ -151,17 +163,17 @@ class RoundResult(Frozen):
         moved: What the round changed of the body; in the first round, of its random start.
     """
 
-    round: int
+    round: Annotated[int, Field(ge=1, le=MAX_ROUNDS)]
     dataset: Name
     train: Train
     head: Name
     learning_rate: float
     dropout: float
-    best_epoch: int
-    epochs: int
+    best_epoch: Epoch
+    epochs: Epoch
     val: Figures
     reference_auc: float | None
-    seconds: float
+    seconds: Seconds
     bootstrap: Bootstrap | None = None
     heads: dict[Name, Figures] = Field(default_factory=dict)
     moved: Moved | None = None
@@ -225,12 +237,12 @@ class AreaUnderCurve(Frozen):
         negatives: All other cases.
     """
 
-    class_name: str
-    auc: float
-    low: float
-    high: float
-    positives: int
-    negatives: int
+    class_name: Text
+    auc: Share
+    low: Share
+    high: Share
+    positives: Number
+    negatives: Number
 
 
 class TestResult(Frozen):
@@ -251,12 +263,12 @@ class TestResult(Frozen):
     __test__ = False  # not a test class, whatever pytest thinks of its name
 
     dataset: Name
-    split: str
+    split: Literal["train", "val", "test", "all"]
     figures: Figures
-    cases: int
+    cases: Number
     task: Task = "classification"
-    level: float = 0.95
-    method: str = "Newcombe 2006, method 5"
+    level: Share = 0.95
+    method: Text = "Newcombe 2006, method 5"
     classes: tuple[AreaUnderCurve, ...]
 
 
@@ -274,12 +286,12 @@ class ShortcutFact(Frozen):
     """
 
     fact: str
-    class_name: str
-    auc: float
-    low: float
-    high: float
+    class_name: Text
+    auc: Share
+    low: Share
+    high: Share
     strong: bool
-    only: tuple[tuple[str, str, int], ...] = ()
+    only: tuple[tuple[str, str, Number], ...] = ()
 
 
 class DataFacts(Frozen):
@@ -300,15 +312,15 @@ class DataFacts(Frozen):
     """
 
     digest: str
-    channels: int
-    cases: dict[str, int] = Field(default_factory=dict)
-    counts: dict[str, dict[str, int]]
-    patients: dict[str, int]
-    unlabelled: int
-    excluded: dict[str, int]
-    copies: int = 0
-    dropped: int = 0
-    withheld: int = 0
+    channels: Number
+    cases: dict[str, Number] = Field(default_factory=dict)
+    counts: dict[str, dict[str, Number]]
+    patients: dict[str, Number]
+    unlabelled: Number
+    excluded: dict[str, Number]
+    copies: Number = 0
+    dropped: Number = 0
+    withheld: Number = 0
     shortcuts: tuple[ShortcutFact, ...] = ()
 
 
@@ -329,12 +341,70 @@ class Results(Frozen):
     """
 
     format: Literal[1] = 1
-    hydrakit: str
-    plan: str
+    hydrakit: Text
+    plan: Text
     strategy: Name
     profile: Name
     target: Name
-    seed: int
-    rounds: tuple[RoundResult, ...]
+    seed: Seed
+    rounds: Annotated[tuple[RoundResult, ...], Field(max_length=MAX_ROUNDS)]
     test: TestResult
     transfer: tuple[Transfer, ...] = ()
+
+
+class Event(Frozen):
+    """Something that happened (a line of ``events.jsonl``).
+
+    Attributes:
+        time: When.
+        event: What: ``run``, ``round``, ``test read``, ``evaluated``, and others.
+        by: Who read the test split.
+        dataset: Of what was read or trained.
+        split: That was evaluated.
+        cases: Number of cases that were read.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    time: Text
+    event: Text
+    by: Text | None = None
+    dataset: Text | None = None
+    split: Text | None = None
+    cases: Number | None = None
+
+
+class Environment(Frozen):
+    """On what machine a run was trained, from which files (``environment.json``).
+
+    Attributes:
+        hydrakit: Version.
+        python: Version.
+        torch: Version.
+        platform: As Python names it.
+        device: As `hydrakit.devices.choose_device` takes it.
+        device_name: As its maker calls it.
+        precision: Of training steps.
+        deterministic: Whether bits repeat on CUDA.
+        compiled: Whether training steps were compiled.
+        processes: How many trained together.
+        threads: Of each.
+        plugins: Distribution and version, by name of the entry point.
+        roots: Folders of the datasets, by name.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    hydrakit: Text | None = None
+    python: Text | None = None
+    torch: Text | None = None
+    platform: Text | None = None
+    device: Text | None = None
+    device_name: Text | None = None
+    precision: Text | None = None
+    deterministic: bool | None = None
+    compiled: bool | None = None
+    processes: Number | None = None
+    threads: Number | None = None
+    plugins: dict[str, str] | None = None
+    roots: dict[Name, PathText] | None = None

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from hydrakit.digests import (
     FILE,
@@ -26,14 +26,40 @@ from hydrakit.digests import (
     write_digests,
 )
 from hydrakit.errors import PlanError
-from hydrakit.files import append_line, sync_folder, write_atomic
+from hydrakit.files import (
+    MIB,
+    append_line,
+    read_json,
+    read_whole,
+    reason,
+    refuse_link,
+    refuse_links,
+    sync_folder,
+    write_atomic,
+)
 from hydrakit.formats import refuse_later
 from hydrakit.lock import FILES, locked
-from hydrakit.plan import Plan, Round, load_plan
-from hydrakit.results import DataFacts, EpochRecord, Results, RoundResult, TracePoint
+from hydrakit.plan import Name, Plan, Round, first_fault, load_plan
+from hydrakit.results import (
+    DataFacts,
+    Environment,
+    EpochRecord,
+    Event,
+    Results,
+    RoundResult,
+    TracePoint,
+)
 
 Model = TypeVar("Model", bound=BaseModel)
 TRACE = "test-trace.jsonl"
+
+IN_PLACE = (".lock", "lock.holder", "events.jsonl", "log.txt")
+"""Files that are written where they lie; all others are written beside their place and renamed."""
+
+MAX_METRICS = 64 * MIB  # of a round of 100,000 epochs, the most that a plan may have
+
+_FACTS = TypeAdapter(dict[Name, DataFacts])
+_SPLITS = TypeAdapter(dict[Name, dict[str, str]])
 
 CHECKPOINT = "checkpoint.safetensors"
 """Of a round under way, in its folder of progress."""
@@ -161,8 +187,21 @@ class RunDir:
         return sorted(path for path in self.path.glob("rounds/*") if not path.suffix)
 
     def locked(self) -> AbstractContextManager[None]:
-        """Keep other processes out; as `hydrakit.lock.locked`."""
+        """Keep other processes out; as `hydrakit.lock.locked`.
+
+        Raises:
+            PlanError: The folder holds a link.
+        """
+        self._refuse_links()
         return locked(self.path)
+
+    def _refuse_links(self) -> None:
+        try:
+            refuse_links(self.path)
+            for name in IN_PLACE:
+                refuse_link(self.path / name)
+        except OSError as error:
+            raise PlanError(f"{self.path}: cannot be read: {error.strerror}") from None
 
     def finished(self, number: int, round: Round) -> bool:
         """Whether a round is done."""
@@ -251,7 +290,14 @@ class RunDir:
             PlanError: Its file is absent or broken.
         """
         path = self.round_file(number, round, "round.json")
-        return self._load(path, RoundResult, remedy=f"delete {path.parent}")
+        result = self._load(path, RoundResult, remedy=f"delete {path.parent}")
+        told = result.round, result.dataset, result.train, result.head
+        if told != (number, round.dataset, round.train, round.head):
+            raise PlanError(
+                f"{path}: is of another round than plan.json tells: delete {path.parent} and run "
+                "again"
+            )
+        return result
 
     def epochs(self, number: int, round: Round) -> list[EpochRecord]:
         """The epochs of a finished round.
@@ -260,8 +306,12 @@ class RunDir:
             PlanError: Its file is absent or broken.
         """
         path = self.round_file(number, round, "metrics.jsonl")
+        most = round.hyperparameters.epochs
         with _readable(path):
-            lines = path.read_bytes().splitlines()
+            content = read_whole(path, most=MAX_METRICS)
+            if content.count(b"\n") > most:
+                raise ValueError(f"it has more than the {most} epochs of the plan")
+            lines = content.splitlines()
             return [EpochRecord.model_validate_json(line) for line in lines]
 
     def trace(self, number: int, round: Round) -> list[TracePoint]:
@@ -274,7 +324,19 @@ class RunDir:
         if not path.is_file():
             return []
         with _readable(path):
-            return [TracePoint.model_validate_json(line) for line in path.read_bytes().splitlines()]
+            lines = read_whole(path).splitlines()
+            return [TracePoint.model_validate_json(line) for line in lines]
+
+    def check_rounds(self, plan: Plan) -> None:
+        """Read what a report needs of the finished rounds, before anything is trained.
+
+        Raises:
+            PlanError: A file of theirs is absent or broken.
+        """
+        for number, round in enumerate(plan.rounds, start=1):
+            if self.finished(number, round):
+                self.round_result(number, round)
+                self.epochs(number, round)
 
     def results(self) -> Results | None:
         """The results, or None while the run is not finished.
@@ -296,8 +358,7 @@ class RunDir:
         if not path.is_file():
             return None
         with _readable(path):
-            loaded: dict[str, Any] = json.loads(path.read_bytes())
-            return {name: DataFacts.model_validate(facts) for name, facts in loaded.items()}
+            return _FACTS.validate_json(read_json(path))
 
     def splits(self) -> dict[str, dict[str, str]]:
         """The split of every labelled case, by dataset and key.
@@ -307,8 +368,7 @@ class RunDir:
         """
         path = self.file("splits.json")
         with _readable(path):
-            loaded: dict[str, dict[str, str]] = json.loads(path.read_bytes())
-            return loaded
+            return _SPLITS.validate_json(read_json(path))
 
     def write_facts(self, facts: Mapping[str, DataFacts]) -> None:
         """Write ``data.json``."""
@@ -322,29 +382,57 @@ class RunDir:
         """
         path = self.path / "environment.json"
         with _readable(path):
-            loaded: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
-            return loaded
+            told = read_json(path) if path.is_file() else b"{}"
+            return Environment.model_validate_json(told).model_dump(exclude_unset=True)
 
     def write_json(self, name: str, value: object) -> None:
         """Write a JSON file of the folder, whole or not at all."""
         write_atomic(self.path / name, (json.dumps(value, indent=2) + "\n").encode())
 
-    def log(self, event: str, **facts: object) -> None:
-        """Add a line to ``events.jsonl``: what happened when."""
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-        append_line(self.path / "events.jsonl", json.dumps({"time": now, "event": event, **facts}))
+    def events(self) -> list[Event]:
+        """What happened when; a last line that a kill cut off is passed over.
 
-    def events(self) -> list[dict[str, Any]]:
-        """The lines of ``events.jsonl``; a last one that is being written is passed over."""
+        Raises:
+            PlanError: The file that tells it is broken.
+        """
         path = self.path / "events.jsonl"
         if not path.is_file():
             return []
-        lines = path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        with _readable(path):
+            lines = read_json(path).split(b"\n")
+        found = []
+        for place, line in enumerate(lines, start=1):
+            try:
+                found += [Event.model_validate_json(line)] if line.strip() else []
+            except ValidationError:
+                if place == len(lines):
+                    break
+                raise PlanError(
+                    f"{path}: line {place} is no event: restore the file, or remove that line"
+                ) from None
+        return found
+
+    def check_log(self) -> None:
+        """See that ``events.jsonl`` can be added to.
+
+        Raises:
+            PlanError: It is a link or no file.
+        """
+        refuse_link(self.path / "events.jsonl")
+
+    def log(self, event: str, **facts: object) -> None:
+        """Add a line to ``events.jsonl``: what happened when.
+
+        Raises:
+            PlanError: It is a link or no file.
+        """
+        self.check_log()
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        append_line(self.path / "events.jsonl", json.dumps({"time": now, "event": event, **facts}))
 
     def _load(self, path: Path, model: type[Model], *, remedy: str) -> Model:
         with _readable(path, f"{remedy} and run again"):
-            content = path.read_bytes()
+            content = read_json(path)
             refuse_later(path, content)
             return model.model_validate_json(content)
 
@@ -362,8 +450,8 @@ def _readable(
     try:
         yield
     except (OSError, ValueError) as error:  # pydantic's and json's errors are ValueErrors
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise PlanError(f"{path}: cannot be read ({reason}): {remedy}") from None
+        told = first_fault(error) if isinstance(error, ValidationError) else reason(error)
+        raise PlanError(f"{path}: cannot be read ({told}): {remedy}") from None
 
 
 def write_lines(path: Path, records: Sequence[BaseModel]) -> None:

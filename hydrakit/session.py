@@ -118,7 +118,7 @@ class Session:
         facts = {name: self._facts(name) for name in self.loaded}
         before = self.rundir.facts()
         for name in facts if before else ():
-            if before is not None and before[name] != facts[name]:
+            if before is not None and before.get(name) != facts[name]:
                 raise DataError(
                     f"{name}: its data is not what {self.rundir.path} began with: restore it, or "
                     "begin anew with another `--out`"
@@ -187,6 +187,7 @@ class Session:
             if not self.rundir.report_path.is_file():  # stopped before it was written
                 self._close()
             return
+        self.rundir.check_rounds(self.plan)
         self.rundir.unseal()
         self._write_environment(places)
         self.watcher.started(self.rundir, str(self.compute.device))

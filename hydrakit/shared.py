@@ -21,7 +21,7 @@ import hydrakit
 from hydrakit.data.gate import splits_digest
 from hydrakit.digests import faults, update_digests
 from hydrakit.errors import PlanError
-from hydrakit.files import copy, sync_folder, write_atomic
+from hydrakit.files import copy, read_json, sync_folder, write_atomic
 from hydrakit.plan import Plan
 from hydrakit.results import RoundResult
 
@@ -153,6 +153,12 @@ def _copy_files(source: Path, target: Path) -> None:
 
 def _rename_head(folder: Path, name: str) -> None:
     path = folder / "round.json"
-    result = RoundResult.model_validate_json(path.read_bytes())
+    try:
+        result = RoundResult.model_validate_json(read_json(path))
+    except (OSError, ValueError):
+        raise PlanError(
+            f"{path}: cannot be read: delete the folder of shared rounds that it came from, and "
+            "run again"
+        ) from None
     renamed = result.model_copy(update={"head": name})
     write_atomic(path, renamed.model_dump_json(indent=2).encode())

@@ -6,6 +6,8 @@ Nothing is locked or written, so that another process can be watched at work.
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +16,7 @@ from hydrakit.cells import Cell, CompareDir
 from hydrakit.errors import WeightsError
 from hydrakit.lock import Holder, holder_of
 from hydrakit.plan import Frozen, Name, Round, Train
-from hydrakit.results import CheckpointFacts
+from hydrakit.results import CheckpointFacts, Event
 from hydrakit.rundir import CHECKPOINT, RunDir
 from hydrakit.weightfile import read_description
 
@@ -140,7 +142,7 @@ def _of_run(run: RunDir) -> RunStatus:
     for number, round in enumerate(plan.rounds, start=1):
         begun = not rounds or rounds[-1].state == "done"
         rounds.append(_round(run, number, round, under_way=begun))
-    times = [datetime.datetime.fromisoformat(each["time"]) for each in events]
+    times = _times(events)
     return RunStatus(
         path=str(run.path),
         state=_state(run.results_path.is_file(), holder),
@@ -153,11 +155,11 @@ def _of_run(run: RunDir) -> RunStatus:
 
 
 def _round(run: RunDir, number: int, round: Round, *, under_way: bool) -> RoundStatus:
-    began = [
-        datetime.datetime.fromisoformat(each["time"])
+    began = _times(
+        each
         for each in run.events()
-        if each["event"] == "round" and each["round"] == number
-    ]
+        if each.event == "round" and (each.model_extra or {}).get("round") == number
+    )
     found = RoundStatus(
         round=number,
         dataset=round.dataset,
@@ -179,6 +181,15 @@ def _round(run: RunDir, number: int, round: Round, *, under_way: bool) -> RoundS
             }
         )
     return found.model_copy(update=_progress(run.state_path(number, round) / CHECKPOINT))
+
+
+def _times(events: Iterable[Event]) -> list[datetime.datetime]:
+    """When events happened; what is no time is passed over."""
+    found = []
+    for each in events:
+        with suppress(ValueError):
+            found.append(datetime.datetime.fromisoformat(each.time))
+    return found
 
 
 def _progress(path: Path) -> dict[str, object]:

@@ -13,7 +13,7 @@ from statistics import mean
 from pydantic import ValidationError
 
 from hydrakit.errors import PlanError
-from hydrakit.files import write_atomic
+from hydrakit.files import read_json, reason, refuse_link, write_atomic
 from hydrakit.network import Network
 from hydrakit.plan import Plan, Round
 from hydrakit.proposals import Proposals
@@ -106,7 +106,12 @@ class Files:
         return RunDir(self.out.with_name(f"{self.out.stem}.tuning"))
 
     def begin(self) -> RunDir:
-        """Make the folder."""
+        """Make the folder.
+
+        Raises:
+            PlanError: It cannot be made, or the file of trials is a link.
+        """
+        refuse_link(self.trials)
         try:
             self.rundir.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -119,7 +124,10 @@ class Files:
         """The trials that were finished before, by digest; a torn last line is taken out."""
         if not self.trials.is_file():
             return {}
-        text = self.trials.read_bytes()
+        try:
+            text = read_json(self.trials)
+        except (OSError, ValueError) as error:
+            raise PlanError(f"{self.trials}: cannot be read ({reason(error)})") from None
         whole = text[: text.rfind(b"\n") + 1]
         if whole != text:  # stopped while it was written
             write_atomic(self.trials, whole)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -16,25 +17,51 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import (
     BaseModel,
     Field,
-    PositiveInt,
     StringConstraints,
     TypeAdapter,
     ValidationError,
     model_validator,
 )
 
-from hydrakit.errors import WeightsError
-from hydrakit.files import write_atomic
+from hydrakit.errors import WeightsError, one_line
+from hydrakit.files import open_regular, write_atomic
 from hydrakit.formats import refuse_later
 from hydrakit.hooks import FieldOfView, OptionValue, Task
-from hydrakit.plan import BodySpec, Copies, Frozen, Name, Split
+from hydrakit.plan import (
+    MAX_PATCH,
+    MAX_ROUNDS,
+    BodySpec,
+    Copies,
+    Features,
+    Frozen,
+    Name,
+    Split,
+    Text,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 METADATA_KEY = "hydrakit"
 MAX_HEADER = 2**20  # bytes; the paper's body needs 8 thousand, a head 10 thousand
+MAX_BYTES = 2**32  # of a file; the most that a plan's body can have are 2**27
+MAX_CLASSES = 999
+MAX_SIDE = 2**31  # of a tensor
 
+_TYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+
+Channels = Annotated[int, Field(gt=0, le=1024)]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -48,10 +75,10 @@ class Preprocessing(Frozen):
         normalisation: How pixel values were normalised, in words: ``z-score per patient``.
     """
 
-    patch: PositiveInt
-    channels: PositiveInt
+    patch: Annotated[int, Field(gt=0, le=MAX_PATCH)]
+    channels: Channels
     field_of_view: FieldOfView
-    normalisation: str
+    normalisation: Text
 
 
 class Probe(Frozen):
@@ -78,11 +105,11 @@ class BodyMetadata(Frozen):
 
     kind: Literal["body"] = "body"
     format: Literal[1] = 1
-    hydrakit: str
+    hydrakit: Text
     spec: BodySpec
-    in_channels: PositiveInt
+    in_channels: Channels
     digest: Digest
-    trained_on: tuple[Name, ...] = ()
+    trained_on: Annotated[tuple[Name, ...], Field(max_length=MAX_ROUNDS)] = ()
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
 
 
@@ -113,14 +140,14 @@ class HeadMetadata(Frozen):
 
     kind: Literal["head"] = "head"
     format: Literal[1] = 1
-    hydrakit: str
+    hydrakit: Text
     factory: Name
-    features: PositiveInt
-    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    features: Features
+    classes: Annotated[tuple[Text, ...], Field(min_length=1, max_length=MAX_CLASSES)]
     task: Task = "classification"
     scale: tuple[float, float] | None = None
     dataset: Name
-    options: dict[str, OptionValue] = Field(default_factory=dict)
+    options: dict[Name, OptionValue] = Field(default_factory=dict)
     split: Split | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     copies: Copies = "group"
@@ -168,18 +195,12 @@ def read_description(path: Path) -> str:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-        if length > MAX_HEADER:
-            raise WeightsError(
-                f"{path}: is no weight file of hydrakit: its header would be {length} bytes long, "
-                f"and {MAX_HEADER} are allowed"
-            )
+        check_header(path)
         with safe_open(path, framework="np") as tensors:
             text: str | None = (tensors.metadata() or {}).get(METADATA_KEY)
     except FileNotFoundError:
         raise WeightsError(f"{path}: there is no such file") from None
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise _unreadable(path, error) from None
     if text is None:
         raise WeightsError(
@@ -187,6 +208,22 @@ def read_description(path: Path) -> str:
             f"{METADATA_KEY!r} key"
         )
     return text
+
+
+def check_header(path: Path) -> None:
+    """See that a file can be given to safetensors, which believes any length of a header.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no regular file, or it or its header is too long.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_BYTES:
+            raise ValueError(f"it has {size} bytes, and {MAX_BYTES} are allowed")
+        length = int.from_bytes(file.read(8), "little")
+    if length > MAX_HEADER:
+        raise ValueError(f"its header would be {length} bytes long, and {MAX_HEADER} are allowed")
 
 
 def read_body(path: Path) -> BodyMetadata:
@@ -237,20 +274,48 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], description: BaseMo
     )
     data = save(copies, {METADATA_KEY: text})
     length = int.from_bytes(data[:8], "little")
-    if length > MAX_HEADER:
+    if length > MAX_HEADER or len(data) > MAX_BYTES:
         raise WeightsError(
-            f"{path}: not written, its header would be {length} bytes long and {MAX_HEADER} are "
-            "allowed: build a smaller network"
+            f"{path}: not written, it would have {len(data)} bytes, {length} of them header, and "
+            f"{MAX_BYTES} and {MAX_HEADER} are allowed: build a smaller network"
         )
     write_atomic(path, data)
+
+
+def read_shapes(path: Path) -> dict[str, Tensor]:
+    """A file's tensors without their numbers, once its header is known to be sound.
+
+    They are on the device ``meta``: whether a file holds what it should is known before memory is
+    taken for it.
+
+    Raises:
+        WeightsError: One is of a type that hydrakit does not write, or has an impossible shape.
+    """
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    shapes = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no mapping
+                told = file.get_slice(name)
+                dtype, shape = _TYPES.get(told.get_dtype()), told.get_shape()
+                if dtype is None or max(shape, default=0) > MAX_SIDE:
+                    raise WeightsError(
+                        f"{path}: tensor {one_line(name, 99)!r} is {told.get_dtype()} of shape "
+                        f"{one_line(str(shape), 99)}, which hydrakit does not write: copy it again"
+                    )
+                shapes[name] = torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from None
+    return shapes
 
 
 def read_tensors(path: Path, digest: str) -> dict[str, Tensor]:
     """Read a file's tensors, once its header is known to be sound (`read_metadata`).
 
     Raises:
-        WeightsError: Their digest is not the one that the file's description names, or they are
-            of a type that PyTorch does not have.
+        WeightsError: Their digest is not the one that the file's description names.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -306,7 +371,7 @@ def refuse_other_shapes(
         )
         if given != wanted:
             raise WeightsError(
-                f"{path}: does not hold {what}: tensor {name[:99]!r} is {given}, expected "
+                f"{path}: does not hold {what}: tensor {one_line(name, 99)!r} is {given}, expected "
                 f"{wanted}: {remedy}"
             )
 
@@ -317,7 +382,7 @@ def version() -> str:
 
 
 def _unreadable(path: Path, error: Exception) -> WeightsError:
-    reason = " ".join(str(error).split())[:200]
+    reason = getattr(error, "strerror", None) or one_line(str(error), 200)
     return WeightsError(
         f"{path}: cannot be read as safetensors ({reason}): give a file that hydrakit wrote, or "
         "copy it again"

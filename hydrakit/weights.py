@@ -24,6 +24,7 @@ from hydrakit.weightfile import (
     read_body,
     read_head,
     read_metadata,
+    read_shapes,
     read_tensors,
     refuse_other_shapes,
     tensor_digest,
@@ -179,12 +180,12 @@ def load_body(path: Path, *, dropout: float = 0.0) -> Body:
     from hydrakit.models import Body, lay_out
 
     description = read_body(path)
-    tensors = read_tensors(path, description.digest)
-    _refuse_giant(path, description, tensors)
+    shapes = read_shapes(path)
+    _refuse_giant(path, description, shapes)
     with torch.device("meta"):  # only shapes: nothing is drawn or allocated before they are checked
         body = Body(description.spec, in_channels=description.in_channels, dropout=dropout)
-    refuse_other_shapes(path, tensors, expected=body.state_dict(), what="the body of its spec")
-    body.load_state_dict(tensors, assign=True)
+    refuse_other_shapes(path, shapes, expected=body.state_dict(), what="the body of its spec")
+    body.load_state_dict(read_tensors(path, description.digest), assign=True)
     lay_out(body)
     return body.eval()
 
@@ -207,13 +208,12 @@ def load_head(path: Path, *, dropout: float = 0.0, plugins: Plugins | None = Non
     from hydrakit.plugins import load_plugins
 
     description = read_head(path)
-    tensors = read_tensors(path, description.digest)
     factory = (plugins or load_plugins()).head(description.factory)
     with torch.random.fork_rng(devices=[]):  # the initial weights are drawn for nothing
         head = factory.build(description.features, len(description.classes), dropout)
     what = f"what the head factory {factory.name!r} builds"
-    refuse_other_shapes(path, tensors, expected=head.state_dict(), what=what)
-    head.load_state_dict(tensors)
+    refuse_other_shapes(path, read_shapes(path), expected=head.state_dict(), what=what)
+    head.load_state_dict(read_tensors(path, description.digest))
     _check_probe(path, head, description)
     return head.eval()
 

@@ -30,6 +30,18 @@ from fuzz_datasets import (
     shipped,
     table,
 )
+from fuzz_runs import (
+    begun_folder,
+    compare_folder,
+    plan_file,
+    read_begun,
+    read_comparison,
+    read_plan_file,
+    read_run,
+    read_weight_files,
+    run_folder,
+    weight_files,
+)
 from fuzzing import JSON, odd_safetensors
 from fuzzing_images import JPEG, PNG, TIFF
 
@@ -150,4 +162,9 @@ TARGETS: dict[str, Target] = {
     "guess": Target(inputs=300, build=mixture, read=read_guess),
     "safetensors": Target(inputs=1200, build=weights, read=read_weights),
     "plan": Target(inputs=1000, build=plan, read=read_plan),
+    "run": Target(inputs=400, build=run_folder, read=read_run),
+    "run-begun": Target(inputs=100, build=begun_folder, read=read_begun),
+    "run-plan": Target(inputs=300, build=plan_file, read=read_plan_file),
+    "weights": Target(inputs=300, build=weight_files, read=read_weight_files),
+    "comparison": Target(inputs=200, build=compare_folder, read=read_comparison),
 }

@@ -18,13 +18,13 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from random import Random
 from types import FrameType
 from typing import TypedDict
 
 from fuzz_datasets import Files, check_line
+from fuzz_memory import forget_peak, peak_memory
 from fuzz_targets import TARGETS, Target
 from fuzzing import mutate
 
@@ -98,33 +98,6 @@ def make(files: Files, name: str, number: int) -> tuple[Path, bytes]:
     path = random.choice(sorted(files))
     data = path.read_bytes()
     return path, data if number == 0 else mutate(data, files[path], random)
-
-
-def _processes() -> list[Path]:
-    """This process and those that it started (a decoder), where the system tells of them."""
-    own = Path("/proc") / str(os.getpid())
-    numbers = ""
-    for thread in own.glob("task/*"):
-        with suppress(OSError):  # it has ended
-            numbers += (thread / "children").read_text(encoding="ascii")
-    return [own, *(Path("/proc") / number for number in numbers.split())]
-
-
-def forget_peak() -> None:
-    """Let `peak_memory` begin anew, where the system can: making an input takes memory too."""
-    for process in _processes():
-        with suppress(OSError):
-            (process / "clear_refs").write_text("5", encoding="ascii")
-
-
-def peak_memory() -> int:
-    """The most memory that one of the processes has held, in MiB."""
-    peaks = []
-    for process in _processes():
-        with suppress(OSError):  # not getrusage: on Linux, that begins with the parent's
-            status = (process / "status").read_text(encoding="ascii", errors="replace")
-            peaks += [int(line.split()[1]) for line in status.splitlines() if "VmHWM" in line]
-    return max(peaks, default=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) >> 10
 
 
 class Lines(logging.Handler):

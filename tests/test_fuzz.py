@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from fuzz_datasets import check_line, odd_collection, odd_dicom
+from fuzz_runs import NOTES
 from fuzz_targets import TARGETS
 from fuzz_watch import Report, make
 
@@ -23,6 +24,7 @@ from hydrakit.data.read import read_samples
 from hydrakit.errors import DataError
 from hydrakit.hooks import Sample, Unusable
 
+SECONDS = 1.0  # of the processor, for a command that refuses a run, a plan or weights
 PART = 15  # inputs of each target in every run of the tests
 MEBIBYTES = 950  # 1 GB is 953
 ONE_OUTCOME = ("guess", "dicom-collection")  # tells all in comments; always has odd files
@@ -31,7 +33,10 @@ GROUPS = {
     "images": ["jpeg", "png", "png-colour", "tiff", "npy", "npz"],
     "tables": ["xlsx", *(name for name in TARGETS if name.startswith("csv"))],
     "others": ["toml", "toml-pattern", "guess", "safetensors", "plan"],
+    "commands": ["run", "run-plan", "weights"],
+    "slow commands": ["run-begun", "comparison"],  # these train, if little
 }
+FEW = {"slow commands": 4}
 
 
 def watched(folder: Path, last: int, *targets: str) -> dict[str, Report]:
@@ -59,8 +64,9 @@ def check(name: str, report: Report, last: int) -> None:
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_part(group: str, tmp_path: Path) -> None:
-    for name, report in watched(tmp_path, PART, *GROUPS[group]).items():
-        check(name, report, PART)
+    last = FEW.get(group, PART)
+    for name, report in watched(tmp_path, last, *GROUPS[group]).items():
+        check(name, report, last)
 
 
 @pytest.mark.slow
@@ -70,10 +76,16 @@ def test_the_whole(name: str, tmp_path: Path) -> None:
     report = watched(tmp_path, last, name)[name]
     print(name, report)
     check(name, report, last)
+    if (tmp_path / NOTES).is_file():
+        refused = [json.loads(line) for line in (tmp_path / NOTES).read_text().splitlines()]
+        print(len(refused), *(max(each[what] for each in refused) for what in ("seconds", "mib")))
+        assert max(each["seconds"] for each in refused) <= SECONDS
 
 
 def test_all_is_ten_thousand_inputs() -> None:
     assert sum(target.inputs for target in TARGETS.values()) >= 10_000
+    commands = [*GROUPS["commands"], *GROUPS["slow commands"]]
+    assert sum(TARGETS[name].inputs for name in commands) >= 1000
     assert set(TARGETS) == {name for names in GROUPS.values() for name in names} | {
         "dicom-collection"
     }

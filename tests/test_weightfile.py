@@ -79,7 +79,7 @@ def test_tensors_of_a_type_that_pytorch_has_not_are_refused(tmp_path: Path) -> N
     }
     path.write_bytes(with_header(json.dumps(header).encode(), b"abc"))
     assert isinstance(read_metadata(path), BodyMetadata)
-    refused(lambda: load_body(path), str(path), "cannot be read")
+    refused(lambda: load_body(path), str(path), "'a' is F6_E2M3", "does not write")
 
 
 def test_every_truncation_is_refused(tmp_path: Path) -> None:

@@ -6,10 +6,16 @@ and the rest are imported by the functions that need them.
 
 from __future__ import annotations
 
+import os
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import click
 
+from hydrakit.blame import DEBUG, PluginFault, where_traced
 from hydrakit.cli import compare, data, folder, plugins, report, run, tune, weights
-from hydrakit.errors import HydrakitError
+from hydrakit.errors import HydrakitError, one_line
 from hydrakit.stopping import stoppable, stopped
 
 
@@ -34,18 +40,53 @@ class Program(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         """Run a command; a failure that is the user's to mend becomes one line and status 1.
 
-        A signal that asks to stop becomes one line too, and status 130 or 143.
+        That is a `HydrakitError`, and what the system says of a file.
+
+        So does what a plugin raises, in its own command too. A signal that asks to stop becomes one
+        line and status 130 or 143.
         """
         try:
-            with stoppable():
+            with stoppable(), self._blaming(ctx):
                 return super().invoke(ctx)
+        except PluginFault as error:
+            self._tell(error, f"{one_line(str(error))}{where_traced(error)}")
+            ctx.exit(1)
         except HydrakitError as error:
-            click.echo(f"hydrakit: {' '.join(str(error).split())}", err=True)
+            self._tell(error, str(error))
+            ctx.exit(1)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            path = error.filename if error.filename2 is None else error.filename2
+            why = error.strerror or type(error).__name__
+            self._tell(error, f"{path}: {why}: see that it can be read and written, and what it is")
             ctx.exit(1)
         except KeyboardInterrupt as error:
             stop = stopped(error)
             click.echo(f"hydrakit: {stop}", err=True)
             ctx.exit(stop.status)
+
+    def _tell(self, error: Exception, message: str) -> None:
+        if os.environ.get(DEBUG):
+            click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+        click.echo(f"hydrakit: {one_line(message)}", err=True)
+
+    @contextmanager
+    def _blaming(self, ctx: click.Context) -> Iterator[None]:
+        """Blame a plugin for what its own command raises, save what is meant for click."""
+        from hydrakit.plugins import load_plugins
+
+        try:
+            yield
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception:
+            name = ctx.invoked_subcommand
+            source = load_plugins().source_of(name) if name else None
+            if source is None:
+                raise
+            with source.blamed_for(f"command {name!r}"):
+                raise
 
 
 def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from hydrakit.cli import params
+from hydrakit.errors import one_line
 
 
 @click.group(short_help="Look into weight files, import and swap them.")
@@ -28,7 +29,7 @@ def inspect(file: Path, as_json: bool) -> None:
     facts = description.model_dump(mode="json", exclude={"probe"}, exclude_none=True)
     for key, value in facts.items():
         shown = ", ".join(map(str, value)) or "none" if isinstance(value, list) else _words(value)
-        click.echo(f"{key + ':':16}{shown}")
+        click.echo(f"{key + ':':16}{one_line(shown, 2**20)}")
 
 
 def _words(value: object) -> str:

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
-from hydrakit.errors import PlanError
-from hydrakit.files import write_atomic
+from hydrakit.errors import PlanError, one_line
+from hydrakit.files import MIB, read_rows, write_atomic
 from hydrakit.hooks import Task
 from hydrakit.plan import Frozen
 from hydrakit.report.markup import Html, element, together
 from hydrakit.report.pictures import coloured, ends_of, png
 from hydrakit.rundir import SHOWN, RunDir
+from hydrakit.weightfile import check_header
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 Maps = NDArray[np.float32]
 
+MAX_SHOWN = 128 * MIB  # of `SHOWN`; two dozen patches take 3
 EACH = 8  # cases of a group
 STEPS = 32  # of the path of integrated gradients
 GROUPS = {
@@ -57,6 +60,9 @@ class Shown(Frozen):
     output: int
     label: str
     said: str
+
+
+_SHOWN = TypeAdapter(list[Shown])
 
 
 def keep_shown(rundir: RunDir, prepared: Prepared, *, plugins: Plugins | None = None) -> None:
@@ -112,8 +118,7 @@ def choose(rundir: RunDir) -> tuple[list[str], list[Shown]]:
         raise PlanError(f"{rundir.path}: is not finished: it has no test cases to show")
     path = rundir.file("predictions.csv")
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            lines = [row for row in csv.DictReader(file) if row["split"] == results.test.split]
+        lines = [row for row in read_rows(path) if row["split"] == results.test.split]
         told = [_told(place, line, results.test.task) for place, line in enumerate(lines, start=1)]
     except (OSError, KeyError, ValueError, csv.Error) as error:
         raise PlanError(f"{path}: cannot be read ({error}): restore it") from None
@@ -220,15 +225,18 @@ def read_shown(rundir: RunDir) -> tuple[list[Shown], Maps, Maps] | None:
     if not path.is_file():
         return None
     try:
+        check_header(path)
+        if path.stat().st_size > MAX_SHOWN:
+            raise ValueError(f"it has more than {MAX_SHOWN} bytes")
         with safe_open(path, framework="numpy") as file:
-            told = [Shown.model_validate(each) for each in json.loads(file.metadata()["shown"])]
+            told = _SHOWN.validate_json(file.metadata()["shown"])
             patches, maps = file.get_tensor("patches"), file.get_tensor("maps")
         if not len(told) == len(patches) == len(maps) or patches.shape != maps.shape:
             raise ValueError("its parts do not fit each other")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
         raise PlanError(
-            f"{path}: cannot be read ({reason}): delete it and run `hydrakit report`"
+            f"{path}: cannot be read ({one_line(str(error), 200)}): delete it and run "
+            "`hydrakit report`"
         ) from None
     return told, patches, maps
 

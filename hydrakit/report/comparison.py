@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import ValidationError
 
 from hydrakit.errors import PlanError
-from hydrakit.files import write_atomic
+from hydrakit.files import read_json, reason, write_atomic
 from hydrakit.formats import refuse_later
+from hydrakit.plan import first_fault
 from hydrakit.plugins import Plugins, load_plugins
 from hydrakit.report import contrasts
 from hydrakit.report.figure import Counter, Figure
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from hydrakit.comparison import Comparison, Pair
 
 FILE = "comparison.json"
+MAX_SCORES = 2_000_000  # of all findings, strategies and passes; in memory one takes 40 bytes
 
 
 def read_comparison(folder: Path) -> Comparison:
@@ -35,13 +38,13 @@ def read_comparison(folder: Path) -> Comparison:
 
     path = folder / FILE
     try:
-        content = path.read_bytes()
+        content = read_json(path, values=MAX_SCORES)
         refuse_later(path, content)
         return Comparison.model_validate_json(content)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        told = first_fault(error) if isinstance(error, ValidationError) else reason(error)
         raise PlanError(
-            f"{path}: cannot be read ({reason}): run the same `hydrakit compare` again, which "
+            f"{path}: cannot be read ({told}): run the same `hydrakit compare` again, which "
             "writes it from the cells that are done"
         ) from None
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hydrakit.chance import best_of_chance
-from hydrakit.errors import PlanError
 from hydrakit.report.markup import Html, element
 from hydrakit.report.tables import number
 from hydrakit.results import RoundResult
@@ -35,30 +33,15 @@ def readings(rundir: RunDir, target: str) -> Readings:
     Raises:
         PlanError: The file is broken.
     """
-    path = rundir.path / "events.jsonl"
-    if not path.is_file():
-        return Readings((), 0, 0)
     found, traced = [], []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for place, line in enumerate(lines, start=1):
-        try:
-            event = json.loads(line)
-            what, when = event["event"], event["time"]
-        except (ValueError, KeyError, TypeError):
-            if place == len(lines):  # a process that was killed leaves half a line
-                break
-            raise PlanError(
-                f"{path}: line {place} is no event: restore the file, or remove that line"
-            ) from None
-        if what == "test read" and event.get("by") == "trace":
-            traced.append(when)
-        elif what == "test read":
-            cases = event.get("cases")
-            found.append(f"{when}, by the run" + (f", {cases} cases" if cases else ""))
-        elif what == "evaluated" and event.get("dataset") == target:
-            split = event.get("split")
-            if split in ("test", "all"):
-                found.append(f"{when}, by `hydrakit evaluate`, split {split}")
+    for each in rundir.events():
+        if each.event == "test read" and each.by == "trace":
+            traced.append(each.time)
+        elif each.event == "test read":
+            cases = f", {each.cases} cases" if each.cases else ""
+            found.append(f"{each.time}, by the run{cases}")
+        elif each.event == "evaluated" and each.dataset == target and each.split in ("test", "all"):
+            found.append(f"{each.time}, by `hydrakit evaluate`, split {each.split}")
     if traced:
         told = f"{traced[0]} to {traced[-1]}, after {len(traced)} epochs (--trace-test)"
         found.insert(0, told)

@@ -257,8 +257,8 @@ def _check(
     rundir: RunDir, plan: Plan, *, results: Results, facts: dict[str, DataFacts] | None
 ) -> None:
     """See that the files of the folder are of one run."""
-    planned = [(round.dataset, round.train, round.head) for round in plan.rounds]
-    if planned != [(round.dataset, round.train, round.head) for round in results.rounds]:
+    planned = [(n, r.dataset, r.train, r.head) for n, r in enumerate(plan.rounds, start=1)]
+    if planned != [(r.round, r.dataset, r.train, r.head) for r in results.rounds]:
         raise PlanError(
             f"{rundir.results_path}: has other rounds than plan.json: restore the plan that was run"
         )

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hydrakit.errors import PlanError
+from hydrakit.errors import PlanError, one_line
+from hydrakit.files import read_rows
 from hydrakit.results import AreaUnderCurve, TestResult
 from hydrakit.rundir import RunDir
 
@@ -72,7 +73,7 @@ def roc_curves(rundir: RunDir, test: TestResult) -> list[Curve]:
     except KeyError as error:
         raise PlanError(f"{path}: has no column {error}: {remedy}") from None
     except (ValueError, csv.Error) as error:
-        raise PlanError(f"{path}: is broken ({error}): {remedy}") from None
+        raise PlanError(f"{path}: is broken ({one_line(str(error), 200)}): {remedy}") from None
     curves = []
     for area in test.classes:
         several = test.task == "multilabel"
@@ -94,8 +95,7 @@ def roc_curves(rundir: RunDir, test: TestResult) -> list[Curve]:
 
 def _read(path: Path, test: TestResult) -> tuple[NDArray[np.str_], dict[str, NDArray[np.float64]]]:
     """Labels ``(cases,)`` of the test split, and each class's probabilities ``(cases,)``."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == test.split]
+    rows = [row for row in read_rows(path) if row["split"] == test.split]
     scores = {}
     for area in test.classes:
         column = f"p_{area.class_name}"

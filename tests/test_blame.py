@@ -1,0 +1,354 @@
+"""A plugin that fails: one line names it, its distribution and version; the log has the rest."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from hydrakit.blame import LOG_BYTES, PluginFault, Source, described
+from hydrakit.cli import main
+from hydrakit.errors import DataError
+from hydrakit.plugins import load_plugins
+
+Install = Callable[..., Path]
+
+MODULE = """
+import click
+import numpy as np
+from hydrakit.hooks import (
+    DatasetAdapter, FieldOfView, HeadFactory, Sample, SequenceStrategy, Unusable, hookimpl)
+
+def sample(number, **changes):
+    image = np.random.default_rng(number).normal(size=(20, 20)).astype(np.float32)
+    given = dict(image=image, label=number % 2, patient=f"p{number}", key=f"k{number}")
+    return Sample(**(given | changes))
+
+def broken():
+    raise ValueError("no such lesion\\nSECRET second line")
+
+def read(root, options):
+    yield from map(sample, range(20))
+
+def build(features, classes, dropout):
+    from torch import nn
+    return nn.Linear(features, classes)
+
+def plan(datasets, settings):
+    from hydrakit.plan import Round
+    name = datasets[-1]
+    how = settings.hyperparameters("all", "first")
+    return [Round(dataset=name, train="all", head=name, hyperparameters=how)]
+
+@click.group()
+def tool():
+    pass
+
+@tool.command()
+@click.option("--how", default="raise")
+def work(how):
+    if how == "usage":
+        raise click.UsageError("not like this")
+    if how == "exit":
+        raise click.exceptions.Exit(3)
+    broken()
+
+@hookimpl
+def hydrakit_dataset_adapters():
+    yield DatasetAdapter(
+        name="moles", summary="", classes=("a", "b"), read=lambda *given: read(*given),
+        field_of_view=FieldOfView(share=1.0), version="1", layout="", how_to_get="", citation="",
+        licence="")
+
+@hookimpl
+def hydrakit_head_factories():
+    yield HeadFactory(name="odd", summary="", build=lambda *given: build(*given))
+
+@hookimpl
+def hydrakit_sequence_strategies():
+    yield SequenceStrategy(name="odd", summary="", plan=lambda *given: plan(*given))
+
+@hookimpl
+def hydrakit_commands():
+    yield tool
+"""
+
+HEADER = "hydrakit: plugin tp_faulty (hydrakit-faulty 4.2): "
+CHECK = ["datasets", "check", "moles", "--root", "moles=moles"]
+RUN = ["run", "--strategy", "classical", "--datasets", "moles", "--root", "moles=moles"]
+RUN += [
+    "--device",
+    "cpu",
+    "--epochs",
+    "1",
+    "--bootstrap",
+    "1",
+    "--body-channels",
+    "4",
+    "--out",
+    "run",
+]
+HEAD, STRATEGY = [*RUN, "--head", "odd"], ["odd" if w == "classical" else w for w in RUN]
+RAISED = "raised ValueError: no such lesion (traceback: "
+
+
+def define(name: str, body: str, given: str = "*given") -> str:
+    return f"\ndef {name}({given}):\n    {body}\n"
+
+
+KINDS = {
+    "read raises": (define("read", "broken()"), CHECK, "read of dataset 'moles'", RAISED),
+    "read fails midway": (
+        define("read", "yield sample(1)\n    broken()"),
+        CHECK,
+        "read of dataset 'moles'",
+        RAISED,
+    ),
+    "read gives nothing": (define("read", "return None"), CHECK, "read of dataset", "TypeError"),
+    "read gives something else": (
+        define("read", "yield sample(1)\n    yield (1, 2)"),
+        CHECK,
+        "read of dataset 'moles' gave a tuple",
+        "a Sample or an Unusable is expected",
+    ),
+    "read gives None among cases": (
+        define("read", "yield sample(1)\n    yield None"),
+        CHECK,
+        "read of dataset 'moles' gave a NoneType",
+        "a Sample or an Unusable is expected",
+    ),
+    "a sample of wrong types": (
+        define("read", "yield sample(1, patient=7)"),
+        CHECK,
+        "read of dataset 'moles' gave a case whose patient is a int",
+        "text is expected",
+    ),
+    "facts that are none": (
+        define("read", "yield sample(1, facts=None)"),
+        CHECK,
+        "read of dataset 'moles' gave case 'k1' with facts",
+        "no mapping",
+    ),
+    "a centre that is none": (
+        define("read", "yield sample(1, centre=('a', 2))"),
+        CHECK,
+        "gave case 'k1' with a centre",
+        "no pair of numbers",
+    ),
+    "an image raises": (
+        define("read", "yield from (sample(n, image=broken) for n in range(20))"),
+        RUN,
+        "the image of case 'k0' of dataset 'moles'",
+        RAISED,
+    ),
+    "build raises": (define("build", "broken()"), HEAD, "build of head 'odd'", RAISED),
+    "build gives no module": (
+        define("build", "return None"),
+        HEAD,
+        "build of head 'odd' gave a NoneType",
+        "a torch.nn.Module is expected",
+    ),
+    "a head that takes other features": (
+        define("build", "from torch import nn; return nn.Linear(7, classes)", "f, classes, d"),
+        HEAD,
+        "head 'odd', given 256 features of 2 cases, raised RuntimeError",
+        "(traceback: ",
+    ),
+    "a head of other classes": (
+        define("build", "from torch import nn; return nn.Linear(features, 9)", "features, c, d"),
+        HEAD,
+        "head 'odd' gave (2, 9) for 2 cases",
+        "logits of shape (2, 2)",
+    ),
+    "plan raises": (define("plan", "broken()"), STRATEGY, "plan of strategy 'odd'", RAISED),
+    "plan gives nothing": (define("plan", "return None"), STRATEGY, "plan of strat", "TypeError"),
+    "plan gives no rounds": (define("plan", "return []"), STRATEGY, "plan of", "gave no rounds"),
+    "plan gives something else": (
+        define("plan", "return ['moles']"),
+        STRATEGY,
+        "plan of strategy 'odd' gave a str",
+        "a Round is expected",
+    ),
+    "plan names other data": (
+        define("plan", "return [r.model_copy(update={'dataset': 'x'}) for r in sound(*given)]"),
+        STRATEGY,
+        "plan of strategy 'odd' gave a round of 'x'",
+        "which it was not given",
+    ),
+    "a command raises": ("", ["tool", "work"], "command 'tool'", RAISED),
+}
+
+
+@pytest.fixture
+def faulty(install: Install, standin: Path) -> Callable[[str], None]:
+    """Installs the plugin with some of its functions replaced; the dataset's folder is there."""
+    (standin / "moles").mkdir()
+
+    def write(changed: str) -> None:
+        source = f"{MODULE}\nsound = plan\n{changed}"
+        install("hydrakit-faulty", "tp_faulty", source, version="4.2")
+
+    return write
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, standin: Path) -> Path:
+    monkeypatch.setenv("HYDRAKIT_CACHE", str(tmp_path / "own-cache"))
+    return tmp_path / "own-cache"
+
+
+def invoke(*arguments: str) -> Result:
+    result = CliRunner().invoke(main, arguments)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_line_names_plugin_distribution_and_version(
+    faulty: Callable[[str], None], own_cache: Path, kind: str
+) -> None:
+    changed, arguments, what, why = KINDS[kind]
+    faulty(changed)
+    result = invoke(*arguments)
+    assert result.exit_code == 1, result.output
+    *before, line = result.stderr.splitlines()
+    assert line.startswith(f"{HEADER}{what}" if "case 'k1'" not in what else HEADER)
+    assert what in line
+    assert why in line
+    assert "Traceback" not in result.output
+    assert "SECRET" not in result.output
+    assert [each for each in before if "raised" in each or "File" in each] == []
+    log = own_cache / "log.txt"
+    assert log.is_file() == ("(traceback: " in line)
+    if log.is_file():
+        assert line.endswith(f"(traceback: {log})")
+        text = log.read_text()
+        assert line.removeprefix("hydrakit: ").partition(" (traceback")[0] in text
+        assert "Traceback (most recent call last)" in text
+        assert "tp_faulty.py" in text or why != RAISED
+
+
+def test_a_sound_plugin_is_left_alone(faulty: Callable[[str], None], own_cache: Path) -> None:
+    faulty("")
+    for arguments in (CHECK, [*HEAD[:-2], "--head", "odd"]):
+        result = invoke(*arguments)
+        assert "raised" not in result.output
+        assert "plugin tp_faulty" not in result.output
+    assert Path("run", "results.json").is_file()
+    assert invoke("tool", "work", "--how", "exit").exit_code == 3
+    usage = invoke("tool", "work", "--how", "usage")
+    assert usage.exit_code == 2
+    assert usage.stderr.endswith("Error: not like this\n")
+    assert not (own_cache / "log.txt").exists()
+
+
+def test_the_debug_variable_shows_the_traceback_too(
+    faulty: Callable[[str], None], own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faulty(define("plan", "broken()"))
+    monkeypatch.setenv("HYDRAKIT_DEBUG", "1")
+    result = invoke(*STRATEGY)
+    assert result.exit_code == 1
+    assert "Traceback (most recent call last)" in result.stderr
+    assert "SECRET second line" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith(HEADER)
+
+
+def test_a_log_that_cannot_be_written_is_said(
+    faulty: Callable[[str], None], own_cache: Path
+) -> None:
+    faulty(define("plan", "broken()"))
+    own_cache.write_text("a file in its place")
+    line = invoke(*STRATEGY).stderr
+    assert line.endswith("lesion (traceback: set HYDRAKIT_DEBUG=1)\n")
+
+
+def test_the_log_does_not_grow_for_ever(faulty: Callable[[str], None], own_cache: Path) -> None:
+    faulty(define("plan", "broken()"))
+    for _ in range(2):
+        invoke(*STRATEGY)
+    log = own_cache / "log.txt"
+    assert log.read_text().count("Traceback") == 2
+    log.write_text("x" * (LOG_BYTES + 1))
+    invoke(*STRATEGY)
+    assert log.read_text().count("Traceback") == 1
+    assert "x" * 100 not in log.read_text()
+
+
+def test_a_runs_log_has_it_where_one_is_open(
+    faulty: Callable[[str], None], own_cache: Path, tmp_path: Path
+) -> None:
+    faulty(define("plan", "broken()"))
+    handler = logging.FileHandler(tmp_path / "run.log")
+    logging.getLogger("hydrakit").addHandler(handler)
+    try:
+        line = invoke(*STRATEGY).stderr
+    finally:
+        logging.getLogger("hydrakit").removeHandler(handler)
+        handler.close()
+    assert line.endswith(f"(traceback: {tmp_path / 'run.log'})\n")
+    assert "SECRET second line" in (tmp_path / "run.log").read_text()
+    assert not own_cache.exists()
+
+
+def test_a_cell_of_a_comparison_says_it_too(
+    faulty: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own_cache: Path
+) -> None:
+    faulty(define("build", "broken()"))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), os.environ["PYTHONPATH"]])
+    )
+    arguments = ["compare", "--strategies", "classical", "--datasets", "moles", "--head", "odd"]
+    arguments += ["--root", "moles=moles", "--folds", "2", "--seeds", "1", "--jobs", "1"]
+    result = invoke(*arguments, "--device", "cpu", "--out", "compared", "--body-channels", "4")
+    assert result.exit_code == 1
+    lines = [line for line in result.stderr.splitlines() if line.startswith("hydrakit: cell")]
+    assert len(lines) == 2
+    for line in lines:
+        assert f"{HEADER.removeprefix('hydrakit: ')}build of head 'odd' raised" in line
+        path = Path(line.partition("(traceback: ")[2].removesuffix(")"))
+        assert "SECRET second line" in path.read_text()
+    assert "SECRET" not in result.output
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MemoryError, DataError])
+def test_what_is_no_fault_of_a_plugin_passes(error: type[BaseException]) -> None:
+    source = Source("m", "d", "1")
+    with pytest.raises(error) as caught, source.blamed_for("it"):
+        raise error("told")
+    assert not isinstance(caught.value, PluginFault)
+
+
+def test_a_stop_of_an_iteration_is_a_fault() -> None:
+    told = pytest.raises(PluginFault, match=r"plugin m \(d 1\): it raised StopIteration")
+    with told, Source("m", "d", "1").blamed_for("it"):
+        raise StopIteration
+
+
+def test_an_error_is_told_in_a_short_printable_line() -> None:
+    assert described(ValueError("one\ntwo")) == "ValueError: one"
+    assert described(ValueError()) == "ValueError"
+    assert described(ValueError("a\x1b[31mb\u202e")) == r"ValueError: a\x1b[31mb\u202e"
+    assert len(described(ValueError("x" * 10_000))) < 250
+
+
+def test_a_reading_that_is_left_early_is_closed(
+    faulty: Callable[[str], None], tmp_path: Path
+) -> None:
+    faulty(
+        define(
+            "read",
+            "try:\n        yield sample(1)\n    finally:\n        (root / 'closed').touch()",
+            "root, _",
+        )
+    )
+    cases = load_plugins().dataset("moles").read(tmp_path, {})
+    next(cases)
+    assert not (tmp_path / "closed").exists()
+    cases.close()  # type: ignore[attr-defined]
+    assert (tmp_path / "closed").exists()

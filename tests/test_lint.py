@@ -1,0 +1,99 @@
+"""The rules that keep code out of files really fire (docs/security.md)."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SHIPPED = sorted(
+    [*(ROOT / "hydrakit").rglob("*.py"), *(ROOT / "plugins").glob("*/hydrakit_*/**/*.py")]
+)
+
+
+def found(source: str, name: str) -> set[str]:
+    """The rules that a module of that name would break, by the project's own settings."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "ruff",
+            "check",
+            "--output-format=json",
+            "--stdin-filename",
+            name,
+            "-",
+        ],
+        input=f'"""A module."""\n\n{source}\n',
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    return {each["code"] for each in json.loads(done.stdout)}
+
+
+@pytest.mark.parametrize(
+    ("source", "rules"),
+    [
+        ("import pickle", {"TID251"}),
+        ('import pickle\n\npickle.loads(b"")', {"TID251", "S301"}),
+        ("from pickle import Unpickler", {"TID251"}),
+        ("import marshal", {"TID251"}),
+        ('import marshal\n\nmarshal.loads(b"")', {"TID251", "S302"}),
+        ("import shelve", {"TID251"}),
+        ("import dill", {"TID251"}),
+        ("from torch import load", {"TID251"}),
+        ('import torch\n\ntorch.load("a.pth", weights_only=True)', {"TID251"}),
+        ('import torch as t\n\nt.load("a.pth")', {"TID251"}),
+        ('import torch\n\ntorch.save({}, "a.pth")', {"TID251"}),
+        ('import torch\n\ntorch.jit.load("a.pt")', {"TID251"}),
+        ('eval("1")', {"S307"}),
+        ('exec("a = 1")', {"S102"}),
+        ('import tarfile\n\ntarfile.open("a.tar").extractall()', {"TID251", "S202"}),
+        ('import shutil\n\nshutil.unpack_archive("a.zip")', {"TID251"}),
+        ('import yaml\n\nyaml.load("a")', {"S506"}),
+    ],
+)
+@pytest.mark.parametrize(
+    "name", ["hydrakit/data/new.py", "plugins/hydrakit-brain/hydrakit_brain/new.py"]
+)
+def test_what_runs_code_from_files_is_refused(source: str, rules: set[str], name: str) -> None:
+    assert rules <= found(source, name)
+
+
+def test_sound_code_is_not_refused() -> None:
+    assert found('import json\n\njson.loads("1")', "hydrakit/data/new.py") == set()
+
+
+def test_the_importer_of_the_authors_checkpoints_is_the_one_exception() -> None:
+    source = 'import torch\n\ntorch.load("a.pth", weights_only=True)'
+    assert "TID251" not in found(source, "hydrakit/authors.py")
+    assert "S301" in found('import pickle\n\npickle.loads(b"")', "hydrakit/authors.py")
+    noted = [path for path in SHIPPED if "noqa: TID251" in path.read_text(encoding="utf-8")]
+    assert noted == []
+
+
+def _arguments(name: str) -> list[tuple[str, object]]:
+    """Where the shipped code gives an argument of that name, and its value as it is written."""
+    return [
+        (path.name, ast.unparse(keyword.value))
+        for path in SHIPPED
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call)
+        for keyword in call.keywords
+        if keyword.arg == name
+    ]
+
+
+def test_arguments_that_would_let_pickles_in_are_never_given() -> None:
+    assert len(SHIPPED) > 100
+    assert _arguments("weights_only") == [("authors.py", "True")]
+    assert {value for _, value in _arguments("allow_pickle")} <= {"False"}
+    assert all(value in ("False", "None") for _, value in _arguments("shell"))
