@@ -183,14 +183,16 @@ def test_old_lines_go(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_log_that_cannot_be_written_is_said_once_and_the_run_goes_on(
-    runner: Runner, capsys: pytest.CaptureFixture[str]
+    runner: Runner, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = runner.folder / "run"
-    RunDir.begin(folder, PLAN)
-    (folder / "log.txt").mkdir()
+    def full(_: logging.FileHandler) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(logging.FileHandler, "_open", full)
     run = runner(PLAN)
     assert run.results() is not None
-    assert capsys.readouterr().err == f"{folder / 'log.txt'}: cannot be written: Is a directory\n"
+    path = run.path / "log.txt"
+    assert capsys.readouterr().err == f"{path}: cannot be written: No space left on device\n"
 
 
 def test_who_is_refused_writes_nothing(runner: Runner) -> None:
