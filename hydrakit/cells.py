@@ -16,6 +16,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from hydrakit.errors import PlanError, one_line, unknown
 from hydrakit.files import read_json, read_whole, reason, write_atomic
+from hydrakit.formats import refuse_later
+from hydrakit.lock import FILES
 from hydrakit.plan import MAX_FOLDS, Fold, Frozen, Name, Plan, Split, Text, first_fault
 from hydrakit.planning import TARGET_SPLIT, make_plan
 from hydrakit.plugins import Plugins
@@ -250,7 +252,9 @@ class CompareDir:
         """
         path = self.path / FILE
         try:
-            return Description.model_validate_json(read_json(path))
+            content = read_json(path)
+            refuse_later(path, content)
+            return Description.model_validate_json(content)
         except ValidationError as error:
             raise PlanError(f"{path}: {first_fault(error)}") from None
         except (OSError, ValueError) as error:
@@ -286,8 +290,9 @@ class CompareDir:
 
     def _is_empty(self) -> bool:
         """Whether there is nothing in it, save what was begun and at once stopped."""
-        begun = {".lock", "lock.holder", "cells"}
-        return {path.name for path in self.path.iterdir()} <= begun
+        begun = {*FILES, "cells"}
+        names = {path.name for path in self.path.iterdir()}
+        return all(name in begun or name.startswith(f".{FILE}.") for name in names)
 
 
 def _differing(before: Description, design: Design) -> str:

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from hydrakit import weightfile
 from hydrakit.errors import WeightsError
+from hydrakit.formats import refuse_later
 from hydrakit.results import CheckpointFacts, EpochRecord, Plateau
 from hydrakit.selection import Selection, State
 
@@ -226,11 +227,16 @@ def read_facts(path: Path) -> CheckpointFacts:
     """What a checkpoint says, without its tensors.
 
     Raises:
-        WeightsError: It is none, or damaged.
+        WeightsError: It is none, or damaged, or a later version wrote it.
     """
     try:
-        return CheckpointFacts.model_validate_json(weightfile.read_description(path))
-    except (WeightsError, ValidationError):
+        text = weightfile.read_description(path)
+    except WeightsError:
+        raise _damaged(path) from None
+    refuse_later(path, text, error=WeightsError)
+    try:
+        return CheckpointFacts.model_validate_json(text)
+    except ValidationError:
         raise _damaged(path) from None
 
 

@@ -19,6 +19,7 @@ from hydrakit.data.read import check_root
 from hydrakit.errors import DataError
 from hydrakit.files import write_atomic
 from hydrakit.hooks import DatasetAdapter
+from hydrakit.lock import locked
 from hydrakit.places import root_of
 from hydrakit.plan import Plan
 from hydrakit.plugins import Plugins
@@ -136,7 +137,8 @@ def compare(
     cases = _prepare(plans, plugins, place, chosen, watcher)
     board = _Board(CompareDir(place.out), plans, watcher, design, cases, plugins)
     board.here.begin()
-    with RunDir(place.out).locked():
+    with locked(place.out):
+        board.here.check(design)  # another process may have begun here
         board.write()
         watcher.begun(here.path, len(plans), sum(len(p.rounds) for p in plans.values()), workers)
         board.run(place, workers)

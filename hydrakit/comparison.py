@@ -344,7 +344,7 @@ def _results(here: CompareDir, cell: Cell) -> Results:
 
 
 def _predictions(here: CompareDir, cell: Cell, split: str) -> list[dict[str, str]]:
-    path = here.cell(cell) / "predictions.csv"
+    path = RunDir(here.cell(cell)).file("predictions.csv")
     try:
         return [row for row in read_rows(path) if row["split"] == split]
     except (OSError, KeyError, ValueError, csv.Error) as error:

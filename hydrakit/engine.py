@@ -6,19 +6,23 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydrakit.allocator import keep_large_blocks
 from hydrakit.checkpoint import EVERY
 from hydrakit.data.declared import plugins_at
 from hydrakit.data.prepare import Prepared, prepare
 from hydrakit.data.read import check_root
-from hydrakit.devices import Precision, algorithms, choose_compute
+from hydrakit.devices import Compute, Precision, algorithms, choose_compute
 from hydrakit.errors import HydrakitError, PlanError
 from hydrakit.files import NO_ROOM
 from hydrakit.hooks import DatasetAdapter
+from hydrakit.logs import logged
 from hydrakit.places import root_of
 from hydrakit.plan import Plan
 from hydrakit.plugins import Plugins
+from hydrakit.rehearsal import Rehearsal
+from hydrakit.rehearsal import rehearse as rehearsed
 from hydrakit.rundir import RunDir
 from hydrakit.session import Session
 from hydrakit.watch import Watcher
@@ -75,33 +79,19 @@ def run(
         PlanError: The plan, the device or the folder is impossible.
         DataError: A dataset cannot be used.
     """
-    plugins = plugins or plugins_at(data, roots or {})
-    plugins.head(plan.head)
-    adapters = {dataset.name: plugins.dataset(dataset.name) for dataset in plan.datasets}
     compute = choose_compute(
         device, precision=precision, deterministic=deterministic, compiled=compiled
     )
-    if compute.device.type == "cpu":
-        keep_large_blocks()
-    if shared is not None and compute.team.size > 1:
-        raise PlanError("runs that share rounds are for one process each: leave out torchrun")
-    out = out or default_out(plan)
-    RunDir.check(out, plan)
-    places = {name: root_of(name, data, roots or {}) for name in adapters}
-    for name, adapter in adapters.items():
-        check_root(adapter, places[name])  # all of them, before the first is read for minutes
     team = compute.team
+    if shared is not None and team.size > 1:
+        raise PlanError("runs that share rounds are for one process each: leave out torchrun")
     watcher = watcher if watcher and team.leads else Watcher()
+    out = out or default_out(plan)
+    ready = _Ready(plan, out, data, roots or {}, plugins or plugins_at(data, roots or {}))
     with team.together(compute.device), algorithms(compute):
         with team.leader_first():
-            prepared = _prepare(plan, adapters, places, cache=cache, watcher=watcher)
-            session = Session(
-                plan,
-                adapters,
-                prepared,
+            session = ready.session(
                 compute,
-                plugins,
-                RunDir(out),
                 watcher,
                 cache=cache,
                 test=test,
@@ -109,14 +99,98 @@ def run(
                 shared=shared,
                 every=checkpoint_every,
             )
-            session.check()
         if team.leads:
             RunDir.begin(out, plan)
-            with session.rundir.locked(), _telling_of_ends(session.rundir):
-                session.run(places)
+            with session.rundir.locked(), _telling_of_ends(session.rundir), logged(session):
+                session.run(ready.places)
         else:
             session.follow()
     return session.rundir
+
+
+def rehearse(
+    plan: Plan,
+    *,
+    out: Path | None = None,
+    data: Path | None = None,
+    roots: Mapping[str, Path] | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+    deterministic: bool = False,
+    compiled: bool = False,
+    cache: Path | None = None,
+    plugins: Plugins | None = None,
+    watcher: Watcher | None = None,
+) -> Rehearsal:
+    """Check all that a run needs, and measure what it would cost; its folder is not made.
+
+    Data that is not prepared yet is prepared and stays in the cache.
+
+    Args:
+        plan: As for `run`, like all that follow.
+        out: The run's folder.
+        data: Folder with one folder per dataset.
+        roots: Folders of datasets that lie elsewhere, by name.
+        device: Where to compute.
+        precision: Of training steps.
+        deterministic: The same bits on CUDA too.
+        compiled: Put training steps through `torch.compile`.
+        cache: Where prepared data is kept.
+        plugins: As loaded.
+        watcher: Told how the data is prepared.
+
+    Raises:
+        HydrakitError: As for `run`; or memory or disk would not do.
+    """
+    compute = choose_compute(
+        device, precision=precision, deterministic=deterministic, compiled=compiled
+    )
+    if compute.team.size > 1:
+        raise PlanError("a rehearsal is for one process: leave out torchrun")
+    out = out or default_out(plan)
+    ready = _Ready(plan, out, data, roots or {}, plugins or plugins_at(data, roots or {}))
+    with algorithms(compute):
+        return rehearsed(ready.session(compute, watcher or Watcher(), cache=cache))
+
+
+class _Ready:
+    """What can be checked of a run before data is read: its plugins, its folder, its data's.
+
+    Attributes:
+        places: The datasets' folders.
+    """
+
+    def __init__(
+        self, plan: Plan, out: Path, data: Path | None, roots: Mapping[str, Path], plugins: Plugins
+    ) -> None:
+        """As the arguments of `run`."""
+        plugins.head(plan.head)
+        self.plan, self.plugins, self.rundir = plan, plugins, RunDir.check(out, plan)
+        self.adapters = {each.name: plugins.dataset(each.name) for each in plan.datasets}
+        self.places = {name: root_of(name, data, roots) for name in self.adapters}
+        for name, adapter in self.adapters.items():
+            check_root(adapter, self.places[name])  # all, before the first is read for minutes
+
+    def session(
+        self, compute: Compute, watcher: Watcher, *, cache: Path | None, **more: Any
+    ) -> Session:
+        """The data prepared, and checked against the plan."""
+        if compute.device.type == "cpu":
+            keep_large_blocks()
+        prepared = _prepare(self.plan, self.adapters, self.places, cache=cache, watcher=watcher)
+        session = Session(
+            self.plan,
+            self.adapters,
+            prepared,
+            compute,
+            self.plugins,
+            self.rundir,
+            watcher,
+            cache=cache,
+            **more,
+        )
+        session.check()
+        return session
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -349,8 +349,8 @@ def evaluate_run(
         )
     known = {key: Path(path) for key, path in rundir.environment().get("roots", {}).items()}
     evaluation = evaluate_files(
-        rundir.body_path,
-        rundir.head_path(heads[-1]),
+        rundir.file("body.safetensors"),
+        rundir.file(f"heads/{heads[-1]}.safetensors"),
         root=root_of(name, None, {**known, **roots}),
         dataset=name,
         split=split,
@@ -360,5 +360,12 @@ def evaluate_run(
         cache=cache,
         plugins=plugins,
     )
-    rundir.log("evaluated", dataset=name, split=split)
+    try:
+        rundir.log("evaluated", dataset=name, split=split)
+    except OSError as error:
+        note = (
+            f"{rundir.path / 'events.jsonl'}: cannot be written ({error.strerror}), so that this "
+            "reading of labels is not noted there"
+        )
+        return replace(evaluation, notes=(*evaluation.notes, note))
     return evaluation

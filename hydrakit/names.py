@@ -9,6 +9,7 @@ import re
 
 # Commands of the program itself, which no plugin may hide.
 OWN_COMMANDS = (
+    "clean",
     "compare",
     "datasets",
     "evaluate",
@@ -17,8 +18,10 @@ OWN_COMMANDS = (
     "plugins",
     "report",
     "run",
+    "status",
     "tune",
     "verdict",
+    "verify",
     "weights",
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -139,8 +140,9 @@ class Network:
         """Write a round's weights: of the best epoch, and of the head that goes on."""
         head = self.heads[round.head]
         if round.train in ("head", "none") and number > 1:
-            before = self.rundir.round_path(number - 1, self.plan.rounds[number - 2])
-            copy(before / "body.safetensors", folder / "body.safetensors")
+            last = self.plan.rounds[number - 2]
+            before = self.rundir.round_file(number - 1, last, "body.safetensors")
+            copy(before, folder / "body.safetensors")
         else:
             seen = [*self.trained_on, *(round.datasets if round.train in ("all", "norm") else [])]
             weights.save_body(
@@ -181,14 +183,14 @@ class Network:
 
     def take(self, number: int, round: Round) -> None:
         """Go on from a finished round's files: the same whether it ran just now or long ago."""
-        folder = self.rundir.round_path(number, round)
-        last = folder / "last-head.safetensors"
-        path = last if round.hyperparameters.carry_head == "last" else folder / "head.safetensors"
+        file = partial(self.rundir.round_file, number, round)
+        last = round.hyperparameters.carry_head == "last"
+        path = file("last-head.safetensors" if last else "head.safetensors")
         device, plugins = self.device, self.plugins
-        self.body = weights.load_body(folder / "body.safetensors").to(device)
+        self.body = weights.load_body(file("body.safetensors")).to(device)
         self.heads[round.head] = weights.load_head(path, plugins=plugins).to(device)
         for other in round.others:
-            path = folder / f"head-{other.dataset}.safetensors"
+            path = file(f"head-{other.dataset}.safetensors")
             self.heads[other.head] = weights.load_head(path, plugins=plugins).to(device)
         self.learnt |= dict(zip(round.datasets, round.heads, strict=True))
         if round.train in ("all", "norm"):

@@ -25,6 +25,7 @@ from hydrakit.chance import best_of_chance
 from hydrakit.data.declared import plugins_at
 from hydrakit.errors import PlanError
 from hydrakit.files import read_json, reason, refuse_links, write_atomic
+from hydrakit.formats import refuse_later
 from hydrakit.plan import Frozen, Name, Plan, first_fault
 from hydrakit.planning import make_plan
 from hydrakit.plugins import Plugins
@@ -368,7 +369,9 @@ class _Search:
                 )
             return {}
         try:
-            known = OrderResult.model_validate_json(read_json(path))
+            content = read_json(path)
+            refuse_later(path, content)
+            known = OrderResult.model_validate_json(content)
         except ValidationError as error:
             raise PlanError(f"{path}: {first_fault(error)}") from None
         except (OSError, ValueError) as error:

@@ -27,6 +27,7 @@ from pydantic import (
 
 from hydrakit.errors import PlanError
 from hydrakit.files import MIB, read_json
+from hydrakit.formats import refuse_later
 from hydrakit.names import NAME_PATTERN
 
 # What a plan may ask for: far above what anybody trains, and far below what would fill a machine.
@@ -359,6 +360,7 @@ def load_plan(path: Path) -> Plan:
         text = read_json(path, most=MAX_PLAN).decode("utf-8")
     except (OSError, ValueError) as error:
         raise PlanError(f"{path}: cannot be read as a plan: {error}") from None
+    refuse_later(path, text)
     try:
         return Plan.model_validate_json(text)
     except ValidationError as error:

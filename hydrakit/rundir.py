@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
-import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from hydrakit.errors import HydrakitError, PlanError, one_line
+from hydrakit.digests import (
+    FILE,
+    check_file,
+    known_digest,
+    read_digests,
+    update_digests,
+    write_digests,
+)
+from hydrakit.errors import PlanError
 from hydrakit.files import (
     MIB,
     append_line,
@@ -32,6 +37,8 @@ from hydrakit.files import (
     sync_folder,
     write_atomic,
 )
+from hydrakit.formats import refuse_later
+from hydrakit.lock import FILES, locked
 from hydrakit.plan import Name, Plan, Round, first_fault, load_plan
 from hydrakit.results import (
     DataFacts,
@@ -57,6 +64,14 @@ _SPLITS = TypeAdapter(dict[Name, dict[str, str]])
 CHECKPOINT = "checkpoint.safetensors"
 """Of a round under way, in its folder of progress."""
 
+SHOWN = "shown.safetensors"
+OWN = (
+    *("plan.json", "data.json", "splits.json", "results.json", "predictions.csv"),
+    *("body.safetensors", SHOWN),
+)
+"""What a finished run must keep as it is, besides heads and rounds. Not ``environment.json``: where
+the data lay may be put right."""
+
 
 class RunDir:
     """The folder of one run.
@@ -74,13 +89,16 @@ class RunDir:
 
         Raises:
             PlanError: As `check`, or the folder cannot be written.
+            HydrakitError: Another process is beginning in the very folder.
         """
         here = cls.check(path, plan)
         if here.plan_path.is_file():
             return here
         try:
             path.mkdir(parents=True, exist_ok=True)
-            write_atomic(here.plan_path, plan.to_json().encode())
+            with here.locked():
+                cls.check(path, plan)  # another process may have begun here
+                write_atomic(here.plan_path, plan.to_json().encode())
         except OSError as error:
             raise PlanError(f"{path}: cannot be written: {error.strerror}") from None
         return here
@@ -100,7 +118,7 @@ class RunDir:
                     f"or go on with that one by `hydrakit run --resume {path}`"
                 )
             return here
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and not (path.is_dir() and all(map(_is_of_a_beginning, path.iterdir()))):
             raise PlanError(
                 f"{path}: is not empty and not a run's folder: choose another with `--out`"
             )
@@ -143,43 +161,39 @@ class RunDir:
         """The plan of this run.
 
         Raises:
-            PlanError: The folder is not a run's, or its plan is broken.
+            PlanError: The folder is not a run's, or its plan is broken, or was changed since rounds
+                were trained by it.
         """
         if not self.plan_path.is_file():
             raise PlanError(
                 f"{self.path}: is not a run's folder, it has no plan.json: name the one that "
                 "`hydrakit run` printed"
             )
+        for folder in self.round_folders():
+            digests = read_digests(folder)
+            if digests and digests.plan not in (None, self._plan_digest()):
+                raise PlanError(
+                    f"{self.plan_path}: was changed since {folder.name} was trained by it: restore "
+                    "it, or run the changed plan in another folder: `hydrakit run --plan FILE`"
+                )
         return load_plan(self.plan_path)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes out. The lock goes when its process does, however it ends.
+    def _plan_digest(self) -> str | None:
+        """SHA-256 of the file; rounds that are trained while a plan is tuned have none."""
+        return known_digest(self.plan_path).sha256 if self.plan_path.is_file() else None
+
+    def round_folders(self) -> list[Path]:
+        """The finished rounds' folders, in order."""
+        return sorted(path for path in self.path.glob("rounds/*") if not path.suffix)
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep other processes out; as `hydrakit.lock.locked`.
 
         Raises:
-            HydrakitError: Another process holds it.
-            PlanError: The folder cannot be written, or holds a link.
+            PlanError: The folder holds a link.
         """
         self._refuse_links()
-        holder = self.path / "lock.holder"
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            who = one_line(holder.read_text(errors="replace")) if holder.is_file() else "unknown"
-            raise HydrakitError(
-                f"{self.path}: another process is running here ({who}): "
-                "wait for it, or choose another folder with `--out`"
-            ) from None
-        except OSError as error:
-            raise PlanError(f"{self.path}: cannot be written: {error.strerror}") from None
-        try:
-            now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-            holder.write_text(f"pid {os.getpid()} on {platform.node()} since {now}\n")
-            yield
-        finally:
-            holder.unlink(missing_ok=True)
-            lock.release()
+        return locked(self.path)
 
     def _refuse_links(self) -> None:
         try:
@@ -201,6 +215,10 @@ class RunDir:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
         yield new
+        if (new / FILE).is_file():  # copied with its files
+            update_digests(new, plan=self._plan_digest())
+        else:
+            write_digests(new, [path.name for path in new.iterdir()], plan=self._plan_digest())
         sync_folder(new)
         new.rename(final)
         sync_folder(final.parent)
@@ -212,19 +230,72 @@ class RunDir:
         if state.is_dir():
             shutil.rmtree(state)
 
+    def round_file(self, number: int, round: Round, name: str) -> Path:
+        """The path of a file of a finished round, as it was written.
+
+        Raises:
+            PlanError: It was changed.
+        """
+        folder = self.round_path(number, round)
+        return check_file(folder, name, remedy=f"restore it, or {self.again(folder)}")
+
+    def again(self, folder: Path) -> str:
+        """How a round is trained again: it seeds itself, so that later ones still rest on it."""
+        results = f" and {self.results_path}" if self.results_path.exists() else ""
+        return f"delete {folder}{results} and run again, which trains it again"
+
+    def file(self, name: str) -> Path:
+        """The path of one of the run's own files, as it was written.
+
+        Raises:
+            PlanError: It was changed since the run was finished.
+        """
+        return check_file(self.path, name, remedy=self.remedy(name))
+
+    def remedy(self, name: str) -> str:
+        """What to do where one of the run's own files is damaged."""
+        if name == SHOWN:
+            return f"delete it, and `hydrakit report {self.path}` makes it again"
+        if name.startswith("rounds/"):
+            return f"restore it, or {self.again((self.path / name).parent)}"
+        whole = all((folder / "body.safetensors").is_file() for folder in self.round_folders())
+        if not whole or name == "plan.json":
+            return "restore it from a copy, or run the plan again in another folder"
+        both = "it" if name == "results.json" else f"it and {self.results_path}"
+        return f"restore it, or delete {both} and run again, which makes it from the rounds"
+
+    def seal(self) -> None:
+        """Write down what the files of the finished run are, once; see `hydrakit.digests`."""
+        if (self.path / FILE).is_file():
+            return
+        names = [name for name in OWN if (self.path / name).is_file()]
+        names += [f"heads/{path.name}" for path in self.path.glob("heads/*.safetensors")]
+        rounds = [folder.relative_to(self.path) / FILE for folder in self.round_folders()]
+        names += [path.as_posix() for path in rounds if (self.path / path).is_file()]
+        write_digests(self.path, names)
+
+    def unseal(self) -> None:
+        """Go on writing: what was made of earlier results counts no more."""
+        for name in (FILE, SHOWN):
+            (self.path / name).unlink(missing_ok=True)
+
+    def renew(self, name: str) -> None:
+        """One of a finished run's own files was written again."""
+        update_digests(self.path, renewed=[name])
+
     def round_result(self, number: int, round: Round) -> RoundResult:
         """The summary of a finished round.
 
         Raises:
             PlanError: Its file is absent or broken.
         """
-        folder = self.round_path(number, round)
-        result = self._load(folder / "round.json", RoundResult, remedy=f"delete {folder}")
+        path = self.round_file(number, round, "round.json")
+        result = self._load(path, RoundResult, remedy=f"delete {path.parent}")
         told = result.round, result.dataset, result.train, result.head
         if told != (number, round.dataset, round.train, round.head):
             raise PlanError(
-                f"{folder / 'round.json'}: is of another round than plan.json tells: delete "
-                f"{folder} and run again"
+                f"{path}: is of another round than plan.json tells: delete {path.parent} and run "
+                "again"
             )
         return result
 
@@ -234,7 +305,7 @@ class RunDir:
         Raises:
             PlanError: Its file is absent or broken.
         """
-        path = self.round_path(number, round) / "metrics.jsonl"
+        path = self.round_file(number, round, "metrics.jsonl")
         most = round.hyperparameters.epochs
         with _readable(path):
             content = read_whole(path, most=MAX_METRICS)
@@ -275,7 +346,7 @@ class RunDir:
         """
         if not self.results_path.is_file():
             return None
-        return self._load(self.results_path, Results, remedy="delete it")
+        return self._load(self.file("results.json"), Results, remedy="delete it")
 
     def facts(self) -> dict[str, DataFacts] | None:
         """What each dataset gave, or None before the data was first read.
@@ -283,7 +354,7 @@ class RunDir:
         Raises:
             PlanError: The file is broken.
         """
-        path = self.path / "data.json"
+        path = self.file("data.json")
         if not path.is_file():
             return None
         with _readable(path):
@@ -295,7 +366,7 @@ class RunDir:
         Raises:
             PlanError: The file that tells it is missing or broken.
         """
-        path = self.path / "splits.json"
+        path = self.file("splits.json")
         with _readable(path):
             return _SPLITS.validate_json(read_json(path))
 
@@ -361,7 +432,14 @@ class RunDir:
 
     def _load(self, path: Path, model: type[Model], *, remedy: str) -> Model:
         with _readable(path, f"{remedy} and run again"):
-            return model.model_validate_json(read_json(path))
+            content = read_json(path)
+            refuse_later(path, content)
+            return model.model_validate_json(content)
+
+
+def _is_of_a_beginning(path: Path) -> bool:
+    """Whether a file is there before a plan is: one begins here, or was stopped at once."""
+    return path.name in FILES or path.name.startswith(".plan.json.")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from hydrakit.plugins import Plugins
 from hydrakit.report import write_report
 from hydrakit.report.cases import keep_shown
 from hydrakit.results import EpochRecord, Results, RoundResult, TestResult
-from hydrakit.rundir import RunDir, write_lines
+from hydrakit.rundir import SHOWN, RunDir, write_lines
 from hydrakit.seeds import Seeds
 from hydrakit.shared import fetch, keep
 from hydrakit.state import RoundState
@@ -160,9 +160,10 @@ class Session:
         """
         if self.rundir.results() is not None:
             if not self.rundir.report_path.is_file():  # stopped before it was written
-                self._report()
+                self._close()
             return
         self.rundir.check_rounds(self.plan)
+        self.rundir.unseal()
         self._write_environment(places)
         self.watcher.started(self.rundir, str(self.compute.device))
         self.rundir.log("run", device=str(self.compute.device))
@@ -346,11 +347,11 @@ class Session:
         rundir, plan = self.rundir, self.plan
         (rundir.path / "heads").mkdir(exist_ok=True)
         for number, round in enumerate(plan.rounds, start=1):
-            folder = rundir.round_path(number, round)
-            copy(folder / "head.safetensors", rundir.head_path(round.head))
+            file = partial(rundir.round_file, number, round)
+            copy(file("head.safetensors"), rundir.head_path(round.head))
             for other in round.others:
-                copy(folder / f"head-{other.dataset}.safetensors", rundir.head_path(other.head))
-        copy(folder / "body.safetensors", rundir.body_path)
+                copy(file(f"head-{other.dataset}.safetensors"), rundir.head_path(other.head))
+        copy(file("body.safetensors"), rundir.body_path)
         model = weights.load_model(
             rundir.body_path, rundir.head_path(plan.target_head), plugins=self.plugins
         ).to(self.compute.device)
@@ -365,8 +366,7 @@ class Session:
         results = self._results(score(predictions[-1]))
         rundir.report_path.unlink(missing_ok=True)  # it tells of a run under way
         write_atomic(rundir.results_path, results.model_dump_json(indent=2).encode())
-        self._report()
-        rundir.log("done")
+        self._close()
 
     def _results(self, test: TestResult) -> Results:
         """The results of the finished rounds and of the test."""
@@ -386,8 +386,10 @@ class Session:
             transfer=transfer.transfers(plan.rounds, rounds, kept),
         )
 
-    def _report(self) -> None:
-        """Of the finished run."""
-        target = self.prepared[self.plan.target]
-        keep_shown(self.rundir, target, plugins=self.plugins)
+    def _close(self) -> None:
+        """What follows once there are results; the report is written last."""
+        if not (self.rundir.path / SHOWN).is_file():
+            keep_shown(self.rundir, self.prepared[self.plan.target], plugins=self.plugins)
+        self.rundir.seal()
         write_report(self.rundir, plugins=self.plugins)
+        self.rundir.log("done")

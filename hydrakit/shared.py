@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import hydrakit
 from hydrakit.data.gate import splits_digest
+from hydrakit.digests import faults, update_digests
 from hydrakit.errors import PlanError
 from hydrakit.files import copy, read_json, sync_folder, write_atomic
 from hydrakit.plan import Plan
@@ -45,6 +46,7 @@ def fetch(session: Session, number: int) -> bool:
     """Take a round from the session's folder of shared rounds, if it has one and it is there.
 
     Raises:
+        PlanError: A file of it was changed since it was put there.
         OSError: It cannot be copied.
     """
     if session.shared is None:
@@ -53,9 +55,12 @@ def fetch(session: Session, number: int) -> bool:
     kept = session.shared / key
     if not kept.is_dir():
         return False
+    for name, wrong in faults(kept):
+        raise PlanError(f"{kept / name}: {wrong}: delete {kept} and run again, which trains anew")
     with session.rundir.writing_round(number, round) as folder:
         _copy_files(kept, folder)
         _rename_head(folder, round.head)
+        update_digests(folder, renewed=["round.json"])
     session.rundir.log("round shared", round=number, key=key)
     session.watcher.skipped(number, round)
     return True
@@ -78,6 +83,7 @@ def keep(session: Session, number: int) -> None:
     part.mkdir()
     _copy_files(session.rundir.round_path(number, round), part)
     _rename_head(part, _heads(plan, number)[round.head])
+    update_digests(part, renewed=["round.json"], plan=None)
     sync_folder(part)
     if final.is_dir():  # two runs at once: what the other put there is the same
         shutil.rmtree(part)

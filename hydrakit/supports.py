@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -175,9 +176,9 @@ class Judge:
         for seed in self.seeds:
             rundir = self.run(order, seed)
             rounds, cases = rundir.plan().rounds, self._val(rundir)
-            folder = rundir.round_path(len(rounds), rounds[-1])
+            file = partial(rundir.round_file, len(rounds), rounds[-1])
             model = weights.load_model(
-                folder / "body.safetensors", folder / "head.safetensors", plugins=self.plugins
+                file("body.safetensors"), file("head.safetensors"), plugins=self.plugins
             ).to(cases.patches.device)
             name, classes = self.target.name, self.target.classes
             found = predict(model, cases, dataset=name, split="val", classes=classes)

@@ -94,7 +94,7 @@ class Kept:
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
-        path = self.rundir.round_path(number, self.rounds[number - 1]) / FILE
+        path = self.rundir.round_file(number, self.rounds[number - 1], FILE)
         if not path.is_file():
             return None
         try:

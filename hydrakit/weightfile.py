@@ -25,6 +25,7 @@ from pydantic import (
 
 from hydrakit.errors import WeightsError, one_line
 from hydrakit.files import open_regular, write_atomic
+from hydrakit.formats import refuse_later
 from hydrakit.hooks import FieldOfView, OptionValue, Task
 from hydrakit.plan import (
     MAX_PATCH,
@@ -175,6 +176,7 @@ def read_metadata(path: Path) -> BodyMetadata | HeadMetadata:
         WeightsError: It is no weight file of hydrakit, or of a version that this one cannot read.
     """
     text = read_description(path)
+    refuse_later(path, text, error=WeightsError)
     try:
         return _DESCRIPTION.validate_json(text)
     except ValidationError as error:

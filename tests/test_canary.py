@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from fuzzing_dicom import element, elements
-from helpers import BODY, SUPPORT, TARGET, round_of
+from helpers import BODY, SUPPORT, TARGET, StopError, round_of
 from pydicom import Dataset, dcmread
 from pydicom.datadict import DicomDictionary
 from pydicom.dataelem import DataElement
@@ -31,7 +31,9 @@ from pydicom.filewriter import write_dataset
 from hydrakit.cli import main
 from hydrakit.engine import run
 from hydrakit.plan import Dataset as PlanDataset
-from hydrakit.plan import Plan
+from hydrakit.plan import Plan, Round
+from hydrakit.results import EpochRecord
+from hydrakit.watch import Watcher
 from hydrakit_phantom.lung import write_lung
 from hydrakit_phantom.prostate import write_prostate
 from hydrakit_phantom.settings import Settings
@@ -161,9 +163,9 @@ def plan() -> Plan:
 class Everything:
     """All that is written below a folder, printed, or logged, by where."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *files: Path) -> None:
         self.folder = folder
-        self.said: dict[str, bytes] = {}
+        self.said = {str(path): path.read_bytes() for path in files}
 
     def invoke(self, *arguments: str | Path) -> int:
         result = CliRunner().invoke(main, [str(argument) for argument in arguments])
@@ -188,6 +190,32 @@ class Everything:
                 if any(each in lower for each in told):
                     found.append((text, where))
         return found
+
+
+class Fail(Watcher):
+    """Fails in the second round as a plugin might, with all that it knows of the data."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+
+    def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
+        names = " ".join(told_by_names(self.data))
+        if number == 2:
+            logging.getLogger("hydrakit.data.read").warning("left out: %s", names)
+            try:
+                raise ValueError(f"{WORD} {names}")
+            except ValueError as error:
+                said = f"plugin x: epoch raised ValueError: {error}"
+                logging.getLogger("hydrakit").error(said, exc_info=error)
+                raise StopError(f"{DATE} {names}") from error
+
+
+def told_by_names(data: Path) -> list[str]:
+    """Patients, cases and files of images."""
+    patients = {path.name for path in (data / "prostatex").glob("*/*") if path.is_dir()}
+    patients |= {path.name for path in (data / "lung").glob("*/*") if path.is_dir()}
+    assert len(patients) == 14
+    return [*patients, ".dcm", *TOLD]
 
 
 def test_the_canaries_are_in_the_files(marked: tuple[Path, list[Dataset]]) -> None:
@@ -219,7 +247,12 @@ def test_nothing_gets_out(
         for more in (["--cases", "--html", f"{name}.html"], ["--json"]):
             all_of_it.invoke("datasets", "check", name, *more, "--data", data)
     run(plan(), out=out / "run", data=data, device="cpu")
+    assert_logged(out / "run", data)
     assert all_of_it.invoke("evaluate", "run", "--split", "all", "--data", data) == 0
+    for command in ("verify", "status"):
+        assert all_of_it.invoke(command, "run") == 0
+    assert all_of_it.invoke("clean", "run", "--yes") == 0
+    assert all_of_it.invoke("run", "--resume", "run", "--dry-run", "--data", data) == 0
 
     all_of_it.said["log"] = "\n".join(map(logging.Formatter().format, caplog.records)).encode()
     all_of_it.said["terminal"] = "".join(capfd.readouterr()).encode()
@@ -228,6 +261,23 @@ def test_nothing_gets_out(
     kept = {str(image[keyword].value) for image in images for keyword in KEPT}
     places = {Path(where).parent for _, where in all_of_it.holding(*kept)}
     assert places == {out / "cache" / "dicom"}
+
+
+def assert_logged(run: Path, data: Path) -> None:
+    """The log tells of rounds, and of no patient, case or file."""
+    log = Everything(run / "log.txt", *run.glob("log.txt*"))
+    assert log.holding(*told_by_names(data)) == []
+    assert b"round 1 of 4, prostatex all" in b"".join(content for _, content in log.parts())
+
+
+def test_the_log_of_a_run_that_failed_tells_nothing_of_the_data(
+    marked: tuple[Path, list[Dataset]], tmp_path: Path
+) -> None:
+    data, _ = marked
+    with pytest.raises(StopError):
+        run(plan(), out=tmp_path / "run", data=data, device="cpu", watcher=Fail(data))
+    assert_logged(tmp_path / "run", data)
+    assert "ValueError" in (tmp_path / "run" / "log.txt").read_text()
 
 
 def broken(path: Path) -> Iterator[tuple[str, bytes]]:

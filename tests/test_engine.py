@@ -64,11 +64,12 @@ def test_a_finished_run_holds_these_files(hydra_run: RunDir) -> None:
         for path in hydra_run.path.rglob("*")
         if path.is_file() and path.name != ".lock"
     }
-    inside = ("body.safetensors", "head.safetensors", "metrics.jsonl", "round.json", FILE)
+    inside = ("body.safetensors", "files.json", "head.safetensors", "metrics.jsonl", "round.json")
+    inside = (*inside, FILE)
     heads = {f"heads/{name}.safetensors" for name in ("alpha", "beta", "gamma")}
     whole = {"plan.json", "environment.json", "data.json", "events.jsonl", "body.safetensors"}
     whole |= {"splits.json", "results.json", "predictions.csv", "report.html"}
-    whole |= {"shown.safetensors"}
+    whole |= {"shown.safetensors", "files.json", "log.txt"}
     assert files == whole | heads | {f"rounds/{name}/{file}" for name in SEVEN for file in inside}
 
 

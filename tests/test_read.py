@@ -205,7 +205,8 @@ def test_a_missing_folder_says_how_to_get_the_data(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         list(read_samples(adapter(), tmp_path / "none", {}))
     message = str(caught.value)
-    assert message.startswith(f"thing: no folder {tmp_path / 'none'}: it should hold a few files.")
+    assert message.startswith(f"thing: no folder {tmp_path / 'none'}: name the one ")
+    assert "`--root thing=PATH`; it should hold a few files." in message
     assert "Make them." in message
     assert "`hydrakit phantom FOLDER`" in message
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import forget_digests
 from pages import (
     NO_PLUGINS,
     Node,
@@ -269,6 +270,7 @@ def test_a_dataset_without_copies_and_shortcuts_is_told_so(tmp_path):
 )
 def test_what_became_of_copies_is_the_plans_choice(tmp_path, choice, said):
     rundir = make_run(tmp_path / "run", facts={"copies": 12, "dropped": 5})
+    forget_digests(rundir.path)
     plan = json.loads(rundir.plan_path.read_text())
     rundir.plan_path.write_text(json.dumps(plan | choice))
     assert said in data_of(report(rundir))["Copies"]
@@ -349,6 +351,7 @@ def edit_plan(rundir):
 )
 def test_a_folder_that_is_not_whole_is_said(tmp_path, harm, message):
     rundir = make_run(tmp_path / "run")
+    forget_digests(rundir.path)
     harm(rundir)
     with pytest.raises(PlanError, match=message) as caught:
         write_report(rundir, plugins=NO_PLUGINS)

@@ -25,7 +25,7 @@ def test_a_run_begins_in_a_new_or_empty_folder_and_goes_on_in_its_own(tmp_path: 
         before = tree(folder)
         assert RunDir.begin(folder, PLAN).path == folder
         assert tree(folder) == before
-    assert [path.name for path in folder.iterdir()] == ["plan.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "plan.json"]
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
@@ -76,6 +76,7 @@ def test_a_failure_gives_the_lock_back(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_locked_says_so(tmp_path: Path) -> None:
     rundir = RunDir.begin(tmp_path, PLAN)
+    (tmp_path / ".lock").unlink()
     (tmp_path / ".lock").mkdir()
     with pytest.raises(PlanError, match="lock: is a link, or neither a file"), rundir.locked():
         pass
@@ -99,7 +100,8 @@ def test_a_round_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         (folder / "body").write_text("whole")
         assert not rundir.finished(3, ROUND)
     assert rundir.finished(3, ROUND)
-    assert tree(final.parent) == {str(final): None, str(final / "body"): b"whole"}
+    assert {path.name for path in final.iterdir()} == {"body", "files.json"}
+    assert (final / "body").read_text() == "whole"
 
 
 def test_events_are_lines_with_their_time(tmp_path: Path) -> None:

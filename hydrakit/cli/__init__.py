@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import click
 
 from hydrakit.blame import DEBUG, PluginFault, where_traced
-from hydrakit.cli import compare, data, plugins, report, run, tune, weights
+from hydrakit.cli import compare, data, folder, plugins, report, run, tune, weights
 from hydrakit.errors import HydrakitError, one_line
 from hydrakit.stopping import stoppable, stopped
 
@@ -129,4 +129,7 @@ main.add_command(tune.order)
 main.add_command(data.datasets)
 main.add_command(plugins.plugins)
 main.add_command(report.report)
+main.add_command(folder.verify)
+main.add_command(folder.status)
+main.add_command(folder.clean)
 main.add_command(weights.weights)

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hydrakit.lines import data_lines, duration, figures, name_of, summary
 from hydrakit.watch import Watcher
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from hydrakit.plan import Plan, Round
-    from hydrakit.results import DataFacts, EpochRecord, RoundResult
+    from hydrakit.results import EpochRecord, RoundResult
     from hydrakit.rundir import RunDir
 
-SPLITS = ("train", "val", "test")
 SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -117,7 +117,7 @@ class PlainWatcher(Watcher):
         left = (time.monotonic() - self.began) / done * (epochs - record.epoch)
         self.mention(
             f"{self.name(number, round)}: epoch {record.epoch} of {epochs}, {figures(record)}, "
-            f"at most {_duration(left)} left"
+            f"at most {duration(left)} left"
         )
 
     def finished(self, number: int, round: Round, result: RoundResult) -> None:
@@ -127,7 +127,7 @@ class PlainWatcher(Watcher):
 
     def name(self, number: int, round: Round) -> str:
         """How a round is called."""
-        return f"round {number} of {len(self.plan.rounds)}, {round.dataset} {round.train}"
+        return name_of(self.plan, number, round)
 
 
 class LiveWatcher(PlainWatcher):
@@ -169,46 +169,3 @@ class LiveWatcher(PlainWatcher):
             self.progress.reset(
                 self.task, completed=done, total=of, description=description, figures=figures
             )
-
-
-def data_lines(name: str, facts: DataFacts) -> Iterator[str]:
-    """What a dataset gives to the run, and what of it is left out or should be known."""
-    parts = [f"{facts.cases[split]} {split}" for split in SPLITS if split in facts.cases]
-    out = sum(facts.excluded.values())
-    parts += [f"{out} without a usable image"] if out else []
-    parts += [f"{facts.dropped} copies dropped"] if facts.dropped else []
-    parts += [f"{facts.withheld} withheld (in the target's test split)"] if facts.withheld else []
-    yield f"{name}: {', '.join(parts)}"
-    strong = [each.fact for each in facts.shortcuts if each.strong]
-    if out or facts.copies or strong:
-        notes = [f"{facts.copies} cases are copies of others"] if facts.copies else []
-        notes += [f"{', '.join(strong)} tell{'s' * (len(strong) == 1)} the class"] if strong else []
-        notes += [f"see `hydrakit datasets check {name}`"]
-        yield f"{name}: {'; '.join(notes)}"
-
-
-def figures(record: EpochRecord) -> str:
-    """An epoch's figures in a few words."""
-    train, val = record.train, record.val
-    kind = "R2" if val.auc is None else "AUC"
-    text = f"loss {train.loss:.3f} val {val.loss:.3f}, {kind} {train.score:.3f} val {val.score:.3f}"
-    if record.reference_auc is not None:
-        text += f" reference {record.reference_auc:.3f}"
-    return text
-
-
-def summary(result: RoundResult) -> str:
-    """A finished round in a few words."""
-    kind = "R2" if result.val.auc is None else "AUC"
-    at = f" at epoch {result.best_epoch} of {result.epochs}" if result.epochs else ""
-    text = f"val {kind} {result.val.score:.3f}{at}, {_duration(result.seconds)}"
-    if result.bootstrap is not None and len(result.bootstrap.val_auc) > 1:
-        starts = result.bootstrap.val_auc
-        best = starts[result.bootstrap.chosen]
-        text += f" (best of {len(starts)} random starts: {best:.3f})"
-    return text
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

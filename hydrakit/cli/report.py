@@ -35,18 +35,24 @@ def report(
 
     Patches of test cases are added to a run that has none kept, where its data is at hand.
     """
+    from hydrakit.errors import PlanError
     from hydrakit.files import write_atomic
     from hydrakit.report import build_comparison, build_report
     from hydrakit.rundir import RunDir
 
-    if (folder / "comparison.json").is_file():
-        text, drawn = build_comparison(folder)
-    else:
-        rundir = RunDir(folder)
-        _keep_patches(rundir, data, roots, cache)
-        text, drawn = build_report(rundir)
     path = folder / "report.html"
-    write_atomic(path, text.encode())
+    try:
+        if (folder / "comparison.json").is_file():
+            text, drawn = build_comparison(folder)
+        else:
+            rundir = RunDir(folder)
+            _keep_patches(rundir, data, roots, cache)
+            text, drawn = build_report(rundir)
+        write_atomic(path, text.encode())
+    except OSError as error:
+        raise PlanError(
+            f"{path}: cannot be written ({error.strerror}): copy the folder to where you may write"
+        ) from None
     click.echo(path)
     if figures is not None:
         _write_figures(drawn, figures)
@@ -66,9 +72,10 @@ def _keep_patches(
     rundir: RunDir, data: Path | None, roots: dict[str, Path], cache: Path | None
 ) -> None:
     """Add the patches of a finished run that has none, where the data is where it was."""
-    from hydrakit.report.cases import FILE, keep_shown
+    from hydrakit.report.cases import keep_shown
+    from hydrakit.rundir import SHOWN
 
-    if rundir.results() is None or (rundir.path / FILE).is_file():
+    if rundir.results() is None or (rundir.path / SHOWN).is_file():
         return
     from hydrakit.data.declared import plugins_at
     from hydrakit.data.prepare import prepare

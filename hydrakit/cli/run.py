@@ -81,6 +81,12 @@ def plan(*, data: Path | None, roots: dict[str, Path], out: Path | None, **given
     type=click.Choice(["tensorboard", "mlflow"]),
     help="Send the figures of every epoch there too; its files lie in the run's folder.",
 )
+@click.option(
+    "--dry-run",
+    "dry",
+    is_flag=True,
+    help="Check everything, and tell what the run would cost; nothing is trained.",
+)
 @params.compute
 @params.checkpoint_every
 @params.cache
@@ -98,6 +104,7 @@ def run(
     device: str,
     trace: bool,
     track: str | None,
+    dry: bool,
     precision: Precision,
     deterministic: bool,
     compiled: bool,
@@ -110,7 +117,7 @@ def run(
     The same command goes on where a stopped one left off, and ends with the same weights.
     """
     from hydrakit.cli.progress import watching
-    from hydrakit.cli.show import print_results
+    from hydrakit.cli.show import print_rehearsal, print_results
     from hydrakit.plan import load_plan
     from hydrakit.rundir import RunDir
 
@@ -140,26 +147,34 @@ def run(
 
     team = Team.here()
     out = out or engine.default_out(the_plan)
+    places: dict[str, Any] = {
+        "out": out,
+        "data": data,
+        "roots": roots,
+        "device": device,
+        "precision": precision,
+        "deterministic": deterministic,
+        "compiled": compiled,
+        "cache": cache,
+    }
     with (
         _resumable(out),
         watching(the_plan) if team.leads else nullcontext() as shown,
         tracking(shown, track) as watcher,
     ):
-        done = engine.run(
-            the_plan,
-            out=out,
-            data=data,
-            roots=roots,
-            device=device,
-            trace=trace,
-            precision=precision,
-            deterministic=deterministic,
-            compiled=compiled,
-            cache=cache,
-            watcher=watcher,
-            checkpoint_every=checkpoint_every,
-        )
-    if team.leads:
+        if dry:
+            rehearsal = engine.rehearse(the_plan, **places, watcher=watcher)
+        else:
+            done = engine.run(
+                the_plan,
+                **places,
+                trace=trace,
+                watcher=watcher,
+                checkpoint_every=checkpoint_every,
+            )
+    if dry:
+        print_rehearsal(rehearsal)
+    elif team.leads:
         print_results(done)
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from hydrakit.comparison import Comparison
     from hydrakit.evaluate import Evaluation
+    from hydrakit.rehearsal import Rehearsal
     from hydrakit.results import Subgroup, TestResult
     from hydrakit.rundir import RunDir
 
@@ -74,6 +75,44 @@ def print_results(rundir: RunDir) -> None:
     for path in sorted((rundir.path / "heads").glob("*.safetensors")):
         click.echo(f"head:    {path}")
     click.echo(f"report:  {rundir.report_path}")
+
+
+def print_rehearsal(found: Rehearsal) -> None:
+    """What a run would cost, and where it would be."""
+    from hydrakit.lines import data_lines, duration
+    from hydrakit.rehearsal import STEPS
+
+    for name, facts in found.facts.items():
+        for line in data_lines(name, facts):
+            click.echo(line)
+    rows = [
+        [
+            each.number,
+            ", ".join(each.round.datasets),
+            each.round.train,
+            each.examples,
+            each.val,
+            each.round.hyperparameters.epochs,
+            each.round.hyperparameters.batch_size,
+            "done" if each.done else duration(each.seconds),
+        ]
+        for each in found.rounds
+    ]
+    columns = ["#round", "dataset", "trains", "#patches", "#val", "#epochs", "#batch", "#at most"]
+    print_table(columns, rows)
+    done = sum(each.done for each in found.rounds)
+    how = "finished" if found.finished else f"{done} of {len(found.rounds)} rounds are done"
+    click.echo(f"run:     {found.out}: {how if found.out.exists() else 'not there yet'}")
+    if found.holder is not None and found.holder.alive() is not False:
+        click.echo(f"         another process is running there ({found.holder})")
+    click.echo(
+        f"time:    at most {duration(found.seconds)} on {found.device}, by {STEPS} measured steps; "
+        "rounds that stop early take less"
+    )
+    if found.memory is not None:
+        click.echo(f"memory:  {found.memory / 1e6:,.0f} MB in the measured steps")
+    click.echo(f"disk:    at most {found.disk / 1e6:,.1f} MB of {found.free / 1e6:,.0f} MB free")
+    click.echo("Nothing was trained, and no folder was made.")
 
 
 def test_lines(test: TestResult) -> list[str]:

@@ -65,7 +65,8 @@ def check_root(adapter: DatasetAdapter, root: Path) -> None:
     """Raise DataError, with where to get the dataset, if its folder is missing."""
     if not root.is_dir():
         raise DataError(
-            f"{adapter.name}: no folder {root}: it should hold {adapter.layout}. "
+            f"{adapter.name}: no folder {root}: name the one where it lies by `--data` or `--root "
+            f"{adapter.name}=PATH`; it should hold {adapter.layout}. "
             f"To get it: {adapter.how_to_get} "
             "To try without data: `hydrakit phantom FOLDER` makes some, then `--data FOLDER`"
         )

@@ -23,7 +23,7 @@ from hydrakit.hooks import Task
 from hydrakit.plan import Frozen
 from hydrakit.report.markup import Html, element, together
 from hydrakit.report.pictures import coloured, ends_of, png
-from hydrakit.rundir import RunDir
+from hydrakit.rundir import SHOWN, RunDir
 from hydrakit.weightfile import check_header
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 
 Maps = NDArray[np.float32]
 
-FILE = "shown.safetensors"
-MAX_SHOWN = 128 * MIB  # of that file; two dozen patches take 3
+MAX_SHOWN = 128 * MIB  # of `SHOWN`; two dozen patches take 3
 EACH = 8  # cases of a group
 STEPS = 32  # of the path of integrated gradients
 GROUPS = {
@@ -95,8 +94,8 @@ def keep_shown(rundir: RunDir, prepared: Prepared, *, plugins: Plugins | None = 
             f"{plan.target}: restore the data that the run had"
         )
     model = joined(
-        weights.load_body(rundir.body_path),
-        weights.load_head(rundir.head_path(plan.target_head), plugins=plugins),
+        weights.load_body(rundir.file("body.safetensors")),
+        weights.load_head(rundir.file(f"heads/{plan.target_head}.safetensors"), plugins=plugins),
     )
     patches, maps = saliency(
         model,
@@ -105,7 +104,9 @@ def keep_shown(rundir: RunDir, prepared: Prepared, *, plugins: Plugins | None = 
         target=plan.target,
     )
     text = json.dumps([each.model_dump() for each in chosen])
-    write_atomic(rundir.path / FILE, save({"maps": maps, "patches": patches}, {"shown": text}))
+    content = save({"maps": maps, "patches": patches}, {"shown": text})
+    write_atomic(rundir.path / SHOWN, content)
+    rundir.renew(SHOWN)
 
 
 def choose(rundir: RunDir) -> tuple[list[str], list[Shown]]:
@@ -117,7 +118,7 @@ def choose(rundir: RunDir) -> tuple[list[str], list[Shown]]:
     results = rundir.results()
     if results is None:
         raise PlanError(f"{rundir.path}: is not finished: it has no test cases to show")
-    path = rundir.path / "predictions.csv"
+    path = rundir.file("predictions.csv")
     try:
         lines = [row for row in read_rows(path) if row["split"] == results.test.split]
         told = [_told(place, line, results.test.task) for place, line in enumerate(lines, start=1)]
@@ -226,7 +227,7 @@ def read_shown(rundir: RunDir) -> tuple[list[Shown], Maps, Maps] | None:
     """
     from safetensors import SafetensorError, safe_open
 
-    path = rundir.path / FILE
+    path = rundir.file(SHOWN)
     if not path.is_file():
         return None
     try:

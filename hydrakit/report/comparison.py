@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from hydrakit.errors import PlanError
 from hydrakit.files import read_json, reason, write_atomic
+from hydrakit.formats import refuse_later
 from hydrakit.plan import first_fault
 from hydrakit.plugins import Plugins, load_plugins
 from hydrakit.report import contrasts
@@ -38,7 +39,9 @@ def read_comparison(folder: Path) -> Comparison:
 
     path = folder / FILE
     try:
-        return Comparison.model_validate_json(read_json(path, values=MAX_SCORES))
+        content = read_json(path, values=MAX_SCORES)
+        refuse_later(path, content)
+        return Comparison.model_validate_json(content)
     except (OSError, ValueError) as error:
         told = first_fault(error) if isinstance(error, ValidationError) else reason(error)
         raise PlanError(

@@ -65,7 +65,7 @@ def roc_curves(rundir: RunDir, test: TestResult) -> list[Curve]:
     Raises:
         PlanError: ``predictions.csv`` is absent or broken, or is not what the results are of.
     """
-    path = rundir.path / "predictions.csv"
+    path = rundir.file("predictions.csv")
     remedy = f"delete {rundir.results_path} and `hydrakit run --resume {rundir.path}`"
     try:
         labels, scores = _read(path, test)

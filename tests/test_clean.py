@@ -1,0 +1,211 @@
+"""``hydrakit clean``: what nobody needs goes, and everything else works as before."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from helpers import (
+    Runner,
+    StopError,
+    another_process,
+    forget_digests,
+    hydra_plan,
+    plan_of,
+    plugins,
+    refused,
+    round_of,
+    tree,
+    weights_of,
+)
+
+from hydrakit.cells import CompareDir, Description, make_design
+from hydrakit.clean import LEFT, SHARED, WEIGHTS, Waste, clean
+from hydrakit.cli import main
+from hydrakit.evaluate import evaluate_run
+from hydrakit.plan import Round
+from hydrakit.report import build_report
+from hydrakit.results import EpochRecord
+from hydrakit.rundir import CHECKPOINT, RunDir
+from hydrakit.verify import verify
+from hydrakit.watch import Watcher
+
+GARBAGE = ".round.json.0123456789abcdef"
+
+
+def put(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("left")
+    return path
+
+
+def cleaned(folder: Path) -> list[Waste]:
+    return clean(folder, lambda _: True)
+
+
+@pytest.fixture
+def run(hydra_run: RunDir, tmp_path: Path) -> RunDir:
+    shutil.copytree(hydra_run.path, tmp_path / "mine")
+    return RunDir(tmp_path / "mine")
+
+
+def test_a_finished_run_keeps_what_it_is_used_for(run: RunDir, runner: Runner) -> None:
+    left = [
+        put(run.path / GARBAGE),
+        put(run.path / "heads" / GARBAGE),
+        put(run.path / "rounds" / "02-beta-head" / GARBAGE),
+        put(run.path / "rounds" / "07-alpha-all.part" / CHECKPOINT).parent,
+        put(run.path / "rounds" / "07-alpha-all.new" / "round.json").parent,
+    ]
+    kept = [put(run.path / ".mine"), put(run.path / ".notes.txt.1234")]
+    weights = [
+        each / f"{name}.safetensors" for each in run.round_folders() for name in ("body", "head")
+    ]
+    before, report = tree(run.path), build_report(run, plugins=plugins())
+    size = sum(path.stat().st_size for path in weights)
+    found = cleaned(run.path)
+    assert {each.path for each in found if each.why == LEFT} == set(left)
+    assert [each.path for each in found if each.why == WEIGHTS] == weights
+    assert len(weights) == 14
+    assert sum(each.size for each in found) > size
+
+    gone = before.keys() - tree(run.path).keys()
+    inside = {left[3] / CHECKPOINT, left[4] / "round.json"}
+    assert gone == {str(path) for path in (*left, *weights, *inside)}
+    changed = {path for path, content in tree(run.path).items() if before.get(path) != content}
+    lists = {str(run.path / "files.json")}
+    lists |= {str(folder / "files.json") for folder in run.round_folders()}
+    assert changed == lists | {str(run.path / ".lock")} - before.keys()
+    assert all(path.exists() for path in kept)
+
+    assert verify(run.path).damaged == ()
+    assert verify(run.path).files == 52 - 14
+    assert build_report(run, plugins=plugins()) == report
+    roots = {"alpha": runner.data / "alpha"}
+    evaluate_run(run.path, roots=roots, device="cpu", cache=runner.cache, plugins=plugins())
+    runner(hydra_plan(), "mine")  # which is told that it is done
+    assert cleaned(run.path) == []
+
+
+def test_a_cleaned_run_can_still_be_trained_again(run: RunDir, runner: Runner) -> None:
+    before = weights_of(run.path)
+    cleaned(run.path)
+    run.results_path.unlink()
+    with pytest.raises(Exception, match=r"01-alpha-all.body\.safetensors"):
+        runner(hydra_plan(), "mine")
+    for folder in run.round_folders():
+        shutil.rmtree(folder)
+    runner(hydra_plan(), "mine")
+    assert weights_of(run.path) == before
+    assert verify(run.path).damaged == ()
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_damaged_run_keeps_what_it_can_be_made_from(run: RunDir, older: bool) -> None:
+    if older:
+        forget_digests(run.path)
+        run.head_path("beta").unlink()
+    else:
+        content = run.body_path.read_bytes()
+        run.body_path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    before = tree(run.path)
+    name = "beta.safetensors" if older else "body.safetensors"
+    refused(lambda: cleaned(run.path), name, "Nothing was removed", "run again")
+    assert tree(run.path) == before
+
+
+class Stop(Watcher):
+    def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
+        if number == 2:
+            raise StopError
+
+
+def test_an_unfinished_run_keeps_what_it_goes_on_from(runner: Runner) -> None:
+    plan = plan_of(round_of("beta", carry_head="last"), round_of("alpha", epochs=3))
+    with pytest.raises(StopError):
+        runner(plan, watcher=Stop(), checkpoint_every=0)
+    run = RunDir(runner.folder / "run")
+    before = tree(run.path)
+    left = [
+        put(run.path / "rounds" / "01-beta-all.part" / CHECKPOINT).parent,
+        put(run.path / "rounds" / "02-alpha-all.new" / "round.json").parent,
+        put(run.path / GARBAGE),
+    ]
+    assert {each.path for each in cleaned(run.path)} == set(left)
+    assert tree(run.path) == before
+    assert (run.path / "rounds" / "02-alpha-all.part").is_dir()
+    assert weights_of(runner(plan).path) == weights_of(runner(plan, "whole").path)
+
+
+def test_nothing_is_removed_while_a_process_is_at_work(run: RunDir) -> None:
+    with another_process(run.path) as pid:
+        before = tree(run.path)
+        refused(lambda: cleaned(run.path), f"pid {pid} on ", str(run.path))
+        assert tree(run.path) == before
+
+
+def test_it_asks(run: RunDir) -> None:
+    before = tree(run.path)
+    command = ["clean", str(run.path)]
+    for answer in ("n\n", "\n", ""):
+        result = CliRunner().invoke(main, command, input=answer)
+        assert result.exit_code == (0 if answer else 1)
+        assert tree(run.path) == before
+    assert result.stdout.startswith("14 items, 0.1 MB: weights of the rounds of finished runs")
+    assert f"  {run.path / 'rounds' / '01-alpha-all' / 'body.safetensors'}\n" in result.stdout
+    assert "  and 4 more\n" in result.stdout
+    result = CliRunner().invoke(main, command, input="y\n")
+    assert result.exit_code == 0
+    assert " removed\n" in result.stdout
+    assert CliRunner().invoke(main, [*command, "--yes"]).stdout == "nothing was removed\n"
+
+
+def test_yes_does_not_ask(run: RunDir) -> None:
+    result = CliRunner().invoke(main, ["clean", str(run.path), "--yes"])
+    assert result.exit_code == 0
+    assert "Remove them?" not in result.stdout
+    assert not list(run.path.glob("rounds/*/body.safetensors"))
+
+
+def test_what_cannot_be_removed_is_said(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unlink(path: Path, **_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink)
+        patch.setattr("hydrakit.clean.locked", lambda _: pytest.MonkeyPatch.context())
+        refused(lambda: cleaned(run.path), "rounds", "cannot be removed (Permission denied)")
+    assert verify(run.path).damaged == ()
+    assert len(cleaned(run.path)) == 14
+
+
+def test_other_folders_are_refused(tmp_path: Path) -> None:
+    refused(lambda: cleaned(tmp_path), str(tmp_path), "not a run's folder")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_comparison(runner: Runner, finished: bool) -> None:
+    here = CompareDir(runner.folder / "compared")
+    design = make_design(
+        strategies=("classical",), datasets=("beta", "alpha"), folds=2, settings={}
+    )
+    here.begin()
+    first, second = design.cells()
+    plan = plan_of(round_of("beta"), round_of("alpha"))
+    runner(plan, f"compared/cells/{first.name}", shared=here.rounds)
+    if finished:
+        runner(plan, f"compared/cells/{second.name}", shared=here.rounds)
+    here.write(Description(hydrakit="0", digest="", design=design, positive="malignant", status={}))
+    here.comparison_path.write_text("{}")
+    left = [put(here.path / GARBAGE), put(here.rounds / "ab-01.part" / "round.json").parent]
+    kept = weights_of(here.rounds)
+    found = cleaned(here.path)
+    assert {each.path for each in found if each.why == LEFT} == set(left)
+    assert len([each for each in found if each.why == SHARED]) == 2 * finished
+    assert len([each for each in found if each.why == WEIGHTS]) == 4 * (1 + finished)
+    assert weights_of(here.rounds) == ({} if finished else kept)
+    assert verify(here.path).damaged == ()
+    assert cleaned(here.path) == []

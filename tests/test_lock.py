@@ -1,0 +1,206 @@
+"""Two processes in one folder: one wins, and the other says who holds it."""
+
+from __future__ import annotations
+
+import datetime
+import multiprocessing
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from queue import Queue
+
+import pytest
+from helpers import another_process, plan_of, refused, round_of, tree
+
+from hydrakit import lock
+from hydrakit.errors import HydrakitError
+from hydrakit.lock import Holder, holder_of, locked
+from hydrakit.rundir import RunDir
+
+PLAN = plan_of(round_of("alpha"))
+
+
+def holder(**changes: object) -> Holder:
+    now = datetime.datetime.now().astimezone()
+    return Holder.model_validate(
+        {"pid": os.getpid(), "host": platform.node(), "since": now} | changes
+    )
+
+
+def write(folder: Path, who: Holder) -> None:
+    (folder / "lock.holder").write_text(f"{who}\n")
+
+
+def of_the_dead() -> int:
+    """The number of a process that has ended."""
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    return done.pid
+
+
+def test_a_holder_is_written_and_read(tmp_path: Path) -> None:
+    assert holder_of(tmp_path) is None
+    assert holder_of(tmp_path / "absent") is None
+    with locked(tmp_path):
+        found = holder_of(tmp_path)
+        assert found is not None
+        assert (found.pid, found.host) == (os.getpid(), platform.node())
+        assert found.alive() is True
+        text = (tmp_path / "lock.holder").read_text()
+        assert re.fullmatch(
+            r"pid \d+ on \S+ since \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d\n", text
+        )
+    assert holder_of(tmp_path) is None
+
+
+@pytest.mark.parametrize("text", ["", "pid 1", "pid 1 on here since", "pid 1 on here since 9\n"])
+def test_half_a_holder_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "lock.holder").write_text(text)
+    assert holder_of(tmp_path) is None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="processes of Windows cannot be asked")
+def test_who_is_alive() -> None:
+    assert holder().alive() is True
+    assert holder(pid=os.getppid()).alive() is True
+    assert holder(pid=of_the_dead()).alive() is False
+    assert holder(host="another.machine").alive() is None
+
+
+@pytest.mark.skipif(not Path("/proc/stat").is_file(), reason="no /proc here")
+def test_a_process_that_is_younger_than_the_lock_does_not_hold_it() -> None:
+    long_ago = datetime.datetime.now().astimezone() - datetime.timedelta(days=900)
+    assert holder(since=long_ago).alive() is False
+
+
+def held(folder: Path) -> str:
+    """What is said of a folder that another process has locked."""
+    with pytest.raises(HydrakitError) as caught, locked(folder):
+        raise AssertionError("both hold the lock")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_holder_that_is_dead_is_not_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "PATIENCE", 0.1)
+    with another_process(tmp_path) as pid:
+        assert f"(pid {pid} on {platform.node()} since 20" in held(tmp_path)
+        # In the moment between taking the lock and saying so.
+        for who in (None, holder(pid=of_the_dead())):
+            (tmp_path / "lock.holder").unlink(missing_ok=True)
+            if who is not None:
+                write(tmp_path, who)
+            assert "(it has not said who it is)" in held(tmp_path)
+
+
+def test_who_cannot_be_asked_is_named_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "PATIENCE", 0.1)
+    with another_process(tmp_path):
+        write(tmp_path, holder(pid=77, host="another.machine"))
+        assert "(pid 77 on another.machine since 20" in held(tmp_path)
+
+
+def test_who_says_so_a_moment_later_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with another_process(tmp_path) as pid:
+        text = (tmp_path / "lock.holder").read_text()
+        (tmp_path / "lock.holder").unlink()
+        monkeypatch.setattr(
+            time, "sleep", lambda _: (tmp_path / "lock.holder").write_text(text) and None
+        )
+        assert f"(pid {pid} on " in held(tmp_path)
+
+
+def test_a_lock_left_by_a_dead_process_is_taken_over(tmp_path: Path) -> None:
+    with another_process(tmp_path):
+        pass  # which is killed
+    left = holder_of(tmp_path)
+    assert left is not None
+    assert left.alive() in (False, None)
+    with locked(tmp_path):
+        now = holder_of(tmp_path)
+        assert now is not None
+        assert now.pid == os.getpid()
+    assert holder_of(tmp_path) is None
+
+
+def test_a_file_system_without_locks_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def acquire(*_: object, **__: object) -> None:
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(lock.FileLock, "acquire", acquire)
+    refused(lambda: locked(tmp_path).__enter__(), str(tmp_path), "flock", "--out")
+
+
+def test_another_plan_that_began_meanwhile_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = PLAN.model_copy(update={"seed": 1})
+    mkdir = Path.mkdir
+
+    def late(path: Path, **more: object) -> None:
+        monkeypatch.setattr(Path, "mkdir", mkdir)
+        RunDir.begin(path, other)
+
+    monkeypatch.setattr(Path, "mkdir", late)
+    refused(lambda: RunDir.begin(tmp_path / "run", PLAN), "another plan", "--out")
+    assert RunDir(tmp_path / "run").plan() == other
+
+
+def test_a_folder_in_which_a_run_was_stopped_as_it_began_can_be_used(tmp_path: Path) -> None:
+    for name in (".lock", "lock.holder", ".plan.json.0123456789abcdef"):
+        (tmp_path / name).write_text("")
+    assert RunDir.begin(tmp_path, PLAN).plan() == PLAN
+
+
+# --- races
+
+
+def race(barrier: Barrier, said: Queue[tuple[int, str]], folder: str, races: int) -> None:
+    """Begin a run and lock it, at the same moment as another process, again and again."""
+    for number in range(races):
+        barrier.wait(60)
+        path = Path(folder) / str(number)
+        try:
+            with RunDir.begin(path, PLAN).locked():
+                said.put((os.getpid(), "won"))
+                barrier.wait(60)  # the other one has been refused
+        except HydrakitError as error:
+            said.put((os.getpid(), str(error)))
+            barrier.wait(60)
+
+
+@pytest.mark.parametrize("races", [10, pytest.param(100, marks=pytest.mark.slow)])
+def test_of_two_processes_one_wins_and_the_other_says_who(tmp_path: Path, races: int) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier, said = context.Barrier(2), context.Queue()
+    arguments = (barrier, said, str(tmp_path), races)
+    both = [context.Process(target=race, args=arguments) for _ in range(2)]
+    for each in both:
+        each.start()
+    pids = {each.pid for each in both}
+    for number in range(races):
+        results = dict(said.get(timeout=60) for _ in range(2))
+        assert results.keys() == pids
+        (winner,) = [pid for pid, words in results.items() if words == "won"]
+        (words,) = [words for words in results.values() if words != "won"]
+        pattern = rf"{tmp_path / str(number)}: another process is running here \(pid {winner} on "
+        assert re.match(rf"{pattern}\S+ since 20\S+\): wait for it", words), words
+    for each in both:
+        each.join(60)
+        assert each.exitcode == 0
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {".lock", "plan.json"}
+    assert len(tree(tmp_path)) == 3 * races
