@@ -168,17 +168,17 @@ def test_a_folder_in_which_a_run_was_stopped_as_it_began_can_be_used(tmp_path: P
 # --- races
 
 
-def race(barrier: Barrier, said: Queue[tuple[int, str]], folder: str, races: int) -> None:
+def race(barrier: Barrier, said: Queue[tuple[int, int, str]], folder: str, races: int) -> None:
     """Begin a run and lock it, at the same moment as another process, again and again."""
     for number in range(races):
         barrier.wait(60)
         path = Path(folder) / str(number)
         try:
             with RunDir.begin(path, PLAN).locked():
-                said.put((os.getpid(), "won"))
+                said.put((number, os.getpid(), "won"))
                 barrier.wait(60)  # the other one has been refused
         except HydrakitError as error:
-            said.put((os.getpid(), str(error)))
+            said.put((number, os.getpid(), str(error)))
             barrier.wait(60)
 
 
@@ -191,8 +191,11 @@ def test_of_two_processes_one_wins_and_the_other_says_who(tmp_path: Path, races:
     for each in both:
         each.start()
     pids = {each.pid for each in both}
-    for number in range(races):
-        results = dict(said.get(timeout=60) for _ in range(2))
+    found: dict[int, dict[int, str]] = {number: {} for number in range(races)}
+    for _ in range(2 * races):  # a queue may mix the words of one race with those of the next
+        number, pid, words = said.get(timeout=60)
+        found[number][pid] = words
+    for number, results in found.items():
         assert results.keys() == pids
         (winner,) = [pid for pid, words in results.items() if words == "won"]
         (words,) = [words for words in results.values() if words != "won"]
