@@ -25,7 +25,7 @@ from hydrakit.results import EpochRecord, Figures
 from hydrakit.selection import Selection
 
 SETTINGS = Hyperparameters(
-    learning_rate=1e-3, dropout=0.0, batch_size=4, epochs=10**6, patience=None
+    learning_rate=1e-3, dropout=0.0, batch_size=4, epochs=10**5, patience=None
 )
 
 
