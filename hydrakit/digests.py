@@ -10,17 +10,21 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import NonNegativeInt, ValidationError
+from pydantic import NonNegativeInt, StringConstraints, ValidationError
 
 import hydrakit
 from hydrakit.errors import PlanError
-from hydrakit.files import write_atomic
+from hydrakit.files import open_regular, read_json, reason, write_atomic
 from hydrakit.formats import refuse_later
 from hydrakit.plan import Frozen, first_fault
 
 FILE = "files.json"
+
+
+Inside = Annotated[str, StringConstraints(pattern=r"^([0-9A-Za-z_-][0-9A-Za-z_.-]*/?)+$")]
+"""A path within a folder: no part of it begins with a dot."""
 
 
 class Digest(Frozen):
@@ -44,7 +48,7 @@ class Digests(Frozen):
     format: Literal[1] = 1
     hydrakit: str
     plan: str | None = None
-    files: dict[str, Digest]
+    files: dict[Inside, Digest]
     own: str = ""
 
     def sealed(self) -> Digests:
@@ -101,20 +105,20 @@ def read_digests(folder: Path) -> Digests | None:
     """
     path = folder / FILE
     try:
-        content = path.read_bytes()
+        content = read_json(path)
         refuse_later(path, content)
         found = Digests.model_validate_json(content)
         if found == found.sealed():
             return found
-        reason = "it was changed since it was written"
-    except FileNotFoundError:
+        wrong = "it was changed since it was written"
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValidationError as error:
-        reason = first_fault(error)
-    except OSError as error:
-        reason = str(error.strerror)
+        wrong = first_fault(error)
+    except (OSError, ValueError) as error:
+        wrong = reason(error)
     raise PlanError(
-        f"{path}: cannot be used ({reason}): restore it from a copy, or delete it to use the "
+        f"{path}: cannot be used ({wrong}): restore it from a copy, or delete it to use the "
         "files beside it as they are"
     )
 
@@ -124,8 +128,9 @@ def digest_of(path: Path) -> Digest:
 
     Raises:
         OSError: It cannot be read.
+        ValueError: It is no regular file.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
         return Digest(sha256=found, size=file.tell())
 
@@ -148,6 +153,7 @@ def known_digest(path: Path) -> Digest:
 
     Raises:
         OSError: It cannot be read.
+        ValueError: It is no regular file.
     """
     status = path.stat()
     return _looked_at(path.absolute(), status.st_size, status.st_mtime_ns, status.st_ino)
@@ -190,8 +196,8 @@ def _fault(path: Path, written: Digest) -> str | None:
         found = known_digest(path)
     except FileNotFoundError:
         return "is missing"
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
+    except (OSError, ValueError) as error:
+        return f"cannot be read ({reason(error)})"
     if found.size != written.size:
         return f"was changed since it was written (has {found.size} bytes, had {written.size})"
     if found.sha256 != written.sha256:

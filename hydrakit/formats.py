@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import hydrakit
 from hydrakit.errors import HydrakitError, PlanError
+from hydrakit.files import read_json
 
 FORMAT = 1
 """Of every JSON file that has a ``format``."""
@@ -33,8 +35,9 @@ def refuse_later(
     if not isinstance(number, int) or number <= FORMAT:
         return
     version = told.get("hydrakit")
-    if version is None and path.with_name("environment.json").is_file():
-        version = _object(path.with_name("environment.json").read_bytes()).get("hydrakit")
+    if version is None:
+        with suppress(OSError, ValueError):  # then nobody knows the version
+            version = _object(read_json(path.with_name("environment.json"))).get("hydrakit")
     known = isinstance(version, str) and VERSION.fullmatch(version)
     who = f"hydrakit {version}" if known else "a later hydrakit"
     use = "use that version" if known else "use the version that wrote it"

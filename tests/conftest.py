@@ -75,10 +75,15 @@ def command_refused(standin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HYDRAKIT_CACHE", str(cache))
 
     def without_cache() -> dict[str, bytes | None]:
-        return {p: c for p, c in tree(tmp_path).items() if not Path(p).is_relative_to(cache)}
+        return {
+            path: content
+            for path, content in tree(tmp_path).items()
+            if not Path(path).is_relative_to(cache) and Path(path).name != "log.txt"
+        }
 
     def refused(*arguments: str | Path, words: list[str], status: int = 1) -> str:
-        # Data that was read well before the fault shows may be kept prepared: a cache is for that.
+        # Data that was read well before the fault shows may be kept prepared: a cache is for that,
+        # and a run's log for telling of the fault.
         before = without_cache()
         result = CliRunner().invoke(main, [str(argument) for argument in arguments])
         if result.exception is not None and not isinstance(result.exception, SystemExit):

@@ -194,11 +194,14 @@ def test_folders_with_something_else_in_them(command_refused: Refused, plan_file
 def test_a_broken_run_folder(command_refused: Refused, hydra_run: RunDir) -> None:
     shutil.copytree(hydra_run.path, "run")
     resume = ["run", "--resume", "run", "--device", "cpu"]
-    Path("run", "data.json").write_text("[")
-    command_refused(*resume, words=["data.json", "cannot be read"])
-    shutil.copy(hydra_run.path / "data.json", "run")
-    Path("run", "results.json").write_text("{}")
-    command_refused(*resume, words=["results.json", "cannot be read", "delete it"])
+    for name, remedy in (("data", "delete it"), ("results", "delete it"), ("plan", "restore it")):
+        path = Path("run", f"{name}.json")
+        whole = path.read_bytes()
+        path.write_bytes(whole.replace(b"a", b"b", 1))
+        words = [path.name, "was changed since", remedy]
+        command_refused(*resume, words=words)
+        path.write_bytes(whole)
+    Path("run", "files.json").unlink()  # as of an older version
     Path("run", "plan.json").write_text("{}")
     command_refused(*resume, words=["plan.json", "'strategy' is missing"])
 

@@ -212,7 +212,8 @@ FIRST = ("rounds", 0, "hyperparameters")
             "rounds.1.train: Input should be 'head', 'all', 'norm' or 'none' (is 'body')",
         ),
         (_set("seed"), -1, "seed: Input should be greater than or equal to 0 (is -1)"),
-        (_set("format"), 2, "format: Input should be 1 (is 2)"),
+        (_set("format"), 0, "format: Input should be 1 (is 0)"),
+        (_set("format"), 2, "was written by a later hydrakit in format 2, and this is hydrakit"),
         (
             _set("head"),
             "My Head",
