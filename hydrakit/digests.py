@@ -131,8 +131,10 @@ def digest_of(path: Path) -> Digest:
         ValueError: It is no regular file.
     """
     with open_regular(path) as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-        return Digest(sha256=found, size=file.tell())
+        found = hashlib.sha256()
+        while part := file.read(2**20):
+            found.update(part)
+        return Digest(sha256=found.hexdigest(), size=file.tell())
 
 
 def faults(folder: Path) -> Iterator[tuple[str, str]]:

@@ -201,7 +201,8 @@ def test_a_broken_run_folder(command_refused: Refused, hydra_run: RunDir) -> Non
         words = [path.name, "was changed since", remedy]
         command_refused(*resume, words=words)
         path.write_bytes(whole)
-    Path("run", "files.json").unlink()  # as of an older version
+    for path in Path("run").rglob("files.json"):  # as of an older version
+        path.unlink()
     Path("run", "plan.json").write_text("{}")
     command_refused(*resume, words=["plan.json", "'strategy' is missing"])
 
