@@ -291,13 +291,14 @@ class Session:
         except (RuntimeError, MemoryError) as error:
             if not ran_out(error):
                 raise
-            raise PlanError(self._too_little_memory(number, round, network)) from error
+        # Here and not in the handler, whose traceback would keep what filled the memory.
+        raise PlanError(self._too_little_memory(number, round, network))
 
     def _too_little_memory(self, number: int, round: Round, network: Network) -> str:
-        size = round.hyperparameters.batch_size
-        image = self.loaded[round.dataset].val.patches[:1]
-        head = network.heads[round.head]
-        fits = fitting_batch(round, network.body, head, image, self.compute)
+        size, fits = round.hyperparameters.batch_size, None
+        if round.head in network.heads:  # else no random start fitted
+            image, head = self.loaded[round.dataset].val.patches[:1], network.heads[round.head]
+            fits = fitting_batch(round, network.body, head, image, self.compute)
         if fits == size:
             remedy = "it fits now, so something else took the memory: run the same command again"
         elif fits is None:

@@ -393,6 +393,18 @@ def test_memory_that_is_there_again_and_none_at_all_are_told_apart(
         refused(lambda: runner(plan), "not even one patch fits", "--body-channels")
 
 
+def test_memory_that_runs_out_before_the_first_start_is_told(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydrakit.models import Body
+
+    def full(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Body, "forward", full)
+    refused(lambda: runner(plan_of(round_of("alpha"))), "round 1 (alpha, all)", "--body-channels")
+
+
 def test_another_failure_of_torch_keeps_its_traceback(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
