@@ -10,10 +10,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from hydrakit.train import Trained
 
 
 class HydrakitError(Exception):
@@ -26,17 +22,6 @@ class PluginError(HydrakitError):
 
 class PlanError(HydrakitError):
     """A plan or one of its settings is impossible, or does not fit its run folder."""
-
-
-class DivergedError(PlanError):
-    """Training gave numbers that are not finite: a lower learning rate may mend it.
-
-    Attributes:
-        trained: The round up to its best epoch so far, with whose weights it left the modules; None
-            where no epoch was over.
-    """
-
-    trained: Trained | None = None
 
 
 class DataError(HydrakitError):

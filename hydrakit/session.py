@@ -20,7 +20,7 @@ from hydrakit.data.gate import Gate, pass_gate
 from hydrakit.data.load import Cases, Loaded, load, select
 from hydrakit.data.prepare import Prepared
 from hydrakit.devices import Compute
-from hydrakit.errors import DataError, DivergedError, PlanError
+from hydrakit.errors import DataError, PlanError
 from hydrakit.evaluate import predict, score, to_csv
 from hydrakit.files import copy, write_atomic
 from hydrakit.hooks import DatasetAdapter
@@ -37,7 +37,7 @@ from hydrakit.seeds import Seeds
 from hydrakit.shared import fetch, keep
 from hydrakit.state import RoundState
 from hydrakit.trace import Trace
-from hydrakit.train import Trained, train_round
+from hydrakit.train import DivergedError, Trained, train_round
 from hydrakit.watch import Watcher
 
 

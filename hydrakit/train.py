@@ -22,7 +22,7 @@ from hydrakit.data.load import Loaded
 from hydrakit.devices import Compute, threads
 from hydrakit.distributed import ALONE
 from hydrakit.divergence import first_fault
-from hydrakit.errors import DivergedError
+from hydrakit.errors import PlanError
 from hydrakit.examples import Examples
 from hydrakit.layers import Dropout
 from hydrakit.models import Body, Joined, Shared, set_dropout, set_trainable
@@ -49,6 +49,17 @@ class Trained:
     epochs: list[EpochRecord]
     best: EpochRecord
     last_head: State
+
+
+class DivergedError(PlanError):
+    """Training gave numbers that are not finite: a lower learning rate may mend it.
+
+    Attributes:
+        trained: The round up to its best epoch so far, with whose weights it left the modules; None
+            where no epoch was over.
+    """
+
+    trained: Trained | None = None
 
 
 def train_round(

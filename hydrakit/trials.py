@@ -15,7 +15,7 @@ from hydrakit.data.load import Loaded, load
 from hydrakit.data.prepare import Prepared
 from hydrakit.data.split import split_cases, unit_of_each
 from hydrakit.devices import Compute
-from hydrakit.errors import DataError, DivergedError
+from hydrakit.errors import DataError
 from hydrakit.examples import Examples
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.models import Body
@@ -24,7 +24,7 @@ from hydrakit.results import EpochRecord
 from hydrakit.seeds import Seeds
 from hydrakit.tasks import strata, strata_names, to_tensor
 from hydrakit.together import RULES, Outcome, Trial, can_train_together, train_together
-from hydrakit.train import train_round
+from hydrakit.train import DivergedError, train_round
 from hydrakit.validation import outputs
 
 if TYPE_CHECKING:

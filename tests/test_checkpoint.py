@@ -25,12 +25,11 @@ from helpers import (
 
 from hydrakit.checkpoint import Keeper
 from hydrakit.data.load import Loaded
-from hydrakit.errors import DivergedError
 from hydrakit.plan import Other, Plan, Round
 from hydrakit.results import EpochRecord
 from hydrakit.rundir import CHECKPOINT, RunDir
 from hydrakit.seeds import Seeds
-from hydrakit.train import train_round
+from hydrakit.train import DivergedError, train_round
 from hydrakit.watch import Watcher
 
 SEEDS = Seeds(1, 1)

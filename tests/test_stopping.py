@@ -71,7 +71,7 @@ def test_killed_at_random_again_and_again_they_end_as_in_one_go(
     turn: int, tmp_path: Path, data: Path, whole: RunDir
 ) -> None:
     killing = killing_of(tmp_path, data, tmp_path / "cache")  # killed while it prepares, too
-    kills = killing.kill_until_done(random.Random(turn), at_most=2.5)
+    kills = killing.kill_until_done(random.Random(turn), at_most=6.0)
     print(f"turn {turn}: {kills} kills at {killing.stops}")
     assert_same(killing.out, whole.path)
 
