@@ -111,6 +111,8 @@ class RunDir:
             PlanError: The folder holds another plan, or something else than a run.
         """
         here = cls(path)
+        # Before the plan is looked for: another process may begin here this very moment.
+        there = list(path.iterdir()) if path.is_dir() else []
         if here.plan_path.is_file():
             if here.plan() != plan:
                 raise PlanError(
@@ -118,7 +120,7 @@ class RunDir:
                     f"or go on with that one by `hydrakit run --resume {path}`"
                 )
             return here
-        if path.exists() and not (path.is_dir() and all(map(_is_of_a_beginning, path.iterdir()))):
+        if path.exists() and not (path.is_dir() and all(map(_is_of_a_beginning, there))):
             raise PlanError(
                 f"{path}: is not empty and not a run's folder: choose another with `--out`"
             )

@@ -62,7 +62,7 @@ class Program(click.Group):
             self._tell(error, f"{path}: {why}: see that it can be read and written, and what it is")
             ctx.exit(1)
         except KeyboardInterrupt as error:
-            stop = stopped(error)
+            stop = stopped(error, "give the same command again")
             click.echo(f"hydrakit: {stop}", err=True)
             ctx.exit(stop.status)
 
