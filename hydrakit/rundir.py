@@ -57,6 +57,7 @@ IN_PLACE = (".lock", "lock.holder", "events.jsonl", "log.txt")
 """Files that are written where they lie; all others are written beside their place and renamed."""
 
 MAX_METRICS = 64 * MIB  # of a round of 100,000 epochs, the most that a plan may have
+MAX_RECORD = 2000  # bytes of one of its lines; none needs 700
 
 _FACTS = TypeAdapter(dict[Name, DataFacts])
 _SPLITS = TypeAdapter(dict[Name, dict[str, str]])
@@ -310,7 +311,7 @@ class RunDir:
         path = self.round_file(number, round, "metrics.jsonl")
         most = round.hyperparameters.epochs
         with _readable(path):
-            content = read_whole(path, most=MAX_METRICS)
+            content = read_whole(path, most=min(MAX_METRICS, most * MAX_RECORD))
             if content.count(b"\n") > most:
                 raise ValueError(f"it has more than the {most} epochs of the plan")
             lines = content.splitlines()
@@ -326,7 +327,8 @@ class RunDir:
         if not path.is_file():
             return []
         with _readable(path):
-            lines = read_whole(path).splitlines()
+            most = round.hyperparameters.epochs * MAX_RECORD
+            lines = read_whole(path, most=min(MAX_METRICS, most)).splitlines()
             return [TracePoint.model_validate_json(line) for line in lines]
 
     def check_rounds(self, plan: Plan) -> None:
