@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from hydrakit import stopping
 from hydrakit.data.load import Loaded
 from hydrakit.data.views import Views, balanced
 from hydrakit.distributed import ALONE, Team
@@ -85,6 +86,7 @@ class Examples:
         order = torch.randperm(len(self.rows), generator=generator).to(self.device)
         size = self.settings.batch_size
         for chosen in order.split(size) if steps is None else order.tensor_split(steps):
+            stopping.check()
             part = self.team.part(len(chosen))
             own = chosen if part is None else chosen[part.rows]
             inputs = self._images(own) if self.features is None else self.features[own]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import hydrakit
-from hydrakit import transfer, weights
+from hydrakit import stopping, transfer, weights
 from hydrakit.checkpoint import EVERY
 from hydrakit.data.facts import data_facts
 from hydrakit.data.gate import Gate, pass_gate
@@ -169,6 +169,7 @@ class Session:
         self.rundir.log("run", device=str(self.compute.device))
         network = self._network()
         for number, round in enumerate(self.plan.rounds, start=1):
+            stopping.check()
             if self.rundir.finished(number, round):
                 self.rundir.clear_state(number, round)  # killed before that
                 self.watcher.skipped(number, round)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from hydrakit import stopping
 from hydrakit.bootstrap import Looked
 from hydrakit.checkpoint import Keeper, read_facts
 from hydrakit.errors import WeightsError
@@ -108,6 +109,7 @@ class RoundState:
             OSError: It cannot be written.
         """
         self._seen = looked
+        stopping.check()
         if self.writes and time.monotonic() - self._wrote >= self.every:
             self._write_starts()
 

@@ -13,6 +13,10 @@ SIGNALS = tuple(
 )
 
 
+_asked: list[int] = []
+"""Signals that came in the block under way, in order."""
+
+
 class Stopped(KeyboardInterrupt):
     """A signal asks the process to end; being no error, nothing that handles errors holds it.
 
@@ -52,14 +56,29 @@ def stoppable(signals: Sequence[int] = SIGNALS) -> Iterator[None]:
         for other in signals:  # a second Ctrl-C is heard; other requests need not be repeated
             if other != signal.SIGINT:
                 signal.signal(other, signal.SIG_IGN)
+        _asked.append(number)
         raise Stopped(number)
 
     before = {number: signal.signal(number, stop) for number in signals}
     try:
         yield
     finally:
+        _asked.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def check() -> None:
+    """Raise `Stopped` if a signal came whose exception somebody swallowed.
+
+    Python drops exceptions that arise in a destructor or a callback of C, and a package that is
+    imported may catch all of them. Whatever repeats for long calls this.
+
+    Raises:
+        Stopped: A signal has asked to stop.
+    """
+    if _asked:
+        raise Stopped(_asked[0])
 
 
 def stopped(error: KeyboardInterrupt, remedy: str = "") -> Stopped:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from killing import Killing, longer_plan
 from test_checkpoint import assert_same
 
 from hydrakit.rundir import RunDir
-from hydrakit.stopping import Stopped, stoppable, stopped
+from hydrakit.stopping import Stopped, check, stoppable, stopped
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 
@@ -133,6 +134,28 @@ def test_handlers_are_put_back_and_later_requests_ignored() -> None:
     with pytest.raises(Stopped, match=r"^stopped by SIGUSR1$"):
         work()
     assert [signal.getsignal(number) for number in STATUS] == before
+
+
+def test_a_request_whose_exception_was_swallowed_is_raised_again() -> None:
+    @stoppable()
+    def work() -> None:
+        with suppress(BaseException):  # as some packages do while they are imported
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        check()
+
+    with pytest.raises(Stopped, match=r"^stopped by SIGTERM$"):
+        work()
+    check()  # which was for that block alone
+
+
+def test_a_run_hears_a_request_that_was_swallowed(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hydrakit.stopping._asked", [signal.SIGTERM])
+    with pytest.raises(Stopped):
+        runner(longer_plan())
+    monkeypatch.setattr("hydrakit.stopping._asked", [])
 
 
 def test_threads_have_no_handlers() -> None:
