@@ -62,6 +62,10 @@ def stoppable(signals: Sequence[int] = SIGNALS) -> Iterator[None]:
     before = {number: signal.signal(number, stop) for number in signals}
     try:
         yield
+    except Exception as error:
+        if _asked:  # code in C can make another error of it
+            raise Stopped(_asked[0]) from error
+        raise
     finally:
         _asked.clear()
         for number, handler in before.items():

@@ -149,6 +149,19 @@ def test_a_request_whose_exception_was_swallowed_is_raised_again() -> None:
     check()  # which was for that block alone
 
 
+def test_a_request_that_became_another_error_is_told_as_what_it_was() -> None:
+    @stoppable()
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            raise SystemError("error return without exception set") from None
+
+    with pytest.raises(Stopped, match=r"^stopped by SIGUSR1$"):
+        work()
+
+
 def test_a_run_hears_a_request_that_was_swallowed(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
