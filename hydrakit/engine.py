@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +199,8 @@ def _telling_of_ends(rundir: RunDir) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        rundir.log("stopped", by=type(error).__name__)
+        with suppress(OSError):  # a full disk does not make another end of it
+            rundir.log("stopped", by=type(error).__name__)
         raise
     except OSError as error:
         if error.errno not in NO_ROOM:
