@@ -224,7 +224,10 @@ def evaluate_files(
             f"{kinds and f' of a {adapter.task} task'}: choose another head or dataset"
         )
     told = None if split == "all" or splits else _told_by(head, head_path, name)
-    has_it = split in splits.values() if splits else told and getattr(told[0], split) > 0
+    if splits:
+        has_it = split in splits.values()
+    else:
+        has_it = told is not None and (split != "test" or told[0].tests)
     if split != "all" and not has_it:
         raise PlanError(
             f"{name}: had no {split} split in training: use `--split val` or `--split all`"

@@ -24,6 +24,7 @@ def data_lines(name: str, facts: DataFacts) -> Iterator[str]:
     parts += [f"{out} without a usable image"] if out else []
     parts += [f"{facts.dropped} copies dropped"] if facts.dropped else []
     parts += [f"{facts.withheld} withheld (in the target's test split)"] if facts.withheld else []
+    parts += [f"{facts.unused} unused"] if facts.unused else []
     yield f"{name}: {', '.join(parts)}"
     strong = [each.fact for each in facts.shortcuts if each.strong]
     if out or facts.copies or strong:

@@ -11,7 +11,7 @@ import hashlib
 import json
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -20,8 +20,10 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     PositiveFloat,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -60,6 +62,8 @@ Train = Literal["head", "all", "norm", "none"]
 Place = Literal["first", "middle", "last"]
 Copies = Literal["group", "drop", "report"]
 BootstrapRule = Literal["all", "halving"]
+Norm = Literal["batch", "group", "dataset"]
+Select = Literal["best", "smoothed", "averaged", "last", "authors"]
 
 
 class Frozen(BaseModel):
@@ -110,7 +114,7 @@ class Hyperparameters(Frozen):
     views: Annotated[int, Field(gt=0, le=MAX_VIEWS)] = 8
     loss: Literal["cross-entropy", "softmax-cross-entropy"] = "cross-entropy"
     schedule: Literal["constant", "authors"] = "constant"
-    select: Literal["best", "smoothed", "averaged", "last", "authors"] = "best"
+    select: Select = "best"
     window: Epochs = 5
     carry_head: Literal["best", "last"] = "best"
     feature_dropout: bool = False
@@ -188,18 +192,29 @@ class Split(Frozen):
         test: Share of the test; 0 where ``fold`` is given.
         fold: The test split is this fold, and the other cases are shared out between training and
             validation.
+        used: Of the cases outside the test split, the share that is used, whole patients at a
+            time; 1 uses all. The test split does not depend on it.
     """
 
     train: PositiveFloat
     val: PositiveFloat
     test: NonNegativeFloat = 0.0
     fold: Fold | None = None
+    used: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     @model_validator(mode="after")
     def _tests_once(self) -> Self:
         if self.fold is not None and self.test > 0:
             raise ValueError("a split has a test share or a fold, not both")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_a_used_of_all(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Plans from before there was ``used`` keep their digests."""
+        told: dict[str, Any] = plain(self)
+        if self.used == 1:
+            del told["used"]
+        return told
 
     @property
     def tests(self) -> bool:
@@ -231,7 +246,7 @@ class BodySpec(Frozen):
     channels: tuple[Features, ...] = (32, 64, 128)
     features: Features = 256
     patch: Annotated[int, Field(gt=0, le=MAX_PATCH)] = 65
-    norm: Literal["batch", "group", "dataset"] = "batch"
+    norm: Norm = "batch"
     datasets: Annotated[tuple[Name, ...], Field(max_length=MAX_DATASETS)] = ()
 
     @model_validator(mode="after")

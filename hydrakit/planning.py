@@ -16,8 +16,10 @@ from hydrakit.plan import (
     Copies,
     Dataset,
     Hyperparameters,
+    Norm,
     Place,
     Plan,
+    Select,
     Split,
     Train,
     first_fault,
@@ -148,15 +150,19 @@ def make_plan(
     splits: Mapping[str, Split] | None = None,
     copies: Copies = "group",
     conflicts: Literal["error", "keep"] = "error",
+    target_share: float = 1.0,
     bootstrap: int | None = None,
     bootstrap_rule: BootstrapRule = "all",
     body_channels: Sequence[int] | None = None,
+    body_norm: Norm = "batch",
     epochs: int | None = None,
     epoch_size: int | None = None,
     patience: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
     dropout: float | None = None,
+    select: Select | None = None,
+    window: int | None = None,
     plugins: Plugins | None = None,
 ) -> Plan:
     """The plan that a strategy makes for a list of datasets, of which the last is the target.
@@ -174,15 +180,20 @@ def make_plan(
         splits: Shares other than 8-1-1 for the target and 9-1 for the others, by dataset.
         copies: What becomes of copies: ``group``, ``drop`` or ``report``.
         conflicts: Whether copies with different labels are an ``error`` or are to ``keep``.
+        target_share: Of the target's cases outside the test split, the share that is used.
         bootstrap: Number of random starts, in place of the profile's.
         bootstrap_rule: Whether all of them are looked at on all cases; see `Plan`.
         body_channels: Channels of the body's blocks, in place of 32, 64, 128.
-        epochs: In place of the profile's, in every round; the four below likewise.
+        body_norm: ``batch`` norm, ``group`` norm, or batch norm with statistics of each
+            ``dataset``.
+        epochs: In place of the profile's, in every round; all below likewise.
         epoch_size: At most about so many patches an epoch; 0 for all.
         patience: Epochs without a better one; 0 for no early stopping.
         batch_size: Patches per update.
         learning_rate: Of Adam.
         dropout: Probability.
+        select: Which weights a round ends with, by `Hyperparameters.select`.
+        window: Number of epochs that ``smoothed`` and ``averaged`` look at.
         plugins: As loaded; None loads them.
 
     Raises:
@@ -215,6 +226,8 @@ def make_plan(
         learning_rate=learning_rate,
         dropout=dropout,
         patience=patience,
+        select=select,
+        window=window,
     )
     base = PROFILES[profile]
 
@@ -224,6 +237,13 @@ def make_plan(
         except ValidationError as error:  # of the user's changes: the strategy is not at fault
             raise PlanError(first_fault(error)) from None
 
+    def split_of(name: str) -> Split:
+        split = splits.get(name, TARGET_SPLIT if name == target else SUPPORT_SPLIT)
+        if name != target or target_share == 1:
+            return split
+        return Split.model_validate({**split.model_dump(), "used": target_share})
+
+    channels = BodySpec().channels if body_channels is None else tuple(body_channels)
     try:
         rounds = tuple(lister.plan(list(datasets), Settings(hyperparameters)))
         used = {round.dataset for round in rounds}
@@ -235,7 +255,7 @@ def make_plan(
                 Dataset(
                     name=name,
                     options=resolved[name],
-                    split=splits.get(name, TARGET_SPLIT if name == target else SUPPORT_SPLIT),
+                    split=split_of(name),
                 )
                 for name in adapters
                 if whole or name in used
@@ -243,7 +263,7 @@ def make_plan(
             copies=copies,
             conflicts=conflicts,
             head=head,
-            body=BodySpec() if body_channels is None else BodySpec(channels=tuple(body_channels)),
+            body=BodySpec(channels=channels, norm=body_norm),
             bootstrap=(lister.bootstrap or base.bootstrap) if bootstrap is None else bootstrap,
             bootstrap_rule=bootstrap_rule,
             seed=seed,

@@ -341,6 +341,7 @@ class DataFacts(Frozen):
         copies: Cases that are copies of another patient's.
         dropped: Copies that were left out.
         withheld: Cases left out since they belong to the target's test split.
+        unused: Cases left out since the plan uses a share of the dataset.
         shortcuts: The facts that tell the class, the strongest first.
     """
 
@@ -355,6 +356,7 @@ class DataFacts(Frozen):
     copies: Number = 0
     dropped: Number = 0
     withheld: Number = 0
+    unused: Number = 0
     shortcuts: tuple[ShortcutFact, ...] = ()
 
 

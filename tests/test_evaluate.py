@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from hydrakit import weights
 from hydrakit.evaluate import Evaluation, Predictions, evaluate_files, evaluate_run, score
 from hydrakit.heads import build_linear
 from hydrakit.hooks import FieldOfView
-from hydrakit.plan import BodySpec
+from hydrakit.plan import BodySpec, Dataset, Fold, Split
 from hydrakit.rundir import RunDir
 
 
@@ -84,6 +85,21 @@ def test_the_files_alone_give_what_the_run_gives(
 ) -> None:
     body, head = finished.body_path, finished.head_path("alpha")
     assert of_files(body, head, split=split) == of_run(split=split)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_the_files_of_a_fold_that_used_half_give_what_its_run_gives(
+    split: str, runner: Runner, of_files: Callable[..., Evaluation]
+) -> None:
+    half = Split(train=3, val=1, fold=Fold(index=1, count=3), used=0.5)
+    plan = plan_of(round_of("alpha"), datasets=(Dataset(name="alpha", split=half),))
+    run = runner(plan)
+    facts = run.facts()
+    assert facts is not None
+    assert facts["alpha"].unused == Counter(run.splits()["alpha"].values())["unused"] > 0
+    places: dict[str, Any] = {"roots": {}, "device": "cpu", "cache": runner.cache}
+    of_run = evaluate_run(run.path, split=split, plugins=plugins(), **places)
+    assert of_files(run.body_path, run.head_path("alpha"), split=split) == of_run
 
 
 def test_the_val_split_is_the_one_of_training(

@@ -62,13 +62,15 @@ def plenty(start: int = 0, count: int = 40, **more: Any) -> list[tuple[int, dict
     return [(start + n, {"label": n % 2, "patient": f"p{start + n}", **more}) for n in range(count)]
 
 
-def deal(cache: Path, *, cohort: str | None = None, **datasets: Data) -> Gate:
+def deal(
+    cache: Path, *, cohort: str | None = None, target: Split = THREE, **datasets: Data
+) -> Gate:
     adapters = {name: replace(helpers.adapter(name), cohort=cohort) for name in datasets}
     first = next(iter(datasets))
     return deal_out(
         cast("dict[str, Prepared]", datasets),
         adapters,
-        splits={name: THREE if name == first else TWO for name in datasets},
+        splits={name: target if name == first else TWO for name in datasets},
         seed=0,
         copies="group",
         keep_conflicts=False,
@@ -145,6 +147,18 @@ def test_what_a_support_shares_with_the_targets_test_split_is_withheld(tmp_path:
     assert gate.copied == {"alpha": 40, "beta": 40}
     assert {(pair.one[0], pair.other[0]) for pair in gate.copies} == {("alpha", "beta")}
     assert all(pair.copy.kind == "exact" for pair in gate.copies)
+
+
+def test_what_the_target_does_not_use_a_support_may_use(tmp_path: Path) -> None:
+    datasets = {"alpha": dataset(*plenty()), "beta": dataset(*plenty())}
+    whole = deal(tmp_path, **datasets)
+    gate = deal(tmp_path, target=THREE.model_copy(update={"used": 0.5}), **datasets)
+    assert set(gate.splits["alpha"].values()) == {"train", "val", "test", "unused"}
+    assert set(gate.splits["beta"].values()) == {"train", "val", WITHHELD}
+    for key, split in gate.splits["alpha"].items():
+        assert split in (whole.splits["alpha"][key], "unused")
+        if split != "unused":
+            assert gate.splits["beta"][key] == (WITHHELD if split == "test" else split)
 
 
 def test_datasets_of_one_cohort_share_patients_and_others_do_not(tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ def test_changes_apply_to_every_round(profile: str, strategy: str) -> None:
         "batch_size": 4,
         "learning_rate": 0.02,
         "dropout": 0.1,
+        "window": 3,
     }
     before = make_plan(strategy, PAPER, profile=profile)
     plan = make_plan(
@@ -119,8 +120,23 @@ def test_changes_apply_to_every_round(profile: str, strategy: str) -> None:
     assert order(plan) == order(before)
 
 
+def test_the_rule_of_a_round_the_norm_and_the_share_of_the_target_can_be_chosen() -> None:
+    plan = make_plan("hydra", PAPER, select="smoothed", body_norm="group", target_share=0.25)
+    assert values(plan, "select") == ["smoothed"] * 7
+    assert plan.body == BodySpec(norm="group")
+    assert plan.dataset("prostatex").split == Split(train=8, val=1, test=1, used=0.25)
+    assert {plan.dataset(name).split.used for name in ("brain", "lung")} == {1.0}
+    assert Plan.model_validate_json(plan.to_json()) == plan
+
+
+def test_a_plan_that_uses_all_is_written_as_it_was_before_there_was_a_share() -> None:
+    assert '"used"' not in make_plan("hydra", PAPER).to_json()
+    assert '"used": 0.5' in make_plan("hydra", PAPER, target_share=0.5).to_json()
+
+
 def test_a_patience_of_zero_trains_all_epochs() -> None:
     assert values(make_plan("hydra", PAPER, patience=0), "patience") == [None] * 7
+    assert values(make_plan("transfer-long", PAPER, patience=0), "patience") == [None] * 4
     assert None not in values(make_plan("hydra", PAPER), "patience")
 
 
@@ -198,6 +214,7 @@ def test_options_and_splits_go_to_their_dataset() -> None:
             "learning_rate: Input should be greater than 0 (is -1.0)",
         ),
         ("hydra", PAPER, {"dropout": 1.0}, PlanError, "dropout: Input should be less than 1"),
+        ("hydra", PAPER, {"target_share": 0.0}, PlanError, "used: Input should be greater than 0"),
         ("hydra", PAPER, {"bootstrap": 0}, PlanError, "bootstrap: Input should be greater than 0"),
         ("hydra", PAPER, {"seed": -1}, PlanError, "seed: Input should be greater than or equal"),
         ("hydra", PAPER, {"body_channels": []}, PlanError, "a body needs at least one block"),

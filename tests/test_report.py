@@ -237,13 +237,14 @@ def data_of(page: Node, place: int = 0) -> dict[str, str]:
 
 
 def test_what_the_gate_found_is_told(tmp_path):
-    facts = {"copies": 12, "withheld": 3, "shortcuts": SHORTCUTS}
+    facts = {"copies": 12, "withheld": 3, "unused": 7, "shortcuts": SHORTCUTS}
     page = report(make_run(tmp_path / "run", facts=facts))
     told = data_of(page)
     assert told["Copies"] == (
         "12 cases are copies of another patient's; copies of one image are in one split"
     )
     assert told["Withheld"] == "3 cases that the test split of prostatex has a patient or copy of"
+    assert told["Unused"] == "7 cases, as the plan says"
     assert told["Shortcuts"] == (
         "Warning: mode alone tells significant, AUC 0.800 (0.700 to 0.900)"
     )
@@ -256,7 +257,7 @@ def test_a_dataset_without_copies_and_shortcuts_is_told_so(tmp_path):
     told = data_of(page)
     assert told["Copies"] == "none found"
     assert told["Shortcuts"] == "no fact of the files alone tells the class strongly"
-    assert "Withheld" not in told
+    assert not {"Withheld", "Unused"} & told.keys()
     assert "facts of the files" not in page.all("section")[0].words()
 
 

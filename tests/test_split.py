@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from hydrakit.data.split import SPLITS, split_cases, unit_of_each
+from hydrakit.data.split import SPLITS, UNUSED, split_cases, unit_of_each
 from hydrakit.errors import DataError
-from hydrakit.plan import Split
+from hydrakit.plan import Fold, Split
 
 THREE = Split(train=8, val=1, test=1)
 TWO = Split(train=9, val=1)
@@ -262,3 +262,43 @@ def test_large_patients_are_in_every_split(seed: int) -> None:
     overall = len(owners) / 300
     for name, size in sizes.items():
         assert abs(size - overall) < 0.15 * overall, name
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    tables(),
+    st.sampled_from([THREE, TWO, Split(train=8, val=2, fold=Fold(index=1, count=3))]),
+    st.floats(0.05, 0.95),
+    st.integers(0, 2**63 - 1),
+)
+def test_a_share_that_is_used_leaves_out_whole_units_of_training_and_validation(
+    table: Table, split: Split, used: float, seed: int
+) -> None:
+    try:
+        whole = table.deal(split, seed)
+    except DataError:
+        return
+    part = table.deal(split.model_copy(update={"used": used}), seed)
+    assert {(one, other) for one, other in zip(whole, part, strict=True) if one != other} <= {
+        ("train", UNUSED),
+        ("val", UNUSED),
+    }
+    by_unit: dict[int, set[str]] = {}
+    for unit, name in zip(table.components(), part, strict=True):
+        by_unit.setdefault(unit, set()).add(name)
+    assert all(len(names) == 1 for names in by_unit.values())
+    for name in SPLITS:
+        assert {label for label, of in zip(table.labels, whole, strict=True) if of == name} == {
+            label for label, of in zip(table.labels, part, strict=True) if of == name
+        }
+
+
+@pytest.mark.parametrize("used", [0.25, 0.5, 0.9])
+def test_a_share_that_is_used_has_the_classes_as_the_whole_has(used: float) -> None:
+    labels = [0] * 240 + [1] * 80
+    table = Table(labels, [f"p{case}" for case in range(320)], [None] * 320, 2)
+    part = table.deal(Split(train=8, val=2, fold=Fold(index=0, count=5), used=used))
+    counts = Counter(zip(part, labels, strict=True))
+    for name, label, cases in [("train", 0, 154), ("train", 1, 51), ("val", 0, 38), ("val", 1, 13)]:
+        assert counts[name, label] == pytest.approx(cases * used, abs=1.5)
+    assert counts["test", 0] + counts["test", 1] == 64

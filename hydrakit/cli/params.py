@@ -200,6 +200,14 @@ _values = options(
 )
 
 _training = options(
+    click.option(
+        "--target-share",
+        type=click.FloatRange(min=0, max=1, min_open=True),
+        default=1.0,
+        show_default=True,
+        metavar="SHARE",
+        help="Use this share of the target's patients outside the test split, which stays whole.",
+    ),
     click.option("--epochs", type=click.IntRange(min=1), help="At most so many in each round."),
     click.option(
         "--epoch-size",
@@ -236,6 +244,26 @@ _training = options(
         callback=_numbers,
         metavar="N,N,...",
         help="Channels of the body's blocks.  [default: 32,64,128]",
+    ),
+    click.option(
+        "--body-norm",
+        type=click.Choice(["batch", "group", "dataset"]),
+        default="batch",
+        show_default=True,
+        help="Batch norm, group norm, or batch norm with statistics of each dataset.",
+    ),
+    click.option(
+        "--select",
+        type=click.Choice(["best", "smoothed", "averaged", "last", "authors"]),
+        help="Which weights a round ends with: of the epoch that is best on validation, of the "
+        "best by a moving average, averaged over the last epochs, of the last, or by the "
+        "authors' rule.  [default: best]",
+    ),
+    click.option(
+        "--window",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Epochs that smoothed and averaged look at.  [default: 5]",
     ),
 )
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from hydrakit.data.gate import DROPPED, WITHHELD, Gate, shortcut_facts
 from hydrakit.data.index import Case, Index
 from hydrakit.data.read import class_names
+from hydrakit.data.split import UNUSED
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.results import DataFacts
 
@@ -25,7 +26,7 @@ def data_facts(index: Index, adapter: DatasetAdapter, gate: Gate) -> DataFacts:
     members: dict[str, list[Case]] = {}
     for case in labelled:
         members.setdefault(dealt[case.key], []).append(case)
-    dropped, withheld = (len(members.pop(name, ())) for name in (DROPPED, WITHHELD))
+    out = {name: len(members.pop(name, ())) for name in (DROPPED, WITHHELD, UNUSED)}
     inside = dict(sorted(members.items()))
     return DataFacts(
         digest=index.content,
@@ -40,8 +41,9 @@ def data_facts(index: Index, adapter: DatasetAdapter, gate: Gate) -> DataFacts:
         unlabelled=len(index.cases) - len(labelled),
         excluded=dict(Counter(case.reason for case in index.excluded)),
         copies=gate.copied.get(adapter.name, 0),
-        dropped=dropped,
-        withheld=withheld,
+        dropped=out[DROPPED],
+        withheld=out[WITHHELD],
+        unused=out[UNUSED],
         shortcuts=shortcut_facts(index.cases, adapter, gate.units[adapter.name]),
     )
 

@@ -29,7 +29,7 @@ from hydrakit.data.copies import (
 from hydrakit.data.index import Case, Prepared
 from hydrakit.data.read import class_names
 from hydrakit.data.shortcuts import shortcuts
-from hydrakit.data.split import split_cases
+from hydrakit.data.split import UNUSED, split_cases
 from hydrakit.errors import DataError
 from hydrakit.files import write_atomic
 from hydrakit.hooks import DatasetAdapter
@@ -64,7 +64,8 @@ class Gate:
 
     Attributes:
         splits: By dataset and key: ``train``, ``val``, ``test``; or ``withheld`` (a support's case
-            that belongs to the target's test split), or ``dropped`` (a copy).
+            that belongs to the target's test split), ``dropped`` (a copy), or ``unused`` (where
+            the plan uses a share of a dataset).
         copies: Enough pairs to join all copies into their groups.
         copied: By dataset, how many cases are in a group of copies.
         groups: Number of groups of copies.
@@ -159,7 +160,8 @@ def deal_out(
         )
         for i, split in zip(left, chosen, strict=True):
             dealt[name][rows[i].case.key] = split
-            decided[names[i]] = split
+            if split != UNUSED:
+                decided[names[i]] = split
     groups = copy_groups(found, len(rows))
     copied = [rows[i].dataset for group in groups for i in group]
     joined = names if copies == "group" else _groups(rows, adapters, found)

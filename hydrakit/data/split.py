@@ -11,6 +11,7 @@ from hydrakit.errors import DataError
 from hydrakit.plan import Split
 
 SPLITS = ("train", "val", "test")
+UNUSED = "unused"
 
 
 def split_cases(
@@ -37,7 +38,8 @@ def split_cases(
         groups: Group of each case, or None.
         split: The shares; a share of 0 leaves its split empty. Of a fold, first all units are
             dealt into as many parts as there are folds, the same for each of them; one part is
-            the test split.
+            the test split. Where only a share is used, all is dealt as ever, and then of
+            training and of validation as much is left out.
         seed: Of the order in which units are dealt out.
         names: Of the strata, for messages.
         dataset: Its name, for messages.
@@ -45,7 +47,7 @@ def split_cases(
             for the others.
 
     Returns:
-        ``"train"``, ``"val"`` or ``"test"`` for each case.
+        ``"train"``, ``"val"``, ``"test"`` or ``"unused"`` for each case.
 
     Raises:
         DataError: A class is empty, or has too few patients to be in every split; or two cases of
@@ -74,8 +76,21 @@ def split_cases(
                 "run, so that it cannot be cross-validated: use `--holdout`"
             )
         decided[folds == split.fold.index] = SPLITS.index("test")
-    chosen = deal([getattr(split, name) for name in SPLITS], decided)
-    return [SPLITS[chosen[unit]] for unit in units]
+    chosen = deal([split.train, split.val, split.test], decided)
+    if split.used < 1:
+        for part in (SPLITS.index("train"), SPLITS.index("val")):
+            inside = order[chosen[order] == part]
+            chosen[inside[_left_out(counts[inside], split.used)]] = len(SPLITS)
+    return [(*SPLITS, UNUSED)[chosen[unit]] for unit in units]
+
+
+def _left_out(counts: NDArray[np.float64], used: float) -> NDArray[np.bool_]:
+    """Which units of a split are left out, where a share of it is used with all its classes."""
+    shares, order = np.array([used, 1 - used]), np.arange(len(counts))
+    chosen = _one_of_each_class(counts, shares, order, [0], np.full(len(counts), -1))
+    assert chosen is not None  # the split has every class
+    _deal_the_rest(counts, shares, order, [0, 1], chosen)
+    return np.equal(chosen, 1)
 
 
 def _deal(

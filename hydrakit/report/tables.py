@@ -223,6 +223,7 @@ def data_section(
             ("Excluded", _excluded(facts)),
             ("Copies", _copies(plan, facts)),
             ("Withheld", _withheld(plan, facts)),
+            ("Unused", f"{facts.unused} cases, as the plan says" if facts.unused else None),
             ("Shortcuts", _shortcuts(facts)),
             ("Without a label", f"{facts.unlabelled}, not used" if facts.unlabelled else None),
             ("Split", _shares(dataset)),
@@ -308,6 +309,8 @@ def _shares(dataset: Dataset) -> str:
     fold = dataset.split.fold
     if fold is not None:
         words += f", test: fold {fold.index + 1} of {fold.count}"
+    if dataset.split.used < 1:
+        words += f"; {100 * dataset.split.used:g} % of training and validation used"
     return f"{words}; a patient's cases stay together"
 
 

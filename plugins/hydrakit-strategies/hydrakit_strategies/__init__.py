@@ -48,7 +48,8 @@ def transfer(datasets: Sequence[str], settings: Settings) -> list[Round]:
 def transfer_long(datasets: Sequence[str], settings: Settings) -> list[Round]:
     """Transfer learning that may take as many updates as `hydra`: its head rounds' are added.
 
-    A head round's epoch has as many updates as there are views, an epoch of all has one view.
+    A head round's epoch has as many updates as there are views, an epoch of all has one view. It
+    waits for a better epoch as long as hydra does in both rounds of a dataset together.
     """
     rounds = []
     for number, round in enumerate(transfer(datasets, settings)):
@@ -56,8 +57,10 @@ def transfer_long(datasets: Sequence[str], settings: Settings) -> list[Round]:
         if number > 0:
             head = settings.hyperparameters("head", _place(number - 1, len(datasets) - 1))
             per_epoch = head.views if values.augmentation == "fresh" else 1
-            epochs = values.epochs + head.epochs * per_epoch
-            values = values.model_copy(update={"epochs": epochs})
+            longer: dict[str, int] = {"epochs": values.epochs + head.epochs * per_epoch}
+            if values.patience is not None and head.patience is not None:
+                longer["patience"] = values.patience + head.patience
+            values = values.model_copy(update=longer)
         rounds.append(round.model_copy(update={"hyperparameters": values}))
     return rounds
 

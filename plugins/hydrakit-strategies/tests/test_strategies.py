@@ -21,7 +21,7 @@ PLACES: list[tuple[Train, Place]] = [
 def hyperparameters(train: Train, place: Place) -> Hyperparameters:
     epochs = PLACES.index(("head" if train == "head" else "all", place)) + 1
     return Hyperparameters(
-        learning_rate=1e-3, dropout=0.0, batch_size=1, epochs=epochs, patience=None
+        learning_rate=1e-3, dropout=0.0, batch_size=1, epochs=epochs, patience=2 * epochs
     )
 
 
@@ -137,6 +137,12 @@ def test_transfer_long_may_take_as_many_updates_as_hydra() -> None:
         return sum(h.epochs * (h.views if train == "head" else 1) for train, h in values)
 
     assert updates("transfer-long") == updates("hydra") > updates("transfer")
+
+    def waits(strategy: str) -> int:
+        """Epochs without a better one, of all rounds together."""
+        return sum(round.hyperparameters.patience or 0 for round in rounds(strategy, *datasets))
+
+    assert waits("transfer-long") == waits("hydra") > waits("transfer") > 0
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
