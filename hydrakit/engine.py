@@ -121,6 +121,7 @@ def rehearse(
     cache: Path | None = None,
     plugins: Plugins | None = None,
     watcher: Watcher | None = None,
+    trace: bool = False,
 ) -> Rehearsal:
     """Check all that a run needs, and measure what it would cost; its folder is not made.
 
@@ -138,6 +139,7 @@ def rehearse(
         cache: Where prepared data is kept.
         plugins: As loaded.
         watcher: Told how the data is prepared.
+        trace: Whether the run would look at the test split after every epoch.
 
     Raises:
         HydrakitError: As for `run`; or memory or disk would not do.
@@ -150,7 +152,7 @@ def rehearse(
     out = out or default_out(plan)
     ready = _Ready(plan, out, data, roots or {}, plugins or plugins_at(data, roots or {}))
     with algorithms(compute):
-        return rehearsed(ready.session(compute, watcher or Watcher(), cache=cache))
+        return rehearsed(ready.session(compute, watcher or Watcher(), cache=cache, trace=trace))
 
 
 class _Ready:

@@ -148,7 +148,8 @@ class _Meter:
         plan, loaded = self.session.plan, self.session.loaded
         settings, look = round.hyperparameters, self._look()
         batches = -(-count // settings.batch_size)
-        target = loaded[plan.target].val.cases if plan.rounds[0].dataset == plan.target else ()
+        followed = plan.rounds[0].dataset == plan.target
+        target = loaded[plan.target].val.cases if followed else ()
         seen = len(loaded[round.dataset].val.cases) + (len(target) if number > 1 else 0)
         if round.train == "none":
             epochs = (len(loaded[round.dataset].train_labels) + seen) * look
@@ -157,13 +158,16 @@ class _Meter:
             epochs = (count + seen) * look + settings.epochs * batches * step
         else:
             epochs = settings.epochs * (batches * self._step(round, examples) + seen * look)
+        dealt = list(loaded[plan.target].splits.values())
+        if self.session.trace and (followed or round.dataset == plan.target):
+            looks = 1 if round.train == "none" else settings.epochs
+            epochs += looks * dealt.count("test") * look
         learnt = {name for each in plan.rounds[:number] for name in each.datasets}
         besides = sum(len(loaded[name].val.cases) for name in learnt)
         if number == 1:
             besides += plan.bootstrap * len(loaded[round.dataset].val.cases)
         if number == len(plan.rounds) and self.session.test:
-            dealt = loaded[plan.target].splits.values()
-            besides += sum(split in ("val", "test") for split in dealt) + SHOWN
+            besides += dealt.count("val") + dealt.count("test") + SHOWN
         return epochs + besides * look
 
     def _look(self) -> float:

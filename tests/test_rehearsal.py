@@ -79,12 +79,16 @@ def test_time_is_measured_steps_times_the_plan(
 ) -> None:
     monkeypatch.setattr(rehearsal, "_median", lambda action, _: (action(), 1.0)[1])
     look = 1 / 10  # of a case, measured on the 10 validation cases of the first round
-    found = rehearse(plan_of(round_of("alpha", epochs=5), round_of("alpha", train, epochs=7)))
+    plan = plan_of(round_of("alpha", epochs=5), round_of("alpha", train, epochs=7))
+    found = rehearse(plan)
     first = 5 * (2 + 10 * look) + 10 * look + 10 * look  # 2 batches; validation; bootstrap
     assert found.rounds[0].seconds == pytest.approx(first)
     end = (10 + 10 + rehearsal.SHOWN) * look + 10 * look
     second = 7 * (2 + 20 * look) if train == "all" else 7 * 2 + (28 + 20) * look
     assert found.rounds[1].seconds == pytest.approx(second + end)
+    traced = rehearse(plan, trace=True)
+    for before, after, epochs in zip(found.rounds, traced.rounds, (5, 7), strict=True):
+        assert after.seconds - before.seconds == pytest.approx(epochs * 10 * look)  # test cases
 
 
 @pytest.mark.parametrize(

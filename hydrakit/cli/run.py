@@ -163,7 +163,7 @@ def run(
         tracking(shown, track) as watcher,
     ):
         if dry:
-            rehearsal = engine.rehearse(the_plan, **places, watcher=watcher)
+            rehearsal = engine.rehearse(the_plan, **places, watcher=watcher, trace=trace)
         else:
             done = engine.run(
                 the_plan,

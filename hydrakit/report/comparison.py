@@ -229,7 +229,7 @@ def _cells(found: Comparison) -> Html:
     places = sorted({place for row in cells.values() for place in row})
     rows = [
         (
-            f"seed {seed}, repeat {repeat}, fold {fold + 1}",
+            f"seed {seed}, repeat {repeat}, fold {fold}",
             *(number(cells[each.name].get((seed, repeat, fold))) for each in found.strategies),
         )
         for seed, repeat, fold in places

@@ -308,7 +308,7 @@ def _shares(dataset: Dataset) -> str:
     words = ", ".join(f"{split} {share:g}" for split, share in shares if share)
     fold = dataset.split.fold
     if fold is not None:
-        words += f", test: fold {fold.index + 1} of {fold.count}"
+        words += f", test: fold {fold.index} of 0 to {fold.count - 1}"
     if dataset.split.used < 1:
         words += f"; {100 * dataset.split.used:g} % of training and validation used"
     return f"{words}; a patient's cases stay together"
