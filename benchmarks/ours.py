@@ -21,7 +21,6 @@ from benchmarks import images
 from benchmarks.harness import Answer, Spread
 from benchmarks.settings import Settings
 from hydrakit.allocator import keep_large_blocks
-from hydrakit.course import Step as TrainingStep
 from hydrakit.data.load import Loaded, load
 from hydrakit.data.prepare import prepare
 from hydrakit.devices import Compute, choose_compute
@@ -30,9 +29,10 @@ from hydrakit.models import Body, Joined
 from hydrakit.plan import BodySpec, Hyperparameters, Round
 from hydrakit.plugins import load_plugins
 from hydrakit.results import EpochRecord
-from hydrakit.seeds import Seeds
 from hydrakit.train import train_round
-from hydrakit.validation import Reference, figures, outputs
+from hydrakit.training.course import Step as TrainingStep
+from hydrakit.training.seeds import Seeds
+from hydrakit.training.validation import Reference, figures, outputs
 
 DROPOUT = 0.3
 CLASSES = ("no", "yes")

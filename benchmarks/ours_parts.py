@@ -24,8 +24,8 @@ from hydrakit.plan import BootstrapRule, Plan
 from hydrakit.planning import make_plan
 from hydrakit.plugins import load_plugins
 from hydrakit.rundir import RunDir
-from hydrakit.seeds import INITIALISATION, Seeds
-from hydrakit.together import Trial, train_alone, train_together
+from hydrakit.search.together import Trial, train_alone, train_together
+from hydrakit.training.seeds import INITIALISATION, Seeds
 
 
 class HeadsAlone:

@@ -19,9 +19,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from hydrakit import weightfile
 from hydrakit.errors import WeightsError
-from hydrakit.formats import refuse_later
+from hydrakit.folder.formats import refuse_later
 from hydrakit.results import CheckpointFacts, EpochRecord, Plateau
-from hydrakit.selection import Selection, State
+from hydrakit.training.selection import Selection, State
 
 EVERY = 5.0
 """Seconds between two checkpoints, unless told otherwise: epochs that last longer have one each."""

@@ -63,7 +63,7 @@ def predict(
     model: nn.Module, cases: Cases, *, dataset: str, split: str, classes: Sequence[str]
 ) -> Predictions:
     """What a joined body and head, on the cases' device, says of them."""
-    from hydrakit.validation import outputs
+    from hydrakit.training.validation import outputs
 
     return Predictions(
         dataset=dataset,

@@ -10,19 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from hydrakit import weights
-from hydrakit.bootstrap import Looked, best_start
 from hydrakit.data.gate import splits_digest
 from hydrakit.data.load import Loaded
-from hydrakit.files import copy
+from hydrakit.folder.files import copy
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.models import Body
 from hydrakit.plan import Plan, Round
 from hydrakit.plugins import Plugins
 from hydrakit.results import Bootstrap, Figures
 from hydrakit.rundir import RunDir
-from hydrakit.seeds import INITIALISATION, Seeds, seeded
 from hydrakit.train import Trained
-from hydrakit.validation import Reference, figures, outputs
+from hydrakit.training.bootstrap import Looked, best_start
+from hydrakit.training.seeds import INITIALISATION, Seeds, seeded
+from hydrakit.training.validation import Reference, figures, outputs
 
 NORMALISATION = "z-score per patient"
 

@@ -28,8 +28,8 @@ from pydantic import (
 )
 
 from hydrakit.errors import PlanError
-from hydrakit.files import MIB, read_json
-from hydrakit.formats import refuse_later
+from hydrakit.folder.files import MIB, read_json
+from hydrakit.folder.formats import refuse_later
 from hydrakit.names import NAME_PATTERN
 
 # What a plan may ask for: far above what anybody trains, and far below what would fill a machine.

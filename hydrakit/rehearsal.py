@@ -12,19 +12,19 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from hydrakit.course import Step
 from hydrakit.data.load import Loaded
 from hydrakit.devices import threads
 from hydrakit.errors import PlanError
-from hydrakit.examples import Examples
-from hydrakit.lock import Holder, holder_of
-from hydrakit.memory import fitting_batch, ran_out
+from hydrakit.folder.lock import Holder, holder_of
 from hydrakit.models import Body, Joined, set_dropout, set_trainable
 from hydrakit.plan import Round
 from hydrakit.results import DataFacts
-from hydrakit.seeds import Seeds
 from hydrakit.session import Session
-from hydrakit.validation import EVALUATION_BATCH, outputs
+from hydrakit.training.course import Step
+from hydrakit.training.examples import Examples
+from hydrakit.training.memory import fitting_batch, ran_out
+from hydrakit.training.seeds import Seeds
+from hydrakit.training.validation import EVALUATION_BATCH, outputs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from hydrakit.digests import (
+from hydrakit.errors import PlanError
+from hydrakit.folder.digests import (
     FILE,
     check_file,
     known_digest,
@@ -25,8 +26,7 @@ from hydrakit.digests import (
     update_digests,
     write_digests,
 )
-from hydrakit.errors import PlanError
-from hydrakit.files import (
+from hydrakit.folder.files import (
     MIB,
     append_line,
     read_json,
@@ -37,8 +37,8 @@ from hydrakit.files import (
     sync_folder,
     write_atomic,
 )
-from hydrakit.formats import refuse_later
-from hydrakit.lock import FILES, locked
+from hydrakit.folder.formats import refuse_later
+from hydrakit.folder.lock import FILES, locked
 from hydrakit.plan import Name, Plan, Round, first_fault, load_plan
 from hydrakit.results import (
     DataFacts,
@@ -190,7 +190,7 @@ class RunDir:
         return sorted(path for path in self.path.glob("rounds/*") if not path.suffix)
 
     def locked(self) -> AbstractContextManager[None]:
-        """Keep other processes out; as `hydrakit.lock.locked`.
+        """Keep other processes out; as `hydrakit.folder.lock.locked`.
 
         Raises:
             PlanError: The folder holds a link.
@@ -268,7 +268,7 @@ class RunDir:
         return f"restore it, or delete {both} and run again, which makes it from the rounds"
 
     def seal(self) -> None:
-        """Write down what the files of the finished run are, once; see `hydrakit.digests`."""
+        """Write down, once, what the finished run's files are; see `hydrakit.folder.digests`."""
         if (self.path / FILE).is_file():
             return
         names = [name for name in OWN if (self.path / name).is_file()]

@@ -22,10 +22,8 @@ from hydrakit.data.prepare import Prepared
 from hydrakit.devices import Compute
 from hydrakit.errors import DataError, PlanError
 from hydrakit.evaluate import predict, score, to_csv
-from hydrakit.files import copy, write_atomic
+from hydrakit.folder.files import copy, write_atomic
 from hydrakit.hooks import DatasetAdapter
-from hydrakit.memory import fitting_batch, ran_out
-from hydrakit.movement import moved
 from hydrakit.network import Network
 from hydrakit.plan import Plan, Round
 from hydrakit.plugins import Plugins
@@ -33,11 +31,13 @@ from hydrakit.report import write_report
 from hydrakit.report.cases import keep_shown
 from hydrakit.results import EpochRecord, Results, RoundResult, TestResult
 from hydrakit.rundir import SHOWN, RunDir, write_lines
-from hydrakit.seeds import Seeds
 from hydrakit.shared import fetch, keep
 from hydrakit.state import RoundState
-from hydrakit.trace import Trace
 from hydrakit.train import DivergedError, Trained, train_round
+from hydrakit.training.memory import fitting_batch, ran_out
+from hydrakit.training.movement import moved
+from hydrakit.training.seeds import Seeds
+from hydrakit.training.trace import Trace
 from hydrakit.watch import Watcher
 
 

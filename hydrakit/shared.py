@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import hydrakit
 from hydrakit.data.gate import splits_digest
-from hydrakit.digests import faults, update_digests
 from hydrakit.errors import PlanError
-from hydrakit.files import copy, read_json, sync_folder, write_atomic
+from hydrakit.folder.digests import faults, update_digests
+from hydrakit.folder.files import copy, read_json, sync_folder, write_atomic
 from hydrakit.plan import Plan
 from hydrakit.results import RoundResult
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from hydrakit import stopping
-from hydrakit.bootstrap import Looked
 from hydrakit.checkpoint import Keeper, read_facts
 from hydrakit.errors import WeightsError
-from hydrakit.files import write_atomic
+from hydrakit.folder.files import write_atomic
 from hydrakit.results import Bootstrap, Moved
 from hydrakit.rundir import CHECKPOINT
-from hydrakit.trace import Trace
+from hydrakit.training.bootstrap import Looked
+from hydrakit.training.trace import Trace
 
 STARTS = "bootstrap.json"
 

@@ -19,7 +19,7 @@ from hydrakit import metrics
 from hydrakit.findings import Subgroups, enough, parts
 from hydrakit.hooks import Label, Task
 from hydrakit.results import AreaUnderCurve, Figures, Subgroup
-from hydrakit.stats import newcombe_interval
+from hydrakit.stats.intervals import newcombe_interval
 
 Scale = tuple[float, float]  # mean and standard deviation of a number over the training split
 

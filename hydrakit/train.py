@@ -17,21 +17,21 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from hydrakit.checkpoint import Keeper, Progress
-from hydrakit.course import Course, Mixed, Single, Step
 from hydrakit.data.load import Loaded
 from hydrakit.devices import Compute, threads
 from hydrakit.distributed import ALONE
-from hydrakit.divergence import first_fault
 from hydrakit.errors import PlanError
-from hydrakit.examples import Examples
 from hydrakit.layers import Dropout
 from hydrakit.models import Body, Joined, Shared, set_dropout, set_trainable
 from hydrakit.plan import Round
 from hydrakit.results import EpochRecord
-from hydrakit.seeds import EPOCH, Seeds, seeded
-from hydrakit.selection import Selection
 from hydrakit.tasks import from_tensor
-from hydrakit.validation import Evaluation, Reference, figures, outputs
+from hydrakit.training.course import Course, Mixed, Single, Step
+from hydrakit.training.divergence import first_fault
+from hydrakit.training.examples import Examples
+from hydrakit.training.seeds import EPOCH, Seeds, seeded
+from hydrakit.training.selection import Selection
+from hydrakit.training.validation import Evaluation, Reference, figures, outputs
 
 State = dict[str, Tensor]
 

@@ -3,7 +3,7 @@
 Each is the difference of two rounds, of one dataset's head on the same validation cases. So rounds
 keep what every head gives for them (``validation.safetensors``: a tensor ``(cases, outputs)`` for
 each dataset, in the order of its validation split), and once all are done the differences are
-compared as two strategies are: paired, with whole patients (`hydrakit.paired.compare`).
+compared as two strategies are: paired, with whole patients (`hydrakit.stats.paired.compare`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydrakit.errors import PlanError
-from hydrakit.files import write_atomic
-from hydrakit.paired import compare
+from hydrakit.folder.files import write_atomic
 from hydrakit.plan import Round
 from hydrakit.results import Change, RoundResult, Transfer
 from hydrakit.rundir import RunDir
-from hydrakit.tested import Row, Tested, gather
+from hydrakit.stats.paired import compare
+from hydrakit.stats.tested import Row, Tested, gather
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -24,8 +24,8 @@ from pydantic import (
 )
 
 from hydrakit.errors import WeightsError, one_line
-from hydrakit.files import open_regular, write_atomic
-from hydrakit.formats import refuse_later
+from hydrakit.folder.files import open_regular, write_atomic
+from hydrakit.folder.formats import refuse_later
 from hydrakit.hooks import FieldOfView, OptionValue, Task
 from hydrakit.plan import (
     MAX_PATCH,

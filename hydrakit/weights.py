@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydrakit.errors import WeightsError
-from hydrakit.files import write_atomic
+from hydrakit.folder.files import write_atomic
 from hydrakit.hooks import OptionValue, Task
 from hydrakit.plan import Copies, Split
 from hydrakit.weightfile import (

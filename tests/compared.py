@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hydrakit.comparison import Comparison
-from hydrakit.paired import compare
-from hydrakit.stats import mean_auc
-from hydrakit.tested import Row, gather
-from hydrakit.verdict import verdicts
+from hydrakit.compare.comparison import Comparison
+from hydrakit.stats.intervals import mean_auc
+from hydrakit.stats.paired import compare
+from hydrakit.stats.tested import Row, gather
+from hydrakit.stats.verdict import verdicts
 
 FINDINGS, FOLDS, SEEDS = 80, 4, 2
 SHIFTS = {"hydra": 1.4, "transfer": 1.2, "classical": 0.2}

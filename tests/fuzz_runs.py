@@ -21,8 +21,8 @@ from fuzz_datasets import Files, check_line
 from fuzz_memory import forget_peak, peak_memory
 from fuzzing_runs import PLAN, RUN_JSON, SCORES, WEIGHTS, odd_folder, tamper
 
-from hydrakit.cells import CompareDir, Design, make_design
 from hydrakit.cli import main
+from hydrakit.compare.cells import CompareDir, Design, make_design
 from hydrakit.errors import HydrakitError
 from hydrakit.plan import Plan
 from hydrakit.plugins import load_plugins

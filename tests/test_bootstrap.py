@@ -11,10 +11,10 @@ import torch
 from helpers import load_dataset, new_network
 from torch import nn
 
-from hydrakit.bootstrap import FEWEST_OF_A_CLASS, best_start, subset
 from hydrakit.data.load import Cases
 from hydrakit.models import Body
-from hydrakit.validation import Evaluation
+from hydrakit.training.bootstrap import FEWEST_OF_A_CLASS, best_start, subset
+from hydrakit.training.validation import Evaluation
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from scipy.stats import binomtest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, roc_curve
 
-from hydrakit.calibration import brier, calibration_error, reliability_curve, sensitivity_at
-from hydrakit.tested import Row, Tested, gather
+from hydrakit.stats.calibration import brier, calibration_error, reliability_curve, sensitivity_at
+from hydrakit.stats.tested import Row, Tested, gather
 
 FINDINGS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 1)), min_size=2, max_size=60)
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from hydrakit.chance import best_of_chance, chance_aucs
 from hydrakit.metrics import auc
+from hydrakit.stats.chance import best_of_chance, chance_aucs
 
 
 def all_aucs(m: int, n: int) -> list[float]:

@@ -28,8 +28,8 @@ from hydrakit.data.load import Loaded
 from hydrakit.plan import Other, Plan, Round
 from hydrakit.results import EpochRecord
 from hydrakit.rundir import CHECKPOINT, RunDir
-from hydrakit.seeds import Seeds
 from hydrakit.train import DivergedError, train_round
+from hydrakit.training.seeds import Seeds
 from hydrakit.watch import Watcher
 
 SEEDS = Seeds(1, 1)
@@ -169,7 +169,7 @@ def test_random_starts_are_not_looked_at_again(runner: Runner) -> None:
     assert list(looked["looked"]["scores"]["1.0"]) == [str(number) for number in range(7)]
     counted: list[object] = []
     with pytest.MonkeyPatch.context() as patch:
-        from hydrakit import bootstrap
+        from hydrakit.training import bootstrap
 
         class Counting(bootstrap.Evaluation):
             def __call__(self) -> Any:
@@ -313,7 +313,7 @@ def test_the_best_epoch_before_it_stays_usable(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hydrakit import weights
-    from hydrakit.course import Single
+    from hydrakit.training.course import Single
 
     plan = plan_of(round_of("beta"), round_of("alpha", epochs=6))
     usual, begun = Single.epoch, []

@@ -21,10 +21,10 @@ from click.testing import CliRunner
 from helpers import install_standin, refused, run_plan, tree, weights_of
 from sklearn.metrics import roc_auc_score
 
-from hydrakit.cells import Cell, CompareDir, Design, make_design
 from hydrakit.cli import main
-from hydrakit.compare import Compared, CompareWatcher, compare, divided
-from hydrakit.comparison import Comparison
+from hydrakit.compare.cells import Cell, CompareDir, Design, make_design
+from hydrakit.compare.comparison import Comparison
+from hydrakit.compare.engine import Compared, CompareWatcher, compare, divided
 from hydrakit.plugins import load_plugins
 from hydrakit.rundir import RunDir
 
@@ -259,7 +259,7 @@ class Reader(CompareWatcher):
 def test_what_is_found_so_far_is_published(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hydrakit.compare.SECONDS_BETWEEN_REPORTS", 0.0)
+    monkeypatch.setattr("hydrakit.compare.engine.SECONDS_BETWEEN_REPORTS", 0.0)
     reader = Reader(tmp_path / "out")
     run(design_of("hydra", "transfer"), reader.out, watcher=reader)
     # Nothing before a fold has both strategies; a third cell changes no figure, but is told.
@@ -278,7 +278,7 @@ def test_what_is_found_so_far_is_published(
 def test_what_is_found_is_published_now_and_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hydrakit.compare.SECONDS_BETWEEN_REPORTS", 1e9)
+    monkeypatch.setattr("hydrakit.compare.engine.SECONDS_BETWEEN_REPORTS", 1e9)
     reader = Reader(tmp_path / "out")
     run(design_of("hydra", "transfer"), reader.out, watcher=reader)
     assert len(reader.seen) == 1  # as soon as there is something, and then not for long

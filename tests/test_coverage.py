@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from hydrakit.calibration import sensitivity_at
-from hydrakit.paired import compare
-from hydrakit.stats import mean_auc
-from hydrakit.tested import Tested
+from hydrakit.stats.calibration import sensitivity_at
+from hydrakit.stats.intervals import mean_auc
+from hydrakit.stats.paired import compare
+from hydrakit.stats.tested import Tested
 
 pytestmark = pytest.mark.slow
 

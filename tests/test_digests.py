@@ -20,11 +20,11 @@ from helpers import (
 )
 
 import hydrakit.shared
-from hydrakit import digests
-from hydrakit.cells import Cell, CompareDir
-from hydrakit.comparison import _predictions
+from hydrakit.compare.cells import Cell, CompareDir
+from hydrakit.compare.comparison import _predictions
 from hydrakit.evaluate import evaluate_run
-from hydrakit.files import copy
+from hydrakit.folder import digests
+from hydrakit.folder.files import copy
 from hydrakit.plan import Plan, Round
 from hydrakit.report import write_report
 from hydrakit.results import RoundResult

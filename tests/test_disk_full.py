@@ -14,7 +14,7 @@ from helpers import Runner, hydra_plan, plan_of, round_of
 from test_checkpoint import assert_same
 
 from hydrakit.errors import HydrakitError
-from hydrakit.files import append_line, write_atomic
+from hydrakit.folder.files import append_line, write_atomic
 from hydrakit.rundir import RunDir
 
 

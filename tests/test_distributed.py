@@ -41,9 +41,9 @@ from hydrakit.models import Body, Joined, Shared
 from hydrakit.plan import Plan
 from hydrakit.results import Figures
 from hydrakit.rundir import RunDir
-from hydrakit.seeds import Seeds
 from hydrakit.train import train_round
-from hydrakit.validation import Evaluation
+from hydrakit.training.seeds import Seeds
+from hydrakit.training.validation import Evaluation
 
 CPU = torch.device("cpu")
 HERE = Path(__file__)

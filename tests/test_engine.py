@@ -31,9 +31,9 @@ from hydrakit.plan import Plan, Round
 from hydrakit.planning import make_plan
 from hydrakit.results import EpochRecord, RoundResult
 from hydrakit.rundir import RunDir
-from hydrakit.seeds import INITIALISATION, Seeds
+from hydrakit.training.seeds import INITIALISATION, Seeds
+from hydrakit.training.validation import outputs
 from hydrakit.transfer import FILE
-from hydrakit.validation import outputs
 from hydrakit.watch import Watcher
 
 SEVEN = [

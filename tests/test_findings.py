@@ -26,9 +26,9 @@ from hydrakit.evaluate import Predictions, score, to_csv
 from hydrakit.findings import Findings, average
 from hydrakit.hooks import Sample
 from hydrakit.results import Subgroup, TestResult
-from hydrakit.stats import mean_auc, newcombe_interval
-from hydrakit.subgroups import subgroups_of
-from hydrakit.tested import Row, Tested, gather
+from hydrakit.stats.intervals import mean_auc, newcombe_interval
+from hydrakit.stats.subgroups import subgroups_of
+from hydrakit.stats.tested import Row, Tested, gather
 
 SIDE = 20
 
@@ -593,7 +593,7 @@ def test_a_comparison_counts_findings_and_tells_of_subgroups(
     from pages import cells, parse, part
 
     from hydrakit.cli import main
-    from hydrakit.comparison import Comparison
+    from hydrakit.compare.comparison import Comparison
 
     out = tmp_path / "out"
     arguments = [
@@ -631,7 +631,7 @@ def test_orders_of_supports_are_compared_on_findings(
     declared: Path, tmp_path: Path, cache: Path
 ) -> None:
     from hydrakit.data.declared import with_declared
-    from hydrakit.supports import Judge
+    from hydrakit.search.supports import Judge
     from hydrakit.watch import Watcher
 
     offered = with_declared(helpers.plugins(), declared, {})

@@ -12,17 +12,17 @@ import pytest
 from helpers import plugins, refused, run_plan, tree
 
 from hydrakit import weights
-from hydrakit.cells import CompareDir
 from hydrakit.checkpoint import read_facts
-from hydrakit.clean import clean
-from hydrakit.digests import read_digests
+from hydrakit.compare.cells import CompareDir
 from hydrakit.evaluate import evaluate_run
+from hydrakit.folder.clean import clean
+from hydrakit.folder.digests import read_digests
+from hydrakit.folder.status import RunStatus, status
+from hydrakit.folder.verify import verify
 from hydrakit.plan import load_plan
 from hydrakit.report import write_report
 from hydrakit.report.comparison import build_comparison
 from hydrakit.rundir import CHECKPOINT, RunDir
-from hydrakit.status import RunStatus, status
-from hydrakit.verify import verify
 from hydrakit.watch import Watcher
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -14,7 +14,7 @@ from helpers import hydra_plan, refused, tree
 
 from hydrakit.cli import main
 from hydrakit.errors import PlanError, one_line
-from hydrakit.files import read_json, read_rows, read_whole, refuse_link, refuse_links
+from hydrakit.folder.files import read_json, read_rows, read_whole, refuse_link, refuse_links
 from hydrakit.plan import MAX_NUMBERS, BodySpec, load_plan
 from hydrakit.rundir import RunDir
 

@@ -17,9 +17,9 @@ from queue import Queue
 import pytest
 from helpers import another_process, plan_of, refused, round_of, tree
 
-from hydrakit import lock
 from hydrakit.errors import HydrakitError
-from hydrakit.lock import Holder, holder_of, locked
+from hydrakit.folder import lock
+from hydrakit.folder.lock import Holder, holder_of, locked
 from hydrakit.rundir import RunDir
 
 PLAN = plan_of(round_of("alpha"))

@@ -20,10 +20,10 @@ from hydrakit.cli import main
 from hydrakit.data.index import Prepared
 from hydrakit.data.load import select
 from hydrakit.data.prepare import prepare
-from hydrakit.order import OrderResult, count_orders, greedy, order, smallest_first
-from hydrakit.paired import sign_flip
 from hydrakit.plan import load_plan
 from hydrakit.rundir import RunDir
+from hydrakit.search.order import OrderResult, count_orders, greedy, order, smallest_first
+from hydrakit.stats.paired import sign_flip
 from hydrakit.weights import load_model
 
 SETTINGS = {
@@ -163,8 +163,8 @@ def test_leaving_a_support_out_is_told_from_predictions(
     run = RunDir(folder / "runs" / "2-beta+gamma-seed5")
     splits = run.splits()["alpha"]
     poison(monkeypatch, {key for key, split in splits.items() if split == "test"})
-    from hydrakit import order as module
-    from hydrakit.supports import Judge
+    from hydrakit.search import order as module
+    from hydrakit.search.supports import Judge
 
     maker = module.Maker("hydra", "alpha", SUPPORTS, 5, SETTINGS, places["plugins"])
     judge = Judge(

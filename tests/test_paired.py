@@ -14,8 +14,8 @@ from scipy.stats import permutation_test
 from scipy.stats import t as student
 
 from hydrakit.errors import DataError
-from hydrakit.paired import DRAWS, compare, findings_needed, holm, sign_flip
-from hydrakit.tested import Row, Tested, gather, wins_of
+from hydrakit.stats.paired import DRAWS, compare, findings_needed, holm, sign_flip
+from hydrakit.stats.tested import Row, Tested, gather, wins_of
 
 
 def pair(

@@ -24,11 +24,11 @@ from helpers import (
 
 from hydrakit import engine, rehearsal
 from hydrakit.cli import main
-from hydrakit.examples import Examples
 from hydrakit.plan import Other, Plan, Round
 from hydrakit.rehearsal import Rehearsal
 from hydrakit.results import RoundResult
 from hydrakit.rundir import RunDir
+from hydrakit.training.examples import Examples
 from hydrakit.watch import Watcher
 
 PLAN = plan_of(

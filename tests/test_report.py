@@ -31,7 +31,7 @@ from hydrakit.report.markup import Html, element
 from hydrakit.report.repeat import command
 from hydrakit.report.words import meaning
 from hydrakit.results import AreaUnderCurve
-from hydrakit.stats import newcombe_interval
+from hydrakit.stats.intervals import newcombe_interval
 
 
 def test_only_markup_goes_in_as_markup():

@@ -25,7 +25,7 @@ from hydrakit.report import build_report, write_report
 from hydrakit.report.levels import moving_average
 from hydrakit.results import TracePoint
 from hydrakit.rundir import TRACE, RunDir, write_lines
-from hydrakit.stats import newcombe_interval
+from hydrakit.stats.intervals import newcombe_interval
 
 OFFERED = plugins(adapter("prostatex"))
 EPOCHS = 6

@@ -19,7 +19,7 @@ from helpers import (
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from hydrakit.rundir import RunDir
-from hydrakit.stats import newcombe_interval
+from hydrakit.stats.intervals import newcombe_interval
 
 
 def events(rundir: RunDir) -> list[dict[str, Any]]:

@@ -11,19 +11,19 @@ import torch
 from helpers import BODY, Runner, hydra_plan, load_dataset, plan_of, round_of, weights_of
 from torch import nn
 
-from hydrakit.course import Mixed
 from hydrakit.data.load import Loaded
 from hydrakit.devices import Compute
-from hydrakit.examples import Examples
 from hydrakit.heads import build_mlp
 from hydrakit.models import Body, Joined
 from hydrakit.plan import Other, Round
 from hydrakit.results import RoundResult
 from hydrakit.rundir import TRACE
-from hydrakit.seeds import Seeds
 from hydrakit.tasks import loss_of
 from hydrakit.train import Trained, train_round
-from hydrakit.validation import Evaluation
+from hydrakit.training.course import Mixed
+from hydrakit.training.examples import Examples
+from hydrakit.training.seeds import Seeds
+from hydrakit.training.validation import Evaluation
 from hydrakit.weights import load_model
 
 SEEDS = Seeds(3, 1)

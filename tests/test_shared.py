@@ -19,10 +19,10 @@ from torch import nn
 
 import hydrakit.layers
 from hydrakit.distributed import ALONE, Part, Team
-from hydrakit.examples import Examples
 from hydrakit.layers import BatchNorm, Dropout
 from hydrakit.models import Joined, Shared
-from hydrakit.seeds import Seeds
+from hydrakit.training.examples import Examples
+from hydrakit.training.seeds import Seeds
 
 
 @dataclass

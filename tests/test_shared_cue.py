@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from hydrakit.cells import make_design
-from hydrakit.compare import compare
+from hydrakit.compare.cells import make_design
+from hydrakit.compare.engine import compare
 from hydrakit_phantom.write import write_phantom
 
 DECLARED = """

@@ -17,7 +17,7 @@ from hydrakit.data.shortcuts import (
     rank_auc,
     shortcuts,
 )
-from hydrakit.stats import newcombe_interval
+from hydrakit.stats.intervals import newcombe_interval
 from hydrakit_brain import hydrakit_dataset_adapters
 
 TWO_CLASSES = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=25).filter(

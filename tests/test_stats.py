@@ -16,7 +16,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from hydrakit.metrics import auc
-from hydrakit.stats import newcombe_interval
+from hydrakit.stats.intervals import newcombe_interval
 
 COUNTS = st.integers(1, 400)
 

@@ -13,7 +13,7 @@ from scipy.stats import binomtest, norm, t
 from sklearn.metrics import roc_auc_score
 
 from hydrakit.errors import DataError
-from hydrakit.stats import (
+from hydrakit.stats.intervals import (
     mean_auc,
     model_of,
     newcombe_interval,
@@ -22,7 +22,7 @@ from hydrakit.stats import (
     t_quantile,
     wilson_interval,
 )
-from hydrakit.tested import Row, Tested, gather, pairs_of, wins_of
+from hydrakit.stats.tested import Row, Tested, gather, pairs_of, wins_of
 
 
 def strategy(

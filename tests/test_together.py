@@ -16,22 +16,22 @@ from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor, nn
 
 from hydrakit.data.load import Loaded
-from hydrakit.examples import Examples
 from hydrakit.heads import build_linear, build_mlp
 from hydrakit.layers import Dropout
 from hydrakit.models import freeze
 from hydrakit.plan import Hyperparameters
-from hydrakit.seeds import Seeds
-from hydrakit.tasks import to_tensor
-from hydrakit.together import (
+from hydrakit.search.together import (
     Outcome,
     Trial,
     can_train_together,
     train_alone,
     train_together,
 )
+from hydrakit.tasks import to_tensor
 from hydrakit.train import train_round
-from hydrakit.validation import outputs
+from hydrakit.training.examples import Examples
+from hydrakit.training.seeds import Seeds
+from hydrakit.training.validation import outputs
 
 FEATURES, ROWS, CASES = 12, 150, 60
 CLASSES: Any = {"task": "classification", "scale": None}

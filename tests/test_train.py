@@ -22,13 +22,13 @@ import hydrakit.train
 from hydrakit.data.load import Loaded
 from hydrakit.devices import Compute, threads
 from hydrakit.errors import PlanError
-from hydrakit.examples import Examples
 from hydrakit.results import EpochRecord, Figures
-from hydrakit.seeds import Seeds, seeded
-from hydrakit.selection import is_better
 from hydrakit.tasks import loss_of
 from hydrakit.train import Trained, train_round
-from hydrakit.validation import Reference, figures, outputs
+from hydrakit.training.examples import Examples
+from hydrakit.training.seeds import Seeds, seeded
+from hydrakit.training.selection import is_better
+from hydrakit.training.validation import Reference, figures, outputs
 
 SEEDS = Seeds(plan=3, round=2)
 PLAIN: Any = {"task": "classification", "loss": "cross-entropy", "scale": None}

@@ -24,11 +24,11 @@ from sklearn.metrics import roc_auc_score
 from hydrakit.data.gate import pass_gate
 from hydrakit.data.load import Cases
 from hydrakit.hooks import Task
-from hydrakit.paired import compare
 from hydrakit.plan import Round
 from hydrakit.results import Figures, RoundResult
 from hydrakit.rundir import RunDir
-from hydrakit.tested import Row, gather
+from hydrakit.stats.paired import compare
+from hydrakit.stats.tested import Row, gather
 from hydrakit.transfer import FILE, NOT_KEPT, NOT_YET, Kept, keep, transfers
 
 PLAN = hydra_plan()

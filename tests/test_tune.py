@@ -36,10 +36,10 @@ from hydrakit.data.load import Loaded, load, select
 from hydrakit.heads import build_mlp
 from hydrakit.models import Body
 from hydrakit.plan import Other, Plan, Split, load_plan
-from hydrakit.seeds import INITIALISATION, Seeds, seeded
+from hydrakit.search.trials import Setting, TrialRecord, folds_of
+from hydrakit.search.tune import Tuned, tune
 from hydrakit.train import train_round
-from hydrakit.trials import Setting, TrialRecord, folds_of
-from hydrakit.tune import Tuned, tune
+from hydrakit.training.seeds import INITIALISATION, Seeds, seeded
 from hydrakit.weights import load_body, load_head
 
 RATES, DROPOUTS, FOLDS = (3e-3, 3e-2), (0.0, 0.4), 2

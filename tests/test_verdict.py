@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hydrakit.errors import DataError
-from hydrakit.paired import Difference
-from hydrakit.stats import newcombe_interval
-from hydrakit.verdict import (
+from hydrakit.stats.intervals import newcombe_interval
+from hydrakit.stats.paired import Difference
+from hydrakit.stats.verdict import (
     TableRow,
     difference_interval,
     rows_of_table,

@@ -18,11 +18,11 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from hydrakit.checkpoint import Keeper, Progress, read_facts
-from hydrakit.course import optimiser_of
 from hydrakit.heads import build_mlp
 from hydrakit.plan import Hyperparameters
 from hydrakit.results import EpochRecord, Figures
-from hydrakit.selection import Selection
+from hydrakit.training.course import optimiser_of
+from hydrakit.training.selection import Selection
 
 SETTINGS = Hyperparameters(
     learning_rate=1e-3, dropout=0.0, batch_size=4, epochs=10**5, patience=None

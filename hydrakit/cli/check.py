@@ -154,7 +154,7 @@ def _write_page(
     path: Path, summary: Summary, prepared: Prepared | None, adapter: DatasetAdapter
 ) -> None:
     from hydrakit.errors import DataError
-    from hydrakit.files import write_atomic
+    from hydrakit.folder.files import write_atomic
     from hydrakit.report.check import check_page
 
     page = check_page(summary, prepared, adapter)

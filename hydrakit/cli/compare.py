@@ -14,7 +14,7 @@ from hydrakit.cli import params
 from hydrakit.stopping import stopped
 
 if TYPE_CHECKING:
-    from hydrakit.compare import Compared, CompareWatcher
+    from hydrakit.compare.engine import Compared, CompareWatcher
     from hydrakit.devices import Precision
 
 
@@ -104,8 +104,8 @@ def compare(
     if holdout and (folds or repeats > 1):
         raise click.UsageError("--holdout is a single split: leave out --folds and --repeats")
 
-    from hydrakit import compare as engine
-    from hydrakit.cells import make_design
+    from hydrakit.compare import engine
+    from hydrakit.compare.cells import make_design
 
     design = make_design(
         strategies=strategies,
@@ -195,7 +195,7 @@ def verdict(table: str, positives: int | None, negatives: int | None, as_json: b
     from dataclasses import asdict
 
     from hydrakit.errors import DataError
-    from hydrakit.verdict import rows_of_table, verdict_of_table
+    from hydrakit.stats.verdict import rows_of_table, verdict_of_table
 
     if (positives is None) != (negatives is None):
         raise click.UsageError("--positives and --negatives belong together")

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hydrakit.compare import CompareWatcher
+from hydrakit.compare.engine import CompareWatcher
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from hydrakit.cells import Cell
+    from hydrakit.compare.cells import Cell
     from hydrakit.rundir import RunDir
 
 SECONDS_BETWEEN_LINES = 5.0

@@ -43,7 +43,7 @@ def new(folder: Path) -> None:
     from hydrakit.data.declaration import FILE
     from hydrakit.data.guess import guess
     from hydrakit.errors import DataError
-    from hydrakit.files import write_atomic
+    from hydrakit.folder.files import write_atomic
 
     text = guess(folder)
     try:

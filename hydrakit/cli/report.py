@@ -36,7 +36,7 @@ def report(
     Patches of test cases are added to a run that has none kept, where its data is at hand.
     """
     from hydrakit.errors import PlanError
-    from hydrakit.files import write_atomic
+    from hydrakit.folder.files import write_atomic
     from hydrakit.report import build_comparison, build_report
     from hydrakit.rundir import RunDir
 

@@ -41,7 +41,7 @@ def plan(*, data: Path | None, roots: dict[str, Path], out: Path | None, **given
         click.echo(text, nl=False)
     else:
         from hydrakit.errors import PlanError
-        from hydrakit.files import write_atomic
+        from hydrakit.folder.files import write_atomic
 
         if out.exists():
             raise PlanError(f"{out}: exists already: name another file")

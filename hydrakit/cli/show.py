@@ -11,7 +11,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hydrakit.comparison import Comparison
+    from hydrakit.compare.comparison import Comparison
     from hydrakit.evaluate import Evaluation
     from hydrakit.rehearsal import Rehearsal
     from hydrakit.results import Subgroup, TestResult

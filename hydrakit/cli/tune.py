@@ -12,8 +12,8 @@ from hydrakit.cli import params
 
 if TYPE_CHECKING:
     from hydrakit.devices import Precision
-    from hydrakit.order import OrderResult, TriedOrder
-    from hydrakit.tuning import RoundTuning
+    from hydrakit.search.order import OrderResult, TriedOrder
+    from hydrakit.search.tuning import RoundTuning
 
 
 def _values(_: click.Context, __: click.Parameter, value: str | None) -> list[float] | None:
@@ -104,8 +104,8 @@ def tune(
     from hydrakit.data.declared import plugins_at
     from hydrakit.data.dicom_index import watching_index
     from hydrakit.planning import make_plan
-    from hydrakit.tune import DROPOUTS, LEARNING_RATES
-    from hydrakit.tune import tune as engine
+    from hydrakit.search.tune import DROPOUTS, LEARNING_RATES
+    from hydrakit.search.tune import tune as engine
 
     plugins = plugins_at(data, roots)
     plan = make_plan(strategy, datasets, plugins=plugins, **given)
@@ -231,7 +231,7 @@ def order(
         raise click.UsageError(f"{'--datasets' if target else '--target'} is needed")
 
     from hydrakit.cli.progress import PlainWatcher
-    from hydrakit.order import order as engine
+    from hydrakit.search.order import order as engine
 
     found = engine(
         datasets,

@@ -31,7 +31,7 @@ from hydrakit.data.read import class_names
 from hydrakit.data.shortcuts import shortcuts
 from hydrakit.data.split import UNUSED, split_cases
 from hydrakit.errors import DataError
-from hydrakit.files import write_atomic
+from hydrakit.folder.files import write_atomic
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.places import default_cache
 from hydrakit.plan import Copies, Plan, Split

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from hydrakit.data.dicom import walk
 from hydrakit.errors import DataError
-from hydrakit.files import write_atomic
+from hydrakit.folder.files import write_atomic
 
 NAME = "manifest.json"
 

@@ -46,7 +46,7 @@ from hydrakit.data.read import (
 from hydrakit.data.shortcuts import image_facts
 from hydrakit.data.store import Entry, Made, Store
 from hydrakit.errors import DataError
-from hydrakit.files import write_atomic
+from hydrakit.folder.files import write_atomic
 from hydrakit.hooks import DatasetAdapter, OptionValue, Sample, Unusable
 from hydrakit.places import default_cache
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydrakit.data.read import LoadedSample
-from hydrakit.stats import newcombe_interval
+from hydrakit.stats.intervals import newcombe_interval
 
 STRONG = 0.6
 FEW_VALUES = 10

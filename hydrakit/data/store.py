@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from hydrakit.data.copies import BANDS
 from hydrakit.data.crop import Statistics
-from hydrakit.files import write_atomic
+from hydrakit.folder.files import write_atomic
 from hydrakit.plan import Frozen
 
 THUMBNAIL = BANDS * BANDS

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from hydrakit.errors import PlanError, one_line
-from hydrakit.files import MIB, read_rows, write_atomic
+from hydrakit.folder.files import MIB, read_rows, write_atomic
 from hydrakit.hooks import Task
 from hydrakit.plan import Frozen
 from hydrakit.report.markup import Html, element, together

@@ -12,8 +12,8 @@ import numpy as np
 from pydantic import ValidationError
 
 from hydrakit.errors import PlanError
-from hydrakit.files import read_json, reason, write_atomic
-from hydrakit.formats import refuse_later
+from hydrakit.folder.files import read_json, reason, write_atomic
+from hydrakit.folder.formats import refuse_later
 from hydrakit.plan import first_fault
 from hydrakit.plugins import Plugins, load_plugins
 from hydrakit.report import contrasts
@@ -23,7 +23,7 @@ from hydrakit.report.subgroups import compared_subgroups
 from hydrakit.report.tables import ABSENT, facts_list, number, seconds, table
 
 if TYPE_CHECKING:
-    from hydrakit.comparison import Comparison, Pair
+    from hydrakit.compare.comparison import Comparison, Pair
 
 FILE = "comparison.json"
 MAX_SCORES = 2_000_000  # of all findings, strategies and passes; in memory one takes 40 bytes
@@ -35,7 +35,7 @@ def read_comparison(folder: Path) -> Comparison:
     Raises:
         PlanError: The file is absent or broken.
     """
-    from hydrakit.comparison import Comparison
+    from hydrakit.compare.comparison import Comparison
 
     path = folder / FILE
     try:

@@ -16,7 +16,7 @@ from hydrakit.report.svg import COLOURS, Area, Axis, Line, plot, sample
 from hydrakit.report.tables import number
 
 if TYPE_CHECKING:
-    from hydrakit.comparison import Comparison, StrategyFigures
+    from hydrakit.compare.comparison import Comparison, StrategyFigures
 
 Place = tuple[int, int, int]
 STEPS = np.linspace(0, 1, 101)

@@ -13,7 +13,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from hydrakit.errors import PlanError
-from hydrakit.files import write_atomic
+from hydrakit.folder.files import write_atomic
 from hydrakit.report.figure import Figure
 from hydrakit.report.markup import Html, element, together
 from hydrakit.report.svg import LETTER

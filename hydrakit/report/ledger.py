@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hydrakit.chance import best_of_chance
 from hydrakit.report.markup import Html, element
 from hydrakit.report.tables import number
 from hydrakit.results import RoundResult
 from hydrakit.rundir import RunDir
+from hydrakit.stats.chance import best_of_chance
 
 
 @dataclass(frozen=True)

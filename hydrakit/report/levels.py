@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.results import DataFacts
-from hydrakit.stats import newcombe_interval
+from hydrakit.stats.intervals import newcombe_interval
 
 Point = tuple[float, float]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hydrakit.calibration import sensitivity_at
 from hydrakit.report.markup import Html, element, together
 from hydrakit.report.roc import Curve
 from hydrakit.report.tables import number, table
-from hydrakit.tested import Row, gather
+from hydrakit.stats.calibration import sensitivity_at
+from hydrakit.stats.tested import Row, gather
 
 SPECIFICITIES = (0.8, 0.9, 0.95)
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import hydrakit
 from hydrakit.errors import PlanError
-from hydrakit.files import write_atomic
+from hydrakit.folder.files import write_atomic
 from hydrakit.plan import Plan
 from hydrakit.plugins import Plugins, load_plugins
 from hydrakit.report import figures, followed, ledger, repeat, scores, tables, transfer, words

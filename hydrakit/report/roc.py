@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hydrakit.errors import PlanError, one_line
-from hydrakit.files import read_rows
 from hydrakit.findings import Findings
+from hydrakit.folder.files import read_rows
 from hydrakit.results import AreaUnderCurve, TestResult
 from hydrakit.rundir import RunDir
 

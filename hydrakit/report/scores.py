@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hydrakit.calibration import CalibrationError, brier, calibration_error, reliability_curve
 from hydrakit.report.figure import Figure
 from hydrakit.report.levels import roc_band
 from hydrakit.report.markup import Html, element, together
 from hydrakit.report.roc import Curve
 from hydrakit.report.svg import COLOURS, Area, Axis, Line, Mark, plot, sample
 from hydrakit.report.tables import number, table
+from hydrakit.stats.calibration import CalibrationError, brier, calibration_error, reliability_curve
 
 DOTS = 60  # a curve of more points than this is drawn without a dot on each
 BANDS = 1  # more bands than this hide one another

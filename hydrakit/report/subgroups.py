@@ -10,9 +10,9 @@ from hydrakit.report.markup import Html, element, together
 from hydrakit.report.tables import ABSENT, number, table
 
 if TYPE_CHECKING:
-    from hydrakit.comparison import Comparison
+    from hydrakit.compare.comparison import Comparison
     from hydrakit.results import Subgroup, TestResult
-    from hydrakit.subgroups import ComparedSubgroup
+    from hydrakit.stats.subgroups import ComparedSubgroup
 
 APART = (
     "These figures are not tested against one another: with so few findings in each, subgroups "

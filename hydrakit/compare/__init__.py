@@ -1,0 +1,1 @@
+"""Comparing strategies: cells, the processes that run them, what they show together."""

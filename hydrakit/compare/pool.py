@@ -1,0 +1,259 @@
+"""Processes that run the cells of a comparison, several at once.
+
+A process takes the cells of one (seed, repeat, fold), one after another, so that what they have in
+common is trained once and no two write one round. Then it takes the next ones: to start one costs
+seconds. When one is killed, the others do not notice, and another takes its place.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydrakit.blame import PluginFault, described
+from hydrakit.compare.cells import Cell, CompareDir
+from hydrakit.errors import HydrakitError, one_line
+from hydrakit.folder.files import write_atomic
+from hydrakit.plan import Plan
+from hydrakit.stopping import Stopped, stoppable
+
+if TYPE_CHECKING:
+    from hydrakit.devices import Precision
+
+POLL = 0.5
+"""Seconds between two looks at what is finished."""
+
+ATTEMPTS = 2
+"""How often a cell may take its process down with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where and how cells run; as for `hydrakit.engine.run`.
+
+    Attributes:
+        out: The comparison's folder.
+        data: Folder with one folder per dataset.
+        roots: Folders of datasets that lie elsewhere.
+        devices: That groups take in turn.
+        threads: Of each process.
+        precision: Of training steps.
+        deterministic: Whether to repeat bits on CUDA.
+        compiled: Whether to compile training steps.
+        cache: Where prepared data is kept.
+        checkpoint_every: Seconds between two writings of a round's progress.
+    """
+
+    out: Path
+    data: Path | None
+    roots: Mapping[str, Path]
+    devices: tuple[str, ...]
+    threads: int
+    precision: Precision
+    deterministic: bool
+    compiled: bool
+    cache: Path | None
+    checkpoint_every: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cells that one process runs, one after another."""
+
+    cells: tuple[tuple[Cell, Plan], ...]
+
+
+def run_groups(
+    groups: Sequence[Group],
+    place: Place,
+    *,
+    at_once: int,
+    watch: Callable[[], None],
+    killed: Callable[[Cell, int], None],
+) -> None:
+    """Run all groups; what became of each cell is in its folder (`CompareDir.status`).
+
+    A process that is killed is replaced by another, which goes on with the same cell; a cell that
+    was under way when its process ended for the second time counts as failed.
+
+    Args:
+        groups: Each with cells that are not done.
+        place: Where and how.
+        at_once: Number of processes.
+        watch: Called a few times a second.
+        killed: Told of a cell whose process ended before its time, and its exit code.
+    """
+    here, waiting = CompareDir(place.out), deque(groups)
+    falls: Counter[Cell] = Counter()
+    workers = [_Worker(place, place.devices[n % len(place.devices)]) for n in range(at_once)]
+    try:
+        while waiting or any(worker.group for worker in workers):
+            for worker in workers:
+                if waiting and worker.group is None:
+                    worker.give(waiting.popleft())
+            wait([each for worker in workers if worker.group for each in worker.told_by], POLL)
+            for worker in workers:
+                group, exitcode = worker.ended()
+                left = group and _left(group, here, exitcode, falls, killed)
+                if left:
+                    waiting.appendleft(left)
+            watch()
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+class _Worker:
+    """A process for one group after another, or for none yet.
+
+    Attributes:
+        group: What it is at.
+    """
+
+    def __init__(self, place: Place, device: str) -> None:
+        self.group: Group | None = None
+        self._place, self._device = place, device
+        self._process: SpawnProcess | None = None
+
+    def give(self, group: Group) -> None:
+        """Have it begin with a group."""
+        self.group = group
+        if self._process is None or not self._process.is_alive():
+            context = multiprocessing.get_context("spawn")
+            self._pipe, other = context.Pipe()
+            arguments = (other, self._place, self._device)
+            self._process = context.Process(target=_work, args=arguments)
+            self._process.start()
+            other.close()
+        with suppress(BrokenPipeError):  # killed this very moment: `ended` sees it
+            self._pipe.send(group)
+
+    @property
+    def told_by(self) -> tuple[Connection, int]:
+        """What becomes ready when it has done its group, or is gone."""
+        assert self._process is not None
+        return self._pipe, self._process.sentinel
+
+    def ended(self) -> tuple[Group | None, int]:
+        """The group that it is no longer at, and its exit code, if it is gone."""
+        group, process = self.group, self._process
+        if group is None or process is None:
+            return None, 0
+        if process.is_alive():
+            if not self._pipe.poll():
+                return None, 0
+            with suppress(EOFError, ConnectionResetError):
+                self._pipe.recv()
+                self.group = None
+                return group, 0
+            process.join()
+        self.group = None
+        return group, process.exitcode or 0
+
+    def stop(self) -> None:
+        """End it at once: what it has not finished is begun again the next time."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        self._process.join(10)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._pipe.close()
+
+
+def _left(
+    group: Group,
+    here: CompareDir,
+    exitcode: int,
+    falls: Counter[Cell],
+    killed: Callable[[Cell, int], None],
+) -> Group | None:
+    """What is left to do of a group whose process has ended."""
+    left = [(cell, plan) for cell, plan in group.cells if here.status(cell) == "waiting"]
+    if not left:
+        return None
+    cell = left[0][0]
+    falls[cell] += 1
+    killed(cell, exitcode)
+    if falls[cell] >= ATTEMPTS:
+        _write_failure(here, cell, f"its process ended {ATTEMPTS} times ({ending(exitcode)})")
+        left = left[1:]
+    return replace(group, cells=tuple(left)) if left else None
+
+
+def ending(exitcode: int) -> str:
+    """How a process ended, in words."""
+    if exitcode >= 0:
+        return f"exit status {exitcode}"
+    name = signal.Signals(-exitcode).name
+    return f"{name}: too little memory?" if name == "SIGKILL" else name
+
+
+def _work(pipe: Connection, place: Place, device: str) -> None:
+    """What a process does: group after group, until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent sees to it
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    import torch
+
+    torch.set_num_threads(place.threads)
+    here = CompareDir(place.out)
+    with suppress(Stopped), stoppable([signal.SIGTERM]):  # the parent's `stop`
+        while True:
+            group: Group = pipe.recv()
+            for cell, plan in group.cells:
+                _run_cell(cell, plan, here, place, device)
+            pipe.send(None)
+
+
+def _run_cell(cell: Cell, plan: Plan, here: CompareDir, place: Place, device: str) -> None:
+    """Run a cell; a failure is written down, and others go on."""
+    from hydrakit import engine
+
+    try:
+        engine.run(
+            plan,
+            out=here.cell(cell),
+            data=place.data,
+            roots=place.roots,
+            device=device,
+            precision=place.precision,
+            deterministic=place.deterministic,
+            compiled=place.compiled,
+            cache=place.cache,
+            shared=here.rounds,
+            checkpoint_every=place.checkpoint_every,
+        )
+    except PluginFault as error:
+        where = f" (traceback: {here.failure_path(cell)})" if error.__cause__ else ""
+        _write_failure(here, cell, f"{traceback.format_exc()}{one_line(str(error))}{where}")
+    except HydrakitError as error:
+        _write_failure(here, cell, one_line(str(error)))
+    except Exception as error:  # a bug, or no memory: its traceback stands in the file
+        _write_failure(here, cell, f"{traceback.format_exc()}{described(error)}")
+
+
+def _write_failure(here: CompareDir, cell: Cell, text: str) -> None:
+    path = here.failure_path(cell)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, f"{text}\n".encode())
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, however it went."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

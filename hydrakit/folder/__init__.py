@@ -1,0 +1,1 @@
+"""What keeps folders of runs whole, and the commands that look after them."""

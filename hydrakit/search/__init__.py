@@ -1,0 +1,1 @@
+"""Looking for settings of rounds, and for supports: never on the test split."""

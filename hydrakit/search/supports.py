@@ -1,0 +1,218 @@
+"""What a support adds: runs of several orders, judged on the target's validation cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from hydrakit import engine, tasks, weights
+from hydrakit.data.load import Cases, select
+from hydrakit.data.prepare import prepare
+from hydrakit.devices import choose_device
+from hydrakit.evaluate import predict
+from hydrakit.findings import Findings
+from hydrakit.hooks import DatasetAdapter
+from hydrakit.places import root_of
+from hydrakit.plan import Frozen, Name, Plan
+from hydrakit.plugins import Plugins
+from hydrakit.rundir import RunDir
+from hydrakit.stats.paired import compare
+from hydrakit.stats.tested import Row, Tested, gather
+from hydrakit.stats.verdict import Kind, verdicts
+from hydrakit.watch import Watcher
+
+Supports = tuple[str, ...]
+Effect = Literal["helped", "hurt", "cannot tell"]
+EFFECTS: Mapping[Kind, Effect] = {"better": "helped", "worse": "hurt", "cannot tell": "cannot tell"}
+
+
+class LeftOut(Frozen):
+    """What the chosen order loses without one of its supports.
+
+    Attributes:
+        support: That is left out.
+        score: Mean validation AUC (of a number, R2) without it.
+        difference: Of the chosen order, less that.
+        low: Lower end of its 95 % interval, paired over the patients of the validation split and
+            over seeds; None where the target has not two classes.
+        high: Upper end.
+        p: Holm's, over all supports.
+        effect: ``helped`` or ``hurt`` where p is at most 0.05 and the interval is on one side of
+            0; ``cannot tell``.
+        text: That in words.
+    """
+
+    support: Name
+    score: float
+    difference: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    effect: Effect = "cannot tell"
+    text: str
+
+
+@dataclass
+class Judge:
+    """Trains orders, and says how they do on the target's validation split.
+
+    Attributes:
+        folder: Of the runs, and of the rounds that they share.
+        plan: Makes the plan of an order, with a seed.
+        seeds: Of the runs of an order.
+        target: Its adapter.
+        plugins: As loaded.
+        data: As for `hydrakit.engine.run`, like those below.
+        roots: Folders of datasets that lie elsewhere.
+        device: Where to compute.
+        cache: Where prepared data is kept.
+        more: Further arguments of `hydrakit.engine.run`.
+        watcher: Gives what is told of a run, for its plan.
+    """
+
+    folder: Path
+    plan: Callable[[Supports, int], Plan]
+    seeds: Sequence[int]
+    target: DatasetAdapter
+    plugins: Plugins
+    data: Path | None
+    roots: Mapping[str, Path]
+    device: str
+    cache: Path | None
+    more: Mapping[str, Any]
+    watcher: Callable[[Plan], Watcher]
+
+    def __post_init__(self) -> None:
+        """Nothing has been run, and no validation case been looked at."""
+        self._cases: Cases | None = None
+        self._done: dict[tuple[Supports, int], RunDir] = {}
+
+    def path(self, order: Supports, seed: int) -> Path:
+        """Of an order's run."""
+        return self.folder / "runs" / f"{len(order)}-{'+'.join(order)}-seed{seed}"
+
+    def run(self, order: Supports, seed: int) -> RunDir:
+        """Train what is not yet trained of an order, and never its test."""
+        if (order, seed) in self._done:
+            return self._done[order, seed]
+        plan = self.plan(order, seed)
+        self._done[order, seed] = engine.run(
+            plan,
+            out=self.path(order, seed),
+            data=self.data,
+            roots=self.roots,
+            device=self.device,
+            cache=self.cache,
+            plugins=self.plugins,
+            watcher=self.watcher(plan),
+            test=False,
+            shared=self.folder / "rounds",
+            **self.more,
+        )
+        return self._done[order, seed]
+
+    def scores(self, order: Supports) -> tuple[float, ...]:
+        """Validation figure of the last round, by seed."""
+        found = []
+        for seed in self.seeds:
+            rundir = self.run(order, seed)
+            rounds = rundir.plan().rounds
+            found.append(rundir.round_result(len(rounds), rounds[-1]).val.score)
+        return tuple(found)
+
+    @property
+    def has_two_classes(self) -> bool:
+        """Whether differences have intervals."""
+        return self.target.task == "classification" and len(self.target.classes) == 2
+
+    def counts(self) -> tuple[int, int]:
+        """Positive and negative validation findings, of two classes."""
+        cases = self._val(self.run((), self.seeds[0]))
+        labels = cases.labels[Findings.of([case.finding for case in cases.cases]).firsts]
+        return int(np.sum(labels == 1)), int(np.sum(labels == 0))
+
+    def left_out(self, chosen: Supports) -> tuple[LeftOut, ...]:
+        """What each support of an order adds to it: the order against the order without it."""
+        without = {each: tuple(name for name in chosen if name != each) for each in chosen}
+        best = float(np.mean(self.scores(chosen)))
+        means = {each: float(np.mean(self.scores(order))) for each, order in without.items()}
+        if not self.has_two_classes or not chosen:
+            return tuple(
+                LeftOut(
+                    support=each,
+                    score=score,
+                    difference=best - score,
+                    text=f"{each}: {best - score:+.3f}; intervals are for two classes",
+                )
+                for each, score in means.items()
+            )
+        whole = self.tested(chosen)
+        differences = {
+            (f"with {each}", f"without {each}"): compare(whole, self.tested(order))
+            for each, order in without.items()
+        }
+        return tuple(
+            LeftOut(
+                support=each,
+                score=means[each],
+                difference=verdict.difference,
+                low=verdict.low,
+                high=verdict.high,
+                p=verdict.p,
+                effect=EFFECTS[verdict.kind],
+                text=verdict.text,
+            )
+            for each, verdict in zip(chosen, verdicts(differences), strict=True)
+        )
+
+    def tested(self, order: Supports) -> Tested:
+        """The scores of the target's validation findings, from the runs' weights."""
+        rows = []
+        for seed in self.seeds:
+            rundir = self.run(order, seed)
+            rounds, cases = rundir.plan().rounds, self._val(rundir)
+            file = partial(rundir.round_file, len(rounds), rounds[-1])
+            model = weights.load_model(
+                file("body.safetensors"), file("head.safetensors"), plugins=self.plugins
+            ).to(cases.patches.device)
+            name, classes = self.target.name, self.target.classes
+            found = predict(model, cases, dataset=name, split="val", classes=classes)
+            scores = tasks.predictions(found.outputs, task=cases.task, scale=cases.scale)[:, 1]
+            rows += [
+                Row(
+                    finding=case.finding,
+                    patient=case.patient,
+                    label=int(label),
+                    score=float(score),
+                    seed=seed,
+                )
+                for case, label, score in zip(cases.cases, cases.labels, scores, strict=True)
+            ]
+        return gather(rows)
+
+    def _val(self, rundir: RunDir) -> Cases:
+        """The target's validation cases: the same in all runs, which share their splits."""
+        if self._cases is None:
+            plan, name = rundir.plan(), self.target.name
+            prepared = prepare(
+                self.target,
+                root_of(name, self.data, self.roots),
+                options=plan.dataset(name).options,
+                patch=plan.body.patch,
+                cache=self.cache,
+            )
+            keys = {key for key, split in rundir.splits()[name].items() if split == "val"}
+            self._cases = select(
+                prepared,
+                keys,
+                task=self.target.task,
+                scale=None,
+                patch=plan.body.patch,
+                device=choose_device(self.device),
+            )
+        return self._cases

@@ -1,0 +1,1 @@
+"""How far figures from few cases can be trusted: intervals, differences, luck, verdicts."""

@@ -1,0 +1,1 @@
+"""What training a round consists of: examples, updates, figures, the chosen epoch."""
