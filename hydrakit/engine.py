@@ -16,8 +16,8 @@ from hydrakit.data.read import check_root
 from hydrakit.devices import Compute, Precision, algorithms, choose_compute
 from hydrakit.errors import HydrakitError, PlanError
 from hydrakit.folder.files import NO_ROOM
-from hydrakit.folder.logs import logged
 from hydrakit.hooks import DatasetAdapter
+from hydrakit.logs import logged
 from hydrakit.places import root_of
 from hydrakit.plan import Plan
 from hydrakit.plugins import Plugins

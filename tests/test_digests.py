@@ -21,7 +21,7 @@ from helpers import (
 
 import hydrakit.shared
 from hydrakit.compare.cells import Cell, CompareDir
-from hydrakit.compare.comparison import _predictions
+from hydrakit.compare.judging import _predictions
 from hydrakit.evaluate import evaluate_run
 from hydrakit.folder import digests
 from hydrakit.folder.files import copy

@@ -15,14 +15,14 @@ from hydrakit import weights
 from hydrakit.checkpoint import read_facts
 from hydrakit.compare.cells import CompareDir
 from hydrakit.evaluate import evaluate_run
-from hydrakit.folder.clean import clean
 from hydrakit.folder.digests import read_digests
-from hydrakit.folder.status import RunStatus, status
-from hydrakit.folder.verify import verify
 from hydrakit.plan import load_plan
 from hydrakit.report import write_report
 from hydrakit.report.comparison import build_comparison
 from hydrakit.rundir import CHECKPOINT, RunDir
+from hydrakit.upkeep.clean import clean
+from hydrakit.upkeep.status import RunStatus, status
+from hydrakit.upkeep.verify import verify
 from hydrakit.watch import Watcher
 
 GOLDEN = Path(__file__).parent / "golden"

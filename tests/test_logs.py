@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from helpers import Runner, StopError, another_process, plan_of, refused, round_of
 
+from hydrakit import logs
 from hydrakit.errors import DataError, HydrakitError, PlanError
-from hydrakit.folder import logs
 from hydrakit.plan import Round
 from hydrakit.results import EpochRecord
 from hydrakit.rundir import RunDir

@@ -15,10 +15,10 @@ from click.testing import CliRunner, Result
 from helpers import StopError, plan_of, round_of, run_plan, tree, weights_of
 
 from hydrakit.cli import main
-from hydrakit.folder.verify import verify
 from hydrakit.plan import Round
 from hydrakit.results import EpochRecord
 from hydrakit.rundir import CHECKPOINT, RunDir
+from hydrakit.upkeep.verify import verify
 from hydrakit.watch import Watcher
 
 PLAN = plan_of(

@@ -11,10 +11,10 @@ from click.testing import CliRunner, Result
 from helpers import Runner, StopError, forget_digests, plan_of, refused, round_of, tree
 
 from hydrakit.cli import main
-from hydrakit.folder.verify import verify
 from hydrakit.plan import Round
 from hydrakit.results import EpochRecord
 from hydrakit.rundir import RunDir
+from hydrakit.upkeep.verify import verify
 from hydrakit.watch import Watcher
 
 DIGESTED = (".json", ".jsonl", ".safetensors", ".csv")

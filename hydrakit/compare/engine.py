@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import hydrakit
 from hydrakit.compare.cells import Cell, CompareDir, Description, Design
-from hydrakit.compare.comparison import Cases, Comparison, cases_of, compared
+from hydrakit.compare.comparison import Comparison
+from hydrakit.compare.judging import Cases, cases_of, compared
 from hydrakit.compare.pool import Group, Place, ending, run_groups
 from hydrakit.data.declared import plugins_at
 from hydrakit.data.gate import pass_gate

@@ -1,1 +1,1 @@
-"""What keeps folders of runs whole, and the commands that look after them."""
+"""What keeps folders whole: files that appear whole, digests, locks and formats."""
