@@ -21,10 +21,8 @@ from hydrakit import weightfile
 from hydrakit.errors import WeightsError
 from hydrakit.folder.formats import refuse_later
 from hydrakit.results import CheckpointFacts, EpochRecord, Plateau
+from hydrakit.stopping import EVERY
 from hydrakit.training.selection import Selection, State
-
-EVERY = 5.0
-"""Seconds between two checkpoints, unless told otherwise: epochs that last longer have one each."""
 
 RECORDS = "records"
 

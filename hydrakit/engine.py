@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from hydrakit.allocator import keep_large_blocks
-from hydrakit.checkpoint import EVERY
 from hydrakit.data.declared import plugins_at
 from hydrakit.data.prepare import Prepared, prepare
 from hydrakit.data.read import check_root
@@ -25,6 +24,7 @@ from hydrakit.rehearsal import Rehearsal
 from hydrakit.rehearsal import rehearse as rehearsed
 from hydrakit.rundir import RunDir
 from hydrakit.session import Session
+from hydrakit.stopping import EVERY
 from hydrakit.watch import Watcher
 
 

@@ -14,7 +14,6 @@ import torch
 
 import hydrakit
 from hydrakit import stopping, transfer, weights
-from hydrakit.checkpoint import EVERY
 from hydrakit.data.facts import data_facts
 from hydrakit.data.gate import Gate, pass_gate
 from hydrakit.data.load import Cases, Loaded, load, select
@@ -56,7 +55,7 @@ class Session:
     test: bool = True
     trace: bool = False
     shared: Path | None = None
-    every: float = EVERY
+    every: float = stopping.EVERY
 
     @cached_property
     def gate(self) -> Gate:

@@ -12,6 +12,8 @@ SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
 )
 
+EVERY = 5.0
+"""Seconds between two writings of a round's progress; epochs that last longer have one each."""
 
 _asked: list[int] = []
 """Signals that came in the block under way, in order."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from hydrakit.stopping import EVERY
+
 if TYPE_CHECKING:
     from hydrakit.hooks import OptionValue
     from hydrakit.plan import Split
@@ -157,7 +159,7 @@ compute = options(
 checkpoint_every = click.option(
     "--checkpoint-every",
     type=click.FloatRange(min=0),
-    default=5.0,
+    default=EVERY,
     show_default=True,
     metavar="SECONDS",
     help="Between two writings of a round's progress; an epoch that lasts longer has one each.",

@@ -27,6 +27,7 @@ from hydrakit.plan import Plan
 from hydrakit.plugins import Plugins
 from hydrakit.report import write_comparison_report
 from hydrakit.rundir import RunDir
+from hydrakit.stopping import EVERY
 from hydrakit.watch import Watcher
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def compare(
     compiled: bool = False,
     cache: Path | None = None,
     watcher: CompareWatcher | None = None,
-    checkpoint_every: float = 5.0,
+    checkpoint_every: float = EVERY,
 ) -> Compared:
     """Run the cells of a comparison that are not there yet, and compare the strategies.
 
