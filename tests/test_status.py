@@ -127,6 +127,21 @@ def test_damaged_progress_is_told(looked: tuple[RunDir, list[RunStatus]]) -> Non
     assert str(path) in call(run.path)[1]
 
 
+def test_progress_that_a_later_version_wrote_is_told_as_such(
+    looked: tuple[RunDir, list[RunStatus]],
+) -> None:
+    run, _ = looked
+    path = run.state_path(3, PLAN.rounds[2]) / CHECKPOINT
+    content = path.read_bytes()
+    later = content.replace(b'\\"format\\":1', b'\\"format\\":9')
+    assert later != content
+    path.write_bytes(later)
+    problem = of_run(run.path).rounds[2].problem
+    assert problem is not None
+    assert problem.startswith(f"{path}: was written by hydrakit ")
+    assert "in format 9" in problem
+
+
 def test_who_is_at_it(looked: tuple[RunDir, list[RunStatus]]) -> None:
     run, _ = looked
     with another_process(run.path) as pid:

@@ -13,7 +13,8 @@ from typing import Literal
 
 from hydrakit.compare.cells import FILE as COMPARE
 from hydrakit.compare.cells import Cell, CompareDir
-from hydrakit.errors import WeightsError
+from hydrakit.errors import PlanError, WeightsError
+from hydrakit.folder.formats import refuse_later
 from hydrakit.folder.lock import Holder, holder_of
 from hydrakit.plan import Frozen, Name, Round, Train
 from hydrakit.results import CheckpointFacts, Event
@@ -195,7 +196,11 @@ def _times(events: Iterable[Event]) -> list[datetime.datetime]:
 def _progress(path: Path) -> dict[str, object]:
     """What a round's checkpoint tells, if there is one: it may go any moment."""
     try:
-        facts = CheckpointFacts.model_validate_json(read_description(path))
+        text = read_description(path)
+        refuse_later(path, text)
+        facts = CheckpointFacts.model_validate_json(text)
+    except PlanError as error:
+        return {"problem": str(error)}
     except (WeightsError, ValueError):
         if not path.is_file():
             return {}
