@@ -85,10 +85,12 @@ def keep(session: Session, number: int) -> None:
     _rename_head(part, _heads(plan, number)[round.head])
     update_digests(part, renewed=["round.json"], plan=None)
     sync_folder(part)
-    if final.is_dir():  # two runs at once: what the other put there is the same
-        shutil.rmtree(part)
-    else:
+    try:
         part.rename(final)
+    except OSError:
+        if not final.is_dir():
+            raise
+        shutil.rmtree(part)  # two runs at once: what the other put there is the same
     sync_folder(session.shared)
 
 

@@ -315,6 +315,20 @@ def test_a_killed_process_is_told_and_replaced(copied: Path, finished: Path) -> 
     assert weights_of(other) == weights_of(CompareDir(finished).cell(cell("transfer", 1)))
 
 
+def test_a_process_that_has_nothing_left_helps_another(copied: Path, finished: Path) -> None:
+    here = CompareDir(copied)
+    shutil.rmtree(here.rounds)
+    for each in (cell("transfer", 0), cell("hydra", 1), cell("transfer", 1)):
+        shutil.rmtree(here.cell(each))
+    assert run(design_of("hydra", "transfer", "classical"), copied, jobs=2).failed == {}
+    assert set(here.description().status.values()) == {"done"}
+    assert set(count(copied, "run").values()) == {1}  # each was begun once
+    for strategy in ("hydra", "transfer"):
+        for fold in (0, 1):
+            there = CompareDir(finished).cell(cell(strategy, fold))
+            assert weights_of(here.cell(cell(strategy, fold))) == weights_of(there)
+
+
 def test_one_split_and_more_classes(tmp_path: Path) -> None:
     """The paper's single split; a target of three classes compares one against the others."""
     design = make_design(

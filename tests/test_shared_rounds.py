@@ -16,6 +16,7 @@ from helpers import (
     prepared_dataset,
     round_of,
     run_plan,
+    tree,
     weights_of,
 )
 
@@ -151,6 +152,18 @@ def test_a_part_left_behind_is_not_taken(runner: Runner, tmp_path: Path, key: An
     (shared / f"{key(transfer_plan())[:16]}-00.part").mkdir(parents=True)
     run = runner(transfer_plan(), shared=shared)
     assert "round shared" not in events(run)
+
+
+def test_of_two_runs_that_train_one_round_at_once_the_first_keeps_it(
+    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "rounds"
+    runner(transfer_plan(), "first", shared=shared)
+    before = tree(shared)
+    monkeypatch.setattr("hydrakit.session.fetch", lambda *_: False)  # as if it were not there yet
+    second = runner(transfer_plan(), "second", shared=shared)
+    assert "round shared" not in events(second)
+    assert tree(shared) == before
 
 
 def test_without_a_folder_nothing_is_shared(data: Path, cache: Path, tmp_path: Path) -> None:

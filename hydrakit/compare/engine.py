@@ -13,7 +13,7 @@ import hydrakit
 from hydrakit.compare.cells import Cell, CompareDir, Description, Design
 from hydrakit.compare.comparison import Comparison
 from hydrakit.compare.judging import Cases, cases_of, compared
-from hydrakit.compare.pool import Group, Place, ending, run_groups
+from hydrakit.compare.pool import Place, ending, run_groups
 from hydrakit.data.declared import plugins_at
 from hydrakit.data.gate import pass_gate
 from hydrakit.data.prepare import Prepared, prepare
@@ -253,7 +253,7 @@ class _Board:
                 groups.setdefault(cell.group, []).append((cell, plan))
         try:
             run_groups(
-                [Group(tuple(cells)) for cells in groups.values()],
+                list(groups.values()),
                 place,
                 at_once=workers,
                 watch=self._watch,

@@ -1,8 +1,9 @@
 """Processes that run the cells of a comparison, several at once.
 
 A process takes the cells of one (seed, repeat, fold), one after another, so that what they have in
-common is trained once and no two write one round. Then it takes the next ones: to start one costs
-seconds. When one is killed, the others do not notice, and another takes its place.
+common is trained once. Then it takes the next ones, and where there are none it helps with those of
+another: to start a process costs seconds. When one is killed, the others do not notice, and another
+takes its place.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -26,6 +27,7 @@ from hydrakit.compare.cells import Cell, CompareDir
 from hydrakit.errors import HydrakitError, one_line
 from hydrakit.folder.files import write_atomic
 from hydrakit.plan import Plan
+from hydrakit.rundir import RunDir
 from hydrakit.stopping import Stopped, stoppable
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ class Place:
         out: The comparison's folder.
         data: Folder with one folder per dataset.
         roots: Folders of datasets that lie elsewhere.
-        devices: That groups take in turn.
+        devices: That processes take in turn.
         threads: Of each process.
         precision: Of training steps.
         deterministic: Whether to repeat bits on CUDA.
@@ -67,15 +69,48 @@ class Place:
     checkpoint_every: float
 
 
-@dataclass(frozen=True)
-class Group:
-    """Cells that one process runs, one after another."""
+Job = tuple[Cell, Plan]
 
-    cells: tuple[tuple[Cell, Plan], ...]
+
+class Queue:
+    """Which cell each of several processes runs next.
+
+    Cells of one group lie with the process that began it. One that has nothing left takes a new
+    group, or the last cell of the process that has most left, once that has trained a round: by
+    then what the cells have in common is there, or soon is.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[Job]], processes: int) -> None:
+        """Of groups of cells that are not done."""
+        self._groups = deque(groups)
+        self._left: list[deque[Job]] = [deque() for _ in range(processes)]
+
+    def next(self, process: int, ahead: Callable[[int], bool]) -> Job | None:
+        """A cell for a process that is at none, or None where there is none yet.
+
+        Args:
+            process: Its number.
+            ahead: Whether a process, by number, has trained a round of its group.
+        """
+        own = self._left[process]
+        if not own and self._groups:
+            own.extend(self._groups.popleft())
+        if own:
+            return own.popleft()
+        most = max(range(len(self._left)), key=lambda number: len(self._left[number]))
+        return self._left[most].pop() if self._left[most] and ahead(most) else None
+
+    def again(self, process: int, job: Job) -> None:
+        """A cell whose process was killed is the next one of the process in its place."""
+        self._left[process].appendleft(job)
+
+    def __len__(self) -> int:
+        """How many cells wait."""
+        return sum(len(cells) for cells in (*self._groups, *self._left))
 
 
 def run_groups(
-    groups: Sequence[Group],
+    groups: Sequence[Sequence[Job]],
     place: Place,
     *,
     at_once: int,
@@ -94,72 +129,76 @@ def run_groups(
         watch: Called a few times a second.
         killed: Told of a cell whose process ended before its time, and its exit code.
     """
-    here, waiting = CompareDir(place.out), deque(groups)
+    here, queue = CompareDir(place.out), Queue(groups, at_once)
     falls: Counter[Cell] = Counter()
     workers = [_Worker(place, place.devices[n % len(place.devices)]) for n in range(at_once)]
     try:
-        while waiting or any(worker.group for worker in workers):
-            for worker in workers:
-                if waiting and worker.group is None:
-                    worker.give(waiting.popleft())
-            wait([each for worker in workers if worker.group for each in worker.told_by], POLL)
-            for worker in workers:
-                group, exitcode = worker.ended()
-                left = group and _left(group, here, exitcode, falls, killed)
-                if left:
-                    waiting.appendleft(left)
+        while queue or any(worker.job for worker in workers):
+            for number, worker in enumerate(workers):
+                if worker.job is None:
+                    job = queue.next(number, lambda other: _ahead(workers[other], here))
+                    if job is not None:
+                        worker.give(job)
+            wait([each for worker in workers if worker.job for each in worker.told_by], POLL)
+            for number, worker in enumerate(workers):
+                ended, exitcode = worker.ended()
+                if ended is not None and _fell(ended[0], here, exitcode, falls, killed):
+                    queue.again(number, ended)
             watch()
     finally:
         for worker in workers:
             worker.stop()
 
 
+@dataclass
 class _Worker:
-    """A process for one group after another, or for none yet.
+    """A process for one cell after another, or for none yet.
 
     Attributes:
-        group: What it is at.
+        place: Where and how it runs them.
+        device: On what.
+        job: What it is at.
     """
 
-    def __init__(self, place: Place, device: str) -> None:
-        self.group: Group | None = None
-        self._place, self._device = place, device
-        self._process: SpawnProcess | None = None
+    place: Place
+    device: str
+    job: Job | None = None
+    _process: SpawnProcess | None = field(default=None, init=False)
 
-    def give(self, group: Group) -> None:
-        """Have it begin with a group."""
-        self.group = group
+    def give(self, job: Job) -> None:
+        """Have it begin with a cell."""
+        self.job = job
         if self._process is None or not self._process.is_alive():
             context = multiprocessing.get_context("spawn")
             self._pipe, other = context.Pipe()
-            arguments = (other, self._place, self._device)
+            arguments = (other, self.place, self.device)
             self._process = context.Process(target=_work, args=arguments)
             self._process.start()
             other.close()
         with suppress(BrokenPipeError):  # killed this very moment: `ended` sees it
-            self._pipe.send(group)
+            self._pipe.send(job)
 
     @property
     def told_by(self) -> tuple[Connection, int]:
-        """What becomes ready when it has done its group, or is gone."""
+        """What becomes ready when it has done its cell, or is gone."""
         assert self._process is not None
         return self._pipe, self._process.sentinel
 
-    def ended(self) -> tuple[Group | None, int]:
-        """The group that it is no longer at, and its exit code, if it is gone."""
-        group, process = self.group, self._process
-        if group is None or process is None:
+    def ended(self) -> tuple[Job | None, int]:
+        """The cell that it is no longer at, and its exit code, if it is gone."""
+        job, process = self.job, self._process
+        if job is None or process is None:
             return None, 0
         if process.is_alive():
             if not self._pipe.poll():
                 return None, 0
             with suppress(EOFError, ConnectionResetError):
                 self._pipe.recv()
-                self.group = None
-                return group, 0
+                self.job = None
+                return job, 0
             process.join()
-        self.group = None
-        return group, process.exitcode or 0
+        self.job = None
+        return job, process.exitcode or 0
 
     def stop(self) -> None:
         """End it at once: what it has not finished is begun again the next time."""
@@ -173,24 +212,30 @@ class _Worker:
         self._pipe.close()
 
 
-def _left(
-    group: Group,
+def _ahead(worker: _Worker, here: CompareDir) -> bool:
+    """Whether a worker has trained a round of the cell that it is at."""
+    if worker.job is None:
+        return False
+    cell, plan = worker.job
+    return RunDir(here.cell(cell)).finished(1, plan.rounds[0])
+
+
+def _fell(
+    cell: Cell,
     here: CompareDir,
     exitcode: int,
     falls: Counter[Cell],
     killed: Callable[[Cell, int], None],
-) -> Group | None:
-    """What is left to do of a group whose process has ended."""
-    left = [(cell, plan) for cell, plan in group.cells if here.status(cell) == "waiting"]
-    if not left:
-        return None
-    cell = left[0][0]
+) -> bool:
+    """Whether a cell must be run again, since its process ended before it did."""
+    if here.status(cell) != "waiting":
+        return False
     falls[cell] += 1
     killed(cell, exitcode)
-    if falls[cell] >= ATTEMPTS:
-        _write_failure(here, cell, f"its process ended {ATTEMPTS} times ({ending(exitcode)})")
-        left = left[1:]
-    return replace(group, cells=tuple(left)) if left else None
+    if falls[cell] < ATTEMPTS:
+        return True
+    _write_failure(here, cell, f"its process ended {ATTEMPTS} times ({ending(exitcode)})")
+    return False
 
 
 def ending(exitcode: int) -> str:
@@ -202,7 +247,7 @@ def ending(exitcode: int) -> str:
 
 
 def _work(pipe: Connection, place: Place, device: str) -> None:
-    """What a process does: group after group, until the pipe is closed."""
+    """What a process does: cell after cell, until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent sees to it
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -212,9 +257,8 @@ def _work(pipe: Connection, place: Place, device: str) -> None:
     here = CompareDir(place.out)
     with suppress(Stopped), stoppable([signal.SIGTERM]):  # the parent's `stop`
         while True:
-            group: Group = pipe.recv()
-            for cell, plan in group.cells:
-                _run_cell(cell, plan, here, place, device)
+            cell, plan = pipe.recv()
+            _run_cell(cell, plan, here, place, device)
             pipe.send(None)
 
 
