@@ -219,6 +219,8 @@ def make_plan(
     resolved = {
         name: resolve_options(adapter, options.get(name, {})) for name, adapter in adapters.items()
     }
+    if window is not None and select not in ("smoothed", "averaged"):
+        raise PlanError("--window is for `--select smoothed` and `--select averaged`: name one")
     changes = _changes(
         epochs=epochs,
         epoch_size=epoch_size,

@@ -98,7 +98,6 @@ def test_changes_apply_to_every_round(profile: str, strategy: str) -> None:
         "batch_size": 4,
         "learning_rate": 0.02,
         "dropout": 0.1,
-        "window": 3,
     }
     before = make_plan(strategy, PAPER, profile=profile)
     plan = make_plan(
@@ -121,8 +120,10 @@ def test_changes_apply_to_every_round(profile: str, strategy: str) -> None:
 
 
 def test_the_rule_of_a_round_the_norm_and_the_share_of_the_target_can_be_chosen() -> None:
-    plan = make_plan("hydra", PAPER, select="smoothed", body_norm="group", target_share=0.25)
+    given: dict[str, Any] = {"body_norm": "group", "target_share": 0.25}
+    plan = make_plan("hydra", PAPER, select="smoothed", window=3, **given)
     assert values(plan, "select") == ["smoothed"] * 7
+    assert values(plan, "window") == [3] * 7
     assert plan.body == BodySpec(norm="group")
     assert plan.dataset("prostatex").split == Split(train=8, val=1, test=1, used=0.25)
     assert {plan.dataset(name).split.used for name in ("brain", "lung")} == {1.0}
@@ -214,6 +215,7 @@ def test_options_and_splits_go_to_their_dataset() -> None:
             "learning_rate: Input should be greater than 0 (is -1.0)",
         ),
         ("hydra", PAPER, {"dropout": 1.0}, PlanError, "dropout: Input should be less than 1"),
+        ("hydra", PAPER, {"window": 3}, PlanError, "--window is for `--select smoothed` and"),
         ("hydra", PAPER, {"target_share": 0.0}, PlanError, "used: Input should be greater than 0"),
         ("hydra", PAPER, {"bootstrap": 0}, PlanError, "bootstrap: Input should be greater than 0"),
         ("hydra", PAPER, {"seed": -1}, PlanError, "seed: Input should be greater than or equal"),
