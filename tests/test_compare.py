@@ -266,7 +266,7 @@ def test_what_is_found_so_far_is_published(
     assert list(reader.seen) in ([(2, 2, True), (3, 2, True)], [(2, 2, True)], [(3, 2, True)])
     page = next(iter(reader.seen.values()))
     assert "of 4 cells are done." in page
-    assert "Figures are of the 2 of seeds and folds that every strategy finished." in page
+    assert "Figures are of 2: of the seeds and folds that every strategy finished." in page
     assert 'http-equiv="refresh"' in page
     # In the end it is what it would be without.
     assert load(reader.out).strategies[0].scores == load(finished).strategies[0].scores

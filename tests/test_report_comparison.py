@@ -47,7 +47,7 @@ def test_one_under_way_says_so_first_and_is_read_again(tmp_path):
     page = page_of(tmp_path / "c")
     first = page.all("section")[0]
     assert first.all("b")[0].words() == "Under way: 20 of 24 cells are done."
-    assert "Figures are of the 18 of seeds and folds" in first.words()
+    assert "Figures are of 18: of the seeds and folds" in first.words()
     assert "Not complete" not in first.words()
     assert [n for n in page.all("meta") if n.attributes.get("http-equiv") == "refresh"]
 

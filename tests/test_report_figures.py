@@ -12,7 +12,7 @@ from pages import drawn, make_run, plotted, predictions, report
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from hydrakit.report.roc import area_below, roc_points
-from hydrakit.report.svg import Axis, ticks
+from hydrakit.report.svg import Axis, line_style, ticks
 
 
 @given(
@@ -144,3 +144,10 @@ def test_every_picture_has_a_text_in_its_place(tmp_path):
         assert len(desc.words()) > 40
     decoration = [svg for svg in page.all("svg") if svg not in pictures]
     assert all(svg.attributes["aria-hidden"] == "true" for svg in decoration)
+
+
+def test_no_two_of_many_lines_look_alike() -> None:
+    styles = [line_style(place) for place in range(18)]
+    assert len(set(styles)) == 18
+    assert styles[0] == "c0"
+    assert styles[6] == "c0 dashed"

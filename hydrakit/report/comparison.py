@@ -128,7 +128,7 @@ def _under_way(found: Comparison) -> Html:
     return element(
         "p",
         element("b", f"Under way: {found.done} of {found.wanted} cells are done."),
-        f" Figures are of the {found.used} of seeds and folds that every strategy finished. "
+        f" Figures are of {found.used}: of the seeds and folds that every strategy finished. "
         "The verdict is for the end: whoever looks again and again, and stops when it pleases, "
         "finds differences that are none.",
     )

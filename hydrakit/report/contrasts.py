@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hydrakit.report.charts import Interval, forest
 from hydrakit.report.figure import Figure
 from hydrakit.report.roc import area_below, roc_points
-from hydrakit.report.svg import COLOURS, Area, Axis, Line, plot, sample
+from hydrakit.report.svg import COLOURS, Area, Axis, Line, line_style, plot, sample
 from hydrakit.report.tables import number
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def roc_figure(found: Comparison) -> Figure:
     lines, rows, key = [], [], []
     areas: list[Area] = []
     for place, each in enumerate(found.strategies):
-        style = f"c{place % COLOURS}"
+        style = line_style(place)
         points = mean_curve([cell.curve for cell in _cells(found, each)])
         lines.append(Line(points=points, style=style))
         rows += [(each.name, x, y) for x, y in points]

@@ -8,7 +8,7 @@ from hydrakit.report.figure import Figure
 from hydrakit.report.levels import roc_band
 from hydrakit.report.markup import Html, element, together
 from hydrakit.report.roc import Curve
-from hydrakit.report.svg import COLOURS, Area, Axis, Line, Mark, plot, sample
+from hydrakit.report.svg import COLOURS, Area, Axis, Line, Mark, line_style, plot, sample
 from hydrakit.report.tables import number, table
 from hydrakit.stats.calibration import CalibrationError, brier, calibration_error, reliability_curve
 
@@ -29,7 +29,7 @@ def roc_figure(curves: Sequence[Curve], dataset: str, *, patients: float = 1.0) 
         dataset: Tested on.
         patients: Patients per finding, at most 1: the band counts patients.
     """
-    colours = [f"c{place % COLOURS}" for place in range(len(curves))]
+    colours = [line_style(place) for place in range(len(curves))]
     coloured = list(zip(curves, colours, strict=True))
     areas = [
         Area(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from hydrakit.report.markup import Html, element, together
 
 COLOURS = 6
+DASHES = ("", " dashed", " dotted")  # of lines, where there are more than colours
 LETTER = 6.4  # width in units of a letter of the labels, a little too large on purpose
 NARROW = 450  # a wider drawing scrolls on a phone: smaller, its labels could not be read
 LINE = 14  # height of a line of the labels
@@ -172,6 +173,11 @@ def picture(
         aria_labelledby=f"{name}-title {name}-desc",
         style=f"max-width:{width * 1.25:.0f}px{least}",
     )
+
+
+def line_style(place: int) -> str:
+    """The style of a line among others, by its place: no two of the first eighteen are alike."""
+    return f"c{place % COLOURS}{DASHES[place // COLOURS % len(DASHES)]}"
 
 
 def sample(style: str, *, dot: bool = False) -> Html:
