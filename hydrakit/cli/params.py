@@ -259,7 +259,7 @@ _training = options(
         type=click.Choice(["best", "smoothed", "averaged", "last", "authors"]),
         help="Which weights a round ends with: of the epoch that is best on validation, of the "
         "best by a moving average, averaged over the last epochs, of the last, or by the "
-        "authors' rule.  [default: best]",
+        "authors' rule.  [default: authors with `--profile authors`, else best]",
     ),
     click.option(
         "--window",

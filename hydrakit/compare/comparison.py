@@ -12,7 +12,6 @@ from hydrakit.results import Number, Seconds, Share
 from hydrakit.stats.subgroups import ComparedSubgroup
 from hydrakit.stats.verdict import Kind
 
-LEVEL = 0.95
 Difference = Annotated[float, Field(ge=-1, le=1)]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 import hydrakit
 from hydrakit.compare.cells import Cell, CompareDir, Design
-from hydrakit.compare.comparison import LEVEL, Comparison, Pair, StrategyFigures
+from hydrakit.compare.comparison import Comparison, Pair, StrategyFigures
 from hydrakit.data.index import Index
 from hydrakit.errors import DataError, one_line
 from hydrakit.findings import Findings, Subgroups
@@ -24,6 +24,8 @@ from hydrakit.stats.paired import compare
 from hydrakit.stats.subgroups import subgroups_of
 from hydrakit.stats.tested import Row, Tested, gather
 from hydrakit.stats.verdict import verdicts
+
+LEVEL = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
