@@ -213,8 +213,11 @@ def _entries_of(distribution: metadata.Distribution) -> list[_Entry]:
     if f"[{hooks.ENTRY_POINT_GROUP}]" not in (distribution.read_text("entry_points.txt") or ""):
         return []
     points = distribution.entry_points.select(group=hooks.ENTRY_POINT_GROUP)
-    name = distribution.metadata["Name"] or "unnamed"
-    return [_Entry(point, name, str(distribution.version)) for point in points]
+    told = distribution.metadata  # from Python 3.12 on it warns of a field that is missing
+    name, version = (
+        told[field] if field in told else f"no {field.lower()}" for field in ("Name", "Version")
+    )
+    return [_Entry(point, name, version) for point in points]
 
 
 def _unreadable(distribution: metadata.Distribution, error: Exception) -> Found:

@@ -282,8 +282,10 @@ def test_a_distribution_with_broken_metadata_is_told(
         (info / "METADATA").write_text(metadata)
     plugins = load_plugins()
     assert plugins.dataset("brain").name == "brain"
-    broken = [plugin.error for plugin in plugins.found if plugin.error]
+    broken = [plugin for plugin in plugins.found if plugin.error]
     assert len(broken) == 1
+    if metadata is None:
+        assert (broken[0].distribution, broken[0].version) == ("no name", "no version")
 
 
 def test_an_entry_point_that_names_nothing_importable_is_told(install: Install) -> None:

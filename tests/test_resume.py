@@ -85,18 +85,29 @@ def test_a_run_stopped_in_and_after_every_round_ends_like_one_in_one_go(
 
 def test_so_does_one_whose_rounds_go_on_with_their_last_head(runner: Runner, device: str) -> None:
     habits: dict[str, Any] = {"carry_head": "last", "select": "authors", "schedule": "authors"}
-    plan = plan_of(
-        round_of("alpha", epochs=5, learning_rate=0.03, **habits),
-        round_of("beta", "head", feature_dropout=True, carry_head="last"),
-        round_of("beta", carry_head="last"),
-        round_of("alpha", "head", epochs=5, learning_rate=0.03, carry_head="last"),
-        bootstrap=3,
-    )
-    whole = runner(plan, "whole", device=device)
-    first = whole.path / "rounds" / "01-alpha-all"
-    best, last = ((first / f"{name}.safetensors").read_bytes() for name in ("head", "last-head"))
-    assert best != last, "choose a rate at which the last epoch is not the best"
-    assert_equal_runs(stop_everywhere(runner, plan, device=device), whole)
+
+    def plan_with(seed: int) -> Plan:
+        return plan_of(
+            round_of("alpha", epochs=5, learning_rate=0.03, **habits),
+            round_of("beta", "head", feature_dropout=True, carry_head="last"),
+            round_of("beta", carry_head="last"),
+            round_of("alpha", "head", epochs=5, learning_rate=0.03, carry_head="last"),
+            bootstrap=3,
+            seed=seed,
+        )
+
+    def last_is_best(run: RunDir) -> bool:
+        first = run.path / "rounds" / "01-alpha-all"
+        files = [first / f"{name}.safetensors" for name in ("head", "last-head")]
+        return len({file.read_bytes() for file in files}) == 1
+
+    # Where the last epoch is the best one, this shows nothing; devices round differently.
+    for seed in range(5):
+        whole = runner(plan_with(seed), f"whole-{seed}", device=device)
+        if not last_is_best(whole):
+            break
+    assert not last_is_best(whole), "choose a rate at which the last epoch is not the best"
+    assert_equal_runs(stop_everywhere(runner, plan_with(seed), device=device), whole)
 
 
 @pytest.fixture

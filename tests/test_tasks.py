@@ -145,7 +145,9 @@ def test_a_number_is_learnt_and_reported_in_its_own_unit(tmp_path: Path) -> None
     assert min(truth) >= 100
     assert results.test.figures.mae == pytest.approx(mean_absolute_error(truth, said))
     assert results.test.figures.r2 == pytest.approx(r2_score(truth, said))
-    again = evaluate_run(rundir.path, roots={}, cache=tmp_path / "cache", plugins=plugins)
+    again = evaluate_run(
+        rundir.path, roots={}, device="cpu", cache=tmp_path / "cache", plugins=plugins
+    )
     assert again.result == results.test
     head = weights.read_metadata(rundir.head_path("alpha"))
     assert head.kind == "head"

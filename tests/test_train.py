@@ -129,10 +129,17 @@ def test_a_body_that_was_frozen_is_trained_again_by_the_next_round(alpha: Loaded
 
 
 def test_the_modules_end_with_the_weights_of_the_best_epoch(alpha: Loaded) -> None:
-    body, head = new_network()
-    trained = train_round(
-        round_of("alpha", epochs=12, learning_rate=0.03), body, head, alpha, seeds=SEEDS
-    )
+    for number in range(5):  # where the last epoch is best, nothing is shown: processors round
+        body, head = new_network()
+        trained = train_round(
+            round_of("alpha", epochs=12, learning_rate=0.03),
+            body,
+            head,
+            alpha,
+            seeds=Seeds(plan=number, round=2),
+        )
+        if trained.best.epoch < 12:
+            break
     assert trained.best.epoch < 12, "choose a rate at which the last epoch is not the best"
     logits = outputs(head, outputs(body, alpha.val.patches))
     assert figures(logits, alpha.val.labels, **PLAIN) == trained.best.val
