@@ -55,6 +55,18 @@ class Block(nn.Module):
         return functional.elu(pooled, inplace=True) * self.dropout.scale
 
 
+def _channels_last(images: Tensor) -> Tensor:
+    """The same images in channels-last order, with strides that say so for one channel too.
+
+    There both orders are the same bytes and PyTorch would take it for the other one: the first
+    block's maps, the largest of all, came in the wrong order, and a step took 1.2 times as long.
+    """
+    _, channels, height, width = images.shape
+    ordered = images.contiguous(memory_format=torch.channels_last)
+    strides = (channels * height * width, 1, channels * width, channels)
+    return ordered.as_strided(images.shape, strides)
+
+
 def _normed(conv: nn.Conv2d, norm: Norm, images: Tensor) -> Tensor:
     """A convolution and its norm; batch norm in evaluation mode in one, with scaled weights."""
     if norm.training or not isinstance(norm, BatchNorm):
@@ -103,7 +115,7 @@ class Body(nn.Module):
                 f"the body takes images of shape (batch, {self.in_channels}, {patch}, {patch}), "
                 f"got {tuple(images.shape)}"
             )
-        maps = self.blocks(images.contiguous(memory_format=torch.channels_last))
+        maps = self.blocks(_channels_last(images))
         features: Tensor = self.dropout(functional.elu(self.dense(maps.flatten(start_dim=1))))
         return features
 

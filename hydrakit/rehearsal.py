@@ -13,7 +13,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from hydrakit.data.load import Loaded
-from hydrakit.devices import threads
+from hydrakit.devices import placed, threads
 from hydrakit.errors import PlanError
 from hydrakit.folder.lock import Holder, holder_of
 from hydrakit.models import Body, Joined, set_dropout, set_trainable
@@ -218,10 +218,11 @@ class _Meter:
 
     def _head_update(self, round: Round, examples: Examples, body: Body, head: nn.Module) -> float:
         inputs, targets = next(iter(examples.batches(1)))
-        features = outputs(body, inputs)
-        step = Step(head.train(), self.session.compute, round.hyperparameters)
+        compute = self.session.compute.of_heads()
+        features, targets = outputs(body, inputs).to(compute.device), targets.to(compute.device)
         task = self.session.loaded[round.dataset].task
-        with threads(1):
+        with placed(head, compute.device), threads(1):
+            step = Step(head.train(), compute, round.hyperparameters)
             return _median(lambda: step(features, targets, task), self.session)
 
     def _network(self, round: Round) -> tuple[Body, nn.Module]:

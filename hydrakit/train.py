@@ -8,7 +8,7 @@ these features to the head alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from hydrakit.checkpoint import Keeper, Progress
 from hydrakit.data.load import Loaded
-from hydrakit.devices import Compute, threads
+from hydrakit.devices import Compute, placed, threads
 from hydrakit.distributed import ALONE
 from hydrakit.errors import PlanError
 from hydrakit.layers import Dropout
@@ -90,7 +90,7 @@ def train_round(
         on_epoch: Called after each epoch.
         keeper: Of the round's progress: training goes on from what it has; None keeps none.
         cache_features: False puts every image through the frozen body in every epoch of a head
-            round, as the authors did: the same result, hundreds of times slower.
+            round, as the authors did: the same result on a CPU, hundreds of times slower.
 
     Raises:
         DivergedError: The loss is no longer a finite number.
@@ -113,10 +113,13 @@ def train_round(
     if round.train == "head":
         kept = Dropout(settings.dropout * settings.feature_dropout)
         model = nn.Sequential(kept, head) if alone else Joined(body, nn.Sequential(kept, head))
-    if alone:
-        examples.through(body)
-    # A head's step is too small to share: a second thread on a CPU makes it slower.
-    with threads(1) if alone else nullcontext():
+    with ExitStack() as stack:
+        if alone:
+            compute = compute.of_heads()
+            examples.through(body, compute.device)
+            stack.enter_context(placed(head, compute.device))
+            # Too small to share: a second thread makes a head's step slower.
+            stack.enter_context(threads(1))
         if others:
             parts = [(head, examples)]
             parts += [(one, Examples(each, settings, seeds, fixed=False)) for one, each in others]

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -421,6 +422,17 @@ def test_threads_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     assert divided(20, "cpu", 100) == (20, ("cpu",), 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    gpus = {"cuda:0": 80, "cuda:1": 80}
+    monkeypatch.setattr(
+        torch.cuda,
+        "get_device_properties",
+        lambda name: SimpleNamespace(total_memory=gpus[str(name)] * 2**30),
+    )
+    assert divided(None, "auto", 100) == (4, ("cuda:0", "cuda:1"), 2)
+    assert divided(None, "auto", 3) == (3, ("cuda:0", "cuda:1"), 2)
+    assert divided(2, "cuda", 100) == (2, ("cuda:0", "cuda:1"), 4)
+    assert divided(None, "cuda:1", 100) == (4, ("cuda:1",), 2)
+    gpus["cuda:1"] = 6  # GB: the smaller GPU tells, for processes take them in turn
     assert divided(None, "auto", 100) == (2, ("cuda:0", "cuda:1"), 4)
-    assert divided(4, "cuda", 100) == (4, ("cuda:0", "cuda:1"), 2)
     assert divided(None, "cuda:1", 100) == (1, ("cuda:1",), 8)
+    assert divided(None, "cuda:0", 100) == (4, ("cuda:0",), 2)

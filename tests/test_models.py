@@ -221,6 +221,27 @@ def test_batch_norm_folded_into_convolutions_changes_nothing(seed: int, scale: f
     torch.testing.assert_close(body(images), expected, atol=1e-5 * size, rtol=1e-4)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("training", [True, False])
+def test_every_map_is_in_channels_last_order(channels: int, training: bool, device: str) -> None:
+    spec = BodySpec(patch=36, channels=(4, 6), features=5)
+    body = Body(spec, in_channels=channels, dropout=0.5).to(device).train(training)
+    orders = []
+    for module in body.modules():
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Sequential):
+            module.register_forward_hook(
+                lambda _, given, result: orders.extend(
+                    maps.is_contiguous(memory_format=torch.channels_last)
+                    for maps in (*given, result)
+                )
+            )
+    whole = torch.randn(9, channels, 36, 36, device=device)
+    for images in (whole, whole[2:5], whole[::2]):
+        body(images)
+    assert orders
+    assert all(orders)
+
+
 def test_an_evaluating_body_has_gradients_for_images_and_weights() -> None:
     body = small_body().eval()
     images = torch.randn(3, 2, 20, 20, requires_grad=True)

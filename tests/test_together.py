@@ -110,7 +110,7 @@ def test_alone_a_head_learns_what_a_round_teaches(alpha: Loaded, changes: dict[s
 
     freeze(body)
     examples = Examples(alpha, round.hyperparameters, SEEDS, fixed=True)
-    examples.through(body)
+    examples.through(body, torch.device("cpu"))
     assert examples.features is not None
     of_val = outputs(body, alpha.val.patches)
     count = len(examples.features)

@@ -61,7 +61,8 @@ if TYPE_CHECKING:
     "--jobs",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Processes, which share threads or GPUs.  [default: one per core, or per GPU]",
+    help="Processes, which share threads or GPUs.  [default: one per core; on a GPU "
+    "one per 2 cores and 4 GB of its memory]",
 )
 @params.compute
 @params.checkpoint_every

@@ -146,6 +146,8 @@ def run_groups(
                     queue.again(number, ended)
             watch()
     finally:
+        for worker in workers:  # all at once: each writes down what it has
+            worker.ask_to_stop()
         for worker in workers:
             worker.stop()
 
@@ -200,11 +202,15 @@ class _Worker:
         self.job = None
         return job, process.exitcode or 0
 
+    def ask_to_stop(self) -> None:
+        """Have it end, wherever it is."""
+        if self._process is not None:
+            self._process.terminate()
+
     def stop(self) -> None:
-        """End it at once: what it has not finished is begun again the next time."""
+        """See it end: what it has not finished is begun again the next time."""
         if self._process is None:
             return
-        self._process.terminate()
         self._process.join(10)
         if self._process.is_alive():
             self._process.kill()

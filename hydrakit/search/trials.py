@@ -252,7 +252,7 @@ class RoundTrials:
         for data in self.folds:
             body.use(data.name)
             examples = Examples(data, self.round.hyperparameters, self.seeds, fixed=True)
-            examples.through(body)
+            examples.through(body, device)
             assert examples.features is not None
             features += [examples.features, outputs(body, data.val.patches)]
             labels += [examples.labels, to_tensor(data.val.labels, data.scale).to(device)]

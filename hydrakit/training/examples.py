@@ -61,10 +61,17 @@ class Examples:
         views = None if self.views is None else self.views[chosen]
         return self.data.train.views(self.rows[chosen], views, self.data.patch)
 
-    def through(self, body: nn.Module) -> None:
-        """Put the fixed views through a frozen body, once: from here on, examples are features."""
+    def through(self, body: nn.Module, device: torch.device) -> None:
+        """Put the fixed views through a frozen body, once.
+
+        Args:
+            body: On the device of the data.
+            device: Of the features, which are the examples from here on, and of their labels.
+        """
         every = torch.arange(len(self.rows), device=self.device).split(EVALUATION_BATCH)
-        self.features = torch.cat([outputs(body, self._images(chosen)) for chosen in every])
+        features = torch.cat([outputs(body, self._images(chosen)) for chosen in every])
+        self.device = device
+        self.features, self.labels = features.to(device), self.labels.to(device)
 
     def __len__(self) -> int:
         """Examples of an epoch."""

@@ -65,7 +65,8 @@ class Evaluation:
         if id(cases) not in self._features:
             self.body.use(cases.dataset)
             self._features[id(cases)] = outputs(self.body, cases.patches)
-        found = outputs(head, self._features[id(cases)])
+        place = next(head.parameters()).device  # one that trains alone is on the CPU
+        found = outputs(head, self._features[id(cases)].to(place))
         return figures(found, cases.labels, task=cases.task, loss=self.loss, scale=cases.scale)
 
 
