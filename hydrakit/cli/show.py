@@ -166,6 +166,8 @@ def print_evaluation(evaluation: Evaluation, *, as_json: bool) -> None:
 
 def print_comparison(found: Comparison) -> None:
     """Table II, every strategy beside the first, the verdict, and what it rests on."""
+    from hydrakit.stats.verdict import p_value
+
     interval = f"{found.level:.0%} interval"
     rows = [
         (
@@ -192,17 +194,17 @@ def print_comparison(found: Comparison) -> None:
     if found.pairs:
         pairs = [
             (
-                pair.strategy,
                 pair.against,
                 f"{pair.difference:+.3f}",
                 _range(pair.low, pair.high),
-                f"{pair.p:.3f}",
-                f"{pair.p_holm:.3f}",
+                p_value(pair.p),
+                p_value(pair.p_holm),
                 pair.verdict,
             )
             for pair in found.pairs
         ]
-        columns = ["strategy", "against", "#difference", interval, "#p", "#p (Holm)", "verdict"]
+        beside = f"{found.pairs[0].strategy} against"
+        columns = [beside, "#difference", interval, "#p", "#p (Holm)", "verdict"]
         print_table(columns, pairs)
     if found.subgroups:
         _print_subgroups(found)
@@ -218,13 +220,15 @@ def print_comparison(found: Comparison) -> None:
 
 
 def _print_subgroups(found: Comparison) -> None:
-    """Test AUC of every strategy by subgroup."""
-    rows = []
+    """Test AUC of every strategy by subgroup, one below the other: there may be many."""
+    rows: list[Sequence[object]] = []
     for each in found.subgroups:
-        aucs = [f"{one.auc:.3f} ({_range(one.low, one.high)})" for one in each.strategies]
-        told = aucs or ["too few"] * len(found.strategies)
-        rows.append((f"{each.name} {each.value}", each.positives, each.negatives, *told))
-    columns = ["subgroup", "#positive", "#negative", *(f"#{s.name}" for s in found.strategies)]
+        named = (f"{each.name} {each.value}", each.positives, each.negatives)
+        aucs = [(s.strategy, f"{s.auc:.3f}", _range(s.low, s.high)) for s in each.strategies]
+        first, *others = aucs or [("too few", "", "")]
+        rows += [(*named, *first), *(("", "", "", *other) for other in others)]
+    interval = f"{found.level:.0%} interval"
+    columns = ["subgroup", "#positive", "#negative", "strategy", "#test AUC", interval]
     print_table(columns, rows, title="test AUC by subgroup, not tested against one another")
 
 

@@ -21,6 +21,7 @@ from hydrakit.report.figure import Counter, Figure
 from hydrakit.report.markup import REFRESH, Html, element, fill, section, together
 from hydrakit.report.subgroups import compared_subgroups
 from hydrakit.report.tables import ABSENT, facts_list, number, seconds, table
+from hydrakit.stats.verdict import p_value
 
 if TYPE_CHECKING:
     from hydrakit.compare.comparison import Comparison, Pair
@@ -216,8 +217,8 @@ def _difference(pair: Pair) -> tuple[object, ...]:
         f"{pair.strategy} − {pair.against}",
         f"{pair.difference:+.3f}",
         f"{pair.low:+.3f} to {pair.high:+.3f}",
-        "below 0.001" if pair.p < 0.001 else f"{pair.p:.3f}",
-        "below 0.001" if pair.p_holm < 0.001 else f"{pair.p_holm:.3f}",
+        p_value(pair.p),
+        p_value(pair.p_holm),
         pair.verdict,
         needed,
     )

@@ -347,8 +347,13 @@ def _percent(level: float) -> str:
     return f"{100 * level:.3g} %"
 
 
+def p_value(value: float) -> str:
+    """A p-value as it is shown: never as 0."""
+    return "below 0.001" if value < 0.001 else f"{value:.3f}"
+
+
 def _p(value: float) -> str:
-    return "below 0.001" if value < 0.001 else f"= {value:.3f}"
+    return f"{'' if value < 0.001 else '= '}{p_value(value)}"
 
 
 def _about(number: float) -> str:
