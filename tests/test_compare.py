@@ -23,11 +23,13 @@ from helpers import install_standin, refused, run_plan, tree, weights_of
 from sklearn.metrics import roc_auc_score
 
 from hydrakit.cli import main
+from hydrakit.cli.show import print_comparison
 from hydrakit.compare.cells import Cell, CompareDir, Design, make_design
 from hydrakit.compare.comparison import Comparison
 from hydrakit.compare.engine import Compared, CompareWatcher, compare, divided
 from hydrakit.plugins import load_plugins
 from hydrakit.rundir import RunDir
+from hydrakit.stats.subgroups import ComparedSubgroup, SubgroupAuc
 
 SETTINGS = {"epochs": 1, "bootstrap": 2, "body_channels": [4, 8], "profile": "recommended"}
 
@@ -193,6 +195,38 @@ def test_after_a_kill_the_same_command_goes_on(finished: Path, tmp_path: Path) -
     for fold in (0, 1):
         paths = [CompareDir(each).cell(cell("transfer", fold)) for each in (out, finished)]
         assert weights_of(paths[0]) == weights_of(paths[1])
+
+
+def test_eight_strategies_and_their_subgroups_fit_the_table(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = load(finished)
+    first = found.strategies[0]
+    names = [f"strategy-number-{number}" for number in range(8)]
+    auc = {"auc": 0.625, "low": 0.5, "high": 0.75, "cells": 2, "left_out": 0}
+    zone = ComparedSubgroup(
+        name="zone",
+        value="transition",
+        positives=7,
+        negatives=9,
+        patients=16,
+        strategies=tuple(SubgroupAuc(strategy=name, **auc) for name in names),
+    )
+    few = zone.model_copy(update={"value": "stroma", "strategies": ()})
+    more = {
+        "strategies": tuple(first.model_copy(update={"name": name}) for name in names),
+        "pairs": tuple(found.pairs[0].model_copy(update={"p": 0.00004}) for _ in names[1:]),
+        "subgroups": (zone, few),
+    }
+    print_comparison(found.model_copy(update=more))
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert printed.count("below 0.001") >= 7
+    rows = [line.split() for line in printed.splitlines()]
+    told = names[0], "0.625", "0.500", "to", "0.750"
+    assert ["zone", "transition", "7", "9", *told] in rows
+    assert [names[7], *told[1:]] in rows
+    assert ["zone", "stroma", "7", "9", "too", "few"] in rows
 
 
 def test_what_is_finished_is_only_told(copied: Path) -> None:
