@@ -23,7 +23,8 @@ class Compute:
     Attributes:
         device: Where.
         precision: Of the convolutions and matrix products of a training step; weights, their
-            updates, losses and all evaluation stay in float32.
+            updates, losses and all evaluation stay in float32, and so do heads that train alone
+            beside a GPU (`of_heads`).
         deterministic: The same seed gives the same bits. A CPU always does; on CUDA it costs speed.
         compiled: Training steps go through `torch.compile`.
         team: The processes that share the batches of rounds that train the body.

@@ -213,10 +213,8 @@ def _entries_of(distribution: metadata.Distribution) -> list[_Entry]:
     if f"[{hooks.ENTRY_POINT_GROUP}]" not in (distribution.read_text("entry_points.txt") or ""):
         return []
     points = distribution.entry_points.select(group=hooks.ENTRY_POINT_GROUP)
-    told = distribution.metadata  # from Python 3.12 on it warns of a field that is missing
-    name, version = (
-        told[field] if field in told else f"no {field.lower()}" for field in ("Name", "Version")
-    )
+    told = dict(distribution.metadata.json)  # asking for a missing field warns from 3.12 on
+    name, version = (str(told.get(field) or f"no {field}") for field in ("name", "version"))
     return [_Entry(point, name, version) for point in points]
 
 

@@ -38,7 +38,7 @@ SECONDS_BETWEEN_REPORTS = 30.0
 
 # What a process that shares a GPU should find. One small network leaves most of a GPU idle: on an
 # H100, six runs at once took as long as one.
-GPU_MEMORY = 4 * 2**30  # bytes; a run with the default network and batches takes 1 or 2
+GPU_MEMORY = 4 * 2**30  # bytes; a run with some thousand patches takes 1 or 2
 GPU_THREADS = 2
 
 
@@ -174,12 +174,11 @@ def divided(jobs: int | None, device: str, groups: int) -> tuple[int, tuple[str,
     devices: tuple[str, ...] = (str(where),)
     if where.type == "cuda" and where.index is None:
         devices = tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
-    usual = threads
-    if where.type == "cuda":
+    if jobs is None and where.type == "cuda":
         memory = min(torch.cuda.get_device_properties(each).total_memory for each in devices)
         sharing = min(memory // GPU_MEMORY, threads // (GPU_THREADS * len(devices)))
-        usual = len(devices) * max(1, sharing)
-    workers = min(jobs or usual, groups)
+        jobs = len(devices) * max(1, sharing)
+    workers = min(jobs or threads, groups)
     return workers, devices, max(1, threads // workers)
 
 
