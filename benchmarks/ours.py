@@ -20,19 +20,18 @@ from torch import nn
 from benchmarks import images
 from benchmarks.harness import Answer, Spread
 from benchmarks.settings import Settings
-from hydrakit.allocator import keep_large_blocks
+from hydrakit.compute.devices import Compute, choose_compute, keep_large_blocks
 from hydrakit.data.load import Loaded, load
-from hydrakit.data.prepare import prepare
-from hydrakit.devices import Compute, choose_compute
+from hydrakit.data.prepared.prepare import prepare
 from hydrakit.hooks import DatasetAdapter, FieldOfView, OptionValue, Sample
-from hydrakit.models import Body, Joined
+from hydrakit.models.body import Body, Joined
 from hydrakit.plan import BodySpec, Hyperparameters, Round
+from hydrakit.plan.results import EpochRecord
 from hydrakit.plugins import load_plugins
-from hydrakit.results import EpochRecord
-from hydrakit.train import train_round
-from hydrakit.training.course import Step as TrainingStep
+from hydrakit.training.epochs import Step as TrainingStep
+from hydrakit.training.evaluation import Reference, figures, outputs
+from hydrakit.training.loop import train_round
 from hydrakit.training.seeds import Seeds
-from hydrakit.training.validation import Reference, figures, outputs
 
 DROPOUT = 0.3
 CLASSES = ("no", "yes")

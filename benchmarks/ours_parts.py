@@ -17,13 +17,13 @@ from benchmarks import floor, images
 from benchmarks.harness import Answer
 from benchmarks.ours import a_round, adapter, loaded, new_head
 from benchmarks.settings import Settings
+from hydrakit.data.augment import Views
 from hydrakit.data.load import Loaded
-from hydrakit.data.views import Views
-from hydrakit.network import Network
 from hydrakit.plan import BootstrapRule, Plan
-from hydrakit.planning import make_plan
+from hydrakit.plan.profiles import make_plan
 from hydrakit.plugins import load_plugins
-from hydrakit.rundir import RunDir
+from hydrakit.runs.network import Network
+from hydrakit.runs.rundir import RunDir
 from hydrakit.search.together import Trial, train_alone, train_together
 from hydrakit.training.seeds import INITIALISATION, Seeds
 

@@ -18,16 +18,16 @@ from benchmarks import images
 from benchmarks.harness import Answer
 from benchmarks.ours import adapter, folder, peak
 from benchmarks.settings import Settings
-from hydrakit.data.gate import pass_gate
 from hydrakit.data.load import load
-from hydrakit.data.prepare import prepare
+from hydrakit.data.prepared.prepare import prepare
+from hydrakit.data.quality.leakage import pass_gate
 from hydrakit.engine import run
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan import BodySpec
-from hydrakit.planning import make_plan
+from hydrakit.plan.profiles import make_plan
 from hydrakit.plugins import Plugins, load_plugins
-from hydrakit.rundir import RunDir
-from hydrakit.watch import Watcher
+from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.rundir import RunDir
 
 
 class StartPrepared:

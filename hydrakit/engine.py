@@ -8,24 +8,30 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hydrakit.allocator import keep_large_blocks
-from hydrakit.data.declared import plugins_at
-from hydrakit.data.prepare import Prepared, prepare
+from hydrakit.compute.devices import (
+    Compute,
+    Precision,
+    algorithms,
+    choose_compute,
+    keep_large_blocks,
+)
+from hydrakit.compute.signals import EVERY
+from hydrakit.data.declared.adapter import plugins_at
+from hydrakit.data.prepared.index import Prepared
+from hydrakit.data.prepared.prepare import prepare
 from hydrakit.data.read import check_root
-from hydrakit.devices import Compute, Precision, algorithms, choose_compute
 from hydrakit.errors import HydrakitError, PlanError
-from hydrakit.folder.files import NO_ROOM
 from hydrakit.hooks import DatasetAdapter
-from hydrakit.logs import logged
-from hydrakit.places import root_of
-from hydrakit.plan import Plan
-from hydrakit.plugins import Plugins
-from hydrakit.rehearsal import Rehearsal
-from hydrakit.rehearsal import rehearse as rehearsed
-from hydrakit.rundir import RunDir
-from hydrakit.session import Session
-from hydrakit.stopping import EVERY
-from hydrakit.watch import Watcher
+from hydrakit.observers.log import logged
+from hydrakit.plan.model import Plan
+from hydrakit.plugins.registry import Plugins
+from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.dry_run import Rehearsal
+from hydrakit.runs.dry_run import rehearse as rehearsed
+from hydrakit.runs.rundir import RunDir
+from hydrakit.runs.session import Session
+from hydrakit.storage.files import NO_ROOM
+from hydrakit.storage.paths import root_of
 
 
 def default_out(plan: Plan) -> Path:
@@ -68,8 +74,8 @@ def run(
         watcher: Told how it goes.
         test: False stops before the test split is read: the rounds are there, the results are not.
         trace: Look at the test split after every epoch too, for a figure; nothing is chosen by it.
-        shared: Folder of rounds that several runs have in common (`hydrakit.shared`): a round that
-            is there is taken, one that is not is put there.
+        shared: Folder of rounds that several runs share (`hydrakit.runs.round_cache`). A round that
+            there is copied in place of training it; one that is not is added.
         checkpoint_every: Seconds between two writings of a round's progress; longer epochs have
             one each.
 

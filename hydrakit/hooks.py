@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from hydrakit.plan import Hyperparameters, Place, Round, Train
+    from hydrakit.rounds import Hyperparameters, Place, Round, Train
 
 ENTRY_POINT_GROUP = "hydrakit"
 

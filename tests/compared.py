@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hydrakit.compare.comparison import Comparison
+from hydrakit.stats.comparison import Comparison
 from hydrakit.stats.intervals import mean_auc
 from hydrakit.stats.paired import compare
 from hydrakit.stats.tested import Row, gather

@@ -27,7 +27,7 @@ from fuzzing_dicom import COMPRESSED, DICOM
 from fuzzing_images import JPEG, PNG, TIFF, odd_npy
 from PIL import Image
 
-from hydrakit.data.declared import load_declared
+from hydrakit.data.declared.adapter import load_declared
 from hydrakit.data.read import read_samples
 from hydrakit.hooks import DatasetAdapter, Sample
 from hydrakit.plugins import load_plugins
@@ -259,7 +259,7 @@ def mixture(folder: Path) -> Files:
 
 
 def read_guess(folder: Path) -> str:
-    from hydrakit.data.guess import guess
+    from hydrakit.data.declared.guess import guess
 
     text = guess(folder)
     (folder / "dataset.toml").write_text(text, encoding="utf-8")

@@ -71,9 +71,9 @@ def weights(folder: Path) -> Files:
     import torch
     from helpers import BODY
 
-    from hydrakit.heads import build_mlp
     from hydrakit.hooks import FieldOfView
-    from hydrakit.models import Body
+    from hydrakit.models.body import Body
+    from hydrakit.models.heads import build_mlp
     from hydrakit.weights import Preprocessing, save_body, save_head
 
     torch.manual_seed(0)

@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 
 import hydrakit_strategies
-from hydrakit import heads
 from hydrakit.errors import HydrakitError
 from hydrakit.hooks import (
     DatasetAdapter,
@@ -29,16 +28,17 @@ from hydrakit.hooks import (
     Unusable,
     hookimpl,
 )
+from hydrakit.models import heads
 from hydrakit.plan import BodySpec, Dataset, Hyperparameters, Plan, Round, Split
 from hydrakit.plugins import Plugins
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from hydrakit.data.index import Prepared
     from hydrakit.data.load import Loaded
-    from hydrakit.models import Body
-    from hydrakit.rundir import RunDir
+    from hydrakit.data.prepared.index import Prepared
+    from hydrakit.models.body import Body
+    from hydrakit.runs.rundir import RunDir
 
 SIDE = 20
 BODY = BodySpec(channels=(4, 8), features=8, patch=16)
@@ -197,7 +197,7 @@ class StopError(Exception):
 
 def prepared_dataset(name: str, *, data: Path, cache: Path) -> Prepared:
     """The prepared patches of a stand-in."""
-    from hydrakit.data.prepare import prepare
+    from hydrakit.data.prepared.prepare import prepare
 
     chosen = plugins().dataset(name)
     return prepare(chosen, data / name, options={}, patch=BODY.patch, cache=cache)
@@ -209,8 +209,8 @@ def load_dataset(
     """A stand-in as a round gets it, shared out as a target of a plan with that seed."""
     import torch
 
-    from hydrakit.data.gate import deal_out
     from hydrakit.data.load import load
+    from hydrakit.data.quality.leakage import deal_out
 
     chosen = plugins().dataset(name)
     prepared = prepared_dataset(name, data=data, cache=cache)
@@ -233,7 +233,7 @@ def new_network(
     """A body and an ``mlp`` head of it, whose batch-norm statistics have moved from 0 and 1."""
     import torch
 
-    from hydrakit.models import Body
+    from hydrakit.models.body import Body
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -277,7 +277,7 @@ def another_process(run: Path) -> Iterator[int]:
 _HOLD = """
 import sys
 from pathlib import Path
-from hydrakit.rundir import RunDir
+from hydrakit.runs.rundir import RunDir
 
 with RunDir(Path(sys.argv[1])).locked():
     print("held", flush=True)

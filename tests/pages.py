@@ -9,13 +9,21 @@ from pathlib import Path
 
 import numpy as np
 
-from hydrakit.evaluate import Predictions, score, to_csv
 from hydrakit.hooks import DatasetAdapter, FieldOfView
 from hydrakit.plan import Dataset, Hyperparameters, Plan, Round, Split
+from hydrakit.plan.results import (
+    Bootstrap,
+    DataFacts,
+    EpochRecord,
+    Figures,
+    Moved,
+    Results,
+    RoundResult,
+)
 from hydrakit.plugins import Plugins
 from hydrakit.report import write_report
-from hydrakit.results import Bootstrap, DataFacts, EpochRecord, Figures, Moved, Results, RoundResult
-from hydrakit.rundir import RunDir, write_lines
+from hydrakit.runs.evaluate import Predictions, score, to_csv
+from hydrakit.runs.rundir import RunDir, write_lines
 
 VOID = {"meta", "link", "img"}
 CLASSES = ("benign", "significant")

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hydrakit.data import store
-from hydrakit.data.crop import canvas_side
-from hydrakit.data.prepare import Prepared, prepare
+from hydrakit.data.prepared import store
+from hydrakit.data.prepared.crop import canvas_side
+from hydrakit.data.prepared.index import Prepared
+from hydrakit.data.prepared.prepare import prepare
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, FieldOfView, Option, OptionValue, Sample, Unusable
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hydrakit.authors import import_authors
 from hydrakit.errors import WeightsError
 from hydrakit.plugins import load_plugins
 from hydrakit.weights import HeadMetadata, load_model, read_metadata
+from hydrakit.weights.import_authors import import_authors
 
 
 class AuthorsNetwork(nn.Module):

@@ -12,9 +12,9 @@ import torch
 from helpers import another_process, hydra_plan, plan_of, round_of
 
 from hydrakit import weights
-from hydrakit.heads import build_linear
 from hydrakit.hooks import FieldOfView
-from hydrakit.rundir import RunDir
+from hydrakit.models.heads import build_linear
+from hydrakit.runs.rundir import RunDir
 
 Refused = Callable[..., str]
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from hydrakit.blame import LOG_BYTES, PluginFault, Source, described
 from hydrakit.cli import main
 from hydrakit.errors import DataError
 from hydrakit.plugins import load_plugins
+from hydrakit.plugins.guard import LOG_BYTES, PluginFault, Source, described
 
 Install = Callable[..., Path]
 

@@ -12,9 +12,9 @@ from helpers import load_dataset, new_network
 from torch import nn
 
 from hydrakit.data.load import Cases
-from hydrakit.models import Body
+from hydrakit.models.body import Body
 from hydrakit.training.bootstrap import FEWEST_OF_A_CLASS, best_start, subset
-from hydrakit.training.validation import Evaluation
+from hydrakit.training.evaluation import Evaluation
 
 
 @pytest.fixture

@@ -32,8 +32,8 @@ from hydrakit.cli import main
 from hydrakit.engine import run
 from hydrakit.plan import Dataset as PlanDataset
 from hydrakit.plan import Plan, Round
-from hydrakit.results import EpochRecord
-from hydrakit.watch import Watcher
+from hydrakit.plan.results import EpochRecord
+from hydrakit.runs.callbacks import Watcher
 from hydrakit_phantom.lung import write_lung
 from hydrakit_phantom.prostate import write_prostate
 from hydrakit_phantom.settings import Settings

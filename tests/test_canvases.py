@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from helpers import load_dataset, prepared_dataset
 
-from hydrakit.data.views import Views, plain
+from hydrakit.data.augment import Views, plain
 
 
 def test_views_are_those_of_z_scored_patches(data: Path, cache: Path, device: str) -> None:

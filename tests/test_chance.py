@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from hydrakit.metrics import auc
 from hydrakit.stats.chance import best_of_chance, chance_aucs
+from hydrakit.stats.metrics import auc
 
 
 def all_aucs(m: int, n: int) -> list[float]:

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from pages import Node, cells, parse, plotted
 from PIL import Image
 
-from hydrakit.data.check import summarise
-from hydrakit.data.prepare import Prepared, prepare
-from hydrakit.data.summary import CheckedCase, Summary
+from hydrakit.data.prepared.index import Prepared
+from hydrakit.data.prepared.prepare import prepare
+from hydrakit.data.quality.check import summarise
+from hydrakit.data.quality.summary import CheckedCase, Summary
 from hydrakit.hooks import DatasetAdapter, Sample, Unusable
 from hydrakit.report.check import check_page
 from hydrakit.report.figures import histogram
@@ -122,7 +123,7 @@ def test_patches_are_what_a_network_sees(tmp_path: Path) -> None:
     tree, _, summary, prepared = page(samples(), tmp_path)
     from torch import from_numpy
 
-    from hydrakit.data.views import plain
+    from hydrakit.data.augment import plain
 
     rows = [row for row, case in enumerate(summary.cases) if case.label == 0]
     shown = tree.all("ul")

@@ -23,14 +23,14 @@ from helpers import (
     weights_of,
 )
 
-from hydrakit.checkpoint import Keeper
 from hydrakit.data.load import Loaded
 from hydrakit.plan import Other, Plan, Round
-from hydrakit.results import EpochRecord
-from hydrakit.rundir import CHECKPOINT, RunDir
-from hydrakit.train import DivergedError, train_round
+from hydrakit.plan.results import EpochRecord
+from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.rundir import CHECKPOINT, RunDir
+from hydrakit.training.checkpoint import Keeper
+from hydrakit.training.loop import DivergedError, train_round
 from hydrakit.training.seeds import Seeds
-from hydrakit.watch import Watcher
 
 SEEDS = Seeds(1, 1)
 
@@ -141,7 +141,9 @@ def test_a_round_whose_patience_had_run_out_is_not_trained_further(runner: Runne
     plan = plan_of(round_of("alpha", epochs=40, patience=2, learning_rate=0.03))
     whole = runner(plan, "whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hydrakit.network.Network.save", lambda *_: 1 / 0)  # after the last epoch
+        patch.setattr(
+            "hydrakit.runs.network.Network.save", lambda *_: 1 / 0
+        )  # after the last epoch
         with pytest.raises(ZeroDivisionError):
             runner(plan, checkpoint_every=0.0)
     watcher = Interrupter()
@@ -198,14 +200,14 @@ def test_progress_is_written_now_and_then_alone(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("hydrakit.checkpoint.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("hydrakit.training.checkpoint.time.monotonic", lambda: now[0])
     written: list[int] = []
 
     class Clock(Watcher):
         def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
             path = runner.folder / "run" / "rounds" / "01-alpha-all.part" / CHECKPOINT
             if path.is_file():
-                from hydrakit.checkpoint import read_facts
+                from hydrakit.training.checkpoint import read_facts
 
                 written.append(read_facts(path).epoch)
             now[0] += 2.0
@@ -313,7 +315,7 @@ def test_the_best_epoch_before_it_stays_usable(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hydrakit import weights
-    from hydrakit.training.course import Single
+    from hydrakit.training.epochs import Single
 
     plan = plan_of(round_of("beta"), round_of("alpha", epochs=6))
     usual, begun = Single.epoch, []
@@ -347,7 +349,7 @@ def test_the_best_epoch_before_it_stays_usable(
 def test_memory_that_runs_out_is_told_with_the_batch_that_fits(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hydrakit.models import Joined
+    from hydrakit.models.body import Joined
 
     usual = Joined.forward
 
@@ -373,7 +375,7 @@ def test_memory_that_runs_out_is_told_with_the_batch_that_fits(
 def test_memory_that_is_there_again_and_none_at_all_are_told_apart(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hydrakit.models import Joined
+    from hydrakit.models.body import Joined
 
     usual, calls = Joined.forward, []
 
@@ -395,7 +397,7 @@ def test_memory_that_is_there_again_and_none_at_all_are_told_apart(
 def test_memory_that_runs_out_before_the_first_start_is_told(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hydrakit.models import Body
+    from hydrakit.models.body import Body
 
     def full(*_: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -407,7 +409,7 @@ def test_memory_that_runs_out_before_the_first_start_is_told(
 def test_another_failure_of_torch_keeps_its_traceback(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hydrakit.models import Joined
+    from hydrakit.models.body import Joined
 
     def forward(self: Joined, images: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

@@ -22,15 +22,15 @@ from helpers import (
 )
 
 from hydrakit.cli import main
-from hydrakit.compare.cells import CompareDir, Description, make_design
-from hydrakit.evaluate import evaluate_run
+from hydrakit.compare.design import CompareDir, Description, make_design
+from hydrakit.maintenance.clean import LEFT, SHARED, WEIGHTS, Waste, clean
+from hydrakit.maintenance.verify import verify
 from hydrakit.plan import Round
+from hydrakit.plan.results import EpochRecord
 from hydrakit.report import build_report
-from hydrakit.results import EpochRecord
-from hydrakit.rundir import CHECKPOINT, RunDir
-from hydrakit.upkeep.clean import LEFT, SHARED, WEIGHTS, Waste, clean
-from hydrakit.upkeep.verify import verify
-from hydrakit.watch import Watcher
+from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.evaluate import evaluate_run
+from hydrakit.runs.rundir import CHECKPOINT, RunDir
 
 GARBAGE = ".round.json.0123456789abcdef"
 
@@ -175,7 +175,7 @@ def test_what_cannot_be_removed_is_said(run: RunDir, monkeypatch: pytest.MonkeyP
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", unlink)
-        patch.setattr("hydrakit.upkeep.clean.locked", lambda _: pytest.MonkeyPatch.context())
+        patch.setattr("hydrakit.maintenance.clean.locked", lambda _: pytest.MonkeyPatch.context())
         refused(lambda: cleaned(run.path), "rounds", "cannot be removed (Permission denied)")
     assert verify(run.path).damaged == ()
     assert len(cleaned(run.path)) == 14

@@ -19,7 +19,7 @@ from helpers import hydra_plan, plugins, tree, weights_of
 from hydrakit.cli import main, progress
 from hydrakit.plan import load_plan
 from hydrakit.plugins import load_plugins
-from hydrakit.rundir import RunDir
+from hydrakit.runs.rundir import RunDir
 
 HYDRAKIT = Path(sys.executable).with_name("hydrakit")
 SMALL = ["--epochs", "1", "--bootstrap", "2", "--body-channels", "2,2,2", "--device", "cpu"]

@@ -24,11 +24,11 @@ from sklearn.metrics import roc_auc_score
 
 from hydrakit.cli import main
 from hydrakit.cli.show import print_comparison
-from hydrakit.compare.cells import Cell, CompareDir, Design, make_design
-from hydrakit.compare.comparison import Comparison
+from hydrakit.compare.design import Cell, CompareDir, Design, make_design
 from hydrakit.compare.engine import Compared, CompareWatcher, compare, divided
 from hydrakit.plugins import load_plugins
-from hydrakit.rundir import RunDir
+from hydrakit.runs.rundir import RunDir
+from hydrakit.stats.comparison import Comparison
 from hydrakit.stats.subgroups import ComparedSubgroup, SubgroupAuc
 
 SETTINGS = {"epochs": 1, "bootstrap": 2, "body_channels": [4, 8], "profile": "recommended"}

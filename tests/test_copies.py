@@ -13,8 +13,8 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from hydrakit.data import copies as module
-from hydrakit.data.copies import (
+from hydrakit.data.quality import duplicates as module
+from hydrakit.data.quality.duplicates import (
     MIN_DETAIL,
     THRESHOLD,
     Copy,
@@ -28,8 +28,8 @@ from hydrakit.data.copies import (
     superfluous,
     thumbnail,
 )
+from hydrakit.data.quality.split import unit_of_each
 from hydrakit.data.read import LoadedSample, read_samples
-from hydrakit.data.split import unit_of_each
 from hydrakit.errors import DataError
 from hydrakit_brain import hydrakit_dataset_adapters
 

@@ -6,8 +6,8 @@ from collections import Counter
 
 import numpy as np
 
-from hydrakit.data.copies import assign_groups, find_copies
-from hydrakit.data.split import split_cases, unit_of_each
+from hydrakit.data.quality.duplicates import assign_groups, find_copies
+from hydrakit.data.quality.split import split_cases, unit_of_each
 from hydrakit.errors import DataError
 from hydrakit.plan import Split
 

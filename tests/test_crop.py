@@ -13,8 +13,15 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from hydrakit.data.crop import MAX_ANGLE, OVERSAMPLING, Statistics, canvas_side, crop, is_flat
-from hydrakit.data.views import plain
+from hydrakit.data.augment import plain
+from hydrakit.data.prepared.crop import (
+    MAX_ANGLE,
+    OVERSAMPLING,
+    Statistics,
+    canvas_side,
+    crop,
+    is_flat,
+)
 from hydrakit.hooks import FieldOfView, Sample
 
 PATCH = 9

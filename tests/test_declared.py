@@ -13,8 +13,8 @@ from declaring import BASE, CSV, NPZ, by_folder, declare, png, read, refused, sa
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hydrakit.data.declared import load_declared
-from hydrakit.data.inside import path_fault
+from hydrakit.data.declared.adapter import load_declared
+from hydrakit.data.safe_paths import path_fault
 from hydrakit.hooks import Sample, Unusable
 
 __all__ = ["by_folder"]

@@ -13,8 +13,8 @@ from declaring import BASE, BY_FOLDER, CSV, NPZ, by_folder, declare, png, read, 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hydrakit.data.declaration import json_schema
-from hydrakit.data.declared import declared_datasets, load_declared, with_declared
+from hydrakit.data.declared.adapter import declared_datasets, load_declared, with_declared
+from hydrakit.data.declared.schema import json_schema
 from hydrakit.errors import DataError, PluginError
 from hydrakit.plugins import load_plugins
 

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hydrakit.data.declared import load_declared
-from hydrakit.data.guess import guess
+from hydrakit.data.declared.adapter import load_declared
+from hydrakit.data.declared.guess import guess
 from hydrakit.data.read import read_samples
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, Sample

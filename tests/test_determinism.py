@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from helpers import Runner, hydra_plan, install_standin, weights_of
 
-from hydrakit.devices import threads
+from hydrakit.compute.devices import threads
 
 
 def test_the_same_plan_gives_the_same_bits_again(runner: Runner) -> None:

@@ -16,7 +16,7 @@ from pydicom.uid import ImplicitVRLittleEndian
 from scipy.spatial.transform import Rotation
 
 from hydrakit.data.dicom import index_headers, read_header, read_pixels, series_facts
-from hydrakit.data.dicom_geometry import (
+from hydrakit.data.dicom.geometry import (
     Location,
     in_volume,
     locate,

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from dicom_files import image, save
 
-from hydrakit.data import dicom_cache, dicom_index
+from hydrakit.data.dicom import cache as dicom_cache
+from hydrakit.data.dicom import index as dicom_index
 from hydrakit.data.dicom import index_headers, watching_index
-from hydrakit.data.dicom_cache import from_json, to_json
-from hydrakit.data.dicom_header import read_header
+from hydrakit.data.dicom.cache import from_json, to_json
+from hydrakit.data.dicom.header import read_header
 from hydrakit.errors import DataError
 
 

@@ -22,9 +22,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from hydrakit.data import dicom_decode
 from hydrakit.data.dicom import MissingCodecError, index_headers, read_header, read_pixels
-from hydrakit.data.dicom_pixels import read_stored
+from hydrakit.data.dicom import decode as dicom_decode
+from hydrakit.data.dicom.pixels import read_stored
 from hydrakit.errors import DataError
 
 VALUES = np.random.default_rng(0).integers(0, 4096, (48, 64), dtype=np.uint16)

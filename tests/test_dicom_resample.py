@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
-from hydrakit.data.dicom_geometry import Frame, Location, frame_in, in_order, locate, resample
+from hydrakit.data.dicom.geometry import Frame, Location, frame_in, in_order, locate, resample
 
 
 def stack(volume, *, turn=(0.0, 0.0, 0.0), spacing=(1.5, 2.0), step=3.0, origin=(5.0, -7.0, 11.0)):

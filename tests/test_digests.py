@@ -19,17 +19,17 @@ from helpers import (
     weights_of,
 )
 
-import hydrakit.shared
-from hydrakit.compare.cells import Cell, CompareDir
-from hydrakit.compare.judging import _predictions
-from hydrakit.evaluate import evaluate_run
-from hydrakit.folder import digests
-from hydrakit.folder.files import copy
+import hydrakit.runs.round_cache
+from hydrakit.compare.design import Cell, CompareDir
+from hydrakit.compare.scoring import _predictions
 from hydrakit.plan import Plan, Round
+from hydrakit.plan.results import RoundResult
 from hydrakit.report import write_report
-from hydrakit.results import RoundResult
-from hydrakit.rundir import OWN, RunDir
-from hydrakit.watch import Watcher
+from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.evaluate import evaluate_run
+from hydrakit.runs.rundir import OWN, RunDir
+from hydrakit.storage import digests
+from hydrakit.storage.files import copy
 
 OTHERS = {"environment.json", "events.jsonl", "report.html", ".lock", "files.json", "log.txt"}
 
@@ -284,7 +284,7 @@ def test_a_round_that_goes_bad_while_it_is_kept_is_not_made_right_by_keeping_it(
 
     plan, shared = plan_of(round_of("alpha")), tmp_path / "kept"
     with monkeypatch.context() as patch:
-        patch.setattr(hydrakit.shared, "copy", badly)
+        patch.setattr(hydrakit.runs.round_cache, "copy", badly)
         runner(plan, "one", shared=shared)
     (folder,) = shared.iterdir()
     assert [name for name, _ in digests.faults(folder)] == ["body.safetensors"]

@@ -14,8 +14,8 @@ from helpers import Runner, hydra_plan, plan_of, round_of
 from test_checkpoint import assert_same
 
 from hydrakit.errors import HydrakitError
-from hydrakit.folder.files import append_line, write_atomic
-from hydrakit.rundir import RunDir
+from hydrakit.runs.rundir import RunDir
+from hydrakit.storage.files import append_line, write_atomic
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_a_full_disk_on_the_command_line(
         raise OSError(errno.ENOSPC, "No space left on device, 9 bytes are needed", "somewhere")
 
     (standin / "plan.json").write_text(hydra_plan().to_json())
-    monkeypatch.setattr("hydrakit.rundir.write_atomic", full)
+    monkeypatch.setattr("hydrakit.runs.rundir.write_atomic", full)
     result = CliRunner().invoke(main, ["run", "--plan", "plan.json", "--out", "run"])
     assert result.exit_code == 1
     assert [line for line in result.stderr.splitlines() if "hydrakit: " in line] == [

@@ -33,17 +33,16 @@ from test_checkpoint import Interrupter
 from torch import nn
 from torch.nn import functional
 
-from hydrakit import heads
-from hydrakit.devices import Compute, choose_compute
-from hydrakit.distributed import ALONE, NEEDED, Team, one_voice, parallel
+from hydrakit.compute.devices import Compute, choose_compute
+from hydrakit.compute.distributed import ALONE, NEEDED, Team, one_voice, parallel
 from hydrakit.errors import HydrakitError, PlanError
-from hydrakit.models import Body, Joined, Shared
+from hydrakit.models.body import Body, Joined, Shared, heads
 from hydrakit.plan import Plan
-from hydrakit.results import Figures
-from hydrakit.rundir import RunDir
-from hydrakit.train import train_round
+from hydrakit.plan.results import Figures
+from hydrakit.runs.rundir import RunDir
+from hydrakit.training.evaluation import Evaluation
+from hydrakit.training.loop import train_round
 from hydrakit.training.seeds import Seeds
-from hydrakit.training.validation import Evaluation
 
 CPU = torch.device("cpu")
 HERE = Path(__file__)

@@ -22,19 +22,19 @@ from helpers import (
 from sklearn.metrics import roc_auc_score
 
 from hydrakit import weights
-from hydrakit.devices import choose_device
+from hydrakit.compute.devices import choose_device
 from hydrakit.engine import default_out
 from hydrakit.errors import PlanError
-from hydrakit.heads import build_mlp
-from hydrakit.models import Body
+from hydrakit.models.body import Body
+from hydrakit.models.heads import build_mlp
 from hydrakit.plan import Plan, Round
-from hydrakit.planning import make_plan
-from hydrakit.results import EpochRecord, RoundResult
-from hydrakit.rundir import RunDir
+from hydrakit.plan.profiles import make_plan
+from hydrakit.plan.results import EpochRecord, RoundResult
+from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.rundir import RunDir
+from hydrakit.runs.transfer import FILE
+from hydrakit.training.evaluation import outputs
 from hydrakit.training.seeds import INITIALISATION, Seeds
-from hydrakit.training.validation import outputs
-from hydrakit.transfer import FILE
-from hydrakit.watch import Watcher
 
 SEVEN = [
     "01-alpha-all",

@@ -25,11 +25,11 @@ from helpers import (
 from sklearn.metrics import roc_auc_score
 
 from hydrakit import weights
-from hydrakit.evaluate import Evaluation, Predictions, evaluate_files, evaluate_run, score
-from hydrakit.heads import build_linear
 from hydrakit.hooks import FieldOfView
+from hydrakit.models.heads import build_linear
 from hydrakit.plan import BodySpec, Dataset, Fold, Split
-from hydrakit.rundir import RunDir
+from hydrakit.runs.evaluate import Evaluation, Predictions, evaluate_files, evaluate_run, score
+from hydrakit.runs.rundir import RunDir
 
 
 @pytest.fixture
@@ -276,7 +276,7 @@ def test_a_class_without_a_case_has_no_auc() -> None:
 def test_a_body_of_another_patch_does_not_take_the_head(
     of_files: Callable[..., Evaluation], finished: RunDir, tmp_path: Path
 ) -> None:
-    from hydrakit.models import Body
+    from hydrakit.models.body import Body
 
     body = Body(BodySpec(channels=(4, 8), features=8, patch=17), in_channels=1, dropout=0.0)
     weights.save_body(tmp_path / "body.safetensors", body)

@@ -18,14 +18,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
-from hydrakit.data.gate import deal_out
-from hydrakit.data.index import Case
-from hydrakit.data.prepare import prepare
+from hydrakit.data.prepared.index import Case
+from hydrakit.data.prepared.prepare import prepare
+from hydrakit.data.quality.leakage import deal_out
 from hydrakit.data.read import MAX_SUBGROUPS, read_cases
-from hydrakit.evaluate import Predictions, score, to_csv
-from hydrakit.findings import Findings, average
 from hydrakit.hooks import Sample
-from hydrakit.results import Subgroup, TestResult
+from hydrakit.plan.results import Subgroup, TestResult
+from hydrakit.runs.evaluate import Predictions, score, to_csv
+from hydrakit.stats.findings import Findings, average
 from hydrakit.stats.intervals import mean_auc, newcombe_interval
 from hydrakit.stats.subgroups import subgroups_of
 from hydrakit.stats.tested import Row, Tested, gather
@@ -593,7 +593,7 @@ def test_a_comparison_counts_findings_and_tells_of_subgroups(
     from pages import cells, parse, part
 
     from hydrakit.cli import main
-    from hydrakit.compare.comparison import Comparison
+    from hydrakit.stats.comparison import Comparison
 
     out = tmp_path / "out"
     arguments = [
@@ -630,9 +630,9 @@ def test_a_comparison_counts_findings_and_tells_of_subgroups(
 def test_orders_of_supports_are_compared_on_findings(
     declared: Path, tmp_path: Path, cache: Path
 ) -> None:
-    from hydrakit.data.declared import with_declared
+    from hydrakit.data.declared.adapter import with_declared
+    from hydrakit.runs.callbacks import Watcher
     from hydrakit.search.supports import Judge
-    from hydrakit.watch import Watcher
 
     offered = with_declared(helpers.plugins(), declared, {})
     plan = helpers.plan_of(helpers.round_of("omega", epochs=1))

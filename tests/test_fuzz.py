@@ -18,7 +18,7 @@ from fuzz_runs import NOTES
 from fuzz_targets import TARGETS
 from fuzz_watch import Report, make
 
-from hydrakit.data.declared import load_declared
+from hydrakit.data.declared.adapter import load_declared
 from hydrakit.data.dicom import read_header
 from hydrakit.data.read import read_samples
 from hydrakit.errors import DataError

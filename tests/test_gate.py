@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hydrakit.data.copies import content_digest, thumbnail
-from hydrakit.data.gate import DROPPED, WITHHELD, Gate, deal_out, shortcut_facts
-from hydrakit.data.prepare import Case, Prepared
+from hydrakit.data.prepared.index import Case, Prepared
+from hydrakit.data.quality.duplicates import content_digest, thumbnail
+from hydrakit.data.quality.leakage import DROPPED, WITHHELD, Gate, deal_out, shortcut_facts
 from hydrakit.errors import DataError
 from hydrakit.plan import Split
 
@@ -230,7 +230,7 @@ def test_a_split_that_the_dataset_declares_is_kept(tmp_path: Path) -> None:
 
 
 def test_copies_are_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hydrakit.data import gate as module
+    from hydrakit.data.quality import leakage as module
 
     data = dataset(*plenty(), (3, {"label": 1, "patient": "twin", "key": "twin"}))
     first = deal(tmp_path, alpha=data)

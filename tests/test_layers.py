@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from hydrakit.layers import Dropout, kept, pieces
+from hydrakit.models.layers import Dropout, kept, pieces
 
 
 def masked(layer: Dropout, like: torch.Tensor, seed: int = 0) -> torch.Tensor:

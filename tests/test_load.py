@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from hydrakit.data.gate import deal_out
-from hydrakit.data.index import open_prepared
+from hydrakit.data.augment import plain
 from hydrakit.data.load import Loaded, load, select
-from hydrakit.data.prepare import Prepared, canvas_side, prepare
-from hydrakit.data.views import plain
+from hydrakit.data.prepared.crop import canvas_side
+from hydrakit.data.prepared.index import Prepared, open_prepared
+from hydrakit.data.prepared.prepare import prepare
+from hydrakit.data.quality.leakage import deal_out
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, FieldOfView, OptionValue, Sample
 from hydrakit.plan import Split

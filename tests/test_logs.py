@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from helpers import Runner, StopError, another_process, plan_of, refused, round_of
 
-from hydrakit import logs
 from hydrakit.errors import DataError, HydrakitError, PlanError
+from hydrakit.observers import log as logs
 from hydrakit.plan import Round
-from hydrakit.results import EpochRecord
-from hydrakit.rundir import RunDir
-from hydrakit.watch import Watcher
+from hydrakit.plan.results import EpochRecord
+from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.rundir import RunDir
 
 PLAN = plan_of(round_of("beta"), round_of("alpha"), bootstrap=2)
 LOG = logging.getLogger("hydrakit")
@@ -138,7 +138,7 @@ def test_what_others_log_of_exceptions_is_cut_before_their_message(runner: Runne
             said = f"plugin mine (mine-dist 1.0): read raised ValueError: {str(error)[:200]}..."
             LOG.log(level, said.replace("  ", " "), exc_info=error)
         LOG.warning("a line of %s", "its own")
-        logging.getLogger("hydrakit.data.prepare").warning("1-001.dcm changed")
+        logging.getLogger("hydrakit.data.prepared.prepare").warning("1-001.dcm changed")
         LOG.error("nothing", exc_info=ValueError())
 
     lines = lines_of(runner(PLAN, watcher=Raise(log)).path)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
-from hydrakit.metrics import (
+from hydrakit.stats.metrics import (
     accuracy,
     auc,
     auc_from_logits,

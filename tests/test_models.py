@@ -9,15 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hydrakit.heads import build_linear, build_mlp
-from hydrakit.models import (
-    Body,
-    count_parameters,
-    freeze,
-    joined,
-    logits_of,
-    set_dropout,
-)
+from hydrakit.compute.modules import count_parameters, logits_of, set_dropout
+from hydrakit.models.body import Body, freeze, joined
+from hydrakit.models.heads import build_linear, build_mlp
 from hydrakit.plan import BodySpec
 
 SMALL = BodySpec(channels=(3, 5), features=7, patch=20)

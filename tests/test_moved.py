@@ -15,11 +15,11 @@ from click.testing import CliRunner, Result
 from helpers import StopError, plan_of, round_of, run_plan, tree, weights_of
 
 from hydrakit.cli import main
+from hydrakit.maintenance.verify import verify
 from hydrakit.plan import Round
-from hydrakit.results import EpochRecord
-from hydrakit.rundir import CHECKPOINT, RunDir
-from hydrakit.upkeep.verify import verify
-from hydrakit.watch import Watcher
+from hydrakit.plan.results import EpochRecord
+from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.rundir import CHECKPOINT, RunDir
 
 PLAN = plan_of(
     round_of("alpha"), round_of("beta", "head"), round_of("beta", epochs=4), round_of("alpha")

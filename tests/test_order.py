@@ -17,11 +17,11 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from hydrakit.cli import main
-from hydrakit.data.index import Prepared
 from hydrakit.data.load import select
-from hydrakit.data.prepare import prepare
+from hydrakit.data.prepared.index import Prepared
+from hydrakit.data.prepared.prepare import prepare
 from hydrakit.plan import load_plan
-from hydrakit.rundir import RunDir
+from hydrakit.runs.rundir import RunDir
 from hydrakit.search.order import OrderResult, count_orders, greedy, order, smallest_first
 from hydrakit.stats.paired import sign_flip
 from hydrakit.weights import load_model

@@ -8,7 +8,7 @@ import pytest
 
 from hydrakit.errors import HydrakitError, PlanError, PluginError
 from hydrakit.plan import BodySpec, Plan, Split
-from hydrakit.planning import PROFILES, make_plan
+from hydrakit.plan.profiles import PROFILES, make_plan
 from hydrakit.plugins import load_plugins
 
 PAPER = ["prostatex", "brain", "lung", "prostatex"]
@@ -240,7 +240,7 @@ def test_what_is_impossible_is_told_on_one_line(
 
 def test_planning_does_not_import_torch() -> None:
     code = (
-        "import sys; from hydrakit.planning import make_plan; "
+        "import sys; from hydrakit.plan.profiles import make_plan; "
         "make_plan('hydra', ['brain', 'prostatex']); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from hydrakit.errors import PluginError
 from hydrakit.names import is_name
-from hydrakit.plugins import Found, Plugins, load_plugins
+from hydrakit.plugins import Plugins, load_plugins
+from hydrakit.plugins.registry import Found
 
 HEAD = """
 from hydrakit.hooks import HeadFactory, hookimpl

@@ -7,8 +7,8 @@ from typing import cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydrakit.compare.cells import Cell
-from hydrakit.compare.pool import Job, Queue
+from hydrakit.compare.design import Cell
+from hydrakit.compare.launchers import Job, Queue
 
 
 def groups_of(*sizes: int) -> list[list[Job]]:

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from preparing import PATCH, SIDE, Files, adapter, every, noise, sample, told
 
-from hydrakit.data.copies import content_digest, thumbnail
-from hydrakit.data.crop import crop
-from hydrakit.data.prepare import IN_FLIGHT, prepare
+from hydrakit.data.prepared.crop import crop
+from hydrakit.data.prepared.prepare import IN_FLIGHT, prepare
+from hydrakit.data.quality.duplicates import content_digest, thumbnail
+from hydrakit.data.quality.shortcuts import image_facts
 from hydrakit.data.read import read_samples
-from hydrakit.data.shortcuts import image_facts
 from hydrakit.errors import DataError
 from hydrakit.hooks import FieldOfView, OptionValue, Sample, Unusable
-from hydrakit.places import default_cache
 from hydrakit.plugins import load_plugins
+from hydrakit.storage.paths import default_cache
 
 # The z-score
 

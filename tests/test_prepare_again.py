@@ -15,8 +15,8 @@ import pytest
 from numpy.typing import NDArray
 from preparing import PATCH, Files, adapter, every, noise, sample, told
 
-from hydrakit.data.manifest import Manifest
-from hydrakit.data.prepare import IN_FLIGHT, prepare
+from hydrakit.data.prepared.manifest import Manifest
+from hydrakit.data.prepared.prepare import IN_FLIGHT, prepare
 from hydrakit.errors import DataError
 from hydrakit.hooks import OptionValue, Sample
 

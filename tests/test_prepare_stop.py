@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 from preparing import SIDE, Files, start_process, told
 
-from hydrakit.data import store
+from hydrakit.data.prepared import store
 from hydrakit.errors import DataError
 
 COUNT = 24
@@ -104,8 +104,8 @@ def test_killed_while_old_rows_are_cleared_it_goes_on(
 
     write_atomic = store.write_atomic
     with monkeypatch.context() as patched:
-        patched.setattr("hydrakit.data.store.write_atomic", stop)
-        patched.setattr("hydrakit.data.prepare.write_atomic", stop)
+        patched.setattr("hydrakit.data.prepared.store.write_atomic", stop)
+        patched.setattr("hydrakit.data.prepared.prepare.write_atomic", stop)
         with pytest.raises(KeyboardInterrupt):
             files.prepare()
     files.loads.clear()

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from hydrakit.data.dicom import MissingCodecError
-from hydrakit.data.read import load_image, read_cases, read_samples, resolve_options
+from hydrakit.data.read import load_image, read_cases, read_samples
 from hydrakit.errors import DataError, PlanError
 from hydrakit.hooks import DatasetAdapter, FieldOfView, Option, OptionValue, Sample, Unusable
+from hydrakit.plugins.options import resolve_options
 
 IMAGE = np.arange(12, dtype=np.float32).reshape(3, 4)
 

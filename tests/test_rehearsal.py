@@ -22,14 +22,15 @@ from helpers import (
     tree,
 )
 
-from hydrakit import engine, rehearsal
+from hydrakit import engine
 from hydrakit.cli import main
 from hydrakit.plan import Other, Plan, Round
-from hydrakit.rehearsal import Rehearsal
-from hydrakit.results import RoundResult
-from hydrakit.rundir import RunDir
-from hydrakit.training.examples import Examples
-from hydrakit.watch import Watcher
+from hydrakit.plan.results import RoundResult
+from hydrakit.runs import dry_run as rehearsal
+from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.dry_run import Rehearsal
+from hydrakit.runs.rundir import RunDir
+from hydrakit.training.batches import Examples
 
 PLAN = plan_of(
     round_of("alpha", epochs=3), round_of("beta", "head"), round_of("beta"), round_of("alpha"),

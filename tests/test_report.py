@@ -26,11 +26,11 @@ from pages import (
 )
 
 from hydrakit.errors import PlanError
+from hydrakit.plan.results import AreaUnderCurve
 from hydrakit.report import write_report
 from hydrakit.report.markup import Html, element
 from hydrakit.report.repeat import command
 from hydrakit.report.words import meaning
-from hydrakit.results import AreaUnderCurve
 from hydrakit.stats.intervals import newcombe_interval
 
 

@@ -178,7 +178,7 @@ def test_the_command_adds_patches_where_the_data_is(tmp_path, monkeypatch):
     import helpers
     from helpers import hydra_plan, run_plan, write_data
 
-    from hydrakit.data import declared
+    from hydrakit.data.declared import adapter as declared
 
     data = write_data(tmp_path / "data")
     rundir = run_plan(hydra_plan(), tmp_path / "run", data=data, cache=tmp_path / "cache")
@@ -200,7 +200,7 @@ def test_reports_and_figures_do_not_load_torch(tmp_path):
     code = (
         "import sys; from pathlib import Path; from hydrakit.report import *; "
         "from hydrakit.report.export import write_figures; "
-        "from hydrakit.rundir import RunDir; from hydrakit.plugins import Plugins; "
+        "from hydrakit.runs.rundir import RunDir; from hydrakit.plugins import Plugins; "
         "none = Plugins(datasets={}, heads={}, strategies={}, commands={}, found=()); "
         f"_, figures = build_report(RunDir(Path({str(tmp_path / 'run')!r})), plugins=none); "
         f"write_figures(figures, Path({str(tmp_path / 'f')!r})); "

@@ -21,10 +21,10 @@ from pages import (
 
 from hydrakit.cli import main
 from hydrakit.errors import PlanError
+from hydrakit.plan.results import TracePoint
 from hydrakit.report import build_report, write_report
 from hydrakit.report.levels import moving_average
-from hydrakit.results import TracePoint
-from hydrakit.rundir import TRACE, RunDir, write_lines
+from hydrakit.runs.rundir import TRACE, RunDir, write_lines
 from hydrakit.stats.intervals import newcombe_interval
 
 OFFERED = plugins(adapter("prostatex"))

@@ -20,14 +20,14 @@ from torch import nn
 
 from hydrakit.errors import PlanError
 from hydrakit.hooks import FieldOfView
-from hydrakit.models import joined
+from hydrakit.models.body import joined
+from hydrakit.plan.results import AreaUnderCurve, Bootstrap, DataFacts
 from hydrakit.report import ledger, write_report
 from hydrakit.report.cases import answer, choose, read_shown, saliency
 from hydrakit.report.levels import _kolmogorov, moving_average, roc_band, two_classes
 from hydrakit.report.operating import operating_table
 from hydrakit.report.page import build_report
 from hydrakit.report.roc import Curve, roc_points
-from hydrakit.results import AreaUnderCurve, Bootstrap, DataFacts
 
 assert FieldOfView  # imported so that hooks are loaded as in the program
 
@@ -120,7 +120,7 @@ def test_luck_is_said_beside_the_best_start(tmp_path):
 
 def test_a_single_start_gets_the_range_of_chance():
     rundir_first = Bootstrap(chosen=0, val_auc=(0.5,))
-    from hydrakit.results import Figures, RoundResult
+    from hydrakit.plan.results import Figures, RoundResult
 
     first = RoundResult(
         round=1, dataset="d", train="all", head="d", learning_rate=1, dropout=0, best_epoch=1,
@@ -219,7 +219,7 @@ class Straight(nn.Module):
 @given(st.integers(0, 1000), st.integers(0, 2))
 def test_the_map_sums_to_what_the_patch_adds(seed, output):
     """The completeness of integrated gradients (Sundararajan 2017, proposition 1)."""
-    from hydrakit.models import Body
+    from hydrakit.models.body import Body
     from hydrakit.plan import BodySpec
 
     with torch.random.fork_rng(devices=[]):

@@ -29,9 +29,9 @@ from helpers import (
 
 from hydrakit.errors import DataError
 from hydrakit.plan import Plan, Round
-from hydrakit.results import EpochRecord, RoundResult
-from hydrakit.rundir import RunDir
-from hydrakit.watch import Watcher
+from hydrakit.plan.results import EpochRecord, RoundResult
+from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.rundir import RunDir
 
 
 def without_seconds(rundir: RunDir) -> dict[str, Any]:

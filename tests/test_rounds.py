@@ -11,19 +11,19 @@ import torch
 from helpers import BODY, Runner, hydra_plan, load_dataset, plan_of, round_of, weights_of
 from torch import nn
 
+from hydrakit.compute.devices import Compute
 from hydrakit.data.load import Loaded
-from hydrakit.devices import Compute
-from hydrakit.heads import build_mlp
-from hydrakit.models import Body, Joined
+from hydrakit.models.body import Body, Joined
+from hydrakit.models.heads import build_mlp
 from hydrakit.plan import Other, Round
-from hydrakit.results import RoundResult
-from hydrakit.rundir import TRACE
-from hydrakit.tasks import loss_of
-from hydrakit.train import Trained, train_round
-from hydrakit.training.course import Mixed
-from hydrakit.training.examples import Examples
+from hydrakit.plan.results import RoundResult
+from hydrakit.runs.rundir import TRACE
+from hydrakit.stats.tasks import loss_of
+from hydrakit.training.batches import Examples
+from hydrakit.training.epochs import Mixed
+from hydrakit.training.evaluation import Evaluation
+from hydrakit.training.loop import Trained, train_round
 from hydrakit.training.seeds import Seeds
-from hydrakit.training.validation import Evaluation
 from hydrakit.weights import load_model
 
 SEEDS = Seeds(3, 1)

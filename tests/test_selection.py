@@ -9,7 +9,7 @@ import torch
 from helpers import hyperparameters
 from torch import nn
 
-from hydrakit.results import EpochRecord, Figures
+from hydrakit.plan.results import EpochRecord, Figures
 from hydrakit.training.selection import Selection
 
 AUCS = [0.5, 0.9, 0.4, 0.7, 0.8, 0.75, 0.6]

@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-import hydrakit.layers
-from hydrakit.distributed import ALONE, Part, Team
-from hydrakit.layers import BatchNorm, Dropout
-from hydrakit.models import Joined, Shared
-from hydrakit.training.examples import Examples
+import hydrakit.models.layers
+from hydrakit.compute.distributed import ALONE, Part, Team
+from hydrakit.models.body import Joined, Shared
+from hydrakit.models.layers import BatchNorm, Dropout
+from hydrakit.training.batches import Examples
 from hydrakit.training.seeds import Seeds
 
 
@@ -110,7 +110,7 @@ def test_batch_norm_of_parts_is_that_of_the_joined_batch(
         return found.detach(), rows.grad, own
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hydrakit.layers, "summed", threads.summed)
+        patch.setattr(hydrakit.models.layers, "summed", threads.summed)
         found, grads, layers = zip(*threads.run(work), strict=True)
     close: Any = {"rtol": 1e-3, "atol": 1e-3, "check_dtype": False}
     torch.testing.assert_close(torch.cat(found), wanted.detach(), **close)

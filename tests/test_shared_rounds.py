@@ -20,11 +20,11 @@ from helpers import (
     weights_of,
 )
 
-from hydrakit.devices import choose_compute
+from hydrakit.compute.devices import choose_compute
 from hydrakit.plan import Dataset, Fold, Plan, Split
-from hydrakit.rundir import RunDir
-from hydrakit.session import Session
-from hydrakit.shared import key_of
+from hydrakit.runs.round_cache import key_of
+from hydrakit.runs.rundir import RunDir
+from hydrakit.runs.session import Session
 
 FOLD = Split(train=8, val=2, fold=Fold(index=0, count=2))
 
@@ -160,7 +160,9 @@ def test_of_two_runs_that_train_one_round_at_once_the_first_keeps_it(
     shared = tmp_path / "rounds"
     runner(transfer_plan(), "first", shared=shared)
     before = tree(shared)
-    monkeypatch.setattr("hydrakit.session.fetch", lambda *_: False)  # as if it were not there yet
+    monkeypatch.setattr(
+        "hydrakit.runs.session.fetch", lambda *_: False
+    )  # as if it were not there yet
     second = runner(transfer_plan(), "second", shared=shared)
     assert "round shared" not in events(second)
     assert tree(shared) == before

@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from hydrakit.data.copies import assign_groups, content_digest, find_copies, thumbnail
-from hydrakit.data.read import LoadedSample, read_samples
-from hydrakit.data.shortcuts import (
+from hydrakit.data.quality.duplicates import assign_groups, content_digest, find_copies, thumbnail
+from hydrakit.data.quality.shortcuts import (
     Shortcut,
     category_auc,
     image_facts,
     rank_auc,
     shortcuts,
 )
+from hydrakit.data.read import LoadedSample, read_samples
 from hydrakit.stats.intervals import newcombe_interval
 from hydrakit_brain import hydrakit_dataset_adapters
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from hydrakit.data.split import SPLITS, UNUSED, split_cases, unit_of_each
+from hydrakit.data.quality.split import SPLITS, UNUSED, split_cases, unit_of_each
 from hydrakit.errors import DataError
 from hydrakit.plan import Fold, Split
 

@@ -23,12 +23,12 @@ from helpers import (
 )
 
 from hydrakit.cli import main
-from hydrakit.compare.cells import CompareDir, Description, make_design
+from hydrakit.compare.design import CompareDir, Description, make_design
+from hydrakit.maintenance.status import ComparisonStatus, RunStatus, status
 from hydrakit.plan import Round
-from hydrakit.results import EpochRecord
-from hydrakit.rundir import CHECKPOINT, RunDir
-from hydrakit.upkeep.status import ComparisonStatus, RunStatus, status
-from hydrakit.watch import Watcher
+from hydrakit.plan.results import EpochRecord
+from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.rundir import CHECKPOINT, RunDir
 
 PLAN = plan_of(round_of("beta"), round_of("alpha", "head"), round_of("alpha", epochs=4))
 
@@ -169,7 +169,7 @@ def test_torch_is_not_loaded(hydra_run: RunDir) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from hydrakit.upkeep.status import status
+from hydrakit.maintenance.status import status
 status(Path({str(hydra_run.path)!r}))
 assert "torch" not in sys.modules
 """

@@ -18,8 +18,8 @@ from helpers import Runner, weights_of
 from killing import Killing, longer_plan
 from test_checkpoint import assert_same
 
-from hydrakit.rundir import RunDir
-from hydrakit.stopping import Stopped, check, stoppable, stopped
+from hydrakit.compute.signals import Stopped, check, stoppable, stopped
+from hydrakit.runs.rundir import RunDir
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 
@@ -165,10 +165,10 @@ def test_a_request_that_became_another_error_is_told_as_what_it_was() -> None:
 def test_a_run_hears_a_request_that_was_swallowed(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hydrakit.stopping._asked", [signal.SIGTERM])
+    monkeypatch.setattr("hydrakit.compute.signals._asked", [signal.SIGTERM])
     with pytest.raises(Stopped):
         runner(longer_plan())
-    monkeypatch.setattr("hydrakit.stopping._asked", [])
+    monkeypatch.setattr("hydrakit.compute.signals._asked", [])
 
 
 def test_threads_have_no_handlers() -> None:
@@ -188,8 +188,8 @@ def test_an_epoch_that_was_over_is_not_lost_in_memory_alone(runner: Runner) -> N
     """Progress that was not yet due to be written is written when the run is stopped."""
     from test_checkpoint import Interrupter, StopError
 
-    from hydrakit.checkpoint import read_facts
-    from hydrakit.rundir import CHECKPOINT
+    from hydrakit.runs.rundir import CHECKPOINT
+    from hydrakit.training.checkpoint import read_facts
 
     with pytest.raises(StopError):
         runner(longer_plan(), watcher=Interrupter(7), checkpoint_every=1e9)

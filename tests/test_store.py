@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from hydrakit.data import store as store_module
-from hydrakit.data.crop import Statistics
-from hydrakit.data.store import THUMBNAIL, Made, Store, map_rows
+from hydrakit.data.prepared import store as store_module
+from hydrakit.data.prepared.crop import Statistics
+from hydrakit.data.prepared.store import THUMBNAIL, Made, Store, map_rows
 
 SIDE = 4
 

@@ -13,10 +13,11 @@ from helpers import adapter as standin
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hydrakit.data.check import all_unusable, default_split, nothing_usable, summarise
-from hydrakit.data.declared import plugins_at
-from hydrakit.data.prepare import Case, Prepared, prepare
-from hydrakit.data.summary import Summary
+from hydrakit.data.declared.adapter import plugins_at
+from hydrakit.data.prepared.index import Case, Prepared
+from hydrakit.data.prepared.prepare import prepare
+from hydrakit.data.quality.check import all_unusable, default_split, nothing_usable, summarise
+from hydrakit.data.quality.summary import Summary
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, Sample, Unusable
 from hydrakit.plan import Split

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from hydrakit.errors import WeightsError
-from hydrakit.heads import build_linear
 from hydrakit.hooks import FieldOfView
-from hydrakit.models import Body
+from hydrakit.models.body import Body
+from hydrakit.models.heads import build_linear
 from hydrakit.plan import BodySpec
 from hydrakit.weights import (
     BodyMetadata,

@@ -16,12 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import mean_absolute_error, r2_score, roc_auc_score
 
-from hydrakit import metrics, tasks, weights
+from hydrakit import weights
 from hydrakit.engine import run
 from hydrakit.errors import PlanError
-from hydrakit.evaluate import evaluate_run
 from hydrakit.hooks import DatasetAdapter, OptionValue, Sample
-from hydrakit.rundir import RunDir
+from hydrakit.runs.evaluate import evaluate_run
+from hydrakit.runs.rundir import RunDir
+from hydrakit.stats import metrics, tasks
 
 NUMBERS = st.lists(
     st.tuples(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3)), min_size=2, max_size=30

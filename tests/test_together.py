@@ -16,9 +16,9 @@ from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor, nn
 
 from hydrakit.data.load import Loaded
-from hydrakit.heads import build_linear, build_mlp
-from hydrakit.layers import Dropout
-from hydrakit.models import freeze
+from hydrakit.models.body import freeze
+from hydrakit.models.heads import build_linear, build_mlp
+from hydrakit.models.layers import Dropout
 from hydrakit.plan import Hyperparameters
 from hydrakit.search.together import (
     Outcome,
@@ -27,11 +27,11 @@ from hydrakit.search.together import (
     train_alone,
     train_together,
 )
-from hydrakit.tasks import to_tensor
-from hydrakit.train import train_round
-from hydrakit.training.examples import Examples
+from hydrakit.stats.tasks import to_tensor
+from hydrakit.training.batches import Examples
+from hydrakit.training.evaluation import outputs
+from hydrakit.training.loop import train_round
 from hydrakit.training.seeds import Seeds
-from hydrakit.training.validation import outputs
 
 FEATURES, ROWS, CASES = 12, 150, 60
 CLASSES: Any = {"task": "classification", "scale": None}

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from helpers import Runner, StopError, hydra_plan, refused, weights_of
 
+from hydrakit.observers.trackers import TRACKERS, Tracked, tracking
 from hydrakit.plan import Round
-from hydrakit.results import EpochRecord, RoundResult
-from hydrakit.rundir import RunDir
-from hydrakit.track import TRACKERS, Tracked, tracking
-from hydrakit.watch import Watcher
+from hydrakit.plan.results import EpochRecord, RoundResult
+from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.rundir import RunDir
 
 PLAN = hydra_plan()
 Sent = list[tuple[int, float]]

@@ -18,17 +18,17 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 from torch.nn import functional
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-import hydrakit.train
+import hydrakit.training.loop
+from hydrakit.compute.devices import Compute, threads
 from hydrakit.data.load import Loaded
-from hydrakit.devices import Compute, threads
 from hydrakit.errors import PlanError
-from hydrakit.results import EpochRecord, Figures
-from hydrakit.tasks import loss_of
-from hydrakit.train import Trained, train_round
-from hydrakit.training.examples import Examples
+from hydrakit.plan.results import EpochRecord, Figures
+from hydrakit.stats.tasks import loss_of
+from hydrakit.training.batches import Examples
+from hydrakit.training.evaluation import Reference, figures, outputs
+from hydrakit.training.loop import Trained, train_round
 from hydrakit.training.seeds import Seeds, seeded
 from hydrakit.training.selection import is_better
-from hydrakit.training.validation import Reference, figures, outputs
 
 SEEDS = Seeds(plan=3, round=2)
 PLAIN: Any = {"task": "classification", "loss": "cross-entropy", "scale": None}
@@ -319,7 +319,7 @@ def test_every_epoch_draws_its_own_dropout(alpha: Loaded, monkeypatch: pytest.Mo
         seeds.append(seed)
         return seeded(seed, device)
 
-    monkeypatch.setattr(hydrakit.train, "seeded", spy)
+    monkeypatch.setattr(hydrakit.training.loop, "seeded", spy)
     all_epochs(alpha, epochs=3)
     assert len(set(seeds)) == len(seeds) == 3
 

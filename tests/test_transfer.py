@@ -21,15 +21,15 @@ from helpers import (
 from safetensors.numpy import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
-from hydrakit.data.gate import pass_gate
 from hydrakit.data.load import Cases
+from hydrakit.data.quality.leakage import pass_gate
 from hydrakit.hooks import Task
 from hydrakit.plan import Round
-from hydrakit.results import Figures, RoundResult
-from hydrakit.rundir import RunDir
+from hydrakit.plan.results import Figures, RoundResult
+from hydrakit.runs.rundir import RunDir
+from hydrakit.runs.transfer import FILE, NOT_KEPT, NOT_YET, Kept, keep, transfers
 from hydrakit.stats.paired import compare
 from hydrakit.stats.tested import Row, gather
-from hydrakit.transfer import FILE, NOT_KEPT, NOT_YET, Kept, keep, transfers
 
 PLAN = hydra_plan()
 

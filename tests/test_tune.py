@@ -30,15 +30,15 @@ from helpers import (
 from torch import Tensor
 
 from hydrakit.cli import main
-from hydrakit.data.gate import deal_out
-from hydrakit.data.index import Prepared
 from hydrakit.data.load import Loaded, load, select
-from hydrakit.heads import build_mlp
-from hydrakit.models import Body
+from hydrakit.data.prepared.index import Prepared
+from hydrakit.data.quality.leakage import deal_out
+from hydrakit.models.body import Body
+from hydrakit.models.heads import build_mlp
 from hydrakit.plan import Other, Plan, Split, load_plan
 from hydrakit.search.trials import Setting, TrialRecord, folds_of
 from hydrakit.search.tune import Tuned, tune
-from hydrakit.train import train_round
+from hydrakit.training.loop import train_round
 from hydrakit.training.seeds import INITIALISATION, Seeds, seeded
 from hydrakit.weights import load_body, load_head
 

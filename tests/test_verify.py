@@ -11,11 +11,11 @@ from click.testing import CliRunner, Result
 from helpers import Runner, StopError, forget_digests, plan_of, refused, round_of, tree
 
 from hydrakit.cli import main
+from hydrakit.maintenance.verify import verify
 from hydrakit.plan import Round
-from hydrakit.results import EpochRecord
-from hydrakit.rundir import RunDir
-from hydrakit.upkeep.verify import verify
-from hydrakit.watch import Watcher
+from hydrakit.plan.results import EpochRecord
+from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.rundir import RunDir
 
 DIGESTED = (".json", ".jsonl", ".safetensors", ".csv")
 NOT = {"environment.json", "events.jsonl"}

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from hydrakit.data.prepare import MAX_ANGLE, MAX_SHIFT, OVERSAMPLING, canvas_side
-from hydrakit.data.views import Views, balanced, plain
+from hydrakit.data.augment import Views, balanced, plain
+from hydrakit.data.prepared.crop import MAX_ANGLE, MAX_SHIFT, OVERSAMPLING, canvas_side
 
 PATCH = 21
 SIDE = canvas_side(PATCH)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hydrakit.errors import WeightsError
-from hydrakit.models import Body
+from hydrakit.models.body import Body
 from hydrakit.plan import BodySpec
 from hydrakit.weights import BodyMetadata, load_body, read_metadata, save_body
 

@@ -14,12 +14,11 @@ from safetensors import safe_open
 from torch import nn
 
 from hydrakit.errors import PluginError, WeightsError
-from hydrakit.heads import build_linear, build_mlp, hydrakit_head_factories
 from hydrakit.hooks import FieldOfView, HeadFactory
-from hydrakit.models import Body, freeze
+from hydrakit.models.body import Body, freeze
+from hydrakit.models.heads import build_linear, build_mlp, hydrakit_head_factories
 from hydrakit.plan import BodySpec, Split
 from hydrakit.plugins import Plugins
-from hydrakit.weightfile import MAX_HEADER, tensor_digest
 from hydrakit.weights import (
     HeadMetadata,
     Preprocessing,
@@ -31,6 +30,7 @@ from hydrakit.weights import (
     save_body,
     save_head,
 )
+from hydrakit.weights.format import MAX_HEADER, tensor_digest
 
 SPEC = BodySpec(channels=(3, 5), features=7, patch=20)
 PREPROCESSING = Preprocessing(

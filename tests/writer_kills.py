@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from hydrakit.checkpoint import Keeper, Progress, read_facts
-from hydrakit.heads import build_mlp
+from hydrakit.models.heads import build_mlp
 from hydrakit.plan import Hyperparameters
-from hydrakit.results import EpochRecord, Figures
-from hydrakit.training.course import optimiser_of
+from hydrakit.plan.results import EpochRecord, Figures
+from hydrakit.training.checkpoint import Keeper, Progress, read_facts
+from hydrakit.training.epochs import optimiser_of
 from hydrakit.training.selection import Selection
 
 SETTINGS = Hyperparameters(

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 
 import click
 
-from hydrakit.blame import DEBUG, PluginFault, where_traced
 from hydrakit.cli import compare, data, folder, plugins, report, run, tune, weights
+from hydrakit.compute.signals import stoppable, stopped
 from hydrakit.errors import HydrakitError, one_line
-from hydrakit.stopping import stoppable, stopped
+from hydrakit.plugins.guard import DEBUG, PluginFault, where_traced
 
 
 class Program(click.Group):
@@ -24,7 +24,7 @@ class Program(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Own commands and those that plugins offer."""
-        from hydrakit.plugins import load_plugins
+        from hydrakit.plugins.registry import load_plugins
 
         return sorted({*super().list_commands(ctx), *load_plugins().commands})
 
@@ -33,7 +33,7 @@ class Program(click.Group):
         own = super().get_command(ctx, name)
         if own is not None:
             return own
-        from hydrakit.plugins import load_plugins
+        from hydrakit.plugins.registry import load_plugins
 
         return load_plugins().commands.get(name)
 
@@ -74,7 +74,7 @@ class Program(click.Group):
     @contextmanager
     def _blaming(self, ctx: click.Context) -> Iterator[None]:
         """Blame a plugin for what its own command raises, save what is meant for click."""
-        from hydrakit.plugins import load_plugins
+        from hydrakit.plugins.registry import load_plugins
 
         try:
             yield
@@ -91,9 +91,9 @@ class Program(click.Group):
 
 def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from hydrakit.version import version
 
-        click.echo(f"hydrakit {version('hydrakit-imaging')} (distribution hydrakit-imaging)")
+        click.echo(f"hydrakit {version()} (distribution hydrakit-imaging)")
         ctx.exit()
 
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hydrakit.cli import params
-from hydrakit.data.faults import PROBLEMS, WARNINGS
+from hydrakit.data.quality.issues import PROBLEMS, WARNINGS
 
 if TYPE_CHECKING:
-    from hydrakit.data.prepare import Prepared
-    from hydrakit.data.summary import CopyPair, Summary
+    from hydrakit.data.prepared.index import Prepared
+    from hydrakit.data.quality.summary import CopyPair, Summary
     from hydrakit.hooks import DatasetAdapter
-    from hydrakit.plan import Split
+    from hydrakit.plan.model import Split
 
 WIDTH = 80
 KEYS_SHOWN = 5
@@ -83,8 +83,8 @@ def check(
     Counts, unusable cases, sizes, copies, and facts of the files that tell the class. The first
     time all images are read; they are then kept prepared for runs.
     """
-    from hydrakit.data.declared import plugins_at
-    from hydrakit.places import root_of
+    from hydrakit.data.declared.adapter import plugins_at
+    from hydrakit.storage.paths import root_of
 
     for given in (options, splits):
         for other in given:
@@ -115,10 +115,10 @@ def _look(
     cache: Path | None,
 ) -> tuple[Summary, Prepared | None]:
     """The summary, and the patches where there are any."""
-    from hydrakit.data.check import all_unusable, nothing_usable, summarise
-    from hydrakit.data.prepare import prepare
+    from hydrakit.data.prepared.prepare import prepare
+    from hydrakit.data.quality.check import all_unusable, nothing_usable, summarise
     from hydrakit.errors import DataError
-    from hydrakit.plan import BodySpec
+    from hydrakit.plan.model import BodySpec
 
     try:
         prepared = prepare(
@@ -154,8 +154,8 @@ def _write_page(
     path: Path, summary: Summary, prepared: Prepared | None, adapter: DatasetAdapter
 ) -> None:
     from hydrakit.errors import DataError
-    from hydrakit.folder.files import write_atomic
     from hydrakit.report.check import check_page
+    from hydrakit.storage.files import write_atomic
 
     page = check_page(summary, prepared, adapter)
     try:
@@ -169,7 +169,7 @@ def _write_page(
 def _as_json(summary: Summary, root: Path) -> dict[str, Any]:
     """All that is known, with the counts as a program wants them."""
     told = summary.model_dump(mode="json")
-    from hydrakit.data.summary import findings, patients
+    from hydrakit.data.quality.summary import findings, patients
 
     counts = {
         name: {split: sum(case.split == split for case in cases) for split in summary.splits}

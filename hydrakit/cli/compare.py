@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hydrakit.cli import params
-from hydrakit.stopping import stopped
+from hydrakit.compute.signals import stopped
 
 if TYPE_CHECKING:
     from hydrakit.compare.engine import Compared, CompareWatcher
-    from hydrakit.devices import Precision
+    from hydrakit.compute.devices import Precision
 
 
 @click.command(short_help="Compare strategies on the same findings, with a verdict.")
@@ -106,7 +106,7 @@ def compare(
         raise click.UsageError("--holdout is a single split: leave out --folds and --repeats")
 
     from hydrakit.compare import engine
-    from hydrakit.compare.cells import make_design
+    from hydrakit.compare.design import make_design
 
     design = make_design(
         strategies=strategies,

@@ -13,8 +13,8 @@ from hydrakit.compare.engine import CompareWatcher
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from hydrakit.compare.cells import Cell
-    from hydrakit.rundir import RunDir
+    from hydrakit.compare.design import Cell
+    from hydrakit.runs.rundir import RunDir
 
 SECONDS_BETWEEN_LINES = 5.0
 

@@ -25,7 +25,7 @@ def datasets() -> None:
 @params.as_json
 def list_datasets(data: Path | None, roots: dict[str, Path], as_json: bool) -> None:
     """List the datasets of the installed plugins, and those that a dataset.toml declares."""
-    from hydrakit.data.declared import plugins_at
+    from hydrakit.data.declared.adapter import plugins_at
 
     adapters = plugins_at(data, roots).datasets
     if as_json:
@@ -40,10 +40,10 @@ def list_datasets(data: Path | None, roots: dict[str, Path], as_json: bool) -> N
 @click.argument("folder", metavar="DIR", type=params.FOLDER)
 def new(folder: Path) -> None:
     """Look at the images in DIR and write a first dataset.toml there, for you to check."""
-    from hydrakit.data.declaration import FILE
-    from hydrakit.data.guess import guess
+    from hydrakit.data.declared.guess import guess
+    from hydrakit.data.declared.schema import FILE
     from hydrakit.errors import DataError
-    from hydrakit.folder.files import write_atomic
+    from hydrakit.storage.files import write_atomic
 
     text = guess(folder)
     try:
@@ -63,7 +63,7 @@ def new(folder: Path) -> None:
 @params.as_json
 def info(name: str, data: Path | None, roots: dict[str, Path], as_json: bool) -> None:
     """Tell what dataset NAME is, which files it needs, how to get them, and its options."""
-    from hydrakit.data.declared import plugins_at
+    from hydrakit.data.declared.adapter import plugins_at
 
     adapter = plugins_at(data, roots).dataset(name)
     described = _describe(adapter)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hydrakit.stopping import EVERY
+from hydrakit.compute.signals import EVERY
 
 if TYPE_CHECKING:
     from hydrakit.hooks import OptionValue
-    from hydrakit.plan import Split
+    from hydrakit.plan.model import Split
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -75,7 +75,7 @@ def _splits(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> di
     for name, text in _pairs(value, form).items():
         from pydantic import ValidationError
 
-        from hydrakit.plan import Split
+        from hydrakit.plan.model import Split
 
         try:
             train, val, *rest = (float(share) for share in text.split("-"))

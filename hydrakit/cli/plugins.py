@@ -18,7 +18,7 @@ def plugins() -> None:
 @params.as_json
 def list_plugins(as_json: bool) -> None:
     """List the plugins, what each offers, and those that are broken with their reason."""
-    from hydrakit.plugins import load_plugins
+    from hydrakit.plugins.registry import load_plugins
 
     found = load_plugins()
     if as_json:

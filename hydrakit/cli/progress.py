@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hydrakit.lines import data_lines, duration, figures, name_of, summary
-from hydrakit.watch import Watcher
+from hydrakit.observers.log import data_lines, duration, figures, name_of, summary
+from hydrakit.runs.callbacks import Watcher
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from hydrakit.plan import Plan, Round
-    from hydrakit.results import EpochRecord, RoundResult
-    from hydrakit.rundir import RunDir
+    from hydrakit.plan.model import Plan
+    from hydrakit.plan.results import EpochRecord, RoundResult
+    from hydrakit.rounds import Round
+    from hydrakit.runs.rundir import RunDir
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -27,7 +28,7 @@ def watching(plan: Plan) -> Iterator[Watcher]:
     """A watcher that shows how the plan's run goes, on standard error."""
     from rich.console import Console
 
-    from hydrakit.data.dicom_index import watching_index
+    from hydrakit.data.dicom.index import watching_index
 
     console = Console(stderr=True)
     if not console.is_terminal:

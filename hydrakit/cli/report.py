@@ -11,7 +11,7 @@ from hydrakit.cli import params
 
 if TYPE_CHECKING:
     from hydrakit.report.figure import Figure
-    from hydrakit.rundir import RunDir
+    from hydrakit.runs.rundir import RunDir
 
 
 @click.command(short_help="Write the report of a run or a comparison again.")
@@ -36,9 +36,9 @@ def report(
     Patches of test cases are added to a run that has none kept, where its data is at hand.
     """
     from hydrakit.errors import PlanError
-    from hydrakit.folder.files import write_atomic
     from hydrakit.report import build_comparison, build_report
-    from hydrakit.rundir import RunDir
+    from hydrakit.runs.rundir import RunDir
+    from hydrakit.storage.files import write_atomic
 
     path = folder / "report.html"
     try:
@@ -73,13 +73,13 @@ def _keep_patches(
 ) -> None:
     """Add the patches of a finished run that has none, where the data is where it was."""
     from hydrakit.report.cases import keep_shown
-    from hydrakit.rundir import SHOWN
+    from hydrakit.runs.rundir import SHOWN
 
     if rundir.results() is None or (rundir.path / SHOWN).is_file():
         return
-    from hydrakit.data.declared import plugins_at
-    from hydrakit.data.prepare import prepare
-    from hydrakit.places import root_of
+    from hydrakit.data.declared.adapter import plugins_at
+    from hydrakit.data.prepared.prepare import prepare
+    from hydrakit.storage.paths import root_of
 
     plan = rundir.plan()
     known = {name: Path(path) for name, path in rundir.environment().get("roots", {}).items()}

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hydrakit.cli import params
-from hydrakit.distributed import Team, one_voice
-from hydrakit.stopping import stopped
+from hydrakit.compute.distributed import Team, one_voice
+from hydrakit.compute.signals import stopped
 
 if TYPE_CHECKING:
-    from hydrakit.devices import Precision
-    from hydrakit.plan import Plan
+    from hydrakit.compute.devices import Precision
+    from hydrakit.plan.model import Plan
 
 
 def _make_plan(data: Path | None, roots: dict[str, Path], **given: Any) -> Plan:
-    from hydrakit.data.declared import plugins_at
-    from hydrakit.planning import make_plan
+    from hydrakit.data.declared.adapter import plugins_at
+    from hydrakit.plan.profiles import make_plan
 
     strategy, datasets = given.pop("strategy"), given.pop("datasets")
     if not strategy or not datasets:
@@ -41,7 +41,7 @@ def plan(*, data: Path | None, roots: dict[str, Path], out: Path | None, **given
         click.echo(text, nl=False)
     else:
         from hydrakit.errors import PlanError
-        from hydrakit.folder.files import write_atomic
+        from hydrakit.storage.files import write_atomic
 
         if out.exists():
             raise PlanError(f"{out}: exists already: name another file")
@@ -118,8 +118,8 @@ def run(
     """
     from hydrakit.cli.progress import watching
     from hydrakit.cli.show import print_rehearsal, print_results
-    from hydrakit.plan import load_plan
-    from hydrakit.rundir import RunDir
+    from hydrakit.plan.model import load_plan
+    from hydrakit.runs.rundir import RunDir
 
     if plan_file and resume:
         raise click.UsageError(
@@ -143,7 +143,7 @@ def run(
         the_plan = load_plan(plan_file) if plan_file else _make_plan(data, roots, **given)
 
     from hydrakit import engine  # torch: only once the plan is known to be right
-    from hydrakit.track import tracking
+    from hydrakit.observers.trackers import tracking
 
     team = Team.here()
     out = out or engine.default_out(the_plan)
@@ -232,14 +232,14 @@ def evaluate(
         raise click.UsageError("a RUN brings its body, heads and options: name a RUN alone")
 
     from hydrakit.cli.show import print_evaluation
-    from hydrakit.evaluate import evaluate_files, evaluate_run
-    from hydrakit.places import root_of
-    from hydrakit.weightfile import read_head
+    from hydrakit.runs.evaluate import evaluate_files, evaluate_run
+    from hydrakit.storage.paths import root_of
+    from hydrakit.weights.format import read_head
 
     if run is not None:
         places = dict(roots)
         if data is not None and dataset not in roots:
-            from hydrakit.rundir import RunDir
+            from hydrakit.runs.rundir import RunDir
 
             name = dataset or RunDir(run).plan().target
             places.setdefault(name, root_of(name, data, roots))

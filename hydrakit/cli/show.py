@@ -11,11 +11,11 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hydrakit.compare.comparison import Comparison
-    from hydrakit.evaluate import Evaluation
-    from hydrakit.rehearsal import Rehearsal
-    from hydrakit.results import Subgroup, TestResult
-    from hydrakit.rundir import RunDir
+    from hydrakit.plan.results import Subgroup, TestResult
+    from hydrakit.runs.dry_run import Rehearsal
+    from hydrakit.runs.evaluate import Evaluation
+    from hydrakit.runs.rundir import RunDir
+    from hydrakit.stats.comparison import Comparison
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
@@ -79,8 +79,8 @@ def print_results(rundir: RunDir) -> None:
 
 def print_rehearsal(found: Rehearsal) -> None:
     """What a run would cost, and where it would be."""
-    from hydrakit.lines import data_lines, duration
-    from hydrakit.rehearsal import STEPS
+    from hydrakit.observers.log import data_lines, duration
+    from hydrakit.runs.dry_run import STEPS
 
     for name, facts in found.facts.items():
         for line in data_lines(name, facts):

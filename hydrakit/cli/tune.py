@@ -11,7 +11,7 @@ import click
 from hydrakit.cli import params
 
 if TYPE_CHECKING:
-    from hydrakit.devices import Precision
+    from hydrakit.compute.devices import Precision
     from hydrakit.search.order import OrderResult, TriedOrder
     from hydrakit.search.tuning import RoundTuning
 
@@ -101,9 +101,9 @@ def tune(
     assert out is not None
 
     from hydrakit.cli.progress import PlainWatcher
-    from hydrakit.data.declared import plugins_at
-    from hydrakit.data.dicom_index import watching_index
-    from hydrakit.planning import make_plan
+    from hydrakit.data.declared.adapter import plugins_at
+    from hydrakit.data.dicom.index import watching_index
+    from hydrakit.plan.profiles import make_plan
     from hydrakit.search.tune import DROPOUTS, LEARNING_RATES
     from hydrakit.search.tune import tune as engine
 

@@ -9,29 +9,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import hydrakit
-from hydrakit.compare.cells import Cell, CompareDir, Description, Design
-from hydrakit.compare.comparison import Comparison
-from hydrakit.compare.judging import Cases, cases_of, compared
-from hydrakit.compare.pool import Place, ending, run_groups
-from hydrakit.data.declared import plugins_at
-from hydrakit.data.gate import pass_gate
-from hydrakit.data.prepare import Prepared, prepare
+from hydrakit.compare.design import Cell, CompareDir, Description, Design
+from hydrakit.compare.launchers import Place, ending, run_groups
+from hydrakit.compare.scoring import Cases, cases_of, compared
+from hydrakit.compute.signals import EVERY
+from hydrakit.data.declared.adapter import plugins_at
+from hydrakit.data.prepared.index import Prepared
+from hydrakit.data.prepared.prepare import prepare
+from hydrakit.data.quality.leakage import pass_gate
 from hydrakit.data.read import check_root
 from hydrakit.errors import DataError
-from hydrakit.folder.files import write_atomic
-from hydrakit.folder.lock import locked
 from hydrakit.hooks import DatasetAdapter
-from hydrakit.places import root_of
-from hydrakit.plan import Plan
-from hydrakit.plugins import Plugins
+from hydrakit.plan.model import Plan
+from hydrakit.plugins.registry import Plugins
 from hydrakit.report import write_comparison_report
-from hydrakit.rundir import RunDir
-from hydrakit.stopping import EVERY
-from hydrakit.watch import Watcher
+from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.rundir import RunDir
+from hydrakit.stats.comparison import Comparison
+from hydrakit.storage.files import write_atomic
+from hydrakit.storage.lock import locked
+from hydrakit.storage.paths import root_of
+from hydrakit.version import version
 
 if TYPE_CHECKING:
-    from hydrakit.devices import Precision
+    from hydrakit.compute.devices import Precision
 
 
 SECONDS_BETWEEN_REPORTS = 30.0
@@ -159,7 +160,7 @@ def divided(jobs: int | None, device: str, groups: int) -> tuple[int, tuple[str,
 
     Args:
         jobs: As asked for.
-        device: As for `hydrakit.devices.choose_device`.
+        device: As for `hydrakit.compute.devices.choose_device`.
         groups: More processes than these have nothing to do.
 
     Raises:
@@ -167,7 +168,7 @@ def divided(jobs: int | None, device: str, groups: int) -> tuple[int, tuple[str,
     """
     import torch
 
-    from hydrakit.devices import choose_device
+    from hydrakit.compute.devices import choose_device
 
     where = choose_device(device)
     threads = torch.get_num_threads()
@@ -273,7 +274,7 @@ class _Board:
     def write(self) -> None:
         """Write ``compare.json``."""
         description = Description(
-            hydrakit=hydrakit.__version__,
+            hydrakit=version(),
             digest=self.design.digest,
             design=self.design,
             positive=self.cases.positive,

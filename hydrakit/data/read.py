@@ -12,53 +12,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hydrakit.errors import DataError, PlanError, unknown
-from hydrakit.hooks import DatasetAdapter, Label, Option, OptionValue, Sample, Task, Unusable
+from hydrakit.errors import DataError
+from hydrakit.hooks import DatasetAdapter, Label, OptionValue, Sample, Task, Unusable
+from hydrakit.plugins.options import resolve_options
 
 _log = logging.getLogger(__name__)
 MAX_SUBGROUPS = 30  # values of one subgroup: of more, each would have too few findings
 MAX_SUBGROUP = 64  # characters of its name and of a value: both are headings
 _NO_TEXT = frozenset({"Cc", "Cs", "Zl", "Zp"})  # controls, surrogates, ends of lines
-
-
-def resolve_options(
-    adapter: DatasetAdapter, given: Mapping[str, OptionValue]
-) -> dict[str, OptionValue]:
-    """All of an adapter's options: the given values, checked, and the others' defaults.
-
-    Raises:
-        PlanError: An unknown option, or a value that the option does not take.
-    """
-    known = {option.name: option for option in adapter.options}
-    for name in given:
-        if name not in known:
-            raise PlanError(
-                f"{unknown(f'option of {adapter.name!r}', name, known)} "
-                f"(see `hydrakit datasets info {adapter.name}`)"
-            )
-    return {
-        name: _parse(adapter, option, given[name]) if name in given else option.default
-        for name, option in known.items()
-    }
-
-
-def _parse(adapter: DatasetAdapter, option: Option, value: OptionValue) -> OptionValue:
-    where = f"option {adapter.name}.{option.name}={value}"
-    kind = type(option.default)
-    parsed: OptionValue
-    if kind is bool:
-        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        if str(value).lower() not in words:
-            raise PlanError(f"{where}: must be true or false")
-        parsed = words[str(value).lower()]
-    else:
-        try:
-            parsed = kind(str(value))  # so that 1.5 is no int
-        except ValueError:
-            raise PlanError(f"{where}: must be of type {kind.__name__}") from None
-    if option.choices and parsed not in option.choices:
-        raise PlanError(f"{where}: must be one of {', '.join(map(str, option.choices))}")
-    return parsed
 
 
 def check_root(adapter: DatasetAdapter, root: Path) -> None:

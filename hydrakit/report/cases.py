@@ -18,20 +18,20 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from hydrakit.errors import PlanError, one_line
-from hydrakit.folder.files import MIB, read_rows, write_atomic
 from hydrakit.hooks import Task
-from hydrakit.plan import Frozen
 from hydrakit.report.markup import Html, element, together
 from hydrakit.report.pictures import coloured, ends_of, png
-from hydrakit.rundir import SHOWN, RunDir
-from hydrakit.weightfile import check_header
+from hydrakit.runs.rundir import SHOWN, RunDir
+from hydrakit.schema import Frozen
+from hydrakit.storage.files import MIB, read_rows, write_atomic
+from hydrakit.weights.format import check_header
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hydrakit.data.prepare import Prepared
-    from hydrakit.models import Joined
-    from hydrakit.plugins import Plugins
+    from hydrakit.data.prepared.index import Prepared
+    from hydrakit.models.body import Joined
+    from hydrakit.plugins.registry import Plugins
 
 Maps = NDArray[np.float32]
 
@@ -82,7 +82,7 @@ def keep_shown(rundir: RunDir, prepared: Prepared, *, plugins: Plugins | None = 
     from safetensors.numpy import save
 
     from hydrakit import weights
-    from hydrakit.models import joined
+    from hydrakit.models.body import joined
 
     plan = rundir.plan()
     keys, chosen = choose(rundir)
@@ -194,7 +194,7 @@ def saliency(
     """
     import torch
 
-    from hydrakit.data.views import plain
+    from hydrakit.data.augment import plain
 
     body = model.body
     if body.spec.norm == "dataset":

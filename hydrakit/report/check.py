@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import hydrakit
+from hydrakit.plan.results import ShortcutFact
 from hydrakit.report.figures import histogram
 from hydrakit.report.markup import Html, element, fill, together
 from hydrakit.report.tables import ABSENT, facts_list, number, table
-from hydrakit.results import ShortcutFact
+from hydrakit.version import version
 
 if TYPE_CHECKING:
-    from hydrakit.data.prepare import Prepared
-    from hydrakit.data.summary import Fault, Summary
+    from hydrakit.data.prepared.index import Prepared
+    from hydrakit.data.quality.summary import Fault, Summary
     from hydrakit.hooks import DatasetAdapter
 
 # Facts whose numbers are drawn, where they differ, and their units.
@@ -38,7 +38,7 @@ def check_page(summary: Summary, prepared: Prepared | None, adapter: DatasetAdap
         prepared: Its patches; None where no case can be used.
         adapter: The dataset.
     """
-    from hydrakit.plan import BodySpec
+    from hydrakit.plan.model import BodySpec
     from hydrakit.report import pictures
 
     nothing = element("p", "No case can be used.")
@@ -55,7 +55,7 @@ def check_page(summary: Summary, prepared: Prepared | None, adapter: DatasetAdap
         "copies": _copies(summary, prepared, patch) if prepared else nothing,
         "shortcuts": shortcuts(summary.shortcuts) if prepared else nothing,
         "dataset": _dataset(summary, adapter),
-        "version": together((hydrakit.__version__,)),
+        "version": together((version(),)),
     }
     return fill("check.html", parts)
 

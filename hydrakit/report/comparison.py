@@ -12,19 +12,19 @@ import numpy as np
 from pydantic import ValidationError
 
 from hydrakit.errors import PlanError
-from hydrakit.folder.files import read_json, reason, write_atomic
-from hydrakit.folder.formats import refuse_later
-from hydrakit.plan import first_fault
-from hydrakit.plugins import Plugins, load_plugins
+from hydrakit.plugins.registry import Plugins, load_plugins
 from hydrakit.report import contrasts
 from hydrakit.report.figure import Counter, Figure
 from hydrakit.report.markup import REFRESH, Html, element, fill, section, together
 from hydrakit.report.subgroups import compared_subgroups
 from hydrakit.report.tables import ABSENT, facts_list, number, seconds, table
+from hydrakit.schema import first_fault
 from hydrakit.stats.verdict import p_value
+from hydrakit.storage.files import read_json, reason, write_atomic
+from hydrakit.storage.records import refuse_later
 
 if TYPE_CHECKING:
-    from hydrakit.compare.comparison import Comparison, Pair
+    from hydrakit.stats.comparison import Comparison, Pair
 
 FILE = "comparison.json"
 MAX_SCORES = 2_000_000  # of all findings, strategies and passes; in memory one takes 40 bytes
@@ -36,7 +36,7 @@ def read_comparison(folder: Path) -> Comparison:
     Raises:
         PlanError: The file is absent or broken.
     """
-    from hydrakit.compare.comparison import Comparison
+    from hydrakit.stats.comparison import Comparison
 
     path = folder / FILE
     try:

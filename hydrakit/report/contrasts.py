@@ -16,7 +16,7 @@ from hydrakit.report.svg import COLOURS, Area, Axis, Line, line_style, plot, sam
 from hydrakit.report.tables import number
 
 if TYPE_CHECKING:
-    from hydrakit.compare.comparison import Comparison, StrategyFigures
+    from hydrakit.stats.comparison import Comparison, StrategyFigures
 
 Place = tuple[int, int, int]
 STEPS = np.linspace(0, 1, 101)

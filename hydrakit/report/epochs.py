@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from hydrakit.plan.results import EpochRecord, RoundResult, TracePoint
 from hydrakit.report.levels import moving_average, val_interval
 from hydrakit.report.markup import Html
 from hydrakit.report.svg import COLOURS, Area, Axis, Band, Mark, Point, sample
 from hydrakit.report.tables import number
-from hydrakit.results import EpochRecord, RoundResult, TracePoint
 
 WINDOW = 5  # epochs of the moving average
 

@@ -13,10 +13,10 @@ from typing import Any
 from xml.etree import ElementTree
 
 from hydrakit.errors import PlanError
-from hydrakit.folder.files import write_atomic
 from hydrakit.report.figure import Figure
 from hydrakit.report.markup import Html, element, together
 from hydrakit.report.svg import LETTER
+from hydrakit.storage.files import write_atomic
 
 INSTALL = (
     "PDF and PNG are not written: `pip install 'hydrakit-imaging[figures]'` adds what it takes"

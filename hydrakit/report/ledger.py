@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hydrakit.plan.results import RoundResult
 from hydrakit.report.markup import Html, element
 from hydrakit.report.tables import number
-from hydrakit.results import RoundResult
-from hydrakit.rundir import RunDir
+from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.chance import best_of_chance
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from hydrakit.hooks import DatasetAdapter
-from hydrakit.results import DataFacts
+from hydrakit.plan.results import DataFacts
 from hydrakit.stats.intervals import newcombe_interval
 
 Point = tuple[float, float]

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-import hydrakit
 from hydrakit.errors import PlanError
-from hydrakit.folder.files import write_atomic
-from hydrakit.plan import Plan
-from hydrakit.plugins import Plugins, load_plugins
+from hydrakit.plan.model import Plan
+from hydrakit.plan.results import DataFacts, Results, RoundResult, Transfer
+from hydrakit.plugins.registry import Plugins, load_plugins
 from hydrakit.report import figures, followed, ledger, repeat, scores, tables, transfer, words
 from hydrakit.report.cases import cases_section
 from hydrakit.report.epochs import Trained
@@ -21,9 +20,10 @@ from hydrakit.report.markup import REFRESH, Html, element, fill, section, togeth
 from hydrakit.report.operating import operating_table
 from hydrakit.report.roc import roc_curves
 from hydrakit.report.subgroups import subgroups_table
-from hydrakit.results import DataFacts, Results, RoundResult, Transfer
-from hydrakit.rundir import TRACE, RunDir
-from hydrakit.transfer import NOT_KEPT, NOT_YET, transfers
+from hydrakit.runs.rundir import TRACE, RunDir
+from hydrakit.runs.transfer import NOT_KEPT, NOT_YET, transfers
+from hydrakit.storage.files import write_atomic
+from hydrakit.version import version
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ def build_report(rundir: RunDir, *, plugins: Plugins | None = None) -> tuple[str
         "title": together((f"{told.plan.strategy} on {told.plan.target}",)),
         "order": together((" → ".join(_order(told.plan)),)),
         "sections": together(sections, "\n"),
-        "version": together((hydrakit.__version__,)),
+        "version": together((version(),)),
     }
     return fill("page.html", parts), counter.figures
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from hydrakit.report.markup import Html, element, together
 
 if TYPE_CHECKING:
-    from hydrakit.data.prepare import Prepared
-    from hydrakit.data.summary import CheckedCase, CopyPair, Summary
+    from hydrakit.data.prepared.index import Prepared
+    from hydrakit.data.quality.summary import CheckedCase, CopyPair, Summary
 
 Planes = NDArray[np.float32]
 
@@ -72,7 +72,7 @@ def montage(summary: Summary, prepared: Prepared, patch: int) -> Html:
     """
     import torch
 
-    from hydrakit.data.views import Views, plain
+    from hydrakit.data.augment import Views, plain
 
     generator = torch.Generator().manual_seed(summary.seed)
     parts = []
@@ -119,7 +119,7 @@ def _most(summary: Summary) -> list[CopyPair]:
 def _pair(title: str, pair: CopyPair, summary: Summary, prepared: Prepared, patch: int) -> Html:
     import torch
 
-    from hydrakit.data.views import plain
+    from hydrakit.data.augment import plain
 
     rows = {case.key: row for row, case in enumerate(summary.cases)}
     two = [rows[pair.one], rows[pair.other]]

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hydrakit.plan import Plan
+from hydrakit.plan.model import Plan
+from hydrakit.plan.results import DataFacts
 from hydrakit.report.markup import Html, element, together
 from hydrakit.report.tables import facts_list
-from hydrakit.results import DataFacts
 
 
 def repeat_section(

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hydrakit.errors import PlanError, one_line
-from hydrakit.findings import Findings
-from hydrakit.folder.files import read_rows
-from hydrakit.results import AreaUnderCurve, TestResult
-from hydrakit.rundir import RunDir
+from hydrakit.plan.results import AreaUnderCurve, TestResult
+from hydrakit.runs.rundir import RunDir
+from hydrakit.stats.findings import Findings
+from hydrakit.storage.files import read_rows
 
 
 @dataclass(frozen=True, eq=False)

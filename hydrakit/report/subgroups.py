@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hydrakit.findings import FEWEST
 from hydrakit.report.markup import Html, element, together
 from hydrakit.report.tables import ABSENT, number, table
+from hydrakit.stats.findings import FEWEST
 
 if TYPE_CHECKING:
-    from hydrakit.compare.comparison import Comparison
-    from hydrakit.results import Subgroup, TestResult
+    from hydrakit.plan.results import Subgroup, TestResult
+    from hydrakit.stats.comparison import Comparison
     from hydrakit.stats.subgroups import ComparedSubgroup
 
 APART = (

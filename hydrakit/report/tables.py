@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from hydrakit.hooks import DatasetAdapter
-from hydrakit.plan import Dataset, Plan, Round
+from hydrakit.plan.model import Dataset, Plan
+from hydrakit.plan.results import DataFacts, RoundResult
 from hydrakit.report.levels import val_interval
 from hydrakit.report.markup import Html, element, together
-from hydrakit.results import DataFacts, RoundResult
+from hydrakit.rounds import Round
 
 Counts = Mapping[str, Sequence[int] | None]
 """Validation findings of both classes by dataset; None for tasks that do not have two."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from hydrakit.plan import Round
+from hydrakit.plan.results import Change, RoundResult, Transfer
 from hydrakit.report.charts import Grid, heat_map
 from hydrakit.report.figure import Figure
 from hydrakit.report.levels import val_interval
 from hydrakit.report.markup import Html, element, together
 from hydrakit.report.svg import Axis, Line, Mark, plot, sample, ticks
 from hydrakit.report.tables import ABSENT, number, table
-from hydrakit.results import Change, RoundResult, Transfer
+from hydrakit.rounds import Round
 
 KINDS = ("convolutions", "dense", "scales", "statistics")
 KIND_WORDS = {

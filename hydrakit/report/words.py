@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hydrakit.plan.results import AreaUnderCurve, DataFacts, TestResult
 from hydrakit.report.markup import Html, element, together
 from hydrakit.report.tables import number, table
-from hydrakit.results import AreaUnderCurve, DataFacts, TestResult
 
 
 def verdict(test: TestResult, facts: DataFacts) -> Html:

@@ -20,17 +20,18 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-import hydrakit
-from hydrakit.data.declared import plugins_at
+from hydrakit.data.declared.adapter import plugins_at
 from hydrakit.errors import PlanError
-from hydrakit.folder.files import read_json, reason, refuse_links, write_atomic
-from hydrakit.folder.formats import refuse_later
-from hydrakit.plan import Frozen, Name, Plan, first_fault
-from hydrakit.planning import make_plan
-from hydrakit.plugins import Plugins
+from hydrakit.plan.model import Plan
+from hydrakit.plan.profiles import make_plan
+from hydrakit.plugins.registry import Plugins
+from hydrakit.runs.callbacks import Watcher
+from hydrakit.schema import Frozen, Name, first_fault
 from hydrakit.search.supports import Judge, LeftOut, Supports
 from hydrakit.stats.chance import best_of_chance
-from hydrakit.watch import Watcher
+from hydrakit.storage.files import read_json, reason, refuse_links, write_atomic
+from hydrakit.storage.records import refuse_later
+from hydrakit.version import version
 
 BUDGET = 20
 
@@ -200,7 +201,7 @@ class Maker:
     @property
     def base(self) -> str:
         """SHA-256 of what decides all orders."""
-        facts = [hydrakit.__version__, self.plan(tuple(sorted(self.supports)), self.seed).digest()]
+        facts = [version(), self.plan(tuple(sorted(self.supports)), self.seed).digest()]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -263,7 +264,7 @@ def order(
     base, possible = maker.base, count_orders(len(names))
     every = minutes is None and (budget is None or possible * seeds <= budget)
     result = OrderResult(
-        hydrakit=hydrakit.__version__,
+        hydrakit=version(),
         base=base,
         strategy=strategy,
         target=target,

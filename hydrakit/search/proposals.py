@@ -10,7 +10,8 @@ from types import ModuleType
 from pydantic import ValidationError
 
 from hydrakit.errors import PlanError
-from hydrakit.plan import Hyperparameters, first_fault
+from hydrakit.rounds import Hyperparameters
+from hydrakit.schema import first_fault
 from hydrakit.search.trials import Setting
 
 AT_ONCE = 4  # proposals of Optuna that are tried together, as heads learn best

@@ -10,21 +10,23 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hydrakit import engine, tasks, weights
+from hydrakit import engine, weights
+from hydrakit.compute.devices import choose_device
 from hydrakit.data.load import Cases, select
-from hydrakit.data.prepare import prepare
-from hydrakit.devices import choose_device
-from hydrakit.evaluate import predict
-from hydrakit.findings import Findings
+from hydrakit.data.prepared.prepare import prepare
 from hydrakit.hooks import DatasetAdapter
-from hydrakit.places import root_of
-from hydrakit.plan import Frozen, Name, Plan
-from hydrakit.plugins import Plugins
-from hydrakit.rundir import RunDir
+from hydrakit.plan.model import Plan
+from hydrakit.plugins.registry import Plugins
+from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.evaluate import predict
+from hydrakit.runs.rundir import RunDir
+from hydrakit.schema import Frozen, Name
+from hydrakit.stats import tasks
+from hydrakit.stats.findings import Findings
 from hydrakit.stats.paired import compare
 from hydrakit.stats.tested import Row, Tested, gather
 from hydrakit.stats.verdict import Kind, verdicts
-from hydrakit.watch import Watcher
+from hydrakit.storage.paths import root_of
 
 Supports = tuple[str, ...]
 Effect = Literal["helped", "hurt", "cannot tell"]

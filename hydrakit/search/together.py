@@ -22,19 +22,19 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from hydrakit.devices import Compute, threads
+from hydrakit.compute.devices import Compute, threads
+from hydrakit.compute.modules import set_dropout
 from hydrakit.hooks import Task
-from hydrakit.layers import Dropout
-from hydrakit.models import set_dropout
-from hydrakit.plan import Hyperparameters
-from hydrakit.results import EpochRecord, Figures
-from hydrakit.search.stack import Masks, Noise, Stack
-from hydrakit.tasks import Scale, from_tensor, loss_of
-from hydrakit.train import State
-from hydrakit.training.course import Step
+from hydrakit.models.layers import Dropout
+from hydrakit.plan.results import EpochRecord, Figures
+from hydrakit.rounds import Hyperparameters
+from hydrakit.stats.tasks import Scale, from_tensor, loss_of
+from hydrakit.training.batched_heads import Masks, Noise, Stack
+from hydrakit.training.epochs import Step
+from hydrakit.training.evaluation import figures, outputs
+from hydrakit.training.loop import State
 from hydrakit.training.seeds import EPOCH, Seeds, seeded
 from hydrakit.training.selection import is_better
-from hydrakit.training.validation import figures, outputs
 
 # Trials that are trained together must agree in these: the first gives the batches their shape,
 # the others made the features or are one for all.
@@ -123,7 +123,7 @@ class _Data:
         return figures(found, shown, task=self.task, loss=loss, scale=self.scale)
 
     def order(self, trial: Trial, epoch: int) -> Tensor:
-        """A trial's rows in the order of an epoch, as `hydrakit.training.examples` draws it."""
+        """A trial's rows in the order of an epoch, as `hydrakit.training.batches` draws it."""
         generator = trial.seeds.generator(EPOCH, epoch, 0)
         order = torch.randperm(len(trial.train_rows), generator=generator)
         return trial.train_rows[order.to(trial.train_rows.device)].to(self.features.device)
@@ -143,7 +143,7 @@ def train_alone(
     Args:
         head: What to begin with: ``(batch, features)`` to ``(batch, outputs)``.
         features: ``(rows, features)``, of training and validation cases.
-        labels: ``(rows,)`` or ``(rows, outputs)``, as `hydrakit.tasks.to_tensor` gives them.
+        labels: ``(rows,)`` or ``(rows, outputs)``, as `hydrakit.stats.tasks.to_tensor` gives them.
         trial: How, and on which rows.
         task: What a label is.
         scale: Of a number.

@@ -11,21 +11,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hydrakit.compute.devices import Compute
 from hydrakit.data.load import Loaded, load
-from hydrakit.data.prepare import Prepared
-from hydrakit.data.split import split_cases, unit_of_each
-from hydrakit.devices import Compute
+from hydrakit.data.prepared.index import Prepared
+from hydrakit.data.quality.split import split_cases, unit_of_each
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter
-from hydrakit.models import Body
-from hydrakit.plan import Fold, Frozen, Name, Round, Split, Train
-from hydrakit.results import EpochRecord
+from hydrakit.models.body import Body
+from hydrakit.plan.model import Fold, Split
+from hydrakit.plan.results import EpochRecord
+from hydrakit.rounds import Round, Train
+from hydrakit.schema import Frozen, Name
 from hydrakit.search.together import RULES, Outcome, Trial, can_train_together, train_together
-from hydrakit.tasks import strata, strata_names, to_tensor
-from hydrakit.train import DivergedError, train_round
-from hydrakit.training.examples import Examples
+from hydrakit.stats.tasks import strata, strata_names, to_tensor
+from hydrakit.training.batches import Examples
+from hydrakit.training.evaluation import outputs
+from hydrakit.training.loop import DivergedError, train_round
 from hydrakit.training.seeds import Seeds
-from hydrakit.training.validation import outputs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

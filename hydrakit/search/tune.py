@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from hydrakit.data.declared import plugins_at
-from hydrakit.data.prepare import prepare
+from hydrakit.compute.devices import Precision, algorithms, choose_compute
+from hydrakit.data.declared.adapter import plugins_at
+from hydrakit.data.prepared.prepare import prepare
 from hydrakit.data.read import check_root
-from hydrakit.devices import Precision, algorithms, choose_compute
 from hydrakit.errors import PlanError
-from hydrakit.folder.files import write_atomic
-from hydrakit.places import root_of
-from hydrakit.plan import Plan
-from hydrakit.plugins import Plugins
+from hydrakit.plan.model import Plan
+from hydrakit.plugins.registry import Plugins
+from hydrakit.runs.callbacks import Watcher
 from hydrakit.search.proposals import proposals
 from hydrakit.search.tuning import Files, RoundTuning, Tuning
-from hydrakit.watch import Watcher
+from hydrakit.storage.files import write_atomic
+from hydrakit.storage.paths import root_of
 
 LEARNING_RATES = (1e-4, 3e-4, 1e-3)
 DROPOUTS = (0.0, 0.1, 0.3)

@@ -13,14 +13,15 @@ from statistics import mean
 from pydantic import ValidationError
 
 from hydrakit.errors import PlanError
-from hydrakit.folder.files import read_json, reason, refuse_link, write_atomic
-from hydrakit.network import Network
-from hydrakit.plan import Plan, Round
-from hydrakit.rundir import RunDir
+from hydrakit.plan.model import Plan
+from hydrakit.rounds import Round
+from hydrakit.runs.network import Network
+from hydrakit.runs.round_cache import fetch, keep, key_of
+from hydrakit.runs.rundir import RunDir
+from hydrakit.runs.session import Session
 from hydrakit.search.proposals import Proposals
 from hydrakit.search.trials import RoundTrials, Setting, TrialRecord, folds_of
-from hydrakit.session import Session
-from hydrakit.shared import fetch, keep, key_of
+from hydrakit.storage.files import read_json, reason, refuse_link, write_atomic
 from hydrakit.training.seeds import Seeds
 
 ANY = Setting(learning_rate=1.0, dropout=0.0)  # in the place of any setting

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hydrakit.findings import Subgroups, enough, parts
-from hydrakit.plan import Frozen, Name, Text
-from hydrakit.results import Number, Share
+from hydrakit.plan.results import Number, Share
+from hydrakit.schema import Frozen, Name, Text
+from hydrakit.stats.findings import Subgroups, enough, parts
 from hydrakit.stats.intervals import mean_auc
 from hydrakit.stats.tested import Tested, part_of
 
@@ -34,7 +34,7 @@ class ComparedSubgroup(Frozen):
         negatives: Number of its negative findings.
         patients: Whose they are.
         strategies: In the order in which they were named; none where there are too few findings
-            (`hydrakit.findings.FEWEST`), or no cell tested both classes of them.
+            (`hydrakit.stats.findings.FEWEST`), or no cell tested both classes of them.
     """
 
     name: Text

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydrakit.errors import DataError
-from hydrakit.findings import average
+from hydrakit.stats.findings import average
 
 Floats = NDArray[np.float64]
 

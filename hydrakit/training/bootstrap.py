@@ -12,10 +12,11 @@ from pydantic import Field
 from torch import nn
 
 from hydrakit.data.load import Cases
-from hydrakit.models import Body
-from hydrakit.plan import BootstrapRule, Frozen
-from hydrakit.results import Bootstrap
-from hydrakit.training.validation import Evaluation
+from hydrakit.models.body import Body
+from hydrakit.plan.model import BootstrapRule
+from hydrakit.plan.results import Bootstrap
+from hydrakit.schema import Frozen
+from hydrakit.training.evaluation import Evaluation
 
 # Stages of `halving`: the share of the validation cases that is looked at, and the share of the
 # starts that goes on. Few cases tell starts apart badly: with less than so many of a class, all

@@ -9,8 +9,8 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from hydrakit.plan import Hyperparameters
-from hydrakit.results import EpochRecord, Figures
+from hydrakit.plan.results import EpochRecord, Figures
+from hydrakit.rounds import Hyperparameters
 
 State = dict[str, Tensor]
 

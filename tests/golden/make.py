@@ -23,8 +23,8 @@ from helpers import StopError, plan_of, plugins, round_of, run_plan, write_datas
 
 import hydrakit
 from hydrakit.plan import BodySpec, Round
-from hydrakit.results import EpochRecord
-from hydrakit.watch import Watcher
+from hydrakit.plan.results import EpochRecord
+from hydrakit.runs.callbacks import Watcher
 
 HERE = Path(__file__).parent
 PLAN = plan_of(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hydrakit.data.dicom import Header, MissingCodecError, index_headers, read_pixels, walk
-from hydrakit.data.dicom_geometry import has_plane, in_order
+from hydrakit.data.dicom.geometry import has_plane, in_order
 from hydrakit.errors import DataError
 from hydrakit.hooks import OptionValue, Sample, Unusable
 from hydrakit_lungx.sheets import SETS, SUSPICIOUS, UNLABELLED, Nodule, find_sheets

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from hydrakit.data.inside import shown
+from hydrakit.data.safe_paths import shown
 from hydrakit.errors import DataError
 from hydrakit_lungx.tables import Row, is_table, read_tables
 

@@ -12,7 +12,7 @@ from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian
 from sklearn.metrics import roc_auc_score
 
-from hydrakit.data.copies import content_digest, find_copies, thumbnail
+from hydrakit.data.quality.duplicates import content_digest, find_copies, thumbnail
 from hydrakit.data.read import read_samples
 from hydrakit.hooks import Sample
 from hydrakit_phantom.write import write_phantom

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hydrakit.data.dicom_pixels import read_stored
+from hydrakit.data.dicom.pixels import read_stored
 from hydrakit.errors import DataError
 
 if TYPE_CHECKING:

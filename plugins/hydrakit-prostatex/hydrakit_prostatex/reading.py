@@ -19,7 +19,7 @@ from hydrakit.data.dicom import (
     series_facts,
     walk,
 )
-from hydrakit.data.dicom_geometry import (
+from hydrakit.data.dicom.geometry import (
     Location,
     frame_in,
     has_plane,

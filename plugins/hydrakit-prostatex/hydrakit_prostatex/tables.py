@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydrakit.data.inside import shown
+from hydrakit.data.safe_paths import shown
 from hydrakit.errors import DataError
 
 Position = tuple[float, float, float]

@@ -1,0 +1,309 @@
+"""Processes that run the cells of a comparison, several at once.
+
+A process takes the cells of one (seed, repeat, fold), one after another, so that what they have in
+common is trained once. Then it takes the next ones, and where there are none it helps with those of
+another: to start a process costs seconds. When one is killed, the others do not notice, and another
+takes its place.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydrakit.compare.design import Cell, CompareDir
+from hydrakit.compute.signals import Stopped, stoppable
+from hydrakit.errors import HydrakitError, one_line
+from hydrakit.plan.model import Plan
+from hydrakit.plugins.guard import PluginFault, described
+from hydrakit.runs.rundir import RunDir
+from hydrakit.storage.files import write_atomic
+
+if TYPE_CHECKING:
+    from hydrakit.compute.devices import Precision
+
+POLL = 0.5
+"""Seconds between two looks at what is finished."""
+
+ATTEMPTS = 2
+"""How often a cell may take its process down with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where and how cells run; as for `hydrakit.engine.run`.
+
+    Attributes:
+        out: The comparison's folder.
+        data: Folder with one folder per dataset.
+        roots: Folders of datasets that lie elsewhere.
+        devices: That processes take in turn.
+        threads: Of each process.
+        precision: Of training steps.
+        deterministic: Whether to repeat bits on CUDA.
+        compiled: Whether to compile training steps.
+        cache: Where prepared data is kept.
+        checkpoint_every: Seconds between two writings of a round's progress.
+    """
+
+    out: Path
+    data: Path | None
+    roots: Mapping[str, Path]
+    devices: tuple[str, ...]
+    threads: int
+    precision: Precision
+    deterministic: bool
+    compiled: bool
+    cache: Path | None
+    checkpoint_every: float
+
+
+Job = tuple[Cell, Plan]
+
+
+class Queue:
+    """Which cell each of several processes runs next.
+
+    Cells of one group lie with the process that began it. One that has nothing left takes a new
+    group, or the last cell of the process that has most left, once that has trained a round: by
+    then what the cells have in common is there, or soon is.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[Job]], processes: int) -> None:
+        """Of groups of cells that are not done."""
+        self._groups = deque(groups)
+        self._left: list[deque[Job]] = [deque() for _ in range(processes)]
+
+    def next(self, process: int, ahead: Callable[[int], bool]) -> Job | None:
+        """A cell for a process that is at none, or None where there is none yet.
+
+        Args:
+            process: Its number.
+            ahead: Whether a process, by number, has trained a round of its group.
+        """
+        own = self._left[process]
+        if not own and self._groups:
+            own.extend(self._groups.popleft())
+        if own:
+            return own.popleft()
+        most = max(range(len(self._left)), key=lambda number: len(self._left[number]))
+        return self._left[most].pop() if self._left[most] and ahead(most) else None
+
+    def again(self, process: int, job: Job) -> None:
+        """A cell whose process was killed is the next one of the process in its place."""
+        self._left[process].appendleft(job)
+
+    def __len__(self) -> int:
+        """How many cells wait."""
+        return sum(len(cells) for cells in (*self._groups, *self._left))
+
+
+def run_groups(
+    groups: Sequence[Sequence[Job]],
+    place: Place,
+    *,
+    at_once: int,
+    watch: Callable[[], None],
+    killed: Callable[[Cell, int], None],
+) -> None:
+    """Run all groups; what became of each cell is in its folder (`CompareDir.status`).
+
+    A process that is killed is replaced by another, which goes on with the same cell; a cell that
+    was under way when its process ended for the second time counts as failed.
+
+    Args:
+        groups: Each with cells that are not done.
+        place: Where and how.
+        at_once: Number of processes.
+        watch: Called a few times a second.
+        killed: Told of a cell whose process ended before its time, and its exit code.
+    """
+    here, queue = CompareDir(place.out), Queue(groups, at_once)
+    falls: Counter[Cell] = Counter()
+    workers = [_Worker(place, place.devices[n % len(place.devices)]) for n in range(at_once)]
+    try:
+        while queue or any(worker.job for worker in workers):
+            for number, worker in enumerate(workers):
+                if worker.job is None:
+                    job = queue.next(number, lambda other: _ahead(workers[other], here))
+                    if job is not None:
+                        worker.give(job)
+            wait([each for worker in workers if worker.job for each in worker.told_by], POLL)
+            for number, worker in enumerate(workers):
+                ended, exitcode = worker.ended()
+                if ended is not None and _fell(ended[0], here, exitcode, falls, killed):
+                    queue.again(number, ended)
+            watch()
+    finally:
+        for worker in workers:  # all at once: each writes down what it has
+            worker.ask_to_stop()
+        for worker in workers:
+            worker.stop()
+
+
+@dataclass
+class _Worker:
+    """A process for one cell after another, or for none yet.
+
+    Attributes:
+        place: Where and how it runs them.
+        device: On what.
+        job: What it is at.
+    """
+
+    place: Place
+    device: str
+    job: Job | None = None
+    _process: SpawnProcess | None = field(default=None, init=False)
+
+    def give(self, job: Job) -> None:
+        """Have it begin with a cell."""
+        self.job = job
+        if self._process is None or not self._process.is_alive():
+            context = multiprocessing.get_context("spawn")
+            self._pipe, other = context.Pipe()
+            arguments = (other, self.place, self.device)
+            self._process = context.Process(target=_work, args=arguments)
+            self._process.start()
+            other.close()
+        with suppress(BrokenPipeError):  # killed this very moment: `ended` sees it
+            self._pipe.send(job)
+
+    @property
+    def told_by(self) -> tuple[Connection, int]:
+        """What becomes ready when it has done its cell, or is gone."""
+        assert self._process is not None
+        return self._pipe, self._process.sentinel
+
+    def ended(self) -> tuple[Job | None, int]:
+        """The cell that it is no longer at, and its exit code, if it is gone."""
+        job, process = self.job, self._process
+        if job is None or process is None:
+            return None, 0
+        if process.is_alive():
+            if not self._pipe.poll():
+                return None, 0
+            with suppress(EOFError, ConnectionResetError):
+                self._pipe.recv()
+                self.job = None
+                return job, 0
+            process.join()
+        self.job = None
+        return job, process.exitcode or 0
+
+    def ask_to_stop(self) -> None:
+        """Have it end, wherever it is."""
+        if self._process is not None:
+            self._process.terminate()
+
+    def stop(self) -> None:
+        """See it end: what it has not finished is begun again the next time."""
+        if self._process is None:
+            return
+        self._process.join(10)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._pipe.close()
+
+
+def _ahead(worker: _Worker, here: CompareDir) -> bool:
+    """Whether a worker has trained a round of the cell that it is at."""
+    if worker.job is None:
+        return False
+    cell, plan = worker.job
+    return RunDir(here.cell(cell)).finished(1, plan.rounds[0])
+
+
+def _fell(
+    cell: Cell,
+    here: CompareDir,
+    exitcode: int,
+    falls: Counter[Cell],
+    killed: Callable[[Cell, int], None],
+) -> bool:
+    """Whether a cell must be run again, since its process ended before it did."""
+    if here.status(cell) != "waiting":
+        return False
+    falls[cell] += 1
+    killed(cell, exitcode)
+    if falls[cell] < ATTEMPTS:
+        return True
+    _write_failure(here, cell, f"its process ended {ATTEMPTS} times ({ending(exitcode)})")
+    return False
+
+
+def ending(exitcode: int) -> str:
+    """How a process ended, in words."""
+    if exitcode >= 0:
+        return f"exit status {exitcode}"
+    name = signal.Signals(-exitcode).name
+    return f"{name}: too little memory?" if name == "SIGKILL" else name
+
+
+def _work(pipe: Connection, place: Place, device: str) -> None:
+    """What a process does: cell after cell, until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent sees to it
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    import torch
+
+    torch.set_num_threads(place.threads)
+    here = CompareDir(place.out)
+    with suppress(Stopped), stoppable([signal.SIGTERM]):  # the parent's `stop`
+        while True:
+            cell, plan = pipe.recv()
+            _run_cell(cell, plan, here, place, device)
+            pipe.send(None)
+
+
+def _run_cell(cell: Cell, plan: Plan, here: CompareDir, place: Place, device: str) -> None:
+    """Run a cell; a failure is written down, and others go on."""
+    from hydrakit import engine
+
+    try:
+        engine.run(
+            plan,
+            out=here.cell(cell),
+            data=place.data,
+            roots=place.roots,
+            device=device,
+            precision=place.precision,
+            deterministic=place.deterministic,
+            compiled=place.compiled,
+            cache=place.cache,
+            shared=here.rounds,
+            checkpoint_every=place.checkpoint_every,
+        )
+    except PluginFault as error:
+        where = f" (traceback: {here.failure_path(cell)})" if error.__cause__ else ""
+        _write_failure(here, cell, f"{traceback.format_exc()}{one_line(str(error))}{where}")
+    except HydrakitError as error:
+        _write_failure(here, cell, one_line(str(error)))
+    except Exception as error:  # a bug, or no memory: its traceback stands in the file
+        _write_failure(here, cell, f"{traceback.format_exc()}{described(error)}")
+
+
+def _write_failure(here: CompareDir, cell: Cell, text: str) -> None:
+    path = here.failure_path(cell)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, f"{text}\n".encode())
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, however it went."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,327 @@
+"""What a ``dataset.toml`` may say: the model, its checks, and the JSON Schema for editors.
+
+A key that is unknown, of the wrong type, or without effect beside the others is refused; nothing
+is guessed. `hydrakit.data.declared.adapter` makes a dataset of a declaration.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from hydrakit.data.declared.patterns import compile_pattern, parts_of
+from hydrakit.data.safe_paths import listed, path_fault, shown
+from hydrakit.errors import DataError, unknown
+from hydrakit.hooks import FieldOfView, Task
+from hydrakit.schema import Frozen, Name
+
+FILE = "dataset.toml"
+MAX_BYTES = 2**17
+MAX_LINE = 10_000  # characters: tomllib takes the square of a dotted key's length
+MAX_CLASS = 60
+UNKNOWN = ""  # what a label is mapped to where it says that nobody knows
+NO_DEFAULT = ("default", None)
+NONE = "none"  # the multi-label label that is no label at all
+
+Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+SplitName = Literal["train", "val", "test"]
+
+
+class _Table(Frozen):
+    """A table of the file: no type is converted, and the docstrings below are in the schema."""
+
+    model_config = ConfigDict(strict=True, use_attribute_docstrings=True)
+
+
+class View(_Table):
+    """How much of an image the network sees around a case's position: one of the two."""
+
+    millimetres: PositiveFloat | None = None
+    """Side of a square in millimetres; the files or `spacing` must then tell the pixels' size."""
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Part of the image's height and of its width; 1.0 is the whole image."""
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if (self.millimetres is None) == (self.share is None):
+            raise ValueError("give either millimetres or share")
+        return self
+
+
+class ImageRules(_Table):
+    """How files become channels."""
+
+    colour: Literal["luma", "channels"] = "luma"
+    """Of PNG, JPEG and TIFF: "luma" makes every image grey (ITU-R BT.601), "channels" makes red,
+    green and blue three channels. Transparency is dropped."""
+    channels: Literal["first", "last"] = "first"
+    """Of NPY and NPZ arrays with three dimensions: which of them is the channels."""
+    rescale: bool = False
+    """Of DICOM: apply RescaleSlope and RescaleIntercept (CT: Hounsfield units)."""
+
+
+class Columns(_Table):
+    """What the columns of the table of cases (CSV) or its arrays (NPZ) are called there.
+
+    A column that is left out here is looked for by its own name.
+    """
+
+    path: Text | None = None
+    """CSV: the image, relative to `root`; several, separated by `;`, become channels. A member of
+    an NPZ is `file.npz#member`, one row of a member `file.npz#member[12]`."""
+    image: Text | None = None
+    """NPZ: the array of images, one case per row."""
+    label: Text | None = None
+    """The label; empty where it is unknown."""
+    patient: Text | None = None
+    """Pseudonymous identifier. Without it, DICOM files tell theirs, and any other case, or finding,
+    counts as a patient of its own."""
+    group: Text | None = None
+    """Further cases that must stay together."""
+    finding: Text | None = None
+    """What counts once, however many images there are of it: a name within the patient."""
+    row: Text | None = None
+    """Position in pixels, down from the middle of the upper left pixel."""
+    column: Text | None = None
+    """Position in pixels, to the right of the middle of the upper left pixel."""
+    row_mm: Text | None = None
+    """As `row`, in millimetres."""
+    column_mm: Text | None = None
+    """As `column`, in millimetres."""
+    split: Text | None = None
+    """The split that the case belongs to: train, val or test."""
+    key: Text | None = None
+    """The case's own name, which no other case has; without it, the path."""
+
+
+class Declaration(_Table):
+    """A dataset declared in a file, for hydrakit."""
+
+    model_config = ConfigDict(title="dataset.toml")
+
+    name: Name | None = None
+    """Name of the dataset; without it, the name of the file's folder."""
+    summary: str = ""
+    """What it is, in one line."""
+    task: Task = "classification"
+    """What a label is: one of the classes, a number, or several of the classes at once."""
+    classes: Annotated[tuple[Text, ...], Field(strict=False, min_length=1)]
+    """Names of the classes; of two, the second is the positive one. Of a regression, the one name
+    of the number. Of a multi-label task, the names of the labels."""
+    cohort: str | None = None
+    """Whose patients these are: datasets of one cohort share patient identifiers."""
+    licence: str = "not stated"
+    """Under which licence the data may be used."""
+    citation: str = "not stated"
+    """How to cite it."""
+    how_to_get: str = "ask whoever wrote its dataset.toml."
+    """Where the files come from."""
+    root: Text = "."
+    """Folder of the images, relative to this file's folder, or absolute. Nothing outside it is
+    read."""
+    field_of_view: View
+    """How much of an image the network sees."""
+    spacing: Annotated[tuple[PositiveFloat, PositiveFloat], Field(strict=False)] | None = None
+    """(row, column) distance between pixels in millimetres, for files that do not tell it."""
+    cases: Text | None = None
+    """The table of cases: a CSV beside this file or under `root`, with one case per row, or an NPZ
+    under `root` whose arrays are the columns. Either this or `pattern`."""
+    pattern: Text | None = None
+    """Which files under `root` are cases, and what their paths tell: `{label}/{patient}/*.png`.
+    Parts: label, patient, group, finding, split, key. `*` is any text within a name, `?` one
+    character, `**` any folders. Either this or `cases`."""
+    columns: Columns = Field(default_factory=Columns)
+    """What the columns of `cases` are called."""
+    subgroups: dict[str, Text] = Field(default_factory=dict)
+    """By what test figures are also given apart, and the column that tells it: zone = "zone". Never
+    anything of who the patient is."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """From a label as the data has it to a class; "" where it means that the label is unknown."""
+    splits: dict[str, SplitName] = Field(default_factory=dict)
+    """From a split as the data calls it to train, val or test."""
+    images: ImageRules = Field(default_factory=ImageRules)
+    """How files become channels."""
+
+    @property
+    def view(self) -> FieldOfView:
+        """The field of view as the hooks have it."""
+        return FieldOfView(
+            millimetres=self.field_of_view.millimetres, share=self.field_of_view.share
+        )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        self._check_classes()
+        self._check_labels()
+        if (self.cases is None) == (self.pattern is None):
+            raise ValueError("give either cases, a table, or pattern, over paths")
+        if self.pattern is not None:
+            self._check_pattern(self.pattern)
+        elif self.cases is not None:
+            self._check_cases(self.cases)
+        return self
+
+    def _check_classes(self) -> None:
+        count = len(self.classes)
+        for name in self.classes:
+            if not name.isprintable() or len(name) > MAX_CLASS:
+                raise ValueError(
+                    f"classes: {shown(name)} holds control characters or is over {MAX_CLASS} "
+                    "characters long: shorten it"
+                )
+        if len(set(self.classes)) != count:
+            raise ValueError("classes: a name is there twice: give different names")
+        if self.task == "regression" and count != 1:
+            raise ValueError("classes: a regression has one, the name of its number")
+        if self.task != "regression" and count < 2:
+            raise ValueError(f"classes: a {self.task} needs two or more")
+        if self.task == "multilabel" and any(c == NONE or ";" in c for c in self.classes):
+            raise ValueError(f"classes: of a multilabel task, none may be {NONE!r} or hold a ';'")
+
+    def _check_labels(self) -> None:
+        for text, label in self.labels.items():
+            if label == UNKNOWN:
+                continue
+            if self.task == "regression":
+                number(label, f"labels: {shown(text)}")
+            elif label not in self.classes and (self.task, label) != ("multilabel", NONE):
+                raise ValueError(
+                    f"labels: {shown(text)}: {shown(label)} is none of the classes "
+                    f"{listed(self.classes)}"
+                )
+
+    def _check_pattern(self, pattern: str) -> None:
+        compile_pattern(pattern)
+        parts = parts_of(pattern)
+        if self.columns != Columns():
+            raise ValueError("columns: only a table of cases has columns: remove them")
+        if self.subgroups:
+            raise ValueError("subgroups: only a table of cases has columns for them: remove them")
+        for table, part in (("labels", "label"), ("splits", "split")):
+            if getattr(self, table) and part not in parts:
+                raise ValueError(f"{table}: the pattern has no {{{part}}}: add it, or remove them")
+
+    def _check_cases(self, cases: str) -> None:
+        fault = path_fault(cases)
+        if fault:
+            raise ValueError(f"cases: {shown(cases)} {fault}")
+        other = {".csv": "image", ".npz": "path"}.get(Path(cases).suffix.lower())
+        if other is None:
+            raise ValueError(f"cases: {shown(cases)} is neither a .csv nor an .npz file")
+        for name in self.subgroups:
+            if not (name.strip() and name.isprintable() and len(name) <= MAX_CLASS):
+                raise ValueError(
+                    f"subgroups: {shown(name)} is no name of 1 to {MAX_CLASS} characters that can "
+                    "be shown: correct it"
+                )
+        if getattr(self.columns, other) is not None:
+            own = {"image": "path", "path": "image"}[other]
+            raise ValueError(f"columns.{other}: this kind of table has {own} instead")
+
+
+def number(text: str, what: str) -> float:
+    """A finite number.
+
+    Raises:
+        ValueError: It is none; the message begins with ``what``.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{what}: {shown(text)} is no finite number")
+    return value
+
+
+def parse_declaration(path: Path) -> tuple[Declaration, bytes]:
+    """The declaration in a file, and the file's content.
+
+    Raises:
+        DataError: The file cannot be read or is no declaration; the message names the first key
+            at fault.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if len(content) > MAX_BYTES:
+        raise DataError(f"{path}: is over {MAX_BYTES >> 10} KiB: put the cases into a .csv file")
+    try:
+        text = content.decode("utf-8")
+        if any(len(line) > MAX_LINE for line in text.splitlines()):
+            raise DataError(f"{path}: has a line of over {MAX_LINE} characters: break it")
+        data = tomllib.loads(text)
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: is not UTF-8 text: save it as UTF-8") from None
+    except (ValueError, RecursionError) as error:  # ValueError also: a number of 5,000 digits
+        raise DataError(f"{path}: is not valid TOML: {_first_line(error)}: correct it") from None
+    try:
+        return Declaration.model_validate(data), content
+    except ValidationError as error:
+        raise DataError(f"{path}: {_first_fault(error)}") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors(include_url=False)[0]
+    where = ".".join(map(str, fault["loc"]))
+    where = where if where.isprintable() and len(where) <= 60 else shown(where)
+    if fault["type"] == "extra_forbidden":
+        return f"{unknown('key', where, _keys())} (docs/dataset-toml.md lists them)"
+    if fault["type"] == "missing":
+        return f"key {where!r} is missing: add it (docs/dataset-toml.md)"
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error":  # from the checks above, which name key and value
+        return f"{where}: {message}" if where else message
+    return f"{where}: {message} (is {shown(fault['input'])}): correct it (docs/dataset-toml.md)"
+
+
+def _keys() -> list[str]:
+    keys = list(Declaration.model_fields)
+    tables: list[tuple[str, type[_Table]]] = [
+        ("field_of_view", View),
+        ("columns", Columns),
+        ("images", ImageRules),
+    ]
+    return keys + [f"{name}.{key}" for name, table in tables for key in table.model_fields]
+
+
+def json_schema() -> str:
+    """The JSON Schema of ``dataset.toml``, for editors: the text of docs/dataset.schema.json."""
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **_without_null(Declaration.model_json_schema()),
+        "oneOf": [{"required": ["cases"]}, {"required": ["pattern"]}],
+    }
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def _without_null(schema: Any) -> Any:
+    """A schema without the null that pydantic allows for each absent key: TOML has none."""
+    if isinstance(schema, list):
+        return [_without_null(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {key: _without_null(part) for key, part in schema.items() if (key, part) != NO_DEFAULT}
+    kinds = [kind for kind in kept.get("anyOf", ()) if kind != {"type": "null"}]
+    if len(kinds) == 1:
+        del kept["anyOf"]
+        return kinds[0] | kept
+    return kept

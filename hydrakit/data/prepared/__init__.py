@@ -1,0 +1,1 @@
+"""Preparing a dataset: normalised patches in a cache that is read again."""

@@ -1,0 +1,391 @@
+"""Preparing a dataset once: z-scored patches around each case's centre, mapped from disk.
+
+What is prepared lies in a folder of the cache, one for each dataset, place and setting (see `store`
+for its rows, `manifest` for the files that they were made from). An index, written whole and last,
+tells which rows the cases have: while the dataset's files stay as they were, nothing else is read.
+When files change, only their images are read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+from filelock import FileLock, Timeout
+
+from hydrakit.data.prepared.crop import (
+    MAX_ANGLE,
+    MAX_SHIFT,
+    OVERSAMPLING,
+    Statistics,
+    canvas_side,
+    crop,
+    is_flat,
+)
+from hydrakit.data.prepared.index import Case, Excluded, Index, Intensity, Prepared, open_prepared
+from hydrakit.data.prepared.manifest import Manifest, listing_digest
+from hydrakit.data.prepared.store import Entry, Made, Store
+from hydrakit.data.quality.duplicates import content_digest, thumbnail
+from hydrakit.data.quality.shortcuts import image_facts
+from hydrakit.data.read import check_channels, check_root, load_image, read_cases, unreadable
+from hydrakit.errors import DataError
+from hydrakit.hooks import DatasetAdapter, OptionValue, Sample, Unusable
+from hydrakit.plugins.options import resolve_options
+from hydrakit.storage.files import write_atomic
+from hydrakit.storage.paths import default_cache
+
+__all__ = [
+    "MAX_ANGLE",
+    "MAX_SHIFT",
+    "OVERSAMPLING",
+    "Case",
+    "Excluded",
+    "Index",
+    "Prepared",
+    "Statistics",
+    "canvas_side",
+    "crop",
+    "prepare",
+]
+
+FORMAT = 3
+MAX_THREADS = 16
+IN_FLIGHT = 4  # images for each thread: so the threads need not wait for the writing
+NAMES_SHOWN = 3
+
+_log = logging.getLogger(__name__)
+
+Given = TypeVar("Given")
+Done = TypeVar("Done")
+
+
+def prepare(
+    adapter: DatasetAdapter,
+    root: Path,
+    *,
+    options: Mapping[str, OptionValue],
+    patch: int,
+    cache: Path | None = None,
+    threads: int | None = None,
+    on_case: Callable[[int], None] = lambda _: None,
+) -> Prepared:
+    """A dataset's prepared patches, from the cache or made now.
+
+    Each patient's images are z-scored per channel by the mean and the standard deviation over all
+    pixels of that patient's images (paper, Section II-B); a dataset without patients gives each
+    image a patient of its own, and so is z-scored image by image.
+
+    A preparing that was stopped at any moment goes on, and gives what it would have given. Another
+    process that prepares the same data is waited for.
+
+    Args:
+        adapter: Who reads.
+        root: The dataset's folder.
+        options: The adapter's options, as given.
+        patch: Side in pixels of what the network will see.
+        cache: Where prepared data is kept; None for `default_cache`.
+        threads: How many images are prepared at a time; None for one per processor. It does not
+            change the result.
+        on_case: Called with the number of cases done so far.
+
+    Raises:
+        DataError: The dataset cannot be read, or has no usable case; or the cache is unusable.
+    """
+    check_root(adapter, root)
+    cache = cache or default_cache()
+    folder = _folder(adapter, root, resolve_options(adapter, options), patch=patch, cache=cache)
+    listing = listing_digest(root, adapter.elsewhere, ignore=cache)
+    path = folder / f"index-{listing[:16]}.json"
+    with suppress(OSError, ValueError):  # absent; or broken: look again while nobody writes
+        return open_prepared(path)
+    with _locked(folder):
+        try:
+            if path.exists():
+                return open_prepared(path)
+            with _keeping(folder):
+                _clear(folder)
+                manifest = Manifest(folder, root)
+                store = Store(folder, side=canvas_side(patch))
+        except (OSError, ValueError) as error:
+            raise _broken(folder, error) from None
+        with store:
+            preparing = _Preparing(adapter, root, patch=patch, manifest=manifest, store=store)
+            index = preparing.run(options, threads=threads or _processors(), on_case=on_case)
+        with _keeping(folder):
+            write_atomic(path, index.model_dump_json().encode())
+            store.remove_others()
+            return open_prepared(path)
+
+
+def _folder(
+    adapter: DatasetAdapter,
+    root: Path,
+    options: Mapping[str, OptionValue],
+    *,
+    patch: int,
+    cache: Path,
+) -> Path:
+    """The folder of all that decides the prepared patches, apart from the dataset's files."""
+    view = [adapter.field_of_view.millimetres, adapter.field_of_view.share]
+    facts = [FORMAT, adapter.name, adapter.version, adapter.classes, adapter.task, patch, view]
+    text = json.dumps([facts, sorted(options.items()), os.path.realpath(root)])
+    return cache / f"{adapter.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _processors() -> int:
+    """How many processors this process may use, 16 at most."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return min(len(os.sched_getaffinity(0)), MAX_THREADS)
+    return min(os.cpu_count() or 1, MAX_THREADS)
+
+
+class _Preparing:
+    """One pass over a dataset's cases: what is not in the store is read and added to it."""
+
+    def __init__(
+        self, adapter: DatasetAdapter, root: Path, *, patch: int, manifest: Manifest, store: Store
+    ) -> None:
+        self.adapter, self.root, self.patch = adapter, root, patch
+        self.manifest, self.store = manifest, store
+        self.known = {entry.signature: entry for entry in store.entries if entry.signature}
+        self.cases: list[Case] = []
+        self.entries: list[Entry] = []  # of each case
+        self.excluded: list[Excluded] = []
+        self.findings: dict[tuple[str, ...], str] = {}  # the key of the first case of each
+
+    def run(
+        self,
+        options: Mapping[str, OptionValue],
+        *,
+        threads: int,
+        on_case: Callable[[int], None],
+    ) -> Index:
+        """Prepare every case.
+
+        Raises:
+            DataError: As `prepare`.
+        """
+        cases = read_cases(self.adapter, self.root, options)
+        with closing(_in_order(self._prepare, cases, threads=threads)) as outcomes:
+            for case, outcome in outcomes:
+                self._take(case, outcome)
+                on_case(len(self.cases) + len(self.excluded))
+        if not self.cases:
+            raise self._no_case()
+        with _keeping(self.store.folder):
+            self.store.commit()
+            if len(self.store.entries) > 2 * len(self.entries):
+                self.entries = self.store.compact(self.entries)
+            self.manifest.save()
+        self._tell_changes()
+        return self._index()
+
+    def _prepare(self, case: Sample | Unusable) -> Entry | Made | Unusable:
+        """What becomes of a case; called in another thread."""
+        if isinstance(case, Unusable):
+            return case
+        try:
+            signature = self._signature(case)
+        except OSError as error:
+            reason = f"its file cannot be opened ({error.strerror or error})"
+            return unreadable(self.adapter, case, reason)
+        if signature in self.known:
+            return self.known[signature]
+        loaded = load_image(self.adapter, case)
+        if isinstance(loaded, Unusable):
+            return loaded
+        if is_flat(loaded.image):
+            return Unusable(key=case.key, reason="the image has no contrast")
+        for path in case.source:
+            self.manifest.check_still(path)
+        return Made(
+            signature=signature,
+            crop=crop(loaded, self.adapter.field_of_view, self.patch),
+            thumbnail=thumbnail(loaded.image),
+            statistics=Statistics.of(loaded.image),
+            content=content_digest(loaded.image),
+            facts=image_facts(loaded),
+        )
+
+    def _signature(self, sample: Sample) -> str | None:
+        """SHA-256 of what decides a sample's row; None where no file is named."""
+        if not sample.source:
+            return None
+        pairs = [pair and [float(at) for at in pair] for pair in (sample.centre, sample.spacing)]
+        digests = [self.manifest.digest(path) for path in sample.source]
+        return hashlib.sha256(json.dumps([sample.key, pairs, digests]).encode()).hexdigest()
+
+    def _take(self, sample: Sample | Unusable, outcome: Entry | Made | Unusable) -> None:
+        """Keep what became of a case, in the order of the cases."""
+        if isinstance(outcome, Unusable):
+            self.excluded.append(Excluded(key=outcome.key, reason=outcome.reason))
+            return
+        assert isinstance(sample, Sample)  # what an adapter calls unusable has no other outcome
+        channels = len(outcome.crop if isinstance(outcome, Made) else outcome.mean)
+        before = len(self.entries[0].mean) if self.entries else None
+        check_channels(self.adapter, sample, channels=channels, before=before)
+        if isinstance(outcome, Made):
+            with _keeping(self.store.folder):
+                outcome = self.store.append(outcome)
+        self.entries.append(outcome)
+        finding = self.findings.setdefault(_finding(sample, outcome), sample.key)
+        self.cases.append(_case(sample, outcome, finding))
+
+    def _no_case(self) -> DataError:
+        cases = f": {len(self.excluded)} cases, the first: " if self.excluded else ""
+        reason = self.excluded[0].reason if self.excluded else ""
+        return DataError(
+            f"{self.adapter.name}: no usable case in {self.root}{cases}{reason} "
+            f"(see `hydrakit datasets check {self.adapter.name}`)"
+        )
+
+    def _tell_changes(self) -> None:
+        changed = sorted(self.manifest.changed)
+        if changed:
+            more = f", and {len(changed) - NAMES_SHOWN} more" if len(changed) > NAMES_SHOWN else ""
+            _log.warning(
+                "%s: %d %s changed since they were prepared: %s%s",
+                self.adapter.name,
+                len(changed),
+                "file" if len(changed) == 1 else "files",
+                ", ".join(changed[:NAMES_SHOWN]),
+                more,
+            )
+
+    def _index(self) -> Index:
+        totals: dict[str, Statistics] = {}
+        hasher = hashlib.sha256()
+        for case, entry in zip(self.cases, self.entries, strict=True):
+            total = totals.get(case.patient)
+            totals[case.patient] = total + entry.statistics if total else entry.statistics
+            told = case.model_dump(mode="json", exclude={"facts"})
+            hasher.update(json.dumps([told, entry.crop]).encode())
+        return Index(
+            dataset=self.adapter.name,
+            content=hasher.hexdigest(),
+            channels=len(self.entries[0].mean),
+            side=canvas_side(self.patch),
+            cases=tuple(self.cases),
+            excluded=tuple(self.excluded),
+            number=self.store.number,
+            rows=tuple(entry.row for entry in self.entries),
+            patients={
+                patient: Intensity(
+                    mean=tuple(total.mean.tolist()),
+                    deviation=tuple(total.standard_deviation().tolist()),
+                )
+                for patient, total in totals.items()
+            },
+        )
+
+
+def _finding(sample: Sample, entry: Entry) -> tuple[str, ...]:
+    """What the samples of one finding have in common.
+
+    Of those without a name it is all that the network sees: two lesions of one image differ in the
+    crop.
+    """
+    if sample.finding is not None:
+        return "named", sample.patient, sample.finding
+    return "copies", sample.patient, str(sample.label), entry.content, entry.crop
+
+
+def _case(sample: Sample, entry: Entry, finding: str) -> Case:
+    facts = {
+        name: value if isinstance(value, str) else float(value)
+        for name, value in {**entry.facts, **sample.facts}.items()
+        if isinstance(value, str) or math.isfinite(value)
+    }
+    return Case(
+        key=sample.key,
+        label=sample.label,
+        patient=sample.patient,
+        group=sample.group,
+        finding=finding,
+        split=sample.split,  # read_cases has checked it
+        subgroups=dict(sample.subgroups),
+        facts=facts,
+        content=entry.content,
+    )
+
+
+def _in_order(
+    work: Callable[[Given], Done], cases: Iterator[Given], *, threads: int
+) -> Generator[tuple[Given, Done]]:
+    """Each case with what the work makes of it, in order; several are under way at a time.
+
+    However many cases there are, a few of them are in memory.
+    """
+    waiting: deque[tuple[Given, Future[Done]]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
+    with warnings.catch_warnings():
+        # Filters are of the whole process: an adapter that sets and restores them in one thread
+        # would unset them in another. So the decoders' warnings are hushed here.
+        warnings.filterwarnings("ignore", module=r"(PIL|pydicom)\b")
+        try:
+            for case in cases:
+                waiting.append((case, pool.submit(work, case)))
+                if len(waiting) >= IN_FLIGHT * threads:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            while waiting:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from preparing the same; the lock goes when its process does."""
+    lock = FileLock(folder / ".lock")
+    with _keeping(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            _log.warning("%s: another process prepares this data: waiting for it", folder)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _clear(folder: Path) -> None:
+    """Remove the indexes of other states of the files, and what a killed process left half done.
+
+    They go before any row does: an index that is there is whole, with all of its rows.
+    """
+    for path in folder.iterdir():
+        if path.name.startswith("index-") or (path.name[0] == "." and path.name != ".lock"):
+            path.unlink()
+
+
+@contextmanager
+def _keeping(folder: Path) -> Iterator[None]:
+    """Turn a failure of the disk into a line for the user."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{folder.parent}: prepared data cannot be kept there ({error.strerror or error}): "
+            "choose another folder with `--cache` or $HYDRAKIT_CACHE"
+        ) from None
+
+
+def _broken(folder: Path, error: Exception) -> DataError:
+    reason = str(error).splitlines()[0]
+    return DataError(
+        f"{folder}: prepared data cannot be read ({reason}): delete this folder to prepare anew"
+    )

@@ -1,0 +1,373 @@
+"""Looking at a prepared dataset as a run would: counts, faults, copies, shortcuts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from hydrakit.data.prepared.crop import is_flat
+from hydrakit.data.prepared.index import Case, Excluded, Prepared
+from hydrakit.data.quality.duplicates import (
+    Copy,
+    assign_groups,
+    conflicts,
+    copy_groups,
+    find_copies,
+)
+from hydrakit.data.quality.issues import PROBLEMS, WARNINGS
+from hydrakit.data.quality.leakage import deal_out, shortcut_facts
+from hydrakit.data.quality.split import unit_of_each
+from hydrakit.data.quality.summary import (
+    CheckedCase,
+    CopyPair,
+    FactRange,
+    FactValues,
+    Fault,
+    Summary,
+)
+from hydrakit.data.read import class_names, read_samples
+from hydrakit.errors import DataError
+from hydrakit.hooks import DatasetAdapter, Label, OptionValue, Unusable
+from hydrakit.plan.model import Split
+from hydrakit.plan.profiles import SUPPORT_SPLIT, TARGET_SPLIT
+from hydrakit.plan.results import ShortcutFact
+from hydrakit.stats.tasks import strata, strata_names
+
+SHORTCUTS_TOLD = 3
+# Facts in the order in which they are shown; others follow by name.
+ORDER = (
+    "width",
+    "height",
+    "row spacing",
+    "column spacing",
+    "lowest value",
+    "highest value",
+    "mean value",
+    "value deviation",
+    "border value",
+)
+# What a DICOM header says of the image, left out where it agrees with the image.
+HEADER = {
+    "rows": "height",
+    "columns": "width",
+    "row spacing (mm)": "row spacing",
+    "column spacing (mm)": "column spacing",
+}
+
+
+def default_split(cases: Sequence[Case]) -> Split:
+    """8-1-1, as of a target; 9-1 where the dataset puts its cases into train and val alone."""
+    declared = {case.split for case in cases}
+    return SUPPORT_SPLIT if declared and declared <= {"train", "val"} else TARGET_SPLIT
+
+
+def summarise(
+    adapter: DatasetAdapter,
+    prepared: Prepared,
+    *,
+    split: Split | None = None,
+    seed: int = 0,
+    cache: Path | None = None,
+) -> Summary:
+    """Look at a prepared dataset as a run would, and further.
+
+    Args:
+        adapter: The dataset.
+        prepared: Its patches.
+        split: The shares to deal cases out by; None for `default_split`. A split that the dataset
+            declares for a case stands.
+        seed: Of the dealing.
+        cache: Where the copies found are kept for the next time; None for the default.
+    """
+    index = prepared.index
+    labelled = [case for case in index.cases if case.label is not None]
+    split = split or default_split(labelled)
+    dealt = _deal(adapter, prepared, split=split, seed=seed, cache=cache)
+    cases = tuple(
+        CheckedCase(
+            key=case.key,
+            label=case.label,
+            classes=class_names(case.label, adapter.task, adapter.classes),
+            patient=case.patient,
+            finding=case.finding,
+            subgroups=case.subgroups,
+            split=dealt.splits.get(case.key),
+            facts=case.facts | _intensity(prepared, case),
+        )
+        for case in index.cases
+    )
+    groups = copy_groups(dealt.copies, len(labelled))
+    shortcuts = shortcut_facts(index.cases, adapter, dealt.units)
+    ranges, values = _facts(cases, adapter)
+    return Summary(
+        dataset=adapter.name,
+        task=adapter.task,
+        all_classes=adapter.classes,
+        digest=index.content,
+        channels=index.channels,
+        split=split,
+        seed=seed,
+        declared=sum(case.split is not None for case in labelled),
+        cases=cases,
+        unusable=index.excluded,
+        ranges=ranges,
+        values=values,
+        copies=tuple(_pair(copy, labelled) for copy in dealt.copies),
+        groups=tuple(tuple(labelled[i].key for i in group) for group in groups),
+        shortcuts=shortcuts,
+        problems=(*_too_few_usable(len(cases), len(index.excluded)), *dealt.problems),
+        warnings=tuple(_warnings(index.excluded, groups, shortcuts)),
+    )
+
+
+def _intensity(prepared: Prepared, case: Case) -> dict[str, float]:
+    """Mean and deviation of the patient's images, by channel, in the files' unit."""
+    found = prepared.index.patients[case.patient]
+    channels = range(prepared.index.channels)
+    ends = [""] if len(channels) == 1 else [f", channel {channel + 1}" for channel in channels]
+    means = {f"mean value{end}": found.mean[channel] for channel, end in enumerate(ends)}
+    return means | {f"value deviation{end}": found.deviation[c] for c, end in enumerate(ends)}
+
+
+def all_unusable(
+    adapter: DatasetAdapter, root: Path, options: Mapping[str, OptionValue]
+) -> list[Excluded] | None:
+    """Every case of a dataset of which none can be used, with its reason; None if one can."""
+    excluded = []
+    for case in read_samples(adapter, root, options):
+        if isinstance(case, Unusable):
+            excluded.append(Excluded(key=case.key, reason=case.reason))
+        elif is_flat(case.image):
+            excluded.append(Excluded(key=case.key, reason="the image has no contrast"))
+        else:
+            return None
+    return excluded
+
+
+def nothing_usable(adapter: DatasetAdapter, unusable: Sequence[Excluded]) -> Summary:
+    """The summary of a dataset of which no case can be used."""
+    return Summary(
+        dataset=adapter.name,
+        task=adapter.task,
+        all_classes=adapter.classes,
+        digest="",
+        channels=0,
+        split=TARGET_SPLIT,
+        seed=0,
+        declared=0,
+        cases=(),
+        unusable=tuple(unusable),
+        problems=tuple(_too_few_usable(0, len(unusable))),
+        warnings=tuple(_warnings(unusable, (), ())),
+    )
+
+
+def _problem(kind: str, text: str) -> Fault:
+    assert kind in PROBLEMS
+    return Fault(kind=kind, text=text)
+
+
+def _warning(kind: str, text: str, keys: Sequence[str] = ()) -> Fault:
+    assert kind in WARNINGS
+    return Fault(kind=kind, text=text, keys=tuple(keys))
+
+
+def _too_few_usable(usable: int, unusable: int) -> Iterator[Fault]:
+    if not usable:
+        yield _problem("unusable", f"no case can be used (of {unusable})")
+    elif unusable > usable:
+        total = usable + unusable
+        yield _problem("unusable", f"{unusable} of {total} cases, more than half, cannot be used")
+
+
+def _warnings(
+    unusable: Sequence[Excluded],
+    groups: Sequence[Sequence[int]],
+    shortcuts: Sequence[ShortcutFact],
+) -> Iterator[Fault]:
+    for reason, count in Counter(case.reason for case in unusable).most_common():
+        keys = [case.key for case in unusable if case.reason == reason]
+        yield _warning("unusable", f"{_cases(count)} cannot be used: {reason}", keys)
+    if groups:
+        copied = sum(map(len, groups))
+        yield _warning(
+            "copies",
+            f"{_cases(copied)} are copies of another patient's image, in {len(groups)} "
+            f"group{'' if len(groups) == 1 else 's'}: a run keeps each in one split (`--copies`)",
+        )
+    strong = [each for each in shortcuts if each.strong]
+    for each in strong[:SHORTCUTS_TOLD]:
+        yield _warning(
+            "shortcut",
+            f"{each.fact} alone tells {each.class_name!r}: AUC {each.auc:.2f} "
+            f"({each.low:.2f} to {each.high:.2f})",
+        )
+    if strong[SHORTCUTS_TOLD:]:
+        names = ", ".join(each.fact for each in strong[SHORTCUTS_TOLD:])
+        yield _warning("shortcut", f"likewise, less strongly: {names}")
+    only = [(each.fact, *each.only[0]) for each in shortcuts if each.only and not each.strong]
+    if only:
+        shown = [f"{fact} {value} ({name!r}, {n} patients)" for fact, value, name, n in only]
+        yield _warning("shortcut", f"values of one class alone: {', '.join(shown)}")
+
+
+def _cases(count: int) -> str:
+    return f"{count} case" if count == 1 else f"{count} cases"
+
+
+@dataclass(frozen=True)
+class _Dealt:
+    """Copies as indices of the labelled cases; by key the split and the unit; what is wrong."""
+
+    copies: Sequence[Copy]
+    splits: Mapping[str, str]
+    units: Mapping[str, str]
+    problems: Sequence[Fault]
+
+
+def _deal(
+    adapter: DatasetAdapter, prepared: Prepared, *, split: Split, seed: int, cache: Path | None
+) -> _Dealt:
+    """Deal the labelled cases out as a run does; where that fails, say why, and find copies."""
+    rows = [row for row, case in enumerate(prepared.index.cases) if case.label is not None]
+    cases = [prepared.index.cases[row] for row in rows]
+    if not cases:
+        return _Dealt((), {}, {}, [_problem("unlabelled", "no case has a label to learn from")])
+    units = unit_of_each([case.patient for case in cases], [case.group for case in cases])
+    problems = list(_empty_classes(cases, adapter))
+    splits: Mapping[str, str] = {}
+    try:
+        gate = deal_out(
+            {adapter.name: prepared},
+            {adapter.name: adapter},
+            splits={adapter.name: split},
+            seed=seed,
+            copies="group",
+            keep_conflicts=True,  # told below, all of them
+            cache=cache,
+        )
+        splits, names = gate.splits[adapter.name], gate.units[adapter.name]
+        found = [alike.copy for alike in gate.copies]
+    except DataError as error:
+        digests = [case.content for case in cases]
+        found = find_copies(prepared.thumbnails()[rows], digests, units=units)
+        names = _together(cases, found)
+        problems += _declared_clashes(cases, names)  # its message would name patients
+        if not problems:
+            text = str(error).removeprefix(f"{adapter.name}: ")
+            problems.append(_problem("few patients", text))
+    problems += _conflicts(cases, found, units, adapter)
+    return _Dealt(found, splits, names, problems)
+
+
+def _empty_classes(cases: Sequence[Case], adapter: DatasetAdapter) -> Iterator[Fault]:
+    labels = [case.label for case in cases if case.label is not None]
+    counts = strata(labels, adapter.task, adapter.classes).sum(axis=0)
+    for name, count in zip(strata_names(adapter.task, adapter.classes), counts, strict=True):
+        if not count:
+            yield _problem("empty class", f"class {name!r} has no usable case")
+
+
+def _conflicts(
+    cases: Sequence[Case], found: Sequence[Copy], units: Sequence[int], adapter: DatasetAdapter
+) -> Iterator[Fault]:
+    labels = [case.label for case in cases]
+    clashing = conflicts(found, labels, units=units, datasets=[adapter.name] * len(cases))
+    if clashing:
+        one, other = (
+            f"{cases[index].key} ({said(cases[index].label, adapter)})" for index in clashing[0]
+        )
+        text = f"{one} and {other} are copies of one image with different labels"
+        yield _problem("conflict", text + _more(len(clashing) - 1, "group"))
+
+
+def _together(cases: Sequence[Case], found: Sequence[Copy]) -> dict[str, str]:
+    """By key, the name of the patient, group or copies that a case is one with."""
+    owners, groups = [case.patient for case in cases], [case.group for case in cases]
+    names = assign_groups([""] * len(cases), owners, groups, found)
+    return {case.key: name for case, name in zip(cases, names, strict=True)}
+
+
+def _declared_clashes(cases: Sequence[Case], units: Mapping[str, str]) -> Iterator[Fault]:
+    """The units of which the dataset declares more than one split."""
+    first: dict[str, Case] = {}
+    clashing: dict[str, tuple[Case, Case]] = {}
+    for case in cases:
+        if case.split is None:
+            continue
+        unit = units[case.key]
+        before = first.setdefault(unit, case)
+        if before.split != case.split:
+            clashing.setdefault(unit, (before, case))
+    for one, other in list(clashing.values())[:1]:
+        text = (
+            f"{one.key} ({one.split}) and {other.key} ({other.split}) are of one patient, one "
+            "group, or copies, but the dataset declares different splits for them"
+        )
+        yield _problem("declared splits", text + _more(len(clashing) - 1, "patient or group"))
+
+
+def _more(count: int, what: str) -> str:
+    return f" (and {count} more such {what}{'' if count == 1 else 's'})" if count else ""
+
+
+def said(label: Label | None, adapter: DatasetAdapter) -> str:
+    """A label in words."""
+    if adapter.task == "regression":
+        return "no label" if label is None else f"{label:g}"
+    return ", ".join(class_names(label, adapter.task, adapter.classes)) or "none"
+
+
+def _pair(copy: Copy, labelled: Sequence[Case]) -> CopyPair:
+    one, other = labelled[copy.one], labelled[copy.other]
+    return CopyPair(
+        one=one.key,
+        other=other.key,
+        similarity=copy.similarity,
+        kind=copy.kind,
+        flip=copy.flip,
+        across_labels=one.label != other.label,
+    )
+
+
+def _facts(
+    cases: Sequence[CheckedCase], adapter: DatasetAdapter
+) -> tuple[tuple[FactRange, ...], tuple[FactValues, ...]]:
+    """The facts, numbers and text apart; what the file's header repeats is left out."""
+    of_case = [dict(case.facts) for case in cases]
+    if adapter.task == "regression":
+        for facts, case in zip(of_case, cases, strict=True):
+            if isinstance(case.label, int | float):
+                facts[adapter.classes[0]] = float(case.label)
+    names = {name: None for facts in of_case for name in facts}
+    ranges, values = [], []
+    columns: dict[str, tuple[str | float | None, ...]] = {}
+    for name in sorted(names, key=lambda name: (_order(name), name)):
+        column = tuple(facts.get(name) for facts in of_case)
+        columns[name] = column
+        if column == columns.get(HEADER.get(name, "")):
+            continue
+        given = [value for value in column if value is not None]
+        numbers = [float(value) for value in given if not isinstance(value, str)]
+        if len(numbers) < len(given):
+            counted = Counter(str(value) for value in given).most_common()
+            values.append(FactValues(fact=name, values=dict(counted)))
+        else:
+            ranges.append(
+                FactRange(
+                    fact=name,
+                    low=min(numbers),
+                    median=median(numbers),
+                    high=max(numbers),
+                    cases=len(numbers),
+                )
+            )
+    return tuple(ranges), tuple(values)
+
+
+def _order(name: str) -> int:
+    base = name.partition(", channel")[0]
+    return ORDER.index(base) if base in ORDER else len(ORDER)

@@ -1,0 +1,35 @@
+"""A run as data: what decides a result, the profiles that fill it in, and the records of results.
+
+This package's own names are those of `hydrakit.rounds` and `hydrakit.plan.model`.
+"""
+
+from hydrakit.plan.model import (
+    BodySpec,
+    BootstrapRule,
+    Copies,
+    Dataset,
+    Fold,
+    Norm,
+    Plan,
+    Split,
+    load_plan,
+)
+from hydrakit.rounds import Hyperparameters, Other, Place, Round, Select, Train
+
+__all__ = [
+    "BodySpec",
+    "BootstrapRule",
+    "Copies",
+    "Dataset",
+    "Fold",
+    "Hyperparameters",
+    "Norm",
+    "Other",
+    "Place",
+    "Plan",
+    "Round",
+    "Select",
+    "Split",
+    "Train",
+    "load_plan",
+]

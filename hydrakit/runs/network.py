@@ -1,0 +1,201 @@
+"""The network of a run as its rounds leave it: one body, and the heads by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from hydrakit import weights
+from hydrakit.data.load import Loaded
+from hydrakit.data.quality.leakage import splits_digest
+from hydrakit.hooks import DatasetAdapter
+from hydrakit.models.body import Body
+from hydrakit.plan.model import Plan
+from hydrakit.plan.results import Bootstrap, Figures
+from hydrakit.plugins.registry import Plugins
+from hydrakit.rounds import Round
+from hydrakit.runs.rundir import RunDir
+from hydrakit.storage.files import copy
+from hydrakit.training.bootstrap import Looked, best_start
+from hydrakit.training.evaluation import Reference, figures, outputs
+from hydrakit.training.loop import Trained
+from hydrakit.training.seeds import INITIALISATION, Seeds, seeded
+
+NORMALISATION = "z-score per patient"
+
+
+class Network:
+    """The body and the heads of a run, as its rounds so far have left them.
+
+    Attributes:
+        body: On the run's device.
+        learnt: By dataset, the head that learnt it last.
+        reference: The head that the first round ended with, if that was the target's.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        rundir: RunDir,
+        *,
+        adapters: Mapping[str, DatasetAdapter],
+        loaded: Mapping[str, Loaded],
+        device: torch.device,
+        plugins: Plugins,
+    ) -> None:
+        self.plan = plan
+        self.rundir = rundir
+        self.adapters = adapters
+        self.loaded = loaded
+        self.device = device
+        self.plugins = plugins
+        self.channels = next(iter(loaded.values())).channels
+        self.heads: dict[str, nn.Module] = {}
+        self.reference: Reference | None = None
+        self.trained_on: list[str] = []
+        self.learnt: dict[str, str] = {}
+
+    def start(
+        self,
+        seeds: Seeds,
+        on_start: Callable[[int], None],
+        *,
+        looked: Looked | None = None,
+        on_look: Callable[[Looked], None] = lambda _: None,
+    ) -> Bootstrap:
+        """Begin with the random start that does best on the first round's validation split.
+
+        Args:
+            seeds: Of the first round.
+            on_start: As for `best_start`, like the two below.
+            looked: What was seen before a stop.
+            on_look: Called with what was seen so far.
+        """
+        first = self.plan.rounds[0]
+
+        spec = self.plan.body
+        if spec.norm == "dataset":
+            spec = spec.model_copy(update={"datasets": tuple(self.loaded)})
+
+        def build(number: int) -> tuple[Body, nn.Module]:
+            with seeded(seeds.of(INITIALISATION, number), self.device):
+                body = Body(spec, in_channels=self.channels, dropout=0.0)
+                head = self._new_head(first.dataset, first)
+                return body.to(self.device), head
+
+        (self.body, self.heads[first.head]), bootstrap = best_start(
+            build,
+            self.loaded[first.dataset].val,
+            count=self.plan.bootstrap,
+            rule=self.plan.bootstrap_rule,
+            loss=first.hyperparameters.loss,
+            on_start=on_start,
+            looked=looked,
+            on_look=on_look,
+        )
+        return bootstrap
+
+    def heads_of(self, round: Round, seeds: Seeds) -> list[nn.Module]:
+        """The heads of a round, its own first: as an earlier round left them, else new ones."""
+        for number, (name, dataset) in enumerate(zip(round.heads, round.datasets, strict=True)):
+            if name not in self.heads:
+                key = (INITIALISATION, number) if number else (INITIALISATION,)
+                with seeded(seeds.of(*key), self.device):
+                    self.heads[name] = self._new_head(dataset, round)
+        return [self.heads[name] for name in round.heads]
+
+    def _new_head(self, dataset: str, round: Round) -> nn.Module:
+        factory = self.plugins.head(self.plan.head)
+        classes = len(self.adapters[dataset].classes)
+        head = factory.build(self.plan.body.features, classes, round.hyperparameters.dropout)
+        return head.to(self.device)
+
+    def answers(self, round: Round) -> dict[str, Tensor]:
+        """What heads give for validation cases after a round, ``(cases, outputs)`` each.
+
+        Of every dataset seen so far, through the head that learnt it last.
+        """
+        found = {}
+        learnt = self.learnt | dict(zip(round.datasets, round.heads, strict=True))
+        for name, head in learnt.items():
+            self.body.use(name)
+            features = outputs(self.body, self.loaded[name].val.patches)
+            found[name] = outputs(self.heads[head], features)
+        return found
+
+    def figures(self, answers: Mapping[str, Tensor]) -> dict[str, Figures]:
+        """The validation figures of answers, by dataset."""
+        vals = {name: self.loaded[name].val for name in answers}
+        return {
+            name: figures(
+                answers[name], val.labels, task=val.task, loss="cross-entropy", scale=val.scale
+            )
+            for name, val in vals.items()
+        }
+
+    def save(self, folder: Path, number: int, round: Round, trained: Trained) -> None:
+        """Write a round's weights: of the best epoch, and of the head that goes on."""
+        head = self.heads[round.head]
+        if round.train in ("head", "none") and number > 1:
+            last = self.plan.rounds[number - 2]
+            before = self.rundir.round_file(number - 1, last, "body.safetensors")
+            copy(before, folder / "body.safetensors")
+        else:
+            seen = [*self.trained_on, *(round.datasets if round.train in ("all", "norm") else [])]
+            weights.save_body(
+                folder / "body.safetensors", self.body, trained_on=seen, seed=self.plan.dealt_by
+            )
+        self._save_head(folder / "head.safetensors", round.dataset, head)
+        for other in round.others:
+            path = folder / f"head-{other.dataset}.safetensors"
+            self._save_head(path, other.dataset, self.heads[other.head])
+        if round.hyperparameters.carry_head == "last":
+            head.load_state_dict(trained.last_head)
+            self._save_head(folder / "last-head.safetensors", round.dataset, head)
+
+    def _save_head(self, path: Path, name: str, head: nn.Module) -> None:
+        adapter = self.adapters[name]
+        dataset = self.plan.dataset(name)
+        weights.save_head(
+            path,
+            head,
+            body=self.body,
+            dataset=name,
+            classes=adapter.classes,
+            factory=self.plan.head,
+            preprocessing=weights.Preprocessing(
+                patch=self.plan.body.patch,
+                channels=self.channels,
+                field_of_view=adapter.field_of_view,
+                normalisation=NORMALISATION,
+            ),
+            options=dataset.options,
+            split=dataset.split,
+            seed=self.plan.dealt_by,
+            copies=self.plan.copies,
+            splits=splits_digest(self.loaded[name].splits),
+            task=adapter.task,
+            scale=self.loaded[name].scale,
+        )
+
+    def take(self, number: int, round: Round) -> None:
+        """Go on from a finished round's files: the same whether it ran just now or long ago."""
+        file = partial(self.rundir.round_file, number, round)
+        last = round.hyperparameters.carry_head == "last"
+        path = file("last-head.safetensors" if last else "head.safetensors")
+        device, plugins = self.device, self.plugins
+        self.body = weights.load_body(file("body.safetensors")).to(device)
+        self.heads[round.head] = weights.load_head(path, plugins=plugins).to(device)
+        for other in round.others:
+            path = file(f"head-{other.dataset}.safetensors")
+            self.heads[other.head] = weights.load_head(path, plugins=plugins).to(device)
+        self.learnt |= dict(zip(round.datasets, round.heads, strict=True))
+        if round.train in ("all", "norm"):
+            self.trained_on += round.datasets
+        if number == 1 and round.dataset == self.plan.target:
+            head = weights.load_head(path, plugins=plugins).to(device)
+            self.reference = Reference(head, self.loaded[self.plan.target].val)

@@ -1,0 +1,222 @@
+"""Training one round: one loop, read from top to bottom.
+
+In a round that trains all, the loop feeds images to body and head. In a head round the body is
+frozen, so what it makes of each image is a constant: it is computed once, and the same loop feeds
+these features to the head alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from copy import deepcopy
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from hydrakit.compute.devices import Compute, placed, threads
+from hydrakit.compute.distributed import ALONE
+from hydrakit.compute.modules import set_dropout
+from hydrakit.data.load import Loaded
+from hydrakit.errors import PlanError
+from hydrakit.models.body import Body, Joined, Shared, set_trainable
+from hydrakit.models.layers import Dropout
+from hydrakit.plan.results import EpochRecord
+from hydrakit.rounds import Round
+from hydrakit.stats.tasks import from_tensor
+from hydrakit.training.batches import Examples
+from hydrakit.training.checkpoint import Keeper, Progress
+from hydrakit.training.diagnostics import first_fault
+from hydrakit.training.epochs import Course, Mixed, Single, Step
+from hydrakit.training.evaluation import Evaluation, Reference, figures, outputs
+from hydrakit.training.seeds import EPOCH, Seeds, seeded
+from hydrakit.training.selection import Selection
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished round. The modules it was given hold the weights of the best epoch.
+
+    Attributes:
+        epochs: One record for each epoch that was run.
+        best: That of the best epoch.
+        last_head: Weights of the head after the last epoch.
+    """
+
+    epochs: list[EpochRecord]
+    best: EpochRecord
+    last_head: State
+
+
+class DivergedError(PlanError):
+    """Training gave numbers that are not finite: a lower learning rate may mend it.
+
+    Attributes:
+        trained: The round up to its best epoch so far, with whose weights it left the modules; None
+            where no epoch was over.
+    """
+
+    trained: Trained | None = None
+
+
+def train_round(
+    round: Round,
+    body: Body,
+    head: nn.Module,
+    data: Loaded,
+    *,
+    seeds: Seeds,
+    others: Sequence[tuple[nn.Module, Loaded]] = (),
+    compute: Compute | None = None,
+    reference: Reference | None = None,
+    on_epoch: Callable[[EpochRecord], None] = lambda _: None,
+    keeper: Keeper | None = None,
+    cache_features: bool = True,
+) -> Trained:
+    """Train a head, or body and head, and leave both with the weights of the best epoch.
+
+    Args:
+        round: What to train, and how.
+        body: Trained in place, unless the round trains the head alone.
+        head: Trained in place.
+        data: The round's dataset.
+        seeds: Of the round.
+        others: Heads that are trained in place too, each on its dataset.
+        compute: How to compute on the data's device; None for float32.
+        reference: For the figures of the paper's Fig. 4b.
+        on_epoch: Called after each epoch.
+        keeper: Of the round's progress: training goes on from what it has; None keeps none.
+        cache_features: False puts every image through the frozen body in every epoch of a head
+            round, as the authors did: the same result on a CPU, hundreds of times slower.
+
+    Raises:
+        DivergedError: The loss is no longer a finite number.
+        WeightsError: The round's checkpoint is damaged.
+    """
+    settings = round.hyperparameters
+    keeper = keeper or Keeper()
+    compute = compute or Compute(data.train.device)
+    team = compute.team if round.train == "all" and not others else ALONE
+    examples = Examples(data, settings, seeds, fixed=round.train == "head", team=team)
+    set_trainable(body, round.train)
+    body.use(data.name)
+    for module in (body, head, *(other for other, _ in others)):
+        set_dropout(module, settings.dropout)
+    evaluate = Evaluation(body, head, data.val, reference, settings.loss)
+    if round.train == "none":
+        return _as_it_is(evaluate, data, on_epoch)
+    model: nn.Module = Joined(body, head) if team.size == 1 else Shared(body, head, team)
+    alone = round.train == "head" and cache_features
+    if round.train == "head":
+        kept = Dropout(settings.dropout * settings.feature_dropout)
+        model = nn.Sequential(kept, head) if alone else Joined(body, nn.Sequential(kept, head))
+    with ExitStack() as stack:
+        if alone:
+            compute = compute.of_heads()
+            examples.through(body, compute.device)
+            stack.enter_context(placed(head, compute.device))
+            # Too small to share: a second thread makes a head's step slower.
+            stack.enter_context(threads(1))
+        if others:
+            parts = [(head, examples)]
+            parts += [(one, Examples(each, settings, seeds, fixed=False)) for one, each in others]
+            course: Course = Mixed(body, parts, round, seeds=seeds, compute=compute)
+        else:
+            course = Single(Step(model, compute, settings), examples, head)
+        return _train(course, evaluate, round=round, seeds=seeds, on_epoch=on_epoch, keeper=keeper)
+
+
+def _train(
+    course: Course,
+    evaluate: Evaluation,
+    *,
+    round: Round,
+    seeds: Seeds,
+    on_epoch: Callable[[EpochRecord], None],
+    keeper: Keeper,
+) -> Trained:
+    """The epochs of a round."""
+    settings, body = round.hyperparameters, evaluate.body
+    modules = [*([] if body.frozen else [body]), *course.heads]
+    selection = Selection(settings, modules)
+    scheduler = ReduceLROnPlateau(course.optimiser, mode="min", patience=5)
+    progress = Progress(modules, course.optimiser, scheduler, selection)
+    keeper.begin(progress)
+    while not progress.over():
+        epoch = len(progress.records) + 1
+        body.use(evaluate.val.dataset)
+        with seeded(seeds.of(EPOCH, epoch, 1), evaluate.val.patches.device):
+            train = course.epoch(epoch)
+        val, reference_auc = evaluate()
+        if not np.isfinite([train.loss, val.loss]).all():
+            keeper.back(progress)
+            error = _diverged(course, evaluate, round=round, seeds=seeds, epoch=epoch)
+            keeper.back(progress)
+            if progress.records:
+                error.trained = _trained(progress, evaluate)
+            raise error
+        record = EpochRecord(
+            epoch=epoch,
+            learning_rate=course.optimiser.param_groups[0]["lr"],
+            train=train,
+            val=val,
+            reference_auc=reference_auc,
+            dataset=course.drawn,
+        )
+        record = course.team.agreed(record)
+        progress.records.append(record)
+        on_epoch(record)
+        selection.see(record)
+        if settings.schedule == "authors":
+            scheduler.step(train.score)
+        keeper.epoch_over(progress)
+
+    return _trained(progress, evaluate)
+
+
+def _trained(progress: Progress, evaluate: Evaluation) -> Trained:
+    """What a round ends with, after the epochs that it has had."""
+    last_head = deepcopy(evaluate.head.state_dict())
+    return Trained(progress.records, progress.selection.finish(evaluate), last_head)
+
+
+def _as_it_is(
+    evaluate: Evaluation, data: Loaded, on_epoch: Callable[[EpochRecord], None]
+) -> Trained:
+    """How a network does that is not trained: its figures on the patches as they are."""
+    model = Joined(evaluate.body, evaluate.head)
+    found = outputs(model, data.train.plain(data.patch))
+    targets = from_tensor(data.train_labels, data.scale)
+    train = figures(found, targets, task=data.task, loss=evaluate.loss, scale=data.scale)
+    val, reference_auc = evaluate()
+    record = EpochRecord(
+        epoch=0, learning_rate=0.0, train=train, val=val, reference_auc=reference_auc
+    )
+    on_epoch(record)
+    return Trained([record], record, deepcopy(evaluate.head.state_dict()))
+
+
+def _diverged(
+    course: Course, evaluate: Evaluation, *, round: Round, seeds: Seeds, epoch: int
+) -> DivergedError:
+    """What to tell of an epoch whose figures are not finite; the network is as before it."""
+    body, device = evaluate.body, evaluate.val.patches.device
+    heads = zip(round.datasets, course.heads, strict=True)
+    named = [("body", body), *((f"head of {name}", head) for name, head in heads)]
+
+    def again() -> None:
+        body.use(evaluate.val.dataset)
+        with seeded(seeds.of(EPOCH, epoch, 1), device):
+            course.epoch(epoch)
+        evaluate()
+
+    where = first_fault(again, named, course.optimiser)
+    return DivergedError(
+        f"round {round.dataset} {round.train}: the loss is not finite in epoch {epoch}"
+        f"{f' (first: {where})' if where else ''}: lower the learning rate (is "
+        f"{round.hyperparameters.learning_rate:g})"
+    )
