@@ -21,15 +21,15 @@ from benchmarks import images
 from benchmarks.harness import Answer, Spread
 from benchmarks.settings import Settings
 from hydrakit.compute.devices import Compute, choose_compute, keep_large_blocks
-from hydrakit.data.load import Loaded, load
+from hydrakit.data.load import LoadedDataset, load
 from hydrakit.data.prepared.prepare import prepare
 from hydrakit.hooks import DatasetAdapter, FieldOfView, OptionValue, Sample
-from hydrakit.models.body import Body, Joined
+from hydrakit.models.body import Body, BodyWithHead
 from hydrakit.plan import BodySpec, Hyperparameters, Round
 from hydrakit.plan.results import EpochRecord
 from hydrakit.plugins import load_plugins
 from hydrakit.training.epochs import Step as TrainingStep
-from hydrakit.training.evaluation import Reference, figures, outputs
+from hydrakit.training.evaluation import Reference, compute_metrics, forward_in_batches
 from hydrakit.training.loop import train_round
 from hydrakit.training.seeds import Seeds
 
@@ -65,7 +65,7 @@ def adapter(name: str, *, count: int, channels: int = 1, side: int = 65) -> Data
 
 def loaded(
     settings: Settings, name: str, *, train: int, val: int, exchanged: bool = False
-) -> Loaded:
+) -> LoadedDataset:
     """A dataset as a round gets it, on the device; prepared by the first who asks.
 
     Args:
@@ -204,8 +204,8 @@ class AllEpochFour(_Epochs):
         began = time.perf_counter()
         body, head = self._round(a_round("all", self.settings, epochs=1), repeat, lambda _: None)
         for cases in self.others:
-            found = outputs(Joined(body, head), cases.patches)
-            figures(found, cases.labels, task=cases.task, loss="cross-entropy", scale=None)
+            found = forward_in_batches(BodyWithHead(body, head), cases.patches)
+            compute_metrics(found, cases.labels, task=cases.task, loss="cross-entropy", scale=None)
         return Answer(time.perf_counter() - began)
 
 
@@ -230,7 +230,7 @@ class Step:
         self.steps = settings.steps
         self.images = torch.randn(settings.batch, 1, 65, 65).to(settings.device)
         self.labels = torch.arange(settings.batch, device=settings.device) % 2
-        model = Joined(new_body(settings), new_head(settings)).train()
+        model = BodyWithHead(new_body(settings), new_head(settings)).train()
         values = a_round("all", settings, epochs=1).hyperparameters
         self.step = TrainingStep(model, compute(settings), values)
 
@@ -256,12 +256,12 @@ class Evaluate:
     def __init__(self, settings: Settings) -> None:
         torch.manual_seed(0)
         self.images = torch.randn(settings.evaluated, 1, 65, 65).to(settings.device)
-        self.model = Joined(new_body(settings), new_head(settings))
+        self.model = BodyWithHead(new_body(settings), new_head(settings))
 
     def __call__(self, repeat: int) -> Answer:
         """Look at all images; seconds are of one."""
         began = time.perf_counter()
-        outputs(self.model, self.images).cpu()
+        forward_in_batches(self.model, self.images).cpu()
         return Answer((time.perf_counter() - began) / len(self.images))
 
 

@@ -18,7 +18,7 @@ from benchmarks.harness import Answer
 from benchmarks.ours import a_round, adapter, loaded, new_head
 from benchmarks.settings import Settings
 from hydrakit.data.augment import Views
-from hydrakit.data.load import Loaded
+from hydrakit.data.load import LoadedDataset
 from hydrakit.plan import BootstrapRule, Plan
 from hydrakit.plan.profiles import make_plan
 from hydrakit.plugins import load_plugins
@@ -85,7 +85,7 @@ class LargeHeadsTogether(HeadsTogether):
         super().__init__(replace(settings, heads_batch=settings.batch))
 
 
-def _first_round(settings: Settings, rule: BootstrapRule) -> tuple[Plan, Loaded]:
+def _first_round(settings: Settings, rule: BootstrapRule) -> tuple[Plan, LoadedDataset]:
     """A plan that begins with random starts, and its data, of which only validation matters."""
     data = loaded(settings, "starts", train=2, val=settings.start_cases)
     plugins = replace(load_plugins(), datasets={"starts": adapter("starts", count=2)})

@@ -20,13 +20,13 @@ from benchmarks.ours import adapter, folder, peak
 from benchmarks.settings import Settings
 from hydrakit.data.load import load
 from hydrakit.data.prepared.prepare import prepare
-from hydrakit.data.quality.leakage import pass_gate
+from hydrakit.data.quality.leakage import check_leakage
 from hydrakit.engine import run
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan import BodySpec
 from hydrakit.plan.profiles import make_plan
 from hydrakit.plugins import Plugins, load_plugins
-from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.rundir import RunDir
 
 
@@ -48,7 +48,7 @@ class StartPrepared:
         began = time.perf_counter()
         chosen = self.plugins.dataset("brain")
         prepared = prepare(chosen, self.root, options={}, patch=65, cache=cache)
-        gate = pass_gate({"brain": prepared}, {"brain": chosen}, self.plan, cache=cache)
+        gate = check_leakage({"brain": prepared}, {"brain": chosen}, self.plan, cache=cache)
         device = torch.device(self.settings.device)
         load(prepared, chosen, splits=gate.splits["brain"], patch=65, device=device)
         seconds = time.perf_counter() - began
@@ -145,7 +145,7 @@ class ScalePrepare(_Scaled):
         return Answer(seconds, {"patches": patches, **peak(self.settings)})
 
 
-class _Started(Watcher):
+class _Started(RunCallback):
     """Remembers when the rounds began."""
 
     at = 0.0

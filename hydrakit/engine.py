@@ -11,13 +11,13 @@ from typing import Any
 from hydrakit.compute.devices import (
     Compute,
     Precision,
-    algorithms,
     choose_compute,
+    deterministic_algorithms,
     keep_large_blocks,
 )
-from hydrakit.compute.signals import EVERY
+from hydrakit.compute.signals import CHECKPOINT_SECONDS
 from hydrakit.data.declared.adapter import plugins_at
-from hydrakit.data.prepared.index import Prepared
+from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.prepared.prepare import prepare
 from hydrakit.data.read import check_root
 from hydrakit.errors import HydrakitError, PlanError
@@ -25,9 +25,9 @@ from hydrakit.hooks import DatasetAdapter
 from hydrakit.observers.log import logged
 from hydrakit.plan.model import Plan
 from hydrakit.plugins.registry import Plugins
-from hydrakit.runs.callbacks import Watcher
-from hydrakit.runs.dry_run import Rehearsal
-from hydrakit.runs.dry_run import rehearse as rehearsed
+from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.dry_run import DryRun
+from hydrakit.runs.dry_run import dry_run as rehearsed
 from hydrakit.runs.rundir import RunDir
 from hydrakit.runs.session import Session
 from hydrakit.storage.files import NO_ROOM
@@ -51,11 +51,11 @@ def run(
     compiled: bool = False,
     cache: Path | None = None,
     plugins: Plugins | None = None,
-    watcher: Watcher | None = None,
+    watcher: RunCallback | None = None,
     test: bool = True,
     trace: bool = False,
     shared: Path | None = None,
-    checkpoint_every: float = EVERY,
+    checkpoint_every: float = CHECKPOINT_SECONDS,
 ) -> RunDir:
     """Run a plan, or what is left of it, and give its folder.
 
@@ -91,11 +91,11 @@ def run(
     team = compute.team
     if shared is not None and team.size > 1:
         raise PlanError("runs that share rounds are for one process each: leave out torchrun")
-    watcher = watcher if watcher and team.leads else Watcher()
+    watcher = watcher if watcher and team.is_main else RunCallback()
     out = out or default_out(plan)
     ready = _Ready(plan, out, data, roots or {}, plugins or plugins_at(data, roots or {}))
-    with team.together(compute.device), algorithms(compute):
-        with team.leader_first():
+    with team.together(compute.device), deterministic_algorithms(compute):
+        with team.main_process_first():
             session = ready.session(
                 compute,
                 watcher,
@@ -105,7 +105,7 @@ def run(
                 shared=shared,
                 every=checkpoint_every,
             )
-        if team.leads:
+        if team.is_main:
             RunDir.begin(out, plan)
             with session.rundir.locked(), _telling_of_ends(session.rundir), logged(session):
                 session.run(ready.places)
@@ -114,7 +114,7 @@ def run(
     return session.rundir
 
 
-def rehearse(
+def dry_run(
     plan: Plan,
     *,
     out: Path | None = None,
@@ -126,9 +126,9 @@ def rehearse(
     compiled: bool = False,
     cache: Path | None = None,
     plugins: Plugins | None = None,
-    watcher: Watcher | None = None,
+    watcher: RunCallback | None = None,
     trace: bool = False,
-) -> Rehearsal:
+) -> DryRun:
     """Check all that a run needs, and measure what it would cost; its folder is not made.
 
     Data that is not prepared yet is prepared and stays in the cache.
@@ -157,8 +157,8 @@ def rehearse(
         raise PlanError("a rehearsal is for one process: leave out torchrun")
     out = out or default_out(plan)
     ready = _Ready(plan, out, data, roots or {}, plugins or plugins_at(data, roots or {}))
-    with algorithms(compute):
-        return rehearsed(ready.session(compute, watcher or Watcher(), cache=cache, trace=trace))
+    with deterministic_algorithms(compute):
+        return rehearsed(ready.session(compute, watcher or RunCallback(), cache=cache, trace=trace))
 
 
 class _Ready:
@@ -180,7 +180,7 @@ class _Ready:
             check_root(adapter, self.places[name])  # all, before the first is read for minutes
 
     def session(
-        self, compute: Compute, watcher: Watcher, *, cache: Path | None, **more: Any
+        self, compute: Compute, watcher: RunCallback, *, cache: Path | None, **more: Any
     ) -> Session:
         """The data prepared, and checked against the plan."""
         if compute.device.type == "cpu":
@@ -226,8 +226,8 @@ def _prepare(
     places: Mapping[str, Path],
     *,
     cache: Path | None,
-    watcher: Watcher,
-) -> dict[str, Prepared]:
+    watcher: RunCallback,
+) -> dict[str, PreparedDataset]:
     """The prepared patches of a plan's datasets, by name."""
     return {
         dataset.name: prepare(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from hydrakit.rounds import Hyperparameters, Place, Round, Train
+    from hydrakit.rounds import Hyperparameters, Round, RoundPosition, Train
 
 ENTRY_POINT_GROUP = "hydrakit"
 
@@ -214,7 +214,7 @@ class Settings:
             ``"middle"`` one of its kind.
     """
 
-    hyperparameters: Callable[[Train, Place], Hyperparameters]
+    hyperparameters: Callable[[Train, RoundPosition], Hyperparameters]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ MAX_VIEWS = 1000
 
 Epochs = Annotated[int, Field(gt=0, le=MAX_EPOCHS)]
 Train = Literal["head", "all", "norm", "none"]
-Place = Literal["first", "middle", "last"]
+RoundPosition = Literal["first", "middle", "last"]
 Select = Literal["best", "smoothed", "averaged", "last", "authors"]
 
 

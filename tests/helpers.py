@@ -35,8 +35,8 @@ from hydrakit.plugins import Plugins
 if TYPE_CHECKING:
     from torch import nn
 
-    from hydrakit.data.load import Loaded
-    from hydrakit.data.prepared.index import Prepared
+    from hydrakit.data.load import LoadedDataset
+    from hydrakit.data.prepared.index import PreparedDataset
     from hydrakit.models.body import Body
     from hydrakit.runs.rundir import RunDir
 
@@ -195,7 +195,7 @@ class StopError(Exception):
     """Someone pulls the plug."""
 
 
-def prepared_dataset(name: str, *, data: Path, cache: Path) -> Prepared:
+def prepared_dataset(name: str, *, data: Path, cache: Path) -> PreparedDataset:
     """The prepared patches of a stand-in."""
     from hydrakit.data.prepared.prepare import prepare
 
@@ -205,16 +205,16 @@ def prepared_dataset(name: str, *, data: Path, cache: Path) -> Prepared:
 
 def load_dataset(
     name: str, *, data: Path, cache: Path, device: str = "cpu", seed: int = 0
-) -> Loaded:
+) -> LoadedDataset:
     """A stand-in as a round gets it, shared out as a target of a plan with that seed."""
     import torch
 
     from hydrakit.data.load import load
-    from hydrakit.data.quality.leakage import deal_out
+    from hydrakit.data.quality.leakage import assign_splits
 
     chosen = plugins().dataset(name)
     prepared = prepared_dataset(name, data=data, cache=cache)
-    gate = deal_out(
+    gate = assign_splits(
         {name: prepared},
         {name: chosen},
         splits={name: TARGET},

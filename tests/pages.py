@@ -15,10 +15,10 @@ from hydrakit.plan.results import (
     Bootstrap,
     DataFacts,
     EpochRecord,
-    Figures,
-    Moved,
+    Metrics,
     Results,
     RoundResult,
+    WeightChange,
 )
 from hydrakit.plugins import Plugins
 from hydrakit.report import write_report
@@ -135,8 +135,8 @@ def make_run(
             EpochRecord(
                 epoch=epoch,
                 learning_rate=1e-5,
-                train=Figures(loss=0.9 / epoch**0.1, auc=0.5, accuracy=0.5),
-                val=Figures(
+                train=Metrics(loss=0.9 / epoch**0.1, auc=0.5, accuracy=0.5),
+                val=Metrics(
                     loss=0.7 / epoch**0.05 + 0.02 * rng.random(),
                     auc=0.6 + 0.3 * (1 - 1 / epoch) - 0.1 * rng.random(),
                     accuracy=0.625,
@@ -161,13 +161,15 @@ def make_run(
                 seconds=12.5 * number,
                 bootstrap=Bootstrap(chosen=1, val_auc=(0.41, 0.63, 0.5)) if number == 1 else None,
                 heads={
-                    name: Figures(loss=0.6, auc=HEAD_AUCS[number - 1][place])
+                    name: Metrics(loss=0.6, auc=HEAD_AUCS[number - 1][place])
                     for place, name in enumerate(names)
                     if name in {each.head for each in plan.rounds[:number]}
                 }
                 if rounds == SEVEN
                 else {},
-                moved=Moved(convolutions=0.01 * number, dense=0.02, scales=0.005, statistics=None)
+                moved=WeightChange(
+                    convolutions=0.01 * number, dense=0.02, scales=0.005, statistics=None
+                )
                 if number > 1 and rounds == SEVEN
                 else None,
             )

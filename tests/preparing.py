@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hydrakit.data.prepared import store
 from hydrakit.data.prepared.crop import canvas_side
-from hydrakit.data.prepared.index import Prepared
+from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.prepared.prepare import prepare
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, FieldOfView, Option, OptionValue, Sample, Unusable
@@ -98,7 +98,7 @@ class Files:
             values = {"key": path.stem, "patient": path.stem[0], "source": (path,)}
             yield sample(partial(self.load, path), **{**values, **self.changes})
 
-    def prepare(self, root: Path | None = None, **changes: Any) -> Prepared:
+    def prepare(self, root: Path | None = None, **changes: Any) -> PreparedDataset:
         to_prepare = {name: changes.pop(name) for name in ("threads", "on_case") if name in changes}
         options, patch = changes.pop("options", {}), changes.pop("patch", PATCH)
         own = {"options": (Option(name="depth", default=1, help="For tests."),)}
@@ -113,12 +113,12 @@ class Files:
         )
 
 
-def every(prepared: Prepared) -> NDArray[np.float32]:
+def every(prepared: PreparedDataset) -> NDArray[np.float32]:
     """All patches."""
     return prepared.rows(range(len(prepared.index.cases)))
 
 
-def told(prepared: Prepared) -> dict[str, Any]:
+def told(prepared: PreparedDataset) -> dict[str, Any]:
     """What two preparings of the same data have in common."""
     return {
         "content": prepared.index.content,

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from hydrakit.cli import main
 from hydrakit.errors import DataError
 from hydrakit.plugins import load_plugins
-from hydrakit.plugins.guard import LOG_BYTES, PluginFault, Source, described
+from hydrakit.plugins.guard import LOG_BYTES, PluginFault, PluginSource, describe_error
 
 Install = Callable[..., Path]
 
@@ -321,23 +321,23 @@ def test_a_cell_of_a_comparison_says_it_too(
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MemoryError, DataError])
 def test_what_is_no_fault_of_a_plugin_passes(error: type[BaseException]) -> None:
-    source = Source("m", "d", "1")
-    with pytest.raises(error) as caught, source.blamed_for("it"):
+    source = PluginSource("m", "d", "1")
+    with pytest.raises(error) as caught, source.blame("it"):
         raise error("told")
     assert not isinstance(caught.value, PluginFault)
 
 
 def test_a_stop_of_an_iteration_is_a_fault() -> None:
     told = pytest.raises(PluginFault, match=r"plugin m \(d 1\): it raised StopIteration")
-    with told, Source("m", "d", "1").blamed_for("it"):
+    with told, PluginSource("m", "d", "1").blame("it"):
         raise StopIteration
 
 
 def test_an_error_is_told_in_a_short_printable_line() -> None:
-    assert described(ValueError("one\ntwo")) == "ValueError: one"
-    assert described(ValueError()) == "ValueError"
-    assert described(ValueError("a\x1b[31mb\u202e")) == r"ValueError: a\x1b[31mb\u202e"
-    assert len(described(ValueError("x" * 10_000))) < 250
+    assert describe_error(ValueError("one\ntwo")) == "ValueError: one"
+    assert describe_error(ValueError()) == "ValueError"
+    assert describe_error(ValueError("a\x1b[31mb\u202e")) == r"ValueError: a\x1b[31mb\u202e"
+    assert len(describe_error(ValueError("x" * 10_000))) < 250
 
 
 def test_a_reading_that_is_left_early_is_closed(

@@ -13,7 +13,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, roc_curve
 
 from hydrakit.stats.calibration import brier, calibration_error, reliability_curve, sensitivity_at
-from hydrakit.stats.tested import Row, Tested, gather
+from hydrakit.stats.tested import Row, ScoreTable, gather
 
 FINDINGS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 1)), min_size=2, max_size=60)
 
@@ -24,7 +24,7 @@ def calibrated(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     return said, (rng.random(count) < said).astype(int)
 
 
-def cases_of(seed: int, *, findings: int = 80, patients: int = 80, passes: int = 1) -> Tested:
+def cases_of(seed: int, *, findings: int = 80, patients: int = 80, passes: int = 1) -> ScoreTable:
     rng = np.random.default_rng(seed)
     return gather(
         Row(

@@ -33,7 +33,7 @@ from hydrakit.engine import run
 from hydrakit.plan import Dataset as PlanDataset
 from hydrakit.plan import Plan, Round
 from hydrakit.plan.results import EpochRecord
-from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.callbacks import RunCallback
 from hydrakit_phantom.lung import write_lung
 from hydrakit_phantom.prostate import write_prostate
 from hydrakit_phantom.settings import Settings
@@ -192,7 +192,7 @@ class Everything:
         return found
 
 
-class Fail(Watcher):
+class Fail(RunCallback):
     """Fails in the second round as a plugin might, with all that it knows of the data."""
 
     def __init__(self, data: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pages import Node, cells, parse, plotted
 from PIL import Image
 
-from hydrakit.data.prepared.index import Prepared
+from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.prepared.prepare import prepare
 from hydrakit.data.quality.check import summarise
 from hydrakit.data.quality.summary import CheckedCase, Summary
@@ -49,7 +49,7 @@ def samples(count: int = 40, *, channels: int = 1) -> list[Sample | Unusable]:
 
 def page(
     cases: list[Sample | Unusable], folder: Path, **changes: object
-) -> tuple[Node, str, Summary, Prepared]:
+) -> tuple[Node, str, Summary, PreparedDataset]:
     adapter: DatasetAdapter = replace(
         standin("lesions", CLASSES), read=lambda _, __: iter(cases), **changes
     )

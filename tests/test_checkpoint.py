@@ -23,19 +23,19 @@ from helpers import (
     weights_of,
 )
 
-from hydrakit.data.load import Loaded
+from hydrakit.data.load import LoadedDataset
 from hydrakit.plan import Other, Plan, Round
 from hydrakit.plan.results import EpochRecord
-from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.rundir import CHECKPOINT, RunDir
-from hydrakit.training.checkpoint import Keeper
+from hydrakit.training.checkpoint import Checkpointer
 from hydrakit.training.loop import DivergedError, train_round
 from hydrakit.training.seeds import Seeds
 
 SEEDS = Seeds(1, 1)
 
 
-class Interrupter(Watcher):
+class Interrupter(RunCallback):
     """Stops a run in the epochs of some numbers, counted over all that are begun."""
 
     def __init__(self, *stops: int) -> None:
@@ -157,7 +157,7 @@ def test_random_starts_are_not_looked_at_again(runner: Runner) -> None:
     whole = runner(plan, "whole")
     seen: list[int] = []
 
-    class Starts(Watcher):
+    class Starts(RunCallback):
         def bootstrapping(self, done: int, of: int) -> None:
             if done == 7 and not seen:
                 seen.append(done)
@@ -203,7 +203,7 @@ def test_progress_is_written_now_and_then_alone(
     monkeypatch.setattr("hydrakit.training.checkpoint.time.monotonic", lambda: now[0])
     written: list[int] = []
 
-    class Clock(Watcher):
+    class Clock(RunCallback):
         def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
             path = runner.folder / "run" / "rounds" / "01-alpha-all.part" / CHECKPOINT
             if path.is_file():
@@ -243,9 +243,9 @@ def test_a_changed_file_of_random_starts_is_named(runner: Runner) -> None:
 def test_a_checkpoint_of_another_round_is_named(tmp_path: Path, data: Path, cache: Path) -> None:
     alpha = load_dataset("alpha", data=data, cache=cache)
     body, head = new_network()
-    keeper = Keeper(tmp_path / CHECKPOINT, every=0.0)
+    keeper = Checkpointer(tmp_path / CHECKPOINT, every=0.0)
     train_round(round_of("alpha"), body, head, alpha, seeds=SEEDS, keeper=keeper)
-    again = Keeper(tmp_path / CHECKPOINT)
+    again = Checkpointer(tmp_path / CHECKPOINT)
     frozen = round_of("alpha", "head")
     refused(
         lambda: train_round(frozen, body, head, alpha, seeds=SEEDS, keeper=again),
@@ -258,7 +258,7 @@ def test_a_checkpoint_of_another_round_is_named(tmp_path: Path, data: Path, cach
 
 
 @pytest.fixture
-def alpha(data: Path, cache: Path) -> Loaded:
+def alpha(data: Path, cache: Path) -> LoadedDataset:
     return load_dataset("alpha", data=data, cache=cache)
 
 
@@ -279,7 +279,9 @@ class Explodes(torch.nn.Module):
 
 
 @pytest.mark.parametrize("train", ["head", "all"])
-def test_the_first_layer_and_batch_that_are_not_finite_are_named(alpha: Loaded, train: str) -> None:
+def test_the_first_layer_and_batch_that_are_not_finite_are_named(
+    alpha: LoadedDataset, train: str
+) -> None:
     body, head = new_network()
     per_epoch = len(range(0, 60, 8))
     examples: list[int] = []
@@ -304,7 +306,7 @@ def test_the_first_layer_and_batch_that_are_not_finite_are_named(alpha: Loaded, 
         train_round(calm, body, wild, alpha, seeds=SEEDS)
 
 
-def test_weights_that_are_not_finite_are_named(alpha: Loaded) -> None:
+def test_weights_that_are_not_finite_are_named(alpha: LoadedDataset) -> None:
     body, head = new_network()
     wild = round_of("alpha", learning_rate=1e30)
     with pytest.raises(DivergedError, match=r"first: batch \d+, the (output|weights) of "):
@@ -315,12 +317,12 @@ def test_the_best_epoch_before_it_stays_usable(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hydrakit import weights
-    from hydrakit.training.epochs import Single
+    from hydrakit.training.epochs import SingleTaskEpoch
 
     plan = plan_of(round_of("beta"), round_of("alpha", epochs=6))
-    usual, begun = Single.epoch, []
+    usual, begun = SingleTaskEpoch.epoch, []
 
-    def epoch(self: Single, number: int) -> Any:
+    def epoch(self: SingleTaskEpoch, number: int) -> Any:
         begun.append(number)
         found = usual(self, number)
         if self.examples.data.name == "alpha" and number == 4:
@@ -328,7 +330,7 @@ def test_the_best_epoch_before_it_stays_usable(
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(Single, "epoch", epoch)
+        patch.setattr(SingleTaskEpoch, "epoch", epoch)
         with pytest.raises(DivergedError) as caught:
             runner(plan)
     folder = runner.folder / "run" / "rounds" / "02-alpha-all.part" / "best"
@@ -349,11 +351,11 @@ def test_the_best_epoch_before_it_stays_usable(
 def test_memory_that_runs_out_is_told_with_the_batch_that_fits(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hydrakit.models.body import Joined
+    from hydrakit.models.body import BodyWithHead
 
-    usual = Joined.forward
+    usual = BodyWithHead.forward
 
-    def forward(self: Joined, images: torch.Tensor) -> torch.Tensor:
+    def forward(self: BodyWithHead, images: torch.Tensor) -> torch.Tensor:
         if self.training and len(images) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB")
         return usual(self, images)
@@ -362,7 +364,7 @@ def test_memory_that_runs_out_is_told_with_the_batch_that_fits(
         round_of("beta", batch_size=4, epochs=2), round_of("alpha", batch_size=16, epochs=2)
     )
     with monkeypatch.context() as patch:
-        patch.setattr(Joined, "forward", forward)
+        patch.setattr(BodyWithHead, "forward", forward)
         refused(
             lambda: runner(plan),
             "round 2 (alpha, all): the memory of cpu ran out with batches of 16",
@@ -375,11 +377,11 @@ def test_memory_that_runs_out_is_told_with_the_batch_that_fits(
 def test_memory_that_is_there_again_and_none_at_all_are_told_apart(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hydrakit.models.body import Joined
+    from hydrakit.models.body import BodyWithHead
 
-    usual, calls = Joined.forward, []
+    usual, calls = BodyWithHead.forward, []
 
-    def forward(self: Joined, images: torch.Tensor) -> torch.Tensor:
+    def forward(self: BodyWithHead, images: torch.Tensor) -> torch.Tensor:
         calls.append(len(images))
         if always or len(calls) == 1:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
@@ -387,7 +389,7 @@ def test_memory_that_is_there_again_and_none_at_all_are_told_apart(
 
     plan = plan_of(round_of("alpha", epochs=2))
     with monkeypatch.context() as patch:
-        patch.setattr(Joined, "forward", forward)
+        patch.setattr(BodyWithHead, "forward", forward)
         always = False
         refused(lambda: runner(plan), "it fits now", "run the same command again")
         always = True
@@ -409,12 +411,12 @@ def test_memory_that_runs_out_before_the_first_start_is_told(
 def test_another_failure_of_torch_keeps_its_traceback(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hydrakit.models.body import Joined
+    from hydrakit.models.body import BodyWithHead
 
-    def forward(self: Joined, images: torch.Tensor) -> torch.Tensor:
+    def forward(self: BodyWithHead, images: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(Joined, "forward", forward)
+    monkeypatch.setattr(BodyWithHead, "forward", forward)
     with pytest.raises(RuntimeError, match="mat1"):
         runner(plan_of(round_of("alpha")))
 

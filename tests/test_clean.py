@@ -23,12 +23,12 @@ from helpers import (
 
 from hydrakit.cli import main
 from hydrakit.compare.design import CompareDir, Description, make_design
-from hydrakit.maintenance.clean import LEFT, SHARED, WEIGHTS, Waste, clean
+from hydrakit.maintenance.clean import LEFT, SHARED, WEIGHTS, RemovableFiles, clean
 from hydrakit.maintenance.verify import verify
 from hydrakit.plan import Round
 from hydrakit.plan.results import EpochRecord
 from hydrakit.report import build_report
-from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.evaluate import evaluate_run
 from hydrakit.runs.rundir import CHECKPOINT, RunDir
 
@@ -41,7 +41,7 @@ def put(path: Path) -> Path:
     return path
 
 
-def cleaned(folder: Path) -> list[Waste]:
+def cleaned(folder: Path) -> list[RemovableFiles]:
     return clean(folder, lambda _: True)
 
 
@@ -116,7 +116,7 @@ def test_a_damaged_run_keeps_what_it_can_be_made_from(run: RunDir, older: bool) 
     assert tree(run.path) == before
 
 
-class Stop(Watcher):
+class Stop(RunCallback):
     def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
         if number == 2:
             raise StopError

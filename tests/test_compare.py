@@ -25,7 +25,7 @@ from sklearn.metrics import roc_auc_score
 from hydrakit.cli import main
 from hydrakit.cli.show import print_comparison
 from hydrakit.compare.design import Cell, CompareDir, Design, make_design
-from hydrakit.compare.engine import Compared, CompareWatcher, compare, divided
+from hydrakit.compare.engine import CompareCallback, CompareResult, compare, divided
 from hydrakit.plugins import load_plugins
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.comparison import Comparison
@@ -53,7 +53,7 @@ def installed(data: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory)
     load_plugins.cache_clear()
 
 
-def run(design: Design, out: Path, **more: Any) -> Compared:
+def run(design: Design, out: Path, **more: Any) -> CompareResult:
     return compare(design, out=out, **({"jobs": 1, "device": "cpu"} | more))
 
 
@@ -277,7 +277,7 @@ def test_a_failed_cell_is_named_and_others_go_on(copied: Path) -> None:
     assert load(copied).strategies[1].cells == 1  # of the fold that both finished
 
 
-class Reader(CompareWatcher):
+class Reader(CompareCallback):
     """Reads what is published, a few times a second, as somebody with a browser would."""
 
     def __init__(self, out: Path) -> None:
@@ -319,7 +319,7 @@ def test_what_is_found_is_published_now_and_then(
     assert len(reader.seen) == 1  # as soon as there is something, and then not for long
 
 
-class Killer(CompareWatcher):
+class Killer(CompareCallback):
     """Kills the process that is under way, so many times."""
 
     def __init__(self, times: int) -> None:
@@ -388,7 +388,7 @@ def test_seeds_change_training_and_repeats_change_splits() -> None:
     assert len(cells) == len({each.name for each in cells}) == 2 * 2 * 3 * 2
     plans = [design.plan(each, load_plugins()) for each in cells]
     for each, plan in zip(cells, plans, strict=True):
-        assert (plan.seed, plan.dealt_by) == (each.seed, each.repeat)
+        assert (plan.seed, plan.effective_split_seed) == (each.seed, each.repeat)
         fold = plan.dataset("alpha").split.fold
         assert fold is not None
         assert (fold.index, fold.count) == (each.fold, 2)

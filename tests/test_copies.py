@@ -24,8 +24,8 @@ from hydrakit.data.quality.duplicates import (
     content_digest,
     copy_groups,
     detail,
-    find_copies,
-    superfluous,
+    duplicates_to_drop,
+    find_duplicates,
     thumbnail,
 )
 from hydrakit.data.quality.split import unit_of_each
@@ -56,7 +56,7 @@ def resized(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
 
 def find(images: list[np.ndarray], **options: object) -> list[Copy]:
     thumbnails = np.stack([thumbnail(image) for image in images])
-    return find_copies(thumbnails, [content_digest(image) for image in images], **options)
+    return find_duplicates(thumbnails, [content_digest(image) for image in images], **options)
 
 
 def vectors(count: int, seed: int) -> np.ndarray:
@@ -182,9 +182,9 @@ def test_images_of_one_unit_may_be_alike() -> None:
 
 def test_arguments_of_unequal_length_are_refused() -> None:
     with pytest.raises(ValueError, match="2 digests need as many"):
-        find_copies(vectors(3, 0), ["a", "b"])
+        find_duplicates(vectors(3, 0), ["a", "b"])
     with pytest.raises(ValueError, match="2 digests need as many"):
-        find_copies(vectors(2, 0), ["a", "b"], units=[1])
+        find_duplicates(vectors(2, 0), ["a", "b"], units=[1])
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -207,7 +207,9 @@ def test_groups_are_the_components_of_all_pairs(seed: int, monkeypatch: pytest.M
         links |= rows.reshape(60, -1) @ (rows * flip).reshape(60, -1).T >= THRESHOLD
     links &= units[:, np.newaxis] != units
     _, expected = connected_components(coo_array(links))
-    found = find_copies(rows.reshape(60, -1), [str(row) for row in range(60)], units=units.tolist())
+    found = find_duplicates(
+        rows.reshape(60, -1), [str(row) for row in range(60)], units=units.tolist()
+    )
     assert all(links[copy.one, copy.other] for copy in found)
     assert all(copy.one < copy.other for copy in found)
     number = np.arange(60)
@@ -224,7 +226,7 @@ def test_groups_are_the_components_of_all_pairs(seed: int, monkeypatch: pytest.M
 def test_two_pairs_among_twenty_thousand() -> None:
     rows = vectors(20_000, 0)
     rows[5_000], rows[19_999] = rows[3], rows[7]
-    found = find_copies(rows, [str(row) for row in range(20_000)])
+    found = find_duplicates(rows, [str(row) for row in range(20_000)])
     assert [(copy.one, copy.other) for copy in found] == [(3, 5_000), (7, 19_999)]
 
 
@@ -284,8 +286,8 @@ def test_the_error_names_both_files() -> None:
 def test_leaving_out_copies_keeps_the_first_images_unit_whole() -> None:
     # 0 and 1 are one patient's, and alike; 2 is a copy of both; 3 and 4 are copies.
     found = [link(0, 2), link(1, 2), link(3, 4)]
-    assert superfluous(found, [0, 0, 1, 2, 3]) == {2, 4}
-    assert superfluous([], [0, 1]) == set()
+    assert duplicates_to_drop(found, [0, 0, 1, 2, 3]) == {2, 4}
+    assert duplicates_to_drop([], [0, 1]) == set()
 
 
 def test_groups_join_patients_groups_and_copies_within_their_dataset() -> None:
@@ -330,7 +332,7 @@ def test_brain_has_33_groups_of_copies_and_none_across_the_labels(shared_data: P
     thumbnails = np.stack([thumbnail(sample.image) for sample in samples])
     digests = [content_digest(sample.image) for sample in samples]
     for bound in (0.88, 0.94):
-        assert copy_groups(find_copies(thumbnails, digests, threshold=bound), 253) == groups
+        assert copy_groups(find_duplicates(thumbnails, digests, threshold=bound), 253) == groups
 
 
 def test_lidc_and_prostatex_patches_have_no_copies_across_patients(shared_data: Path) -> None:

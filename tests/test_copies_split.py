@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from hydrakit.data.quality.duplicates import assign_groups, find_copies
+from hydrakit.data.quality.duplicates import assign_groups, find_duplicates
 from hydrakit.data.quality.split import split_cases, unit_of_each
 from hydrakit.errors import DataError
 from hydrakit.plan import Split
@@ -52,7 +52,7 @@ class World:
         """As a run does: datasets in order, and what is decided in one holds in the next."""
         scopes = [self.people.get(name, f"only {name}") for name in self.datasets]
         own = [f"{s}/{p}" for s, p in zip(scopes, self.patients, strict=True)]
-        found = find_copies(
+        found = find_duplicates(
             self.thumbnails, self.digests, units=unit_of_each(own, [None] * len(own))
         )
         units = assign_groups(self.datasets, self.patients, self.groups, found, people=self.people)

@@ -34,13 +34,13 @@ from torch import nn
 from torch.nn import functional
 
 from hydrakit.compute.devices import Compute, choose_compute
-from hydrakit.compute.distributed import ALONE, NEEDED, Team, one_voice, parallel
+from hydrakit.compute.distributed import ALONE, NEEDED, ProcessGroup, parallel, report_first_error
 from hydrakit.errors import HydrakitError, PlanError
-from hydrakit.models.body import Body, Joined, Shared, heads
+from hydrakit.models.body import Body, BodyWithHead, ParallelBodyWithHead, heads
 from hydrakit.plan import Plan
-from hydrakit.plan.results import Figures
+from hydrakit.plan.results import Metrics
 from hydrakit.runs.rundir import RunDir
-from hydrakit.training.evaluation import Evaluation
+from hydrakit.training.evaluation import Evaluator
 from hydrakit.training.loop import train_round
 from hydrakit.training.seeds import Seeds
 
@@ -74,13 +74,13 @@ def launch(*arguments: str | Path, **environment: str | Path) -> subprocess.Comp
 
 def compare_updates() -> None:
     """Outputs, gradients and statistics of shared batches are those of whole ones."""
-    team = Team.here()
+    team = ProcessGroup.here()
     updates = [(total, paper_head) for total in (1, 2, 5, 16)]
     updates += [(total, foreign_head) for total in (2, 5, 16)]  # its batch norm needs two rows
     with team.together(CPU):
         for update in updates:
             compare_update(team, *update)
-    if team.leads:
+    if team.is_main:
         print(f"compared {len(updates)} updates")
 
 
@@ -94,18 +94,18 @@ def foreign_head() -> nn.Module:
     return nn.Sequential(nn.BatchNorm1d(width), nn.Dropout(0.4), nn.Linear(width, 2))
 
 
-def compare_update(team: Team, total: int, build: Callable[[], nn.Module]) -> None:
+def compare_update(team: ProcessGroup, total: int, build: Callable[[], nn.Module]) -> None:
     torch.manual_seed(total)
     body, head = Body(BODY, in_channels=1, dropout=0.2), build()
     images, labels = torch.randn(total, 1, BODY.patch, BODY.patch), torch.randint(2, (total,))
-    single = Joined(deepcopy(body), deepcopy(head))
+    single = BodyWithHead(deepcopy(body), deepcopy(head))
     torch.manual_seed(7)
     expected = single(images)
     functional.cross_entropy(expected, labels).backward()
     if team.rank == 1:  # all begin with the leader's weights, whatever theirs are
         for parameter in body.parameters():
             parameter.data += 1
-    shared = Shared(body, head, team)
+    shared = ParallelBodyWithHead(body, head, team)
     part = team.part(total)
     torch.manual_seed(7)
     trained = parallel(shared, CPU)  # named, since what sums gradients goes with it
@@ -124,30 +124,30 @@ def compare_update(team: Team, total: int, build: Callable[[], nn.Module]) -> No
 
 def disagree(data: Path, cache: Path) -> None:
     """What the second process thinks of an epoch decides nothing."""
-    team = Team.here()
+    team = ProcessGroup.here()
 
-    def evaluate(evaluation: Evaluation) -> tuple[Figures, None]:
+    def evaluate(evaluation: Evaluator) -> tuple[Metrics, None]:
         evaluation.calls = getattr(evaluation, "calls", 0) + 1
         score = evaluation.calls / 9 if team.rank == 1 else 1 / evaluation.calls
-        return Figures(loss=1.0, auc=score, accuracy=0.5), None
+        return Metrics(loss=1.0, auc=score, accuracy=0.5), None
 
     with team.together(CPU), pytest.MonkeyPatch.context() as patch:
-        with team.leader_first():
+        with team.main_process_first():
             loaded = load_dataset("alpha", data=data, cache=cache)
-        patch.setattr(Evaluation, "__call__", evaluate)
+        patch.setattr(Evaluator, "__call__", evaluate)
         round, compute = round_of("alpha", epochs=4, patience=1), Compute(CPU, team=team)
         trained = train_round(round, *new_network(), loaded, seeds=Seeds(1, 1), compute=compute)
     assert [record.val.auc for record in trained.epochs] == [1.0, 0.5]
     assert trained.best.epoch == 1
-    if team.leads:
+    if team.is_main:
         print("agreed")
 
 
 def fail_in_one() -> None:
     """The second process fails, while the first waits for it."""
-    team = Team.here()
+    team = ProcessGroup.here()
     try:
-        with one_voice(), team.together(CPU):
+        with report_first_error(), team.together(CPU):
             if team.rank == 1:
                 raise HydrakitError("the disk is full: free some space")
             team.wait()
@@ -315,7 +315,7 @@ def torchrun(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_each_process_takes_a_device_of_its_own(torchrun: Callable[..., None]) -> None:
     assert choose_compute("cpu").team == ALONE
     torchrun(rank=1, size=2)
-    assert choose_compute("cpu").team == Team(1, 2)
+    assert choose_compute("cpu").team == ProcessGroup(1, 2)
     assert choose_compute("auto").device == CPU
     torchrun(rank=1, size=2, gpus=2)
     for name in ("cuda", "auto"):
@@ -334,7 +334,7 @@ def test_what_processes_cannot_share_is_refused(torchrun: Callable[..., None]) -
 
 
 def test_one_voice_leaves_errors_of_a_single_process_alone() -> None:
-    with pytest.raises(PlanError, match="wrong"), one_voice():
+    with pytest.raises(PlanError, match="wrong"), report_first_error():
         raise PlanError("wrong")
 
 

@@ -30,10 +30,10 @@ from hydrakit.models.heads import build_mlp
 from hydrakit.plan import Plan, Round
 from hydrakit.plan.profiles import make_plan
 from hydrakit.plan.results import EpochRecord, RoundResult
-from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.rundir import RunDir
 from hydrakit.runs.transfer import FILE
-from hydrakit.training.evaluation import outputs
+from hydrakit.training.evaluation import forward_in_batches
 from hydrakit.training.seeds import INITIALISATION, Seeds
 
 SEVEN = [
@@ -140,7 +140,7 @@ def test_a_dataset_of_three_classes_trains_beside_those_of_two(runner: Runner) -
 
 def auc_of(body: Path, head: Path, cases: Any) -> float:
     model = weights.load_model(body, head, plugins=plugins())
-    logits = outputs(model, cases.patches)
+    logits = forward_in_batches(model, cases.patches)
     return float(roc_auc_score(cases.labels, (logits[:, 1] - logits[:, 0]).double().numpy()))
 
 
@@ -220,7 +220,7 @@ def test_bootstrap_begins_with_the_start_that_does_best(
             torch.manual_seed(Seeds(3, 1).of(INITIALISATION, attempt))
             body = Body(BODY, in_channels=1, dropout=0.0)
             head = build_mlp(BODY.features, 2, 0.0)
-        logits = outputs(head, outputs(body, val.patches))
+        logits = forward_in_batches(head, forward_in_batches(body, val.patches))
         aucs.append(roc_auc_score(val.labels, (logits[:, 1] - logits[:, 0]).double().numpy()))
         starts.append((body, head))
     assert result.bootstrap.val_auc == pytest.approx(aucs)
@@ -239,7 +239,7 @@ def test_bootstrap_begins_with_the_start_that_does_best(
 def test_a_watcher_is_told_everything_in_order(runner: Runner) -> None:
     told: list[str] = []
 
-    class Listener(Watcher):
+    class Listener(RunCallback):
         def preparing(self, dataset: str, cases: int) -> None:
             told.append(f"preparing {dataset} {cases}")
 

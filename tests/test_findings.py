@@ -18,9 +18,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
-from hydrakit.data.prepared.index import Case
+from hydrakit.data.prepared.index import PreparedCase
 from hydrakit.data.prepared.prepare import prepare
-from hydrakit.data.quality.leakage import deal_out
+from hydrakit.data.quality.leakage import assign_splits
 from hydrakit.data.read import MAX_SUBGROUPS, read_cases
 from hydrakit.hooks import Sample
 from hydrakit.plan.results import Subgroup, TestResult
@@ -28,7 +28,7 @@ from hydrakit.runs.evaluate import Predictions, score, to_csv
 from hydrakit.stats.findings import Findings, average
 from hydrakit.stats.intervals import mean_auc, newcombe_interval
 from hydrakit.stats.subgroups import subgroups_of
-from hydrakit.stats.tested import Row, Tested, gather
+from hydrakit.stats.tested import Row, ScoreTable, gather
 
 SIDE = 20
 
@@ -47,7 +47,7 @@ def read(*samples: Sample, **changes: Any) -> list[Sample]:
     return [case for case in read_cases(adapter, Path(), {}) if isinstance(case, Sample)]
 
 
-def cases_of(folder: Path, *samples: Sample) -> list[Case]:
+def cases_of(folder: Path, *samples: Sample) -> list[PreparedCase]:
     """The cases of samples as they are prepared."""
     adapter = replace(helpers.adapter("alpha"), read=lambda _, __: iter(samples))
     (folder / "alpha").mkdir(exist_ok=True)
@@ -152,7 +152,7 @@ def test_a_finding_is_on_one_side_of_every_split(tmp_path: Path) -> None:
     adapter = replace(helpers.adapter("alpha"), read=lambda _, __: iter(samples))
     prepared = prepare(adapter, tmp_path, options={}, patch=16, cache=tmp_path / "c")
     for seed in range(5):
-        splits = deal_out(
+        splits = assign_splits(
             {"alpha": prepared}, {"alpha": adapter}, splits={"alpha": helpers.TARGET}, seed=seed,
             copies="group", keep_conflicts=True, cache=tmp_path / "c",
         ).splits["alpha"]  # fmt: skip
@@ -414,7 +414,7 @@ def test_with_one_positive_finding_there_are_counts_alone() -> None:
     assert (second.auc, second.positives, second.negatives) == (0.5, 2, 2)
 
 
-def strategy(shift: float, *, findings: int = 60) -> Tested:
+def strategy(shift: float, *, findings: int = 60) -> ScoreTable:
     """Three folds and two seeds; three images of a finding; every third finding positive."""
     rng = np.random.default_rng(3)
     return gather(
@@ -631,15 +631,15 @@ def test_orders_of_supports_are_compared_on_findings(
     declared: Path, tmp_path: Path, cache: Path
 ) -> None:
     from hydrakit.data.declared.adapter import with_declared
-    from hydrakit.runs.callbacks import Watcher
-    from hydrakit.search.supports import Judge
+    from hydrakit.runs.callbacks import RunCallback
+    from hydrakit.search.supports import OrderEvaluator
 
     offered = with_declared(helpers.plugins(), declared, {})
     plan = helpers.plan_of(helpers.round_of("omega", epochs=1))
-    judge = Judge(
+    judge = OrderEvaluator(
         folder=tmp_path, plan=lambda _, seed: plan,
         seeds=(0,), target=offered.dataset("omega"), plugins=offered, data=declared, roots={},
-        device="cpu", cache=cache, more={}, watcher=lambda _: Watcher(),
+        device="cpu", cache=cache, more={}, watcher=lambda _: RunCallback(),
     )  # fmt: skip
     tested = judge.tested(())
     positives, negatives = judge.counts()

@@ -19,7 +19,7 @@ from hydrakit.maintenance.verify import verify
 from hydrakit.plan import load_plan
 from hydrakit.report import write_report
 from hydrakit.report.comparison import build_comparison
-from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.evaluate import evaluate_run
 from hydrakit.runs.rundir import CHECKPOINT, RunDir
 from hydrakit.storage.digests import read_digests
@@ -83,7 +83,7 @@ def test_a_stopped_run_goes_on_within_its_round(golden: Path, tmp_path: Path) ->
     before = tree(done)
     resumed: list[tuple[int, int]] = []
 
-    class See(Watcher):
+    class See(RunCallback):
         def resumed(self, number: int, round: Any, epoch: int) -> None:
             resumed.append((number, epoch))
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from hydrakit.data.augment import plain
-from hydrakit.data.load import Loaded, load, select
+from hydrakit.data.load import LoadedDataset, load, select
 from hydrakit.data.prepared.crop import canvas_side
-from hydrakit.data.prepared.index import Prepared, open_prepared
+from hydrakit.data.prepared.index import PreparedDataset, open_prepared
 from hydrakit.data.prepared.prepare import prepare
-from hydrakit.data.quality.leakage import deal_out
+from hydrakit.data.quality.leakage import assign_splits
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, FieldOfView, OptionValue, Sample
 from hydrakit.plan import Split
@@ -52,8 +52,8 @@ ADAPTER = DatasetAdapter(
 )
 
 
-def share_out(prepared: Prepared, seed: int) -> dict[str, str]:
-    gate = deal_out(
+def share_out(prepared: PreparedDataset, seed: int) -> dict[str, str]:
+    gate = assign_splits(
         {"thing": prepared},
         {"thing": ADAPTER},
         splits={"thing": SPLIT},
@@ -64,22 +64,22 @@ def share_out(prepared: Prepared, seed: int) -> dict[str, str]:
     return gate.splits["thing"]
 
 
-def loaded_of(prepared: Prepared, seed: int = 3) -> Loaded:
+def loaded_of(prepared: PreparedDataset, seed: int = 3) -> LoadedDataset:
     return load(prepared, ADAPTER, splits=share_out(prepared, seed), patch=PATCH, device=CPU)
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     folder = tmp_path_factory.mktemp("thing")
     return prepare(ADAPTER, folder, options={}, patch=PATCH, cache=folder / "cache")
 
 
-def rows_of(prepared: Prepared, splits: dict[str, str], name: str) -> list[int]:
+def rows_of(prepared: PreparedDataset, splits: dict[str, str], name: str) -> list[int]:
     cases = enumerate(prepared.index.cases)
     return [row for row, case in cases if splits.get(case.key) == name]
 
 
-def test_training_and_validation_cases_keep_their_labels(prepared: Prepared) -> None:
+def test_training_and_validation_cases_keep_their_labels(prepared: PreparedDataset) -> None:
     loaded = loaded_of(prepared)
     assert (loaded.name, loaded.classes, loaded.patch) == ("thing", ("no", "yes"), PATCH)
     assert loaded.channels == 2
@@ -98,7 +98,7 @@ def test_training_and_validation_cases_keep_their_labels(prepared: Prepared) -> 
     torch.testing.assert_close(loaded.val.patches, middle, atol=1e-6, rtol=1e-6)
 
 
-def test_no_test_case_is_loaded(prepared: Prepared) -> None:
+def test_no_test_case_is_loaded(prepared: PreparedDataset) -> None:
     loaded = loaded_of(prepared)
     test = rows_of(prepared, loaded.splits, "test")
     assert len(test) == Counter(loaded.splits.values())["test"] > 0
@@ -113,7 +113,9 @@ def test_no_test_case_is_loaded(prepared: Prepared) -> None:
     assert keys.isdisjoint(prepared.index.cases[row].key for row in test)
 
 
-def test_every_labelled_case_is_dealt_once_whole_patients_at_a_time(prepared: Prepared) -> None:
+def test_every_labelled_case_is_dealt_once_whole_patients_at_a_time(
+    prepared: PreparedDataset,
+) -> None:
     splits = share_out(prepared, 3)
     labelled = [case for case in prepared.index.cases if case.label is not None]
     assert set(splits) == {case.key for case in labelled}
@@ -128,7 +130,7 @@ def test_every_labelled_case_is_dealt_once_whole_patients_at_a_time(prepared: Pr
     assert share_out(prepared, 4) != splits
 
 
-def test_selected_cases_come_in_the_order_of_the_rows(prepared: Prepared) -> None:
+def test_selected_cases_come_in_the_order_of_the_rows(prepared: PreparedDataset) -> None:
     keys = {"case 42", "case 7", "case 30"}  # the last has no label, so nothing to be compared with
     chosen = select(prepared, keys, task="classification", scale=None, patch=PATCH, device=CPU)
     assert [case.key for case in chosen.cases] == ["case 7", "case 30"]
@@ -137,7 +139,7 @@ def test_selected_cases_come_in_the_order_of_the_rows(prepared: Prepared) -> Non
     torch.testing.assert_close(chosen.patches, expected, atol=1e-6, rtol=1e-6)
 
 
-def test_selecting_nothing_gives_nothing(prepared: Prepared) -> None:
+def test_selecting_nothing_gives_nothing(prepared: PreparedDataset) -> None:
     nothing = select(
         prepared, {"no such case"}, task="classification", scale=None, patch=PATCH, device=CPU
     )
@@ -147,7 +149,7 @@ def test_selecting_nothing_gives_nothing(prepared: Prepared) -> None:
     assert nothing.cases == ()
 
 
-def test_what_is_loaded_can_be_changed_and_the_file_stays(prepared: Prepared) -> None:
+def test_what_is_loaded_can_be_changed_and_the_file_stays(prepared: PreparedDataset) -> None:
     every = range(len(prepared.index.cases))
     before = prepared.rows(every)
     prepared.mapped().zero_()

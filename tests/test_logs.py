@@ -14,7 +14,7 @@ from hydrakit.errors import DataError, HydrakitError, PlanError
 from hydrakit.observers import log as logs
 from hydrakit.plan import Round
 from hydrakit.plan.results import EpochRecord
-from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.rundir import RunDir
 
 PLAN = plan_of(round_of("beta"), round_of("alpha"), bootstrap=2)
@@ -30,7 +30,7 @@ def lines_of(run: Path) -> list[str]:
     return [re.sub(STAMP, "", line) for line in lines]
 
 
-class Raise(Watcher):
+class Raise(RunCallback):
     """Does something in the first epoch of the second round."""
 
     def __init__(self, action: object) -> None:

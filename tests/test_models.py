@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hydrakit.compute.modules import count_parameters, logits_of, set_dropout
-from hydrakit.models.body import Body, freeze, joined
+from hydrakit.models.body import Body, attach_head, freeze
 from hydrakit.models.heads import build_linear, build_mlp
 from hydrakit.plan import BodySpec
 
@@ -24,17 +24,17 @@ def small_body(*, in_channels: int = 2, dropout: float = 0.5) -> Body:
 
 def test_the_papers_network_has_851570_parameters() -> None:
     body = Body(BodySpec(), in_channels=1, dropout=0.5)
-    assert count_parameters(joined(body, build_mlp(256, 2, 0.5))) == 851_570
+    assert count_parameters(attach_head(body, build_mlp(256, 2, 0.5))) == 851_570
     assert body.dense.in_features == 2048
     freeze(body)
-    assert count_parameters(joined(body, build_mlp(256, 2, 0.5))) == 851_570
+    assert count_parameters(attach_head(body, build_mlp(256, 2, 0.5))) == 851_570
 
 
 def test_images_become_features_and_logits() -> None:
     body = Body(BodySpec(), in_channels=1, dropout=0.5)
     images = torch.zeros(3, 1, 65, 65)
     assert body(images).shape == (3, 256)
-    assert joined(body, build_mlp(256, 4, 0.5))(images).shape == (3, 4)
+    assert attach_head(body, build_mlp(256, 4, 0.5))(images).shape == (3, 4)
 
 
 def test_every_block_is_conv_norm_elu_three_times_dropout_pool() -> None:
@@ -86,7 +86,7 @@ def test_wrong_images_are_refused_by_name_of_shape(shape: tuple[int, ...]) -> No
 def test_a_frozen_body_stays_as_it_is_while_the_head_is_trained() -> None:
     body = small_body()
     head = build_mlp(7, 2, 0.5)
-    model = joined(body, head)
+    model = attach_head(body, head)
     freeze(body)
     before = {name: tensor.clone() for name, tensor in body.state_dict().items()}
     images = torch.randn(8, 2, 20, 20)
@@ -118,13 +118,13 @@ def test_a_freed_body_learns_again() -> None:
 
 
 def test_a_body_that_is_not_frozen_follows_train_and_eval() -> None:
-    model = joined(small_body(), build_linear(7, 2, 0.0))
+    model = attach_head(small_body(), build_linear(7, 2, 0.0))
     assert all(module.training for module in model.train().modules())
     assert not any(module.training for module in model.eval().modules())
 
 
 def test_set_dropout_reaches_every_dropout_layer() -> None:
-    model = joined(small_body(), nn.Sequential(nn.AlphaDropout(0.5), build_mlp(7, 2, 0.5)))
+    model = attach_head(small_body(), nn.Sequential(nn.AlphaDropout(0.5), build_mlp(7, 2, 0.5)))
     set_dropout(model, 0.25)
     layers = [m for m in model.modules() if isinstance(m, nn.Dropout | nn.AlphaDropout)]
     assert len(layers) == 2 + 1 + 2
@@ -133,17 +133,17 @@ def test_set_dropout_reaches_every_dropout_layer() -> None:
 
 def test_joining_refuses_a_head_for_other_features() -> None:
     with pytest.raises(ValueError, match="does not take the body's 7 features"):
-        joined(small_body(), build_linear(8, 2, 0.0))
+        attach_head(small_body(), build_linear(8, 2, 0.0))
 
 
 def test_joining_refuses_a_head_without_logits() -> None:
     with pytest.raises(ValueError, match=r"got \(2, 7, 1\)"):
-        joined(small_body(), nn.Unflatten(1, (7, 1)))
+        attach_head(small_body(), nn.Unflatten(1, (7, 1)))
 
 
 def test_joining_shares_the_modules() -> None:
     body, head = small_body(), build_linear(7, 2, 0.0)
-    model = joined(body, head)
+    model = attach_head(body, head)
     assert model.body is body
     assert model.head is head
 

@@ -18,7 +18,7 @@ from hydrakit.cli import main
 from hydrakit.maintenance.verify import verify
 from hydrakit.plan import Round
 from hydrakit.plan.results import EpochRecord
-from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.rundir import CHECKPOINT, RunDir
 
 PLAN = plan_of(
@@ -39,7 +39,7 @@ def refused(*arguments: str | Path) -> str:
     return line
 
 
-class StopWithin(Watcher):
+class StopWithin(RunCallback):
     """Stops a run in the third epoch of its third round."""
 
     def epoch(self, number: int, round: Round, record: EpochRecord) -> None:

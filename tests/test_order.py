@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hydrakit.cli import main
 from hydrakit.data.load import select
-from hydrakit.data.prepared.index import Prepared
+from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.prepared.prepare import prepare
 from hydrakit.plan import load_plan
 from hydrakit.runs.rundir import RunDir
@@ -59,16 +59,16 @@ def whole(folder: Path, places: dict[str, Any]) -> OrderResult:
 
 def poison(monkeypatch: pytest.MonkeyPatch, test: set[str]) -> None:
     """Make the patches of some cases of alpha unusable, for whoever looks at them."""
-    clean = Prepared.mapped
+    clean = PreparedDataset.mapped
 
-    def poisoned(self: Prepared) -> Tensor:
+    def poisoned(self: PreparedDataset) -> Tensor:
         canvases = clean(self).clone()
         for row, case in enumerate(self.index.cases):
             if self.index.dataset == "alpha" and case.key in test:
                 canvases[self.index.rows[row]] = float("nan")
         return canvases
 
-    monkeypatch.setattr(Prepared, "mapped", poisoned)
+    monkeypatch.setattr(PreparedDataset, "mapped", poisoned)
 
 
 @given(st.integers(0, 5))
@@ -164,10 +164,10 @@ def test_leaving_a_support_out_is_told_from_predictions(
     splits = run.splits()["alpha"]
     poison(monkeypatch, {key for key, split in splits.items() if split == "test"})
     from hydrakit.search import order as module
-    from hydrakit.search.supports import Judge
+    from hydrakit.search.supports import OrderEvaluator
 
     maker = module.Maker("hydra", "alpha", SUPPORTS, 5, SETTINGS, places["plugins"])
-    judge = Judge(
+    judge = OrderEvaluator(
         folder=folder,
         plan=maker.plan,
         seeds=SEEDS,

@@ -15,19 +15,19 @@ from scipy.stats import t as student
 
 from hydrakit.errors import DataError
 from hydrakit.stats.paired import DRAWS, compare, findings_needed, holm, sign_flip
-from hydrakit.stats.tested import Row, Tested, gather, wins_of
+from hydrakit.stats.tested import Row, ScoreTable, gather, wins_of
 
 
 def pair(
     seed: int, *, findings: int = 60, patients: int = 60, passes: int = 1, folds: int = 1
-) -> tuple[Tested, Tested]:
+) -> tuple[ScoreTable, ScoreTable]:
     rng = np.random.default_rng(seed)
     owner = np.arange(findings) % patients
     labels = (rng.permutation(findings) < findings // 3).astype(np.intp)
     scores = rng.normal(size=(2, passes, findings)) + labels
     folded = np.array([(rng.permutation(patients) % folds)[owner] for _ in range(passes)])
     first, second = (
-        Tested(
+        ScoreTable(
             findings=tuple(f"{i:03}" for i in range(findings)),
             patients=owner,
             labels=labels,

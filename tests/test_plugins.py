@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hydrakit.errors import PluginError
 from hydrakit.names import is_name
 from hydrakit.plugins import Plugins, load_plugins
-from hydrakit.plugins.registry import Found
+from hydrakit.plugins.registry import PluginRecord
 
 HEAD = """
 from hydrakit.hooks import HeadFactory, hookimpl
@@ -27,7 +27,7 @@ def hydrakit_head_factories():
 Install = Callable[..., Path]
 
 
-def found(plugins: Plugins, module: str) -> Found:
+def found(plugins: Plugins, module: str) -> PluginRecord:
     (one,) = [plugin for plugin in plugins.found if plugin.module == module]
     return one
 
@@ -35,7 +35,7 @@ def found(plugins: Plugins, module: str) -> Found:
 def test_a_plugin_is_found_with_what_it_offers(install: Install) -> None:
     install("third-party", "tp_good", HEAD.format(name="round-one"), version="2.3")
     plugins = load_plugins()
-    assert found(plugins, "tp_good") == Found(
+    assert found(plugins, "tp_good") == PluginRecord(
         name="tp_good",
         module="tp_good",
         distribution="third-party",
@@ -326,7 +326,7 @@ def test_records_are_json_and_hold_every_field(install: Install) -> None:
     records = load_plugins().records()
     assert json.loads(json.dumps(records)) == records
     by_module = {record["module"]: record for record in records}
-    assert set(by_module["tp_json"]) == {field.name for field in dataclasses.fields(Found)}
+    assert set(by_module["tp_json"]) == {field.name for field in dataclasses.fields(PluginRecord)}
     assert by_module["tp_json"]["heads"] == ["json"]
     assert by_module["tp_json_broken"]["error"] == "ZeroDivisionError: division by zero"
 

@@ -27,10 +27,10 @@ from hydrakit.cli import main
 from hydrakit.plan import Other, Plan, Round
 from hydrakit.plan.results import RoundResult
 from hydrakit.runs import dry_run as rehearsal
-from hydrakit.runs.callbacks import Watcher
-from hydrakit.runs.dry_run import Rehearsal
+from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.dry_run import DryRun
 from hydrakit.runs.rundir import RunDir
-from hydrakit.training.batches import Examples
+from hydrakit.training.batches import TrainingExamples
 
 PLAN = plan_of(
     round_of("alpha", epochs=3), round_of("beta", "head"), round_of("beta"), round_of("alpha"),
@@ -40,10 +40,10 @@ PLAN = plan_of(
 
 @pytest.fixture
 def rehearse(runner: Runner) -> Any:
-    def rehearse(plan: Plan = PLAN, name: str = "run", **more: Any) -> Rehearsal:
+    def rehearse(plan: Plan = PLAN, name: str = "run", **more: Any) -> DryRun:
         places: dict[str, Any] = {"data": runner.data, "cache": runner.cache, "device": "cpu"}
         out = runner.folder / name
-        return engine.rehearse(plan, out=out, plugins=plugins(), **(places | more))
+        return engine.dry_run(plan, out=out, plugins=plugins(), **(places | more))
 
     return rehearse
 
@@ -109,7 +109,7 @@ def test_every_kind_of_round(rehearse: Any, round: Round) -> None:
 
 
 def test_what_is_done_is_told(rehearse: Any, runner: Runner) -> None:
-    class Stop(Watcher):
+    class Stop(RunCallback):
         def finished(self, number: int, round: Round, result: RoundResult) -> None:
             if number == 2:
                 raise StopError
@@ -156,14 +156,14 @@ def test_what_would_stop_a_run_stops_a_rehearsal(
 def test_too_little_memory_is_told_with_what_fits(
     rehearse: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batches = Examples.batches
+    batches = TrainingExamples.batches
 
-    def too_large(self: Examples, *arguments: Any) -> Any:
+    def too_large(self: TrainingExamples, *arguments: Any) -> Any:
         if self.settings.batch_size > 4:
             raise MemoryError
         return batches(self, *arguments)
 
-    monkeypatch.setattr(Examples, "batches", too_large)
+    monkeypatch.setattr(TrainingExamples, "batches", too_large)
     monkeypatch.setattr(rehearsal, "fitting_batch", lambda *_: 4)
     refused(rehearse, "alpha all", "batches of 16", "`--batch-size 4`")
 

@@ -20,7 +20,7 @@ from torch import nn
 
 from hydrakit.errors import PlanError
 from hydrakit.hooks import FieldOfView
-from hydrakit.models.body import joined
+from hydrakit.models.body import attach_head
 from hydrakit.plan.results import AreaUnderCurve, Bootstrap, DataFacts
 from hydrakit.report import ledger, write_report
 from hydrakit.report.cases import answer, choose, read_shown, saliency
@@ -120,11 +120,11 @@ def test_luck_is_said_beside_the_best_start(tmp_path):
 
 def test_a_single_start_gets_the_range_of_chance():
     rundir_first = Bootstrap(chosen=0, val_auc=(0.5,))
-    from hydrakit.plan.results import Figures, RoundResult
+    from hydrakit.plan.results import Metrics, RoundResult
 
     first = RoundResult(
         round=1, dataset="d", train="all", head="d", learning_rate=1, dropout=0, best_epoch=1,
-        epochs=1, val=Figures(loss=1, auc=0.6), reference_auc=None, seconds=1,
+        epochs=1, val=Metrics(loss=1, auc=0.6), reference_auc=None, seconds=1,
         bootstrap=rundir_first,
     )  # fmt: skip
     words = ledger.luck_words(first, (5, 4))
@@ -225,7 +225,7 @@ def test_the_map_sums_to_what_the_patch_adds(seed, output):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         body = Body(BodySpec(channels=(4, 8), features=8, patch=16), in_channels=1, dropout=0.0)
-        model = joined(body.eval(), Straight())
+        model = attach_head(body.eval(), Straight())
     canvases = np.random.default_rng(seed).normal(size=(2, 1, 44, 44)).astype(np.float32)
 
     patches, maps = saliency(model, canvases, [output, output], target="d")

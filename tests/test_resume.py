@@ -30,7 +30,7 @@ from helpers import (
 from hydrakit.errors import DataError
 from hydrakit.plan import Plan, Round
 from hydrakit.plan.results import EpochRecord, RoundResult
-from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.rundir import RunDir
 
 
@@ -50,7 +50,7 @@ def assert_equal_runs(one: RunDir, other: RunDir) -> None:
     assert without_seconds(one) == without_seconds(other)
 
 
-class Stopper(Watcher):
+class Stopper(RunCallback):
     """Stops a run once: in a round's first epoch, or after a round."""
 
     def __init__(self, round: int, *, after: bool) -> None:

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import hydrakit.models.layers
-from hydrakit.compute.distributed import ALONE, Part, Team
-from hydrakit.models.body import Joined, Shared
+from hydrakit.compute.distributed import ALONE, Part, ProcessGroup
+from hydrakit.models.body import BodyWithHead, ParallelBodyWithHead
 from hydrakit.models.layers import BatchNorm, Dropout
-from hydrakit.training.batches import Examples
+from hydrakit.training.batches import TrainingExamples
 from hydrakit.training.seeds import Seeds
 
 
@@ -143,8 +143,8 @@ def test_parts_are_the_whole_batch_in_order(size: int, more: int) -> None:
 
 def test_who_is_alone_or_has_too_few_rows_does_the_whole_batch() -> None:
     assert ALONE.part(5) is None
-    assert Team(0, 3).part(2) is None
-    assert Team(0, 3).part(3) == Part(0, 3, 3)
+    assert ProcessGroup(0, 3).part(2) is None
+    assert ProcessGroup(0, 3).part(3) == Part(0, 3, 3)
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (7, 3, 4, 2), (7, 3, 1, 1), (2, 1, 3, 3)])
@@ -168,8 +168,8 @@ def test_examples_of_parts_are_those_of_the_whole_batch(data: Path, cache: Path)
     loaded = load_dataset("alpha", data=data, cache=cache)
     values = hyperparameters(batch_size=11, augmentation="fresh")
     every = [
-        list(Examples(loaded, values, Seeds(1, 1), fixed=False, team=team).batches(1))
-        for team in (ALONE, Team(0, 2), Team(1, 2))
+        list(TrainingExamples(loaded, values, Seeds(1, 1), fixed=False, team=team).batches(1))
+        for team in (ALONE, ProcessGroup(0, 2), ProcessGroup(1, 2))
     ]
     for (whole, labels), (first, first_labels), (second, second_labels) in zip(*every, strict=True):
         assert torch.equal(torch.cat([first, second]), whole)
@@ -180,6 +180,6 @@ def test_examples_of_parts_are_those_of_the_whole_batch(data: Path, cache: Path)
 def test_a_shared_model_alone_is_a_joined_one() -> None:
     body, head = new_network()
     images = torch.randn(3, 1, BODY.patch, BODY.patch)
-    shared, plain = Shared(body, head, ALONE).eval(), Joined(body, head).eval()
+    shared, plain = ParallelBodyWithHead(body, head, ALONE).eval(), BodyWithHead(body, head).eval()
     assert torch.equal(shared(images), plain(images))
     assert list(shared.state_dict()) == list(plain.state_dict())

@@ -161,7 +161,7 @@ def test_of_two_runs_that_train_one_round_at_once_the_first_keeps_it(
     runner(transfer_plan(), "first", shared=shared)
     before = tree(shared)
     monkeypatch.setattr(
-        "hydrakit.runs.session.fetch", lambda *_: False
+        "hydrakit.runs.round_cache.load", lambda *_: False
     )  # as if it were not there yet
     second = runner(transfer_plan(), "second", shared=shared)
     assert "round shared" not in events(second)

@@ -8,7 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from hydrakit.data.quality.duplicates import assign_groups, content_digest, find_copies, thumbnail
+from hydrakit.data.quality.duplicates import (
+    assign_groups,
+    content_digest,
+    find_duplicates,
+    thumbnail,
+)
 from hydrakit.data.quality.shortcuts import (
     Shortcut,
     category_auc,
@@ -219,7 +224,7 @@ def test_brain_images_tell_their_label_by_size_and_by_suffix(shared_data: Path) 
         for case in read_samples(adapter, shared_data / "brain", {})
         if isinstance(case, LoadedSample)
     ]
-    copies = find_copies(
+    copies = find_duplicates(
         np.stack([thumbnail(sample.image) for sample in samples]),
         [content_digest(sample.image) for sample in samples],
     )

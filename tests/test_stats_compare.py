@@ -22,12 +22,12 @@ from hydrakit.stats.intervals import (
     t_quantile,
     wilson_interval,
 )
-from hydrakit.stats.tested import Row, Tested, gather, pairs_of, wins_of
+from hydrakit.stats.tested import Row, ScoreTable, gather, pairs_of, wins_of
 
 
 def strategy(
     seed: int, *, findings: int = 60, patients: int = 35, passes: int = 1, folds: int = 1
-) -> Tested:
+) -> ScoreTable:
     """Random scores of findings of which the first third is positive; folds hold patients."""
     rng = np.random.default_rng(seed)
     owner = np.concatenate([np.arange(patients), rng.integers(0, patients, findings - patients)])
@@ -51,7 +51,7 @@ def strategy(
     return gather(rows)
 
 
-def spread(tested: Tested):
+def spread(tested: ScoreTable):
     pairs = pairs_of(tested)
     return spread_of(pairs, pairs.components, pairs.pass_aucs)
 

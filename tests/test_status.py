@@ -27,7 +27,7 @@ from hydrakit.compare.design import CompareDir, Description, make_design
 from hydrakit.maintenance.status import ComparisonStatus, RunStatus, status
 from hydrakit.plan import Round
 from hydrakit.plan.results import EpochRecord
-from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.rundir import CHECKPOINT, RunDir
 
 PLAN = plan_of(round_of("beta"), round_of("alpha", "head"), round_of("alpha", epochs=4))
@@ -48,7 +48,7 @@ def call(*arguments: str | Path) -> tuple[str, str]:
     return result.stdout, result.stderr
 
 
-class Look(Watcher):
+class Look(RunCallback):
     """Looks at a run from within, and stops it in an epoch of the last round."""
 
     def __init__(self, stop: int) -> None:

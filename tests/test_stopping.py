@@ -18,7 +18,7 @@ from helpers import Runner, weights_of
 from killing import Killing, longer_plan
 from test_checkpoint import assert_same
 
-from hydrakit.compute.signals import Stopped, check, stoppable, stopped
+from hydrakit.compute.signals import StopRequested, check, describe_stop, stoppable
 from hydrakit.runs.rundir import RunDir
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
@@ -112,12 +112,12 @@ def test_stopped_is_raised_where_the_program_is() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
 
-    with pytest.raises(Stopped) as caught:
+    with pytest.raises(StopRequested) as caught:
         work()
     assert caught.value.status == 143
     assert str(caught.value) == "stopped by SIGTERM"
-    assert str(stopped(caught.value, "go on so")) == "stopped by SIGTERM: go on so"
-    assert stopped(KeyboardInterrupt()).status == 130
+    assert str(describe_stop(caught.value, "go on so")) == "stopped by SIGTERM: go on so"
+    assert describe_stop(KeyboardInterrupt()).status == 130
 
 
 def test_handlers_are_put_back_and_later_requests_ignored() -> None:
@@ -131,7 +131,7 @@ def test_handlers_are_put_back_and_later_requests_ignored() -> None:
             time.sleep(0.01)
 
     before = [signal.getsignal(number) for number in STATUS]
-    with pytest.raises(Stopped, match=r"^stopped by SIGUSR1$"):
+    with pytest.raises(StopRequested, match=r"^stopped by SIGUSR1$"):
         work()
     assert [signal.getsignal(number) for number in STATUS] == before
 
@@ -144,7 +144,7 @@ def test_a_request_whose_exception_was_swallowed_is_raised_again() -> None:
             time.sleep(5)
         check()
 
-    with pytest.raises(Stopped, match=r"^stopped by SIGTERM$"):
+    with pytest.raises(StopRequested, match=r"^stopped by SIGTERM$"):
         work()
     check()  # which was for that block alone
 
@@ -158,7 +158,7 @@ def test_a_request_that_became_another_error_is_told_as_what_it_was() -> None:
         except KeyboardInterrupt:
             raise SystemError("error return without exception set") from None
 
-    with pytest.raises(Stopped, match=r"^stopped by SIGUSR1$"):
+    with pytest.raises(StopRequested, match=r"^stopped by SIGUSR1$"):
         work()
 
 
@@ -166,7 +166,7 @@ def test_a_run_hears_a_request_that_was_swallowed(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hydrakit.compute.signals._asked", [signal.SIGTERM])
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         runner(longer_plan())
     monkeypatch.setattr("hydrakit.compute.signals._asked", [])
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hydrakit.data.prepared import store as store_module
 from hydrakit.data.prepared.crop import Statistics
-from hydrakit.data.prepared.store import THUMBNAIL, Made, Store, map_rows
+from hydrakit.data.prepared.store import THUMBNAIL, NewEntry, Store, map_rows
 
 SIDE = 4
 
@@ -26,10 +26,10 @@ def _commit_when_told() -> Iterator[None]:
         yield
 
 
-def made(number: int, *, channels: int = 1) -> Made:
+def made(number: int, *, channels: int = 1) -> NewEntry:
     random = np.random.default_rng(number)
     image = random.normal(size=(channels, SIDE, SIDE)).astype(np.float32)
-    return Made(
+    return NewEntry(
         signature=f"s{number}",
         crop=image,
         thumbnail=random.normal(size=THUMBNAIL).astype(np.float32),

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hydrakit.data.declared.adapter import plugins_at
-from hydrakit.data.prepared.index import Case, Prepared
+from hydrakit.data.prepared.index import PreparedCase, PreparedDataset
 from hydrakit.data.prepared.prepare import prepare
 from hydrakit.data.quality.check import all_unusable, default_split, nothing_usable, summarise
 from hydrakit.data.quality.summary import Summary
@@ -35,7 +35,7 @@ def look(folder: Path, **changes: object) -> Summary:
 
 def look_at(
     samples: list[Sample | Unusable], folder: Path, **changes: object
-) -> tuple[Summary, Prepared, DatasetAdapter]:
+) -> tuple[Summary, PreparedDataset, DatasetAdapter]:
     """The summary of samples that are in no file."""
     adapter = replace(standin("lesions", CLASSES), read=lambda _, __: iter(samples), **changes)
     folder.mkdir(exist_ok=True)
@@ -271,8 +271,8 @@ def test_some_declared_splits_stand_and_the_others_are_dealt(tmp_path: Path) -> 
 
 
 def test_a_dataset_of_train_and_val_alone_is_looked_at_as_a_support() -> None:
-    def case(split: str | None) -> Case:
-        return Case(key="k", label=0, patient="p", group=None, finding="k", split=split)
+    def case(split: str | None) -> PreparedCase:
+        return PreparedCase(key="k", label=0, patient="p", group=None, finding="k", split=split)
 
     assert default_split([case("train"), case("val")]) == Split(train=9, val=1)
     assert default_split([case("train"), case(None)]) == EIGHT_ONE_ONE

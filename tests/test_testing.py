@@ -10,7 +10,7 @@ import pytest
 
 from hydrakit.errors import DataError, PlanError
 from hydrakit.hooks import DatasetAdapter, FieldOfView, Option, Sample, Unusable
-from hydrakit.testing import Checked, check_adapter
+from hydrakit.testing import AdapterReport, check_adapter
 
 SAMPLE = Sample(image=np.ones((4, 6), np.float32), label=1, patient="p1", key="s1")
 
@@ -45,7 +45,7 @@ def test_counts_are_those_of_the_cases(tmp_path: Path) -> None:
         Unusable(key="u1", reason="no image"),
         Unusable(key="u2", reason="no image"),
     ]
-    assert check_adapter(adapter(giving(*cases)), tmp_path) == Checked(
+    assert check_adapter(adapter(giving(*cases)), tmp_path) == AdapterReport(
         samples={"a": 1, "b": 2},
         unlabelled=1,
         unusable={"no image": 2},

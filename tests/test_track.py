@@ -12,7 +12,7 @@ from helpers import Runner, StopError, hydra_plan, refused, weights_of
 from hydrakit.observers.trackers import TRACKERS, Tracked, tracking
 from hydrakit.plan import Round
 from hydrakit.plan.results import EpochRecord, RoundResult
-from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.rundir import RunDir
 
 PLAN = hydra_plan()
@@ -45,7 +45,7 @@ class Memory:
         self.ends.append(failed)
 
 
-class Stop(Watcher):
+class Stop(RunCallback):
     """Counts epochs, and stops at the second epoch of a round, or after it."""
 
     def __init__(self, round: int = 0, *, after: bool = False) -> None:
@@ -114,7 +114,7 @@ def test_a_real_tracker_has_every_figure_once_after_two_stops(
     pytest.importorskip(package, reason=f"needs {package}")
     stopped_at(runner, 3, after=False, kind=kind)
     stopped_at(runner, 5, after=True, kind=kind)
-    with tracking(Watcher(), kind) as watcher:
+    with tracking(RunCallback(), kind) as watcher:
         run = runner(PLAN, watcher=watcher)
     found = read(run.path)
     for name, wanted in expected(run).items():
@@ -137,7 +137,7 @@ def test_a_run_that_goes_on_sends_only_what_is_new(runner: Runner) -> None:
     for stop in (Stop(1), Stop(3), Stop(3, after=True), Stop(6)):
         with pytest.raises(StopError):
             runner(PLAN, watcher=Tracked(stop, memory))
-    run = runner(PLAN, watcher=Tracked(Watcher(), memory))
+    run = runner(PLAN, watcher=Tracked(RunCallback(), memory))
     for name, wanted in expected(run).items():
         assert memory.kept[name] == wanted
     assert memory.opened == [run.path] * 5
@@ -147,7 +147,7 @@ def test_rounds_that_ran_without_the_tracker_are_sent_too(runner: Runner) -> Non
     with pytest.raises(StopError):
         runner(PLAN, watcher=Stop(4))
     memory = Memory()
-    run = runner(PLAN, watcher=Tracked(Watcher(), memory))
+    run = runner(PLAN, watcher=Tracked(RunCallback(), memory))
     for name, wanted in expected(run).items():
         assert sorted(memory.kept[name]) == wanted
 
@@ -156,9 +156,9 @@ def test_how_a_run_ended_is_told(runner: Runner, monkeypatch: pytest.MonkeyPatch
     memory = Memory()
     monkeypatch.setitem(TRACKERS, "mlflow", lambda: memory)
     stopped_at(runner, 1, after=False, kind="mlflow")
-    with tracking(Watcher(), "mlflow") as watcher:
+    with tracking(RunCallback(), "mlflow") as watcher:
         runner(PLAN, watcher=watcher)
-    with tracking(Watcher(), "mlflow") as watcher:
+    with tracking(RunCallback(), "mlflow") as watcher:
         runner(PLAN, watcher=watcher)  # it is finished already: nothing is begun
     assert memory.ends == [True, False]
 
@@ -171,14 +171,14 @@ def test_a_missing_tracker_is_told_before_anything_is_trained(
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
 
     def track() -> None:
-        with tracking(Watcher(), kind):
+        with tracking(RunCallback(), kind):
             raise AssertionError("not reached")
 
     refused(track, f"{kind} is not installed", f"pip install 'hydrakit-imaging[{kind}]'")
 
 
 def test_without_a_tracker_the_watcher_is_the_same() -> None:
-    watcher = Watcher()
+    watcher = RunCallback()
     with tracking(watcher, None) as same:
         assert same is watcher
 

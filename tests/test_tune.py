@@ -30,14 +30,14 @@ from helpers import (
 from torch import Tensor
 
 from hydrakit.cli import main
-from hydrakit.data.load import Loaded, load, select
-from hydrakit.data.prepared.index import Prepared
-from hydrakit.data.quality.leakage import deal_out
+from hydrakit.data.load import LoadedDataset, load, select
+from hydrakit.data.prepared.index import PreparedDataset
+from hydrakit.data.quality.leakage import assign_splits
 from hydrakit.models.body import Body
 from hydrakit.models.heads import build_mlp
 from hydrakit.plan import Other, Plan, Split, load_plan
 from hydrakit.search.trials import Setting, TrialRecord, folds_of
-from hydrakit.search.tune import Tuned, tune
+from hydrakit.search.tune import TuneResult, tune
 from hydrakit.training.loop import train_round
 from hydrakit.training.seeds import INITIALISATION, Seeds, seeded
 from hydrakit.weights import load_body, load_head
@@ -57,13 +57,13 @@ def places(data: Path, cache: Path) -> dict[str, Any]:
     return {"data": data, "cache": cache, "device": "cpu", "plugins": plugins()}
 
 
-def tuned(out: Path, places: dict[str, Any], plan: Plan | None = None, **more: Any) -> Tuned:
+def tuned(out: Path, places: dict[str, Any], plan: Plan | None = None, **more: Any) -> TuneResult:
     values = {"learning_rates": RATES, "dropouts": DROPOUTS, "folds": FOLDS}
     return tune(plan or small_plan(), out, **(places | values | more))
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, places: dict[str, Any]) -> Tuned:
+def whole(tmp_path_factory: pytest.TempPathFactory, places: dict[str, Any]) -> TuneResult:
     return tuned(tmp_path_factory.mktemp("tuned") / "plan.json", places)
 
 
@@ -73,7 +73,7 @@ def figures(path: Path) -> list[dict[str, Any]]:
     return [each.model_dump(exclude={"seconds"}) for each in records]
 
 
-def folds_by_hand(loaded: Loaded, prepared: Prepared) -> Iterator[Loaded]:
+def folds_by_hand(loaded: LoadedDataset, prepared: PreparedDataset) -> Iterator[LoadedDataset]:
     """The dataset restricted to each fold, as the tests below know its folds to be right."""
     adapter = plugins().dataset(loaded.name)
     units = {case.key: case.patient for case in prepared.index.cases}
@@ -84,11 +84,11 @@ def splits_of(plan: Plan, places: dict[str, Any]) -> dict[str, dict[str, str]]:
     names = [plan.target, *(each.name for each in plan.datasets if each.name != plan.target)]
     where = {"data": places["data"], "cache": places["cache"]}
     prepared = {name: prepared_dataset(name, **where) for name in names}
-    return deal_out(
+    return assign_splits(
         prepared,
         {name: plugins().dataset(name) for name in names},
         splits={name: plan.dataset(name).split for name in names},
-        seed=plan.dealt_by,
+        seed=plan.effective_split_seed,
         copies="group",
         keep_conflicts=True,
         cache=places["cache"],
@@ -96,7 +96,7 @@ def splits_of(plan: Plan, places: dict[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def test_the_grid_is_what_loops_by_hand_find(
-    whole: Tuned, places: dict[str, Any], tmp_path: Path
+    whole: TuneResult, places: dict[str, Any], tmp_path: Path
 ) -> None:
     plan = whole.plan
     run = run_plan(plan, tmp_path / "run", data=places["data"], cache=places["cache"])
@@ -141,7 +141,7 @@ def test_the_grid_is_what_loops_by_hand_find(
         assert mean(found[chosen]) == pytest.approx(highest, abs=1e-6)
 
 
-def test_a_plan_keeps_all_but_what_was_tuned(whole: Tuned) -> None:
+def test_a_plan_keeps_all_but_what_was_tuned(whole: TuneResult) -> None:
     before, after = small_plan(), load_plan(whole.path)
     assert after == whole.plan
     assert after.strategy == before.strategy
@@ -183,22 +183,22 @@ def test_folds_share_out_the_training_patients_and_nothing_else(
 
 
 def test_poisoned_test_cases_change_nothing(
-    whole: Tuned, places: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: TuneResult, places: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     test = {
         key for key, split in splits_of(small_plan(), places)["alpha"].items() if split == "test"
     }
     assert test
-    clean = Prepared.mapped
+    clean = PreparedDataset.mapped
 
-    def poisoned(self: Prepared) -> Tensor:
+    def poisoned(self: PreparedDataset) -> Tensor:
         canvases = clean(self).clone()
         for row, case in enumerate(self.index.cases):
             if self.index.dataset == "alpha" and case.key in test:
                 canvases[self.index.rows[row]] = float("nan")
         return canvases
 
-    monkeypatch.setattr(Prepared, "mapped", poisoned)
+    monkeypatch.setattr(PreparedDataset, "mapped", poisoned)
     prepared = prepared_dataset("alpha", data=places["data"], cache=places["cache"])
     seen = select(prepared, test, task="classification", scale=None, patch=BODY.patch, device=CPU)
     assert seen.patches.isnan().all(), "who looked at them would see it"
@@ -211,7 +211,7 @@ def test_poisoned_test_cases_change_nothing(
 
 @pytest.mark.parametrize("stop", [1, 5, 9])
 def test_a_stopped_search_goes_on(
-    whole: Tuned, places: dict[str, Any], tmp_path: Path, stop: int
+    whole: TuneResult, places: dict[str, Any], tmp_path: Path, stop: int
 ) -> None:
     out, seen = tmp_path / "plan.json", 0
 

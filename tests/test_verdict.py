@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hydrakit.errors import DataError
 from hydrakit.stats.intervals import newcombe_interval
-from hydrakit.stats.paired import Difference
+from hydrakit.stats.paired import PairedDifference
 from hydrakit.stats.verdict import (
     TableRow,
     difference_interval,
@@ -23,8 +23,10 @@ from hydrakit.stats.verdict import (
 PAPER = "Hydra, 48/60, 4, 15; transfer, 43/60, 4, 15; classical, 41/60, 4, 15"
 
 
-def made_up(difference: float, low: float, high: float, p: float, passes: int = 5) -> Difference:
-    return Difference(
+def made_up(
+    difference: float, low: float, high: float, p: float, passes: int = 5
+) -> PairedDifference:
+    return PairedDifference(
         first=0.8,
         second=0.8 - difference,
         difference=difference,

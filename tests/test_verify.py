@@ -14,7 +14,7 @@ from hydrakit.cli import main
 from hydrakit.maintenance.verify import verify
 from hydrakit.plan import Round
 from hydrakit.plan.results import EpochRecord
-from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.rundir import RunDir
 
 DIGESTED = (".json", ".jsonl", ".safetensors", ".csv")
@@ -100,7 +100,7 @@ def test_a_list_that_is_gone_or_broken_is_told_of(run: Path) -> None:
 
 
 def test_what_is_under_way_is_not_looked_at(runner: Runner) -> None:
-    class Stop(Watcher):
+    class Stop(RunCallback):
         def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
             if number == 2:
                 raise StopError

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 import click
 
 from hydrakit.cli import compare, data, folder, plugins, report, run, tune, weights
-from hydrakit.compute.signals import stoppable, stopped
+from hydrakit.compute.signals import describe_stop, stoppable
 from hydrakit.errors import HydrakitError, one_line
-from hydrakit.plugins.guard import DEBUG, PluginFault, where_traced
+from hydrakit.plugins.guard import DEBUG, PluginFault, traceback_location
 
 
 class Program(click.Group):
@@ -49,7 +49,7 @@ class Program(click.Group):
             with stoppable(), self._blaming(ctx):
                 return super().invoke(ctx)
         except PluginFault as error:
-            self._tell(error, f"{one_line(str(error))}{where_traced(error)}")
+            self._tell(error, f"{one_line(str(error))}{traceback_location(error)}")
             ctx.exit(1)
         except HydrakitError as error:
             self._tell(error, str(error))
@@ -62,7 +62,7 @@ class Program(click.Group):
             self._tell(error, f"{path}: {why}: see that it can be read and written, and what it is")
             ctx.exit(1)
         except KeyboardInterrupt as error:
-            stop = stopped(error, "give the same command again")
+            stop = describe_stop(error, "give the same command again")
             click.echo(f"hydrakit: {stop}", err=True)
             ctx.exit(stop.status)
 
@@ -85,7 +85,7 @@ class Program(click.Group):
             source = load_plugins().source_of(name) if name else None
             if source is None:
                 raise
-            with source.blamed_for(f"command {name!r}"):
+            with source.blame(f"command {name!r}"):
                 raise
 
 

@@ -15,7 +15,7 @@ from hydrakit.cli import params
 from hydrakit.data.quality.issues import PROBLEMS, WARNINGS
 
 if TYPE_CHECKING:
-    from hydrakit.data.prepared.index import Prepared
+    from hydrakit.data.prepared.index import PreparedDataset
     from hydrakit.data.quality.summary import CopyPair, Summary
     from hydrakit.hooks import DatasetAdapter
     from hydrakit.plan.model import Split
@@ -113,7 +113,7 @@ def _look(
     split: Split | None,
     seed: int,
     cache: Path | None,
-) -> tuple[Summary, Prepared | None]:
+) -> tuple[Summary, PreparedDataset | None]:
     """The summary, and the patches where there are any."""
     from hydrakit.data.prepared.prepare import prepare
     from hydrakit.data.quality.check import all_unusable, nothing_usable, summarise
@@ -151,7 +151,7 @@ def _teller(name: str) -> Callable[[int], None]:
 
 
 def _write_page(
-    path: Path, summary: Summary, prepared: Prepared | None, adapter: DatasetAdapter
+    path: Path, summary: Summary, prepared: PreparedDataset | None, adapter: DatasetAdapter
 ) -> None:
     from hydrakit.errors import DataError
     from hydrakit.report.check import check_page

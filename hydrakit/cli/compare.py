@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hydrakit.cli import params
-from hydrakit.compute.signals import stopped
+from hydrakit.compute.signals import describe_stop
 
 if TYPE_CHECKING:
-    from hydrakit.compare.engine import Compared, CompareWatcher
+    from hydrakit.compare.engine import CompareCallback, CompareResult
     from hydrakit.compute.devices import Precision
 
 
@@ -134,23 +134,23 @@ def compare(
                 checkpoint_every=checkpoint_every,
             )
     except KeyboardInterrupt as error:
-        raise stopped(error, "the same command goes on where it was") from None
+        raise describe_stop(error, "the same command goes on where it was") from None
     show(found, as_json=as_json)
     if found.failed:
         ctx.exit(1)
 
 
 @contextmanager
-def watching() -> Iterator[CompareWatcher]:
+def watching() -> Iterator[CompareCallback]:
     """A watcher that shows how a comparison goes, on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from hydrakit.cli.compare_progress import Lines, LiveLines
+    from hydrakit.cli.compare_progress import LiveCompareProgress, PlainCompareProgress
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield Lines()
+        yield PlainCompareProgress()
         return
     columns = [
         TextColumn("{task.description}"),
@@ -159,10 +159,10 @@ def watching() -> Iterator[CompareWatcher]:
         TimeRemainingColumn(),
     ]
     with Progress(*columns, console=console, transient=True) as progress:
-        yield LiveLines(progress)
+        yield LiveCompareProgress(progress)
 
 
-def show(found: Compared, *, as_json: bool) -> None:
+def show(found: CompareResult, *, as_json: bool) -> None:
     """Print Table II, the pairs and the verdict; on standard error, what failed."""
     comparison = found.comparison
     if as_json and comparison is not None:

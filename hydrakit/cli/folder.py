@@ -12,7 +12,7 @@ from hydrakit.cli import params
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hydrakit.maintenance.clean import Waste
+    from hydrakit.maintenance.clean import RemovableFiles
     from hydrakit.maintenance.status import ComparisonStatus, HolderStatus, RunStatus
 
 FEW = 10  # paths that are named of each kind
@@ -136,7 +136,7 @@ def clean(folder: Path, yes: bool) -> None:
     """
     from hydrakit.maintenance.clean import clean as engine
 
-    def agree(found: Sequence[Waste]) -> bool:
+    def agree(found: Sequence[RemovableFiles]) -> bool:
         for line in _told(found):
             click.echo(line)
         return yes or click.confirm("Remove them?")
@@ -148,7 +148,7 @@ def clean(folder: Path, yes: bool) -> None:
         click.echo("nothing was removed")
 
 
-def _told(found: Sequence[Waste]) -> list[str]:
+def _told(found: Sequence[RemovableFiles]) -> list[str]:
     """What can be removed, kind by kind; single paths where there are few."""
     lines = []
     for why in dict.fromkeys(each.why for each in found):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hydrakit.compute.signals import EVERY
+from hydrakit.compute.signals import CHECKPOINT_SECONDS
 
 if TYPE_CHECKING:
     from hydrakit.hooks import OptionValue
@@ -159,7 +159,7 @@ compute = options(
 checkpoint_every = click.option(
     "--checkpoint-every",
     type=click.FloatRange(min=0),
-    default=EVERY,
+    default=CHECKPOINT_SECONDS,
     show_default=True,
     metavar="SECONDS",
     help="Between two writings of a round's progress; an epoch that lasts longer has one each.",

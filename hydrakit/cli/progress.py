@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hydrakit.observers.log import data_lines, duration, figures, name_of, summary
-from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.callbacks import RunCallback
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -24,7 +24,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 @contextmanager
-def watching(plan: Plan) -> Iterator[Watcher]:
+def watching(plan: Plan) -> Iterator[RunCallback]:
     """A watcher that shows how the plan's run goes, on standard error."""
     from rich.console import Console
 
@@ -32,7 +32,7 @@ def watching(plan: Plan) -> Iterator[Watcher]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        plain = PlainWatcher(plan)
+        plain = PlainProgress(plan)
         with watching_index(plain.indexing):
             yield plain
         return
@@ -54,12 +54,12 @@ def watching(plan: Plan) -> Iterator[Watcher]:
         TimeRemainingColumn(),
     ]
     with Progress(*columns, console=console, transient=True) as progress:
-        live = LiveWatcher(plan, progress)
+        live = LiveProgress(plan, progress)
         with watching_index(live.indexing):
             yield live
 
 
-class PlainWatcher(Watcher):
+class PlainProgress(RunCallback):
     """One line now and then, and one for each round."""
 
     def __init__(self, plan: Plan) -> None:
@@ -131,7 +131,7 @@ class PlainWatcher(Watcher):
         return name_of(self.plan, number, round)
 
 
-class LiveWatcher(PlainWatcher):
+class LiveProgress(PlainProgress):
     """A bar for what is under way, above it a line for each round that is done."""
 
     def __init__(self, plan: Plan, progress: Progress) -> None:

@@ -72,7 +72,7 @@ def _keep_patches(
     rundir: RunDir, data: Path | None, roots: dict[str, Path], cache: Path | None
 ) -> None:
     """Add the patches of a finished run that has none, where the data is where it was."""
-    from hydrakit.report.cases import keep_shown
+    from hydrakit.report.cases import save_shown_cases
     from hydrakit.runs.rundir import SHOWN
 
     if rundir.results() is None or (rundir.path / SHOWN).is_file():
@@ -95,4 +95,4 @@ def _keep_patches(
     options = plan.dataset(plan.target).options
     adapter = plugins.dataset(plan.target)
     prepared = prepare(adapter, root, options=options, patch=plan.body.patch, cache=cache)
-    keep_shown(rundir, prepared, plugins=plugins)
+    save_shown_cases(rundir, prepared, plugins=plugins)

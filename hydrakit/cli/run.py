@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hydrakit.cli import params
-from hydrakit.compute.distributed import Team, one_voice
-from hydrakit.compute.signals import stopped
+from hydrakit.compute.distributed import ProcessGroup, report_first_error
+from hydrakit.compute.signals import describe_stop
 
 if TYPE_CHECKING:
     from hydrakit.compute.devices import Precision
@@ -91,7 +91,7 @@ def plan(*, data: Path | None, roots: dict[str, Path], out: Path | None, **given
 @params.checkpoint_every
 @params.cache
 @click.pass_context
-@one_voice()
+@report_first_error()
 def run(
     ctx: click.Context,
     /,
@@ -117,7 +117,7 @@ def run(
     The same command goes on where a stopped one left off, and ends with the same weights.
     """
     from hydrakit.cli.progress import watching
-    from hydrakit.cli.show import print_rehearsal, print_results
+    from hydrakit.cli.show import print_dry_run, print_results
     from hydrakit.plan.model import load_plan
     from hydrakit.runs.rundir import RunDir
 
@@ -145,7 +145,7 @@ def run(
     from hydrakit import engine  # torch: only once the plan is known to be right
     from hydrakit.observers.trackers import tracking
 
-    team = Team.here()
+    team = ProcessGroup.here()
     out = out or engine.default_out(the_plan)
     places: dict[str, Any] = {
         "out": out,
@@ -159,11 +159,11 @@ def run(
     }
     with (
         _resumable(out),
-        watching(the_plan) if team.leads else nullcontext() as shown,
+        watching(the_plan) if team.is_main else nullcontext() as shown,
         tracking(shown, track) as watcher,
     ):
         if dry:
-            rehearsal = engine.rehearse(the_plan, **places, watcher=watcher, trace=trace)
+            rehearsal = engine.dry_run(the_plan, **places, watcher=watcher, trace=trace)
         else:
             done = engine.run(
                 the_plan,
@@ -173,8 +173,8 @@ def run(
                 checkpoint_every=checkpoint_every,
             )
     if dry:
-        print_rehearsal(rehearsal)
-    elif team.leads:
+        print_dry_run(rehearsal)
+    elif team.is_main:
         print_results(done)
 
 
@@ -186,7 +186,7 @@ def _resumable(out: Path) -> Iterator[None]:
     except KeyboardInterrupt as error:
         begun = (out / "plan.json").is_file()
         again = f"`hydrakit run --resume {shlex.quote(str(out))}`" if begun else "the same command"
-        raise stopped(error, f"{again} goes on where it was") from None
+        raise describe_stop(error, f"{again} goes on where it was") from None
 
 
 def _is_given(ctx: click.Context, name: str) -> bool:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hydrakit.plan.results import Subgroup, TestResult
-    from hydrakit.runs.dry_run import Rehearsal
-    from hydrakit.runs.evaluate import Evaluation
+    from hydrakit.runs.dry_run import DryRun
+    from hydrakit.runs.evaluate import EvaluationResult
     from hydrakit.runs.rundir import RunDir
     from hydrakit.stats.comparison import Comparison
 
@@ -77,7 +77,7 @@ def print_results(rundir: RunDir) -> None:
     click.echo(f"report:  {rundir.report_path}")
 
 
-def print_rehearsal(found: Rehearsal) -> None:
+def print_dry_run(found: DryRun) -> None:
     """What a run would cost, and where it would be."""
     from hydrakit.observers.log import data_lines, duration
     from hydrakit.runs.dry_run import STEPS
@@ -149,7 +149,7 @@ def _subgroup(found: Subgroup) -> str:
     )
 
 
-def print_evaluation(evaluation: Evaluation, *, as_json: bool) -> None:
+def print_evaluation(evaluation: EvaluationResult, *, as_json: bool) -> None:
     """An evaluation, with what must be known to read it."""
     if as_json:
         result = evaluation.result.model_dump(mode="json")

@@ -100,7 +100,7 @@ def tune(
             raise click.UsageError(f"{option} is needed: see `hydrakit tune --help`")
     assert out is not None
 
-    from hydrakit.cli.progress import PlainWatcher
+    from hydrakit.cli.progress import PlainProgress
     from hydrakit.data.declared.adapter import plugins_at
     from hydrakit.data.dicom.index import watching_index
     from hydrakit.plan.profiles import make_plan
@@ -109,7 +109,7 @@ def tune(
 
     plugins = plugins_at(data, roots)
     plan = make_plan(strategy, datasets, plugins=plugins, **given)
-    watcher = PlainWatcher(plan)
+    watcher = PlainProgress(plan)
 
     def on_trial(number: int, done: int, of: int) -> None:
         round = plan.rounds[number - 1]
@@ -230,7 +230,7 @@ def order(
     if not target or not datasets:
         raise click.UsageError(f"{'--datasets' if target else '--target'} is needed")
 
-    from hydrakit.cli.progress import PlainWatcher
+    from hydrakit.cli.progress import PlainProgress
     from hydrakit.search.order import order as engine
 
     found = engine(
@@ -247,7 +247,7 @@ def order(
         roots=roots,
         device=device,
         cache=cache,
-        watcher=PlainWatcher,
+        watcher=PlainProgress,
         on_tried=_tell,
         precision=precision,
         deterministic=deterministic,

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING
 
 from hydrakit.compare.design import Cell, CompareDir, Description, Design
 from hydrakit.compare.launchers import Place, ending, run_groups
-from hydrakit.compare.scoring import Cases, cases_of, compared
-from hydrakit.compute.signals import EVERY
+from hydrakit.compare.scoring import ScoredCases, compare_cells, scored_cases
+from hydrakit.compute.signals import CHECKPOINT_SECONDS
 from hydrakit.data.declared.adapter import plugins_at
-from hydrakit.data.prepared.index import Prepared
+from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.prepared.prepare import prepare
-from hydrakit.data.quality.leakage import pass_gate
+from hydrakit.data.quality.leakage import check_leakage
 from hydrakit.data.read import check_root
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan.model import Plan
 from hydrakit.plugins.registry import Plugins
 from hydrakit.report import write_comparison_report
-from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.comparison import Comparison
 from hydrakit.storage.files import write_atomic
@@ -43,7 +43,7 @@ GPU_MEMORY = 4 * 2**30  # bytes; a run with some thousand patches takes 1 or 2
 GPU_THREADS = 2
 
 
-class CompareWatcher(Watcher):
+class CompareCallback(RunCallback):
     """Told how a comparison goes. These methods do nothing: override the ones of interest."""
 
     def begun(self, out: Path, cells: int, rounds: int, at_once: int) -> None:
@@ -63,7 +63,7 @@ class CompareWatcher(Watcher):
 
 
 @dataclass(frozen=True)
-class Compared:
+class CompareResult:
     """How a comparison ended.
 
     Attributes:
@@ -95,9 +95,9 @@ def compare(
     deterministic: bool = False,
     compiled: bool = False,
     cache: Path | None = None,
-    watcher: CompareWatcher | None = None,
-    checkpoint_every: float = EVERY,
-) -> Compared:
+    watcher: CompareCallback | None = None,
+    checkpoint_every: float = CHECKPOINT_SECONDS,
+) -> CompareResult:
     """Run the cells of a comparison that are not there yet, and compare the strategies.
 
     Cells run in processes of their own, which find the plugins by themselves. A cell that fails
@@ -122,7 +122,7 @@ def compare(
     Raises:
         HydrakitError: The design, the device, the folder or the data is impossible.
     """
-    roots, watcher = roots or {}, watcher or CompareWatcher()
+    roots, watcher = roots or {}, watcher or CompareCallback()
     plugins = plugins_at(data, roots)
     adapter = plugins.dataset(design.target)
     chosen = positive_class(adapter, positive)
@@ -143,16 +143,16 @@ def compare(
         checkpoint_every=checkpoint_every,
     )
     cases = _prepare(plans, plugins, place, chosen, watcher)
-    board = _Board(CompareDir(place.out), plans, watcher, design, cases, plugins)
+    board = CellTracker(CompareDir(place.out), plans, watcher, design, cases, plugins)
     board.here.begin()
     with locked(place.out):
         board.here.check(design)  # another process may have begun here
         board.write()
         watcher.begun(here.path, len(plans), sum(len(p.rounds) for p in plans.values()), workers)
         board.run(place, workers)
-        comparison = compared(board.here, design, cases)
+        comparison = compare_cells(board.here, design, cases)
         board.publish(comparison)
-    return Compared(here.path, comparison, board.failures)
+    return CompareResult(here.path, comparison, board.failures)
 
 
 def divided(jobs: int | None, device: str, groups: int) -> tuple[int, tuple[str, ...], int]:
@@ -208,15 +208,15 @@ def _prepare(
     plugins: Plugins,
     place: Place,
     positive: str,
-    watcher: CompareWatcher,
-) -> Cases:
+    watcher: CompareCallback,
+) -> ScoredCases:
     """Prepare every dataset once, so that no process waits for another, and see that it splits."""
     plan = next(iter(plans.values()))
     adapters = {dataset.name: plugins.dataset(dataset.name) for dataset in plan.datasets}
     where = {name: root_of(name, place.data, place.roots) for name in adapters}
     for name, adapter in adapters.items():
         check_root(adapter, where[name])
-    prepared: dict[str, Prepared] = {}
+    prepared: dict[str, PreparedDataset] = {}
     for dataset in plan.datasets:
         name = dataset.name
         prepared[name] = prepare(
@@ -227,19 +227,19 @@ def _prepare(
             cache=place.cache,
             on_case=lambda cases, name=name: watcher.preparing(name, cases),  # type: ignore[misc]
         )
-    gate = pass_gate(prepared, adapters, plan, cache=place.cache)
-    return cases_of(prepared[plan.target].index, gate.units[plan.target], positive)
+    gate = check_leakage(prepared, adapters, plan, cache=place.cache)
+    return scored_cases(prepared[plan.target].index, gate.units[plan.target], positive)
 
 
 @dataclass
-class _Board:
+class CellTracker:
     """What has become of the cells, as their folders tell it."""
 
     here: CompareDir
     plans: Mapping[Cell, Plan]
-    watcher: CompareWatcher
+    watcher: CompareCallback
     design: Design
-    cases: Cases
+    cases: ScoredCases
     plugins: Plugins
     told: set[Cell] = field(default_factory=set)
     published: int = 0  # cells that had ended when a report was last written
@@ -297,7 +297,7 @@ class _Board:
             return
         self.published = ended
         with suppress(DataError):  # too few cells to have an AUC, perhaps: at the end it is said
-            found = compared(self.here, self.design, self.cases, under_way=True)
+            found = compare_cells(self.here, self.design, self.cases, under_way=True)
             self.publish(found)
             if found is not None:
                 self.next_look = time.monotonic() + SECONDS_BETWEEN_REPORTS

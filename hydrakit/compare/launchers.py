@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydrakit.compare.design import Cell, CompareDir
-from hydrakit.compute.signals import Stopped, stoppable
+from hydrakit.compute.signals import StopRequested, stoppable
 from hydrakit.errors import HydrakitError, one_line
 from hydrakit.plan.model import Plan
-from hydrakit.plugins.guard import PluginFault, described
+from hydrakit.plugins.guard import PluginFault, describe_error
 from hydrakit.runs.rundir import RunDir
 from hydrakit.storage.files import write_atomic
 
@@ -261,7 +261,7 @@ def _work(pipe: Connection, place: Place, device: str) -> None:
 
     torch.set_num_threads(place.threads)
     here = CompareDir(place.out)
-    with suppress(Stopped), stoppable([signal.SIGTERM]):  # the parent's `stop`
+    with suppress(StopRequested), stoppable([signal.SIGTERM]):  # the parent's `stop`
         while True:
             cell, plan = pipe.recv()
             _run_cell(cell, plan, here, place, device)
@@ -292,7 +292,7 @@ def _run_cell(cell: Cell, plan: Plan, here: CompareDir, place: Place, device: st
     except HydrakitError as error:
         _write_failure(here, cell, one_line(str(error)))
     except Exception as error:  # a bug, or no memory: its traceback stands in the file
-        _write_failure(here, cell, f"{traceback.format_exc()}{described(error)}")
+        _write_failure(here, cell, f"{traceback.format_exc()}{describe_error(error)}")
 
 
 def _write_failure(here: CompareDir, cell: Cell, text: str) -> None:

@@ -20,7 +20,7 @@ from hydrakit.stats.intervals import mean_auc
 from hydrakit.stats.metrics import auc
 from hydrakit.stats.paired import compare
 from hydrakit.stats.subgroups import subgroups_of
-from hydrakit.stats.tested import Row, Tested, gather
+from hydrakit.stats.tested import Row, ScoreTable, gather
 from hydrakit.stats.verdict import verdicts
 from hydrakit.storage.files import read_rows
 from hydrakit.version import version
@@ -29,7 +29,7 @@ LEVEL = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cases:
+class ScoredCases:
     """The target's cases.
 
     Attributes:
@@ -45,7 +45,7 @@ class Cases:
     subgroups: Mapping[str, Subgroups]
 
 
-def cases_of(index: Index, units: Mapping[str, str], positive: str) -> Cases:
+def scored_cases(index: Index, units: Mapping[str, str], positive: str) -> ScoredCases:
     """The cases of a prepared dataset.
 
     Args:
@@ -56,7 +56,7 @@ def cases_of(index: Index, units: Mapping[str, str], positive: str) -> Cases:
     names = [case.finding for case in index.cases]
     found = Findings.of(names)
     told = found.subgroups([case.subgroups for case in index.cases])
-    return Cases(
+    return ScoredCases(
         positive=positive,
         finding={case.key: case.finding for case in index.cases},
         patient=dict(units),
@@ -64,8 +64,8 @@ def cases_of(index: Index, units: Mapping[str, str], positive: str) -> Cases:
     )
 
 
-def compared(
-    here: CompareDir, design: Design, cases: Cases, *, under_way: bool = False
+def compare_cells(
+    here: CompareDir, design: Design, cases: ScoredCases, *, under_way: bool = False
 ) -> Comparison | None:
     """The comparison of the cells that are done, or None where no fold has all strategies.
 
@@ -136,7 +136,7 @@ def compared(
     )
 
 
-def _pairs(tested: Mapping[str, Tested]) -> tuple[Pair, ...]:
+def _pairs(tested: Mapping[str, ScoreTable]) -> tuple[Pair, ...]:
     first, *others = tested
     differences = {
         (first, other): compare(tested[first], tested[other], level=LEVEL) for other in others
@@ -161,7 +161,7 @@ def _pairs(tested: Mapping[str, Tested]) -> tuple[Pair, ...]:
 
 
 def _figures(
-    here: CompareDir, name: str, tested: Tested, cells: Sequence[Cell], positive: str
+    here: CompareDir, name: str, tested: ScoreTable, cells: Sequence[Cell], positive: str
 ) -> StrategyFigures:
     found = mean_auc(tested, level=LEVEL)
     results = [_results(here, cell) for cell in cells]
@@ -205,7 +205,7 @@ def _predictions(here: CompareDir, cell: Cell, split: str) -> list[dict[str, str
         ) from None
 
 
-def _rows(here: CompareDir, cells: Sequence[Cell], cases: Cases) -> list[Row]:
+def _rows(here: CompareDir, cells: Sequence[Cell], cases: ScoredCases) -> list[Row]:
     """The scores of all tested cases of some cells.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Literal, cast
 import torch
 from torch import nn
 
-from hydrakit.compute.distributed import ALONE, Team
+from hydrakit.compute.distributed import ALONE, ProcessGroup
 from hydrakit.errors import PlanError
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -36,7 +36,7 @@ class Compute:
     precision: Literal["float32", "bfloat16"] = "float32"
     deterministic: bool = True
     compiled: bool = False
-    team: Team = ALONE
+    team: ProcessGroup = ALONE
 
     def training(self) -> torch.autocast:
         """The context of a forward pass in training."""
@@ -82,7 +82,7 @@ def choose_compute(
     Raises:
         PlanError: There is no such device here, or it cannot do that.
     """
-    team = Team.here()
+    team = ProcessGroup.here()
     where = choose_device(device)
     if team.size > 1:
         where = _own_device(where, team)
@@ -94,7 +94,7 @@ def choose_compute(
     return Compute(where, precision, deterministic or where.type == "cpu", compiled, team)
 
 
-def _own_device(device: torch.device, team: Team) -> torch.device:
+def _own_device(device: torch.device, team: ProcessGroup) -> torch.device:
     """The device of one of several processes; what is wrong is told alike in each of them."""
     if team.nodes > 1:
         raise PlanError(
@@ -142,7 +142,7 @@ def choose_device(name: str) -> torch.device:
 
 
 @contextmanager
-def algorithms(compute: Compute) -> Iterator[None]:
+def deterministic_algorithms(compute: Compute) -> Iterator[None]:
     """Have cuDNN choose algorithms that repeat their results, if that is asked for.
 
     It is not told to time all of them (`cudnn.benchmark`): a run of seven rounds spent 4 of 14 s on
@@ -158,7 +158,7 @@ def algorithms(compute: Compute) -> Iterator[None]:
 
 
 @contextmanager
-def placed(module: nn.Module, device: torch.device) -> Iterator[None]:
+def on_device(module: nn.Module, device: torch.device) -> Iterator[None]:
     """Have a module on another device for a while."""
     before = next(module.parameters()).device
     module.to(device)
@@ -169,7 +169,7 @@ def placed(module: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def threads(count: int) -> Iterator[None]:
+def thread_count(count: int) -> Iterator[None]:
     """Use so many threads of the CPU."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)

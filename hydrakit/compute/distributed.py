@@ -68,7 +68,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """The processes that train together, as one of them sees them; by default it is alone.
 
     Attributes:
@@ -82,7 +82,7 @@ class Team:
     nodes: int = 1
 
     @classmethod
-    def here(cls) -> Team:
+    def here(cls) -> ProcessGroup:
         """What torchrun says in the environment; without it a process is alone."""
         if not all(name in os.environ for name in NEEDED):
             return cls()
@@ -91,7 +91,7 @@ class Team:
         return cls(int(os.environ["RANK"]), size, -(-size // local))
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process is the one that writes and prints."""
         return self.rank == 0
 
@@ -111,16 +111,16 @@ class Team:
             distributed.barrier()
 
     @contextmanager
-    def leader_first(self) -> Iterator[None]:
+    def main_process_first(self) -> Iterator[None]:
         """The leader runs the block, then the others, who find what it left in the cache."""
-        if not self.leads:
+        if not self.is_main:
             self.wait()
         yield
-        if self.leads:
+        if self.is_main:
             self.wait()
         self.wait()
 
-    def agreed(self, record: Record) -> Record:
+    def broadcast(self, record: Record) -> Record:
         """The leader's record, so that what is decided by it is the same in every process."""
         if self.size == 1:
             return record
@@ -131,7 +131,7 @@ class Team:
         text = torch.frombuffer(bytearray(record.model_dump_json().encode()), dtype=torch.uint8)
         length = torch.tensor(len(text), device=device)
         distributed.broadcast(length, src=0)
-        told = text.to(device) if self.leads else text.new_empty(int(length), device=device)
+        told = text.to(device) if self.is_main else text.new_empty(int(length), device=device)
         distributed.broadcast(told, src=0)
         return type(record).model_validate_json(bytes(told.tolist()))
 
@@ -150,7 +150,7 @@ class Team:
         import torch
         from torch import distributed
 
-        with one_voice(), warnings.catch_warnings():
+        with report_first_error(), warnings.catch_warnings():
             # Of 1x1 convolutions, whose numbers lie in the same order in both layouts.
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
             on_gpu = device.type == "cuda"
@@ -171,11 +171,11 @@ class Team:
         distributed.destroy_process_group()
 
 
-ALONE = Team()
+ALONE = ProcessGroup()
 
 
 @contextmanager
-def one_voice() -> Iterator[None]:
+def report_first_error() -> Iterator[None]:
     """When a block fails in several processes, only the first to fail tells; the others exit.
 
     Whoever fails leaves a note at the launcher. Most failures are the same in every process, or
@@ -187,14 +187,14 @@ def one_voice() -> Iterator[None]:
     try:
         yield
     except (Exception, KeyboardInterrupt):
-        team = Team.here()
+        team = ProcessGroup.here()
         if team.size > 1 and not _is_first(team):
             time.sleep(GRACE)
             raise SystemExit(1) from None
         raise
 
 
-def _is_first(team: Team) -> bool:
+def _is_first(team: ProcessGroup) -> bool:
     """Note down that this process failed; whether none had before."""
     first: bytes = _store(MEETING).compare_set("failed", "", str(team.rank))
     return first.decode() == str(team.rank)

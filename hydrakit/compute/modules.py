@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+StateDict = dict[str, Tensor]
+
 _DROPOUT = (
     nn.Dropout,
     nn.Dropout1d,

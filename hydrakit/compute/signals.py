@@ -12,14 +12,14 @@ SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
 )
 
-EVERY = 5.0
+CHECKPOINT_SECONDS = 5.0
 """Seconds between two writings of a round's progress; epochs that last longer have one each."""
 
 _asked: list[int] = []
 """Signals that came in the block under way, in order."""
 
 
-class Stopped(KeyboardInterrupt):
+class StopRequested(KeyboardInterrupt):
     """A signal asks the process to end; being no error, nothing that handles errors holds it.
 
     Attributes:
@@ -45,7 +45,7 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stoppable(signals: Sequence[int] = SIGNALS) -> Iterator[None]:
-    """Raise `Stopped` in a block at a signal, so that what is under way is put in order first.
+    """Raise `StopRequested` in a block at a signal, so that work under way can be tidied first.
 
     Python looks at signals between two steps of a program: an operation of torch ends before.
     Outside of the main thread, where Python allows no handlers, the block runs as it is.
@@ -59,14 +59,14 @@ def stoppable(signals: Sequence[int] = SIGNALS) -> Iterator[None]:
             if other != signal.SIGINT:
                 signal.signal(other, signal.SIG_IGN)
         _asked.append(number)
-        raise Stopped(number)
+        raise StopRequested(number)
 
     before = {number: signal.signal(number, stop) for number in signals}
     try:
         yield
     except Exception as error:
         if _asked:  # code in C can make another error of it
-            raise Stopped(_asked[0]) from error
+            raise StopRequested(_asked[0]) from error
         raise
     finally:
         _asked.clear()
@@ -75,7 +75,7 @@ def stoppable(signals: Sequence[int] = SIGNALS) -> Iterator[None]:
 
 
 def check() -> None:
-    """Raise `Stopped` if a signal came whose exception somebody swallowed.
+    """Raise `StopRequested` if a signal came whose exception somebody swallowed.
 
     Python drops exceptions that arise in a destructor or a callback of C, and a package that is
     imported may catch all of them. Whatever repeats for long calls this.
@@ -84,11 +84,11 @@ def check() -> None:
         Stopped: A signal has asked to stop.
     """
     if _asked:
-        raise Stopped(_asked[0])
+        raise StopRequested(_asked[0])
 
 
-def stopped(error: KeyboardInterrupt, remedy: str = "") -> Stopped:
+def describe_stop(error: KeyboardInterrupt, remedy: str = "") -> StopRequested:
     """What stopped a block, with how it goes on; Python's own interrupt is that of Ctrl-C."""
-    if isinstance(error, Stopped):
-        return Stopped(error.number, error.remedy or remedy)
-    return Stopped(signal.SIGINT, remedy)
+    if isinstance(error, StopRequested):
+        return StopRequested(error.number, error.remedy or remedy)
+    return StopRequested(signal.SIGINT, remedy)

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hydrakit.data.augment import Views, plain
-from hydrakit.data.prepared.index import Case, Prepared
+from hydrakit.data.prepared.index import PreparedCase, PreparedDataset
 from hydrakit.hooks import DatasetAdapter, Task
 from hydrakit.stats.tasks import Scale, scale_of, targets_of, to_tensor
 
 
 @dataclass(frozen=True)
-class Cases:
+class CaseSet:
     """Cases that are looked at as they are: a validation or a test split.
 
     Attributes:
@@ -32,13 +32,13 @@ class Cases:
     dataset: str
     patches: Tensor
     labels: NDArray[np.int64] | NDArray[np.float64]
-    cases: tuple[Case, ...]
+    cases: tuple[PreparedCase, ...]
     task: Task
     scale: Scale | None
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedDataset:
     """A dataset ready for training.
 
     Attributes:
@@ -56,9 +56,9 @@ class Loaded:
     name: str
     classes: tuple[str, ...]
     patch: int
-    train: Canvases
+    train: PatchStore
     train_labels: Tensor
-    val: Cases
+    val: CaseSet
     task: Task
     scale: Scale | None
     splits: dict[str, str]
@@ -70,22 +70,22 @@ class Loaded:
 
 
 def select(
-    prepared: Prepared,
+    prepared: PreparedDataset,
     keys: set[str],
     *,
     task: Task,
     scale: Scale | None,
     patch: int,
     device: torch.device,
-) -> Cases:
+) -> CaseSet:
     """The labelled cases of these keys, unaugmented, on a device."""
     chosen = [
         (row, case, case.label)
         for row, case in enumerate(prepared.index.cases)
         if case.key in keys and case.label is not None
     ]
-    canvases = Canvases(prepared, [row for row, _, _ in chosen], torch.device("cpu"))
-    return Cases(
+    canvases = PatchStore(prepared, [row for row, _, _ in chosen], torch.device("cpu"))
+    return CaseSet(
         dataset=prepared.index.dataset,
         patches=canvases.plain(patch).to(device),
         labels=targets_of([label for _, _, label in chosen], task),
@@ -96,13 +96,13 @@ def select(
 
 
 def load(
-    prepared: Prepared,
+    prepared: PreparedDataset,
     adapter: DatasetAdapter,
     *,
     splits: dict[str, str],
     patch: int,
     device: torch.device,
-) -> Loaded:
+) -> LoadedDataset:
     """Put the training and validation splits of a prepared dataset onto a device.
 
     The test split stays on disk: nothing that trains or selects can be handed it.
@@ -120,11 +120,11 @@ def load(
     targets = targets_of(labels, adapter.task)
     scale = scale_of(targets, adapter.task)
     val = {key for key, name in splits.items() if name == "val"}
-    return Loaded(
+    return LoadedDataset(
         name=adapter.name,
         classes=adapter.classes,
         patch=patch,
-        train=Canvases(prepared, rows, device),
+        train=PatchStore(prepared, rows, device),
         train_labels=to_tensor(targets, scale),
         val=select(prepared, val, task=adapter.task, scale=scale, patch=patch, device=device),
         task=adapter.task,
@@ -136,7 +136,7 @@ def load(
 LOADED_AT_ONCE = 256
 
 
-class Canvases:
+class PatchStore:
     """Prepared patches of some cases; what is taken of them comes z-scored, on the device.
 
     On a CPU they stay mapped from disk and nothing is copied but what is taken; a GPU gets all of
@@ -144,7 +144,9 @@ class Canvases:
     that each pixel of a view is the mean by sum to 1.
     """
 
-    def __init__(self, prepared: Prepared, rows: Sequence[int], device: torch.device) -> None:
+    def __init__(
+        self, prepared: PreparedDataset, rows: Sequence[int], device: torch.device
+    ) -> None:
         """Of the cases with these indices into ``prepared.index.cases``."""
         index = prepared.index
         found = [index.patients[index.cases[row].patient] for row in rows]

@@ -17,7 +17,7 @@ from hydrakit.compare.design import FILE as COMPARE
 from hydrakit.compare.design import CompareDir
 from hydrakit.errors import PlanError
 from hydrakit.runs.rundir import RunDir
-from hydrakit.storage.digests import FILE, faults, update_digests
+from hydrakit.storage.digests import FILE, damaged_files, update_digests
 from hydrakit.storage.lock import locked
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}")
@@ -29,7 +29,7 @@ SHARED = "rounds that the cells of the finished comparison shared"
 
 
 @dataclass(frozen=True)
-class Waste:
+class RemovableFiles:
     """What can be removed.
 
     Attributes:
@@ -43,7 +43,7 @@ class Waste:
     size: int
 
 
-def clean(folder: Path, agree: Callable[[Sequence[Waste]], bool]) -> list[Waste]:
+def clean(folder: Path, agree: Callable[[Sequence[RemovableFiles]], bool]) -> list[RemovableFiles]:
     """Remove what nobody needs from the folder of a run or of a comparison; gives what it was.
 
     Args:
@@ -84,7 +84,7 @@ def _runs(here: CompareDir) -> list[RunDir]:
     return [RunDir(path.parent) for path in sorted(here.path.glob("cells/*/plan.json"))]
 
 
-def _of_run(run: RunDir) -> Iterator[Waste]:
+def _of_run(run: RunDir) -> Iterator[RemovableFiles]:
     finished = run.results_path.is_file()
     yield from _left(run.path, "*", "heads/*", "rounds/*/*")
     for path in sorted(run.path.glob("rounds/*.*")):
@@ -95,7 +95,7 @@ def _of_run(run: RunDir) -> Iterator[Waste]:
             yield from (_waste(path, WEIGHTS) for path in _weights(folder))
 
 
-def _of_comparison(here: CompareDir) -> Iterator[Waste]:
+def _of_comparison(here: CompareDir) -> Iterator[RemovableFiles]:
     yield from _left(here.path, "*", "cells/*")
     cells = here.description().design.cells()
     finished = all(here.status(cell) == "done" for cell in cells) and here.comparison_path.is_file()
@@ -106,7 +106,7 @@ def _of_comparison(here: CompareDir) -> Iterator[Waste]:
             yield _waste(path, SHARED)
 
 
-def _left(folder: Path, *patterns: str) -> Iterator[Waste]:
+def _left(folder: Path, *patterns: str) -> Iterator[RemovableFiles]:
     """Temporary files; not those in a folder that goes as a whole, or of a round under way."""
     for pattern in patterns:
         for path in sorted(folder.glob(pattern)):
@@ -120,16 +120,16 @@ def _weights(folder: Path) -> list[Path]:
     return sorted(path for name in names for path in folder.glob(f"{name}.safetensors"))
 
 
-def _waste(path: Path, why: str) -> Waste:
+def _waste(path: Path, why: str) -> RemovableFiles:
     files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
-    return Waste(path, why, sum(each.stat().st_size for each in files))
+    return RemovableFiles(path, why, sum(each.stat().st_size for each in files))
 
 
 def _check(run: RunDir) -> None:
     """See that a finished run does not need its rounds."""
     if not run.results_path.is_file():
         return
-    for name, wrong in faults(run.path):
+    for name, wrong in damaged_files(run.path):
         raise PlanError(f"{run.path / name}: {wrong}: {run.remedy(name)}. Nothing was removed")
     heads = {run.head_path(name) for round in run.plan().rounds for name in round.heads}
     for path in (run.body_path, *sorted(heads)):
@@ -137,7 +137,7 @@ def _check(run: RunDir) -> None:
             raise PlanError(f"{path}: is missing: {run.remedy(path.name)}. Nothing was removed")
 
 
-def _remove(found: Sequence[Waste], runs: Sequence[RunDir]) -> None:
+def _remove(found: Sequence[RemovableFiles], runs: Sequence[RunDir]) -> None:
     """Remove, and have digests tell only of what is there, whenever this may be stopped."""
     for run in runs:
         folders = [path.parent for path in {each.path for each in found if each.why == WEIGHTS}]

@@ -69,7 +69,7 @@ class RoundStatus(Frozen):
     problem: str | None = None
 
 
-State = Literal["finished", "running", "stopped"]
+RunState = Literal["finished", "running", "stopped"]
 
 
 class RunStatus(Frozen):
@@ -88,7 +88,7 @@ class RunStatus(Frozen):
 
     kind: Literal["run"] = "run"
     path: str
-    state: State
+    state: RunState
     strategy: Name
     target: Name
     holder: HolderStatus | None
@@ -124,7 +124,7 @@ class ComparisonStatus(Frozen):
 
     kind: Literal["comparison"] = "comparison"
     path: str
-    state: State
+    state: RunState
     holder: HolderStatus | None
     cells: tuple[CellStatus, ...]
 
@@ -239,7 +239,7 @@ def _holder(folder: Path) -> HolderStatus | None:
     return HolderStatus(**found.model_dump(), alive=found.alive()) if found else None
 
 
-def _state(finished: bool, holder: HolderStatus | None) -> State:
+def _state(finished: bool, holder: HolderStatus | None) -> RunState:
     if holder is not None and holder.alive is not False:
         return "running"
     return "finished" if finished else "stopped"

@@ -8,7 +8,7 @@ from pathlib import Path
 from hydrakit.errors import PlanError
 from hydrakit.runs.rundir import RunDir
 from hydrakit.schema import Frozen
-from hydrakit.storage.digests import FILE, faults, known_digest, look_again, read_digests
+from hydrakit.storage.digests import FILE, damaged_files, known_digest, look_again, read_digests
 
 ROUNDS = ("rounds", "kept")
 """Folders of rounds: of a run, of runs that share them, of a plan that is tuned."""
@@ -17,7 +17,7 @@ UNFINISHED = (".part", ".new")
 """How folders end that were not finished."""
 
 
-class Damaged(Frozen):
+class DamagedFile(Frozen):
     """A file that is not as it was written.
 
     Attributes:
@@ -35,7 +35,7 @@ class Damaged(Frozen):
         return ": ".join(part for part in (self.path, self.wrong, self.remedy) if part)
 
 
-class Verified(Frozen):
+class VerifyResult(Frozen):
     """What `verify` found.
 
     Attributes:
@@ -47,11 +47,11 @@ class Verified(Frozen):
 
     folder: str
     files: int
-    damaged: tuple[Damaged, ...]
+    damaged: tuple[DamagedFile, ...]
     unknown: tuple[str, ...]
 
 
-def verify(folder: Path) -> Verified:
+def verify(folder: Path) -> VerifyResult:
     """Look at every file below a folder of which it is told what it was when it was written.
 
     Args:
@@ -77,11 +77,11 @@ def verify(folder: Path) -> Verified:
             digests = read_digests(path)
         except PlanError as error:
             said = str(error).removeprefix(f"{path / FILE}: ")
-            damaged.append(Damaged(path=str(path / FILE), wrong=said, remedy=""))
+            damaged.append(DamagedFile(path=str(path / FILE), wrong=said, remedy=""))
             continue
         damaged += [*wrong, *_changed_plan(path)]
         sound += len(digests.files) - len(wrong) if digests else 0
-    return Verified(
+    return VerifyResult(
         folder=str(folder),
         files=sound,
         damaged=tuple({each.path: each for each in damaged}.values()),
@@ -101,19 +101,19 @@ def _finished(top: Path) -> list[Path]:
     return sorted(path for path in (*rounds, *runs) if _is_whole(path, top))
 
 
-def _damaged(folder: Path) -> Iterator[Damaged]:
+def _damaged(folder: Path) -> Iterator[DamagedFile]:
     """The files of one folder that are not what its digests tell."""
-    for name, wrong in faults(folder):
+    for name, wrong in damaged_files(folder):
         run = RunDir(folder)
         if folder.parent.name in ROUNDS:
             run = RunDir(folder.parent.parent)
             remedy = f"restore it, or {run.again(folder)}"
         else:
             remedy = run.remedy(name)
-        yield Damaged(path=str(folder / name), wrong=wrong, remedy=remedy)
+        yield DamagedFile(path=str(folder / name), wrong=wrong, remedy=remedy)
 
 
-def _changed_plan(folder: Path) -> Iterator[Damaged]:
+def _changed_plan(folder: Path) -> Iterator[DamagedFile]:
     """The plan of a round's run, if it is another now."""
     digests, path = read_digests(folder), folder.parent.parent / "plan.json"
     if digests is None or digests.plan is None:
@@ -124,4 +124,4 @@ def _changed_plan(folder: Path) -> Iterator[Damaged]:
         wrong = f"was changed since {folder.name} was trained by it"
     else:
         return
-    yield Damaged(path=str(path), wrong=wrong, remedy="restore it from a copy")
+    yield DamagedFile(path=str(path), wrong=wrong, remedy="restore it from a copy")

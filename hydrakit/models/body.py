@@ -6,9 +6,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hydrakit.compute.distributed import Team
+from hydrakit.compute.distributed import ProcessGroup
 from hydrakit.compute.modules import logits_of
-from hydrakit.models.layers import BatchNorm, Dropout, Norm, gathered, norm_of, statistics, use
+from hydrakit.models.layers import (
+    BatchNorm,
+    Dropout,
+    NormLayer,
+    build_norm,
+    gather_rows,
+    statistics,
+    use,
+)
 from hydrakit.plan.model import BodySpec
 from hydrakit.rounds import Train
 
@@ -23,11 +31,11 @@ class Block(nn.Module):
     def __init__(self, inputs: int, outputs: int, dropout: float, spec: BodySpec) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, kernel_size=3)
-        self.norm1 = norm_of(spec, outputs)
+        self.norm1 = build_norm(spec, outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, kernel_size=3)
-        self.norm2 = norm_of(spec, outputs)
+        self.norm2 = build_norm(spec, outputs)
         self.conv3 = nn.Conv2d(outputs, outputs, kernel_size=1)
-        self.norm3 = norm_of(spec, outputs)
+        self.norm3 = build_norm(spec, outputs)
         self.dropout = Dropout(dropout)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -57,7 +65,7 @@ def _channels_last(images: Tensor) -> Tensor:
     return ordered.as_strided(images.shape, strides)
 
 
-def _normed(conv: nn.Conv2d, norm: Norm, images: Tensor) -> Tensor:
+def _normed(conv: nn.Conv2d, norm: NormLayer, images: Tensor) -> Tensor:
     """A convolution and its norm; batch norm in evaluation mode in one, with scaled weights."""
     if norm.training or not isinstance(norm, BatchNorm):
         maps: Tensor = norm(conv(images))
@@ -91,7 +99,7 @@ class Body(nn.Module):
         )
         self.dense = nn.Linear(spec.channels[-1] * spec.flat_side() ** 2, spec.features)
         self.dropout = Dropout(dropout)
-        lay_out(self)
+        use_channels_last(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Turn images ``(batch, channels, height, width)`` into ``(batch, features)``.
@@ -123,7 +131,7 @@ class Body(nn.Module):
         return self
 
 
-def lay_out(body: Body) -> None:
+def use_channels_last(body: Body) -> None:
     """Order the weights of convolutions in memory as those of channels-last images are.
 
     The numbers stay the same; training on a CPU is 1.2 times faster with both.
@@ -133,7 +141,7 @@ def lay_out(body: Body) -> None:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
-class Joined(nn.Module):
+class BodyWithHead(nn.Module):
     """A body with a head on it: images ``(batch, channels, height, width)`` to logits."""
 
     def __init__(self, body: Body, head: nn.Module) -> None:
@@ -147,14 +155,14 @@ class Joined(nn.Module):
         return logits
 
 
-class Shared(Joined):
-    """`Joined`, trained by several processes: the body on its own rows of a batch in each of them.
+class ParallelBodyWithHead(BodyWithHead):
+    """`BodyWithHead` for several processes: each runs the body on its own rows of a batch.
 
     The head gets the whole batch in each: it costs little, and any head so does what it would do
     in a single process.
     """
 
-    def __init__(self, body: Body, head: nn.Module, team: Team) -> None:
+    def __init__(self, body: Body, head: nn.Module, team: ProcessGroup) -> None:
         super().__init__(body, head)
         self.team = team
         self._divided = [
@@ -165,7 +173,7 @@ class Shared(Joined):
         """Give the logits ``(total, classes)`` of the whole batch for one part's images.
 
         Args:
-            images: As `Team.part` tells; all of the batch where it gives None.
+            images: As `ProcessGroup.part` tells; all of the batch where it gives None.
             total: Rows of the whole batch; None for those of the images.
         """
         part = None if total is None else self.team.part(total)
@@ -173,14 +181,14 @@ class Shared(Joined):
             return super().forward(images)
         for layer in self._divided:
             layer.part = part
-        features = gathered(self.body(images).float(), part)
+        features = gather_rows(self.body(images).float(), part)
         for layer in self._divided:
             layer.part = None
         logits: Tensor = self.head(features)
         return logits
 
 
-def joined(body: Body, head: nn.Module) -> Joined:
+def attach_head(body: Body, head: nn.Module) -> BodyWithHead:
     """Put a head on a body, once it is known to take the body's features.
 
     Both are used as they are, not copied: training the joined module trains them.
@@ -195,7 +203,7 @@ def joined(body: Body, head: nn.Module) -> Joined:
         raise ValueError(f"the head does not take the body's {features} features") from error
     if len(shape) != 2 or shape[0] != 2:
         raise ValueError(f"a head gives logits of shape (2, classes) for a batch of 2, got {shape}")
-    return Joined(body, head)
+    return BodyWithHead(body, head)
 
 
 def freeze(body: Body, frozen: bool = True) -> None:

@@ -52,7 +52,7 @@ class Dropout(nn.Dropout):
 
     def _draw(self, like: Tensor) -> Tensor:
         if like.device.type == "cpu" and not torch.compiler.is_compiling():
-            return kept(pieces(like), self.p)
+            return keep_mask(random_pieces(like), self.p)
         return torch.rand(like.shape, device=like.device) >= self.p
 
 
@@ -155,7 +155,7 @@ class _Gathered(torch.autograd.Function):
         return grad[ctx.part.rows] * ctx.part.size, None
 
 
-def gathered(rows: Tensor, part: Part) -> Tensor:
+def gather_rows(rows: Tensor, part: Part) -> Tensor:
     """The whole batch of which each process has some rows; what follows must be alike in all."""
     whole: Tensor = _Gathered.apply(rows, part)  # type: ignore[no-untyped-call]
     return whole
@@ -170,7 +170,7 @@ def _whole(rows: Tensor, part: Part) -> Tensor:
     return torch.empty(shape, dtype=rows.dtype, device=rows.device, memory_format=layout)
 
 
-def pieces(like: Tensor) -> Tensor:
+def random_pieces(like: Tensor) -> Tensor:
     """Random int16 numbers from torch's generator of the CPU, in a tensor's shape and layout."""
     count = like.numel()
     words = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
@@ -179,7 +179,7 @@ def pieces(like: Tensor) -> Tensor:
     return words.view(torch.int16)[:count].as_strided(like.shape, like.stride())
 
 
-def kept(pieces: Tensor, probability: float) -> Tensor:
+def keep_mask(pieces: Tensor, probability: float) -> Tensor:
     """Which pieces stand for a number that is kept, where one is dropped with a probability."""
     return pieces >= min(round(probability * PIECES), PIECES - 1) - PIECES // 2
 
@@ -190,7 +190,7 @@ def _is_dense(tensor: Tensor) -> bool:
 
 
 GROUPS = 8  # of channels in group norm, or fewer where the channels cannot be shared out
-Norm = BatchNorm | nn.GroupNorm
+NormLayer = BatchNorm | nn.GroupNorm
 
 
 class DatasetNorm(BatchNorm):
@@ -228,7 +228,7 @@ def statistics(norm: BatchNorm) -> tuple[Tensor, Tensor]:
     return norm.running_mean, norm.running_var
 
 
-def norm_of(spec: BodySpec, channels: int) -> Norm:
+def build_norm(spec: BodySpec, channels: int) -> NormLayer:
     """A new layer of a body's kind."""
     if spec.norm == "group":
         return nn.GroupNorm(math.gcd(GROUPS, channels), channels)

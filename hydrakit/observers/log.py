@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 from hydrakit.errors import DataError, HydrakitError, PluginError
-from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.callbacks import RunCallback
 from hydrakit.version import version
 
 if TYPE_CHECKING:
@@ -145,15 +145,15 @@ class _Formatter(logging.Formatter):
         return "\n".join(lines)
 
 
-class Logged(Watcher):
+class Logged(RunCallback):
     """Tells another watcher everything, and the log what is of lasting interest."""
 
-    def __init__(self, watcher: Watcher, plan: Plan) -> None:
+    def __init__(self, watcher: RunCallback, plan: Plan) -> None:
         self.watcher = watcher
         self.plan = plan
 
     def preparing(self, dataset: str, cases: int) -> None:
-        """As `Watcher`, like all that follow."""
+        """As `RunCallback`, like all that follow."""
         self.watcher.preparing(dataset, cases)
 
     def started(self, rundir: RunDir, device: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from hydrakit.errors import PlanError
 from hydrakit.plan.results import EpochRecord, RoundResult
 from hydrakit.rounds import Round
-from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.rundir import RunDir
 
 
@@ -125,7 +125,7 @@ TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLfl
 
 
 @contextmanager
-def tracking(watcher: Watcher | None, kind: str | None) -> Iterator[Watcher | None]:
+def tracking(watcher: RunCallback | None, kind: str | None) -> Iterator[RunCallback | None]:
     """A watcher that tells a tracker too, for a ``with`` block; the same one where none is asked.
 
     Fails before anything is trained where the tracker is not installed.
@@ -155,10 +155,10 @@ def tracking(watcher: Watcher | None, kind: str | None) -> Iterator[Watcher | No
     tracked.close(failed=False)
 
 
-class Tracked(Watcher):
+class Tracked(RunCallback):
     """Tells another watcher everything, and a tracker the figures of every epoch."""
 
-    def __init__(self, watcher: Watcher, tracker: Tracker) -> None:
+    def __init__(self, watcher: RunCallback, tracker: Tracker) -> None:
         self.watcher = watcher
         self.tracker = tracker
         self.rundir: RunDir | None = None
@@ -166,7 +166,7 @@ class Tracked(Watcher):
         self.before = 0  # epochs of the rounds before this one
 
     def preparing(self, dataset: str, cases: int) -> None:
-        """As `Watcher`, like all that follow."""
+        """As `RunCallback`, like all that follow."""
         self.watcher.preparing(dataset, cases)
 
     def started(self, rundir: RunDir, device: str) -> None:

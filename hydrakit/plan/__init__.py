@@ -9,12 +9,12 @@ from hydrakit.plan.model import (
     Copies,
     Dataset,
     Fold,
-    Norm,
+    NormKind,
     Plan,
     Split,
     load_plan,
 )
-from hydrakit.rounds import Hyperparameters, Other, Place, Round, Select, Train
+from hydrakit.rounds import Hyperparameters, Other, Round, RoundPosition, Select, Train
 
 __all__ = [
     "BodySpec",
@@ -23,11 +23,11 @@ __all__ = [
     "Dataset",
     "Fold",
     "Hyperparameters",
-    "Norm",
+    "NormKind",
     "Other",
-    "Place",
     "Plan",
     "Round",
+    "RoundPosition",
     "Select",
     "Split",
     "Train",

@@ -41,7 +41,7 @@ MAX_NUMBERS = 2**25  # of a body, 40 times the paper's
 Features = Annotated[int, Field(gt=0, le=MAX_FEATURES)]
 Copies = Literal["group", "drop", "report"]
 BootstrapRule = Literal["all", "halving"]
-Norm = Literal["batch", "group", "dataset"]
+NormKind = Literal["batch", "group", "dataset"]
 
 
 class Fold(Frozen):
@@ -120,7 +120,7 @@ class BodySpec(Frozen):
     channels: tuple[Features, ...] = (32, 64, 128)
     features: Features = 256
     patch: Annotated[int, Field(gt=0, le=MAX_PATCH)] = 65
-    norm: Norm = "batch"
+    norm: NormKind = "batch"
     datasets: Annotated[tuple[Name, ...], Field(max_length=MAX_DATASETS)] = ()
 
     @model_validator(mode="after")
@@ -219,7 +219,7 @@ class Plan(Frozen):
         raise KeyError(name)
 
     @property
-    def dealt_by(self) -> int:
+    def effective_split_seed(self) -> int:
         """The seed of the splits."""
         return self.seed if self.split_seed is None else self.split_seed
 

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from hydrakit.errors import PlanError, unknown
 from hydrakit.hooks import OptionValue, Settings
-from hydrakit.plan.model import BodySpec, BootstrapRule, Copies, Dataset, Norm, Plan, Split
+from hydrakit.plan.model import BodySpec, BootstrapRule, Copies, Dataset, NormKind, Plan, Split
 from hydrakit.plugins.registry import Plugins, load_plugins
-from hydrakit.rounds import Hyperparameters, Place, Select, Train
+from hydrakit.rounds import Hyperparameters, RoundPosition, Select, Train
 from hydrakit.schema import first_fault
 
 TARGET_SPLIT = Split(train=8, val=1, test=1)
@@ -40,11 +40,13 @@ class Profile:
     bootstrap: int
     all: Hyperparameters
     head: Values
-    places: Mapping[tuple[Train, Place], Values] = field(default_factory=dict)
-    strategies: Mapping[str, Mapping[tuple[Train, Place], Values]] = field(default_factory=dict)
+    places: Mapping[tuple[Train, RoundPosition], Values] = field(default_factory=dict)
+    strategies: Mapping[str, Mapping[tuple[Train, RoundPosition], Values]] = field(
+        default_factory=dict
+    )
 
     def hyperparameters(
-        self, train: Train, place: Place, *, strategy: str, changes: Values
+        self, train: Train, place: RoundPosition, *, strategy: str, changes: Values
     ) -> Hyperparameters:
         """Those of a round, with the user's changes last."""
         if train != "head":
@@ -74,7 +76,7 @@ RECOMMENDED = Profile(
 
 # Table I of the paper, for four datasets with the target first and last; other lists take the
 # values of the rounds in the same places.
-_TABLE_I: Mapping[tuple[Train, Place], Values] = {
+_TABLE_I: Mapping[tuple[Train, RoundPosition], Values] = {
     ("all", "first"): {"learning_rate": 1e-8, "dropout": 0.4},
     ("all", "middle"): {"learning_rate": 1e-8, "dropout": 0.3},
     ("all", "last"): {"learning_rate": 1e-9, "dropout": 0.0},
@@ -92,7 +94,7 @@ _PAPER = Hyperparameters(
     views=40,
 )
 # The authors' last transfer round ran at 1e-8 (their run 20200513_P_1e-8_0.0_2000).
-_TRANSFER: Mapping[str, Mapping[tuple[Train, Place], Values]] = {
+_TRANSFER: Mapping[str, Mapping[tuple[Train, RoundPosition], Values]] = {
     "transfer": {("all", "last"): {"learning_rate": 1e-8, "dropout": 0.0}}
 }
 
@@ -143,7 +145,7 @@ def make_plan(
     bootstrap: int | None = None,
     bootstrap_rule: BootstrapRule = "all",
     body_channels: Sequence[int] | None = None,
-    body_norm: Norm = "batch",
+    body_norm: NormKind = "batch",
     epochs: int | None = None,
     epoch_size: int | None = None,
     patience: int | None = None,
@@ -222,7 +224,7 @@ def make_plan(
     )
     base = PROFILES[profile]
 
-    def hyperparameters(train: Train, place: Place) -> Hyperparameters:
+    def hyperparameters(train: Train, place: RoundPosition) -> Hyperparameters:
         try:
             return base.hyperparameters(train, place, strategy=strategy, changes=changes)
         except ValidationError as error:  # of the user's changes: the strategy is not at fault

@@ -18,7 +18,7 @@ Epoch = Annotated[int, Field(ge=0, le=MAX_EPOCHS)]
 Seconds = Annotated[float, Field(ge=0, le=1e12)]
 
 
-class Figures(Frozen):
+class Metrics(Frozen):
     """How well a network does on some cases.
 
     Attributes:
@@ -64,8 +64,8 @@ class EpochRecord(Frozen):
 
     epoch: Epoch
     learning_rate: float
-    train: Figures
-    val: Figures
+    train: Metrics
+    val: Metrics
     reference_auc: float | None
     dataset: Name | None = None
 
@@ -128,7 +128,7 @@ class Bootstrap(Frozen):
         return self
 
 
-class Moved(Frozen):
+class WeightChange(Frozen):
     """How far a round moved the body's weights, by kind: ``|after - before| / |before|``.
 
     Attributes:
@@ -173,12 +173,12 @@ class RoundResult(Frozen):
     dropout: float
     best_epoch: Epoch
     epochs: Epoch
-    val: Figures
+    val: Metrics
     reference_auc: float | None
     seconds: Seconds
     bootstrap: Bootstrap | None = None
-    heads: dict[Name, Figures] = Field(default_factory=dict)
-    moved: Moved | None = None
+    heads: dict[Name, Metrics] = Field(default_factory=dict)
+    moved: WeightChange | None = None
 
 
 class Change(Frozen):
@@ -296,7 +296,7 @@ class TestResult(Frozen):
 
     dataset: Name
     split: Literal["train", "val", "test", "all"]
-    figures: Figures
+    figures: Metrics
     findings: Number
     images: Number
     task: Task = "classification"

@@ -54,7 +54,7 @@ class PluginFault(PluginError):
 
 
 @dataclass(frozen=True)
-class Source:
+class PluginSource:
     """Whose a function is.
 
     Attributes:
@@ -72,7 +72,7 @@ class Source:
         return PluginFault(f"plugin {self.module} ({self.distribution} {self.version}): {what}")
 
     @contextmanager
-    def blamed_for(self, what: str) -> Iterator[None]:
+    def blame(self, what: str) -> Iterator[None]:
         """Turn what a block raises into a `PluginFault`, unless it is told well enough already.
 
         Raises:
@@ -84,12 +84,12 @@ class Source:
         except (HydrakitError, MemoryError):
             raise
         except Exception as error:
-            fault = self.fault(f"{what} raised {described(error)}")
+            fault = self.fault(f"{what} raised {describe_error(error)}")
             fault.log = _logged(fault, error)
             raise fault from error
 
 
-def described(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """The type of an error and the first line of its message, shortened."""
     lines = str(error).splitlines()
     told = one_line(lines[0], MESSAGE) if lines else ""
@@ -112,7 +112,7 @@ def _logged(fault: PluginFault, error: Exception) -> Path | None:
     return log
 
 
-def where_traced(fault: PluginFault) -> str:
+def traceback_location(fault: PluginFault) -> str:
     """Keep the traceback of a fault, if it has one, and tell where: a run's log, or the cache's.
 
     The log in the cache is a regular file, and is begun anew when it has grown.
@@ -133,7 +133,7 @@ def where_traced(fault: PluginFault) -> str:
     return f" (traceback: {path})"
 
 
-def watched(offer: Any, source: Source) -> Any:
+def guarded(offer: Any, source: PluginSource) -> Any:
     """A plugin's description whose functions blame the plugin; a command is left as it is."""
     if isinstance(offer, DatasetAdapter):
         return replace(offer, read=partial(_read, source, offer))
@@ -148,14 +148,14 @@ _END: Any = object()
 
 
 def _read(
-    source: Source, adapter: DatasetAdapter, root: Path, options: Mapping[str, OptionValue]
+    source: PluginSource, adapter: DatasetAdapter, root: Path, options: Mapping[str, OptionValue]
 ) -> Iterator[Sample | Unusable]:
     what = f"read of dataset {adapter.name!r}"
-    with source.blamed_for(what):
+    with source.blame(what):
         cases = iter(adapter.read(root, options))
     try:
         while True:
-            with source.blamed_for(what):
+            with source.blame(what):
                 case = next(cases, _END)
             if case is _END:
                 return
@@ -166,7 +166,7 @@ def _read(
             close()
 
 
-def _checked(source: Source, adapter: DatasetAdapter, case: object) -> Sample | Unusable:
+def _checked(source: PluginSource, adapter: DatasetAdapter, case: object) -> Sample | Unusable:
     """A case that an adapter gave, of the right types, and its image watched too."""
     fault = _type_fault(case)
     if fault is not None:
@@ -207,13 +207,15 @@ def _is_pair(value: object) -> bool:
     )
 
 
-def _image(source: Source, adapter: DatasetAdapter, key: str, image: Callable[[], Any]) -> Any:
-    with source.blamed_for(f"the image of case {key!r} of dataset {adapter.name!r}"):
+def _image(
+    source: PluginSource, adapter: DatasetAdapter, key: str, image: Callable[[], Any]
+) -> Any:
+    with source.blame(f"the image of case {key!r} of dataset {adapter.name!r}"):
         return image()
 
 
 def _build(
-    source: Source, factory: HeadFactory, features: int, classes: int, dropout: float
+    source: PluginSource, factory: HeadFactory, features: int, classes: int, dropout: float
 ) -> nn.Module:
     """A new head, once it is known to turn features into as many logits as there are classes."""
     import torch
@@ -221,11 +223,11 @@ def _build(
     from hydrakit.compute.modules import logits_of
 
     what = f"build of head {factory.name!r}"
-    with source.blamed_for(what):
+    with source.blame(what):
         head = factory.build(features, classes, dropout)
     if not isinstance(head, torch.nn.Module):
         raise source.fault(f"{what} gave a {type(head).__name__}: a torch.nn.Module is expected")
-    with source.blamed_for(f"head {factory.name!r}, given {features} features of 2 cases,"):
+    with source.blame(f"head {factory.name!r}, given {features} features of 2 cases,"):
         logits: object = logits_of(head, torch.zeros(2, features))
     shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if shape != (2, classes):
@@ -237,12 +239,12 @@ def _build(
 
 
 def _plan(
-    source: Source, strategy: SequenceStrategy, datasets: Sequence[str], settings: Settings
+    source: PluginSource, strategy: SequenceStrategy, datasets: Sequence[str], settings: Settings
 ) -> list[Round]:
     from hydrakit.rounds import Round
 
     what = f"plan of strategy {strategy.name!r}"
-    with source.blamed_for(what):
+    with source.blame(what):
         rounds = list(strategy.plan(datasets, settings))
     if not rounds:
         raise source.fault(f"{what} gave no rounds")

@@ -1,9 +1,9 @@
 """Find the plugins, and keep one that is broken from harming the others.
 
 A plugin is what an entry point of the group ``hydrakit`` names, in any installed distribution. Each
-is loaded and asked on its own: whatever goes wrong with one is written into its `Found` record, and
-it then offers nothing. Names are compared at the end: what two plugins offer under one name can be
-used from neither, while everything else of theirs works.
+is loaded on its own: an error is written into its `PluginRecord`, and that plugin then offers
+nothing. Names are compared at the end: a name that two plugins offer can be used from neither,
+while everything else of theirs works.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hydrakit import hooks
 from hydrakit.errors import PluginError, one_line, unknown
 from hydrakit.hooks import DatasetAdapter, HeadFactory, SequenceStrategy
 from hydrakit.names import OWN_COMMANDS, is_name
-from hydrakit.plugins.guard import Source, watched
+from hydrakit.plugins.guard import PluginSource, guarded
 
 if TYPE_CHECKING:
     import click
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class PluginRecord:
     """One plugin, as `hydrakit plugins list` shows it.
 
     Attributes:
@@ -69,7 +69,7 @@ class Plugins:
     heads: Mapping[str, HeadFactory]
     strategies: Mapping[str, SequenceStrategy]
     commands: Mapping[str, click.Command]
-    found: tuple[Found, ...]
+    found: tuple[PluginRecord, ...]
     clashes: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     def dataset(self, name: str) -> DatasetAdapter:
@@ -96,11 +96,11 @@ class Plugins:
         """
         return self._choose("strategy", name, self.strategies)
 
-    def source_of(self, command: str) -> Source | None:
+    def source_of(self, command: str) -> PluginSource | None:
         """Who offers a command; None for one of hydrakit's own."""
         for plugin in self.found:
             if command in plugin.commands and command in self.commands:
-                return Source(plugin.module, plugin.distribution, plugin.version)
+                return PluginSource(plugin.module, plugin.distribution, plugin.version)
         return None
 
     def records(self) -> list[dict[str, Any]]:
@@ -151,7 +151,7 @@ Offer = tuple[str, str, Any]  # kind, name, description
 
 @dataclass(frozen=True)
 class _Kind:
-    """What one hook gives: its kind, the plural that `Found` uses, and its class."""
+    """What one hook gives: its kind, the plural that `PluginRecord` uses, and its class."""
 
     name: str
     plural: str
@@ -181,7 +181,7 @@ class _Entry:
     version: str
 
 
-def _entry_points() -> tuple[list[_Entry], list[Found]]:
+def _entry_points() -> tuple[list[_Entry], list[PluginRecord]]:
     """The entry points of the group, each plugin once, and the distributions that are unreadable.
 
     One distribution may lie twice on the search path: its first place counts, as for imports. And
@@ -189,7 +189,7 @@ def _entry_points() -> tuple[list[_Entry], list[Found]]:
     plugins that also exist alone: the plugin's own distribution is then the one shown.
     """
     by_distribution: dict[str, list[_Entry]] = {}
-    broken: list[Found] = []
+    broken: list[PluginRecord] = []
     for distribution in metadata.distributions():
         try:
             entries = _entries_of(distribution)
@@ -218,19 +218,19 @@ def _entries_of(distribution: metadata.Distribution) -> list[_Entry]:
     return [_Entry(point, name, version) for point in points]
 
 
-def _unreadable(distribution: metadata.Distribution, error: Exception) -> Found:
+def _unreadable(distribution: metadata.Distribution, error: Exception) -> PluginRecord:
     where = distribution.locate_file("")
     message = f"a distribution in {where} is broken ({_one_line(error)}): install it again"
-    return Found(name="?", module="?", distribution="?", version="?", error=message)
+    return PluginRecord(name="?", module="?", distribution="?", version="?", error=message)
 
 
 def _order(entry: _Entry) -> tuple[str, bool, str]:
     return entry.point.name, entry.distribution == OWN_DISTRIBUTION, entry.distribution
 
 
-def _load(entry: _Entry) -> tuple[Found, list[Offer]]:
+def _load(entry: _Entry) -> tuple[PluginRecord, list[Offer]]:
     """Import one plugin and ask it for all that it offers; whatever fails is in its record."""
-    plugin = Found(
+    plugin = PluginRecord(
         name=entry.point.name,
         module=entry.point.value,
         distribution=entry.distribution,
@@ -243,8 +243,8 @@ def _load(entry: _Entry) -> tuple[Found, list[Offer]]:
         raise
     except BaseException as error:  # a plugin may call sys.exit() while it is imported
         return replace(plugin, error=_one_line(error)), []
-    source = Source(plugin.module, plugin.distribution, plugin.version)
-    offers = [(kind, name, watched(offer, source)) for kind, name, offer in offers]
+    source = PluginSource(plugin.module, plugin.distribution, plugin.version)
+    offers = [(kind, name, guarded(offer, source)) for kind, name, offer in offers]
     names: dict[str, Any] = {
         kind.plural: tuple(name for k, name, _ in offers if k == kind.name)
         for kind in _KINDS.values()
@@ -339,7 +339,7 @@ def _refuse_repeats(offers: Iterable[Offer]) -> None:
         seen.add((kind, name))
 
 
-def _clashes(loaded: Iterable[tuple[Found, list[Offer]]]) -> dict[tuple[str, str], str]:
+def _clashes(loaded: Iterable[tuple[PluginRecord, list[Offer]]]) -> dict[tuple[str, str], str]:
     """For each kind and name that more than one plugin offers: a message that names them all."""
     who: dict[tuple[str, str], list[str]] = {}
     for plugin, offers in loaded:
@@ -353,8 +353,8 @@ def _clashes(loaded: Iterable[tuple[Found, list[Offer]]]) -> dict[tuple[str, str
 
 
 def _with_clashes(
-    plugin: Found, offers: Iterable[Offer], clashes: Mapping[tuple[str, str], str]
-) -> Found:
+    plugin: PluginRecord, offers: Iterable[Offer], clashes: Mapping[tuple[str, str], str]
+) -> PluginRecord:
     own = tuple(clashes[kind, name] for kind, name, _ in offers if (kind, name) in clashes)
     return replace(plugin, clashes=own)
 

@@ -2,8 +2,8 @@
 
 Of one finding, a group shows the one image that belongs there most.
 
-`keep_shown` puts them into the run's folder (``shown.safetensors``) while the data is at hand, so
-that a report can be written again from the folder alone.
+`save_shown_cases` writes them to the run's folder (``shown.safetensors``) while the data is
+available, so that a report can be written again from the folder alone.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from hydrakit.weights.format import check_header
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hydrakit.data.prepared.index import Prepared
-    from hydrakit.models.body import Joined
+    from hydrakit.data.prepared.index import PreparedDataset
+    from hydrakit.models.body import BodyWithHead
     from hydrakit.plugins.registry import Plugins
 
 Maps = NDArray[np.float32]
@@ -46,7 +46,7 @@ GROUPS = {
 }
 
 
-class Shown(Frozen):
+class ShownCases(Frozen):
     """A test case that is shown. It has no name: only its place in ``predictions.csv``.
 
     Attributes:
@@ -64,10 +64,12 @@ class Shown(Frozen):
     said: str
 
 
-_SHOWN = TypeAdapter(list[Shown])
+_SHOWN = TypeAdapter(list[ShownCases])
 
 
-def keep_shown(rundir: RunDir, prepared: Prepared, *, plugins: Plugins | None = None) -> None:
+def save_shown_cases(
+    rundir: RunDir, prepared: PreparedDataset, *, plugins: Plugins | None = None
+) -> None:
     """Choose test cases of a finished run, and keep their patches and saliency maps in its folder.
 
     Args:
@@ -82,7 +84,7 @@ def keep_shown(rundir: RunDir, prepared: Prepared, *, plugins: Plugins | None = 
     from safetensors.numpy import save
 
     from hydrakit import weights
-    from hydrakit.models.body import joined
+    from hydrakit.models.body import attach_head
 
     plan = rundir.plan()
     keys, chosen = choose(rundir)
@@ -93,7 +95,7 @@ def keep_shown(rundir: RunDir, prepared: Prepared, *, plugins: Plugins | None = 
             f"{rundir.path / 'predictions.csv'}: {len(absent)} of its cases are not in the data of "
             f"{plan.target}: restore the data that the run had"
         )
-    model = joined(
+    model = attach_head(
         weights.load_body(rundir.file("body.safetensors")),
         weights.load_head(rundir.file(f"heads/{plan.target_head}.safetensors"), plugins=plugins),
     )
@@ -109,7 +111,7 @@ def keep_shown(rundir: RunDir, prepared: Prepared, *, plugins: Plugins | None = 
     rundir.renew(SHOWN)
 
 
-def choose(rundir: RunDir) -> tuple[list[str], list[Shown]]:
+def choose(rundir: RunDir) -> tuple[list[str], list[ShownCases]]:
     """Keys of the test cases to be shown, and what is told of each.
 
     Raises:
@@ -134,24 +136,24 @@ def choose(rundir: RunDir) -> tuple[list[str], list[Shown]]:
             else (error, each)
             for error, each in told
         ]
-    picked: list[Shown] = []
+    picked: list[ShownCases] = []
     for group in GROUPS:
         inside = [(sure, each) for sure, each in told if each.group == group]
-        first: dict[str, Shown] = {}  # of each finding
+        first: dict[str, ShownCases] = {}  # of each finding
         for _, each in sorted(inside, key=lambda pair: -pair[0]):
             first.setdefault(findings[each.place - 1], each)
         picked += list(first.values())[:EACH]
     return [lines[each.place - 1]["key"] for each in picked], picked
 
 
-def _told(place: int, line: dict[str, str], task: Task) -> tuple[float, Shown]:
+def _told(place: int, line: dict[str, str], task: Task) -> tuple[float, ShownCases]:
     """How sure the head was of a case, and what is told of it."""
     label, predicted = line["label"], line["predicted"]
     if task == "regression":
         error = abs(float(predicted) - float(label))
         said = f"{float(predicted):.4g}"
         truth = f"{float(label):.4g}"
-        return error, Shown(place=place, group="far", output=0, label=truth, said=said)
+        return error, ShownCases(place=place, group="far", output=0, label=truth, said=said)
     names = [column.removeprefix("p_") for column in line if column.startswith("p_")]
     scores = [float(line[f"p_{name}"]) for name in names]
     if task == "multilabel":
@@ -167,13 +169,13 @@ def _told(place: int, line: dict[str, str], task: Task) -> tuple[float, Shown]:
         sure, right = scores, predicted == label
         said = f"{predicted} {scores[output]:.2f}"
     group = "right" if right else "wrong"
-    return sure[output], Shown(
+    return sure[output], ShownCases(
         place=place, group=group, output=output, label=label or "none", said=said
     )
 
 
 def saliency(
-    model: Joined, canvases: Maps, outputs: Sequence[int], *, target: str
+    model: BodyWithHead, canvases: Maps, outputs: Sequence[int], *, target: str
 ) -> tuple[Maps, Maps]:
     """What the network sees of some patches, and what each pixel adds to its answer.
 
@@ -219,7 +221,7 @@ def answer(logits: Tensor, output: int) -> Tensor:
     return logits[:, output] - logits[:, others].logsumexp(dim=1)
 
 
-def read_shown(rundir: RunDir) -> tuple[list[Shown], Maps, Maps] | None:
+def read_shown(rundir: RunDir) -> tuple[list[ShownCases], Maps, Maps] | None:
     """What is told of the shown cases, their patches and maps; None where none are kept.
 
     Raises:
@@ -276,7 +278,7 @@ def cases_section(rundir: RunDir) -> Html:
     return together(parts, "\n")
 
 
-def _case(shown: Shown, planes: Maps, maps: Maps) -> Html:
+def _case(shown: ShownCases, planes: Maps, maps: Maps) -> Html:
     pictures = []
     for channel, (plane, adds) in enumerate(zip(planes, maps, strict=True), start=1):
         which = f", channel {channel}" if len(planes) > 1 else ""

@@ -87,7 +87,7 @@ def _dot(x: float, y: float, radius: float, style: str) -> Html:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grid:
+class HeatMapGrid:
     """A grid of numbers, the darker the higher.
 
     Attributes:
@@ -107,7 +107,7 @@ class Grid:
     marked: frozenset[tuple[int, int]] = frozenset()
 
 
-def heat_map(grid: Grid, *, name: str, title: str, description: str) -> Html:
+def heat_map(grid: HeatMapGrid, *, name: str, title: str, description: str) -> Html:
     """A grid of numbers as cells with colour and figure; see `hydrakit.report.svg.plot`."""
     left = min(240.0, 16 + LETTER * max(map(len, grid.rows)))
     cell = max(64.0, 14 + LETTER * max(map(len, grid.columns)))
@@ -126,7 +126,7 @@ def heat_map(grid: Grid, *, name: str, title: str, description: str) -> Html:
 
 
 def _cell(
-    grid: Grid, value: float, at: tuple[float, float], width: float, place: tuple[int, int]
+    grid: HeatMapGrid, value: float, at: tuple[float, float], width: float, place: tuple[int, int]
 ) -> list[Html]:
     x, y = at
     share = min(max((value - grid.low) / (grid.high - grid.low), 0.0), 1.0)

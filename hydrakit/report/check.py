@@ -12,8 +12,8 @@ from hydrakit.report.tables import ABSENT, facts_list, number, table
 from hydrakit.version import version
 
 if TYPE_CHECKING:
-    from hydrakit.data.prepared.index import Prepared
-    from hydrakit.data.quality.summary import Fault, Summary
+    from hydrakit.data.prepared.index import PreparedDataset
+    from hydrakit.data.quality.summary import Issue, Summary
     from hydrakit.hooks import DatasetAdapter
 
 # Facts whose numbers are drawn, where they differ, and their units.
@@ -30,7 +30,7 @@ ONLY_SHOWN = 4
 FOLDED = 20  # a longer list is folded
 
 
-def check_page(summary: Summary, prepared: Prepared | None, adapter: DatasetAdapter) -> str:
+def check_page(summary: Summary, prepared: PreparedDataset | None, adapter: DatasetAdapter) -> str:
     """The text of the page. It names no patient, and keys only of cases that have a fault.
 
     Args:
@@ -88,7 +88,7 @@ def _verdict(summary: Summary) -> Html:
     return together((first, known), "\n")
 
 
-def _faults(faults: Sequence[Fault]) -> Html:
+def _faults(faults: Sequence[Issue]) -> Html:
     return element("ul", *(element("li", fault.text) for fault in faults))
 
 
@@ -179,7 +179,7 @@ def _seen(adapter: DatasetAdapter, montage: Html) -> Html:
     return together((element("p", text), montage), "\n")
 
 
-def _copies(summary: Summary, prepared: Prepared, patch: int) -> Html:
+def _copies(summary: Summary, prepared: PreparedDataset, patch: int) -> Html:
     from hydrakit.report.pictures import pairs
 
     if not summary.copies:

@@ -18,7 +18,7 @@ from hydrakit.report.tables import number
 if TYPE_CHECKING:
     from hydrakit.stats.comparison import Comparison, StrategyFigures
 
-Place = tuple[int, int, int]
+CellKey = tuple[int, int, int]
 STEPS = np.linspace(0, 1, 101)
 DRAWS = 400
 MOST_BANDS = 3  # more of them hide one another
@@ -28,7 +28,7 @@ MOST_BANDS = 3  # more of them hide one another
 class _Cell:
     """A cell that tested both classes: which findings, their scores, and which are positive."""
 
-    place: Place
+    place: CellKey
     inside: NDArray[np.intp]
     scores: NDArray[np.float64]
     positive: NDArray[np.bool_]
@@ -39,7 +39,7 @@ class _Cell:
         return np.array(roc_points(self.scores, self.positive))
 
 
-def cell_aucs(found: Comparison) -> dict[str, dict[Place, float]]:
+def cell_aucs(found: Comparison) -> dict[str, dict[CellKey, float]]:
     """The test AUC of each cell with both classes: by strategy, then (seed, repeat, fold)."""
     return {
         each.name: {cell.place: area_below(cell.curve) for cell in _cells(found, each)}

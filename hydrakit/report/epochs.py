@@ -15,7 +15,7 @@ WINDOW = 5  # epochs of the moving average
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedRound:
     """A round's result, and all its epochs.
 
     Attributes:
@@ -32,10 +32,10 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedRound:
     """A round on the common axis of epochs, after ``before`` epochs of the rounds before it."""
 
-    trained: Trained
+    trained: TrainedRound
     before: int
     colour: str
 
@@ -65,28 +65,28 @@ class Placed:
         return self.before + max(1, epoch.epoch), value
 
 
-def place(rounds: Sequence[Trained]) -> Iterator[Placed]:
+def place(rounds: Sequence[TrainedRound]) -> Iterator[PlacedRound]:
     """The rounds one after another; each dataset has a colour."""
     names = list(dict.fromkeys(each.result.dataset for each in rounds))
     before = 0
     for each in rounds:
-        yield Placed(each, before, f"c{names.index(each.result.dataset) % COLOURS}")
+        yield PlacedRound(each, before, f"c{names.index(each.result.dataset) % COLOURS}")
         before += len(each.epochs)
 
 
-def datasets(placed: Sequence[Placed]) -> list[tuple[Html, str]]:
+def datasets(placed: Sequence[PlacedRound]) -> list[tuple[Html, str]]:
     """The legend of the colours."""
     colours = {each.result.dataset: each.colour for each in placed}
     return [(sample(colour), name) for name, colour in colours.items()]
 
 
-def axis(placed: Sequence[Placed]) -> Axis:
+def axis(placed: Sequence[PlacedRound]) -> Axis:
     """Of the epochs."""
     label = "epoch, counted over all rounds"
     return Axis(label=label, low=0.5, high=placed[-1].band.high, whole=True)
 
 
-def best_mark(each: Placed, value: float, style: str | None = None) -> Mark:
+def best_mark(each: PlacedRound, value: float, style: str | None = None) -> Mark:
     """A dot at the best epoch of a round."""
     text = f"round {each.result.round}, best epoch {each.best.epoch}: {number(value)}"
     return Mark(at=each.at(each.best, value), text=text, style=style or each.colour)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hydrakit.report.markup import Html, element
 from hydrakit.report.svg import legend
 
-Cell = str | int | float | None
+CellContent = str | int | float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Figure:
     drawing: Html
     key: Sequence[tuple[Html, str]] = ()
     columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]] = field(repr=False)
+    rows: Sequence[Sequence[CellContent]] = field(repr=False)
 
     def html(self, number: int | None = None) -> Html:
         """The figure as part of a page.

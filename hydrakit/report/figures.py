@@ -9,8 +9,8 @@ import numpy as np
 
 from hydrakit.report.epochs import (
     WINDOW,
-    Placed,
-    Trained,
+    PlacedRound,
+    TrainedRound,
     axis,
     band,
     best_mark,
@@ -26,7 +26,7 @@ from hydrakit.report.tables import number
 BINS = 24
 
 
-def auc_figure(rounds: Sequence[Trained]) -> Figure:
+def auc_figure(rounds: Sequence[TrainedRound]) -> Figure:
     """Validation AUC per epoch over all rounds, each on its own dataset."""
     placed = list(place(rounds))
     series = [([each.at(epoch, epoch.val.score) for epoch in each.epochs], each) for each in placed]
@@ -72,7 +72,7 @@ def auc_figure(rounds: Sequence[Trained]) -> Figure:
 
 
 def _auc_key(
-    placed: Sequence[Placed], *, smoothed: bool, banded: bool
+    placed: Sequence[PlacedRound], *, smoothed: bool, banded: bool
 ) -> tuple[str, list[tuple[Html, str]]]:
     """What must be said with the figure, and its legend."""
     key = [*datasets(placed), (sample("ink", dot=True), "best epoch")]
@@ -90,7 +90,7 @@ def _auc_key(
     return text, key
 
 
-def loss_figure(rounds: Sequence[Trained], *, softmax_twice: bool) -> Figure:
+def loss_figure(rounds: Sequence[TrainedRound], *, softmax_twice: bool) -> Figure:
     """Training and validation loss per epoch over all rounds.
 
     Args:
@@ -208,7 +208,7 @@ def _round_up(value: float) -> float:
     return marked[-1] if marked[-1] >= value else round(marked[-1] + marked[1], 12)
 
 
-def _auc_words(each: Placed) -> str:
+def _auc_words(each: PlacedRound) -> str:
     result, last = each.result, each.epochs[-1]
     return (
         f"Round {result.round}, {result.dataset}, {result.train}: {number(each.best.val.score)} in "
@@ -217,7 +217,7 @@ def _auc_words(each: Placed) -> str:
     )
 
 
-def _loss_words(each: Placed) -> str:
+def _loss_words(each: PlacedRound) -> str:
     result, first, last = each.result, each.epochs[0], each.epochs[-1]
     return (
         f"Round {result.round}, {result.dataset}, {result.train}: validation loss from "

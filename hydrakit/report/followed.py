@@ -10,7 +10,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hydrakit.report.epochs import WINDOW, Placed, Trained, axis, band, best_mark, place, smooth
+from hydrakit.report.epochs import (
+    WINDOW,
+    PlacedRound,
+    TrainedRound,
+    axis,
+    band,
+    best_mark,
+    place,
+    smooth,
+)
 from hydrakit.report.figure import Figure
 from hydrakit.report.markup import Html
 from hydrakit.report.svg import Axis, Line, Mark, Point, plot, sample
@@ -23,7 +32,7 @@ OWN, REFERENCE = "c0", "c1"  # the target's own head, and the first round's
 class _Part:
     """What is followed in a round: an AUC for each of its epochs, through one head."""
 
-    placed: Placed
+    placed: PlacedRound
     points: Sequence[Point]
     style: str
 
@@ -34,7 +43,7 @@ class _Part:
         return dict(self.points).get(at)
 
 
-def reference_figure(rounds: Sequence[Trained], target: str) -> Figure | None:
+def reference_figure(rounds: Sequence[TrainedRound], target: str) -> Figure | None:
     """The reference head's validation AUC (Fig. 4b); None where no round followed it.
 
     Args:
@@ -65,7 +74,7 @@ def reference_figure(rounds: Sequence[Trained], target: str) -> Figure | None:
 
 
 def trace_figure(
-    rounds: Sequence[Trained], target: str, *, counts: Sequence[int] | None, readings: int
+    rounds: Sequence[TrainedRound], target: str, *, counts: Sequence[int] | None, readings: int
 ) -> Figure | None:
     """The target's test AUC after every epoch (Fig. 4a); None where no round was traced.
 

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan.results import DataFacts
+from hydrakit.report.svg import Point
 from hydrakit.stats.intervals import newcombe_interval
-
-Point = tuple[float, float]
 
 
 def two_classes(facts: DataFacts, split: str, adapter: DatasetAdapter | None) -> list[int] | None:

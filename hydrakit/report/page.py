@@ -13,7 +13,7 @@ from hydrakit.plan.results import DataFacts, Results, RoundResult, Transfer
 from hydrakit.plugins.registry import Plugins, load_plugins
 from hydrakit.report import figures, followed, ledger, repeat, scores, tables, transfer, words
 from hydrakit.report.cases import cases_section
-from hydrakit.report.epochs import Trained
+from hydrakit.report.epochs import TrainedRound
 from hydrakit.report.figure import Counter, Figure
 from hydrakit.report.levels import two_classes
 from hydrakit.report.markup import REFRESH, Html, element, fill, section, together
@@ -152,7 +152,7 @@ def _training(told: _Told) -> Iterator[Figure]:
         yield figures.loss_figure(trained, softmax_twice=twice)
 
 
-def _followed(told: _Told, trained: Sequence[Trained]) -> Iterator[Figure]:
+def _followed(told: _Told, trained: Sequence[TrainedRound]) -> Iterator[Figure]:
     """The target's AUC over all rounds: of the first round's head, and on the test split."""
     target = told.plan.target
     counts = None
@@ -231,7 +231,7 @@ def _order(plan: Plan) -> list[str]:
     return [name for place, name in enumerate(names) if place == 0 or names[place - 1] != name]
 
 
-def _trained(told: _Told) -> list[Trained]:
+def _trained(told: _Told) -> list[TrainedRound]:
     """The finished rounds with their epochs."""
     trained = []
     for result in told.rounds:
@@ -251,7 +251,7 @@ def _trained(told: _Told) -> list[Trained]:
                 f"{path.with_name(TRACE)}: is of other epochs than metrics.jsonl beside it: "
                 "restore it, or delete it"
             )
-        trained.append(Trained(result, epochs, told.counts.get(result.dataset), trace))
+        trained.append(TrainedRound(result, epochs, told.counts.get(result.dataset), trace))
     return trained
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hydrakit.report.markup import Html, element, together
 
 if TYPE_CHECKING:
-    from hydrakit.data.prepared.index import Prepared
+    from hydrakit.data.prepared.index import PreparedDataset
     from hydrakit.data.quality.summary import CheckedCase, CopyPair, Summary
 
 Planes = NDArray[np.float32]
@@ -62,7 +62,7 @@ def groups(summary: Summary) -> list[tuple[str, list[int]]]:
     return [(name, choose(members)) for name, members in named if members]
 
 
-def montage(summary: Summary, prepared: Prepared, patch: int) -> Html:
+def montage(summary: Summary, prepared: PreparedDataset, patch: int) -> Html:
     """For each class some patches, above as they are, below as augmentation may show them.
 
     Args:
@@ -91,7 +91,7 @@ def montage(summary: Summary, prepared: Prepared, patch: int) -> Html:
     return together(parts, "\n")
 
 
-def pairs(summary: Summary, prepared: Prepared, patch: int) -> Html:
+def pairs(summary: Summary, prepared: PreparedDataset, patch: int) -> Html:
     """Copies side by side: the least and the most alike; equal ones only where others are few."""
     chosen = [
         (f"{title}: {pair.similarity:.3f}", pair)
@@ -116,7 +116,9 @@ def _most(summary: Summary) -> list[CopyPair]:
     return sorted(rest, key=lambda pair: (pair.kind == "exact", -pair.similarity))[:PAIRS]
 
 
-def _pair(title: str, pair: CopyPair, summary: Summary, prepared: Prepared, patch: int) -> Html:
+def _pair(
+    title: str, pair: CopyPair, summary: Summary, prepared: PreparedDataset, patch: int
+) -> Html:
     import torch
 
     from hydrakit.data.augment import plain

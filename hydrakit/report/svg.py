@@ -76,7 +76,7 @@ class Area:
 
 
 @dataclass(frozen=True)
-class Frame:
+class PlotFrame:
     """The rectangle between the axes: from values to units of the drawing."""
 
     x: Axis
@@ -145,7 +145,7 @@ def plot(
     """
     width, height = size
     label_lines = max((len(band.labels) for band in bands), default=0)
-    frame = Frame(x, y, 52, 10 + LINE * label_lines, width - 12, height - 44)
+    frame = PlotFrame(x, y, 52, 10 + LINE * label_lines, width - 12, height - 44)
     drawn = [
         *_bands(frame, bands),
         *_axes(frame),
@@ -196,7 +196,7 @@ def legend(entries: Sequence[tuple[Html, str]]) -> Html:
     return element("ul", *items, class_="legend")
 
 
-def _bands(frame: Frame, bands: Sequence[Band]) -> list[Html]:
+def _bands(frame: PlotFrame, bands: Sequence[Band]) -> list[Html]:
     drawn = []
     for number, band in enumerate(bands):
         left, right = frame.across(band.low), frame.across(band.high)
@@ -218,7 +218,7 @@ def _bands(frame: Frame, bands: Sequence[Band]) -> list[Html]:
     return drawn
 
 
-def _axes(frame: Frame) -> list[Html]:
+def _axes(frame: PlotFrame) -> list[Html]:
     drawn = []
     for value in ticks(frame.y):
         height = frame.up(value)
@@ -239,19 +239,19 @@ def _axes(frame: Frame) -> list[Html]:
     return drawn
 
 
-def _area(frame: Frame, area: Area) -> Html:
+def _area(frame: PlotFrame, area: Area) -> Html:
     places = [f"{short(frame.across(x))},{short(frame.up(y))}" for x, y in area.points]
     return element("path", d=f"M{'L'.join(places)}Z", class_=f"area {area.style}")
 
 
-def _line(frame: Frame, line: Line) -> Html:
+def _line(frame: PlotFrame, line: Line) -> Html:
     places = [f"{short(frame.across(x))},{short(frame.up(y))}" for x, y in line.points]
     # A single point has no length; a piece of length 0 with a round end is drawn as a dot.
     path = f"M{places[0]}{'h0' if len(places) == 1 else 'L' + ' '.join(places[1:])}"
     return element("path", d=path, class_=f"line {line.style}")
 
 
-def _mark(frame: Frame, mark: Mark) -> Html:
+def _mark(frame: PlotFrame, mark: Mark) -> Html:
     return element(
         "circle",
         element("title", mark.text),

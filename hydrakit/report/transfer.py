@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from hydrakit.plan.results import Change, RoundResult, Transfer
-from hydrakit.report.charts import Grid, heat_map
+from hydrakit.report.charts import HeatMapGrid, heat_map
 from hydrakit.report.figure import Figure
 from hydrakit.report.levels import val_interval
 from hydrakit.report.markup import Html, element, together
@@ -45,7 +45,7 @@ def matrix_figure(planned: Sequence[Round], rounds: Sequence[RoundResult]) -> Fi
     )
     low = min(0.5, *known)
     drawing = heat_map(
-        Grid(rows=names, columns=heads, values=values, low=low, high=1.0, marked=trained),
+        HeatMapGrid(rows=names, columns=heads, values=values, low=low, high=1.0, marked=trained),
         name="transfer",
         title="Every head's validation AUC after every round",
         description=" ".join(

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from hydrakit.runs.rundir import RunDir
 
 
-class Watcher:
+class RunCallback:
     """Told how a run goes. These methods do nothing: override the ones of interest."""
 
     def preparing(self, dataset: str, cases: int) -> None:

@@ -12,19 +12,19 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from hydrakit.compute.devices import placed, threads
+from hydrakit.compute.devices import on_device, thread_count
 from hydrakit.compute.modules import set_dropout
-from hydrakit.data.load import Loaded
+from hydrakit.data.load import LoadedDataset
 from hydrakit.errors import PlanError
-from hydrakit.models.body import Body, Joined, set_trainable
+from hydrakit.models.body import Body, BodyWithHead, set_trainable
 from hydrakit.plan.results import DataFacts
 from hydrakit.rounds import Round
 from hydrakit.runs.session import Session
 from hydrakit.storage.lock import Holder, holder_of
-from hydrakit.training.batches import Examples
-from hydrakit.training.diagnostics import fitting_batch, ran_out
+from hydrakit.training.batches import TrainingExamples
+from hydrakit.training.diagnostics import is_out_of_memory, largest_fitting_batch
 from hydrakit.training.epochs import Step
-from hydrakit.training.evaluation import EVALUATION_BATCH, outputs
+from hydrakit.training.evaluation import EVALUATION_BATCH, forward_in_batches
 from hydrakit.training.seeds import Seeds
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class RoundCost:
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class DryRun:
     """What was found without a run.
 
     Attributes:
@@ -90,7 +90,7 @@ class Rehearsal:
         return sum(each.seconds for each in self.rounds)
 
 
-def rehearse(session: Session) -> Rehearsal:
+def dry_run(session: Session) -> DryRun:
     """Measure some steps of a run, and tell what the whole would cost.
 
     Args:
@@ -114,7 +114,7 @@ def rehearse(session: Session) -> Rehearsal:
     place = _existing(run.path)
     free = shutil.disk_usage(place).free
     _check_disk(run.path, place, disk=disk, free=free)
-    return Rehearsal(
+    return DryRun(
         out=run.path,
         holder=holder_of(run.path),
         finished=finished,
@@ -145,7 +145,7 @@ class _Meter:
         seconds = 0.0 if done else self._seconds(number, round, parts[0], count)
         return RoundCost(number, round, count, val, seconds, done)
 
-    def _seconds(self, number: int, round: Round, examples: Examples, count: int) -> float:
+    def _seconds(self, number: int, round: Round, examples: TrainingExamples, count: int) -> float:
         plan, loaded = self.session.plan, self.session.loaded
         settings, look = round.hyperparameters, self._look()
         batches = -(-count // settings.batch_size)
@@ -178,11 +178,11 @@ class _Meter:
             first = self.session.plan.rounds[0]
             body, _ = self._network(first)
             cases = self.session.loaded[first.dataset].val.patches[:EVALUATION_BATCH]
-            return _median(lambda: outputs(body, cases), self.session) / len(cases)
+            return _median(lambda: forward_in_batches(body, cases), self.session) / len(cases)
 
         return self._once("look", measure)
 
-    def _step(self, round: Round, examples: Examples) -> float:
+    def _step(self, round: Round, examples: TrainingExamples) -> float:
         """Seconds of an update on a batch, taking the batch included."""
         size = min(round.hyperparameters.batch_size, len(examples))
 
@@ -191,10 +191,10 @@ class _Meter:
             try:
                 return self._update(round, examples, body, head)
             except (RuntimeError, MemoryError) as error:
-                if not ran_out(error):
+                if not is_out_of_memory(error):
                     raise
             image = self.session.loaded[round.dataset].val.patches[:1]
-            fits = fitting_batch(round, body, head, image, self.session.compute)
+            fits = largest_fitting_batch(round, body, head, image, self.session.compute)
             remedy = f"batches of {fits} fit: `--batch-size {fits}`" if fits else "none fits"
             raise PlanError(
                 f"{round.dataset} {round.train}: the memory of {self.session.compute.device} ran "
@@ -203,12 +203,14 @@ class _Meter:
 
         return self._once((round.train == "head", round.dataset, size), measure)
 
-    def _update(self, round: Round, examples: Examples, body: Body, head: nn.Module) -> float:
+    def _update(
+        self, round: Round, examples: TrainingExamples, body: Body, head: nn.Module
+    ) -> float:
         compute, settings = self.session.compute, round.hyperparameters
         task = self.session.loaded[round.dataset].task
         if round.train == "head":
             return self._head_update(round, examples, body, head)
-        step = Step(Joined(body, head).train(), compute, settings)
+        step = Step(BodyWithHead(body, head).train(), compute, settings)
         batches = _endless(examples)
 
         def update() -> None:
@@ -217,12 +219,17 @@ class _Meter:
 
         return _median(update, self.session)
 
-    def _head_update(self, round: Round, examples: Examples, body: Body, head: nn.Module) -> float:
+    def _head_update(
+        self, round: Round, examples: TrainingExamples, body: Body, head: nn.Module
+    ) -> float:
         inputs, targets = next(iter(examples.batches(1)))
         compute = self.session.compute.of_heads()
-        features, targets = outputs(body, inputs).to(compute.device), targets.to(compute.device)
+        features, targets = (
+            forward_in_batches(body, inputs).to(compute.device),
+            targets.to(compute.device),
+        )
         task = self.session.loaded[round.dataset].task
-        with placed(head, compute.device), threads(1):
+        with on_device(head, compute.device), thread_count(1):
             step = Step(head.train(), compute, round.hyperparameters)
             return _median(lambda: step(features, targets, task), self.session)
 
@@ -263,11 +270,11 @@ class _Meter:
         return self.known[key]
 
 
-def _examples(data: Loaded, round: Round, *, fixed: bool) -> Examples:
-    return Examples(data, round.hyperparameters, Seeds(0, 1), fixed=fixed)
+def _examples(data: LoadedDataset, round: Round, *, fixed: bool) -> TrainingExamples:
+    return TrainingExamples(data, round.hyperparameters, Seeds(0, 1), fixed=fixed)
 
 
-def _endless(examples: Examples) -> Iterator[tuple[Tensor, Tensor]]:
+def _endless(examples: TrainingExamples) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of one epoch after another; a smaller last one is left out."""
     epoch = 0
     while True:

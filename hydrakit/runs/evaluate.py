@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from hydrakit.data.load import Cases
+    from hydrakit.data.load import CaseSet
     from hydrakit.stats.findings import Subgroups
     from hydrakit.stats.tasks import Scale
 
@@ -60,10 +60,10 @@ class Predictions:
 
 
 def predict(
-    model: nn.Module, cases: Cases, *, dataset: str, split: str, classes: Sequence[str]
+    model: nn.Module, cases: CaseSet, *, dataset: str, split: str, classes: Sequence[str]
 ) -> Predictions:
     """What a joined body and head, on the cases' device, says of them."""
-    from hydrakit.training.evaluation import outputs
+    from hydrakit.training.evaluation import forward_in_batches
 
     return Predictions(
         dataset=dataset,
@@ -71,7 +71,7 @@ def predict(
         classes=tuple(classes),
         keys=tuple(case.key for case in cases.cases),
         labels=cases.labels,
-        outputs=outputs(model, cases.patches).cpu().double().numpy(),
+        outputs=forward_in_batches(model, cases.patches).cpu().double().numpy(),
         task=cases.task,
         scale=cases.scale,
         findings=tuple(case.finding for case in cases.cases),
@@ -166,7 +166,7 @@ def to_csv(predictions: Sequence[Predictions]) -> str:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationResult:
     """The result of evaluating weight files, and what must be said with it."""
 
     result: TestResult
@@ -185,7 +185,7 @@ def evaluate_files(
     device: str = "auto",
     cache: Path | None = None,
     plugins: Plugins | None = None,
-) -> Evaluation:
+) -> EvaluationResult:
     """Evaluate a head on a body, on a dataset's files.
 
     Args:
@@ -210,7 +210,7 @@ def evaluate_files(
     from hydrakit.compute.devices import choose_device
     from hydrakit.data.load import select
     from hydrakit.data.prepared.prepare import prepare
-    from hydrakit.data.quality.leakage import deal_out, splits_digest
+    from hydrakit.data.quality.leakage import assign_splits, splits_digest
 
     body, head = read_body(body_path), read_head(head_path)
     name = dataset or head.dataset
@@ -242,7 +242,7 @@ def evaluate_files(
             f"gives {prepared.index.channels}"
         )
     if told is not None:
-        gate = deal_out(
+        gate = assign_splits(
             {name: prepared},
             {name: adapter},
             splits={name: told[0]},
@@ -272,7 +272,7 @@ def evaluate_files(
         device=where,
     )
     predictions = predict(model, cases, dataset=name, split=split, classes=adapter.classes)
-    return Evaluation(result=score(predictions), notes=_notes(body, head, name, split))
+    return EvaluationResult(result=score(predictions), notes=_notes(body, head, name, split))
 
 
 def _told_by(head: HeadMetadata, path: Path, dataset: str) -> tuple[Split, int]:
@@ -319,7 +319,7 @@ def evaluate_run(
     device: str = "auto",
     cache: Path | None = None,
     plugins: Plugins | None = None,
-) -> Evaluation:
+) -> EvaluationResult:
     """Evaluate a finished run's body with one of its heads; see `evaluate_files`.
 
     Args:

@@ -10,19 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from hydrakit import weights
-from hydrakit.data.load import Loaded
+from hydrakit.data.load import LoadedDataset
 from hydrakit.data.quality.leakage import splits_digest
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.models.body import Body
 from hydrakit.plan.model import Plan
-from hydrakit.plan.results import Bootstrap, Figures
+from hydrakit.plan.results import Bootstrap, Metrics
 from hydrakit.plugins.registry import Plugins
 from hydrakit.rounds import Round
 from hydrakit.runs.rundir import RunDir
 from hydrakit.storage.files import copy
-from hydrakit.training.bootstrap import Looked, best_start
-from hydrakit.training.evaluation import Reference, figures, outputs
-from hydrakit.training.loop import Trained
+from hydrakit.training.bootstrap import StartScores, best_start
+from hydrakit.training.evaluation import Reference, compute_metrics, forward_in_batches
+from hydrakit.training.loop import TrainingResult
 from hydrakit.training.seeds import INITIALISATION, Seeds, seeded
 
 NORMALISATION = "z-score per patient"
@@ -43,7 +43,7 @@ class Network:
         rundir: RunDir,
         *,
         adapters: Mapping[str, DatasetAdapter],
-        loaded: Mapping[str, Loaded],
+        loaded: Mapping[str, LoadedDataset],
         device: torch.device,
         plugins: Plugins,
     ) -> None:
@@ -64,8 +64,8 @@ class Network:
         seeds: Seeds,
         on_start: Callable[[int], None],
         *,
-        looked: Looked | None = None,
-        on_look: Callable[[Looked], None] = lambda _: None,
+        looked: StartScores | None = None,
+        on_look: Callable[[StartScores], None] = lambda _: None,
     ) -> Bootstrap:
         """Begin with the random start that does best on the first round's validation split.
 
@@ -114,7 +114,7 @@ class Network:
         head = factory.build(self.plan.body.features, classes, round.hyperparameters.dropout)
         return head.to(self.device)
 
-    def answers(self, round: Round) -> dict[str, Tensor]:
+    def validation_outputs(self, round: Round) -> dict[str, Tensor]:
         """What heads give for validation cases after a round, ``(cases, outputs)`` each.
 
         Of every dataset seen so far, through the head that learnt it last.
@@ -123,21 +123,25 @@ class Network:
         learnt = self.learnt | dict(zip(round.datasets, round.heads, strict=True))
         for name, head in learnt.items():
             self.body.use(name)
-            features = outputs(self.body, self.loaded[name].val.patches)
-            found[name] = outputs(self.heads[head], features)
+            features = forward_in_batches(self.body, self.loaded[name].val.patches)
+            found[name] = forward_in_batches(self.heads[head], features)
         return found
 
-    def figures(self, answers: Mapping[str, Tensor]) -> dict[str, Figures]:
-        """The validation figures of answers, by dataset."""
-        vals = {name: self.loaded[name].val for name in answers}
+    def validation_metrics(self, validation_outputs: Mapping[str, Tensor]) -> dict[str, Metrics]:
+        """Validation metrics by dataset."""
+        vals = {name: self.loaded[name].val for name in validation_outputs}
         return {
-            name: figures(
-                answers[name], val.labels, task=val.task, loss="cross-entropy", scale=val.scale
+            name: compute_metrics(
+                validation_outputs[name],
+                val.labels,
+                task=val.task,
+                loss="cross-entropy",
+                scale=val.scale,
             )
             for name, val in vals.items()
         }
 
-    def save(self, folder: Path, number: int, round: Round, trained: Trained) -> None:
+    def save(self, folder: Path, number: int, round: Round, trained: TrainingResult) -> None:
         """Write a round's weights: of the best epoch, and of the head that goes on."""
         head = self.heads[round.head]
         if round.train in ("head", "none") and number > 1:
@@ -147,7 +151,10 @@ class Network:
         else:
             seen = [*self.trained_on, *(round.datasets if round.train in ("all", "norm") else [])]
             weights.save_body(
-                folder / "body.safetensors", self.body, trained_on=seen, seed=self.plan.dealt_by
+                folder / "body.safetensors",
+                self.body,
+                trained_on=seen,
+                seed=self.plan.effective_split_seed,
             )
         self._save_head(folder / "head.safetensors", round.dataset, head)
         for other in round.others:
@@ -175,14 +182,14 @@ class Network:
             ),
             options=dataset.options,
             split=dataset.split,
-            seed=self.plan.dealt_by,
+            seed=self.plan.effective_split_seed,
             copies=self.plan.copies,
             splits=splits_digest(self.loaded[name].splits),
             task=adapter.task,
             scale=self.loaded[name].scale,
         )
 
-    def take(self, number: int, round: Round) -> None:
+    def load_round(self, number: int, round: Round) -> None:
         """Go on from a finished round's files: the same whether it ran just now or long ago."""
         file = partial(self.rundir.round_file, number, round)
         last = round.hyperparameters.carry_head == "last"

@@ -21,7 +21,7 @@ from hydrakit.data.quality.leakage import splits_digest
 from hydrakit.errors import PlanError
 from hydrakit.plan.model import Plan
 from hydrakit.plan.results import RoundResult
-from hydrakit.storage.digests import faults, update_digests
+from hydrakit.storage.digests import damaged_files, update_digests
 from hydrakit.storage.files import copy, read_json, sync_folder, write_atomic
 from hydrakit.version import version
 
@@ -42,7 +42,7 @@ def key_of(session: Session, number: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def fetch(session: Session, number: int) -> bool:
+def load(session: Session, number: int) -> bool:
     """Take a round from the session's folder of shared rounds, if it has one and it is there.
 
     Raises:
@@ -55,7 +55,7 @@ def fetch(session: Session, number: int) -> bool:
     kept = session.shared / key
     if not kept.is_dir():
         return False
-    for name, wrong in faults(kept):
+    for name, wrong in damaged_files(kept):
         raise PlanError(f"{kept / name}: {wrong}: delete {kept} and run again, which trains anew")
     with session.rundir.writing_round(number, round) as folder:
         _copy_files(kept, folder)
@@ -66,7 +66,7 @@ def fetch(session: Session, number: int) -> bool:
     return True
 
 
-def keep(session: Session, number: int) -> None:
+def store(session: Session, number: int) -> None:
     """Put a finished round into the session's folder of shared rounds, if it has one.
 
     One that was traced on the test split is kept to its own run.
@@ -110,7 +110,7 @@ def _of_plan(session: Session, number: int) -> dict[str, Any]:
         "rounds": named,
         "reference": plan.rounds[0].dataset == plan.target,
         "seed": plan.seed,
-        "dealt by": plan.dealt_by,
+        "dealt by": plan.effective_split_seed,
         "copies": plan.copies,
         "bootstrap": [plan.bootstrap, plan.bootstrap_rule],
         "head": plan.head,

@@ -52,7 +52,7 @@ from hydrakit.storage.files import (
 from hydrakit.storage.lock import FILES, locked
 from hydrakit.storage.records import refuse_later
 
-Model = TypeVar("Model", bound=BaseModel)
+RecordType = TypeVar("RecordType", bound=BaseModel)
 TRACE = "test-trace.jsonl"
 
 IN_PLACE = (".lock", "lock.holder", "events.jsonl", "log.txt")
@@ -436,7 +436,7 @@ class RunDir:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         append_line(self.path / "events.jsonl", json.dumps({"time": now, "event": event, **facts}))
 
-    def _load(self, path: Path, model: type[Model], *, remedy: str) -> Model:
+    def _load(self, path: Path, model: type[RecordType], *, remedy: str) -> RecordType:
         with _readable(path, f"{remedy} and run again"):
             content = read_json(path)
             refuse_later(path, content)

@@ -13,32 +13,31 @@ from typing import Any
 import torch
 
 from hydrakit import weights
-from hydrakit.compute import signals as stopping
+from hydrakit.compute import signals
 from hydrakit.compute.devices import Compute
-from hydrakit.data.load import Cases, Loaded, load, select
-from hydrakit.data.prepared.index import Prepared
-from hydrakit.data.quality.leakage import Gate, data_facts, pass_gate
+from hydrakit.data.load import CaseSet, LoadedDataset, load, select
+from hydrakit.data.prepared.index import PreparedDataset
+from hydrakit.data.quality.leakage import LeakageResult, check_leakage, data_facts
 from hydrakit.errors import DataError, PlanError
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan.model import Plan
 from hydrakit.plan.results import EpochRecord, Results, RoundResult, TestResult
 from hydrakit.plugins.registry import Plugins
 from hydrakit.report import write_report
-from hydrakit.report.cases import keep_shown
+from hydrakit.report.cases import save_shown_cases
 from hydrakit.rounds import Round
-from hydrakit.runs import transfer
-from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs import round_cache, transfer
+from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.evaluate import predict, score, to_csv
 from hydrakit.runs.network import Network
-from hydrakit.runs.round_cache import fetch, keep
 from hydrakit.runs.rundir import SHOWN, RunDir, write_lines
 from hydrakit.runs.state import RoundState
 from hydrakit.runs.trace import Trace
 from hydrakit.storage.files import copy, write_atomic
-from hydrakit.training.diagnostics import fitting_batch, ran_out
-from hydrakit.training.loop import DivergedError, Trained, train_round
+from hydrakit.training.diagnostics import is_out_of_memory, largest_fitting_batch
+from hydrakit.training.loop import DivergedError, TrainingResult, train_round
 from hydrakit.training.seeds import Seeds
-from hydrakit.training.weight_change import moved
+from hydrakit.training.weight_change import weight_change
 from hydrakit.version import version
 
 
@@ -48,24 +47,24 @@ class Session:
 
     plan: Plan
     adapters: Mapping[str, DatasetAdapter]
-    prepared: Mapping[str, Prepared]
+    prepared: Mapping[str, PreparedDataset]
     compute: Compute
     plugins: Plugins
     rundir: RunDir
-    watcher: Watcher
+    watcher: RunCallback
     cache: Path | None = None
     test: bool = True
     trace: bool = False
     shared: Path | None = None
-    every: float = stopping.EVERY
+    every: float = signals.CHECKPOINT_SECONDS
 
     @cached_property
-    def gate(self) -> Gate:
+    def gate(self) -> LeakageResult:
         """What was found and decided about copies and splits."""
-        return pass_gate(self.prepared, self.adapters, self.plan, cache=self.cache)
+        return check_leakage(self.prepared, self.adapters, self.plan, cache=self.cache)
 
     @cached_property
-    def loaded(self) -> dict[str, Loaded]:
+    def loaded(self) -> dict[str, LoadedDataset]:
         """Every dataset, split, on the device."""
         return {
             dataset.name: load(
@@ -170,16 +169,16 @@ class Session:
         self.rundir.log("run", device=str(self.compute.device))
         network = self._network()
         for number, round in enumerate(self.plan.rounds, start=1):
-            stopping.check()
+            signals.check()
             if self.rundir.finished(number, round):
                 self.rundir.clear_state(number, round)  # killed before that
                 self.watcher.skipped(number, round)
-            elif self.trace or not fetch(self, number):
+            elif self.trace or not round_cache.load(self, number):
                 self._run_round(number, round, network)
-                keep(self, number)
+                round_cache.store(self, number)
                 write_report(self.rundir, plugins=self.plugins)
             self.compute.team.wait()
-            network.take(number, round)
+            network.load_round(number, round)
         if self.test:
             self._finish(network)
 
@@ -196,7 +195,7 @@ class Session:
             if shared and not self.rundir.finished(number, round):
                 self._trained(number, round, network, self._state(number, round))
             self.compute.team.wait()
-            network.take(number, round)
+            network.load_round(number, round)
 
     def _network(self) -> Network:
         return Network(
@@ -208,7 +207,9 @@ class Session:
             plugins=self.plugins,
         )
 
-    def _train(self, number: int, round: Round, network: Network, state: RoundState) -> Trained:
+    def _train(
+        self, number: int, round: Round, network: Network, state: RoundState
+    ) -> TrainingResult:
         """Train a round, from where it was stopped if it was."""
         seeds = Seeds(self.plan.seed, number)
         if number == 1:
@@ -242,7 +243,7 @@ class Session:
             on_epoch=on_epoch,
             keeper=state.keeper,
         )
-        state.moved = moved(before, network.body)
+        state.moved = weight_change(before, network.body)
         return trained
 
     def _trace_of(self, round: Round, network: Network, folder: Path) -> Trace | None:
@@ -255,7 +256,7 @@ class Session:
             return None
         return Trace(network.body, head, lambda: self._target("test", by="trace"), folder=folder)
 
-    def _target(self, split: str, *, by: str) -> Cases:
+    def _target(self, split: str, *, by: str) -> CaseSet:
         """The target's cases of a split; that the test split is read is noted down first."""
         target = self.loaded[self.plan.target]
         keys = {key for key, name in target.splits.items() if name == split}
@@ -273,9 +274,11 @@ class Session:
     def _state(self, number: int, round: Round) -> RoundState:
         """The round as it was left, if it was stopped."""
         folder = self.rundir.state_path(number, round)
-        return RoundState(folder, every=self.every, writes=self.compute.team.leads)
+        return RoundState(folder, every=self.every, writes=self.compute.team.is_main)
 
-    def _trained(self, number: int, round: Round, network: Network, state: RoundState) -> Trained:
+    def _trained(
+        self, number: int, round: Round, network: Network, state: RoundState
+    ) -> TrainingResult:
         """Train a round; what goes wrong on the way is told with what can be done."""
         try:
             with state.under_way():
@@ -291,7 +294,7 @@ class Session:
                 f"kept in {folder}"
             ) from None
         except (RuntimeError, MemoryError) as error:
-            if not ran_out(error):
+            if not is_out_of_memory(error):
                 raise
         # Here and not in the handler, whose traceback would keep what filled the memory.
         raise PlanError(self._too_little_memory(number, round, network))
@@ -300,7 +303,7 @@ class Session:
         size, fits = round.hyperparameters.batch_size, None
         if round.head in network.heads:  # else no random start fitted
             image, head = self.loaded[round.dataset].val.patches[:1], network.heads[round.head]
-            fits = fitting_batch(round, network.body, head, image, self.compute)
+            fits = largest_fitting_batch(round, network.body, head, image, self.compute)
         if fits == size:
             remedy = "it fits now, so something else took the memory: run the same command again"
         elif fits is None:
@@ -318,7 +321,7 @@ class Session:
         if state.epoch:
             self.watcher.resumed(number, round, state.epoch)
         trained = self._trained(number, round, network, state)
-        answers = network.answers(round)
+        validation_outputs = network.validation_outputs(round)
         result = RoundResult(
             round=number,
             dataset=round.dataset,
@@ -332,13 +335,13 @@ class Session:
             reference_auc=trained.best.reference_auc,
             seconds=state.keeper.seconds,
             bootstrap=state.bootstrap,
-            heads=network.figures(answers),
+            heads=network.validation_metrics(validation_outputs),
             moved=state.moved,
         )
         with self.rundir.writing_round(number, round) as folder:
             network.save(folder, number, round, trained)
             write_lines(folder / "metrics.jsonl", trained.epochs)
-            transfer.keep(folder, answers)
+            transfer.keep(folder, validation_outputs)
             if state.trace is not None:
                 state.trace.write(folder)
             write_atomic(folder / "round.json", result.model_dump_json(indent=2).encode())
@@ -376,7 +379,7 @@ class Session:
         plan, rundir = self.plan, self.rundir
         rounds = tuple(rundir.round_result(n, r) for n, r in enumerate(plan.rounds, start=1))
         val = {name: loaded.val for name, loaded in self.loaded.items()}
-        kept = transfer.Kept(rundir, plan.rounds, val, self.gate.units)
+        kept = transfer.RoundOutputs(rundir, plan.rounds, val, self.gate.units)
         return Results(
             hydrakit=version(),
             plan=plan.digest(),
@@ -392,7 +395,7 @@ class Session:
     def _close(self) -> None:
         """What follows once there are results; the report is written last."""
         if not (self.rundir.path / SHOWN).is_file():
-            keep_shown(self.rundir, self.prepared[self.plan.target], plugins=self.plugins)
+            save_shown_cases(self.rundir, self.prepared[self.plan.target], plugins=self.plugins)
         self.rundir.seal()
         write_report(self.rundir, plugins=self.plugins)
         self.rundir.log("done")

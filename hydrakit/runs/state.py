@@ -13,14 +13,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from hydrakit.compute import signals as stopping
+from hydrakit.compute import signals
 from hydrakit.errors import WeightsError
-from hydrakit.plan.results import Bootstrap, Moved
+from hydrakit.plan.results import Bootstrap, WeightChange
 from hydrakit.runs.rundir import CHECKPOINT
 from hydrakit.runs.trace import Trace
 from hydrakit.storage.files import write_atomic
-from hydrakit.training.bootstrap import Looked
-from hydrakit.training.checkpoint import Keeper, read_facts
+from hydrakit.training.bootstrap import StartScores
+from hydrakit.training.checkpoint import Checkpointer, read_facts
 
 STARTS = "bootstrap.json"
 
@@ -42,17 +42,17 @@ class RoundState:
     folder: Path
     every: float
     writes: bool
-    keeper: Keeper = field(init=False)
+    keeper: Checkpointer = field(init=False)
     bootstrap: Bootstrap | None = None
-    moved: Moved | None = None
+    moved: WeightChange | None = None
     trace: Trace | None = None
-    _seen: Looked | None = None
+    _seen: StartScores | None = None
     _wrote: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         """Begin to count the time."""
         every = self.every if self.writes else math.inf
-        self.keeper = Keeper(self.folder / CHECKPOINT, every=every)
+        self.keeper = Checkpointer(self.folder / CHECKPOINT, every=every)
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
@@ -82,7 +82,7 @@ class RoundState:
         path = self.folder / CHECKPOINT
         return read_facts(path).epoch if path.is_file() else 0
 
-    def looked(self) -> Looked | None:
+    def looked(self) -> StartScores | None:
         """What was seen of random starts before a stop.
 
         Raises:
@@ -95,21 +95,21 @@ class RoundState:
             found = json.loads(path.read_bytes())
             if found["digest"] != _digest(found["looked"]):
                 raise ValueError
-            return Looked.model_validate(found["looked"], strict=False)
+            return StartScores.model_validate(found["looked"], strict=False)
         except (ValueError, KeyError, TypeError, RecursionError, ValidationError):
             raise WeightsError(
                 f"{path}: was changed or damaged: delete it, and the random starts are looked at "
                 "anew"
             ) from None
 
-    def look(self, looked: Looked) -> None:
+    def look(self, looked: StartScores) -> None:
         """Another start was looked at.
 
         Raises:
             OSError: It cannot be written.
         """
         self._seen = looked
-        stopping.check()
+        signals.check()
         if self.writes and time.monotonic() - self._wrote >= self.every:
             self._write_starts()
 

@@ -11,18 +11,18 @@ from pathlib import Path
 
 from torch import nn
 
-from hydrakit.data.load import Cases
+from hydrakit.data.load import CaseSet
 from hydrakit.models.body import Body
 from hydrakit.plan.results import EpochRecord, TracePoint
 from hydrakit.runs.rundir import TRACE, write_lines
-from hydrakit.training.evaluation import Evaluation
+from hydrakit.training.evaluation import Evaluator
 
 
 class Trace:
     """Looks at the target's test split after every epoch of a round."""
 
     def __init__(
-        self, body: Body, head: nn.Module, read: Callable[[], Cases], *, folder: Path
+        self, body: Body, head: nn.Module, read: Callable[[], CaseSet], *, folder: Path
     ) -> None:
         """Of a body and the head of the target, as a round trains them.
 
@@ -44,7 +44,7 @@ class Trace:
 
     def __call__(self, record: EpochRecord) -> None:
         """An epoch is over."""
-        evaluate = Evaluation(self.body, self.head, self.read(), None, "cross-entropy")
+        evaluate = Evaluator(self.body, self.head, self.read(), None, "cross-entropy")
         point = TracePoint(epoch=record.epoch, test_auc=evaluate()[0].score)
         # An epoch that is done again after a stop takes the place of what was seen of it.
         self._points = [each for each in self._points if each.epoch < point.epoch] + [point]

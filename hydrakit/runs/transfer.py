@@ -21,13 +21,13 @@ from hydrakit.plan.results import Change, RoundResult, Transfer
 from hydrakit.rounds import Round
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.paired import compare
-from hydrakit.stats.tested import Row, Tested, gather
+from hydrakit.stats.tested import Row, ScoreTable, gather
 from hydrakit.storage.files import write_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hydrakit.data.load import Cases
+    from hydrakit.data.load import CaseSet
 
 FILE = "validation.safetensors"
 MOST_PAIRS = 10_000_000  # of a positive and a negative case: 80 MB for each of several arrays
@@ -35,15 +35,17 @@ NOT_YET = "it is told once the run is finished"
 NOT_KEPT = "rounds kept no validation outputs"
 
 
-def keep(folder: Path, answers: Mapping[str, Tensor]) -> None:
+def keep(folder: Path, validation_outputs: Mapping[str, Tensor]) -> None:
     """Write what every head gave for validation cases, by dataset, into a round's folder."""
     from safetensors.torch import save
 
-    write_atomic(folder / FILE, save({n: each.cpu().contiguous() for n, each in answers.items()}))
+    write_atomic(
+        folder / FILE, save({n: each.cpu().contiguous() for n, each in validation_outputs.items()})
+    )
 
 
 @dataclass(frozen=True)
-class Kept:
+class RoundOutputs:
     """What the rounds of a run kept, and whose cases these are.
 
     Attributes:
@@ -55,10 +57,10 @@ class Kept:
 
     rundir: RunDir
     rounds: Sequence[Round]
-    val: Mapping[str, Cases]
+    val: Mapping[str, CaseSet]
     units: Mapping[str, Mapping[str, str]]
 
-    def tested(self, number: int, name: str) -> Tested | str:
+    def tested(self, number: int, name: str) -> ScoreTable | str:
         """A dataset's validation findings through its head after a round; or why there is no AUC.
 
         Raises:
@@ -71,15 +73,15 @@ class Kept:
             return "a number has no AUC"
         if val.task == "multilabel":
             return "intervals are of two classes, not of several labels"
-        answers = self._read(number, name)
-        if answers is None:
+        validation_outputs = self._read(number, name)
+        if validation_outputs is None:
             return NOT_KEPT
-        if answers.shape[1] != 2:
-            return f"intervals are of two classes, not of {answers.shape[1]}"
+        if validation_outputs.shape[1] != 2:
+            return f"intervals are of two classes, not of {validation_outputs.shape[1]}"
         positives = int((val.labels == 1).sum())
         if positives * (len(val.labels) - positives) > MOST_PAIRS:
             return f"intervals are of at most {MOST_PAIRS:,} pairs of cases"
-        scores = tasks.predictions(answers, task=val.task)[:, 1].tolist()
+        scores = tasks.predictions(validation_outputs, task=val.task)[:, 1].tolist()
         return gather(
             Row(
                 finding=case.finding,
@@ -113,7 +115,7 @@ class Kept:
 
 
 def transfers(
-    planned: Sequence[Round], done: Sequence[RoundResult], kept: Kept | str
+    planned: Sequence[Round], done: Sequence[RoundResult], kept: RoundOutputs | str
 ) -> tuple[Transfer, ...]:
     """What became of every head, by dataset in the order of training.
 
@@ -135,7 +137,7 @@ def transfers(
 
 
 def _transfer(
-    name: str, scores: Mapping[int, float], taught: Sequence[int], kept: Kept | str
+    name: str, scores: Mapping[int, float], taught: Sequence[int], kept: RoundOutputs | str
 ) -> Transfer:
     """What became of a dataset's head.
 
@@ -173,7 +175,7 @@ def _transfer(
 
 
 def _change(
-    pair: tuple[int, int], scores: Mapping[int, float], tested: Mapping[int, Tested | str]
+    pair: tuple[int, int], scores: Mapping[int, float], tested: Mapping[int, ScoreTable | str]
 ) -> Change:
     """The score after a round less that after another."""
     one, other = (tested[number] for number in pair)

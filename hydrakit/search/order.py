@@ -25,9 +25,9 @@ from hydrakit.errors import PlanError
 from hydrakit.plan.model import Plan
 from hydrakit.plan.profiles import make_plan
 from hydrakit.plugins.registry import Plugins
-from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.callbacks import RunCallback
 from hydrakit.schema import Frozen, Name, first_fault
-from hydrakit.search.supports import Judge, LeftOut, Supports
+from hydrakit.search.supports import LeaveOneOut, OrderEvaluator, Supports
 from hydrakit.stats.chance import best_of_chance
 from hydrakit.storage.files import read_json, reason, refuse_links, write_atomic
 from hydrakit.storage.records import refuse_later
@@ -94,7 +94,7 @@ class OrderResult(Frozen):
     tried: tuple[TriedOrder, ...] = ()
     earlier: tuple[TriedOrder, ...] = ()
     chosen: tuple[Name, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: tuple[LeaveOneOut, ...] = ()
     left_out_runs: int = 0
     luck: float | None = None
     finished: bool = False
@@ -221,7 +221,7 @@ def order(
     device: str = "auto",
     cache: Path | None = None,
     plugins: Plugins | None = None,
-    watcher: Callable[[Plan], Watcher] = lambda _: Watcher(),
+    watcher: Callable[[Plan], RunCallback] = lambda _: RunCallback(),
     on_tried: Callable[[TriedOrder, OrderResult], None] = lambda *_: None,
     **compute: Any,
 ) -> OrderResult:
@@ -276,7 +276,7 @@ def order(
         possible=possible,
     )
     folder = out or Path("runs") / f"order-{target}-{base[:8]}"
-    judge = Judge(
+    judge = OrderEvaluator(
         folder=folder,
         plan=maker.plan,
         seeds=result.seeds,
@@ -308,7 +308,7 @@ class _Search:
     """A search under way, with its folder."""
 
     folder: Path
-    judge: Judge
+    judge: OrderEvaluator
     result: OrderResult
     on_tried: Callable[[TriedOrder, OrderResult], None]
 

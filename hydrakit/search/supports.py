@@ -12,19 +12,19 @@ import numpy as np
 
 from hydrakit import engine, weights
 from hydrakit.compute.devices import choose_device
-from hydrakit.data.load import Cases, select
+from hydrakit.data.load import CaseSet, select
 from hydrakit.data.prepared.prepare import prepare
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan.model import Plan
 from hydrakit.plugins.registry import Plugins
-from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.evaluate import predict
 from hydrakit.runs.rundir import RunDir
 from hydrakit.schema import Frozen, Name
 from hydrakit.stats import tasks
 from hydrakit.stats.findings import Findings
 from hydrakit.stats.paired import compare
-from hydrakit.stats.tested import Row, Tested, gather
+from hydrakit.stats.tested import Row, ScoreTable, gather
 from hydrakit.stats.verdict import Kind, verdicts
 from hydrakit.storage.paths import root_of
 
@@ -33,7 +33,7 @@ Effect = Literal["helped", "hurt", "cannot tell"]
 EFFECTS: Mapping[Kind, Effect] = {"better": "helped", "worse": "hurt", "cannot tell": "cannot tell"}
 
 
-class LeftOut(Frozen):
+class LeaveOneOut(Frozen):
     """What the chosen order loses without one of its supports.
 
     Attributes:
@@ -60,7 +60,7 @@ class LeftOut(Frozen):
 
 
 @dataclass
-class Judge:
+class OrderEvaluator:
     """Trains orders, and says how they do on the target's validation split.
 
     Attributes:
@@ -87,11 +87,11 @@ class Judge:
     device: str
     cache: Path | None
     more: Mapping[str, Any]
-    watcher: Callable[[Plan], Watcher]
+    watcher: Callable[[Plan], RunCallback]
 
     def __post_init__(self) -> None:
         """Nothing has been run, and no validation case been looked at."""
-        self._cases: Cases | None = None
+        self._cases: CaseSet | None = None
         self._done: dict[tuple[Supports, int], RunDir] = {}
 
     def path(self, order: Supports, seed: int) -> Path:
@@ -138,14 +138,14 @@ class Judge:
         labels = cases.labels[Findings.of([case.finding for case in cases.cases]).firsts]
         return int(np.sum(labels == 1)), int(np.sum(labels == 0))
 
-    def left_out(self, chosen: Supports) -> tuple[LeftOut, ...]:
+    def left_out(self, chosen: Supports) -> tuple[LeaveOneOut, ...]:
         """What each support of an order adds to it: the order against the order without it."""
         without = {each: tuple(name for name in chosen if name != each) for each in chosen}
         best = float(np.mean(self.scores(chosen)))
         means = {each: float(np.mean(self.scores(order))) for each, order in without.items()}
         if not self.has_two_classes or not chosen:
             return tuple(
-                LeftOut(
+                LeaveOneOut(
                     support=each,
                     score=score,
                     difference=best - score,
@@ -159,7 +159,7 @@ class Judge:
             for each, order in without.items()
         }
         return tuple(
-            LeftOut(
+            LeaveOneOut(
                 support=each,
                 score=means[each],
                 difference=verdict.difference,
@@ -172,7 +172,7 @@ class Judge:
             for each, verdict in zip(chosen, verdicts(differences), strict=True)
         )
 
-    def tested(self, order: Supports) -> Tested:
+    def tested(self, order: Supports) -> ScoreTable:
         """The scores of the target's validation findings, from the runs' weights."""
         rows = []
         for seed in self.seeds:
@@ -197,7 +197,7 @@ class Judge:
             ]
         return gather(rows)
 
-    def _val(self, rundir: RunDir) -> Cases:
+    def _val(self, rundir: RunDir) -> CaseSet:
         """The target's validation cases: the same in all runs, which share their splits."""
         if self._cases is None:
             plan, name = rundir.plan(), self.target.name

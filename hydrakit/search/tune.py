@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from hydrakit.compute.devices import Precision, algorithms, choose_compute
+from hydrakit.compute.devices import Precision, choose_compute, deterministic_algorithms
 from hydrakit.data.declared.adapter import plugins_at
 from hydrakit.data.prepared.prepare import prepare
 from hydrakit.data.read import check_root
 from hydrakit.errors import PlanError
 from hydrakit.plan.model import Plan
 from hydrakit.plugins.registry import Plugins
-from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.callbacks import RunCallback
 from hydrakit.search.proposals import proposals
 from hydrakit.search.tuning import Files, RoundTuning, Tuning
 from hydrakit.storage.files import write_atomic
@@ -31,7 +31,7 @@ DROPOUTS = (0.0, 0.1, 0.3)
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TuneResult:
     """A plan whose rounds have been tuned.
 
     Attributes:
@@ -64,10 +64,10 @@ def tune(
     compiled: bool = False,
     cache: Path | None = None,
     plugins: Plugins | None = None,
-    watcher: Watcher | None = None,
+    watcher: RunCallback | None = None,
     on_trial: Callable[[int, int, int], None] = lambda *_: None,
     on_round: Callable[[RoundTuning], None] = lambda _: None,
-) -> Tuned:
+) -> TuneResult:
     """Choose learning rate and dropout of each round of a plan, and write the plan that has them.
 
     Beside it, ``NAME.tuning.jsonl`` gets a line for every trial, and the folder ``NAME.tuning`` the
@@ -114,7 +114,7 @@ def tune(
     places = {name: root_of(name, data, roots or {}) for name in adapters}
     for name, adapter in adapters.items():
         check_root(adapter, places[name])
-    watcher = watcher or Watcher()
+    watcher = watcher or RunCallback()
     prepared = {
         dataset.name: prepare(
             adapters[dataset.name],
@@ -143,7 +143,7 @@ def tune(
         on_trial=on_trial,
         on_round=on_round,
     )
-    with algorithms(compute), files.rundir.locked():
+    with deterministic_algorithms(compute), files.rundir.locked():
         rounds = tuning.tune()
     write_atomic(out, tuning.plan.to_json().encode())
-    return Tuned(tuning.plan, tuple(rounds), out, files.trials)
+    return TuneResult(tuning.plan, tuple(rounds), out, files.trials)

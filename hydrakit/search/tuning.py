@@ -15,8 +15,9 @@ from pydantic import ValidationError
 from hydrakit.errors import PlanError
 from hydrakit.plan.model import Plan
 from hydrakit.rounds import Round
+from hydrakit.runs import round_cache
 from hydrakit.runs.network import Network
-from hydrakit.runs.round_cache import fetch, keep, key_of
+from hydrakit.runs.round_cache import key_of
 from hydrakit.runs.rundir import RunDir
 from hydrakit.runs.session import Session
 from hydrakit.search.proposals import Proposals
@@ -218,7 +219,7 @@ class Tuning(Session):
                 self.adapters[round.dataset],
                 units=self.gate.units[round.dataset],
                 count=self.folds,
-                seed=self.plan.dealt_by,
+                seed=self.plan.effective_split_seed,
             ),
             seeds=seeds,
             compute=self.compute,
@@ -264,10 +265,10 @@ class Tuning(Session):
     def _train_for_real(self, number: int, network: Network) -> None:
         """Train a round with what was chosen, unless that very round was trained before."""
         round = self.plan.rounds[number - 1]
-        if not fetch(self, number):
+        if not round_cache.load(self, number):
             self._run_round(number, round, network)
-            keep(self, number)
-        network.take(number, round)
+            round_cache.store(self, number)
+        network.load_round(number, round)
 
     def _with(self, number: int, round: Round) -> Plan:
         """The plan with another round in the place of one."""

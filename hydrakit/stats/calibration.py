@@ -9,8 +9,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hydrakit.stats.findings import Floats
 from hydrakit.stats.intervals import PRIOR_CORRELATION, shared_variance, wilson_interval
-from hydrakit.stats.tested import Floats, Tested
+from hydrakit.stats.tested import ScoreTable
 
 Bins = Literal["quantile", "fixed"]
 
@@ -203,7 +204,7 @@ class Sensitivity:
 
 
 def sensitivity_at(
-    tested: Tested, specificity: float, *, draws: int = 2000, seed: int = 0, level: float = 0.95
+    tested: ScoreTable, specificity: float, *, draws: int = 2000, seed: int = 0, level: float = 0.95
 ) -> Sensitivity:
     """Sensitivity at a specificity, the threshold being estimated from the same negatives.
 
@@ -251,7 +252,7 @@ def sensitivity_at(
 
 
 def _of_cell(
-    tested: Tested, index: int, inside: NDArray[np.intp], weights: Floats, specificity: float
+    tested: ScoreTable, index: int, inside: NDArray[np.intp], weights: Floats, specificity: float
 ) -> tuple[Floats, float]:
     """Sensitivity of a cell for each row of patient weights, and the first row's specificity.
 
@@ -273,7 +274,7 @@ def _of_cell(
     return found, float(np.mean(negatives <= negatives[threshold[0]]))
 
 
-def _effective_cases(tested: Tested, share: float, variance: float) -> float:
+def _effective_cases(tested: ScoreTable, share: float, variance: float) -> float:
     """Independent positives that a share with this variance has: 1 or more, never above the data's.
 
     Where all or none are found, resampling sees no variance and the data's own number counts.

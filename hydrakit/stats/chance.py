@@ -8,7 +8,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from hydrakit.stats.tested import Floats
+from hydrakit.stats.findings import Floats
 
 EXACT_PAIRS = 20_000
 STEPS = 20_001

@@ -12,7 +12,7 @@ from hydrakit.schema import Frozen, Name, Text
 from hydrakit.stats.subgroups import ComparedSubgroup
 from hydrakit.stats.verdict import Kind
 
-Difference = Annotated[float, Field(ge=-1, le=1)]
+AucDifference = Annotated[float, Field(ge=-1, le=1)]
 
 
 class StrategyFigures(Frozen):
@@ -67,9 +67,9 @@ class Pair(Frozen):
 
     strategy: Name
     against: Name
-    difference: Difference
-    low: Difference
-    high: Difference
+    difference: AucDifference
+    low: AucDifference
+    high: AucDifference
     p: Share
     p_holm: Share
     verdict: Kind

@@ -14,7 +14,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from hydrakit.stats.tested import Floats, Pairs, Tested, pairs_of
+from hydrakit.stats.findings import Floats
+from hydrakit.stats.tested import Pairs, ScoreTable, pairs_of
 
 # Assumed before the patients are looked at, and the weight of that in patients: chosen by
 # simulation (docs/statistics.md).
@@ -52,12 +53,12 @@ def newcombe_interval(
             f"an interval needs cases of both classes: got {positives} positive and "
             f"{negatives} negative"
         )
-    model = Model(1 / positives, 1 / negatives, 1 / (positives * negatives))
+    model = VarianceModel(1 / positives, 1 / negatives, 1 / (positives * negatives))
     return score_interval(auc, model.variance, level=level)
 
 
 @dataclass(frozen=True)
-class Model:
+class VarianceModel:
     """The variance of an AUC where scores are exponential (Hanley and McNeil 1982).
 
     Both classes' terms are replaced by their mean, as in Newcombe's methods 4 and 5.
@@ -216,7 +217,7 @@ class MeanAuc:
     inflation: float
 
 
-def mean_auc(tested: Tested, *, level: float = 0.95) -> MeanAuc:
+def mean_auc(tested: ScoreTable, *, level: float = 0.95) -> MeanAuc:
     """The mean AUC of a strategy with an interval that allows for findings of one patient.
 
     Newcombe's equation with another variance: Hanley and McNeil's at effective numbers of findings,
@@ -251,7 +252,7 @@ def mean_auc(tested: Tested, *, level: float = 0.95) -> MeanAuc:
     )
 
 
-def model_of(pairs: Pairs, *, correlation: float = PRIOR_CORRELATION) -> Model:
+def model_of(pairs: Pairs, *, correlation: float = PRIOR_CORRELATION) -> VarianceModel:
     """Hanley and McNeil's variance at the effective numbers of findings and of pairs.
 
     Args:
@@ -263,7 +264,7 @@ def model_of(pairs: Pairs, *, correlation: float = PRIOR_CORRELATION) -> Model:
     first = shared_variance(of_positive, pairs.positives, correlation)
     second = shared_variance(of_negative, pairs.negatives, correlation)
     alone = float((of_positive**2).sum() * (of_negative**2).sum())
-    return Model(first, second, float((weights**2).sum()) * first * second / alone)
+    return VarianceModel(first, second, float((weights**2).sum()) * first * second / alone)
 
 
 def shared_variance(weights: Floats, patients: NDArray[np.intp], correlation: float) -> float:
@@ -278,7 +279,7 @@ def shared_variance(weights: Floats, patients: NDArray[np.intp], correlation: fl
     return float((1 - correlation) * (weights**2).sum() + correlation * (together**2).sum())
 
 
-def ratio_of(pairs: Pairs, model: Model) -> float:
+def ratio_of(pairs: Pairs, model: VarianceModel) -> float:
     """How many times the model's variance the AUC has, drawn towards 1 where patients are few."""
     expected = model.variance(pairs.auc)
     if expected <= 0:  # an AUC of 0 or 1: the pairs say nothing of their variance

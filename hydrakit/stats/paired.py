@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydrakit.errors import DataError
+from hydrakit.stats.findings import Floats
 from hydrakit.stats.intervals import (
     PRIOR_CORRELATION,
     Spread,
@@ -25,7 +26,7 @@ from hydrakit.stats.intervals import (
     t_level,
     t_quantile,
 )
-from hydrakit.stats.tested import Floats, Pairs, Tested, pairs_of
+from hydrakit.stats.tested import Pairs, ScoreTable, pairs_of
 
 EXACT_PATIENTS = 12
 DRAWS = 20_000
@@ -34,7 +35,7 @@ FLOOR = 0.25  # of the variance that the strategies' likeness lets one expect
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
+class PairedDifference:
     """The mean AUC of one strategy less that of another, on the same findings.
 
     Attributes:
@@ -75,7 +76,9 @@ class Difference:
     needed: float
 
 
-def compare(first: Tested, second: Tested, *, seed: int = 0, level: float = 0.95) -> Difference:
+def compare(
+    first: ScoreTable, second: ScoreTable, *, seed: int = 0, level: float = 0.95
+) -> PairedDifference:
     """Compare two strategies that were tested on the same findings in the same folds.
 
     The interval is ``difference +- t * error``, with the error from patients and trainings
@@ -106,7 +109,7 @@ def compare(first: Tested, second: Tested, *, seed: int = 0, level: float = 0.95
     if found.training > 0:
         p = max(p, 1 - t_level(abs(difference) / math.sqrt(variance), found.freedom))
     half = t_quantile(level, found.freedom) * math.sqrt(variance)
-    return Difference(
+    return PairedDifference(
         first=one.auc,
         second=two.auc,
         difference=difference,
@@ -212,7 +215,7 @@ def findings_needed(
     return findings * (wanted * error / difference) ** 2
 
 
-def _must_match(first: Tested, second: Tested) -> None:
+def _must_match(first: ScoreTable, second: ScoreTable) -> None:
     """Refuse strategies that were not tested on the same cases in the same folds."""
     passes = [[f"{seed}, {repeat}" for seed, repeat in part.passes] for part in (first, second)]
     for what, one, two in (
@@ -234,7 +237,7 @@ def _must_match(first: Tested, second: Tested) -> None:
             raise DataError(f"two strategies must be tested on the same {what}")
 
 
-def _same(first: Tested, second: Tested) -> bool:
+def _same(first: ScoreTable, second: ScoreTable) -> bool:
     """Whether the two give the findings of every cell the same ranks."""
     return all(
         np.array_equal(ranks(first.scores[index, inside]), ranks(second.scores[index, inside]))
@@ -267,7 +270,7 @@ def _contributions(one: Pairs, two: Pairs) -> Floats:
     return np.asarray(parts[0] + parts[1] + difference * share / 2, dtype=np.float64)
 
 
-def _expected_variance(first: Tested, second: Tested, one: Pairs, two: Pairs) -> float:
+def _expected_variance(first: ScoreTable, second: ScoreTable, one: Pairs, two: Pairs) -> float:
     """The variance that two AUCs have whose scores go together as these do.
 
     For few findings that all networks rank alike, in which nothing is seen to vary.
@@ -281,7 +284,7 @@ def _expected_variance(first: Tested, second: Tested, one: Pairs, two: Pairs) ->
     return (1 - _likeness(first, second)) * total
 
 
-def _likeness(first: Tested, second: Tested) -> float:
+def _likeness(first: ScoreTable, second: ScoreTable) -> float:
     """Mean rank correlation of the strategies' scores within cells, 0 or more.
 
     The lower of that of all findings and that within classes.

@@ -10,7 +10,7 @@ from hydrakit.plan.results import Number, Share
 from hydrakit.schema import Frozen, Name, Text
 from hydrakit.stats.findings import Subgroups, enough, parts
 from hydrakit.stats.intervals import mean_auc
-from hydrakit.stats.tested import Tested, part_of
+from hydrakit.stats.tested import ScoreTable, part_of
 
 
 class SubgroupAuc(Frozen):
@@ -46,7 +46,7 @@ class ComparedSubgroup(Frozen):
 
 
 def subgroups_of(
-    tested: Mapping[str, Tested], told: Mapping[str, Subgroups], *, level: float
+    tested: Mapping[str, ScoreTable], told: Mapping[str, Subgroups], *, level: float
 ) -> tuple[ComparedSubgroup, ...]:
     """The strategies on the findings of each subgroup, by the estimator of the whole.
 
@@ -77,7 +77,7 @@ def subgroups_of(
     return tuple(found)
 
 
-def _auc(strategy: str, tested: Tested, level: float) -> SubgroupAuc:
+def _auc(strategy: str, tested: ScoreTable, level: float) -> SubgroupAuc:
     found = mean_auc(tested, level=level)
     return SubgroupAuc(
         strategy=strategy,

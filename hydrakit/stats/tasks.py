@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hydrakit.hooks import Label, Task
-from hydrakit.plan.results import AreaUnderCurve, Figures, Subgroup
+from hydrakit.plan.results import AreaUnderCurve, Metrics, Subgroup
 from hydrakit.stats import metrics
 from hydrakit.stats.findings import Subgroups, enough, parts
 from hydrakit.stats.intervals import newcombe_interval
@@ -103,7 +103,7 @@ def figures(
     task: Task,
     loss: str = "cross-entropy",
     scale: Scale | None = None,
-) -> Figures:
+) -> Metrics:
     """The figures of a head's outputs ``(cases, outputs)``, which are finite.
 
     They are computed where the outputs are. Training asks for them twice in every epoch.
@@ -125,14 +125,14 @@ def figures(
     if task == "regression":
         numbers = (outputs * spread + mean).cpu().numpy()
         error = metrics.mean_absolute_error(numbers, targets.cpu().numpy())
-        return Figures(loss=value, mae=error, r2=metrics.r_squared(numbers, targets.cpu().numpy()))
+        return Metrics(loss=value, mae=error, r2=metrics.r_squared(numbers, targets.cpu().numpy()))
     if task == "multilabel":
         aucs = [area(outputs[:, k], targets[:, k] > 0.5) for k in range(targets.shape[1])]
         right = float(((outputs > 0) == (targets > 0.5)).double().mean())
-        return Figures(loss=value, auc=float(np.mean(aucs)), accuracy=right)
+        return Metrics(loss=value, auc=float(np.mean(aucs)), accuracy=right)
     probabilities = functional.softmax(outputs, dim=1)
     classes = [1] if outputs.shape[1] == 2 else range(outputs.shape[1])
-    return Figures(
+    return Metrics(
         loss=value,
         auc=float(np.mean([area(probabilities[:, k], targets == k) for k in classes])),
         accuracy=float((probabilities.argmax(dim=1) == targets).double().mean()),

@@ -11,9 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydrakit.errors import DataError
-from hydrakit.stats.findings import average
-
-Floats = NDArray[np.float64]
+from hydrakit.stats.findings import Floats, average
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +38,7 @@ class Row:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Tested:
+class ScoreTable:
     """One strategy's scores of all findings that it was tested on.
 
     A pass is a (seed, repeat): it tests a finding once, by the network of one fold. A cell is a
@@ -88,14 +86,14 @@ class Tested:
         return sum(len(np.unique(row[row >= 0])) for row in self.folds) - len(self.cells)
 
 
-def part_of(tested: Tested, inside: NDArray[np.bool_]) -> Tested:
+def part_of(tested: ScoreTable, inside: NDArray[np.bool_]) -> ScoreTable:
     """The scores of some findings alone; it may have no cell that tested both classes.
 
     Args:
         tested: Of all findings.
         inside: Which to keep, ``(findings,)``.
     """
-    return Tested(
+    return ScoreTable(
         findings=tuple(name for name, kept in zip(tested.findings, inside, strict=True) if kept),
         patients=tested.patients[inside],
         labels=tested.labels[inside],
@@ -106,7 +104,7 @@ def part_of(tested: Tested, inside: NDArray[np.bool_]) -> Tested:
     )
 
 
-def gather(rows: Iterable[Row]) -> Tested:
+def gather(rows: Iterable[Row]) -> ScoreTable:
     """Put the rows of all cells of one strategy together, one score per finding and cell.
 
     The scores of several images of a finding in one cell are averaged.
@@ -139,7 +137,7 @@ def gather(rows: Iterable[Row]) -> Tested:
     for at, values in found.items():
         scores[at] = average(values)
         images[at[1]] = max(images[at[1]], len(values))
-    tested = Tested(
+    tested = ScoreTable(
         findings=tuple(names),
         patients=patients.astype(np.intp),
         labels=np.array([facts[name].label for name in names], dtype=np.intp),
@@ -238,7 +236,7 @@ class Pairs:
         return parts[0], parts[1]
 
 
-def pairs_of(tested: Tested) -> Pairs:
+def pairs_of(tested: ScoreTable) -> Pairs:
     """The pairs that the cells of a strategy compared."""
     positive = tested.positive
     place = np.cumsum(positive) - 1, np.cumsum(~positive) - 1

@@ -15,7 +15,7 @@ from typing import Literal
 
 from hydrakit.errors import DataError
 from hydrakit.stats.intervals import newcombe_interval, quantile
-from hydrakit.stats.paired import Difference, findings_needed, holm
+from hydrakit.stats.paired import PairedDifference, findings_needed, holm
 
 Kind = Literal["better", "worse", "cannot tell"]
 
@@ -69,7 +69,7 @@ class TableRow:
 
 
 def verdicts(
-    differences: Mapping[tuple[str, str], Difference], *, level: float = LEVEL
+    differences: Mapping[tuple[str, str], PairedDifference], *, level: float = LEVEL
 ) -> list[Verdict]:
     """The verdicts on a family of comparisons, with Holm's correction over all of them.
 
@@ -90,7 +90,7 @@ def verdicts(
 
 
 def _of_difference(
-    names: tuple[str, str], found: Difference, *, p: float, family: int, level: float
+    names: tuple[str, str], found: PairedDifference, *, p: float, family: int, level: float
 ) -> Verdict:
     first, second = names
     kind: Kind = "cannot tell"

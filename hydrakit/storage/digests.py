@@ -27,7 +27,7 @@ Inside = Annotated[str, StringConstraints(pattern=r"^([0-9A-Za-z_-][0-9A-Za-z_.-
 """A path within a folder: no part of it begins with a dot."""
 
 
-class Digest(Frozen):
+class FileDigest(Frozen):
     """A file's SHA-256 in hexadecimal, and its size in bytes."""
 
     sha256: str
@@ -48,7 +48,7 @@ class Digests(Frozen):
     format: Literal[1] = 1
     hydrakit: str
     plan: str | None = None
-    files: dict[Inside, Digest]
+    files: dict[Inside, FileDigest]
     own: str = ""
 
     def sealed(self) -> Digests:
@@ -123,7 +123,7 @@ def read_digests(folder: Path) -> Digests | None:
     )
 
 
-def digest_of(path: Path) -> Digest:
+def digest_of(path: Path) -> FileDigest:
     """Of a file as it is now.
 
     Raises:
@@ -134,10 +134,10 @@ def digest_of(path: Path) -> Digest:
         found = hashlib.sha256()
         while part := file.read(2**20):
             found.update(part)
-        return Digest(sha256=found.hexdigest(), size=file.tell())
+        return FileDigest(sha256=found.hexdigest(), size=file.tell())
 
 
-def faults(folder: Path) -> Iterator[tuple[str, str]]:
+def damaged_files(folder: Path) -> Iterator[tuple[str, str]]:
     """The files of a folder that are not as they were written, each with what is wrong with it.
 
     Raises:
@@ -150,7 +150,7 @@ def faults(folder: Path) -> Iterator[tuple[str, str]]:
             yield name, wrong
 
 
-def known_digest(path: Path) -> Digest:
+def known_digest(path: Path) -> FileDigest:
     """As `digest_of`, which looks at a file once as long as it stays as it is.
 
     Raises:
@@ -162,7 +162,7 @@ def known_digest(path: Path) -> Digest:
 
 
 @lru_cache(maxsize=10_000)
-def _looked_at(path: Path, size: int, mtime_ns: int, inode: int) -> Digest:
+def _looked_at(path: Path, size: int, mtime_ns: int, inode: int) -> FileDigest:
     return digest_of(path)
 
 
@@ -192,7 +192,7 @@ def check_file(folder: Path, name: str, *, remedy: str) -> Path:
     return path
 
 
-def _fault(path: Path, written: Digest) -> str | None:
+def _fault(path: Path, written: FileDigest) -> str | None:
     """What is wrong with a file that is not as it was written."""
     try:
         found = known_digest(path)

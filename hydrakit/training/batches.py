@@ -7,16 +7,16 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from hydrakit.compute import signals as stopping
-from hydrakit.compute.distributed import ALONE, Team
+from hydrakit.compute import signals
+from hydrakit.compute.distributed import ALONE, ProcessGroup
 from hydrakit.data.augment import Views, balanced
-from hydrakit.data.load import Loaded
+from hydrakit.data.load import LoadedDataset
 from hydrakit.rounds import Hyperparameters
-from hydrakit.training.evaluation import EVALUATION_BATCH, outputs
+from hydrakit.training.evaluation import EVALUATION_BATCH, forward_in_batches
 from hydrakit.training.seeds import EPOCH, VIEWS, Seeds
 
 
-class Examples:
+class TrainingExamples:
     """What a round trains on: inputs with labels, in batches, in a new order every epoch.
 
     Views are made when a batch is taken, so that none are kept in memory. The features of a frozen
@@ -29,12 +29,12 @@ class Examples:
 
     def __init__(
         self,
-        data: Loaded,
+        data: LoadedDataset,
         settings: Hyperparameters,
         seeds: Seeds,
         *,
         fixed: bool,
-        team: Team = ALONE,
+        team: ProcessGroup = ALONE,
     ) -> None:
         self.data = data
         self.settings = settings
@@ -61,7 +61,7 @@ class Examples:
         views = None if self.views is None else self.views[chosen]
         return self.data.train.views(self.rows[chosen], views, self.data.patch)
 
-    def through(self, body: nn.Module, device: torch.device) -> None:
+    def precompute_features(self, body: nn.Module, device: torch.device) -> None:
         """Put the fixed views through a frozen body, once.
 
         Args:
@@ -69,7 +69,7 @@ class Examples:
             device: Of the features, which are the examples from here on, and of their labels.
         """
         every = torch.arange(len(self.rows), device=self.device).split(EVALUATION_BATCH)
-        features = torch.cat([outputs(body, self._images(chosen)) for chosen in every])
+        features = torch.cat([forward_in_batches(body, self._images(chosen)) for chosen in every])
         self.device = device
         self.features, self.labels = features.to(device), self.labels.to(device)
 
@@ -93,7 +93,7 @@ class Examples:
         order = torch.randperm(len(self.rows), generator=generator).to(self.device)
         size = self.settings.batch_size
         for chosen in order.split(size) if steps is None else order.tensor_split(steps):
-            stopping.check()
+            signals.check()
             part = self.team.part(len(chosen))
             own = chosen if part is None else chosen[part.rows]
             inputs = self._images(own) if self.features is None else self.features[own]

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from hydrakit.compute.signals import EVERY
+from hydrakit.compute.modules import StateDict
+from hydrakit.compute.signals import CHECKPOINT_SECONDS
 from hydrakit.errors import WeightsError
 from hydrakit.plan.results import CheckpointFacts, EpochRecord, Plateau
 from hydrakit.storage.records import refuse_later
-from hydrakit.training.selection import Selection, State
+from hydrakit.training.selection import Selection
 from hydrakit.version import version
 from hydrakit.weights import format as weightfile
 
@@ -48,7 +49,7 @@ class Snapshot:
 
 
 @dataclass
-class Progress:
+class RoundProgress:
     """Where a round is: all that decides how it goes on after an epoch.
 
     Attributes:
@@ -128,7 +129,7 @@ class Progress:
         ]
         self.selection.go_on(self.records, kept)
 
-    def _kept_states(self, tensors: Mapping[str, Tensor], place: int) -> list[State]:
+    def _kept_states(self, tensors: Mapping[str, Tensor], place: int) -> list[StateDict]:
         """On the device of what is trained."""
         return [
             {
@@ -144,7 +145,7 @@ class Progress:
         return found
 
 
-class Keeper:
+class Checkpointer:
     """Keeps a round's progress: in memory after every epoch, and on disk now and then.
 
     Attributes:
@@ -153,7 +154,7 @@ class Keeper:
         held: The progress after the last epoch.
     """
 
-    def __init__(self, path: Path | None = None, *, every: float = EVERY) -> None:
+    def __init__(self, path: Path | None = None, *, every: float = CHECKPOINT_SECONDS) -> None:
         self.path = path
         self.every = every
         self.held: Snapshot | None = None
@@ -166,7 +167,7 @@ class Keeper:
         """Of training, those before a stop included."""
         return self._before + time.monotonic() - self._began
 
-    def begin(self, progress: Progress) -> None:
+    def begin(self, progress: RoundProgress) -> None:
         """Go on from the checkpoint, if there is one.
 
         Raises:
@@ -182,12 +183,12 @@ class Keeper:
                 ) from None
         self.held = progress.snapshot()
 
-    def back(self, progress: Progress) -> None:
+    def back(self, progress: RoundProgress) -> None:
         """Go back to the progress after the last epoch."""
         assert self.held is not None
         progress.restore(self.held)
 
-    def epoch_over(self, progress: Progress) -> None:
+    def epoch_over(self, progress: RoundProgress) -> None:
         """An epoch is over: its progress is kept, and written down if it is time.
 
         Raises:

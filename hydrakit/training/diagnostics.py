@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hydrakit.compute.devices import Compute
-from hydrakit.models.body import Body, Joined
+from hydrakit.models.body import Body, BodyWithHead
 from hydrakit.rounds import Round
-from hydrakit.training.epochs import optimiser_of
+from hydrakit.training.epochs import build_optimiser
 
 Named = Sequence[tuple[str, nn.Module]]
 
@@ -27,7 +27,9 @@ class _FoundError(Exception):
     """What is not finite, in words."""
 
 
-def first_fault(epoch: Callable[[], object], modules: Named, optimiser: Optimizer) -> str | None:
+def first_nonfinite(
+    epoch: Callable[[], object], modules: Named, optimiser: Optimizer
+) -> str | None:
     """Go through an epoch again, and tell the batch and the layer that first are not finite.
 
     Args:
@@ -95,14 +97,14 @@ def _finite(tensor: torch.Tensor) -> bool:
 _ON_A_CPU = ("can't allocate memory", "not enough memory")
 
 
-def ran_out(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the memory of a GPU or of the machine ran out."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(said in str(error) for said in _ON_A_CPU)
 
 
-def fitting_batch(
+def largest_fitting_batch(
     round: Round, body: Body, head: nn.Module, image: Tensor, compute: Compute
 ) -> int | None:
     """The largest batch of a round, halved again and again, with which an update fits.
@@ -119,8 +121,8 @@ def fitting_batch(
     """
 
     def update(size: int) -> None:
-        model = Joined(deepcopy(body), deepcopy(head)).train()
-        optimiser = optimiser_of([model], round.hyperparameters)
+        model = BodyWithHead(deepcopy(body), deepcopy(head)).train()
+        optimiser = build_optimiser([model], round.hyperparameters)
         with torch.random.fork_rng(devices=[]), compute.training():
             output = model(image.repeat(size, 1, 1, 1))
         output.float().sum().backward()
@@ -138,7 +140,7 @@ def _fits(update: Callable[[int], None], size: int) -> bool:
     try:
         update(size)
     except (RuntimeError, MemoryError) as error:
-        if not ran_out(error):
+        if not is_out_of_memory(error):
             raise
         return False
     return True

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from hydrakit.compute.devices import Compute
 from hydrakit.compute.distributed import ALONE, parallel
 from hydrakit.hooks import Task
-from hydrakit.models.body import Body, Shared
-from hydrakit.plan.results import Figures
+from hydrakit.models.body import Body, ParallelBodyWithHead
+from hydrakit.plan.results import Metrics
 from hydrakit.rounds import Hyperparameters, Round
 from hydrakit.stats.tasks import from_tensor, loss_of
-from hydrakit.training.batches import Examples
-from hydrakit.training.evaluation import figures
+from hydrakit.training.batches import TrainingExamples
+from hydrakit.training.evaluation import compute_metrics
 from hydrakit.training.seeds import EPOCH, Seeds
 
 
-def optimiser_of(modules: Sequence[nn.Module], settings: Hyperparameters) -> torch.optim.AdamW:
+def build_optimiser(modules: Sequence[nn.Module], settings: Hyperparameters) -> torch.optim.AdamW:
     """Adam for all of some modules that is to be trained."""
     parameters = [each for module in modules for each in module.parameters()]
     return torch.optim.AdamW(
@@ -37,9 +37,9 @@ class Step:
     def __init__(self, model: nn.Module, compute: Compute, settings: Hyperparameters) -> None:
         self.model = model
         self.settings = settings
-        self.optimiser = optimiser_of([model], settings)
+        self.optimiser = build_optimiser([model], settings)
         self._compute = compute
-        self._shared = isinstance(model, Shared)
+        self._shared = isinstance(model, ParallelBodyWithHead)
         self._forward = parallel(model, compute.device) if self._shared else compute.prepared(model)
 
     def __call__(self, inputs: Tensor, targets: Tensor, task: Task) -> Tensor:
@@ -60,7 +60,7 @@ class Step:
         return output.detach()
 
 
-def one_epoch(step: Step, examples: Examples, epoch: int) -> Figures:
+def one_epoch(step: Step, examples: TrainingExamples, epoch: int) -> Metrics:
     """Update a model once on every batch; its figures are those of the outputs on the way."""
     step.model.train()
     data, logits, labels = examples.data, [], []
@@ -69,10 +69,10 @@ def one_epoch(step: Step, examples: Examples, epoch: int) -> Figures:
         labels.append(targets)
     shown = from_tensor(torch.cat(labels), data.scale)
     found = torch.cat(logits)
-    return figures(found, shown, task=data.task, loss=step.settings.loss, scale=data.scale)
+    return compute_metrics(found, shown, task=data.task, loss=step.settings.loss, scale=data.scale)
 
 
-class Single:
+class SingleTaskEpoch:
     """A round on one dataset.
 
     Attributes:
@@ -84,25 +84,25 @@ class Single:
 
     drawn: str | None = None
 
-    def __init__(self, step: Step, examples: Examples, head: nn.Module) -> None:
+    def __init__(self, step: Step, examples: TrainingExamples, head: nn.Module) -> None:
         self.step = step
         self.examples = examples
         self.heads = [head]
         self.optimiser = step.optimiser
         self.team = examples.team
 
-    def epoch(self, epoch: int) -> Figures:
+    def epoch(self, epoch: int) -> Metrics:
         """Update the model once on every batch."""
         return one_epoch(self.step, self.examples, epoch)
 
 
-class Mixed:
-    """A round on several datasets, each through its own head; attributes as in `Single`."""
+class MultiTaskEpoch:
+    """A round on several datasets, each with its own head; attributes as in `SingleTaskEpoch`."""
 
     def __init__(
         self,
         body: Body,
-        parts: Sequence[tuple[nn.Module, Examples]],
+        parts: Sequence[tuple[nn.Module, TrainingExamples]],
         round: Round,
         *,
         seeds: Seeds,
@@ -115,11 +115,11 @@ class Mixed:
         self.seeds = seeds
         self.compute = compute
         self.heads = [head for head, _ in parts]
-        self.optimiser = optimiser_of([body, *self.heads], self.settings)
+        self.optimiser = build_optimiser([body, *self.heads], self.settings)
         self.team = ALONE
         self.drawn: str | None = None
 
-    def epoch(self, epoch: int) -> Figures:
+    def epoch(self, epoch: int) -> Metrics:
         """Update on every batch; the figures are of the first dataset, or of the one drawn."""
         parts = self.parts
         if self.mix == "epoch":
@@ -137,11 +137,13 @@ class Mixed:
         data = parts[0][1].data
         shown = from_tensor(torch.cat(labels), data.scale)
         loss = self.settings.loss
-        return figures(torch.cat(logits), shown, task=data.task, loss=loss, scale=data.scale)
+        return compute_metrics(
+            torch.cat(logits), shown, task=data.task, loss=loss, scale=data.scale
+        )
 
     def _update(
         self,
-        parts: Sequence[tuple[nn.Module, Examples]],
+        parts: Sequence[tuple[nn.Module, TrainingExamples]],
         batches: Sequence[tuple[Tensor, Tensor]],
     ) -> Tensor:
         """Update on a batch of each dataset at once, and give the outputs of the first."""
@@ -173,4 +175,4 @@ class Mixed:
         return found
 
 
-Course = Single | Mixed
+EpochRunner = SingleTaskEpoch | MultiTaskEpoch

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hydrakit.data.load import Cases
+from hydrakit.data.load import CaseSet
 from hydrakit.hooks import Task
 from hydrakit.models.body import Body
-from hydrakit.plan.results import Figures
+from hydrakit.plan.results import Metrics
 from hydrakit.stats import tasks
 from hydrakit.stats.tasks import Scale
 
@@ -24,10 +24,10 @@ class Reference:
     """The head whose validation AUC on the target is followed through the later rounds."""
 
     head: nn.Module
-    val: Cases
+    val: CaseSet
 
 
-class Evaluation:
+class Evaluator:
     """Validation figures, and the reference head's, of a body and a head as they are now.
 
     Of a frozen body, what cannot change is computed once: its features of each set of cases, and
@@ -38,7 +38,7 @@ class Evaluation:
         self,
         body: Body,
         head: nn.Module,
-        val: Cases,
+        val: CaseSet,
         reference: Reference | None,
         loss: str,
     ) -> None:
@@ -50,7 +50,7 @@ class Evaluation:
         self._features: dict[int, Tensor] = {}
         self._reference_score: float | None = None
 
-    def __call__(self) -> tuple[Figures, float | None]:
+    def __call__(self) -> tuple[Metrics, float | None]:
         """The figures on the validation split, and the AUC of the reference head."""
         if not self.body.frozen:
             self._features, self._reference_score = {}, None
@@ -60,34 +60,36 @@ class Evaluation:
             self._reference_score = figures.score
         return val, self._reference_score
 
-    def _figures(self, head: nn.Module, cases: Cases) -> Figures:
+    def _figures(self, head: nn.Module, cases: CaseSet) -> Metrics:
         """Of a head on some cases; the body looks at a set of cases once."""
         if id(cases) not in self._features:
             self.body.use(cases.dataset)
-            self._features[id(cases)] = outputs(self.body, cases.patches)
+            self._features[id(cases)] = forward_in_batches(self.body, cases.patches)
         place = next(head.parameters()).device  # one that trains alone is on the CPU
-        found = outputs(head, self._features[id(cases)].to(place))
-        return figures(found, cases.labels, task=cases.task, loss=self.loss, scale=cases.scale)
+        found = forward_in_batches(head, self._features[id(cases)].to(place))
+        return compute_metrics(
+            found, cases.labels, task=cases.task, loss=self.loss, scale=cases.scale
+        )
 
 
-def outputs(module: nn.Module, inputs: Tensor) -> Tensor:
+def forward_in_batches(module: nn.Module, inputs: Tensor) -> Tensor:
     """What a module gives in evaluation mode, without gradients, in batches."""
     module.eval()
     with torch.no_grad():
         return torch.cat([module(batch) for batch in inputs.split(EVALUATION_BATCH)])
 
 
-def figures(
+def compute_metrics(
     found: Tensor,
     targets: Tensor | NDArray[np.int64] | NDArray[np.float64],
     *,
     task: Task,
     loss: str,
     scale: Scale | None,
-) -> Figures:
+) -> Metrics:
     """Figures of outputs on any device; all are NaN where an output is not finite."""
     values = found.double()
     if not torch.isfinite(values).all():
-        return Figures.model_construct(loss=float("nan"))
+        return Metrics.model_construct(loss=float("nan"))
     wanted = torch.as_tensor(targets, device=values.device)
     return tasks.figures(values, wanted, task=task, loss=loss, scale=scale)

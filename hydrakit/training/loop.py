@@ -13,32 +13,30 @@ from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from hydrakit.compute.devices import Compute, placed, threads
+from hydrakit.compute.devices import Compute, on_device, thread_count
 from hydrakit.compute.distributed import ALONE
-from hydrakit.compute.modules import set_dropout
-from hydrakit.data.load import Loaded
+from hydrakit.compute.modules import StateDict, set_dropout
+from hydrakit.data.load import LoadedDataset
 from hydrakit.errors import PlanError
-from hydrakit.models.body import Body, Joined, Shared, set_trainable
+from hydrakit.models.body import Body, BodyWithHead, ParallelBodyWithHead, set_trainable
 from hydrakit.models.layers import Dropout
 from hydrakit.plan.results import EpochRecord
 from hydrakit.rounds import Round
 from hydrakit.stats.tasks import from_tensor
-from hydrakit.training.batches import Examples
-from hydrakit.training.checkpoint import Keeper, Progress
-from hydrakit.training.diagnostics import first_fault
-from hydrakit.training.epochs import Course, Mixed, Single, Step
-from hydrakit.training.evaluation import Evaluation, Reference, figures, outputs
+from hydrakit.training.batches import TrainingExamples
+from hydrakit.training.checkpoint import Checkpointer, RoundProgress
+from hydrakit.training.diagnostics import first_nonfinite
+from hydrakit.training.epochs import EpochRunner, MultiTaskEpoch, SingleTaskEpoch, Step
+from hydrakit.training.evaluation import Evaluator, Reference, compute_metrics, forward_in_batches
 from hydrakit.training.seeds import EPOCH, Seeds, seeded
 from hydrakit.training.selection import Selection
 
-State = dict[str, Tensor]
-
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """A finished round. The modules it was given hold the weights of the best epoch.
 
     Attributes:
@@ -49,7 +47,7 @@ class Trained:
 
     epochs: list[EpochRecord]
     best: EpochRecord
-    last_head: State
+    last_head: StateDict
 
 
 class DivergedError(PlanError):
@@ -60,23 +58,23 @@ class DivergedError(PlanError):
             where no epoch was over.
     """
 
-    trained: Trained | None = None
+    trained: TrainingResult | None = None
 
 
 def train_round(
     round: Round,
     body: Body,
     head: nn.Module,
-    data: Loaded,
+    data: LoadedDataset,
     *,
     seeds: Seeds,
-    others: Sequence[tuple[nn.Module, Loaded]] = (),
+    others: Sequence[tuple[nn.Module, LoadedDataset]] = (),
     compute: Compute | None = None,
     reference: Reference | None = None,
     on_epoch: Callable[[EpochRecord], None] = lambda _: None,
-    keeper: Keeper | None = None,
+    keeper: Checkpointer | None = None,
     cache_features: bool = True,
-) -> Trained:
+) -> TrainingResult:
     """Train a head, or body and head, and leave both with the weights of the best epoch.
 
     Args:
@@ -98,53 +96,59 @@ def train_round(
         WeightsError: The round's checkpoint is damaged.
     """
     settings = round.hyperparameters
-    keeper = keeper or Keeper()
+    keeper = keeper or Checkpointer()
     compute = compute or Compute(data.train.device)
     team = compute.team if round.train == "all" and not others else ALONE
-    examples = Examples(data, settings, seeds, fixed=round.train == "head", team=team)
+    examples = TrainingExamples(data, settings, seeds, fixed=round.train == "head", team=team)
     set_trainable(body, round.train)
     body.use(data.name)
     for module in (body, head, *(other for other, _ in others)):
         set_dropout(module, settings.dropout)
-    evaluate = Evaluation(body, head, data.val, reference, settings.loss)
+    evaluate = Evaluator(body, head, data.val, reference, settings.loss)
     if round.train == "none":
         return _as_it_is(evaluate, data, on_epoch)
-    model: nn.Module = Joined(body, head) if team.size == 1 else Shared(body, head, team)
+    model: nn.Module = (
+        BodyWithHead(body, head) if team.size == 1 else ParallelBodyWithHead(body, head, team)
+    )
     alone = round.train == "head" and cache_features
     if round.train == "head":
         kept = Dropout(settings.dropout * settings.feature_dropout)
-        model = nn.Sequential(kept, head) if alone else Joined(body, nn.Sequential(kept, head))
+        model = (
+            nn.Sequential(kept, head) if alone else BodyWithHead(body, nn.Sequential(kept, head))
+        )
     with ExitStack() as stack:
         if alone:
             compute = compute.of_heads()
-            examples.through(body, compute.device)
-            stack.enter_context(placed(head, compute.device))
+            examples.precompute_features(body, compute.device)
+            stack.enter_context(on_device(head, compute.device))
             # Too small to share: a second thread makes a head's step slower.
-            stack.enter_context(threads(1))
+            stack.enter_context(thread_count(1))
         if others:
             parts = [(head, examples)]
-            parts += [(one, Examples(each, settings, seeds, fixed=False)) for one, each in others]
-            course: Course = Mixed(body, parts, round, seeds=seeds, compute=compute)
+            parts += [
+                (one, TrainingExamples(each, settings, seeds, fixed=False)) for one, each in others
+            ]
+            course: EpochRunner = MultiTaskEpoch(body, parts, round, seeds=seeds, compute=compute)
         else:
-            course = Single(Step(model, compute, settings), examples, head)
+            course = SingleTaskEpoch(Step(model, compute, settings), examples, head)
         return _train(course, evaluate, round=round, seeds=seeds, on_epoch=on_epoch, keeper=keeper)
 
 
 def _train(
-    course: Course,
-    evaluate: Evaluation,
+    course: EpochRunner,
+    evaluate: Evaluator,
     *,
     round: Round,
     seeds: Seeds,
     on_epoch: Callable[[EpochRecord], None],
-    keeper: Keeper,
-) -> Trained:
+    keeper: Checkpointer,
+) -> TrainingResult:
     """The epochs of a round."""
     settings, body = round.hyperparameters, evaluate.body
     modules = [*([] if body.frozen else [body]), *course.heads]
     selection = Selection(settings, modules)
     scheduler = ReduceLROnPlateau(course.optimiser, mode="min", patience=5)
-    progress = Progress(modules, course.optimiser, scheduler, selection)
+    progress = RoundProgress(modules, course.optimiser, scheduler, selection)
     keeper.begin(progress)
     while not progress.over():
         epoch = len(progress.records) + 1
@@ -167,7 +171,7 @@ def _train(
             reference_auc=reference_auc,
             dataset=course.drawn,
         )
-        record = course.team.agreed(record)
+        record = course.team.broadcast(record)
         progress.records.append(record)
         on_epoch(record)
         selection.see(record)
@@ -178,30 +182,30 @@ def _train(
     return _trained(progress, evaluate)
 
 
-def _trained(progress: Progress, evaluate: Evaluation) -> Trained:
+def _trained(progress: RoundProgress, evaluate: Evaluator) -> TrainingResult:
     """What a round ends with, after the epochs that it has had."""
     last_head = deepcopy(evaluate.head.state_dict())
-    return Trained(progress.records, progress.selection.finish(evaluate), last_head)
+    return TrainingResult(progress.records, progress.selection.finish(evaluate), last_head)
 
 
 def _as_it_is(
-    evaluate: Evaluation, data: Loaded, on_epoch: Callable[[EpochRecord], None]
-) -> Trained:
+    evaluate: Evaluator, data: LoadedDataset, on_epoch: Callable[[EpochRecord], None]
+) -> TrainingResult:
     """How a network does that is not trained: its figures on the patches as they are."""
-    model = Joined(evaluate.body, evaluate.head)
-    found = outputs(model, data.train.plain(data.patch))
+    model = BodyWithHead(evaluate.body, evaluate.head)
+    found = forward_in_batches(model, data.train.plain(data.patch))
     targets = from_tensor(data.train_labels, data.scale)
-    train = figures(found, targets, task=data.task, loss=evaluate.loss, scale=data.scale)
+    train = compute_metrics(found, targets, task=data.task, loss=evaluate.loss, scale=data.scale)
     val, reference_auc = evaluate()
     record = EpochRecord(
         epoch=0, learning_rate=0.0, train=train, val=val, reference_auc=reference_auc
     )
     on_epoch(record)
-    return Trained([record], record, deepcopy(evaluate.head.state_dict()))
+    return TrainingResult([record], record, deepcopy(evaluate.head.state_dict()))
 
 
 def _diverged(
-    course: Course, evaluate: Evaluation, *, round: Round, seeds: Seeds, epoch: int
+    course: EpochRunner, evaluate: Evaluator, *, round: Round, seeds: Seeds, epoch: int
 ) -> DivergedError:
     """What to tell of an epoch whose figures are not finite; the network is as before it."""
     body, device = evaluate.body, evaluate.val.patches.device
@@ -214,7 +218,7 @@ def _diverged(
             course.epoch(epoch)
         evaluate()
 
-    where = first_fault(again, named, course.optimiser)
+    where = first_nonfinite(again, named, course.optimiser)
     return DivergedError(
         f"round {round.dataset} {round.train}: the loss is not finite in epoch {epoch}"
         f"{f' (first: {where})' if where else ''}: lower the learning rate (is "

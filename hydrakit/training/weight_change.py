@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from hydrakit.models.body import Body
 from hydrakit.models.layers import BatchNorm
-from hydrakit.plan.results import Moved
+from hydrakit.plan.results import WeightChange
 
 STATISTICS = ("running_mean", "running_var")
 
 
-def moved(before: Mapping[str, Tensor], body: Body) -> Moved:
+def weight_change(before: Mapping[str, Tensor], body: Body) -> WeightChange:
     """The distance of a body's weights from earlier ones, as a share of their length.
 
     Args:
@@ -42,7 +42,7 @@ def moved(before: Mapping[str, Tensor], body: Body) -> Moved:
         for kind, names in kinds.items()
         if names
     }
-    return Moved(statistics=shares.pop("statistics", None), **shares)
+    return WeightChange(statistics=shares.pop("statistics", None), **shares)
 
 
 def _share(before: list[Tensor], after: list[Tensor]) -> float:

@@ -177,7 +177,7 @@ def load_body(path: Path, *, dropout: float = 0.0) -> Body:
     """
     import torch
 
-    from hydrakit.models.body import Body, lay_out
+    from hydrakit.models.body import Body, use_channels_last
 
     description = read_body(path)
     shapes = read_shapes(path)
@@ -186,7 +186,7 @@ def load_body(path: Path, *, dropout: float = 0.0) -> Body:
         body = Body(description.spec, in_channels=description.in_channels, dropout=dropout)
     refuse_other_shapes(path, shapes, expected=body.state_dict(), what="the body of its spec")
     body.load_state_dict(read_tensors(path, description.digest), assign=True)
-    lay_out(body)
+    use_channels_last(body)
     return body.eval()
 
 
@@ -228,13 +228,13 @@ def load_model(body_path: Path, head_path: Path, *, plugins: Plugins | None = No
         PluginError: Nobody offers the head's factory.
         WeightsError: A file is at fault, or the head does not fit the body.
     """
-    from hydrakit.models.body import Joined
+    from hydrakit.models.body import BodyWithHead
 
     told, _ = _checked_pair(body_path, head_path)
     body = load_body(body_path)
     if told.dataset in body.spec.datasets:
         body.use(told.dataset)
-    return Joined(body, load_head(head_path, plugins=plugins)).eval()
+    return BodyWithHead(body, load_head(head_path, plugins=plugins)).eval()
 
 
 def mismatch(body: BodyMetadata, head: HeadMetadata) -> str | None:

@@ -53,7 +53,7 @@ _TYPES = {
 }
 
 Channels = Annotated[int, Field(gt=0, le=1024)]
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Sha256Text = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Preprocessing(Frozen):
@@ -99,7 +99,7 @@ class BodyMetadata(Frozen):
     hydrakit: Text
     spec: BodySpec
     in_channels: Channels
-    digest: Digest
+    digest: Sha256Text
     trained_on: Annotated[tuple[Name, ...], Field(max_length=MAX_ROUNDS)] = ()
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
 
@@ -142,10 +142,10 @@ class HeadMetadata(Frozen):
     split: Split | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     copies: Copies = "group"
-    splits: Digest | None = None
-    body: Digest
+    splits: Sha256Text | None = None
+    body: Sha256Text
     preprocessing: Preprocessing
-    digest: Digest
+    digest: Sha256Text
     probe: Probe
 
     @model_validator(mode="after")

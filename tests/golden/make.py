@@ -24,7 +24,7 @@ from helpers import StopError, plan_of, plugins, round_of, run_plan, write_datas
 import hydrakit
 from hydrakit.plan import BodySpec, Round
 from hydrakit.plan.results import EpochRecord
-from hydrakit.runs.callbacks import Watcher
+from hydrakit.runs.callbacks import RunCallback
 
 HERE = Path(__file__).parent
 PLAN = plan_of(
@@ -35,7 +35,7 @@ LEFT_OUT = ("report.html", "log.txt", ".lock")
 """Is made again, tells of the machine, or says nothing."""
 
 
-class Stop(Watcher):
+class Stop(RunCallback):
     """Stops in the third epoch of the last round."""
 
     def epoch(self, number: int, round: Round, record: EpochRecord) -> None:

@@ -18,7 +18,7 @@ from hydrakit.names import NAME_PATTERN, is_name
 from hydrakit.storage.paths import default_data
 
 if TYPE_CHECKING:
-    from hydrakit.data.declared.cases import Case, CsvTable
+    from hydrakit.data.declared.cases import CsvTable, DeclaredCase
     from hydrakit.data.declared.images import ImageReader
     from hydrakit.plugins.registry import Plugins
 
@@ -225,7 +225,7 @@ def _csv(declaration: Declaration, folder: Path) -> CsvTable | None:
 
 
 def _sample(
-    declaration: Declaration, case: Case, *, folder: Path, root: Path, reader: ImageReader
+    declaration: Declaration, case: DeclaredCase, *, folder: Path, root: Path, reader: ImageReader
 ) -> Sample | Unusable:
     import numpy as np
 

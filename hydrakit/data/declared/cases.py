@@ -41,7 +41,7 @@ _MEMBER = re.compile(r"(?P<file>.+\.np[yz])#(?P<member>[^\[\]]*)(?:\[(?P<row>\d{
 
 
 @dataclass(frozen=True, slots=True)
-class ImagePlace:
+class ImageLocation:
     """Where one image is: a file below the root, and for arrays the member and the row."""
 
     file: str
@@ -50,7 +50,7 @@ class ImagePlace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
+class DeclaredCase:
     """One case as it is declared, before its image is read.
 
     Attributes:
@@ -67,7 +67,7 @@ class Case:
     """
 
     key: str
-    channels: tuple[ImagePlace, ...]
+    channels: tuple[ImageLocation, ...]
     label: Label | None
     patient: str | None
     group: str | None
@@ -89,7 +89,9 @@ class CsvTable:
     content: bytes
 
 
-def list_cases(declaration: Declaration, root: Path, *, table: CsvTable | None) -> list[Case]:
+def list_cases(
+    declaration: Declaration, root: Path, *, table: CsvTable | None
+) -> list[DeclaredCase]:
     """Every case of a dataset, in the order of its table or of its paths.
 
     Args:
@@ -100,7 +102,7 @@ def list_cases(declaration: Declaration, root: Path, *, table: CsvTable | None) 
     Raises:
         DataError: A case is wrong; the message names the file, the place in it, and the value.
     """
-    cases: list[Case] = []
+    cases: list[DeclaredCase] = []
     first: dict[str, str] = {}
     for where, fields in _rows(declaration, root, table):
         try:
@@ -249,7 +251,7 @@ def _label_sets(
     ]
 
 
-def _case(declaration: Declaration, fields: Fields) -> Case:
+def _case(declaration: Declaration, fields: Fields) -> DeclaredCase:
     """One case.
 
     Raises:
@@ -263,7 +265,7 @@ def _case(declaration: Declaration, fields: Fields) -> Case:
     if str(declaration.cases).lower().endswith(".csv"):  # other names are those of real files
         paths = [part.strip() for part in fields["path"].split(SEPARATOR)]
     position, millimetres = _position(given)
-    return Case(
+    return DeclaredCase(
         channels=tuple(_place(path) for path in paths),
         key=given.get("key") or given["path"],
         label=_label(declaration, given.get("label", "")),
@@ -281,12 +283,12 @@ def _case(declaration: Declaration, fields: Fields) -> Case:
     )
 
 
-def _place(text: str) -> ImagePlace:
+def _place(text: str) -> ImageLocation:
     match = _MEMBER.fullmatch(text)
-    place = ImagePlace(text)
+    place = ImageLocation(text)
     if match:
         row = None if match["row"] is None else int(match["row"])
-        place = ImagePlace(match["file"], match["member"] or None, row)
+        place = ImageLocation(match["file"], match["member"] or None, row)
     fault = path_fault(place.file)
     if fault:
         raise ValueError(f"path {shown(place.file)} {fault}")

@@ -35,7 +35,7 @@ UNKNOWN = ""  # what a label is mapped to where it says that nobody knows
 NO_DEFAULT = ("default", None)
 NONE = "none"  # the multi-label label that is no label at all
 
-Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+FilledText = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 SplitName = Literal["train", "val", "test"]
 
 
@@ -78,31 +78,31 @@ class Columns(_Table):
     A column that is left out here is looked for by its own name.
     """
 
-    path: Text | None = None
+    path: FilledText | None = None
     """CSV: the image, relative to `root`; several, separated by `;`, become channels. A member of
     an NPZ is `file.npz#member`, one row of a member `file.npz#member[12]`."""
-    image: Text | None = None
+    image: FilledText | None = None
     """NPZ: the array of images, one case per row."""
-    label: Text | None = None
+    label: FilledText | None = None
     """The label; empty where it is unknown."""
-    patient: Text | None = None
+    patient: FilledText | None = None
     """Pseudonymous identifier. Without it, DICOM files tell theirs, and any other case, or finding,
     counts as a patient of its own."""
-    group: Text | None = None
+    group: FilledText | None = None
     """Further cases that must stay together."""
-    finding: Text | None = None
+    finding: FilledText | None = None
     """What counts once, however many images there are of it: a name within the patient."""
-    row: Text | None = None
+    row: FilledText | None = None
     """Position in pixels, down from the middle of the upper left pixel."""
-    column: Text | None = None
+    column: FilledText | None = None
     """Position in pixels, to the right of the middle of the upper left pixel."""
-    row_mm: Text | None = None
+    row_mm: FilledText | None = None
     """As `row`, in millimetres."""
-    column_mm: Text | None = None
+    column_mm: FilledText | None = None
     """As `column`, in millimetres."""
-    split: Text | None = None
+    split: FilledText | None = None
     """The split that the case belongs to: train, val or test."""
-    key: Text | None = None
+    key: FilledText | None = None
     """The case's own name, which no other case has; without it, the path."""
 
 
@@ -117,7 +117,7 @@ class Declaration(_Table):
     """What it is, in one line."""
     task: Task = "classification"
     """What a label is: one of the classes, a number, or several of the classes at once."""
-    classes: Annotated[tuple[Text, ...], Field(strict=False, min_length=1)]
+    classes: Annotated[tuple[FilledText, ...], Field(strict=False, min_length=1)]
     """Names of the classes; of two, the second is the positive one. Of a regression, the one name
     of the number. Of a multi-label task, the names of the labels."""
     cohort: str | None = None
@@ -128,23 +128,23 @@ class Declaration(_Table):
     """How to cite it."""
     how_to_get: str = "ask whoever wrote its dataset.toml."
     """Where the files come from."""
-    root: Text = "."
+    root: FilledText = "."
     """Folder of the images, relative to this file's folder, or absolute. Nothing outside it is
     read."""
     field_of_view: View
     """How much of an image the network sees."""
     spacing: Annotated[tuple[PositiveFloat, PositiveFloat], Field(strict=False)] | None = None
     """(row, column) distance between pixels in millimetres, for files that do not tell it."""
-    cases: Text | None = None
+    cases: FilledText | None = None
     """The table of cases: a CSV beside this file or under `root`, with one case per row, or an NPZ
     under `root` whose arrays are the columns. Either this or `pattern`."""
-    pattern: Text | None = None
+    pattern: FilledText | None = None
     """Which files under `root` are cases, and what their paths tell: `{label}/{patient}/*.png`.
     Parts: label, patient, group, finding, split, key. `*` is any text within a name, `?` one
     character, `**` any folders. Either this or `cases`."""
     columns: Columns = Field(default_factory=Columns)
     """What the columns of `cases` are called."""
-    subgroups: dict[str, Text] = Field(default_factory=dict)
+    subgroups: dict[str, FilledText] = Field(default_factory=dict)
     """By what test figures are also given apart, and the column that tells it: zone = "zone". Never
     anything of who the patient is."""
     labels: dict[str, str] = Field(default_factory=dict)

@@ -36,7 +36,7 @@ _TUPLES = ("image_type", "position", "orientation", "spacing")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CacheEntry:
     """A file, and by what it is known again.
 
     Attributes:
@@ -52,7 +52,7 @@ class Entry:
     mtime: int
 
     @classmethod
-    def of(cls, path: Path, prefix: int) -> Entry:
+    def of(cls, path: Path, prefix: int) -> CacheEntry:
         """The entry of a file; ``prefix`` characters of its path are the root's."""
         key = os.fsencode(os.fspath(path)[prefix:])
         try:
@@ -148,7 +148,7 @@ class HeaderCache:
             "%s: DICOM headers cannot be kept there, and are read anew: %s", self.path, error
         )
 
-    def known(self, entries: Iterable[Entry]) -> dict[bytes, Header | None]:
+    def known(self, entries: Iterable[CacheEntry]) -> dict[bytes, Header | None]:
         """The kept headers of those files that are as they were, by key."""
         if self._connection is None:
             return {}
@@ -166,12 +166,12 @@ class HeaderCache:
                         found[entry.key] = from_json(entry.path, header)
         return found
 
-    def keep(self, headers: Collection[tuple[Entry, Header | None]]) -> None:
+    def keep(self, headers: Collection[tuple[CacheEntry, Header | None]]) -> None:
         """Add headers, in place of older ones of the same files."""
         rows = [(e.key, e.size, e.mtime, to_json(header)) for e, header in headers]
         self._write("INSERT OR REPLACE INTO headers VALUES (?, ?, ?, ?)", rows)
 
-    def forget_others(self, entries: Iterable[Entry]) -> None:
+    def forget_others(self, entries: Iterable[CacheEntry]) -> None:
         """Remove what is kept of files that are there no more."""
         if self._connection is None:
             return

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Vector = NDArray[np.float64]
 
-Point = tuple[float, float, float]
+PatientPoint = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def _plane(header: Header) -> tuple[Vector, Vector, tuple[float, float]]:
     return np.asarray(header.position), axes, header.spacing
 
 
-def locate(header: Header, point: Point) -> Location:
+def locate(header: Header, point: PatientPoint) -> Location:
     """Where a point of the patient lies in an image (PS3.3 C.7.6.2.1.1, solved for the pixel).
 
     Args:
@@ -77,7 +77,7 @@ def locate(header: Header, point: Point) -> Location:
     )
 
 
-def patient_position(header: Header, location: Location) -> Point:
+def patient_position(header: Header, location: Location) -> PatientPoint:
     """The point of the patient, in millimetres, that `locate` turns into ``location``.
 
     Raises:
@@ -89,7 +89,7 @@ def patient_position(header: Header, location: Location) -> Point:
     return (float(x), float(y), float(z))
 
 
-def nearest_slice(headers: Iterable[Header], point: Point) -> tuple[Header, Location] | None:
+def nearest_slice(headers: Iterable[Header], point: PatientPoint) -> tuple[Header, Location] | None:
     """The slice whose plane is nearest to a point, and where the point lies in it.
 
     Images that are not placed in the patient do not count; None where there is no other. Of
@@ -136,7 +136,7 @@ def slice_distance(headers: Sequence[Header], header: Header) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class ImageFrame:
     """A square grid of pixels in the patient, on which images of several series can agree.
 
     Attributes:
@@ -146,7 +146,7 @@ class Frame:
         side: Pixels in a row and in a column.
     """
 
-    centre: Point
+    centre: PatientPoint
     orientation: tuple[float, float, float, float, float, float]
     spacing: float
     side: int
@@ -161,7 +161,7 @@ class Frame:
         return points
 
 
-def frame_in(header: Header, location: Location, *, spacing: float, side: int) -> Frame:
+def frame_in(header: Header, location: Location, *, spacing: float, side: int) -> ImageFrame:
     """A grid in an image's plane, around the point of it that a location is nearest to.
 
     Raises:
@@ -170,7 +170,7 @@ def frame_in(header: Header, location: Location, *, spacing: float, side: int) -
     in_plane = Location(location.row, location.column, 0.0)
     centre = patient_position(header, in_plane)
     assert header.orientation is not None  # patient_position has checked it
-    return Frame(centre, header.orientation, spacing, side)
+    return ImageFrame(centre, header.orientation, spacing, side)
 
 
 def in_order(headers: Iterable[Header], like: Header) -> list[Header]:
@@ -190,7 +190,7 @@ def in_order(headers: Iterable[Header], like: Header) -> list[Header]:
 
 
 def resample(
-    slices: Sequence[Header], frame: Frame, read: Callable[[Header], NDArray[np.float32]]
+    slices: Sequence[Header], frame: ImageFrame, read: Callable[[Header], NDArray[np.float32]]
 ) -> NDArray[np.float32]:
     """The values of a stack of parallel slices on a grid, ``(side, side)``.
 

@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from queue import SimpleQueue
 
-from hydrakit.data.dicom.cache import Entry, HeaderCache, from_json, to_json
+from hydrakit.data.dicom.cache import CacheEntry, HeaderCache, from_json, to_json
 from hydrakit.data.dicom.decode import start_worker
 from hydrakit.data.dicom.header import Header, read_header
 from hydrakit.errors import DataError
@@ -27,12 +27,12 @@ _BATCH = 100  # files that a worker is given at once
 _MOST_WORKERS = 16
 _KEPT_AT_ONCE = 2000  # headers: so many are lost at most where an index is interrupted
 
-Progress = Callable[[int, int], None]
-_progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
+OnProgress = Callable[[int, int], None]
+_progress: ContextVar[OnProgress | None] = ContextVar("progress", default=None)
 
 
 @contextmanager
-def watching_index(progress: Progress) -> Iterator[None]:
+def watching_index(progress: OnProgress) -> Iterator[None]:
     """Within this block, `index_headers` calls ``progress(files known, files in all)``.
 
     A dataset's adapter calls `index_headers`, but does not know who watches; who reads a dataset
@@ -86,12 +86,12 @@ def index_headers(root: Path, *, files: Sequence[Path] | None = None) -> list[He
     progress = _progress.get() or (lambda _, __: None)
     with HeaderCache(root) as cache:
         prefix = len(os.fspath(root / "x")) - 1
-        entries = [Entry.of(path, prefix) for path in paths]
+        entries = [CacheEntry.of(path, prefix) for path in paths]
         found = cache.known(entries)
         new = [entry for entry in entries if entry.key not in found]
         progress(len(found), len(entries))
         broken: list[str] = []
-        batch: list[tuple[Entry, Header | None]] = []
+        batch: list[tuple[CacheEntry, Header | None]] = []
         for done, (entry, outcome) in enumerate(_read(new), 1):
             if isinstance(outcome, DataError):
                 broken.append(str(outcome))
@@ -117,10 +117,10 @@ def index_headers(root: Path, *, files: Sequence[Path] | None = None) -> list[He
 
 # Reading, here or in worker processes
 
-Outcome = Header | None | DataError  # None: no image; an error: what is wrong with the file
+HeaderResult = Header | None | DataError  # None: no image; an error: what is wrong with the file
 
 
-def _read(entries: Sequence[Entry]) -> Iterator[tuple[Entry, Outcome]]:
+def _read(entries: Sequence[CacheEntry]) -> Iterator[tuple[CacheEntry, HeaderResult]]:
     """The outcome for each file, in the order given."""
     workers = min(_cores(), _MOST_WORKERS)
     if len(entries) < _SMALL or workers == 1:
@@ -132,7 +132,7 @@ def _read(entries: Sequence[Entry]) -> Iterator[tuple[Entry, Outcome]]:
     for worker in crew:
         idle.put(worker)
 
-    def read(batch: Sequence[Entry]) -> list[Outcome]:
+    def read(batch: Sequence[CacheEntry]) -> list[HeaderResult]:
         worker = idle.get()
         try:
             return worker.read([entry.path for entry in batch])
@@ -156,7 +156,7 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _outcome(path: Path) -> Outcome:
+def _outcome(path: Path) -> HeaderResult:
     try:
         return read_header(path)
     except DataError as error:
@@ -169,7 +169,7 @@ class Worker:
     def __init__(self) -> None:
         self._process = start_worker("hydrakit.data.dicom.index")
 
-    def read(self, paths: Sequence[Path]) -> list[Outcome]:
+    def read(self, paths: Sequence[Path]) -> list[HeaderResult]:
         """The outcome for each file."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None

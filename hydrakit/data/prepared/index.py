@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Case(Frozen):
+class PreparedCase(Frozen):
     """What is kept of a sample besides its pixels.
 
     Attributes:
@@ -46,7 +46,7 @@ class Case(Frozen):
     content: str = ""
 
 
-class Excluded(Frozen):
+class ExcludedCase(Frozen):
     """A case without a usable image, and why."""
 
     key: str
@@ -82,15 +82,15 @@ class Index(Frozen):
     content: str
     channels: int
     side: int
-    cases: tuple[Case, ...]
-    excluded: tuple[Excluded, ...]
+    cases: tuple[PreparedCase, ...]
+    excluded: tuple[ExcludedCase, ...]
     number: int
     rows: tuple[int, ...]
     patients: dict[str, Intensity]
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class PreparedDataset:
     """A dataset's prepared patches, mapped from disk: nothing is read before it is asked for.
 
     Attributes:
@@ -131,7 +131,7 @@ class Prepared:
         return np.asarray(self._thumbnails[list(self.index.rows)])
 
 
-def open_prepared(path: Path) -> Prepared:
+def open_prepared(path: Path) -> PreparedDataset:
     """The prepared data of an index.
 
     Raises:
@@ -148,4 +148,4 @@ def open_prepared(path: Path) -> Prepared:
         channels=index.channels,
         side=index.side,
     )
-    return Prepared(index, path.parent, crops, thumbnails)
+    return PreparedDataset(index, path.parent, crops, thumbnails)

@@ -32,9 +32,16 @@ from hydrakit.data.prepared.crop import (
     crop,
     is_flat,
 )
-from hydrakit.data.prepared.index import Case, Excluded, Index, Intensity, Prepared, open_prepared
+from hydrakit.data.prepared.index import (
+    ExcludedCase,
+    Index,
+    Intensity,
+    PreparedCase,
+    PreparedDataset,
+    open_prepared,
+)
 from hydrakit.data.prepared.manifest import Manifest, listing_digest
-from hydrakit.data.prepared.store import Entry, Made, Store
+from hydrakit.data.prepared.store import NewEntry, Store, StoreEntry
 from hydrakit.data.quality.duplicates import content_digest, thumbnail
 from hydrakit.data.quality.shortcuts import image_facts
 from hydrakit.data.read import check_channels, check_root, load_image, read_cases, unreadable
@@ -48,10 +55,10 @@ __all__ = [
     "MAX_ANGLE",
     "MAX_SHIFT",
     "OVERSAMPLING",
-    "Case",
-    "Excluded",
+    "ExcludedCase",
     "Index",
-    "Prepared",
+    "PreparedCase",
+    "PreparedDataset",
     "Statistics",
     "canvas_side",
     "crop",
@@ -78,7 +85,7 @@ def prepare(
     cache: Path | None = None,
     threads: int | None = None,
     on_case: Callable[[int], None] = lambda _: None,
-) -> Prepared:
+) -> PreparedDataset:
     """A dataset's prepared patches, from the cache or made now.
 
     Each patient's images are z-scored per channel by the mean and the standard deviation over all
@@ -158,9 +165,9 @@ class _Preparing:
         self.adapter, self.root, self.patch = adapter, root, patch
         self.manifest, self.store = manifest, store
         self.known = {entry.signature: entry for entry in store.entries if entry.signature}
-        self.cases: list[Case] = []
-        self.entries: list[Entry] = []  # of each case
-        self.excluded: list[Excluded] = []
+        self.cases: list[PreparedCase] = []
+        self.entries: list[StoreEntry] = []  # of each case
+        self.excluded: list[ExcludedCase] = []
         self.findings: dict[tuple[str, ...], str] = {}  # the key of the first case of each
 
     def run(
@@ -190,7 +197,7 @@ class _Preparing:
         self._tell_changes()
         return self._index()
 
-    def _prepare(self, case: Sample | Unusable) -> Entry | Made | Unusable:
+    def _prepare(self, case: Sample | Unusable) -> StoreEntry | NewEntry | Unusable:
         """What becomes of a case; called in another thread."""
         if isinstance(case, Unusable):
             return case
@@ -208,7 +215,7 @@ class _Preparing:
             return Unusable(key=case.key, reason="the image has no contrast")
         for path in case.source:
             self.manifest.check_still(path)
-        return Made(
+        return NewEntry(
             signature=signature,
             crop=crop(loaded, self.adapter.field_of_view, self.patch),
             thumbnail=thumbnail(loaded.image),
@@ -225,16 +232,16 @@ class _Preparing:
         digests = [self.manifest.digest(path) for path in sample.source]
         return hashlib.sha256(json.dumps([sample.key, pairs, digests]).encode()).hexdigest()
 
-    def _take(self, sample: Sample | Unusable, outcome: Entry | Made | Unusable) -> None:
+    def _take(self, sample: Sample | Unusable, outcome: StoreEntry | NewEntry | Unusable) -> None:
         """Keep what became of a case, in the order of the cases."""
         if isinstance(outcome, Unusable):
-            self.excluded.append(Excluded(key=outcome.key, reason=outcome.reason))
+            self.excluded.append(ExcludedCase(key=outcome.key, reason=outcome.reason))
             return
         assert isinstance(sample, Sample)  # what an adapter calls unusable has no other outcome
-        channels = len(outcome.crop if isinstance(outcome, Made) else outcome.mean)
+        channels = len(outcome.crop if isinstance(outcome, NewEntry) else outcome.mean)
         before = len(self.entries[0].mean) if self.entries else None
         check_channels(self.adapter, sample, channels=channels, before=before)
-        if isinstance(outcome, Made):
+        if isinstance(outcome, NewEntry):
             with _keeping(self.store.folder):
                 outcome = self.store.append(outcome)
         self.entries.append(outcome)
@@ -289,7 +296,7 @@ class _Preparing:
         )
 
 
-def _finding(sample: Sample, entry: Entry) -> tuple[str, ...]:
+def _finding(sample: Sample, entry: StoreEntry) -> tuple[str, ...]:
     """What the samples of one finding have in common.
 
     Of those without a name it is all that the network sees: two lesions of one image differ in the
@@ -300,13 +307,13 @@ def _finding(sample: Sample, entry: Entry) -> tuple[str, ...]:
     return "copies", sample.patient, str(sample.label), entry.content, entry.crop
 
 
-def _case(sample: Sample, entry: Entry, finding: str) -> Case:
+def _case(sample: Sample, entry: StoreEntry, finding: str) -> PreparedCase:
     facts = {
         name: value if isinstance(value, str) else float(value)
         for name, value in {**entry.facts, **sample.facts}.items()
         if isinstance(value, str) or math.isfinite(value)
     }
-    return Case(
+    return PreparedCase(
         key=sample.key,
         label=sample.label,
         patient=sample.patient,

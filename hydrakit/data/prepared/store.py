@@ -46,7 +46,7 @@ _NUMBERED = re.compile(r"(?:crops|thumbnails|journal)-(\d+)\.(?:f32|jsonl)")
 Rows = np.memmap[tuple[int, ...], np.dtype[np.float32]]
 
 
-class Entry(Frozen):
+class StoreEntry(Frozen):
     """A line of the journal: what is known of a prepared image.
 
     Attributes:
@@ -77,16 +77,16 @@ class Entry(Frozen):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Made:
+class NewEntry:
     """A newly prepared image.
 
     Attributes:
-        signature: As in `Entry`.
+        signature: As in `StoreEntry`.
         crop: ``(channels, side, side)`` float32.
         thumbnail: ``(576,)`` float32.
         statistics: Of the whole image.
-        content: As in `Entry`.
-        facts: As in `Entry`.
+        content: As in `StoreEntry`.
+        facts: As in `StoreEntry`.
         crop_digest: SHA-256 of the crop's bytes, as they are stored.
     """
 
@@ -128,7 +128,7 @@ class Store:
         numbers = _numbers(folder)
         journals = [number for number in numbers if _paths(folder, number)[2].exists()]
         self.number = max(journals, default=max(numbers, default=-1) + 1)
-        self.entries: list[Entry] = _read_journal(_paths(folder, self.number)[2])
+        self.entries: list[StoreEntry] = _read_journal(_paths(folder, self.number)[2])
         self._check_rows()
         self.remove_others()
 
@@ -157,7 +157,7 @@ class Store:
         """Of the rows; None while there are none."""
         return len(self.entries[0].mean) if self.entries else None
 
-    def append(self, made: Made) -> Entry:
+    def append(self, made: NewEntry) -> StoreEntry:
         """Add a row.
 
         Rows of one store have the same number of channels. If that has changed, no old row can be
@@ -171,7 +171,7 @@ class Store:
         files = self._files = self._files or self._open()
         crop = np.ascontiguousarray(made.crop, dtype=FLOAT).tobytes()
         thumbnail = np.ascontiguousarray(made.thumbnail, dtype=FLOAT).tobytes()
-        entry = Entry(
+        entry = StoreEntry(
             row=len(self.entries),
             signature=made.signature,
             count=made.statistics.count,
@@ -208,7 +208,7 @@ class Store:
             self._pending = []
         self._committed = time.monotonic()
 
-    def compact(self, used: Sequence[Entry]) -> list[Entry]:
+    def compact(self, used: Sequence[StoreEntry]) -> list[StoreEntry]:
         """Copy the used rows, in this order, to files with the next number.
 
         Returns:
@@ -245,7 +245,7 @@ class Store:
                 with suppress(OSError):  # Windows keeps what is mapped: it goes the next time
                     path.unlink(missing_ok=True)
 
-    def _begin(self, number: int, entries: list[Entry]) -> None:
+    def _begin(self, number: int, entries: list[StoreEntry]) -> None:
         self._close()
         self.number, self.entries, self._pending = number, entries, []
 
@@ -308,7 +308,7 @@ def _numbers(folder: Path) -> set[int]:
     return {int(match[1]) for match in found if match}
 
 
-def _read_journal(path: Path) -> list[Entry]:
+def _read_journal(path: Path) -> list[StoreEntry]:
     """The entries of a journal; a last line that was not written to its end is taken off it."""
     if not path.exists():
         return []
@@ -317,10 +317,10 @@ def _read_journal(path: Path) -> list[Entry]:
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
             file.truncate(whole)
-    entries: list[Entry] = []
+    entries: list[StoreEntry] = []
     for row, line in enumerate(content[:whole].splitlines()):
         try:
-            entry = Entry.model_validate_json(line)
+            entry = StoreEntry.model_validate_json(line)
         except ValueError:
             raise ValueError(f"{path.name}: line {row + 1} is broken") from None
         if entry.row != row or len(entry.mean) != len((entries or [entry])[0].mean):

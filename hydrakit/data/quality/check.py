@@ -9,23 +9,23 @@ from pathlib import Path
 from statistics import median
 
 from hydrakit.data.prepared.crop import is_flat
-from hydrakit.data.prepared.index import Case, Excluded, Prepared
+from hydrakit.data.prepared.index import ExcludedCase, PreparedCase, PreparedDataset
 from hydrakit.data.quality.duplicates import (
     Copy,
     assign_groups,
     conflicts,
     copy_groups,
-    find_copies,
+    find_duplicates,
 )
 from hydrakit.data.quality.issues import PROBLEMS, WARNINGS
-from hydrakit.data.quality.leakage import deal_out, shortcut_facts
+from hydrakit.data.quality.leakage import assign_splits, shortcut_facts
 from hydrakit.data.quality.split import unit_of_each
 from hydrakit.data.quality.summary import (
     CheckedCase,
     CopyPair,
     FactRange,
     FactValues,
-    Fault,
+    Issue,
     Summary,
 )
 from hydrakit.data.read import class_names, read_samples
@@ -58,7 +58,7 @@ HEADER = {
 }
 
 
-def default_split(cases: Sequence[Case]) -> Split:
+def default_split(cases: Sequence[PreparedCase]) -> Split:
     """8-1-1, as of a target; 9-1 where the dataset puts its cases into train and val alone."""
     declared = {case.split for case in cases}
     return SUPPORT_SPLIT if declared and declared <= {"train", "val"} else TARGET_SPLIT
@@ -66,7 +66,7 @@ def default_split(cases: Sequence[Case]) -> Split:
 
 def summarise(
     adapter: DatasetAdapter,
-    prepared: Prepared,
+    prepared: PreparedDataset,
     *,
     split: Split | None = None,
     seed: int = 0,
@@ -123,7 +123,7 @@ def summarise(
     )
 
 
-def _intensity(prepared: Prepared, case: Case) -> dict[str, float]:
+def _intensity(prepared: PreparedDataset, case: PreparedCase) -> dict[str, float]:
     """Mean and deviation of the patient's images, by channel, in the files' unit."""
     found = prepared.index.patients[case.patient]
     channels = range(prepared.index.channels)
@@ -134,20 +134,20 @@ def _intensity(prepared: Prepared, case: Case) -> dict[str, float]:
 
 def all_unusable(
     adapter: DatasetAdapter, root: Path, options: Mapping[str, OptionValue]
-) -> list[Excluded] | None:
+) -> list[ExcludedCase] | None:
     """Every case of a dataset of which none can be used, with its reason; None if one can."""
     excluded = []
     for case in read_samples(adapter, root, options):
         if isinstance(case, Unusable):
-            excluded.append(Excluded(key=case.key, reason=case.reason))
+            excluded.append(ExcludedCase(key=case.key, reason=case.reason))
         elif is_flat(case.image):
-            excluded.append(Excluded(key=case.key, reason="the image has no contrast"))
+            excluded.append(ExcludedCase(key=case.key, reason="the image has no contrast"))
         else:
             return None
     return excluded
 
 
-def nothing_usable(adapter: DatasetAdapter, unusable: Sequence[Excluded]) -> Summary:
+def nothing_usable(adapter: DatasetAdapter, unusable: Sequence[ExcludedCase]) -> Summary:
     """The summary of a dataset of which no case can be used."""
     return Summary(
         dataset=adapter.name,
@@ -165,17 +165,17 @@ def nothing_usable(adapter: DatasetAdapter, unusable: Sequence[Excluded]) -> Sum
     )
 
 
-def _problem(kind: str, text: str) -> Fault:
+def _problem(kind: str, text: str) -> Issue:
     assert kind in PROBLEMS
-    return Fault(kind=kind, text=text)
+    return Issue(kind=kind, text=text)
 
 
-def _warning(kind: str, text: str, keys: Sequence[str] = ()) -> Fault:
+def _warning(kind: str, text: str, keys: Sequence[str] = ()) -> Issue:
     assert kind in WARNINGS
-    return Fault(kind=kind, text=text, keys=tuple(keys))
+    return Issue(kind=kind, text=text, keys=tuple(keys))
 
 
-def _too_few_usable(usable: int, unusable: int) -> Iterator[Fault]:
+def _too_few_usable(usable: int, unusable: int) -> Iterator[Issue]:
     if not usable:
         yield _problem("unusable", f"no case can be used (of {unusable})")
     elif unusable > usable:
@@ -184,10 +184,10 @@ def _too_few_usable(usable: int, unusable: int) -> Iterator[Fault]:
 
 
 def _warnings(
-    unusable: Sequence[Excluded],
+    unusable: Sequence[ExcludedCase],
     groups: Sequence[Sequence[int]],
     shortcuts: Sequence[ShortcutFact],
-) -> Iterator[Fault]:
+) -> Iterator[Issue]:
     for reason, count in Counter(case.reason for case in unusable).most_common():
         keys = [case.key for case in unusable if case.reason == reason]
         yield _warning("unusable", f"{_cases(count)} cannot be used: {reason}", keys)
@@ -225,11 +225,16 @@ class _Dealt:
     copies: Sequence[Copy]
     splits: Mapping[str, str]
     units: Mapping[str, str]
-    problems: Sequence[Fault]
+    problems: Sequence[Issue]
 
 
 def _deal(
-    adapter: DatasetAdapter, prepared: Prepared, *, split: Split, seed: int, cache: Path | None
+    adapter: DatasetAdapter,
+    prepared: PreparedDataset,
+    *,
+    split: Split,
+    seed: int,
+    cache: Path | None,
 ) -> _Dealt:
     """Deal the labelled cases out as a run does; where that fails, say why, and find copies."""
     rows = [row for row, case in enumerate(prepared.index.cases) if case.label is not None]
@@ -240,7 +245,7 @@ def _deal(
     problems = list(_empty_classes(cases, adapter))
     splits: Mapping[str, str] = {}
     try:
-        gate = deal_out(
+        gate = assign_splits(
             {adapter.name: prepared},
             {adapter.name: adapter},
             splits={adapter.name: split},
@@ -253,7 +258,7 @@ def _deal(
         found = [alike.copy for alike in gate.copies]
     except DataError as error:
         digests = [case.content for case in cases]
-        found = find_copies(prepared.thumbnails()[rows], digests, units=units)
+        found = find_duplicates(prepared.thumbnails()[rows], digests, units=units)
         names = _together(cases, found)
         problems += _declared_clashes(cases, names)  # its message would name patients
         if not problems:
@@ -263,7 +268,7 @@ def _deal(
     return _Dealt(found, splits, names, problems)
 
 
-def _empty_classes(cases: Sequence[Case], adapter: DatasetAdapter) -> Iterator[Fault]:
+def _empty_classes(cases: Sequence[PreparedCase], adapter: DatasetAdapter) -> Iterator[Issue]:
     labels = [case.label for case in cases if case.label is not None]
     counts = strata(labels, adapter.task, adapter.classes).sum(axis=0)
     for name, count in zip(strata_names(adapter.task, adapter.classes), counts, strict=True):
@@ -272,8 +277,11 @@ def _empty_classes(cases: Sequence[Case], adapter: DatasetAdapter) -> Iterator[F
 
 
 def _conflicts(
-    cases: Sequence[Case], found: Sequence[Copy], units: Sequence[int], adapter: DatasetAdapter
-) -> Iterator[Fault]:
+    cases: Sequence[PreparedCase],
+    found: Sequence[Copy],
+    units: Sequence[int],
+    adapter: DatasetAdapter,
+) -> Iterator[Issue]:
     labels = [case.label for case in cases]
     clashing = conflicts(found, labels, units=units, datasets=[adapter.name] * len(cases))
     if clashing:
@@ -284,17 +292,17 @@ def _conflicts(
         yield _problem("conflict", text + _more(len(clashing) - 1, "group"))
 
 
-def _together(cases: Sequence[Case], found: Sequence[Copy]) -> dict[str, str]:
+def _together(cases: Sequence[PreparedCase], found: Sequence[Copy]) -> dict[str, str]:
     """By key, the name of the patient, group or copies that a case is one with."""
     owners, groups = [case.patient for case in cases], [case.group for case in cases]
     names = assign_groups([""] * len(cases), owners, groups, found)
     return {case.key: name for case, name in zip(cases, names, strict=True)}
 
 
-def _declared_clashes(cases: Sequence[Case], units: Mapping[str, str]) -> Iterator[Fault]:
+def _declared_clashes(cases: Sequence[PreparedCase], units: Mapping[str, str]) -> Iterator[Issue]:
     """The units of which the dataset declares more than one split."""
-    first: dict[str, Case] = {}
-    clashing: dict[str, tuple[Case, Case]] = {}
+    first: dict[str, PreparedCase] = {}
+    clashing: dict[str, tuple[PreparedCase, PreparedCase]] = {}
     for case in cases:
         if case.split is None:
             continue
@@ -321,7 +329,7 @@ def said(label: Label | None, adapter: DatasetAdapter) -> str:
     return ", ".join(class_names(label, adapter.task, adapter.classes)) or "none"
 
 
-def _pair(copy: Copy, labelled: Sequence[Case]) -> CopyPair:
+def _pair(copy: Copy, labelled: Sequence[PreparedCase]) -> CopyPair:
     one, other = labelled[copy.one], labelled[copy.other]
     return CopyPair(
         one=one.key,

@@ -26,7 +26,7 @@ MIN_DETAIL = 48.0
 BLOCK = 1024
 
 Flip = Literal["none", "horizontal", "vertical", "both"]
-Floats = NDArray[np.float32]
+Float32Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Copy:
     flip: Flip = "none"
 
 
-def content_digest(image: Floats) -> str:
+def content_digest(image: Float32Array) -> str:
     """SHA-256 of an image's shape and pixels, in hexadecimal; the file's format does not matter.
 
     Args:
@@ -59,7 +59,7 @@ def content_digest(image: Floats) -> str:
     return hasher.hexdigest()
 
 
-def thumbnail(image: Floats) -> Floats:
+def thumbnail(image: Float32Array) -> Float32Array:
     """What is left of an image when size, encoding, brightness and contrast are taken away.
 
     The mean of the channels is averaged to 32 x 32 pixels. Of its cosine transform the 24 lowest
@@ -90,7 +90,7 @@ def thumbnail(image: Floats) -> Floats:
     waves = _cosines(GRID)[:BANDS]
     frequency = np.hypot(*np.indices((BANDS, BANDS)))
     edges = (waves @ contrast @ waves.T) * frequency
-    unit: Floats = (edges / np.linalg.norm(edges)).astype(np.float32).ravel()
+    unit: Float32Array = (edges / np.linalg.norm(edges)).astype(np.float32).ravel()
     return unit
 
 
@@ -102,7 +102,7 @@ def _cosines(size: int) -> NDArray[np.float64]:
     return np.asarray(waves, dtype=np.float64)
 
 
-def detail(thumbnails: Floats) -> NDArray[np.float64]:
+def detail(thumbnails: Float32Array) -> NDArray[np.float64]:
     """How many places of each thumbnail its edges take up: 1 for one dot, 576 if even.
 
     Two unlike images with few edges are easily alike (one round nodule and another), so those below
@@ -122,8 +122,8 @@ def detail(thumbnails: Floats) -> NDArray[np.float64]:
     return np.divide(1.0, powers, out=np.zeros_like(powers), where=powers > 0)
 
 
-def find_copies(
-    thumbnails: Floats,
+def find_duplicates(
+    thumbnails: Float32Array,
     digests: Sequence[str],
     *,
     units: Sequence[int] | None = None,
@@ -215,7 +215,7 @@ class _Forest:
                     yield min(one, other), max(one, other)
 
 
-def _by_parity(thumbnails: Floats) -> list[Floats]:
+def _by_parity(thumbnails: Float32Array) -> list[Float32Array]:
     """Thumbnails in four parts, by even and odd frequency of rows and of columns.
 
     To flip an image horizontally changes the sign of its odd column frequencies and nothing else,
@@ -230,7 +230,7 @@ def _by_parity(thumbnails: Floats) -> list[Floats]:
     ]
 
 
-def _similarities(parts: Sequence[Floats], one: int, other: int) -> dict[Flip, float]:
+def _similarities(parts: Sequence[Float32Array], one: int, other: int) -> dict[Flip, float]:
     """Of two images, under each flip."""
     a, b, c, d = (float(part[one] @ part[other]) for part in parts)
     return {
@@ -241,7 +241,7 @@ def _similarities(parts: Sequence[Floats], one: int, other: int) -> dict[Flip, f
     }
 
 
-def _near_pairs(parts: Sequence[Floats], threshold: float) -> Iterator[NDArray[np.intp]]:
+def _near_pairs(parts: Sequence[Float32Array], threshold: float) -> Iterator[NDArray[np.intp]]:
     """Pairs ``(pairs, 2)`` of rows alike under some flip, block by block, the most alike first."""
     count = len(parts[0])
     for top in range(0, count, BLOCK):
@@ -260,7 +260,7 @@ def copy_groups(copies: Sequence[Copy], count: int) -> list[list[int]]:
     """The groups of two or more images that the pairs join, each in order.
 
     Args:
-        copies: Of `find_copies`.
+        copies: Of `find_duplicates`.
         count: Number of images.
     """
     links = [(copy.one, copy.other) for copy in copies]
@@ -280,9 +280,9 @@ def conflicts(
     two datasets, whose labels mean different things.
 
     Args:
-        copies: Of `find_copies`.
+        copies: Of `find_duplicates`.
         labels: Of each image; None conflicts with nothing.
-        units: As `find_copies` had them.
+        units: As `find_duplicates` had them.
         datasets: Name of each image's dataset.
     """
     found = []
@@ -334,7 +334,7 @@ def conflict_error(
     )
 
 
-def superfluous(copies: Sequence[Copy], units: Sequence[int]) -> set[int]:
+def duplicates_to_drop(copies: Sequence[Copy], units: Sequence[int]) -> set[int]:
     """The images to leave out so that no copy of another unit's image is left.
 
     Of each group the images of its first image's unit stay.
@@ -364,7 +364,7 @@ def assign_groups(
         datasets: Name of each case's dataset.
         patients: Patient of each case.
         groups: Group of each case, or None; it counts within its dataset.
-        copies: Of `find_copies` over these cases.
+        copies: Of `find_duplicates` over these cases.
         people: Whose patients a dataset has: datasets of the same value here share patients, and
             equal identifiers in them are one patient. A dataset that is not named has its own.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hydrakit.data.prepared.index import Case, Index, Prepared
+from hydrakit.data.prepared.index import Index, PreparedCase, PreparedDataset
 from hydrakit.data.quality.duplicates import (
     MIN_DETAIL,
     THRESHOLD,
@@ -25,8 +25,8 @@ from hydrakit.data.quality.duplicates import (
     conflict_error,
     conflicts,
     copy_groups,
-    find_copies,
-    superfluous,
+    duplicates_to_drop,
+    find_duplicates,
 )
 from hydrakit.data.quality.shortcuts import shortcuts
 from hydrakit.data.quality.split import UNUSED, split_cases
@@ -45,7 +45,7 @@ DROPPED = "dropped"
 
 
 @dataclass(frozen=True)
-class Alike:
+class DuplicateCases:
     """Two cases that are copies of one another.
 
     Attributes:
@@ -60,7 +60,7 @@ class Alike:
 
 
 @dataclass(frozen=True)
-class Gate:
+class LeakageResult:
     """What the gate found and decided.
 
     Attributes:
@@ -75,7 +75,7 @@ class Gate:
 
     splits: dict[str, dict[str, str]]
     units: dict[str, dict[str, str]]
-    copies: tuple[Alike, ...] = ()
+    copies: tuple[DuplicateCases, ...] = ()
     copied: dict[str, int] = field(default_factory=dict)
     groups: int = 0
 
@@ -85,16 +85,16 @@ class _Row:
     """A labelled case of one of the datasets."""
 
     dataset: str
-    case: Case
+    case: PreparedCase
 
 
-def pass_gate(
-    prepared: Mapping[str, Prepared],
+def check_leakage(
+    prepared: Mapping[str, PreparedDataset],
     adapters: Mapping[str, DatasetAdapter],
     plan: Plan,
     *,
     cache: Path | None = None,
-) -> Gate:
+) -> LeakageResult:
     """Find copies, refuse conflicts, and split every dataset of a plan.
 
     Args:
@@ -108,19 +108,19 @@ def pass_gate(
     """
     order = sorted(prepared, key=lambda name: name != plan.target)
     splits = {name: plan.dataset(name).split for name in order}
-    return deal_out(
+    return assign_splits(
         {name: prepared[name] for name in order},
         adapters,
         splits=splits,
-        seed=plan.dealt_by,
+        seed=plan.effective_split_seed,
         copies=plan.copies,
         keep_conflicts=plan.conflicts == "keep",
         cache=cache,
     )
 
 
-def deal_out(
-    prepared: Mapping[str, Prepared],
+def assign_splits(
+    prepared: Mapping[str, PreparedDataset],
     adapters: Mapping[str, DatasetAdapter],
     *,
     splits: Mapping[str, Split],
@@ -128,8 +128,8 @@ def deal_out(
     copies: Copies,
     keep_conflicts: bool,
     cache: Path | None = None,
-) -> Gate:
-    """As `pass_gate`, for datasets in the given order, without a plan."""
+) -> LeakageResult:
+    """As `check_leakage`, for datasets in the given order, without a plan."""
     rows: list[_Row] = []
     for name, each in prepared.items():
         labelled = [_Row(name, case) for case in each.index.cases if case.label is not None]
@@ -140,7 +140,7 @@ def deal_out(
     found = _copies(prepared, rows, units, cache)
     if not keep_conflicts:
         _refuse_conflicts(found, rows, units, adapters)
-    dropped = superfluous(found, units) if copies == "drop" else set()
+    dropped = duplicates_to_drop(found, units) if copies == "drop" else set()
     names = _groups(rows, adapters, found if copies == "group" else ())
 
     decided: dict[str, str] = {}  # the split of a group of cases that an earlier dataset has
@@ -169,7 +169,7 @@ def deal_out(
     together: dict[str, dict[str, str]] = {name: {} for name in prepared}
     for row, unit in zip(rows, joined, strict=True):
         together[row.dataset][row.case.key] = unit
-    return Gate(
+    return LeakageResult(
         splits=dealt,
         units=together,
         copies=tuple(_alike(copy, rows) for copy in found),
@@ -195,7 +195,7 @@ def _fixed(row: _Row, decided: str | None) -> str | None:
 
 
 def _split(
-    cases: Sequence[Case],
+    cases: Sequence[PreparedCase],
     names: Sequence[str],
     adapter: DatasetAdapter,
     *,
@@ -241,15 +241,15 @@ def _numbers(names: Sequence[str]) -> list[int]:
 
 
 def shortcut_facts(
-    cases: Sequence[Case], adapter: DatasetAdapter, units: Mapping[str, str]
+    cases: Sequence[PreparedCase], adapter: DatasetAdapter, units: Mapping[str, str]
 ) -> tuple[ShortcutFact, ...]:
     """How well facts that should not matter tell the class of a dataset's cases.
 
     Args:
         cases: Of the dataset.
         adapter: The dataset; where its labels are no classes, nothing is found.
-        units: By key, what each labelled case must stay together with (`Gate.units`): patients with
-            many images, and copies, count once.
+        units: By key, the unit of each labelled case (`LeakageResult.units`): patients with many
+            images, and copies, count once.
     """
     if adapter.task != "classification":
         return ()
@@ -274,7 +274,7 @@ def shortcut_facts(
 
 
 def _copies(
-    prepared: Mapping[str, Prepared],
+    prepared: Mapping[str, PreparedDataset],
     rows: Sequence[_Row],
     units: Sequence[int],
     cache: Path | None,
@@ -304,7 +304,7 @@ def _copies(
             for each in prepared.values()
         ]
     )
-    found = find_copies(thumbnails, [row.case.content for row in rows], units=units)
+    found = find_duplicates(thumbnails, [row.case.content for row in rows], units=units)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps([vars(copy) for copy in found]).encode())
     return found
@@ -332,12 +332,12 @@ def _refuse_conflicts(
         )
 
 
-def _alike(copy: Copy, rows: Sequence[_Row]) -> Alike:
+def _alike(copy: Copy, rows: Sequence[_Row]) -> DuplicateCases:
     one, other = rows[copy.one], rows[copy.other]
-    return Alike((one.dataset, one.case.key), (other.dataset, other.case.key), copy)
+    return DuplicateCases((one.dataset, one.case.key), (other.dataset, other.case.key), copy)
 
 
-def data_facts(index: Index, adapter: DatasetAdapter, gate: Gate) -> DataFacts:
+def data_facts(index: Index, adapter: DatasetAdapter, gate: LeakageResult) -> DataFacts:
     """The facts of one of a run's datasets.
 
     Args:
@@ -347,7 +347,7 @@ def data_facts(index: Index, adapter: DatasetAdapter, gate: Gate) -> DataFacts:
     """
     labelled = [case for case in index.cases if case.label is not None]
     dealt = gate.splits[adapter.name]
-    members: dict[str, list[Case]] = {}
+    members: dict[str, list[PreparedCase]] = {}
     for case in labelled:
         members.setdefault(dealt[case.key], []).append(case)
     out = {name: len(members.pop(name, ())) for name in (DROPPED, WITHHELD, UNUSED)}
@@ -372,7 +372,7 @@ def data_facts(index: Index, adapter: DatasetAdapter, gate: Gate) -> DataFacts:
     )
 
 
-def _counts(cases: Sequence[Case], adapter: DatasetAdapter) -> dict[str, int]:
+def _counts(cases: Sequence[PreparedCase], adapter: DatasetAdapter) -> dict[str, int]:
     """How many cases there are of each class or label."""
     counted = Counter(
         name for case in cases for name in class_names(case.label, adapter.task, adapter.classes)

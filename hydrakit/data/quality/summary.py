@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
-from hydrakit.data.prepared.index import Excluded
+from hydrakit.data.prepared.index import ExcludedCase
 from hydrakit.data.quality.split import SPLITS
 from hydrakit.hooks import Label, Task
 from hydrakit.plan.model import Split
@@ -18,7 +18,7 @@ from hydrakit.schema import Frozen
 from hydrakit.stats.findings import Findings
 
 
-class Fault(Frozen):
+class Issue(Frozen):
     """A problem or a warning.
 
     Attributes:
@@ -40,7 +40,7 @@ class CheckedCase(Frozen):
         label: Of the case; None where it is unknown.
         classes: What the label says, in words.
         patient: Of the case.
-        finding: As in `hydrakit.data.prepared.index.Case`.
+        finding: As in `hydrakit.data.prepared.index.PreparedCase`.
         split: Where it would go; None without a label, or where no split is possible.
         subgroups: Of the case.
         facts: What is known of its file and of its image.
@@ -116,14 +116,14 @@ class Summary(Frozen):
     seed: int
     declared: int
     cases: tuple[CheckedCase, ...]
-    unusable: tuple[Excluded, ...]
+    unusable: tuple[ExcludedCase, ...]
     ranges: tuple[FactRange, ...] = ()
     values: tuple[FactValues, ...] = ()
     copies: tuple[CopyPair, ...] = ()
     groups: tuple[tuple[str, ...], ...] = ()
     shortcuts: tuple[ShortcutFact, ...] = ()
-    problems: tuple[Fault, ...] = ()
-    warnings: tuple[Fault, ...] = ()
+    problems: tuple[Issue, ...] = ()
+    warnings: tuple[Issue, ...] = ()
 
     @property
     def splits(self) -> tuple[str, ...]:
