@@ -20,7 +20,7 @@ from hydrakit.data.declared.adapter import plugins_at
 from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.prepared.prepare import prepare
 from hydrakit.data.read import check_root
-from hydrakit.errors import HydrakitError, PlanError
+from hydrakit.errors import HydrakitError
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.observers.log import logged
 from hydrakit.plan.model import Plan
@@ -88,29 +88,21 @@ def run(
     compute = choose_compute(
         device, precision=precision, deterministic=deterministic, compiled=compiled
     )
-    team = compute.team
-    if shared is not None and team.size > 1:
-        raise PlanError("runs that share rounds are for one process each: leave out torchrun")
-    watcher = watcher if watcher and team.is_main else RunCallback()
     out = out or default_out(plan)
     ready = _Ready(plan, out, data, roots or {}, plugins or plugins_at(data, roots or {}))
-    with team.together(compute.device), deterministic_algorithms(compute):
-        with team.main_process_first():
-            session = ready.session(
-                compute,
-                watcher,
-                cache=cache,
-                test=test,
-                trace=trace,
-                shared=shared,
-                every=checkpoint_every,
-            )
-        if team.is_main:
-            RunDir.begin(out, plan)
-            with session.rundir.locked(), _telling_of_ends(session.rundir), logged(session):
-                session.run(ready.places)
-        else:
-            session.follow()
+    with deterministic_algorithms(compute):
+        session = ready.session(
+            compute,
+            watcher or RunCallback(),
+            cache=cache,
+            test=test,
+            trace=trace,
+            shared=shared,
+            every=checkpoint_every,
+        )
+        RunDir.begin(out, plan)
+        with session.rundir.locked(), _telling_of_ends(session.rundir), logged(session):
+            session.run(ready.places)
     return session.rundir
 
 
@@ -153,8 +145,6 @@ def dry_run(
     compute = choose_compute(
         device, precision=precision, deterministic=deterministic, compiled=compiled
     )
-    if compute.team.size > 1:
-        raise PlanError("a rehearsal is for one process: leave out torchrun")
     out = out or default_out(plan)
     ready = _Ready(plan, out, data, roots or {}, plugins or plugins_at(data, roots or {}))
     with deterministic_algorithms(compute):

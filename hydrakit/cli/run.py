@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hydrakit.cli import params
-from hydrakit.compute.distributed import ProcessGroup, report_first_error
 from hydrakit.compute.signals import describe_stop
 
 if TYPE_CHECKING:
@@ -91,7 +90,6 @@ def plan(*, data: Path | None, roots: dict[str, Path], out: Path | None, **given
 @params.checkpoint_every
 @params.cache
 @click.pass_context
-@report_first_error()
 def run(
     ctx: click.Context,
     /,
@@ -145,7 +143,6 @@ def run(
     from hydrakit import engine  # torch: only once the plan is known to be right
     from hydrakit.observers.trackers import tracking
 
-    team = ProcessGroup.here()
     out = out or engine.default_out(the_plan)
     places: dict[str, Any] = {
         "out": out,
@@ -159,7 +156,7 @@ def run(
     }
     with (
         _resumable(out),
-        watching(the_plan) if team.is_main else nullcontext() as shown,
+        watching(the_plan) as shown,
         tracking(shown, track) as watcher,
     ):
         if dry:
@@ -174,7 +171,7 @@ def run(
             )
     if dry:
         print_dry_run(rehearsal)
-    elif team.is_main:
+    else:
         print_results(done)
 
 

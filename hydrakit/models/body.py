@@ -6,14 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hydrakit.compute.distributed import ProcessGroup
 from hydrakit.compute.modules import logits_of
 from hydrakit.models.layers import (
-    BatchNorm,
     Dropout,
     NormLayer,
     build_norm,
-    gather_rows,
     statistics,
     use,
 )
@@ -67,7 +64,7 @@ def _channels_last(images: Tensor) -> Tensor:
 
 def _normed(conv: nn.Conv2d, norm: NormLayer, images: Tensor) -> Tensor:
     """A convolution and its norm; batch norm in evaluation mode in one, with scaled weights."""
-    if norm.training or not isinstance(norm, BatchNorm):
+    if norm.training or not isinstance(norm, nn.BatchNorm2d):
         maps: Tensor = norm(conv(images))
         return maps
     mean, variance = statistics(norm)
@@ -155,39 +152,6 @@ class BodyWithHead(nn.Module):
         return logits
 
 
-class ParallelBodyWithHead(BodyWithHead):
-    """`BodyWithHead` for several processes: each runs the body on its own rows of a batch.
-
-    The head gets the whole batch in each: it costs little, and any head so does what it would do
-    in a single process.
-    """
-
-    def __init__(self, body: Body, head: nn.Module, team: ProcessGroup) -> None:
-        super().__init__(body, head)
-        self.team = team
-        self._divided = [
-            layer for layer in body.modules() if isinstance(layer, (BatchNorm, Dropout))
-        ]
-
-    def forward(self, images: Tensor, total: int | None = None) -> Tensor:
-        """Give the logits ``(total, classes)`` of the whole batch for one part's images.
-
-        Args:
-            images: As `ProcessGroup.part` tells; all of the batch where it gives None.
-            total: Rows of the whole batch; None for those of the images.
-        """
-        part = None if total is None else self.team.part(total)
-        if part is None:
-            return super().forward(images)
-        for layer in self._divided:
-            layer.part = part
-        features = gather_rows(self.body(images).float(), part)
-        for layer in self._divided:
-            layer.part = None
-        logits: Tensor = self.head(features)
-        return logits
-
-
 def attach_head(body: Body, head: nn.Module) -> BodyWithHead:
     """Put a head on a body, once it is known to take the body's features.
 
@@ -226,5 +190,5 @@ def set_trainable(body: Body, train: Train) -> None:
     if train == "norm":
         body.requires_grad_(False)
         for layer in body.modules():
-            if isinstance(layer, (BatchNorm, nn.GroupNorm)):
+            if isinstance(layer, (nn.BatchNorm2d, nn.GroupNorm)):
                 layer.requires_grad_(True)

@@ -143,7 +143,6 @@ class Session:
             "precision": self.compute.precision,
             "deterministic": self.compute.deterministic,
             "compiled": self.compute.compiled,
-            "processes": self.compute.team.size,
             "threads": torch.get_num_threads(),
             "plugins": {
                 found.name: f"{found.distribution} {found.version}" for found in self.plugins.found
@@ -177,25 +176,9 @@ class Session:
                 self._run_round(number, round, network)
                 round_cache.store(self, number)
                 write_report(self.rundir, plugins=self.plugins)
-            self.compute.team.wait()
             network.load_round(number, round)
         if self.test:
             self._finish(network)
-
-    def follow(self) -> None:
-        """Help another process that does `run`: train with it, and go on from what it wrote.
-
-        A head round is too small to share, so here it is only waited for.
-        """
-        if self.rundir.results() is not None:
-            return
-        network = self._network()
-        for number, round in enumerate(self.plan.rounds, start=1):
-            shared = round.train == "all" and not round.others
-            if shared and not self.rundir.finished(number, round):
-                self._trained(number, round, network, self._state(number, round))
-            self.compute.team.wait()
-            network.load_round(number, round)
 
     def _network(self) -> Network:
         return Network(
@@ -274,7 +257,7 @@ class Session:
     def _state(self, number: int, round: Round) -> RoundState:
         """The round as it was left, if it was stopped."""
         folder = self.rundir.state_path(number, round)
-        return RoundState(folder, every=self.every, writes=self.compute.team.is_main)
+        return RoundState(folder, every=self.every)
 
     def _trained(
         self, number: int, round: Round, network: Network, state: RoundState
@@ -284,7 +267,7 @@ class Session:
             with state.under_way():
                 return self._train(number, round, network, state)
         except DivergedError as error:
-            if error.trained is None or not state.writes:
+            if error.trained is None:
                 raise
             folder, best = state.folder / "best", error.trained.best
             folder.mkdir(exist_ok=True)

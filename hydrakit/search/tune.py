@@ -108,8 +108,6 @@ def tune(
     compute = choose_compute(
         device, precision=precision, deterministic=deterministic, compiled=compiled
     )
-    if compute.team.size > 1:
-        raise PlanError("tuning is for one process: start it without torchrun")
     adapters = {dataset.name: plugins.dataset(dataset.name) for dataset in plan.datasets}
     places = {name: root_of(name, data, roots or {}) for name in adapters}
     for name, adapter in adapters.items():

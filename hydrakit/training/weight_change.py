@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from hydrakit.models.body import Body
-from hydrakit.models.layers import BatchNorm
 from hydrakit.plan.results import WeightChange
 
 STATISTICS = ("running_mean", "running_var")
@@ -26,7 +25,7 @@ def weight_change(before: Mapping[str, Tensor], body: Body) -> WeightChange:
         for name, _ in module.named_parameters(recurse=False):
             if isinstance(module, nn.Conv2d):
                 kind = "convolutions"
-            elif isinstance(module, (BatchNorm, nn.GroupNorm)):
+            elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
                 kind = "scales"
             else:
                 kind = "dense"
