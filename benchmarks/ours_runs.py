@@ -150,7 +150,7 @@ class _Started(RunCallback):
 
     at = 0.0
 
-    def started(self, rundir: RunDir, device: str) -> None:
+    def started(self, plan: Plan, rundir: RunDir, device: str) -> None:
         """Now."""
         self.at = time.perf_counter()
 
@@ -174,7 +174,7 @@ class ScaleRun(_Scaled):
             device=self.settings.device,
             cache=self.cache,
             plugins=plugins,
-            watcher=watcher,
+            callbacks=[watcher],
         )
         seconds = time.perf_counter() - began
         return Answer(seconds, {"before": watcher.at - began, **peak(self.settings)})

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pluggy
 
@@ -248,6 +248,17 @@ def hydrakit_head_factories() -> Iterable[HeadFactory]:  # type: ignore[empty-bo
 @hookspec
 def hydrakit_sequence_strategies() -> Iterable[SequenceStrategy]:  # type: ignore[empty-body]
     """The orders of training that this plugin knows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackerFactory:
+    name: str
+    summary: str
+    build: Any
+    options: Any = dict
+
+
+LauncherFactory = TrackerFactory
 
 
 @hookspec

@@ -221,7 +221,6 @@ def load_dataset(
         seed=seed,
         copies="group",
         keep_conflicts=True,
-        cache=cache,
     )
     where = torch.device(device)
     return load(prepared, chosen, splits=gate.splits[name], patch=BODY.patch, device=where)

@@ -296,7 +296,7 @@ def test_what_is_found_so_far_is_published(
 ) -> None:
     monkeypatch.setattr("hydrakit.compare.engine.SECONDS_BETWEEN_REPORTS", 0.0)
     reader = Reader(tmp_path / "out")
-    run(design_of("hydra", "transfer"), reader.out, watcher=reader)
+    run(design_of("hydra", "transfer"), reader.out, callbacks=[reader])
     # Nothing before a fold has both strategies; a third cell changes no figure, but is told.
     assert list(reader.seen) in ([(2, 2, True), (3, 2, True)], [(2, 2, True)], [(3, 2, True)])
     page = next(iter(reader.seen.values()))
@@ -315,7 +315,7 @@ def test_what_is_found_is_published_now_and_then(
 ) -> None:
     monkeypatch.setattr("hydrakit.compare.engine.SECONDS_BETWEEN_REPORTS", 1e9)
     reader = Reader(tmp_path / "out")
-    run(design_of("hydra", "transfer"), reader.out, watcher=reader)
+    run(design_of("hydra", "transfer"), reader.out, callbacks=[reader])
     assert len(reader.seen) == 1  # as soon as there is something, and then not for long
 
 
@@ -342,7 +342,7 @@ def test_a_killed_process_is_told_and_replaced(copied: Path, finished: Path) -> 
     for strategy in ("hydra", "transfer"):
         shutil.rmtree(here.cell(cell(strategy, 1)))
     killer = Killer(times=2)
-    found = run(design_of("hydra", "transfer"), copied, watcher=killer)
+    found = run(design_of("hydra", "transfer"), copied, callbacks=[killer])
     assert killer.lines == ["hydra-seed0-repeat0-fold1: SIGKILL: too little memory?"] * 2
     assert list(found.failed) == ["hydra-seed0-repeat0-fold1"]
     assert "ended 2 times (SIGKILL" in found.failed["hydra-seed0-repeat0-fold1"]

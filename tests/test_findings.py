@@ -639,7 +639,7 @@ def test_orders_of_supports_are_compared_on_findings(
     judge = OrderEvaluator(
         folder=tmp_path, plan=lambda _, seed: plan,
         seeds=(0,), target=offered.dataset("omega"), plugins=offered, data=declared, roots={},
-        device="cpu", cache=cache, more={}, watcher=lambda _: RunCallback(),
+        device="cpu", cache=cache, more={}, callbacks=[lambda] _: RunCallback(),
     )  # fmt: skip
     tested = judge.tested(())
     positives, negatives = judge.counts()

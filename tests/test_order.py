@@ -174,7 +174,7 @@ def test_leaving_a_support_out_is_told_from_predictions(
         target=places["plugins"].dataset("alpha"),
         roots={},
         more={},
-        watcher=lambda _: module.Watcher(),
+        callbacks=[lambda] _: module.Watcher(),
         **places,
     )
     left_out = judge.left_out(("beta", "gamma"))

@@ -19,7 +19,7 @@ from hydrakit.data.read import read_samples
 from hydrakit.errors import DataError
 from hydrakit.hooks import FieldOfView, OptionValue, Sample, Unusable
 from hydrakit.plugins import load_plugins
-from hydrakit.storage.paths import default_cache
+from hydrakit.storage.paths import cache_folder
 
 # The z-score
 
@@ -369,13 +369,13 @@ def test_the_cache_is_where_the_environment_says(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: Files
 ) -> None:
     monkeypatch.setenv("HYDRAKIT_CACHE", str(tmp_path / "mine"))
-    assert default_cache() == tmp_path / "mine"
+    assert cache_folder() == tmp_path / "mine"
     files.cache = None
     files.prepare()
     assert len(list((tmp_path / "mine").iterdir())) == 1
     monkeypatch.delenv("HYDRAKIT_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_cache() == tmp_path / ".cache" / "hydrakit"
+    assert cache_folder() == tmp_path / ".cache" / "hydrakit"
     assert os.environ["HOME"] == str(tmp_path)
 
 

@@ -100,7 +100,7 @@ def in_mlflow(run: Path) -> Callable[[str], Sent]:
 
 def stopped_at(runner: Runner, round: int, *, after: bool, kind: str) -> None:
     with pytest.raises(StopError), tracking(Stop(round, after=after), kind) as watcher:
-        runner(PLAN, watcher=watcher)
+        runner(PLAN, callbacks=[watcher])
 
 
 @pytest.mark.filterwarnings("ignore")  # of other people's packages
@@ -115,7 +115,7 @@ def test_a_real_tracker_has_every_figure_once_after_two_stops(
     stopped_at(runner, 3, after=False, kind=kind)
     stopped_at(runner, 5, after=True, kind=kind)
     with tracking(RunCallback(), kind) as watcher:
-        run = runner(PLAN, watcher=watcher)
+        run = runner(PLAN, callbacks=[watcher])
     found = read(run.path)
     for name, wanted in expected(run).items():
         assert found(name) == [(step, pytest.approx(value)) for step, value in wanted]
@@ -125,7 +125,7 @@ def test_a_real_tracker_has_every_figure_once_after_two_stops(
 
 def test_a_tracker_gets_every_figure_once_and_in_order(runner: Runner) -> None:
     memory, shown = Memory(), Stop()
-    run = runner(PLAN, watcher=Tracked(shown, memory))
+    run = runner(PLAN, callbacks=[Tracked(shown, memory)])
     for name, wanted in expected(run).items():
         assert memory.kept[name] == wanted
     assert shown.epochs == sum(result.epochs for result in run.results().rounds)
@@ -136,8 +136,8 @@ def test_a_run_that_goes_on_sends_only_what_is_new(runner: Runner) -> None:
     memory = Memory()
     for stop in (Stop(1), Stop(3), Stop(3, after=True), Stop(6)):
         with pytest.raises(StopError):
-            runner(PLAN, watcher=Tracked(stop, memory))
-    run = runner(PLAN, watcher=Tracked(RunCallback(), memory))
+            runner(PLAN, callbacks=[Tracked(stop, memory)])
+    run = runner(PLAN, callbacks=[Tracked](RunCallback(), memory))
     for name, wanted in expected(run).items():
         assert memory.kept[name] == wanted
     assert memory.opened == [run.path] * 5
@@ -145,9 +145,9 @@ def test_a_run_that_goes_on_sends_only_what_is_new(runner: Runner) -> None:
 
 def test_rounds_that_ran_without_the_tracker_are_sent_too(runner: Runner) -> None:
     with pytest.raises(StopError):
-        runner(PLAN, watcher=Stop(4))
+        runner(PLAN, callbacks=[Stop(4)])
     memory = Memory()
-    run = runner(PLAN, watcher=Tracked(RunCallback(), memory))
+    run = runner(PLAN, callbacks=[Tracked](RunCallback(), memory))
     for name, wanted in expected(run).items():
         assert sorted(memory.kept[name]) == wanted
 
@@ -157,9 +157,9 @@ def test_how_a_run_ended_is_told(runner: Runner, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(TRACKERS, "mlflow", lambda: memory)
     stopped_at(runner, 1, after=False, kind="mlflow")
     with tracking(RunCallback(), "mlflow") as watcher:
-        runner(PLAN, watcher=watcher)
+        runner(PLAN, callbacks=[watcher])
     with tracking(RunCallback(), "mlflow") as watcher:
-        runner(PLAN, watcher=watcher)  # it is finished already: nothing is begun
+        runner(PLAN, callbacks=[watcher])  # it is finished already: nothing is begun
     assert memory.ends == [True, False]
 
 

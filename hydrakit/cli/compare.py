@@ -15,7 +15,7 @@ from hydrakit.compute.signals import describe_stop
 
 if TYPE_CHECKING:
     from hydrakit.compare.engine import CompareCallback, CompareResult
-    from hydrakit.compute.devices import Precision
+    from hydrakit.runs.context import RunContext
 
 
 @click.command(short_help="Compare strategies on the same findings, with a verdict.")
@@ -49,8 +49,9 @@ if TYPE_CHECKING:
     metavar="N",
     help="Repeat the cross-validation, each time with other folds.",
 )
-@click.option("--positive", metavar="CLASS", help="Whose AUC it is.  [default: the second of two]")
-@params.places
+@click.option(
+    "--positive", metavar="CLASS", help="Class treated as positive.  [default: the second of two]"
+)
 @click.option(
     "--out",
     type=params.FOLDER,
@@ -64,9 +65,14 @@ if TYPE_CHECKING:
     help="Processes, which share threads or GPUs.  [default: one per core; on a GPU "
     "one per 2 cores and 4 GB of its memory]",
 )
-@params.compute
-@params.checkpoint_every
-@params.cache
+@click.option(
+    "--launcher",
+    default="local",
+    show_default=True,
+    metavar="NAME",
+    help="What starts the processes: local, or a plugin's launcher.",
+)
+@params.running_options
 @params.as_json
 @click.pass_context
 def compare(
@@ -80,16 +86,10 @@ def compare(
     holdout: bool,
     repeats: int,
     positive: str | None,
-    data: Path | None,
-    roots: dict[str, Path],
+    context: RunContext,
     out: Path | None,
     jobs: int | None,
-    device: str,
-    precision: Precision,
-    deterministic: bool,
-    compiled: bool,
-    checkpoint_every: float,
-    cache: Path | None,
+    launcher: str,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -117,21 +117,13 @@ def compare(
         settings=settings,
     )
     try:
-        with watching() as watcher:
+        with watching() as progress:
             found = engine.compare(
                 design,
+                context.changed(jobs=jobs, launcher=launcher),
                 positive=positive,
                 out=out,
-                data=data,
-                roots=roots,
-                jobs=jobs,
-                device=device,
-                precision=precision,
-                deterministic=deterministic,
-                compiled=compiled,
-                cache=cache,
-                watcher=watcher,
-                checkpoint_every=checkpoint_every,
+                callback=progress,
             )
     except KeyboardInterrupt as error:
         raise describe_stop(error, "the same command goes on where it was") from None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -89,22 +89,106 @@ def _splits(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> di
 
 FOLDER = click.Path(path_type=Path)
 
-places = options(
+
+def context_options(
+    *decorators: Callable[[Command], Command],
+) -> Callable[[Command], Command]:
+    """Options whose values reach a command together, as its ``context`` (a `RunContext`)."""
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def with_context(*args: Any, **given: Any) -> Any:
+            from hydrakit.runs.context import RunContext, context_of
+
+            names = RunContext.model_fields.keys() & given.keys()
+            context = context_of(None, {name: given.pop(name) for name in names})
+            return command(*args, context=context, **given)
+
+        return options(*decorators)(cast("Command", with_context))
+
+    return decorate
+
+
+_data = click.option(
+    "--data",
+    type=FOLDER,
+    metavar="ROOT",
+    help="Folder with one folder per dataset name.  [default: $HYDRAKIT_DATA, else ./data]",
+)
+_root = click.option(
+    "--root",
+    "roots",
+    multiple=True,
+    callback=_roots,
+    metavar="NAME=PATH",
+    help="Folder of one dataset that lies elsewhere; may be given several times.",
+)
+_cache = click.option(
+    "--cache",
+    type=FOLDER,
+    metavar="DIR",
+    help="Folder for prepared data.  [default: $HYDRAKIT_CACHE, else ~/.cache/hydrakit]",
+)
+_device = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="DEVICE",
+    help="Device to compute on: auto (a GPU where there is one), cpu, cuda or cuda:N.",
+)
+
+places = context_options(_data, _root)
+"""Where data lies, for commands that read only a ``dataset.toml``."""
+
+data_options = context_options(_data, _root, _cache)
+"""Where data lies and is prepared, for commands that do not compute."""
+
+evaluation_options = context_options(_data, _root, _cache, _device)
+"""The same with a device, for commands that do not train."""
+
+running_options = context_options(
+    _data,
+    _root,
+    _cache,
+    _device,
     click.option(
-        "--data",
-        type=FOLDER,
-        metavar="ROOT",
-        help="Folder with one folder per dataset name.  [default: $HYDRAKIT_DATA, else ./data]",
+        "--precision",
+        type=click.Choice(["auto", "float32", "bfloat16"]),
+        default="auto",
+        show_default=True,
+        help="Precision of training steps; auto is bfloat16 on CUDA and float32 on a CPU.",
     ),
     click.option(
-        "--root",
-        "roots",
+        "--deterministic",
+        is_flag=True,
+        help="Repeat the same bits from the same seed on CUDA too (slower); a CPU always does.",
+    ),
+    click.option("--compile", "compiled", is_flag=True, help="Compile training steps (torch)."),
+    click.option(
+        "--threads",
+        type=click.IntRange(min=1, max=1024),
+        metavar="N",
+        help="CPU threads; another number changes the last bits of results.  [default: torch's]",
+    ),
+    click.option(
+        "--checkpoint-every",
+        "checkpoint_interval",
+        type=click.FloatRange(min=0),
+        default=CHECKPOINT_SECONDS,
+        show_default=True,
+        metavar="SECONDS",
+        help="Time between two checkpoints within a round; a longer epoch is followed by one.",
+    ),
+    click.option(
+        "--track",
+        "trackers",
         multiple=True,
-        callback=_roots,
-        metavar="NAME=PATH",
-        help="Folder of one dataset that lies elsewhere; may be given several times.",
+        metavar="NAME",
+        help="Send the metrics of every epoch to this tracker too: tensorboard, mlflow, or a "
+        "plugin's; may be given several times.",
     ),
 )
+"""Everything about where and how, for commands that train."""
 
 adapter_options = click.option(
     "--option",
@@ -115,55 +199,6 @@ adapter_options = click.option(
     help="Option of a dataset, as `hydrakit datasets info NAME` lists them; several times.",
 )
 
-
-def _cache(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
-    """Tell adapters too, which keep what they know of DICOM files there."""
-    if value is not None:
-        os.environ["HYDRAKIT_CACHE"] = str(value)
-    return value
-
-
-cache = click.option(
-    "--cache",
-    type=FOLDER,
-    callback=_cache,
-    metavar="DIR",
-    help="Where prepared data is kept.  [default: $HYDRAKIT_CACHE, else ~/.cache/hydrakit]",
-)
-
-device = click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    metavar="DEVICE",
-    help="auto (a GPU where there is one), cpu, cuda or cuda:N.",
-)
-
-compute = options(
-    device,
-    click.option(
-        "--precision",
-        type=click.Choice(["auto", "float32", "bfloat16"]),
-        default="auto",
-        show_default=True,
-        help="Of training steps.  auto: bfloat16 on CUDA, float32 on a CPU.",
-    ),
-    click.option(
-        "--deterministic",
-        is_flag=True,
-        help="The same bits from the same seed on CUDA too (slower); a CPU always gives them.",
-    ),
-    click.option("--compile", "compiled", is_flag=True, help="Compile training steps (torch)."),
-)
-
-checkpoint_every = click.option(
-    "--checkpoint-every",
-    type=click.FloatRange(min=0),
-    default=CHECKPOINT_SECONDS,
-    show_default=True,
-    metavar="SECONDS",
-    help="Between two writings of a round's progress; an epoch that lasts longer has one each.",
-)
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 

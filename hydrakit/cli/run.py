@@ -14,28 +14,27 @@ from hydrakit.cli import params
 from hydrakit.compute.signals import describe_stop
 
 if TYPE_CHECKING:
-    from hydrakit.compute.devices import Precision
     from hydrakit.plan.model import Plan
+    from hydrakit.runs.context import RunContext
 
 
-def _make_plan(data: Path | None, roots: dict[str, Path], **given: Any) -> Plan:
-    from hydrakit.data.declared.adapter import plugins_at
+def _make_plan(context: RunContext, **given: Any) -> Plan:
     from hydrakit.plan.profiles import make_plan
 
     strategy, datasets = given.pop("strategy"), given.pop("datasets")
     if not strategy or not datasets:
         missing = "--strategy" if not strategy else "--datasets"
         raise click.UsageError(f"{missing} is needed: see `hydrakit plugins list`")
-    return make_plan(strategy, datasets, plugins=plugins_at(data, roots), **given)
+    return make_plan(strategy, datasets, plugins=context.plugins(), **given)
 
 
 @click.command(short_help="Print the plan of a run as JSON.")
 @params.plan_options
 @params.places
 @click.option("--out", type=params.FOLDER, metavar="FILE", help="Write the plan to a file instead.")
-def plan(*, data: Path | None, roots: dict[str, Path], out: Path | None, **given: Any) -> None:
+def plan(*, context: RunContext, out: Path | None, **given: Any) -> None:
     """Print the plan of a run as JSON, to read or to edit: `run --plan FILE` runs it."""
-    text = _make_plan(data, roots, **given).to_json()
+    text = _make_plan(context, **given).to_json()
     if out is None:
         click.echo(text, nl=False)
     else:
@@ -54,7 +53,6 @@ def plan(*, data: Path | None, roots: dict[str, Path], out: Path | None, **given
 
 @click.command(short_help="Train body and heads, and test on the target.")
 @params.plan_options
-@params.places
 @click.option(
     "--plan",
     "plan_file",
@@ -73,41 +71,26 @@ def plan(*, data: Path | None, roots: dict[str, Path], out: Path | None, **given
     "--trace-test",
     "trace",
     is_flag=True,
-    help="Look at the test split after every epoch too, for a figure; the report tells it.",
-)
-@click.option(
-    "--track",
-    type=click.Choice(["tensorboard", "mlflow"]),
-    help="Send the figures of every epoch there too; its files lie in the run's folder.",
+    help="Evaluate the test split after every epoch too, for a figure; the report says so.",
 )
 @click.option(
     "--dry-run",
     "dry",
     is_flag=True,
-    help="Check everything, and tell what the run would cost; nothing is trained.",
+    help="Check everything and estimate what the run would cost; nothing is trained.",
 )
-@params.compute
-@params.checkpoint_every
-@params.cache
+@params.running_options
 @click.pass_context
 def run(
     ctx: click.Context,
     /,
     *,
-    data: Path | None,
-    roots: dict[str, Path],
+    context: RunContext,
     plan_file: Path | None,
     resume: Path | None,
     out: Path | None,
-    device: str,
     trace: bool,
-    track: str | None,
     dry: bool,
-    precision: Precision,
-    deterministic: bool,
-    compiled: bool,
-    checkpoint_every: float,
-    cache: Path | None,
     **given: Any,
 ) -> None:
     """Train body and heads, dataset after dataset, and test on the target.
@@ -135,42 +118,23 @@ def run(
             raise click.UsageError("--resume names the run's folder: leave out --out")
         rundir = RunDir(resume)
         the_plan, out = rundir.plan(), resume
-        known = {} if data else rundir.environment().get("roots", {})
-        roots = {**{name: Path(path) for name, path in known.items()}, **roots}
+        if context.data is None:
+            before = rundir.environment().get("roots", {})
+            context = context.changed(roots={**before, **context.roots})
     else:
-        the_plan = load_plan(plan_file) if plan_file else _make_plan(data, roots, **given)
+        the_plan = load_plan(plan_file) if plan_file else _make_plan(context, **given)
+    context = context.changed(trace_test=trace)
 
     from hydrakit import engine  # torch: only once the plan is known to be right
-    from hydrakit.observers.trackers import tracking
 
     out = out or engine.default_out(the_plan)
-    places: dict[str, Any] = {
-        "out": out,
-        "data": data,
-        "roots": roots,
-        "device": device,
-        "precision": precision,
-        "deterministic": deterministic,
-        "compiled": compiled,
-        "cache": cache,
-    }
-    with (
-        _resumable(out),
-        watching(the_plan) as shown,
-        tracking(shown, track) as watcher,
-    ):
+    with _resumable(out), watching(the_plan) as progress:
         if dry:
-            rehearsal = engine.dry_run(the_plan, **places, watcher=watcher, trace=trace)
+            estimate = engine.dry_run(the_plan, context, out=out, callbacks=[progress])
         else:
-            done = engine.run(
-                the_plan,
-                **places,
-                trace=trace,
-                watcher=watcher,
-                checkpoint_every=checkpoint_every,
-            )
+            done = engine.run(the_plan, context, out=out, callbacks=[progress])
     if dry:
-        print_dry_run(rehearsal)
+        print_dry_run(estimate)
     else:
         print_results(done)
 
@@ -203,10 +167,8 @@ def _is_given(ctx: click.Context, name: str) -> bool:
     show_default=True,
     help="Which cases, split as when the head was trained.",
 )
-@params.places
+@params.evaluation_options
 @params.adapter_options
-@params.device
-@params.cache
 @params.as_json
 def evaluate(
     *,
@@ -215,11 +177,8 @@ def evaluate(
     head: Path | None,
     dataset: str | None,
     split: str,
-    data: Path | None,
-    roots: dict[str, Path],
+    context: RunContext,
     options: dict[str, Any],
-    device: str,
-    cache: Path | None,
     as_json: bool,
 ) -> None:
     """Evaluate a finished RUN, or any body and head that fit each other, on a dataset's cases."""
@@ -230,31 +189,15 @@ def evaluate(
 
     from hydrakit.cli.show import print_evaluation
     from hydrakit.runs.evaluate import evaluate_files, evaluate_run
-    from hydrakit.storage.paths import root_of
     from hydrakit.weights.format import read_head
 
     if run is not None:
-        places = dict(roots)
-        if data is not None and dataset not in roots:
-            from hydrakit.runs.rundir import RunDir
-
-            name = dataset or RunDir(run).plan().target
-            places.setdefault(name, root_of(name, data, roots))
-        evaluation = evaluate_run(
-            run, roots=places, dataset=dataset, split=split, device=device, cache=cache
-        )
+        evaluation = evaluate_run(run, context, dataset=dataset, split=split)
     else:
         assert body is not None
         assert head is not None
         name = dataset or read_head(head).dataset
         evaluation = evaluate_files(
-            body,
-            head,
-            root=root_of(name, data, roots),
-            dataset=name,
-            split=split,
-            options=options.get(name),
-            device=device,
-            cache=cache,
+            body, head, context, dataset=name, split=split, options=options.get(name)
         )
     print_evaluation(evaluation, as_json=as_json)

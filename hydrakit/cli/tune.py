@@ -11,8 +11,8 @@ import click
 from hydrakit.cli import params
 
 if TYPE_CHECKING:
-    from hydrakit.compute.devices import Precision
-    from hydrakit.search.order import OrderResult, TriedOrder
+    from hydrakit.runs.context import RunContext
+    from hydrakit.search.order import OrderResult
     from hydrakit.search.tuning import RoundTuning
 
 
@@ -43,17 +43,20 @@ def _without(*names: str) -> Callable[[click.Command], click.Command]:
     "--learning-rates",
     callback=_values,
     metavar="R,R,...",
-    help="To try.  [default: 1e-4,3e-4,1e-3]",
+    help="Adam learning rates to try.  [default: 1e-4,3e-4,1e-3]",
 )
 @click.option(
-    "--dropouts", callback=_values, metavar="P,P,...", help="To try.  [default: 0,0.1,0.3]"
+    "--dropouts",
+    callback=_values,
+    metavar="P,P,...",
+    help="Dropout probabilities to try.  [default: 0,0.1,0.3]",
 )
 @click.option(
     "--folds",
     type=click.IntRange(min=2),
     default=3,
     show_default=True,
-    help="Of the cross-validation, within each round's training split.",
+    help="Folds of the cross-validation within each round's training split.",
 )
 @click.option(
     "--search",
@@ -68,25 +71,17 @@ def _without(*names: str) -> Callable[[click.Command], click.Command]:
     metavar="N",
     help="Settings that Optuna tries in each round.  [default: 20]",
 )
-@params.places
 @click.option("--out", type=params.FOLDER, metavar="FILE", help="Write the plan to this file.")
-@params.compute
-@params.cache
+@params.running_options
 def tune(
     *,
-    data: Path | None,
-    roots: dict[str, Path],
+    context: RunContext,
     learning_rates: list[float] | None,
     dropouts: list[float] | None,
     folds: int,
     search: str,
     trials: int | None,
     out: Path | None,
-    device: str,
-    precision: Precision,
-    deterministic: bool,
-    compiled: bool,
-    cache: Path | None,
     **given: Any,
 ) -> None:
     """Choose learning rate and dropout of every round, by cross-validation on its training split.
@@ -100,41 +95,28 @@ def tune(
             raise click.UsageError(f"{option} is needed: see `hydrakit tune --help`")
     assert out is not None
 
-    from hydrakit.cli.progress import PlainProgress
-    from hydrakit.data.declared.adapter import plugins_at
+    from hydrakit.cli.search_progress import TuneProgress
     from hydrakit.data.dicom.index import watching_index
     from hydrakit.plan.profiles import make_plan
-    from hydrakit.search.tune import DROPOUTS, LEARNING_RATES
-    from hydrakit.search.tune import tune as engine
+    from hydrakit.search import tune as engine
 
-    plugins = plugins_at(data, roots)
+    plugins = context.plugins()
     plan = make_plan(strategy, datasets, plugins=plugins, **given)
-    watcher = PlainProgress(plan)
-
-    def on_trial(number: int, done: int, of: int) -> None:
-        round = plan.rounds[number - 1]
-        watcher.mention(f"{watcher.name(number, round)}: {done} of {of} trials")
-
-    with watching_index(watcher.indexing):
-        tuned = engine(
+    progress = TuneProgress(plan, on_choice=lambda each: _print_round(each, len(plan.rounds)))
+    with watching_index(progress.indexing):
+        tuned = engine.tune(
             plan,
             out,
-            learning_rates=learning_rates or LEARNING_RATES,
-            dropouts=dropouts or DROPOUTS,
-            folds=folds,
-            search=search,
-            trials=trials,
-            data=data,
-            roots=roots,
-            device=device,
-            precision=precision,
-            deterministic=deterministic,
-            compiled=compiled,
-            cache=cache,
+            context,
+            search=engine.TuningSearch(
+                learning_rates=learning_rates or engine.LEARNING_RATES,
+                dropouts=dropouts or engine.DROPOUTS,
+                folds=folds,
+                method=search,
+                trials=trials,
+            ),
+            callbacks=[progress],
             plugins=plugins,
-            watcher=watcher,
-            on_trial=on_trial,
-            on_round=lambda each: _print_round(each, len(plan.rounds)),
         )
     click.echo(f"plan:    {tuned.path}")
     click.echo(f"trials:  {tuned.trials_path}")
@@ -170,9 +152,13 @@ def _print_round(tuned: RoundTuning, rounds: int) -> None:
 
 
 @click.command(short_help="Find which supports help a target, and in which order.")
-@click.option("--target", metavar="NAME", help="The dataset that is to do well.")
+@click.option("--target", metavar="NAME", help="Dataset whose validation AUC is to be improved.")
 @click.option(
-    "--strategy", default="hydra", show_default=True, metavar="NAME", help="Order of training."
+    "--strategy",
+    default="hydra",
+    show_default=True,
+    metavar="NAME",
+    help="Strategy that makes the rounds.",
 )
 @params.comparison_options
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
@@ -188,18 +174,20 @@ def _print_round(tuned: RoundTuning, rounds: int) -> None:
     "--budget",
     type=click.IntRange(min=1),
     metavar="N",
-    help="At most so many runs.  [default: 20, unless --minutes is given]",
+    help="Maximum number of runs.  [default: 20, unless --minutes is given]",
 )
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Begin runs so long.")
-@params.places
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Start no new run after this many minutes.",
+)
 @click.option(
     "--out",
     type=params.FOLDER,
     metavar="DIR",
     help="Folder of the search.  [default: one under ./runs, the same for the same search]",
 )
-@params.compute
-@params.cache
+@params.running_options
 @params.as_json
 def order(
     *,
@@ -210,14 +198,8 @@ def order(
     seeds: int,
     budget: int | None,
     minutes: float | None,
-    data: Path | None,
-    roots: dict[str, Path],
+    context: RunContext,
     out: Path | None,
-    device: str,
-    precision: Precision,
-    deterministic: bool,
-    compiled: bool,
-    cache: Path | None,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -230,42 +212,28 @@ def order(
     if not target or not datasets:
         raise click.UsageError(f"{'--datasets' if target else '--target'} is needed")
 
-    from hydrakit.cli.progress import PlainProgress
-    from hydrakit.search.order import order as engine
+    from hydrakit.cli.search_progress import OrderProgress
+    from hydrakit.search import order as engine
 
-    found = engine(
+    found = engine.order(
         datasets,
         target,
-        strategy=strategy,
-        seeds=seeds,
-        seed=seed,
-        budget=budget,
-        minutes=minutes,
+        engine.OrderSearch(
+            strategy=strategy,
+            seeds=seeds,
+            seed=seed,
+            budget=budget,
+            minutes=minutes,
+            settings=settings,
+        ),
+        context,
         out=out,
-        settings=settings,
-        data=data,
-        roots=roots,
-        device=device,
-        cache=cache,
-        watcher=PlainProgress,
-        on_tried=_tell,
-        precision=precision,
-        deterministic=deterministic,
-        compiled=compiled,
+        callback=OrderProgress(),
     )
     if as_json:
         click.echo(found.model_dump_json(indent=2))
     else:
         _print_order(found)
-
-
-def _tell(tried: TriedOrder, result: OrderResult) -> None:
-    """One line for each order that was tried, on standard error."""
-    click.echo(
-        f"order {len(result.tried)} of {result.possible}: {_named(tried.supports)}: "
-        f"validation {tried.score:.3f}",
-        err=True,
-    )
 
 
 def _named(supports: tuple[str, ...]) -> str:

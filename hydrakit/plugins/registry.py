@@ -96,6 +96,15 @@ class Plugins:
         """
         return self._choose("strategy", name, self.strategies)
 
+    def get(self, kind: str, name: str) -> Any:
+        if kind == "launcher":
+            from hydrakit.compare.launchers import hydrakit_launchers as h
+        elif kind == "tracker":
+            from hydrakit.observers.trackers import hydrakit_trackers as h
+        else:
+            return getattr(self, kind)(name)
+        return {f.name: f for f in h()}[name]
+
     def source_of(self, command: str) -> PluginSource | None:
         """Who offers a command; None for one of hydrakit's own."""
         for plugin in self.found:

@@ -269,15 +269,20 @@ class RunDir:
         both = "it" if name == "results.json" else f"it and {self.results_path}"
         return f"restore it, or delete {both} and run again, which makes it from the rounds"
 
-    def seal(self) -> None:
-        """Write down, once, what the finished run's files are; see `hydrakit.storage.digests`."""
+    def seal(self) -> bool:
+        """Write the digests of the finished run's files, once; see `hydrakit.storage.digests`.
+
+        Returns:
+            Whether this call wrote them.
+        """
         if (self.path / FILE).is_file():
-            return
+            return False
         names = [name for name in OWN if (self.path / name).is_file()]
         names += [f"heads/{path.name}" for path in self.path.glob("heads/*.safetensors")]
         rounds = [folder.relative_to(self.path) / FILE for folder in self.round_folders()]
         names += [path.as_posix() for path in rounds if (self.path / path).is_file()]
         write_digests(self.path, names)
+        return True
 
     def unseal(self) -> None:
         """Go on writing: what was made of earlier results counts no more."""

@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
 from statistics import mean
@@ -20,16 +20,17 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from hydrakit.data.declared.adapter import plugins_at
 from hydrakit.errors import PlanError
 from hydrakit.plan.model import Plan
 from hydrakit.plan.profiles import make_plan
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.context import RunContext, context_of
 from hydrakit.schema import Frozen, Name, first_fault
 from hydrakit.search.supports import LeaveOneOut, OrderEvaluator, Supports
 from hydrakit.stats.chance import best_of_chance
 from hydrakit.storage.files import read_json, reason, refuse_links, write_atomic
+from hydrakit.storage.paths import using_cache
 from hydrakit.storage.records import refuse_later
 from hydrakit.version import version
 
@@ -205,68 +206,80 @@ class Maker:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class OrderSearch:
+    """What a search for an order tries.
+
+    Attributes:
+        strategy: Name of the strategy that makes the rounds.
+        seeds: Number of runs of each order.
+        seed: The first of their seeds, and the seed of the splits, which all runs share.
+        budget: Maximum number of runs; None for no limit, or 20 without ``minutes``.
+        minutes: No run begins after this time; None for no limit.
+        settings: Further settings of the plans, as `hydrakit.make_plan` takes them.
+    """
+
+    strategy: str = "hydra"
+    seeds: int = 1
+    seed: int = 0
+    budget: int | None = None
+    minutes: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class OrderCallback(RunCallback):
+    """Called when something happens in the runs of a search, and after each order."""
+
+    def tried(self, order: TriedOrder, result: OrderResult) -> None:
+        """An order has been tried; the result so far."""
+
+
 def order(
     supports: Sequence[str],
     target: str,
+    search: OrderSearch | None = None,
+    context: RunContext | None = None,
     *,
-    strategy: str = "hydra",
-    seeds: int = 1,
-    seed: int = 0,
-    budget: int | None = None,
-    minutes: float | None = None,
     out: Path | None = None,
-    settings: Mapping[str, Any] | None = None,
-    data: Path | None = None,
-    roots: Mapping[str, Path] | None = None,
-    device: str = "auto",
-    cache: Path | None = None,
+    callback: OrderCallback | None = None,
     plugins: Plugins | None = None,
-    watcher: Callable[[Plan], RunCallback] = lambda _: RunCallback(),
-    on_tried: Callable[[TriedOrder, OrderResult], None] = lambda *_: None,
-    **compute: Any,
+    **values: Any,
 ) -> OrderResult:
     """Find which supports help a target, in which order; by its validation split alone.
 
     An order is the target, its supports and the target again, as in the paper; without supports,
-    the target once. The search goes on where a stopped one left off, and with a larger budget.
+    the target once. The search continues after a stop, and with a larger budget.
 
     Args:
         supports: Names of datasets.
         target: Name of another one.
-        strategy: Whose rounds.
-        seeds: Number of runs of each order.
-        seed: The first of their seeds, and that of the splits, which all runs share.
-        budget: How many runs there may be; None for no limit, or 20 without ``minutes``.
-        minutes: How long runs may be begun; None for no limit.
+        search: What is tried; None for the defaults.
+        context: Where and how to compute; None for the defaults.
         out: Folder for ``order.json``, ``plan.json`` with the best order, and the runs; None for
             one under ``runs``, the same for the same arguments.
-        settings: Further arguments of `hydrakit.make_plan`.
-        data: As for `hydrakit.run`, like those below but the last two.
-        roots: Folders of datasets that lie elsewhere.
-        device: Where to compute.
-        cache: Where prepared data is kept.
-        plugins: As loaded.
-        watcher: Gives what is told of a run, for its plan.
-        on_tried: Called for each order that was tried, with the search so far.
-        compute: ``precision``, ``deterministic`` and ``compiled`` of `hydrakit.run`.
+        callback: Called when something happens.
+        plugins: Plugins of this process; None loads the installed ones.
+        values: Values of the context by name.
 
     Raises:
         PlanError: A value is impossible, or the folder holds something else.
         PluginError: An unknown name.
         DataError: A dataset cannot be used.
     """
+    context, search = context_of(context, values), search or OrderSearch()
+    seeds, seed, budget, minutes = search.seeds, search.seed, search.budget, search.minutes
     if budget is None and minutes is None:
         budget = BUDGET
     names = tuple(dict.fromkeys(name for name in supports if name != target))
     _check(names, seeds=seeds, budget=budget, minutes=minutes)
-    plugins = plugins or plugins_at(data, roots or {})
-    maker = Maker(strategy, target, names, seed, settings or {}, plugins)
+    plugins = plugins or context.plugins()
+    maker = Maker(search.strategy, target, names, seed, search.settings, plugins)
     base, possible = maker.base, count_orders(len(names))
     every = minutes is None and (budget is None or possible * seeds <= budget)
     result = OrderResult(
         hydrakit=version(),
         base=base,
-        strategy=strategy,
+        strategy=search.strategy,
         target=target,
         supports=names,
         seeds=tuple(range(seed, seed + seeds)),
@@ -276,20 +289,18 @@ def order(
         possible=possible,
     )
     folder = out or Path("runs") / f"order-{target}-{base[:8]}"
-    judge = OrderEvaluator(
+    callback = callback or OrderCallback()
+    evaluator = OrderEvaluator(
         folder=folder,
         plan=maker.plan,
         seeds=result.seeds,
         target=plugins.dataset(target),
         plugins=plugins,
-        data=data,
-        roots=roots or {},
-        device=device,
-        cache=cache,
-        more=compute,
-        watcher=watcher,
+        context=context.changed(test=False, round_cache=(folder / "rounds").resolve()),
+        callback=callback,
     )
-    return _Search(folder, judge, result, on_tried).run()
+    with using_cache(context.cache):
+        return _Search(folder, evaluator, result, callback).run()
 
 
 def _check(supports: Supports, *, seeds: int, budget: int | None, minutes: float | None) -> None:
@@ -308,9 +319,9 @@ class _Search:
     """A search under way, with its folder."""
 
     folder: Path
-    judge: OrderEvaluator
+    evaluator: OrderEvaluator
     result: OrderResult
-    on_tried: Callable[[TriedOrder, OrderResult], None]
+    callback: OrderCallback
 
     def run(self) -> OrderResult:
         """Try orders while the budget lasts, then leave each support of the best one out."""
@@ -330,22 +341,22 @@ class _Search:
             found[order] = self._try(order, before.get(order))
             earlier = tuple(each for name, each in before.items() if name not in found)
             self._write(tried=tuple(found.values()), earlier=earlier)
-            self.on_tried(found[order], self.result)
+            self.callback.tried(found[order], self.result)
         best = max(found.values(), key=lambda each: (each.score, -len(each.supports))).supports
         new = {tuple(name for name in best if name != each) for each in best} - set(found)
-        left_out = self.judge.left_out(best)
+        left_out = self.evaluator.left_out(best)
         luck = None
-        if self.judge.has_two_classes:
-            luck = best_of_chance(*self.judge.counts(), len(found)).expected
+        if self.evaluator.has_two_classes:
+            luck = best_of_chance(*self.evaluator.counts(), len(found)).expected
         runs = len(new) * len(self.result.seeds)
         self._write(chosen=best, left_out=left_out, left_out_runs=runs, luck=luck, finished=True)
-        plan = self.judge.plan(best, self.result.seeds[0])
+        plan = self.evaluator.plan(best, self.result.seeds[0])
         write_atomic(self.folder / "plan.json", plan.to_json().encode())
         return self.result
 
     def _try(self, order: Supports, before: TriedOrder | None) -> TriedOrder:
         began = time.perf_counter()
-        scores = self.judge.scores(order)
+        scores = self.evaluator.scores(order)
         seconds = time.perf_counter() - began
         if before is not None and len(before.scores) >= len(scores):
             seconds = before.seconds  # of the training, which was done then
