@@ -102,7 +102,7 @@ def tune(
 
     from hydrakit.cli.progress import PlainProgress
     from hydrakit.data.declared.adapter import plugins_at
-    from hydrakit.data.dicom.index import watching_index
+    from hydrakit.data.dicom.index import report_index_progress
     from hydrakit.plan.profiles import make_plan
     from hydrakit.search.tune import DROPOUTS, LEARNING_RATES
     from hydrakit.search.tune import tune as engine
@@ -115,7 +115,7 @@ def tune(
         round = plan.rounds[number - 1]
         watcher.mention(f"{watcher.name(number, round)}: {done} of {of} trials")
 
-    with watching_index(watcher.indexing):
+    with report_index_progress(watcher.indexing):
         tuned = engine(
             plan,
             out,
