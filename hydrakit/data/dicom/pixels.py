@@ -66,8 +66,8 @@ def read_pixels(path: Path, *, rescale: bool = False) -> NDArray[np.float32]:
         return image.pixels.astype(np.float32)
     if image.slope is None or image.intercept is None:
         raise DataError(
-            f"{path}: no usable RescaleSlope and RescaleIntercept, which Hounsfield units need: use "
-            "CT images with these tags"
+            f"{path}: no usable RescaleSlope and RescaleIntercept for Hounsfield units: use CT "
+            "images with these tags"
         )
     with np.errstate(over="ignore", invalid="ignore"):
         rescaled = (image.pixels * image.slope + image.intercept).astype(np.float32)
