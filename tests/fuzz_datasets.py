@@ -259,9 +259,9 @@ def mixture(folder: Path) -> Files:
 
 
 def read_guess(folder: Path) -> str:
-    from hydrakit.data.declared.guess import guess
+    from hydrakit.data.declared.guess import guess_declaration
 
-    text = guess(folder)
+    text = guess_declaration(folder)
     (folder / "dataset.toml").write_text(text, encoding="utf-8")
     try:
         load_declared(folder)

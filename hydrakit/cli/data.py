@@ -39,12 +39,12 @@ def list_datasets(context: RunContext, as_json: bool) -> None:
 @click.argument("folder", metavar="DIR", type=params.FOLDER)
 def new(folder: Path) -> None:
     """Look at the images in DIR and write a first dataset.toml there, for you to check."""
-    from hydrakit.data.declared.guess import guess
+    from hydrakit.data.declared.guess import guess_declaration
     from hydrakit.data.declared.schema import FILE
     from hydrakit.errors import DataError
     from hydrakit.storage.files import write_atomic
 
-    text = guess(folder)
+    text = guess_declaration(folder)
     try:
         write_atomic(folder / FILE, text.encode())
     except OSError as error:

@@ -96,14 +96,14 @@ def tune(
     assert out is not None
 
     from hydrakit.cli.search_progress import TuneProgress
-    from hydrakit.data.dicom.index import watching_index
+    from hydrakit.data.dicom.index import report_index_progress
     from hydrakit.plan.profiles import make_plan
     from hydrakit.search import tune as engine
 
     plugins = context.plugins()
     plan = make_plan(strategy, datasets, plugins=plugins, **given)
     progress = TuneProgress(plan, on_choice=lambda each: _print_round(each, len(plan.rounds)))
-    with watching_index(progress.indexing):
+    with report_index_progress(progress.indexing):
         tuned = engine.tune(
             plan,
             out,

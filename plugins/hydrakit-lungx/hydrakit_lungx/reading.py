@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hydrakit.data.dicom import Header, MissingCodecError, index_headers, read_pixels, walk
-from hydrakit.data.dicom.geometry import has_plane, in_order
+from hydrakit.data.dicom.geometry import has_plane, sorted_stack
 from hydrakit.errors import DataError
 from hydrakit.hooks import OptionValue, Sample, Unusable
 from hydrakit_lungx.sheets import SETS, SUSPICIOUS, UNLABELLED, Nodule, find_sheets
@@ -146,7 +146,7 @@ def _neighbours(header: Header, headers: Sequence[Header], count: int) -> list[H
         return [header]
     if not has_plane(header):
         return []
-    stack = in_order(headers, header)
+    stack = sorted_stack(headers, header)
     middle = stack.index(header)
     wanted = range(middle - count // 2, middle + count // 2 + 1)
     channels = [stack[min(max(at, 0), len(stack) - 1)] for at in wanted]

@@ -23,10 +23,10 @@ from hydrakit.data.dicom.geometry import (
     Location,
     frame_in,
     has_plane,
-    in_order,
     in_volume,
     nearest_slice,
     resample,
+    sorted_stack,
 )
 from hydrakit.errors import DataError
 from hydrakit.hooks import OptionValue, Sample, Unusable
@@ -218,7 +218,7 @@ def _image(
     for shown in channels:
         seen = shown if own_grids else first
         frame = frame_in(seen.header, seen.location, spacing=GRID_SPACING, side=GRID_SIDE)
-        planes.append(resample(in_order(shown.images, shown.header), frame, pixels))
+        planes.append(resample(sorted_stack(shown.images, shown.header), frame, pixels))
     middle = (GRID_SIDE - 1) / 2
     return np.stack(planes), (middle, middle), (GRID_SPACING, GRID_SPACING)
 
