@@ -22,7 +22,6 @@ from sklearn.metrics import brier_score_loss
 from torch import nn
 
 from hydrakit.errors import PlanError
-from hydrakit.hooks import FieldOfView
 from hydrakit.models import joined
 from hydrakit.report import ledger, write_report
 from hydrakit.report.cases import answer, choose, read_shown, saliency
@@ -31,8 +30,6 @@ from hydrakit.report.operating import operating_table
 from hydrakit.report.page import build_report
 from hydrakit.report.roc import Curve, roc_points
 from hydrakit.results import AreaUnderCurve, Bootstrap, DataFacts
-
-assert FieldOfView  # imported so that hooks are loaded as in the program
 
 
 @pytest.mark.parametrize("count", [4, 15, 76, 254])
