@@ -369,5 +369,8 @@ def test_names_are_fit_for_files_on_every_system(name: str) -> None:
 
 def test_no_shipped_plugin_is_broken_or_clashes() -> None:
     plugins = load_plugins()
+    shipped = {f"hydrakit_{name}" for name in ("brain", "lungx", "phantom", "prostatex")}
+    shipped |= {"hydrakit.models.heads", "hydrakit_strategies"}
+    assert {one.module for one in plugins.found} >= shipped
     assert [(one.module, one.error, one.clashes) for one in plugins.found if one.error] == []
     assert not plugins.clashes
