@@ -28,7 +28,7 @@ from hydrakit.hooks import (
     Unusable,
     hookimpl,
 )
-from hydrakit.models.body import heads
+from hydrakit.models import heads
 from hydrakit.plan import BodySpec, Dataset, Hyperparameters, Plan, Round, Split
 from hydrakit.plugins import Plugins
 

@@ -23,8 +23,8 @@ from benchmarks.harness import PROJECT, Answer, Samples, Spread, in_turns
 from benchmarks.rows import MEASUREMENTS
 from benchmarks.settings import Point, Settings
 from benchmarks.worker import contender
-from hydrakit.models.body.body import Body, attach_head
-from hydrakit.models.body.heads import build_mlp
+from hydrakit.models.body import Body, attach_head
+from hydrakit.models.heads import build_mlp
 from hydrakit.plan import BodySpec
 
 # A contender that notes when it worked, in a file that all of them share; the third cannot.

@@ -12,7 +12,7 @@ from helpers import load_dataset, new_network
 from torch import nn
 
 from hydrakit.data.load import CaseSet
-from hydrakit.models.body.body import Body
+from hydrakit.models.body import Body
 from hydrakit.training.bootstrap import FEWEST_OF_A_CLASS, best_start, subset
 from hydrakit.training.evaluation import Evaluator
 

@@ -25,8 +25,8 @@ from hydrakit import weights
 from hydrakit.compute.devices import choose_device
 from hydrakit.engine import default_out
 from hydrakit.errors import PlanError
-from hydrakit.models.body.body import Body
-from hydrakit.models.body.heads import build_mlp
+from hydrakit.models.body import Body
+from hydrakit.models.heads import build_mlp
 from hydrakit.plan import Plan, Round
 from hydrakit.plan.profiles import make_plan
 from hydrakit.plan.results import EpochRecord, RoundResult

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hydrakit.hooks import HeadFactory
-from hydrakit.models.body.heads import hydrakit_head_factories
+from hydrakit.models.heads import hydrakit_head_factories
 
 FACTORIES = {factory.name: factory for factory in hydrakit_head_factories()}
 
@@ -71,7 +71,7 @@ def test_linear_is_one_dense_layer() -> None:
 
 def test_listing_the_heads_does_not_import_torch() -> None:
     code = (
-        "import sys, hydrakit.models.body.heads as heads; list(heads.hydrakit_head_factories()); "
+        "import sys, hydrakit.models.heads as heads; list(heads.hydrakit_head_factories()); "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from hydrakit.models.body.layers import Dropout, keep_mask, random_pieces
+from hydrakit.models.layers import Dropout, keep_mask, random_pieces
 
 
 def masked(layer: Dropout, like: torch.Tensor, seed: int = 0) -> torch.Tensor:

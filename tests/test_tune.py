@@ -33,8 +33,8 @@ from hydrakit.cli import main
 from hydrakit.data.load import LoadedDataset, load, select
 from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.quality.leakage import assign_splits
-from hydrakit.models.body.body import Body
-from hydrakit.models.body.heads import build_mlp
+from hydrakit.models.body import Body
+from hydrakit.models.heads import build_mlp
 from hydrakit.plan import Other, Plan, Split, load_plan
 from hydrakit.search.trials import Setting, TrialRecord, folds_of
 from hydrakit.search.tune import TuneResult, tune

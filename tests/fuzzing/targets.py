@@ -71,8 +71,8 @@ def weights(folder: Path) -> Files:
     from helpers import BODY
 
     from hydrakit.hooks import FieldOfView
-    from hydrakit.models.body.body import Body
-    from hydrakit.models.body.heads import build_mlp
+    from hydrakit.models.body import Body
+    from hydrakit.models.heads import build_mlp
     from hydrakit.weights import Preprocessing, save_body, save_head
 
     torch.manual_seed(0)
