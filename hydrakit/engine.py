@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydrakit.compute.devices import keep_large_blocks
-from hydrakit.errors import DataError, HydrakitError, PlanError
+from hydrakit.errors import DataError, HydrakitError
 from hydrakit.hooks import OptionValue
 from hydrakit.observers.log import RunLog
 from hydrakit.observers.reports import ReportWriter
@@ -26,6 +26,7 @@ from hydrakit.runs.rundir import RunDir
 from hydrakit.runs.session import Session
 from hydrakit.storage.files import NO_ROOM, write_atomic
 from hydrakit.storage.paths import using_cache
+from hydrakit.storage.records import writable
 
 if TYPE_CHECKING:
     from hydrakit.data.prepared.index import PreparedDataset
@@ -178,7 +179,7 @@ def report(
 
     context = context_of(context, values)
     path, missing = folder / "report.html", None
-    try:
+    with writable(path, "copy the folder to where you may write"):
         if (folder / "comparison.json").is_file():
             text, figures = build_comparison(folder)
         else:
@@ -186,10 +187,6 @@ def report(
             missing = _add_patches(rundir, context, plugins)
             text, figures = build_report(rundir, plugins=plugins)
         write_atomic(path, text.encode())
-    except OSError as error:
-        raise PlanError(
-            f"{path}: cannot be written ({error.strerror}): copy the folder to where you may write"
-        ) from None
     return Report(path, figures, missing)
 
 

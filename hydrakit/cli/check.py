@@ -114,14 +114,11 @@ def _write_page(
     from hydrakit.errors import DataError
     from hydrakit.report.check import check_page
     from hydrakit.storage.files import write_atomic
+    from hydrakit.storage.records import writable
 
     page = check_page(summary, prepared, adapter)
-    try:
+    with writable(path, "name a file in a folder that exists", error=DataError):
         write_atomic(path, page.encode())
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror}): name a file in a folder that exists"
-        ) from None
 
 
 def _as_json(summary: Summary, root: Path) -> dict[str, Any]:

@@ -40,15 +40,12 @@ def plan(*, context: RunContext, out: Path | None, **given: Any) -> None:
     else:
         from hydrakit.errors import PlanError
         from hydrakit.storage.files import write_atomic
+        from hydrakit.storage.records import writable
 
         if out.exists():
             raise PlanError(f"{out}: exists already: name another file")
-        try:
+        with writable(out, "name a file in another folder"):
             write_atomic(out, text.encode())
-        except OSError as error:
-            raise PlanError(
-                f"{out}: cannot be written ({error.strerror}): name a file in another folder"
-            ) from None
 
 
 @click.command(short_help="Train body and heads, and test on the target.")

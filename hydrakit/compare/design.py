@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from inspect import signature
 from itertools import product
@@ -19,12 +18,13 @@ from hydrakit.plan.model import MAX_FOLDS, Fold, Plan, Split
 from hydrakit.plan.profiles import TARGET_SPLIT, make_plan
 from hydrakit.plugins.registry import Plugins
 from hydrakit.schema import Frozen, Name, Text, first_fault
-from hydrakit.storage.files import read_json, read_whole, reason, write_atomic
+from hydrakit.storage.files import read_whole
 from hydrakit.storage.lock import FILES
-from hydrakit.storage.records import refuse_later
+from hydrakit.storage.records import read_record, writable, write_record
 
 FILE = "compare.json"
 MAX_CELLS = 10_000
+WRITE_ELSEWHERE = "choose another folder with `--out`"
 MAX_FAILURE = 2**20  # bytes of what a cell that failed left behind
 
 OF_CELLS = {"strategy", "datasets", "seed", "split_seed", "splits", "whole", "plugins"}
@@ -251,18 +251,8 @@ class CompareDir:
         Raises:
             PlanError: It cannot be read.
         """
-        path = self.path / FILE
-        try:
-            content = read_json(path)
-            refuse_later(path, content)
-            return Description.model_validate_json(content)
-        except ValidationError as error:
-            raise PlanError(f"{path}: {first_fault(error)}") from None
-        except (OSError, ValueError) as error:
-            raise PlanError(
-                f"{path}: cannot be read ({reason(error)}): name the folder that `hydrakit "
-                "compare` printed"
-            ) from None
+        remedy = "name the folder that `hydrakit compare` printed"
+        return read_record(self.path / FILE, Description, remedy=remedy)
 
     def begin(self) -> None:
         """Make the folder.
@@ -270,7 +260,7 @@ class CompareDir:
         Raises:
             PlanError: It cannot be written.
         """
-        with self._writing():
+        with writable(self.path, WRITE_ELSEWHERE):
             (self.path / "cells").mkdir(parents=True, exist_ok=True)
 
     def write(self, description: Description) -> None:
@@ -279,15 +269,8 @@ class CompareDir:
         Raises:
             PlanError: The folder cannot be written.
         """
-        with self._writing():
-            write_atomic(self.path / FILE, description.model_dump_json(indent=2).encode())
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise PlanError(f"{self.path}: cannot be written: {error.strerror}") from None
+        with writable(self.path, WRITE_ELSEWHERE):
+            write_record(self.path / FILE, description)
 
     def _is_empty(self) -> bool:
         """Whether there is nothing in it, save what was begun and at once stopped."""

@@ -23,9 +23,9 @@ from hydrakit.runs.context import RunContext, context_of
 from hydrakit.runs.datasets import find_datasets, prepare_datasets
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.comparison import Comparison
-from hydrakit.storage.files import write_atomic
 from hydrakit.storage.lock import locked
 from hydrakit.storage.paths import using_cache
+from hydrakit.storage.records import write_record
 from hydrakit.version import version
 
 SECONDS_BETWEEN_REPORTS = 30.0
@@ -209,8 +209,7 @@ class CellTracker:
     def publish(self, comparison: Comparison | None) -> None:
         """Write ``comparison.json`` and ``report.html``, where a fold has all strategies."""
         if comparison is not None:
-            text = comparison.model_dump_json(indent=2)
-            write_atomic(self.here.comparison_path, text.encode())
+            write_record(self.here.comparison_path, comparison)
             write_comparison_report(self.here.path, plugins=self.plugins)
 
     def _poll(self) -> None:

@@ -13,8 +13,9 @@ from hydrakit.compute.signals import CHECKPOINT_SECONDS
 from hydrakit.data.declared.adapter import plugins_at
 from hydrakit.errors import PlanError, unknown
 from hydrakit.schema import Frozen, Name, Precision, Text, first_fault
-from hydrakit.storage.files import MIB, read_json, reason, write_atomic
+from hydrakit.storage.files import MIB
 from hydrakit.storage.paths import default_data, root_of, using_cache
+from hydrakit.storage.records import read_record, write_record
 
 if TYPE_CHECKING:
     from hydrakit.compute.devices import Compute
@@ -141,7 +142,7 @@ class RunContext(Frozen):
         Raises:
             OSError: The file cannot be written.
         """
-        write_atomic(path, (self.resolved().model_dump_json(indent=2) + "\n").encode())
+        write_record(path, self.resolved())
 
 
 def read_context(path: Path) -> RunContext:
@@ -150,15 +151,8 @@ def read_context(path: Path) -> RunContext:
     Raises:
         PlanError: The file cannot be read or is not a context.
     """
-    try:
-        return RunContext.model_validate_json(read_json(path, most=MAX_CONTEXT))
-    except ValidationError as error:
-        raise PlanError(f"{path}: {first_fault(error)}") from None
-    except (OSError, ValueError) as error:
-        raise PlanError(
-            f"{path}: cannot be read as a run's context ({reason(error)}): give a file that "
-            "`RunContext.write` wrote"
-        ) from None
+    remedy = "give a file that `RunContext.write` wrote"
+    return read_record(path, RunContext, remedy=remedy, most=MAX_CONTEXT)
 
 
 def context_of(context: RunContext | None, values: dict[str, Any]) -> RunContext:

@@ -23,7 +23,8 @@ from hydrakit.errors import PlanError
 from hydrakit.plan.model import Plan
 from hydrakit.plan.results import RoundResult
 from hydrakit.storage.digests import damaged_files, update_digests
-from hydrakit.storage.files import copy, read_json, sync_folder, write_atomic
+from hydrakit.storage.files import copy, sync_folder
+from hydrakit.storage.records import read_record, write_record
 from hydrakit.version import version
 
 if TYPE_CHECKING:
@@ -167,12 +168,6 @@ def _copy_files(source: Path, target: Path) -> None:
 
 def _rename_head(folder: Path, name: str) -> None:
     path = folder / "round.json"
-    try:
-        result = RoundResult.model_validate_json(read_json(path))
-    except (OSError, ValueError):
-        raise PlanError(
-            f"{path}: cannot be read: delete the folder of shared rounds that it came from, and "
-            "run again"
-        ) from None
-    renamed = result.model_copy(update={"head": name})
-    write_atomic(path, renamed.model_dump_json(indent=2).encode())
+    remedy = "delete the folder of shared rounds that it came from, and run again"
+    result = read_record(path, RoundResult, remedy=remedy)
+    write_record(path, result.model_copy(update={"head": name}))

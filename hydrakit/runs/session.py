@@ -31,10 +31,11 @@ from hydrakit.runs.context import RunContext
 from hydrakit.runs.datasets import PlanDatasets
 from hydrakit.runs.evaluate import predict, score, to_csv
 from hydrakit.runs.network import Network
-from hydrakit.runs.rundir import SHOWN, RunDir, write_lines
+from hydrakit.runs.rundir import SHOWN, RunDir
 from hydrakit.runs.state import RoundState
 from hydrakit.runs.trace import Trace
 from hydrakit.storage.files import copy, write_atomic
+from hydrakit.storage.records import write_lines, write_record
 from hydrakit.training.diagnostics import is_out_of_memory, largest_fitting_batch
 from hydrakit.training.loop import DivergedError, TrainingResult, train_round
 from hydrakit.training.seeds import Seeds
@@ -366,7 +367,7 @@ class Session:
             transfer.keep(folder, validation_outputs)
             if state.trace is not None:
                 state.trace.write(folder)
-            write_atomic(folder / "round.json", result.model_dump_json(indent=2).encode())
+            write_record(folder / "round.json", result)
         self.rundir.log("round done", round=number, best_epoch=result.best_epoch)
         self.callbacks.finished(number, round, result)
 
@@ -393,7 +394,7 @@ class Session:
         write_atomic(rundir.path / "predictions.csv", to_csv(predictions).encode())
         results = self._results(score(predictions[-1]))
         rundir.report_path.unlink(missing_ok=True)  # it tells of a run under way
-        write_atomic(rundir.results_path, results.model_dump_json(indent=2).encode())
+        write_record(rundir.results_path, results)
         self._close()
 
     def _results(self, test: TestResult) -> Results:

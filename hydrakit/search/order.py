@@ -18,20 +18,18 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from hydrakit.errors import PlanError
 from hydrakit.plan.model import Plan
 from hydrakit.plan.profiles import make_plan
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext, context_of
-from hydrakit.schema import Frozen, Name, first_fault
+from hydrakit.schema import Frozen, Name
 from hydrakit.search.supports import LeaveOneOut, OrderEvaluator, Supports
 from hydrakit.stats.chance import best_of_chance
-from hydrakit.storage.files import read_json, reason, refuse_links, write_atomic
+from hydrakit.storage.files import refuse_links, write_atomic
 from hydrakit.storage.paths import using_cache
-from hydrakit.storage.records import refuse_later
+from hydrakit.storage.records import read_record
 from hydrakit.version import version
 
 BUDGET = 20
@@ -380,14 +378,7 @@ class _Search:
                     "with `--out`"
                 )
             return {}
-        try:
-            content = read_json(path)
-            refuse_later(path, content)
-            known = OrderResult.model_validate_json(content)
-        except ValidationError as error:
-            raise PlanError(f"{path}: {first_fault(error)}") from None
-        except (OSError, ValueError) as error:
-            raise PlanError(f"{path}: cannot be read ({reason(error)})") from None
+        known = read_record(path, OrderResult, remedy="choose another folder with `--out`")
         if known.base != self.result.base:
             raise PlanError(
                 f"{self.folder}: holds a search with other datasets or settings: choose another "
