@@ -72,8 +72,8 @@ def _keep_patches(
     rundir: RunDir, data: Path | None, roots: dict[str, Path], cache: Path | None
 ) -> None:
     """Add the patches of a finished run that has none, where the data is where it was."""
-    from hydrakit.report.cases import save_shown_cases
     from hydrakit.runs.rundir import SHOWN
+    from hydrakit.runs.shown import save_shown_cases
 
     if rundir.results() is None or (rundir.path / SHOWN).is_file():
         return
