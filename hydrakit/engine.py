@@ -209,8 +209,8 @@ class Report:
 def _add_patches(rundir: RunDir, context: RunContext, plugins: Plugins | None) -> Path | None:
     """Add patches of test cases to a finished run; return the data folder if it is missing."""
     from hydrakit.data.prepared.prepare import prepare
-    from hydrakit.report.cases import save_shown_cases
     from hydrakit.runs.rundir import SHOWN
+    from hydrakit.runs.shown import save_shown_cases
 
     if rundir.results() is None or (rundir.path / SHOWN).is_file():
         return None

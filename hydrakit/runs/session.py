@@ -23,7 +23,6 @@ from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan.model import Plan
 from hydrakit.plan.results import EpochRecord, Results, RoundResult, TestResult
 from hydrakit.plugins.registry import Plugins
-from hydrakit.report.cases import save_shown_cases
 from hydrakit.rounds import Round
 from hydrakit.runs import round_cache, transfer
 from hydrakit.runs.callbacks import RunCallback
@@ -32,6 +31,7 @@ from hydrakit.runs.datasets import PlanDatasets
 from hydrakit.runs.evaluate import predict, score, to_csv
 from hydrakit.runs.network import Network
 from hydrakit.runs.rundir import SHOWN, RunDir
+from hydrakit.runs.shown import save_shown_cases
 from hydrakit.runs.state import RoundState
 from hydrakit.runs.trace import Trace
 from hydrakit.storage.files import copy, write_atomic
