@@ -19,16 +19,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hydrakit import weights
     from hydrakit.engine import run
+    from hydrakit.plan.edit import edit_plan
     from hydrakit.plan.model import Plan, load_plan
     from hydrakit.plan.profiles import make_plan
+    from hydrakit.plan.settings import PlanSettings
     from hydrakit.plugins.registry import load_plugins
 
-__all__ = ["Plan", "__version__", "load_plan", "load_plugins", "make_plan", "run", "weights"]
+__all__ = [
+    "Plan",
+    "PlanSettings",
+    "__version__",
+    "edit_plan",
+    "load_plan",
+    "load_plugins",
+    "make_plan",
+    "run",
+    "weights",
+]
 
 __version__: str
 
 _HOMES = {
     "Plan": "hydrakit.plan.model",
+    "PlanSettings": "hydrakit.plan.settings",
+    "edit_plan": "hydrakit.plan.edit",
     "load_plan": "hydrakit.plan.model",
     "load_plugins": "hydrakit.plugins.registry",
     "make_plan": "hydrakit.plan.profiles",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hydrakit.cli import params
+from hydrakit.cli.plan_options import PlanCommand, datasets, plan_options
 from hydrakit.compute.signals import describe_stop
 
 if TYPE_CHECKING:
@@ -18,14 +19,17 @@ if TYPE_CHECKING:
     from hydrakit.compute.devices import Precision
 
 
-@click.command(short_help="Compare strategies on the same findings, with a verdict.")
+@click.command(
+    cls=PlanCommand, short_help="Compare strategies on the same findings, with a verdict."
+)
 @click.option(
     "--strategies",
     callback=params.names,
     metavar="A,B,...",
     help="Strategies; every other one is compared with the first.",
 )
-@params.comparison_options
+@datasets
+@plan_options(without=("splits", "seed"))
 @click.option(
     "--seeds",
     type=click.IntRange(min=1),
@@ -49,7 +53,11 @@ if TYPE_CHECKING:
     metavar="N",
     help="Repeat the cross-validation, each time with other folds.",
 )
-@click.option("--positive", metavar="CLASS", help="Whose AUC it is.  [default: the second of two]")
+@click.option(
+    "--positive",
+    metavar="CLASS",
+    help="Class treated as positive in the AUC.  [default: the second of two]",
+)
 @params.places
 @click.option(
     "--out",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hydrakit.cli import params
+from hydrakit.cli.plan_options import PlanCommand, datasets, plan_options, strategy
 from hydrakit.compute.signals import describe_stop
 
 if TYPE_CHECKING:
@@ -29,8 +31,10 @@ def _make_plan(data: Path | None, roots: dict[str, Path], **given: Any) -> Plan:
     return make_plan(strategy, datasets, plugins=plugins_at(data, roots), **given)
 
 
-@click.command(short_help="Print the plan of a run as JSON.")
-@params.plan_options
+@click.command(cls=PlanCommand, short_help="Print the plan of a run as JSON.")
+@strategy
+@datasets
+@plan_options()
 @params.places
 @click.option("--out", type=params.FOLDER, metavar="FILE", help="Write the plan to a file instead.")
 def plan(*, data: Path | None, roots: dict[str, Path], out: Path | None, **given: Any) -> None:
@@ -52,8 +56,10 @@ def plan(*, data: Path | None, roots: dict[str, Path], out: Path | None, **given
             ) from None
 
 
-@click.command(short_help="Train body and heads, and test on the target.")
-@params.plan_options
+@click.command(cls=PlanCommand, short_help="Train body and heads, and test on the target.")
+@strategy
+@datasets
+@plan_options()
 @params.places
 @click.option(
     "--plan",
@@ -171,6 +177,8 @@ def run(
             )
     if dry:
         print_dry_run(rehearsal)
+        for path, value in given["changes"].items():
+            click.echo(f"set:     {path} = {json.dumps(value)}")
     else:
         print_results(done)
 
@@ -191,7 +199,7 @@ def _is_given(ctx: click.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-@click.command(short_help="Evaluate a run, or any body and head.")
+@click.command(cls=PlanCommand, short_help="Evaluate a run, or any body and head.")
 @click.argument("run", required=False, type=params.FOLDER)
 @click.option("--body", type=params.FOLDER, metavar="FILE", help="A body's safetensors.")
 @click.option("--head", type=params.FOLDER, metavar="FILE", help="A head's safetensors.")
@@ -204,7 +212,7 @@ def _is_given(ctx: click.Context, name: str) -> bool:
     help="Which cases, split as when the head was trained.",
 )
 @params.places
-@params.adapter_options
+@plan_options("options")
 @params.device
 @params.cache
 @params.as_json

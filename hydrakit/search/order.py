@@ -22,8 +22,9 @@ from pydantic import ValidationError
 
 from hydrakit.data.declared.adapter import plugins_at
 from hydrakit.errors import PlanError
+from hydrakit.plan.edit import FIXED_PATHS, edit_plan, edit_rounds_there_are, refuse_fixed
 from hydrakit.plan.model import Plan
-from hydrakit.plan.profiles import make_plan
+from hydrakit.plan.profiles import check_changed, make_plan
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.schema import Frozen, Name, first_fault
@@ -152,7 +153,7 @@ class Maker:
         target: The dataset that is first and last.
         supports: All that there are.
         seed: Of the splits, and the first of the runs'.
-        settings: Further arguments of `make_plan`.
+        settings: Further settings of the plans (`PlanSettings`), by name.
         plugins: As loaded.
     """
 
@@ -169,8 +170,14 @@ class Maker:
         Raises:
             PlanError: A value is impossible, or the strategy has no use for supports.
         """
-        every = self._made(tuple(sorted(self.supports)), self.seed).datasets
-        return self._made(order, seed).model_copy(update={"datasets": every})
+        every = self._made(tuple(sorted(self.supports)), self.seed)
+        plan = self._made(order, seed).model_copy(update={"datasets": every.datasets})
+        changes = self.settings.get("changes")
+        if not changes:
+            return plan
+        refuse_fixed(changes, FIXED_PATHS, by="`order`")
+        edit_plan(every, changes)  # all that is changed is in the plan with all supports
+        return check_changed(edit_rounds_there_are(plan, changes), self.plugins)
 
     def _made(self, order: Supports, seed: int) -> Plan:
         names = [self.target, *order, self.target] if order else [self.target]
@@ -184,6 +191,7 @@ class Maker:
             **{
                 **self.settings,
                 "options": {key: given for key, given in options.items() if key in names},
+                "changes": None,
             },
         )
         used = {name for round in made.rounds for name in round.datasets}
@@ -240,7 +248,7 @@ def order(
         minutes: How long runs may be begun; None for no limit.
         out: Folder for ``order.json``, ``plan.json`` with the best order, and the runs; None for
             one under ``runs``, the same for the same arguments.
-        settings: Further arguments of `hydrakit.make_plan`.
+        settings: Further settings of the plans (`PlanSettings`), by name.
         data: As for `hydrakit.run`, like those below but the last two.
         roots: Folders of datasets that lie elsewhere.
         device: Where to compute.
