@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hydrakit.cli import params
+from hydrakit.cli import params, plan_options
 from hydrakit.data.quality.issues import PROBLEMS, WARNINGS
 
 if TYPE_CHECKING:
@@ -44,15 +44,15 @@ def _epilog() -> str:
     )
 
 
-@click.command(epilog=_epilog())
+@click.command(cls=plan_options.PlanCommand, epilog=_epilog())
 @click.argument("name")
 @params.data_options
-@params.adapter_options
+@plan_options.plan_options("options")
 @click.option(
     "--split",
     "splits",
     multiple=True,
-    callback=params._splits,
+    callback=lambda _, __, value: plan_options.splits(value),
     metavar="NAME=8-1-1",
     help="Shares of train, val, test to try.  [default: 8-1-1, as for a target; splits that the "
     "dataset declares stand]",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hydrakit.cli import params
+from hydrakit.cli.plan_options import PlanCommand, datasets, plan_options
 from hydrakit.compute.signals import describe_stop
 
 if TYPE_CHECKING:
@@ -18,14 +19,17 @@ if TYPE_CHECKING:
     from hydrakit.runs.context import RunContext
 
 
-@click.command(short_help="Compare strategies on the same findings, with a verdict.")
+@click.command(
+    cls=PlanCommand, short_help="Compare strategies on the same findings, with a verdict."
+)
 @click.option(
     "--strategies",
     callback=params.names,
     metavar="A,B,...",
     help="Strategies; every other one is compared with the first.",
 )
-@params.comparison_options
+@datasets
+@plan_options(without=("splits", "seed"))
 @click.option(
     "--seeds",
     type=click.IntRange(min=1),
@@ -50,7 +54,9 @@ if TYPE_CHECKING:
     help="Repeat the cross-validation, each time with other folds.",
 )
 @click.option(
-    "--positive", metavar="CLASS", help="Class treated as positive.  [default: the second of two]"
+    "--positive",
+    metavar="CLASS",
+    help="Class treated as positive in the AUC.  [default: the second of two]",
 )
 @click.option(
     "--out",
@@ -88,8 +94,6 @@ def compare(
     positive: str | None,
     context: RunContext,
     out: Path | None,
-    jobs: int | None,
-    launcher: str,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -120,7 +124,7 @@ def compare(
         with watching() as progress:
             found = engine.compare(
                 design,
-                context.changed(jobs=jobs, launcher=launcher),
+                context,
                 positive=positive,
                 out=out,
                 callback=progress,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from inspect import signature
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,8 +13,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from hydrakit.errors import PlanError, one_line, unknown
+from hydrakit.plan.edit import (
+    FIXED_PATHS,
+    edit_rounds_there_are,
+    no_such_round,
+    paths_without_rounds,
+    refuse_fixed,
+)
 from hydrakit.plan.model import MAX_FOLDS, Fold, Plan, Split
-from hydrakit.plan.profiles import TARGET_SPLIT, make_plan
+from hydrakit.plan.profiles import TARGET_SPLIT, check_changed, make_plan
+from hydrakit.plan.settings import PlanSettings
 from hydrakit.plugins.registry import Plugins
 from hydrakit.schema import Frozen, Name, Text, first_fault
 from hydrakit.storage.files import read_whole
@@ -27,8 +34,8 @@ MAX_CELLS = 10_000
 WRITE_ELSEWHERE = "choose another folder with `--out`"
 MAX_FAILURE = 2**20  # bytes of what a cell that failed left behind
 
-OF_CELLS = {"strategy", "datasets", "seed", "split_seed", "splits", "whole", "plugins"}
-"""Arguments of `make_plan` that a design does not leave to its settings."""
+OF_CELLS = {"seed", "split_seed", "splits", "whole"}
+"""Settings of a plan that the design itself decides for each cell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +78,8 @@ class Design(Frozen):
         seeds: Number of seeds, which begin at 0.
         folds: Number of folds; None for a single 8-1-1 split.
         repeats: Of the cross-validation, each with folds of its own.
-        settings: Further arguments of `make_plan`, by name. Defaults are left out, so that the same
-            design has the same digest.
+        settings: Further settings of the plans (`PlanSettings`), by name. Defaults are left out, so
+            that the same design has the same digest.
     """
 
     strategies: Annotated[tuple[Name, ...], Field(min_length=1)]
@@ -85,14 +92,15 @@ class Design(Frozen):
     @field_validator("settings")
     @classmethod
     def _without_defaults(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        known = signature(make_plan).parameters
+        known = PlanSettings.model_fields.keys() - OF_CELLS
         for name in settings:
-            if name not in known or name in OF_CELLS:
-                raise ValueError(unknown("setting", name, known.keys() - OF_CELLS))
+            if name not in known:
+                raise ValueError(unknown("setting", name, known))
+        defaults = PlanSettings()
         return {
             name: value
             for name, value in _plain(settings).items()
-            if value != known[name].default and value != {}
+            if value is not None and value != getattr(defaults, name)
         }
 
     @model_validator(mode="after")
@@ -137,8 +145,25 @@ class Design(Frozen):
 
         Raises:
             PluginError: Unknown strategy, dataset or head.
-            PlanError: The settings are impossible.
+            PlanError: The settings are impossible, or a change concerns rounds that no strategy
+                has.
         """
+        plan = self._unchanged(cell, plugins)
+        changes = self.settings.get("changes")
+        if not changes:
+            return plan
+        split = f"datasets.{self.target}.split"
+        refuse_fixed(changes, (*FIXED_PATHS, f"{split}.test", f"{split}.fold"), by="`compare`")
+        for path in paths_without_rounds(plan, changes):
+            others = [
+                self._unchanged(replace(cell, strategy=name), plugins) for name in self.strategies
+            ]
+            if all(paths_without_rounds(other, [path]) for other in others):
+                raise PlanError(no_such_round(plan, path))
+        return check_changed(edit_rounds_there_are(plan, changes), plugins)
+
+    def _unchanged(self, cell: Cell, plugins: Plugins) -> Plan:
+        """The plan of a cell before the changes of its values."""
         return make_plan(
             cell.strategy,
             self.datasets,
@@ -147,7 +172,7 @@ class Design(Frozen):
             splits={self.target: self.split(cell.fold)},
             whole=True,
             plugins=plugins,
-            **self.settings,
+            **{name: value for name, value in self.settings.items() if name != "changes"},
         )
 
 

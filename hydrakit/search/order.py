@@ -19,8 +19,9 @@ from statistics import mean
 from typing import Any, Literal
 
 from hydrakit.errors import PlanError
+from hydrakit.plan.edit import FIXED_PATHS, edit_plan, edit_rounds_there_are, refuse_fixed
 from hydrakit.plan.model import Plan
-from hydrakit.plan.profiles import make_plan
+from hydrakit.plan.profiles import check_changed, make_plan
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext, context_of
@@ -151,7 +152,7 @@ class Maker:
         target: The dataset that is first and last.
         supports: All that there are.
         seed: Of the splits, and the first of the runs'.
-        settings: Further arguments of `make_plan`.
+        settings: Further settings of the plans (`PlanSettings`), by name.
         plugins: As loaded.
     """
 
@@ -168,8 +169,14 @@ class Maker:
         Raises:
             PlanError: A value is impossible, or the strategy has no use for supports.
         """
-        every = self._made(tuple(sorted(self.supports)), self.seed).datasets
-        return self._made(order, seed).model_copy(update={"datasets": every})
+        every = self._made(tuple(sorted(self.supports)), self.seed)
+        plan = self._made(order, seed).model_copy(update={"datasets": every.datasets})
+        changes = self.settings.get("changes")
+        if not changes:
+            return plan
+        refuse_fixed(changes, FIXED_PATHS, by="`order`")
+        edit_plan(every, changes)  # all that is changed is in the plan with all supports
+        return check_changed(edit_rounds_there_are(plan, changes), self.plugins)
 
     def _made(self, order: Supports, seed: int) -> Plan:
         names = [self.target, *order, self.target] if order else [self.target]
@@ -183,6 +190,7 @@ class Maker:
             **{
                 **self.settings,
                 "options": {key: given for key, given in options.items() if key in names},
+                "changes": None,
             },
         )
         used = {name for round in made.rounds for name in round.datasets}
