@@ -32,7 +32,6 @@ from hydrakit.storage.records import read_record, writable, write_record
 FILE = "compare.json"
 MAX_CELLS = 10_000
 WRITE_ELSEWHERE = "choose another folder with `--out`"
-MAX_FAILURE = 2**20  # bytes of what a cell that failed left behind
 
 OF_CELLS = {"seed", "split_seed", "splits", "whole"}
 """Settings of a plan that the design itself decides for each cell."""
@@ -241,7 +240,7 @@ class CompareDir:
         if (self.cell(cell) / "results.json").is_file():
             return "done"
         try:
-            told = read_whole(self.failure_path(cell), most=MAX_FAILURE)
+            told = read_whole(self.failure_path(cell))
         except FileNotFoundError:
             return "waiting"
         except (OSError, ValueError):

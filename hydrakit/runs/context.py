@@ -13,15 +13,12 @@ from hydrakit.compute.signals import CHECKPOINT_SECONDS
 from hydrakit.data.declared.adapter import plugins_at
 from hydrakit.errors import PlanError, unknown
 from hydrakit.schema import Frozen, Name, Precision, Text, first_fault
-from hydrakit.storage.files import MIB
 from hydrakit.storage.paths import default_data, root_of, using_cache
 from hydrakit.storage.records import read_record, write_record
 
 if TYPE_CHECKING:
     from hydrakit.compute.devices import Compute
     from hydrakit.plugins.registry import Plugins
-
-MAX_CONTEXT = MIB  # bytes of its file
 
 
 class RunContext(Frozen):
@@ -152,7 +149,7 @@ def read_context(path: Path) -> RunContext:
         PlanError: The file cannot be read or is not a context.
     """
     remedy = "give a file that `RunContext.write` wrote"
-    return read_record(path, RunContext, remedy=remedy, most=MAX_CONTEXT)
+    return read_record(path, RunContext, remedy=remedy)
 
 
 def context_of(context: RunContext | None, values: dict[str, Any]) -> RunContext:

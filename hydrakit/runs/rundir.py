@@ -39,7 +39,6 @@ from hydrakit.storage.digests import (
     write_digests,
 )
 from hydrakit.storage.files import (
-    MIB,
     append_line,
     read_json,
     refuse_link,
@@ -57,8 +56,6 @@ RESTORE = "restore it, or run the plan again in another folder"
 IN_PLACE = (".lock", "lock.holder", "events.jsonl", "log.txt")
 """Files that are written where they lie; all others are written beside their place and renamed."""
 
-MAX_METRICS = 64 * MIB  # of a round of 100,000 epochs, the most that a plan may have
-MAX_RECORD = 2000  # bytes of one of its lines; none needs 700
 
 _FACTS = TypeAdapter(dict[Name, DataFacts])
 _SPLITS = TypeAdapter(dict[Name, dict[str, str]])
@@ -316,8 +313,7 @@ class RunDir:
         """
         path = self.round_file(number, round, "metrics.jsonl")
         epochs = round.hyperparameters.epochs
-        most = min(MAX_METRICS, epochs * MAX_RECORD)
-        return read_lines(path, EpochRecord, remedy=RESTORE, most=most, lines=epochs)
+        return read_lines(path, EpochRecord, remedy=RESTORE, lines=epochs)
 
     def trace(self, number: int, round: Round) -> list[TracePoint]:
         """The test figures of every epoch of a finished round; none where they were not asked for.
@@ -328,8 +324,7 @@ class RunDir:
         path = self.round_path(number, round) / TRACE
         if not path.is_file():
             return []
-        most = min(MAX_METRICS, round.hyperparameters.epochs * MAX_RECORD)
-        return read_lines(path, TracePoint, remedy=RESTORE, most=most)
+        return read_lines(path, TracePoint, remedy=RESTORE, lines=round.hyperparameters.epochs)
 
     def check_rounds(self, plan: Plan) -> None:
         """Read what a report needs of the finished rounds, before anything is trained.

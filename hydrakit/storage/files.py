@@ -20,7 +20,7 @@ from typing import BinaryIO
 from hydrakit.errors import PlanError, one_line
 
 MIB = 2**20
-MAX_FILE = 32 * MIB
+MAX_FILE = 64 * MIB  # of any file of a run's folder but weights; a full table of epochs has 50 MiB
 MAX_VALUES = 1_000_000  # of a JSON file; in memory one takes some 150 bytes
 MAX_ROWS = 200_000  # of predictions.csv
 
