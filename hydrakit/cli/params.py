@@ -95,7 +95,7 @@ compute = options(
         type=click.Choice(["auto", "float32", "bfloat16"]),
         default="auto",
         show_default=True,
-        help="Of training steps.  auto: bfloat16 on CUDA, float32 on a CPU.",
+        help="Number format of training steps; auto: bfloat16 on CUDA, float32 on a CPU.",
     ),
     click.option(
         "--deterministic",

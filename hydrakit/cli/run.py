@@ -66,9 +66,11 @@ def plan(*, data: Path | None, roots: dict[str, Path], out: Path | None, **given
     "plan_file",
     type=params.FOLDER,
     metavar="FILE",
-    help="Run this plan, as `hydrakit plan` prints it and you edited it.",
+    help="Run the plan in this file, as `hydrakit plan` writes it.",
 )
-@click.option("--resume", type=params.FOLDER, metavar="RUN", help="Go on with this run's folder.")
+@click.option(
+    "--resume", type=params.FOLDER, metavar="RUN", help="Continue the run in this folder."
+)
 @click.option(
     "--out",
     type=params.FOLDER,
@@ -79,18 +81,18 @@ def plan(*, data: Path | None, roots: dict[str, Path], out: Path | None, **given
     "--trace-test",
     "trace",
     is_flag=True,
-    help="Look at the test split after every epoch too, for a figure; the report tells it.",
+    help="Evaluate the test split after every epoch too, for a figure; the report says so.",
 )
 @click.option(
     "--track",
     type=click.Choice(["tensorboard", "mlflow"]),
-    help="Send the figures of every epoch there too; its files lie in the run's folder.",
+    help="Send the metrics of every epoch to this tracker too; its files are in the run's folder.",
 )
 @click.option(
     "--dry-run",
     "dry",
     is_flag=True,
-    help="Check everything, and tell what the run would cost; nothing is trained.",
+    help="Check everything and estimate time, memory and disk space, without training.",
 )
 @params.compute
 @params.checkpoint_every
