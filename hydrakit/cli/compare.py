@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     "--strategies",
     callback=params.names,
     metavar="A,B,...",
-    help="Strategies; every other one is compared with the first.",
+    help="Strategies to compare; every other one is compared with the first.",
 )
 @datasets
 @plan_options(without=("splits", "seed"))
@@ -36,22 +36,24 @@ if TYPE_CHECKING:
     default=3,
     show_default=True,
     metavar="N",
-    help="Train every cell with the seeds 0 to N-1.",
+    help="Number of seeds; every strategy is trained with the seeds 0 to N-1.",
 )
 @click.option(
     "--folds",
     type=click.IntRange(min=2),
     metavar="N",
-    help="Folds of the cross-validation, whole patients in each.  [default: 5]",
+    help="Number of cross-validation folds, with whole patients in each.  [default: 5]",
 )
-@click.option("--holdout", is_flag=True, help="One 8-1-1 split, as in the paper, and no folds.")
+@click.option(
+    "--holdout", is_flag=True, help="Use one 8-1-1 split, as in the paper, in place of folds."
+)
 @click.option(
     "--repeats",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
     metavar="N",
-    help="Repeat the cross-validation, each time with other folds.",
+    help="Number of repeats of the cross-validation, each with other folds.",
 )
 @click.option(
     "--positive",
@@ -68,7 +70,7 @@ if TYPE_CHECKING:
     "--jobs",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Processes, which share threads or GPUs.  [default: one per core; on a GPU "
+    help="Number of processes, which share threads or GPUs.  [default: one per core; on a GPU "
     "one per 2 cores and 4 GB of its memory]",
 )
 @click.option(

@@ -114,7 +114,7 @@ running_options = context_options(
         type=click.Choice(["auto", "float32", "bfloat16"]),
         default="auto",
         show_default=True,
-        help="Precision of training steps; auto is bfloat16 on CUDA and float32 on a CPU.",
+        help="Number format of training steps; auto: bfloat16 on CUDA, float32 on a CPU.",
     ),
     click.option(
         "--deterministic",

@@ -61,9 +61,11 @@ def plan(*, context: RunContext, out: Path | None, **given: Any) -> None:
     "plan_file",
     type=params.FOLDER,
     metavar="FILE",
-    help="Run this plan, as `hydrakit plan` prints it and you edited it.",
+    help="Run the plan in this file, as `hydrakit plan` writes it.",
 )
-@click.option("--resume", type=params.FOLDER, metavar="RUN", help="Go on with this run's folder.")
+@click.option(
+    "--resume", type=params.FOLDER, metavar="RUN", help="Continue the run in this folder."
+)
 @click.option(
     "--out",
     type=params.FOLDER,
@@ -79,7 +81,7 @@ def plan(*, context: RunContext, out: Path | None, **given: Any) -> None:
     "--dry-run",
     "dry",
     is_flag=True,
-    help="Check everything and estimate what the run would cost; nothing is trained.",
+    help="Check everything and estimate time, memory and disk space, without training.",
 )
 @params.running_options
 @click.pass_context

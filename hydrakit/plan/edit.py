@@ -34,6 +34,9 @@ Location = tuple[str | int, ...]
 FIXED_PATHS = ("strategy", "target", "seed", "split_seed")
 """Values that a comparison or a search sets itself in each of its plans."""
 
+FIXED_LISTS = ("datasets", "rounds")
+"""Lists that may not be replaced as a whole there; values in them may be set."""
+
 INNER = ("hyperparameters", "options")  # keys that a path may leave out
 KIND = "train-"
 MAX_SHOWN = 60
@@ -112,7 +115,8 @@ def refuse_fixed(changes: Iterable[str], fixed: Iterable[str], *, by: str) -> No
     """
     fixed = tuple(fixed)
     for path in changes:
-        if any(path == each or path.startswith(f"{each}.") for each in fixed):
+        inside = any(path == each or path.startswith(f"{each}.") for each in fixed)
+        if inside or path in FIXED_LISTS:
             raise PlanError(f"{path}: {by} sets this value itself: leave out `--set {path}`")
 
 
