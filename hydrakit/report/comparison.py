@@ -24,7 +24,7 @@ from hydrakit.storage.files import read_json, reason, write_atomic
 from hydrakit.storage.records import refuse_later
 
 if TYPE_CHECKING:
-    from hydrakit.stats.comparison import Comparison, Pair
+    from hydrakit.stats.comparison import Comparison, StrategyPair
 
 FILE = "comparison.json"
 MAX_SCORES = 2_000_000  # of all findings, strategies and passes; in memory one takes 40 bytes
@@ -211,7 +211,7 @@ def _differences(found: Comparison) -> Html:
     return together((drawn, element("p", note)), "\n")
 
 
-def _difference(pair: Pair) -> tuple[object, ...]:
+def _difference(pair: StrategyPair) -> tuple[object, ...]:
     needed = ABSENT if pair.findings_needed is None else _about(pair.findings_needed)
     return (
         f"{pair.strategy} − {pair.against}",

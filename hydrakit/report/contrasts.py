@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from hydrakit.report.charts import Interval, forest
 from hydrakit.report.figure import Figure
-from hydrakit.report.roc import area_below, roc_points
+from hydrakit.report.roc import roc_points
 from hydrakit.report.svg import COLOURS, Area, Axis, Line, line_style, plot, sample
 from hydrakit.report.tables import number
+from hydrakit.stats.metrics import auc
 
 if TYPE_CHECKING:
-    from hydrakit.stats.comparison import Comparison, StrategyFigures
+    from hydrakit.stats.comparison import Comparison, StrategyResult
 
 CellKey = tuple[int, int, int]
 STEPS = np.linspace(0, 1, 101)
@@ -42,12 +43,12 @@ class _Cell:
 def cell_aucs(found: Comparison) -> dict[str, dict[CellKey, float]]:
     """The test AUC of each cell with both classes: by strategy, then (seed, repeat, fold)."""
     return {
-        each.name: {cell.place: area_below(cell.curve) for cell in _cells(found, each)}
+        each.name: {cell.place: auc(cell.scores, cell.positive) for cell in _cells(found, each)}
         for each in found.strategies
     }
 
 
-def _cells(found: Comparison, strategy: StrategyFigures) -> list[_Cell]:
+def _cells(found: Comparison, strategy: StrategyResult) -> list[_Cell]:
     labels = np.array(found.labels) == 1
     cells = []
     for (seed, repeat), scores, folds in zip(
@@ -208,7 +209,7 @@ def _limits(curve: NDArray[np.float64], places: NDArray[np.float64]) -> NDArray[
 
 
 def resampled_band(
-    found: Comparison, strategy: StrategyFigures, *, draws: int = DRAWS, seed: int = 0
+    found: Comparison, strategy: StrategyResult, *, draws: int = DRAWS, seed: int = 0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Where the mean sensitivity lies in 95 of 100 resamples of whole patients, at `STEPS`.
 

@@ -64,9 +64,14 @@ def roc_band(
 
 
 def _kolmogorov(count: float, level: float) -> float:
-    """The distance that an empirical distribution of so many values exceeds with 1 - level."""
+    """Kolmogorov's quantile for the largest error of an empirical distribution of ``count`` values.
+
+    The count may be an effective one: ``scipy.stats.kstwo`` takes whole numbers only.
+    """
+    from scipy.special import kolmogi
+
     root = math.sqrt(count)
-    return min(1.0, math.sqrt(-math.log((1 - level) / 2) / 2) / (root + 0.12 + 0.11 / root))
+    return min(1.0, float(kolmogi(1 - level)) / (root + 0.12 + 0.11 / root))
 
 
 def moving_average(values: Sequence[float], window: int) -> list[float]:

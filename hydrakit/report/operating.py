@@ -8,7 +8,7 @@ from hydrakit.report.markup import Html, element, together
 from hydrakit.report.roc import Curve
 from hydrakit.report.tables import number, table
 from hydrakit.stats.calibration import sensitivity_at
-from hydrakit.stats.tested import Row, gather
+from hydrakit.stats.score_table import Row, gather
 
 SPECIFICITIES = (0.8, 0.9, 0.95)
 
@@ -30,7 +30,7 @@ def operating_table(curves: Sequence[Curve]) -> Html:
                 (
                     curve.area.class_name,
                     f"{specificity:.0%}",
-                    f"{found.reached:.0%}",
+                    f"{found.specificity:.0%}",
                     number(found.sensitivity),
                     f"{number(found.low)} to {number(found.high)}",
                 )

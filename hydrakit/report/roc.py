@@ -13,6 +13,7 @@ from hydrakit.errors import PlanError, one_line
 from hydrakit.plan.results import AreaUnderCurve, TestResult
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.findings import Findings
+from hydrakit.stats.metrics import auc
 from hydrakit.storage.files import read_rows
 
 
@@ -53,12 +54,6 @@ def roc_points(scores: ArrayLike, positive: ArrayLike) -> tuple[tuple[float, flo
     return ((0.0, 0.0), *points)
 
 
-def area_below(points: ArrayLike) -> float:
-    """Area below a curve of points ``(points, 2)``, by the trapezoid rule."""
-    x, y = np.asarray(points, dtype=np.float64).T
-    return float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2))
-
-
 def roc_curves(rundir: RunDir, test: TestResult) -> list[Curve]:
     """The ROC curves of the test split, one for each of the classes in the results.
 
@@ -83,13 +78,14 @@ def roc_curves(rundir: RunDir, test: TestResult) -> list[Curve]:
             dtype=np.bool_,
         )
         found = int(positive.sum()), int((~positive).sum())
-        points = roc_points(scores[area.class_name], positive) if all(found) else ((0.0, 0.0),)
         told = area.positives, area.negatives
-        if found != told or abs(area_below(points) - area.auc) > 1e-6:
+        agree = found == told and all(found)
+        if not agree or abs(auc(scores[area.class_name], positive) - area.auc) > 1e-6:
             raise PlanError(
                 f"{path}: its {test.split} findings do not give the AUC {area.auc:.3f} of class "
                 f"{area.class_name!r} in results.json: {remedy}"
             )
+        points = roc_points(scores[area.class_name], positive)
         curves.append(Curve(area, points, scores[area.class_name], positive))
     return curves
 
@@ -104,5 +100,5 @@ def _read(path: Path, test: TestResult) -> tuple[NDArray[np.str_], dict[str, NDA
         values = np.array([float(row[column] or "nan") for row in rows])
         if not np.isfinite(values).all():
             raise ValueError(f"a value of column {column!r} is no number")
-        scores[area.class_name] = found.pooled(values)
+        scores[area.class_name] = found.mean_scores(values)
     return np.array([rows[first]["label"] for first in found.firsts], dtype=np.str_), scores

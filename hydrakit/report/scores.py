@@ -10,7 +10,12 @@ from hydrakit.report.markup import Html, element, together
 from hydrakit.report.roc import Curve
 from hydrakit.report.svg import COLOURS, Area, Axis, Line, Mark, line_style, plot, sample
 from hydrakit.report.tables import number, table
-from hydrakit.stats.calibration import CalibrationError, brier, calibration_error, reliability_curve
+from hydrakit.stats.calibration import (
+    CalibrationError,
+    brier_score,
+    calibration_error,
+    reliability_curve,
+)
 
 DOTS = 60  # a curve of more points than this is drawn without a dot on each
 BANDS = 1  # more bands than this hide one another
@@ -130,7 +135,7 @@ def calibration_table(curves: Sequence[Curve]) -> Html:
     rows, words = [], []
     for curve in curves:
         name, bins = curve.area.class_name, _bins(len(curve.scores))
-        score = brier(curve.scores, curve.positive)
+        score = brier_score(curve.scores, curve.positive)
         error = calibration_error(curve.scores, curve.positive, bins=bins)
         rows.append(
             (
@@ -139,7 +144,7 @@ def calibration_table(curves: Sequence[Curve]) -> Html:
                 number(score.uncertainty),
                 number(score.skill),
                 number(error.error),
-                f"{number(error.by_luck)} (up to {number(error.by_luck_high)})",
+                f"{number(error.by_chance)} (up to {number(error.by_chance_high)})",
             )
         )
         words.append(element("li", f"{name}: {_calibrated(error)}"))
@@ -172,7 +177,7 @@ def calibration_table(curves: Sequence[Curve]) -> Html:
 
 
 def _calibrated(error: CalibrationError) -> str:
-    if error.error <= error.by_luck_high:
+    if error.error <= error.by_chance_high:
         return (
             "no fault of calibration can be shown: a perfectly calibrated network would have an "
             f"error as large in {error.p * 100:.0f} of 100 test sets."

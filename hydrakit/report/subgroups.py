@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hydrakit.report.markup import Html, element, together
 from hydrakit.report.tables import ABSENT, number, table
-from hydrakit.stats.findings import FEWEST
+from hydrakit.stats.findings import MIN_PER_CLASS
 
 if TYPE_CHECKING:
     from hydrakit.plan.results import Subgroup, TestResult
@@ -19,7 +19,7 @@ APART = (
     "differ by luck alone."
 )
 TOO_FEW = "too few"
-FEW = f" Too few: fewer than {FEWEST} positive or negative findings"
+FEW = f" Too few: fewer than {MIN_PER_CLASS} positive or negative findings"
 
 
 def subgroups_table(test: TestResult) -> Html | None:
