@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pages import drawn, make_run, plotted, predictions, report
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import roc_curve
 
-from hydrakit.report.roc import area_below, roc_points
+from hydrakit.report.roc import roc_points
 from hydrakit.report.svg import Axis, line_style, ticks
 
 
@@ -27,7 +27,6 @@ def test_the_curve_is_scikit_learns(cases):
 
     false_rate, true_rate, _ = roc_curve(positive, scores, drop_intermediate=False)
     np.testing.assert_allclose(points, np.column_stack([false_rate, true_rate]))
-    assert area_below(points) == pytest.approx(roc_auc_score(positive, scores))
 
 
 @given(

@@ -29,7 +29,7 @@ from hydrakit.plan.results import Metrics, RoundResult
 from hydrakit.runs.rundir import RunDir
 from hydrakit.runs.transfer import FILE, NOT_KEPT, NOT_YET, RoundOutputs, keep, transfers
 from hydrakit.stats.paired import compare
-from hydrakit.stats.tested import Row, gather
+from hydrakit.stats.score_table import Row, gather
 
 PLAN = hydra_plan()
 

@@ -13,13 +13,13 @@ from hydrakit.data.prepared.index import Index
 from hydrakit.errors import DataError
 from hydrakit.plan.results import Results
 from hydrakit.runs.rundir import RunDir
-from hydrakit.stats.comparison import Comparison, Pair, StrategyFigures
+from hydrakit.stats.comparison import Comparison, StrategyPair, StrategyResult
 from hydrakit.stats.findings import Findings, Subgroups
 from hydrakit.stats.intervals import mean_auc
 from hydrakit.stats.metrics import auc
 from hydrakit.stats.paired import compare
+from hydrakit.stats.score_table import Row, ScoreTable, gather
 from hydrakit.stats.subgroups import subgroups_of
-from hydrakit.stats.tested import Row, ScoreTable, gather
 from hydrakit.stats.verdict import verdicts
 from hydrakit.storage.files import read_rows
 from hydrakit.storage.records import readable
@@ -136,13 +136,13 @@ def compare_cells(
     )
 
 
-def _pairs(tested: Mapping[str, ScoreTable]) -> tuple[Pair, ...]:
+def _pairs(tested: Mapping[str, ScoreTable]) -> tuple[StrategyPair, ...]:
     first, *others = tested
     differences = {
         (first, other): compare(tested[first], tested[other], level=LEVEL) for other in others
     }
     return tuple(
-        Pair(
+        StrategyPair(
             strategy=verdict.first,
             against=verdict.second,
             difference=verdict.difference,
@@ -162,11 +162,11 @@ def _pairs(tested: Mapping[str, ScoreTable]) -> tuple[Pair, ...]:
 
 def _figures(
     here: CompareDir, name: str, tested: ScoreTable, cells: Sequence[Cell], positive: str
-) -> StrategyFigures:
+) -> StrategyResult:
     found = mean_auc(tested, level=LEVEL)
     results = [_results(here, cell) for cell in cells]
     vals = [_validation(here, cell, positive) for cell in cells]
-    return StrategyFigures(
+    return StrategyResult(
         name=name,
         val=float(np.mean(vals)),
         auc=found.auc,

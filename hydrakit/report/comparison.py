@@ -32,7 +32,7 @@ from hydrakit.storage.files import read_json, reason, write_atomic
 from hydrakit.storage.records import refuse_later
 
 if TYPE_CHECKING:
-    from hydrakit.stats.comparison import Comparison, Pair
+    from hydrakit.stats.comparison import Comparison, StrategyPair
 
 FILE = "comparison.json"
 MAX_SCORES = 2_000_000  # of all findings, strategies and passes; each takes 40 bytes of memory
@@ -216,7 +216,7 @@ def _differences(comparison: Comparison) -> Html:
     return join((differences, element("p", note)), "\n")
 
 
-def _difference(pair: Pair) -> tuple[object, ...]:
+def _difference(pair: StrategyPair) -> tuple[object, ...]:
     return (
         f"{pair.strategy} − {pair.against}",
         f"{pair.difference:+.3f}",

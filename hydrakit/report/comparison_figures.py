@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from hydrakit.report.charts import ForestRow, forest
 from hydrakit.report.figure import Figure
-from hydrakit.report.roc import area_below, roc_points
+from hydrakit.report.roc import roc_points
 from hydrakit.report.svg import COLOURS, Area, Axis, Line, legend_sample, line_style, plot
 from hydrakit.report.tables import interval, number
+from hydrakit.stats.metrics import auc
 
 if TYPE_CHECKING:
-    from hydrakit.stats.comparison import Comparison, StrategyFigures
+    from hydrakit.stats.comparison import Comparison, StrategyResult
 
 CellKey = tuple[int, int, int]
 RATES = np.linspace(0, 1, 101)  # false positive rates at which confidence bands are computed
@@ -49,12 +50,12 @@ class CellScores:
 def cell_aucs(comparison: Comparison) -> dict[str, dict[CellKey, float]]:
     """Test AUC of each cell with both classes: by strategy, then (seed, repeat, fold)."""
     return {
-        strategy.name: {cell.key: area_below(cell.curve) for cell in _cells(comparison, strategy)}
+        strategy.name: {cell.key: auc(cell.scores, cell.positive) for cell in _cells(comparison, strategy)}
         for strategy in comparison.strategies
     }
 
 
-def _cells(comparison: Comparison, strategy: StrategyFigures) -> list[CellScores]:
+def _cells(comparison: Comparison, strategy: StrategyResult) -> list[CellScores]:
     labels = np.array(comparison.labels) == 1
     cells = []
     for (seed, repeat), scores, folds in zip(
@@ -220,7 +221,7 @@ def _one_sided_heights(
 
 
 def resampled_band(
-    comparison: Comparison, strategy: StrategyFigures, *, draws: int = RESAMPLES, seed: int = 0
+    comparison: Comparison, strategy: StrategyResult, *, draws: int = RESAMPLES, seed: int = 0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Pointwise 95 % confidence interval of the mean sensitivity, at `RATES`.
 

@@ -16,6 +16,7 @@ from hydrakit.plan.results import AreaUnderCurve, TestResult
 from hydrakit.report.svg import Point
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.findings import Findings
+from hydrakit.stats.metrics import auc
 from hydrakit.storage.files import read_rows
 
 
@@ -56,12 +57,6 @@ def roc_points(scores: ArrayLike, positive: ArrayLike) -> tuple[tuple[float, flo
     return ((0.0, 0.0), *points)
 
 
-def area_below(points: ArrayLike) -> float:
-    """Area below a curve of points ``(points, 2)``, by the trapezoidal rule."""
-    x, y = np.asarray(points, dtype=np.float64).T
-    return float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2))
-
-
 def roc_band(
     points: Sequence[Point], positives: float, negatives: float, *, level: float = 0.95
 ) -> list[Point]:
@@ -91,11 +86,13 @@ def kolmogorov_quantile(count: float, level: float) -> float:
     """Quantile of the distance between an empirical and the true distribution function.
 
     Args:
-        count: Number of values; it may be fractional.
+        count: Number of values; it may be fractional, which `scipy.stats.kstwo` refuses.
         level: Probability of a smaller distance.
     """
+    from scipy.special import kolmogi
+
     root = math.sqrt(count)
-    return min(1.0, math.sqrt(-math.log((1 - level) / 2) / 2) / (root + 0.12 + 0.11 / root))
+    return min(1.0, float(kolmogi(1 - level)) / (root + 0.12 + 0.11 / root))
 
 
 def roc_curves(rundir: RunDir, test: TestResult) -> list[RocCurve]:
@@ -122,13 +119,14 @@ def roc_curves(rundir: RunDir, test: TestResult) -> list[RocCurve]:
             dtype=np.bool_,
         )
         counts = int(positive.sum()), int((~positive).sum())
-        points = roc_points(scores[area.class_name], positive) if all(counts) else ((0.0, 0.0),)
         expected = area.positives, area.negatives
-        if counts != expected or abs(area_below(points) - area.auc) > 1e-6:
+        agree = counts == expected and all(counts)
+        if not agree or abs(auc(scores[area.class_name], positive) - area.auc) > 1e-6:
             raise PlanError(
                 f"{path}: its {test.split} findings do not give the AUC {area.auc:.3f} of class "
                 f"{area.class_name!r} in results.json: {remedy}"
             )
+        points = roc_points(scores[area.class_name], positive)
         curves.append(RocCurve(area, points, scores[area.class_name], positive))
     return curves
 
@@ -145,5 +143,5 @@ def _read_predictions(
         values = np.array([float(row[column] or "nan") for row in rows])
         if not np.isfinite(values).all():
             raise ValueError(f"a value of column {column!r} is not a number")
-        scores[area.class_name] = findings.pooled(values)
+        scores[area.class_name] = findings.mean_scores(values)
     return np.array([rows[first]["label"] for first in findings.firsts], dtype=np.str_), scores

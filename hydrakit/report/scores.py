@@ -12,13 +12,13 @@ from hydrakit.report.svg import COLOURS, Area, Axis, Line, Mark, legend_sample, 
 from hydrakit.report.tables import interval, number, table
 from hydrakit.stats.calibration import (
     CalibrationError,
-    brier,
+    brier_score,
     calibration_error,
     reliability_curve,
     sensitivity_at,
 )
-from hydrakit.stats.findings import FEWEST
-from hydrakit.stats.tested import Row, gather
+from hydrakit.stats.findings import MIN_PER_CLASS
+from hydrakit.stats.score_table import Row, gather
 
 if TYPE_CHECKING:
     from hydrakit.plan.results import Subgroup, TestResult
@@ -30,7 +30,7 @@ MAX_BANDS = 1  # more confidence bands would hide each other
 FINDINGS_PER_BIN = 5  # at least; the fraction in a smaller bin is not informative
 SPECIFICITIES = (0.8, 0.9, 0.95)
 TOO_FEW = "too few"
-TOO_FEW_NOTE = f" Too few: fewer than {FEWEST} positive or negative findings"
+TOO_FEW_NOTE = f" Too few: fewer than {MIN_PER_CLASS} positive or negative findings"
 
 
 def roc_figure(curves: Sequence[RocCurve], dataset: str, *, patients: float = 1.0) -> Figure:
@@ -178,7 +178,7 @@ def calibration_table(curves: Sequence[RocCurve]) -> Html:
     rows, notes = [], []
     for curve in curves:
         name, bins = curve.area.class_name, _bins(len(curve.scores))
-        score = brier(curve.scores, curve.positive)
+        score = brier_score(curve.scores, curve.positive)
         error = calibration_error(curve.scores, curve.positive, bins=bins)
         rows.append(
             (
@@ -187,7 +187,7 @@ def calibration_table(curves: Sequence[RocCurve]) -> Html:
                 number(score.uncertainty),
                 number(score.skill),
                 number(error.error),
-                f"{number(error.by_luck)} (up to {number(error.by_luck_high)})",
+                f"{number(error.by_chance)} (up to {number(error.by_chance_high)})",
             )
         )
         notes.append(f"{name}: {_calibration_verdict(error)}")
@@ -208,7 +208,7 @@ def calibration_table(curves: Sequence[RocCurve]) -> Html:
 
 
 def _calibration_verdict(error: CalibrationError) -> str:
-    if error.error <= error.by_luck_high:
+    if error.error <= error.by_chance_high:
         return (
             "no miscalibration detected. A perfectly calibrated network would have a calibration "
             f"error at least this large in {error.p * 100:.0f} % of test sets of this size."
@@ -236,7 +236,7 @@ def sensitivity_table(curves: Sequence[RocCurve]) -> Html:
                 (
                     curve.area.class_name,
                     f"{specificity:.0%}",
-                    f"{reached.reached:.0%}",
+                    f"{reached.specificity:.0%}",
                     number(reached.sensitivity),
                     interval(reached.low, reached.high),
                 )

@@ -25,7 +25,7 @@ from hydrakit.schema import Frozen, Name
 from hydrakit.stats import tasks
 from hydrakit.stats.findings import Findings
 from hydrakit.stats.paired import compare
-from hydrakit.stats.tested import Row, ScoreTable, gather
+from hydrakit.stats.score_table import Row, ScoreTable, gather
 from hydrakit.stats.verdict import Kind, verdicts
 
 Supports = tuple[str, ...]

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydrakit.data.read import LoadedSample
+from hydrakit.stats import metrics
 from hydrakit.stats.intervals import newcombe_interval
 
 STRONG = 0.6
@@ -184,7 +185,7 @@ def _of_number(
     values: NDArray[np.float64], positive: NDArray[np.bool_], classes: int
 ) -> tuple[float, float, float]:
     """The better of the ranks' and the tenths' lower bound, AUC and upper bound."""
-    auc = rank_auc(values, positive)
+    auc = metrics.auc(values, positive)
     low, high = _interval(auc, positive, 2 * classes)
     if auc < 0.5:
         low, auc, high = 1 - high, 1 - auc, 1 - low
@@ -221,17 +222,6 @@ def _only_in_one_class(
         if (inside == inside[0]).all() and share ** len(inside) < UNLIKELY:
             found.append((str(value), int(inside[0]), len(inside)))
     return tuple(sorted(found, key=lambda entry: -entry[2]))
-
-
-def rank_auc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
-    """The share of pairs, one positive and one negative, in which the positive one is higher.
-
-    Ties count half (Mann-Whitney).
-    """
-    negatives = np.sort(scores[~positive])
-    below = np.searchsorted(negatives, scores[positive], side="left")
-    not_above = np.searchsorted(negatives, scores[positive], side="right")
-    return float((below + not_above).mean() / (2 * len(negatives)))
 
 
 def category_auc(values: NDArray[np.str_] | NDArray[np.intp], positive: NDArray[np.bool_]) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from hydrakit.data.quality.components import connected_components
 from hydrakit.errors import DataError
 from hydrakit.plan.model import Split
 
@@ -109,22 +110,18 @@ def _deal(
 
 
 def unit_of_each(patients: Sequence[str], groups: Sequence[str | None]) -> list[int]:
-    """Number the sets of cases that must stay together (union-find over patients and groups)."""
-    parent: dict[tuple[str, str], tuple[str, str]] = {}
-
-    def root(node: tuple[str, str]) -> tuple[str, str]:
-        parent.setdefault(node, node)
-        while parent[node] != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
-        return node
-
-    for patient, group in zip(patients, groups, strict=True):
-        here = root(("patient", patient))
+    """Number of each case's unit: cases that share a patient or a group must stay together."""
+    first: dict[tuple[str, str], int] = {}
+    links = []
+    for index, (patient, group) in enumerate(zip(patients, groups, strict=True)):
+        links.append((first.setdefault(("patient", patient), index), index))
         if group is not None:
-            parent[root(("group", group))] = here
-    numbers: dict[tuple[str, str], int] = {}
-    return [numbers.setdefault(root(("patient", p)), len(numbers)) for p in patients]
+            links.append((first.setdefault(("group", group), index), index))
+    units = [0] * len(patients)
+    for number, unit in enumerate(connected_components(len(patients), links)):
+        for index in unit:
+            units[index] = number
+    return units
 
 
 def _decided(
