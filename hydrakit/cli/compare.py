@@ -88,8 +88,6 @@ def compare(
     positive: str | None,
     context: RunContext,
     out: Path | None,
-    jobs: int | None,
-    launcher: str,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -120,7 +118,7 @@ def compare(
         with watching() as progress:
             found = engine.compare(
                 design,
-                context.changed(jobs=jobs, launcher=launcher),
+                context,
                 positive=positive,
                 out=out,
                 callback=progress,

@@ -69,7 +69,6 @@ def plan(*, context: RunContext, out: Path | None, **given: Any) -> None:
 )
 @click.option(
     "--trace-test",
-    "trace",
     is_flag=True,
     help="Evaluate the test split after every epoch too, for a figure; the report says so.",
 )
@@ -89,7 +88,6 @@ def run(
     plan_file: Path | None,
     resume: Path | None,
     out: Path | None,
-    trace: bool,
     dry: bool,
     **given: Any,
 ) -> None:
@@ -123,7 +121,6 @@ def run(
             context = context.changed(roots={**before, **context.roots})
     else:
         the_plan = load_plan(plan_file) if plan_file else _make_plan(context, **given)
-    context = context.changed(trace_test=trace)
 
     from hydrakit import engine  # torch: only once the plan is known to be right
 

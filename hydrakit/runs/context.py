@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, ValidationError
+from pydantic_core import from_json
 
 from hydrakit.compute.signals import CHECKPOINT_SECONDS
 from hydrakit.data.declared.adapter import plugins_at
@@ -110,7 +111,7 @@ class RunContext(Frozen):
         with using_cache(self.cache), deterministic_algorithms(compute), thread_count(self.threads):
             yield compute
 
-    def changed(self, **values: Any) -> RunContext:
+    def changed(self, /, **values: Any) -> RunContext:
         """A copy with other values.
 
         Raises:
@@ -123,6 +124,19 @@ class RunContext(Frozen):
             return RunContext.model_validate({**dict(self), **values})
         except ValidationError as error:
             raise PlanError(first_fault(error)) from None
+
+    def for_search(self, rounds: Path) -> RunContext:
+        """A copy for runs of a search: they never read the test split, and share rounds.
+
+        Args:
+            rounds: Folder of the rounds that they share.
+
+        Raises:
+            PlanError: The test split is to be traced.
+        """
+        if self.trace_test:
+            raise PlanError("a search never reads the test split: leave out trace_test")
+        return self.changed(test=False, round_cache=rounds.resolve())
 
     def resolved(self) -> RunContext:
         """A copy that means the same in another folder and without environment variables."""
@@ -151,14 +165,18 @@ def read_context(path: Path) -> RunContext:
         PlanError: The file cannot be read or is not a context.
     """
     try:
-        return RunContext.model_validate_json(read_json(path, most=MAX_CONTEXT))
-    except ValidationError as error:
-        raise PlanError(f"{path}: {first_fault(error)}") from None
+        values = from_json(read_json(path, most=MAX_CONTEXT))
+        if not isinstance(values, dict):
+            raise ValueError("it is no JSON object")
     except (OSError, ValueError) as error:
         raise PlanError(
             f"{path}: cannot be read as a run's context ({reason(error)}): give a file that "
             "`RunContext.write` wrote"
         ) from None
+    try:
+        return RunContext().changed(**values)
+    except PlanError as error:
+        raise PlanError(f"{path}: {error}") from None
 
 
 def context_of(context: RunContext | None, values: dict[str, Any]) -> RunContext:
