@@ -16,8 +16,7 @@ from torch import nn
 from hydrakit.errors import PluginError, WeightsError
 from hydrakit.hooks import FieldOfView, HeadFactory
 from hydrakit.models.body import Body, freeze
-from hydrakit.models.heads import hydrakit_head_factories
-from hydrakit.models.heads import build_linear, build_mlp
+from hydrakit.models.heads import build_linear, build_mlp, hydrakit_head_factories
 from hydrakit.plan import BodySpec, Split
 from hydrakit.plugins import Plugins
 from hydrakit.weights import (

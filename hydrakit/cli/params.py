@@ -57,10 +57,12 @@ def context_options(
         @functools.wraps(command)
         def with_context(*args: Any, **given: Any) -> Any:
             from hydrakit.runs.context import RunContext, context_of
+            from hydrakit.storage.paths import using_cache
 
             names = RunContext.model_fields.keys() & given.keys()
             context = context_of(None, {name: given.pop(name) for name in names})
-            return command(*args, context=context, **given)
+            with using_cache(context.cache):  # a plugin may fail before anything is run
+                return command(*args, context=context, **given)
 
         return options(*decorators)(cast("Command", with_context))
 

@@ -234,7 +234,7 @@ class _Worker:
         if self._process is None or not self._process.is_alive():
             context = multiprocessing.get_context("spawn")
             self._pipe, other = context.Pipe()
-            arguments = (other, self.here.path, self.context.model_dump_json())
+            arguments = (other, self.here.path, self.context.resolved().model_dump_json())
             self._process = context.Process(target=_work, args=arguments)
             self._process.start()
             other.close()

@@ -126,14 +126,21 @@ class MLflow:
         self._client.set_terminated(self._id, status="FAILED" if failed else "FINISHED")
 
 
-def trackers_of(context: RunContext, plugins: Plugins) -> list[RunCallback]:
+def trackers_of(
+    context: RunContext, plugins: Plugins, *, folder: Path | None = None
+) -> list[RunCallback]:
     """The trackers that a context names, as callbacks.
+
+    Args:
+        context: Context of the run.
+        plugins: Plugins that the trackers are looked up in.
+        folder: Folder that they open; None for the run's.
 
     Raises:
         PluginError: No plugin offers one of them.
         PlanError: The package of a tracker is not installed.
     """
-    return [TrackerCallback(_built(name, plugins)) for name in context.trackers]
+    return [TrackerCallback(_built(name, plugins), folder) for name in context.trackers]
 
 
 def _built(name: str, plugins: Plugins) -> Tracker:
@@ -148,17 +155,25 @@ def _built(name: str, plugins: Plugins) -> Tracker:
 
 
 class TrackerCallback(RunCallback):
-    """Sends the metrics of every epoch to a tracker."""
+    """Sends the metrics of every epoch to a tracker.
 
-    def __init__(self, tracker: Tracker) -> None:
+    Args:
+        tracker: Tracker that receives them.
+        folder: Folder that it opens; None for the run's.
+    """
+
+    def __init__(self, tracker: Tracker, folder: Path | None = None) -> None:
         self.tracker = tracker
+        self.folder = folder
         self.rundir: RunDir | None = None
         self.sent: dict[str, set[int]] = {}
         self.before = 0  # epochs of the rounds before this one
 
     def started(self, plan: Plan, rundir: RunDir, device: str) -> None:
-        """Open the tracker in the run's folder."""
-        self.sent = self.tracker.open(rundir.path)
+        """Open the tracker in its folder."""
+        if self.folder is not None:
+            self.folder.mkdir(exist_ok=True)
+        self.sent = self.tracker.open(self.folder or rundir.path)
         self.rundir = rundir
 
     def skipped(self, number: int, round: Round) -> None:

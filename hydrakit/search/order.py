@@ -29,7 +29,6 @@ from hydrakit.schema import Frozen, Name
 from hydrakit.search.supports import LeaveOneOut, OrderEvaluator, Supports
 from hydrakit.stats.chance import best_of_chance
 from hydrakit.storage.files import refuse_links, write_atomic
-from hydrakit.storage.paths import using_cache
 from hydrakit.storage.records import read_record
 from hydrakit.version import version
 
@@ -269,7 +268,7 @@ def order(
 
     Raises:
         PlanError: A value is impossible, or the folder holds something else.
-        PluginError: An unknown name.
+        PluginError: No plugin offers a name.
         DataError: A dataset cannot be used.
     """
     context, search = context_of(context, values), search or OrderSearch()
@@ -302,10 +301,10 @@ def order(
         seeds=result.seeds,
         target=plugins.dataset(target),
         plugins=plugins,
-        context=context.changed(test=False, round_cache=(folder / "rounds").resolve()),
+        context=context.for_search(folder / "rounds"),
         callback=callback,
     )
-    with using_cache(context.cache):
+    with context.active():
         return _Search(folder, evaluator, result, callback).run()
 
 
