@@ -22,6 +22,7 @@ from hydrakit.data.prepared.prepare import prepare
 from hydrakit.data.read import check_root
 from hydrakit.errors import HydrakitError
 from hydrakit.hooks import DatasetAdapter
+from hydrakit.models.build import check_components
 from hydrakit.observers.log import logged
 from hydrakit.plan.model import Plan
 from hydrakit.plugins.registry import Plugins
@@ -162,9 +163,11 @@ class _Ready:
         self, plan: Plan, out: Path, data: Path | None, roots: Mapping[str, Path], plugins: Plugins
     ) -> None:
         """As the arguments of `run`."""
-        plugins.head(plan.head)
         self.plan, self.plugins, self.rundir = plan, plugins, RunDir.check(out, plan)
-        self.adapters = {each.name: plugins.dataset(each.name) for each in plan.datasets}
+        self.adapters = {
+            each.name: plugins.get(DatasetAdapter, each.name) for each in plan.datasets
+        }
+        check_components(plan, self.adapters, plugins)
         self.places = {name: root_of(name, data, roots) for name in self.adapters}
         for name, adapter in self.adapters.items():
             check_root(adapter, self.places[name])  # all, before the first is read for minutes
@@ -224,7 +227,7 @@ def _prepare(
             adapters[dataset.name],
             places[dataset.name],
             options=dataset.options,
-            patch=plan.body.patch,
+            patch=plan.patch,
             cache=cache,
             on_case=lambda cases, name=dataset.name: watcher.preparing(name, cases),  # type: ignore[misc]
         )

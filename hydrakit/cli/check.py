@@ -84,13 +84,14 @@ def check(
     time all images are read; they are then kept prepared for runs.
     """
     from hydrakit.data.declared.adapter import plugins_at
+    from hydrakit.hooks import DatasetAdapter
     from hydrakit.storage.paths import root_of
 
     for given in (options, splits):
         for other in given:
             if other != name:
                 raise click.UsageError(f"{other!r} is not the dataset that is checked, {name!r}")
-    adapter = plugins_at(data, roots).dataset(name)
+    adapter = plugins_at(data, roots, params.disabled_plugins()).get(DatasetAdapter, name)
     root = root_of(name, data, roots)
     summary, prepared = _look(
         adapter, root, options.get(name, {}), split=splits.get(name), seed=seed, cache=cache

@@ -26,8 +26,9 @@ def datasets() -> None:
 def list_datasets(data: Path | None, roots: dict[str, Path], as_json: bool) -> None:
     """List the datasets of the installed plugins, and those that a dataset.toml declares."""
     from hydrakit.data.declared.adapter import plugins_at
+    from hydrakit.hooks import DatasetAdapter
 
-    adapters = plugins_at(data, roots).datasets
+    adapters = plugins_at(data, roots, params.disabled_plugins()).all(DatasetAdapter)
     if as_json:
         click.echo(json.dumps([_describe(adapters[name]) for name in sorted(adapters)], indent=2))
         return
@@ -64,8 +65,9 @@ def new(folder: Path) -> None:
 def info(name: str, data: Path | None, roots: dict[str, Path], as_json: bool) -> None:
     """Tell what dataset NAME is, which files it needs, how to get them, and its options."""
     from hydrakit.data.declared.adapter import plugins_at
+    from hydrakit.hooks import DatasetAdapter
 
-    adapter = plugins_at(data, roots).dataset(name)
+    adapter = plugins_at(data, roots, params.disabled_plugins()).get(DatasetAdapter, name)
     described = _describe(adapter)
     if as_json:
         click.echo(json.dumps(described, indent=2))
@@ -82,6 +84,8 @@ def info(name: str, data: Path | None, roots: dict[str, Path], as_json: bool) ->
 
 
 def _describe(adapter: DatasetAdapter) -> dict[str, Any]:
+    from hydrakit.plugins.options import option_fields
+
     view = adapter.field_of_view
     return {
         "name": adapter.name,
@@ -101,7 +105,7 @@ def _describe(adapter: DatasetAdapter) -> dict[str, Any]:
                 "choices": list(option.choices),
                 "help": option.help,
             }
-            for option in adapter.options
+            for option in option_fields(adapter.options)
         ],
     }
 

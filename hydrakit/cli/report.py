@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hydrakit.cli import params
+from hydrakit.hooks import DatasetAdapter
 
 if TYPE_CHECKING:
     from hydrakit.report.figure import Figure
@@ -93,6 +94,6 @@ def _keep_patches(
         return
     plugins = plugins_at(data, {plan.target: root})
     options = plan.dataset(plan.target).options
-    adapter = plugins.dataset(plan.target)
-    prepared = prepare(adapter, root, options=options, patch=plan.body.patch, cache=cache)
+    adapter = plugins.get(DatasetAdapter, plan.target)
+    prepared = prepare(adapter, root, options=options, patch=plan.patch, cache=cache)
     save_shown_cases(rundir, prepared, plugins=plugins)

@@ -124,7 +124,7 @@ def compare(
     """
     roots, watcher = roots or {}, watcher or CompareCallback()
     plugins = plugins_at(data, roots)
-    adapter = plugins.dataset(design.target)
+    adapter = plugins.get(DatasetAdapter, design.target)
     chosen = positive_class(adapter, positive)
     plans = {cell: design.plan(cell, plugins) for cell in design.cells()}
     here = CompareDir(out or default_out(design))
@@ -212,7 +212,9 @@ def _prepare(
 ) -> ScoredCases:
     """Prepare every dataset once, so that no process waits for another, and see that it splits."""
     plan = next(iter(plans.values()))
-    adapters = {dataset.name: plugins.dataset(dataset.name) for dataset in plan.datasets}
+    adapters = {
+        dataset.name: plugins.get(DatasetAdapter, dataset.name) for dataset in plan.datasets
+    }
     where = {name: root_of(name, place.data, place.roots) for name in adapters}
     for name, adapter in adapters.items():
         check_root(adapter, where[name])
@@ -223,7 +225,7 @@ def _prepare(
             adapters[name],
             where[name],
             options=dataset.options,
-            patch=plan.body.patch,
+            patch=plan.patch,
             cache=place.cache,
             on_case=lambda cases, name=name: watcher.preparing(name, cases),  # type: ignore[misc]
         )

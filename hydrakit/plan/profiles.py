@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from hydrakit.errors import PlanError, unknown
-from hydrakit.hooks import OptionValue, Settings
+from hydrakit.hooks import DatasetAdapter, HeadFactory, OptionValue, SequenceStrategy, Settings
 from hydrakit.plan.model import BodySpec, BootstrapRule, Copies, Dataset, NormKind, Plan, Split
 from hydrakit.plugins.registry import Plugins, load_plugins
 from hydrakit.rounds import Hyperparameters, RoundPosition, Select, Train
@@ -198,9 +198,9 @@ def make_plan(
         raise PlanError(unknown("profile", profile, PROFILES))
     if not datasets:
         raise PlanError("no dataset is named: `--datasets prostatex,brain` names two")
-    lister = plugins.strategy(strategy)
-    plugins.head(head)
-    adapters = {name: plugins.dataset(name) for name in datasets}
+    lister = plugins.get(SequenceStrategy, strategy)
+    plugins.get(HeadFactory, head)
+    adapters = {name: plugins.get(DatasetAdapter, name) for name in datasets}
     target = datasets[-1]
     options, splits = options or {}, splits or {}
     for given in (options, splits):

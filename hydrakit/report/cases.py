@@ -199,9 +199,8 @@ def saliency(
     from hydrakit.data.augment import plain
 
     body = model.body
-    if body.spec.norm == "dataset":
-        body.use(target)
-    patches = plain(torch.from_numpy(canvases), body.spec.patch)
+    body.use(target)
+    patches = plain(torch.from_numpy(canvases), body.patch)
     model.eval().requires_grad_(False)
     shares = (torch.arange(STEPS) + 0.5) / STEPS
     maps = []

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from hydrakit.errors import PlanError
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.plugins.registry import Plugins, load_plugins
 from hydrakit.report import contrasts
 from hydrakit.report.figure import Counter, Figure
@@ -248,7 +249,7 @@ def _cells(found: Comparison) -> Html:
 
 def _datasets(found: Comparison, plugins: Plugins) -> Iterator[Html]:
     for name in dict.fromkeys((found.target, *found.datasets)):
-        adapter = plugins.datasets.get(name)
+        adapter = plugins.all(DatasetAdapter).get(name)
         yield element("h3", name, " (target)" if name == found.target else "")
         if adapter is None:
             yield element("p", "Its plugin is not installed here.")

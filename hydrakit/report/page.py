@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hydrakit.errors import PlanError
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan.model import Plan
 from hydrakit.plan.results import DataFacts, Results, RoundResult, Transfer
 from hydrakit.plugins.registry import Plugins, load_plugins
@@ -108,7 +109,7 @@ def _gather(rundir: RunDir, plugins: Plugins) -> _Told:
                 break
             rounds.append(rundir.round_result(number, round))
     counts = {
-        name: two_classes(each, "val", plugins.datasets.get(name))
+        name: two_classes(each, "val", plugins.all(DatasetAdapter).get(name))
         for name, each in (facts or {}).items()
     }
     environment = _read(rundir.path / "environment.json", rundir.environment)
@@ -157,7 +158,7 @@ def _followed(told: _Told, trained: Sequence[TrainedRound]) -> Iterator[Figure]:
     target = told.plan.target
     counts = None
     if target in told.facts:
-        adapter = told.plugins.datasets.get(target)
+        adapter = told.plugins.all(DatasetAdapter).get(target)
         counts = two_classes(told.facts[target], "test", adapter)
     found = (
         followed.reference_figure(trained, target),
@@ -217,7 +218,10 @@ def _data(told: _Told) -> Html:
     return together(
         (
             tables.data_section(
-                told.plan, name, facts=told.facts[name], adapter=told.plugins.datasets.get(name)
+                told.plan,
+                name,
+                facts=told.facts[name],
+                adapter=told.plugins.all(DatasetAdapter).get(name),
             )
             for name in known
         ),

@@ -32,7 +32,7 @@ def repeat_section(
             ("Profile", plan.profile),
             ("Seed", plan.seed),
             ("Seed of the splits", plan.split_seed),
-            ("Kind of head", plan.head),
+            ("Kind of head", str(plan.head)),
             ("Random starts", plan.bootstrap),
             ("Plan (SHA-256)", element("code", plan.digest())),
             ("Data (SHA-256)", element("ul", *digests)),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from hydrakit.data.declared.adapter import plugins_at
 from hydrakit.errors import DataError, PlanError, WeightsError, unknown
-from hydrakit.hooks import OptionValue, Task
+from hydrakit.hooks import DatasetAdapter, OptionValue, Task
 from hydrakit.plan.model import Split
 from hydrakit.plan.results import TestResult
 from hydrakit.plugins.registry import Plugins
@@ -215,7 +215,7 @@ def evaluate_files(
     body, head = read_body(body_path), read_head(head_path)
     name = dataset or head.dataset
     plugins = plugins or plugins_at(None, {name: root})
-    adapter = plugins.dataset(name)
+    adapter = plugins.get(DatasetAdapter, name)
     if (adapter.task, len(adapter.classes)) != (head.task, len(head.classes)):
         kinds = "" if adapter.task == head.task else f" of a {head.task} task"
         raise WeightsError(

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from hydrakit.data.quality.leakage import splits_digest
 from hydrakit.errors import PlanError
-from hydrakit.plan.model import Plan
+from hydrakit.hooks import BodyFactory, HeadFactory
+from hydrakit.plan.model import BodySpec, Plan
 from hydrakit.plan.results import RoundResult
 from hydrakit.storage.digests import damaged_files, update_digests
 from hydrakit.storage.files import copy, read_json, sync_folder, write_atomic
@@ -104,7 +105,9 @@ def _of_plan(session: Session, number: int) -> dict[str, Any]:
         others = [o.model_copy(update={"head": heads[o.head]}) for o in round.others]
         update = {"head": heads[round.head], "others": tuple(others)}
         named.append(round.model_copy(update=update).model_dump(mode="json"))
-    apart = plan.body.norm == "dataset"  # the body has a place for each dataset of the plan
+    told = plan.model_dump(mode="json")
+    # What the body is built for; the paper's takes note of datasets where it keeps them apart.
+    apart = not isinstance(plan.body, BodySpec) or plan.body.norm == "dataset"
     return {
         "format": FORMAT,
         "rounds": named,
@@ -113,8 +116,9 @@ def _of_plan(session: Session, number: int) -> dict[str, Any]:
         "dealt by": plan.effective_split_seed,
         "copies": plan.copies,
         "bootstrap": [plan.bootstrap, plan.bootstrap_rule],
-        "head": plan.head,
-        "body": plan.body.model_dump(mode="json"),
+        "head": told["head"],
+        "heads": {name: each for name, each in told.get("heads", {}).items() if name in seen},
+        "body": told["body"],
         "body's datasets": [dataset.name for dataset in plan.datasets] if apart else [],
         "datasets": [plan.dataset(name).model_dump(mode="json") for name in seen],
         "content": [session.prepared[name].index.content for name in seen],
@@ -126,14 +130,16 @@ def _of_machine(session: Session) -> dict[str, Any]:
     """What computes a round, as far as it decides the result."""
     import torch
 
-    compute = session.compute
+    plan, compute = session.plan, session.compute
+    heads = {plan.head_of(dataset.name).name for dataset in plan.datasets}
     return {
         "hydrakit": version(),
         "torch": torch.__version__,
-        "head by": [
-            f"{found.distribution} {found.version}"
-            for found in session.plugins.found
-            if session.plan.head in found.heads
+        "built by": [
+            f"{plugin.distribution} {plugin.version}"
+            for plugin in session.plugins.records
+            if heads & {*plugin.offered(HeadFactory)}
+            or plan.body.name in plugin.offered(BodyFactory)
         ],
         "device": compute.device.type,
         "precision": compute.precision,

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from hydrakit.data.declared.adapter import plugins_at
 from hydrakit.errors import PlanError
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan.model import Plan
 from hydrakit.plan.profiles import make_plan
 from hydrakit.plugins.registry import Plugins
@@ -280,7 +281,7 @@ def order(
         folder=folder,
         plan=maker.plan,
         seeds=result.seeds,
-        target=plugins.dataset(target),
+        target=plugins.get(DatasetAdapter, target),
         plugins=plugins,
         data=data,
         roots=roots or {},

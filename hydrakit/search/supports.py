@@ -205,7 +205,7 @@ class OrderEvaluator:
                 self.target,
                 root_of(name, self.data, self.roots),
                 options=plan.dataset(name).options,
-                patch=plan.body.patch,
+                patch=plan.patch,
                 cache=self.cache,
             )
             keys = {key for key, split in rundir.splits()[name].items() if split == "val"}
@@ -214,7 +214,7 @@ class OrderEvaluator:
                 keys,
                 task=self.target.task,
                 scale=None,
-                patch=plan.body.patch,
+                patch=plan.patch,
                 device=choose_device(self.device),
             )
         return self._cases

@@ -18,6 +18,8 @@ from hydrakit.data.declared.adapter import plugins_at
 from hydrakit.data.prepared.prepare import prepare
 from hydrakit.data.read import check_root
 from hydrakit.errors import PlanError
+from hydrakit.hooks import DatasetAdapter
+from hydrakit.models.build import check_components
 from hydrakit.plan.model import Plan
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.callbacks import RunCallback
@@ -104,11 +106,13 @@ def tune(
     if folds < 2:
         raise PlanError(f"{folds} folds: there must be at least two (`--folds`)")
     plugins = plugins or plugins_at(data, roots or {})
-    plugins.head(plan.head)
     compute = choose_compute(
         device, precision=precision, deterministic=deterministic, compiled=compiled
     )
-    adapters = {dataset.name: plugins.dataset(dataset.name) for dataset in plan.datasets}
+    adapters = {
+        dataset.name: plugins.get(DatasetAdapter, dataset.name) for dataset in plan.datasets
+    }
+    check_components(plan, adapters, plugins)
     places = {name: root_of(name, data, roots or {}) for name in adapters}
     for name, adapter in adapters.items():
         check_root(adapter, places[name])
@@ -118,7 +122,7 @@ def tune(
             adapters[dataset.name],
             places[dataset.name],
             options=dataset.options,
-            patch=plan.body.patch,
+            patch=plan.patch,
             cache=cache,
             on_case=partial(watcher.preparing, dataset.name),
         )
