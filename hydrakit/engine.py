@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from hydrakit.compute.devices import Compute, keep_large_blocks
 from hydrakit.errors import DataError, HydrakitError
-from hydrakit.hooks import OptionValue
+from hydrakit.hooks import DatasetAdapter, OptionValue
+from hydrakit.models.build import check_components
 from hydrakit.observers.log import RunLog
 from hydrakit.observers.reports import ReportWriter
 from hydrakit.observers.trackers import trackers_of
@@ -140,7 +141,7 @@ def check(
     from hydrakit.data.quality.check import all_unusable, nothing_usable, summarise
 
     context = context_of(context, values)
-    adapter = (plugins or context.plugins()).dataset(name)
+    adapter = (plugins or context.plugins()).get(DatasetAdapter, name)
     root, options = context.root_of(name), options or {}
     with using_cache(context.cache):
         try:
@@ -228,10 +229,10 @@ def _add_patches(rundir: RunDir, context: RunContext, plugins: Plugins | None) -
         return root
     plugins = plugins or context.plugins()
     prepared = prepare(
-        plugins.dataset(plan.target),
+        plugins.get(DatasetAdapter, plan.target),
         root,
         options=plan.dataset(plan.target).options,
-        patch=plan.body.patch,
+        patch=plan.patch,
     )
     save_shown_cases(rundir, prepared, plugins=plugins)
     return None
@@ -247,9 +248,9 @@ def _session(
     callbacks: RunCallback,
 ) -> Session:
     """A session whose plan, folder and data have been checked; its context must be active."""
-    plugins.head(plan.head)
     rundir = RunDir.check(out, plan)
     datasets = find_datasets(plan, context, plugins)
+    check_components(plan, datasets.adapters, plugins)
     if compute.device.type == "cpu":
         keep_large_blocks()
     datasets = prepare_datasets(plan, datasets, callbacks)

@@ -45,6 +45,33 @@ def _roots(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> dic
     return {name: Path(path).expanduser() for name, path in pairs(value, "NAME=PATH").items()}
 
 
+NO_PLUGINS = "hydrakit.no-plugins"  # where a context keeps the names that `--no-plugin` gives
+
+
+def _no_plugins(ctx: click.Context, _: click.Parameter, value: tuple[str, ...]) -> None:
+    if value:
+        from hydrakit.plugins.registry import disabled_by_environment
+
+        ctx.meta[NO_PLUGINS] = disabled_by_environment() | set(value)
+
+
+def disabled_plugins() -> frozenset[str] | None:
+    """What `load_plugins` is to disable: the names given to `--no-plugin`; None without any."""
+    context = click.get_current_context(silent=True)
+    names: frozenset[str] | None = None if context is None else context.meta.get(NO_PLUGINS)
+    return names
+
+
+no_plugin = click.option(
+    "--no-plugin",
+    multiple=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_no_plugins,
+    metavar="NAME",
+    help="Do not load the plugin of that name (see `hydrakit plugins list`); several times.",
+)
+
 FOLDER = click.Path(path_type=Path)
 
 

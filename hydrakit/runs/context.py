@@ -79,7 +79,7 @@ class RunContext(Frozen):
             PluginError: ``no_plugins`` names one that is not installed.
             DataError: A ``dataset.toml`` is wrong.
         """
-        return plugins_at(self.data, self.roots)
+        return plugins_at(self.data, self.roots, frozenset(self.no_plugins) or None)
 
     def compute(self) -> Compute:
         """Device, precision and repeatability, as this machine can give them.

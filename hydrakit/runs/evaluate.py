@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydrakit.errors import DataError, PlanError, WeightsError, unknown
-from hydrakit.hooks import OptionValue, Task
+from hydrakit.hooks import DatasetAdapter, OptionValue, Task
 from hydrakit.plan.model import Split
 from hydrakit.plan.results import TestResult
 from hydrakit.plugins.registry import Plugins
@@ -239,7 +239,7 @@ def _evaluate(
 
     body, head = read_body(body_path), read_head(head_path)
     name = dataset or head.dataset
-    adapter = plugins.dataset(name)
+    adapter = plugins.get(DatasetAdapter, name)
     if (adapter.task, len(adapter.classes)) != (head.task, len(head.classes)):
         kinds = "" if adapter.task == head.task else f" of a {head.task} task"
         raise WeightsError(

@@ -19,6 +19,7 @@ from statistics import mean
 from typing import Any, Literal
 
 from hydrakit.errors import PlanError
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan.edit import FIXED_PATHS, edit_plan, edit_rounds_there_are, refuse_fixed
 from hydrakit.plan.model import Plan
 from hydrakit.plan.profiles import check_changed, make_plan
@@ -299,7 +300,7 @@ def order(
         folder=folder,
         plan=maker.plan,
         seeds=result.seeds,
-        target=plugins.dataset(target),
+        target=plugins.get(DatasetAdapter, target),
         plugins=plugins,
         context=context.for_search(folder / "rounds"),
         callback=callback,
