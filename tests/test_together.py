@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor, nn
 
+from hydrakit.compute.modules import freeze
 from hydrakit.data.load import LoadedDataset
-from hydrakit.models.body import freeze
 from hydrakit.models.heads import build_linear, build_mlp
 from hydrakit.models.layers import Dropout
 from hydrakit.plan import Hyperparameters
