@@ -56,7 +56,7 @@ def page(
     root, cache = folder / "lesions", folder / "cache"
     root.mkdir()
     prepared = prepare(adapter, root, options={}, patch=PATCH, cache=cache)
-    summary = summarise(adapter, prepared, cache=cache)
+    summary = summarise(adapter, prepared)
     text = check_page(summary, prepared, adapter)
     path = folder / "page.html"
     path.write_text(text)

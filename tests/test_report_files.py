@@ -178,12 +178,12 @@ def test_the_command_adds_patches_where_the_data_is(tmp_path, monkeypatch):
     import helpers
     from helpers import hydra_plan, run_plan, write_data
 
-    from hydrakit.data.declared import adapter as declared
+    from hydrakit.runs import context
 
     data = write_data(tmp_path / "data")
     rundir = run_plan(hydra_plan(), tmp_path / "run", data=data, cache=tmp_path / "cache")
     (rundir.path / "shown.safetensors").unlink(missing_ok=True)
-    monkeypatch.setattr(declared, "plugins_at", lambda *_: helpers.plugins())
+    monkeypatch.setattr(context, "plugins_at", lambda *_: helpers.plugins())
     arguments = ["report", str(rundir.path), "--cache", str(tmp_path / "cache")]
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0, done.output

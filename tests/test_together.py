@@ -114,7 +114,7 @@ def test_alone_a_head_learns_what_a_round_teaches(
 
     freeze(body)
     examples = TrainingExamples(alpha, round.hyperparameters, SEEDS, fixed=True)
-    examples.through(body, torch.device("cpu"))
+    examples.precompute_features(body, torch.device("cpu"))
     assert examples.features is not None
     of_val = forward_in_batches(body, alpha.val.patches)
     count = len(examples.features)
