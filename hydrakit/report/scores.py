@@ -319,6 +319,6 @@ def _missing(subgroups: Sequence[Subgroup | ComparedSubgroup], findings: int) ->
 def _with_note(results: Html, note: str) -> Html:
     text = (
         "Differences between subgroups are not tested: with so few findings in each, subgroups "
-        "differ by chance alone."
+        "can differ by chance alone."
     )
     return join((results, element("p", text + note)), "\n")
