@@ -235,8 +235,8 @@ def sensitivity_table(curves: Sequence[RocCurve]) -> Html:
             rows.append(
                 (
                     curve.area.class_name,
-                    f"{specificity:.0%}",
-                    f"{reached.reached:.0%}",
+                    f"{100 * specificity:.0f} %",
+                    f"{100 * reached.reached:.0f} %",
                     number(reached.sensitivity),
                     interval(reached.low, reached.high),
                 )
