@@ -10,15 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydrakit.compute.devices import keep_large_blocks
+from hydrakit.compute.devices import Compute, keep_large_blocks
 from hydrakit.errors import DataError, HydrakitError
-from hydrakit.hooks import OptionValue
+from hydrakit.hooks import DatasetAdapter, OptionValue
+from hydrakit.models.build import check_components
 from hydrakit.observers.log import RunLog
 from hydrakit.observers.reports import ReportWriter
 from hydrakit.observers.trackers import trackers_of
 from hydrakit.plan.model import BodySpec, Plan, Split
 from hydrakit.plugins.registry import Plugins
-from hydrakit.runs.callbacks import Callbacks, RunCallback
+from hydrakit.runs.callbacks import Callbacks, RunCallback, closing
 from hydrakit.runs.context import RunContext, context_of
 from hydrakit.runs.datasets import find_datasets, prepare_datasets
 from hydrakit.runs.dry_run import DryRun, measure
@@ -67,13 +68,15 @@ def run(
         DataError: A dataset cannot be used.
     """
     context = context_of(context, values)
-    plugins = plugins or context.plugins()
     out = out or default_out(plan)
     log = RunLog(out)
-    followers = Callbacks([log, *callbacks, *trackers_of(context, plugins), ReportWriter(plugins)])
-    with _session(plan, context, out, plugins, followers) as session:
+    with context.active() as compute:
+        plugins = plugins or context.plugins()
+        trackers = trackers_of(context, plugins)
+        followers = Callbacks([log, *callbacks, *trackers, ReportWriter(plugins)])
+        session = _session(plan, context, compute, out=out, plugins=plugins, callbacks=followers)
         RunDir.begin(out, plan)
-        with session.rundir.locked(), _noting_stops(session.rundir), _closing(followers), log:
+        with session.rundir.locked(), _noting_stops(session.rundir), closing(followers), log:
             session.run()
     return session.rundir
 
@@ -95,10 +98,13 @@ def dry_run(
         HydrakitError: As `run`; or memory or disk space would not suffice.
     """
     context = context_of(context, values)
-    plugins = plugins or context.plugins()
     out = out or default_out(plan)
-    with _session(plan, context, out, plugins, Callbacks(callbacks)) as session:
-        return measure(session)
+    with context.active() as compute:
+        plugins = plugins or context.plugins()
+        followers = Callbacks(callbacks)
+        return measure(
+            _session(plan, context, compute, out=out, plugins=plugins, callbacks=followers)
+        )
 
 
 def check(
@@ -135,7 +141,7 @@ def check(
     from hydrakit.data.quality.check import all_unusable, nothing_usable, summarise
 
     context = context_of(context, values)
-    adapter = (plugins or context.plugins()).dataset(name)
+    adapter = (plugins or context.plugins()).get(DatasetAdapter, name)
     root, options = context.root_of(name), options or {}
     with using_cache(context.cache):
         try:
@@ -184,8 +190,9 @@ def report(
             text, figures = build_comparison(folder)
         else:
             rundir = RunDir(folder)
-            missing = _add_patches(rundir, context, plugins)
-            text, figures = build_report(rundir, plugins=plugins)
+            with using_cache(context.cache):
+                missing = _add_patches(rundir, context, plugins)
+                text, figures = build_report(rundir, plugins=plugins)
         write_atomic(path, text.encode())
     return Report(path, figures, missing)
 
@@ -221,43 +228,35 @@ def _add_patches(rundir: RunDir, context: RunContext, plugins: Plugins | None) -
     if not root.is_dir():
         return root
     plugins = plugins or context.plugins()
-    with using_cache(context.cache):
-        prepared = prepare(
-            plugins.dataset(plan.target),
-            root,
-            options=plan.dataset(plan.target).options,
-            patch=plan.body.patch,
-        )
-        save_shown_cases(rundir, prepared, plugins=plugins)
+    prepared = prepare(
+        plugins.get(DatasetAdapter, plan.target),
+        root,
+        options=plan.dataset(plan.target).options,
+        patch=plan.patch,
+    )
+    save_shown_cases(rundir, prepared, plugins=plugins)
     return None
 
 
-@contextmanager
 def _session(
-    plan: Plan, context: RunContext, out: Path, plugins: Plugins, callbacks: Callbacks
-) -> Iterator[Session]:
-    """A session whose plan, folder and data have been checked, in its active context."""
-    with context.active() as compute:
-        plugins.head(plan.head)
-        rundir = RunDir.check(out, plan)
-        datasets = find_datasets(plan, context, plugins)
-        if compute.device.type == "cpu":
-            keep_large_blocks()
-        datasets = prepare_datasets(plan, datasets, callbacks)
-        session = Session(plan, datasets, context, compute, plugins, rundir, callbacks)
-        session.check()
-        yield session
-
-
-@contextmanager
-def _closing(callbacks: RunCallback) -> Iterator[None]:
-    """Tell callbacks how a block ended."""
-    try:
-        yield
-    except BaseException:
-        callbacks.closed(failed=True)
-        raise
-    callbacks.closed(failed=False)
+    plan: Plan,
+    context: RunContext,
+    compute: Compute,
+    *,
+    out: Path,
+    plugins: Plugins,
+    callbacks: RunCallback,
+) -> Session:
+    """A session whose plan, folder and data have been checked; its context must be active."""
+    rundir = RunDir.check(out, plan)
+    datasets = find_datasets(plan, context, plugins)
+    check_components(plan, datasets.adapters, plugins)
+    if compute.device.type == "cpu":
+        keep_large_blocks()
+    datasets = prepare_datasets(plan, datasets, callbacks)
+    session = Session(plan, datasets, context, compute, plugins, rundir, callbacks)
+    session.check()
+    return session
 
 
 @contextmanager

@@ -46,8 +46,7 @@ def adapter(name: str, **changes: object) -> DatasetAdapter:
 
 
 def plugins(*adapters: DatasetAdapter) -> Plugins:
-    offered = {each.name: each for each in adapters}
-    return Plugins(datasets=offered, heads={}, strategies={}, commands={}, found=())
+    return Plugins.of(*adapters)
 
 
 NO_PLUGINS = plugins()

@@ -20,6 +20,7 @@ from hydrakit.cli import main
 from hydrakit.data.load import select
 from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.prepared.prepare import prepare
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan import load_plan
 from hydrakit.runs.rundir import RunDir
 from hydrakit.search.order import OrderResult, count_orders, greedy, order, smallest_first
@@ -201,10 +202,10 @@ def _auc_of(run: RunDir, places: dict[str, Any]) -> float:
     folder = run.round_path(len(plan.rounds), last)
     model = load_model(folder / "body.safetensors", folder / "head.safetensors", plugins=plugins())
     prepared = prepare(
-        plugins().dataset("alpha"),
+        plugins().get(DatasetAdapter, "alpha"),
         places["data"] / "alpha",
         options={},
-        patch=plan.body.patch,
+        patch=plan.patch,
         cache=places["cache"],
     )
     keys = {key for key, split in run.splits()["alpha"].items() if split == "val"}
@@ -213,7 +214,7 @@ def _auc_of(run: RunDir, places: dict[str, Any]) -> float:
         keys,
         task="classification",
         scale=None,
-        patch=plan.body.patch,
+        patch=plan.patch,
         device=torch.device("cpu"),
     )
     with torch.no_grad():

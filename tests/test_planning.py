@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from hydrakit.errors import HydrakitError, PlanError, PluginError
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan import BodySpec, Plan, Split
 from hydrakit.plan.profiles import PROFILES, make_plan
 from hydrakit.plugins import load_plugins
+from hydrakit.plugins.options import option_fields
 
 PAPER = ["prostatex", "brain", "lung", "prostatex"]
 
@@ -83,8 +85,10 @@ def test_a_plan_without_more_words_is_the_recommended_one() -> None:
     assert plan.dataset("prostatex").split == Split(train=8, val=1, test=1)
     assert plan.dataset("brain").split == Split(train=9, val=1, test=0)
     for dataset in plan.datasets:
-        adapter = load_plugins().dataset(dataset.name)
-        assert dataset.options == {option.name: option.default for option in adapter.options}
+        adapter = load_plugins().get(DatasetAdapter, dataset.name)
+        assert dataset.options == {
+            option.name: option.default for option in option_fields(adapter.options)
+        }
     assert make_plan("hydra", ["brain", "prostatex"]) == plan
     assert Plan.model_validate_json(plan.to_json()) == plan
 
@@ -144,9 +148,9 @@ def test_a_patience_of_zero_trains_all_epochs() -> None:
 def test_options_and_splits_go_to_their_dataset() -> None:
     name, option = next(
         (adapter.name, option)
-        for adapter in load_plugins().datasets.values()
+        for adapter in load_plugins().all(DatasetAdapter).values()
         if adapter.name in PAPER
-        for option in adapter.options
+        for option in option_fields(adapter.options)
         if len(option.choices) > 1
     )
     other = next(choice for choice in option.choices if choice != option.default)

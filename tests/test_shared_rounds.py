@@ -21,6 +21,7 @@ from helpers import (
 )
 
 from hydrakit.compute.devices import choose_compute
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan import Dataset, Fold, Plan, Split
 from hydrakit.runs.round_cache import key_of
 from hydrakit.runs.rundir import RunDir
@@ -49,7 +50,7 @@ def session_of(plan: Plan, *, data: Path, cache: Path, out: Path) -> Session:
     names = [dataset.name for dataset in plan.datasets]
     return Session(
         plan,
-        {name: plugins().dataset(name) for name in names},
+        {name: plugins().get(DatasetAdapter, name) for name in names},
         {name: prepared_dataset(name, data=data, cache=cache) for name in names},
         choose_compute("cpu"),
         plugins(),

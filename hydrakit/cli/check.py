@@ -88,7 +88,7 @@ def check(
             if other != name:
                 raise click.UsageError(f"{other!r} is not the dataset that is checked, {name!r}")
     plugins = context.plugins()
-    adapter, root = plugins.dataset(name), context.root_of(name)
+    adapter, root = plugins.get(DatasetAdapter, name), context.root_of(name)
     summary, prepared = engine.check(
         name,
         context,

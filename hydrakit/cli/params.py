@@ -45,6 +45,33 @@ def _roots(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> dic
     return {name: Path(path).expanduser() for name, path in pairs(value, "NAME=PATH").items()}
 
 
+NO_PLUGINS = "hydrakit.no-plugins"  # where a context keeps the names that `--no-plugin` gives
+
+
+def _no_plugins(ctx: click.Context, _: click.Parameter, value: tuple[str, ...]) -> None:
+    if value:
+        from hydrakit.plugins.registry import disabled_by_environment
+
+        ctx.meta[NO_PLUGINS] = disabled_by_environment() | set(value)
+
+
+def disabled_plugins() -> frozenset[str] | None:
+    """What `load_plugins` is to disable: the names given to `--no-plugin`; None without any."""
+    context = click.get_current_context(silent=True)
+    names: frozenset[str] | None = None if context is None else context.meta.get(NO_PLUGINS)
+    return names
+
+
+no_plugin = click.option(
+    "--no-plugin",
+    multiple=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_no_plugins,
+    metavar="NAME",
+    help="Do not load the plugin of that name (see `hydrakit plugins list`); several times.",
+)
+
 FOLDER = click.Path(path_type=Path)
 
 
@@ -57,10 +84,12 @@ def context_options(
         @functools.wraps(command)
         def with_context(*args: Any, **given: Any) -> Any:
             from hydrakit.runs.context import RunContext, context_of
+            from hydrakit.storage.paths import using_cache
 
             names = RunContext.model_fields.keys() & given.keys()
             context = context_of(None, {name: given.pop(name) for name in names})
-            return command(*args, context=context, **given)
+            with using_cache(context.cache):  # a plugin may fail before anything is run
+                return command(*args, context=context, **given)
 
         return options(*decorators)(cast("Command", with_context))
 

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from hydrakit.compare.design import Cell, CompareDir, Description, Design
-from hydrakit.compare.launchers import Launcher
 from hydrakit.compare.scoring import ScoredCases, compare_cells, scored_cases
 from hydrakit.data.quality.leakage import check_leakage
-from hydrakit.errors import DataError
-from hydrakit.hooks import DatasetAdapter
+from hydrakit.errors import DataError, PlanError
+from hydrakit.hooks import DatasetAdapter, Launcher, LauncherFactory
 from hydrakit.plan.model import Plan
 from hydrakit.plugins.registry import Plugins
 from hydrakit.report import write_comparison_report
@@ -97,13 +96,16 @@ def compare(
         HydrakitError: The design, the context or the data is impossible.
     """
     context, callback = context_of(context, values), callback or CompareCallback()
-    here = CompareDir((out or default_out(design)).resolve())
+    if not context.test:
+        raise PlanError("a comparison needs the results of its runs: leave out test=False")
+    out = out or default_out(design)
+    here = CompareDir(out.resolve())
     context = context.changed(round_cache=here.rounds)
     plugins = context.plugins()
-    chosen = positive_class(plugins.dataset(design.target), positive)
+    chosen = positive_class(plugins.get(DatasetAdapter, design.target), positive)
     plans = {cell: design.plan(cell, plugins) for cell in design.cells()}
     here.check(design)
-    factory = plugins.get("launcher", context.launcher)
+    factory = plugins.get(LauncherFactory, context.launcher)
     launcher: Launcher = factory.build(factory.options())
     processes = launcher.processes(context, len({cell.group for cell in plans}))
     with using_cache(context.cache):
@@ -114,11 +116,11 @@ def compare(
         here.check(design)  # another process may have begun here
         tracker.write()
         rounds = sum(len(plan.rounds) for plan in plans.values())
-        callback.begun(here.path, len(plans), rounds, processes)
+        callback.begun(out, len(plans), rounds, processes)
         tracker.run(launcher, context, processes)
         comparison = compare_cells(here, design, cases)
         tracker.publish(comparison)
-    return CompareResult(here.path, comparison, tracker.failures)
+    return CompareResult(out, comparison, tracker.failures)
 
 
 def positive_class(adapter: DatasetAdapter, wanted: str | None) -> str:

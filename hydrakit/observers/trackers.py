@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from hydrakit.errors import PlanError
-from hydrakit.hooks import TrackerFactory, hookimpl
+from hydrakit.hooks import Tracker, TrackerFactory, hookimpl
 from hydrakit.runs.callbacks import RunCallback
 
 if TYPE_CHECKING:
@@ -24,22 +24,6 @@ if TYPE_CHECKING:
     from hydrakit.rounds import Round
     from hydrakit.runs.context import RunContext
     from hydrakit.runs.rundir import RunDir
-
-
-class Tracker(Protocol):
-    """Receives metrics by name and step."""
-
-    def open(self, folder: Path) -> dict[str, set[int]]:
-        """Begin, or continue, in a run's folder; return the steps of each metric it has."""
-
-    def send(self, name: str, value: float, step: int) -> None:
-        """Receive a metric."""
-
-    def flush(self) -> None:
-        """Store what was received."""
-
-    def close(self, *, failed: bool) -> None:
-        """The run is over, or has failed."""
 
 
 class TensorBoard:
@@ -126,18 +110,25 @@ class MLflow:
         self._client.set_terminated(self._id, status="FAILED" if failed else "FINISHED")
 
 
-def trackers_of(context: RunContext, plugins: Plugins) -> list[RunCallback]:
+def trackers_of(
+    context: RunContext, plugins: Plugins, *, folder: Path | None = None
+) -> list[RunCallback]:
     """The trackers that a context names, as callbacks.
+
+    Args:
+        context: Context of the run.
+        plugins: Plugins that the trackers are looked up in.
+        folder: Folder that they open; None for the run's.
 
     Raises:
         PluginError: No plugin offers one of them.
         PlanError: The package of a tracker is not installed.
     """
-    return [TrackerCallback(_built(name, plugins)) for name in context.trackers]
+    return [TrackerCallback(_built(name, plugins), folder) for name in context.trackers]
 
 
 def _built(name: str, plugins: Plugins) -> Tracker:
-    factory = plugins.get("tracker", name)
+    factory = plugins.get(TrackerFactory, name)
     try:
         tracker: Tracker = factory.build(factory.options())
     except ImportError:
@@ -148,17 +139,25 @@ def _built(name: str, plugins: Plugins) -> Tracker:
 
 
 class TrackerCallback(RunCallback):
-    """Sends the metrics of every epoch to a tracker."""
+    """Sends the metrics of every epoch to a tracker.
 
-    def __init__(self, tracker: Tracker) -> None:
+    Args:
+        tracker: Tracker that receives them.
+        folder: Folder that it opens; None for the run's.
+    """
+
+    def __init__(self, tracker: Tracker, folder: Path | None = None) -> None:
         self.tracker = tracker
+        self.folder = folder
         self.rundir: RunDir | None = None
         self.sent: dict[str, set[int]] = {}
         self.before = 0  # epochs of the rounds before this one
 
     def started(self, plan: Plan, rundir: RunDir, device: str) -> None:
-        """Open the tracker in the run's folder."""
-        self.sent = self.tracker.open(rundir.path)
+        """Open the tracker in its folder."""
+        if self.folder is not None:
+            self.folder.mkdir(exist_ok=True)
+        self.sent = self.tracker.open(self.folder or rundir.path)
         self.rundir = rundir
 
     def skipped(self, number: int, round: Round) -> None:

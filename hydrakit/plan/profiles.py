@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hydrakit.errors import PlanError, unknown
-from hydrakit.hooks import Settings
+from hydrakit.hooks import DatasetAdapter, HeadFactory, SequenceStrategy, Settings
 from hydrakit.plan.edit import edit_plan
 from hydrakit.plan.model import BodySpec, Dataset, Plan, Split
 from hydrakit.plan.settings import PlanSettings, ProfileName, make_settings
@@ -159,9 +159,9 @@ def make_plan(
     plugins = plugins or load_plugins()
     if not datasets:
         raise PlanError("no dataset is named: `--datasets prostatex,brain` names two")
-    lister = plugins.strategy(strategy)
-    plugins.head(chosen.head)
-    adapters = {name: plugins.dataset(name) for name in datasets}
+    lister = plugins.get(SequenceStrategy, strategy)
+    plugins.get(HeadFactory, chosen.head)
+    adapters = {name: plugins.get(DatasetAdapter, name) for name in datasets}
     for given in (chosen.options, chosen.splits):
         for name in given:
             if name not in adapters:
@@ -208,10 +208,14 @@ def check_changed(plan: Plan, plugins: Plugins) -> Plan:
         PluginError: Unknown dataset or head.
         PlanError: An option that its dataset does not take.
     """
-    plugins.head(plan.head)
+    plugins.get(HeadFactory, plan.head.name)
     datasets = tuple(
         dataset.model_copy(
-            update={"options": resolve_options(plugins.dataset(dataset.name), dataset.options)}
+            update={
+                "options": resolve_options(
+                    plugins.get(DatasetAdapter, dataset.name), dataset.options
+                )
+            }
         )
         for dataset in plan.datasets
     )

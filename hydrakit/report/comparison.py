@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from hydrakit.errors import PlanError
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.plugins.registry import Plugins, load_plugins
 from hydrakit.report import comparison_figures
 from hydrakit.report.figure import Figure, FigureCounter
@@ -257,7 +258,7 @@ def _cells(comparison: Comparison) -> Html:
 
 def _datasets(comparison: Comparison, plugins: Plugins) -> Iterator[Html]:
     for name in dict.fromkeys((comparison.target, *comparison.datasets)):
-        adapter = plugins.datasets.get(name)
+        adapter = plugins.all(DatasetAdapter).get(name)
         yield element("h3", name, " (target)" if name == comparison.target else "")
         if adapter is None:
             yield element("p", "The plugin of this dataset is not installed.")

@@ -50,7 +50,9 @@ class CellScores:
 def cell_aucs(comparison: Comparison) -> dict[str, dict[CellKey, float]]:
     """Test AUC of each cell with both classes: by strategy, then (seed, repeat, fold)."""
     return {
-        strategy.name: {cell.key: auc(cell.scores, cell.positive) for cell in _cells(comparison, strategy)}
+        strategy.name: {
+            cell.key: auc(cell.scores, cell.positive) for cell in _cells(comparison, strategy)
+        }
         for strategy in comparison.strategies
     }
 

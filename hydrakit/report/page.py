@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hydrakit.errors import PlanError
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan.model import Plan
 from hydrakit.plan.results import DataFacts, Results, RoundResult, Transfer
 from hydrakit.plugins.registry import Plugins, load_plugins
@@ -130,7 +131,7 @@ def _read_run(rundir: RunDir, plugins: Plugins) -> RunContent:
         environment=_read(rundir.path / "environment.json", rundir.environment),
         readings=provenance.label_readings(rundir, plan.target),
         counts={
-            name: two_classes(each, "val", plugins.datasets.get(name))
+            name: two_classes(each, "val", plugins.all(DatasetAdapter).get(name))
             for name, each in (facts or {}).items()
         },
     )
@@ -160,7 +161,7 @@ def _training_figures(content: RunContent) -> Iterator[Figure]:
         return
     plan, counts = content.plan, None
     if plan.target in content.facts:
-        adapter = content.plugins.datasets.get(plan.target)
+        adapter = content.plugins.all(DatasetAdapter).get(plan.target)
         counts = two_classes(content.facts[plan.target], "test", adapter)
     readings = content.readings.traced
     optional = (
@@ -225,7 +226,10 @@ def _data(content: RunContent) -> Html:
     return join(
         (
             provenance.data_section(
-                plan, name, facts=content.facts[name], adapter=content.plugins.datasets.get(name)
+                plan,
+                name,
+                facts=content.facts[name],
+                adapter=content.plugins.all(DatasetAdapter).get(name),
             )
             for name in known
         ),

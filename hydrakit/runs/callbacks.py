@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,7 +14,17 @@ if TYPE_CHECKING:
 
 
 class RunCallback:
-    """Called when something happens in a run. The methods do nothing: override those you need."""
+    """Called when something happens in a run. The methods do nothing: override those you need.
+
+    `preparing` comes first, while data is read, then `started`. A round that is on disk calls
+    `skipped`; any other one calls `resumed` if it was stopped before, `bootstrapping` if it begins
+    with random starts, `epoch` after each epoch, and `finished`. `completed` follows the test.
+    A run that was finished earlier calls only `completed`. The last call is `closed`, also after a
+    failure; but nothing closes a run that fails before it uses its folder, since its plan or its
+    data is wrong.
+
+    For each event, all callbacks of a run are called in turn. An exception in one ends the run.
+    """
 
     def preparing(self, dataset: str, cases: int) -> None:
         """A number of cases of a dataset has been read so far."""
@@ -41,6 +52,17 @@ class RunCallback:
 
     def closed(self, failed: bool) -> None:
         """The run is over, or has failed; nothing else is called afterwards."""
+
+
+@contextmanager
+def closing(callbacks: RunCallback) -> Iterator[None]:
+    """Call `RunCallback.closed` at the end of a ``with`` block, however it ends."""
+    try:
+        yield
+    except BaseException:
+        callbacks.closed(failed=True)
+        raise
+    callbacks.closed(failed=False)
 
 
 class Callbacks(RunCallback):

@@ -7,14 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from hydrakit.compute.signals import CHECKPOINT_SECONDS
 from hydrakit.data.declared.adapter import plugins_at
 from hydrakit.errors import PlanError, unknown
 from hydrakit.schema import Frozen, Name, Precision, Text, first_fault
+from hydrakit.storage.files import read_json
 from hydrakit.storage.paths import default_data, root_of, using_cache
-from hydrakit.storage.records import read_record, write_record
+from hydrakit.storage.records import readable, write_record
 
 if TYPE_CHECKING:
     from hydrakit.compute.devices import Compute
@@ -78,7 +79,7 @@ class RunContext(Frozen):
             PluginError: ``no_plugins`` names one that is not installed.
             DataError: A ``dataset.toml`` is wrong.
         """
-        return plugins_at(self.data, self.roots)
+        return plugins_at(self.data, self.roots, frozenset(self.no_plugins) or None)
 
     def compute(self) -> Compute:
         """Device, precision and repeatability, as this machine can give them.
@@ -108,7 +109,7 @@ class RunContext(Frozen):
         with using_cache(self.cache), deterministic_algorithms(compute), thread_count(self.threads):
             yield compute
 
-    def changed(self, **values: Any) -> RunContext:
+    def changed(self, /, **values: Any) -> RunContext:
         """A copy with other values.
 
         Raises:
@@ -121,6 +122,19 @@ class RunContext(Frozen):
             return RunContext.model_validate({**dict(self), **values})
         except ValidationError as error:
             raise PlanError(first_fault(error)) from None
+
+    def for_search(self, rounds: Path) -> RunContext:
+        """A copy for runs of a search: they never read the test split, and share rounds.
+
+        Args:
+            rounds: Folder of the rounds that they share.
+
+        Raises:
+            PlanError: The test split is to be traced.
+        """
+        if self.trace_test:
+            raise PlanError("a search never reads the test split: leave out trace_test")
+        return self.changed(test=False, round_cache=rounds.resolve())
 
     def resolved(self) -> RunContext:
         """A copy that means the same in another folder and without environment variables."""
@@ -148,8 +162,12 @@ def read_context(path: Path) -> RunContext:
     Raises:
         PlanError: The file cannot be read or is not a context.
     """
-    remedy = "give a file that `RunContext.write` wrote"
-    return read_record(path, RunContext, remedy=remedy)
+    with readable(path, "give a file that `RunContext.write` wrote"):
+        values = TypeAdapter(dict[str, Any]).validate_json(read_json(path))
+    try:
+        return RunContext().changed(**values)
+    except PlanError as error:
+        raise PlanError(f"{path}: {error}") from None
 
 
 def context_of(context: RunContext | None, values: dict[str, Any]) -> RunContext:

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydrakit.errors import DataError, PlanError, WeightsError, unknown
-from hydrakit.hooks import OptionValue, Task
+from hydrakit.hooks import DatasetAdapter, OptionValue, Task
 from hydrakit.plan.model import Split
 from hydrakit.plan.results import TestResult
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.context import RunContext, context_of
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.findings import Findings
-from hydrakit.storage.paths import using_cache
 from hydrakit.weights.format import BodyMetadata, HeadMetadata, read_body, read_head
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
     from torch import nn
 
@@ -204,17 +204,42 @@ def evaluate_files(
         DataError: The dataset cannot be read, or a class is missing.
         PlanError: The dataset has no such split, or an option is wrong.
     """
+    context = context_of(context, values)
+    with context.active() as compute:
+        return _evaluate(
+            body_path,
+            head_path,
+            context,
+            dataset=dataset,
+            split=split,
+            splits=splits,
+            options=options,
+            plugins=plugins or context.plugins(),
+            where=compute.device,
+        )
+
+
+def _evaluate(
+    body_path: Path,
+    head_path: Path,
+    context: RunContext,
+    *,
+    dataset: str | None,
+    split: str,
+    splits: Mapping[str, str] | None,
+    options: Mapping[str, OptionValue] | None,
+    plugins: Plugins,
+    where: torch.device,
+) -> EvaluationResult:
+    """As `evaluate_files`, in the active context."""
     from hydrakit import weights
-    from hydrakit.compute.devices import choose_device
     from hydrakit.data.load import select
     from hydrakit.data.prepared.prepare import prepare
     from hydrakit.data.quality.leakage import assign_splits, splits_digest
 
-    context = context_of(context, values)
     body, head = read_body(body_path), read_head(head_path)
     name = dataset or head.dataset
-    plugins = plugins or context.plugins()
-    adapter = plugins.dataset(name)
+    adapter = plugins.get(DatasetAdapter, name)
     if (adapter.task, len(adapter.classes)) != (head.task, len(head.classes)):
         kinds = "" if adapter.task == head.task else f" of a {head.task} task"
         raise WeightsError(
@@ -231,26 +256,23 @@ def evaluate_files(
         raise PlanError(
             f"{name}: had no {split} split in training: use `--split val` or `--split all`"
         )
-    where = choose_device(context.device)
     model = weights.load_model(body_path, head_path, plugins=plugins).to(where)
     given = {**(head.options if name == head.dataset else {}), **(options or {})}
-    with using_cache(context.cache):
-        prepared = prepare(adapter, context.root_of(name), options=given, patch=body.spec.patch)
+    prepared = prepare(adapter, context.root_of(name), options=given, patch=body.spec.patch)
     if prepared.index.channels != body.in_channels:
         raise WeightsError(
             f"{body_path}: its body takes images of {body.in_channels} channels, but {name!r} "
             f"gives {prepared.index.channels}"
         )
     if told is not None:
-        with using_cache(context.cache):
-            gate = assign_splits(
-                {name: prepared},
-                {name: adapter},
-                splits={name: told[0]},
-                seed=told[1],
-                copies=head.copies,
-                keep_conflicts=True,
-            )
+        gate = assign_splits(
+            {name: prepared},
+            {name: adapter},
+            splits={name: told[0]},
+            seed=told[1],
+            copies=head.copies,
+            keep_conflicts=True,
+        )
         splits = gate.splits[name]
         if head.splits not in (None, splits_digest(splits)):
             raise PlanError(

@@ -88,7 +88,7 @@ class Session:
                 self.prepared[dataset.name],
                 self.adapters[dataset.name],
                 splits=self.leakage.splits[dataset.name],
-                patch=self.plan.body.patch,
+                patch=self.plan.patch,
                 device=self.compute.device,
             )
             for dataset in self.plan.datasets
@@ -124,13 +124,6 @@ class Session:
                     f"({there.task}, {len(there.classes)} classes) and {name!r} "
                     f"({here.task}, {len(here.classes)}): give each dataset a head of its own"
                 )
-        factory = self.plugins.head(self.plan.head)
-        for adapter in self.adapters.values():
-            if adapter.task not in factory.tasks:
-                raise PlanError(
-                    f"head {factory.name!r} cannot learn {adapter.name!r}, a {adapter.task} task: "
-                    f"it takes {', '.join(factory.tasks)}"
-                )
         facts = {
             name: data_facts(self.prepared[name].index, self.adapters[name], self.leakage)
             for name in self.loaded
@@ -162,7 +155,7 @@ class Session:
             "compiled": self.compute.compiled,
             "threads": torch.get_num_threads(),
             "plugins": {
-                found.name: f"{found.distribution} {found.version}" for found in self.plugins.found
+                each.name: f"{each.distribution} {each.version}" for each in self.plugins.records
             },
             "roots": {name: str(path) for name, path in self.datasets.roots.items()},
         }
@@ -290,7 +283,7 @@ class Session:
             keys,
             task=target.task,
             scale=target.scale,
-            patch=self.plan.body.patch,
+            patch=self.plan.patch,
             device=self.compute.device,
         )
 

@@ -196,9 +196,8 @@ def integrated_gradients(
     from hydrakit.data.augment import plain
 
     body = model.body
-    if body.spec.norm == "dataset":
-        body.use(target)
-    patches = plain(torch.from_numpy(canvases), body.spec.patch)
+    body.use(target)
+    patches = plain(torch.from_numpy(canvases), body.patch)
     model.eval().requires_grad_(False)
     shares = (torch.arange(PATH_STEPS) + 0.5) / PATH_STEPS
     maps = []

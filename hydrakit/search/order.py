@@ -19,6 +19,7 @@ from statistics import mean
 from typing import Any, Literal
 
 from hydrakit.errors import PlanError
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan.edit import FIXED_PATHS, edit_plan, edit_rounds_there_are, refuse_fixed
 from hydrakit.plan.model import Plan
 from hydrakit.plan.profiles import check_changed, make_plan
@@ -29,7 +30,6 @@ from hydrakit.schema import Frozen, Name
 from hydrakit.search.supports import LeaveOneOut, OrderEvaluator, Supports
 from hydrakit.stats.chance import best_of_chance
 from hydrakit.storage.files import refuse_links, write_atomic
-from hydrakit.storage.paths import using_cache
 from hydrakit.storage.records import read_record
 from hydrakit.version import version
 
@@ -269,7 +269,7 @@ def order(
 
     Raises:
         PlanError: A value is impossible, or the folder holds something else.
-        PluginError: An unknown name.
+        PluginError: No plugin offers a name.
         DataError: A dataset cannot be used.
     """
     context, search = context_of(context, values), search or OrderSearch()
@@ -300,12 +300,12 @@ def order(
         folder=folder,
         plan=maker.plan,
         seeds=result.seeds,
-        target=plugins.dataset(target),
+        target=plugins.get(DatasetAdapter, target),
         plugins=plugins,
-        context=context.changed(test=False, round_cache=(folder / "rounds").resolve()),
+        context=context.for_search(folder / "rounds"),
         callback=callback,
     )
-    with using_cache(context.cache):
+    with context.active():
         return _Search(folder, evaluator, result, callback).run()
 
 

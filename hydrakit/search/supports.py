@@ -190,7 +190,7 @@ class OrderEvaluator:
                 self.target,
                 self.context.root_of(name),
                 options=plan.dataset(name).options,
-                patch=plan.body.patch,
+                patch=plan.patch,
             )
             keys = {key for key, split in rundir.splits()[name].items() if split == "val"}
             self._cases = select(
@@ -198,7 +198,7 @@ class OrderEvaluator:
                 keys,
                 task=self.target.task,
                 scale=None,
-                patch=plan.body.patch,
+                patch=plan.patch,
                 device=choose_device(self.context.device),
             )
         return self._cases

@@ -8,15 +8,19 @@ be handed a test split.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from hydrakit.errors import PlanError
+from hydrakit.models.build import check_components
+from hydrakit.observers.trackers import trackers_of
 from hydrakit.plan.model import Plan
 from hydrakit.plugins.registry import Plugins
-from hydrakit.runs.callbacks import Callbacks, RunCallback
+from hydrakit.runs.callbacks import Callbacks, RunCallback, closing
 from hydrakit.runs.context import RunContext, context_of
 from hydrakit.runs.datasets import find_datasets, prepare_datasets
 from hydrakit.search.proposals import proposals
@@ -85,8 +89,8 @@ def tune(
         out: File of the plan to write.
         context: Where and how to compute; None for the defaults.
         search: What is tried; None for the defaults.
-        callbacks: Called while rounds are trained with what was chosen. A `TuneCallback` is also
-            called for each trial and each choice.
+        callbacks: Called while rounds are trained with what was chosen; `completed` is not, since
+            nothing is tested. A `TuneCallback` is also called for each trial and each choice.
         plugins: Plugins of this process; None loads the installed ones.
         values: Values of the context by name.
 
@@ -107,11 +111,12 @@ def tune(
     if search.folds < 2:
         raise PlanError(f"{search.folds} folds: there must be at least two (`--folds`)")
     plugins = plugins or context.plugins()
-    plugins.head(plan.head)
-    followers = Callbacks(callbacks)
-    context = context.changed(test=False, round_cache=files.kept.resolve())
+    context = context.for_search(files.kept)
+    trackers = trackers_of(context, plugins, folder=files.trackers(_digest(plan, search)))
+    followers = Callbacks([*callbacks, *trackers])
     with context.active() as compute:
         datasets = find_datasets(plan, context, plugins)
+        check_components(plan, datasets.adapters, plugins)
         tuning = Tuning(
             plan=plan,
             datasets=prepare_datasets(plan, datasets, followers),
@@ -125,7 +130,13 @@ def tune(
             files=files,
             followers=[each for each in callbacks if isinstance(each, TuneCallback)],
         )
-        with files.rundir.locked():
+        with files.rundir.locked(), closing(followers):
+            followers.started(plan, files.rundir, str(compute.device))
             rounds = tuning.tune()
     write_atomic(out, tuning.plan.to_json().encode())
     return TuneResult(tuning.plan, tuple(rounds), out, files.trials)
+
+
+def _digest(plan: Plan, search: TuningSearch) -> str:
+    """SHA-256 of what decides the choices."""
+    return hashlib.sha256(json.dumps([plan.digest(), asdict(search)]).encode()).hexdigest()

@@ -115,6 +115,17 @@ class Files:
         """Of the rounds that are trained on the way."""
         return RunDir(self.out.with_name(f"{self.out.stem}.tuning"))
 
+    def trackers(self, search: str) -> Path:
+        """Folder that trackers open.
+
+        A search with further values may choose others, so that its metrics are not those sent
+        before.
+
+        Args:
+            search: Digest of what is tried.
+        """
+        return self.rundir.path / f"trackers-{search[:8]}"
+
     def begin(self) -> RunDir:
         """Make the folder.
 

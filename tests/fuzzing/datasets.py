@@ -60,7 +60,7 @@ def _dataset(adapter: DatasetAdapter, folder: Path, options: Mapping[str, str]) 
 
 def shipped(name: str, **options: str) -> Callable[[Path], str]:
     def read(folder: Path) -> str:
-        return _dataset(load_plugins().dataset(name), folder, options)
+        return _dataset(load_plugins().get(DatasetAdapter, name), folder, options)
 
     return read
 

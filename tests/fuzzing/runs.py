@@ -264,9 +264,9 @@ def read_weight_files(folder: Path) -> str:
 
 def _no_training(session: object, places: object) -> None:
     """In the place of training: what is set up before it."""
-    from hydrakit.models.body import Body
+    from hydrakit.models.body import PaperBody
 
-    Body(session.plan.body, in_channels=session.channels, dropout=0.0)  # type: ignore[attr-defined]
+    PaperBody(session.plan.body, in_channels=session.channels, dropout=0.0)  # type: ignore[attr-defined]
     raise HydrakitError(WOULD_TRAIN)
 
 
