@@ -14,6 +14,8 @@ DESIGN = (ROOT / "docs" / "design.md").read_text("utf-8")
 PACKAGE = ROOT / "hydrakit"
 MAX_LINES = 220
 MAX_PICTURE = 300_000  # bytes
+MAX_CORE = 3_300  # lines that can be read in about an hour
+TOLERANCE = 0.25  # of the number of lines that the page gives for a file
 
 
 def named(page: str) -> list[str]:
@@ -43,6 +45,14 @@ def test_the_design_names_every_package_in_one_line() -> None:
     names = named(DESIGN)
     assert len(names) == len(set(names))
     assert set(names) == packages(PACKAGE)
+
+
+def test_the_core_is_as_long_as_the_design_says() -> None:
+    listed = re.findall(r"^\| `(hydrakit/[\w/]+\.py)` \| (\d+) \| ", DESIGN, re.MULTILINE)
+    lines = {path: len((ROOT / path).read_text("utf-8").splitlines()) for path, _ in listed}
+    assert {path for path, said in listed if abs(lines[path] / int(said) - 1) > TOLERANCE} == set()
+    assert len(lines) == 11
+    assert sum(lines.values()) <= MAX_CORE
 
 
 def test_a_missing_package_is_noticed(tmp_path: Path) -> None:
