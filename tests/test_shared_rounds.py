@@ -21,6 +21,7 @@ from helpers import (
 )
 
 from hydrakit.compute.devices import choose_compute
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan import Dataset, Fold, Plan, Split
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
