@@ -196,12 +196,12 @@ def saliency(
     """
     import torch
 
-    from hydrakit.data.augment import plain
+    from hydrakit.data.augment import central_view
 
     body = model.body
     if body.spec.norm == "dataset":
         body.use(target)
-    patches = plain(torch.from_numpy(canvases), body.spec.patch)
+    patches = central_view(torch.from_numpy(canvases), body.spec.patch)
     model.eval().requires_grad_(False)
     shares = (torch.arange(STEPS) + 0.5) / STEPS
     maps = []

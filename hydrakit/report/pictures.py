@@ -72,13 +72,13 @@ def montage(summary: Summary, prepared: PreparedDataset, patch: int) -> Html:
     """
     import torch
 
-    from hydrakit.data.augment import Views, plain
+    from hydrakit.data.augment import Views, central_view
 
     generator = torch.Generator().manual_seed(summary.seed)
     parts = []
     for name, rows in groups(summary):
         canvas = torch.from_numpy(prepared.rows(rows))
-        before = plain(canvas, patch).numpy()
+        before = central_view(canvas, patch).numpy()
         after = Views.draw(len(rows), generator).of(canvas, patch).numpy()
         windows = [ends_of(each) for each in before]
         parts += [
@@ -121,11 +121,11 @@ def _pair(
 ) -> Html:
     import torch
 
-    from hydrakit.data.augment import plain
+    from hydrakit.data.augment import central_view
 
     rows = {case.key: row for row, case in enumerate(summary.cases)}
     two = [rows[pair.one], rows[pair.other]]
-    planes = plain(torch.from_numpy(prepared.rows(two)), patch).numpy()[:, :1]
+    planes = central_view(torch.from_numpy(prepared.rows(two)), patch).numpy()[:, :1]
     drawn = (
         _tile(plane[0], ends_of(plane)[0], f"copy {side}", centre=False)
         for side, plane in zip(("one", "two"), planes, strict=True)
