@@ -241,7 +241,7 @@ def test_copies_are_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     data = dataset(*plenty(), (3, {"label": 1, "patient": "twin", "key": "twin"}))
     first = deal(tmp_path, alpha=data)
     kept = next(tmp_path.glob("copies-*.json"))
-    monkeypatch.setattr(module, "find_copies", None)
+    monkeypatch.setattr(module, "find_duplicates", None)
     assert deal(tmp_path, alpha=data) == first
     kept.write_text("{")
     monkeypatch.undo()

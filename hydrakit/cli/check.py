@@ -116,7 +116,7 @@ def _look(
 ) -> tuple[Summary, PreparedDataset | None]:
     """The summary, and the patches where there are any."""
     from hydrakit.data.prepared.prepare import prepare
-    from hydrakit.data.quality.check import all_unusable, nothing_usable, summarise
+    from hydrakit.data.quality.check import excluded_if_none_usable, summarise, summarise_unusable
     from hydrakit.errors import DataError
     from hydrakit.plan.model import BodySpec
 
@@ -130,10 +130,10 @@ def _look(
             on_case=_teller(adapter.name),
         )
     except DataError:
-        unusable = all_unusable(adapter, root, options)
+        unusable = excluded_if_none_usable(adapter, root, options)
         if unusable is None:
             raise
-        return nothing_usable(adapter, unusable), None
+        return summarise_unusable(adapter, unusable), None
     return summarise(adapter, prepared, split=split, seed=seed, cache=cache), prepared
 
 
@@ -221,7 +221,7 @@ def _say(line: str) -> None:
 
 def _split_lines(summary: Summary) -> Iterator[str]:
     if summary.splits:
-        yield f"split: {summary.split_words}"
+        yield f"split: {summary.split_description}"
     unlabelled = len(summary.members(None))
     if unlabelled:
         yield f"without a label: {unlabelled}, for prediction alone"
