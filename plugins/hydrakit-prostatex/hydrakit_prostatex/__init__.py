@@ -1,4 +1,4 @@
-"""PROSTATEx for hydrakit: prostate lesions on MR images, by significance or by grade group."""
+"""Adapters for PROSTATEx: prostate lesions on MR images, by significance or by grade group."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hydrakit.hooks import DatasetAdapter, FieldOfView, Option, hookimpl
 if TYPE_CHECKING:
     from hydrakit.hooks import OptionValue, Sample, Unusable
 
-# Every list of one, two or three sequences, in the order of the channels.
+# All lists of one, two or three sequences, in the order of the channels.
 _SEQUENCES = tuple(
     ",".join(order) for count in (1, 2, 3) for order in permutations(("dwi", "t2", "adc"), count)
 )
@@ -21,31 +21,31 @@ _OPTIONS = (
         name="sequences",
         default="dwi",
         choices=_SEQUENCES,
-        help="what the channels are, in this order: dwi, the diffusion image of the highest "
-        "b-value; t2, transverse; adc. Several are resampled around the lesion, by their position "
-        "in the patient, to one grid of 0.5 mm in the plane of the first",
+        help="sequences used as channels, in this order: dwi (diffusion image with the highest "
+        "b-value), t2 (transverse), adc. Several sequences are resampled around the lesion, by "
+        "their position in the patient, to one grid of 0.5 mm in the plane of the first",
     ),
     Option(
         name="set",
         default="train",
         choices=("train", "test", "all"),
-        help="train, the training set; test, the challenge's test set, which has no labels and is "
-        "for prediction; all, both",
+        help="set to read: train (training set), test (test set of the challenge, without labels, "
+        "for prediction), or all (both)",
     ),
     Option(
         name="slice",
         default="geometry",
         choices=("geometry", "instance"),
-        help="which slice shows the lesion: geometry, the one whose plane is nearest to "
-        "the finding's position; instance, the one with InstanceNumber k + 1, as the "
-        "paper's authors took it (another slice where numbers run from head to feet)",
+        help="slice of the lesion: geometry (the slice whose plane is nearest to the finding's "
+        "position), or instance (the slice with InstanceNumber k + 1, as the paper's authors chose "
+        "it; a wrong slice if the images are numbered from head to feet)",
     ),
     Option(
         name="intensity",
         default="stored",
         choices=("stored", "authors"),
-        help="the pixel values: stored, as the file holds them; authors, 8 bits by each slice's "
-        "own window and maximum, bit for bit as the paper's authors made them",
+        help="pixel values: stored (as in the file), or authors (8 bits by each slice's own window "
+        "and maximum, bit for bit as the paper's authors computed them)",
     ),
 )
 _HOW_TO_GET = (
@@ -71,7 +71,7 @@ def _read_grades(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sam
 
 @hookimpl
 def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
-    """The adapters ``prostatex`` and ``prostatex2``: one collection of images, two questions."""
+    """Return the adapters ``prostatex`` and ``prostatex2``: one image collection, two tasks."""
     yield DatasetAdapter(
         name="prostatex",
         cohort="PROSTATEx",
