@@ -173,12 +173,12 @@ def test_random_starts_are_not_looked_at_again(runner: Runner) -> None:
     with pytest.MonkeyPatch.context() as patch:
         from hydrakit.training import bootstrap
 
-        class Counting(bootstrap.Evaluation):
+        class Counting(bootstrap.Evaluator):
             def __call__(self) -> Any:
                 counted.append(self)
                 return super().__call__()
 
-        patch.setattr(bootstrap, "Evaluation", Counting)
+        patch.setattr(bootstrap, "Evaluator", Counting)
         runner(plan)
     assert len(counted) == 5
     assert_same(runner.folder / "run", whole.path)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hydrakit.compute.modules import count_parameters, output_of, set_dropout
-from hydrakit.models.body import PaperBody, attach_head, freeze
+from hydrakit.compute.modules import count_parameters, freeze, output_of, set_dropout
+from hydrakit.models.body import PaperBody, attach_head
 from hydrakit.models.heads import build_linear, build_mlp
 from hydrakit.plan import BodySpec
 

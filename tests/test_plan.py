@@ -333,7 +333,7 @@ FIRST = ("rounds", 0, "hyperparameters")
         (
             _set("head"),
             "My Head",
-            "head: String should match pattern '^[a-z0-9][a-z0-9_-]{0,63}$' (is 'My Head')",
+            "head.name: String should match pattern '^[a-z0-9][a-z0-9_-]{0,63}$' (is 'My Head')",
         ),
         (
             _set("datasets", 1, "split"),

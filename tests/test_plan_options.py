@@ -19,10 +19,12 @@ from helpers import plugins
 from hydrakit.cli import main, plan_options
 from hydrakit.compare.design import make_design
 from hydrakit.errors import PlanError
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan.edit import edit_plan
 from hydrakit.plan.profiles import PROFILES, make_plan
 from hydrakit.plan.settings import PlanSettings, ProfileName
 from hydrakit.plugins import load_plugins
+from hydrakit.plugins.options import option_fields
 from hydrakit.rounds import Hyperparameters
 from hydrakit.search.order import Maker
 
@@ -157,7 +159,7 @@ def test_set_changes_what_it_names_and_nothing_else() -> None:
     name, option = next(
         (name, option)
         for name in ("brain", "prostatex")
-        for option in load_plugins().dataset(name).options
+        for option in option_fields(load_plugins().get(DatasetAdapter, name).options)
         if len(option.choices) > 1
     )
     text = f"datasets.{name}.options.{option.name}={option.choices[-1]}"

@@ -81,7 +81,7 @@ def test_a_plan_without_more_words_is_the_recommended_one() -> None:
     assert plan.profile == "recommended"
     assert order(plan) == ["brain all", "prostatex head", "prostatex all"]
     assert plan.bootstrap == PROFILES["recommended"].bootstrap
-    assert (plan.head, plan.seed, plan.body) == ("mlp", 0, BodySpec())
+    assert (str(plan.head), plan.seed, plan.body) == ("mlp", 0, BodySpec())
     assert plan.dataset("prostatex").split == Split(train=8, val=1, test=1)
     assert plan.dataset("brain").split == Split(train=9, val=1, test=0)
     for dataset in plan.datasets:
@@ -116,7 +116,7 @@ def test_changes_apply_to_every_round(profile: str, strategy: str) -> None:
     )
     for name, value in changes.items():
         assert values(plan, name) == [value] * len(plan.rounds)
-    assert (plan.bootstrap, plan.seed, plan.head) == (5, 9, "linear")
+    assert (plan.bootstrap, plan.seed, plan.head.name) == (5, 9, "linear")
     assert plan.body == BodySpec(channels=(4, 8))
     for name in ("loss", "schedule", "select", "carry_head", "feature_dropout", "augmentation"):
         assert values(plan, name) == values(before, name)

@@ -215,7 +215,7 @@ def test_a_missing_folder_says_how_to_get_the_data(tmp_path: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ThingOptions:
-    series: Literal[adc, bval] = "adc"
+    series: Literal["adc", "bval"] = "adc"
     slices: int = 3
     width: float = 1.5
     copies: bool = True

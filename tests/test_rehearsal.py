@@ -164,7 +164,7 @@ def test_too_little_memory_is_told_with_what_fits(
         return batches(self, *arguments)
 
     monkeypatch.setattr(TrainingExamples, "batches", too_large)
-    monkeypatch.setattr(rehearsal, "fitting_batch", lambda *_: 4)
+    monkeypatch.setattr(rehearsal, "largest_fitting_batch", lambda *_: 4)
     refused(rehearse, "alpha all", "batches of 16", "`--batch-size 4`")
 
 

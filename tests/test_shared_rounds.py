@@ -23,7 +23,9 @@ from helpers import (
 from hydrakit.compute.devices import choose_compute
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan import Dataset, Fold, Plan, Split
-from hydrakit.runs.round_cache import key_of
+from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.context import RunContext
+from hydrakit.runs.datasets import PlanDatasets
 from hydrakit.runs.rundir import RunDir
 from hydrakit.runs.session import Session
 
@@ -46,23 +48,20 @@ def hydra_plan(**changes: Any) -> Plan:
     )
 
 
-def session_of(plan: Plan, *, data: Path, cache: Path, out: Path) -> Session:
-    names = [dataset.name for dataset in plan.datasets]
-    return Session(
-        plan,
-        {name: plugins().get(DatasetAdapter, name) for name in names},
-        {name: prepared_dataset(name, data=data, cache=cache) for name in names},
-        choose_compute("cpu"),
-        plugins(),
-        RunDir(out),
-        callbacks=[None],  # type: ignore[arg-type]
-    )
-
-
 @pytest.fixture
 def key(data: Path, cache: Path, tmp_path: Path) -> Any:
     def key(plan: Plan, number: int = 1) -> str:
-        return key_of(session_of(plan, data=data, cache=cache, out=tmp_path), number)
+        names = [dataset.name for dataset in plan.datasets]
+        datasets = PlanDatasets(
+            {name: plugins().get(DatasetAdapter, name) for name in names},
+            {name: data / name for name in names},
+            {name: prepared_dataset(name, data=data, cache=cache) for name in names},
+        )
+        context, compute = RunContext(), choose_compute("cpu")
+        session = Session(
+            plan, datasets, context, compute, plugins(), RunDir(tmp_path), RunCallback()
+        )
+        return session.round_key(number)
 
     return key
 

@@ -25,7 +25,7 @@ from helpers import (
 from hydrakit.cli import main
 from hydrakit.compare.design import CompareDir, Description, make_design
 from hydrakit.maintenance.status import ComparisonStatus, RunStatus, status
-from hydrakit.plan import Round
+from hydrakit.plan import Plan, Round
 from hydrakit.plan.results import EpochRecord
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.rundir import CHECKPOINT, RunDir

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor, nn
 
+from hydrakit.compute.modules import freeze
 from hydrakit.data.load import LoadedDataset
-from hydrakit.models.body import freeze
 from hydrakit.models.heads import build_linear, build_mlp
 from hydrakit.models.layers import Dropout
 from hydrakit.plan import Hyperparameters
@@ -114,7 +114,7 @@ def test_alone_a_head_learns_what_a_round_teaches(
 
     freeze(body)
     examples = TrainingExamples(alpha, round.hyperparameters, SEEDS, fixed=True)
-    examples.through(body, torch.device("cpu"))
+    examples.precompute_features(body, torch.device("cpu"))
     assert examples.features is not None
     of_val = forward_in_batches(body, alpha.val.patches)
     count = len(examples.features)

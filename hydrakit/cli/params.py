@@ -87,7 +87,9 @@ def context_options(
             from hydrakit.storage.paths import using_cache
 
             names = RunContext.model_fields.keys() & given.keys()
-            context = context_of(None, {name: given.pop(name) for name in names})
+            values = {name: given.pop(name) for name in names}
+            values["no_plugins"] = tuple(sorted(disabled_plugins() or ()))
+            context = context_of(None, values)
             with using_cache(context.cache):  # a plugin may fail before anything is run
                 return command(*args, context=context, **given)
 

@@ -40,6 +40,9 @@ FIELDS = (
     "bootstrap",
     "bootstrap_rule",
     "head",
+    "head_options",
+    "body",
+    "body_options",
     "body_channels",
     "body_norm",
     "select",
@@ -118,6 +121,14 @@ def _option(name: str, schema: Mapping[str, Any]) -> click.Option:
     help_text = " ".join(schema["description"].split("\n\n")[0].split())
     if "shown_default" in schema:
         help_text = f"{help_text}  [default: {schema['shown_default']}]"
+    if name == "head":
+        return click.Option(
+            ["--head"],
+            multiple=True,
+            callback=_heads,
+            metavar="[DATASET=]NAME",
+            help=f"{help_text}  [default: {schema['default']}]",
+        )
     if name in REPEATED:
         return _repeated(name, help_text)
     default = schema.get("default")
@@ -165,6 +176,16 @@ def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> list[i
     return [int(number) for number in numbers]
 
 
+def _heads(ctx: click.Context, _: click.Parameter, value: tuple[str, ...]) -> str | None:
+    """The kind of head of all datasets; those of single ones go to the parameter ``heads``."""
+    common = [each for each in value if "=" not in each]
+    if len(common) > 1:
+        raise click.BadParameter(f"{' and '.join(common)} for all datasets: name one of them")
+    form = "DATASET=NAME"
+    ctx.params["heads"] = params.pairs(tuple(each for each in value if "=" in each), form)
+    return common[0] if common else None
+
+
 def _repeated(name: str, help_text: str) -> click.Option:
     """An option that may be given several times, each time with a key and a value."""
     flag, metavar, parse = REPEATED[name]
@@ -186,6 +207,11 @@ def adapter_options(value: tuple[str, ...]) -> dict[str, dict[str, OptionValue]]
             raise click.BadParameter(f"{key!r} is not of the form DATASET.OPTION")
         chosen.setdefault(dataset, {})[name] = text
     return chosen
+
+
+def component_options(value: tuple[str, ...]) -> dict[str, str]:
+    """Options of a component, from ``KEY=VALUE``."""
+    return params.pairs(value, "KEY=VALUE")
 
 
 def splits(value: tuple[str, ...]) -> dict[str, Split]:
@@ -221,4 +247,6 @@ REPEATED: Mapping[str, tuple[str, str, Parse]] = {
     "options": ("--option", "NAME.KEY=VALUE", adapter_options),
     "splits": ("--split", "NAME=8-1-1", splits),
     "changes": ("--set", "PATH=VALUE", changes),
+    "head_options": ("--head-option", "KEY=VALUE", component_options),
+    "body_options": ("--body-option", "KEY=VALUE", component_options),
 }

@@ -87,9 +87,9 @@ class LocalPool:
 
     def processes(self, context: RunContext, groups: int) -> int:
         """One process per CPU thread, or as many as share the GPUs; see `Launcher.processes`."""
-        return self._divided(context, groups)[0]
+        return self.divided(context, groups)[0]
 
-    def _divided(self, context: RunContext, groups: int) -> tuple[int, tuple[str, ...], int]:
+    def divided(self, context: RunContext, groups: int) -> tuple[int, tuple[str, ...], int]:
         """Number of processes, the devices that they take in turn, and the threads of each."""
         import torch
 
@@ -122,7 +122,7 @@ class LocalPool:
         A process that is killed is replaced by another, which goes on with the same cell; a cell
         that was under way when its process ended for the second time counts as failed.
         """
-        _, devices, threads = self._divided(context, processes)
+        _, devices, threads = self.divided(context, processes)
         contexts = [
             context.changed(device=devices[number % len(devices)], threads=threads)
             for number in range(processes)

@@ -19,7 +19,6 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     PlainSerializer,
-    PlainValidator,
     PositiveFloat,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -240,7 +239,7 @@ def _body(value: Any) -> BodySpec | OtherBody:
     return BodySpec.model_validate(Component.model_validate(value).options)
 
 
-PlannedBody = Annotated[BodySpec | OtherBody, PlainValidator(_body)]
+PlannedBody = Annotated[BodySpec | OtherBody, BeforeValidator(_body)]
 
 
 class Plan(Frozen):

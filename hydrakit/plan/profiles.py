@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
 
 from hydrakit.errors import PlanError, unknown
-from hydrakit.hooks import DatasetAdapter, HeadFactory, SequenceStrategy, Settings
+from hydrakit.hooks import (
+    BodyFactory,
+    DatasetAdapter,
+    HeadFactory,
+    OptionValue,
+    SequenceStrategy,
+    Settings,
+)
 from hydrakit.plan.edit import edit_plan
-from hydrakit.plan.model import BodySpec, Dataset, Plan, Split
+from hydrakit.plan.model import PAPER as PAPER_BODY
+from hydrakit.plan.model import BodySpec, Component, Dataset, OtherBody, Plan, Split
 from hydrakit.plan.settings import PlanSettings, ProfileName, make_settings
 from hydrakit.plugins.options import resolve_options
 from hydrakit.plugins.registry import Plugins, load_plugins
@@ -160,9 +168,8 @@ def make_plan(
     if not datasets:
         raise PlanError("no dataset is named: `--datasets prostatex,brain` names two")
     lister = plugins.get(SequenceStrategy, strategy)
-    plugins.get(HeadFactory, chosen.head)
     adapters = {name: plugins.get(DatasetAdapter, name) for name in datasets}
-    for given in (chosen.options, chosen.splits):
+    for given in (chosen.options, chosen.splits, chosen.heads):
         for name in given:
             if name not in adapters:
                 raise PlanError(f"{unknown('dataset', name, adapters)} (it is not in this run)")
@@ -172,7 +179,8 @@ def make_plan(
     }
     try:
         rounds = tuple(lister.plan(list(datasets), _round_settings(strategy, chosen)))
-        used = {round.dataset for round in rounds}
+        used = {name for round in rounds for name in round.datasets}
+        head, heads = _heads(chosen, adapters, plugins)
         plan = Plan(
             strategy=strategy,
             profile=chosen.profile,
@@ -188,8 +196,9 @@ def make_plan(
             ),
             copies=chosen.copies,
             conflicts=chosen.conflicts,
-            head=chosen.head,
-            body=_body(chosen),
+            head=head,
+            heads=heads,
+            body=_body(chosen, plugins),
             bootstrap=chosen.bootstrap or lister.bootstrap or PROFILES[chosen.profile].bootstrap,
             bootstrap_rule=chosen.bootstrap_rule,
             seed=chosen.seed,
@@ -239,8 +248,44 @@ def _split(name: str, settings: PlanSettings, *, target: str) -> Split:
     return Split.model_validate({**split.model_dump(), "used": settings.target_share})
 
 
-def _body(settings: PlanSettings) -> BodySpec:
-    channels = settings.body_channels
-    return BodySpec(
-        channels=BodySpec().channels if channels is None else channels, norm=settings.body_norm
-    )
+def _heads(
+    settings: PlanSettings, datasets: Collection[str], plugins: Plugins
+) -> tuple[Component, dict[str, Component]]:
+    """The kind of head of all datasets, and those of single ones."""
+    own: dict[str, dict[str, OptionValue]] = {name: {} for name in settings.heads}
+    common: dict[str, OptionValue] = {}
+    for key, value in settings.head_options.items():
+        dataset, dot, option = key.rpartition(".")
+        if not dot:
+            common[option] = value
+        elif dataset in datasets:
+            own.setdefault(dataset, {})[option] = value
+        else:
+            raise PlanError(f"{unknown('dataset', dataset, datasets)} (it is not in this run)")
+    kinds = {name: settings.heads.get(name, settings.head) for name in own}
+    for name, kind in kinds.items():
+        if kind == settings.head:  # what it does not set itself is as for the others
+            own[name] = {**common, **own[name]}
+    head = Component.of(plugins.get(HeadFactory, settings.head), common)
+    return head, {
+        name: Component.of(plugins.get(HeadFactory, kind), own[name])
+        for name, kind in kinds.items()
+    }
+
+
+def _body(settings: PlanSettings, plugins: Plugins) -> BodySpec | OtherBody:
+    factory = plugins.get(BodyFactory, settings.body)
+    short = {"channels": settings.body_channels, "norm": settings.body_norm}
+    defaults = {"channels": None, "norm": "batch"}
+    given = {name: value for name, value in short.items() if value != defaults[name]}
+    if settings.body != PAPER_BODY:
+        for name in given:
+            raise PlanError(
+                f"--body-{name}: is for the body {PAPER_BODY!r}: use `--body-option` for "
+                f"{settings.body!r}"
+            )
+        options = resolve_options(factory, settings.body_options)
+        return OtherBody.model_validate({"name": settings.body, "options": options})
+    for name in given.keys() & settings.body_options.keys():
+        raise PlanError(f"the body's {name} is given twice: leave out --body-{name}")
+    return BodySpec.model_validate(resolve_options(factory, {**given, **settings.body_options}))

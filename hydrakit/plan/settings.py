@@ -120,7 +120,29 @@ class PlanSettings(Frozen):
     """Evaluate every random start on all validation cases, or drop weak ones early."""
 
     head: str = "mlp"
-    """Kind of head (`hydrakit plugins list` lists them)."""
+    """Kind of head (`hydrakit plugins list` lists them); DATASET=NAME for one dataset; may be given
+    several times.
+
+    In Python, ``head`` is the kind for all datasets that ``heads`` does not name.
+    """
+
+    heads: dict[str, str] = Field(default_factory=dict)
+    """Kinds of head of single datasets, by dataset."""
+
+    head_options: dict[str, OptionText | int | float | bool | tuple[OptionText | int, ...]] = Field(
+        default_factory=dict
+    )
+    """Option of the head, such as hidden=64,16; DATASET.KEY=VALUE for the head of one dataset; may
+    be given several times.
+    """
+
+    body: str = "paper"
+    """Kind of body (`hydrakit plugins list` lists them)."""
+
+    body_options: dict[str, OptionText | int | float | bool | tuple[OptionText | int, ...]] = Field(
+        default_factory=dict
+    )
+    """Option of the body (`hydrakit plugins info NAME` lists them); may be given several times."""
 
     body_channels: tuple[PositiveInt, ...] | None = Field(
         default=None,

@@ -38,7 +38,7 @@ class ForestRow:
         high: Upper end of the interval.
         label: Estimate and interval in words, at the right.
         style: Colour, a CSS class.
-        dots: Single values behind the estimate, such as those of folds.
+        dots: Single values behind the estimate, such as those of folds, drawn below it.
     """
 
     name: str
@@ -92,8 +92,8 @@ def forest(
         start, end = coordinate(across(row.low)), coordinate(across(row.high))
         d = f"M{start},{coordinate(middle)}H{end}"
         shapes.append(element("path", d=d, class_=f"line {row.style}"))
-        shapes += [_dot(across(dot), middle, 2, f"{row.style} plain pale") for dot in row.dots]
         shapes.append(_dot(across(row.value), middle, 4.5, row.style))
+        shapes += [_dot(across(dot), middle + 8, 2.5, f"{row.style} plain") for dot in row.dots]
     size = (WIDTH, round(bottom + 44))
     return drawing(shapes, name=name, title=title, description=description, size=size)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from string import Template
@@ -67,9 +68,12 @@ def style_sheet() -> str:
 def render(template: str, parts: Mapping[str, Html]) -> str:
     """Text of a page: a template of this package, filled in, with the style sheet.
 
+    Percentages do not break across lines.
+
     Args:
         template: File name of the template.
         parts: Content, by the names in the template.
     """
     text = resources.files(__package__).joinpath(template).read_text(encoding="utf-8")
-    return Template(text).substitute({"style": Html(style_sheet()), **parts})
+    page = Template(text).substitute({"style": Html(style_sheet()), **parts})
+    return re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", page)

@@ -182,11 +182,12 @@ def _test(content: RunContent, results: Results, counter: FigureCounter) -> Html
         return join((note, readings), "\n")
     curves = roc_curves(content.rundir, test)
     patients = content.facts[content.plan.target].patients.get(test.split, test.findings)
+    drawings = (
+        scores.roc_figure(curves, test.dataset, patients=min(1.0, patients / test.findings)),
+        scores.calibration_figure(curves),
+    )
     parts = [
-        counter.html(
-            scores.roc_figure(curves, test.dataset, patients=min(1.0, patients / test.findings))
-        ),
-        counter.html(scores.calibration_figure(curves)),
+        element("div", *counter.all(drawings), class_="panels"),
         scores.calibration_table(curves),
         scores.sensitivity_table(curves),
         scores.subgroups_table(test),

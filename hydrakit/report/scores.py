@@ -235,8 +235,8 @@ def sensitivity_table(curves: Sequence[RocCurve]) -> Html:
             rows.append(
                 (
                     curve.area.class_name,
-                    f"{specificity:.0%}",
-                    f"{reached.specificity:.0%}",
+                    f"{100 * specificity:.0f} %",
+                    f"{100 * reached.specificity:.0f} %",
                     number(reached.sensitivity),
                     interval(reached.low, reached.high),
                 )
@@ -319,6 +319,6 @@ def _missing(subgroups: Sequence[Subgroup | ComparedSubgroup], findings: int) ->
 def _with_note(results: Html, note: str) -> Html:
     text = (
         "Differences between subgroups are not tested: with so few findings in each, subgroups "
-        "differ by chance alone."
+        "can differ by chance alone."
     )
     return join((results, element("p", text + note)), "\n")

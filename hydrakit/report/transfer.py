@@ -91,7 +91,7 @@ def transfer_table(heads: Sequence[Transfer], counts: ClassCounts) -> Html | Non
         return None
     headers = (
         *("Head", "First", "Earlier best", "Last", "95 % CI"),
-        *("Forgetting (95 % CI)", "Backward transfer (95 % CI)", "Forward transfer (95 % CI)"),
+        *("Forgetting", "Backward transfer", "Forward transfer"),
     )
     notes = [
         "First, last: score after the round that created the head, and after the last round. "
@@ -100,9 +100,9 @@ def transfer_table(heads: Sequence[Transfer], counts: ClassCounts) -> Html | Non
         "minus the score after the last round that trained the head, the effect of later rounds on "
         "other datasets. Forward transfer, of a head that was trained again: score after its last "
         "training minus score after its first, the effect of the rounds in between.",
-        "All scores are measured on the validation cases that selected the epochs. Confidence "
-        "intervals of differences are paired (same cases before and after) and account for several "
-        "cases of one patient. An interval that contains 0 is inconclusive. The earlier best is "
+        "All scores are measured on the validation cases that selected the epochs. In parentheses: "
+        "95 % confidence intervals of the differences, paired (same cases before and after) and by "
+        "patient. An interval that contains 0 is inconclusive. The earlier best is "
         "the maximum of several scores, which makes forgetting look larger.",
     ]
     reasons: dict[str, list[str]] = {}

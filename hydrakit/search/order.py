@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
@@ -180,18 +180,13 @@ class Maker:
 
     def _made(self, order: Supports, seed: int) -> Plan:
         names = [self.target, *order, self.target] if order else [self.target]
-        options = self.settings.get("options") or {}
         made = make_plan(
             self.strategy,
             names,
             seed=seed,
             split_seed=self.seed,
             plugins=self.plugins,
-            **{
-                **self.settings,
-                "options": {key: given for key, given in options.items() if key in names},
-                "changes": None,
-            },
+            **_for_datasets(self.settings, names),
         )
         used = {name for round in made.rounds for name in round.datasets}
         if not used.issuperset(order):
@@ -210,6 +205,19 @@ class Maker:
         """SHA-256 of what decides all orders."""
         facts = [version(), self.plan(tuple(sorted(self.supports)), self.seed).digest()]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _for_datasets(settings: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Settings of an order's plan: those of other datasets, and changes, are left out."""
+    kept = {**settings, "changes": None}
+    for field_ in ("options", "heads"):
+        kept[field_] = {k: v for k, v in (settings.get(field_) or {}).items() if k in names}
+    kept["head_options"] = {
+        key: value
+        for key, value in (settings.get("head_options") or {}).items()
+        if "." not in key or key.partition(".")[0] in names
+    }
+    return kept
 
 
 @dataclass(frozen=True)

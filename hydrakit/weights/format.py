@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     Field,
-    PlainValidator,
     StringConstraints,
     TypeAdapter,
     ValidationError,
@@ -128,7 +128,7 @@ class BodyMetadata(Frozen):
     kind: Literal["body"] = "body"
     format: Literal[1] = 1
     hydrakit: Text
-    spec: Annotated[BodySpec | OtherBodySpec, PlainValidator(_spec)]
+    spec: Annotated[BodySpec | OtherBodySpec, BeforeValidator(_spec)]
     in_channels: Channels
     digest: Sha256Text
     trained_on: Annotated[tuple[Name, ...], Field(max_length=MAX_ROUNDS)] = ()
