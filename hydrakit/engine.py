@@ -138,7 +138,7 @@ def check(
         PlanError: An option is wrong.
     """
     from hydrakit.data.prepared.prepare import prepare
-    from hydrakit.data.quality.check import all_unusable, nothing_usable, summarise
+    from hydrakit.data.quality.check import excluded_if_none_usable, summarise_unusable, summarise
 
     context = context_of(context, values)
     adapter = (plugins or context.plugins()).get(DatasetAdapter, name)
@@ -153,10 +153,10 @@ def check(
                 on_case=partial(Callbacks(callbacks).preparing, name),
             )
         except DataError:
-            unusable = all_unusable(adapter, root, options)
+            unusable = excluded_if_none_usable(adapter, root, options)
             if unusable is None:
                 raise
-            return nothing_usable(adapter, unusable), None
+            return summarise_unusable(adapter, unusable), None
         return summarise(adapter, prepared, split=split, seed=seed), prepared
 
 

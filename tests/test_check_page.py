@@ -123,7 +123,7 @@ def test_patches_are_what_a_network_sees(tmp_path: Path) -> None:
     tree, _, summary, prepared = page(samples(), tmp_path)
     from torch import from_numpy
 
-    from hydrakit.data.augment import plain
+    from hydrakit.data.augment import central_view
 
     rows = [row for row, case in enumerate(summary.cases) if case.label == 0]
     shown = tree.all("ul")
@@ -132,7 +132,7 @@ def test_patches_are_what_a_network_sees(tmp_path: Path) -> None:
     assert len(images) == PER_CLASS
     assert images[0].attributes["alt"] == "benign, original, 1"
     chosen = [rows[len(rows) * i // PER_CLASS] for i in range(PER_CLASS)]
-    seen = plain(from_numpy(prepared.rows(chosen)), PATCH).numpy()[:, 0]
+    seen = central_view(from_numpy(prepared.rows(chosen)), PATCH).numpy()[:, 0]
     for image, plane in zip(images, seen, strict=True):
         grey = pixels(image).astype(float)
         assert grey.shape == (PATCH, PATCH)

@@ -288,7 +288,7 @@ def test_a_broken_cache_says_what_to_delete(
         files.prepare()
     message = str(caught.value)
     assert message.startswith(f"{folder}: prepared data cannot be read (")
-    assert message.endswith("): delete this folder to prepare anew")
+    assert message.endswith("): delete this folder to prepare it again")
     assert "\n" not in message
     assert files.cache is not None
     assert list(files.cache.iterdir()) == [folder]
@@ -342,7 +342,7 @@ def test_an_unusable_cache_is_named(files: Files) -> None:
     files.cache.write_text("in the way")
     with pytest.raises(DataError) as caught:
         files.prepare()
-    assert str(caught.value).startswith(f"{files.cache}: prepared data cannot be kept there (")
+    assert str(caught.value).startswith(f"{files.cache}: prepared data cannot be stored (")
     assert "`--cache` or $HYDRAKIT_CACHE" in str(caught.value)
     assert files.readings == 0
 

@@ -176,7 +176,7 @@ def _say(line: str) -> None:
 
 def _split_lines(summary: Summary) -> Iterator[str]:
     if summary.splits:
-        yield f"split: {summary.split_words}"
+        yield f"split: {summary.split_description}"
     unlabelled = len(summary.members(None))
     if unlabelled:
         yield f"without a label: {unlabelled}, for prediction alone"

@@ -92,7 +92,7 @@ def _cases(summary: Summary) -> Html:
             rows[: -1 if summary.splits else None],
             footer=rows[-1] if summary.splits else None,
         ),
-        element("p", f"Split: {summary.split_words}.") if summary.splits else Html(""),
+        element("p", f"Split: {summary.split_description}.") if summary.splits else Html(""),
     ]
     for issue in summary.warnings:
         if issue.keys:

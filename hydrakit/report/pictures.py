@@ -70,13 +70,13 @@ def montage(summary: Summary, prepared: PreparedDataset, patch: int) -> Html:
     """
     import torch
 
-    from hydrakit.data.augment import Views, plain
+    from hydrakit.data.augment import Views, central_view
 
     generator = torch.Generator().manual_seed(summary.seed)
     parts = []
     for name, rows in montage_rows(summary):
         canvas = torch.from_numpy(prepared.rows(rows))
-        original = plain(canvas, patch).numpy()
+        original = central_view(canvas, patch).numpy()
         augmented = Views.draw(len(rows), generator).of(canvas, patch).numpy()
         windows = [intensity_windows(each) for each in original]
         parts.append(element("h3", name))
@@ -109,11 +109,11 @@ def _pair(
 ) -> Html:
     import torch
 
-    from hydrakit.data.augment import plain
+    from hydrakit.data.augment import central_view
 
     row_of = {case.key: row for row, case in enumerate(summary.cases)}
     rows = [row_of[pair.one], row_of[pair.other]]
-    planes = plain(torch.from_numpy(prepared.rows(rows)), patch).numpy()[:, :1]
+    planes = central_view(torch.from_numpy(prepared.rows(rows)), patch).numpy()[:, :1]
     tiles = (
         _tile(plane[0], intensity_windows(plane)[0], f"duplicate {side}", centre=False)
         for side, plane in enumerate(planes, start=1)

@@ -193,11 +193,11 @@ def integrated_gradients(
     """
     import torch
 
-    from hydrakit.data.augment import plain
+    from hydrakit.data.augment import central_view
 
     body = model.body
     body.use(target)
-    patches = plain(torch.from_numpy(canvases), body.patch)
+    patches = central_view(torch.from_numpy(canvases), body.patch)
     model.eval().requires_grad_(False)
     shares = (torch.arange(PATH_STEPS) + 0.5) / PATH_STEPS
     maps = []
