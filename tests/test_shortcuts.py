@@ -19,7 +19,6 @@ from hydrakit.data.quality.shortcuts import (
     category_auc,
     find_shortcuts,
     image_facts,
-    rank_auc,
 )
 from hydrakit.data.read import LoadedSample, read_samples
 from hydrakit.stats.intervals import newcombe_interval
@@ -36,13 +35,6 @@ def of(facts: list[dict[str, str | float]], labels: list[int]) -> dict[str, Shor
 
 
 # AUCs
-
-
-@given(TWO_CLASSES)
-def test_the_auc_of_ranks_is_scikit_learns(cases: list[tuple[int, bool]]) -> None:
-    scores = np.array([score for score, _ in cases], dtype=float)
-    positive = np.array([positive for _, positive in cases])
-    assert rank_auc(scores, positive) == pytest.approx(roc_auc_score(positive, scores))
 
 
 @given(TWO_CLASSES)

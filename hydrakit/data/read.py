@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, Label, OptionValue, Sample, Task, Unusable
-from hydrakit.plugins.options import resolve_options
+from hydrakit.plugins.options import parse_options
 
 _log = logging.getLogger(__name__)
 MAX_SUBGROUPS = 30  # values of one subgroup: with more, each would have too few findings
@@ -52,7 +52,7 @@ def read_samples(
     Args:
         adapter: Adapter of the dataset.
         root: Folder of the dataset.
-        options: Adapter options, as given by the user; `resolve_options` adds the defaults.
+        options: Adapter options, as given by the user; `parse_options` adds the defaults.
 
     Raises:
         DataError: The folder is missing, or a case violates the rules of `Sample`.
@@ -76,7 +76,7 @@ def read_cases(
     Args:
         adapter: Adapter of the dataset.
         root: Folder of the dataset.
-        options: Adapter options, as given by the user; `resolve_options` adds the defaults.
+        options: Adapter options, as given by the user; `parse_options` adds the defaults.
 
     Raises:
         DataError: The folder is missing, or a case violates the rules of `Sample`.
@@ -84,7 +84,7 @@ def read_cases(
     check_root(adapter, root)
     keys: set[str] = set()
     consistency = _ConsistencyCheck(adapter)
-    for case in adapter.read(root, resolve_options(adapter, options)):
+    for case in adapter.read(root, parse_options(adapter, options)):
         if not isinstance(case, Sample | Unusable):
             raise DataError(
                 f"{adapter.name}: its adapter returned a {type(case).__name__}: a Sample or an "

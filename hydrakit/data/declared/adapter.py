@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from hydrakit.data.declared.schema import FILE, Declaration, parse_declaration
 from hydrakit.data.safe_paths import quote, resolve_inside
 from hydrakit.errors import DataError
-from hydrakit.hooks import DatasetAdapter, OptionValue, Sample, Unusable
+from hydrakit.hooks import DatasetAdapter, NoOptions, Sample, Unusable
 from hydrakit.names import NAME_PATTERN, is_name
 from hydrakit.storage.paths import default_data
 
@@ -47,7 +47,7 @@ def load_declared(folder: Path) -> DatasetAdapter:
     table = _csv(declaration, folder)
     digest = hashlib.sha256(b"\0".join([content, table.content if table else b""])).hexdigest()
 
-    def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample | Unusable]:
+    def read(root: Path, options: NoOptions) -> Iterator[Sample | Unusable]:
         return read_declared(declaration, root, table=table)
 
     return DatasetAdapter(
@@ -116,7 +116,7 @@ def with_declared(plugins: Plugins, data: Path | None, roots: Mapping[str, Path]
     Raises:
         DataError: The data folder cannot be listed.
     """
-    datasets, clashes = dict(plugins.datasets), dict(plugins.clashes)
+    datasets, clashes = dict(plugins.all(DatasetAdapter)), dict(plugins.clashes)
     for name, folder in _declared_folders(data, roots).items():
         providers = _providers(plugins, name)
         try:
@@ -134,23 +134,31 @@ def with_declared(plugins: Plugins, data: Path | None, roots: Mapping[str, Path]
             )
         else:
             datasets[name] = adapter
-    return replace(plugins, datasets=MappingProxyType(datasets), clashes=MappingProxyType(clashes))
+    components = {**plugins.components, "dataset": datasets}
+    return replace(plugins, components=components, clashes=MappingProxyType(clashes))
 
 
-def plugins_at(data: Path | None, roots: Mapping[str, Path]) -> Plugins:
+def plugins_at(
+    data: Path | None, roots: Mapping[str, Path], disabled: frozenset[str] | None = None
+) -> Plugins:
     """Return the installed plugins together with the declared datasets in these places.
 
     Args:
         data: Folder with one folder per dataset; None for `hydrakit.storage.paths.default_data`.
         roots: Folders of datasets in other places, by name.
+        disabled: Names of plugins that are not loaded; None for ``$HYDRAKIT_NO_PLUGINS``.
     """
     from hydrakit.plugins.registry import load_plugins
 
-    return with_declared(load_plugins(), data, roots)
+    return with_declared(load_plugins(disabled), data, roots)
 
 
 def _providers(plugins: Plugins, name: str) -> list[str]:
-    return [f"{p.distribution} ({p.module})" for p in plugins.found if name in p.datasets]
+    return [
+        f"{record.distribution} ({record.module})"
+        for record in plugins.records
+        if name in record.offered(DatasetAdapter)
+    ]
 
 
 def _declared_folders(data: Path | None, roots: Mapping[str, Path]) -> dict[str, Path]:

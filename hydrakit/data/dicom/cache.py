@@ -91,10 +91,10 @@ class HeaderCache:
 
     def __init__(self, root: Path) -> None:
         # Here, since `prepare` imports the index.
-        from hydrakit.storage.paths import default_cache
+        from hydrakit.storage.paths import cache_folder
 
         name = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:16]
-        self.path = default_cache() / "dicom" / f"{name}.sqlite"
+        self.path = cache_folder() / "dicom" / f"{name}.sqlite"
         self._connection: sqlite3.Connection | None = None
 
     def __enter__(self) -> Self:

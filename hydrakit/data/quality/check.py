@@ -70,7 +70,6 @@ def summarise(
     *,
     split: Split | None = None,
     seed: int = 0,
-    cache: Path | None = None,
 ) -> Summary:
     """Check a prepared dataset as a run would, and summarise it.
 
@@ -80,12 +79,11 @@ def summarise(
         split: Shares of the splits; None for `default_split`. Splits that the dataset declares for
             its cases take precedence.
         seed: Seed of the split.
-        cache: Cache folder for the list of copies; None for the default.
     """
     index = prepared.index
     labelled = [case for case in index.cases if case.label is not None]
     split = split or default_split(labelled)
-    result = _assign_splits(adapter, prepared, split=split, seed=seed, cache=cache)
+    result = _assign_splits(adapter, prepared, split=split, seed=seed)
     cases = tuple(
         CheckedCase(
             key=case.key,
@@ -235,7 +233,6 @@ def _assign_splits(
     *,
     split: Split,
     seed: int,
-    cache: Path | None,
 ) -> _SplitResult:
     """Split the labelled cases as a run does; if that fails, add the problem, and find copies."""
     rows = [row for row, case in enumerate(prepared.index.cases) if case.label is not None]
@@ -255,7 +252,6 @@ def _assign_splits(
             seed=seed,
             copies="group",
             keep_conflicts=True,  # reported below, all of them
-            cache=cache,
         )
         splits, names = leakage.splits[adapter.name], leakage.units[adapter.name]
         copies = [pair.copy for pair in leakage.copies]

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hydrakit.data.quality.components import connected_components
 from hydrakit.errors import DataError
 from hydrakit.hooks import Label
 
@@ -265,7 +266,7 @@ def copy_groups(copies: Sequence[Copy], count: int) -> list[list[int]]:
         count: Number of images.
     """
     links = [(copy.one, copy.other) for copy in copies]
-    return [group for group in _components(count, links) if len(group) > 1]
+    return [group for group in connected_components(count, links) if len(group) > 1]
 
 
 def find_conflicts(
@@ -381,26 +382,7 @@ def assign_groups(
         if group is not None:
             links.append((first.setdefault(("group", dataset, group), index), index))
     names = [""] * len(datasets)
-    for unit in _components(len(datasets), links):
+    for unit in connected_components(len(datasets), links):
         for index in unit:
             names[index] = f"{datasets[unit[0]]}/{patients[unit[0]]}"
     return names
-
-
-def _components(count: int, links: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Join indices by links (union-find) into sorted sets, ordered by their first index."""
-    parent = list(range(count))
-
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
-        return index
-
-    for one, other in links:
-        low, high = sorted((root(one), root(other)))
-        parent[high] = low
-    members: dict[int, list[int]] = {}
-    for index in range(count):
-        members.setdefault(root(index), []).append(index)
-    return list(members.values())

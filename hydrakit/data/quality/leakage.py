@@ -12,7 +12,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -37,7 +36,7 @@ from hydrakit.plan.model import Copies, Plan, Split
 from hydrakit.plan.results import DataFacts, ShortcutFact
 from hydrakit.stats.tasks import strata, strata_names
 from hydrakit.storage.files import write_atomic
-from hydrakit.storage.paths import default_cache
+from hydrakit.storage.paths import cache_folder
 
 FORMAT = 1  # version of the cached list of copies; increase when the detection changes
 WITHHELD = "withheld"
@@ -92,8 +91,6 @@ def check_leakage(
     prepared: Mapping[str, PreparedDataset],
     adapters: Mapping[str, DatasetAdapter],
     plan: Plan,
-    *,
-    cache: Path | None = None,
 ) -> LeakageResult:
     """Find copies, refuse copies with conflicting labels, and split every dataset of a plan.
 
@@ -101,7 +98,6 @@ def check_leakage(
         prepared: Prepared patches of the datasets, by name.
         adapters: Adapters of the datasets, by name.
         plan: Plan with the splits and the treatment of copies.
-        cache: Cache folder for the list of copies; None for `default_cache`.
 
     Raises:
         DataError: A dataset has too few cases for its splits, or copies have different labels.
@@ -115,7 +111,6 @@ def check_leakage(
         seed=plan.effective_split_seed,
         copies=plan.copies,
         keep_conflicts=plan.conflicts == "keep",
-        cache=cache,
     )
 
 
@@ -127,7 +122,6 @@ def assign_splits(
     seed: int,
     copies: Copies,
     keep_conflicts: bool,
-    cache: Path | None = None,
 ) -> LeakageResult:
     """Check and split datasets in the given order, without a plan; see `check_leakage`."""
     rows: list[_LabelledCase] = []
@@ -139,7 +133,7 @@ def assign_splits(
             raise DataError(f"{name}: no case has a label: label some cases to train on it")
         rows += labelled
     units = _numbers(_groups(rows, adapters, ()))
-    duplicates = _find_copies(prepared, rows, units, cache)
+    duplicates = _find_copies(prepared, rows, units)
     if not keep_conflicts:
         _refuse_conflicts(duplicates, rows, units, adapters)
     dropped = duplicates_to_drop(duplicates, units) if copies == "drop" else set()
@@ -281,7 +275,6 @@ def _find_copies(
     prepared: Mapping[str, PreparedDataset],
     rows: Sequence[_LabelledCase],
     units: Sequence[int],
-    cache: Path | None,
 ) -> list[Copy]:
     """Find the copies among all cases, or load them from the cache folder."""
     contents = [each.index.content for each in prepared.values()]
@@ -294,7 +287,7 @@ def _find_copies(
         [row.case.content for row in rows],
     ]
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-    path = (cache or default_cache()) / f"copies-{digest[:16]}.json"
+    path = cache_folder() / f"copies-{digest[:16]}.json"
     if path.is_file():
         try:
             return [Copy(**pair) for pair in json.loads(path.read_bytes())]

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydrakit.data.read import LoadedSample
+from hydrakit.stats import metrics
 from hydrakit.stats.intervals import newcombe_interval
 
 STRONG = 0.6
@@ -184,7 +185,7 @@ def _number_auc(
     values: NDArray[np.float64], positive: NDArray[np.bool_], classes: int
 ) -> tuple[float, float, float]:
     """Return lower bound, AUC and upper bound of a number: the better of ranks and tenths."""
-    auc = rank_auc(values, positive)
+    auc = metrics.auc(values, positive)
     low, high = _interval(auc, positive, 2 * classes)
     if auc < 0.5:
         low, auc, high = 1 - high, 1 - auc, 1 - low
@@ -221,17 +222,6 @@ def _only_in_one_class(
         if (classes == classes[0]).all() and share ** len(classes) < UNLIKELY:
             entries.append((str(value), int(classes[0]), len(classes)))
     return tuple(sorted(entries, key=lambda entry: -entry[2]))
-
-
-def rank_auc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
-    """Return the share of positive-negative pairs in which the positive case has the higher score.
-
-    Ties count half (Mann-Whitney).
-    """
-    negatives = np.sort(scores[~positive])
-    below = np.searchsorted(negatives, scores[positive], side="left")
-    not_above = np.searchsorted(negatives, scores[positive], side="right")
-    return float((below + not_above).mean() / (2 * len(negatives)))
 
 
 def category_auc(values: NDArray[np.str_] | NDArray[np.intp], positive: NDArray[np.bool_]) -> float:

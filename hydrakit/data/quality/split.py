@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from hydrakit.data.quality.components import connected_components
 from hydrakit.errors import DataError
 from hydrakit.plan.model import Split
 
@@ -110,21 +111,17 @@ def _assign(
 
 def unit_numbers(patients: Sequence[str], groups: Sequence[str | None]) -> list[int]:
     """Number the units of cases that share patients or groups; return each case's number."""
-    parent: dict[tuple[str, str], tuple[str, str]] = {}
-
-    def root(node: tuple[str, str]) -> tuple[str, str]:
-        parent.setdefault(node, node)
-        while parent[node] != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
-        return node
-
-    for patient, group in zip(patients, groups, strict=True):
-        patient_root = root(("patient", patient))
+    first: dict[tuple[str, str], int] = {}
+    links = []
+    for index, (patient, group) in enumerate(zip(patients, groups, strict=True)):
+        links.append((first.setdefault(("patient", patient), index), index))
         if group is not None:
-            parent[root(("group", group))] = patient_root
-    numbers: dict[tuple[str, str], int] = {}
-    return [numbers.setdefault(root(("patient", p)), len(numbers)) for p in patients]
+            links.append((first.setdefault(("group", group), index), index))
+    units = [0] * len(patients)
+    for number, unit in enumerate(connected_components(len(patients), links)):
+        for index in unit:
+            units[index] = number
+    return units
 
 
 def _fixed_splits(
