@@ -174,7 +174,9 @@ def test_the_schema_is_that_of_the_docs() -> None:
 
 def examples() -> list[str]:
     text = (DOCS / "dataset-toml.md").read_text(encoding="utf-8")
-    return re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    found = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert found  # else the test below has no case
+    return found
 
 
 @pytest.mark.parametrize("toml", examples())

@@ -470,8 +470,8 @@ def test_a_subgroup_whose_classes_no_fold_tested_together_has_counts_alone() -> 
     fold = {row.finding: row.fold for row in rows}
     label = {row.finding: row.label for row in rows}
     told = {name: {"odd": str((fold[name] + label[name]) % 2)} for name in fold}
-    for each in subgroups_of(tested, told, level=0.95):
-        assert (each.positives, each.negatives, each.strategies) == (4, 4, ())
+    found = subgroups_of(tested, told, level=0.95)
+    assert [(each.positives, each.negatives, each.strategies) for each in found] == [(4, 4, ())] * 2
 
 
 def test_a_dataset_without_subgroups_has_none() -> None:
@@ -576,12 +576,12 @@ def test_a_run_counts_findings_from_its_files_to_its_report(
     page = parse(out / "report.html")
     words = page.all("section")[0].words()
     assert f"negative findings ({len(rows)} images)" in words
-    assert f"the answers to its images ({len(rows)} in all) are averaged" in words
-    (drawn,) = (t for t in part(page, "Test").all("table") if "subgroup" in t.words())
+    assert f"averaged over its images ({len(rows)} images in total)" in words
+    (drawn,) = (t for t in part(page, "Test results").all("table") if "subgroup" in t.words())
     assert [row[0] for row in cells(drawn)[1:]] == [
         f"zone: {s['value']}" for s in told["subgroups"]
     ]
-    assert "not tested against one another" in part(page, "Test").words()
+    assert "Differences between subgroups are not tested" in part(page, "Test results").words()
     (data,) = (t for t in part(page, "Data").all("table") if "Cases of omega" in t.words())
     header, *_, total = cells(data)
     assert total[header.index("Findings")] == "48"
@@ -612,14 +612,14 @@ def test_a_comparison_counts_findings_and_tells_of_subgroups(
     assert "test AUC by subgroup, not tested against one another" in result.stdout
     counted = {each.value: each.positives + each.negatives for each in found.subgroups}
     assert counted == {"PZ": 24, "TZ": 12}
-    section = part(parse(out / "report.html"), "Test")
+    section = part(parse(out / "report.html"), "Test results")
     (drawn,) = (t for t in section.all("table") if "subgroup" in t.words())
     rows = {row[0]: row for row in cells(drawn)[1:]}
     for each in found.subgroups:
         row = rows[f"zone: {each.value}"]
         assert row[1:4] == [str(each.positives), str(each.negatives), str(each.patients)]
         assert row[4].startswith(f"{each.strategies[0].auc:.3f} (")
-    assert "Of 12 findings the zone is not told" in section.words()
+    assert "For 12 findings, the zone is unknown or not unique" in section.words()
 
     path = next(out.glob("cells/*/predictions.csv"))
     path.with_name("files.json").unlink()  # which would tell that it was changed

@@ -19,8 +19,8 @@ TOLERANCE = 0.25  # of the number of lines that the page gives for a file
 
 
 def named(page: str) -> list[str]:
-    """The folders and modules in the tree of a page's first code block, indented below hydrakit/."""
-    tree = page.split("```\nhydrakit/\n")[1].split("```", maxsplit=1)[0]
+    """The folders and modules of hydrakit/ in the tree that a page shows in a code block."""
+    tree = page.split("```\nhydrakit/\n", maxsplit=1)[1].split("```", maxsplit=1)[0]
     names = [re.match(r" {2}(\w+)(/|\.py) {2,}\S", line) for line in tree.splitlines()]
     return [match[1] + match[2] for match in names if match]
 
@@ -56,7 +56,7 @@ def test_the_core_is_as_long_as_the_design_says() -> None:
 
 
 def test_a_missing_package_is_noticed(tmp_path: Path) -> None:
-    page = "```\nhydrakit/\n  one/      the first\n  two.py    the second\n    in it   passed over\n```"
+    page = "```\nhydrakit/\n  one/    the first\n  two.py  the second\n    in it   passed over\n```"
     assert named(page) == ["one/", "two.py"]
     for name in ("one/__init__.py", "two.py", "__init__.py", "three/__init__.py", "data/none.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

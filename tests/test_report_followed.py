@@ -166,6 +166,7 @@ def test_the_files_of_the_figures_hold_what_is_drawn(tmp_path: Path) -> None:
 def test_the_numbers_have_the_ends_of_the_band(tmp_path: Path) -> None:
     _, figures = build_report(traced(tmp_path / "run"), plugins=OFFERED)
     (figure,) = (each for each in figures if each.name == "trace")
+    assert figure.rows
     for row in figure.rows:
         cells = dict(zip(figure.columns, row, strict=True))
         assert (cells["low"], cells["high"]) == pytest.approx(

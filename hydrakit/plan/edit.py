@@ -29,7 +29,7 @@ from hydrakit.plan.model import Plan
 from hydrakit.rounds import Train
 from hydrakit.schema import first_fault
 
-Location = tuple[str | int, ...]
+ValueLocation = tuple[str | int, ...]
 
 FIXED_PATHS = ("strategy", "target", "seed", "split_seed")
 """Values that a comparison or a search sets itself in each of its plans."""
@@ -151,7 +151,7 @@ def _is_list_of_models(value: Any) -> bool:
     return isinstance(value, tuple) and bool(value) and isinstance(value[0], BaseModel)
 
 
-def _locations(plan: Plan, path: str) -> list[Location]:
+def _locations(plan: Plan, path: str) -> list[ValueLocation]:
     """Where the values of a path are, as keys and indices from the top of the plan.
 
     Raises:
@@ -163,7 +163,7 @@ def _locations(plan: Plan, path: str) -> list[Location]:
         raise PlanError(f"unknown path {path!r}: {_hint(path, plan)}") from None
 
 
-def _resolve(value: Any, parts: Sequence[str]) -> Iterator[Location]:
+def _resolve(value: Any, parts: Sequence[str]) -> Iterator[ValueLocation]:
     if not parts:
         yield ()
         return
@@ -221,13 +221,13 @@ def _precedence(path: str) -> tuple[int, str]:
     return (1 if selector.startswith(KIND) else 2), path
 
 
-def _refuse_overlaps(located: Sequence[tuple[Location, str]]) -> None:
+def _refuse_overlaps(located: Sequence[tuple[ValueLocation, str]]) -> None:
     """Refuse two changes that neither agree nor have an order.
 
     Raises:
         PlanError: Two paths name the same value in the same way, or one names a part of the other.
     """
-    by_location: dict[Location, list[str]] = {}
+    by_location: dict[ValueLocation, list[str]] = {}
     for location, path in located:
         by_location.setdefault(location, []).append(path)
     for paths in by_location.values():
@@ -247,7 +247,7 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, tuple) else value
 
 
-def _set(content: Any, location: Location, value: Any) -> None:
+def _set(content: Any, location: ValueLocation, value: Any) -> None:
     *way, last = location
     for part in way:
         content = content[part]
@@ -316,7 +316,7 @@ def _common(one: Sequence[str], other: Sequence[str]) -> int:
 
 
 def _fault(
-    error: ValidationError, located: Sequence[tuple[Location, str]], changes: Mapping[str, Any]
+    error: ValidationError, located: Sequence[tuple[ValueLocation, str]], changes: Mapping[str, Any]
 ) -> str:
     """The first fault, on one line, with the path and the value that caused it."""
     fault = error.errors(include_url=False)[0]

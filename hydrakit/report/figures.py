@@ -330,13 +330,13 @@ def _auc_figure(
         columns: Column names of the numbers.
         rows: Numbers.
     """
-    drawn = [each for each in series if each.points]
-    long = [each for each in drawn if len(each.points) >= WINDOW]
-    bands = [area for each in drawn for area in each.band]
+    plotted = [each for each in series if each.points]
+    long = [each for each in plotted if len(each.points) >= WINDOW]
+    bands = [area for each in plotted for area in each.band]
     x = _epoch_axis([each.placed for each in series])
     chance = Line(points=[(x.low, 0.5), (x.high, 0.5)], style="faint dashed")
     thin = " thin" if long else ""
-    lines = [Line(points=each.points, style=f"{each.style}{thin}") for each in drawn]
+    lines = [Line(points=each.points, style=f"{each.style}{thin}") for each in plotted]
     averages = [Line(points=each.smooth, style=each.style) for each in long]
     outlines = [*(line.points for line in (chance, *lines)), *(area.points for area in bands)]
     lowest = min(y for points in outlines for _, y in points)
@@ -357,7 +357,7 @@ def _auc_figure(
         drawing=plot(
             name=name,
             title=caption.removesuffix("."),
-            description=" ".join(each.description for each in drawn),
+            description=" ".join(each.description for each in plotted),
             x=x,
             y=Axis(label=label, low=min(0.4, math.floor(lowest * 10) / 10), high=1),
             spans=[each.placed.span for each in series],
@@ -365,7 +365,7 @@ def _auc_figure(
             lines=[chance, *lines, *averages],
             marks=[
                 _best_mark(each.placed, each.best, each.style)
-                for each in drawn
+                for each in plotted
                 if each.best is not None
             ],
         ),

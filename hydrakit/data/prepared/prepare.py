@@ -84,7 +84,7 @@ def prepare(
         root: Folder of the dataset.
         options: Adapter options, as given by the user.
         patch: Side of the network's patches in pixels.
-        cache: Folder of all caches; None for that of the active context (`cache_folder`).
+        cache: Folder of every cache; None for that of the active context (`cache_folder`).
         threads: Number of images prepared at the same time; None for one per processor. It does
             not change the result.
         on_case: Called with the number of cases prepared so far.

@@ -74,6 +74,7 @@ def test_every_image_has_an_identifier_of_its_own(phantom):
 
 def test_there_are_enough_patients_of_each_class(phantom):
     cases = json.loads((phantom / "phantom.json").read_text())["cases"]
+    assert cases.keys() == {"prostatex", "brain", "lung"}
     for counts in cases.values():
         sizes = [count for label, count in counts.items() if label != "suspicious"]
         assert len(sizes) == 2

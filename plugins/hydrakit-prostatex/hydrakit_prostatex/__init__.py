@@ -12,7 +12,7 @@ from hydrakit.hooks import DatasetAdapter, FieldOfView, hookimpl
 if TYPE_CHECKING:
     from hydrakit.hooks import Sample, Unusable
 
-# All lists of one, two or three sequences, in the order of the channels.
+# Every list of one, two or three sequences, in the order of the channels.
 Sequences = Literal[
     "dwi",
     "t2",
