@@ -83,7 +83,7 @@ def _read(
 ) -> Iterator[LoadedSample | Unusable]:
     """The cases as the engine reads them, with the types checked before the engine sees them."""
 
-    def typed(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample | Unusable]:
+    def typed(root: Path, options: object) -> Iterator[Sample | Unusable]:
         for case in adapter.read(root, options):
             _check_types(case)
             yield case

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from hydrakit.cli import main
 from hydrakit.errors import DataError
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.plugins import load_plugins
 from hydrakit.plugins.guard import LOG_BYTES, PluginFault, PluginSource, describe_error
 
@@ -350,7 +351,7 @@ def test_a_reading_that_is_left_early_is_closed(
             "root, _",
         )
     )
-    cases = load_plugins().dataset("moles").read(tmp_path, {})
+    cases = load_plugins().get(DatasetAdapter, "moles").read(tmp_path, {})
     next(cases)
     assert not (tmp_path / "closed").exists()
     cases.close()  # type: ignore[attr-defined]

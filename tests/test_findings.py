@@ -154,7 +154,7 @@ def test_a_finding_is_on_one_side_of_every_split(tmp_path: Path) -> None:
     for seed in range(5):
         splits = assign_splits(
             {"alpha": prepared}, {"alpha": adapter}, splits={"alpha": helpers.TARGET}, seed=seed,
-            copies="group", keep_conflicts=True, cache=tmp_path / "c",
+            copies="group", keep_conflicts=True,
         ).splits["alpha"]  # fmt: skip
         sides: dict[str, set[str]] = {}
         for case in prepared.index.cases:
@@ -634,17 +634,20 @@ def test_orders_of_supports_are_compared_on_findings(
 ) -> None:
     from hydrakit.data.declared.adapter import with_declared
     from hydrakit.runs.callbacks import RunCallback
+    from hydrakit.runs.context import RunContext
     from hydrakit.search.supports import OrderEvaluator
+    from hydrakit.storage.paths import using_cache
 
     offered = with_declared(helpers.plugins(), declared, {})
     plan = helpers.plan_of(helpers.round_of("omega", epochs=1))
     judge = OrderEvaluator(
         folder=tmp_path, plan=lambda _, seed: plan,
-        seeds=(0,), target=offered.dataset("omega"), plugins=offered, data=declared, roots={},
-        device="cpu", cache=cache, more={}, watcher=lambda _: RunCallback(),
+        seeds=(0,), target=offered.dataset("omega"), plugins=offered,
+        context=RunContext(data=declared, cache=cache, device="cpu"), callback=RunCallback(),
     )  # fmt: skip
-    tested = judge.tested(())
-    positives, negatives = judge.counts()
+    with using_cache(cache):
+        tested = judge.tested(())
+        positives, negatives = judge.counts()
     assert len(tested.findings) == positives + negatives
     assert positives == int(tested.labels.sum())
     assert tested.images.tolist() == [3] * len(tested.findings)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from hydrakit.data.quality.duplicates import content_digest, thumbnail
 from hydrakit.data.quality.shortcuts import image_facts
 from hydrakit.data.read import read_samples
 from hydrakit.errors import DataError
-from hydrakit.hooks import FieldOfView, OptionValue, Sample, Unusable
+from hydrakit.hooks import DatasetAdapter, FieldOfView, Sample, Unusable
 from hydrakit.plugins import load_plugins
-from hydrakit.storage.paths import default_cache
+from hydrakit.storage.paths import cache_folder
 
 # The z-score
 
@@ -234,7 +234,7 @@ def test_the_digest_tells_pixels_apart(
 def test_a_failed_reading_is_no_prepared_data(error: BaseException, tmp_path: Path) -> None:
     files = Files(tmp_path / "many", tmp_path / "cache", count=20)
 
-    def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample]:
+    def read(root: Path, options: Any) -> Iterator[Sample]:
         yield from files.read(root, options)
         raise error
 
@@ -369,19 +369,19 @@ def test_the_cache_is_where_the_environment_says(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: Files
 ) -> None:
     monkeypatch.setenv("HYDRAKIT_CACHE", str(tmp_path / "mine"))
-    assert default_cache() == tmp_path / "mine"
+    assert cache_folder() == tmp_path / "mine"
     files.cache = None
     files.prepare()
     assert len(list((tmp_path / "mine").iterdir())) == 1
     monkeypatch.delenv("HYDRAKIT_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_cache() == tmp_path / ".cache" / "hydrakit"
+    assert cache_folder() == tmp_path / ".cache" / "hydrakit"
     assert os.environ["HOME"] == str(tmp_path)
 
 
 @pytest.mark.shared
 def test_the_real_brain_images(shared_data: Path, tmp_path: Path) -> None:
-    brain = load_plugins().dataset("brain")
+    brain = load_plugins().get(DatasetAdapter, "brain")
     first, again = (
         prepare(brain, shared_data / "brain", options={}, patch=PATCH, cache=tmp_path / "c")
         for _ in range(2)

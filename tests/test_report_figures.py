@@ -73,8 +73,8 @@ def test_the_roc_is_drawn_where_it_is(tmp_path):
     np.testing.assert_allclose(found, np.column_stack([false_rate, true_rate]), atol=1e-3)
     assert len(svg.all("circle")) == len(curve)
     caption = figure.all("figcaption")[0].words()
-    assert "A step up is 1 of 4 positive findings (0.250)" in caption
-    assert "1 of 15 negative findings (0.067)" in caption
+    assert "Each upward step is one of 4 positive findings (0.250)" in caption
+    assert "one of 15 negative findings (0.067)" in caption
 
 
 def test_a_long_roc_has_no_dots(tmp_path):

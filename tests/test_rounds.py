@@ -13,7 +13,7 @@ from torch import nn
 
 from hydrakit.compute.devices import Compute
 from hydrakit.data.load import LoadedDataset
-from hydrakit.models.body import Body, BodyWithHead
+from hydrakit.models.body import BodyWithHead, PaperBody
 from hydrakit.models.heads import build_mlp
 from hydrakit.plan import Other, Round
 from hydrakit.plan.results import RoundResult
@@ -39,15 +39,15 @@ def beta(data: Path, cache: Path) -> LoadedDataset:
     return load_dataset("beta", data=data, cache=cache)
 
 
-def network(**spec: Any) -> tuple[Body, nn.Module, nn.Module]:
+def network(**spec: Any) -> tuple[PaperBody, nn.Module, nn.Module]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        body = Body(BODY.model_copy(update=spec), in_channels=1, dropout=0.0)
+        body = PaperBody(BODY.model_copy(update=spec), in_channels=1, dropout=0.0)
         body(torch.randn(8, 1, BODY.patch, BODY.patch))
-        return body, build_mlp(BODY.features, 2, 0.0), build_mlp(BODY.features, 2, 0.0)
+        return body, build_mlp(BODY.features, 2), build_mlp(BODY.features, 2)
 
 
-def changed(before: dict[str, torch.Tensor], body: Body) -> set[str]:
+def changed(before: dict[str, torch.Tensor], body: PaperBody) -> set[str]:
     return {name for name, each in body.state_dict().items() if not torch.equal(each, before[name])}
 
 
@@ -71,7 +71,7 @@ def test_a_round_that_trains_nothing_tells_how_the_network_does(alpha: LoadedDat
 
 
 def test_a_run_that_trains_nothing_has_results_and_a_report(runner: Runner) -> None:
-    run = runner(plan_of(round_of("alpha", "none"), bootstrap=3), trace=True)
+    run = runner(plan_of(round_of("alpha", "none"), bootstrap=3), trace_test=True)
     (only,) = run.results().rounds
     assert (only.epochs, only.best_epoch) == (0, 0)
     assert run.results().test.figures.auc == pytest.approx(
@@ -87,7 +87,7 @@ def together(mix: str, **changes: Any) -> Round:
 
 def train_together(
     mix: str, alpha: LoadedDataset, beta: LoadedDataset, *, epochs: int = 3, **spec: Any
-) -> tuple[TrainingResult, Body, nn.Module, nn.Module]:
+) -> tuple[TrainingResult, PaperBody, nn.Module, nn.Module]:
     body, head, other = network(**spec)
     trained = train_round(
         together(mix, epochs=epochs, select="last"),
@@ -252,7 +252,7 @@ def test_each_round_tells_every_head_so_far_and_how_far_the_body_moved(runner: R
 
 
 def test_tracing_the_test_changes_nothing_and_is_noted(runner: Runner) -> None:
-    plain, traced = runner(hydra_plan(), "plain"), runner(hydra_plan(), "traced", trace=True)
+    plain, traced = runner(hydra_plan(), "plain"), runner(hydra_plan(), "traced", trace_test=True)
     assert weights_of(plain.path) == weights_of(traced.path)
     readings = [
         [

@@ -27,10 +27,10 @@ EIGHT_ONE_ONE = Split(train=8, val=1, test=1)
 
 def look(folder: Path, **changes: object) -> Summary:
     """The summary of a declared dataset in a folder called ``lesions``."""
-    adapter = plugins_at(None, {"lesions": folder}).dataset("lesions")
+    adapter = plugins_at(None, {"lesions": folder}).get(DatasetAdapter, "lesions")
     cache = folder.parent / "cache"
     prepared = prepare(adapter, folder, options={}, patch=16, cache=cache)
-    return summarise(adapter, prepared, cache=cache, **changes)
+    return summarise(adapter, prepared, **changes)
 
 
 def look_at(
@@ -40,7 +40,7 @@ def look_at(
     adapter = replace(standin("lesions", CLASSES), read=lambda _, __: iter(samples), **changes)
     folder.mkdir(exist_ok=True)
     prepared = prepare(adapter, folder, options={}, patch=16, cache=folder.parent / "cache")
-    return summarise(adapter, prepared, cache=folder.parent / "cache"), prepared, adapter
+    return summarise(adapter, prepared), prepared, adapter
 
 
 def sample(number: int, **changes: object) -> Sample:
@@ -326,9 +326,9 @@ def test_labels_may_be_several(tmp_path: Path) -> None:
 
 @pytest.mark.shared
 def test_the_brain_data(shared_data: Path, tmp_path: Path) -> None:
-    adapter = plugins_at(None, {}).dataset("brain")
+    adapter = plugins_at(None, {}).get(DatasetAdapter, "brain")
     prepared = prepare(adapter, shared_data / "brain", options={}, patch=65, cache=tmp_path)
-    summary = summarise(adapter, prepared, cache=tmp_path)
+    summary = summarise(adapter, prepared)
     assert [len(cases) for _, cases in summary.counts()] == [98, 155, 253]
     assert summary.problems == ()
     assert not any(pair.across_labels for pair in summary.copies)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from sklearn.metrics import (
 from hydrakit import weights
 from hydrakit.engine import run
 from hydrakit.errors import PlanError
-from hydrakit.hooks import DatasetAdapter, OptionValue, Sample
+from hydrakit.hooks import DatasetAdapter, HeadFactory, NoOptions, Sample
 from hydrakit.runs.evaluate import evaluate_run
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats import metrics, tasks
@@ -140,7 +140,7 @@ def test_strata_hold_each_label_and_its_absence() -> None:
 def _labelled(task: str) -> DatasetAdapter:
     """A stand-in whose label is the brightness of the disk, or whether it and the corner glow."""
 
-    def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample]:
+    def read(root: Path, options: Any) -> Iterator[Sample]:
         random = np.random.default_rng(5)
         row, column = np.mgrid[: helpers.SIDE, : helpers.SIDE] - (helpers.SIDE - 1) / 2
         disk = (row**2 + column**2 <= 16).astype(np.float32)
@@ -159,11 +159,11 @@ def _labelled(task: str) -> DatasetAdapter:
 
     classes = ("volume",) if task == "regression" else ("bright", "edged")
     base = helpers.adapter("alpha", classes)
-    return replace(base, read=read, options=(), task=task)  # type: ignore[arg-type]
+    return replace(base, read=read, options=NoOptions, task=task)  # type: ignore[arg-type]
 
 
 def _run(task: str, folder: Path, **more: Any) -> tuple[RunDir, Any]:
-    plugins = replace(helpers.plugins(), datasets={"alpha": _labelled(task)})
+    plugins = helpers.plugins().including(_labelled(task))
     plan = helpers.plan_of(
         helpers.round_of("alpha", epochs=12, learning_rate=0.01, dropout=0.0),
         helpers.round_of("alpha", "head", epochs=12, learning_rate=0.01, dropout=0.0),
@@ -221,9 +221,9 @@ def test_several_labels_are_learnt_each_with_its_interval(tmp_path: Path) -> Non
 
 
 def test_a_head_that_cannot_learn_the_task_is_refused_before_training(tmp_path: Path) -> None:
-    plugins = replace(helpers.plugins(), datasets={"alpha": _labelled("regression")})
-    only_classes = replace(plugins.heads["mlp"], tasks=("classification",))
-    plugins = replace(plugins, heads={"mlp": only_classes})
+    plugins = helpers.plugins().including(_labelled("regression"))
+    only_classes = replace(plugins.all(HeadFactory)["mlp"], tasks=("classification",))
+    plugins = plugins.including(only_classes)
     (tmp_path / "alpha").mkdir()
     plan = helpers.plan_of(helpers.round_of("alpha"))
     with pytest.raises(PlanError, match="'mlp' cannot learn 'alpha', a regression task"):

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 
 from hydrakit.errors import DataError, PlanError
-from hydrakit.hooks import DatasetAdapter, FieldOfView, Option, Sample, Unusable
+from hydrakit.hooks import DatasetAdapter, FieldOfView, Sample, Unusable
 from hydrakit.testing import AdapterReport, check_adapter
 
 SAMPLE = Sample(image=np.ones((4, 6), np.float32), label=1, patient="p1", key="s1")
+
+
+@dataclass(frozen=True)
+class SizeOptions:
+    size: int = 4
 
 
 def adapter(read: Callable[..., Iterator[Any]], **changes: Any) -> DatasetAdapter:
@@ -27,7 +32,7 @@ def adapter(read: Callable[..., Iterator[Any]], **changes: Any) -> DatasetAdapte
         how_to_get="",
         citation="",
         licence="",
-        options=(Option(name="size", default=4, help=""),),
+        options=SizeOptions,
     )
     return replace(made, **changes)
 
@@ -131,7 +136,7 @@ def test_readings_that_differ_are_told(tmp_path: Path) -> None:
 def test_options_reach_the_adapter_with_their_defaults(tmp_path: Path) -> None:
     def read(root: Path, options: Any) -> Iterator[Sample]:
         assert root == tmp_path
-        size = options["size"]
+        size = options.size
         for number in range(size):
             yield replace(SAMPLE, key=str(number))
 

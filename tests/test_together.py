@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor, nn
 
+from hydrakit.compute.modules import freeze
 from hydrakit.data.load import LoadedDataset
-from hydrakit.models.body import freeze
 from hydrakit.models.heads import build_linear, build_mlp
 from hydrakit.models.layers import Dropout
 from hydrakit.plan import Hyperparameters
@@ -114,7 +114,7 @@ def test_alone_a_head_learns_what_a_round_teaches(
 
     freeze(body)
     examples = TrainingExamples(alpha, round.hyperparameters, SEEDS, fixed=True)
-    examples.through(body, torch.device("cpu"))
+    examples.precompute_features(body, torch.device("cpu"))
     assert examples.features is not None
     of_val = forward_in_batches(body, alpha.val.patches)
     count = len(examples.features)
@@ -226,7 +226,7 @@ def test_the_state_is_that_of_the_best_epoch(features: Tensor) -> None:
         assert best is not None
         assert best.val.auc == max(epoch.val.auc or 0 for epoch in outcome.epochs)
         assert best.epoch < 15, "choose a rate at which the last epoch is not the best"
-        head = build_mlp(FEATURES, 2, 0.0).eval()
+        head = build_mlp(FEATURES, 2).eval()
         head.load_state_dict(outcome.state)
         chances = head(features[VAL]).detach().softmax(dim=1).double().numpy()
         assert best.val.auc == pytest.approx(roc_auc_score(labels[VAL], chances[:, 1]))
@@ -277,8 +277,8 @@ TIED = nn.Linear(FEATURES, FEATURES)
 @pytest.mark.parametrize(
     ("head", "expected"),
     [
-        (build_mlp(FEATURES, 2, 0.5), True),
-        (build_linear(FEATURES, 2, 0.5), True),
+        (build_mlp(FEATURES, 2), True),
+        (build_linear(FEATURES, 2), True),
         (nn.Sequential(Dropout(0.1), nn.Linear(FEATURES, 5), Dropout(0.1), nn.Linear(5, 2)), True),
         (nn.Sequential(nn.Dropout(0.1), nn.Linear(FEATURES, 2)), False),
         (nn.Sequential(nn.Linear(FEATURES, 2, bias=False)), False),
@@ -330,7 +330,7 @@ def test_every_setting_is_used_or_must_agree() -> None:
 
 def test_heads_that_do_not_fit_are_refused(features: Tensor) -> None:
     labels = labels_for(features)
-    mixed = [build_mlp(FEATURES, 2, 0.1), build_linear(FEATURES, 2, 0.1)]
+    mixed = [build_mlp(FEATURES, 2), build_linear(FEATURES, 2)]
     with pytest.raises(ValueError, match="head 1 has other layers than head 0"):
         train_together(mixed, features, labels, [trial(), trial()], **CLASSES)
     with pytest.raises(ValueError, match="each trial needs a head: got 2 and 1"):

@@ -12,10 +12,8 @@ from typing import Literal, cast
 import torch
 from torch import nn
 
-from hydrakit.compute.distributed import ALONE, ProcessGroup
 from hydrakit.errors import PlanError
-
-Precision = Literal["auto", "float32", "bfloat16"]
+from hydrakit.schema import Precision
 
 
 @dataclass(frozen=True)
@@ -29,14 +27,12 @@ class Compute:
             beside a GPU (`of_heads`).
         deterministic: The same seed gives the same bits. A CPU always does; on CUDA it costs speed.
         compiled: Training steps go through `torch.compile`.
-        team: The processes that share the batches of rounds that train the body.
     """
 
     device: torch.device
     precision: Literal["float32", "bfloat16"] = "float32"
     deterministic: bool = True
     compiled: bool = False
-    team: ProcessGroup = ALONE
 
     def training(self) -> torch.autocast:
         """The context of a forward pass in training."""
@@ -72,8 +68,7 @@ def choose_compute(
     """How to compute on a device.
 
     Args:
-        device: As for `choose_device`; a process of several that torchrun started takes a GPU
-            of its own.
+        device: As for `choose_device`.
         precision: ``auto`` is bfloat16 on CUDA and float32 on a CPU.
         deterministic: Give up speed on CUDA for the same bits from the same seed: float32 (unless
             bfloat16 is asked for by name) and algorithms that repeat their results.
@@ -82,39 +77,11 @@ def choose_compute(
     Raises:
         PlanError: There is no such device here, or it cannot do that.
     """
-    team = ProcessGroup.here()
     where = choose_device(device)
-    if team.size > 1:
-        where = _own_device(where, team)
-        if compiled:
-            raise PlanError("--compile: is for one process: leave it out, or leave out torchrun")
     if precision == "auto":
         fast = where.type == "cuda" and not deterministic and torch.cuda.is_bf16_supported()
         precision = "bfloat16" if fast else "float32"
-    return Compute(where, precision, deterministic or where.type == "cpu", compiled, team)
-
-
-def _own_device(device: torch.device, team: ProcessGroup) -> torch.device:
-    """The device of one of several processes; what is wrong is told alike in each of them."""
-    if team.nodes > 1:
-        raise PlanError(
-            f"torchrun started {team.size} processes on {team.nodes} machines: start them on one "
-            "(`--nnodes 1`)"
-        )
-    if device.type == "cpu":
-        return device
-    if device.index is not None:
-        raise PlanError(
-            f"device '{device}': torchrun started {team.size} processes, and each takes a GPU of "
-            "its own: use `--device cuda`"
-        )
-    count = torch.cuda.device_count()
-    if team.size > count:
-        raise PlanError(
-            f"torchrun started {team.size} processes, but torch sees {count} CUDA devices here: "
-            f"use `--nproc-per-node {count}`"
-        )
-    return torch.device("cuda", team.rank)
+    return Compute(where, precision, deterministic or where.type == "cpu", compiled)
 
 
 def choose_device(name: str) -> torch.device:
@@ -169,8 +136,11 @@ def on_device(module: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def thread_count(count: int) -> Iterator[None]:
-    """Use so many threads of the CPU."""
+def thread_count(count: int | None) -> Iterator[None]:
+    """Use a number of CPU threads within a ``with`` block; None changes nothing."""
+    if count is None:
+        yield
+        return
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

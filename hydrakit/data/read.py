@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, Label, OptionValue, Sample, Task, Unusable
-from hydrakit.plugins.options import resolve_options
+from hydrakit.plugins.options import parse_options
 
 _log = logging.getLogger(__name__)
 MAX_SUBGROUPS = 30  # values of one subgroup: of more, each would have too few findings
@@ -52,7 +52,7 @@ def read_samples(
     Args:
         adapter: Who reads.
         root: The dataset's folder.
-        options: As given by the user; `resolve_options` fills in the others.
+        options: As given by the user; `parse_options` fills in the others.
 
     Raises:
         DataError: The folder is missing, or a case breaks the rules of `Sample`.
@@ -76,7 +76,7 @@ def read_cases(
     Args:
         adapter: Who reads.
         root: The dataset's folder.
-        options: As given by the user; `resolve_options` fills in the others.
+        options: As given by the user; `parse_options` fills in the others.
 
     Raises:
         DataError: The folder is missing, or a case breaks the rules of `Sample`.
@@ -84,7 +84,7 @@ def read_cases(
     check_root(adapter, root)
     seen: set[str] = set()
     agreed = _Agreed(adapter)
-    for case in adapter.read(root, resolve_options(adapter, options)):
+    for case in adapter.read(root, parse_options(adapter, options)):
         if not isinstance(case, Sample | Unusable):
             raise DataError(
                 f"{adapter.name}: its adapter gave a {type(case).__name__}: a Sample or an "

@@ -16,7 +16,8 @@ from hydrakit.compute.devices import on_device, thread_count
 from hydrakit.compute.modules import set_dropout
 from hydrakit.data.load import LoadedDataset
 from hydrakit.errors import PlanError
-from hydrakit.models.body import Body, BodyWithHead, set_trainable
+from hydrakit.models.body import BodyModule, BodyWithHead, set_trainable
+from hydrakit.models.build import build_body, build_head
 from hydrakit.plan.results import DataFacts
 from hydrakit.rounds import Round
 from hydrakit.runs.session import Session
@@ -90,11 +91,11 @@ class DryRun:
         return sum(each.seconds for each in self.rounds)
 
 
-def dry_run(session: Session) -> DryRun:
-    """Measure some steps of a run, and tell what the whole would cost.
+def measure(session: Session) -> DryRun:
+    """Time some steps of a run, and estimate the cost of the whole.
 
     Args:
-        session: Whose data is prepared and checked; its folder need not be there.
+        session: A session whose data is prepared and checked; its folder need not exist.
 
     Raises:
         PlanError: Memory runs out, or the disk cannot be written or has too little room.
@@ -160,14 +161,14 @@ class _Meter:
         else:
             epochs = settings.epochs * (batches * self._step(round, examples) + seen * look)
         dealt = list(loaded[plan.target].splits.values())
-        if self.session.trace and (followed or round.dataset == plan.target):
+        if self.session.context.trace_test and (followed or round.dataset == plan.target):
             looks = 1 if round.train == "none" else settings.epochs
             epochs += looks * dealt.count("test") * look
         learnt = {name for each in plan.rounds[:number] for name in each.datasets}
         besides = sum(len(loaded[name].val.cases) for name in learnt)
         if number == 1:
             besides += plan.bootstrap * len(loaded[round.dataset].val.cases)
-        if number == len(plan.rounds) and self.session.test:
+        if number == len(plan.rounds) and self.session.context.test:
             besides += dealt.count("val") + dealt.count("test") + SHOWN
         return epochs + besides * look
 
@@ -204,7 +205,7 @@ class _Meter:
         return self._once((round.train == "head", round.dataset, size), measure)
 
     def _update(
-        self, round: Round, examples: TrainingExamples, body: Body, head: nn.Module
+        self, round: Round, examples: TrainingExamples, body: BodyModule, head: nn.Module
     ) -> float:
         compute, settings = self.session.compute, round.hyperparameters
         task = self.session.loaded[round.dataset].task
@@ -220,7 +221,7 @@ class _Meter:
         return _median(update, self.session)
 
     def _head_update(
-        self, round: Round, examples: TrainingExamples, body: Body, head: nn.Module
+        self, round: Round, examples: TrainingExamples, body: BodyModule, head: nn.Module
     ) -> float:
         inputs, targets = next(iter(examples.batches(1)))
         compute = self.session.compute.of_heads()
@@ -233,21 +234,26 @@ class _Meter:
             step = Step(head.train(), compute, round.hyperparameters)
             return _median(lambda: step(features, targets, task), self.session)
 
-    def _network(self, round: Round) -> tuple[Body, nn.Module]:
+    def _network(self, round: Round) -> tuple[BodyModule, nn.Module]:
         """A body and a head as a round would train them."""
         session = self.session
-        spec, device = session.plan.body, session.compute.device
-        if spec.norm == "dataset":
-            spec = spec.model_copy(update={"datasets": tuple(session.loaded)})
-        dropout = round.hyperparameters.dropout
-        body = Body(spec, in_channels=session.channels, dropout=dropout).to(device)
-        classes = len(session.adapters[round.dataset].classes)
-        factory = session.plugins.head(session.plan.head)
-        head = factory.build(spec.features, classes, dropout).to(device)
+        plan, device = session.plan, session.compute.device
+        body = build_body(
+            plan.body,
+            in_channels=session.channels,
+            datasets=tuple(session.loaded),
+            plugins=session.plugins,
+        ).to(device)
+        head = build_head(
+            plan.head_of(round.dataset),
+            features=body.features,
+            outputs=len(session.adapters[round.dataset].classes),
+            plugins=session.plugins,
+        ).to(device)
         set_trainable(body, round.train)
         body.use(round.dataset)
         for module in (body, head):
-            set_dropout(module, dropout)
+            set_dropout(module, round.hyperparameters.dropout)
         return body, head
 
     def disk(self, rounds: Sequence[Round]) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -32,7 +31,6 @@ class RoundState:
     Attributes:
         folder: Where it is kept.
         every: Seconds between two writings.
-        writes: Whether this process writes; others of a team read alone.
         keeper: Of the epochs.
         bootstrap: Which random start the first round began with.
         moved: What the round changed.
@@ -41,7 +39,6 @@ class RoundState:
 
     folder: Path
     every: float
-    writes: bool
     keeper: Checkpointer = field(init=False)
     bootstrap: Bootstrap | None = None
     moved: WeightChange | None = None
@@ -51,14 +48,12 @@ class RoundState:
 
     def __post_init__(self) -> None:
         """Begin to count the time."""
-        every = self.every if self.writes else math.inf
-        self.keeper = Checkpointer(self.folder / CHECKPOINT, every=every)
+        self.keeper = Checkpointer(self.folder / CHECKPOINT, every=self.every)
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
         """The round trains; however the block ends, its last epoch is kept."""
-        if self.writes:
-            self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         try:
             yield
         except BaseException:
@@ -68,9 +63,8 @@ class RoundState:
             raise
 
     def _keep(self) -> None:
-        if self.writes:
-            self._write_starts()
-            self.keeper.write()
+        self._write_starts()
+        self.keeper.write()
 
     @property
     def epoch(self) -> int:
@@ -110,7 +104,7 @@ class RoundState:
         """
         self._seen = looked
         signals.check()
-        if self.writes and time.monotonic() - self._wrote >= self.every:
+        if time.monotonic() - self._wrote >= self.every:
             self._write_starts()
 
     def _write_starts(self) -> None:

@@ -17,7 +17,7 @@ from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.quality.split import split_cases, unit_of_each
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter
-from hydrakit.models.body import Body
+from hydrakit.models.body import BodyModule
 from hydrakit.plan.model import Fold, Split
 from hydrakit.plan.results import EpochRecord
 from hydrakit.rounds import Round, Train
@@ -175,7 +175,7 @@ class RoundTrials:
     """
 
     round: Round
-    body: Body
+    body: BodyModule
     head: nn.Module
     folds: Sequence[LoadedDataset]
     seeds: Seeds

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from hydrakit.compute import signals
-from hydrakit.compute.distributed import ALONE, ProcessGroup
 from hydrakit.data.augment import Views, balanced
 from hydrakit.data.load import LoadedDataset
 from hydrakit.rounds import Hyperparameters
@@ -34,12 +33,10 @@ class TrainingExamples:
         seeds: Seeds,
         *,
         fixed: bool,
-        team: ProcessGroup = ALONE,
     ) -> None:
         self.data = data
         self.settings = settings
         self.seeds = seeds
-        self.team = team
         self.device = data.train.device
         self.fixed = fixed or settings.augmentation != "fresh"
         self.features: Tensor | None = None
@@ -81,7 +78,7 @@ class TrainingExamples:
         return len(balanced(self.data.train_labels, 1, torch.Generator(), limit))
 
     def batches(self, epoch: int, steps: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and labels of an epoch, batch by batch: of the inputs, this process's part.
+        """Yield the inputs and labels of an epoch, batch by batch.
 
         Args:
             epoch: Its number.
@@ -94,7 +91,5 @@ class TrainingExamples:
         size = self.settings.batch_size
         for chosen in order.split(size) if steps is None else order.tensor_split(steps):
             signals.check()
-            part = self.team.part(len(chosen))
-            own = chosen if part is None else chosen[part.rows]
-            inputs = self._images(own) if self.features is None else self.features[own]
+            inputs = self._images(chosen) if self.features is None else self.features[chosen]
             yield inputs, self.labels[chosen]

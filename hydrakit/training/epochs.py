@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from hydrakit.compute.devices import Compute
-from hydrakit.compute.distributed import ALONE, parallel
 from hydrakit.hooks import Task
-from hydrakit.models.body import Body, ParallelBodyWithHead
+from hydrakit.models.body import BodyModule
 from hydrakit.plan.results import Metrics
 from hydrakit.rounds import Hyperparameters, Round
 from hydrakit.stats.tasks import from_tensor, loss_of
@@ -39,20 +38,18 @@ class Step:
         self.settings = settings
         self.optimiser = build_optimiser([model], settings)
         self._compute = compute
-        self._shared = isinstance(model, ParallelBodyWithHead)
-        self._forward = parallel(model, compute.device) if self._shared else compute.prepared(model)
+        self._forward = compute.prepared(model)
 
     def __call__(self, inputs: Tensor, targets: Tensor, task: Task) -> Tensor:
         """Update on a batch, and give the outputs on the way.
 
         Args:
-            inputs: Of the batch; where processes share it, this one's part.
-            targets: Of the whole batch.
+            inputs: Images or features of the batch.
+            targets: Targets of the batch.
             task: What a target is.
         """
-        whole = (len(targets),) if self._shared else ()
         with self._compute.training():
-            output: Tensor = self._forward(inputs, *whole)
+            output: Tensor = self._forward(inputs)
         output = output.float()
         self.optimiser.zero_grad(set_to_none=True)
         loss_of(output, targets, task=task, loss=self.settings.loss).backward()
@@ -78,7 +75,6 @@ class SingleTaskEpoch:
     Attributes:
         heads: What is trained besides the body, the round's own head first.
         optimiser: Of all that is trained.
-        team: The processes that share its batches.
         drawn: The dataset of the epoch last begun, where every epoch draws one; here none does.
     """
 
@@ -89,7 +85,6 @@ class SingleTaskEpoch:
         self.examples = examples
         self.heads = [head]
         self.optimiser = step.optimiser
-        self.team = examples.team
 
     def epoch(self, epoch: int) -> Metrics:
         """Update the model once on every batch."""
@@ -101,7 +96,7 @@ class MultiTaskEpoch:
 
     def __init__(
         self,
-        body: Body,
+        body: BodyModule,
         parts: Sequence[tuple[nn.Module, TrainingExamples]],
         round: Round,
         *,
@@ -116,7 +111,6 @@ class MultiTaskEpoch:
         self.compute = compute
         self.heads = [head for head, _ in parts]
         self.optimiser = build_optimiser([body, *self.heads], self.settings)
-        self.team = ALONE
         self.drawn: str | None = None
 
     def epoch(self, epoch: int) -> Metrics:
@@ -165,7 +159,7 @@ class MultiTaskEpoch:
 
     def _features(self, names: Sequence[str], images: Sequence[Tensor]) -> Sequence[Tensor]:
         """Of each dataset's images: batch norm sees all together, or each apart."""
-        if self.body.spec.norm != "dataset":
+        if not self.body.by_dataset:
             every: Tensor = self.body(torch.cat(list(images)))
             return list(every.split([len(each) for each in images]))
         found = []

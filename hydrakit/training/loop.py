@@ -17,11 +17,10 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from hydrakit.compute.devices import Compute, on_device, thread_count
-from hydrakit.compute.distributed import ALONE
-from hydrakit.compute.modules import StateDict, set_dropout
+from hydrakit.compute.modules import StateDict, is_frozen, set_dropout
 from hydrakit.data.load import LoadedDataset
 from hydrakit.errors import PlanError
-from hydrakit.models.body import Body, BodyWithHead, ParallelBodyWithHead, set_trainable
+from hydrakit.models.body import BodyModule, BodyWithHead, set_trainable
 from hydrakit.models.layers import Dropout
 from hydrakit.plan.results import EpochRecord
 from hydrakit.rounds import Round
@@ -63,7 +62,7 @@ class DivergedError(PlanError):
 
 def train_round(
     round: Round,
-    body: Body,
+    body: BodyModule,
     head: nn.Module,
     data: LoadedDataset,
     *,
@@ -98,8 +97,7 @@ def train_round(
     settings = round.hyperparameters
     keeper = keeper or Checkpointer()
     compute = compute or Compute(data.train.device)
-    team = compute.team if round.train == "all" and not others else ALONE
-    examples = TrainingExamples(data, settings, seeds, fixed=round.train == "head", team=team)
+    examples = TrainingExamples(data, settings, seeds, fixed=round.train == "head")
     set_trainable(body, round.train)
     body.use(data.name)
     for module in (body, head, *(other for other, _ in others)):
@@ -107,9 +105,7 @@ def train_round(
     evaluate = Evaluator(body, head, data.val, reference, settings.loss)
     if round.train == "none":
         return _as_it_is(evaluate, data, on_epoch)
-    model: nn.Module = (
-        BodyWithHead(body, head) if team.size == 1 else ParallelBodyWithHead(body, head, team)
-    )
+    model: nn.Module = BodyWithHead(body, head)
     alone = round.train == "head" and cache_features
     if round.train == "head":
         kept = Dropout(settings.dropout * settings.feature_dropout)
@@ -145,7 +141,7 @@ def _train(
 ) -> TrainingResult:
     """The epochs of a round."""
     settings, body = round.hyperparameters, evaluate.body
-    modules = [*([] if body.frozen else [body]), *course.heads]
+    modules = [*([] if is_frozen(body) else [body]), *course.heads]
     selection = Selection(settings, modules)
     scheduler = ReduceLROnPlateau(course.optimiser, mode="min", patience=5)
     progress = RoundProgress(modules, course.optimiser, scheduler, selection)
@@ -171,7 +167,6 @@ def _train(
             reference_auc=reference_auc,
             dataset=course.drawn,
         )
-        record = course.team.broadcast(record)
         progress.records.append(record)
         on_epoch(record)
         selection.see(record)

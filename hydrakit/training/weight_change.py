@@ -7,14 +7,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from hydrakit.models.body import Body
-from hydrakit.models.layers import BatchNorm
+from hydrakit.compute.modules import NORMALISATIONS
+from hydrakit.models.body import BodyModule
 from hydrakit.plan.results import WeightChange
 
 STATISTICS = ("running_mean", "running_var")
 
 
-def weight_change(before: Mapping[str, Tensor], body: Body) -> WeightChange:
+def weight_change(before: Mapping[str, Tensor], body: BodyModule) -> WeightChange:
     """The distance of a body's weights from earlier ones, as a share of their length.
 
     Args:
@@ -26,7 +26,7 @@ def weight_change(before: Mapping[str, Tensor], body: Body) -> WeightChange:
         for name, _ in module.named_parameters(recurse=False):
             if isinstance(module, nn.Conv2d):
                 kind = "convolutions"
-            elif isinstance(module, (BatchNorm, nn.GroupNorm)):
+            elif isinstance(module, NORMALISATIONS):
                 kind = "scales"
             else:
                 kind = "dense"

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
+from contextvars import copy_context
 from pathlib import Path
 from typing import TypeVar
 
@@ -49,7 +50,7 @@ from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, OptionValue, Sample, Unusable
 from hydrakit.plugins.options import resolve_options
 from hydrakit.storage.files import write_atomic
-from hydrakit.storage.paths import default_cache
+from hydrakit.storage.paths import cache_folder, using_cache
 
 __all__ = [
     "MAX_ANGLE",
@@ -100,7 +101,7 @@ def prepare(
         root: The dataset's folder.
         options: The adapter's options, as given.
         patch: Side in pixels of what the network will see.
-        cache: Where prepared data is kept; None for `default_cache`.
+        cache: Folder of every cache; None for that of the active context (`cache_folder`).
         threads: How many images are prepared at a time; None for one per processor. It does not
             change the result.
         on_case: Called with the number of cases done so far.
@@ -109,7 +110,21 @@ def prepare(
         DataError: The dataset cannot be read, or has no usable case; or the cache is unusable.
     """
     check_root(adapter, root)
-    cache = cache or default_cache()
+    with using_cache(cache):
+        return _prepare(adapter, root, options, patch=patch, on_case=on_case, threads=threads)
+
+
+def _prepare(
+    adapter: DatasetAdapter,
+    root: Path,
+    options: Mapping[str, OptionValue],
+    *,
+    patch: int,
+    on_case: Callable[[int], None],
+    threads: int | None,
+) -> PreparedDataset:
+    """As `prepare`, with the cache of the active context."""
+    cache = cache_folder()
     folder = _folder(adapter, root, resolve_options(adapter, options), patch=patch, cache=cache)
     listing = listing_digest(root, adapter.elsewhere, ignore=cache)
     path = folder / f"index-{listing[:16]}.json"
@@ -341,7 +356,7 @@ def _in_order(
         warnings.filterwarnings("ignore", module=r"(PIL|pydicom)\b")
         try:
             for case in cases:
-                waiting.append((case, pool.submit(work, case)))
+                waiting.append((case, pool.submit(copy_context().run, work, case)))
                 if len(waiting) >= IN_FLIGHT * threads:
                     first, future = waiting.popleft()
                     yield first, future.result()

@@ -70,7 +70,6 @@ def summarise(
     *,
     split: Split | None = None,
     seed: int = 0,
-    cache: Path | None = None,
 ) -> Summary:
     """Look at a prepared dataset as a run would, and further.
 
@@ -80,12 +79,11 @@ def summarise(
         split: The shares to deal cases out by; None for `default_split`. A split that the dataset
             declares for a case stands.
         seed: Of the dealing.
-        cache: Where the copies found are kept for the next time; None for the default.
     """
     index = prepared.index
     labelled = [case for case in index.cases if case.label is not None]
     split = split or default_split(labelled)
-    dealt = _deal(adapter, prepared, split=split, seed=seed, cache=cache)
+    dealt = _deal(adapter, prepared, split=split, seed=seed)
     cases = tuple(
         CheckedCase(
             key=case.key,
@@ -234,7 +232,6 @@ def _deal(
     *,
     split: Split,
     seed: int,
-    cache: Path | None,
 ) -> _Dealt:
     """Deal the labelled cases out as a run does; where that fails, say why, and find copies."""
     rows = [row for row, case in enumerate(prepared.index.cases) if case.label is not None]
@@ -252,7 +249,6 @@ def _deal(
             seed=seed,
             copies="group",
             keep_conflicts=True,  # told below, all of them
-            cache=cache,
         )
         splits, names = gate.splits[adapter.name], gate.units[adapter.name]
         found = [alike.copy for alike in gate.copies]

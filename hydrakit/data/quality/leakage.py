@@ -12,7 +12,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -37,7 +36,7 @@ from hydrakit.plan.model import Copies, Plan, Split
 from hydrakit.plan.results import DataFacts, ShortcutFact
 from hydrakit.stats.tasks import strata, strata_names
 from hydrakit.storage.files import write_atomic
-from hydrakit.storage.paths import default_cache
+from hydrakit.storage.paths import cache_folder
 
 FORMAT = 1  # of the list of copies that is kept; changes with how they are found
 WITHHELD = "withheld"
@@ -92,8 +91,6 @@ def check_leakage(
     prepared: Mapping[str, PreparedDataset],
     adapters: Mapping[str, DatasetAdapter],
     plan: Plan,
-    *,
-    cache: Path | None = None,
 ) -> LeakageResult:
     """Find copies, refuse conflicts, and split every dataset of a plan.
 
@@ -101,7 +98,6 @@ def check_leakage(
         prepared: The datasets' prepared patches, by name.
         adapters: The datasets.
         plan: Says how to split, and what becomes of copies.
-        cache: Where the copies found are kept for the next time; None for `default_cache`.
 
     Raises:
         DataError: A dataset has too few cases for its splits, or copies have different labels.
@@ -115,7 +111,6 @@ def check_leakage(
         seed=plan.effective_split_seed,
         copies=plan.copies,
         keep_conflicts=plan.conflicts == "keep",
-        cache=cache,
     )
 
 
@@ -127,7 +122,6 @@ def assign_splits(
     seed: int,
     copies: Copies,
     keep_conflicts: bool,
-    cache: Path | None = None,
 ) -> LeakageResult:
     """As `check_leakage`, for datasets in the given order, without a plan."""
     rows: list[_Row] = []
@@ -137,7 +131,7 @@ def assign_splits(
             raise DataError(f"{name}: no case has a label: nothing can be trained on it")
         rows += labelled
     units = _numbers(_groups(rows, adapters, ()))
-    found = _copies(prepared, rows, units, cache)
+    found = _copies(prepared, rows, units)
     if not keep_conflicts:
         _refuse_conflicts(found, rows, units, adapters)
     dropped = duplicates_to_drop(found, units) if copies == "drop" else set()
@@ -277,7 +271,6 @@ def _copies(
     prepared: Mapping[str, PreparedDataset],
     rows: Sequence[_Row],
     units: Sequence[int],
-    cache: Path | None,
 ) -> list[Copy]:
     """The copies among all cases: looked for once, and kept beside the prepared data."""
     contents = [each.index.content for each in prepared.values()]
@@ -290,7 +283,7 @@ def _copies(
         [row.case.content for row in rows],
     ]
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-    path = (cache or default_cache()) / f"copies-{digest[:16]}.json"
+    path = cache_folder() / f"copies-{digest[:16]}.json"
     if path.is_file():
         try:
             return [Copy(**pair) for pair in json.loads(path.read_bytes())]

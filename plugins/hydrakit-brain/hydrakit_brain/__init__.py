@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-from hydrakit.hooks import DatasetAdapter, FieldOfView, OptionValue, Sample, Unusable, hookimpl
+from hydrakit.hooks import DatasetAdapter, FieldOfView, NoOptions, Sample, Unusable, hookimpl
 
 
 @hookimpl
@@ -32,7 +32,7 @@ def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
     )
 
 
-def _read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample | Unusable]:
+def _read(root: Path, options: NoOptions) -> Iterator[Sample | Unusable]:
     from hydrakit_brain.reading import read
 
     return read(root)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from hydrakit.hooks import DatasetAdapter, FieldOfView, Option, hookimpl
+from hydrakit.hooks import DatasetAdapter, FieldOfView, hookimpl
 
 if TYPE_CHECKING:
-    from hydrakit.hooks import OptionValue, Sample, Unusable
+    from hydrakit.hooks import Sample, Unusable
 
 # A nodule is at most 30 mm wide by definition; 50 mm show it with 10 mm of what surrounds it. The
 # paper's authors cut out 65 pixels, which at the usual 0.6 to 0.9 mm are 39 to 58 mm: a size that
@@ -17,7 +18,45 @@ if TYPE_CHECKING:
 _FIELD_OF_VIEW = FieldOfView(millimetres=50.0)
 
 
-def _read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample | Unusable]:
+@dataclass(frozen=True, kw_only=True)
+class LungOptions:
+    """Options of the dataset ``lung``."""
+
+    suspicious: Literal["drop", "malignant", "unlabelled"] = field(
+        default="drop",
+        metadata={
+            "help": "what becomes of the nodules labelled 'Suspicious malignant nodule'; "
+            "unlabelled ones are for prediction"
+        },
+    )
+    set: Literal["all", "calibration", "test"] = field(
+        default="all",
+        metadata={"help": "the calibration set, the challenge's test set, or both"},
+    )
+    window: Literal["nodule", "lung", "mediastinum", "none"] = field(
+        default="nodule",
+        metadata={
+            "help": "the Hounsfield units that are kept, the others being cut to its ends: nodule "
+            "-1000 to 400, lung -1350 to 150, mediastinum -150 to 250; none keeps all"
+        },
+    )
+    slices: Literal[1, 3, 5, 7] = field(
+        default=1,
+        metadata={
+            "help": "so many neighbouring slices are the channels, from one side of the nodule's "
+            "to the other; where the scan ends, its last slice is repeated"
+        },
+    )
+    sheet: str = field(
+        default="",
+        metadata={
+            "help": "file names of the sheets to read, with commas between them; the others are "
+            "not opened (default: all that are found, one for each set)"
+        },
+    )
+
+
+def _read(root: Path, options: LungOptions) -> Iterator[Sample | Unusable]:
     from hydrakit_lungx.reading import read
 
     return read(root, options)
@@ -42,39 +81,5 @@ def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
         "Farahani K, Kirby JS, Clarke LP. SPIE-AAPM-NCI Lung Nodule Classification Challenge "
         "Dataset. The Cancer Imaging Archive, 2015. doi:10.7937/K9/TCIA.2015.UZLSU3FL",
         licence="CC BY 3.0",
-        options=(
-            Option(
-                name="suspicious",
-                default="drop",
-                choices=("drop", "malignant", "unlabelled"),
-                help="what becomes of the nodules labelled 'Suspicious malignant nodule'; "
-                "unlabelled ones are for prediction",
-            ),
-            Option(
-                name="set",
-                default="all",
-                choices=("all", "calibration", "test"),
-                help="the calibration set, the challenge's test set, or both",
-            ),
-            Option(
-                name="window",
-                default="nodule",
-                choices=("nodule", "lung", "mediastinum", "none"),
-                help="the Hounsfield units that are kept, the others being cut to its ends: nodule "
-                "-1000 to 400, lung -1350 to 150, mediastinum -150 to 250; none keeps all",
-            ),
-            Option(
-                name="slices",
-                default=1,
-                choices=(1, 3, 5, 7),
-                help="so many neighbouring slices are the channels, from one side of the nodule's "
-                "to the other; where the scan ends, its last slice is repeated",
-            ),
-            Option(
-                name="sheet",
-                default="",
-                help="file names of the sheets to read, with commas between them; the others are "
-                "not opened (default: all that are found, one for each set)",
-            ),
-        ),
+        options=LungOptions,
     )

@@ -20,13 +20,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hydrakit.data.dicom import Header, MissingCodecError, index_headers, read_pixels, walk
-from hydrakit.data.dicom.geometry import has_plane, in_order
+from hydrakit.data.dicom.geometry import has_plane, sorted_stack
 from hydrakit.errors import DataError
-from hydrakit.hooks import OptionValue, Sample, Unusable
+from hydrakit.hooks import Sample, Unusable
 from hydrakit_lungx.sheets import SETS, SUSPICIOUS, UNLABELLED, Nodule, find_sheets
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from hydrakit_lungx import LungOptions
 
 NO_IMAGE = "no image"
 DROPPED = "label is suspicious, neither benign nor malignant"
@@ -60,15 +62,15 @@ class _Options:
     slices: int
 
 
-def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample | Unusable]:
+def read(root: Path, options: LungOptions) -> Iterator[Sample | Unusable]:
     """Every nodule of the sheets, once: the calibration set, then the test set.
 
     Raises:
         DataError: There is no sheet, one is wrong, or the header of an image is broken.
     """
     files = list(walk(root))
-    kind = None if options["set"] == "all" else SETS[str(options["set"])]
-    sheets = find_sheets(files, str(options["sheet"]), root, kind=kind)
+    kind = None if options.set == "all" else SETS[options.set]
+    sheets = find_sheets(files, options.sheet, root, kind=kind)
     scans: defaultdict[str, list[Header]] = defaultdict(list)
     for header in index_headers(root, files=files):
         if header.modality == "CT" and "LOCALIZER" not in header.image_type:
@@ -78,14 +80,14 @@ def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample | Un
             "benign": 0,
             "malignant": 1,
             UNLABELLED: None,
-            SUSPICIOUS: 1 if options["suspicious"] == "malignant" else None,
+            SUSPICIOUS: 1 if options.suspicious == "malignant" else None,
         },
-        window=WINDOWS[str(options["window"])],
-        slices=int(options["slices"]),
+        window=WINDOWS[options.window],
+        slices=options.slices,
     )
     for sheet in sheets:
         for nodule in sheet.nodules.values():
-            if nodule.label == SUSPICIOUS and options["suspicious"] == "drop":
+            if nodule.label == SUSPICIOUS and options.suspicious == "drop":
                 yield Unusable(key=nodule.key, reason=DROPPED)
             else:
                 yield _case(nodule, scans.get(nodule.scan.casefold(), []), how)
@@ -146,7 +148,7 @@ def _neighbours(header: Header, headers: Sequence[Header], count: int) -> list[H
         return [header]
     if not has_plane(header):
         return []
-    stack = in_order(headers, header)
+    stack = sorted_stack(headers, header)
     middle = stack.index(header)
     wanted = range(middle - count // 2, middle + count // 2 + 1)
     channels = [stack[min(max(at, 0), len(stack) - 1)] for at in wanted]

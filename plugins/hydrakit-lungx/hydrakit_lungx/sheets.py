@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from hydrakit.data.safe_paths import shown
+from hydrakit.data.safe_paths import quote
 from hydrakit.errors import DataError
 from hydrakit_lungx.tables import Row, is_table, read_tables
 
@@ -201,7 +201,7 @@ def read_sheet(path: Path) -> Sheet | None:
                 if "position" not in columns and not {"x", "y"} <= columns.keys():
                     raise DataError(
                         f"{path}: no column for the position of a nodule in the header "
-                        f"{shown('; '.join(filter(None, row)))}: take the official sheet"
+                        f"{quote('; '.join(filter(None, row)))}: take the official sheet"
                     )
                 return _sheet(path, columns, table, first=at + 1)
     return None
@@ -249,7 +249,7 @@ def _nodule(cells: dict[str, str]) -> Nodule:
     if "diagnosis" in cells:
         label = _LABELS.get(" ".join(cells["diagnosis"].lower().split()))
     if label is None:
-        told = shown(cells["diagnosis"])
+        told = quote(cells["diagnosis"])
         raise ValueError(f"diagnosis is {told}: known are {', '.join(_LABELS)}")
     if "position" in cells:
         column, row = _position(cells["position"])
@@ -273,13 +273,13 @@ def _scan(text: str) -> str:
     for prefix, spelt in _SETS.items():
         if text.lower().startswith(prefix) and re.fullmatch(r"[\w-]{1,40}", text[len(prefix) :]):
             return spelt + text[len(prefix) :].upper()
-    raise ValueError(f"scan is {shown(text)}: must begin with {' or '.join(_SETS.values())}")
+    raise ValueError(f"scan is {quote(text)}: must begin with {' or '.join(_SETS.values())}")
 
 
 def _count(what: str, text: str) -> int:
     if re.fullmatch(r"[0-9]{1,9}(\.0+)?", text) and (number := int(float(text))) > 0:
         return number
-    raise ValueError(f"{what} is {shown(text)}: must be a whole number from 1 on")
+    raise ValueError(f"{what} is {quote(text)}: must be a whole number from 1 on")
 
 
 def _position(text: str) -> tuple[int, int]:
@@ -292,4 +292,4 @@ def _position(text: str) -> tuple[int, int]:
     pair = number or re.fullmatch(r"\(?([0-9]{1,9})[\s.,;/]+([0-9]{1,9})\)?", text)
     if pair and int(pair[1]) > 0 and int(pair[2]) > 0:
         return int(pair[1]), int(pair[2])
-    raise ValueError(f"position is {shown(text)}: must be 'column, row' in pixels, from 1 on")
+    raise ValueError(f"position is {quote(text)}: must be 'column, row' in pixels, from 1 on")

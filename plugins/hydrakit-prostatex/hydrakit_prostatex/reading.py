@@ -23,13 +23,13 @@ from hydrakit.data.dicom.geometry import (
     Location,
     frame_in,
     has_plane,
-    in_order,
     in_volume,
     nearest_slice,
     resample,
+    sorted_stack,
 )
 from hydrakit.errors import DataError
-from hydrakit.hooks import OptionValue, Sample, Unusable
+from hydrakit.hooks import Sample, Unusable
 from hydrakit_prostatex.authors import authors_slice
 from hydrakit_prostatex.series import Candidate, candidates, choose
 from hydrakit_prostatex.tables import (
@@ -44,6 +44,8 @@ from hydrakit_prostatex.tables import (
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from hydrakit_prostatex import ProstateOptions
 
 NO_IMAGE = "no image"
 NOT_AS_LISTED = "no series with the listed number and description"
@@ -93,7 +95,7 @@ class _Shown:
 
 
 def read(
-    root: Path, options: Mapping[str, OptionValue], sets: Mapping[str, Tables]
+    root: Path, options: ProstateOptions, sets: Mapping[str, Tables]
 ) -> Iterator[Sample | Unusable]:
     """Every finding of the chosen sets, once, in the order of the official tables.
 
@@ -106,7 +108,7 @@ def read(
         DataError: A table is missing or wrong, or the header of an image is broken.
     """
     files = list(walk(root))
-    chosen = tuple(sets) if options["set"] == "all" else (str(options["set"]),)
+    chosen = tuple(sets) if options.set == "all" else (options.set,)
     findings: list[Finding] = []
     listed: dict[FindingKey, list[ListedSeries]] = {}
     for name in chosen:
@@ -117,9 +119,9 @@ def read(
     for header in index_headers(root, files=files):
         patients[header.patient_id.casefold()].append(header)
     how = _Options(
-        sequences=tuple(str(options["sequences"]).split(",")),
-        by_instance=options["slice"] == "instance",
-        as_authors=options["intensity"] == "authors",
+        sequences=tuple(options.sequences.split(",")),
+        by_instance=options.slice == "instance",
+        as_authors=options.intensity == "authors",
     )
     for finding in findings:
         headers = patients.get(finding.patient.casefold(), [])
@@ -218,7 +220,7 @@ def _image(
     for shown in channels:
         seen = shown if own_grids else first
         frame = frame_in(seen.header, seen.location, spacing=GRID_SPACING, side=GRID_SIDE)
-        planes.append(resample(in_order(shown.images, shown.header), frame, pixels))
+        planes.append(resample(sorted_stack(shown.images, shown.header), frame, pixels))
     middle = (GRID_SIDE - 1) / 2
     return np.stack(planes), (middle, middle), (GRID_SPACING, GRID_SPACING)
 

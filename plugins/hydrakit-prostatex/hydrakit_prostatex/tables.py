@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydrakit.data.safe_paths import shown
+from hydrakit.data.safe_paths import quote
 from hydrakit.errors import DataError
 
 Position = tuple[float, float, float]
@@ -104,23 +104,23 @@ def read_findings(path: Path, tables: Tables) -> list[Finding]:
         where = f"{path}, line {line}"
         for name in ("ProxID", "fid"):
             if not (row[name].isprintable() and 0 < len(row[name]) <= 60):
-                raise DataError(f"{where}: {name} is {shown(row[name])}: must be a short name")
+                raise DataError(f"{where}: {name} is {quote(row[name])}: must be a short name")
         zone = row.get("zone", "")
         if not (zone.isprintable() and len(zone) <= 60):
-            raise DataError(f"{where}: zone is {shown(zone)}: must be a short name, or empty")
+            raise DataError(f"{where}: zone is {quote(zone)}: must be a short name, or empty")
         label = None
         if tables.column in row:
             label = tables.labels.get(row[tables.column].upper())
             if label is None:
                 known = ", ".join(tables.labels)
-                told = shown(row[tables.column])
+                told = quote(row[tables.column])
                 raise DataError(f"{where}: {tables.column} is {told}: must be one of {known}")
         position = _position(row["pos"])
         if position is None:
-            raise DataError(f"{where}: pos is {shown(row['pos'])}: must be three numbers 'x y z'")
+            raise DataError(f"{where}: pos is {quote(row['pos'])}: must be three numbers 'x y z'")
         finding = Finding(row["ProxID"], row["fid"], row["pos"], position, label, zone)
         if finding.key in findings:
-            named = shown("/".join((finding.patient, finding.fid, finding.pos)))
+            named = quote("/".join((finding.patient, finding.fid, finding.pos)))
             raise DataError(f"{where}: the finding {named} is listed twice: remove one")
         findings[finding.key] = finding
     return list(findings.values())
@@ -153,12 +153,12 @@ def read_listed_series(path: Path) -> dict[FindingKey, list[ListedSeries]]:
             series = ListedSeries(int(row["DCMSerNum"]), row["DCMSerDescr"], (i, j, k))
         except ValueError:
             raise DataError(
-                f"{path}, line {line}: ijk is {shown(row['ijk'])} and DCMSerNum "
-                f"{shown(row['DCMSerNum'])}: must be three whole numbers 'i j k' and one"
+                f"{path}, line {line}: ijk is {quote(row['ijk'])} and DCMSerNum "
+                f"{quote(row['DCMSerNum'])}: must be three whole numbers 'i j k' and one"
             ) from None
         if position is None:
             raise DataError(
-                f"{path}, line {line}: pos is {shown(row['pos'])}: must be three numbers"
+                f"{path}, line {line}: pos is {quote(row['pos'])}: must be three numbers"
             )
         listed.setdefault(_key(row["ProxID"], row["fid"], position), []).append(series)
     return listed
