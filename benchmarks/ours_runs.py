@@ -22,11 +22,12 @@ from hydrakit.data.prepared.prepare import prepare
 from hydrakit.data.quality.leakage import check_leakage
 from hydrakit.engine import run
 from hydrakit.hooks import DatasetAdapter
-from hydrakit.plan import BodySpec
+from hydrakit.plan import BodySpec, Plan
 from hydrakit.plan.profiles import make_plan
 from hydrakit.plugins import Plugins, load_plugins
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.rundir import RunDir
+from hydrakit.storage.paths import using_cache
 
 
 class StartPrepared:
@@ -47,7 +48,8 @@ class StartPrepared:
         began = time.perf_counter()
         chosen = self.plugins.get(DatasetAdapter, "brain")
         prepared = prepare(chosen, self.root, options={}, patch=65, cache=cache)
-        gate = check_leakage({"brain": prepared}, {"brain": chosen}, self.plan, cache=cache)
+        with using_cache(cache):
+            gate = check_leakage({"brain": prepared}, {"brain": chosen}, self.plan)
         device = torch.device(self.settings.device)
         load(prepared, chosen, splits=gate.splits["brain"], patch=65, device=device)
         seconds = time.perf_counter() - began
@@ -149,7 +151,7 @@ class _Started(RunCallback):
 
     at = 0.0
 
-    def started(self, rundir: RunDir, device: str) -> None:
+    def started(self, plan: Plan, rundir: RunDir, device: str) -> None:
         """Now."""
         self.at = time.perf_counter()
 
@@ -164,7 +166,7 @@ class ScaleRun(_Scaled):
         plan = make_plan("hydra", names, epochs=1, bootstrap=1, plugins=plugins)
         plan = plan.model_copy(update={"body": BodySpec(patch=self.point.patch)})
         out = Path(self.settings.work) / "run"
-        watcher = _Started()
+        started = _Started()
         began = time.perf_counter()
         run(
             plan,
@@ -173,7 +175,7 @@ class ScaleRun(_Scaled):
             device=self.settings.device,
             cache=self.cache,
             plugins=plugins,
-            watcher=watcher,
+            callbacks=[started],
         )
         seconds = time.perf_counter() - began
-        return Answer(seconds, {"before": watcher.at - began, **peak(self.settings)})
+        return Answer(seconds, {"before": started.at - began, **peak(self.settings)})

@@ -282,10 +282,45 @@ class SequenceStrategy(Factory):
 
 @runtime_checkable
 class Launcher(Protocol):
-    """Runs the cells of a comparison: in processes here, or elsewhere."""
+    """Runs the cells of a comparison somewhere; the comparison's folder is the only channel.
 
-    def run(self, *arguments: Any, **more: Any) -> None:
-        """Run cells until each is done or has failed."""
+    What became of each cell is in its folder (`hydrakit.compare.design.CompareDir.status`).
+    """
+
+    def processes(self, context: Any, groups: int) -> int:
+        """How many cells run at once.
+
+        Args:
+            context: Where and how (a `hydrakit.RunContext`); ``jobs`` is what the user asked for.
+            groups: Number of groups of cells; more processes than these have nothing to do.
+
+        Raises:
+            PlanError: There is no such device.
+        """
+
+    def run(
+        self,
+        groups: Sequence[Sequence[tuple[Any, Any]]],
+        folder: Path,
+        context: Any,
+        *,
+        processes: int,
+        on_poll: Callable[[], None],
+        on_killed: Callable[[Any, str], None],
+    ) -> None:
+        """Run all cells, and return when none is left to run.
+
+        Args:
+            groups: Cells that are not done, each with its plan, grouped by what they have in
+                common.
+            folder: Folder of the comparison.
+            context: Where and how to run each cell (a `hydrakit.RunContext`), with ``round_cache``
+                set.
+            processes: What `processes` returned for all groups, also for those that are done: so
+                each cell of a continued comparison has as many threads.
+            on_poll: Called a few times a second.
+            on_killed: Called with a cell whose process ended before its time, and how it ended.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)

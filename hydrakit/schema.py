@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -29,6 +29,7 @@ OptionText = Annotated[str, StringConstraints(max_length=1000)]
 Count = Annotated[int, Field(gt=0, le=MAX_COUNT)]
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class Frozen(BaseModel):

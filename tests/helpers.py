@@ -223,7 +223,6 @@ def load_dataset(
         seed=seed,
         copies="group",
         keep_conflicts=True,
-        cache=cache,
     )
     where = torch.device(device)
     return load(prepared, chosen, splits=gate.splits[name], patch=BODY.patch, device=where)
@@ -304,8 +303,11 @@ def forget_digests(run: Path) -> None:
 
 def weights_of(run: Path) -> dict[str, bytes]:
     """What two equal runs have in common, byte for byte, by path within the run."""
-    return {
+    found = {
         str(path.relative_to(run)): path.read_bytes()
         for path in sorted(run.rglob("*"))
         if path.suffix in (".safetensors", ".csv") or path.name == "metrics.jsonl"
     }
+    for suffix in (".safetensors", ".jsonl"):  # else nothing would be compared with nothing
+        assert any(name.endswith(suffix) for name in found), f"{run} holds no {suffix}"
+    return found

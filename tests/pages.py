@@ -245,7 +245,8 @@ class Node:
         return found + [node for child in self.children for node in child.all(tag)]
 
     def words(self) -> str:
-        return " ".join([self.text, *(child.words() for child in self.children)]).strip()
+        text = " ".join([self.text, *(child.words() for child in self.children)]).strip()
+        return text.replace("\N{NO-BREAK SPACE}", " ")
 
 
 class Tree(HTMLParser):

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from fuzzing_dicom import element, elements
+from fuzzing.mutators_dicom import element, elements
 from helpers import BODY, SUPPORT, TARGET, StopError, round_of
 from pydicom import Dataset, dcmread
 from pydicom.datadict import DicomDictionary
@@ -275,7 +275,7 @@ def test_the_log_of_a_run_that_failed_tells_nothing_of_the_data(
 ) -> None:
     data, _ = marked
     with pytest.raises(StopError):
-        run(plan(), out=tmp_path / "run", data=data, device="cpu", watcher=Fail(data))
+        run(plan(), out=tmp_path / "run", data=data, device="cpu", callbacks=[Fail(data)])
     assert_logged(tmp_path / "run", data)
     assert "ValueError" in (tmp_path / "run" / "log.txt").read_text()
 

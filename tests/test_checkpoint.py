@@ -57,7 +57,7 @@ def interrupted(runner: Runner, plan: Plan, stops: Iterator[int], **more: Any) -
     watcher = Interrupter(*stops)
     while True:
         try:
-            runner(plan, "run", watcher=watcher, **more)
+            runner(plan, "run", callbacks=[watcher], **more)
         except StopError:
             continue
         return watcher
@@ -113,7 +113,7 @@ def test_stopped_in_every_epoch_a_round_ends_as_in_one_go(
     plan = plan_of(*HABITS[name], bootstrap=2)
     whole = runner(plan, "whole")
     epochs = sum(result.epochs for result in (whole.results() or pytest.fail("no results")).rounds)
-    watcher = interrupted(runner, plan, iter(range(1, 200, 2)), checkpoint_every=every)
+    watcher = interrupted(runner, plan, iter(range(1, 200, 2)), checkpoint_interval=every)
     assert_same(runner.folder / "run", whole.path)
     # Every second epoch was stopped before it was over, and done again: no other was.
     assert len(watcher.epochs) <= 2 * epochs
@@ -145,9 +145,9 @@ def test_a_round_whose_patience_had_run_out_is_not_trained_further(runner: Runne
             "hydrakit.runs.network.Network.save", lambda *_: 1 / 0
         )  # after the last epoch
         with pytest.raises(ZeroDivisionError):
-            runner(plan, checkpoint_every=0.0)
+            runner(plan, checkpoint_interval=0.0)
     watcher = Interrupter()
-    runner(plan, watcher=watcher)
+    runner(plan, callbacks=[watcher])
     assert watcher.epochs == []
     assert_same(runner.folder / "run", whole.path)
 
@@ -164,7 +164,7 @@ def test_random_starts_are_not_looked_at_again(runner: Runner) -> None:
                 raise StopError
 
     with pytest.raises(StopError):
-        runner(plan, watcher=Starts())
+        runner(plan, callbacks=[Starts()])
     looked = json.loads(
         (runner.folder / "run" / "rounds" / "01-alpha-all.part" / "bootstrap.json").read_text()
     )
@@ -173,12 +173,12 @@ def test_random_starts_are_not_looked_at_again(runner: Runner) -> None:
     with pytest.MonkeyPatch.context() as patch:
         from hydrakit.training import bootstrap
 
-        class Counting(bootstrap.Evaluation):
+        class Counting(bootstrap.Evaluator):
             def __call__(self) -> Any:
                 counted.append(self)
                 return super().__call__()
 
-        patch.setattr(bootstrap, "Evaluation", Counting)
+        patch.setattr(bootstrap, "Evaluator", Counting)
         runner(plan)
     assert len(counted) == 5
     assert_same(runner.folder / "run", whole.path)
@@ -186,8 +186,8 @@ def test_random_starts_are_not_looked_at_again(runner: Runner) -> None:
 
 def test_a_test_trace_goes_on_too(runner: Runner) -> None:
     plan = plan_of(round_of("alpha", epochs=5))
-    whole = runner(plan, "whole", trace=True)
-    interrupted(runner, plan, iter((2, 4)), trace=True)
+    whole = runner(plan, "whole", trace_test=True)
+    interrupted(runner, plan, iter((2, 4)), trace_test=True)
     traces = [
         (run / "rounds" / "01-alpha-all" / "test-trace.jsonl").read_bytes()
         for run in (whole.path, runner.folder / "run")
@@ -212,7 +212,7 @@ def test_progress_is_written_now_and_then_alone(
                 written.append(read_facts(path).epoch)
             now[0] += 2.0
 
-    runner(plan_of(round_of("alpha", epochs=9)), watcher=Clock(), checkpoint_every=5.0)
+    runner(plan_of(round_of("alpha", epochs=9)), callbacks=[Clock()], checkpoint_interval=5.0)
     assert written == [3, 3, 3, 6, 6, 6]
 
 
@@ -220,7 +220,7 @@ def test_progress_is_written_now_and_then_alone(
 def test_a_changed_checkpoint_is_named(at: int, runner: Runner) -> None:
     plan = plan_of(round_of("alpha", epochs=4))
     with pytest.raises(StopError):
-        runner(plan, watcher=Interrupter(3))
+        runner(plan, callbacks=[Interrupter(3)])
     path = runner.folder / "run" / "rounds" / "01-alpha-all.part" / CHECKPOINT
     data = bytearray(path.read_bytes())
     data[at] ^= 0x10
@@ -234,7 +234,7 @@ def test_a_changed_checkpoint_is_named(at: int, runner: Runner) -> None:
 def test_a_changed_file_of_random_starts_is_named(runner: Runner) -> None:
     plan = plan_of(round_of("alpha", epochs=4), bootstrap=3)
     with pytest.raises(StopError):
-        runner(plan, watcher=Interrupter(1))
+        runner(plan, callbacks=[Interrupter(1)])
     path = runner.folder / "run" / "rounds" / "01-alpha-all.part" / "bootstrap.json"
     path.write_text(path.read_text().replace("0.", "1.", 1))
     refused(lambda: runner(plan), str(path), "damaged", "delete it")
@@ -425,6 +425,6 @@ def test_hydra_stopped_at_random_places_equals_one_in_one_go(
     tmp_path: Path, data: Path, cache: Path, hydra_run: RunDir
 ) -> None:
     runner = Runner(tmp_path, data, cache)
-    interrupted(runner, hydra_plan(), iter((1, 4, 6, 7, 11, 13, 17)), checkpoint_every=0.0)
+    interrupted(runner, hydra_plan(), iter((1, 4, 6, 7, 11, 13, 17)), checkpoint_interval=0.0)
     assert_same(tmp_path / "run", hydra_run.path)
     assert run_plan(hydra_plan(), tmp_path / "run", data=data, cache=cache).results() is not None

@@ -25,8 +25,10 @@ from sklearn.metrics import roc_auc_score
 from hydrakit.cli import main
 from hydrakit.cli.show import print_comparison
 from hydrakit.compare.design import Cell, CompareDir, Design, make_design
-from hydrakit.compare.engine import CompareCallback, CompareResult, compare, divided
+from hydrakit.compare.engine import CompareCallback, CompareResult, compare
+from hydrakit.compare.launchers import LocalPool
 from hydrakit.plugins import load_plugins
+from hydrakit.runs.context import RunContext
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.comparison import Comparison
 from hydrakit.stats.subgroups import ComparedSubgroup, SubgroupAuc
@@ -296,17 +298,20 @@ def test_what_is_found_so_far_is_published(
 ) -> None:
     monkeypatch.setattr("hydrakit.compare.engine.SECONDS_BETWEEN_REPORTS", 0.0)
     reader = Reader(tmp_path / "out")
-    run(design_of("hydra", "transfer"), reader.out, watcher=reader)
+    run(design_of("hydra", "transfer"), reader.out, callback=reader)
     # Nothing before a fold has both strategies; a third cell changes no figure, but is told.
     assert list(reader.seen) in ([(2, 2, True), (3, 2, True)], [(2, 2, True)], [(3, 2, True)])
     page = next(iter(reader.seen.values()))
-    assert "of 4 cells are done." in page
-    assert "Figures are of 2: of the seeds and folds that every strategy finished." in page
+    assert "of 4 cells are finished." in page
+    assert (
+        "The results include 2 cells: those of seeds and folds that every strategy finished."
+        in page
+    )
     assert 'http-equiv="refresh"' in page
     # In the end it is what it would be without.
     assert load(reader.out).strategies[0].scores == load(finished).strategies[0].scores
     assert (load(reader.out).done, load(reader.out).under_way) == (4, False)
-    assert "Under way" not in (reader.out / "report.html").read_text()
+    assert "In progress" not in (reader.out / "report.html").read_text()
     assert 'http-equiv="refresh"' not in (reader.out / "report.html").read_text()
 
 
@@ -315,7 +320,7 @@ def test_what_is_found_is_published_now_and_then(
 ) -> None:
     monkeypatch.setattr("hydrakit.compare.engine.SECONDS_BETWEEN_REPORTS", 1e9)
     reader = Reader(tmp_path / "out")
-    run(design_of("hydra", "transfer"), reader.out, watcher=reader)
+    run(design_of("hydra", "transfer"), reader.out, callback=reader)
     assert len(reader.seen) == 1  # as soon as there is something, and then not for long
 
 
@@ -342,7 +347,7 @@ def test_a_killed_process_is_told_and_replaced(copied: Path, finished: Path) -> 
     for strategy in ("hydra", "transfer"):
         shutil.rmtree(here.cell(cell(strategy, 1)))
     killer = Killer(times=2)
-    found = run(design_of("hydra", "transfer"), copied, watcher=killer)
+    found = run(design_of("hydra", "transfer"), copied, callback=killer)
     assert killer.lines == ["hydra-seed0-repeat0-fold1: SIGKILL: too little memory?"] * 2
     assert list(found.failed) == ["hydra-seed0-repeat0-fold1"]
     assert "ended 2 times (SIGKILL" in found.failed["hydra-seed0-repeat0-fold1"]
@@ -449,11 +454,20 @@ def test_usage_is_told(given: list[str], word: str) -> None:
 
 
 def test_threads_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    def divided(
+        jobs: int | None, device: str, groups: int, threads: int | None = None
+    ) -> tuple[int, tuple[str, ...], int]:
+        context = RunContext(jobs=jobs, device=device, threads=threads)
+        assert LocalPool().processes(context, groups) == LocalPool().divided(context, groups)[0]
+        return LocalPool().divided(context, groups)
+
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     assert divided(None, "cpu", 100) == (8, ("cpu",), 1)
     assert divided(3, "cpu", 100) == (3, ("cpu",), 2)
     assert divided(None, "cpu", 2) == (2, ("cpu",), 4)
     assert divided(20, "cpu", 100) == (20, ("cpu",), 1)
+    assert divided(None, "cpu", 100, threads=3) == (3, ("cpu",), 1)
+    assert divided(2, "cpu", 100, threads=6) == (2, ("cpu",), 3)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     gpus = {"cuda:0": 80, "cuda:1": 80}

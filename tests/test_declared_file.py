@@ -46,13 +46,13 @@ DOCS = Path(__file__).parent.parent / "docs"
         (BY_FOLDER + "name = 'Mine!'\n", ["name", "'Mine!'"]),
         (BY_FOLDER.replace('"malignant"', '"benign"'), ["classes", "twice"]),
         (BY_FOLDER.replace(', "malignant"', ""), ["classes", "two or more"]),
-        (BY_FOLDER + "task = 'regression'\n", ["classes", "a regression has one"]),
+        (BY_FOLDER + "task = 'regression'\n", ["classes", "a regression needs exactly one"]),
         (BY_FOLDER + "task = 'sorting'\n", ["task", "'sorting'"]),
         (BY_FOLDER + "[labels]\nno = 'healthy'\n", ["labels: 'no'", "'healthy'", "benign"]),
         (BY_FOLDER + "[splits]\nholdout = 'test'\n", ["splits", "{split}"]),
         (BY_FOLDER + "[columns]\nlabel = 'x'\n", ["columns", "remove"]),
-        (BASE, ["either cases, a table, or pattern"]),
-        (BY_FOLDER + "cases = 'cases.csv'\n", ["either cases, a table, or pattern"]),
+        (BASE, ["either cases (a table) or pattern"]),
+        (BY_FOLDER + "cases = 'cases.csv'\n", ["either cases (a table) or pattern"]),
         (BASE + "cases = 'cases.xlsx'\n", ["cases", "'cases.xlsx'", ".csv"]),
         (BASE + "cases = '../cases.csv'\n", ["cases", "leads out"]),
         (CSV + "[columns]\nimage = 'x'\n", ["columns.image"]),
@@ -174,7 +174,9 @@ def test_the_schema_is_that_of_the_docs() -> None:
 
 def examples() -> list[str]:
     text = (DOCS / "dataset-toml.md").read_text(encoding="utf-8")
-    return re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    found = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert found  # else the test below has no case
+    return found
 
 
 @pytest.mark.parametrize("toml", examples())

@@ -201,7 +201,7 @@ PLAN = plan_of(
 
 def stopped(runner: Runner, plan: Plan, after: int) -> RunDir:
     with pytest.raises(StopError):
-        runner(plan, watcher=StopAfter(after))
+        runner(plan, callbacks=[StopAfter(after)])
     return RunDir(runner.folder / "run")
 
 
@@ -246,7 +246,10 @@ def test_shared_rounds_keep_the_digests_of_what_was_trained(runner: Runner, tmp_
     shared = tmp_path / "kept"
     named = plan_of(*(round_of(name, head="one") for name in ("alpha", "beta", "alpha")))
     own = plan_of(round_of("alpha", head="mine"), round_of("beta"), round_of("alpha", head="mine"))
-    first, second = runner(named, "named", shared=shared), runner(own, "own", shared=shared)
+    first, second = (
+        runner(named, "named", round_cache=shared),
+        runner(own, "own", round_cache=shared),
+    )
     kept = [digests.read_digests(folder) for folder in shared.iterdir()]
     assert len(kept) == 5
     assert [each.plan for each in kept if each] == [None] * 5
@@ -264,14 +267,14 @@ def test_shared_rounds_keep_the_digests_of_what_was_trained(runner: Runner, tmp_
 def test_a_shared_round_that_was_changed_is_not_taken(runner: Runner, tmp_path: Path) -> None:
     shared = tmp_path / "kept"
     plan = plan_of(round_of("alpha"))
-    one = runner(plan, "one", shared=shared)
+    one = runner(plan, "one", round_cache=shared)
     (folder,) = shared.iterdir()
     flip(folder / "body.safetensors")
     with pytest.raises(Exception, match=r"body\.safetensors: was changed") as caught:
-        runner(plan, "two", shared=shared)
+        runner(plan, "two", round_cache=shared)
     (again,) = re.findall(r"delete (\S+) and run again", str(caught.value))
     shutil.rmtree(again)
-    assert weights_of(runner(plan, "two", shared=shared).path) == weights_of(one.path)
+    assert weights_of(runner(plan, "two", round_cache=shared).path) == weights_of(one.path)
 
 
 def test_a_round_that_goes_bad_while_it_is_kept_is_not_made_right_by_keeping_it(
@@ -285,6 +288,6 @@ def test_a_round_that_goes_bad_while_it_is_kept_is_not_made_right_by_keeping_it(
     plan, shared = plan_of(round_of("alpha")), tmp_path / "kept"
     with monkeypatch.context() as patch:
         patch.setattr(hydrakit.runs.round_cache, "copy", badly)
-        runner(plan, "one", shared=shared)
+        runner(plan, "one", round_cache=shared)
     (folder,) = shared.iterdir()
     assert [name for name, _ in digests.damaged_files(folder)] == ["body.safetensors"]

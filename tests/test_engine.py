@@ -243,7 +243,7 @@ def test_a_watcher_is_told_everything_in_order(runner: Runner) -> None:
         def preparing(self, dataset: str, cases: int) -> None:
             told.append(f"preparing {dataset} {cases}")
 
-        def started(self, rundir: RunDir, device: str) -> None:
+        def started(self, plan: Plan, rundir: RunDir, device: str) -> None:
             told.append(f"started on {device}")
 
         def bootstrapping(self, done: int, of: int) -> None:
@@ -262,13 +262,13 @@ def test_a_watcher_is_told_everything_in_order(runner: Runner) -> None:
 
     plan = plan_of(round_of("beta"), round_of("alpha", "head"), bootstrap=2)
     with pytest.raises(StopError):
-        runner(plan, watcher=Listener(), cache=runner.folder / "cache")
+        runner(plan, callbacks=[Listener()], cache=runner.folder / "cache")
     last = {name: f"preparing {name} 48" for name in ("beta", "alpha")}
     assert told.index("preparing beta 1") < told.index(last["beta"]) < told.index(last["alpha"])
     began = told.index("started on cpu")
     assert told[began + 1 :] == ["start 1/2", "start 2/2", "epoch 1.1", "epoch 1.2", "finished 1"]
     told.clear()
-    runner(plan, watcher=Listener(), cache=runner.folder / "cache")
+    runner(plan, callbacks=[Listener()], cache=runner.folder / "cache")
     assert told == ["started on cpu", "skipped 1", "epoch 2.1", "epoch 2.2", "finished 2"]
 
 

@@ -23,6 +23,7 @@ from hydrakit.data.quality.leakage import (
 )
 from hydrakit.errors import DataError
 from hydrakit.plan import Split
+from hydrakit.storage.paths import using_cache
 
 THREE, TWO = Split(train=8, val=1, test=1), Split(train=9, val=1)
 
@@ -73,15 +74,15 @@ def deal(
 ) -> LeakageResult:
     adapters = {name: replace(helpers.adapter(name), cohort=cohort) for name in datasets}
     first = next(iter(datasets))
-    return assign_splits(
-        cast("dict[str, PreparedDataset]", datasets),
-        adapters,
-        splits={name: target if name == first else TWO for name in datasets},
-        seed=0,
-        copies="group",
-        keep_conflicts=False,
-        cache=cache,
-    )
+    with using_cache(cache):
+        return assign_splits(
+            cast("dict[str, PreparedDataset]", datasets),
+            adapters,
+            splits={name: target if name == first else TWO for name in datasets},
+            seed=0,
+            copies="group",
+            keep_conflicts=False,
+        )
 
 
 @st.composite
@@ -120,7 +121,6 @@ def test_nothing_is_on_two_sides(
             seed=seed,
             copies="group",
             keep_conflicts=True,
-            cache=tmp_path_factory.mktemp("cache"),
         )
     except DataError as error:  # copies may join so much that the splits cannot be filled
         if "too few" not in str(error) and "leave this dataset out" not in str(error):
@@ -193,7 +193,6 @@ def test_copies_with_different_labels_are_an_error_that_names_both(tmp_path: Pat
         seed=0,
         copies="group",
         keep_conflicts=True,
-        cache=tmp_path,
     )
     assert kept.splits["alpha"]["c0"] == kept.splits["alpha"]["the copy"]
 
@@ -209,7 +208,6 @@ def test_copies_are_grouped_dropped_or_told(mode: str, tmp_path: Path) -> None:
         seed=1,
         copies=mode,  # type: ignore[arg-type]
         keep_conflicts=False,
-        cache=tmp_path,
     )
     splits = gate.splits["alpha"]
     pairs = [(splits[f"c{n}"], splits[f"twin{n}"]) for n in range(20)]
@@ -241,7 +239,7 @@ def test_copies_are_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     data = dataset(*plenty(), (3, {"label": 1, "patient": "twin", "key": "twin"}))
     first = deal(tmp_path, alpha=data)
     kept = next(tmp_path.glob("copies-*.json"))
-    monkeypatch.setattr(module, "find_copies", None)
+    monkeypatch.setattr(module, "find_duplicates", None)
     assert deal(tmp_path, alpha=data) == first
     kept.write_text("{")
     monkeypatch.undo()

@@ -92,7 +92,7 @@ def test_a_stopped_run_goes_on_within_its_round(golden: Path, tmp_path: Path) ->
         run.path,
         data=golden / "data",
         cache=tmp_path / "cache",
-        watcher=See(),
+        callbacks=[See()],
     )
     assert resumed == [(3, 2)]
     assert tree(done) == before

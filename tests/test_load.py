@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from hydrakit.data.augment import plain
+from hydrakit.data.augment import central_view
 from hydrakit.data.load import LoadedDataset, load, select
 from hydrakit.data.prepared.crop import canvas_side
 from hydrakit.data.prepared.index import PreparedDataset, open_prepared
@@ -87,15 +87,15 @@ def test_training_and_validation_cases_keep_their_labels(prepared: PreparedDatas
     train = rows_of(prepared, loaded.splits, "train")
     val = rows_of(prepared, loaded.splits, "val")
     cases = prepared.index.cases
-    shown = loaded.train.plain(PATCH)
+    shown = loaded.train.unaugmented(PATCH)
     assert shown.dtype == torch.float32
-    expected = plain(torch.from_numpy(prepared.rows(train)), PATCH)
+    expected = central_view(torch.from_numpy(prepared.rows(train)), PATCH)
     torch.testing.assert_close(shown, expected, atol=1e-6, rtol=1e-6)
     assert loaded.train_labels.dtype == torch.int64
     assert loaded.train_labels.tolist() == [cases[row].label for row in train]
     assert loaded.val.cases == tuple(cases[row] for row in val)
     assert loaded.val.labels.tolist() == [cases[row].label for row in val]
-    middle = plain(torch.from_numpy(prepared.rows(val)), PATCH)
+    middle = central_view(torch.from_numpy(prepared.rows(val)), PATCH)
     torch.testing.assert_close(loaded.val.patches, middle, atol=1e-6, rtol=1e-6)
 
 
@@ -105,8 +105,8 @@ def test_no_test_case_is_loaded(prepared: PreparedDataset) -> None:
     assert len(test) == Counter(loaded.splits.values())["test"] > 0
     unlabelled = [row for row, case in enumerate(prepared.index.cases) if case.label is None]
     hidden = prepared.rows(test + unlabelled)
-    small = plain(torch.from_numpy(hidden), PATCH).flatten(1)
-    for images in (loaded.train.plain(PATCH), loaded.val.patches):
+    small = central_view(torch.from_numpy(hidden), PATCH).flatten(1)
+    for images in (loaded.train.unaugmented(PATCH), loaded.val.patches):
         assert torch.cdist(images.flatten(1), small).min() > 0.1
     with pytest.raises(IndexError):
         loaded.train.views(torch.tensor([len(loaded.train)]), None, PATCH)
@@ -136,7 +136,7 @@ def test_selected_cases_come_in_the_order_of_the_rows(prepared: PreparedDataset)
     chosen = select(prepared, keys, task="classification", scale=None, patch=PATCH, device=CPU)
     assert [case.key for case in chosen.cases] == ["case 7", "case 30"]
     assert chosen.labels.tolist() == [1, 1]
-    expected = plain(torch.from_numpy(prepared.rows([7, 30])), PATCH)
+    expected = central_view(torch.from_numpy(prepared.rows([7, 30])), PATCH)
     torch.testing.assert_close(chosen.patches, expected, atol=1e-6, rtol=1e-6)
 
 

@@ -31,19 +31,20 @@ def lines_of(run: Path) -> list[str]:
 
 
 class Raise(RunCallback):
-    """Does something in the first epoch of the second round."""
+    """Does something in the epochs of the second round, from the given one on."""
 
-    def __init__(self, action: object) -> None:
+    def __init__(self, action: object, *, start: int = 1) -> None:
         self.action = action
+        self.start = start
 
     def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
-        if number == 2:
+        if number == 2 and record.epoch >= self.start:
             self.action()  # type: ignore[operator]
 
 
 def test_a_run_is_told_in_its_folder(runner: Runner) -> None:
     with pytest.raises(StopError):
-        runner(PLAN, watcher=Raise(stop))
+        runner(PLAN, callbacks=[Raise(stop)], checkpoint_interval=1e9)
     runner(PLAN)
     lines = lines_of(runner.folder / "run")
     assert re.fullmatch(
@@ -55,11 +56,26 @@ def test_a_run_is_told_in_its_folder(runner: Runner) -> None:
     assert re.match(r"INFO round 1 of 2, beta all: val AUC .* \(best of 2 random starts", lines[6])
     assert lines[8] == "ERROR failed: StopError (its message is not kept here)"
     assert "INFO round 1 of 2, beta all: done before" in lines
-    assert (
-        "INFO round 2 of 2, alpha all: goes on after epoch 1" in lines
-        or lines.count("INFO round 2 of 2, alpha all: epoch 1") != 1
-    )
+    epochs = [line.partition(", loss")[0] for line in lines if "alpha all: epoch" in line]
+    assert epochs == [f"INFO round 2 of 2, alpha all: epoch {number}" for number in (1, 1, 2)]
     assert re.match(r"INFO round 2 of 2, alpha all: val AUC ", lines[-1])
+
+
+def test_a_round_that_goes_on_says_so(runner: Runner) -> None:
+    with pytest.raises(StopError):
+        runner(PLAN, watcher=Raise(stop, start=2), checkpoint_every=0)
+    runner(PLAN)
+    lines = [line for line in lines_of(runner.folder / "run") if "round 2 of 2" in line]
+    expected = [
+        "epoch 1, loss",
+        "epoch 2, loss",
+        "goes on after epoch 1",
+        "epoch 2, loss",
+        "val AUC",
+    ]
+    assert len(lines) == len(expected)
+    for line, words in zip(lines, expected, strict=True):
+        assert line.startswith(f"INFO round 2 of 2, alpha all: {words}")
 
 
 def stop() -> None:
@@ -84,7 +100,7 @@ def test_logging_is_as_before_in_the_end(runner: Runner) -> None:
     runner(PLAN)
     assert state() == before
     with pytest.raises(StopError):
-        runner(PLAN, "other", watcher=Raise(stop))
+        runner(PLAN, "other", callbacks=[Raise(stop)])
     assert state() == before
 
 
@@ -97,7 +113,7 @@ def divide() -> None:
 
 def test_where_a_failure_arose_is_kept_and_not_what_it_says(runner: Runner) -> None:
     with pytest.raises(ValueError, match="p007"):
-        runner(PLAN, watcher=Raise(divide))
+        runner(PLAN, callbacks=[Raise(divide)])
     text = (runner.folder / "run" / "log.txt").read_text()
     assert "ERROR failed: ValueError (its message is not kept here)\nValueError at\n" in text
     assert re.search(r"  \S+session\.py:\d+ in _run_round\n", text)
@@ -123,7 +139,7 @@ def test_what_hydrakit_says_of_plans_is_kept(
         raise error
 
     with pytest.raises(type(error)):
-        runner(PLAN, watcher=Raise(fail))
+        runner(PLAN, callbacks=[Raise(fail)])
     text = (runner.folder / "run" / "log.txt").read_text()
     assert (f"ERROR failed: {type(error).__name__}: {error}" in text) is kept
     assert "p007" not in text
@@ -141,7 +157,7 @@ def test_what_others_log_of_exceptions_is_cut_before_their_message(runner: Runne
         logging.getLogger("hydrakit.data.prepared.prepare").warning("1-001.dcm changed")
         LOG.error("nothing", exc_info=ValueError())
 
-    lines = lines_of(runner(PLAN, watcher=Raise(log)).path)
+    lines = lines_of(runner(PLAN, callbacks=[Raise(log)]).path)
     said = "plugin mine (mine-dist 1.0): read raised ValueError: (its message is not kept here)"
     assert f"ERROR {said}" in lines
     assert f"WARNING {said}" in lines
@@ -161,7 +177,7 @@ def test_warnings_are_told_by_kind_and_place(
             warnings.simplefilter("always")
             warnings.showwarning("patient p007", RuntimeWarning, "reader.py", 7)
 
-    run = runner(PLAN, watcher=Raise(warn))
+    run = runner(PLAN, callbacks=[Raise(warn)])
     assert "WARNING RuntimeWarning at reader.py:7 (its message is not kept here)" in lines_of(
         run.path
     )
@@ -175,7 +191,7 @@ def test_old_lines_go(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
         for number in range(300):
             LOG.info("line %d %s", number, "x" * 50)
 
-    run = runner(PLAN, watcher=Raise(much)).path
+    run = runner(PLAN, callbacks=[Raise(much)]).path
     files = sorted(run.glob("log.txt*"))
     assert [path.name for path in files] == ["log.txt", "log.txt.1", "log.txt.2"]
     assert all(path.stat().st_size <= 2000 for path in files)

@@ -85,7 +85,7 @@ def test_a_run_that_was_moved_goes_on_within_its_plan(
     whole = weights_of(run_in(mine).path)
     shutil.rmtree(mine / "run")
     with pytest.raises(StopError):
-        run_in(mine, watcher=StopWithin(), checkpoint_every=0)
+        run_in(mine, callbacks=[StopWithin()], checkpoint_interval=0)
     there = moved(mine, monkeypatch)
     run = there / "run"
     assert (run / "rounds" / "03-beta-all.part" / CHECKPOINT).is_file()

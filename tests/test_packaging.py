@@ -36,7 +36,12 @@ def entry_points(folder: Path) -> dict[str, str]:
 
 
 def test_the_root_names_the_entry_points_of_all_shipped_plugins() -> None:
-    union = {"bodies": "hydrakit.models.bodies", "heads": "hydrakit.models.heads"}
+    union = {
+        "bodies": "hydrakit.models.bodies",
+        "heads": "hydrakit.models.heads",
+        "launchers": "hydrakit.compare.launchers",
+        "trackers": "hydrakit.observers.trackers",
+    }
     for folder in PLUGINS:
         points = entry_points(folder)
         assert not union.keys() & points.keys()

@@ -19,7 +19,7 @@ from hydrakit.data.read import read_samples
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, FieldOfView, Sample, Unusable
 from hydrakit.plugins import load_plugins
-from hydrakit.storage.paths import default_cache
+from hydrakit.storage.paths import cache_folder
 
 # The z-score
 
@@ -288,7 +288,7 @@ def test_a_broken_cache_says_what_to_delete(
         files.prepare()
     message = str(caught.value)
     assert message.startswith(f"{folder}: prepared data cannot be read (")
-    assert message.endswith("): delete this folder to prepare anew")
+    assert message.endswith("): delete this folder to prepare it again")
     assert "\n" not in message
     assert files.cache is not None
     assert list(files.cache.iterdir()) == [folder]
@@ -342,7 +342,7 @@ def test_an_unusable_cache_is_named(files: Files) -> None:
     files.cache.write_text("in the way")
     with pytest.raises(DataError) as caught:
         files.prepare()
-    assert str(caught.value).startswith(f"{files.cache}: prepared data cannot be kept there (")
+    assert str(caught.value).startswith(f"{files.cache}: prepared data cannot be stored (")
     assert "`--cache` or $HYDRAKIT_CACHE" in str(caught.value)
     assert files.readings == 0
 
@@ -369,13 +369,13 @@ def test_the_cache_is_where_the_environment_says(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: Files
 ) -> None:
     monkeypatch.setenv("HYDRAKIT_CACHE", str(tmp_path / "mine"))
-    assert default_cache() == tmp_path / "mine"
+    assert cache_folder() == tmp_path / "mine"
     files.cache = None
     files.prepare()
     assert len(list((tmp_path / "mine").iterdir())) == 1
     monkeypatch.delenv("HYDRAKIT_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_cache() == tmp_path / ".cache" / "hydrakit"
+    assert cache_folder() == tmp_path / ".cache" / "hydrakit"
     assert os.environ["HOME"] == str(tmp_path)
 
 

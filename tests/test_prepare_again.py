@@ -155,9 +155,9 @@ def test_one_file_of_many_cases_is_hashed_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[str] = []
-    look = Manifest._look
+    look = Manifest._current
     monkeypatch.setattr(
-        Manifest, "_look", lambda self, path, name: looks.append(name) or look(self, path, name)
+        Manifest, "_current", lambda self, path, name: looks.append(name) or look(self, path, name)
     )
     path = tmp_path / "all.npy"
     np.save(path, noise(1, 40, 8, 9))

@@ -197,9 +197,11 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'two' has 2 channels where the ones before had 1"):
         list(read_samples(adapter([sample(), two_channels]), tmp_path, {}))
     for again in (sample(), Unusable(key="one", reason="again")):
-        with pytest.raises(DataError, match="case 'one' comes twice"):
+        with pytest.raises(DataError, match="case 'one' occurs twice"):
             list(read_samples(adapter([sample(), again]), tmp_path, {}))
-    with pytest.raises(DataError, match="its adapter gave a dict: a Sample or an Unusable is exp"):
+    with pytest.raises(
+        DataError, match="its adapter returned a dict: a Sample or an Unusable is exp"
+    ):
         list(read_samples(adapter([{}]), tmp_path, {}))
 
 
@@ -207,7 +209,7 @@ def test_a_missing_folder_says_how_to_get_the_data(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         list(read_samples(adapter(), tmp_path / "none", {}))
     message = str(caught.value)
-    assert message.startswith(f"thing: no folder {tmp_path / 'none'}: name the one ")
+    assert message.startswith(f"thing: no folder {tmp_path / 'none'}: give its folder with ")
     assert "`--root thing=PATH`; it should hold a few files." in message
     assert "Make them." in message
     assert "`hydrakit phantom FOLDER`" in message

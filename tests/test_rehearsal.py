@@ -87,7 +87,7 @@ def test_time_is_measured_steps_times_the_plan(
     end = (10 + 10 + rehearsal.SHOWN) * look + 10 * look
     second = 7 * (2 + 20 * look) if train == "all" else 7 * 2 + (28 + 20) * look
     assert found.rounds[1].seconds == pytest.approx(second + end)
-    traced = rehearse(plan, trace=True)
+    traced = rehearse(plan, trace_test=True)
     for before, after, epochs in zip(found.rounds, traced.rounds, (5, 7), strict=True):
         assert after.seconds - before.seconds == pytest.approx(epochs * 10 * look)  # test cases
 
@@ -116,7 +116,7 @@ def test_what_is_done_is_told(rehearse: Any, runner: Runner) -> None:
 
     whole = rehearse()
     with pytest.raises(StopError):
-        runner(PLAN, watcher=Stop())
+        runner(PLAN, callbacks=[Stop()])
     before = tree(runner.folder / "run")
     found = rehearse()
     assert tree(runner.folder / "run") == before
@@ -164,7 +164,7 @@ def test_too_little_memory_is_told_with_what_fits(
         return batches(self, *arguments)
 
     monkeypatch.setattr(TrainingExamples, "batches", too_large)
-    monkeypatch.setattr(rehearsal, "fitting_batch", lambda *_: 4)
+    monkeypatch.setattr(rehearsal, "largest_fitting_batch", lambda *_: 4)
     refused(rehearse, "alpha all", "batches of 16", "`--batch-size 4`")
 
 

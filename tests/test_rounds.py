@@ -71,7 +71,7 @@ def test_a_round_that_trains_nothing_tells_how_the_network_does(alpha: LoadedDat
 
 
 def test_a_run_that_trains_nothing_has_results_and_a_report(runner: Runner) -> None:
-    run = runner(plan_of(round_of("alpha", "none"), bootstrap=3), trace=True)
+    run = runner(plan_of(round_of("alpha", "none"), bootstrap=3), trace_test=True)
     (only,) = run.results().rounds
     assert (only.epochs, only.best_epoch) == (0, 0)
     assert run.results().test.figures.auc == pytest.approx(
@@ -252,7 +252,7 @@ def test_each_round_tells_every_head_so_far_and_how_far_the_body_moved(runner: R
 
 
 def test_tracing_the_test_changes_nothing_and_is_noted(runner: Runner) -> None:
-    plain, traced = runner(hydra_plan(), "plain"), runner(hydra_plan(), "traced", trace=True)
+    plain, traced = runner(hydra_plan(), "plain"), runner(hydra_plan(), "traced", trace_test=True)
     assert weights_of(plain.path) == weights_of(traced.path)
     readings = [
         [

@@ -25,7 +25,7 @@ from helpers import (
 from hydrakit.cli import main
 from hydrakit.compare.design import CompareDir, Description, make_design
 from hydrakit.maintenance.status import ComparisonStatus, RunStatus, status
-from hydrakit.plan import Round
+from hydrakit.plan import Plan, Round
 from hydrakit.plan.results import EpochRecord
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.rundir import CHECKPOINT, RunDir
@@ -56,7 +56,7 @@ class Look(RunCallback):
         self.seen: list[RunStatus] = []
         self.folder = Path()
 
-    def started(self, rundir: RunDir, device: str) -> None:
+    def started(self, plan: Plan, rundir: RunDir, device: str) -> None:
         self.folder = rundir.path
 
     def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
@@ -69,7 +69,7 @@ class Look(RunCallback):
 def looked(runner: Runner) -> tuple[RunDir, list[RunStatus]]:
     look = Look(stop=3)
     with pytest.raises(StopError):
-        runner(PLAN, watcher=look, checkpoint_every=0)
+        runner(PLAN, callbacks=[look], checkpoint_interval=0)
     return RunDir(runner.folder / "run"), look.seen
 
 

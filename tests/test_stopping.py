@@ -192,7 +192,7 @@ def test_an_epoch_that_was_over_is_not_lost_in_memory_alone(runner: Runner) -> N
     from hydrakit.training.checkpoint import read_facts
 
     with pytest.raises(StopError):
-        runner(longer_plan(), watcher=Interrupter(7), checkpoint_every=1e9)
+        runner(longer_plan(), callbacks=[Interrupter(7)], checkpoint_interval=1e9)
     path = runner.folder / "run" / "rounds" / "01-alpha-all.part" / CHECKPOINT
     assert read_facts(path).epoch == 6
     assert weights_of(runner.folder / "run").keys() == {f"rounds/01-alpha-all.part/{CHECKPOINT}"}

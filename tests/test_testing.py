@@ -101,7 +101,7 @@ def test_what_the_engine_refuses_is_refused(tmp_path: Path, change: dict[str, An
 
 
 def test_a_key_that_comes_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="'s1' comes twice"):
+    with pytest.raises(DataError, match="'s1' occurs twice"):
         check_adapter(adapter(giving(SAMPLE, SAMPLE)), tmp_path)
 
 

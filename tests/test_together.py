@@ -114,7 +114,7 @@ def test_alone_a_head_learns_what_a_round_teaches(
 
     freeze(body)
     examples = TrainingExamples(alpha, round.hyperparameters, SEEDS, fixed=True)
-    examples.through(body, torch.device("cpu"))
+    examples.precompute_features(body, torch.device("cpu"))
     assert examples.features is not None
     of_val = forward_in_batches(body, alpha.val.patches)
     count = len(examples.features)
@@ -221,7 +221,9 @@ def test_heads_stop_one_by_one_and_the_others_go_on(features: Tensor) -> None:
 def test_the_state_is_that_of_the_best_epoch(features: Tensor) -> None:
     labels = labels_for(features)
     trials = [trial(learning_rate=rate, epochs=15) for rate in (0.05, 0.02)]
-    for outcome in train_together(new_heads(2), features, labels, trials, **CLASSES):
+    outcomes = train_together(new_heads(2), features, labels, trials, **CLASSES)
+    assert len(outcomes) == 2
+    for outcome in outcomes:
         best = outcome.best
         assert best is not None
         assert best.val.auc == max(epoch.val.auc or 0 for epoch in outcome.epochs)

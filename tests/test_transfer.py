@@ -29,7 +29,7 @@ from hydrakit.plan.results import Metrics, RoundResult
 from hydrakit.runs.rundir import RunDir
 from hydrakit.runs.transfer import FILE, NOT_KEPT, NOT_YET, RoundOutputs, keep, transfers
 from hydrakit.stats.paired import compare
-from hydrakit.stats.tested import Row, gather
+from hydrakit.stats.score_table import Row, gather
 
 PLAN = hydra_plan()
 
@@ -45,9 +45,7 @@ def result(number: int, round: Round, aucs: dict[str, float]) -> RoundResult:
 def by_hand(run: RunDir, folder: Path, data: Path, cache: Path, rounds: tuple[int, int]):
     """alpha's cases after two rounds, compared from the files alone."""
     datasets = {d.name: prepared_dataset(d.name, data=data, cache=cache) for d in PLAN.datasets}
-    gate = check_leakage(
-        datasets, {n: plugins().get(DatasetAdapter, n) for n in datasets}, PLAN, cache=cache
-    )
+    gate = check_leakage(datasets, {n: plugins().get(DatasetAdapter, n) for n in datasets}, PLAN)
     cases = [
         each
         for each in datasets["alpha"].index.cases

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from itertools import product
 from pathlib import Path
@@ -37,8 +37,10 @@ from hydrakit.hooks import DatasetAdapter
 from hydrakit.models.body import PaperBody
 from hydrakit.models.heads import build_mlp
 from hydrakit.plan import Other, Plan, Split, load_plan
+from hydrakit.runs.callbacks import RunCallback
 from hydrakit.search.trials import Setting, TrialRecord, folds_of
-from hydrakit.search.tune import TuneResult, tune
+from hydrakit.search.tune import TuneResult, TuningSearch, tune
+from hydrakit.search.tuning import TuneCallback
 from hydrakit.training.loop import train_round
 from hydrakit.training.seeds import INITIALISATION, Seeds, seeded
 from hydrakit.weights import load_body, load_head
@@ -58,9 +60,16 @@ def places(data: Path, cache: Path) -> dict[str, Any]:
     return {"data": data, "cache": cache, "device": "cpu", "plugins": plugins()}
 
 
-def tuned(out: Path, places: dict[str, Any], plan: Plan | None = None, **more: Any) -> TuneResult:
+def tuned(
+    out: Path,
+    places: dict[str, Any],
+    plan: Plan | None = None,
+    callbacks: Sequence[RunCallback] = (),
+    **more: Any,
+) -> TuneResult:
     values = {"learning_rates": RATES, "dropouts": DROPOUTS, "folds": FOLDS}
-    return tune(plan or small_plan(), out, **(places | values | more))
+    search = TuningSearch(**(values | more))
+    return tune(plan or small_plan(), out, search=search, callbacks=callbacks, **places)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +101,6 @@ def splits_of(plan: Plan, places: dict[str, Any]) -> dict[str, dict[str, str]]:
         seed=plan.effective_split_seed,
         copies="group",
         keep_conflicts=True,
-        cache=places["cache"],
     ).splits
 
 
@@ -216,14 +224,15 @@ def test_a_stopped_search_goes_on(
 ) -> None:
     out, seen = tmp_path / "plan.json", 0
 
-    def pull_the_plug(number: int, done: int, of: int) -> None:
-        nonlocal seen
-        seen += done > 0
-        if seen == stop:
-            raise StopError
+    class Stop(TuneCallback):
+        def trials(self, number: int, done: int, of: int) -> None:
+            nonlocal seen
+            seen += done > 0
+            if seen == stop:
+                raise StopError
 
     with pytest.raises(StopError):
-        tuned(out, places, on_trial=pull_the_plug)
+        tuned(out, places, callbacks=[Stop()])
     assert not out.exists()
     lines = tmp_path / "plan.tuning.jsonl"
     before = lines.read_bytes()
@@ -295,9 +304,9 @@ def test_what_is_impossible_is_refused(
     tries("dropout", dropouts=(1.0,))
     tries("no learning rate", learning_rates=())
     tries("--trials", trials=3)
-    tries("unknown search", search="random")
+    tries("unknown search", method="random")
     monkeypatch.setitem(sys.modules, "optuna", None)
-    tries("Optuna is not installed", "pip install", search="optuna")
+    tries("Optuna is not installed", "pip install", method="optuna")
     tries("--folds", "too few", folds=30)
     (tmp_path / "mine.json").write_text("{}")
     refused(lambda: tuned(tmp_path / "mine.json", places), "exists already")
@@ -306,14 +315,14 @@ def test_what_is_impossible_is_refused(
 def test_optuna_proposes_the_same_again(places: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     rounds = plan_of(round_of("beta"), round_of("alpha", "head"))
-    first = tuned(tmp_path / "a.json", places, rounds, search="optuna", trials=6)
+    first = tuned(tmp_path / "a.json", places, rounds, method="optuna", trials=6)
     settings = [each.setting for each in first.rounds[1].candidates]
     assert len(settings) == 6
     assert all(RATES[0] <= each.learning_rate <= RATES[1] for each in settings)
     assert all(DROPOUTS[0] <= each.dropout <= DROPOUTS[1] for each in settings)
-    again = tuned(tmp_path / "b.json", places, rounds, search="optuna", trials=6)
+    again = tuned(tmp_path / "b.json", places, rounds, method="optuna", trials=6)
     assert again.plan == first.plan
-    more = tuned(tmp_path / "a.json", places, rounds, search="optuna", trials=8)
+    more = tuned(tmp_path / "a.json", places, rounds, method="optuna", trials=8)
     assert [each.setting for each in more.rounds[0].candidates][:4] == [
         each.setting for each in first.rounds[0].candidates
     ][:4]

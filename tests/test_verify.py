@@ -106,7 +106,7 @@ def test_what_is_under_way_is_not_looked_at(runner: Runner) -> None:
                 raise StopError
 
     with pytest.raises(StopError):
-        runner(plan_of(round_of("beta"), round_of("alpha")), watcher=Stop())
+        runner(plan_of(round_of("beta"), round_of("alpha")), callbacks=[Stop()])
     run = runner.folder / "run"
     for name in ("02-alpha-all.new", "02-alpha-all.part/best"):
         shutil.copytree(run / "rounds" / "01-beta-all", run / "rounds" / name)
@@ -128,7 +128,7 @@ def test_runs_below_a_folder_and_the_rounds_that_they_share(runner: Runner) -> N
     folder = runner.folder / "compared"
     plan = plan_of(round_of("beta"), round_of("alpha"))
     for name in ("one", "two"):
-        runner(plan, f"compared/cells/{name}", shared=folder / "rounds")
+        runner(plan, f"compared/cells/{name}", round_cache=folder / "rounds")
     # of each cell 10 of the rounds, 2 lists, 7 of the run and 2 heads; 10 that are shared
     assert verify(folder).files == 2 * 21 + 10
     bad = [next((folder / "rounds").iterdir()) / "body.safetensors"]

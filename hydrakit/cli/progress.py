@@ -28,12 +28,12 @@ def watching(plan: Plan) -> Iterator[RunCallback]:
     """A watcher that shows how the plan's run goes, on standard error."""
     from rich.console import Console
 
-    from hydrakit.data.dicom.index import watching_index
+    from hydrakit.data.dicom.index import report_index_progress
 
     console = Console(stderr=True)
     if not console.is_terminal:
         plain = PlainProgress(plan)
-        with watching_index(plain.indexing):
+        with report_index_progress(plain.indexing):
             yield plain
         return
     from rich.progress import (
@@ -55,14 +55,31 @@ def watching(plan: Plan) -> Iterator[RunCallback]:
     ]
     with Progress(*columns, console=console, transient=True) as progress:
         live = LiveProgress(plan, progress)
-        with watching_index(live.indexing):
+        with report_index_progress(live.indexing):
             yield live
 
 
-class PlainProgress(RunCallback):
-    """One line now and then, and one for each round."""
+class PreparingProgress(RunCallback):
+    """Prints now and then how many cases have been read."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self) -> None:
+        self.last_line = time.monotonic()
+
+    def preparing(self, dataset: str, cases: int) -> None:
+        """A number of cases has been read so far."""
+        if time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
+            click.echo(f"preparing {dataset}: {cases} cases read", err=True)
+            self.last_line = time.monotonic()
+
+
+class PlainProgress(RunCallback):
+    """Prints a line now and then, and one for each round.
+
+    Args:
+        plan: Plan of the run; None where `started` brings it.
+    """
+
+    def __init__(self, plan: Plan | None = None) -> None:
         self.plan = plan
         self.last_line = time.monotonic()
         self.began = self.last_line
@@ -86,9 +103,10 @@ class PlainProgress(RunCallback):
         """So many cases of a dataset have been read."""
         self.mention(f"preparing {dataset}: {cases} cases read")
 
-    def started(self, rundir: RunDir, device: str) -> None:
+    def started(self, plan: Plan, rundir: RunDir, device: str) -> None:
         """The data is ready, and rounds begin."""
-        rounds = len(self.plan.rounds)
+        self.plan = plan
+        rounds = len(plan.rounds)
         for name, facts in (rundir.facts() or {}).items():
             for line in data_lines(name, facts):
                 self.say(line)
@@ -127,7 +145,8 @@ class PlainProgress(RunCallback):
         self.began, self.before = time.monotonic(), 0
 
     def name(self, number: int, round: Round) -> str:
-        """How a round is called."""
+        """Name of a round in messages."""
+        assert self.plan is not None
         return name_of(self.plan, number, round)
 
 

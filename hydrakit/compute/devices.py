@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from hydrakit.errors import PlanError
-
-Precision = Literal["auto", "float32", "bfloat16"]
+from hydrakit.schema import Precision
 
 
 @dataclass(frozen=True)
@@ -137,8 +136,11 @@ def on_device(module: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def thread_count(count: int) -> Iterator[None]:
-    """Use so many threads of the CPU."""
+def thread_count(count: int | None) -> Iterator[None]:
+    """Use a number of CPU threads within a ``with`` block; None changes nothing."""
+    if count is None:
+        yield
+        return
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -13,11 +13,10 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Self, TextIO
 
 from hydrakit.errors import DataError, HydrakitError, PluginError
 from hydrakit.runs.callbacks import RunCallback
@@ -25,16 +24,9 @@ from hydrakit.version import version
 
 if TYPE_CHECKING:
     from hydrakit.plan.model import Plan
-    from hydrakit.plan.results import EpochRecord, RoundResult
-    from hydrakit.rounds import Round
-    from hydrakit.runs.rundir import RunDir
-    from hydrakit.runs.session import Session
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from hydrakit.plan.model import Plan
     from hydrakit.plan.results import DataFacts, EpochRecord, RoundResult
     from hydrakit.rounds import Round
+    from hydrakit.runs.rundir import RunDir
 
 FILE = "log.txt"
 SIZE = 1_000_000  # bytes of a file
@@ -45,47 +37,98 @@ BEGINNING = 20  # characters by which an exception's message is found in a line
 _log = logging.getLogger("hydrakit")
 
 
-@contextmanager
-def logged(session: Session) -> Iterator[None]:
-    """Write down in a run's folder how the run goes, for a ``with`` block.
+class RunLog(RunCallback):
+    """Writes ``log.txt`` in a run's folder, for a ``with`` block.
 
-    The file is made with the first line: a run of which nothing is left to do has none.
+    The file is made with its first line: a run with nothing left to do has none.
+
+    Args:
+        folder: Folder of the run.
     """
-    handler = _Handler(session.rundir.path / FILE)
-    watcher, level, show = session.watcher, _log.level, warnings.showwarning
 
-    def show_and_note(  # noqa: PLR0917 - as `warnings.showwarning`
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.plan: Plan | None = None
+
+    def __enter__(self) -> Self:
+        """Begin to write."""
+        self._handler = _Handler(self.folder / FILE)
+        self._before = _log.level, warnings.showwarning
+        show = warnings.showwarning
+
+        def show_and_note(  # noqa: PLR0917 - as `warnings.showwarning`
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            _log.warning("%s at %s:%d %s", category.__name__, filename, lineno, LEFT_OUT)
+            show(message, category, filename, lineno, file, line)
+
+        _log.addHandler(self._handler)
+        _log.setLevel(logging.INFO)
+        warnings.showwarning = show_and_note
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
-        _log.warning("%s at %s:%d %s", category.__name__, filename, lineno, LEFT_OUT)
-        show(message, category, filename, lineno, file, line)
+        """Write how the block ended."""
+        try:
+            if isinstance(error, KeyboardInterrupt):
+                _log.info("%s", str(error) or "stopped")
+            elif error is not None:
+                info = (type(error), error, error.__traceback__)
+                text = f"failed: {_told(error)}"
+                # To the file alone: the caller reports the error with its message.
+                record = _log.makeRecord(_log.name, logging.ERROR, __file__, 0, text, (), info)
+                self._handler.handle(record)
+        finally:
+            level, warnings.showwarning = self._before
+            _log.setLevel(level)
+            _log.removeHandler(self._handler)
+            self._handler.close()
 
-    session.watcher = Logged(watcher, session.plan)
-    _log.addHandler(handler)
-    _log.setLevel(logging.INFO)
-    warnings.showwarning = show_and_note
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        _log.info("%s", str(error) or "stopped")
-        raise
-    except BaseException as error:
-        told = (type(error), error, error.__traceback__)
-        said = f"failed: {_told(error)}"
-        # To the file alone: whoever called tells of it, with what it says.
-        handler.handle(_log.makeRecord(_log.name, logging.ERROR, __file__, 0, said, (), told))
-        raise
-    finally:
-        warnings.showwarning = show
-        _log.setLevel(level)
-        _log.removeHandler(handler)
-        handler.close()
-        session.watcher = watcher
+    def started(self, plan: Plan, rundir: RunDir, device: str) -> None:
+        """Write who runs what, and on which data."""
+        self.plan = plan
+        _log.info(
+            "hydrakit %s, process %d: %s, target %s, %d rounds on %s",
+            *(version(), os.getpid(), plan.strategy, plan.target, len(plan.rounds), device),
+        )
+        for name, facts in (rundir.facts() or {}).items():
+            for line in data_lines(name, facts):
+                _log.info("%s", line)
+
+    def bootstrapping(self, done: int, of: int) -> None:
+        """Write once that all random starts have been evaluated."""
+        if done == of:
+            _log.info("bootstrap: %d random starts", of)
+
+    def skipped(self, number: int, round: Round) -> None:
+        """Write that a round was done before."""
+        self._say(number, round, "done before")
+
+    def resumed(self, number: int, round: Round, epoch: int) -> None:
+        """Write after which epoch a round goes on."""
+        self._say(number, round, f"goes on after epoch {epoch}")
+
+    def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
+        """Write the metrics of an epoch."""
+        self._say(number, round, f"epoch {record.epoch}, {figures(record)}")
+
+    def finished(self, number: int, round: Round, result: RoundResult) -> None:
+        """Write the summary of a round."""
+        self._say(number, round, summary(result))
+
+    def _say(self, number: int, round: Round, words: str) -> None:
+        assert self.plan is not None
+        _log.info("%s: %s", name_of(self.plan, number, round), words)
 
 
 def _told(error: BaseException) -> str:
@@ -143,59 +186,6 @@ class _Formatter(logging.Formatter):
                 lines.append(f"  {frame.filename}:{frame.lineno} in {frame.name}")
             error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
         return "\n".join(lines)
-
-
-class Logged(RunCallback):
-    """Tells another watcher everything, and the log what is of lasting interest."""
-
-    def __init__(self, watcher: RunCallback, plan: Plan) -> None:
-        self.watcher = watcher
-        self.plan = plan
-
-    def preparing(self, dataset: str, cases: int) -> None:
-        """As `RunCallback`, like all that follow."""
-        self.watcher.preparing(dataset, cases)
-
-    def started(self, rundir: RunDir, device: str) -> None:
-        """Who runs what, and on which data."""
-        _log.info(
-            "hydrakit %s, process %d: %s, target %s, %d rounds on %s",
-            *(version(), os.getpid(), self.plan.strategy, self.plan.target),
-            *(len(self.plan.rounds), device),
-        )
-        for name, facts in (rundir.facts() or {}).items():
-            for line in data_lines(name, facts):
-                _log.info("%s", line)
-        self.watcher.started(rundir, device)
-
-    def bootstrapping(self, done: int, of: int) -> None:
-        """Only the last one is noted."""
-        if done == of:
-            _log.info("bootstrap: %d random starts", of)
-        self.watcher.bootstrapping(done, of)
-
-    def skipped(self, number: int, round: Round) -> None:
-        """A round is on disk already."""
-        self._say(number, round, "done before")
-        self.watcher.skipped(number, round)
-
-    def resumed(self, number: int, round: Round, epoch: int) -> None:
-        """A round goes on."""
-        self._say(number, round, f"goes on after epoch {epoch}")
-        self.watcher.resumed(number, round, epoch)
-
-    def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
-        """An epoch is over."""
-        self._say(number, round, f"epoch {record.epoch}, {figures(record)}")
-        self.watcher.epoch(number, round, record)
-
-    def finished(self, number: int, round: Round, result: RoundResult) -> None:
-        """A round is over."""
-        self._say(number, round, summary(result))
-        self.watcher.finished(number, round, result)
-
-    def _say(self, number: int, round: Round, words: str) -> None:
-        _log.info("%s: %s", name_of(self.plan, number, round), words)
 
 
 SPLITS = ("train", "val", "test")

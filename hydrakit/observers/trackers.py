@@ -1,7 +1,7 @@
-"""Sending figures to TensorBoard or MLflow while a run goes on: extras, never on by default.
+"""Sending metrics to experiment trackers while a run goes on; off by default.
 
-A run that goes on after a stop goes on in the same place: what a tracker has already is not sent
-again, and what was trained without it is sent when its round is passed over.
+A resumed run continues in the same place: what a tracker has already is not sent again, and what
+was trained without the tracker is sent when its round is passed over.
 """
 
 from __future__ import annotations
@@ -9,32 +9,21 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from hydrakit.errors import PlanError
-from hydrakit.plan.results import EpochRecord, RoundResult
-from hydrakit.rounds import Round
+from hydrakit.hooks import Tracker, TrackerFactory, hookimpl
 from hydrakit.runs.callbacks import RunCallback
-from hydrakit.runs.rundir import RunDir
 
-
-class Tracker(Protocol):
-    """Where figures go."""
-
-    def open(self, folder: Path) -> dict[str, set[int]]:
-        """Begin, or go on, in a run's folder; gives the steps of every figure that it has."""
-
-    def send(self, name: str, value: float, step: int) -> None:
-        """A figure."""
-
-    def flush(self) -> None:
-        """Make safe what was sent."""
-
-    def close(self, *, failed: bool) -> None:
-        """The run is over, or has failed."""
+if TYPE_CHECKING:
+    from hydrakit.plan.model import Plan
+    from hydrakit.plan.results import EpochRecord, RoundResult
+    from hydrakit.plugins.registry import Plugins
+    from hydrakit.rounds import Round
+    from hydrakit.runs.context import RunContext
+    from hydrakit.runs.rundir import RunDir
 
 
 class TensorBoard:
@@ -121,83 +110,78 @@ class MLflow:
         self._client.set_terminated(self._id, status="FAILED" if failed else "FINISHED")
 
 
-TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow}
-
-
-@contextmanager
-def tracking(watcher: RunCallback | None, kind: str | None) -> Iterator[RunCallback | None]:
-    """A watcher that tells a tracker too, for a ``with`` block; the same one where none is asked.
-
-    Fails before anything is trained where the tracker is not installed.
+def trackers_of(
+    context: RunContext, plugins: Plugins, *, folder: Path | None = None
+) -> list[RunCallback]:
+    """The trackers that a context names, as callbacks.
 
     Args:
-        watcher: Who is told as well.
-        kind: One of `TRACKERS`, or None.
+        context: Context of the run.
+        plugins: Plugins that the trackers are looked up in.
+        folder: Folder that they open; None for the run's.
 
     Raises:
-        PlanError: The tracker's package is missing.
+        PluginError: No plugin offers one of them.
+        PlanError: The package of a tracker is not installed.
     """
-    if kind is None or watcher is None:
-        yield watcher
-        return
+    return [TrackerCallback(_built(name, plugins), folder) for name in context.trackers]
+
+
+def _built(name: str, plugins: Plugins) -> Tracker:
+    factory = plugins.get(TrackerFactory, name)
     try:
-        tracker = TRACKERS[kind]()
+        tracker: Tracker = factory.build(factory.options())
     except ImportError:
         raise PlanError(
-            f"--track {kind}: {kind} is not installed: `pip install 'hydrakit-imaging[{kind}]'`"
+            f"--track {name}: {name} is not installed: `pip install 'hydrakit-imaging[{name}]'`"
         ) from None
-    tracked = Tracked(watcher, tracker)
-    try:
-        yield tracked
-    except BaseException:
-        tracked.close(failed=True)
-        raise
-    tracked.close(failed=False)
+    return tracker
 
 
-class Tracked(RunCallback):
-    """Tells another watcher everything, and a tracker the figures of every epoch."""
+class TrackerCallback(RunCallback):
+    """Sends the metrics of every epoch to a tracker.
 
-    def __init__(self, watcher: RunCallback, tracker: Tracker) -> None:
-        self.watcher = watcher
+    Args:
+        tracker: Tracker that receives them.
+        folder: Folder that it opens; None for the run's.
+    """
+
+    def __init__(self, tracker: Tracker, folder: Path | None = None) -> None:
         self.tracker = tracker
+        self.folder = folder
         self.rundir: RunDir | None = None
         self.sent: dict[str, set[int]] = {}
         self.before = 0  # epochs of the rounds before this one
 
-    def preparing(self, dataset: str, cases: int) -> None:
-        """As `RunCallback`, like all that follow."""
-        self.watcher.preparing(dataset, cases)
-
-    def started(self, rundir: RunDir, device: str) -> None:
-        """The tracker's files lie in the run's folder."""
-        self.watcher.started(rundir, device)
-        self.sent = self.tracker.open(rundir.path)
+    def started(self, plan: Plan, rundir: RunDir, device: str) -> None:
+        """Open the tracker in its folder."""
+        if self.folder is not None:
+            self.folder.mkdir(exist_ok=True)
+        self.sent = self.tracker.open(self.folder or rundir.path)
         self.rundir = rundir
 
-    def bootstrapping(self, done: int, of: int) -> None:
-        """No figure to send."""
-        self.watcher.bootstrapping(done, of)
-
     def skipped(self, number: int, round: Round) -> None:
-        """Its figures were sent when it ran, unless it ran without this tracker."""
-        self.watcher.skipped(number, round)
+        """Send what was trained without this tracker."""
         self._round_over(number, round)
 
-    def resumed(self, number: int, round: Round, epoch: int) -> None:
-        """Epochs that ran without this tracker are sent when the round is over."""
-        self.watcher.resumed(number, round, epoch)
-
     def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
-        """Send the figures, and make them safe: the run may be killed before the next."""
-        self.watcher.epoch(number, round, record)
+        """Send the metrics and flush them: the run may be killed before the next epoch."""
         self._send_all(number, round, record)
         self.tracker.flush()
 
+    def finished(self, number: int, round: Round, result: RoundResult) -> None:
+        """Send the epochs that ran without this tracker."""
+        self._round_over(number, round)
+
+    def closed(self, failed: bool) -> None:
+        """Close the tracker; one of a run that was finished before was never opened."""
+        if self.rundir is not None:
+            self.tracker.close(failed=failed)
+
     def _send_all(self, number: int, round: Round, record: EpochRecord) -> None:
         name = f"{number:02d}-{round.dataset}-{round.train}"
-        for split, figures in (("train", record.train), ("val", record.val)):
-            for key, value in figures.model_dump(exclude_none=True).items():
+        for split, metrics in (("train", record.train), ("val", record.val)):
+            for key, value in metrics.model_dump(exclude_none=True).items():
                 self._send(f"{name}/{split} {key}", value, record.epoch)
         if record.reference_auc is not None:
             # Over all epochs of the run in order.
@@ -209,11 +193,6 @@ class Tracked(RunCallback):
             self.tracker.send(name, value, step)
             steps.add(step)
 
-    def finished(self, number: int, round: Round, result: RoundResult) -> None:
-        """All its figures are there."""
-        self.watcher.finished(number, round, result)
-        self._round_over(number, round)
-
     def _round_over(self, number: int, round: Round) -> None:
         """Send what the tracker does not have; the next round's epochs come after these."""
         assert self.rundir is not None
@@ -223,7 +202,17 @@ class Tracked(RunCallback):
         self.tracker.flush()
         self.before += epochs[-1].epoch
 
-    def close(self, *, failed: bool) -> None:
-        """The run is over, or has failed; one that was finished before was never begun."""
-        if self.rundir is not None:
-            self.tracker.close(failed=failed)
+
+@hookimpl
+def hydrakit_trackers() -> Iterator[TrackerFactory]:
+    """The trackers `tensorboard` and `mlflow`."""
+    yield TrackerFactory(
+        name="tensorboard",
+        summary="TensorBoard event files in the run's folder (extra `tensorboard`)",
+        build=lambda _: TensorBoard(),
+    )
+    yield TrackerFactory(
+        name="mlflow",
+        summary="An MLflow store in the run's folder (extra `mlflow`)",
+        build=lambda _: MLflow(),
+    )

@@ -33,7 +33,7 @@ from hydrakit.hooks import (
     TrackerFactory,
     Unusable,
 )
-from hydrakit.storage.paths import default_cache
+from hydrakit.storage.paths import cache_folder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -53,9 +53,14 @@ class PluginFault(PluginError):
 
     Attributes:
         log: The file of a run that has the traceback already; None where there is none.
+        cache: The cache folder that was in use.
     """
 
     log: Path | None = None
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.cache = cache_folder()
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ def traceback_location(fault: PluginFault) -> str:
         return ""
     if fault.log is not None:
         return f" (traceback: {fault.log})"
-    path = default_cache() / LOG
+    path = fault.cache / LOG
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         new = not path.is_file() or path.stat().st_size > LOG_BYTES

@@ -91,11 +91,11 @@ class DryRun:
         return sum(each.seconds for each in self.rounds)
 
 
-def dry_run(session: Session) -> DryRun:
-    """Measure some steps of a run, and tell what the whole would cost.
+def measure(session: Session) -> DryRun:
+    """Time some steps of a run, and estimate the cost of the whole.
 
     Args:
-        session: Whose data is prepared and checked; its folder need not be there.
+        session: A session whose data is prepared and checked; its folder need not exist.
 
     Raises:
         PlanError: Memory runs out, or the disk cannot be written or has too little room.
@@ -161,14 +161,14 @@ class _Meter:
         else:
             epochs = settings.epochs * (batches * self._step(round, examples) + seen * look)
         dealt = list(loaded[plan.target].splits.values())
-        if self.session.trace and (followed or round.dataset == plan.target):
+        if self.session.context.trace_test and (followed or round.dataset == plan.target):
             looks = 1 if round.train == "none" else settings.epochs
             epochs += looks * dealt.count("test") * look
         learnt = {name for each in plan.rounds[:number] for name in each.datasets}
         besides = sum(len(loaded[name].val.cases) for name in learnt)
         if number == 1:
             besides += plan.bootstrap * len(loaded[round.dataset].val.cases)
-        if number == len(plan.rounds) and self.session.test:
+        if number == len(plan.rounds) and self.session.context.test:
             besides += dealt.count("val") + dealt.count("test") + SHOWN
         return epochs + besides * look
 

@@ -7,21 +7,21 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hydrakit.data.declared.adapter import plugins_at
 from hydrakit.errors import DataError, PlanError, WeightsError, unknown
 from hydrakit.hooks import DatasetAdapter, OptionValue, Task
 from hydrakit.plan.model import Split
 from hydrakit.plan.results import TestResult
 from hydrakit.plugins.registry import Plugins
+from hydrakit.runs.context import RunContext, context_of
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.findings import Findings
-from hydrakit.storage.paths import root_of
 from hydrakit.weights.format import BodyMetadata, HeadMetadata, read_body, read_head
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
     from torch import nn
 
@@ -94,11 +94,11 @@ def score(predictions: Predictions) -> TestResult:
     labels = predictions.labels[found.firsts]
     _need_every_class(predictions, labels)
     images = tasks.predictions(predictions.outputs, task=task, scale=scale)
-    scores = found.pooled(images)
+    scores = found.mean_scores(images)
     told = found.subgroups(predictions.subgroups or [{}] * len(images))
-    classwise = tasks.areas(scores, labels, task=task, classes=classes)
+    classwise = tasks.class_aucs(scores, labels, task=task, classes=classes)
     outputs = tasks.outputs_of(scores, task=task, scale=scale)
-    figures = tasks.figures(outputs, labels, task=task, scale=scale)
+    figures = tasks.metrics_of(outputs, labels, task=task, scale=scale)
     if classwise:  # of the probabilities themselves: the way back to outputs may make ties
         figures = figures.model_copy(
             update={"auc": sum(area.auc for area in classwise) / len(classwise)}
@@ -111,7 +111,7 @@ def score(predictions: Predictions) -> TestResult:
         images=len(images),
         task=task,
         classes=classwise,
-        subgroups=tasks.areas_of_subgroups(scores, labels, told, task=task, classes=classes),
+        subgroups=tasks.subgroup_aucs(scores, labels, told, task=task, classes=classes),
     )
 
 
@@ -176,45 +176,69 @@ class EvaluationResult:
 def evaluate_files(
     body_path: Path,
     head_path: Path,
+    context: RunContext | None = None,
     *,
-    root: Path,
     dataset: str | None = None,
     split: str = "test",
     splits: Mapping[str, str] | None = None,
     options: Mapping[str, OptionValue] | None = None,
-    device: str = "auto",
-    cache: Path | None = None,
     plugins: Plugins | None = None,
+    **values: Any,
 ) -> EvaluationResult:
     """Evaluate a head on a body, on a dataset's files.
 
     Args:
         body_path: The body's file.
         head_path: The head's file.
-        root: Folder of the dataset.
-        dataset: Its name; None for the one that the head was trained on.
+        context: Where the data lies and where to compute; None for the defaults.
+        dataset: Name of the dataset; None for the one that the head was trained on.
         split: ``train``, ``val``, ``test`` or ``all``.
         splits: The split of every case in training, by key; None to split the dataset as the
-            head's file tells.
-        options: Of the adapter, in place of those that the head was trained with.
-        device: As for a run.
-        cache: Where prepared data is kept.
-        plugins: As loaded; None loads them.
+            head's file says.
+        options: Options of the adapter, in place of those that the head was trained with.
+        plugins: Plugins of this process; None loads the installed ones.
+        values: Values of the context by name.
 
     Raises:
         WeightsError: A file is broken, or the two do not fit each other or the dataset.
         DataError: The dataset cannot be read, or a class is missing.
         PlanError: The dataset has no such split, or an option is wrong.
     """
+    context = context_of(context, values)
+    with context.active() as compute:
+        return _evaluate(
+            body_path,
+            head_path,
+            context,
+            dataset=dataset,
+            split=split,
+            splits=splits,
+            options=options,
+            plugins=plugins or context.plugins(),
+            where=compute.device,
+        )
+
+
+def _evaluate(
+    body_path: Path,
+    head_path: Path,
+    context: RunContext,
+    *,
+    dataset: str | None,
+    split: str,
+    splits: Mapping[str, str] | None,
+    options: Mapping[str, OptionValue] | None,
+    plugins: Plugins,
+    where: torch.device,
+) -> EvaluationResult:
+    """As `evaluate_files`, in the active context."""
     from hydrakit import weights
-    from hydrakit.compute.devices import choose_device
     from hydrakit.data.load import select
     from hydrakit.data.prepared.prepare import prepare
     from hydrakit.data.quality.leakage import assign_splits, splits_digest
 
     body, head = read_body(body_path), read_head(head_path)
     name = dataset or head.dataset
-    plugins = plugins or plugins_at(None, {name: root})
     adapter = plugins.get(DatasetAdapter, name)
     if (adapter.task, len(adapter.classes)) != (head.task, len(head.classes)):
         kinds = "" if adapter.task == head.task else f" of a {head.task} task"
@@ -232,10 +256,9 @@ def evaluate_files(
         raise PlanError(
             f"{name}: had no {split} split in training: use `--split val` or `--split all`"
         )
-    where = choose_device(device)
     model = weights.load_model(body_path, head_path, plugins=plugins).to(where)
     given = {**(head.options if name == head.dataset else {}), **(options or {})}
-    prepared = prepare(adapter, root, options=given, patch=body.spec.patch, cache=cache)
+    prepared = prepare(adapter, context.root_of(name), options=given, patch=body.spec.patch)
     if prepared.index.channels != body.in_channels:
         raise WeightsError(
             f"{body_path}: its body takes images of {body.in_channels} channels, but {name!r} "
@@ -249,7 +272,6 @@ def evaluate_files(
             seed=told[1],
             copies=head.copies,
             keep_conflicts=True,
-            cache=cache,
         )
         splits = gate.splits[name]
         if head.splits not in (None, splits_digest(splits)):
@@ -312,29 +334,29 @@ def _notes(body: BodyMetadata, head: HeadMetadata, dataset: str, split: str) -> 
 
 def evaluate_run(
     run: Path,
+    context: RunContext | None = None,
     *,
-    roots: Mapping[str, Path],
     dataset: str | None = None,
     split: str = "test",
-    device: str = "auto",
-    cache: Path | None = None,
     plugins: Plugins | None = None,
+    **values: Any,
 ) -> EvaluationResult:
     """Evaluate a finished run's body with one of its heads; see `evaluate_files`.
 
     Args:
-        run: Its folder.
-        roots: Folders of datasets that are not where they were when the run was trained.
-        dataset: Whose head and cases; None for the target.
+        run: Folder of the run.
+        context: Where to compute, and the folders of datasets that have moved since the run was
+            trained: ``data`` says so for this dataset, ``roots`` for each by name.
+        dataset: Name of the dataset whose head and cases are taken; None for the target.
         split: ``train``, ``val``, ``test`` or ``all``.
-        device: As for a run.
-        cache: Where prepared data is kept.
-        plugins: As loaded; None loads them.
+        plugins: Plugins of this process; None loads the installed ones.
+        values: Values of the context by name.
 
     Raises:
         PlanError: The run is not finished, or has no such dataset.
         HydrakitError: As `evaluate_files`.
     """
+    context = context_of(context, values)
     rundir = RunDir(run)
     plan = rundir.plan()
     rundir.check_log()
@@ -350,17 +372,17 @@ def evaluate_run(
             f"{run / 'splits.json'}: does not tell of {name!r}: restore it, or evaluate the run's "
             "files with `--body` and `--head`"
         )
-    known = {key: Path(path) for key, path in rundir.environment().get("roots", {}).items()}
+    before = {key: Path(path) for key, path in rundir.environment().get("roots", {}).items()}
+    if context.data is not None:
+        before[name] = context.root_of(name)
     evaluation = evaluate_files(
         rundir.file("body.safetensors"),
         rundir.file(f"heads/{heads[-1]}.safetensors"),
-        root=root_of(name, None, {**known, **roots}),
+        context.changed(roots={**before, **context.roots}),
         dataset=name,
         split=split,
         splits=splits[name],
         options=plan.dataset(name).options,
-        device=device,
-        cache=cache,
         plugins=plugins,
     )
     try:

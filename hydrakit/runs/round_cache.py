@@ -14,6 +14,7 @@ import hashlib
 import json
 import secrets
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,66 +24,74 @@ from hydrakit.hooks import BodyFactory, HeadFactory
 from hydrakit.plan.model import BodySpec, Plan
 from hydrakit.plan.results import RoundResult
 from hydrakit.storage.digests import damaged_files, update_digests
-from hydrakit.storage.files import copy, read_json, sync_folder, write_atomic
+from hydrakit.storage.files import copy, sync_folder
+from hydrakit.storage.records import read_record, write_record
 from hydrakit.version import version
 
 if TYPE_CHECKING:
-    from hydrakit.runs.session import Session
+    from hydrakit.compute.devices import Compute
+    from hydrakit.plugins.registry import PluginRecord, Plugins
+    from hydrakit.rounds import Round
+    from hydrakit.runs.rundir import RunDir
 
 FORMAT = 1  # of the key; changes with what a round is decided by
 
 
-def key_of(session: Session, number: int) -> str:
-    """What decides a round, as 64 hexadecimal digits: rounds of one key give equal files.
+def key_of(
+    plan: Plan,
+    number: int,
+    *,
+    contents: Mapping[str, str],
+    splits: Mapping[str, Mapping[str, str]],
+    compute: Compute,
+    plugins: Plugins,
+) -> str:
+    """What decides a round, as 64 hexadecimal digits: rounds with one key give equal files.
 
     Args:
-        session: The run.
-        number: Of the round, from 1.
+        plan: The plan of the run.
+        number: Number of the round, from 1.
+        contents: Content digests of the prepared datasets, by name.
+        splits: Split of every case, by dataset and key.
+        compute: What the round is computed on.
+        plugins: Plugins that offer the plan's heads.
     """
-    text = json.dumps({**_of_plan(session, number), **_of_machine(session)}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    facts = {**_of_plan(plan, number, contents, splits), **_of_machine(plan, compute, plugins)}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def load(session: Session, number: int) -> bool:
-    """Take a round from the session's folder of shared rounds, if it has one and it is there.
+def load(folder: Path, key: str, rundir: RunDir, number: int, round: Round) -> bool:
+    """Copy a round into a run's folder, if the folder of shared rounds has it.
 
     Raises:
-        PlanError: A file of it was changed since it was put there.
+        PlanError: One of its files was changed since it was stored.
         OSError: It cannot be copied.
     """
-    if session.shared is None:
+    stored = folder / key
+    if not stored.is_dir():
         return False
-    round, key = session.plan.rounds[number - 1], key_of(session, number)
-    kept = session.shared / key
-    if not kept.is_dir():
-        return False
-    for name, wrong in damaged_files(kept):
-        raise PlanError(f"{kept / name}: {wrong}: delete {kept} and run again, which trains anew")
-    with session.rundir.writing_round(number, round) as folder:
-        _copy_files(kept, folder)
-        _rename_head(folder, round.head)
-        update_digests(folder, renewed=["round.json"])
-    session.rundir.log("round shared", round=number, key=key)
-    session.watcher.skipped(number, round)
+    for name, wrong in damaged_files(stored):
+        raise PlanError(
+            f"{stored / name}: {wrong}: delete {stored} and run again, which trains anew"
+        )
+    with rundir.writing_round(number, round) as new:
+        _copy_files(stored, new)
+        _rename_head(new, round.head)
+        update_digests(new, renewed=["round.json"])
     return True
 
 
-def store(session: Session, number: int) -> None:
-    """Put a finished round into the session's folder of shared rounds, if it has one.
-
-    One that was traced on the test split is kept to its own run.
+def store(folder: Path, key: str, rundir: RunDir, number: int, plan: Plan) -> None:
+    """Copy a finished round of a run into the folder of shared rounds.
 
     Raises:
         OSError: It cannot be written.
     """
-    if session.shared is None or session.trace:  # a trace holds test figures: not for others
-        return
-    plan, key = session.plan, key_of(session, number)
-    round, final = plan.rounds[number - 1], session.shared / key
-    session.shared.mkdir(parents=True, exist_ok=True)
-    part = session.shared / f"{key[:16]}-{secrets.token_hex(8)}.part"
+    round, final = plan.rounds[number - 1], folder / key
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{key[:16]}-{secrets.token_hex(8)}.part"
     part.mkdir()
-    _copy_files(session.rundir.round_path(number, round), part)
+    _copy_files(rundir.round_path(number, round), part)
     _rename_head(part, _heads(plan, number)[round.head])
     update_digests(part, renewed=["round.json"], plan=None)
     sync_folder(part)
@@ -91,13 +100,18 @@ def store(session: Session, number: int) -> None:
     except OSError:
         if not final.is_dir():
             raise
-        shutil.rmtree(part)  # two runs at once: what the other put there is the same
-    sync_folder(session.shared)
+        shutil.rmtree(part)  # two runs at once: what the other stored is the same
+    sync_folder(folder)
 
 
-def _of_plan(session: Session, number: int) -> dict[str, Any]:
-    """What a plan and its data decide of a round."""
-    plan, rounds = session.plan, session.plan.rounds[:number]
+def _of_plan(
+    plan: Plan,
+    number: int,
+    contents: Mapping[str, str],
+    splits: Mapping[str, Mapping[str, str]],
+) -> dict[str, Any]:
+    """What the plan and its data contribute to the key."""
+    rounds = plan.rounds[:number]
     seen = list(dict.fromkeys(name for round in rounds for name in round.datasets))
     heads = _heads(plan, number)
     named = []
@@ -105,7 +119,8 @@ def _of_plan(session: Session, number: int) -> dict[str, Any]:
         others = [o.model_copy(update={"head": heads[o.head]}) for o in round.others]
         update = {"head": heads[round.head], "others": tuple(others)}
         named.append(round.model_copy(update=update).model_dump(mode="json"))
-    told = plan.model_dump(mode="json")
+    stored = plan.model_dump(mode="json")
+    other_heads = {name: head for name, head in stored.get("heads", {}).items() if name in seen}
     # What the body is built for; the paper's takes note of datasets where it keeps them apart.
     apart = not isinstance(plan.body, BodySpec) or plan.body.norm == "dataset"
     return {
@@ -116,36 +131,40 @@ def _of_plan(session: Session, number: int) -> dict[str, Any]:
         "dealt by": plan.effective_split_seed,
         "copies": plan.copies,
         "bootstrap": [plan.bootstrap, plan.bootstrap_rule],
-        "head": told["head"],
-        "heads": {name: each for name, each in told.get("heads", {}).items() if name in seen},
-        "body": told["body"],
+        "head": stored["head"],
+        **({"heads": other_heads} if other_heads else {}),
+        "body": stored["body"],
         "body's datasets": [dataset.name for dataset in plan.datasets] if apart else [],
         "datasets": [plan.dataset(name).model_dump(mode="json") for name in seen],
-        "content": [session.prepared[name].index.content for name in seen],
-        "splits": [splits_digest(session.loaded[name].splits) for name in seen],
+        "content": [contents[name] for name in seen],
+        "splits": [splits_digest(splits[name]) for name in seen],
     }
 
 
-def _of_machine(session: Session) -> dict[str, Any]:
-    """What computes a round, as far as it decides the result."""
+def _of_machine(plan: Plan, compute: Compute, plugins: Plugins) -> dict[str, Any]:
+    """What the machine and the installed versions contribute to the key."""
     import torch
 
-    plan, compute = session.plan, session.compute
     heads = {plan.head_of(dataset.name).name for dataset in plan.datasets}
+    heads_by = [_version(each) for each in plugins.records if heads & {*each.offered(HeadFactory)}]
+    body_by = [
+        _version(each) for each in plugins.records if plan.body.name in each.offered(BodyFactory)
+    ]
     return {
         "hydrakit": version(),
         "torch": torch.__version__,
-        "built by": [
-            f"{plugin.distribution} {plugin.version}"
-            for plugin in session.plugins.records
-            if heads & {*plugin.offered(HeadFactory)}
-            or plan.body.name in plugin.offered(BodyFactory)
-        ],
+        "head by": heads_by,
+        # The paper's body is hydrakit's own; keys of comparisons made before the hook stay.
+        **({} if isinstance(plan.body, BodySpec) else {"body by": body_by}),
         "device": compute.device.type,
         "precision": compute.precision,
         "deterministic": compute.deterministic,
         "compiled": compute.compiled,
     }
+
+
+def _version(record: PluginRecord) -> str:
+    return f"{record.distribution} {record.version}"
 
 
 def _heads(plan: Plan, number: int) -> dict[str, str]:
@@ -161,12 +180,6 @@ def _copy_files(source: Path, target: Path) -> None:
 
 def _rename_head(folder: Path, name: str) -> None:
     path = folder / "round.json"
-    try:
-        result = RoundResult.model_validate_json(read_json(path))
-    except (OSError, ValueError):
-        raise PlanError(
-            f"{path}: cannot be read: delete the folder of shared rounds that it came from, and "
-            "run again"
-        ) from None
-    renamed = result.model_copy(update={"head": name})
-    write_atomic(path, renamed.model_dump_json(indent=2).encode())
+    remedy = "delete the folder of shared rounds that it came from, and run again"
+    result = read_record(path, RoundResult, remedy=remedy)
+    write_record(path, result.model_copy(update={"head": name}))

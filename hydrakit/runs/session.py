@@ -23,17 +23,19 @@ from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan.model import Plan
 from hydrakit.plan.results import EpochRecord, Results, RoundResult, TestResult
 from hydrakit.plugins.registry import Plugins
-from hydrakit.report import write_report
-from hydrakit.report.cases import save_shown_cases
 from hydrakit.rounds import Round
 from hydrakit.runs import round_cache, transfer
 from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.context import RunContext
+from hydrakit.runs.datasets import PlanDatasets
 from hydrakit.runs.evaluate import predict, score, to_csv
 from hydrakit.runs.network import Network
-from hydrakit.runs.rundir import SHOWN, RunDir, write_lines
+from hydrakit.runs.rundir import SHOWN, RunDir
+from hydrakit.runs.shown import save_shown_cases
 from hydrakit.runs.state import RoundState
 from hydrakit.runs.trace import Trace
 from hydrakit.storage.files import copy, write_atomic
+from hydrakit.storage.records import write_lines, write_record
 from hydrakit.training.diagnostics import is_out_of_memory, largest_fitting_batch
 from hydrakit.training.loop import DivergedError, TrainingResult, train_round
 from hydrakit.training.seeds import Seeds
@@ -43,25 +45,40 @@ from hydrakit.version import version
 
 @dataclass
 class Session:
-    """A run under way: what it works on, and the rounds one after another."""
+    """A run under way: what it works on, and its rounds one after another.
+
+    Attributes:
+        plan: What to train.
+        datasets: The plan's datasets, prepared.
+        context: Where and how.
+        compute: What the context gave on this machine.
+        plugins: Plugins that the plan's names are looked up in.
+        rundir: Folder of the run.
+        callbacks: Called when something happens.
+    """
 
     plan: Plan
-    adapters: Mapping[str, DatasetAdapter]
-    prepared: Mapping[str, PreparedDataset]
+    datasets: PlanDatasets
+    context: RunContext
     compute: Compute
     plugins: Plugins
     rundir: RunDir
-    watcher: RunCallback
-    cache: Path | None = None
-    test: bool = True
-    trace: bool = False
-    shared: Path | None = None
-    every: float = signals.CHECKPOINT_SECONDS
+    callbacks: RunCallback
+
+    @property
+    def adapters(self) -> Mapping[str, DatasetAdapter]:
+        """The adapters of the plan's datasets, by name."""
+        return self.datasets.adapters
+
+    @property
+    def prepared(self) -> Mapping[str, PreparedDataset]:
+        """The prepared patches of the plan's datasets, by name."""
+        return self.datasets.prepared
 
     @cached_property
-    def gate(self) -> LeakageResult:
-        """What was found and decided about copies and splits."""
-        return check_leakage(self.prepared, self.adapters, self.plan, cache=self.cache)
+    def leakage(self) -> LeakageResult:
+        """The duplicates in the data, and the split of every case."""
+        return check_leakage(self.prepared, self.adapters, self.plan)
 
     @cached_property
     def loaded(self) -> dict[str, LoadedDataset]:
@@ -70,7 +87,7 @@ class Session:
             dataset.name: load(
                 self.prepared[dataset.name],
                 self.adapters[dataset.name],
-                splits=self.gate.splits[dataset.name],
+                splits=self.leakage.splits[dataset.name],
                 patch=self.plan.patch,
                 device=self.compute.device,
             )
@@ -108,7 +125,7 @@ class Session:
                     f"({here.task}, {len(here.classes)}): give each dataset a head of its own"
                 )
         facts = {
-            name: data_facts(self.prepared[name].index, self.adapters[name], self.gate)
+            name: data_facts(self.prepared[name].index, self.adapters[name], self.leakage)
             for name in self.loaded
         }
         before = self.rundir.facts()
@@ -120,10 +137,10 @@ class Session:
                 )
         self.facts = facts
 
-    def _write_environment(self, places: Mapping[str, Path]) -> None:
+    def _write_environment(self) -> None:
         """Write on what machine this runs, from which files."""
         self.rundir.write_facts(self.facts)
-        self.rundir.write_json("splits.json", self.gate.splits)
+        self.rundir.write_json("splits.json", self.leakage.splits)
         device = self.compute.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
         environment: dict[str, Any] = {
@@ -140,38 +157,61 @@ class Session:
             "plugins": {
                 each.name: f"{each.distribution} {each.version}" for each in self.plugins.records
             },
-            "roots": {name: str(path) for name, path in places.items()},
+            "roots": {name: str(path) for name, path in self.datasets.roots.items()},
         }
         self.rundir.write_json("environment.json", environment)
 
-    def run(self, places: Mapping[str, Path]) -> None:
-        """Run every round that is not on disk, then look at the test split, once, if wanted.
-
-        Args:
-            places: The datasets' folders, to be noted.
-        """
+    def run(self) -> None:
+        """Run every round that is not on disk, then evaluate the test split once, if wanted."""
         if self.rundir.results() is not None:
-            if not self.rundir.report_path.is_file():  # stopped before it was written
-                self._close()
+            self._close()
             return
         self.rundir.check_rounds(self.plan)
         self.rundir.unseal()
-        self._write_environment(places)
-        self.watcher.started(self.rundir, str(self.compute.device))
+        self._write_environment()
+        self.callbacks.started(self.plan, self.rundir, str(self.compute.device))
         self.rundir.log("run", device=str(self.compute.device))
         network = self._network()
         for number, round in enumerate(self.plan.rounds, start=1):
             signals.check()
             if self.rundir.finished(number, round):
                 self.rundir.clear_state(number, round)  # killed before that
-                self.watcher.skipped(number, round)
-            elif self.trace or not round_cache.load(self, number):
-                self._run_round(number, round, network)
-                round_cache.store(self, number)
-                write_report(self.rundir, plugins=self.plugins)
+                self.callbacks.skipped(number, round)
+            else:
+                self._train_or_copy(number, round, network)
             network.load_round(number, round)
-        if self.test:
+        if self.context.test:
             self._finish(network)
+
+    def _train_or_copy(self, number: int, round: Round, network: Network) -> None:
+        """Copy a round from the folder of rounds that runs share, or train it and add it there."""
+        folder = self.context.round_cache
+        if folder is None or self.context.trace_test:  # a trace holds test figures: not for others
+            self._run_round(number, round, network)
+            return
+        key = self.round_key(number)
+        if round_cache.load(folder, key, self.rundir, number, round):
+            self.rundir.log("round shared", round=number, key=key)
+            self.callbacks.skipped(number, round)
+        else:
+            self._run_round(number, round, network)
+            round_cache.store(folder, key, self.rundir, number, self.plan)
+
+    def round_key(self, number: int, plan: Plan | None = None) -> str:
+        """The key of a round in a folder of shared rounds.
+
+        Args:
+            number: Number of the round, from 1.
+            plan: A plan for the same data; None for the session's.
+        """
+        return round_cache.key_of(
+            plan or self.plan,
+            number,
+            contents={name: each.index.content for name, each in self.prepared.items()},
+            splits={name: each.splits for name, each in self.loaded.items()},
+            compute=self.compute,
+            plugins=self.plugins,
+        )
 
     def _network(self) -> Network:
         return Network(
@@ -192,18 +232,18 @@ class Session:
             starts = self.plan.bootstrap
             state.bootstrap = network.start(
                 seeds,
-                lambda n: self.watcher.bootstrapping(n, starts),
+                lambda n: self.callbacks.bootstrapping(n, starts),
                 looked=state.looked(),
                 on_look=state.look,
             )
         heads = network.heads_of(round, seeds)
         others = [self.loaded[other.dataset] for other in round.others]
         before = deepcopy(network.body.state_dict())
-        if self.trace:
+        if self.context.trace_test:
             state.trace = self._trace_of(round, network, state.folder)
 
         def on_epoch(record: EpochRecord) -> None:
-            self.watcher.epoch(number, round, record)
+            self.callbacks.epoch(number, round, record)
             if state.trace is not None:
                 state.trace(record)
 
@@ -250,7 +290,7 @@ class Session:
     def _state(self, number: int, round: Round) -> RoundState:
         """The round as it was left, if it was stopped."""
         folder = self.rundir.state_path(number, round)
-        return RoundState(folder, every=self.every)
+        return RoundState(folder, every=self.context.checkpoint_interval)
 
     def _trained(
         self, number: int, round: Round, network: Network, state: RoundState
@@ -295,7 +335,7 @@ class Session:
         self.rundir.log("round", round=number, dataset=round.dataset, train=round.train)
         state = self._state(number, round)
         if state.epoch:
-            self.watcher.resumed(number, round, state.epoch)
+            self.callbacks.resumed(number, round, state.epoch)
         trained = self._trained(number, round, network, state)
         validation_outputs = network.validation_outputs(round)
         result = RoundResult(
@@ -320,9 +360,9 @@ class Session:
             transfer.keep(folder, validation_outputs)
             if state.trace is not None:
                 state.trace.write(folder)
-            write_atomic(folder / "round.json", result.model_dump_json(indent=2).encode())
+            write_record(folder / "round.json", result)
         self.rundir.log("round done", round=number, best_epoch=result.best_epoch)
-        self.watcher.finished(number, round, result)
+        self.callbacks.finished(number, round, result)
 
     def _finish(self, network: Network) -> None:
         """Give body and heads their final places, read the test split, and write the results."""
@@ -347,7 +387,7 @@ class Session:
         write_atomic(rundir.path / "predictions.csv", to_csv(predictions).encode())
         results = self._results(score(predictions[-1]))
         rundir.report_path.unlink(missing_ok=True)  # it tells of a run under way
-        write_atomic(rundir.results_path, results.model_dump_json(indent=2).encode())
+        write_record(rundir.results_path, results)
         self._close()
 
     def _results(self, test: TestResult) -> Results:
@@ -355,7 +395,7 @@ class Session:
         plan, rundir = self.plan, self.rundir
         rounds = tuple(rundir.round_result(n, r) for n, r in enumerate(plan.rounds, start=1))
         val = {name: loaded.val for name, loaded in self.loaded.items()}
-        kept = transfer.RoundOutputs(rundir, plan.rounds, val, self.gate.units)
+        kept = transfer.RoundOutputs(rundir, plan.rounds, val, self.leakage.units)
         return Results(
             hydrakit=version(),
             plan=plan.digest(),
@@ -369,9 +409,9 @@ class Session:
         )
 
     def _close(self) -> None:
-        """What follows once there are results; the report is written last."""
+        """Complete a run that has results; stopped anywhere in here, the same command goes on."""
         if not (self.rundir.path / SHOWN).is_file():
             save_shown_cases(self.rundir, self.prepared[self.plan.target], plugins=self.plugins)
-        self.rundir.seal()
-        write_report(self.rundir, plugins=self.plugins)
-        self.rundir.log("done")
+        if self.rundir.seal():
+            self.rundir.log("done")
+        self.callbacks.completed(self.rundir)

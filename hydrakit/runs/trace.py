@@ -14,7 +14,8 @@ from torch import nn
 from hydrakit.data.load import CaseSet
 from hydrakit.models.body import BodyModule
 from hydrakit.plan.results import EpochRecord, TracePoint
-from hydrakit.runs.rundir import TRACE, write_lines
+from hydrakit.runs.rundir import TRACE
+from hydrakit.storage.records import write_lines
 from hydrakit.training.evaluation import Evaluator
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -18,19 +18,23 @@ from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan.model import Plan
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.context import RunContext
 from hydrakit.runs.evaluate import predict
 from hydrakit.runs.rundir import RunDir
 from hydrakit.schema import Frozen, Name
 from hydrakit.stats import tasks
 from hydrakit.stats.findings import Findings
 from hydrakit.stats.paired import compare
-from hydrakit.stats.tested import Row, ScoreTable, gather
-from hydrakit.stats.verdict import Kind, verdicts
-from hydrakit.storage.paths import root_of
+from hydrakit.stats.score_table import Row, ScoreTable, gather
+from hydrakit.stats.verdict import VerdictKind, verdicts
 
 Supports = tuple[str, ...]
 Effect = Literal["helped", "hurt", "cannot tell"]
-EFFECTS: Mapping[Kind, Effect] = {"better": "helped", "worse": "hurt", "cannot tell": "cannot tell"}
+EFFECTS: Mapping[VerdictKind, Effect] = {
+    "better": "helped",
+    "worse": "hurt",
+    "cannot tell": "cannot tell",
+}
 
 
 class LeaveOneOut(Frozen):
@@ -68,13 +72,9 @@ class OrderEvaluator:
         plan: Makes the plan of an order, with a seed.
         seeds: Of the runs of an order.
         target: Its adapter.
-        plugins: As loaded.
-        data: As for `hydrakit.engine.run`, like those below.
-        roots: Folders of datasets that lie elsewhere.
-        device: Where to compute.
-        cache: Where prepared data is kept.
-        more: Further arguments of `hydrakit.engine.run`.
-        watcher: Gives what is told of a run, for its plan.
+        plugins: Plugins that the plans' names are looked up in.
+        context: Where and how runs are computed.
+        callback: Called when something happens in a run.
     """
 
     folder: Path
@@ -82,12 +82,8 @@ class OrderEvaluator:
     seeds: Sequence[int]
     target: DatasetAdapter
     plugins: Plugins
-    data: Path | None
-    roots: Mapping[str, Path]
-    device: str
-    cache: Path | None
-    more: Mapping[str, Any]
-    watcher: Callable[[Plan], RunCallback]
+    context: RunContext
+    callback: RunCallback
 
     def __post_init__(self) -> None:
         """Nothing has been run, and no validation case been looked at."""
@@ -102,19 +98,12 @@ class OrderEvaluator:
         """Train what is not yet trained of an order, and never its test."""
         if (order, seed) in self._done:
             return self._done[order, seed]
-        plan = self.plan(order, seed)
         self._done[order, seed] = engine.run(
-            plan,
+            self.plan(order, seed),
+            self.context,
             out=self.path(order, seed),
-            data=self.data,
-            roots=self.roots,
-            device=self.device,
-            cache=self.cache,
+            callbacks=[self.callback],
             plugins=self.plugins,
-            watcher=self.watcher(plan),
-            test=False,
-            shared=self.folder / "rounds",
-            **self.more,
         )
         return self._done[order, seed]
 
@@ -203,10 +192,9 @@ class OrderEvaluator:
             plan, name = rundir.plan(), self.target.name
             prepared = prepare(
                 self.target,
-                root_of(name, self.data, self.roots),
+                self.context.root_of(name),
                 options=plan.dataset(name).options,
                 patch=plan.patch,
-                cache=self.cache,
             )
             keys = {key for key, split in rundir.splits()[name].items() if split == "val"}
             self._cases = select(
@@ -215,6 +203,6 @@ class OrderEvaluator:
                 task=self.target.task,
                 scale=None,
                 patch=plan.patch,
-                device=choose_device(self.device),
+                device=choose_device(self.context.device),
             )
         return self._cases

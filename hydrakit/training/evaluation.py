@@ -93,4 +93,4 @@ def compute_metrics(
     if not torch.isfinite(values).all():
         return Metrics.model_construct(loss=float("nan"))
     wanted = torch.as_tensor(targets, device=values.device)
-    return tasks.figures(values, wanted, task=task, loss=loss, scale=scale)
+    return tasks.metrics_of(values, wanted, task=task, loss=loss, scale=scale)

@@ -188,7 +188,7 @@ def _as_it_is(
 ) -> TrainingResult:
     """How a network does that is not trained: its figures on the patches as they are."""
     model = BodyWithHead(evaluate.body, evaluate.head)
-    found = forward_in_batches(model, data.train.plain(data.patch))
+    found = forward_in_batches(model, data.train.unaugmented(data.patch))
     targets = from_tensor(data.train_labels, data.scale)
     train = compute_metrics(found, targets, task=data.task, loss=evaluate.loss, scale=data.scale)
     val, reference_auc = evaluate()

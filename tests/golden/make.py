@@ -56,7 +56,7 @@ def make(folder: Path) -> None:
         places = {"data": data, "cache": Path(cache), "plugins": plugins()}
         run_plan(PLAN, folder / "finished", **places)
         with suppress(StopError):
-            run_plan(PLAN, folder / "stopped", watcher=Stop(), checkpoint_every=0, **places)
+            run_plan(PLAN, folder / "stopped", callbacks=[Stop()], checkpoint_interval=0, **places)
     for path in folder.rglob("*"):
         if path.name in LEFT_OUT:
             path.unlink()

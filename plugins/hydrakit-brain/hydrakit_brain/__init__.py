@@ -1,4 +1,4 @@
-"""The dataset `brain`: "Brain MRI Images for Brain Tumor Detection" (Kaggle, navoneel)."""
+"""Adapter `brain` for "Brain MRI Images for Brain Tumor Detection" (Kaggle, navoneel)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hydrakit.hooks import DatasetAdapter, FieldOfView, NoOptions, Sample, Unusa
 
 @hookimpl
 def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
-    """The dataset of this plugin."""
+    """Return the adapter of the dataset ``brain``."""
     yield DatasetAdapter(
         name="brain",
         summary="Brain MRI slices from the web, with or without a tumour (Kaggle, 253 images)",
@@ -28,7 +28,7 @@ def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
             "Chakrabarty N. Brain MRI Images for Brain Tumor Detection. Kaggle, 2019. "
             "https://www.kaggle.com/datasets/navoneel/brain-mri-images-for-brain-tumor-detection"
         ),
-        licence="not stated by its author: for research, not to be redistributed",
+        licence="not stated by its author: for research, do not redistribute",
     )
 
 

@@ -1,4 +1,4 @@
-"""LUNGx for hydrakit: lung nodules on CT, benign or malignant."""
+"""Adapter `lung` for the LUNGx challenge: lung nodules on CT, benign or malignant."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hydrakit.hooks import DatasetAdapter, FieldOfView, hookimpl
 if TYPE_CHECKING:
     from hydrakit.hooks import Sample, Unusable
 
-# A nodule is at most 30 mm wide by definition; 50 mm show it with 10 mm of what surrounds it. The
-# paper's authors cut out 65 pixels, which at the usual 0.6 to 0.9 mm are 39 to 58 mm: a size that
-# changes from scanner setting to scanner setting, where this one does not.
+# A nodule is at most 30 mm wide by definition; 50 mm include a margin of 10 mm. The paper's authors
+# cropped 65 pixels, which at the usual spacing of 0.6 to 0.9 mm are 39 to 58 mm: that size depends
+# on the scanner settings, this one does not.
 _FIELD_OF_VIEW = FieldOfView(millimetres=50.0)
 
 
@@ -25,7 +25,7 @@ class LungOptions:
     suspicious: Literal["drop", "malignant", "unlabelled"] = field(
         default="drop",
         metadata={
-            "help": "what becomes of the nodules labelled 'Suspicious malignant nodule'; "
+            "help": "treatment of the nodules labelled 'Suspicious malignant nodule'; "
             "unlabelled ones are for prediction"
         },
     )
@@ -36,22 +36,22 @@ class LungOptions:
     window: Literal["nodule", "lung", "mediastinum", "none"] = field(
         default="nodule",
         metadata={
-            "help": "the Hounsfield units that are kept, the others being cut to its ends: nodule "
-            "-1000 to 400, lung -1350 to 150, mediastinum -150 to 250; none keeps all"
+            "help": "range to which Hounsfield units are clipped: nodule -1000 to 400, lung -1350 "
+            "to 150, mediastinum -150 to 250; none does not clip"
         },
     )
     slices: Literal[1, 3, 5, 7] = field(
         default=1,
         metadata={
-            "help": "so many neighbouring slices are the channels, from one side of the nodule's "
-            "to the other; where the scan ends, its last slice is repeated"
+            "help": "number of neighbouring slices used as channels, the nodule's slice in the "
+            "middle; beyond the end of the scan, its last slice is repeated"
         },
     )
     sheet: str = field(
         default="",
         metadata={
-            "help": "file names of the sheets to read, with commas between them; the others are "
-            "not opened (default: all that are found, one for each set)"
+            "help": "file names of the sheets to read, separated by commas; no other sheets are "
+            "opened (default: all sheets below the folder, and one is used for each set)"
         },
     )
 
@@ -64,7 +64,7 @@ def _read(root: Path, options: LungOptions) -> Iterator[Sample | Unusable]:
 
 @hookimpl
 def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
-    """The adapter ``lung``."""
+    """Return the adapter ``lung``."""
     yield DatasetAdapter(
         name="lung",
         summary="Lung nodules on CT in Hounsfield units (SPIE-AAPM-NCI LUNGx)",
@@ -72,7 +72,7 @@ def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
         read=_read,
         field_of_view=_FIELD_OF_VIEW,
         version="3",
-        layout="the calibration sheet, the test sheet (with truth, save for prediction), or both "
+        layout="the calibration sheet, the test sheet (with truth, except for prediction), or both "
         "(.xlsx or .csv) anywhere below the folder, and the DICOM images in folders of any name",
         how_to_get="The Cancer Imaging Archive, collection SPIE-AAPM Lung CT Challenge, "
         "https://doi.org/10.7937/K9/TCIA.2015.UZLSU3FL: the DICOM images (about 12 GB) and the "

@@ -1,4 +1,4 @@
-"""PROSTATEx for hydrakit: prostate lesions on MR images, by significance or by grade group."""
+"""Adapters for PROSTATEx: prostate lesions on MR images, by significance or by grade group."""
 
 from __future__ import annotations
 
@@ -39,31 +39,32 @@ class ProstateOptions:
     sequences: Sequences = field(
         default="dwi",
         metadata={
-            "help": "what the channels are, in this order: dwi, the diffusion image of the highest "
-            "b-value; t2, transverse; adc. Several are resampled around the lesion, by their "
-            "position in the patient, to one grid of 0.5 mm in the plane of the first"
+            "help": "sequences used as channels, in this order: dwi (diffusion image with the "
+            "highest b-value), t2 (transverse), adc. Several sequences are resampled around the "
+            "lesion, by their position in the patient, to one grid of 0.5 mm in the plane of the "
+            "first"
         },
     )
     set: Literal["train", "test", "all"] = field(
         default="train",
         metadata={
-            "help": "train, the training set; test, the challenge's test set, which has no labels "
-            "and is for prediction; all, both"
+            "help": "set to read: train (training set), test (test set of the challenge, without "
+            "labels, for prediction), or all (both)"
         },
     )
     slice: Literal["geometry", "instance"] = field(
         default="geometry",
         metadata={
-            "help": "which slice shows the lesion: geometry, the one whose plane is nearest to "
-            "the finding's position; instance, the one with InstanceNumber k + 1, as the "
-            "paper's authors took it (another slice where numbers run from head to feet)"
+            "help": "slice of the lesion: geometry (the slice whose plane is nearest to the "
+            "finding's position), or instance (the slice with InstanceNumber k + 1, as the paper's "
+            "authors chose it; a wrong slice if the images are numbered from head to feet)"
         },
     )
     intensity: Literal["stored", "authors"] = field(
         default="stored",
         metadata={
-            "help": "the pixel values: stored, as the file holds them; authors, 8 bits by each "
-            "slice's own window and maximum, bit for bit as the paper's authors made them"
+            "help": "pixel values: stored (as in the file), or authors (8 bits by each slice's own "
+            "window and maximum, bit for bit as the paper's authors computed them)"
         },
     )
 
@@ -91,7 +92,7 @@ def _read_grades(root: Path, options: ProstateOptions) -> Iterator[Sample | Unus
 
 @hookimpl
 def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
-    """The adapters ``prostatex`` and ``prostatex2``: one collection of images, two questions."""
+    """Return the adapters ``prostatex`` and ``prostatex2``: one image collection, two tasks."""
     yield DatasetAdapter(
         name="prostatex",
         cohort="PROSTATEx",

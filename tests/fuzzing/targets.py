@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fuzz_datasets import (
+from fuzzing.datasets import (
     Files,
     archive,
     arrays,
@@ -30,7 +30,9 @@ from fuzz_datasets import (
     shipped,
     table,
 )
-from fuzz_runs import (
+from fuzzing.mutators import JSON, odd_safetensors
+from fuzzing.mutators_images import JPEG, PNG, TIFF
+from fuzzing.runs import (
     begun_folder,
     compare_folder,
     plan_file,
@@ -42,9 +44,6 @@ from fuzz_runs import (
     run_folder,
     weight_files,
 )
-from fuzzing import JSON, odd_safetensors
-from fuzzing_images import JPEG, PNG, TIFF
-
 from hydrakit.errors import HydrakitError
 
 

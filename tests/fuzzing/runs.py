@@ -17,10 +17,10 @@ from pathlib import Path
 from unittest import mock
 
 from click.testing import CliRunner
-from fuzz_datasets import Files, check_line
-from fuzz_memory import forget_peak, peak_memory
-from fuzzing_runs import PLAN, RUN_JSON, SCORES, WEIGHTS, odd_folder, tamper
 
+from fuzzing.datasets import Files, check_line
+from fuzzing.memory import forget_peak, peak_memory
+from fuzzing.mutators_runs import PLAN, RUN_JSON, SCORES, WEIGHTS, odd_folder, tamper
 from hydrakit.cli import main
 from hydrakit.compare.design import CompareDir, Design, make_design
 from hydrakit.errors import HydrakitError
