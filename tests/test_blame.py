@@ -35,7 +35,7 @@ def broken():
 def read(root, options):
     yield from map(sample, range(20))
 
-def build(features, classes, dropout):
+def build(features, classes, options):
     from torch import nn
     return nn.Linear(features, classes)
 
@@ -156,13 +156,13 @@ KINDS = {
     "a head that takes other features": (
         define("build", "from torch import nn; return nn.Linear(7, classes)", "f, classes, d"),
         HEAD,
-        "head 'odd', given 256 features of 2 cases, raised RuntimeError",
+        "head 'odd', given 2 inputs of shape (256,), raised RuntimeError",
         "(traceback: ",
     ),
     "a head of other classes": (
         define("build", "from torch import nn; return nn.Linear(features, 9)", "features, c, d"),
         HEAD,
-        "head 'odd' gave (2, 9) for 2 cases",
+        "head 'odd' gave (2, 9) for 2 inputs",
         "logits of shape (2, 2)",
     ),
     "plan raises": (define("plan", "broken()"), STRATEGY, "plan of strategy 'odd'", RAISED),
