@@ -14,7 +14,7 @@ from benchmarks.harness import PROJECT, Samples
 from benchmarks.rows import MEASUREMENTS
 from benchmarks.settings import Settings, quick
 from benchmarks.table import Row, machine, rows_table, write_parts
-from hydrakit.devices import choose_device
+from hydrakit.compute.devices import choose_device
 from hydrakit.errors import PlanError
 
 PAGE = PROJECT / "docs" / "benchmarks.md"

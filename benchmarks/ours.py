@@ -8,11 +8,12 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,19 +21,19 @@ from torch import nn
 from benchmarks import images
 from benchmarks.harness import Answer, Spread
 from benchmarks.settings import Settings
-from hydrakit.allocator import keep_large_blocks
-from hydrakit.data.load import Loaded, load
-from hydrakit.data.prepare import prepare
-from hydrakit.devices import Compute, choose_compute
-from hydrakit.hooks import DatasetAdapter, FieldOfView, OptionValue, Sample
-from hydrakit.models import Body, Joined
+from hydrakit.compute.devices import Compute, choose_compute, keep_large_blocks
+from hydrakit.data.load import LoadedDataset, load
+from hydrakit.data.prepared.prepare import prepare
+from hydrakit.hooks import DatasetAdapter, FieldOfView, HeadFactory, Sample
+from hydrakit.models.body import BodyWithHead, PaperBody
+from hydrakit.models.heads import MlpOptions
 from hydrakit.plan import BodySpec, Hyperparameters, Round
+from hydrakit.plan.results import EpochRecord
 from hydrakit.plugins import load_plugins
-from hydrakit.results import EpochRecord
-from hydrakit.train import train_round
-from hydrakit.training.course import Step as TrainingStep
+from hydrakit.training.epochs import Step as TrainingStep
+from hydrakit.training.evaluation import Reference, compute_metrics, forward_in_batches
+from hydrakit.training.loop import train_round
 from hydrakit.training.seeds import Seeds
-from hydrakit.training.validation import Reference, figures, outputs
 
 DROPOUT = 0.3
 CLASSES = ("no", "yes")
@@ -44,7 +45,7 @@ def adapter(name: str, *, count: int, channels: int = 1, side: int = 65) -> Data
     """A dataset of noise images, each of a patient of its own; the two classes take turns."""
     seed = 10**6 * sum(map(ord, name))
 
-    def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample]:
+    def read(root: Path, options: Any) -> Iterator[Sample]:
         for number in range(count):
             image = partial(images.noise, seed + number, channels, side)
             key = f"{number:06d}"
@@ -66,7 +67,7 @@ def adapter(name: str, *, count: int, channels: int = 1, side: int = 65) -> Data
 
 def loaded(
     settings: Settings, name: str, *, train: int, val: int, exchanged: bool = False
-) -> Loaded:
+) -> LoadedDataset:
     """A dataset as a round gets it, on the device; prepared by the first who asks.
 
     Args:
@@ -112,12 +113,17 @@ def compute(settings: Settings) -> Compute:
 
 def new_head(settings: Settings) -> nn.Module:
     """An ``mlp`` head on the device."""
-    return load_plugins().head("mlp").build(256, len(CLASSES), DROPOUT).to(settings.device)
+    return (
+        load_plugins()
+        .get(HeadFactory, "mlp")
+        .build(256, len(CLASSES), MlpOptions())
+        .to(settings.device)
+    )
 
 
-def new_body(settings: Settings) -> Body:
+def new_body(settings: Settings) -> PaperBody:
     """The paper's body on the device."""
-    return Body(BodySpec(), in_channels=1, dropout=DROPOUT).to(settings.device)
+    return PaperBody(BodySpec(), in_channels=1, dropout=DROPOUT).to(settings.device)
 
 
 class _Clock:
@@ -144,7 +150,7 @@ class _Epochs:
 
     def _round(
         self, round: Round, repeat: int, on_epoch: Callable[[EpochRecord], None]
-    ) -> tuple[Body, nn.Module]:
+    ) -> tuple[PaperBody, nn.Module]:
         body, head = new_body(self.settings), new_head(self.settings)
         train_round(
             round,
@@ -205,8 +211,8 @@ class AllEpochFour(_Epochs):
         began = time.perf_counter()
         body, head = self._round(a_round("all", self.settings, epochs=1), repeat, lambda _: None)
         for cases in self.others:
-            found = outputs(Joined(body, head), cases.patches)
-            figures(found, cases.labels, task=cases.task, loss="cross-entropy", scale=None)
+            found = forward_in_batches(BodyWithHead(body, head), cases.patches)
+            compute_metrics(found, cases.labels, task=cases.task, loss="cross-entropy", scale=None)
         return Answer(time.perf_counter() - began)
 
 
@@ -231,7 +237,7 @@ class Step:
         self.steps = settings.steps
         self.images = torch.randn(settings.batch, 1, 65, 65).to(settings.device)
         self.labels = torch.arange(settings.batch, device=settings.device) % 2
-        model = Joined(new_body(settings), new_head(settings)).train()
+        model = BodyWithHead(new_body(settings), new_head(settings)).train()
         values = a_round("all", settings, epochs=1).hyperparameters
         self.step = TrainingStep(model, compute(settings), values)
 
@@ -257,12 +263,12 @@ class Evaluate:
     def __init__(self, settings: Settings) -> None:
         torch.manual_seed(0)
         self.images = torch.randn(settings.evaluated, 1, 65, 65).to(settings.device)
-        self.model = Joined(new_body(settings), new_head(settings))
+        self.model = BodyWithHead(new_body(settings), new_head(settings))
 
     def __call__(self, repeat: int) -> Answer:
         """Look at all images; seconds are of one."""
         began = time.perf_counter()
-        outputs(self.model, self.images).cpu()
+        forward_in_batches(self.model, self.images).cpu()
         return Answer((time.perf_counter() - began) / len(self.images))
 
 

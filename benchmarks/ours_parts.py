@@ -17,13 +17,13 @@ from benchmarks import floor, images
 from benchmarks.harness import Answer
 from benchmarks.ours import a_round, adapter, loaded, new_head
 from benchmarks.settings import Settings
-from hydrakit.data.load import Loaded
-from hydrakit.data.views import Views
-from hydrakit.network import Network
+from hydrakit.data.augment import Views
+from hydrakit.data.load import LoadedDataset
 from hydrakit.plan import BootstrapRule, Plan
-from hydrakit.planning import make_plan
+from hydrakit.plan.profiles import make_plan
 from hydrakit.plugins import load_plugins
-from hydrakit.rundir import RunDir
+from hydrakit.runs.network import Network
+from hydrakit.runs.rundir import RunDir
 from hydrakit.search.together import Trial, train_alone, train_together
 from hydrakit.training.seeds import INITIALISATION, Seeds
 
@@ -85,10 +85,10 @@ class LargeHeadsTogether(HeadsTogether):
         super().__init__(replace(settings, heads_batch=settings.batch))
 
 
-def _first_round(settings: Settings, rule: BootstrapRule) -> tuple[Plan, Loaded]:
+def _first_round(settings: Settings, rule: BootstrapRule) -> tuple[Plan, LoadedDataset]:
     """A plan that begins with random starts, and its data, of which only validation matters."""
     data = loaded(settings, "starts", train=2, val=settings.start_cases)
-    plugins = replace(load_plugins(), datasets={"starts": adapter("starts", count=2)})
+    plugins = load_plugins().including(adapter("starts", count=2))
     plan = make_plan(
         "classical", ["starts"], bootstrap=settings.starts, bootstrap_rule=rule, plugins=plugins
     )

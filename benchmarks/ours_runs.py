@@ -9,7 +9,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,16 +17,17 @@ from benchmarks import images
 from benchmarks.harness import Answer
 from benchmarks.ours import adapter, folder, peak
 from benchmarks.settings import Settings
-from hydrakit.data.gate import pass_gate
 from hydrakit.data.load import load
-from hydrakit.data.prepare import prepare
+from hydrakit.data.prepared.prepare import prepare
+from hydrakit.data.quality.leakage import check_leakage
 from hydrakit.engine import run
 from hydrakit.hooks import DatasetAdapter
-from hydrakit.plan import BodySpec
-from hydrakit.planning import make_plan
+from hydrakit.plan import BodySpec, Plan
+from hydrakit.plan.profiles import make_plan
 from hydrakit.plugins import Plugins, load_plugins
-from hydrakit.rundir import RunDir
-from hydrakit.watch import Watcher
+from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.rundir import RunDir
+from hydrakit.storage.paths import using_cache
 
 
 class StartPrepared:
@@ -46,9 +46,10 @@ class StartPrepared:
         """One start; the first one of prepared data prepares it."""
         cache = Path(tempfile.mkdtemp(dir=self.settings.work)) if self.fresh else self.cache
         began = time.perf_counter()
-        chosen = self.plugins.dataset("brain")
+        chosen = self.plugins.get(DatasetAdapter, "brain")
         prepared = prepare(chosen, self.root, options={}, patch=65, cache=cache)
-        gate = pass_gate({"brain": prepared}, {"brain": chosen}, self.plan, cache=cache)
+        with using_cache(cache):
+            gate = check_leakage({"brain": prepared}, {"brain": chosen}, self.plan)
         device = torch.device(self.settings.device)
         load(prepared, chosen, splits=gate.splits["brain"], patch=65, device=device)
         seconds = time.perf_counter() - began
@@ -65,7 +66,7 @@ class StartFiles(StartPrepared):
 
 def with_datasets(adapters: Mapping[str, DatasetAdapter]) -> Plugins:
     """What is installed, with these datasets instead of its own."""
-    return replace(load_plugins(), datasets=dict(adapters))
+    return load_plugins().including(*adapters.values())
 
 
 class Hydra:
@@ -145,12 +146,12 @@ class ScalePrepare(_Scaled):
         return Answer(seconds, {"patches": patches, **peak(self.settings)})
 
 
-class _Started(Watcher):
+class _Started(RunCallback):
     """Remembers when the rounds began."""
 
     at = 0.0
 
-    def started(self, rundir: RunDir, device: str) -> None:
+    def started(self, plan: Plan, rundir: RunDir, device: str) -> None:
         """Now."""
         self.at = time.perf_counter()
 
@@ -165,7 +166,7 @@ class ScaleRun(_Scaled):
         plan = make_plan("hydra", names, epochs=1, bootstrap=1, plugins=plugins)
         plan = plan.model_copy(update={"body": BodySpec(patch=self.point.patch)})
         out = Path(self.settings.work) / "run"
-        watcher = _Started()
+        started = _Started()
         began = time.perf_counter()
         run(
             plan,
@@ -174,7 +175,7 @@ class ScaleRun(_Scaled):
             device=self.settings.device,
             cache=self.cache,
             plugins=plugins,
-            watcher=watcher,
+            callbacks=[started],
         )
         seconds = time.perf_counter() - began
-        return Answer(seconds, {"before": watcher.at - began, **peak(self.settings)})
+        return Answer(seconds, {"before": started.at - began, **peak(self.settings)})

@@ -8,42 +8,85 @@ A shared body (feature extractor) and one head (decision maker) per dataset::
     run = hydrakit.run(plan, data=Path("data"), out=Path("runs/first"))
     model = hydrakit.weights.load_model(run.body_path, run.head_path("prostatex"))
 
-Names of this module are imported when they are first used, since torch takes its time.
+Every function takes a plan (what decides a result) and a `RunContext` (where and how to compute).
+Names of this module are imported when they are first used, since importing torch takes a second.
 """
 
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hydrakit import weights
-    from hydrakit.engine import run
-    from hydrakit.plan import Plan, load_plan
-    from hydrakit.planning import make_plan
-    from hydrakit.plugins import load_plugins
+    from hydrakit.compare.engine import compare as compare_strategies
+    from hydrakit.engine import check, dry_run, run
+    from hydrakit.engine import report as write_report
+    from hydrakit.plan.edit import edit_plan
+    from hydrakit.plan.model import Plan, load_plan
+    from hydrakit.plan.profiles import make_plan
+    from hydrakit.plan.settings import PlanSettings
+    from hydrakit.plugins.registry import load_plugins
+    from hydrakit.runs.context import RunContext, read_context
+    from hydrakit.runs.evaluate import evaluate_files, evaluate_run
+    from hydrakit.search.order import order
+    from hydrakit.search.tune import tune
 
-__all__ = ["Plan", "__version__", "load_plan", "load_plugins", "make_plan", "run", "weights"]
+__all__ = [
+    "Plan",
+    "PlanSettings",
+    "RunContext",
+    "__version__",
+    "check",
+    "compare_strategies",
+    "dry_run",
+    "edit_plan",
+    "evaluate_files",
+    "evaluate_run",
+    "load_plan",
+    "load_plugins",
+    "make_plan",
+    "order",
+    "read_context",
+    "run",
+    "tune",
+    "weights",
+    "write_report",
+]
 
 __version__: str
 
 _HOMES = {
-    "Plan": "hydrakit.plan",
-    "load_plan": "hydrakit.plan",
-    "load_plugins": "hydrakit.plugins",
-    "make_plan": "hydrakit.planning",
+    "Plan": "hydrakit.plan.model",
+    "PlanSettings": "hydrakit.plan.settings",
+    "RunContext": "hydrakit.runs.context",
+    "check": "hydrakit.engine",
+    "compare_strategies": "hydrakit.compare.engine:compare",
+    "dry_run": "hydrakit.engine",
+    "edit_plan": "hydrakit.plan.edit",
+    "evaluate_files": "hydrakit.runs.evaluate",
+    "evaluate_run": "hydrakit.runs.evaluate",
+    "load_plan": "hydrakit.plan.model",
+    "load_plugins": "hydrakit.plugins.registry",
+    "make_plan": "hydrakit.plan.profiles",
+    "order": "hydrakit.search.order",
+    "read_context": "hydrakit.runs.context",
     "run": "hydrakit.engine",
+    "tune": "hydrakit.search.tune",
+    "write_report": "hydrakit.engine:report",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return version("hydrakit-imaging")
+        from hydrakit.version import version
+
+        return version()
     if name == "weights":
         return importlib.import_module("hydrakit.weights")
     if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        module, _, attribute = _HOMES[name].partition(":")
+        return getattr(importlib.import_module(module), attribute or name)
     raise AttributeError(f"module 'hydrakit' has no attribute {name!r}")
 
 

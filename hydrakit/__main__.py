@@ -1,4 +1,4 @@
-"""``python -m hydrakit``: the command, for launchers that start modules, as torchrun does."""
+"""``python -m hydrakit``: the command, for launchers that start modules."""
 
 from hydrakit.cli import main
 

@@ -1,207 +1,271 @@
-"""Running a plan: what it needs is found and checked, then its rounds begin."""
+"""Running plans, estimating their cost, checking datasets, and writing reports again."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hydrakit.allocator import keep_large_blocks
-from hydrakit.data.declared import plugins_at
-from hydrakit.data.prepare import Prepared, prepare
-from hydrakit.data.read import check_root
-from hydrakit.devices import Compute, Precision, algorithms, choose_compute
-from hydrakit.errors import HydrakitError, PlanError
-from hydrakit.folder.files import NO_ROOM
-from hydrakit.hooks import DatasetAdapter
-from hydrakit.logs import logged
-from hydrakit.places import root_of
-from hydrakit.plan import Plan
-from hydrakit.plugins import Plugins
-from hydrakit.rehearsal import Rehearsal
-from hydrakit.rehearsal import rehearse as rehearsed
-from hydrakit.rundir import RunDir
-from hydrakit.session import Session
-from hydrakit.stopping import EVERY
-from hydrakit.watch import Watcher
+from hydrakit.compute.devices import Compute, keep_large_blocks
+from hydrakit.errors import DataError, HydrakitError
+from hydrakit.hooks import DatasetAdapter, OptionValue
+from hydrakit.models.build import check_components
+from hydrakit.observers.log import RunLog
+from hydrakit.observers.reports import ReportWriter
+from hydrakit.observers.trackers import trackers_of
+from hydrakit.plan.model import BodySpec, Plan, Split
+from hydrakit.plugins.registry import Plugins
+from hydrakit.runs.callbacks import Callbacks, RunCallback, closing
+from hydrakit.runs.context import RunContext, context_of
+from hydrakit.runs.datasets import find_datasets, prepare_datasets
+from hydrakit.runs.dry_run import DryRun, measure
+from hydrakit.runs.rundir import RunDir
+from hydrakit.runs.session import Session
+from hydrakit.storage.files import NO_ROOM, write_atomic
+from hydrakit.storage.paths import using_cache
+from hydrakit.storage.records import writable
+
+if TYPE_CHECKING:
+    from hydrakit.data.prepared.index import PreparedDataset
+    from hydrakit.data.quality.summary import Summary
+    from hydrakit.report.figure import Figure
 
 
 def default_out(plan: Plan) -> Path:
-    """Where a plan runs unless told otherwise: the same folder for the same plan."""
+    """The folder of a plan's run unless another is given: the same for the same plan."""
     return Path("runs") / f"{plan.strategy}-{plan.target}-{plan.digest()[:8]}"
 
 
 def run(
     plan: Plan,
+    context: RunContext | None = None,
     *,
     out: Path | None = None,
-    data: Path | None = None,
-    roots: Mapping[str, Path] | None = None,
-    device: str = "auto",
-    precision: Precision = "auto",
-    deterministic: bool = False,
-    compiled: bool = False,
-    cache: Path | None = None,
+    callbacks: Sequence[RunCallback] = (),
     plugins: Plugins | None = None,
-    watcher: Watcher | None = None,
-    test: bool = True,
-    trace: bool = False,
-    shared: Path | None = None,
-    checkpoint_every: float = EVERY,
+    **values: Any,
 ) -> RunDir:
-    """Run a plan, or what is left of it, and give its folder.
+    """Run a plan, or the rest of it, and return its folder.
 
     Args:
-        plan: As `make_plan` or `load_plan` gives it.
-        out: The run's folder; None for `default_out`. One that holds part of this very plan goes
-            on at the first unfinished round, and ends with the same tensors as in one go.
-        data: Folder with one folder per dataset; None for `default_data`.
-        roots: Folders of datasets that lie elsewhere, by name.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: As for `choose_compute`, like the two below.
-        deterministic: The same bits from the same seed on CUDA too, at a cost in speed.
-        compiled: Put training steps through `torch.compile`.
-        cache: Where prepared data is kept; None for `default_cache`.
-        plugins: As loaded; None loads them, and the datasets declared at ``data`` and ``roots``.
-        watcher: Told how it goes.
-        test: False stops before the test split is read: the rounds are there, the results are not.
-        trace: Look at the test split after every epoch too, for a figure; nothing is chosen by it.
-        shared: Folder of rounds that several runs have in common (`hydrakit.shared`): a round that
-            is there is taken, one that is not is put there.
-        checkpoint_every: Seconds between two writings of a round's progress; longer epochs have
-            one each.
+        plan: As `make_plan` or `load_plan` returns it.
+        context: Where and how to compute; None for the defaults.
+        out: Folder of the run; None for `default_out`. A folder that holds part of this very plan
+            is continued at the first unfinished round, and ends with the same tensors as a run
+            without a stop.
+        callbacks: Called when something happens in the run.
+        plugins: Plugins of this process; None loads the installed ones (`RunContext.plugins`).
+        values: Values of the context by name, as ``data=..., device="cpu"``.
 
     Raises:
         HydrakitError: There is no room to write.
         PluginError: The plan names something that no plugin offers.
-        PlanError: The plan, the device or the folder is impossible.
+        PlanError: The plan, the context or the folder is impossible.
         DataError: A dataset cannot be used.
     """
-    compute = choose_compute(
-        device, precision=precision, deterministic=deterministic, compiled=compiled
-    )
-    team = compute.team
-    if shared is not None and team.size > 1:
-        raise PlanError("runs that share rounds are for one process each: leave out torchrun")
-    watcher = watcher if watcher and team.leads else Watcher()
+    context = context_of(context, values)
     out = out or default_out(plan)
-    ready = _Ready(plan, out, data, roots or {}, plugins or plugins_at(data, roots or {}))
-    with team.together(compute.device), algorithms(compute):
-        with team.leader_first():
-            session = ready.session(
-                compute,
-                watcher,
-                cache=cache,
-                test=test,
-                trace=trace,
-                shared=shared,
-                every=checkpoint_every,
-            )
-        if team.leads:
-            RunDir.begin(out, plan)
-            with session.rundir.locked(), _telling_of_ends(session.rundir), logged(session):
-                session.run(ready.places)
-        else:
-            session.follow()
+    log = RunLog(out)
+    with context.active() as compute:
+        plugins = plugins or context.plugins()
+        trackers = trackers_of(context, plugins)
+        followers = Callbacks([log, *callbacks, *trackers, ReportWriter(plugins)])
+        session = _session(plan, context, compute, out=out, plugins=plugins, callbacks=followers)
+        RunDir.begin(out, plan)
+        with session.rundir.locked(), _noting_stops(session.rundir), closing(followers), log:
+            session.run()
     return session.rundir
 
 
-def rehearse(
+def dry_run(
     plan: Plan,
+    context: RunContext | None = None,
     *,
     out: Path | None = None,
-    data: Path | None = None,
-    roots: Mapping[str, Path] | None = None,
-    device: str = "auto",
-    precision: Precision = "auto",
-    deterministic: bool = False,
-    compiled: bool = False,
-    cache: Path | None = None,
+    callbacks: Sequence[RunCallback] = (),
     plugins: Plugins | None = None,
-    watcher: Watcher | None = None,
-    trace: bool = False,
-) -> Rehearsal:
-    """Check all that a run needs, and measure what it would cost; its folder is not made.
+    **values: Any,
+) -> DryRun:
+    """Check everything that a run needs, and measure what it would cost, without its folder.
 
-    Data that is not prepared yet is prepared and stays in the cache.
-
-    Args:
-        plan: As for `run`, like all that follow.
-        out: The run's folder.
-        data: Folder with one folder per dataset.
-        roots: Folders of datasets that lie elsewhere, by name.
-        device: Where to compute.
-        precision: Of training steps.
-        deterministic: The same bits on CUDA too.
-        compiled: Put training steps through `torch.compile`.
-        cache: Where prepared data is kept.
-        plugins: As loaded.
-        watcher: Told how the data is prepared.
-        trace: Whether the run would look at the test split after every epoch.
+    Data that is not prepared yet is prepared and stays in the cache. Arguments are those of `run`.
 
     Raises:
-        HydrakitError: As for `run`; or memory or disk would not do.
+        HydrakitError: As `run`; or memory or disk space would not suffice.
     """
-    compute = choose_compute(
-        device, precision=precision, deterministic=deterministic, compiled=compiled
-    )
-    if compute.team.size > 1:
-        raise PlanError("a rehearsal is for one process: leave out torchrun")
+    context = context_of(context, values)
     out = out or default_out(plan)
-    ready = _Ready(plan, out, data, roots or {}, plugins or plugins_at(data, roots or {}))
-    with algorithms(compute):
-        return rehearsed(ready.session(compute, watcher or Watcher(), cache=cache, trace=trace))
+    with context.active() as compute:
+        plugins = plugins or context.plugins()
+        followers = Callbacks(callbacks)
+        return measure(
+            _session(plan, context, compute, out=out, plugins=plugins, callbacks=followers)
+        )
 
 
-class _Ready:
-    """What can be checked of a run before data is read: its plugins, its folder, its data's.
+def check(
+    name: str,
+    context: RunContext | None = None,
+    *,
+    options: Mapping[str, OptionValue] | None = None,
+    split: Split | None = None,
+    seed: int = 0,
+    callbacks: Sequence[RunCallback] = (),
+    plugins: Plugins | None = None,
+    **values: Any,
+) -> tuple[Summary, PreparedDataset | None]:
+    """Examine a dataset as a run would read it: what would spoil a result, and what to know.
+
+    Args:
+        name: Name of the dataset.
+        context: Where its files are; None for the defaults.
+        options: Options of the adapter.
+        split: Shares to split by; None for 8-1-1, as for a target.
+        seed: Seed of the split.
+        callbacks: Called while cases are read.
+        plugins: Plugins of this process; None loads the installed ones.
+        values: Values of the context by name.
+
+    Returns:
+        The summary, and the prepared patches; None where no case can be used.
+
+    Raises:
+        DataError: The dataset cannot be read.
+        PlanError: An option is wrong.
+    """
+    from hydrakit.data.prepared.prepare import prepare
+    from hydrakit.data.quality.check import excluded_if_none_usable, summarise, summarise_unusable
+
+    context = context_of(context, values)
+    adapter = (plugins or context.plugins()).get(DatasetAdapter, name)
+    root, options = context.root_of(name), options or {}
+    with using_cache(context.cache):
+        try:
+            prepared = prepare(
+                adapter,
+                root,
+                options=options,
+                patch=BodySpec().patch,
+                on_case=partial(Callbacks(callbacks).preparing, name),
+            )
+        except DataError:
+            unusable = excluded_if_none_usable(adapter, root, options)
+            if unusable is None:
+                raise
+            return summarise_unusable(adapter, unusable), None
+        return summarise(adapter, prepared, split=split, seed=seed), prepared
+
+
+def report(
+    folder: Path,
+    context: RunContext | None = None,
+    *,
+    plugins: Plugins | None = None,
+    **values: Any,
+) -> Report:
+    """Write ``report.html`` again into the folder of a run, finished or not, or of a comparison.
+
+    Patches of test cases are added to a finished run that has none, where its data can be found.
+
+    Args:
+        folder: Folder of the run or the comparison.
+        context: Where the run's data is now, if it has moved.
+        plugins: Plugins of this process; None loads the installed ones.
+        values: Values of the context by name.
+
+    Raises:
+        PlanError: A file of the folder is absent or broken, or the report cannot be written.
+    """
+    from hydrakit.report.comparison import build_comparison
+    from hydrakit.report.page import build_report
+
+    context = context_of(context, values)
+    path, missing = folder / "report.html", None
+    with writable(path, "copy the folder to where you may write"):
+        if (folder / "comparison.json").is_file():
+            text, figures = build_comparison(folder)
+        else:
+            rundir = RunDir(folder)
+            with using_cache(context.cache):
+                missing = _add_patches(rundir, context, plugins)
+                text, figures = build_report(rundir, plugins=plugins)
+        write_atomic(path, text.encode())
+    return Report(path, figures, missing)
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report that was written.
 
     Attributes:
-        places: The datasets' folders.
+        path: Path of the page.
+        figures: Its figures, in order.
+        missing: Folder of the target's data, where it was not found and the page so shows no
+            patches of test cases; else None.
     """
 
-    def __init__(
-        self, plan: Plan, out: Path, data: Path | None, roots: Mapping[str, Path], plugins: Plugins
-    ) -> None:
-        """As the arguments of `run`."""
-        plugins.head(plan.head)
-        self.plan, self.plugins, self.rundir = plan, plugins, RunDir.check(out, plan)
-        self.adapters = {each.name: plugins.dataset(each.name) for each in plan.datasets}
-        self.places = {name: root_of(name, data, roots) for name in self.adapters}
-        for name, adapter in self.adapters.items():
-            check_root(adapter, self.places[name])  # all, before the first is read for minutes
+    path: Path
+    figures: Sequence[Figure]
+    missing: Path | None
 
-    def session(
-        self, compute: Compute, watcher: Watcher, *, cache: Path | None, **more: Any
-    ) -> Session:
-        """The data prepared, and checked against the plan."""
-        if compute.device.type == "cpu":
-            keep_large_blocks()
-        prepared = _prepare(self.plan, self.adapters, self.places, cache=cache, watcher=watcher)
-        session = Session(
-            self.plan,
-            self.adapters,
-            prepared,
-            compute,
-            self.plugins,
-            self.rundir,
-            watcher,
-            cache=cache,
-            **more,
-        )
-        session.check()
-        return session
+
+def _add_patches(rundir: RunDir, context: RunContext, plugins: Plugins | None) -> Path | None:
+    """Add patches of test cases to a finished run; return the data folder if it is missing."""
+    from hydrakit.data.prepared.prepare import prepare
+    from hydrakit.runs.rundir import SHOWN
+    from hydrakit.runs.shown import save_shown_cases
+
+    if rundir.results() is None or (rundir.path / SHOWN).is_file():
+        return None
+    plan = rundir.plan()
+    if context.data is None:
+        context = context.changed(roots={**rundir.environment().get("roots", {}), **context.roots})
+    root = context.root_of(plan.target)
+    if not root.is_dir():
+        return root
+    plugins = plugins or context.plugins()
+    prepared = prepare(
+        plugins.get(DatasetAdapter, plan.target),
+        root,
+        options=plan.dataset(plan.target).options,
+        patch=plan.patch,
+    )
+    save_shown_cases(rundir, prepared, plugins=plugins)
+    return None
+
+
+def _session(
+    plan: Plan,
+    context: RunContext,
+    compute: Compute,
+    *,
+    out: Path,
+    plugins: Plugins,
+    callbacks: RunCallback,
+) -> Session:
+    """A session whose plan, folder and data have been checked; its context must be active."""
+    rundir = RunDir.check(out, plan)
+    datasets = find_datasets(plan, context, plugins)
+    check_components(plan, datasets.adapters, plugins)
+    if compute.device.type == "cpu":
+        keep_large_blocks()
+    datasets = prepare_datasets(plan, datasets, callbacks)
+    session = Session(plan, datasets, context, compute, plugins, rundir, callbacks)
+    session.check()
+    return session
 
 
 @contextmanager
-def _telling_of_ends(rundir: RunDir) -> Iterator[None]:
-    """Note down that a run is stopped from outside; tell in one line that a disk is full."""
+def _noting_stops(rundir: RunDir) -> Iterator[None]:
+    """Note that a run is stopped from outside; report a full disk in one line."""
     try:
         yield
     except KeyboardInterrupt as error:
-        with suppress(OSError):  # a full disk does not make another end of it
+        with suppress(OSError):  # a full disk must not hide the stop
             rundir.log("stopped", by=type(error).__name__)
         raise
     except OSError as error:
@@ -209,28 +273,6 @@ def _telling_of_ends(rundir: RunDir) -> Iterator[None]:
             raise
         free = shutil.disk_usage(rundir.path).free
         raise HydrakitError(
-            f"{error.filename or rundir.path}: cannot be written ({error.strerror}; {free:,} "
-            "are free): make room there, then the same command goes on: what is done is kept"
+            f"{error.filename or rundir.path}: cannot be written ({error.strerror}; {free:,} bytes "
+            "are free): free some space, then give the same command again: finished work is kept"
         ) from None
-
-
-def _prepare(
-    plan: Plan,
-    adapters: Mapping[str, DatasetAdapter],
-    places: Mapping[str, Path],
-    *,
-    cache: Path | None,
-    watcher: Watcher,
-) -> dict[str, Prepared]:
-    """The prepared patches of a plan's datasets, by name."""
-    return {
-        dataset.name: prepare(
-            adapters[dataset.name],
-            places[dataset.name],
-            options=dataset.options,
-            patch=plan.body.patch,
-            cache=cache,
-            on_case=lambda cases, name=dataset.name: watcher.preparing(name, cases),  # type: ignore[misc]
-        )
-        for dataset in plan.datasets
-    }

@@ -2,8 +2,8 @@
 
 The command line prints the message of a `HydrakitError` alone, on one line, with exit status 1.
 A message says which value is wrong, why, and what would be right, and names the file where a file
-is at fault. What a plugin's function raises becomes such a message too (`hydrakit.blame`). Every
-other exception is a bug in hydrakit and keeps its traceback.
+is at fault. What a plugin's function raises becomes such a message too
+(`hydrakit.plugins.guard`). Every other exception is a bug in hydrakit and keeps its traceback.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a dataset, head, strategy or command may be called.
 
-Kept apart from `hydrakit.plan`, which takes longer to import.
+Kept apart from `hydrakit.plan.model`, which takes longer to import.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from hydrakit.hooks import DatasetAdapter, Label, OptionValue, Sample, Unusable
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checked:
+class AdapterReport:
     """What an adapter gave.
 
     Attributes:
@@ -43,7 +43,7 @@ class Checked:
 
 def check_adapter(
     adapter: DatasetAdapter, root: Path, options: Mapping[str, OptionValue] | None = None
-) -> Checked:
+) -> AdapterReport:
     """Read every case of a dataset twice, and check that each follows the rules of `Sample`.
 
     Beyond what the engine checks whenever it reads (float32, finite, label in range, unique keys,
@@ -68,7 +68,7 @@ def check_adapter(
         for sample in samples
         for name in class_names(sample.label, adapter.task, adapter.classes)
     )
-    return Checked(
+    return AdapterReport(
         samples={name: names[name] for name in adapter.classes},
         unlabelled=sum(sample.label is None for sample in samples),
         unusable=dict(Counter(case.reason for case in first if isinstance(case, Unusable))),
@@ -83,7 +83,7 @@ def _read(
 ) -> Iterator[LoadedSample | Unusable]:
     """The cases as the engine reads them, with the types checked before the engine sees them."""
 
-    def typed(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample | Unusable]:
+    def typed(root: Path, options: object) -> Iterator[Sample | Unusable]:
         for case in adapter.read(root, options):
             _check_types(case)
             yield case

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hydrakit.plugins import load_plugins
-from hydrakit.rundir import RunDir
+from hydrakit.runs.rundir import RunDir
 
 if TYPE_CHECKING:
     from helpers import Runner

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hydrakit.data.declared import load_declared
+from hydrakit.data.declared.adapter import load_declared
 from hydrakit.data.read import read_samples
 from hydrakit.errors import DataError
 from hydrakit.hooks import Sample, Unusable

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,27 +18,25 @@ import numpy as np
 import pytest
 
 import hydrakit_strategies
-from hydrakit import heads
 from hydrakit.errors import HydrakitError
 from hydrakit.hooks import (
     DatasetAdapter,
     FieldOfView,
-    Option,
-    OptionValue,
     Sample,
     Unusable,
     hookimpl,
 )
+from hydrakit.models import bodies, heads
 from hydrakit.plan import BodySpec, Dataset, Hyperparameters, Plan, Round, Split
 from hydrakit.plugins import Plugins
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from hydrakit.data.index import Prepared
-    from hydrakit.data.load import Loaded
-    from hydrakit.models import Body
-    from hydrakit.rundir import RunDir
+    from hydrakit.data.load import LoadedDataset
+    from hydrakit.data.prepared.index import PreparedDataset
+    from hydrakit.models.body import PaperBody
+    from hydrakit.runs.rundir import RunDir
 
 SIDE = 20
 BODY = BodySpec(channels=(4, 8), features=8, patch=16)
@@ -46,13 +44,18 @@ NAMES = ("alpha", "beta", "gamma")
 TARGET, SUPPORT = Split(train=6, val=2, test=2), Split(train=7, val=3)
 
 
-def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample | Unusable]:
+@dataclass(frozen=True, kw_only=True)
+class GainOptions:
+    gain: float = field(default=1.0, metadata={"help": "factor of all pixels"})
+
+
+def read(root: Path, options: GainOptions) -> Iterator[Sample | Unusable]:
     """The samples of `write_dataset`, in order."""
     with np.load(root / "cases.npz") as stored:
         images, labels, patients = stored["images"], stored["labels"], stored["patients"]
     for row, image in enumerate(images):
         yield Sample(
-            image=image * np.float32(options["gain"]),
+            image=image * np.float32(options.gain),
             label=None if labels[row] < 0 else int(labels[row]),
             patient=f"p{patients[row]:03d}",
             key=f"c{row:03d}",
@@ -72,7 +75,7 @@ def adapter(name: str, classes: tuple[str, ...] = ("benign", "malignant")) -> Da
         how_to_get="the tests make it.",
         citation="none",
         licence="none",
-        options=(Option(name="gain", default=1.0, help="factor of all pixels"),),
+        options=GainOptions,
     )
 
 
@@ -87,12 +90,11 @@ def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
 
 def plugins() -> Plugins:
     """The stand-ins with the shipped heads and strategies, as `load_plugins` would give them."""
-    return Plugins(
-        datasets={each.name: each for each in ADAPTERS},
-        heads={each.name: each for each in heads.hydrakit_head_factories()},
-        strategies={each.name: each for each in hydrakit_strategies.hydrakit_sequence_strategies()},
-        commands={},
-        found=(),
+    return Plugins.of(
+        *ADAPTERS,
+        *bodies.hydrakit_body_factories(),
+        *heads.hydrakit_head_factories(),
+        *hydrakit_strategies.hydrakit_sequence_strategies(),
     )
 
 
@@ -195,33 +197,32 @@ class StopError(Exception):
     """Someone pulls the plug."""
 
 
-def prepared_dataset(name: str, *, data: Path, cache: Path) -> Prepared:
+def prepared_dataset(name: str, *, data: Path, cache: Path) -> PreparedDataset:
     """The prepared patches of a stand-in."""
-    from hydrakit.data.prepare import prepare
+    from hydrakit.data.prepared.prepare import prepare
 
-    chosen = plugins().dataset(name)
+    chosen = plugins().get(DatasetAdapter, name)
     return prepare(chosen, data / name, options={}, patch=BODY.patch, cache=cache)
 
 
 def load_dataset(
     name: str, *, data: Path, cache: Path, device: str = "cpu", seed: int = 0
-) -> Loaded:
+) -> LoadedDataset:
     """A stand-in as a round gets it, shared out as a target of a plan with that seed."""
     import torch
 
-    from hydrakit.data.gate import deal_out
     from hydrakit.data.load import load
+    from hydrakit.data.quality.leakage import assign_splits
 
-    chosen = plugins().dataset(name)
+    chosen = plugins().get(DatasetAdapter, name)
     prepared = prepared_dataset(name, data=data, cache=cache)
-    gate = deal_out(
+    gate = assign_splits(
         {name: prepared},
         {name: chosen},
         splits={name: TARGET},
         seed=seed,
         copies="group",
         keep_conflicts=True,
-        cache=cache,
     )
     where = torch.device(device)
     return load(prepared, chosen, splits=gate.splits[name], patch=BODY.patch, device=where)
@@ -229,17 +230,17 @@ def load_dataset(
 
 def new_network(
     *, classes: int = 2, seed: int = 0, device: str = "cpu", dropout: float = 0.0
-) -> tuple[Body, nn.Module]:
+) -> tuple[PaperBody, nn.Module]:
     """A body and an ``mlp`` head of it, whose batch-norm statistics have moved from 0 and 1."""
     import torch
 
-    from hydrakit.models import Body
+    from hydrakit.models.body import PaperBody
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        body = Body(BODY, in_channels=1, dropout=dropout)
+        body = PaperBody(BODY, in_channels=1, dropout=dropout)
         body(torch.randn(8, 1, BODY.patch, BODY.patch))
-        head = heads.build_mlp(BODY.features, classes, dropout)
+        head = heads.build_mlp(BODY.features, classes)
     return body.to(device), head.to(device)
 
 
@@ -277,7 +278,7 @@ def another_process(run: Path) -> Iterator[int]:
 _HOLD = """
 import sys
 from pathlib import Path
-from hydrakit.rundir import RunDir
+from hydrakit.runs.rundir import RunDir
 
 with RunDir(Path(sys.argv[1])).locked():
     print("held", flush=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from helpers import install_standin, plan_of, round_of
 
 from hydrakit.plan import Plan
-from hydrakit.rundir import RunDir
+from hydrakit.runs.rundir import RunDir
 
 COMMAND = [sys.executable, "-c", "from hydrakit.cli import main; main()"]
 

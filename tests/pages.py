@@ -9,13 +9,21 @@ from pathlib import Path
 
 import numpy as np
 
-from hydrakit.evaluate import Predictions, score, to_csv
 from hydrakit.hooks import DatasetAdapter, FieldOfView
 from hydrakit.plan import Dataset, Hyperparameters, Plan, Round, Split
+from hydrakit.plan.results import (
+    Bootstrap,
+    DataFacts,
+    EpochRecord,
+    Metrics,
+    Results,
+    RoundResult,
+    WeightChange,
+)
 from hydrakit.plugins import Plugins
 from hydrakit.report import write_report
-from hydrakit.results import Bootstrap, DataFacts, EpochRecord, Figures, Moved, Results, RoundResult
-from hydrakit.rundir import RunDir, write_lines
+from hydrakit.runs.evaluate import Predictions, score, to_csv
+from hydrakit.runs.rundir import RunDir, write_lines
 
 VOID = {"meta", "link", "img"}
 CLASSES = ("benign", "significant")
@@ -38,8 +46,7 @@ def adapter(name: str, **changes: object) -> DatasetAdapter:
 
 
 def plugins(*adapters: DatasetAdapter) -> Plugins:
-    offered = {each.name: each for each in adapters}
-    return Plugins(datasets=offered, heads={}, strategies={}, commands={}, found=())
+    return Plugins.of(*adapters)
 
 
 NO_PLUGINS = plugins()
@@ -127,8 +134,8 @@ def make_run(
             EpochRecord(
                 epoch=epoch,
                 learning_rate=1e-5,
-                train=Figures(loss=0.9 / epoch**0.1, auc=0.5, accuracy=0.5),
-                val=Figures(
+                train=Metrics(loss=0.9 / epoch**0.1, auc=0.5, accuracy=0.5),
+                val=Metrics(
                     loss=0.7 / epoch**0.05 + 0.02 * rng.random(),
                     auc=0.6 + 0.3 * (1 - 1 / epoch) - 0.1 * rng.random(),
                     accuracy=0.625,
@@ -153,13 +160,15 @@ def make_run(
                 seconds=12.5 * number,
                 bootstrap=Bootstrap(chosen=1, val_auc=(0.41, 0.63, 0.5)) if number == 1 else None,
                 heads={
-                    name: Figures(loss=0.6, auc=HEAD_AUCS[number - 1][place])
+                    name: Metrics(loss=0.6, auc=HEAD_AUCS[number - 1][place])
                     for place, name in enumerate(names)
                     if name in {each.head for each in plan.rounds[:number]}
                 }
                 if rounds == SEVEN
                 else {},
-                moved=Moved(convolutions=0.01 * number, dense=0.02, scales=0.005, statistics=None)
+                moved=WeightChange(
+                    convolutions=0.01 * number, dense=0.02, scales=0.005, statistics=None
+                )
                 if number > 1 and rounds == SEVEN
                 else None,
             )
@@ -236,7 +245,8 @@ class Node:
         return found + [node for child in self.children for node in child.all(tag)]
 
     def words(self) -> str:
-        return " ".join([self.text, *(child.words() for child in self.children)]).strip()
+        text = " ".join([self.text, *(child.words() for child in self.children)]).strip()
+        return text.replace("\N{NO-BREAK SPACE}", " ")
 
 
 class Tree(HTMLParser):

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from hydrakit import allocator
+from hydrakit.compute import devices as allocator
 
 # Page faults of writing to 64 MB, ten times, each time in newly allocated memory.
 _SCRIPT = """
 import ctypes, resource, sys
-from hydrakit.allocator import keep_large_blocks
+from hydrakit.compute.devices import keep_large_blocks
 
 if sys.argv[1] == "keep":
     print(keep_large_blocks())

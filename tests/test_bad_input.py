@@ -12,9 +12,9 @@ import torch
 from helpers import another_process, hydra_plan, plan_of, round_of
 
 from hydrakit import weights
-from hydrakit.heads import build_linear
 from hydrakit.hooks import FieldOfView
-from hydrakit.rundir import RunDir
+from hydrakit.models.heads import build_linear
+from hydrakit.runs.rundir import RunDir
 
 Refused = Callable[..., str]
 
@@ -223,7 +223,7 @@ def test_heads_that_do_not_fit(command_refused: Refused, hydra_run: RunDir) -> N
     assert isinstance(description, weights.BodyMetadata)
     weights.save_head(
         Path("nine.safetensors"),
-        build_linear(9, 2, 0.0),
+        build_linear(9, 2),
         body=description.digest,
         features=9,
         dataset="alpha",

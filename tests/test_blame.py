@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from hydrakit.blame import LOG_BYTES, PluginFault, Source, described
 from hydrakit.cli import main
 from hydrakit.errors import DataError
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.plugins import load_plugins
+from hydrakit.plugins.guard import LOG_BYTES, PluginFault, PluginSource, describe_error
 
 Install = Callable[..., Path]
 
@@ -34,7 +35,7 @@ def broken():
 def read(root, options):
     yield from map(sample, range(20))
 
-def build(features, classes, dropout):
+def build(features, classes, options):
     from torch import nn
     return nn.Linear(features, classes)
 
@@ -155,13 +156,13 @@ KINDS = {
     "a head that takes other features": (
         define("build", "from torch import nn; return nn.Linear(7, classes)", "f, classes, d"),
         HEAD,
-        "head 'odd', given 256 features of 2 cases, raised RuntimeError",
+        "head 'odd', given 2 inputs of shape (256,), raised RuntimeError",
         "(traceback: ",
     ),
     "a head of other classes": (
         define("build", "from torch import nn; return nn.Linear(features, 9)", "features, c, d"),
         HEAD,
-        "head 'odd' gave (2, 9) for 2 cases",
+        "head 'odd' gave (2, 9) for 2 inputs",
         "logits of shape (2, 2)",
     ),
     "plan raises": (define("plan", "broken()"), STRATEGY, "plan of strategy 'odd'", RAISED),
@@ -321,23 +322,23 @@ def test_a_cell_of_a_comparison_says_it_too(
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MemoryError, DataError])
 def test_what_is_no_fault_of_a_plugin_passes(error: type[BaseException]) -> None:
-    source = Source("m", "d", "1")
-    with pytest.raises(error) as caught, source.blamed_for("it"):
+    source = PluginSource("m", "d", "1")
+    with pytest.raises(error) as caught, source.blame("it"):
         raise error("told")
     assert not isinstance(caught.value, PluginFault)
 
 
 def test_a_stop_of_an_iteration_is_a_fault() -> None:
     told = pytest.raises(PluginFault, match=r"plugin m \(d 1\): it raised StopIteration")
-    with told, Source("m", "d", "1").blamed_for("it"):
+    with told, PluginSource("m", "d", "1").blame("it"):
         raise StopIteration
 
 
 def test_an_error_is_told_in_a_short_printable_line() -> None:
-    assert described(ValueError("one\ntwo")) == "ValueError: one"
-    assert described(ValueError()) == "ValueError"
-    assert described(ValueError("a\x1b[31mb\u202e")) == r"ValueError: a\x1b[31mb\u202e"
-    assert len(described(ValueError("x" * 10_000))) < 250
+    assert describe_error(ValueError("one\ntwo")) == "ValueError: one"
+    assert describe_error(ValueError()) == "ValueError"
+    assert describe_error(ValueError("a\x1b[31mb\u202e")) == r"ValueError: a\x1b[31mb\u202e"
+    assert len(describe_error(ValueError("x" * 10_000))) < 250
 
 
 def test_a_reading_that_is_left_early_is_closed(
@@ -350,7 +351,7 @@ def test_a_reading_that_is_left_early_is_closed(
             "root, _",
         )
     )
-    cases = load_plugins().dataset("moles").read(tmp_path, {})
+    cases = load_plugins().get(DatasetAdapter, "moles").read(tmp_path, {})
     next(cases)
     assert not (tmp_path / "closed").exists()
     cases.close()  # type: ignore[attr-defined]

@@ -11,14 +11,14 @@ import torch
 from helpers import load_dataset, new_network
 from torch import nn
 
-from hydrakit.data.load import Cases
-from hydrakit.models import Body
+from hydrakit.data.load import CaseSet
+from hydrakit.models.body import PaperBody
 from hydrakit.training.bootstrap import FEWEST_OF_A_CLASS, best_start, subset
-from hydrakit.training.validation import Evaluation
+from hydrakit.training.evaluation import Evaluator
 
 
 @pytest.fixture
-def val(data: Path, cache: Path) -> Cases:
+def val(data: Path, cache: Path) -> CaseSet:
     """The validation split of a stand-in, of 400 cases drawn with replacement."""
     cases = load_dataset("alpha", data=data, cache=cache).val
     rows = np.random.default_rng(0).integers(len(cases.labels), size=400)
@@ -30,19 +30,19 @@ def val(data: Path, cache: Path) -> Cases:
     )
 
 
-def build(number: int) -> tuple[Body, nn.Module]:
+def build(number: int) -> tuple[PaperBody, nn.Module]:
     return new_network(seed=number)
 
 
-def one_by_one(val: Cases, count: int) -> list[float]:
+def one_by_one(val: CaseSet, count: int) -> list[float]:
     scores = []
     for number in range(count):
         body, head = build(number)
-        scores.append(Evaluation(body, head, val, None, "cross-entropy")()[0].score)
+        scores.append(Evaluator(body, head, val, None, "cross-entropy")()[0].score)
     return scores
 
 
-def test_the_best_of_all_starts_begins(val: Cases) -> None:
+def test_the_best_of_all_starts_begins(val: CaseSet) -> None:
     expected = one_by_one(val, 12)
     seen: list[int] = []
     (body, head), told = best_start(
@@ -56,7 +56,7 @@ def test_the_best_of_all_starts_begins(val: Cases) -> None:
     assert torch.equal(next(head.parameters()), next(best[1].parameters()))
 
 
-def test_halving_looks_at_few_starts_on_all_cases_and_keeps_good_ones(val: Cases) -> None:
+def test_halving_looks_at_few_starts_on_all_cases_and_keeps_good_ones(val: CaseSet) -> None:
     expected = one_by_one(val, 32)
     seen: list[int] = []
     _, told = best_start(
@@ -73,7 +73,7 @@ def test_halving_looks_at_few_starts_on_all_cases_and_keeps_good_ones(val: Cases
     assert seen[-1] == 32
 
 
-def test_few_cases_are_all_looked_at(val: Cases) -> None:
+def test_few_cases_are_all_looked_at(val: CaseSet) -> None:
     few = subset(val, 0.25)
     assert few is not None
     assert subset(few, 0.25) is None
@@ -84,7 +84,7 @@ def test_few_cases_are_all_looked_at(val: Cases) -> None:
     assert told.val_auc[told.chosen] == max(expected)
 
 
-def test_a_subset_holds_every_class_in_its_share(val: Cases) -> None:
+def test_a_subset_holds_every_class_in_its_share(val: CaseSet) -> None:
     part = subset(val, 0.3)
     assert part is not None
     for label in (0, 1):

@@ -32,8 +32,8 @@ from hydrakit.cli import main
 from hydrakit.engine import run
 from hydrakit.plan import Dataset as PlanDataset
 from hydrakit.plan import Plan, Round
-from hydrakit.results import EpochRecord
-from hydrakit.watch import Watcher
+from hydrakit.plan.results import EpochRecord
+from hydrakit.runs.callbacks import RunCallback
 from hydrakit_phantom.lung import write_lung
 from hydrakit_phantom.prostate import write_prostate
 from hydrakit_phantom.settings import Settings
@@ -192,7 +192,7 @@ class Everything:
         return found
 
 
-class Fail(Watcher):
+class Fail(RunCallback):
     """Fails in the second round as a plugin might, with all that it knows of the data."""
 
     def __init__(self, data: Path) -> None:
@@ -275,7 +275,7 @@ def test_the_log_of_a_run_that_failed_tells_nothing_of_the_data(
 ) -> None:
     data, _ = marked
     with pytest.raises(StopError):
-        run(plan(), out=tmp_path / "run", data=data, device="cpu", watcher=Fail(data))
+        run(plan(), out=tmp_path / "run", data=data, device="cpu", callbacks=[Fail(data)])
     assert_logged(tmp_path / "run", data)
     assert "ValueError" in (tmp_path / "run" / "log.txt").read_text()
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from hydrakit.cli import check as command
 from hydrakit.cli import main
-from hydrakit.data.faults import PROBLEMS, WARNINGS
+from hydrakit.data.quality.issues import PROBLEMS, WARNINGS
 
 Check = Callable[..., Result]
 Cases = dict[str, tuple[np.ndarray, str, str, str]]

@@ -23,19 +23,19 @@ from helpers import (
     weights_of,
 )
 
-from hydrakit.checkpoint import Keeper
-from hydrakit.data.load import Loaded
+from hydrakit.data.load import LoadedDataset
 from hydrakit.plan import Other, Plan, Round
-from hydrakit.results import EpochRecord
-from hydrakit.rundir import CHECKPOINT, RunDir
-from hydrakit.train import DivergedError, train_round
+from hydrakit.plan.results import EpochRecord
+from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.rundir import CHECKPOINT, RunDir
+from hydrakit.training.checkpoint import Checkpointer
+from hydrakit.training.loop import DivergedError, train_round
 from hydrakit.training.seeds import Seeds
-from hydrakit.watch import Watcher
 
 SEEDS = Seeds(1, 1)
 
 
-class Interrupter(Watcher):
+class Interrupter(RunCallback):
     """Stops a run in the epochs of some numbers, counted over all that are begun."""
 
     def __init__(self, *stops: int) -> None:
@@ -57,7 +57,7 @@ def interrupted(runner: Runner, plan: Plan, stops: Iterator[int], **more: Any) -
     watcher = Interrupter(*stops)
     while True:
         try:
-            runner(plan, "run", watcher=watcher, **more)
+            runner(plan, "run", callbacks=[watcher], **more)
         except StopError:
             continue
         return watcher
@@ -113,7 +113,7 @@ def test_stopped_in_every_epoch_a_round_ends_as_in_one_go(
     plan = plan_of(*HABITS[name], bootstrap=2)
     whole = runner(plan, "whole")
     epochs = sum(result.epochs for result in (whole.results() or pytest.fail("no results")).rounds)
-    watcher = interrupted(runner, plan, iter(range(1, 200, 2)), checkpoint_every=every)
+    watcher = interrupted(runner, plan, iter(range(1, 200, 2)), checkpoint_interval=every)
     assert_same(runner.folder / "run", whole.path)
     # Every second epoch was stopped before it was over, and done again: no other was.
     assert len(watcher.epochs) <= 2 * epochs
@@ -141,11 +141,13 @@ def test_a_round_whose_patience_had_run_out_is_not_trained_further(runner: Runne
     plan = plan_of(round_of("alpha", epochs=40, patience=2, learning_rate=0.03))
     whole = runner(plan, "whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hydrakit.network.Network.save", lambda *_: 1 / 0)  # after the last epoch
+        patch.setattr(
+            "hydrakit.runs.network.Network.save", lambda *_: 1 / 0
+        )  # after the last epoch
         with pytest.raises(ZeroDivisionError):
-            runner(plan, checkpoint_every=0.0)
+            runner(plan, checkpoint_interval=0.0)
     watcher = Interrupter()
-    runner(plan, watcher=watcher)
+    runner(plan, callbacks=[watcher])
     assert watcher.epochs == []
     assert_same(runner.folder / "run", whole.path)
 
@@ -155,14 +157,14 @@ def test_random_starts_are_not_looked_at_again(runner: Runner) -> None:
     whole = runner(plan, "whole")
     seen: list[int] = []
 
-    class Starts(Watcher):
+    class Starts(RunCallback):
         def bootstrapping(self, done: int, of: int) -> None:
             if done == 7 and not seen:
                 seen.append(done)
                 raise StopError
 
     with pytest.raises(StopError):
-        runner(plan, watcher=Starts())
+        runner(plan, callbacks=[Starts()])
     looked = json.loads(
         (runner.folder / "run" / "rounds" / "01-alpha-all.part" / "bootstrap.json").read_text()
     )
@@ -171,12 +173,12 @@ def test_random_starts_are_not_looked_at_again(runner: Runner) -> None:
     with pytest.MonkeyPatch.context() as patch:
         from hydrakit.training import bootstrap
 
-        class Counting(bootstrap.Evaluation):
+        class Counting(bootstrap.Evaluator):
             def __call__(self) -> Any:
                 counted.append(self)
                 return super().__call__()
 
-        patch.setattr(bootstrap, "Evaluation", Counting)
+        patch.setattr(bootstrap, "Evaluator", Counting)
         runner(plan)
     assert len(counted) == 5
     assert_same(runner.folder / "run", whole.path)
@@ -184,8 +186,8 @@ def test_random_starts_are_not_looked_at_again(runner: Runner) -> None:
 
 def test_a_test_trace_goes_on_too(runner: Runner) -> None:
     plan = plan_of(round_of("alpha", epochs=5))
-    whole = runner(plan, "whole", trace=True)
-    interrupted(runner, plan, iter((2, 4)), trace=True)
+    whole = runner(plan, "whole", trace_test=True)
+    interrupted(runner, plan, iter((2, 4)), trace_test=True)
     traces = [
         (run / "rounds" / "01-alpha-all" / "test-trace.jsonl").read_bytes()
         for run in (whole.path, runner.folder / "run")
@@ -198,19 +200,19 @@ def test_progress_is_written_now_and_then_alone(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("hydrakit.checkpoint.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("hydrakit.training.checkpoint.time.monotonic", lambda: now[0])
     written: list[int] = []
 
-    class Clock(Watcher):
+    class Clock(RunCallback):
         def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
             path = runner.folder / "run" / "rounds" / "01-alpha-all.part" / CHECKPOINT
             if path.is_file():
-                from hydrakit.checkpoint import read_facts
+                from hydrakit.training.checkpoint import read_facts
 
                 written.append(read_facts(path).epoch)
             now[0] += 2.0
 
-    runner(plan_of(round_of("alpha", epochs=9)), watcher=Clock(), checkpoint_every=5.0)
+    runner(plan_of(round_of("alpha", epochs=9)), callbacks=[Clock()], checkpoint_interval=5.0)
     assert written == [3, 3, 3, 6, 6, 6]
 
 
@@ -218,7 +220,7 @@ def test_progress_is_written_now_and_then_alone(
 def test_a_changed_checkpoint_is_named(at: int, runner: Runner) -> None:
     plan = plan_of(round_of("alpha", epochs=4))
     with pytest.raises(StopError):
-        runner(plan, watcher=Interrupter(3))
+        runner(plan, callbacks=[Interrupter(3)])
     path = runner.folder / "run" / "rounds" / "01-alpha-all.part" / CHECKPOINT
     data = bytearray(path.read_bytes())
     data[at] ^= 0x10
@@ -232,7 +234,7 @@ def test_a_changed_checkpoint_is_named(at: int, runner: Runner) -> None:
 def test_a_changed_file_of_random_starts_is_named(runner: Runner) -> None:
     plan = plan_of(round_of("alpha", epochs=4), bootstrap=3)
     with pytest.raises(StopError):
-        runner(plan, watcher=Interrupter(1))
+        runner(plan, callbacks=[Interrupter(1)])
     path = runner.folder / "run" / "rounds" / "01-alpha-all.part" / "bootstrap.json"
     path.write_text(path.read_text().replace("0.", "1.", 1))
     refused(lambda: runner(plan), str(path), "damaged", "delete it")
@@ -241,9 +243,9 @@ def test_a_changed_file_of_random_starts_is_named(runner: Runner) -> None:
 def test_a_checkpoint_of_another_round_is_named(tmp_path: Path, data: Path, cache: Path) -> None:
     alpha = load_dataset("alpha", data=data, cache=cache)
     body, head = new_network()
-    keeper = Keeper(tmp_path / CHECKPOINT, every=0.0)
+    keeper = Checkpointer(tmp_path / CHECKPOINT, every=0.0)
     train_round(round_of("alpha"), body, head, alpha, seeds=SEEDS, keeper=keeper)
-    again = Keeper(tmp_path / CHECKPOINT)
+    again = Checkpointer(tmp_path / CHECKPOINT)
     frozen = round_of("alpha", "head")
     refused(
         lambda: train_round(frozen, body, head, alpha, seeds=SEEDS, keeper=again),
@@ -256,7 +258,7 @@ def test_a_checkpoint_of_another_round_is_named(tmp_path: Path, data: Path, cach
 
 
 @pytest.fixture
-def alpha(data: Path, cache: Path) -> Loaded:
+def alpha(data: Path, cache: Path) -> LoadedDataset:
     return load_dataset("alpha", data=data, cache=cache)
 
 
@@ -277,7 +279,9 @@ class Explodes(torch.nn.Module):
 
 
 @pytest.mark.parametrize("train", ["head", "all"])
-def test_the_first_layer_and_batch_that_are_not_finite_are_named(alpha: Loaded, train: str) -> None:
+def test_the_first_layer_and_batch_that_are_not_finite_are_named(
+    alpha: LoadedDataset, train: str
+) -> None:
     body, head = new_network()
     per_epoch = len(range(0, 60, 8))
     examples: list[int] = []
@@ -302,7 +306,7 @@ def test_the_first_layer_and_batch_that_are_not_finite_are_named(alpha: Loaded, 
         train_round(calm, body, wild, alpha, seeds=SEEDS)
 
 
-def test_weights_that_are_not_finite_are_named(alpha: Loaded) -> None:
+def test_weights_that_are_not_finite_are_named(alpha: LoadedDataset) -> None:
     body, head = new_network()
     wild = round_of("alpha", learning_rate=1e30)
     with pytest.raises(DivergedError, match=r"first: batch \d+, the (output|weights) of "):
@@ -313,12 +317,12 @@ def test_the_best_epoch_before_it_stays_usable(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hydrakit import weights
-    from hydrakit.training.course import Single
+    from hydrakit.training.epochs import SingleTaskEpoch
 
     plan = plan_of(round_of("beta"), round_of("alpha", epochs=6))
-    usual, begun = Single.epoch, []
+    usual, begun = SingleTaskEpoch.epoch, []
 
-    def epoch(self: Single, number: int) -> Any:
+    def epoch(self: SingleTaskEpoch, number: int) -> Any:
         begun.append(number)
         found = usual(self, number)
         if self.examples.data.name == "alpha" and number == 4:
@@ -326,7 +330,7 @@ def test_the_best_epoch_before_it_stays_usable(
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(Single, "epoch", epoch)
+        patch.setattr(SingleTaskEpoch, "epoch", epoch)
         with pytest.raises(DivergedError) as caught:
             runner(plan)
     folder = runner.folder / "run" / "rounds" / "02-alpha-all.part" / "best"
@@ -347,11 +351,11 @@ def test_the_best_epoch_before_it_stays_usable(
 def test_memory_that_runs_out_is_told_with_the_batch_that_fits(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hydrakit.models import Joined
+    from hydrakit.models.body import BodyWithHead
 
-    usual = Joined.forward
+    usual = BodyWithHead.forward
 
-    def forward(self: Joined, images: torch.Tensor) -> torch.Tensor:
+    def forward(self: BodyWithHead, images: torch.Tensor) -> torch.Tensor:
         if self.training and len(images) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB")
         return usual(self, images)
@@ -360,7 +364,7 @@ def test_memory_that_runs_out_is_told_with_the_batch_that_fits(
         round_of("beta", batch_size=4, epochs=2), round_of("alpha", batch_size=16, epochs=2)
     )
     with monkeypatch.context() as patch:
-        patch.setattr(Joined, "forward", forward)
+        patch.setattr(BodyWithHead, "forward", forward)
         refused(
             lambda: runner(plan),
             "round 2 (alpha, all): the memory of cpu ran out with batches of 16",
@@ -373,11 +377,11 @@ def test_memory_that_runs_out_is_told_with_the_batch_that_fits(
 def test_memory_that_is_there_again_and_none_at_all_are_told_apart(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hydrakit.models import Joined
+    from hydrakit.models.body import BodyWithHead
 
-    usual, calls = Joined.forward, []
+    usual, calls = BodyWithHead.forward, []
 
-    def forward(self: Joined, images: torch.Tensor) -> torch.Tensor:
+    def forward(self: BodyWithHead, images: torch.Tensor) -> torch.Tensor:
         calls.append(len(images))
         if always or len(calls) == 1:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
@@ -385,7 +389,7 @@ def test_memory_that_is_there_again_and_none_at_all_are_told_apart(
 
     plan = plan_of(round_of("alpha", epochs=2))
     with monkeypatch.context() as patch:
-        patch.setattr(Joined, "forward", forward)
+        patch.setattr(BodyWithHead, "forward", forward)
         always = False
         refused(lambda: runner(plan), "it fits now", "run the same command again")
         always = True
@@ -395,24 +399,24 @@ def test_memory_that_is_there_again_and_none_at_all_are_told_apart(
 def test_memory_that_runs_out_before_the_first_start_is_told(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hydrakit.models import Body
+    from hydrakit.models.body import PaperBody
 
     def full(*_: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Body, "forward", full)
+    monkeypatch.setattr(PaperBody, "forward", full)
     refused(lambda: runner(plan_of(round_of("alpha"))), "round 1 (alpha, all)", "--body-channels")
 
 
 def test_another_failure_of_torch_keeps_its_traceback(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hydrakit.models import Joined
+    from hydrakit.models.body import BodyWithHead
 
-    def forward(self: Joined, images: torch.Tensor) -> torch.Tensor:
+    def forward(self: BodyWithHead, images: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(Joined, "forward", forward)
+    monkeypatch.setattr(BodyWithHead, "forward", forward)
     with pytest.raises(RuntimeError, match="mat1"):
         runner(plan_of(round_of("alpha")))
 
@@ -421,6 +425,6 @@ def test_hydra_stopped_at_random_places_equals_one_in_one_go(
     tmp_path: Path, data: Path, cache: Path, hydra_run: RunDir
 ) -> None:
     runner = Runner(tmp_path, data, cache)
-    interrupted(runner, hydra_plan(), iter((1, 4, 6, 7, 11, 13, 17)), checkpoint_every=0.0)
+    interrupted(runner, hydra_plan(), iter((1, 4, 6, 7, 11, 13, 17)), checkpoint_interval=0.0)
     assert_same(tmp_path / "run", hydra_run.path)
     assert run_plan(hydra_plan(), tmp_path / "run", data=data, cache=cache).results() is not None

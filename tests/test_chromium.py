@@ -12,9 +12,9 @@ from compared import make_comparison
 from pages import NO_PLUGINS, adapter, make_run, plugins
 from PIL import Image
 
+from hydrakit.plan.results import TracePoint
 from hydrakit.report import write_comparison_report, write_report
-from hydrakit.results import TracePoint
-from hydrakit.rundir import TRACE, RunDir, write_lines
+from hydrakit.runs.rundir import TRACE, RunDir, write_lines
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium is installed")
 

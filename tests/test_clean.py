@@ -22,15 +22,15 @@ from helpers import (
 )
 
 from hydrakit.cli import main
-from hydrakit.compare.cells import CompareDir, Description, make_design
-from hydrakit.evaluate import evaluate_run
+from hydrakit.compare.design import CompareDir, Description, make_design
+from hydrakit.maintenance.clean import LEFT, SHARED, WEIGHTS, RemovableFiles, clean
+from hydrakit.maintenance.verify import verify
 from hydrakit.plan import Round
+from hydrakit.plan.results import EpochRecord
 from hydrakit.report import build_report
-from hydrakit.results import EpochRecord
-from hydrakit.rundir import CHECKPOINT, RunDir
-from hydrakit.upkeep.clean import LEFT, SHARED, WEIGHTS, Waste, clean
-from hydrakit.upkeep.verify import verify
-from hydrakit.watch import Watcher
+from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.evaluate import evaluate_run
+from hydrakit.runs.rundir import CHECKPOINT, RunDir
 
 GARBAGE = ".round.json.0123456789abcdef"
 
@@ -41,7 +41,7 @@ def put(path: Path) -> Path:
     return path
 
 
-def cleaned(folder: Path) -> list[Waste]:
+def cleaned(folder: Path) -> list[RemovableFiles]:
     return clean(folder, lambda _: True)
 
 
@@ -116,7 +116,7 @@ def test_a_damaged_run_keeps_what_it_can_be_made_from(run: RunDir, older: bool) 
     assert tree(run.path) == before
 
 
-class Stop(Watcher):
+class Stop(RunCallback):
     def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
         if number == 2:
             raise StopError
@@ -125,7 +125,7 @@ class Stop(Watcher):
 def test_an_unfinished_run_keeps_what_it_goes_on_from(runner: Runner) -> None:
     plan = plan_of(round_of("beta", carry_head="last"), round_of("alpha", epochs=3))
     with pytest.raises(StopError):
-        runner(plan, watcher=Stop(), checkpoint_every=0)
+        runner(plan, callbacks=[Stop()], checkpoint_interval=0)
     run = RunDir(runner.folder / "run")
     before = tree(run.path)
     left = [
@@ -175,7 +175,7 @@ def test_what_cannot_be_removed_is_said(run: RunDir, monkeypatch: pytest.MonkeyP
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", unlink)
-        patch.setattr("hydrakit.upkeep.clean.locked", lambda _: pytest.MonkeyPatch.context())
+        patch.setattr("hydrakit.maintenance.clean.locked", lambda _: pytest.MonkeyPatch.context())
         refused(lambda: cleaned(run.path), "rounds", "cannot be removed (Permission denied)")
     assert verify(run.path).damaged == ()
     assert len(cleaned(run.path)) == 14
@@ -195,9 +195,9 @@ def test_a_comparison(runner: Runner, finished: bool) -> None:
     here.begin()
     first, second = design.cells()
     plan = plan_of(round_of("beta"), round_of("alpha"))
-    runner(plan, f"compared/cells/{first.name}", shared=here.rounds)
+    runner(plan, f"compared/cells/{first.name}", round_cache=here.rounds)
     if finished:
-        runner(plan, f"compared/cells/{second.name}", shared=here.rounds)
+        runner(plan, f"compared/cells/{second.name}", round_cache=here.rounds)
     here.write(Description(hydrakit="0", digest="", design=design, positive="malignant", status={}))
     here.comparison_path.write_text("{}")
     left = [put(here.path / GARBAGE), put(here.rounds / "ab-01.part" / "round.json").parent]

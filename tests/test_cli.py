@@ -17,9 +17,10 @@ from click.testing import CliRunner, Result
 from helpers import hydra_plan, plugins, tree, weights_of
 
 from hydrakit.cli import main, progress
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan import load_plan
 from hydrakit.plugins import load_plugins
-from hydrakit.rundir import RunDir
+from hydrakit.runs.rundir import RunDir
 
 HYDRAKIT = Path(sys.executable).with_name("hydrakit")
 SMALL = ["--epochs", "1", "--bootstrap", "2", "--body-channels", "2,2,2", "--device", "cpu"]
@@ -337,7 +338,7 @@ def test_json_can_be_parsed(plan_file: Path) -> None:
 
 def test_datasets_are_listed_and_told(standin: Path) -> None:
     listed = call("datasets", "list").stdout
-    for name, adapter in plugins().datasets.items():
+    for name, adapter in plugins().all(DatasetAdapter).items():
         assert re.search(rf"^{name} +{adapter.summary}$", listed, re.MULTILINE)
     info = call("datasets", "info", "delta").stdout
     for words in ("none, some, much", "1 of the image", "--option delta.gain=1.0", "factor of all"):
@@ -349,7 +350,7 @@ def test_plugins_are_listed(standin: Path) -> None:
     assert "standin  (standin 1.0)\n  datasets:   alpha, beta, gamma, delta\n" in text
     assert "strategies" in text
     assert "BROKEN" not in text
-    assert {each.name for each in load_plugins().found} >= {"standin", "heads"}
+    assert {each.name for each in load_plugins().records} >= {"standin", "heads"}
 
 
 def test_weight_files_are_inspected_and_swapped(plan_file: Path) -> None:

@@ -24,11 +24,13 @@ from sklearn.metrics import roc_auc_score
 
 from hydrakit.cli import main
 from hydrakit.cli.show import print_comparison
-from hydrakit.compare.cells import Cell, CompareDir, Design, make_design
-from hydrakit.compare.comparison import Comparison
-from hydrakit.compare.engine import Compared, CompareWatcher, compare, divided
+from hydrakit.compare.design import Cell, CompareDir, Design, make_design
+from hydrakit.compare.engine import CompareCallback, CompareResult, compare
+from hydrakit.compare.launchers import LocalPool
 from hydrakit.plugins import load_plugins
-from hydrakit.rundir import RunDir
+from hydrakit.runs.context import RunContext
+from hydrakit.runs.rundir import RunDir
+from hydrakit.stats.comparison import Comparison
 from hydrakit.stats.subgroups import ComparedSubgroup, SubgroupAuc
 
 SETTINGS = {"epochs": 1, "bootstrap": 2, "body_channels": [4, 8], "profile": "recommended"}
@@ -53,7 +55,7 @@ def installed(data: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory)
     load_plugins.cache_clear()
 
 
-def run(design: Design, out: Path, **more: Any) -> Compared:
+def run(design: Design, out: Path, **more: Any) -> CompareResult:
     return compare(design, out=out, **({"jobs": 1, "device": "cpu"} | more))
 
 
@@ -277,7 +279,7 @@ def test_a_failed_cell_is_named_and_others_go_on(copied: Path) -> None:
     assert load(copied).strategies[1].cells == 1  # of the fold that both finished
 
 
-class Reader(CompareWatcher):
+class Reader(CompareCallback):
     """Reads what is published, a few times a second, as somebody with a browser would."""
 
     def __init__(self, out: Path) -> None:
@@ -296,17 +298,20 @@ def test_what_is_found_so_far_is_published(
 ) -> None:
     monkeypatch.setattr("hydrakit.compare.engine.SECONDS_BETWEEN_REPORTS", 0.0)
     reader = Reader(tmp_path / "out")
-    run(design_of("hydra", "transfer"), reader.out, watcher=reader)
+    run(design_of("hydra", "transfer"), reader.out, callback=reader)
     # Nothing before a fold has both strategies; a third cell changes no figure, but is told.
     assert list(reader.seen) in ([(2, 2, True), (3, 2, True)], [(2, 2, True)], [(3, 2, True)])
     page = next(iter(reader.seen.values()))
-    assert "of 4 cells are done." in page
-    assert "Figures are of 2: of the seeds and folds that every strategy finished." in page
+    assert "of 4 cells are finished." in page
+    assert (
+        "The results include 2 cells: those of seeds and folds that every strategy finished."
+        in page
+    )
     assert 'http-equiv="refresh"' in page
     # In the end it is what it would be without.
     assert load(reader.out).strategies[0].scores == load(finished).strategies[0].scores
     assert (load(reader.out).done, load(reader.out).under_way) == (4, False)
-    assert "Under way" not in (reader.out / "report.html").read_text()
+    assert "In progress" not in (reader.out / "report.html").read_text()
     assert 'http-equiv="refresh"' not in (reader.out / "report.html").read_text()
 
 
@@ -315,11 +320,11 @@ def test_what_is_found_is_published_now_and_then(
 ) -> None:
     monkeypatch.setattr("hydrakit.compare.engine.SECONDS_BETWEEN_REPORTS", 1e9)
     reader = Reader(tmp_path / "out")
-    run(design_of("hydra", "transfer"), reader.out, watcher=reader)
+    run(design_of("hydra", "transfer"), reader.out, callback=reader)
     assert len(reader.seen) == 1  # as soon as there is something, and then not for long
 
 
-class Killer(CompareWatcher):
+class Killer(CompareCallback):
     """Kills the process that is under way, so many times."""
 
     def __init__(self, times: int) -> None:
@@ -342,7 +347,7 @@ def test_a_killed_process_is_told_and_replaced(copied: Path, finished: Path) -> 
     for strategy in ("hydra", "transfer"):
         shutil.rmtree(here.cell(cell(strategy, 1)))
     killer = Killer(times=2)
-    found = run(design_of("hydra", "transfer"), copied, watcher=killer)
+    found = run(design_of("hydra", "transfer"), copied, callback=killer)
     assert killer.lines == ["hydra-seed0-repeat0-fold1: SIGKILL: too little memory?"] * 2
     assert list(found.failed) == ["hydra-seed0-repeat0-fold1"]
     assert "ended 2 times (SIGKILL" in found.failed["hydra-seed0-repeat0-fold1"]
@@ -388,7 +393,7 @@ def test_seeds_change_training_and_repeats_change_splits() -> None:
     assert len(cells) == len({each.name for each in cells}) == 2 * 2 * 3 * 2
     plans = [design.plan(each, load_plugins()) for each in cells]
     for each, plan in zip(cells, plans, strict=True):
-        assert (plan.seed, plan.dealt_by) == (each.seed, each.repeat)
+        assert (plan.seed, plan.effective_split_seed) == (each.seed, each.repeat)
         fold = plan.dataset("alpha").split.fold
         assert fold is not None
         assert (fold.index, fold.count) == (each.fold, 2)
@@ -449,11 +454,20 @@ def test_usage_is_told(given: list[str], word: str) -> None:
 
 
 def test_threads_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    def divided(
+        jobs: int | None, device: str, groups: int, threads: int | None = None
+    ) -> tuple[int, tuple[str, ...], int]:
+        context = RunContext(jobs=jobs, device=device, threads=threads)
+        assert LocalPool().processes(context, groups) == LocalPool().divided(context, groups)[0]
+        return LocalPool().divided(context, groups)
+
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     assert divided(None, "cpu", 100) == (8, ("cpu",), 1)
     assert divided(3, "cpu", 100) == (3, ("cpu",), 2)
     assert divided(None, "cpu", 2) == (2, ("cpu",), 4)
     assert divided(20, "cpu", 100) == (20, ("cpu",), 1)
+    assert divided(None, "cpu", 100, threads=3) == (3, ("cpu",), 1)
+    assert divided(2, "cpu", 100, threads=6) == (2, ("cpu",), 3)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     gpus = {"cuda:0": 80, "cuda:1": 80}

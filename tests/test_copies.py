@@ -13,23 +13,23 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from hydrakit.data import copies as module
-from hydrakit.data.copies import (
+from hydrakit.data.quality import duplicates as module
+from hydrakit.data.quality.duplicates import (
     MIN_DETAIL,
     THRESHOLD,
     Copy,
     assign_groups,
     conflict_error,
-    conflicts,
     content_digest,
     copy_groups,
     detail,
-    find_copies,
-    superfluous,
+    duplicates_to_drop,
+    find_conflicts,
+    find_duplicates,
     thumbnail,
 )
+from hydrakit.data.quality.split import unit_numbers
 from hydrakit.data.read import LoadedSample, read_samples
-from hydrakit.data.split import unit_of_each
 from hydrakit.errors import DataError
 from hydrakit_brain import hydrakit_dataset_adapters
 
@@ -56,7 +56,7 @@ def resized(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
 
 def find(images: list[np.ndarray], **options: object) -> list[Copy]:
     thumbnails = np.stack([thumbnail(image) for image in images])
-    return find_copies(thumbnails, [content_digest(image) for image in images], **options)
+    return find_duplicates(thumbnails, [content_digest(image) for image in images], **options)
 
 
 def vectors(count: int, seed: int) -> np.ndarray:
@@ -182,9 +182,9 @@ def test_images_of_one_unit_may_be_alike() -> None:
 
 def test_arguments_of_unequal_length_are_refused() -> None:
     with pytest.raises(ValueError, match="2 digests need as many"):
-        find_copies(vectors(3, 0), ["a", "b"])
+        find_duplicates(vectors(3, 0), ["a", "b"])
     with pytest.raises(ValueError, match="2 digests need as many"):
-        find_copies(vectors(2, 0), ["a", "b"], units=[1])
+        find_duplicates(vectors(2, 0), ["a", "b"], units=[1])
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -207,7 +207,9 @@ def test_groups_are_the_components_of_all_pairs(seed: int, monkeypatch: pytest.M
         links |= rows.reshape(60, -1) @ (rows * flip).reshape(60, -1).T >= THRESHOLD
     links &= units[:, np.newaxis] != units
     _, expected = connected_components(coo_array(links))
-    found = find_copies(rows.reshape(60, -1), [str(row) for row in range(60)], units=units.tolist())
+    found = find_duplicates(
+        rows.reshape(60, -1), [str(row) for row in range(60)], units=units.tolist()
+    )
     assert all(links[copy.one, copy.other] for copy in found)
     assert all(copy.one < copy.other for copy in found)
     number = np.arange(60)
@@ -224,7 +226,7 @@ def test_groups_are_the_components_of_all_pairs(seed: int, monkeypatch: pytest.M
 def test_two_pairs_among_twenty_thousand() -> None:
     rows = vectors(20_000, 0)
     rows[5_000], rows[19_999] = rows[3], rows[7]
-    found = find_copies(rows, [str(row) for row in range(20_000)])
+    found = find_duplicates(rows, [str(row) for row in range(20_000)])
     assert [(copy.one, copy.other) for copy in found] == [(3, 5_000), (7, 19_999)]
 
 
@@ -238,19 +240,19 @@ def link(one: int, other: int) -> Copy:
 def test_copies_with_different_labels_conflict_within_a_dataset_and_across_units() -> None:
     pair = [link(0, 1)]
     different = {"units": [0, 1], "datasets": ["a", "a"]}
-    assert conflicts(pair, [0, 1], **different) == [(0, 1)]
-    assert conflicts(pair, [1, 1], **different) == []
-    assert conflicts(pair, [None, 1], **different) == []
-    assert conflicts(pair, [0, 1], units=[0, 1], datasets=["a", "b"]) == []
-    assert conflicts([], [0, 1], **different) == []
+    assert find_conflicts(pair, [0, 1], **different) == [(0, 1)]
+    assert find_conflicts(pair, [1, 1], **different) == []
+    assert find_conflicts(pair, [None, 1], **different) == []
+    assert find_conflicts(pair, [0, 1], units=[0, 1], datasets=["a", "b"]) == []
+    assert find_conflicts([], [0, 1], **different) == []
 
 
 def test_a_conflict_is_seen_through_another_dataset_and_beside_a_patients_own_slices() -> None:
     through = [link(0, 1), link(1, 2)]
-    found = conflicts(through, [0, 5, 1], units=[0, 1, 2], datasets=["a", "b", "a"])
+    found = find_conflicts(through, [0, 5, 1], units=[0, 1, 2], datasets=["a", "b", "a"])
     assert found == [(0, 2)]
     beside = [link(0, 2), link(1, 2)]  # 0 and 1 are two findings on one slice
-    assert conflicts(beside, [0, 1, 0], units=[0, 0, 1], datasets=["a"] * 3) == [(1, 2)]
+    assert find_conflicts(beside, [0, 1, 0], units=[0, 0, 1], datasets=["a"] * 3) == [(1, 2)]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=2, max_size=7))
@@ -260,7 +262,7 @@ def test_a_conflict_is_found_if_any_two_images_of_a_group_differ_in_both(
     units = [unit for unit, _ in members]
     labels = [label for _, label in members]
     chain = [link(index, index + 1) for index in range(len(members) - 1)]
-    found = conflicts(chain, labels, units=units, datasets=["a"] * len(members))
+    found = find_conflicts(chain, labels, units=units, datasets=["a"] * len(members))
     exists = any(u != v and k != m for u, k in members for v, m in members)
     assert len(found) == exists
     for one, other in found:
@@ -284,8 +286,8 @@ def test_the_error_names_both_files() -> None:
 def test_leaving_out_copies_keeps_the_first_images_unit_whole() -> None:
     # 0 and 1 are one patient's, and alike; 2 is a copy of both; 3 and 4 are copies.
     found = [link(0, 2), link(1, 2), link(3, 4)]
-    assert superfluous(found, [0, 0, 1, 2, 3]) == {2, 4}
-    assert superfluous([], [0, 1]) == set()
+    assert duplicates_to_drop(found, [0, 0, 1, 2, 3]) == {2, 4}
+    assert duplicates_to_drop([], [0, 1]) == set()
 
 
 def test_groups_join_patients_groups_and_copies_within_their_dataset() -> None:
@@ -325,12 +327,12 @@ def test_brain_has_33_groups_of_copies_and_none_across_the_labels(shared_data: P
     assert Counter(copy.kind for copy in found) == {"exact": 25, "near": 19}
     labels = [sample.label for sample in samples]
     units = list(range(len(samples)))
-    assert conflicts(found, labels, units=units, datasets=["brain"] * len(samples)) == []
+    assert find_conflicts(found, labels, units=units, datasets=["brain"] * len(samples)) == []
     # The gap: a bound anywhere from 0.88 to 0.94 gives the same groups.
     thumbnails = np.stack([thumbnail(sample.image) for sample in samples])
     digests = [content_digest(sample.image) for sample in samples]
     for bound in (0.88, 0.94):
-        assert copy_groups(find_copies(thumbnails, digests, threshold=bound), 253) == groups
+        assert copy_groups(find_duplicates(thumbnails, digests, threshold=bound), 253) == groups
 
 
 def test_lidc_and_prostatex_patches_have_no_copies_across_patients(shared_data: Path) -> None:
@@ -339,8 +341,8 @@ def test_lidc_and_prostatex_patches_have_no_copies_across_patients(shared_data: 
     assert len(paths) == 5043
     slices = [as_image(np.asarray(Image.open(path).convert("L"))) for path in paths]
     exams = [path.relative_to(folder).parts[1] for path in paths]
-    assert find(slices, units=unit_of_each(exams, [None] * len(exams))) == []
+    assert find(slices, units=unit_numbers(exams, [None] * len(exams))) == []
     with np.load(shared_data / "prostatex-patches" / "bval_patches32.npz") as archive:
         patches = [as_image(patch) for patch in archive["patch"]]
         patients = [str(name) for name in archive["prox_id"]]
-    assert find(patches, units=unit_of_each(patients, [None] * len(patients))) == []
+    assert find(patches, units=unit_numbers(patients, [None] * len(patients))) == []

@@ -6,8 +6,8 @@ from collections import Counter
 
 import numpy as np
 
-from hydrakit.data.copies import assign_groups, find_copies
-from hydrakit.data.split import split_cases, unit_of_each
+from hydrakit.data.quality.duplicates import assign_groups, find_duplicates
+from hydrakit.data.quality.split import split_cases, unit_numbers
 from hydrakit.errors import DataError
 from hydrakit.plan import Split
 
@@ -52,8 +52,8 @@ class World:
         """As a run does: datasets in order, and what is decided in one holds in the next."""
         scopes = [self.people.get(name, f"only {name}") for name in self.datasets]
         own = [f"{s}/{p}" for s, p in zip(scopes, self.patients, strict=True)]
-        found = find_copies(
-            self.thumbnails, self.digests, units=unit_of_each(own, [None] * len(own))
+        found = find_duplicates(
+            self.thumbnails, self.digests, units=unit_numbers(own, [None] * len(own))
         )
         units = assign_groups(self.datasets, self.patients, self.groups, found, people=self.people)
         decided: dict[str, str] = {}

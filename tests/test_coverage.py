@@ -20,7 +20,7 @@ from scipy.stats import norm
 from hydrakit.stats.calibration import sensitivity_at
 from hydrakit.stats.intervals import mean_auc
 from hydrakit.stats.paired import compare
-from hydrakit.stats.tested import Tested
+from hydrakit.stats.score_table import ScoreTable
 
 pytestmark = pytest.mark.slow
 
@@ -73,7 +73,7 @@ def deal(rng: np.random.Generator, patients: np.ndarray, labels: np.ndarray, fol
     return None
 
 
-def draw(rng: np.random.Generator, setting: Setting) -> tuple[Tested, Tested] | None:
+def draw(rng: np.random.Generator, setting: Setting) -> tuple[ScoreTable, ScoreTable] | None:
     """Two strategies on the same findings; None where the patients cannot be dealt to folds."""
     patients, labels = cases(rng, setting)
     count, size = len(labels), patients[-1] + 1
@@ -101,7 +101,7 @@ def draw(rng: np.random.Generator, setting: Setting) -> tuple[Tested, Tested] | 
             size=(setting.passes, 1)
         )
         found.append(
-            Tested(
+            ScoreTable(
                 findings=tuple(f"{index:04}" for index in range(count)),
                 patients=patients,
                 labels=labels,

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from helpers import Runner, hydra_plan, install_standin, weights_of
 
-from hydrakit.devices import threads
+from hydrakit.compute.devices import thread_count
 
 
 def test_the_same_plan_gives_the_same_bits_again(runner: Runner) -> None:
     plan = hydra_plan(bootstrap=3)
-    with threads(2):
+    with thread_count(2):
         found = [weights_of(runner(plan, f"run{n}").path) for n in range(3)]
     assert found[0]
     assert found[0] == found[1] == found[2]

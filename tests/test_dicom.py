@@ -16,7 +16,7 @@ from pydicom.uid import ImplicitVRLittleEndian
 from scipy.spatial.transform import Rotation
 
 from hydrakit.data.dicom import index_headers, read_header, read_pixels, series_facts
-from hydrakit.data.dicom_geometry import (
+from hydrakit.data.dicom.geometry import (
     Location,
     in_volume,
     locate,
@@ -353,7 +353,7 @@ def test_pixels_that_cannot_be_used(tmp_path):
         PlanarConfiguration=0,
         PixelData=PIXELS.tobytes() * 3,
     )
-    with pytest.raises(DataError, match="needed is one greyscale frame"):
+    with pytest.raises(DataError, match="one greyscale frame is required"):
         read_pixels(save(colour, tmp_path / "colour"))
 
 

@@ -19,17 +19,17 @@ from helpers import (
     weights_of,
 )
 
-import hydrakit.shared
-from hydrakit.compare.cells import Cell, CompareDir
-from hydrakit.compare.judging import _predictions
-from hydrakit.evaluate import evaluate_run
-from hydrakit.folder import digests
-from hydrakit.folder.files import copy
+import hydrakit.runs.round_cache
+from hydrakit.compare.design import Cell, CompareDir
+from hydrakit.compare.scoring import _predictions
 from hydrakit.plan import Plan, Round
+from hydrakit.plan.results import RoundResult
 from hydrakit.report import write_report
-from hydrakit.results import RoundResult
-from hydrakit.rundir import OWN, RunDir
-from hydrakit.watch import Watcher
+from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.evaluate import evaluate_run
+from hydrakit.runs.rundir import OWN, RunDir
+from hydrakit.storage import digests
+from hydrakit.storage.files import copy
 
 OTHERS = {"environment.json", "events.jsonl", "report.html", ".lock", "files.json", "log.txt"}
 
@@ -60,17 +60,17 @@ def test_a_folder_tells_of_its_files(tmp_path: Path) -> None:
     assert list(found.files) == ["a", "b"]
     assert found.files["a"].sha256[:8] == "ca978112"  # of "a", FIPS 180-4
     assert (found.files["a"].size, found.plan, found.format) == (1, "ab", 1)
-    assert list(digests.faults(tmp_path)) == []
+    assert list(digests.damaged_files(tmp_path)) == []
 
     (tmp_path / "a").write_text("A")
     (tmp_path / "b").unlink()
     (tmp_path / "c").write_text("C")
-    wrong = dict(digests.faults(tmp_path))
+    wrong = dict(digests.damaged_files(tmp_path))
     assert list(wrong) == ["a", "b"]
     assert "SHA-256" in wrong["a"]
     assert wrong["b"] == "is missing"
     (tmp_path / "a").write_text("AA")
-    assert "(has 2 bytes, had 1)" in dict(digests.faults(tmp_path))["a"]
+    assert "(has 2 bytes, had 1)" in dict(digests.damaged_files(tmp_path))["a"]
     refused(lambda: digests.check_file(tmp_path, "a", remedy="weep"), str(tmp_path / "a"), ": weep")
     for name in ("b", "c"):  # who opens it tells of the one, nothing is known of the other
         assert digests.check_file(tmp_path, name, remedy="") == tmp_path / name
@@ -79,7 +79,7 @@ def test_a_folder_tells_of_its_files(tmp_path: Path) -> None:
     found = digests.read_digests(tmp_path)
     assert found is not None
     assert (list(found.files), found.plan) == (["a", "c"], None)
-    assert list(digests.faults(tmp_path)) == []
+    assert list(digests.damaged_files(tmp_path)) == []
 
 
 def test_a_file_is_read_once_unless_it_changes(
@@ -111,7 +111,7 @@ def test_a_finished_run_tells_of_every_file_that_stays_as_it_is(hydra_run: RunDi
         found = digests.read_digests(path.parent)
         assert found is not None
         told |= {path.parent / name for name in found.files}
-        assert list(digests.faults(path.parent)) == []
+        assert list(digests.damaged_files(path.parent)) == []
     there = {path for path in hydra_run.path.rglob("*") if path.is_file()}
     assert {path.name for path in there - told} <= OTHERS
     assert told <= there
@@ -172,7 +172,7 @@ def test_what_is_to_be_done_makes_the_files_again(run: RunDir, runner: Runner) -
     run.body_path.unlink()
     runner(plan, "mine")
     assert weights_of(run.path) == before
-    assert list(digests.faults(run.path)) == []
+    assert list(digests.damaged_files(run.path)) == []
 
 
 def test_a_run_made_by_an_older_version_is_used_as_it_is(run: RunDir, runner: Runner) -> None:
@@ -182,7 +182,7 @@ def test_a_run_made_by_an_older_version_is_used_as_it_is(run: RunDir, runner: Ru
     assert not list(run.path.rglob("files.json"))
 
 
-class StopAfter(Watcher):
+class StopAfter(RunCallback):
     """Stops a run after a round."""
 
     def __init__(self, round: int) -> None:
@@ -201,7 +201,7 @@ PLAN = plan_of(
 
 def stopped(runner: Runner, plan: Plan, after: int) -> RunDir:
     with pytest.raises(StopError):
-        runner(plan, watcher=StopAfter(after))
+        runner(plan, callbacks=[StopAfter(after)])
     return RunDir(runner.folder / "run")
 
 
@@ -246,12 +246,15 @@ def test_shared_rounds_keep_the_digests_of_what_was_trained(runner: Runner, tmp_
     shared = tmp_path / "kept"
     named = plan_of(*(round_of(name, head="one") for name in ("alpha", "beta", "alpha")))
     own = plan_of(round_of("alpha", head="mine"), round_of("beta"), round_of("alpha", head="mine"))
-    first, second = runner(named, "named", shared=shared), runner(own, "own", shared=shared)
+    first, second = (
+        runner(named, "named", round_cache=shared),
+        runner(own, "own", round_cache=shared),
+    )
     kept = [digests.read_digests(folder) for folder in shared.iterdir()]
     assert len(kept) == 5
     assert [each.plan for each in kept if each] == [None] * 5
     for folder in (*shared.iterdir(), *first.round_folders(), *second.round_folders()):
-        assert list(digests.faults(folder)) == []
+        assert list(digests.damaged_files(folder)) == []
         found = digests.read_digests(folder)
         assert found is not None
         assert {*found.files, "files.json"} == {path.name for path in folder.iterdir()}
@@ -264,14 +267,14 @@ def test_shared_rounds_keep_the_digests_of_what_was_trained(runner: Runner, tmp_
 def test_a_shared_round_that_was_changed_is_not_taken(runner: Runner, tmp_path: Path) -> None:
     shared = tmp_path / "kept"
     plan = plan_of(round_of("alpha"))
-    one = runner(plan, "one", shared=shared)
+    one = runner(plan, "one", round_cache=shared)
     (folder,) = shared.iterdir()
     flip(folder / "body.safetensors")
     with pytest.raises(Exception, match=r"body\.safetensors: was changed") as caught:
-        runner(plan, "two", shared=shared)
+        runner(plan, "two", round_cache=shared)
     (again,) = re.findall(r"delete (\S+) and run again", str(caught.value))
     shutil.rmtree(again)
-    assert weights_of(runner(plan, "two", shared=shared).path) == weights_of(one.path)
+    assert weights_of(runner(plan, "two", round_cache=shared).path) == weights_of(one.path)
 
 
 def test_a_round_that_goes_bad_while_it_is_kept_is_not_made_right_by_keeping_it(
@@ -284,7 +287,7 @@ def test_a_round_that_goes_bad_while_it_is_kept_is_not_made_right_by_keeping_it(
 
     plan, shared = plan_of(round_of("alpha")), tmp_path / "kept"
     with monkeypatch.context() as patch:
-        patch.setattr(hydrakit.shared, "copy", badly)
-        runner(plan, "one", shared=shared)
+        patch.setattr(hydrakit.runs.round_cache, "copy", badly)
+        runner(plan, "one", round_cache=shared)
     (folder,) = shared.iterdir()
-    assert [name for name, _ in digests.faults(folder)] == ["body.safetensors"]
+    assert [name for name, _ in digests.damaged_files(folder)] == ["body.safetensors"]

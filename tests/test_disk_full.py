@@ -14,8 +14,8 @@ from helpers import Runner, hydra_plan, plan_of, round_of
 from test_checkpoint import assert_same
 
 from hydrakit.errors import HydrakitError
-from hydrakit.folder.files import append_line, write_atomic
-from hydrakit.rundir import RunDir
+from hydrakit.runs.rundir import RunDir
+from hydrakit.storage.files import append_line, write_atomic
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_a_full_disk_is_told_in_one_line_and_with_room_the_run_goes_on(
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(free - needed * turn // 20))
     with pytest.raises(HydrakitError) as caught:
-        runner(PLAN, checkpoint_every=0.0)
+        runner(PLAN, checkpoint_interval=0.0)
     said = str(caught.value)
     assert "\n" not in said
     assert str(small_disk / "run") in said
@@ -85,7 +85,7 @@ def test_every_write_of_a_run_can_fail_and_be_done_again(
 ) -> None:
     """Each file in turn cannot be written: the run ends with its name, and goes on."""
     plan = plan_of(round_of("beta", epochs=2), round_of("alpha", epochs=2), bootstrap=2)
-    whole = runner(plan, "whole", checkpoint_every=0.0)
+    whole = runner(plan, "whole", checkpoint_interval=0.0)
     usual, left = os.fsync, [0]
 
     def fsync(descriptor: int) -> None:
@@ -99,7 +99,7 @@ def test_every_write_of_a_run_can_fail_and_be_done_again(
     for turn in range(1, 500):
         left[0] = turn
         try:
-            runner(plan, "run", checkpoint_every=0.0)
+            runner(plan, "run", checkpoint_interval=0.0)
             break
         except HydrakitError as error:
             failures.append(str(error))
@@ -148,7 +148,7 @@ def test_a_full_disk_on_the_command_line(
         raise OSError(errno.ENOSPC, "No space left on device, 9 bytes are needed", "somewhere")
 
     (standin / "plan.json").write_text(hydra_plan().to_json())
-    monkeypatch.setattr("hydrakit.rundir.write_atomic", full)
+    monkeypatch.setattr("hydrakit.runs.rundir.write_atomic", full)
     result = CliRunner().invoke(main, ["run", "--plan", "plan.json", "--out", "run"])
     assert result.exit_code == 1
     assert [line for line in result.stderr.splitlines() if "hydrakit: " in line] == [

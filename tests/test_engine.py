@@ -22,19 +22,19 @@ from helpers import (
 from sklearn.metrics import roc_auc_score
 
 from hydrakit import weights
-from hydrakit.devices import choose_device
+from hydrakit.compute.devices import choose_device
 from hydrakit.engine import default_out
 from hydrakit.errors import PlanError
-from hydrakit.heads import build_mlp
-from hydrakit.models import Body
+from hydrakit.models.body import PaperBody
+from hydrakit.models.heads import build_mlp
 from hydrakit.plan import Plan, Round
-from hydrakit.planning import make_plan
-from hydrakit.results import EpochRecord, RoundResult
-from hydrakit.rundir import RunDir
+from hydrakit.plan.profiles import make_plan
+from hydrakit.plan.results import EpochRecord, RoundResult
+from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.rundir import RunDir
+from hydrakit.runs.transfer import FILE
+from hydrakit.training.evaluation import forward_in_batches
 from hydrakit.training.seeds import INITIALISATION, Seeds
-from hydrakit.training.validation import outputs
-from hydrakit.transfer import FILE
-from hydrakit.watch import Watcher
 
 SEVEN = [
     "01-alpha-all",
@@ -140,7 +140,7 @@ def test_a_dataset_of_three_classes_trains_beside_those_of_two(runner: Runner) -
 
 def auc_of(body: Path, head: Path, cases: Any) -> float:
     model = weights.load_model(body, head, plugins=plugins())
-    logits = outputs(model, cases.patches)
+    logits = forward_in_batches(model, cases.patches)
     return float(roc_auc_score(cases.labels, (logits[:, 1] - logits[:, 0]).double().numpy()))
 
 
@@ -218,9 +218,9 @@ def test_bootstrap_begins_with_the_start_that_does_best(
     for attempt in range(6):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(Seeds(3, 1).of(INITIALISATION, attempt))
-            body = Body(BODY, in_channels=1, dropout=0.0)
-            head = build_mlp(BODY.features, 2, 0.0)
-        logits = outputs(head, outputs(body, val.patches))
+            body = PaperBody(BODY, in_channels=1, dropout=0.0)
+            head = build_mlp(BODY.features, 2)
+        logits = forward_in_batches(head, forward_in_batches(body, val.patches))
         aucs.append(roc_auc_score(val.labels, (logits[:, 1] - logits[:, 0]).double().numpy()))
         starts.append((body, head))
     assert result.bootstrap.val_auc == pytest.approx(aucs)
@@ -239,11 +239,11 @@ def test_bootstrap_begins_with_the_start_that_does_best(
 def test_a_watcher_is_told_everything_in_order(runner: Runner) -> None:
     told: list[str] = []
 
-    class Listener(Watcher):
+    class Listener(RunCallback):
         def preparing(self, dataset: str, cases: int) -> None:
             told.append(f"preparing {dataset} {cases}")
 
-        def started(self, rundir: RunDir, device: str) -> None:
+        def started(self, plan: Plan, rundir: RunDir, device: str) -> None:
             told.append(f"started on {device}")
 
         def bootstrapping(self, done: int, of: int) -> None:
@@ -262,13 +262,13 @@ def test_a_watcher_is_told_everything_in_order(runner: Runner) -> None:
 
     plan = plan_of(round_of("beta"), round_of("alpha", "head"), bootstrap=2)
     with pytest.raises(StopError):
-        runner(plan, watcher=Listener(), cache=runner.folder / "cache")
+        runner(plan, callbacks=[Listener()], cache=runner.folder / "cache")
     last = {name: f"preparing {name} 48" for name in ("beta", "alpha")}
     assert told.index("preparing beta 1") < told.index(last["beta"]) < told.index(last["alpha"])
     began = told.index("started on cpu")
     assert told[began + 1 :] == ["start 1/2", "start 2/2", "epoch 1.1", "epoch 1.2", "finished 1"]
     told.clear()
-    runner(plan, watcher=Listener(), cache=runner.folder / "cache")
+    runner(plan, callbacks=[Listener()], cache=runner.folder / "cache")
     assert told == ["started on cpu", "skipped 1", "epoch 2.1", "epoch 2.2", "finished 2"]
 
 

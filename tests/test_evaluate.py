@@ -25,11 +25,17 @@ from helpers import (
 from sklearn.metrics import roc_auc_score
 
 from hydrakit import weights
-from hydrakit.evaluate import Evaluation, Predictions, evaluate_files, evaluate_run, score
-from hydrakit.heads import build_linear
 from hydrakit.hooks import FieldOfView
+from hydrakit.models.heads import build_linear
 from hydrakit.plan import BodySpec, Dataset, Fold, Split
-from hydrakit.rundir import RunDir
+from hydrakit.runs.evaluate import (
+    EvaluationResult,
+    Predictions,
+    evaluate_files,
+    evaluate_run,
+    score,
+)
+from hydrakit.runs.rundir import RunDir
 
 
 @pytest.fixture
@@ -47,8 +53,8 @@ def other(tmp_path: Path, data: Path, cache: Path) -> RunDir:
 
 
 @pytest.fixture
-def of_run(finished: RunDir, cache: Path) -> Callable[..., Evaluation]:
-    def of_run(**given: Any) -> Evaluation:
+def of_run(finished: RunDir, cache: Path) -> Callable[..., EvaluationResult]:
+    def of_run(**given: Any) -> EvaluationResult:
         more = {"roots": {}, "device": "cpu", "cache": cache, "plugins": plugins()}
         return evaluate_run(finished.path, **(more | given))
 
@@ -56,8 +62,8 @@ def of_run(finished: RunDir, cache: Path) -> Callable[..., Evaluation]:
 
 
 @pytest.fixture
-def of_files(data: Path, cache: Path) -> Callable[..., Evaluation]:
-    def of_files(body: Path, head: Path, dataset: str = "alpha", **given: Any) -> Evaluation:
+def of_files(data: Path, cache: Path) -> Callable[..., EvaluationResult]:
+    def of_files(body: Path, head: Path, dataset: str = "alpha", **given: Any) -> EvaluationResult:
         more = {"device": "cpu", "cache": cache, "plugins": plugins(), "dataset": dataset}
         return evaluate_files(body, head, **({"root": data / dataset} | more | given))
 
@@ -65,7 +71,7 @@ def of_files(data: Path, cache: Path) -> Callable[..., Evaluation]:
 
 
 def test_the_test_split_gives_the_run_s_own_result(
-    of_run: Callable[..., Evaluation], finished: RunDir
+    of_run: Callable[..., EvaluationResult], finished: RunDir
 ) -> None:
     results = finished.results()
     assert results is not None
@@ -78,8 +84,8 @@ def test_the_test_split_gives_the_run_s_own_result(
 
 @pytest.mark.parametrize("split", ["train", "val", "test", "all"])
 def test_the_files_alone_give_what_the_run_gives(
-    of_run: Callable[..., Evaluation],
-    of_files: Callable[..., Evaluation],
+    of_run: Callable[..., EvaluationResult],
+    of_files: Callable[..., EvaluationResult],
     finished: RunDir,
     split: str,
 ) -> None:
@@ -89,7 +95,7 @@ def test_the_files_alone_give_what_the_run_gives(
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_the_files_of_a_fold_that_used_half_give_what_its_run_gives(
-    split: str, runner: Runner, of_files: Callable[..., Evaluation]
+    split: str, runner: Runner, of_files: Callable[..., EvaluationResult]
 ) -> None:
     half = Split(train=3, val=1, fold=Fold(index=1, count=3), used=0.5)
     plan = plan_of(round_of("alpha"), datasets=(Dataset(name="alpha", split=half),))
@@ -103,7 +109,7 @@ def test_the_files_of_a_fold_that_used_half_give_what_its_run_gives(
 
 
 def test_the_val_split_is_the_one_of_training(
-    of_run: Callable[..., Evaluation], finished: RunDir
+    of_run: Callable[..., EvaluationResult], finished: RunDir
 ) -> None:
     evaluation = of_run(split="val")
     with (finished.path / "predictions.csv").open(newline="") as file:
@@ -115,7 +121,7 @@ def test_the_val_split_is_the_one_of_training(
     assert any("val split took part in training" in note for note in evaluation.notes)
 
 
-def test_all_cases_are_all_cases_and_flatter(of_run: Callable[..., Evaluation]) -> None:
+def test_all_cases_are_all_cases_and_flatter(of_run: Callable[..., EvaluationResult]) -> None:
     evaluation = of_run(split="all")
     (area,) = evaluation.result.classes
     assert area.positives + area.negatives == 48
@@ -123,7 +129,9 @@ def test_all_cases_are_all_cases_and_flatter(of_run: Callable[..., Evaluation]) 
 
 
 def test_a_support_is_evaluated_with_its_own_head_on_the_last_body(
-    of_run: Callable[..., Evaluation], of_files: Callable[..., Evaluation], finished: RunDir
+    of_run: Callable[..., EvaluationResult],
+    of_files: Callable[..., EvaluationResult],
+    finished: RunDir,
 ) -> None:
     evaluation = of_run(dataset="beta", split="val")
     files = of_files(finished.body_path, finished.head_path("beta"), "beta", split="val")
@@ -133,7 +141,9 @@ def test_a_support_is_evaluated_with_its_own_head_on_the_last_body(
 
 
 def test_a_support_has_no_test_split(
-    of_run: Callable[..., Evaluation], of_files: Callable[..., Evaluation], finished: RunDir
+    of_run: Callable[..., EvaluationResult],
+    of_files: Callable[..., EvaluationResult],
+    finished: RunDir,
 ) -> None:
     remedy = ["beta: had no test split", "--split val", "--split all"]
     refused(lambda: of_run(dataset="beta"), *remedy)
@@ -141,7 +151,7 @@ def test_a_support_has_no_test_split(
 
 
 def test_a_head_of_one_run_on_the_body_of_another_works_and_is_said(
-    of_files: Callable[..., Evaluation], finished: RunDir, other: RunDir
+    of_files: Callable[..., EvaluationResult], finished: RunDir, other: RunDir
 ) -> None:
     evaluation = of_files(other.body_path, finished.head_path("alpha"))
     assert any("trained on another body" in note for note in evaluation.notes)
@@ -154,7 +164,7 @@ def test_a_head_of_one_run_on_the_body_of_another_works_and_is_said(
 
 
 def test_a_head_on_another_dataset_reads_its_classes_in_order(
-    of_files: Callable[..., Evaluation], finished: RunDir
+    of_files: Callable[..., EvaluationResult], finished: RunDir
 ) -> None:
     body, head = finished.body_path, finished.head_path("alpha")
     evaluation = of_files(body, head, "beta", split="all")
@@ -164,7 +174,7 @@ def test_a_head_on_another_dataset_reads_its_classes_in_order(
 
 
 def test_new_data_of_a_dataset_that_nothing_was_trained_on(
-    of_files: Callable[..., Evaluation], finished: RunDir, tmp_path: Path
+    of_files: Callable[..., EvaluationResult], finished: RunDir, tmp_path: Path
 ) -> None:
     write_dataset(tmp_path / "new", seed=50)
     body, head = finished.body_path, finished.head_path("gamma")
@@ -174,7 +184,7 @@ def test_new_data_of_a_dataset_that_nothing_was_trained_on(
 
 
 def test_a_head_of_other_classes_is_refused(
-    of_files: Callable[..., Evaluation], finished: RunDir
+    of_files: Callable[..., EvaluationResult], finished: RunDir
 ) -> None:
     head = finished.head_path("alpha")
     words = [str(head), "2 classes", "'delta' has 3", "choose"]
@@ -182,13 +192,13 @@ def test_a_head_of_other_classes_is_refused(
 
 
 def test_a_head_of_other_features_is_refused(
-    of_files: Callable[..., Evaluation], finished: RunDir, tmp_path: Path
+    of_files: Callable[..., EvaluationResult], finished: RunDir, tmp_path: Path
 ) -> None:
     body, _ = new_network()
     path = tmp_path / "head.safetensors"
     weights.save_head(
         path,
-        build_linear(9, 2, 0.0),
+        build_linear(9, 2),
         body=weights.body_digest(body),
         features=9,
         dataset="alpha",
@@ -208,7 +218,7 @@ def test_a_head_of_other_features_is_refused(
 
 
 def test_images_of_other_channels_are_refused(
-    of_files: Callable[..., Evaluation], finished: RunDir, data: Path, tmp_path: Path
+    of_files: Callable[..., EvaluationResult], finished: RunDir, data: Path, tmp_path: Path
 ) -> None:
     with np.load(data / "alpha" / "cases.npz") as stored:
         arrays = dict(stored)
@@ -220,7 +230,7 @@ def test_images_of_other_channels_are_refused(
 
 
 def test_unknown_datasets_and_unfinished_runs_are_refused(
-    of_run: Callable[..., Evaluation], finished: RunDir
+    of_run: Callable[..., EvaluationResult], finished: RunDir
 ) -> None:
     refused(lambda: of_run(dataset="bata"), str(finished.path), "unknown dataset 'bata'", "'beta'")
     finished.results_path.unlink()
@@ -228,7 +238,7 @@ def test_unknown_datasets_and_unfinished_runs_are_refused(
 
 
 def test_a_run_whose_data_has_moved_is_told_where(
-    of_run: Callable[..., Evaluation], finished: RunDir, data: Path, tmp_path: Path
+    of_run: Callable[..., EvaluationResult], finished: RunDir, data: Path, tmp_path: Path
 ) -> None:
     path = finished.path / "environment.json"
     environment = json.loads(path.read_text())
@@ -243,7 +253,7 @@ def test_a_run_whose_data_has_moved_is_told_where(
 
 
 def test_options_are_those_of_training_unless_given(
-    of_files: Callable[..., Evaluation], data: Path, cache: Path, tmp_path: Path
+    of_files: Callable[..., EvaluationResult], data: Path, cache: Path, tmp_path: Path
 ) -> None:
     plan = plan_of(round_of("alpha"))
     dataset = plan.datasets[0].model_copy(update={"options": {"gain": 2.0}})
@@ -274,11 +284,11 @@ def test_a_class_without_a_case_has_no_auc() -> None:
 
 
 def test_a_body_of_another_patch_does_not_take_the_head(
-    of_files: Callable[..., Evaluation], finished: RunDir, tmp_path: Path
+    of_files: Callable[..., EvaluationResult], finished: RunDir, tmp_path: Path
 ) -> None:
-    from hydrakit.models import Body
+    from hydrakit.models.body import PaperBody
 
-    body = Body(BodySpec(channels=(4, 8), features=8, patch=17), in_channels=1, dropout=0.0)
+    body = PaperBody(BodySpec(channels=(4, 8), features=8, patch=17), in_channels=1, dropout=0.0)
     weights.save_body(tmp_path / "body.safetensors", body)
     head = finished.head_path("alpha")
     words = [str(head), "16 pixels", "17"]

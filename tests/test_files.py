@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hydrakit.folder.files import copy, sync_folder, write_atomic
+from hydrakit.storage.files import copy, sync_folder, write_atomic
 
 
 def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from fuzzing.runs import NOTES
 from fuzzing.targets import TARGETS
 from fuzzing.watch import Report, make
 
-from hydrakit.data.declared import load_declared
+from hydrakit.data.declared.adapter import load_declared
 from hydrakit.data.dicom import read_header
 from hydrakit.data.read import read_samples
 from hydrakit.errors import DataError

@@ -12,18 +12,25 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hydrakit.data.copies import content_digest, thumbnail
-from hydrakit.data.gate import DROPPED, WITHHELD, Gate, deal_out, shortcut_facts
-from hydrakit.data.prepare import Case, Prepared
+from hydrakit.data.prepared.index import PreparedCase, PreparedDataset
+from hydrakit.data.quality.duplicates import content_digest, thumbnail
+from hydrakit.data.quality.leakage import (
+    DROPPED,
+    WITHHELD,
+    LeakageResult,
+    assign_splits,
+    shortcut_facts,
+)
 from hydrakit.errors import DataError
 from hydrakit.plan import Split
+from hydrakit.storage.paths import using_cache
 
 THREE, TWO = Split(train=8, val=1, test=1), Split(train=9, val=1)
 
 
 @dataclass
 class Index:
-    cases: list[Case]
+    cases: list[PreparedCase]
     content: str = "content"
 
 
@@ -43,9 +50,9 @@ def picture(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(1, 40, 40)).astype(np.float32)
 
 
-def case(key: str, image: np.ndarray, **more: Any) -> Case:
+def case(key: str, image: np.ndarray, **more: Any) -> PreparedCase:
     values = {"label": 0, "patient": key, "group": None, "finding": key, "split": None}
-    return Case(key=key, content=content_digest(image), **{**values, **more})
+    return PreparedCase(key=key, content=content_digest(image), **{**values, **more})
 
 
 def dataset(*cases: tuple[int, dict[str, Any]]) -> Data:
@@ -64,18 +71,18 @@ def plenty(start: int = 0, count: int = 40, **more: Any) -> list[tuple[int, dict
 
 def deal(
     cache: Path, *, cohort: str | None = None, target: Split = THREE, **datasets: Data
-) -> Gate:
+) -> LeakageResult:
     adapters = {name: replace(helpers.adapter(name), cohort=cohort) for name in datasets}
     first = next(iter(datasets))
-    return deal_out(
-        cast("dict[str, Prepared]", datasets),
-        adapters,
-        splits={name: target if name == first else TWO for name in datasets},
-        seed=0,
-        copies="group",
-        keep_conflicts=False,
-        cache=cache,
-    )
+    with using_cache(cache):
+        return assign_splits(
+            cast("dict[str, PreparedDataset]", datasets),
+            adapters,
+            splits={name: target if name == first else TWO for name in datasets},
+            seed=0,
+            copies="group",
+            keep_conflicts=False,
+        )
 
 
 @st.composite
@@ -107,14 +114,13 @@ def test_nothing_is_on_two_sides(
 ) -> None:
     adapters = {name: replace(helpers.adapter(name), cohort=cohort) for name in datasets}
     try:
-        gate = deal_out(
-            cast("dict[str, Prepared]", datasets),
+        gate = assign_splits(
+            cast("dict[str, PreparedDataset]", datasets),
             adapters,
             splits={name: THREE if name == "alpha" else TWO for name in datasets},
             seed=seed,
             copies="group",
             keep_conflicts=True,
-            cache=tmp_path_factory.mktemp("cache"),
         )
     except DataError as error:  # copies may join so much that the splits cannot be filled
         if "too few" not in str(error) and "leave this dataset out" not in str(error):
@@ -180,14 +186,13 @@ def test_copies_with_different_labels_are_an_error_that_names_both(tmp_path: Pat
         DataError, match=r"alpha: c0 \(benign\) and the copy \(malignant\) are copies"
     ):
         deal(tmp_path, alpha=dataset(*cases))
-    kept = deal_out(
-        cast("dict[str, Prepared]", {"alpha": dataset(*cases)}),
+    kept = assign_splits(
+        cast("dict[str, PreparedDataset]", {"alpha": dataset(*cases)}),
         {"alpha": helpers.adapter("alpha")},
         splits={"alpha": THREE},
         seed=0,
         copies="group",
         keep_conflicts=True,
-        cache=tmp_path,
     )
     assert kept.splits["alpha"]["c0"] == kept.splits["alpha"]["the copy"]
 
@@ -196,14 +201,13 @@ def test_copies_with_different_labels_are_an_error_that_names_both(tmp_path: Pat
 def test_copies_are_grouped_dropped_or_told(mode: str, tmp_path: Path) -> None:
     cases = plenty(count=60)
     cases += [(n, {"label": n % 2, "patient": f"twin{n}", "key": f"twin{n}"}) for n in range(20)]
-    gate = deal_out(
-        cast("dict[str, Prepared]", {"alpha": dataset(*cases)}),
+    gate = assign_splits(
+        cast("dict[str, PreparedDataset]", {"alpha": dataset(*cases)}),
         {"alpha": helpers.adapter("alpha")},
         splits={"alpha": THREE},
         seed=1,
         copies=mode,  # type: ignore[arg-type]
         keep_conflicts=False,
-        cache=tmp_path,
     )
     splits = gate.splits["alpha"]
     pairs = [(splits[f"c{n}"], splits[f"twin{n}"]) for n in range(20)]
@@ -230,12 +234,12 @@ def test_a_split_that_the_dataset_declares_is_kept(tmp_path: Path) -> None:
 
 
 def test_copies_are_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hydrakit.data import gate as module
+    from hydrakit.data.quality import leakage as module
 
     data = dataset(*plenty(), (3, {"label": 1, "patient": "twin", "key": "twin"}))
     first = deal(tmp_path, alpha=data)
     kept = next(tmp_path.glob("copies-*.json"))
-    monkeypatch.setattr(module, "find_copies", None)
+    monkeypatch.setattr(module, "find_duplicates", None)
     assert deal(tmp_path, alpha=data) == first
     kept.write_text("{")
     monkeypatch.undo()

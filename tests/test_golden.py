@@ -12,18 +12,18 @@ import pytest
 from helpers import plugins, refused, run_plan, tree
 
 from hydrakit import weights
-from hydrakit.checkpoint import read_facts
-from hydrakit.compare.cells import CompareDir
-from hydrakit.evaluate import evaluate_run
-from hydrakit.folder.digests import read_digests
+from hydrakit.compare.design import CompareDir
+from hydrakit.maintenance.clean import clean
+from hydrakit.maintenance.status import RunStatus, status
+from hydrakit.maintenance.verify import verify
 from hydrakit.plan import load_plan
 from hydrakit.report import write_report
 from hydrakit.report.comparison import build_comparison
-from hydrakit.rundir import CHECKPOINT, RunDir
-from hydrakit.upkeep.clean import clean
-from hydrakit.upkeep.status import RunStatus, status
-from hydrakit.upkeep.verify import verify
-from hydrakit.watch import Watcher
+from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.evaluate import evaluate_run
+from hydrakit.runs.rundir import CHECKPOINT, RunDir
+from hydrakit.storage.digests import read_digests
+from hydrakit.training.checkpoint import read_facts
 
 GOLDEN = Path(__file__).parent / "golden"
 VERSIONS = sorted(path.name for path in GOLDEN.iterdir() if re.fullmatch(r"\d+\.\d+", path.name))
@@ -83,7 +83,7 @@ def test_a_stopped_run_goes_on_within_its_round(golden: Path, tmp_path: Path) ->
     before = tree(done)
     resumed: list[tuple[int, int]] = []
 
-    class See(Watcher):
+    class See(RunCallback):
         def resumed(self, number: int, round: Any, epoch: int) -> None:
             resumed.append((number, epoch))
 
@@ -92,7 +92,7 @@ def test_a_stopped_run_goes_on_within_its_round(golden: Path, tmp_path: Path) ->
         run.path,
         data=golden / "data",
         cache=tmp_path / "cache",
-        watcher=See(),
+        callbacks=[See()],
     )
     assert resumed == [(3, 2)]
     assert tree(done) == before

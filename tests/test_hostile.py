@@ -14,9 +14,10 @@ from helpers import hydra_plan, refused, tree
 
 from hydrakit.cli import main
 from hydrakit.errors import PlanError, one_line
-from hydrakit.folder.files import read_json, read_rows, read_whole, refuse_link, refuse_links
-from hydrakit.plan import MAX_NUMBERS, BodySpec, load_plan
-from hydrakit.rundir import RunDir
+from hydrakit.plan import BodySpec, load_plan
+from hydrakit.plan.model import MAX_NUMBERS
+from hydrakit.runs.rundir import RunDir
+from hydrakit.storage.files import read_json, read_rows, read_whole, refuse_link, refuse_links
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from hydrakit.data.arrays import ImageError, open_array
-from hydrakit.data.declaration import ImageRules
-from hydrakit.data.images import ImageReader, Picture
+from hydrakit.data.declared.arrays import ImageError, open_array
+from hydrakit.data.declared.images import ImageReader, Picture
+from hydrakit.data.declared.schema import ImageRules
 
 GREY8 = np.arange(0, 240, 20, dtype=np.uint8).reshape(3, 4)
 GREY16 = (np.arange(12, dtype=np.uint16) * 5000).reshape(3, 4)

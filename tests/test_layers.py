@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from hydrakit.layers import Dropout, kept, pieces
+from hydrakit.models.layers import Dropout, keep_mask, random_pieces
 
 
 def masked(layer: Dropout, like: torch.Tensor, seed: int = 0) -> torch.Tensor:
@@ -27,7 +27,7 @@ def test_as_many_numbers_are_dropped_as_the_probability_says(probability: float)
 def test_pieces_are_uniform_and_each_independent_of_the_next() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        drawn = pieces(torch.empty(400_001)).double()
+        drawn = random_pieces(torch.empty(400_001)).double()
     assert stats.kstest(drawn.numpy(), "uniform", args=(-32768, 65536)).pvalue > 1e-3
     for lag in range(1, 9):
         assert abs(stats.pearsonr(drawn[:-lag], drawn[lag:]).statistic) < 0.01
@@ -61,5 +61,5 @@ def test_without_training_or_probability_nothing_changes() -> None:
 
 def test_the_largest_probability_keeps_something_to_compare() -> None:
     every = torch.arange(-32768, 32768, dtype=torch.int32).to(torch.int16)
-    assert int(kept(every, 1 - 1e-9).sum()) == 1
-    assert int(kept(every, 0.5).sum()) == 32768
+    assert int(keep_mask(every, 1 - 1e-9).sum()) == 1
+    assert int(keep_mask(every, 0.5).sum()) == 32768

@@ -2,20 +2,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from hydrakit.data.gate import deal_out
-from hydrakit.data.index import open_prepared
-from hydrakit.data.load import Loaded, load, select
-from hydrakit.data.prepare import Prepared, canvas_side, prepare
-from hydrakit.data.views import plain
+from hydrakit.data.augment import central_view
+from hydrakit.data.load import LoadedDataset, load, select
+from hydrakit.data.prepared.crop import canvas_side
+from hydrakit.data.prepared.index import PreparedDataset, open_prepared
+from hydrakit.data.prepared.prepare import prepare
+from hydrakit.data.quality.leakage import assign_splits
 from hydrakit.errors import DataError
-from hydrakit.hooks import DatasetAdapter, FieldOfView, OptionValue, Sample
+from hydrakit.hooks import DatasetAdapter, FieldOfView, Sample
 from hydrakit.plan import Split
 
 PATCH = 5
@@ -24,7 +26,7 @@ CPU = torch.device("cpu")
 SPLIT = Split(train=6, val=2, test=2)
 
 
-def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample]:
+def read(root: Path, options: Any) -> Iterator[Sample]:
     """Forty labelled cases, two of each patient, and three without a label."""
     random = np.random.default_rng(8)
     for number in range(43):
@@ -51,8 +53,8 @@ ADAPTER = DatasetAdapter(
 )
 
 
-def share_out(prepared: Prepared, seed: int) -> dict[str, str]:
-    gate = deal_out(
+def share_out(prepared: PreparedDataset, seed: int) -> dict[str, str]:
+    gate = assign_splits(
         {"thing": prepared},
         {"thing": ADAPTER},
         splits={"thing": SPLIT},
@@ -63,48 +65,48 @@ def share_out(prepared: Prepared, seed: int) -> dict[str, str]:
     return gate.splits["thing"]
 
 
-def loaded_of(prepared: Prepared, seed: int = 3) -> Loaded:
+def loaded_of(prepared: PreparedDataset, seed: int = 3) -> LoadedDataset:
     return load(prepared, ADAPTER, splits=share_out(prepared, seed), patch=PATCH, device=CPU)
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     folder = tmp_path_factory.mktemp("thing")
     return prepare(ADAPTER, folder, options={}, patch=PATCH, cache=folder / "cache")
 
 
-def rows_of(prepared: Prepared, splits: dict[str, str], name: str) -> list[int]:
+def rows_of(prepared: PreparedDataset, splits: dict[str, str], name: str) -> list[int]:
     cases = enumerate(prepared.index.cases)
     return [row for row, case in cases if splits.get(case.key) == name]
 
 
-def test_training_and_validation_cases_keep_their_labels(prepared: Prepared) -> None:
+def test_training_and_validation_cases_keep_their_labels(prepared: PreparedDataset) -> None:
     loaded = loaded_of(prepared)
     assert (loaded.name, loaded.classes, loaded.patch) == ("thing", ("no", "yes"), PATCH)
     assert loaded.channels == 2
     train = rows_of(prepared, loaded.splits, "train")
     val = rows_of(prepared, loaded.splits, "val")
     cases = prepared.index.cases
-    shown = loaded.train.plain(PATCH)
+    shown = loaded.train.unaugmented(PATCH)
     assert shown.dtype == torch.float32
-    expected = plain(torch.from_numpy(prepared.rows(train)), PATCH)
+    expected = central_view(torch.from_numpy(prepared.rows(train)), PATCH)
     torch.testing.assert_close(shown, expected, atol=1e-6, rtol=1e-6)
     assert loaded.train_labels.dtype == torch.int64
     assert loaded.train_labels.tolist() == [cases[row].label for row in train]
     assert loaded.val.cases == tuple(cases[row] for row in val)
     assert loaded.val.labels.tolist() == [cases[row].label for row in val]
-    middle = plain(torch.from_numpy(prepared.rows(val)), PATCH)
+    middle = central_view(torch.from_numpy(prepared.rows(val)), PATCH)
     torch.testing.assert_close(loaded.val.patches, middle, atol=1e-6, rtol=1e-6)
 
 
-def test_no_test_case_is_loaded(prepared: Prepared) -> None:
+def test_no_test_case_is_loaded(prepared: PreparedDataset) -> None:
     loaded = loaded_of(prepared)
     test = rows_of(prepared, loaded.splits, "test")
     assert len(test) == Counter(loaded.splits.values())["test"] > 0
     unlabelled = [row for row, case in enumerate(prepared.index.cases) if case.label is None]
     hidden = prepared.rows(test + unlabelled)
-    small = plain(torch.from_numpy(hidden), PATCH).flatten(1)
-    for images in (loaded.train.plain(PATCH), loaded.val.patches):
+    small = central_view(torch.from_numpy(hidden), PATCH).flatten(1)
+    for images in (loaded.train.unaugmented(PATCH), loaded.val.patches):
         assert torch.cdist(images.flatten(1), small).min() > 0.1
     with pytest.raises(IndexError):
         loaded.train.views(torch.tensor([len(loaded.train)]), None, PATCH)
@@ -112,7 +114,9 @@ def test_no_test_case_is_loaded(prepared: Prepared) -> None:
     assert keys.isdisjoint(prepared.index.cases[row].key for row in test)
 
 
-def test_every_labelled_case_is_dealt_once_whole_patients_at_a_time(prepared: Prepared) -> None:
+def test_every_labelled_case_is_dealt_once_whole_patients_at_a_time(
+    prepared: PreparedDataset,
+) -> None:
     splits = share_out(prepared, 3)
     labelled = [case for case in prepared.index.cases if case.label is not None]
     assert set(splits) == {case.key for case in labelled}
@@ -127,16 +131,16 @@ def test_every_labelled_case_is_dealt_once_whole_patients_at_a_time(prepared: Pr
     assert share_out(prepared, 4) != splits
 
 
-def test_selected_cases_come_in_the_order_of_the_rows(prepared: Prepared) -> None:
+def test_selected_cases_come_in_the_order_of_the_rows(prepared: PreparedDataset) -> None:
     keys = {"case 42", "case 7", "case 30"}  # the last has no label, so nothing to be compared with
     chosen = select(prepared, keys, task="classification", scale=None, patch=PATCH, device=CPU)
     assert [case.key for case in chosen.cases] == ["case 7", "case 30"]
     assert chosen.labels.tolist() == [1, 1]
-    expected = plain(torch.from_numpy(prepared.rows([7, 30])), PATCH)
+    expected = central_view(torch.from_numpy(prepared.rows([7, 30])), PATCH)
     torch.testing.assert_close(chosen.patches, expected, atol=1e-6, rtol=1e-6)
 
 
-def test_selecting_nothing_gives_nothing(prepared: Prepared) -> None:
+def test_selecting_nothing_gives_nothing(prepared: PreparedDataset) -> None:
     nothing = select(
         prepared, {"no such case"}, task="classification", scale=None, patch=PATCH, device=CPU
     )
@@ -146,7 +150,7 @@ def test_selecting_nothing_gives_nothing(prepared: Prepared) -> None:
     assert nothing.cases == ()
 
 
-def test_what_is_loaded_can_be_changed_and_the_file_stays(prepared: Prepared) -> None:
+def test_what_is_loaded_can_be_changed_and_the_file_stays(prepared: PreparedDataset) -> None:
     every = range(len(prepared.index.cases))
     before = prepared.rows(every)
     prepared.mapped().zero_()
@@ -155,7 +159,7 @@ def test_what_is_loaded_can_be_changed_and_the_file_stays(prepared: Prepared) ->
 
 
 def test_a_dataset_without_labels_cannot_be_trained_on(tmp_path: Path) -> None:
-    def unlabelled(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample]:
+    def unlabelled(root: Path, options: Any) -> Iterator[Sample]:
         for case in read(root, options):
             yield dataclasses.replace(case, label=None)
 

@@ -18,9 +18,9 @@ import pytest
 from helpers import another_process, plan_of, refused, round_of, tree
 
 from hydrakit.errors import HydrakitError
-from hydrakit.folder import lock
-from hydrakit.folder.lock import Holder, holder_of, locked
-from hydrakit.rundir import RunDir
+from hydrakit.runs.rundir import RunDir
+from hydrakit.storage import lock
+from hydrakit.storage.lock import Holder, holder_of, locked
 
 PLAN = plan_of(round_of("alpha"))
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from helpers import Runner, StopError, another_process, plan_of, refused, round_of
 
-from hydrakit import logs
 from hydrakit.errors import DataError, HydrakitError, PlanError
+from hydrakit.observers import log as logs
 from hydrakit.plan import Round
-from hydrakit.results import EpochRecord
-from hydrakit.rundir import RunDir
-from hydrakit.watch import Watcher
+from hydrakit.plan.results import EpochRecord
+from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.rundir import RunDir
 
 PLAN = plan_of(round_of("beta"), round_of("alpha"), bootstrap=2)
 LOG = logging.getLogger("hydrakit")
@@ -30,7 +30,7 @@ def lines_of(run: Path) -> list[str]:
     return [re.sub(STAMP, "", line) for line in lines]
 
 
-class Raise(Watcher):
+class Raise(RunCallback):
     """Does something in the epochs of the second round, from the given one on."""
 
     def __init__(self, action: object, *, start: int = 1) -> None:
@@ -44,7 +44,7 @@ class Raise(Watcher):
 
 def test_a_run_is_told_in_its_folder(runner: Runner) -> None:
     with pytest.raises(StopError):
-        runner(PLAN, watcher=Raise(stop), checkpoint_every=1e9)
+        runner(PLAN, callbacks=[Raise(stop)], checkpoint_interval=1e9)
     runner(PLAN)
     lines = lines_of(runner.folder / "run")
     assert re.fullmatch(
@@ -100,7 +100,7 @@ def test_logging_is_as_before_in_the_end(runner: Runner) -> None:
     runner(PLAN)
     assert state() == before
     with pytest.raises(StopError):
-        runner(PLAN, "other", watcher=Raise(stop))
+        runner(PLAN, "other", callbacks=[Raise(stop)])
     assert state() == before
 
 
@@ -113,7 +113,7 @@ def divide() -> None:
 
 def test_where_a_failure_arose_is_kept_and_not_what_it_says(runner: Runner) -> None:
     with pytest.raises(ValueError, match="p007"):
-        runner(PLAN, watcher=Raise(divide))
+        runner(PLAN, callbacks=[Raise(divide)])
     text = (runner.folder / "run" / "log.txt").read_text()
     assert "ERROR failed: ValueError (its message is not kept here)\nValueError at\n" in text
     assert re.search(r"  \S+session\.py:\d+ in _run_round\n", text)
@@ -139,7 +139,7 @@ def test_what_hydrakit_says_of_plans_is_kept(
         raise error
 
     with pytest.raises(type(error)):
-        runner(PLAN, watcher=Raise(fail))
+        runner(PLAN, callbacks=[Raise(fail)])
     text = (runner.folder / "run" / "log.txt").read_text()
     assert (f"ERROR failed: {type(error).__name__}: {error}" in text) is kept
     assert "p007" not in text
@@ -154,10 +154,10 @@ def test_what_others_log_of_exceptions_is_cut_before_their_message(runner: Runne
             said = f"plugin mine (mine-dist 1.0): read raised ValueError: {str(error)[:200]}..."
             LOG.log(level, said.replace("  ", " "), exc_info=error)
         LOG.warning("a line of %s", "its own")
-        logging.getLogger("hydrakit.data.prepare").warning("1-001.dcm changed")
+        logging.getLogger("hydrakit.data.prepared.prepare").warning("1-001.dcm changed")
         LOG.error("nothing", exc_info=ValueError())
 
-    lines = lines_of(runner(PLAN, watcher=Raise(log)).path)
+    lines = lines_of(runner(PLAN, callbacks=[Raise(log)]).path)
     said = "plugin mine (mine-dist 1.0): read raised ValueError: (its message is not kept here)"
     assert f"ERROR {said}" in lines
     assert f"WARNING {said}" in lines
@@ -177,7 +177,7 @@ def test_warnings_are_told_by_kind_and_place(
             warnings.simplefilter("always")
             warnings.showwarning("patient p007", RuntimeWarning, "reader.py", 7)
 
-    run = runner(PLAN, watcher=Raise(warn))
+    run = runner(PLAN, callbacks=[Raise(warn)])
     assert "WARNING RuntimeWarning at reader.py:7 (its message is not kept here)" in lines_of(
         run.path
     )
@@ -191,7 +191,7 @@ def test_old_lines_go(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
         for number in range(300):
             LOG.info("line %d %s", number, "x" * 50)
 
-    run = runner(PLAN, watcher=Raise(much)).path
+    run = runner(PLAN, callbacks=[Raise(much)]).path
     files = sorted(run.glob("log.txt*"))
     assert [path.name for path in files] == ["log.txt", "log.txt.1", "log.txt.2"]
     assert all(path.stat().st_size <= 2000 for path in files)

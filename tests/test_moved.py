@@ -15,11 +15,11 @@ from click.testing import CliRunner, Result
 from helpers import StopError, plan_of, round_of, run_plan, tree, weights_of
 
 from hydrakit.cli import main
+from hydrakit.maintenance.verify import verify
 from hydrakit.plan import Round
-from hydrakit.results import EpochRecord
-from hydrakit.rundir import CHECKPOINT, RunDir
-from hydrakit.upkeep.verify import verify
-from hydrakit.watch import Watcher
+from hydrakit.plan.results import EpochRecord
+from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.rundir import CHECKPOINT, RunDir
 
 PLAN = plan_of(
     round_of("alpha"), round_of("beta", "head"), round_of("beta", epochs=4), round_of("alpha")
@@ -39,7 +39,7 @@ def refused(*arguments: str | Path) -> str:
     return line
 
 
-class StopWithin(Watcher):
+class StopWithin(RunCallback):
     """Stops a run in the third epoch of its third round."""
 
     def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
@@ -85,7 +85,7 @@ def test_a_run_that_was_moved_goes_on_within_its_plan(
     whole = weights_of(run_in(mine).path)
     shutil.rmtree(mine / "run")
     with pytest.raises(StopError):
-        run_in(mine, watcher=StopWithin(), checkpoint_every=0)
+        run_in(mine, callbacks=[StopWithin()], checkpoint_interval=0)
     there = moved(mine, monkeypatch)
     run = there / "run"
     assert (run / "rounds" / "03-beta-all.part" / CHECKPOINT).is_file()

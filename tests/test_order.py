@@ -17,13 +17,28 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from hydrakit.cli import main
-from hydrakit.data.index import Prepared
 from hydrakit.data.load import select
-from hydrakit.data.prepare import prepare
+from hydrakit.data.prepared.index import PreparedDataset
+from hydrakit.data.prepared.prepare import prepare
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan import load_plan
-from hydrakit.rundir import RunDir
-from hydrakit.search.order import OrderResult, count_orders, greedy, order, smallest_first
+from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.context import RunContext
+from hydrakit.runs.rundir import RunDir
+from hydrakit.search.order import (
+    Maker,
+    OrderCallback,
+    OrderResult,
+    OrderSearch,
+    TriedOrder,
+    count_orders,
+    greedy,
+    order,
+    smallest_first,
+)
+from hydrakit.search.supports import OrderEvaluator
 from hydrakit.stats.paired import sign_flip
+from hydrakit.storage.paths import using_cache
 from hydrakit.weights import load_model
 
 SETTINGS = {
@@ -42,9 +57,11 @@ def places(data: Path, cache: Path) -> dict[str, Any]:
     return {"data": data, "cache": cache, "device": "cpu", "plugins": plugins()}
 
 
-def found(out: Path, places: dict[str, Any], **more: Any) -> OrderResult:
-    values = {"seeds": 2, "seed": 5, "budget": 10, "settings": SETTINGS, "out": out}
-    return order(SUPPORTS, "alpha", **(places | values | more))
+def found(
+    out: Path, places: dict[str, Any], callback: OrderCallback | None = None, **more: Any
+) -> OrderResult:
+    search = OrderSearch(**({"seeds": 2, "seed": 5, "budget": 10, "settings": SETTINGS} | more))
+    return order(SUPPORTS, "alpha", search, out=out, callback=callback, **places)
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +76,16 @@ def whole(folder: Path, places: dict[str, Any]) -> OrderResult:
 
 def poison(monkeypatch: pytest.MonkeyPatch, test: set[str]) -> None:
     """Make the patches of some cases of alpha unusable, for whoever looks at them."""
-    clean = Prepared.mapped
+    clean = PreparedDataset.mapped
 
-    def poisoned(self: Prepared) -> Tensor:
+    def poisoned(self: PreparedDataset) -> Tensor:
         canvases = clean(self).clone()
         for row, case in enumerate(self.index.cases):
             if self.index.dataset == "alpha" and case.key in test:
                 canvases[self.index.rows[row]] = float("nan")
         return canvases
 
-    monkeypatch.setattr(Prepared, "mapped", poisoned)
+    monkeypatch.setattr(PreparedDataset, "mapped", poisoned)
 
 
 @given(st.integers(0, 5))
@@ -163,21 +180,18 @@ def test_leaving_a_support_out_is_told_from_predictions(
     run = RunDir(folder / "runs" / "2-beta+gamma-seed5")
     splits = run.splits()["alpha"]
     poison(monkeypatch, {key for key, split in splits.items() if split == "test"})
-    from hydrakit.search import order as module
-    from hydrakit.search.supports import Judge
-
-    maker = module.Maker("hydra", "alpha", SUPPORTS, 5, SETTINGS, places["plugins"])
-    judge = Judge(
+    maker = Maker("hydra", "alpha", SUPPORTS, 5, SETTINGS, places["plugins"])
+    judge = OrderEvaluator(
         folder=folder,
         plan=maker.plan,
         seeds=SEEDS,
         target=places["plugins"].dataset("alpha"),
-        roots={},
-        more={},
-        watcher=lambda _: module.Watcher(),
-        **places,
+        plugins=places["plugins"],
+        context=RunContext(data=places["data"], cache=places["cache"], device="cpu"),
+        callback=RunCallback(),
     )
-    left_out = judge.left_out(("beta", "gamma"))
+    with using_cache(places["cache"]):
+        left_out = judge.left_out(("beta", "gamma"))
     assert [each.support for each in left_out] == ["beta", "gamma"]
     means = {each.supports: each.score for each in whole.tried}
     for each, without in zip(left_out, [("gamma",), ("beta",)], strict=True):
@@ -190,9 +204,10 @@ def test_leaving_a_support_out_is_told_from_predictions(
     assert _auc_of(run, places) == pytest.approx(
         next(each.scores[0] for each in whole.tried if each.supports == ("beta", "gamma"))
     )
-    same = judge.tested(("beta",))
+    with using_cache(places["cache"]):
+        same = judge.tested(("beta",))
     assert same.findings == tuple(sorted(key for key, split in splits.items() if split == "val"))
-    assert sign_flip(same.scores[0] * 0)[0] == 1
+    assert sign_flip(same.scores[0] * 0) == 1
 
 
 def _auc_of(run: RunDir, places: dict[str, Any]) -> float:
@@ -201,10 +216,10 @@ def _auc_of(run: RunDir, places: dict[str, Any]) -> float:
     folder = run.round_path(len(plan.rounds), last)
     model = load_model(folder / "body.safetensors", folder / "head.safetensors", plugins=plugins())
     prepared = prepare(
-        plugins().dataset("alpha"),
+        plugins().get(DatasetAdapter, "alpha"),
         places["data"] / "alpha",
         options={},
-        patch=plan.body.patch,
+        patch=plan.patch,
         cache=places["cache"],
     )
     keys = {key for key, split in run.splits()["alpha"].items() if split == "val"}
@@ -213,7 +228,7 @@ def _auc_of(run: RunDir, places: dict[str, Any]) -> float:
         keys,
         task="classification",
         scale=None,
-        patch=plan.body.patch,
+        patch=plan.patch,
         device=torch.device("cpu"),
     )
     with torch.no_grad():
@@ -224,12 +239,13 @@ def _auc_of(run: RunDir, places: dict[str, Any]) -> float:
 def test_a_stopped_search_goes_on(
     whole: OrderResult, places: dict[str, Any], tmp_path: Path
 ) -> None:
-    def pull_the_plug(_: object, result: OrderResult) -> None:
-        if len(result.tried) == 2:
-            raise StopError
+    class Stop(OrderCallback):
+        def tried(self, order: TriedOrder, result: OrderResult) -> None:
+            if len(result.tried) == 2:
+                raise StopError
 
     with pytest.raises(StopError):
-        found(tmp_path / "a", places, seeds=1, on_tried=pull_the_plug)
+        found(tmp_path / "a", places, Stop(), seeds=1)
     begun = OrderResult.model_validate_json((tmp_path / "a" / "order.json").read_bytes())
     assert (len(begun.tried), begun.finished) == (2, False)
     again = found(tmp_path / "a", places, seeds=1)
@@ -257,9 +273,16 @@ def test_too_many_orders_for_the_budget_are_searched_greedily(
 
 
 def test_what_is_impossible_is_refused(places: dict[str, Any], tmp_path: Path) -> None:
-    def tries(*words: str, supports: tuple[str, ...] = SUPPORTS, **more: Any) -> None:
-        values = {"settings": SETTINGS, "out": tmp_path / "new"}
-        refused(lambda: order(supports, "alpha", **(places | values | more)), *words)
+    def tries(
+        *words: str,
+        supports: tuple[str, ...] = SUPPORTS,
+        out: Path = tmp_path / "new",
+        trace_test: bool = False,
+        **more: Any,
+    ) -> None:
+        search = OrderSearch(settings=SETTINGS, **more)
+        values = {**places, "out": out, "trace_test": trace_test}
+        refused(lambda: order(supports, "alpha", search, **values), *words)
 
     tries("classical", "--strategy", strategy="classical")
     tries("no support", supports=("alpha",))
@@ -267,6 +290,7 @@ def test_what_is_impossible_is_refused(places: dict[str, Any], tmp_path: Path) -
     tries("--seeds", seeds=0)
     tries("--minutes", minutes=0.0)
     tries("nowhere", supports=("beta", "nowhere"))
+    tries("never reads the test split", trace_test=True)
     assert not (tmp_path / "new").exists()
     (tmp_path / "mine.txt").write_text("mine")
     tries("--out", out=tmp_path)

@@ -8,9 +8,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 
 from hydrakit import hooks
+from hydrakit.hooks import HeadFactory, SequenceStrategy
 from hydrakit.plugins import Plugins, load_plugins
 
 DOCS = Path(__file__).parent.parent / "docs" / "plugins.md"
@@ -32,7 +34,7 @@ def test_the_docs_list_every_hook_with_its_signature() -> None:
     assert len(expected) == 4
 
 
-@pytest.mark.parametrize("description", ["DatasetAdapter", "Sample", "Option", "HeadFactory"])
+@pytest.mark.parametrize("description", ["DatasetAdapter", "Sample", "HeadFactory", "BodyFactory"])
 def test_the_docs_name_every_field(description: str) -> None:
     text = DOCS.read_text()
     fields = [field.name for field in dataclasses.fields(getattr(hooks, description))]
@@ -46,8 +48,10 @@ def test_the_examples_of_the_docs_are_plugins(install: Install) -> None:
     for number, source in enumerate(examples):
         install("docs", f"tp_docs_{number}", source)
     plugins = load_plugins()
-    assert [plugin.error for plugin in plugins.found if plugin.distribution == "docs"] == [None] * 3
-    assert plugins.commands["greet"].name == "greet"
+    assert [plugin.error for plugin in plugins.records if plugin.distribution == "docs"] == [
+        None
+    ] * 3
+    assert plugins.all(click.Command)["greet"].name == "greet"
     check_head(plugins)
     check_strategy(plugins)
 
@@ -56,7 +60,7 @@ def check_head(plugins: Plugins) -> None:
     import torch
 
     with torch.random.fork_rng():
-        head = plugins.head("normed").build(12, 3, 0.5)
+        head = plugins.get(HeadFactory, "normed").build(12, 3, hooks.NoOptions())
         assert head(torch.zeros(5, 12)).shape == (5, 3)
 
 
@@ -69,7 +73,9 @@ def check_strategy(plugins: Plugins) -> None:
         asked.append((train, place))
         return Hyperparameters(learning_rate=0.1, dropout=0, batch_size=1, epochs=1, patience=None)
 
-    rounds = plugins.strategy("polish").plan(["a", "b"], hooks.Settings(hyperparameters))
+    rounds = plugins.get(SequenceStrategy, "polish").plan(
+        ["a", "b"], hooks.Settings(hyperparameters)
+    )
     assert [(one.dataset, one.train, one.head) for one in rounds] == [
         ("a", "all", "a"),
         ("b", "all", "b"),

@@ -7,7 +7,7 @@ from typing import cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydrakit.compare.cells import Cell
+from hydrakit.compare.design import Cell
 from hydrakit.compare.pool import Job, Queue
 
 

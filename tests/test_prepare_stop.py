@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 from preparing import SIDE, Files, start_process, told
 
-from hydrakit.data import store
+from hydrakit.data.prepared import store
 from hydrakit.errors import DataError
 
 COUNT = 24
@@ -104,8 +104,8 @@ def test_killed_while_old_rows_are_cleared_it_goes_on(
 
     write_atomic = store.write_atomic
     with monkeypatch.context() as patched:
-        patched.setattr("hydrakit.data.store.write_atomic", stop)
-        patched.setattr("hydrakit.data.prepare.write_atomic", stop)
+        patched.setattr("hydrakit.data.prepared.store.write_atomic", stop)
+        patched.setattr("hydrakit.data.prepared.prepare.write_atomic", stop)
         with pytest.raises(KeyboardInterrupt):
             files.prepare()
     files.loads.clear()
@@ -125,7 +125,7 @@ def test_a_full_disk_is_told_and_what_was_done_is_kept(
         _, said = process.communicate(timeout=60)
     assert process.returncode == 1
     assert said == (
-        f"hydrakit: {files.cache}: prepared data cannot be kept there (File too large): choose "
+        f"hydrakit: {files.cache}: prepared data cannot be stored (File too large): choose "
         "another folder with `--cache` or $HYDRAKIT_CACHE\n"
     )
     assert told(files.prepare()) == whole
@@ -197,7 +197,7 @@ def test_a_lock_that_cannot_be_had_is_told(files: Files) -> None:
     folder = files.prepare().folder
     shutil.rmtree(folder)
     folder.write_text("in the way")
-    with pytest.raises(DataError, match="prepared data cannot be kept there"):
+    with pytest.raises(DataError, match="prepared data cannot be stored"):
         files.prepare()
 
 

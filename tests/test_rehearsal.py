@@ -22,14 +22,15 @@ from helpers import (
     tree,
 )
 
-from hydrakit import engine, rehearsal
+from hydrakit import engine
 from hydrakit.cli import main
 from hydrakit.plan import Other, Plan, Round
-from hydrakit.rehearsal import Rehearsal
-from hydrakit.results import RoundResult
-from hydrakit.rundir import RunDir
-from hydrakit.training.examples import Examples
-from hydrakit.watch import Watcher
+from hydrakit.plan.results import RoundResult
+from hydrakit.runs import dry_run as rehearsal
+from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.dry_run import DryRun
+from hydrakit.runs.rundir import RunDir
+from hydrakit.training.batches import TrainingExamples
 
 PLAN = plan_of(
     round_of("alpha", epochs=3), round_of("beta", "head"), round_of("beta"), round_of("alpha"),
@@ -39,10 +40,10 @@ PLAN = plan_of(
 
 @pytest.fixture
 def rehearse(runner: Runner) -> Any:
-    def rehearse(plan: Plan = PLAN, name: str = "run", **more: Any) -> Rehearsal:
+    def rehearse(plan: Plan = PLAN, name: str = "run", **more: Any) -> DryRun:
         places: dict[str, Any] = {"data": runner.data, "cache": runner.cache, "device": "cpu"}
         out = runner.folder / name
-        return engine.rehearse(plan, out=out, plugins=plugins(), **(places | more))
+        return engine.dry_run(plan, out=out, plugins=plugins(), **(places | more))
 
     return rehearse
 
@@ -86,7 +87,7 @@ def test_time_is_measured_steps_times_the_plan(
     end = (10 + 10 + rehearsal.SHOWN) * look + 10 * look
     second = 7 * (2 + 20 * look) if train == "all" else 7 * 2 + (28 + 20) * look
     assert found.rounds[1].seconds == pytest.approx(second + end)
-    traced = rehearse(plan, trace=True)
+    traced = rehearse(plan, trace_test=True)
     for before, after, epochs in zip(found.rounds, traced.rounds, (5, 7), strict=True):
         assert after.seconds - before.seconds == pytest.approx(epochs * 10 * look)  # test cases
 
@@ -108,14 +109,14 @@ def test_every_kind_of_round(rehearse: Any, round: Round) -> None:
 
 
 def test_what_is_done_is_told(rehearse: Any, runner: Runner) -> None:
-    class Stop(Watcher):
+    class Stop(RunCallback):
         def finished(self, number: int, round: Round, result: RoundResult) -> None:
             if number == 2:
                 raise StopError
 
     whole = rehearse()
     with pytest.raises(StopError):
-        runner(PLAN, watcher=Stop())
+        runner(PLAN, callbacks=[Stop()])
     before = tree(runner.folder / "run")
     found = rehearse()
     assert tree(runner.folder / "run") == before
@@ -155,15 +156,15 @@ def test_what_would_stop_a_run_stops_a_rehearsal(
 def test_too_little_memory_is_told_with_what_fits(
     rehearse: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batches = Examples.batches
+    batches = TrainingExamples.batches
 
-    def too_large(self: Examples, *arguments: Any) -> Any:
+    def too_large(self: TrainingExamples, *arguments: Any) -> Any:
         if self.settings.batch_size > 4:
             raise MemoryError
         return batches(self, *arguments)
 
-    monkeypatch.setattr(Examples, "batches", too_large)
-    monkeypatch.setattr(rehearsal, "fitting_batch", lambda *_: 4)
+    monkeypatch.setattr(TrainingExamples, "batches", too_large)
+    monkeypatch.setattr(rehearsal, "largest_fitting_batch", lambda *_: 4)
     refused(rehearse, "alpha all", "batches of 16", "`--batch-size 4`")
 
 

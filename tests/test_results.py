@@ -18,7 +18,7 @@ from helpers import (
 )
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
-from hydrakit.rundir import RunDir
+from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.intervals import newcombe_interval
 
 

@@ -29,9 +29,9 @@ from helpers import (
 
 from hydrakit.errors import DataError
 from hydrakit.plan import Plan, Round
-from hydrakit.results import EpochRecord, RoundResult
-from hydrakit.rundir import RunDir
-from hydrakit.watch import Watcher
+from hydrakit.plan.results import EpochRecord, RoundResult
+from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.rundir import RunDir
 
 
 def without_seconds(rundir: RunDir) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def assert_equal_runs(one: RunDir, other: RunDir) -> None:
     assert without_seconds(one) == without_seconds(other)
 
 
-class Stopper(Watcher):
+class Stopper(RunCallback):
     """Stops a run once: in a round's first epoch, or after a round."""
 
     def __init__(self, round: int, *, after: bool) -> None:
@@ -71,7 +71,7 @@ def stop_everywhere(runner: Runner, plan: Plan, **more: Any) -> RunDir:
     for number in range(1, len(plan.rounds) + 1):
         for after in (False, True):
             with pytest.raises(StopError):
-                runner(plan, watcher=Stopper(number, after=after), **more)
+                runner(plan, callbacks=[Stopper(number, after=after)], **more)
             done = [p for p in (runner.folder / "run" / "rounds").glob("*") if p.suffix != ".part"]
             assert len(done) == number - (not after)
     return runner(plan, **more)
@@ -155,7 +155,7 @@ def test_a_finished_run_is_left_alone(runner: Runner, hydra_run: RunDir) -> None
     copy = runner.folder / "copy"
     shutil.copytree(hydra_run.path, copy)
     before = tree(copy)
-    again = runner(hydra_plan(), "copy", watcher=Stopper(1, after=False))
+    again = runner(hydra_plan(), "copy", callbacks=[Stopper(1, after=False)])
     assert tree(copy) == before
     assert without_seconds(again) == without_seconds(hydra_run)
 
@@ -178,7 +178,7 @@ def test_data_that_changed_stops_a_run_that_goes_on(
     runner = Runner(tmp_path, mine, cache)
     plan = plan_of(round_of("beta"), round_of("alpha"))
     with pytest.raises(StopError):
-        runner(plan, watcher=Stopper(1, after=True))
+        runner(plan, callbacks=[Stopper(1, after=True)])
     shutil.rmtree(mine / "beta")
     write_dataset(mine / "beta", seed=99)
     before = tree(tmp_path / "run")

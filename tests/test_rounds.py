@@ -11,47 +11,47 @@ import torch
 from helpers import BODY, Runner, hydra_plan, load_dataset, plan_of, round_of, weights_of
 from torch import nn
 
-from hydrakit.data.load import Loaded
-from hydrakit.devices import Compute
-from hydrakit.heads import build_mlp
-from hydrakit.models import Body, Joined
+from hydrakit.compute.devices import Compute
+from hydrakit.data.load import LoadedDataset
+from hydrakit.models.body import BodyWithHead, PaperBody
+from hydrakit.models.heads import build_mlp
 from hydrakit.plan import Other, Round
-from hydrakit.results import RoundResult
-from hydrakit.rundir import TRACE
-from hydrakit.tasks import loss_of
-from hydrakit.train import Trained, train_round
-from hydrakit.training.course import Mixed
-from hydrakit.training.examples import Examples
+from hydrakit.plan.results import RoundResult
+from hydrakit.runs.rundir import TRACE
+from hydrakit.stats.tasks import loss_of
+from hydrakit.training.batches import TrainingExamples
+from hydrakit.training.epochs import MultiTaskEpoch
+from hydrakit.training.evaluation import Evaluator
+from hydrakit.training.loop import TrainingResult, train_round
 from hydrakit.training.seeds import Seeds
-from hydrakit.training.validation import Evaluation
 from hydrakit.weights import load_model
 
 SEEDS = Seeds(3, 1)
 
 
 @pytest.fixture
-def alpha(data: Path, cache: Path) -> Loaded:
+def alpha(data: Path, cache: Path) -> LoadedDataset:
     return load_dataset("alpha", data=data, cache=cache)
 
 
 @pytest.fixture
-def beta(data: Path, cache: Path) -> Loaded:
+def beta(data: Path, cache: Path) -> LoadedDataset:
     return load_dataset("beta", data=data, cache=cache)
 
 
-def network(**spec: Any) -> tuple[Body, nn.Module, nn.Module]:
+def network(**spec: Any) -> tuple[PaperBody, nn.Module, nn.Module]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        body = Body(BODY.model_copy(update=spec), in_channels=1, dropout=0.0)
+        body = PaperBody(BODY.model_copy(update=spec), in_channels=1, dropout=0.0)
         body(torch.randn(8, 1, BODY.patch, BODY.patch))
-        return body, build_mlp(BODY.features, 2, 0.0), build_mlp(BODY.features, 2, 0.0)
+        return body, build_mlp(BODY.features, 2), build_mlp(BODY.features, 2)
 
 
-def changed(before: dict[str, torch.Tensor], body: Body) -> set[str]:
+def changed(before: dict[str, torch.Tensor], body: PaperBody) -> set[str]:
     return {name for name, each in body.state_dict().items() if not torch.equal(each, before[name])}
 
 
-def test_a_norm_round_changes_the_norms_and_nothing_else_of_the_body(alpha: Loaded) -> None:
+def test_a_norm_round_changes_the_norms_and_nothing_else_of_the_body(alpha: LoadedDataset) -> None:
     body, head, _ = network()
     before, old = deepcopy(body.state_dict()), deepcopy(head.state_dict())
     train_round(round_of("alpha", "norm"), body, head, alpha, seeds=SEEDS)
@@ -61,17 +61,17 @@ def test_a_norm_round_changes_the_norms_and_nothing_else_of_the_body(alpha: Load
     assert changed(before, body) == set(before), "the next round trains all again"
 
 
-def test_a_round_that_trains_nothing_tells_how_the_network_does(alpha: Loaded) -> None:
+def test_a_round_that_trains_nothing_tells_how_the_network_does(alpha: LoadedDataset) -> None:
     body, head, _ = network()
     before = deepcopy(body.state_dict())
     trained = train_round(round_of("alpha", "none"), body, head, alpha, seeds=SEEDS)
     assert changed(before, body) == set()
     assert [epoch.epoch for epoch in trained.epochs] == [0]
-    assert trained.best.val == Evaluation(body, head, alpha.val, None, "cross-entropy")()[0]
+    assert trained.best.val == Evaluator(body, head, alpha.val, None, "cross-entropy")()[0]
 
 
 def test_a_run_that_trains_nothing_has_results_and_a_report(runner: Runner) -> None:
-    run = runner(plan_of(round_of("alpha", "none"), bootstrap=3), trace=True)
+    run = runner(plan_of(round_of("alpha", "none"), bootstrap=3), trace_test=True)
     (only,) = run.results().rounds
     assert (only.epochs, only.best_epoch) == (0, 0)
     assert run.results().test.figures.auc == pytest.approx(
@@ -86,8 +86,8 @@ def together(mix: str, **changes: Any) -> Round:
 
 
 def train_together(
-    mix: str, alpha: Loaded, beta: Loaded, *, epochs: int = 3, **spec: Any
-) -> tuple[Trained, Body, nn.Module, nn.Module]:
+    mix: str, alpha: LoadedDataset, beta: LoadedDataset, *, epochs: int = 3, **spec: Any
+) -> tuple[TrainingResult, PaperBody, nn.Module, nn.Module]:
     body, head, other = network(**spec)
     trained = train_round(
         together(mix, epochs=epochs, select="last"),
@@ -100,15 +100,17 @@ def train_together(
     return trained, body, head, other
 
 
-def test_a_mixed_batch_updates_as_the_joint_loss_says(alpha: Loaded, beta: Loaded) -> None:
+def test_a_mixed_batch_updates_as_the_joint_loss_says(
+    alpha: LoadedDataset, beta: LoadedDataset
+) -> None:
     body, head, other = network()
     round = together("batch", dropout=0.0, batch_size=10_000, learning_rate=1e-2)
     parts = [
-        (each, Examples(data, round.hyperparameters, SEEDS, fixed=False))
+        (each, TrainingExamples(data, round.hyperparameters, SEEDS, fixed=False))
         for each, data in ((head, alpha), (other, beta))
     ]
     twins = deepcopy((body, head, other))
-    course = Mixed(body, parts, round, seeds=SEEDS, compute=Compute(torch.device("cpu")))
+    course = MultiTaskEpoch(body, parts, round, seeds=SEEDS, compute=Compute(torch.device("cpu")))
     course.epoch(1)
     # One step on everything: by hand, over both datasets' examples at once.
     batches = [next(iter(each.batches(1, 1))) for _, each in parts]
@@ -131,7 +133,9 @@ def test_a_mixed_batch_updates_as_the_joint_loss_says(alpha: Loaded, beta: Loade
 
 
 @pytest.mark.parametrize("mix", ["batch", "epoch"])
-def test_all_heads_of_a_round_are_trained(alpha: Loaded, beta: Loaded, mix: str) -> None:
+def test_all_heads_of_a_round_are_trained(
+    alpha: LoadedDataset, beta: LoadedDataset, mix: str
+) -> None:
     _, head, other = network()
     trained, *_, after, last = train_together(mix, alpha, beta, epochs=8)
     for old, new in ((head, after), (other, last)):
@@ -142,7 +146,9 @@ def test_all_heads_of_a_round_are_trained(alpha: Loaded, beta: Loaded, mix: str)
     assert again.epochs == trained.epochs
 
 
-def test_statistics_of_each_dataset_are_kept_apart(alpha: Loaded, beta: Loaded) -> None:
+def test_statistics_of_each_dataset_are_kept_apart(
+    alpha: LoadedDataset, beta: LoadedDataset
+) -> None:
     spec = {"norm": "dataset", "datasets": ("alpha", "beta")}
     body, head, _ = network(**spec)
     norm = body.blocks[0].norm1
@@ -179,7 +185,7 @@ def test_runs_with_other_norms_resume_and_load(runner: Runner, norm: str) -> Non
     plan = plan.model_copy(update={"body": plan.body.model_copy(update={"norm": norm})})
     run = runner(plan)
     model = load_model(run.body_path, run.head_path("alpha"))
-    assert isinstance(model, Joined)
+    assert isinstance(model, BodyWithHead)
     if norm == "dataset":
         assert model.body.spec.datasets == tuple(each.name for each in plan.datasets)
         norms = [m for n, m in model.body.named_modules() if n.endswith("norm1")]
@@ -209,9 +215,11 @@ def test_a_run_over_several_datasets_at_once_resumes_and_keeps_every_head(
     assert weights_of(again.path) == weights_of(run.path)
 
 
-def test_an_epoch_of_a_large_dataset_holds_a_part_and_another_one_next(alpha: Loaded) -> None:
+def test_an_epoch_of_a_large_dataset_holds_a_part_and_another_one_next(
+    alpha: LoadedDataset,
+) -> None:
     settings = round_of("alpha", epoch_size=8).hyperparameters
-    examples = Examples(alpha, settings, SEEDS, fixed=False)
+    examples = TrainingExamples(alpha, settings, SEEDS, fixed=False)
     assert len(examples) == 8
     drawn = []
     for epoch in (1, 2):
@@ -244,7 +252,7 @@ def test_each_round_tells_every_head_so_far_and_how_far_the_body_moved(runner: R
 
 
 def test_tracing_the_test_changes_nothing_and_is_noted(runner: Runner) -> None:
-    plain, traced = runner(hydra_plan(), "plain"), runner(hydra_plan(), "traced", trace=True)
+    plain, traced = runner(hydra_plan(), "plain"), runner(hydra_plan(), "traced", trace_test=True)
     assert weights_of(plain.path) == weights_of(traced.path)
     readings = [
         [

@@ -10,7 +10,7 @@ import pytest
 from helpers import another_process, plan_of, refused, round_of, tree
 
 from hydrakit.errors import PlanError
-from hydrakit.rundir import RunDir
+from hydrakit.runs.rundir import RunDir
 
 PLAN = plan_of(round_of("alpha"))
 ROUND = PLAN.rounds[0]

@@ -9,7 +9,7 @@ import torch
 from helpers import hyperparameters
 from torch import nn
 
-from hydrakit.results import EpochRecord, Figures
+from hydrakit.plan.results import EpochRecord, Metrics
 from hydrakit.training.selection import Selection
 
 AUCS = [0.5, 0.9, 0.4, 0.7, 0.8, 0.75, 0.6]
@@ -21,16 +21,16 @@ def follow(aucs: Sequence[float], **changes: object) -> tuple[nn.Linear, EpochRe
     selection = Selection(hyperparameters(**changes), [layer])
     for epoch, auc in enumerate(aucs, start=1):
         layer.weight.data.fill_(epoch)
-        val = Figures(loss=0.5, auc=auc, accuracy=0.5)
+        val = Metrics(loss=0.5, auc=auc, accuracy=0.5)
         selection.see(
             EpochRecord(epoch=epoch, learning_rate=1.0, train=val, val=val, reference_auc=None)
         )
     layer.weight.data.fill_(-1)
     seen = []
 
-    def evaluate() -> tuple[Figures, float | None]:
+    def evaluate() -> tuple[Metrics, float | None]:
         seen.append(layer.weight.item())
-        return Figures(loss=0.25, auc=0.85, accuracy=0.5), 0.6
+        return Metrics(loss=0.25, auc=0.85, accuracy=0.5), 0.6
 
     record = selection.finish(evaluate)
     assert len(seen) == (changes.get("select") == "averaged")
@@ -74,7 +74,7 @@ def test_averaged_takes_the_mean_of_the_last_weights_and_their_figures(
 def test_averaging_keeps_counts_whole() -> None:
     norm = nn.BatchNorm1d(1)
     selection = Selection(hyperparameters(select="averaged", window=2), [norm])
-    val = Figures(loss=0.5, auc=0.5, accuracy=0.5)
+    val = Metrics(loss=0.5, auc=0.5, accuracy=0.5)
     for epoch in (1, 2):
         assert norm.num_batches_tracked is not None
         norm.num_batches_tracked.fill_(epoch)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hydrakit.compare.cells import make_design
+from hydrakit.compare.design import make_design
 from hydrakit.compare.engine import compare
 from hydrakit_phantom.write import write_phantom
 

@@ -20,11 +20,14 @@ from helpers import (
     weights_of,
 )
 
-from hydrakit.devices import choose_compute
+from hydrakit.compute.devices import choose_compute
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan import Dataset, Fold, Plan, Split
-from hydrakit.rundir import RunDir
-from hydrakit.session import Session
-from hydrakit.shared import key_of
+from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.context import RunContext
+from hydrakit.runs.datasets import PlanDatasets
+from hydrakit.runs.rundir import RunDir
+from hydrakit.runs.session import Session
 
 FOLD = Split(train=8, val=2, fold=Fold(index=0, count=2))
 
@@ -45,34 +48,31 @@ def hydra_plan(**changes: Any) -> Plan:
     )
 
 
-def session_of(plan: Plan, *, data: Path, cache: Path, out: Path) -> Session:
-    names = [dataset.name for dataset in plan.datasets]
-    return Session(
-        plan,
-        {name: plugins().dataset(name) for name in names},
-        {name: prepared_dataset(name, data=data, cache=cache) for name in names},
-        choose_compute("cpu"),
-        plugins(),
-        RunDir(out),
-        watcher=None,  # type: ignore[arg-type]
-    )
-
-
 @pytest.fixture
 def key(data: Path, cache: Path, tmp_path: Path) -> Any:
     def key(plan: Plan, number: int = 1) -> str:
-        return key_of(session_of(plan, data=data, cache=cache, out=tmp_path), number)
+        names = [dataset.name for dataset in plan.datasets]
+        datasets = PlanDatasets(
+            {name: plugins().get(DatasetAdapter, name) for name in names},
+            {name: data / name for name in names},
+            {name: prepared_dataset(name, data=data, cache=cache) for name in names},
+        )
+        context, compute = RunContext(), choose_compute("cpu")
+        session = Session(
+            plan, datasets, context, compute, plugins(), RunDir(tmp_path), RunCallback()
+        )
+        return session.round_key(number)
 
     return key
 
 
 def test_a_shared_run_has_the_very_files_of_one_alone(runner: Runner, tmp_path: Path) -> None:
     shared = tmp_path / "rounds"
-    first = runner(hydra_plan(), "hydra", shared=shared)
+    first = runner(hydra_plan(), "hydra", round_cache=shared)
     assert "round shared" not in events(first)
     assert len(list(shared.iterdir())) == 4
 
-    second = runner(transfer_plan(), "transfer", shared=shared)
+    second = runner(transfer_plan(), "transfer", round_cache=shared)
     alone = runner(transfer_plan(), "alone")
     assert events(second).count("round shared") == 1
     assert events(second).count("round") == 2
@@ -86,9 +86,9 @@ def test_a_shared_run_has_the_very_files_of_one_alone(runner: Runner, tmp_path: 
 
 def test_a_whole_run_can_be_shared(runner: Runner, tmp_path: Path) -> None:
     shared = tmp_path / "rounds"
-    one = runner(transfer_plan(), "one", shared=shared)
+    one = runner(transfer_plan(), "one", round_cache=shared)
     before = weights_of(shared)
-    two = runner(transfer_plan(), "two", shared=shared)
+    two = runner(transfer_plan(), "two", round_cache=shared)
     assert events(two).count("round shared") == 3
     assert weights_of(one.path) == weights_of(two.path)
     assert weights_of(shared) == before
@@ -150,7 +150,7 @@ def test_a_head_of_its_own_is_not_one_that_goes_on(key: Any) -> None:
 def test_a_part_left_behind_is_not_taken(runner: Runner, tmp_path: Path, key: Any) -> None:
     shared = tmp_path / "rounds"
     (shared / f"{key(transfer_plan())[:16]}-00.part").mkdir(parents=True)
-    run = runner(transfer_plan(), shared=shared)
+    run = runner(transfer_plan(), round_cache=shared)
     assert "round shared" not in events(run)
 
 
@@ -158,10 +158,12 @@ def test_of_two_runs_that_train_one_round_at_once_the_first_keeps_it(
     runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = tmp_path / "rounds"
-    runner(transfer_plan(), "first", shared=shared)
+    runner(transfer_plan(), "first", round_cache=shared)
     before = tree(shared)
-    monkeypatch.setattr("hydrakit.session.fetch", lambda *_: False)  # as if it were not there yet
-    second = runner(transfer_plan(), "second", shared=shared)
+    monkeypatch.setattr(
+        "hydrakit.runs.round_cache.load", lambda *_: False
+    )  # as if it were not there yet
+    second = runner(transfer_plan(), "second", round_cache=shared)
     assert "round shared" not in events(second)
     assert tree(shared) == before
 

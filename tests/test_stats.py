@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from hydrakit.metrics import auc
 from hydrakit.stats.intervals import newcombe_interval
+from hydrakit.stats.metrics import auc
 
 COUNTS = st.integers(1, 400)
 

@@ -23,12 +23,12 @@ from helpers import (
 )
 
 from hydrakit.cli import main
-from hydrakit.compare.cells import CompareDir, Description, make_design
-from hydrakit.plan import Round
-from hydrakit.results import EpochRecord
-from hydrakit.rundir import CHECKPOINT, RunDir
-from hydrakit.upkeep.status import ComparisonStatus, RunStatus, status
-from hydrakit.watch import Watcher
+from hydrakit.compare.design import CompareDir, Description, make_design
+from hydrakit.maintenance.status import ComparisonStatus, RunStatus, status
+from hydrakit.plan import Plan, Round
+from hydrakit.plan.results import EpochRecord
+from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.rundir import CHECKPOINT, RunDir
 
 PLAN = plan_of(round_of("beta"), round_of("alpha", "head"), round_of("alpha", epochs=4))
 
@@ -48,7 +48,7 @@ def call(*arguments: str | Path) -> tuple[str, str]:
     return result.stdout, result.stderr
 
 
-class Look(Watcher):
+class Look(RunCallback):
     """Looks at a run from within, and stops it in an epoch of the last round."""
 
     def __init__(self, stop: int) -> None:
@@ -56,7 +56,7 @@ class Look(Watcher):
         self.seen: list[RunStatus] = []
         self.folder = Path()
 
-    def started(self, rundir: RunDir, device: str) -> None:
+    def started(self, plan: Plan, rundir: RunDir, device: str) -> None:
         self.folder = rundir.path
 
     def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
@@ -69,7 +69,7 @@ class Look(Watcher):
 def looked(runner: Runner) -> tuple[RunDir, list[RunStatus]]:
     look = Look(stop=3)
     with pytest.raises(StopError):
-        runner(PLAN, watcher=look, checkpoint_every=0)
+        runner(PLAN, callbacks=[look], checkpoint_interval=0)
     return RunDir(runner.folder / "run"), look.seen
 
 
@@ -169,7 +169,7 @@ def test_torch_is_not_loaded(hydra_run: RunDir) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from hydrakit.upkeep.status import status
+from hydrakit.maintenance.status import status
 status(Path({str(hydra_run.path)!r}))
 assert "torch" not in sys.modules
 """

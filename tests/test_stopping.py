@@ -18,8 +18,8 @@ from helpers import Runner, weights_of
 from killing import Killing, longer_plan
 from test_checkpoint import assert_same
 
-from hydrakit.rundir import RunDir
-from hydrakit.stopping import Stopped, check, stoppable, stopped
+from hydrakit.compute.signals import StopRequested, check, describe_stop, stoppable
+from hydrakit.runs.rundir import RunDir
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 
@@ -112,12 +112,12 @@ def test_stopped_is_raised_where_the_program_is() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
 
-    with pytest.raises(Stopped) as caught:
+    with pytest.raises(StopRequested) as caught:
         work()
     assert caught.value.status == 143
     assert str(caught.value) == "stopped by SIGTERM"
-    assert str(stopped(caught.value, "go on so")) == "stopped by SIGTERM: go on so"
-    assert stopped(KeyboardInterrupt()).status == 130
+    assert str(describe_stop(caught.value, "go on so")) == "stopped by SIGTERM: go on so"
+    assert describe_stop(KeyboardInterrupt()).status == 130
 
 
 def test_handlers_are_put_back_and_later_requests_ignored() -> None:
@@ -131,7 +131,7 @@ def test_handlers_are_put_back_and_later_requests_ignored() -> None:
             time.sleep(0.01)
 
     before = [signal.getsignal(number) for number in STATUS]
-    with pytest.raises(Stopped, match=r"^stopped by SIGUSR1$"):
+    with pytest.raises(StopRequested, match=r"^stopped by SIGUSR1$"):
         work()
     assert [signal.getsignal(number) for number in STATUS] == before
 
@@ -144,7 +144,7 @@ def test_a_request_whose_exception_was_swallowed_is_raised_again() -> None:
             time.sleep(5)
         check()
 
-    with pytest.raises(Stopped, match=r"^stopped by SIGTERM$"):
+    with pytest.raises(StopRequested, match=r"^stopped by SIGTERM$"):
         work()
     check()  # which was for that block alone
 
@@ -158,17 +158,17 @@ def test_a_request_that_became_another_error_is_told_as_what_it_was() -> None:
         except KeyboardInterrupt:
             raise SystemError("error return without exception set") from None
 
-    with pytest.raises(Stopped, match=r"^stopped by SIGUSR1$"):
+    with pytest.raises(StopRequested, match=r"^stopped by SIGUSR1$"):
         work()
 
 
 def test_a_run_hears_a_request_that_was_swallowed(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hydrakit.stopping._asked", [signal.SIGTERM])
-    with pytest.raises(Stopped):
+    monkeypatch.setattr("hydrakit.compute.signals._asked", [signal.SIGTERM])
+    with pytest.raises(StopRequested):
         runner(longer_plan())
-    monkeypatch.setattr("hydrakit.stopping._asked", [])
+    monkeypatch.setattr("hydrakit.compute.signals._asked", [])
 
 
 def test_threads_have_no_handlers() -> None:
@@ -188,11 +188,11 @@ def test_an_epoch_that_was_over_is_not_lost_in_memory_alone(runner: Runner) -> N
     """Progress that was not yet due to be written is written when the run is stopped."""
     from test_checkpoint import Interrupter, StopError
 
-    from hydrakit.checkpoint import read_facts
-    from hydrakit.rundir import CHECKPOINT
+    from hydrakit.runs.rundir import CHECKPOINT
+    from hydrakit.training.checkpoint import read_facts
 
     with pytest.raises(StopError):
-        runner(longer_plan(), watcher=Interrupter(7), checkpoint_every=1e9)
+        runner(longer_plan(), callbacks=[Interrupter(7)], checkpoint_interval=1e9)
     path = runner.folder / "run" / "rounds" / "01-alpha-all.part" / CHECKPOINT
     assert read_facts(path).epoch == 6
     assert weights_of(runner.folder / "run").keys() == {f"rounds/01-alpha-all.part/{CHECKPOINT}"}

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from hydrakit.data import store as store_module
-from hydrakit.data.crop import Statistics
-from hydrakit.data.store import THUMBNAIL, Made, Store, map_rows
+from hydrakit.data.prepared import store as store_module
+from hydrakit.data.prepared.crop import Statistics
+from hydrakit.data.prepared.store import THUMBNAIL, NewEntry, Store, map_rows
 
 SIDE = 4
 
@@ -26,10 +26,10 @@ def _commit_when_told() -> Iterator[None]:
         yield
 
 
-def made(number: int, *, channels: int = 1) -> Made:
+def made(number: int, *, channels: int = 1) -> NewEntry:
     random = np.random.default_rng(number)
     image = random.normal(size=(channels, SIDE, SIDE)).astype(np.float32)
-    return Made(
+    return NewEntry(
         signature=f"s{number}",
         crop=image,
         thumbnail=random.normal(size=THUMBNAIL).astype(np.float32),
@@ -168,7 +168,7 @@ def test_compacting_keeps_the_used_rows_and_leaves_the_mapped_ones(tmp_path: Pat
         assert_holds(store, [4, 1])
         store.append(made(9))
         store.commit()
-        store.remove_others()
+        store.remove_other_numbers()
         for rows, expected in zip(mapped, before, strict=True):
             np.testing.assert_array_equal(rows, expected)
     assert sorted(path.name for path in tmp_path.iterdir()) == [

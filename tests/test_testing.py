@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 
 from hydrakit.errors import DataError, PlanError
-from hydrakit.hooks import DatasetAdapter, FieldOfView, Option, Sample, Unusable
-from hydrakit.testing import Checked, check_adapter
+from hydrakit.hooks import DatasetAdapter, FieldOfView, Sample, Unusable
+from hydrakit.testing import AdapterReport, check_adapter
 
 SAMPLE = Sample(image=np.ones((4, 6), np.float32), label=1, patient="p1", key="s1")
+
+
+@dataclass(frozen=True)
+class SizeOptions:
+    size: int = 4
 
 
 def adapter(read: Callable[..., Iterator[Any]], **changes: Any) -> DatasetAdapter:
@@ -27,7 +32,7 @@ def adapter(read: Callable[..., Iterator[Any]], **changes: Any) -> DatasetAdapte
         how_to_get="",
         citation="",
         licence="",
-        options=(Option(name="size", default=4, help=""),),
+        options=SizeOptions,
     )
     return replace(made, **changes)
 
@@ -45,7 +50,7 @@ def test_counts_are_those_of_the_cases(tmp_path: Path) -> None:
         Unusable(key="u1", reason="no image"),
         Unusable(key="u2", reason="no image"),
     ]
-    assert check_adapter(adapter(giving(*cases)), tmp_path) == Checked(
+    assert check_adapter(adapter(giving(*cases)), tmp_path) == AdapterReport(
         samples={"a": 1, "b": 2},
         unlabelled=1,
         unusable={"no image": 2},
@@ -96,7 +101,7 @@ def test_what_the_engine_refuses_is_refused(tmp_path: Path, change: dict[str, An
 
 
 def test_a_key_that_comes_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="'s1' comes twice"):
+    with pytest.raises(DataError, match="'s1' occurs twice"):
         check_adapter(adapter(giving(SAMPLE, SAMPLE)), tmp_path)
 
 
@@ -131,7 +136,7 @@ def test_readings_that_differ_are_told(tmp_path: Path) -> None:
 def test_options_reach_the_adapter_with_their_defaults(tmp_path: Path) -> None:
     def read(root: Path, options: Any) -> Iterator[Sample]:
         assert root == tmp_path
-        size = options["size"]
+        size = options.size
         for number in range(size):
             yield replace(SAMPLE, key=str(number))
 

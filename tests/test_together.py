@@ -15,23 +15,23 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor, nn
 
-from hydrakit.data.load import Loaded
-from hydrakit.heads import build_linear, build_mlp
-from hydrakit.layers import Dropout
-from hydrakit.models import freeze
+from hydrakit.compute.modules import freeze
+from hydrakit.data.load import LoadedDataset
+from hydrakit.models.heads import build_linear, build_mlp
+from hydrakit.models.layers import Dropout
 from hydrakit.plan import Hyperparameters
 from hydrakit.search.together import (
-    Outcome,
     Trial,
+    TrialOutcome,
     can_train_together,
     train_alone,
     train_together,
 )
-from hydrakit.tasks import to_tensor
-from hydrakit.train import train_round
-from hydrakit.training.examples import Examples
+from hydrakit.stats.tasks import to_tensor
+from hydrakit.training.batches import TrainingExamples
+from hydrakit.training.evaluation import forward_in_batches
+from hydrakit.training.loop import train_round
 from hydrakit.training.seeds import Seeds
-from hydrakit.training.validation import outputs
 
 FEATURES, ROWS, CASES = 12, 150, 60
 CLASSES: Any = {"task": "classification", "scale": None}
@@ -62,7 +62,7 @@ def new_heads(count: int, *, outputs: int = 2, build: Any = build_mlp) -> list[n
         return [build(FEATURES, outputs, 0.9) for _ in range(count)]
 
 
-def assert_alike(one: Outcome, other: Outcome, *, exact: float = 1e-5) -> None:
+def assert_alike(one: TrialOutcome, other: TrialOutcome, *, exact: float = 1e-5) -> None:
     assert len(one.epochs) == len(other.epochs)
     for first, second in zip(one.epochs, other.epochs, strict=True):
         assert first.learning_rate == second.learning_rate
@@ -76,7 +76,9 @@ def assert_alike(one: Outcome, other: Outcome, *, exact: float = 1e-5) -> None:
         torch.testing.assert_close(tensor, other.state[name], rtol=0, atol=100 * exact)
 
 
-def both(heads: Any, features: Tensor, labels: Tensor, trials: Any, **task: Any) -> list[Outcome]:
+def both(
+    heads: Any, features: Tensor, labels: Tensor, trials: Any, **task: Any
+) -> list[TrialOutcome]:
     """Train both ways, compare, and give what was trained together."""
     together = train_together(heads, features, labels, trials, **task)
     for head, each, found in zip(heads, trials, together, strict=True):
@@ -89,7 +91,7 @@ def both(heads: Any, features: Tensor, labels: Tensor, trials: Any, **task: Any)
 
 
 @pytest.fixture
-def alpha(data: Path, cache: Path) -> Loaded:
+def alpha(data: Path, cache: Path) -> LoadedDataset:
     return load_dataset("alpha", data=data, cache=cache)
 
 
@@ -102,17 +104,19 @@ def alpha(data: Path, cache: Path) -> Loaded:
         {"patience": 2, "epochs": 30, "learning_rate": 0.03},
     ],
 )
-def test_alone_a_head_learns_what_a_round_teaches(alpha: Loaded, changes: dict[str, Any]) -> None:
+def test_alone_a_head_learns_what_a_round_teaches(
+    alpha: LoadedDataset, changes: dict[str, Any]
+) -> None:
     body, head = new_network()
     start = deepcopy(head)
     round = round_of("alpha", "head", **({"epochs": 5} | changes))
     expected = train_round(round, body, head, alpha, seeds=SEEDS)
 
     freeze(body)
-    examples = Examples(alpha, round.hyperparameters, SEEDS, fixed=True)
-    examples.through(body, torch.device("cpu"))
+    examples = TrainingExamples(alpha, round.hyperparameters, SEEDS, fixed=True)
+    examples.precompute_features(body, torch.device("cpu"))
     assert examples.features is not None
-    of_val = outputs(body, alpha.val.patches)
+    of_val = forward_in_batches(body, alpha.val.patches)
     count = len(examples.features)
     found = train_alone(
         start,
@@ -224,7 +228,7 @@ def test_the_state_is_that_of_the_best_epoch(features: Tensor) -> None:
         assert best is not None
         assert best.val.auc == max(epoch.val.auc or 0 for epoch in outcome.epochs)
         assert best.epoch < 15, "choose a rate at which the last epoch is not the best"
-        head = build_mlp(FEATURES, 2, 0.0).eval()
+        head = build_mlp(FEATURES, 2).eval()
         head.load_state_dict(outcome.state)
         chances = head(features[VAL]).detach().softmax(dim=1).double().numpy()
         assert best.val.auc == pytest.approx(roc_auc_score(labels[VAL], chances[:, 1]))
@@ -275,8 +279,8 @@ TIED = nn.Linear(FEATURES, FEATURES)
 @pytest.mark.parametrize(
     ("head", "expected"),
     [
-        (build_mlp(FEATURES, 2, 0.5), True),
-        (build_linear(FEATURES, 2, 0.5), True),
+        (build_mlp(FEATURES, 2), True),
+        (build_linear(FEATURES, 2), True),
         (nn.Sequential(Dropout(0.1), nn.Linear(FEATURES, 5), Dropout(0.1), nn.Linear(5, 2)), True),
         (nn.Sequential(nn.Dropout(0.1), nn.Linear(FEATURES, 2)), False),
         (nn.Sequential(nn.Linear(FEATURES, 2, bias=False)), False),
@@ -328,7 +332,7 @@ def test_every_setting_is_used_or_must_agree() -> None:
 
 def test_heads_that_do_not_fit_are_refused(features: Tensor) -> None:
     labels = labels_for(features)
-    mixed = [build_mlp(FEATURES, 2, 0.1), build_linear(FEATURES, 2, 0.1)]
+    mixed = [build_mlp(FEATURES, 2), build_linear(FEATURES, 2)]
     with pytest.raises(ValueError, match="head 1 has other layers than head 0"):
         train_together(mixed, features, labels, [trial(), trial()], **CLASSES)
     with pytest.raises(ValueError, match="each trial needs a head: got 2 and 1"):

@@ -6,14 +6,26 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
-from helpers import Runner, StopError, hydra_plan, refused, weights_of
+from helpers import (
+    Runner,
+    StopError,
+    hydra_plan,
+    plan_of,
+    plugins,
+    refused,
+    round_of,
+    weights_of,
+)
 
+from hydrakit.observers.trackers import TrackerCallback, hydrakit_trackers, trackers_of
 from hydrakit.plan import Round
-from hydrakit.results import EpochRecord, RoundResult
-from hydrakit.rundir import RunDir
-from hydrakit.track import TRACKERS, Tracked, tracking
-from hydrakit.watch import Watcher
+from hydrakit.plan.results import EpochRecord, RoundResult
+from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.context import RunContext
+from hydrakit.runs.rundir import RunDir
+from hydrakit.search.tune import TuningSearch, tune
 
 PLAN = hydra_plan()
 Sent = list[tuple[int, float]]
@@ -45,7 +57,7 @@ class Memory:
         self.ends.append(failed)
 
 
-class Stop(Watcher):
+class Stop(RunCallback):
     """Counts epochs, and stops at the second epoch of a round, or after it."""
 
     def __init__(self, round: int = 0, *, after: bool = False) -> None:
@@ -99,8 +111,8 @@ def in_mlflow(run: Path) -> Callable[[str], Sent]:
 
 
 def stopped_at(runner: Runner, round: int, *, after: bool, kind: str) -> None:
-    with pytest.raises(StopError), tracking(Stop(round, after=after), kind) as watcher:
-        runner(PLAN, watcher=watcher)
+    with pytest.raises(StopError):
+        runner(PLAN, callbacks=[Stop(round, after=after)], trackers=[kind])
 
 
 @pytest.mark.filterwarnings("ignore")  # of other people's packages
@@ -114,8 +126,7 @@ def test_a_real_tracker_has_every_figure_once_after_two_stops(
     pytest.importorskip(package, reason=f"needs {package}")
     stopped_at(runner, 3, after=False, kind=kind)
     stopped_at(runner, 5, after=True, kind=kind)
-    with tracking(Watcher(), kind) as watcher:
-        run = runner(PLAN, watcher=watcher)
+    run = runner(PLAN, trackers=[kind])
     found = read(run.path)
     for name, wanted in expected(run).items():
         assert found(name) == [(step, pytest.approx(value)) for step, value in wanted]
@@ -125,7 +136,7 @@ def test_a_real_tracker_has_every_figure_once_after_two_stops(
 
 def test_a_tracker_gets_every_figure_once_and_in_order(runner: Runner) -> None:
     memory, shown = Memory(), Stop()
-    run = runner(PLAN, watcher=Tracked(shown, memory))
+    run = runner(PLAN, callbacks=[shown, TrackerCallback(memory)])
     for name, wanted in expected(run).items():
         assert memory.kept[name] == wanted
     assert shown.epochs == sum(result.epochs for result in run.results().rounds)
@@ -136,8 +147,8 @@ def test_a_run_that_goes_on_sends_only_what_is_new(runner: Runner) -> None:
     memory = Memory()
     for stop in (Stop(1), Stop(3), Stop(3, after=True), Stop(6)):
         with pytest.raises(StopError):
-            runner(PLAN, watcher=Tracked(stop, memory))
-    run = runner(PLAN, watcher=Tracked(Watcher(), memory))
+            runner(PLAN, callbacks=[stop, TrackerCallback(memory)])
+    run = runner(PLAN, callbacks=[TrackerCallback(memory)])
     for name, wanted in expected(run).items():
         assert memory.kept[name] == wanted
     assert memory.opened == [run.path] * 5
@@ -145,22 +156,47 @@ def test_a_run_that_goes_on_sends_only_what_is_new(runner: Runner) -> None:
 
 def test_rounds_that_ran_without_the_tracker_are_sent_too(runner: Runner) -> None:
     with pytest.raises(StopError):
-        runner(PLAN, watcher=Stop(4))
+        runner(PLAN, callbacks=[Stop(4)])
     memory = Memory()
-    run = runner(PLAN, watcher=Tracked(Watcher(), memory))
+    run = runner(PLAN, callbacks=[TrackerCallback(memory)])
     for name, wanted in expected(run).items():
         assert sorted(memory.kept[name]) == wanted
 
 
-def test_how_a_run_ended_is_told(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_a_run_ended_is_told(runner: Runner) -> None:
     memory = Memory()
-    monkeypatch.setitem(TRACKERS, "mlflow", lambda: memory)
-    stopped_at(runner, 1, after=False, kind="mlflow")
-    with tracking(Watcher(), "mlflow") as watcher:
-        runner(PLAN, watcher=watcher)
-    with tracking(Watcher(), "mlflow") as watcher:
-        runner(PLAN, watcher=watcher)  # it is finished already: nothing is begun
+    with pytest.raises(StopError):
+        runner(PLAN, callbacks=[Stop(1), TrackerCallback(memory)])
+    runner(PLAN, callbacks=[TrackerCallback(memory)])
+    runner(PLAN, callbacks=[TrackerCallback(memory)])  # it is finished already: nothing is begun
     assert memory.ends == [True, False]
+
+
+def test_tuning_sends_the_rounds_that_it_trains(
+    data: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores: dict[Path, Memory] = {}
+
+    class Stores(Memory):
+        """Has a store in each folder, as the real trackers do."""
+
+        def open(self, folder: Path) -> dict[str, set[int]]:
+            self.kept = stores.setdefault(folder, Memory()).kept
+            return super().open(folder)
+
+    tracker = Stores()
+    monkeypatch.setattr("hydrakit.observers.trackers._built", lambda *_: tracker)
+    plan = plan_of(round_of("beta"), round_of("alpha"))
+    places = {"data": data, "cache": cache, "device": "cpu", "plugins": plugins()}
+    for rates in ((1e-9,), (1e-9, 3e-2), (1e-9, 3e-2)):  # the second search chooses another rate
+        search = TuningSearch(learning_rates=rates, dropouts=(0.0,), folds=2)
+        found = tune(plan, tmp_path / "plan.json", search=search, trackers=["mine"], **places)
+        assert found.plan.rounds[0].hyperparameters.learning_rate == rates[-1]
+        epochs = RunDir(tmp_path / "plan.tuning").epochs(1, plan.rounds[0])
+        sent = [(each.epoch, each.val.auc) for each in epochs]
+        assert stores[tracker.opened[-1]].kept["01-beta-all/val auc"] == sent
+    assert len(stores) == 2
+    assert tracker.ends == [False] * 3
 
 
 @pytest.mark.parametrize("kind", ["tensorboard", "mlflow"])
@@ -170,25 +206,25 @@ def test_a_missing_tracker_is_told_before_anything_is_trained(
     monkeypatch.setitem(sys.modules, "mlflow", None)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
 
-    def track() -> None:
-        with tracking(Watcher(), kind):
-            raise AssertionError("not reached")
-
-    refused(track, f"{kind} is not installed", f"pip install 'hydrakit-imaging[{kind}]'")
-
-
-def test_without_a_tracker_the_watcher_is_the_same() -> None:
-    watcher = Watcher()
-    with tracking(watcher, None) as same:
-        assert same is watcher
+    refused(
+        lambda: trackers_of(RunContext(trackers=(kind,)), plugins()),
+        f"{kind} is not installed",
+        f"pip install 'hydrakit-imaging[{kind}]'",
+    )
 
 
-def test_every_tracker_is_offered_and_is_an_extra() -> None:
+def test_without_a_tracker_there_is_no_callback() -> None:
+    assert trackers_of(RunContext(), plugins()) == []
+
+
+def test_every_shipped_tracker_is_an_extra_and_is_named_in_the_help() -> None:
     import tomllib
 
     from hydrakit.cli import main
 
-    (option,) = (each for each in main.commands["run"].params if each.name == "track")
+    (option,) = (each for each in main.commands["run"].params if "--track" in each.opts)
+    assert isinstance(option, click.Option)
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
-    assert set(option.type.choices) == set(TRACKERS)
-    assert set(TRACKERS) <= set(project["project"]["optional-dependencies"])
+    for each in hydrakit_trackers():
+        assert each.name in project["project"]["optional-dependencies"]
+        assert each.name in str(option.help)

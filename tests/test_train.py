@@ -18,17 +18,17 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 from torch.nn import functional
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-import hydrakit.train
-from hydrakit.data.load import Loaded
-from hydrakit.devices import Compute, threads
+import hydrakit.training.loop
+from hydrakit.compute.devices import Compute, thread_count
+from hydrakit.data.load import LoadedDataset
 from hydrakit.errors import PlanError
-from hydrakit.results import EpochRecord, Figures
-from hydrakit.tasks import loss_of
-from hydrakit.train import Trained, train_round
-from hydrakit.training.examples import Examples
+from hydrakit.plan.results import EpochRecord, Metrics
+from hydrakit.stats.tasks import loss_of
+from hydrakit.training.batches import TrainingExamples
+from hydrakit.training.evaluation import Reference, compute_metrics, forward_in_batches
+from hydrakit.training.loop import TrainingResult, train_round
 from hydrakit.training.seeds import Seeds, seeded
 from hydrakit.training.selection import is_better
-from hydrakit.training.validation import Reference, figures, outputs
 
 SEEDS = Seeds(plan=3, round=2)
 PLAIN: Any = {"task": "classification", "loss": "cross-entropy", "scale": None}
@@ -37,11 +37,11 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def alpha(data: Path, cache: Path) -> Loaded:
+def alpha(data: Path, cache: Path) -> LoadedDataset:
     return load_dataset("alpha", data=data, cache=cache)
 
 
-def trained_head(loaded: Loaded, *, cached: bool, device: str, **changes: Any) -> tuple:
+def trained_head(loaded: LoadedDataset, *, cached: bool, device: str, **changes: Any) -> tuple:
     body, head = new_network(device=device)
     trained = train_round(
         round_of("alpha", "head", epochs=4, **changes),
@@ -110,13 +110,13 @@ def test_cached_features_train_the_head_that_images_would(
         torch.testing.assert_close(tensor, images_gave, rtol=0, atol=10 * exact)
 
 
-def test_feature_dropout_changes_the_training(alpha: Loaded) -> None:
+def test_feature_dropout_changes_the_training(alpha: LoadedDataset) -> None:
     with_it, _ = trained_head(alpha, cached=True, device="cpu", dropout=0.5, feature_dropout=True)
     without, _ = trained_head(alpha, cached=True, device="cpu", dropout=0.5)
     assert with_it.epochs[0].train.loss != without.epochs[0].train.loss
 
 
-def test_an_all_round_trains_every_parameter_and_the_statistics(alpha: Loaded) -> None:
+def test_an_all_round_trains_every_parameter_and_the_statistics(alpha: LoadedDataset) -> None:
     body, head = new_network()
     before = deepcopy(body.state_dict()), deepcopy(head.state_dict())
     train_round(round_of("alpha", dropout=0.0), body, head, alpha, seeds=SEEDS)
@@ -125,7 +125,7 @@ def test_an_all_round_trains_every_parameter_and_the_statistics(alpha: Loaded) -
             assert not torch.equal(tensor, old[name]), name
 
 
-def test_a_body_that_was_frozen_is_trained_again_by_the_next_round(alpha: Loaded) -> None:
+def test_a_body_that_was_frozen_is_trained_again_by_the_next_round(alpha: LoadedDataset) -> None:
     body, head = new_network()
     train_round(round_of("alpha", "head"), body, head, alpha, seeds=SEEDS)
     before = deepcopy(body.state_dict())
@@ -133,7 +133,7 @@ def test_a_body_that_was_frozen_is_trained_again_by_the_next_round(alpha: Loaded
     assert not torch.equal(body.dense.weight, before["dense.weight"])
 
 
-def test_the_modules_end_with_the_weights_of_the_best_epoch(alpha: Loaded) -> None:
+def test_the_modules_end_with_the_weights_of_the_best_epoch(alpha: LoadedDataset) -> None:
     for number in range(5):  # where the last epoch is best, nothing is shown: processors round
         body, head = new_network()
         trained = train_round(
@@ -146,25 +146,25 @@ def test_the_modules_end_with_the_weights_of_the_best_epoch(alpha: Loaded) -> No
         if trained.best.epoch < 12:
             break
     assert trained.best.epoch < 12, "choose a rate at which the last epoch is not the best"
-    logits = outputs(head, outputs(body, alpha.val.patches))
-    assert figures(logits, alpha.val.labels, **PLAIN) == trained.best.val
+    logits = forward_in_batches(head, forward_in_batches(body, alpha.val.patches))
+    assert compute_metrics(logits, alpha.val.labels, **PLAIN) == trained.best.val
     last = trained.last_head
     assert not torch.equal(last["logits.weight"], head.state_dict()["logits.weight"])
 
 
-def test_best_epochs_have_the_highest_auc_then_the_lowest_loss(alpha: Loaded) -> None:
+def test_best_epochs_have_the_highest_auc_then_the_lowest_loss(alpha: LoadedDataset) -> None:
     trained = all_epochs(alpha, epochs=12, learning_rate=0.03)
     expected = min(trained.epochs, key=lambda e: (-e.val.auc, e.val.loss, e.epoch))
     assert trained.best == expected
 
 
-def all_epochs(loaded: Loaded, **changes: Any) -> Trained:
+def all_epochs(loaded: LoadedDataset, **changes: Any) -> TrainingResult:
     body, head = new_network()
     return train_round(round_of("alpha", **changes), body, head, loaded, seeds=SEEDS)
 
 
 def record(auc: float, *, loss: float = 0.5, accuracy: float = 0.5, epoch: int = 1) -> EpochRecord:
-    val = Figures(loss=loss, auc=auc, accuracy=accuracy)
+    val = Metrics(loss=loss, auc=auc, accuracy=accuracy)
     return EpochRecord(epoch=epoch, learning_rate=1.0, train=val, val=val, reference_auc=None)
 
 
@@ -195,7 +195,7 @@ def test_the_best_of_many_epochs_is_the_first_of_the_best(pairs: list[tuple[int,
 
 
 @pytest.mark.parametrize(("patience", "epochs"), [(1, 2), (3, 4), (None, 9)])
-def test_patience_stops_a_round(alpha: Loaded, patience: int | None, epochs: int) -> None:
+def test_patience_stops_a_round(alpha: LoadedDataset, patience: int | None, epochs: int) -> None:
     # At such a rate no weight moves, so that no epoch is better than the first.
     body, head = new_network()
     still = round_of("alpha", "head", learning_rate=1e-30, epochs=9, patience=patience)
@@ -204,13 +204,13 @@ def test_patience_stops_a_round(alpha: Loaded, patience: int | None, epochs: int
     assert len(trained.epochs) == epochs
 
 
-def test_patience_counts_from_the_best_epoch(alpha: Loaded) -> None:
+def test_patience_counts_from_the_best_epoch(alpha: LoadedDataset) -> None:
     trained = all_epochs(alpha, epochs=60, patience=4, learning_rate=0.03)
     assert trained.best.epoch > 1
     assert len(trained.epochs) == trained.best.epoch + 4
 
 
-def test_the_authors_schedule_lowers_the_rate_while_the_auc_rises(alpha: Loaded) -> None:
+def test_the_authors_schedule_lowers_the_rate_while_the_auc_rises(alpha: LoadedDataset) -> None:
     trained = all_epochs(alpha, epochs=20, schedule="authors", learning_rate=1e-3)
     aucs = [epoch.train.auc for epoch in trained.epochs]
     assert np.mean(aucs[-5:]) > np.mean(aucs[:5]), "the case of interest is a rising AUC"
@@ -226,7 +226,7 @@ def test_the_authors_schedule_lowers_the_rate_while_the_auc_rises(alpha: Loaded)
     assert rates[-1] < 1e-3
 
 
-def test_a_constant_schedule_keeps_the_rate(alpha: Loaded) -> None:
+def test_a_constant_schedule_keeps_the_rate(alpha: LoadedDataset) -> None:
     trained = all_epochs(alpha, epochs=10)
     assert {epoch.learning_rate for epoch in trained.epochs} == {3e-3}
 
@@ -248,7 +248,7 @@ def test_figures_are_those_of_scikit_learn(classes: int) -> None:
     random = np.random.default_rng(0)
     logits = random.normal(size=(40, classes))
     labels = np.arange(40) % classes
-    found = figures(torch.from_numpy(logits), labels, **PLAIN)
+    found = compute_metrics(torch.from_numpy(logits), labels, **PLAIN)
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     scores = shares[:, 1] if classes == 2 else shares
     assert found.auc == pytest.approx(roc_auc_score(labels, scores, multi_class="ovr"))
@@ -257,7 +257,9 @@ def test_figures_are_those_of_scikit_learn(classes: int) -> None:
 
 
 @pytest.mark.parametrize("train", ["head", "all"])
-def test_a_loss_that_is_not_finite_names_round_epoch_and_remedy(alpha: Loaded, train: str) -> None:
+def test_a_loss_that_is_not_finite_names_round_epoch_and_remedy(
+    alpha: LoadedDataset, train: str
+) -> None:
     body, head = new_network()
     wild = round_of("alpha", train, learning_rate=1e30)
     with pytest.raises(PlanError, match=rf"round alpha {train}.*epoch 1.*lower.*1e\+30") as caught:
@@ -267,7 +269,7 @@ def test_a_loss_that_is_not_finite_names_round_epoch_and_remedy(alpha: Loaded, t
 
 @pytest.mark.parametrize("train", ["head", "all"])
 def test_the_reference_auc_is_that_of_the_reference_head_on_the_body(
-    alpha: Loaded, data: Path, cache: Path, train: str
+    alpha: LoadedDataset, data: Path, cache: Path, train: str
 ) -> None:
     beta = load_dataset("beta", data=data, cache=cache)
     body, head = new_network()
@@ -277,7 +279,7 @@ def test_the_reference_auc_is_that_of_the_reference_head_on_the_body(
 
     def on_epoch(record: EpochRecord) -> None:
         seen.append(record.reference_auc)
-        logits = outputs(other, outputs(body, alpha.val.patches))
+        logits = forward_in_batches(other, forward_in_batches(body, alpha.val.patches))
         by_hand.append(roc_auc_score(alpha.val.labels, (logits[:, 1] - logits[:, 0]).numpy()))
 
     train_round(
@@ -293,8 +295,8 @@ def test_the_reference_auc_is_that_of_the_reference_head_on_the_body(
     assert (len(set(seen)) == 1) is (train == "head")
 
 
-def test_every_epoch_takes_each_example_once_in_an_order_of_its_own(alpha: Loaded) -> None:
-    examples = Examples(alpha, hyperparameters(views=2, batch_size=7), SEEDS, fixed=True)
+def test_every_epoch_takes_each_example_once_in_an_order_of_its_own(alpha: LoadedDataset) -> None:
+    examples = TrainingExamples(alpha, hyperparameters(views=2, batch_size=7), SEEDS, fixed=True)
     epochs = [torch.cat([batch for batch, _ in examples.batches(n)]) for n in (1, 2, 1)]
     assert torch.equal(epochs[0], epochs[2])
     assert not torch.equal(epochs[0], epochs[1])
@@ -302,8 +304,8 @@ def test_every_epoch_takes_each_example_once_in_an_order_of_its_own(alpha: Loade
     assert torch.equal(sums[0], sums[1])
 
 
-def test_fresh_augmentation_draws_new_views_in_every_epoch(alpha: Loaded) -> None:
-    examples = Examples(alpha, hyperparameters(), SEEDS, fixed=False)
+def test_fresh_augmentation_draws_new_views_in_every_epoch(alpha: LoadedDataset) -> None:
+    examples = TrainingExamples(alpha, hyperparameters(), SEEDS, fixed=False)
     sums = []
     for epoch in (1, 2):
         images = torch.cat([batch for batch, _ in examples.batches(epoch)])
@@ -312,14 +314,16 @@ def test_fresh_augmentation_draws_new_views_in_every_epoch(alpha: Loaded) -> Non
     assert not set(sums[0]) & set(sums[1])
 
 
-def test_every_epoch_draws_its_own_dropout(alpha: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_epoch_draws_its_own_dropout(
+    alpha: LoadedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seeds: list[int] = []
 
     def spy(seed: int, device: torch.device) -> AbstractContextManager[None]:
         seeds.append(seed)
         return seeded(seed, device)
 
-    monkeypatch.setattr(hydrakit.train, "seeded", spy)
+    monkeypatch.setattr(hydrakit.training.loop, "seeded", spy)
     all_epochs(alpha, epochs=3)
     assert len(set(seeds)) == len(seeds) == 3
 
@@ -376,7 +380,7 @@ def test_bfloat16_trains_as_float32_does_up_to_rounding(
     assert found["float32"][0].train.loss != found["bfloat16"][0].train.loss, "nothing was rounded"
 
 
-def test_features_of_a_frozen_body_are_float32_whatever_the_precision(alpha: Loaded) -> None:
+def test_features_of_a_frozen_body_are_float32_whatever_the_precision(alpha: LoadedDataset) -> None:
     # A round that moves no weight: what is left of bfloat16 would be seen in the figures.
     still = round_of("alpha", "head", learning_rate=1e-30, epochs=1, dropout=0.0)
     records = []
@@ -392,7 +396,7 @@ def test_features_of_a_frozen_body_are_float32_whatever_the_precision(alpha: Loa
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own modules raise them
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
 @pytest.mark.parametrize("train", ["head", "all"])
-def test_compiled_steps_train_as_others_do_up_to_rounding(alpha: Loaded, train: str) -> None:
+def test_compiled_steps_train_as_others_do_up_to_rounding(alpha: LoadedDataset, train: str) -> None:
     found = []
     for compiled in (False, True):
         body, head = new_network()
@@ -408,9 +412,9 @@ def test_compiled_steps_train_as_others_do_up_to_rounding(alpha: Loaded, train: 
     assert found[0] == pytest.approx(found[1], rel=1e-3)
 
 
-def test_a_head_round_runs_on_one_thread_and_gives_the_others_back(alpha: Loaded) -> None:
+def test_a_head_round_runs_on_one_thread_and_gives_the_others_back(alpha: LoadedDataset) -> None:
     seen = []
-    with threads(2):
+    with thread_count(2):
         for train in ("head", "all"):
             body, head = new_network()
             train_round(

@@ -21,15 +21,15 @@ from helpers import (
 from safetensors.numpy import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
-from hydrakit.data.gate import pass_gate
-from hydrakit.data.load import Cases
-from hydrakit.hooks import Task
+from hydrakit.data.load import CaseSet
+from hydrakit.data.quality.leakage import check_leakage
+from hydrakit.hooks import DatasetAdapter, Task
 from hydrakit.plan import Round
-from hydrakit.results import Figures, RoundResult
-from hydrakit.rundir import RunDir
+from hydrakit.plan.results import Metrics, RoundResult
+from hydrakit.runs.rundir import RunDir
+from hydrakit.runs.transfer import FILE, NOT_KEPT, NOT_YET, RoundOutputs, keep, transfers
 from hydrakit.stats.paired import compare
-from hydrakit.stats.tested import Row, gather
-from hydrakit.transfer import FILE, NOT_KEPT, NOT_YET, Kept, keep, transfers
+from hydrakit.stats.score_table import Row, gather
 
 PLAN = hydra_plan()
 
@@ -37,15 +37,15 @@ PLAN = hydra_plan()
 def result(number: int, round: Round, aucs: dict[str, float]) -> RoundResult:
     return RoundResult(
         round=number, dataset=round.dataset, train=round.train, head=round.head, learning_rate=1,
-        dropout=0, best_epoch=1, epochs=1, val=Figures(loss=1, auc=0.5), reference_auc=None,
-        seconds=1, heads={name: Figures(loss=1, auc=auc) for name, auc in aucs.items()},
+        dropout=0, best_epoch=1, epochs=1, val=Metrics(loss=1, auc=0.5), reference_auc=None,
+        seconds=1, heads={name: Metrics(loss=1, auc=auc) for name, auc in aucs.items()},
     )  # fmt: skip
 
 
 def by_hand(run: RunDir, folder: Path, data: Path, cache: Path, rounds: tuple[int, int]):
     """alpha's cases after two rounds, compared from the files alone."""
     datasets = {d.name: prepared_dataset(d.name, data=data, cache=cache) for d in PLAN.datasets}
-    gate = pass_gate(datasets, {n: plugins().dataset(n) for n in datasets}, PLAN, cache=cache)
+    gate = check_leakage(datasets, {n: plugins().get(DatasetAdapter, n) for n in datasets}, PLAN)
     cases = [
         each
         for each in datasets["alpha"].index.cases
@@ -113,8 +113,8 @@ def test_other_tasks_and_too_many_cases_have_their_reasons(
     tmp_path: Path, task: Task, positives: int, why: str
 ) -> None:
     labels = np.repeat([1, 0], [positives, 5000])
-    val = Cases("a", torch.empty(0), labels, (None,) * len(labels), task, None)
-    kept = Kept(RunDir(tmp_path), [round_of("a")], {"a": val}, {"a": {}})
+    val = CaseSet("a", torch.empty(0), labels, (None,) * len(labels), task, None)
+    kept = RoundOutputs(RunDir(tmp_path), [round_of("a")], {"a": val}, {"a": {}})
     folder = tmp_path / "rounds" / "01-a-all"
     folder.mkdir(parents=True)
     keep(folder, {"a": torch.zeros(len(labels), 2)})
@@ -127,7 +127,7 @@ def test_what_rounds_kept_gives_the_figures_of_their_matrix(hydra_run: RunDir) -
         told = hydra_run.round_result(number, round).heads
         assert kept.keys() == told.keys()
         assert {name: each.shape[1] for name, each in kept.items()} == {
-            name: len(plugins().dataset(name).classes) for name in told
+            name: len(plugins().get(DatasetAdapter, name).classes) for name in told
         }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from itertools import product
 from pathlib import Path
@@ -30,15 +30,18 @@ from helpers import (
 from torch import Tensor
 
 from hydrakit.cli import main
-from hydrakit.data.gate import deal_out
-from hydrakit.data.index import Prepared
-from hydrakit.data.load import Loaded, load, select
-from hydrakit.heads import build_mlp
-from hydrakit.models import Body
+from hydrakit.data.load import LoadedDataset, load, select
+from hydrakit.data.prepared.index import PreparedDataset
+from hydrakit.data.quality.leakage import assign_splits
+from hydrakit.hooks import DatasetAdapter
+from hydrakit.models.body import PaperBody
+from hydrakit.models.heads import build_mlp
 from hydrakit.plan import Other, Plan, Split, load_plan
+from hydrakit.runs.callbacks import RunCallback
 from hydrakit.search.trials import Setting, TrialRecord, folds_of
-from hydrakit.search.tune import Tuned, tune
-from hydrakit.train import train_round
+from hydrakit.search.tune import TuneResult, TuningSearch, tune
+from hydrakit.search.tuning import TuneCallback
+from hydrakit.training.loop import train_round
 from hydrakit.training.seeds import INITIALISATION, Seeds, seeded
 from hydrakit.weights import load_body, load_head
 
@@ -57,13 +60,20 @@ def places(data: Path, cache: Path) -> dict[str, Any]:
     return {"data": data, "cache": cache, "device": "cpu", "plugins": plugins()}
 
 
-def tuned(out: Path, places: dict[str, Any], plan: Plan | None = None, **more: Any) -> Tuned:
+def tuned(
+    out: Path,
+    places: dict[str, Any],
+    plan: Plan | None = None,
+    callbacks: Sequence[RunCallback] = (),
+    **more: Any,
+) -> TuneResult:
     values = {"learning_rates": RATES, "dropouts": DROPOUTS, "folds": FOLDS}
-    return tune(plan or small_plan(), out, **(places | values | more))
+    search = TuningSearch(**(values | more))
+    return tune(plan or small_plan(), out, search=search, callbacks=callbacks, **places)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, places: dict[str, Any]) -> Tuned:
+def whole(tmp_path_factory: pytest.TempPathFactory, places: dict[str, Any]) -> TuneResult:
     return tuned(tmp_path_factory.mktemp("tuned") / "plan.json", places)
 
 
@@ -73,9 +83,9 @@ def figures(path: Path) -> list[dict[str, Any]]:
     return [each.model_dump(exclude={"seconds"}) for each in records]
 
 
-def folds_by_hand(loaded: Loaded, prepared: Prepared) -> Iterator[Loaded]:
+def folds_by_hand(loaded: LoadedDataset, prepared: PreparedDataset) -> Iterator[LoadedDataset]:
     """The dataset restricted to each fold, as the tests below know its folds to be right."""
-    adapter = plugins().dataset(loaded.name)
+    adapter = plugins().get(DatasetAdapter, loaded.name)
     units = {case.key: case.patient for case in prepared.index.cases}
     yield from folds_of(loaded, prepared, adapter, units=units, count=FOLDS, seed=3)
 
@@ -84,19 +94,18 @@ def splits_of(plan: Plan, places: dict[str, Any]) -> dict[str, dict[str, str]]:
     names = [plan.target, *(each.name for each in plan.datasets if each.name != plan.target)]
     where = {"data": places["data"], "cache": places["cache"]}
     prepared = {name: prepared_dataset(name, **where) for name in names}
-    return deal_out(
+    return assign_splits(
         prepared,
-        {name: plugins().dataset(name) for name in names},
+        {name: plugins().get(DatasetAdapter, name) for name in names},
         splits={name: plan.dataset(name).split for name in names},
-        seed=plan.dealt_by,
+        seed=plan.effective_split_seed,
         copies="group",
         keep_conflicts=True,
-        cache=places["cache"],
     ).splits
 
 
 def test_the_grid_is_what_loops_by_hand_find(
-    whole: Tuned, places: dict[str, Any], tmp_path: Path
+    whole: TuneResult, places: dict[str, Any], tmp_path: Path
 ) -> None:
     plan = whole.plan
     run = run_plan(plan, tmp_path / "run", data=places["data"], cache=places["cache"])
@@ -110,18 +119,18 @@ def test_the_grid_is_what_loops_by_hand_find(
         seeds = Seeds(plan.seed, number)
         before = run.round_path(number - 1, plan.rounds[number - 2])
         with seeded(seeds.of(*((INITIALISATION, 0) if number == 1 else (INITIALISATION,))), CPU):
-            body = Body(BODY, in_channels=1, dropout=0.0)
-            head = build_mlp(BODY.features, 2, 0.0)
+            body = PaperBody(BODY, in_channels=1, dropout=0.0)
+            head = build_mlp(BODY.features, 2)
             if number > 1:
                 body = load_body(before / "body.safetensors")
                 with seeded(seeds.of(INITIALISATION), CPU):
-                    head = build_mlp(BODY.features, 2, 0.0)
+                    head = build_mlp(BODY.features, 2)
             if number == 3:
                 head = load_head(before / "head.safetensors", plugins=plugins())
         prepared = prepared_dataset(round.dataset, data=places["data"], cache=places["cache"])
         loaded = load(
             prepared,
-            plugins().dataset(round.dataset),
+            plugins().get(DatasetAdapter, round.dataset),
             splits=splits[round.dataset],
             patch=BODY.patch,
             device=CPU,
@@ -141,7 +150,7 @@ def test_the_grid_is_what_loops_by_hand_find(
         assert mean(found[chosen]) == pytest.approx(highest, abs=1e-6)
 
 
-def test_a_plan_keeps_all_but_what_was_tuned(whole: Tuned) -> None:
+def test_a_plan_keeps_all_but_what_was_tuned(whole: TuneResult) -> None:
     before, after = small_plan(), load_plan(whole.path)
     assert after == whole.plan
     assert after.strategy == before.strategy
@@ -162,7 +171,7 @@ def test_folds_share_out_the_training_patients_and_nothing_else(
         cases = {case.key: case for case in prepared.index.cases}
         train = {key for key, split in loaded.splits.items() if split == "train"}
         units = {key: case.patient for key, case in cases.items()}
-        adapter = plugins().dataset(name)
+        adapter = plugins().get(DatasetAdapter, name)
         folds = folds_of(loaded, prepared, adapter, units=units, count=count, seed=0)
         held = [{case.key for case in fold.val.cases} for fold in folds]
         assert sorted(key for keys in held for key in keys) == sorted(train), "each once"
@@ -183,22 +192,22 @@ def test_folds_share_out_the_training_patients_and_nothing_else(
 
 
 def test_poisoned_test_cases_change_nothing(
-    whole: Tuned, places: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: TuneResult, places: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     test = {
         key for key, split in splits_of(small_plan(), places)["alpha"].items() if split == "test"
     }
     assert test
-    clean = Prepared.mapped
+    clean = PreparedDataset.mapped
 
-    def poisoned(self: Prepared) -> Tensor:
+    def poisoned(self: PreparedDataset) -> Tensor:
         canvases = clean(self).clone()
         for row, case in enumerate(self.index.cases):
             if self.index.dataset == "alpha" and case.key in test:
                 canvases[self.index.rows[row]] = float("nan")
         return canvases
 
-    monkeypatch.setattr(Prepared, "mapped", poisoned)
+    monkeypatch.setattr(PreparedDataset, "mapped", poisoned)
     prepared = prepared_dataset("alpha", data=places["data"], cache=places["cache"])
     seen = select(prepared, test, task="classification", scale=None, patch=BODY.patch, device=CPU)
     assert seen.patches.isnan().all(), "who looked at them would see it"
@@ -211,18 +220,19 @@ def test_poisoned_test_cases_change_nothing(
 
 @pytest.mark.parametrize("stop", [1, 5, 9])
 def test_a_stopped_search_goes_on(
-    whole: Tuned, places: dict[str, Any], tmp_path: Path, stop: int
+    whole: TuneResult, places: dict[str, Any], tmp_path: Path, stop: int
 ) -> None:
     out, seen = tmp_path / "plan.json", 0
 
-    def pull_the_plug(number: int, done: int, of: int) -> None:
-        nonlocal seen
-        seen += done > 0
-        if seen == stop:
-            raise StopError
+    class Stop(TuneCallback):
+        def trials(self, number: int, done: int, of: int) -> None:
+            nonlocal seen
+            seen += done > 0
+            if seen == stop:
+                raise StopError
 
     with pytest.raises(StopError):
-        tuned(out, places, on_trial=pull_the_plug)
+        tuned(out, places, callbacks=[Stop()])
     assert not out.exists()
     lines = tmp_path / "plan.tuning.jsonl"
     before = lines.read_bytes()
@@ -294,9 +304,9 @@ def test_what_is_impossible_is_refused(
     tries("dropout", dropouts=(1.0,))
     tries("no learning rate", learning_rates=())
     tries("--trials", trials=3)
-    tries("unknown search", search="random")
+    tries("unknown search", method="random")
     monkeypatch.setitem(sys.modules, "optuna", None)
-    tries("Optuna is not installed", "pip install", search="optuna")
+    tries("Optuna is not installed", "pip install", method="optuna")
     tries("--folds", "too few", folds=30)
     (tmp_path / "mine.json").write_text("{}")
     refused(lambda: tuned(tmp_path / "mine.json", places), "exists already")
@@ -305,14 +315,14 @@ def test_what_is_impossible_is_refused(
 def test_optuna_proposes_the_same_again(places: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     rounds = plan_of(round_of("beta"), round_of("alpha", "head"))
-    first = tuned(tmp_path / "a.json", places, rounds, search="optuna", trials=6)
+    first = tuned(tmp_path / "a.json", places, rounds, method="optuna", trials=6)
     settings = [each.setting for each in first.rounds[1].candidates]
     assert len(settings) == 6
     assert all(RATES[0] <= each.learning_rate <= RATES[1] for each in settings)
     assert all(DROPOUTS[0] <= each.dropout <= DROPOUTS[1] for each in settings)
-    again = tuned(tmp_path / "b.json", places, rounds, search="optuna", trials=6)
+    again = tuned(tmp_path / "b.json", places, rounds, method="optuna", trials=6)
     assert again.plan == first.plan
-    more = tuned(tmp_path / "a.json", places, rounds, search="optuna", trials=8)
+    more = tuned(tmp_path / "a.json", places, rounds, method="optuna", trials=8)
     assert [each.setting for each in more.rounds[0].candidates][:4] == [
         each.setting for each in first.rounds[0].candidates
     ][:4]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hydrakit.errors import DataError
 from hydrakit.stats.intervals import newcombe_interval
-from hydrakit.stats.paired import Difference
+from hydrakit.stats.paired import PairedDifference
 from hydrakit.stats.verdict import (
     TableRow,
     difference_interval,
@@ -23,8 +23,10 @@ from hydrakit.stats.verdict import (
 PAPER = "Hydra, 48/60, 4, 15; transfer, 43/60, 4, 15; classical, 41/60, 4, 15"
 
 
-def made_up(difference: float, low: float, high: float, p: float, passes: int = 5) -> Difference:
-    return Difference(
+def made_up(
+    difference: float, low: float, high: float, p: float, passes: int = 5
+) -> PairedDifference:
+    return PairedDifference(
         first=0.8,
         second=0.8 - difference,
         difference=difference,
@@ -32,13 +34,11 @@ def made_up(difference: float, low: float, high: float, p: float, passes: int = 
         high=high,
         level=0.95,
         p=p,
-        exact=False,
         positives=76,
         negatives=254,
         patients=204,
         passes=passes,
         error=(high - low) / 3.92,
-        training=0.0,
         needed=1234.5 if difference else math.inf,
     )
 
@@ -176,7 +176,7 @@ def test_a_table_is_read_from_lines_or_parts() -> None:
         ("a,0.8,4,15\n,0.8,4,15", r"table\.csv, row 2"),
         ("a, 0.8, 4, x", "counts are whole numbers"),
         ("a, 0.8, -4, 15", "counts are whole numbers"),
-        ("a, 48/0, 4, 15", "'48/0' is no AUC: give a number or a fraction as 48/60"),
+        ("a, 48/0, 4, 15", "'48/0' is no AUC: give a number or a fraction such as 48/60"),
         ("a, good, 4, 15", "'good' is no AUC"),
         ("a, nan, 4, 15", "an AUC is between 0 and 1, not nan"),
         ("a, 80, 4, 15", r"row 1: 'a': an AUC is between 0 and 1, not 80\.0"),
@@ -190,7 +190,7 @@ def test_a_broken_table_is_refused(text: str, message: str) -> None:
 
 def test_impossible_tables_are_refused() -> None:
     for rows, message in (
-        ([row(0.8)], "two rows or more"),
+        ([row(0.8)], "at least two rows"),
         ([row(0.8), row(0.7)], "the same name"),
         ([row(0.8), row(1.7, name="y")], r"'y': an AUC is between 0 and 1, not 1\.7"),
     ):

@@ -11,11 +11,11 @@ from click.testing import CliRunner, Result
 from helpers import Runner, StopError, forget_digests, plan_of, refused, round_of, tree
 
 from hydrakit.cli import main
+from hydrakit.maintenance.verify import verify
 from hydrakit.plan import Round
-from hydrakit.results import EpochRecord
-from hydrakit.rundir import RunDir
-from hydrakit.upkeep.verify import verify
-from hydrakit.watch import Watcher
+from hydrakit.plan.results import EpochRecord
+from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.rundir import RunDir
 
 DIGESTED = (".json", ".jsonl", ".safetensors", ".csv")
 NOT = {"environment.json", "events.jsonl"}
@@ -100,13 +100,13 @@ def test_a_list_that_is_gone_or_broken_is_told_of(run: Path) -> None:
 
 
 def test_what_is_under_way_is_not_looked_at(runner: Runner) -> None:
-    class Stop(Watcher):
+    class Stop(RunCallback):
         def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
             if number == 2:
                 raise StopError
 
     with pytest.raises(StopError):
-        runner(plan_of(round_of("beta"), round_of("alpha")), watcher=Stop())
+        runner(plan_of(round_of("beta"), round_of("alpha")), callbacks=[Stop()])
     run = runner.folder / "run"
     for name in ("02-alpha-all.new", "02-alpha-all.part/best"):
         shutil.copytree(run / "rounds" / "01-beta-all", run / "rounds" / name)
@@ -128,7 +128,7 @@ def test_runs_below_a_folder_and_the_rounds_that_they_share(runner: Runner) -> N
     folder = runner.folder / "compared"
     plan = plan_of(round_of("beta"), round_of("alpha"))
     for name in ("one", "two"):
-        runner(plan, f"compared/cells/{name}", shared=folder / "rounds")
+        runner(plan, f"compared/cells/{name}", round_cache=folder / "rounds")
     # of each cell 10 of the rounds, 2 lists, 7 of the run and 2 heads; 10 that are shared
     assert verify(folder).files == 2 * 21 + 10
     bad = [next((folder / "rounds").iterdir()) / "body.safetensors"]

@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from hydrakit.checkpoint import Keeper, Progress, read_facts
-from hydrakit.heads import build_mlp
+from hydrakit.models.heads import build_mlp
 from hydrakit.plan import Hyperparameters
-from hydrakit.results import EpochRecord, Figures
-from hydrakit.training.course import optimiser_of
+from hydrakit.plan.results import EpochRecord, Metrics
+from hydrakit.training.checkpoint import Checkpointer, RoundProgress, read_facts
+from hydrakit.training.epochs import build_optimiser
 from hydrakit.training.selection import Selection
 
 SETTINGS = Hyperparameters(
@@ -29,25 +29,25 @@ SETTINGS = Hyperparameters(
 )
 
 
-def progress() -> Progress:
+def progress() -> RoundProgress:
     """Of a head with 80,000 weights, whose values tell the epoch."""
-    head = build_mlp(256, 2, 0.0)
-    optimiser = optimiser_of([head], SETTINGS)
+    head = build_mlp(256, 2)
+    optimiser = build_optimiser([head], SETTINGS)
     scheduler = ReduceLROnPlateau(optimiser, mode="min", patience=5)
-    return Progress([head], optimiser, scheduler, Selection(SETTINGS, [head]))
+    return RoundProgress([head], optimiser, scheduler, Selection(SETTINGS, [head]))
 
 
 def write_on(path: Path) -> None:
     """What a child does: epoch after epoch, each with a checkpoint."""
     now = progress()
-    keeper = Keeper(path, every=0.0)
+    keeper = Checkpointer(path, every=0.0)
     keeper.begin(now)
     while True:
         epoch = len(now.records) + 1
         with torch.no_grad():
             for parameter in now.modules[0].parameters():
                 parameter.fill_(epoch)
-        figures = Figures(loss=1 / epoch, auc=0.5, accuracy=0.5)
+        figures = Metrics(loss=1 / epoch, auc=0.5, accuracy=0.5)
         record = EpochRecord(
             epoch=epoch, learning_rate=1e-3, train=figures, val=figures, reference_auc=None
         )
@@ -59,7 +59,7 @@ def write_on(path: Path) -> None:
 def look(path: Path) -> int:
     """The epoch of what is there; it must be whole, and of one epoch throughout."""
     now = progress()
-    Keeper(path).begin(now)
+    Checkpointer(path).begin(now)
     epoch = len(now.records)
     assert read_facts(path).epoch == epoch
     for parameter in now.modules[0].parameters():

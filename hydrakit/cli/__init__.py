@@ -13,10 +13,10 @@ from contextlib import contextmanager
 
 import click
 
-from hydrakit.blame import DEBUG, PluginFault, where_traced
-from hydrakit.cli import compare, data, folder, plugins, report, run, tune, weights
+from hydrakit.cli import compare, data, folder, params, plugins, report, run, tune, weights
+from hydrakit.compute.signals import describe_stop, stoppable
 from hydrakit.errors import HydrakitError, one_line
-from hydrakit.stopping import stoppable, stopped
+from hydrakit.plugins.guard import DEBUG, PluginFault, traceback_location
 
 
 class Program(click.Group):
@@ -24,18 +24,32 @@ class Program(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Own commands and those that plugins offer."""
-        from hydrakit.plugins import load_plugins
+        from hydrakit.plugins.registry import load_plugins
 
-        return sorted({*super().list_commands(ctx), *load_plugins().commands})
+        return sorted(
+            {
+                *super().list_commands(ctx),
+                *load_plugins(params.disabled_plugins()).all(click.Command),
+            }
+        )
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """One of its own, else a plugin's."""
         own = super().get_command(ctx, name)
         if own is not None:
             return own
-        from hydrakit.plugins import load_plugins
+        from hydrakit.plugins.registry import load_plugins
 
-        return load_plugins().commands.get(name)
+        return load_plugins(params.disabled_plugins()).all(click.Command).get(name)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the program's own options; ``--help`` lists the commands of plugins here."""
+        try:
+            with ctx.scope(cleanup=False):
+                return super().parse_args(ctx, args)
+        except HydrakitError as error:
+            self._tell(error, str(error))
+            ctx.exit(1)
 
     def invoke(self, ctx: click.Context) -> object:
         """Run a command; a failure that is the user's to mend becomes one line and status 1.
@@ -49,7 +63,7 @@ class Program(click.Group):
             with stoppable(), self._blaming(ctx):
                 return super().invoke(ctx)
         except PluginFault as error:
-            self._tell(error, f"{one_line(str(error))}{where_traced(error)}")
+            self._tell(error, f"{one_line(str(error))}{traceback_location(error)}")
             ctx.exit(1)
         except HydrakitError as error:
             self._tell(error, str(error))
@@ -62,7 +76,7 @@ class Program(click.Group):
             self._tell(error, f"{path}: {why}: see that it can be read and written, and what it is")
             ctx.exit(1)
         except KeyboardInterrupt as error:
-            stop = stopped(error, "give the same command again")
+            stop = describe_stop(error, "give the same command again")
             click.echo(f"hydrakit: {stop}", err=True)
             ctx.exit(stop.status)
 
@@ -74,7 +88,7 @@ class Program(click.Group):
     @contextmanager
     def _blaming(self, ctx: click.Context) -> Iterator[None]:
         """Blame a plugin for what its own command raises, save what is meant for click."""
-        from hydrakit.plugins import load_plugins
+        from hydrakit.plugins.registry import load_plugins
 
         try:
             yield
@@ -82,18 +96,18 @@ class Program(click.Group):
             raise
         except Exception:
             name = ctx.invoked_subcommand
-            source = load_plugins().source_of(name) if name else None
+            source = load_plugins(params.disabled_plugins()).source_of(name) if name else None
             if source is None:
                 raise
-            with source.blamed_for(f"command {name!r}"):
+            with source.blame(f"command {name!r}"):
                 raise
 
 
 def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from hydrakit.version import version
 
-        click.echo(f"hydrakit {version('hydrakit-imaging')} (distribution hydrakit-imaging)")
+        click.echo(f"hydrakit {version()} (distribution hydrakit-imaging)")
         ctx.exit()
 
 
@@ -106,6 +120,7 @@ def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     callback=_version,
     help="Show the version and exit.",
 )
+@params.no_plugin
 def main() -> None:
     """Train one network on several small, unlike medical image datasets.
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 import textwrap
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hydrakit.cli import params
-from hydrakit.data.faults import PROBLEMS, WARNINGS
+from hydrakit.cli import params, plan_options
+from hydrakit.data.quality.issues import PROBLEMS, WARNINGS
 
 if TYPE_CHECKING:
-    from hydrakit.data.prepare import Prepared
-    from hydrakit.data.summary import CopyPair, Summary
+    from hydrakit.data.prepared.index import PreparedDataset
+    from hydrakit.data.quality.summary import CopyPair, Summary
     from hydrakit.hooks import DatasetAdapter
-    from hydrakit.plan import Split
+    from hydrakit.plan.model import Split
+    from hydrakit.runs.context import RunContext
 
 WIDTH = 80
 KEYS_SHOWN = 5
@@ -44,15 +44,15 @@ def _epilog() -> str:
     )
 
 
-@click.command(epilog=_epilog())
+@click.command(cls=plan_options.PlanCommand, epilog=_epilog())
 @click.argument("name")
-@params.places
-@params.adapter_options
+@params.data_options
+@plan_options.plan_options("options")
 @click.option(
     "--split",
     "splits",
     multiple=True,
-    callback=params._splits,
+    callback=lambda _, __, value: plan_options.splits(value),
     metavar="NAME=8-1-1",
     help="Shares of train, val, test to try.  [default: 8-1-1, as for a target; splits that the "
     "dataset declares stand]",
@@ -60,7 +60,6 @@ def _epilog() -> str:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--html", type=params.FOLDER, metavar="FILE", help="Write all of it, with pictures.")
 @click.option("--cases", "each_case", is_flag=True, help="List every case, and every copy.")
-@params.cache
 @params.as_json
 @click.pass_context
 def check(
@@ -68,14 +67,12 @@ def check(
     /,
     *,
     name: str,
-    data: Path | None,
-    roots: dict[str, Path],
+    context: RunContext,
     options: dict[str, dict[str, Any]],
     splits: dict[str, Split],
     seed: int,
     html: Path | None,
     each_case: bool,
-    cache: Path | None,
     as_json: bool,
 ) -> None:
     """Look at dataset NAME as a run would, and tell what would spoil its result.
@@ -83,17 +80,25 @@ def check(
     Counts, unusable cases, sizes, copies, and facts of the files that tell the class. The first
     time all images are read; they are then kept prepared for runs.
     """
-    from hydrakit.data.declared import plugins_at
-    from hydrakit.places import root_of
+    from hydrakit import engine
+    from hydrakit.cli.progress import PreparingProgress
 
     for given in (options, splits):
         for other in given:
             if other != name:
                 raise click.UsageError(f"{other!r} is not the dataset that is checked, {name!r}")
-    adapter = plugins_at(data, roots).dataset(name)
-    root = root_of(name, data, roots)
-    summary, prepared = _look(
-        adapter, root, options.get(name, {}), split=splits.get(name), seed=seed, cache=cache
+    from hydrakit.hooks import DatasetAdapter
+
+    plugins = context.plugins()
+    adapter, root = plugins.get(DatasetAdapter, name), context.root_of(name)
+    summary, prepared = engine.check(
+        name,
+        context,
+        options=options.get(name),
+        split=splits.get(name),
+        seed=seed,
+        callbacks=[PreparingProgress()],
+        plugins=plugins,
     )
     if html is not None:
         _write_page(html, summary, prepared, adapter)
@@ -105,71 +110,23 @@ def check(
         ctx.exit(1)
 
 
-def _look(
-    adapter: DatasetAdapter,
-    root: Path,
-    options: dict[str, Any],
-    *,
-    split: Split | None,
-    seed: int,
-    cache: Path | None,
-) -> tuple[Summary, Prepared | None]:
-    """The summary, and the patches where there are any."""
-    from hydrakit.data.check import all_unusable, nothing_usable, summarise
-    from hydrakit.data.prepare import prepare
-    from hydrakit.errors import DataError
-    from hydrakit.plan import BodySpec
-
-    try:
-        prepared = prepare(
-            adapter,
-            root,
-            options=options,
-            patch=BodySpec().patch,
-            cache=cache,
-            on_case=_teller(adapter.name),
-        )
-    except DataError:
-        unusable = all_unusable(adapter, root, options)
-        if unusable is None:
-            raise
-        return nothing_usable(adapter, unusable), None
-    return summarise(adapter, prepared, split=split, seed=seed, cache=cache), prepared
-
-
-def _teller(name: str) -> Callable[[int], None]:
-    """Says now and then, on standard error, how many cases have been read."""
-    last = time.monotonic()
-
-    def tell(cases: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
-            click.echo(f"preparing {name}: {cases} cases read", err=True)
-            last = time.monotonic()
-
-    return tell
-
-
 def _write_page(
-    path: Path, summary: Summary, prepared: Prepared | None, adapter: DatasetAdapter
+    path: Path, summary: Summary, prepared: PreparedDataset | None, adapter: DatasetAdapter
 ) -> None:
     from hydrakit.errors import DataError
-    from hydrakit.folder.files import write_atomic
     from hydrakit.report.check import check_page
+    from hydrakit.storage.files import write_atomic
+    from hydrakit.storage.records import writable
 
     page = check_page(summary, prepared, adapter)
-    try:
+    with writable(path, "name a file in a folder that exists", error=DataError):
         write_atomic(path, page.encode())
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror}): name a file in a folder that exists"
-        ) from None
 
 
 def _as_json(summary: Summary, root: Path) -> dict[str, Any]:
     """All that is known, with the counts as a program wants them."""
     told = summary.model_dump(mode="json")
-    from hydrakit.data.summary import findings, patients
+    from hydrakit.data.quality.summary import findings, patients
 
     counts = {
         name: {split: sum(case.split == split for case in cases) for split in summary.splits}
@@ -221,7 +178,7 @@ def _say(line: str) -> None:
 
 def _split_lines(summary: Summary) -> Iterator[str]:
     if summary.splits:
-        yield f"split: {summary.split_words}"
+        yield f"split: {summary.split_description}"
     unlabelled = len(summary.members(None))
     if unlabelled:
         yield f"without a label: {unlabelled}, for prediction alone"

@@ -11,46 +11,55 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hydrakit.cli import params
-from hydrakit.stopping import stopped
+from hydrakit.cli.plan_options import PlanCommand, datasets, plan_options
+from hydrakit.compute.signals import describe_stop
 
 if TYPE_CHECKING:
-    from hydrakit.compare.engine import Compared, CompareWatcher
-    from hydrakit.devices import Precision
+    from hydrakit.compare.engine import CompareCallback, CompareResult
+    from hydrakit.runs.context import RunContext
 
 
-@click.command(short_help="Compare strategies on the same findings, with a verdict.")
+@click.command(
+    cls=PlanCommand, short_help="Compare strategies on the same findings, with a verdict."
+)
 @click.option(
     "--strategies",
     callback=params.names,
     metavar="A,B,...",
-    help="Strategies; every other one is compared with the first.",
+    help="Strategies to compare; every other one is compared with the first.",
 )
-@params.comparison_options
+@datasets
+@plan_options(without=("splits", "seed"))
 @click.option(
     "--seeds",
     type=click.IntRange(min=1),
     default=3,
     show_default=True,
     metavar="N",
-    help="Train every cell with the seeds 0 to N-1.",
+    help="Number of seeds; every strategy is trained with the seeds 0 to N-1.",
 )
 @click.option(
     "--folds",
     type=click.IntRange(min=2),
     metavar="N",
-    help="Folds of the cross-validation, whole patients in each.  [default: 5]",
+    help="Number of cross-validation folds, with whole patients in each.  [default: 5]",
 )
-@click.option("--holdout", is_flag=True, help="One 8-1-1 split, as in the paper, and no folds.")
+@click.option(
+    "--holdout", is_flag=True, help="Use one 8-1-1 split, as in the paper, in place of folds."
+)
 @click.option(
     "--repeats",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
     metavar="N",
-    help="Repeat the cross-validation, each time with other folds.",
+    help="Number of repeats of the cross-validation, each with other folds.",
 )
-@click.option("--positive", metavar="CLASS", help="Whose AUC it is.  [default: the second of two]")
-@params.places
+@click.option(
+    "--positive",
+    metavar="CLASS",
+    help="Class treated as positive in the AUC.  [default: the second of two]",
+)
 @click.option(
     "--out",
     type=params.FOLDER,
@@ -61,12 +70,17 @@ if TYPE_CHECKING:
     "--jobs",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Processes, which share threads or GPUs.  [default: one per core; on a GPU "
+    help="Number of processes, which share threads or GPUs.  [default: one per core; on a GPU "
     "one per 2 cores and 4 GB of its memory]",
 )
-@params.compute
-@params.checkpoint_every
-@params.cache
+@click.option(
+    "--launcher",
+    default="local",
+    show_default=True,
+    metavar="NAME",
+    help="What starts the processes: local, or a plugin's launcher.",
+)
+@params.running_options
 @params.as_json
 @click.pass_context
 def compare(
@@ -80,16 +94,8 @@ def compare(
     holdout: bool,
     repeats: int,
     positive: str | None,
-    data: Path | None,
-    roots: dict[str, Path],
+    context: RunContext,
     out: Path | None,
-    jobs: int | None,
-    device: str,
-    precision: Precision,
-    deterministic: bool,
-    compiled: bool,
-    checkpoint_every: float,
-    cache: Path | None,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -106,7 +112,7 @@ def compare(
         raise click.UsageError("--holdout is a single split: leave out --folds and --repeats")
 
     from hydrakit.compare import engine
-    from hydrakit.compare.cells import make_design
+    from hydrakit.compare.design import make_design
 
     design = make_design(
         strategies=strategies,
@@ -117,40 +123,32 @@ def compare(
         settings=settings,
     )
     try:
-        with watching() as watcher:
+        with watching() as progress:
             found = engine.compare(
                 design,
+                context,
                 positive=positive,
                 out=out,
-                data=data,
-                roots=roots,
-                jobs=jobs,
-                device=device,
-                precision=precision,
-                deterministic=deterministic,
-                compiled=compiled,
-                cache=cache,
-                watcher=watcher,
-                checkpoint_every=checkpoint_every,
+                callback=progress,
             )
     except KeyboardInterrupt as error:
-        raise stopped(error, "the same command goes on where it was") from None
+        raise describe_stop(error, "the same command goes on where it was") from None
     show(found, as_json=as_json)
     if found.failed:
         ctx.exit(1)
 
 
 @contextmanager
-def watching() -> Iterator[CompareWatcher]:
+def watching() -> Iterator[CompareCallback]:
     """A watcher that shows how a comparison goes, on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from hydrakit.cli.compare_progress import Lines, LiveLines
+    from hydrakit.cli.compare_progress import LiveCompareProgress, PlainCompareProgress
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield Lines()
+        yield PlainCompareProgress()
         return
     columns = [
         TextColumn("{task.description}"),
@@ -159,10 +157,10 @@ def watching() -> Iterator[CompareWatcher]:
         TimeRemainingColumn(),
     ]
     with Progress(*columns, console=console, transient=True) as progress:
-        yield LiveLines(progress)
+        yield LiveCompareProgress(progress)
 
 
-def show(found: Compared, *, as_json: bool) -> None:
+def show(found: CompareResult, *, as_json: bool) -> None:
     """Print Table II, the pairs and the verdict; on standard error, what failed."""
     comparison = found.comparison
     if as_json and comparison is not None:

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hydrakit.compare.engine import CompareWatcher
+from hydrakit.compare.engine import CompareCallback
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from hydrakit.compare.cells import Cell
-    from hydrakit.rundir import RunDir
+    from hydrakit.compare.design import Cell
+    from hydrakit.runs.rundir import RunDir
 
 SECONDS_BETWEEN_LINES = 5.0
 
 
-class Lines(CompareWatcher):
+class PlainCompareProgress(CompareCallback):
     """A line for each cell."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Lines(CompareWatcher):
         self.say(f"{cell}: its process ended ({reason}); the others go on")
 
 
-class LiveLines(Lines):
+class LiveCompareProgress(PlainCompareProgress):
     """A line for each cell, and below them a bar for the whole."""
 
     def __init__(self, progress: Progress) -> None:

@@ -13,6 +13,7 @@ from hydrakit.cli.check import check
 
 if TYPE_CHECKING:
     from hydrakit.hooks import DatasetAdapter
+    from hydrakit.runs.context import RunContext
 
 
 @click.group(short_help="What datasets there are, and whether yours are in order.")
@@ -23,11 +24,11 @@ def datasets() -> None:
 @datasets.command("list")
 @params.places
 @params.as_json
-def list_datasets(data: Path | None, roots: dict[str, Path], as_json: bool) -> None:
+def list_datasets(context: RunContext, as_json: bool) -> None:
     """List the datasets of the installed plugins, and those that a dataset.toml declares."""
-    from hydrakit.data.declared import plugins_at
+    from hydrakit.hooks import DatasetAdapter
 
-    adapters = plugins_at(data, roots).datasets
+    adapters = context.plugins().all(DatasetAdapter)
     if as_json:
         click.echo(json.dumps([_describe(adapters[name]) for name in sorted(adapters)], indent=2))
         return
@@ -40,12 +41,12 @@ def list_datasets(data: Path | None, roots: dict[str, Path], as_json: bool) -> N
 @click.argument("folder", metavar="DIR", type=params.FOLDER)
 def new(folder: Path) -> None:
     """Look at the images in DIR and write a first dataset.toml there, for you to check."""
-    from hydrakit.data.declaration import FILE
-    from hydrakit.data.guess import guess
+    from hydrakit.data.declared.guess import guess_declaration
+    from hydrakit.data.declared.schema import FILE
     from hydrakit.errors import DataError
-    from hydrakit.folder.files import write_atomic
+    from hydrakit.storage.files import write_atomic
 
-    text = guess(folder)
+    text = guess_declaration(folder)
     try:
         write_atomic(folder / FILE, text.encode())
     except OSError as error:
@@ -61,11 +62,11 @@ def new(folder: Path) -> None:
 @click.argument("name")
 @params.places
 @params.as_json
-def info(name: str, data: Path | None, roots: dict[str, Path], as_json: bool) -> None:
+def info(name: str, context: RunContext, as_json: bool) -> None:
     """Tell what dataset NAME is, which files it needs, how to get them, and its options."""
-    from hydrakit.data.declared import plugins_at
+    from hydrakit.hooks import DatasetAdapter
 
-    adapter = plugins_at(data, roots).dataset(name)
+    adapter = context.plugins().get(DatasetAdapter, name)
     described = _describe(adapter)
     if as_json:
         click.echo(json.dumps(described, indent=2))
@@ -82,6 +83,8 @@ def info(name: str, data: Path | None, roots: dict[str, Path], as_json: bool) ->
 
 
 def _describe(adapter: DatasetAdapter) -> dict[str, Any]:
+    from hydrakit.plugins.options import option_fields
+
     view = adapter.field_of_view
     return {
         "name": adapter.name,
@@ -101,7 +104,7 @@ def _describe(adapter: DatasetAdapter) -> dict[str, Any]:
                 "choices": list(option.choices),
                 "help": option.help,
             }
-            for option in adapter.options
+            for option in option_fields(adapter.options)
         ],
     }
 

@@ -12,8 +12,8 @@ from hydrakit.cli import params
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hydrakit.upkeep.clean import Waste
-    from hydrakit.upkeep.status import ComparisonStatus, HolderStatus, RunStatus
+    from hydrakit.maintenance.clean import RemovableFiles
+    from hydrakit.maintenance.status import ComparisonStatus, HolderStatus, RunStatus
 
 FEW = 10  # paths that are named of each kind
 
@@ -27,7 +27,7 @@ def verify(ctx: click.Context, /, *, folder: Path, as_json: bool) -> None:
 
     One line for each file that is not, with what to do; exit status 1 if there is one.
     """
-    from hydrakit.upkeep.verify import verify as engine
+    from hydrakit.maintenance.verify import verify as engine
 
     found = engine(folder)
     if as_json:
@@ -50,8 +50,8 @@ def status(folder: Path, as_json: bool) -> None:
 
     Takes no lock and writes nothing: also from another terminal, while the run goes on.
     """
-    from hydrakit.upkeep.status import RunStatus
-    from hydrakit.upkeep.status import status as engine
+    from hydrakit.maintenance.status import RunStatus
+    from hydrakit.maintenance.status import status as engine
 
     found = engine(folder)
     if as_json:
@@ -134,9 +134,9 @@ def clean(folder: Path, yes: bool) -> None:
 
     Body, heads, results and reports stay, and so does all that an unfinished run needs to go on.
     """
-    from hydrakit.upkeep.clean import clean as engine
+    from hydrakit.maintenance.clean import clean as engine
 
-    def agree(found: Sequence[Waste]) -> bool:
+    def agree(found: Sequence[RemovableFiles]) -> bool:
         for line in _told(found):
             click.echo(line)
         return yes or click.confirm("Remove them?")
@@ -148,7 +148,7 @@ def clean(folder: Path, yes: bool) -> None:
         click.echo("nothing was removed")
 
 
-def _told(found: Sequence[Waste]) -> list[str]:
+def _told(found: Sequence[RemovableFiles]) -> list[str]:
     """What can be removed, kind by kind; single paths where there are few."""
     lines = []
     for why in dict.fromkeys(each.why for each in found):

@@ -9,30 +9,31 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hydrakit.lines import data_lines, duration, figures, name_of, summary
-from hydrakit.watch import Watcher
+from hydrakit.observers.log import data_lines, duration, figures, name_of, summary
+from hydrakit.runs.callbacks import RunCallback
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from hydrakit.plan import Plan, Round
-    from hydrakit.results import EpochRecord, RoundResult
-    from hydrakit.rundir import RunDir
+    from hydrakit.plan.model import Plan
+    from hydrakit.plan.results import EpochRecord, RoundResult
+    from hydrakit.rounds import Round
+    from hydrakit.runs.rundir import RunDir
 
 SECONDS_BETWEEN_LINES = 5.0
 
 
 @contextmanager
-def watching(plan: Plan) -> Iterator[Watcher]:
+def watching(plan: Plan) -> Iterator[RunCallback]:
     """A watcher that shows how the plan's run goes, on standard error."""
     from rich.console import Console
 
-    from hydrakit.data.dicom_index import watching_index
+    from hydrakit.data.dicom.index import report_index_progress
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        plain = PlainWatcher(plan)
-        with watching_index(plain.indexing):
+        plain = PlainProgress(plan)
+        with report_index_progress(plain.indexing):
             yield plain
         return
     from rich.progress import (
@@ -53,15 +54,32 @@ def watching(plan: Plan) -> Iterator[Watcher]:
         TimeRemainingColumn(),
     ]
     with Progress(*columns, console=console, transient=True) as progress:
-        live = LiveWatcher(plan, progress)
-        with watching_index(live.indexing):
+        live = LiveProgress(plan, progress)
+        with report_index_progress(live.indexing):
             yield live
 
 
-class PlainWatcher(Watcher):
-    """One line now and then, and one for each round."""
+class PreparingProgress(RunCallback):
+    """Prints now and then how many cases have been read."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self) -> None:
+        self.last_line = time.monotonic()
+
+    def preparing(self, dataset: str, cases: int) -> None:
+        """A number of cases has been read so far."""
+        if time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
+            click.echo(f"preparing {dataset}: {cases} cases read", err=True)
+            self.last_line = time.monotonic()
+
+
+class PlainProgress(RunCallback):
+    """Prints a line now and then, and one for each round.
+
+    Args:
+        plan: Plan of the run; None where `started` brings it.
+    """
+
+    def __init__(self, plan: Plan | None = None) -> None:
         self.plan = plan
         self.last_line = time.monotonic()
         self.began = self.last_line
@@ -85,9 +103,10 @@ class PlainWatcher(Watcher):
         """So many cases of a dataset have been read."""
         self.mention(f"preparing {dataset}: {cases} cases read")
 
-    def started(self, rundir: RunDir, device: str) -> None:
+    def started(self, plan: Plan, rundir: RunDir, device: str) -> None:
         """The data is ready, and rounds begin."""
-        rounds = len(self.plan.rounds)
+        self.plan = plan
+        rounds = len(plan.rounds)
         for name, facts in (rundir.facts() or {}).items():
             for line in data_lines(name, facts):
                 self.say(line)
@@ -126,11 +145,12 @@ class PlainWatcher(Watcher):
         self.began, self.before = time.monotonic(), 0
 
     def name(self, number: int, round: Round) -> str:
-        """How a round is called."""
+        """Name of a round in messages."""
+        assert self.plan is not None
         return name_of(self.plan, number, round)
 
 
-class LiveWatcher(PlainWatcher):
+class LiveProgress(PlainProgress):
     """A bar for what is under way, above it a line for each round that is done."""
 
     def __init__(self, plan: Plan, progress: Progress) -> None:

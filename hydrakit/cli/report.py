@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from hydrakit.cli import params
 
 if TYPE_CHECKING:
     from hydrakit.report.figure import Figure
-    from hydrakit.rundir import RunDir
+    from hydrakit.runs.context import RunContext
 
 
 @click.command(short_help="Write the report of a run or a comparison again.")
@@ -22,43 +23,27 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Also write each figure there: SVG and CSV, and with the extra `figures` PDF and PNG.",
 )
-@params.places
-@params.cache
-def report(
-    folder: Path,
-    figures: Path | None,
-    data: Path | None,
-    roots: dict[str, Path],
-    cache: Path | None,
-) -> None:
+@params.data_options
+def report(folder: Path, figures: Path | None, context: RunContext) -> None:
     """Write report.html again into the folder of a run, finished or not, or of a comparison.
 
     Patches of test cases are added to a run that has none kept, where its data is at hand.
     """
-    from hydrakit.errors import PlanError
-    from hydrakit.folder.files import write_atomic
-    from hydrakit.report import build_comparison, build_report
-    from hydrakit.rundir import RunDir
+    from hydrakit import engine
 
-    path = folder / "report.html"
-    try:
-        if (folder / "comparison.json").is_file():
-            text, drawn = build_comparison(folder)
-        else:
-            rundir = RunDir(folder)
-            _keep_patches(rundir, data, roots, cache)
-            text, drawn = build_report(rundir)
-        write_atomic(path, text.encode())
-    except OSError as error:
-        raise PlanError(
-            f"{path}: cannot be written ({error.strerror}): copy the folder to where you may write"
-        ) from None
-    click.echo(path)
+    written = engine.report(folder, context)
+    if written.missing is not None:
+        click.echo(
+            f"Note: {written.missing}: is not there, so that the report shows no patches: name the "
+            "data's folder with `--data` or `--root`",
+            err=True,
+        )
+    click.echo(written.path)
     if figures is not None:
-        _write_figures(drawn, figures)
+        _write_figures(written.figures, figures)
 
 
-def _write_figures(drawn: list[Figure], folder: Path) -> None:
+def _write_figures(drawn: Sequence[Figure], folder: Path) -> None:
     from hydrakit.report.export import write_figures
 
     paths, install = write_figures(drawn, folder)
@@ -66,33 +51,3 @@ def _write_figures(drawn: list[Figure], folder: Path) -> None:
         click.echo(path)
     if install:
         click.echo(f"Note: {install}", err=True)
-
-
-def _keep_patches(
-    rundir: RunDir, data: Path | None, roots: dict[str, Path], cache: Path | None
-) -> None:
-    """Add the patches of a finished run that has none, where the data is where it was."""
-    from hydrakit.report.cases import keep_shown
-    from hydrakit.rundir import SHOWN
-
-    if rundir.results() is None or (rundir.path / SHOWN).is_file():
-        return
-    from hydrakit.data.declared import plugins_at
-    from hydrakit.data.prepare import prepare
-    from hydrakit.places import root_of
-
-    plan = rundir.plan()
-    known = {name: Path(path) for name, path in rundir.environment().get("roots", {}).items()}
-    root = root_of(plan.target, data, roots if data else {**known, **roots})
-    if not root.is_dir():
-        click.echo(
-            f"Note: {root}: is not there, so that the report shows no patches: name the data's "
-            "folder with `--data` or `--root`",
-            err=True,
-        )
-        return
-    plugins = plugins_at(data, {plan.target: root})
-    options = plan.dataset(plan.target).options
-    adapter = plugins.dataset(plan.target)
-    prepared = prepare(adapter, root, options=options, patch=plan.body.patch, cache=cache)
-    keep_shown(rundir, prepared, plugins=plugins)

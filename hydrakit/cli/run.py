@@ -2,68 +2,70 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hydrakit.cli import params
-from hydrakit.distributed import Team, one_voice
-from hydrakit.stopping import stopped
+from hydrakit.cli.plan_options import PlanCommand, datasets, plan_options, strategy
+from hydrakit.compute.signals import describe_stop
 
 if TYPE_CHECKING:
-    from hydrakit.devices import Precision
-    from hydrakit.plan import Plan
+    from hydrakit.plan.model import Plan
+    from hydrakit.runs.context import RunContext
 
 
-def _make_plan(data: Path | None, roots: dict[str, Path], **given: Any) -> Plan:
-    from hydrakit.data.declared import plugins_at
-    from hydrakit.planning import make_plan
+def _make_plan(context: RunContext, **given: Any) -> Plan:
+    from hydrakit.plan.profiles import make_plan
 
     strategy, datasets = given.pop("strategy"), given.pop("datasets")
     if not strategy or not datasets:
         missing = "--strategy" if not strategy else "--datasets"
         raise click.UsageError(f"{missing} is needed: see `hydrakit plugins list`")
-    return make_plan(strategy, datasets, plugins=plugins_at(data, roots), **given)
+    return make_plan(strategy, datasets, plugins=context.plugins(), **given)
 
 
-@click.command(short_help="Print the plan of a run as JSON.")
-@params.plan_options
+@click.command(cls=PlanCommand, short_help="Print the plan of a run as JSON.")
+@strategy
+@datasets
+@plan_options()
 @params.places
 @click.option("--out", type=params.FOLDER, metavar="FILE", help="Write the plan to a file instead.")
-def plan(*, data: Path | None, roots: dict[str, Path], out: Path | None, **given: Any) -> None:
+def plan(*, context: RunContext, out: Path | None, **given: Any) -> None:
     """Print the plan of a run as JSON, to read or to edit: `run --plan FILE` runs it."""
-    text = _make_plan(data, roots, **given).to_json()
+    text = _make_plan(context, **given).to_json()
     if out is None:
         click.echo(text, nl=False)
     else:
         from hydrakit.errors import PlanError
-        from hydrakit.folder.files import write_atomic
+        from hydrakit.storage.files import write_atomic
+        from hydrakit.storage.records import writable
 
         if out.exists():
             raise PlanError(f"{out}: exists already: name another file")
-        try:
+        with writable(out, "name a file in another folder"):
             write_atomic(out, text.encode())
-        except OSError as error:
-            raise PlanError(
-                f"{out}: cannot be written ({error.strerror}): name a file in another folder"
-            ) from None
 
 
-@click.command(short_help="Train body and heads, and test on the target.")
-@params.plan_options
-@params.places
+@click.command(cls=PlanCommand, short_help="Train body and heads, and test on the target.")
+@strategy
+@datasets
+@plan_options()
 @click.option(
     "--plan",
     "plan_file",
     type=params.FOLDER,
     metavar="FILE",
-    help="Run this plan, as `hydrakit plan` prints it and you edited it.",
+    help="Run the plan in this file, as `hydrakit plan` writes it.",
 )
-@click.option("--resume", type=params.FOLDER, metavar="RUN", help="Go on with this run's folder.")
+@click.option(
+    "--resume", type=params.FOLDER, metavar="RUN", help="Continue the run in this folder."
+)
 @click.option(
     "--out",
     type=params.FOLDER,
@@ -72,44 +74,26 @@ def plan(*, data: Path | None, roots: dict[str, Path], out: Path | None, **given
 )
 @click.option(
     "--trace-test",
-    "trace",
     is_flag=True,
-    help="Look at the test split after every epoch too, for a figure; the report tells it.",
-)
-@click.option(
-    "--track",
-    type=click.Choice(["tensorboard", "mlflow"]),
-    help="Send the figures of every epoch there too; its files lie in the run's folder.",
+    help="Evaluate the test split after every epoch too, for a figure; the report says so.",
 )
 @click.option(
     "--dry-run",
     "dry",
     is_flag=True,
-    help="Check everything, and tell what the run would cost; nothing is trained.",
+    help="Check everything and estimate time, memory and disk space, without training.",
 )
-@params.compute
-@params.checkpoint_every
-@params.cache
+@params.running_options
 @click.pass_context
-@one_voice()
 def run(
     ctx: click.Context,
     /,
     *,
-    data: Path | None,
-    roots: dict[str, Path],
+    context: RunContext,
     plan_file: Path | None,
     resume: Path | None,
     out: Path | None,
-    device: str,
-    trace: bool,
-    track: str | None,
     dry: bool,
-    precision: Precision,
-    deterministic: bool,
-    compiled: bool,
-    checkpoint_every: float,
-    cache: Path | None,
     **given: Any,
 ) -> None:
     """Train body and heads, dataset after dataset, and test on the target.
@@ -117,65 +101,58 @@ def run(
     The same command goes on where a stopped one left off, and ends with the same weights.
     """
     from hydrakit.cli.progress import watching
-    from hydrakit.cli.show import print_rehearsal, print_results
-    from hydrakit.plan import load_plan
-    from hydrakit.rundir import RunDir
+    from hydrakit.cli.show import print_dry_run, print_results
+    from hydrakit.plan.model import load_plan
+    from hydrakit.runs.rundir import RunDir
 
+    if plan_file or resume:
+        _refuse_plan_options(ctx, given, plan_file=plan_file, resume=resume, out=out)
+    if resume:
+        rundir = RunDir(resume)
+        the_plan, out = rundir.plan(), resume
+        if context.data is None:
+            before = rundir.environment().get("roots", {})
+            context = context.changed(roots={**before, **context.roots})
+    else:
+        the_plan = load_plan(plan_file) if plan_file else _make_plan(context, **given)
+
+    from hydrakit import engine  # torch: only once the plan is known to be right
+
+    out = out or engine.default_out(the_plan)
+    with _resumable(out), watching(the_plan) as progress:
+        if dry:
+            estimate = engine.dry_run(the_plan, context, out=out, callbacks=[progress])
+        else:
+            done = engine.run(the_plan, context, out=out, callbacks=[progress])
+    if dry:
+        print_dry_run(estimate)
+        for path, value in given["changes"].items():
+            click.echo(f"set:     {path} = {json.dumps(value)}")
+    else:
+        print_results(done)
+
+
+def _refuse_plan_options(
+    ctx: click.Context,
+    given: dict[str, Any],
+    *,
+    plan_file: Path | None,
+    resume: Path | None,
+    out: Path | None,
+) -> None:
+    """Refuse options that would change a plan which is given as a whole."""
     if plan_file and resume:
         raise click.UsageError(
             "--plan begins a run and --resume goes on with one: name one of them"
         )
-    if plan_file or resume:
-        chosen = "--plan" if plan_file else "--resume"
-        for option in ctx.command.params:
-            if option.name in given and _is_given(ctx, option.name):
-                raise click.UsageError(
-                    f"{chosen} brings a whole plan: {option.opts[0]} cannot change it"
-                )
-    if resume:
-        if out is not None:
-            raise click.UsageError("--resume names the run's folder: leave out --out")
-        rundir = RunDir(resume)
-        the_plan, out = rundir.plan(), resume
-        known = {} if data else rundir.environment().get("roots", {})
-        roots = {**{name: Path(path) for name, path in known.items()}, **roots}
-    else:
-        the_plan = load_plan(plan_file) if plan_file else _make_plan(data, roots, **given)
-
-    from hydrakit import engine  # torch: only once the plan is known to be right
-    from hydrakit.track import tracking
-
-    team = Team.here()
-    out = out or engine.default_out(the_plan)
-    places: dict[str, Any] = {
-        "out": out,
-        "data": data,
-        "roots": roots,
-        "device": device,
-        "precision": precision,
-        "deterministic": deterministic,
-        "compiled": compiled,
-        "cache": cache,
-    }
-    with (
-        _resumable(out),
-        watching(the_plan) if team.leads else nullcontext() as shown,
-        tracking(shown, track) as watcher,
-    ):
-        if dry:
-            rehearsal = engine.rehearse(the_plan, **places, watcher=watcher, trace=trace)
-        else:
-            done = engine.run(
-                the_plan,
-                **places,
-                trace=trace,
-                watcher=watcher,
-                checkpoint_every=checkpoint_every,
+    chosen = "--plan" if plan_file else "--resume"
+    for option in ctx.command.params:
+        if option.name in given and _is_given(ctx, option.name):
+            raise click.UsageError(
+                f"{chosen} brings a whole plan: {option.opts[0]} cannot change it"
             )
-    if dry:
-        print_rehearsal(rehearsal)
-    elif team.leads:
-        print_results(done)
+    if resume and out is not None:
+        raise click.UsageError("--resume names the run's folder: leave out --out")
 
 
 @contextmanager
@@ -186,7 +163,7 @@ def _resumable(out: Path) -> Iterator[None]:
     except KeyboardInterrupt as error:
         begun = (out / "plan.json").is_file()
         again = f"`hydrakit run --resume {shlex.quote(str(out))}`" if begun else "the same command"
-        raise stopped(error, f"{again} goes on where it was") from None
+        raise describe_stop(error, f"{again} goes on where it was") from None
 
 
 def _is_given(ctx: click.Context, name: str) -> bool:
@@ -194,7 +171,7 @@ def _is_given(ctx: click.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-@click.command(short_help="Evaluate a run, or any body and head.")
+@click.command(cls=PlanCommand, short_help="Evaluate a run, or any body and head.")
 @click.argument("run", required=False, type=params.FOLDER)
 @click.option("--body", type=params.FOLDER, metavar="FILE", help="A body's safetensors.")
 @click.option("--head", type=params.FOLDER, metavar="FILE", help="A head's safetensors.")
@@ -206,10 +183,8 @@ def _is_given(ctx: click.Context, name: str) -> bool:
     show_default=True,
     help="Which cases, split as when the head was trained.",
 )
-@params.places
-@params.adapter_options
-@params.device
-@params.cache
+@params.evaluation_options
+@plan_options("options")
 @params.as_json
 def evaluate(
     *,
@@ -218,11 +193,8 @@ def evaluate(
     head: Path | None,
     dataset: str | None,
     split: str,
-    data: Path | None,
-    roots: dict[str, Path],
+    context: RunContext,
     options: dict[str, Any],
-    device: str,
-    cache: Path | None,
     as_json: bool,
 ) -> None:
     """Evaluate a finished RUN, or any body and head that fit each other, on a dataset's cases."""
@@ -232,32 +204,16 @@ def evaluate(
         raise click.UsageError("a RUN brings its body, heads and options: name a RUN alone")
 
     from hydrakit.cli.show import print_evaluation
-    from hydrakit.evaluate import evaluate_files, evaluate_run
-    from hydrakit.places import root_of
-    from hydrakit.weightfile import read_head
+    from hydrakit.runs.evaluate import evaluate_files, evaluate_run
+    from hydrakit.weights.format import read_head
 
     if run is not None:
-        places = dict(roots)
-        if data is not None and dataset not in roots:
-            from hydrakit.rundir import RunDir
-
-            name = dataset or RunDir(run).plan().target
-            places.setdefault(name, root_of(name, data, roots))
-        evaluation = evaluate_run(
-            run, roots=places, dataset=dataset, split=split, device=device, cache=cache
-        )
+        evaluation = evaluate_run(run, context, dataset=dataset, split=split)
     else:
         assert body is not None
         assert head is not None
         name = dataset or read_head(head).dataset
         evaluation = evaluate_files(
-            body,
-            head,
-            root=root_of(name, data, roots),
-            dataset=name,
-            split=split,
-            options=options.get(name),
-            device=device,
-            cache=cache,
+            body, head, context, dataset=name, split=split, options=options.get(name)
         )
     print_evaluation(evaluation, as_json=as_json)

@@ -11,11 +11,11 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hydrakit.compare.comparison import Comparison
-    from hydrakit.evaluate import Evaluation
-    from hydrakit.rehearsal import Rehearsal
-    from hydrakit.results import Subgroup, TestResult
-    from hydrakit.rundir import RunDir
+    from hydrakit.plan.results import Subgroup, TestResult
+    from hydrakit.runs.dry_run import DryRun
+    from hydrakit.runs.evaluate import EvaluationResult
+    from hydrakit.runs.rundir import RunDir
+    from hydrakit.stats.comparison import Comparison
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
@@ -77,10 +77,10 @@ def print_results(rundir: RunDir) -> None:
     click.echo(f"report:  {rundir.report_path}")
 
 
-def print_rehearsal(found: Rehearsal) -> None:
+def print_dry_run(found: DryRun) -> None:
     """What a run would cost, and where it would be."""
-    from hydrakit.lines import data_lines, duration
-    from hydrakit.rehearsal import STEPS
+    from hydrakit.observers.log import data_lines, duration
+    from hydrakit.runs.dry_run import STEPS
 
     for name, facts in found.facts.items():
         for line in data_lines(name, facts):
@@ -149,7 +149,7 @@ def _subgroup(found: Subgroup) -> str:
     )
 
 
-def print_evaluation(evaluation: Evaluation, *, as_json: bool) -> None:
+def print_evaluation(evaluation: EvaluationResult, *, as_json: bool) -> None:
     """An evaluation, with what must be known to read it."""
     if as_json:
         result = evaluation.result.model_dump(mode="json")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hydrakit.cli import params
+from hydrakit.cli.plan_options import PlanCommand, datasets, plan_options, strategy
+
+TUNED = ("learning_rate", "dropout")  # what `tune` chooses
 
 if TYPE_CHECKING:
-    from hydrakit.devices import Precision
-    from hydrakit.search.order import OrderResult, TriedOrder
+    from hydrakit.runs.context import RunContext
+    from hydrakit.search.order import OrderResult
     from hydrakit.search.tuning import RoundTuning
 
 
@@ -26,67 +28,55 @@ def _values(_: click.Context, __: click.Parameter, value: str | None) -> list[fl
         raise click.BadParameter(f"{value!r} is not a list such as 1e-4,3e-4,1e-3") from None
 
 
-def _without(*names: str) -> Callable[[click.Command], click.Command]:
-    """Take options out of those that a command shares with others."""
-
-    def strip(command: click.Command) -> click.Command:
-        command.params = [each for each in command.params if each.name not in names]
-        return command
-
-    return strip
-
-
-@_without("learning_rate", "dropout")
-@click.command(short_help="Choose learning rate and dropout of every round; write a plan.")
-@params.plan_options
+@click.command(
+    cls=PlanCommand, short_help="Choose learning rate and dropout of every round; write a plan."
+)
+@strategy
+@datasets
+@plan_options(without=TUNED)
 @click.option(
     "--learning-rates",
     callback=_values,
     metavar="R,R,...",
-    help="To try.  [default: 1e-4,3e-4,1e-3]",
+    help="Learning rates to try in each round.  [default: 1e-4,3e-4,1e-3]",
 )
 @click.option(
-    "--dropouts", callback=_values, metavar="P,P,...", help="To try.  [default: 0,0.1,0.3]"
+    "--dropouts",
+    callback=_values,
+    metavar="P,P,...",
+    help="Dropout probabilities to try in each round.  [default: 0,0.1,0.3]",
 )
 @click.option(
     "--folds",
     type=click.IntRange(min=2),
     default=3,
     show_default=True,
-    help="Of the cross-validation, within each round's training split.",
+    help="Number of cross-validation folds within each round's training split.",
 )
 @click.option(
     "--search",
     type=click.Choice(["grid", "optuna"]),
     default="grid",
     show_default=True,
-    help="Try all pairs of the values, or what Optuna proposes between them.",
+    help="Try all pairs of the values, or pairs that Optuna proposes within their ranges.",
 )
 @click.option(
     "--trials",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Settings that Optuna tries in each round.  [default: 20]",
+    help="Number of pairs that Optuna tries in each round.  [default: 20]",
 )
-@params.places
 @click.option("--out", type=params.FOLDER, metavar="FILE", help="Write the plan to this file.")
-@params.compute
-@params.cache
+@params.running_options
 def tune(
     *,
-    data: Path | None,
-    roots: dict[str, Path],
+    context: RunContext,
     learning_rates: list[float] | None,
     dropouts: list[float] | None,
     folds: int,
     search: str,
     trials: int | None,
     out: Path | None,
-    device: str,
-    precision: Precision,
-    deterministic: bool,
-    compiled: bool,
-    cache: Path | None,
     **given: Any,
 ) -> None:
     """Choose learning rate and dropout of every round, by cross-validation on its training split.
@@ -99,42 +89,32 @@ def tune(
         if not value:
             raise click.UsageError(f"{option} is needed: see `hydrakit tune --help`")
     assert out is not None
+    for path in given["changes"]:
+        if path.startswith("rounds.") and path.rpartition(".")[2] in TUNED:
+            raise click.UsageError(f"`tune` chooses this value itself: leave out --set {path}")
 
-    from hydrakit.cli.progress import PlainWatcher
-    from hydrakit.data.declared import plugins_at
-    from hydrakit.data.dicom_index import watching_index
-    from hydrakit.planning import make_plan
-    from hydrakit.search.tune import DROPOUTS, LEARNING_RATES
-    from hydrakit.search.tune import tune as engine
+    from hydrakit.cli.search_progress import TuneProgress
+    from hydrakit.data.dicom.index import report_index_progress
+    from hydrakit.plan.profiles import make_plan
+    from hydrakit.search import tune as engine
 
-    plugins = plugins_at(data, roots)
+    plugins = context.plugins()
     plan = make_plan(strategy, datasets, plugins=plugins, **given)
-    watcher = PlainWatcher(plan)
-
-    def on_trial(number: int, done: int, of: int) -> None:
-        round = plan.rounds[number - 1]
-        watcher.mention(f"{watcher.name(number, round)}: {done} of {of} trials")
-
-    with watching_index(watcher.indexing):
-        tuned = engine(
+    progress = TuneProgress(plan, on_choice=lambda each: _print_round(each, len(plan.rounds)))
+    with report_index_progress(progress.indexing):
+        tuned = engine.tune(
             plan,
             out,
-            learning_rates=learning_rates or LEARNING_RATES,
-            dropouts=dropouts or DROPOUTS,
-            folds=folds,
-            search=search,
-            trials=trials,
-            data=data,
-            roots=roots,
-            device=device,
-            precision=precision,
-            deterministic=deterministic,
-            compiled=compiled,
-            cache=cache,
+            context,
+            search=engine.TuningSearch(
+                learning_rates=learning_rates or engine.LEARNING_RATES,
+                dropouts=dropouts or engine.DROPOUTS,
+                folds=folds,
+                method=search,
+                trials=trials,
+            ),
+            callbacks=[progress],
             plugins=plugins,
-            watcher=watcher,
-            on_trial=on_trial,
-            on_round=lambda each: _print_round(each, len(plan.rounds)),
         )
     click.echo(f"plan:    {tuned.path}")
     click.echo(f"trials:  {tuned.trials_path}")
@@ -169,37 +149,49 @@ def _print_round(tuned: RoundTuning, rounds: int) -> None:
     )
 
 
-@click.command(short_help="Find which supports help a target, and in which order.")
-@click.option("--target", metavar="NAME", help="The dataset that is to do well.")
+@click.command(cls=PlanCommand, short_help="Find which supports help a target, and in which order.")
+@click.option("--target", metavar="NAME", help="Dataset to find supports for.")
 @click.option(
-    "--strategy", default="hydra", show_default=True, metavar="NAME", help="Order of training."
+    "--strategy",
+    default="hydra",
+    show_default=True,
+    metavar="NAME",
+    help="Strategy that trains each order of supports.",
 )
-@params.comparison_options
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--datasets",
+    callback=params.names,
+    metavar="A,B,...",
+    help="Datasets to choose supports from.",
+)
+@plan_options(without=("splits",))
 @click.option(
     "--seeds",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
     metavar="N",
-    help="Runs of each order, with the seeds from --seed on; splits stay the same.",
+    help="Runs of each order, with the seeds --seed, --seed + 1, ...; all have the same splits.",
 )
 @click.option(
     "--budget",
     type=click.IntRange(min=1),
     metavar="N",
-    help="At most so many runs.  [default: 20, unless --minutes is given]",
+    help="Maximum number of runs.  [default: 20, unless --minutes is given]",
 )
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Begin runs so long.")
-@params.places
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="X",
+    help="Start no new run after this many minutes.",
+)
 @click.option(
     "--out",
     type=params.FOLDER,
     metavar="DIR",
     help="Folder of the search.  [default: one under ./runs, the same for the same search]",
 )
-@params.compute
-@params.cache
+@params.running_options
 @params.as_json
 def order(
     *,
@@ -210,14 +202,8 @@ def order(
     seeds: int,
     budget: int | None,
     minutes: float | None,
-    data: Path | None,
-    roots: dict[str, Path],
+    context: RunContext,
     out: Path | None,
-    device: str,
-    precision: Precision,
-    deterministic: bool,
-    compiled: bool,
-    cache: Path | None,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -230,42 +216,28 @@ def order(
     if not target or not datasets:
         raise click.UsageError(f"{'--datasets' if target else '--target'} is needed")
 
-    from hydrakit.cli.progress import PlainWatcher
-    from hydrakit.search.order import order as engine
+    from hydrakit.cli.search_progress import OrderProgress
+    from hydrakit.search import order as engine
 
-    found = engine(
+    found = engine.order(
         datasets,
         target,
-        strategy=strategy,
-        seeds=seeds,
-        seed=seed,
-        budget=budget,
-        minutes=minutes,
+        engine.OrderSearch(
+            strategy=strategy,
+            seeds=seeds,
+            seed=seed,
+            budget=budget,
+            minutes=minutes,
+            settings=settings,
+        ),
+        context,
         out=out,
-        settings=settings,
-        data=data,
-        roots=roots,
-        device=device,
-        cache=cache,
-        watcher=PlainWatcher,
-        on_tried=_tell,
-        precision=precision,
-        deterministic=deterministic,
-        compiled=compiled,
+        callback=OrderProgress(),
     )
     if as_json:
         click.echo(found.model_dump_json(indent=2))
     else:
         _print_order(found)
-
-
-def _tell(tried: TriedOrder, result: OrderResult) -> None:
-    """One line for each order that was tried, on standard error."""
-    click.echo(
-        f"order {len(result.tried)} of {result.possible}: {_named(tried.supports)}: "
-        f"validation {tried.score:.3f}",
-        err=True,
-    )
 
 
 def _named(supports: tuple[str, ...]) -> str:

@@ -20,7 +20,7 @@ def weights() -> None:
 @params.as_json
 def inspect(file: Path, as_json: bool) -> None:
     """Tell what a safetensors FILE of hydrakit is, and what its input needs."""
-    from hydrakit.weightfile import read_metadata
+    from hydrakit.weights.format import read_metadata
 
     description = read_metadata(file)
     if as_json:
@@ -44,7 +44,7 @@ def _words(value: object) -> str:
 @click.option("--out", type=params.FOLDER, required=True, metavar="DIR", help="A new folder.")
 def import_authors(file: Path, out: Path) -> None:
     """Turn a checkpoint FILE.pth of the paper's authors into body and head safetensors."""
-    from hydrakit.authors import import_authors as convert
+    from hydrakit.weights.import_authors import import_authors as convert
 
     for path in convert(file, out):
         click.echo(path)
@@ -56,7 +56,7 @@ def import_authors(file: Path, out: Path) -> None:
 @click.option("--out", type=params.FOLDER, required=True, metavar="DIR", help="A new folder.")
 def swap(body: Path, head: Path, out: Path) -> None:
     """Put a head on another body, after checking that they fit."""
-    from hydrakit.weights import swap as join
+    from hydrakit.weights.files import swap as join
 
     note = join(body, head, out)
     if note:

@@ -7,42 +7,30 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-import hydrakit
-from hydrakit.compare.cells import Cell, CompareDir, Description, Design
-from hydrakit.compare.comparison import Comparison
-from hydrakit.compare.judging import Cases, cases_of, compared
-from hydrakit.compare.pool import Place, ending, run_groups
-from hydrakit.data.declared import plugins_at
-from hydrakit.data.gate import pass_gate
-from hydrakit.data.prepare import Prepared, prepare
-from hydrakit.data.read import check_root
-from hydrakit.errors import DataError
-from hydrakit.folder.files import write_atomic
-from hydrakit.folder.lock import locked
-from hydrakit.hooks import DatasetAdapter
-from hydrakit.places import root_of
-from hydrakit.plan import Plan
-from hydrakit.plugins import Plugins
+from hydrakit.compare.design import Cell, CompareDir, Description, Design
+from hydrakit.compare.scoring import ScoredCases, compare_cells, scored_cases
+from hydrakit.data.quality.leakage import check_leakage
+from hydrakit.errors import DataError, PlanError
+from hydrakit.hooks import DatasetAdapter, Launcher, LauncherFactory
+from hydrakit.plan.model import Plan
+from hydrakit.plugins.registry import Plugins
 from hydrakit.report import write_comparison_report
-from hydrakit.rundir import RunDir
-from hydrakit.stopping import EVERY
-from hydrakit.watch import Watcher
-
-if TYPE_CHECKING:
-    from hydrakit.devices import Precision
-
+from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.context import RunContext, context_of
+from hydrakit.runs.datasets import find_datasets, prepare_datasets
+from hydrakit.runs.rundir import RunDir
+from hydrakit.stats.comparison import Comparison
+from hydrakit.storage.lock import locked
+from hydrakit.storage.paths import using_cache
+from hydrakit.storage.records import write_record
+from hydrakit.version import version
 
 SECONDS_BETWEEN_REPORTS = 30.0
 
-# What a process that shares a GPU should find. One small network leaves most of a GPU idle: on an
-# H100, six runs at once took as long as one.
-GPU_MEMORY = 4 * 2**30  # bytes; a run with some thousand patches takes 1 or 2
-GPU_THREADS = 2
 
-
-class CompareWatcher(Watcher):
+class CompareCallback(RunCallback):
     """Told how a comparison goes. These methods do nothing: override the ones of interest."""
 
     def begun(self, out: Path, cells: int, rounds: int, at_once: int) -> None:
@@ -62,7 +50,7 @@ class CompareWatcher(Watcher):
 
 
 @dataclass(frozen=True)
-class Compared:
+class CompareResult:
     """How a comparison ended.
 
     Attributes:
@@ -83,103 +71,56 @@ def default_out(design: Design) -> Path:
 
 def compare(
     design: Design,
+    context: RunContext | None = None,
     *,
     positive: str | None = None,
     out: Path | None = None,
-    data: Path | None = None,
-    roots: Mapping[str, Path] | None = None,
-    jobs: int | None = None,
-    device: str = "auto",
-    precision: Precision = "auto",
-    deterministic: bool = False,
-    compiled: bool = False,
-    cache: Path | None = None,
-    watcher: CompareWatcher | None = None,
-    checkpoint_every: float = EVERY,
-) -> Compared:
+    callback: CompareCallback | None = None,
+    **values: Any,
+) -> CompareResult:
     """Run the cells of a comparison that are not there yet, and compare the strategies.
 
-    Cells run in processes of their own, which find the plugins by themselves. A cell that fails
+    Cells run in processes of their own, which load the plugins by themselves. A cell that fails
     does not stop the others.
 
     Args:
         design: What is compared.
-        positive: The class whose AUC is compared; None for the second of two.
-        out: The folder; None for `default_out`. One that holds cells of the same design goes on.
-        data: As for `hydrakit.engine.run`, like the other places.
-        roots: Folders of datasets that lie elsewhere, by name.
-        jobs: Number of processes; None for one per CPU thread of torch, or one per GPU. They
-            divide the threads, or the GPUs, among them.
-        device: As for `hydrakit.engine.run`, like the three below.
-        precision: Of training steps.
-        deterministic: The same bits from the same seed on CUDA too.
-        compiled: Put training steps through `torch.compile`.
-        cache: Where prepared data is kept.
-        watcher: Told how it goes.
-        checkpoint_every: Seconds between two writings of a round's progress.
+        context: Where and how to compute; ``launcher`` and ``jobs`` say in which processes.
+        positive: Class whose AUC is compared; None for the second of two.
+        out: Folder of the comparison; None for `default_out`. One that holds cells of the same
+            design is continued.
+        callback: Called when something happens.
+        values: Values of the context by name.
 
     Raises:
-        HydrakitError: The design, the device, the folder or the data is impossible.
+        HydrakitError: The design, the context or the data is impossible.
     """
-    roots, watcher = roots or {}, watcher or CompareWatcher()
-    plugins = plugins_at(data, roots)
-    adapter = plugins.dataset(design.target)
-    chosen = positive_class(adapter, positive)
+    context, callback = context_of(context, values), callback or CompareCallback()
+    if not context.test:
+        raise PlanError("a comparison needs the results of its runs: leave out test=False")
+    out = out or default_out(design)
+    here = CompareDir(out.resolve())
+    context = context.changed(round_cache=here.rounds)
+    plugins = context.plugins()
+    chosen = positive_class(plugins.get(DatasetAdapter, design.target), positive)
     plans = {cell: design.plan(cell, plugins) for cell in design.cells()}
-    here = CompareDir(out or default_out(design))
     here.check(design)
-    workers, devices, threads = divided(jobs, device, len({cell.group for cell in plans}))
-    place = Place(
-        out=here.path.resolve(),
-        data=data,
-        roots=dict(roots),
-        devices=devices,
-        threads=threads,
-        precision=precision,
-        deterministic=deterministic,
-        compiled=compiled,
-        cache=cache,
-        checkpoint_every=checkpoint_every,
-    )
-    cases = _prepare(plans, plugins, place, chosen, watcher)
-    board = _Board(CompareDir(place.out), plans, watcher, design, cases, plugins)
-    board.here.begin()
-    with locked(place.out):
-        board.here.check(design)  # another process may have begun here
-        board.write()
-        watcher.begun(here.path, len(plans), sum(len(p.rounds) for p in plans.values()), workers)
-        board.run(place, workers)
-        comparison = compared(board.here, design, cases)
-        board.publish(comparison)
-    return Compared(here.path, comparison, board.failures)
-
-
-def divided(jobs: int | None, device: str, groups: int) -> tuple[int, tuple[str, ...], int]:
-    """How many processes run at once, the devices that they take in turn, and threads of each.
-
-    Args:
-        jobs: As asked for.
-        device: As for `hydrakit.devices.choose_device`.
-        groups: More processes than these have nothing to do.
-
-    Raises:
-        PlanError: There is no such device here.
-    """
-    import torch
-
-    from hydrakit.devices import choose_device
-
-    where = choose_device(device)
-    threads = torch.get_num_threads()
-    devices: tuple[str, ...] = (str(where),)
-    if where.type == "cuda" and where.index is None:
-        devices = tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
-    if jobs is None and where.type == "cuda":
-        memory = min(torch.cuda.get_device_properties(each).total_memory for each in devices)
-        sharing = min(memory // GPU_MEMORY, threads // (GPU_THREADS * len(devices)))
-        jobs = len(devices) * max(1, sharing)
-    workers = min(jobs or threads, groups)
-    return workers, devices, max(1, threads // workers)
+    factory = plugins.get(LauncherFactory, context.launcher)
+    launcher: Launcher = factory.build(factory.options())
+    processes = launcher.processes(context, len({cell.group for cell in plans}))
+    with using_cache(context.cache):
+        cases = _prepare(next(iter(plans.values())), context, plugins, chosen, callback)
+    tracker = CellTracker(here, plans, callback, design, cases, plugins)
+    here.begin()
+    with locked(here.path):
+        here.check(design)  # another process may have begun here
+        tracker.write()
+        rounds = sum(len(plan.rounds) for plan in plans.values())
+        callback.begun(out, len(plans), rounds, processes)
+        tracker.run(launcher, context, processes)
+        comparison = compare_cells(here, design, cases)
+        tracker.publish(comparison)
+    return CompareResult(out, comparison, tracker.failures)
 
 
 def positive_class(adapter: DatasetAdapter, wanted: str | None) -> str:
@@ -203,42 +144,27 @@ def positive_class(adapter: DatasetAdapter, wanted: str | None) -> str:
 
 
 def _prepare(
-    plans: Mapping[Cell, Plan],
+    plan: Plan,
+    context: RunContext,
     plugins: Plugins,
-    place: Place,
     positive: str,
-    watcher: CompareWatcher,
-) -> Cases:
-    """Prepare every dataset once, so that no process waits for another, and see that it splits."""
-    plan = next(iter(plans.values()))
-    adapters = {dataset.name: plugins.dataset(dataset.name) for dataset in plan.datasets}
-    where = {name: root_of(name, place.data, place.roots) for name in adapters}
-    for name, adapter in adapters.items():
-        check_root(adapter, where[name])
-    prepared: dict[str, Prepared] = {}
-    for dataset in plan.datasets:
-        name = dataset.name
-        prepared[name] = prepare(
-            adapters[name],
-            where[name],
-            options=dataset.options,
-            patch=plan.body.patch,
-            cache=place.cache,
-            on_case=lambda cases, name=name: watcher.preparing(name, cases),  # type: ignore[misc]
-        )
-    gate = pass_gate(prepared, adapters, plan, cache=place.cache)
-    return cases_of(prepared[plan.target].index, gate.units[plan.target], positive)
+    callback: CompareCallback,
+) -> ScoredCases:
+    """Prepare every dataset once, so that no process waits for another, and check the splits."""
+    datasets = prepare_datasets(plan, find_datasets(plan, context, plugins), callback)
+    leakage = check_leakage(datasets.prepared, datasets.adapters, plan)
+    return scored_cases(datasets.prepared[plan.target].index, leakage.units[plan.target], positive)
 
 
 @dataclass
-class _Board:
+class CellTracker:
     """What has become of the cells, as their folders tell it."""
 
     here: CompareDir
     plans: Mapping[Cell, Plan]
-    watcher: CompareWatcher
+    callback: CompareCallback
     design: Design
-    cases: Cases
+    cases: ScoredCases
     plugins: Plugins
     told: set[Cell] = field(default_factory=set)
     published: int = 0  # cells that had ended when a report was last written
@@ -250,7 +176,7 @@ class _Board:
         found = {cell.name: self.here.status(cell) for cell in self.plans}
         return {name: said for name, said in found.items() if said not in ("done", "waiting")}
 
-    def run(self, place: Place, workers: int) -> None:
+    def run(self, launcher: Launcher, context: RunContext, processes: int) -> None:
         """Run what is not done."""
         for cell in self.plans:
             self.here.failure_path(cell).unlink(missing_ok=True)  # it gets another chance
@@ -260,12 +186,13 @@ class _Board:
             if cell not in self.told:
                 groups.setdefault(cell.group, []).append((cell, plan))
         try:
-            run_groups(
+            launcher.run(
                 list(groups.values()),
-                place,
-                at_once=workers,
-                watch=self._watch,
-                killed=lambda cell, code: self.watcher.killed(cell, ending(code)),
+                self.here.path,
+                context,
+                processes=processes,
+                on_poll=self._poll,
+                on_killed=self.callback.killed,
             )
         finally:
             self.write()
@@ -273,7 +200,7 @@ class _Board:
     def write(self) -> None:
         """Write ``compare.json``."""
         description = Description(
-            hydrakit=hydrakit.__version__,
+            hydrakit=version(),
             digest=self.design.digest,
             design=self.design,
             positive=self.cases.positive,
@@ -284,11 +211,10 @@ class _Board:
     def publish(self, comparison: Comparison | None) -> None:
         """Write ``comparison.json`` and ``report.html``, where a fold has all strategies."""
         if comparison is not None:
-            text = comparison.model_dump_json(indent=2)
-            write_atomic(self.here.comparison_path, text.encode())
+            write_record(self.here.comparison_path, comparison)
             write_comparison_report(self.here.path, plugins=self.plugins)
 
-    def _watch(self) -> None:
+    def _poll(self) -> None:
         """Tell what is new, and publish what is found so far now and then."""
         self._look()
         ended = len(self.told)
@@ -296,7 +222,7 @@ class _Board:
             return
         self.published = ended
         with suppress(DataError):  # too few cells to have an AUC, perhaps: at the end it is said
-            found = compared(self.here, self.design, self.cases, under_way=True)
+            found = compare_cells(self.here, self.design, self.cases, under_way=True)
             self.publish(found)
             if found is not None:
                 self.next_look = time.monotonic() + SECONDS_BETWEEN_REPORTS
@@ -306,12 +232,12 @@ class _Board:
         for cell in [cell for cell in self.plans if cell not in self.told]:
             status = self.here.status(cell)
             if status == "done":
-                self.watcher.done(cell, RunDir(self.here.cell(cell)), before)
+                self.callback.done(cell, RunDir(self.here.cell(cell)), before)
             elif status != "waiting":
-                self.watcher.failed(cell, status)
+                self.callback.failed(cell, status)
             if status != "waiting":
                 self.told.add(cell)
-        self.watcher.rounds_done(sum(self._rounds(cell) for cell in self.plans))
+        self.callback.rounds_done(sum(self._rounds(cell) for cell in self.plans))
 
     def _rounds(self, cell: Cell) -> int:
         """How many rounds of a cell are there."""

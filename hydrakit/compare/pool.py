@@ -14,59 +14,32 @@ import signal
 import threading
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from hydrakit.blame import PluginFault, described
-from hydrakit.compare.cells import Cell, CompareDir
+from hydrakit.compare.design import Cell, CompareDir
+from hydrakit.compute.signals import StopRequested, stoppable
 from hydrakit.errors import HydrakitError, one_line
-from hydrakit.folder.files import write_atomic
-from hydrakit.plan import Plan
-from hydrakit.rundir import RunDir
-from hydrakit.stopping import Stopped, stoppable
-
-if TYPE_CHECKING:
-    from hydrakit.devices import Precision
+from hydrakit.plan.model import Plan
+from hydrakit.plugins.guard import PluginFault, describe_error
+from hydrakit.runs.context import RunContext
+from hydrakit.runs.rundir import RunDir
+from hydrakit.storage.files import write_atomic
 
 POLL = 0.5
 """Seconds between two looks at what is finished."""
 
+# What a process that shares a GPU should have. One small network leaves most of a GPU idle: on an
+# H100, six runs at once took as long as one.
+GPU_MEMORY = 4 * 2**30  # bytes; a run with some thousand patches takes 1 or 2
+GPU_THREADS = 2
+
 ATTEMPTS = 2
 """How often a cell may take its process down with it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where and how cells run; as for `hydrakit.engine.run`.
-
-    Attributes:
-        out: The comparison's folder.
-        data: Folder with one folder per dataset.
-        roots: Folders of datasets that lie elsewhere.
-        devices: That processes take in turn.
-        threads: Of each process.
-        precision: Of training steps.
-        deterministic: Whether to repeat bits on CUDA.
-        compiled: Whether to compile training steps.
-        cache: Where prepared data is kept.
-        checkpoint_every: Seconds between two writings of a round's progress.
-    """
-
-    out: Path
-    data: Path | None
-    roots: Mapping[str, Path]
-    devices: tuple[str, ...]
-    threads: int
-    precision: Precision
-    deterministic: bool
-    compiled: bool
-    cache: Path | None
-    checkpoint_every: float
 
 
 Job = tuple[Cell, Plan]
@@ -109,29 +82,65 @@ class Queue:
         return sum(len(cells) for cells in (*self._groups, *self._left))
 
 
-def run_groups(
+class LocalPool:
+    """Processes of this machine, which divide its threads or GPUs among them."""
+
+    def processes(self, context: RunContext, groups: int) -> int:
+        """One process per CPU thread, or as many as share the GPUs; see `Launcher.processes`."""
+        return self.divided(context, groups)[0]
+
+    def divided(self, context: RunContext, groups: int) -> tuple[int, tuple[str, ...], int]:
+        """Number of processes, the devices that they take in turn, and the threads of each."""
+        import torch
+
+        from hydrakit.compute.devices import choose_device
+
+        where, jobs = choose_device(context.device), context.jobs
+        threads = context.threads or torch.get_num_threads()
+        devices: tuple[str, ...] = (str(where),)
+        if where.type == "cuda" and where.index is None:
+            devices = tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
+        if jobs is None and where.type == "cuda":
+            memory = min(torch.cuda.get_device_properties(each).total_memory for each in devices)
+            sharing = min(memory // GPU_MEMORY, threads // (GPU_THREADS * len(devices)))
+            jobs = len(devices) * max(1, sharing)
+        workers = min(jobs or threads, groups)
+        return workers, devices, max(1, threads // workers)
+
+    def run(
+        self,
+        groups: Sequence[Sequence[Job]],
+        folder: Path,
+        context: RunContext,
+        *,
+        processes: int,
+        on_poll: Callable[[], None],
+        on_killed: Callable[[Cell, str], None],
+    ) -> None:
+        """Run all cells; see `Launcher.run`.
+
+        A process that is killed is replaced by another, which goes on with the same cell; a cell
+        that was under way when its process ended for the second time counts as failed.
+        """
+        _, devices, threads = self.divided(context, processes)
+        contexts = [
+            context.changed(device=devices[number % len(devices)], threads=threads)
+            for number in range(processes)
+        ]
+        _run_groups(groups, CompareDir(folder), contexts, on_poll, on_killed)
+
+
+def _run_groups(
     groups: Sequence[Sequence[Job]],
-    place: Place,
-    *,
-    at_once: int,
-    watch: Callable[[], None],
-    killed: Callable[[Cell, int], None],
+    here: CompareDir,
+    contexts: Sequence[RunContext],
+    on_poll: Callable[[], None],
+    on_killed: Callable[[Cell, str], None],
 ) -> None:
-    """Run all groups; what became of each cell is in its folder (`CompareDir.status`).
-
-    A process that is killed is replaced by another, which goes on with the same cell; a cell that
-    was under way when its process ended for the second time counts as failed.
-
-    Args:
-        groups: Each with cells that are not done.
-        place: Where and how.
-        at_once: Number of processes.
-        watch: Called a few times a second.
-        killed: Told of a cell whose process ended before its time, and its exit code.
-    """
-    here, queue = CompareDir(place.out), Queue(groups, at_once)
+    """Run all groups in as many processes as there are contexts."""
+    queue = Queue(groups, len(contexts))
     falls: Counter[Cell] = Counter()
-    workers = [_Worker(place, place.devices[n % len(place.devices)]) for n in range(at_once)]
+    workers = [_Worker(here, context) for context in contexts]
     try:
         while queue or any(worker.job for worker in workers):
             for number, worker in enumerate(workers):
@@ -142,9 +151,9 @@ def run_groups(
             wait([each for worker in workers if worker.job for each in worker.told_by], POLL)
             for number, worker in enumerate(workers):
                 ended, exitcode = worker.ended()
-                if ended is not None and _fell(ended[0], here, exitcode, falls, killed):
+                if ended is not None and _fell(ended[0], here, exitcode, falls, on_killed):
                     queue.again(number, ended)
-            watch()
+            on_poll()
     finally:
         for worker in workers:  # all at once: each writes down what it has
             worker.ask_to_stop()
@@ -157,13 +166,13 @@ class _Worker:
     """A process for one cell after another, or for none yet.
 
     Attributes:
-        place: Where and how it runs them.
-        device: On what.
-        job: What it is at.
+        here: The comparison's folder.
+        context: Where and how cells run.
+        job: The cell under way.
     """
 
-    place: Place
-    device: str
+    here: CompareDir
+    context: RunContext
     job: Job | None = None
     _process: SpawnProcess | None = field(default=None, init=False)
 
@@ -173,7 +182,7 @@ class _Worker:
         if self._process is None or not self._process.is_alive():
             context = multiprocessing.get_context("spawn")
             self._pipe, other = context.Pipe()
-            arguments = (other, self.place, self.device)
+            arguments = (other, self.here.path, self.context.resolved().model_dump_json())
             self._process = context.Process(target=_work, args=arguments)
             self._process.start()
             other.close()
@@ -231,13 +240,13 @@ def _fell(
     here: CompareDir,
     exitcode: int,
     falls: Counter[Cell],
-    killed: Callable[[Cell, int], None],
+    on_killed: Callable[[Cell, str], None],
 ) -> bool:
     """Whether a cell must be run again, since its process ended before it did."""
     if here.status(cell) != "waiting":
         return False
     falls[cell] += 1
-    killed(cell, exitcode)
+    on_killed(cell, ending(exitcode))
     if falls[cell] < ATTEMPTS:
         return True
     _write_failure(here, cell, f"its process ended {ATTEMPTS} times ({ending(exitcode)})")
@@ -252,47 +261,31 @@ def ending(exitcode: int) -> str:
     return f"{name}: too little memory?" if name == "SIGKILL" else name
 
 
-def _work(pipe: Connection, place: Place, device: str) -> None:
-    """What a process does: cell after cell, until the pipe is closed."""
+def _work(pipe: Connection, folder: Path, context_json: str) -> None:
+    """What a process does: run cell after cell, until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent sees to it
     threading.Thread(target=_end_with_parent, daemon=True).start()
-
-    import torch
-
-    torch.set_num_threads(place.threads)
-    here = CompareDir(place.out)
-    with suppress(Stopped), stoppable([signal.SIGTERM]):  # the parent's `stop`
+    here, context = CompareDir(folder), RunContext.model_validate_json(context_json)
+    with suppress(StopRequested), stoppable([signal.SIGTERM]):  # the parent's `stop`
         while True:
             cell, plan = pipe.recv()
-            _run_cell(cell, plan, here, place, device)
+            _run_cell(cell, plan, here, context)
             pipe.send(None)
 
 
-def _run_cell(cell: Cell, plan: Plan, here: CompareDir, place: Place, device: str) -> None:
+def _run_cell(cell: Cell, plan: Plan, here: CompareDir, context: RunContext) -> None:
     """Run a cell; a failure is written down, and others go on."""
     from hydrakit import engine
 
     try:
-        engine.run(
-            plan,
-            out=here.cell(cell),
-            data=place.data,
-            roots=place.roots,
-            device=device,
-            precision=place.precision,
-            deterministic=place.deterministic,
-            compiled=place.compiled,
-            cache=place.cache,
-            shared=here.rounds,
-            checkpoint_every=place.checkpoint_every,
-        )
+        engine.run(plan, context, out=here.cell(cell))
     except PluginFault as error:
         where = f" (traceback: {here.failure_path(cell)})" if error.__cause__ else ""
         _write_failure(here, cell, f"{traceback.format_exc()}{one_line(str(error))}{where}")
     except HydrakitError as error:
         _write_failure(here, cell, one_line(str(error)))
     except Exception as error:  # a bug, or no memory: its traceback stands in the file
-        _write_failure(here, cell, f"{traceback.format_exc()}{described(error)}")
+        _write_failure(here, cell, f"{traceback.format_exc()}{describe_error(error)}")
 
 
 def _write_failure(here: CompareDir, cell: Cell, text: str) -> None:

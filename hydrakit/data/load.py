@@ -1,117 +1,121 @@
-"""One dataset as tensors on a device, in its three splits."""
+"""Loading of a prepared dataset as tensors on a device."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hydrakit.data.canvases import Canvases
-from hydrakit.data.prepare import Case, Prepared
-from hydrakit.hooks import DatasetAdapter, Task
-from hydrakit.tasks import Scale, scale_of, targets_of, to_tensor
+from hydrakit.data.augment import Views, central_view
+from hydrakit.stats.tasks import Scale, scale_of, targets_of, to_tensor
+
+if TYPE_CHECKING:
+    from hydrakit.data.prepared.index import PreparedCase, PreparedDataset
+    from hydrakit.hooks import DatasetAdapter, Task
 
 
 @dataclass(frozen=True)
-class Cases:
-    """Cases that are looked at as they are: a validation or a test split.
+class CaseSet:
+    """Cases without augmentation, as tensors: a validation or a test split.
 
     Attributes:
-        dataset: Its name.
-        patches: ``(cases, channels, patch, patch)`` on the device.
-        labels: As `tasks.targets_of` gives them.
-        cases: Who they are.
-        task: What a label is.
-        scale: Of a number, over the training split.
+        dataset: Name of the dataset.
+        patches: Patches on the device, ``(cases, channels, patch, patch)``.
+        labels: Targets, as `tasks.targets_of` returns them.
+        cases: Metadata of the cases.
+        task: Task of the dataset.
+        scale: Regression: mean and deviation of the training targets; None otherwise.
     """
 
     dataset: str
     patches: Tensor
     labels: NDArray[np.int64] | NDArray[np.float64]
-    cases: tuple[Case, ...]
+    cases: tuple[PreparedCase, ...]
     task: Task
     scale: Scale | None
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedDataset:
     """A dataset ready for training.
 
     Attributes:
-        name: Of its adapter.
+        name: Name of the dataset.
         classes: Names of the classes.
-        patch: Side of the network's patches.
-        train: The prepared training patches.
-        train_labels: As `tasks.targets_of` gives them, on the CPU; a number is standardised.
-        val: The validation split.
-        task: What a label is.
-        scale: Of a number, over the training split.
-        splits: The split of every labelled case, by key.
+        patch: Side of the network's patches, in pixels.
+        train: Prepared patches of the training split.
+        train_labels: Training targets on the CPU (`tasks.targets_of`); numbers are standardised.
+        val: Validation split.
+        task: Task of the dataset.
+        scale: Regression: mean and deviation of the training targets; None otherwise.
+        splits: Split of every labelled case, by key.
     """
 
     name: str
     classes: tuple[str, ...]
     patch: int
-    train: Canvases
+    train: PatchStore
     train_labels: Tensor
-    val: Cases
+    val: CaseSet
     task: Task
     scale: Scale | None
     splits: dict[str, str]
 
     @property
     def channels(self) -> int:
-        """Of its images."""
+        """Number of channels of the images."""
         return self.train.channels
 
 
 def select(
-    prepared: Prepared,
+    prepared: PreparedDataset,
     keys: set[str],
     *,
     task: Task,
     scale: Scale | None,
     patch: int,
     device: torch.device,
-) -> Cases:
-    """The labelled cases of these keys, unaugmented, on a device."""
-    chosen = [
+) -> CaseSet:
+    """Load the labelled cases with the given keys, without augmentation, onto a device."""
+    selected = [
         (row, case, case.label)
         for row, case in enumerate(prepared.index.cases)
         if case.key in keys and case.label is not None
     ]
-    canvases = Canvases(prepared, [row for row, _, _ in chosen], torch.device("cpu"))
-    return Cases(
+    store = PatchStore(prepared, [row for row, _, _ in selected], torch.device("cpu"))
+    return CaseSet(
         dataset=prepared.index.dataset,
-        patches=canvases.plain(patch).to(device),
-        labels=targets_of([label for _, _, label in chosen], task),
-        cases=tuple(case for _, case, _ in chosen),
+        patches=store.unaugmented(patch).to(device),
+        labels=targets_of([label for _, _, label in selected], task),
+        cases=tuple(case for _, case, _ in selected),
         task=task,
         scale=scale,
     )
 
 
 def load(
-    prepared: Prepared,
+    prepared: PreparedDataset,
     adapter: DatasetAdapter,
     *,
     splits: dict[str, str],
     patch: int,
     device: torch.device,
-) -> Loaded:
-    """Put the training and validation splits of a prepared dataset onto a device.
+) -> LoadedDataset:
+    """Load the training and validation splits of a prepared dataset onto a device.
 
-    The test split stays on disk: nothing that trains or selects can be handed it.
+    The test split stays on disk, so that training and selection have no access to it.
 
     Args:
-        prepared: The dataset's patches.
-        adapter: The dataset.
-        splits: The split of every labelled case, by key (`gate.pass_gate`).
-        patch: Side of the network's patches.
-        device: Where to.
+        prepared: Prepared patches of the dataset.
+        adapter: Adapter of the dataset.
+        splits: Split of every labelled case, by key (`leakage.check_leakage`).
+        patch: Side of the network's patches, in pixels.
+        device: Device to load onto.
     """
     cases = prepared.index.cases
     rows = [row for row, case in enumerate(cases) if splits.get(case.key) == "train"]
@@ -119,14 +123,78 @@ def load(
     targets = targets_of(labels, adapter.task)
     scale = scale_of(targets, adapter.task)
     val = {key for key, name in splits.items() if name == "val"}
-    return Loaded(
+    return LoadedDataset(
         name=adapter.name,
         classes=adapter.classes,
         patch=patch,
-        train=Canvases(prepared, rows, device),
+        train=PatchStore(prepared, rows, device),
         train_labels=to_tensor(targets, scale),
         val=select(prepared, val, task=adapter.task, scale=scale, patch=patch, device=device),
         task=adapter.task,
         scale=scale,
         splits=splits,
     )
+
+
+CHUNK_CASES = 256
+
+
+class PatchStore:
+    """Prepared patches of some cases, which returns z-scored views on the device.
+
+    For a CPU, the patches stay memory-mapped and only requested patches are read; for a GPU, all
+    patches are copied at once. Views are z-scored after resampling, on a seventh of the pixels.
+    This is equivalent, because the interpolation weights of each pixel sum to 1.
+    """
+
+    def __init__(
+        self, prepared: PreparedDataset, rows: Sequence[int], device: torch.device
+    ) -> None:
+        """Use the cases with these indices into ``prepared.index.cases``."""
+        index = prepared.index
+        intensities = [index.patients[index.cases[row].patient] for row in rows]
+        shape = (len(rows), index.channels, 1, 1)
+        self.device = device
+        mean = torch.tensor([each.mean for each in intensities], dtype=torch.float64)
+        deviation = torch.tensor([each.deviation for each in intensities], dtype=torch.float64)
+        self._mean = mean.float().view(shape).to(device)
+        self._factor = (1 / deviation).float().view(shape).to(device)
+        self._rows = torch.tensor([index.rows[row] for row in rows], dtype=torch.int64)
+        self._canvases = prepared.mapped()
+        if device.type != "cpu":
+            mapped = self._canvases
+            self._canvases = torch.empty((len(rows), *mapped.shape[1:]), device=device)
+            for part in torch.arange(len(rows)).split(CHUNK_CASES):
+                self._canvases[part[0] : part[-1] + 1] = mapped[self._rows[part]].to(device)
+            self._rows = torch.arange(len(rows), device=device)
+
+    def __len__(self) -> int:
+        """Number of cases."""
+        return len(self._rows)
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the images."""
+        return int(self._canvases.shape[1])
+
+    def views(self, chosen: Tensor, views: Views | None, patch: int) -> Tensor:
+        """Return views of some cases.
+
+        Args:
+            chosen: Indices of the cases ``(n,)``, on the device.
+            views: One view for each of them; None for no augmentation.
+            patch: Side of the views, in pixels.
+
+        Returns:
+            ``(n, channels, patch, patch)``.
+        """
+        canvas = self._canvases.index_select(0, self._rows[chosen])
+        images = central_view(canvas, patch) if views is None else views.of(canvas, patch)
+        return (images - self._mean[chosen]) * self._factor[chosen]
+
+    def unaugmented(self, patch: int) -> Tensor:
+        """Return all cases without augmentation, ``(cases, channels, patch, patch)``."""
+        chunks = torch.arange(len(self), device=self.device).split(CHUNK_CASES)
+        patches = [self.views(chosen, None, patch) for chosen in chunks]
+        empty = torch.empty((0, self.channels, patch, patch), device=self.device)
+        return torch.cat([empty, *patches])

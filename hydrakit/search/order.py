@@ -11,26 +11,27 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
-import hydrakit
-from hydrakit.data.declared import plugins_at
 from hydrakit.errors import PlanError
-from hydrakit.folder.files import read_json, reason, refuse_links, write_atomic
-from hydrakit.folder.formats import refuse_later
-from hydrakit.plan import Frozen, Name, Plan, first_fault
-from hydrakit.planning import make_plan
-from hydrakit.plugins import Plugins
-from hydrakit.search.supports import Judge, LeftOut, Supports
+from hydrakit.hooks import DatasetAdapter
+from hydrakit.plan.edit import FIXED_PATHS, edit_plan, edit_rounds_there_are, refuse_fixed
+from hydrakit.plan.model import Plan
+from hydrakit.plan.profiles import check_changed, make_plan
+from hydrakit.plugins.registry import Plugins
+from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.context import RunContext, context_of
+from hydrakit.schema import Frozen, Name
+from hydrakit.search.supports import LeaveOneOut, OrderEvaluator, Supports
 from hydrakit.stats.chance import best_of_chance
-from hydrakit.watch import Watcher
+from hydrakit.storage.files import refuse_links, write_atomic
+from hydrakit.storage.records import read_record
+from hydrakit.version import version
 
 BUDGET = 20
 
@@ -93,7 +94,7 @@ class OrderResult(Frozen):
     tried: tuple[TriedOrder, ...] = ()
     earlier: tuple[TriedOrder, ...] = ()
     chosen: tuple[Name, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: tuple[LeaveOneOut, ...] = ()
     left_out_runs: int = 0
     luck: float | None = None
     finished: bool = False
@@ -151,7 +152,7 @@ class Maker:
         target: The dataset that is first and last.
         supports: All that there are.
         seed: Of the splits, and the first of the runs'.
-        settings: Further arguments of `make_plan`.
+        settings: Further settings of the plans (`PlanSettings`), by name.
         plugins: As loaded.
     """
 
@@ -168,22 +169,24 @@ class Maker:
         Raises:
             PlanError: A value is impossible, or the strategy has no use for supports.
         """
-        every = self._made(tuple(sorted(self.supports)), self.seed).datasets
-        return self._made(order, seed).model_copy(update={"datasets": every})
+        every = self._made(tuple(sorted(self.supports)), self.seed)
+        plan = self._made(order, seed).model_copy(update={"datasets": every.datasets})
+        changes = self.settings.get("changes")
+        if not changes:
+            return plan
+        refuse_fixed(changes, FIXED_PATHS, by="`order`")
+        edit_plan(every, changes)  # all that is changed is in the plan with all supports
+        return check_changed(edit_rounds_there_are(plan, changes), self.plugins)
 
     def _made(self, order: Supports, seed: int) -> Plan:
         names = [self.target, *order, self.target] if order else [self.target]
-        options = self.settings.get("options") or {}
         made = make_plan(
             self.strategy,
             names,
             seed=seed,
             split_seed=self.seed,
             plugins=self.plugins,
-            **{
-                **self.settings,
-                "options": {key: given for key, given in options.items() if key in names},
-            },
+            **_for_datasets(self.settings, names),
         )
         used = {name for round in made.rounds for name in round.datasets}
         if not used.issuperset(order):
@@ -200,72 +203,97 @@ class Maker:
     @property
     def base(self) -> str:
         """SHA-256 of what decides all orders."""
-        facts = [hydrakit.__version__, self.plan(tuple(sorted(self.supports)), self.seed).digest()]
+        facts = [version(), self.plan(tuple(sorted(self.supports)), self.seed).digest()]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _for_datasets(settings: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Settings of an order's plan: those of other datasets, and changes, are left out."""
+    kept = {**settings, "changes": None}
+    for field_ in ("options", "heads"):
+        kept[field_] = {k: v for k, v in (settings.get(field_) or {}).items() if k in names}
+    kept["head_options"] = {
+        key: value
+        for key, value in (settings.get("head_options") or {}).items()
+        if "." not in key or key.partition(".")[0] in names
+    }
+    return kept
+
+
+@dataclass(frozen=True)
+class OrderSearch:
+    """What a search for an order tries.
+
+    Attributes:
+        strategy: Name of the strategy that makes the rounds.
+        seeds: Number of runs of each order.
+        seed: The first of their seeds, and the seed of the splits, which all runs share.
+        budget: Maximum number of runs; None for no limit, or 20 without ``minutes``.
+        minutes: No run begins after this time; None for no limit.
+        settings: Further settings of the plans, as `hydrakit.make_plan` takes them.
+    """
+
+    strategy: str = "hydra"
+    seeds: int = 1
+    seed: int = 0
+    budget: int | None = None
+    minutes: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class OrderCallback(RunCallback):
+    """Called when something happens in the runs of a search, and after each order."""
+
+    def tried(self, order: TriedOrder, result: OrderResult) -> None:
+        """An order has been tried; the result so far."""
 
 
 def order(
     supports: Sequence[str],
     target: str,
+    search: OrderSearch | None = None,
+    context: RunContext | None = None,
     *,
-    strategy: str = "hydra",
-    seeds: int = 1,
-    seed: int = 0,
-    budget: int | None = None,
-    minutes: float | None = None,
     out: Path | None = None,
-    settings: Mapping[str, Any] | None = None,
-    data: Path | None = None,
-    roots: Mapping[str, Path] | None = None,
-    device: str = "auto",
-    cache: Path | None = None,
+    callback: OrderCallback | None = None,
     plugins: Plugins | None = None,
-    watcher: Callable[[Plan], Watcher] = lambda _: Watcher(),
-    on_tried: Callable[[TriedOrder, OrderResult], None] = lambda *_: None,
-    **compute: Any,
+    **values: Any,
 ) -> OrderResult:
     """Find which supports help a target, in which order; by its validation split alone.
 
     An order is the target, its supports and the target again, as in the paper; without supports,
-    the target once. The search goes on where a stopped one left off, and with a larger budget.
+    the target once. The search continues after a stop, and with a larger budget.
 
     Args:
         supports: Names of datasets.
         target: Name of another one.
-        strategy: Whose rounds.
-        seeds: Number of runs of each order.
-        seed: The first of their seeds, and that of the splits, which all runs share.
-        budget: How many runs there may be; None for no limit, or 20 without ``minutes``.
-        minutes: How long runs may be begun; None for no limit.
+        search: What is tried; None for the defaults.
+        context: Where and how to compute; None for the defaults.
         out: Folder for ``order.json``, ``plan.json`` with the best order, and the runs; None for
             one under ``runs``, the same for the same arguments.
-        settings: Further arguments of `hydrakit.make_plan`.
-        data: As for `hydrakit.run`, like those below but the last two.
-        roots: Folders of datasets that lie elsewhere.
-        device: Where to compute.
-        cache: Where prepared data is kept.
-        plugins: As loaded.
-        watcher: Gives what is told of a run, for its plan.
-        on_tried: Called for each order that was tried, with the search so far.
-        compute: ``precision``, ``deterministic`` and ``compiled`` of `hydrakit.run`.
+        callback: Called when something happens.
+        plugins: Plugins of this process; None loads the installed ones.
+        values: Values of the context by name.
 
     Raises:
         PlanError: A value is impossible, or the folder holds something else.
-        PluginError: An unknown name.
+        PluginError: No plugin offers a name.
         DataError: A dataset cannot be used.
     """
+    context, search = context_of(context, values), search or OrderSearch()
+    seeds, seed, budget, minutes = search.seeds, search.seed, search.budget, search.minutes
     if budget is None and minutes is None:
         budget = BUDGET
     names = tuple(dict.fromkeys(name for name in supports if name != target))
     _check(names, seeds=seeds, budget=budget, minutes=minutes)
-    plugins = plugins or plugins_at(data, roots or {})
-    maker = Maker(strategy, target, names, seed, settings or {}, plugins)
+    plugins = plugins or context.plugins()
+    maker = Maker(search.strategy, target, names, seed, search.settings, plugins)
     base, possible = maker.base, count_orders(len(names))
     every = minutes is None and (budget is None or possible * seeds <= budget)
     result = OrderResult(
-        hydrakit=hydrakit.__version__,
+        hydrakit=version(),
         base=base,
-        strategy=strategy,
+        strategy=search.strategy,
         target=target,
         supports=names,
         seeds=tuple(range(seed, seed + seeds)),
@@ -275,20 +303,18 @@ def order(
         possible=possible,
     )
     folder = out or Path("runs") / f"order-{target}-{base[:8]}"
-    judge = Judge(
+    callback = callback or OrderCallback()
+    evaluator = OrderEvaluator(
         folder=folder,
         plan=maker.plan,
         seeds=result.seeds,
-        target=plugins.dataset(target),
+        target=plugins.get(DatasetAdapter, target),
         plugins=plugins,
-        data=data,
-        roots=roots or {},
-        device=device,
-        cache=cache,
-        more=compute,
-        watcher=watcher,
+        context=context.for_search(folder / "rounds"),
+        callback=callback,
     )
-    return _Search(folder, judge, result, on_tried).run()
+    with context.active():
+        return _Search(folder, evaluator, result, callback).run()
 
 
 def _check(supports: Supports, *, seeds: int, budget: int | None, minutes: float | None) -> None:
@@ -307,9 +333,9 @@ class _Search:
     """A search under way, with its folder."""
 
     folder: Path
-    judge: Judge
+    evaluator: OrderEvaluator
     result: OrderResult
-    on_tried: Callable[[TriedOrder, OrderResult], None]
+    callback: OrderCallback
 
     def run(self) -> OrderResult:
         """Try orders while the budget lasts, then leave each support of the best one out."""
@@ -329,22 +355,22 @@ class _Search:
             found[order] = self._try(order, before.get(order))
             earlier = tuple(each for name, each in before.items() if name not in found)
             self._write(tried=tuple(found.values()), earlier=earlier)
-            self.on_tried(found[order], self.result)
+            self.callback.tried(found[order], self.result)
         best = max(found.values(), key=lambda each: (each.score, -len(each.supports))).supports
         new = {tuple(name for name in best if name != each) for each in best} - set(found)
-        left_out = self.judge.left_out(best)
+        left_out = self.evaluator.left_out(best)
         luck = None
-        if self.judge.has_two_classes:
-            luck = best_of_chance(*self.judge.counts(), len(found)).expected
+        if self.evaluator.has_two_classes:
+            luck = best_of_chance(*self.evaluator.counts(), len(found)).expected
         runs = len(new) * len(self.result.seeds)
         self._write(chosen=best, left_out=left_out, left_out_runs=runs, luck=luck, finished=True)
-        plan = self.judge.plan(best, self.result.seeds[0])
+        plan = self.evaluator.plan(best, self.result.seeds[0])
         write_atomic(self.folder / "plan.json", plan.to_json().encode())
         return self.result
 
     def _try(self, order: Supports, before: TriedOrder | None) -> TriedOrder:
         began = time.perf_counter()
-        scores = self.judge.scores(order)
+        scores = self.evaluator.scores(order)
         seconds = time.perf_counter() - began
         if before is not None and len(before.scores) >= len(scores):
             seconds = before.seconds  # of the training, which was done then
@@ -368,14 +394,7 @@ class _Search:
                     "with `--out`"
                 )
             return {}
-        try:
-            content = read_json(path)
-            refuse_later(path, content)
-            known = OrderResult.model_validate_json(content)
-        except ValidationError as error:
-            raise PlanError(f"{path}: {first_fault(error)}") from None
-        except (OSError, ValueError) as error:
-            raise PlanError(f"{path}: cannot be read ({reason(error)})") from None
+        known = read_record(path, OrderResult, remedy="choose another folder with `--out`")
         if known.base != self.result.base:
             raise PlanError(
                 f"{self.folder}: holds a search with other datasets or settings: choose another "

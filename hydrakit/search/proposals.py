@@ -10,7 +10,8 @@ from types import ModuleType
 from pydantic import ValidationError
 
 from hydrakit.errors import PlanError
-from hydrakit.plan import Hyperparameters, first_fault
+from hydrakit.rounds import Hyperparameters
+from hydrakit.schema import first_fault
 from hydrakit.search.trials import Setting
 
 AT_ONCE = 4  # proposals of Optuna that are tried together, as heads learn best
@@ -19,7 +20,7 @@ AT_ONCE = 4  # proposals of Optuna that are tried together, as heads learn best
 Evaluate = Callable[[Sequence[Setting]], Sequence[float | None]]
 
 
-class Grid:
+class GridProposals:
     """Every learning rate with every dropout."""
 
     def __init__(self, learning_rates: Sequence[float], dropouts: Sequence[float]) -> None:
@@ -45,7 +46,7 @@ class Grid:
         evaluate(self.settings)
 
 
-class Optuna:
+class OptunaProposals:
     """What Optuna's sampler proposes between the lowest and the highest values.
 
     Rates are proposed by their logarithm. The same seed and the same scores give the same
@@ -60,7 +61,7 @@ class Optuna:
         Raises:
             PlanError: Optuna is not installed, or a value is one that no round can have.
         """
-        every = Grid(learning_rates, dropouts).settings
+        every = GridProposals(learning_rates, dropouts).settings
         self.rates = sorted(each.learning_rate for each in every)
         self.dropouts = sorted(each.dropout for each in every)
         if trials < 1:
@@ -96,7 +97,7 @@ class Optuna:
             left -= len(asked)
 
 
-Proposals = Grid | Optuna
+Proposals = GridProposals | OptunaProposals
 
 
 def proposals(
@@ -122,11 +123,11 @@ def proposals(
     if search == "grid":
         if trials is not None:
             raise PlanError("a grid tries all its settings: `--trials` is for `--search optuna`")
-        return Grid(learning_rates, dropouts)
+        return GridProposals(learning_rates, dropouts)
     if search != "optuna":
         raise PlanError(f"unknown search {search!r}: known are grid, optuna")
     count = 20 if trials is None else trials
-    return Optuna(learning_rates, dropouts, trials=count, seed=seed)
+    return OptunaProposals(learning_rates, dropouts, trials=count, seed=seed)
 
 
 def _optuna() -> ModuleType:

@@ -6,32 +6,38 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from hydrakit import engine, tasks, weights
-from hydrakit.data.load import Cases, select
-from hydrakit.data.prepare import prepare
-from hydrakit.devices import choose_device
-from hydrakit.evaluate import predict
-from hydrakit.findings import Findings
+from hydrakit import engine, weights
+from hydrakit.compute.devices import choose_device
+from hydrakit.data.load import CaseSet, select
+from hydrakit.data.prepared.prepare import prepare
 from hydrakit.hooks import DatasetAdapter
-from hydrakit.places import root_of
-from hydrakit.plan import Frozen, Name, Plan
-from hydrakit.plugins import Plugins
-from hydrakit.rundir import RunDir
+from hydrakit.plan.model import Plan
+from hydrakit.plugins.registry import Plugins
+from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.context import RunContext
+from hydrakit.runs.evaluate import predict
+from hydrakit.runs.rundir import RunDir
+from hydrakit.schema import Frozen, Name
+from hydrakit.stats import tasks
+from hydrakit.stats.findings import Findings
 from hydrakit.stats.paired import compare
-from hydrakit.stats.tested import Row, Tested, gather
-from hydrakit.stats.verdict import Kind, verdicts
-from hydrakit.watch import Watcher
+from hydrakit.stats.score_table import Row, ScoreTable, gather
+from hydrakit.stats.verdict import VerdictKind, verdicts
 
 Supports = tuple[str, ...]
 Effect = Literal["helped", "hurt", "cannot tell"]
-EFFECTS: Mapping[Kind, Effect] = {"better": "helped", "worse": "hurt", "cannot tell": "cannot tell"}
+EFFECTS: Mapping[VerdictKind, Effect] = {
+    "better": "helped",
+    "worse": "hurt",
+    "cannot tell": "cannot tell",
+}
 
 
-class LeftOut(Frozen):
+class LeaveOneOut(Frozen):
     """What the chosen order loses without one of its supports.
 
     Attributes:
@@ -58,7 +64,7 @@ class LeftOut(Frozen):
 
 
 @dataclass
-class Judge:
+class OrderEvaluator:
     """Trains orders, and says how they do on the target's validation split.
 
     Attributes:
@@ -66,13 +72,9 @@ class Judge:
         plan: Makes the plan of an order, with a seed.
         seeds: Of the runs of an order.
         target: Its adapter.
-        plugins: As loaded.
-        data: As for `hydrakit.engine.run`, like those below.
-        roots: Folders of datasets that lie elsewhere.
-        device: Where to compute.
-        cache: Where prepared data is kept.
-        more: Further arguments of `hydrakit.engine.run`.
-        watcher: Gives what is told of a run, for its plan.
+        plugins: Plugins that the plans' names are looked up in.
+        context: Where and how runs are computed.
+        callback: Called when something happens in a run.
     """
 
     folder: Path
@@ -80,16 +82,12 @@ class Judge:
     seeds: Sequence[int]
     target: DatasetAdapter
     plugins: Plugins
-    data: Path | None
-    roots: Mapping[str, Path]
-    device: str
-    cache: Path | None
-    more: Mapping[str, Any]
-    watcher: Callable[[Plan], Watcher]
+    context: RunContext
+    callback: RunCallback
 
     def __post_init__(self) -> None:
         """Nothing has been run, and no validation case been looked at."""
-        self._cases: Cases | None = None
+        self._cases: CaseSet | None = None
         self._done: dict[tuple[Supports, int], RunDir] = {}
 
     def path(self, order: Supports, seed: int) -> Path:
@@ -100,19 +98,12 @@ class Judge:
         """Train what is not yet trained of an order, and never its test."""
         if (order, seed) in self._done:
             return self._done[order, seed]
-        plan = self.plan(order, seed)
         self._done[order, seed] = engine.run(
-            plan,
+            self.plan(order, seed),
+            self.context,
             out=self.path(order, seed),
-            data=self.data,
-            roots=self.roots,
-            device=self.device,
-            cache=self.cache,
+            callbacks=[self.callback],
             plugins=self.plugins,
-            watcher=self.watcher(plan),
-            test=False,
-            shared=self.folder / "rounds",
-            **self.more,
         )
         return self._done[order, seed]
 
@@ -136,14 +127,14 @@ class Judge:
         labels = cases.labels[Findings.of([case.finding for case in cases.cases]).firsts]
         return int(np.sum(labels == 1)), int(np.sum(labels == 0))
 
-    def left_out(self, chosen: Supports) -> tuple[LeftOut, ...]:
+    def left_out(self, chosen: Supports) -> tuple[LeaveOneOut, ...]:
         """What each support of an order adds to it: the order against the order without it."""
         without = {each: tuple(name for name in chosen if name != each) for each in chosen}
         best = float(np.mean(self.scores(chosen)))
         means = {each: float(np.mean(self.scores(order))) for each, order in without.items()}
         if not self.has_two_classes or not chosen:
             return tuple(
-                LeftOut(
+                LeaveOneOut(
                     support=each,
                     score=score,
                     difference=best - score,
@@ -157,7 +148,7 @@ class Judge:
             for each, order in without.items()
         }
         return tuple(
-            LeftOut(
+            LeaveOneOut(
                 support=each,
                 score=means[each],
                 difference=verdict.difference,
@@ -170,7 +161,7 @@ class Judge:
             for each, verdict in zip(chosen, verdicts(differences), strict=True)
         )
 
-    def tested(self, order: Supports) -> Tested:
+    def tested(self, order: Supports) -> ScoreTable:
         """The scores of the target's validation findings, from the runs' weights."""
         rows = []
         for seed in self.seeds:
@@ -195,16 +186,15 @@ class Judge:
             ]
         return gather(rows)
 
-    def _val(self, rundir: RunDir) -> Cases:
+    def _val(self, rundir: RunDir) -> CaseSet:
         """The target's validation cases: the same in all runs, which share their splits."""
         if self._cases is None:
             plan, name = rundir.plan(), self.target.name
             prepared = prepare(
                 self.target,
-                root_of(name, self.data, self.roots),
+                self.context.root_of(name),
                 options=plan.dataset(name).options,
-                patch=plan.body.patch,
-                cache=self.cache,
+                patch=plan.patch,
             )
             keys = {key for key, split in rundir.splits()[name].items() if split == "val"}
             self._cases = select(
@@ -212,7 +202,7 @@ class Judge:
                 keys,
                 task=self.target.task,
                 scale=None,
-                patch=plan.body.patch,
-                device=choose_device(self.device),
+                patch=plan.patch,
+                device=choose_device(self.context.device),
             )
         return self._cases

@@ -22,19 +22,18 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from hydrakit.devices import Compute, threads
+from hydrakit.compute.devices import Compute, thread_count
+from hydrakit.compute.modules import StateDict, set_dropout
 from hydrakit.hooks import Task
-from hydrakit.layers import Dropout
-from hydrakit.models import set_dropout
-from hydrakit.plan import Hyperparameters
-from hydrakit.results import EpochRecord, Figures
-from hydrakit.search.stack import Masks, Noise, Stack
-from hydrakit.tasks import Scale, from_tensor, loss_of
-from hydrakit.train import State
-from hydrakit.training.course import Step
+from hydrakit.models.layers import Dropout
+from hydrakit.plan.results import EpochRecord, Metrics
+from hydrakit.rounds import Hyperparameters
+from hydrakit.stats.tasks import Scale, from_tensor, loss_of
+from hydrakit.training.batched_heads import DropoutMasks, HeadStack, Noise
+from hydrakit.training.epochs import Step
+from hydrakit.training.evaluation import compute_metrics, forward_in_batches
 from hydrakit.training.seeds import EPOCH, Seeds, seeded
 from hydrakit.training.selection import is_better
-from hydrakit.training.validation import figures, outputs
 
 # Trials that are trained together must agree in these: the first gives the batches their shape,
 # the others made the features or are one for all.
@@ -72,7 +71,7 @@ class Trial:
 
 
 @dataclass
-class Outcome:
+class TrialOutcome:
     """A head that was trained.
 
     Attributes:
@@ -86,11 +85,11 @@ class Outcome:
     trial: Trial
     epochs: list[EpochRecord] = field(default_factory=list)
     best: EpochRecord | None = None
-    state: State = field(default_factory=dict)
+    state: StateDict = field(default_factory=dict)
     diverged: bool = False
 
     def add(
-        self, train: Figures, val: Figures, *, rate: float, weights: Callable[[], State]
+        self, train: Metrics, val: Metrics, *, rate: float, weights: Callable[[], StateDict]
     ) -> bool:
         """Take in an epoch, and say whether there is to be another."""
         settings = self.trial.hyperparameters
@@ -118,12 +117,12 @@ class _Data:
     task: Task
     scale: Scale | None
 
-    def figures(self, found: Tensor, rows: Tensor, loss: str) -> Figures:
+    def metrics(self, found: Tensor, rows: Tensor, loss: str) -> Metrics:
         shown = from_tensor(self.labels[rows], self.scale)
-        return figures(found, shown, task=self.task, loss=loss, scale=self.scale)
+        return compute_metrics(found, shown, task=self.task, loss=loss, scale=self.scale)
 
     def order(self, trial: Trial, epoch: int) -> Tensor:
-        """A trial's rows in the order of an epoch, as `hydrakit.training.examples` draws it."""
+        """A trial's rows in the order of an epoch, as `hydrakit.training.batches` draws it."""
         generator = trial.seeds.generator(EPOCH, epoch, 0)
         order = torch.randperm(len(trial.train_rows), generator=generator)
         return trial.train_rows[order.to(trial.train_rows.device)].to(self.features.device)
@@ -137,13 +136,13 @@ def train_alone(
     *,
     task: Task,
     scale: Scale | None,
-) -> Outcome:
+) -> TrialOutcome:
     """Train any head on cached features, as a head round does. The head itself stays as it is.
 
     Args:
         head: What to begin with: ``(batch, features)`` to ``(batch, outputs)``.
         features: ``(rows, features)``, of training and validation cases.
-        labels: ``(rows,)`` or ``(rows, outputs)``, as `hydrakit.tasks.to_tensor` gives them.
+        labels: ``(rows,)`` or ``(rows, outputs)``, as `hydrakit.stats.tasks.to_tensor` gives them.
         trial: How, and on which rows.
         task: What a label is.
         scale: Of a number.
@@ -157,28 +156,28 @@ def train_alone(
     model = nn.Sequential(Dropout(settings.dropout * settings.feature_dropout), head)
     step = Step(model, Compute(features.device), settings)
     scheduler = _scheduler(step.optimiser, settings)
-    outcome, more, epoch = Outcome(trial), True, 0
-    with threads(1):  # a step is too small to share
+    outcome, more, epoch = TrialOutcome(trial), True, 0
+    with thread_count(1):  # a step is too small to share
         while more:
             epoch += 1
             rate = step.optimiser.param_groups[0]["lr"]
             train = _pass_alone(step, data, trial, epoch)
-            found = outputs(head, features[trial.val_rows])
-            val = data.figures(found, trial.val_rows, settings.loss)
+            found = forward_in_batches(head, features[trial.val_rows])
+            val = data.metrics(found, trial.val_rows, settings.loss)
             more = outcome.add(train, val, rate=rate, weights=lambda: deepcopy(head.state_dict()))
             if scheduler is not None:
                 scheduler.step(train.score)
     return outcome
 
 
-def _pass_alone(step: Step, data: _Data, trial: Trial, epoch: int) -> Figures:
+def _pass_alone(step: Step, data: _Data, trial: Trial, epoch: int) -> Metrics:
     """Update a head once on each of its batches; the figures on the way."""
     settings, rows = trial.hyperparameters, data.order(trial, epoch)
     step.model.train()
     with seeded(trial.seeds.of(EPOCH, epoch, 1), data.features.device):
         batches = rows.split(settings.batch_size)
         found = [step(data.features[at], data.labels[at], data.task) for at in batches]
-    return data.figures(torch.cat(found), rows, settings.loss)
+    return data.metrics(torch.cat(found), rows, settings.loss)
 
 
 def can_train_together(head: nn.Module) -> bool:
@@ -205,7 +204,7 @@ def train_together(
     *,
     task: Task,
     scale: Scale | None,
-) -> list[Outcome]:
+) -> list[TrialOutcome]:
     """Train heads at once, each as `train_alone` would, with the same result up to rounding.
 
     Args:
@@ -226,8 +225,8 @@ def train_together(
     # Heads that draw the same numbers come one after another.
     order = sorted(range(len(heads)), key=lambda at: _noise(trials[at]).key, reverse=True)
     data = _Data(features, labels, task, scale)
-    outcomes = [Outcome(trial) for trial in trials]
-    with threads(1):
+    outcomes = [TrialOutcome(trial) for trial in trials]
+    with thread_count(1):
         _Together([heads[at] for at in order], [outcomes[at] for at in order], data).train()
     return outcomes
 
@@ -252,12 +251,12 @@ class _Rate:
 class _Together:
     """The training of heads that lie side by side; those that are done are taken out."""
 
-    def __init__(self, heads: list[nn.Module], outcomes: list[Outcome], data: _Data) -> None:
+    def __init__(self, heads: list[nn.Module], outcomes: list[TrialOutcome], data: _Data) -> None:
         self.data = data
         self.outcomes = outcomes
         self.rates = [_Rate(outcome.trial.hyperparameters) for outcome in outcomes]
         self.settings = outcomes[0].trial.hyperparameters  # for what all trials share
-        self.stack = Stack(heads, data.features.device)
+        self.stack = HeadStack(heads, data.features.device)
 
     def train(self) -> None:
         """Run all epochs of all heads."""
@@ -280,12 +279,12 @@ class _Together:
             rate.follow(train.score)
         return more
 
-    def _pass(self, epoch: int) -> list[Figures]:
+    def _pass(self, epoch: int) -> list[Metrics]:
         """Update every head once on each of its batches; the figures on the way."""
         data, size = self.data, self.settings.batch_size
         trials = [outcome.trial for outcome in self.outcomes]
         noises = [_noise(trial) for trial in trials]
-        masks = Masks(noises, self.stack, epoch=epoch, batch_size=size)
+        masks = DropoutMasks(noises, self.stack, epoch=epoch, batch_size=size)
         decays = self.stack.column([trial.hyperparameters.weight_decay for trial in trials])
         columns = self.stack.column([rate.value for rate in self.rates]), decays
         rows = [data.order(trial, epoch) for trial in trials]
@@ -306,7 +305,7 @@ class _Together:
             every = functional.pad(output.detach(), (0, 0, 0, 0, 0, len(rows) - len(sizes)))
             found.append(every)
         joined, loss = torch.cat(found, dim=1), self.settings.loss
-        return [data.figures(joined[at, : len(own)], own, loss) for at, own in enumerate(rows)]
+        return [data.metrics(joined[at, : len(own)], own, loss) for at, own in enumerate(rows)]
 
     def _loss(self, output: Tensor, targets: Tensor, sizes: list[int]) -> Tensor:
         """The sum over the heads of each one's mean loss over its own examples."""
@@ -317,12 +316,12 @@ class _Together:
             [loss(output[at, :size], targets[at, :size]) for at, size in enumerate(sizes)]
         ).sum()
 
-    def _validated(self) -> list[Figures]:
+    def _validated(self) -> list[Metrics]:
         """The figures of every head on its validation cases; heads of one fold look together."""
         folds: dict[bytes, list[int]] = {}
         for at, outcome in enumerate(self.outcomes):
             folds.setdefault(outcome.trial.val_rows.cpu().numpy().tobytes(), []).append(at)
-        found: dict[int, Figures] = {}
+        found: dict[int, Metrics] = {}
         for members in folds.values():
             rows = self.outcomes[members[0]].trial.val_rows.to(self.data.features.device)
             chosen = [weight[members] for weight in self.stack.weights]
@@ -331,7 +330,7 @@ class _Together:
                 inputs = self.data.features[part].expand(len(members), -1, -1)
                 looked.append(self.stack.forward(inputs, chosen))
             for at, output in zip(members, torch.cat(looked, dim=1), strict=True):
-                found[at] = self.data.figures(output, rows, self.settings.loss)
+                found[at] = self.data.metrics(output, rows, self.settings.loss)
         return [found[at] for at in range(len(self.outcomes))]
 
 

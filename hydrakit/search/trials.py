@@ -11,21 +11,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hydrakit.data.load import Loaded, load
-from hydrakit.data.prepare import Prepared
-from hydrakit.data.split import split_cases, unit_of_each
-from hydrakit.devices import Compute
+from hydrakit.compute.devices import Compute
+from hydrakit.data.load import LoadedDataset, load
+from hydrakit.data.prepared.index import PreparedDataset
+from hydrakit.data.quality.split import split_cases, unit_numbers
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter
-from hydrakit.models import Body
-from hydrakit.plan import Fold, Frozen, Name, Round, Split, Train
-from hydrakit.results import EpochRecord
-from hydrakit.search.together import RULES, Outcome, Trial, can_train_together, train_together
-from hydrakit.tasks import strata, strata_names, to_tensor
-from hydrakit.train import DivergedError, train_round
-from hydrakit.training.examples import Examples
+from hydrakit.models.body import BodyModule
+from hydrakit.plan.model import Fold, Split
+from hydrakit.plan.results import EpochRecord
+from hydrakit.rounds import Round, Train
+from hydrakit.schema import Frozen, Name
+from hydrakit.search.together import RULES, Trial, TrialOutcome, can_train_together, train_together
+from hydrakit.stats.tasks import strata, strata_names, to_tensor
+from hydrakit.training.batches import TrainingExamples
+from hydrakit.training.evaluation import forward_in_batches
+from hydrakit.training.loop import DivergedError, train_round
 from hydrakit.training.seeds import Seeds
-from hydrakit.training.validation import outputs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -84,7 +86,7 @@ class TrialRecord(Frozen):
 
 
 @dataclass(frozen=True)
-class Tried:
+class TrialHistory:
     """How a setting did on one fold; `best` is None where the loss was not finite."""
 
     best: EpochRecord | None
@@ -93,14 +95,14 @@ class Tried:
 
 
 def folds_of(
-    data: Loaded,
-    prepared: Prepared,
+    data: LoadedDataset,
+    prepared: PreparedDataset,
     adapter: DatasetAdapter,
     *,
     units: Mapping[str, str],
     count: int,
     seed: int,
-) -> list[Loaded]:
+) -> list[LoadedDataset]:
     """The training split of a dataset as folds, each validated on once; patients stay whole.
 
     Args:
@@ -123,7 +125,7 @@ def folds_of(
     held = strata(labels, adapter.task, adapter.classes)
     names = strata_names(adapter.task, adapter.classes)
     patients, groups = [case.patient for case in cases], [units[case.key] for case in cases]
-    _check_enough(held, names, unit_of_each(patients, groups), adapter.name, count)
+    _check_enough(held, names, unit_numbers(patients, groups), adapter.name, count)
     found = []
     for index in range(count):
         # Of the other folds, both parts are for training.
@@ -173,12 +175,12 @@ class RoundTrials:
     """
 
     round: Round
-    body: Body
+    body: BodyModule
     head: nn.Module
-    folds: Sequence[Loaded]
+    folds: Sequence[LoadedDataset]
     seeds: Seeds
     compute: Compute
-    others: Sequence[tuple[nn.Module, Loaded]] = field(default_factory=tuple)
+    others: Sequence[tuple[nn.Module, LoadedDataset]] = field(default_factory=tuple)
 
     @property
     def together(self) -> bool:
@@ -187,7 +189,7 @@ class RoundTrials:
         fits = self.round.train == "head" and settings.select in RULES
         return fits and can_train_together(self.head)
 
-    def run(self, jobs: Sequence[tuple[Setting, int]]) -> Iterator[tuple[int, Tried]]:
+    def run(self, jobs: Sequence[tuple[Setting, int]]) -> Iterator[tuple[int, TrialHistory]]:
         """Try settings, each on the fold of a number.
 
         Yields:
@@ -204,7 +206,7 @@ class RoundTrials:
             chosen = [jobs[place] for place in places]
             yield from zip(places, self._at_once(chosen), strict=True)
 
-    def _alone(self, setting: Setting, fold: int) -> Tried:
+    def _alone(self, setting: Setting, fold: int) -> TrialHistory:
         """A trial as a round of its own."""
         began = time.perf_counter()
         epochs: list[EpochRecord] = []
@@ -222,9 +224,9 @@ class RoundTrials:
             ).best
         except DivergedError:  # which is the trial's result
             best = None
-        return Tried(best, len(epochs), time.perf_counter() - began)
+        return TrialHistory(best, len(epochs), time.perf_counter() - began)
 
-    def _at_once(self, jobs: Sequence[tuple[Setting, int]]) -> list[Tried]:
+    def _at_once(self, jobs: Sequence[tuple[Setting, int]]) -> list[TrialHistory]:
         """Head trials that learn side by side from the features of the frozen body."""
         began = time.perf_counter()
         features, labels, rows = self._features
@@ -251,10 +253,10 @@ class RoundTrials:
         features, labels, rows, end = [], [], [], 0
         for data in self.folds:
             body.use(data.name)
-            examples = Examples(data, self.round.hyperparameters, self.seeds, fixed=True)
-            examples.through(body, device)
+            examples = TrainingExamples(data, self.round.hyperparameters, self.seeds, fixed=True)
+            examples.precompute_features(body, device)
             assert examples.features is not None
-            features += [examples.features, outputs(body, data.val.patches)]
+            features += [examples.features, forward_in_batches(body, data.val.patches)]
             labels += [examples.labels, to_tensor(data.val.labels, data.scale).to(device)]
             middle = end + len(features[-2])
             start, end = end, middle + len(features[-1])
@@ -262,6 +264,6 @@ class RoundTrials:
         return torch.cat(features), torch.cat(labels), rows
 
 
-def _tried(outcome: Outcome, seconds: float) -> Tried:
+def _tried(outcome: TrialOutcome, seconds: float) -> TrialHistory:
     best = None if outcome.diverged else outcome.best
-    return Tried(best, len(outcome.epochs), seconds)
+    return TrialHistory(best, len(outcome.epochs), seconds)

@@ -8,30 +8,51 @@ be handed a test split.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from hydrakit.data.declared import plugins_at
-from hydrakit.data.prepare import prepare
-from hydrakit.data.read import check_root
-from hydrakit.devices import Precision, algorithms, choose_compute
 from hydrakit.errors import PlanError
-from hydrakit.folder.files import write_atomic
-from hydrakit.places import root_of
-from hydrakit.plan import Plan
-from hydrakit.plugins import Plugins
+from hydrakit.models.build import check_components
+from hydrakit.observers.trackers import trackers_of
+from hydrakit.plan.model import Plan
+from hydrakit.plugins.registry import Plugins
+from hydrakit.runs.callbacks import Callbacks, RunCallback, closing
+from hydrakit.runs.context import RunContext, context_of
+from hydrakit.runs.datasets import find_datasets, prepare_datasets
 from hydrakit.search.proposals import proposals
-from hydrakit.search.tuning import Files, RoundTuning, Tuning
-from hydrakit.watch import Watcher
+from hydrakit.search.tuning import Files, RoundTuning, TuneCallback, Tuning
+from hydrakit.storage.files import write_atomic
 
 LEARNING_RATES = (1e-4, 3e-4, 1e-3)
 DROPOUTS = (0.0, 0.1, 0.3)
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TuningSearch:
+    """What tuning tries for each round.
+
+    Attributes:
+        learning_rates: Learning rates.
+        dropouts: Dropout probabilities.
+        folds: Folds of the cross-validation within a round's training split.
+        method: ``grid`` for all pairs, or ``optuna`` for proposals between the lowest and the
+            highest values.
+        trials: With ``optuna``, the number of settings in each round; None for 20.
+    """
+
+    learning_rates: Sequence[float] = LEARNING_RATES
+    dropouts: Sequence[float] = DROPOUTS
+    folds: int = 3
+    method: str = "grid"
+    trials: int | None = None
+
+
+@dataclass(frozen=True)
+class TuneResult:
     """A plan whose rounds have been tuned.
 
     Attributes:
@@ -50,100 +71,72 @@ class Tuned:
 def tune(
     plan: Plan,
     out: Path,
+    context: RunContext | None = None,
     *,
-    learning_rates: Sequence[float] = LEARNING_RATES,
-    dropouts: Sequence[float] = DROPOUTS,
-    folds: int = 3,
-    search: str = "grid",
-    trials: int | None = None,
-    data: Path | None = None,
-    roots: Mapping[str, Path] | None = None,
-    device: str = "auto",
-    precision: Precision = "auto",
-    deterministic: bool = False,
-    compiled: bool = False,
-    cache: Path | None = None,
+    search: TuningSearch | None = None,
+    callbacks: Sequence[RunCallback] = (),
     plugins: Plugins | None = None,
-    watcher: Watcher | None = None,
-    on_trial: Callable[[int, int, int], None] = lambda *_: None,
-    on_round: Callable[[RoundTuning], None] = lambda _: None,
-) -> Tuned:
+    **values: Any,
+) -> TuneResult:
     """Choose learning rate and dropout of each round of a plan, and write the plan that has them.
 
     Beside it, ``NAME.tuning.jsonl`` gets a line for every trial, and the folder ``NAME.tuning`` the
-    rounds that were trained on the way. The same call goes on where a stopped one left off; one
-    with further values tries only these.
+    rounds that were trained on the way. The same call continues after a stop; one with further
+    values tries only these.
 
     Args:
         plan: As a strategy makes it.
         out: File of the plan to write.
-        learning_rates: To try.
-        dropouts: To try.
-        folds: Of the cross-validation within a round's training split.
-        search: ``grid``, or ``optuna`` for proposals between the lowest and the highest values.
-        trials: Of ``optuna``, how many settings in each round.
-        data: As for `hydrakit.run`, like all below but the last two.
-        roots: Folders of datasets that lie elsewhere, by name.
-        device: Where to compute.
-        precision: Of training steps.
-        deterministic: The same bits from the same seed on CUDA too.
-        compiled: Put training steps through `torch.compile`.
-        cache: Where prepared data is kept.
-        plugins: As loaded.
-        watcher: Told how the rounds go that are trained with what was chosen.
-        on_trial: Called with the round's number, and how many of how many trials are done.
-        on_round: Called when a round's setting is chosen.
+        context: Where and how to compute; None for the defaults.
+        search: What is tried; None for the defaults.
+        callbacks: Called while rounds are trained with what was chosen; `completed` is not, since
+            nothing is tested. A `TuneCallback` is also called for each trial and each choice.
+        plugins: Plugins of this process; None loads the installed ones.
+        values: Values of the context by name.
 
     Raises:
         PlanError: A value is impossible, ``out`` is something else, or no setting can be trained.
         PluginError: The plan names something that no plugin offers.
         DataError: A dataset cannot be used, or is too small for so many folds.
     """
-    tried = proposals(learning_rates, dropouts, search=search, trials=trials, seed=plan.seed)
+    context, search = context_of(context, values), search or TuningSearch()
+    tried = proposals(
+        search.learning_rates,
+        search.dropouts,
+        search=search.method,
+        trials=search.trials,
+        seed=plan.seed,
+    )
     files = Files.check(out)
-    if folds < 2:
-        raise PlanError(f"{folds} folds: there must be at least two (`--folds`)")
-    plugins = plugins or plugins_at(data, roots or {})
-    plugins.head(plan.head)
-    compute = choose_compute(
-        device, precision=precision, deterministic=deterministic, compiled=compiled
-    )
-    if compute.team.size > 1:
-        raise PlanError("tuning is for one process: start it without torchrun")
-    adapters = {dataset.name: plugins.dataset(dataset.name) for dataset in plan.datasets}
-    places = {name: root_of(name, data, roots or {}) for name in adapters}
-    for name, adapter in adapters.items():
-        check_root(adapter, places[name])
-    watcher = watcher or Watcher()
-    prepared = {
-        dataset.name: prepare(
-            adapters[dataset.name],
-            places[dataset.name],
-            options=dataset.options,
-            patch=plan.body.patch,
-            cache=cache,
-            on_case=partial(watcher.preparing, dataset.name),
+    if search.folds < 2:
+        raise PlanError(f"{search.folds} folds: there must be at least two (`--folds`)")
+    plugins = plugins or context.plugins()
+    context = context.for_search(files.kept)
+    trackers = trackers_of(context, plugins, folder=files.trackers(_digest(plan, search)))
+    followers = Callbacks([*callbacks, *trackers])
+    with context.active() as compute:
+        datasets = find_datasets(plan, context, plugins)
+        check_components(plan, datasets.adapters, plugins)
+        tuning = Tuning(
+            plan=plan,
+            datasets=prepare_datasets(plan, datasets, followers),
+            context=context,
+            compute=compute,
+            plugins=plugins,
+            rundir=files.begin(),
+            callbacks=followers,
+            proposals=tried,
+            folds=search.folds,
+            files=files,
+            followers=[each for each in callbacks if isinstance(each, TuneCallback)],
         )
-        for dataset in plan.datasets
-    }
-    tuning = Tuning(
-        plan=plan,
-        adapters=adapters,
-        prepared=prepared,
-        compute=compute,
-        plugins=plugins,
-        rundir=files.begin(),
-        watcher=watcher,
-        cache=cache,
-        test=False,
-        shared=files.kept,
-        proposals=tried,
-        folds=folds,
-        files=files,
-        on_trial=on_trial,
-        on_round=on_round,
-    )
-    with algorithms(compute), files.rundir.locked():
-        rounds = tuning.tune()
+        with files.rundir.locked(), closing(followers):
+            followers.started(plan, files.rundir, str(compute.device))
+            rounds = tuning.tune()
     write_atomic(out, tuning.plan.to_json().encode())
-    return Tuned(tuning.plan, tuple(rounds), out, files.trials)
+    return TuneResult(tuning.plan, tuple(rounds), out, files.trials)
+
+
+def _digest(plan: Plan, search: TuningSearch) -> str:
+    """SHA-256 of what decides the choices."""
+    return hashlib.sha256(json.dumps([plan.digest(), asdict(search)]).encode()).hexdigest()

@@ -5,22 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from pydantic import ValidationError
-
 from hydrakit.errors import PlanError
-from hydrakit.folder.files import read_json, reason, refuse_link, write_atomic
-from hydrakit.network import Network
-from hydrakit.plan import Plan, Round
-from hydrakit.rundir import RunDir
+from hydrakit.plan.model import Plan
+from hydrakit.rounds import Round
+from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.network import Network
+from hydrakit.runs.rundir import RunDir
+from hydrakit.runs.session import Session
 from hydrakit.search.proposals import Proposals
 from hydrakit.search.trials import RoundTrials, Setting, TrialRecord, folds_of
-from hydrakit.session import Session
-from hydrakit.shared import fetch, keep, key_of
+from hydrakit.storage.files import read_json, refuse_link, write_atomic
+from hydrakit.storage.records import read_lines, readable, writable
 from hydrakit.training.seeds import Seeds
 
 ANY = Setting(learning_rate=1.0, dropout=0.0)  # in the place of any setting
@@ -72,9 +72,19 @@ class RoundTuning:
         return sum(each.seconds for tried in self.candidates for each in tried.records)
 
 
+class TuneCallback(RunCallback):
+    """Called when something happens while a plan is tuned."""
+
+    def trials(self, number: int, done: int, of: int) -> None:
+        """A number of a round's trials is finished."""
+
+    def chosen(self, tuning: RoundTuning) -> None:
+        """A round's setting is chosen."""
+
+
 @dataclass(frozen=True)
 class Files:
-    """Where things are written."""
+    """The files that tuning writes."""
 
     out: Path
 
@@ -105,6 +115,17 @@ class Files:
         """Of the rounds that are trained on the way."""
         return RunDir(self.out.with_name(f"{self.out.stem}.tuning"))
 
+    def trackers(self, search: str) -> Path:
+        """Folder that trackers open.
+
+        A search with further values may choose others, so that its metrics are not those sent
+        before.
+
+        Args:
+            search: Digest of what is tried.
+        """
+        return self.rundir.path / f"trackers-{search[:8]}"
+
     def begin(self) -> RunDir:
         """Make the folder.
 
@@ -112,29 +133,21 @@ class Files:
             PlanError: It cannot be made, or the file of trials is a link.
         """
         refuse_link(self.trials)
-        try:
+        with writable(self.out, "name a file in another folder"):
             self.rundir.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PlanError(
-                f"{self.out}: cannot be written ({error.strerror}): name a file in another folder"
-            ) from None
         return self.rundir
 
     def read(self) -> dict[str, TrialRecord]:
         """The trials that were finished before, by digest; a torn last line is taken out."""
         if not self.trials.is_file():
             return {}
-        try:
+        remedy = "delete it to begin anew"
+        with readable(self.trials, remedy):
             text = read_json(self.trials)
-        except (OSError, ValueError) as error:
-            raise PlanError(f"{self.trials}: cannot be read ({reason(error)})") from None
         whole = text[: text.rfind(b"\n") + 1]
         if whole != text:  # stopped while it was written
             write_atomic(self.trials, whole)
-        try:
-            records = [TrialRecord.model_validate_json(line) for line in whole.splitlines()]
-        except ValidationError:
-            raise PlanError(f"{self.trials}: is broken: delete it to begin anew") from None
+        records = read_lines(self.trials, TrialRecord, remedy=remedy)
         return {each.digest: each for each in records}
 
     def add(self, record: TrialRecord) -> None:
@@ -150,8 +163,7 @@ class Tuning(Session):
     proposals: Proposals
     folds: int
     files: Files
-    on_trial: Callable[[int, int, int], None]
-    on_round: Callable[[RoundTuning], None]
+    followers: Sequence[TuneCallback] = ()
 
     def tune(self) -> list[RoundTuning]:
         """Tune every round, and train all but the last with what was chosen."""
@@ -166,7 +178,8 @@ class Tuning(Session):
             tuned = self._tune_round(number, network)
             found.append(tuned)
             self.plan = network.plan = self._with(number, tuned.round)
-            self.on_round(tuned)
+            for each in self.followers:
+                each.chosen(tuned)
             if number < last:
                 self._train_for_real(number, network)
         return found
@@ -202,7 +215,7 @@ class Tuning(Session):
         seeds = Seeds(self.plan.seed, number)
         if number == 1:
             starts = self.plan.bootstrap
-            network.start(seeds, lambda done: self.watcher.bootstrapping(done, starts))
+            network.start(seeds, lambda done: self.callbacks.bootstrapping(done, starts))
         data = self.loaded[round.dataset]
         head, *heads = network.heads_of(round, seeds)
         others = [self.loaded[other.dataset] for other in round.others]
@@ -215,9 +228,9 @@ class Tuning(Session):
                 data,
                 self.prepared[round.dataset],
                 self.adapters[round.dataset],
-                units=self.gate.units[round.dataset],
+                units=self.leakage.units[round.dataset],
                 count=self.folds,
-                seed=self.plan.dealt_by,
+                seed=self.plan.effective_split_seed,
             ),
             seeds=seeds,
             compute=self.compute,
@@ -232,7 +245,7 @@ class Tuning(Session):
         keys = [_digest([round_key, each.model_dump(), fold, self.folds]) for each, fold in jobs]
         missing = {key: job for key, job in zip(keys, jobs, strict=True) if key not in self.known}
         names = list(missing)
-        self.on_trial(number, len(keys) - len(names), len(keys))
+        self._tell_trials(number, len(keys) - len(names), len(keys))
         for done, (place, tried) in enumerate(trials.run(list(missing.values())), start=1):
             setting, fold = missing[names[place]]
             best = tried.best
@@ -253,20 +266,22 @@ class Tuning(Session):
             )
             self.files.add(record)
             self.known[record.digest] = record
-            self.on_trial(number, len(keys) - len(names) + done, len(keys))
+            self._tell_trials(number, len(keys) - len(names) + done, len(keys))
         records = [self.known[key] for key in keys]
         return [
             Candidate(setting, tuple(records[at * self.folds : (at + 1) * self.folds]))
             for at, setting in enumerate(settings)
         ]
 
+    def _tell_trials(self, number: int, done: int, of: int) -> None:
+        for each in self.followers:
+            each.trials(number, done, of)
+
     def _train_for_real(self, number: int, network: Network) -> None:
         """Train a round with what was chosen, unless that very round was trained before."""
         round = self.plan.rounds[number - 1]
-        if not fetch(self, number):
-            self._run_round(number, round, network)
-            keep(self, number)
-        network.take(number, round)
+        self._train_or_copy(number, round, network)
+        network.load_round(number, round)
 
     def _with(self, number: int, round: Round) -> Plan:
         """The plan with another round in the place of one."""
@@ -276,13 +291,8 @@ class Tuning(Session):
 
     def _key(self, number: int, round: Round) -> str:
         """What decides all trials of a round alike, their settings left out."""
-        plan = self.plan
-        self.plan = self._with(number, ANY.of(round))
-        try:
-            facts = [key_of(self, number), sorted(self.gate.units[round.dataset].items())]
-        finally:
-            self.plan = plan
-        return _digest(facts)
+        key = self.round_key(number, self._with(number, ANY.of(round)))
+        return _digest([key, sorted(self.leakage.units[round.dataset].items())])
 
 
 def _digest(facts: object) -> str:

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
 
-from hydrakit.data.load import Cases
-from hydrakit.models import Body
-from hydrakit.plan import BootstrapRule, Frozen
-from hydrakit.results import Bootstrap
-from hydrakit.training.validation import Evaluation
+from hydrakit.data.load import CaseSet
+from hydrakit.models.body import BodyModule
+from hydrakit.plan.model import BootstrapRule
+from hydrakit.plan.results import Bootstrap
+from hydrakit.schema import Frozen
+from hydrakit.training.evaluation import Evaluator
 
 # Stages of `halving`: the share of the validation cases that is looked at, and the share of the
 # starts that goes on. Few cases tell starts apart badly: with less than so many of a class, all
@@ -23,10 +24,10 @@ from hydrakit.training.validation import Evaluation
 STAGES = ((1 / 8, 1 / 4), (1 / 2, 1 / 4))
 FEWEST_OF_A_CLASS = 16
 
-Network = tuple[Body, nn.Module]
+BodyAndHead = tuple[BodyModule, nn.Module]
 
 
-class Looked(Frozen):
+class StartScores(Frozen):
     """What was seen of random starts so far (``bootstrap.json``).
 
     Attributes:
@@ -38,16 +39,16 @@ class Looked(Frozen):
 
 
 def best_start(
-    build: Callable[[int], Network],
-    val: Cases,
+    build: Callable[[int], BodyAndHead],
+    val: CaseSet,
     *,
     count: int,
     rule: BootstrapRule,
     loss: str,
     on_start: Callable[[int], None],
-    looked: Looked | None = None,
-    on_look: Callable[[Looked], None] = lambda _: None,
-) -> tuple[Network, Bootstrap]:
+    looked: StartScores | None = None,
+    on_look: Callable[[StartScores], None] = lambda _: None,
+) -> tuple[BodyAndHead, Bootstrap]:
     """Look at random starts, and give the one with the highest validation AUC (of a number, R2).
 
     Args:
@@ -60,13 +61,13 @@ def best_start(
         looked: What was seen before a stop: these starts are not looked at again.
         on_look: Called with what was seen so far, after each start.
     """
-    scores = {share: dict(of) for share, of in (looked or Looked()).scores.items()}
+    scores = {share: dict(of) for share, of in (looked or StartScores()).scores.items()}
 
-    def score(number: int, share: float, cases: Cases) -> float:
+    def score(number: int, share: float, cases: CaseSet) -> float:
         known = scores.setdefault(share, {})
         if number not in known:
-            known[number] = Evaluation(*build(number), cases, None, loss)()[0].score
-            on_look(Looked(scores=scores))
+            known[number] = Evaluator(*build(number), cases, None, loss)()[0].score
+            on_look(StartScores(scores=scores))
         return known[number]
 
     running = list(range(count))
@@ -88,7 +89,7 @@ def best_start(
     return build(chosen), Bootstrap(chosen=chosen, val_auc=tuple(whole))
 
 
-def subset(cases: Cases, share: float) -> Cases | None:
+def subset(cases: CaseSet, share: float) -> CaseSet | None:
     """Some of the cases, as many of every class as its share is.
 
     Returns:

@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from hydrakit.plan import Hyperparameters
-from hydrakit.results import EpochRecord, Figures
-
-State = dict[str, Tensor]
+from hydrakit.compute.modules import StateDict
+from hydrakit.plan.results import EpochRecord, Metrics
+from hydrakit.rounds import Hyperparameters
 
 
 class Selection:
@@ -32,7 +31,7 @@ class Selection:
         self.leader: EpochRecord | None = None
         self._smoothed = float("-inf")
         self._scores: deque[float] = deque(maxlen=self.window)
-        self._kept: deque[tuple[EpochRecord, list[State]]] = deque(
+        self._kept: deque[tuple[EpochRecord, list[StateDict]]] = deque(
             maxlen=self.window if self.rule == "averaged" else 1
         )
 
@@ -60,12 +59,12 @@ class Selection:
         return epoch - self.leader.epoch >= patience
 
     @property
-    def kept(self) -> list[tuple[EpochRecord, list[State]]]:
+    def kept(self) -> list[tuple[EpochRecord, list[StateDict]]]:
         """Epochs whose weights are kept, the last that is to count coming last."""
         return list(self._kept)
 
     def go_on(
-        self, records: Sequence[EpochRecord], kept: Sequence[tuple[EpochRecord, list[State]]]
+        self, records: Sequence[EpochRecord], kept: Sequence[tuple[EpochRecord, list[StateDict]]]
     ) -> None:
         """Be as after some epochs.
 
@@ -82,7 +81,7 @@ class Selection:
         self._kept.clear()
         self._kept.extend(kept)
 
-    def finish(self, evaluate: Callable[[], tuple[Figures, float | None]]) -> EpochRecord:
+    def finish(self, evaluate: Callable[[], tuple[Metrics, float | None]]) -> EpochRecord:
         """Put the kept weights into the modules.
 
         Args:
@@ -110,11 +109,11 @@ def is_better(new: EpochRecord, best: EpochRecord, rule: str) -> bool:
     return (new.val.score, -new.val.loss) > (best.val.score, -best.val.loss)
 
 
-def _copy(module: nn.Module) -> State:
+def _copy(module: nn.Module) -> StateDict:
     return deepcopy(dict(module.state_dict()))
 
 
-def _mean(states: Sequence[State]) -> State:
+def _mean(states: Sequence[StateDict]) -> StateDict:
     """The mean of each tensor; of counts, the last."""
     if len(states) == 1:
         return states[0]

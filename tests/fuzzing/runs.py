@@ -22,7 +22,7 @@ from fuzzing.datasets import Files, check_line
 from fuzzing.memory import forget_peak, peak_memory
 from fuzzing.mutators_runs import PLAN, RUN_JSON, SCORES, WEIGHTS, odd_folder, tamper
 from hydrakit.cli import main
-from hydrakit.compare.cells import CompareDir, Design, make_design
+from hydrakit.compare.design import CompareDir, Design, make_design
 from hydrakit.errors import HydrakitError
 from hydrakit.plan import Plan
 from hydrakit.plugins import load_plugins
@@ -264,14 +264,14 @@ def read_weight_files(folder: Path) -> str:
 
 def _no_training(session: object, places: object) -> None:
     """In the place of training: what is set up before it."""
-    from hydrakit.models import Body
+    from hydrakit.models.body import PaperBody
 
-    Body(session.plan.body, in_channels=session.channels, dropout=0.0)  # type: ignore[attr-defined]
+    PaperBody(session.plan.body, in_channels=session.channels, dropout=0.0)  # type: ignore[attr-defined]
     raise HydrakitError(WOULD_TRAIN)
 
 
 def read_plan_file(folder: Path) -> str:
     work = _beside(folder) / "work"
     arguments = ["run", "--plan", work / "plan.json", "--out", work / "run", "--device", "cpu"]
-    with mock.patch("hydrakit.session.Session.run", _no_training):
+    with mock.patch("hydrakit.runs.session.Session.run", _no_training):
         return _commands(folder, lambda _: [arguments])

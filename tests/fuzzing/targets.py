@@ -70,20 +70,20 @@ def weights(folder: Path) -> Files:
     import torch
     from helpers import BODY
 
-    from hydrakit.heads import build_mlp
     from hydrakit.hooks import FieldOfView
-    from hydrakit.models import Body
+    from hydrakit.models.body import PaperBody
+    from hydrakit.models.heads import build_mlp
     from hydrakit.weights import Preprocessing, save_body, save_head
 
     torch.manual_seed(0)
-    body = Body(BODY, in_channels=1, dropout=0.0)
+    body = PaperBody(BODY, in_channels=1, dropout=0.0)
     save_body(folder / "body.safetensors", body, trained_on=("brain",), seed=1)
     needs = Preprocessing(
         patch=BODY.patch, channels=1, field_of_view=FieldOfView(share=1.0), normalisation="z-score"
     )
     save_head(
         folder / "head.safetensors",
-        build_mlp(BODY.features, 2, 0.0),
+        build_mlp(BODY.features, 2),
         body=body,
         dataset="brain",
         classes=("no", "yes"),

@@ -23,8 +23,8 @@ from helpers import StopError, plan_of, plugins, round_of, run_plan, write_datas
 
 import hydrakit
 from hydrakit.plan import BodySpec, Round
-from hydrakit.results import EpochRecord
-from hydrakit.watch import Watcher
+from hydrakit.plan.results import EpochRecord
+from hydrakit.runs.callbacks import RunCallback
 
 HERE = Path(__file__).parent
 PLAN = plan_of(
@@ -35,7 +35,7 @@ LEFT_OUT = ("report.html", "log.txt", ".lock")
 """Is made again, tells of the machine, or says nothing."""
 
 
-class Stop(Watcher):
+class Stop(RunCallback):
     """Stops in the third epoch of the last round."""
 
     def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
@@ -56,7 +56,7 @@ def make(folder: Path) -> None:
         places = {"data": data, "cache": Path(cache), "plugins": plugins()}
         run_plan(PLAN, folder / "finished", **places)
         with suppress(StopError):
-            run_plan(PLAN, folder / "stopped", watcher=Stop(), checkpoint_every=0, **places)
+            run_plan(PLAN, folder / "stopped", callbacks=[Stop()], checkpoint_interval=0, **places)
     for path in folder.rglob("*"):
         if path.name in LEFT_OUT:
             path.unlink()

@@ -25,7 +25,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import MPEG2MPML
 
 from hydrakit.data.dicom import index_headers
-from hydrakit.data.prepare import OVERSAMPLING, canvas_side, crop
+from hydrakit.data.prepared.crop import OVERSAMPLING, canvas_side, crop
 from hydrakit.data.read import read_samples
 from hydrakit.errors import DataError, PlanError
 from hydrakit.hooks import Sample

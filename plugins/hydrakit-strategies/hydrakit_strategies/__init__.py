@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from hydrakit.hooks import SequenceStrategy, Settings, hookimpl
 
 if TYPE_CHECKING:
-    from hydrakit.plan import Place, Round, Train
+    from hydrakit.plan import Round, RoundPosition, Train
 
 
 def hydra(datasets: Sequence[str], settings: Settings) -> list[Round]:
@@ -129,7 +129,7 @@ def _together(
     )
 
 
-def _place(number: int, count: int) -> Place:
+def _place(number: int, count: int) -> RoundPosition:
     if number == 0:
         return "first"
     return "last" if number == count - 1 else "middle"

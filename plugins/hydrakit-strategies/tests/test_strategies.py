@@ -7,18 +7,18 @@ import sys
 import pytest
 
 from hydrakit.hooks import SequenceStrategy, Settings
-from hydrakit.plan import Hyperparameters, Place, Round, Train
+from hydrakit.plan import Hyperparameters, Round, RoundPosition, Train
 from hydrakit_strategies import hydrakit_sequence_strategies
 
 STRATEGIES = {strategy.name: strategy for strategy in hydrakit_sequence_strategies()}
 
 # Each pair of kind and place has its own number of epochs, so that a round tells what it asked for.
-PLACES: list[tuple[Train, Place]] = [
+PLACES: list[tuple[Train, RoundPosition]] = [
     (train, place) for train in ("all", "head") for place in ("first", "middle", "last")
 ]
 
 
-def hyperparameters(train: Train, place: Place) -> Hyperparameters:
+def hyperparameters(train: Train, place: RoundPosition) -> Hyperparameters:
     epochs = PLACES.index(("head" if train == "head" else "all", place)) + 1
     return Hyperparameters(
         learning_rate=1e-3, dropout=0.0, batch_size=1, epochs=epochs, patience=2 * epochs

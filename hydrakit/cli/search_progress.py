@@ -1,0 +1,49 @@
+"""Progress of tuning and of a search for an order: lines on standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from hydrakit.cli.progress import PlainProgress
+from hydrakit.search.order import OrderCallback, OrderResult, TriedOrder
+from hydrakit.search.tuning import RoundTuning, TuneCallback
+
+if TYPE_CHECKING:
+    from hydrakit.plan.model import Plan
+
+
+class TuneProgress(PlainProgress, TuneCallback):
+    """Prints the progress of tuning.
+
+    Args:
+        plan: Plan that is tuned.
+        on_choice: Called when a round's setting is chosen.
+    """
+
+    def __init__(self, plan: Plan, on_choice: Callable[[RoundTuning], None]) -> None:
+        super().__init__(plan)
+        self.rounds = plan.rounds
+        self.on_choice = on_choice
+
+    def trials(self, number: int, done: int, of: int) -> None:
+        """A number of a round's trials is finished."""
+        self.mention(f"{self.name(number, self.rounds[number - 1])}: {done} of {of} trials")
+
+    def chosen(self, tuning: RoundTuning) -> None:
+        """A round's setting is chosen."""
+        self.on_choice(tuning)
+
+
+class OrderProgress(PlainProgress, OrderCallback):
+    """Prints the progress of a search for an order."""
+
+    def tried(self, order: TriedOrder, result: OrderResult) -> None:
+        """Print a line for an order."""
+        click.echo(
+            f"order {len(result.tried)} of {result.possible}: "
+            f"{', '.join(order.supports) or 'no support'}: validation {order.score:.3f}",
+            err=True,
+        )

@@ -1,0 +1,1 @@
+"""Datasets declared without code: a folder of images with a ``dataset.toml``."""

@@ -1,0 +1,347 @@
+"""Cases of a declared dataset, from a table (CSV, NPZ) or a pattern, checked before pixels."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from hydrakit.data.declared.arrays import MAX_COLUMN_BYTES, ImageError, member_names, open_array
+from hydrakit.data.declared.patterns import match_files
+from hydrakit.data.declared.schema import (
+    FILE,
+    NONE,
+    UNKNOWN,
+    Columns,
+    Declaration,
+    SplitName,
+    number,
+)
+from hydrakit.data.safe_paths import join_names, path_fault, quote, resolve_inside
+from hydrakit.errors import DataError, unknown
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from hydrakit.hooks import Label
+
+MAX_TABLE_BYTES = 2**25
+MAX_CELL = 1000  # characters: keys and patients appear in messages and reports
+SEPARATOR = ";"
+
+_SUBGROUP = "subgroups."  # prefix of a subgroup's name among the fields of a case
+
+_MEMBER = re.compile(r"(?P<file>.+\.np[yz])#(?P<member>[^\[\]]*)(?:\[(?P<row>\d{1,12})\])?", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLocation:
+    """Location of one image: a file below the root, and for arrays the member and the row."""
+
+    file: str
+    member: str | None = None
+    row: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclaredCase:
+    """One declared case, before its image is read.
+
+    Attributes:
+        key: Identity of the case, unique in its dataset.
+        channels: Locations of the images, each with one or more channels.
+        label: Label as in `hydrakit.hooks.Sample`; None if it is unknown.
+        patient: Patient identifier; None to take it from the file, or else from the key.
+        group: Name of the group of cases that must stay together, if any.
+        finding: Name of the finding within the patient, if any.
+        subgroups: Subgroups of the case and their values.
+        split: Split that the dataset declares for the case, if any.
+        position: Position of the lesion, ``(row, column)`` from the centre of the upper left pixel.
+        millimetres: Whether ``position`` is in millimetres; otherwise it is in pixels.
+    """
+
+    key: str
+    channels: tuple[ImageLocation, ...]
+    label: Label | None
+    patient: str | None
+    group: str | None
+    finding: str | None
+    subgroups: dict[str, str]
+    split: SplitName | None
+    position: tuple[float, float] | None
+    millimetres: bool
+
+
+Fields = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class CsvTable:
+    """Content of a CSV file, and its path for messages."""
+
+    path: Path
+    content: bytes
+
+
+def list_cases(
+    declaration: Declaration, root: Path, *, table: CsvTable | None
+) -> list[DeclaredCase]:
+    """List every case of a dataset, in the order of its table or paths.
+
+    Args:
+        declaration: Declaration of the dataset.
+        root: Folder of the dataset's files.
+        table: CSV table of cases; None if the cases come from an NPZ file or a pattern.
+
+    Raises:
+        DataError: A case is invalid; the message names the file, the line or row, and the value.
+    """
+    cases: list[DeclaredCase] = []
+    first: dict[str, str] = {}
+    for where, fields in _rows(declaration, root, table):
+        try:
+            case = _case(declaration, fields)
+        except ValueError as error:
+            raise DataError(f"{where}: {error}") from None
+        if case.key in first:
+            raise DataError(
+                f"{where}: the key {quote(case.key)} also belongs to {first[case.key]}: remove "
+                "one, or give each a key of its own"
+            )
+        first[case.key] = where.rpartition(": ")[2]
+        cases.append(case)
+    if not cases:
+        source = f"pattern {declaration.pattern!r}" if declaration.pattern else declaration.cases
+        raise DataError(f"{root}: {source} yields no case: compare it with the files in the folder")
+    return cases
+
+
+def _rows(
+    declaration: Declaration, root: Path, table: CsvTable | None
+) -> Iterator[tuple[str, Fields]]:
+    """Yield where each case is declared, and its fields as text, named as in `Columns`."""
+    if declaration.pattern is not None:
+        for path, parts in match_files(root, declaration.pattern):
+            yield f"{root}: {quote(path)}", {"path": path, **parts}
+    elif table is not None:
+        yield from _csv_rows(declaration, table)
+    else:
+        yield from _npz_rows(declaration, root)
+
+
+def _csv_rows(declaration: Declaration, table: CsvTable) -> Iterator[tuple[str, Fields]]:
+    name = table.path
+    try:
+        text = table.content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{name}: is not UTF-8 text: save it as UTF-8") from None
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+        columns = _columns(declaration, header, f"{name}: line 1")
+        for row in reader:
+            where = f"{name}: line {reader.line_num}"
+            if not any(cell.strip() for cell in row):
+                continue
+            if len(row) != len(header):
+                raise DataError(
+                    f"{where}: has {len(row)} cells where the header has {len(header)}: write "
+                    'cells with a comma in "quotes"'
+                )
+            cells = dict(zip(header, row, strict=True))
+            yield where, {field: cells[column] for field, column in columns.items()}
+    except csv.Error as error:
+        raise DataError(f"{name}: line {reader.line_num}: {error}: correct the line") from None
+
+
+def _columns(declaration: Declaration, header: list[str], where: str) -> dict[str, str]:
+    """Return the table's column for each field.
+
+    A column that the declaration assigns to one field is not used for a field of the same name.
+    """
+    for column in header:
+        if column and header.count(column) > 1:
+            raise DataError(f"{where}: the column {quote(column)} occurs twice: rename one")
+    printable = [column for column in header if column.isprintable() and len(column) <= 60][:20]
+    assigned = declaration.columns.model_dump(exclude_none=True)
+    requested = {f"columns.{field}": (field, column) for field, column in assigned.items()}
+    for name, column in declaration.subgroups.items():
+        requested[f"{_SUBGROUP}{name}"] = f"{_SUBGROUP}{name}", column
+    for key, (_, column) in requested.items():
+        if column not in header:
+            raise DataError(f"{where}: {unknown('column', column, printable)} ({key} in {FILE})")
+    same_name = {field: field for field in Columns.model_fields if field in header}
+    used = set(assigned.values())
+    columns = {field: column for field, column in same_name.items() if column not in used}
+    columns |= dict(requested.values())
+    images, other = (
+        ("path", "image") if str(declaration.cases).lower().endswith(".csv") else ("image", "path")
+    )
+    columns.pop(other, None)
+    for field in (images, "label"):
+        if field not in columns:
+            raise DataError(
+                f"{where}: no column {field!r}: add it, or name it under [columns] in {FILE} "
+                f"(there are {', '.join(printable) or 'none'})"
+            )
+    return columns
+
+
+def _npz_rows(declaration: Declaration, root: Path) -> Iterator[tuple[str, Fields]]:
+    name = str(declaration.cases)
+    try:
+        path = resolve_inside(root, name)
+        columns = _columns(declaration, member_names(path), str(path))
+        image = columns.pop("image")
+        arrays = {field: _texts(declaration, path, column) for field, column in columns.items()}
+        stored = open_array(path, image)
+    except OSError as error:
+        raise DataError(f"{root / name}: cannot be read: {error.strerror or error}") from None
+    stored.close()
+    rows = stored.shape[0] if stored.shape else 0
+    for field, texts in arrays.items():
+        if len(texts) != rows:
+            raise DataError(
+                f"{path}: {columns[field]!r} has {len(texts)} rows where {image!r} has {rows}: "
+                "every array needs one row per case"
+            )
+    for row in range(rows):
+        fields = {field: texts[row] for field, texts in arrays.items()}
+        yield f"{path}: row {row}", {"path": f"{name}#{image}[{row}]", **fields}
+
+
+def _texts(declaration: Declaration, path: Path, member: str) -> list[str]:
+    """Read one column of an NPZ table as text."""
+    stored = open_array(path, member)
+    try:
+        values = stored.read(limit=MAX_COLUMN_BYTES)
+    finally:
+        stored.close()
+    if values.dtype.kind == "U" and values.nbytes:
+        points = values.reshape(-1).view(values.dtype.byteorder + "u4")
+        if points.max() > sys.maxunicode:  # NumPy would create invalid Python strings from it
+            raise ImageError(path, f"{member!r} holds invalid text: save it again")
+    if values.ndim == 2 and declaration.task == "multilabel":
+        return _label_sets(declaration, path, member, values)
+    if values.ndim != 1:
+        raise ImageError(path, f"{member!r} has shape {values.shape}: one value per case is needed")
+    if values.dtype.kind == "S":
+        return [bytes(value).decode("utf-8", errors="replace") for value in values]
+    return [str(value) for value in values.tolist()]
+
+
+def _label_sets(
+    declaration: Declaration, path: Path, member: str, values: NDArray[np.generic]
+) -> list[str]:
+    """Convert rows of 0 and 1, one column per label, to the text that a CSV would have."""
+    classes = declaration.classes
+    if values.shape[1] != len(classes) or not set(values.ravel().tolist()) <= {0, 1}:
+        raise ImageError(
+            path, f"{member!r}: must hold 0 and 1 in {len(classes)} columns, one per class"
+        )
+    return [
+        SEPARATOR.join(name for name, present in zip(classes, row, strict=True) if present) or NONE
+        for row in values.tolist()
+    ]
+
+
+def _case(declaration: Declaration, fields: Fields) -> DeclaredCase:
+    """Convert the fields of a case.
+
+    Raises:
+        ValueError: A field is invalid.
+    """
+    filled = {field: text.strip() for field, text in fields.items() if text.strip()}
+    for field, text in filled.items():
+        if len(text) > MAX_CELL:
+            raise ValueError(f"{field} has over {MAX_CELL} characters: shorten it")
+    paths = [fields["path"]]
+    if str(declaration.cases).lower().endswith(".csv"):  # other sources give one file per case
+        paths = [part.strip() for part in fields["path"].split(SEPARATOR)]
+    position, millimetres = _position(filled)
+    return DeclaredCase(
+        channels=tuple(_location(path) for path in paths),
+        key=filled.get("key") or filled["path"],
+        label=_label(declaration, filled.get("label", "")),
+        patient=filled.get("patient"),
+        group=filled.get("group"),
+        finding=filled.get("finding"),
+        subgroups={
+            field.removeprefix(_SUBGROUP): text
+            for field, text in filled.items()
+            if field.startswith(_SUBGROUP)
+        },
+        split=_split(declaration, filled.get("split")),
+        position=position,
+        millimetres=millimetres,
+    )
+
+
+def _location(text: str) -> ImageLocation:
+    match = _MEMBER.fullmatch(text)
+    location = ImageLocation(text)
+    if match:
+        row = None if match["row"] is None else int(match["row"])
+        location = ImageLocation(match["file"], match["member"] or None, row)
+    fault = path_fault(location.file)
+    if fault:
+        raise ValueError(f"path {quote(location.file)} {fault}")
+    return location
+
+
+def _label(declaration: Declaration, text: str) -> Label | None:
+    mapped = declaration.labels.get(text, text)
+    if mapped == UNKNOWN:
+        return None
+    if declaration.task == "regression":
+        return number(mapped, "label")
+    if declaration.task == "classification":
+        return _class(declaration, mapped)
+    if mapped == NONE:
+        return (0,) * len(declaration.classes)
+    names = [declaration.labels.get(part.strip(), part.strip()) for part in mapped.split(SEPARATOR)]
+    present = {_class(declaration, name) for name in names if name != NONE}
+    return tuple(int(index in present) for index in range(len(declaration.classes)))
+
+
+def _class(declaration: Declaration, name: str) -> int:
+    if name not in declaration.classes:
+        raise ValueError(
+            f"label {quote(name)} is none of the classes {join_names(declaration.classes)}: "
+            f'correct it, or map it to a class under [labels] in {FILE} ("" if it is unknown)'
+        )
+    return declaration.classes.index(name)
+
+
+def _split(declaration: Declaration, text: str | None) -> SplitName | None:
+    if text is None:
+        return None
+    names: tuple[SplitName, ...] = get_args(SplitName)
+    for split in names:
+        if declaration.splits.get(text, text) == split:
+            return split
+    raise ValueError(
+        f"split {quote(text)} is none of {', '.join(names)}: correct it, or map it under [splits] "
+        f"in {FILE}"
+    )
+
+
+def _position(filled: Fields) -> tuple[tuple[float, float] | None, bool]:
+    """Return the position, and whether it is in millimetres."""
+    positions = []
+    for names, millimetres in ((("row", "column"), False), (("row_mm", "column_mm"), True)):
+        texts = [filled.get(name) for name in names]
+        if None in texts and texts != [None, None]:
+            raise ValueError(f"only one of {names[0]} and {names[1]} is given: give both or none")
+        row, column = texts
+        if row is not None and column is not None:
+            positions.append(((number(row, names[0]), number(column, names[1])), millimetres))
+    if len(positions) > 1:
+        raise ValueError("the position is given both in pixels and in millimetres: give one")
+    return positions[0] if positions else (None, False)

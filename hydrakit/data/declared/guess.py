@@ -1,0 +1,435 @@
+"""Draft of a ``dataset.toml`` for a folder of images, with comments on what to check.
+
+A person must correct the draft: every line that may be wrong has a comment with the reason.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hydrakit.data.declared.arrays import ImageError, member_names, open_array
+from hydrakit.data.declared.cases import MAX_TABLE_BYTES, SEPARATOR
+from hydrakit.data.declared.images import ImageReader, Picture
+from hydrakit.data.declared.schema import FILE, MAX_CLASS, NONE, ImageRules
+from hydrakit.data.safe_paths import path_fault, resolve_inside
+from hydrakit.errors import DataError
+from hydrakit.names import is_name
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy", ".npz", ".dcm", ".ima")
+MAX_FILES = 200_000
+MAX_CLASSES = 20
+MAX_SAMPLED = 24
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+# Words in the column names of published tables; the first word that matches a column wins.
+COLUMN_WORDS = {
+    "label": ("label", "class", "diagnosis", "target", "dx", "category", "clinsig", "finding"),
+    "patient": ("patient", "subject", "prox_id", "pid", "person"),
+    "finding": ("lesion", "nodule", "finding"),
+    "group": ("group", "exam", "study"),
+}
+SAME_NAME_COLUMNS = ("row", "column", "row_mm", "column_mm", "split", "key")
+
+
+@dataclass(frozen=True)
+class _CaseSource:
+    """Source of the cases, as lines of TOML, and their classes.
+
+    Attributes:
+        lines: Lines of the file's top level.
+        tables: Lines of the file's tables, which come last.
+        task: Task of the dataset.
+        labels: Labels of the cases, sorted.
+        patients: Whether the source states the patients.
+        member: Name of the array of images in an NPZ with one case per row; None otherwise.
+    """
+
+    lines: tuple[str, ...]
+    tables: tuple[str, ...]
+    task: str
+    labels: tuple[str, ...]
+    patients: bool
+    member: str | None = None
+
+
+def guess_declaration(folder: Path) -> str:
+    """Return the text of a draft ``dataset.toml`` for a folder of images.
+
+    Raises:
+        DataError: The folder already has a ``dataset.toml``, cannot be listed, or holds neither
+            images in two or more class folders nor a table of cases.
+    """
+    if (folder / FILE).exists():
+        raise DataError(f"{folder / FILE}: exists already: edit it, or move it away first")
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder: give a folder of images")
+    files = _files(folder)
+    images = [name for name in files if name.lower().endswith(SUFFIXES)]
+    images = images or [name for name in files if _is_dicom(folder / name)]
+    if not images:
+        raise DataError(
+            f"{folder}: holds no {', '.join(SUFFIXES)} or DICOM file: give a folder of images"
+        )
+    cases = _from_csv(folder, files) or _from_npz(folder, images) or _from_folders(images)
+    if cases is None:
+        raise DataError(
+            f"{folder}: holds neither two or more folders of images by class nor a .csv with the "
+            "columns path and label: sort the images into folders, or write such a table"
+        )
+    cases = _with_printable_names(cases)
+    return "\n".join(
+        [
+            *_description_lines(folder),
+            *_class_lines(cases),
+            *_image_lines(folder, images, cases),
+            *_case_lines(cases),
+            "",
+        ]
+    )
+
+
+def _with_printable_names(cases: _CaseSource) -> _CaseSource:
+    """Give every class a printable name of valid length; map other labels to such names."""
+    names: dict[str, str] = {}
+    for label in cases.labels:
+        printable = "".join(c if c.isprintable() else "_" for c in label.strip())[:MAX_CLASS]
+        while printable in names.values():
+            printable = f"{printable[: MAX_CLASS - 4]}-{len(names)}"
+        names[label] = printable
+    if [label.strip() for label in names] == list(names.values()):
+        return cases
+    lines = [f"{_quoted(label)} = {_quoted(name)}" for label, name in names.items()]
+    tables = (*cases.tables, "", "[labels]", *lines)
+    return replace(cases, labels=tuple(names.values()), tables=tables)
+
+
+# Lines of the file
+
+
+def _description_lines(folder: Path) -> list[str]:
+    name = folder.resolve().name
+    if is_name(name):
+        lines = [f"name = {_quoted(name)}  # as the folder"]
+    else:
+        slug = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-_")[:64] or "mydata"
+        lines = [
+            f"name = {_quoted(slug)}  # the folder's name is not a dataset name: rename it so, "
+            f"or use --root {slug}=FOLDER"
+        ]
+    return [
+        f"# {FILE}, guessed by `hydrakit datasets new`: check every line (docs/dataset-toml.md).",
+        *lines,
+        'summary = ""      # description in one line',
+        'licence = "not stated"',
+        'citation = "not stated"',
+    ]
+
+
+def _class_lines(cases: _CaseSource) -> list[str]:
+    labels = list(cases.labels)
+    lines = [""]
+    if cases.task != "classification":
+        lines.append(f"task = {_quoted(cases.task)}  # guessed from the labels")
+    if cases.task == "regression":
+        return [*lines, 'classes = ["value"]  # name and unit of the number']
+    while len(labels) < 2:
+        lines.append("# Only one class was detected: correct the name of the other one.")
+        labels.insert(0, "other" if "other" not in labels else "another")
+    names = ", ".join(map(_quoted, labels))
+    lines.append("# Check: of two classes, the second is the positive one.")
+    return [*lines, f"classes = [{names}]"]
+
+
+def _image_lines(folder: Path, images: Sequence[str], cases: _CaseSource) -> list[str]:
+    """Describe a sample of the images, and propose a field of view."""
+    pictures = _sample_images(folder, images, cases)
+    lines = ["", f"# Image files: {len(images)}. Images that were read: {len(pictures)}."]
+    kinds = Counter(
+        f"{p.facts['format']}, mode {p.facts['mode']}, {p.facts['bits']:g} bits" for p in pictures
+    )
+    sizes = Counter(f"{p.facts['width']:g} x {p.facts['height']:g}" for p in pictures)
+    spacings = Counter(p.spacing for p in pictures if p.spacing)
+    lines += [f"#   {_comment(kind)}: {count}" for kind, count in kinds.most_common(5)]
+    if len(kinds) > 1:
+        lines.append("# Check that the kind of file does not reveal the class.")
+    common = [f"{size} ({count})" for size, count in sizes.most_common(5)]
+    lines.append(f"#   width x height: {', '.join(common) or 'none could be read'}")
+    if spacings:
+        row, column = spacings.most_common(1)[0][0]
+        lines.append(f"#   pixel spacing: {row:g} x {column:g} mm in most files that state it")
+        lines.append("# For a region of fixed physical size: field_of_view = { millimetres = 65 }")
+    else:
+        lines.append("# For a size in millimetres add spacing = [row, column], for all images.")
+    return [*lines, "field_of_view = { share = 1.0 }  # the whole image"]
+
+
+def _case_lines(cases: _CaseSource) -> list[str]:
+    lines = ["", *cases.lines]
+    if not cases.patients:
+        lines.insert(
+            1,
+            "# Check: no patient was detected, so each image counts as its own patient. If\n"
+            "# patients have several images, declare them, or results will be too optimistic.",
+        )
+    return lines + list(cases.tables)
+
+
+def _quoted(text: str) -> str:
+    """Quote text as a TOML basic string: as in JSON, but TOML also escapes the DEL character.
+
+    Raises:
+        DataError: The text comes from a file name and is not UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"the name {text!r} is not UTF-8: rename the file or folder") from None
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _comment(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+# The files
+
+
+def _files(folder: Path) -> list[str]:
+    """List the paths of the files below a folder, with ``/``, without hidden files."""
+    paths: list[str] = []
+
+    def fail(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be listed: {error.strerror}")
+
+    for base, folders, files in os.walk(folder, onerror=fail):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        relative = Path(base).relative_to(folder)
+        paths += [(relative / n).as_posix() for n in sorted(files) if not n.startswith(".")]
+        if len(paths) > MAX_FILES:
+            raise DataError(f"{folder}: has over {MAX_FILES} files: write {FILE} by hand")
+    return paths
+
+
+def _is_dicom(path: Path) -> bool:
+    """Whether a file begins like a DICOM file (PS3.10 section 7.1), whatever its name is."""
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:  # a file that cannot be opened is not used for the draft
+        return False
+
+
+def _sample_images(folder: Path, images: Sequence[str], cases: _CaseSource) -> list[Picture]:
+    """Read a sample of images, spread over the list; skip those that cannot be read."""
+    count = min(len(images), MAX_SAMPLED)
+    pictures = []
+    row = None if cases.member is None else 0
+    with closing(ImageReader(ImageRules())) as reader:
+        for index in range(count):
+            path = folder / images[index * len(images) // count]
+            try:
+                pictures.append(reader.read(path, cases.member, row))
+            except DataError:  # `datasets check` names each unusable file
+                continue
+    return pictures
+
+
+# From folders
+
+
+def _from_folders(images: Sequence[str]) -> _CaseSource | None:
+    """Derive a pattern over paths, if one level of folders looks like classes."""
+    images = [name for name in images if "/" in name]
+    depth = min((name.count("/") for name in images), default=0)
+    deeper = any(name.count("/") > depth for name in images)
+    levels = [Counter(name.split("/")[level] for name in images) for level in range(depth)]
+    split = next((i for i, names in enumerate(levels) if _are_splits(names)), None)
+    candidates = [level for level, names in enumerate(levels) if level != split and len(names) >= 2]
+    label = min(candidates, key=lambda level: len(levels[level]), default=None)
+    if label is None or len(levels[label]) > MAX_CLASSES:
+        return None
+    rest = [level for level in candidates if level != label]
+    # An inner level (visits, lesions) may have more names; the outer level avoids leakage.
+    most = max((len(levels[level]) for level in rest), default=0)
+    patient = next((level for level in rest if len(levels[level]) * 10 >= most), None)
+    names = {split: "{split}", label: "{label}", patient: "{patient}"}
+    pattern = [names.get(level) or _literal(folders) for level, folders in enumerate(levels)]
+    if deeper:
+        pattern.append("**")
+    endings = {Path(name).suffix for name in images}
+    pattern.append(f"*{endings.pop()}" if len(endings) == 1 else "*")
+    tables = _splits([] if split is None else list(levels[split]))
+    lines = [f"pattern = {_quoted('/'.join(pattern))}"]
+    if patient is not None:
+        lines.insert(0, "# Check that each {patient} is one person, with a name of its own.")
+        if any(level > patient for level in rest):
+            lines.insert(
+                1,
+                "# Check: if a folder below {patient} is one finding (lesion), write {finding} for "
+                "its *,\n# so that it counts once however many images it has.",
+            )
+    labels = sorted({name.strip() for name in levels[label]} - {""})
+    return _CaseSource(
+        tuple(lines), tuple(tables), "classification", tuple(labels), patient is not None
+    )
+
+
+def _splits(names: Sequence[str]) -> list[str]:
+    """Write the table that maps the data's words for splits."""
+    words = sorted(
+        {name for name in names if name.lower() in SPLIT_WORDS} - set(SPLIT_WORDS.values())
+    )
+    lines = [f"{_quoted(name)} = {_quoted(SPLIT_WORDS[name.lower()])}" for name in words]
+    return ["", "[splits]  # Check: the data's words for its splits", *lines] if lines else []
+
+
+def _are_splits(names: Mapping[str, int]) -> bool:
+    return len(names) > 1 and all(name.lower() in SPLIT_WORDS for name in names)
+
+
+def _literal(names: Mapping[str, int]) -> str:
+    """Return the name of a level with only one folder, if a pattern allows it; else ``*``."""
+    name = next(iter(names))
+    plain = len(names) == 1 and not set(name) & set("{}*?#") and path_fault(name) is None
+    return name if plain else "*"
+
+
+# From tables
+
+
+def _from_csv(folder: Path, files: Sequence[str]) -> _CaseSource | None:
+    """Use the first CSV in the folder that has a column of paths and one of labels."""
+    for name in files:
+        if "/" in name or not name.lower().endswith(".csv"):
+            continue
+        columns = _read_csv(folder / name)
+        path = _path_column(folder, columns)
+        cases = path and _from_columns(name, {"path": path}, columns)
+        if cases:
+            return cases
+    return None
+
+
+def _read_csv(path: Path) -> dict[str, list[str]]:
+    """Read the columns of a CSV; return none if it is not a readable CSV."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_TABLE_BYTES).decode("utf-8-sig")
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
+    except (OSError, UnicodeDecodeError, csv.Error):  # not a table; try the next file
+        return {}
+    if not rows or len(set(rows[0])) != len(rows[0]):
+        return {}
+    complete = [row for row in rows[1:] if len(row) == len(rows[0])]
+    return {name.strip(): [row[i].strip() for row in complete] for i, name in enumerate(rows[0])}
+
+
+def _path_column(folder: Path, columns: Mapping[str, Sequence[str]]) -> str | None:
+    if "path" in columns:
+        return "path"
+    for column, values in columns.items():
+        if any(_is_file(folder, value) for value in values[:50]):
+            return column
+    return None
+
+
+def _is_file(folder: Path, text: str) -> bool:
+    text = text.partition(SEPARATOR)[0].partition("#")[0]
+    if path_fault(text) is not None:
+        return False
+    try:
+        return resolve_inside(folder.resolve(), text).is_file()
+    except (OSError, DataError):
+        return False
+
+
+def _from_npz(folder: Path, images: Sequence[str]) -> _CaseSource | None:
+    """Use the folder's only NPZ, if its arrays are columns of a table of cases."""
+    if len(images) != 1 or not images[0].lower().endswith(".npz"):
+        return None
+    columns: dict[str, list[str]] = {}
+    image, rows = None, 0
+    try:
+        for name in member_names(folder / images[0]):
+            stored = open_array(folder / images[0], name)
+            if len(stored.shape) > 2 and stored.dtype.kind in "biuf" and image is None:
+                image, rows = name, stored.shape[0]
+            elif len(stored.shape) == 1:
+                columns[name] = [str(value).strip() for value in stored.read().tolist()]
+            stored.close()
+    except ImageError:  # not such a table; `_image_lines` describes the readable images
+        return None
+    if image is None:
+        return None
+    columns = {name: values for name, values in columns.items() if len(values) == rows}
+    return _from_columns(images[0], {"image": image}, columns)
+
+
+def _from_columns(
+    name: str, fixed: Mapping[str, str], columns: Mapping[str, Sequence[str]]
+) -> _CaseSource | None:
+    """Use a table of cases, if one of its columns looks like labels."""
+    chosen = _match_columns(fixed, columns)
+    if "label" not in chosen:
+        return None
+    values = {value for value in columns[chosen["label"]] if value}
+    task, labels = _task(values)
+    chosen |= {field: field for field in SAME_NAME_COLUMNS if field in columns}
+    renamed = [field for field, column in chosen.items() if field != column]
+    tables = ["", "[columns]  # Check: the column of each field"] if renamed else []
+    tables += [f"{field} = {_quoted(chosen[field])}" for field in renamed]
+    if labels and all(
+        re.fullmatch(r"-?\d+(\.0)?|True|False|true|false", label) for label in labels
+    ):
+        lines = [f"{_quoted(label)} = {_quoted(f'class {label}')}" for label in labels]
+        tables += ["", "[labels]  # Give the classes their names, here and above", *lines]
+        labels = tuple(f"class {label}" for label in labels)
+    tables += _splits(columns.get("split", []))
+    source = (f"cases = {_quoted(name)}",)
+    patients = "patient" in chosen
+    return _CaseSource(source, tuple(tables), task, labels, patients, fixed.get("image"))
+
+
+def _match_columns(
+    fixed: Mapping[str, str], columns: Mapping[str, Sequence[str]]
+) -> dict[str, str]:
+    """Choose the column of each field by name; for the label, otherwise one with few values."""
+    chosen = dict(fixed)
+    for field, words in COLUMN_WORDS.items():
+        free = [column for column in columns if column not in chosen.values()]
+        column = next((c for word in words for c in free if word in c.lower().split("_")), None)
+        column = column or next((c for word in words for c in free if word in c.lower()), None)
+        if column is not None:
+            chosen[field] = column
+    if "label" not in chosen:
+        for column in sorted(columns.keys() - {*chosen.values(), *SAME_NAME_COLUMNS}):
+            values = columns[column]
+            if 2 <= len(set(values) - {""}) <= min(6, len(values) // 2):
+                chosen["label"] = column
+    return chosen
+
+
+def _task(values: set[str]) -> tuple[str, tuple[str, ...]]:
+    """Guess the task and its classes from a column of labels."""
+    if any(SEPARATOR in value for value in values):
+        parts = {part.strip() for value in values for part in value.split(SEPARATOR)}
+        return "multilabel", tuple(sorted(parts - {"", NONE}))
+    if len(values) > MAX_CLASSES and all(_is_number(value) for value in values):
+        return "regression", ()
+    return "classification", tuple(sorted(values))
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[+-]?\d*\.?\d+([eE][+-]?\d+)?", text) is not None

@@ -1,0 +1,229 @@
+"""Reading of one image file as float32 channels: PNG, JPEG, TIFF, NPY, NPZ or DICOM.
+
+The content decides the format, not the file name. Stored values are not scaled: 8 bits give 0 to
+255, 16 bits give 0 to 65535.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hydrakit.data.declared.arrays import MAX_VALUES, ImageError, StoredArray, open_array
+from hydrakit.data.declared.schema import ImageRules
+from hydrakit.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL import Image
+
+_NULL_HANDLER = logging.NullHandler()  # Pillow's log about a damaged file is in the reason already
+
+Facts = dict[str, str | float]
+
+_BITS = re.compile(r";(\d+)")
+# A decoder's message differs from file to file and may quote the file; a reason must do neither.
+_DECODER_MESSAGE = re.compile(r"^(the pixels cannot be read|broken DICOM header) \(.*\)")
+_DAMAGED = "is not a whole {}: fetch it again"
+_TOO_LARGE = f"has more than {MAX_VALUES} pixels: scale it down"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """Pixels and metadata of one image file.
+
+    Attributes:
+        pixels: Finite float32 values, ``(channels, height, width)``.
+        facts: Format, mode, width, height and bits; for DICOM, mode is the modality, and the
+            scanner's facts are added.
+        spacing: Pixel spacing ``(row, column)`` in millimetres, if the file states it (DICOM).
+        patient: Pseudonymous patient identifier, if the file states it (DICOM).
+    """
+
+    pixels: NDArray[np.float32]
+    facts: Facts
+    spacing: tuple[float, float] | None = None
+    patient: str | None = None
+
+
+class ImageReader:
+    """Reads the images of one dataset by its image rules.
+
+    The last array file stays open, so that reading its rows in order takes one pass over it.
+    """
+
+    def __init__(self, rules: ImageRules) -> None:
+        self._rules = rules
+        self._open: tuple[Path, str | None, StoredArray] | None = None
+
+    def close(self) -> None:
+        """Close the open array file."""
+        if self._open is not None:
+            self._open[2].close()
+            self._open = None
+
+    def read(self, path: Path, member: str | None = None, row: int | None = None) -> Picture:
+        """Read one image.
+
+        Args:
+            path: Path of the file.
+            member: Name of the array in an NPZ file; None if the file has only one.
+            row: Index along the first axis of an NPY or NPZ array; None for the whole array.
+
+        Raises:
+            ImageError: The file holds no usable image.
+            MissingCodecError: The DICOM file is compressed, and no installed package decodes it.
+        """
+        try:
+            with path.open("rb") as file:
+                head = file.read(132)
+            if head.startswith((b"PK", b"\x93NUMPY")):
+                return self._array(path, member, row)
+        except OSError as error:
+            raise ImageError(path, f"cannot be opened ({error.strerror or error})") from None
+        if member is not None or row is not None:
+            raise ImageError(path, "has neither members nor rows: only NPY and NPZ files have them")
+        if head[128:] == b"DICM":
+            return _dicom(path, self._rules)
+        return _pillow(path, self._rules)
+
+    def _array(self, path: Path, member: str | None, row: int | None) -> Picture:
+        if self._open is None or self._open[:2] != (path, member):
+            self.close()
+            self._open = (path, member, open_array(path, member))
+        stored = self._open[2]
+        if stored.dtype.kind not in "biuf":
+            raise ImageError(path, "holds text: an image is an array of numbers")
+        values = stored.read(row)
+        if values.ndim == 2:
+            values = values[np.newaxis]
+        elif values.ndim == 3 and self._rules.channels == "last":
+            values = np.moveaxis(values, -1, 0)
+        if values.ndim != 3 or 0 in values.shape:
+            raise ImageError(
+                path, f"has an image of shape {values.shape}: two or three dimensions are required"
+            )
+        if values.size > MAX_VALUES:
+            raise ImageError(path, _TOO_LARGE)
+        with np.errstate(over="ignore"):  # values too large for float32 are refused below
+            pixels = np.ascontiguousarray(values, dtype=np.float32)
+        if not np.isfinite(pixels).all():
+            raise ImageError(path, "has pixels that are not finite")
+        file_format = "NPY" if path.suffix.lower() == ".npy" else "NPZ"
+        bits = stored.dtype.itemsize * 8
+        return Picture(pixels=pixels, facts=_facts(file_format, stored.dtype.name, pixels, bits))
+
+
+def _facts(file_format: str, mode: str, pixels: NDArray[np.float32], bits: float) -> Facts:
+    height, width = pixels.shape[-2:]
+    return {
+        "format": file_format,
+        "mode": mode,
+        "width": float(width),
+        "height": float(height),
+        "bits": float(bits),
+    }
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Suppress decoder warnings: relevant problems raise errors or are in a sample's facts."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _dicom(path: Path, rules: ImageRules) -> Picture:
+    from hydrakit.data.dicom import MissingCodecError, read_header, read_pixels
+
+    try:
+        with _quiet():
+            header = read_header(path)
+            if header is None:
+                raise ImageError(path, "is a DICOM file without an image: leave it out")
+            if header.rows * header.columns > MAX_VALUES:
+                raise ImageError(path, _TOO_LARGE)
+            pixels = read_pixels(path, rescale=rules.rescale)[np.newaxis]
+    except (ImageError, MissingCodecError):  # a missing codec is not a fault of this file
+        raise
+    except DataError as error:
+        reason = _DECODER_MESSAGE.sub(r"\1", str(error).removeprefix(f"{path}: "))
+        raise ImageError(path, reason) from error
+    if pixels.size == 0 or not np.isfinite(pixels).all():
+        raise ImageError(path, "has no pixels, or pixels that are not finite")
+    scanner = header.facts()
+    for name in ("rows", "columns", "bits stored"):  # `_facts` has these
+        scanner.pop(name, None)
+    return Picture(
+        pixels=pixels,
+        facts=_facts("DICOM", header.modality, pixels, header.bits_stored or 0) | scanner,
+        spacing=header.spacing,
+        patient=header.patient_id or None,
+    )
+
+
+def _pillow(path: Path, rules: ImageRules) -> Picture:
+    from PIL import Image, UnidentifiedImageError
+
+    logging.getLogger("PIL").addHandler(_NULL_HANDLER)
+    try:
+        with _quiet():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=("JPEG", "PNG", "TIFF")) as image:
+                return _decoded(path, image, rules)
+    except ImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(path, _TOO_LARGE) from None
+    except UnidentifiedImageError:
+        raise ImageError(path, "is not a PNG, JPEG, TIFF, NPY, NPZ or DICOM image") from None
+    except Exception as error:
+        # Pillow's decoders raise almost any kind of exception for a damaged file.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise ImageError(path, f"cannot be opened ({error.strerror})") from None
+        raise ImageError(path, _DAMAGED.format("PNG, JPEG or TIFF image")) from error
+
+
+def _decoded(path: Path, image: Image.Image, rules: ImageRules) -> Picture:
+    channels = 3 if rules.colour == "channels" else 1
+    if image.width * image.height * channels > MAX_VALUES:
+        raise ImageError(path, _TOO_LARGE)
+    if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
+        raise ImageError(path, "has several pages: save each as a file of its own")
+    bits, mode = _bits(image), image.mode  # before loading, which discards the raw mode
+    image.load()
+    image.info.pop("transparency", None)
+    if mode.startswith(("I", "F")):  # grey of 16 or 32 bits
+        grey = np.asarray(image).astype(np.float32)
+        pixels = np.repeat(grey[np.newaxis], channels, axis=0)
+    elif channels == 3:
+        pixels = np.moveaxis(np.asarray(image.convert("RGB")), -1, 0).astype(np.float32)
+    else:
+        # Convert through RGB, so that palettes and transparency are treated like all other modes;
+        # grey values stay unchanged.
+        pixels = np.asarray(image.convert("RGB").convert("L"))[np.newaxis].astype(np.float32)
+    if not np.isfinite(pixels).all():
+        raise ImageError(path, "has pixels that are not finite")
+    facts = _facts(image.format or "?", mode, pixels, bits)
+    return Picture(pixels=np.ascontiguousarray(pixels), facts=facts)
+
+
+def _bits(image: Image.Image) -> int:
+    """Return the stored bits per channel, from the raw mode that Pillow decodes."""
+    tiles = getattr(image, "tile", None)
+    arguments = tiles[0][3] if tiles else None
+    raw = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    match = _BITS.search(raw) if isinstance(raw, str) else None
+    if match:
+        return int(match[1])
+    if image.mode == "1":
+        return 1
+    return 32 if image.mode in ("I", "F") else 8

@@ -1,0 +1,130 @@
+"""Path patterns: they select a dataset's case files and take labels and patients from the paths."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from hydrakit.data.safe_paths import path_fault, quote
+from hydrakit.errors import DataError
+
+PARTS = ("label", "patient", "group", "finding", "split", "key")
+MAX_WILDCARDS = 3
+"""Maximum wildcards and parts in one name: with more, matching some names takes very long."""
+MAX_DEPTH = 64
+
+_MEMBER = re.compile(r"(?P<files>.+\.np[yz])(?P<member>#.*)", re.DOTALL)
+_TOKEN = re.compile(r"\{(?P<part>[^{}]*)\}|(?P<wild>[*?])|(?P<text>[^{}*?]+)|(?P<bad>.)", re.DOTALL)
+
+Names = Sequence[re.Pattern[str] | None]  # of the folders and then the file; None is **
+
+
+def part_names(pattern: str) -> list[str]:
+    """Return the names of a pattern's parts, in order."""
+    return [match["part"] for match in _TOKEN.finditer(pattern) if match["part"] is not None]
+
+
+def compile_pattern(pattern: str) -> tuple[Names, str]:
+    """Compile a pattern into one expression per folder and file name, and its ``#member`` or "".
+
+    Raises:
+        ValueError: The pattern is invalid; the message gives the reason.
+    """
+    match = _MEMBER.fullmatch(pattern)
+    files, member = (match["files"], match["member"]) if match else (pattern, "")
+    fault = path_fault(files)
+    if fault:
+        raise ValueError(f"pattern: {quote(files)} {fault}")
+    parts = part_names(files)
+    for part in parts:
+        if part not in PARTS:
+            known = ", ".join(f"{{{name}}}" for name in PARTS)
+            raise ValueError(f"pattern: unknown part {quote(part)}: the parts are {known}")
+        if parts.count(part) > 1:
+            raise ValueError(f"pattern: {{{part}}} occurs twice: write * for one of them")
+    names = [name for name in files.split("/") if name not in ("", ".")]
+    if names.count("**") > 1:
+        raise ValueError("pattern: ** occurs twice: remove one")
+    if files.endswith("/") or not names or names[-1] == "**":
+        raise ValueError(
+            f"pattern: {quote(files)} ends in a folder: end it in a file, such as *.png"
+        )
+    return [None if name == "**" else _compile_name(name) for name in names], member
+
+
+def _compile_name(name: str) -> re.Pattern[str]:
+    expression = ""
+    wildcards = 0
+    for match in _TOKEN.finditer(name):
+        if match["bad"]:
+            raise ValueError(
+                f"pattern: a brace in {quote(name)} is not matched: close or remove it"
+            )
+        if match["part"] is not None:
+            expression += f"(?P<{match['part']}>.+?)"
+        elif match["wild"]:
+            expression += ".*?" if match["wild"] == "*" else "."
+        else:
+            expression += re.escape(match["text"])
+        wildcards += match["text"] is None
+    if wildcards > MAX_WILDCARDS:
+        raise ValueError(
+            f"pattern: {quote(name)} has {wildcards} wildcards in one name: at most {MAX_WILDCARDS}"
+        )
+    return re.compile(expression, re.DOTALL)
+
+
+def match_files(root: Path, pattern: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the files that match a pattern, sorted by path, with the text of each named part.
+
+    Names that begin with a dot are skipped. ``**`` does not follow symbolic links.
+
+    Raises:
+        DataError: A folder cannot be listed, or folders are nested too deeply.
+    """
+    names, member = compile_pattern(pattern)
+    for path, parts in _match_files(root, "", names, {}):
+        yield path + member, parts
+
+
+def _match_files(
+    root: Path, folder: str, names: Names, parts: dict[str, str]
+) -> Iterator[tuple[str, dict[str, str]]]:
+    if folder.count("/") > MAX_DEPTH:
+        raise DataError(f"{root}: folders are over {MAX_DEPTH} levels deep: name them in pattern")
+    name, rest = names[0], names[1:]
+    if name is None:
+        yield from _match_files(root, folder, rest, parts)
+    for entry in _visible_entries(root / folder):
+        path = folder + entry.name
+        if name is None:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _match_files(root, path + "/", names, parts)
+            continue
+        match = name.fullmatch(entry.name)
+        if match is None:
+            continue
+        texts = {**parts, **match.groupdict()}
+        is_dir = _is_dir(entry)
+        if rest and is_dir:
+            yield from _match_files(root, path + "/", rest, texts)
+        elif not rest and not is_dir:
+            yield path, texts
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links; as a case, it becomes an Unusable
+        return False
+
+
+def _visible_entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed: {error.strerror or error}") from None
+    return sorted(visible, key=lambda entry: entry.name)

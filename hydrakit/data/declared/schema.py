@@ -1,0 +1,327 @@
+"""Model of ``dataset.toml``: its keys, its checks, and the JSON Schema for editors.
+
+A key that is unknown, has the wrong type, or has no effect together with the others is refused;
+nothing is guessed. `hydrakit.data.declared.adapter` turns a declaration into a dataset.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from hydrakit.data.declared.patterns import compile_pattern, part_names
+from hydrakit.data.safe_paths import join_names, path_fault, quote
+from hydrakit.errors import DataError, unknown
+from hydrakit.hooks import FieldOfView, Task
+from hydrakit.schema import Frozen, Name
+
+FILE = "dataset.toml"
+MAX_BYTES = 2**17
+MAX_LINE = 10_000  # characters: tomllib's time is quadratic in the length of a dotted key
+MAX_CLASS = 60
+UNKNOWN = ""  # target of a label that means "unknown"
+NO_DEFAULT = ("default", None)
+NONE = "none"  # multi-label: none of the labels is present
+
+FilledText = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+SplitName = Literal["train", "val", "test"]
+
+
+class _Table(Frozen):
+    """A table of the file: no type is converted, and the docstrings below go into the schema."""
+
+    model_config = ConfigDict(strict=True, use_attribute_docstrings=True)
+
+
+class View(_Table):
+    """How much of an image the network sees around a case's position: give one of the two."""
+
+    millimetres: PositiveFloat | None = None
+    """Side of a square in millimetres; requires the pixel spacing, from the files or `spacing`."""
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Fraction of the image's height and of its width; 1.0 is the whole image."""
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if (self.millimetres is None) == (self.share is None):
+            raise ValueError("give either millimetres or share")
+        return self
+
+
+class ImageRules(_Table):
+    """How files become channels."""
+
+    colour: Literal["luma", "channels"] = "luma"
+    """PNG, JPEG and TIFF: "luma" converts every image to grey (ITU-R BT.601), "channels" gives
+    three channels, red, green and blue. Transparency is dropped."""
+    channels: Literal["first", "last"] = "first"
+    """NPY and NPZ arrays with three dimensions: which dimension holds the channels."""
+    rescale: bool = False
+    """DICOM: apply RescaleSlope and RescaleIntercept (CT: Hounsfield units)."""
+
+
+class Columns(_Table):
+    """Names of the columns in the table of cases (CSV), or of the arrays (NPZ).
+
+    A field that is not listed here uses the column of the same name.
+    """
+
+    path: FilledText | None = None
+    """CSV: path of the image, relative to `root`; several paths, separated by `;`, become channels.
+    A member of an NPZ is `file.npz#member`, one row of a member `file.npz#member[12]`."""
+    image: FilledText | None = None
+    """NPZ: array of images, one case per row."""
+    label: FilledText | None = None
+    """Label; empty if it is unknown."""
+    patient: FilledText | None = None
+    """Pseudonymous patient identifier. Without it, DICOM files use their PatientID, and every other
+    case, or finding, counts as its own patient."""
+    group: FilledText | None = None
+    """Group of cases that must stay in one split, in addition to the patient."""
+    finding: FilledText | None = None
+    """Name of the finding within the patient. A finding counts once, however many images it has."""
+    row: FilledText | None = None
+    """Position in pixels, down from the centre of the upper left pixel."""
+    column: FilledText | None = None
+    """Position in pixels, to the right of the centre of the upper left pixel."""
+    row_mm: FilledText | None = None
+    """Position in millimetres, down from the centre of the upper left pixel."""
+    column_mm: FilledText | None = None
+    """Position in millimetres, to the right of the centre of the upper left pixel."""
+    split: FilledText | None = None
+    """Split of the case: train, val or test."""
+    key: FilledText | None = None
+    """Unique name of the case; without it, the path."""
+
+
+class Declaration(_Table):
+    """A dataset declared in a file, for hydrakit."""
+
+    model_config = ConfigDict(title="dataset.toml")
+
+    name: Name | None = None
+    """Name of the dataset; without it, the name of the file's folder."""
+    summary: str = ""
+    """Description of the dataset in one line."""
+    task: Task = "classification"
+    """Kind of label: one of the classes, a number, or any number of the classes."""
+    classes: Annotated[tuple[FilledText, ...], Field(strict=False, min_length=1)]
+    """Names of the classes; of two classes, the second is the positive one. Regression: the one
+    name of the number. Multi-label task: the names of the labels."""
+    cohort: str | None = None
+    """Name of the cohort: datasets of one cohort share patient identifiers."""
+    licence: str = "not stated"
+    """Licence under which the data may be used."""
+    citation: str = "not stated"
+    """How to cite the dataset."""
+    how_to_get: str = "ask the author of its dataset.toml."
+    """How to obtain the files."""
+    root: FilledText = "."
+    """Folder of the images, relative to this file's folder, or absolute. Nothing outside it is
+    read."""
+    field_of_view: View
+    """How much of an image the network sees."""
+    spacing: Annotated[tuple[PositiveFloat, PositiveFloat], Field(strict=False)] | None = None
+    """Pixel spacing (row, column) in millimetres, for files that do not state it."""
+    cases: FilledText | None = None
+    """The table of cases: a CSV beside this file or under `root`, with one case per row, or an NPZ
+    under `root` whose arrays are the columns. Either this or `pattern`."""
+    pattern: FilledText | None = None
+    """Pattern that selects the case files under `root` and reads parts of their paths:
+    `{label}/{patient}/*.png`. Parts: label, patient, group, finding, split, key. `*` is any text
+    within a name, `?` one character, `**` any folders. Either this or `cases`."""
+    columns: Columns = Field(default_factory=Columns)
+    """Names of the columns of `cases`."""
+    subgroups: dict[str, FilledText] = Field(default_factory=dict)
+    """Subgroups for which test results are also reported, each with its column: zone = "zone".
+    Never use anything that identifies the patient."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Maps labels of the data to classes; "" means that the label is unknown."""
+    splits: dict[str, SplitName] = Field(default_factory=dict)
+    """Maps split names of the data to train, val or test."""
+    images: ImageRules = Field(default_factory=ImageRules)
+    """How files become channels."""
+
+    @property
+    def view(self) -> FieldOfView:
+        """The field of view as a `hydrakit.hooks.FieldOfView`."""
+        return FieldOfView(
+            millimetres=self.field_of_view.millimetres, share=self.field_of_view.share
+        )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        self._check_classes()
+        self._check_labels()
+        if (self.cases is None) == (self.pattern is None):
+            raise ValueError("give either cases (a table) or pattern (over paths)")
+        if self.pattern is not None:
+            self._check_pattern(self.pattern)
+        elif self.cases is not None:
+            self._check_cases(self.cases)
+        return self
+
+    def _check_classes(self) -> None:
+        count = len(self.classes)
+        for name in self.classes:
+            if not name.isprintable() or len(name) > MAX_CLASS:
+                raise ValueError(
+                    f"classes: {quote(name)} holds control characters or is over {MAX_CLASS} "
+                    "characters long: shorten it"
+                )
+        if len(set(self.classes)) != count:
+            raise ValueError("classes: a name occurs twice: give different names")
+        if self.task == "regression" and count != 1:
+            raise ValueError("classes: a regression needs exactly one, the name of its number")
+        if self.task != "regression" and count < 2:
+            raise ValueError(f"classes: a {self.task} needs two or more")
+        if self.task == "multilabel" and any(c == NONE or ";" in c for c in self.classes):
+            raise ValueError(f"classes: in a multilabel task, none may be {NONE!r} or contain ';'")
+
+    def _check_labels(self) -> None:
+        for text, label in self.labels.items():
+            if label == UNKNOWN:
+                continue
+            if self.task == "regression":
+                number(label, f"labels: {quote(text)}")
+            elif label not in self.classes and (self.task, label) != ("multilabel", NONE):
+                raise ValueError(
+                    f"labels: {quote(text)}: {quote(label)} is none of the classes "
+                    f"{join_names(self.classes)}"
+                )
+
+    def _check_pattern(self, pattern: str) -> None:
+        compile_pattern(pattern)
+        parts = part_names(pattern)
+        if self.columns != Columns():
+            raise ValueError("columns: only a table of cases has columns: remove them")
+        if self.subgroups:
+            raise ValueError("subgroups: only a table of cases has columns for them: remove them")
+        for table, part in (("labels", "label"), ("splits", "split")):
+            if getattr(self, table) and part not in parts:
+                raise ValueError(f"{table}: the pattern has no {{{part}}}: add it, or remove them")
+
+    def _check_cases(self, cases: str) -> None:
+        fault = path_fault(cases)
+        if fault:
+            raise ValueError(f"cases: {quote(cases)} {fault}")
+        other = {".csv": "image", ".npz": "path"}.get(Path(cases).suffix.lower())
+        if other is None:
+            raise ValueError(f"cases: {quote(cases)} is neither a .csv nor an .npz file")
+        for name in self.subgroups:
+            if not (name.strip() and name.isprintable() and len(name) <= MAX_CLASS):
+                raise ValueError(
+                    f"subgroups: {quote(name)} is not a printable name of 1 to {MAX_CLASS} "
+                    "characters: correct it"
+                )
+        if getattr(self.columns, other) is not None:
+            own = {"image": "path", "path": "image"}[other]
+            raise ValueError(f"columns.{other}: this kind of table uses {own} instead")
+
+
+def number(text: str, what: str) -> float:
+    """Parse a finite number.
+
+    Raises:
+        ValueError: The text is not a finite number; the message begins with ``what``.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{what}: {quote(text)} is not a finite number")
+    return value
+
+
+def parse_declaration(path: Path) -> tuple[Declaration, bytes]:
+    """Parse the declaration in a file; return it with the file's content.
+
+    Raises:
+        DataError: The file cannot be read or is not a valid declaration; the message names the
+            first invalid key.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if len(content) > MAX_BYTES:
+        raise DataError(f"{path}: is over {MAX_BYTES >> 10} KiB: put the cases into a .csv file")
+    try:
+        text = content.decode("utf-8")
+        if any(len(line) > MAX_LINE for line in text.splitlines()):
+            raise DataError(f"{path}: has a line of over {MAX_LINE} characters: break it")
+        data = tomllib.loads(text)
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: is not UTF-8 text: save it as UTF-8") from None
+    except (ValueError, RecursionError) as error:  # ValueError also: a number of 5,000 digits
+        raise DataError(f"{path}: is not valid TOML: {_first_line(error)}: correct it") from None
+    try:
+        return Declaration.model_validate(data), content
+    except ValidationError as error:
+        raise DataError(f"{path}: {_first_fault(error)}") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors(include_url=False)[0]
+    where = ".".join(map(str, fault["loc"]))
+    where = where if where.isprintable() and len(where) <= 60 else quote(where)
+    if fault["type"] == "extra_forbidden":
+        return f"{unknown('key', where, _keys())} (docs/dataset-toml.md lists them)"
+    if fault["type"] == "missing":
+        return f"key {where!r} is missing: add it (docs/dataset-toml.md)"
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error":  # raised by the checks above, with key and value
+        return f"{where}: {message}" if where else message
+    return f"{where}: {message} (is {quote(fault['input'])}): correct it (docs/dataset-toml.md)"
+
+
+def _keys() -> list[str]:
+    keys = list(Declaration.model_fields)
+    tables: list[tuple[str, type[_Table]]] = [
+        ("field_of_view", View),
+        ("columns", Columns),
+        ("images", ImageRules),
+    ]
+    return keys + [f"{name}.{key}" for name, table in tables for key in table.model_fields]
+
+
+def json_schema() -> str:
+    """Return the JSON Schema of ``dataset.toml`` for editors, as in docs/dataset.schema.json."""
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **_without_null(Declaration.model_json_schema()),
+        "oneOf": [{"required": ["cases"]}, {"required": ["pattern"]}],
+    }
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def _without_null(schema: Any) -> Any:
+    """Remove the null that pydantic allows for each absent key, because TOML has no null."""
+    if isinstance(schema, list):
+        return [_without_null(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    result = {key: _without_null(part) for key, part in schema.items() if (key, part) != NO_DEFAULT}
+    types = [each for each in result.get("anyOf", ()) if each != {"type": "null"}]
+    if len(types) == 1:
+        del result["anyOf"]
+        return types[0] | result
+    return result

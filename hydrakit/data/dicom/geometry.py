@@ -1,0 +1,235 @@
+"""Geometry of DICOM slices: conversion between patient millimetres and pixels, and resampling.
+
+ImagePositionPatient, ImageOrientationPatient and PixelSpacing define the plane of an image (PS3.3
+C.7.6.2.1.1); InstanceNumber and SliceLocation do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hydrakit.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from hydrakit.data.dicom.header import Header
+
+    Vector = NDArray[np.float64]
+
+PatientPoint = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Position of a point in the coordinates of one slice.
+
+    Attributes:
+        row: Row in pixels; 0 is the middle of the top row.
+        column: Column in pixels; 0 is the middle of the left column.
+        distance: Signed distance from the slice's plane in millimetres, along its normal.
+    """
+
+    row: float
+    column: float
+    distance: float
+
+
+def has_plane(header: Header) -> bool:
+    """Whether the header defines the image's plane in the patient."""
+    return None not in (header.position, header.orientation, header.spacing)
+
+
+def _plane(header: Header) -> tuple[Vector, Vector, tuple[float, float]]:
+    """Return origin ``(3,)``, directions of row, column and normal ``(3, 3)``, and pixel spacing.
+
+    Raises:
+        DataError: The header does not define the image's plane in the patient.
+    """
+    if header.position is None or header.orientation is None or header.spacing is None:
+        raise DataError(
+            f"{header.path}: no usable ImagePositionPatient, ImageOrientationPatient and "
+            "PixelSpacing, so its position in the patient is unknown: use images with these tags"
+        )
+    row, column = np.reshape(np.asarray(header.orientation), (2, 3))
+    axes = np.stack([row, column, np.cross(row, column)])
+    return np.asarray(header.position), axes, header.spacing
+
+
+def locate(header: Header, point: PatientPoint) -> Location:
+    """Convert a point in the patient to image coordinates (inverse of PS3.3 C.7.6.2.1.1).
+
+    Args:
+        header: Header of the image.
+        point: Point ``(x, y, z)`` in millimetres, in the patient's frame of reference.
+
+    Raises:
+        DataError: The header does not define the image's plane in the patient.
+    """
+    origin, axes, (row_spacing, column_spacing) = _plane(header)
+    along_row, along_column, distance = axes @ (np.asarray(point) - origin)
+    return Location(
+        float(along_column / row_spacing), float(along_row / column_spacing), float(distance)
+    )
+
+
+def patient_position(header: Header, location: Location) -> PatientPoint:
+    """Convert image coordinates to a point in the patient, in millimetres: the inverse of `locate`.
+
+    Raises:
+        DataError: The header does not define the image's plane in the patient.
+    """
+    origin, axes, (row_spacing, column_spacing) = _plane(header)
+    offsets = (location.column * column_spacing, location.row * row_spacing, location.distance)
+    x, y, z = origin + np.asarray(offsets) @ axes
+    return (float(x), float(y), float(z))
+
+
+def nearest_slice(headers: Iterable[Header], point: PatientPoint) -> tuple[Header, Location] | None:
+    """Return the slice whose plane is nearest to a point, and the point's location in it.
+
+    Images without a plane are ignored; the result is None if no image has one. Of equally near
+    slices, the one with the lowest InstanceNumber is returned.
+    """
+    located = [(header, locate(header, point)) for header in headers if has_plane(header)]
+    return min(
+        located,
+        key=lambda pair: (round(abs(pair[1].distance), 6), pair[0].instance_number or 0),
+        default=None,
+    )
+
+
+def in_volume(headers: Sequence[Header], header: Header, location: Location) -> bool:
+    """Whether a point lies in the part of a volume that one of its slices represents.
+
+    This part covers the slice's pixels and half the slice distance on either side of its plane. A
+    point in a gap of missing slices is therefore outside.
+    """
+    in_image = -0.5 <= location.row < header.rows - 0.5
+    in_image = in_image and -0.5 <= location.column < header.columns - 0.5
+    # One percent more than half, for rounding: a point can lie midway between two planes.
+    half = max(0.505 * slice_distance(headers, header), 0.001)
+    return in_image and abs(location.distance) <= half
+
+
+def slice_distance(headers: Sequence[Header], header: Header) -> float:
+    """Return the median distance in millimetres between neighbouring slices parallel to one slice.
+
+    For a single slice this is its thickness, or 0.0 if the header does not state it.
+    """
+    origin, axes, _ = _plane(header)
+    heights = sorted(
+        float(axes[2] @ (np.asarray(other.position) - origin))
+        for other in headers
+        if has_plane(other)
+        and np.allclose(np.asarray(other.orientation), np.asarray(header.orientation), atol=1e-3)
+    )
+    steps = [step for step in np.diff(heights) if step > 0.01]
+    return float(np.median(steps)) if steps else header.thickness or 0.0
+
+
+# Resampling
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFrame:
+    """A square pixel grid in the patient, onto which images of several series are resampled.
+
+    Attributes:
+        centre: Centre of the grid, ``(x, y, z)`` in millimetres.
+        orientation: Direction of a row, then of a column (as ``Header.orientation``).
+        spacing: Pixel spacing in millimetres, along rows and columns.
+        side: Number of pixels in a row and in a column.
+    """
+
+    centre: PatientPoint
+    orientation: tuple[float, float, float, float, float, float]
+    spacing: float
+    side: int
+
+    def points(self) -> Vector:
+        """Return the centre of each pixel in millimetres, ``(side, side, 3)``."""
+        row, column = np.reshape(np.asarray(self.orientation), (2, 3))
+        steps = (np.arange(self.side) - (self.side - 1) / 2) * self.spacing
+        points: Vector = np.asarray(self.centre) + (
+            steps[None, :, None] * row + steps[:, None, None] * column
+        )
+        return points
+
+
+def frame_in(header: Header, location: Location, *, spacing: float, side: int) -> ImageFrame:
+    """Return a grid in an image's plane, centred on the projection of a location onto the plane.
+
+    Raises:
+        DataError: The header does not define the image's plane in the patient.
+    """
+    in_plane = Location(location.row, location.column, 0.0)
+    centre = patient_position(header, in_plane)
+    assert header.orientation is not None  # patient_position has checked it
+    return ImageFrame(centre, header.orientation, spacing, side)
+
+
+def sorted_stack(headers: Iterable[Header], reference: Header) -> list[Header]:
+    """Return the slices parallel to a reference slice, sorted along its normal, one per plane.
+
+    Of several slices in one plane, the one with the lowest InstanceNumber is returned; in the
+    plane of ``reference``, it is ``reference`` itself.
+    """
+    origin, axes, _ = _plane(reference)
+    planes: dict[float, Header] = {}
+    for header in [reference, *sorted(headers, key=lambda header: header.instance_number or 0)]:
+        if has_plane(header) and np.allclose(
+            np.asarray(header.orientation), np.asarray(reference.orientation), atol=1e-3
+        ):
+            height = round(float(axes[2] @ (np.asarray(header.position) - origin)), 2)
+            planes.setdefault(height, header)
+    return [planes[height] for height in sorted(planes)]
+
+
+def resample(
+    slices: Sequence[Header], frame: ImageFrame, read: Callable[[Header], NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Resample a stack of parallel slices onto a grid, ``(side, side)``.
+
+    Interpolation is linear within and between slices; the outermost pixels and slices are repeated
+    beyond the stack. There is no smoothing, so the grid should not be much coarser than the pixels.
+
+    Args:
+        slices: Slices sorted along their normal, as `sorted_stack` returns them.
+        frame: Target grid.
+        read: Returns the pixels of a slice; called only for the slices that contribute.
+
+    Raises:
+        DataError: A header does not place its image in the patient.
+    """
+    origin, axes, _ = _plane(slices[0])
+    points = frame.points()
+    heights = [float(axes[2] @ (np.asarray(each.position) - origin)) for each in slices]
+    # A thousandth of a slice is below the accuracy of positions; rounding avoids reading a slice.
+    at = np.round(np.interp((points - origin) @ axes[2], heights, np.arange(len(slices))), 3)
+    values = np.zeros(at.shape)
+    for number, header in enumerate(slices):
+        weight = np.clip(1 - np.abs(at - number), 0, None)
+        if weight.any():
+            corner, directions, (row_spacing, column_spacing) = _plane(header)
+            offsets = (points - corner) @ directions[:2].T
+            rows, columns = offsets[..., 1] / row_spacing, offsets[..., 0] / column_spacing
+            values += weight * _bilinear(read(header), rows, columns)
+    return values.astype(np.float32)
+
+
+def _bilinear(image: NDArray[np.float32], rows: Vector, columns: Vector) -> Vector:
+    """Interpolate an image bilinearly; beyond its border the nearest pixel is repeated."""
+    height, width = image.shape
+    rows, columns = np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)
+    top, left = np.floor(rows).astype(int), np.floor(columns).astype(int)
+    bottom, right = np.minimum(top + 1, height - 1), np.minimum(left + 1, width - 1)
+    down, across = rows - top, columns - left
+    pixels = image.astype(np.float64)
+    upper = (1 - across) * pixels[top, left] + across * pixels[top, right]
+    lower = (1 - across) * pixels[bottom, left] + across * pixels[bottom, right]
+    return np.asarray((1 - down) * upper + down * lower)

@@ -1,0 +1,1 @@
+"""Preparation of a dataset: patches of all cases, stored in a cache for later runs."""

@@ -1,0 +1,114 @@
+"""Cropping of one image around its centre, and its mean and standard deviation.
+
+The crop is larger than the network's patch and has twice its resolution, so that augmentation can
+rotate and shift it without reaching its border (`hydrakit.data.augment`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from hydrakit.data.read import LoadedSample
+    from hydrakit.hooks import FieldOfView
+
+OVERSAMPLING = 2
+MAX_ANGLE = 20.0
+MAX_SHIFT = 1
+
+
+def canvas_side(patch: int) -> int:
+    """Return the side of a prepared patch in pixels: enough for every view of side ``patch``.
+
+    A square rotated by up to 20 degrees needs cos 20 + sin 20 times its side; a shift adds one
+    pixel on each side.
+    """
+    angle = math.radians(MAX_ANGLE)
+    return OVERSAMPLING * (math.ceil(patch * (math.cos(angle) + math.sin(angle))) + MAX_SHIFT)
+
+
+def crop(sample: LoadedSample, view: FieldOfView, patch: int) -> NDArray[np.float32]:
+    """Crop the square around a sample's centre and resample it to the prepared size.
+
+    Border pixels are repeated outside the image. Interpolation is linear, with antialiasing if the
+    image is finer than the patch.
+
+    Returns:
+        ``(channels, side, side)`` float32, in the image's unit.
+    """
+    from PIL import Image
+
+    side = canvas_side(patch)
+    image = sample.image
+    size = np.array(image.shape[1:], dtype=np.float64)
+    if view.millimetres is not None:
+        assert sample.spacing is not None  # read_cases has checked it
+        extent = view.millimetres / np.array(sample.spacing)
+    else:
+        assert view.share is not None
+        extent = view.share * size
+    half = extent * side / (OVERSAMPLING * patch) / 2
+    # Pillow's origin is the image's upper left corner; a sample's is the centre of its first pixel.
+    middle = size / 2 if sample.centre is None else np.array(sample.centre) + 0.5
+    low, high = middle - half, middle + half
+    reach = np.maximum(np.ceil((high - low) / side), 1)  # filter support beyond the box, in pixels
+    before = np.maximum(np.ceil(reach - low), 0).astype(int)
+    after = np.maximum(np.ceil(high + reach - size), 0).astype(int)
+    padded = np.pad(image, [(0, 0), *zip(before, after, strict=True)], mode="edge")
+    box = (low[1] + before[1], low[0] + before[0], high[1] + before[1], high[0] + before[0])
+    planes = [
+        np.asarray(Image.fromarray(plane).resize((side, side), Image.Resampling.BILINEAR, box=box))
+        for plane in padded
+    ]
+    return np.stack(planes)
+
+
+def is_flat(image: NDArray[np.float32]) -> bool:
+    """Whether a channel of an image ``(channels, height, width)`` is constant."""
+    pixels = image.reshape(len(image), -1)
+    return bool((pixels.min(axis=1) == pixels.max(axis=1)).any())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Statistics:
+    """Mean and standard deviation per channel over images of any size, in double precision.
+
+    Adding two objects gives the statistics of all their images together.
+
+    Attributes:
+        count: Number of pixels per channel.
+        mean: Mean of each channel, ``(channels,)``.
+        squares: Sum of the squared differences from the mean, ``(channels,)``.
+    """
+
+    count: int
+    mean: NDArray[np.float64]
+    squares: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, image: NDArray[np.float32]) -> Self:
+        """Compute the statistics of one image ``(channels, height, width)``."""
+        pixels = image.reshape(len(image), -1).astype(np.float64)
+        mean = pixels.mean(axis=1)
+        pixels -= mean[:, None]
+        pixels *= pixels
+        return cls(count=pixels.shape[1], mean=mean, squares=pixels.sum(axis=1))
+
+    def __add__(self, other: Self) -> Self:
+        """Combine the statistics of two sets of images (pairwise update, Chan et al. 1979)."""
+        count = self.count + other.count
+        delta = other.mean - self.mean
+        return type(self)(
+            count=count,
+            mean=self.mean + delta * other.count / count,
+            squares=self.squares + other.squares + delta**2 * self.count * other.count / count,
+        )
+
+    def standard_deviation(self) -> NDArray[np.float64]:
+        """Return the population standard deviation of each channel."""
+        return np.sqrt(self.squares / self.count)

@@ -1,0 +1,154 @@
+"""Index of a dataset's prepared data, and access to its patches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from hydrakit.hooks import Label
+from hydrakit.schema import Frozen
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hydrakit.data.prepared.store import Rows
+
+
+class PreparedCase(Frozen):
+    """Metadata of a prepared case: everything but its pixels.
+
+    Attributes:
+        key: Identity of the case, unique in its dataset.
+        label: Label as in `hydrakit.hooks.Sample`; None if it is unknown.
+        patient: Pseudonymous patient identifier.
+        group: Name of the group of cases that must stay together, if any.
+        finding: Key of the first case of the finding: equal for all cases of one finding, and
+            unique to it in the dataset.
+        split: Split that the dataset declares for the case, if any.
+        subgroups: Subgroups of the case and their values.
+        facts: Facts of the image (`image_facts`) and of the sample; numbers are finite.
+        content: `hydrakit.data.quality.duplicates.content_digest` of the whole image.
+    """
+
+    key: str
+    label: Label | None
+    patient: str
+    group: str | None
+    finding: str
+    split: Literal["train", "val", "test"] | None = None
+    subgroups: dict[str, str] = Field(default_factory=dict)
+    facts: dict[str, str | float] = Field(default_factory=dict)
+    content: str = ""
+
+
+class ExcludedCase(Frozen):
+    """A case without a usable image, and the reason."""
+
+    key: str
+    reason: str
+
+
+class Intensity(Frozen):
+    """Mean and standard deviation of each channel over all pixels of a patient's images."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+
+class Index(Frozen):
+    """Description of a dataset's prepared data.
+
+    Attributes:
+        format: Version of the index format.
+        dataset: Name of the dataset.
+        content: SHA-256 of the patches and cases, in hexadecimal: equal for equal data, wherever
+            it is stored.
+        channels: Number of channels of the images.
+        side: Side of the prepared patches, in pixels.
+        cases: Prepared cases, in the adapter's order.
+        excluded: Cases without a patch.
+        number: Number in the names of the files that hold the rows.
+        rows: Row of each case in these files.
+        patients: Mean and deviation for z-scoring, by patient.
+    """
+
+    format: Literal[3] = 3
+    dataset: str
+    content: str
+    channels: int
+    side: int
+    cases: tuple[PreparedCase, ...]
+    excluded: tuple[ExcludedCase, ...]
+    number: int
+    rows: tuple[int, ...]
+    patients: dict[str, Intensity]
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedDataset:
+    """A dataset's prepared patches, memory-mapped: the disk is read only on access.
+
+    Attributes:
+        index: Description of the prepared data.
+        folder: Folder of the prepared data.
+    """
+
+    index: Index
+    folder: Path
+    _crops: Rows = field(repr=False)
+    _thumbnails: Rows = field(repr=False)
+
+    def rows(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        """Return the z-scored patches of some cases, ``(n, channels, side, side)`` float32.
+
+        Args:
+            rows: Indices into ``index.cases``.
+        """
+        index = self.index
+        patches = np.empty((len(rows), index.channels, index.side, index.side), dtype=np.float32)
+        for patch, row in zip(patches, rows, strict=True):
+            intensity = index.patients[index.cases[row].patient]
+            mean, deviation = np.array([intensity.mean, intensity.deviation])[:, :, None, None]
+            patch[...] = (self._crops[index.rows[row]] - mean) / deviation
+        return patches
+
+    def mapped(self) -> Tensor:
+        """Return all stored rows, memory-mapped and not z-scored, ``(rows, channels, side, side)``.
+
+        ``index.rows`` gives the row of each case.
+        """
+        import torch
+
+        return torch.from_numpy(self._crops)
+
+    def thumbnails(self) -> NDArray[np.float32]:
+        """Return the `thumbnail` of each case's whole image, ``(cases, 576)``."""
+        return np.asarray(self._thumbnails[list(self.index.rows)])
+
+
+def open_prepared(path: Path) -> PreparedDataset:
+    """Open the prepared data that an index file describes.
+
+    Raises:
+        OSError: The index or its rows are missing.
+        ValueError: The index or its rows are broken.
+    """
+    index = Index.model_validate_json(path.read_bytes())
+    if len(index.rows) != len(index.cases):
+        raise ValueError(f"{path.name}: {len(index.cases)} cases have {len(index.rows)} rows")
+    from hydrakit.data.prepared.store import map_rows
+
+    crops, thumbnails = map_rows(
+        path.parent,
+        index.number,
+        rows=max(index.rows) + 1,
+        channels=index.channels,
+        side=index.side,
+    )
+    return PreparedDataset(index, path.parent, crops, thumbnails)

@@ -1,0 +1,1 @@
+"""Data quality: duplicates, leakage between splits, shortcuts, and splitting by patient."""

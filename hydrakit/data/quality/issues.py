@@ -1,0 +1,21 @@
+"""Kinds of problems and warnings that `hydrakit datasets check` reports.
+
+This module imports nothing, so that the command's help is quick.
+"""
+
+PROBLEMS = {
+    "unusable": "no case is usable, or more than half of the cases are unusable",
+    "unlabelled": "no case has a label",
+    "empty class": "a class has no usable case",
+    "few patients": "too few patients to have every class in every split",
+    "conflict": "copies of one image have different labels",
+    "declared splits": "a patient, group or copies are in several of the dataset's declared splits",
+}
+"""Problems make results invalid; the exit status is 1."""
+
+WARNINGS = {
+    "unusable": "some cases are unusable",
+    "copies": "there are copies; a run keeps all copies of an image in one split",
+    "shortcut": "a fact of the files alone predicts the class",
+}
+"""Warnings are worth checking before training."""

@@ -1,0 +1,379 @@
+"""Leakage check before training: no patient, group or copy may be in two splits.
+
+The check covers all datasets of a run together, because a patient or an image can be in several of
+them. The target is split first; cases of a support dataset that share a patient or copy with the
+target's test split are withheld.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hydrakit.data.prepared.index import Index, PreparedCase, PreparedDataset
+from hydrakit.data.quality.duplicates import (
+    MIN_DETAIL,
+    THRESHOLD,
+    Copy,
+    assign_groups,
+    conflict_error,
+    copy_groups,
+    duplicates_to_drop,
+    find_conflicts,
+    find_duplicates,
+)
+from hydrakit.data.quality.shortcuts import find_shortcuts
+from hydrakit.data.quality.split import UNUSED, split_cases
+from hydrakit.data.read import class_names
+from hydrakit.errors import DataError
+from hydrakit.hooks import DatasetAdapter
+from hydrakit.plan.model import Copies, Plan, Split
+from hydrakit.plan.results import DataFacts, ShortcutFact
+from hydrakit.stats.tasks import strata, strata_names
+from hydrakit.storage.files import write_atomic
+from hydrakit.storage.paths import cache_folder
+
+FORMAT = 1  # version of the cached list of copies; increase when the detection changes
+WITHHELD = "withheld"
+DROPPED = "dropped"
+
+
+@dataclass(frozen=True)
+class DuplicateCases:
+    """Two cases that are copies of one another.
+
+    Attributes:
+        one: Dataset and key of one case.
+        other: Dataset and key of the other case.
+        copy: Indices and similarity of the two images.
+    """
+
+    one: tuple[str, str]
+    other: tuple[str, str]
+    copy: Copy
+
+
+@dataclass(frozen=True)
+class LeakageResult:
+    """Result of the leakage check: splits, units and copies of all datasets.
+
+    Attributes:
+        splits: Split of each labelled case, by dataset and key: ``train``, ``val``, ``test``;
+            ``withheld`` (a support's case that belongs to the target's test split), ``dropped`` (a
+            copy), or ``unused`` (if the plan uses a share of the dataset).
+        units: Name of the unit (patient, group or copies) of each case, by dataset and key.
+        copies: Enough pairs to join all copies into their groups.
+        copied: Number of cases in groups of copies, by dataset.
+        groups: Number of groups of copies.
+    """
+
+    splits: dict[str, dict[str, str]]
+    units: dict[str, dict[str, str]]
+    copies: tuple[DuplicateCases, ...] = ()
+    copied: dict[str, int] = field(default_factory=dict)
+    groups: int = 0
+
+
+@dataclass(frozen=True)
+class _LabelledCase:
+    """A labelled case of one of the datasets."""
+
+    dataset: str
+    case: PreparedCase
+
+
+def check_leakage(
+    prepared: Mapping[str, PreparedDataset],
+    adapters: Mapping[str, DatasetAdapter],
+    plan: Plan,
+) -> LeakageResult:
+    """Find copies, refuse copies with conflicting labels, and split every dataset of a plan.
+
+    Args:
+        prepared: Prepared patches of the datasets, by name.
+        adapters: Adapters of the datasets, by name.
+        plan: Plan with the splits and the treatment of copies.
+
+    Raises:
+        DataError: A dataset has too few cases for its splits, or copies have different labels.
+    """
+    order = sorted(prepared, key=lambda name: name != plan.target)
+    splits = {name: plan.dataset(name).split for name in order}
+    return assign_splits(
+        {name: prepared[name] for name in order},
+        adapters,
+        splits=splits,
+        seed=plan.effective_split_seed,
+        copies=plan.copies,
+        keep_conflicts=plan.conflicts == "keep",
+    )
+
+
+def assign_splits(
+    prepared: Mapping[str, PreparedDataset],
+    adapters: Mapping[str, DatasetAdapter],
+    *,
+    splits: Mapping[str, Split],
+    seed: int,
+    copies: Copies,
+    keep_conflicts: bool,
+) -> LeakageResult:
+    """Check and split datasets in the given order, without a plan; see `check_leakage`."""
+    rows: list[_LabelledCase] = []
+    for name, each in prepared.items():
+        labelled = [
+            _LabelledCase(name, case) for case in each.index.cases if case.label is not None
+        ]
+        if not labelled:
+            raise DataError(f"{name}: no case has a label: label some cases to train on it")
+        rows += labelled
+    units = _numbers(_groups(rows, adapters, ()))
+    duplicates = _find_copies(prepared, rows, units)
+    if not keep_conflicts:
+        _refuse_conflicts(duplicates, rows, units, adapters)
+    dropped = duplicates_to_drop(duplicates, units) if copies == "drop" else set()
+    names = _groups(rows, adapters, duplicates if copies == "group" else ())
+
+    unit_splits: dict[str, str] = {}  # the split of each unit in the datasets before
+    assigned: dict[str, dict[str, str]] = {name: {} for name in prepared}
+    for name in prepared:
+        members = [i for i, row in enumerate(rows) if row.dataset == name]
+        withheld = {i for i in members if unit_splits.get(names[i]) == "test"}
+        for i in members:
+            assigned[name][rows[i].case.key] = DROPPED if i in dropped else WITHHELD
+        remaining = [i for i in members if i not in dropped and i not in withheld]
+        case_splits = _split(
+            [rows[i].case for i in remaining],
+            [names[i] for i in remaining],
+            adapters[name],
+            fixed=[_fixed(rows[i], unit_splits.get(names[i])) for i in remaining],
+            split=splits[name],
+            seed=seed,
+        )
+        for i, split in zip(remaining, case_splits, strict=True):
+            assigned[name][rows[i].case.key] = split
+            if split != UNUSED:
+                unit_splits[names[i]] = split
+    groups = copy_groups(duplicates, len(rows))
+    copied = [rows[i].dataset for group in groups for i in group]
+    unit_names = names if copies == "group" else _groups(rows, adapters, duplicates)
+    by_key: dict[str, dict[str, str]] = {name: {} for name in prepared}
+    for row, unit in zip(rows, unit_names, strict=True):
+        by_key[row.dataset][row.case.key] = unit
+    return LeakageResult(
+        splits=assigned,
+        units=by_key,
+        copies=tuple(_duplicate_cases(copy, rows) for copy in duplicates),
+        copied={name: copied.count(name) for name in prepared},
+        groups=len(groups),
+    )
+
+
+def splits_digest(splits: Mapping[str, str]) -> str:
+    """Return the SHA-256 of the split of every case: equal if a dataset is split equally."""
+    return hashlib.sha256(json.dumps(sorted(splits.items())).encode()).hexdigest()
+
+
+def _fixed(row: _LabelledCase, earlier: str | None) -> str | None:
+    """Return the split of a case that its dataset, or an earlier dataset, has fixed."""
+    own = row.case.split
+    if own and earlier and own != earlier:
+        raise DataError(
+            f"{row.dataset}: case {row.case.key!r} is put into {own!r}, but another dataset of "
+            f"this run has its patient or a copy in {earlier!r}: put both into one split"
+        )
+    return own or earlier
+
+
+def _split(
+    cases: Sequence[PreparedCase],
+    names: Sequence[str],
+    adapter: DatasetAdapter,
+    *,
+    fixed: Sequence[str | None],
+    split: Split,
+    seed: int,
+) -> list[str]:
+    if not cases:
+        raise DataError(
+            f"{adapter.name}: every case belongs to a patient or an image of the target's test "
+            "split: leave this dataset out"
+        )
+    labels = [case.label for case in cases if case.label is not None]
+    return split_cases(
+        strata(labels, adapter.task, adapter.classes),
+        [case.patient for case in cases],
+        names,
+        split=split,
+        seed=seed,
+        names=strata_names(adapter.task, adapter.classes),
+        dataset=adapter.name,
+        fixed=fixed,
+    )
+
+
+def _groups(
+    rows: Sequence[_LabelledCase],
+    adapters: Mapping[str, DatasetAdapter],
+    copies: Sequence[Copy],
+) -> list[str]:
+    """Return the name of each case's unit: the cases that must stay in one split."""
+    cohorts = {name: each.cohort for name, each in adapters.items() if each.cohort is not None}
+    return assign_groups(
+        [row.dataset for row in rows],
+        [row.case.patient for row in rows],
+        [row.case.group for row in rows],
+        copies,
+        people=cohorts,
+    )
+
+
+def _numbers(names: Sequence[str]) -> list[int]:
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(name, len(numbers)) for name in names]
+
+
+def shortcut_facts(
+    cases: Sequence[PreparedCase], adapter: DatasetAdapter, units: Mapping[str, str]
+) -> tuple[ShortcutFact, ...]:
+    """Measure how well facts that should be irrelevant predict the class of a dataset's cases.
+
+    Args:
+        cases: Cases of the dataset.
+        adapter: Adapter of the dataset; if its labels are not classes, the result is empty.
+        units: Unit of each labelled case, by key (`LeakageResult.units`): patients with many
+            images, and copies, count once.
+    """
+    if adapter.task != "classification":
+        return ()
+    labelled = [(case, case.label) for case in cases if isinstance(case.label, int)]
+    shortcuts = find_shortcuts(
+        [case.facts for case, _ in labelled],
+        [label for _, label in labelled],
+        _numbers([units[case.key] for case, _ in labelled]),
+    )
+    return tuple(
+        ShortcutFact(
+            fact=each.fact,
+            class_name=adapter.classes[each.label],
+            auc=each.auc,
+            low=each.low,
+            high=each.high,
+            strong=each.strong,
+            only=tuple((value, adapter.classes[label], n) for value, label, n in each.only),
+        )
+        for each in shortcuts
+    )
+
+
+def _find_copies(
+    prepared: Mapping[str, PreparedDataset],
+    rows: Sequence[_LabelledCase],
+    units: Sequence[int],
+) -> list[Copy]:
+    """Find the copies among all cases, or load them from the cache folder."""
+    contents = [each.index.content for each in prepared.values()]
+    facts = [
+        FORMAT,
+        THRESHOLD,
+        MIN_DETAIL,
+        contents,
+        list(units),
+        [row.case.content for row in rows],
+    ]
+    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    path = cache_folder() / f"copies-{digest[:16]}.json"
+    if path.is_file():
+        try:
+            return [Copy(**pair) for pair in json.loads(path.read_bytes())]
+        except (ValueError, TypeError):
+            path.unlink(missing_ok=True)  # incomplete, for example after a full disk: search again
+    thumbnails = np.concatenate(
+        [
+            each.thumbnails()[
+                [i for i, case in enumerate(each.index.cases) if case.label is not None]
+            ]
+            for each in prepared.values()
+        ]
+    )
+    copies = find_duplicates(thumbnails, [row.case.content for row in rows], units=units)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps([vars(copy) for copy in copies]).encode())
+    return copies
+
+
+def _refuse_conflicts(
+    copies: Sequence[Copy],
+    rows: Sequence[_LabelledCase],
+    units: Sequence[int],
+    adapters: Mapping[str, DatasetAdapter],
+) -> None:
+    labels = [row.case.label for row in rows]
+    conflicts = find_conflicts(copies, labels, units=units, datasets=[row.dataset for row in rows])
+    if conflicts:
+        dataset = rows[conflicts[0][0]].dataset
+        adapter = adapters[dataset]
+        label_names = [
+            ", ".join(class_names(label, adapter.task, adapter.classes))
+            if row.dataset == dataset
+            else ""
+            for row, label in zip(rows, labels, strict=True)
+        ]
+        raise conflict_error(
+            conflicts, names=[row.case.key for row in rows], labels=label_names, dataset=dataset
+        )
+
+
+def _duplicate_cases(copy: Copy, rows: Sequence[_LabelledCase]) -> DuplicateCases:
+    one, other = rows[copy.one], rows[copy.other]
+    return DuplicateCases((one.dataset, one.case.key), (other.dataset, other.case.key), copy)
+
+
+def data_facts(index: Index, adapter: DatasetAdapter, leakage: LeakageResult) -> DataFacts:
+    """Collect the facts of one of a run's datasets for its results.
+
+    Args:
+        index: Index of the dataset's prepared data.
+        adapter: Adapter of the dataset.
+        leakage: Result of the leakage check, with the split of each case.
+    """
+    labelled = [case for case in index.cases if case.label is not None]
+    splits = leakage.splits[adapter.name]
+    members: dict[str, list[PreparedCase]] = {}
+    for case in labelled:
+        members.setdefault(splits[case.key], []).append(case)
+    excluded = {name: len(members.pop(name, ())) for name in (DROPPED, WITHHELD, UNUSED)}
+    by_split = dict(sorted(members.items()))
+    return DataFacts(
+        digest=index.content,
+        channels=index.channels,
+        cases={split: len(cases) for split, cases in by_split.items()},
+        counts={split: _counts(cases, adapter) for split, cases in by_split.items()},
+        findings={
+            split: _counts([*{case.finding: case for case in cases}.values()], adapter)
+            for split, cases in by_split.items()
+        },
+        patients={
+            split: len({case.patient for case in cases}) for split, cases in by_split.items()
+        },
+        unlabelled=len(index.cases) - len(labelled),
+        excluded=dict(Counter(case.reason for case in index.excluded)),
+        copies=leakage.copied.get(adapter.name, 0),
+        dropped=excluded[DROPPED],
+        withheld=excluded[WITHHELD],
+        unused=excluded[UNUSED],
+        shortcuts=shortcut_facts(index.cases, adapter, leakage.units[adapter.name]),
+    )
+
+
+def _counts(cases: Sequence[PreparedCase], adapter: DatasetAdapter) -> dict[str, int]:
+    """Count the cases of each class or label."""
+    counted = Counter(
+        name for case in cases for name in class_names(case.label, adapter.task, adapter.classes)
+    )
+    return dict(sorted(counted.items()))

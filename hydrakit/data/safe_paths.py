@@ -1,0 +1,58 @@
+"""Untrusted text and paths from dataset files: only files inside a dataset's folder are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from hydrakit.errors import DataError
+
+
+def quote(value: object) -> str:
+    """Quote a value for a message, on one line and at most 60 characters long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Join at most ten names for a message, with the number of the others."""
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(names[:10]) + more
+
+
+def path_fault(text: str) -> str | None:
+    """Return why a relative path with ``/`` is invalid, or None; the disk is not read."""
+    if not text.strip():
+        return "is empty: give a path"
+    if not text.isprintable():
+        return "holds control characters: rename the file"
+    if "\\" in text:
+        return "holds a backslash: write paths with /"
+    if PurePosixPath(text).is_absolute() or PureWindowsPath(text).anchor:
+        return "is absolute: give it relative to the dataset's root"
+    if ".." in PurePosixPath(text).parts:
+        return "leads out of the dataset's root: set root to the folder that holds all files"
+    return None
+
+
+def resolve_inside(root: Path, relative: str) -> Path:
+    """Resolve the path of a file inside a folder.
+
+    Args:
+        root: Resolved path of the folder.
+        relative: Path relative to the folder, without a `path_fault`.
+
+    Raises:
+        DataError: A symbolic link leads out of the folder.
+        OSError: The file does not exist.
+    """
+    try:
+        path = (root / relative).resolve(strict=True)
+    except RuntimeError as error:  # a loop of symbolic links, before Python 3.13
+        raise OSError(str(error)) from None
+    if not path.is_relative_to(root):
+        raise DataError(
+            f"{root}: {relative!r} leads out of this folder by a link: set root in dataset.toml to "
+            "the folder that holds the files themselves"
+        )
+    return path

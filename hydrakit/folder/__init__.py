@@ -1,1 +1,0 @@
-"""What keeps folders whole: files that appear whole, digests, locks and formats."""

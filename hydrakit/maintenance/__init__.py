@@ -1,0 +1,1 @@
+"""Looking after finished folders: status, verification, and removing what is not needed."""

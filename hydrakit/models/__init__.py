@@ -1,0 +1,1 @@
+"""The network: bodies, heads and their layers."""

@@ -1,0 +1,1 @@
+"""Callbacks that follow a run: the log, reports, and experiment trackers."""

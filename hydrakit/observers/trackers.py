@@ -1,0 +1,218 @@
+"""Sending metrics to experiment trackers while a run goes on; off by default.
+
+A resumed run continues in the same place: what a tracker has already is not sent again, and what
+was trained without the tracker is sent when its round is passed over.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydrakit.errors import PlanError
+from hydrakit.hooks import Tracker, TrackerFactory, hookimpl
+from hydrakit.runs.callbacks import RunCallback
+
+if TYPE_CHECKING:
+    from hydrakit.plan.model import Plan
+    from hydrakit.plan.results import EpochRecord, RoundResult
+    from hydrakit.plugins.registry import Plugins
+    from hydrakit.rounds import Round
+    from hydrakit.runs.context import RunContext
+    from hydrakit.runs.rundir import RunDir
+
+
+class TensorBoard:
+    """Event files in the run's folder ``tensorboard``."""
+
+    def __init__(self) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer_of: Any = SummaryWriter
+
+    def open(self, folder: Path) -> dict[str, set[int]]:
+        """As `Tracker`, like all that follow."""
+        event_accumulator: Any = import_module(
+            "tensorboard.backend.event_processing.event_accumulator"
+        )
+        here = str(folder / "tensorboard")
+        before: Any = event_accumulator.EventAccumulator(here, {event_accumulator.SCALARS: 0})
+        if Path(here).is_dir():
+            before.Reload()
+        names = before.Tags()["scalars"]
+        self._writer = self._writer_of(log_dir=here)
+        return {name: {each.step for each in before.Scalars(name)} for name in names}
+
+    def send(self, name: str, value: float, step: int) -> None:
+        """A figure."""
+        self._writer.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Make safe what was sent."""
+        self._writer.flush()
+
+    def close(self, *, failed: bool) -> None:
+        """The run is over; event files do not tell how."""
+        self._writer.close()
+
+
+class MLflow:
+    """One run in a SQLite store of its own, ``mlflow/mlflow.db`` in the run's folder."""
+
+    def __init__(self) -> None:
+        # It reports its use to its makers unless told otherwise: a run sends nothing anywhere.
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        self._mlflow: Any = import_module("mlflow")
+        self._waiting: list[Any] = []
+
+    def open(self, folder: Path) -> dict[str, set[int]]:
+        """As `Tracker`, like all that follow."""
+        here = (folder / "mlflow").resolve()
+        here.mkdir(exist_ok=True)
+        self._client = self._mlflow.MlflowClient(tracking_uri=f"sqlite:///{here / 'mlflow.db'}")
+        found = self._client.get_experiment_by_name("hydrakit")
+        experiment = (
+            found.experiment_id
+            if found
+            else self._client.create_experiment("hydrakit", (here / "files").as_uri())
+        )
+        begun = self._client.search_runs([experiment])
+        name = folder.resolve().name
+        self._run = begun[0] if begun else self._client.create_run(experiment, run_name=name)
+        self._client.update_run(self._id, status="RUNNING")
+        return {
+            name: {each.step for each in self._client.get_metric_history(self._id, name)}
+            for name in self._run.data.metrics
+        }
+
+    @property
+    def _id(self) -> str:
+        name: str = self._run.info.run_id
+        return name
+
+    def send(self, name: str, value: float, step: int) -> None:
+        """A figure; those of an epoch go together."""
+        now = int(time.time() * 1000)
+        self._waiting.append(self._mlflow.entities.Metric(name, value, now, step))
+
+    def flush(self) -> None:
+        """Make safe what was sent."""
+        if self._waiting:
+            self._client.log_batch(self._id, metrics=self._waiting)
+            self._waiting = []
+
+    def close(self, *, failed: bool) -> None:
+        """The run is over, or has failed."""
+        self._client.set_terminated(self._id, status="FAILED" if failed else "FINISHED")
+
+
+def trackers_of(
+    context: RunContext, plugins: Plugins, *, folder: Path | None = None
+) -> list[RunCallback]:
+    """The trackers that a context names, as callbacks.
+
+    Args:
+        context: Context of the run.
+        plugins: Plugins that the trackers are looked up in.
+        folder: Folder that they open; None for the run's.
+
+    Raises:
+        PluginError: No plugin offers one of them.
+        PlanError: The package of a tracker is not installed.
+    """
+    return [TrackerCallback(_built(name, plugins), folder) for name in context.trackers]
+
+
+def _built(name: str, plugins: Plugins) -> Tracker:
+    factory = plugins.get(TrackerFactory, name)
+    try:
+        tracker: Tracker = factory.build(factory.options())
+    except ImportError:
+        raise PlanError(
+            f"--track {name}: {name} is not installed: `pip install 'hydrakit-imaging[{name}]'`"
+        ) from None
+    return tracker
+
+
+class TrackerCallback(RunCallback):
+    """Sends the metrics of every epoch to a tracker.
+
+    Args:
+        tracker: Tracker that receives them.
+        folder: Folder that it opens; None for the run's.
+    """
+
+    def __init__(self, tracker: Tracker, folder: Path | None = None) -> None:
+        self.tracker = tracker
+        self.folder = folder
+        self.rundir: RunDir | None = None
+        self.sent: dict[str, set[int]] = {}
+        self.before = 0  # epochs of the rounds before this one
+
+    def started(self, plan: Plan, rundir: RunDir, device: str) -> None:
+        """Open the tracker in its folder."""
+        if self.folder is not None:
+            self.folder.mkdir(exist_ok=True)
+        self.sent = self.tracker.open(self.folder or rundir.path)
+        self.rundir = rundir
+
+    def skipped(self, number: int, round: Round) -> None:
+        """Send what was trained without this tracker."""
+        self._round_over(number, round)
+
+    def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
+        """Send the metrics and flush them: the run may be killed before the next epoch."""
+        self._send_all(number, round, record)
+        self.tracker.flush()
+
+    def finished(self, number: int, round: Round, result: RoundResult) -> None:
+        """Send the epochs that ran without this tracker."""
+        self._round_over(number, round)
+
+    def closed(self, failed: bool) -> None:
+        """Close the tracker; one of a run that was finished before was never opened."""
+        if self.rundir is not None:
+            self.tracker.close(failed=failed)
+
+    def _send_all(self, number: int, round: Round, record: EpochRecord) -> None:
+        name = f"{number:02d}-{round.dataset}-{round.train}"
+        for split, metrics in (("train", record.train), ("val", record.val)):
+            for key, value in metrics.model_dump(exclude_none=True).items():
+                self._send(f"{name}/{split} {key}", value, record.epoch)
+        if record.reference_auc is not None:
+            # Over all epochs of the run in order.
+            self._send("reference AUC", record.reference_auc, self.before + record.epoch)
+
+    def _send(self, name: str, value: float, step: int) -> None:
+        steps = self.sent.setdefault(name, set())
+        if step not in steps:  # else an epoch that is trained again, to the same bits
+            self.tracker.send(name, value, step)
+            steps.add(step)
+
+    def _round_over(self, number: int, round: Round) -> None:
+        """Send what the tracker does not have; the next round's epochs come after these."""
+        assert self.rundir is not None
+        epochs = self.rundir.epochs(number, round)
+        for record in epochs:
+            self._send_all(number, round, record)
+        self.tracker.flush()
+        self.before += epochs[-1].epoch
+
+
+@hookimpl
+def hydrakit_trackers() -> Iterator[TrackerFactory]:
+    """The trackers `tensorboard` and `mlflow`."""
+    yield TrackerFactory(
+        name="tensorboard",
+        summary="TensorBoard event files in the run's folder (extra `tensorboard`)",
+        build=lambda _: TensorBoard(),
+    )
+    yield TrackerFactory(
+        name="mlflow",
+        summary="An MLflow store in the run's folder (extra `mlflow`)",
+        build=lambda _: MLflow(),
+    )

@@ -1,0 +1,304 @@
+"""Profiles: complete sets of training values; and the plan that a strategy makes with one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from hydrakit.errors import PlanError, unknown
+from hydrakit.hooks import (
+    BodyFactory,
+    DatasetAdapter,
+    HeadFactory,
+    OptionValue,
+    SequenceStrategy,
+    Settings,
+)
+from hydrakit.plan.edit import edit_plan
+from hydrakit.plan.model import PAPER as PAPER_BODY
+from hydrakit.plan.model import BodySpec, Component, Dataset, OtherBody, Plan, Split
+from hydrakit.plan.settings import PlanSettings, ProfileName, make_settings
+from hydrakit.plugins.options import resolve_options
+from hydrakit.plugins.registry import Plugins, load_plugins
+from hydrakit.rounds import Hyperparameters, RoundPosition, Train
+from hydrakit.schema import first_fault
+
+TARGET_SPLIT = Split(train=8, val=1, test=1)
+SUPPORT_SPLIT = Split(train=9, val=1)
+
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """A complete set of training values.
+
+    Attributes:
+        name: Name, as given to ``--profile``.
+        summary: One line.
+        bootstrap: Number of random starts.
+        all: Hyperparameters of rounds that train body and head.
+        head: Differences in rounds that train the head alone.
+        places: Further differences, by what a round trains and its place among its kind.
+        strategies: Further differences, by strategy.
+    """
+
+    name: ProfileName
+    summary: str
+    bootstrap: int
+    all: Hyperparameters
+    head: Values
+    places: Mapping[tuple[Train, RoundPosition], Values] = field(default_factory=dict)
+    strategies: Mapping[str, Mapping[tuple[Train, RoundPosition], Values]] = field(
+        default_factory=dict
+    )
+
+    def hyperparameters(
+        self, train: Train, place: RoundPosition, *, strategy: str, changes: Values
+    ) -> Hyperparameters:
+        """Hyperparameters of a round, with the user's changes last."""
+        if train != "head":
+            train = "all"
+        values = self.all.model_dump()
+        values |= self.head if train == "head" else {}
+        values |= self.places.get((train, place), {})
+        values |= self.strategies.get(strategy, {}).get((train, place), {})
+        return Hyperparameters.model_validate(values | dict(changes))
+
+
+RECOMMENDED = Profile(
+    name="recommended",
+    summary="trains well on a few hundred real images in minutes (docs/design.md says how chosen)",
+    bootstrap=8,
+    all=Hyperparameters(
+        learning_rate=3e-4,
+        dropout=0.1,
+        batch_size=16,
+        epochs=30,
+        epoch_size=256,  # a support of thousands would take all the time, and the body with it
+        patience=8,
+        weight_decay=1e-4,
+    ),
+    head={"learning_rate": 1e-3, "epochs": 100, "patience": 20},
+)
+
+# Table I of the paper, for four datasets with the target first and last; other lists take the
+# values of the rounds in the same places.
+_TABLE_I: Mapping[tuple[Train, RoundPosition], Values] = {
+    ("all", "first"): {"learning_rate": 1e-8, "dropout": 0.4},
+    ("all", "middle"): {"learning_rate": 1e-8, "dropout": 0.3},
+    ("all", "last"): {"learning_rate": 1e-9, "dropout": 0.0},
+    ("head", "first"): {"learning_rate": 1e-7, "dropout": 0.3},
+    ("head", "middle"): {"learning_rate": 1e-5, "dropout": 0.3},
+    ("head", "last"): {"learning_rate": 1e-5, "dropout": 0.3},
+}
+_PAPER = Hyperparameters(
+    learning_rate=1e-8,
+    dropout=0.3,
+    batch_size=128,
+    epochs=2000,
+    patience=None,
+    augmentation="fixed",
+    views=40,
+)
+# The authors' last transfer round ran at 1e-8 (their run 20200513_P_1e-8_0.0_2000).
+_TRANSFER: Mapping[str, Mapping[tuple[Train, RoundPosition], Values]] = {
+    "transfer": {("all", "last"): {"learning_rate": 1e-8, "dropout": 0.0}}
+}
+
+PAPER = Profile(
+    name="paper",
+    summary="Table I of the paper: Adam, batch 128, 2,000 epochs, rates 1e-5 to 1e-9, 200 starts",
+    bootstrap=200,
+    all=_PAPER,
+    head={},
+    places=_TABLE_I,
+    strategies=_TRANSFER,
+)
+
+AUTHORS = Profile(
+    name="authors",
+    summary="as `paper`, with the habits of the authors' code that the paper does not tell",
+    bootstrap=200,
+    all=_PAPER.model_copy(
+        update={"loss": "softmax-cross-entropy", "schedule": "authors", "select": "authors"}
+    ),
+    # 20200229_DS2Frozen_B_1e-7_0.3_noreducelr_2000
+    head={"feature_dropout": True},
+    places={
+        **_TABLE_I,
+        ("all", "first"): {**_TABLE_I["all", "first"], "carry_head": "last"},
+        ("head", "first"): {**_TABLE_I["head", "first"], "schedule": "constant"},
+    },
+    strategies=_TRANSFER,
+)
+
+PROFILES: dict[ProfileName, Profile] = {
+    profile.name: profile for profile in (RECOMMENDED, PAPER, AUTHORS)
+}
+
+
+def make_plan(
+    strategy: str,
+    datasets: Sequence[str],
+    settings: PlanSettings | None = None,
+    *,
+    plugins: Plugins | None = None,
+    **values: Any,
+) -> Plan:
+    """The plan that a strategy makes for a list of datasets, of which the last is the target.
+
+    Args:
+        strategy: Name of a strategy, as in `hydrakit plugins list`.
+        datasets: Names of datasets, in order; a name may come again.
+        settings: Everything else that decides a plan; None takes all defaults.
+        plugins: Loaded plugins; None loads them.
+        values: Settings by name, which replace those of ``settings``:
+            ``make_plan("hydra", ["brain", "prostatex"], seed=1, epochs=3)``.
+
+    Raises:
+        PluginError: Unknown strategy, dataset or head.
+        PlanError: Unknown setting or option, or an impossible value.
+    """
+    chosen = make_settings(settings, values)
+    plugins = plugins or load_plugins()
+    if not datasets:
+        raise PlanError("no dataset is named: `--datasets prostatex,brain` names two")
+    lister = plugins.get(SequenceStrategy, strategy)
+    adapters = {name: plugins.get(DatasetAdapter, name) for name in datasets}
+    for given in (chosen.options, chosen.splits, chosen.heads):
+        for name in given:
+            if name not in adapters:
+                raise PlanError(f"{unknown('dataset', name, adapters)} (it is not in this run)")
+    resolved = {
+        name: resolve_options(adapter, chosen.options.get(name, {}))
+        for name, adapter in adapters.items()
+    }
+    try:
+        rounds = tuple(lister.plan(list(datasets), _round_settings(strategy, chosen)))
+        used = {name for round in rounds for name in round.datasets}
+        head, heads = _heads(chosen, adapters, plugins)
+        plan = Plan(
+            strategy=strategy,
+            profile=chosen.profile,
+            target=datasets[-1],
+            datasets=tuple(
+                Dataset(
+                    name=name,
+                    options=resolved[name],
+                    split=_split(name, chosen, target=datasets[-1]),
+                )
+                for name in adapters
+                if chosen.whole or name in used
+            ),
+            copies=chosen.copies,
+            conflicts=chosen.conflicts,
+            head=head,
+            heads=heads,
+            body=_body(chosen, plugins),
+            bootstrap=chosen.bootstrap or lister.bootstrap or PROFILES[chosen.profile].bootstrap,
+            bootstrap_rule=chosen.bootstrap_rule,
+            seed=chosen.seed,
+            split_seed=chosen.split_seed,
+            rounds=rounds,
+        )
+    except ValidationError as error:
+        raise PlanError(first_fault(error)) from None
+    return check_changed(edit_plan(plan, chosen.changes), plugins) if chosen.changes else plan
+
+
+def check_changed(plan: Plan, plugins: Plugins) -> Plan:
+    """Check the components of a plan whose values were changed, and complete their options.
+
+    Raises:
+        PluginError: Unknown dataset, head or body.
+        PlanError: An option that its component does not take.
+    """
+    datasets = tuple(
+        each.model_copy(
+            update={
+                "options": resolve_options(plugins.get(DatasetAdapter, each.name), each.options)
+            }
+        )
+        for each in plan.datasets
+    )
+    changed = {
+        "datasets": datasets,
+        "head": _checked_head(plan.head, plugins),
+        "heads": {name: _checked_head(head, plugins) for name, head in plan.heads.items()},
+    }
+    factory = plugins.get(BodyFactory, plan.body.name)
+    if isinstance(plan.body, OtherBody):
+        options = resolve_options(factory, plan.body.options)
+        changed["body"] = plan.body.model_copy(update={"options": options})
+    try:
+        return Plan.model_validate({**dict(plan), **changed})
+    except ValidationError as error:
+        raise PlanError(first_fault(error)) from None
+
+
+def _checked_head(head: Component, plugins: Plugins) -> Component:
+    return Component.of(plugins.get(HeadFactory, head.name), head.options)
+
+
+def _round_settings(strategy: str, settings: PlanSettings) -> Settings:
+    """What the strategy is given: the hyperparameters of each kind of round."""
+    profile, changes = PROFILES[settings.profile], settings.hyperparameters()
+
+    def hyperparameters(train: Train, place: RoundPosition) -> Hyperparameters:
+        return profile.hyperparameters(train, place, strategy=strategy, changes=changes)
+
+    return Settings(hyperparameters)
+
+
+def _split(name: str, settings: PlanSettings, *, target: str) -> Split:
+    split = settings.splits.get(name, TARGET_SPLIT if name == target else SUPPORT_SPLIT)
+    if name != target or settings.target_share == 1:
+        return split
+    return Split.model_validate({**split.model_dump(), "used": settings.target_share})
+
+
+def _heads(
+    settings: PlanSettings, datasets: Collection[str], plugins: Plugins
+) -> tuple[Component, dict[str, Component]]:
+    """The kind of head of all datasets, and those of single ones."""
+    own: dict[str, dict[str, OptionValue]] = {name: {} for name in settings.heads}
+    common: dict[str, OptionValue] = {}
+    for key, value in settings.head_options.items():
+        dataset, dot, option = key.rpartition(".")
+        if not dot:
+            common[option] = value
+        elif dataset in datasets:
+            own.setdefault(dataset, {})[option] = value
+        else:
+            raise PlanError(f"{unknown('dataset', dataset, datasets)} (it is not in this run)")
+    kinds = {name: settings.heads.get(name, settings.head) for name in own}
+    for name, kind in kinds.items():
+        if kind == settings.head:  # what it does not set itself is as for the others
+            own[name] = {**common, **own[name]}
+    head = Component.of(plugins.get(HeadFactory, settings.head), common)
+    return head, {
+        name: Component.of(plugins.get(HeadFactory, kind), own[name])
+        for name, kind in kinds.items()
+    }
+
+
+def _body(settings: PlanSettings, plugins: Plugins) -> BodySpec | OtherBody:
+    factory = plugins.get(BodyFactory, settings.body)
+    short = {"channels": settings.body_channels, "norm": settings.body_norm}
+    defaults = {"channels": None, "norm": "batch"}
+    given = {name: value for name, value in short.items() if value != defaults[name]}
+    if settings.body != PAPER_BODY:
+        for name in given:
+            raise PlanError(
+                f"--body-{name}: is for the body {PAPER_BODY!r}: use `--body-option` for "
+                f"{settings.body!r}"
+            )
+        options = resolve_options(factory, settings.body_options)
+        return OtherBody.model_validate({"name": settings.body, "options": options})
+    for name in given.keys() & settings.body_options.keys():
+        raise PlanError(f"the body's {name} is given twice: leave out --body-{name}")
+    return BodySpec.model_validate(resolve_options(factory, {**given, **settings.body_options}))

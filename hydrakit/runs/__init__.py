@@ -1,0 +1,1 @@
+"""One run: its rounds, its folder, and what is read from it."""

@@ -1,0 +1,179 @@
+"""Where and how a run is computed, in one object: all that does not decide what is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from hydrakit.compute.signals import CHECKPOINT_SECONDS
+from hydrakit.data.declared.adapter import plugins_at
+from hydrakit.errors import PlanError, unknown
+from hydrakit.schema import Frozen, Name, Precision, Text, first_fault
+from hydrakit.storage.files import read_json
+from hydrakit.storage.paths import default_data, root_of, using_cache
+from hydrakit.storage.records import readable, write_record
+
+if TYPE_CHECKING:
+    from hydrakit.compute.devices import Compute
+    from hydrakit.plugins.registry import Plugins
+
+
+class RunContext(Frozen):
+    """Where and how to compute; a plan says what.
+
+    A context can be written to a file and read in another process (`write`, `read_context`).
+    Objects that live in one process only (callbacks, plugins that are not installed) are arguments
+    of the functions that take a context.
+
+    Attributes:
+        data: Folder with one folder per dataset; None for ``$HYDRAKIT_DATA``, else ``./data``.
+        roots: Folders of datasets that lie elsewhere, by name.
+        cache: Folder of every cache; None for ``$HYDRAKIT_CACHE``, else ``~/.cache/hydrakit``.
+        device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: Precision of training steps; ``auto`` is bfloat16 on CUDA, float32 on a CPU.
+        deterministic: Whether CUDA repeats the same bits from the same seed, which costs speed.
+        compiled: Whether training steps go through `torch.compile`.
+        threads: CPU threads; None leaves the number to torch. Results differ in the last bits
+            between numbers of threads.
+        checkpoint_interval: Seconds between two checkpoints within a round; a longer epoch is
+            followed by one each time.
+        no_plugins: Names of installed plugins that are not loaded.
+        trackers: Names of experiment trackers that get the metrics of every epoch.
+        launcher: Name of what starts the processes of a comparison.
+        jobs: Processes of a comparison; None lets the launcher choose.
+        trace_test: Whether the test split is evaluated after every epoch too, for a figure;
+            nothing is selected by it.
+        test: False ends a run before the test split is read: there are rounds, and no results.
+        round_cache: Folder of rounds that several runs share; see `hydrakit.runs.round_cache`.
+    """
+
+    data: Path | None = None
+    roots: dict[Name, Path] = Field(default_factory=dict)
+    cache: Path | None = None
+    device: Text = "auto"
+    precision: Precision = "auto"
+    deterministic: bool = False
+    compiled: bool = False
+    threads: Annotated[int, Field(gt=0, le=1024)] | None = None
+    checkpoint_interval: Annotated[float, Field(ge=0)] = CHECKPOINT_SECONDS
+    no_plugins: tuple[Text, ...] = ()
+    trackers: tuple[Name, ...] = ()
+    launcher: Name = "local"
+    jobs: Annotated[int, Field(gt=0, le=10_000)] | None = None
+    trace_test: bool = False
+    test: bool = True
+    round_cache: Path | None = None
+
+    def root_of(self, name: str) -> Path:
+        """The folder of a dataset."""
+        return root_of(name, self.data, self.roots)
+
+    def plugins(self) -> Plugins:
+        """The installed plugins, with the datasets that are declared in the data's folders.
+
+        Raises:
+            PluginError: ``no_plugins`` names one that is not installed.
+            DataError: A ``dataset.toml`` is wrong.
+        """
+        return plugins_at(self.data, self.roots, frozenset(self.no_plugins) or None)
+
+    def compute(self) -> Compute:
+        """Device, precision and repeatability, as this machine can give them.
+
+        Raises:
+            PlanError: There is no such device here, or it cannot do that.
+        """
+        from hydrakit.compute.devices import choose_compute
+
+        return choose_compute(
+            self.device,
+            precision=self.precision,
+            deterministic=self.deterministic,
+            compiled=self.compiled,
+        )
+
+    @contextmanager
+    def active(self) -> Iterator[Compute]:
+        """Use this context's cache, device, algorithms and threads within a ``with`` block.
+
+        Raises:
+            PlanError: As `compute`.
+        """
+        from hydrakit.compute.devices import deterministic_algorithms, thread_count
+
+        compute = self.compute()
+        with using_cache(self.cache), deterministic_algorithms(compute), thread_count(self.threads):
+            yield compute
+
+    def changed(self, /, **values: Any) -> RunContext:
+        """A copy with other values.
+
+        Raises:
+            PlanError: A name or a value is wrong.
+        """
+        for name in values:
+            if name not in RunContext.model_fields:
+                raise PlanError(unknown("value of a run's context", name, RunContext.model_fields))
+        try:
+            return RunContext.model_validate({**dict(self), **values})
+        except ValidationError as error:
+            raise PlanError(first_fault(error)) from None
+
+    def for_search(self, rounds: Path) -> RunContext:
+        """A copy for runs of a search: they never read the test split, and share rounds.
+
+        Args:
+            rounds: Folder of the rounds that they share.
+
+        Raises:
+            PlanError: The test split is to be traced.
+        """
+        if self.trace_test:
+            raise PlanError("a search never reads the test split: leave out trace_test")
+        return self.changed(test=False, round_cache=rounds.resolve())
+
+    def resolved(self) -> RunContext:
+        """A copy that means the same in another folder and without environment variables."""
+        from hydrakit.storage.paths import cache_folder
+
+        return self.changed(
+            data=(self.data or default_data()).resolve(),
+            roots={name: path.resolve() for name, path in self.roots.items()},
+            cache=(self.cache or cache_folder()).resolve(),
+            round_cache=self.round_cache and self.round_cache.resolve(),
+        )
+
+    def write(self, path: Path) -> None:
+        """Write the context, with absolute paths, as JSON.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        write_record(path, self.resolved())
+
+
+def read_context(path: Path) -> RunContext:
+    """Read a context that `RunContext.write` wrote.
+
+    Raises:
+        PlanError: The file cannot be read or is not a context.
+    """
+    with readable(path, "give a file that `RunContext.write` wrote"):
+        values = TypeAdapter(dict[str, Any]).validate_json(read_json(path))
+    try:
+        return RunContext().changed(**values)
+    except PlanError as error:
+        raise PlanError(f"{path}: {error}") from None
+
+
+def context_of(context: RunContext | None, values: dict[str, Any]) -> RunContext:
+    """The context of a call that may give one, or values of one by name, or both.
+
+    Raises:
+        PlanError: A name or a value is wrong.
+    """
+    return (context or RunContext()).changed(**values)

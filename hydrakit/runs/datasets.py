@@ -1,0 +1,67 @@
+"""The datasets of a plan: their adapters and folders, and their prepared patches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from hydrakit.data.prepared.index import PreparedDataset
+from hydrakit.data.prepared.prepare import prepare
+from hydrakit.data.read import check_root
+from hydrakit.hooks import DatasetAdapter
+from hydrakit.plan.model import Plan
+from hydrakit.plugins.registry import Plugins
+from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.context import RunContext
+
+
+@dataclass(frozen=True)
+class PlanDatasets:
+    """The datasets of a plan, by name.
+
+    Attributes:
+        adapters: Adapters.
+        roots: Folders with the datasets' files.
+        prepared: Prepared patches; empty before `prepare_datasets`.
+    """
+
+    adapters: Mapping[str, DatasetAdapter]
+    roots: Mapping[str, Path]
+    prepared: Mapping[str, PreparedDataset]
+
+
+def find_datasets(plan: Plan, context: RunContext, plugins: Plugins) -> PlanDatasets:
+    """Find every dataset of a plan, and check that its folder exists, before any is read.
+
+    Raises:
+        PluginError: No plugin offers one of them.
+        DataError: A folder is missing.
+    """
+    adapters = {
+        dataset.name: plugins.get(DatasetAdapter, dataset.name) for dataset in plan.datasets
+    }
+    roots = {name: context.root_of(name) for name in adapters}
+    for name, adapter in adapters.items():
+        check_root(adapter, roots[name])
+    return PlanDatasets(adapters, roots, {})
+
+
+def prepare_datasets(plan: Plan, datasets: PlanDatasets, callbacks: RunCallback) -> PlanDatasets:
+    """Prepare every dataset of a plan, in the cache of the active context.
+
+    Raises:
+        DataError: A dataset cannot be used.
+    """
+    prepared = {
+        dataset.name: prepare(
+            datasets.adapters[dataset.name],
+            datasets.roots[dataset.name],
+            options=dataset.options,
+            patch=plan.patch,
+            on_case=partial(callbacks.preparing, dataset.name),
+        )
+        for dataset in plan.datasets
+    }
+    return PlanDatasets(datasets.adapters, datasets.roots, prepared)

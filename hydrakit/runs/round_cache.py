@@ -1,0 +1,185 @@
+"""Rounds that several runs have in common: trained once, and kept by all that decides them.
+
+The first round of `hydra`, `transfer` and `classical` is one and the same training. A folder of
+rounds holds such rounds under a key: a digest of the rounds so far, the data and splits that they
+saw, the seed, and what computed them. A run that comes to a round whose key is there copies it in
+place of training; the files are those that it would have written itself.
+
+Heads are told apart by the order in which they appear, not by their names, which decide nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydrakit.data.quality.leakage import splits_digest
+from hydrakit.errors import PlanError
+from hydrakit.hooks import BodyFactory, HeadFactory
+from hydrakit.plan.model import BodySpec, Plan
+from hydrakit.plan.results import RoundResult
+from hydrakit.storage.digests import damaged_files, update_digests
+from hydrakit.storage.files import copy, sync_folder
+from hydrakit.storage.records import read_record, write_record
+from hydrakit.version import version
+
+if TYPE_CHECKING:
+    from hydrakit.compute.devices import Compute
+    from hydrakit.plugins.registry import PluginRecord, Plugins
+    from hydrakit.rounds import Round
+    from hydrakit.runs.rundir import RunDir
+
+FORMAT = 1  # of the key; changes with what a round is decided by
+
+
+def key_of(
+    plan: Plan,
+    number: int,
+    *,
+    contents: Mapping[str, str],
+    splits: Mapping[str, Mapping[str, str]],
+    compute: Compute,
+    plugins: Plugins,
+) -> str:
+    """What decides a round, as 64 hexadecimal digits: rounds with one key give equal files.
+
+    Args:
+        plan: The plan of the run.
+        number: Number of the round, from 1.
+        contents: Content digests of the prepared datasets, by name.
+        splits: Split of every case, by dataset and key.
+        compute: What the round is computed on.
+        plugins: Plugins that offer the plan's heads.
+    """
+    facts = {**_of_plan(plan, number, contents, splits), **_of_machine(plan, compute, plugins)}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def load(folder: Path, key: str, rundir: RunDir, number: int, round: Round) -> bool:
+    """Copy a round into a run's folder, if the folder of shared rounds has it.
+
+    Raises:
+        PlanError: One of its files was changed since it was stored.
+        OSError: It cannot be copied.
+    """
+    stored = folder / key
+    if not stored.is_dir():
+        return False
+    for name, wrong in damaged_files(stored):
+        raise PlanError(
+            f"{stored / name}: {wrong}: delete {stored} and run again, which trains anew"
+        )
+    with rundir.writing_round(number, round) as new:
+        _copy_files(stored, new)
+        _rename_head(new, round.head)
+        update_digests(new, renewed=["round.json"])
+    return True
+
+
+def store(folder: Path, key: str, rundir: RunDir, number: int, plan: Plan) -> None:
+    """Copy a finished round of a run into the folder of shared rounds.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    round, final = plan.rounds[number - 1], folder / key
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{key[:16]}-{secrets.token_hex(8)}.part"
+    part.mkdir()
+    _copy_files(rundir.round_path(number, round), part)
+    _rename_head(part, _heads(plan, number)[round.head])
+    update_digests(part, renewed=["round.json"], plan=None)
+    sync_folder(part)
+    try:
+        part.rename(final)
+    except OSError:
+        if not final.is_dir():
+            raise
+        shutil.rmtree(part)  # two runs at once: what the other stored is the same
+    sync_folder(folder)
+
+
+def _of_plan(
+    plan: Plan,
+    number: int,
+    contents: Mapping[str, str],
+    splits: Mapping[str, Mapping[str, str]],
+) -> dict[str, Any]:
+    """What the plan and its data contribute to the key."""
+    rounds = plan.rounds[:number]
+    seen = list(dict.fromkeys(name for round in rounds for name in round.datasets))
+    heads = _heads(plan, number)
+    named = []
+    for round in rounds:
+        others = [o.model_copy(update={"head": heads[o.head]}) for o in round.others]
+        update = {"head": heads[round.head], "others": tuple(others)}
+        named.append(round.model_copy(update=update).model_dump(mode="json"))
+    stored = plan.model_dump(mode="json")
+    other_heads = {name: head for name, head in stored.get("heads", {}).items() if name in seen}
+    # What the body is built for; the paper's takes note of datasets where it keeps them apart.
+    apart = not isinstance(plan.body, BodySpec) or plan.body.norm == "dataset"
+    return {
+        "format": FORMAT,
+        "rounds": named,
+        "reference": plan.rounds[0].dataset == plan.target,
+        "seed": plan.seed,
+        "dealt by": plan.effective_split_seed,
+        "copies": plan.copies,
+        "bootstrap": [plan.bootstrap, plan.bootstrap_rule],
+        "head": stored["head"],
+        **({"heads": other_heads} if other_heads else {}),
+        "body": stored["body"],
+        "body's datasets": [dataset.name for dataset in plan.datasets] if apart else [],
+        "datasets": [plan.dataset(name).model_dump(mode="json") for name in seen],
+        "content": [contents[name] for name in seen],
+        "splits": [splits_digest(splits[name]) for name in seen],
+    }
+
+
+def _of_machine(plan: Plan, compute: Compute, plugins: Plugins) -> dict[str, Any]:
+    """What the machine and the installed versions contribute to the key."""
+    import torch
+
+    heads = {plan.head_of(dataset.name).name for dataset in plan.datasets}
+    heads_by = [_version(each) for each in plugins.records if heads & {*each.offered(HeadFactory)}]
+    body_by = [
+        _version(each) for each in plugins.records if plan.body.name in each.offered(BodyFactory)
+    ]
+    return {
+        "hydrakit": version(),
+        "torch": torch.__version__,
+        "head by": heads_by,
+        # The paper's body is hydrakit's own; keys of comparisons made before the hook stay.
+        **({} if isinstance(plan.body, BodySpec) else {"body by": body_by}),
+        "device": compute.device.type,
+        "precision": compute.precision,
+        "deterministic": compute.deterministic,
+        "compiled": compute.compiled,
+    }
+
+
+def _version(record: PluginRecord) -> str:
+    return f"{record.distribution} {record.version}"
+
+
+def _heads(plan: Plan, number: int) -> dict[str, str]:
+    """Names for the heads of the first rounds that tell of their order alone."""
+    names = dict.fromkeys(name for round in plan.rounds[:number] for name in round.heads)
+    return {name: f"head-{index}" for index, name in enumerate(names)}
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    for path in sorted(source.iterdir()):
+        copy(path, target / path.name)
+
+
+def _rename_head(folder: Path, name: str) -> None:
+    path = folder / "round.json"
+    remedy = "delete the folder of shared rounds that it came from, and run again"
+    result = read_record(path, RoundResult, remedy=remedy)
+    write_record(path, result.model_copy(update={"head": name}))

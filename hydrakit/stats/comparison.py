@@ -1,0 +1,162 @@
+"""The result of a comparison (``comparison.json``): strategies on the same findings, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, model_validator
+
+from hydrakit.plan.results import Number, Seconds, Share
+from hydrakit.schema import Frozen, Name, Text
+from hydrakit.stats.subgroups import ComparedSubgroup
+from hydrakit.stats.verdict import VerdictKind
+
+AucDifference = Annotated[float, Field(ge=-1, le=1)]
+
+
+class StrategyResult(Frozen):
+    """Result of one strategy.
+
+    Attributes:
+        name: Name of the strategy.
+        val: Mean over the cells of the final validation AUC. It is too high as an estimate, because
+            the weights were chosen by it.
+        auc: Mean over the cells of the test AUC.
+        low: Lower bound of the test AUC's interval.
+        high: Upper bound of the test AUC's interval.
+        cells: Number of cells in the mean.
+        left_out: Number of cells without an AUC, because they tested one class only.
+        seconds: Training time over all cells. Rounds that are shared with other strategies count
+            too: it is the time that the strategy alone would have taken.
+        shared: Number of rounds, over all cells, that were shared and not trained again.
+        scores: Probability of the positive class, ``(passes, findings)``; None where a pass did
+            not test the finding. Scores of two cells are not on one scale.
+        mean_scores: Mean of each finding's scores over the passes.
+    """
+
+    name: Name
+    val: Share
+    auc: Share
+    low: Share
+    high: Share
+    cells: Number
+    left_out: Number
+    seconds: Seconds
+    shared: Number
+    scores: tuple[tuple[Share | None, ...], ...]
+    mean_scores: tuple[Share, ...]
+
+
+class StrategyPair(Frozen):
+    """Comparison of the first strategy with another one, on the same findings.
+
+    Attributes:
+        strategy: Name of the first strategy.
+        against: Name of the other strategy.
+        difference: Mean test AUC of ``strategy`` minus that of ``against``.
+        low: Lower bound of the difference's interval.
+        high: Upper bound of the difference's interval.
+        p: p-value for no difference.
+        p_holm: p-value after Holm's correction for all pairs.
+        verdict: ``better``, ``worse`` or ``cannot tell``: ``strategy`` compared with ``against``.
+        findings_needed: Approximate number of findings needed to detect a difference of this size;
+            None where the verdict is ``better`` or ``worse``, or the difference is 0.
+        text: The verdict as text.
+    """
+
+    strategy: Name
+    against: Name
+    difference: AucDifference
+    low: AucDifference
+    high: AucDifference
+    p: Share
+    p_holm: Share
+    verdict: VerdictKind
+    findings_needed: NonNegativeFloat | None
+    text: Text
+
+
+class Comparison(Frozen):
+    """A comparison of strategies (``comparison.json``).
+
+    Attributes:
+        format: Version of this format.
+        hydrakit: Version of hydrakit that wrote the file.
+        digest: Digest of the design.
+        datasets: Datasets in the order of training.
+        target: Dataset of the test findings.
+        positive: Positive class of the AUC, against all others.
+        seeds: Number of seeds.
+        repeats: Number of repeats.
+        folds: Number of folds; None for a single 8-1-1 split.
+        level: Confidence level of the intervals.
+        positives: Number of positive findings.
+        negatives: Number of negative findings.
+        patients: Number of patients (those joined by groups or copies count as one).
+        strategies: Results of the strategies, in the order of the comparison.
+        pairs: Comparison of the first strategy with each other one.
+        verdict: Text of the verdict, a line for each pair.
+        readings: How often test labels were read, in all cells of these strategies.
+        wanted: Number of cells of the design.
+        done: Number of finished cells; None in files of earlier versions of hydrakit.
+        under_way: Whether further cells were running when this was written.
+        failed: Reasons of failed cells, by name of the cell.
+        used: Number of cells behind the results: of each (seed, repeat, fold) that all strategies
+            finished.
+        findings: Names of the findings.
+        labels: Label of each finding: 1 for positive, 0 for negative.
+        patient_of: Number of the patient of each finding.
+        passes: Seed and repeat of each pass: a pass tests all findings once.
+        fold_of: Fold that tested each finding, ``(passes, findings)``; None where none did.
+        images: Number of images of the findings.
+        subgroups: Results in subgroups of the findings, where the target has any.
+    """
+
+    format: Literal[1] = 1
+    hydrakit: Text
+    digest: Text
+    datasets: tuple[Name, ...]
+    target: Name
+    positive: Text
+    seeds: Number
+    repeats: Number
+    folds: Number | None
+    level: Share
+    positives: Number
+    negatives: Number
+    patients: Number
+    strategies: Annotated[tuple[StrategyResult, ...], Field(min_length=1)]
+    pairs: tuple[StrategyPair, ...]
+    verdict: Annotated[str, Field(min_length=1)]
+    readings: Number
+    wanted: Number
+    done: Number | None = None
+    under_way: bool = False
+    failed: dict[str, str]
+    used: Number
+    findings: tuple[str, ...]
+    labels: tuple[Literal[0, 1], ...]
+    patient_of: tuple[Number, ...]
+    passes: tuple[tuple[Number, Number], ...]
+    fold_of: tuple[tuple[Number | None, ...], ...]
+    images: Number
+    subgroups: tuple[ComparedSubgroup, ...] = ()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        passes, findings = len(self.passes), len(self.findings)
+        tables = [self.fold_of, *(each.scores for each in self.strategies)]
+        means = (each.mean_scores for each in self.strategies)
+        rows: list[Sequence[float | None]] = [self.labels, self.patient_of, *means]
+        rows += [row for table in tables for row in table]
+        if not passes or {len(table) for table in tables} != {passes}:
+            raise ValueError("the number of passes in 'scores' or 'fold_of' differs from 'passes'")
+        if {len(row) for row in rows} != {findings}:
+            raise ValueError("the number of findings in a table differs from 'findings'")
+        if len(set(self.labels)) != 2 or max(self.patient_of) >= findings:
+            raise ValueError("its findings are of one class, or of more patients than findings")
+        names = [each.name for each in self.strategies]
+        if len(set(names)) < len(names):
+            raise ValueError("a strategy occurs twice")
+        return self

@@ -1,0 +1,1 @@
+"""Files on disk: written whole, read within limits, locked, and checked by digest."""

@@ -1,0 +1,50 @@
+"""Where datasets lie, and where prepared data is cached."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+_cache: ContextVar[Path | None] = ContextVar("hydrakit_cache", default=None)
+
+
+def default_data() -> Path:
+    """``$HYDRAKIT_DATA``, else ``./data``: the folder with one folder per dataset."""
+    return Path(os.environ.get("HYDRAKIT_DATA") or "data")
+
+
+def root_of(name: str, data: Path | None, roots: Mapping[str, Path]) -> Path:
+    """The folder of a dataset.
+
+    Args:
+        name: Name of the dataset.
+        data: Folder with one folder per dataset; None for `default_data`.
+        roots: Folders of datasets that lie elsewhere, by name.
+    """
+    return (roots.get(name) or (data or default_data()) / name).resolve()
+
+
+def cache_folder() -> Path:
+    """The folder of every cache: that of `using_cache`, else ``$HYDRAKIT_CACHE``, else the user's.
+
+    The user's is ``~/.cache/hydrakit``.
+    """
+    chosen = _cache.get() or os.environ.get("HYDRAKIT_CACHE")
+    return Path(chosen) if chosen else Path.home() / ".cache" / "hydrakit"
+
+
+@contextmanager
+def using_cache(folder: Path | None) -> Iterator[None]:
+    """Keep every cache in a folder within a ``with`` block; None changes nothing.
+
+    A plugin's ``read`` gets no cache as an argument, so what it calls (the DICOM index) asks
+    `cache_folder`. Threads that are started in the block see the change only in a copied context.
+    """
+    token = _cache.set(folder or _cache.get())
+    try:
+        yield
+    finally:
+        _cache.reset(token)

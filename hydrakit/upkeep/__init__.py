@@ -1,1 +1,0 @@
-"""Looking after folders of runs: how far they are, whether they are whole, what nobody needs."""

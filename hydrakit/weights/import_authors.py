@@ -1,0 +1,142 @@
+"""Read checkpoints that the paper's authors published: one state_dict for body and head.
+
+Their network was one module: ``features`` (a Sequential of conv, batch norm, ELU three times,
+dropout and max pooling, for each of three blocks), ``classifier`` and ``last_layer``. Softmax came
+after it and has no weights.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hydrakit.errors import WeightsError
+from hydrakit.hooks import FieldOfView
+from hydrakit.models.body import PaperBody
+from hydrakit.models.heads import build_mlp
+from hydrakit.plan.model import BodySpec
+from hydrakit.weights.files import save_body, save_head, weight_paths
+from hydrakit.weights.format import Preprocessing, refuse_other_shapes
+
+DATASET = "prostatex"
+CLASSES = ("benign", "significant")
+OPTIONS = {"slice": "instance"}  # the slice that the authors took: InstanceNumber k + 1
+IN_CHANNELS = 1
+FIELD_OF_VIEW = FieldOfView(millimetres=65.0)
+NORMALISATION = "z-score per patient and class"
+
+_LAYERS_PER_BLOCK = 11  # conv, batch norm, ELU, three times; dropout; max pooling
+_BODY_LAYERS = {
+    f"blocks.{block}.{layer}{i + 1}": f"features.{_LAYERS_PER_BLOCK * block + 3 * i + offset}"
+    for block in range(3)
+    for i in range(3)
+    for offset, layer in enumerate(("conv", "norm"))
+} | {"dense": "classifier.0"}
+_HEAD_LAYERS = {"hidden1": "last_layer.0", "hidden2": "last_layer.3", "logits": "last_layer.5"}
+
+
+def import_authors(path: Path, out: Path) -> tuple[Path, Path]:
+    """Turn a checkpoint of the paper's authors into a body and a head in a new folder.
+
+    The joined model gives their network's output before its softmax. Nothing in the checkpoint
+    says what trained it, so the body's ``trained_on`` stays empty. The head's classes, slices,
+    field of view (the middle 65 mm) and normalisation are those of the authors' code for PROSTATEx.
+
+    Args:
+        path: A file written by ``torch.save(model.state_dict())``, old format or new.
+        out: The folder: new, or empty.
+
+    Returns:
+        The body's file and the head's file.
+
+    Raises:
+        WeightsError: The file is no such checkpoint, or ``out`` is not an empty folder.
+    """
+    state = _read(path)
+    with torch.random.fork_rng(devices=[]):  # the initial weights are drawn for nothing
+        body = PaperBody(BodySpec(), in_channels=IN_CHANNELS)
+        head = build_mlp(body.features, len(CLASSES))
+    body_names = _names(_BODY_LAYERS, body.state_dict())
+    head_names = _names(_HEAD_LAYERS, head.state_dict())
+    expected = {theirs: body.state_dict()[ours] for ours, theirs in body_names.items()}
+    expected |= {theirs: head.state_dict()[ours] for ours, theirs in head_names.items()}
+    refuse_other_shapes(
+        path,
+        state,
+        expected=expected,
+        what="the paper's network",
+        remedy="give a checkpoint as the authors published it",
+    )
+    for name, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise WeightsError(
+                f"{path}: tensor {name!r} holds numbers that are not finite: give another "
+                "checkpoint"
+            )
+    body.load_state_dict({ours: state[theirs] for ours, theirs in body_names.items()})
+    head.load_state_dict({ours: state[theirs] for ours, theirs in head_names.items()})
+
+    body_path, head_path = weight_paths(out, DATASET)
+    save_body(body_path, body)
+    save_head(
+        head_path,
+        head,
+        body=body,
+        dataset=DATASET,
+        classes=CLASSES,
+        factory="mlp",
+        options=OPTIONS,
+        preprocessing=Preprocessing(
+            patch=body.patch,
+            channels=IN_CHANNELS,
+            field_of_view=FIELD_OF_VIEW,
+            normalisation=NORMALISATION,
+        ),
+    )
+    return body_path, head_path
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    """The checkpoint as PyTorch reads it without running anything that it names."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # whatever it warns of, the checks below decide
+            state = torch.load(path, weights_only=True, map_location="cpu")
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: there is no such file") from None
+    except Exception as error:  # what a damaged pickle raises has no common class
+        raise WeightsError(
+            f"{path}: PyTorch cannot read it as plain tensors ({type(error).__name__}): give a "
+            "checkpoint as the authors published it, or download it again"
+        ) from error
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and _is_plain(tensor) for name, tensor in state.items()
+    ):
+        raise WeightsError(
+            f"{path}: holds a {type(state).__name__} that is no state_dict: give a checkpoint as "
+            "the authors published it"
+        )
+    return state
+
+
+def _is_plain(tensor: object) -> bool:
+    """Whether it is a tensor that holds its numbers, neither sparse nor nested nor elsewhere."""
+    return (
+        isinstance(tensor, Tensor)
+        and not tensor.is_nested
+        and tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+    )
+
+
+def _names(layers: Mapping[str, str], state: Mapping[str, Tensor]) -> dict[str, str]:
+    """For each of our tensors the authors' name: ``blocks.0.conv1.weight: features.0.weight``."""
+    return {
+        name: f"{layers[layer]}.{tensor}"
+        for name in state
+        for layer, _, tensor in (name.rpartition("."),)
+    }
