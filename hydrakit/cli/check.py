@@ -87,6 +87,8 @@ def check(
         for other in given:
             if other != name:
                 raise click.UsageError(f"{other!r} is not the dataset that is checked, {name!r}")
+    from hydrakit.hooks import DatasetAdapter
+
     plugins = context.plugins()
     adapter, root = plugins.get(DatasetAdapter, name), context.root_of(name)
     summary, prepared = engine.check(
