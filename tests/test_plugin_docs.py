@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import click
 import pytest
@@ -48,8 +49,6 @@ def test_the_examples_of_the_docs_are_plugins(install: Install) -> None:
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(), flags=re.DOTALL)
     examples = [block for block in blocks if "@hookimpl" in block]
     assert len(examples) == 4
-    (options,) = [block for block in blocks if "SkinOptions" in block]
-    check_options(options)
     for number, source in enumerate(examples):
         install("docs", f"tp_docs_{number}", source)
     plugins = load_plugins()
@@ -79,13 +78,17 @@ def check_body(plugins: Plugins) -> None:
         assert body(torch.zeros(5, 2, 65, 65)).shape == (5, 4)  # type: ignore[operator]
 
 
-def check_options(source: str) -> None:
-    made: dict[str, Any] = {}
-    exec(source, made)
-    factory = hooks.Factory(name="skin", summary="", options=made["SkinOptions"])
+def test_the_options_of_the_docs_are_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(), flags=re.DOTALL)
+    (source,) = [block for block in blocks if "SkinOptions" in block]
+    module = ModuleType("docs_options")
+    monkeypatch.setitem(sys.modules, "docs_options", module)  # where the types are looked up
+    exec(source, vars(module))
+    options = module.SkinOptions
+    factory = hooks.Factory(name="skin", summary="", options=options)
     assert options_fault(factory.options) is None
     given = parse_options(factory, {"light": "polarised", "sizes": "3", "margin": "none"})
-    assert given == made["SkinOptions"](light="polarised", sizes=(3,), margin=None)
+    assert given == options(light="polarised", sizes=(3,), margin=None)
     with pytest.raises(PlanError, match=r"options of 'skin': margin is -1\.0: it cannot"):
         parse_options(factory, {"margin": -1.0})
 
