@@ -179,12 +179,23 @@ class NoOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Factory:
+class Described:
     """What all components have in common.
 
     Attributes:
         name: Lower-case letters, digits, ``-`` and ``_``.
         summary: One line.
+    """
+
+    name: str
+    summary: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factory(Described):
+    """A component with typed options.
+
+    Attributes:
         options: A frozen dataclass of the standard library. Each field has a default, and is text,
             a whole number, a number, true or false, a ``Literal`` of such values, a
             ``tuple[..., ...]`` of them, or one of these ``| None``; ``field(metadata={"help":
@@ -192,8 +203,6 @@ class Factory:
             be used. Users set a field with ``NAME=VALUE``, a tuple with ``NAME=64,16``.
     """
 
-    name: str
-    summary: str
     options: type = NoOptions
 
 
@@ -304,15 +313,13 @@ class Settings:
             user's changes) for a round that trains ``"head"``, ``"all"``, ``"norm"`` or ``"none"``
             (the last two have those of ``"all"``) and is the ``"first"``, the ``"last"`` or a
             ``"middle"`` one of its kind.
-        options: The strategy's options.
     """
 
     hyperparameters: Callable[[Train, RoundPosition], Hyperparameters]
-    options: Any = NoOptions()
 
 
 @dataclass(frozen=True, kw_only=True)
-class SequenceStrategy(Factory):
+class SequenceStrategy(Described):
     """An order of training: which dataset trains what, one round after another.
 
     Attributes:
