@@ -286,11 +286,14 @@ def test_wrong_options_are_refused_before_anything_is_read(
 
 
 FAULTS = {
-    "no module": ("return None", "build of body 'bad' gave a NoneType: a torch.nn.Module is"),
+    "no module": ("return None", "build of body 'bad' returned a NoneType: a torch.nn.Module is"),
     "no attribute": ("del Bad.features", "body 'bad' has no attribute 'features'"),
-    "other channels": ("Bad.in_channels = 3", "body 'bad' has in_channels 3 and was built for 1"),
-    "other patch": ("Bad.patch = 3", "body 'bad' has patch 3 and was built for 16"),
-    "other features": ("Bad.features = 3", r"body 'bad' gave \(2, 256\) for 2 inputs: features of"),
+    "other channels": ("Bad.in_channels = 3", "body 'bad' has in_channels 3: 1 is expected"),
+    "other patch": ("Bad.patch = 3", "body 'bad' has patch 3: 16 is expected"),
+    "other features": (
+        "Bad.features = 3",
+        r"body 'bad' returned \(2, 256\) for 2 inputs: feat",
+    ),
     "raises": ("raise KeyError(3)", "build of body 'bad' raised KeyError: 3"),
 }
 
@@ -333,7 +336,7 @@ def test_a_body_without_a_patch_is_no_body(install: Install) -> None:
     install("patchless", "patchless", SOURCE.replace("    patch: int = 16\n", ""))
     (record,) = [each for each in load_plugins().records if each.module == "patchless"]
     assert record.error == (
-        "body 'small' has no option 'patch': the side in pixels of the images that it takes"
+        "body 'small' has no option 'patch': height and width of its input images in pixels"
     )
     assert "torch" not in record.error
     assert "patchless" in sys.modules
