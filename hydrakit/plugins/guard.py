@@ -147,7 +147,7 @@ def traceback_location(fault: PluginFault) -> str:
 def guard(component: Any, source: PluginSource) -> Any:
     """Return the component with its function guarded; a command is guarded by the program."""
     for kind, (attribute, guarded) in _GUARDS.items():
-        if isinstance(component, kind):
+        if issubclass(type(component), kind):
             return replace(component, **{attribute: partial(guarded, source, component)})
     return component
 
