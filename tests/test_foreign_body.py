@@ -121,7 +121,7 @@ def test_the_plan_names_the_body_and_survives_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"patch": 0}, {"patch": "16"}, {"patch": True}])
 def test_a_body_without_a_patch_is_no_plan(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="the options of a body have a patch from 1 to 1024"):
+    with pytest.raises(ValueError, match="a body needs the option 'patch', from 1 to 1024"):
         foreign_plan(body={"name": "small", "options": options})
 
 
@@ -261,7 +261,7 @@ def test_heads_differ_by_dataset(runner: Runner, plugins: Plugins) -> None:
 def test_one_head_is_not_of_two_kinds() -> None:
     rounds = [round_of("beta", head="shared"), round_of("alpha", head="shared")]
     told = plan_of(*rounds).model_dump()
-    with pytest.raises(ValueError, match="head 'shared' serves both 'beta' and 'alpha', whose"):
+    with pytest.raises(ValueError, match="'beta' and 'alpha' share the head 'shared', but"):
         Plan.model_validate(told | {"heads": {"beta": "linear"}})
     same = Plan.model_validate(told | {"heads": {"beta": "linear", "alpha": "linear"}})
     assert same.head_of("alpha") == Component(name="linear")
