@@ -399,7 +399,7 @@ class Event(Frozen):
     Attributes:
         time: Date and time of the event.
         event: Kind of event: ``run``, ``round``, ``test read``, ``evaluated`` and others.
-        by: What read the test split: ``results``, ``trace`` or a command.
+        by: What read the test split: ``results`` or ``trace``.
         dataset: Dataset that was trained or evaluated.
         split: Split that was evaluated.
         cases: Number of cases that were evaluated.
