@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -95,6 +96,41 @@ class Sample:
     subgroups: Mapping[str, str] = field(default_factory=dict)
     source: tuple[Path, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse values of wrong types.
+
+        Raises:
+            TypeError: The message names the case and the attribute.
+        """
+        for name in ("key", "patient", "group", "split", "finding"):
+            _refuse_other_than_text(self, name, optional=name not in ("key", "patient"))
+        for name in ("facts", "subgroups"):
+            value = getattr(self, name)
+            if not isinstance(value, Mapping) or not all(isinstance(each, str) for each in value):
+                raise TypeError(f"case {self.key!r} has {name} that are no mapping of names")
+        for name in ("centre", "spacing"):
+            pair = getattr(self, name)
+            if pair is not None and not _is_pair(pair):
+                raise TypeError(f"case {self.key!r} has a {name} that is no pair of numbers")
+        if not isinstance(self.source, tuple) or not all(
+            isinstance(path, Path) for path in self.source
+        ):
+            raise TypeError(f"case {self.key!r} has a source that is no tuple of paths")
+
+
+def _refuse_other_than_text(case: Sample | Unusable, name: str, *, optional: bool = False) -> None:
+    value = getattr(case, name)
+    if not isinstance(value, str) and not (optional and value is None):
+        raise TypeError(
+            f"case {case.key!r} has a {name} of type {type(value).__name__}: text is expected"
+        )
+
+
+def _is_pair(value: object) -> bool:
+    return (
+        isinstance(value, Sequence) and len(value) == 2 and all(isinstance(n, Real) for n in value)
+    )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Unusable:
@@ -107,6 +143,15 @@ class Unusable:
 
     key: str
     reason: str
+
+    def __post_init__(self) -> None:
+        """Refuse values of wrong types.
+
+        Raises:
+            TypeError: The key or the reason is no text.
+        """
+        _refuse_other_than_text(self, "key")
+        _refuse_other_than_text(self, "reason")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,12 +179,23 @@ class NoOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Factory:
+class Described:
     """What all components have in common.
 
     Attributes:
         name: Lower-case letters, digits, ``-`` and ``_``.
         summary: One line.
+    """
+
+    name: str
+    summary: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factory(Described):
+    """A component with typed options.
+
+    Attributes:
         options: A frozen dataclass of the standard library. Each field has a default, and is text,
             a whole number, a number, true or false, a ``Literal`` of such values, a
             ``tuple[..., ...]`` of them, or one of these ``| None``; ``field(metadata={"help":
@@ -147,8 +203,6 @@ class Factory:
             be used. Users set a field with ``NAME=VALUE``, a tuple with ``NAME=64,16``.
     """
 
-    name: str
-    summary: str
     options: type = NoOptions
 
 
@@ -259,15 +313,13 @@ class Settings:
             user's changes) for a round that trains ``"head"``, ``"all"``, ``"norm"`` or ``"none"``
             (the last two have those of ``"all"``) and is the ``"first"``, the ``"last"`` or a
             ``"middle"`` one of its kind.
-        options: The strategy's options.
     """
 
     hyperparameters: Callable[[Train, RoundPosition], Hyperparameters]
-    options: Any = NoOptions()
 
 
 @dataclass(frozen=True, kw_only=True)
-class SequenceStrategy(Factory):
+class SequenceStrategy(Described):
     """An order of training: which dataset trains what, one round after another.
 
     Attributes:

@@ -125,19 +125,19 @@ KINDS = {
     "a sample of wrong types": (
         define("read", "yield sample(1, patient=7)"),
         CHECK,
-        "read of dataset 'moles' gave a case whose patient is a int",
+        "read of dataset 'moles' raised TypeError: case 'k1' has a patient of type int",
         "text is expected",
     ),
     "facts that are none": (
         define("read", "yield sample(1, facts=None)"),
         CHECK,
-        "read of dataset 'moles' gave case 'k1' with facts",
+        "read of dataset 'moles' raised TypeError: case 'k1' has facts",
         "no mapping",
     ),
     "a centre that is none": (
         define("read", "yield sample(1, centre=('a', 2))"),
         CHECK,
-        "gave case 'k1' with a centre",
+        "raised TypeError: case 'k1' has a centre",
         "no pair of numbers",
     ),
     "an image raises": (
