@@ -8,11 +8,12 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,8 +24,9 @@ from benchmarks.settings import Settings
 from hydrakit.compute.devices import Compute, choose_compute, keep_large_blocks
 from hydrakit.data.load import LoadedDataset, load
 from hydrakit.data.prepared.prepare import prepare
-from hydrakit.hooks import DatasetAdapter, FieldOfView, OptionValue, Sample
-from hydrakit.models.body import Body, BodyWithHead
+from hydrakit.hooks import DatasetAdapter, FieldOfView, HeadFactory, Sample
+from hydrakit.models.body import BodyWithHead, PaperBody
+from hydrakit.models.heads import MlpOptions
 from hydrakit.plan import BodySpec, Hyperparameters, Round
 from hydrakit.plan.results import EpochRecord
 from hydrakit.plugins import load_plugins
@@ -43,7 +45,7 @@ def adapter(name: str, *, count: int, channels: int = 1, side: int = 65) -> Data
     """A dataset of noise images, each of a patient of its own; the two classes take turns."""
     seed = 10**6 * sum(map(ord, name))
 
-    def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample]:
+    def read(root: Path, options: Any) -> Iterator[Sample]:
         for number in range(count):
             image = partial(images.noise, seed + number, channels, side)
             key = f"{number:06d}"
@@ -111,12 +113,17 @@ def compute(settings: Settings) -> Compute:
 
 def new_head(settings: Settings) -> nn.Module:
     """An ``mlp`` head on the device."""
-    return load_plugins().head("mlp").build(256, len(CLASSES), DROPOUT).to(settings.device)
+    return (
+        load_plugins()
+        .get(HeadFactory, "mlp")
+        .build(256, len(CLASSES), MlpOptions())
+        .to(settings.device)
+    )
 
 
-def new_body(settings: Settings) -> Body:
+def new_body(settings: Settings) -> PaperBody:
     """The paper's body on the device."""
-    return Body(BodySpec(), in_channels=1, dropout=DROPOUT).to(settings.device)
+    return PaperBody(BodySpec(), in_channels=1, dropout=DROPOUT).to(settings.device)
 
 
 class _Clock:
@@ -143,7 +150,7 @@ class _Epochs:
 
     def _round(
         self, round: Round, repeat: int, on_epoch: Callable[[EpochRecord], None]
-    ) -> tuple[Body, nn.Module]:
+    ) -> tuple[PaperBody, nn.Module]:
         body, head = new_body(self.settings), new_head(self.settings)
         train_round(
             round,

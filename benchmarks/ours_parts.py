@@ -88,7 +88,7 @@ class LargeHeadsTogether(HeadsTogether):
 def _first_round(settings: Settings, rule: BootstrapRule) -> tuple[Plan, LoadedDataset]:
     """A plan that begins with random starts, and its data, of which only validation matters."""
     data = loaded(settings, "starts", train=2, val=settings.start_cases)
-    plugins = replace(load_plugins(), datasets={"starts": adapter("starts", count=2)})
+    plugins = load_plugins().including(adapter("starts", count=2))
     plan = make_plan(
         "classical", ["starts"], bootstrap=settings.starts, bootstrap_rule=rule, plugins=plugins
     )

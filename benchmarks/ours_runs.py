@@ -9,7 +9,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -47,7 +46,7 @@ class StartPrepared:
         """One start; the first one of prepared data prepares it."""
         cache = Path(tempfile.mkdtemp(dir=self.settings.work)) if self.fresh else self.cache
         began = time.perf_counter()
-        chosen = self.plugins.dataset("brain")
+        chosen = self.plugins.get(DatasetAdapter, "brain")
         prepared = prepare(chosen, self.root, options={}, patch=65, cache=cache)
         with using_cache(cache):
             gate = check_leakage({"brain": prepared}, {"brain": chosen}, self.plan)
@@ -67,7 +66,7 @@ class StartFiles(StartPrepared):
 
 def with_datasets(adapters: Mapping[str, DatasetAdapter]) -> Plugins:
     """What is installed, with these datasets instead of its own."""
-    return replace(load_plugins(), datasets=dict(adapters))
+    return load_plugins().including(*adapters.values())
 
 
 class Hydra:

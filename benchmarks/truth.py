@@ -21,7 +21,7 @@ def view(
     Returns:
         ``(patch, patch)``.
     """
-    from scipy import ndimage  # type: ignore[import-untyped]
+    from scipy import ndimage
 
     at = np.arange(2 * patch) - patch + 0.5  # from the middle
     down, right = np.meshgrid(at, at, indexing="ij")

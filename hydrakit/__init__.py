@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from hydrakit.compare.engine import compare as compare_strategies
     from hydrakit.engine import check, dry_run, run
     from hydrakit.engine import report as write_report
+    from hydrakit.plan.edit import edit_plan
     from hydrakit.plan.model import Plan, load_plan
     from hydrakit.plan.profiles import make_plan
+    from hydrakit.plan.settings import PlanSettings
     from hydrakit.plugins.registry import load_plugins
     from hydrakit.runs.context import RunContext, read_context
     from hydrakit.runs.evaluate import evaluate_files, evaluate_run
@@ -32,11 +34,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Plan",
+    "PlanSettings",
     "RunContext",
     "__version__",
     "check",
     "compare_strategies",
     "dry_run",
+    "edit_plan",
     "evaluate_files",
     "evaluate_run",
     "load_plan",
@@ -54,10 +58,12 @@ __version__: str
 
 _HOMES = {
     "Plan": "hydrakit.plan.model",
+    "PlanSettings": "hydrakit.plan.settings",
     "RunContext": "hydrakit.runs.context",
     "check": "hydrakit.engine",
     "compare_strategies": "hydrakit.compare.engine:compare",
     "dry_run": "hydrakit.engine",
+    "edit_plan": "hydrakit.plan.edit",
     "evaluate_files": "hydrakit.runs.evaluate",
     "evaluate_run": "hydrakit.runs.evaluate",
     "load_plan": "hydrakit.plan.model",

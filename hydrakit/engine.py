@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydrakit.compute.devices import Compute, keep_large_blocks
-from hydrakit.errors import DataError, HydrakitError, PlanError
-from hydrakit.hooks import OptionValue
+from hydrakit.errors import DataError, HydrakitError
+from hydrakit.hooks import DatasetAdapter, OptionValue
+from hydrakit.models.build import check_components
 from hydrakit.observers.log import RunLog
 from hydrakit.observers.reports import ReportWriter
 from hydrakit.observers.trackers import trackers_of
@@ -26,6 +27,7 @@ from hydrakit.runs.rundir import RunDir
 from hydrakit.runs.session import Session
 from hydrakit.storage.files import NO_ROOM, write_atomic
 from hydrakit.storage.paths import using_cache
+from hydrakit.storage.records import writable
 
 if TYPE_CHECKING:
     from hydrakit.data.prepared.index import PreparedDataset
@@ -136,10 +138,10 @@ def check(
         PlanError: An option is wrong.
     """
     from hydrakit.data.prepared.prepare import prepare
-    from hydrakit.data.quality.check import all_unusable, nothing_usable, summarise
+    from hydrakit.data.quality.check import excluded_if_none_usable, summarise, summarise_unusable
 
     context = context_of(context, values)
-    adapter = (plugins or context.plugins()).dataset(name)
+    adapter = (plugins or context.plugins()).get(DatasetAdapter, name)
     root, options = context.root_of(name), options or {}
     with using_cache(context.cache):
         try:
@@ -151,10 +153,10 @@ def check(
                 on_case=partial(Callbacks(callbacks).preparing, name),
             )
         except DataError:
-            unusable = all_unusable(adapter, root, options)
+            unusable = excluded_if_none_usable(adapter, root, options)
             if unusable is None:
                 raise
-            return nothing_usable(adapter, unusable), None
+            return summarise_unusable(adapter, unusable), None
         return summarise(adapter, prepared, split=split, seed=seed), prepared
 
 
@@ -183,7 +185,7 @@ def report(
 
     context = context_of(context, values)
     path, missing = folder / "report.html", None
-    try:
+    with writable(path, "copy the folder to where you may write"):
         if (folder / "comparison.json").is_file():
             text, figures = build_comparison(folder)
         else:
@@ -192,10 +194,6 @@ def report(
                 missing = _add_patches(rundir, context, plugins)
                 text, figures = build_report(rundir, plugins=plugins)
         write_atomic(path, text.encode())
-    except OSError as error:
-        raise PlanError(
-            f"{path}: cannot be written ({error.strerror}): copy the folder to where you may write"
-        ) from None
     return Report(path, figures, missing)
 
 
@@ -218,8 +216,8 @@ class Report:
 def _add_patches(rundir: RunDir, context: RunContext, plugins: Plugins | None) -> Path | None:
     """Add patches of test cases to a finished run; return the data folder if it is missing."""
     from hydrakit.data.prepared.prepare import prepare
-    from hydrakit.report.cases import save_shown_cases
     from hydrakit.runs.rundir import SHOWN
+    from hydrakit.runs.shown import save_shown_cases
 
     if rundir.results() is None or (rundir.path / SHOWN).is_file():
         return None
@@ -231,10 +229,10 @@ def _add_patches(rundir: RunDir, context: RunContext, plugins: Plugins | None) -
         return root
     plugins = plugins or context.plugins()
     prepared = prepare(
-        plugins.dataset(plan.target),
+        plugins.get(DatasetAdapter, plan.target),
         root,
         options=plan.dataset(plan.target).options,
-        patch=plan.body.patch,
+        patch=plan.patch,
     )
     save_shown_cases(rundir, prepared, plugins=plugins)
     return None
@@ -250,9 +248,9 @@ def _session(
     callbacks: RunCallback,
 ) -> Session:
     """A session whose plan, folder and data have been checked; its context must be active."""
-    plugins.head(plan.head)
     rundir = RunDir.check(out, plan)
     datasets = find_datasets(plan, context, plugins)
+    check_components(plan, datasets.adapters, plugins)
     if compute.device.type == "cpu":
         keep_large_blocks()
     datasets = prepare_datasets(plan, datasets, callbacks)

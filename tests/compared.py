@@ -9,7 +9,7 @@ import numpy as np
 from hydrakit.stats.comparison import Comparison
 from hydrakit.stats.intervals import mean_auc
 from hydrakit.stats.paired import compare
-from hydrakit.stats.tested import Row, gather
+from hydrakit.stats.score_table import Row, gather
 from hydrakit.stats.verdict import verdicts
 
 FINDINGS, FOLDS, SEEDS = 80, 4, 2

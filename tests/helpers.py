@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,11 @@ from hydrakit.errors import HydrakitError
 from hydrakit.hooks import (
     DatasetAdapter,
     FieldOfView,
-    Option,
-    OptionValue,
     Sample,
     Unusable,
     hookimpl,
 )
-from hydrakit.models import heads
+from hydrakit.models import bodies, heads
 from hydrakit.plan import BodySpec, Dataset, Hyperparameters, Plan, Round, Split
 from hydrakit.plugins import Plugins
 
@@ -37,7 +35,7 @@ if TYPE_CHECKING:
 
     from hydrakit.data.load import LoadedDataset
     from hydrakit.data.prepared.index import PreparedDataset
-    from hydrakit.models.body import Body
+    from hydrakit.models.body import PaperBody
     from hydrakit.runs.rundir import RunDir
 
 SIDE = 20
@@ -46,13 +44,18 @@ NAMES = ("alpha", "beta", "gamma")
 TARGET, SUPPORT = Split(train=6, val=2, test=2), Split(train=7, val=3)
 
 
-def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample | Unusable]:
+@dataclass(frozen=True, kw_only=True)
+class GainOptions:
+    gain: float = field(default=1.0, metadata={"help": "factor of all pixels"})
+
+
+def read(root: Path, options: GainOptions) -> Iterator[Sample | Unusable]:
     """The samples of `write_dataset`, in order."""
     with np.load(root / "cases.npz") as stored:
         images, labels, patients = stored["images"], stored["labels"], stored["patients"]
     for row, image in enumerate(images):
         yield Sample(
-            image=image * np.float32(options["gain"]),
+            image=image * np.float32(options.gain),
             label=None if labels[row] < 0 else int(labels[row]),
             patient=f"p{patients[row]:03d}",
             key=f"c{row:03d}",
@@ -72,7 +75,7 @@ def adapter(name: str, classes: tuple[str, ...] = ("benign", "malignant")) -> Da
         how_to_get="the tests make it.",
         citation="none",
         licence="none",
-        options=(Option(name="gain", default=1.0, help="factor of all pixels"),),
+        options=GainOptions,
     )
 
 
@@ -87,12 +90,11 @@ def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
 
 def plugins() -> Plugins:
     """The stand-ins with the shipped heads and strategies, as `load_plugins` would give them."""
-    return Plugins(
-        datasets={each.name: each for each in ADAPTERS},
-        heads={each.name: each for each in heads.hydrakit_head_factories()},
-        strategies={each.name: each for each in hydrakit_strategies.hydrakit_sequence_strategies()},
-        commands={},
-        found=(),
+    return Plugins.of(
+        *ADAPTERS,
+        *bodies.hydrakit_body_factories(),
+        *heads.hydrakit_head_factories(),
+        *hydrakit_strategies.hydrakit_sequence_strategies(),
     )
 
 
@@ -199,7 +201,7 @@ def prepared_dataset(name: str, *, data: Path, cache: Path) -> PreparedDataset:
     """The prepared patches of a stand-in."""
     from hydrakit.data.prepared.prepare import prepare
 
-    chosen = plugins().dataset(name)
+    chosen = plugins().get(DatasetAdapter, name)
     return prepare(chosen, data / name, options={}, patch=BODY.patch, cache=cache)
 
 
@@ -212,7 +214,7 @@ def load_dataset(
     from hydrakit.data.load import load
     from hydrakit.data.quality.leakage import assign_splits
 
-    chosen = plugins().dataset(name)
+    chosen = plugins().get(DatasetAdapter, name)
     prepared = prepared_dataset(name, data=data, cache=cache)
     gate = assign_splits(
         {name: prepared},
@@ -228,17 +230,17 @@ def load_dataset(
 
 def new_network(
     *, classes: int = 2, seed: int = 0, device: str = "cpu", dropout: float = 0.0
-) -> tuple[Body, nn.Module]:
+) -> tuple[PaperBody, nn.Module]:
     """A body and an ``mlp`` head of it, whose batch-norm statistics have moved from 0 and 1."""
     import torch
 
-    from hydrakit.models.body import Body
+    from hydrakit.models.body import PaperBody
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        body = Body(BODY, in_channels=1, dropout=dropout)
+        body = PaperBody(BODY, in_channels=1, dropout=dropout)
         body(torch.randn(8, 1, BODY.patch, BODY.patch))
-        head = heads.build_mlp(BODY.features, classes, dropout)
+        head = heads.build_mlp(BODY.features, classes)
     return body.to(device), head.to(device)
 
 
@@ -301,8 +303,11 @@ def forget_digests(run: Path) -> None:
 
 def weights_of(run: Path) -> dict[str, bytes]:
     """What two equal runs have in common, byte for byte, by path within the run."""
-    return {
+    found = {
         str(path.relative_to(run)): path.read_bytes()
         for path in sorted(run.rglob("*"))
         if path.suffix in (".safetensors", ".csv") or path.name == "metrics.jsonl"
     }
+    # Else nothing would be compared with nothing.
+    assert any(name.endswith(".safetensors") for name in found), f"{run} holds no weights"
+    return found

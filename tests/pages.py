@@ -23,7 +23,8 @@ from hydrakit.plan.results import (
 from hydrakit.plugins import Plugins
 from hydrakit.report import write_report
 from hydrakit.runs.evaluate import Predictions, score, to_csv
-from hydrakit.runs.rundir import RunDir, write_lines
+from hydrakit.runs.rundir import RunDir
+from hydrakit.storage.records import write_lines
 
 VOID = {"meta", "link", "img"}
 CLASSES = ("benign", "significant")
@@ -46,8 +47,7 @@ def adapter(name: str, **changes: object) -> DatasetAdapter:
 
 
 def plugins(*adapters: DatasetAdapter) -> Plugins:
-    offered = {each.name: each for each in adapters}
-    return Plugins(datasets=offered, heads={}, strategies={}, commands={}, found=())
+    return Plugins.of(*adapters)
 
 
 NO_PLUGINS = plugins()
@@ -246,7 +246,8 @@ class Node:
         return found + [node for child in self.children for node in child.all(tag)]
 
     def words(self) -> str:
-        return " ".join([self.text, *(child.words() for child in self.children)]).strip()
+        text = " ".join([self.text, *(child.words() for child in self.children)]).strip()
+        return text.replace("\N{NO-BREAK SPACE}", " ")
 
 
 class Tree(HTMLParser):

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from hydrakit.data.prepared.crop import canvas_side
 from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.prepared.prepare import prepare
 from hydrakit.errors import DataError
-from hydrakit.hooks import DatasetAdapter, FieldOfView, Option, OptionValue, Sample, Unusable
+from hydrakit.hooks import DatasetAdapter, FieldOfView, Sample, Unusable
 
 PATCH = 9
 SIDE = canvas_side(PATCH)
@@ -37,6 +38,11 @@ def sample(image: Any, **changes: Any) -> Sample:
     values: dict[str, Any] = {"label": 0, "patient": "p", "key": "one"}
     pixels = image if callable(image) else np.asarray(image, dtype=np.float32)
     return Sample(image=pixels, **{**values, **changes})
+
+
+@dataclass(frozen=True)
+class DepthOptions:
+    depth: int = 1
 
 
 def adapter(read: Callable[..., Iterator[Any]] | Cases, **changes: Any) -> DatasetAdapter:
@@ -92,7 +98,7 @@ class Files:
             raise DataError(f"{path}: is not a whole .npy file") from None
         return image
 
-    def read(self, root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample]:
+    def read(self, root: Path, options: Any) -> Iterator[Sample]:
         self.readings += 1
         for path in sorted(root.rglob("*.npy")):
             values = {"key": path.stem, "patient": path.stem[0], "source": (path,)}
@@ -101,7 +107,7 @@ class Files:
     def prepare(self, root: Path | None = None, **changes: Any) -> PreparedDataset:
         to_prepare = {name: changes.pop(name) for name in ("threads", "on_case") if name in changes}
         options, patch = changes.pop("options", {}), changes.pop("patch", PATCH)
-        own = {"options": (Option(name="depth", default=1, help="For tests."),)}
+        own = {"options": DepthOptions}
         thing = adapter(changes.pop("read", self.read), **{**own, **changes})
         return prepare(
             thing,

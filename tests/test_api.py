@@ -12,7 +12,7 @@ from helpers import BODY, new_network, plugins
 
 import hydrakit
 from hydrakit.errors import PlanError, PluginError
-from hydrakit.hooks import FieldOfView
+from hydrakit.hooks import DatasetAdapter, FieldOfView, HeadFactory, SequenceStrategy
 from hydrakit.plan import BodySpec, Split
 
 PRINT_HEAVY = """
@@ -31,6 +31,7 @@ def test_importing_hydrakit_imports_nothing_slow() -> None:
 
 
 def test_every_public_name_is_there() -> None:
+    assert set(hydrakit.__all__) >= {"run", "make_plan", "load_plugins"}
     for name in hydrakit.__all__:
         assert getattr(hydrakit, name) is not None
     with pytest.raises(AttributeError, match="nothing_of_the_kind"):
@@ -87,12 +88,12 @@ def test_bodies_and_heads_are_saved_and_loaded(tmp_path: Path) -> None:
 
 def test_the_installed_plugins_are_found() -> None:
     found = hydrakit.load_plugins()
-    assert {"prostatex", "brain", "lung"} <= set(found.datasets)
-    assert {"mlp", "linear"} <= set(found.heads)
-    assert {"hydra", "transfer", "classical"} <= set(found.strategies)
+    assert {"prostatex", "brain", "lung"} <= set(found.all(DatasetAdapter))
+    assert {"mlp", "linear"} <= set(found.all(HeadFactory))
+    assert {"hydra", "transfer", "classical"} <= set(found.all(SequenceStrategy))
     assert hydrakit.load_plugins() is found
     with pytest.raises(PluginError, match="did you mean 'prostatex'"):
-        found.dataset("prostatx")
+        found.get(DatasetAdapter, "prostatx")
 
 
 def test_a_plan_is_a_value(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from hydrakit.errors import WeightsError
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.plugins import load_plugins
+from hydrakit.plugins.options import option_fields
 from hydrakit.weights import HeadMetadata, load_model, read_metadata
 from hydrakit.weights.import_authors import import_authors
 
@@ -89,7 +91,7 @@ def test_the_folder_holds_body_and_head(state: dict[str, Tensor], tmp_path: Path
     assert (body, head) == (out / "body.safetensors", out / "heads" / "prostatex.safetensors")
     said = read_metadata(head)
     assert isinstance(said, HeadMetadata)
-    assert said.factory == "mlp"
+    assert said.factory.name == "mlp"
     assert said.dataset == "prostatex"
     assert said.preprocessing.patch == 65
     assert said.preprocessing.field_of_view.millimetres == 65
@@ -100,10 +102,10 @@ def test_the_head_fits_the_adapter_of_its_dataset(state: dict[str, Tensor], tmp_
     _, head = import_authors(save(state, tmp_path / "theirs.pth"), tmp_path / "out")
     said = read_metadata(head)
     assert isinstance(said, HeadMetadata)
-    adapter = load_plugins().dataset("prostatex")
+    adapter = load_plugins().get(DatasetAdapter, "prostatex")
     assert said.classes == adapter.classes
     assert said.preprocessing.field_of_view == adapter.field_of_view
-    options = {option.name: option for option in adapter.options}
+    options = {option.name: option for option in option_fields(adapter.options)}
     assert set(said.options) <= set(options)
     assert all(value in options[name].choices for name, value in said.options.items())
 

@@ -223,7 +223,7 @@ def test_heads_that_do_not_fit(command_refused: Refused, hydra_run: RunDir) -> N
     assert isinstance(description, weights.BodyMetadata)
     weights.save_head(
         Path("nine.safetensors"),
-        build_linear(9, 2, 0.0),
+        build_linear(9, 2),
         body=description.digest,
         features=9,
         dataset="alpha",

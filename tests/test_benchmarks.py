@@ -23,7 +23,7 @@ from benchmarks.harness import PROJECT, Answer, Samples, Spread, in_turns
 from benchmarks.rows import MEASUREMENTS
 from benchmarks.settings import Point, Settings
 from benchmarks.worker import contender
-from hydrakit.models.body import Body, attach_head
+from hydrakit.models.body import PaperBody, attach_head
 from hydrakit.models.heads import build_mlp
 from hydrakit.plan import BodySpec
 
@@ -62,7 +62,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("training", [False, True])
 def test_the_plain_network_is_hydrakits(training: bool) -> None:
     torch.manual_seed(0)
-    body, head = Body(BodySpec(), in_channels=2, dropout=0.0), build_mlp(256, 3, 0.0)
+    body, head = PaperBody(BodySpec(), in_channels=2, dropout=0.0), build_mlp(256, 3)
     ours = attach_head(body, head)
     theirs = nn.Sequential(plain.plain_body(inputs=2), plain.plain_head(classes=3))
     shown = torch.randn(6, 2, 65, 65)
@@ -80,7 +80,7 @@ def test_the_plain_network_is_hydrakits(training: bool) -> None:
 
 def test_a_seed_gives_the_plain_network_hydrakits_weights() -> None:
     torch.manual_seed(5)
-    ours = attach_head(Body(BodySpec(), in_channels=1, dropout=0.0), build_mlp(256, 2, 0.0))
+    ours = attach_head(PaperBody(BodySpec(), in_channels=1, dropout=0.0), build_mlp(256, 2))
     torch.manual_seed(5)
     theirs = nn.Sequential(plain.plain_body(), plain.plain_head())
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from hydrakit.cli import main
 from hydrakit.errors import DataError
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.plugins import load_plugins
 from hydrakit.plugins.guard import LOG_BYTES, PluginFault, PluginSource, describe_error
 
@@ -34,7 +35,7 @@ def broken():
 def read(root, options):
     yield from map(sample, range(20))
 
-def build(features, classes, dropout):
+def build(features, classes, options):
     from torch import nn
     return nn.Linear(features, classes)
 
@@ -124,19 +125,19 @@ KINDS = {
     "a sample of wrong types": (
         define("read", "yield sample(1, patient=7)"),
         CHECK,
-        "read of dataset 'moles' gave a case whose patient is a int",
+        "read of dataset 'moles' raised TypeError: case 'k1' has a patient of type int",
         "text is expected",
     ),
     "facts that are none": (
         define("read", "yield sample(1, facts=None)"),
         CHECK,
-        "read of dataset 'moles' gave case 'k1' with facts",
+        "read of dataset 'moles' raised TypeError: case 'k1' has facts",
         "no mapping",
     ),
     "a centre that is none": (
         define("read", "yield sample(1, centre=('a', 2))"),
         CHECK,
-        "gave case 'k1' with a centre",
+        "raised TypeError: case 'k1' has a centre",
         "no pair of numbers",
     ),
     "an image raises": (
@@ -155,13 +156,13 @@ KINDS = {
     "a head that takes other features": (
         define("build", "from torch import nn; return nn.Linear(7, classes)", "f, classes, d"),
         HEAD,
-        "head 'odd', given 256 features of 2 cases, raised RuntimeError",
+        "head 'odd', given 2 inputs of shape (256,), raised RuntimeError",
         "(traceback: ",
     ),
     "a head of other classes": (
         define("build", "from torch import nn; return nn.Linear(features, 9)", "features, c, d"),
         HEAD,
-        "head 'odd' gave (2, 9) for 2 cases",
+        "head 'odd' gave (2, 9) for 2 inputs",
         "logits of shape (2, 2)",
     ),
     "plan raises": (define("plan", "broken()"), STRATEGY, "plan of strategy 'odd'", RAISED),
@@ -350,7 +351,7 @@ def test_a_reading_that_is_left_early_is_closed(
             "root, _",
         )
     )
-    cases = load_plugins().dataset("moles").read(tmp_path, {})
+    cases = load_plugins().get(DatasetAdapter, "moles").read(tmp_path, {})
     next(cases)
     assert not (tmp_path / "closed").exists()
     cases.close()  # type: ignore[attr-defined]

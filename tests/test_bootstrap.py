@@ -12,7 +12,7 @@ from helpers import load_dataset, new_network
 from torch import nn
 
 from hydrakit.data.load import CaseSet
-from hydrakit.models.body import Body
+from hydrakit.models.body import PaperBody
 from hydrakit.training.bootstrap import FEWEST_OF_A_CLASS, best_start, subset
 from hydrakit.training.evaluation import Evaluator
 
@@ -30,7 +30,7 @@ def val(data: Path, cache: Path) -> CaseSet:
     )
 
 
-def build(number: int) -> tuple[Body, nn.Module]:
+def build(number: int) -> tuple[PaperBody, nn.Module]:
     return new_network(seed=number)
 
 

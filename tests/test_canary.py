@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from fuzzing_dicom import element, elements
+from fuzzing.mutators_dicom import element, elements
 from helpers import BODY, SUPPORT, TARGET, StopError, round_of
 from pydicom import Dataset, dcmread
 from pydicom.datadict import DicomDictionary

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from helpers import load_dataset, prepared_dataset
 
-from hydrakit.data.augment import Views, plain
+from hydrakit.data.augment import Views, central_view
 
 
 def test_views_are_those_of_z_scored_patches(data: Path, cache: Path, device: str) -> None:
@@ -21,5 +21,5 @@ def test_views_are_those_of_z_scored_patches(data: Path, cache: Path, device: st
     whole = torch.from_numpy(prepared.rows(rows))[chosen.cpu()].to(train.device)
     near = {"atol": 1e-4, "rtol": 1e-4}
     torch.testing.assert_close(train.views(chosen, views, patch), views.of(whole, patch), **near)
-    torch.testing.assert_close(train.views(chosen, None, patch), plain(whole, patch), **near)
-    torch.testing.assert_close(train.plain(patch)[chosen], plain(whole, patch), **near)
+    torch.testing.assert_close(train.views(chosen, None, patch), central_view(whole, patch), **near)
+    torch.testing.assert_close(train.unaugmented(patch)[chosen], central_view(whole, patch), **near)

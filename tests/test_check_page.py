@@ -22,9 +22,9 @@ from hydrakit.data.prepared.prepare import prepare
 from hydrakit.data.quality.check import summarise
 from hydrakit.data.quality.summary import CheckedCase, Summary
 from hydrakit.hooks import DatasetAdapter, Sample, Unusable
+from hydrakit.report.charts import histogram
 from hydrakit.report.check import check_page
-from hydrakit.report.figures import histogram
-from hydrakit.report.pictures import PER_CLASS, choose, png
+from hydrakit.report.pictures import PER_CLASS, grey_png, spread_rows
 
 PATCH = 65
 
@@ -79,7 +79,7 @@ def test_the_page_tells_what_the_summary_holds(tmp_path: Path) -> None:
     tree, _, summary, _ = page(cases, tmp_path)
     sections = dict(zip((h.words() for h in tree.all("h2")), tree.all("section")[1:], strict=True))
     verdict = tree.all("section")[0].words()
-    assert "Nothing was found that would spoil a result" in verdict
+    assert "No problem was found that would invalidate results" in verdict
     assert "40 of 41 cases are usable" in verdict
     for warning in summary.warnings:
         assert warning.text in verdict
@@ -91,8 +91,8 @@ def test_the_page_tells_what_the_summary_holds(tmp_path: Path) -> None:
     facts = {row[0]: row[1:] for row in cells(sections["Images"].all("table")[0])}
     assert facts["width"] == ["64", "80", "96", "40"]
     assert "height 64" in sections["Images"].words()
-    assert "key-4, key-6" in sections["Copies"].words()
-    assert len(sections["Copies"].all("img")) == 2
+    assert "key-4, key-6" in sections["Duplicates"].words()
+    assert len(sections["Duplicates"].all("img")) == 2
     told = cells(sections["Shortcuts"].all("table")[0])
     assert told[1][:3] == ["scanner", "malignant", "1.000"]
     assert told[1][4] == "yes"
@@ -101,7 +101,7 @@ def test_the_page_tells_what_the_summary_holds(tmp_path: Path) -> None:
 def test_problems_come_first(tmp_path: Path) -> None:
     tree, _, summary, _ = page(samples(3), tmp_path)
     verdict = tree.all("section")[0]
-    assert "1 problem would spoil a result" in verdict.words()
+    assert "1 problem would invalidate results" in verdict.words()
     assert summary.problems[0].text in verdict.words()
     assert cells(tree.all("table")[0])[0] == ["Class", "All", "Patients"]
 
@@ -123,16 +123,16 @@ def test_patches_are_what_a_network_sees(tmp_path: Path) -> None:
     tree, _, summary, prepared = page(samples(), tmp_path)
     from torch import from_numpy
 
-    from hydrakit.data.augment import plain
+    from hydrakit.data.augment import central_view
 
     rows = [row for row, case in enumerate(summary.cases) if case.label == 0]
     shown = tree.all("ul")
     first = next(node for node in shown if (node.attributes.get("class") or "") == "patches")
     images = first.all("img")
     assert len(images) == PER_CLASS
-    assert images[0].attributes["alt"] == "benign, as it is, 1"
+    assert images[0].attributes["alt"] == "benign, original, 1"
     chosen = [rows[len(rows) * i // PER_CLASS] for i in range(PER_CLASS)]
-    seen = plain(from_numpy(prepared.rows(chosen)), PATCH).numpy()[:, 0]
+    seen = central_view(from_numpy(prepared.rows(chosen)), PATCH).numpy()[:, 0]
     for image, plane in zip(images, seen, strict=True):
         grey = pixels(image).astype(float)
         assert grey.shape == (PATCH, PATCH)
@@ -150,7 +150,7 @@ def test_channels_are_side_by_side(tmp_path: Path) -> None:
     wide = [ul for ul in tree.all("ul") if ul.attributes.get("class") == "patches wide"]
     assert len(wide) == 4  # two classes, as they are and augmented
     names = [image.attributes["alt"] for image in wide[0].all("li")[0].all("img")]
-    assert names == [f"benign, as it is, 1, channel {channel}" for channel in (1, 2, 3)]
+    assert names == [f"benign, original, 1, channel {channel}" for channel in (1, 2, 3)]
 
 
 def test_a_number_is_shown_from_low_to_high(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_text_from_outside_stays_text(tmp_path: Path) -> None:
 )
 def test_bars_are_numpys(some: list[float], others: list[float]) -> None:
     drawn = histogram("size", "mm", [("one", some), ("two", others)], bins=10)
-    tree = parse_text(str(drawn))
+    tree = parse_text(drawn.html())
     every = some + others
     edges = np.linspace(min(every), max(every), 11)
     for style, values in (("line c0", some), ("line c1", others)):
@@ -218,7 +218,7 @@ def test_cases_are_chosen_of_different_patients(owners: list[int], count: int) -
                           finding=str(row), subgroups={}, facts={}))
         for row, owner in enumerate(owners)
     ]  # fmt: skip
-    rows = choose(cases, count)
+    rows = spread_rows(cases, count)
     assert len(rows) == len(set(rows)) == min(count, len(owners))
     patients = {owners[row] for row in rows}
     assert len(patients) == min(count, len(set(owners)))
@@ -226,5 +226,5 @@ def test_cases_are_chosen_of_different_patients(owners: list[int], count: int) -
 
 @pytest.mark.parametrize("value", [0.0, 5.0])
 def test_a_patch_without_contrast_is_a_picture_too(value: float) -> None:
-    source = png(np.full((3, 4), value, dtype=np.float32), (value, value))
+    source = grey_png(np.full((3, 4), value, dtype=np.float32), (value, value))
     assert pixels(Node("img", {"src": source})).shape == (3, 4)

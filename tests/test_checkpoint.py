@@ -399,12 +399,12 @@ def test_memory_that_is_there_again_and_none_at_all_are_told_apart(
 def test_memory_that_runs_out_before_the_first_start_is_told(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hydrakit.models.body import Body
+    from hydrakit.models.body import PaperBody
 
     def full(*_: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Body, "forward", full)
+    monkeypatch.setattr(PaperBody, "forward", full)
     refused(lambda: runner(plan_of(round_of("alpha"))), "round 1 (alpha, all)", "--body-channels")
 
 

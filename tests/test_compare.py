@@ -302,13 +302,16 @@ def test_what_is_found_so_far_is_published(
     # Nothing before a fold has both strategies; a third cell changes no figure, but is told.
     assert list(reader.seen) in ([(2, 2, True), (3, 2, True)], [(2, 2, True)], [(3, 2, True)])
     page = next(iter(reader.seen.values()))
-    assert "of 4 cells are done." in page
-    assert "Figures are of 2: of the seeds and folds that every strategy finished." in page
+    assert "of 4 cells are finished." in page
+    assert (
+        "The results include 2 cells: those of seeds and folds that every strategy finished."
+        in page
+    )
     assert 'http-equiv="refresh"' in page
     # In the end it is what it would be without.
     assert load(reader.out).strategies[0].scores == load(finished).strategies[0].scores
     assert (load(reader.out).done, load(reader.out).under_way) == (4, False)
-    assert "Under way" not in (reader.out / "report.html").read_text()
+    assert "In progress" not in (reader.out / "report.html").read_text()
     assert 'http-equiv="refresh"' not in (reader.out / "report.html").read_text()
 
 

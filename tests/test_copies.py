@@ -20,15 +20,15 @@ from hydrakit.data.quality.duplicates import (
     Copy,
     assign_groups,
     conflict_error,
-    conflicts,
     content_digest,
     copy_groups,
     detail,
     duplicates_to_drop,
+    find_conflicts,
     find_duplicates,
     thumbnail,
 )
-from hydrakit.data.quality.split import unit_of_each
+from hydrakit.data.quality.split import unit_numbers
 from hydrakit.data.read import LoadedSample, read_samples
 from hydrakit.errors import DataError
 from hydrakit_brain import hydrakit_dataset_adapters
@@ -240,19 +240,19 @@ def link(one: int, other: int) -> Copy:
 def test_copies_with_different_labels_conflict_within_a_dataset_and_across_units() -> None:
     pair = [link(0, 1)]
     different = {"units": [0, 1], "datasets": ["a", "a"]}
-    assert conflicts(pair, [0, 1], **different) == [(0, 1)]
-    assert conflicts(pair, [1, 1], **different) == []
-    assert conflicts(pair, [None, 1], **different) == []
-    assert conflicts(pair, [0, 1], units=[0, 1], datasets=["a", "b"]) == []
-    assert conflicts([], [0, 1], **different) == []
+    assert find_conflicts(pair, [0, 1], **different) == [(0, 1)]
+    assert find_conflicts(pair, [1, 1], **different) == []
+    assert find_conflicts(pair, [None, 1], **different) == []
+    assert find_conflicts(pair, [0, 1], units=[0, 1], datasets=["a", "b"]) == []
+    assert find_conflicts([], [0, 1], **different) == []
 
 
 def test_a_conflict_is_seen_through_another_dataset_and_beside_a_patients_own_slices() -> None:
     through = [link(0, 1), link(1, 2)]
-    found = conflicts(through, [0, 5, 1], units=[0, 1, 2], datasets=["a", "b", "a"])
+    found = find_conflicts(through, [0, 5, 1], units=[0, 1, 2], datasets=["a", "b", "a"])
     assert found == [(0, 2)]
     beside = [link(0, 2), link(1, 2)]  # 0 and 1 are two findings on one slice
-    assert conflicts(beside, [0, 1, 0], units=[0, 0, 1], datasets=["a"] * 3) == [(1, 2)]
+    assert find_conflicts(beside, [0, 1, 0], units=[0, 0, 1], datasets=["a"] * 3) == [(1, 2)]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=2, max_size=7))
@@ -262,7 +262,7 @@ def test_a_conflict_is_found_if_any_two_images_of_a_group_differ_in_both(
     units = [unit for unit, _ in members]
     labels = [label for _, label in members]
     chain = [link(index, index + 1) for index in range(len(members) - 1)]
-    found = conflicts(chain, labels, units=units, datasets=["a"] * len(members))
+    found = find_conflicts(chain, labels, units=units, datasets=["a"] * len(members))
     exists = any(u != v and k != m for u, k in members for v, m in members)
     assert len(found) == exists
     for one, other in found:
@@ -327,7 +327,7 @@ def test_brain_has_33_groups_of_copies_and_none_across_the_labels(shared_data: P
     assert Counter(copy.kind for copy in found) == {"exact": 25, "near": 19}
     labels = [sample.label for sample in samples]
     units = list(range(len(samples)))
-    assert conflicts(found, labels, units=units, datasets=["brain"] * len(samples)) == []
+    assert find_conflicts(found, labels, units=units, datasets=["brain"] * len(samples)) == []
     # The gap: a bound anywhere from 0.88 to 0.94 gives the same groups.
     thumbnails = np.stack([thumbnail(sample.image) for sample in samples])
     digests = [content_digest(sample.image) for sample in samples]
@@ -341,8 +341,8 @@ def test_lidc_and_prostatex_patches_have_no_copies_across_patients(shared_data: 
     assert len(paths) == 5043
     slices = [as_image(np.asarray(Image.open(path).convert("L"))) for path in paths]
     exams = [path.relative_to(folder).parts[1] for path in paths]
-    assert find(slices, units=unit_of_each(exams, [None] * len(exams))) == []
+    assert find(slices, units=unit_numbers(exams, [None] * len(exams))) == []
     with np.load(shared_data / "prostatex-patches" / "bval_patches32.npz") as archive:
         patches = [as_image(patch) for patch in archive["patch"]]
         patients = [str(name) for name in archive["prox_id"]]
-    assert find(patches, units=unit_of_each(patients, [None] * len(patients))) == []
+    assert find(patches, units=unit_numbers(patients, [None] * len(patients))) == []

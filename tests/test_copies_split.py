@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 
 from hydrakit.data.quality.duplicates import assign_groups, find_duplicates
-from hydrakit.data.quality.split import split_cases, unit_of_each
+from hydrakit.data.quality.split import split_cases, unit_numbers
 from hydrakit.errors import DataError
 from hydrakit.plan import Split
 
@@ -53,7 +53,7 @@ class World:
         scopes = [self.people.get(name, f"only {name}") for name in self.datasets]
         own = [f"{s}/{p}" for s, p in zip(scopes, self.patients, strict=True)]
         found = find_duplicates(
-            self.thumbnails, self.digests, units=unit_of_each(own, [None] * len(own))
+            self.thumbnails, self.digests, units=unit_numbers(own, [None] * len(own))
         )
         units = assign_groups(self.datasets, self.patients, self.groups, found, people=self.people)
         decided: dict[str, str] = {}

@@ -20,7 +20,7 @@ from scipy.stats import norm
 from hydrakit.stats.calibration import sensitivity_at
 from hydrakit.stats.intervals import mean_auc
 from hydrakit.stats.paired import compare
-from hydrakit.stats.tested import ScoreTable
+from hydrakit.stats.score_table import ScoreTable
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from hydrakit.data.augment import plain
+from hydrakit.data.augment import central_view
 from hydrakit.data.prepared.crop import (
     MAX_ANGLE,
     OVERSAMPLING,
@@ -82,7 +82,7 @@ def test_the_middle_pixel_of_the_view_is_the_lesion() -> None:
     case = sample(ramp(50, 60), centre=(20.25, 31.5), spacing=(0.5, 0.8))
     for patch in (9, 33, 65):
         canvas = crop(case, FieldOfView(millimetres=6), patch)
-        view = plain(torch.from_numpy(canvas[np.newaxis]), patch)[0]
+        view = central_view(torch.from_numpy(canvas[np.newaxis]), patch)[0]
         middle = view[:, patch // 2, patch // 2]
         np.testing.assert_allclose(middle, [20.25, 31.5], atol=1e-5)
         # And from one pixel of the view to the next it is 6 mm / patch.

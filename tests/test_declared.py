@@ -90,15 +90,15 @@ def test_files_of_a_pattern_with_a_member(tmp_path: Path) -> None:
     ("pattern", "words"),
     [
         ("{lable}/*.png", "unknown part 'lable'"),
-        ("{label}/{label}.png", "{label} is there twice"),
+        ("{label}/{label}.png", "{label} occurs twice"),
         ("../{label}/*.png", "leads out"),
         ("/etc/{label}", "is absolute"),
         ("C:/x/{label}.png", "is absolute"),
         ("{label}\\\\*.png", "backslash"),
         ("{label}/", "ends in a folder"),
         ("{label}/**", "ends in a folder"),
-        ("**/{label}/**/*.png", "** is there twice"),
-        ("{label/*.png", "a brace of '{label'"),
+        ("**/{label}/**/*.png", "** occurs twice"),
+        ("{label/*.png", "a brace in '{label'"),
         ("*a*b*c*d.png", "4 wildcards"),
         ("", "at least 1 character"),
     ],
@@ -110,7 +110,7 @@ def test_a_pattern_that_is_none(tmp_path: Path, pattern: str, words: str) -> Non
 
 def test_a_pattern_that_finds_nothing(by_folder: Path) -> None:
     declare(by_folder, BASE + 'pattern = "{label}/*.jpg"\n')
-    refused(by_folder, str(by_folder), "gives no case")
+    refused(by_folder, str(by_folder), "yields no case")
 
 
 def test_a_folder_that_is_no_class(by_folder: Path) -> None:
@@ -152,7 +152,7 @@ def test_findings_and_subgroups_of_a_table(tmp_path: Path) -> None:
     declare(folder, toml.replace('"field"', '"feild"'), csv)
     refused(folder, "line 1", "unknown column 'feild': did you mean 'field'", "subgroups.T (T)")
     declare(folder, CSV + "[subgroups]\n'' = 'where'\n", csv)
-    refused(folder, "dataset.toml", "subgroups: '' is no name of 1 to 60 characters")
+    refused(folder, "dataset.toml", "subgroups: '' is not a printable name of 1 to 60 characters")
     declare(folder, BASE + 'pattern = "*.png"\n[subgroups]\nzone = "where"\n')
     refused(folder, "dataset.toml", "subgroups: only a table of cases has columns")
 
@@ -193,7 +193,7 @@ def test_renamed_columns_and_labels(tmp_path: Path) -> None:
     [
         ("", ["line 1", "no column 'path'"]),
         ("path,patient\na.png,P1\n", ["line 1", "no column 'label'", "patient"]),
-        ("path,label,label\n", ["line 1", "'label' is there twice"]),
+        ("path,label,label\n", ["line 1", "'label' occurs twice"]),
         ("path,label\na.png,odd\n", ["line 2", "label 'odd'", "[labels]"]),
         ("path,label\na.png\n", ["line 2", "1 cells", "2"]),
         ('path,label\n"a.png,benign\n', ["line 2", "end of data"]),
@@ -212,7 +212,7 @@ def test_renamed_columns_and_labels(tmp_path: Path) -> None:
             "path,label,row,column,row_mm,column_mm\na.png,benign,1,1,1,1\n",
             ["line 2", "both in pixels and in millimetres"],
         ),
-        ("path,label\n", ["gives no case"]),
+        ("path,label\n", ["yields no case"]),
     ],
 )
 def test_a_csv_that_is_wrong(tmp_path: Path, csv: str, words: list[str]) -> None:
@@ -301,7 +301,7 @@ def test_regression(tmp_path: Path) -> None:
         png(folder / f"{name}.png")
     assert [sample.label for sample in samples(folder)] == [61.5, None, 90.0]
     declare(folder, toml, "path,label\nd.png,young\n")
-    refused(folder, "line 2", "label: 'young' is no finite number")
+    refused(folder, "line 2", "label: 'young' is not a finite number")
 
 
 MULTILABEL = 'task = "multilabel"\nclasses = ["a", "b", "c"]\nfield_of_view = { share = 1 }\n'
@@ -347,7 +347,7 @@ def test_unusable_images_harm_no_other(tmp_path: Path) -> None:
     assert reasons[:4] == [
         "its file is missing",
         "is not a PNG, JPEG, TIFF, NPY, NPZ or DICOM image",
-        "its path is no file",
+        "its path is not a file",
         "its files differ in height or width",
     ]
     assert reasons[4].startswith("cannot be opened")

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hydrakit.data.declared.adapter import declared_datasets, load_declared, with_declared
 from hydrakit.data.declared.schema import json_schema
 from hydrakit.errors import DataError, PluginError
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.plugins import load_plugins
 
 __all__ = ["by_folder"]
@@ -45,13 +46,13 @@ DOCS = Path(__file__).parent.parent / "docs"
         (BY_FOLDER + "name = 'Mine!'\n", ["name", "'Mine!'"]),
         (BY_FOLDER.replace('"malignant"', '"benign"'), ["classes", "twice"]),
         (BY_FOLDER.replace(', "malignant"', ""), ["classes", "two or more"]),
-        (BY_FOLDER + "task = 'regression'\n", ["classes", "a regression has one"]),
+        (BY_FOLDER + "task = 'regression'\n", ["classes", "a regression needs exactly one"]),
         (BY_FOLDER + "task = 'sorting'\n", ["task", "'sorting'"]),
         (BY_FOLDER + "[labels]\nno = 'healthy'\n", ["labels: 'no'", "'healthy'", "benign"]),
         (BY_FOLDER + "[splits]\nholdout = 'test'\n", ["splits", "{split}"]),
         (BY_FOLDER + "[columns]\nlabel = 'x'\n", ["columns", "remove"]),
-        (BASE, ["either cases, a table, or pattern"]),
-        (BY_FOLDER + "cases = 'cases.csv'\n", ["either cases, a table, or pattern"]),
+        (BASE, ["either cases (a table) or pattern"]),
+        (BY_FOLDER + "cases = 'cases.csv'\n", ["either cases (a table) or pattern"]),
         (BASE + "cases = 'cases.xlsx'\n", ["cases", "'cases.xlsx'", ".csv"]),
         (BASE + "cases = '../cases.csv'\n", ["cases", "leads out"]),
         (CSV + "[columns]\nimage = 'x'\n", ["columns.image"]),
@@ -145,22 +146,22 @@ def test_a_plugin_of_the_same_name_is_a_clash(tmp_path: Path) -> None:
     declare(tmp_path / "mine", BY_FOLDER)
     plugins = with_declared(load_plugins(), tmp_path, {})
     with pytest.raises(PluginError) as error:
-        plugins.dataset("brain")
+        plugins.get(DatasetAdapter, "brain")
     for word in ("hydrakit_brain", str(folder), "hydrakit-"):
         assert word in str(error.value)
-    assert plugins.dataset("mine").classes == ("benign", "malignant")
-    assert plugins.dataset("lung") is load_plugins().dataset("lung")
-    assert load_plugins().dataset("brain").name == "brain"
-    assert "mine" not in load_plugins().datasets
+    assert plugins.get(DatasetAdapter, "mine").classes == ("benign", "malignant")
+    assert plugins.get(DatasetAdapter, "lung") is load_plugins().get(DatasetAdapter, "lung")
+    assert load_plugins().get(DatasetAdapter, "brain").name == "brain"
+    assert "mine" not in load_plugins().all(DatasetAdapter)
 
 
 def test_a_wrong_file_harms_no_other(tmp_path: Path) -> None:
     declare(tmp_path / "bad", "classes = 3")
     declare(tmp_path / "good", BY_FOLDER)
     plugins = with_declared(load_plugins(), tmp_path, {})
-    assert plugins.dataset("good").name == "good"
+    assert plugins.get(DatasetAdapter, "good").name == "good"
     with pytest.raises(PluginError, match=r"bad/dataset\.toml: classes"):
-        plugins.dataset("bad")
+        plugins.get(DatasetAdapter, "bad")
 
 
 # --- docs and real data
@@ -173,7 +174,9 @@ def test_the_schema_is_that_of_the_docs() -> None:
 
 def examples() -> list[str]:
     text = (DOCS / "dataset-toml.md").read_text(encoding="utf-8")
-    return re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    found = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert found  # else the test below has no case
+    return found
 
 
 @pytest.mark.parametrize("toml", examples())

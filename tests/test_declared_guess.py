@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hydrakit.data.declared.adapter import load_declared
-from hydrakit.data.declared.guess import guess
+from hydrakit.data.declared.guess import guess_declaration
 from hydrakit.data.read import read_samples
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, Sample
@@ -26,7 +26,7 @@ def png(path: Path) -> Path:
 
 def guessed(folder: Path) -> tuple[str, DatasetAdapter, list[Sample]]:
     """The guess, the dataset that it declares, and its samples, all of which are usable."""
-    text = guess(folder)
+    text = guess_declaration(folder)
     (folder / "dataset.toml").write_text(text, encoding="utf-8")
     adapter = load_declared(folder)
     cases = list(read_samples(adapter, folder, {}))
@@ -41,7 +41,7 @@ def test_class_folders(tmp_path: Path) -> None:
     text, adapter, samples = guessed(folder)
     assert (adapter.name, adapter.classes) == ("brain", ("no", "yes"))
     assert [sample.label for sample in samples] == [0, 0, 1]
-    assert "no patient was found" in text
+    assert "no patient was detected" in text
     assert "PNG, mode L, 8 bits: 4" in text
     assert "8 x 6 (4)" in text
 
@@ -151,15 +151,15 @@ def test_spacing_of_dicom(shared_data: Path, tmp_path: Path) -> None:
 
 def test_what_cannot_be_guessed(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere: no such folder"):
-        guess(tmp_path / "nowhere")
+        guess_declaration(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"holds no .png"):
-        guess(tmp_path)
+        guess_declaration(tmp_path)
     png(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"neither two or more folders.*path and label"):
-        guess(tmp_path)
+        guess_declaration(tmp_path)
     (tmp_path / "dataset.toml").write_text("")
-    with pytest.raises(DataError, match=r"dataset\.toml: is there already"):
-        guess(tmp_path)
+    with pytest.raises(DataError, match=r"dataset\.toml: exists already"):
+        guess_declaration(tmp_path)
 
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=8)
@@ -171,7 +171,7 @@ def test_any_class_folders_load(tmp_path: Path, names: set[str]) -> None:
     folder = tmp_path / "mine"
     for name in names:
         png(folder / name / "1.png")
-    (folder / "dataset.toml").write_text(guess(folder), encoding="utf-8")
+    (folder / "dataset.toml").write_text(guess_declaration(folder), encoding="utf-8")
     classes = set(load_declared(folder).classes)
     shutil.rmtree(folder)
     printable = {name for name in names if name.isprintable()}
@@ -194,6 +194,6 @@ def test_the_command_writes_a_declaration_that_loads(tmp_path: Path) -> None:
     assert load_declared(folder).classes == ("neg", "pos")
     again = CliRunner().invoke(main, ["datasets", "new", str(folder)])
     assert again.exit_code == 1
-    assert "is there already" in again.stderr
+    assert "exists already" in again.stderr
     listed = CliRunner().invoke(main, ["datasets", "list", "--data", str(tmp_path)])
     assert "mine" in listed.stdout

@@ -13,7 +13,7 @@ from dicom_files import image, save
 
 from hydrakit.data.dicom import cache as dicom_cache
 from hydrakit.data.dicom import index as dicom_index
-from hydrakit.data.dicom import index_headers, watching_index
+from hydrakit.data.dicom import index_headers, report_index_progress
 from hydrakit.data.dicom.cache import from_json, to_json
 from hydrakit.data.dicom.header import read_header
 from hydrakit.errors import DataError
@@ -128,7 +128,7 @@ def test_a_damaged_cache_is_made_anew(tree, reads, cache, damage, caplog):
 def test_a_cache_without_the_right_to_write(tree, tmp_path, caplog):
     (tmp_path / "cache").mkdir(mode=0o500)
     assert len(index_headers(tree)) == 3
-    assert "cannot be kept" in caplog.text
+    assert "cannot be cached" in caplog.text
 
 
 def test_a_cache_that_cannot_be_there_stops_nobody(tree, tmp_path, caplog):
@@ -154,7 +154,7 @@ def test_a_locked_or_read_only_cache_stops_nobody(tree, monkeypatch, caplog, rea
 
 
 def test_an_interrupted_index_goes_on(tree, reads, monkeypatch):
-    monkeypatch.setattr(dicom_index, "_KEPT_AT_ONCE", 1)
+    monkeypatch.setattr(dicom_index, "_STORE_BATCH", 1)
     plain = dicom_index.read_header
 
     def pull_the_plug(path: Path):
@@ -186,11 +186,11 @@ def test_workers_give_what_one_process_gives(tmp_path, monkeypatch):
     many(root, 250)
     alone = index_headers(root)
     shutil.rmtree(tmp_path / "cache")
-    monkeypatch.setattr(dicom_index, "_SMALL", 1)
+    monkeypatch.setattr(dicom_index, "_MIN_FILES", 1)
     monkeypatch.setattr(dicom_index, "_cores", lambda: 2)
     monkeypatch.setattr(dicom_index, "read_header", None)  # this process must read nothing
     seen: list[tuple[int, int]] = []
-    with watching_index(lambda known, of: seen.append((known, of))):
+    with report_index_progress(lambda known, of: seen.append((known, of))):
         assert index_headers(root) == alone
     assert len(alone) == 250
     assert seen == [(0, 251), (100, 251), (200, 251), (251, 251)]
@@ -202,7 +202,7 @@ def test_workers_give_what_one_process_gives(tmp_path, monkeypatch):
 def test_without_workers_this_process_reads(tmp_path, monkeypatch):
     root = tmp_path / "root"
     many(root, 120)
-    monkeypatch.setattr(dicom_index, "_SMALL", 1)
+    monkeypatch.setattr(dicom_index, "_MIN_FILES", 1)
     monkeypatch.setattr(dicom_index, "_cores", lambda: 2)
     monkeypatch.setattr(dicom_index.sys, "executable", shutil.which("true"))
     assert len(index_headers(root)) == 120
@@ -211,7 +211,7 @@ def test_without_workers_this_process_reads(tmp_path, monkeypatch):
 def test_the_watcher_is_told_of_what_is_known_already(tree):
     index_headers(tree)
     seen: list[tuple[int, int]] = []
-    with watching_index(lambda known, of: seen.append((known, of))):
+    with report_index_progress(lambda known, of: seen.append((known, of))):
         index_headers(tree)
     index_headers(tree)
     assert seen == [(4, 4)]

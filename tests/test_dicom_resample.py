@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
-from hydrakit.data.dicom.geometry import ImageFrame, Location, frame_in, in_order, locate, resample
+from hydrakit.data.dicom.geometry import (
+    ImageFrame,
+    Location,
+    frame_in,
+    locate,
+    resample,
+    sorted_stack,
+)
 
 
 def stack(volume, *, turn=(0.0, 0.0, 0.0), spacing=(1.5, 2.0), step=3.0, origin=(5.0, -7.0, 11.0)):
@@ -76,9 +83,9 @@ def test_slices_in_order_are_parallel_and_each_plane_once():
     other, _ = stack(volume, turn=(90.0, 0.0, 0.0))
     again = header(sop_uid="again", instance_number=99, position=headers[2].position)
     unplaced = header(sop_uid="unplaced", position=None)
-    found = in_order([unplaced, again, *other, *reversed(headers)], headers[0])
+    found = sorted_stack([unplaced, again, *other, *reversed(headers)], headers[0])
     assert [each.sop_uid for each in found] == ["0", "1", "2", "3"]
-    assert "again" in [each.sop_uid for each in in_order([*headers, again], again)]
+    assert "again" in [each.sop_uid for each in sorted_stack([*headers, again], again)]
 
 
 def test_a_grid_has_its_centre_in_its_middle():

@@ -25,7 +25,7 @@ from hydrakit import weights
 from hydrakit.compute.devices import choose_device
 from hydrakit.engine import default_out
 from hydrakit.errors import PlanError
-from hydrakit.models.body import Body
+from hydrakit.models.body import PaperBody
 from hydrakit.models.heads import build_mlp
 from hydrakit.plan import Plan, Round
 from hydrakit.plan.profiles import make_plan
@@ -218,8 +218,8 @@ def test_bootstrap_begins_with_the_start_that_does_best(
     for attempt in range(6):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(Seeds(3, 1).of(INITIALISATION, attempt))
-            body = Body(BODY, in_channels=1, dropout=0.0)
-            head = build_mlp(BODY.features, 2, 0.0)
+            body = PaperBody(BODY, in_channels=1, dropout=0.0)
+            head = build_mlp(BODY.features, 2)
         logits = forward_in_batches(head, forward_in_batches(body, val.patches))
         aucs.append(roc_auc_score(val.labels, (logits[:, 1] - logits[:, 0]).double().numpy()))
         starts.append((body, head))

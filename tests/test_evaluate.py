@@ -198,7 +198,7 @@ def test_a_head_of_other_features_is_refused(
     path = tmp_path / "head.safetensors"
     weights.save_head(
         path,
-        build_linear(9, 2, 0.0),
+        build_linear(9, 2),
         body=weights.body_digest(body),
         features=9,
         dataset="alpha",
@@ -286,9 +286,9 @@ def test_a_class_without_a_case_has_no_auc() -> None:
 def test_a_body_of_another_patch_does_not_take_the_head(
     of_files: Callable[..., EvaluationResult], finished: RunDir, tmp_path: Path
 ) -> None:
-    from hydrakit.models.body import Body
+    from hydrakit.models.body import PaperBody
 
-    body = Body(BodySpec(channels=(4, 8), features=8, patch=17), in_channels=1, dropout=0.0)
+    body = PaperBody(BodySpec(channels=(4, 8), features=8, patch=17), in_channels=1, dropout=0.0)
     weights.save_body(tmp_path / "body.safetensors", body)
     head = finished.head_path("alpha")
     words = [str(head), "16 pixels", "17"]

@@ -22,13 +22,13 @@ from hydrakit.data.prepared.index import PreparedCase
 from hydrakit.data.prepared.prepare import prepare
 from hydrakit.data.quality.leakage import assign_splits
 from hydrakit.data.read import MAX_SUBGROUPS, read_cases
-from hydrakit.hooks import Sample
+from hydrakit.hooks import DatasetAdapter, Sample
 from hydrakit.plan.results import Subgroup, TestResult
 from hydrakit.runs.evaluate import Predictions, score, to_csv
-from hydrakit.stats.findings import Findings, average
+from hydrakit.stats.findings import Findings, mean_score
 from hydrakit.stats.intervals import mean_auc, newcombe_interval
+from hydrakit.stats.score_table import Row, ScoreTable, gather
 from hydrakit.stats.subgroups import subgroups_of
-from hydrakit.stats.tested import Row, ScoreTable, gather
 
 SIDE = 20
 
@@ -171,26 +171,26 @@ scores = st.floats(0, 1, allow_subnormal=False)
 
 @given(st.lists(scores, min_size=1, max_size=9), st.randoms(use_true_random=False))
 def test_the_mean_is_of_no_order_and_between_its_scores(values: list[float], random: Any) -> None:
-    found = average(values)
+    found = mean_score(values)
     assert found == pytest.approx(math.fsum(values) / len(values))
     mixed = list(values)
     random.shuffle(mixed)
-    assert average(mixed) == found
+    assert mean_score(mixed) == found
     assert min(values) <= found <= math.nextafter(max(values), 2)
 
 
 @given(scores, st.integers(1, 60))
 def test_the_mean_of_equal_scores_is_that_score(value: float, count: int) -> None:
-    assert average([value] * count) == value
+    assert mean_score([value] * count) == value
 
 
 def test_scores_of_a_finding_are_pooled_column_by_column() -> None:
     found = Findings.of(["a", "b", "a"])
     assert found.members == ((0, 2), (1,))
     table = np.array([[0.0, 1.0], [0.2, 0.8], [0.5, 0.5]])
-    np.testing.assert_array_equal(found.pooled(table), [[0.25, 0.75], [0.2, 0.8]])
-    np.testing.assert_array_equal(found.pooled(table[:, 1]), [0.75, 0.8])
-    assert Findings.of([]).pooled(np.zeros((0, 3))).shape == (0, 3)
+    np.testing.assert_array_equal(found.mean_scores(table), [[0.25, 0.75], [0.2, 0.8]])
+    np.testing.assert_array_equal(found.mean_scores(table[:, 1]), [0.75, 0.8])
+    assert Findings.of([]).mean_scores(np.zeros((0, 3))).shape == (0, 3)
 
 
 def test_a_finding_whose_images_differ_in_a_subgroup_is_in_none_of_it() -> None:
@@ -358,7 +358,7 @@ def test_the_csv_has_a_line_for_each_image_and_names_its_finding() -> None:
 def test_the_curves_of_the_report_are_of_findings(tmp_path: Path) -> None:
     from pages import make_run
 
-    from hydrakit.report.roc import area_below, roc_curves
+    from hydrakit.report.roc import roc_curves
 
     given, by_hand, truth = three_slices(2)
     whole = replace(given, dataset="prostatex", classes=("benign", "significant"))
@@ -368,7 +368,9 @@ def test_the_curves_of_the_report_are_of_findings(tmp_path: Path) -> None:
     (curve,) = roc_curves(rundir, results.test)
     np.testing.assert_allclose(curve.scores, by_hand[:, 1], rtol=1e-12)
     assert curve.positive.tolist() == (truth == 1).tolist()
-    assert area_below(curve.points) == pytest.approx(roc_auc_score(truth, by_hand[:, 1]))
+    false_rate, true_rate = np.array(curve.points).T
+    area = np.sum(np.diff(false_rate) * (true_rate[1:] + true_rate[:-1]) / 2)
+    assert area == pytest.approx(roc_auc_score(truth, by_hand[:, 1]))
 
 
 def test_images_are_counted_once_however_often_they_are_tested() -> None:
@@ -468,8 +470,8 @@ def test_a_subgroup_whose_classes_no_fold_tested_together_has_counts_alone() -> 
     fold = {row.finding: row.fold for row in rows}
     label = {row.finding: row.label for row in rows}
     told = {name: {"odd": str((fold[name] + label[name]) % 2)} for name in fold}
-    for each in subgroups_of(tested, told, level=0.95):
-        assert (each.positives, each.negatives, each.strategies) == (4, 4, ())
+    found = subgroups_of(tested, told, level=0.95)
+    assert [(each.positives, each.negatives, each.strategies) for each in found] == [(4, 4, ())] * 2
 
 
 def test_a_dataset_without_subgroups_has_none() -> None:
@@ -574,12 +576,12 @@ def test_a_run_counts_findings_from_its_files_to_its_report(
     page = parse(out / "report.html")
     words = page.all("section")[0].words()
     assert f"negative findings ({len(rows)} images)" in words
-    assert f"the answers to its images ({len(rows)} in all) are averaged" in words
-    (drawn,) = (t for t in part(page, "Test").all("table") if "subgroup" in t.words())
+    assert f"averaged over its images ({len(rows)} images in total)" in words
+    (drawn,) = (t for t in part(page, "Test results").all("table") if "subgroup" in t.words())
     assert [row[0] for row in cells(drawn)[1:]] == [
         f"zone: {s['value']}" for s in told["subgroups"]
     ]
-    assert "not tested against one another" in part(page, "Test").words()
+    assert "Differences between subgroups are not tested" in part(page, "Test results").words()
     (data,) = (t for t in part(page, "Data").all("table") if "Cases of omega" in t.words())
     header, *_, total = cells(data)
     assert total[header.index("Findings")] == "48"
@@ -610,14 +612,14 @@ def test_a_comparison_counts_findings_and_tells_of_subgroups(
     assert "test AUC by subgroup, not tested against one another" in result.stdout
     counted = {each.value: each.positives + each.negatives for each in found.subgroups}
     assert counted == {"PZ": 24, "TZ": 12}
-    section = part(parse(out / "report.html"), "Test")
+    section = part(parse(out / "report.html"), "Test results")
     (drawn,) = (t for t in section.all("table") if "subgroup" in t.words())
     rows = {row[0]: row for row in cells(drawn)[1:]}
     for each in found.subgroups:
         row = rows[f"zone: {each.value}"]
         assert row[1:4] == [str(each.positives), str(each.negatives), str(each.patients)]
         assert row[4].startswith(f"{each.strategies[0].auc:.3f} (")
-    assert "Of 12 findings the zone is not told" in section.words()
+    assert "For 12 findings, the zone is unknown or not unique" in section.words()
 
     path = next(out.glob("cells/*/predictions.csv"))
     path.with_name("files.json").unlink()  # which would tell that it was changed
@@ -640,7 +642,7 @@ def test_orders_of_supports_are_compared_on_findings(
     plan = helpers.plan_of(helpers.round_of("omega", epochs=1))
     judge = OrderEvaluator(
         folder=tmp_path, plan=lambda _, seed: plan,
-        seeds=(0,), target=offered.dataset("omega"), plugins=offered,
+        seeds=(0,), target=offered.get(DatasetAdapter, "omega"), plugins=offered,
         context=RunContext(data=declared, cache=cache, device="cpu"), callback=RunCallback(),
     )  # fmt: skip
     with using_cache(cache):

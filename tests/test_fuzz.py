@@ -1,7 +1,7 @@
 """Broken, huge and hostile files: one line that names the file, in bounded time and memory.
 
 A small part of the inputs is tried in every run of the tests, the whole in `make slow`. What an
-input is and what it may do: `fuzz_targets`, `fuzz_watch`. Results: docs/robustness.md.
+input is and what it may do: `fuzzing.targets`, `fuzzing.watch`. Results: docs/robustness.md.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from fuzz_datasets import check_line, odd_collection, odd_dicom
-from fuzz_runs import NOTES
-from fuzz_targets import TARGETS
-from fuzz_watch import Report, make
+from fuzzing.datasets import check_line, odd_collection, odd_dicom
+from fuzzing.runs import NOTES
+from fuzzing.targets import TARGETS
+from fuzzing.watch import Report, make
 
 from hydrakit.data.declared.adapter import load_declared
 from hydrakit.data.dicom import read_header
@@ -41,9 +41,9 @@ FEW = {"slow commands": 4}
 
 def watched(folder: Path, last: int, *targets: str) -> dict[str, Report]:
     """The reports on inputs 0 to ``last`` of some targets, made and read in another process."""
-    script = Path(__file__).with_name("fuzz_watch.py")
-    arguments = [sys.executable, str(script), str(folder), "0", str(last), *targets]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    arguments = [sys.executable, "-m", "fuzzing.watch", str(folder), "0", str(last), *targets]
+    tests = Path(__file__).parent
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, cwd=tests)
     # The names of the inputs, and what libtiff has to say; anything else would be seen by users.
     lines = [line for line in done.stderr.splitlines() if not line.startswith((*TARGETS, "TIFF"))]
     assert done.returncode == 0, done.stderr[-3000:]

@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from hydrakit.hooks import HeadFactory
-from hydrakit.models.heads import hydrakit_head_factories
+from hydrakit.compute.modules import set_dropout
+from hydrakit.errors import PlanError
+from hydrakit.hooks import HeadFactory, NoOptions
+from hydrakit.models.heads import MlpOptions, hydrakit_head_factories
+from hydrakit.plugins.options import parse_options
 
 FACTORIES = {factory.name: factory for factory in hydrakit_head_factories()}
 
@@ -20,26 +23,23 @@ def test_the_names_of_the_heads() -> None:
 @pytest.mark.parametrize("factory", FACTORIES.values(), ids=FACTORIES)
 @pytest.mark.parametrize(("features", "classes"), [(256, 2), (5, 4)])
 def test_heads_give_logits_for_features(factory: HeadFactory, features: int, classes: int) -> None:
-    head = factory.build(features, classes, 0.5)
+    head = factory.build(features, classes, factory.options())
     logits = head(torch.randn(6, features))
     assert logits.shape == (6, classes)
     assert not torch.allclose(logits.sum(dim=1), torch.ones(6))
 
 
 @pytest.mark.parametrize("factory", FACTORIES.values(), ids=FACTORIES)
-def test_dropout_does_not_change_the_shapes(factory: HeadFactory) -> None:
-    shapes = [
-        {name: tuple(t.shape) for name, t in factory.build(9, 3, p).state_dict().items()}
-        for p in (0.0, 0.9)
-    ]
-    assert shapes[0] == shapes[1]
-    layers = [m for m in factory.build(9, 3, 0.9).modules() if isinstance(m, nn.Dropout)]
+def test_every_head_has_one_dropout_layer(factory: HeadFactory) -> None:
+    head = factory.build(9, 3, factory.options())
+    set_dropout(head, 0.9)
+    layers = [m for m in head.modules() if isinstance(m, nn.Dropout)]
     assert [layer.p for layer in layers] == [0.9]
 
 
 def test_mlp_is_the_papers_decision_maker() -> None:
     torch.manual_seed(3)
-    head = FACTORIES["mlp"].build(256, 2, 0.5).eval()
+    head = FACTORIES["mlp"].build(256, 2, MlpOptions()).eval()
     assert [name for name, _ in head.named_children()] == [
         "hidden1",
         "elu1",
@@ -62,7 +62,7 @@ def test_mlp_is_the_papers_decision_maker() -> None:
 
 
 def test_linear_is_one_dense_layer() -> None:
-    head = FACTORIES["linear"].build(6, 3, 0.5).eval()
+    head = FACTORIES["linear"].build(6, 3, NoOptions()).eval()
     state = head.state_dict()
     features = torch.randn(4, 6)
     expected = features @ state["logits.weight"].T + state["logits.bias"]
@@ -75,3 +75,34 @@ def test_listing_the_heads_does_not_import_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_widths_of_mlp_can_be_chosen() -> None:
+    given = parse_options(FACTORIES["mlp"], {"hidden": "32, 16,8"})
+    assert given == MlpOptions(hidden=(32, 16, 8))
+    head = FACTORIES["mlp"].build(9, 2, given)
+    shapes = [tuple(each.weight.shape) for each in head if isinstance(each, nn.Linear)]
+    assert shapes == [(32, 9), (16, 32), (8, 16), (2, 8)]
+    assert [name for name, each in head.named_children() if isinstance(each, nn.Dropout)] == [
+        "dropout"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"hidden": "64,a"}, "option mlp.hidden=64,a: must be a list with commas, each a whole"),
+        ({"hidden": "64,1.5"}, "option mlp.hidden=64,1.5: must be a list"),
+        ({"hidden": ""}, "options of 'mlp': hidden names 0 layers: 1 to 16 can be"),
+        ({"hidden": "0"}, "options of 'mlp': hidden has a layer of 0: 1 to 16384 can be"),
+        (
+            {"width": "3"},
+            "unknown option of 'mlp' 'width': known are hidden (see `hydrakit plugins",
+        ),
+    ],
+)
+def test_wrong_options_of_a_head_are_refused(given: dict[str, str], said: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        parse_options(FACTORIES["mlp"], given)
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)

@@ -2,21 +2,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from hydrakit.data.augment import plain
+from hydrakit.data.augment import central_view
 from hydrakit.data.load import LoadedDataset, load, select
 from hydrakit.data.prepared.crop import canvas_side
 from hydrakit.data.prepared.index import PreparedDataset, open_prepared
 from hydrakit.data.prepared.prepare import prepare
 from hydrakit.data.quality.leakage import assign_splits
 from hydrakit.errors import DataError
-from hydrakit.hooks import DatasetAdapter, FieldOfView, OptionValue, Sample
+from hydrakit.hooks import DatasetAdapter, FieldOfView, Sample
 from hydrakit.plan import Split
 
 PATCH = 5
@@ -25,7 +26,7 @@ CPU = torch.device("cpu")
 SPLIT = Split(train=6, val=2, test=2)
 
 
-def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample]:
+def read(root: Path, options: Any) -> Iterator[Sample]:
     """Forty labelled cases, two of each patient, and three without a label."""
     random = np.random.default_rng(8)
     for number in range(43):
@@ -86,15 +87,15 @@ def test_training_and_validation_cases_keep_their_labels(prepared: PreparedDatas
     train = rows_of(prepared, loaded.splits, "train")
     val = rows_of(prepared, loaded.splits, "val")
     cases = prepared.index.cases
-    shown = loaded.train.plain(PATCH)
+    shown = loaded.train.unaugmented(PATCH)
     assert shown.dtype == torch.float32
-    expected = plain(torch.from_numpy(prepared.rows(train)), PATCH)
+    expected = central_view(torch.from_numpy(prepared.rows(train)), PATCH)
     torch.testing.assert_close(shown, expected, atol=1e-6, rtol=1e-6)
     assert loaded.train_labels.dtype == torch.int64
     assert loaded.train_labels.tolist() == [cases[row].label for row in train]
     assert loaded.val.cases == tuple(cases[row] for row in val)
     assert loaded.val.labels.tolist() == [cases[row].label for row in val]
-    middle = plain(torch.from_numpy(prepared.rows(val)), PATCH)
+    middle = central_view(torch.from_numpy(prepared.rows(val)), PATCH)
     torch.testing.assert_close(loaded.val.patches, middle, atol=1e-6, rtol=1e-6)
 
 
@@ -104,8 +105,8 @@ def test_no_test_case_is_loaded(prepared: PreparedDataset) -> None:
     assert len(test) == Counter(loaded.splits.values())["test"] > 0
     unlabelled = [row for row, case in enumerate(prepared.index.cases) if case.label is None]
     hidden = prepared.rows(test + unlabelled)
-    small = plain(torch.from_numpy(hidden), PATCH).flatten(1)
-    for images in (loaded.train.plain(PATCH), loaded.val.patches):
+    small = central_view(torch.from_numpy(hidden), PATCH).flatten(1)
+    for images in (loaded.train.unaugmented(PATCH), loaded.val.patches):
         assert torch.cdist(images.flatten(1), small).min() > 0.1
     with pytest.raises(IndexError):
         loaded.train.views(torch.tensor([len(loaded.train)]), None, PATCH)
@@ -135,7 +136,7 @@ def test_selected_cases_come_in_the_order_of_the_rows(prepared: PreparedDataset)
     chosen = select(prepared, keys, task="classification", scale=None, patch=PATCH, device=CPU)
     assert [case.key for case in chosen.cases] == ["case 7", "case 30"]
     assert chosen.labels.tolist() == [1, 1]
-    expected = plain(torch.from_numpy(prepared.rows([7, 30])), PATCH)
+    expected = central_view(torch.from_numpy(prepared.rows([7, 30])), PATCH)
     torch.testing.assert_close(chosen.patches, expected, atol=1e-6, rtol=1e-6)
 
 
@@ -158,7 +159,7 @@ def test_what_is_loaded_can_be_changed_and_the_file_stays(prepared: PreparedData
 
 
 def test_a_dataset_without_labels_cannot_be_trained_on(tmp_path: Path) -> None:
-    def unlabelled(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample]:
+    def unlabelled(root: Path, options: Any) -> Iterator[Sample]:
         for case in read(root, options):
             yield dataclasses.replace(case, label=None)
 

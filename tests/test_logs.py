@@ -31,19 +31,20 @@ def lines_of(run: Path) -> list[str]:
 
 
 class Raise(RunCallback):
-    """Does something in the first epoch of the second round."""
+    """Does something in the epochs of the second round, from the given one on."""
 
-    def __init__(self, action: object) -> None:
+    def __init__(self, action: object, *, start: int = 1) -> None:
         self.action = action
+        self.start = start
 
     def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
-        if number == 2:
+        if number == 2 and record.epoch >= self.start:
             self.action()  # type: ignore[operator]
 
 
 def test_a_run_is_told_in_its_folder(runner: Runner) -> None:
     with pytest.raises(StopError):
-        runner(PLAN, callbacks=[Raise(stop)])
+        runner(PLAN, callbacks=[Raise(stop)], checkpoint_interval=1e9)
     runner(PLAN)
     lines = lines_of(runner.folder / "run")
     assert re.fullmatch(
@@ -55,11 +56,26 @@ def test_a_run_is_told_in_its_folder(runner: Runner) -> None:
     assert re.match(r"INFO round 1 of 2, beta all: val AUC .* \(best of 2 random starts", lines[6])
     assert lines[8] == "ERROR failed: StopError (its message is not kept here)"
     assert "INFO round 1 of 2, beta all: done before" in lines
-    assert (
-        "INFO round 2 of 2, alpha all: goes on after epoch 1" in lines
-        or lines.count("INFO round 2 of 2, alpha all: epoch 1") != 1
-    )
+    epochs = [line.partition(", loss")[0] for line in lines if "alpha all: epoch" in line]
+    assert epochs == [f"INFO round 2 of 2, alpha all: epoch {number}" for number in (1, 1, 2)]
     assert re.match(r"INFO round 2 of 2, alpha all: val AUC ", lines[-1])
+
+
+def test_a_round_that_goes_on_says_so(runner: Runner) -> None:
+    with pytest.raises(StopError):
+        runner(PLAN, watcher=Raise(stop, start=2), checkpoint_every=0)
+    runner(PLAN)
+    lines = [line for line in lines_of(runner.folder / "run") if "round 2 of 2" in line]
+    expected = [
+        "epoch 1, loss",
+        "epoch 2, loss",
+        "goes on after epoch 1",
+        "epoch 2, loss",
+        "val AUC",
+    ]
+    assert len(lines) == len(expected)
+    for line, words in zip(lines, expected, strict=True):
+        assert line.startswith(f"INFO round 2 of 2, alpha all: {words}")
 
 
 def stop() -> None:

@@ -9,32 +9,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hydrakit.compute.modules import count_parameters, logits_of, set_dropout
-from hydrakit.models.body import Body, attach_head, freeze
+from hydrakit.compute.modules import count_parameters, freeze, output_of, set_dropout
+from hydrakit.models.body import PaperBody, attach_head
 from hydrakit.models.heads import build_linear, build_mlp
 from hydrakit.plan import BodySpec
 
 SMALL = BodySpec(channels=(3, 5), features=7, patch=20)
 
 
-def small_body(*, in_channels: int = 2, dropout: float = 0.5) -> Body:
+def small_body(*, in_channels: int = 2, dropout: float = 0.5) -> PaperBody:
     torch.manual_seed(1)
-    return Body(SMALL, in_channels=in_channels, dropout=dropout)
+    return PaperBody(SMALL, in_channels=in_channels, dropout=dropout)
 
 
 def test_the_papers_network_has_851570_parameters() -> None:
-    body = Body(BodySpec(), in_channels=1, dropout=0.5)
-    assert count_parameters(attach_head(body, build_mlp(256, 2, 0.5))) == 851_570
+    body = PaperBody(BodySpec(), in_channels=1, dropout=0.5)
+    assert count_parameters(attach_head(body, build_mlp(256, 2))) == 851_570
     assert body.dense.in_features == 2048
     freeze(body)
-    assert count_parameters(attach_head(body, build_mlp(256, 2, 0.5))) == 851_570
+    assert count_parameters(attach_head(body, build_mlp(256, 2))) == 851_570
 
 
 def test_images_become_features_and_logits() -> None:
-    body = Body(BodySpec(), in_channels=1, dropout=0.5)
+    body = PaperBody(BodySpec(), in_channels=1, dropout=0.5)
     images = torch.zeros(3, 1, 65, 65)
     assert body(images).shape == (3, 256)
-    assert attach_head(body, build_mlp(256, 4, 0.5))(images).shape == (3, 4)
+    assert attach_head(body, build_mlp(256, 4))(images).shape == (3, 4)
 
 
 def test_every_block_is_conv_norm_elu_three_times_dropout_pool() -> None:
@@ -55,7 +55,7 @@ def test_every_block_is_conv_norm_elu_three_times_dropout_pool() -> None:
 
 
 def test_initial_weights_are_pytorchs_uniform_ones() -> None:
-    body = Body(BodySpec(), in_channels=1, dropout=0.5)
+    body = PaperBody(BodySpec(), in_channels=1, dropout=0.5)
     bound = 2048**-0.5
     weight = body.dense.weight
     assert weight.abs().max() <= bound
@@ -85,7 +85,7 @@ def test_wrong_images_are_refused_by_name_of_shape(shape: tuple[int, ...]) -> No
 
 def test_a_frozen_body_stays_as_it_is_while_the_head_is_trained() -> None:
     body = small_body()
-    head = build_mlp(7, 2, 0.5)
+    head = build_mlp(7, 2)
     model = attach_head(body, head)
     freeze(body)
     before = {name: tensor.clone() for name, tensor in body.state_dict().items()}
@@ -118,13 +118,13 @@ def test_a_freed_body_learns_again() -> None:
 
 
 def test_a_body_that_is_not_frozen_follows_train_and_eval() -> None:
-    model = attach_head(small_body(), build_linear(7, 2, 0.0))
+    model = attach_head(small_body(), build_linear(7, 2))
     assert all(module.training for module in model.train().modules())
     assert not any(module.training for module in model.eval().modules())
 
 
 def test_set_dropout_reaches_every_dropout_layer() -> None:
-    model = attach_head(small_body(), nn.Sequential(nn.AlphaDropout(0.5), build_mlp(7, 2, 0.5)))
+    model = attach_head(small_body(), nn.Sequential(nn.AlphaDropout(0.5), build_mlp(7, 2)))
     set_dropout(model, 0.25)
     layers = [m for m in model.modules() if isinstance(m, nn.Dropout | nn.AlphaDropout)]
     assert len(layers) == 2 + 1 + 2
@@ -133,7 +133,7 @@ def test_set_dropout_reaches_every_dropout_layer() -> None:
 
 def test_joining_refuses_a_head_for_other_features() -> None:
     with pytest.raises(ValueError, match="does not take the body's 7 features"):
-        attach_head(small_body(), build_linear(8, 2, 0.0))
+        attach_head(small_body(), build_linear(8, 2))
 
 
 def test_joining_refuses_a_head_without_logits() -> None:
@@ -142,16 +142,16 @@ def test_joining_refuses_a_head_without_logits() -> None:
 
 
 def test_joining_shares_the_modules() -> None:
-    body, head = small_body(), build_linear(7, 2, 0.0)
+    body, head = small_body(), build_linear(7, 2)
     model = attach_head(body, head)
     assert model.body is body
     assert model.head is head
 
 
-def test_logits_of_leaves_the_head_alone() -> None:
+def test_output_of_leaves_the_head_alone() -> None:
     head = nn.Sequential(nn.BatchNorm1d(7), nn.Dropout(0.5), nn.Linear(7, 2))
     before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
-    first, second = (logits_of(head, torch.ones(3, 7)) for _ in range(2))
+    first, second = (output_of(head, torch.ones(3, 7)) for _ in range(2))
     assert torch.equal(first, second)
     assert not first.requires_grad
     assert all(module.training for module in head.modules())
@@ -219,7 +219,7 @@ def test_batch_norm_folded_into_convolutions_changes_nothing(seed: int, scale: f
 @pytest.mark.parametrize("training", [True, False])
 def test_every_map_is_in_channels_last_order(channels: int, training: bool, device: str) -> None:
     spec = BodySpec(patch=36, channels=(4, 6), features=5)
-    body = Body(spec, in_channels=channels, dropout=0.5).to(device).train(training)
+    body = PaperBody(spec, in_channels=channels, dropout=0.5).to(device).train(training)
     orders = []
     for module in body.modules():
         if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Sequential):

@@ -20,6 +20,7 @@ from hydrakit.cli import main
 from hydrakit.data.load import select
 from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.prepared.prepare import prepare
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan import load_plan
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
@@ -207,7 +208,7 @@ def test_leaving_a_support_out_is_told_from_predictions(
     with using_cache(places["cache"]):
         same = judge.tested(("beta",))
     assert same.findings == tuple(sorted(key for key, split in splits.items() if split == "val"))
-    assert sign_flip(same.scores[0] * 0)[0] == 1
+    assert sign_flip(same.scores[0] * 0) == 1
 
 
 def _auc_of(run: RunDir, places: dict[str, Any]) -> float:
@@ -216,10 +217,10 @@ def _auc_of(run: RunDir, places: dict[str, Any]) -> float:
     folder = run.round_path(len(plan.rounds), last)
     model = load_model(folder / "body.safetensors", folder / "head.safetensors", plugins=plugins())
     prepared = prepare(
-        plugins().dataset("alpha"),
+        plugins().get(DatasetAdapter, "alpha"),
         places["data"] / "alpha",
         options={},
-        patch=plan.body.patch,
+        patch=plan.patch,
         cache=places["cache"],
     )
     keys = {key for key, split in run.splits()["alpha"].items() if split == "val"}
@@ -228,7 +229,7 @@ def _auc_of(run: RunDir, places: dict[str, Any]) -> float:
         keys,
         task="classification",
         scale=None,
-        patch=plan.body.patch,
+        patch=plan.patch,
         device=torch.device("cpu"),
     )
     with torch.no_grad():

@@ -15,7 +15,7 @@ from scipy.stats import t as student
 
 from hydrakit.errors import DataError
 from hydrakit.stats.paired import DRAWS, compare, findings_needed, holm, sign_flip
-from hydrakit.stats.tested import Row, ScoreTable, gather, wins_of
+from hydrakit.stats.score_table import Row, ScoreTable, gather, wins_of
 
 
 def pair(
@@ -121,7 +121,7 @@ def test_bounds_stay_within_minus_1_and_1() -> None:
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=9))
 def test_few_patients_are_flipped_in_all_ways(values: list[float]) -> None:
     parts = np.round(values, 2)
-    found, exact = sign_flip(parts)
+    found = sign_flip(parts)
     expected = permutation_test(
         (parts, np.zeros(len(parts))),
         lambda a, b, axis: np.abs((a - b).sum(axis=axis)),
@@ -130,20 +130,18 @@ def test_few_patients_are_flipped_in_all_ways(values: list[float]) -> None:
         vectorized=True,
         n_resamples=np.inf,
     )
-    assert exact
     assert found == pytest.approx(expected.pvalue)
 
 
 def test_many_patients_are_flipped_at_random() -> None:
     rng = np.random.default_rng(7)
     parts = rng.normal(size=80) + 0.25
-    found, exact = sign_flip(parts)
-    assert not exact
+    found = sign_flip(parts)
     normal = 2 * NormalDist().cdf(-abs(parts.sum()) / math.sqrt((parts**2).sum()))
     assert found == pytest.approx(normal, abs=0.01)
-    assert sign_flip(parts) == (found, False)
+    assert sign_flip(parts) == found
     # One certain difference: no random pattern reaches it, and still p is not 0.
-    assert sign_flip(np.ones(60))[0] == pytest.approx(1 / (DRAWS + 1))
+    assert sign_flip(np.ones(60)) == pytest.approx(1 / (DRAWS + 1))
 
 
 def test_random_and_exact_patterns_agree() -> None:
@@ -152,7 +150,7 @@ def test_random_and_exact_patterns_agree() -> None:
     for part in parts:
         sums = np.concatenate([sums + part, sums - part])
     exact = np.mean(np.abs(sums) >= abs(parts.sum()) - 1e-12)
-    assert sign_flip(parts)[0] == pytest.approx(exact, abs=0.01)
+    assert sign_flip(parts) == pytest.approx(exact, abs=0.01)
 
 
 def test_holms_correction_by_hand() -> None:
@@ -184,8 +182,8 @@ def test_findings_needed_by_hand() -> None:
     assert findings_needed(0.1, 0.05, 100) == pytest.approx(196.22, abs=0.01)
     assert findings_needed(-0.1, 0.05, 100) == findings_needed(0.1, 0.05, 100)
     assert findings_needed(0.0, 0.05, 100) == math.inf
-    with pytest.raises(ValueError, match="a power is between 0 and 1: got 80"):
-        findings_needed(0.1, 0.05, 100, power=80)
+    with pytest.raises(ValueError, match="a confidence level is between 0 and 1: got 95"):
+        findings_needed(0.1, 0.05, 100, level=95)
 
 
 def test_so_many_findings_do_detect_it() -> None:
@@ -202,8 +200,8 @@ def test_strategies_that_were_tested_otherwise_are_refused() -> None:
     )
     renamed = replace(second, findings=("zzz", *second.findings[1:]))
     for other, message in (
-        (fewer, "on the same seeds and repeats: '1, 0' is of one alone"),
-        (renamed, "on the same findings: '000' is of one alone"),
+        (fewer, "on the same seeds and repeats, but only one of them has '1, 0'"),
+        (renamed, "on the same findings, but only one of them has '000'"),
         (replace(second, folds=second.folds[::-1]), "on the same folds"),
         (replace(second, labels=1 - second.labels), "on the same labels"),
         (replace(second, patients=second.patients[::-1]), "on the same patients"),

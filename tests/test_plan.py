@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
 from hypothesis import given, settings
@@ -11,56 +13,186 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from hydrakit.errors import PlanError
-from hydrakit.plan import BodySpec, Dataset, Hyperparameters, Plan, Round, Split, load_plan
+from hydrakit.plan import (
+    BodySpec,
+    Component,
+    Dataset,
+    Fold,
+    Hyperparameters,
+    Other,
+    Plan,
+    Round,
+    Split,
+    load_plan,
+)
+from hydrakit.plan.model import OtherBody
+
+# Any plan. `test_the_drawn_plans_use_every_field_and_every_choice` says which value is not drawn.
 
 names = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,10}", fullmatch=True)
 positive = st.floats(min_value=1e-12, max_value=1e3)
+seeds = st.integers(0, 2**63 - 1)
+option_values = st.text(max_size=8) | st.integers(-99, 99) | st.floats(-9, 9) | st.booleans()
+component_values = option_values | st.none() | st.lists(option_values, max_size=2).map(tuple)
+components = st.builds(
+    Component, name=names, options=st.dictionaries(names, component_values, max_size=2)
+)
 hyperparameters = st.builds(
     Hyperparameters,
     learning_rate=positive,
     dropout=st.floats(0, 0.99).map(abs),
     batch_size=st.integers(1, 512),
     epochs=st.integers(1, 5000),
+    epoch_size=st.none() | st.integers(1, 2**31),
     patience=st.none() | st.integers(1, 100),
     weight_decay=st.floats(0, 1).map(abs),
     augmentation=st.sampled_from(["fresh", "fixed", "none"]),
     views=st.integers(1, 99),
     loss=st.sampled_from(["cross-entropy", "softmax-cross-entropy"]),
     schedule=st.sampled_from(["constant", "authors"]),
-    select=st.sampled_from(["best", "authors"]),
+    select=st.sampled_from(["best", "smoothed", "averaged", "last", "authors"]),
+    window=st.integers(1, 50),
     carry_head=st.sampled_from(["best", "last"]),
     feature_dropout=st.booleans(),
 )
-option_values = st.text(max_size=8) | st.integers(-99, 99) | st.floats(-9, 9) | st.booleans()
+
+
+@st.composite
+def folds(draw: st.DrawFn) -> Fold:
+    count = draw(st.integers(2, 20))
+    return Fold(index=draw(st.integers(0, count - 1)), count=count)
+
+
+@st.composite
+def splits(draw: st.DrawFn, *, tests: bool) -> Split:
+    """A split with a test share or a fold where it must have one, else perhaps without."""
+    fold = draw(st.none() | folds())
+    test = draw(positive if tests else st.just(0.0) | positive) if fold is None else 0.0
+    used = draw(st.just(1.0) | st.floats(0.01, 1))
+    return Split(train=draw(positive), val=draw(positive), test=test, fold=fold, used=used)
+
+
+@st.composite
+def rounds(draw: st.DrawFn, dataset: str, listed: list[str]) -> Round:
+    """A round on a dataset; one that trains all may train on others of those listed too."""
+    train = draw(st.sampled_from(["head", "all", "norm", "none"]))
+    rest = [name for name in listed if name != dataset] if train == "all" else []
+    others = draw(st.permutations(rest))[: draw(st.integers(0, len(rest)))]
+    heads = draw(st.lists(names, min_size=len(others) + 1, max_size=len(others) + 1, unique=True))
+    return Round(
+        dataset=dataset,
+        train=train,
+        head=heads[0],
+        hyperparameters=draw(hyperparameters),
+        others=tuple(
+            Other(dataset=name, head=head) for name, head in zip(others, heads[1:], strict=True)
+        ),
+        mix=draw(st.sampled_from(["batch", "epoch"])),
+    )
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> BodySpec | OtherBody:
+    if draw(st.integers(0, 3)) == 0:
+        options = draw(st.dictionaries(names, component_values, max_size=2))
+        patch = draw(st.integers(1, 99))
+        return OtherBody(name=draw(names.map("x".__add__)), options={**options, "patch": patch})
+    channels = draw(st.lists(st.integers(1, 64), min_size=1, max_size=3))
+    smallest = 5 * 2 ** len(channels) - 4
+    return BodySpec(
+        channels=tuple(channels),
+        features=draw(st.integers(1, 512)),
+        patch=draw(st.integers(smallest, smallest + 60)),
+        norm=draw(st.sampled_from(["batch", "group", "dataset"])),
+        datasets=tuple(draw(st.lists(names, max_size=3))),
+    )
 
 
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
     listed = draw(st.lists(names, min_size=1, max_size=4, unique=True))
-    split = st.builds(Split, train=positive, val=positive, test=positive)
     options = st.dictionaries(names, option_values, max_size=3)
     trained = draw(st.lists(st.sampled_from(listed), min_size=1, max_size=6))
+    target = draw(st.sampled_from(trained))
+    made = tuple(draw(rounds(name, listed)) for name in trained)
+    heads = draw(st.dictionaries(st.sampled_from(listed), components, max_size=2))
+    served = {pair for each in made for pair in zip(each.heads, each.datasets, strict=True)}
+    if len({head for head, _ in served}) < len(served):  # a head serves two datasets
+        heads = {}
     return Plan(
         strategy=draw(names),
         profile=draw(names),
-        target=draw(st.sampled_from(trained)),
+        target=target,
         datasets=tuple(
-            Dataset(name=name, options=draw(options), split=draw(split)) for name in listed
+            Dataset(name=name, options=draw(options), split=draw(splits(tests=name == target)))
+            for name in listed
         ),
-        head=draw(names),
-        body=BodySpec(channels=tuple(draw(st.lists(st.integers(1, 64), min_size=1, max_size=3)))),
+        copies=draw(st.sampled_from(["group", "drop", "report"])),
+        conflicts=draw(st.sampled_from(["error", "keep"])),
+        head=draw(components),
+        heads=heads,
+        body=draw(bodies()),
         bootstrap=draw(st.integers(1, 300)),
-        seed=draw(st.integers(0, 2**63 - 1)),
-        rounds=tuple(
-            Round(
-                dataset=name,
-                train=draw(st.sampled_from(["head", "all"])),
-                head=draw(names),
-                hyperparameters=draw(hyperparameters),
-            )
-            for name in trained
-        ),
+        bootstrap_rule=draw(st.sampled_from(["all", "halving"])),
+        seed=draw(seeds),
+        split_seed=draw(st.none() | seeds),
+        rounds=made,
     )
+
+
+def models_in(value: object) -> Iterator[BaseModel]:
+    """A value and all below it that are models."""
+    if isinstance(value, BaseModel):
+        yield value
+        for name in type(value).model_fields:
+            yield from models_in(getattr(value, name))
+    elif isinstance(value, tuple):
+        for each in value:
+            yield from models_in(each)
+
+
+def models_of(annotation: object) -> set[type[BaseModel]]:
+    """The models that a type is made of, and those of their fields."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        fields = annotation.model_fields.values()
+        return {annotation}.union(*(models_of(field.annotation) for field in fields))
+    return set().union(*map(models_of, get_args(annotation)))
+
+
+def choices(annotation: object) -> set[str]:
+    """The values that a field of this type lists: of a literal, of a truth value, and None."""
+    if get_origin(annotation) is Literal:
+        return {repr(value) for value in get_args(annotation)}
+    if annotation is bool:
+        return {"True", "False"}
+    if annotation is type(None):
+        return {"None"}
+    if get_origin(annotation) in (Union, UnionType, Annotated):
+        return set().union(*map(choices, get_args(annotation)))
+    return set()
+
+
+def test_the_drawn_plans_use_every_field_and_every_choice() -> None:
+    drawn: defaultdict[tuple[type[BaseModel], str], set[str]] = defaultdict(set)
+
+    @settings(max_examples=200, deadline=None, derandomize=True, database=None)
+    @given(plans())
+    def draw(plan: Plan) -> None:
+        for model in models_in(plan):
+            for name in type(model).model_fields:
+                drawn[type(model), name].add(repr(getattr(model, name)))
+
+    draw()
+    models = models_of(Plan)
+    assert models >= {Plan, Dataset, Split, Fold, Round, Other, Hyperparameters, BodySpec}
+    missing = []
+    for model in models:
+        for name, field in model.model_fields.items():
+            values, listed = drawn[model, name], choices(field.annotation)
+            missing += [f"{model.__name__}.{name} is never {value}" for value in listed - values]
+            if len(values) < 2 and len(listed) != 1:
+                missing.append(f"{model.__name__}.{name} is always {values}")
+    assert missing == []
 
 
 @settings(max_examples=60, deadline=None)
@@ -217,7 +349,7 @@ FIRST = ("rounds", 0, "hyperparameters")
         (
             _set("head"),
             "My Head",
-            "head: String should match pattern '^[a-z0-9][a-z0-9_-]{0,63}$' (is 'My Head')",
+            "head.name: String should match pattern '^[a-z0-9][a-z0-9_-]{0,63}$' (is 'My Head')",
         ),
         (
             _set("datasets", 1, "split"),

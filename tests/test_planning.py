@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from hydrakit.errors import HydrakitError, PlanError, PluginError
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan import BodySpec, Plan, Split
 from hydrakit.plan.profiles import PROFILES, make_plan
 from hydrakit.plugins import load_plugins
+from hydrakit.plugins.options import option_fields
 
 PAPER = ["prostatex", "brain", "lung", "prostatex"]
 
@@ -79,12 +81,14 @@ def test_a_plan_without_more_words_is_the_recommended_one() -> None:
     assert plan.profile == "recommended"
     assert order(plan) == ["brain all", "prostatex head", "prostatex all"]
     assert plan.bootstrap == PROFILES["recommended"].bootstrap
-    assert (plan.head, plan.seed, plan.body) == ("mlp", 0, BodySpec())
+    assert (str(plan.head), plan.seed, plan.body) == ("mlp", 0, BodySpec())
     assert plan.dataset("prostatex").split == Split(train=8, val=1, test=1)
     assert plan.dataset("brain").split == Split(train=9, val=1, test=0)
     for dataset in plan.datasets:
-        adapter = load_plugins().dataset(dataset.name)
-        assert dataset.options == {option.name: option.default for option in adapter.options}
+        adapter = load_plugins().get(DatasetAdapter, dataset.name)
+        assert dataset.options == {
+            option.name: option.default for option in option_fields(adapter.options)
+        }
     assert make_plan("hydra", ["brain", "prostatex"]) == plan
     assert Plan.model_validate_json(plan.to_json()) == plan
 
@@ -112,7 +116,7 @@ def test_changes_apply_to_every_round(profile: str, strategy: str) -> None:
     )
     for name, value in changes.items():
         assert values(plan, name) == [value] * len(plan.rounds)
-    assert (plan.bootstrap, plan.seed, plan.head) == (5, 9, "linear")
+    assert (plan.bootstrap, plan.seed, plan.head.name) == (5, 9, "linear")
     assert plan.body == BodySpec(channels=(4, 8))
     for name in ("loss", "schedule", "select", "carry_head", "feature_dropout", "augmentation"):
         assert values(plan, name) == values(before, name)
@@ -144,9 +148,9 @@ def test_a_patience_of_zero_trains_all_epochs() -> None:
 def test_options_and_splits_go_to_their_dataset() -> None:
     name, option = next(
         (adapter.name, option)
-        for adapter in load_plugins().datasets.values()
+        for adapter in load_plugins().all(DatasetAdapter).values()
         if adapter.name in PAPER
-        for option in adapter.options
+        for option in option_fields(adapter.options)
         if len(option.choices) > 1
     )
     other = next(choice for choice in option.choices if choice != option.default)
@@ -216,7 +220,13 @@ def test_options_and_splits_go_to_their_dataset() -> None:
         ),
         ("hydra", PAPER, {"dropout": 1.0}, PlanError, "dropout: Input should be less than 1"),
         ("hydra", PAPER, {"window": 3}, PlanError, "--window is for `--select smoothed` and"),
-        ("hydra", PAPER, {"target_share": 0.0}, PlanError, "used: Input should be greater than 0"),
+        (
+            "hydra",
+            PAPER,
+            {"target_share": 0.0},
+            PlanError,
+            "target_share: Input should be greater than 0",
+        ),
         ("hydra", PAPER, {"bootstrap": 0}, PlanError, "bootstrap: Input should be greater than 0"),
         ("hydra", PAPER, {"seed": -1}, PlanError, "seed: Input should be greater than or equal"),
         ("hydra", PAPER, {"body_channels": []}, PlanError, "a body needs at least one block"),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hydrakit.compare.design import Cell
-from hydrakit.compare.launchers import Job, Queue
+from hydrakit.compare.pool import Job, Queue
 
 
 def groups_of(*sizes: int) -> list[list[Job]]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from hydrakit.data.quality.duplicates import content_digest, thumbnail
 from hydrakit.data.quality.shortcuts import image_facts
 from hydrakit.data.read import read_samples
 from hydrakit.errors import DataError
-from hydrakit.hooks import FieldOfView, OptionValue, Sample, Unusable
+from hydrakit.hooks import DatasetAdapter, FieldOfView, Sample, Unusable
 from hydrakit.plugins import load_plugins
 from hydrakit.storage.paths import cache_folder
 
@@ -234,7 +234,7 @@ def test_the_digest_tells_pixels_apart(
 def test_a_failed_reading_is_no_prepared_data(error: BaseException, tmp_path: Path) -> None:
     files = Files(tmp_path / "many", tmp_path / "cache", count=20)
 
-    def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample]:
+    def read(root: Path, options: Any) -> Iterator[Sample]:
         yield from files.read(root, options)
         raise error
 
@@ -288,7 +288,7 @@ def test_a_broken_cache_says_what_to_delete(
         files.prepare()
     message = str(caught.value)
     assert message.startswith(f"{folder}: prepared data cannot be read (")
-    assert message.endswith("): delete this folder to prepare anew")
+    assert message.endswith("): delete this folder to prepare it again")
     assert "\n" not in message
     assert files.cache is not None
     assert list(files.cache.iterdir()) == [folder]
@@ -342,7 +342,7 @@ def test_an_unusable_cache_is_named(files: Files) -> None:
     files.cache.write_text("in the way")
     with pytest.raises(DataError) as caught:
         files.prepare()
-    assert str(caught.value).startswith(f"{files.cache}: prepared data cannot be kept there (")
+    assert str(caught.value).startswith(f"{files.cache}: prepared data cannot be stored (")
     assert "`--cache` or $HYDRAKIT_CACHE" in str(caught.value)
     assert files.readings == 0
 
@@ -381,7 +381,7 @@ def test_the_cache_is_where_the_environment_says(
 
 @pytest.mark.shared
 def test_the_real_brain_images(shared_data: Path, tmp_path: Path) -> None:
-    brain = load_plugins().dataset("brain")
+    brain = load_plugins().get(DatasetAdapter, "brain")
     first, again = (
         prepare(brain, shared_data / "brain", options={}, patch=PATCH, cache=tmp_path / "c")
         for _ in range(2)

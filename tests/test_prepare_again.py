@@ -6,9 +6,10 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from preparing import PATCH, Files, adapter, every, noise, sample, told
 from hydrakit.data.prepared.manifest import Manifest
 from hydrakit.data.prepared.prepare import IN_FLIGHT, prepare
 from hydrakit.errors import DataError
-from hydrakit.hooks import OptionValue, Sample
+from hydrakit.hooks import Sample
 
 
 @pytest.fixture
@@ -154,14 +155,14 @@ def test_one_file_of_many_cases_is_hashed_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[str] = []
-    look = Manifest._look
+    look = Manifest._current
     monkeypatch.setattr(
-        Manifest, "_look", lambda self, path, name: looks.append(name) or look(self, path, name)
+        Manifest, "_current", lambda self, path, name: looks.append(name) or look(self, path, name)
     )
     path = tmp_path / "all.npy"
     np.save(path, noise(1, 40, 8, 9))
 
-    def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample]:
+    def read(root: Path, options: Any) -> Iterator[Sample]:
         for number in range(40):
             yield sample(
                 partial(lambda row: np.load(path)[row], number), key=str(number), source=(path,)
@@ -210,7 +211,7 @@ def test_a_file_that_cannot_be_opened_is_told(
 def test_a_file_that_grows_meanwhile_is_an_error(files: Files) -> None:
     path = files.root / "1.npy"
 
-    def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample]:
+    def read(root: Path, options: Any) -> Iterator[Sample]:
         def load() -> NDArray[np.float32]:
             image = files.load(path)
             with path.open("ab") as file:
@@ -240,7 +241,7 @@ def test_folders_elsewhere_are_watched_too(files: Files, tmp_path: Path) -> None
     root = tmp_path / "declared"
     root.mkdir()
 
-    def read(_: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample]:
+    def read(_: Path, options: Any) -> Iterator[Sample]:
         yield from files.read(files.root, options)
 
     def prepared() -> int:

@@ -125,7 +125,7 @@ def test_a_full_disk_is_told_and_what_was_done_is_kept(
         _, said = process.communicate(timeout=60)
     assert process.returncode == 1
     assert said == (
-        f"hydrakit: {files.cache}: prepared data cannot be kept there (File too large): choose "
+        f"hydrakit: {files.cache}: prepared data cannot be stored (File too large): choose "
         "another folder with `--cache` or $HYDRAKIT_CACHE\n"
     )
     assert told(files.prepare()) == whole
@@ -197,7 +197,7 @@ def test_a_lock_that_cannot_be_had_is_told(files: Files) -> None:
     folder = files.prepare().folder
     shutil.rmtree(folder)
     folder.write_text("in the way")
-    with pytest.raises(DataError, match="prepared data cannot be kept there"):
+    with pytest.raises(DataError, match="prepared data cannot be stored"):
         files.prepare()
 
 

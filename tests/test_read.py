@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from hydrakit.data.dicom import MissingCodecError
 from hydrakit.data.read import load_image, read_cases, read_samples
 from hydrakit.errors import DataError, PlanError
-from hydrakit.hooks import DatasetAdapter, FieldOfView, Option, OptionValue, Sample, Unusable
+from hydrakit.hooks import DatasetAdapter, FieldOfView, OptionValue, Sample, Unusable
 from hydrakit.plugins.options import resolve_options
 
 IMAGE = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -22,7 +23,7 @@ def sample(**changes: Any) -> Sample:
 
 
 def adapter(cases: Iterable[Any] = (), **changes: Any) -> DatasetAdapter:
-    def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Any]:
+    def read(root: Path, options: Any) -> Iterator[Any]:
         yield from cases
 
     values: dict[str, Any] = {
@@ -196,9 +197,11 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'two' has 2 channels where the ones before had 1"):
         list(read_samples(adapter([sample(), two_channels]), tmp_path, {}))
     for again in (sample(), Unusable(key="one", reason="again")):
-        with pytest.raises(DataError, match="case 'one' comes twice"):
+        with pytest.raises(DataError, match="case 'one' occurs twice"):
             list(read_samples(adapter([sample(), again]), tmp_path, {}))
-    with pytest.raises(DataError, match="its adapter gave a dict: a Sample or an Unusable is exp"):
+    with pytest.raises(
+        DataError, match="its adapter returned a dict: a Sample or an Unusable is exp"
+    ):
         list(read_samples(adapter([{}]), tmp_path, {}))
 
 
@@ -206,20 +209,21 @@ def test_a_missing_folder_says_how_to_get_the_data(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         list(read_samples(adapter(), tmp_path / "none", {}))
     message = str(caught.value)
-    assert message.startswith(f"thing: no folder {tmp_path / 'none'}: name the one ")
+    assert message.startswith(f"thing: no folder {tmp_path / 'none'}: give its folder with ")
     assert "`--root thing=PATH`; it should hold a few files." in message
     assert "Make them." in message
     assert "`hydrakit phantom FOLDER`" in message
 
 
-OPTIONED = adapter(
-    options=(
-        Option(name="series", default="adc", help="Which.", choices=("adc", "bval")),
-        Option(name="slices", default=3, help="How many."),
-        Option(name="width", default=1.5, help="How wide."),
-        Option(name="copies", default=True, help="Keep them."),
-    )
-)
+@dataclass(frozen=True, kw_only=True)
+class ThingOptions:
+    series: Literal["adc", "bval"] = "adc"
+    slices: int = 3
+    width: float = 1.5
+    copies: bool = True
+
+
+OPTIONED = adapter(options=ThingOptions)
 
 
 def test_options_have_their_defaults_and_the_types_of_these() -> None:
@@ -251,9 +255,9 @@ def test_options_have_their_defaults_and_the_types_of_these() -> None:
     [
         ({"serie": "adc"}, "unknown option of 'thing' 'serie': did you mean 'series'?"),
         ({"series": "t2"}, "option thing.series=t2: must be one of adc, bval"),
-        ({"slices": "many"}, "option thing.slices=many: must be of type int"),
-        ({"slices": 1.5}, "option thing.slices=1.5: must be of type int"),
-        ({"width": "wide"}, "option thing.width=wide: must be of type float"),
+        ({"slices": "many"}, "option thing.slices=many: must be a whole number"),
+        ({"slices": 1.5}, "option thing.slices=1.5: must be a whole number"),
+        ({"width": "wide"}, "option thing.width=wide: must be a number"),
         ({"copies": "maybe"}, "option thing.copies=maybe: must be true or false"),
     ],
 )
@@ -264,12 +268,12 @@ def test_wrong_options_are_told(given: dict[str, OptionValue], said: str) -> Non
 
 
 def test_the_adapter_gets_every_option(tmp_path: Path) -> None:
-    seen: list[Mapping[str, OptionValue]] = []
+    seen: list[ThingOptions] = []
 
-    def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample]:
+    def read(root: Path, options: Any) -> Iterator[Sample]:
         assert root == tmp_path
         seen.append(options)
         yield sample()
 
     list(read_samples(adapter(read=read, options=OPTIONED.options), tmp_path, {"slices": "5"}))
-    assert seen == [{"series": "adc", "slices": 5, "width": 1.5, "copies": True}]
+    assert seen == [ThingOptions(slices=5)]

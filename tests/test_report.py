@@ -29,8 +29,8 @@ from hydrakit.errors import PlanError
 from hydrakit.plan.results import AreaUnderCurve
 from hydrakit.report import write_report
 from hydrakit.report.markup import Html, element
-from hydrakit.report.repeat import command
-from hydrakit.report.words import meaning
+from hydrakit.report.provenance import rerun_command
+from hydrakit.report.verdict import interpretation
 from hydrakit.stats.intervals import newcombe_interval
 
 
@@ -42,20 +42,20 @@ def test_only_markup_goes_in_as_markup():
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "said"),
+    ("low", "high", "expected"),
     [
         (0.52, 0.97, "excludes 0.5"),
-        (0.31, 0.88, "on these 19 findings the network cannot be told from chance"),
-        (0.5, 0.9, "cannot be told from chance"),
+        (0.31, 0.88, "on these 19 findings, the network is not distinguishable from chance"),
+        (0.5, 0.9, "not distinguishable from chance"),
         (0.1, 0.45, "worse than chance"),
     ],
 )
-def test_what_an_interval_means(low, high, said):
+def test_interpretation_of_an_interval(low, high, expected):
     area = AreaUnderCurve(
         class_name="x", auc=(low + high) / 2, low=low, high=high, positives=4, negatives=15
     )
-    assert said in meaning(area)
-    assert f"from {low:.3f} to {high:.3f}" in meaning(area)
+    assert expected in interpretation(area)
+    assert f"from {low:.3f} to {high:.3f}" in interpretation(area)
 
 
 def test_the_verdict_comes_first_and_says_what_it_rests_on(tmp_path):
@@ -67,20 +67,20 @@ def test_the_verdict_comes_first_and_says_what_it_rests_on(tmp_path):
     verdict = section.children[0].words()
     area = found.classes[0]
     assert f"{area.auc:.3f}" in verdict
-    assert f"95 % interval {area.low:.3f} to {area.high:.3f}" in verdict
-    assert "from 4 positive (significant) and 15 negative findings" in verdict
+    assert f"95 % confidence interval {area.low:.3f} to {area.high:.3f}" in verdict
+    assert "4 positive (significant) and 15 negative findings" in verdict
     words = section.words()
     assert area.low < 0.5 < area.high
-    assert "cannot be told from chance" in words
-    assert "One positive finding weighs 0.250 of the AUC, one negative finding 0.067." in words
-    assert "The 19 findings are of 16 patients" in words
+    assert "not distinguishable from chance" in words
+    assert "One positive finding contributes 0.250 to the AUC, one negative finding 0.067." in words
+    assert "The 19 findings come from 16 patients" in words
     assert f"Accuracy {found.figures.accuracy:.3f}" in words
-    assert "every time would give 0.789" in words
+    assert "most frequent class gives 0.789" in words
 
 
 def test_one_patient_is_one(tmp_path):
     page = report(make_run(tmp_path / "run", facts={"patients": {"test": 1}}))
-    assert "The 19 findings are of 1 patient. The" in page.all("section")[0].words()
+    assert "The 19 findings come from 1 patient. The" in page.all("section")[0].words()
 
 
 def test_no_word_of_patients_where_each_has_one_case(tmp_path):
@@ -96,14 +96,14 @@ def test_more_than_two_classes(tmp_path):
 
     verdict = page.all("section")[0]
     assert f"{found.figures.auc:.3f}" in verdict.children[0].words()
-    assert "mean of 3 classes, each against the rest (macro average), from 22" in verdict.words()
+    assert "macro average of 3 classes, each versus the rest; 22 findings" in verdict.words()
     rows = cells(verdict.all("table")[0])[1:]
     assert [row[:5] for row in rows] == [
         [a.class_name, str(a.positives), str(a.negatives), f"{a.auc:.3f}",
          f"{a.low:.3f} to {a.high:.3f}"]
         for a in found.classes
     ]  # fmt: skip
-    assert "every time would give 0.455" in verdict.words()
+    assert "most frequent class gives 0.455" in verdict.words()
     roc = drawn(page, "roc")
     assert [len(plotted(roc.all("svg")[-1], f"line c{number}")) for number in range(4)] == [
         1,
@@ -143,16 +143,16 @@ def test_the_rounds_are_those_of_the_results(tmp_path):
     assert total[-1] == "350"
 
 
-def test_what_the_rounds_need_said(tmp_path):
+def test_notes_on_the_rounds(tmp_path):
     words = report(make_run(tmp_path / "a", carry_head="last")).all("section")[1].words()
-    assert "best of 3 random starts" in words
+    assert "best of 3 random initialisations" in words
     assert "from 0.410 to 0.630" in words
-    assert "the last epoch's" in words
+    assert "the head of the last epoch" in words
     words = (
         report(make_run(tmp_path / "b", rounds=[("prostatex", "all")])).all("section")[1].words()
     )
-    assert "Reference AUC: none here" in words
-    assert "the last epoch's" not in words
+    assert "Reference AUC: not available" in words
+    assert "the head of the last epoch" not in words
 
 
 def test_the_file_needs_nothing_else(tmp_path):
@@ -192,7 +192,7 @@ def test_text_from_outside_stays_text(tmp_path):
     data = part(page, "Data").words()
     assert f"2: {evil}" in data
     assert data.count(evil) >= 4
-    assert evil in part(page, "How to repeat this run").words()
+    assert evil in part(page, "Reproduce this run").words()
 
 
 def test_the_data_of_each_dataset(tmp_path):
@@ -212,14 +212,14 @@ def test_the_data_of_each_dataset(tmp_path):
         for dl in section.all("dl")
     )
     assert target["Excluded"] == "6: position outside the volume 1: no highest-b series"
-    assert target["Without a label"] == "3, not used"
-    assert target["Split"] == "train 8, val 1, test 1; a patient's cases stay together"
+    assert target["Without label"] == "3 cases, unused"
+    assert target["Split"] == "train 8, val 1, test 1; all cases of a patient are in one split"
     assert target["Options"] == "slice=geometry"
-    assert target["Cite as"] == "Author A. The prostatex set, 2020."
+    assert target["Citation"] == "Author A. The prostatex set, 2020."
     assert target["Licence"] == "CC BY 3.0"
     assert lung["About"] == "Images of lung"
-    assert "Cite as" not in brain
-    assert brain["Split"] == "train 8, val 1; a patient's cases stay together"
+    assert "Citation" not in brain
+    assert brain["Split"] == "train 8, val 1; all cases of a patient are in one split"
 
 
 SHORTCUTS = [
@@ -236,50 +236,53 @@ def data_of(page: Node, place: int = 0) -> dict[str, str]:
     return dict(zip(*words, strict=True))
 
 
-def test_what_the_gate_found_is_told(tmp_path):
+def test_leakage_results_of_a_dataset(tmp_path):
     facts = {"copies": 12, "withheld": 3, "unused": 7, "shortcuts": SHORTCUTS}
     page = report(make_run(tmp_path / "run", facts=facts))
-    told = data_of(page)
-    assert told["Copies"] == (
-        "12 cases are copies of another patient's; copies of one image are in one split"
+    details = data_of(page)
+    assert details["Duplicates"] == (
+        "12 cases duplicate an image of another patient; "
+        "duplicates of an image are in the same split"
     )
-    assert told["Withheld"] == "3 cases that the test split of prostatex has a patient or copy of"
-    assert told["Unused"] == "7 cases, as the plan says"
-    assert told["Shortcuts"] == (
-        "Warning: mode alone tells significant, AUC 0.800 (0.700 to 0.900)"
+    assert details["Withheld"] == (
+        "3 cases that share a patient or an image with the test split of prostatex"
+    )
+    assert details["Unused"] == "7 cases, as set in the plan"
+    assert details["Shortcuts"] == (
+        "Warning: mode alone predicts significant, AUC 0.800 (0.700 to 0.900)"
     )
     verdict = page.all("section")[0].words()
-    assert "facts of the files alone tell the class of prostatex (mode)" in verdict
+    assert "file properties alone predict the class in prostatex (mode)" in verdict
 
 
-def test_a_dataset_without_copies_and_shortcuts_is_told_so(tmp_path):
+def test_a_dataset_without_duplicates_and_shortcuts(tmp_path):
     page = report(make_run(tmp_path / "run"))
-    told = data_of(page)
-    assert told["Copies"] == "none found"
-    assert told["Shortcuts"] == "no fact of the files alone tells the class strongly"
-    assert not {"Withheld", "Unused"} & told.keys()
-    assert "facts of the files" not in page.all("section")[0].words()
+    details = data_of(page)
+    assert details["Duplicates"] == "none"
+    assert details["Shortcuts"] == "none: no file property alone predicts the class well"
+    assert not {"Withheld", "Unused"} & details.keys()
+    assert "file properties" not in page.all("section")[0].words()
 
 
 @pytest.mark.parametrize(
-    ("choice", "said"),
+    ("choice", "expected"),
     [
-        ({"copies": "drop"}, "5 of them left out, so that one patient's are left of each image"),
-        ({"copies": "report"}, "so copies of one image can be in several splits"),
-        ({"conflicts": "keep"}, "copies with different labels are kept"),
+        ({"copies": "drop"}, "5 of them were removed, so that each image has one patient"),
+        ({"copies": "report"}, "so duplicates of an image can be in different splits"),
+        ({"conflicts": "keep"}, "duplicates with different labels are used"),
     ],
 )
-def test_what_became_of_copies_is_the_plans_choice(tmp_path, choice, said):
+def test_treatment_of_duplicates_is_that_of_the_plan(tmp_path, choice, expected):
     rundir = make_run(tmp_path / "run", facts={"copies": 12, "dropped": 5})
     forget_digests(rundir.path)
     plan = json.loads(rundir.plan_path.read_text())
     rundir.plan_path.write_text(json.dumps(plan | choice))
-    assert said in data_of(report(rundir))["Copies"]
+    assert expected in data_of(report(rundir))["Duplicates"]
 
 
-def test_how_to_repeat(tmp_path):
+def test_reproduction(tmp_path):
     rundir = make_run(tmp_path / "run")
-    section = part(report(rundir), "How to repeat this run")
+    section = part(report(rundir), "Reproduce this run")
 
     given = shlex.split(section.all("pre")[0].words())
     folder = str(tmp_path / "run")
@@ -292,7 +295,7 @@ def test_how_to_repeat(tmp_path):
 
 def test_the_command_names_roots_that_lie_apart():
     roots = {"roots": {"brain": "/a/brain", "lung": "/b/LUNGx"}}
-    assert command(Path("runs/x"), roots) == (
+    assert rerun_command(Path("runs/x"), roots) == (
         "hydrakit run --plan runs/x/plan.json --root brain=/a/brain --root lung=/b/LUNGx "
         "--out runs/x-again"
     )
@@ -330,7 +333,7 @@ def edit_plan(rundir):
     ("harm", "message"),
     [
         (write("results.json", "{}"), r"results\.json: cannot be read"),
-        (remove("data.json"), r"data\.json: does not tell of every dataset"),
+        (remove("data.json"), r"data\.json: does not list every dataset"),
         (write("data.json", "["), r"data\.json: cannot be read"),
         (write("environment.json", "["), r"environment\.json: cannot be read"),
         (remove("predictions.csv"), r"predictions\.csv: cannot be read .*: delete .*results\.json"),
@@ -346,7 +349,7 @@ def edit_plan(rundir):
         (write("predictions.csv", "split,finding,label,p_significant\n"), "do not give the AUC"),
         (swap_labels, "do not give the AUC"),
         (remove("rounds/03-brain-all/metrics.jsonl"), r"03-brain-all/metrics\.jsonl: cannot be"),
-        (write("rounds/03-brain-all/metrics.jsonl", ""), "does not hold the 6 epochs"),
+        (write("rounds/03-brain-all/metrics.jsonl", ""), "does not have the 6 epochs"),
         (edit_plan, r"results\.json: has other rounds than plan\.json"),
     ],
 )

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from hydrakit.errors import PlanError
 from hydrakit.report import build_comparison, write_comparison_report
-from hydrakit.report.contrasts import STEPS, cell_aucs, resampled_band, weighted_heights
+from hydrakit.report.comparison_figures import RATES, cell_aucs, resampled_band, weighted_heights
 
 
 def page_of(folder, offered=NO_PLUGINS):
@@ -28,17 +28,17 @@ def test_the_verdict_comes_first_and_says_what_it_rests_on(tmp_path):
     assert re.sub(r"\s+", "", found.pairs[1].text) in said
     headline = page_of(tmp_path / "c").all("section")[0].all("b")[0].words()
     assert found.pairs[0].text.startswith(headline)
-    assert headline.endswith("to tell a difference of this size")
+    assert found.pairs[0].text[len(headline) :].startswith((" (", ": mean"))
     assert f"{found.positives} positive (significant) and {found.negatives} negative" in words
     assert "2 seeds, 1 repeat of 4-fold cross-validation" in words
-    assert "read 24 times" in words
-    assert "Not complete" not in words
+    assert "read 24 times, always after model selection" in words
+    assert "Incomplete" not in words
 
 
 def test_what_is_missing_is_said(tmp_path):
     make_comparison(tmp_path / "c", used=18, failed={"hydra-seed1": "too <little> memory"})
     page = page_of(tmp_path / "c")
-    assert "18 of 24 cells are behind these figures" in page.all("section")[0].words()
+    assert "the results include 18 of 24 cells" in page.all("section")[0].words()
     assert "hydra-seed1: too <little> memory" in part(page, "Cells").words()
 
 
@@ -46,9 +46,9 @@ def test_one_under_way_says_so_first_and_is_read_again(tmp_path):
     make_comparison(tmp_path / "c", used=18, done=20, under_way=True)
     page = page_of(tmp_path / "c")
     first = page.all("section")[0]
-    assert first.all("b")[0].words() == "Under way: 20 of 24 cells are done."
-    assert "Figures are of 18: of the seeds and folds" in first.words()
-    assert "Not complete" not in first.words()
+    assert first.all("b")[0].words() == "In progress: 20 of 24 cells are finished."
+    assert "The results include 18 cells: those of seeds and folds" in first.words()
+    assert "Incomplete" not in first.words()
     assert [n for n in page.all("meta") if n.attributes.get("http-equiv") == "refresh"]
 
 
@@ -110,7 +110,7 @@ def test_the_mean_curve_has_the_mean_area(tmp_path):
         points = np.array([row[1:] for row in roc.rows if row[0] == strategy.name], dtype=float)
         area = float(np.sum(np.diff(points[:, 0]) * (points[1:, 1] + points[:-1, 1]) / 2))
         assert area == pytest.approx(strategy.auc, abs=1e-12)
-    svg = part(page_of(tmp_path / "c"), "Test").all("svg")[-1]
+    svg = part(page_of(tmp_path / "c"), "Test results").all("svg")[-1]
     assert len(plotted(svg, "area c0")) == len(plotted(svg, "area c2")) == 1
 
 
@@ -123,8 +123,8 @@ def test_weighted_curves_are_those_of_repeated_findings():
         rate, height, _ = roc_curve(
             np.repeat(positive, weight), np.repeat(scores, weight), drop_intermediate=False
         )
-        grid = ~np.isin(STEPS.round(9), rate.round(9))  # at a step up any of its heights is right
-        np.testing.assert_allclose(heights[grid], np.interp(STEPS, rate, height)[grid])
+        grid = ~np.isin(RATES.round(9), rate.round(9))  # at a step up any of its heights is right
+        np.testing.assert_allclose(heights[grid], np.interp(RATES, rate, height)[grid])
     assert np.isnan(found[4]).all()
 
 
@@ -143,8 +143,8 @@ def test_datasets_and_the_command(tmp_path):
     words = part(page, "Datasets").words()
     assert "Author A. The prostatex set, 2020." in words
     assert "CC BY 3.0" in words
-    assert "brain Its plugin is not" in re.sub(r"\s+", " ", words) or "not installed" in words
-    given = part(page, "How to repeat this comparison").all("pre")[0].words()
+    assert re.findall(r"(\w+)\s+Its plugin is not installed here\.", words) == ["brain"]
+    given = part(page, "Reproduce this comparison").all("pre")[0].words()
     assert given.startswith(
         "hydrakit compare --strategies hydra,transfer,classical --datasets "
         "prostatex,brain,prostatex --seeds 2 --folds 4 --out "

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pages import drawn, make_run, plotted, predictions, report
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import roc_curve
 
-from hydrakit.report.roc import area_below, roc_points
+from hydrakit.report.roc import roc_points
 from hydrakit.report.svg import Axis, line_style, ticks
 
 
@@ -27,7 +27,6 @@ def test_the_curve_is_scikit_learns(cases):
 
     false_rate, true_rate, _ = roc_curve(positive, scores, drop_intermediate=False)
     np.testing.assert_allclose(points, np.column_stack([false_rate, true_rate]))
-    assert area_below(points) == pytest.approx(roc_auc_score(positive, scores))
 
 
 @given(
@@ -74,8 +73,8 @@ def test_the_roc_is_drawn_where_it_is(tmp_path):
     np.testing.assert_allclose(found, np.column_stack([false_rate, true_rate]), atol=1e-3)
     assert len(svg.all("circle")) == len(curve)
     caption = figure.all("figcaption")[0].words()
-    assert "A step up is 1 of 4 positive findings (0.250)" in caption
-    assert "1 of 15 negative findings (0.067)" in caption
+    assert "Each upward step is one of 4 positive findings (0.250)" in caption
+    assert "one of 15 negative findings (0.067)" in caption
 
 
 def test_a_long_roc_has_no_dots(tmp_path):

@@ -21,7 +21,8 @@ from hydrakit.cli import main
 from hydrakit.errors import PlanError
 from hydrakit.report import build_comparison, build_report, write_comparison_report, write_report
 from hydrakit.report import export as exporting
-from hydrakit.report.export import COLOUR_OF, INSTALL, STYLES, standalone, to_csv, write_figures
+from hydrakit.report.export import INSTALL, read_style, standalone_svg, to_csv, write_figures
+from hydrakit.report.markup import style_sheet
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
 QUIET = [
@@ -83,7 +84,8 @@ def figures_of(tmp_path):
 
 def test_a_figure_alone_needs_no_style_sheet(tmp_path):
     run, compared = figures_of(tmp_path)
-    known = {f"c{number}" for number in range(6)} | set(COLOUR_OF) | set(STYLES)
+    rules, _ = read_style(style_sheet())
+    known = {name for rule in rules for name in rule.classes}
     for figure in (*run, *compared):
         used = {
             name
@@ -91,11 +93,11 @@ def test_a_figure_alone_needs_no_style_sheet(tmp_path):
             for name in node.attrib.get("class", "").split()
         }
         assert used <= known
-        text = standalone(figure)
+        text = standalone_svg(figure)
         root = ElementTree.fromstring(text)
         assert all("class" not in node.attrib for node in root.iter())
         assert "var(" not in text
-        assert "$" not in text
+        assert "--" not in text
         words = "".join(root.itertext())
         for _, label in figure.key:
             assert label in words
@@ -162,7 +164,7 @@ def test_the_command_writes_both_reports_again(tmp_path):
     assert done.stdout.splitlines()[0] == str(rundir.report_path)
     assert "is not there, so that the report shows no patches" in done.stderr
     assert (tmp_path / "f" / "roc.svg").is_file()
-    assert "<h2>Test</h2>" in rundir.report_path.read_text()
+    assert "<h2>Test results</h2>" in rundir.report_path.read_text()
 
     done = runner.invoke(main, ["report", str(tmp_path / "c")])
     assert done.exit_code == 0, done.output
@@ -201,7 +203,7 @@ def test_reports_and_figures_do_not_load_torch(tmp_path):
         "import sys; from pathlib import Path; from hydrakit.report import *; "
         "from hydrakit.report.export import write_figures; "
         "from hydrakit.runs.rundir import RunDir; from hydrakit.plugins import Plugins; "
-        "none = Plugins(datasets={}, heads={}, strategies={}, commands={}, found=()); "
+        "none = Plugins.of(); "
         f"_, figures = build_report(RunDir(Path({str(tmp_path / 'run')!r})), plugins=none); "
         f"write_figures(figures, Path({str(tmp_path / 'f')!r})); "
         "assert 'torch' not in sys.modules"

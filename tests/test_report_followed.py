@@ -23,9 +23,10 @@ from hydrakit.cli import main
 from hydrakit.errors import PlanError
 from hydrakit.plan.results import TracePoint
 from hydrakit.report import build_report, write_report
-from hydrakit.report.levels import moving_average
-from hydrakit.runs.rundir import TRACE, RunDir, write_lines
+from hydrakit.report.figures import moving_average
+from hydrakit.runs.rundir import TRACE, RunDir
 from hydrakit.stats.intervals import newcombe_interval
+from hydrakit.storage.records import write_lines
 
 OFFERED = plugins(adapter("prostatex"))
 EPOCHS = 6
@@ -77,8 +78,8 @@ def test_the_trace_is_drawn_with_its_average_and_its_interval(tmp_path: Path) ->
     assert outline == pytest.approx([h for _, h in ends] + [low for low, _ in ends][::-1], abs=2e-3)
     assert len(svg.all("rect")) == 7  # a band of the axis for each round
     words = figure.words()
-    assert "the test labels were read 42 times for it" in words
-    assert "the 95 % interval (Newcombe) that so few test cases leave around the moving" in words
+    assert "the test labels were read 42 times for this figure" in words
+    assert "95 % confidence interval (Newcombe) of the moving average" in words
 
 
 def test_the_trace_marks_the_epochs_that_validation_chose(tmp_path: Path) -> None:
@@ -91,12 +92,12 @@ def test_the_trace_marks_the_epochs_that_validation_chose(tmp_path: Path) -> Non
 
 
 def test_the_readings_of_a_trace_are_one_line(tmp_path: Path) -> None:
-    section = part(report(traced(tmp_path / "run"), OFFERED), "Test")
+    section = part(report(traced(tmp_path / "run"), OFFERED), "Test results")
     assert "The test labels were read 43 times." in section.words()
-    told = [item.words() for item in section.all("li") if "by the run" in item.words()
+    entries = [item.words() for item in section.all("li") if "by the run" in item.words()
             or "--trace-test" in item.words()]  # fmt: skip
-    assert len(told) == 2
-    assert "after 42 epochs (--trace-test)" in told[0]
+    assert len(entries) == 2
+    assert "after each of 42 epochs (--trace-test)" in entries[0]
 
 
 def test_rounds_without_a_trace_leave_a_gap(tmp_path: Path) -> None:
@@ -166,6 +167,7 @@ def test_the_files_of_the_figures_hold_what_is_drawn(tmp_path: Path) -> None:
 def test_the_numbers_have_the_ends_of_the_band(tmp_path: Path) -> None:
     _, figures = build_report(traced(tmp_path / "run"), plugins=OFFERED)
     (figure,) = (each for each in figures if each.name == "trace")
+    assert figure.rows
     for row in figure.rows:
         cells = dict(zip(figure.columns, row, strict=True))
         assert (cells["low"], cells["high"]) == pytest.approx(

@@ -1,40 +1,41 @@
-"""The parts of reports: bands, maps, forgetting, luck, readings, and runs under way."""
+"""Parts of reports: bands, transfer, chance, use of test labels, examples, runs in progress."""
 
 from __future__ import annotations
 
 import csv
 import json
+import math
+import re
 import shutil
-from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from pages import NO_PLUGINS, cells, make_run, parse, part, predictions, report
+from pages import NO_PLUGINS, cells, make_run, parse, part, report
 from scipy.stats import kstwo, mannwhitneyu
 from sklearn.metrics import brier_score_loss
-from torch import nn
 
 from hydrakit.errors import PlanError
-from hydrakit.hooks import FieldOfView
-from hydrakit.models.body import attach_head
 from hydrakit.plan.results import AreaUnderCurve, Bootstrap, DataFacts
-from hydrakit.report import ledger, write_report
-from hydrakit.report.cases import answer, choose, read_shown, saliency
-from hydrakit.report.levels import _kolmogorov, moving_average, roc_band, two_classes
-from hydrakit.report.operating import operating_table
+from hydrakit.report import write_report
+from hydrakit.report.cases import read_examples
+from hydrakit.report.figures import moving_average
 from hydrakit.report.page import build_report
-from hydrakit.report.roc import Curve, roc_points
-
-assert FieldOfView  # imported so that hooks are loaded as in the program
+from hydrakit.report.roc import RocCurve, kolmogorov_quantile, roc_band, roc_points
+from hydrakit.report.rounds import chance_note, two_classes
+from hydrakit.report.scores import sensitivity_table
+from hydrakit.runs.shown import choose_examples
 
 
 @pytest.mark.parametrize("count", [4, 15, 76, 254])
 def test_the_quantile_is_kolmogorovs(count):
-    assert _kolmogorov(count, 0.95) == pytest.approx(kstwo.ppf(0.95, count), abs=0.006)
+    for level in (0.9, 0.95, 0.975):
+        assert kolmogorov_quantile(count, level) == pytest.approx(
+            kstwo.ppf(level, count), abs=0.007
+        )
 
 
 def test_the_band_holds_the_whole_true_curve():
@@ -88,7 +89,7 @@ def test_two_classes_are_told_from_other_tasks(counts, cases, found):
 
 def test_the_transfer_matrix_and_what_follows_from_it(tmp_path):
     page = report(make_run(tmp_path / "run"))
-    section = part(page, "What the rounds did to one another")
+    section = part(page, "Transfer between rounds")
     rows = {row[0]: row[1:] for row in cells(section.all("table")[0])[1:]}
 
     assert rows["prostatex"][:3] == ["0.700", "0.700", "0.780"]
@@ -104,18 +105,21 @@ def test_the_transfer_matrix_and_what_follows_from_it(tmp_path):
     assert len(frames) == 7
     moved = section.all("figure")[1].words()
     assert "round 3, convolutions: 0.03" in moved
-    assert "statistics" not in moved.split("Length of")[0]
+    assert "statistics" not in moved.split("Euclidean norm")[0]
 
 
-def test_luck_is_said_beside_the_best_start(tmp_path):
+def test_chance_is_noted_with_the_best_initialisation(tmp_path):
     rundir = make_run(tmp_path / "run")
     words = part(report(rundir), "Rounds").words()
-    assert "the best of 3 networks that know nothing has, on 8 and 30 validation findings" in words
-    assert "The best random start here had 0.630: no more than luck explains." in words
+    assert (
+        "Expected best AUC of 3 random classifiers on these cases (8 positive and 30 negative"
+        in words
+    )
+    assert "random initialisation had 0.630: not better than expected by chance." in words
     first = rundir.results().rounds[0]
     lucky = first.model_copy(update={"bootstrap": Bootstrap(chosen=0, val_auc=(0.99, 0.2, 0.1))})
-    assert "0.990: more than luck explains" in ledger.luck_words(lucky, (30, 8))
-    assert ledger.luck_words(first, None) is None
+    assert "0.990: better than expected by chance" in chance_note(lucky, (30, 8))
+    assert chance_note(first, None) is None
 
 
 def test_a_single_start_gets_the_range_of_chance():
@@ -127,25 +131,28 @@ def test_a_single_start_gets_the_range_of_chance():
         epochs=1, val=Metrics(loss=1, auc=0.6), reference_auc=None, seconds=1,
         bootstrap=rundir_first,
     )  # fmt: skip
-    words = ledger.luck_words(first, (5, 4))
-    # Of all orders of 4 and 5 scores, as SciPy's exact test has them.
-    low = float(words.split("AUC of ")[1].split(" ")[0])
-    a, b = np.arange(4), np.arange(4, 9)
-    assert mannwhitneyu(a, b, alternative="less", method="exact").pvalue < 0.025
-    assert 0 < low < 0.5
-    assert "95 of 100" in words
+    words = chance_note(first, (5, 4))
+    assert "AUC of a random classifier" in words
+    # The 2.5 % and 97.5 % quantiles over all 126 orders of 4 and 5 scores.
+    aucs = []
+    for places in combinations(range(9), 4):
+        others = sorted(set(range(9)) - set(places))
+        aucs.append(float(mannwhitneyu(places, others).statistic) / 20)
+    aucs.sort()
+    low, high = (aucs[math.ceil(share * len(aucs)) - 1] for share in (0.025, 0.975))
+    assert re.findall(r"\b[01]\.\d{3}\b", words) == [f"{low:.3f}", f"{high:.3f}"]
 
 
 def test_every_reading_of_test_labels_is_counted(tmp_path):
     rundir = make_run(tmp_path / "run")
-    assert "were read once" in part(report(rundir), "Test").words()
+    assert "were read once" in part(report(rundir), "Test results").words()
     rundir.log("evaluated", dataset="prostatex", split="test")
     rundir.log("evaluated", dataset="prostatex", split="val")
     rundir.log("evaluated", dataset="brain", split="all")
-    assert "were read 2 times" in part(report(rundir), "Test").words()
+    assert "were read 2 times" in part(report(rundir), "Test results").words()
     path = rundir.path / "events.jsonl"
     path.write_text(path.read_text() + '{"time": "2026', encoding="utf-8")  # killed while writing
-    assert "were read 2 times" in part(report(rundir), "Test").words()
+    assert "were read 2 times" in part(report(rundir), "Test results").words()
     path.write_text("half\n" + path.read_text(), encoding="utf-8")
     with pytest.raises(PlanError, match=r"events\.jsonl: line 1 is no event"):
         write_report(rundir, plugins=NO_PLUGINS)
@@ -153,7 +160,7 @@ def test_every_reading_of_test_labels_is_counted(tmp_path):
 
 def test_calibration_is_scikit_learns(tmp_path):
     rundir = make_run(tmp_path / "run")
-    section = part(report(rundir), "Test")
+    section = part(report(rundir), "Test results")
     with (rundir.path / "predictions.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
     truth = [row["label"] == "significant" for row in rows]
@@ -177,18 +184,22 @@ def test_a_run_under_way_tells_what_there_is(tmp_path, done):
     rundir = unfinished(tmp_path / "run", done)
     page = report(rundir)
     words = page.all("section")[0].words()
-    told = f"Under way: {done} of 7 rounds are done." if done < 7 else "All 7 rounds are done."
+    told = (
+        f"In progress: {done} of 7 rounds are finished."
+        if done < 7
+        else "All 7 rounds are finished."
+    )
     assert told in words
     refresh = [node for node in page.all("meta") if node.attributes.get("http-equiv") == "refresh"]
     assert [node.attributes["content"] for node in refresh] == ["30"]
     table = cells(part(page, "Rounds").all("table")[0])
     stages = [row[6] for row in table[1:-1]]
-    assert [stage in ("under way", "to come") for stage in stages] == [False] * done + [True] * (
+    assert [stage in ("in progress", "pending") for stage in stages] == [False] * done + [True] * (
         7 - done
     )
-    assert stages.count("under way") == (done < 7)
+    assert stages.count("in progress") == (done < 7)
     assert len(part(page, "Training").all("figure")) == (3 if done > 1 else 2 * done)
-    assert not any(h.words() == "Test" for h in page.all("h2"))
+    assert not any(h.words() == "Test results" for h in page.all("h2"))
 
 
 def test_a_run_that_has_not_read_its_data_has_a_report(tmp_path):
@@ -204,90 +215,11 @@ def test_a_finished_run_is_not_read_again(tmp_path):
     assert not any(node.attributes.get("http-equiv") == "refresh" for node in page.all("meta"))
 
 
-class Straight(nn.Module):
-    """A head whose outputs are sums of features."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(8, 3)
-
-    def forward(self, features):
-        return self.linear(features)
-
-
-@settings(max_examples=5, deadline=None)
-@given(st.integers(0, 1000), st.integers(0, 2))
-def test_the_map_sums_to_what_the_patch_adds(seed, output):
-    """The completeness of integrated gradients (Sundararajan 2017, proposition 1)."""
-    from hydrakit.models.body import Body
-    from hydrakit.plan import BodySpec
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        body = Body(BodySpec(channels=(4, 8), features=8, patch=16), in_channels=1, dropout=0.0)
-        model = attach_head(body.eval(), Straight())
-    canvases = np.random.default_rng(seed).normal(size=(2, 1, 44, 44)).astype(np.float32)
-
-    patches, maps = saliency(model, canvases, [output, output], target="d")
-
-    assert patches.shape == maps.shape == (2, 1, 16, 16)
-    with torch.no_grad():
-        here = answer(model(torch.from_numpy(patches)), output)
-        there = answer(model(torch.zeros(1, 1, 16, 16)), output)
-    np.testing.assert_allclose(
-        maps.sum(axis=(1, 2, 3)), (here - there).numpy(), rtol=0.05, atol=0.02
-    )
-
-
-def test_of_one_finding_a_group_shows_one_image(tmp_path):
-    test = predictions(12, 30, shift=0.7)
-    names = tuple(f"f{label}{number % 4}" for number, label in enumerate(test.labels))
-    rundir = make_run(tmp_path / "run", test=replace(test, findings=names))
-    keys, chosen = choose(rundir)
-    with (rundir.path / "predictions.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
-    for group in ("right", "wrong"):
-        inside = {}  # of each finding, how sure each image's answer is
-        for row in rows:
-            if (row["label"] == row["predicted"]) == (group == "right"):
-                sure = float(row[f"p_{row['predicted']}"])
-                inside.setdefault(row["finding"], {})[row["key"]] = sure
-        expected = {max(of, key=of.get) for of in inside.values()}
-        shown = [k for k, each in zip(keys, chosen, strict=True) if each.group == group]
-        assert len(shown) == len(set(shown)) == len(expected)
-        assert set(shown) == expected
-
-
-def test_right_and_wrong_cases_are_chosen_the_surest_first(tmp_path):
-    rundir = make_run(tmp_path / "run", test=predictions(12, 30, shift=0.7))
-    keys, chosen = choose(rundir)
-    with (rundir.path / "predictions.csv").open() as file:
-        rows = {row["key"]: row for row in csv.DictReader(file)}
-    assert len(keys) == len(chosen) == 16
-    for key, each in zip(keys, chosen, strict=True):
-        row = rows[key]
-        assert (each.group == "right") == (row["label"] == row["predicted"])
-        assert each.label == row["label"]
-    for group in ("right", "wrong"):
-        sure = [
-            float(rows[key][f"p_{rows[key]['predicted']}"])
-            for key, each in zip(keys, chosen, strict=True)
-            if each.group == group
-        ]
-        assert sure == sorted(sure, reverse=True)
-        rest = [
-            float(row[f"p_{row['predicted']}"])
-            for row in rows.values()
-            if row["split"] == "test" and (row["label"] == row["predicted"]) == (group == "right")
-        ]
-        assert sure == sorted(rest, reverse=True)[:8]
-
-
-def keep(rundir, count=3):
-    """Put shown cases into a folder, without data."""
+def write_examples(rundir, count=3):
+    """Write example cases into a folder, without data."""
     from safetensors.numpy import save
 
-    _, chosen = choose(rundir)
+    _, chosen = choose_examples(rundir)
     rng = np.random.default_rng(0)
     maps, patches = rng.normal(size=(2, count, 1, 9, 9)).astype(np.float32)
     text = json.dumps([each.model_dump() for each in chosen[:count]])
@@ -298,25 +230,25 @@ def keep(rundir, count=3):
 
 def test_shown_cases_have_pictures_and_no_names(tmp_path):
     rundir = make_run(tmp_path / "run")
-    chosen, path = keep(rundir)
-    section = part(report(rundir), "Test cases")
+    chosen, path = write_examples(rundir)
+    section = part(report(rundir), "Example test cases")
     pictures = section.all("img")
     assert len(pictures) == 2 * len(chosen)
     assert all(p.attributes["src"].startswith("data:image/png;base64,") for p in pictures)
     assert all(p.attributes["alt"] for p in pictures)
     words = section.words()
     for each in chosen:
-        assert f"{each.place}: said" in words
+        assert f"{each.place}: predicted" in words
     assert "secret" not in rundir.report_path.read_text()
     assert b"secret" not in path.read_bytes()
 
 
 def test_a_broken_file_of_shown_cases_is_said(tmp_path):
     rundir = make_run(tmp_path / "run")
-    _, path = keep(rundir)
+    _, path = write_examples(rundir)
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(PlanError, match=r"shown\.safetensors: cannot be read"):
-        read_shown(rundir)
+        read_examples(rundir)
 
 
 def test_the_figures_are_in_the_order_of_the_page(tmp_path):
@@ -331,43 +263,6 @@ def test_the_figures_are_in_the_order_of_the_page(tmp_path):
         assert all(len(row) == len(figure.columns) for row in figure.rows)
 
 
-def rewrite(rundir, task, header, lines):
-    """Make the test split of a run another task's, for what chooses from ``predictions.csv``."""
-    path = rundir.results_path
-    results = json.loads(path.read_text())
-    results["test"]["task"] = task
-    path.write_text(json.dumps(results), encoding="utf-8")
-    text = "\n".join([header, *(f"prostatex,test,{line}" for line in lines)]) + "\n"
-    (rundir.path / "predictions.csv").write_text(text, encoding="utf-8")
-
-
-def test_of_numbers_the_nearest_and_the_furthest_are_chosen(tmp_path):
-    rundir = make_run(tmp_path / "run")
-    errors = [0.5, 3.0, 0.1, 2.0, 9.0]
-    lines = [f"k{place},k{place},10,{10 + error}" for place, error in enumerate(errors)]
-    rewrite(rundir, "regression", "dataset,split,key,finding,label,predicted", lines)
-    keys, chosen = choose(rundir)
-    assert keys == ["k4", "k1", "k3", "k2", "k0"]
-    assert [each.group for each in chosen] == ["far"] * 3 + ["near"] * 2
-    assert chosen[0].label == "10"
-    assert chosen[0].said == "19"
-
-
-def test_of_several_labels_the_surest_wrong_one_is_told(tmp_path):
-    rundir = make_run(tmp_path / "run")
-    lines = ["k0,k0,a;b,a,0.9,0.2,0.4", "k1,k1,,,0.1,0.3,0.2", "k2,k2,c,b;c,0.4,0.6,0.95"]
-    header = "dataset,split,key,finding,label,predicted,p_a,p_b,p_c"
-    rewrite(rundir, "multilabel", header, lines)
-    keys, chosen = choose(rundir)
-    assert keys == ["k0", "k2", "k1"]
-    assert [(each.group, each.output, each.said) for each in chosen] == [
-        ("wrong", 1, "b 0.20"),
-        ("wrong", 1, "b 0.60"),
-        ("right", 0, "a 0.10"),
-    ]
-    assert chosen[2].label == "none"
-
-
 def test_sensitivity_at_fixed_specificity_is_that_of_the_threshold() -> None:
     random = np.random.default_rng(4)
     positive = np.arange(60) % 3 == 0
@@ -376,7 +271,7 @@ def test_sensitivity_at_fixed_specificity_is_that_of_the_threshold() -> None:
     area = AreaUnderCurve(
         class_name="malignant", auc=0.8, low=0.7, high=0.9, positives=20, negatives=40
     )
-    text = str(operating_table([Curve(area, points, scores, positive)]))
+    text = str(sensitivity_table([RocCurve(area, points, scores, positive)]))
     for specificity in (0.8, 0.9, 0.95):
         allowed = 1 - specificity
         by_hand = max(y for x, y in points if x <= allowed + 1e-9)

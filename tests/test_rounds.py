@@ -13,7 +13,7 @@ from torch import nn
 
 from hydrakit.compute.devices import Compute
 from hydrakit.data.load import LoadedDataset
-from hydrakit.models.body import Body, BodyWithHead
+from hydrakit.models.body import BodyWithHead, PaperBody
 from hydrakit.models.heads import build_mlp
 from hydrakit.plan import Other, Round
 from hydrakit.plan.results import RoundResult
@@ -39,15 +39,15 @@ def beta(data: Path, cache: Path) -> LoadedDataset:
     return load_dataset("beta", data=data, cache=cache)
 
 
-def network(**spec: Any) -> tuple[Body, nn.Module, nn.Module]:
+def network(**spec: Any) -> tuple[PaperBody, nn.Module, nn.Module]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        body = Body(BODY.model_copy(update=spec), in_channels=1, dropout=0.0)
+        body = PaperBody(BODY.model_copy(update=spec), in_channels=1, dropout=0.0)
         body(torch.randn(8, 1, BODY.patch, BODY.patch))
-        return body, build_mlp(BODY.features, 2, 0.0), build_mlp(BODY.features, 2, 0.0)
+        return body, build_mlp(BODY.features, 2), build_mlp(BODY.features, 2)
 
 
-def changed(before: dict[str, torch.Tensor], body: Body) -> set[str]:
+def changed(before: dict[str, torch.Tensor], body: PaperBody) -> set[str]:
     return {name for name, each in body.state_dict().items() if not torch.equal(each, before[name])}
 
 
@@ -87,7 +87,7 @@ def together(mix: str, **changes: Any) -> Round:
 
 def train_together(
     mix: str, alpha: LoadedDataset, beta: LoadedDataset, *, epochs: int = 3, **spec: Any
-) -> tuple[TrainingResult, Body, nn.Module, nn.Module]:
+) -> tuple[TrainingResult, PaperBody, nn.Module, nn.Module]:
     body, head, other = network(**spec)
     trained = train_round(
         together(mix, epochs=epochs, select="last"),

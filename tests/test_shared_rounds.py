@@ -21,6 +21,7 @@ from helpers import (
 )
 
 from hydrakit.compute.devices import choose_compute
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan import Dataset, Fold, Plan, Split
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
@@ -52,7 +53,7 @@ def key(data: Path, cache: Path, tmp_path: Path) -> Any:
     def key(plan: Plan, number: int = 1) -> str:
         names = [dataset.name for dataset in plan.datasets]
         datasets = PlanDatasets(
-            {name: plugins().dataset(name) for name in names},
+            {name: plugins().get(DatasetAdapter, name) for name in names},
             {name: data / name for name in names},
             {name: prepared_dataset(name, data=data, cache=cache) for name in names},
         )

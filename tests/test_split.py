@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from hydrakit.data.quality.split import SPLITS, UNUSED, split_cases, unit_of_each
+from hydrakit.data.quality.split import SPLITS, UNUSED, split_cases, unit_numbers
 from hydrakit.errors import DataError
 from hydrakit.plan import Fold, Split
 
@@ -106,7 +106,7 @@ def test_whole_units_are_dealt_and_every_split_has_every_class(
 
 @given(tables())
 def test_units_are_connected_components(table: Table) -> None:
-    units = unit_of_each(table.patients, table.groups)
+    units = unit_numbers(table.patients, table.groups)
     pairs = set(zip(units, table.components(), strict=True))
     assert len(pairs) == len(set(units)) == len(set(table.components()))
 

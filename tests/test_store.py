@@ -168,7 +168,7 @@ def test_compacting_keeps_the_used_rows_and_leaves_the_mapped_ones(tmp_path: Pat
         assert_holds(store, [4, 1])
         store.append(made(9))
         store.commit()
-        store.remove_others()
+        store.remove_other_numbers()
         for rows, expected in zip(mapped, before, strict=True):
             np.testing.assert_array_equal(rows, expected)
     assert sorted(path.name for path in tmp_path.iterdir()) == [

@@ -16,7 +16,12 @@ from hypothesis import strategies as st
 from hydrakit.data.declared.adapter import plugins_at
 from hydrakit.data.prepared.index import PreparedCase, PreparedDataset
 from hydrakit.data.prepared.prepare import prepare
-from hydrakit.data.quality.check import all_unusable, default_split, nothing_usable, summarise
+from hydrakit.data.quality.check import (
+    default_split,
+    excluded_if_none_usable,
+    summarise,
+    summarise_unusable,
+)
 from hydrakit.data.quality.summary import Summary
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, Sample, Unusable
@@ -27,7 +32,7 @@ EIGHT_ONE_ONE = Split(train=8, val=1, test=1)
 
 def look(folder: Path, **changes: object) -> Summary:
     """The summary of a declared dataset in a folder called ``lesions``."""
-    adapter = plugins_at(None, {"lesions": folder}).dataset("lesions")
+    adapter = plugins_at(None, {"lesions": folder}).get(DatasetAdapter, "lesions")
     cache = folder.parent / "cache"
     prepared = prepare(adapter, folder, options={}, patch=16, cache=cache)
     return summarise(adapter, prepared, **changes)
@@ -69,7 +74,7 @@ def test_a_dataset_in_order_has_no_problem(tmp_path: Path) -> None:
         ["all", 32, 4, 4, 40, 40],
         ["patients", 32, 4, 4, 40, ""],
     ]
-    assert "8-1-1, seed 0" in summary.split_words
+    assert "8-1-1, seed 0" in summary.split_description
 
 
 @settings(max_examples=15, deadline=None)
@@ -166,16 +171,16 @@ def test_no_usable_case_is_told_with_its_reasons(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no usable case"):
         look_at(cases, tmp_path / "lesions")
     adapter = replace(standin("lesions", CLASSES), read=lambda _, __: iter(cases))
-    unusable = all_unusable(adapter, tmp_path, {})
+    unusable = excluded_if_none_usable(adapter, tmp_path, {})
     assert unusable is not None
     assert {each.key: each.reason for each in unusable} == {
         "a": "no image",
         "k0": "the image has no contrast",
     }
-    summary = nothing_usable(adapter, unusable)
+    summary = summarise_unusable(adapter, unusable)
     assert kinds(summary) == (["unusable"], ["unusable", "unusable"])
     cases.append(sample(1))
-    assert all_unusable(adapter, tmp_path, {}) is None
+    assert excluded_if_none_usable(adapter, tmp_path, {}) is None
 
 
 def test_an_empty_class_is_a_problem(tmp_path: Path) -> None:
@@ -245,7 +250,7 @@ def test_what_lies_across_declared_splits_is_a_problem(tmp_path: Path, by: str) 
         cases[name] = (image, label, patient, split)
     ordered = look(write(tmp_path / "lesions", cases))
     assert kinds(ordered) == ([], [])
-    assert ordered.split_words == "as the dataset declares it"
+    assert ordered.split_description == "as the dataset declares it"
     assert [case.split for case in ordered.cases] == splits
     if by == "patient":
         image, label, _, split = cases["18.png"]
@@ -267,7 +272,9 @@ def test_some_declared_splits_stand_and_the_others_are_dealt(tmp_path: Path) -> 
     summary = look(write(tmp_path / "lesions", cases))
     assert summary.declared == 2
     assert [case.split for case in summary.cases][:2] == ["test", "test"]
-    assert summary.split_words.startswith("2 cases as the dataset declares them, the others 8-1-1")
+    assert summary.split_description.startswith(
+        "2 cases as the dataset declares them, the others 8-1-1"
+    )
 
 
 def test_a_dataset_of_train_and_val_alone_is_looked_at_as_a_support() -> None:
@@ -287,7 +294,7 @@ def test_a_fact_that_tells_the_class_is_a_warning(tmp_path: Path) -> None:
     samples: list[Sample | Unusable] = [sample(n, facts=facts(n)) for n in range(60)]
     summary, _, _ = look_at(samples, tmp_path / "lesions")
     assert kinds(summary) == ([], ["shortcut"])
-    assert "scanner alone tells 'malignant': AUC 1.00" in summary.warnings[0].text
+    assert "scanner alone predicts 'malignant': AUC 1.00" in summary.warnings[0].text
 
 
 def test_many_strong_facts_take_few_lines(tmp_path: Path) -> None:
@@ -326,7 +333,7 @@ def test_labels_may_be_several(tmp_path: Path) -> None:
 
 @pytest.mark.shared
 def test_the_brain_data(shared_data: Path, tmp_path: Path) -> None:
-    adapter = plugins_at(None, {}).dataset("brain")
+    adapter = plugins_at(None, {}).get(DatasetAdapter, "brain")
     prepared = prepare(adapter, shared_data / "brain", options={}, patch=65, cache=tmp_path)
     summary = summarise(adapter, prepared)
     assert [len(cases) for _, cases in summary.counts()] == [98, 155, 253]

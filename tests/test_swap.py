@@ -11,7 +11,7 @@ from torch import nn
 
 from hydrakit.errors import WeightsError
 from hydrakit.hooks import FieldOfView
-from hydrakit.models.body import Body
+from hydrakit.models.body import PaperBody
 from hydrakit.models.heads import build_linear
 from hydrakit.plan import BodySpec
 from hydrakit.weights import (
@@ -30,16 +30,16 @@ from hydrakit.weights import (
 SPEC = BodySpec(channels=(3, 5), features=7, patch=20)
 
 
-def make_body(seed: int, *, spec: BodySpec = SPEC, in_channels: int = 2) -> Body:
+def make_body(seed: int, *, spec: BodySpec = SPEC, in_channels: int = 2) -> PaperBody:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Body(spec, in_channels=in_channels, dropout=0.5)
+        return PaperBody(spec, in_channels=in_channels, dropout=0.5)
 
 
 def make_head(seed: int) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return build_linear(7, 2, 0.5)
+        return build_linear(7, 2)
 
 
 @pytest.fixture

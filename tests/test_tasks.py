@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,21 @@ import helpers
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
-from sklearn.metrics import mean_absolute_error, r2_score, roc_auc_score
+from hypothesis.extra.numpy import arrays
+from sklearn.metrics import (
+    accuracy_score,
+    log_loss,
+    mean_absolute_error,
+    r2_score,
+    roc_auc_score,
+)
 
 from hydrakit import weights
 from hydrakit.engine import run
 from hydrakit.errors import PlanError
-from hydrakit.hooks import DatasetAdapter, OptionValue, Sample
+from hydrakit.hooks import DatasetAdapter, HeadFactory, NoOptions, Sample
 from hydrakit.runs.evaluate import evaluate_run
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats import metrics, tasks
@@ -47,18 +54,57 @@ def test_r_squared_of_one_value_is_0_or_1() -> None:
         metrics.mean_absolute_error([1.0, 2.0], [1.0])
 
 
-def test_figures_of_labels_are_means_over_the_labels() -> None:
+@st.composite
+def logit_cases(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    classes, size = draw(st.integers(2, 5)), draw(st.integers(2, 25))
+    labels = draw(arrays(np.int64, size, elements=st.integers(0, classes - 1)))
+    assume(set(labels) == set(range(classes)))
+    return draw(arrays(np.float64, (size, classes), elements=st.integers(-6, 6))), labels
+
+
+@given(logit_cases())
+def test_metrics_of_classes_are_scikit_learns(cases: tuple[np.ndarray, np.ndarray]) -> None:
+    logits, labels = cases
+    probabilities = tasks.predictions(logits, task="classification")
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-12)
+    found = tasks.metrics_of(logits, labels, task="classification")
+    expected = log_loss(labels, probabilities, labels=list(range(logits.shape[1])))
+    assert found.loss == pytest.approx(expected, abs=1e-9)
+    assert found.accuracy == accuracy_score(labels, logits.argmax(axis=1))
+    table = torch.softmax(torch.tensor(logits), dim=1).numpy()  # with the same ties, to the bit
+    scores = table[:, 1] if logits.shape[1] == 2 else table
+    assert found.auc == pytest.approx(roc_auc_score(labels, scores, multi_class="ovr"), abs=1e-12)
+
+
+def test_a_class_without_a_case_has_no_auc() -> None:
+    with pytest.raises(ValueError, match="got 0 positive and 2 negative"):
+        tasks.metrics_of(np.zeros((2, 3)), np.array([0, 2]), task="classification")
+
+
+@pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_outputs_that_are_not_finite_give_no_predictions(task: Any, value: float) -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        tasks.predictions(np.array([[value, 0.0]]), task=task)
+
+
+def test_large_logits_do_not_overflow() -> None:
+    logits = np.array([[1e5, -1e5], [-1e5, 1e5]])
+    np.testing.assert_array_equal(tasks.predictions(logits, task="classification"), np.eye(2))
+
+
+def test_metrics_of_labels_are_means_over_the_labels() -> None:
     random = np.random.default_rng(0)
     outputs = random.normal(size=(40, 3))
     targets = (random.random((40, 3)) < [0.2, 0.5, 0.7]).astype(float)
-    found = tasks.figures(outputs, targets, task="multilabel")
+    found = tasks.metrics_of(outputs, targets, task="multilabel")
     expected = [roc_auc_score(targets[:, k], outputs[:, k]) for k in range(3)]
     assert found.auc == pytest.approx(np.mean(expected))
     assert found.accuracy == np.mean((outputs > 0) == targets.astype(bool))
     shares = 1 / (1 + np.exp(-outputs))
     cross = -(targets * np.log(shares) + (1 - targets) * np.log(1 - shares)).mean()
     assert found.loss == pytest.approx(cross)
-    areas = tasks.areas(
+    areas = tasks.class_aucs(
         tasks.predictions(outputs, task="multilabel"), targets, task="multilabel", classes="abc"
     )
     assert [area.auc for area in areas] == pytest.approx(expected)
@@ -73,7 +119,7 @@ def test_a_number_is_standardised_for_training_and_shown_in_its_own_unit() -> No
     standard = tasks.to_tensor(targets, scale)
     assert standard.mean().item() == pytest.approx(0, abs=1e-6)
     np.testing.assert_allclose(tasks.from_tensor(standard, scale), targets, rtol=1e-6)
-    perfect = tasks.figures(standard.double().numpy(), targets, task="regression", scale=scale)
+    perfect = tasks.metrics_of(standard.double().numpy(), targets, task="regression", scale=scale)
     assert perfect.mae == pytest.approx(0, abs=1e-5)
     assert perfect.r2 == pytest.approx(1)
     assert perfect.score == perfect.r2
@@ -94,7 +140,7 @@ def test_strata_hold_each_label_and_its_absence() -> None:
 def _labelled(task: str) -> DatasetAdapter:
     """A stand-in whose label is the brightness of the disk, or whether it and the corner glow."""
 
-    def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample]:
+    def read(root: Path, options: Any) -> Iterator[Sample]:
         random = np.random.default_rng(5)
         row, column = np.mgrid[: helpers.SIDE, : helpers.SIDE] - (helpers.SIDE - 1) / 2
         disk = (row**2 + column**2 <= 16).astype(np.float32)
@@ -113,11 +159,11 @@ def _labelled(task: str) -> DatasetAdapter:
 
     classes = ("volume",) if task == "regression" else ("bright", "edged")
     base = helpers.adapter("alpha", classes)
-    return replace(base, read=read, options=(), task=task)  # type: ignore[arg-type]
+    return replace(base, read=read, options=NoOptions, task=task)  # type: ignore[arg-type]
 
 
 def _run(task: str, folder: Path, **more: Any) -> tuple[RunDir, Any]:
-    plugins = replace(helpers.plugins(), datasets={"alpha": _labelled(task)})
+    plugins = helpers.plugins().including(_labelled(task))
     plan = helpers.plan_of(
         helpers.round_of("alpha", epochs=12, learning_rate=0.01, dropout=0.0),
         helpers.round_of("alpha", "head", epochs=12, learning_rate=0.01, dropout=0.0),
@@ -175,9 +221,9 @@ def test_several_labels_are_learnt_each_with_its_interval(tmp_path: Path) -> Non
 
 
 def test_a_head_that_cannot_learn_the_task_is_refused_before_training(tmp_path: Path) -> None:
-    plugins = replace(helpers.plugins(), datasets={"alpha": _labelled("regression")})
-    only_classes = replace(plugins.heads["mlp"], tasks=("classification",))
-    plugins = replace(plugins, heads={"mlp": only_classes})
+    plugins = helpers.plugins().including(_labelled("regression"))
+    only_classes = replace(plugins.all(HeadFactory)["mlp"], tasks=("classification",))
+    plugins = plugins.including(only_classes)
     (tmp_path / "alpha").mkdir()
     plan = helpers.plan_of(helpers.round_of("alpha"))
     with pytest.raises(PlanError, match="'mlp' cannot learn 'alpha', a regression task"):

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,15 @@ import numpy as np
 import pytest
 
 from hydrakit.errors import DataError, PlanError
-from hydrakit.hooks import DatasetAdapter, FieldOfView, Option, Sample, Unusable
+from hydrakit.hooks import DatasetAdapter, FieldOfView, Sample, Unusable
 from hydrakit.testing import AdapterReport, check_adapter
 
 SAMPLE = Sample(image=np.ones((4, 6), np.float32), label=1, patient="p1", key="s1")
+
+
+@dataclass(frozen=True)
+class SizeOptions:
+    size: int = 4
 
 
 def adapter(read: Callable[..., Iterator[Any]], **changes: Any) -> DatasetAdapter:
@@ -27,7 +33,7 @@ def adapter(read: Callable[..., Iterator[Any]], **changes: Any) -> DatasetAdapte
         how_to_get="",
         citation="",
         licence="",
-        options=(Option(name="size", default=4, help=""),),
+        options=SizeOptions,
     )
     return replace(made, **changes)
 
@@ -58,23 +64,38 @@ def test_counts_are_those_of_the_cases(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"key": ""}, "key is empty"),
-        ({"key": 3}, "key is a int, not a str"),
-        ({"patient": 17}, "'s1': patient is a int, not a str"),
-        ({"group": ""}, "'s1': group is empty"),
-        ({"centre": [1, 2]}, "'s1': centre is a list, not a tuple"),
-        ({"centre": (1, 2, 3)}, r"'s1': centre has 3 numbers, not \(row, column\)"),
-        ({"spacing": ("1", "1")}, "'s1': spacing holds a str"),
-        ({"source": "a.png"}, "'s1': source is not a tuple of paths"),
-        ({"source": ("a.png",)}, "'s1': source holds a str"),
-        ({"source": (Path("no-such-file"),)}, "'s1': its source does not exist: no-such-file"),
+        ({"key": 3}, "case 3 has a key of type int: text is expected"),
+        ({"patient": 17}, "case 's1' has a patient of type int: text is expected"),
+        ({"finding": 17}, "case 's1' has a finding of type int: text is expected"),
+        ({"facts": None}, "case 's1' has facts that are no mapping of names"),
+        ({"subgroups": {1: "a"}}, "case 's1' has subgroups that are no mapping of names"),
+        ({"centre": (1, 2, 3)}, "case 's1' has a centre that is no pair of numbers"),
+        ({"spacing": ("1", "1")}, "case 's1' has a spacing that is no pair of numbers"),
+        ({"source": "a.png"}, "case 's1' has a source that is no tuple of paths"),
+        ({"source": ("a.png",)}, "case 's1' has a source that is no tuple of paths"),
     ],
 )
-def test_a_field_of_the_wrong_type_is_told(
-    tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(AssertionError, match=message):
+def test_a_sample_refuses_values_of_wrong_types(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+        replace(SAMPLE, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"key": ""}, "a case has an empty key"),
+        ({"group": ""}, "case 's1' has an empty group"),
+    ],
+)
+def test_an_empty_name_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
         check_adapter(adapter(giving(replace(SAMPLE, **change))), tmp_path)
+
+
+def test_a_source_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    sample = replace(SAMPLE, source=(Path("no-such-file"),))
+    with pytest.raises(AssertionError, match="'s1': its source does not exist: no-such-file"):
+        check_adapter(adapter(giving(sample)), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +117,7 @@ def test_what_the_engine_refuses_is_refused(tmp_path: Path, change: dict[str, An
 
 
 def test_a_key_that_comes_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="'s1' comes twice"):
+    with pytest.raises(DataError, match="'s1' occurs twice"):
         check_adapter(adapter(giving(SAMPLE, SAMPLE)), tmp_path)
 
 
@@ -107,7 +128,7 @@ def test_a_field_of_view_in_millimetres_needs_spacing(tmp_path: Path) -> None:
 
 
 def test_what_is_neither_sample_nor_unusable_is_told(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="read gave a tuple, not Sample or Unusable"):
+    with pytest.raises(DataError, match="returned a tuple: a Sample or an Unusable is expected"):
         check_adapter(adapter(giving((SAMPLE.image, 1))), tmp_path)
     with pytest.raises(AssertionError, match="'u': the reason must be one line"):
         check_adapter(adapter(giving(Unusable(key="u", reason="one\ntwo"))), tmp_path)
@@ -131,7 +152,7 @@ def test_readings_that_differ_are_told(tmp_path: Path) -> None:
 def test_options_reach_the_adapter_with_their_defaults(tmp_path: Path) -> None:
     def read(root: Path, options: Any) -> Iterator[Sample]:
         assert root == tmp_path
-        size = options["size"]
+        size = options.size
         for number in range(size):
             yield replace(SAMPLE, key=str(number))
 

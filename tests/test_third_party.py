@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.plugins import load_plugins
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "third-party-plugin"
@@ -44,9 +45,13 @@ def test_its_entry_point_leads_to_its_dataset(
     load_plugins.cache_clear()
     try:
         plugins = load_plugins()
-        (found,) = [plugin for plugin in plugins.found if plugin.distribution == "hydrakit-skin"]
-        assert (found.error, found.clashes, found.datasets) == (None, (), ("skin",))
-        assert plugins.dataset("skin").classes == ("benign", "malignant")
+        (found,) = [plugin for plugin in plugins.records if plugin.distribution == "hydrakit-skin"]
+        assert (found.error, found.clashes, dict(found.offers)) == (
+            None,
+            (),
+            {"dataset": ("skin",)},
+        )
+        assert plugins.get(DatasetAdapter, "skin").classes == ("benign", "malignant")
     finally:
         load_plugins.cache_clear()
         sys.modules.pop("hydrakit_skin", None)

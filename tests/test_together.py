@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor, nn
 
+from hydrakit.compute.modules import freeze
 from hydrakit.data.load import LoadedDataset
-from hydrakit.models.body import freeze
 from hydrakit.models.heads import build_linear, build_mlp
 from hydrakit.models.layers import Dropout
 from hydrakit.plan import Hyperparameters
@@ -221,12 +221,14 @@ def test_heads_stop_one_by_one_and_the_others_go_on(features: Tensor) -> None:
 def test_the_state_is_that_of_the_best_epoch(features: Tensor) -> None:
     labels = labels_for(features)
     trials = [trial(learning_rate=rate, epochs=15) for rate in (0.05, 0.02)]
-    for outcome in train_together(new_heads(2), features, labels, trials, **CLASSES):
+    outcomes = train_together(new_heads(2), features, labels, trials, **CLASSES)
+    assert len(outcomes) == 2
+    for outcome in outcomes:
         best = outcome.best
         assert best is not None
         assert best.val.auc == max(epoch.val.auc or 0 for epoch in outcome.epochs)
         assert best.epoch < 15, "choose a rate at which the last epoch is not the best"
-        head = build_mlp(FEATURES, 2, 0.0).eval()
+        head = build_mlp(FEATURES, 2).eval()
         head.load_state_dict(outcome.state)
         chances = head(features[VAL]).detach().softmax(dim=1).double().numpy()
         assert best.val.auc == pytest.approx(roc_auc_score(labels[VAL], chances[:, 1]))
@@ -277,8 +279,8 @@ TIED = nn.Linear(FEATURES, FEATURES)
 @pytest.mark.parametrize(
     ("head", "expected"),
     [
-        (build_mlp(FEATURES, 2, 0.5), True),
-        (build_linear(FEATURES, 2, 0.5), True),
+        (build_mlp(FEATURES, 2), True),
+        (build_linear(FEATURES, 2), True),
         (nn.Sequential(Dropout(0.1), nn.Linear(FEATURES, 5), Dropout(0.1), nn.Linear(5, 2)), True),
         (nn.Sequential(nn.Dropout(0.1), nn.Linear(FEATURES, 2)), False),
         (nn.Sequential(nn.Linear(FEATURES, 2, bias=False)), False),
@@ -330,7 +332,7 @@ def test_every_setting_is_used_or_must_agree() -> None:
 
 def test_heads_that_do_not_fit_are_refused(features: Tensor) -> None:
     labels = labels_for(features)
-    mixed = [build_mlp(FEATURES, 2, 0.1), build_linear(FEATURES, 2, 0.1)]
+    mixed = [build_mlp(FEATURES, 2), build_linear(FEATURES, 2)]
     with pytest.raises(ValueError, match="head 1 has other layers than head 0"):
         train_together(mixed, features, labels, [trial(), trial()], **CLASSES)
     with pytest.raises(ValueError, match="each trial needs a head: got 2 and 1"):

@@ -23,13 +23,13 @@ from sklearn.metrics import roc_auc_score
 
 from hydrakit.data.load import CaseSet
 from hydrakit.data.quality.leakage import check_leakage
-from hydrakit.hooks import Task
+from hydrakit.hooks import DatasetAdapter, Task
 from hydrakit.plan import Round
 from hydrakit.plan.results import Metrics, RoundResult
 from hydrakit.runs.rundir import RunDir
 from hydrakit.runs.transfer import FILE, NOT_KEPT, NOT_YET, RoundOutputs, keep, transfers
 from hydrakit.stats.paired import compare
-from hydrakit.stats.tested import Row, gather
+from hydrakit.stats.score_table import Row, gather
 
 PLAN = hydra_plan()
 
@@ -45,7 +45,7 @@ def result(number: int, round: Round, aucs: dict[str, float]) -> RoundResult:
 def by_hand(run: RunDir, folder: Path, data: Path, cache: Path, rounds: tuple[int, int]):
     """alpha's cases after two rounds, compared from the files alone."""
     datasets = {d.name: prepared_dataset(d.name, data=data, cache=cache) for d in PLAN.datasets}
-    gate = check_leakage(datasets, {n: plugins().dataset(n) for n in datasets}, PLAN)
+    gate = check_leakage(datasets, {n: plugins().get(DatasetAdapter, n) for n in datasets}, PLAN)
     cases = [
         each
         for each in datasets["alpha"].index.cases
@@ -127,7 +127,7 @@ def test_what_rounds_kept_gives_the_figures_of_their_matrix(hydra_run: RunDir) -
         told = hydra_run.round_result(number, round).heads
         assert kept.keys() == told.keys()
         assert {name: each.shape[1] for name, each in kept.items()} == {
-            name: len(plugins().dataset(name).classes) for name in told
+            name: len(plugins().get(DatasetAdapter, name).classes) for name in told
         }
 
 

@@ -33,7 +33,8 @@ from hydrakit.cli import main
 from hydrakit.data.load import LoadedDataset, load, select
 from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.quality.leakage import assign_splits
-from hydrakit.models.body import Body
+from hydrakit.hooks import DatasetAdapter
+from hydrakit.models.body import PaperBody
 from hydrakit.models.heads import build_mlp
 from hydrakit.plan import Other, Plan, Split, load_plan
 from hydrakit.runs.callbacks import RunCallback
@@ -84,7 +85,7 @@ def figures(path: Path) -> list[dict[str, Any]]:
 
 def folds_by_hand(loaded: LoadedDataset, prepared: PreparedDataset) -> Iterator[LoadedDataset]:
     """The dataset restricted to each fold, as the tests below know its folds to be right."""
-    adapter = plugins().dataset(loaded.name)
+    adapter = plugins().get(DatasetAdapter, loaded.name)
     units = {case.key: case.patient for case in prepared.index.cases}
     yield from folds_of(loaded, prepared, adapter, units=units, count=FOLDS, seed=3)
 
@@ -95,7 +96,7 @@ def splits_of(plan: Plan, places: dict[str, Any]) -> dict[str, dict[str, str]]:
     prepared = {name: prepared_dataset(name, **where) for name in names}
     return assign_splits(
         prepared,
-        {name: plugins().dataset(name) for name in names},
+        {name: plugins().get(DatasetAdapter, name) for name in names},
         splits={name: plan.dataset(name).split for name in names},
         seed=plan.effective_split_seed,
         copies="group",
@@ -118,18 +119,18 @@ def test_the_grid_is_what_loops_by_hand_find(
         seeds = Seeds(plan.seed, number)
         before = run.round_path(number - 1, plan.rounds[number - 2])
         with seeded(seeds.of(*((INITIALISATION, 0) if number == 1 else (INITIALISATION,))), CPU):
-            body = Body(BODY, in_channels=1, dropout=0.0)
-            head = build_mlp(BODY.features, 2, 0.0)
+            body = PaperBody(BODY, in_channels=1, dropout=0.0)
+            head = build_mlp(BODY.features, 2)
             if number > 1:
                 body = load_body(before / "body.safetensors")
                 with seeded(seeds.of(INITIALISATION), CPU):
-                    head = build_mlp(BODY.features, 2, 0.0)
+                    head = build_mlp(BODY.features, 2)
             if number == 3:
                 head = load_head(before / "head.safetensors", plugins=plugins())
         prepared = prepared_dataset(round.dataset, data=places["data"], cache=places["cache"])
         loaded = load(
             prepared,
-            plugins().dataset(round.dataset),
+            plugins().get(DatasetAdapter, round.dataset),
             splits=splits[round.dataset],
             patch=BODY.patch,
             device=CPU,
@@ -170,7 +171,7 @@ def test_folds_share_out_the_training_patients_and_nothing_else(
         cases = {case.key: case for case in prepared.index.cases}
         train = {key for key, split in loaded.splits.items() if split == "train"}
         units = {key: case.patient for key, case in cases.items()}
-        adapter = plugins().dataset(name)
+        adapter = plugins().get(DatasetAdapter, name)
         folds = folds_of(loaded, prepared, adapter, units=units, count=count, seed=0)
         held = [{case.key for case in fold.val.cases} for fold in folds]
         assert sorted(key for keys in held for key in keys) == sorted(train), "each once"

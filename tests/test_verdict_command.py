@@ -40,7 +40,11 @@ def test_a_table_can_be_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("table", "word"),
-    [("Hydra, transfer 43/60", "Hydra"), ("a 2, b 0.5", "between 0 and 1"), ("a 0.5", "two rows")],
+    [
+        ("Hydra, transfer 43/60", "Hydra"),
+        ("a 2, b 0.5", "between 0 and 1"),
+        ("a 0.5", "two rows"),
+    ],
 )
 def test_a_table_that_is_none_is_refused(table: str, word: str) -> None:
     result = CliRunner().invoke(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from hydrakit.data.augment import Views, balanced, plain
+from hydrakit.data.augment import Views, balanced, central_view
 from hydrakit.data.prepared.crop import MAX_ANGLE, MAX_SHIFT, OVERSAMPLING, canvas_side
 
 PATCH = 21
@@ -43,7 +43,7 @@ def centre_of(canvas: NDArray[np.float32], patch: int = PATCH) -> NDArray[np.flo
 
 def test_plain_is_the_middle_halved() -> None:
     canvas = noise(1, 3, 2, SIDE, SIDE)
-    seen = plain(canvas, PATCH)
+    seen = central_view(canvas, PATCH)
     assert seen.shape == (3, 2, PATCH, PATCH)
     for row in range(3):
         for channel in range(2):
@@ -55,14 +55,16 @@ def test_plain_is_the_middle_halved() -> None:
 def test_a_view_that_changes_nothing_is_plain(patch: int) -> None:
     canvas = noise(2, 2, 3, canvas_side(patch), canvas_side(patch))
     views = Views(torch.zeros(2), torch.ones(2), torch.zeros(2))
-    torch.testing.assert_close(views.of(canvas, patch), plain(canvas, patch), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        views.of(canvas, patch), central_view(canvas, patch), atol=1e-4, rtol=0
+    )
     even = torch.from_numpy(smooth(2, canvas_side(patch)))[None, None]
-    torch.testing.assert_close(one().of(even, patch), plain(even, patch), atol=1e-5, rtol=0)
+    torch.testing.assert_close(one().of(even, patch), central_view(even, patch), atol=1e-5, rtol=0)
 
 
 def test_a_flip_mirrors_left_to_right() -> None:
     canvas = noise(3, 1, 2, SIDE, SIDE)
-    mirrored = plain(canvas, PATCH).flip(-1)
+    mirrored = central_view(canvas, PATCH).flip(-1)
     torch.testing.assert_close(one(flip=-1).of(canvas, PATCH), mirrored, atol=1e-4, rtol=0)
 
 
@@ -71,7 +73,7 @@ def test_a_flip_mirrors_left_to_right() -> None:
 def test_a_shift_moves_right_by_pixels_of_the_canvas(shift: int, flip: float) -> None:
     canvas = noise(4, 1, 1, SIDE, SIDE)
     turned = canvas.flip(-1) if flip < 0 else canvas
-    expected = plain(turned.roll(shift, dims=-1), PATCH)
+    expected = central_view(turned.roll(shift, dims=-1), PATCH)
     seen = one(flip=flip, shift=shift).of(canvas, PATCH)
     torch.testing.assert_close(seen, expected, atol=1e-4, rtol=0)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hydrakit.errors import WeightsError
-from hydrakit.models.body import Body
+from hydrakit.models.body import PaperBody
 from hydrakit.plan import BodySpec
 from hydrakit.weights import BodyMetadata, load_body, read_metadata, save_body
 
@@ -85,7 +85,7 @@ def test_tensors_of_a_type_that_pytorch_has_not_are_refused(tmp_path: Path) -> N
 def test_every_truncation_is_refused(tmp_path: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        body = Body(BodySpec(channels=(3,), features=7, patch=12), in_channels=1, dropout=0.5)
+        body = PaperBody(BodySpec(channels=(3,), features=7, patch=12), in_channels=1, dropout=0.5)
     path = tmp_path / "short"
     save_body(path, body)
     data = path.read_bytes()

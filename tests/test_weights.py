@@ -13,9 +13,11 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from hydrakit.compute.modules import freeze, is_frozen
 from hydrakit.errors import PluginError, WeightsError
 from hydrakit.hooks import FieldOfView, HeadFactory
-from hydrakit.models.body import Body, freeze
+from hydrakit.models.bodies import hydrakit_body_factories
+from hydrakit.models.body import PaperBody
 from hydrakit.models.heads import build_linear, build_mlp, hydrakit_head_factories
 from hydrakit.plan import BodySpec, Split
 from hydrakit.plugins import Plugins
@@ -42,22 +44,16 @@ PREPROCESSING = Preprocessing(
 
 
 def plugins_with(*factories: HeadFactory) -> Plugins:
-    return Plugins(
-        datasets={},
-        heads={factory.name: factory for factory in factories},
-        strategies={},
-        commands={},
-        found=(),
-    )
+    return Plugins.of(*factories, *hydrakit_body_factories())
 
 
 PLUGINS = plugins_with(*hydrakit_head_factories())
 
 
-def make_body(seed: int, *, spec: BodySpec = SPEC, in_channels: int = 2) -> Body:
+def make_body(seed: int, *, spec: BodySpec = SPEC, in_channels: int = 2) -> PaperBody:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        body = Body(spec, in_channels=in_channels, dropout=0.5)
+        body = PaperBody(spec, in_channels=in_channels, dropout=0.5)
         body(torch.randn(4, in_channels, spec.patch, spec.patch))  # moves batch-norm statistics
     return body
 
@@ -65,10 +61,10 @@ def make_body(seed: int, *, spec: BodySpec = SPEC, in_channels: int = 2) -> Body
 def make_head(seed: int, *, features: int = 7, classes: int = 2) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return build_mlp(features, classes, 0.5)
+        return build_mlp(features, classes)
 
 
-def write_head(path: Path, head: nn.Module, body: Body | str, **changes: Any) -> HeadMetadata:
+def write_head(path: Path, head: nn.Module, body: PaperBody | str, **changes: Any) -> HeadMetadata:
     arguments: dict[str, Any] = {
         "dataset": "lung",
         "classes": ("benign", "malignant"),
@@ -147,7 +143,7 @@ def test_a_head_comes_back_as_it_was(pair: tuple[Path, Path]) -> None:
     assert [m.p for m in loaded.modules() if isinstance(m, nn.Dropout)] == [0.25]
 
 
-def test_a_model_gives_the_logits_of_body_and_head(pair: tuple[Path, Path]) -> None:
+def test_a_model_gives_the_output_of_body_and_head(pair: tuple[Path, Path]) -> None:
     model = load_model(*pair, plugins=PLUGINS)
     images = torch.randn(4, 2, 20, 20)
     assert not any(module.training for module in model.modules())
@@ -229,7 +225,7 @@ def test_saving_leaves_the_modules_alone(tmp_path: Path) -> None:
     write_head(tmp_path / "h", head, body)
     save_body(tmp_path / "b", body)
     assert all(module.training for module in head.modules())
-    assert body.frozen
+    assert is_frozen(body)
     assert all(torch.equal(tensor, before[name]) for name, tensor in head.state_dict().items())
 
 
@@ -255,7 +251,7 @@ def test_tied_weights_are_saved(tmp_path: Path) -> None:
     def build(features: int, classes: int, dropout: float) -> nn.Module:
         first, second = nn.Linear(features, features), nn.Linear(features, features)
         second.weight = first.weight
-        return nn.Sequential(first, nn.ELU(), second, build_linear(features, classes, dropout))
+        return nn.Sequential(first, nn.ELU(), second, build_linear(features, classes))
 
     factory = HeadFactory(name="tied", summary="", build=build)
     head = build(7, 2, 0.0)
@@ -361,7 +357,7 @@ def test_a_spec_that_asks_for_too_much_is_refused_at_once(
 
 def test_a_factory_that_computes_something_else_is_found(pair: tuple[Path, Path]) -> None:
     def build(features: int, classes: int, dropout: float) -> nn.Module:
-        head = build_mlp(features, classes, dropout)
+        head = build_mlp(features, classes)
         head.elu1, head.elu2 = nn.Tanh(), nn.Tanh()
         return head
 

@@ -31,7 +31,7 @@ SETTINGS = Hyperparameters(
 
 def progress() -> RoundProgress:
     """Of a head with 80,000 weights, whose values tell the epoch."""
-    head = build_mlp(256, 2, 0.0)
+    head = build_mlp(256, 2)
     optimiser = build_optimiser([head], SETTINGS)
     scheduler = ReduceLROnPlateau(optimiser, mode="min", patience=5)
     return RoundProgress([head], optimiser, scheduler, Selection(SETTINGS, [head]))

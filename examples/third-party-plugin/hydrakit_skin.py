@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from hydrakit.errors import DataError
-from hydrakit.hooks import DatasetAdapter, FieldOfView, OptionValue, Sample, Unusable, hookimpl
+from hydrakit.hooks import DatasetAdapter, FieldOfView, NoOptions, Sample, Unusable, hookimpl
 
 CLASSES = ("benign", "malignant")
 COLUMNS = {"file", "patient", "label"}
 
 
-def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample | Unusable]:
+def read(root: Path, options: NoOptions) -> Iterator[Sample | Unusable]:
     """Every row of ``labels.csv``, as a sample or as a case that cannot be used."""
     sheet = root / "labels.csv"
     try:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import click
 
-from hydrakit.cli import compare, data, folder, plugins, report, run, tune, weights
+from hydrakit.cli import compare, data, folder, params, plugins, report, run, tune, weights
 from hydrakit.compute.signals import describe_stop, stoppable
 from hydrakit.errors import HydrakitError, one_line
 from hydrakit.plugins.guard import DEBUG, PluginFault, traceback_location
@@ -26,7 +26,12 @@ class Program(click.Group):
         """Own commands and those that plugins offer."""
         from hydrakit.plugins.registry import load_plugins
 
-        return sorted({*super().list_commands(ctx), *load_plugins().commands})
+        return sorted(
+            {
+                *super().list_commands(ctx),
+                *load_plugins(params.disabled_plugins()).all(click.Command),
+            }
+        )
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """One of its own, else a plugin's."""
@@ -35,7 +40,16 @@ class Program(click.Group):
             return own
         from hydrakit.plugins.registry import load_plugins
 
-        return load_plugins().commands.get(name)
+        return load_plugins(params.disabled_plugins()).all(click.Command).get(name)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the program's own options; ``--help`` lists the commands of plugins here."""
+        try:
+            with ctx.scope(cleanup=False):
+                return super().parse_args(ctx, args)
+        except HydrakitError as error:
+            self._tell(error, str(error))
+            ctx.exit(1)
 
     def invoke(self, ctx: click.Context) -> object:
         """Run a command; a failure that is the user's to mend becomes one line and status 1.
@@ -82,7 +96,7 @@ class Program(click.Group):
             raise
         except Exception:
             name = ctx.invoked_subcommand
-            source = load_plugins().source_of(name) if name else None
+            source = load_plugins(params.disabled_plugins()).source_of(name) if name else None
             if source is None:
                 raise
             with source.blame(f"command {name!r}"):
@@ -106,6 +120,7 @@ def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     callback=_version,
     help="Show the version and exit.",
 )
+@params.no_plugin
 def main() -> None:
     """Train one network on several small, unlike medical image datasets.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hydrakit.cli import params
+from hydrakit.cli import params, plan_options
 from hydrakit.data.quality.issues import PROBLEMS, WARNINGS
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 WIDTH = 80
 KEYS_SHOWN = 5
 VALUES_SHOWN = 4
-SECONDS_BETWEEN_LINES = 5.0
 # What the screen leaves out of the facts: told by width and height.
 DERIVED = ("size", "aspect ratio")
 
@@ -44,15 +43,15 @@ def _epilog() -> str:
     )
 
 
-@click.command(epilog=_epilog())
+@click.command(cls=plan_options.PlanCommand, epilog=_epilog())
 @click.argument("name")
 @params.data_options
-@params.adapter_options
+@plan_options.plan_options("options")
 @click.option(
     "--split",
     "splits",
     multiple=True,
-    callback=params._splits,
+    callback=lambda _, __, value: plan_options.splits(value),
     metavar="NAME=8-1-1",
     help="Shares of train, val, test to try.  [default: 8-1-1, as for a target; splits that the "
     "dataset declares stand]",
@@ -87,8 +86,10 @@ def check(
         for other in given:
             if other != name:
                 raise click.UsageError(f"{other!r} is not the dataset that is checked, {name!r}")
+    from hydrakit.hooks import DatasetAdapter
+
     plugins = context.plugins()
-    adapter, root = plugins.dataset(name), context.root_of(name)
+    adapter, root = plugins.get(DatasetAdapter, name), context.root_of(name)
     summary, prepared = engine.check(
         name,
         context,
@@ -114,14 +115,11 @@ def _write_page(
     from hydrakit.errors import DataError
     from hydrakit.report.check import check_page
     from hydrakit.storage.files import write_atomic
+    from hydrakit.storage.records import writable
 
     page = check_page(summary, prepared, adapter)
-    try:
+    with writable(path, "name a file in a folder that exists", error=DataError):
         write_atomic(path, page.encode())
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror}): name a file in a folder that exists"
-        ) from None
 
 
 def _as_json(summary: Summary, root: Path) -> dict[str, Any]:
@@ -179,7 +177,7 @@ def _say(line: str) -> None:
 
 def _split_lines(summary: Summary) -> Iterator[str]:
     if summary.splits:
-        yield f"split: {summary.split_words}"
+        yield f"split: {summary.split_description}"
     unlabelled = len(summary.members(None))
     if unlabelled:
         yield f"without a label: {unlabelled}, for prediction alone"

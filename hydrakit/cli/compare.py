@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hydrakit.cli import params
+from hydrakit.cli.plan_options import PlanCommand, datasets, plan_options
 from hydrakit.compute.signals import describe_stop
 
 if TYPE_CHECKING:
@@ -18,39 +19,46 @@ if TYPE_CHECKING:
     from hydrakit.runs.context import RunContext
 
 
-@click.command(short_help="Compare strategies on the same findings, with a verdict.")
+@click.command(
+    cls=PlanCommand, short_help="Compare strategies on the same findings, with a verdict."
+)
 @click.option(
     "--strategies",
     callback=params.names,
     metavar="A,B,...",
-    help="Strategies; every other one is compared with the first.",
+    help="Strategies to compare; every other one is compared with the first.",
 )
-@params.comparison_options
+@datasets
+@plan_options(without=("splits", "seed"))
 @click.option(
     "--seeds",
     type=click.IntRange(min=1),
     default=3,
     show_default=True,
     metavar="N",
-    help="Train every cell with the seeds 0 to N-1.",
+    help="Number of seeds; every strategy is trained with the seeds 0 to N-1.",
 )
 @click.option(
     "--folds",
     type=click.IntRange(min=2),
     metavar="N",
-    help="Folds of the cross-validation, whole patients in each.  [default: 5]",
+    help="Number of cross-validation folds, with whole patients in each.  [default: 5]",
 )
-@click.option("--holdout", is_flag=True, help="One 8-1-1 split, as in the paper, and no folds.")
+@click.option(
+    "--holdout", is_flag=True, help="Use one 8-1-1 split, as in the paper, in place of folds."
+)
 @click.option(
     "--repeats",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
     metavar="N",
-    help="Repeat the cross-validation, each time with other folds.",
+    help="Number of repeats of the cross-validation, each with other folds.",
 )
 @click.option(
-    "--positive", metavar="CLASS", help="Class treated as positive.  [default: the second of two]"
+    "--positive",
+    metavar="CLASS",
+    help="Class treated as positive in the AUC.  [default: the second of two]",
 )
 @click.option(
     "--out",
@@ -62,7 +70,7 @@ if TYPE_CHECKING:
     "--jobs",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Processes, which share threads or GPUs.  [default: one per core; on a GPU "
+    help="Number of processes, which share threads or GPUs.  [default: one per core; on a GPU "
     "one per 2 cores and 4 GB of its memory]",
 )
 @click.option(

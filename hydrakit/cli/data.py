@@ -26,7 +26,9 @@ def datasets() -> None:
 @params.as_json
 def list_datasets(context: RunContext, as_json: bool) -> None:
     """List the datasets of the installed plugins, and those that a dataset.toml declares."""
-    adapters = context.plugins().datasets
+    from hydrakit.hooks import DatasetAdapter
+
+    adapters = context.plugins().all(DatasetAdapter)
     if as_json:
         click.echo(json.dumps([_describe(adapters[name]) for name in sorted(adapters)], indent=2))
         return
@@ -39,12 +41,12 @@ def list_datasets(context: RunContext, as_json: bool) -> None:
 @click.argument("folder", metavar="DIR", type=params.FOLDER)
 def new(folder: Path) -> None:
     """Look at the images in DIR and write a first dataset.toml there, for you to check."""
-    from hydrakit.data.declared.guess import guess
+    from hydrakit.data.declared.guess import guess_declaration
     from hydrakit.data.declared.schema import FILE
     from hydrakit.errors import DataError
     from hydrakit.storage.files import write_atomic
 
-    text = guess(folder)
+    text = guess_declaration(folder)
     try:
         write_atomic(folder / FILE, text.encode())
     except OSError as error:
@@ -62,7 +64,9 @@ def new(folder: Path) -> None:
 @params.as_json
 def info(name: str, context: RunContext, as_json: bool) -> None:
     """Tell what dataset NAME is, which files it needs, how to get them, and its options."""
-    adapter = context.plugins().dataset(name)
+    from hydrakit.hooks import DatasetAdapter
+
+    adapter = context.plugins().get(DatasetAdapter, name)
     described = _describe(adapter)
     if as_json:
         click.echo(json.dumps(described, indent=2))
@@ -79,6 +83,8 @@ def info(name: str, context: RunContext, as_json: bool) -> None:
 
 
 def _describe(adapter: DatasetAdapter) -> dict[str, Any]:
+    from hydrakit.plugins.options import option_fields
+
     view = adapter.field_of_view
     return {
         "name": adapter.name,
@@ -98,7 +104,7 @@ def _describe(adapter: DatasetAdapter) -> dict[str, Any]:
                 "choices": list(option.choices),
                 "help": option.help,
             }
-            for option in adapter.options
+            for option in option_fields(adapter.options)
         ],
     }
 

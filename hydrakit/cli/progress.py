@@ -28,12 +28,12 @@ def watching(plan: Plan) -> Iterator[RunCallback]:
     """A watcher that shows how the plan's run goes, on standard error."""
     from rich.console import Console
 
-    from hydrakit.data.dicom.index import watching_index
+    from hydrakit.data.dicom.index import report_index_progress
 
     console = Console(stderr=True)
     if not console.is_terminal:
         plain = PlainProgress(plan)
-        with watching_index(plain.indexing):
+        with report_index_progress(plain.indexing):
             yield plain
         return
     from rich.progress import (
@@ -55,7 +55,7 @@ def watching(plan: Plan) -> Iterator[RunCallback]:
     ]
     with Progress(*columns, console=console, transient=True) as progress:
         live = LiveProgress(plan, progress)
-        with watching_index(live.indexing):
+        with report_index_progress(live.indexing):
             yield live
 
 

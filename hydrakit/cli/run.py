@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hydrakit.cli import params
+from hydrakit.cli.plan_options import PlanCommand, datasets, plan_options, strategy
 from hydrakit.compute.signals import describe_stop
 
 if TYPE_CHECKING:
@@ -28,8 +30,10 @@ def _make_plan(context: RunContext, **given: Any) -> Plan:
     return make_plan(strategy, datasets, plugins=context.plugins(), **given)
 
 
-@click.command(short_help="Print the plan of a run as JSON.")
-@params.plan_options
+@click.command(cls=PlanCommand, short_help="Print the plan of a run as JSON.")
+@strategy
+@datasets
+@plan_options()
 @params.places
 @click.option("--out", type=params.FOLDER, metavar="FILE", help="Write the plan to a file instead.")
 def plan(*, context: RunContext, out: Path | None, **given: Any) -> None:
@@ -40,27 +44,28 @@ def plan(*, context: RunContext, out: Path | None, **given: Any) -> None:
     else:
         from hydrakit.errors import PlanError
         from hydrakit.storage.files import write_atomic
+        from hydrakit.storage.records import writable
 
         if out.exists():
             raise PlanError(f"{out}: exists already: name another file")
-        try:
+        with writable(out, "name a file in another folder"):
             write_atomic(out, text.encode())
-        except OSError as error:
-            raise PlanError(
-                f"{out}: cannot be written ({error.strerror}): name a file in another folder"
-            ) from None
 
 
-@click.command(short_help="Train body and heads, and test on the target.")
-@params.plan_options
+@click.command(cls=PlanCommand, short_help="Train body and heads, and test on the target.")
+@strategy
+@datasets
+@plan_options()
 @click.option(
     "--plan",
     "plan_file",
     type=params.FOLDER,
     metavar="FILE",
-    help="Run this plan, as `hydrakit plan` prints it and you edited it.",
+    help="Run the plan in this file, as `hydrakit plan` writes it.",
 )
-@click.option("--resume", type=params.FOLDER, metavar="RUN", help="Go on with this run's folder.")
+@click.option(
+    "--resume", type=params.FOLDER, metavar="RUN", help="Continue the run in this folder."
+)
 @click.option(
     "--out",
     type=params.FOLDER,
@@ -76,7 +81,7 @@ def plan(*, context: RunContext, out: Path | None, **given: Any) -> None:
     "--dry-run",
     "dry",
     is_flag=True,
-    help="Check everything and estimate what the run would cost; nothing is trained.",
+    help="Check everything and estimate time, memory and disk space, without training.",
 )
 @params.running_options
 @click.pass_context
@@ -100,20 +105,9 @@ def run(
     from hydrakit.plan.model import load_plan
     from hydrakit.runs.rundir import RunDir
 
-    if plan_file and resume:
-        raise click.UsageError(
-            "--plan begins a run and --resume goes on with one: name one of them"
-        )
     if plan_file or resume:
-        chosen = "--plan" if plan_file else "--resume"
-        for option in ctx.command.params:
-            if option.name in given and _is_given(ctx, option.name):
-                raise click.UsageError(
-                    f"{chosen} brings a whole plan: {option.opts[0]} cannot change it"
-                )
+        _refuse_plan_options(ctx, given, plan_file=plan_file, resume=resume, out=out)
     if resume:
-        if out is not None:
-            raise click.UsageError("--resume names the run's folder: leave out --out")
         rundir = RunDir(resume)
         the_plan, out = rundir.plan(), resume
         if context.data is None:
@@ -132,8 +126,33 @@ def run(
             done = engine.run(the_plan, context, out=out, callbacks=[progress])
     if dry:
         print_dry_run(estimate)
+        for path, value in given["changes"].items():
+            click.echo(f"set:     {path} = {json.dumps(value)}")
     else:
         print_results(done)
+
+
+def _refuse_plan_options(
+    ctx: click.Context,
+    given: dict[str, Any],
+    *,
+    plan_file: Path | None,
+    resume: Path | None,
+    out: Path | None,
+) -> None:
+    """Refuse options that would change a plan which is given as a whole."""
+    if plan_file and resume:
+        raise click.UsageError(
+            "--plan begins a run and --resume goes on with one: name one of them"
+        )
+    chosen = "--plan" if plan_file else "--resume"
+    for option in ctx.command.params:
+        if option.name in given and _is_given(ctx, option.name):
+            raise click.UsageError(
+                f"{chosen} brings a whole plan: {option.opts[0]} cannot change it"
+            )
+    if resume and out is not None:
+        raise click.UsageError("--resume names the run's folder: leave out --out")
 
 
 @contextmanager
@@ -152,7 +171,7 @@ def _is_given(ctx: click.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-@click.command(short_help="Evaluate a run, or any body and head.")
+@click.command(cls=PlanCommand, short_help="Evaluate a run, or any body and head.")
 @click.argument("run", required=False, type=params.FOLDER)
 @click.option("--body", type=params.FOLDER, metavar="FILE", help="A body's safetensors.")
 @click.option("--head", type=params.FOLDER, metavar="FILE", help="A head's safetensors.")
@@ -165,7 +184,7 @@ def _is_given(ctx: click.Context, name: str) -> bool:
     help="Which cases, split as when the head was trained.",
 )
 @params.evaluation_options
-@params.adapter_options
+@plan_options("options")
 @params.as_json
 def evaluate(
     *,

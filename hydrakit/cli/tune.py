@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hydrakit.cli import params
+from hydrakit.cli.plan_options import PlanCommand, datasets, plan_options, strategy
+
+TUNED = ("learning_rate", "dropout")  # what `tune` chooses
 
 if TYPE_CHECKING:
     from hydrakit.runs.context import RunContext
@@ -26,50 +28,43 @@ def _values(_: click.Context, __: click.Parameter, value: str | None) -> list[fl
         raise click.BadParameter(f"{value!r} is not a list such as 1e-4,3e-4,1e-3") from None
 
 
-def _without(*names: str) -> Callable[[click.Command], click.Command]:
-    """Take options out of those that a command shares with others."""
-
-    def strip(command: click.Command) -> click.Command:
-        command.params = [each for each in command.params if each.name not in names]
-        return command
-
-    return strip
-
-
-@_without("learning_rate", "dropout")
-@click.command(short_help="Choose learning rate and dropout of every round; write a plan.")
-@params.plan_options
+@click.command(
+    cls=PlanCommand, short_help="Choose learning rate and dropout of every round; write a plan."
+)
+@strategy
+@datasets
+@plan_options(without=TUNED)
 @click.option(
     "--learning-rates",
     callback=_values,
     metavar="R,R,...",
-    help="Adam learning rates to try.  [default: 1e-4,3e-4,1e-3]",
+    help="Learning rates to try in each round.  [default: 1e-4,3e-4,1e-3]",
 )
 @click.option(
     "--dropouts",
     callback=_values,
     metavar="P,P,...",
-    help="Dropout probabilities to try.  [default: 0,0.1,0.3]",
+    help="Dropout probabilities to try in each round.  [default: 0,0.1,0.3]",
 )
 @click.option(
     "--folds",
     type=click.IntRange(min=2),
     default=3,
     show_default=True,
-    help="Folds of the cross-validation within each round's training split.",
+    help="Number of cross-validation folds within each round's training split.",
 )
 @click.option(
     "--search",
     type=click.Choice(["grid", "optuna"]),
     default="grid",
     show_default=True,
-    help="Try all pairs of the values, or what Optuna proposes between them.",
+    help="Try all pairs of the values, or pairs that Optuna proposes within their ranges.",
 )
 @click.option(
     "--trials",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Settings that Optuna tries in each round.  [default: 20]",
+    help="Number of pairs that Optuna tries in each round.  [default: 20]",
 )
 @click.option("--out", type=params.FOLDER, metavar="FILE", help="Write the plan to this file.")
 @params.running_options
@@ -94,16 +89,19 @@ def tune(
         if not value:
             raise click.UsageError(f"{option} is needed: see `hydrakit tune --help`")
     assert out is not None
+    for path in given["changes"]:
+        if path.startswith("rounds.") and path.rpartition(".")[2] in TUNED:
+            raise click.UsageError(f"`tune` chooses this value itself: leave out --set {path}")
 
     from hydrakit.cli.search_progress import TuneProgress
-    from hydrakit.data.dicom.index import watching_index
+    from hydrakit.data.dicom.index import report_index_progress
     from hydrakit.plan.profiles import make_plan
     from hydrakit.search import tune as engine
 
     plugins = context.plugins()
     plan = make_plan(strategy, datasets, plugins=plugins, **given)
     progress = TuneProgress(plan, on_choice=lambda each: _print_round(each, len(plan.rounds)))
-    with watching_index(progress.indexing):
+    with report_index_progress(progress.indexing):
         tuned = engine.tune(
             plan,
             out,
@@ -151,24 +149,29 @@ def _print_round(tuned: RoundTuning, rounds: int) -> None:
     )
 
 
-@click.command(short_help="Find which supports help a target, and in which order.")
-@click.option("--target", metavar="NAME", help="Dataset whose validation AUC is to be improved.")
+@click.command(cls=PlanCommand, short_help="Find which supports help a target, and in which order.")
+@click.option("--target", metavar="NAME", help="Dataset to find supports for.")
 @click.option(
     "--strategy",
     default="hydra",
     show_default=True,
     metavar="NAME",
-    help="Strategy that makes the rounds.",
+    help="Strategy that trains each order of supports.",
 )
-@params.comparison_options
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--datasets",
+    callback=params.names,
+    metavar="A,B,...",
+    help="Datasets to choose supports from.",
+)
+@plan_options(without=("splits",))
 @click.option(
     "--seeds",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
     metavar="N",
-    help="Runs of each order, with the seeds from --seed on; splits stay the same.",
+    help="Runs of each order, with the seeds --seed, --seed + 1, ...; all have the same splits.",
 )
 @click.option(
     "--budget",
@@ -179,6 +182,7 @@ def _print_round(tuned: RoundTuning, rounds: int) -> None:
 @click.option(
     "--minutes",
     type=click.FloatRange(min=0, min_open=True),
+    metavar="X",
     help="Start no new run after this many minutes.",
 )
 @click.option(

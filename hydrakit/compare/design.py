@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from inspect import signature
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,20 +13,28 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from hydrakit.errors import PlanError, one_line, unknown
+from hydrakit.plan.edit import (
+    FIXED_PATHS,
+    edit_rounds_there_are,
+    no_such_round,
+    paths_without_rounds,
+    refuse_fixed,
+)
 from hydrakit.plan.model import MAX_FOLDS, Fold, Plan, Split
-from hydrakit.plan.profiles import TARGET_SPLIT, make_plan
+from hydrakit.plan.profiles import TARGET_SPLIT, check_changed, make_plan
+from hydrakit.plan.settings import PlanSettings
 from hydrakit.plugins.registry import Plugins
 from hydrakit.schema import Frozen, Name, Text, first_fault
-from hydrakit.storage.files import read_json, read_whole, reason, write_atomic
+from hydrakit.storage.files import read_whole
 from hydrakit.storage.lock import FILES
-from hydrakit.storage.records import refuse_later
+from hydrakit.storage.records import read_record, writable, write_record
 
 FILE = "compare.json"
 MAX_CELLS = 10_000
-MAX_FAILURE = 2**20  # bytes of what a cell that failed left behind
+WRITE_ELSEWHERE = "choose another folder with `--out`"
 
-OF_CELLS = {"strategy", "datasets", "seed", "split_seed", "splits", "whole", "plugins"}
-"""Arguments of `make_plan` that a design does not leave to its settings."""
+OF_CELLS = {"seed", "split_seed", "splits", "whole"}
+"""Settings of a plan that the design itself decides for each cell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +77,8 @@ class Design(Frozen):
         seeds: Number of seeds, which begin at 0.
         folds: Number of folds; None for a single 8-1-1 split.
         repeats: Of the cross-validation, each with folds of its own.
-        settings: Further arguments of `make_plan`, by name. Defaults are left out, so that the same
-            design has the same digest.
+        settings: Further settings of the plans (`PlanSettings`), by name. Defaults are left out, so
+            that the same design has the same digest.
     """
 
     strategies: Annotated[tuple[Name, ...], Field(min_length=1)]
@@ -85,14 +91,15 @@ class Design(Frozen):
     @field_validator("settings")
     @classmethod
     def _without_defaults(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        known = signature(make_plan).parameters
+        known = PlanSettings.model_fields.keys() - OF_CELLS
         for name in settings:
-            if name not in known or name in OF_CELLS:
-                raise ValueError(unknown("setting", name, known.keys() - OF_CELLS))
+            if name not in known:
+                raise ValueError(unknown("setting", name, known))
+        defaults = PlanSettings()
         return {
             name: value
             for name, value in _plain(settings).items()
-            if value != known[name].default and value != {}
+            if value is not None and value != getattr(defaults, name)
         }
 
     @model_validator(mode="after")
@@ -137,8 +144,25 @@ class Design(Frozen):
 
         Raises:
             PluginError: Unknown strategy, dataset or head.
-            PlanError: The settings are impossible.
+            PlanError: The settings are impossible, or a change concerns rounds that no strategy
+                has.
         """
+        plan = self._unchanged(cell, plugins)
+        changes = self.settings.get("changes")
+        if not changes:
+            return plan
+        split = f"datasets.{self.target}.split"
+        refuse_fixed(changes, (*FIXED_PATHS, f"{split}.test", f"{split}.fold"), by="`compare`")
+        for path in paths_without_rounds(plan, changes):
+            others = [
+                self._unchanged(replace(cell, strategy=name), plugins) for name in self.strategies
+            ]
+            if all(paths_without_rounds(other, [path]) for other in others):
+                raise PlanError(no_such_round(plan, path))
+        return check_changed(edit_rounds_there_are(plan, changes), plugins)
+
+    def _unchanged(self, cell: Cell, plugins: Plugins) -> Plan:
+        """The plan of a cell before the changes of its values."""
         return make_plan(
             cell.strategy,
             self.datasets,
@@ -147,7 +171,7 @@ class Design(Frozen):
             splits={self.target: self.split(cell.fold)},
             whole=True,
             plugins=plugins,
-            **self.settings,
+            **{name: value for name, value in self.settings.items() if name != "changes"},
         )
 
 
@@ -216,7 +240,7 @@ class CompareDir:
         if (self.cell(cell) / "results.json").is_file():
             return "done"
         try:
-            told = read_whole(self.failure_path(cell), most=MAX_FAILURE)
+            told = read_whole(self.failure_path(cell))
         except FileNotFoundError:
             return "waiting"
         except (OSError, ValueError):
@@ -251,18 +275,8 @@ class CompareDir:
         Raises:
             PlanError: It cannot be read.
         """
-        path = self.path / FILE
-        try:
-            content = read_json(path)
-            refuse_later(path, content)
-            return Description.model_validate_json(content)
-        except ValidationError as error:
-            raise PlanError(f"{path}: {first_fault(error)}") from None
-        except (OSError, ValueError) as error:
-            raise PlanError(
-                f"{path}: cannot be read ({reason(error)}): name the folder that `hydrakit "
-                "compare` printed"
-            ) from None
+        remedy = "name the folder that `hydrakit compare` printed"
+        return read_record(self.path / FILE, Description, remedy=remedy)
 
     def begin(self) -> None:
         """Make the folder.
@@ -270,7 +284,7 @@ class CompareDir:
         Raises:
             PlanError: It cannot be written.
         """
-        with self._writing():
+        with writable(self.path, WRITE_ELSEWHERE):
             (self.path / "cells").mkdir(parents=True, exist_ok=True)
 
     def write(self, description: Description) -> None:
@@ -279,15 +293,8 @@ class CompareDir:
         Raises:
             PlanError: The folder cannot be written.
         """
-        with self._writing():
-            write_atomic(self.path / FILE, description.model_dump_json(indent=2).encode())
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise PlanError(f"{self.path}: cannot be written: {error.strerror}") from None
+        with writable(self.path, WRITE_ELSEWHERE):
+            write_record(self.path / FILE, description)
 
     def _is_empty(self) -> bool:
         """Whether there is nothing in it, save what was begun and at once stopped."""

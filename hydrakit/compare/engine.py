@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from hydrakit.compare.design import Cell, CompareDir, Description, Design
-from hydrakit.compare.launchers import Launcher
 from hydrakit.compare.scoring import ScoredCases, compare_cells, scored_cases
 from hydrakit.data.quality.leakage import check_leakage
 from hydrakit.errors import DataError, PlanError
-from hydrakit.hooks import DatasetAdapter
+from hydrakit.hooks import DatasetAdapter, Launcher, LauncherFactory
 from hydrakit.plan.model import Plan
 from hydrakit.plugins.registry import Plugins
 from hydrakit.report import write_comparison_report
@@ -23,9 +22,9 @@ from hydrakit.runs.context import RunContext, context_of
 from hydrakit.runs.datasets import find_datasets, prepare_datasets
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.comparison import Comparison
-from hydrakit.storage.files import write_atomic
 from hydrakit.storage.lock import locked
 from hydrakit.storage.paths import using_cache
+from hydrakit.storage.records import write_record
 from hydrakit.version import version
 
 SECONDS_BETWEEN_REPORTS = 30.0
@@ -103,10 +102,10 @@ def compare(
     here = CompareDir(out.resolve())
     context = context.changed(round_cache=here.rounds)
     plugins = context.plugins()
-    chosen = positive_class(plugins.dataset(design.target), positive)
+    chosen = positive_class(plugins.get(DatasetAdapter, design.target), positive)
     plans = {cell: design.plan(cell, plugins) for cell in design.cells()}
     here.check(design)
-    factory = plugins.get("launcher", context.launcher)
+    factory = plugins.get(LauncherFactory, context.launcher)
     launcher: Launcher = factory.build(factory.options())
     processes = launcher.processes(context, len({cell.group for cell in plans}))
     with using_cache(context.cache):
@@ -212,8 +211,7 @@ class CellTracker:
     def publish(self, comparison: Comparison | None) -> None:
         """Write ``comparison.json`` and ``report.html``, where a fold has all strategies."""
         if comparison is not None:
-            text = comparison.model_dump_json(indent=2)
-            write_atomic(self.here.comparison_path, text.encode())
+            write_record(self.here.comparison_path, comparison)
             write_comparison_report(self.here.path, plugins=self.plugins)
 
     def _poll(self) -> None:

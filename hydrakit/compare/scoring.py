@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,18 +10,19 @@ import numpy as np
 
 from hydrakit.compare.design import Cell, CompareDir, Design
 from hydrakit.data.prepared.index import Index
-from hydrakit.errors import DataError, one_line
+from hydrakit.errors import DataError
 from hydrakit.plan.results import Results
 from hydrakit.runs.rundir import RunDir
-from hydrakit.stats.comparison import Comparison, Pair, StrategyFigures
+from hydrakit.stats.comparison import Comparison, StrategyPair, StrategyResult
 from hydrakit.stats.findings import Findings, Subgroups
 from hydrakit.stats.intervals import mean_auc
 from hydrakit.stats.metrics import auc
 from hydrakit.stats.paired import compare
+from hydrakit.stats.score_table import Row, ScoreTable, gather
 from hydrakit.stats.subgroups import subgroups_of
-from hydrakit.stats.tested import Row, ScoreTable, gather
 from hydrakit.stats.verdict import verdicts
 from hydrakit.storage.files import read_rows
+from hydrakit.storage.records import readable
 from hydrakit.version import version
 
 LEVEL = 0.95
@@ -136,13 +136,13 @@ def compare_cells(
     )
 
 
-def _pairs(tested: Mapping[str, ScoreTable]) -> tuple[Pair, ...]:
+def _pairs(tested: Mapping[str, ScoreTable]) -> tuple[StrategyPair, ...]:
     first, *others = tested
     differences = {
         (first, other): compare(tested[first], tested[other], level=LEVEL) for other in others
     }
     return tuple(
-        Pair(
+        StrategyPair(
             strategy=verdict.first,
             against=verdict.second,
             difference=verdict.difference,
@@ -162,11 +162,11 @@ def _pairs(tested: Mapping[str, ScoreTable]) -> tuple[Pair, ...]:
 
 def _figures(
     here: CompareDir, name: str, tested: ScoreTable, cells: Sequence[Cell], positive: str
-) -> StrategyFigures:
+) -> StrategyResult:
     found = mean_auc(tested, level=LEVEL)
     results = [_results(here, cell) for cell in cells]
     vals = [_validation(here, cell, positive) for cell in cells]
-    return StrategyFigures(
+    return StrategyResult(
         name=name,
         val=float(np.mean(vals)),
         auc=found.auc,
@@ -196,13 +196,11 @@ def _results(here: CompareDir, cell: Cell) -> Results:
 
 def _predictions(here: CompareDir, cell: Cell, split: str) -> list[dict[str, str]]:
     path = RunDir(here.cell(cell)).file("predictions.csv")
-    try:
-        return [row for row in read_rows(path) if row["split"] == split]
-    except (OSError, KeyError, ValueError, csv.Error) as error:
-        raise DataError(
-            f"{path}: cannot be read ({one_line(str(error), 200)}): delete {path.parent} and run "
-            "again"
-        ) from None
+    with readable(path, f"delete {path.parent} and run again", error=DataError):
+        rows = read_rows(path)
+        if not all("split" in row for row in rows):
+            raise ValueError("it has no column 'split'")
+        return [row for row in rows if row["split"] == split]
 
 
 def _rows(here: CompareDir, cells: Sequence[Cell], cases: ScoredCases) -> list[Row]:

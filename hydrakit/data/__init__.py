@@ -1,5 +1,5 @@
-"""From a dataset's files to tensors on a device.
+"""Data: from a dataset's files to tensors on a device.
 
-`read` turns files into checked samples, `prepare` into patches stored once on disk, `split` shares
-them out by patient, `views` draws augmented views, `load` puts one dataset onto the device.
+`read` turns files into checked samples, `prepared` stores their patches on disk, `quality` checks
+them and splits them by patient, `load` loads one dataset onto a device, `augment` draws views.
 """

@@ -1,7 +1,7 @@
-"""Views of prepared patches: what the network sees of them, as they are or augmented.
+"""Augmentation: views of prepared patches at the network's resolution.
 
-Augmentation as in the paper (Section II-C): rotation by -20 to 20 degrees, horizontal flip with
-p = 0.5, horizontal shift by -1, 0 or 1 pixel of the doubled resolution, then halving.
+As in the paper (Section II-C): rotation by -20 to 20 degrees, horizontal flip with p = 0.5,
+horizontal shift by -1, 0 or 1 pixel of the doubled resolution, then downsampling by 2.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from hydrakit.data.prepared.crop import MAX_ANGLE, MAX_SHIFT, OVERSAMPLING
 
 @dataclass(frozen=True)
 class Views:
-    """One random view for each of several patches.
+    """Parameters of one random view for each of several patches.
 
     Attributes:
-        angle: ``(n,)`` counter-clockwise rotation in degrees.
-        flip: ``(n,)`` 1.0, or -1.0 where the view is mirrored left to right.
-        shift: ``(n,)`` shift to the right, in pixels of the prepared patch.
+        angle: Counter-clockwise rotation in degrees, ``(n,)``.
+        flip: -1.0 for a view mirrored left to right, otherwise 1.0, ``(n,)``.
+        shift: Shift to the right in pixels of the prepared patch, ``(n,)``.
     """
 
     angle: Tensor
@@ -32,60 +32,60 @@ class Views:
 
     @classmethod
     def draw(cls, count: int, generator: torch.Generator) -> Views:
-        """Random views; ``generator`` is one of the CPU, so that every device sees the same."""
+        """Draw random views; a CPU ``generator`` gives the same views for all devices."""
         angle = (torch.rand(count, generator=generator) * 2 - 1) * MAX_ANGLE
         flip = torch.randint(2, (count,), generator=generator) * 2.0 - 1.0
         shift = torch.randint(-MAX_SHIFT, MAX_SHIFT + 1, (count,), generator=generator)
         return cls(angle, flip, shift.float())
 
     def to(self, device: torch.device) -> Views:
-        """The same views on a device."""
+        """Move the views to a device."""
         return Views(self.angle.to(device), self.flip.to(device), self.shift.to(device))
 
     def __getitem__(self, rows: Tensor) -> Views:
-        """The views of some of the patches."""
+        """Return the views of some of the patches."""
         return Views(self.angle[rows], self.flip[rows], self.shift[rows])
 
     def of(self, canvas: Tensor, patch: int) -> Tensor:
-        """Views of prepared patches.
+        """Compute the views of prepared patches.
 
         Args:
             canvas: Prepared patches ``(n, channels, side, side)``.
-            patch: Side of the views.
+            patch: Side of the views, in pixels.
 
         Returns:
             ``(n, channels, patch, patch)``.
         """
-        seen = OVERSAMPLING * patch
+        extent = OVERSAMPLING * patch
         side = canvas.shape[-1]
-        # Where each pixel of the view comes from: undo the shift, then the flip, then the turn.
+        # Source of each pixel of the view: undo the shift, then the flip, then the rotation.
         # A point is the complex number x + iy; both axes of grid_sample run from -1 to 1, x to the
         # right and y down. Adding a row of points to a column gives the grid 30 times faster than
         # torch's affine_grid on a CPU, which took half of the time.
-        turn = torch.polar(torch.ones_like(self.angle), torch.deg2rad(self.angle))
-        across = turn * self.flip
-        steps = torch.arange(1 - seen, seen, 2, device=turn.device) / side
+        rotation = torch.polar(torch.ones_like(self.angle), torch.deg2rad(self.angle))
+        across = rotation * self.flip
+        steps = torch.arange(1 - extent, extent, 2, device=rotation.device) / side
         row = across[:, None] * (steps - 2 * self.shift[:, None] / side)
-        column = 1j * turn[:, None] * steps
-        warped = functional.grid_sample(
+        column = 1j * rotation[:, None] * steps
+        sampled = functional.grid_sample(
             canvas,
             torch.view_as_real(row[:, None, :] + column[:, :, None]),
             mode="bilinear",
             padding_mode="border",
             align_corners=False,
         )
-        return _halved(warped)
+        return _downsample(sampled)
 
 
-def plain(canvas: Tensor, patch: int) -> Tensor:
-    """The middle of prepared patches as they are: ``(n, channels, patch, patch)``."""
+def central_view(canvas: Tensor, patch: int) -> Tensor:
+    """Compute the unaugmented views of prepared patches: ``(n, channels, patch, patch)``."""
     margin = (canvas.shape[-1] - OVERSAMPLING * patch) // 2
     end = canvas.shape[-1] - margin
-    return _halved(canvas[..., margin:end, margin:end])
+    return _downsample(canvas[..., margin:end, margin:end])
 
 
-def _halved(images: Tensor) -> Tensor:
-    """The mean of each 2x2 pixels; on a CPU 4 times faster than by average pooling."""
+def _downsample(images: Tensor) -> Tensor:
+    """Average each block of 2x2 pixels; on a CPU 4 times faster than average pooling."""
     size = [side // OVERSAMPLING for side in images.shape[-2:]]
     return functional.interpolate(images, size, mode="bilinear", align_corners=False)
 
@@ -93,18 +93,19 @@ def _halved(images: Tensor) -> Tensor:
 def balanced(
     labels: Tensor, views: int, generator: torch.Generator, limit: int | None = None
 ) -> Tensor:
-    """Which patches an epoch trains on, so that every class comes equally often.
+    """Choose the patches of an epoch so that all classes are equally frequent.
 
-    The largest class comes with ``views`` views of each patch; the others with as many in all,
-    spread evenly over their patches, the remainder over patches drawn at random.
+    Each patch of the largest class gets ``views`` views. Every other class gets the same total
+    number of views, spread evenly over its patches; the remainder goes to random patches.
 
-    Where labels are no classes (``(n, outputs)`` numbers), every patch comes with ``views`` views.
+    If labels are not classes (``(n, outputs)`` numbers), every patch gets ``views`` views.
 
     Args:
-        labels: ``(n,)`` class of each patch, or ``(n, outputs)``.
-        views: Views of each patch of the largest class.
-        generator: For the remainder, and for what is left out.
-        limit: Of the number of patches, each with all of its views: of more, a part is drawn.
+        labels: Class of each patch ``(n,)``, or targets ``(n, outputs)``.
+        views: Number of views of each patch of the largest class.
+        generator: Source of randomness for the remainder, and for the limit.
+        limit: Maximum number of patches, each with all of its views; of more patches, a random
+            part is used. None for no limit.
 
     Returns:
         Row numbers, one for each view, class by class.

@@ -1,32 +1,35 @@
-"""One dataset as tensors on a device, in its three splits."""
+"""Loading of a prepared dataset as tensors on a device."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hydrakit.data.augment import Views, plain
-from hydrakit.data.prepared.index import PreparedCase, PreparedDataset
-from hydrakit.hooks import DatasetAdapter, Task
+from hydrakit.data.augment import Views, central_view
 from hydrakit.stats.tasks import Scale, scale_of, targets_of, to_tensor
+
+if TYPE_CHECKING:
+    from hydrakit.data.prepared.index import PreparedCase, PreparedDataset
+    from hydrakit.hooks import DatasetAdapter, Task
 
 
 @dataclass(frozen=True)
 class CaseSet:
-    """Cases that are looked at as they are: a validation or a test split.
+    """Cases without augmentation, as tensors: a validation or a test split.
 
     Attributes:
-        dataset: Its name.
-        patches: ``(cases, channels, patch, patch)`` on the device.
-        labels: As `tasks.targets_of` gives them.
-        cases: Who they are.
-        task: What a label is.
-        scale: Of a number, over the training split.
+        dataset: Name of the dataset.
+        patches: Patches on the device, ``(cases, channels, patch, patch)``.
+        labels: Targets, as `tasks.targets_of` returns them.
+        cases: Metadata of the cases.
+        task: Task of the dataset.
+        scale: Regression: mean and deviation of the training targets; None otherwise.
     """
 
     dataset: str
@@ -42,15 +45,15 @@ class LoadedDataset:
     """A dataset ready for training.
 
     Attributes:
-        name: Of its adapter.
+        name: Name of the dataset.
         classes: Names of the classes.
-        patch: Side of the network's patches.
-        train: The prepared training patches.
-        train_labels: As `tasks.targets_of` gives them, on the CPU; a number is standardised.
-        val: The validation split.
-        task: What a label is.
-        scale: Of a number, over the training split.
-        splits: The split of every labelled case, by key.
+        patch: Side of the network's patches, in pixels.
+        train: Prepared patches of the training split.
+        train_labels: Training targets on the CPU (`tasks.targets_of`); numbers are standardised.
+        val: Validation split.
+        task: Task of the dataset.
+        scale: Regression: mean and deviation of the training targets; None otherwise.
+        splits: Split of every labelled case, by key.
     """
 
     name: str
@@ -65,7 +68,7 @@ class LoadedDataset:
 
     @property
     def channels(self) -> int:
-        """Of its images."""
+        """Number of channels of the images."""
         return self.train.channels
 
 
@@ -78,18 +81,18 @@ def select(
     patch: int,
     device: torch.device,
 ) -> CaseSet:
-    """The labelled cases of these keys, unaugmented, on a device."""
-    chosen = [
+    """Load the labelled cases with the given keys, without augmentation, onto a device."""
+    selected = [
         (row, case, case.label)
         for row, case in enumerate(prepared.index.cases)
         if case.key in keys and case.label is not None
     ]
-    canvases = PatchStore(prepared, [row for row, _, _ in chosen], torch.device("cpu"))
+    store = PatchStore(prepared, [row for row, _, _ in selected], torch.device("cpu"))
     return CaseSet(
         dataset=prepared.index.dataset,
-        patches=canvases.plain(patch).to(device),
-        labels=targets_of([label for _, _, label in chosen], task),
-        cases=tuple(case for _, case, _ in chosen),
+        patches=store.unaugmented(patch).to(device),
+        labels=targets_of([label for _, _, label in selected], task),
+        cases=tuple(case for _, case, _ in selected),
         task=task,
         scale=scale,
     )
@@ -103,16 +106,16 @@ def load(
     patch: int,
     device: torch.device,
 ) -> LoadedDataset:
-    """Put the training and validation splits of a prepared dataset onto a device.
+    """Load the training and validation splits of a prepared dataset onto a device.
 
-    The test split stays on disk: nothing that trains or selects can be handed it.
+    The test split stays on disk, so that training and selection have no access to it.
 
     Args:
-        prepared: The dataset's patches.
-        adapter: The dataset.
-        splits: The split of every labelled case, by key (`gate.pass_gate`).
-        patch: Side of the network's patches.
-        device: Where to.
+        prepared: Prepared patches of the dataset.
+        adapter: Adapter of the dataset.
+        splits: Split of every labelled case, by key (`leakage.check_leakage`).
+        patch: Side of the network's patches, in pixels.
+        device: Device to load onto.
     """
     cases = prepared.index.cases
     rows = [row for row, case in enumerate(cases) if splits.get(case.key) == "train"]
@@ -133,27 +136,27 @@ def load(
     )
 
 
-LOADED_AT_ONCE = 256
+CHUNK_CASES = 256
 
 
 class PatchStore:
-    """Prepared patches of some cases; what is taken of them comes z-scored, on the device.
+    """Prepared patches of some cases, which returns z-scored views on the device.
 
-    On a CPU they stay mapped from disk and nothing is copied but what is taken; a GPU gets all of
-    them at once. Z-scoring comes after the view is made, on a seventh of the pixels: the weights
-    that each pixel of a view is the mean by sum to 1.
+    For a CPU, the patches stay memory-mapped and only requested patches are read; for a GPU, all
+    patches are copied at once. Views are z-scored after resampling, on a seventh of the pixels.
+    This is equivalent, because the interpolation weights of each pixel sum to 1.
     """
 
     def __init__(
         self, prepared: PreparedDataset, rows: Sequence[int], device: torch.device
     ) -> None:
-        """Of the cases with these indices into ``prepared.index.cases``."""
+        """Use the cases with these indices into ``prepared.index.cases``."""
         index = prepared.index
-        found = [index.patients[index.cases[row].patient] for row in rows]
+        intensities = [index.patients[index.cases[row].patient] for row in rows]
         shape = (len(rows), index.channels, 1, 1)
         self.device = device
-        mean = torch.tensor([each.mean for each in found], dtype=torch.float64)
-        deviation = torch.tensor([each.deviation for each in found], dtype=torch.float64)
+        mean = torch.tensor([each.mean for each in intensities], dtype=torch.float64)
+        deviation = torch.tensor([each.deviation for each in intensities], dtype=torch.float64)
         self._mean = mean.float().view(shape).to(device)
         self._factor = (1 / deviation).float().view(shape).to(device)
         self._rows = torch.tensor([index.rows[row] for row in rows], dtype=torch.int64)
@@ -161,7 +164,7 @@ class PatchStore:
         if device.type != "cpu":
             mapped = self._canvases
             self._canvases = torch.empty((len(rows), *mapped.shape[1:]), device=device)
-            for part in torch.arange(len(rows)).split(LOADED_AT_ONCE):
+            for part in torch.arange(len(rows)).split(CHUNK_CASES):
                 self._canvases[part[0] : part[-1] + 1] = mapped[self._rows[part]].to(device)
             self._rows = torch.arange(len(rows), device=device)
 
@@ -171,27 +174,27 @@ class PatchStore:
 
     @property
     def channels(self) -> int:
-        """Of the images."""
+        """Number of channels of the images."""
         return int(self._canvases.shape[1])
 
     def views(self, chosen: Tensor, views: Views | None, patch: int) -> Tensor:
-        """Views of some cases.
+        """Return views of some cases.
 
         Args:
-            chosen: Which cases ``(n,)``, on the device.
-            views: One for each of them; None for the patches as they are.
-            patch: Side of the views.
+            chosen: Indices of the cases ``(n,)``, on the device.
+            views: One view for each of them; None for no augmentation.
+            patch: Side of the views, in pixels.
 
         Returns:
             ``(n, channels, patch, patch)``.
         """
         canvas = self._canvases.index_select(0, self._rows[chosen])
-        images = plain(canvas, patch) if views is None else views.of(canvas, patch)
+        images = central_view(canvas, patch) if views is None else views.of(canvas, patch)
         return (images - self._mean[chosen]) * self._factor[chosen]
 
-    def plain(self, patch: int) -> Tensor:
-        """All cases as they are, ``(cases, channels, patch, patch)``."""
-        every = torch.arange(len(self), device=self.device).split(LOADED_AT_ONCE)
-        shown = [self.views(chosen, None, patch) for chosen in every]
+    def unaugmented(self, patch: int) -> Tensor:
+        """Return all cases without augmentation, ``(cases, channels, patch, patch)``."""
+        chunks = torch.arange(len(self), device=self.device).split(CHUNK_CASES)
+        patches = [self.views(chosen, None, patch) for chosen in chunks]
         empty = torch.empty((0, self.channels, patch, patch), device=self.device)
-        return torch.cat([empty, *shown])
+        return torch.cat([empty, *patches])

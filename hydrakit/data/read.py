@@ -1,4 +1,4 @@
-"""Reading a dataset through its adapter, with every sample checked as it comes."""
+"""Reading of a dataset through its adapter, with checks of every sample."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from numpy.typing import NDArray
 
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, Label, OptionValue, Sample, Task, Unusable
-from hydrakit.plugins.options import resolve_options
+from hydrakit.plugins.options import parse_options
 
 _log = logging.getLogger(__name__)
-MAX_SUBGROUPS = 30  # values of one subgroup: of more, each would have too few findings
-MAX_SUBGROUP = 64  # characters of its name and of a value: both are headings
-_NO_TEXT = frozenset({"Cc", "Cs", "Zl", "Zp"})  # controls, surrogates, ends of lines
+MAX_SUBGROUPS = 30  # values of one subgroup: with more, each would have too few findings
+MAX_SUBGROUP = 64  # characters of its name and of a value: both are headings of reports
+_NO_TEXT = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control characters, surrogates, line ends
 
 
 def check_root(adapter: DatasetAdapter, root: Path) -> None:
-    """Raise DataError, with where to get the dataset, if its folder is missing."""
+    """Raise DataError, with instructions to get the dataset, if its folder is missing."""
     if not root.is_dir():
         raise DataError(
-            f"{adapter.name}: no folder {root}: name the one where it lies by `--data` or `--root "
+            f"{adapter.name}: no folder {root}: give its folder with `--data` or `--root "
             f"{adapter.name}=PATH`; it should hold {adapter.layout}. "
             f"To get it: {adapter.how_to_get} "
-            "To try without data: `hydrakit phantom FOLDER` makes some, then `--data FOLDER`"
+            "To try without data: `hydrakit phantom FOLDER` writes some, then `--data FOLDER`"
         )
 
 
@@ -38,7 +38,7 @@ class LoadedSample(Sample):
     """A sample with its pixels.
 
     Attributes:
-        image: ``(channels, height, width)`` float32, finite.
+        image: Finite float32 pixels, ``(channels, height, width)``.
     """
 
     image: NDArray[np.float32]
@@ -47,15 +47,15 @@ class LoadedSample(Sample):
 def read_samples(
     adapter: DatasetAdapter, root: Path, options: Mapping[str, OptionValue]
 ) -> Iterator[LoadedSample | Unusable]:
-    """Every case of a dataset, once, with its pixels.
+    """Yield every case of a dataset once, with its pixels.
 
     Args:
-        adapter: Who reads.
-        root: The dataset's folder.
-        options: As given by the user; `resolve_options` fills in the others.
+        adapter: Adapter of the dataset.
+        root: Folder of the dataset.
+        options: Adapter options, as given by the user; `parse_options` adds the defaults.
 
     Raises:
-        DataError: The folder is missing, or a case breaks the rules of `Sample`.
+        DataError: The folder is missing, or a case violates the rules of `Sample`.
     """
     channels: int | None = None
     for case in read_cases(adapter, root, options):
@@ -69,41 +69,43 @@ def read_samples(
 def read_cases(
     adapter: DatasetAdapter, root: Path, options: Mapping[str, OptionValue]
 ) -> Iterator[Sample | Unusable]:
-    """Every case of a dataset, once, as its adapter gives it: an image may still be a function.
+    """Yield every case of a dataset once, as its adapter returns it: an image may be a function.
 
-    Everything is checked that needs no pixels; `load_image` gives these and checks the rest.
+    This checks everything except the pixels; `load_image` reads and checks these.
 
     Args:
-        adapter: Who reads.
-        root: The dataset's folder.
-        options: As given by the user; `resolve_options` fills in the others.
+        adapter: Adapter of the dataset.
+        root: Folder of the dataset.
+        options: Adapter options, as given by the user; `parse_options` adds the defaults.
 
     Raises:
-        DataError: The folder is missing, or a case breaks the rules of `Sample`.
+        DataError: The folder is missing, or a case violates the rules of `Sample`.
     """
     check_root(adapter, root)
-    seen: set[str] = set()
-    agreed = _Agreed(adapter)
-    for case in adapter.read(root, resolve_options(adapter, options)):
+    keys: set[str] = set()
+    consistency = _ConsistencyCheck(adapter)
+    for case in adapter.read(root, parse_options(adapter, options)):
         if not isinstance(case, Sample | Unusable):
             raise DataError(
-                f"{adapter.name}: its adapter gave a {type(case).__name__}: a Sample or an "
+                f"{adapter.name}: its adapter returned a {type(case).__name__}: a Sample or an "
                 "Unusable is expected"
             )
-        if case.key in seen:
-            raise DataError(f"{adapter.name}: case {case.key!r} comes twice")
-        seen.add(case.key)
+        if case.key in keys:
+            raise DataError(f"{adapter.name}: case {case.key!r} occurs twice: make keys unique")
+        keys.add(case.key)
+        if not case.key:
+            raise DataError(f"{adapter.name}: a case has an empty key: give each a key of its own")
         if not _is_text(case.key):
             raise DataError(f"{adapter.name}: key {case.key!r} is not valid text: rename its file")
         if isinstance(case, Sample):
-            fault = _fault(adapter, case) or agreed.fault(case)
+            fault = _metadata_fault(adapter, case) or consistency.fault(case)
             if fault is not None:
-                raise _breach(adapter, case, fault)
+                raise _invalid_case(adapter, case, fault)
         yield case
 
 
-class _Agreed:
-    """What the samples of a dataset must agree on, as they come."""
+class _ConsistencyCheck:
+    """Checks that a dataset's samples are consistent with one another."""
 
     def __init__(self, adapter: DatasetAdapter) -> None:
         self.adapter = adapter
@@ -111,27 +113,27 @@ class _Agreed:
         self.values: dict[str, set[str]] = {}
 
     def fault(self, sample: Sample) -> str | None:
-        """What of a sample contradicts those before it, or None."""
+        """Return how a sample contradicts earlier samples, or None."""
         if sample.finding is not None:
-            told = sample.patient, sample.finding
-            label, key = self.findings.setdefault(told, (sample.label, sample.key))
+            finding = sample.patient, sample.finding
+            label, key = self.findings.setdefault(finding, (sample.label, sample.key))
             if label != sample.label:
                 return (
-                    f"has label {self._said(sample.label)}, but {key!r}, of the same finding "
-                    f"{sample.finding!r} of its patient, has {self._said(label)}: correct one, or "
-                    "name two findings"
+                    f"has label {self._label_text(sample.label)}, but {key!r}, of the same finding "
+                    f"{sample.finding!r} of its patient, has {self._label_text(label)}: correct "
+                    "one, or name two findings"
                 )
         for name, value in sample.subgroups.items():
             values = self.values.setdefault(name, set())
             values.add(value)
             if len(values) > MAX_SUBGROUPS:
                 return (
-                    f"brings the subgroup {name!r} to more than {MAX_SUBGROUPS} values: give what "
-                    "many findings share, such as a zone or a scanner, or leave it out"
+                    f"brings the subgroup {name!r} to more than {MAX_SUBGROUPS} values: use values "
+                    "that many findings share, such as a zone or a scanner, or leave it out"
                 )
         return None
 
-    def _said(self, label: Label | None) -> str:
+    def _label_text(self, label: Label | None) -> str:
         names = class_names(label, self.adapter.task, self.adapter.classes)
         if self.adapter.task == "regression" or not names:
             return "none" if label is None else f"{label!r}"
@@ -139,11 +141,11 @@ class _Agreed:
 
 
 def load_image(adapter: DatasetAdapter, sample: Sample) -> LoadedSample | Unusable:
-    """A sample with its pixels; unusable, with a warning that names the file, without them.
+    """Load a sample's pixels; if they cannot be read, log a warning and return an `Unusable`.
 
     Raises:
-        MissingCodecError: Nothing is installed that decodes the file; others will fail likewise.
-        DataError: The image breaks the rules of `Sample`.
+        MissingCodecError: No installed package decodes the file, and probably other files.
+        DataError: The image violates the rules of `Sample`.
     """
     from hydrakit.data.dicom import MissingCodecError
 
@@ -154,16 +156,16 @@ def load_image(adapter: DatasetAdapter, sample: Sample) -> LoadedSample | Unusab
         except MissingCodecError:
             raise
         except DataError as error:
-            return unreadable(adapter, sample, str(error))
-    fault = _fault_of_pixels(sample, image)
+            return unreadable_case(adapter, sample, str(error))
+    fault = _pixel_fault(sample, image)
     if fault is not None:
-        raise _breach(adapter, sample, fault)
+        raise _invalid_case(adapter, sample, fault)
     planes = image[np.newaxis] if image.ndim == 2 else image
     return LoadedSample(**{**vars(sample), "image": planes})
 
 
-def unreadable(adapter: DatasetAdapter, sample: Sample, message: str) -> Unusable:
-    """The case without its image; its files are named in a warning, not in the reason."""
+def unreadable_case(adapter: DatasetAdapter, sample: Sample, message: str) -> Unusable:
+    """Return an `Unusable` for a case; a warning names its files, the reason does not."""
     reason = message.splitlines()[0] if message else "its image cannot be read"
     for path in sample.source:
         reason = reason.removeprefix(f"{path}: ")
@@ -174,13 +176,13 @@ def unreadable(adapter: DatasetAdapter, sample: Sample, message: str) -> Unusabl
 def check_channels(
     adapter: DatasetAdapter, sample: Sample, *, channels: int, before: int | None
 ) -> None:
-    """Raise DataError if an image has other channels than those before it (None: the first)."""
+    """Raise DataError if an image and the previous one (None: no image) differ in channels."""
     if before not in (None, channels):
         fault = f"has {channels} channels where the ones before had {before}"
-        raise _breach(adapter, sample, fault)
+        raise _invalid_case(adapter, sample, fault)
 
 
-def _breach(adapter: DatasetAdapter, sample: Sample, fault: str) -> DataError:
+def _invalid_case(adapter: DatasetAdapter, sample: Sample, fault: str) -> DataError:
     return DataError(f"{adapter.name}: case {sample.key!r} {fault} ({_files(sample)})")
 
 
@@ -189,7 +191,7 @@ def _files(sample: Sample) -> str:
 
 
 def is_label(label: object, adapter: DatasetAdapter) -> bool:
-    """Whether a label is one that the adapter's task knows."""
+    """Whether a label is valid for the adapter's task."""
     if adapter.task == "classification":
         return type(label) is int and 0 <= label < len(adapter.classes)
     if adapter.task == "regression":
@@ -202,7 +204,7 @@ def is_label(label: object, adapter: DatasetAdapter) -> bool:
 
 
 def class_names(label: Label | None, task: Task, classes: Sequence[str]) -> tuple[str, ...]:
-    """What a label says: its class, the labels that are present, or the number's name."""
+    """Return the names for a label: its class, the present labels, or the number's name."""
     if label is None:
         return ()
     if task == "classification":
@@ -212,8 +214,8 @@ def class_names(label: Label | None, task: Task, classes: Sequence[str]) -> tupl
     return tuple(classes)
 
 
-def _fault(adapter: DatasetAdapter, sample: Sample) -> str | None:
-    """What of a sample, apart from its pixels, breaks the rules; or None."""
+def _metadata_fault(adapter: DatasetAdapter, sample: Sample) -> str | None:
+    """Return how a sample, apart from its pixels, violates the rules of `Sample`, or None."""
     label = sample.label
     if label is not None and not is_label(label, adapter):
         expected = {
@@ -222,20 +224,16 @@ def _fault(adapter: DatasetAdapter, sample: Sample) -> str | None:
             "multilabel": f"a tuple of 0 or 1 for each of {list(adapter.classes)}",
         }
         return f"has label {label!r}: expected {expected[adapter.task]}"
-    if not sample.patient:
-        return "has no patient"
-    texts = sample.patient, sample.group or "", sample.finding or ""
-    if not all(map(_is_text, texts)):
-        return "has a patient, a group or a finding that is not valid text"
-    if sample.finding == "":
-        return "has a finding without a name"
-    for told in sample.subgroups.items():
-        if not all(isinstance(text, str) and 0 < len(text) <= MAX_SUBGROUP for text in told):
+    fault = _name_fault(sample)
+    if fault is not None:
+        return fault
+    for pair in sample.subgroups.items():
+        if not all(isinstance(text, str) and 0 < len(text) <= MAX_SUBGROUP for text in pair):
             return (
-                f"has the subgroup {told!r}: a name and a value of 1 to {MAX_SUBGROUP} characters "
+                f"has the subgroup {pair!r}: a name and a value of 1 to {MAX_SUBGROUP} characters "
                 "are needed"
             )
-        if not all(map(_is_text, told)):
+        if not all(map(_is_text, pair)):
             return "has a subgroup that is not valid text"
     if sample.split not in (None, "train", "val", "test"):
         return f"has split {sample.split!r}: train, val or test is expected"
@@ -251,8 +249,21 @@ def _fault(adapter: DatasetAdapter, sample: Sample) -> str | None:
     return None
 
 
-def _fault_of_pixels(sample: Sample, image: object) -> str | None:
-    """What of a sample's image breaks the rules, or None."""
+def _name_fault(sample: Sample) -> str | None:
+    """Return what is wrong with the names of a sample's patient, group and finding, or None."""
+    if not sample.patient:
+        return "has no patient"
+    if not all(map(_is_text, (sample.patient, sample.group or "", sample.finding or ""))):
+        return "has a patient, a group or a finding that is not valid text"
+    if sample.group == "":
+        return "has an empty group: use None for a case without a group"
+    if sample.finding == "":
+        return "has a finding without a name"
+    return None
+
+
+def _pixel_fault(sample: Sample, image: object) -> str | None:
+    """Return how a sample's image violates the rules of `Sample`, or None."""
     if not isinstance(image, np.ndarray) or image.dtype != np.float32:
         return "has an image that is not a float32 array"
     if image.ndim not in (2, 3) or 0 in image.shape:
@@ -260,15 +271,15 @@ def _fault_of_pixels(sample: Sample, image: object) -> str | None:
     if not np.isfinite(image).all():
         return "has pixels that are not finite"
     if sample.centre is not None:
-        inside = all(
+        in_image = all(
             -0.5 <= at <= size - 0.5
             for at, size in zip(sample.centre, image.shape[-2:], strict=True)
         )
-        if not inside:
+        if not in_image:
             return f"has its centre {sample.centre} outside its image {image.shape[-2:]}"
     return None
 
 
 def _is_text(value: str) -> bool:
-    """Whether it can be written and shown on one line: no bytes of file names, no controls."""
+    """Whether a text fits on one line, without undecodable bytes or control characters."""
     return not any(unicodedata.category(character) in _NO_TEXT for character in value)

@@ -1,4 +1,4 @@
-"""Text and paths from other people's files: only what is inside a dataset's own folder is read."""
+"""Untrusted text and paths from dataset files: only files inside a dataset's folder are read."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from hydrakit.errors import DataError
 
 
-def shown(value: object) -> str:
-    """A value for a message: quoted, on one line, and not too long."""
+def quote(value: object) -> str:
+    """Quote a value for a message, on one line and at most 60 characters long."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def listed(names: Sequence[str]) -> str:
-    """The first names, for a message."""
+def join_names(names: Sequence[str]) -> str:
+    """Join at most ten names for a message, with the number of the others."""
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     return ", ".join(names[:10]) + more
 
 
 def path_fault(text: str) -> str | None:
-    """Why a relative path with ``/`` is not acceptable, or None; the disk is not looked at."""
+    """Return why a relative path with ``/`` is invalid, or None; the disk is not read."""
     if not text.strip():
         return "is empty: give a path"
     if not text.isprintable():
@@ -35,20 +35,20 @@ def path_fault(text: str) -> str | None:
     return None
 
 
-def inside(root: Path, relative: str) -> Path:
-    """The real path of a file inside a folder.
+def resolve_inside(root: Path, relative: str) -> Path:
+    """Resolve the path of a file inside a folder.
 
     Args:
-        root: The folder, resolved.
-        relative: A path below it that has no `path_fault`.
+        root: Resolved path of the folder.
+        relative: Path relative to the folder, without a `path_fault`.
 
     Raises:
-        DataError: A link on the way leads out of the folder.
-        OSError: There is no such file.
+        DataError: A symbolic link leads out of the folder.
+        OSError: The file does not exist.
     """
     try:
         path = (root / relative).resolve(strict=True)
-    except RuntimeError as error:  # a loop of links, before Python 3.13
+    except RuntimeError as error:  # a loop of symbolic links, before Python 3.13
         raise OSError(str(error)) from None
     if not path.is_relative_to(root):
         raise DataError(

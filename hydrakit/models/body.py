@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hydrakit.compute.modules import logits_of
+from hydrakit.compute.modules import free_normalisation, freeze, output_of
 from hydrakit.models.layers import (
     Dropout,
     NormLayer,
@@ -74,22 +74,34 @@ def _normed(conv: nn.Conv2d, norm: NormLayer, images: Tensor) -> Tensor:
     return functional.conv2d(images, weight, (conv.bias - mean) * scale + norm.bias)
 
 
-class Body(nn.Module):
+class BodyModule(nn.Module):
+    """An ``nn.Module`` that is a `hydrakit.hooks.Body`: for type checkers, not for inheriting."""
+
+    features: int
+    in_channels: int
+    patch: int
+    by_dataset: bool
+
+    def use(self, dataset: str) -> None:
+        """Prepare for images of a dataset."""
+        raise NotImplementedError
+
+
+class PaperBody(BodyModule):
     """The shared part: blocks of convolutions, then a dense layer (paper, Section II-A).
 
     Weights begin with PyTorch's defaults, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as the authors' did.
 
     Attributes:
         spec: Its shape.
-        in_channels: Channels of the images that it takes.
-        frozen: Whether it stays in evaluation mode whatever `train` is told (see `freeze`).
     """
 
-    def __init__(self, spec: BodySpec, *, in_channels: int, dropout: float) -> None:
+    def __init__(self, spec: BodySpec, *, in_channels: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.spec = spec
+        self.features, self.patch = spec.features, spec.patch
         self.in_channels = in_channels
-        self.frozen = False
+        self.by_dataset = spec.norm == "dataset"
         inputs = (in_channels, *spec.channels)
         self.blocks = nn.Sequential(
             *(Block(inputs[i], outputs, dropout, spec) for i, outputs in enumerate(spec.channels))
@@ -104,7 +116,7 @@ class Body(nn.Module):
         Raises:
             ValueError: The images have other channels, or another size, than the body takes.
         """
-        patch = self.spec.patch
+        patch = self.patch
         if images.ndim != 4 or images.shape[1:] != (self.in_channels, patch, patch):
             raise ValueError(
                 f"the body takes images of shape (batch, {self.in_channels}, {patch}, {patch}), "
@@ -122,13 +134,8 @@ class Body(nn.Module):
         """
         use(self, dataset, self.spec.datasets)
 
-    def train(self, mode: bool = True) -> Body:
-        """Set training mode, unless the body is frozen: it then stays in evaluation mode."""
-        super().train(mode and not self.frozen)
-        return self
 
-
-def use_channels_last(body: Body) -> None:
+def use_channels_last(body: PaperBody) -> None:
     """Order the weights of convolutions in memory as those of channels-last images are.
 
     The numbers stay the same; training on a CPU is 1.2 times faster with both.
@@ -141,7 +148,7 @@ def use_channels_last(body: Body) -> None:
 class BodyWithHead(nn.Module):
     """A body with a head on it: images ``(batch, channels, height, width)`` to logits."""
 
-    def __init__(self, body: Body, head: nn.Module) -> None:
+    def __init__(self, body: BodyModule, head: nn.Module) -> None:
         super().__init__()
         self.body = body
         self.head = head
@@ -152,7 +159,7 @@ class BodyWithHead(nn.Module):
         return logits
 
 
-def attach_head(body: Body, head: nn.Module) -> BodyWithHead:
+def attach_head(body: BodyModule, head: nn.Module) -> BodyWithHead:
     """Put a head on a body, once it is known to take the body's features.
 
     Both are used as they are, not copied: training the joined module trains them.
@@ -160,9 +167,9 @@ def attach_head(body: Body, head: nn.Module) -> BodyWithHead:
     Raises:
         ValueError: The head does not turn ``(batch, features)`` into ``(batch, classes)``.
     """
-    features = body.spec.features
+    features = body.features
     try:
-        shape = tuple(logits_of(head, torch.zeros(2, features)).shape)
+        shape = tuple(output_of(head, torch.zeros(2, features)).shape)
     except RuntimeError as error:
         raise ValueError(f"the head does not take the body's {features} features") from error
     if len(shape) != 2 or shape[0] != 2:
@@ -170,25 +177,11 @@ def attach_head(body: Body, head: nn.Module) -> BodyWithHead:
     return BodyWithHead(body, head)
 
 
-def freeze(body: Body, frozen: bool = True) -> None:
-    """Freeze a body wholly: parameters, batch-norm statistics and dropout; or free it again.
-
-    A frozen body gives the same features for the same images, also after ``train()`` on a module
-    that holds it.
-    """
-    body.frozen = frozen
-    body.requires_grad_(not frozen)
-    body.train(not frozen)
-
-
-def set_trainable(body: Body, train: Train) -> None:
-    """Free or freeze a body for a round; see `hydrakit.plan.model.Round`.
+def set_trainable(body: nn.Module, train: Train) -> None:
+    """Free or freeze a body for a round; see `hydrakit.rounds.Round`.
 
     In a round that trains ``norm`` the statistics of batch norm move on, as dropout does.
     """
     freeze(body, train in ("head", "none"))
     if train == "norm":
-        body.requires_grad_(False)
-        for layer in body.modules():
-            if isinstance(layer, (nn.BatchNorm2d, nn.GroupNorm)):
-                layer.requires_grad_(True)
+        free_normalisation(body)

@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from hydrakit.errors import PlanError
-from hydrakit.hooks import TrackerFactory, hookimpl
+from hydrakit.hooks import Tracker, TrackerFactory, hookimpl
 from hydrakit.runs.callbacks import RunCallback
 
 if TYPE_CHECKING:
@@ -24,22 +24,6 @@ if TYPE_CHECKING:
     from hydrakit.rounds import Round
     from hydrakit.runs.context import RunContext
     from hydrakit.runs.rundir import RunDir
-
-
-class Tracker(Protocol):
-    """Receives metrics by name and step."""
-
-    def open(self, folder: Path) -> dict[str, set[int]]:
-        """Begin, or continue, in a run's folder; return the steps of each metric it has."""
-
-    def send(self, name: str, value: float, step: int) -> None:
-        """Receive a metric."""
-
-    def flush(self) -> None:
-        """Store what was received."""
-
-    def close(self, *, failed: bool) -> None:
-        """The run is over, or has failed."""
 
 
 class TensorBoard:
@@ -144,7 +128,7 @@ def trackers_of(
 
 
 def _built(name: str, plugins: Plugins) -> Tracker:
-    factory = plugins.get("tracker", name)
+    factory = plugins.get(TrackerFactory, name)
     try:
         tracker: Tracker = factory.build(factory.options())
     except ImportError:

@@ -6,6 +6,7 @@ This package's own names are those of `hydrakit.rounds` and `hydrakit.plan.model
 from hydrakit.plan.model import (
     BodySpec,
     BootstrapRule,
+    Component,
     Copies,
     Dataset,
     Fold,
@@ -19,6 +20,7 @@ from hydrakit.rounds import Hyperparameters, Other, Round, RoundPosition, Select
 __all__ = [
     "BodySpec",
     "BootstrapRule",
+    "Component",
     "Copies",
     "Dataset",
     "Fold",

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    BeforeValidator,
     Field,
     NonNegativeFloat,
+    PlainSerializer,
     PositiveFloat,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -24,6 +27,8 @@ from pydantic import (
 )
 
 from hydrakit.errors import PlanError
+from hydrakit.hooks import Factory, OptionValue
+from hydrakit.plugins.options import resolve_options
 from hydrakit.rounds import MAX_DATASETS, Round
 from hydrakit.schema import Count, Frozen, Name, OptionText, Seed, first_fault
 from hydrakit.storage.files import MIB, read_json
@@ -36,6 +41,7 @@ MAX_FOLDS = 1000
 MAX_PATCH = 1024
 MAX_FEATURES = 2**14
 MAX_NUMBERS = 2**25  # of a body, 40 times the paper's
+PAPER = "paper"  # the body whose options a plan has always written as they are
 
 
 Features = Annotated[int, Field(gt=0, le=MAX_FEATURES)]
@@ -96,20 +102,61 @@ class Split(Frozen):
         return self.test > 0 or self.fold is not None
 
 
-class Dataset(Frozen):
-    """A dataset of a plan: its adapter's name, the adapter's options, and its split."""
+StoredScalar = OptionText | int | float | bool
+
+
+class Component(Frozen):
+    """A component of a plan: its name, and its options."""
 
     name: Name
-    options: dict[Name, OptionText | int | float | bool] = Field(default_factory=dict)
+    options: dict[Name, StoredScalar | tuple[StoredScalar, ...] | None] = Field(
+        default_factory=dict
+    )
+
+    @classmethod
+    def of(cls, factory: Factory, given: Mapping[str, OptionValue]) -> Self:
+        """A component with some options: all of them are noted down, unless all are the defaults.
+
+        Raises:
+            PlanError: An option is unknown, or its value is not allowed.
+        """
+        options = resolve_options(factory, given)
+        same = options == resolve_options(factory, {})
+        return cls.model_validate({"name": factory.name, "options": {} if same else options})
+
+    def __str__(self) -> str:
+        """As ``mlp`` or ``mlp (hidden=64,16)``."""
+        told = (
+            f"{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
+            for name, value in self.options.items()
+        )
+        return f"{self.name} ({', '.join(told)})" if self.options else self.name
+
+
+def _named(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _text_or_component(head: Component) -> str | Component:
+    return head if head.options else head.name
+
+
+# In JSON the name alone where all options are the defaults.
+Head = Annotated[Component, BeforeValidator(_named), PlainSerializer(_text_or_component)]
+
+
+class Dataset(Component):
+    """A dataset of a plan: its adapter's name, all options of the adapter, and its split."""
+
     split: Split
 
 
 class BodySpec(Frozen):
-    """The body's shape, apart from its input channels, which the data decides.
+    """The shape of the paper's body, apart from its input channels, which the data decides.
 
     Attributes:
-        channels: Of the blocks, in order.
-        features: What the body gives to a head.
+        channels: Channels of the blocks, in order.
+        features: Numbers that the body gives to a head.
         patch: Side in pixels of the square patches that it takes.
         norm: After every convolution: ``batch`` norm; ``group`` norm, which has no statistics; or
             batch norm with statistics of each ``dataset``.
@@ -152,9 +199,53 @@ class BodySpec(Frozen):
             )
         return side
 
+    @property
+    def name(self) -> str:
+        """Name of the body factory."""
+        return PAPER
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The factory's options."""
+        return self.model_dump(exclude={"datasets"})
+
+
+class OtherBody(Component):
+    """A body that is not the paper's; its options have a ``patch``."""
+
+    @model_validator(mode="after")
+    def _has_a_patch(self) -> Self:
+        patch = self.options.get("patch")
+        if type(patch) is not int or not 0 < patch <= MAX_PATCH:
+            raise ValueError(f"the options of a body have a patch from 1 to {MAX_PATCH}")
+        return self
+
+    @property
+    def patch(self) -> int:
+        """Side in pixels of the square patches that it takes."""
+        patch = self.options["patch"]
+        assert isinstance(patch, int)
+        return patch
+
+
+def _body(value: Any) -> BodySpec | OtherBody:
+    """The paper's body by its options, or by its name as any other."""
+    if isinstance(value, BodySpec | OtherBody):
+        return value
+    if isinstance(value, Component):
+        value = value.model_dump()
+    if not isinstance(value, dict) or "name" not in value:
+        return BodySpec.model_validate(value)
+    if value["name"] != PAPER:
+        return OtherBody.model_validate(value)
+    return BodySpec.model_validate(Component.model_validate(value).options)
+
+
+PlannedBody = Annotated[BodySpec | OtherBody, BeforeValidator(_body)]
+
 
 class Plan(Frozen):
-    """Everything that decides a result, save the data itself.
+    """Everything that decides a result, except for the data itself.
 
     Attributes:
         format: Version of this format.
@@ -165,8 +256,9 @@ class Plan(Frozen):
         copies: What becomes of images that are copies of one another: ``group`` keeps them in one
             split, ``drop`` keeps one patient's, ``report`` only tells of them.
         conflicts: Whether copies with different labels are an ``error`` or are to ``keep``.
-        head: Name of the head factory.
-        body: The body's shape.
+        head: The kind of head.
+        heads: Other kinds of head, by dataset.
+        body: The body.
         bootstrap: Number of random starts, of which the best on validation begins.
         bootstrap_rule: ``all`` looks at every start on all validation cases; ``halving`` on an
             eighth of them, at the better quarter on half of them, and at the better quarter of
@@ -183,8 +275,9 @@ class Plan(Frozen):
     datasets: Annotated[tuple[Dataset, ...], Field(max_length=MAX_DATASETS)]
     copies: Copies = "group"
     conflicts: Literal["error", "keep"] = "error"
-    head: Name
-    body: BodySpec = BodySpec()
+    head: Head
+    heads: dict[Name, Head] = Field(default_factory=dict)
+    body: PlannedBody = BodySpec()
     bootstrap: Count = 1
     bootstrap_rule: BootstrapRule = "all"
     seed: Seed = 0
@@ -205,7 +298,40 @@ class Plan(Frozen):
             raise ValueError(f"no round trains on the target {self.target!r}")
         if not self.dataset(self.target).split.tests:
             raise ValueError(f"the target {self.target!r} has no test share in its split")
+        for name in self.heads:
+            if name not in names:
+                raise ValueError(f"{name!r} of 'heads' is not in 'datasets'")
+        served: dict[str, str] = {}
+        for head, name in self.served():
+            first = served.setdefault(head, name)
+            if self.head_of(first) != self.head_of(name):
+                raise ValueError(
+                    f"head {head!r} serves both {first!r} and {name!r}, whose 'heads' differ"
+                )
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_other_heads(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Plans from before there were ``heads`` keep their digests."""
+        told: dict[str, Any] = plain(self)
+        if not self.heads:
+            del told["heads"]
+        return told
+
+    def served(self) -> list[tuple[str, str]]:
+        """The name of a head and a dataset that it serves, in the order of the rounds."""
+        return [
+            pair for each in self.rounds for pair in zip(each.heads, each.datasets, strict=True)
+        ]
+
+    def head_of(self, dataset: str) -> Component:
+        """The kind of head that a dataset has."""
+        return self.heads.get(dataset, self.head)
+
+    @property
+    def patch(self) -> int:
+        """Side in pixels of the square patches that the body takes."""
+        return self.body.patch
 
     def dataset(self, name: str) -> Dataset:
         """The dataset of that name.

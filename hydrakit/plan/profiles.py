@@ -1,18 +1,29 @@
-"""Profiles: complete sets of values for a run; and the plan that a strategy makes with one."""
+"""Profiles: complete sets of training values; and the plan that a strategy makes with one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ValidationError
 
 from hydrakit.errors import PlanError, unknown
-from hydrakit.hooks import OptionValue, Settings
-from hydrakit.plan.model import BodySpec, BootstrapRule, Copies, Dataset, NormKind, Plan, Split
+from hydrakit.hooks import (
+    BodyFactory,
+    DatasetAdapter,
+    HeadFactory,
+    OptionValue,
+    SequenceStrategy,
+    Settings,
+)
+from hydrakit.plan.edit import edit_plan
+from hydrakit.plan.model import PAPER as PAPER_BODY
+from hydrakit.plan.model import BodySpec, Component, Dataset, OtherBody, Plan, Split
+from hydrakit.plan.settings import PlanSettings, ProfileName, make_settings
+from hydrakit.plugins.options import resolve_options
 from hydrakit.plugins.registry import Plugins, load_plugins
-from hydrakit.rounds import Hyperparameters, RoundPosition, Select, Train
+from hydrakit.rounds import Hyperparameters, RoundPosition, Train
 from hydrakit.schema import first_fault
 
 TARGET_SPLIT = Split(train=8, val=1, test=1)
@@ -23,19 +34,19 @@ Values = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """A complete set of values.
+    """A complete set of training values.
 
     Attributes:
-        name: As given to ``--profile``.
+        name: Name, as given to ``--profile``.
         summary: One line.
         bootstrap: Number of random starts.
         all: Hyperparameters of rounds that train body and head.
-        head: What differs in rounds that train the head alone.
-        places: What differs further, by what a round trains and its place among its kind.
-        strategies: What differs further, by strategy.
+        head: Differences in rounds that train the head alone.
+        places: Further differences, by what a round trains and its place among its kind.
+        strategies: Further differences, by strategy.
     """
 
-    name: str
+    name: ProfileName
     summary: str
     bootstrap: int
     all: Hyperparameters
@@ -48,7 +59,7 @@ class Profile:
     def hyperparameters(
         self, train: Train, place: RoundPosition, *, strategy: str, changes: Values
     ) -> Hyperparameters:
-        """Those of a round, with the user's changes last."""
+        """Hyperparameters of a round, with the user's changes last."""
         if train != "head":
             train = "all"
         values = self.all.model_dump()
@@ -125,151 +136,169 @@ AUTHORS = Profile(
     strategies=_TRANSFER,
 )
 
-PROFILES = {profile.name: profile for profile in (RECOMMENDED, PAPER, AUTHORS)}
+PROFILES: dict[ProfileName, Profile] = {
+    profile.name: profile for profile in (RECOMMENDED, PAPER, AUTHORS)
+}
 
 
 def make_plan(
     strategy: str,
     datasets: Sequence[str],
+    settings: PlanSettings | None = None,
     *,
-    profile: str = "recommended",
-    head: str = "mlp",
-    seed: int = 0,
-    split_seed: int | None = None,
-    whole: bool = False,
-    options: Mapping[str, Mapping[str, OptionValue]] | None = None,
-    splits: Mapping[str, Split] | None = None,
-    copies: Copies = "group",
-    conflicts: Literal["error", "keep"] = "error",
-    target_share: float = 1.0,
-    bootstrap: int | None = None,
-    bootstrap_rule: BootstrapRule = "all",
-    body_channels: Sequence[int] | None = None,
-    body_norm: NormKind = "batch",
-    epochs: int | None = None,
-    epoch_size: int | None = None,
-    patience: int | None = None,
-    batch_size: int | None = None,
-    learning_rate: float | None = None,
-    dropout: float | None = None,
-    select: Select | None = None,
-    window: int | None = None,
     plugins: Plugins | None = None,
+    **values: Any,
 ) -> Plan:
     """The plan that a strategy makes for a list of datasets, of which the last is the target.
 
     Args:
         strategy: Name of a strategy, as in `hydrakit plugins list`.
         datasets: Names of datasets, in order; a name may come again.
-        profile: Whose values to begin with: ``recommended``, ``paper`` or ``authors``.
-        head: Name of a head factory.
-        seed: Of everything random.
-        split_seed: Of the splits alone, where they are to stay while ``seed`` changes.
-        whole: List every dataset, also those that no round uses: a copy in one of them decides
-            the splits of another, so that strategies then share their splits.
-        options: Options of adapters, by dataset.
-        splits: Shares other than 8-1-1 for the target and 9-1 for the others, by dataset.
-        copies: What becomes of copies: ``group``, ``drop`` or ``report``.
-        conflicts: Whether copies with different labels are an ``error`` or are to ``keep``.
-        target_share: Of the target's cases outside the test split, the share that is used.
-        bootstrap: Number of random starts, in place of the profile's.
-        bootstrap_rule: Whether all of them are looked at on all cases; see `Plan`.
-        body_channels: Channels of the body's blocks, in place of 32, 64, 128.
-        body_norm: ``batch`` norm, ``group`` norm, or batch norm with statistics of each
-            ``dataset``.
-        epochs: In place of the profile's, in every round; all below likewise.
-        epoch_size: At most about so many patches an epoch; 0 for all.
-        patience: Epochs without a better one; 0 for no early stopping.
-        batch_size: Patches per update.
-        learning_rate: Of Adam.
-        dropout: Probability.
-        select: Which weights a round ends with, by `Hyperparameters.select`.
-        window: Number of epochs that ``smoothed`` and ``averaged`` look at.
-        plugins: As loaded; None loads them.
+        settings: Everything else that decides a plan; None takes all defaults.
+        plugins: Loaded plugins; None loads them.
+        values: Settings by name, which replace those of ``settings``:
+            ``make_plan("hydra", ["brain", "prostatex"], seed=1, epochs=3)``.
 
     Raises:
         PluginError: Unknown strategy, dataset or head.
-        PlanError: Unknown profile, option or impossible value.
+        PlanError: Unknown setting or option, or an impossible value.
     """
-    from hydrakit.plugins.options import resolve_options
-
+    chosen = make_settings(settings, values)
     plugins = plugins or load_plugins()
-    if profile not in PROFILES:
-        raise PlanError(unknown("profile", profile, PROFILES))
     if not datasets:
         raise PlanError("no dataset is named: `--datasets prostatex,brain` names two")
-    lister = plugins.strategy(strategy)
-    plugins.head(head)
-    adapters = {name: plugins.dataset(name) for name in datasets}
-    target = datasets[-1]
-    options, splits = options or {}, splits or {}
-    for given in (options, splits):
+    lister = plugins.get(SequenceStrategy, strategy)
+    adapters = {name: plugins.get(DatasetAdapter, name) for name in datasets}
+    for given in (chosen.options, chosen.splits, chosen.heads):
         for name in given:
             if name not in adapters:
                 raise PlanError(f"{unknown('dataset', name, adapters)} (it is not in this run)")
     resolved = {
-        name: resolve_options(adapter, options.get(name, {})) for name, adapter in adapters.items()
+        name: resolve_options(adapter, chosen.options.get(name, {}))
+        for name, adapter in adapters.items()
     }
-    if window is not None and select not in ("smoothed", "averaged"):
-        raise PlanError("--window is for `--select smoothed` and `--select averaged`: name one")
-    changes = _changes(
-        epochs=epochs,
-        epoch_size=epoch_size,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        dropout=dropout,
-        patience=patience,
-        select=select,
-        window=window,
-    )
-    base = PROFILES[profile]
-
-    def hyperparameters(train: Train, place: RoundPosition) -> Hyperparameters:
-        try:
-            return base.hyperparameters(train, place, strategy=strategy, changes=changes)
-        except ValidationError as error:  # of the user's changes: the strategy is not at fault
-            raise PlanError(first_fault(error)) from None
-
-    def split_of(name: str) -> Split:
-        split = splits.get(name, TARGET_SPLIT if name == target else SUPPORT_SPLIT)
-        if name != target or target_share == 1:
-            return split
-        return Split.model_validate({**split.model_dump(), "used": target_share})
-
-    channels = BodySpec().channels if body_channels is None else tuple(body_channels)
     try:
-        rounds = tuple(lister.plan(list(datasets), Settings(hyperparameters)))
-        used = {round.dataset for round in rounds}
-        return Plan(
+        rounds = tuple(lister.plan(list(datasets), _round_settings(strategy, chosen)))
+        used = {name for round in rounds for name in round.datasets}
+        head, heads = _heads(chosen, adapters, plugins)
+        plan = Plan(
             strategy=strategy,
-            profile=profile,
-            target=target,
+            profile=chosen.profile,
+            target=datasets[-1],
             datasets=tuple(
                 Dataset(
                     name=name,
                     options=resolved[name],
-                    split=split_of(name),
+                    split=_split(name, chosen, target=datasets[-1]),
                 )
                 for name in adapters
-                if whole or name in used
+                if chosen.whole or name in used
             ),
-            copies=copies,
-            conflicts=conflicts,
+            copies=chosen.copies,
+            conflicts=chosen.conflicts,
             head=head,
-            body=BodySpec(channels=channels, norm=body_norm),
-            bootstrap=(lister.bootstrap or base.bootstrap) if bootstrap is None else bootstrap,
-            bootstrap_rule=bootstrap_rule,
-            seed=seed,
-            split_seed=split_seed,
+            heads=heads,
+            body=_body(chosen, plugins),
+            bootstrap=chosen.bootstrap or lister.bootstrap or PROFILES[chosen.profile].bootstrap,
+            bootstrap_rule=chosen.bootstrap_rule,
+            seed=chosen.seed,
+            split_seed=chosen.split_seed,
             rounds=rounds,
         )
     except ValidationError as error:
         raise PlanError(first_fault(error)) from None
+    return check_changed(edit_plan(plan, chosen.changes), plugins) if chosen.changes else plan
 
 
-def _changes(**given: Any) -> dict[str, Any]:
-    changes = {name: value for name, value in given.items() if value is not None}
-    for name in ("patience", "epoch_size"):
-        if changes.get(name) == 0:
-            changes[name] = None
-    return changes
+def check_changed(plan: Plan, plugins: Plugins) -> Plan:
+    """Check the components of a plan whose values were changed, and complete their options.
+
+    Raises:
+        PluginError: Unknown dataset, head or body.
+        PlanError: An option that its component does not take.
+    """
+    datasets = tuple(
+        each.model_copy(
+            update={
+                "options": resolve_options(plugins.get(DatasetAdapter, each.name), each.options)
+            }
+        )
+        for each in plan.datasets
+    )
+    changed = {
+        "datasets": datasets,
+        "head": _checked_head(plan.head, plugins),
+        "heads": {name: _checked_head(head, plugins) for name, head in plan.heads.items()},
+    }
+    factory = plugins.get(BodyFactory, plan.body.name)
+    if isinstance(plan.body, OtherBody):
+        options = resolve_options(factory, plan.body.options)
+        changed["body"] = plan.body.model_copy(update={"options": options})
+    try:
+        return Plan.model_validate({**dict(plan), **changed})
+    except ValidationError as error:
+        raise PlanError(first_fault(error)) from None
+
+
+def _checked_head(head: Component, plugins: Plugins) -> Component:
+    return Component.of(plugins.get(HeadFactory, head.name), head.options)
+
+
+def _round_settings(strategy: str, settings: PlanSettings) -> Settings:
+    """What the strategy is given: the hyperparameters of each kind of round."""
+    profile, changes = PROFILES[settings.profile], settings.hyperparameters()
+
+    def hyperparameters(train: Train, place: RoundPosition) -> Hyperparameters:
+        return profile.hyperparameters(train, place, strategy=strategy, changes=changes)
+
+    return Settings(hyperparameters)
+
+
+def _split(name: str, settings: PlanSettings, *, target: str) -> Split:
+    split = settings.splits.get(name, TARGET_SPLIT if name == target else SUPPORT_SPLIT)
+    if name != target or settings.target_share == 1:
+        return split
+    return Split.model_validate({**split.model_dump(), "used": settings.target_share})
+
+
+def _heads(
+    settings: PlanSettings, datasets: Collection[str], plugins: Plugins
+) -> tuple[Component, dict[str, Component]]:
+    """The kind of head of all datasets, and those of single ones."""
+    own: dict[str, dict[str, OptionValue]] = {name: {} for name in settings.heads}
+    common: dict[str, OptionValue] = {}
+    for key, value in settings.head_options.items():
+        dataset, dot, option = key.rpartition(".")
+        if not dot:
+            common[option] = value
+        elif dataset in datasets:
+            own.setdefault(dataset, {})[option] = value
+        else:
+            raise PlanError(f"{unknown('dataset', dataset, datasets)} (it is not in this run)")
+    kinds = {name: settings.heads.get(name, settings.head) for name in own}
+    for name, kind in kinds.items():
+        if kind == settings.head:  # what it does not set itself is as for the others
+            own[name] = {**common, **own[name]}
+    head = Component.of(plugins.get(HeadFactory, settings.head), common)
+    return head, {
+        name: Component.of(plugins.get(HeadFactory, kind), own[name])
+        for name, kind in kinds.items()
+    }
+
+
+def _body(settings: PlanSettings, plugins: Plugins) -> BodySpec | OtherBody:
+    factory = plugins.get(BodyFactory, settings.body)
+    short = {"channels": settings.body_channels, "norm": settings.body_norm}
+    defaults = {"channels": None, "norm": "batch"}
+    given = {name: value for name, value in short.items() if value != defaults[name]}
+    if settings.body != PAPER_BODY:
+        for name in given:
+            raise PlanError(
+                f"--body-{name}: is for the body {PAPER_BODY!r}: use `--body-option` for "
+                f"{settings.body!r}"
+            )
+        options = resolve_options(factory, settings.body_options)
+        return OtherBody.model_validate({"name": settings.body, "options": options})
+    for name in given.keys() & settings.body_options.keys():
+        raise PlanError(f"the body's {name} is given twice: leave out --body-{name}")
+    return BodySpec.model_validate(resolve_options(factory, {**given, **settings.body_options}))

@@ -256,7 +256,7 @@ class Subgroup(Frozen):
         class_name: The class that counts as positive, against all others.
         positives: Findings of the class.
         negatives: All other findings.
-        auc: The estimate; None where either are fewer than `hydrakit.stats.findings.FEWEST`.
+        auc: The estimate; None where either are fewer than `hydrakit.stats.findings.MIN_PER_CLASS`.
         low: Lower end of its interval.
         high: Upper end.
     """

@@ -1,37 +1,41 @@
 """When a function of a plugin fails: which plugin, of which distribution, in one line.
 
-The loader hands out descriptions whose functions are watched. What they raise that is no
-`HydrakitError`, and what they give that they must not, becomes a `PluginFault`; so nobody else
-needs to know whose function it calls.
+The registry gives out descriptions with guarded functions. What such a function raises that is no
+`HydrakitError`, and a result of the wrong type or shape, becomes a `PluginFault`; so nobody else
+needs to know whose function it calls. `hydrakit.plugins.registry` says which guard each kind has.
 """
 
 from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydrakit.errors import HydrakitError, PluginError, one_line
 from hydrakit.hooks import (
+    Body,
+    BodyFactory,
     DatasetAdapter,
     HeadFactory,
-    OptionValue,
+    Launcher,
+    LauncherFactory,
     Sample,
     SequenceStrategy,
     Settings,
+    Tracker,
+    TrackerFactory,
     Unusable,
 )
 from hydrakit.storage.paths import cache_folder
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from hydrakit.rounds import Round
 
@@ -138,22 +142,41 @@ def traceback_location(fault: PluginFault) -> str:
     return f" (traceback: {path})"
 
 
-def guarded(offer: Any, source: PluginSource) -> Any:
-    """A plugin's description whose functions blame the plugin; a command is left as it is."""
-    if isinstance(offer, DatasetAdapter):
-        return replace(offer, read=partial(_read, source, offer))
-    if isinstance(offer, HeadFactory):
-        return replace(offer, build=partial(_build, source, offer))
-    if isinstance(offer, SequenceStrategy):
-        return replace(offer, plan=partial(_plan, source, offer))
-    return offer
-
-
 _END: Any = object()
 
 
+def guard_dataset(adapter: DatasetAdapter, source: PluginSource) -> DatasetAdapter:
+    """The adapter with a guarded ``read``, whose cases are of the right types."""
+    return replace(adapter, read=partial(_read, source, adapter))
+
+
+def guard_head(factory: HeadFactory, source: PluginSource) -> HeadFactory:
+    """The factory with a guarded ``build``, whose heads give a logit for each output."""
+    return replace(factory, build=partial(_build_head, source, factory))
+
+
+def guard_body(factory: BodyFactory, source: PluginSource) -> BodyFactory:
+    """The factory with a guarded ``build``, whose bodies are `Body` and give their features."""
+    return replace(factory, build=partial(_build_body, source, factory))
+
+
+def guard_strategy(strategy: SequenceStrategy, source: PluginSource) -> SequenceStrategy:
+    """The strategy with a guarded ``plan``, which lists rounds of the given datasets."""
+    return replace(strategy, plan=partial(_plan, source, strategy))
+
+
+def guard_launcher(factory: LauncherFactory, source: PluginSource) -> LauncherFactory:
+    """The factory with a guarded ``build``, and launchers whose methods are guarded too."""
+    return replace(factory, build=partial(_build_object, source, "launcher", factory, Launcher))
+
+
+def guard_tracker(factory: TrackerFactory, source: PluginSource) -> TrackerFactory:
+    """The factory with a guarded ``build``, and trackers whose methods are guarded too."""
+    return replace(factory, build=partial(_build_object, source, "tracker", factory, Tracker))
+
+
 def _read(
-    source: PluginSource, adapter: DatasetAdapter, root: Path, options: Mapping[str, OptionValue]
+    source: PluginSource, adapter: DatasetAdapter, root: Path, options: Any
 ) -> Iterator[Sample | Unusable]:
     what = f"read of dataset {adapter.name!r}"
     with source.blame(what):
@@ -172,44 +195,15 @@ def _read(
 
 
 def _checked(source: PluginSource, adapter: DatasetAdapter, case: object) -> Sample | Unusable:
-    """A case that an adapter gave, of the right types, and its image watched too."""
-    fault = _type_fault(case)
-    if fault is not None:
-        raise source.fault(f"read of dataset {adapter.name!r} gave {fault}")
-    assert isinstance(case, Sample | Unusable)
+    """A case that an adapter gave, with its image guarded too."""
+    if not isinstance(case, Sample | Unusable):
+        raise source.fault(
+            f"read of dataset {adapter.name!r} gave a {type(case).__name__}: a Sample or an "
+            "Unusable is expected"
+        )
     if isinstance(case, Sample) and callable(case.image):
         return replace(case, image=partial(_image, source, adapter, case.key, case.image))
     return case
-
-
-def _type_fault(case: object) -> str | None:
-    """What of a case is of a wrong type, so that the engine could not even look at it; or None."""
-    if not isinstance(case, Sample | Unusable):
-        return f"a {type(case).__name__}: a Sample or an Unusable is expected"
-    texts = (
-        ("key", "reason") if isinstance(case, Unusable) else ("key", "patient", "group", "split")
-    )
-    for name in texts:
-        value = getattr(case, name)
-        if not isinstance(value, str) and not (value is None and name in ("group", "split")):
-            return f"a case whose {name} is a {type(value).__name__}: text is expected"
-    if isinstance(case, Unusable):
-        return None
-    if not isinstance(case.facts, Mapping) or not all(isinstance(n, str) for n in case.facts):
-        return f"case {case.key!r} with facts that are no mapping of names to values"
-    if not isinstance(case.source, tuple) or not all(isinstance(p, Path) for p in case.source):
-        return f"case {case.key!r} with a source that is no tuple of paths"
-    for name in ("centre", "spacing"):
-        pair = getattr(case, name)
-        if pair is not None and not _is_pair(pair):
-            return f"case {case.key!r} with a {name} that is no pair of numbers"
-    return None
-
-
-def _is_pair(value: object) -> bool:
-    return (
-        isinstance(value, Sequence) and len(value) == 2 and all(isinstance(n, Real) for n in value)
-    )
 
 
 def _image(
@@ -219,28 +213,108 @@ def _image(
         return image()
 
 
-def _build(
-    source: PluginSource, factory: HeadFactory, features: int, classes: int, dropout: float
+def _build_head(
+    source: PluginSource, factory: HeadFactory, features: int, outputs: int, options: Any
 ) -> nn.Module:
-    """A new head, once it is known to turn features into as many logits as there are classes."""
+    """A new head that gives logits ``(2, outputs)`` for the features of 2 cases."""
     import torch
 
-    from hydrakit.compute.modules import logits_of
-
-    what = f"build of head {factory.name!r}"
-    with source.blame(what):
-        head = factory.build(features, classes, dropout)
-    if not isinstance(head, torch.nn.Module):
-        raise source.fault(f"{what} gave a {type(head).__name__}: a torch.nn.Module is expected")
-    with source.blame(f"head {factory.name!r}, given {features} features of 2 cases,"):
-        logits: object = logits_of(head, torch.zeros(2, features))
-    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-    if shape != (2, classes):
-        raise source.fault(
-            f"head {factory.name!r} gave {shape} for 2 cases: logits of shape {(2, classes)} are "
-            "expected"
-        )
+    name = f"head {factory.name!r}"
+    head: nn.Module = _module(source, name, partial(factory.build, features, outputs, options))
+    _check_shape(source, name, head, torch.zeros(2, features), width=outputs, what="logits")
     return head
+
+
+def _build_body(
+    source: PluginSource,
+    factory: BodyFactory,
+    in_channels: int,
+    options: Any,
+    datasets: Sequence[str],
+) -> Body:
+    """A new body with the attributes of `Body`, and features ``(2, features)`` of 2 images."""
+    import torch
+
+    name = f"body {factory.name!r}"
+    body = _module(source, name, partial(factory.build, in_channels, options, datasets))
+    if not isinstance(body, Body):
+        missing = next(each for each in _BODY if not hasattr(body, each))
+        raise source.fault(f"{name} has no attribute {missing!r}: see hydrakit.hooks.Body")
+    for attribute, built in (("in_channels", in_channels), ("patch", options.patch)):
+        if getattr(body, attribute) != built:
+            raise source.fault(
+                f"{name} has {attribute} {getattr(body, attribute)!r} and was built for {built}"
+            )
+    images = torch.zeros(2, in_channels, body.patch, body.patch)
+    _check_shape(source, name, body, images, width=body.features, what="features")
+    return body
+
+
+_BODY = ("features", "in_channels", "patch", "by_dataset", "use")
+
+
+def _module(source: PluginSource, name: str, build: Callable[[], object]) -> Any:
+    """What a factory builds, if it is a module."""
+    import torch
+
+    with source.blame(f"build of {name}"):
+        module = build()
+    if not isinstance(module, torch.nn.Module):
+        raise source.fault(
+            f"build of {name} gave a {type(module).__name__}: a torch.nn.Module is expected"
+        )
+    return module
+
+
+def _check_shape(
+    source: PluginSource, name: str, module: Any, inputs: Tensor, *, width: int, what: str
+) -> None:
+    """Raise PluginFault where a module does not turn 2 inputs into ``(2, width)`` numbers."""
+    import torch
+
+    from hydrakit.compute.modules import output_of
+
+    with source.blame(f"{name}, given 2 inputs of shape {tuple(inputs.shape[1:])},"):
+        output: object = output_of(module, inputs)
+    shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+    if shape != (2, width):
+        raise source.fault(
+            f"{name} gave {shape} for 2 inputs: {what} of shape {(2, width)} are expected"
+        )
+
+
+class _GuardedObject:
+    """An object of a plugin whose methods are guarded."""
+
+    def __init__(self, source: PluginSource, name: str, target: object) -> None:
+        self._source, self._name, self._target = source, name, target
+
+    def __getattr__(self, attribute: str) -> Any:
+        value = getattr(self._target, attribute)
+        return partial(self._call, attribute, value) if callable(value) else value
+
+    def _call(self, attribute: str, method: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        with self._source.blame(f"{attribute} of {self._name}"):
+            return method(*given, **named)
+
+
+def _build_object(
+    source: PluginSource,
+    kind: str,
+    factory: LauncherFactory | TrackerFactory,
+    protocol: type,
+    options: Any,
+) -> Any:
+    """What a factory builds, if it has the methods of a protocol, with these guarded."""
+    name = f"{kind} {factory.name!r}"
+    with source.blame(f"build of {name}"):
+        built = factory.build(options)
+    if not isinstance(built, protocol):
+        raise source.fault(
+            f"build of {name} gave a {type(built).__name__}: the methods of "
+            f"hydrakit.hooks.{protocol.__name__} are expected"
+        )
+    return _GuardedObject(source, name, built)
 
 
 def _plan(

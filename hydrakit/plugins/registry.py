@@ -4,35 +4,156 @@ A plugin is what an entry point of the group ``hydrakit`` names, in any installe
 is loaded on its own: an error is written into its `PluginRecord`, and that plugin then offers
 nothing. Names are compared at the end: a name that two plugins offer can be used from neither,
 while everything else of theirs works.
+
+What kinds of component there are is one table, `KINDS`: a new kind is a dataclass and a hook in
+`hydrakit.hooks`, and a row here.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib import metadata
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+import click
 import pluggy
 
 from hydrakit import hooks
 from hydrakit.errors import PluginError, one_line, unknown
-from hydrakit.hooks import DatasetAdapter, HeadFactory, SequenceStrategy
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.names import OWN_COMMANDS, is_name
-from hydrakit.plugins.guard import PluginSource, guarded
-
-if TYPE_CHECKING:
-    import click
+from hydrakit.plugins import guard
+from hydrakit.plugins.guard import PluginSource
+from hydrakit.plugins.options import options_fault
 
 MAX_CLASS = 200  # characters of a class's name
 
 OWN_DISTRIBUTION = "hydrakit-imaging"
+DISABLED = "HYDRAKIT_NO_PLUGINS"
 
 T = TypeVar("T")
+
+
+def _no_fault(_: Any) -> str | None:
+    return None
+
+
+def _adapter_fault(adapter: DatasetAdapter) -> str | None:
+    """What would go wrong later with an adapter's own description, or None."""
+    classes = adapter.classes
+    least, most = {"regression": (1, 1), "multilabel": (1, 999)}.get(adapter.task, (2, 999))
+    distinct = isinstance(classes, tuple) and len(set(classes)) == len(classes)
+    if not distinct or not least <= len(classes) <= most:
+        few = {1: "one or more different names", 2: "two or more different names"}[least]
+        few = "one name, that of the number" if most == 1 else few
+        return f"has classes {classes!r}: a tuple of {few} is expected"
+    for name in classes:
+        if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= MAX_CLASS:
+            return f"has a class {name!r}: text of one line is expected"
+    return None
+
+
+def _body_fault(factory: hooks.BodyFactory) -> str | None:
+    if "patch" not in {each.name for each in fields(factory.options)}:
+        return "has no option 'patch': the side in pixels of the images that it takes"
+    return None
+
+
+def _command_fault(command: click.Command) -> str | None:
+    return "is one of hydrakit's own commands" if command.name in OWN_COMMANDS else None
+
+
+def _unguarded(offer: Any, _: PluginSource) -> Any:
+    return offer
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComponentKind:
+    """A kind of component.
+
+    Attributes:
+        name: In messages.
+        plural: In lists.
+        hook: The hook that gives its descriptions.
+        type: The class of these.
+        fault: What is wrong with a description besides its name and options, or None.
+        guarded: A description whose functions name the plugin when they fail.
+    """
+
+    name: str
+    plural: str
+    hook: str
+    type: type
+    fault: Callable[[Any], str | None] = _no_fault
+    guarded: Callable[[Any, PluginSource], Any]
+
+
+KINDS = (
+    ComponentKind(
+        name="dataset",
+        plural="datasets",
+        hook="hydrakit_dataset_adapters",
+        type=DatasetAdapter,
+        fault=_adapter_fault,
+        guarded=guard.guard_dataset,
+    ),
+    ComponentKind(
+        name="head",
+        plural="heads",
+        hook="hydrakit_head_factories",
+        type=hooks.HeadFactory,
+        guarded=guard.guard_head,
+    ),
+    ComponentKind(
+        name="body",
+        plural="bodies",
+        hook="hydrakit_body_factories",
+        type=hooks.BodyFactory,
+        fault=_body_fault,
+        guarded=guard.guard_body,
+    ),
+    ComponentKind(
+        name="strategy",
+        plural="strategies",
+        hook="hydrakit_sequence_strategies",
+        type=hooks.SequenceStrategy,
+        guarded=guard.guard_strategy,
+    ),
+    ComponentKind(
+        name="launcher",
+        plural="launchers",
+        hook="hydrakit_launchers",
+        type=hooks.LauncherFactory,
+        guarded=guard.guard_launcher,
+    ),
+    ComponentKind(
+        name="tracker",
+        plural="trackers",
+        hook="hydrakit_trackers",
+        type=hooks.TrackerFactory,
+        guarded=guard.guard_tracker,
+    ),
+    ComponentKind(
+        name="command",
+        plural="commands",
+        hook="hydrakit_commands",
+        type=click.Command,
+        fault=_command_fault,
+        guarded=_unguarded,
+    ),
+)
+_BY_HOOK = {kind.hook: kind for kind in KINDS}
+
+
+def _kind_of(described: type) -> ComponentKind:
+    """The kind of a class of descriptions."""
+    return next(kind for kind in KINDS if issubclass(described, kind.type))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +161,12 @@ class PluginRecord:
     """One plugin, as `hydrakit plugins list` shows it.
 
     Attributes:
-        name: Of the entry point. It says what the author calls the plugin and decides nothing.
+        name: Name of its entry point. It says what the author calls the plugin.
         module: What the entry point names.
         distribution: The installed distribution that has the entry point.
-        version: Of the distribution.
-        datasets: Names that the plugin offers; so with heads, strategies and commands.
+        version: Version of the distribution.
+        offers: Names of its components, by the name of their kind.
+        disabled: Whether the user switched it off; it is then not imported, and offers nothing.
         error: Why the plugin could not be loaded, on one line; it then offers nothing.
         clashes: Names of its own that cannot be used because others offer them too, and who.
     """
@@ -53,132 +175,122 @@ class PluginRecord:
     module: str
     distribution: str
     version: str
-    datasets: tuple[str, ...] = ()
-    heads: tuple[str, ...] = ()
-    strategies: tuple[str, ...] = ()
-    commands: tuple[str, ...] = ()
+    offers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    disabled: bool = False
     error: str | None = None
     clashes: tuple[str, ...] = ()
+
+    def offered(self, kind: type) -> tuple[str, ...]:
+        """Names of its components of a kind, which is given by the class of their descriptions."""
+        return self.offers.get(_kind_of(kind).name, ())
+
+    def to_json(self) -> dict[str, Any]:
+        """The plugin as a JSON-ready record, with a list of names for each kind."""
+        told = {each.name: getattr(self, each.name) for each in fields(self)}
+        offers = told.pop("offers")
+        told["clashes"] = list(self.clashes)
+        return told | {kind.plural: list(offers.get(kind.name, ())) for kind in KINDS}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plugins:
-    """All that the installed plugins offer, by name, and what was found wrong with them."""
+    """The components of the installed plugins, and what is wrong with these.
 
-    datasets: Mapping[str, DatasetAdapter]
-    heads: Mapping[str, HeadFactory]
-    strategies: Mapping[str, SequenceStrategy]
-    commands: Mapping[str, click.Command]
-    found: tuple[PluginRecord, ...]
+    A kind is asked for by the class of its descriptions: ``plugins.get(HeadFactory, "mlp")``.
+
+    Attributes:
+        components: Descriptions by the name of their kind, and by their own name.
+        records: The plugins.
+        clashes: Why a name cannot be used, by kind and name.
+    """
+
+    components: Mapping[str, Mapping[str, Any]]
+    records: tuple[PluginRecord, ...] = ()
     clashes: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
-    def dataset(self, name: str) -> DatasetAdapter:
-        """The dataset adapter of that name.
+    @classmethod
+    def of(cls, *descriptions: Any) -> Plugins:
+        """These components alone, as they are, without any plugin."""
+        return cls(components={}).including(*descriptions)
+
+    def including(self, *descriptions: Any) -> Plugins:
+        """The same with these components, in place of any of the same kind and name."""
+        components = {kind: dict(known) for kind, known in self.components.items()}
+        for each in descriptions:
+            components.setdefault(_kind_of(type(each)).name, {})[each.name] = each
+        return replace(self, components=components)
+
+    def all(self, kind: type[T]) -> Mapping[str, T]:
+        """The components of a kind, by name."""
+        return self.components.get(_kind_of(kind).name, {})
+
+    def get(self, kind: type[T], name: str) -> T:
+        """The component of a kind with that name.
 
         Raises:
             PluginError: Nobody offers it, or more than one plugin does.
         """
-        return self._choose("dataset", name, self.datasets)
-
-    def head(self, name: str) -> HeadFactory:
-        """The head factory of that name.
-
-        Raises:
-            PluginError: Nobody offers it, or more than one plugin does.
-        """
-        return self._choose("head", name, self.heads)
-
-    def strategy(self, name: str) -> SequenceStrategy:
-        """The strategy of that name.
-
-        Raises:
-            PluginError: Nobody offers it, or more than one plugin does.
-        """
-        return self._choose("strategy", name, self.strategies)
-
-    def get(self, kind: str, name: str) -> Any:
-        if kind == "launcher":
-            from hydrakit.compare.launchers import hydrakit_launchers as h
-        elif kind == "tracker":
-            from hydrakit.observers.trackers import hydrakit_trackers as h
-        else:
-            return getattr(self, kind)(name)
-        return {f.name: f for f in h()}[name]
+        known, word = self.all(kind), _kind_of(kind).name
+        if name in known:
+            return known[name]
+        if (word, name) in self.clashes:
+            raise PluginError(self.clashes[word, name])
+        message = unknown(word, name, known)
+        broken = [f"{each.name} ({each.distribution})" for each in self.records if each.error]
+        disabled = [f"{each.name} ({each.distribution})" for each in self.records if each.disabled]
+        if broken:
+            message += f"; not loaded: {', '.join(broken)}, see `hydrakit plugins list`"
+        if disabled:
+            message += f"; disabled: {', '.join(disabled)}"
+        raise PluginError(message)
 
     def source_of(self, command: str) -> PluginSource | None:
         """Who offers a command; None for one of hydrakit's own."""
-        for plugin in self.found:
-            if command in plugin.commands and command in self.commands:
+        for plugin in self.records:
+            if command in plugin.offered(click.Command) and command in self.all(click.Command):
                 return PluginSource(plugin.module, plugin.distribution, plugin.version)
         return None
 
-    def records(self) -> list[dict[str, Any]]:
-        """The plugins as JSON-ready records, in the order of `found`."""
-        return [
-            {key: list(value) if isinstance(value, tuple) else value for key, value in items}
-            for items in (vars(plugin).items() for plugin in self.found)
-        ]
 
-    def _choose(self, kind: str, name: str, known: Mapping[str, T]) -> T:
-        if name in known:
-            return known[name]
-        if (kind, name) in self.clashes:
-            raise PluginError(self.clashes[kind, name])
-        message = unknown(kind, name, known)
-        broken = [f"{plugin.name} ({plugin.distribution})" for plugin in self.found if plugin.error]
-        if broken:
-            message += f"; not loaded: {', '.join(broken)}, see `hydrakit plugins list`"
-        raise PluginError(message)
+def disabled_by_environment() -> frozenset[str]:
+    """The names that the environment variable ``HYDRAKIT_NO_PLUGINS`` lists."""
+    names = (name.strip() for name in os.environ.get(DISABLED, "").split(","))
+    return frozenset(name for name in names if name)
 
 
 @functools.cache
-def load_plugins() -> Plugins:
-    """The installed plugins, found once per process (``load_plugins.cache_clear()`` forgets them).
+def load_plugins(disabled: frozenset[str] | None = None) -> Plugins:
+    """The installed plugins, loaded once per process (``load_plugins.cache_clear()`` forgets them).
 
-    Never fails because of a plugin: `Plugins.found` tells which are broken, and why.
+    Never fails because of a plugin: `Plugins.records` says which are broken, and why.
+
+    Args:
+        disabled: Names of entry points, or of distributions, whose plugins are not imported; None
+            for those that the environment variable ``HYDRAKIT_NO_PLUGINS`` names, with commas.
+
+    Raises:
+        PluginError: No plugin has a name that is to be disabled.
     """
+    if disabled is None:
+        return load_plugins(disabled_by_environment())
     entries, broken = _entry_points()
-    loaded = [_load(entry) for entry in entries]
+    _refuse_unknown(disabled, entries)
+    loaded = [_load(entry, disabled) for entry in entries]
     clashes = _clashes(loaded)
-
-    def named(kind: str) -> Mapping[str, Any]:
-        offers = ((name, offer) for _, all_ in loaded for k, name, offer in all_ if k == kind)
-        return MappingProxyType({n: offer for n, offer in offers if (kind, n) not in clashes})
-
+    components: dict[str, Mapping[str, Any]] = {}
+    for kind in KINDS:
+        offers = ((name, offer) for _, all_ in loaded for k, name, offer in all_ if k == kind.name)
+        components[kind.name] = MappingProxyType(
+            {name: offer for name, offer in offers if (kind.name, name) not in clashes}
+        )
     return Plugins(
-        datasets=named("dataset"),
-        heads=named("head"),
-        strategies=named("strategy"),
-        commands=named("command"),
-        found=(*(_with_clashes(plugin, offers, clashes) for plugin, offers in loaded), *broken),
+        components=MappingProxyType(components),
+        records=(*(_with_clashes(plugin, offers, clashes) for plugin, offers in loaded), *broken),
         clashes=MappingProxyType(clashes),
     )
 
 
 Offer = tuple[str, str, Any]  # kind, name, description
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """What one hook gives: its kind, the plural that `PluginRecord` uses, and its class."""
-
-    name: str
-    plural: str
-    type: Callable[[], type]
-
-
-def _command_type() -> type:
-    import click
-
-    return click.Command
-
-
-_KINDS = {
-    "hydrakit_dataset_adapters": _Kind("dataset", "datasets", lambda: DatasetAdapter),
-    "hydrakit_head_factories": _Kind("head", "heads", lambda: HeadFactory),
-    "hydrakit_sequence_strategies": _Kind("strategy", "strategies", lambda: SequenceStrategy),
-    "hydrakit_commands": _Kind("command", "commands", _command_type),
-}
 
 
 @dataclass(frozen=True)
@@ -237,7 +349,19 @@ def _order(entry: _Entry) -> tuple[str, bool, str]:
     return entry.point.name, entry.distribution == OWN_DISTRIBUTION, entry.distribution
 
 
-def _load(entry: _Entry) -> tuple[PluginRecord, list[Offer]]:
+def _names_of(entry: _Entry) -> set[str]:
+    """The names by which a plugin can be disabled."""
+    return {entry.point.name, entry.distribution}
+
+
+def _refuse_unknown(disabled: Iterable[str], entries: Iterable[_Entry]) -> None:
+    known = {name for entry in entries for name in _names_of(entry)}
+    for name in sorted(disabled):
+        if name not in known:
+            raise PluginError(f"{unknown('plugin', name, known)} (it was to be disabled)")
+
+
+def _load(entry: _Entry, disabled: frozenset[str]) -> tuple[PluginRecord, list[Offer]]:
     """Import one plugin and ask it for all that it offers; whatever fails is in its record."""
     plugin = PluginRecord(
         name=entry.point.name,
@@ -245,6 +369,8 @@ def _load(entry: _Entry) -> tuple[PluginRecord, list[Offer]]:
         distribution=entry.distribution,
         version=entry.version,
     )
+    if disabled & _names_of(entry):
+        return replace(plugin, disabled=True), []
     try:
         offers = list(_ask(entry.point.load()))
         _refuse_repeats(offers)
@@ -253,12 +379,16 @@ def _load(entry: _Entry) -> tuple[PluginRecord, list[Offer]]:
     except BaseException as error:  # a plugin may call sys.exit() while it is imported
         return replace(plugin, error=_one_line(error)), []
     source = PluginSource(plugin.module, plugin.distribution, plugin.version)
-    offers = [(kind, name, guarded(offer, source)) for kind, name, offer in offers]
-    names: dict[str, Any] = {
-        kind.plural: tuple(name for k, name, _ in offers if k == kind.name)
-        for kind in _KINDS.values()
+    offers = [
+        (kind.name, name, kind.guarded(offer, source))
+        for kind in KINDS
+        for each, name, offer in offers
+        if each == kind.name
+    ]
+    names = {
+        kind.name: tuple(name for each, name, _ in offers if each == kind.name) for kind in KINDS
     }
-    return replace(plugin, **names), offers
+    return replace(plugin, offers={kind: each for kind, each in names.items() if each}), offers
 
 
 def _ask(plugin: object) -> Iterator[Offer]:
@@ -271,9 +401,9 @@ def _ask(plugin: object) -> Iterator[Offer]:
     manager = pluggy.PluginManager("hydrakit")
     manager.add_hookspecs(hooks)
     manager.register(plugin)
-    for hook, kind in _KINDS.items():
-        for offer in _answers(getattr(manager.hook, hook), hook):
-            yield kind.name, _checked_name(offer, hook, kind), offer
+    for kind in KINDS:
+        for offer in _answers(getattr(manager.hook, kind.hook), kind.hook):
+            yield kind.name, _checked_name(offer, kind), offer
 
 
 def _answers(caller: pluggy.HookCaller, hook: str) -> list[object]:
@@ -295,49 +425,33 @@ def _refuse_what_is_no_hook(plugin: object) -> None:
     for name, function in inspect.getmembers(plugin, inspect.isroutine):
         marked = getattr(function, "hydrakit_impl", None)
         hook = (marked and marked.get("specname")) or name
-        if hook in _KINDS and marked is None:
+        if hook in _BY_HOOK and marked is None:
             raise PluginError(f"{name} is not marked: put @hookimpl above it")
-        if hook not in _KINDS and (marked or name.startswith("hydrakit_")):
-            raise PluginError(unknown("hook", hook, _KINDS))
+        if hook not in _BY_HOOK and (marked or name.startswith("hydrakit_")):
+            raise PluginError(unknown("hook", hook, _BY_HOOK))
 
 
-def _checked_name(offer: object, hook: str, kind: _Kind) -> str:
-    expected = kind.type()
-    if not isinstance(offer, expected):
-        raise PluginError(f"{hook} gave a {type(offer).__name__}: expected {expected.__name__}")
-    name: object = getattr(offer, "name")  # noqa: B009 - all four kinds have one
+def _checked_name(offer: Any, kind: ComponentKind) -> str:
+    """The name of a description, once all of it is known to be sound.
+
+    Raises:
+        PluginError: It is of another class than its hook gives, or something in it is wrong.
+    """
+    if not isinstance(offer, kind.type):
+        raise PluginError(
+            f"{kind.hook} gave a {type(offer).__name__}: expected {kind.type.__name__}"
+        )
+    name: object = getattr(offer, "name")  # noqa: B009 - every kind has one
     if not is_name(name):
         raise PluginError(
-            f"{hook} gave the name {name!r}: lower-case letters, digits, '-' and '_' are allowed, "
-            "at most 64, and a letter or digit first"
+            f"{kind.hook} gave the name {name!r}: lower-case letters, digits, '-' and '_' are "
+            "allowed, at most 64, and a letter or digit first"
         )
-    if kind.name == "command" and name in OWN_COMMANDS:
-        raise PluginError(f"{hook} gave the command {name!r}, which is one of hydrakit's own")
-    fault = _adapter_fault(offer) if isinstance(offer, DatasetAdapter) else None
+    fault = options_fault(offer.options) if isinstance(offer, hooks.Factory) else None
+    fault = fault or kind.fault(offer)
     if fault:
-        raise PluginError(f"dataset {name!r} {fault}")
+        raise PluginError(f"{kind.name} {name!r} {fault}")
     return str(name)
-
-
-def _adapter_fault(adapter: DatasetAdapter) -> str | None:
-    """What would go wrong later with an adapter's own description, or None."""
-    classes = adapter.classes
-    least, most = {"regression": (1, 1), "multilabel": (1, 999)}.get(adapter.task, (2, 999))
-    distinct = isinstance(classes, tuple) and len(set(classes)) == len(classes)
-    if not distinct or not least <= len(classes) <= most:
-        few = {1: "one or more different names", 2: "two or more different names"}[least]
-        few = "one name, that of the number" if most == 1 else few
-        return f"has classes {classes!r}: a tuple of {few} is expected"
-    for name in classes:
-        if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= MAX_CLASS:
-            return f"has a class {name!r}: text of one line is expected"
-    names = [option.name for option in adapter.options]
-    for option in adapter.options:
-        if not is_name(option.name) or names.count(option.name) > 1:
-            return f"has an option named {option.name!r} that is no name, or is there twice"
-        if option.choices and option.default not in option.choices:
-            return f"has an option {option.name!r} whose default is not among its choices"
-    return None
 
 
 def _refuse_repeats(offers: Iterable[Offer]) -> None:

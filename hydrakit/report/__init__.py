@@ -1,4 +1,4 @@
-"""Reports of runs and of comparisons: one HTML file that opens anywhere, now and in ten years."""
+"""HTML reports of runs and comparisons, each a single self-contained file."""
 
 from hydrakit.report.comparison import build_comparison, write_comparison_report
 from hydrakit.report.page import build_report, write_report

@@ -1,4 +1,4 @@
-"""The page of `hydrakit datasets check`: all that was found of a dataset, with pictures."""
+"""The page of `hydrakit datasets check`: quality of a dataset, with example images."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from hydrakit.plan.results import ShortcutFact
-from hydrakit.report.figures import histogram
-from hydrakit.report.markup import Html, element, fill, together
-from hydrakit.report.tables import ABSENT, facts_list, number, table
+from hydrakit.report.charts import histogram
+from hydrakit.report.markup import Html, bullet_list, element, join, render
+from hydrakit.report.tables import ABSENT, count_of, description_list, interval, number, table
 from hydrakit.version import version
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from hydrakit.data.quality.summary import Issue, Summary
     from hydrakit.hooks import DatasetAdapter
 
-# Facts whose numbers are drawn, where they differ, and their units.
-DRAWN = {
+# Numeric properties with a histogram (if their values differ), and their units.
+HISTOGRAMS = {
     "width": "pixels",
     "height": "pixels",
     "row spacing": "mm",
@@ -25,76 +25,66 @@ DRAWN = {
     "mean value": "in the files' unit",
     "border value": "in the files' unit",
 }
-VALUES_SHOWN = 12
-ONLY_SHOWN = 4
-FOLDED = 20  # a longer list is folded
+MAX_VALUES = 12  # most frequent values of a property
+MAX_UNIQUE = 4  # values that occur in a single class
+MAX_ITEMS = 20  # longer lists are collapsed
 
 
 def check_page(summary: Summary, prepared: PreparedDataset | None, adapter: DatasetAdapter) -> str:
-    """The text of the page. It names no patient, and keys only of cases that have a fault.
+    """Text of the page. It names no patient, and only cases with an issue by their keys.
 
     Args:
-        summary: Of the dataset.
-        prepared: Its patches; None where no case can be used.
+        summary: Summary of the dataset.
+        prepared: Its patches; None if no case is usable.
         adapter: The dataset.
     """
-    from hydrakit.plan.model import BodySpec
-    from hydrakit.report import pictures
-
-    nothing = element("p", "No case can be used.")
-    patch = BodySpec().patch
+    unusable = element("p", "No case is usable.")
     parts: dict[str, Html] = {
-        "title": together((summary.dataset,)),
-        "about": together((adapter.summary,)),
+        "title": join((summary.dataset,)),
+        "about": join((adapter.summary,)),
         "verdict": _verdict(summary),
         "cases": _cases(summary),
-        "images": _images(summary) if prepared else nothing,
-        "patches": _seen(adapter, pictures.montage(summary, prepared, patch))
-        if prepared
-        else nothing,
-        "copies": _copies(summary, prepared, patch) if prepared else nothing,
-        "shortcuts": shortcuts(summary.shortcuts) if prepared else nothing,
+        "images": _images(summary) if prepared else unusable,
+        "patches": _patches(summary, prepared, adapter) if prepared else unusable,
+        "duplicates": _duplicates(summary, prepared) if prepared else unusable,
+        "shortcuts": shortcuts_section(summary.shortcuts) if prepared else unusable,
         "dataset": _dataset(summary, adapter),
-        "version": together((version(),)),
+        "version": join((version(),)),
     }
-    return fill("check.html", parts)
+    return render("check.html", parts)
 
 
 def _verdict(summary: Summary) -> Html:
-    """What stands against training on this dataset, and what is worth knowing."""
+    """Problems that prevent training on this dataset, and warnings."""
     cases = f"{len(summary.cases)} of {len(summary.cases) + len(summary.unusable)} cases are usable"
     if summary.problems:
-        count = len(summary.problems)
-        first = element(
+        problems = count_of(len(summary.problems), "problem")
+        verdict = element(
             "div",
-            element(
-                "b", f"{count} problem{'s' if count > 1 else ''} would spoil a result; {cases}."
-            ),
-            _faults(summary.problems),
+            element("b", f"{problems} would invalidate results; {cases}."),
+            _issues(summary.problems),
             class_="verdict problem",
         )
     else:
-        first = element(
+        verdict = element(
             "div",
-            element("b", "Nothing was found that would spoil a result"),
+            element("b", "No problem was found that would invalidate results"),
             f"; {cases}.",
             class_="verdict",
         )
     if not summary.warnings:
-        return first
-    known = element(
-        "div", element("b", "Worth knowing"), _faults(summary.warnings), class_="warning"
-    )
-    return together((first, known), "\n")
+        return verdict
+    warnings = element("div", element("b", "Warnings"), _issues(summary.warnings), class_="warning")
+    return join((verdict, warnings), "\n")
 
 
-def _faults(faults: Sequence[Issue]) -> Html:
-    return element("ul", *(element("li", fault.text) for fault in faults))
+def _issues(issues: Sequence[Issue]) -> Html:
+    return bullet_list(issue.text for issue in issues)
 
 
 def _cases(summary: Summary) -> Html:
-    headers, given = summary.count_table()
-    rows = [[ABSENT if cell == "" else cell for cell in row] for row in given]
+    headers, counts = summary.count_table()
+    rows = [[ABSENT if cell == "" else cell for cell in row] for row in counts]
     parts: list[Html] = [
         table(
             "Cases by class and split, and patients",
@@ -102,18 +92,18 @@ def _cases(summary: Summary) -> Html:
             rows[: -1 if summary.splits else None],
             footer=rows[-1] if summary.splits else None,
         ),
-        element("p", f"Split: {summary.split_words}.") if summary.splits else Html(""),
+        element("p", f"Split: {summary.split_description}.") if summary.splits else Html(""),
     ]
-    for fault in summary.warnings:
-        if fault.keys:
-            parts += [element("h3", fault.text), _listed(fault.keys)]
-    return together(parts, "\n")
+    for issue in summary.warnings:
+        if issue.keys:
+            parts += [element("h3", issue.text), _key_list(issue.keys)]
+    return join(parts, "\n")
 
 
-def _listed(entries: Sequence[str]) -> Html:
-    """A list, folded where it is long."""
+def _key_list(entries: Sequence[str]) -> Html:
+    """A list of keys, collapsed if it is long."""
     items = element("ul", *(element("li", entry) for entry in entries), class_="keys")
-    if len(entries) <= FOLDED:
+    if len(entries) <= MAX_ITEMS:
         return items
     return element("details", element("summary", f"All {len(entries)}"), items)
 
@@ -121,129 +111,137 @@ def _listed(entries: Sequence[str]) -> Html:
 def _images(summary: Summary) -> Html:
     varying = [each for each in summary.ranges if each.low < each.high]
     ranges = table(
-        "Facts that are numbers, over the cases that have them",
-        ("Fact", "Lowest", "Median", "Highest", "Cases"),
+        "Numeric image properties, over the cases that have them",
+        ("Property", "Lowest", "Median", "Highest", "Cases"),
         [
             (each.fact, *(f"{v:.5g}" for v in (each.low, each.median, each.high)), each.cases)
             for each in varying
         ],
     )
-    drawn = [
-        histogram(each.fact, DRAWN[each.fact], _by_class(summary, each.fact))
+    histograms = [
+        histogram(each.fact, HISTOGRAMS[each.fact], _values_by_class(summary, each.fact)).html()
         for each in varying
-        if each.fact in DRAWN
+        if each.fact in HISTOGRAMS
     ]
-    same = [f"{each.fact} {each.low:g}" for each in summary.ranges if each.low == each.high]
-    values = facts_list(
+    constant = [f"{each.fact} {each.low:g}" for each in summary.ranges if each.low == each.high]
+    values = description_list(
         [
-            ("The same for all", ", ".join(same) or None),
+            ("Same for all cases", ", ".join(constant) or None),
             *((f"Subgroup {name}", _frequent(of)) for name, of in summary.subgroups().items()),
             *((each.fact.capitalize(), _frequent(each.values)) for each in summary.values),
             ("Channels", summary.channels),
         ]
     )
-    return together(
-        (ranges if varying else None, values, element("div", *drawn, class_="panels")), "\n"
-    )
+    panels = element("div", *histograms, class_="panels")
+    return join((ranges if varying else None, values, panels), "\n")
 
 
 def _frequent(values: dict[str, int]) -> str:
-    shown = list(values.items())[:VALUES_SHOWN]
-    more = len(values) - len(shown)
-    listed = ", ".join(f"{value} ({count})" for value, count in shown)
-    return f"{listed}, and {more} other values" if more else listed
+    """The most frequent values with their counts."""
+    items = [f"{value} ({count})" for value, count in values.items()]
+    return _shortened(items, MAX_VALUES)
 
 
-def _by_class(summary: Summary, fact: str) -> list[tuple[str, list[float]]]:
-    """The values of a fact that is a number, class by class, the unlabelled last."""
-    members = [(name, summary.members(name)) for name in summary.all_classes]
+def _shortened(items: Sequence[str], most: int) -> str:
+    text = ", ".join(items[:most])
+    return f"{text}, and {len(items) - most} other values" if len(items) > most else text
+
+
+def _values_by_class(summary: Summary, name: str) -> list[tuple[str, list[float]]]:
+    """Values of a numeric property by class, unlabelled cases last."""
+    members = [(label, summary.members(label)) for label in summary.all_classes]
     members.append(("no label", summary.members(None)))
     return [
-        (name, [float(case.facts[fact]) for case in cases if fact in case.facts])
-        for name, cases in members
+        (label, [float(case.facts[name]) for case in cases if name in case.facts])
+        for label, cases in members
         if cases
     ]
 
 
-def _seen(adapter: DatasetAdapter, montage: Html) -> Html:
+def _patches(summary: Summary, prepared: PreparedDataset, adapter: DatasetAdapter) -> Html:
+    from hydrakit.plan.model import BodySpec
+    from hydrakit.report.pictures import montage
+
     view = adapter.field_of_view
     if view.millimetres:
-        seen = f"{view.millimetres:g} mm wide"
+        extent = f"{view.millimetres:g} mm wide"
     else:
-        seen = "the whole image" if view.share == 1 else f"{view.share:g} of the image"
+        extent = "the whole image" if view.share == 1 else f"{view.share:g} of the image"
     text = (
-        f"Some cases of each class, {seen}, around the centre, which four ticks mark: the lesion's "
-        "where the dataset gives one, else the image's. Black is the darkest half "
-        "per cent of each patch, white the brightest."
+        f"Example patches of each class ({extent}). Four ticks mark the centre: the lesion if the "
+        "dataset specifies its position, else the centre of the image. The darkest and the "
+        "brightest 0.5 % of each patch are drawn black and white."
     )
-    return together((element("p", text), montage), "\n")
+    return join((element("p", text), montage(summary, prepared, BodySpec().patch)), "\n")
 
 
-def _copies(summary: Summary, prepared: PreparedDataset, patch: int) -> Html:
-    from hydrakit.report.pictures import pairs
+def _duplicates(summary: Summary, prepared: PreparedDataset) -> Html:
+    from hydrakit.plan.model import BodySpec
+    from hydrakit.report.pictures import duplicate_pairs
 
     if not summary.copies:
-        return element("p", "None were found.")
+        return element("p", "No duplicates were found.")
     near = sum(pair.kind == "near" for pair in summary.copies)
     across = sum(pair.across_labels for pair in summary.copies)
-    copied = sum(map(len, summary.groups))
+    cases = sum(map(len, summary.groups))
     text = (
-        f"{copied} cases are in {len(summary.groups)} groups of copies, joined by "
-        f"{len(summary.copies) - near} pairs that are equal pixel by pixel and {near} that are "
-        f"alike after resizing, encoding, brightening or flipping; {across} pairs have different "
-        "labels. A copy in the test split of what was trained on flatters the result."
+        f"{cases} cases form {len(summary.groups)} groups of duplicates, linked by "
+        f"{len(summary.copies) - near} pairs with identical pixels and {near} pairs that match "
+        "after resizing, compression, brightness changes or flipping. Pairs with different "
+        f"labels: {across}. Duplicates of training images in the test split make results "
+        "optimistic."
     )
-    return together(
+    return join(
         (
             element("p", text),
-            element("p", "Pairs, with how alike their thumbnails are (1 is equal):"),
-            pairs(summary, prepared, patch),
+            element("p", "Pairs, with the similarity of their thumbnails (1: identical):"),
+            duplicate_pairs(summary, prepared, BodySpec().patch),
             element("h3", "Groups"),
-            _listed([", ".join(group) for group in summary.groups]),
+            _key_list([", ".join(group) for group in summary.groups]),
         ),
         "\n",
     )
 
 
-def shortcuts(found: Sequence[ShortcutFact]) -> Html:
-    """How well each fact alone tells the class, and how to read that."""
-    if not found:
-        return element("p", "No fact of the files differs between cases that could tell a class.")
+def shortcuts_section(shortcuts: Sequence[ShortcutFact]) -> Html:
+    """How well each file property alone predicts the class."""
+    if not shortcuts:
+        return element("p", "No file property differs between cases.")
     rows = [
         (
             each.fact,
             each.class_name,
             number(each.auc),
-            f"{number(each.low)} to {number(each.high)}",
+            interval(each.low, each.high),
             "yes" if each.strong else "",
-            element("span", _only(each)),
+            element("span", _unique_values(each)),
         )
-        for each in found
+        for each in shortcuts
     ]
     text = (
-        "How well one fact of the files, which should not matter, tells the class: an AUC of 0.5 "
-        "tells nothing. A network may learn a strong one in place of the lesion; it then fails "
-        "where files are made otherwise. Strong: even the lower end is above 0.6."
+        "AUC of a prediction from one file property that should be irrelevant; 0.5 means no "
+        "information about the class. A network can learn a strong shortcut instead of the lesion, "
+        "and then fails on files from another source. Strong: the lower end of the confidence "
+        "interval is above 0.6."
     )
-    headers = ("Fact", "Class", "AUC", "95 % interval", "Strong", "In one class only")
-    caption = "Facts of the files that tell the class, the strongest first"
-    return together((element("p", text), table(caption, headers, rows, words=(1, 4, 5))), "\n")
+    headers = ("Property", "Class", "AUC", "95 % CI", "Strong", "Values in a single class")
+    caption = "File properties that predict the class, strongest first"
+    return join((element("p", text), table(caption, headers, rows, words=(1, 4, 5))), "\n")
 
 
-def _only(fact: ShortcutFact) -> str:
-    """The values that a single class has, the most frequent first."""
-    shown = ", ".join(f"{value} ({count} {name})" for value, name, count in fact.only[:ONLY_SHOWN])
-    more = len(fact.only) - ONLY_SHOWN
-    return f"{shown}, and {more} other values" if more > 0 else shown
+def _unique_values(shortcut: ShortcutFact) -> str:
+    """Values that occur in a single class, most frequent first."""
+    items = [f"{value} ({count} {name})" for value, name, count in shortcut.only]
+    return _shortened(items, MAX_UNIQUE)
 
 
 def _dataset(summary: Summary, adapter: DatasetAdapter) -> Html:
-    def listed() -> Iterator[tuple[str, object]]:
+    def entries() -> Iterator[tuple[str, object]]:
         yield "Task", adapter.task
-        yield "Cite as", adapter.citation
+        yield "Citation", adapter.citation
         yield "Licence", adapter.licence
-        yield "How to get it", adapter.how_to_get
+        yield "Access", adapter.how_to_get
         if summary.digest:
             yield "Data (SHA-256)", element("code", summary.digest)
 
-    return facts_list(listed())
+    return description_list(entries())

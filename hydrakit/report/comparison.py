@@ -1,4 +1,4 @@
-"""The report of a comparison of strategies: from its ``comparison.json`` alone."""
+"""The report of a comparison of strategies, from its ``comparison.json`` alone."""
 
 from __future__ import annotations
 
@@ -12,26 +12,36 @@ import numpy as np
 from pydantic import ValidationError
 
 from hydrakit.errors import PlanError
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.plugins.registry import Plugins, load_plugins
-from hydrakit.report import contrasts
-from hydrakit.report.figure import Counter, Figure
-from hydrakit.report.markup import REFRESH, Html, element, fill, section, together
-from hydrakit.report.subgroups import compared_subgroups
-from hydrakit.report.tables import ABSENT, facts_list, number, seconds, table
+from hydrakit.report import comparison_figures
+from hydrakit.report.figure import Figure, FigureCounter
+from hydrakit.report.markup import REFRESH, Html, bullet_list, element, join, render, section
+from hydrakit.report.scores import compared_subgroups
+from hydrakit.report.tables import (
+    ABSENT,
+    count_of,
+    description_list,
+    interval,
+    number,
+    seconds,
+    table,
+)
 from hydrakit.schema import first_fault
 from hydrakit.stats.verdict import p_value
 from hydrakit.storage.files import read_json, reason, write_atomic
 from hydrakit.storage.records import refuse_later
 
 if TYPE_CHECKING:
-    from hydrakit.stats.comparison import Comparison, Pair
+    from hydrakit.stats.comparison import Comparison, StrategyPair
 
 FILE = "comparison.json"
-MAX_SCORES = 2_000_000  # of all findings, strategies and passes; in memory one takes 40 bytes
+MAX_SCORES = 2_000_000  # of all findings, strategies and passes; each takes 40 bytes of memory
+MAX_CELLS = 20  # a longer table of cells is collapsed
 
 
 def read_comparison(folder: Path) -> Comparison:
-    """What a comparison found.
+    """The results of a comparison.
 
     Raises:
         PlanError: The file is absent or broken.
@@ -44,22 +54,22 @@ def read_comparison(folder: Path) -> Comparison:
         refuse_later(path, content)
         return Comparison.model_validate_json(content)
     except (OSError, ValueError) as error:
-        told = first_fault(error) if isinstance(error, ValidationError) else reason(error)
+        fault = first_fault(error) if isinstance(error, ValidationError) else reason(error)
         raise PlanError(
-            f"{path}: cannot be read ({told}): run the same `hydrakit compare` again, which "
-            "writes it from the cells that are done"
+            f"{path}: cannot be read ({fault}): run the same `hydrakit compare` again, which "
+            "writes it from the finished cells"
         ) from None
 
 
 def write_comparison_report(folder: Path, *, plugins: Plugins | None = None) -> Path:
-    """Write ``report.html`` into the folder of a comparison; it needs nothing else.
+    """Write the self-contained ``report.html`` into the folder of a comparison.
 
     Args:
-        folder: Of the comparison.
-        plugins: As loaded, for what datasets say of themselves; None loads them.
+        folder: Folder of the comparison.
+        plugins: Loaded plugins, for descriptions of the datasets; None loads them.
 
     Returns:
-        The report's path.
+        Path of the report.
 
     Raises:
         PlanError: ``comparison.json`` is absent or broken.
@@ -71,148 +81,143 @@ def write_comparison_report(folder: Path, *, plugins: Plugins | None = None) -> 
 
 
 def build_comparison(folder: Path, *, plugins: Plugins | None = None) -> tuple[str, list[Figure]]:
-    """The text of a comparison's report, and its figures in order."""
-    found = read_comparison(folder)
-    offered = plugins or load_plugins()
-    counter = Counter()
-    names = ", ".join(each.name for each in found.strategies)
+    """Text of a comparison's report, and its figures in order."""
+    comparison = read_comparison(folder)
+    counter = FigureCounter()
+    names = ", ".join(each.name for each in comparison.strategies)
     sections = [
-        element("section", _verdict(found)),
-        section("Strategies", _strategies(found), counter.html(contrasts.auc_figure(found))),
+        element("section", _verdict(comparison)),
+        section(
+            "Strategies",
+            _strategies(comparison),
+            counter.html(comparison_figures.auc_figure(comparison)),
+        ),
         section(
             "Differences",
-            counter.html(contrasts.difference_figure(found)) if found.pairs else None,
-            _differences(found),
+            counter.html(comparison_figures.difference_figure(comparison))
+            if comparison.pairs
+            else None,
+            _differences(comparison),
         ),
-        section("Test", counter.html(contrasts.roc_figure(found)), compared_subgroups(found)),
-        section("Cells", _cells(found)),
-        section("Datasets", *_datasets(found, offered)),
-        section("How to repeat this comparison", _repeat(folder, found)),
+        section(
+            "Test results",
+            counter.html(comparison_figures.roc_figure(comparison)),
+            compared_subgroups(comparison),
+        ),
+        section("Cells", _cells(comparison)),
+        section("Datasets", *_datasets(comparison, plugins or load_plugins())),
+        section("Reproduce this comparison", _reproduction(folder, comparison)),
     ]
     parts = {
-        "refresh": REFRESH if found.under_way else Html(""),
-        "title": together((f"{len(found.strategies)} strategies on {found.target}",)),
-        "order": together((f"{names}; datasets {' → '.join(found.datasets)}",)),
-        "sections": together(sections, "\n"),
-        "version": together((found.hydrakit,)),
+        "refresh": REFRESH if comparison.under_way else Html(""),
+        "title": join((f"{len(comparison.strategies)} strategies on {comparison.target}",)),
+        "subtitle": join((f"{names}; datasets {' → '.join(comparison.datasets)}",)),
+        "sections": join(sections, "\n"),
+        "version": join((comparison.hydrakit,)),
     }
-    return fill("page.html", parts), counter.figures
+    return render("page.html", parts), counter.figures
 
 
-def _verdict(found: Comparison) -> Html:
-    """What may be said, in words, and what it rests on."""
-    lines = found.verdict.splitlines()
-    headline, figures = _parted(lines[0])
-    said = element("p", element("b", headline), figures, class_="verdict")
-    first = together((_under_way(found), said)) if found.under_way else said
-    others = element("ul", *(element("li", line) for line in lines[1:])) if lines[1:] else None
-    folds = f"{found.folds}-fold cross-validation" if found.folds else "a single 8-1-1 split"
-    rests = (
-        f"It rests on {found.positives} positive ({found.positive}) and {found.negatives} negative "
-        f"findings{_images(found)} of {found.patients} patients of {found.target}: "
-        f"{_times(found.seeds, 'seed')}, {_times(found.repeats, 'repeat')} of {folds}. "
-        f"Test labels were read {found.readings} times, by runs that had chosen before."
+def _verdict(comparison: Comparison) -> Html:
+    """The conclusion in words, and the amount of data behind it."""
+    lines = comparison.verdict.splitlines()
+    headline, details = _headline(lines[0])
+    verdict = element("p", element("b", headline), details, class_="verdict")
+    others = bullet_list(lines[1:]) if lines[1:] else None
+    design = f"{comparison.folds}-fold cross-validation" if comparison.folds else "a single split"
+    images = ""
+    if comparison.images > comparison.positives + comparison.negatives:
+        images = f" ({comparison.images} images)"
+    data = (
+        f"Data: {comparison.positives} positive ({comparison.positive}) and "
+        f"{comparison.negatives} negative findings{images} of {comparison.patients} patients of "
+        f"{comparison.target}. Design: {count_of(comparison.seeds, 'seed')}, "
+        f"{count_of(comparison.repeats, 'repeat')} of {design}. The test labels were read "
+        f"{count_of(comparison.readings, 'time')}, always after model selection."
     )
-    missing = None
-    if found.used < found.wanted and not found.under_way:
-        missing = element(
+    incomplete = None
+    if comparison.used < comparison.wanted and not comparison.under_way:
+        incomplete = element(
             "p",
-            element("b", "Not complete: "),
-            f"{found.used} of {found.wanted} cells are behind these figures (those of seeds and "
-            "folds that every strategy finished).",
+            element("b", "Incomplete: "),
+            f"the results include {comparison.used} of {comparison.wanted} cells (those of seeds "
+            "and folds that every strategy finished).",
         )
-    return together((first, others, element("p", rests), missing), "\n")
+    progress = _progress(comparison) if comparison.under_way else None
+    return join((progress, verdict, others, element("p", data), incomplete), "\n")
 
 
-def _under_way(found: Comparison) -> Html:
-    """How far a comparison is that goes on."""
+def _progress(comparison: Comparison) -> Html:
+    """Progress of a comparison that is still running."""
     return element(
         "p",
-        element("b", f"Under way: {found.done} of {found.wanted} cells are done."),
-        f" Figures are of {found.used}: of the seeds and folds that every strategy finished. "
-        "The verdict is for the end: whoever looks again and again, and stops when it pleases, "
-        "finds differences that are none.",
+        element("b", f"In progress: {comparison.done} of {comparison.wanted} cells are finished."),
+        f" The results include {comparison.used} cells: those of seeds and folds that every "
+        "strategy finished. Wait for the end before drawing a conclusion: repeated looks at "
+        "interim results, with the option to stop at any time, lead to false positive differences.",
     )
 
 
-def _images(found: Comparison) -> str:
-    """How many images the findings have, where they are more."""
-    more = found.images > found.positives + found.negatives
-    return f" ({found.images} images)" if more else ""
+def _headline(line: str) -> tuple[str, str]:
+    """A line of the verdict as conclusion and details."""
+    ends = [at for mark in (" (", ": mean") if (at := line.find(mark)) > 0]
+    return (line[: min(ends)], line[min(ends) :]) if ends else (line, "")
 
 
-def _parted(line: str) -> tuple[str, str]:
-    """A verdict's line as what it says, and the figures that it says it by."""
-    at = min((found for mark in (" (", ": mean") if (found := line.find(mark)) > 0), default=None)
-    return (line, "") if at is None else (line[:at], line[at:])
-
-
-def _about(findings: float) -> str:
-    """A number of findings, rounded up to two figures."""
-    unit = 10 ** max(0, math.floor(math.log10(max(findings, 1))) - 1)
-    return f"about {math.ceil(findings / unit) * unit:,}"
-
-
-def _times(count: int, word: str) -> str:
-    return f"{count} {word}{'' if count == 1 else 's'}"
-
-
-def _strategies(found: Comparison) -> Html:
+def _strategies(comparison: Comparison) -> Html:
     rows = [
         (
             each.name,
             number(each.val),
             number(each.auc),
-            f"{number(each.low)} to {number(each.high)}",
-            found.positives,
-            found.negatives,
+            interval(each.low, each.high),
+            comparison.positives,
+            comparison.negatives,
             each.cells,
             seconds(each.seconds),
             each.shared,
         )
-        for each in found.strategies
+        for each in comparison.strategies
     ]
     headers = (
-        *("Strategy", "Val. AUC", "Test AUC", f"{found.level * 100:g} % interval"),
-        *("Positives", "Negatives", "Cells", "Seconds", "Rounds shared"),
+        *("Strategy", "Val. AUC", "Test AUC", f"{comparison.level * 100:g} % CI"),
+        *("Positive findings", "Negative findings", "Cells", "Seconds", "Reused rounds"),
     )
     notes = [
-        "AUCs are means over the cells (strategy, seed, fold): scores of two networks are never "
-        "compared. The interval counts patients, and what other random starts would change.",
-        "Validation figures chose the epochs: they flatter. Seconds are what the strategy alone "
-        "would have taken; rounds that are shared were trained once.",
+        "AUCs are means over the cells (one seed and fold each); scores of different networks are "
+        "never pooled. The confidence interval covers the sampling of patients and the variation "
+        "between random initialisations.",
+        "The validation data selected the epochs, so validation AUCs are optimistic. Seconds: "
+        "training time that the strategy alone would take; reused rounds were trained once for "
+        "several cells.",
     ]
-    left_out = sum(each.left_out for each in found.strategies)
+    left_out = sum(each.left_out for each in comparison.strategies)
     if left_out:
-        notes.append(f"{left_out} cells tested one class alone, and have no AUC.")
-    return together(
-        (
-            table("Table II. The strategies on the same findings", headers, rows),
-            element("ul", *(element("li", note) for note in notes)),
-        ),
-        "\n",
-    )
+        notes.append(f"{left_out} cells tested a single class and have no AUC.")
+    strategies = table("Table II. Strategies on the same findings", headers, rows)
+    return join((strategies, bullet_list(notes)), "\n")
 
 
-def _differences(found: Comparison) -> Html:
-    if not found.pairs:
-        return element("p", "One strategy: there is nothing to compare it with.")
-    rows = [_difference(pair) for pair in found.pairs]
+def _differences(comparison: Comparison) -> Html:
+    if not comparison.pairs:
+        return element("p", "A single strategy: there is nothing to compare.")
     headers = (
-        *("Strategies", "Difference", f"{found.level * 100:g} % interval", "p", "p (Holm)"),
+        *("Strategies", "AUC difference", f"{comparison.level * 100:g} % CI", "p", "p (Holm)"),
         *("Verdict", "Findings needed"),
     )
     note = (
-        "On the same findings; whole patients change sides in the test. p (Holm) allows for "
-        f"{_times(len(found.pairs), 'comparison')}. “Cannot tell” is no proof that two are equal. "
-        "Findings needed: to tell a difference of the size found, if it is the true one."
+        "Differences are paired: both strategies on the same findings. p: sign-flip test over "
+        "whole patients. p (Holm): corrected for "
+        f"{count_of(len(comparison.pairs), 'comparison')}. “Cannot tell” does not prove equality. "
+        "Findings needed: approximate sample size that would detect a true difference of the "
+        "observed size."
     )
-    drawn = table("The first strategy less each other one", headers, rows, words=(5,))
-    return together((drawn, element("p", note)), "\n")
+    rows = [_difference(pair) for pair in comparison.pairs]
+    differences = table("First strategy minus each other strategy", headers, rows, words=(5,))
+    return join((differences, element("p", note)), "\n")
 
 
-def _difference(pair: Pair) -> tuple[object, ...]:
-    needed = ABSENT if pair.findings_needed is None else _about(pair.findings_needed)
+def _difference(pair: StrategyPair) -> tuple[object, ...]:
     return (
         f"{pair.strategy} − {pair.against}",
         f"{pair.difference:+.3f}",
@@ -220,69 +225,75 @@ def _difference(pair: Pair) -> tuple[object, ...]:
         p_value(pair.p),
         p_value(pair.p_holm),
         pair.verdict,
-        needed,
+        ABSENT if pair.findings_needed is None else _rounded_up(pair.findings_needed),
     )
 
 
-def _cells(found: Comparison) -> Html:
-    """The test AUC of every cell."""
-    cells = contrasts.cell_aucs(found)
-    places = sorted({place for row in cells.values() for place in row})
+def _rounded_up(findings: float) -> str:
+    """A number of findings, rounded up to two significant digits."""
+    unit = 10 ** max(0, math.floor(math.log10(max(findings, 1))) - 1)
+    return f"about {math.ceil(findings / unit) * unit:,}"
+
+
+def _cells(comparison: Comparison) -> Html:
+    """Test AUC of every cell."""
+    cells = comparison_figures.cell_aucs(comparison)
+    names = [each.name for each in comparison.strategies]
     rows = [
         (
             f"seed {seed}, repeat {repeat}, fold {fold}",
-            *(number(cells[each.name].get((seed, repeat, fold))) for each in found.strategies),
+            *(number(cells[name].get((seed, repeat, fold))) for name in names),
         )
-        for seed, repeat, fold in places
+        for seed, repeat, fold in sorted({key for aucs in cells.values() for key in aucs})
     ]
-    mean = [number(float(np.mean(list(cells[each.name].values())))) for each in found.strategies]
-    headers = ("Cell", *(each.name for each in found.strategies))
-    drawn = table("Test AUC of every cell", headers, rows, footer=("Mean", *mean))
-    if len(rows) > 20:
-        drawn = element("details", element("summary", f"All {len(rows)} cells"), drawn)
-    if not found.failed:
-        return drawn
-    items = (element("li", f"{name}: {said}") for name, said in found.failed.items())
-    return together((drawn, element("h3", "Failed"), element("ul", *items)), "\n")
+    means = [number(float(np.mean(list(cells[name].values())))) for name in names]
+    aucs = table("Test AUC of every cell", ("Cell", *names), rows, footer=("Mean", *means))
+    if len(rows) > MAX_CELLS:
+        aucs = element("details", element("summary", f"All {len(rows)} cells"), aucs)
+    if not comparison.failed:
+        return aucs
+    failures = bullet_list(f"{name}: {cause}" for name, cause in comparison.failed.items())
+    return join((aucs, element("h3", "Failed cells"), failures), "\n")
 
 
-def _datasets(found: Comparison, plugins: Plugins) -> Iterator[Html]:
-    for name in dict.fromkeys((found.target, *found.datasets)):
-        adapter = plugins.datasets.get(name)
-        yield element("h3", name, " (target)" if name == found.target else "")
+def _datasets(comparison: Comparison, plugins: Plugins) -> Iterator[Html]:
+    for name in dict.fromkeys((comparison.target, *comparison.datasets)):
+        adapter = plugins.all(DatasetAdapter).get(name)
+        yield element("h3", name, " (target)" if name == comparison.target else "")
         if adapter is None:
-            yield element("p", "Its plugin is not installed here.")
+            yield element("p", "The plugin of this dataset is not installed.")
             continue
-        yield facts_list(
+        yield description_list(
             [
                 ("About", adapter.summary),
                 ("Classes", ", ".join(adapter.classes)),
-                ("Cite as", adapter.citation),
+                ("Citation", adapter.citation),
                 ("Licence", adapter.licence),
-                ("How to get it", adapter.how_to_get),
+                ("Access", adapter.how_to_get),
             ]
         )
 
 
-def _repeat(folder: Path, found: Comparison) -> Html:
-    words = ["hydrakit", "compare", "--strategies", ",".join(s.name for s in found.strategies)]
-    words += ["--datasets", ",".join(found.datasets), "--seeds", str(found.seeds)]
-    words += ["--folds", str(found.folds)] if found.folds else ["--holdout"]
-    words += ["--repeats", str(found.repeats)] if found.repeats > 1 else []
+def _reproduction(folder: Path, comparison: Comparison) -> Html:
+    names = ",".join(each.name for each in comparison.strategies)
+    words = ["hydrakit", "compare", "--strategies", names]
+    words += ["--datasets", ",".join(comparison.datasets), "--seeds", str(comparison.seeds)]
+    words += ["--folds", str(comparison.folds)] if comparison.folds else ["--holdout"]
+    words += ["--repeats", str(comparison.repeats)] if comparison.repeats > 1 else []
     words += ["--out", f"{folder}-again"]
-    total = sum(each.seconds for each in found.strategies)
-    return together(
+    total = sum(each.seconds for each in comparison.strategies)
+    return join(
         (
             element("pre", element("code", shlex.join(words))),
             element(
                 "p",
-                "Further options that the comparison was given are in compare.json; each cell's "
-                "folder has its own plan, splits, weights and report.",
+                "compare.json lists further options of the comparison. The folder of each cell "
+                "contains its plan, splits, weights and report.",
             ),
-            facts_list(
+            description_list(
                 [
-                    ("Design (SHA-256)", element("code", found.digest)),
-                    ("hydrakit", found.hydrakit),
+                    ("Design (SHA-256)", element("code", comparison.digest)),
+                    ("hydrakit", comparison.hydrakit),
                     ("Training, all cells", f"{seconds(total)} seconds"),
                 ]
             ),

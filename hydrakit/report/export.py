@@ -1,4 +1,4 @@
-"""Figures as files for a paper: SVG that needs no style sheet, PDF, PNG, and their numbers."""
+"""Figures as files for a paper: self-contained SVG, PDF, PNG, and CSV with the numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
-from importlib import import_module, resources
+from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,68 +15,41 @@ from xml.etree import ElementTree
 
 from hydrakit.errors import PlanError
 from hydrakit.report.figure import Figure
-from hydrakit.report.markup import Html, element, together
+from hydrakit.report.markup import Html, element, join, style_sheet
 from hydrakit.report.svg import LETTER
 from hydrakit.storage.files import write_atomic
 
 INSTALL = (
-    "PDF and PNG are not written: `pip install 'hydrakit-imaging[figures]'` adds what it takes"
+    "PDF and PNG files need further packages: `pip install 'hydrakit-imaging[figures]'` installs "
+    "them"
 )
 SVG = "{http://www.w3.org/2000/svg}"
 PNG_SCALE = 3  # pixels for each unit of a drawing
-
-# What the classes of the page's style sheet are as attributes; $c is the colour of the element.
-# Later ones win, as in the style sheet.
-STYLES: dict[str, dict[str, str]] = {
-    "line": {
-        "fill": "none",
-        "stroke": "$c",
-        "stroke-width": "1.75",
-        "stroke-linejoin": "round",
-        "stroke-linecap": "round",
-    },
-    "dashed": {"stroke-dasharray": "5 4", "stroke-linecap": "butt"},
-    "dotted": {"stroke-dasharray": "0.1 4", "stroke-width": "2.25"},
-    "faint": {"stroke-width": "1"},
-    "thin": {"stroke-width": "1", "stroke-opacity": "0.55"},
-    "area": {"fill": "$c", "fill-opacity": "0.13", "stroke": "none"},
-    "mark": {"fill": "$c", "stroke": "$page", "stroke-width": "1.5"},
-    "plain": {"stroke": "none"},
-    "pale": {"fill-opacity": "0.45"},
-    "band": {"fill": "none"},
-    "odd": {"fill": "$band"},
-    "grid": {"fill": "none", "stroke": "$grid"},
-    "axis": {"fill": "none", "stroke": "$soft"},
-    "cell": {"fill": "$accent", "stroke": "$grid"},
-    "frame": {"fill": "none", "stroke": "$ink", "stroke-width": "1.5"},
-    "strong": {"fill": "$ink"},
-}
-COLOUR_OF = {"ink": "ink", "faint": "soft"}  # classes that are a colour of another name
-TEXT = {"font-family": "Helvetica, Arial, sans-serif", "font-size": "11"}
+FONT = {"font-family": "Helvetica, Arial, sans-serif"}
 
 
 def write_figures(figures: Sequence[Figure], folder: Path) -> tuple[list[Path], str | None]:
-    """Write each figure as SVG and CSV, and as PDF and PNG where cairosvg is installed.
+    """Write each figure as SVG and CSV, and as PDF and PNG if cairosvg is installed.
 
     Args:
-        figures: To be written.
-        folder: Made where it is not there.
+        figures: Figures to write.
+        folder: Folder for the files, created if necessary.
 
     Returns:
-        The files, and what to install for those that were not written (None: nothing).
+        Paths of the files, and how to install what is missing for PDF and PNG (None: nothing).
 
     Raises:
         PlanError: The folder cannot be written, or cairosvg does not find the cairo library.
     """
-    drawn = find_spec("cairosvg") is not None
+    installed = find_spec("cairosvg") is not None
     paths = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for figure in figures:
-            svg = standalone(figure).encode()
+            svg = standalone_svg(figure).encode()
             files = {"svg": svg, "csv": to_csv(figure).encode()}
-            if drawn:
-                files |= _drawn(svg)
+            if installed:
+                files |= _render(svg)
             for ending, content in files.items():
                 path = folder / f"{figure.name}.{ending}"
                 write_atomic(path, content)
@@ -83,16 +57,17 @@ def write_figures(figures: Sequence[Figure], folder: Path) -> tuple[list[Path], 
     except OSError as error:
         reason = error.strerror or str(error).splitlines()[0]
         raise PlanError(f"{folder}: figures cannot be written ({reason})") from None
-    return paths, None if drawn else INSTALL
+    return paths, None if installed else INSTALL
 
 
-def _drawn(svg: bytes) -> dict[str, bytes]:
+def _render(svg: bytes) -> dict[str, bytes]:
     try:
         cairosvg: Any = import_module("cairosvg")
-    except OSError:  # how it says that there is no cairo
+    except OSError:  # raised if the cairo library is missing
         raise PlanError(
-            "PDF and PNG need the cairo library, which is not on this machine: install it "
-            "(Debian: `apt-get install libcairo2`), or uninstall cairosvg to go without them"
+            "PDF and PNG need the cairo library, which is not installed on this machine: install "
+            "it (Debian: `apt-get install libcairo2`), or uninstall cairosvg to write SVG and CSV "
+            "only"
         ) from None
     pdf: bytes = cairosvg.svg2pdf(bytestring=svg)
     png: bytes = cairosvg.svg2png(bytestring=svg, scale=PNG_SCALE, background_color="white")
@@ -100,7 +75,7 @@ def _drawn(svg: bytes) -> dict[str, bytes]:
 
 
 def to_csv(figure: Figure) -> str:
-    """The numbers that a figure shows."""
+    """The numbers in a figure."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(figure.columns)
@@ -108,13 +83,17 @@ def to_csv(figure: Figure) -> str:
     return text.getvalue()
 
 
-def standalone(figure: Figure) -> str:
-    """A figure with its legend as SVG that needs no style sheet, in light colours."""
+def standalone_svg(figure: Figure) -> str:
+    """A figure with its legend as SVG, in light colours, without a style sheet.
+
+    Many programs that read SVG ignore style sheets with variables. The rules of ``style.css`` are
+    therefore written as attributes of each element.
+    """
     drawing = ElementTree.fromstring(figure.drawing)
     _, _, width, height = (float(part) for part in drawing.attrib["viewBox"].split())
     rows = _legend_rows([text for _, text in figure.key], width)
     for (shape, text), (x, row) in zip(figure.key, rows, strict=True):
-        drawing.append(_entry(shape, text, x=x, y=height + 4 + 18 * row))
+        drawing.append(_legend_entry(shape, text, x=x, y=height + 4 + 18 * row))
     height += 18 * (rows[-1][1] + 1) + 8 if rows else 0
     drawing.attrib |= {
         "viewBox": f"0 0 {width:g} {height:g}",
@@ -122,54 +101,92 @@ def standalone(figure: Figure) -> str:
         "height": f"{height:g}",
     }
     drawing.attrib.pop("style", None)
-    colours = _colours()
+    rules, variables = read_style(style_sheet())
     for node in drawing.iter():
-        _resolve(node, colours)
+        _inline_style(node, rules, variables)
     ElementTree.register_namespace("", SVG[1:-1])
     return ElementTree.tostring(drawing, encoding="unicode") + "\n"
 
 
 def _legend_rows(texts: Iterable[str], width: float) -> list[tuple[float, int]]:
-    """Where each entry begins, and in which row it is."""
-    places = []
+    """Left edge and row of each legend entry."""
+    positions = []
     x, row = 12.0, 0
     for text in texts:
         size = 46 + LETTER * len(text)
         if x > 12 and x + size > width:
             x, row = 12.0, row + 1
-        places.append((x, row))
+        positions.append((x, row))
         x += size
-    return places
+    return positions
 
 
-def _entry(shape: Html, text: str, *, x: float, y: float) -> ElementTree.Element:
+def _legend_entry(shape: Html, text: str, *, x: float, y: float) -> ElementTree.Element:
     inside = re.sub(r"^<svg[^>]*>|</svg>$", "", shape)
-    words = element("text", text, x=32, y=10, class_="strong")
+    label = element("text", text, x=32, y=10, class_="strong")
     group = element(
         "g",
-        together((Html(inside), words)),
+        join((Html(inside), label)),
         transform=f"translate({x:g} {y:g})",
         xmlns="http://www.w3.org/2000/svg",
     )
     return ElementTree.fromstring(group)
 
 
-def _resolve(node: ElementTree.Element, colours: dict[str, str]) -> None:
-    """Turn an element's classes into attributes."""
-    classes = node.attrib.pop("class", "").split()
-    named = [name for name in classes if name in colours or name in COLOUR_OF]
-    own = colours[COLOUR_OF.get(named[0], named[0])] if named else colours["ink"]
-    found: dict[str, str] = TEXT | {"fill": "$soft"} if node.tag == f"{SVG}text" else {}
-    for name in sorted(set(classes) & set(STYLES), key=list(STYLES).index):
-        if name != "faint" or "line" in classes:
-            found = found | STYLES[name]
-    for key, value in found.items():
-        colour = own if value == "$c" else colours.get(value.removeprefix("$"), value)
-        node.attrib.setdefault(key, colour)
+@dataclass(frozen=True)
+class StyleRule:
+    """A rule of the style sheet for elements of drawings.
+
+    Attributes:
+        tag: Element name it applies to, "" for any.
+        classes: Classes that an element must have.
+        properties: Names and values.
+    """
+
+    tag: str
+    classes: frozenset[str]
+    properties: dict[str, str]
 
 
-def _colours() -> dict[str, str]:
-    """The light colours of the page's style sheet, by name."""
-    style = resources.files("hydrakit.report").joinpath("style.css").read_text(encoding="utf-8")
-    light = style[: style.index("@media")]
-    return dict(re.findall(r"--([a-z]+\d?): (#[0-9a-f]{6})", light))
+def read_style(css: str) -> tuple[list[StyleRule], dict[str, str]]:
+    """Rules that can apply to drawings, weakest first, and the variables of the light scheme.
+
+    Selectors with spaces, pseudo-classes and everything within ``@media`` are skipped: drawings are
+    styled by simple selectors such as ``.line``, ``.band.odd`` and ``text`` alone.
+    """
+    css = re.sub(r"/\*.*?\*/", "", css, flags=re.DOTALL)
+    css = re.sub(r"@media[^{]*\{(?:[^{}]*\{[^{}]*\})*[^{}]*\}", "", css)
+    rules: list[StyleRule] = []
+    variables: dict[str, str] = {}
+    for selectors, body in re.findall(r"([^{}]+)\{([^{}]*)\}", css):
+        pairs = (part.split(":", 1) for part in body.split(";") if ":" in part)
+        properties = {name.strip(): value.strip() for name, value in pairs}
+        for selector in map(str.strip, selectors.split(",")):
+            if selector == ":root":
+                variables |= properties
+            elif re.fullmatch(r"[a-z0-9]+(\.[a-z0-9-]+)*|(\.[a-z0-9-]+)+", selector):
+                tag, *classes = selector.split(".")
+                rules.append(StyleRule(tag, frozenset(classes), properties))
+    return sorted(rules, key=lambda rule: (len(rule.classes), bool(rule.tag))), variables
+
+
+def _inline_style(
+    node: ElementTree.Element, rules: Sequence[StyleRule], variables: dict[str, str]
+) -> None:
+    """Turn the classes of an element into attributes."""
+    tag = node.tag.removeprefix(SVG)
+    classes = set(node.attrib.pop("class", "").split())
+    properties = dict(FONT) if tag == "text" else {}
+    for rule in rules:
+        if rule.tag in ("", tag) and rule.classes <= classes:
+            properties |= rule.properties
+    known = variables | {name: value for name, value in properties.items() if name[:2] == "--"}
+    for name, value in properties.items():
+        if name not in known:
+            node.attrib.setdefault(name, _without_variables(value, known))
+
+
+def _without_variables(value: str, variables: dict[str, str]) -> str:
+    while match := re.search(r"var\((--[a-z0-9]+)\)", value):
+        value = value.replace(match[0], variables[match[1]])
+    return value

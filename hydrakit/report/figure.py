@@ -1,4 +1,4 @@
-"""A figure of a report: its drawing, its legend, and the numbers that it shows."""
+"""A figure of a report: drawing, legend, and the numbers in it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Figure:
     """A figure.
 
     Attributes:
-        name: Of its files, unique in its report.
-        caption: What it shows, in a few words.
-        text: What must be known to read it.
-        drawing: The picture.
-        key: The legend: samples, and what each stands for.
-        columns: Names of the columns of `rows`.
-        rows: The numbers that it shows.
+        name: Name of its files, unique in a report.
+        caption: Title, in a few words.
+        text: Explanation below the title.
+        drawing: SVG drawing.
+        key: Legend: samples with their labels.
+        columns: Column names of `rows`.
+        rows: Numbers that the figure shows.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Figure:
         """The figure as part of a page.
 
         Args:
-            number: In its page; None where figures are not counted.
+            number: Number of the figure in its page; None if figures are not numbered.
         """
         caption = self.caption if number is None else f"Figure {number}. {self.caption}"
         return element(
@@ -51,8 +51,8 @@ class Figure:
         )
 
 
-class Counter:
-    """Gives the figures of a page their numbers, in the order in which they are asked for."""
+class FigureCounter:
+    """Numbers the figures of a page in the order in which they are placed."""
 
     def __init__(self) -> None:
         self.figures: list[Figure] = []

@@ -1,33 +1,34 @@
-"""HTML and SVG elements whose text cannot be anything but text, and pages made of them."""
+"""HTML and SVG elements, with escaped text, and pages built from templates."""
 
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from string import Template
 
-VOID = ("img",)  # elements that have no end
+VOID = ("img",)  # elements without an end tag
 
 
 class Html(str):
-    """Text that is markup already; any other text is escaped where it goes into an element."""
+    """Markup; `element` and `join` escape every other text."""
 
     __slots__ = ()
 
 
 REFRESH = Html('<meta http-equiv="refresh" content="30">')
-"""Has a browser read the page again every 30 seconds."""
+"""Makes a browser reload the page every 30 seconds."""
 
 
 def element(name: str, *children: object, **attributes: object) -> Html:
     """An element with its children in order.
 
     Args:
-        name: Of the element.
-        children: `Html` goes in as it is, anything else as escaped text; None is left out.
+        name: Tag name.
+        children: `Html` is inserted as it is, anything else as escaped text; None is skipped.
         attributes: ``_`` in a name stands for ``-``, a trailing one is dropped (``class_``); None
-            leaves the attribute out.
+            omits the attribute.
     """
     given = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
@@ -36,33 +37,43 @@ def element(name: str, *children: object, **attributes: object) -> Html:
     )
     if name in VOID:
         return Html(f"<{name}{given}>")
-    inside = together(children)
-    return Html(f"<{name}{given}>{inside}</{name}>")
+    return Html(f"<{name}{given}>{join(children)}</{name}>")
 
 
-def together(parts: Iterable[object], between: str = "") -> Html:
-    """The parts one after another: `Html` as it is, anything else escaped, None left out."""
+def join(parts: Iterable[object], separator: str = "") -> Html:
+    """Parts one after another: `Html` as it is, anything else escaped, None skipped."""
     texts = (
         part if isinstance(part, Html) else html.escape(str(part))
         for part in parts
         if part is not None
     )
-    return Html(between.join(texts))
+    return Html(separator.join(texts))
+
+
+def bullet_list(items: Iterable[object]) -> Html:
+    """A bulleted list."""
+    return element("ul", *(element("li", item) for item in items))
 
 
 def section(title: str, *children: object) -> Html:
-    """A part of a page with its heading."""
+    """A section of a page with its heading."""
     return element("section", Html("\n"), element("h2", title), Html("\n"), *children)
 
 
-def fill(template: str, parts: Mapping[str, Html]) -> str:
-    """The text of a page: a template of this package with its parts and the common style.
+def style_sheet() -> str:
+    """The style sheet of all pages and figures."""
+    return resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
+
+
+def render(template: str, parts: Mapping[str, Html]) -> str:
+    """Text of a page: a template of this package, filled in, with the style sheet.
+
+    Percentages do not break across lines.
 
     Args:
-        template: Name of its file.
-        parts: By their names in the template.
+        template: File name of the template.
+        parts: Content, by the names in the template.
     """
-    folder = resources.files("hydrakit.report")
-    style = Html(folder.joinpath("style.css").read_text(encoding="utf-8"))
-    text = folder.joinpath(template).read_text(encoding="utf-8")
-    return Template(text).substitute({"style": style, **parts})
+    text = resources.files(__package__).joinpath(template).read_text(encoding="utf-8")
+    page = Template(text).substitute({"style": Html(style_sheet()), **parts})
+    return re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", page)

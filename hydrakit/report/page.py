@@ -1,25 +1,25 @@
-"""Putting the report of a run together, and writing it: also while the run goes on."""
+"""The report of a run, written after every round and at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from hydrakit.errors import PlanError
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan.model import Plan
 from hydrakit.plan.results import DataFacts, Results, RoundResult, Transfer
 from hydrakit.plugins.registry import Plugins, load_plugins
-from hydrakit.report import figures, followed, ledger, repeat, scores, tables, transfer, words
-from hydrakit.report.cases import cases_section
-from hydrakit.report.epochs import TrainedRound
-from hydrakit.report.figure import Counter, Figure
-from hydrakit.report.levels import two_classes
-from hydrakit.report.markup import REFRESH, Html, element, fill, section, together
-from hydrakit.report.operating import operating_table
+from hydrakit.report import figures, provenance, scores, transfer
+from hydrakit.report.cases import examples_section
+from hydrakit.report.figure import Figure, FigureCounter
+from hydrakit.report.markup import REFRESH, Html, element, join, render, section
 from hydrakit.report.roc import roc_curves
-from hydrakit.report.subgroups import subgroups_table
+from hydrakit.report.rounds import ClassCounts, rounds_table, two_classes
+from hydrakit.report.tables import count_of
+from hydrakit.report.verdict import verdict
 from hydrakit.runs.rundir import TRACE, RunDir
 from hydrakit.runs.transfer import NOT_KEPT, NOT_YET, transfers
 from hydrakit.storage.files import write_atomic
@@ -29,18 +29,18 @@ T = TypeVar("T")
 
 
 def write_report(rundir: RunDir, *, plugins: Plugins | None = None) -> Path:
-    """Write ``report.html`` into a run's folder.
+    """Write ``report.html`` into the folder of a run.
 
-    The file needs nothing else: no script, no font, no network. It names no case and no patient.
-    The same folder gives the same file. Of a run that is not finished it tells what there is, and
-    a browser reads it again every 30 seconds.
+    The file is self-contained: no script, no font, no network access. It names no case and no
+    patient. The same folder gives the same file. While the run is in progress, the report contains
+    the finished rounds, and a browser reloads it every 30 seconds.
 
     Args:
-        rundir: Of the run.
-        plugins: As loaded, for what datasets say of themselves; None loads them.
+        rundir: Folder of the run.
+        plugins: Loaded plugins, for descriptions of the datasets; None loads them.
 
     Returns:
-        The report's path.
+        Path of the report.
 
     Raises:
         PlanError: A file of the folder is absent or broken.
@@ -51,38 +51,52 @@ def write_report(rundir: RunDir, *, plugins: Plugins | None = None) -> Path:
 
 
 def build_report(rundir: RunDir, *, plugins: Plugins | None = None) -> tuple[str, list[Figure]]:
-    """The text of a run's report, and its figures in order; see `write_report`."""
-    told = _gather(rundir, plugins or load_plugins())
-    counter = Counter()
-    results = told.results
+    """Text of a run's report, and its figures in order; see `write_report`."""
+    content = _read_run(rundir, plugins or load_plugins())
+    counter = FigureCounter()
+    plan, results = content.plan, content.results
     sections = [
-        _first(told),
-        section("Rounds", _rounds(told)),
-        section("Training", together(counter.all(_training(told)), "\n")),
-        section("Test", _test(told, results, counter)) if results else None,
-        section("What the rounds did to one another", _transfer(told, counter)),
-        section("Test cases", cases_section(rundir)) if results and results.test.images else None,
-        section("Data", _data(told)),
+        element("section", _summary(content)),
+        section("Rounds", rounds_table(plan, content.rounds, content.counts)),
+        section("Training", join(counter.all(_training_figures(content)), "\n")),
+        section("Test results", _test(content, results, counter)) if results else None,
+        section("Transfer between rounds", _transfer(content, counter)),
+        section("Example test cases", examples_section(rundir))
+        if results and results.test.images
+        else None,
+        section("Data", _data(content)),
         section(
-            "How to repeat this run",
-            repeat.repeat_section(
-                told.plan, facts=told.facts, environment=told.environment, folder=rundir.path
+            "Reproduce this run",
+            provenance.reproduction_section(
+                plan, facts=content.facts, environment=content.environment, folder=rundir.path
             ),
         ),
     ]
     parts = {
         "refresh": Html("") if results else REFRESH,
-        "title": together((f"{told.plan.strategy} on {told.plan.target}",)),
-        "order": together((" → ".join(_order(told.plan)),)),
-        "sections": together(sections, "\n"),
-        "version": together((version(),)),
+        "title": join((f"{plan.strategy} on {plan.target}",)),
+        "subtitle": join((" → ".join(_training_order(plan)),)),
+        "sections": join(sections, "\n"),
+        "version": join((version(),)),
     }
-    return fill("page.html", parts), counter.figures
+    return render("page.html", parts), counter.figures
 
 
 @dataclass(frozen=True)
-class _Told:
-    """What a run's folder tells."""
+class RunContent:
+    """Content of a run's folder.
+
+    Attributes:
+        rundir: The folder.
+        plan: Plan of the run.
+        plugins: Loaded plugins.
+        results: Results; None while the run is in progress.
+        rounds: Results of the finished rounds.
+        facts: Facts of each dataset, as far as the run has read it.
+        environment: Versions and device.
+        readings: How often the test labels were read.
+        counts: Validation findings of both classes by dataset.
+    """
 
     rundir: RunDir
     plan: Plan
@@ -91,15 +105,15 @@ class _Told:
     rounds: list[RoundResult]
     facts: dict[str, DataFacts]
     environment: dict[str, object]
-    readings: ledger.Readings
-    counts: tables.Counts = field(default_factory=dict)
+    readings: provenance.LabelReadings
+    counts: ClassCounts = field(default_factory=dict)
 
 
-def _gather(rundir: RunDir, plugins: Plugins) -> _Told:
+def _read_run(rundir: RunDir, plugins: Plugins) -> RunContent:
     plan, results = rundir.plan(), rundir.results()
     facts = _read(rundir.path / "data.json", rundir.facts)
     if results is not None:
-        _check(rundir, plan, results=results, facts=facts)
+        _check_consistent(rundir, plan, results=results, facts=facts)
         rounds = list(results.rounds)
     else:
         rounds = []
@@ -107,117 +121,116 @@ def _gather(rundir: RunDir, plugins: Plugins) -> _Told:
             if not rundir.finished(number, round):
                 break
             rounds.append(rundir.round_result(number, round))
-    counts = {
-        name: two_classes(each, "val", plugins.datasets.get(name))
-        for name, each in (facts or {}).items()
-    }
-    environment = _read(rundir.path / "environment.json", rundir.environment)
-    readings = ledger.readings(rundir, plan.target)
-    return _Told(rundir, plan, plugins, results, rounds, facts or {}, environment, readings, counts)
+    return RunContent(
+        rundir=rundir,
+        plan=plan,
+        plugins=plugins,
+        results=results,
+        rounds=rounds,
+        facts=facts or {},
+        environment=_read(rundir.path / "environment.json", rundir.environment),
+        readings=provenance.label_readings(rundir, plan.target),
+        counts={
+            name: two_classes(each, "val", plugins.all(DatasetAdapter).get(name))
+            for name, each in (facts or {}).items()
+        },
+    )
 
 
-def _first(told: _Told) -> Html:
-    """The verdict; of a run under way how far it is."""
-    if told.results is not None:
-        verdict = words.verdict(told.results.test, told.facts[told.plan.target])
-        return element("section", verdict)
-    done, planned = len(told.rounds), len(told.plan.rounds)
+def _summary(content: RunContent) -> Html:
+    """The test result, or the progress of the run."""
+    if content.results is not None:
+        return verdict(content.results.test, content.facts[content.plan.target])
+    done, planned = len(content.rounds), len(content.plan.rounds)
     if done < planned:
-        text = f"Under way: {done} of {planned} rounds are done."
+        text = f"In progress: {done} of {planned} rounds are finished."
     else:
-        text = f"All {planned} rounds are done."
-    read = told.readings.count
+        text = f"All {planned} rounds are finished."
+    read = content.readings.count
     test = (
-        f" The test labels were read {read} times."
+        f" The test labels were read {count_of(read, 'time')}."
         if read
-        else " The test split has not been read."
+        else " The test split has not been read yet."
     )
-    return element("section", element("p", element("b", text), test, class_="verdict"))
+    return element("p", element("b", text), test, class_="verdict")
 
 
-def _rounds(told: _Told) -> Html:
-    table = tables.rounds_table(told.plan, told.rounds, told.counts)
-    if not told.rounds:
-        return table
-    luck = ledger.luck_words(told.rounds[0], told.counts.get(told.rounds[0].dataset))
-    return together((table, element("p", luck) if luck else None), "\n")
-
-
-def _training(told: _Told) -> Iterator[Figure]:
-    trained = _trained(told)
-    if trained:
-        twice = any(r.hyperparameters.loss == "softmax-cross-entropy" for r in told.plan.rounds)
-        yield figures.auc_figure(trained)
-        yield from _followed(told, trained)
-        yield figures.loss_figure(trained, softmax_twice=twice)
-
-
-def _followed(told: _Told, trained: Sequence[TrainedRound]) -> Iterator[Figure]:
-    """The target's AUC over all rounds: of the first round's head, and on the test split."""
-    target = told.plan.target
-    counts = None
-    if target in told.facts:
-        adapter = told.plugins.datasets.get(target)
-        counts = two_classes(told.facts[target], "test", adapter)
-    found = (
-        followed.reference_figure(trained, target),
-        followed.trace_figure(trained, target, counts=counts, readings=told.readings.traced),
+def _training_figures(content: RunContent) -> Iterator[Figure]:
+    rounds = list(_round_curves(content))
+    if not rounds:
+        return
+    plan, counts = content.plan, None
+    if plan.target in content.facts:
+        adapter = content.plugins.all(DatasetAdapter).get(plan.target)
+        counts = two_classes(content.facts[plan.target], "test", adapter)
+    readings = content.readings.traced
+    optional = (
+        figures.reference_figure(rounds, plan.target),
+        figures.trace_figure(rounds, plan.target, counts=counts, readings=readings),
     )
-    yield from (each for each in found if each is not None)
+    yield figures.auc_figure(rounds)
+    yield from (figure for figure in optional if figure is not None)
+    twice = any(r.hyperparameters.loss == "softmax-cross-entropy" for r in plan.rounds)
+    yield figures.loss_figure(rounds, softmax_twice=twice)
 
 
-def _test(told: _Told, results: Results, counter: Counter) -> Html:
+def _test(content: RunContent, results: Results, counter: FigureCounter) -> Html:
     test = results.test
-    readings = ledger.readings_section(told.readings)
+    readings = provenance.readings_list(content.readings)
     if not test.classes:
-        nothing = element("p", "A number has no ROC curve: predictions.csv has every case.")
-        return together((nothing, readings), "\n")
-    curves = roc_curves(told.rundir, test)
-    patients = told.facts[told.plan.target].patients.get(test.split, test.findings)
+        note = element("p", "Regression has no ROC curve: predictions.csv lists every case.")
+        return join((note, readings), "\n")
+    curves = roc_curves(content.rundir, test)
+    patients = content.facts[content.plan.target].patients.get(test.split, test.findings)
+    drawings = (
+        scores.roc_figure(curves, test.dataset, patients=min(1.0, patients / test.findings)),
+        scores.calibration_figure(curves),
+    )
     parts = [
-        counter.html(
-            scores.roc_figure(curves, test.dataset, patients=min(1.0, patients / test.findings))
-        ),
-        counter.html(scores.calibration_figure(curves)),
+        element("div", *counter.all(drawings), class_="panels"),
         scores.calibration_table(curves),
-        operating_table(curves),
-        subgroups_table(test),
-        element("h3", "Readings of the test labels"),
+        scores.sensitivity_table(curves),
+        scores.subgroups_table(test),
+        element("h3", "Use of the test labels"),
         readings,
     ]
-    return together(parts, "\n")
+    return join(parts, "\n")
 
 
-def _transfer(told: _Told, counter: Counter) -> Html:
+def _transfer(content: RunContent, counter: FigureCounter) -> Html:
     parts = [
-        counter.html(transfer.matrix_figure(told.plan.rounds, told.rounds)),
-        transfer.transfer_table(_heads(told), told.counts),
-        counter.html(transfer.moved_figure(told.rounds)),
+        counter.html(transfer.matrix_figure(content.plan.rounds, content.rounds)),
+        transfer.transfer_table(_heads(content), content.counts),
+        counter.html(transfer.weight_change_figure(content.rounds)),
     ]
     if not any(parts):
         return element(
-            "p",
-            "The folder does not tell: it takes two rounds or more, of a hydrakit that notes them.",
+            "p", "Not available: requires at least two rounds, recorded by a recent hydrakit."
         )
-    return together(parts, "\n")
+    return join(parts, "\n")
 
 
-def _heads(told: _Told) -> Sequence[Transfer]:
-    """What became of every head; without intervals where there are no results that tell them."""
-    if told.results is not None and told.results.transfer:
-        return told.results.transfer
-    return transfers(told.plan.rounds, told.rounds, NOT_KEPT if told.results else NOT_YET)
+def _heads(content: RunContent) -> tuple[Transfer, ...]:
+    """Transfer of every head; without confidence intervals if the results have none."""
+    if content.results is not None and content.results.transfer:
+        return content.results.transfer
+    reason = NOT_KEPT if content.results else NOT_YET
+    return transfers(content.plan.rounds, content.rounds, reason)
 
 
-def _data(told: _Told) -> Html:
-    names = [told.plan.target, *(d.name for d in told.plan.datasets)]
-    known = [name for name in dict.fromkeys(names) if name in told.facts]
+def _data(content: RunContent) -> Html:
+    plan = content.plan
+    names = dict.fromkeys((plan.target, *(dataset.name for dataset in plan.datasets)))
+    known = [name for name in names if name in content.facts]
     if not known:
         return element("p", "The data has not been read yet.")
-    return together(
+    return join(
         (
-            tables.data_section(
-                told.plan, name, facts=told.facts[name], adapter=told.plugins.datasets.get(name)
+            provenance.data_section(
+                plan,
+                name,
+                facts=content.facts[name],
+                adapter=content.plugins.all(DatasetAdapter).get(name),
             )
             for name in known
         ),
@@ -225,40 +238,38 @@ def _data(told: _Told) -> Html:
     )
 
 
-def _order(plan: Plan) -> list[str]:
-    """The datasets in the order of training; rounds in a row on one dataset count once."""
+def _training_order(plan: Plan) -> list[str]:
+    """Datasets in training order; consecutive rounds on one dataset count once."""
     names = [round.dataset for round in plan.rounds]
-    return [name for place, name in enumerate(names) if place == 0 or names[place - 1] != name]
+    return [name for index, name in enumerate(names) if index == 0 or names[index - 1] != name]
 
 
-def _trained(told: _Told) -> list[TrainedRound]:
+def _round_curves(content: RunContent) -> Iterator[figures.RoundCurves]:
     """The finished rounds with their epochs."""
-    trained = []
-    for result in told.rounds:
-        number, round = result.round, told.plan.rounds[result.round - 1]
-        path = told.rundir.round_path(number, round) / "metrics.jsonl"
-        epochs = _read(path, lambda n=number, r=round: told.rundir.epochs(n, r))  # type: ignore[misc]
-        counted = list(range(1, result.epochs + 1)) or [0]  # 0: how it is that is not trained
-        if [epoch.epoch for epoch in epochs] != counted or result.best_epoch not in counted:
+    for result in content.rounds:
+        number, round = result.round, content.plan.rounds[result.round - 1]
+        path = content.rundir.round_path(number, round) / "metrics.jsonl"
+        epochs = _read(path, lambda n=number, r=round: content.rundir.epochs(n, r))  # type: ignore[misc]
+        expected = list(range(1, result.epochs + 1)) or [0]  # 0: a round that trains nothing
+        if [epoch.epoch for epoch in epochs] != expected or result.best_epoch not in expected:
+            source = "results.json" if content.results else "round.json"
             raise PlanError(
-                f"{path}: does not hold the {result.epochs} epochs that "
-                f"{'results.json' if told.results else 'round.json'} tells of: "
-                "restore it, or run the plan again in another folder"
+                f"{path}: does not have the {result.epochs} epochs that {source} lists: restore "
+                "it, or run the plan again in another folder"
             )
-        trace = told.rundir.trace(number, round)
-        if not {point.epoch for point in trace} <= set(counted):
+        trace = content.rundir.trace(number, round)
+        if not {point.epoch for point in trace} <= set(expected):
             raise PlanError(
-                f"{path.with_name(TRACE)}: is of other epochs than metrics.jsonl beside it: "
-                "restore it, or delete it"
+                f"{path.with_name(TRACE)}: has other epochs than metrics.jsonl in the same "
+                "folder: restore it, or delete it"
             )
-        trained.append(TrainedRound(result, epochs, told.counts.get(result.dataset), trace))
-    return trained
+        yield figures.RoundCurves(result, epochs, content.counts.get(result.dataset), trace)
 
 
-def _check(
+def _check_consistent(
     rundir: RunDir, plan: Plan, *, results: Results, facts: dict[str, DataFacts] | None
 ) -> None:
-    """See that the files of the folder are of one run."""
+    """Check that plan, results and data facts belong to one run."""
     planned = [(n, r.dataset, r.train, r.head) for n, r in enumerate(plan.rounds, start=1)]
     if planned != [(r.round, r.dataset, r.train, r.head) for r in results.rounds]:
         raise PlanError(
@@ -266,15 +277,15 @@ def _check(
         )
     if facts is None or any(dataset.name not in facts for dataset in plan.datasets):
         raise PlanError(
-            f"{rundir.path / 'data.json'}: does not tell of every dataset of the plan: restore "
-            "it, or run the plan again in another folder"
+            f"{rundir.path / 'data.json'}: does not list every dataset of the plan: restore it, "
+            "or run the plan again in another folder"
         )
 
 
 def _read(path: Path, read: Callable[[], T]) -> T:
     try:
         return read()
-    except (OSError, ValueError) as error:  # pydantic's and json's errors are ValueErrors
+    except (OSError, ValueError) as error:  # pydantic and json raise ValueErrors
         reason = str(error).splitlines()[0]
         raise PlanError(
             f"{path}: cannot be read ({reason}): restore it, or run the plan again in another "

@@ -1,4 +1,4 @@
-"""Patches as pictures within a page: as they are, augmented, and copies side by side."""
+"""Patches as PNG images within a page: original, augmented, and duplicates side by side."""
 
 from __future__ import annotations
 
@@ -10,30 +10,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hydrakit.report.markup import Html, element, together
+from hydrakit.report.markup import Html, element, join
+from hydrakit.runs.shown import ImageStack
 
 if TYPE_CHECKING:
     from hydrakit.data.prepared.index import PreparedDataset
     from hydrakit.data.quality.summary import CheckedCase, CopyPair, Summary
 
-Planes = NDArray[np.float32]
+Window = tuple[float, float]
 
 PER_CLASS = 8
-PAIRS = 4
-# Darkest and brightest per cent of a patch, beyond which it is black or white.
-DARK, BRIGHT = 0.5, 99.5
-# Red, green and blue of what speaks for an answer, and against it.
-FOR, AGAINST = (255, 140, 0), (40, 110, 255)
-# Four ticks that point at the centre and leave it to be seen.
-CENTRE = "M50,30V42M50,58V70M30,50H42M58,50H70"
+MAX_PAIRS = 4  # least similar duplicates, and as many most similar ones
+BLACK, WHITE = 0.5, 99.5  # percentiles of a patch that are drawn as black and as white
+SUPPORTS, OPPOSES = (255, 140, 0), (40, 110, 255)  # RGB colours of a saliency map
+CENTRE = "M50,30V42M50,58V70M30,50H42M58,50H70"  # four ticks that point at the centre
 
 
-def choose(cases: Sequence[tuple[int, CheckedCase]], count: int = PER_CLASS) -> list[int]:
-    """Rows of some cases, spread evenly over the list; of different patients as far as there are.
+def spread_rows(cases: Sequence[tuple[int, CheckedCase]], count: int = PER_CLASS) -> list[int]:
+    """Rows of some cases, evenly spread over the list, of as many patients as possible.
 
     Args:
         cases: Row and case.
-        count: How many at most.
+        count: Largest number of rows.
     """
     first = {case.patient: row for row, case in reversed(cases)}
     one_each = sorted(first.values())
@@ -42,8 +40,8 @@ def choose(cases: Sequence[tuple[int, CheckedCase]], count: int = PER_CLASS) -> 
     return [rows[len(rows) * i // count] for i in range(count)] if len(rows) > count else rows
 
 
-def groups(summary: Summary) -> list[tuple[str, list[int]]]:
-    """Names of the classes with the rows to be shown; a number's cases from lowest to highest."""
+def montage_rows(summary: Summary) -> list[tuple[str, list[int]]]:
+    """Classes with the rows of their example cases; of a regression from low to high values."""
     rows = list(enumerate(summary.cases))
     if summary.task == "regression":
         numbered = [
@@ -53,67 +51,57 @@ def groups(summary: Summary) -> list[tuple[str, list[int]]]:
         count = min(PER_CLASS, len(ordered))
         spread = [ordered[len(ordered) * i // count] for i in range(count)]
         return [(f"{summary.all_classes[0]}, from low to high", spread)] if ordered else []
-    named = [
+    classes = [
         (name, [(row, case) for row, case in rows if name in case.classes])
         for name in summary.all_classes
     ]
     if unlabelled := [(row, case) for row, case in rows if case.label is None]:
-        named.append(("no label", unlabelled))
-    return [(name, choose(members)) for name, members in named if members]
+        classes.append(("no label", unlabelled))
+    return [(name, spread_rows(members)) for name, members in classes if members]
 
 
 def montage(summary: Summary, prepared: PreparedDataset, patch: int) -> Html:
-    """For each class some patches, above as they are, below as augmentation may show them.
+    """Example patches of each class, original and augmented.
 
     Args:
-        summary: Of the dataset.
+        summary: Summary of the dataset.
         prepared: Its patches.
-        patch: Side in pixels of what the network sees.
+        patch: Side of the network's input in pixels.
     """
     import torch
 
-    from hydrakit.data.augment import Views, plain
+    from hydrakit.data.augment import Views, central_view
 
     generator = torch.Generator().manual_seed(summary.seed)
     parts = []
-    for name, rows in groups(summary):
+    for name, rows in montage_rows(summary):
         canvas = torch.from_numpy(prepared.rows(rows))
-        before = plain(canvas, patch).numpy()
-        after = Views.draw(len(rows), generator).of(canvas, patch).numpy()
-        windows = [ends_of(each) for each in before]
-        parts += [
-            element("h3", name),
-            element("p", "as they are", class_="row"),
-            _row(before, windows, f"{name}, as it is"),
-            element("p", "augmented", class_="row"),
-            _row(after, windows, f"{name}, augmented"),
-        ]
-    return together(parts, "\n")
+        original = central_view(canvas, patch).numpy()
+        augmented = Views.draw(len(rows), generator).of(canvas, patch).numpy()
+        windows = [intensity_windows(each) for each in original]
+        parts.append(element("h3", name))
+        for label, patches in (("original", original), ("augmented", augmented)):
+            parts += [
+                element("p", label, class_="row"),
+                _patch_row(patches, windows, f"{name}, {label}"),
+            ]
+    return join(parts, "\n")
 
 
-def pairs(summary: Summary, prepared: PreparedDataset, patch: int) -> Html:
-    """Copies side by side: the least and the most alike; equal ones only where others are few."""
-    chosen = [
-        (f"{title}: {pair.similarity:.3f}", pair)
-        for title, some in (("least alike", _least(summary)), ("most alike", _most(summary)))
-        for pair in some
-    ]
+def duplicate_pairs(summary: Summary, prepared: PreparedDataset, patch: int) -> Html:
+    """Duplicates side by side: the least and the most similar pairs, identical ones last."""
+    near = sorted(
+        (pair for pair in summary.copies if pair.kind == "near"), key=lambda pair: pair.similarity
+    )
+    least = near[:MAX_PAIRS]
+    rest = [pair for pair in summary.copies if pair not in least]
+    most = sorted(rest, key=lambda pair: (pair.kind == "exact", -pair.similarity))[:MAX_PAIRS]
     return element(
         "ul",
-        *(_pair(title, pair, summary, prepared, patch) for title, pair in chosen),
+        *(_pair("least similar", pair, summary, prepared, patch) for pair in least),
+        *(_pair("most similar", pair, summary, prepared, patch) for pair in most),
         class_="pairs",
     )
-
-
-def _least(summary: Summary) -> list[CopyPair]:
-    near = [pair for pair in summary.copies if pair.kind == "near"]
-    return sorted(near, key=lambda pair: pair.similarity)[:PAIRS]
-
-
-def _most(summary: Summary) -> list[CopyPair]:
-    least = _least(summary)
-    rest = [pair for pair in summary.copies if pair not in least]
-    return sorted(rest, key=lambda pair: (pair.kind == "exact", -pair.similarity))[:PAIRS]
 
 
 def _pair(
@@ -121,98 +109,98 @@ def _pair(
 ) -> Html:
     import torch
 
-    from hydrakit.data.augment import plain
+    from hydrakit.data.augment import central_view
 
-    rows = {case.key: row for row, case in enumerate(summary.cases)}
-    two = [rows[pair.one], rows[pair.other]]
-    planes = plain(torch.from_numpy(prepared.rows(two)), patch).numpy()[:, :1]
-    drawn = (
-        _tile(plane[0], ends_of(plane)[0], f"copy {side}", centre=False)
-        for side, plane in zip(("one", "two"), planes, strict=True)
+    row_of = {case.key: row for row, case in enumerate(summary.cases)}
+    rows = [row_of[pair.one], row_of[pair.other]]
+    planes = central_view(torch.from_numpy(prepared.rows(rows)), patch).numpy()[:, :1]
+    tiles = (
+        _tile(plane[0], intensity_windows(plane)[0], f"duplicate {side}", centre=False)
+        for side, plane in enumerate(planes, start=1)
     )
-    labels = [", ".join(summary.cases[row].classes) or "–" for row in two]
-    turned = "" if pair.flip == "none" else f", flipped ({pair.flip})"
+    labels = [", ".join(summary.cases[row].classes) or "–" for row in rows]
+    flip = "" if pair.flip == "none" else f", flipped ({pair.flip})"
     return element(
         "li",
-        element("div", *drawn, class_="patch"),
-        element("p", element("b", f"{title} ({pair.kind}{turned})")),
+        element("div", *tiles, class_="patch"),
+        element("p", element("b", f"{title}: {pair.similarity:.3f} ({pair.kind}{flip})")),
         element("p", f"{pair.one} ({labels[0]}) and {pair.other} ({labels[1]})"),
     )
 
 
-def _row(patches: Planes, windows: Sequence[Sequence[tuple[float, float]]], name: str) -> Html:
-    """Patches ``(n, channels, height, width)`` in a row, their channels side by side."""
+def _patch_row(patches: ImageStack, windows: Sequence[Sequence[Window]], name: str) -> Html:
+    """Patches ``(n, channels, height, width)`` in a row, with their channels side by side."""
     items = (
-        element("li", *_tiles(planes, window, f"{name}, {number}"), class_="patch")
+        element("li", *_channels(planes, window, f"{name}, {number}"), class_="patch")
         for number, (planes, window) in enumerate(zip(patches, windows, strict=True), start=1)
     )
     several = " wide" if patches.shape[1] > 1 else ""
     return element("ul", *items, class_=f"patches{several}")
 
 
-def _tiles(planes: Planes, windows: Sequence[tuple[float, float]], name: str) -> Iterable[Html]:
+def _channels(planes: ImageStack, windows: Sequence[Window], name: str) -> Iterable[Html]:
     for channel, (plane, window) in enumerate(zip(planes, windows, strict=True), start=1):
-        said = name if len(planes) == 1 else f"{name}, channel {channel}"
-        yield _tile(plane, window, said)
+        full_name = name if len(planes) == 1 else f"{name}, channel {channel}"
+        yield _tile(plane, window, full_name)
 
 
-def _tile(plane: Planes, window: tuple[float, float], name: str, *, centre: bool = True) -> Html:
+def _tile(plane: ImageStack, window: Window, name: str, *, centre: bool = True) -> Html:
     mark = element("svg", element("path", d=CENTRE), viewBox="0 0 100 100", aria_hidden="true")
-    picture = element("img", src=png(plane, window), alt=name)
+    picture = element("img", src=grey_png(plane, window), alt=name)
     return element("span", picture, mark if centre else None, class_="tile")
 
 
-def ends_of(planes: Planes) -> list[tuple[float, float]]:
-    """Of each channel of ``(channels, height, width)`` the values shown as black and as white."""
+def intensity_windows(planes: ImageStack) -> list[Window]:
+    """Values drawn as black and as white, for each channel of ``(channels, height, width)``."""
     return [
         (float(low), float(high))
-        for low, high in (np.percentile(plane, [DARK, BRIGHT]) for plane in planes)
+        for low, high in (np.percentile(plane, [BLACK, WHITE]) for plane in planes)
     ]
 
 
-def png(plane: Planes, window: tuple[float, float]) -> str:
-    """A grey picture ``(height, width)`` as a ``data:`` address.
+def grey_png(plane: ImageStack, window: Window) -> str:
+    """A grey image ``(height, width)`` as a ``data:`` URL.
 
     Args:
         plane: Values.
-        window: Those shown as black and as white.
+        window: Values drawn as black and as white.
     """
-    return _address(_grey(plane, window))
+    return _data_url(_grey(plane, window))
 
 
-def coloured(plane: Planes, window: tuple[float, float], adds: Planes) -> str:
-    """A picture with a map over it as a ``data:`` address: orange above 0, blue below.
+def overlay_png(plane: ImageStack, window: Window, saliency: ImageStack) -> str:
+    """An image with a saliency map over it as a ``data:`` URL: orange above 0, blue below.
 
     Args:
         plane: Values ``(height, width)``.
-        window: Those shown as black and as white.
-        adds: The map ``(height, width)``; it is smoothed, and its strongest hundredth has the full
+        window: Values drawn as black and as white.
+        saliency: Map ``(height, width)``; it is smoothed, and its strongest per cent has full
             colour.
     """
-    smooth = _smoothed(adds)
+    smooth = _smooth(saliency)
     strength = np.clip(np.abs(smooth) / max(float(np.percentile(np.abs(smooth), 99)), 1e-12), 0, 1)
-    colour = np.where((smooth > 0)[..., None], np.array(FOR), np.array(AGAINST))
-    cover = 0.75 * strength[..., None]
-    return _address((1 - cover) * 0.8 * _grey(plane, window)[..., None] + cover * colour)
+    colour = np.where((smooth > 0)[..., None], np.array(SUPPORTS), np.array(OPPOSES))
+    opacity = 0.75 * strength[..., None]
+    return _data_url((1 - opacity) * 0.8 * _grey(plane, window)[..., None] + opacity * colour)
 
 
-def _smoothed(values: Planes) -> Planes:
-    """Means with weights 1, 2, 3, 2, 1 both ways: single pixels cannot be read."""
+def _smooth(values: ImageStack) -> ImageStack:
+    """Moving averages with weights 1, 2, 3, 2, 1 in both directions; single pixels are noise."""
     weights = np.array([1, 2, 3, 2, 1]) / 9
     for axis in (0, 1):
         values = np.apply_along_axis(np.convolve, axis, values, weights, mode="same")
     return values
 
 
-def _grey(plane: Planes, window: tuple[float, float]) -> Planes:
+def _grey(plane: ImageStack, window: Window) -> ImageStack:
     low, high = window
-    shown: Planes = np.clip((plane - low) / max(high - low, 1e-6), 0, 1) * np.float32(255)
-    return shown
+    grey: ImageStack = np.clip((plane - low) / max(high - low, 1e-6), 0, 1) * np.float32(255)
+    return grey
 
 
-def _address(shown: NDArray[np.floating[Any]]) -> str:
+def _data_url(pixels: NDArray[np.floating[Any]]) -> str:
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(shown.round().astype(np.uint8)).save(file, format="PNG", optimize=True)
+    Image.fromarray(pixels.round().astype(np.uint8)).save(file, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,8 +1,10 @@
-"""The ROC curves of a run's test split, from ``predictions.csv``."""
+"""ROC curves of a run's test split, from ``predictions.csv``, and their confidence bands."""
 
 from __future__ import annotations
 
 import csv
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,21 +13,23 @@ from numpy.typing import ArrayLike, NDArray
 
 from hydrakit.errors import PlanError, one_line
 from hydrakit.plan.results import AreaUnderCurve, TestResult
+from hydrakit.report.svg import Point
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.findings import Findings
+from hydrakit.stats.metrics import auc
 from hydrakit.storage.files import read_rows
 
 
 @dataclass(frozen=True, eq=False)
-class Curve:
-    """The ROC curve of one class against the rest.
+class RocCurve:
+    """ROC curve of one class against the rest.
 
     Attributes:
-        area: The figures of the class as ``results.json`` has them.
-        points: ``(false positive rate, true positive rate)`` from (0, 0) to (1, 1): a point for
-            each different score, so findings of equal score make one slanted piece.
-        scores: Probability of the class, the mean over each finding's images, ``(findings,)``.
-        positive: Which findings are of it, ``(findings,)``.
+        area: AUC of the class, as in ``results.json``.
+        points: ``(false positive rate, true positive rate)`` from (0, 0) to (1, 1), one for each
+            distinct score; findings of equal score form one sloped segment.
+        scores: Probability of the class, averaged over the images of a finding, ``(findings,)``.
+        positive: Whether a finding belongs to the class, ``(findings,)``.
     """
 
     area: AreaUnderCurve
@@ -35,11 +39,11 @@ class Curve:
 
 
 def roc_points(scores: ArrayLike, positive: ArrayLike) -> tuple[tuple[float, float], ...]:
-    """The points of a ROC curve, from (0, 0) to (1, 1).
+    """Points of a ROC curve, from (0, 0) to (1, 1).
 
     Args:
         scores: ``(cases,)``, higher for positive.
-        positive: ``(cases,)``, whether a case is positive; there are cases of both kinds.
+        positive: ``(cases,)``, whether a case is positive; both kinds must occur.
 
     Source: Fawcett 2006, Pattern Recognition Letters 27:861-874, algorithm 1.
     """
@@ -53,22 +57,54 @@ def roc_points(scores: ArrayLike, positive: ArrayLike) -> tuple[tuple[float, flo
     return ((0.0, 0.0), *points)
 
 
-def area_below(points: ArrayLike) -> float:
-    """Area below a curve of points ``(points, 2)``, by the trapezoid rule."""
-    x, y = np.asarray(points, dtype=np.float64).T
-    return float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2))
+def roc_band(
+    points: Sequence[Point], positives: float, negatives: float, *, level: float = 0.95
+) -> list[Point]:
+    """Outline of a simultaneous confidence band for the whole true ROC curve.
+
+    Both rates are empirical distribution functions. The distance of each from the true one is at
+    most Kolmogorov's quantile, with the square root of the level as probability.
+
+    Args:
+        points: Curve from (0, 0) to (1, 1).
+        positives: Number of independent positive cases.
+        negatives: Number of independent negative cases.
+        level: Confidence level of the whole band.
+
+    Source: Campbell 1994, Stat. Med. 13:499-508; the quantile as Stephens 1970, J. R. Stat. Soc. B
+    32:115-122.
+    """
+    up, aside = (kolmogorov_quantile(count, math.sqrt(level)) for count in (positives, negatives))
+    above = [(max(0.0, x - aside), min(1.0, y + up)) for x, y in points]
+    below = [(min(1.0, x + aside), max(0.0, y - up)) for x, y in points]
+    upper = [(0.0, 0.0), (0.0, above[0][1]), *above, (1.0, 1.0)]
+    lower = [(0.0, 0.0), *below, (1.0, below[-1][1]), (1.0, 1.0)]
+    return upper + lower[::-1]
 
 
-def roc_curves(rundir: RunDir, test: TestResult) -> list[Curve]:
-    """The ROC curves of the test split, one for each of the classes in the results.
+def kolmogorov_quantile(count: float, level: float) -> float:
+    """Quantile of the distance between an empirical and the true distribution function.
+
+    Args:
+        count: Number of values; it may be fractional, which `scipy.stats.kstwo` refuses.
+        level: Probability of a smaller distance.
+    """
+    from scipy.special import kolmogi
+
+    root = math.sqrt(count)
+    return min(1.0, float(kolmogi(1 - level)) / (root + 0.12 + 0.11 / root))
+
+
+def roc_curves(rundir: RunDir, test: TestResult) -> list[RocCurve]:
+    """ROC curves of the test split, one for each class in the results.
 
     Raises:
-        PlanError: ``predictions.csv`` is absent or broken, or is not what the results are of.
+        PlanError: ``predictions.csv`` is absent, broken, or does not match the results.
     """
     path = rundir.file("predictions.csv")
     remedy = f"delete {rundir.results_path} and `hydrakit run --resume {rundir.path}`"
     try:
-        labels, scores = _read(path, test)
+        labels, scores = _read_predictions(path, test)
     except OSError as error:
         raise PlanError(f"{path}: cannot be read ({error.strerror}): {remedy}") from None
     except KeyError as error:
@@ -82,27 +118,30 @@ def roc_curves(rundir: RunDir, test: TestResult) -> list[Curve]:
             [area.class_name in (label.split(";") if several else [label]) for label in labels],
             dtype=np.bool_,
         )
-        found = int(positive.sum()), int((~positive).sum())
-        points = roc_points(scores[area.class_name], positive) if all(found) else ((0.0, 0.0),)
-        told = area.positives, area.negatives
-        if found != told or abs(area_below(points) - area.auc) > 1e-6:
+        counts = int(positive.sum()), int((~positive).sum())
+        expected = area.positives, area.negatives
+        agree = counts == expected and all(counts)
+        if not agree or abs(auc(scores[area.class_name], positive) - area.auc) > 1e-6:
             raise PlanError(
                 f"{path}: its {test.split} findings do not give the AUC {area.auc:.3f} of class "
                 f"{area.class_name!r} in results.json: {remedy}"
             )
-        curves.append(Curve(area, points, scores[area.class_name], positive))
+        points = roc_points(scores[area.class_name], positive)
+        curves.append(RocCurve(area, points, scores[area.class_name], positive))
     return curves
 
 
-def _read(path: Path, test: TestResult) -> tuple[NDArray[np.str_], dict[str, NDArray[np.float64]]]:
-    """Labels ``(findings,)`` of the test split, and each class's mean probabilities, likewise."""
+def _read_predictions(
+    path: Path, test: TestResult
+) -> tuple[NDArray[np.str_], dict[str, NDArray[np.float64]]]:
+    """Labels ``(findings,)`` of the test split, and mean probabilities by class, likewise."""
     rows = [row for row in read_rows(path) if row["split"] == test.split]
-    found = Findings.of([row["finding"] for row in rows])
+    findings = Findings.of([row["finding"] for row in rows])
     scores = {}
     for area in test.classes:
         column = f"p_{area.class_name}"
         values = np.array([float(row[column] or "nan") for row in rows])
         if not np.isfinite(values).all():
-            raise ValueError(f"a value of column {column!r} is no number")
-        scores[area.class_name] = found.pooled(values)
-    return np.array([rows[first]["label"] for first in found.firsts], dtype=np.str_), scores
+            raise ValueError(f"a value of column {column!r} is not a number")
+        scores[area.class_name] = findings.mean_scores(values)
+    return np.array([rows[first]["label"] for first in findings.firsts], dtype=np.str_), scores

@@ -1,20 +1,19 @@
-"""What the rounds did to one another: heads on later bodies, and how far weights moved."""
+"""Transfer between rounds: every head after every round, and the change of the body's weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from hydrakit.plan.results import Change, RoundResult, Transfer
 from hydrakit.report.charts import HeatMapGrid, heat_map
 from hydrakit.report.figure import Figure
-from hydrakit.report.levels import val_interval
-from hydrakit.report.markup import Html, element, together
-from hydrakit.report.svg import Axis, Line, Mark, plot, sample, ticks
-from hydrakit.report.tables import ABSENT, number, table
+from hydrakit.report.markup import Html, bullet_list, join
+from hydrakit.report.rounds import ClassCounts, val_interval
+from hydrakit.report.svg import Axis, Line, Mark, legend_sample, plot, ticks
+from hydrakit.report.tables import ABSENT, interval, number, table
 from hydrakit.rounds import Round
 
-KINDS = ("convolutions", "dense", "scales", "statistics")
-KIND_WORDS = {
+WEIGHT_KINDS = {
     "convolutions": "convolutions",
     "dense": "dense layer",
     "scales": "normalisation scales",
@@ -23,51 +22,56 @@ KIND_WORDS = {
 
 
 def matrix_figure(planned: Sequence[Round], rounds: Sequence[RoundResult]) -> Figure | None:
-    """The transfer matrix: every head after every round; None where no round tells of it.
+    """The transfer matrix: validation score of every head after every round.
 
     Args:
-        planned: The rounds of the plan.
-        rounds: Those that are finished.
+        planned: Rounds of the plan.
+        rounds: Finished rounds.
+
+    Returns:
+        The figure; None if no round recorded its heads.
     """
-    told = [each for each in rounds if each.heads]
-    heads = list(dict.fromkeys(head for each in told for head in each.heads))
-    if not told:
+    recorded = [each for each in rounds if each.heads]
+    heads = list(dict.fromkeys(head for each in recorded for head in each.heads))
+    if not recorded:
         return None
     values = [
-        [each.heads[head].score if head in each.heads else None for head in heads] for each in told
+        [each.heads[head].score if head in each.heads else None for head in heads]
+        for each in recorded
     ]
-    known = [value for row in values for value in row if value is not None]
-    names = [f"{each.round} {each.dataset} ({each.train})" for each in told]
+    names = [f"{each.round} {each.dataset} ({each.train})" for each in recorded]
     trained = frozenset(
         (row, heads.index(name))
-        for row, each in enumerate(told)
+        for row, each in enumerate(recorded)
         for name in planned[each.round - 1].datasets
     )
-    low = min(0.5, *known)
-    drawing = heat_map(
-        HeatMapGrid(rows=names, columns=heads, values=values, low=low, high=1.0, marked=trained),
-        name="transfer",
-        title="Every head's validation AUC after every round",
-        description=" ".join(
-            _row_words(name, heads, row) for name, row in zip(names, values, strict=True)
-        ),
-    )
+    low = min(0.5, *(value for row in values for value in row if value is not None))
     return Figure(
         name="transfer",
-        caption="Transfer matrix: every head after every round.",
-        text="A row is the body after a round; a column is a dataset: its validation split through "
-        "the head that learnt it last (AUC; of a number R2). Framed: what the round trained on. "
-        "Read a column downwards to see what later rounds gave a head or took from it.",
-        drawing=drawing,
+        caption="Transfer matrix: validation score of every head after every round.",
+        text="Each row is the body after a round. Each column is the validation split of a "
+        "dataset, evaluated with its most recently trained head (AUC; R2 for regression). Frame: "
+        "datasets trained in that round. Read a column from top to bottom to see how later rounds "
+        "improved or degraded a head.",
+        drawing=heat_map(
+            HeatMapGrid(
+                rows=names, columns=heads, values=values, low=low, high=1.0, framed=trained
+            ),
+            name="transfer",
+            title="Validation score of every head after every round",
+            description=" ".join(
+                _row_description(name, heads, row) for name, row in zip(names, values, strict=True)
+            ),
+        ),
         columns=("round", "dataset", "trained", *heads),
         rows=[
             (each.round, each.dataset, each.train, *row)
-            for each, row in zip(told, values, strict=True)
+            for each, row in zip(recorded, values, strict=True)
         ],
     )
 
 
-def _row_words(name: str, heads: Sequence[str], row: Sequence[float | None]) -> str:
+def _row_description(name: str, heads: Sequence[str], row: Sequence[float | None]) -> str:
     cells = (
         f"{head} {number(value)}"
         for head, value in zip(heads, row, strict=True)
@@ -76,55 +80,57 @@ def _row_words(name: str, heads: Sequence[str], row: Sequence[float | None]) -> 
     return f"After round {name}: {', '.join(cells)}."
 
 
-def transfer_table(
-    heads: Sequence[Transfer], counts: Mapping[str, Sequence[int] | None]
-) -> Html | None:
-    """Forgetting and transfer of each head; None where no round tells of them.
+def transfer_table(heads: Sequence[Transfer], counts: ClassCounts) -> Html | None:
+    """Forgetting and transfer of each head; None if no round recorded its heads.
 
     Args:
-        heads: What became of each.
-        counts: Validation cases of both classes by dataset; None for other tasks.
+        heads: Scores and changes of each head.
+        counts: Validation findings of both classes by dataset; None for other tasks.
     """
     if not heads:
         return None
     headers = (
-        *("Head", "First", "Best before", "Last", "95 % interval"),
-        *("Forgotten (95 %)", "Backward (95 %)", "Forward (95 %)"),
+        *("Head", "First", "Earlier best", "Last", "95 % CI"),
+        *("Forgetting", "Backward transfer", "Forward transfer"),
     )
-    rows = [_head_row(each, counts.get(each.dataset)) for each in heads]
     notes = [
-        "First: after the round that built the head. Forgotten: best before less last; below 0, "
-        "it ended better than ever before. Backward transfer: last less right after the "
-        "last round that trained the head: what rounds on other datasets did to it. Forward "
-        "transfer: of a head that was trained again, right after that less right after it was "
-        "first trained: what the rounds between brought.",
-        "All on the validation cases that chose the epochs. Intervals of differences are paired: "
-        "of the same cases before and after, with whole patients. One that holds 0 cannot tell. "
-        "The best before is the luckiest of several, which makes forgetting look larger.",
+        "First, last: score after the round that created the head, and after the last round. "
+        "Earlier best: highest score before the last round. Forgetting: earlier best minus last; a "
+        "negative value means that the head ended better than ever before. Backward transfer: last "
+        "minus the score after the last round that trained the head, the effect of later rounds on "
+        "other datasets. Forward transfer, of a head that was trained again: score after its last "
+        "training minus score after its first, the effect of the rounds in between.",
+        "All scores are measured on the validation cases that selected the epochs. In parentheses: "
+        "95 % confidence intervals of the differences, paired (same cases before and after) and by "
+        "patient. An interval that contains 0 is inconclusive. The earlier best is "
+        "the maximum of several scores, which makes forgetting look larger.",
     ]
-    notes += _reasons(heads)
-    return together(
-        (
-            table("What became of each head", headers, rows),
-            element("ul", *(element("li", note) for note in notes)),
-        ),
-        "\n",
+    reasons: dict[str, list[str]] = {}
+    for each in heads:
+        if each.reason is not None:
+            reasons.setdefault(each.reason, []).append(each.dataset)
+    notes += [
+        f"No confidence interval for {', '.join(names)}: {reason}."
+        for reason, names in reasons.items()
+    ]
+    rows = [_head_row(each, counts.get(each.dataset)) for each in heads]
+    return join(
+        (table("Forgetting and transfer of each head", headers, rows), bullet_list(notes)), "\n"
     )
 
 
 def _head_row(head: Transfer, counts: Sequence[int] | None) -> tuple[object, ...]:
-    interval = val_interval(head.last, counts)
     return (
         head.dataset,
         number(head.first),
         number(head.best),
         number(head.last),
-        f"{number(interval[0])} to {number(interval[1])}" if interval else ABSENT,
-        *(_changed(each) for each in (head.forgotten, head.backward, head.forward)),
+        interval(*(val_interval(head.last, counts) or (None, None))),
+        *(_change(each) for each in (head.forgotten, head.backward, head.forward)),
     )
 
 
-def _changed(change: Change | None) -> str:
+def _change(change: Change | None) -> str:
     if change is None:
         return ABSENT
     if change.low is None or change.high is None:
@@ -132,65 +138,51 @@ def _changed(change: Change | None) -> str:
     return f"{change.difference:+.3f} ({change.low:+.3f} to {change.high:+.3f})"
 
 
-def _reasons(heads: Sequence[Transfer]) -> list[str]:
-    """Why differences have no interval, once for each reason."""
-    found: dict[str, list[str]] = {}
-    for each in heads:
-        if each.reason is not None:
-            found.setdefault(each.reason, []).append(each.dataset)
-    return [f"No interval for {', '.join(names)}: {why}." for why, names in found.items()]
-
-
-def moved_figure(rounds: Sequence[RoundResult]) -> Figure | None:
-    """How far each round moved the body's weights; None where no round tells of it."""
-    told = [(each, each.moved.model_dump()) for each in rounds if each.moved]
-    if not told:
+def weight_change_figure(rounds: Sequence[RoundResult]) -> Figure | None:
+    """Relative change of the body's weights in each round; None if no round recorded it."""
+    recorded = [(each, each.moved.model_dump()) for each in rounds if each.moved]
+    if not recorded:
         return None
-    lines, marks = [], []
-    for place, kind in enumerate(KINDS):
+    lines, marks, key = [], [], []
+    for index, (kind, label) in enumerate(WEIGHT_KINDS.items()):
         points = [
-            (float(each.round), moved[kind]) for each, moved in told if moved[kind] is not None
+            (float(each.round), moved[kind]) for each, moved in recorded if moved[kind] is not None
         ]
         if not points:
             continue
-        style = f"c{place}"
+        style = f"c{index}"
+        key.append((legend_sample(style), label))
         lines.append(Line(points=points, style=style))
         marks += [
-            Mark(
-                at=at,
-                text=f"round {at[0]:.0f}, {KIND_WORDS[kind]}: {at[1]:.3g}",
-                style=style,
-                radius=3,
-            )
+            Mark(at=at, text=f"round {at[0]:.0f}, {label}: {at[1]:.3g}", style=style, radius=3)
             for at in points
         ]
     highest = max((y for line in lines for _, y in line.points), default=0) or 1.0
     top = ticks(Axis(label="", low=0, high=highest * 1.1))
-    drawing = plot(
-        name="moved",
-        title="How far each round moved the body's weights",
-        description=" ".join(f"{mark.text}." for mark in marks),
-        x=Axis(label="round", low=0.5, high=rounds[-1].round + 0.5, whole=True),
-        y=Axis(label="change / size before", low=0, high=max(highest * 1.05, top[-1])),
-        lines=lines,
-        marks=marks,
-        size=(680, 240),
+    text = (
+        "Euclidean norm of the change divided by the norm before the round, by kind of weight. A "
+        "round that trains only a head does not change the body (0)."
     )
+    if recorded[0][0].round != 1:
+        text += " The first round starts from random weights and has no value."
     return Figure(
         name="moved",
-        caption="How far each round moved the body's weights.",
-        text="Length of the change over the length before (Euclidean), by kind of weight. A round "
-        "that trains a head alone leaves the body as it is: 0."
-        + ("" if told[0][0].round == 1 else " The first round starts at random, and has none."),
-        drawing=drawing,
-        key=[
-            (sample(f"c{place}"), KIND_WORDS[kind])
-            for place, kind in enumerate(KINDS)
-            if any(moved[kind] is not None for _, moved in told)
-        ],
-        columns=("round", "dataset", "trained", *KINDS),
+        caption="Relative change of the body's weights in each round.",
+        text=text,
+        drawing=plot(
+            name="moved",
+            title="Relative change of the body's weights in each round",
+            description=" ".join(f"{mark.text}." for mark in marks),
+            x=Axis(label="round", low=0.5, high=rounds[-1].round + 0.5, whole=True),
+            y=Axis(label="relative change", low=0, high=max(highest * 1.05, top[-1])),
+            lines=lines,
+            marks=marks,
+            size=(680, 240),
+        ),
+        key=key,
+        columns=("round", "dataset", "trained", *WEIGHT_KINDS),
         rows=[
-            (each.round, each.dataset, each.train, *(moved[kind] for kind in KINDS))
-            for each, moved in told
+            (each.round, each.dataset, each.train, *(moved[kind] for kind in WEIGHT_KINDS))
+            for each, moved in recorded
         ],
     )

@@ -7,21 +7,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, ValidationError
-from pydantic_core import from_json
+from pydantic import Field, TypeAdapter, ValidationError
 
 from hydrakit.compute.signals import CHECKPOINT_SECONDS
 from hydrakit.data.declared.adapter import plugins_at
 from hydrakit.errors import PlanError, unknown
 from hydrakit.schema import Frozen, Name, Precision, Text, first_fault
-from hydrakit.storage.files import MIB, read_json, reason, write_atomic
+from hydrakit.storage.files import read_json
 from hydrakit.storage.paths import default_data, root_of, using_cache
+from hydrakit.storage.records import readable, write_record
 
 if TYPE_CHECKING:
     from hydrakit.compute.devices import Compute
     from hydrakit.plugins.registry import Plugins
-
-MAX_CONTEXT = MIB  # bytes of its file
 
 
 class RunContext(Frozen):
@@ -81,7 +79,7 @@ class RunContext(Frozen):
             PluginError: ``no_plugins`` names one that is not installed.
             DataError: A ``dataset.toml`` is wrong.
         """
-        return plugins_at(self.data, self.roots)
+        return plugins_at(self.data, self.roots, frozenset(self.no_plugins) or None)
 
     def compute(self) -> Compute:
         """Device, precision and repeatability, as this machine can give them.
@@ -155,7 +153,7 @@ class RunContext(Frozen):
         Raises:
             OSError: The file cannot be written.
         """
-        write_atomic(path, (self.resolved().model_dump_json(indent=2) + "\n").encode())
+        write_record(path, self.resolved())
 
 
 def read_context(path: Path) -> RunContext:
@@ -164,15 +162,8 @@ def read_context(path: Path) -> RunContext:
     Raises:
         PlanError: The file cannot be read or is not a context.
     """
-    try:
-        values = from_json(read_json(path, most=MAX_CONTEXT))
-        if not isinstance(values, dict):
-            raise ValueError("it is no JSON object")
-    except (OSError, ValueError) as error:
-        raise PlanError(
-            f"{path}: cannot be read as a run's context ({reason(error)}): give a file that "
-            "`RunContext.write` wrote"
-        ) from None
+    with readable(path, "give a file that `RunContext.write` wrote"):
+        values = TypeAdapter(dict[str, Any]).validate_json(read_json(path))
     try:
         return RunContext().changed(**values)
     except PlanError as error:

@@ -39,7 +39,9 @@ def find_datasets(plan: Plan, context: RunContext, plugins: Plugins) -> PlanData
         PluginError: No plugin offers one of them.
         DataError: A folder is missing.
     """
-    adapters = {dataset.name: plugins.dataset(dataset.name) for dataset in plan.datasets}
+    adapters = {
+        dataset.name: plugins.get(DatasetAdapter, dataset.name) for dataset in plan.datasets
+    }
     roots = {name: context.root_of(name) for name in adapters}
     for name, adapter in adapters.items():
         check_root(adapter, roots[name])
@@ -57,7 +59,7 @@ def prepare_datasets(plan: Plan, datasets: PlanDatasets, callbacks: RunCallback)
             datasets.adapters[dataset.name],
             datasets.roots[dataset.name],
             options=dataset.options,
-            patch=plan.body.patch,
+            patch=plan.patch,
             on_case=partial(callbacks.preparing, dataset.name),
         )
         for dataset in plan.datasets

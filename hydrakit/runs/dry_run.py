@@ -16,7 +16,8 @@ from hydrakit.compute.devices import on_device, thread_count
 from hydrakit.compute.modules import set_dropout
 from hydrakit.data.load import LoadedDataset
 from hydrakit.errors import PlanError
-from hydrakit.models.body import Body, BodyWithHead, set_trainable
+from hydrakit.models.body import BodyModule, BodyWithHead, set_trainable
+from hydrakit.models.build import build_body, build_head
 from hydrakit.plan.results import DataFacts
 from hydrakit.rounds import Round
 from hydrakit.runs.session import Session
@@ -204,7 +205,7 @@ class _Meter:
         return self._once((round.train == "head", round.dataset, size), measure)
 
     def _update(
-        self, round: Round, examples: TrainingExamples, body: Body, head: nn.Module
+        self, round: Round, examples: TrainingExamples, body: BodyModule, head: nn.Module
     ) -> float:
         compute, settings = self.session.compute, round.hyperparameters
         task = self.session.loaded[round.dataset].task
@@ -220,7 +221,7 @@ class _Meter:
         return _median(update, self.session)
 
     def _head_update(
-        self, round: Round, examples: TrainingExamples, body: Body, head: nn.Module
+        self, round: Round, examples: TrainingExamples, body: BodyModule, head: nn.Module
     ) -> float:
         inputs, targets = next(iter(examples.batches(1)))
         compute = self.session.compute.of_heads()
@@ -233,21 +234,26 @@ class _Meter:
             step = Step(head.train(), compute, round.hyperparameters)
             return _median(lambda: step(features, targets, task), self.session)
 
-    def _network(self, round: Round) -> tuple[Body, nn.Module]:
+    def _network(self, round: Round) -> tuple[BodyModule, nn.Module]:
         """A body and a head as a round would train them."""
         session = self.session
-        spec, device = session.plan.body, session.compute.device
-        if spec.norm == "dataset":
-            spec = spec.model_copy(update={"datasets": tuple(session.loaded)})
-        dropout = round.hyperparameters.dropout
-        body = Body(spec, in_channels=session.channels, dropout=dropout).to(device)
-        classes = len(session.adapters[round.dataset].classes)
-        factory = session.plugins.head(session.plan.head)
-        head = factory.build(spec.features, classes, dropout).to(device)
+        plan, device = session.plan, session.compute.device
+        body = build_body(
+            plan.body,
+            in_channels=session.channels,
+            datasets=tuple(session.loaded),
+            plugins=session.plugins,
+        ).to(device)
+        head = build_head(
+            plan.head_of(round.dataset),
+            features=body.features,
+            outputs=len(session.adapters[round.dataset].classes),
+            plugins=session.plugins,
+        ).to(device)
         set_trainable(body, round.train)
         body.use(round.dataset)
         for module in (body, head):
-            set_dropout(module, dropout)
+            set_dropout(module, round.hyperparameters.dropout)
         return body, head
 
     def disk(self, rounds: Sequence[Round]) -> int:

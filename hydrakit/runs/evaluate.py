@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydrakit.errors import DataError, PlanError, WeightsError, unknown
-from hydrakit.hooks import OptionValue, Task
+from hydrakit.hooks import DatasetAdapter, OptionValue, Task
 from hydrakit.plan.model import Split
 from hydrakit.plan.results import TestResult
 from hydrakit.plugins.registry import Plugins
@@ -94,11 +94,11 @@ def score(predictions: Predictions) -> TestResult:
     labels = predictions.labels[found.firsts]
     _need_every_class(predictions, labels)
     images = tasks.predictions(predictions.outputs, task=task, scale=scale)
-    scores = found.pooled(images)
+    scores = found.mean_scores(images)
     told = found.subgroups(predictions.subgroups or [{}] * len(images))
-    classwise = tasks.areas(scores, labels, task=task, classes=classes)
+    classwise = tasks.class_aucs(scores, labels, task=task, classes=classes)
     outputs = tasks.outputs_of(scores, task=task, scale=scale)
-    figures = tasks.figures(outputs, labels, task=task, scale=scale)
+    figures = tasks.metrics_of(outputs, labels, task=task, scale=scale)
     if classwise:  # of the probabilities themselves: the way back to outputs may make ties
         figures = figures.model_copy(
             update={"auc": sum(area.auc for area in classwise) / len(classwise)}
@@ -111,7 +111,7 @@ def score(predictions: Predictions) -> TestResult:
         images=len(images),
         task=task,
         classes=classwise,
-        subgroups=tasks.areas_of_subgroups(scores, labels, told, task=task, classes=classes),
+        subgroups=tasks.subgroup_aucs(scores, labels, told, task=task, classes=classes),
     )
 
 
@@ -239,7 +239,7 @@ def _evaluate(
 
     body, head = read_body(body_path), read_head(head_path)
     name = dataset or head.dataset
-    adapter = plugins.dataset(name)
+    adapter = plugins.get(DatasetAdapter, name)
     if (adapter.task, len(adapter.classes)) != (head.task, len(head.classes)):
         kinds = "" if adapter.task == head.task else f" of a {head.task} task"
         raise WeightsError(

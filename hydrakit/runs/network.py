@@ -13,7 +13,8 @@ from hydrakit import weights
 from hydrakit.data.load import LoadedDataset
 from hydrakit.data.quality.leakage import splits_digest
 from hydrakit.hooks import DatasetAdapter
-from hydrakit.models.body import Body
+from hydrakit.models.body import BodyModule
+from hydrakit.models.build import build_body, build_head
 from hydrakit.plan.model import Plan
 from hydrakit.plan.results import Bootstrap, Metrics
 from hydrakit.plugins.registry import Plugins
@@ -77,14 +78,15 @@ class Network:
         """
         first = self.plan.rounds[0]
 
-        spec = self.plan.body
-        if spec.norm == "dataset":
-            spec = spec.model_copy(update={"datasets": tuple(self.loaded)})
-
-        def build(number: int) -> tuple[Body, nn.Module]:
+        def build(number: int) -> tuple[BodyModule, nn.Module]:
             with seeded(seeds.of(INITIALISATION, number), self.device):
-                body = Body(spec, in_channels=self.channels, dropout=0.0)
-                head = self._new_head(first.dataset, first)
+                body = build_body(
+                    self.plan.body,
+                    in_channels=self.channels,
+                    datasets=tuple(self.loaded),
+                    plugins=self.plugins,
+                )
+                head = self._new_head(first.dataset, body)
                 return body.to(self.device), head
 
         (self.body, self.heads[first.head]), bootstrap = best_start(
@@ -105,13 +107,16 @@ class Network:
             if name not in self.heads:
                 key = (INITIALISATION, number) if number else (INITIALISATION,)
                 with seeded(seeds.of(*key), self.device):
-                    self.heads[name] = self._new_head(dataset, round)
+                    self.heads[name] = self._new_head(dataset, self.body)
         return [self.heads[name] for name in round.heads]
 
-    def _new_head(self, dataset: str, round: Round) -> nn.Module:
-        factory = self.plugins.head(self.plan.head)
-        classes = len(self.adapters[dataset].classes)
-        head = factory.build(self.plan.body.features, classes, round.hyperparameters.dropout)
+    def _new_head(self, dataset: str, body: BodyModule) -> nn.Module:
+        head = build_head(
+            self.plan.head_of(dataset),
+            features=body.features,
+            outputs=len(self.adapters[dataset].classes),
+            plugins=self.plugins,
+        )
         return head.to(self.device)
 
     def validation_outputs(self, round: Round) -> dict[str, Tensor]:
@@ -153,6 +158,8 @@ class Network:
             weights.save_body(
                 folder / "body.safetensors",
                 self.body,
+                component=self.plan.body,
+                datasets=tuple(self.loaded),
                 trained_on=seen,
                 seed=self.plan.effective_split_seed,
             )
@@ -173,9 +180,9 @@ class Network:
             body=self.body,
             dataset=name,
             classes=adapter.classes,
-            factory=self.plan.head,
+            factory=self.plan.head_of(name),
             preprocessing=weights.Preprocessing(
-                patch=self.plan.body.patch,
+                patch=self.plan.patch,
                 channels=self.channels,
                 field_of_view=adapter.field_of_view,
                 normalisation=NORMALISATION,
@@ -195,7 +202,8 @@ class Network:
         last = round.hyperparameters.carry_head == "last"
         path = file("last-head.safetensors" if last else "head.safetensors")
         device, plugins = self.device, self.plugins
-        self.body = weights.load_body(file("body.safetensors")).to(device)
+        body = weights.load_body(file("body.safetensors"), plugins=plugins)
+        self.body = body.to(device)
         self.heads[round.head] = weights.load_head(path, plugins=plugins).to(device)
         for other in round.others:
             path = file(f"head-{other.dataset}.safetensors")

@@ -20,15 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 from hydrakit.data.quality.leakage import splits_digest
 from hydrakit.errors import PlanError
-from hydrakit.plan.model import Plan
+from hydrakit.hooks import BodyFactory, HeadFactory
+from hydrakit.plan.model import BodySpec, Plan
 from hydrakit.plan.results import RoundResult
 from hydrakit.storage.digests import damaged_files, update_digests
-from hydrakit.storage.files import copy, read_json, sync_folder, write_atomic
+from hydrakit.storage.files import copy, sync_folder
+from hydrakit.storage.records import read_record, write_record
 from hydrakit.version import version
 
 if TYPE_CHECKING:
     from hydrakit.compute.devices import Compute
-    from hydrakit.plugins.registry import Plugins
+    from hydrakit.plugins.registry import PluginRecord, Plugins
     from hydrakit.rounds import Round
     from hydrakit.runs.rundir import RunDir
 
@@ -117,7 +119,10 @@ def _of_plan(
         others = [o.model_copy(update={"head": heads[o.head]}) for o in round.others]
         update = {"head": heads[round.head], "others": tuple(others)}
         named.append(round.model_copy(update=update).model_dump(mode="json"))
-    apart = plan.body.norm == "dataset"  # the body has a place for each dataset of the plan
+    stored = plan.model_dump(mode="json")
+    other_heads = {name: head for name, head in stored.get("heads", {}).items() if name in seen}
+    # What the body is built for; the paper's takes note of datasets where it keeps them apart.
+    apart = not isinstance(plan.body, BodySpec) or plan.body.norm == "dataset"
     return {
         "format": FORMAT,
         "rounds": named,
@@ -126,8 +131,9 @@ def _of_plan(
         "dealt by": plan.effective_split_seed,
         "copies": plan.copies,
         "bootstrap": [plan.bootstrap, plan.bootstrap_rule],
-        "head": plan.head,
-        "body": plan.body.model_dump(mode="json"),
+        "head": stored["head"],
+        **({"heads": other_heads} if other_heads else {}),
+        "body": stored["body"],
         "body's datasets": [dataset.name for dataset in plan.datasets] if apart else [],
         "datasets": [plan.dataset(name).model_dump(mode="json") for name in seen],
         "content": [contents[name] for name in seen],
@@ -139,19 +145,26 @@ def _of_machine(plan: Plan, compute: Compute, plugins: Plugins) -> dict[str, Any
     """What the machine and the installed versions contribute to the key."""
     import torch
 
+    heads = {plan.head_of(dataset.name).name for dataset in plan.datasets}
+    heads_by = [_version(each) for each in plugins.records if heads & {*each.offered(HeadFactory)}]
+    body_by = [
+        _version(each) for each in plugins.records if plan.body.name in each.offered(BodyFactory)
+    ]
     return {
         "hydrakit": version(),
         "torch": torch.__version__,
-        "head by": [
-            f"{found.distribution} {found.version}"
-            for found in plugins.found
-            if plan.head in found.heads
-        ],
+        "head by": heads_by,
+        # The paper's body is hydrakit's own; keys of comparisons made before the hook stay.
+        **({} if isinstance(plan.body, BodySpec) else {"body by": body_by}),
         "device": compute.device.type,
         "precision": compute.precision,
         "deterministic": compute.deterministic,
         "compiled": compute.compiled,
     }
+
+
+def _version(record: PluginRecord) -> str:
+    return f"{record.distribution} {record.version}"
 
 
 def _heads(plan: Plan, number: int) -> dict[str, str]:
@@ -167,12 +180,6 @@ def _copy_files(source: Path, target: Path) -> None:
 
 def _rename_head(folder: Path, name: str) -> None:
     path = folder / "round.json"
-    try:
-        result = RoundResult.model_validate_json(read_json(path))
-    except (OSError, ValueError):
-        raise PlanError(
-            f"{path}: cannot be read: delete the folder of shared rounds that it came from, and "
-            "run again"
-        ) from None
-    renamed = result.model_copy(update={"head": name})
-    write_atomic(path, renamed.model_dump_json(indent=2).encode())
+    remedy = "delete the folder of shared rounds that it came from, and run again"
+    result = read_record(path, RoundResult, remedy=remedy)
+    write_record(path, result.model_copy(update={"head": name}))

@@ -10,12 +10,12 @@ from __future__ import annotations
 import datetime
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from hydrakit.errors import PlanError
 from hydrakit.plan.model import Plan, load_plan
@@ -29,7 +29,7 @@ from hydrakit.plan.results import (
     TracePoint,
 )
 from hydrakit.rounds import Round
-from hydrakit.schema import Name, first_fault
+from hydrakit.schema import Name
 from hydrakit.storage.digests import (
     FILE,
     check_file,
@@ -39,27 +39,23 @@ from hydrakit.storage.digests import (
     write_digests,
 )
 from hydrakit.storage.files import (
-    MIB,
     append_line,
     read_json,
-    read_whole,
-    reason,
     refuse_link,
     refuse_links,
     sync_folder,
     write_atomic,
 )
 from hydrakit.storage.lock import FILES, locked
-from hydrakit.storage.records import refuse_later
+from hydrakit.storage.records import read_lines, read_record, read_value, readable
 
-RecordType = TypeVar("RecordType", bound=BaseModel)
 TRACE = "test-trace.jsonl"
+
+RESTORE = "restore it, or run the plan again in another folder"
 
 IN_PLACE = (".lock", "lock.holder", "events.jsonl", "log.txt")
 """Files that are written where they lie; all others are written beside their place and renamed."""
 
-MAX_METRICS = 64 * MIB  # of a round of 100,000 epochs, the most that a plan may have
-MAX_RECORD = 2000  # bytes of one of its lines; none needs 700
 
 _FACTS = TypeAdapter(dict[Name, DataFacts])
 _SPLITS = TypeAdapter(dict[Name, dict[str, str]])
@@ -103,7 +99,9 @@ class RunDir:
                 cls.check(path, plan)  # another process may have begun here
                 write_atomic(here.plan_path, plan.to_json().encode())
         except OSError as error:
-            raise PlanError(f"{path}: cannot be written: {error.strerror}") from None
+            raise PlanError(
+                f"{path}: cannot be written ({error.strerror}): choose another folder with `--out`"
+            ) from None
         return here
 
     @classmethod
@@ -201,12 +199,10 @@ class RunDir:
         return locked(self.path)
 
     def _refuse_links(self) -> None:
-        try:
+        with readable(self.path, "see that you may read it"):
             refuse_links(self.path)
             for name in IN_PLACE:
                 refuse_link(self.path / name)
-        except OSError as error:
-            raise PlanError(f"{self.path}: cannot be read: {error.strerror}") from None
 
     def finished(self, number: int, round: Round) -> bool:
         """Whether a round is done."""
@@ -300,7 +296,7 @@ class RunDir:
             PlanError: Its file is absent or broken.
         """
         path = self.round_file(number, round, "round.json")
-        result = self._load(path, RoundResult, remedy=f"delete {path.parent}")
+        result = read_record(path, RoundResult, remedy=f"delete {path.parent} and run again")
         told = result.round, result.dataset, result.train, result.head
         if told != (number, round.dataset, round.train, round.head):
             raise PlanError(
@@ -316,13 +312,8 @@ class RunDir:
             PlanError: Its file is absent or broken.
         """
         path = self.round_file(number, round, "metrics.jsonl")
-        most = round.hyperparameters.epochs
-        with _readable(path):
-            content = read_whole(path, most=min(MAX_METRICS, most * MAX_RECORD))
-            if content.count(b"\n") > most:
-                raise ValueError(f"it has more than the {most} epochs of the plan")
-            lines = content.splitlines()
-            return [EpochRecord.model_validate_json(line) for line in lines]
+        epochs = round.hyperparameters.epochs
+        return read_lines(path, EpochRecord, remedy=RESTORE, lines=epochs)
 
     def trace(self, number: int, round: Round) -> list[TracePoint]:
         """The test figures of every epoch of a finished round; none where they were not asked for.
@@ -333,10 +324,7 @@ class RunDir:
         path = self.round_path(number, round) / TRACE
         if not path.is_file():
             return []
-        with _readable(path):
-            most = round.hyperparameters.epochs * MAX_RECORD
-            lines = read_whole(path, most=min(MAX_METRICS, most)).splitlines()
-            return [TracePoint.model_validate_json(line) for line in lines]
+        return read_lines(path, TracePoint, remedy=RESTORE, lines=round.hyperparameters.epochs)
 
     def check_rounds(self, plan: Plan) -> None:
         """Read what a report needs of the finished rounds, before anything is trained.
@@ -357,7 +345,7 @@ class RunDir:
         """
         if not self.results_path.is_file():
             return None
-        return self._load(self.file("results.json"), Results, remedy="delete it")
+        return read_record(self.file("results.json"), Results, remedy="delete it and run again")
 
     def facts(self) -> dict[str, DataFacts] | None:
         """What each dataset gave, or None before the data was first read.
@@ -368,8 +356,7 @@ class RunDir:
         path = self.file("data.json")
         if not path.is_file():
             return None
-        with _readable(path):
-            return _FACTS.validate_json(read_json(path))
+        return read_value(path, _FACTS, remedy=RESTORE)
 
     def splits(self) -> dict[str, dict[str, str]]:
         """The split of every labelled case, by dataset and key.
@@ -377,9 +364,7 @@ class RunDir:
         Raises:
             PlanError: The file that tells it is missing or broken.
         """
-        path = self.file("splits.json")
-        with _readable(path):
-            return _SPLITS.validate_json(read_json(path))
+        return read_value(self.file("splits.json"), _SPLITS, remedy=RESTORE)
 
     def write_facts(self, facts: Mapping[str, DataFacts]) -> None:
         """Write ``data.json``."""
@@ -392,9 +377,9 @@ class RunDir:
             PlanError: The file is broken.
         """
         path = self.path / "environment.json"
-        with _readable(path):
-            told = read_json(path) if path.is_file() else b"{}"
-            return Environment.model_validate_json(told).model_dump(exclude_unset=True)
+        if not path.is_file():
+            return {}
+        return read_record(path, Environment, remedy=RESTORE).model_dump(exclude_unset=True)
 
     def write_json(self, name: str, value: object) -> None:
         """Write a JSON file of the folder, whole or not at all."""
@@ -409,7 +394,7 @@ class RunDir:
         path = self.path / "events.jsonl"
         if not path.is_file():
             return []
-        with _readable(path):
+        with readable(path, RESTORE):
             lines = read_json(path).split(b"\n")
         found = []
         for place, line in enumerate(lines, start=1):
@@ -441,30 +426,7 @@ class RunDir:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         append_line(self.path / "events.jsonl", json.dumps({"time": now, "event": event, **facts}))
 
-    def _load(self, path: Path, model: type[RecordType], *, remedy: str) -> RecordType:
-        with _readable(path, f"{remedy} and run again"):
-            content = read_json(path)
-            refuse_later(path, content)
-            return model.model_validate_json(content)
-
 
 def _is_of_a_beginning(path: Path) -> bool:
     """Whether a file is there before a plan is: one begins here, or was stopped at once."""
     return path.name in FILES or path.name.startswith(".plan.json.")
-
-
-@contextmanager
-def _readable(
-    path: Path, remedy: str = "restore it, or run the plan again in another folder"
-) -> Iterator[None]:
-    """Turn what reading a file of a run meets into a line for the user."""
-    try:
-        yield
-    except (OSError, ValueError) as error:  # pydantic's and json's errors are ValueErrors
-        told = first_fault(error) if isinstance(error, ValidationError) else reason(error)
-        raise PlanError(f"{path}: cannot be read ({told}): {remedy}") from None
-
-
-def write_lines(path: Path, records: Sequence[BaseModel]) -> None:
-    """Write records as JSON lines."""
-    write_atomic(path, "".join(f"{record.model_dump_json()}\n" for record in records).encode())

@@ -23,7 +23,6 @@ from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan.model import Plan
 from hydrakit.plan.results import EpochRecord, Results, RoundResult, TestResult
 from hydrakit.plugins.registry import Plugins
-from hydrakit.report.cases import save_shown_cases
 from hydrakit.rounds import Round
 from hydrakit.runs import round_cache, transfer
 from hydrakit.runs.callbacks import RunCallback
@@ -31,10 +30,12 @@ from hydrakit.runs.context import RunContext
 from hydrakit.runs.datasets import PlanDatasets
 from hydrakit.runs.evaluate import predict, score, to_csv
 from hydrakit.runs.network import Network
-from hydrakit.runs.rundir import SHOWN, RunDir, write_lines
+from hydrakit.runs.rundir import SHOWN, RunDir
+from hydrakit.runs.shown import save_shown_cases
 from hydrakit.runs.state import RoundState
 from hydrakit.runs.trace import Trace
 from hydrakit.storage.files import copy, write_atomic
+from hydrakit.storage.records import write_lines, write_record
 from hydrakit.training.diagnostics import is_out_of_memory, largest_fitting_batch
 from hydrakit.training.loop import DivergedError, TrainingResult, train_round
 from hydrakit.training.seeds import Seeds
@@ -87,7 +88,7 @@ class Session:
                 self.prepared[dataset.name],
                 self.adapters[dataset.name],
                 splits=self.leakage.splits[dataset.name],
-                patch=self.plan.body.patch,
+                patch=self.plan.patch,
                 device=self.compute.device,
             )
             for dataset in self.plan.datasets
@@ -123,13 +124,6 @@ class Session:
                     f"({there.task}, {len(there.classes)} classes) and {name!r} "
                     f"({here.task}, {len(here.classes)}): give each dataset a head of its own"
                 )
-        factory = self.plugins.head(self.plan.head)
-        for adapter in self.adapters.values():
-            if adapter.task not in factory.tasks:
-                raise PlanError(
-                    f"head {factory.name!r} cannot learn {adapter.name!r}, a {adapter.task} task: "
-                    f"it takes {', '.join(factory.tasks)}"
-                )
         facts = {
             name: data_facts(self.prepared[name].index, self.adapters[name], self.leakage)
             for name in self.loaded
@@ -161,7 +155,7 @@ class Session:
             "compiled": self.compute.compiled,
             "threads": torch.get_num_threads(),
             "plugins": {
-                found.name: f"{found.distribution} {found.version}" for found in self.plugins.found
+                each.name: f"{each.distribution} {each.version}" for each in self.plugins.records
             },
             "roots": {name: str(path) for name, path in self.datasets.roots.items()},
         }
@@ -289,7 +283,7 @@ class Session:
             keys,
             task=target.task,
             scale=target.scale,
-            patch=self.plan.body.patch,
+            patch=self.plan.patch,
             device=self.compute.device,
         )
 
@@ -366,7 +360,7 @@ class Session:
             transfer.keep(folder, validation_outputs)
             if state.trace is not None:
                 state.trace.write(folder)
-            write_atomic(folder / "round.json", result.model_dump_json(indent=2).encode())
+            write_record(folder / "round.json", result)
         self.rundir.log("round done", round=number, best_epoch=result.best_epoch)
         self.callbacks.finished(number, round, result)
 
@@ -393,7 +387,7 @@ class Session:
         write_atomic(rundir.path / "predictions.csv", to_csv(predictions).encode())
         results = self._results(score(predictions[-1]))
         rundir.report_path.unlink(missing_ok=True)  # it tells of a run under way
-        write_atomic(rundir.results_path, results.model_dump_json(indent=2).encode())
+        write_record(rundir.results_path, results)
         self._close()
 
     def _results(self, test: TestResult) -> Results:

@@ -12,9 +12,10 @@ from pathlib import Path
 from torch import nn
 
 from hydrakit.data.load import CaseSet
-from hydrakit.models.body import Body
+from hydrakit.models.body import BodyModule
 from hydrakit.plan.results import EpochRecord, TracePoint
-from hydrakit.runs.rundir import TRACE, write_lines
+from hydrakit.runs.rundir import TRACE
+from hydrakit.storage.records import write_lines
 from hydrakit.training.evaluation import Evaluator
 
 
@@ -22,7 +23,7 @@ class Trace:
     """Looks at the target's test split after every epoch of a round."""
 
     def __init__(
-        self, body: Body, head: nn.Module, read: Callable[[], CaseSet], *, folder: Path
+        self, body: BodyModule, head: nn.Module, read: Callable[[], CaseSet], *, folder: Path
     ) -> None:
         """Of a body and the head of the target, as a round trains them.
 

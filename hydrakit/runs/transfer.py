@@ -21,7 +21,7 @@ from hydrakit.plan.results import Change, RoundResult, Transfer
 from hydrakit.rounds import Round
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.paired import compare
-from hydrakit.stats.tested import Row, ScoreTable, gather
+from hydrakit.stats.score_table import Row, ScoreTable, gather
 from hydrakit.storage.files import write_atomic
 
 if TYPE_CHECKING:

@@ -11,26 +11,26 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from hydrakit.errors import PlanError
+from hydrakit.hooks import DatasetAdapter
+from hydrakit.plan.edit import FIXED_PATHS, edit_plan, edit_rounds_there_are, refuse_fixed
 from hydrakit.plan.model import Plan
-from hydrakit.plan.profiles import make_plan
+from hydrakit.plan.profiles import check_changed, make_plan
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext, context_of
-from hydrakit.schema import Frozen, Name, first_fault
+from hydrakit.schema import Frozen, Name
 from hydrakit.search.supports import LeaveOneOut, OrderEvaluator, Supports
 from hydrakit.stats.chance import best_of_chance
-from hydrakit.storage.files import read_json, reason, refuse_links, write_atomic
-from hydrakit.storage.records import refuse_later
+from hydrakit.storage.files import refuse_links, write_atomic
+from hydrakit.storage.records import read_record
 from hydrakit.version import version
 
 BUDGET = 20
@@ -152,7 +152,7 @@ class Maker:
         target: The dataset that is first and last.
         supports: All that there are.
         seed: Of the splits, and the first of the runs'.
-        settings: Further arguments of `make_plan`.
+        settings: Further settings of the plans (`PlanSettings`), by name.
         plugins: As loaded.
     """
 
@@ -169,22 +169,24 @@ class Maker:
         Raises:
             PlanError: A value is impossible, or the strategy has no use for supports.
         """
-        every = self._made(tuple(sorted(self.supports)), self.seed).datasets
-        return self._made(order, seed).model_copy(update={"datasets": every})
+        every = self._made(tuple(sorted(self.supports)), self.seed)
+        plan = self._made(order, seed).model_copy(update={"datasets": every.datasets})
+        changes = self.settings.get("changes")
+        if not changes:
+            return plan
+        refuse_fixed(changes, FIXED_PATHS, by="`order`")
+        edit_plan(every, changes)  # all that is changed is in the plan with all supports
+        return check_changed(edit_rounds_there_are(plan, changes), self.plugins)
 
     def _made(self, order: Supports, seed: int) -> Plan:
         names = [self.target, *order, self.target] if order else [self.target]
-        options = self.settings.get("options") or {}
         made = make_plan(
             self.strategy,
             names,
             seed=seed,
             split_seed=self.seed,
             plugins=self.plugins,
-            **{
-                **self.settings,
-                "options": {key: given for key, given in options.items() if key in names},
-            },
+            **_for_datasets(self.settings, names),
         )
         used = {name for round in made.rounds for name in round.datasets}
         if not used.issuperset(order):
@@ -203,6 +205,19 @@ class Maker:
         """SHA-256 of what decides all orders."""
         facts = [version(), self.plan(tuple(sorted(self.supports)), self.seed).digest()]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _for_datasets(settings: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Settings of an order's plan: those of other datasets, and changes, are left out."""
+    kept = {**settings, "changes": None}
+    for field_ in ("options", "heads"):
+        kept[field_] = {k: v for k, v in (settings.get(field_) or {}).items() if k in names}
+    kept["head_options"] = {
+        key: value
+        for key, value in (settings.get("head_options") or {}).items()
+        if "." not in key or key.partition(".")[0] in names
+    }
+    return kept
 
 
 @dataclass(frozen=True)
@@ -293,7 +308,7 @@ def order(
         folder=folder,
         plan=maker.plan,
         seeds=result.seeds,
-        target=plugins.dataset(target),
+        target=plugins.get(DatasetAdapter, target),
         plugins=plugins,
         context=context.for_search(folder / "rounds"),
         callback=callback,
@@ -379,14 +394,7 @@ class _Search:
                     "with `--out`"
                 )
             return {}
-        try:
-            content = read_json(path)
-            refuse_later(path, content)
-            known = OrderResult.model_validate_json(content)
-        except ValidationError as error:
-            raise PlanError(f"{path}: {first_fault(error)}") from None
-        except (OSError, ValueError) as error:
-            raise PlanError(f"{path}: cannot be read ({reason(error)})") from None
+        known = read_record(path, OrderResult, remedy="choose another folder with `--out`")
         if known.base != self.result.base:
             raise PlanError(
                 f"{self.folder}: holds a search with other datasets or settings: choose another "

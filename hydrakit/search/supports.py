@@ -25,12 +25,16 @@ from hydrakit.schema import Frozen, Name
 from hydrakit.stats import tasks
 from hydrakit.stats.findings import Findings
 from hydrakit.stats.paired import compare
-from hydrakit.stats.tested import Row, ScoreTable, gather
-from hydrakit.stats.verdict import Kind, verdicts
+from hydrakit.stats.score_table import Row, ScoreTable, gather
+from hydrakit.stats.verdict import VerdictKind, verdicts
 
 Supports = tuple[str, ...]
 Effect = Literal["helped", "hurt", "cannot tell"]
-EFFECTS: Mapping[Kind, Effect] = {"better": "helped", "worse": "hurt", "cannot tell": "cannot tell"}
+EFFECTS: Mapping[VerdictKind, Effect] = {
+    "better": "helped",
+    "worse": "hurt",
+    "cannot tell": "cannot tell",
+}
 
 
 class LeaveOneOut(Frozen):
@@ -190,7 +194,7 @@ class OrderEvaluator:
                 self.target,
                 self.context.root_of(name),
                 options=plan.dataset(name).options,
-                patch=plan.body.patch,
+                patch=plan.patch,
             )
             keys = {key for key, split in rundir.splits()[name].items() if split == "val"}
             self._cases = select(
@@ -198,7 +202,7 @@ class OrderEvaluator:
                 keys,
                 task=self.target.task,
                 scale=None,
-                patch=plan.body.patch,
+                patch=plan.patch,
                 device=choose_device(self.context.device),
             )
         return self._cases

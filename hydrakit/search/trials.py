@@ -14,10 +14,10 @@ import numpy as np
 from hydrakit.compute.devices import Compute
 from hydrakit.data.load import LoadedDataset, load
 from hydrakit.data.prepared.index import PreparedDataset
-from hydrakit.data.quality.split import split_cases, unit_of_each
+from hydrakit.data.quality.split import split_cases, unit_numbers
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter
-from hydrakit.models.body import Body
+from hydrakit.models.body import BodyModule
 from hydrakit.plan.model import Fold, Split
 from hydrakit.plan.results import EpochRecord
 from hydrakit.rounds import Round, Train
@@ -125,7 +125,7 @@ def folds_of(
     held = strata(labels, adapter.task, adapter.classes)
     names = strata_names(adapter.task, adapter.classes)
     patients, groups = [case.patient for case in cases], [units[case.key] for case in cases]
-    _check_enough(held, names, unit_of_each(patients, groups), adapter.name, count)
+    _check_enough(held, names, unit_numbers(patients, groups), adapter.name, count)
     found = []
     for index in range(count):
         # Of the other folds, both parts are for training.
@@ -175,7 +175,7 @@ class RoundTrials:
     """
 
     round: Round
-    body: Body
+    body: BodyModule
     head: nn.Module
     folds: Sequence[LoadedDataset]
     seeds: Seeds

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hydrakit.errors import PlanError
+from hydrakit.models.build import check_components
 from hydrakit.observers.trackers import trackers_of
 from hydrakit.plan.model import Plan
 from hydrakit.plugins.registry import Plugins
@@ -110,12 +111,12 @@ def tune(
     if search.folds < 2:
         raise PlanError(f"{search.folds} folds: there must be at least two (`--folds`)")
     plugins = plugins or context.plugins()
-    plugins.head(plan.head)
     context = context.for_search(files.kept)
     trackers = trackers_of(context, plugins, folder=files.trackers(_digest(plan, search)))
     followers = Callbacks([*callbacks, *trackers])
     with context.active() as compute:
         datasets = find_datasets(plan, context, plugins)
+        check_components(plan, datasets.adapters, plugins)
         tuning = Tuning(
             plan=plan,
             datasets=prepare_datasets(plan, datasets, followers),

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from pydantic import ValidationError
-
 from hydrakit.errors import PlanError
 from hydrakit.plan.model import Plan
 from hydrakit.rounds import Round
@@ -21,7 +19,8 @@ from hydrakit.runs.rundir import RunDir
 from hydrakit.runs.session import Session
 from hydrakit.search.proposals import Proposals
 from hydrakit.search.trials import RoundTrials, Setting, TrialRecord, folds_of
-from hydrakit.storage.files import read_json, reason, refuse_link, write_atomic
+from hydrakit.storage.files import read_json, refuse_link, write_atomic
+from hydrakit.storage.records import read_lines, readable, writable
 from hydrakit.training.seeds import Seeds
 
 ANY = Setting(learning_rate=1.0, dropout=0.0)  # in the place of any setting
@@ -134,29 +133,21 @@ class Files:
             PlanError: It cannot be made, or the file of trials is a link.
         """
         refuse_link(self.trials)
-        try:
+        with writable(self.out, "name a file in another folder"):
             self.rundir.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PlanError(
-                f"{self.out}: cannot be written ({error.strerror}): name a file in another folder"
-            ) from None
         return self.rundir
 
     def read(self) -> dict[str, TrialRecord]:
         """The trials that were finished before, by digest; a torn last line is taken out."""
         if not self.trials.is_file():
             return {}
-        try:
+        remedy = "delete it to begin anew"
+        with readable(self.trials, remedy):
             text = read_json(self.trials)
-        except (OSError, ValueError) as error:
-            raise PlanError(f"{self.trials}: cannot be read ({reason(error)})") from None
         whole = text[: text.rfind(b"\n") + 1]
         if whole != text:  # stopped while it was written
             write_atomic(self.trials, whole)
-        try:
-            records = [TrialRecord.model_validate_json(line) for line in whole.splitlines()]
-        except ValidationError:
-            raise PlanError(f"{self.trials}: is broken: delete it to begin anew") from None
+        records = read_lines(self.trials, TrialRecord, remedy=remedy)
         return {each.digest: each for each in records}
 
     def add(self, record: TrialRecord) -> None:

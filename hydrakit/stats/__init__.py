@@ -1,1 +1,1 @@
-"""How far figures from few cases can be trusted: intervals, differences, luck, verdicts."""
+"""Statistics of test results: metrics, intervals, paired comparisons, chance, verdicts."""

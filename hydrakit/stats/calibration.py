@@ -1,54 +1,43 @@
-"""Whether probabilities mean what they say, and how many positives a threshold finds."""
+"""Calibration of probabilities, and sensitivity at a fixed specificity."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hydrakit.stats.findings import Floats
-from hydrakit.stats.intervals import PRIOR_CORRELATION, shared_variance, wilson_interval
-from hydrakit.stats.tested import ScoreTable
-
-Bins = Literal["quantile", "fixed"]
+from hydrakit.stats.intervals import PRIOR_CORRELATION, clustered_variance, wilson_interval
+from hydrakit.stats.score_table import ScoreTable
 
 
 @dataclass(frozen=True, kw_only=True)
-class Brier:
-    """The mean squared distance of probabilities from what happened: 0 is perfect.
-
-    ``score = reliability - resolution + uncertainty + within``, exactly.
+class BrierScore:
+    """Mean squared difference of probabilities and labels: 0 is perfect.
 
     Attributes:
-        score: The Brier score.
-        uncertainty: Score of saying the share of positives each time.
-        reliability: Squared distance of the bins' probabilities from their shares of positives.
-        resolution: Squared distance of the bins' shares from the share of all.
-        within: What the probabilities' differences within a bin add.
-        skill: 1 - score / uncertainty: 0 for saying the share each time, 1 for perfect; NaN where
-            there is one class alone.
+        score: Brier score of the probabilities.
+        uncertainty: Brier score of always giving the share of positives.
+        skill: 1 - score / uncertainty: 0 for always giving the share of positives, 1 for perfect;
+            NaN where all findings are of one class.
     """
 
     score: float
     uncertainty: float
-    reliability: float
-    resolution: float
-    within: float
     skill: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bin:
-    """Findings of about the same probability.
+class CalibrationBin:
+    """Findings with similar probabilities.
 
     Attributes:
-        predicted: Their mean probability.
-        observed: Share of them that is positive.
-        low: Lower end of the share's interval (Wilson).
-        high: Upper end.
+        predicted: Mean probability of the findings.
+        observed: Share of positive findings.
+        low: Lower bound of the share's 95 % interval (Wilson).
+        high: Upper bound of the share's 95 % interval.
         count: Number of findings.
     """
 
@@ -61,81 +50,70 @@ class Bin:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationError:
-    """The expected calibration error, beside what a perfectly calibrated network would have.
+    """Expected calibration error (ECE), and its distribution for perfect calibration.
 
     Attributes:
-        error: Mean distance of the bins' probabilities from their shares of positives, weighted by
-            findings.
-        by_luck: Mean error of a perfectly calibrated network that gives the same probabilities.
-        by_luck_high: Its 95 % quantile: an error below it shows no fault.
-        p: Share of such networks with as large an error, ``(b + 1) / (n + 1)``.
+        error: Mean over the bins of the difference between the mean probability and the share of
+            positives, weighted by findings.
+        by_chance: Mean error of a perfectly calibrated network with the same probabilities.
+        by_chance_high: 95 % quantile of that error: a lower error shows no miscalibration.
+        p: Share of perfectly calibrated networks with at least this error, ``(b + 1) / (n + 1)``.
     """
 
     error: float
-    by_luck: float
-    by_luck_high: float
+    by_chance: float
+    by_chance_high: float
     p: float
 
 
-def brier(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = 10) -> Brier:
-    """Brier score with its parts over bins of equal width.
+def brier_score(probabilities: ArrayLike, labels: ArrayLike) -> BrierScore:
+    """Brier score, beside that of always giving the share of positives.
 
     Args:
-        probabilities: Of the positive class, ``(findings,)``.
-        labels: ``(findings,)``, 1 or 0.
-        bins: Of equal width.
+        probabilities: Probability of the positive class, ``(findings,)``.
+        labels: Label of each finding, 1 or 0, ``(findings,)``.
 
     Raises:
-        ValueError: The shapes differ, there is nothing, a probability is outside [0, 1], or a label
-            is neither 0 nor 1.
+        ValueError: The shapes differ, there is no finding, a probability is outside [0, 1], or a
+            label is neither 0 nor 1.
 
-    Source: Brier 1950, Mon. Weather Rev. 78:1-3; Murphy 1973, J. Appl. Meteorol. 12:595-600;
-    Stephenson, Coelho and Jolliffe 2008, Weather Forecast. 23:752-757 (the part within bins).
+    Source: Brier 1950, Mon. Weather Rev. 78:1-3.
     """
-    said, truth = _checked(probabilities, labels)
-    member = _members(said, bins, "fixed")
-    counts, predicted, observed = _means(said, truth, member)
-    share, weights = float(truth.mean()), counts / len(said)
-    score = float(np.mean((said - truth) ** 2))
+    predicted, observed = _as_floats(probabilities, labels)
+    share = float(observed.mean())
+    score = float(np.mean((predicted - observed) ** 2))
     uncertainty = share * (1 - share)
-    reliability = float(weights @ (predicted - observed) ** 2)
-    resolution = float(weights @ (observed - share) ** 2)
-    return Brier(
-        score=score,
-        uncertainty=uncertainty,
-        reliability=reliability,
-        resolution=resolution,
-        within=score - reliability + resolution - uncertainty,
-        skill=1 - score / uncertainty if uncertainty > 0 else math.nan,
-    )
+    skill = 1 - score / uncertainty if uncertainty > 0 else math.nan
+    return BrierScore(score=score, uncertainty=uncertainty, skill=skill)
 
 
 def reliability_curve(
-    probabilities: ArrayLike, labels: ArrayLike, *, bins: int = 10, by: Bins = "quantile"
-) -> list[Bin]:
-    """Share of positives among findings of about the same probability.
+    probabilities: ArrayLike, labels: ArrayLike, *, bins: int = 10
+) -> list[CalibrationBin]:
+    """Share of positives as a function of the probability.
 
-    Intervals treat findings as independent: with several per patient they are a little narrow.
+    The bins have about equal numbers of findings; equal probabilities are in one bin. The intervals
+    treat findings as independent, so they are too narrow for several findings of one patient.
 
     Args:
-        probabilities: Of the positive class, ``(findings,)``.
-        labels: ``(findings,)``, 1 or 0.
-        bins: At most so many; those without a finding are left out.
-        by: ``quantile`` puts about as many findings in each, equal probabilities together;
-            ``fixed`` makes them equally wide.
+        probabilities: Probability of the positive class, ``(findings,)``.
+        labels: Label of each finding, 1 or 0, ``(findings,)``.
+        bins: Highest number of bins; empty ones are left out.
 
     Raises:
-        ValueError: As `brier`.
+        ValueError: As `brier_score`, or there is no bin.
     """
-    said, truth = _checked(probabilities, labels)
-    counts, predicted, observed = _means(said, truth, _members(said, bins, by))
-    found = []
-    for count, mean, share in zip(counts.tolist(), predicted, observed, strict=True):
-        low, high = wilson_interval(float(share), count)
-        found.append(
-            Bin(predicted=float(mean), observed=float(share), low=low, high=high, count=int(count))
+    predicted, observed = _as_floats(probabilities, labels)
+    _, index = np.unique(_bin_of_each(predicted, bins), return_inverse=True)
+    counts = np.bincount(index)
+    means, shares = np.bincount(index, predicted) / counts, np.bincount(index, observed) / counts
+    curve = []
+    for count, mean, share in zip(counts.tolist(), means.tolist(), shares.tolist(), strict=True):
+        low, high = wilson_interval(share, count)
+        curve.append(
+            CalibrationBin(predicted=mean, observed=share, low=low, high=high, count=count)
         )
-    return found
+    return curve
 
 
 def calibration_error(
@@ -143,123 +121,134 @@ def calibration_error(
     labels: ArrayLike,
     *,
     bins: int = 10,
-    by: Bins = "quantile",
     draws: int = 2000,
     seed: int = 0,
 ) -> CalibrationError:
-    """Expected calibration error, and how much of it the number of findings alone explains.
+    """Expected calibration error, and how large it is by chance for perfect calibration.
 
-    With few findings in a bin their share of positives is far from any probability by chance, so
-    the error of a perfect network is not 0. It is found by drawing labels from the probabilities.
+    In a bin of few findings the share of positives differs from any probability by chance, so even
+    a perfectly calibrated network has an error above 0. Labels drawn from the probabilities show
+    how large it is.
 
     Args:
-        probabilities: Of the positive class, ``(findings,)``.
-        labels: ``(findings,)``, 1 or 0.
-        bins: As `reliability_curve`.
-        by: As `reliability_curve`.
+        probabilities: Probability of the positive class, ``(findings,)``.
+        labels: Label of each finding, 1 or 0, ``(findings,)``.
+        bins: Highest number of bins, as in `reliability_curve`.
         draws: Number of drawn sets of labels.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Raises:
-        ValueError: As `brier`.
+        ValueError: As `reliability_curve`.
 
     Source: Naeini, Cooper and Hauskrecht 2015, AAAI; Bröcker and Smith 2007, Weather Forecast.
     22:651-661 (consistency resampling).
     """
-    said, truth = _checked(probabilities, labels)
-    member = _members(said, bins, by)
-    inside = (member[:, None] == np.unique(member)).astype(np.float64)
+    predicted, observed = _as_floats(probabilities, labels)
+    bin_of_each = _bin_of_each(predicted, bins)
+    inside = (bin_of_each[:, None] == np.unique(bin_of_each)).astype(np.float64)
     generator = np.random.default_rng(seed)
-    drawn = (generator.random((draws, len(said))) < said).astype(np.float64)
-    gaps = np.abs((drawn - said) @ inside).sum(axis=1) / len(said)
-    error = float(np.abs((truth - said) @ inside).sum() / len(said))
+    drawn = (generator.random((draws, len(predicted))) < predicted).astype(np.float64)
+    errors = np.abs((drawn - predicted) @ inside).sum(axis=1) / len(predicted)
+    error = float(np.abs((observed - predicted) @ inside).sum() / len(predicted))
     return CalibrationError(
         error=error,
-        by_luck=float(gaps.mean()),
-        by_luck_high=float(np.quantile(gaps, 0.95)),
-        p=(int(np.count_nonzero(gaps >= error - 1e-12)) + 1) / (draws + 1),
+        by_chance=float(errors.mean()),
+        by_chance_high=float(np.quantile(errors, 0.95)),
+        p=(int(np.count_nonzero(errors >= error - 1e-12)) + 1) / (draws + 1),
     )
+
+
+def _as_floats(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Floats, Floats]:
+    predicted, observed = np.asarray(probabilities, np.float64), np.asarray(labels, np.float64)
+    if predicted.ndim != 1 or predicted.shape != observed.shape or not len(predicted):
+        raise ValueError(
+            f"calibration needs one probability and one label per finding: got the shapes "
+            f"{predicted.shape} and {observed.shape}"
+        )
+    if not ((predicted >= 0) & (predicted <= 1)).all():
+        raise ValueError("a probability is outside 0 to 1")
+    if not np.isin(observed, (0, 1)).all():
+        raise ValueError("a label is neither 0 nor 1")
+    return predicted, observed
+
+
+def _bin_of_each(probabilities: Floats, bins: int) -> NDArray[np.intp]:
+    """Number of the bin of each probability. An edge belongs to the bin below it."""
+    if bins < 1:
+        raise ValueError(f"at least 1 bin is needed: got {bins}")
+    edges = np.quantile(probabilities, np.arange(1, bins) / bins)
+    return np.searchsorted(edges, probabilities, side="left")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sensitivity:
-    """The share of positive findings that are found where a share of negatives is let go.
+    """Sensitivity at a fixed specificity, with its confidence interval.
 
     Attributes:
         sensitivity: Mean over the cells.
-        low: Lower end of the interval.
-        high: Upper end.
-        specificity: That was asked for; in each cell at least so much is reached on its own
-            negatives, whose scores set the threshold.
-        reached: Mean specificity over the cells.
-        cases: Effective number of positive findings behind the interval.
+        low: Lower bound of the interval.
+        high: Upper bound of the interval.
+        specificity: Mean over the cells of the specificity at the chosen thresholds, which is at
+            least the requested one.
     """
 
     sensitivity: float
     low: float
     high: float
     specificity: float
-    reached: float
-    cases: float
 
 
 def sensitivity_at(
-    tested: ScoreTable, specificity: float, *, draws: int = 2000, seed: int = 0, level: float = 0.95
+    table: ScoreTable, specificity: float, *, draws: int = 2000, seed: int = 0, level: float = 0.95
 ) -> Sensitivity:
-    """Sensitivity at a specificity, the threshold being estimated from the same negatives.
+    """Sensitivity at a specificity, with the threshold estimated from the same negative findings.
 
-    In each cell the threshold is the lowest score of a negative finding that as large a share of
-    the negatives as asked for does not exceed; found are the positives above it. The interval is
-    Wilson's with an effective number of positives: as many independent ones as would give the
-    variance that the mean has when whole patients are resampled, thresholds included.
+    The threshold of a cell is the lowest score of a negative finding that is not exceeded by the
+    requested share of the negative findings; positive findings above it are detected. The interval
+    is Wilson's with an effective number of positive findings: the number of independent ones that
+    would have the same variance as the mean has when whole patients are resampled, with new
+    thresholds each time.
 
     Args:
-        tested: The strategy's scores.
-        specificity: Wanted, in (0, 1].
+        table: Scores of the strategy.
+        specificity: Requested specificity, in (0, 1].
         draws: Number of resamples of patients.
-        seed: Of the resamples.
-        level: Confidence.
+        seed: Seed of the resamples.
+        level: Confidence level.
 
     Raises:
         ValueError: The specificity or the level is outside its range.
     """
     if not 0 < specificity <= 1:
         raise ValueError(f"a specificity is above 0 and at most 1: got {specificity}")
-    patients = int(tested.patients.max()) + 1
+    patients = int(table.patients.max()) + 1
     generator = np.random.default_rng(seed)
     drawn = generator.multinomial(patients, np.full(patients, 1 / patients), size=draws)
     weights = np.vstack([np.ones((1, patients)), drawn])
     sums, cells, reached = np.zeros(draws + 1), np.zeros(draws + 1), 0.0
-    for index, inside in tested.cells:
-        found, specific = _of_cell(tested, index, inside, weights, specificity)
-        known = ~np.isnan(found)
-        sums[known] += found[known]
-        cells += known
-        reached += specific / len(tested.cells)
+    for number, inside in table.cells:
+        of_cell, specificity_of_cell = _of_cell(table, number, inside, weights, specificity)
+        defined = ~np.isnan(of_cell)
+        sums[defined] += of_cell[defined]
+        cells += defined
+        reached += specificity_of_cell / len(table.cells)
     usable = cells > 0
     shares = sums[usable] / cells[usable]
     share = float(shares[0])
-    cases = _effective_cases(tested, share, float(np.var(shares[1:])))
-    low, high = wilson_interval(share, cases, level=level)
-    return Sensitivity(
-        sensitivity=share,
-        low=low,
-        high=high,
-        specificity=specificity,
-        reached=reached,
-        cases=cases,
-    )
+    positives = _effective_positives(table, share, float(np.var(shares[1:])))
+    low, high = wilson_interval(share, positives, level=level)
+    return Sensitivity(sensitivity=share, low=low, high=high, specificity=reached)
 
 
 def _of_cell(
-    tested: ScoreTable, index: int, inside: NDArray[np.intp], weights: Floats, specificity: float
+    table: ScoreTable, number: int, inside: NDArray[np.intp], weights: Floats, specificity: float
 ) -> tuple[Floats, float]:
     """Sensitivity of a cell for each row of patient weights, and the first row's specificity.
 
-    NaN where the weights leave no finding of a class.
+    The sensitivity is NaN where the weights leave no finding of a class.
     """
-    scores, owners = tested.scores[index, inside], tested.patients[inside]
-    positive = tested.positive[inside]
+    scores, owners = table.scores[number, inside], table.patients[inside]
+    positive = table.positive[inside]
     order = np.argsort(scores[~positive], kind="stable")
     negatives = scores[~positive][order]
     running = np.cumsum(weights[:, owners[~positive][order]], axis=1)
@@ -269,51 +258,20 @@ def _of_cell(
     weight = weights[:, owners[positive]]
     hits = (weight * (below > threshold[:, None])).sum(axis=1)
     counts = weight.sum(axis=1)
-    found = np.full(len(weights), np.nan)
-    np.divide(hits, counts, out=found, where=(counts > 0) & (totals[:, 0] > 0))
-    return found, float(np.mean(negatives <= negatives[threshold[0]]))
+    shares = np.full(len(weights), np.nan)
+    np.divide(hits, counts, out=shares, where=(counts > 0) & (totals[:, 0] > 0))
+    return shares, float(np.mean(negatives <= negatives[threshold[0]]))
 
 
-def _effective_cases(tested: ScoreTable, share: float, variance: float) -> float:
-    """Independent positives that a share with this variance has: 1 or more, never above the data's.
+def _effective_positives(table: ScoreTable, share: float, variance: float) -> float:
+    """Number of independent positive findings that would give the share this variance, at least 1.
 
-    Where all or none are found, resampling sees no variance and the data's own number counts.
+    It never exceeds the effective number of the data, which is used where the share is 0 or 1 and
+    resampling shows no variance.
     """
-    owners = tested.patients[tested.positive]
-    most = 1 / shared_variance(np.full(len(owners), 1 / len(owners)), owners, PRIOR_CORRELATION)
+    owners = table.patients[table.positive]
+    equal = np.full(len(owners), 1 / len(owners))
+    most = 1 / clustered_variance(equal, owners, PRIOR_CORRELATION)
     if variance <= 0:
         return max(1.0, most)
     return max(1.0, min(most, share * (1 - share) / variance)) if 0 < share < 1 else most
-
-
-def _checked(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Floats, Floats]:
-    said, truth = np.asarray(probabilities, np.float64), np.asarray(labels, np.float64)
-    if said.ndim != 1 or said.shape != truth.shape or not len(said):
-        raise ValueError(
-            f"as many probabilities as labels are needed, in one row each: got the shapes "
-            f"{said.shape} and {truth.shape}"
-        )
-    if not ((said >= 0) & (said <= 1)).all():
-        raise ValueError("a probability is outside 0 to 1")
-    if not np.isin(truth, (0, 1)).all():
-        raise ValueError("a label is 0 or 1")
-    return said, truth
-
-
-def _members(said: Floats, bins: int, by: Bins) -> NDArray[np.intp]:
-    """The bin of each probability. Edges belong to the bin below them."""
-    if bins < 1:
-        raise ValueError(f"1 bin or more is needed: got {bins}")
-    inner = np.arange(1, bins) / bins
-    edges = np.quantile(said, inner) if by == "quantile" else inner
-    return np.searchsorted(edges, said, side="left")
-
-
-def _means(
-    said: Floats, truth: Floats, member: NDArray[np.intp]
-) -> tuple[NDArray[np.intp], Floats, Floats]:
-    """Count, mean probability and share of positives of each bin that is not empty."""
-    _, index = np.unique(member, return_inverse=True)
-    counts = np.bincount(index)
-    predicted, observed = np.bincount(index, said) / counts, np.bincount(index, truth) / counts
-    return counts, predicted, observed

@@ -1,4 +1,4 @@
-"""What a comparison found (``comparison.json``): the strategies on the same findings, as data."""
+"""The result of a comparison (``comparison.json``): strategies on the same findings, as data."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from pydantic import Field, NonNegativeFloat, model_validator
 from hydrakit.plan.results import Number, Seconds, Share
 from hydrakit.schema import Frozen, Name, Text
 from hydrakit.stats.subgroups import ComparedSubgroup
-from hydrakit.stats.verdict import Kind
+from hydrakit.stats.verdict import VerdictKind
 
 AucDifference = Annotated[float, Field(ge=-1, le=1)]
 
 
-class StrategyFigures(Frozen):
-    """How well a strategy does.
+class StrategyResult(Frozen):
+    """Result of one strategy.
 
     Attributes:
-        name: Of the strategy.
-        val: Mean over the cells of the validation AUC that they ended with; it chose the weights,
-            and so flatters.
+        name: Name of the strategy.
+        val: Mean over the cells of the final validation AUC. It is too high as an estimate, because
+            the weights were chosen by it.
         auc: Mean over the cells of the test AUC.
-        low: Lower end of its interval.
-        high: Upper end.
+        low: Lower bound of the test AUC's interval.
+        high: Upper bound of the test AUC's interval.
         cells: Number of cells in the mean.
-        left_out: Number of cells that tested one class alone, so that they have no AUC.
-        seconds: Of training, over all cells, rounds that are shared counted for each: what the
-            strategy alone would have taken.
-        shared: Number of rounds, over all cells, that were not trained anew.
+        left_out: Number of cells without an AUC, because they tested one class only.
+        seconds: Training time over all cells. Rounds that are shared with other strategies count
+            too: it is the time that the strategy alone would have taken.
+        shared: Number of rounds, over all cells, that were shared and not trained again.
         scores: Probability of the positive class, ``(passes, findings)``; None where a pass did
-            not test the finding. Scores of two cells are on two scales.
+            not test the finding. Scores of two cells are not on one scale.
         mean_scores: Mean of each finding's scores over the passes.
     """
 
@@ -48,21 +48,21 @@ class StrategyFigures(Frozen):
     mean_scores: tuple[Share, ...]
 
 
-class Pair(Frozen):
-    """The first strategy beside another, on the same findings.
+class StrategyPair(Frozen):
+    """Comparison of the first strategy with another one, on the same findings.
 
     Attributes:
-        strategy: The first one named.
-        against: The other.
-        difference: Mean test AUC of ``strategy`` less that of ``against``.
-        low: Lower end of its interval.
-        high: Upper end.
-        p: Of no difference.
-        p_holm: After Holm's correction for all pairs.
-        verdict: ``better``, ``worse`` or ``cannot tell``: ``strategy`` beside ``against``.
-        findings_needed: About so many would be needed to tell them apart; None where they can be
-            told apart, or where no difference was found.
-        text: The verdict in words.
+        strategy: Name of the first strategy.
+        against: Name of the other strategy.
+        difference: Mean test AUC of ``strategy`` minus that of ``against``.
+        low: Lower bound of the difference's interval.
+        high: Upper bound of the difference's interval.
+        p: p-value for no difference.
+        p_holm: p-value after Holm's correction for all pairs.
+        verdict: ``better``, ``worse`` or ``cannot tell``: ``strategy`` compared with ``against``.
+        findings_needed: Approximate number of findings needed to detect a difference of this size;
+            None where the verdict is ``better`` or ``worse``, or the difference is 0.
+        text: The verdict as text.
     """
 
     strategy: Name
@@ -72,7 +72,7 @@ class Pair(Frozen):
     high: AucDifference
     p: Share
     p_holm: Share
-    verdict: Kind
+    verdict: VerdictKind
     findings_needed: NonNegativeFloat | None
     text: Text
 
@@ -82,34 +82,35 @@ class Comparison(Frozen):
 
     Attributes:
         format: Version of this format.
-        hydrakit: Version that wrote it.
-        digest: Of the design.
-        datasets: In the order of training.
-        target: The dataset that was tested.
-        positive: The class whose AUC this is, against all others.
+        hydrakit: Version of hydrakit that wrote the file.
+        digest: Digest of the design.
+        datasets: Datasets in the order of training.
+        target: Dataset of the test findings.
+        positive: Positive class of the AUC, against all others.
         seeds: Number of seeds.
         repeats: Number of repeats.
         folds: Number of folds; None for a single 8-1-1 split.
-        level: Of the intervals.
+        level: Confidence level of the intervals.
         positives: Number of positive findings.
         negatives: Number of negative findings.
-        patients: Number of patients (those that groups or copies join count once).
-        strategies: In the order in which they were named.
-        pairs: The first strategy beside every other one.
-        verdict: In words, a line for each pair.
+        patients: Number of patients (those joined by groups or copies count as one).
+        strategies: Results of the strategies, in the order of the comparison.
+        pairs: Comparison of the first strategy with each other one.
+        verdict: Text of the verdict, a line for each pair.
         readings: How often test labels were read, in all cells of these strategies.
         wanted: Number of cells of the design.
-        done: Number of cells that are done; None where an earlier hydrakit wrote this.
-        under_way: Whether others were being run when this was written.
-        failed: Why cells failed, by name.
-        used: Number of cells behind the figures: of the (seed, repeat, fold) that all finished.
-        findings: Names.
-        labels: 1 for positive, 0 for negative, of each finding.
-        patient_of: Number of its patient, of each finding.
-        passes: Seed and repeat of each pass: a test of all findings.
-        fold_of: Which fold tested a finding, ``(passes, findings)``; None where none did.
+        done: Number of finished cells; None in files of earlier versions of hydrakit.
+        under_way: Whether further cells were running when this was written.
+        failed: Reasons of failed cells, by name of the cell.
+        used: Number of cells behind the results: of each (seed, repeat, fold) that all strategies
+            finished.
+        findings: Names of the findings.
+        labels: Label of each finding: 1 for positive, 0 for negative.
+        patient_of: Number of the patient of each finding.
+        passes: Seed and repeat of each pass: a pass tests all findings once.
+        fold_of: Fold that tested each finding, ``(passes, findings)``; None where none did.
         images: Number of images of the findings.
-        subgroups: The strategies on parts of the findings, where the target tells of any.
+        subgroups: Results in subgroups of the findings, where the target has any.
     """
 
     format: Literal[1] = 1
@@ -125,8 +126,8 @@ class Comparison(Frozen):
     positives: Number
     negatives: Number
     patients: Number
-    strategies: Annotated[tuple[StrategyFigures, ...], Field(min_length=1)]
-    pairs: tuple[Pair, ...]
+    strategies: Annotated[tuple[StrategyResult, ...], Field(min_length=1)]
+    pairs: tuple[StrategyPair, ...]
     verdict: Annotated[str, Field(min_length=1)]
     readings: Number
     wanted: Number
@@ -150,12 +151,12 @@ class Comparison(Frozen):
         rows: list[Sequence[float | None]] = [self.labels, self.patient_of, *means]
         rows += [row for table in tables for row in table]
         if not passes or {len(table) for table in tables} != {passes}:
-            raise ValueError("its tables of scores have other numbers of passes than 'passes'")
+            raise ValueError("the number of passes in 'scores' or 'fold_of' differs from 'passes'")
         if {len(row) for row in rows} != {findings}:
-            raise ValueError("its tables of scores have other numbers of findings than 'findings'")
+            raise ValueError("the number of findings in a table differs from 'findings'")
         if len(set(self.labels)) != 2 or max(self.patient_of) >= findings:
             raise ValueError("its findings are of one class, or of more patients than findings")
         names = [each.name for each in self.strategies]
         if len(set(names)) < len(names):
-            raise ValueError("a strategy is there twice")
+            raise ValueError("a strategy occurs twice")
         return self

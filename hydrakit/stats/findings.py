@@ -1,4 +1,4 @@
-"""Findings: what counts once in a test figure, however many images there are of it."""
+"""Findings: the units of every test metric, each of them counted once for all of its images."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-Subgroups = Mapping[str, str]
+Subgroups = Mapping[str, str]  # value of each subgroup variable of a case: {"zone": "PZ"}
 
-FEWEST = 2  # positive and negative findings: a subgroup with fewer has no AUC
+MIN_PER_CLASS = 2  # positive and negative findings: a subgroup with fewer has no AUC
 
 
-def average(values: Sequence[float]) -> float:
-    """The mean of the scores of one finding's images.
+def mean_score(values: Sequence[float]) -> float:
+    """Mean of the scores of one finding's images.
 
-    It does not depend on their order, to the last bit, and of equal scores it is that score: so a
-    copy of an image breaks no tie between two findings.
+    The result does not depend on the order of the values, to the last bit, and the mean of equal
+    scores is exactly that score. So a copy of an image never breaks a tie between two findings.
     """
     low = min(values)
     return low + math.fsum(value - low for value in values) / len(values)
@@ -27,47 +27,50 @@ def average(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """Which cases are images of which finding.
+    """The assignment of cases (images) to findings.
 
     Attributes:
-        members: Of each finding the places of its cases, in the order of the first one's.
+        members: Indices of the cases of each finding, in the order of each finding's first case.
     """
 
     members: tuple[tuple[int, ...], ...]
 
     @classmethod
     def of(cls, names: Sequence[str]) -> Findings:
-        """The findings of cases, from the name of each one's."""
+        """Group cases by the name of the finding of each case."""
         members: dict[str, list[int]] = {}
-        for place, name in enumerate(names):
-            members.setdefault(name, []).append(place)
+        for index, name in enumerate(names):
+            members.setdefault(name, []).append(index)
         return cls(tuple(map(tuple, members.values())))
 
     @property
     def firsts(self) -> list[int]:
-        """The place of each finding's first case."""
-        return [places[0] for places in self.members]
+        """Index of each finding's first case."""
+        return [indices[0] for indices in self.members]
 
-    def pooled(self, scores: Floats) -> Floats:
-        """Mean scores of the findings, ``(findings, ...)`` of scores ``(cases, ...)``."""
+    def mean_scores(self, scores: Floats) -> Floats:
+        """Mean scores of the findings, ``(findings, ...)``, from scores ``(cases, ...)``."""
         flat = scores.reshape(len(scores), math.prod(scores.shape[1:]))
-        rows = [[average(column) for column in flat[list(of)].T.tolist()] for of in self.members]
+        rows = [[mean_score(column) for column in flat[list(of)].T.tolist()] for of in self.members]
         return np.array(rows, dtype=np.float64).reshape(len(self.members), *scores.shape[1:])
 
-    def subgroups(self, told: Sequence[Subgroups]) -> list[Subgroups]:
-        """What each finding is told to be; where its images differ in a subgroup, it is in none."""
+    def subgroups(self, of_cases: Sequence[Subgroups]) -> list[Subgroups]:
+        """Subgroups of each finding: those in which all of its images agree."""
         return [
-            dict(set.intersection(*(set(told[place].items()) for place in places)))
-            for places in self.members
+            dict(set.intersection(*(set(of_cases[index].items()) for index in indices)))
+            for indices in self.members
         ]
 
 
-def parts(told: Sequence[Subgroups]) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
-    """Each subgroup and value by name, and which findings have it, ``(findings,)``."""
-    for name, value in sorted({pair for each in told for pair in each.items()}):
-        yield name, value, np.array([each.get(name) == value for each in told], dtype=np.bool_)
+def each_subgroup(
+    of_findings: Sequence[Subgroups],
+) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
+    """Name and value of every subgroup, sorted, with a mask of its findings ``(findings,)``."""
+    for name, value in sorted({pair for each in of_findings for pair in each.items()}):
+        members = [each.get(name) == value for each in of_findings]
+        yield name, value, np.array(members, dtype=np.bool_)
 
 
-def enough(positives: int, negatives: int) -> bool:
-    """Whether so many findings of a subgroup are given an AUC."""
-    return min(positives, negatives) >= FEWEST
+def enough_for_auc(positives: int, negatives: int) -> bool:
+    """Whether a subgroup with these numbers of findings gets an AUC."""
+    return min(positives, negatives) >= MIN_PER_CLASS

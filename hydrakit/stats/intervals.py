@@ -1,6 +1,6 @@
-"""How far a figure from few cases can be trusted: intervals of an AUC, and of folds together.
+"""Confidence intervals of an AUC: of one test set, and of the mean over folds, repeats and seeds.
 
-What is computed, what was tried, and the simulations behind it: docs/statistics.md.
+The methods, the alternatives that were tried, and simulations of the coverage: docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -8,19 +8,49 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hydrakit.stats.findings import Floats
-from hydrakit.stats.tested import Pairs, ScoreTable, pairs_of
+from hydrakit.stats.score_table import FindingPairs, ScoreTable, pairs_of
 
-# Assumed before the patients are looked at, and the weight of that in patients: chosen by
-# simulation (docs/statistics.md).
+# Correlation of a patient's findings that is assumed in advance, and the weight of this assumption
+# in patients: chosen by simulation (docs/statistics.md).
 PRIOR_CORRELATION = 0.3
 PRIOR_WEIGHT = 10
+
+
+def normal_quantile(level: float) -> float:
+    """Normal quantile of a two-sided interval: 1.96 for a level of 0.95.
+
+    Raises:
+        ValueError: The level is not within (0, 1).
+    """
+    return NormalDist().inv_cdf(_share_below(level))
+
+
+def t_quantile(level: float, freedom: float) -> float:
+    """Student's t quantile of a two-sided interval: 2.23 for 0.95 and 10 degrees of freedom.
+
+    Args:
+        level: Confidence level, in (0, 1).
+        freedom: Degrees of freedom, not necessarily a whole number.
+
+    Raises:
+        ValueError: The level is not within (0, 1).
+    """
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, _share_below(level)))
+
+
+def _share_below(level: float) -> float:
+    """Share of the distribution below the upper end of a two-sided interval."""
+    if not 0 < level < 1:
+        raise ValueError(f"a confidence level is between 0 and 1: got {level}")
+    return (1 + level) / 2
 
 
 def newcombe_interval(
@@ -28,15 +58,15 @@ def newcombe_interval(
 ) -> tuple[float, float]:
     """Confidence interval of an AUC, from the AUC and the numbers of cases alone.
 
-    It holds every true AUC ``theta`` from which the one found lies at most ``z`` standard errors
-    away, the standard error being that of ``theta`` itself. So it stays within [0, 1], is not
-    symmetric, and is not a point where the AUC found is 0 or 1.
+    The interval consists of every true AUC ``theta`` that is at most ``z`` standard errors away
+    from the estimate, where the standard error is that for ``theta`` itself. So it stays within
+    [0, 1], is not symmetric, and has a width even where the estimate is 0 or 1.
 
     Args:
-        auc: The AUC found, in [0, 1].
+        auc: Estimated AUC, in [0, 1].
         positives: Number of positive cases.
         negatives: Number of negative cases.
-        level: Confidence, in (0, 1).
+        level: Confidence level, in (0, 1).
 
     Returns:
         The lower and the upper bound.
@@ -59,9 +89,9 @@ def newcombe_interval(
 
 @dataclass(frozen=True)
 class VarianceModel:
-    """The variance of an AUC where scores are exponential (Hanley and McNeil 1982).
+    """Variance of an AUC for exponentially distributed scores (Hanley and McNeil 1982).
 
-    Both classes' terms are replaced by their mean, as in Newcombe's methods 4 and 5.
+    The terms of the two classes are replaced by their mean, as in Newcombe's methods 4 and 5.
 
     Attributes:
         positives: 1 / the (effective) number of positive findings.
@@ -74,7 +104,7 @@ class VarianceModel:
     pairs: float
 
     def variance(self, theta: float) -> float:
-        """Of an AUC that is truly ``theta``."""
+        """Variance of the estimate where the true AUC is ``theta``."""
         others = max(0.0, (self.positives + self.negatives) / 2 - self.pairs)
         shared = (1 - theta) / (2 - theta) + theta / (1 + theta)
         return theta * (1 - theta) * (self.pairs + others * shared)
@@ -83,17 +113,17 @@ class VarianceModel:
 def score_interval(
     auc: float, variance: Callable[[float], float], *, level: float = 0.95
 ) -> tuple[float, float]:
-    """Every true AUC from which the one found lies within the normal quantile's standard errors.
+    """Every true AUC that is at most ``z`` of its own standard errors away from the estimate.
 
     Args:
-        auc: The AUC found.
-        variance: Of the AUC found, as a function of the true one.
-        level: Confidence, in (0, 1).
+        auc: Estimated AUC.
+        variance: Variance of the estimate, as a function of the true AUC.
+        level: Confidence level, in (0, 1).
 
     Raises:
         ValueError: The level is outside its range.
     """
-    z = quantile(level)
+    z = normal_quantile(level)
 
     def is_near(theta: float) -> bool:
         return abs(theta - auc) < z * math.sqrt(variance(theta))
@@ -104,7 +134,7 @@ def score_interval(
 
 
 def _bisect(inside: float, outside: float, is_inside: Callable[[float], bool]) -> float:
-    """The edge between a point inside and one outside, to the last bit, on the outer side."""
+    """The boundary between a point inside and one outside, to the last bit, on the outer side."""
     while True:
         middle = (inside + outside) / 2
         if middle in (inside, outside):
@@ -115,50 +145,10 @@ def _bisect(inside: float, outside: float, is_inside: Callable[[float], bool]) -
             outside = middle
 
 
-def t_level(value: float, freedom: float) -> float:
-    """Share of Student's t distribution within ``-value`` to ``value``: 1 - the two-sided p.
-
-    Exact to about 1e-9: the density is integrated by Gauss and Legendre's rule over the angle whose
-    tangent is ``t / sqrt(freedom)``.
-
-    Raises:
-        ValueError: The degrees of freedom are below 1, or the value is below 0.
-    """
-    if not freedom >= 1:
-        raise ValueError(f"degrees of freedom are 1 or more: got {freedom}")
-    if not value >= 0:
-        raise ValueError(f"a t value is 0 or more here: got {value}")
-    if freedom > 1e6:
-        return 2 * NormalDist().cdf(value) - 1
-    nodes, weights = _gauss_legendre()
-    angle = math.atan(value / math.sqrt(freedom))
-    area = angle / 2 * float(weights @ np.cos(angle * (nodes + 1) / 2) ** (freedom - 1))
-    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2))
-    return min(1.0, 2 * scale / math.sqrt(math.pi) * area)
-
-
-@cache
-def _gauss_legendre() -> tuple[Floats, Floats]:
-    return np.polynomial.legendre.leggauss(200)
-
-
-def t_quantile(level: float, freedom: float) -> float:
-    """Student's t quantile of a two-sided interval: 2.228 for 0.95 and 10 degrees of freedom.
-
-    Raises:
-        ValueError: The level is outside its range, or the degrees of freedom are below 1.
-    """
-    low = quantile(level)
-    if freedom > 1e6:
-        return low
-    high = 2 * low + 1
-    while t_level(high, freedom) < level:
-        high *= 2
-    return _bisect(low, high, lambda value: t_level(value, freedom) <= level)
-
-
 def wilson_interval(share: float, cases: float, *, level: float = 0.95) -> tuple[float, float]:
-    """Score interval of a share of cases, whose number may be an effective one.
+    """Score interval of a proportion.
+
+    The number of cases may be an effective one: ``scipy.stats.binomtest`` takes whole numbers only.
 
     Raises:
         ValueError: The share or the level is outside its range, or there is no case.
@@ -169,135 +159,118 @@ def wilson_interval(share: float, cases: float, *, level: float = 0.95) -> tuple
         raise ValueError(f"a share is between 0 and 1: got {share}")
     if not cases > 0:
         raise ValueError(f"an interval needs cases: got {cases}")
-    z2 = quantile(level) ** 2
+    z2 = normal_quantile(level) ** 2
     middle = (share + z2 / (2 * cases)) / (1 + z2 / cases)
     half = math.sqrt(z2 * (share * (1 - share) + z2 / (4 * cases)) / cases) / (1 + z2 / cases)
     low = 0.0 if share == 0 else max(0.0, middle - half)
     return low, 1.0 if share == 1 else min(1.0, middle + half)
 
 
-def quantile(level: float) -> float:
-    """The normal quantile of a two-sided interval: 1.96 for 0.95.
-
-    Raises:
-        ValueError: The level is not within (0, 1).
-    """
-    if not 0 < level < 1:
-        raise ValueError(f"a confidence level is between 0 and 1: got {level}")
-    return NormalDist().inv_cdf((1 + level) / 2)
-
-
 @dataclass(frozen=True, kw_only=True)
 class MeanAuc:
-    """The mean AUC of a strategy's cells, and how far it can be trusted.
+    """Mean AUC of a strategy's cells with its confidence interval.
 
     Attributes:
         auc: Mean over the cells (seed, repeat, fold) that tested both classes.
-        low: Lower end of the interval.
-        high: Upper end.
-        level: Its confidence.
+        low: Lower bound of the interval.
+        high: Upper bound of the interval.
         positives: Number of positive findings.
         negatives: Number of negative findings.
         patients: Number of patients.
         cells: Number of cells in the mean.
-        left_out: Number of cells that tested one class alone.
-        inflation: Variance used over that of as many independent findings compared in the same
-            pairs; above 1 where the findings of a patient go together.
+        left_out: Number of cells without an AUC, because they tested one class only.
     """
 
     auc: float
     low: float
     high: float
-    level: float
     positives: int
     negatives: int
     patients: int
     cells: int
     left_out: int
-    inflation: float
 
 
-def mean_auc(tested: ScoreTable, *, level: float = 0.95) -> MeanAuc:
-    """The mean AUC of a strategy with an interval that allows for findings of one patient.
+def mean_auc(table: ScoreTable, *, level: float = 0.95) -> MeanAuc:
+    """Mean AUC of a strategy, with an interval that allows for several findings of one patient.
 
-    Newcombe's equation with another variance: Hanley and McNeil's at effective numbers of findings,
-    times how much larger or smaller the variance between patients is (`deviation`). The networks
-    are taken as given, save that differences between passes add to the variance.
+    The interval solves Newcombe's equation with another variance: Hanley and McNeil's at effective
+    numbers of findings, times the ratio of the observed variance between patients to the expected
+    one (`variance_ratio`). The networks count as given, except that differences between passes add
+    to the variance.
 
     Raises:
         ValueError: The level is outside its range.
 
     Source: Newcombe 2006 (method 5); Obuchowski 1997, Biometrics 53:567-578.
     """
-    pairs = pairs_of(tested)
-    model = model_of(pairs)
-    factor = ratio_of(pairs, model)
-    found = spread_of(pairs, pairs.components, pairs.pass_aucs)
-    if found.training > 0:  # it is known from few passes: Student's quantile for that part
-        freedom = found.training_freedom * (found.variance / found.training) ** 2
-        factor *= (t_quantile(level, freedom) / quantile(level)) ** 2
+    pairs = pairs_of(table)
+    model = variance_model(pairs)
+    factor = variance_ratio(pairs, model)
+    estimate = estimate_variance(pairs, pairs.components, pairs.pass_aucs)
+    if estimate.training > 0:  # estimated from few passes: Student's quantile for that part
+        freedom = estimate.training_freedom * (estimate.variance / estimate.training) ** 2
+        factor *= (t_quantile(level, freedom) / normal_quantile(level)) ** 2
     low, high = score_interval(pairs.auc, lambda theta: factor * model.variance(theta), level=level)
-    plain = model_of(pairs, correlation=0.0).variance(0.5)
     return MeanAuc(
         auc=pairs.auc,
         low=low,
         high=high,
-        level=level,
         positives=len(pairs.positives),
         negatives=len(pairs.negatives),
-        patients=len(np.unique(tested.patients)),
-        cells=len(tested.cells),
-        left_out=tested.left_out,
-        inflation=factor * model.variance(0.5) / plain,
+        patients=len(np.unique(table.patients)),
+        cells=len(table.cells),
+        left_out=table.left_out,
     )
 
 
-def model_of(pairs: Pairs, *, correlation: float = PRIOR_CORRELATION) -> VarianceModel:
+def variance_model(pairs: FindingPairs, *, correlation: float = PRIOR_CORRELATION) -> VarianceModel:
     """Hanley and McNeil's variance at the effective numbers of findings and of pairs.
 
     Args:
-        pairs: That were compared.
-        correlation: Assumed between findings of one class and patient.
+        pairs: Pairs of findings.
+        correlation: Assumed correlation between findings of one class and patient.
     """
     weights = pairs.weights.sum(axis=0)
     of_positive, of_negative = weights.sum(axis=1), weights.sum(axis=0)
-    first = shared_variance(of_positive, pairs.positives, correlation)
-    second = shared_variance(of_negative, pairs.negatives, correlation)
-    alone = float((of_positive**2).sum() * (of_negative**2).sum())
-    return VarianceModel(first, second, float((weights**2).sum()) * first * second / alone)
+    first = clustered_variance(of_positive, pairs.positives, correlation)
+    second = clustered_variance(of_negative, pairs.negatives, correlation)
+    independent = float((of_positive**2).sum() * (of_negative**2).sum())
+    return VarianceModel(first, second, float((weights**2).sum()) * first * second / independent)
 
 
-def shared_variance(weights: Floats, patients: NDArray[np.intp], correlation: float) -> float:
-    """Variance of a weighted mean of findings of variance 1 that go together within patients.
+def clustered_variance(weights: Floats, patients: NDArray[np.intp], correlation: float) -> float:
+    """Variance of a weighted mean of findings of variance 1 that correlate within patients.
 
     Args:
-        weights: ``(findings,)``.
-        patients: Of the findings, ``(findings,)``.
-        correlation: Of two findings of one patient.
+        weights: Weight of each finding, ``(findings,)``.
+        patients: Patient of each finding, ``(findings,)``.
+        correlation: Correlation of two findings of one patient.
     """
-    together = np.bincount(patients, weights)
-    return float((1 - correlation) * (weights**2).sum() + correlation * (together**2).sum())
+    of_patient = np.bincount(patients, weights)
+    return float((1 - correlation) * (weights**2).sum() + correlation * (of_patient**2).sum())
 
 
-def ratio_of(pairs: Pairs, model: VarianceModel) -> float:
-    """How many times the model's variance the AUC has, drawn towards 1 where patients are few."""
+def variance_ratio(pairs: FindingPairs, model: VarianceModel) -> float:
+    """Observed variance of an AUC over the model's, shrunk towards 1 where patients are few."""
     expected = model.variance(pairs.auc)
-    if expected <= 0:  # an AUC of 0 or 1: the pairs say nothing of their variance
+    if expected <= 0:  # an AUC of 0 or 1: the pairs do not show how much it varies
         return 1.0
-    known = min(len(np.unique(pairs.positives)), len(np.unique(pairs.negatives))) - 1
-    found = spread_of(pairs, pairs.components, pairs.pass_aucs).variance
-    return (known * found / expected + PRIOR_WEIGHT) / (known + PRIOR_WEIGHT)
+    weight = min(len(np.unique(pairs.positives)), len(np.unique(pairs.negatives))) - 1
+    observed = estimate_variance(pairs, pairs.components, pairs.pass_aucs).variance
+    return (weight * observed / expected + PRIOR_WEIGHT) / (weight + PRIOR_WEIGHT)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spread:
-    """The variance of a mean AUC, or of a difference of two.
+class VarianceEstimate:
+    """Estimated variance of a mean AUC, or of a difference of two.
 
     Attributes:
-        variance: Of patients and training together.
-        training: The part that other random starts and folds would add to.
-        freedom: Degrees of freedom of all (Satterthwaite), 1 or more.
-        training_freedom: Those of the training part: the number of passes less 1, at least 1.
+        variance: Variance from patients and training together.
+        training: The part from training: how much other random starts and folds would change.
+        freedom: Degrees of freedom of the whole variance (Satterthwaite), at least 1.
+        training_freedom: Degrees of freedom of the training part: the number of passes minus 1, at
+            least 1.
     """
 
     variance: float
@@ -306,17 +279,21 @@ class Spread:
     training_freedom: int
 
 
-def spread_of(pairs: Pairs, components: tuple[Floats, Floats], passes: Floats) -> Spread:
-    """The variance of a mean AUC or a difference of two, from patients and from trainings.
+def estimate_variance(
+    pairs: FindingPairs, components: tuple[Floats, Floats], pass_values: Floats
+) -> VarianceEstimate:
+    """Estimate the variance of a mean AUC, or of a difference of two, from patients and training.
 
-    Patients: Obuchowski's for clustered data, which is DeLong's where every patient has one
-    finding. Training: what the passes differ by, beyond what the same patients in all of them
-    explain (as readers in Obuchowski and Rockette's analysis), over the number of passes.
+    Patients: Obuchowski's variance for clustered data, which is DeLong's where every patient has
+    one finding. Training: the variance between passes that the patients they have in common do not
+    explain (like readers in Obuchowski and Rockette's analysis), divided by the number of passes.
 
     Args:
-        pairs: Whose findings were compared.
-        components: Two arrays ``(passes, patients)``, as `Pairs.components`.
-        passes: The figure of each pass, ``(passes,)``; NaN for one without any.
+        pairs: Pairs of findings.
+        components: Contributions of the patients, two arrays ``(passes, patients)`` like
+            `FindingPairs.components`.
+        pass_values: AUC, or difference of AUCs, of each pass, ``(passes,)``; NaN for a pass without
+            one.
 
     Source: Obuchowski 1997, Biometrics 53:567-578; Obuchowski and Rockette 1995, Commun. Stat.
     Simul. 24:285-308.
@@ -324,34 +301,41 @@ def spread_of(pairs: Pairs, components: tuple[Floats, Floats], passes: Floats) -
     positives, negatives = (len(np.unique(part)) for part in (pairs.positives, pairs.negatives))
     patients = len(np.union1d(pairs.positives, pairs.negatives))
     above, below = (part.sum(axis=0) for part in components)
-    one = _corrected(positives) * float(above @ above)
-    two = _corrected(negatives) * float(below @ below)
-    both = 2 * _corrected(patients) * float(above @ below)
-    training = _training(components[0] + components[1], pairs.shares, passes, patients)
-    trained = max(1, int((pairs.shares > 0).sum()) - 1)
-    terms = one**2 / max(1, positives - 1) + two**2 / max(1, negatives - 1) + training**2 / trained
+    one = _bessel(positives) * float(above @ above)
+    two = _bessel(negatives) * float(below @ below)
+    both = 2 * _bessel(patients) * float(above @ below)
+    summed = components[0] + components[1]
+    training = _training_variance(summed, pairs.shares, pass_values, patients)
+    training_freedom = max(1, int((pairs.shares > 0).sum()) - 1)
+    terms = (
+        one**2 / max(1, positives - 1)
+        + two**2 / max(1, negatives - 1)
+        + training**2 / training_freedom
+    )
     fewest = min(positives, negatives) - 1
-    return Spread(
+    return VarianceEstimate(
         variance=max(0.0, one + two + both) + training,
         training=training,
         freedom=max(1.0, (one + two + training) ** 2 / terms if terms > 0 else fewest),
-        training_freedom=trained,
+        training_freedom=training_freedom,
     )
 
 
-def _corrected(count: int) -> float:
-    """Bessel's correction; 1 for a single patient, whose variance nobody can tell."""
+def _bessel(count: int) -> float:
+    """Bessel's correction; 1 for a single patient, from whom no variance can be estimated."""
     return count / (count - 1) if count > 1 else 1.0
 
 
-def _training(components: Floats, shares: Floats, figures: Floats, patients: int) -> float:
-    """The variance of the mean of the passes that patients do not explain."""
+def _training_variance(
+    components: Floats, shares: Floats, pass_values: Floats, patients: int
+) -> float:
+    """The part of the variance of the passes' mean that patients do not explain."""
     usable = shares > 0
     count = int(usable.sum())
     if count < 2:
         return 0.0
     scaled = components[usable] / shares[usable, None]
-    between = _corrected(patients) * (scaled @ scaled.T)
-    alike = (between.sum() - np.trace(between)) / (count * (count - 1))
-    explained = float(np.trace(between) / count - alike)
-    return max(0.0, float(np.var(figures[usable], ddof=1)) - explained) / count
+    covariances = _bessel(patients) * (scaled @ scaled.T)
+    between = (covariances.sum() - np.trace(covariances)) / (count * (count - 1))
+    explained = float(np.trace(covariances) / count - between)
+    return max(0.0, float(np.var(pass_values[usable], ddof=1)) - explained) / count

@@ -1,6 +1,6 @@
-"""Two strategies on the same findings: their difference, its interval, and its p-value.
+"""Comparison of two strategies on the same findings: difference, confidence interval, p-value.
 
-What is computed, what was tried, and the simulations behind it: docs/statistics.md.
+The methods, the alternatives that were tried, and simulations of the coverage: docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -11,52 +11,48 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hydrakit.errors import DataError
 from hydrakit.stats.findings import Floats
 from hydrakit.stats.intervals import (
-    PRIOR_CORRELATION,
-    Spread,
-    model_of,
-    quantile,
-    ratio_of,
+    VarianceEstimate,
+    estimate_variance,
+    normal_quantile,
     score_interval,
-    spread_of,
-    t_level,
     t_quantile,
+    variance_model,
+    variance_ratio,
 )
-from hydrakit.stats.tested import Pairs, ScoreTable, pairs_of
+from hydrakit.stats.metrics import mid_ranks
+from hydrakit.stats.score_table import FindingPairs, ScoreTable, pairs_of
 
-EXACT_PATIENTS = 12
+EXACT_PATIENTS = 12  # with at most this number, all sign patterns are tried
 DRAWS = 20_000
 TINY = 1e-12
-FLOOR = 0.25  # of the variance that the strategies' likeness lets one expect
+MIN_VARIANCE_SHARE = 0.25  # of the variance expected for strategies that are as similar as these
+POWER = 0.8  # with which `findings_needed` detect a difference
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairedDifference:
-    """The mean AUC of one strategy less that of another, on the same findings.
+    """Difference of the mean AUCs of two strategies on the same findings.
 
     Attributes:
-        first: Mean AUC of the one.
-        second: Mean AUC of the other.
-        difference: First less second.
-        low: Lower end of the interval, -1 or more.
-        high: Upper end, 1 or less.
-        level: Its confidence.
-        p: Two-sided, of no difference; before any correction for several comparisons.
-        exact: Whether all sign patterns were tried, not random ones.
+        first: Mean AUC of the first strategy.
+        second: Mean AUC of the second strategy.
+        difference: AUC of the first strategy minus that of the second.
+        low: Lower bound of the interval, at least -1.
+        high: Upper bound of the interval, at most 1.
+        level: Confidence level of the interval.
+        p: Two-sided p-value for no difference, not corrected for several comparisons.
         positives: Number of positive findings.
         negatives: Number of negative findings.
         patients: Number of patients.
         passes: Number of passes (seeds times repeats) in the mean.
         error: Standard error of the difference.
-        training: The part of its variance that other random starts would change; 0 for one pass,
-            which cannot tell.
-        needed: Findings (as many per patient, and as many positive among them) of which a
-            difference as large as the one found is detected at the 5 % level in 80 of 100 studies;
-            infinite where no difference was found.
+        needed: Number of findings with which 80 of 100 studies would detect a difference of this
+            size at the 5 % level, with as many findings per patient and the same share of
+            positives; infinite where the difference is 0.
     """
 
     first: float
@@ -66,13 +62,11 @@ class PairedDifference:
     high: float
     level: float
     p: float
-    exact: bool
     positives: int
     negatives: int
     patients: int
     passes: int
     error: float
-    training: float
     needed: float
 
 
@@ -81,34 +75,35 @@ def compare(
 ) -> PairedDifference:
     """Compare two strategies that were tested on the same findings in the same folds.
 
-    The interval is ``difference +- t * error``, with the error from patients and trainings
-    (`hydrakit.stats.intervals.spread_of`) and Satterthwaite's degrees of freedom. The p-value is
-    a sign-flip test of what each patient adds to the difference (`sign_flip`): all sign patterns
-    where 12 patients or fewer add something, else random ones. Where the passes differ by more
-    than patients explain, which no flipping of patients can see, it is at least that of the
-    t-test with the same error. Of a strategy and itself it is 1, and the interval is (0, 0).
+    The interval is ``difference +- t * error``, with the error from patients and training
+    (`hydrakit.stats.intervals.estimate_variance`) and Satterthwaite's degrees of freedom. The
+    p-value is that of a sign-flip test of the patients' contributions to the difference
+    (`sign_flip`). Where the passes differ by more than the patients explain, which flipping
+    patients cannot detect, it is at least the p-value of the t-test with the same error. For a
+    strategy and itself, p is 1 and the interval is (0, 0).
 
     Args:
-        first: One strategy.
-        second: The other.
-        seed: Of the random sign patterns.
-        level: Confidence of the interval.
+        first: Scores of the first strategy.
+        second: Scores of the second strategy.
+        seed: Seed of the random sign patterns.
+        level: Confidence level of the interval.
 
     Raises:
         DataError: The two were not tested on the same findings in the same folds.
         ValueError: The level is outside its range.
     """
-    _must_match(first, second)
+    _check_same_cases(first, second)
     one, two = pairs_of(first), pairs_of(second)
     difference = one.auc - two.auc
-    found = _spread(one, two)
-    variance = found.variance
-    if not _same(first, second):
-        variance = max(variance, FLOOR * _expected_variance(first, second, one, two))
-    p, exact = sign_flip(_contributions(one, two), seed=seed)
-    if found.training > 0:
-        p = max(p, 1 - t_level(abs(difference) / math.sqrt(variance), found.freedom))
-    half = t_quantile(level, found.freedom) * math.sqrt(variance)
+    estimate = _variance_of_difference(one, two)
+    variance = estimate.variance
+    if not _equal_ranks(first, second):
+        variance = max(variance, MIN_VARIANCE_SHARE * _expected_variance(first, second, one, two))
+    error = math.sqrt(variance)
+    p = sign_flip(_contributions(one, two), seed=seed)
+    if estimate.training > 0:
+        p = max(p, _t_test(difference / error, estimate.freedom))
+    half = t_quantile(level, estimate.freedom) * error
     return PairedDifference(
         first=one.auc,
         second=two.auc,
@@ -117,57 +112,59 @@ def compare(
         high=min(1.0, difference + half),
         level=level,
         p=p,
-        exact=exact,
         positives=len(one.positives),
         negatives=len(one.negatives),
         patients=len(np.unique(first.patients)),
         passes=len(first.passes),
-        error=math.sqrt(variance),
-        training=found.training,
-        needed=findings_needed(difference, math.sqrt(variance), len(first.findings)),
+        error=error,
+        needed=findings_needed(difference, error, len(first.findings)),
     )
 
 
-def sign_flip(
-    contributions: NDArray[np.float64], *, draws: int = DRAWS, seed: int = 0
-) -> tuple[float, bool]:
-    """Two-sided p-value of a sum, each part of which is as likely to have the other sign.
+def _t_test(t: float, freedom: float) -> float:
+    """Two-sided p-value of Student's t test."""
+    from scipy.special import stdtr
+
+    return float(2 * stdtr(freedom, -abs(t)))
+
+
+def sign_flip(contributions: Floats, *, draws: int = DRAWS, seed: int = 0) -> float:
+    """Two-sided p-value of a sum of contributions, under random signs.
+
+    All sign patterns are tried where 12 or fewer contributions are not 0. Otherwise ``n`` random
+    patterns are, and p is ``(b + 1) / (n + 1)``, which is never 0 (Phipson and Smyth 2010).
 
     Args:
-        contributions: ``(patients,)``; those that are 0 change nothing.
-        draws: Random sign patterns ``n`` where there are too many to try all; the p-value is then
-            ``(b + 1) / (n + 1)``, which is never 0 (Phipson and Smyth 2010).
-        seed: Of the random patterns.
-
-    Returns:
-        The p-value, and whether all sign patterns were tried.
+        contributions: Contribution of each patient, ``(patients,)``.
+        draws: Number ``n`` of random sign patterns.
+        seed: Seed of the random sign patterns.
 
     Source: Hemerik, Goeman and Finos 2020, J. R. Stat. Soc. B 82:841-864.
     """
-    found = abs(float(contributions.sum()))
+    observed = abs(float(contributions.sum()))
     parts = contributions[np.abs(contributions) > TINY]
     if len(parts) <= EXACT_PATIENTS:
         sums = np.zeros(1)
         for part in parts:
             sums = np.concatenate([sums + part, sums - part])
-        return float(np.mean(np.abs(sums) >= found - TINY)), True
+        return float(np.mean(np.abs(sums) >= observed - TINY))
     generator = np.random.default_rng(seed)
-    beyond = 0
+    as_large = 0
     for start in range(0, draws, 2000):
         count = min(2000, draws - start)
         signs = generator.integers(0, 2, (count, len(parts)), dtype=np.int8) * 2.0 - 1.0
-        beyond += int(np.count_nonzero(np.abs(signs @ parts) >= found - TINY))
-    return (beyond + 1) / (draws + 1), False
+        as_large += int(np.count_nonzero(np.abs(signs @ parts) >= observed - TINY))
+    return (as_large + 1) / (draws + 1)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Adjusted p-values of a family: their smallest family-wise level of rejection.
+    """Holm's adjusted p-values: the smallest family-wise level at which each test is rejected.
 
     Args:
-        p_values: By name of the comparison.
+        p_values: p-value of each comparison, by name.
 
     Returns:
-        The same names in the same order.
+        The adjusted p-values, with the same names in the same order.
 
     Raises:
         ValueError: A p-value is outside [0, 1].
@@ -186,36 +183,33 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def findings_needed(
-    difference: float, error: float, findings: int, *, power: float = 0.8, level: float = 0.95
+    difference: float, error: float, findings: int, *, level: float = 0.95
 ) -> float:
-    """How many findings such a difference needs to be detected.
+    """Number of findings needed to detect a difference of this size with a power of 80 %.
 
-    The variance falls as 1 / findings, with the same share of positives, the same number per
-    patient and the same correlations. The difference found is itself uncertain, so that the number
-    is a rough one: it is what would be needed *if* the difference found were the true one.
+    The variance is assumed to fall as 1 / findings, with the same share of positives, findings per
+    patient and correlations. The observed difference is taken for the true one, which is itself
+    uncertain, so the number is an order of magnitude.
 
     Args:
-        difference: That was found.
-        error: Its standard error.
-        findings: Number of findings it was found on.
-        power: Wanted probability of detecting it.
-        level: 1 less the level of the two-sided test.
+        difference: Observed difference.
+        error: Standard error of the difference.
+        findings: Number of findings behind it.
+        level: Confidence level: 1 minus the level of the two-sided test.
 
     Returns:
         A number of findings; infinite where the difference is 0.
 
     Raises:
-        ValueError: The power or the level is outside (0, 1).
+        ValueError: The level is outside (0, 1).
     """
-    if not 0 < power < 1:
-        raise ValueError(f"a power is between 0 and 1: got {power}")
     if abs(difference) <= TINY:
         return math.inf
-    wanted = quantile(level) + NormalDist().inv_cdf(power)
-    return findings * (wanted * error / difference) ** 2
+    distance = normal_quantile(level) + NormalDist().inv_cdf(POWER)
+    return findings * (distance * error / difference) ** 2
 
 
-def _must_match(first: ScoreTable, second: ScoreTable) -> None:
+def _check_same_cases(first: ScoreTable, second: ScoreTable) -> None:
     """Refuse strategies that were not tested on the same cases in the same folds."""
     passes = [[f"{seed}, {repeat}" for seed, repeat in part.passes] for part in (first, second)]
     for what, one, two in (
@@ -225,8 +219,8 @@ def _must_match(first: ScoreTable, second: ScoreTable) -> None:
         if one != two:
             odd = min(set(one) ^ set(two))
             raise DataError(
-                f"two strategies must be tested on the same {what}: {odd!r} is of one alone: "
-                "finish both, or compare what both have"
+                f"two strategies must be tested on the same {what}, but only one of them has "
+                f"{odd!r}: finish both, or compare what both have"
             )
     for what, left, right in (
         ("labels", first.labels, second.labels),
@@ -237,30 +231,26 @@ def _must_match(first: ScoreTable, second: ScoreTable) -> None:
             raise DataError(f"two strategies must be tested on the same {what}")
 
 
-def _same(first: ScoreTable, second: ScoreTable) -> bool:
-    """Whether the two give the findings of every cell the same ranks."""
+def _equal_ranks(first: ScoreTable, second: ScoreTable) -> bool:
+    """Whether the two strategies rank the findings of every cell equally."""
     return all(
-        np.array_equal(ranks(first.scores[index, inside]), ranks(second.scores[index, inside]))
-        for index, inside in first.cells
+        np.array_equal(
+            mid_ranks(first.scores[number, inside]), mid_ranks(second.scores[number, inside])
+        )
+        for number, inside in first.cells
     )
 
 
-def ranks(scores: Floats) -> Floats:
-    """Ranks from 1; equal scores share the mean of theirs."""
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[inverse], dtype=np.float64)
+def _variance_of_difference(one: FindingPairs, two: FindingPairs) -> VarianceEstimate:
+    above, below = (a - b for a, b in zip(one.components, two.components, strict=True))
+    return estimate_variance(one, (above, below), one.pass_aucs - two.pass_aucs)
 
 
-def _spread(one: Pairs, two: Pairs) -> Spread:
-    parts = [a - b for a, b in zip(one.components, two.components, strict=True)]
-    return spread_of(one, (parts[0], parts[1]), one.pass_aucs - two.pass_aucs)
+def _contributions(one: FindingPairs, two: FindingPairs) -> Floats:
+    """Contribution of each patient to the difference; their sum is the difference.
 
-
-def _contributions(one: Pairs, two: Pairs) -> Floats:
-    """What each patient adds to the difference, their sum being the difference.
-
-    The patient's components, with its share of the difference put back: what swapping the two
-    strategies' scores of this patient would turn round.
+    It consists of the patient's components and its share of the difference: the part that changes
+    its sign if the two strategies' scores of this patient are swapped.
     """
     size, difference = one.patients, one.auc - two.auc
     weights = one.weights.sum(axis=0)
@@ -270,36 +260,36 @@ def _contributions(one: Pairs, two: Pairs) -> Floats:
     return np.asarray(parts[0] + parts[1] + difference * share / 2, dtype=np.float64)
 
 
-def _expected_variance(first: ScoreTable, second: ScoreTable, one: Pairs, two: Pairs) -> float:
-    """The variance that two AUCs have whose scores go together as these do.
+def _expected_variance(
+    first: ScoreTable, second: ScoreTable, one: FindingPairs, two: FindingPairs
+) -> float:
+    """Expected variance of the difference of two AUCs, given the correlation of the scores.
 
-    For few findings that all networks rank alike, in which nothing is seen to vary.
+    It matters for few findings that all networks rank equally, so that no variance is observed.
     """
     total = 0.0
     for pairs in (one, two):
-        model = model_of(pairs, correlation=PRIOR_CORRELATION)
-        factor = ratio_of(pairs, model)
+        model = variance_model(pairs)
+        factor = variance_ratio(pairs, model)
         low, high = score_interval(pairs.auc, model.variance)
         total += factor * model.variance((low + high) / 2)
-    return (1 - _likeness(first, second)) * total
+    return (1 - _rank_correlation(first, second)) * total
 
 
-def _likeness(first: ScoreTable, second: ScoreTable) -> float:
-    """Mean rank correlation of the strategies' scores within cells, 0 or more.
+def _rank_correlation(first: ScoreTable, second: ScoreTable) -> float:
+    """Mean rank correlation of the strategies' scores within cells, at least 0.
 
-    The lower of that of all findings and that within classes.
+    The lower of two: over all findings of a cell, and within its classes.
     """
     totals, weights = [0.0, 0.0], [0.0, 0.0]
-    for index, inside in first.cells:
+    for number, inside in first.cells:
         groups = [(0, inside), *((1, inside[first.labels[inside] == label]) for label in (0, 1))]
-        for kind, chosen in groups:
-            a, b = (ranks(tested.scores[index, chosen]) for tested in (first, second))
-            if len(chosen) >= 3 and np.ptp(a) > 0 and np.ptp(b) > 0:
-                totals[kind] += len(chosen) * float(np.corrcoef(a, b)[0, 1])
-                weights[kind] += len(chosen)
-    return max(
-        0.0,
-        min(
-            total / weight if weight else 0.0 for total, weight in zip(totals, weights, strict=True)
-        ),
+        for kind, members in groups:
+            a, b = (mid_ranks(table.scores[number, members]) for table in (first, second))
+            if len(members) >= 3 and np.ptp(a) > 0 and np.ptp(b) > 0:
+                totals[kind] += len(members) * float(np.corrcoef(a, b)[0, 1])
+                weights[kind] += len(members)
+    means = (
+        total / weight if weight else 0.0 for total, weight in zip(totals, weights, strict=True)
     )
+    return max(0.0, min(means))

@@ -1,4 +1,4 @@
-"""How strategies do on parts of the findings (a zone, a scanner): the subgroups of a comparison."""
+"""Results of compared strategies in subgroups of the findings (a zone, a scanner)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,22 @@ import numpy as np
 
 from hydrakit.plan.results import Number, Share
 from hydrakit.schema import Frozen, Name, Text
-from hydrakit.stats.findings import Subgroups, enough, parts
+from hydrakit.stats.findings import Subgroups, each_subgroup, enough_for_auc
 from hydrakit.stats.intervals import mean_auc
-from hydrakit.stats.tested import ScoreTable, part_of
+from hydrakit.stats.score_table import ScoreTable, select_findings
 
 
 class SubgroupAuc(Frozen):
-    """A strategy's mean test AUC over a subgroup's findings; fields as in `StrategyFigures`."""
+    """Mean test AUC of a strategy over the findings of a subgroup.
+
+    Attributes:
+        strategy: Name of the strategy.
+        auc: Mean over the cells of the test AUC.
+        low: Lower bound of the interval.
+        high: Upper bound of the interval.
+        cells: Number of cells in the mean.
+        left_out: Number of cells without an AUC, because they tested one class only.
+    """
 
     strategy: Name
     auc: Share
@@ -25,16 +34,19 @@ class SubgroupAuc(Frozen):
 
 
 class ComparedSubgroup(Frozen):
-    """The strategies on the findings of one subgroup: not compared with those of another.
+    """Results of the strategies on the findings of one subgroup.
+
+    Subgroups are not compared with one another.
 
     Attributes:
-        name: What is told apart: ``zone``.
-        value: Which of them: ``PZ``.
-        positives: Number of its positive findings.
-        negatives: Number of its negative findings.
-        patients: Whose they are.
-        strategies: In the order in which they were named; none where there are too few findings
-            (`hydrakit.stats.findings.FEWEST`), or no cell tested both classes of them.
+        name: Name of the subgroup variable: ``zone``.
+        value: Value of the subgroup: ``PZ``.
+        positives: Number of positive findings.
+        negatives: Number of negative findings.
+        patients: Number of patients.
+        strategies: Result of each strategy, in the order of the comparison; none where there are
+            too few findings (`hydrakit.stats.findings.MIN_PER_CLASS`), or where no cell tested both
+            classes.
     """
 
     name: Text
@@ -46,23 +58,23 @@ class ComparedSubgroup(Frozen):
 
 
 def subgroups_of(
-    tested: Mapping[str, ScoreTable], told: Mapping[str, Subgroups], *, level: float
+    tables: Mapping[str, ScoreTable], subgroups: Mapping[str, Subgroups], *, level: float
 ) -> tuple[ComparedSubgroup, ...]:
-    """The strategies on the findings of each subgroup, by the estimator of the whole.
+    """Results of the strategies in each subgroup, with the same estimator as for all findings.
 
     Args:
-        tested: The strategies, by name, on the same findings.
-        told: Of each finding, by name: what subgroups it is in.
-        level: Of the intervals.
+        tables: Scores of each strategy, by name, on the same findings.
+        subgroups: Subgroups of each finding, by name of the finding.
+        level: Confidence level of the intervals.
     """
-    one = next(iter(tested.values()))
-    found = []
-    for name, value, inside in parts([told[finding] for finding in one.findings]):
-        within = {strategy: part_of(each, inside) for strategy, each in tested.items()}
+    one = next(iter(tables.values()))
+    results = []
+    for name, value, inside in each_subgroup([subgroups[finding] for finding in one.findings]):
+        within = {strategy: select_findings(each, inside) for strategy, each in tables.items()}
         labels = one.labels[inside]
         positives, negatives = int(labels.sum()), int((1 - labels).sum())
-        told_apart = enough(positives, negatives) and all(each.cells for each in within.values())
-        found.append(
+        has_aucs = enough_for_auc(positives, negatives) and all(t.cells for t in within.values())
+        results.append(
             ComparedSubgroup(
                 name=name,
                 value=value,
@@ -70,20 +82,20 @@ def subgroups_of(
                 negatives=negatives,
                 patients=len(np.unique(one.patients[inside])),
                 strategies=tuple(_auc(strategy, each, level) for strategy, each in within.items())
-                if told_apart
+                if has_aucs
                 else (),
             )
         )
-    return tuple(found)
+    return tuple(results)
 
 
-def _auc(strategy: str, tested: ScoreTable, level: float) -> SubgroupAuc:
-    found = mean_auc(tested, level=level)
+def _auc(strategy: str, table: ScoreTable, level: float) -> SubgroupAuc:
+    mean = mean_auc(table, level=level)
     return SubgroupAuc(
         strategy=strategy,
-        auc=found.auc,
-        low=found.low,
-        high=found.high,
-        cells=found.cells,
-        left_out=found.left_out,
+        auc=mean.auc,
+        low=mean.low,
+        high=mean.high,
+        cells=mean.cells,
+        left_out=mean.left_out,
     )

@@ -1,8 +1,8 @@
-"""What differs between classification, regression and multi-label tasks, in one place.
+"""All that differs between classification, regression and multi-label tasks.
 
-A head gives one output per class (logits), per label (a logit each), or for the one number. While
-a head learns a number, the number is standardised by mean and standard deviation of the training
-split; everything that a user sees is in the number's own unit.
+A head has one output per class (a logit), one per label (a logit), or a single one for a number.
+For training, a number is standardised by the mean and standard deviation of the training split;
+everything that a user sees is in the number's own unit.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from torch.nn import functional
 
 from hydrakit.hooks import Label, Task
 from hydrakit.plan.results import AreaUnderCurve, Metrics, Subgroup
-from hydrakit.stats import metrics
-from hydrakit.stats.findings import Subgroups, enough, parts
-from hydrakit.stats.intervals import newcombe_interval
+from hydrakit.stats.findings import Floats, Subgroups, each_subgroup, enough_for_auc
+from hydrakit.stats.metrics import auc, mean_absolute_error, r_squared
 
 Scale = tuple[float, float]  # mean and standard deviation of a number over the training split
+Targets = NDArray[np.float64] | NDArray[np.int64]
 
 
-def targets_of(labels: Sequence[Label], task: Task) -> NDArray[np.float64] | NDArray[np.int64]:
+def targets_of(labels: Sequence[Label], task: Task) -> Targets:
     """Labels as an array: ``(cases,)`` class indices, else ``(cases, outputs)`` numbers."""
     if task == "classification":
         return np.array(labels, dtype=np.int64).reshape(len(labels))
     return np.array(labels, dtype=np.float64).reshape(len(labels), -1)
 
 
-def scale_of(targets: NDArray[np.float64] | NDArray[np.int64], task: Task) -> Scale | None:
-    """How a number is standardised for training; None where there is no number."""
+def scale_of(targets: Targets, task: Task) -> Scale | None:
+    """Mean and standard deviation of the numbers of a regression task; None for other tasks."""
     if task != "regression":
         return None
     spread = float(targets.std())
     return float(targets.mean()), spread if spread > 0 else 1.0
 
 
-def to_tensor(targets: NDArray[np.float64] | NDArray[np.int64], scale: Scale | None) -> Tensor:
-    """Targets for training: int64 class indices, else float32 numbers, standardised."""
+def to_tensor(targets: Targets, scale: Scale | None) -> Tensor:
+    """Targets for training: int64 class indices, or float32 numbers, standardised by the scale."""
     if targets.dtype == np.int64:
         return torch.from_numpy(targets)
     mean, spread = scale or (0.0, 1.0)
@@ -48,7 +48,7 @@ def to_tensor(targets: NDArray[np.float64] | NDArray[np.int64], scale: Scale | N
 
 
 def from_tensor(targets: Tensor, scale: Scale | None) -> Tensor:
-    """The reverse of `to_tensor`: class indices as they are, numbers in their own unit."""
+    """Inverse of `to_tensor`: class indices unchanged, numbers in their own unit."""
     if targets.dtype == torch.int64:
         return targets
     mean, spread = scale or (0.0, 1.0)
@@ -56,9 +56,10 @@ def from_tensor(targets: Tensor, scale: Scale | None) -> Tensor:
 
 
 def strata(labels: Sequence[Label], task: Task, classes: Sequence[str]) -> NDArray[np.float64]:
-    """What splits are to hold evenly: ``(cases, strata)``, 1 where a case belongs to a stratum.
+    """Strata of the cases for stratified splits: ``(cases, strata)``, 1 for membership, else 0.
 
-    The classes; of a multi-label task each label and its absence; of a number a single stratum.
+    The strata are the classes, or each label's presence and its absence for a multi-label task. In
+    a regression task there is a single stratum.
     """
     if task == "regression":
         return np.ones((len(labels), 1))
@@ -78,14 +79,14 @@ def strata_names(task: Task, classes: Sequence[str]) -> tuple[str, ...]:
 def loss_of(outputs: Tensor, targets: Tensor, *, task: Task, loss: str) -> Tensor:
     """Mean loss of a head's outputs.
 
-    Cross-entropy of the classes (``softmax-cross-entropy`` takes the softmax twice, as the
-    authors did), binary cross-entropy of each label, or half the squared error of the number.
+    Cross-entropy for classes (``softmax-cross-entropy`` applies the softmax twice, as the authors
+    did), binary cross-entropy for labels, and half the squared error for a number.
 
     Args:
-        outputs: ``(cases, outputs)``.
-        targets: As `targets_of` gives them; a number is standardised.
-        task: What a label is.
-        loss: As in `Hyperparameters`; it matters to classification alone.
+        outputs: Outputs of the head, ``(cases, outputs)``.
+        targets: Targets as `to_tensor` makes them: a number is standardised.
+        task: Task of the dataset.
+        loss: Name of the loss, as in `Hyperparameters`; it matters for classification only.
     """
     if task == "regression":
         return functional.mse_loss(outputs, targets) / 2
@@ -96,173 +97,173 @@ def loss_of(outputs: Tensor, targets: Tensor, *, task: Task, loss: str) -> Tenso
     return functional.cross_entropy(outputs, targets)
 
 
-def figures(
-    outputs: Tensor | NDArray[np.float64],
-    targets: Tensor | NDArray[np.float64] | NDArray[np.int64],
+def metrics_of(
+    outputs: Tensor | Floats,
+    targets: Tensor | Targets,
     *,
     task: Task,
     loss: str = "cross-entropy",
     scale: Scale | None = None,
 ) -> Metrics:
-    """The figures of a head's outputs ``(cases, outputs)``, which are finite.
+    """Loss and metrics of a head's outputs.
 
-    They are computed where the outputs are. Training asks for them twice in every epoch.
+    With two classes the AUC is that of the second one; with more classes, or several labels, it is
+    the mean of each one's AUC against all others.
 
     Args:
-        outputs: As the head gives them, float64.
-        targets: As `targets_of` gives them, on the same device; a number is in its own unit.
-        task: What a label is.
-        loss: As in `loss_of`.
-        scale: Of a number.
+        outputs: Outputs of the head, ``(cases, outputs)``, float64, finite, on any device.
+        targets: Targets as `targets_of` makes them, on the same device: a number is in its own
+            unit.
+        task: Task of the dataset.
+        loss: Name of the loss, as in `loss_of`.
+        scale: Scale of the number in a regression task.
 
     Raises:
         ValueError: A class has no case.
     """
     outputs, targets = torch.as_tensor(outputs), torch.as_tensor(targets)
     mean, spread = scale or (0.0, 1.0)
-    wanted = (targets - mean) / spread if task == "regression" else targets
-    value = float(loss_of(outputs, wanted, task=task, loss=loss))
+    standardised = (targets - mean) / spread if task == "regression" else targets
+    value = float(loss_of(outputs, standardised, task=task, loss=loss))
+    observed = targets.cpu().numpy()
     if task == "regression":
-        numbers = (outputs * spread + mean).cpu().numpy()
-        error = metrics.mean_absolute_error(numbers, targets.cpu().numpy())
-        return Metrics(loss=value, mae=error, r2=metrics.r_squared(numbers, targets.cpu().numpy()))
+        predicted = (outputs * spread + mean).cpu().numpy()
+        error = mean_absolute_error(predicted, observed)
+        return Metrics(loss=value, mae=error, r2=r_squared(predicted, observed))
     if task == "multilabel":
-        aucs = [area(outputs[:, k], targets[:, k] > 0.5) for k in range(targets.shape[1])]
-        right = float(((outputs > 0) == (targets > 0.5)).double().mean())
-        return Metrics(loss=value, auc=float(np.mean(aucs)), accuracy=right)
+        logits = outputs.cpu().numpy()
+        aucs = [auc(logits[:, label], observed[:, label] > 0.5) for label in range(logits.shape[1])]
+        correct = float(((outputs > 0) == (targets > 0.5)).double().mean())
+        return Metrics(loss=value, auc=float(np.mean(aucs)), accuracy=correct)
     probabilities = functional.softmax(outputs, dim=1)
-    classes = [1] if outputs.shape[1] == 2 else range(outputs.shape[1])
-    return Metrics(
-        loss=value,
-        auc=float(np.mean([area(probabilities[:, k], targets == k) for k in classes])),
-        accuracy=float((probabilities.argmax(dim=1) == targets).double().mean()),
-    )
+    correct = float((probabilities.argmax(dim=1) == targets).double().mean())
+    table = probabilities.cpu().numpy()
+    classes = [1] if table.shape[1] == 2 else range(table.shape[1])
+    aucs = [auc(table[:, label], observed == label) for label in classes]
+    return Metrics(loss=value, auc=float(np.mean(aucs)), accuracy=correct)
 
 
-def area(scores: Tensor, positive: Tensor) -> float:
-    """The AUC as `metrics.auc` gives it, on any device.
-
-    Args:
-        scores: ``(cases,)``, higher for positive.
-        positive: ``(cases,)``, true or false.
+def predictions(outputs: Floats, *, task: Task, scale: Scale | None = None) -> Floats:
+    """Predictions for users: probabilities of the classes or labels, or the number in its unit.
 
     Raises:
-        ValueError: There are no positive cases, or no others.
+        ValueError: An output is not finite.
     """
-    yes, no = scores[positive], scores[~positive].sort().values
-    if len(yes) == 0 or len(no) == 0:
-        raise ValueError(
-            f"AUC needs cases of both classes: got {len(yes)} positive and {len(no)} negative"
-        )
-    below = torch.searchsorted(no, yes, right=False).sum()
-    up_to = torch.searchsorted(no, yes, right=True).sum()
-    return float(below + up_to) / (2 * len(yes) * len(no))
-
-
-def predictions(
-    outputs: NDArray[np.float64], *, task: Task, scale: Scale | None = None
-) -> NDArray[np.float64]:
-    """Outputs as a user reads them: probabilities of the classes or labels, or the number."""
+    if not np.isfinite(outputs).all():
+        raise ValueError("an output of the network is not finite")
     if task == "regression":
         mean, spread = scale or (0.0, 1.0)
         return outputs * spread + mean
     if task == "multilabel":
         return 1 / (1 + np.exp(-outputs))
-    return metrics.softmax(outputs)
+    from scipy.special import softmax
+
+    return np.asarray(softmax(outputs, axis=1), dtype=np.float64)
 
 
-def outputs_of(
-    found: NDArray[np.float64], *, task: Task, scale: Scale | None = None
-) -> NDArray[np.float64]:
-    """The reverse of `predictions`: outputs of a head that would give these.
+def outputs_of(predicted: Floats, *, task: Task, scale: Scale | None = None) -> Floats:
+    """Inverse of `predictions`: outputs of a head that would give these predictions.
 
-    A probability of 0 or 1, which no finite output gives, is taken for the nearest that one does.
+    Probabilities of 0 and 1, which no finite output gives, are replaced by the nearest ones that
+    some output gives.
     """
     if task == "regression":
         mean, spread = scale or (0.0, 1.0)
-        return (found - mean) / spread
-    kept = found.clip(np.finfo(np.float64).tiny, 1 - np.finfo(np.float64).epsneg)
+        return (predicted - mean) / spread
+    inner = predicted.clip(np.finfo(np.float64).tiny, 1 - np.finfo(np.float64).epsneg)
     if task == "multilabel":
-        return np.asarray(np.log(kept) - np.log1p(-kept), dtype=np.float64)
-    return np.asarray(np.log(kept), dtype=np.float64)
+        return np.asarray(np.log(inner) - np.log1p(-inner), dtype=np.float64)
+    return np.asarray(np.log(inner), dtype=np.float64)
 
 
-def area_of(scores: NDArray[np.float64], is_it: NDArray[np.bool_], name: str) -> AreaUnderCurve:
-    """The AUC of a class with its interval.
+def auc_with_interval(
+    scores: Floats, positive: NDArray[np.bool_], class_name: str
+) -> AreaUnderCurve:
+    """AUC of a class with Newcombe's 95 % interval.
 
     Args:
-        scores: Its probability, ``(findings,)``.
-        is_it: Which findings are of it, ``(findings,)``.
-        name: Of the class.
+        scores: Probability of the class, ``(findings,)``.
+        positive: Whether a finding is of the class, ``(findings,)``.
+        class_name: Name of the class.
 
     Raises:
-        ValueError: There are no such findings, or no others.
+        ValueError: All findings are of the class, or none is.
     """
-    found = metrics.auc(scores, is_it.astype(int))
-    positives, negatives = int(is_it.sum()), int((~is_it).sum())
-    low, high = newcombe_interval(found, positives, negatives)
+    value = auc(scores, positive)
+    positives = int(positive.sum())
+    negatives = len(positive) - positives
+    from hydrakit.stats.intervals import newcombe_interval
+
+    low, high = newcombe_interval(value, positives, negatives)
     return AreaUnderCurve(
-        class_name=name, auc=found, low=low, high=high, positives=positives, negatives=negatives
+        class_name=class_name,
+        auc=value,
+        low=low,
+        high=high,
+        positives=positives,
+        negatives=negatives,
     )
 
 
-def areas(
-    scores: NDArray[np.float64],
-    targets: NDArray[np.float64] | NDArray[np.int64],
-    *,
-    task: Task,
-    classes: Sequence[str],
+def class_aucs(
+    scores: Floats, targets: Targets, *, task: Task, classes: Sequence[str]
 ) -> tuple[AreaUnderCurve, ...]:
-    """The AUC of each class or label with its interval; of two classes the second one's alone.
+    """AUC of each class or label with its interval; with two classes only that of the second.
 
     Args:
-        scores: ``(findings, outputs)`` as `predictions` gives them.
-        targets: As `targets_of` gives them.
-        task: What a label is.
-        classes: Their names.
+        scores: Predictions as `predictions` makes them, ``(findings, outputs)``.
+        targets: Targets as `targets_of` makes them.
+        task: Task of the dataset.
+        classes: Names of the classes or labels.
     """
     return tuple(
-        area_of(scores[:, label], is_it, classes[label])
-        for label, is_it in positives_of(targets, task=task, classes=classes)
+        auc_with_interval(scores[:, label], positive, classes[label])
+        for label, positive in positives_of(targets, task=task, classes=classes)
     )
 
 
-def areas_of_subgroups(
-    scores: NDArray[np.float64],
-    targets: NDArray[np.float64] | NDArray[np.int64],
-    told: Sequence[Subgroups],
+def subgroup_aucs(
+    scores: Floats,
+    targets: Targets,
+    subgroups: Sequence[Subgroups],
     *,
     task: Task,
     classes: Sequence[str],
 ) -> tuple[Subgroup, ...]:
-    """As `areas`, for each subgroup of the findings; counts alone where they are too few.
+    """AUC of each class or label in each subgroup; only counts where the findings are too few.
 
     Args:
-        scores: ``(findings, outputs)`` as `predictions` gives them.
-        targets: As `targets_of` gives them.
-        told: What subgroups each finding is in.
-        task: What a label is.
-        classes: Their names.
+        scores: Predictions as `predictions` makes them, ``(findings, outputs)``.
+        targets: Targets as `targets_of` makes them.
+        subgroups: Subgroups of each finding.
+        task: Task of the dataset.
+        classes: Names of the classes or labels.
     """
-    found = []
-    for name, value, inside in parts(told):
-        for label, is_it in positives_of(targets, task=task, classes=classes):
-            of_it = is_it[inside]
-            counts = {"positives": int(of_it.sum()), "negatives": int((~of_it).sum())}
-            given: dict[str, object] = {"class_name": classes[label], **counts}
-            if enough(**counts):
-                given = dict(area_of(scores[inside, label], of_it, classes[label]))
-            found.append(Subgroup.model_validate({"name": name, "value": value, **given}))
-    return tuple(found)
+    results = []
+    for name, value, inside in each_subgroup(subgroups):
+        for label, positive in positives_of(targets, task=task, classes=classes):
+            of_subgroup = positive[inside]
+            counts = {
+                "positives": int(of_subgroup.sum()),
+                "negatives": int((~of_subgroup).sum()),
+            }
+            fields: dict[str, object] = {"class_name": classes[label], **counts}
+            if enough_for_auc(**counts):
+                fields = dict(auc_with_interval(scores[inside, label], of_subgroup, classes[label]))
+            results.append(Subgroup.model_validate({"name": name, "value": value, **fields}))
+    return tuple(results)
 
 
 def positives_of(
-    targets: NDArray[np.float64] | NDArray[np.int64], *, task: Task, classes: Sequence[str]
+    targets: Targets, *, task: Task, classes: Sequence[str]
 ) -> list[tuple[int, NDArray[np.bool_]]]:
-    """The classes or labels that have an AUC, and which targets are of each; none of a number."""
+    """Index of each class or label that has an AUC, with a mask of its positive targets.
+
+    With two classes only the second is there; a regression task has none.
+    """
     if task == "regression":
         return []
     if task == "multilabel":
         return [(label, targets[:, label] > 0.5) for label in range(len(classes))]
-    chosen = [1] if len(classes) == 2 else range(len(classes))
-    return [(label, targets == label) for label in chosen]
+    labels = [1] if len(classes) == 2 else range(len(classes))
+    return [(label, targets == label) for label in labels]

@@ -1,8 +1,8 @@
-"""The verdict on a comparison, from a fixed rule, in words: better, worse, or not to be told apart.
+"""The verdict on a comparison by a fixed rule: better, worse, or cannot tell; and its text.
 
-The rule: a strategy is *better* (or *worse*) than another where the p-value, adjusted for all
-comparisons of the family, is at most 0.05 and the interval of the difference lies wholly on that
-side of 0. Everything else is *cannot tell*: that is no proof that they are equal.
+The rule: a strategy is *better* (or *worse*) than another if the p-value, adjusted for all
+comparisons of the family, is at most 0.05 and the whole interval of the difference lies on that
+side of 0. Otherwise the data *cannot tell*, which does not prove that the two are equal.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ from itertools import combinations
 from typing import Literal
 
 from hydrakit.errors import DataError
-from hydrakit.stats.intervals import newcombe_interval, quantile
+from hydrakit.stats.intervals import newcombe_interval, normal_quantile
 from hydrakit.stats.paired import PairedDifference, findings_needed, holm
 
-Kind = Literal["better", "worse", "cannot tell"]
+VerdictKind = Literal["better", "worse", "cannot tell"]
 
 LEVEL = 0.95
-MOST_ALIKE = 0.8  # the highest correlation of two AUCs on the same cases that is plausible
+MAX_CORRELATION = 0.8  # highest plausible correlation of two AUCs on the same cases
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What may be said of one strategy beside another.
+    """Conclusion about one strategy compared with another.
 
     Attributes:
-        first: The one that is judged.
-        second: The one beside it.
-        kind: ``better``, ``worse`` or ``cannot tell``: the first, beside the second.
-        difference: AUC of the first less that of the second.
-        low: Lower end of the difference's interval.
-        high: Upper end.
-        p: Adjusted for the family; None where there is only a table.
-        needed: About so many findings would be needed to tell a difference of that size: infinite
-            where none was found, None where the two can be told apart.
-        text: All that in words.
+        first: Name of the first strategy.
+        second: Name of the second strategy.
+        kind: ``better``, ``worse`` or ``cannot tell``: the first compared with the second.
+        difference: AUC of the first minus that of the second.
+        low: Lower bound of the difference's interval.
+        high: Upper bound of the difference's interval.
+        p: p-value, adjusted for all comparisons; None for a published table.
+        needed: Approximate number of findings needed to detect a difference of this size: infinite
+            where the difference is 0, None where the verdict is ``better`` or ``worse``.
+        text: The conclusion as text.
     """
 
     first: str
     second: str
-    kind: Kind
+    kind: VerdictKind
     difference: float
     low: float
     high: float
@@ -53,13 +53,13 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class TableRow:
-    """A line of a published table.
+    """One row of a published table of AUCs.
 
     Attributes:
-        name: Of the method.
-        auc: That it had.
-        positives: Number of positive findings of its test set.
-        negatives: Number of negative findings.
+        name: Name of the method.
+        auc: Reported AUC.
+        positives: Number of positive findings in the test set.
+        negatives: Number of negative findings in the test set.
     """
 
     name: str
@@ -71,72 +71,75 @@ class TableRow:
 def verdicts(
     differences: Mapping[tuple[str, str], PairedDifference], *, level: float = LEVEL
 ) -> list[Verdict]:
-    """The verdicts on a family of comparisons, with Holm's correction over all of them.
+    """Verdicts on a family of comparisons, with Holm's correction over all of them.
 
     Args:
-        differences: By the names of the first and the second strategy.
-        level: 1 less the level of the tests.
+        differences: Differences by the names of the first and the second strategy.
+        level: Confidence level: 1 minus the level of the tests.
 
     Raises:
         ValueError: The level is outside its range.
     """
-    quantile(level)
+    normal_quantile(level)  # refuses a level outside (0, 1)
     names = {f"{number}": key for number, key in enumerate(differences)}
     adjusted = holm({number: differences[key].p for number, key in names.items()})
     return [
-        _of_difference(key, differences[key], p=adjusted[number], family=len(names), level=level)
+        _verdict_of_difference(
+            key, differences[key], p=adjusted[number], family=len(names), level=level
+        )
         for number, key in names.items()
     ]
 
 
-def _of_difference(
-    names: tuple[str, str], found: PairedDifference, *, p: float, family: int, level: float
+def _verdict_of_difference(
+    names: tuple[str, str], pair: PairedDifference, *, p: float, family: int, level: float
 ) -> Verdict:
     first, second = names
-    kind: Kind = "cannot tell"
-    if p <= 1 - level + 1e-12 and (found.low > 0 or found.high < 0):
-        kind = "better" if found.low > 0 else "worse"
-    figures = (
-        f"mean AUC {found.first:.2f} against {found.second:.2f}, difference "
-        f"{_signed(found.difference)} ({_percent(found.level)} interval {_signed(found.low)} to "
-        f"{_signed(found.high)}), p {_p(p)}"
+    kind: VerdictKind = "cannot tell"
+    if p <= 1 - level + 1e-12 and (pair.low > 0 or pair.high < 0):
+        kind = "better" if pair.low > 0 else "worse"
+    details = (
+        f"mean AUC {pair.first:.2f} against {pair.second:.2f}, difference "
+        f"{_signed(pair.difference)} ({_percent(pair.level)} interval {_signed(pair.low)} to "
+        f"{_signed(pair.high)}), p {_p(p)}"
         f"{f' after correction for {family} comparisons' if family > 1 else ''}"
     )
     cases = (
-        f"{found.positives} positive and {found.negatives} negative findings of "
-        f"{found.patients} patients"
+        f"{pair.positives} positive and {pair.negatives} negative findings of "
+        f"{pair.patients} patients"
     )
     if kind == "cannot tell":
-        text = f"{_apart(first, second, [found.needed])} ({figures}; {cases})."
+        text = f"{_cannot_tell(first, second, [pair.needed])} ({details}; {cases})."
     else:
-        text = f"{first} is {kind} than {second} on this data: {figures}; {cases}."
-    if found.passes == 1:
+        text = f"{first} is {kind} than {second} on this data: {details}; {cases}."
+    if pair.passes == 1:
         text += " Each was trained once: another random start may give another difference."
     return Verdict(
         first=first,
         second=second,
         kind=kind,
-        difference=found.difference,
-        low=found.low,
-        high=found.high,
+        difference=pair.difference,
+        low=pair.low,
+        high=pair.high,
         p=p,
-        needed=found.needed if kind == "cannot tell" else None,
+        needed=pair.needed if kind == "cannot tell" else None,
         text=text,
     )
 
 
 def verdict_of_table(rows: Sequence[TableRow], *, level: float = LEVEL) -> list[Verdict]:
-    """What a published table alone allows to say, of each row beside each later one.
+    """Verdicts that a published table alone allows, for each row compared with each later one.
 
-    A table does not tell how alike two methods' errors were. Each AUC has Newcombe's interval, and
-    the two are joined by squares with a correlation (Newcombe's square-and-add, or MOVER) of 0, the
-    cautious assumption, which decides; and of 0.8, the most favourable one that is plausible for
-    two networks on the same cases. Levels are Bonferroni's for the number of comparisons; the
-    favourable interval is at the plain level, so that "cannot tell" under it holds a fortiori.
+    A table does not show how strongly the errors of two methods correlate. Each AUC gets Newcombe's
+    interval, and the two intervals are combined (square-and-add method, MOVER) with two assumed
+    correlations: 0, the cautious assumption, decides; 0.8 is the most favourable plausible one for
+    two networks on the same cases. The deciding interval has Bonferroni's level for the number of
+    comparisons. The favourable one has the plain level: where even it contains 0, nothing can be
+    concluded.
 
     Args:
-        rows: At least two, in the order in which they are to be told.
-        level: Confidence of all intervals together.
+        rows: Rows of the table, at least two, in the order of the comparisons.
+        level: Confidence level of all intervals together.
 
     Raises:
         DataError: There are fewer than two rows, two have one name, or a row is impossible.
@@ -145,23 +148,23 @@ def verdict_of_table(rows: Sequence[TableRow], *, level: float = LEVEL) -> list[
     Source: Newcombe 2006, Statist. Med. 25:559-573; Zou and Donner 2008, Statist. Med.
     27:1693-1702.
     """
-    quantile(level)
+    normal_quantile(level)  # refuses a level outside (0, 1)
     for row in rows:
         _check(row)
     if len(rows) < 2:
-        raise DataError("a verdict needs two rows or more: name, AUC, positives, negatives")
+        raise DataError("a verdict needs at least two rows: name, AUC, positives, negatives")
     names = [row.name for row in rows]
     if len(set(names)) != len(names):
-        raise DataError("two rows of the table have the same name: give each its own")
+        raise DataError("two rows of the table have the same name: rename one of them")
     pairs = list(combinations(rows, 2))
     strict = 1 - (1 - level) / len(pairs)
-    return [_of_rows(first, second, strict, level) for first, second in pairs]
+    return [_verdict_of_rows(first, second, strict, level) for first, second in pairs]
 
 
 def difference_interval(
     first: TableRow, second: TableRow, *, correlation: float, level: float = LEVEL
 ) -> tuple[float, float]:
-    """Interval of the difference of two AUCs from their own intervals and a correlation.
+    """Interval of the difference of two AUCs, from the interval of each and a correlation.
 
     Raises:
         ValueError: The correlation is not in [0, 1), or as `newcombe_interval`.
@@ -175,29 +178,32 @@ def difference_interval(
         for row in (first, second)
     )
     difference = first.auc - second.auc
-    below = _joined(first.auc - low1, high2 - second.auc, correlation)
-    above = _joined(high1 - first.auc, second.auc - low2, correlation)
+    below = _combined(first.auc - low1, high2 - second.auc, correlation)
+    above = _combined(high1 - first.auc, second.auc - low2, correlation)
     return max(-1.0, difference - below), min(1.0, difference + above)
 
 
-def _joined(one: float, two: float, correlation: float) -> float:
+def _combined(one: float, two: float, correlation: float) -> float:
     return math.sqrt(max(0.0, one**2 + two**2 - 2 * correlation * one * two))
 
 
-def _of_rows(first: TableRow, second: TableRow, strict: float, level: float) -> Verdict:
+def _verdict_of_rows(first: TableRow, second: TableRow, strict: float, level: float) -> Verdict:
     same_cases = (first.positives, first.negatives) == (second.positives, second.negatives)
     difference = first.auc - second.auc
     low, high = difference_interval(first, second, correlation=0.0, level=strict)
     favourable = difference_interval(
-        first, second, correlation=MOST_ALIKE if same_cases else 0.0, level=level
+        first, second, correlation=MAX_CORRELATION if same_cases else 0.0, level=level
     )
-    kind: Kind = "cannot tell"
+    kind: VerdictKind = "cannot tell"
     if low > 0 or high < 0:
         kind = "better" if low > 0 else "worse"
     needed = sorted(
-        {_needed(first, second, r, level) for r in ((0.0, MOST_ALIKE) if same_cases else (0.0,))}
+        {
+            _needed(first, second, r, level)
+            for r in ((0.0, MAX_CORRELATION) if same_cases else (0.0,))
+        }
     )
-    apart = favourable[0] > 0 or favourable[1] < 0
+    favourable_excludes_0 = favourable[0] > 0 or favourable[1] < 0
     return Verdict(
         first=first.name,
         second=second.name,
@@ -214,7 +220,7 @@ def _of_rows(first: TableRow, second: TableRow, strict: float, level: float) -> 
             intervals=((low, high), favourable),
             levels=(strict, level),
             needed=needed,
-            apart=apart,
+            favourable_excludes_0=favourable_excludes_0,
             same_cases=same_cases,
         ),
     )
@@ -224,11 +230,11 @@ def _table_text(
     first: TableRow,
     second: TableRow,
     *,
-    kind: Kind,
+    kind: VerdictKind,
     intervals: tuple[tuple[float, float], tuple[float, float]],
     levels: tuple[float, float],
     needed: Sequence[float],
-    apart: bool,
+    favourable_excludes_0: bool,
     same_cases: bool,
 ) -> str:
     own = " and ".join(
@@ -241,40 +247,39 @@ def _table_text(
         for row in ((first,) if same_cases else (first, second))
     )
     (low, high), (lowest, highest) = intervals
-    figures = (
+    details = (
         f"AUC {own} on {cases}; difference {_signed(first.auc - second.auc)}, its "
-        f"{_percent(levels[0])} interval {_signed(low)} to {_signed(high)} if the two err "
-        f"independently"
+        f"{_percent(levels[0])} interval {_signed(low)} to {_signed(high)} if their errors are "
+        f"independent"
     )
     if same_cases:
-        figures += (
-            f", its {_percent(levels[1])} interval {_signed(lowest)} to {_signed(highest)} if they "
-            f"err very much alike (correlation {MOST_ALIKE}); a table does not tell which"
+        details += (
+            f", its {_percent(levels[1])} interval {_signed(lowest)} to {_signed(highest)} if "
+            f"their errors are very similar (correlation {MAX_CORRELATION}); a table does not show "
+            f"which"
         )
     if kind != "cannot tell":
-        return f"{first.name} is {kind} than {second.name}, even by this table alone: {figures}."
-    if apart:
+        return f"{first.name} is {kind} than {second.name}, even by this table alone: {details}."
+    if favourable_excludes_0:
         return (
             f"The table cannot tell {first.name} and {second.name} apart, but the predictions "
-            f"might, if they are alike: compare these finding by finding ({figures})."
+            f"might, if their errors are similar: compare them finding by finding ({details})."
         )
-    return f"{_apart(first.name, second.name, needed)} ({figures})."
+    return f"{_cannot_tell(first.name, second.name, needed)} ({details})."
 
 
-def _apart(first: str, second: str, needed: Sequence[float]) -> str:
+def _cannot_tell(first: str, second: str, needed: Sequence[float]) -> str:
     if math.isinf(needed[-1]):
         size = "no difference was found, so that no number of findings can be named"
     else:
-        shown = list(dict.fromkeys(_about(number) for number in needed))
-        size = (
-            f"about {' to '.join(shown)} findings would be needed to tell a difference of this size"
-        )
+        about = " to ".join(dict.fromkeys(_about(number) for number in needed))
+        size = f"about {about} findings would be needed to tell a difference of this size"
     return f"This data cannot tell {first} and {second} apart: {size}"
 
 
 def _needed(first: TableRow, second: TableRow, correlation: float, level: float) -> float:
     low, high = difference_interval(first, second, correlation=correlation, level=level)
-    error = (high - low) / (2 * quantile(level))
+    error = (high - low) / (2 * normal_quantile(level))
     findings = max(row.positives + row.negatives for row in (first, second))
     return findings_needed(first.auc - second.auc, error, findings, level=level)
 
@@ -282,12 +287,12 @@ def _needed(first: TableRow, second: TableRow, correlation: float, level: float)
 def rows_of_table(text: str, *, where: str = "the table") -> list[TableRow]:
     """Read rows ``name, AUC, positives, negatives`` from lines, or parts between semicolons.
 
-    An AUC is a number or a fraction as ``48/60`` (pairs won of all pairs). Empty lines, lines that
-    begin with ``#``, and a first line ``name,auc,positives,negatives`` are passed over.
+    An AUC is a number or a fraction such as ``48/60`` (pairs won of all pairs). Empty lines, lines
+    that begin with ``#``, and a heading ``name,auc,positives,negatives`` are skipped.
 
     Args:
-        text: Of the table.
-        where: What to call it in messages: a file's name.
+        text: Text of the table.
+        where: Name of the table in messages, such as its file name.
 
     Raises:
         DataError: A row is not of that form, or impossible.
@@ -299,13 +304,13 @@ def rows_of_table(text: str, *, where: str = "the table") -> list[TableRow]:
         is_heading = [cell.lower() for cell in cells] == ["name", "auc", "positives", "negatives"]
         if not line or line.startswith("#") or is_heading:
             continue
-        shown = ascii(line[:60])
+        quoted = ascii(line[:60])
         if len(cells) != 4 or not cells[0]:
             raise DataError(
-                f"{where}, row {number}: {shown} is not `name, AUC, positives, negatives`"
+                f"{where}, row {number}: {quoted} is not `name, AUC, positives, negatives`"
             )
         if not all(cell.isascii() and cell.isdigit() and len(cell) < 10 for cell in cells[2:]):
-            raise DataError(f"{where}, row {number}: {shown}: counts are whole numbers")
+            raise DataError(f"{where}, row {number}: {quoted}: counts are whole numbers")
         row = TableRow(
             name=cells[0],
             auc=_auc(cells[1], f"{where}, row {number}"),
@@ -323,7 +328,7 @@ def _auc(cell: str, where: str) -> float:
         value = float(above) / float(below) if slash else float(above)
     except (ValueError, ZeroDivisionError):
         raise DataError(
-            f"{where}: {cell[:40]!a} is no AUC: give a number or a fraction as 48/60"
+            f"{where}: {cell[:40]!a} is no AUC: give a number or a fraction such as 48/60"
         ) from None
     return value
 
@@ -348,7 +353,7 @@ def _percent(level: float) -> str:
 
 
 def p_value(value: float) -> str:
-    """A p-value as it is shown: never as 0."""
+    """Text of a p-value, which is never 0."""
     return "below 0.001" if value < 0.001 else f"{value:.3f}"
 
 
@@ -357,7 +362,7 @@ def _p(value: float) -> str:
 
 
 def _about(number: float) -> str:
-    """A number of findings, rounded up to two figures."""
+    """Text of a number of findings, rounded up to two significant digits."""
     if number < 10:
         return str(math.ceil(number))
     unit = 10 ** (math.floor(math.log10(number)) - 1)

@@ -20,7 +20,7 @@ from typing import BinaryIO
 from hydrakit.errors import PlanError, one_line
 
 MIB = 2**20
-MAX_FILE = 32 * MIB
+MAX_FILE = 64 * MIB  # of any file of a run's folder but weights; a full table of epochs has 50 MiB
 MAX_VALUES = 1_000_000  # of a JSON file; in memory one takes some 150 bytes
 MAX_ROWS = 200_000  # of predictions.csv
 
@@ -149,15 +149,16 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     Raises:
         OSError: It cannot be read.
         ValueError: As `read_whole`; or it is no such table, or has too many rows.
-        csv.Error: It is no CSV.
     """
     content = read_whole(path)
     if content.count(b"\n") > MAX_ROWS:
         raise ValueError(f"it has more than {MAX_ROWS} rows")
-    lines = csv.reader(io.StringIO(content.decode("utf-8"), newline=""))
-    names = next(lines, [])
-    rows = []
-    for number, cells in enumerate(lines, start=2):
+    try:
+        lines = list(csv.reader(io.StringIO(content.decode("utf-8"), newline="")))
+    except csv.Error as error:
+        raise ValueError(f"it is no CSV ({error})") from None
+    names, rows = (lines[0] if lines else []), []
+    for number, cells in enumerate(lines[1:], start=2):
         if len(cells) != len(names):
             raise ValueError(f"line {number} has {len(cells)} cells, the first has {len(names)}")
         rows.append(dict(zip(names, cells, strict=True)))

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import nn
 
 from hydrakit.data.load import CaseSet
-from hydrakit.models.body import Body
+from hydrakit.models.body import BodyModule
 from hydrakit.plan.model import BootstrapRule
 from hydrakit.plan.results import Bootstrap
 from hydrakit.schema import Frozen
@@ -24,7 +24,7 @@ from hydrakit.training.evaluation import Evaluator
 STAGES = ((1 / 8, 1 / 4), (1 / 2, 1 / 4))
 FEWEST_OF_A_CLASS = 16
 
-BodyAndHead = tuple[Body, nn.Module]
+BodyAndHead = tuple[BodyModule, nn.Module]
 
 
 class StartScores(Frozen):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hydrakit.compute.devices import Compute
-from hydrakit.models.body import Body, BodyWithHead
+from hydrakit.models.body import BodyModule, BodyWithHead
 from hydrakit.rounds import Round
 from hydrakit.training.epochs import build_optimiser
 
@@ -105,7 +105,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def largest_fitting_batch(
-    round: Round, body: Body, head: nn.Module, image: Tensor, compute: Compute
+    round: Round, body: BodyModule, head: nn.Module, image: Tensor, compute: Compute
 ) -> int | None:
     """The largest batch of a round, halved again and again, with which an update fits.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hydrakit.compute.devices import Compute
 from hydrakit.hooks import Task
-from hydrakit.models.body import Body
+from hydrakit.models.body import BodyModule
 from hydrakit.plan.results import Metrics
 from hydrakit.rounds import Hyperparameters, Round
 from hydrakit.stats.tasks import from_tensor, loss_of
@@ -96,7 +96,7 @@ class MultiTaskEpoch:
 
     def __init__(
         self,
-        body: Body,
+        body: BodyModule,
         parts: Sequence[tuple[nn.Module, TrainingExamples]],
         round: Round,
         *,
@@ -159,7 +159,7 @@ class MultiTaskEpoch:
 
     def _features(self, names: Sequence[str], images: Sequence[Tensor]) -> Sequence[Tensor]:
         """Of each dataset's images: batch norm sees all together, or each apart."""
-        if self.body.spec.norm != "dataset":
+        if not self.body.by_dataset:
             every: Tensor = self.body(torch.cat(list(images)))
             return list(every.split([len(each) for each in images]))
         found = []

@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hydrakit.compute.modules import is_frozen
 from hydrakit.data.load import CaseSet
 from hydrakit.hooks import Task
-from hydrakit.models.body import Body
+from hydrakit.models.body import BodyModule
 from hydrakit.plan.results import Metrics
 from hydrakit.stats import tasks
 from hydrakit.stats.tasks import Scale
@@ -36,7 +37,7 @@ class Evaluator:
 
     def __init__(
         self,
-        body: Body,
+        body: BodyModule,
         head: nn.Module,
         val: CaseSet,
         reference: Reference | None,
@@ -52,7 +53,7 @@ class Evaluator:
 
     def __call__(self) -> tuple[Metrics, float | None]:
         """The figures on the validation split, and the AUC of the reference head."""
-        if not self.body.frozen:
+        if not is_frozen(self.body):
             self._features, self._reference_score = {}, None
         val = self._figures(self.head, self.val)
         if self.reference is not None and self._reference_score is None:
@@ -92,4 +93,4 @@ def compute_metrics(
     if not torch.isfinite(values).all():
         return Metrics.model_construct(loss=float("nan"))
     wanted = torch.as_tensor(targets, device=values.device)
-    return tasks.figures(values, wanted, task=task, loss=loss, scale=scale)
+    return tasks.metrics_of(values, wanted, task=task, loss=loss, scale=scale)

@@ -17,10 +17,10 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from hydrakit.compute.devices import Compute, on_device, thread_count
-from hydrakit.compute.modules import StateDict, set_dropout
+from hydrakit.compute.modules import StateDict, is_frozen, set_dropout
 from hydrakit.data.load import LoadedDataset
 from hydrakit.errors import PlanError
-from hydrakit.models.body import Body, BodyWithHead, set_trainable
+from hydrakit.models.body import BodyModule, BodyWithHead, set_trainable
 from hydrakit.models.layers import Dropout
 from hydrakit.plan.results import EpochRecord
 from hydrakit.rounds import Round
@@ -62,7 +62,7 @@ class DivergedError(PlanError):
 
 def train_round(
     round: Round,
-    body: Body,
+    body: BodyModule,
     head: nn.Module,
     data: LoadedDataset,
     *,
@@ -141,7 +141,7 @@ def _train(
 ) -> TrainingResult:
     """The epochs of a round."""
     settings, body = round.hyperparameters, evaluate.body
-    modules = [*([] if body.frozen else [body]), *course.heads]
+    modules = [*([] if is_frozen(body) else [body]), *course.heads]
     selection = Selection(settings, modules)
     scheduler = ReduceLROnPlateau(course.optimiser, mode="min", patience=5)
     progress = RoundProgress(modules, course.optimiser, scheduler, selection)
@@ -188,7 +188,7 @@ def _as_it_is(
 ) -> TrainingResult:
     """How a network does that is not trained: its figures on the patches as they are."""
     model = BodyWithHead(evaluate.body, evaluate.head)
-    found = forward_in_batches(model, data.train.plain(data.patch))
+    found = forward_in_batches(model, data.train.unaugmented(data.patch))
     targets = from_tensor(data.train_labels, data.scale)
     train = compute_metrics(found, targets, task=data.task, loss=evaluate.loss, scale=data.scale)
     val, reference_auc = evaluate()

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 
 from hydrakit.errors import WeightsError
 from hydrakit.hooks import OptionValue, Task
-from hydrakit.plan.model import Copies, Split
+from hydrakit.plan.model import BodySpec, Component, Copies, OtherBody, Split
 from hydrakit.storage.files import write_atomic
 from hydrakit.version import version
 from hydrakit.weights.format import (
     BodyMetadata,
     HeadMetadata,
+    OtherBodySpec,
     Preprocessing,
     Probe,
     read_body,
@@ -35,7 +36,7 @@ from hydrakit.weights.format import (
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from hydrakit.models.body import Body
+    from hydrakit.models.body import BodyModule
     from hydrakit.plugins.registry import Plugins
 
 __all__ = [
@@ -58,28 +59,39 @@ __all__ = [
 PROBE_TOLERANCE = 1e-4
 
 
-def body_digest(body: Body) -> str:
+def body_digest(body: nn.Module) -> str:
     """SHA-256 of a body's tensors, in hexadecimal: equal bodies have equal digests."""
     return tensor_digest(body.state_dict())
 
 
 def save_body(
-    path: Path, body: Body, *, trained_on: Sequence[str] = (), seed: int | None = None
+    path: Path,
+    body: BodyModule,
+    *,
+    component: BodySpec | OtherBody | None = None,
+    datasets: Sequence[str] = (),
+    trained_on: Sequence[str] = (),
+    seed: int | None = None,
 ) -> BodyMetadata:
     """Write a body's file, whole or not at all; the folder must exist.
 
     Args:
         path: The file.
         body: On any device, in any mode; it is left as it is.
+        component: The kind of body; needed for any but the paper's.
+        datasets: Names of the datasets that it was built for.
         trained_on: Datasets of the rounds that trained it, in order.
-        seed: Of the plan.
+        seed: The seed of the splits.
 
     Returns:
         What the file says.
+
+    Raises:
+        ValueError: ``component`` is missing.
     """
     description = BodyMetadata(
         hydrakit=version(),
-        spec=body.spec,
+        spec=_spec_of(body, component, datasets),
         in_channels=body.in_channels,
         digest=body_digest(body),
         trained_on=tuple(trained_on),
@@ -89,14 +101,30 @@ def save_body(
     return description
 
 
+def _spec_of(
+    body: BodyModule, component: BodySpec | OtherBody | None, datasets: Sequence[str]
+) -> BodySpec | OtherBodySpec:
+    if isinstance(component, OtherBody):
+        return OtherBodySpec(
+            name=component.name,
+            options=component.options,
+            features=body.features,
+            datasets=tuple(datasets),
+        )
+    spec = getattr(body, "spec", None)
+    if not isinstance(spec, BodySpec):
+        raise ValueError("component must be given where the body is not the paper's")
+    return spec
+
+
 def save_head(
     path: Path,
     head: nn.Module,
     *,
-    body: Body | str,
+    body: BodyModule | str,
     dataset: str,
     classes: Sequence[str],
-    factory: str,
+    factory: str | Component,
     preprocessing: Preprocessing,
     features: int | None = None,
     options: Mapping[str, OptionValue] | None = None,
@@ -115,7 +143,7 @@ def save_head(
         body: The body that it was trained on, or that body's digest.
         dataset: What it was trained on.
         classes: Names of the classes by label.
-        factory: Name of the head factory that built it.
+        factory: The head factory that built it: its name, or its name and options.
         preprocessing: What its images need.
         features: What it takes from a body; needed where ``body`` is a digest.
         options: Of the dataset's adapter.
@@ -136,7 +164,7 @@ def save_head(
     if features is None:
         if isinstance(body, str):
             raise ValueError("features must be given where the body is given by its digest")
-        features = body.spec.features
+        features = body.features
     probe = _probe(path, head, features)
     if len(probe.logits) != len(classes):
         raise WeightsError(
@@ -145,7 +173,7 @@ def save_head(
         )
     description = HeadMetadata(
         hydrakit=version(),
-        factory=factory,
+        factory=Component(name=factory) if isinstance(factory, str) else factory,
         features=features,
         classes=tuple(classes),
         copies=copies,
@@ -165,28 +193,40 @@ def save_head(
     return description
 
 
-def load_body(path: Path, *, dropout: float = 0.0) -> Body:
+def load_body(path: Path, *, dropout: float = 0.0, plugins: Plugins | None = None) -> BodyModule:
     """Load a body, in evaluation mode, on the CPU.
 
     Args:
         path: The file.
-        dropout: What its dropout layers get, for training it further.
+        dropout: Probability of its dropout layers, for training it further.
+        plugins: Who offers the body's factory; None for the installed ones.
 
     Raises:
-        WeightsError: It is no body's file, or its tensors are not those that were written.
+        PluginError: Nobody offers the factory.
+        WeightsError: It is no body's file, its tensors are not those that were written, or the
+            factory now builds something else.
     """
     import torch
 
-    from hydrakit.models.body import Body, use_channels_last
+    from hydrakit.compute.modules import set_dropout
+    from hydrakit.models.build import build_body
+    from hydrakit.plugins.registry import load_plugins
 
     description = read_body(path)
-    shapes = read_shapes(path)
-    _refuse_giant(path, description, shapes)
-    with torch.device("meta"):  # only shapes: nothing is drawn or allocated before they are checked
-        body = Body(description.spec, in_channels=description.in_channels, dropout=dropout)
-    refuse_other_shapes(path, shapes, expected=body.state_dict(), what="the body of its spec")
-    body.load_state_dict(read_tensors(path, description.digest), assign=True)
-    use_channels_last(body)
+    spec, shapes = description.spec, read_shapes(path)
+    if isinstance(spec, BodySpec):
+        _refuse_giant(path, spec, description.in_channels, shapes)
+    with torch.random.fork_rng(devices=[]):  # the initial weights are drawn for nothing
+        body = build_body(
+            spec,
+            in_channels=description.in_channels,
+            datasets=spec.datasets,
+            plugins=plugins or load_plugins(),
+        )
+    what = f"the body {spec.name!r} of its spec"
+    refuse_other_shapes(path, shapes, expected=body.state_dict(), what=what)
+    body.load_state_dict(read_tensors(path, description.digest))
+    set_dropout(body, dropout)
     return body.eval()
 
 
@@ -195,7 +235,7 @@ def load_head(path: Path, *, dropout: float = 0.0, plugins: Plugins | None = Non
 
     Args:
         path: The file.
-        dropout: What the factory gets, for training the head further.
+        dropout: Probability of its dropout layers, for training the head further.
         plugins: Who offers the head's factory; None for the installed ones.
 
     Raises:
@@ -205,16 +245,23 @@ def load_head(path: Path, *, dropout: float = 0.0, plugins: Plugins | None = Non
     """
     import torch
 
+    from hydrakit.compute.modules import set_dropout
+    from hydrakit.models.build import build_head
     from hydrakit.plugins.registry import load_plugins
 
     description = read_head(path)
-    factory = (plugins or load_plugins()).head(description.factory)
     with torch.random.fork_rng(devices=[]):  # the initial weights are drawn for nothing
-        head = factory.build(description.features, len(description.classes), dropout)
-    what = f"what the head factory {factory.name!r} builds"
+        head = build_head(
+            description.factory,
+            features=description.features,
+            outputs=len(description.classes),
+            plugins=plugins or load_plugins(),
+        )
+    what = f"what the head factory {description.factory.name!r} builds"
     refuse_other_shapes(path, read_shapes(path), expected=head.state_dict(), what=what)
     head.load_state_dict(read_tensors(path, description.digest))
     _check_probe(path, head, description)
+    set_dropout(head, dropout)
     return head.eval()
 
 
@@ -225,15 +272,15 @@ def load_model(body_path: Path, head_path: Path, *, plugins: Plugins | None = No
     ``(batch, classes)``. Whether the head was trained on this body, `mismatch` tells.
 
     Raises:
-        PluginError: Nobody offers the head's factory.
+        PluginError: Nobody offers the factory of the body or of the head.
         WeightsError: A file is at fault, or the head does not fit the body.
     """
     from hydrakit.models.body import BodyWithHead
 
-    told, _ = _checked_pair(body_path, head_path)
-    body = load_body(body_path)
-    if told.dataset in body.spec.datasets:
-        body.use(told.dataset)
+    head, _ = _checked_pair(body_path, head_path)
+    body = load_body(body_path, plugins=plugins)
+    if head.dataset in read_body(body_path).spec.datasets:
+        body.use(head.dataset)
     return BodyWithHead(body, load_head(head_path, plugins=plugins)).eval()
 
 
@@ -314,10 +361,11 @@ def _checked_pair(body_path: Path, head_path: Path) -> tuple[HeadMetadata, str |
         raise WeightsError(f"{head_path}, with {body_path}: {error}") from None
 
 
-def _refuse_giant(path: Path, description: BodyMetadata, tensors: Mapping[str, Tensor]) -> None:
+def _refuse_giant(
+    path: Path, spec: BodySpec, in_channels: int, tensors: Mapping[str, Tensor]
+) -> None:
     """Refuse a spec that asks for more than the file holds, before a body of it is set up."""
-    spec = description.spec
-    sizes = (*spec.channels, spec.features, description.in_channels, spec.flat_side() ** 2)
+    sizes = (*spec.channels, spec.features, in_channels, spec.flat_side() ** 2)
     numbers = sum(tensor.numel() for tensor in tensors.values())
     if max(sizes) > numbers or len(spec.channels) > len(tensors):
         raise WeightsError(
@@ -330,10 +378,10 @@ def _probe(path: Path, head: nn.Module, features: int) -> Probe:
     """Features of which no two are alike, and what a head that is to be saved gives for them."""
     import torch
 
-    from hydrakit.compute.modules import logits_of
+    from hydrakit.compute.modules import output_of
 
     ramp = torch.linspace(-1, 1, features)
-    logits = logits_of(head, ramp[None])[0]
+    logits = output_of(head, ramp[None])[0]
     if not torch.isfinite(logits).all():
         raise WeightsError(
             f"{path}: not written, the head's logits are not finite: its training diverged, "
@@ -346,16 +394,16 @@ def _check_probe(path: Path, head: nn.Module, description: HeadMetadata) -> None
     """Refuse a head that computes something else than it did when it was saved."""
     import torch
 
-    from hydrakit.compute.modules import logits_of
+    from hydrakit.compute.modules import output_of
 
-    logits = logits_of(head, torch.tensor([description.probe.features]))
+    logits = output_of(head, torch.tensor([description.probe.features]))
     recorded = torch.tensor([description.probe.logits])
     if logits.shape != recorded.shape or not torch.allclose(
         logits, recorded, rtol=PROBE_TOLERANCE, atol=PROBE_TOLERANCE
     ):
         raise WeightsError(
             f"{path}: the head gives {_shown(logits)} for its probe and gave {_shown(recorded)} "
-            f"when it was saved: its factory {description.factory!r} has changed, install the "
+            f"when it was saved: its factory {description.factory.name!r} has changed, install the "
             "plugin's version of that time"
         )
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     Field,
     StringConstraints,
     TypeAdapter,
@@ -24,7 +25,17 @@ from pydantic import (
 
 from hydrakit.errors import WeightsError, one_line
 from hydrakit.hooks import FieldOfView, OptionValue, Task
-from hydrakit.plan.model import MAX_PATCH, MAX_ROUNDS, BodySpec, Copies, Features, Split
+from hydrakit.plan.model import (
+    MAX_PATCH,
+    MAX_ROUNDS,
+    BodySpec,
+    Copies,
+    Features,
+    Head,
+    OtherBody,
+    Split,
+)
+from hydrakit.rounds import MAX_DATASETS
 from hydrakit.schema import Frozen, Name, Text
 from hydrakit.storage.files import open_regular, write_atomic
 from hydrakit.storage.records import refuse_later
@@ -79,6 +90,26 @@ class Probe(Frozen):
     logits: tuple[float, ...]
 
 
+class OtherBodySpec(OtherBody):
+    """How a body that is not the paper's was built.
+
+    Attributes:
+        features: Numbers that it gives to a head.
+        datasets: Names of the datasets of its plan.
+    """
+
+    features: Features
+    datasets: Annotated[tuple[Name, ...], Field(max_length=MAX_DATASETS)] = ()
+
+
+def _spec(value: Any) -> BodySpec | OtherBodySpec:
+    if isinstance(value, BodySpec | OtherBodySpec):
+        return value
+    if isinstance(value, dict) and "name" in value:
+        return OtherBodySpec.model_validate(value)
+    return BodySpec.model_validate(value)
+
+
 class BodyMetadata(Frozen):
     """What a body's file says.
 
@@ -86,7 +117,7 @@ class BodyMetadata(Frozen):
         kind: Always ``body``.
         format: Version of this description.
         hydrakit: Version that wrote the file.
-        spec: The body's shape.
+        spec: The shape of the paper's body; or the factory, options and features of another.
         in_channels: Channels of the images that it takes.
         digest: Of its tensors (`body_digest`).
         trained_on: Datasets of the rounds that trained it, in order; empty where none did or
@@ -97,7 +128,7 @@ class BodyMetadata(Frozen):
     kind: Literal["body"] = "body"
     format: Literal[1] = 1
     hydrakit: Text
-    spec: BodySpec
+    spec: Annotated[BodySpec | OtherBodySpec, BeforeValidator(_spec)]
     in_channels: Channels
     digest: Sha256Text
     trained_on: Annotated[tuple[Name, ...], Field(max_length=MAX_ROUNDS)] = ()
@@ -111,7 +142,7 @@ class HeadMetadata(Frozen):
         kind: Always ``head``.
         format: Version of this description.
         hydrakit: Version that wrote the file.
-        factory: Name of the head factory that builds it.
+        factory: The head factory that builds it, with its options.
         features: What it takes from a body.
         classes: Names of the classes by label; of a number, its name.
         task: What a label is.
@@ -132,7 +163,7 @@ class HeadMetadata(Frozen):
     kind: Literal["head"] = "head"
     format: Literal[1] = 1
     hydrakit: Text
-    factory: Name
+    factory: Head
     features: Features
     classes: Annotated[tuple[Text, ...], Field(min_length=1, max_length=MAX_CLASSES)]
     task: Task = "classification"

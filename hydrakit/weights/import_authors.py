@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hydrakit.errors import WeightsError
 from hydrakit.hooks import FieldOfView
-from hydrakit.models.body import Body
+from hydrakit.models.body import PaperBody
 from hydrakit.models.heads import build_mlp
 from hydrakit.plan.model import BodySpec
 from hydrakit.weights.files import save_body, save_head, weight_paths
@@ -58,8 +58,8 @@ def import_authors(path: Path, out: Path) -> tuple[Path, Path]:
     """
     state = _read(path)
     with torch.random.fork_rng(devices=[]):  # the initial weights are drawn for nothing
-        body = Body(BodySpec(), in_channels=IN_CHANNELS, dropout=0.0)
-        head = build_mlp(body.spec.features, len(CLASSES), 0.0)
+        body = PaperBody(BodySpec(), in_channels=IN_CHANNELS)
+        head = build_mlp(body.features, len(CLASSES))
     body_names = _names(_BODY_LAYERS, body.state_dict())
     head_names = _names(_HEAD_LAYERS, head.state_dict())
     expected = {theirs: body.state_dict()[ours] for ours, theirs in body_names.items()}
@@ -91,7 +91,7 @@ def import_authors(path: Path, out: Path) -> tuple[Path, Path]:
         factory="mlp",
         options=OPTIONS,
         preprocessing=Preprocessing(
-            patch=body.spec.patch,
+            patch=body.patch,
             channels=IN_CHANNELS,
             field_of_view=FIELD_OF_VIEW,
             normalisation=NORMALISATION,

@@ -1,1 +1,1 @@
-"""Datasets without code: a folder of images with a `dataset.toml`."""
+"""Datasets declared without code: a folder of images with a ``dataset.toml``."""

@@ -1,4 +1,4 @@
-"""A dataset without code: a folder that holds a ``dataset.toml`` (docs/dataset-toml.md)."""
+"""Adapters of datasets that a ``dataset.toml`` declares (docs/dataset-toml.md)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from hydrakit.data.declared.schema import FILE, Declaration, parse_declaration
-from hydrakit.data.safe_paths import inside, shown
+from hydrakit.data.safe_paths import quote, resolve_inside
 from hydrakit.errors import DataError
-from hydrakit.hooks import DatasetAdapter, OptionValue, Sample, Unusable
+from hydrakit.hooks import DatasetAdapter, NoOptions, Sample, Unusable
 from hydrakit.names import NAME_PATTERN, is_name
 from hydrakit.storage.paths import default_data
 
@@ -22,32 +22,32 @@ if TYPE_CHECKING:
     from hydrakit.data.declared.images import ImageReader
     from hydrakit.plugins.registry import Plugins
 
-RULES = "2"
-"""Changes whenever the code below reads something else from the same files."""
+READER_VERSION = "2"
+"""Increase whenever the code below reads other samples from the same files."""
 
 
 def load_declared(folder: Path) -> DatasetAdapter:
-    """The dataset that a folder's ``dataset.toml`` declares.
+    """Return the adapter of the dataset that a folder's ``dataset.toml`` declares.
 
-    Its version is a digest of the declaration and of its CSV: a change of either makes prepared
-    data of before stale.
+    The adapter's version is a digest of the declaration and of its CSV, so that a change of either
+    invalidates prepared data.
 
     Raises:
-        DataError: The file is absent or no declaration, or its CSV is absent; the message names
-            the file, the key and the value.
+        DataError: The file is missing or not a valid declaration, or its CSV is missing; the
+            message names the file, the key and the value.
     """
     path = folder / FILE
     declaration, content = parse_declaration(path)
     name = declaration.name or folder.resolve().name
     if not is_name(name):
         raise DataError(
-            f"{path}: the folder's name {name!r} is no name for a dataset ({NAME_PATTERN}): add "
+            f"{path}: the folder's name {name!r} is not a valid dataset name ({NAME_PATTERN}): add "
             "name = ..., and give the folder as --root NAME=FOLDER"
         )
     table = _csv(declaration, folder)
     digest = hashlib.sha256(b"\0".join([content, table.content if table else b""])).hexdigest()
 
-    def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample | Unusable]:
+    def read(root: Path, options: NoOptions) -> Iterator[Sample | Unusable]:
         return read_declared(declaration, root, table=table)
 
     return DatasetAdapter(
@@ -57,8 +57,8 @@ def load_declared(folder: Path) -> DatasetAdapter:
         task=declaration.task,
         read=read,
         field_of_view=declaration.view,
-        version=f"{RULES}-{digest[:32]}",
-        layout=f"{FILE}, and the images that it tells of",
+        version=f"{READER_VERSION}-{digest[:32]}",
+        layout=f"{FILE}, and the images that it declares",
         how_to_get=declaration.how_to_get,
         cohort=declaration.cohort,
         elsewhere=_elsewhere(declaration, folder),
@@ -70,16 +70,18 @@ def load_declared(folder: Path) -> DatasetAdapter:
 def read_declared(
     declaration: Declaration, folder: Path, *, table: CsvTable | None
 ) -> Iterator[Sample | Unusable]:
-    """Every case of a declared dataset.
+    """Yield every case of a declared dataset.
+
+    An image that cannot be read yields an `Unusable`.
 
     Args:
-        declaration: Of the dataset.
-        folder: Where its ``dataset.toml`` lies.
-        table: Its CSV, if it has one.
+        declaration: Declaration of the dataset.
+        folder: Folder that holds ``dataset.toml``.
+        table: CSV table of cases; None if the cases come from an NPZ file or a pattern.
 
     Raises:
-        DataError: A case is declared wrongly, leads out of the dataset's root, or lacks the
-            spacing that it needs. An image that cannot be read gives an `Unusable`.
+        DataError: A case is declared wrongly, leads out of the dataset's root, or lacks a required
+            pixel spacing.
     """
     from hydrakit.data.declared.cases import list_cases
     from hydrakit.data.declared.images import ImageReader
@@ -92,75 +94,81 @@ def read_declared(
 
 
 def declared_datasets(data: Path | None, roots: Mapping[str, Path]) -> dict[str, DatasetAdapter]:
-    """The declared datasets: of each folder right below the data folder, and of each root.
+    """Return the datasets declared directly below the data folder and in the roots, by name.
 
     Args:
         data: Folder with one folder per dataset; None for `hydrakit.storage.paths.default_data`.
-        roots: Folders of datasets that lie elsewhere, by name; they come before those in ``data``.
+        roots: Folders of datasets in other places, by name; they take precedence over ``data``.
 
     Raises:
-        DataError: A ``dataset.toml`` is wrong, or has another name than its folder or root.
+        DataError: A ``dataset.toml`` is invalid, or its name differs from its folder or root.
     """
-    found = {}
-    for name, folder in _declaring(data, roots).items():
-        found[name] = _load_named(name, folder)
-    return found
+    folders = _declared_folders(data, roots)
+    return {name: _load_named(name, folder) for name, folder in folders.items()}
 
 
 def with_declared(plugins: Plugins, data: Path | None, roots: Mapping[str, Path]) -> Plugins:
-    """The plugins together with the declared datasets (see `declared_datasets`).
+    """Add the declared datasets (see `declared_datasets`) to the plugins.
 
-    Like a broken plugin, a wrong ``dataset.toml`` harms no other dataset: its message, and that of
-    a name which a plugin also offers, comes when the name is asked for.
+    An invalid ``dataset.toml``, like a broken plugin, does not affect other datasets: its error is
+    raised only when its name is requested. The same holds for a name that a plugin also provides.
 
     Raises:
         DataError: The data folder cannot be listed.
     """
-    datasets, clashes = dict(plugins.datasets), dict(plugins.clashes)
-    for name, folder in _declaring(data, roots).items():
-        offering = _offering(plugins, name)
+    datasets, clashes = dict(plugins.all(DatasetAdapter)), dict(plugins.clashes)
+    for name, folder in _declared_folders(data, roots).items():
+        providers = _providers(plugins, name)
         try:
             adapter = _load_named(name, folder)
         except DataError as error:
             datasets.pop(name, None)
             clashes["dataset", name] = str(error)
             continue
-        if offering or name in datasets:
+        if providers or name in datasets:
             datasets.pop(name, None)
             clashes["dataset", name] = (
-                f"dataset {name!r} is offered by {' and by '.join(offering) or 'a plugin'} and by "
+                f"dataset {name!r} is offered by {' and by '.join(providers) or 'a plugin'} and by "
                 f"{folder / FILE}: rename the folder (and its name in the file), or uninstall the "
                 "plugin"
             )
         else:
             datasets[name] = adapter
-    return replace(plugins, datasets=MappingProxyType(datasets), clashes=MappingProxyType(clashes))
+    components = {**plugins.components, "dataset": datasets}
+    return replace(plugins, components=components, clashes=MappingProxyType(clashes))
 
 
-def plugins_at(data: Path | None, roots: Mapping[str, Path]) -> Plugins:
-    """What is installed, and the datasets that a ``dataset.toml`` at these places declares.
+def plugins_at(
+    data: Path | None, roots: Mapping[str, Path], disabled: frozenset[str] | None = None
+) -> Plugins:
+    """Return the installed plugins together with the declared datasets in these places.
 
     Args:
         data: Folder with one folder per dataset; None for `hydrakit.storage.paths.default_data`.
-        roots: Folders of datasets that lie elsewhere, by name.
+        roots: Folders of datasets in other places, by name.
+        disabled: Names of plugins that are not loaded; None for ``$HYDRAKIT_NO_PLUGINS``.
     """
     from hydrakit.plugins.registry import load_plugins
 
-    return with_declared(load_plugins(), data, roots)
+    return with_declared(load_plugins(disabled), data, roots)
 
 
-def _offering(plugins: Plugins, name: str) -> list[str]:
-    return [f"{p.distribution} ({p.module})" for p in plugins.found if name in p.datasets]
+def _providers(plugins: Plugins, name: str) -> list[str]:
+    return [
+        f"{record.distribution} ({record.module})"
+        for record in plugins.records
+        if name in record.offered(DatasetAdapter)
+    ]
 
 
-def _declaring(data: Path | None, roots: Mapping[str, Path]) -> dict[str, Path]:
-    """Each folder that holds a ``dataset.toml``, by the name that it is asked for by."""
+def _declared_folders(data: Path | None, roots: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the folders that hold a ``dataset.toml``, by the name of their folder or root."""
     data = data or default_data()
     try:
-        below = sorted(data.iterdir()) if data.is_dir() else []
+        subfolders = sorted(data.iterdir()) if data.is_dir() else []
     except OSError as error:
         raise DataError(f"{data}: cannot be listed: {error.strerror or error}") from None
-    folders = {folder.name: folder for folder in below} | dict(roots)
+    folders = {folder.name: folder for folder in subfolders} | dict(roots)
     return {name: folder for name, folder in folders.items() if (folder / FILE).is_file()}
 
 
@@ -168,17 +176,17 @@ def _load_named(name: str, folder: Path) -> DatasetAdapter:
     adapter = load_declared(folder)
     if adapter.name != name:
         raise DataError(
-            f"{folder / FILE}: name is {adapter.name!r}, but it was looked for as {name!r}: let "
-            f"them be equal, or give it as --root {adapter.name}={folder}"
+            f"{folder / FILE}: name is {adapter.name!r}, but the folder or root is named {name!r}: "
+            f"make them equal, or give it as --root {adapter.name}={folder}"
         )
     return adapter
 
 
 def _elsewhere(declaration: Declaration, folder: Path) -> tuple[Path, ...]:
-    """The folder of the images where it lies outside the declaration's own."""
+    """Return the folder of the images if it lies outside the declaration's folder."""
     try:
         root = _files_root(declaration, folder)
-    except DataError:  # told when the dataset is read: the declaration itself is in order
+    except DataError:  # raised again when the dataset is read; the declaration itself is valid
         return ()
     return () if root.is_relative_to(folder.resolve()) else (root,)
 
@@ -186,41 +194,41 @@ def _elsewhere(declaration: Declaration, folder: Path) -> tuple[Path, ...]:
 def _files_root(declaration: Declaration, folder: Path) -> Path:
     try:
         root = (folder / declaration.root).resolve(strict=True)
-    except (OSError, RuntimeError, ValueError):  # no such folder, a loop of links, a zero byte
+    except (OSError, RuntimeError, ValueError):  # missing, a loop of links, a zero byte
         root = None
     if root is None or not root.is_dir():
         raise DataError(
-            f"{folder / FILE}: root: there is no folder {shown(declaration.root)}: give the folder "
-            "that holds the images, relative to this file's"
+            f"{folder / FILE}: root: there is no folder {quote(declaration.root)}: give the folder "
+            "of the images, relative to the folder of this file"
         )
     return root
 
 
 def _csv(declaration: Declaration, folder: Path) -> CsvTable | None:
-    """The CSV, where the cases are in one: beside ``dataset.toml``, or in the root."""
+    """Read the CSV table of cases, if declared: beside ``dataset.toml`` or in the root."""
     from hydrakit.data.declared.cases import MAX_TABLE_BYTES, CsvTable
 
     name = declaration.cases
     if name is None or not name.lower().endswith(".csv"):
         return None
-    places = [folder.resolve()]
+    candidates = [folder.resolve()]
     if declaration.root != ".":
-        places.append(_files_root(declaration, folder))
-    for place in places:
+        candidates.append(_files_root(declaration, folder))
+    for base in candidates:
         try:
-            path = inside(place, name)
+            path = resolve_inside(base, name)
             with path.open("rb") as file:
                 content = file.read(MAX_TABLE_BYTES + 1)
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise DataError(f"{place / name}: cannot be read: {error.strerror or error}") from None
+            raise DataError(f"{base / name}: cannot be read: {error.strerror or error}") from None
         if len(content) > MAX_TABLE_BYTES:
-            raise DataError(f"{path}: is over {MAX_TABLE_BYTES >> 20} MiB: declare it in parts")
+            raise DataError(f"{path}: is over {MAX_TABLE_BYTES >> 20} MiB: split it into datasets")
         return CsvTable(path, content)
     raise DataError(
-        f"{folder / FILE}: cases: there is no file {shown(name)} in "
-        f"{' or '.join(map(str, places))}: correct its name"
+        f"{folder / FILE}: cases: there is no file {quote(name)} in "
+        f"{' or '.join(map(str, candidates))}: correct its name"
     )
 
 
@@ -232,17 +240,17 @@ def _sample(
     from hydrakit.data.declared.arrays import MAX_VALUES, ImageError
 
     pictures, paths = [], []
-    for place in case.channels:
+    for location in case.channels:
         try:
-            path = inside(root, place.file)
+            path = resolve_inside(root, location.file)
         except FileNotFoundError:
             return Unusable(key=case.key, reason="its file is missing")
         except OSError as error:
             return Unusable(key=case.key, reason=f"cannot be opened ({error.strerror or 'a loop'})")
         if not path.is_file():
-            return Unusable(key=case.key, reason="its path is no file")
+            return Unusable(key=case.key, reason="its path is not a file")
         try:
-            pictures.append(reader.read(path, place.member, place.row))
+            pictures.append(reader.read(path, location.member, location.row))
         except ImageError as error:
             return Unusable(key=case.key, reason=error.reason)
         paths.append(path)
@@ -254,8 +262,8 @@ def _sample(
     spacing = first.spacing or declaration.spacing
     if spacing is None and (case.millimetres or declaration.field_of_view.millimetres):
         raise DataError(
-            f"{folder / FILE}: spacing: is missing, and {paths[0]} does not tell the size of its "
-            "pixels, which millimetres need: add spacing = [row, column] in millimetres"
+            f"{folder / FILE}: spacing: is missing, and {paths[0]} does not state its pixel "
+            "spacing, which millimetres need: add spacing = [row, column] in millimetres"
         )
     image = np.concatenate([picture.pixels for picture in pictures])
     centre = case.position

@@ -1,4 +1,4 @@
-"""NPY and NPZ files from strangers: no pickles, sizes checked first, rows read one at a time."""
+"""Safe reading of untrusted NPY and NPZ files: no pickles, sizes checked first, row by row."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_VALUES = 2**26
-"""Pixels of one image, all channels together: 8192 x 8192 of one channel."""
+"""Maximum pixels of one image, all channels together: 8192 x 8192 with one channel."""
 MAX_BYTES = 2**28
 MAX_COLUMN_BYTES = 2**26
 MAX_HEADER = 2**16
 MAX_RATIO = 1100
-"""Deflate makes nothing smaller than a 1032nd (zlib's technical details)."""
+"""Maximum compression ratio: Deflate reaches at most 1032 (zlib's technical details)."""
 
 _DAMAGED = "is not a whole NPY or NPZ file: fetch it again"
 
 
 class ImageError(DataError):
-    """One image cannot be used; ``reason`` is the message without the file's name."""
+    """One image is unusable; ``reason`` is the message without the file's name."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -38,15 +38,15 @@ class ImageError(DataError):
 
 @dataclass(kw_only=True)
 class StoredArray:
-    """An open array of which nothing but the header has been read.
+    """An open array file; only its header has been read.
 
     Attributes:
-        path: Its file.
-        stream: Where its values are read.
-        start: Where they begin.
-        shape: Of the array.
-        dtype: Of the array.
-        fortran: Whether its values are stored first index first.
+        path: Path of the file.
+        stream: Open file with the values.
+        start: Offset of the first value in the stream, in bytes.
+        shape: Shape of the array.
+        dtype: Data type of the array.
+        fortran: Whether the values are in Fortran order (column-major).
     """
 
     path: Path
@@ -57,25 +57,25 @@ class StoredArray:
     fortran: bool
 
     def read(self, row: int | None = None, *, limit: int = MAX_BYTES) -> NDArray[np.generic]:
-        """The array, or one row (index of the first axis) of it.
+        """Read the array, or one row of it (an index along the first axis).
 
         Raises:
-            ImageError: There is no such row, it has more bytes than ``limit``, or it is damaged.
+            ImageError: The row does not exist, exceeds ``limit`` bytes, or is damaged.
         """
         shape = self.shape
         if row is not None:
             if not self.shape or row >= self.shape[0]:
                 raise ImageError(self.path, f"has no row {row}: its shape is {self.shape}")
             if self.fortran and len(shape) > 1:
-                raise ImageError(self.path, "is in Fortran order: save np.ascontiguousarray(it)")
+                raise ImageError(self.path, "is in Fortran order: save it in C order")
             shape = self.shape[1:]
         size = math.prod(shape) * self.dtype.itemsize
         if size > limit:
-            raise ImageError(self.path, f"has an array of {size} bytes: {limit} is the most")
+            raise ImageError(self.path, f"has an array of {size} bytes: at most {limit} are read")
         try:
             self.stream.seek(self.start + (row or 0) * size)
             data = self.stream.read(size)
-        except Exception as error:  # zlib, zipfile and the disk have each their own
+        except Exception as error:  # zlib, zipfile and the disk each raise other exceptions
             raise ImageError(self.path, _DAMAGED) from error
         if len(data) != size:
             raise ImageError(self.path, _DAMAGED)
@@ -88,19 +88,19 @@ class StoredArray:
 
 
 def open_array(path: Path, member: str | None = None) -> StoredArray:
-    """Open an NPY file, or a member of an NPZ file (None: its only one), up to its values.
+    """Open an NPY file, or a member of an NPZ file (None: its only member), and read its header.
 
     Raises:
-        ImageError: The file is neither, is damaged, has no such member, or holds what is neither
-            number nor text.
+        ImageError: The file is neither NPY nor NPZ, is damaged, lacks the member, or holds
+            something other than numbers or text.
         OSError: The file cannot be opened.
     """
     with path.open("rb") as file:
         zipped = file.read(2) == b"PK"
     if not zipped:
         if member:
-            raise ImageError(path, "has no members: only an NPZ file has")
-        return _started(path, path.open("rb"), path.stat().st_size)
+            raise ImageError(path, "has no members: only NPZ files have members")
+        return _stored_array(path, path.open("rb"), path.stat().st_size)
     try:
         with zipfile.ZipFile(path) as archive:
             info = _member(path, archive, member)
@@ -109,14 +109,14 @@ def open_array(path: Path, member: str | None = None) -> StoredArray:
         raise
     except Exception as error:  # a damaged archive raises almost any kind of exception
         raise ImageError(path, _DAMAGED) from error
-    return _started(path, stream, info.file_size)
+    return _stored_array(path, stream, info.file_size)
 
 
 def member_names(path: Path) -> list[str]:
-    """The names of an NPZ file's arrays.
+    """Return the names of an NPZ file's arrays.
 
     Raises:
-        ImageError: It is no NPZ file.
+        ImageError: The file is not an NPZ file.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -132,22 +132,22 @@ def _member(path: Path, archive: zipfile.ZipFile, member: str | None) -> zipfile
             raise ImageError(path, "holds several arrays: name one as file.npz#member")
         member = next(iter(infos))
     if member not in infos:
-        raise ImageError(path, f"has no member {member!r}: see the names that it has")
+        raise ImageError(path, f"has no member {member!r}: use one of the file's own names")
     info = infos[member]
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ImageError(path, "is packed in a way that NumPy does not: save it with np.savez")
+        raise ImageError(path, "uses a compression that NumPy lacks: save it with np.savez")
     if info.file_size > MAX_RATIO * (info.compress_size + 1):
         raise ImageError(path, _DAMAGED)
     return info
 
 
-def _started(path: Path, stream: IO[bytes], size: int) -> StoredArray:
+def _stored_array(path: Path, stream: IO[bytes], size: int) -> StoredArray:
     try:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of headers written by Python 2
+                warnings.simplefilter("ignore")  # about headers written by Python 2
                 shape, fortran, dtype, start = _header(stream)
-        except Exception as error:  # the header is parsed as Python text: any kind may come
+        except Exception as error:  # parsing the header as Python text can raise any exception
             raise ImageError(path, _DAMAGED) from error
         if dtype.kind not in "biufUS":
             raise ImageError(path, "holds neither numbers nor text: save plain numbers")

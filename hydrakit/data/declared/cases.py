@@ -1,4 +1,4 @@
-"""The cases that a declaration lists: a table (CSV, NPZ) or a pattern, checked before any pixel."""
+"""Cases of a declared dataset, from a table (CSV, NPZ) or a pattern, checked before pixels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from hydrakit.data.declared.arrays import MAX_COLUMN_BYTES, ImageError, member_names, open_array
-from hydrakit.data.declared.patterns import find
+from hydrakit.data.declared.patterns import match_files
 from hydrakit.data.declared.schema import (
     FILE,
     NONE,
@@ -22,7 +22,7 @@ from hydrakit.data.declared.schema import (
     SplitName,
     number,
 )
-from hydrakit.data.safe_paths import inside, listed, path_fault, shown
+from hydrakit.data.safe_paths import join_names, path_fault, quote, resolve_inside
 from hydrakit.errors import DataError, unknown
 
 if TYPE_CHECKING:
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
     from hydrakit.hooks import Label
 
 MAX_TABLE_BYTES = 2**25
-MAX_CELL = 1000  # characters: keys and patients are shown
+MAX_CELL = 1000  # characters: keys and patients appear in messages and reports
 SEPARATOR = ";"
 
-_SUBGROUP = "subgroups."  # before a subgroup's name, among the fields of a case
+_SUBGROUP = "subgroups."  # prefix of a subgroup's name among the fields of a case
 
 _MEMBER = re.compile(r"(?P<file>.+\.np[yz])#(?P<member>[^\[\]]*)(?:\[(?P<row>\d{1,12})\])?", re.I)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageLocation:
-    """Where one image is: a file below the root, and for arrays the member and the row."""
+    """Location of one image: a file below the root, and for arrays the member and the row."""
 
     file: str
     member: str | None = None
@@ -51,19 +51,19 @@ class ImageLocation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeclaredCase:
-    """One case as it is declared, before its image is read.
+    """One declared case, before its image is read.
 
     Attributes:
-        key: Its identity.
-        channels: Its images, each of one or more channels.
-        label: As in `hydrakit.hooks.Sample`.
-        patient: None where it is left to the file, or to the key.
-        group: As in `Sample`.
-        finding: As in `Sample`.
-        subgroups: As in `Sample`.
-        split: As in `Sample`.
-        position: Of the lesion, ``(row, column)`` from the middle of the upper left pixel.
-        millimetres: Whether ``position`` is in millimetres; otherwise in pixels.
+        key: Identity of the case, unique in its dataset.
+        channels: Locations of the images, each with one or more channels.
+        label: Label as in `hydrakit.hooks.Sample`; None if it is unknown.
+        patient: Patient identifier; None to take it from the file, or else from the key.
+        group: Name of the group of cases that must stay together, if any.
+        finding: Name of the finding within the patient, if any.
+        subgroups: Subgroups of the case and their values.
+        split: Split that the dataset declares for the case, if any.
+        position: Position of the lesion, ``(row, column)`` from the centre of the upper left pixel.
+        millimetres: Whether ``position`` is in millimetres; otherwise it is in pixels.
     """
 
     key: str
@@ -83,7 +83,7 @@ Fields = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class CsvTable:
-    """A CSV file's path, for messages, and its content."""
+    """Content of a CSV file, and its path for messages."""
 
     path: Path
     content: bytes
@@ -92,15 +92,15 @@ class CsvTable:
 def list_cases(
     declaration: Declaration, root: Path, *, table: CsvTable | None
 ) -> list[DeclaredCase]:
-    """Every case of a dataset, in the order of its table or of its paths.
+    """List every case of a dataset, in the order of its table or paths.
 
     Args:
-        declaration: Of the dataset.
-        root: The folder of its files.
-        table: The CSV, where the cases are in one.
+        declaration: Declaration of the dataset.
+        root: Folder of the dataset's files.
+        table: CSV table of cases; None if the cases come from an NPZ file or a pattern.
 
     Raises:
-        DataError: A case is wrong; the message names the file, the place in it, and the value.
+        DataError: A case is invalid; the message names the file, the line or row, and the value.
     """
     cases: list[DeclaredCase] = []
     first: dict[str, str] = {}
@@ -111,24 +111,24 @@ def list_cases(
             raise DataError(f"{where}: {error}") from None
         if case.key in first:
             raise DataError(
-                f"{where}: the key {shown(case.key)} is also that of {first[case.key]}: remove "
+                f"{where}: the key {quote(case.key)} also belongs to {first[case.key]}: remove "
                 "one, or give each a key of its own"
             )
         first[case.key] = where.rpartition(": ")[2]
         cases.append(case)
     if not cases:
-        what = f"pattern {declaration.pattern!r}" if declaration.pattern else declaration.cases
-        raise DataError(f"{root}: {what} gives no case: compare it with the files that are there")
+        source = f"pattern {declaration.pattern!r}" if declaration.pattern else declaration.cases
+        raise DataError(f"{root}: {source} yields no case: compare it with the files in the folder")
     return cases
 
 
 def _rows(
     declaration: Declaration, root: Path, table: CsvTable | None
 ) -> Iterator[tuple[str, Fields]]:
-    """Where each case is declared, and its fields as text, by their names in `Columns`."""
+    """Yield where each case is declared, and its fields as text, named as in `Columns`."""
     if declaration.pattern is not None:
-        for path, parts in find(root, declaration.pattern):
-            yield f"{root}: {shown(path)}", {"path": path, **parts}
+        for path, parts in match_files(root, declaration.pattern):
+            yield f"{root}: {quote(path)}", {"path": path, **parts}
     elif table is not None:
         yield from _csv_rows(declaration, table)
     else:
@@ -160,43 +160,43 @@ def _csv_rows(declaration: Declaration, table: CsvTable) -> Iterator[tuple[str, 
         raise DataError(f"{name}: line {reader.line_num}: {error}: correct the line") from None
 
 
-def _columns(declaration: Declaration, there: list[str], where: str) -> dict[str, str]:
-    """The column of each field that the table has.
+def _columns(declaration: Declaration, header: list[str], where: str) -> dict[str, str]:
+    """Return the table's column for each field.
 
-    A column that is another field by the declaration is not looked for by its own name.
+    A column that the declaration assigns to one field is not used for a field of the same name.
     """
-    for column in there:
-        if column and there.count(column) > 1:
-            raise DataError(f"{where}: the column {shown(column)} is there twice: rename one")
-    known = [column for column in there if column.isprintable() and len(column) <= 60][:20]
-    given = declaration.columns.model_dump(exclude_none=True)
-    asked = {f"columns.{field}": (field, column) for field, column in given.items()}
+    for column in header:
+        if column and header.count(column) > 1:
+            raise DataError(f"{where}: the column {quote(column)} occurs twice: rename one")
+    printable = [column for column in header if column.isprintable() and len(column) <= 60][:20]
+    assigned = declaration.columns.model_dump(exclude_none=True)
+    requested = {f"columns.{field}": (field, column) for field, column in assigned.items()}
     for name, column in declaration.subgroups.items():
-        asked[f"{_SUBGROUP}{name}"] = f"{_SUBGROUP}{name}", column
-    for key, (_, column) in asked.items():
-        if column not in there:
-            raise DataError(f"{where}: {unknown('column', column, known)} ({key} in {FILE})")
-    own = {field: field for field in Columns.model_fields if field in there}
-    taken = set(given.values())
-    found = {field: column for field, column in own.items() if column not in taken}
-    found |= dict(asked.values())
+        requested[f"{_SUBGROUP}{name}"] = f"{_SUBGROUP}{name}", column
+    for key, (_, column) in requested.items():
+        if column not in header:
+            raise DataError(f"{where}: {unknown('column', column, printable)} ({key} in {FILE})")
+    same_name = {field: field for field in Columns.model_fields if field in header}
+    used = set(assigned.values())
+    columns = {field: column for field, column in same_name.items() if column not in used}
+    columns |= dict(requested.values())
     images, other = (
         ("path", "image") if str(declaration.cases).lower().endswith(".csv") else ("image", "path")
     )
-    found.pop(other, None)
+    columns.pop(other, None)
     for field in (images, "label"):
-        if field not in found:
+        if field not in columns:
             raise DataError(
                 f"{where}: no column {field!r}: add it, or name it under [columns] in {FILE} "
-                f"(there are {', '.join(known) or 'none'})"
+                f"(there are {', '.join(printable) or 'none'})"
             )
-    return found
+    return columns
 
 
 def _npz_rows(declaration: Declaration, root: Path) -> Iterator[tuple[str, Fields]]:
     name = str(declaration.cases)
     try:
-        path = inside(root, name)
+        path = resolve_inside(root, name)
         columns = _columns(declaration, member_names(path), str(path))
         image = columns.pop("image")
         arrays = {field: _texts(declaration, path, column) for field, column in columns.items()}
@@ -217,7 +217,7 @@ def _npz_rows(declaration: Declaration, root: Path) -> Iterator[tuple[str, Field
 
 
 def _texts(declaration: Declaration, path: Path, member: str) -> list[str]:
-    """One column of an NPZ table, as text."""
+    """Read one column of an NPZ table as text."""
     stored = open_array(path, member)
     try:
         values = stored.read(limit=MAX_COLUMN_BYTES)
@@ -225,8 +225,8 @@ def _texts(declaration: Declaration, path: Path, member: str) -> list[str]:
         stored.close()
     if values.dtype.kind == "U" and values.nbytes:
         points = values.reshape(-1).view(values.dtype.byteorder + "u4")
-        if points.max() > sys.maxunicode:  # NumPy would make strings of it that break Python
-            raise ImageError(path, f"{member!r} holds what is no text: save it anew")
+        if points.max() > sys.maxunicode:  # NumPy would create invalid Python strings from it
+            raise ImageError(path, f"{member!r} holds invalid text: save it again")
     if values.ndim == 2 and declaration.task == "multilabel":
         return _label_sets(declaration, path, member, values)
     if values.ndim != 1:
@@ -239,60 +239,60 @@ def _texts(declaration: Declaration, path: Path, member: str) -> list[str]:
 def _label_sets(
     declaration: Declaration, path: Path, member: str, values: NDArray[np.generic]
 ) -> list[str]:
-    """Rows of 0 and 1, one per label, as the text that a CSV would have."""
+    """Convert rows of 0 and 1, one column per label, to the text that a CSV would have."""
     classes = declaration.classes
     if values.shape[1] != len(classes) or not set(values.ravel().tolist()) <= {0, 1}:
         raise ImageError(
-            path, f"{member!r}: needed are 0 and 1 in {len(classes)} columns, one per class"
+            path, f"{member!r}: must hold 0 and 1 in {len(classes)} columns, one per class"
         )
     return [
-        SEPARATOR.join(name for name, is_so in zip(classes, row, strict=True) if is_so) or NONE
+        SEPARATOR.join(name for name, present in zip(classes, row, strict=True) if present) or NONE
         for row in values.tolist()
     ]
 
 
 def _case(declaration: Declaration, fields: Fields) -> DeclaredCase:
-    """One case.
+    """Convert the fields of a case.
 
     Raises:
-        ValueError: One of its fields is wrong.
+        ValueError: A field is invalid.
     """
-    given = {field: text.strip() for field, text in fields.items() if text.strip()}
-    for field, text in given.items():
+    filled = {field: text.strip() for field, text in fields.items() if text.strip()}
+    for field, text in filled.items():
         if len(text) > MAX_CELL:
             raise ValueError(f"{field} has over {MAX_CELL} characters: shorten it")
     paths = [fields["path"]]
-    if str(declaration.cases).lower().endswith(".csv"):  # other names are those of real files
+    if str(declaration.cases).lower().endswith(".csv"):  # other sources give one file per case
         paths = [part.strip() for part in fields["path"].split(SEPARATOR)]
-    position, millimetres = _position(given)
+    position, millimetres = _position(filled)
     return DeclaredCase(
-        channels=tuple(_place(path) for path in paths),
-        key=given.get("key") or given["path"],
-        label=_label(declaration, given.get("label", "")),
-        patient=given.get("patient"),
-        group=given.get("group"),
-        finding=given.get("finding"),
+        channels=tuple(_location(path) for path in paths),
+        key=filled.get("key") or filled["path"],
+        label=_label(declaration, filled.get("label", "")),
+        patient=filled.get("patient"),
+        group=filled.get("group"),
+        finding=filled.get("finding"),
         subgroups={
             field.removeprefix(_SUBGROUP): text
-            for field, text in given.items()
+            for field, text in filled.items()
             if field.startswith(_SUBGROUP)
         },
-        split=_split(declaration, given.get("split")),
+        split=_split(declaration, filled.get("split")),
         position=position,
         millimetres=millimetres,
     )
 
 
-def _place(text: str) -> ImageLocation:
+def _location(text: str) -> ImageLocation:
     match = _MEMBER.fullmatch(text)
-    place = ImageLocation(text)
+    location = ImageLocation(text)
     if match:
         row = None if match["row"] is None else int(match["row"])
-        place = ImageLocation(match["file"], match["member"] or None, row)
-    fault = path_fault(place.file)
+        location = ImageLocation(match["file"], match["member"] or None, row)
+    fault = path_fault(location.file)
     if fault:
-        raise ValueError(f"path {shown(place.file)} {fault}")
-    return place
+        raise ValueError(f"path {quote(location.file)} {fault}")
+    return location
 
 
 def _label(declaration: Declaration, text: str) -> Label | None:
@@ -306,15 +306,15 @@ def _label(declaration: Declaration, text: str) -> Label | None:
     if mapped == NONE:
         return (0,) * len(declaration.classes)
     names = [declaration.labels.get(part.strip(), part.strip()) for part in mapped.split(SEPARATOR)]
-    chosen = {_class(declaration, name) for name in names if name != NONE}
-    return tuple(int(index in chosen) for index in range(len(declaration.classes)))
+    present = {_class(declaration, name) for name in names if name != NONE}
+    return tuple(int(index in present) for index in range(len(declaration.classes)))
 
 
 def _class(declaration: Declaration, name: str) -> int:
     if name not in declaration.classes:
         raise ValueError(
-            f"label {shown(name)} is none of the classes {listed(declaration.classes)}: correct "
-            f'it, or say under [labels] in {FILE} which it is ("" where it is unknown)'
+            f"label {quote(name)} is none of the classes {join_names(declaration.classes)}: "
+            f'correct it, or map it to a class under [labels] in {FILE} ("" if it is unknown)'
         )
     return declaration.classes.index(name)
 
@@ -322,26 +322,26 @@ def _class(declaration: Declaration, name: str) -> int:
 def _split(declaration: Declaration, text: str | None) -> SplitName | None:
     if text is None:
         return None
-    known: tuple[SplitName, ...] = get_args(SplitName)
-    for split in known:
+    names: tuple[SplitName, ...] = get_args(SplitName)
+    for split in names:
         if declaration.splits.get(text, text) == split:
             return split
     raise ValueError(
-        f"split {shown(text)} is none of {', '.join(known)}: correct it, or say under [splits] in "
-        f"{FILE} which it is"
+        f"split {quote(text)} is none of {', '.join(names)}: correct it, or map it under [splits] "
+        f"in {FILE}"
     )
 
 
-def _position(given: Fields) -> tuple[tuple[float, float] | None, bool]:
-    """The position, and whether it is in millimetres."""
-    found = []
+def _position(filled: Fields) -> tuple[tuple[float, float] | None, bool]:
+    """Return the position, and whether it is in millimetres."""
+    positions = []
     for names, millimetres in ((("row", "column"), False), (("row_mm", "column_mm"), True)):
-        texts = [given.get(name) for name in names]
+        texts = [filled.get(name) for name in names]
         if None in texts and texts != [None, None]:
-            raise ValueError(f"only one of {names[0]} and {names[1]}: give both or none")
+            raise ValueError(f"only one of {names[0]} and {names[1]} is given: give both or none")
         row, column = texts
         if row is not None and column is not None:
-            found.append(((number(row, names[0]), number(column, names[1])), millimetres))
-    if len(found) > 1:
-        raise ValueError("a position both in pixels and in millimetres: give one")
-    return found[0] if found else (None, False)
+            positions.append(((number(row, names[0]), number(column, names[1])), millimetres))
+    if len(positions) > 1:
+        raise ValueError("the position is given both in pixels and in millimetres: give one")
+    return positions[0] if positions else (None, False)

@@ -1,6 +1,6 @@
-"""A first ``dataset.toml`` for a folder of images: what can be told from it, and what to check.
+"""Draft of a ``dataset.toml`` for a folder of images, with comments on what to check.
 
-A guess is for a person to correct: every line that may be wrong has a comment that says why.
+A person must correct the draft: every line that may be wrong has a comment with the reason.
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ from hydrakit.data.declared.arrays import ImageError, member_names, open_array
 from hydrakit.data.declared.cases import MAX_TABLE_BYTES, SEPARATOR
 from hydrakit.data.declared.images import ImageReader, Picture
 from hydrakit.data.declared.schema import FILE, MAX_CLASS, NONE, ImageRules
-from hydrakit.data.safe_paths import inside, path_fault
+from hydrakit.data.safe_paths import path_fault, resolve_inside
 from hydrakit.errors import DataError
 from hydrakit.names import is_name
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy", ".npz", ".dcm", ".ima")
 MAX_FILES = 200_000
 MAX_CLASSES = 20
-LOOKED_AT = 24
-SPLITS = {
+MAX_SAMPLED = 24
+SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-# Words that the columns of published tables have; the first word that fits a column wins.
-WORDS = {
+# Words in the column names of published tables; the first word that matches a column wins.
+COLUMN_WORDS = {
     "label": ("label", "class", "diagnosis", "target", "dx", "category", "clinsig", "finding"),
     "patient": ("patient", "subject", "prox_id", "pid", "person"),
     "finding": ("lesion", "nodule", "finding"),
     "group": ("group", "exam", "study"),
 }
-AS_THEY_ARE = ("row", "column", "row_mm", "column_mm", "split", "key")
+SAME_NAME_COLUMNS = ("row", "column", "row_mm", "column_mm", "split", "key")
 
 
 @dataclass(frozen=True)
-class _Cases:
-    """Where the cases are, as lines of TOML, and which classes they have.
+class _CaseSource:
+    """Source of the cases, as lines of TOML, and their classes.
 
     Attributes:
-        lines: Of the top level of the file.
-        tables: Lines of its tables, which come last.
-        task: As in the declaration.
-        labels: What the labels were seen to be, in order.
-        patients: Whether a patient is told.
-        member: Of an NPZ with one case per row, the array of images.
+        lines: Lines of the file's top level.
+        tables: Lines of the file's tables, which come last.
+        task: Task of the dataset.
+        labels: Labels of the cases, sorted.
+        patients: Whether the source states the patients.
+        member: Name of the array of images in an NPZ with one case per row; None otherwise.
     """
 
     lines: tuple[str, ...]
@@ -64,17 +64,17 @@ class _Cases:
     member: str | None = None
 
 
-def guess(folder: Path) -> str:
-    """The text of a first ``dataset.toml`` for a folder of images.
+def guess_declaration(folder: Path) -> str:
+    """Return the text of a draft ``dataset.toml`` for a folder of images.
 
     Raises:
-        DataError: The folder has a ``dataset.toml`` already, cannot be listed, or holds neither
-            images in two or more folders by class nor a table of cases.
+        DataError: The folder already has a ``dataset.toml``, cannot be listed, or holds neither
+            images in two or more class folders nor a table of cases.
     """
     if (folder / FILE).exists():
-        raise DataError(f"{folder / FILE}: is there already: edit it, or move it away first")
+        raise DataError(f"{folder / FILE}: exists already: edit it, or move it away first")
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder: give one that holds images")
+        raise DataError(f"{folder}: no such folder: give a folder of images")
     files = _files(folder)
     images = [name for name in files if name.lower().endswith(SUFFIXES)]
     images = images or [name for name in files if _is_dicom(folder / name)]
@@ -88,50 +88,56 @@ def guess(folder: Path) -> str:
             f"{folder}: holds neither two or more folders of images by class nor a .csv with the "
             "columns path and label: sort the images into folders, or write such a table"
         )
-    cases = _with_fit_names(cases)
+    cases = _with_printable_names(cases)
     return "\n".join(
-        [*_about(folder), *_classes(cases), *_seen(folder, images, cases), *_end(cases), ""]
+        [
+            *_description_lines(folder),
+            *_class_lines(cases),
+            *_image_lines(folder, images, cases),
+            *_case_lines(cases),
+            "",
+        ]
     )
 
 
-def _with_fit_names(cases: _Cases) -> _Cases:
-    """The cases with class names that can be shown: labels that cannot are mapped to others."""
+def _with_printable_names(cases: _CaseSource) -> _CaseSource:
+    """Give every class a printable name of valid length; map other labels to such names."""
     names: dict[str, str] = {}
     for label in cases.labels:
-        fit = "".join(c if c.isprintable() else "_" for c in label.strip())[:MAX_CLASS]
-        while fit in names.values():
-            fit = f"{fit[: MAX_CLASS - 4]}-{len(names)}"
-        names[label] = fit
+        printable = "".join(c if c.isprintable() else "_" for c in label.strip())[:MAX_CLASS]
+        while printable in names.values():
+            printable = f"{printable[: MAX_CLASS - 4]}-{len(names)}"
+        names[label] = printable
     if [label.strip() for label in names] == list(names.values()):
         return cases
-    lines = [f"{_quoted(label)} = {_quoted(fit)}" for label, fit in names.items()]
+    lines = [f"{_quoted(label)} = {_quoted(name)}" for label, name in names.items()]
     tables = (*cases.tables, "", "[labels]", *lines)
     return replace(cases, labels=tuple(names.values()), tables=tables)
 
 
-# The text
+# Lines of the file
 
 
-def _about(folder: Path) -> list[str]:
+def _description_lines(folder: Path) -> list[str]:
     name = folder.resolve().name
     if is_name(name):
         lines = [f"name = {_quoted(name)}  # as the folder"]
     else:
         slug = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-_")[:64] or "mydata"
         lines = [
-            f"name = {_quoted(slug)}  # the folder's own name is none for a dataset: rename it so, "
+            f"name = {_quoted(slug)}  # the folder's name is not a dataset name: rename it so, "
             f"or use --root {slug}=FOLDER"
         ]
     return [
         f"# {FILE}, guessed by `hydrakit datasets new`: check every line (docs/dataset-toml.md).",
         *lines,
-        'summary = ""      # what it is, in one line',
+        'summary = ""      # description in one line',
         'licence = "not stated"',
         'citation = "not stated"',
     ]
 
 
-def _classes(cases: _Cases) -> list[str]:
+def _class_lines(cases: _CaseSource) -> list[str]:
     labels = list(cases.labels)
     lines = [""]
     if cases.task != "classification":
@@ -139,17 +145,17 @@ def _classes(cases: _Cases) -> list[str]:
     if cases.task == "regression":
         return [*lines, 'classes = ["value"]  # name and unit of the number']
     while len(labels) < 2:
-        lines.append("# Only one class was seen: correct the name of the other one.")
+        lines.append("# Only one class was detected: correct the name of the other one.")
         labels.insert(0, "other" if "other" not in labels else "another")
-    shown = ", ".join(map(_quoted, labels))
+    names = ", ".join(map(_quoted, labels))
     lines.append("# Check: of two classes, the second is the positive one.")
-    return [*lines, f"classes = [{shown}]"]
+    return [*lines, f"classes = [{names}]"]
 
 
-def _seen(folder: Path, images: Sequence[str], cases: _Cases) -> list[str]:
-    """What some of the images are, and what follows from it."""
-    pictures = _look(folder, images, cases)
-    lines = ["", f"# Image files: {len(images)}. Images that were looked at: {len(pictures)}."]
+def _image_lines(folder: Path, images: Sequence[str], cases: _CaseSource) -> list[str]:
+    """Describe a sample of the images, and propose a field of view."""
+    pictures = _sample_images(folder, images, cases)
+    lines = ["", f"# Image files: {len(images)}. Images that were read: {len(pictures)}."]
     kinds = Counter(
         f"{p.facts['format']}, mode {p.facts['mode']}, {p.facts['bits']:g} bits" for p in pictures
     )
@@ -157,34 +163,34 @@ def _seen(folder: Path, images: Sequence[str], cases: _Cases) -> list[str]:
     spacings = Counter(p.spacing for p in pictures if p.spacing)
     lines += [f"#   {_comment(kind)}: {count}" for kind, count in kinds.most_common(5)]
     if len(kinds) > 1:
-        lines.append("# Check that the kind of file does not tell the class.")
-    shown = [f"{size} ({count})" for size, count in sizes.most_common(5)]
-    lines.append(f"#   width x height: {', '.join(shown) or 'none could be read'}")
+        lines.append("# Check that the kind of file does not reveal the class.")
+    common = [f"{size} ({count})" for size, count in sizes.most_common(5)]
+    lines.append(f"#   width x height: {', '.join(common) or 'none could be read'}")
     if spacings:
         row, column = spacings.most_common(1)[0][0]
-        lines.append(f"#   pixel spacing: {row:g} x {column:g} mm in most files that tell it")
-        lines.append("# A part of each image in true size: field_of_view = { millimetres = 65 }")
+        lines.append(f"#   pixel spacing: {row:g} x {column:g} mm in most files that state it")
+        lines.append("# For a region of fixed physical size: field_of_view = { millimetres = 65 }")
     else:
         lines.append("# For a size in millimetres add spacing = [row, column], for all images.")
     return [*lines, "field_of_view = { share = 1.0 }  # the whole image"]
 
 
-def _end(cases: _Cases) -> list[str]:
+def _case_lines(cases: _CaseSource) -> list[str]:
     lines = ["", *cases.lines]
     if not cases.patients:
         lines.insert(
             1,
-            "# Check: no patient was found, so each image counts as a patient of its own. If one\n"
-            "# patient has several images, say whose they are, or results will be too good.",
+            "# Check: no patient was detected, so each image counts as its own patient. If\n"
+            "# patients have several images, declare them, or results will be too optimistic.",
         )
     return lines + list(cases.tables)
 
 
 def _quoted(text: str) -> str:
-    """A TOML basic string: JSON's, save for the character that TOML alone escapes.
+    """Quote text as a TOML basic string: as in JSON, but TOML also escapes the DEL character.
 
     Raises:
-        DataError: The text, from a file's name, is not UTF-8.
+        DataError: The text comes from a file name and is not UTF-8.
     """
     try:
         text.encode()
@@ -201,33 +207,33 @@ def _comment(text: str) -> str:
 
 
 def _files(folder: Path) -> list[str]:
-    """Paths of the files below a folder, with ``/``, without hidden ones."""
-    found: list[str] = []
+    """List the paths of the files below a folder, with ``/``, without hidden files."""
+    paths: list[str] = []
 
     def fail(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be listed: {error.strerror}")
 
     for base, folders, files in os.walk(folder, onerror=fail):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        below = Path(base).relative_to(folder)
-        found += [(below / name).as_posix() for name in sorted(files) if not name.startswith(".")]
-        if len(found) > MAX_FILES:
+        relative = Path(base).relative_to(folder)
+        paths += [(relative / n).as_posix() for n in sorted(files) if not n.startswith(".")]
+        if len(paths) > MAX_FILES:
             raise DataError(f"{folder}: has over {MAX_FILES} files: write {FILE} by hand")
-    return found
+    return paths
 
 
 def _is_dicom(path: Path) -> bool:
-    """Whether a file begins as DICOM does (PS3.10 section 7.1), whatever its name is."""
+    """Whether a file begins like a DICOM file (PS3.10 section 7.1), whatever its name is."""
     try:
         with path.open("rb") as file:
             return file.read(132)[128:] == b"DICM"
-    except OSError:  # what cannot be opened is no image for a guess
+    except OSError:  # a file that cannot be opened is not used for the draft
         return False
 
 
-def _look(folder: Path, images: Sequence[str], cases: _Cases) -> list[Picture]:
-    """Some of the images, spread over the list; those that cannot be read are left out."""
-    count = min(len(images), LOOKED_AT)
+def _sample_images(folder: Path, images: Sequence[str], cases: _CaseSource) -> list[Picture]:
+    """Read a sample of images, spread over the list; skip those that cannot be read."""
+    count = min(len(images), MAX_SAMPLED)
     pictures = []
     row = None if cases.member is None else 0
     with closing(ImageReader(ImageRules())) as reader:
@@ -235,7 +241,7 @@ def _look(folder: Path, images: Sequence[str], cases: _Cases) -> list[Picture]:
             path = folder / images[index * len(images) // count]
             try:
                 pictures.append(reader.read(path, cases.member, row))
-            except DataError:  # `datasets check` will name each file that cannot be used
+            except DataError:  # `datasets check` names each unusable file
                 continue
     return pictures
 
@@ -243,8 +249,8 @@ def _look(folder: Path, images: Sequence[str], cases: _Cases) -> list[Picture]:
 # From folders
 
 
-def _from_folders(images: Sequence[str]) -> _Cases | None:
-    """A pattern over paths, where a level of folders looks like classes."""
+def _from_folders(images: Sequence[str]) -> _CaseSource | None:
+    """Derive a pattern over paths, if one level of folders looks like classes."""
     images = [name for name in images if "/" in name]
     depth = min((name.count("/") for name in images), default=0)
     deeper = any(name.count("/") > depth for name in images)
@@ -255,11 +261,11 @@ def _from_folders(images: Sequence[str]) -> _Cases | None:
     if label is None or len(levels[label]) > MAX_CLASSES:
         return None
     rest = [level for level in candidates if level != label]
-    # A level inside it, of visits or lesions, may have more names: the outer one leaks nothing.
+    # An inner level (visits, lesions) may have more names; the outer level avoids leakage.
     most = max((len(levels[level]) for level in rest), default=0)
     patient = next((level for level in rest if len(levels[level]) * 10 >= most), None)
     names = {split: "{split}", label: "{label}", patient: "{patient}"}
-    pattern = [names.get(level) or _literal(found) for level, found in enumerate(levels)]
+    pattern = [names.get(level) or _literal(folders) for level, folders in enumerate(levels)]
     if deeper:
         pattern.append("**")
     endings = {Path(name).suffix for name in images}
@@ -267,7 +273,7 @@ def _from_folders(images: Sequence[str]) -> _Cases | None:
     tables = _splits([] if split is None else list(levels[split]))
     lines = [f"pattern = {_quoted('/'.join(pattern))}"]
     if patient is not None:
-        lines.insert(0, "# Check that {patient} is one person, and its name that of no other one.")
+        lines.insert(0, "# Check that each {patient} is one person, with a name of its own.")
         if any(level > patient for level in rest):
             lines.insert(
                 1,
@@ -275,22 +281,26 @@ def _from_folders(images: Sequence[str]) -> _Cases | None:
                 "its *,\n# so that it counts once however many images it has.",
             )
     labels = sorted({name.strip() for name in levels[label]} - {""})
-    return _Cases(tuple(lines), tuple(tables), "classification", tuple(labels), patient is not None)
+    return _CaseSource(
+        tuple(lines), tuple(tables), "classification", tuple(labels), patient is not None
+    )
 
 
 def _splits(names: Sequence[str]) -> list[str]:
-    """The table that tells what other words for splits mean."""
-    words = sorted({name for name in names if name.lower() in SPLITS} - set(SPLITS.values()))
-    lines = [f"{_quoted(name)} = {_quoted(SPLITS[name.lower()])}" for name in words]
+    """Write the table that maps the data's words for splits."""
+    words = sorted(
+        {name for name in names if name.lower() in SPLIT_WORDS} - set(SPLIT_WORDS.values())
+    )
+    lines = [f"{_quoted(name)} = {_quoted(SPLIT_WORDS[name.lower()])}" for name in words]
     return ["", "[splits]  # Check: the data's words for its splits", *lines] if lines else []
 
 
 def _are_splits(names: Mapping[str, int]) -> bool:
-    return len(names) > 1 and all(name.lower() in SPLITS for name in names)
+    return len(names) > 1 and all(name.lower() in SPLIT_WORDS for name in names)
 
 
 def _literal(names: Mapping[str, int]) -> str:
-    """The name of a level that has only one, if a pattern can hold it; else any name."""
+    """Return the name of a level with only one folder, if a pattern allows it; else ``*``."""
     name = next(iter(names))
     plain = len(names) == 1 and not set(name) & set("{}*?#") and path_fault(name) is None
     return name if plain else "*"
@@ -299,8 +309,8 @@ def _literal(names: Mapping[str, int]) -> str:
 # From tables
 
 
-def _from_csv(folder: Path, files: Sequence[str]) -> _Cases | None:
-    """The first CSV right in the folder that has a column of paths and one of labels."""
+def _from_csv(folder: Path, files: Sequence[str]) -> _CaseSource | None:
+    """Use the first CSV in the folder that has a column of paths and one of labels."""
     for name in files:
         if "/" in name or not name.lower().endswith(".csv"):
             continue
@@ -313,17 +323,17 @@ def _from_csv(folder: Path, files: Sequence[str]) -> _Cases | None:
 
 
 def _read_csv(path: Path) -> dict[str, list[str]]:
-    """The columns of a CSV; none where it cannot be read as one."""
+    """Read the columns of a CSV; return none if it is not a readable CSV."""
     try:
         with path.open("rb") as file:
             text = file.read(MAX_TABLE_BYTES).decode("utf-8-sig")
         rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
-    except (OSError, UnicodeDecodeError, csv.Error):  # no table: there may be another one
+    except (OSError, UnicodeDecodeError, csv.Error):  # not a table; try the next file
         return {}
     if not rows or len(set(rows[0])) != len(rows[0]):
         return {}
-    whole = [row for row in rows[1:] if len(row) == len(rows[0])]
-    return {name.strip(): [row[i].strip() for row in whole] for i, name in enumerate(rows[0])}
+    complete = [row for row in rows[1:] if len(row) == len(rows[0])]
+    return {name.strip(): [row[i].strip() for row in complete] for i, name in enumerate(rows[0])}
 
 
 def _path_column(folder: Path, columns: Mapping[str, Sequence[str]]) -> str | None:
@@ -340,13 +350,13 @@ def _is_file(folder: Path, text: str) -> bool:
     if path_fault(text) is not None:
         return False
     try:
-        return inside(folder.resolve(), text).is_file()
+        return resolve_inside(folder.resolve(), text).is_file()
     except (OSError, DataError):
         return False
 
 
-def _from_npz(folder: Path, images: Sequence[str]) -> _Cases | None:
-    """The only NPZ of a folder, where its arrays are images, labels and more, case by case."""
+def _from_npz(folder: Path, images: Sequence[str]) -> _CaseSource | None:
+    """Use the folder's only NPZ, if its arrays are columns of a table of cases."""
     if len(images) != 1 or not images[0].lower().endswith(".npz"):
         return None
     columns: dict[str, list[str]] = {}
@@ -359,7 +369,7 @@ def _from_npz(folder: Path, images: Sequence[str]) -> _Cases | None:
             elif len(stored.shape) == 1:
                 columns[name] = [str(value).strip() for value in stored.read().tolist()]
             stored.close()
-    except ImageError:  # not such a table: `_seen` tells of what can be read
+    except ImageError:  # not such a table; `_image_lines` describes the readable images
         return None
     if image is None:
         return None
@@ -369,40 +379,42 @@ def _from_npz(folder: Path, images: Sequence[str]) -> _Cases | None:
 
 def _from_columns(
     name: str, fixed: Mapping[str, str], columns: Mapping[str, Sequence[str]]
-) -> _Cases | None:
-    """A table of cases, where one of its columns looks like labels."""
-    chosen = _chosen(fixed, columns)
+) -> _CaseSource | None:
+    """Use a table of cases, if one of its columns looks like labels."""
+    chosen = _match_columns(fixed, columns)
     if "label" not in chosen:
         return None
     values = {value for value in columns[chosen["label"]] if value}
     task, labels = _task(values)
-    chosen |= {field: field for field in AS_THEY_ARE if field in columns}
+    chosen |= {field: field for field in SAME_NAME_COLUMNS if field in columns}
     renamed = [field for field, column in chosen.items() if field != column]
-    tables = ["", "[columns]  # Check: what each column is"] if renamed else []
+    tables = ["", "[columns]  # Check: the column of each field"] if renamed else []
     tables += [f"{field} = {_quoted(chosen[field])}" for field in renamed]
     if labels and all(
         re.fullmatch(r"-?\d+(\.0)?|True|False|true|false", label) for label in labels
     ):
-        shown = [f"{_quoted(label)} = {_quoted(f'class {label}')}" for label in labels]
-        tables += ["", "[labels]  # Give the classes their names, here and above", *shown]
+        lines = [f"{_quoted(label)} = {_quoted(f'class {label}')}" for label in labels]
+        tables += ["", "[labels]  # Give the classes their names, here and above", *lines]
         labels = tuple(f"class {label}" for label in labels)
     tables += _splits(columns.get("split", []))
-    lines = (f"cases = {_quoted(name)}",)
+    source = (f"cases = {_quoted(name)}",)
     patients = "patient" in chosen
-    return _Cases(lines, tuple(tables), task, labels, patients, fixed.get("image"))
+    return _CaseSource(source, tuple(tables), task, labels, patients, fixed.get("image"))
 
 
-def _chosen(fixed: Mapping[str, str], columns: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """The column of each field, by its name; the label failing that by its few values."""
+def _match_columns(
+    fixed: Mapping[str, str], columns: Mapping[str, Sequence[str]]
+) -> dict[str, str]:
+    """Choose the column of each field by name; for the label, otherwise one with few values."""
     chosen = dict(fixed)
-    for field, words in WORDS.items():
-        left = [column for column in columns if column not in chosen.values()]
-        column = next((c for word in words for c in left if word in c.lower().split("_")), None)
-        column = column or next((c for word in words for c in left if word in c.lower()), None)
+    for field, words in COLUMN_WORDS.items():
+        free = [column for column in columns if column not in chosen.values()]
+        column = next((c for word in words for c in free if word in c.lower().split("_")), None)
+        column = column or next((c for word in words for c in free if word in c.lower()), None)
         if column is not None:
             chosen[field] = column
     if "label" not in chosen:
-        for column in sorted(columns.keys() - {*chosen.values(), *AS_THEY_ARE}):
+        for column in sorted(columns.keys() - {*chosen.values(), *SAME_NAME_COLUMNS}):
             values = columns[column]
             if 2 <= len(set(values) - {""}) <= min(6, len(values) // 2):
                 chosen["label"] = column
@@ -410,7 +422,7 @@ def _chosen(fixed: Mapping[str, str], columns: Mapping[str, Sequence[str]]) -> d
 
 
 def _task(values: set[str]) -> tuple[str, tuple[str, ...]]:
-    """What a column of labels makes the task look like, and its classes."""
+    """Guess the task and its classes from a column of labels."""
     if any(SEPARATOR in value for value in values):
         parts = {part.strip() for value in values for part in value.split(SEPARATOR)}
         return "multilabel", tuple(sorted(parts - {"", NONE}))

@@ -1,7 +1,7 @@
-"""One image file, whatever its format, as channels of float32: PNG, JPEG, TIFF, NPY, NPZ, DICOM.
+"""Reading of one image file as float32 channels: PNG, JPEG, TIFF, NPY, NPZ or DICOM.
 
-The content decides the format, not the name. Values stay as they are stored: 0 to 255 of 8 bits,
-0 to 65535 of 16.
+The content decides the format, not the file name. Stored values are not scaled: 8 bits give 0 to
+255, 16 bits give 0 to 65535.
 """
 
 from __future__ import annotations
@@ -25,26 +25,27 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-_NOWHERE = logging.NullHandler()  # what Pillow logs of a damaged file is in the reason
+_NULL_HANDLER = logging.NullHandler()  # Pillow's log about a damaged file is in the reason already
 
 Facts = dict[str, str | float]
 
 _BITS = re.compile(r";(\d+)")
-# What a decoder says differs from file to file, and may quote it; a reason must do neither.
-_DECODERS_WORDS = re.compile(r"^(the pixels cannot be read|broken DICOM header) \(.*\)")
+# A decoder's message differs from file to file and may quote the file; a reason must do neither.
+_DECODER_MESSAGE = re.compile(r"^(the pixels cannot be read|broken DICOM header) \(.*\)")
 _DAMAGED = "is not a whole {}: fetch it again"
 _TOO_LARGE = f"has more than {MAX_VALUES} pixels: scale it down"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """What one file gives.
+    """Pixels and metadata of one image file.
 
     Attributes:
-        pixels: ``(channels, height, width)``, float32, finite.
-        facts: format, mode, width, height, bits; of DICOM (mode is the modality) also the scanner.
-        spacing: ``(row, column)`` in millimetres, where the file tells it (DICOM).
-        patient: Pseudonymous identifier, where the file tells it (DICOM).
+        pixels: Finite float32 values, ``(channels, height, width)``.
+        facts: Format, mode, width, height and bits; for DICOM, mode is the modality, and the
+            scanner's facts are added.
+        spacing: Pixel spacing ``(row, column)`` in millimetres, if the file states it (DICOM).
+        patient: Pseudonymous patient identifier, if the file states it (DICOM).
     """
 
     pixels: NDArray[np.float32]
@@ -54,9 +55,9 @@ class Picture:
 
 
 class ImageReader:
-    """Reads the images of one dataset, by its rules.
+    """Reads the images of one dataset by its image rules.
 
-    Keeps the array that was read last open, so that rows in their order cost one pass over it.
+    The last array file stays open, so that reading its rows in order takes one pass over it.
     """
 
     def __init__(self, rules: ImageRules) -> None:
@@ -64,22 +65,22 @@ class ImageReader:
         self._open: tuple[Path, str | None, StoredArray] | None = None
 
     def close(self) -> None:
-        """Close the array that is open."""
+        """Close the open array file."""
         if self._open is not None:
             self._open[2].close()
             self._open = None
 
     def read(self, path: Path, member: str | None = None, row: int | None = None) -> Picture:
-        """One image.
+        """Read one image.
 
         Args:
-            path: The file.
-            member: Of an NPZ file, the array; None where it has only one.
-            row: Of an NPY or NPZ array, the index along its first axis; None for all of it.
+            path: Path of the file.
+            member: Name of the array in an NPZ file; None if the file has only one.
+            row: Index along the first axis of an NPY or NPZ array; None for the whole array.
 
         Raises:
-            ImageError: The file holds no image that can be used.
-            MissingCodecError: It is a compressed DICOM file, and nothing is installed to decode it.
+            ImageError: The file holds no usable image.
+            MissingCodecError: The DICOM file is compressed, and no installed package decodes it.
         """
         try:
             with path.open("rb") as file:
@@ -89,7 +90,7 @@ class ImageReader:
         except OSError as error:
             raise ImageError(path, f"cannot be opened ({error.strerror or error})") from None
         if member is not None or row is not None:
-            raise ImageError(path, "has neither members nor rows: only NPY and NPZ files have")
+            raise ImageError(path, "has neither members nor rows: only NPY and NPZ files have them")
         if head[128:] == b"DICM":
             return _dicom(path, self._rules)
         return _pillow(path, self._rules)
@@ -108,11 +109,11 @@ class ImageReader:
             values = np.moveaxis(values, -1, 0)
         if values.ndim != 3 or 0 in values.shape:
             raise ImageError(
-                path, f"has an image of shape {values.shape}: one has two or three dimensions"
+                path, f"has an image of shape {values.shape}: two or three dimensions are required"
             )
         if values.size > MAX_VALUES:
             raise ImageError(path, _TOO_LARGE)
-        with np.errstate(over="ignore"):  # what is too large for float32 is found below
+        with np.errstate(over="ignore"):  # values too large for float32 are refused below
             pixels = np.ascontiguousarray(values, dtype=np.float32)
         if not np.isfinite(pixels).all():
             raise ImageError(path, "has pixels that are not finite")
@@ -134,7 +135,7 @@ def _facts(file_format: str, mode: str, pixels: NDArray[np.float32], bits: float
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No warnings of a decoder: what matters of them is an error, or told in a sample's facts."""
+    """Suppress decoder warnings: relevant problems raise errors or are in a sample's facts."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -151,15 +152,16 @@ def _dicom(path: Path, rules: ImageRules) -> Picture:
             if header.rows * header.columns > MAX_VALUES:
                 raise ImageError(path, _TOO_LARGE)
             pixels = read_pixels(path, rescale=rules.rescale)[np.newaxis]
-    except (ImageError, MissingCodecError):  # a missing codec is no fault of this one file
+    except (ImageError, MissingCodecError):  # a missing codec is not a fault of this file
         raise
     except DataError as error:
-        reason = _DECODERS_WORDS.sub(r"\1", str(error).removeprefix(f"{path}: "))
+        reason = _DECODER_MESSAGE.sub(r"\1", str(error).removeprefix(f"{path}: "))
         raise ImageError(path, reason) from error
     if pixels.size == 0 or not np.isfinite(pixels).all():
-        raise ImageError(path, "has no pixels, or some that are not finite")
-    told = header.facts()
-    scanner = {name: told[name] for name in told.keys() - {"rows", "columns", "bits stored"}}
+        raise ImageError(path, "has no pixels, or pixels that are not finite")
+    scanner = header.facts()
+    for name in ("rows", "columns", "bits stored"):  # `_facts` has these
+        scanner.pop(name, None)
     return Picture(
         pixels=pixels,
         facts=_facts("DICOM", header.modality, pixels, header.bits_stored or 0) | scanner,
@@ -171,7 +173,7 @@ def _dicom(path: Path, rules: ImageRules) -> Picture:
 def _pillow(path: Path, rules: ImageRules) -> Picture:
     from PIL import Image, UnidentifiedImageError
 
-    logging.getLogger("PIL").addHandler(_NOWHERE)
+    logging.getLogger("PIL").addHandler(_NULL_HANDLER)
     try:
         with _quiet():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -184,7 +186,7 @@ def _pillow(path: Path, rules: ImageRules) -> Picture:
     except UnidentifiedImageError:
         raise ImageError(path, "is not a PNG, JPEG, TIFF, NPY, NPZ or DICOM image") from None
     except Exception as error:
-        # Pillow's decoders meet a damaged file with almost any kind of exception.
+        # Pillow's decoders raise almost any kind of exception for a damaged file.
         if isinstance(error, OSError) and error.errno is not None:
             raise ImageError(path, f"cannot be opened ({error.strerror})") from None
         raise ImageError(path, _DAMAGED.format("PNG, JPEG or TIFF image")) from error
@@ -196,7 +198,7 @@ def _decoded(path: Path, image: Image.Image, rules: ImageRules) -> Picture:
         raise ImageError(path, _TOO_LARGE)
     if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
         raise ImageError(path, "has several pages: save each as a file of its own")
-    bits, mode = _bits(image), image.mode  # before it is loaded: that forgets its raw mode
+    bits, mode = _bits(image), image.mode  # before loading, which discards the raw mode
     image.load()
     image.info.pop("transparency", None)
     if mode.startswith(("I", "F")):  # grey of 16 or 32 bits
@@ -205,8 +207,8 @@ def _decoded(path: Path, image: Image.Image, rules: ImageRules) -> Picture:
     elif channels == 3:
         pixels = np.moveaxis(np.asarray(image.convert("RGB")), -1, 0).astype(np.float32)
     else:
-        # By way of RGB, so that palettes and transparency take the path of all others; grey
-        # values come out of it unchanged.
+        # Convert through RGB, so that palettes and transparency are treated like all other modes;
+        # grey values stay unchanged.
         pixels = np.asarray(image.convert("RGB").convert("L"))[np.newaxis].astype(np.float32)
     if not np.isfinite(pixels).all():
         raise ImageError(path, "has pixels that are not finite")
@@ -215,13 +217,13 @@ def _decoded(path: Path, image: Image.Image, rules: ImageRules) -> Picture:
 
 
 def _bits(image: Image.Image) -> int:
-    """Bits per channel as the file stores them, from the raw mode that Pillow decodes."""
+    """Return the stored bits per channel, from the raw mode that Pillow decodes."""
     tiles = getattr(image, "tile", None)
     arguments = tiles[0][3] if tiles else None
     raw = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
-    told = _BITS.search(raw) if isinstance(raw, str) else None
-    if told:
-        return int(told[1])
+    match = _BITS.search(raw) if isinstance(raw, str) else None
+    if match:
+        return int(match[1])
     if image.mode == "1":
         return 1
     return 32 if image.mode in ("I", "F") else 8

@@ -1,4 +1,4 @@
-"""Patterns over paths: which files are cases, and what their folders tell about them."""
+"""Path patterns: they select a dataset's case files and take labels and patients from the paths."""
 
 from __future__ import annotations
 
@@ -7,60 +7,60 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hydrakit.data.safe_paths import path_fault, shown
+from hydrakit.data.safe_paths import path_fault, quote
 from hydrakit.errors import DataError
 
 PARTS = ("label", "patient", "group", "finding", "split", "key")
-MAX_WILD = 3
-"""Wildcards and parts in one name: with more, an unlucky name takes long to match."""
+MAX_WILDCARDS = 3
+"""Maximum wildcards and parts in one name: with more, matching some names takes very long."""
 MAX_DEPTH = 64
 
 _MEMBER = re.compile(r"(?P<files>.+\.np[yz])(?P<member>#.*)", re.DOTALL)
 _TOKEN = re.compile(r"\{(?P<part>[^{}]*)\}|(?P<wild>[*?])|(?P<text>[^{}*?]+)|(?P<bad>.)", re.DOTALL)
 
-Names = Sequence[re.Pattern[str] | None]  # of folders, and of the file at last; None stands for **
+Names = Sequence[re.Pattern[str] | None]  # of the folders and then the file; None is **
 
 
-def parts_of(pattern: str) -> list[str]:
-    """The named parts of a pattern, in order."""
+def part_names(pattern: str) -> list[str]:
+    """Return the names of a pattern's parts, in order."""
     return [match["part"] for match in _TOKEN.finditer(pattern) if match["part"] is not None]
 
 
 def compile_pattern(pattern: str) -> tuple[Names, str]:
-    """A pattern's names from the top down, and the ``#member`` that it ends with, or "".
+    """Compile a pattern into one expression per folder and file name, and its ``#member`` or "".
 
     Raises:
-        ValueError: It is no pattern; the message says why.
+        ValueError: The pattern is invalid; the message gives the reason.
     """
     match = _MEMBER.fullmatch(pattern)
     files, member = (match["files"], match["member"]) if match else (pattern, "")
     fault = path_fault(files)
     if fault:
-        raise ValueError(f"pattern: {shown(files)} {fault}")
-    parts = parts_of(files)
+        raise ValueError(f"pattern: {quote(files)} {fault}")
+    parts = part_names(files)
     for part in parts:
         if part not in PARTS:
             known = ", ".join(f"{{{name}}}" for name in PARTS)
-            raise ValueError(f"pattern: unknown part {shown(part)}: known are {known}")
+            raise ValueError(f"pattern: unknown part {quote(part)}: the parts are {known}")
         if parts.count(part) > 1:
-            raise ValueError(f"pattern: {{{part}}} is there twice: write * for one of them")
+            raise ValueError(f"pattern: {{{part}}} occurs twice: write * for one of them")
     names = [name for name in files.split("/") if name not in ("", ".")]
     if names.count("**") > 1:
-        raise ValueError("pattern: ** is there twice: one is enough")
+        raise ValueError("pattern: ** occurs twice: remove one")
     if files.endswith("/") or not names or names[-1] == "**":
         raise ValueError(
-            f"pattern: {shown(files)} ends in a folder: end it in a file, such as *.png"
+            f"pattern: {quote(files)} ends in a folder: end it in a file, such as *.png"
         )
     return [None if name == "**" else _compile_name(name) for name in names], member
 
 
 def _compile_name(name: str) -> re.Pattern[str]:
     expression = ""
-    wild = 0
+    wildcards = 0
     for match in _TOKEN.finditer(name):
         if match["bad"]:
             raise ValueError(
-                f"pattern: a brace of {shown(name)} has no other one: close or remove it"
+                f"pattern: a brace in {quote(name)} is not matched: close or remove it"
             )
         if match["part"] is not None:
             expression += f"(?P<{match['part']}>.+?)"
@@ -68,60 +68,60 @@ def _compile_name(name: str) -> re.Pattern[str]:
             expression += ".*?" if match["wild"] == "*" else "."
         else:
             expression += re.escape(match["text"])
-        wild += match["text"] is None
-    if wild > MAX_WILD:
+        wildcards += match["text"] is None
+    if wildcards > MAX_WILDCARDS:
         raise ValueError(
-            f"pattern: {shown(name)} has {wild} wildcards in one name, {MAX_WILD} may be"
+            f"pattern: {quote(name)} has {wildcards} wildcards in one name: at most {MAX_WILDCARDS}"
         )
     return re.compile(expression, re.DOTALL)
 
 
-def find(root: Path, pattern: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """The files of a pattern, folder by folder by name, and the text of each named part.
+def match_files(root: Path, pattern: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the files that match a pattern, sorted by path, with the text of each named part.
 
-    Names that begin with a dot are passed over. ``**`` does not go through links.
+    Names that begin with a dot are skipped. ``**`` does not follow symbolic links.
 
     Raises:
-        DataError: A folder cannot be listed, or there is no end of folders.
+        DataError: A folder cannot be listed, or folders are nested too deeply.
     """
     names, member = compile_pattern(pattern)
-    for path, parts in _find(root, "", names, {}):
+    for path, parts in _match_files(root, "", names, {}):
         yield path + member, parts
 
 
-def _find(
+def _match_files(
     root: Path, folder: str, names: Names, parts: dict[str, str]
 ) -> Iterator[tuple[str, dict[str, str]]]:
     if folder.count("/") > MAX_DEPTH:
-        raise DataError(f"{root}: folders lie more than {MAX_DEPTH} deep: name them in pattern")
+        raise DataError(f"{root}: folders are over {MAX_DEPTH} levels deep: name them in pattern")
     name, rest = names[0], names[1:]
     if name is None:
-        yield from _find(root, folder, rest, parts)
-    for entry in _listed(root / folder):
+        yield from _match_files(root, folder, rest, parts)
+    for entry in _visible_entries(root / folder):
         path = folder + entry.name
         if name is None:
             if entry.is_dir(follow_symlinks=False):
-                yield from _find(root, path + "/", names, parts)
+                yield from _match_files(root, path + "/", names, parts)
             continue
         match = name.fullmatch(entry.name)
         if match is None:
             continue
-        found = {**parts, **match.groupdict()}
+        texts = {**parts, **match.groupdict()}
         is_dir = _is_dir(entry)
         if rest and is_dir:
-            yield from _find(root, path + "/", rest, found)
+            yield from _match_files(root, path + "/", rest, texts)
         elif not rest and not is_dir:
-            yield path, found
+            yield path, texts
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a loop of links: as a case, it is told as unusable
+    except OSError:  # a loop of links; as a case, it becomes an Unusable
         return False
 
 
-def _listed(folder: Path) -> list[os.DirEntry[str]]:
+def _visible_entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             visible = [entry for entry in entries if not entry.name.startswith(".")]

@@ -1,7 +1,7 @@
-"""What a ``dataset.toml`` may say: the model, its checks, and the JSON Schema for editors.
+"""Model of ``dataset.toml``: its keys, its checks, and the JSON Schema for editors.
 
-A key that is unknown, of the wrong type, or without effect beside the others is refused; nothing
-is guessed. `hydrakit.data.declared.adapter` makes a dataset of a declaration.
+A key that is unknown, has the wrong type, or has no effect together with the others is refused;
+nothing is guessed. `hydrakit.data.declared.adapter` turns a declaration into a dataset.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ from pydantic import (
     model_validator,
 )
 
-from hydrakit.data.declared.patterns import compile_pattern, parts_of
-from hydrakit.data.safe_paths import listed, path_fault, shown
+from hydrakit.data.declared.patterns import compile_pattern, part_names
+from hydrakit.data.safe_paths import join_names, path_fault, quote
 from hydrakit.errors import DataError, unknown
 from hydrakit.hooks import FieldOfView, Task
 from hydrakit.schema import Frozen, Name
 
 FILE = "dataset.toml"
 MAX_BYTES = 2**17
-MAX_LINE = 10_000  # characters: tomllib takes the square of a dotted key's length
+MAX_LINE = 10_000  # characters: tomllib's time is quadratic in the length of a dotted key
 MAX_CLASS = 60
-UNKNOWN = ""  # what a label is mapped to where it says that nobody knows
+UNKNOWN = ""  # target of a label that means "unknown"
 NO_DEFAULT = ("default", None)
-NONE = "none"  # the multi-label label that is no label at all
+NONE = "none"  # multi-label: none of the labels is present
 
 FilledText = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 SplitName = Literal["train", "val", "test"]
 
 
 class _Table(Frozen):
-    """A table of the file: no type is converted, and the docstrings below are in the schema."""
+    """A table of the file: no type is converted, and the docstrings below go into the schema."""
 
     model_config = ConfigDict(strict=True, use_attribute_docstrings=True)
 
 
 class View(_Table):
-    """How much of an image the network sees around a case's position: one of the two."""
+    """How much of an image the network sees around a case's position: give one of the two."""
 
     millimetres: PositiveFloat | None = None
-    """Side of a square in millimetres; the files or `spacing` must then tell the pixels' size."""
+    """Side of a square in millimetres; requires the pixel spacing, from the files or `spacing`."""
     share: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Part of the image's height and of its width; 1.0 is the whole image."""
+    """Fraction of the image's height and of its width; 1.0 is the whole image."""
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
@@ -64,46 +64,46 @@ class ImageRules(_Table):
     """How files become channels."""
 
     colour: Literal["luma", "channels"] = "luma"
-    """Of PNG, JPEG and TIFF: "luma" makes every image grey (ITU-R BT.601), "channels" makes red,
-    green and blue three channels. Transparency is dropped."""
+    """PNG, JPEG and TIFF: "luma" converts every image to grey (ITU-R BT.601), "channels" gives
+    three channels, red, green and blue. Transparency is dropped."""
     channels: Literal["first", "last"] = "first"
-    """Of NPY and NPZ arrays with three dimensions: which of them is the channels."""
+    """NPY and NPZ arrays with three dimensions: which dimension holds the channels."""
     rescale: bool = False
-    """Of DICOM: apply RescaleSlope and RescaleIntercept (CT: Hounsfield units)."""
+    """DICOM: apply RescaleSlope and RescaleIntercept (CT: Hounsfield units)."""
 
 
 class Columns(_Table):
-    """What the columns of the table of cases (CSV) or its arrays (NPZ) are called there.
+    """Names of the columns in the table of cases (CSV), or of the arrays (NPZ).
 
-    A column that is left out here is looked for by its own name.
+    A field that is not listed here uses the column of the same name.
     """
 
     path: FilledText | None = None
-    """CSV: the image, relative to `root`; several, separated by `;`, become channels. A member of
-    an NPZ is `file.npz#member`, one row of a member `file.npz#member[12]`."""
+    """CSV: path of the image, relative to `root`; several paths, separated by `;`, become channels.
+    A member of an NPZ is `file.npz#member`, one row of a member `file.npz#member[12]`."""
     image: FilledText | None = None
-    """NPZ: the array of images, one case per row."""
+    """NPZ: array of images, one case per row."""
     label: FilledText | None = None
-    """The label; empty where it is unknown."""
+    """Label; empty if it is unknown."""
     patient: FilledText | None = None
-    """Pseudonymous identifier. Without it, DICOM files tell theirs, and any other case, or finding,
-    counts as a patient of its own."""
+    """Pseudonymous patient identifier. Without it, DICOM files use their PatientID, and every other
+    case, or finding, counts as its own patient."""
     group: FilledText | None = None
-    """Further cases that must stay together."""
+    """Group of cases that must stay in one split, in addition to the patient."""
     finding: FilledText | None = None
-    """What counts once, however many images there are of it: a name within the patient."""
+    """Name of the finding within the patient. A finding counts once, however many images it has."""
     row: FilledText | None = None
-    """Position in pixels, down from the middle of the upper left pixel."""
+    """Position in pixels, down from the centre of the upper left pixel."""
     column: FilledText | None = None
-    """Position in pixels, to the right of the middle of the upper left pixel."""
+    """Position in pixels, to the right of the centre of the upper left pixel."""
     row_mm: FilledText | None = None
-    """As `row`, in millimetres."""
+    """Position in millimetres, down from the centre of the upper left pixel."""
     column_mm: FilledText | None = None
-    """As `column`, in millimetres."""
+    """Position in millimetres, to the right of the centre of the upper left pixel."""
     split: FilledText | None = None
-    """The split that the case belongs to: train, val or test."""
+    """Split of the case: train, val or test."""
     key: FilledText | None = None
-    """The case's own name, which no other case has; without it, the path."""
+    """Unique name of the case; without it, the path."""
 
 
 class Declaration(_Table):
@@ -114,49 +114,49 @@ class Declaration(_Table):
     name: Name | None = None
     """Name of the dataset; without it, the name of the file's folder."""
     summary: str = ""
-    """What it is, in one line."""
+    """Description of the dataset in one line."""
     task: Task = "classification"
-    """What a label is: one of the classes, a number, or several of the classes at once."""
+    """Kind of label: one of the classes, a number, or any number of the classes."""
     classes: Annotated[tuple[FilledText, ...], Field(strict=False, min_length=1)]
-    """Names of the classes; of two, the second is the positive one. Of a regression, the one name
-    of the number. Of a multi-label task, the names of the labels."""
+    """Names of the classes; of two classes, the second is the positive one. Regression: the one
+    name of the number. Multi-label task: the names of the labels."""
     cohort: str | None = None
-    """Whose patients these are: datasets of one cohort share patient identifiers."""
+    """Name of the cohort: datasets of one cohort share patient identifiers."""
     licence: str = "not stated"
-    """Under which licence the data may be used."""
+    """Licence under which the data may be used."""
     citation: str = "not stated"
-    """How to cite it."""
-    how_to_get: str = "ask whoever wrote its dataset.toml."
-    """Where the files come from."""
+    """How to cite the dataset."""
+    how_to_get: str = "ask the author of its dataset.toml."
+    """How to obtain the files."""
     root: FilledText = "."
     """Folder of the images, relative to this file's folder, or absolute. Nothing outside it is
     read."""
     field_of_view: View
     """How much of an image the network sees."""
     spacing: Annotated[tuple[PositiveFloat, PositiveFloat], Field(strict=False)] | None = None
-    """(row, column) distance between pixels in millimetres, for files that do not tell it."""
+    """Pixel spacing (row, column) in millimetres, for files that do not state it."""
     cases: FilledText | None = None
     """The table of cases: a CSV beside this file or under `root`, with one case per row, or an NPZ
     under `root` whose arrays are the columns. Either this or `pattern`."""
     pattern: FilledText | None = None
-    """Which files under `root` are cases, and what their paths tell: `{label}/{patient}/*.png`.
-    Parts: label, patient, group, finding, split, key. `*` is any text within a name, `?` one
-    character, `**` any folders. Either this or `cases`."""
+    """Pattern that selects the case files under `root` and reads parts of their paths:
+    `{label}/{patient}/*.png`. Parts: label, patient, group, finding, split, key. `*` is any text
+    within a name, `?` one character, `**` any folders. Either this or `cases`."""
     columns: Columns = Field(default_factory=Columns)
-    """What the columns of `cases` are called."""
+    """Names of the columns of `cases`."""
     subgroups: dict[str, FilledText] = Field(default_factory=dict)
-    """By what test figures are also given apart, and the column that tells it: zone = "zone". Never
-    anything of who the patient is."""
+    """Subgroups for which test results are also reported, each with its column: zone = "zone".
+    Never use anything that identifies the patient."""
     labels: dict[str, str] = Field(default_factory=dict)
-    """From a label as the data has it to a class; "" where it means that the label is unknown."""
+    """Maps labels of the data to classes; "" means that the label is unknown."""
     splits: dict[str, SplitName] = Field(default_factory=dict)
-    """From a split as the data calls it to train, val or test."""
+    """Maps split names of the data to train, val or test."""
     images: ImageRules = Field(default_factory=ImageRules)
     """How files become channels."""
 
     @property
     def view(self) -> FieldOfView:
-        """The field of view as the hooks have it."""
+        """The field of view as a `hydrakit.hooks.FieldOfView`."""
         return FieldOfView(
             millimetres=self.field_of_view.millimetres, share=self.field_of_view.share
         )
@@ -166,7 +166,7 @@ class Declaration(_Table):
         self._check_classes()
         self._check_labels()
         if (self.cases is None) == (self.pattern is None):
-            raise ValueError("give either cases, a table, or pattern, over paths")
+            raise ValueError("give either cases (a table) or pattern (over paths)")
         if self.pattern is not None:
             self._check_pattern(self.pattern)
         elif self.cases is not None:
@@ -178,33 +178,33 @@ class Declaration(_Table):
         for name in self.classes:
             if not name.isprintable() or len(name) > MAX_CLASS:
                 raise ValueError(
-                    f"classes: {shown(name)} holds control characters or is over {MAX_CLASS} "
+                    f"classes: {quote(name)} holds control characters or is over {MAX_CLASS} "
                     "characters long: shorten it"
                 )
         if len(set(self.classes)) != count:
-            raise ValueError("classes: a name is there twice: give different names")
+            raise ValueError("classes: a name occurs twice: give different names")
         if self.task == "regression" and count != 1:
-            raise ValueError("classes: a regression has one, the name of its number")
+            raise ValueError("classes: a regression needs exactly one, the name of its number")
         if self.task != "regression" and count < 2:
             raise ValueError(f"classes: a {self.task} needs two or more")
         if self.task == "multilabel" and any(c == NONE or ";" in c for c in self.classes):
-            raise ValueError(f"classes: of a multilabel task, none may be {NONE!r} or hold a ';'")
+            raise ValueError(f"classes: in a multilabel task, none may be {NONE!r} or contain ';'")
 
     def _check_labels(self) -> None:
         for text, label in self.labels.items():
             if label == UNKNOWN:
                 continue
             if self.task == "regression":
-                number(label, f"labels: {shown(text)}")
+                number(label, f"labels: {quote(text)}")
             elif label not in self.classes and (self.task, label) != ("multilabel", NONE):
                 raise ValueError(
-                    f"labels: {shown(text)}: {shown(label)} is none of the classes "
-                    f"{listed(self.classes)}"
+                    f"labels: {quote(text)}: {quote(label)} is none of the classes "
+                    f"{join_names(self.classes)}"
                 )
 
     def _check_pattern(self, pattern: str) -> None:
         compile_pattern(pattern)
-        parts = parts_of(pattern)
+        parts = part_names(pattern)
         if self.columns != Columns():
             raise ValueError("columns: only a table of cases has columns: remove them")
         if self.subgroups:
@@ -216,42 +216,42 @@ class Declaration(_Table):
     def _check_cases(self, cases: str) -> None:
         fault = path_fault(cases)
         if fault:
-            raise ValueError(f"cases: {shown(cases)} {fault}")
+            raise ValueError(f"cases: {quote(cases)} {fault}")
         other = {".csv": "image", ".npz": "path"}.get(Path(cases).suffix.lower())
         if other is None:
-            raise ValueError(f"cases: {shown(cases)} is neither a .csv nor an .npz file")
+            raise ValueError(f"cases: {quote(cases)} is neither a .csv nor an .npz file")
         for name in self.subgroups:
             if not (name.strip() and name.isprintable() and len(name) <= MAX_CLASS):
                 raise ValueError(
-                    f"subgroups: {shown(name)} is no name of 1 to {MAX_CLASS} characters that can "
-                    "be shown: correct it"
+                    f"subgroups: {quote(name)} is not a printable name of 1 to {MAX_CLASS} "
+                    "characters: correct it"
                 )
         if getattr(self.columns, other) is not None:
             own = {"image": "path", "path": "image"}[other]
-            raise ValueError(f"columns.{other}: this kind of table has {own} instead")
+            raise ValueError(f"columns.{other}: this kind of table uses {own} instead")
 
 
 def number(text: str, what: str) -> float:
-    """A finite number.
+    """Parse a finite number.
 
     Raises:
-        ValueError: It is none; the message begins with ``what``.
+        ValueError: The text is not a finite number; the message begins with ``what``.
     """
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{what}: {shown(text)} is no finite number")
+        raise ValueError(f"{what}: {quote(text)} is not a finite number")
     return value
 
 
 def parse_declaration(path: Path) -> tuple[Declaration, bytes]:
-    """The declaration in a file, and the file's content.
+    """Parse the declaration in a file; return it with the file's content.
 
     Raises:
-        DataError: The file cannot be read or is no declaration; the message names the first key
-            at fault.
+        DataError: The file cannot be read or is not a valid declaration; the message names the
+            first invalid key.
     """
     try:
         with path.open("rb") as file:
@@ -282,15 +282,15 @@ def _first_line(error: BaseException) -> str:
 def _first_fault(error: ValidationError) -> str:
     fault = error.errors(include_url=False)[0]
     where = ".".join(map(str, fault["loc"]))
-    where = where if where.isprintable() and len(where) <= 60 else shown(where)
+    where = where if where.isprintable() and len(where) <= 60 else quote(where)
     if fault["type"] == "extra_forbidden":
         return f"{unknown('key', where, _keys())} (docs/dataset-toml.md lists them)"
     if fault["type"] == "missing":
         return f"key {where!r} is missing: add it (docs/dataset-toml.md)"
     message = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "value_error":  # from the checks above, which name key and value
+    if fault["type"] == "value_error":  # raised by the checks above, with key and value
         return f"{where}: {message}" if where else message
-    return f"{where}: {message} (is {shown(fault['input'])}): correct it (docs/dataset-toml.md)"
+    return f"{where}: {message} (is {quote(fault['input'])}): correct it (docs/dataset-toml.md)"
 
 
 def _keys() -> list[str]:
@@ -304,7 +304,7 @@ def _keys() -> list[str]:
 
 
 def json_schema() -> str:
-    """The JSON Schema of ``dataset.toml``, for editors: the text of docs/dataset.schema.json."""
+    """Return the JSON Schema of ``dataset.toml`` for editors, as in docs/dataset.schema.json."""
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **_without_null(Declaration.model_json_schema()),
@@ -314,14 +314,14 @@ def json_schema() -> str:
 
 
 def _without_null(schema: Any) -> Any:
-    """A schema without the null that pydantic allows for each absent key: TOML has none."""
+    """Remove the null that pydantic allows for each absent key, because TOML has no null."""
     if isinstance(schema, list):
         return [_without_null(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    kept = {key: _without_null(part) for key, part in schema.items() if (key, part) != NO_DEFAULT}
-    kinds = [kind for kind in kept.get("anyOf", ()) if kind != {"type": "null"}]
-    if len(kinds) == 1:
-        del kept["anyOf"]
-        return kinds[0] | kept
-    return kept
+    result = {key: _without_null(part) for key, part in schema.items() if (key, part) != NO_DEFAULT}
+    types = [each for each in result.get("anyOf", ()) if each != {"type": "null"}]
+    if len(types) == 1:
+        del result["anyOf"]
+        return types[0] | result
+    return result

@@ -1,15 +1,15 @@
-"""DICOM files found by their headers: an index, facts of a series, and pixels.
+"""Reading of DICOM images: headers, series, pixels and geometry.
 
-`index_headers` reads the headers of a tree (`dicom_index`), `series_facts` sums them up per series,
-which is what a dataset's rules choose a series by (`dicom_header`), and `read_pixels` reads one
-image (`dicom_pixels`). Names of folders and files are never looked at: they differ between
-downloads of one and the same dataset. Where an image lies in the patient: `dicom_geometry`.
+`index_headers` reads all headers below a folder (module `index`). `series_facts` summarises them by
+series, and a dataset's rules choose a series by these facts (module `header`). `read_pixels` reads
+one image (module `pixels`). Module `geometry` converts between pixels and patient coordinates.
+Names of folders and files are ignored, because they differ between downloads of one dataset.
 """
 
 from __future__ import annotations
 
 from hydrakit.data.dicom.header import Header, SeriesFacts, read_header, series_facts
-from hydrakit.data.dicom.index import index_headers, walk, watching_index
+from hydrakit.data.dicom.index import index_headers, report_index_progress, walk
 from hydrakit.data.dicom.pixels import MissingCodecError, read_pixels
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "index_headers",
     "read_header",
     "read_pixels",
+    "report_index_progress",
     "series_facts",
     "walk",
-    "watching_index",
 ]

@@ -1,8 +1,8 @@
-"""Headers that were read before, kept in one SQLite file for each folder of images.
+"""Cache of DICOM headers: one SQLite file for each folder of images.
 
-The file lies in the cache folder, under ``dicom/``. It holds what `Header` holds, of the patient
-thus the pseudonymous PatientID alone. It may be deleted at any time, and a cache that cannot be
-read or written never stops anyone: files are then read again.
+The file lies in the cache folder, under ``dicom/``. It stores the fields of `Header`; the only one
+about the patient is the pseudonymous PatientID. The file can be deleted at any time. If the cache
+cannot be read or written, the headers are read from the images again.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import Any, Self
 
 from hydrakit.data.dicom.header import Header
 
-# Changes whenever `read_header` gives something else for the same file.
+# Increase whenever `read_header` returns another header for the same file.
 VERSION = 1
 
 _log = logging.getLogger(__name__)
 _FIELDS = tuple(field.name for field in fields(Header) if field.name != "path")
-# Alike in all images of a series: one copy in memory is enough.
+# Equal in all images of a series: one copy in memory is enough.
 _SHARED = (
     *("sop_class", "patient_id", "study_uid", "series_uid", "series_description", "modality"),
     "model",
@@ -37,13 +37,13 @@ _TUPLES = ("image_type", "position", "orientation", "spacing")
 
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """A file, and by what it is known again.
+    """A file on disk, with the size and time that show whether it has changed.
 
     Attributes:
-        path: The file.
-        key: Its path below the root, as the file system spells it.
-        size: In bytes; -1 where the file cannot be looked at, and so not be read either.
-        mtime: Time of the last change, in nanoseconds.
+        path: Path of the file.
+        key: Path of the file relative to the root, encoded for the file system.
+        size: File size in bytes; -1 if the file's status cannot be read.
+        mtime: Time of the last modification, in nanoseconds.
     """
 
     path: Path
@@ -53,7 +53,7 @@ class CacheEntry:
 
     @classmethod
     def of(cls, path: Path, prefix: int) -> CacheEntry:
-        """The entry of a file; ``prefix`` characters of its path are the root's."""
+        """Return the entry of a file; the root takes up ``prefix`` characters of its path."""
         key = os.fsencode(os.fspath(path)[prefix:])
         try:
             status = os.stat(path)  # noqa: PTH116 - a third faster, 300,000 times
@@ -63,17 +63,17 @@ class CacheEntry:
 
 
 def to_json(header: Header | None) -> str:
-    """A header as JSON, without its path; ``null`` for a file that is no image."""
+    """Serialise a header as JSON, without its path; ``null`` for a file that is not an image."""
     if header is None:
         return "null"
     return json.dumps([getattr(header, name) for name in _FIELDS])
 
 
 def from_json(path: Path, text: str) -> Header | None:
-    """The header that `to_json` wrote.
+    """Parse a header that `to_json` wrote.
 
     Raises:
-        ValueError: It is no header.
+        ValueError: The text is not a serialised header.
     """
     if text == "null":
         return None
@@ -87,7 +87,7 @@ def from_json(path: Path, text: str) -> Header | None:
 
 
 class HeaderCache:
-    """The kept headers of the files below a root; for a ``with`` block."""
+    """Cached headers of the files below a root folder; a context manager."""
 
     def __init__(self, root: Path) -> None:
         # Here, since `prepare` imports the index.
@@ -98,18 +98,18 @@ class HeaderCache:
         self._connection: sqlite3.Connection | None = None
 
     def __enter__(self) -> Self:
-        """Open the file; one that is broken or of another version is begun anew."""
+        """Open the cache file; replace it if it is broken or has another version."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self._connection = self._open()
-            except sqlite3.OperationalError:  # no right to write, locked, disk full
+            except sqlite3.OperationalError:  # no write permission, locked, disk full
                 raise
             except sqlite3.DatabaseError:  # not a database, or a damaged one
                 self.path.unlink()
                 self._connection = self._open()
         except (OSError, sqlite3.Error) as error:
-            self._give_up(error)
+            self._disable(error)
         return self
 
     def _open(self) -> sqlite3.Connection:
@@ -134,54 +134,52 @@ class HeaderCache:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the file."""
+        """Close the cache file."""
         if self._connection is not None:
             self._connection.close()
 
-    def _give_up(self, error: Exception) -> None:
-        """Go on without: say so, once."""
+    def _disable(self, error: Exception) -> None:
+        """Continue without a cache, and log one warning."""
         if self._connection is not None:
             with suppress(sqlite3.Error):
                 self._connection.close()
         self._connection = None
-        _log.warning(
-            "%s: DICOM headers cannot be kept there, and are read anew: %s", self.path, error
-        )
+        _log.warning("%s: DICOM headers cannot be cached and are read again: %s", self.path, error)
 
-    def known(self, entries: Iterable[CacheEntry]) -> dict[bytes, Header | None]:
-        """The kept headers of those files that are as they were, by key."""
+    def load(self, entries: Iterable[CacheEntry]) -> dict[bytes, Header | None]:
+        """Return the cached headers of the files that have not changed, by key."""
         if self._connection is None:
             return {}
         try:
             rows = self._connection.execute("SELECT key, size, mtime, header FROM headers")
-            kept = {key: (size, mtime, header) for key, size, mtime, header in rows}
+            cached = {key: (size, mtime, header) for key, size, mtime, header in rows}
         except sqlite3.Error as error:
-            self._give_up(error)
+            self._disable(error)
             return {}
-        found: dict[bytes, Header | None] = {}
+        headers: dict[bytes, Header | None] = {}
         for entry in entries:
-            match kept.get(entry.key):
+            match cached.get(entry.key):
                 case (entry.size, entry.mtime, str(header)):
                     with suppress(ValueError, TypeError):  # a damaged row
-                        found[entry.key] = from_json(entry.path, header)
-        return found
+                        headers[entry.key] = from_json(entry.path, header)
+        return headers
 
-    def keep(self, headers: Collection[tuple[CacheEntry, Header | None]]) -> None:
-        """Add headers, in place of older ones of the same files."""
+    def store(self, headers: Collection[tuple[CacheEntry, Header | None]]) -> None:
+        """Store headers; they replace older headers of the same files."""
         rows = [(e.key, e.size, e.mtime, to_json(header)) for e, header in headers]
         self._write("INSERT OR REPLACE INTO headers VALUES (?, ?, ?, ?)", rows)
 
-    def forget_others(self, entries: Iterable[CacheEntry]) -> None:
-        """Remove what is kept of files that are there no more."""
+    def remove_others(self, entries: Iterable[CacheEntry]) -> None:
+        """Remove the headers of all files except these: the others no longer exist."""
         if self._connection is None:
             return
         try:
-            kept = {key for (key,) in self._connection.execute("SELECT key FROM headers")}
+            keys = {key for (key,) in self._connection.execute("SELECT key FROM headers")}
         except sqlite3.Error as error:
-            self._give_up(error)
+            self._disable(error)
             return
-        gone = kept - {entry.key for entry in entries}
-        self._write("DELETE FROM headers WHERE key = ?", [(key,) for key in gone])
+        removed = keys - {entry.key for entry in entries}
+        self._write("DELETE FROM headers WHERE key = ?", [(key,) for key in removed])
 
     def _write(self, statement: str, rows: Collection[tuple[object, ...]]) -> None:
         if self._connection is None or not rows:
@@ -190,4 +188,4 @@ class HeaderCache:
             with self._connection:
                 self._connection.executemany(statement, rows)
         except sqlite3.Error as error:
-            self._give_up(error)
+            self._disable(error)

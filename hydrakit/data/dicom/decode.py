@@ -1,8 +1,8 @@
-"""Compressed pixels, decoded in a process of their own.
+"""Decoding of compressed DICOM pixels in a separate process.
 
-The decoders are C and C++ libraries, and a damaged file can bring down the process that they run
-in (GDCM 3.2 ends it by an exception that nobody catches). So they run in one that may be lost: the
-file is then told as damaged, and the next one gets a new process.
+The decoders are C and C++ libraries, and a damaged file can crash the process that runs them (GDCM
+3.2 ends it by an uncaught exception). A crash of the separate process is reported as a damaged
+file, and the next file gets a new process.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hydrakit.data.dicom.header import DicomFile, first_line, lenient
+from hydrakit.data.dicom.header import DicomFile, first_line, lenient_pydicom
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SECONDS = 60.0  # a slice takes less than one
+DECODE_SECONDS = 60.0  # a slice takes less than one
 
 
 def decode(path: Path) -> NDArray[Any]:
-    """The pixels of a file with compressed ones, as pydicom gives them.
+    """Decode the pixels of a compressed file; the result is pydicom's ``pixel_array``.
 
     Raises:
-        ValueError: They cannot be decoded; the message says why.
+        ValueError: The pixels cannot be decoded; the message gives the reason.
     """
-    # Not one that a forked process has from its parent.
+    # One decoder for each process: a forked process must not use its parent's.
     return _decoder(os.getpid()).decode(path)
 
 
@@ -43,27 +43,27 @@ def _decoder(_: int) -> Decoder:
 
 
 class Decoder:
-    """A process that decodes files, one after another; it is started when it is needed."""
+    """Decodes files one after another in a worker process, which starts with the first file."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
     def decode(self, path: Path) -> NDArray[Any]:
-        """As the function `decode`."""
+        """Decode a file in the worker process; see the function `decode`."""
         with self._lock:
             if self._process is None:
                 self._process = start_worker("hydrakit.data.dicom.decode")
                 atexit.register(self._stop)
-            watch = Timer(SECONDS, self._process.kill)
-            watch.start()
+            timeout = Timer(DECODE_SECONDS, self._process.kill)
+            timeout.start()
             try:
-                return self._ask(self._process, path)
+                return self._request(self._process, path)
             except (OSError, json.JSONDecodeError):
                 self._stop()
-                raise ValueError("the decoder broke down over it") from None
+                raise ValueError("the decoder crashed or took too long") from None
             finally:
-                watch.cancel()
+                timeout.cancel()
 
     def _stop(self) -> None:
         atexit.unregister(self._stop)
@@ -73,7 +73,7 @@ class Decoder:
             self._process = None
 
     @staticmethod
-    def _ask(process: subprocess.Popen[bytes], path: Path) -> NDArray[Any]:
+    def _request(process: subprocess.Popen[bytes], path: Path) -> NDArray[Any]:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(json.dumps(str(path)).encode() + b"\n")
@@ -84,15 +84,15 @@ class Decoder:
         shape, dtype = answer["shape"], np.dtype(answer["dtype"])
         data = process.stdout.read(int(np.prod(shape)) * dtype.itemsize)
         if len(data) != np.prod(shape) * dtype.itemsize:
-            raise OSError("cut off")
+            raise OSError("the decoder's output is incomplete")
         return np.frombuffer(data, dtype).reshape(shape)
 
 
 def start_worker(module: str) -> subprocess.Popen[bytes]:
-    """A process that calls a module's ``serve``, and talks through pipes.
+    """Start a process that runs a module's ``serve`` and communicates through pipes.
 
-    Not `multiprocessing`: that would fork a process which may hold torch's threads, or import the
-    user's own script once more. It ends when its standard input is closed.
+    `multiprocessing` is not used: it would fork a process that may hold torch's threads, or import
+    the user's own script again. The process ends when its standard input is closed.
     """
     home = str(Path(__file__).parents[2])
     return subprocess.Popen(
@@ -105,16 +105,16 @@ def start_worker(module: str) -> subprocess.Popen[bytes]:
 
 
 def serve() -> None:
-    """What a decoder does: for each path, a line that describes the pixels, and the pixels."""
+    """Worker loop: for each path on stdin, write a line with shape and dtype, then the pixels."""
     from pydicom import dcmread
 
     out = sys.stdout.buffer
     for line in sys.stdin.buffer:
         try:
-            with DicomFile(Path(json.loads(line))) as file, lenient():
+            with DicomFile(Path(json.loads(line))) as file, lenient_pydicom():
                 pixels = np.ascontiguousarray(dcmread(file).pixel_array)
         except Exception as error:
-            # A damaged file can raise almost anything, as in read_header.
+            # A damaged file can raise almost any exception, as in read_header.
             out.write(json.dumps({"error": first_line(error)}).encode() + b"\n")
         else:
             shape = {"shape": pixels.shape, "dtype": pixels.dtype.str}

@@ -1,7 +1,7 @@
-"""Where an image lies in the patient: millimetres to pixels and back, and the nearest slice.
+"""Geometry of DICOM slices: conversion between patient millimetres and pixels, and resampling.
 
-The plane of an image is given by ImagePositionPatient, ImageOrientationPatient and PixelSpacing
-(PS3.3 C.7.6.2.1.1); InstanceNumber and SliceLocation say nothing about it.
+ImagePositionPatient, ImageOrientationPatient and PixelSpacing define the plane of an image (PS3.3
+C.7.6.2.1.1); InstanceNumber and SliceLocation do not.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ PatientPoint = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A point as one slice sees it.
+    """Position of a point in the coordinates of one slice.
 
     Attributes:
-        row: In pixels; 0 is the middle of the upper row.
-        column: In pixels; 0 is the middle of the left column.
-        distance: From the slice's plane, in millimetres; the sign tells the side.
+        row: Row in pixels; 0 is the middle of the top row.
+        column: Column in pixels; 0 is the middle of the left column.
+        distance: Signed distance from the slice's plane in millimetres, along its normal.
     """
 
     row: float
@@ -40,20 +40,20 @@ class Location:
 
 
 def has_plane(header: Header) -> bool:
-    """Whether the header places the image in the patient."""
+    """Whether the header defines the image's plane in the patient."""
     return None not in (header.position, header.orientation, header.spacing)
 
 
 def _plane(header: Header) -> tuple[Vector, Vector, tuple[float, float]]:
-    """Origin ``(3,)``; directions of a row, a column and the normal ``(3, 3)``; pixel spacing.
+    """Return origin ``(3,)``, directions of row, column and normal ``(3, 3)``, and pixel spacing.
 
     Raises:
-        DataError: The header does not place the image in the patient.
+        DataError: The header does not define the image's plane in the patient.
     """
     if header.position is None or header.orientation is None or header.spacing is None:
         raise DataError(
             f"{header.path}: no usable ImagePositionPatient, ImageOrientationPatient and "
-            "PixelSpacing, so no position in the patient: use images that have them"
+            "PixelSpacing, so its position in the patient is unknown: use images with these tags"
         )
     row, column = np.reshape(np.asarray(header.orientation), (2, 3))
     axes = np.stack([row, column, np.cross(row, column)])
@@ -61,14 +61,14 @@ def _plane(header: Header) -> tuple[Vector, Vector, tuple[float, float]]:
 
 
 def locate(header: Header, point: PatientPoint) -> Location:
-    """Where a point of the patient lies in an image (PS3.3 C.7.6.2.1.1, solved for the pixel).
+    """Convert a point in the patient to image coordinates (inverse of PS3.3 C.7.6.2.1.1).
 
     Args:
-        header: Of the image.
-        point: ``(x, y, z)`` in millimetres, in the patient's frame of reference.
+        header: Header of the image.
+        point: Point ``(x, y, z)`` in millimetres, in the patient's frame of reference.
 
     Raises:
-        DataError: The header does not place the image in the patient.
+        DataError: The header does not define the image's plane in the patient.
     """
     origin, axes, (row_spacing, column_spacing) = _plane(header)
     along_row, along_column, distance = axes @ (np.asarray(point) - origin)
@@ -78,10 +78,10 @@ def locate(header: Header, point: PatientPoint) -> Location:
 
 
 def patient_position(header: Header, location: Location) -> PatientPoint:
-    """The point of the patient, in millimetres, that `locate` turns into ``location``.
+    """Convert image coordinates to a point in the patient, in millimetres: the inverse of `locate`.
 
     Raises:
-        DataError: The header does not place the image in the patient.
+        DataError: The header does not define the image's plane in the patient.
     """
     origin, axes, (row_spacing, column_spacing) = _plane(header)
     offsets = (location.column * column_spacing, location.row * row_spacing, location.distance)
@@ -90,36 +90,36 @@ def patient_position(header: Header, location: Location) -> PatientPoint:
 
 
 def nearest_slice(headers: Iterable[Header], point: PatientPoint) -> tuple[Header, Location] | None:
-    """The slice whose plane is nearest to a point, and where the point lies in it.
+    """Return the slice whose plane is nearest to a point, and the point's location in it.
 
-    Images that are not placed in the patient do not count; None where there is no other. Of
-    equally near slices, the one with the lower InstanceNumber is taken.
+    Images without a plane are ignored; the result is None if no image has one. Of equally near
+    slices, the one with the lowest InstanceNumber is returned.
     """
-    found = [(header, locate(header, point)) for header in headers if has_plane(header)]
+    located = [(header, locate(header, point)) for header in headers if has_plane(header)]
     return min(
-        found,
+        located,
         key=lambda pair: (round(abs(pair[1].distance), 6), pair[0].instance_number or 0),
         default=None,
     )
 
 
 def in_volume(headers: Sequence[Header], header: Header, location: Location) -> bool:
-    """Whether a point lies in the part of a volume that one of its slices stands for.
+    """Whether a point lies in the part of a volume that one of its slices represents.
 
-    That part is the slice's pixels, and half a slice distance to either side of its plane. A
-    point where slices are missing is therefore outside.
+    This part covers the slice's pixels and half the slice distance on either side of its plane. A
+    point in a gap of missing slices is therefore outside.
     """
-    inside = -0.5 <= location.row < header.rows - 0.5
-    inside = inside and -0.5 <= location.column < header.columns - 0.5
-    # The hundredth is for rounding: a point can lie in the very middle between two planes.
+    in_image = -0.5 <= location.row < header.rows - 0.5
+    in_image = in_image and -0.5 <= location.column < header.columns - 0.5
+    # One percent more than half, for rounding: a point can lie midway between two planes.
     half = max(0.505 * slice_distance(headers, header), 0.001)
-    return inside and abs(location.distance) <= half
+    return in_image and abs(location.distance) <= half
 
 
 def slice_distance(headers: Sequence[Header], header: Header) -> float:
-    """Millimetres between neighbouring slices parallel to one of them: the median.
+    """Return the median distance in millimetres between neighbouring slices parallel to one slice.
 
-    A single slice gives its thickness; 0.0 where that is not told.
+    For a single slice this is its thickness, or 0.0 if the header does not state it.
     """
     origin, axes, _ = _plane(header)
     heights = sorted(
@@ -137,13 +137,13 @@ def slice_distance(headers: Sequence[Header], header: Header) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ImageFrame:
-    """A square grid of pixels in the patient, on which images of several series can agree.
+    """A square pixel grid in the patient, onto which images of several series are resampled.
 
     Attributes:
-        centre: Of the grid, ``(x, y, z)`` in millimetres.
-        orientation: As of `Header`: direction of a row, then of a column.
-        spacing: Distance between pixels in millimetres, along rows and columns.
-        side: Pixels in a row and in a column.
+        centre: Centre of the grid, ``(x, y, z)`` in millimetres.
+        orientation: Direction of a row, then of a column (as ``Header.orientation``).
+        spacing: Pixel spacing in millimetres, along rows and columns.
+        side: Number of pixels in a row and in a column.
     """
 
     centre: PatientPoint
@@ -152,7 +152,7 @@ class ImageFrame:
     side: int
 
     def points(self) -> Vector:
-        """The middle of each pixel in millimetres, ``(side, side, 3)``."""
+        """Return the centre of each pixel in millimetres, ``(side, side, 3)``."""
         row, column = np.reshape(np.asarray(self.orientation), (2, 3))
         steps = (np.arange(self.side) - (self.side - 1) / 2) * self.spacing
         points: Vector = np.asarray(self.centre) + (
@@ -162,10 +162,10 @@ class ImageFrame:
 
 
 def frame_in(header: Header, location: Location, *, spacing: float, side: int) -> ImageFrame:
-    """A grid in an image's plane, around the point of it that a location is nearest to.
+    """Return a grid in an image's plane, centred on the projection of a location onto the plane.
 
     Raises:
-        DataError: The header does not place the image in the patient.
+        DataError: The header does not define the image's plane in the patient.
     """
     in_plane = Location(location.row, location.column, 0.0)
     centre = patient_position(header, in_plane)
@@ -173,16 +173,17 @@ def frame_in(header: Header, location: Location, *, spacing: float, side: int) -
     return ImageFrame(centre, header.orientation, spacing, side)
 
 
-def in_order(headers: Iterable[Header], like: Header) -> list[Header]:
-    """The slices parallel to one of them, each plane once, rising along its normal.
+def sorted_stack(headers: Iterable[Header], reference: Header) -> list[Header]:
+    """Return the slices parallel to a reference slice, sorted along its normal, one per plane.
 
-    Of several in one plane, the one with the lower InstanceNumber is kept; but always ``like``.
+    Of several slices in one plane, the one with the lowest InstanceNumber is returned; in the
+    plane of ``reference``, it is ``reference`` itself.
     """
-    origin, axes, _ = _plane(like)
+    origin, axes, _ = _plane(reference)
     planes: dict[float, Header] = {}
-    for header in [like, *sorted(headers, key=lambda header: header.instance_number or 0)]:
+    for header in [reference, *sorted(headers, key=lambda header: header.instance_number or 0)]:
         if has_plane(header) and np.allclose(
-            np.asarray(header.orientation), np.asarray(like.orientation), atol=1e-3
+            np.asarray(header.orientation), np.asarray(reference.orientation), atol=1e-3
         ):
             height = round(float(axes[2] @ (np.asarray(header.position) - origin)), 2)
             planes.setdefault(height, header)
@@ -192,15 +193,15 @@ def in_order(headers: Iterable[Header], like: Header) -> list[Header]:
 def resample(
     slices: Sequence[Header], frame: ImageFrame, read: Callable[[Header], NDArray[np.float32]]
 ) -> NDArray[np.float32]:
-    """The values of a stack of parallel slices on a grid, ``(side, side)``.
+    """Resample a stack of parallel slices onto a grid, ``(side, side)``.
 
-    Linear interpolation within and between slices; beyond the outermost pixels and slices, these
-    are repeated. There is no smoothing: the grid should not be much coarser than the pixels.
+    Interpolation is linear within and between slices; the outermost pixels and slices are repeated
+    beyond the stack. There is no smoothing, so the grid should not be much coarser than the pixels.
 
     Args:
-        slices: In order along their normal, as `in_order` gives them.
-        frame: The grid.
-        read: Gives the pixels of a slice; called for those slices alone that matter.
+        slices: Slices sorted along their normal, as `sorted_stack` returns them.
+        frame: Target grid.
+        read: Returns the pixels of a slice; called only for the slices that contribute.
 
     Raises:
         DataError: A header does not place its image in the patient.
@@ -208,7 +209,7 @@ def resample(
     origin, axes, _ = _plane(slices[0])
     points = frame.points()
     heights = [float(axes[2] @ (np.asarray(each.position) - origin)) for each in slices]
-    # A thousandth of a slice is below what positions can tell, and spares reading the next slice.
+    # A thousandth of a slice is below the accuracy of positions; rounding avoids reading a slice.
     at = np.round(np.interp((points - origin) @ axes[2], heights, np.arange(len(slices))), 3)
     values = np.zeros(at.shape)
     for number, header in enumerate(slices):
@@ -222,7 +223,7 @@ def resample(
 
 
 def _bilinear(image: NDArray[np.float32], rows: Vector, columns: Vector) -> Vector:
-    """Values of an image between its pixels; beyond its border the nearest pixel's."""
+    """Interpolate an image bilinearly; beyond its border the nearest pixel is repeated."""
     height, width = image.shape
     rows, columns = np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)
     top, left = np.floor(rows).astype(int), np.floor(columns).astype(int)

@@ -1,4 +1,4 @@
-"""The header of a DICOM image, and what the headers of a series say together."""
+"""Headers of DICOM images, and their summary for each series."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from hydrakit.errors import DataError
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-# What every image has (PS3.3 C.7.1.1, C.7.2.1, C.7.3.1, C.7.6.3, C.12.1): without one of these
-# the header is cut off.
-_NEEDED = (
+# Tags that every image has (PS3.3 C.7.1.1, C.7.2.1, C.7.3.1, C.7.6.3, C.12.1): if one is missing,
+# the header is truncated.
+_REQUIRED = (
     "SOPInstanceUID",
     "StudyInstanceUID",
     "SeriesInstanceUID",
@@ -32,7 +32,7 @@ _NEEDED = (
     "Columns",
     "PixelRepresentation",
 )
-_WANTED = (
+_OPTIONAL = (
     "SOPClassUID",
     "SeriesNumber",
     "SeriesDescription",
@@ -60,32 +60,32 @@ LONG_STRING = 64  # characters that a value of VR LO may have (PS3.5, section 6.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """What is known of one image without its pixels.
+    """Metadata of one DICOM image, without its pixels.
 
     Attributes:
-        path: The file.
-        sop_class: UID of the kind of object (PS3.4 B.5).
-        sop_uid: The image's own UID.
-        patient_id: Pseudonymous identifier.
+        path: Path of the file.
+        sop_class: SOPClassUID, the type of object (PS3.4 B.5).
+        sop_uid: SOPInstanceUID, unique to the image.
+        patient_id: PatientID, a pseudonym.
         study_uid: StudyInstanceUID.
         series_uid: SeriesInstanceUID.
-        series_number: SeriesNumber; repeats from study to study.
-        series_description: SeriesDescription without outer blanks; may be empty.
+        series_number: SeriesNumber; unique only within a study.
+        series_description: SeriesDescription without leading and trailing blanks; may be empty.
         modality: ``MR``, ``CT``, ...
-        image_type: ImageType, value by value.
-        instance_number: InstanceNumber; its direction through the body is not fixed.
-        position: ImagePositionPatient: the middle of the upper left pixel, in millimetres.
-        orientation: ImageOrientationPatient: direction of a row (towards higher columns), then of
-            a column (towards higher rows), both of length 1.
-        spacing: PixelSpacing, ``(row, column)`` distance between pixels in millimetres.
+        image_type: Values of ImageType.
+        instance_number: InstanceNumber; may rise in either direction through the body.
+        position: ImagePositionPatient: centre of the upper left pixel, in millimetres.
+        orientation: ImageOrientationPatient: unit vector along a row (towards higher columns),
+            then along a column (towards higher rows).
+        spacing: PixelSpacing: ``(row, column)`` distance between pixels in millimetres.
         thickness: SliceThickness in millimetres.
-        rows: Height in pixels.
-        columns: Width in pixels.
-        b_value: Diffusion weighting in s/mm2; None where none is told.
+        rows: Image height in pixels.
+        columns: Image width in pixels.
+        b_value: Diffusion weighting in s/mm2; None if the header does not state it.
         model: ManufacturerModelName of the scanner; may be empty.
         field_strength: MagneticFieldStrength in tesla.
         tube_voltage: KVP, in kilovolts.
-        bits_stored: BitsStored: how many bits of a pixel count.
+        bits_stored: BitsStored: number of bits used per pixel.
     """
 
     path: Path
@@ -112,9 +112,10 @@ class Header:
     bits_stored: int | None
 
     def facts(self) -> dict[str, str | float]:
-        """What is known of the scanner and of the file, and should not tell a label.
+        """Return facts about the scanner and the file, which should not predict a label.
 
-        For ``Sample.facts``; holds nothing of the patient. What is not told is absent.
+        They are for ``Sample.facts`` and contain nothing about the patient. Facts that the header
+        does not state are absent.
         """
         row, column = self.spacing or (None, None)
         facts = {
@@ -130,26 +131,26 @@ class Header:
         return {name: value for name, value in facts.items() if value is not None}
 
     def subgroups(self) -> dict[str, str]:
-        """The scanner's model, for ``Sample.subgroups``; nothing where it is not told."""
+        """Return the scanner's model for ``Sample.subgroups``; empty if the header lacks it."""
         return {"scanner": self.model[:LONG_STRING]} if self.model else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesFacts:
-    """What a series is chosen by.
+    """Summary of a series, by which a dataset's rules choose it.
 
     Attributes:
-        patient_id: As in `Header`.
-        study_uid: As in `Header`.
-        series_uid: As in `Header`.
+        patient_id: PatientID, a pseudonym.
+        study_uid: StudyInstanceUID.
+        series_uid: SeriesInstanceUID.
         number: SeriesNumber.
         description: SeriesDescription.
         modality: ``MR``, ``CT``, ...
-        image_types: Every value of ImageType that one of its images has.
-        b_values: The distinct b-values of its images, rising.
-        images: How many images it has.
-        plane: ``transverse``, ``sagittal`` or ``coronal``, by the nearest of the patient's axes;
-            None where it is not told, or differs between images.
+        image_types: Values of ImageType that occur in at least one image.
+        b_values: Distinct b-values of the images, in ascending order.
+        images: Number of images.
+        plane: ``transverse``, ``sagittal`` or ``coronal``, whichever is nearest; None if the
+            headers do not state it, or if it differs between images.
     """
 
     patient_id: str
@@ -165,11 +166,11 @@ class SeriesFacts:
 
 
 class DicomFile(io.BufferedReader):
-    """A file whose reader cannot be made to take more memory than the file is large.
+    """An open file that never returns more bytes per read than the file's size.
 
-    pydicom asks for as many bytes as a length in the file says, which a damaged one says wrongly;
-    and for all the rest of the file at once only to inflate it, whatever that comes to (Deflated
-    Explicit VR, which no image dataset that we know of uses).
+    pydicom requests as many bytes as a length field in the file states, and that field is wrong in
+    a damaged file. It reads the whole rest of a file only to inflate it, to an unknown size
+    (Deflated Explicit VR, which no known image dataset uses); such reads are refused.
     """
 
     def __init__(self, path: Path) -> None:
@@ -177,21 +178,21 @@ class DicomFile(io.BufferedReader):
         self._size = os.fstat(self.fileno()).st_size
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """As the base class, up to the file's own size; never without a size."""
+        """Read up to ``size`` bytes, at most the file's size; a size is required."""
         if size is None or size < 0:
-            raise ValueError("its transfer syntax is a deflated one, which is not read here")
+            raise ValueError("its transfer syntax is deflated, which hydrakit does not read")
         return super().read(min(size, self._size))
 
 
 @contextmanager
-def lenient() -> Iterator[None]:
-    """Let pydicom pass over wrong values in tags that nobody asks for, without a word.
+def lenient_pydicom() -> Iterator[None]:
+    """Make pydicom accept invalid values in other tags, without warnings.
 
-    Its words would quote values, which may be the patient's.
+    Its warnings would quote values, which may identify the patient.
     """
     from pydicom import config
 
-    logging.getLogger("pydicom").addFilter(_is_loud)
+    logging.getLogger("pydicom").addFilter(_is_not_quiet)
     token = _quiet.set(True)
     try:
         with config.disable_value_validation(), warnings.catch_warnings():
@@ -201,15 +202,15 @@ def lenient() -> Iterator[None]:
         _quiet.reset(token)
 
 
-def _is_loud(_: logging.LogRecord) -> bool:
+def _is_not_quiet(_: logging.LogRecord) -> bool:
     return not _quiet.get()
 
 
 def read_header(path: Path) -> Header | None:
-    """The header of one file; None where it is not a DICOM image.
+    """Read the header of one file; return None if it is not a DICOM image.
 
     Raises:
-        DataError: The file cannot be opened, or begins as a DICOM image but its header is broken.
+        DataError: The file cannot be opened, or it is a DICOM image with a broken header.
     """
     from pydicom import dcmread
     from pydicom.tag import Tag
@@ -219,21 +220,21 @@ def read_header(path: Path) -> Header | None:
             if file.read(132)[128:] != b"DICM":
                 return None
             file.seek(0)
-            with lenient():
-                tags = [Tag(tag) for tag in (*_NEEDED, *_WANTED, *_SIEMENS)]
+            with lenient_pydicom():
+                tags = [Tag(tag) for tag in (*_REQUIRED, *_OPTIONAL, *_SIEMENS)]
                 dataset = dcmread(file, stop_before_pixels=True, specific_tags=tags)
                 return _header(path, dataset)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     except Exception as error:
-        # pydicom meets a cut off or damaged file with almost any kind of exception.
+        # pydicom raises almost any kind of exception for a truncated or damaged file.
         raise DataError(
             f"{path}: broken DICOM header ({first_line(error)}): fetch the file again, or remove it"
         ) from error
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, on one line; its kind where it says nothing."""
+    """Return the first line of an exception's message, or its type's name if it has none."""
     return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
@@ -244,10 +245,10 @@ def _header(path: Path, dataset: Dataset) -> Header | None:
     sop_class = UID(str(meta.get("MediaStorageSOPClassUID") or dataset.get("SOPClassUID") or ""))
     # The transfer syntax comes after the class: without it, the class may itself be cut off.
     if not sop_class or "TransferSyntaxUID" not in meta:
-        raise ValueError("it ends before it tells what it is")
+        raise ValueError("it is truncated before its SOP class and transfer syntax")
     if "Image Storage" not in sop_class.name:
         return None
-    missing = [keyword for keyword in _NEEDED if keyword not in dataset]
+    missing = [keyword for keyword in _REQUIRED if keyword not in dataset]
     if missing:
         raise ValueError(f"no {missing[0]}")
     return Header(
@@ -277,7 +278,7 @@ def _header(path: Path, dataset: Dataset) -> Header | None:
 
 
 def text(dataset: Dataset, keyword: str) -> str:
-    """An element as text without outer blanks; empty where it is absent."""
+    """Return an element as text without leading and trailing blanks; empty if it is absent."""
     return " ".join(_texts(dataset, keyword))
 
 
@@ -297,7 +298,7 @@ def _whole(dataset: Dataset, keyword: str) -> int | None:
 
 
 def numbers(value: Any) -> tuple[float, ...]:
-    """The numbers of an element, however it holds them; () where one is no finite number."""
+    """Return the numbers of an element in any encoding; () unless all are finite numbers."""
     if value is None:
         return ()
     if isinstance(value, bytes):
@@ -306,10 +307,10 @@ def numbers(value: Any) -> tuple[float, ...]:
         value = value.strip(" \0").split("\\")
     parts = value if isinstance(value, Iterable) else [value]
     try:
-        found = tuple(float(part) for part in parts)
+        values = tuple(float(part) for part in parts)
     except (TypeError, ValueError):
         return ()
-    return found if np.isfinite(found).all() else ()
+    return values if np.isfinite(values).all() else ()
 
 
 def _position(dataset: Dataset) -> tuple[float, float, float] | None:
@@ -343,15 +344,15 @@ def _positive(dataset: Dataset, keyword: str) -> float | None:
 
 
 def _b_value(dataset: Dataset) -> float | None:
-    """The b-value: standard tag, Siemens' private one (padded bytes), or the sequence's name."""
+    """Return the b-value: from the standard tag, Siemens' private tag, or the sequence name."""
     candidates = [numbers(dataset.get("DiffusionBValue"))]
     creator = dataset.get(_SIEMENS_CREATOR)
     private = dataset.get(_SIEMENS_B_VALUE)
     if private is not None and (creator is None or "SIEMENS" in str(creator.value).upper()):
         candidates.append(numbers(private.value))
-    told = _SEQUENCE_B_VALUE.search(text(dataset, "SequenceName"))
-    if told:
-        candidates.append((float(told[1]),))
+    match = _SEQUENCE_B_VALUE.search(text(dataset, "SequenceName"))
+    if match:
+        candidates.append((float(match[1]),))
     for candidate in candidates:
         if len(candidate) == 1 and candidate[0] >= 0:
             return candidate[0]
@@ -359,7 +360,7 @@ def _b_value(dataset: Dataset) -> float | None:
 
 
 def series_facts(headers: Iterable[Header]) -> list[SeriesFacts]:
-    """One summary for each series, in the order of their first images."""
+    """Summarise each series, in the order of their first images."""
     groups: dict[str, list[Header]] = {}
     for header in headers:
         groups.setdefault(header.series_uid, []).append(header)
@@ -381,7 +382,7 @@ def series_facts(headers: Iterable[Header]) -> list[SeriesFacts]:
 
 
 def _plane(headers: Iterable[Header]) -> str | None:
-    """The plane of a series, by the axis of the patient that is nearest to the normal."""
+    """Return the plane of a series: the patient axis nearest to its normal decides."""
     planes = set()
     for header in headers:
         if header.orientation is None:

@@ -1,7 +1,7 @@
-"""The headers of all DICOM images below a folder, read once and kept.
+"""Index of the headers of all DICOM images below a folder.
 
-Headers are read by worker processes (pydicom's switches are process-wide, and its work is done in
-Python), and kept in a `HeaderCache`: the next look reads only files that are new or changed.
+Worker processes read the headers (pydicom's settings are process-wide, and its parser is pure
+Python). A `HeaderCache` stores them, so that later calls read only new or changed files.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from hydrakit.data.dicom.decode import start_worker
 from hydrakit.data.dicom.header import Header, read_header
 from hydrakit.errors import DataError
 
-# A worker takes a third of a second to start, in which this process reads some 300 headers.
-_SMALL = 1000  # files: below this, no workers
-_BATCH = 100  # files that a worker is given at once
-_MOST_WORKERS = 16
-_KEPT_AT_ONCE = 2000  # headers: so many are lost at most where an index is interrupted
+# A worker takes a third of a second to start; this process reads about 300 headers in that time.
+_MIN_FILES = 1000  # with fewer files, no workers are started
+_BATCH = 100  # files per request to a worker
+_MAX_WORKERS = 16
+_STORE_BATCH = 2000  # headers per write to the cache: an interruption loses at most these
 
 OnProgress = Callable[[int, int], None]
 _progress: ContextVar[OnProgress | None] = ContextVar("progress", default=None)
 
 
 @contextmanager
-def watching_index(progress: OnProgress) -> Iterator[None]:
-    """Within this block, `index_headers` calls ``progress(files known, files in all)``.
+def report_index_progress(progress: OnProgress) -> Iterator[None]:
+    """Within this block, `index_headers` calls ``progress(indexed files, all files)``.
 
-    A dataset's adapter calls `index_headers`, but does not know who watches; who reads a dataset
-    sets this around the reading.
+    A dataset's adapter calls `index_headers` and has no progress callback; its caller sets one with
+    this context manager.
     """
     token = _progress.set(progress)
     try:
@@ -46,38 +46,39 @@ def watching_index(progress: OnProgress) -> Iterator[None]:
 
 
 def walk(root: Path) -> Iterator[Path]:
-    """Every file below a folder in the order of its path, through links, each folder once.
+    """Yield every file below a folder, sorted by path; follow links, and visit each folder once.
 
     Raises:
-        DataError: ``root`` is no folder, or one below it cannot be listed.
+        DataError: ``root`` is not a folder, or a folder below it cannot be listed.
     """
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder")
+        raise DataError(f"{root}: no such folder: correct the path")
 
     def fail(error: OSError) -> None:
         raise DataError(f"{error.filename}: the folder cannot be listed: {error.strerror}")
 
-    seen = {os.path.realpath(root)}
+    visited = {os.path.realpath(root)}
     for folder, folders, files in os.walk(root, followlinks=True, onerror=fail):
-        fresh = []
+        unvisited = []
         for name in sorted(folders):
             real = os.path.realpath(Path(folder, name))
-            if real not in seen:
-                seen.add(real)
-                fresh.append(name)
-        folders[:] = fresh
+            if real not in visited:
+                visited.add(real)
+                unvisited.append(name)
+        folders[:] = unvisited
         yield from (Path(folder, name) for name in sorted(files))
 
 
 def index_headers(root: Path, *, files: Sequence[Path] | None = None) -> list[Header]:
-    """The headers of all DICOM images below a folder, in the order of their paths.
+    """Return the headers of all DICOM images below a folder, sorted by path.
 
-    What is no image is passed over: text and other files, DICOMDIR, segmentations (SEG), reports
-    (SR), contours (RTSTRUCT). Of several files with one SOPInstanceUID the first is kept.
+    Files that are not images are skipped: text and other files, DICOMDIR, segmentations (SEG),
+    reports (SR), contours (RTSTRUCT). Of several files with one SOPInstanceUID only the first
+    counts.
 
     Args:
-        root: The folder.
-        files: What `walk` gave for it, where that is known.
+        root: Folder of the images.
+        files: Files below ``root``, as `walk` lists them; None to list them here.
 
     Raises:
         DataError: ``root`` cannot be listed, or the header of an image is broken.
@@ -87,49 +88,49 @@ def index_headers(root: Path, *, files: Sequence[Path] | None = None) -> list[He
     with HeaderCache(root) as cache:
         prefix = len(os.fspath(root / "x")) - 1
         entries = [CacheEntry.of(path, prefix) for path in paths]
-        found = cache.known(entries)
-        new = [entry for entry in entries if entry.key not in found]
-        progress(len(found), len(entries))
+        indexed = cache.load(entries)
+        new = [entry for entry in entries if entry.key not in indexed]
+        progress(len(indexed), len(entries))
         broken: list[str] = []
         batch: list[tuple[CacheEntry, Header | None]] = []
         for done, (entry, outcome) in enumerate(_read(new), 1):
             if isinstance(outcome, DataError):
                 broken.append(str(outcome))
             else:
-                found[entry.key] = outcome
+                indexed[entry.key] = outcome
                 batch.append((entry, outcome))
-            if len(batch) >= _KEPT_AT_ONCE or done == len(new):
-                cache.keep(batch)
+            if len(batch) >= _STORE_BATCH or done == len(new):
+                cache.store(batch)
                 batch = []
             if done % _BATCH == 0 or done == len(new):
                 progress(len(entries) - len(new) + done, len(entries))
-        cache.forget_others(entries)
+        cache.remove_others(entries)
     if broken:
         more = f" (and {len(broken) - 1} more such files)" if len(broken) > 1 else ""
         raise DataError(broken[0] + more)
     headers: dict[str, Header] = {}
     for entry in entries:
-        header = found[entry.key]
+        header = indexed[entry.key]
         if header is not None:
             headers.setdefault(header.sop_uid, header)
     return list(headers.values())
 
 
-# Reading, here or in worker processes
+# Reading of headers, in this process or in worker processes
 
-HeaderResult = Header | None | DataError  # None: no image; an error: what is wrong with the file
+HeaderResult = Header | None | DataError  # None: not an image; an error: the file's fault
 
 
 def _read(entries: Sequence[CacheEntry]) -> Iterator[tuple[CacheEntry, HeaderResult]]:
-    """The outcome for each file, in the order given."""
-    workers = min(_cores(), _MOST_WORKERS)
-    if len(entries) < _SMALL or workers == 1:
+    """Yield the outcome for each file, in the given order."""
+    workers = min(_cores(), _MAX_WORKERS)
+    if len(entries) < _MIN_FILES or workers == 1:
         yield from ((entry, _outcome(entry.path)) for entry in entries)
         return
     batches = [entries[at : at + _BATCH] for at in range(0, len(entries), _BATCH)]
     idle: SimpleQueue[Worker] = SimpleQueue()
-    crew = [Worker() for _ in range(workers)]
-    for worker in crew:
+    started = [Worker() for _ in range(workers)]
+    for worker in started:
         idle.put(worker)
 
     def read(batch: Sequence[CacheEntry]) -> list[HeaderResult]:
@@ -146,7 +147,7 @@ def _read(entries: Sequence[CacheEntry]) -> Iterator[tuple[CacheEntry, HeaderRes
             yield from zip(batch, outcomes, strict=True)
     finally:
         pool.shutdown(cancel_futures=True)
-        for worker in crew:
+        for worker in started:
             worker.stop()
 
 
@@ -164,21 +165,21 @@ def _outcome(path: Path) -> HeaderResult:
 
 
 class Worker:
-    """A process that reads headers; where it fails, this process reads them itself."""
+    """A worker process that reads headers; if it fails, the calling process reads them itself."""
 
     def __init__(self) -> None:
         self._process = start_worker("hydrakit.data.dicom.index")
 
     def read(self, paths: Sequence[Path]) -> list[HeaderResult]:
-        """The outcome for each file."""
+        """Return the outcome for each file."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
-            question = json.dumps([str(path) for path in paths])
-            self._process.stdin.write(question.encode() + b"\n")
+            request = json.dumps([str(path) for path in paths])
+            self._process.stdin.write(request.encode() + b"\n")
             self._process.stdin.flush()
             answer: list[tuple[bool, str]] = json.loads(self._process.stdout.readline())
-        except (OSError, ValueError):  # it could not start, or has been killed
+        except (OSError, ValueError):  # the worker could not start, or was killed
             return [_outcome(path) for path in paths]
         return [
             DataError(text) if broken else from_json(path, text)
@@ -186,13 +187,13 @@ class Worker:
         ]
 
     def stop(self) -> None:
-        """End the process."""
+        """End the worker process."""
         self._process.kill()
         self._process.communicate()
 
 
 def serve() -> None:
-    """What a worker does: for each line of paths on standard input, a line of outcomes."""
+    """Worker loop: for each line of paths on stdin, print a line with their outcomes."""
     for line in sys.stdin:
         answer = []
         for path in json.loads(line):

@@ -1,4 +1,4 @@
-"""The pixels of a DICOM image, as stored or rescaled, from compressed files too."""
+"""Reading of a DICOM image's pixels, stored or rescaled, compressed or not."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hydrakit.data.dicom.decode import decode
-from hydrakit.data.dicom.header import DicomFile, first_line, lenient, numbers, text
+from hydrakit.data.dicom.header import DicomFile, first_line, lenient_pydicom, numbers, text
 from hydrakit.errors import DataError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pydicom.dataset import FileDataset
 
-# Mammograms are the largest single images, with about 30 million. A header that claims more would
-# have the decoder take gigabytes before it finds out.
-LARGEST = 48_000_000
+# Mammograms are the largest single images, with about 30 million pixels. If a broken header states
+# far more, the decoder would allocate gigabytes before it fails.
+MAX_PIXELS = 48_000_000
 _JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xF7})
 
 
 class MissingCodecError(DataError):
-    """Compressed pixels, and nothing is installed that decodes them.
+    """The pixels are compressed, and no installed package decodes them.
 
-    It says nothing about the file, so a dataset's reader lets it through: every other file of the
-    dataset is likely to be compressed in the same way.
+    This is not a fault of the file, so a dataset's reader lets the error through: the other files
+    of the dataset are probably compressed in the same way.
     """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StoredImage:
-    """An image as its file stores it.
+    """An image with its stored values and display tags.
 
     Attributes:
-        pixels: Stored values, ``(height, width)``, integers.
-        slope: RescaleSlope, or None.
-        intercept: RescaleIntercept, or None.
-        window: The first WindowCenter and WindowWidth (PS3.3 C.11.2), or None.
+        pixels: Stored integer values, ``(height, width)``.
+        slope: RescaleSlope; None if absent.
+        intercept: RescaleIntercept; None if absent.
+        window: First WindowCenter and WindowWidth (PS3.3 C.11.2); None if absent.
     """
 
     pixels: NDArray[Any]
@@ -49,53 +49,53 @@ class StoredImage:
 
 
 def read_pixels(path: Path, *, rescale: bool = False) -> NDArray[np.float32]:
-    """The pixels of a greyscale image with one frame, ``(height, width)``, as float32.
+    """Read the pixels of a single-frame greyscale image as float32, ``(height, width)``.
 
     Args:
-        path: A DICOM file.
-        rescale: Apply RescaleSlope and RescaleIntercept (PS3.3 C.11.1): of CT, this gives
-            Hounsfield units. Without it the stored values are given.
+        path: Path of the DICOM file.
+        rescale: Apply RescaleSlope and RescaleIntercept (PS3.3 C.11.1), which gives Hounsfield
+            units for CT; otherwise return the stored values.
 
     Raises:
         MissingCodecError: The pixels are compressed, and no installed package decodes them.
-        DataError: The pixels are cut off, damaged, not greyscale, or lack usable tags for
-            rescaling.
+        DataError: The pixels are truncated, damaged or not greyscale, or the file lacks usable
+            rescale tags.
     """
     image = read_stored(path)
     if not rescale:
         return image.pixels.astype(np.float32)
     if image.slope is None or image.intercept is None:
         raise DataError(
-            f"{path}: no usable RescaleSlope and RescaleIntercept, so no Hounsfield units: use CT "
-            "images that have them"
+            f"{path}: no usable RescaleSlope and RescaleIntercept for Hounsfield units: use CT "
+            "images with these tags"
         )
     with np.errstate(over="ignore", invalid="ignore"):
         rescaled = (image.pixels * image.slope + image.intercept).astype(np.float32)
     if not np.isfinite(rescaled).all():
         raise DataError(
             f"{path}: RescaleSlope {image.slope:g} and RescaleIntercept {image.intercept:g} give "
-            "no finite Hounsfield units: fetch the file again"
+            "values that are not finite: fetch the file again"
         )
     return rescaled
 
 
 def read_stored(path: Path) -> StoredImage:
-    """A greyscale image with one frame, as its file stores it.
+    """Read a single-frame greyscale image without rescaling.
 
     Raises:
         MissingCodecError: The pixels are compressed, and no installed package decodes them.
-        DataError: The pixels are cut off, damaged, or not greyscale.
+        DataError: The pixels are truncated, damaged, or not greyscale.
     """
     from pydicom import dcmread
     from pydicom.uid import RLELossless
 
     try:
-        with DicomFile(path) as file, lenient():
+        with DicomFile(path) as file, lenient_pydicom():
             dataset = dcmread(file)
             _check_codec(path, dataset)
             _check_size(dataset)
             syntax = dataset.file_meta.TransferSyntaxUID
-            in_c = syntax.is_compressed and syntax != RLELossless  # that one is decoded in Python
+            in_c = syntax.is_compressed and syntax != RLELossless  # pydicom decodes RLE in Python
             pixels = decode(path) if in_c else np.asarray(dataset.pixel_array)
             kind = text(dataset, "PhotometricInterpretation")
             slope, intercept, centre, width = (
@@ -105,21 +105,21 @@ def read_stored(path: Path) -> StoredImage:
     except DataError:
         raise
     except Exception as error:
-        # As in read_header: a damaged file can raise almost anything.
+        # A damaged file can raise almost any exception, as in read_header.
         raise DataError(
             f"{path}: the pixels cannot be read ({first_line(error)}): fetch the file again, or "
             "store it uncompressed"
         ) from error
     if pixels.ndim != 2 or not kind.startswith("MONOCHROME"):
         raise DataError(
-            f"{path}: {kind} pixels of shape {pixels.shape}: needed is one greyscale frame"
+            f"{path}: {kind} pixels of shape {pixels.shape}: one greyscale frame is required"
         )
     window = None if centre is None or width is None else (centre, width)
     return StoredImage(pixels=pixels, slope=slope, intercept=intercept, window=window)
 
 
 def _check_codec(path: Path, dataset: FileDataset) -> None:
-    """Raise MissingCodecError where nothing that is installed decodes the pixels."""
+    """Raise MissingCodecError if no installed package decodes the pixels."""
     from pydicom.pixels.decoders.base import get_decoder
 
     syntax = dataset.file_meta.TransferSyntaxUID
@@ -129,7 +129,7 @@ def _check_codec(path: Path, dataset: FileDataset) -> None:
         decoder = get_decoder(syntax)
     except NotImplementedError:
         raise MissingCodecError(
-            f"{path}: the pixels are compressed as {syntax.name}, which is not read here: store "
+            f"{path}: the pixels are compressed as {syntax.name}, which is not supported: store "
             "the images uncompressed"
         ) from None
     if not decoder.is_available:
@@ -140,26 +140,26 @@ def _check_codec(path: Path, dataset: FileDataset) -> None:
 
 
 def _check_size(dataset: FileDataset) -> None:
-    """Refuse what would unpack to far more than an image holds, before it is unpacked.
+    """Refuse an image that would decompress to too many pixels, before it is decompressed.
 
     Raises:
-        ValueError: The image claims to be huge, or its compressed frame is not of its size.
+        ValueError: The header states too many pixels, or a compressed frame has another size.
     """
     size = (int(dataset.Rows), int(dataset.Columns))
     frames = int(dataset.get("NumberOfFrames") or 1)
-    if not 0 < size[0] * size[1] * frames * int(dataset.SamplesPerPixel) <= LARGEST:
-        raise ValueError(f"{size[0]} x {size[1]} pixels in {frames} frames")
+    if not 0 < size[0] * size[1] * frames * int(dataset.SamplesPerPixel) <= MAX_PIXELS:
+        raise ValueError(f"{size[0]} x {size[1]} pixels in {frames} frames: too many, or none")
     if dataset.file_meta.TransferSyntaxUID.is_compressed:
         from pydicom.encaps import generate_frames
 
         frame = next(generate_frames(dataset.PixelData, number_of_frames=frames))
-        told = _codestream_size(frame)
-        if told not in (None, size):
-            raise ValueError(f"a compressed frame of {told} pixels in an image of {size}")
+        frame_size = _codestream_size(frame)
+        if frame_size not in (None, size):
+            raise ValueError(f"a compressed frame of {frame_size} pixels in an image of {size}")
 
 
 def _codestream_size(frame: bytes) -> tuple[int, int] | None:
-    """Height and width as a JPEG, JPEG-LS or JPEG 2000 frame tells them; None of other formats."""
+    """Return height and width of a JPEG, JPEG-LS or JPEG 2000 frame; None for other formats."""
     if frame[:4] == b"\xff\x4f\xff\x51":  # JPEG 2000 (ISO 15444-1 A.5.1): SIZ comes first
         width, height, left, top = struct.unpack(">4I", frame[8:24])
         return height - top, width - left

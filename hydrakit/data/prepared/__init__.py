@@ -1,1 +1,1 @@
-"""Preparing a dataset: normalised patches in a cache that is read again."""
+"""Preparation of a dataset: patches of all cases, stored in a cache for later runs."""

@@ -1,20 +1,21 @@
-"""What is taken of one image: the square around its centre, and its mean and deviation.
+"""Cropping of one image around its centre, and its mean and standard deviation.
 
-The square is larger than what the network sees, at twice its resolution, so that it can be rotated
-and shifted without meeting its own border (`views`).
+The crop is larger than the network's patch and has twice its resolution, so that augmentation can
+rotate and shift it without reaching its border (`hydrakit.data.augment`).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hydrakit.data.read import LoadedSample
-from hydrakit.hooks import FieldOfView
+if TYPE_CHECKING:
+    from hydrakit.data.read import LoadedSample
+    from hydrakit.hooks import FieldOfView
 
 OVERSAMPLING = 2
 MAX_ANGLE = 20.0
@@ -22,23 +23,23 @@ MAX_SHIFT = 1
 
 
 def canvas_side(patch: int) -> int:
-    """Side in pixels of a prepared patch: room for every view of a ``patch`` x ``patch`` image.
+    """Return the side of a prepared patch in pixels: enough for every view of side ``patch``.
 
-    A square turned by up to 20 degrees needs cos 20 + sin 20 times its side, and a shift one pixel
-    more on each side.
+    A square rotated by up to 20 degrees needs cos 20 + sin 20 times its side; a shift adds one
+    pixel on each side.
     """
     angle = math.radians(MAX_ANGLE)
     return OVERSAMPLING * (math.ceil(patch * (math.cos(angle) + math.sin(angle))) + MAX_SHIFT)
 
 
 def crop(sample: LoadedSample, view: FieldOfView, patch: int) -> NDArray[np.float32]:
-    """The square around a sample's centre, resampled to the prepared size.
+    """Crop the square around a sample's centre and resample it to the prepared size.
 
-    Outside the image its border pixels are repeated. Linear interpolation, with antialiasing where
-    the image is finer than the patch.
+    Border pixels are repeated outside the image. Interpolation is linear, with antialiasing if the
+    image is finer than the patch.
 
     Returns:
-        ``(channels, side, side)`` float32, in the image's own unit.
+        ``(channels, side, side)`` float32, in the image's unit.
     """
     from PIL import Image
 
@@ -47,15 +48,15 @@ def crop(sample: LoadedSample, view: FieldOfView, patch: int) -> NDArray[np.floa
     size = np.array(image.shape[1:], dtype=np.float64)
     if view.millimetres is not None:
         assert sample.spacing is not None  # read_cases has checked it
-        seen = view.millimetres / np.array(sample.spacing)
+        extent = view.millimetres / np.array(sample.spacing)
     else:
         assert view.share is not None
-        seen = view.share * size
-    half = seen * side / (OVERSAMPLING * patch) / 2
-    # Pillow counts from the image's upper left corner, samples from the middle of its first pixel.
+        extent = view.share * size
+    half = extent * side / (OVERSAMPLING * patch) / 2
+    # Pillow's origin is the image's upper left corner; a sample's is the centre of its first pixel.
     middle = size / 2 if sample.centre is None else np.array(sample.centre) + 0.5
     low, high = middle - half, middle + half
-    reach = np.maximum(np.ceil((high - low) / side), 1)  # of the filter beyond the box, in pixels
+    reach = np.maximum(np.ceil((high - low) / side), 1)  # filter support beyond the box, in pixels
     before = np.maximum(np.ceil(reach - low), 0).astype(int)
     after = np.maximum(np.ceil(high + reach - size), 0).astype(int)
     padded = np.pad(image, [(0, 0), *zip(before, after, strict=True)], mode="edge")
@@ -68,7 +69,7 @@ def crop(sample: LoadedSample, view: FieldOfView, patch: int) -> NDArray[np.floa
 
 
 def is_flat(image: NDArray[np.float32]) -> bool:
-    """Whether a channel of an image ``(channels, height, width)`` has one value everywhere."""
+    """Whether a channel of an image ``(channels, height, width)`` is constant."""
     pixels = image.reshape(len(image), -1)
     return bool((pixels.min(axis=1) == pixels.max(axis=1)).any())
 
@@ -77,12 +78,12 @@ def is_flat(image: NDArray[np.float32]) -> bool:
 class Statistics:
     """Mean and standard deviation per channel over images of any size, in double precision.
 
-    The sum of two is that of the images of both.
+    Adding two objects gives the statistics of all their images together.
 
     Attributes:
-        count: Number of pixels of a channel.
-        mean: ``(channels,)``.
-        squares: ``(channels,)`` sum of the squared differences from the mean.
+        count: Number of pixels per channel.
+        mean: Mean of each channel, ``(channels,)``.
+        squares: Sum of the squared differences from the mean, ``(channels,)``.
     """
 
     count: int
@@ -91,7 +92,7 @@ class Statistics:
 
     @classmethod
     def of(cls, image: NDArray[np.float32]) -> Self:
-        """Those of one image ``(channels, height, width)``."""
+        """Compute the statistics of one image ``(channels, height, width)``."""
         pixels = image.reshape(len(image), -1).astype(np.float64)
         mean = pixels.mean(axis=1)
         pixels -= mean[:, None]
@@ -99,7 +100,7 @@ class Statistics:
         return cls(count=pixels.shape[1], mean=mean, squares=pixels.sum(axis=1))
 
     def __add__(self, other: Self) -> Self:
-        """Those of the images of both (Chan et al. 1979, pairwise update)."""
+        """Combine the statistics of two sets of images (pairwise update, Chan et al. 1979)."""
         count = self.count + other.count
         delta = other.mean - self.mean
         return type(self)(
@@ -109,5 +110,5 @@ class Statistics:
         )
 
     def standard_deviation(self) -> NDArray[np.float64]:
-        """Of the population, per channel."""
+        """Return the population standard deviation of each channel."""
         return np.sqrt(self.squares / self.count)

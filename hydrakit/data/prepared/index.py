@@ -1,4 +1,4 @@
-"""What prepared data is, and its patches: the index of a folder that `prepare` fills."""
+"""Index of a dataset's prepared data, and access to its patches."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from hydrakit.data.prepared.store import Rows, map_rows
 from hydrakit.hooks import Label
 from hydrakit.schema import Frozen
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from hydrakit.data.prepared.store import Rows
+
 
 class PreparedCase(Frozen):
-    """What is kept of a sample besides its pixels.
+    """Metadata of a prepared case: everything but its pixels.
 
     Attributes:
-        key: As in `Sample`.
-        label: As in `Sample`.
-        patient: As in `Sample`.
-        group: As in `Sample`.
-        finding: Key of the first case of its finding: cases of one finding have one name here,
-            which no other finding of the dataset has.
-        split: As in `Sample`.
-        subgroups: As in `Sample`.
-        facts: Of the image (`image_facts`) and of the sample; numbers are finite.
+        key: Identity of the case, unique in its dataset.
+        label: Label as in `hydrakit.hooks.Sample`; None if it is unknown.
+        patient: Pseudonymous patient identifier.
+        group: Name of the group of cases that must stay together, if any.
+        finding: Key of the first case of the finding: equal for all cases of one finding, and
+            unique to it in the dataset.
+        split: Split that the dataset declares for the case, if any.
+        subgroups: Subgroups of the case and their values.
+        facts: Facts of the image (`image_facts`) and of the sample; numbers are finite.
         content: `hydrakit.data.quality.duplicates.content_digest` of the whole image.
     """
 
@@ -47,7 +48,7 @@ class PreparedCase(Frozen):
 
 
 class ExcludedCase(Frozen):
-    """A case without a usable image, and why."""
+    """A case without a usable image, and the reason."""
 
     key: str
     reason: str
@@ -61,20 +62,20 @@ class Intensity(Frozen):
 
 
 class Index(Frozen):
-    """What prepared data is.
+    """Description of a dataset's prepared data.
 
     Attributes:
-        format: Version of this description.
-        dataset: Name of its adapter.
-        content: SHA-256 of the patches and of the cases, in hexadecimal: equal for equal data,
-            wherever it lies.
-        channels: Of the images.
-        side: Of the prepared patches, in pixels.
-        cases: In the order in which the adapter gave them.
-        excluded: Cases that have no patch.
-        number: In the names of the files that hold the rows.
-        rows: Where in them each case lies.
-        patients: What each patient's images are z-scored by.
+        format: Version of the index format.
+        dataset: Name of the dataset.
+        content: SHA-256 of the patches and cases, in hexadecimal: equal for equal data, wherever
+            it is stored.
+        channels: Number of channels of the images.
+        side: Side of the prepared patches, in pixels.
+        cases: Prepared cases, in the adapter's order.
+        excluded: Cases without a patch.
+        number: Number in the names of the files that hold the rows.
+        rows: Row of each case in these files.
+        patients: Mean and deviation for z-scoring, by patient.
     """
 
     format: Literal[3] = 3
@@ -91,11 +92,11 @@ class Index(Frozen):
 
 @dataclass(frozen=True, eq=False)
 class PreparedDataset:
-    """A dataset's prepared patches, mapped from disk: nothing is read before it is asked for.
+    """A dataset's prepared patches, memory-mapped: the disk is read only on access.
 
     Attributes:
-        index: What there is.
-        folder: Where it lies.
+        index: Description of the prepared data.
+        folder: Folder of the prepared data.
     """
 
     index: Index
@@ -104,7 +105,7 @@ class PreparedDataset:
     _thumbnails: Rows = field(repr=False)
 
     def rows(self, rows: Sequence[int]) -> NDArray[np.float32]:
-        """The patches of some cases, z-scored, ``(n, channels, side, side)`` float32.
+        """Return the z-scored patches of some cases, ``(n, channels, side, side)`` float32.
 
         Args:
             rows: Indices into ``index.cases``.
@@ -118,29 +119,31 @@ class PreparedDataset:
         return patches
 
     def mapped(self) -> Tensor:
-        """All rows on disk as they are, ``(rows, channels, side, side)``, mapped: none is read yet.
+        """Return all stored rows, memory-mapped and not z-scored, ``(rows, channels, side, side)``.
 
-        Where in it a case lies, ``index.rows`` tells.
+        ``index.rows`` gives the row of each case.
         """
         import torch
 
         return torch.from_numpy(self._crops)
 
     def thumbnails(self) -> NDArray[np.float32]:
-        """The `thumbnail` of each case's whole image, ``(cases, 576)``."""
+        """Return the `thumbnail` of each case's whole image, ``(cases, 576)``."""
         return np.asarray(self._thumbnails[list(self.index.rows)])
 
 
 def open_prepared(path: Path) -> PreparedDataset:
-    """The prepared data of an index.
+    """Open the prepared data that an index file describes.
 
     Raises:
-        OSError: The index or its rows are absent.
-        ValueError: They are broken.
+        OSError: The index or its rows are missing.
+        ValueError: The index or its rows are broken.
     """
     index = Index.model_validate_json(path.read_bytes())
     if len(index.rows) != len(index.cases):
         raise ValueError(f"{path.name}: {len(index.cases)} cases have {len(index.rows)} rows")
+    from hydrakit.data.prepared.store import map_rows
+
     crops, thumbnails = map_rows(
         path.parent,
         index.number,

@@ -1,7 +1,7 @@
-"""The files that prepared data was made from: which of them changed since.
+"""Detection of changes in the source files of prepared data.
 
-A listing tells by sizes and times whether anything changed at all. A manifest holds the SHA-256 of
-every file that an image came from; a file is read again only where its size or time differs.
+`listing_digest` detects from sizes and modification times whether any file changed. The manifest
+stores the SHA-256 of every source file; a file is hashed again only if its size or time differs.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ NAME = "manifest.json"
 
 
 def listing_digest(root: Path, elsewhere: Iterable[Path], *, ignore: Path) -> str:
-    """SHA-256 of the paths, sizes and times of all files of a dataset; none of them is opened.
+    """Return the SHA-256 of the paths, sizes and times of a dataset's files, without opening them.
 
     Args:
-        root: The dataset's folder; paths count from it.
+        root: Folder of the dataset; paths are relative to it.
         elsewhere: Further folders of the dataset.
-        ignore: A folder whose files do not count, where it lies in one of these (the cache).
+        ignore: Folder to leave out if it lies inside one of these (the cache).
 
     Raises:
         DataError: A folder is missing or cannot be listed.
@@ -39,7 +39,7 @@ def listing_digest(root: Path, elsewhere: Iterable[Path], *, ignore: Path) -> st
         try:
             status = os.stat(path)  # noqa: PTH116 - a third faster, 300,000 times
             facts = f"{status.st_size} {status.st_mtime_ns}"
-        except OSError:  # a link that leads nowhere, or a file that has just gone
+        except OSError:  # a broken link, or a file that was just removed
             facts = ""
         hasher.update(f"{_name(path, base)!r} {facts}\n".encode())
     return hasher.hexdigest()
@@ -47,13 +47,13 @@ def listing_digest(root: Path, elsewhere: Iterable[Path], *, ignore: Path) -> st
 
 def _files(folders: Iterable[Path], *, ignore: Path) -> Iterator[str]:
     for folder in folders:
-        # Of a folder that lies elsewhere this begins with "..", as no path of `walk` does.
-        below = os.path.join(folder, os.path.relpath(ignore, folder), "")  # noqa: PTH118
-        yield from (path for path in map(os.fspath, walk(folder)) if not path.startswith(below))
+        # If ``ignore`` lies outside ``folder``, this begins with "..", as no path of `walk` does.
+        prefix = os.path.join(folder, os.path.relpath(ignore, folder), "")  # noqa: PTH118
+        yield from (path for path in map(os.fspath, walk(folder)) if not path.startswith(prefix))
 
 
 def _name(path: str, root: str) -> str:
-    """A file's path as seen from the root: equal for equal data elsewhere."""
+    """Return a file's path relative to the root: equal for equal data in another place."""
     if path.startswith(root) and path[len(root) :][:1] == os.sep:
         return path[len(root) + 1 :]
     return os.path.relpath(path, root)
@@ -61,12 +61,12 @@ def _name(path: str, root: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFile:
-    """A file as it was when it was prepared.
+    """State of a source file at its preparation.
 
     Attributes:
-        size: In bytes.
-        mtime_ns: Time of the last change, in nanoseconds.
-        sha256: Of its bytes, in hexadecimal.
+        size: File size in bytes.
+        mtime_ns: Time of the last modification, in nanoseconds.
+        sha256: SHA-256 of the content, in hexadecimal.
     """
 
     size: int
@@ -75,18 +75,18 @@ class SourceFile:
 
 
 class Manifest:
-    """The source files of prepared data; several threads may ask it at once.
+    """Manifest of the source files of prepared data; safe to use from several threads.
 
     Attributes:
-        changed: Paths, from the root, of the files that are other than they were.
+        changed: Paths, relative to the root, of the files whose content has changed.
     """
 
     def __init__(self, folder: Path, root: Path) -> None:
-        """Take up what an earlier preparing left in ``folder``.
+        """Read the manifest of an earlier preparation in ``folder``, if there is one.
 
         Raises:
             OSError: The manifest cannot be read.
-            ValueError: It is broken.
+            ValueError: The manifest is broken.
         """
         self.changed: set[str] = set()
         self._path, self._root = folder / NAME, os.fspath(root)
@@ -95,7 +95,7 @@ class Manifest:
         self._lock = threading.Lock()
 
     def digest(self, path: Path) -> str:
-        """SHA-256 of a file, from the manifest where it is as it was.
+        """Return the SHA-256 of a file; an unchanged file's comes from the manifest.
 
         Raises:
             OSError: The file cannot be read.
@@ -108,12 +108,12 @@ class Manifest:
                 future = self._now[name] = Future()
         if is_first:
             try:
-                future.set_result(self._look(path, name))
+                future.set_result(self._current(path, name))
             except BaseException as error:
                 future.set_exception(error)
         return future.result().sha256
 
-    def _look(self, path: Path, name: str) -> SourceFile:
+    def _current(self, path: Path, name: str) -> SourceFile:
         before = self._before.get(name)
         status = path.stat()
         size, mtime = status.st_size, status.st_mtime_ns
@@ -125,16 +125,16 @@ class Manifest:
             self.changed.add(name)
         return SourceFile(size=size, mtime_ns=mtime, sha256=sha)
 
-    def check_still(self, path: Path) -> None:
-        """Make sure that a file, after its image was read, is the one that `digest` saw.
+    def check_unchanged(self, path: Path) -> None:
+        """Check, after its image was read, that a file has not changed since `digest` hashed it.
 
         Raises:
-            DataError: It changed in between (it is still being downloaded, say).
+            DataError: The file changed in between (for example because of a running download).
         """
-        seen = self._now[_name(os.fspath(path), self._root)].result()
+        hashed = self._now[_name(os.fspath(path), self._root)].result()
         try:
             status = path.stat()
-            same = (status.st_size, status.st_mtime_ns) == (seen.size, seen.mtime_ns)
+            same = (status.st_size, status.st_mtime_ns) == (hashed.size, hashed.mtime_ns)
         except OSError:
             same = False
         if not same:
@@ -143,15 +143,15 @@ class Manifest:
             )
 
     def save(self) -> None:
-        """Write the files that were asked for, in place of those of before.
+        """Write the files that `digest` was called for; they replace the earlier manifest.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The manifest cannot be written.
         """
-        seen = {name: self._now[name] for name in sorted(self._now)}
+        futures = {name: self._now[name] for name in sorted(self._now)}
         files = [
             {"path": name} | asdict(future.result())
-            for name, future in seen.items()
+            for name, future in futures.items()
             if future.exception() is None
         ]
         lines = ",\n".join(json.dumps(file) for file in files)
@@ -159,7 +159,7 @@ class Manifest:
 
 
 def _read(path: Path) -> dict[str, SourceFile]:
-    """The files of a manifest by path; none where there is no manifest yet."""
+    """Read the files of a manifest, by path; none if there is no manifest yet."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:

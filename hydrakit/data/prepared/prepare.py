@@ -1,9 +1,9 @@
-"""Preparing a dataset once: z-scored patches around each case's centre, mapped from disk.
+"""Preparation of a dataset: patches around each case's centre, stored on disk once.
 
-What is prepared lies in a folder of the cache, one for each dataset, place and setting (see `store`
-for its rows, `manifest` for the files that they were made from). An index, written whole and last,
-tells which rows the cases have: while the dataset's files stay as they were, nothing else is read.
-When files change, only their images are read again.
+Prepared data lies in one folder of the cache for each dataset, location and setting. Module `store`
+holds its rows, module `manifest` the state of the source files. The index, written last and
+atomically, gives the row of each case: while the dataset's files are unchanged, nothing else is
+read. When files change, only their images are read again.
 """
 
 from __future__ import annotations
@@ -25,9 +25,6 @@ from typing import TypeVar
 from filelock import FileLock, Timeout
 
 from hydrakit.data.prepared.crop import (
-    MAX_ANGLE,
-    MAX_SHIFT,
-    OVERSAMPLING,
     Statistics,
     canvas_side,
     crop,
@@ -45,36 +42,22 @@ from hydrakit.data.prepared.manifest import Manifest, listing_digest
 from hydrakit.data.prepared.store import NewEntry, Store, StoreEntry
 from hydrakit.data.quality.duplicates import content_digest, thumbnail
 from hydrakit.data.quality.shortcuts import image_facts
-from hydrakit.data.read import check_channels, check_root, load_image, read_cases, unreadable
+from hydrakit.data.read import check_channels, check_root, load_image, read_cases, unreadable_case
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, OptionValue, Sample, Unusable
 from hydrakit.plugins.options import resolve_options
 from hydrakit.storage.files import write_atomic
 from hydrakit.storage.paths import cache_folder, using_cache
 
-__all__ = [
-    "MAX_ANGLE",
-    "MAX_SHIFT",
-    "OVERSAMPLING",
-    "ExcludedCase",
-    "Index",
-    "PreparedCase",
-    "PreparedDataset",
-    "Statistics",
-    "canvas_side",
-    "crop",
-    "prepare",
-]
-
 FORMAT = 3
 MAX_THREADS = 16
-IN_FLIGHT = 4  # images for each thread: so the threads need not wait for the writing
-NAMES_SHOWN = 3
+IN_FLIGHT = 4  # images per thread in progress, so that the threads do not wait for writing
+MAX_NAMES = 3
 
 _log = logging.getLogger(__name__)
 
-Given = TypeVar("Given")
-Done = TypeVar("Done")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def prepare(
@@ -87,24 +70,24 @@ def prepare(
     threads: int | None = None,
     on_case: Callable[[int], None] = lambda _: None,
 ) -> PreparedDataset:
-    """A dataset's prepared patches, from the cache or made now.
+    """Return a dataset's prepared patches, from the cache or newly prepared.
 
     Each patient's images are z-scored per channel by the mean and the standard deviation over all
-    pixels of that patient's images (paper, Section II-B); a dataset without patients gives each
-    image a patient of its own, and so is z-scored image by image.
+    pixels of that patient's images (paper, Section II-B). A dataset without patients gives each
+    image its own patient, so that it is z-scored image by image.
 
-    A preparing that was stopped at any moment goes on, and gives what it would have given. Another
-    process that prepares the same data is waited for.
+    An interrupted preparation continues and gives the same result. If another process prepares the
+    same data, this function waits for it.
 
     Args:
-        adapter: Who reads.
-        root: The dataset's folder.
-        options: The adapter's options, as given.
-        patch: Side in pixels of what the network will see.
+        adapter: Adapter of the dataset.
+        root: Folder of the dataset.
+        options: Adapter options, as given by the user.
+        patch: Side of the network's patches in pixels.
         cache: Folder of every cache; None for that of the active context (`cache_folder`).
-        threads: How many images are prepared at a time; None for one per processor. It does not
-            change the result.
-        on_case: Called with the number of cases done so far.
+        threads: Number of images prepared at the same time; None for one per processor. It does
+            not change the result.
+        on_case: Called with the number of cases prepared so far.
 
     Raises:
         DataError: The dataset cannot be read, or has no usable case; or the cache is unusable.
@@ -128,24 +111,24 @@ def _prepare(
     folder = _folder(adapter, root, resolve_options(adapter, options), patch=patch, cache=cache)
     listing = listing_digest(root, adapter.elsewhere, ignore=cache)
     path = folder / f"index-{listing[:16]}.json"
-    with suppress(OSError, ValueError):  # absent; or broken: look again while nobody writes
+    with suppress(OSError, ValueError):  # missing, or broken: try again under the lock
         return open_prepared(path)
-    with _locked(folder):
+    with _folder_lock(folder):
         try:
             if path.exists():
                 return open_prepared(path)
-            with _keeping(folder):
+            with _cache_errors(folder):
                 _clear(folder)
                 manifest = Manifest(folder, root)
                 store = Store(folder, side=canvas_side(patch))
         except (OSError, ValueError) as error:
-            raise _broken(folder, error) from None
+            raise _broken_cache_error(folder, error) from None
         with store:
-            preparing = _Preparing(adapter, root, patch=patch, manifest=manifest, store=store)
-            index = preparing.run(options, threads=threads or _processors(), on_case=on_case)
-        with _keeping(folder):
+            preparation = _Preparation(adapter, root, patch=patch, manifest=manifest, store=store)
+            index = preparation.run(options, threads=threads or _processors(), on_case=on_case)
+        with _cache_errors(folder):
             write_atomic(path, index.model_dump_json().encode())
-            store.remove_others()
+            store.remove_other_numbers()
             return open_prepared(path)
 
 
@@ -157,7 +140,7 @@ def _folder(
     patch: int,
     cache: Path,
 ) -> Path:
-    """The folder of all that decides the prepared patches, apart from the dataset's files."""
+    """Return the cache folder; its name is a digest of all settings that determine the patches."""
     view = [adapter.field_of_view.millimetres, adapter.field_of_view.share]
     facts = [FORMAT, adapter.name, adapter.version, adapter.classes, adapter.task, patch, view]
     text = json.dumps([facts, sorted(options.items()), os.path.realpath(root)])
@@ -165,14 +148,14 @@ def _folder(
 
 
 def _processors() -> int:
-    """How many processors this process may use, 16 at most."""
+    """Return the number of processors available to this process, 16 at most."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return min(len(os.sched_getaffinity(0)), MAX_THREADS)
     return min(os.cpu_count() or 1, MAX_THREADS)
 
 
-class _Preparing:
-    """One pass over a dataset's cases: what is not in the store is read and added to it."""
+class _Preparation:
+    """One pass over a dataset's cases: reads those that are not in the store, and adds them."""
 
     def __init__(
         self, adapter: DatasetAdapter, root: Path, *, patch: int, manifest: Manifest, store: Store
@@ -181,9 +164,9 @@ class _Preparing:
         self.manifest, self.store = manifest, store
         self.known = {entry.signature: entry for entry in store.entries if entry.signature}
         self.cases: list[PreparedCase] = []
-        self.entries: list[StoreEntry] = []  # of each case
+        self.entries: list[StoreEntry] = []  # one for each of `cases`
         self.excluded: list[ExcludedCase] = []
-        self.findings: dict[tuple[str, ...], str] = {}  # the key of the first case of each
+        self.findings: dict[tuple[str, ...], str] = {}  # key of each finding's first case
 
     def run(
         self,
@@ -195,32 +178,32 @@ class _Preparing:
         """Prepare every case.
 
         Raises:
-            DataError: As `prepare`.
+            DataError: As in `prepare`.
         """
         cases = read_cases(self.adapter, self.root, options)
-        with closing(_in_order(self._prepare, cases, threads=threads)) as outcomes:
+        with closing(_map_in_order(self._prepare, cases, threads=threads)) as outcomes:
             for case, outcome in outcomes:
-                self._take(case, outcome)
+                self._add(case, outcome)
                 on_case(len(self.cases) + len(self.excluded))
         if not self.cases:
-            raise self._no_case()
-        with _keeping(self.store.folder):
+            raise self._no_case_error()
+        with _cache_errors(self.store.folder):
             self.store.commit()
             if len(self.store.entries) > 2 * len(self.entries):
                 self.entries = self.store.compact(self.entries)
             self.manifest.save()
-        self._tell_changes()
+        self._warn_changes()
         return self._index()
 
     def _prepare(self, case: Sample | Unusable) -> StoreEntry | NewEntry | Unusable:
-        """What becomes of a case; called in another thread."""
+        """Prepare one case; called in worker threads."""
         if isinstance(case, Unusable):
             return case
         try:
             signature = self._signature(case)
         except OSError as error:
             reason = f"its file cannot be opened ({error.strerror or error})"
-            return unreadable(self.adapter, case, reason)
+            return unreadable_case(self.adapter, case, reason)
         if signature in self.known:
             return self.known[signature]
         loaded = load_image(self.adapter, case)
@@ -229,7 +212,7 @@ class _Preparing:
         if is_flat(loaded.image):
             return Unusable(key=case.key, reason="the image has no contrast")
         for path in case.source:
-            self.manifest.check_still(path)
+            self.manifest.check_unchanged(path)
         return NewEntry(
             signature=signature,
             crop=crop(loaded, self.adapter.field_of_view, self.patch),
@@ -240,30 +223,30 @@ class _Preparing:
         )
 
     def _signature(self, sample: Sample) -> str | None:
-        """SHA-256 of what decides a sample's row; None where no file is named."""
+        """Return the SHA-256 of what determines a sample's row; None if it names no file."""
         if not sample.source:
             return None
         pairs = [pair and [float(at) for at in pair] for pair in (sample.centre, sample.spacing)]
         digests = [self.manifest.digest(path) for path in sample.source]
         return hashlib.sha256(json.dumps([sample.key, pairs, digests]).encode()).hexdigest()
 
-    def _take(self, sample: Sample | Unusable, outcome: StoreEntry | NewEntry | Unusable) -> None:
-        """Keep what became of a case, in the order of the cases."""
+    def _add(self, sample: Sample | Unusable, outcome: StoreEntry | NewEntry | Unusable) -> None:
+        """Add the outcome of a case; called in the order of the cases."""
         if isinstance(outcome, Unusable):
             self.excluded.append(ExcludedCase(key=outcome.key, reason=outcome.reason))
             return
-        assert isinstance(sample, Sample)  # what an adapter calls unusable has no other outcome
+        assert isinstance(sample, Sample)  # an Unusable from the adapter has no other outcome
         channels = len(outcome.crop if isinstance(outcome, NewEntry) else outcome.mean)
         before = len(self.entries[0].mean) if self.entries else None
         check_channels(self.adapter, sample, channels=channels, before=before)
         if isinstance(outcome, NewEntry):
-            with _keeping(self.store.folder):
+            with _cache_errors(self.store.folder):
                 outcome = self.store.append(outcome)
         self.entries.append(outcome)
         finding = self.findings.setdefault(_finding(sample, outcome), sample.key)
         self.cases.append(_case(sample, outcome, finding))
 
-    def _no_case(self) -> DataError:
+    def _no_case_error(self) -> DataError:
         cases = f": {len(self.excluded)} cases, the first: " if self.excluded else ""
         reason = self.excluded[0].reason if self.excluded else ""
         return DataError(
@@ -271,16 +254,16 @@ class _Preparing:
             f"(see `hydrakit datasets check {self.adapter.name}`)"
         )
 
-    def _tell_changes(self) -> None:
+    def _warn_changes(self) -> None:
         changed = sorted(self.manifest.changed)
         if changed:
-            more = f", and {len(changed) - NAMES_SHOWN} more" if len(changed) > NAMES_SHOWN else ""
+            more = f", and {len(changed) - MAX_NAMES} more" if len(changed) > MAX_NAMES else ""
             _log.warning(
                 "%s: %d %s changed since they were prepared: %s%s",
                 self.adapter.name,
                 len(changed),
                 "file" if len(changed) == 1 else "files",
-                ", ".join(changed[:NAMES_SHOWN]),
+                ", ".join(changed[:MAX_NAMES]),
                 more,
             )
 
@@ -290,8 +273,8 @@ class _Preparing:
         for case, entry in zip(self.cases, self.entries, strict=True):
             total = totals.get(case.patient)
             totals[case.patient] = total + entry.statistics if total else entry.statistics
-            told = case.model_dump(mode="json", exclude={"facts"})
-            hasher.update(json.dumps([told, entry.crop]).encode())
+            metadata = case.model_dump(mode="json", exclude={"facts"})
+            hasher.update(json.dumps([metadata, entry.crop]).encode())
         return Index(
             dataset=self.adapter.name,
             content=hasher.hexdigest(),
@@ -312,10 +295,10 @@ class _Preparing:
 
 
 def _finding(sample: Sample, entry: StoreEntry) -> tuple[str, ...]:
-    """What the samples of one finding have in common.
+    """Return what identifies a sample's finding.
 
-    Of those without a name it is all that the network sees: two lesions of one image differ in the
-    crop.
+    If the finding has no name, everything that the network sees identifies it: two lesions of one
+    image differ in the crop.
     """
     if sample.finding is not None:
         return "named", sample.patient, sample.finding
@@ -341,37 +324,37 @@ def _case(sample: Sample, entry: StoreEntry, finding: str) -> PreparedCase:
     )
 
 
-def _in_order(
-    work: Callable[[Given], Done], cases: Iterator[Given], *, threads: int
-) -> Generator[tuple[Given, Done]]:
-    """Each case with what the work makes of it, in order; several are under way at a time.
+def _map_in_order(
+    work: Callable[[Item], Result], cases: Iterator[Item], *, threads: int
+) -> Generator[tuple[Item, Result]]:
+    """Yield each case with the result of ``work``, in order, computed by several threads.
 
-    However many cases there are, a few of them are in memory.
+    Only a few cases are in memory at a time.
     """
-    waiting: deque[tuple[Given, Future[Done]]] = deque()
+    pending: deque[tuple[Item, Future[Result]]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
     with warnings.catch_warnings():
-        # Filters are of the whole process: an adapter that sets and restores them in one thread
-        # would unset them in another. So the decoders' warnings are hushed here.
+        # Warning filters are process-wide: an adapter that sets and restores them in one thread
+        # would unset them in another. So the decoders' warnings are suppressed here.
         warnings.filterwarnings("ignore", module=r"(PIL|pydicom)\b")
         try:
             for case in cases:
-                waiting.append((case, pool.submit(copy_context().run, work, case)))
-                if len(waiting) >= IN_FLIGHT * threads:
-                    first, future = waiting.popleft()
+                pending.append((case, pool.submit(copy_context().run, work, case)))
+                if len(pending) >= IN_FLIGHT * threads:
+                    first, future = pending.popleft()
                     yield first, future.result()
-            while waiting:
-                first, future = waiting.popleft()
+            while pending:
+                first, future = pending.popleft()
                 yield first, future.result()
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from preparing the same; the lock goes when its process does."""
+def _folder_lock(folder: Path) -> Iterator[None]:
+    """Lock a folder against other processes; the lock is released when its process ends."""
     lock = FileLock(folder / ".lock")
-    with _keeping(folder):
+    with _cache_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
@@ -385,9 +368,9 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _clear(folder: Path) -> None:
-    """Remove the indexes of other states of the files, and what a killed process left half done.
+    """Remove outdated indexes, and temporary files of interrupted processes.
 
-    They go before any row does: an index that is there is whole, with all of its rows.
+    Indexes are removed before any rows, so that an existing index always has all of its rows.
     """
     for path in folder.iterdir():
         if path.name.startswith("index-") or (path.name[0] == "." and path.name != ".lock"):
@@ -395,19 +378,19 @@ def _clear(folder: Path) -> None:
 
 
 @contextmanager
-def _keeping(folder: Path) -> Iterator[None]:
-    """Turn a failure of the disk into a line for the user."""
+def _cache_errors(folder: Path) -> Iterator[None]:
+    """Convert an OSError in the cache folder to a DataError."""
     try:
         yield
     except OSError as error:
         raise DataError(
-            f"{folder.parent}: prepared data cannot be kept there ({error.strerror or error}): "
+            f"{folder.parent}: prepared data cannot be stored ({error.strerror or error}): "
             "choose another folder with `--cache` or $HYDRAKIT_CACHE"
         ) from None
 
 
-def _broken(folder: Path, error: Exception) -> DataError:
+def _broken_cache_error(folder: Path, error: Exception) -> DataError:
     reason = str(error).splitlines()[0]
     return DataError(
-        f"{folder}: prepared data cannot be read ({reason}): delete this folder to prepare anew"
+        f"{folder}: prepared data cannot be read ({reason}): delete this folder to prepare it again"
     )

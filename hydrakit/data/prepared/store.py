@@ -1,15 +1,15 @@
-"""The prepared images of a dataset on disk: rows that are only ever added, and what they are.
+"""On-disk store of a dataset's prepared images: append-only rows, and a journal that lists them.
 
 A folder of prepared data holds::
 
     crops-0.f32        one crop after another, ``(channels, side, side)`` float32, not z-scored
     thumbnails-0.f32   one thumbnail after another, ``(576,)`` float32
-    journal-0.jsonl    one line for each row: what it was made from, and what it is
+    journal-0.jsonl    one line for each row: its source and its metadata
 
-The journal is written last, after the rows are safe on disk: rows without a line do not count, and
-are written over. So a preparing that was killed goes on where its journal ends. Rows that are used
-no more stay until they are the larger part; the others are then copied to files with the next
-number, so that someone who has the old ones mapped sees no other bytes.
+The journal is written last, after the rows are flushed to disk. Rows without a journal line do not
+count and are overwritten, so that an interrupted preparation continues where its journal ends.
+Unused rows stay until they are the majority; the used rows are then copied to files with the next
+number, so that processes that have mapped the old files are not affected.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from hydrakit.storage.files import write_atomic
 THUMBNAIL = BANDS * BANDS
 FLOAT = np.dtype("<f4")
 
-# Rows are made safe so often: what a killed preparing has to do again.
+# How often rows are flushed to disk: an interruption loses at most the rows since the last flush.
 COMMIT_ROWS = 256
 COMMIT_SECONDS = 1.0
 
@@ -47,17 +47,17 @@ Rows = np.memmap[tuple[int, ...], np.dtype[np.float32]]
 
 
 class StoreEntry(Frozen):
-    """A line of the journal: what is known of a prepared image.
+    """A line of the journal: the metadata of a prepared image.
 
     Attributes:
-        row: In the two files of rows.
-        signature: SHA-256 of all that decides the row; None where that is not known.
-        count: Number of pixels of a channel of the whole image.
-        mean: Of each channel of the whole image.
-        squares: Sum of the squared differences from the mean, of each channel.
+        row: Index of the image's row in the crops and thumbnails files.
+        signature: SHA-256 of everything that determines the row; None if that is unknown.
+        count: Number of pixels per channel of the whole image.
+        mean: Mean of each channel of the whole image.
+        squares: Sum of the squared differences from the mean, for each channel.
         content: `hydrakit.data.quality.duplicates.content_digest` of the whole image.
         crop: SHA-256 of the crop's bytes.
-        facts: `hydrakit.data.quality.shortcuts.image_facts`.
+        facts: Facts of the image, from `hydrakit.data.quality.shortcuts.image_facts`.
     """
 
     row: int
@@ -71,7 +71,7 @@ class StoreEntry(Frozen):
 
     @property
     def statistics(self) -> Statistics:
-        """Of the whole image, to be added up with those of the patient's others."""
+        """Statistics of the whole image, for adding to those of the patient's other images."""
         mean, squares = np.array(self.mean), np.array(self.squares)
         return Statistics(count=self.count, mean=mean, squares=squares)
 
@@ -81,13 +81,13 @@ class NewEntry:
     """A newly prepared image.
 
     Attributes:
-        signature: As in `StoreEntry`.
-        crop: ``(channels, side, side)`` float32.
-        thumbnail: ``(576,)`` float32.
-        statistics: Of the whole image.
-        content: As in `StoreEntry`.
-        facts: As in `StoreEntry`.
-        crop_digest: SHA-256 of the crop's bytes, as they are stored.
+        signature: SHA-256 of everything that determines the row; None if that is unknown.
+        crop: Crop of the image, ``(channels, side, side)`` float32.
+        thumbnail: Thumbnail of the image, ``(576,)`` float32.
+        statistics: Statistics of the whole image.
+        content: Content digest of the whole image.
+        facts: Facts of the image.
+        crop_digest: SHA-256 of the stored bytes of the crop.
     """
 
     signature: str | None
@@ -99,21 +99,22 @@ class NewEntry:
     crop_digest: str = field(init=False)
 
     def __post_init__(self) -> None:
-        """Take the digest here, in the thread that prepares, and not in the one that writes."""
+        """Compute the crop's digest in the preparing thread, not in the writing thread."""
         stored = np.ascontiguousarray(self.crop, dtype=FLOAT)
         object.__setattr__(self, "crop_digest", hashlib.sha256(stored.data).hexdigest())
 
 
 class Store:
-    """The rows of a folder, for the one process that adds to them; for a ``with`` block.
+    """The rows of a folder, open for appending by one process; a context manager.
 
     Attributes:
-        number: In the names of the files.
-        entries: Of each row.
+        folder: Folder of the files.
+        number: Number in the names of the files.
+        entries: Journal entries of the rows.
     """
 
     def __init__(self, folder: Path, *, side: int) -> None:
-        """Read the journal, and clear away what no journal speaks of.
+        """Read the journal, and remove files without a journal.
 
         Raises:
             OSError: The folder cannot be read or written.
@@ -130,10 +131,10 @@ class Store:
         self.number = max(journals, default=max(numbers, default=-1) + 1)
         self.entries: list[StoreEntry] = _read_journal(_paths(folder, self.number)[2])
         self._check_rows()
-        self.remove_others()
+        self.remove_other_numbers()
 
     def __enter__(self) -> Self:
-        """The store itself."""
+        """Return the store itself."""
         return self
 
     def __exit__(
@@ -142,44 +143,44 @@ class Store:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Make safe what was added, whatever stopped the adding, and close the files."""
+        """Flush the added rows to disk, also after an error, and close the files."""
         try:
             if error is None:
                 self.commit()
             else:
-                with suppress(OSError):  # the disk is full, say: then this is the error to tell
+                with suppress(OSError):  # for example a full disk; report the first error instead
                     self.commit()
         finally:
             self._close()
 
     @property
     def channels(self) -> int | None:
-        """Of the rows; None while there are none."""
+        """Number of channels of the rows; None while there are none."""
         return len(self.entries[0].mean) if self.entries else None
 
-    def append(self, made: NewEntry) -> StoreEntry:
+    def append(self, new: NewEntry) -> StoreEntry:
         """Add a row.
 
-        Rows of one store have the same number of channels. If that has changed, no old row can be
-        used any more, and the store begins anew with the next number.
+        All rows of a store have the same number of channels. If the new row has another number, no
+        old row is usable any more, and the store starts again with the next file number.
 
         Raises:
-            OSError: The disk is full, say.
+            OSError: The row cannot be written, for example because the disk is full.
         """
-        if self.channels not in (None, len(made.crop)):
+        if self.channels not in (None, len(new.crop)):
             self._begin(self.number + 1, [])
         files = self._files = self._files or self._open()
-        crop = np.ascontiguousarray(made.crop, dtype=FLOAT).tobytes()
-        thumbnail = np.ascontiguousarray(made.thumbnail, dtype=FLOAT).tobytes()
+        crop = np.ascontiguousarray(new.crop, dtype=FLOAT).tobytes()
+        thumbnail = np.ascontiguousarray(new.thumbnail, dtype=FLOAT).tobytes()
         entry = StoreEntry(
             row=len(self.entries),
-            signature=made.signature,
-            count=made.statistics.count,
-            mean=tuple(made.statistics.mean.tolist()),
-            squares=tuple(made.statistics.squares.tolist()),
-            content=made.content,
-            crop=made.crop_digest,
-            facts=made.facts,
+            signature=new.signature,
+            count=new.statistics.count,
+            mean=tuple(new.statistics.mean.tolist()),
+            squares=tuple(new.statistics.squares.tolist()),
+            content=new.content,
+            crop=new.crop_digest,
+            facts=new.facts,
         )
         for file, data in zip(files[:2], (crop, thumbnail), strict=True):
             _write_at(file, entry.row * len(data), data)
@@ -191,17 +192,17 @@ class Store:
         return entry
 
     def commit(self) -> None:
-        """Make the added rows safe: they count from now on.
+        """Flush the added rows to disk; from now on they count.
 
         Raises:
-            OSError: The disk is full, say.
+            OSError: The rows cannot be written, for example because the disk is full.
         """
         if self._pending and self._files is not None:
             *rows, journal = self._files
             for file in rows:
                 os.fsync(file.fileno())
             lines = b"".join(self._pending)
-            # Not simply at the end: a write that was interrupted may have left a part there.
+            # Not at the end of the file: an interrupted write may have left a partial line there.
             _write_at(journal, self._journal_size, lines)
             os.fsync(journal.fileno())
             self._journal_size += len(lines)
@@ -209,13 +210,13 @@ class Store:
         self._committed = time.monotonic()
 
     def compact(self, used: Sequence[StoreEntry]) -> list[StoreEntry]:
-        """Copy the used rows, in this order, to files with the next number.
+        """Copy the used rows, in the given order, to files with the next number.
 
         Returns:
             The entries with their new rows.
 
         Raises:
-            OSError: The disk is full, say.
+            OSError: The rows cannot be written, for example because the disk is full.
         """
         self.commit()
         crops, thumbnails = map_rows(
@@ -225,24 +226,24 @@ class Store:
             channels=self.channels or 0,
             side=self._side,
         )
-        moved = [entry.model_copy(update={"row": row}) for row, entry in enumerate(used)]
+        copied = [entry.model_copy(update={"row": row}) for row, entry in enumerate(used)]
         paths = _paths(self.folder, self.number + 1)
         for path, old in zip(paths[:2], (crops, thumbnails), strict=True):
             with path.open("wb", buffering=0) as file:
-                for new, entry in zip(moved, used, strict=True):
+                for new, entry in zip(copied, used, strict=True):
                     data = old[entry.row].tobytes()
                     _write_at(file, new.row * len(data), data)
                 os.fsync(file.fileno())
-        lines = "".join(entry.model_dump_json() + "\n" for entry in moved)
+        lines = "".join(entry.model_dump_json() + "\n" for entry in copied)
         write_atomic(paths[2], lines.encode())
-        self._begin(self.number + 1, moved)
-        return moved
+        self._begin(self.number + 1, copied)
+        return copied
 
-    def remove_others(self) -> None:
-        """Remove files with other numbers than this store's."""
+    def remove_other_numbers(self) -> None:
+        """Remove the files whose number is not this store's."""
         for number in _numbers(self.folder) - {self.number}:
             for path in _paths(self.folder, number):
-                with suppress(OSError):  # Windows keeps what is mapped: it goes the next time
+                with suppress(OSError):  # Windows does not remove mapped files; next time it does
                     path.unlink(missing_ok=True)
 
     def _begin(self, number: int, entries: list[StoreEntry]) -> None:
@@ -263,7 +264,7 @@ class Store:
         self._files = None
 
     def _check_rows(self) -> None:
-        """Raise ValueError if a row that the journal tells of is not there."""
+        """Raise ValueError if a row of the journal is missing."""
         if self.entries:
             map_rows(
                 self.folder,
@@ -277,13 +278,14 @@ class Store:
 def map_rows(
     folder: Path, number: int, *, rows: int, channels: int, side: int
 ) -> tuple[Rows, Rows]:
-    """The crops ``(rows, channels, side, side)`` and thumbnails ``(rows, 576)``.
+    """Map the crops ``(rows, channels, side, side)`` and thumbnails ``(rows, 576)`` into memory.
 
-    Writing to them changes a copy in memory and not the files. (Torch takes no read-only array.)
+    The maps are copy-on-write: writing changes memory and not the files. (Torch does not accept
+    read-only arrays.)
 
     Raises:
         OSError: A file cannot be read.
-        ValueError: A file is missing, or has fewer rows.
+        ValueError: A file is missing, or has too few rows.
     """
     crops, thumbnails, _ = _paths(folder, number)
     return _map(crops, (rows, channels, side, side)), _map(thumbnails, (rows, THUMBNAIL))
@@ -304,21 +306,21 @@ def _paths(folder: Path, number: int) -> tuple[Path, Path, Path]:
 
 
 def _numbers(folder: Path) -> set[int]:
-    found = (_NUMBERED.fullmatch(path.name) for path in folder.iterdir())
-    return {int(match[1]) for match in found if match}
+    matches = (_NUMBERED.fullmatch(path.name) for path in folder.iterdir())
+    return {int(match[1]) for match in matches if match}
 
 
 def _read_journal(path: Path) -> list[StoreEntry]:
-    """The entries of a journal; a last line that was not written to its end is taken off it."""
+    """Read the entries of a journal; truncate an incomplete last line."""
     if not path.exists():
         return []
     with path.open("r+b") as file:
         content = file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            file.truncate(whole)
+        complete = content.rfind(b"\n") + 1
+        if complete < len(content):
+            file.truncate(complete)
     entries: list[StoreEntry] = []
-    for row, line in enumerate(content[:whole].splitlines()):
+    for row, line in enumerate(content[:complete].splitlines()):
         try:
             entry = StoreEntry.model_validate_json(line)
         except ValueError:
@@ -330,8 +332,8 @@ def _read_journal(path: Path) -> list[StoreEntry]:
 
 
 def _write_at(file: BinaryIO, position: int, data: bytes) -> None:
-    """Write all of the data: an unbuffered file may take a part of it when the disk fills up."""
+    """Write all of the data; an unbuffered file may write only a part if the disk fills up."""
     file.seek(position)
-    left = memoryview(data)
-    while left:
-        left = left[file.write(left) :]
+    remaining = memoryview(data)
+    while remaining:
+        remaining = remaining[file.write(remaining) :]

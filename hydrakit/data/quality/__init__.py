@@ -1,1 +1,1 @@
-"""What can be wrong with data: duplicates, leaks, shortcuts, and how cases are split."""
+"""Data quality: duplicates, leakage between splits, shortcuts, and splitting by patient."""

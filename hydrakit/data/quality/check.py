@@ -1,4 +1,4 @@
-"""Looking at a prepared dataset as a run would: counts, faults, copies, shortcuts."""
+"""Check of a prepared dataset before a run: counts, problems, copies, shortcuts."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hydrakit.data.prepared.index import ExcludedCase, PreparedCase, PreparedDat
 from hydrakit.data.quality.duplicates import (
     Copy,
     assign_groups,
-    conflicts,
     copy_groups,
+    find_conflicts,
     find_duplicates,
 )
 from hydrakit.data.quality.issues import PROBLEMS, WARNINGS
 from hydrakit.data.quality.leakage import assign_splits, shortcut_facts
-from hydrakit.data.quality.split import unit_of_each
+from hydrakit.data.quality.split import unit_numbers
 from hydrakit.data.quality.summary import (
     CheckedCase,
     CopyPair,
@@ -36,9 +36,9 @@ from hydrakit.plan.profiles import SUPPORT_SPLIT, TARGET_SPLIT
 from hydrakit.plan.results import ShortcutFact
 from hydrakit.stats.tasks import strata, strata_names
 
-SHORTCUTS_TOLD = 3
-# Facts in the order in which they are shown; others follow by name.
-ORDER = (
+MAX_SHORTCUTS = 3
+# Display order of facts; others follow by name.
+FACT_ORDER = (
     "width",
     "height",
     "row spacing",
@@ -49,8 +49,8 @@ ORDER = (
     "value deviation",
     "border value",
 )
-# What a DICOM header says of the image, left out where it agrees with the image.
-HEADER = {
+# Facts of a DICOM header and the image facts they repeat; left out if both are equal.
+HEADER_FACTS = {
     "rows": "height",
     "columns": "width",
     "row spacing (mm)": "row spacing",
@@ -59,7 +59,7 @@ HEADER = {
 
 
 def default_split(cases: Sequence[PreparedCase]) -> Split:
-    """8-1-1, as of a target; 9-1 where the dataset puts its cases into train and val alone."""
+    """Return 8-1-1, as for a target; 9-1 if the dataset declares only train and val."""
     declared = {case.split for case in cases}
     return SUPPORT_SPLIT if declared and declared <= {"train", "val"} else TARGET_SPLIT
 
@@ -71,19 +71,19 @@ def summarise(
     split: Split | None = None,
     seed: int = 0,
 ) -> Summary:
-    """Look at a prepared dataset as a run would, and further.
+    """Check a prepared dataset as a run would, and summarise it.
 
     Args:
-        adapter: The dataset.
-        prepared: Its patches.
-        split: The shares to deal cases out by; None for `default_split`. A split that the dataset
-            declares for a case stands.
-        seed: Of the dealing.
+        adapter: Adapter of the dataset.
+        prepared: Prepared patches of the dataset.
+        split: Shares of the splits; None for `default_split`. Splits that the dataset declares for
+            its cases take precedence.
+        seed: Seed of the split.
     """
     index = prepared.index
     labelled = [case for case in index.cases if case.label is not None]
     split = split or default_split(labelled)
-    dealt = _deal(adapter, prepared, split=split, seed=seed)
+    result = _assign_splits(adapter, prepared, split=split, seed=seed)
     cases = tuple(
         CheckedCase(
             key=case.key,
@@ -92,13 +92,13 @@ def summarise(
             patient=case.patient,
             finding=case.finding,
             subgroups=case.subgroups,
-            split=dealt.splits.get(case.key),
+            split=result.splits.get(case.key),
             facts=case.facts | _intensity(prepared, case),
         )
         for case in index.cases
     )
-    groups = copy_groups(dealt.copies, len(labelled))
-    shortcuts = shortcut_facts(index.cases, adapter, dealt.units)
+    groups = copy_groups(result.copies, len(labelled))
+    shortcuts = shortcut_facts(index.cases, adapter, result.units)
     ranges, values = _facts(cases, adapter)
     return Summary(
         dataset=adapter.name,
@@ -113,27 +113,28 @@ def summarise(
         unusable=index.excluded,
         ranges=ranges,
         values=values,
-        copies=tuple(_pair(copy, labelled) for copy in dealt.copies),
+        copies=tuple(_pair(copy, labelled) for copy in result.copies),
         groups=tuple(tuple(labelled[i].key for i in group) for group in groups),
         shortcuts=shortcuts,
-        problems=(*_too_few_usable(len(cases), len(index.excluded)), *dealt.problems),
+        problems=(*_too_few_usable(len(cases), len(index.excluded)), *result.problems),
         warnings=tuple(_warnings(index.excluded, groups, shortcuts)),
     )
 
 
 def _intensity(prepared: PreparedDataset, case: PreparedCase) -> dict[str, float]:
-    """Mean and deviation of the patient's images, by channel, in the files' unit."""
-    found = prepared.index.patients[case.patient]
+    """Return mean and deviation of the patient's images by channel, in the files' unit."""
+    intensity = prepared.index.patients[case.patient]
     channels = range(prepared.index.channels)
-    ends = [""] if len(channels) == 1 else [f", channel {channel + 1}" for channel in channels]
-    means = {f"mean value{end}": found.mean[channel] for channel, end in enumerate(ends)}
-    return means | {f"value deviation{end}": found.deviation[c] for c, end in enumerate(ends)}
+    suffixes = [""] if len(channels) == 1 else [f", channel {channel + 1}" for channel in channels]
+    means = {f"mean value{end}": intensity.mean[c] for c, end in enumerate(suffixes)}
+    deviations = {f"value deviation{end}": intensity.deviation[c] for c, end in enumerate(suffixes)}
+    return means | deviations
 
 
-def all_unusable(
+def excluded_if_none_usable(
     adapter: DatasetAdapter, root: Path, options: Mapping[str, OptionValue]
 ) -> list[ExcludedCase] | None:
-    """Every case of a dataset of which none can be used, with its reason; None if one can."""
+    """Return all cases of a dataset with their reasons if none is usable, otherwise None."""
     excluded = []
     for case in read_samples(adapter, root, options):
         if isinstance(case, Unusable):
@@ -145,8 +146,8 @@ def all_unusable(
     return excluded
 
 
-def nothing_usable(adapter: DatasetAdapter, unusable: Sequence[ExcludedCase]) -> Summary:
-    """The summary of a dataset of which no case can be used."""
+def summarise_unusable(adapter: DatasetAdapter, unusable: Sequence[ExcludedCase]) -> Summary:
+    """Summarise a dataset without any usable case."""
     return Summary(
         dataset=adapter.name,
         task=adapter.task,
@@ -197,19 +198,19 @@ def _warnings(
             f"group{'' if len(groups) == 1 else 's'}: a run keeps each in one split (`--copies`)",
         )
     strong = [each for each in shortcuts if each.strong]
-    for each in strong[:SHORTCUTS_TOLD]:
+    for each in strong[:MAX_SHORTCUTS]:
         yield _warning(
             "shortcut",
-            f"{each.fact} alone tells {each.class_name!r}: AUC {each.auc:.2f} "
+            f"{each.fact} alone predicts {each.class_name!r}: AUC {each.auc:.2f} "
             f"({each.low:.2f} to {each.high:.2f})",
         )
-    if strong[SHORTCUTS_TOLD:]:
-        names = ", ".join(each.fact for each in strong[SHORTCUTS_TOLD:])
-        yield _warning("shortcut", f"likewise, less strongly: {names}")
+    if strong[MAX_SHORTCUTS:]:
+        names = ", ".join(each.fact for each in strong[MAX_SHORTCUTS:])
+        yield _warning("shortcut", f"weaker shortcuts: {names}")
     only = [(each.fact, *each.only[0]) for each in shortcuts if each.only and not each.strong]
     if only:
-        shown = [f"{fact} {value} ({name!r}, {n} patients)" for fact, value, name, n in only]
-        yield _warning("shortcut", f"values of one class alone: {', '.join(shown)}")
+        entries = [f"{fact} {value} ({name!r}, {n} patients)" for fact, value, name, n in only]
+        yield _warning("shortcut", f"values that only one class has: {', '.join(entries)}")
 
 
 def _cases(count: int) -> str:
@@ -217,8 +218,8 @@ def _cases(count: int) -> str:
 
 
 @dataclass(frozen=True)
-class _Dealt:
-    """Copies as indices of the labelled cases; by key the split and the unit; what is wrong."""
+class _SplitResult:
+    """Result of splitting: copies by index of the labelled cases, splits and units by key."""
 
     copies: Sequence[Copy]
     splits: Mapping[str, str]
@@ -226,42 +227,44 @@ class _Dealt:
     problems: Sequence[Issue]
 
 
-def _deal(
+def _assign_splits(
     adapter: DatasetAdapter,
     prepared: PreparedDataset,
     *,
     split: Split,
     seed: int,
-) -> _Dealt:
-    """Deal the labelled cases out as a run does; where that fails, say why, and find copies."""
+) -> _SplitResult:
+    """Split the labelled cases as a run does; if that fails, add the problem, and find copies."""
     rows = [row for row, case in enumerate(prepared.index.cases) if case.label is not None]
     cases = [prepared.index.cases[row] for row in rows]
     if not cases:
-        return _Dealt((), {}, {}, [_problem("unlabelled", "no case has a label to learn from")])
-    units = unit_of_each([case.patient for case in cases], [case.group for case in cases])
+        return _SplitResult(
+            (), {}, {}, [_problem("unlabelled", "no case has a label to learn from")]
+        )
+    units = unit_numbers([case.patient for case in cases], [case.group for case in cases])
     problems = list(_empty_classes(cases, adapter))
     splits: Mapping[str, str] = {}
     try:
-        gate = assign_splits(
+        leakage = assign_splits(
             {adapter.name: prepared},
             {adapter.name: adapter},
             splits={adapter.name: split},
             seed=seed,
             copies="group",
-            keep_conflicts=True,  # told below, all of them
+            keep_conflicts=True,  # reported below, all of them
         )
-        splits, names = gate.splits[adapter.name], gate.units[adapter.name]
-        found = [alike.copy for alike in gate.copies]
+        splits, names = leakage.splits[adapter.name], leakage.units[adapter.name]
+        copies = [pair.copy for pair in leakage.copies]
     except DataError as error:
         digests = [case.content for case in cases]
-        found = find_duplicates(prepared.thumbnails()[rows], digests, units=units)
-        names = _together(cases, found)
+        copies = find_duplicates(prepared.thumbnails()[rows], digests, units=units)
+        names = _units_by_key(cases, copies)
         problems += _declared_clashes(cases, names)  # its message would name patients
         if not problems:
             text = str(error).removeprefix(f"{adapter.name}: ")
             problems.append(_problem("few patients", text))
-    problems += _conflicts(cases, found, units, adapter)
-    return _Dealt(found, splits, names, problems)
+    problems += _conflicts(cases, copies, units, adapter)
+    return _SplitResult(copies, splits, names, problems)
 
 
 def _empty_classes(cases: Sequence[PreparedCase], adapter: DatasetAdapter) -> Iterator[Issue]:
@@ -274,29 +277,30 @@ def _empty_classes(cases: Sequence[PreparedCase], adapter: DatasetAdapter) -> It
 
 def _conflicts(
     cases: Sequence[PreparedCase],
-    found: Sequence[Copy],
+    copies: Sequence[Copy],
     units: Sequence[int],
     adapter: DatasetAdapter,
 ) -> Iterator[Issue]:
     labels = [case.label for case in cases]
-    clashing = conflicts(found, labels, units=units, datasets=[adapter.name] * len(cases))
-    if clashing:
+    conflicts = find_conflicts(copies, labels, units=units, datasets=[adapter.name] * len(cases))
+    if conflicts:
         one, other = (
-            f"{cases[index].key} ({said(cases[index].label, adapter)})" for index in clashing[0]
+            f"{cases[index].key} ({label_text(cases[index].label, adapter)})"
+            for index in conflicts[0]
         )
         text = f"{one} and {other} are copies of one image with different labels"
-        yield _problem("conflict", text + _more(len(clashing) - 1, "group"))
+        yield _problem("conflict", text + _more(len(conflicts) - 1, "group"))
 
 
-def _together(cases: Sequence[PreparedCase], found: Sequence[Copy]) -> dict[str, str]:
-    """By key, the name of the patient, group or copies that a case is one with."""
-    owners, groups = [case.patient for case in cases], [case.group for case in cases]
-    names = assign_groups([""] * len(cases), owners, groups, found)
+def _units_by_key(cases: Sequence[PreparedCase], copies: Sequence[Copy]) -> dict[str, str]:
+    """Return the name of each case's unit (patient, group or copies), by key."""
+    patients, groups = [case.patient for case in cases], [case.group for case in cases]
+    names = assign_groups([""] * len(cases), patients, groups, copies)
     return {case.key: name for case, name in zip(cases, names, strict=True)}
 
 
 def _declared_clashes(cases: Sequence[PreparedCase], units: Mapping[str, str]) -> Iterator[Issue]:
-    """The units of which the dataset declares more than one split."""
+    """Yield a problem if the dataset declares several splits for one unit."""
     first: dict[str, PreparedCase] = {}
     clashing: dict[str, tuple[PreparedCase, PreparedCase]] = {}
     for case in cases:
@@ -318,8 +322,8 @@ def _more(count: int, what: str) -> str:
     return f" (and {count} more such {what}{'' if count == 1 else 's'})" if count else ""
 
 
-def said(label: Label | None, adapter: DatasetAdapter) -> str:
-    """A label in words."""
+def label_text(label: Label | None, adapter: DatasetAdapter) -> str:
+    """Return a label as text."""
     if adapter.task == "regression":
         return "no label" if label is None else f"{label:g}"
     return ", ".join(class_names(label, adapter.task, adapter.classes)) or "none"
@@ -340,19 +344,19 @@ def _pair(copy: Copy, labelled: Sequence[PreparedCase]) -> CopyPair:
 def _facts(
     cases: Sequence[CheckedCase], adapter: DatasetAdapter
 ) -> tuple[tuple[FactRange, ...], tuple[FactValues, ...]]:
-    """The facts, numbers and text apart; what the file's header repeats is left out."""
-    of_case = [dict(case.facts) for case in cases]
+    """Summarise numeric and text facts separately; header facts that repeat others are left out."""
+    case_facts = [dict(case.facts) for case in cases]
     if adapter.task == "regression":
-        for facts, case in zip(of_case, cases, strict=True):
+        for facts, case in zip(case_facts, cases, strict=True):
             if isinstance(case.label, int | float):
                 facts[adapter.classes[0]] = float(case.label)
-    names = {name: None for facts in of_case for name in facts}
+    names = {name: None for facts in case_facts for name in facts}
     ranges, values = [], []
     columns: dict[str, tuple[str | float | None, ...]] = {}
     for name in sorted(names, key=lambda name: (_order(name), name)):
-        column = tuple(facts.get(name) for facts in of_case)
+        column = tuple(facts.get(name) for facts in case_facts)
         columns[name] = column
-        if column == columns.get(HEADER.get(name, "")):
+        if column == columns.get(HEADER_FACTS.get(name, "")):
             continue
         given = [value for value in column if value is not None]
         numbers = [float(value) for value in given if not isinstance(value, str)]
@@ -374,4 +378,4 @@ def _facts(
 
 def _order(name: str) -> int:
     base = name.partition(", channel")[0]
-    return ORDER.index(base) if base in ORDER else len(ORDER)
+    return FACT_ORDER.index(base) if base in FACT_ORDER else len(FACT_ORDER)

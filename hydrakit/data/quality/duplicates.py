@@ -1,9 +1,9 @@
-"""Finding images that are copies of one another, and keeping them on one side of a split.
+"""Detection of duplicate images, and grouping of cases that must stay in one split.
 
-Each image, while it is read, gives two small things: a digest of its pixels, equal for exact
-copies, and a thumbnail, alike for copies that were resized, encoded anew, made brighter or flipped.
-Everything here works on those and on labels and names: it reads no file. How the limits were chosen
-on real data, and what is not found, is told in ``docs/leaks.md``.
+Preparation computes two values for each image: a digest of its pixels, equal for exact copies, and
+a thumbnail, similar for copies that were resized, encoded again, brightened or flipped. This module
+works on these, on labels and on names; it reads no files. ``docs/leaks.md`` explains how the
+thresholds were chosen on real data, and which copies are not detected.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hydrakit.data.quality.components import connected_components
 from hydrakit.errors import DataError
 from hydrakit.hooks import Label
 
@@ -31,14 +32,14 @@ Float32Array = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Copy:
-    """Two images that are copies.
+    """A pair of images that are copies of one another.
 
     Attributes:
         one: Index of the earlier image.
         other: Index of the later image.
-        similarity: Of their thumbnails, 1 for exact copies.
+        similarity: Similarity of the thumbnails, 1 for exact copies.
         kind: ``exact`` if all pixels are equal, otherwise ``near``.
-        flip: How one must be turned over to be most alike the other.
+        flip: Flip of one image that makes it most similar to the other.
     """
 
     one: int
@@ -49,10 +50,10 @@ class Copy:
 
 
 def content_digest(image: Float32Array) -> str:
-    """SHA-256 of an image's shape and pixels, in hexadecimal; the file's format does not matter.
+    """Return the SHA-256 of an image's shape and pixels, independent of the file format.
 
     Args:
-        image: ``(channels, height, width)``.
+        image: Image ``(channels, height, width)``.
     """
     hasher = hashlib.sha256(repr(image.shape).encode())
     hasher.update(np.ascontiguousarray(image, dtype="<f4").tobytes())
@@ -60,28 +61,28 @@ def content_digest(image: Float32Array) -> str:
 
 
 def thumbnail(image: Float32Array) -> Float32Array:
-    """What is left of an image when size, encoding, brightness and contrast are taken away.
+    """Compute a descriptor of an image that ignores size, encoding, brightness and contrast.
 
-    The mean of the channels is averaged to 32 x 32 pixels. Of its cosine transform the 24 lowest
-    frequencies of each axis are kept, each times its frequency: edges count, and the coarse shape,
-    which all heads have in common, counts little. The whole is scaled to length 1.
+    The mean of the channels is averaged to 32 x 32 pixels. The descriptor consists of the 24 lowest
+    frequencies per axis of its cosine transform, each multiplied by its frequency: this emphasises
+    edges over the coarse shape, which all heads share. It is scaled to length 1.
 
     Args:
-        image: ``(channels, height, width)``, the whole image and not a crop.
+        image: Whole image (not a crop), ``(channels, height, width)``.
 
     Returns:
-        ``(576,)``; the product of two is their similarity, from -1 to 1. All 0 for an image
-        without contrast.
+        Vector ``(576,)``; the dot product of two is their similarity, from -1 to 1. All zeros for
+        an image without contrast.
     """
     from PIL import Image
 
     plane = image.mean(axis=0, dtype=np.float32)
     small = np.zeros((GRID, GRID))
-    # Pillow gives a pixel on the edge of two boxes to one of them: the mean over all flips, each
-    # turned back, treats both sides alike, and a flipped copy gives the flipped thumbnail.
+    # Pillow assigns a pixel on the edge of two boxes to one of them. The mean over all flips, each
+    # flipped back, is symmetric, so that a flipped copy gives the flipped thumbnail.
     for down, right in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
-        turned = Image.fromarray(np.ascontiguousarray(plane[::down, ::right]))
-        shrunk = np.asarray(turned.resize((GRID, GRID), Image.Resampling.BOX), dtype=np.float64)
+        flipped = Image.fromarray(np.ascontiguousarray(plane[::down, ::right]))
+        shrunk = np.asarray(flipped.resize((GRID, GRID), Image.Resampling.BOX), dtype=np.float64)
         small += shrunk[::down, ::right] / 4
     scale = float(np.abs(small).max())
     contrast = small - small.mean()
@@ -95,7 +96,7 @@ def thumbnail(image: Float32Array) -> Float32Array:
 
 
 def _cosines(size: int) -> NDArray[np.float64]:
-    """The orthonormal cosine transform (DCT-II) as a matrix, one frequency a row."""
+    """Return the orthonormal cosine transform (DCT-II) as a matrix, one frequency per row."""
     order = np.arange(size)
     waves = np.cos(np.pi / size * np.outer(order, order + 0.5)) * np.sqrt(2 / size)
     waves[0] /= np.sqrt(2)
@@ -103,16 +104,16 @@ def _cosines(size: int) -> NDArray[np.float64]:
 
 
 def detail(thumbnails: Float32Array) -> NDArray[np.float64]:
-    """How many places of each thumbnail its edges take up: 1 for one dot, 576 if even.
+    """Measure how many positions of each thumbnail have edges: 1 for a single dot, at most 576.
 
-    Two unlike images with few edges are easily alike (one round nodule and another), so those below
-    `MIN_DETAIL` are compared by digest alone.
+    Different images with few edges are easily similar (two round nodules, for example), so images
+    below `MIN_DETAIL` are compared by digest alone.
 
     Args:
-        thumbnails: ``(images, 576)``.
+        thumbnails: Thumbnails ``(images, 576)``.
 
     Returns:
-        ``(images,)``: the inverse participation ratio; 0 for an image without contrast.
+        Inverse participation ratio ``(images,)``; 0 for an image without contrast.
     """
     waves = _cosines(BANDS)
     powers = np.empty(len(thumbnails))
@@ -130,41 +131,42 @@ def find_duplicates(
     threshold: float = THRESHOLD,
     min_detail: float = MIN_DETAIL,
 ) -> list[Copy]:
-    """Exact and near-copies among images, of one dataset or of several.
+    """Find exact and near copies among images of one or several datasets.
 
-    The list holds enough pairs to join all copies into their groups (`copy_groups`), the most alike
-    ones of each block first, and so is shorter than the images however many are alike. All pairs
-    are compared, but as products of thumbnails: 20,000 images take 2 x 10^11 multiplications and a
-    few megabytes beside the thumbnails.
+    The result holds enough pairs to join all copies into their groups (`copy_groups`), the most
+    similar pairs of each block first; it has fewer pairs than there are images. All pairs of images
+    are compared by products of thumbnails: 20,000 images take 2 x 10^11 multiplications and a few
+    megabytes in addition to the thumbnails.
 
     Args:
-        thumbnails: ``(images, 576)``, of `thumbnail`.
-        digests: Of `content_digest`.
-        units: Number of each image's patient or group (`unit_of_each`): images
-            of one unit may be alike, stay together anyway, and are not reported. None: each image
-            is a unit of its own.
-        threshold: Least similarity of near-copies.
-        min_detail: Images with less `detail` have no near-copies.
+        thumbnails: Thumbnails ``(images, 576)`` from `thumbnail`.
+        digests: Digests from `content_digest`.
+        units: Number of each image's patient or group (`unit_numbers`). Copies within a unit are
+            not reported, because its images stay together in any case. None: each image is its own
+            unit.
+        threshold: Minimum similarity of near copies.
+        min_detail: Images with less `detail` have no near copies.
 
     Returns:
-        Exact copies first, then near ones.
+        Exact copies, then near copies.
 
     Raises:
-        ValueError: The arguments are not of one length.
+        ValueError: The arguments differ in length.
     """
     count = len(digests)
-    of_unit = np.arange(count) if units is None else np.asarray(units)
-    if thumbnails.shape != (count, BANDS * BANDS) or of_unit.shape != (count,):
+    unit_of = np.arange(count) if units is None else np.asarray(units)
+    if thumbnails.shape != (count, BANDS * BANDS) or unit_of.shape != (count,):
         raise ValueError(
             f"{count} digests need as many thumbnails and units: got the shapes "
-            f"{thumbnails.shape} and {of_unit.shape}"
+            f"{thumbnails.shape} and {unit_of.shape}"
         )
-    forest = _Forest(of_unit)
-    same: dict[str, list[int]] = {}
+    forest = _Forest(unit_of)
+    by_digest: dict[str, list[int]] = {}
     for index, digest in enumerate(digests):
-        same.setdefault(digest, []).append(index)
+        by_digest.setdefault(digest, []).append(index)
     exact = np.array(
-        [pair for alike in same.values() for pair in _exact_pairs(alike, of_unit)], dtype=np.intp
+        [pair for equal in by_digest.values() for pair in _exact_pairs(equal, unit_of)],
+        dtype=np.intp,
     ).reshape(-1, 2)
     copies = [
         Copy(one=one, other=other, similarity=1.0, kind="exact")
@@ -181,45 +183,45 @@ def find_duplicates(
     return copies
 
 
-def _exact_pairs(alike: Sequence[int], units: NDArray[np.intp]) -> Iterator[tuple[int, int]]:
-    """Pairs that join all units of a set of equal images."""
-    first = alike[0]
-    elsewhere = next((index for index in alike if units[index] != units[first]), None)
-    for index in alike[1:]:
+def _exact_pairs(equal: Sequence[int], units: NDArray[np.intp]) -> Iterator[tuple[int, int]]:
+    """Yield pairs that join all units of a set of equal images."""
+    first = equal[0]
+    other_unit = next((index for index in equal if units[index] != units[first]), None)
+    for index in equal[1:]:
         if units[index] != units[first]:
             yield first, index
-        elif elsewhere is not None:
-            yield min(index, elsewhere), max(index, elsewhere)
+        elif other_unit is not None:
+            yield min(index, other_unit), max(index, other_unit)
 
 
 class _Forest:
-    """Joins images into groups, and keeps only those pairs that join two groups."""
+    """Union-find over images that yields only the pairs that join two groups."""
 
     def __init__(self, units: NDArray[np.intp]) -> None:
         self.units = units
         self.group = np.arange(len(units))
 
     def join(self, pairs: NDArray[np.intp]) -> Iterator[tuple[int, int]]:
-        """Those of the pairs ``(pairs, 2)``, the best ones first, that join groups.
+        """Yield those of the pairs ``(pairs, 2)``, sorted best first, that join two groups.
 
-        Pairs within a unit join nothing. Each turn takes at most one pair for each later image and
-        then drops all pairs that have become superfluous, so that a block of a million pairs of
-        alike images takes a few turns.
+        Pairs within a unit join nothing. Each iteration uses at most one pair for each later image
+        and then drops all redundant pairs, so that a block with a million pairs of similar images
+        takes a few iterations.
         """
         pairs = pairs[self.units[pairs[:, 0]] != self.units[pairs[:, 1]]]
         while len(pairs := pairs[self.group[pairs[:, 0]] != self.group[pairs[:, 1]]]):
-            _, firsts = np.unique(pairs[:, 1], return_index=True)
-            for one, other in pairs[np.sort(firsts)].tolist():
+            _, first_rows = np.unique(pairs[:, 1], return_index=True)
+            for one, other in pairs[np.sort(first_rows)].tolist():
                 if self.group[one] != self.group[other]:
                     self.group[self.group == self.group[other]] = self.group[one]
                     yield min(one, other), max(one, other)
 
 
 def _by_parity(thumbnails: Float32Array) -> list[Float32Array]:
-    """Thumbnails in four parts, by even and odd frequency of rows and of columns.
+    """Divide thumbnails into four parts, by even and odd frequency of rows and of columns.
 
-    To flip an image horizontally changes the sign of its odd column frequencies and nothing else,
-    so the products of the four parts give the similarities under all four flips.
+    A horizontal flip only changes the sign of the odd column frequencies, so the products of the
+    four parts give the similarities under all four flips.
     """
     count = len(thumbnails)
     bands = thumbnails.reshape(count, BANDS, BANDS)
@@ -231,7 +233,7 @@ def _by_parity(thumbnails: Float32Array) -> list[Float32Array]:
 
 
 def _similarities(parts: Sequence[Float32Array], one: int, other: int) -> dict[Flip, float]:
-    """Of two images, under each flip."""
+    """Return the similarity of two images under each flip."""
     a, b, c, d = (float(part[one] @ part[other]) for part in parts)
     return {
         "none": a + b + c + d,
@@ -242,7 +244,7 @@ def _similarities(parts: Sequence[Float32Array], one: int, other: int) -> dict[F
 
 
 def _near_pairs(parts: Sequence[Float32Array], threshold: float) -> Iterator[NDArray[np.intp]]:
-    """Pairs ``(pairs, 2)`` of rows alike under some flip, block by block, the most alike first."""
+    """Yield pairs ``(pairs, 2)`` of rows that are similar under some flip, sorted in each block."""
     count = len(parts[0])
     for top in range(0, count, BLOCK):
         for left in range(top, count, BLOCK):
@@ -257,47 +259,47 @@ def _near_pairs(parts: Sequence[Float32Array], threshold: float) -> Iterator[NDA
 
 
 def copy_groups(copies: Sequence[Copy], count: int) -> list[list[int]]:
-    """The groups of two or more images that the pairs join, each in order.
+    """Join the pairs into groups of two or more images, each sorted.
 
     Args:
-        copies: Of `find_duplicates`.
+        copies: Copies from `find_duplicates`.
         count: Number of images.
     """
     links = [(copy.one, copy.other) for copy in copies]
-    return [group for group in _components(count, links) if len(group) > 1]
+    return [group for group in connected_components(count, links) if len(group) > 1]
 
 
-def conflicts(
+def find_conflicts(
     copies: Sequence[Copy],
     labels: Sequence[Label | None],
     *,
     units: Sequence[int],
     datasets: Sequence[str],
 ) -> list[tuple[int, int]]:
-    """Copies of one dataset that have different labels: two images of each such group.
+    """Find copies in one dataset with different labels: two images of each such group.
 
-    Images of one unit do not conflict (two findings of one patient on one slice), nor do those of
-    two datasets, whose labels mean different things.
+    Images of one unit do not conflict (two findings of one patient on one slice), nor do images of
+    two datasets, whose labels have different meanings.
 
     Args:
-        copies: Of `find_duplicates`.
-        labels: Of each image; None conflicts with nothing.
-        units: As `find_duplicates` had them.
+        copies: Copies from `find_duplicates`.
+        labels: Label of each image; None never conflicts.
+        units: Unit of each image, as given to `find_duplicates`.
         datasets: Name of each image's dataset.
     """
-    found = []
+    conflicts = []
     for group in copy_groups(copies, len(labels)):
         labelled = [index for index in group if labels[index] is not None]
         for dataset in sorted({datasets[index] for index in labelled}):
             within = [index for index in labelled if datasets[index] == dataset]
-            found += _disagreeing(within, labels, units)
-    return found
+            conflicts += _conflicting_pair(within, labels, units)
+    return conflicts
 
 
-def _disagreeing(
+def _conflicting_pair(
     group: Sequence[int], labels: Sequence[Label | None], units: Sequence[int]
 ) -> list[tuple[int, int]]:
-    """Two images of the group that differ in both label and unit, if there are any."""
+    """Return two images of the group that differ in both label and unit, if there are any."""
     first = group[0]
     other_label = next((index for index in group if labels[index] != labels[first]), first)
     other_unit = next((index for index in group if units[index] != units[first]), first)
@@ -311,22 +313,22 @@ def _disagreeing(
 
 
 def conflict_error(
-    found: Sequence[tuple[int, int]],
+    conflicts: Sequence[tuple[int, int]],
     *,
     names: Sequence[str],
     labels: Sequence[object],
     dataset: str,
 ) -> DataError:
-    """The error for copies with different labels; it names the files of the first pair.
+    """Return the error for copies with different labels; it names the files of the first pair.
 
     Args:
-        found: Of `conflicts`, at least one.
+        conflicts: Conflicts from `find_conflicts`, at least one.
         names: File or key of each image.
         labels: Name of each image's class.
-        dataset: Its name.
+        dataset: Name of the dataset.
     """
-    one, other = found[0]
-    more = f", and {len(found) - 1} more such groups" if len(found) > 1 else ""
+    one, other = conflicts[0]
+    more = f", and {len(conflicts) - 1} more such groups" if len(conflicts) > 1 else ""
     return DataError(
         f"{dataset}: {names[one]} ({labels[one]}) and {names[other]} ({labels[other]}) are copies "
         f"of one image with different labels{more}: correct the labels or remove the copies "
@@ -335,9 +337,9 @@ def conflict_error(
 
 
 def duplicates_to_drop(copies: Sequence[Copy], units: Sequence[int]) -> set[int]:
-    """The images to leave out so that no copy of another unit's image is left.
+    """Return the images to drop so that no unit has a copy of another unit's image.
 
-    Of each group the images of its first image's unit stay.
+    In each group, the images of the first image's unit stay.
     """
     return {
         index
@@ -355,21 +357,21 @@ def assign_groups(
     *,
     people: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Give each case of one or several datasets the name of what it must stay together with.
+    """Return, for each case of one or several datasets, the name of the unit it must stay with.
 
-    Cases that share a patient, a group or a copy, directly or through other cases, have one name,
-    to be given to `hydrakit.data.quality.split.split_cases` as their group.
+    Cases that share a patient, a group or a copy, directly or through other cases, get the same
+    name. Use it as their group in `hydrakit.data.quality.split.split_cases`.
 
     Args:
         datasets: Name of each case's dataset.
         patients: Patient of each case.
-        groups: Group of each case, or None; it counts within its dataset.
-        copies: Of `find_duplicates` over these cases.
-        people: Whose patients a dataset has: datasets of the same value here share patients, and
-            equal identifiers in them are one patient. A dataset that is not named has its own.
+        groups: Group of each case, or None; unique within its dataset.
+        copies: Copies from `find_duplicates` over these cases.
+        people: Cohort of each dataset: in datasets of one cohort, equal patient identifiers mean
+            the same patient. A dataset without an entry has its own patients.
 
     Returns:
-        For each case ``DATASET/PATIENT`` of the first case of its unit.
+        For each case, ``DATASET/PATIENT`` of the first case of its unit.
     """
     sources = people or {}
     first: dict[tuple[str, str, str], int] = {}
@@ -380,26 +382,7 @@ def assign_groups(
         if group is not None:
             links.append((first.setdefault(("group", dataset, group), index), index))
     names = [""] * len(datasets)
-    for unit in _components(len(datasets), links):
+    for unit in connected_components(len(datasets), links):
         for index in unit:
             names[index] = f"{datasets[unit[0]]}/{patients[unit[0]]}"
     return names
-
-
-def _components(count: int, links: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """The sets of indices that links join (union-find), each in order, by their first index."""
-    parent = list(range(count))
-
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
-        return index
-
-    for one, other in links:
-        low, high = sorted((root(one), root(other)))
-        parent[high] = low
-    members: dict[int, list[int]] = {}
-    for index in range(count):
-        members.setdefault(root(index), []).append(index)
-    return list(members.values())

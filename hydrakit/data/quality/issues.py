@@ -1,21 +1,21 @@
-"""What `hydrakit datasets check` calls a problem, and what a warning. This list is the whole list.
+"""Kinds of problems and warnings that `hydrakit datasets check` reports.
 
-It imports nothing, so that the help of the command can show it at once.
+This module imports nothing, so that the command's help is quick.
 """
 
 PROBLEMS = {
-    "unusable": "no case can be used, or more than half of the cases cannot",
+    "unusable": "no case is usable, or more than half of the cases are unusable",
     "unlabelled": "no case has a label",
     "empty class": "a class has no usable case",
     "few patients": "too few patients to have every class in every split",
     "conflict": "copies of one image have different labels",
-    "declared splits": "a patient, a group or copies lie across splits that the dataset declares",
+    "declared splits": "a patient, group or copies are in several of the dataset's declared splits",
 }
-"""Would spoil a result: exit status 1."""
+"""Problems make results invalid; the exit status is 1."""
 
 WARNINGS = {
-    "unusable": "some cases cannot be used",
-    "copies": "there are copies, which a run keeps in one split",
-    "shortcut": "a fact of the files alone tells the class",
+    "unusable": "some cases are unusable",
+    "copies": "there are copies; a run keeps all copies of an image in one split",
+    "shortcut": "a fact of the files alone predicts the class",
 }
-"""Worth knowing before training."""
+"""Warnings are worth checking before training."""

@@ -1,8 +1,8 @@
-"""The gate before training: no patient, group or copy on two sides of a split.
+"""Leakage check before training: no patient, group or copy may be in two splits.
 
-It looks at all datasets of a run at once, since a patient or an image can be in two of them, and
-deals out the target first: what a support shares with the target's test split is withheld from the
-support.
+The check covers all datasets of a run together, because a patient or an image can be in several of
+them. The target is split first; cases of a support dataset that share a patient or copy with the
+target's test split are withheld.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from hydrakit.data.quality.duplicates import (
     Copy,
     assign_groups,
     conflict_error,
-    conflicts,
     copy_groups,
     duplicates_to_drop,
+    find_conflicts,
     find_duplicates,
 )
-from hydrakit.data.quality.shortcuts import shortcuts
+from hydrakit.data.quality.shortcuts import find_shortcuts
 from hydrakit.data.quality.split import UNUSED, split_cases
 from hydrakit.data.read import class_names
 from hydrakit.errors import DataError
@@ -38,7 +38,7 @@ from hydrakit.stats.tasks import strata, strata_names
 from hydrakit.storage.files import write_atomic
 from hydrakit.storage.paths import cache_folder
 
-FORMAT = 1  # of the list of copies that is kept; changes with how they are found
+FORMAT = 1  # version of the cached list of copies; increase when the detection changes
 WITHHELD = "withheld"
 DROPPED = "dropped"
 
@@ -48,9 +48,9 @@ class DuplicateCases:
     """Two cases that are copies of one another.
 
     Attributes:
-        one: Dataset and key.
-        other: Dataset and key.
-        copy: How alike they are.
+        one: Dataset and key of one case.
+        other: Dataset and key of the other case.
+        copy: Indices and similarity of the two images.
     """
 
     one: tuple[str, str]
@@ -60,16 +60,16 @@ class DuplicateCases:
 
 @dataclass(frozen=True)
 class LeakageResult:
-    """What the gate found and decided.
+    """Result of the leakage check: splits, units and copies of all datasets.
 
     Attributes:
-        splits: By dataset and key: ``train``, ``val``, ``test``; or ``withheld`` (a support's case
-            that belongs to the target's test split), ``dropped`` (a copy), or ``unused`` (where
-            the plan uses a share of a dataset).
+        splits: Split of each labelled case, by dataset and key: ``train``, ``val``, ``test``;
+            ``withheld`` (a support's case that belongs to the target's test split), ``dropped`` (a
+            copy), or ``unused`` (if the plan uses a share of the dataset).
+        units: Name of the unit (patient, group or copies) of each case, by dataset and key.
         copies: Enough pairs to join all copies into their groups.
-        copied: By dataset, how many cases are in a group of copies.
+        copied: Number of cases in groups of copies, by dataset.
         groups: Number of groups of copies.
-        units: By dataset and key, the name of the patient, group or copies that a case is one with.
     """
 
     splits: dict[str, dict[str, str]]
@@ -80,7 +80,7 @@ class LeakageResult:
 
 
 @dataclass(frozen=True)
-class _Row:
+class _LabelledCase:
     """A labelled case of one of the datasets."""
 
     dataset: str
@@ -92,12 +92,12 @@ def check_leakage(
     adapters: Mapping[str, DatasetAdapter],
     plan: Plan,
 ) -> LeakageResult:
-    """Find copies, refuse conflicts, and split every dataset of a plan.
+    """Find copies, refuse copies with conflicting labels, and split every dataset of a plan.
 
     Args:
-        prepared: The datasets' prepared patches, by name.
-        adapters: The datasets.
-        plan: Says how to split, and what becomes of copies.
+        prepared: Prepared patches of the datasets, by name.
+        adapters: Adapters of the datasets, by name.
+        plan: Plan with the splits and the treatment of copies.
 
     Raises:
         DataError: A dataset has too few cases for its splits, or copies have different labels.
@@ -123,69 +123,71 @@ def assign_splits(
     copies: Copies,
     keep_conflicts: bool,
 ) -> LeakageResult:
-    """As `check_leakage`, for datasets in the given order, without a plan."""
-    rows: list[_Row] = []
+    """Check and split datasets in the given order, without a plan; see `check_leakage`."""
+    rows: list[_LabelledCase] = []
     for name, each in prepared.items():
-        labelled = [_Row(name, case) for case in each.index.cases if case.label is not None]
+        labelled = [
+            _LabelledCase(name, case) for case in each.index.cases if case.label is not None
+        ]
         if not labelled:
-            raise DataError(f"{name}: no case has a label: nothing can be trained on it")
+            raise DataError(f"{name}: no case has a label: label some cases to train on it")
         rows += labelled
     units = _numbers(_groups(rows, adapters, ()))
-    found = _copies(prepared, rows, units)
+    duplicates = _find_copies(prepared, rows, units)
     if not keep_conflicts:
-        _refuse_conflicts(found, rows, units, adapters)
-    dropped = duplicates_to_drop(found, units) if copies == "drop" else set()
-    names = _groups(rows, adapters, found if copies == "group" else ())
+        _refuse_conflicts(duplicates, rows, units, adapters)
+    dropped = duplicates_to_drop(duplicates, units) if copies == "drop" else set()
+    names = _groups(rows, adapters, duplicates if copies == "group" else ())
 
-    decided: dict[str, str] = {}  # the split of a group of cases that an earlier dataset has
-    dealt: dict[str, dict[str, str]] = {name: {} for name in prepared}
+    unit_splits: dict[str, str] = {}  # the split of each unit in the datasets before
+    assigned: dict[str, dict[str, str]] = {name: {} for name in prepared}
     for name in prepared:
         members = [i for i, row in enumerate(rows) if row.dataset == name]
-        withheld = {i for i in members if decided.get(names[i]) == "test"}
+        withheld = {i for i in members if unit_splits.get(names[i]) == "test"}
         for i in members:
-            dealt[name][rows[i].case.key] = DROPPED if i in dropped else WITHHELD
-        left = [i for i in members if i not in dropped and i not in withheld]
-        chosen = _split(
-            [rows[i].case for i in left],
-            [names[i] for i in left],
+            assigned[name][rows[i].case.key] = DROPPED if i in dropped else WITHHELD
+        remaining = [i for i in members if i not in dropped and i not in withheld]
+        case_splits = _split(
+            [rows[i].case for i in remaining],
+            [names[i] for i in remaining],
             adapters[name],
-            fixed=[_fixed(rows[i], decided.get(names[i])) for i in left],
+            fixed=[_fixed(rows[i], unit_splits.get(names[i])) for i in remaining],
             split=splits[name],
             seed=seed,
         )
-        for i, split in zip(left, chosen, strict=True):
-            dealt[name][rows[i].case.key] = split
+        for i, split in zip(remaining, case_splits, strict=True):
+            assigned[name][rows[i].case.key] = split
             if split != UNUSED:
-                decided[names[i]] = split
-    groups = copy_groups(found, len(rows))
+                unit_splits[names[i]] = split
+    groups = copy_groups(duplicates, len(rows))
     copied = [rows[i].dataset for group in groups for i in group]
-    joined = names if copies == "group" else _groups(rows, adapters, found)
-    together: dict[str, dict[str, str]] = {name: {} for name in prepared}
-    for row, unit in zip(rows, joined, strict=True):
-        together[row.dataset][row.case.key] = unit
+    unit_names = names if copies == "group" else _groups(rows, adapters, duplicates)
+    by_key: dict[str, dict[str, str]] = {name: {} for name in prepared}
+    for row, unit in zip(rows, unit_names, strict=True):
+        by_key[row.dataset][row.case.key] = unit
     return LeakageResult(
-        splits=dealt,
-        units=together,
-        copies=tuple(_alike(copy, rows) for copy in found),
+        splits=assigned,
+        units=by_key,
+        copies=tuple(_duplicate_cases(copy, rows) for copy in duplicates),
         copied={name: copied.count(name) for name in prepared},
         groups=len(groups),
     )
 
 
 def splits_digest(splits: Mapping[str, str]) -> str:
-    """SHA-256 of the split of every case: tells whether a dataset was split alike again."""
+    """Return the SHA-256 of the split of every case: equal if a dataset is split equally."""
     return hashlib.sha256(json.dumps(sorted(splits.items())).encode()).hexdigest()
 
 
-def _fixed(row: _Row, decided: str | None) -> str | None:
-    """The split of a case that its dataset, or an earlier dataset, has fixed."""
+def _fixed(row: _LabelledCase, earlier: str | None) -> str | None:
+    """Return the split of a case that its dataset, or an earlier dataset, has fixed."""
     own = row.case.split
-    if own and decided and own != decided:
+    if own and earlier and own != earlier:
         raise DataError(
             f"{row.dataset}: case {row.case.key!r} is put into {own!r}, but another dataset of "
-            f"this run has its patient or a copy in {decided!r}: put both into one split"
+            f"this run has its patient or a copy in {earlier!r}: put both into one split"
         )
-    return own or decided
+    return own or earlier
 
 
 def _split(
@@ -216,15 +218,17 @@ def _split(
 
 
 def _groups(
-    rows: Sequence[_Row], adapters: Mapping[str, DatasetAdapter], found: Sequence[Copy]
+    rows: Sequence[_LabelledCase],
+    adapters: Mapping[str, DatasetAdapter],
+    copies: Sequence[Copy],
 ) -> list[str]:
-    """For each row the name of what it must stay together with."""
+    """Return the name of each case's unit: the cases that must stay in one split."""
     cohorts = {name: each.cohort for name, each in adapters.items() if each.cohort is not None}
     return assign_groups(
         [row.dataset for row in rows],
         [row.case.patient for row in rows],
         [row.case.group for row in rows],
-        found,
+        copies,
         people=cohorts,
     )
 
@@ -237,18 +241,18 @@ def _numbers(names: Sequence[str]) -> list[int]:
 def shortcut_facts(
     cases: Sequence[PreparedCase], adapter: DatasetAdapter, units: Mapping[str, str]
 ) -> tuple[ShortcutFact, ...]:
-    """How well facts that should not matter tell the class of a dataset's cases.
+    """Measure how well facts that should be irrelevant predict the class of a dataset's cases.
 
     Args:
-        cases: Of the dataset.
-        adapter: The dataset; where its labels are no classes, nothing is found.
-        units: By key, the unit of each labelled case (`LeakageResult.units`): patients with many
+        cases: Cases of the dataset.
+        adapter: Adapter of the dataset; if its labels are not classes, the result is empty.
+        units: Unit of each labelled case, by key (`LeakageResult.units`): patients with many
             images, and copies, count once.
     """
     if adapter.task != "classification":
         return ()
     labelled = [(case, case.label) for case in cases if isinstance(case.label, int)]
-    found = shortcuts(
+    shortcuts = find_shortcuts(
         [case.facts for case, _ in labelled],
         [label for _, label in labelled],
         _numbers([units[case.key] for case, _ in labelled]),
@@ -263,16 +267,16 @@ def shortcut_facts(
             strong=each.strong,
             only=tuple((value, adapter.classes[label], n) for value, label, n in each.only),
         )
-        for each in found
+        for each in shortcuts
     )
 
 
-def _copies(
+def _find_copies(
     prepared: Mapping[str, PreparedDataset],
-    rows: Sequence[_Row],
+    rows: Sequence[_LabelledCase],
     units: Sequence[int],
 ) -> list[Copy]:
-    """The copies among all cases: looked for once, and kept beside the prepared data."""
+    """Find the copies among all cases, or load them from the cache folder."""
     contents = [each.index.content for each in prepared.values()]
     facts = [
         FORMAT,
@@ -288,7 +292,7 @@ def _copies(
         try:
             return [Copy(**pair) for pair in json.loads(path.read_bytes())]
         except (ValueError, TypeError):
-            path.unlink(missing_ok=True)  # torn by a full disk, say: look again
+            path.unlink(missing_ok=True)  # incomplete, for example after a full disk: search again
     thumbnails = np.concatenate(
         [
             each.thumbnails()[
@@ -297,76 +301,78 @@ def _copies(
             for each in prepared.values()
         ]
     )
-    found = find_duplicates(thumbnails, [row.case.content for row in rows], units=units)
+    copies = find_duplicates(thumbnails, [row.case.content for row in rows], units=units)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps([vars(copy) for copy in found]).encode())
-    return found
+    write_atomic(path, json.dumps([vars(copy) for copy in copies]).encode())
+    return copies
 
 
 def _refuse_conflicts(
-    found: Sequence[Copy],
-    rows: Sequence[_Row],
+    copies: Sequence[Copy],
+    rows: Sequence[_LabelledCase],
     units: Sequence[int],
     adapters: Mapping[str, DatasetAdapter],
 ) -> None:
     labels = [row.case.label for row in rows]
-    clashing = conflicts(found, labels, units=units, datasets=[row.dataset for row in rows])
-    if clashing:
-        dataset = rows[clashing[0][0]].dataset
+    conflicts = find_conflicts(copies, labels, units=units, datasets=[row.dataset for row in rows])
+    if conflicts:
+        dataset = rows[conflicts[0][0]].dataset
         adapter = adapters[dataset]
-        shown = [
+        label_names = [
             ", ".join(class_names(label, adapter.task, adapter.classes))
             if row.dataset == dataset
             else ""
             for row, label in zip(rows, labels, strict=True)
         ]
         raise conflict_error(
-            clashing, names=[row.case.key for row in rows], labels=shown, dataset=dataset
+            conflicts, names=[row.case.key for row in rows], labels=label_names, dataset=dataset
         )
 
 
-def _alike(copy: Copy, rows: Sequence[_Row]) -> DuplicateCases:
+def _duplicate_cases(copy: Copy, rows: Sequence[_LabelledCase]) -> DuplicateCases:
     one, other = rows[copy.one], rows[copy.other]
     return DuplicateCases((one.dataset, one.case.key), (other.dataset, other.case.key), copy)
 
 
-def data_facts(index: Index, adapter: DatasetAdapter, gate: LeakageResult) -> DataFacts:
-    """The facts of one of a run's datasets.
+def data_facts(index: Index, adapter: DatasetAdapter, leakage: LeakageResult) -> DataFacts:
+    """Collect the facts of one of a run's datasets for its results.
 
     Args:
-        index: Of its prepared patches.
-        adapter: The dataset.
-        gate: Which split each of its cases is in.
+        index: Index of the dataset's prepared data.
+        adapter: Adapter of the dataset.
+        leakage: Result of the leakage check, with the split of each case.
     """
     labelled = [case for case in index.cases if case.label is not None]
-    dealt = gate.splits[adapter.name]
+    splits = leakage.splits[adapter.name]
     members: dict[str, list[PreparedCase]] = {}
     for case in labelled:
-        members.setdefault(dealt[case.key], []).append(case)
-    out = {name: len(members.pop(name, ())) for name in (DROPPED, WITHHELD, UNUSED)}
-    inside = dict(sorted(members.items()))
+        members.setdefault(splits[case.key], []).append(case)
+    excluded = {name: len(members.pop(name, ())) for name in (DROPPED, WITHHELD, UNUSED)}
+    by_split = dict(sorted(members.items()))
     return DataFacts(
         digest=index.content,
         channels=index.channels,
-        cases={split: len(cases) for split, cases in inside.items()},
-        counts={split: _counts(cases, adapter) for split, cases in inside.items()},
+        cases={split: len(cases) for split, cases in by_split.items()},
+        counts={split: _counts(cases, adapter) for split, cases in by_split.items()},
         findings={
             split: _counts([*{case.finding: case for case in cases}.values()], adapter)
-            for split, cases in inside.items()
+            for split, cases in by_split.items()
         },
-        patients={split: len({case.patient for case in cases}) for split, cases in inside.items()},
+        patients={
+            split: len({case.patient for case in cases}) for split, cases in by_split.items()
+        },
         unlabelled=len(index.cases) - len(labelled),
         excluded=dict(Counter(case.reason for case in index.excluded)),
-        copies=gate.copied.get(adapter.name, 0),
-        dropped=out[DROPPED],
-        withheld=out[WITHHELD],
-        unused=out[UNUSED],
-        shortcuts=shortcut_facts(index.cases, adapter, gate.units[adapter.name]),
+        copies=leakage.copied.get(adapter.name, 0),
+        dropped=excluded[DROPPED],
+        withheld=excluded[WITHHELD],
+        unused=excluded[UNUSED],
+        shortcuts=shortcut_facts(index.cases, adapter, leakage.units[adapter.name]),
     )
 
 
 def _counts(cases: Sequence[PreparedCase], adapter: DatasetAdapter) -> dict[str, int]:
-    """How many cases there are of each class or label."""
+    """Count the cases of each class or label."""
     counted = Counter(
         name for case in cases for name in class_names(case.label, adapter.task, adapter.classes)
     )

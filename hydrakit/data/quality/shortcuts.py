@@ -1,7 +1,7 @@
-"""How well a dataset's labels are told by facts that should not tell them.
+"""Shortcut detection: how well facts that should be irrelevant predict a dataset's labels.
 
-A network that can see the file's format, the image's size or the scanner need not look at the
-lesion. Each fact alone is asked to predict the label, and its AUC is given with its interval.
+A network that can infer the file format, image size or scanner can ignore the lesion. Each fact
+alone predicts the label, and its AUC is reported with a confidence interval.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydrakit.data.read import LoadedSample
+from hydrakit.stats import metrics
 from hydrakit.stats.intervals import newcombe_interval
 
 STRONG = 0.6
@@ -29,19 +30,19 @@ Fact = str | float
 
 @dataclass(frozen=True, kw_only=True)
 class Shortcut:
-    """How well one fact tells one class from the others.
+    """How well one fact separates one class from the others.
 
     Attributes:
-        fact: Its name.
-        label: The class that it tells best from all others; 1 of two classes.
-        auc: 0.5 tells nothing, 1 tells everything.
-        low: Lower bound of the AUC's interval.
-        high: Upper bound.
-        positives: Number of units with a case of that class.
+        fact: Name of the fact.
+        label: Class that the fact separates best from all others; 1 for two classes.
+        auc: AUC of the fact: 0.5 is chance, 1 is perfect separation.
+        low: Lower bound of the AUC's confidence interval.
+        high: Upper bound of the AUC's confidence interval.
+        positives: Number of units with a case of the class.
         negatives: Number of units with a case of another class.
-        only: Categories that occur with one class only, as ``(value, class, units)``, the most
-            frequent first; for the reader. Those that chance alone would so fill with a
-            probability below 0.05 each, so of many categories some are chance.
+        only: Categories that occur in one class only, as ``(value, class, units)``, most frequent
+            first, for information. Each has a probability below 0.05 under chance, so among many
+            categories some occur by chance.
     """
 
     fact: str
@@ -55,16 +56,16 @@ class Shortcut:
 
     @property
     def strong(self) -> bool:
-        """Whether even the lower bound is above 0.6: a warning."""
+        """Whether the lower bound is above 0.6, which gives a warning."""
         return self.low > STRONG
 
 
 def image_facts(sample: LoadedSample) -> dict[str, Fact]:
-    """Facts that every image has: size, aspect ratio, border, spacing.
+    """Return facts that every image has: size, aspect ratio, border value, spacing.
 
     Returns:
-        ``border value`` is the mean of the outermost pixels, in the image's unit; ``row spacing``
-        and ``column spacing``, in millimetres, are there where the sample has them.
+        Facts by name. ``border value`` is the mean of the outermost pixels, in the image's unit.
+        ``row spacing`` and ``column spacing``, in millimetres, are present if the sample has them.
     """
     image = sample.image
     height, width = image.shape[1:]
@@ -82,77 +83,77 @@ def image_facts(sample: LoadedSample) -> dict[str, Fact]:
     return facts
 
 
-def shortcuts(
+def find_shortcuts(
     facts: Sequence[Mapping[str, Fact]], labels: Sequence[int], units: Sequence[Hashable]
 ) -> list[Shortcut]:
-    """How well each fact alone tells the label, the strongest first.
+    """Measure how well each fact alone predicts the label, strongest first.
 
-    A unit has one vote for each class that it has cases of: the median or the most frequent value
-    of its cases, so that a patient with many slices counts once.
+    Each unit has one vote per class in which it has cases: the median or the most frequent value of
+    these cases, so that a patient with many slices counts once.
 
-    Text, and numbers of at most 10 different values, are categories: each is scored by the share of
-    the class among its units, and each pair of units is compared by shares without these two
-    (`category_auc`), so that chance gives 0.5 on average however many categories there are. Other
-    numbers are ranked, and cut into tenths that are compared as categories (a size that only one
-    class has may lie in the middle); the better of both counts. Which end of the ranks goes with
-    the class is chosen by the data, so an AUC ``a`` below 0.5 becomes ``1 - a``, and an interval
-    that holds 0.5 begins there. A fact that only some cases have is also looked at as given or
+    Text, and numbers with at most 10 different values, are categories. A category's score is the
+    share of the class among its units; each pair of units is compared by shares that exclude the
+    two (`category_auc`), so that chance gives 0.5 on average for any number of categories. Other
+    numbers are ranked, and also divided into tenths that are compared as categories (a size that
+    only one class has can lie in the middle); the better result counts. The data decide which end
+    of the ranks belongs to the class, so an AUC ``a`` below 0.5 becomes ``1 - a``, and an interval
+    that contains 0.5 begins there. A fact that only some cases have is also tested as given or
     absent.
 
-    Intervals are Newcombe's from the numbers of units, widened for every such choice (Bonferroni).
-    On labels drawn at random (10 to 155 units of a class, 1,000 runs each), `Shortcut.strong` held
-    for at most 0.2 % of numbers and 1.2 % of categories.
+    Intervals are Newcombe's for the numbers of units, widened for each such choice (Bonferroni).
+    With random labels (10 to 155 units of a class, 1,000 runs each), `Shortcut.strong` was true for
+    at most 0.2 % of numbers and 1.2 % of categories.
 
     Args:
-        facts: Of each case; numbers or text.
+        facts: Facts of each case, numbers or text.
         labels: Class of each case.
-        units: Of each case, what must stay together (`assign_groups`).
+        units: Unit of each case: cases that must stay together (`assign_groups`).
 
     Returns:
-        One for each fact that differs between cases, for the class that it tells best.
+        One shortcut for each fact that differs between cases, for the class it separates best.
     """
-    names = sorted({name for of_case in facts for name in of_case})
-    found = []
+    names = sorted({name for case_facts in facts for name in case_facts})
+    shortcuts = []
     for name in names:
-        values = [_known(of_case.get(name)) for of_case in facts]
+        values = [_none_if_nan(case_facts.get(name)) for case_facts in facts]
         if any(value is None for value in values):
             given = [ABSENT if value is None else "given" for value in values]
-            found += _of_fact(f"{name} given", given, labels, units)
-        found += _of_fact(name, values, labels, units)
-    return sorted(found, key=lambda shortcut: (-shortcut.low, -shortcut.auc, shortcut.fact))
+            shortcuts += _fact_shortcut(f"{name} given", given, labels, units)
+        shortcuts += _fact_shortcut(name, values, labels, units)
+    return sorted(shortcuts, key=lambda shortcut: (-shortcut.low, -shortcut.auc, shortcut.fact))
 
 
-def _known(value: Fact | None) -> Fact | None:
-    """The value, or None for one that is not a number (NaN)."""
+def _none_if_nan(value: Fact | None) -> Fact | None:
+    """Return the value, or None if it is NaN."""
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _of_fact(
+def _fact_shortcut(
     name: str, values: Sequence[Fact | None], labels: Sequence[int], units: Sequence[Hashable]
 ) -> list[Shortcut]:
-    """The shortcut of one fact, in a list; an empty one where it cannot tell anything."""
-    known = {value for value in values if value is not None}
-    is_number = not any(isinstance(value, str) for value in known) and len(known) > FEW_VALUES
+    """Return the shortcut of one fact in a list, which is empty if the fact has no information."""
+    given = {value for value in values if value is not None}
+    is_number = not any(isinstance(value, str) for value in given) and len(given) > FEW_VALUES
     votes: dict[tuple[Hashable, int], list[Fact]] = {}
     for value, label, unit in zip(values, labels, units, strict=True):
         if value is not None or not is_number:
             votes.setdefault((unit, label), []).append(ABSENT if value is None else value)
-    of_class = np.array([label for _, label in votes])
-    classes = np.unique(of_class).tolist()
-    if len(classes) < 2 or len({value for cast in votes.values() for value in cast}) < 2:
+    vote_classes = np.array([label for _, label in votes])
+    classes = np.unique(vote_classes).tolist()
+    if len(classes) < 2 or len({value for vote in votes.values() for value in vote}) < 2:
         return []
-    asked = classes[1:] if len(classes) == 2 else classes
-    tried: list[tuple[tuple[float, float, float], int, tuple[tuple[str, int, int], ...]]] = []
-    for label in asked:
-        positive = of_class == label
+    tested = classes[1:] if len(classes) == 2 else classes
+    results: list[tuple[tuple[float, float, float], int, tuple[tuple[str, int, int], ...]]] = []
+    for label in tested:
+        positive = vote_classes == label
         if is_number:
-            tried.append((_of_number(_medians(votes), positive, len(asked)), label, ()))
+            results.append((_number_auc(_medians(votes), positive, len(tested)), label, ()))
         else:
-            chosen = _most_frequent(votes)
-            result = _of_categories(chosen, positive, len(asked))
-            tried.append((result, label, _only_in_one_class(chosen, of_class)))
-    (low, auc, high), label, only = max(tried, key=lambda entry: entry[0])
-    positives = int((of_class == label).sum())
+            categories = _most_frequent(votes)
+            result = _categories_auc(categories, positive, len(tested))
+            results.append((result, label, _only_in_one_class(categories, vote_classes)))
+    (low, auc, high), label, only = max(results, key=lambda entry: entry[0])
+    positives = int((vote_classes == label).sum())
     return [
         Shortcut(
             fact=name,
@@ -161,30 +162,30 @@ def _of_fact(
             low=low,
             high=high,
             positives=positives,
-            negatives=len(of_class) - positives,
+            negatives=len(vote_classes) - positives,
             only=only,
         )
     ]
 
 
 def _medians(votes: Mapping[tuple[Hashable, int], Sequence[Fact]]) -> NDArray[np.float64]:
-    return np.array([median(float(value) for value in cast) for cast in votes.values()])
+    return np.array([median(float(value) for value in vote) for vote in votes.values()])
 
 
 def _most_frequent(votes: Mapping[tuple[Hashable, int], Sequence[Fact]]) -> NDArray[np.str_]:
-    """Each vote's category; of equally frequent ones the first by name."""
-    chosen = []
-    for cast in votes.values():
-        counts = Counter(str(value) for value in cast)
-        chosen.append(min(counts, key=lambda value: (-counts[value], value)))
-    return np.array(chosen)
+    """Return each vote's most frequent category; of equally frequent ones, the first by name."""
+    categories = []
+    for vote in votes.values():
+        counts = Counter(str(value) for value in vote)
+        categories.append(min(counts, key=lambda value: (-counts[value], value)))
+    return np.array(categories)
 
 
-def _of_number(
+def _number_auc(
     values: NDArray[np.float64], positive: NDArray[np.bool_], classes: int
 ) -> tuple[float, float, float]:
-    """The better of the ranks' and the tenths' lower bound, AUC and upper bound."""
-    auc = rank_auc(values, positive)
+    """Return lower bound, AUC and upper bound of a number: the better of ranks and tenths."""
+    auc = metrics.auc(values, positive)
     low, high = _interval(auc, positive, 2 * classes)
     if auc < 0.5:
         low, auc, high = 1 - high, 1 - auc, 1 - low
@@ -192,75 +193,64 @@ def _of_number(
         low, high = 0.5, max(high, 1 - low)
     edges = np.unique(np.quantile(values, np.arange(1, 10) / 10))
     return max(
-        (low, auc, high), _of_categories(np.searchsorted(edges, values), positive, 2 * classes)
+        (low, auc, high), _categories_auc(np.searchsorted(edges, values), positive, 2 * classes)
     )
 
 
-def _of_categories(
+def _categories_auc(
     values: NDArray[np.str_] | NDArray[np.intp], positive: NDArray[np.bool_], tries: int
 ) -> tuple[float, float, float]:
-    """Lower bound, AUC and upper bound of categories."""
+    """Return lower bound, AUC and upper bound of categories."""
     auc = category_auc(values, positive)
     low, high = _interval(auc, positive, tries)
     return low, auc, high
 
 
 def _interval(auc: float, positive: NDArray[np.bool_], tries: int) -> tuple[float, float]:
-    """Newcombe's interval of 95 %, widened for the best of several tries (Bonferroni)."""
+    """Return Newcombe's 95 % interval, widened for the best of several tests (Bonferroni)."""
     positives = int(positive.sum())
     return newcombe_interval(auc, positives, len(positive) - positives, level=1 - 0.05 / tries)
 
 
 def _only_in_one_class(
-    values: NDArray[np.str_], of_class: NDArray[np.intp]
+    values: NDArray[np.str_], vote_classes: NDArray[np.intp]
 ) -> tuple[tuple[str, int, int], ...]:
-    found = []
+    entries = []
     for value in np.unique(values):
-        inside = of_class[values == value]
-        share = float((of_class == inside[0]).mean())
-        if (inside == inside[0]).all() and share ** len(inside) < UNLIKELY:
-            found.append((str(value), int(inside[0]), len(inside)))
-    return tuple(sorted(found, key=lambda entry: -entry[2]))
-
-
-def rank_auc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
-    """The share of pairs, one positive and one negative, in which the positive one is higher.
-
-    Ties count half (Mann-Whitney).
-    """
-    negatives = np.sort(scores[~positive])
-    below = np.searchsorted(negatives, scores[positive], side="left")
-    not_above = np.searchsorted(negatives, scores[positive], side="right")
-    return float((below + not_above).mean() / (2 * len(negatives)))
+        classes = vote_classes[values == value]
+        share = float((vote_classes == classes[0]).mean())
+        if (classes == classes[0]).all() and share ** len(classes) < UNLIKELY:
+            entries.append((str(value), int(classes[0]), len(classes)))
+    return tuple(sorted(entries, key=lambda entry: -entry[2]))
 
 
 def category_auc(values: NDArray[np.str_] | NDArray[np.intp], positive: NDArray[np.bool_]) -> float:
-    """AUC of scoring each category by its share of positives, by leave-pair-out.
+    """Return the leave-pair-out AUC of scoring each category by its share of positives.
 
-    In each pair of a positive and a negative case, both are taken out before the shares are
-    counted. (Leaving out one alone would give 0 for a category that all cases have: each positive
-    then sees one positive fewer than each negative does.) The shares are drawn towards the overall
-    one by the weight of one case, so that a category seen once says nothing.
+    For each pair of a positive and a negative case, the shares are computed without these two.
+    (Leaving out only one would give 0 for a category that all cases have, because each positive
+    case would leave one positive fewer than each negative case.) The shares are shrunk towards the
+    overall share with the weight of one case, so that a category with one case is uninformative.
 
     Args:
-        values: Of each case; equal ones are one category.
+        values: Category of each case.
         positive: Whether each case is positive.
     """
     names, categories = np.unique(values, return_inverse=True)
-    of_positive = np.bincount(categories[positive], minlength=len(names))
-    of_negative = np.bincount(categories[~positive], minlength=len(names))
-    positives, negatives = int(of_positive.sum()), int(of_negative.sum())
+    positive_counts = np.bincount(categories[positive], minlength=len(names))
+    negative_counts = np.bincount(categories[~positive], minlength=len(names))
+    positives, negatives = int(positive_counts.sum()), int(negative_counts.sum())
     rest = positives + negatives - 2
     prior = (positives - 1) / rest if rest else 0.5
-    of_all = of_positive + of_negative
+    counts = positive_counts + negative_counts
     # The category of the positive case has lost a positive, that of the negative case a negative.
-    without_positive = (of_positive - 1 + prior) / of_all
-    without_negative = (of_positive + prior) / of_all
+    without_positive = (positive_counts - 1 + prior) / counts
+    without_negative = (positive_counts + prior) / counts
     wins = 0.0
-    for category in np.flatnonzero(of_positive):
+    for category in np.flatnonzero(positive_counts):
         score = without_positive[category]
         lead = score - without_negative
         beaten = (lead > ROUNDING) + 0.5 * (np.abs(lead) <= ROUNDING)
         beaten[category] = 0.5
-        wins += of_positive[category] * float(beaten @ of_negative)
+        wins += positive_counts[category] * float(beaten @ negative_counts)
     return float(wins / (positives * negatives))

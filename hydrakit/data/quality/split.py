@@ -1,4 +1,4 @@
-"""Sharing out cases into training, validation and test, whole patients at a time."""
+"""Splitting of cases into training, validation and test, with each patient in one split."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from hydrakit.data.quality.components import connected_components
 from hydrakit.errors import DataError
 from hydrakit.plan.model import Split
 
@@ -25,176 +26,172 @@ def split_cases(
     dataset: str,
     fixed: Sequence[str | None] | None = None,
 ) -> list[str]:
-    """Give each case its split: patient-disjoint and stratified by class.
+    """Assign each case to a split, patient-disjoint and stratified by class.
 
     Cases that share a patient or a group, directly or through other cases, form one unit and stay
-    together. Every class first gets one unit in every split; the other units then go, in random
-    order and larger ones first, where their classes are furthest below their share.
+    together. First, every split gets one unit of every class. Then the other units, in random order
+    with larger ones first, go to the split where their classes are furthest below their share.
 
     Args:
-        strata: ``(cases, strata)``, 1 where a case belongs to a stratum: its class, most often
+        strata: Membership ``(cases, strata)``, 1 if a case belongs to a stratum, usually its class
             (`tasks.strata`).
         patients: Patient of each case.
         groups: Group of each case, or None.
-        split: The shares; a share of 0 leaves its split empty. Of a fold, first all units are
-            dealt into as many parts as there are folds, the same for each of them; one part is
-            the test split. Where only a share is used, all is dealt as ever, and then of
-            training and of validation as much is left out.
-        seed: Of the order in which units are dealt out.
-        names: Of the strata, for messages.
-        dataset: Its name, for messages.
-        fixed: The split of each case that is decided already, and of its whole unit with it; None
-            for the others.
+        split: Shares of the splits; a share of 0 leaves its split empty. With a fold, all units are
+            first divided into the folds, and one fold is the test split. With a used share below
+            1, the cases are assigned as usual, and then the rest of the training and validation
+            cases is left unused.
+        seed: Seed of the random order of the units.
+        names: Names of the strata, for messages.
+        dataset: Name of the dataset, for messages.
+        fixed: Split of each case if it is fixed in advance, which also fixes its whole unit; None
+            otherwise.
 
     Returns:
         ``"train"``, ``"val"``, ``"test"`` or ``"unused"`` for each case.
 
     Raises:
-        DataError: A class is empty, or has too few patients to be in every split; or two cases of
-            one unit are fixed in two splits.
+        DataError: A class is empty, or has too few patients for every split; or two cases of one
+            unit are fixed to different splits.
     """
-    units = unit_of_each(patients, groups)
+    units = unit_numbers(patients, groups)
     counts = np.zeros((max(units) + 1, len(names)))
     np.add.at(counts, np.array(units), strata)
-    decided = _decided(units, patients, fixed or [None] * len(patients), dataset)
+    fixed_splits = _fixed_splits(units, patients, fixed or [None] * len(patients), dataset)
     order = np.random.default_rng(seed).permutation(len(counts))
 
-    def deal(shares: Sequence[float], decided: NDArray[np.int64]) -> NDArray[np.int64]:
+    def assign(shares: Sequence[float], fixed: NDArray[np.int64]) -> NDArray[np.int64]:
         parts = len([share for share in shares if share > 0])
         _check_enough(counts, parts, names=names, dataset=dataset)
-        dealt = _deal(counts, np.array(shares), order, decided)
-        if dealt is None:
+        assigned = _assign(counts, np.array(shares), order, fixed)
+        if assigned is None:
             rarest = int(np.argmin((counts > 0).sum(axis=0)))
             raise DataError(_too_few(dataset, names[rarest], counts[:, rarest], parts))
-        return dealt
+        return assigned
 
     if split.fold is not None:
-        folds = deal([1] * split.fold.count, np.full(len(counts), -1))
-        if (decided >= 0).any():
+        folds = assign([1] * split.fold.count, np.full(len(counts), -1))
+        if (fixed_splits >= 0).any():
             raise DataError(
                 f"{dataset}: some cases have their split from the dataset or another one of this "
                 "run, so that it cannot be cross-validated: use `--holdout`"
             )
-        decided[folds == split.fold.index] = SPLITS.index("test")
-    chosen = deal([split.train, split.val, split.test], decided)
+        fixed_splits[folds == split.fold.index] = SPLITS.index("test")
+    assigned = assign([split.train, split.val, split.test], fixed_splits)
     if split.used < 1:
         for part in (SPLITS.index("train"), SPLITS.index("val")):
-            inside = order[chosen[order] == part]
-            chosen[inside[_left_out(counts[inside], split.used)]] = len(SPLITS)
-    return [(*SPLITS, UNUSED)[chosen[unit]] for unit in units]
+            members = order[assigned[order] == part]
+            assigned[members[_unused(counts[members], split.used)]] = len(SPLITS)
+    return [(*SPLITS, UNUSED)[assigned[unit]] for unit in units]
 
 
-def _left_out(counts: NDArray[np.float64], used: float) -> NDArray[np.bool_]:
-    """Which units of a split are left out, where a share of it is used with all its classes."""
+def _unused(counts: NDArray[np.float64], used: float) -> NDArray[np.bool_]:
+    """Choose the unused units of a split, so that the used share has all of its classes."""
     shares, order = np.array([used, 1 - used]), np.arange(len(counts))
-    chosen = _one_of_each_class(counts, shares, order, [0], np.full(len(counts), -1))
-    assert chosen is not None  # the split has every class
-    _deal_the_rest(counts, shares, order, [0, 1], chosen)
-    return np.equal(chosen, 1)
+    assigned = _assign_one_per_class(counts, shares, order, [0], np.full(len(counts), -1))
+    assert assigned is not None  # the split has every class
+    _assign_rest(counts, shares, order, [0, 1], assigned)
+    return np.equal(assigned, 1)
 
 
-def _deal(
+def _assign(
     counts: NDArray[np.float64],
     shares: NDArray[np.float64],
     order: NDArray[np.int64],
-    decided: NDArray[np.int64],
+    fixed: NDArray[np.int64],
 ) -> NDArray[np.int64] | None:
-    """The part of each unit, by the shares of the parts; None where no class can be in all."""
+    """Assign each unit to a part, by shares; return None if a part cannot get every class."""
     shares = shares / shares.sum()
     used = [index for index in range(len(shares)) if shares[index] > 0]
-    chosen = _one_of_each_class(counts, shares, order, used, decided)
-    if chosen is not None:
-        _deal_the_rest(counts, shares, order, used, chosen)
-    return chosen
+    assigned = _assign_one_per_class(counts, shares, order, used, fixed)
+    if assigned is not None:
+        _assign_rest(counts, shares, order, used, assigned)
+    return assigned
 
 
-def unit_of_each(patients: Sequence[str], groups: Sequence[str | None]) -> list[int]:
-    """Number the sets of cases that must stay together (union-find over patients and groups)."""
-    parent: dict[tuple[str, str], tuple[str, str]] = {}
-
-    def root(node: tuple[str, str]) -> tuple[str, str]:
-        parent.setdefault(node, node)
-        while parent[node] != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
-        return node
-
-    for patient, group in zip(patients, groups, strict=True):
-        here = root(("patient", patient))
+def unit_numbers(patients: Sequence[str], groups: Sequence[str | None]) -> list[int]:
+    """Number the units of cases that share patients or groups; return each case's number."""
+    first: dict[tuple[str, str], int] = {}
+    links = []
+    for index, (patient, group) in enumerate(zip(patients, groups, strict=True)):
+        links.append((first.setdefault(("patient", patient), index), index))
         if group is not None:
-            parent[root(("group", group))] = here
-    numbers: dict[tuple[str, str], int] = {}
-    return [numbers.setdefault(root(("patient", p)), len(numbers)) for p in patients]
+            links.append((first.setdefault(("group", group), index), index))
+    units = [0] * len(patients)
+    for number, unit in enumerate(connected_components(len(patients), links)):
+        for index in unit:
+            units[index] = number
+    return units
 
 
-def _decided(
+def _fixed_splits(
     units: Sequence[int], patients: Sequence[str], fixed: Sequence[str | None], dataset: str
 ) -> NDArray[np.int64]:
-    """The split of each unit that is fixed, -1 for the others."""
-    chosen = np.full(max(units) + 1, -1)
+    """Return the fixed split of each unit, -1 for units without one."""
+    splits = np.full(max(units) + 1, -1)
     first: dict[int, str] = {}
     for unit, patient, name in zip(units, patients, fixed, strict=True):
         if name is None:
             continue
-        if chosen[unit] >= 0 and SPLITS[chosen[unit]] != name:
+        if splits[unit] >= 0 and SPLITS[splits[unit]] != name:
             raise DataError(
-                f"{dataset}: patient {first[unit]!r} is put into {SPLITS[chosen[unit]]!r} and "
+                f"{dataset}: patient {first[unit]!r} is put into {SPLITS[splits[unit]]!r} and "
                 f"patient {patient!r}, of the same patient, group or copies, into {name!r}: "
                 "put both into one split, or leave the choice to hydrakit"
             )
-        chosen[unit] = SPLITS.index(name)
+        splits[unit] = SPLITS.index(name)
         first.setdefault(unit, patient)
-    return chosen
+    return splits
 
 
 def _check_enough(
     counts: NDArray[np.float64], splits: int, *, names: Sequence[str], dataset: str
 ) -> None:
     for label, name in enumerate(names):
-        have = int((counts[:, label] > 0).sum())
-        if have == 0:
+        available = int((counts[:, label] > 0).sum())
+        if available == 0:
             raise DataError(
                 f"{dataset}: class {name!r} has no usable case: every class needs some "
                 f"(see `hydrakit datasets check {dataset}`)"
             )
-        if have < splits:
+        if available < splits:
             raise DataError(_too_few(dataset, name, counts[:, label], splits))
 
 
 def _too_few(dataset: str, name: str, counts: NDArray[np.float64], splits: int) -> str:
-    have = int((counts > 0).sum())
+    available = int((counts > 0).sum())
     fewer = f", or give it no test split (`--split {dataset}=9-1`)" if splits > 2 else ""
-    patients = "patient" if have == 1 else "patients"
+    patients = "patient" if available == 1 else "patients"
     return (
-        f"{dataset}: {have} {patients} with class {name!r} (those of one group count once): too "
-        f"few to have every class in {splits} splits that share no patient: add cases{fewer}"
+        f"{dataset}: {available} {patients} with class {name!r} (those of one group count once): "
+        f"too few to have every class in {splits} splits that share no patient: add cases{fewer}"
     )
 
 
-def _one_of_each_class(
+def _assign_one_per_class(
     counts: NDArray[np.float64],
     shares: NDArray[np.float64],
     order: NDArray[np.int64],
     used: list[int],
-    decided: NDArray[np.int64],
+    fixed: NDArray[np.int64],
 ) -> NDArray[np.int64] | None:
-    """Seed every split with a unit of every class: the split of each unit, -1 where not chosen.
+    """Assign one unit of every class to every split; return the split of each unit, -1 for none.
 
-    ``decided`` are the units whose split stands already, likewise.
+    ``fixed`` gives the units' fixed splits in the same form.
 
-    The class with the fewest units to spare chooses first, for the smallest split first. Where
-    units have several rare classes, a choice can leave another class one unit short: the search
-    then steps back. None where no choice does.
+    The class with the fewest spare units is served first, and for it the smallest split. If units
+    have several rare classes, an assignment can leave another class one unit short: the search then
+    backtracks. The result is None if no assignment succeeds.
     """
-    chosen = decided.copy()
+    assigned = fixed.copy()
     sizes = counts.sum(axis=1)
     room = shares * sizes.sum()
     smallest_first = sorted(used, key=lambda index: float(shares[index]))
 
-    def seed() -> bool:
-        free = (counts > 0) & (chosen < 0)[:, None]
+    def search() -> bool:
+        free = (counts > 0) & (assigned < 0)[:, None]
         lacking = {
-            label: [i for i in smallest_first if not counts[chosen == i, label].any()]
+            label: [i for i in smallest_first if not counts[assigned == i, label].any()]
             for label in range(counts.shape[1])
         }
         spare = {label: free[:, label].sum() - len(of) for label, of in lacking.items() if of}
@@ -204,38 +201,38 @@ def _one_of_each_class(
         if spare[label] < 0:
             return False
         index = lacking[label][0]
-        # A patient with very many cases would fill a small split alone: first those that fit.
+        # A patient with very many cases would fill a small split alone: try those that fit first.
         candidates = sorted(
             order[free[order, label]], key=lambda unit: max(float(sizes[unit] - room[index]), 0)
         )
         for unit in candidates:
-            chosen[unit] = index
-            if seed():
+            assigned[unit] = index
+            if search():
                 return True
-            chosen[unit] = -1
+            assigned[unit] = -1
         return False
 
-    return chosen if seed() else None
+    return assigned if search() else None
 
 
-def _deal_the_rest(
+def _assign_rest(
     counts: NDArray[np.float64],
     shares: NDArray[np.float64],
     order: NDArray[np.int64],
     used: list[int],
-    chosen: NDArray[np.int64],
+    assigned: NDArray[np.int64],
 ) -> None:
-    """Deal the units not yet chosen, in place, to the split that lacks their classes most.
+    """Assign the other units, in place, each to the split that needs its classes most.
 
-    What a split lacks is measured by its own share, so that all fill evenly: by cases, the largest
-    split would take the largest patients and leave the small ones to validation and test.
+    The need is relative to the split's share, so that all splits fill evenly. With an absolute
+    need, the largest split would get the largest patients, validation and test the small ones.
     """
     weight = 1.0 / np.maximum(counts.sum(axis=0), 1.0)
-    have = np.stack([counts[chosen == index].sum(axis=0) for index in range(len(shares))])
-    rest = [unit for unit in order if chosen[unit] < 0]
+    totals = np.stack([counts[assigned == index].sum(axis=0) for index in range(len(shares))])
+    rest = [unit for unit in order if assigned[unit] < 0]
     for unit in sorted(rest, key=lambda unit: -float(counts[unit].sum())):
-        lacking = 1 - (have[used] + counts[unit] / 2) * weight / shares[used, None]
+        lacking = 1 - (totals[used] + counts[unit] / 2) * weight / shares[used, None]
         need = (lacking * counts[unit] * weight).sum(axis=1)
         best = used[int(np.argmax(need))]
-        chosen[unit] = best
-        have[best] += counts[unit]
+        assigned[unit] = best
+        totals[best] += counts[unit]

@@ -1,6 +1,6 @@
-"""What there is to know of a dataset before a network is trained on it, as data.
+"""Summary of a dataset check, as data.
 
-`hydrakit datasets check` prints it, and writes it as JSON or as a page.
+`hydrakit datasets check` prints it, or writes it as JSON or as a page.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from hydrakit.stats.findings import Findings
 
 
 class Issue(Frozen):
-    """A problem or a warning.
+    """A problem or a warning about a dataset.
 
     Attributes:
-        kind: One of `PROBLEMS` or of `WARNINGS`.
-        text: What is the matter, on one line.
-        keys: The cases that it is about, where they are to be listed.
+        kind: A key of `PROBLEMS` or of `WARNINGS`.
+        text: Description of the issue, on one line.
+        keys: Keys of the affected cases, if they are to be listed.
     """
 
     kind: str
@@ -33,17 +33,17 @@ class Issue(Frozen):
 
 
 class CheckedCase(Frozen):
-    """A usable case.
+    """A usable case of a checked dataset.
 
     Attributes:
-        key: Of the case.
-        label: Of the case; None where it is unknown.
-        classes: What the label says, in words.
-        patient: Of the case.
-        finding: As in `hydrakit.data.prepared.index.PreparedCase`.
-        split: Where it would go; None without a label, or where no split is possible.
-        subgroups: Of the case.
-        facts: What is known of its file and of its image.
+        key: Identity of the case, unique in its dataset.
+        label: Label of the case; None if it is unknown.
+        classes: Names for the label (`hydrakit.data.read.class_names`).
+        patient: Pseudonymous patient identifier.
+        finding: Key of the first case of the finding.
+        split: Split of the case in a run; None without a label, or if no split is possible.
+        subgroups: Subgroups of the case and their values.
+        facts: Facts of the case's file and image.
     """
 
     key: str
@@ -57,7 +57,7 @@ class CheckedCase(Frozen):
 
 
 class FactRange(Frozen):
-    """A fact that is a number: its range over the cases that have it."""
+    """Range of a numeric fact over the cases that have it."""
 
     fact: str
     low: float
@@ -67,14 +67,14 @@ class FactRange(Frozen):
 
 
 class FactValues(Frozen):
-    """A fact that is text: how often each value occurs, the most frequent first."""
+    """Frequency of each value of a text fact, most frequent first."""
 
     fact: str
     values: dict[str, int]
 
 
 class CopyPair(Frozen):
-    """Two cases that are copies of one another; ``one`` and ``other`` are keys."""
+    """Keys of two cases that are copies of one another, and their similarity."""
 
     one: str
     other: str
@@ -85,26 +85,26 @@ class CopyPair(Frozen):
 
 
 class Summary(Frozen):
-    """A dataset, looked at as a run would.
+    """Summary of a checked dataset.
 
     Attributes:
-        dataset: Its name.
-        task: What a label is.
-        all_classes: As the adapter names them.
+        dataset: Name of the dataset.
+        task: Task of the dataset.
+        all_classes: Names of the classes.
         digest: SHA-256 of the prepared patches and cases.
-        channels: Of the images.
-        split: The shares by which cases were dealt out.
-        seed: Of the dealing.
+        channels: Number of channels of the images.
+        split: Shares of the splits.
+        seed: Seed of the split.
         declared: Number of cases whose split the dataset itself declares.
-        cases: In the order of the prepared patches.
-        unusable: Cases that give no image, and why.
-        ranges: The facts that are numbers.
-        values: The facts that are text.
+        cases: Usable cases, in the order of the prepared patches.
+        unusable: Cases without a usable image, with the reasons.
+        ranges: Numeric facts.
+        values: Text facts.
         copies: Enough pairs to join all copies into their groups.
-        groups: The groups of copies, by keys.
-        shortcuts: How well facts tell the class, the strongest first.
-        problems: What would spoil a result.
-        warnings: What is worth knowing.
+        groups: Groups of copies, as keys of their cases.
+        shortcuts: How well facts predict the class, strongest first.
+        problems: Issues that make results invalid.
+        warnings: Issues that are worth checking.
     """
 
     dataset: str
@@ -131,25 +131,25 @@ class Summary(Frozen):
         return tuple(name for name in SPLITS if any(case.split == name for case in self.cases))
 
     @property
-    def split_words(self) -> str:
-        """How the cases with a label were dealt out."""
+    def split_description(self) -> str:
+        """How the labelled cases are split, as text."""
         shares = (self.split.train, self.split.val, self.split.test)
-        dealt = "-".join(f"{share:g}" for share in shares if share)
-        dealt += f", seed {self.seed}; patients, groups and copies stay together"
+        assigned = "-".join(f"{share:g}" for share in shares if share)
+        assigned += f", seed {self.seed}; patients, groups and copies stay together"
         if self.declared == len(self.cases) - len(self.members(None)):
             return "as the dataset declares it"
         if self.declared:
-            return f"{self.declared} cases as the dataset declares them, the others {dealt}"
-        return dealt
+            return f"{self.declared} cases as the dataset declares them, the others {assigned}"
+        return assigned
 
     def members(self, name: str | None) -> list[CheckedCase]:
-        """The cases of a class; of None those without a label."""
+        """Return the cases of a class; for None, the cases without a label."""
         if name is None:
             return [case for case in self.cases if case.label is None]
         return [case for case in self.cases if name in case.classes]
 
     def counts(self) -> list[tuple[str, list[CheckedCase]]]:
-        """What to count: each class with its cases, the unlabelled if there are any, and all."""
+        """Return the rows to count: each class, the unlabelled cases if there are any, and all."""
         unlabelled = self.members(None)
         return [
             *((name, self.members(name)) for name in self.all_classes),
@@ -158,9 +158,9 @@ class Summary(Frozen):
         ]
 
     def count_table(self) -> tuple[list[str], list[list[str | int]]]:
-        """Headers and rows: cases by class and split, and how many they are of.
+        """Return headers and rows: cases by class and split, and their findings and patients.
 
-        Findings are there where some have several cases.
+        Findings are included only if some have several cases.
         """
         counted = {"findings": findings, "patients": patients}
         if findings(self.cases) == len(self.cases):
@@ -181,11 +181,11 @@ class Summary(Frozen):
         return headers, rows
 
     def subgroups(self) -> dict[str, dict[str, int]]:
-        """How many findings each value of each subgroup has, the most frequent first."""
-        found = Findings.of([case.finding for case in self.cases])
+        """Count the findings of each value of each subgroup, most frequent first."""
+        grouped = Findings.of([case.finding for case in self.cases])
         counted: dict[str, Counter[str]] = {}
-        for told in found.subgroups([case.subgroups for case in self.cases]):
-            for name, value in told.items():
+        for subgroups in grouped.subgroups([case.subgroups for case in self.cases]):
+            for name, value in subgroups.items():
                 counted.setdefault(name, Counter())[value] += 1
         return {name: dict(values.most_common()) for name, values in sorted(counted.items())}
 
@@ -195,10 +195,10 @@ class Summary(Frozen):
 
 
 def findings(cases: Sequence[CheckedCase]) -> int:
-    """How many different findings the cases are images of."""
+    """Count the distinct findings of the cases."""
     return len({case.finding for case in cases})
 
 
 def patients(cases: Sequence[CheckedCase]) -> int:
-    """How many different patients the cases are of."""
+    """Count the distinct patients of the cases."""
     return len({case.patient for case in cases})

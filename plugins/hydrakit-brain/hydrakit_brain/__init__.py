@@ -1,16 +1,16 @@
-"""The dataset `brain`: "Brain MRI Images for Brain Tumor Detection" (Kaggle, navoneel)."""
+"""Adapter `brain` for "Brain MRI Images for Brain Tumor Detection" (Kaggle, navoneel)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-from hydrakit.hooks import DatasetAdapter, FieldOfView, OptionValue, Sample, Unusable, hookimpl
+from hydrakit.hooks import DatasetAdapter, FieldOfView, NoOptions, Sample, Unusable, hookimpl
 
 
 @hookimpl
 def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
-    """The dataset of this plugin."""
+    """Return the adapter of the dataset ``brain``."""
     yield DatasetAdapter(
         name="brain",
         summary="Brain MRI slices from the web, with or without a tumour (Kaggle, 253 images)",
@@ -28,11 +28,11 @@ def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
             "Chakrabarty N. Brain MRI Images for Brain Tumor Detection. Kaggle, 2019. "
             "https://www.kaggle.com/datasets/navoneel/brain-mri-images-for-brain-tumor-detection"
         ),
-        licence="not stated by its author: for research, not to be redistributed",
+        licence="not stated by its author: for research, do not redistribute",
     )
 
 
-def _read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample | Unusable]:
+def _read(root: Path, options: NoOptions) -> Iterator[Sample | Unusable]:
     from hydrakit_brain.reading import read
 
     return read(root)

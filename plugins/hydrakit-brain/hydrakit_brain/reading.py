@@ -1,13 +1,13 @@
-"""From the folders ``yes`` and ``no`` to samples.
+"""Reading of the folders ``yes`` and ``no`` as samples.
 
-What the real files need (each was seen in the 253 images, or in how the archive unpacks):
+The real files need special treatment (each point occurs in the 253 images or their archive):
 
-* PNGs are named .jpg, so the content decides the format.
-* Modes differ, and RGBA and palette occur in ``no`` alone: every image becomes grey by one rule
-  that keeps no trace of its mode. Format, mode and the like are given as facts, for the check of
-  what else tells the label.
-* ``Y92.jpg`` and ``Y92.png`` are different images, so a key holds the whole file name.
-* The dataset names no patients, and many images are copies: hydrakit finds these itself.
+* Some PNG files are named .jpg, so the content decides the format.
+* Modes differ, and RGBA and palette images occur only in ``no``: one rule converts every image to
+  grey, without a trace of its mode. Format, mode and similar properties are facts, for the
+  shortcut check.
+* ``Y92.jpg`` and ``Y92.png`` are different images, so a key contains the whole file name.
+* The dataset names no patients, and many images are copies: hydrakit detects these itself.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
 
 FOLDERS = ("no", "yes")  # by label
 SUFFIXES = (".jpg", ".jpeg", ".png")
-LITTER = ("thumbs.db", "desktop.ini")  # left by file managers; those of macOS begin with a dot
-DEEP = {"1": 1.0, "I": 16.0, "I;16": 16.0, "I;16B": 16.0}  # bits of a pixel's value; others 8
+SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # of file managers; those of macOS begin with a dot
+MODE_BITS = {"1": 1.0, "I": 16.0, "I;16": 16.0, "I;16B": 16.0}  # bits per value; other modes 8
 
 
 def read(root: Path) -> Iterator[Sample | Unusable]:
-    """Every image file of the dataset, by label and name.
+    """Yield every image file of the dataset, sorted by label and name.
 
-    Images are grey, ``(height, width)``, 0 to 255; each is a patient of its own, since the dataset
-    names none.
+    Images are grey, ``(height, width)``, 0 to 255. Each image is its own patient, because the
+    dataset names no patients.
 
     Raises:
-        DataError: No folder with images of both kinds.
+        DataError: There is no folder with images of both classes.
     """
     for key, (label, path) in _files(root).items():
         try:
@@ -56,39 +56,39 @@ def read(root: Path) -> Iterator[Sample | Unusable]:
 
 
 def read_facts(path: Path) -> dict[str, str | float]:
-    """What a file's header tells and should not tell the label.
+    """Read facts from a file's header, which should not predict the label.
 
     The format is that of the content, not of the suffix.
 
     Raises:
-        DataError: It is no JPEG or PNG file; the message is a reason for `Unusable`.
+        DataError: The file is not JPEG or PNG; the message is a reason for `Unusable`.
     """
-    with _opened(path) as image:
+    with _open_image(path) as image:
         return {
             "format": str(image.format),
             "suffix": path.suffix,
             "mode": image.mode,
-            "bit depth": DEEP.get(image.mode, 8.0),
+            "bit depth": MODE_BITS.get(image.mode, 8.0),
             "width": float(image.width),
             "height": float(image.height),
         }
 
 
 def load_grey(path: Path) -> NDArray[np.float32]:
-    """An image as grey values from 0 to 255, ``(height, width)``.
+    """Load an image as grey values from 0 to 255, ``(height, width)``.
 
-    Colour becomes luma (ITU-R BT.601). Transparency is dropped: the colours below it are what the
-    other files hold, while to blend them would darken the files that have it.
+    Colour is converted to luma (ITU-R BT.601). Transparency is dropped: the colours below it are
+    comparable to other files, while blending would darken the files that have it.
 
     Raises:
-        DataError: It is no whole JPEG or PNG file; the message is a reason for `Unusable`.
+        DataError: The file is not a complete JPEG or PNG; the message is a reason for `Unusable`.
     """
-    with _opened(path) as image:
+    with _open_image(path) as image:
         return _grey(image)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _open_image(path: Path) -> Iterator[Image.Image]:
     from PIL import Image
 
     if path.suffix.lower() not in SUFFIXES:
@@ -112,28 +112,32 @@ def _grey(image: Image.Image) -> NDArray[np.float32]:
     image.info.pop("transparency", None)
     if image.mode.startswith("I"):  # 16-bit grey, whatever its byte order
         return np.asarray(image, dtype=np.float32) / np.float32(257)
-    # By way of RGB, so that palettes and pairs of grey and alpha take the same path as all others;
-    # grey values come out of it unchanged.
+    # Convert through RGB, so that palettes and grey with alpha are treated like all other modes;
+    # grey values stay unchanged.
     return np.asarray(image.convert("RGB").convert("L"), dtype=np.float32)
 
 
 def _files(root: Path) -> dict[str, tuple[int, Path]]:
-    """Label and path of each file by its key, ``yes/NAME`` or ``no/NAME``."""
+    """Return label and path of each file by its key, ``yes/NAME`` or ``no/NAME``."""
     base = _base(root)
     files: dict[str, tuple[int, Path]] = {}
     for label, name in enumerate(FOLDERS):
         folder = _class_folder(base, name)
         if folder is None:
-            raise DataError(f"brain: no folder {name}/ beside the other one in {base}")
-        inside = sorted(path for path in folder.iterdir() if not (path.is_dir() or _litter(path)))
-        if not any(path.suffix.lower() in SUFFIXES for path in inside):
+            raise DataError(
+                f"brain: no folder {name}/ beside the other one in {base}: unpack again"
+            )
+        paths = sorted(
+            path for path in folder.iterdir() if not (path.is_dir() or _is_system_file(path))
+        )
+        if not any(path.suffix.lower() in SUFFIXES for path in paths):
             raise DataError(f"brain: no {', '.join(SUFFIXES)} file in {folder}: unpack it again")
-        files |= {f"{name}/{path.name}": (label, path) for path in inside}
+        files |= {f"{name}/{path.name}": (label, path) for path in paths}
     return files
 
 
 def _base(root: Path) -> Path:
-    """The folder that holds ``yes`` and ``no``: the root or, failing that, one right below it.
+    """Return the folder that holds ``yes`` and ``no``: the root or a folder directly below it.
 
     Kaggle's archive holds every image twice, in the root and in ``brain_tumor_dataset``.
     """
@@ -141,10 +145,15 @@ def _base(root: Path) -> Path:
         return root
     below = [path for path in sorted(root.iterdir()) if path.is_dir() and _has_class_folder(path)]
     if not below:
-        raise DataError(f"brain: neither {root} nor a folder right below it holds yes/ and no/")
+        raise DataError(
+            f"brain: neither {root} nor a folder directly below it holds yes/ and no/: unpack the "
+            "archive there"
+        )
     if len(below) > 1:
         names = ", ".join(path.name for path in below)
-        raise DataError(f"brain: {root} holds yes/ and no/ in more than one folder: {names}")
+        raise DataError(
+            f"brain: {root} holds yes/ and no/ in more than one folder: {names}: keep one"
+        )
     return below[0]
 
 
@@ -156,9 +165,9 @@ def _class_folder(base: Path, name: str) -> Path | None:
     named = [path for path in sorted(base.iterdir()) if path.name.lower() == name and path.is_dir()]
     if len(named) > 1:
         names = ", ".join(path.name for path in named)
-        raise DataError(f"brain: {base} holds {name}/ more than once: {names}. Keep one")
+        raise DataError(f"brain: {base} holds {name}/ more than once: {names}: keep one")
     return named[0] if named else None
 
 
-def _litter(path: Path) -> bool:
-    return path.name.startswith(".") or path.name.lower() in LITTER
+def _is_system_file(path: Path) -> bool:
+    return path.name.startswith(".") or path.name.lower() in SYSTEM_FILES

@@ -215,7 +215,9 @@ def test_an_image_beyond_pillows_limit_is_unusable(
 def test_a_dataset_without_its_folders_is_refused(root: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(DataError, match=r"neither .*empty nor a folder right below it holds yes/"):
+    with pytest.raises(
+        DataError, match=r"neither .*empty nor a folder directly below it holds yes/"
+    ):
         read(empty)
     (root / "yes" / "Y1.jpg").unlink()
     with pytest.raises(DataError, match=r"no \.jpg, \.jpeg, \.png file in .*yes"):

@@ -1,23 +1,62 @@
-"""LUNGx for hydrakit: lung nodules on CT, benign or malignant."""
+"""Adapter `lung` for the LUNGx challenge: lung nodules on CT, benign or malignant."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from hydrakit.hooks import DatasetAdapter, FieldOfView, Option, hookimpl
+from hydrakit.hooks import DatasetAdapter, FieldOfView, hookimpl
 
 if TYPE_CHECKING:
-    from hydrakit.hooks import OptionValue, Sample, Unusable
+    from hydrakit.hooks import Sample, Unusable
 
-# A nodule is at most 30 mm wide by definition; 50 mm show it with 10 mm of what surrounds it. The
-# paper's authors cut out 65 pixels, which at the usual 0.6 to 0.9 mm are 39 to 58 mm: a size that
-# changes from scanner setting to scanner setting, where this one does not.
+# A nodule is at most 30 mm wide by definition; 50 mm include a margin of 10 mm. The paper's authors
+# cropped 65 pixels, which at the usual spacing of 0.6 to 0.9 mm are 39 to 58 mm: that size depends
+# on the scanner settings, this one does not.
 _FIELD_OF_VIEW = FieldOfView(millimetres=50.0)
 
 
-def _read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample | Unusable]:
+@dataclass(frozen=True, kw_only=True)
+class LungOptions:
+    """Options of the dataset ``lung``."""
+
+    suspicious: Literal["drop", "malignant", "unlabelled"] = field(
+        default="drop",
+        metadata={
+            "help": "treatment of the nodules labelled 'Suspicious malignant nodule'; "
+            "unlabelled ones are for prediction"
+        },
+    )
+    set: Literal["all", "calibration", "test"] = field(
+        default="all",
+        metadata={"help": "the calibration set, the challenge's test set, or both"},
+    )
+    window: Literal["nodule", "lung", "mediastinum", "none"] = field(
+        default="nodule",
+        metadata={
+            "help": "range to which Hounsfield units are clipped: nodule -1000 to 400, lung -1350 "
+            "to 150, mediastinum -150 to 250; none does not clip"
+        },
+    )
+    slices: Literal[1, 3, 5, 7] = field(
+        default=1,
+        metadata={
+            "help": "number of neighbouring slices used as channels, the nodule's slice in the "
+            "middle; beyond the end of the scan, its last slice is repeated"
+        },
+    )
+    sheet: str = field(
+        default="",
+        metadata={
+            "help": "file names of the sheets to read, separated by commas; no other sheets are "
+            "opened (default: all sheets below the folder, and one is used for each set)"
+        },
+    )
+
+
+def _read(root: Path, options: LungOptions) -> Iterator[Sample | Unusable]:
     from hydrakit_lungx.reading import read
 
     return read(root, options)
@@ -25,7 +64,7 @@ def _read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample | U
 
 @hookimpl
 def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
-    """The adapter ``lung``."""
+    """Return the adapter ``lung``."""
     yield DatasetAdapter(
         name="lung",
         summary="Lung nodules on CT in Hounsfield units (SPIE-AAPM-NCI LUNGx)",
@@ -33,7 +72,7 @@ def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
         read=_read,
         field_of_view=_FIELD_OF_VIEW,
         version="3",
-        layout="the calibration sheet, the test sheet (with truth, save for prediction), or both "
+        layout="the calibration sheet, the test sheet (with truth, except for prediction), or both "
         "(.xlsx or .csv) anywhere below the folder, and the DICOM images in folders of any name",
         how_to_get="The Cancer Imaging Archive, collection SPIE-AAPM Lung CT Challenge, "
         "https://doi.org/10.7937/K9/TCIA.2015.UZLSU3FL: the DICOM images (about 12 GB) and the "
@@ -42,39 +81,5 @@ def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
         "Farahani K, Kirby JS, Clarke LP. SPIE-AAPM-NCI Lung Nodule Classification Challenge "
         "Dataset. The Cancer Imaging Archive, 2015. doi:10.7937/K9/TCIA.2015.UZLSU3FL",
         licence="CC BY 3.0",
-        options=(
-            Option(
-                name="suspicious",
-                default="drop",
-                choices=("drop", "malignant", "unlabelled"),
-                help="what becomes of the nodules labelled 'Suspicious malignant nodule'; "
-                "unlabelled ones are for prediction",
-            ),
-            Option(
-                name="set",
-                default="all",
-                choices=("all", "calibration", "test"),
-                help="the calibration set, the challenge's test set, or both",
-            ),
-            Option(
-                name="window",
-                default="nodule",
-                choices=("nodule", "lung", "mediastinum", "none"),
-                help="the Hounsfield units that are kept, the others being cut to its ends: nodule "
-                "-1000 to 400, lung -1350 to 150, mediastinum -150 to 250; none keeps all",
-            ),
-            Option(
-                name="slices",
-                default=1,
-                choices=(1, 3, 5, 7),
-                help="so many neighbouring slices are the channels, from one side of the nodule's "
-                "to the other; where the scan ends, its last slice is repeated",
-            ),
-            Option(
-                name="sheet",
-                default="",
-                help="file names of the sheets to read, with commas between them; the others are "
-                "not opened (default: all that are found, one for each set)",
-            ),
-        ),
+        options=LungOptions,
     )

@@ -1,11 +1,11 @@
-"""From the nodule sheets and the DICOM images to one case for each nodule.
+"""Reading of the nodule sheets and DICOM images: one case for each nodule.
 
-"Nodule Center Image" is taken as InstanceNumber (0020,0013) of the scan's only CT series. The
+"Nodule Center Image" is interpreted as InstanceNumber (0020,0013) in the scan's only CT series. The
 sheets call it an image, and their note counts from 1, as InstanceNumber does; the paper's authors
-took it so too. Checked against the public index of the collection: each of the 83 numbers lies
-between 1 and the number of images of its series. Where no image, or more than one, has that
-number, the nodule is reported as unusable: no other slice is taken for it. Its neighbours are
-found by their planes.
+interpreted it in the same way. In the public index of the collection, each of the 83 numbers lies
+between 1 and the number of images of its series. If no image, or more than one, has that number,
+the nodule is unusable: no other slice is used in its place. Neighbouring slices are selected by
+their planes.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hydrakit.data.dicom import Header, MissingCodecError, index_headers, read_pixels, walk
-from hydrakit.data.dicom.geometry import has_plane, in_order
+from hydrakit.data.dicom.geometry import has_plane, sorted_stack
 from hydrakit.errors import DataError
-from hydrakit.hooks import OptionValue, Sample, Unusable
+from hydrakit.hooks import Sample, Unusable
 from hydrakit_lungx.sheets import SETS, SUSPICIOUS, UNLABELLED, Nodule, find_sheets
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from hydrakit_lungx import LungOptions
 
 NO_IMAGE = "no image"
 DROPPED = "label is suspicious, neither benign nor malignant"
@@ -38,9 +40,9 @@ NO_SPACING = "image without pixel spacing"
 NO_NEIGHBOURS = "neighbouring slices without position in the patient, or of another size"
 UNREADABLE = "image file cannot be read"
 
-# Hounsfield units. ``nodule`` runs from air to bone: below -1000 lies nothing but what scanners put
-# around the field of reconstruction, whose value differs from model to model, and above 400 bone
-# and metal, which would decide the patient's standard deviation. Soft tissue, fat in a nodule and
+# Hounsfield units. ``nodule`` ranges from air to bone: values below -1000 occur only outside the
+# field of reconstruction and depend on the scanner model; values above 400 are bone and metal,
+# which would dominate the patient's standard deviation. Soft tissue, fat in a nodule and
 # calcification (from about 200) keep their contrast. The other two are the usual settings of a
 # viewer: -600 +- 750 and 50 +- 200.
 WINDOWS = {
@@ -53,45 +55,45 @@ WINDOWS = {
 
 @dataclass(frozen=True, slots=True)
 class _Options:
-    """The adapter's options, taken apart."""
+    """Parsed options of the adapter."""
 
     labels: Mapping[str, int | None]
     window: tuple[float, float]
     slices: int
 
 
-def read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample | Unusable]:
-    """Every nodule of the sheets, once: the calibration set, then the test set.
+def read(root: Path, options: LungOptions) -> Iterator[Sample | Unusable]:
+    """Yield every nodule of the sheets once: the calibration set, then the test set.
 
     Raises:
-        DataError: There is no sheet, one is wrong, or the header of an image is broken.
+        DataError: There is no sheet, a sheet is invalid, or the header of an image is broken.
     """
     files = list(walk(root))
-    kind = None if options["set"] == "all" else SETS[str(options["set"])]
-    sheets = find_sheets(files, str(options["sheet"]), root, kind=kind)
+    kind = None if options.set == "all" else SETS[options.set]
+    sheets = find_sheets(files, options.sheet, root, kind=kind)
     scans: defaultdict[str, list[Header]] = defaultdict(list)
     for header in index_headers(root, files=files):
         if header.modality == "CT" and "LOCALIZER" not in header.image_type:
             scans[header.patient_id.casefold()].append(header)
-    how = _Options(
+    settings = _Options(
         labels={
             "benign": 0,
             "malignant": 1,
             UNLABELLED: None,
-            SUSPICIOUS: 1 if options["suspicious"] == "malignant" else None,
+            SUSPICIOUS: 1 if options.suspicious == "malignant" else None,
         },
-        window=WINDOWS[str(options["window"])],
-        slices=int(options["slices"]),
+        window=WINDOWS[options.window],
+        slices=options.slices,
     )
     for sheet in sheets:
         for nodule in sheet.nodules.values():
-            if nodule.label == SUSPICIOUS and options["suspicious"] == "drop":
+            if nodule.label == SUSPICIOUS and options.suspicious == "drop":
                 yield Unusable(key=nodule.key, reason=DROPPED)
             else:
-                yield _case(nodule, scans.get(nodule.scan.casefold(), []), how)
+                yield _case(nodule, scans.get(nodule.scan.casefold(), []), settings)
 
 
-def _case(nodule: Nodule, headers: Sequence[Header], how: _Options) -> Sample | Unusable:
+def _case(nodule: Nodule, headers: Sequence[Header], settings: _Options) -> Sample | Unusable:
     header = _slice(nodule, headers)
     if isinstance(header, str):
         return Unusable(key=nodule.key, reason=header)
@@ -99,12 +101,12 @@ def _case(nodule: Nodule, headers: Sequence[Header], how: _Options) -> Sample | 
         return Unusable(key=nodule.key, reason=OUTSIDE)
     if header.spacing is None:
         return Unusable(key=nodule.key, reason=NO_SPACING)
-    channels = _neighbours(header, headers, how.slices)
+    channels = _neighbours(header, headers, settings.slices)
     if not channels:
         return Unusable(key=nodule.key, reason=NO_NEIGHBOURS)
     return Sample(
-        image=partial(_image, channels, how.window),
-        label=how.labels[nodule.label],
+        image=partial(_image, channels, settings.window),
+        label=settings.labels[nodule.label],
         patient=nodule.scan,
         finding=str(nodule.number),
         key=nodule.key,
@@ -117,7 +119,7 @@ def _case(nodule: Nodule, headers: Sequence[Header], how: _Options) -> Sample | 
 
 
 def _image(channels: Sequence[Header], window: tuple[float, float]) -> NDArray[np.float32]:
-    """As `_pixels`, with one reason for all files that cannot be read."""
+    """Read pixels (see `_pixels`), with one reason for all files that cannot be read."""
     try:
         return _pixels(channels, window)
     except MissingCodecError:
@@ -127,40 +129,40 @@ def _image(channels: Sequence[Header], window: tuple[float, float]) -> NDArray[n
 
 
 def _pixels(channels: Sequence[Header], window: tuple[float, float]) -> NDArray[np.float32]:
-    """The slices in Hounsfield units within the window, ``(channels, height, width)``.
+    """Read slices in Hounsfield units, clipped to the window, ``(channels, height, width)``.
 
-    One slice is ``(height, width)``.
+    A single slice is ``(height, width)``.
     """
-    read = {header.path: read_pixels(header.path, rescale=True) for header in channels}
-    image: NDArray[np.float32] = np.stack([read[header.path] for header in channels])
+    slices = {header.path: read_pixels(header.path, rescale=True) for header in channels}
+    image: NDArray[np.float32] = np.stack([slices[header.path] for header in channels])
     return (image if len(channels) > 1 else image[0]).clip(*window)
 
 
 def _neighbours(header: Header, headers: Sequence[Header], count: int) -> list[Header]:
-    """A slice in the middle of ``count`` that follow one another along the normal of its plane.
+    """Return ``count`` consecutive slices along the slice's normal, with the slice in the middle.
 
-    Beyond the first or last slice of the scan, that one is repeated. Empty where the slices do
-    not tell their planes, or are not of one size.
+    Beyond the ends of the scan, the first or last slice is repeated. The result is empty if the
+    slices lack planes or differ in size.
     """
     if count == 1:
         return [header]
     if not has_plane(header):
         return []
-    stack = in_order(headers, header)
+    stack = sorted_stack(headers, header)
     middle = stack.index(header)
-    wanted = range(middle - count // 2, middle + count // 2 + 1)
-    channels = [stack[min(max(at, 0), len(stack) - 1)] for at in wanted]
+    positions = range(middle - count // 2, middle + count // 2 + 1)
+    channels = [stack[min(max(at, 0), len(stack) - 1)] for at in positions]
     sizes = {(channel.rows, channel.columns) for channel in channels}
     return channels if len(sizes) == 1 else []
 
 
 def _slice(nodule: Nodule, headers: Sequence[Header]) -> Header | str:
-    """The slice through a nodule's centre, or a reason why there is none."""
+    """Return the slice through a nodule's centre, or the reason why there is none."""
     if not headers:
         return NO_IMAGE
     if len({header.series_uid for header in headers}) > 1:
         return SEVERAL_SERIES
-    found = [header for header in headers if header.instance_number == nodule.image]
-    if len(found) == 1:
-        return found[0]
-    return SEVERAL_SLICES if found else NO_INSTANCE
+    slices = [header for header in headers if header.instance_number == nodule.image]
+    if len(slices) == 1:
+        return slices[0]
+    return SEVERAL_SLICES if slices else NO_INSTANCE

@@ -1,9 +1,9 @@
-"""The LUNGx nodule sheets, in the spellings in which they are found.
+"""Reading of the LUNGx nodule sheets in all their variants.
 
 The official sheets are one .xlsx for the calibration set and one for the test set. They differ in
-the names of their columns and in the words of their labels, put the position into one cell, and
-have footnotes. Exports and hand-edited copies bring more forms: the position in two cells, or read
-as one number because of its comma; ``;`` or ``,`` between the cells of a .csv.
+their column names and label texts, have the position in one cell, and have footnotes. Exported and
+edited copies have more variants: the position in two cells, or as one number because of its comma;
+``;`` or ``,`` between the cells of a .csv.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from hydrakit.data.safe_paths import shown
+from hydrakit.data.safe_paths import quote
 from hydrakit.errors import DataError
 from hydrakit_lungx.tables import Row, is_table, read_tables
 
@@ -30,7 +30,7 @@ _LABELS = {
     "primary lung cancer": "malignant",
     "suspicious malignant nodule": SUSPICIOUS,
 }
-# Letters of the header, lower case, without anything else -> what the column holds.
+# Lower-case letters of a header cell -> content of the column.
 _COLUMNS = {
     "scannumber": "scan",
     "nodulenumber": "nodule",
@@ -42,7 +42,7 @@ _COLUMNS = {
     "diagnosis": "diagnosis",
     "finaldiagnosis": "diagnosis",
 }
-# How scans are named: the part before the number tells the set, in any case.
+# Prefix of the scan names in each set, in upper or lower case.
 SETS = {"calibration": "CT-Training-", "test": "LUNGx-CT"}
 _SETS = {spelt.lower(): spelt for spelt in SETS.values()}
 _HEADER_WITHIN = 20  # rows
@@ -54,11 +54,11 @@ class Nodule:
 
     Attributes:
         scan: The scan's name as DICOM spells it: ``CT-Training-LC001``, ``LUNGx-CT001``.
-        number: Of the nodule in its scan, from 1.
-        column: Of its centre in pixels; the left column is 1.
-        row: Of its centre in pixels; the upper row is 1.
-        image: "Nodule Center Image".
-        label: ``benign``, ``malignant``, ``suspicious``, or ``unlabelled`` of a sheet without
+        number: Number of the nodule in its scan, from 1.
+        column: Column of the centre in pixels; the left column is 1.
+        row: Row of the centre in pixels; the top row is 1.
+        image: "Nodule Center Image" of the sheet.
+        label: ``benign``, ``malignant``, ``suspicious``, or ``unlabelled`` for a sheet without
             diagnoses.
     """
 
@@ -71,25 +71,25 @@ class Nodule:
 
     @property
     def key(self) -> str:
-        """The scan and the number."""
+        """Key of the nodule: scan and number."""
         return f"{self.scan}/{self.number}"
 
     @property
     def place(self) -> str:
-        """Where its centre is, as the sheet counts."""
+        """Position of the centre as text, in the sheet's coordinates."""
         return f"{self.column}, {self.row} in image {self.image}"
 
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """One file's nodules.
+    """The nodules of one sheet.
 
     Attributes:
-        path: The file.
-        kind: The set: ``CT-Training-`` (calibration) or ``LUNGx-CT`` (test).
-        one_cell: Whether the position is one cell, as in the official sheets.
-        labelled: Whether it has diagnoses.
-        nodules: By key, in the order of the rows.
+        path: Path of the file.
+        kind: Scan prefix of the set: ``CT-Training-`` (calibration) or ``LUNGx-CT`` (test).
+        one_cell: Whether the position is in one cell, as in the official sheets.
+        labelled: Whether the sheet has diagnoses.
+        nodules: Nodules by key, in the order of the rows.
     """
 
     path: Path
@@ -102,30 +102,30 @@ class Sheet:
 def find_sheets(
     files: Iterable[Path], names: str, root: Path, *, kind: str | None = None
 ) -> list[Sheet]:
-    """One sheet for each set, the calibration set's first.
+    """Return one sheet for each set, the calibration set's first.
 
-    A sheet is told by its header. Of several of one set, one with diagnoses is taken; then the one
-    with the position in one cell (the official form: splitting it is work by hand); then the one
-    with more nodules; then a .csv before an .xlsx; then the first by path. Where they disagree
-    about a nodule's place or presence, it is said in a warning that names the nodules.
+    A sheet is recognised by its header. Of several sheets of one set, the order of preference is:
+    with diagnoses; with the position in one cell (the official form; splitting it is manual work);
+    with more nodules; .csv before .xlsx; first by path. If another sheet differs in a nodule's
+    position or presence, a warning names the nodules.
 
     Args:
         files: All files below ``root``.
-        names: File names of the sheets to read, with commas between; empty for all.
-        root: The dataset's folder, for messages.
-        kind: Of the set that is wanted; None for both.
+        names: File names of the sheets to read, separated by commas; empty for all.
+        root: Folder of the dataset, for messages.
+        kind: Scan prefix of the requested set; None for both sets.
 
     Raises:
-        DataError: There is no sheet of a wanted set, one cannot be read, or two of one set
+        DataError: A requested set has no sheet, a sheet cannot be read, or two sheets of one set
             disagree on a label.
     """
     tables = [path for path in files if is_table(path)]
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
-    for name in wanted:
+    requested = [name.strip() for name in names.split(",") if name.strip()]
+    for name in requested:
         if all(path.name != name for path in tables):
             raise DataError(f"{root}: option sheet: no file {name!r} (.csv or .xlsx) below it")
-    read = [path for path in tables if not wanted or path.name in wanted]
-    sheets = [sheet for path in read if (sheet := read_sheet(path))]
+    paths = [path for path in tables if not requested or path.name in requested]
+    sheets = [sheet for path in paths if (sheet := read_sheet(path))]
     if not sheets:
         raise DataError(
             f"{root}: no LUNGx nodule sheet below it: put CalibrationSet_NoduleData.xlsx, "
@@ -134,7 +134,7 @@ def find_sheets(
     by_kind = {each: [s for s in sheets if s.kind == each] for each in SETS.values()}
     if kind is not None and not by_kind[kind]:
         raise DataError(f"{root}: option set: no sheet with scans named {kind}... below it")
-    return [_choose(found) for each, found in by_kind.items() if found and kind in (None, each)]
+    return [_choose(group) for each, group in by_kind.items() if group and kind in (None, each)]
 
 
 def _choose(sheets: list[Sheet]) -> Sheet:
@@ -147,7 +147,7 @@ def _choose(sheets: list[Sheet]) -> Sheet:
     )
     chosen = ranked[0]
     if not chosen.labelled:
-        _say(f"lung: {chosen.path} has no diagnoses: its nodules are for prediction only")
+        _warn_once(f"lung: {chosen.path} has no diagnoses: its nodules are for prediction only")
     for other in ranked[1:]:
         for key in chosen.nodules.keys() & other.nodules.keys():
             labels = [sheet.nodules[key].label for sheet in (chosen, other)]
@@ -159,40 +159,42 @@ def _choose(sheets: list[Sheet]) -> Sheet:
                 )
         differences = _differences(chosen, other)
         if differences:
-            _say(
-                f"lung: {chosen.path} is read and not {other.path}, which differs: "
+            _warn_once(
+                f"lung: {chosen.path} is used instead of {other.path}, which differs: "
                 + "; ".join(differences)
             )
     return chosen
 
 
 def _differences(chosen: Sheet, other: Sheet) -> list[str]:
-    """What another sheet says of nodules' places and presence, where it says otherwise."""
-    told = []
+    """List where another sheet differs in the position or presence of nodules."""
+    differences = []
     for key, nodule in chosen.nodules.items():
         if key in other.nodules and nodule.place != other.nodules[key].place:
-            told.append(f"{key} is at {other.nodules[key].place} there and not at {nodule.place}")
+            differences.append(
+                f"{key} is at {other.nodules[key].place} there and not at {nodule.place}"
+            )
     for has, has_not, where in (
         (chosen, other, "there"),
-        (other, chosen, "in the one that is read"),
+        (other, chosen, "in the sheet that is used"),
     ):
         missing = [key for key in has.nodules if key not in has_not.nodules]
         if missing:
-            told.append(f"not {where}: {', '.join(missing)}")
-    return told
+            differences.append(f"not {where}: {', '.join(missing)}")
+    return differences
 
 
 @cache
-def _say(message: str) -> None:
-    """Warn of something, once however often a dataset is read."""
+def _warn_once(message: str) -> None:
+    """Log a warning once, even if a dataset is read several times."""
     _log.warning("%s", message)
 
 
 def read_sheet(path: Path) -> Sheet | None:
-    """The nodules of one file; None where it is no nodule sheet.
+    """Read the nodules of one file; return None if it is not a nodule sheet.
 
     Raises:
-        DataError: The file cannot be read, or a row is wrong.
+        DataError: The file cannot be read, or a row is invalid.
     """
     for table in read_tables(path):
         for at, row in enumerate(table[:_HEADER_WITHIN]):
@@ -201,7 +203,7 @@ def read_sheet(path: Path) -> Sheet | None:
                 if "position" not in columns and not {"x", "y"} <= columns.keys():
                     raise DataError(
                         f"{path}: no column for the position of a nodule in the header "
-                        f"{shown('; '.join(filter(None, row)))}: take the official sheet"
+                        f"{quote('; '.join(filter(None, row)))}: use the official sheet"
                     )
                 return _sheet(path, columns, table, first=at + 1)
     return None
@@ -240,17 +242,17 @@ def _is_note(filled: list[str]) -> bool:
 
 
 def _nodule(cells: dict[str, str]) -> Nodule:
-    """One nodule.
+    """Convert the cells of one nodule.
 
     Raises:
-        ValueError: A cell is wrong; the message names it.
+        ValueError: A cell is invalid; the message names it.
     """
     label: str | None = UNLABELLED
     if "diagnosis" in cells:
         label = _LABELS.get(" ".join(cells["diagnosis"].lower().split()))
     if label is None:
-        told = shown(cells["diagnosis"])
-        raise ValueError(f"diagnosis is {told}: known are {', '.join(_LABELS)}")
+        diagnosis = quote(cells["diagnosis"])
+        raise ValueError(f"diagnosis is {diagnosis}: must be one of {', '.join(_LABELS)}")
     if "position" in cells:
         column, row = _position(cells["position"])
     else:
@@ -273,23 +275,23 @@ def _scan(text: str) -> str:
     for prefix, spelt in _SETS.items():
         if text.lower().startswith(prefix) and re.fullmatch(r"[\w-]{1,40}", text[len(prefix) :]):
             return spelt + text[len(prefix) :].upper()
-    raise ValueError(f"scan is {shown(text)}: must begin with {' or '.join(_SETS.values())}")
+    raise ValueError(f"scan is {quote(text)}: must begin with {' or '.join(_SETS.values())}")
 
 
 def _count(what: str, text: str) -> int:
     if re.fullmatch(r"[0-9]{1,9}(\.0+)?", text) and (number := int(float(text))) > 0:
         return number
-    raise ValueError(f"{what} is {shown(text)}: must be a whole number from 1 on")
+    raise ValueError(f"{what} is {quote(text)}: must be a whole number from 1 on")
 
 
 def _position(text: str) -> tuple[int, int]:
-    """Column and row from one cell.
+    """Parse column and row from one cell.
 
-    ``120,325`` may have been taken for a number with a thousands separator and come as 120325:
-    the row is then its last three digits.
+    A spreadsheet may have read ``120,325`` as a number with a thousands separator, 120325: the row
+    is then its last three digits.
     """
     number = re.fullmatch(r"([0-9]{1,3})([0-9]{3})(\.0+)?", text)
     pair = number or re.fullmatch(r"\(?([0-9]{1,9})[\s.,;/]+([0-9]{1,9})\)?", text)
     if pair and int(pair[1]) > 0 and int(pair[2]) > 0:
         return int(pair[1]), int(pair[2])
-    raise ValueError(f"position is {shown(text)}: must be 'column, row' in pixels, from 1 on")
+    raise ValueError(f"position is {quote(text)}: must be 'column, row' in pixels, from 1 on")

@@ -1,4 +1,4 @@
-"""Cells of a spreadsheet, from .csv in its dialects and from .xlsx."""
+"""Reading of spreadsheet cells from .csv, with any delimiter, and from .xlsx."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from hydrakit.errors import DataError
 
 Row = tuple[str, ...]
 
-# The official sheets hold less than 0.1 MB; what claims to be far more is no nodule sheet.
-_LARGEST = 20_000_000
-_LARGEST_BOOK = 2_000_000  # unpacked; for a million bytes of styles openpyxl takes 4 s and 150 MB
-_ROWS, _COLUMNS = 10_000, 50  # one cell far out makes a worksheet of a thousand million cells
+# The official sheets have less than 0.1 MB; a far larger file is not a nodule sheet.
+_MAX_BYTES = 20_000_000
+_MAX_UNPACKED = 2_000_000  # bytes; for 1 MB of styles openpyxl takes 4 s and 150 MB
+_ROWS, _COLUMNS = 10_000, 50  # limits: a single distant cell can make a sheet of 10^9 cells
 _SUFFIXES = (".csv", ".xlsx")
 
 
 def is_table(path: Path) -> bool:
-    """Whether the name is that of a table, and not of an editor's lock or shadow file."""
+    """Whether the name is that of a table, and not of an editor's lock or hidden file."""
     return path.suffix.lower() in _SUFFIXES and not path.name.startswith((".", "~$"))
 
 
 def read_tables(path: Path) -> Iterator[list[Row]]:
-    """Each table of a file: the rows in order, each cell as text without outer blanks.
+    """Yield each table of a file: its rows, with cells as text without surrounding blanks.
 
-    A .csv is one table for each of the delimiters that it could have; an .xlsx has one for each
-    worksheet. Which of them is meant shows in its header.
+    A .csv yields one table for each possible delimiter, an .xlsx one for each worksheet. The caller
+    chooses the right one by its header.
 
     Raises:
         DataError: The file cannot be read, or is a broken or huge .xlsx; or the packages for
@@ -37,10 +37,10 @@ def read_tables(path: Path) -> Iterator[list[Row]]:
     """
     is_xlsx = path.suffix.lower() == ".xlsx"
     try:
-        if path.stat().st_size > _LARGEST:
+        if path.stat().st_size > _MAX_BYTES:
             if is_xlsx:
                 raise DataError(_too_large(path, path.stat().st_size))
-            return iter(())  # some other table
+            return iter(())  # not a nodule sheet
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
@@ -49,7 +49,7 @@ def read_tables(path: Path) -> Iterator[list[Row]]:
 
 def _too_large(path: Path, size: int) -> str:
     return (
-        f"{path}: holds {size:,} bytes, far more than a nodule sheet: remove it, or name the "
+        f"{path}: has {size:,} bytes, far more than a nodule sheet: remove it, or name the "
         "right files with the option 'sheet'"
     )
 
@@ -58,7 +58,7 @@ def _csv(path: Path, content: bytes) -> Iterator[list[Row]]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        text = content.decode("cp1252", errors="replace")  # how spreadsheets on Windows export
+        text = content.decode("cp1252", errors="replace")  # export of spreadsheets on Windows
     for delimiter in ";,\t":
         try:
             lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -72,7 +72,7 @@ def _csv(path: Path, content: bytes) -> Iterator[list[Row]]:
 
 def _xlsx(path: Path, content: bytes) -> Iterator[list[Row]]:
     try:
-        import defusedxml  # noqa: F401 - openpyxl parses with it where it is installed
+        import defusedxml  # noqa: F401 - openpyxl uses it for parsing if it is installed
         import openpyxl
 
         safe = openpyxl.DEFUSEDXML
@@ -88,35 +88,35 @@ def _xlsx(path: Path, content: bytes) -> Iterator[list[Row]]:
     tables: list[list[Row]] = []
     try:
         with warnings.catch_warnings():
-            # About drawings, styles and other parts that are not read.
+            # Warnings about drawings, styles and other parts that are not read.
             warnings.simplefilter("ignore", UserWarning)
             book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
             for sheet in book.worksheets:
                 rows = sheet.iter_rows(values_only=True, max_row=_ROWS, max_col=_COLUMNS)
                 tables.append([tuple(_cell(value) for value in row) for row in rows])
     except Exception as error:
-        # openpyxl meets a damaged file with almost any kind of exception.
+        # openpyxl raises almost any kind of exception for a damaged file.
         raise _broken(path, error) from error
     yield from tables
 
 
 def _check_sizes(path: Path, content: bytes) -> None:
-    """Refuse an archive that would unpack to far more than a sheet can hold."""
+    """Refuse an archive that would unpack to far more data than a sheet has."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             size = sum(part.file_size for part in archive.infolist())
     except Exception as error:
         raise _broken(path, error) from error
-    if size > _LARGEST_BOOK:
+    if size > _MAX_UNPACKED:
         raise DataError(_too_large(path, size))
 
 
 def _broken(path: Path, error: Exception) -> DataError:
-    error = cause if isinstance(cause := error.__cause__, Exception) else error  # openpyxl wraps
-    why = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+    error = cause if isinstance(cause := error.__cause__, Exception) else error  # openpyxl wraps it
+    reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
     return DataError(
-        f"{path}: not a readable .xlsx file ({why}): fetch it again, save it anew, or name other "
-        "files with the option 'sheet'"
+        f"{path}: not a readable .xlsx file ({reason}): fetch it again, or name other files "
+        "with the option 'sheet'"
     )
 
 

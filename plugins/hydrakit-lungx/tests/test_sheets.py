@@ -105,7 +105,7 @@ def test_of_two_forms_the_official_one_is_read_and_differences_are_told(tmp_path
     (case,) = read(tmp_path)
     assert isinstance(case, Sample)
     assert case.centre == (2.0, 4.0)
-    assert "z.csv is read and not" in caplog.text
+    assert "z.csv is used instead of" in caplog.text
     assert "LUNGx-CT001/1 is at 5, 4 in image 2 there and not at 5, 3 in image 2" in caplog.text
     (case,) = read(tmp_path, sheet="a.xlsx")
     assert isinstance(case, Sample)
@@ -197,8 +197,8 @@ def test_real_sheets_are_chosen_and_every_nodule_comes_out(shared_data, caplog):
     assert len(cases) == 83
     reasons = Counter(case.reason for case in cases if isinstance(case, Unusable))
     assert reasons == {NO_IMAGE: 81, DROPPED: 2}
-    assert f"{CALIBRATION} is read and not" in caplog.text
-    assert f"{TEST} is read and not" in caplog.text
+    assert f"{CALIBRATION} is used instead of" in caplog.text
+    assert f"{TEST} is used instead of" in caplog.text
     assert "CT-Training-BE001/1 is at 405, 259 in image 169 there" in caplog.text
     assert "not there: LUNGx-CT002/2, LUNGx-CT004/2" in caplog.text
     assert len(caplog.records) == 2

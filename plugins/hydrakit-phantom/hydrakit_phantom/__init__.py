@@ -1,4 +1,4 @@
-"""Synthetic data in the real formats: the command ``hydrakit phantom``."""
+"""Command ``hydrakit phantom``, which writes synthetic data in the real formats."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def hydrakit_commands() -> Iterator[click.Command]:
-    """The command that writes the phantom."""
+    """Return the command that writes the phantom."""
     from hydrakit_phantom.command import phantom
 
     yield phantom

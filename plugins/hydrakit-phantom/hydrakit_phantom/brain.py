@@ -1,7 +1,7 @@
-"""Images like those of Kaggle's "Brain MRI Images for Brain Tumor Detection".
+"""Synthetic images in the format of Kaggle's "Brain MRI Images for Brain Tumor Detection".
 
-Each image of ``no`` holds a smooth round lesion (think of a cyst) and each of ``yes`` an irregular
-one, so that it is the cue the organs share that tells them apart, and not that something is there.
+Each image of ``no`` contains a smooth round lesion (like a cyst) and each image of ``yes`` an
+irregular one. So the cue that all organs share separates the classes, not the presence of a lesion.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hydrakit_phantom.lesion import Array, draw_lesion, inside, smooth_noise
+from hydrakit_phantom.lesion import Array, draw_lesion, smooth_noise, soft_step
 from hydrakit_phantom.settings import MARK, Settings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 CLASSES = ("no", "yes")
-RADIUS = (0.24, 0.34)  # of half the image
+RADIUS = (0.24, 0.34)  # as a share of half the image
 CONTRAST = 95  # grey levels
 
-# Mode and file ending of the images of a class, in turn. The real set has PNGs called .jpg.
+# Mode and file suffix of a class's images, in turn. The real set has PNG files named .jpg.
 KINDS = (
     ("RGB", "JPEG", ".jpg"),
     ("L", "JPEG", ".JPG"),
@@ -39,13 +39,13 @@ COPY_EVERY = 10
 
 
 def write_brain(root: Path, settings: Settings) -> dict[str, int]:
-    """Write a dataset into ``yes`` and ``no``; gives the number of files per class."""
+    """Write a dataset into ``yes`` and ``no``; return the number of files per class."""
     cases = dict.fromkeys(CLASSES, 0)
     for name in CLASSES:
         (root / name).mkdir()
     for index in range(settings.patients):
         number, positive = index // 2, bool(index % 2)
-        # What belongs to the file alone is drawn per pair of images, one of each class.
+        # Properties of the file are drawn per pair of images, one of each class.
         width, height = np.random.default_rng([settings.seed, 3, number]).integers(190, 360, 2)
         rng = np.random.default_rng([settings.seed, 4, index])
         pixels = _render(rng, (int(height), int(width)), positive, settings.separation)
@@ -61,24 +61,25 @@ def write_brain(root: Path, settings: Settings) -> dict[str, int]:
             if number % (2 * COPY_EVERY) == 3:
                 copy.write_bytes(path.read_bytes())
             else:
-                _save(_smaller(_as_mode(pixels, "L")), copy, "JPEG")
+                _save(_shrink(_as_mode(pixels, "L")), copy, "JPEG")
     return cases
 
 
 def _render(
     rng: np.random.Generator, shape: tuple[int, int], positive: bool, separation: float
 ) -> NDArray[np.uint8]:
-    """A transverse brain slice, 8 bits, ``(height, width)``.
+    """Render a transverse brain slice, 8 bits, ``(height, width)``.
 
-    Heads, sequences and coils vary so much that two images are never nearly alike: the adapter
-    takes those that are for copies of one another.
+    Heads, sequences and coils vary so much that no two images are nearly equal: the duplicate
+    search would report them as copies.
     """
     height, width = shape
     pixel = 4 / (height + width)
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
-    turn = rng.uniform(-0.5, 0.5)
+    rotation = rng.uniform(-0.5, 0.5)
     x, y = x - rng.uniform(-0.15, 0.15), y - rng.uniform(-0.15, 0.15)
-    x, y = x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)
+    cos, sin = np.cos(rotation), np.sin(rotation)
+    x, y = x * cos - y * sin, x * sin + y * cos
     image = _head(rng, x, y, pixel=pixel)
     coil = np.exp(0.5 * smooth_noise(rng, shape, grain=0.3 / pixel))
     lesion = _lesion(rng, x, y, positive=positive, separation=separation, pixel=pixel)
@@ -87,16 +88,16 @@ def _render(
 
 
 def _head(rng: np.random.Generator, x: Array, y: Array, *, pixel: float) -> Array:
-    """A head without a lesion, in grey levels."""
+    """Render a head without a lesion, in grey levels."""
     away = np.hypot(x / rng.uniform(0.62, 0.95), y / rng.uniform(0.62, 0.95))
-    head, brain = inside(away - 1, 0.02), inside(away - rng.uniform(0.85, 0.93), 0.02)
+    head, brain = soft_step(away - 1, 0.02), soft_step(away - rng.uniform(0.85, 0.93), 0.02)
     folds = smooth_noise(rng, x.shape, grain=rng.uniform(0.03, 0.06) / pixel)
     tissue = rng.uniform(50, 100) + 5 * folds
     tissue = tissue + 10 * smooth_noise(rng, x.shape, grain=0.2 / pixel)
     wide, tall, level = rng.uniform(0.04, 0.12), rng.uniform(0.15, 0.35), rng.uniform(-55, 35)
     for side in (-1, 1):
         ventricle = np.hypot((x - side * (wide + 0.06)) / wide, y / tall)
-        tissue = tissue + level * inside(ventricle - 1, 0.15)
+        tissue = tissue + level * soft_step(ventricle - 1, 0.15)
     return np.asarray(tissue * brain + (1 - brain) * head * rng.uniform(10, 150))
 
 
@@ -109,7 +110,7 @@ def _lesion(
     separation: float,
     pixel: float,
 ) -> Array:
-    """What the lesion adds, in grey levels."""
+    """Render the lesion's contribution, in grey levels."""
     lesion = draw_lesion(rng, positive, separation=separation, radius=RADIUS)
     angle, far = rng.uniform(0, 2 * np.pi), 0.2 * np.sqrt(rng.random())
     down, right = y - far * np.sin(angle), x - far * np.cos(angle)
@@ -118,19 +119,19 @@ def _lesion(
 
 
 def _as_mode(pixels: NDArray[np.uint8], mode: str) -> Image:
-    """Grey pixels as an image of a mode, with the same grey levels."""
+    """Convert grey pixels to an image of a mode, with the same grey levels."""
     from PIL import Image
 
     return Image.fromarray(pixels).convert(mode)
 
 
-def _smaller(image: Image) -> Image:
-    """The image at four fifths of its size."""
+def _shrink(image: Image) -> Image:
+    """Shrink an image to four fifths of its size."""
     return image.resize((image.width * 4 // 5, image.height * 4 // 5))
 
 
 def _save(image: Image, path: Path, kind: str) -> None:
-    """Write an image of a kind, with the mark in the kind's own comment."""
+    """Write an image in a format, with the mark in the format's comment field."""
     from PIL.PngImagePlugin import PngInfo
 
     if kind == "JPEG":

@@ -1,4 +1,4 @@
-"""The command ``hydrakit phantom``."""
+"""Command ``hydrakit phantom``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hydrakit_phantom.settings import DATASETS, DIFFICULTY, MOST_PATIENTS, PATIENTS
+from hydrakit_phantom.settings import DATASETS, DIFFICULTY, MAX_PATIENTS, PATIENTS
 
 
 @click.command(short_help="Write synthetic data in the real formats.")
@@ -15,29 +15,29 @@ from hydrakit_phantom.settings import DATASETS, DIFFICULTY, MOST_PATIENTS, PATIE
     "--patients",
     default=PATIENTS,
     show_default=True,
-    type=click.IntRange(12, MOST_PATIENTS),
-    help="Patients of each dataset (brain: images).",
+    type=click.IntRange(12, MAX_PATIENTS),
+    help="Number of patients of each dataset (brain: images).",
 )
 @click.option(
     "--seed",
     default=0,
     show_default=True,
     type=click.IntRange(min=0),
-    help="The same seed gives the same files.",
+    help="Random seed; the same seed gives the same files.",
 )
 @click.option(
     "--datasets",
     default=",".join(DATASETS),
     show_default=True,
     metavar="NAMES",
-    help="Which datasets to write, with commas between.",
+    help="Datasets to write, separated by commas.",
 )
 @click.option(
     "--difficulty",
     default=DIFFICULTY,
     show_default=True,
     type=click.FloatRange(0, 1),
-    help="0: the classes hardly overlap; 1: nothing tells them apart.",
+    help="Overlap of the classes: 0 hardly any, 1 complete (equal distributions).",
 )
 def phantom(out: Path, patients: int, seed: int, datasets: str, difficulty: float) -> None:
     """Write synthetic prostate, brain and lung data into the folder OUT.
@@ -51,7 +51,7 @@ def phantom(out: Path, patients: int, seed: int, datasets: str, difficulty: floa
     written = write_phantom(
         out, patients=patients, seed=seed, datasets=names, difficulty=difficulty
     )
-    if written.already_there:
+    if written.existed:
         click.echo(f"{out} already holds this phantom; nothing was written")
     for name, cases in written.cases.items():
         counts = ", ".join(f"{count} {label}" for label, count in cases.items())

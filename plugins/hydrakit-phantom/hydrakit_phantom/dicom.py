@@ -1,4 +1,4 @@
-"""What the MR and CT files share: marks, fixed identifiers, planes in space, and writing.
+"""Common parts of the MR and CT files: marks, fixed identifiers, planes, and writing.
 
 Attributes and sections are those of DICOM PS3.3: General Image (C.7.6.1), Image Plane (C.7.6.2),
 Image Pixel (C.7.6.3) and Patient (C.7.1.1) modules.
@@ -27,13 +27,13 @@ TIME = "120000"
 
 
 def fixed_uid(*parts: object) -> str:
-    """A unique identifier under 2.25 (DICOM PS3.5, B.2) that depends on the parts alone."""
+    """Return a UID under 2.25 (DICOM PS3.5, B.2) that depends only on the parts."""
     text = "/".join(["hydrakit-phantom", *map(str, parts)])
     return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, text).int}"
 
 
 def decimals(values: Iterable[float]) -> list[str]:
-    """Numbers as decimal strings of at most 16 characters (DICOM PS3.5, 6.2)."""
+    """Format numbers as decimal strings of at most 16 characters (DICOM PS3.5, 6.2)."""
     return [f"{value + 0.0:.9g}" for value in values]
 
 
@@ -42,10 +42,10 @@ class Stack:
     """Parallel planes in the patient's frame, in millimetres.
 
     Attributes:
-        centre: Of the stack.
-        axes: Columns are the directions of growing column, row and slice.
-        spacing: Along these directions.
-        size: Columns, rows and slices.
+        centre: Centre of the stack.
+        axes: Matrix whose columns are the directions of increasing column, row and slice.
+        spacing: Spacing along these directions.
+        size: Number of columns, rows and slices.
     """
 
     centre: Array
@@ -54,32 +54,32 @@ class Stack:
     size: tuple[int, int, int]
 
     def point(self, column: float, row: float, slice_: float) -> Array:
-        """Where the middle of a voxel lies; whole numbers from 0."""
+        """Return the centre of a voxel, whose indices count from 0."""
         steps = (np.array([column, row, slice_]) - (np.array(self.size) - 1) / 2) * self.spacing
         result: Array = self.centre + self.axes @ steps
         return result
 
     def plane(self, slice_: int) -> Array:
-        """Middles of a slice's pixels, ``(rows, columns, 3)``."""
+        """Return the centres of a slice's pixels, ``(rows, columns, 3)``."""
         down = self.axes[:, 1] * self.spacing[1] * np.arange(self.size[1])[:, None, None]
         right = self.axes[:, 0] * self.spacing[0] * np.arange(self.size[0])[None, :, None]
         result: Array = self.point(0, 0, slice_) + down + right
         return result
 
     def matrix(self) -> Array:
-        """From voxel indices to millimetres; the origin is the corner of voxel 0, as in the CSV."""
+        """Return the matrix from voxel indices to millimetres; its origin is voxel 0's corner."""
         result = np.eye(4)
         result[:3, :3] = self.axes * self.spacing
         result[:3, 3] = self.point(-0.5, -0.5, -0.5)
         return result
 
 
-def marked(patient: str, *, study: tuple[object, ...], series: int, instance: int) -> Dataset:
-    """A data set that says in several places that it is synthetic, with its identifiers.
+def new_image(patient: str, *, study: tuple[object, ...], series: int, instance: int) -> Dataset:
+    """Create a data set with identifiers and with marks in several tags that it is synthetic.
 
     Args:
-        patient: The patient's pseudonym.
-        study: What the study's identifiers are made from.
+        patient: Pseudonym of the patient.
+        study: Parts from which the study's identifiers are derived.
         series: Series Number.
         instance: Instance Number.
     """
@@ -112,7 +112,7 @@ def marked(patient: str, *, study: tuple[object, ...], series: int, instance: in
     return image
 
 
-def place(image: Dataset, stack: Stack, slice_: int) -> None:
+def set_plane(image: Dataset, stack: Stack, slice_: int) -> None:
     """Write the plane of a slice into a data set."""
     image.ImagePositionPatient = decimals(stack.point(0, 0, slice_))
     image.ImageOrientationPatient = decimals([*stack.axes[:, 0], *stack.axes[:, 1]])
@@ -121,8 +121,8 @@ def place(image: Dataset, stack: Stack, slice_: int) -> None:
     image.SliceLocation = decimals([float(stack.point(0, 0, slice_) @ stack.axes[:, 2])])[0]
 
 
-def draw(image: Dataset, pixels: Array) -> NDArray[np.uint16]:
-    """Write pixels into a data set, rounded and cut off at 12 bits; gives the stored values."""
+def set_pixels(image: Dataset, pixels: Array) -> NDArray[np.uint16]:
+    """Write pixels into a data set, rounded and clipped to 12 bits; return the stored values."""
     stored = np.clip(np.rint(pixels), 0, 4095).astype("<u2")
     image.SamplesPerPixel = 1
     image.PhotometricInterpretation = "MONOCHROME2"
@@ -134,7 +134,7 @@ def draw(image: Dataset, pixels: Array) -> NDArray[np.uint16]:
 
 
 def save(image: Dataset, path: Path) -> None:
-    """Write a data set as a file, Explicit VR Little Endian; always the same bytes."""
+    """Write a data set to a file, Explicit VR Little Endian; always the same bytes."""
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import UID, ExplicitVRLittleEndian
 

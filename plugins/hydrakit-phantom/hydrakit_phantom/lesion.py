@@ -1,9 +1,9 @@
-"""The lesions that all organs share, and the random fields of their backgrounds.
+"""Synthetic lesions for all organs, and the random fields of their backgrounds.
 
 A lesion of the positive class has an irregular margin and a fine texture inside; one of the
-negative class is rounder and shaded smoothly. Each cue follows a score that is normally distributed
-in each class, so the classes overlap as the difficulty says. Everything else (area, mean
-brightness, variance inside, depth of contrast, place) is drawn without regard to the class.
+negative class is rounder and smoothly shaded. Each cue follows a score that is normally distributed
+in each class, so the difficulty determines how far the classes overlap. Everything else (area, mean
+brightness, variance inside, contrast, position) is independent of the class.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 LOBES = np.arange(4, 9)  # waves around the margin
-MOST_RAGGED = 0.22  # root mean square of the radius's relative change, at most
+MAX_RAGGED = 0.22  # maximum root mean square of the radius's relative variation
 TEXTURE_DEPTH = 0.4  # standard deviation inside, relative to the contrast
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Lesion:
-    """One lesion, in units of the organ's own (millimetres, or a share of the image).
+    """One lesion, in the organ's own unit (millimetres, or a share of the image).
 
     Attributes:
-        radius: Of the disc of the same area.
-        contrast: Mean difference from the background, relative to the organ's usual one.
-        ragged: How irregular the margin is, from 0 to 1.
+        radius: Radius of the disc of the same area.
+        contrast: Mean difference from the background, relative to the organ's usual contrast.
+        ragged: Irregularity of the margin, from 0 to 1.
         fine: Share of the fine texture in the variance inside, from 0 to 1.
         waves: Complex amplitudes of the margin's waves, with a sum of squares of 1.
     """
@@ -39,11 +39,11 @@ class Lesion:
     waves: NDArray[np.complex128]
 
     def opacity(self, down: Array, right: Array, *, blur: float, height: float = 0.0) -> Array:
-        """How much of each pixel the lesion covers, from 0 to 1.
+        """Return the fraction of each pixel that the lesion covers, from 0 to 1.
 
         Args:
             down: Distance of each pixel below the lesion's centre, in the unit of the radius.
-            right: Distance to the right of it.
+            right: Distance of each pixel to the right of the centre.
             blur: Half width of the soft edge.
             height: Distance of the plane from the centre, as a share of the lesion's half depth.
         """
@@ -54,20 +54,20 @@ class Lesion:
             return opacity
         angle = np.arctan2(down, right)[near]
         waves = (np.exp(1j * np.outer(angle, LOBES)) @ self.waves).real
-        depth = MOST_RAGGED * self.ragged
+        depth = MAX_RAGGED * self.ragged
         # The area of r = R (1 + w) is that of the disc times 1 + mean(w^2).
         edge = self.radius * (1 + depth * np.sqrt(2) * waves) / np.sqrt(1 + depth**2)
-        opacity[near] = inside(far[near] - edge * np.sqrt(1 - height**2), blur)
+        opacity[near] = soft_step(far[near] - edge * np.sqrt(1 - height**2), blur)
         return opacity
 
     def shade(self, rng: np.random.Generator, opacity: Array, *, pixel: float) -> Array:
-        """What the lesion adds to the background, where the organ's usual contrast is 1.
+        """Return the lesion's contribution to the image, in units of the organ's usual contrast.
 
-        Mean and variance inside do not depend on the texture; its grain alone does.
+        The texture changes only the grain inside, not the mean or variance.
 
         Args:
-            rng: Draws the texture.
-            opacity: From `opacity`.
+            rng: Random generator for the texture.
+            opacity: Coverage of each pixel, from `opacity`.
             pixel: Side of a pixel in the unit of the radius.
         """
         coarse = smooth_noise(rng, opacity.shape, grain=self.radius / pixel)
@@ -87,13 +87,13 @@ def draw_lesion(
     separation: float,
     radius: tuple[float, float],
 ) -> Lesion:
-    """A random lesion of a class; from equal generators only the two cues differ by class.
+    """Draw a random lesion of a class; for equal generators, only the two cues differ by class.
 
     Args:
-        rng: Where the randomness comes from.
-        positive: Whether it is of the positive class.
-        separation: Distance of the classes' means in standard deviations, both cues together.
-        radius: Least and greatest radius.
+        rng: Random generator.
+        positive: Whether the lesion belongs to the positive class.
+        separation: Distance of the class means in standard deviations, both cues together.
+        radius: Minimum and maximum radius.
     """
     # Two independent cues, each separated by d / sqrt(2), are separated by d together.
     mean = (1 if positive else -1) * separation / np.sqrt(8)
@@ -109,16 +109,16 @@ def draw_lesion(
 
 
 def _squash(score: float) -> float:
-    """A score as a strength between 0 and 1."""
+    """Map a score to a strength between 0 and 1."""
     return float(1 / (1 + np.exp(-score)))
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], *, grain: float) -> Array:
-    """A stationary random field of mean 0 and variance near 1.
+    """Draw a stationary random field with mean 0 and variance near 1.
 
     Args:
-        rng: Draws it.
-        shape: Rows and columns.
+        rng: Random generator.
+        shape: Number of rows and columns.
         grain: Standard deviation of the Gaussian that smooths white noise, in pixels.
     """
     rows, columns = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None]
@@ -129,7 +129,7 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], *, grain: flo
 
 
 def _power(kernel: Array, columns: int) -> float:
-    """Sum of squares of a transfer function that is given for half of its columns."""
+    """Return the sum of squares of a transfer function given for half of its columns."""
     twice = np.full(kernel.shape[1], 2.0)
     twice[0] = 1
     if columns % 2 == 0:
@@ -137,7 +137,7 @@ def _power(kernel: Array, columns: int) -> float:
     return float((kernel**2 * twice).sum())
 
 
-def inside(distance: Array, blur: float) -> Array:
-    """A soft step: 1 where the distance to an edge is far below 0, and 0 far above it."""
+def soft_step(distance: Array, blur: float) -> Array:
+    """Return 1 where the signed distance to an edge is far below 0, and 0 where it is far above."""
     result: Array = 1 / (1 + np.exp(np.clip(2 * distance / blur, -60, 60)))
     return result

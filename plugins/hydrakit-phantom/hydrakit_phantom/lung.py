@@ -1,7 +1,7 @@
-"""LUNGx-like data: the two sheets, and a short CT series of each patient.
+"""Synthetic data in the format of LUNGx: two sheets, and a short CT series of each patient.
 
-The real images are 512x512 over both lungs. Here each is a reconstruction of one lung, 256x256 at
-0.7 mm: the pixels are as fine as the real ones and a file takes a quarter of the space.
+The real images are 512x512 and cover both lungs. Here each image covers one lung, 256x256 at
+0.7 mm: the resolution is the same, and a file takes a quarter of the space.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from hydrakit_phantom.dicom import (
     DATE_FOLDER,
     Stack,
     decimals,
-    draw,
     fixed_uid,
-    marked,
-    place,
+    new_image,
     save,
+    set_pixels,
+    set_plane,
 )
-from hydrakit_phantom.lesion import Array, Lesion, draw_lesion, inside, smooth_noise
+from hydrakit_phantom.lesion import Array, Lesion, draw_lesion, smooth_noise, soft_step
 from hydrakit_phantom.settings import Settings
 
 CLASSES = ("benign", "malignant")
@@ -52,12 +52,12 @@ class Nodule:
     """A nodule of a scan.
 
     Attributes:
-        malignant: Its class.
-        lesion: What is seen, in millimetres.
-        column: Of its middle, from 0.
-        row: Of its middle, from 0.
-        slice_: Of its middle, from 0.
-        suspicious: Whether the sheet leaves the diagnosis open.
+        malignant: Whether the nodule is malignant.
+        lesion: Lesion of the nodule, in millimetres.
+        column: Column of the centre, from 0.
+        row: Row of the centre, from 0.
+        slice_: Slice of the centre, from 0.
+        suspicious: Whether the sheet calls the nodule suspicious, without a diagnosis.
     """
 
     malignant: bool
@@ -69,7 +69,7 @@ class Nodule:
 
 
 def write_lung(root: Path, settings: Settings) -> dict[str, int]:
-    """Write a LUNGx-like dataset into a folder; gives the number of nodules per class."""
+    """Write a LUNGx-like dataset into a folder; return the number of nodules per class."""
     test, calibration = [TEST_HEADER], [CALIBRATION_HEADER]
     cases = dict.fromkeys((*CLASSES, "suspicious"), 0)
     for index in range(settings.patients):
@@ -100,22 +100,22 @@ def write_lung(root: Path, settings: Settings) -> dict[str, int]:
 
 
 def _is_calibration(index: int) -> bool:
-    """Whether a scan is of the calibration set: two of every twelve, one of each class."""
+    """Whether a scan belongs to the calibration set: two of every twelve, one of each class."""
     return index % 12 in (0, 1)
 
 
 def scan_name(index: int) -> str:
-    """Patient ID of a scan: numbers that the real sets do not reach."""
+    """Return the Patient ID of a scan, with a number that the real sets do not reach."""
     if _is_calibration(index):
         return f"CT-Training-{'LC' if index % 2 else 'BE'}{901 + index // 12:03d}"
     return f"LUNGx-CT{9001 + index}"
 
 
 def make_nodules(rng: np.random.Generator, index: int, settings: Settings) -> list[Nodule]:
-    """The nodules of a scan: every other scan is positive.
+    """Draw the nodules of a scan: every second scan is positive.
 
-    Among the test scans some have a second nodule of the other class, and some one that the sheet
-    only suspects.
+    Some test scans have a second nodule of the other class, and some have a second nodule that the
+    sheet calls suspicious.
     """
     kinds = [(bool(index % 2), False)]
     if index % 12 in (4, 9):
@@ -126,7 +126,7 @@ def make_nodules(rng: np.random.Generator, index: int, settings: Settings) -> li
     nodules: list[Nodule] = []
     for (malignant, suspicious), slice_ in zip(kinds, slices, strict=False):
         lesion = draw_lesion(rng, malignant, separation=settings.separation, radius=RADIUS)
-        column, row = _spot(rng, nodules)
+        column, row = _draw_position(rng, nodules)
         nodules.append(
             Nodule(
                 malignant=malignant,
@@ -140,8 +140,8 @@ def make_nodules(rng: np.random.Generator, index: int, settings: Settings) -> li
     return nodules
 
 
-def _spot(rng: np.random.Generator, others: list[Nodule]) -> tuple[int, int]:
-    """Column and row in the lung, far enough from its wall and from other nodules."""
+def _draw_position(rng: np.random.Generator, others: list[Nodule]) -> tuple[int, int]:
+    """Draw column and row in the lung, far enough from its wall and from other nodules."""
     while True:
         across, down = rng.uniform(-1, 1, 2)
         if np.hypot(across, down) > 1:
@@ -177,7 +177,7 @@ def _write_scan(
     )
     vessels = _draw_vessels(rng, flip)
     for slice_ in range(SLICES):
-        image = marked(name, study=study, series=4, instance=slice_ + 1)
+        image = new_image(name, study=study, series=4, instance=slice_ + 1)
         image.SOPClassUID = CT_IMAGE
         image.Modality = "CT"
         image.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
@@ -186,15 +186,15 @@ def _write_scan(
         image.PatientPosition = "FFS"
         image.KVP = "120"
         image.SpacingBetweenSlices = decimals([SLICE])[0]
-        place(image, stack, slice_)
-        draw(image, _hounsfield(rng, vessels, nodules, slice_, flip) - INTERCEPT)
+        set_plane(image, stack, slice_)
+        set_pixels(image, _hounsfield(rng, vessels, nodules, slice_, flip) - INTERCEPT)
         image.RescaleIntercept, image.RescaleSlope, image.RescaleType = str(INTERCEPT), "1", "HU"
         image.WindowCenter, image.WindowWidth = "-600", "1600"
         save(image, folder / f"1-{slice_ + 1}.dcm")
 
 
 def _draw_vessels(rng: np.random.Generator, flip: bool) -> Array:
-    """Vessels as rows of x, y (start), x, y (end) in millimetres from the middle, and width."""
+    """Draw vessels as rows of start x, y, end x, y and width, in mm from the centre."""
     count = 16
     hilum = np.array([45.0 if flip else -45.0, 5.0])
     start = hilum + rng.normal(0, [18, 25], (count, 2))
@@ -207,14 +207,14 @@ def _draw_vessels(rng: np.random.Generator, flip: bool) -> Array:
 def _hounsfield(
     rng: np.random.Generator, vessels: Array, nodules: list[Nodule], slice_: int, flip: bool
 ) -> Array:
-    """A slice in Hounsfield units, ``(rows, columns)``."""
+    """Render a slice in Hounsfield units, ``(rows, columns)``."""
     steps = (np.arange(SIDE) - SIDE / 2) * PIXEL
     y, x = np.meshgrid(steps, steps, indexing="ij")
-    lung = inside(np.hypot(x / LUNG[0], y / LUNG[1]) - 1, 0.015)
+    lung = soft_step(np.hypot(x / LUNG[0], y / LUNG[1]) - 1, 0.015)
     wall = 30 + 25 * smooth_noise(rng, x.shape, grain=3)
     ribs = np.hypot(x / (LUNG[0] + 9), y / (LUNG[1] + 9))
     angle = np.arctan2(y, x if not flip else -x)
-    bone = inside(np.abs(ribs - 1) - 0.04, 0.01) * (np.cos(7 * angle + slice_) > 0.3)
+    bone = soft_step(np.abs(ribs - 1) - 0.04, 0.01) * (np.cos(7 * angle + slice_) > 0.3)
     air = (
         -860 + 35 * smooth_noise(rng, x.shape, grain=6) + 25 * smooth_noise(rng, x.shape, grain=1.5)
     )
@@ -236,7 +236,7 @@ def _hounsfield(
 
 
 def _segment(x: Array, y: Array, ends: tuple[float, float, float, float], width: float) -> Array:
-    """Gaussian profile around a straight vessel."""
+    """Return a Gaussian profile around a straight vessel."""
     left, top, right, bottom = ends
     along = np.array([right - left, bottom - top])
     share = ((x - left) * along[0] + (y - top) * along[1]) / (along @ along)
@@ -247,18 +247,18 @@ def _segment(x: Array, y: Array, ends: tuple[float, float, float, float], width:
 
 
 def _test_row(name: str, nodule: Nodule, *, number: int, index: int) -> str:
-    """A row of the test sheet; as in the real one, some labels end in a blank."""
+    """Return a row of the test sheet; as in the real one, some labels end in a blank."""
     label = "Primary lung cancer" if nodule.malignant else "Benign nodule"
     if nodule.suspicious:
         label = SUSPICIOUS
     elif index % 5 == 3:
         label += " "
-    spot = f"{nodule.column + 1}, {nodule.row + 1}"
-    return f"{name};{number};{spot};{nodule.slice_ + 1};{label}"
+    position = f"{nodule.column + 1}, {nodule.row + 1}"
+    return f"{name};{number};{position};{nodule.slice_ + 1};{label}"
 
 
 def _calibration_row(name: str, nodule: Nodule) -> str:
-    """A row of the calibration sheet, which writes the scan's name in other letters."""
+    """Return a row of the calibration sheet, which writes the scan's name in lower case."""
     name = name.replace("LC", "lc").replace("BE", "be")
-    spot = f"{nodule.column + 1},{nodule.row + 1}"
-    return f"{name};{spot};{nodule.slice_ + 1};{CLASSES[nodule.malignant]}"
+    position = f"{nodule.column + 1},{nodule.row + 1}"
+    return f"{name};{position};{nodule.slice_ + 1};{CLASSES[nodule.malignant]}"

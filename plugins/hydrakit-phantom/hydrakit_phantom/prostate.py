@@ -1,4 +1,4 @@
-"""PROSTATEx-like data: the two sheets, and multi-series MR of each patient.
+"""Synthetic data in the format of PROSTATEx: two tables, and multi-series MR of each patient.
 
 The series follow those of a Siemens Skyra: T2 (sagittal, transverse), acquired diffusion with three
 b-values in one series, the apparent diffusion coefficient (ADC), and a computed high-b image.
@@ -17,23 +17,23 @@ from hydrakit_phantom.dicom import (
     DATE_FOLDER,
     Stack,
     decimals,
-    draw,
     fixed_uid,
-    marked,
-    place,
+    new_image,
     save,
+    set_pixels,
+    set_plane,
 )
-from hydrakit_phantom.lesion import Array, Lesion, draw_lesion, inside, smooth_noise
+from hydrakit_phantom.lesion import Array, Lesion, draw_lesion, smooth_noise, soft_step
 from hydrakit_phantom.settings import Settings
 
 CLASSES = ("not significant", "significant")
 MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
 RADIUS = (7.0, 11.0)  # millimetres
-HALF_DEPTH = 4.0  # millimetres: a lesion is seen on its own slice and hardly on the next
+HALF_DEPTH = 4.0  # millimetres: a lesion is visible on its own slice and hardly on the next
 B_VALUES = (50, 400, 800)
 COMPUTED_B = 1000
 
-# How the real series are called: (acquired diffusion, number of its series).
+# Names of the real series: (description of the acquired diffusion, its series number).
 PROTOCOLS = (
     ("ep2d_diff_tra_DYNDIST", 6),
     ("ep2d_diff_tra_DYNDIST_MIX", 7),
@@ -53,11 +53,11 @@ class Finding:
     """A finding of a patient.
 
     Attributes:
-        number: The ``fid``.
-        significant: Its class.
-        zone: Peripheral or transition zone, or anterior stroma; drawn without regard to the class.
-        lesion: What is seen, in millimetres.
-        position: Of its middle, in the patient's frame.
+        number: Number of the finding, column ``fid``.
+        significant: Whether the finding is clinically significant.
+        zone: Peripheral or transition zone, or anterior stroma; independent of the class.
+        lesion: Lesion of the finding, in millimetres.
+        position: Centre of the lesion in the patient's frame of reference.
     """
 
     number: int
@@ -69,14 +69,14 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Patient:
-    """A patient to be drawn.
+    """A synthetic patient.
 
     Attributes:
-        name: Pseudonym.
-        study: What its identifiers are made from.
-        head_first: Whether the numbers of its transverse images run from head to feet.
-        stack: Of the diffusion images.
-        findings: One, or two of different classes.
+        name: Pseudonym of the patient.
+        study: Parts from which the study's identifiers are derived.
+        head_first: Whether the transverse images are numbered from head to feet.
+        stack: Planes of the diffusion images.
+        findings: One finding, or two of different classes.
     """
 
     name: str
@@ -86,23 +86,23 @@ class Patient:
     findings: tuple[Finding, ...]
 
     def local(self, points: Array) -> Array:
-        """Points of the patient's frame relative to the stack's centre, along its axes."""
+        """Convert points of the patient's frame to coordinates along the stack's axes."""
         result: Array = (points - self.stack.centre) @ self.stack.axes
         return result
 
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """A series to be written.
+    """A series of a patient.
 
     Attributes:
         number: Series Number.
         description: Series Description.
-        stack: Its planes.
+        stack: Planes of the images.
         image_type: Image Type.
-        sequences: Sequence Name of each b-value, or of the one image per plane.
-        b_values: The private element (0019,100C) of each; empty without diffusion.
-        draw: ``draw(slice, sequence)`` gives the pixels, ``(rows, columns)``.
+        sequences: Sequence Name for each b-value, or for the one image per plane.
+        b_values: Private element (0019,100C) for each b-value; empty without diffusion.
+        draw: ``draw(slice, sequence)`` returns the pixels, ``(rows, columns)``.
     """
 
     number: int
@@ -115,7 +115,7 @@ class Series:
 
 
 def write_prostate(root: Path, settings: Settings) -> dict[str, int]:
-    """Write a PROSTATEx-like dataset into a folder; gives the number of findings per class."""
+    """Write a PROSTATEx-like dataset into a folder; return the number of findings per class."""
     findings, images = [FINDINGS_HEADER], [IMAGES_HEADER]
     cases = dict.fromkeys(CLASSES, 0)
     for index in range(settings.patients):
@@ -135,7 +135,7 @@ def write_prostate(root: Path, settings: Settings) -> dict[str, int]:
 
 
 def make_patient(rng: np.random.Generator, index: int, settings: Settings) -> Patient:
-    """A patient: every other one is positive, and every sixth has a finding of each class."""
+    """Draw a patient: every second one is positive, every sixth has a finding of each class."""
     tilt = rng.uniform(0, np.deg2rad(20))
     axes = np.array([[1, 0, 0], [0, np.cos(tilt), np.sin(tilt)], [0, -np.sin(tilt), np.cos(tilt)]])
     stack = Stack(
@@ -152,15 +152,15 @@ def make_patient(rng: np.random.Generator, index: int, settings: Settings) -> Pa
     findings = []
     for number, (significant, slice_) in enumerate(zip(classes, slices, strict=True), start=1):
         lesion = draw_lesion(rng, significant, separation=settings.separation, radius=RADIUS)
-        place_ = np.append(rng.uniform([-14, -8], [14, 10]), (slice_ - 2.5) * 3)
-        place_[2] += rng.uniform(-0.6, 0.6)  # a finding is rarely on a slice's very middle
+        offset = np.append(rng.uniform([-14, -8], [14, 10]), (slice_ - 2.5) * 3)
+        offset[2] += rng.uniform(-0.6, 0.6)  # a finding is rarely exactly in a slice's plane
         findings.append(
             Finding(
                 number=number,
                 significant=significant,
                 zone=str(rng.choice(["PZ", "TZ", "AS"])),
                 lesion=lesion,
-                position=stack.centre + axes @ place_,
+                position=stack.centre + axes @ offset,
             )
         )
     return Patient(
@@ -173,7 +173,7 @@ def make_patient(rng: np.random.Generator, index: int, settings: Settings) -> Pa
 
 
 def all_series(rng: np.random.Generator, patient: Patient, index: int) -> Iterator[Series]:
-    """The series of a patient, in the order of their numbers."""
+    """Yield the series of a patient, in the order of their numbers."""
     name, number = PROTOCOLS[index % len(PROTOCOLS)]
     fine = replace(patient.stack, spacing=(1.5, 1.5, 3.0), size=(128, 128, 6))
     side = Stack(
@@ -185,11 +185,11 @@ def all_series(rng: np.random.Generator, patient: Patient, index: int) -> Iterat
     plain = ("ORIGINAL", "PRIMARY", "M", "NORM", "DIS2D")
     turbo = ("*tse2d1_25",)
     t2 = [("t2_tse_sag", side, number - 3), ("t2_tse_tra", fine, number - 2)]
-    if index % 20 == 5:  # one real patient's T2 series has the word for diffusion in its name
+    if index % 20 == 5:  # one real patient's T2 series has "diffusie" in its description
         t2.append(("t2_tse_tra_exacte_copy_diffusie", fine, 55))
-    for description, stack, place_ in t2:
+    for description, stack, series_number in t2:
         yield Series(
-            number=place_,
+            number=series_number,
             description=description,
             stack=stack,
             image_type=plain,
@@ -202,7 +202,7 @@ def all_series(rng: np.random.Generator, patient: Patient, index: int) -> Iterat
 def _diffusion(
     rng: np.random.Generator, patient: Patient, name: str, number: int
 ) -> Iterator[Series]:
-    """The acquired series, the ADC and the computed image, which agree with one another."""
+    """Yield the acquired series, the ADC map and the computed image, consistent with each other."""
     maps = [_maps(rng, patient, slice_) for slice_ in range(patient.stack.size[2])]
 
     def signal(b: float) -> Callable[[int], Array]:
@@ -245,7 +245,7 @@ def _diffusion(
 
 
 def _maps(rng: np.random.Generator, patient: Patient, slice_: int) -> tuple[Array, Array]:
-    """High-b image and ADC (in 1e-6 mm^2/s) of a slice of the diffusion stack."""
+    """Render the high-b image and the ADC map (in 1e-6 mm^2/s) of a slice."""
     x, y, z = np.moveaxis(patient.local(patient.stack.plane(slice_)), -1, 0)
     body, gland = _tissue(x, y, z)
     grain = smooth_noise(rng, x.shape, grain=3.0)
@@ -257,7 +257,7 @@ def _maps(rng: np.random.Generator, patient: Patient, slice_: int) -> tuple[Arra
 
 
 def _t2(rng: np.random.Generator, patient: Patient, stack: Stack) -> Callable[[int, int], Array]:
-    """What draws the T2 images: a bright gland with dark lesions."""
+    """Return the function that draws the T2 images: a bright gland with dark lesions."""
 
     def at(slice_: int, _: int) -> Array:
         x, y, z = np.moveaxis(patient.local(stack.plane(slice_)), -1, 0)
@@ -270,19 +270,19 @@ def _t2(rng: np.random.Generator, patient: Patient, stack: Stack) -> Callable[[i
 
 
 def _tissue(x: Array, y: Array, z: Array) -> tuple[Array, Array]:
-    """Cover of the body and of the gland at points of the stack's frame."""
-    body = inside(np.hypot(x / 78, y / 105) - 1, 0.03)
-    gland = inside(np.sqrt((x / 27) ** 2 + (y / 20) ** 2 + (z / 40) ** 2) - 1, 0.08)
+    """Return the coverage by the body and by the gland at points of the stack's frame."""
+    body = soft_step(np.hypot(x / 78, y / 105) - 1, 0.03)
+    gland = soft_step(np.sqrt((x / 27) ** 2 + (y / 20) ** 2 + (z / 40) ** 2) - 1, 0.08)
     return body, gland
 
 
 def _lesions(
     rng: np.random.Generator, patient: Patient, points: tuple[Array, Array, Array], pixel: float
 ) -> Array:
-    """What the patient's lesions add, where the usual contrast is 1.
+    """Return the contribution of the patient's lesions, in units of the usual contrast.
 
-    A plane that cuts the stack's slices (the sagittal ones) is drawn as if it lay in its middle's
-    slice: those series only have to be there.
+    A plane that intersects the stack's slices (sagittal images) is drawn as if it lay in the slice
+    of its centre: these series only have to exist.
     """
     x, y, z = points
     total = np.zeros_like(x)
@@ -296,7 +296,7 @@ def _lesions(
 
 
 def write_series(study: Path, patient: Patient, series: Series) -> None:
-    """Write a series into its folder, whose name is like those of the real download."""
+    """Write a series into a folder named as in the real download."""
     short = re.sub(r"[^A-Za-z0-9. -]", "", series.description)
     uid = fixed_uid(*patient.study, series.number)
     folder = study / f"{series.number}.000000-{short}-{uid[-5:]}"
@@ -320,7 +320,7 @@ def write_series(study: Path, patient: Patient, series: Series) -> None:
 def _write_image(
     path: Path, patient: Patient, *, series: Series, instance: int, which: int, slice_: int
 ) -> None:
-    image = marked(patient.name, study=patient.study, series=series.number, instance=instance)
+    image = new_image(patient.name, study=patient.study, series=series.number, instance=instance)
     image.SOPClassUID = MR_IMAGE
     image.Modality = "MR"
     image.ImageType = list(series.image_type)
@@ -335,9 +335,9 @@ def _write_image(
     image.EchoTime, image.RepetitionTime, image.EchoTrainLength = "63", "2700", 48
     image.MagneticFieldStrength = "3"
     image.SpacingBetweenSlices = decimals([series.stack.spacing[2]])[0]
-    place(image, series.stack, slice_)
-    stored = draw(image, series.draw(slice_, which))
-    # As the scanner does, each slice has a window of its own.
+    set_plane(image, series.stack, slice_)
+    stored = set_pixels(image, series.draw(slice_, which))
+    # As on the real scanner, each slice has its own window.
     low, high = np.percentile(stored, [5, 99])
     image.WindowCenter = str(int((low + high) / 2))
     image.WindowWidth = str(max(1, int(1.5 * (high - low))))
@@ -349,7 +349,7 @@ def _write_image(
 
 
 def _position(finding: Finding, index: int) -> str:
-    """The ``pos`` cell; as in the real sheets, a few begin with a space."""
+    """Return the ``pos`` cell; as in the real tables, a few begin with a space."""
     return (" " if index % 8 == 7 else "") + " ".join(f"{value:.6g}" for value in finding.position)
 
 
@@ -361,7 +361,7 @@ def _finding_row(patient: Patient, finding: Finding, index: int) -> str:
 def _image_rows(
     patient: Patient, finding: Finding, series: list[Series], index: int
 ) -> Iterator[str]:
-    """Rows of the second sheet: one for each image volume of each series."""
+    """Yield rows of the images table: one for each image volume of each series."""
     for one in sorted(series, key=lambda one: one.description):
         matrix = one.stack.matrix()
         voxel = np.linalg.solve(matrix, np.append(finding.position, 1))[:3]

@@ -1,4 +1,4 @@
-"""What a phantom is made from, and its defaults."""
+"""Settings of a phantom, and their defaults."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 DATASETS = ("prostatex", "brain", "lung")
 PATIENTS = 60
-FEWEST_PATIENTS = 12
-MOST_PATIENTS = 900  # the numbers that no real patient has leave room for so many
+MIN_PATIENTS = 12
+MAX_PATIENTS = 900  # limit of the patient numbers that no real patient has
 DIFFICULTY = 0.5  # chosen by experiment: see the README of this plugin
-WIDEST_SEPARATION = 6.0
+MAX_SEPARATION = 6.0
 MARK = "SYNTHETIC PHANTOM: no patient, not for diagnosis"
 
 
@@ -18,9 +18,9 @@ class Settings:
     """The arguments that decide every byte of a dataset.
 
     Attributes:
-        patients: How many patients (brain: images) a dataset has, copies not counted.
-        seed: Of everything random.
-        difficulty: From 0, where the classes hardly overlap, to 1, where they are drawn alike.
+        patients: Number of patients (brain: images) of a dataset, without copies.
+        seed: Seed of all randomness.
+        difficulty: From 0 (the classes hardly overlap) to 1 (the classes have equal distributions).
     """
 
     patients: int
@@ -30,4 +30,4 @@ class Settings:
     @property
     def separation(self) -> float:
         """Distance between the class means of the lesions' scores, in standard deviations."""
-        return WIDEST_SEPARATION * (1 - self.difficulty)
+        return MAX_SEPARATION * (1 - self.difficulty)

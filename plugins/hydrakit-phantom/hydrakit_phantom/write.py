@@ -1,4 +1,4 @@
-"""Write a whole phantom: all of it, by one rename, or nothing."""
+"""Writing of a complete phantom folder, which appears by one rename."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from hydrakit_phantom.prostate import write_prostate
 from hydrakit_phantom.settings import (
     DATASETS,
     DIFFICULTY,
-    FEWEST_PATIENTS,
     MARK,
-    MOST_PATIENTS,
+    MAX_PATIENTS,
+    MIN_PATIENTS,
     PATIENTS,
     Settings,
 )
 
 WRITERS = {"prostatex": write_prostate, "brain": write_brain, "lung": write_lung}
 RECORD = "phantom.json"
-FORMAT = 1  # rises whenever the same arguments give other files
+FORMAT = 1  # increase when the same arguments give other files
 
 
 @dataclass(frozen=True, kw_only=True)
-class Written:
-    """What a phantom folder holds.
+class PhantomFolder:
+    """Contents of a phantom folder.
 
     Attributes:
-        cases: Number of cases per class, per dataset.
-        already_there: Whether it was there before, so that nothing was written.
+        cases: Number of cases by dataset and class.
+        existed: Whether the phantom existed already, so that nothing was written.
     """
 
     cases: dict[str, dict[str, int]]
-    already_there: bool
+    existed: bool
 
 
 def write_phantom(
@@ -48,17 +48,17 @@ def write_phantom(
     seed: int = 0,
     datasets: Sequence[str] = DATASETS,
     difficulty: float = DIFFICULTY,
-) -> Written:
+) -> PhantomFolder:
     """Write synthetic datasets in the real formats, one folder each.
 
-    A patient's files depend on the seed, the difficulty and the patient's number alone.
+    A patient's files depend only on the seed, the difficulty and the patient's number.
 
     Args:
-        out: A folder that is not there or empty, or that holds this very phantom already.
-        patients: Of each dataset (brain: images, copies not counted).
-        seed: Of everything random.
-        datasets: Which of ``prostatex``, ``brain`` and ``lung``.
-        difficulty: From 0 (easy) to 1 (nothing tells the classes apart).
+        out: Folder to write; it must be missing, empty, or contain the same phantom already.
+        patients: Number of patients of each dataset (brain: images, without copies).
+        seed: Seed of all randomness.
+        datasets: Datasets to write: any of ``prostatex``, ``brain`` and ``lung``.
+        difficulty: From 0 (easy) to 1 (the classes have equal distributions).
 
     Raises:
         DataError: An argument is out of range, or ``out`` is in use or cannot be written.
@@ -70,9 +70,9 @@ def write_phantom(
         "datasets": [name for name in DATASETS if name in datasets],
         "difficulty": float(difficulty),
     }
-    there = _already_there(out, arguments)
-    if there is not None:
-        return there
+    existing = _existing_phantom(out, arguments)
+    if existing is not None:
+        return existing
     settings = Settings(patients=patients, seed=seed, difficulty=float(difficulty))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -80,21 +80,19 @@ def write_phantom(
             part = Path(folder) / out.name
             cases = _fill(part, arguments, settings)
             if out.is_dir():
-                out.rmdir()  # empty: renaming onto it does not work everywhere
+                out.rmdir()  # it is empty; renaming onto it does not work on every system
             part.rename(out)
     except OSError as error:
         raise DataError(
             f"{out}: the phantom cannot be written: {error.strerror or error}"
         ) from None
-    return Written(cases=cases, already_there=False)
+    return PhantomFolder(cases=cases, existed=False)
 
 
 def _check(patients: int, seed: int, datasets: Sequence[str], difficulty: float) -> None:
     """Refuse arguments that are out of range."""
-    if not FEWEST_PATIENTS <= patients <= MOST_PATIENTS:
-        raise DataError(
-            f"patients is {patients}: must be from {FEWEST_PATIENTS} to {MOST_PATIENTS}"
-        )
+    if not MIN_PATIENTS <= patients <= MAX_PATIENTS:
+        raise DataError(f"patients is {patients}: must be from {MIN_PATIENTS} to {MAX_PATIENTS}")
     if seed < 0:
         raise DataError(f"seed is {seed}: must be 0 or more")
     if not 0 <= difficulty <= 1:
@@ -109,7 +107,7 @@ def _check(patients: int, seed: int, datasets: Sequence[str], difficulty: float)
 
 
 def _fill(part: Path, arguments: dict[str, Any], settings: Settings) -> dict[str, dict[str, int]]:
-    """Write the datasets and then the record into a new folder; gives the cases."""
+    """Write the datasets and then the record into a new folder; return the number of cases."""
     cases: dict[str, dict[str, int]] = {}
     part.mkdir()
     for name in arguments["datasets"]:
@@ -132,15 +130,15 @@ def _fill(part: Path, arguments: dict[str, Any], settings: Settings) -> dict[str
 
 
 def _count(out: Path, datasets: Sequence[str]) -> dict[str, int]:
-    """Number of files of each dataset."""
+    """Count the files of each dataset."""
     return {name: sum(1 for path in (out / name).rglob("*") if path.is_file()) for name in datasets}
 
 
-def _already_there(out: Path, arguments: dict[str, Any]) -> Written | None:
-    """What ``out`` holds if it is this phantom, None if it is free.
+def _existing_phantom(out: Path, arguments: dict[str, Any]) -> PhantomFolder | None:
+    """Return the contents of ``out`` if it is the same phantom, None if it is free.
 
     Raises:
-        DataError: It holds something else.
+        DataError: The folder contains something else.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
@@ -159,4 +157,4 @@ def _already_there(out: Path, arguments: dict[str, Any]) -> Written | None:
         )
     if files != _count(out, arguments["datasets"]):
         raise DataError(f"{out}: holds a phantom that has lost or gained files; {remedy}")
-    return Written(cases=cases, already_there=True)
+    return PhantomFolder(cases=cases, existed=True)

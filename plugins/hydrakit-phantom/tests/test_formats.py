@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from hydrakit.data.quality.duplicates import content_digest, find_duplicates, thumbnail
 from hydrakit.data.read import read_samples
-from hydrakit.hooks import Sample
+from hydrakit.hooks import DatasetAdapter, Sample
 from hydrakit_phantom.write import write_phantom
 
 B_VALUE = (0x0019, 0x100C)
@@ -195,7 +195,7 @@ def test_brain_files_are_mixed_alike_in_both_classes(brains):
 
 @pytest.mark.parametrize("dataset", ["prostatex", "brain", "lung"])
 def test_the_adapters_for_real_data_read_every_case(phantom, dataset):
-    loaded = pytest.importorskip("hydrakit.plugins").load_plugins().datasets
+    loaded = pytest.importorskip("hydrakit.plugins").load_plugins().all(DatasetAdapter)
     adapter = loaded[dataset]
     cases = list(read_samples(adapter, phantom / dataset, {}))
     samples = [case for case in cases if isinstance(case, Sample)]

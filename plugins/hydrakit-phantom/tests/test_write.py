@@ -74,6 +74,7 @@ def test_every_image_has_an_identifier_of_its_own(phantom):
 
 def test_there_are_enough_patients_of_each_class(phantom):
     cases = json.loads((phantom / "phantom.json").read_text())["cases"]
+    assert cases.keys() == {"prostatex", "brain", "lung"}
     for counts in cases.values():
         sizes = [count for label, count in counts.items() if label != "suspicious"]
         assert len(sizes) == 2
@@ -92,7 +93,7 @@ def small(tmp_path):
 def test_the_same_phantom_again_writes_nothing(small):
     before = {path: path.stat().st_mtime_ns for path in small.rglob("*")}
     written = write_phantom(small, patients=12, seed=1, datasets=["brain"])
-    assert written.already_there
+    assert written.existed
     assert set(written.cases) == {"brain"}
     assert before == {path: path.stat().st_mtime_ns for path in small.rglob("*")}
 
@@ -136,7 +137,7 @@ def test_a_file_in_the_way_is_refused(tmp_path):
 
 def test_an_empty_folder_is_filled(tmp_path):
     (tmp_path / "out").mkdir()
-    assert not write_phantom(tmp_path / "out", patients=12, datasets=["brain"]).already_there
+    assert not write_phantom(tmp_path / "out", patients=12, datasets=["brain"]).existed
     assert (tmp_path / "out" / "brain" / "yes").is_dir()
 
 

@@ -1,53 +1,74 @@
-"""PROSTATEx for hydrakit: prostate lesions on MR images, by significance or by grade group."""
+"""Adapters for PROSTATEx: prostate lesions on MR images, by significance or by grade group."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import permutations
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from hydrakit.hooks import DatasetAdapter, FieldOfView, Option, hookimpl
+from hydrakit.hooks import DatasetAdapter, FieldOfView, hookimpl
 
 if TYPE_CHECKING:
-    from hydrakit.hooks import OptionValue, Sample, Unusable
+    from hydrakit.hooks import Sample, Unusable
 
 # Every list of one, two or three sequences, in the order of the channels.
-_SEQUENCES = tuple(
-    ",".join(order) for count in (1, 2, 3) for order in permutations(("dwi", "t2", "adc"), count)
-)
-_OPTIONS = (
-    Option(
-        name="sequences",
+Sequences = Literal[
+    "dwi",
+    "t2",
+    "adc",
+    "dwi,t2",
+    "dwi,adc",
+    "t2,dwi",
+    "t2,adc",
+    "adc,dwi",
+    "adc,t2",
+    "dwi,t2,adc",
+    "dwi,adc,t2",
+    "t2,dwi,adc",
+    "t2,adc,dwi",
+    "adc,dwi,t2",
+    "adc,t2,dwi",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProstateOptions:
+    """Options of the datasets ``prostatex`` and ``prostatex2``."""
+
+    sequences: Sequences = field(
         default="dwi",
-        choices=_SEQUENCES,
-        help="what the channels are, in this order: dwi, the diffusion image of the highest "
-        "b-value; t2, transverse; adc. Several are resampled around the lesion, by their position "
-        "in the patient, to one grid of 0.5 mm in the plane of the first",
-    ),
-    Option(
-        name="set",
+        metadata={
+            "help": "sequences used as channels, in this order: dwi (diffusion image with the "
+            "highest b-value), t2 (transverse), adc. Several sequences are resampled around the "
+            "lesion, by their position in the patient, to one grid of 0.5 mm in the plane of the "
+            "first"
+        },
+    )
+    set: Literal["train", "test", "all"] = field(
         default="train",
-        choices=("train", "test", "all"),
-        help="train, the training set; test, the challenge's test set, which has no labels and is "
-        "for prediction; all, both",
-    ),
-    Option(
-        name="slice",
+        metadata={
+            "help": "set to read: train (training set), test (test set of the challenge, without "
+            "labels, for prediction), or all (both)"
+        },
+    )
+    slice: Literal["geometry", "instance"] = field(
         default="geometry",
-        choices=("geometry", "instance"),
-        help="which slice shows the lesion: geometry, the one whose plane is nearest to "
-        "the finding's position; instance, the one with InstanceNumber k + 1, as the "
-        "paper's authors took it (another slice where numbers run from head to feet)",
-    ),
-    Option(
-        name="intensity",
+        metadata={
+            "help": "slice of the lesion: geometry (the slice whose plane is nearest to the "
+            "finding's position), or instance (the slice with InstanceNumber k + 1, as the paper's "
+            "authors chose it; a wrong slice if the images are numbered from head to feet)"
+        },
+    )
+    intensity: Literal["stored", "authors"] = field(
         default="stored",
-        choices=("stored", "authors"),
-        help="the pixel values: stored, as the file holds them; authors, 8 bits by each slice's "
-        "own window and maximum, bit for bit as the paper's authors made them",
-    ),
-)
+        metadata={
+            "help": "pixel values: stored (as in the file), or authors (8 bits by each slice's own "
+            "window and maximum, bit for bit as the paper's authors computed them)"
+        },
+    )
+
+
 _HOW_TO_GET = (
     "The Cancer Imaging Archive, collection PROSTATEx, "
     "https://doi.org/10.7937/K9TCIA.2017.MURS5CL: the DICOM images, and the archive with the "
@@ -55,14 +76,14 @@ _HOW_TO_GET = (
 )
 
 
-def _read(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample | Unusable]:
+def _read(root: Path, options: ProstateOptions) -> Iterator[Sample | Unusable]:
     from hydrakit_prostatex.reading import read
     from hydrakit_prostatex.tables import PROSTATEX
 
     return read(root, options, PROSTATEX)
 
 
-def _read_grades(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sample | Unusable]:
+def _read_grades(root: Path, options: ProstateOptions) -> Iterator[Sample | Unusable]:
     from hydrakit_prostatex.reading import read
     from hydrakit_prostatex.tables import PROSTATEX2
 
@@ -71,7 +92,7 @@ def _read_grades(root: Path, options: Mapping[str, OptionValue]) -> Iterator[Sam
 
 @hookimpl
 def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
-    """The adapters ``prostatex`` and ``prostatex2``: one collection of images, two questions."""
+    """Return the adapters ``prostatex`` and ``prostatex2``: one image collection, two tasks."""
     yield DatasetAdapter(
         name="prostatex",
         cohort="PROSTATEx",
@@ -86,7 +107,7 @@ def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
         citation="Litjens G, Debats O, Barentsz J, Karssemeijer N, Huisman H. SPIE-AAPM PROSTATEx "
         "Challenge Data. The Cancer Imaging Archive, 2017. doi:10.7937/K9TCIA.2017.MURS5CL",
         licence="CC BY 3.0",
-        options=_OPTIONS,
+        options=ProstateOptions,
     )
     yield DatasetAdapter(
         name="prostatex2",
@@ -104,5 +125,5 @@ def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
         citation="Litjens G, Debats O, Barentsz J, Karssemeijer N, Huisman H. SPIE-AAPM PROSTATEx "
         "Challenge Data. The Cancer Imaging Archive, 2017. doi:10.7937/K9TCIA.2017.MURS5CL",
         licence="CC BY 3.0",
-        options=_OPTIONS,
+        options=ProstateOptions,
     )

@@ -1,6 +1,6 @@
-"""How the paper's authors turned a stored slice into 8 bits, bit for bit.
+"""The paper authors' conversion of a stored slice to 8 bits, bit for bit.
 
-Found from three of their published slices of ProstateX-0001 and that patient's DICOM images.
+Derived from three of their published slices of ProstateX-0001 and that patient's DICOM images.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def authors_slice(path: Path) -> NDArray[np.uint8]:
-    """The authors' array for a file, ``(height, width)``, 0 to 255.
+    """Compute the authors' array for a file, ``(height, width)``, 0 to 255.
 
-    The window formula (PS3.3 C.11.2.1.2.1) maps to 0 to 255, but its result was written back into
-    the array of whole numbers, which cuts off the fractions. The largest value then became 255.
-    The values thus depend on each slice's own window and maximum.
+    The window formula (PS3.3 C.11.2.1.2.1) maps to 0 to 255, but the authors wrote its result into
+    an integer array, which truncates fractions, and then scaled the maximum to 255. The values
+    therefore depend on each slice's own window and maximum.
 
     Raises:
         DataError: The pixels cannot be read, or the file has no usable window.

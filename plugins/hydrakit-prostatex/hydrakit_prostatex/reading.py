@@ -1,4 +1,4 @@
-"""From the tables and the DICOM images to one case for each finding."""
+"""Reading of the tables and DICOM images: one case for each finding."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from hydrakit.data.dicom.geometry import (
     Location,
     frame_in,
     has_plane,
-    in_order,
     in_volume,
     nearest_slice,
     resample,
+    sorted_stack,
 )
 from hydrakit.errors import DataError
-from hydrakit.hooks import OptionValue, Sample, Unusable
+from hydrakit.hooks import Sample, Unusable
 from hydrakit_prostatex.authors import authors_slice
 from hydrakit_prostatex.series import Candidate, candidates, choose
 from hydrakit_prostatex.tables import (
@@ -45,6 +45,8 @@ from hydrakit_prostatex.tables import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from hydrakit_prostatex import ProstateOptions
+
 NO_IMAGE = "no image"
 NOT_AS_LISTED = "no series with the listed number and description"
 NO_SERIES = {
@@ -52,15 +54,15 @@ NO_SERIES = {
     "t2": "no transverse T2 series",
     "adc": "no ADC series",
 }
-NO_B_VALUE = "diffusion images that do not tell their b-value"
+NO_B_VALUE = "diffusion images without a b-value"
 NO_GEOMETRY = "images without position in the patient"
 OUTSIDE = "lesion outside the volume"
 NO_INSTANCE = "no slice with InstanceNumber k + 1"
 UNREADABLE = "image file cannot be read"
 
-# The grid that several sequences share. Its pixels are those of the T2 images, and of what is
-# prepared of 65 mm at twice 65 pixels. Such a prepared patch is 85 mm wide; 100 mm leave room for
-# other patch sizes. The side is even, so that a prepared patch's pixels are the grid's own.
+# The common grid of several sequences. Its pixel size equals that of the T2 images, and that of
+# prepared patches of 65 mm at twice 65 pixels. Such a prepared patch is 85 mm wide; 100 mm leave
+# room for other patch sizes. The side is even, so that a prepared patch's pixels are the grid's.
 GRID_SPACING = 0.5
 GRID_SIDE = 200
 
@@ -69,22 +71,22 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Options:
-    """The adapter's options, taken apart."""
+    """Parsed options of the adapter."""
 
     sequences: tuple[str, ...]
     by_instance: bool
     as_authors: bool
 
     def pixels(self, header: Header) -> NDArray[np.float32]:
-        """A slice's pixels, in the chosen intensities."""
+        """Read a slice's pixels in the chosen intensities."""
         if self.as_authors:
             return authors_slice(header.path).astype(np.float32)
         return read_pixels(header.path)
 
 
 @dataclass(frozen=True, slots=True)
-class _Shown:
-    """A volume that holds a finding, and the slice that shows it."""
+class _LesionSlice:
+    """A volume that contains a finding, and the slice and location of the finding in it."""
 
     candidate: Candidate
     images: Sequence[Header]
@@ -93,20 +95,20 @@ class _Shown:
 
 
 def read(
-    root: Path, options: Mapping[str, OptionValue], sets: Mapping[str, Tables]
+    root: Path, options: ProstateOptions, sets: Mapping[str, Tables]
 ) -> Iterator[Sample | Unusable]:
-    """Every finding of the chosen sets, once, in the order of the official tables.
+    """Yield every finding of the chosen sets once, in the order of the official tables.
 
     Args:
-        root: The dataset's folder.
-        options: Of the adapter.
-        sets: The tables of the training set and of the test set.
+        root: Folder of the dataset.
+        options: Options of the adapter.
+        sets: Tables of the training set and of the test set.
 
     Raises:
-        DataError: A table is missing or wrong, or the header of an image is broken.
+        DataError: A table is missing or invalid, or the header of an image is broken.
     """
     files = list(walk(root))
-    chosen = tuple(sets) if options["set"] == "all" else (str(options["set"]),)
+    chosen = tuple(sets) if options.set == "all" else (options.set,)
     findings: list[Finding] = []
     listed: dict[FindingKey, list[ListedSeries]] = {}
     for name in chosen:
@@ -116,42 +118,46 @@ def read(
     patients: defaultdict[str, list[Header]] = defaultdict(list)
     for header in index_headers(root, files=files):
         patients[header.patient_id.casefold()].append(header)
-    how = _Options(
-        sequences=tuple(str(options["sequences"]).split(",")),
-        by_instance=options["slice"] == "instance",
-        as_authors=options["intensity"] == "authors",
+    settings = _Options(
+        sequences=tuple(options.sequences.split(",")),
+        by_instance=options.slice == "instance",
+        as_authors=options.intensity == "authors",
     )
     for finding in findings:
         headers = patients.get(finding.patient.casefold(), [])
-        yield _case(finding, headers, listed.get(finding.key, []), how=how)
+        yield _case(finding, headers, listed.get(finding.key, []), settings=settings)
 
 
 def _case(
-    finding: Finding, headers: Sequence[Header], listed: Sequence[ListedSeries], *, how: _Options
+    finding: Finding,
+    headers: Sequence[Header],
+    listed: Sequence[ListedSeries],
+    *,
+    settings: _Options,
 ) -> Sample | Unusable:
     key = "/".join((finding.patient, finding.fid, finding.pos))
-    channels: list[_Shown] = []
-    for sequence in how.sequences:
-        # A position is of one study's frame of reference, so all channels are of one study.
-        study = {channels[0].header.study_uid} if channels else {h.study_uid for h in headers}
-        there = [header for header in headers if header.study_uid in study]
-        shown = _show(sequence, finding, headers=there, listed=listed)
-        if how.by_instance and not isinstance(shown, str):
-            shown = _by_instance(shown, listed)
-        if isinstance(shown, str):
-            return Unusable(key=key, reason=shown)
-        channels.append(shown)
+    channels: list[_LesionSlice] = []
+    for sequence in settings.sequences:
+        # A position belongs to one study's frame of reference, so all channels are of one study.
+        studies = {channels[0].header.study_uid} if channels else {h.study_uid for h in headers}
+        study_headers = [header for header in headers if header.study_uid in studies]
+        lesion = _find_slice(sequence, finding, headers=study_headers, listed=listed)
+        if settings.by_instance and not isinstance(lesion, str):
+            lesion = _by_instance(lesion, listed)
+        if isinstance(lesion, str):
+            return Unusable(key=key, reason=lesion)
+        channels.append(lesion)
     if len(channels) == 1:
-        return _one_sequence(finding, key, channels[0], how)
-    used: dict[Path, NDArray[np.float32]] = {}
+        return _one_sequence(finding, key, channels[0], settings)
+    read_slices: dict[Path, NDArray[np.float32]] = {}
 
     def pixels(header: Header) -> NDArray[np.float32]:
-        if header.path not in used:
-            used[header.path] = how.pixels(header)
-        return used[header.path]
+        if header.path not in read_slices:
+            read_slices[header.path] = settings.pixels(header)
+        return read_slices[header.path]
 
     try:
-        image, centre, spacing = _image(channels, pixels, own_grids=how.by_instance)
+        image, centre, spacing = _image(channels, pixels, own_grids=settings.by_instance)
     except MissingCodecError:
         raise
     except DataError as error:
@@ -167,16 +173,16 @@ def _case(
         spacing=spacing,
         facts=channels[0].header.facts(),
         subgroups=_subgroups(finding, channels[0].header),
-        source=tuple(used),
+        source=tuple(read_slices),
     )
 
 
-def _one_sequence(finding: Finding, key: str, shown: _Shown, how: _Options) -> Sample:
-    """The slice as it is, read when it is needed."""
+def _one_sequence(finding: Finding, key: str, lesion: _LesionSlice, settings: _Options) -> Sample:
+    """Return a sample of one slice, whose pixels are read on demand."""
 
     def image() -> NDArray[np.float32]:
         try:
-            return how.pixels(shown.header)
+            return settings.pixels(lesion.header)
         except MissingCodecError:
             raise
         except DataError as error:
@@ -188,11 +194,11 @@ def _one_sequence(finding: Finding, key: str, shown: _Shown, how: _Options) -> S
         patient=finding.patient,
         finding=key,  # two lesions of one slice are two findings
         key=key,
-        centre=(shown.location.row, shown.location.column),
-        spacing=shown.header.spacing,
-        facts=shown.header.facts(),
-        subgroups=_subgroups(finding, shown.header),
-        source=(shown.header.path,),
+        centre=(lesion.location.row, lesion.location.column),
+        spacing=lesion.header.spacing,
+        facts=lesion.header.facts(),
+        subgroups=_subgroups(finding, lesion.header),
+        source=(lesion.header.path,),
     )
 
 
@@ -202,71 +208,71 @@ def _subgroups(finding: Finding, header: Header) -> dict[str, str]:
 
 
 def _image(
-    channels: Sequence[_Shown],
+    channels: Sequence[_LesionSlice],
     pixels: Callable[[Header], NDArray[np.float32]],
     *,
     own_grids: bool,
 ) -> tuple[NDArray[np.float32], tuple[float, float], tuple[float, float] | None]:
-    """The image of several sequences, where its lesion is, and its spacing.
+    """Combine several sequences; return the image, the lesion's position in it, and its spacing.
 
-    They are brought onto one grid in the plane of the first one's slice, around the lesion; or,
-    where each slice was chosen by its number and so lies where it lies, each onto a grid of its
-    own.
+    The sequences are resampled around the lesion onto one grid in the plane of the first one's
+    slice. With ``own_grids``, each is resampled onto a grid in its own slice's plane, because the
+    slices were chosen by number.
     """
     first = channels[0]
     planes = []
-    for shown in channels:
-        seen = shown if own_grids else first
-        frame = frame_in(seen.header, seen.location, spacing=GRID_SPACING, side=GRID_SIDE)
-        planes.append(resample(in_order(shown.images, shown.header), frame, pixels))
+    for lesion in channels:
+        target = lesion if own_grids else first
+        frame = frame_in(target.header, target.location, spacing=GRID_SPACING, side=GRID_SIDE)
+        planes.append(resample(sorted_stack(lesion.images, lesion.header), frame, pixels))
     middle = (GRID_SIDE - 1) / 2
     return np.stack(planes), (middle, middle), (GRID_SPACING, GRID_SPACING)
 
 
-def _show(
+def _find_slice(
     sequence: str, finding: Finding, *, headers: Sequence[Header], listed: Sequence[ListedSeries]
-) -> _Shown | str:
-    """Where a finding is seen best on a sequence; a reason where it is not seen."""
+) -> _LesionSlice | str:
+    """Return the best slice of a finding on a sequence, or the reason why there is none."""
     if not headers:
         return NO_IMAGE
-    wanted = {(series.number, series.description) for series in listed}
-    there = [
-        facts for facts in series_facts(headers) if (facts.number, facts.description) in wanted
+    names = {(series.number, series.description) for series in listed}
+    present = [
+        facts for facts in series_facts(headers) if (facts.number, facts.description) in names
     ]
-    if not there:
+    if not present:
         return NOT_AS_LISTED
-    found = candidates(sequence, there)
-    if not found:
+    matches = candidates(sequence, present)
+    if not matches:
         return NO_SERIES[sequence]
-    seen: dict[str, _Shown] = {}
-    placed = False
-    for candidate in found:
+    slices: dict[str, _LesionSlice] = {}
+    any_plane = False
+    for candidate in matches:
         uid = candidate.series.series_uid
         images = [h for h in headers if h.series_uid == uid]
         images = [h for h in images if candidate.b_value in (None, h.b_value)]
-        placed = placed or any(map(has_plane, images))
+        any_plane = any_plane or any(map(has_plane, images))
         nearest = nearest_slice(images, finding.position)
         if nearest and in_volume(images, *nearest):
-            seen[uid] = _Shown(candidate, images, *nearest)
-    best = choose(found, {uid: abs(shown.location.distance) for uid, shown in seen.items()})
+            slices[uid] = _LesionSlice(candidate, images, *nearest)
+    best = choose(matches, {uid: abs(each.location.distance) for uid, each in slices.items()})
     if best is None:
-        return OUTSIDE if placed else NO_GEOMETRY
-    return NO_B_VALUE if best.rank < 0 else seen[best.series.series_uid]
+        return OUTSIDE if any_plane else NO_GEOMETRY
+    return NO_B_VALUE if best.rank < 0 else slices[best.series.series_uid]
 
 
-def _by_instance(shown: _Shown, listed: Sequence[ListedSeries]) -> _Shown | str:
-    """The same volume by the slice and the pixel that the authors took: the listed voxel's.
+def _by_instance(lesion: _LesionSlice, listed: Sequence[ListedSeries]) -> _LesionSlice | str:
+    """Replace slice and location by the listed voxel's, which the paper's authors used.
 
-    Where two studies have a series of one number and description, both are listed for a finding:
-    the row of the right one names the pixel that geometry gives.
+    If two studies have a series with the same number and description, the table lists both for a
+    finding: the right row's pixel is the one nearest to the geometric location.
     """
-    facts, location = shown.candidate.series, shown.location
+    facts, location = lesion.candidate.series, lesion.location
     rows = [s for s in listed if (s.number, s.description) == (facts.number, facts.description)]
     i, j, k = min(
         (series.ijk for series in rows),
         key=lambda ijk: abs(ijk[0] - location.column) + abs(ijk[1] - location.row),
     )
-    same = [h for h in shown.images if has_plane(h) and h.instance_number == k + 1]
+    same = [h for h in lesion.images if has_plane(h) and h.instance_number == k + 1]
     if len(same) != 1:
         return NO_INSTANCE
-    return replace(shown, images=same, header=same[0], location=Location(float(j), float(i), 0.0))
+    return replace(lesion, images=same, header=same[0], location=Location(float(j), float(i), 0.0))

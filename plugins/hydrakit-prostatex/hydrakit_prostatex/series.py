@@ -1,4 +1,4 @@
-"""Which series of an exam is the sequence that is asked for: pure functions over facts."""
+"""Choice of the series for a requested sequence: pure functions over series facts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hydrakit.data.dicom import SeriesFacts
 
-# Values of ImageType that tell a map or a montage from a diffusion-weighted image; and how
+# Values of ImageType of maps and montages, which are not diffusion-weighted images; and how series
 # descriptions name them.
 _NOT_WEIGHTED = frozenset({"ADC", "FA", "MOSAIC", "TENSOR"})
 _MAP = re.compile(r"(^|_)(ADC|FA|TENSOR)(_|$)")
@@ -18,13 +18,13 @@ _COMPUTED = "CALC_BVAL"
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A series, and which of its images are meant.
+    """A candidate series for a sequence, and the images of it to use.
 
     Attributes:
-        series: The series.
-        b_value: Only the images of this b-value; None means all.
-        rank: The higher, the better. Of diffusion images: the b-value, infinite for a computed
-            image, and negative where none is told.
+        series: Facts of the series.
+        b_value: b-value of the images to use; None for all images.
+        rank: Preference, higher is better. For diffusion images it is the b-value, infinite for a
+            computed image, and negative if no b-value is stated.
     """
 
     series: SeriesFacts
@@ -33,34 +33,34 @@ class Candidate:
 
 
 def candidates(sequence: str, series: Iterable[SeriesFacts]) -> list[Candidate]:
-    """The series among a patient's that are of a sequence (``dwi``, ``t2``, ``adc``), best first.
+    """Return a patient's series that match a sequence (``dwi``, ``t2``, ``adc``), best first.
 
-    ``dwi`` is the diffusion image of the highest b-value: computed series, told by the end of their
-    description (``CALC_BVAL``); after them acquired ones, told by the b-values of their images, or
-    where no image tells one, by ``diff`` in their description. ADC, FA and mosaic images are told
-    by ImageType, or by description. ``t2`` is transverse; ``diffusie`` in its description does not
-    make it a diffusion image.
+    ``dwi`` is the diffusion image with the highest b-value: first computed series, recognised by
+    the end of their description (``CALC_BVAL``); then acquired series, recognised by the b-values
+    of their images or, if no image states one, by ``diff`` in their description. ADC, FA and mosaic
+    images are recognised by ImageType or description. ``t2`` is transverse; ``diffusie`` in its
+    description does not make it a diffusion image.
     """
     rule = {"dwi": _dwi, "t2": _t2, "adc": _adc}[sequence]
-    found = [candidate for facts in series if facts.modality == "MR" for candidate in rule(facts)]
-    return sorted(found, key=lambda c: (-c.rank, c.series.number or 0, c.series.series_uid))
+    matches = [candidate for facts in series if facts.modality == "MR" for candidate in rule(facts)]
+    return sorted(matches, key=lambda c: (-c.rank, c.series.number or 0, c.series.series_uid))
 
 
-def choose(found: Sequence[Candidate], distances: Mapping[str, float]) -> Candidate | None:
-    """The best of the candidates whose volume holds a position; None where none does.
+def choose(series: Sequence[Candidate], distances: Mapping[str, float]) -> Candidate | None:
+    """Return the best candidate whose volume contains a position, or None.
 
-    A better rank comes first, and then the plane that is nearest to the position: a position
-    marked on a scan lies in one of its planes, and not, as a rule, in those of a repeated scan.
+    A higher rank is preferred, then the plane nearest to the position: a position marked on a scan
+    lies in one of its planes, and usually not in those of a repeated scan.
 
     Args:
-        found: As `candidates` gives them: of equals, the first is taken.
-        distances: Of the position from the nearest plane, in millimetres, by SeriesInstanceUID,
-            for those series whose volume holds it.
+        series: Candidates, as `candidates` sorts them; of equals, the first is chosen.
+        distances: Distance from the position to the nearest plane in millimetres, by
+            SeriesInstanceUID, for the series whose volume contains the position.
     """
-    inside = [each for each in found if each.series.series_uid in distances]
-    # 0.01 mm is below what positions can tell.
+    containing = [each for each in series if each.series.series_uid in distances]
+    # 0.01 mm is below the accuracy of positions.
     return min(
-        inside,
+        containing,
         key=lambda each: (-each.rank, round(distances[each.series.series_uid], 2)),
         default=None,
     )

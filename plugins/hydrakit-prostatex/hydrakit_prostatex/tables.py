@@ -1,4 +1,4 @@
-"""The official tables: the findings, and the series in which each was located."""
+"""Reading of the official tables: the findings, and the series in which each was located."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydrakit.data.safe_paths import shown
+from hydrakit.data.safe_paths import quote
 from hydrakit.errors import DataError
 
 Position = tuple[float, float, float]
-# A finding is known by all three: fid repeats, at other positions, in three patients. Tables may
-# write one number in several ways, so they are joined by its value.
+# All three identify a finding: fid repeats, at other positions, in three patients. Tables may write
+# one number in several ways, so they are joined by its value.
 FindingKey = tuple[str, str, Position]
 
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """The names of a pair of tables, and how findings are labelled.
+    """Names of a pair of tables, and the mapping of labels to classes.
 
     Attributes:
         findings: File name of the table of findings.
         images: File name of the table of series.
-        column: Of the label, in the table of findings.
-        labels: The class of each value of that column.
-        has_labels: Whether the column must be there; else findings may be without label.
+        column: Column of the label in the table of findings.
+        labels: Class of each value of that column.
+        has_labels: Whether the column is required; otherwise findings may have no label.
     """
 
     findings: str
@@ -55,12 +55,13 @@ class Finding:
     """A row of a table of findings.
 
     Attributes:
-        patient: ``ProxID``.
-        fid: ``fid``.
-        pos: ``pos``, as it is written, without outer blanks.
-        position: ``pos``: ``(x, y, z)`` in millimetres, in the patient's frame of reference.
-        label: The class; None where the table has no labels.
-        zone: ``zone``: PZ, TZ, AS or SV; empty where the table does not tell it.
+        patient: Patient, column ``ProxID``.
+        fid: Number of the finding, column ``fid``.
+        pos: Text of the column ``pos``, without surrounding blanks.
+        position: Value of ``pos``: ``(x, y, z)`` in millimetres, in the patient's frame of
+            reference.
+        label: Class of the finding; None if the table has no labels.
+        zone: Zone, column ``zone``: PZ, TZ, AS or SV; empty if the table does not state it.
     """
 
     patient: str
@@ -72,7 +73,7 @@ class Finding:
 
     @property
     def key(self) -> FindingKey:
-        """What the tables are joined by."""
+        """Key by which the tables are joined."""
         return _key(self.patient, self.fid, self.position)
 
 
@@ -81,8 +82,8 @@ class ListedSeries:
     """A row of the images table.
 
     Attributes:
-        number: ``DCMSerNum``.
-        description: ``DCMSerDescr``.
+        number: SeriesNumber, column ``DCMSerNum``.
+        description: SeriesDescription, column ``DCMSerDescr``.
         ijk: Column, row and slice of the finding; the slice counts from 0 at the lowest.
     """
 
@@ -92,35 +93,34 @@ class ListedSeries:
 
 
 def read_findings(path: Path, tables: Tables) -> list[Finding]:
-    """The findings, in the order of the table.
+    """Read the findings, in the order of the table.
 
     Raises:
-        DataError: The table cannot be read, lacks a column, or holds a wrong value.
+        DataError: The table cannot be read, lacks a column, or holds an invalid value.
     """
     findings: dict[FindingKey, Finding] = {}
     optional = ("zone",) if tables.has_labels else ("zone", tables.column)
-    needed = ("ProxID", "fid", "pos", *((tables.column,) if tables.has_labels else ()))
-    for line, row in _rows(path, needed, optional):
+    required = ("ProxID", "fid", "pos", *((tables.column,) if tables.has_labels else ()))
+    for line, row in _rows(path, required, optional):
         where = f"{path}, line {line}"
         for name in ("ProxID", "fid"):
             if not (row[name].isprintable() and 0 < len(row[name]) <= 60):
-                raise DataError(f"{where}: {name} is {shown(row[name])}: must be a short name")
+                raise DataError(f"{where}: {name} is {quote(row[name])}: must be a short name")
         zone = row.get("zone", "")
         if not (zone.isprintable() and len(zone) <= 60):
-            raise DataError(f"{where}: zone is {shown(zone)}: must be a short name, or empty")
+            raise DataError(f"{where}: zone is {quote(zone)}: must be a short name, or empty")
         label = None
         if tables.column in row:
             label = tables.labels.get(row[tables.column].upper())
             if label is None:
-                known = ", ".join(tables.labels)
-                told = shown(row[tables.column])
-                raise DataError(f"{where}: {tables.column} is {told}: must be one of {known}")
+                value, choices = quote(row[tables.column]), ", ".join(tables.labels)
+                raise DataError(f"{where}: {tables.column} is {value}: must be one of {choices}")
         position = _position(row["pos"])
         if position is None:
-            raise DataError(f"{where}: pos is {shown(row['pos'])}: must be three numbers 'x y z'")
+            raise DataError(f"{where}: pos is {quote(row['pos'])}: must be three numbers 'x y z'")
         finding = Finding(row["ProxID"], row["fid"], row["pos"], position, label, zone)
         if finding.key in findings:
-            named = shown("/".join((finding.patient, finding.fid, finding.pos)))
+            named = quote("/".join((finding.patient, finding.fid, finding.pos)))
             raise DataError(f"{where}: the finding {named} is listed twice: remove one")
         findings[finding.key] = finding
     return list(findings.values())
@@ -140,10 +140,10 @@ def _key(patient: str, fid: str, position: Position) -> FindingKey:
 
 
 def read_listed_series(path: Path) -> dict[FindingKey, list[ListedSeries]]:
-    """The series of each finding.
+    """Read the series of each finding.
 
     Raises:
-        DataError: The table cannot be read, lacks a column, or holds a wrong value.
+        DataError: The table cannot be read, lacks a column, or holds an invalid value.
     """
     listed: dict[FindingKey, list[ListedSeries]] = {}
     for line, row in _rows(path, ("ProxID", "fid", "pos", "ijk", "DCMSerDescr", "DCMSerNum")):
@@ -153,12 +153,12 @@ def read_listed_series(path: Path) -> dict[FindingKey, list[ListedSeries]]:
             series = ListedSeries(int(row["DCMSerNum"]), row["DCMSerDescr"], (i, j, k))
         except ValueError:
             raise DataError(
-                f"{path}, line {line}: ijk is {shown(row['ijk'])} and DCMSerNum "
-                f"{shown(row['DCMSerNum'])}: must be three whole numbers 'i j k' and one"
+                f"{path}, line {line}: ijk is {quote(row['ijk'])} and DCMSerNum "
+                f"{quote(row['DCMSerNum'])}: must be three whole numbers 'i j k' and one"
             ) from None
         if position is None:
             raise DataError(
-                f"{path}, line {line}: pos is {shown(row['pos'])}: must be three numbers"
+                f"{path}, line {line}: pos is {quote(row['pos'])}: must be three numbers"
             )
         listed.setdefault(_key(row["ProxID"], row["fid"], position), []).append(series)
     return listed
@@ -167,15 +167,13 @@ def read_listed_series(path: Path) -> dict[FindingKey, list[ListedSeries]]:
 def _rows(
     path: Path, columns: Iterable[str], optional: Iterable[str] = ()
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """The line number and the named columns of each row, without outer blanks."""
+    """Yield line number and columns of each row, without surrounding blanks."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             table = csv.DictReader(file)
             for column in columns:
                 if column not in (table.fieldnames or ()):
-                    raise DataError(
-                        f"{path}: no column {column!r}: must be the official {path.name}"
-                    )
+                    raise DataError(f"{path}: no column {column!r}: use the official {path.name}")
             present = (*columns, *(name for name in optional if name in (table.fieldnames or ())))
             for row in table:
                 yield table.line_num, {name: (row[name] or "").strip() for name in present}
@@ -184,21 +182,21 @@ def _rows(
 
 
 def find_table(files: Iterable[Path], name: str, root: Path) -> Path:
-    """The official table among files, in whatever folder and case.
+    """Return the official table among files, in any folder, in upper or lower case.
 
     Raises:
-        DataError: There is none, or several that differ.
+        DataError: There is no such table, or there are several that differ.
     """
-    found = [path for path in files if path.name.casefold() == name.casefold()]
-    if not found:
+    tables = [path for path in files if path.name.casefold() == name.casefold()]
+    if not tables:
         raise DataError(
             f"{root}: no {name} below it: put the two tables of the lesion information there "
             "(unpacked)"
         )
     try:
-        differs = next((p for p in found[1:] if p.read_bytes() != found[0].read_bytes()), None)
+        differs = next((p for p in tables[1:] if p.read_bytes() != tables[0].read_bytes()), None)
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
     if differs:
-        raise DataError(f"{differs}: differs from {found[0]}: leave one {name} below {root}")
-    return found[0]
+        raise DataError(f"{differs}: differs from {tables[0]}: keep one {name} below {root}")
+    return tables[0]

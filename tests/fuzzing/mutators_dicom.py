@@ -1,4 +1,4 @@
-"""Mutators that know DICOM in Explicit VR Little Endian (PS3.5, 7.1.2; see `fuzzing`)."""
+"""Mutators that know DICOM in Explicit VR Little Endian (PS3.5, 7.1.2; see `mutators`)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from functools import cache
 from random import Random
 
 import numpy as np
-from fuzzing import BYTES, EXTREMES, MIB, ODD_WORDS, mutate
-from fuzzing_images import JPEG, deflated_zeros
 from PIL import Image
+
+from fuzzing.mutators import BYTES, EXTREMES, MIB, ODD_WORDS, mutate
+from fuzzing.mutators_images import JPEG, deflated_zeros
 
 LONG = (b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UC", b"UR", b"UT", b"UN", b"SV", b"UV")
 _SYNTAXES = b",.1,.2,.1.99,.5,.4.50,.4.70,.4.80,.4.90,.4.100,.4.202"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fuzz_datasets import (
+from fuzzing.datasets import (
     Files,
     archive,
     arrays,
@@ -30,7 +30,9 @@ from fuzz_datasets import (
     shipped,
     table,
 )
-from fuzz_runs import (
+from fuzzing.mutators import JSON, odd_safetensors
+from fuzzing.mutators_images import JPEG, PNG, TIFF
+from fuzzing.runs import (
     begun_folder,
     compare_folder,
     plan_file,
@@ -42,9 +44,6 @@ from fuzz_runs import (
     run_folder,
     weight_files,
 )
-from fuzzing import JSON, odd_safetensors
-from fuzzing_images import JPEG, PNG, TIFF
-
 from hydrakit.errors import HydrakitError
 
 
@@ -72,19 +71,19 @@ def weights(folder: Path) -> Files:
     from helpers import BODY
 
     from hydrakit.hooks import FieldOfView
-    from hydrakit.models.body import Body
+    from hydrakit.models.body import PaperBody
     from hydrakit.models.heads import build_mlp
     from hydrakit.weights import Preprocessing, save_body, save_head
 
     torch.manual_seed(0)
-    body = Body(BODY, in_channels=1, dropout=0.0)
+    body = PaperBody(BODY, in_channels=1, dropout=0.0)
     save_body(folder / "body.safetensors", body, trained_on=("brain",), seed=1)
     needs = Preprocessing(
         patch=BODY.patch, channels=1, field_of_view=FieldOfView(share=1.0), normalisation="z-score"
     )
     save_head(
         folder / "head.safetensors",
-        build_mlp(BODY.features, 2, 0.0),
+        build_mlp(BODY.features, 2),
         body=body,
         dataset="brain",
         classes=("no", "yes"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from fuzzing import JSON, TEXT, Mutator, odd_safetensors
+from fuzzing.mutators import JSON, TEXT, Mutator, odd_safetensors
 
 DEPTHS = (100, 5_000, 300_000)
 NAMES = (

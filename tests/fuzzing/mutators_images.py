@@ -1,4 +1,4 @@
-"""Mutators that know PNG, JPEG, TIFF and NPY (see `fuzzing`)."""
+"""Mutators that know PNG, JPEG, TIFF and NPY (see `mutators`)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import zlib
 from functools import cache
 from random import Random
 
-from fuzzing import BYTES, EXTREMES, MIB, SIZES, mutate
 from PIL import Image
+
+from fuzzing.mutators import BYTES, EXTREMES, MIB, SIZES, mutate
 
 # PNG (ISO 15948)
 

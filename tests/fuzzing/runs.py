@@ -17,10 +17,10 @@ from pathlib import Path
 from unittest import mock
 
 from click.testing import CliRunner
-from fuzz_datasets import Files, check_line
-from fuzz_memory import forget_peak, peak_memory
-from fuzzing_runs import PLAN, RUN_JSON, SCORES, WEIGHTS, odd_folder, tamper
 
+from fuzzing.datasets import Files, check_line
+from fuzzing.memory import forget_peak, peak_memory
+from fuzzing.mutators_runs import PLAN, RUN_JSON, SCORES, WEIGHTS, odd_folder, tamper
 from hydrakit.cli import main
 from hydrakit.compare.design import CompareDir, Design, make_design
 from hydrakit.errors import HydrakitError
@@ -264,9 +264,9 @@ def read_weight_files(folder: Path) -> str:
 
 def _no_training(session: object, places: object) -> None:
     """In the place of training: what is set up before it."""
-    from hydrakit.models.body import Body
+    from hydrakit.models.body import PaperBody
 
-    Body(session.plan.body, in_channels=session.channels, dropout=0.0)  # type: ignore[attr-defined]
+    PaperBody(session.plan.body, in_channels=session.channels, dropout=0.0)  # type: ignore[attr-defined]
     raise HydrakitError(WOULD_TRAIN)
 
 

@@ -2,7 +2,7 @@
 
 Input ``number`` of a target is always the same bytes; input 0 is the sound one. To look at one::
 
-    python tests/fuzz_watch.py FOLDER NUMBER NUMBER TARGET --keep
+    cd tests && python -m fuzzing.watch FOLDER NUMBER NUMBER TARGET --keep
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from random import Random
 from types import FrameType
 from typing import TypedDict
 
-from fuzz_datasets import Files, check_line
-from fuzz_memory import forget_peak, peak_memory
-from fuzz_targets import TARGETS, Target
-from fuzzing import mutate
-
+from fuzzing.datasets import Files, check_line
+from fuzzing.memory import forget_peak, peak_memory
+from fuzzing.mutators import mutate
+from fuzzing.targets import TARGETS, Target
 from hydrakit.errors import HydrakitError
 
 CPU_SECONDS = 20  # for one input: on a busy machine, far above what the slowest needs

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from fuzzing import (
+from PIL import Image
+
+from fuzzing.mutators import (
     TEXT,
     Mutator,
     nested_csv,
@@ -23,10 +25,8 @@ from fuzzing import (
     zip_members,
     zipped,
 )
-from fuzzing_dicom import COMPRESSED, DICOM
-from fuzzing_images import JPEG, PNG, TIFF, odd_npy
-from PIL import Image
-
+from fuzzing.mutators_dicom import COMPRESSED, DICOM
+from fuzzing.mutators_images import JPEG, PNG, TIFF, odd_npy
 from hydrakit.data.declared.adapter import load_declared
 from hydrakit.data.read import read_samples
 from hydrakit.hooks import DatasetAdapter, Sample
@@ -60,7 +60,7 @@ def _dataset(adapter: DatasetAdapter, folder: Path, options: Mapping[str, str]) 
 
 def shipped(name: str, **options: str) -> Callable[[Path], str]:
     def read(folder: Path) -> str:
-        return _dataset(load_plugins().dataset(name), folder, options)
+        return _dataset(load_plugins().get(DatasetAdapter, name), folder, options)
 
     return read
 
@@ -259,9 +259,9 @@ def mixture(folder: Path) -> Files:
 
 
 def read_guess(folder: Path) -> str:
-    from hydrakit.data.declared.guess import guess
+    from hydrakit.data.declared.guess import guess_declaration
 
-    text = guess(folder)
+    text = guess_declaration(folder)
     (folder / "dataset.toml").write_text(text, encoding="utf-8")
     try:
         load_declared(folder)

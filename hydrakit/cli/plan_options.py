@@ -1,0 +1,252 @@
+"""Options of the command line that decide a plan, generated from the fields of `PlanSettings`.
+
+A command that offers them is a `PlanCommand`, which generates them when they are first needed:
+pydantic takes longer to import than `hydrakit --help` to answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from hydrakit.cli import params
+
+if TYPE_CHECKING:
+    from hydrakit.hooks import OptionValue
+    from hydrakit.plan.model import Split
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Parse = Callable[[tuple[str, ...]], Mapping[str, Any]]
+
+# The options that there are, in the order of the help text. Values without an option of their own
+# are reached by --set.
+FIELDS = (
+    "options",
+    "splits",
+    "copies",
+    "conflicts",
+    "profile",
+    "seed",
+    "target_share",
+    "epochs",
+    "epoch_size",
+    "patience",
+    "batch_size",
+    "learning_rate",
+    "dropout",
+    "bootstrap",
+    "bootstrap_rule",
+    "head",
+    "head_options",
+    "body",
+    "body_options",
+    "body_channels",
+    "body_norm",
+    "select",
+    "window",
+    "changes",
+)
+
+METAVARS = {"integer": "N", "number": "X", "string": "NAME", "array": "N,N,..."}
+
+
+@dataclass(frozen=True)
+class _FieldOptions:
+    """Stands for the options of some fields of `PlanSettings` until they are generated."""
+
+    fields: tuple[str, ...]
+
+
+class PlanCommand(click.Command):
+    """A command with options for fields of `PlanSettings`."""
+
+    @property
+    def params(self) -> list[click.Parameter]:
+        """All parameters; the first use generates the options of fields."""
+        pending = [each for each in self._params if isinstance(each, _FieldOptions)]
+        for each in pending:
+            place = self._params.index(each)
+            self._params[place : place + 1] = _generate(each.fields)
+        return self._params
+
+    @params.setter
+    def params(self, params: list[Any]) -> None:
+        self._params = params
+
+
+def plan_options(*only: str, without: Collection[str] = ()) -> Callable[[Function], Function]:
+    """Give a `PlanCommand` options for fields of `PlanSettings`.
+
+    Args:
+        only: Names of the fields; none for all in `FIELDS`.
+        without: Names of fields to leave out.
+    """
+    fields = tuple(name for name in only or FIELDS if name not in without)
+
+    def decorate(function: Function) -> Function:
+        memo = function.__dict__.setdefault("__click_params__", [])  # as click's own decorators do
+        memo.append(_FieldOptions(fields))
+        return function
+
+    return decorate
+
+
+strategy = click.option(
+    "--strategy",
+    metavar="NAME",
+    help="Strategy, which lists the rounds of training: hydra, transfer, ... "
+    "(`hydrakit plugins list` lists all).",
+)
+
+datasets = click.option(
+    "--datasets",
+    callback=params.names,
+    metavar="A,B,...",
+    help="Datasets in the order of training; the last is the target.",
+)
+
+
+def _generate(fields: Collection[str]) -> list[click.Option]:
+    from hydrakit.plan.settings import PlanSettings
+
+    properties = PlanSettings.model_json_schema()["properties"]
+    return [_option(name, properties[name]) for name in fields]
+
+
+def _option(name: str, schema: Mapping[str, Any]) -> click.Option:
+    """The option of a field, from its JSON schema."""
+    help_text = " ".join(schema["description"].split("\n\n")[0].split())
+    if "shown_default" in schema:
+        help_text = f"{help_text}  [default: {schema['shown_default']}]"
+    if name == "head":
+        return click.Option(
+            ["--head"],
+            multiple=True,
+            callback=_heads,
+            metavar="[DATASET=]NAME",
+            help=f"{help_text}  [default: {schema['default']}]",
+        )
+    if name in REPEATED:
+        return _repeated(name, help_text)
+    default = schema.get("default")
+    (kind,) = (each for each in schema.get("anyOf", [schema]) if each["type"] != "null")
+    return click.Option(
+        [f"--{name.replace('_', '-')}"],
+        type=_type(kind),
+        metavar=None if "enum" in kind else METAVARS[kind["type"]],
+        default=default,
+        show_default=default is not None,
+        callback=_numbers if kind["type"] == "array" else None,
+        help=help_text,
+    )
+
+
+def _type(schema: Mapping[str, Any]) -> click.ParamType[Any] | None:
+    """The type of an option, from its JSON schema.
+
+    The upper limits of whole numbers only stop absurd plans: the model checks them, and the help
+    text does not show them.
+    """
+    if "enum" in schema:
+        return click.Choice(schema["enum"])
+    if schema["type"] == "integer":
+        least = (
+            schema["exclusiveMinimum"] + 1 if "exclusiveMinimum" in schema else schema["minimum"]
+        )
+        return click.IntRange(min=least)
+    if schema["type"] == "number":
+        return click.FloatRange(
+            min=schema.get("minimum", schema.get("exclusiveMinimum")),
+            max=schema.get("maximum", schema.get("exclusiveMaximum")),
+            min_open="exclusiveMinimum" in schema,
+            max_open="exclusiveMaximum" in schema,
+        )
+    return None
+
+
+def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> list[int] | None:
+    if value is None:
+        return None
+    numbers = [number.strip() for number in value.split(",")]
+    if not all(number.isdecimal() and int(number) > 0 for number in numbers):
+        raise click.BadParameter(f"{value!r} is not a list such as 32,64,128")
+    return [int(number) for number in numbers]
+
+
+def _heads(ctx: click.Context, _: click.Parameter, value: tuple[str, ...]) -> str | None:
+    """The kind of head of all datasets; those of single ones go to the parameter ``heads``."""
+    common = [each for each in value if "=" not in each]
+    if len(common) > 1:
+        raise click.BadParameter(f"{' and '.join(common)} for all datasets: name one of them")
+    form = "DATASET=NAME"
+    ctx.params["heads"] = params.pairs(tuple(each for each in value if "=" in each), form)
+    return common[0] if common else None
+
+
+def _repeated(name: str, help_text: str) -> click.Option:
+    """An option that may be given several times, each time with a key and a value."""
+    flag, metavar, parse = REPEATED[name]
+
+    def callback(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> Any:
+        return parse(value)
+
+    return click.Option(
+        [flag, name], multiple=True, callback=callback, metavar=metavar, help=help_text
+    )
+
+
+def adapter_options(value: tuple[str, ...]) -> dict[str, dict[str, OptionValue]]:
+    """Options of datasets, by dataset, from ``DATASET.OPTION=VALUE``."""
+    chosen: dict[str, dict[str, OptionValue]] = {}
+    for key, text in params.pairs(value, "DATASET.OPTION=VALUE").items():
+        dataset, dot, name = key.partition(".")
+        if not (dataset and dot and name):
+            raise click.BadParameter(f"{key!r} is not of the form DATASET.OPTION")
+        chosen.setdefault(dataset, {})[name] = text
+    return chosen
+
+
+def component_options(value: tuple[str, ...]) -> dict[str, str]:
+    """Options of a component, from ``KEY=VALUE``."""
+    return params.pairs(value, "KEY=VALUE")
+
+
+def splits(value: tuple[str, ...]) -> dict[str, Split]:
+    """Splits of datasets from ``NAME=8-1-1``."""
+    from pydantic import ValidationError
+
+    from hydrakit.plan.model import Split
+
+    form = "NAME=8-1-1 (train, val, test) or NAME=9-1 (train, val)"
+    chosen = {}
+    for name, text in params.pairs(value, form).items():
+        try:
+            train, val, *rest = (float(share) for share in text.split("-"))
+            chosen[name] = Split(train=train, val=val, test=rest[0] if rest else 0.0)
+        except (ValueError, ValidationError):
+            raise click.BadParameter(f"{name}={text} is not of the form {form}") from None
+        if len(rest) > 1:
+            raise click.BadParameter(f"{name}={text} is not of the form {form}")
+    return chosen
+
+
+def changes(value: tuple[str, ...]) -> dict[str, Any]:
+    """Changes of a plan from ``PATH=VALUE``."""
+    from hydrakit.plan.edit import parse_value
+
+    chosen = params.pairs(value, "PATH=VALUE, such as rounds.all.dropout=0.2")
+    if len(chosen) < len(value):
+        raise click.BadParameter("a path is given twice: give it once")
+    return {path: parse_value(text) for path, text in chosen.items()}
+
+
+REPEATED: Mapping[str, tuple[str, str, Parse]] = {
+    "options": ("--option", "NAME.KEY=VALUE", adapter_options),
+    "splits": ("--split", "NAME=8-1-1", splits),
+    "changes": ("--set", "PATH=VALUE", changes),
+    "head_options": ("--head-option", "KEY=VALUE", component_options),
+    "body_options": ("--body-option", "KEY=VALUE", component_options),
+}

@@ -1,0 +1,210 @@
+"""Settings from which `make_plan` makes a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import (
+    ConfigDict,
+    Field,
+    JsonValue,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from hydrakit.errors import PlanError, unknown
+from hydrakit.plan.model import BodySpec, BootstrapRule, Copies, NormKind, Split
+from hydrakit.rounds import (
+    MAX_EPOCH_SIZE,
+    MAX_EPOCHS,
+    Epochs,
+    Hyperparameters,
+    Probability,
+    Select,
+)
+from hydrakit.schema import Count, Frozen, OptionText, Seed, first_fault
+
+ProfileName = Literal["recommended", "paper", "authors"]
+
+
+def _shown_default(text: str) -> dict[str, JsonValue]:
+    """Schema entry for the default that the help text shows where the field's own is None."""
+    return {"shown_default": text}
+
+
+def _of_rounds(name: str, *, zero: str = "", default: str = "") -> Any:
+    """A field that replaces the profile's hyperparameter in every round, described as that one.
+
+    Args:
+        name: Name of the hyperparameter.
+        zero: Meaning of 0, where 0 stands for None.
+        default: Default that the help text shows.
+    """
+    described = (Hyperparameters.model_fields[name].description or "").split("\n\n")[0]
+    return Field(
+        default=None,
+        description=f"{described.removesuffix('.')}; 0: {zero}." if zero else described,
+        json_schema_extra=_shown_default(default) if default else None,
+    )
+
+
+class PlanSettings(Frozen):
+    """Everything that decides a plan besides its strategy and its datasets.
+
+    The first paragraph below a field is also the help text of its command-line option, where it has
+    one. The last fields change the hyperparameters of every round; None leaves the profile's.
+    """
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    options: dict[str, dict[str, OptionText | int | float | bool]] = Field(default_factory=dict)
+    """Option of a dataset (`hydrakit datasets info NAME` lists them); may be given several times.
+
+    The values are grouped by dataset.
+    """
+
+    splits: dict[str, Split] = Field(
+        default_factory=dict,
+        json_schema_extra=_shown_default("8-1-1 for the target, 9-1 for the others"),
+    )
+    """Shares of the training, validation and test splits of a dataset."""
+
+    copies: Copies = "group"
+    """Copies of an image: put them all in one split, drop those of all patients but one, or only
+    report them.
+    """
+
+    conflicts: Literal["error", "keep"] = "error"
+    """Copies of an image that have different labels: refuse the data, or keep them."""
+
+    profile: ProfileName = "recommended"
+    """Complete set of training values; the options below replace some of them in every round."""
+
+    seed: Seed = 0
+    """Seed of all random numbers."""
+
+    split_seed: Seed | None = None
+    """Seed of the splits alone, to keep them while ``seed`` changes; None takes ``seed``."""
+
+    whole: bool = False
+    """List every dataset in the plan, also those that no round uses.
+
+    Copies in an unused dataset decide the splits of the others, so that different strategies then
+    have the same splits.
+    """
+
+    target_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the target's patients outside the test split to use; the test split stays whole."""
+
+    epochs: Epochs | None = _of_rounds("epochs")
+    epoch_size: Annotated[int, Field(ge=0, le=MAX_EPOCH_SIZE)] | None = _of_rounds(
+        "epoch_size", zero="all"
+    )
+    patience: Annotated[int, Field(ge=0, le=MAX_EPOCHS)] | None = _of_rounds(
+        "patience", zero="never"
+    )
+    batch_size: Count | None = _of_rounds("batch_size")
+    learning_rate: PositiveFloat | None = _of_rounds("learning_rate")
+    dropout: Probability | None = _of_rounds("dropout")
+
+    bootstrap: Count | None = None
+    """Number of random starts; training begins from the best on the validation split.
+
+    None takes the strategy's number, else the profile's.
+    """
+
+    bootstrap_rule: BootstrapRule = "all"
+    """Evaluate every random start on all validation cases, or drop weak ones early."""
+
+    head: str = "mlp"
+    """Kind of head (`hydrakit plugins list` lists them); DATASET=NAME for one dataset; may be given
+    several times.
+
+    In Python, ``head`` is the kind for all datasets that ``heads`` does not name.
+    """
+
+    heads: dict[str, str] = Field(default_factory=dict)
+    """Kinds of head of single datasets, by dataset."""
+
+    head_options: dict[str, OptionText | int | float | bool | tuple[OptionText | int, ...]] = Field(
+        default_factory=dict
+    )
+    """Option of the head, such as hidden=64,16; DATASET.KEY=VALUE for the head of one dataset; may
+    be given several times.
+    """
+
+    body: str = "paper"
+    """Kind of body (`hydrakit plugins list` lists them)."""
+
+    body_options: dict[str, OptionText | int | float | bool | tuple[OptionText | int, ...]] = Field(
+        default_factory=dict
+    )
+    """Option of the body (`hydrakit plugins info NAME` lists them); may be given several times."""
+
+    body_channels: tuple[PositiveInt, ...] | None = Field(
+        default=None,
+        json_schema_extra=_shown_default(",".join(map(str, BodySpec().channels))),
+    )
+    """Output channels of each block of the body."""
+
+    body_norm: NormKind = "batch"
+    """Normalisation layers of the body: batch norm, group norm, or batch norm with separate
+    statistics for each dataset.
+    """
+
+    select: Select | None = _of_rounds(
+        "select", default="authors with `--profile authors`, else best"
+    )
+    window: Epochs | None = _of_rounds(
+        "window", default=str(Hyperparameters.model_fields["window"].default)
+    )
+
+    changes: dict[str, Any] = Field(default_factory=dict)
+    """Set one value of the finished plan, such as rounds.all.dropout=0.2; may be given several
+    times.
+
+    `hydrakit.plan.edit` describes the paths.
+    """
+
+    @model_validator(mode="after")
+    def _window_has_a_use(self) -> Self:
+        if self.window is not None and self.select not in ("smoothed", "averaged"):
+            raise ValueError(
+                "--window is for `--select smoothed` and `--select averaged`: name one"
+            )
+        return self
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """The hyperparameters that replace those of the profile in every round."""
+        values = {
+            name: getattr(self, name)
+            for name in type(self).model_fields.keys() & Hyperparameters.model_fields.keys()
+        }
+        given = {name: value for name, value in values.items() if value is not None}
+        for name in ("patience", "epoch_size"):
+            if given.get(name) == 0:
+                given[name] = None
+        return given
+
+
+def make_settings(base: PlanSettings | None, values: Mapping[str, Any]) -> PlanSettings:
+    """Settings with some values replaced; a value of None is the same as none given.
+
+    Raises:
+        PlanError: Unknown name or impossible value.
+    """
+    for name in values:
+        if name not in PlanSettings.model_fields:
+            raise PlanError(unknown("setting", name, PlanSettings.model_fields))
+    given = {name: value for name, value in values.items() if value is not None}
+    profile = given.get("profile")
+    if isinstance(profile, str) and profile not in get_args(ProfileName):
+        raise PlanError(unknown("profile", profile, get_args(ProfileName)))
+    before = {} if base is None else {name: getattr(base, name) for name in base.model_fields_set}
+    try:
+        return PlanSettings.model_validate({**before, **given})
+    except ValidationError as error:
+        raise PlanError(first_fault(error)) from None

@@ -1,0 +1,279 @@
+"""Figures of a comparison: AUC of each strategy, their differences, and their ROC curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydrakit.report.charts import ForestRow, forest
+from hydrakit.report.figure import Figure
+from hydrakit.report.roc import roc_points
+from hydrakit.report.svg import COLOURS, Area, Axis, Line, legend_sample, line_style, plot
+from hydrakit.report.tables import interval, number
+from hydrakit.stats.metrics import auc
+
+if TYPE_CHECKING:
+    from hydrakit.stats.comparison import Comparison, StrategyResult
+
+CellKey = tuple[int, int, int]
+RATES = np.linspace(0, 1, 101)  # false positive rates at which confidence bands are computed
+RESAMPLES = 400
+MAX_BANDS = 3  # more confidence bands would hide each other
+
+
+@dataclass(frozen=True, eq=False)
+class CellScores:
+    """Test scores of a cell (one strategy, seed and fold) with findings of both classes.
+
+    Attributes:
+        key: Seed, repeat and fold.
+        findings: Indices of the findings in its test fold.
+        scores: Probability of the positive class.
+        positive: Whether a finding is positive.
+    """
+
+    key: CellKey
+    findings: NDArray[np.intp]
+    scores: NDArray[np.float64]
+    positive: NDArray[np.bool_]
+
+    @property
+    def curve(self) -> NDArray[np.float64]:
+        """ROC curve, ``(points, 2)``."""
+        return np.array(roc_points(self.scores, self.positive))
+
+
+def cell_aucs(comparison: Comparison) -> dict[str, dict[CellKey, float]]:
+    """Test AUC of each cell with both classes: by strategy, then (seed, repeat, fold)."""
+    return {
+        strategy.name: {
+            cell.key: auc(cell.scores, cell.positive) for cell in _cells(comparison, strategy)
+        }
+        for strategy in comparison.strategies
+    }
+
+
+def _cells(comparison: Comparison, strategy: StrategyResult) -> list[CellScores]:
+    labels = np.array(comparison.labels) == 1
+    cells = []
+    for (seed, repeat), scores, folds in zip(
+        comparison.passes, strategy.scores, comparison.fold_of, strict=True
+    ):
+        values = np.array([np.nan if score is None else score for score in scores])
+        for fold in sorted({fold for fold in folds if fold is not None}):
+            findings = np.flatnonzero([each == fold for each in folds])
+            positive = labels[findings]
+            if 0 < positive.sum() < len(positive):
+                cells.append(CellScores((seed, repeat, fold), findings, values[findings], positive))
+    return cells
+
+
+def auc_figure(comparison: Comparison) -> Figure:
+    """Mean test AUC of each strategy with its confidence interval, and a dot for each cell."""
+    cells = cell_aucs(comparison)
+    rows = [
+        ForestRow(
+            name=each.name,
+            value=each.auc,
+            low=each.low,
+            high=each.high,
+            label=f"{number(each.auc)} ({interval(each.low, each.high)})",
+            style=f"c{index % COLOURS}",
+            dots=list(cells[each.name].values()),
+        )
+        for index, each in enumerate(comparison.strategies)
+    ]
+    lowest = min(0.45, *(value for row in rows for value in (row.low, *row.dots)))
+    low = max(0.0, np.floor(lowest * 10) / 10)
+    return Figure(
+        name="strategies",
+        caption="Test AUC of each strategy.",
+        text="Large dots: means over the cells. Lines: confidence intervals. Small dots: single "
+        "cells (one seed and fold). Dashed: chance. Strategies with overlapping intervals can "
+        "still differ: see the paired differences below.",
+        drawing=forest(
+            rows,
+            name="strategies",
+            title="Test AUC of each strategy with confidence intervals",
+            description=" ".join(f"{row.name}: {row.label}." for row in rows),
+            axis=Axis(label="test AUC", low=float(low), high=1.0),
+            reference=0.5,
+        ),
+        columns=("strategy", "seed", "repeat", "fold", "auc", "low", "high"),
+        rows=[
+            *((s.name, None, None, None, s.auc, s.low, s.high) for s in comparison.strategies),
+            *(
+                (name, *key, auc, None, None)
+                for name, aucs in cells.items()
+                for key, auc in aucs.items()
+            ),
+        ],
+    )
+
+
+def difference_figure(comparison: Comparison) -> Figure:
+    """Forest plot of the differences between the first strategy and each other one."""
+    rows = [
+        ForestRow(
+            name=f"{pair.strategy} − {pair.against}",
+            value=pair.difference,
+            low=pair.low,
+            high=pair.high,
+            label=f"{pair.difference:+.3f} ({pair.low:+.3f} to {pair.high:+.3f})",
+            style="ink" if pair.verdict == "cannot tell" else "c0",
+        )
+        for pair in comparison.pairs
+    ]
+    widest = max(max(abs(row.low), abs(row.high)) for row in rows)
+    end = float(min(1.0, np.ceil(max(widest, 0.05) * 20) / 20))
+    first = comparison.pairs[0].strategy
+    return Figure(
+        name="differences",
+        caption="Paired differences of test AUC.",
+        text=f"Differences on the same findings. Right of the dashed line, {first} is better. An "
+        "interval that crosses the line is inconclusive. In colour: conclusive differences.",
+        drawing=forest(
+            rows,
+            name="differences",
+            title="Paired differences of test AUC with confidence intervals",
+            description=" ".join(
+                f"{row.name}: {row.label}, {pair.verdict}."
+                for row, pair in zip(rows, comparison.pairs, strict=True)
+            ),
+            axis=Axis(label="difference of test AUC", low=-end, high=end),
+            reference=0.0,
+        ),
+        columns=("strategy", "against", "difference", "low", "high", "p", "p_holm", "verdict"),
+        rows=[
+            (p.strategy, p.against, p.difference, p.low, p.high, p.p, p.p_holm, p.verdict)
+            for p in comparison.pairs
+        ],
+    )
+
+
+def roc_figure(comparison: Comparison) -> Figure:
+    """Mean ROC curve of each strategy's cells, with pointwise confidence bands."""
+    lines, rows, key = [], [], []
+    bands: list[Area] = []
+    for index, each in enumerate(comparison.strategies):
+        style = line_style(index)
+        points = mean_curve([cell.curve for cell in _cells(comparison, each)])
+        lines.append(Line(points=points, style=style))
+        rows += [(each.name, x, y) for x, y in points]
+        key.append((legend_sample(style), f"{each.name}: AUC {number(each.auc)}"))
+        if len(comparison.strategies) <= MAX_BANDS or index == 0:
+            low, high = resampled_band(comparison, each)
+            outline = [*zip(RATES, high, strict=True), *zip(RATES[::-1], low[::-1], strict=True)]
+            bands.append(Area(points=[(float(x), float(y)) for x, y in outline], style=style))
+    text = (
+        "Mean sensitivity of a strategy's cells at each false positive rate. Shaded: pointwise "
+        "95 % confidence interval from resampled patients"
+    )
+    text += "." if len(bands) > 1 else f", for {comparison.strategies[0].name} only."
+    return Figure(
+        name="roc",
+        caption=f"Mean ROC curves on {comparison.target}.",
+        text=text,
+        drawing=plot(
+            name="roc",
+            title=f"Mean ROC curves on {comparison.target}",
+            description=" ".join(
+                f"{each.name}: mean AUC {number(each.auc)}." for each in comparison.strategies
+            ),
+            x=Axis(label="false positive rate (1 − specificity)", low=0, high=1),
+            y=Axis(label="true positive rate (sensitivity)", low=0, high=1),
+            areas=bands,
+            lines=[Line(points=[(0, 0), (1, 1)], style="faint dashed"), *lines],
+            size=(400, 400),
+        ),
+        key=[*key, (legend_sample("faint dashed"), "chance")],
+        columns=("strategy", "false_positive_rate", "true_positive_rate"),
+        rows=rows,
+    )
+
+
+def mean_curve(curves: Sequence[NDArray[np.float64]]) -> list[tuple[float, float]]:
+    """Exact mean of ROC curves at each false positive rate; its area is the mean of their areas.
+
+    Args:
+        curves: Points ``(points, 2)`` of each curve, from (0, 0) to (1, 1).
+    """
+    rates = np.unique(np.concatenate([curve[:, 0] for curve in curves]))
+    means = np.mean([_one_sided_heights(curve, rates) for curve in curves], axis=0)
+    points = [(x, y) for x, both in zip(rates.tolist(), means.tolist(), strict=True) for y in both]
+    return [point for at, point in enumerate(points) if at == 0 or point != points[at - 1]]
+
+
+def _one_sided_heights(
+    curve: NDArray[np.float64], rates: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Heights of a curve just left and just right of some rates, ``(rates, 2)``."""
+    xs, ys = curve.T
+    first = np.searchsorted(xs, rates, side="left")
+    last = np.searchsorted(xs, rates, side="right") - 1
+    between = np.interp(rates, xs, ys)
+    corner = xs[first] == rates
+    return np.stack(
+        [np.where(corner, ys[first], between), np.where(corner, ys[last], between)], axis=1
+    )
+
+
+def resampled_band(
+    comparison: Comparison, strategy: StrategyResult, *, draws: int = RESAMPLES, seed: int = 0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Pointwise 95 % confidence interval of the mean sensitivity, at `RATES`.
+
+    Whole patients are resampled; the networks stay the same. A cell that a resample leaves with a
+    single class does not count in its mean.
+
+    Args:
+        comparison: The comparison.
+        strategy: One of its strategies.
+        draws: Number of resamples.
+        seed: Seed of the resamples.
+
+    Returns:
+        Lower and upper ends, ``(rates,)``.
+    """
+    patients = max(comparison.patient_of) + 1
+    generator = np.random.default_rng(seed)
+    weights = generator.multinomial(patients, np.full(patients, 1 / patients), size=draws)
+    patient_of = np.array(comparison.patient_of)
+    cells = [
+        weighted_heights(cell.scores, cell.positive, weights[:, patient_of[cell.findings]])
+        for cell in _cells(comparison, strategy)
+    ]
+    stacked = np.stack(cells)
+    known = ~np.isnan(stacked)
+    means = np.nansum(stacked, axis=0) / np.maximum(known.sum(axis=0), 1)
+    low, high = np.percentile(means[known.any(axis=(0, 2))], [2.5, 97.5], axis=0)
+    return low, high
+
+
+def weighted_heights(
+    scores: NDArray[np.float64], positive: NDArray[np.bool_], weights: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Sensitivity at `RATES`, with findings weighted by how often a resample contains them.
+
+    Args:
+        scores: ``(findings,)``.
+        positive: ``(findings,)``.
+        weights: ``(draws, findings)``.
+
+    Returns:
+        ``(draws, rates)``; NaN if the weights leave no finding of a class.
+    """
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.diff(scores[order]) != 0, True)
+    up = np.cumsum(weights[:, order] * positive[order], axis=1)[:, last]
+    aside = np.cumsum(weights[:, order] * ~positive[order], axis=1)[:, last]
+    heights = np.full((len(weights), len(RATES)), np.nan)
+    for row in np.flatnonzero((up[:, -1] > 0) & (aside[:, -1] > 0)):
+        xs = np.append(0, aside[row] / aside[row, -1])
+        ys = np.append(0, up[row] / up[row, -1])
+        heights[row] = np.interp(RATES, xs, ys)
+    return heights

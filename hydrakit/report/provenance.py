@@ -1,0 +1,242 @@
+"""Origin of a result: use of the test labels, data, and how to reproduce the run."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydrakit.hooks import DatasetAdapter
+from hydrakit.plan.model import Dataset, Plan
+from hydrakit.plan.results import DataFacts
+from hydrakit.report.markup import Html, bullet_list, element, join
+from hydrakit.report.tables import description_list, interval, number, table
+from hydrakit.runs.rundir import RunDir
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class LabelReadings:
+    """How often the test labels of a run were read.
+
+    Attributes:
+        entries: Time and cause of each reading; those after every epoch are one entry.
+        count: Number of readings.
+        traced: Number of readings after an epoch, by `hydrakit run --trace-test`.
+    """
+
+    entries: tuple[str, ...]
+    count: int
+    traced: int
+
+
+def label_readings(rundir: RunDir, target: str) -> LabelReadings:
+    """Readings of the test labels, from ``events.jsonl``.
+
+    Raises:
+        PlanError: The file is broken.
+    """
+    entries, traced = [], []
+    for each in rundir.events():
+        if each.event == "test read" and each.by == "trace":
+            traced.append(each.time)
+        elif each.event == "test read":
+            cases = f", {each.cases} cases" if each.cases else ""
+            entries.append(f"{each.time}, by the run{cases}")
+        elif each.event == "evaluated" and each.dataset == target and each.split in ("test", "all"):
+            entries.append(f"{each.time}, by `hydrakit evaluate`, split {each.split}")
+    count = len(entries) + len(traced)
+    if traced:
+        entries.insert(
+            0, f"{traced[0]} to {traced[-1]}, after each of {len(traced)} epochs (--trace-test)"
+        )
+    return LabelReadings(tuple(entries), count, len(traced))
+
+
+def readings_list(readings: LabelReadings) -> Html:
+    """How often the test labels were read, when, and by which command."""
+    if not readings.count:
+        return element("p", "events.jsonl records no reading of the test labels.")
+    if readings.count == 1:
+        text = "The test labels were read once, after the last round."
+    else:
+        text = (
+            f"The test labels were read {readings.count} times. Selecting a model by any of these "
+            "readings makes its test result optimistic."
+        )
+    return element("div", element("p", text), bullet_list(readings.entries))
+
+
+def data_section(
+    plan: Plan, name: str, *, facts: DataFacts, adapter: DatasetAdapter | None
+) -> Html:
+    """One dataset: counts, exclusions, options, citation and licence."""
+    role = " (target)" if name == plan.target else ""
+    dataset = plan.dataset(name)
+    details = description_list(
+        [
+            ("About", adapter.summary if adapter else None),
+            ("Excluded", _excluded(facts)),
+            ("Duplicates", _duplicates(plan, facts)),
+            ("Withheld", _withheld(plan, facts)),
+            ("Unused", f"{facts.unused} cases, as set in the plan" if facts.unused else None),
+            ("Shortcuts", _shortcuts(facts)),
+            ("Without label", f"{facts.unlabelled} cases, unused" if facts.unlabelled else None),
+            ("Split", _split(dataset)),
+            ("Options", _options(dataset)),
+            ("Channels", facts.channels),
+            ("Citation", adapter.citation if adapter else None),
+            ("Licence", adapter.licence if adapter else None),
+        ]
+    )
+    counts = _counts_table(name, facts, classes=adapter.classes if adapter else ())
+    return join((element("h3", name, role), counts, details), "\n")
+
+
+def _counts_table(name: str, facts: DataFacts, *, classes: tuple[str, ...]) -> Html:
+    labels = {label for counts in facts.counts.values() for label in counts}
+    known = classes if labels <= set(classes) else tuple(sorted(labels))
+    one_image_each = facts.findings == facts.counts
+    rows = []
+    for split in sorted(facts.counts, key=_split_order):
+        counts = [facts.counts[split].get(label, 0) for label in known]
+        findings = () if one_image_each else (sum(facts.findings.get(split, {}).values()),)
+        rows.append((split, *counts, sum(counts), *findings, facts.patients.get(split, 0)))
+    total = [sum(column) for column in zip(*(counts for _, *counts in rows), strict=True)]
+    return table(
+        f"Cases of {name} by split and class",
+        ("Split", *known, "All cases", *(() if one_image_each else ("Findings",)), "Patients"),
+        rows,
+        footer=("Total", *total),
+    )
+
+
+def _split_order(split: str) -> tuple[int, str]:
+    return (SPLITS.index(split) if split in SPLITS else len(SPLITS), split)
+
+
+def _excluded(facts: DataFacts) -> Html | str:
+    if not facts.excluded:
+        return "none"
+    reasons = sorted(facts.excluded.items(), key=lambda item: (-item[1], item[0]))
+    return bullet_list(f"{count}: {reason}" for reason, count in reasons)
+
+
+def _duplicates(plan: Plan, facts: DataFacts) -> str:
+    """Number of duplicate images, and their treatment."""
+    if not facts.copies:
+        return "none"
+    treatment = {
+        "group": "duplicates of an image are in the same split",
+        "drop": f"{facts.dropped} of them were removed, so that each image has one patient",
+        "report": "they were not changed, so duplicates of an image can be in different splits",
+    }
+    text = f"{facts.copies} cases duplicate an image of another patient; {treatment[plan.copies]}"
+    if plan.conflicts == "keep":
+        text += "; duplicates with different labels are used"
+    return text
+
+
+def _withheld(plan: Plan, facts: DataFacts) -> str | None:
+    if not facts.withheld:
+        return None
+    return (
+        f"{facts.withheld} cases that share a patient or an image with the test split of "
+        f"{plan.target}"
+    )
+
+
+def _shortcuts(facts: DataFacts) -> Html | str:
+    """File properties that predict the class well, strongest first."""
+    strong = [each for each in facts.shortcuts if each.strong]
+    if not strong:
+        return "none: no file property alone predicts the class well"
+    return bullet_list(
+        f"Warning: {each.fact} alone predicts {each.class_name}, AUC {number(each.auc)} "
+        f"({interval(each.low, each.high)})"
+        for each in strong
+    )
+
+
+def _split(dataset: Dataset) -> str:
+    shares = [(split, getattr(dataset.split, split)) for split in SPLITS]
+    text = ", ".join(f"{split} {share:g}" for split, share in shares if share)
+    fold = dataset.split.fold
+    if fold is not None:
+        text += f", test: fold {fold.index} of 0 to {fold.count - 1}"
+    if dataset.split.used < 1:
+        text += f"; {100 * dataset.split.used:g} % of the training and validation data used"
+    return f"{text}; all cases of a patient are in one split"
+
+
+def _options(dataset: Dataset) -> str:
+    options = (f"{key}={value}" for key, value in sorted(dataset.options.items()))
+    return ", ".join(options) or "none"
+
+
+def reproduction_section(
+    plan: Plan,
+    *,
+    facts: Mapping[str, DataFacts],
+    environment: Mapping[str, Any],
+    folder: Path,
+) -> Html:
+    """The command that repeats the run, with versions, seeds and digests."""
+
+    def versions() -> Iterator[tuple[str, object]]:
+        device = [str(environment[key]) for key in ("device", "device_name") if key in environment]
+        plugins = environment.get("plugins", {})
+        digests = (
+            element("li", f"{name} ", element("code", each.digest)) for name, each in facts.items()
+        )
+        yield "Strategy", plan.strategy
+        yield "Profile", plan.profile
+        yield "Seed", plan.seed
+        yield "Split seed", plan.split_seed
+        yield "Head", plan.head
+        yield "Random initialisations", plan.bootstrap
+        yield "Plan (SHA-256)", element("code", plan.digest())
+        yield "Data (SHA-256)", element("ul", *digests)
+        yield "hydrakit", environment.get("hydrakit")
+        yield (
+            "Plugins",
+            bullet_list(f"{n}: {v}" for n, v in plugins.items()) if plugins else None,
+        )
+        yield "Python", environment.get("python")
+        yield "torch", environment.get("torch")
+        yield "Platform", environment.get("platform")
+        yield "Precision", environment.get("precision")
+        yield "Device", ", ".join(device) or None
+        yield "Threads", environment.get("threads")
+
+    note = (
+        "The same versions on the same type of device give identical weights. Other versions or "
+        "devices round differently, and the results can differ."
+    )
+    return join(
+        (
+            element("pre", element("code", rerun_command(folder, environment))),
+            element("p", note),
+            description_list(versions()),
+        ),
+        "\n",
+    )
+
+
+def rerun_command(folder: Path, environment: Mapping[str, Any]) -> str:
+    """The command that runs the plan of a run again, into a new folder."""
+    words = ["hydrakit", "run", "--plan", str(folder / "plan.json")]
+    roots = {name: Path(root) for name, root in environment.get("roots", {}).items()}
+    parents = {root.parent for name, root in roots.items() if root.name == name}
+    if len(parents) == 1 and all(root.name == name for name, root in roots.items()):
+        words += ["--data", str(parents.pop())]
+    else:
+        for name, root in roots.items():
+            words += ["--root", f"{name}={root}"]
+    words += ["--out", f"{folder}-again"]
+    if "device" in environment:
+        words += ["--device", str(environment["device"])]
+    return shlex.join(words)

@@ -1,0 +1,217 @@
+"""Example test cases for the report, each with a saliency map: ``shown.safetensors``.
+
+Choosing them and computing the maps runs the trained network on the data. `save_shown_cases`
+therefore writes both into the run's folder once the run is finished; later reports need the folder
+alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydrakit.errors import PlanError
+from hydrakit.hooks import Task
+from hydrakit.runs.rundir import SHOWN, RunDir
+from hydrakit.schema import Frozen
+from hydrakit.storage.files import read_rows, write_atomic
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hydrakit.data.prepared.index import PreparedDataset
+    from hydrakit.models.body import BodyWithHead
+    from hydrakit.plugins.registry import Plugins
+
+ImageStack = NDArray[np.float32]
+
+GROUPS = ("wrong", "right", "far", "near")
+GROUP_SIZE = 8  # at most this many cases in a group
+PATH_STEPS = 32  # of the path of integrated gradients
+
+
+class ExampleCase(Frozen):
+    """A test case in the report. It carries no name, only its line in ``predictions.csv``.
+
+    Attributes:
+        place: Line of the case among those of the test split, from 1.
+        group: One of `GROUPS`: wrong or right class; of a regression, a large or small error.
+        output: Index of the output that the saliency map explains.
+        label: True label.
+        said: Prediction, with its score.
+    """
+
+    place: int
+    group: str
+    output: int
+    label: str
+    said: str
+
+
+def save_shown_cases(
+    rundir: RunDir, prepared: PreparedDataset, *, plugins: Plugins | None = None
+) -> None:
+    """Write example test cases of a finished run, with saliency maps, into its folder.
+
+    Args:
+        rundir: Folder of the run, with weights and ``predictions.csv``.
+        prepared: Patches of the target.
+        plugins: Loaded plugins; None loads them.
+
+    Raises:
+        PlanError: ``predictions.csv`` is broken, or lists a case that the data does not contain.
+        WeightsError: A weight file is broken.
+    """
+    from safetensors.numpy import save
+
+    from hydrakit import weights
+    from hydrakit.models.body import attach_head
+
+    plan = rundir.plan()
+    keys, examples = choose_examples(rundir)
+    rows = {case.key: row for row, case in enumerate(prepared.index.cases)}
+    absent = [key for key in keys if key not in rows]
+    if absent:
+        raise PlanError(
+            f"{rundir.path / 'predictions.csv'}: {len(absent)} of its cases are not in the data of "
+            f"{plan.target}: restore the data that the run used"
+        )
+    model = attach_head(
+        weights.load_body(rundir.file("body.safetensors")),
+        weights.load_head(rundir.file(f"heads/{plan.target_head}.safetensors"), plugins=plugins),
+    )
+    patches, maps = integrated_gradients(
+        model,
+        prepared.rows([rows[key] for key in keys]),
+        [example.output for example in examples],
+        target=plan.target,
+    )
+    text = json.dumps([example.model_dump() for example in examples])
+    content = save({"maps": maps, "patches": patches}, {"shown": text})
+    write_atomic(rundir.path / SHOWN, content)
+    rundir.renew(SHOWN)
+
+
+def choose_examples(rundir: RunDir) -> tuple[list[str], list[ExampleCase]]:
+    """Keys and descriptions of the example cases, group by group.
+
+    A group is sorted by confidence (of a regression by error) and contains each finding once, with
+    the image that ranks highest.
+
+    Raises:
+        PlanError: ``predictions.csv`` is absent or broken, or the run is not finished.
+    """
+    results = rundir.results()
+    if results is None:
+        raise PlanError(f"{rundir.path}: the run is not finished and has no test cases yet")
+    path = rundir.file("predictions.csv")
+    try:
+        lines = [row for row in read_rows(path) if row["split"] == results.test.split]
+        ranked = [
+            _ranked_example(place, line, results.test.task)
+            for place, line in enumerate(lines, start=1)
+        ]
+        findings = [line["finding"] for line in lines]
+    except (OSError, KeyError, ValueError, csv.Error) as error:
+        raise PlanError(f"{path}: cannot be read ({error}): restore it") from None
+    if results.test.task == "regression":
+        ranked = _with_smallest_errors(ranked)
+    chosen: list[ExampleCase] = []
+    for group in GROUPS:
+        members = [(rank, example) for rank, example in ranked if example.group == group]
+        by_finding: dict[str, ExampleCase] = {}
+        for _, example in sorted(members, key=lambda pair: -pair[0]):
+            by_finding.setdefault(findings[example.place - 1], example)
+        chosen += list(by_finding.values())[:GROUP_SIZE]
+    return [lines[example.place - 1]["key"] for example in chosen], chosen
+
+
+def _with_smallest_errors(
+    ranked: Sequence[tuple[float, ExampleCase]],
+) -> list[tuple[float, ExampleCase]]:
+    """Cases of a regression, those with the smallest errors moved to a group of their own."""
+    nearest = sorted(ranked, key=lambda pair: pair[0])[: min(GROUP_SIZE, len(ranked) // 2)]
+    places = {example.place for _, example in nearest}
+    return [
+        (-error, example.model_copy(update={"group": "near"}))
+        if example.place in places
+        else (error, example)
+        for error, example in ranked
+    ]
+
+
+def _ranked_example(place: int, line: dict[str, str], task: Task) -> tuple[float, ExampleCase]:
+    """Rank of a case within its group (confidence, or error), and its description."""
+    label, predicted = line["label"], line["predicted"]
+    if task == "regression":
+        error = abs(float(predicted) - float(label))
+        said, truth = f"{float(predicted):.4g}", f"{float(label):.4g}"
+        return error, ExampleCase(place=place, group="far", output=0, label=truth, said=said)
+    names = [column.removeprefix("p_") for column in line if column.startswith("p_")]
+    scores = [float(line[f"p_{name}"]) for name in names]
+    if task == "multilabel":
+        present = set(label.split(";"))
+        confidence = [max(score, 1 - score) for score in scores]
+        wrong = [
+            (score > 0.5) != (name in present) for name, score in zip(names, scores, strict=True)
+        ]
+        output = max(range(len(names)), key=lambda one: (wrong[one], confidence[one]))
+        said, right = f"{names[output]} {scores[output]:.2f}", not any(wrong)
+    else:
+        output = names.index(predicted)
+        confidence, right = scores, predicted == label
+        said = f"{predicted} {scores[output]:.2f}"
+    group = "right" if right else "wrong"
+    return confidence[output], ExampleCase(
+        place=place, group=group, output=output, label=label or "none", said=said
+    )
+
+
+def integrated_gradients(
+    model: BodyWithHead, canvases: ImageStack, outputs: Sequence[int], *, target: str
+) -> tuple[ImageStack, ImageStack]:
+    """Network inputs, and the contribution of each of their pixels to an output.
+
+    Gradients are integrated from an empty patch (0, the mean of z-scored patches) to the patch: a
+    map sums to the difference of the two output scores (see `output_score`).
+
+    Args:
+        model: Body and head.
+        canvases: Prepared patches ``(n, channels, side, side)``.
+        outputs: Index of the output to be explained, ``(n,)``.
+        target: Dataset of the patches.
+
+    Returns:
+        Patches and maps, both ``(n, channels, patch, patch)``.
+
+    Source: Sundararajan, Taly and Yan 2017, ICML (the midpoint rule over 32 steps).
+    """
+    import torch
+
+    from hydrakit.data.augment import central_view
+
+    body = model.body
+    body.use(target)
+    patches = central_view(torch.from_numpy(canvases), body.patch)
+    model.eval().requires_grad_(False)
+    shares = (torch.arange(PATH_STEPS) + 0.5) / PATH_STEPS
+    maps = []
+    for patch, output in zip(patches, outputs, strict=True):
+        path = (shares[:, None, None, None] * patch).requires_grad_()
+        (gradient,) = torch.autograd.grad(output_score(model(path), output).sum(), path)
+        maps.append(patch * gradient.mean(dim=0))
+    stacked = torch.stack(maps) if maps else torch.zeros_like(patches)
+    return patches.numpy().astype(np.float32), stacked.numpy().astype(np.float32)
+
+
+def output_score(logits: Tensor, output: int) -> Tensor:
+    """Logit of a single output, or log-odds of one output against all others: ``(n,)``."""
+    if logits.shape[1] == 1:
+        return logits[:, 0]
+    others = [index for index in range(logits.shape[1]) if index != output]
+    return logits[:, output] - logits[:, others].logsumexp(dim=1)

@@ -1,0 +1,189 @@
+"""Changing single values of a plan by their paths."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from test_plan import plans
+
+from hydrakit.errors import PlanError
+from hydrakit.plan import Fold, Hyperparameters, Plan, Round
+from hydrakit.plan.edit import edit_plan, leaf_paths
+from hydrakit.plan.profiles import make_plan
+
+PAPER = ["prostatex", "brain", "lung", "prostatex"]
+
+
+def leaves(plan: Plan) -> dict[str, Any]:
+    """Every single value of a plan's JSON, by the path that this module's own reading gives it."""
+    found = {}
+
+    def walk(value: Any, path: tuple[str, ...]) -> None:
+        if isinstance(value, dict):
+            for name, below in value.items():
+                walk(below, (*path, name))
+        elif path == ("datasets",):
+            for each in value:
+                walk(each, (*path, each["name"]))
+        elif path == ("rounds",):
+            for number, each in enumerate(value, start=1):
+                walk(each, (*path, str(number)))
+        else:
+            found[".".join(path)] = value
+
+    walk(json.loads(plan.to_json()), ())
+    return found
+
+
+@settings(max_examples=40, deadline=None)
+@given(plans(), st.data())
+def test_setting_a_value_to_itself_changes_nothing(plan: Plan, data: st.DataObject) -> None:
+    found = leaves(plan)
+    path = data.draw(st.sampled_from(sorted(found)))
+    for spelling in {path, path.replace(".hyperparameters.", ".")}:
+        edited = edit_plan(plan, {spelling: found[path]})
+        assert edited == plan
+        assert edited.to_json() == plan.to_json()
+    assert edit_plan(plan, found) == plan
+
+
+def replaced(plan: Plan, path: str, value: Any) -> Plan:
+    """The plan whose JSON has another value at a path, without `edit_plan`."""
+    content = json.loads(plan.to_json())
+    names = [dataset.name for dataset in plan.datasets]
+    first, *way = path.split(".")
+    parent, key = content, first
+    for part in way:
+        parent = parent[key]
+        if isinstance(parent, list):
+            key = names.index(part) if first == "datasets" else int(part) - 1
+        else:
+            key = part
+    parent[key] = value
+    return Plan.model_validate(content)
+
+
+@settings(max_examples=60, deadline=None)
+@given(plans(), plans(), st.data())
+def test_a_value_that_is_set_is_read_back_and_the_others_stay(
+    plan: Plan, other: Plan, data: st.DataObject
+) -> None:
+    before, values = leaves(plan), leaves(other)
+    path = data.draw(st.sampled_from(sorted(before)))
+    value = values.get(path, before[path])
+    try:
+        expected = replaced(plan, path, value)
+    except ValidationError:  # the plan as a whole forbids it, such as a target without rounds
+        with pytest.raises(PlanError) as caught:
+            edit_plan(plan, {path: value})
+        assert path in str(caught.value)
+        assert "\n" not in str(caught.value)
+    else:
+        edited = edit_plan(plan, {path: value})
+        assert edited == expected
+        assert edited.digest() == expected.digest()
+
+
+@settings(max_examples=20, deadline=None)
+@given(plans(), st.sampled_from([0.125, 0.5]))
+def test_all_rounds_are_set_at_once(plan: Plan, dropout: float) -> None:
+    edited = edit_plan(plan, {"rounds.all.dropout": dropout})
+    one_by_one = {f"rounds.{number + 1}.dropout": dropout for number in range(len(plan.rounds))}
+    assert edited == edit_plan(plan, one_by_one)
+    assert {round.hyperparameters.dropout for round in edited.rounds} == {dropout}
+
+
+def dropouts(changes: dict[str, Any]) -> list[float]:
+    plan = make_plan("hydra", PAPER, dropout=0.0)
+    return [round.hyperparameters.dropout for round in edit_plan(plan, changes).rounds]
+
+
+def test_a_number_goes_before_a_kind_and_a_kind_before_all_in_any_order() -> None:
+    changes = {
+        "rounds.2.dropout": 0.3,
+        "rounds.train-head.dropout": 0.2,
+        "rounds.all.dropout": 0.1,
+    }
+    expected = [0.1, 0.3, 0.1, 0.2, 0.1, 0.2, 0.1]
+    assert dropouts(changes) == expected
+    assert dropouts(dict(reversed(changes.items()))) == expected
+
+
+def test_values_may_be_objects_lists_or_text() -> None:
+    plan = make_plan("hydra", PAPER)
+    fold = {"datasets.prostatex.split.test": 0, "datasets.prostatex.split.fold": '{"no": 1}'}
+    for value in ({"index": 1, "count": 5}, Fold(index=1, count=5)):
+        edited = edit_plan(plan, fold | {"datasets.prostatex.split.fold": value})
+        assert edited.dataset("prostatex").split.fold == Fold(index=1, count=5)
+    for channels in ("8,16", "8, 16", [8, 16], (8, 16)):
+        assert edit_plan(plan, {"body.channels": channels}).body.channels == (8, 16)
+    assert edit_plan(plan, {"body.channels": 8}).body.channels == (8,)
+    used = edit_plan(plan, {"datasets.brain.split.used": 0.5})
+    assert used.dataset("brain").split.used == 0.5
+    none = edit_plan(plan, {"rounds.all.patience": None})
+    assert {round.hyperparameters.patience for round in none.rounds} == {None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"dropout": 0.1}, "unknown path 'dropout': did you mean 'rounds.all.dropout'?"),
+        ({"dropuot": 0.1}, "unknown path 'dropuot': did you mean 'rounds.all.dropout'?"),
+        (
+            {"rounds.head.epochs": 1},
+            "unknown path 'rounds.head.epochs': did you mean 'rounds.train-head.epochs'?",
+        ),
+        (
+            {"rounds.3.hyperparameters.dropuot": 1},
+            "unknown path 'rounds.3.hyperparameters.dropuot': did you mean 'rounds.3.dropout'?",
+        ),
+        (
+            {"datasets.brian.split.train": 1},
+            "unknown path 'datasets.brian.split.train': did you mean 'datasets.brain.split.train'?",
+        ),
+        ({"rounds.all": 1}, "unknown path 'rounds.all': add one of its keys: dataset, train, "),
+        ({"body.channels.1": 1}, "unknown path 'body.channels.1': body.channels has no keys"),
+        ({"xyz": 1}, "unknown path 'xyz': the keys of a plan are format, strategy, "),
+        ({"": 1}, "unknown path '': the keys of a plan are format, strategy, "),
+        ({"rounds.first.epochs": 1}, "unknown path 'rounds.first.epochs': the keys of rounds are"),
+        ({"rounds.0.epochs": 1}, "rounds.0.epochs: there is no such round: this plan has rounds 1"),
+        ({"rounds.8.epochs": 1}, "rounds.8.epochs: there is no such round: this plan has rounds 1"),
+        (
+            {"rounds.train-norm.epochs": 1},
+            "rounds.train-norm.epochs: no round of this plan trains 'norm': its rounds train all, ",
+        ),
+        ({"rounds.2.dropout": 2}, "rounds.2.dropout=2: Input should be less than 1"),
+        ({"rounds.2.train": "heads"}, "rounds.2.train=\"heads\": Input should be 'head', 'all', "),
+        ({"format": 2}, "format=2: Input should be 1"),
+        (
+            {"datasets.prostatex.split.fold": {"index": 0, "count": 2}},
+            'datasets.prostatex.split.fold={"index": 0, "count": 2}: a split has a test share or',
+        ),
+        ({"target": "mars"}, "'mars' is not in 'datasets' (with target changed)"),
+        (
+            {"rounds.2.dropout": 0.1, "rounds.2.hyperparameters.dropout": 0.2},
+            "rounds.2.dropout and rounds.2.hyperparameters.dropout are the same value: set it once",
+        ),
+        (
+            {"body": {"channels": [8]}, "body.norm": "group"},
+            "body.norm is a part of body, which is set too: set one of them",
+        ),
+    ],
+)
+def test_what_cannot_be_set_is_refused_in_one_line(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        edit_plan(make_plan("hydra", PAPER), changes)
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_short_path_is_never_ambiguous() -> None:
+    assert not Round.model_fields.keys() & Hyperparameters.model_fields.keys()
+    paths = leaf_paths(make_plan("hydra", PAPER))
+    assert len(paths) == len(set(paths))
+    assert "rounds.all.dropout" in paths
