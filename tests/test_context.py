@@ -49,12 +49,16 @@ TESTS = Path(__file__).parent
 # --- where files are written
 
 PLUGIN = """
+from dataclasses import dataclass
 from functools import partial
 
 from hydrakit.data.dicom import index_headers, read_pixels
-from hydrakit.hooks import (
-    DatasetAdapter, FieldOfView, Option, Sample, SequenceStrategy, hookimpl,
-)
+from hydrakit.hooks import DatasetAdapter, FieldOfView, Sample, SequenceStrategy, hookimpl
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    broken: bool = False
 
 
 def pixels(folder):
@@ -64,7 +68,7 @@ def pixels(folder):
 
 def read(root, options):
     for number, header in enumerate(index_headers(root)):
-        if options["broken"] and number == 3:
+        if options.broken and number == 3:
             raise ValueError("no such series")
         yield Sample(
             image=partial(pixels, header.path.parent),
@@ -84,7 +88,7 @@ def hydrakit_dataset_adapters():
     yield DatasetAdapter(
         name="scans", summary="", classes=("benign", "malignant"), read=read,
         field_of_view=FieldOfView(share=1.0), version="1", layout="", how_to_get="", citation="",
-        licence="", options=(Option(name="broken", default=False, help=""),),
+        licence="", options=Options,
     )
 
 
@@ -290,7 +294,7 @@ def test_unknown_names_and_wrong_values_are_refused(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 100_000, "{}" + " " * 2**20, "\udcff"])
+@pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 100_000, "\udcff"])
 def test_what_is_no_context_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "context.json"
     path.write_bytes(text.encode(errors="surrogateescape"))
@@ -527,7 +531,6 @@ def loaded_reports(data: Path, cache: Path, tmp_path_factory: pytest.TempPathFac
     ).stdout
 
 
-@pytest.mark.xfail(strict=True, reason="another helper moves it: saliency in report/cases.py")
 def test_a_session_loads_nothing_of_the_report(loaded_reports: str) -> None:
     assert loaded_reports.split() == []
 
