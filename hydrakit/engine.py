@@ -138,7 +138,7 @@ def check(
         PlanError: An option is wrong.
     """
     from hydrakit.data.prepared.prepare import prepare
-    from hydrakit.data.quality.check import excluded_if_none_usable, summarise_unusable, summarise
+    from hydrakit.data.quality.check import excluded_if_none_usable, summarise, summarise_unusable
 
     context = context_of(context, values)
     adapter = (plugins or context.plugins()).get(DatasetAdapter, name)
