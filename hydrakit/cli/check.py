@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 WIDTH = 80
 KEYS_SHOWN = 5
 VALUES_SHOWN = 4
-SECONDS_BETWEEN_LINES = 5.0
 # What the screen leaves out of the facts: told by width and height.
 DERIVED = ("size", "aspect ratio")
 
