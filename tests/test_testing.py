@@ -64,15 +64,15 @@ def test_counts_are_those_of_the_cases(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"key": 3}, "case 3 has a key of type int: text is expected"),
-        ({"patient": 17}, "case 's1' has a patient of type int: text is expected"),
-        ({"finding": 17}, "case 's1' has a finding of type int: text is expected"),
-        ({"facts": None}, "case 's1' has facts that are no mapping of names"),
-        ({"subgroups": {1: "a"}}, "case 's1' has subgroups that are no mapping of names"),
-        ({"centre": (1, 2, 3)}, "case 's1' has a centre that is no pair of numbers"),
-        ({"spacing": ("1", "1")}, "case 's1' has a spacing that is no pair of numbers"),
-        ({"source": "a.png"}, "case 's1' has a source that is no tuple of paths"),
-        ({"source": ("a.png",)}, "case 's1' has a source that is no tuple of paths"),
+        ({"key": 3}, "case 3: key must be text (str)"),
+        ({"patient": 17}, "case 's1': patient must be text (str)"),
+        ({"finding": 17}, "case 's1': finding must be text (str) or None"),
+        ({"facts": None}, "case 's1': facts must be a mapping with keys of text"),
+        ({"subgroups": {1: "a"}}, "case 's1': subgroups must be a mapping with keys of text"),
+        ({"centre": (1, 2, 3)}, "case 's1': centre must be a pair of numbers or None"),
+        ({"spacing": ("1", "1")}, "case 's1': spacing must be a pair of numbers or None"),
+        ({"source": "a.png"}, "case 's1': source must be a tuple of pathlib.Path"),
+        ({"source": ("a.png",)}, "case 's1': source must be a tuple of pathlib.Path"),
     ],
 )
 def test_a_sample_refuses_values_of_wrong_types(change: dict[str, Any], message: str) -> None:

@@ -45,12 +45,12 @@ def list_plugins(as_json: bool) -> None:
 def info(name: str, as_json: bool) -> None:
     """Show the components called NAME: their kind, what they are, and their options."""
     from hydrakit.errors import PluginError, unknown
-    from hydrakit.hooks import Described
+    from hydrakit.hooks import NamedComponent
     from hydrakit.plugins.registry import load_plugins
 
     installed = load_plugins(params.disabled_plugins())
     components = {
-        kind: {each: one for each, one in named.items() if isinstance(one, Described)}
+        kind: {each: one for each, one in named.items() if isinstance(one, NamedComponent)}
         for kind, named in installed.components.items()
     }
     described = [

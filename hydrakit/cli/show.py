@@ -109,6 +109,8 @@ def print_dry_run(found: DryRun) -> None:
         f"time:    at most {duration(found.seconds)} on {found.device}, by {STEPS} measured steps; "
         "rounds that stop early take less"
     )
+    body, head = found.parameters
+    click.echo(f"network: {body:,} parameters in the body, {head:,} in the target's head")
     if found.memory is not None:
         click.echo(f"memory:  {found.memory / 1e6:,.0f} MB in the measured steps")
     click.echo(f"disk:    at most {found.disk / 1e6:,.1f} MB of {found.free / 1e6:,.0f} MB free")

@@ -1,4 +1,4 @@
-"""How far training moved a body's weights, by kind of weight."""
+"""How much training changed a body's weights, by kind of weight."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ STATISTICS = ("running_mean", "running_var")
 
 
 def weight_change(before: Mapping[str, Tensor], body: BodyModule) -> WeightChange:
-    """The distance of a body's weights from earlier ones, as a share of their length.
+    """Relative change of a body's weights: ``|after - before| / |before|`` for each kind.
 
     Args:
-        before: The earlier ``state_dict``.
-        body: As it is now.
+        before: ``state_dict`` of the body before training.
+        body: Body after training.
     """
     kinds: dict[str, list[str]] = {"convolutions": [], "dense": [], "scales": [], "statistics": []}
     for path, module in body.named_modules():
@@ -52,12 +52,10 @@ def _path(module: str, name: str) -> str:
 
 
 def _share(before: list[Tensor], after: list[Tensor]) -> float:
-    """The length of the change over the length before; 0 where nothing was there or changed."""
+    """Norm of the change, divided by the norm before; 0 if nothing changed."""
     if not before:
         return 0.0
     old, new = (torch.cat([each.flatten().double() for each in side]) for side in (before, after))
-    change, length = (
-        float(torch.linalg.vector_norm(new - old)),
-        float(torch.linalg.vector_norm(old)),
-    )
+    change = float(torch.linalg.vector_norm(new - old))
+    length = float(torch.linalg.vector_norm(old))
     return change / length if length > 0 else float(change > 0)
