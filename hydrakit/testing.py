@@ -1,4 +1,4 @@
-"""What the tests of a dataset plugin call: read everything, and check it against the rules.
+"""Checks for the tests of a dataset plugin.
 
 from hydrakit.testing import check_adapter
 
@@ -22,15 +22,15 @@ from hydrakit.hooks import DatasetAdapter, Label, OptionValue, Sample, Unusable
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterReport:
-    """What an adapter gave.
+    """Counts of the cases that an adapter returned.
 
     Attributes:
-        samples: Number of labelled samples by the class's name; every class is there.
+        samples: Number of labelled samples of each class, by name.
         unlabelled: Number of samples without a label.
-        unusable: Number of cases without a sample, by reason.
+        unusable: Number of unusable cases, by reason.
         patients: Number of different patients.
-        groups: Number of different groups, those of one sample included.
-        findings: Number of different findings, those of one sample included.
+        groups: Number of different groups; a sample without a group is one of its own.
+        findings: Number of different findings; a sample without a finding is one of its own.
     """
 
     samples: dict[str, int]

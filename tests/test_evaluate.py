@@ -318,6 +318,6 @@ def test_files_alone_give_the_split_of_the_run_or_are_refused(
     refused(
         lambda: evaluate_files(rundir.body_path, head, root=data / "alpha", **places),
         str(head),
-        "cannot be split here as it was in training",
+        "cannot be reconstructed",
         "--split all",
     )
