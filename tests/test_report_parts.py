@@ -133,14 +133,15 @@ def test_a_single_start_gets_the_range_of_chance():
     )  # fmt: skip
     words = chance_note(first, (5, 4))
     assert "AUC of a random classifier" in words
-    # The 2.5 % and 97.5 % quantiles over all 126 orders of 4 and 5 scores.
+    # The mean, and the 2.5 % and 97.5 % quantiles, over all 126 orders of 4 and 5 scores.
     aucs = []
     for places in combinations(range(9), 4):
         others = sorted(set(range(9)) - set(places))
         aucs.append(float(mannwhitneyu(places, others).statistic) / 20)
     aucs.sort()
     low, high = (aucs[math.ceil(share * len(aucs)) - 1] for share in (0.025, 0.975))
-    assert re.findall(r"\b[01]\.\d{3}\b", words) == [f"{low:.3f}", f"{high:.3f}"]
+    expected = [f"{value:.3f}" for value in (np.mean(aucs), low, high)]
+    assert re.findall(r"\b[01]\.\d{3}\b", words) == expected
 
 
 def test_every_reading_of_test_labels_is_counted(tmp_path):

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 WIDTH = 80
 KEYS_SHOWN = 5
 VALUES_SHOWN = 4
-SECONDS_BETWEEN_LINES = 5.0
 # What the screen leaves out of the facts: told by width and height.
 DERIVED = ("size", "aspect ratio")
 
@@ -87,6 +86,8 @@ def check(
         for other in given:
             if other != name:
                 raise click.UsageError(f"{other!r} is not the dataset that is checked, {name!r}")
+    from hydrakit.hooks import DatasetAdapter
+
     plugins = context.plugins()
     adapter, root = plugins.get(DatasetAdapter, name), context.root_of(name)
     summary, prepared = engine.check(

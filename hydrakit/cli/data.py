@@ -26,6 +26,8 @@ def datasets() -> None:
 @params.as_json
 def list_datasets(context: RunContext, as_json: bool) -> None:
     """List the datasets of the installed plugins, and those that a dataset.toml declares."""
+    from hydrakit.hooks import DatasetAdapter
+
     adapters = context.plugins().all(DatasetAdapter)
     if as_json:
         click.echo(json.dumps([_describe(adapters[name]) for name in sorted(adapters)], indent=2))
@@ -62,6 +64,8 @@ def new(folder: Path) -> None:
 @params.as_json
 def info(name: str, context: RunContext, as_json: bool) -> None:
     """Tell what dataset NAME is, which files it needs, how to get them, and its options."""
+    from hydrakit.hooks import DatasetAdapter
+
     adapter = context.plugins().get(DatasetAdapter, name)
     described = _describe(adapter)
     if as_json:

@@ -45,19 +45,20 @@ def list_plugins(as_json: bool) -> None:
 def info(name: str, as_json: bool) -> None:
     """Show the components called NAME: their kind, what they are, and their options."""
     from hydrakit.errors import PluginError, unknown
-    from hydrakit.hooks import Factory
+    from hydrakit.hooks import NamedComponent
     from hydrakit.plugins.registry import load_plugins
 
     installed = load_plugins(params.disabled_plugins())
-    factories = {
-        kind: {each: one for each, one in named.items() if isinstance(one, Factory)}
+    components = {
+        kind: {each: one for each, one in named.items() if isinstance(one, NamedComponent)}
         for kind, named in installed.components.items()
     }
-    described = [_describe(kind, named[name]) for kind, named in factories.items() if name in named]
+    described = [
+        _describe(kind, named[name]) for kind, named in components.items() if name in named
+    ]
     if not described:
-        raise PluginError(
-            unknown("component", name, {each for n in factories.values() for each in n})
-        )
+        known = {each for named in components.values() for each in named}
+        raise PluginError(unknown("component", name, known))
     if as_json:
         click.echo(json.dumps(described, indent=2))
         return
@@ -70,6 +71,7 @@ def info(name: str, as_json: bool) -> None:
 
 
 def _describe(kind: str, component: Any) -> dict[str, Any]:
+    from hydrakit.hooks import NoOptions
     from hydrakit.plugins.options import option_fields, option_text
 
     return {
@@ -83,6 +85,6 @@ def _describe(kind: str, component: Any) -> dict[str, Any]:
                 "expected": option.expected,
                 "help": option.help,
             }
-            for option in option_fields(component.options)
+            for option in option_fields(getattr(component, "options", NoOptions))
         ],
     }

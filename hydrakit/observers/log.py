@@ -113,11 +113,11 @@ class RunLog(RunCallback):
 
     def skipped(self, number: int, round: Round) -> None:
         """Log that a round was finished before."""
-        self._log_round(number, round, "finished before")
+        self._log_round(number, round, "done before")
 
     def resumed(self, number: int, round: Round, epoch: int) -> None:
         """Log after which epoch a round continues."""
-        self._log_round(number, round, f"continues after epoch {epoch}")
+        self._log_round(number, round, f"goes on after epoch {epoch}")
 
     def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
         """Log the metrics of an epoch."""

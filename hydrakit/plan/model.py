@@ -102,14 +102,16 @@ class Split(Frozen):
         return self.test > 0 or self.fold is not None
 
 
-Scalar = OptionText | int | float | bool
+StoredScalar = OptionText | int | float | bool
 
 
 class Component(Frozen):
     """A component of a plan: its name, and its options."""
 
     name: Name
-    options: dict[Name, Scalar | tuple[Scalar, ...] | None] = Field(default_factory=dict)
+    options: dict[Name, StoredScalar | tuple[StoredScalar, ...] | None] = Field(
+        default_factory=dict
+    )
 
     @classmethod
     def of(cls, factory: Factory, given: Mapping[str, OptionValue]) -> Self:

@@ -74,7 +74,7 @@ def _unguarded(offer: Any, _: PluginSource) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
+class ComponentKind:
     """A kind of component.
 
     Attributes:
@@ -95,7 +95,7 @@ class Kind:
 
 
 KINDS = (
-    Kind(
+    ComponentKind(
         name="dataset",
         plural="datasets",
         hook="hydrakit_dataset_adapters",
@@ -103,14 +103,14 @@ KINDS = (
         fault=_adapter_fault,
         guarded=guard.guard_dataset,
     ),
-    Kind(
+    ComponentKind(
         name="head",
         plural="heads",
         hook="hydrakit_head_factories",
         type=hooks.HeadFactory,
         guarded=guard.guard_head,
     ),
-    Kind(
+    ComponentKind(
         name="body",
         plural="bodies",
         hook="hydrakit_body_factories",
@@ -118,28 +118,28 @@ KINDS = (
         fault=_body_fault,
         guarded=guard.guard_body,
     ),
-    Kind(
+    ComponentKind(
         name="strategy",
         plural="strategies",
         hook="hydrakit_sequence_strategies",
         type=hooks.SequenceStrategy,
         guarded=guard.guard_strategy,
     ),
-    Kind(
+    ComponentKind(
         name="launcher",
         plural="launchers",
         hook="hydrakit_launchers",
         type=hooks.LauncherFactory,
         guarded=guard.guard_launcher,
     ),
-    Kind(
+    ComponentKind(
         name="tracker",
         plural="trackers",
         hook="hydrakit_trackers",
         type=hooks.TrackerFactory,
         guarded=guard.guard_tracker,
     ),
-    Kind(
+    ComponentKind(
         name="command",
         plural="commands",
         hook="hydrakit_commands",
@@ -151,7 +151,7 @@ KINDS = (
 _BY_HOOK = {kind.hook: kind for kind in KINDS}
 
 
-def _kind_of(described: type) -> Kind:
+def _kind_of(described: type) -> ComponentKind:
     """The kind of a class of descriptions."""
     return next(kind for kind in KINDS if issubclass(described, kind.type))
 
@@ -431,7 +431,7 @@ def _refuse_what_is_no_hook(plugin: object) -> None:
             raise PluginError(unknown("hook", hook, _BY_HOOK))
 
 
-def _checked_name(offer: Any, kind: Kind) -> str:
+def _checked_name(offer: Any, kind: ComponentKind) -> str:
     """The name of a description, once all of it is known to be sound.
 
     Raises:

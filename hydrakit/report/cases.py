@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from hydrakit.errors import PlanError, one_line
 from hydrakit.report.markup import Html, element, join
 from hydrakit.report.pictures import grey_png, intensity_windows, overlay_png
 from hydrakit.runs.rundir import SHOWN, RunDir
-from hydrakit.runs.shown import GROUPS, ExampleCase
+from hydrakit.runs.shown import GROUPS, ExampleCase, ImageStack
 from hydrakit.storage.files import MIB
 from hydrakit.weights.format import check_header
-
-Images = NDArray[np.float32]
 
 MAX_BYTES = 128 * MIB  # of the file; two dozen patches take 3 MiB
 GROUP_TITLES = dict(
@@ -32,7 +28,7 @@ GROUP_TITLES = dict(
 _EXAMPLES = TypeAdapter(list[ExampleCase])
 
 
-def read_examples(rundir: RunDir) -> tuple[list[ExampleCase], Images, Images] | None:
+def read_examples(rundir: RunDir) -> tuple[list[ExampleCase], ImageStack, ImageStack] | None:
     """Example cases with their patches and saliency maps; None if the folder has none.
 
     Raises:
@@ -90,7 +86,7 @@ def examples_section(rundir: RunDir) -> Html:
     return join(parts, "\n")
 
 
-def _example(example: ExampleCase, planes: Images, maps: Images) -> Html:
+def _example(example: ExampleCase, planes: ImageStack, maps: ImageStack) -> Html:
     pictures = []
     windows = intensity_windows(planes)
     for channel, (plane, saliency) in enumerate(zip(planes, maps, strict=True)):

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydrakit.report.markup import Html, element, join
+from hydrakit.runs.shown import ImageStack
 
 if TYPE_CHECKING:
     from hydrakit.data.prepared.index import PreparedDataset
     from hydrakit.data.quality.summary import CheckedCase, CopyPair, Summary
 
-Images = NDArray[np.float32]
 Window = tuple[float, float]
 
 PER_CLASS = 8
@@ -128,7 +128,7 @@ def _pair(
     )
 
 
-def _patch_row(patches: Images, windows: Sequence[Sequence[Window]], name: str) -> Html:
+def _patch_row(patches: ImageStack, windows: Sequence[Sequence[Window]], name: str) -> Html:
     """Patches ``(n, channels, height, width)`` in a row, with their channels side by side."""
     items = (
         element("li", *_channels(planes, window, f"{name}, {number}"), class_="patch")
@@ -138,19 +138,19 @@ def _patch_row(patches: Images, windows: Sequence[Sequence[Window]], name: str) 
     return element("ul", *items, class_=f"patches{several}")
 
 
-def _channels(planes: Images, windows: Sequence[Window], name: str) -> Iterable[Html]:
+def _channels(planes: ImageStack, windows: Sequence[Window], name: str) -> Iterable[Html]:
     for channel, (plane, window) in enumerate(zip(planes, windows, strict=True), start=1):
         full_name = name if len(planes) == 1 else f"{name}, channel {channel}"
         yield _tile(plane, window, full_name)
 
 
-def _tile(plane: Images, window: Window, name: str, *, centre: bool = True) -> Html:
+def _tile(plane: ImageStack, window: Window, name: str, *, centre: bool = True) -> Html:
     mark = element("svg", element("path", d=CENTRE), viewBox="0 0 100 100", aria_hidden="true")
     picture = element("img", src=grey_png(plane, window), alt=name)
     return element("span", picture, mark if centre else None, class_="tile")
 
 
-def intensity_windows(planes: Images) -> list[Window]:
+def intensity_windows(planes: ImageStack) -> list[Window]:
     """Values drawn as black and as white, for each channel of ``(channels, height, width)``."""
     return [
         (float(low), float(high))
@@ -158,7 +158,7 @@ def intensity_windows(planes: Images) -> list[Window]:
     ]
 
 
-def grey_png(plane: Images, window: Window) -> str:
+def grey_png(plane: ImageStack, window: Window) -> str:
     """A grey image ``(height, width)`` as a ``data:`` URL.
 
     Args:
@@ -168,7 +168,7 @@ def grey_png(plane: Images, window: Window) -> str:
     return _data_url(_grey(plane, window))
 
 
-def overlay_png(plane: Images, window: Window, saliency: Images) -> str:
+def overlay_png(plane: ImageStack, window: Window, saliency: ImageStack) -> str:
     """An image with a saliency map over it as a ``data:`` URL: orange above 0, blue below.
 
     Args:
@@ -184,7 +184,7 @@ def overlay_png(plane: Images, window: Window, saliency: Images) -> str:
     return _data_url((1 - opacity) * 0.8 * _grey(plane, window)[..., None] + opacity * colour)
 
 
-def _smooth(values: Images) -> Images:
+def _smooth(values: ImageStack) -> ImageStack:
     """Moving averages with weights 1, 2, 3, 2, 1 in both directions; single pixels are noise."""
     weights = np.array([1, 2, 3, 2, 1]) / 9
     for axis in (0, 1):
@@ -192,9 +192,9 @@ def _smooth(values: Images) -> Images:
     return values
 
 
-def _grey(plane: Images, window: Window) -> Images:
+def _grey(plane: ImageStack, window: Window) -> ImageStack:
     low, high = window
-    grey: Images = np.clip((plane - low) / max(high - low, 1e-6), 0, 1) * np.float32(255)
+    grey: ImageStack = np.clip((plane - low) / max(high - low, 1e-6), 0, 1) * np.float32(255)
     return grey
 
 

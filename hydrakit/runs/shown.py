@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hydrakit.models.body import BodyWithHead
     from hydrakit.plugins.registry import Plugins
 
-Images = NDArray[np.float32]
+ImageStack = NDArray[np.float32]
 
 GROUPS = ("wrong", "right", "far", "near")
 GROUP_SIZE = 8  # at most this many cases in a group
@@ -172,8 +172,8 @@ def _ranked_example(place: int, line: dict[str, str], task: Task) -> tuple[float
 
 
 def integrated_gradients(
-    model: BodyWithHead, canvases: Images, outputs: Sequence[int], *, target: str
-) -> tuple[Images, Images]:
+    model: BodyWithHead, canvases: ImageStack, outputs: Sequence[int], *, target: str
+) -> tuple[ImageStack, ImageStack]:
     """Compute network inputs, and the contribution of each of their pixels to an output.
 
     Gradients are integrated from an empty patch (0, the mean of z-scored patches) to the patch: a

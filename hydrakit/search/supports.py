@@ -26,11 +26,15 @@ from hydrakit.stats import tasks
 from hydrakit.stats.findings import Findings
 from hydrakit.stats.paired import compare
 from hydrakit.stats.score_table import Row, ScoreTable, gather
-from hydrakit.stats.verdict import Kind, verdicts
+from hydrakit.stats.verdict import VerdictKind, verdicts
 
 Supports = tuple[str, ...]
 Effect = Literal["helped", "hurt", "cannot tell"]
-EFFECTS: Mapping[Kind, Effect] = {"better": "helped", "worse": "hurt", "cannot tell": "cannot tell"}
+EFFECTS: Mapping[VerdictKind, Effect] = {
+    "better": "helped",
+    "worse": "hurt",
+    "cannot tell": "cannot tell",
+}
 
 
 class LeaveOneOut(Frozen):

@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeFloat, model_validator
 from hydrakit.plan.results import Number, Seconds, Share
 from hydrakit.schema import Frozen, Name, Text
 from hydrakit.stats.subgroups import ComparedSubgroup
-from hydrakit.stats.verdict import Kind
+from hydrakit.stats.verdict import VerdictKind
 
 AucDifference = Annotated[float, Field(ge=-1, le=1)]
 
@@ -72,7 +72,7 @@ class StrategyPair(Frozen):
     high: AucDifference
     p: Share
     p_holm: Share
-    verdict: Kind
+    verdict: VerdictKind
     findings_needed: NonNegativeFloat | None
     text: Text
 

@@ -17,7 +17,7 @@ from hydrakit.errors import DataError
 from hydrakit.stats.intervals import newcombe_interval, normal_quantile
 from hydrakit.stats.paired import PairedDifference, findings_needed, holm
 
-Kind = Literal["better", "worse", "cannot tell"]
+VerdictKind = Literal["better", "worse", "cannot tell"]
 
 LEVEL = 0.95
 MAX_CORRELATION = 0.8  # highest plausible correlation of two AUCs on the same cases
@@ -42,7 +42,7 @@ class Verdict:
 
     first: str
     second: str
-    kind: Kind
+    kind: VerdictKind
     difference: float
     low: float
     high: float
@@ -95,7 +95,7 @@ def _verdict_of_difference(
     names: tuple[str, str], pair: PairedDifference, *, p: float, family: int, level: float
 ) -> Verdict:
     first, second = names
-    kind: Kind = "cannot tell"
+    kind: VerdictKind = "cannot tell"
     if p <= 1 - level + 1e-12 and (pair.low > 0 or pair.high < 0):
         kind = "better" if pair.low > 0 else "worse"
     details = (
@@ -194,7 +194,7 @@ def _verdict_of_rows(first: TableRow, second: TableRow, strict: float, level: fl
     favourable = difference_interval(
         first, second, correlation=MAX_CORRELATION if same_cases else 0.0, level=level
     )
-    kind: Kind = "cannot tell"
+    kind: VerdictKind = "cannot tell"
     if low > 0 or high < 0:
         kind = "better" if low > 0 else "worse"
     needed = sorted(
@@ -230,7 +230,7 @@ def _table_text(
     first: TableRow,
     second: TableRow,
     *,
-    kind: Kind,
+    kind: VerdictKind,
     intervals: tuple[tuple[float, float], tuple[float, float]],
     levels: tuple[float, float],
     needed: Sequence[float],

@@ -23,6 +23,8 @@ from hydrakit.version import version
 FORMAT = 1
 """Latest format number of the JSON files that have a ``format``."""
 
+MAX_LINE = 2000  # bytes of a record in a file of JSON lines; an epoch needs 700
+
 VERSION = re.compile(r"[0-9A-Za-z.+-]{1,40}")
 
 RecordType = TypeVar("RecordType", bound=BaseModel)
@@ -114,13 +116,13 @@ def read_lines(
         model: Type of the records.
         remedy: What the user can do if the file cannot be read.
         most: Largest size in bytes.
-        lines: Largest number of lines; None for no limit.
+        lines: Largest number of lines, of `MAX_LINE` bytes on average; None for no limit.
 
     Raises:
         PlanError: The file is absent, broken or too large.
     """
     with readable(path, remedy):
-        content = read_whole(path, most=most)
+        content = read_whole(path, most=most if lines is None else min(most, lines * MAX_LINE))
         if lines is not None and content.count(b"\n") > lines:
             raise ValueError(f"it has more than {lines} lines")
         return [model.model_validate_json(line) for line in content.splitlines()]

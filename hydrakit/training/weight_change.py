@@ -24,15 +24,15 @@ def weight_change(before: Mapping[str, Tensor], body: BodyModule) -> WeightChang
     kinds: dict[str, list[str]] = {"convolutions": [], "dense": [], "scales": [], "statistics": []}
     for path, module in body.named_modules():
         for name, _ in module.named_parameters(recurse=False):
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.modules.conv._ConvNd):
                 kind = "convolutions"
             elif isinstance(module, NORMALISATIONS):
                 kind = "scales"
             else:
                 kind = "dense"
-            kinds[kind].append(f"{path}.{name}")
+            kinds[kind].append(_path(path, name))
         kinds["statistics"] += [
-            f"{path}.{name}"
+            _path(path, name)
             for name, _ in module.named_buffers(recurse=False)
             if name in STATISTICS
         ]
@@ -40,13 +40,21 @@ def weight_change(before: Mapping[str, Tensor], body: BodyModule) -> WeightChang
     shares = {
         kind: _share([before[name] for name in names], [after[name] for name in names])
         for kind, names in kinds.items()
-        if names
     }
-    return WeightChange(statistics=shares.pop("statistics", None), **shares)
+    if not kinds["statistics"]:
+        return WeightChange(**shares | {"statistics": None})
+    return WeightChange(**shares)
+
+
+def _path(module: str, name: str) -> str:
+    """The name of a tensor in the body's ``state_dict``."""
+    return f"{module}.{name}" if module else name
 
 
 def _share(before: list[Tensor], after: list[Tensor]) -> float:
     """Norm of the change, divided by the norm before; 0 if nothing changed."""
+    if not before:
+        return 0.0
     old, new = (torch.cat([each.flatten().double() for each in side]) for side in (before, after))
     change = float(torch.linalg.vector_norm(new - old))
     length = float(torch.linalg.vector_norm(old))
