@@ -73,7 +73,9 @@ def run(
         plugins = plugins or context.plugins()
         trackers = trackers_of(context, plugins)
         all_callbacks = Callbacks([log, *callbacks, *trackers, ReportWriter(plugins)])
-        session = _session(plan, context, compute, out=out, plugins=plugins, callbacks=all_callbacks)
+        session = _session(
+            plan, context, compute, out=out, plugins=plugins, callbacks=all_callbacks
+        )
         RunDir.begin(out, plan)
         with session.rundir.locked(), _logging_stops(session.rundir), closing(all_callbacks), log:
             session.run()

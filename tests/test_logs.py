@@ -171,9 +171,7 @@ def test_warnings_are_told_by_kind_and_place(
             warnings.showwarning("patient p007", RuntimeWarning, "reader.py", 7)
 
     run = runner(PLAN, callbacks=[Raise(warn)])
-    assert "WARNING RuntimeWarning at reader.py:7 (message left out)" in lines_of(
-        run.path
-    )
+    assert "WARNING RuntimeWarning at reader.py:7 (message left out)" in lines_of(run.path)
     assert shown == ["patient p007"] * 2
 
 

@@ -121,7 +121,7 @@ class RunLog(RunCallback):
 
     def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
         """Log the metrics of an epoch."""
-        self._log_round(number, round, f"epoch {record.epoch}, {metrics_text(record)}")
+        self._log_round(number, round, f"epoch {record.epoch}, {epoch_text(record)}")
 
     def finished(self, number: int, round: Round, result: RoundResult) -> None:
         """Log the summary of a round."""
@@ -215,7 +215,7 @@ def data_lines(name: str, facts: DataFacts) -> Iterator[str]:
         yield f"{name}: {'; '.join(notes)}"
 
 
-def metrics_text(record: EpochRecord) -> str:
+def epoch_text(record: EpochRecord) -> str:
     """Metrics of an epoch on one line."""
     train, val = record.train, record.val
     kind = "R2" if val.auc is None else "AUC"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class RunContext(Frozen):
-    """Where and how to compute. (A plan says what to compute.)
+    """Where and how to compute; the plan says what to compute.
 
     A context can be written to a file and read in another process (`write`, `read_context`).
     Objects of one process (callbacks, plugins that are not installed) are therefore separate
