@@ -217,10 +217,10 @@ class Report:
 def _add_example_cases(rundir: RunDir, context: RunContext, plugins: Plugins | None) -> Path | None:
     """Add example cases to a finished run; return the data folder if it is missing."""
     from hydrakit.data.prepared.prepare import prepare
-    from hydrakit.runs.rundir import SHOWN
-    from hydrakit.runs.shown import save_shown_cases
+    from hydrakit.runs.example_cases import save_example_cases
+    from hydrakit.runs.rundir import EXAMPLE_CASES
 
-    if rundir.results() is None or (rundir.path / SHOWN).is_file():
+    if rundir.results() is None or (rundir.path / EXAMPLE_CASES).is_file():
         return None
     plan = rundir.plan()
     if context.data is None:
@@ -235,7 +235,7 @@ def _add_example_cases(rundir: RunDir, context: RunContext, plugins: Plugins | N
         options=plan.dataset(plan.target).options,
         patch=plan.patch,
     )
-    save_shown_cases(rundir, prepared, plugins=plugins)
+    save_example_cases(rundir, prepared, plugins=plugins)
     return None
 
 

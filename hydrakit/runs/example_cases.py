@@ -1,6 +1,6 @@
 """Example test cases for the report, each with a saliency map: ``shown.safetensors``.
 
-The maps need the network and the data. `save_shown_cases` therefore computes them when the run is
+The maps need the network and the data. `save_example_cases` therefore computes them when the run is
 finished, and stores patches and maps in the run's folder; reports read only this folder.
 """
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hydrakit.errors import PlanError
 from hydrakit.hooks import Task
-from hydrakit.runs.rundir import SHOWN, RunDir
+from hydrakit.runs.rundir import EXAMPLE_CASES, RunDir
 from hydrakit.schema import Frozen
 from hydrakit.storage.files import read_rows, write_atomic
 
@@ -52,7 +52,7 @@ class ExampleCase(Frozen):
     said: str
 
 
-def save_shown_cases(
+def save_example_cases(
     rundir: RunDir, prepared: PreparedDataset, *, plugins: Plugins | None = None
 ) -> None:
     """Write example test cases of a finished run, with saliency maps, into its folder.
@@ -92,8 +92,8 @@ def save_shown_cases(
     )
     text = json.dumps([example.model_dump() for example in examples])
     content = save({"maps": maps, "patches": patches}, {"shown": text})
-    write_atomic(rundir.path / SHOWN, content)
-    rundir.renew(SHOWN)
+    write_atomic(rundir.path / EXAMPLE_CASES, content)
+    rundir.renew(EXAMPLE_CASES)
 
 
 def choose_examples(rundir: RunDir) -> tuple[list[str], list[ExampleCase]]:
@@ -149,8 +149,8 @@ def _ranked_example(place: int, line: dict[str, str], task: Task) -> tuple[float
     label, predicted = line["label"], line["predicted"]
     if task == "regression":
         error = abs(float(predicted) - float(label))
-        said, truth = f"{float(predicted):.4g}", f"{float(label):.4g}"
-        return error, ExampleCase(place=place, group="far", output=0, label=truth, said=said)
+        prediction, truth = f"{float(predicted):.4g}", f"{float(label):.4g}"
+        return error, ExampleCase(place=place, group="far", output=0, label=truth, said=prediction)
     names = [column.removeprefix("p_") for column in line if column.startswith("p_")]
     scores = [float(line[f"p_{name}"]) for name in names]
     if task == "multilabel":
@@ -160,14 +160,14 @@ def _ranked_example(place: int, line: dict[str, str], task: Task) -> tuple[float
             (score > 0.5) != (name in present) for name, score in zip(names, scores, strict=True)
         ]
         output = max(range(len(names)), key=lambda one: (wrong[one], confidence[one]))
-        said, right = f"{names[output]} {scores[output]:.2f}", not any(wrong)
+        prediction, right = f"{names[output]} {scores[output]:.2f}", not any(wrong)
     else:
         output = names.index(predicted)
         confidence, right = scores, predicted == label
-        said = f"{predicted} {scores[output]:.2f}"
+        prediction = f"{predicted} {scores[output]:.2f}"
     group = "right" if right else "wrong"
     return confidence[output], ExampleCase(
-        place=place, group=group, output=output, label=label or "none", said=said
+        place=place, group=group, output=output, label=label or "none", said=prediction
     )
 
 
