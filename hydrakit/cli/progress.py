@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hydrakit.observers.log import data_lines, duration, figures, name_of, summary
+from hydrakit.observers.log import data_lines, duration, epoch_text, name_of, summary
 from hydrakit.runs.callbacks import RunCallback
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class PlainProgress(RunCallback):
         done = record.epoch - self.before
         left = (time.monotonic() - self.began) / done * (epochs - record.epoch)
         self.mention(
-            f"{self.name(number, round)}: epoch {record.epoch} of {epochs}, {figures(record)}, "
+            f"{self.name(number, round)}: epoch {record.epoch} of {epochs}, {epoch_text(record)}, "
             f"at most {duration(left)} left"
         )
 
@@ -180,7 +180,7 @@ class LiveProgress(PlainProgress):
     def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
         """An epoch is over."""
         epochs = round.hyperparameters.epochs
-        self._show(self.name(number, round), record.epoch, epochs, figures(record))
+        self._show(self.name(number, round), record.epoch, epochs, epoch_text(record))
 
     def _show(self, description: str, done: int, of: int | None, figures: str = "") -> None:
         if self.progress.tasks[0].description == description:

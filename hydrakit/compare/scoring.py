@@ -50,7 +50,7 @@ def scored_cases(index: Index, units: Mapping[str, str], positive: str) -> Score
 
     Args:
         index: Of the dataset.
-        units: By key, what must stay on one side of a split (`Gate.units`).
+        units: By key, what must stay on one side of a split (`LeakageResult.units`).
         positive: The class that counts as positive.
     """
     names = [case.finding for case in index.cases]
@@ -177,15 +177,11 @@ def _figures(
         seconds=sum(round.seconds for result in results for round in result.rounds),
         shared=sum(_shared(RunDir(here.cell(cell))) for cell in cells),
         scores=tuple(
-            tuple(None if math.isnan(score) else _short(score) for score in row)
+            tuple(None if math.isnan(score) else score for score in row)
             for row in tested.scores.tolist()
         ),
-        mean_scores=tuple(_short(score) for score in np.nanmean(tested.scores, axis=0).tolist()),
+        mean_scores=tuple(np.nanmean(tested.scores, axis=0).tolist()),
     )
-
-
-def _short(score: float) -> float:
-    return float(f"{score:.6g}")
 
 
 def _results(here: CompareDir, cell: Cell) -> Results:
