@@ -23,7 +23,7 @@ from helpers import install_standin, refused, run_plan, tree, weights_of
 from sklearn.metrics import roc_auc_score
 
 from hydrakit.cli import main
-from hydrakit.cli.show import print_comparison
+from hydrakit.cli.printing import print_comparison
 from hydrakit.compare.design import Cell, CompareDir, Design, make_design
 from hydrakit.compare.engine import CompareCallback, CompareResult, compare
 from hydrakit.compare.launchers import LocalPool
@@ -242,7 +242,7 @@ def test_what_is_finished_is_only_told(copied: Path) -> None:
     assert "24 positive and 24 negative findings of 40 patients, 2 folds, 1 seed" in result.stdout
     assert "Test labels were read 4 times" in result.stdout
     told = result.stderr.splitlines()
-    assert told[0].endswith("out: 4 cells, 16 rounds, 1 at once")
+    assert told[0].endswith("out: 4 cells, 16 rounds, 1 at a time")
     assert told[1].startswith("hydra, seed 0, repeat 0, fold 0: test AUC 0.")
     assert told[4].endswith(", done before (4 of 4)")
     shown = CliRunner().invoke(main, [*arguments("hydra", "transfer", out=copied), "--json"])

@@ -32,8 +32,8 @@ from hydrakit.rounds import Round
 from hydrakit.schema import Name
 from hydrakit.storage.digests import (
     FILE,
+    cached_digest,
     check_file,
-    known_digest,
     read_digests,
     update_digests,
     write_digests,
@@ -183,7 +183,7 @@ class RunDir:
 
     def _plan_digest(self) -> str | None:
         """SHA-256 of the file; rounds that are trained while a plan is tuned have none."""
-        return known_digest(self.plan_path).sha256 if self.plan_path.is_file() else None
+        return cached_digest(self.plan_path).sha256 if self.plan_path.is_file() else None
 
     def round_folders(self) -> list[Path]:
         """The finished rounds' folders, in order."""
