@@ -626,7 +626,9 @@ def test_a_comparison_counts_findings_and_tells_of_subgroups(
     path.write_text(path.read_text().replace(",finding,", ",lesion,"))
     broken = CliRunner().invoke(main, arguments)
     assert broken.exit_code == 1
-    assert "which the data now tells otherwise: restore the data, or begin anew" in broken.stderr
+    assert (
+        "but its finding has changed in the data: restore the data, or start a new" in broken.stderr
+    )
 
 
 def test_orders_of_supports_are_compared_on_findings(

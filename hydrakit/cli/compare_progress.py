@@ -22,10 +22,10 @@ class PlainCompareProgress(PreparingProgress, CompareCallback):
         super().__init__()
         self.cells, self.ended = 0, 0
 
-    def begun(self, out: Path, cells: int, rounds: int, at_once: int) -> None:
+    def begun(self, out: Path, cells: int, rounds: int, processes: int) -> None:
         """Print the size of the comparison before the first cell."""
         self.cells = cells
-        self.print(f"{out}: {cells} cells, {rounds} rounds, {at_once} at a time")
+        self.print(f"{out}: {cells} cells, {rounds} rounds, {processes} at a time")
 
     def done(self, cell: Cell, run: RunDir, before: bool) -> None:
         """Print the result of a cell."""
@@ -62,9 +62,9 @@ class LiveCompareProgress(PlainCompareProgress):
         """Show the number of cases read."""
         self.progress.update(self.task, description=f"preparing {dataset}", completed=cases)
 
-    def begun(self, out: Path, cells: int, rounds: int, at_once: int) -> None:
+    def begun(self, out: Path, cells: int, rounds: int, processes: int) -> None:
         """Start the bar over all rounds."""
-        super().begun(out, cells, rounds, at_once)
+        super().begun(out, cells, rounds, processes)
         self.progress.reset(self.task, total=rounds, description="comparing")
 
     def rounds_done(self, rounds: int) -> None:
