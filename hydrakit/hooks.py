@@ -1,22 +1,107 @@
-"""What a plugin gives to hydrakit: components, each a name, typed options and a function.
+"""Everything that a plugin can add to hydrakit: data classes to fill in, and hooks that yield them.
 
-A plugin is a module named by an entry point of the group ``hydrakit``. It implements any of the
-hooks below with `hookimpl` and yields descriptions; there is nothing to inherit from::
+A plugin is a module that an entry point of the group ``hydrakit`` names. It implements one or more
+of the hooks at the end of this file. Each hook yields descriptions: frozen dataclasses that hold a
+name and a function. Nothing is inherited or registered. This plugin adds a dataset, a head and a
+body::
 
-    from hydrakit.hooks import DatasetAdapter, FieldOfView, hookimpl
+    from dataclasses import dataclass
+    from functools import partial
+
+    from hydrakit.errors import DataError
+    from hydrakit.hooks import (
+        BodyFactory, DatasetAdapter, FieldOfView, HeadFactory, Sample, hookimpl
+    )
+
+    CLASSES = ("benign", "malignant")
+
+    def read(root, options):
+        for path in sorted(root.glob("*/*.png")):  # such as malignant/patient7-2.png
+            yield Sample(
+                image=partial(load, path),
+                label=CLASSES.index(path.parent.name),
+                patient=path.name.partition("-")[0],
+                key=f"{path.parent.name}/{path.name}",
+                source=(path,),
+            )
+
+    def load(path):
+        import numpy as np
+        from PIL import Image
+
+        try:
+            with Image.open(path) as image:
+                return np.asarray(image.convert("L"), dtype=np.float32)
+        except (OSError, SyntaxError):
+            raise DataError("the image file is missing or damaged") from None
+
+    def build_head(features, outputs, options):
+        from torch import nn
+
+        return nn.Sequential(nn.Dropout(), nn.Linear(features, outputs))
+
+    @dataclass(frozen=True)
+    class BodyOptions:
+        patch: int = 65
+        width: int = 16
+
+    def build_body(in_channels, options, datasets):
+        from torch import nn
+
+        class Body(nn.Sequential):
+            by_dataset = False
+
+            def use(self, dataset):
+                pass
+
+        body = Body(
+            nn.Conv2d(in_channels, options.width, kernel_size=5),
+            nn.BatchNorm2d(options.width),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        body.in_channels, body.features, body.patch = in_channels, options.width, options.patch
+        return body
 
     @hookimpl
     def hydrakit_dataset_adapters():
-        yield DatasetAdapter(name="mydata", ...)
+        yield DatasetAdapter(
+            name="skin",
+            summary="Photographs of skin lesions, benign or malignant",
+            classes=CLASSES,
+            read=read,
+            field_of_view=FieldOfView(share=1.0),
+            version="1",
+            layout="benign/PATIENT-NUMBER.png and malignant/PATIENT-NUMBER.png",
+            how_to_get="Ask the dermatology department for the export of 2024.",
+            citation="none",
+            licence="for research in this hospital only",
+        )
 
-``hydrakit --help`` imports the modules that implement hooks: import torch, pydicom, pydantic and
-other slow packages inside the functions that need them.
+    @hookimpl
+    def hydrakit_head_factories():
+        yield HeadFactory(name="plain", summary="Dropout, then one dense layer", build=build_head)
+
+    @hookimpl
+    def hydrakit_body_factories():
+        yield BodyFactory(
+            name="pooled", summary="One convolution", build=build_body, options=BodyOptions
+        )
+
+Every command of hydrakit imports the modules of all plugins, ``hydrakit --help`` too. Import torch,
+pydicom, pydantic, NumPy and other slow packages inside the functions that need them.
+
+If a function of a plugin raises an exception, or returns a value of the wrong type or shape, the
+user gets one line that names the plugin, the function and the fault. To tell users what they can
+correct, raise an exception of `hydrakit.errors`: its message is printed as it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -38,48 +123,49 @@ hookimpl = pluggy.HookimplMarker("hydrakit")
 Scalar = str | int | float | bool
 OptionValue = Scalar | None | tuple[Scalar, ...]
 
-# What a label is: one of several classes, a number, or several yes-or-no answers at once.
+# A label is one of several classes, a number, or several yes-or-no answers at once.
 Task = Literal["classification", "regression", "multilabel"]
 Label = int | float | tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
-    """One labelled image as its file gives it, before any normalisation or crop.
+    """One image of a dataset with its label, before normalisation and cropping.
 
     Attributes:
-        image: Pixel values, ``(channels, height, width)`` or ``(height, width)``, float32, in the
-            file's own unit (CT in Hounsfield units). Must be finite. Or a function without
-            parameters that gives them: only what is not yet prepared is then read, and in
-            parallel. It is called at most once, perhaps in another thread and after ``read`` has
-            gone on or ended. It raises DataError with a short reason, the same for all cases of
-            one cause, where the file cannot be read: the case is then told as unusable.
-        label: Of a classification, the index into the adapter's ``classes``; of a regression, a
-            number; of a multi-label task, 0 or 1 for each of the ``classes``. None where it is
-            unknown (prediction only).
-        patient: Pseudonymous identifier; the unit of splitting and of z-scoring. A dataset
-            without patients gives each image one of its own.
-        key: Identity of the sample within its dataset, stable between readings.
-        group: Further samples with the same group are kept in one split (an exam, copies).
-        finding: What is counted once, however many samples (slices, augmented copies) there are of
-            it: their scores are averaged before a test figure is made. A name within the patient:
-            those of two patients are two findings, even if their names are equal. All samples of
-            a finding have one label. None: a finding of its own, together with exact copies that
-            the patient has of it.
-        centre: ``(row, column)`` of the lesion in pixels, where (0, 0) is the middle of the upper
-            left pixel; None for the image's middle.
-        spacing: ``(row, column)`` distance between pixels in millimetres; needed where the
-            adapter's field of view is in millimetres.
-        split: The split that the dataset itself puts the sample into (``train``, ``val``,
-            ``test``); None where that is left to hydrakit.
-        facts: What is known of the file and should not tell the label: format, mode, bit depth,
-            scanner. Never anything of the patient.
-        subgroups: By what test figures are also given apart, and the sample's value: ``{"zone":
-            "PZ", "scanner": "Skyra"}``. A value may well go with the label, as a zone does; it is
-            never anything of who the patient is. A scanner is a fact too: as a fact it is asked
-            whether it tells the label, as a subgroup how well the network does on it.
-        source: The files that decide the image's pixels. Once prepared, the image is not read again
-            while these and ``centre`` and ``spacing`` stay as they are; without any, it always is.
+        image: Pixel values as a float32 array ``(height, width)`` or ``(channels, height, width)``,
+            in the unit of the file (for CT, Hounsfield units); all finite, and the same number of
+            channels in the whole dataset. Better a function without parameters that returns this
+            array: hydrakit then reads only images that are not prepared yet, several at a time. It
+            calls the function at most once, perhaps in another thread, perhaps after ``read`` has
+            ended. If the file cannot be read, the function raises DataError with a short reason,
+            the same for all cases with that cause; the case then counts as `Unusable`.
+        label: For classification, the index of the class in the adapter's ``classes``; for
+            regression, a number; for a multi-label task, a tuple with a 0 or 1 for each of the
+            ``classes``. None if the label is unknown: the sample can then only be predicted.
+        patient: Pseudonym of the patient. All samples of a patient are in the same split and are
+            z-scored together. Without patients in the dataset, give each image a pseudonym.
+        key: Unique name of the sample in its dataset, the same every time the dataset is read.
+        group: Name shared by samples that must be in the same split, such as all images of one
+            exam or copies of one image; needed only if they belong to several patients.
+        finding: Name of the lesion or other finding in the image. If several samples (slices or
+            augmented copies) show one finding, their scores are averaged and it counts once in the
+            test metrics. Names of findings are separate for each patient. All samples of a finding
+            have the same label. None: the sample is a finding by itself, together with exact
+            copies of its image from the same patient.
+        centre: ``(row, column)`` of the lesion in pixels; (0, 0) is the centre of the top left
+            pixel. None: the centre of the image.
+        spacing: ``(row, column)`` distance between neighbouring pixels in millimetres; required if
+            the adapter's field of view is in millimetres.
+        split: ``train``, ``val`` or ``test`` if the dataset itself defines its splits. None:
+            hydrakit assigns the split.
+        facts: Properties of the file that should not predict the label, such as format, bit depth
+            or scanner; hydrakit warns if one does. No properties of the patient.
+        subgroups: Values by which the test metrics are also reported separately:
+            ``{"zone": "PZ", "scanner": "Skyra"}``. They may predict the label, as a zone does.
+            Nothing that identifies the patient. A property can be a fact and a subgroup.
+        source: Files that determine the pixels. The image is prepared again only if one of them,
+            ``centre`` or ``spacing`` changes. Without a source it is prepared again every time.
     """
 
     image: NDArray[np.float32] | Callable[[], NDArray[np.float32]]
@@ -95,86 +181,168 @@ class Sample:
     subgroups: Mapping[str, str] = field(default_factory=dict)
     source: tuple[Path, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Check the types of the attributes.
+
+        Raises:
+            TypeError: An attribute has the wrong type; the message names the case and it.
+        """
+        _check_types(
+            self,
+            {
+                "key": (_is_text, "text (str)"),
+                "patient": (_is_text, "text (str)"),
+                "group": (_is_optional_text, "text (str) or None"),
+                "split": (_is_optional_text, "text (str) or None"),
+                "finding": (_is_optional_text, "text (str) or None"),
+                "facts": (_has_text_keys, "a mapping with keys of text"),
+                "subgroups": (_has_text_keys, "a mapping with keys of text"),
+                "centre": (_is_optional_pair, "a pair of numbers or None"),
+                "spacing": (_is_optional_pair, "a pair of numbers or None"),
+                "source": (_is_paths, "a tuple of pathlib.Path"),
+            },
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Unusable:
-    """A case that the dataset lists but that gives no sample, and why.
+    """A case that the dataset lists, but that gives no sample.
 
     Attributes:
-        key: The key that its sample would have had.
-        reason: One short phrase without patient data, the same for all cases of one cause.
+        key: Key that its sample would have.
+        reason: Why there is no sample, in one short phrase without patient data, the same for all
+            cases with that cause.
     """
 
     key: str
     reason: str
 
+    def __post_init__(self) -> None:
+        """Check the types of the attributes.
+
+        Raises:
+            TypeError: The key or the reason is not text.
+        """
+        text = (_is_text, "text (str)")
+        _check_types(self, {"key": text, "reason": text})
+
+
+def _check_types(
+    case: Sample | Unusable, rules: Mapping[str, tuple[Callable[[Any], bool], str]]
+) -> None:
+    for name, (is_valid, expected) in rules.items():
+        if not is_valid(getattr(case, name)):
+            raise TypeError(f"case {case.key!r}: {name} must be {expected}")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_optional_text(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _has_text_keys(value: object) -> bool:
+    return isinstance(value, Mapping) and all(map(_is_text, value))
+
+
+def _is_optional_pair(value: object) -> bool:
+    return value is None or (
+        isinstance(value, Sequence) and len(value) == 2 and all(isinstance(n, Real) for n in value)
+    )
+
+
+def _is_paths(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(path, Path) for path in value)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FieldOfView:
-    """How much of an image the network sees around a sample's centre; exactly one is given.
+    """Size of the region around a sample's centre that the network sees; give exactly one.
 
     Attributes:
-        millimetres: Side of a square in the image plane; samples then need their ``spacing``.
-        share: Part of the image's height and of its width; 1.0 is the whole image.
+        millimetres: Side of a square in the image plane. Samples then need their ``spacing``.
+        share: Part of the height and of the width of the image; 1.0 is the whole image.
     """
 
     millimetres: float | None = None
     share: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse anything but exactly one positive size."""
-        given = [size for size in (self.millimetres, self.share) if size is not None]
-        if len(given) != 1 or not given[0] > 0:
-            raise ValueError("a field of view is a positive size, in millimetres or as a share")
+        """Check that exactly one size is given, and that it is positive.
+
+        Raises:
+            ValueError: None or both are given, or the size is not positive.
+        """
+        sizes = [size for size in (self.millimetres, self.share) if size is not None]
+        if len(sizes) != 1 or not sizes[0] > 0:
+            raise ValueError("a field of view is one positive size: in millimetres or as a share")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoOptions:
-    """The options of a component that has none."""
+    """Options of a component without options."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Factory:
-    """What all components have in common.
+class NamedComponent:
+    """Attributes that all components have.
 
     Attributes:
-        name: Lower-case letters, digits, ``-`` and ``_``.
-        summary: One line.
-        options: A frozen dataclass of the standard library. Each field has a default, and is text,
-            a whole number, a number, true or false, a ``Literal`` of such values, a
-            ``tuple[..., ...]`` of them, or one of these ``| None``; ``field(metadata={"help":
-            ...})`` describes it. Its ``__post_init__`` raises ValueError for values that cannot
-            be used. Users set a field with ``NAME=VALUE``, a tuple with ``NAME=64,16``.
+        name: Name that users write: 1 to 64 lower-case letters, digits, ``-`` and ``_``; the first
+            is a letter or digit. No other component of that kind has it.
+        summary: One line that says what it is, for lists.
     """
 
     name: str
     summary: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factory(NamedComponent):
+    """A component with typed options.
+
+    Attributes:
+        options: A frozen dataclass of the standard library. Each field has a default, and one of
+            these types: ``str``, ``int``, ``float``, ``bool``, a ``Literal`` of such values, a
+            ``tuple[..., ...]`` of one of these, or any of these ``| None``.
+            ``field(metadata={"help": ...})`` describes the field for users, who set it with
+            ``NAME=VALUE`` and a tuple with ``NAME=64,16``. ``__post_init__`` may raise ValueError
+            for values that the component cannot use.
+    """
+
     options: type = NoOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetAdapter(Factory):
-    """A dataset: how to read it, and what people must know about it.
+    """A dataset: how hydrakit reads it, and what users must know about it.
 
-    Its ``name`` is also the name of its folder under the data root. Users set its options with
+    ``name`` is also the name of the dataset's folder below the data root. Users set an option with
     ``--option DATASET.NAME=VALUE``.
 
     Attributes:
-        classes: Names of the classes by label; of two, index 1 is the positive one. Of a
-            regression, the one name of the number; of a multi-label task, the names of the labels.
-        read: ``read(root, options)`` yields every case once, as a `Sample` or as `Unusable`.
-            Raises `DataError` where the dataset as a whole cannot be read.
-        field_of_view: How much of the image the network sees.
-        version: Changes whenever ``read`` gives something else from the same files: prepared
-            data of an older version is then made anew.
-        layout: The files that ``root`` must hold, in a line or two.
-        how_to_get: Where to get them.
-        citation: How to cite the dataset; its licence in ``licence``.
-        task: What a label is.
-        cohort: Whose patients these are. Datasets of one cohort share patient identifiers, and a
-            patient is then in the same split of all of them. None: its patients are its own.
-        elsewhere: Folders outside of ``root`` that hold files of the dataset too: like ``root``,
-            they are watched for changes.
+        classes: Names of the classes, in the order of their labels; of two classes, the second is
+            the positive one. For regression, the name of the number alone; for a multi-label task,
+            the names of the labels.
+        read: Function ``read(root, options)`` that yields each case once, as a `Sample` or as
+            `Unusable`, always in the same order (sort lists of files). ``root`` is the dataset's
+            folder, ``options`` an instance of the dataclass in ``options``. It raises `DataError`
+            if the dataset as a whole cannot be read.
+        field_of_view: Region of the image that the network sees.
+        version: Any text. Change it whenever ``read`` gives other samples for the same files:
+            hydrakit then prepares the data again.
+        layout: Files that must be in ``root``, in one or two lines.
+        how_to_get: Where users get these files.
+        citation: How to cite the dataset.
+        licence: Licence of the dataset.
+        task: Kind of label.
+        cohort: Name of the group of patients. Datasets with the same cohort use the same patient
+            identifiers, and hydrakit puts a patient into the same split of all of them. None: no
+            other dataset has these patients.
+        elsewhere: Folders outside ``root`` with further files of the dataset. hydrakit watches
+            them for changes, as it does with ``root``.
     """
 
     classes: tuple[str, ...]
@@ -192,15 +360,17 @@ class DatasetAdapter(Factory):
 
 @dataclass(frozen=True, kw_only=True)
 class HeadFactory(Factory):
-    """A kind of head (decision maker).
+    """A kind of head (the paper calls it a decision maker).
+
+    Users choose it with ``--head NAME`` and set an option with ``--head-option NAME=VALUE``.
 
     Attributes:
-        build: ``build(features, outputs, options)`` gives a new module that turns
-            ``(batch, features)`` into logits ``(batch, outputs)``. The shapes of its tensors
-            depend on the arguments alone. Softmax belongs to the metrics. Every round sets the
-            probability of its dropout layers.
-        tasks: What it can learn. Of a regression, the one output is the number; of a multi-label
-            task, each output is the logit of one label.
+        build: Function ``build(features, outputs, options)`` that returns a new ``nn.Module``. The
+            module turns features ``(batch, features)`` into logits ``(batch, outputs)``, without
+            softmax. The shapes of its tensors depend only on the arguments. At the start of each
+            round hydrakit sets the probability of its dropout layers.
+        tasks: Kinds of label that it can learn. For regression, its one output is the number; for a
+            multi-label task, each output is the logit of one label.
     """
 
     build: Callable[[int, int, Any], nn.Module]
@@ -209,17 +379,19 @@ class HeadFactory(Factory):
 
 @runtime_checkable
 class Body(Protocol):
-    """What an ``nn.Module`` must have to serve as a body.
+    """Attributes that an ``nn.Module`` needs to be a body (feature extractor).
 
-    It turns images ``(batch, in_channels, patch, patch)`` into ``(batch, features)``. Freezing it
-    and setting the probability of its dropout layers is done from outside.
+    Its ``forward`` turns images ``(batch, in_channels, patch, patch)`` into features
+    ``(batch, features)``. hydrakit freezes the module and sets the probability of its dropout
+    layers from outside. In evaluation mode, the features of an image must not depend on the other
+    images of the batch.
 
     Attributes:
-        features: Numbers that it gives for an image.
-        in_channels: Channels of the images that it takes.
-        patch: Side in pixels of the square images that it takes.
-        by_dataset: Whether `use` changes what it computes. A batch then holds images of one
-            dataset.
+        features: Number of features that it computes for an image.
+        in_channels: Number of channels of its input images.
+        patch: Height and width of its input images in pixels.
+        by_dataset: Whether `use` changes what it computes. If True, each batch holds images of a
+            single dataset.
     """
 
     features: int
@@ -228,7 +400,7 @@ class Body(Protocol):
     by_dataset: bool
 
     def use(self, dataset: str) -> None:
-        """Prepare for images of a dataset; called before every epoch and evaluation.
+        """Prepare for images of a dataset; called before each epoch and each evaluation.
 
         Raises:
             ValueError: It treats datasets differently, and was not built for this one.
@@ -239,12 +411,14 @@ class Body(Protocol):
 class BodyFactory(Factory):
     """A kind of body (feature extractor).
 
-    Its options have a field ``patch``: the side in pixels of the images that the body takes.
+    Its options must have a field ``patch``: height and width of the input images in pixels. Users
+    choose it with ``--body NAME`` and set an option with ``--body-option NAME=VALUE``.
 
     Attributes:
-        build: ``build(in_channels, options, datasets)`` gives a new ``nn.Module`` that is a `Body`.
-            ``datasets`` are the names of the plan's datasets, for a body that treats them
-            differently. The shapes of its tensors depend on the arguments alone.
+        build: Function ``build(in_channels, options, datasets)`` that returns a new ``nn.Module``
+            with the attributes of `Body`. ``datasets`` are the names of the datasets of the plan,
+            for a body that treats them differently. The shapes of its tensors depend only on the
+            arguments.
     """
 
     build: Callable[[int, Any, Sequence[str]], Body]
@@ -252,28 +426,27 @@ class BodyFactory(Factory):
 
 @dataclass(frozen=True)
 class Settings:
-    """What a strategy may know about how rounds are to be trained.
+    """Values of the user's profile that a strategy puts into its rounds.
 
     Attributes:
-        hyperparameters: ``hyperparameters(train, place)`` gives those of the profile (with the
-            user's changes) for a round that trains ``"head"``, ``"all"``, ``"norm"`` or ``"none"``
-            (the last two have those of ``"all"``) and is the ``"first"``, the ``"last"`` or a
-            ``"middle"`` one of its kind.
-        options: The strategy's options.
+        hyperparameters: Function ``hyperparameters(train, position)`` that returns the values for a
+            round. ``train`` is ``"head"``, ``"all"``, ``"norm"`` or ``"none"`` (the last two have
+            the values of ``"all"``); ``position`` is ``"first"``, ``"middle"`` or ``"last"`` among
+            the rounds with that ``train``.
     """
 
     hyperparameters: Callable[[Train, RoundPosition], Hyperparameters]
-    options: Any = NoOptions()
 
 
 @dataclass(frozen=True, kw_only=True)
-class SequenceStrategy(Factory):
-    """An order of training: which dataset trains what, one round after another.
+class SequenceStrategy(NamedComponent):
+    """A training sequence: which dataset trains which weights, round by round.
 
     Attributes:
-        plan: ``plan(datasets, settings)`` lists the rounds for the datasets, of which the last is
-            the target. It only describes: no files, no torch, no randomness.
-        bootstrap: Number of random starts that it needs, in place of the profile's.
+        plan: Function ``plan(datasets, settings)`` that returns the list of rounds. ``datasets``
+            are names in the order of the user; the last is the target. The function only describes
+            rounds: it reads no files, draws no random numbers and does not import torch.
+        bootstrap: Number of random starts to choose from. None: the number of the user's profile.
     """
 
     plan: Callable[[Sequence[str], Settings], list[Round]]
@@ -282,20 +455,23 @@ class SequenceStrategy(Factory):
 
 @runtime_checkable
 class Launcher(Protocol):
-    """Runs the cells of a comparison somewhere; the comparison's folder is the only channel.
+    """Runs the cells of a comparison: each trains one plan.
 
-    What became of each cell is in its folder (`hydrakit.compare.design.CompareDir.status`).
+    A launcher and the processes that it starts exchange data only through the folder of the
+    comparison, which also holds the state of each cell
+    (`hydrakit.compare.design.CompareDir.status`).
     """
 
     def processes(self, context: Any, groups: int) -> int:
-        """How many cells run at once.
+        """Return how many cells to run at the same time.
 
         Args:
-            context: Where and how (a `hydrakit.RunContext`); ``jobs`` is what the user asked for.
-            groups: Number of groups of cells; more processes than these have nothing to do.
+            context: Where and how to run (a `hydrakit.RunContext`); its ``jobs`` is the number that
+                the user asks for.
+            groups: Number of groups of cells; further processes would have nothing to do.
 
         Raises:
-            PlanError: There is no such device.
+            PlanError: The device does not exist.
         """
 
     def run(
@@ -308,18 +484,20 @@ class Launcher(Protocol):
         on_poll: Callable[[], None],
         on_killed: Callable[[Any, str], None],
     ) -> None:
-        """Run all cells, and return when none is left to run.
+        """Run all cells, and return when none is left.
 
         Args:
-            groups: Cells that are not done, each with its plan, grouped by what they have in
-                common.
+            groups: Unfinished cells, each with its plan. The cells of a group share rounds, so one
+                process should run them one after another.
             folder: Folder of the comparison.
             context: Where and how to run each cell (a `hydrakit.RunContext`), with ``round_cache``
                 set.
-            processes: What `processes` returned for all groups, also for those that are done: so
-                each cell of a continued comparison has as many threads.
-            on_poll: Called a few times a second.
-            on_killed: Called with a cell whose process ended before its time, and how it ended.
+            processes: Number that `processes` returned for all groups, finished ones included.
+                Divide the CPU threads by it, so that a continued comparison has the same number of
+                threads for each cell.
+            on_poll: Function to call a few times per second.
+            on_killed: Function to call with a cell and a description, when the cell's process was
+                killed.
         """
 
 
@@ -328,7 +506,7 @@ class LauncherFactory(Factory):
     """A way to run the cells of a comparison.
 
     Attributes:
-        build: ``build(options)`` gives a `Launcher`.
+        build: Function ``build(options)`` that returns a `Launcher`.
     """
 
     build: Callable[[Any], Launcher]
@@ -336,27 +514,34 @@ class LauncherFactory(Factory):
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Receives the metrics of a run while it goes on."""
+    """Records the metrics of a run during training."""
 
     def open(self, folder: Path) -> dict[str, set[int]]:
-        """Begin, or go on, in a run's folder; gives the steps of every metric that it has."""
+        """Start or continue the record of a run.
+
+        Args:
+            folder: Folder of the run.
+
+        Returns:
+            For each metric that the record already has, the steps of its values.
+        """
 
     def send(self, name: str, value: float, step: int) -> None:
         """Record the value of a metric at a step."""
 
     def flush(self) -> None:
-        """Make safe what was sent."""
+        """Write all values sent so far to permanent storage."""
 
     def close(self, *, failed: bool) -> None:
-        """End the record: the run is over, or has failed."""
+        """Close the record at the end of the run; ``failed`` says whether an error ended it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackerFactory(Factory):
-    """A service that metrics can be sent to.
+    """A service that records the metrics of runs.
 
     Attributes:
-        build: ``build(options)`` gives a `Tracker`.
+        build: Function ``build(options)`` that returns a `Tracker`.
     """
 
     build: Callable[[Any], Tracker]
@@ -364,34 +549,34 @@ class TrackerFactory(Factory):
 
 @hookspec
 def hydrakit_dataset_adapters() -> Iterable[DatasetAdapter]:  # type: ignore[empty-body]
-    """The datasets that this plugin can read."""
+    """Yield datasets."""
 
 
 @hookspec
 def hydrakit_head_factories() -> Iterable[HeadFactory]:  # type: ignore[empty-body]
-    """The kinds of head that this plugin can build."""
+    """Yield kinds of head."""
 
 
 @hookspec
 def hydrakit_body_factories() -> Iterable[BodyFactory]:  # type: ignore[empty-body]
-    """The kinds of body that this plugin can build."""
+    """Yield kinds of body."""
 
 
 @hookspec
 def hydrakit_sequence_strategies() -> Iterable[SequenceStrategy]:  # type: ignore[empty-body]
-    """The orders of training that this plugin knows."""
+    """Yield training sequences."""
 
 
 @hookspec
 def hydrakit_launchers() -> Iterable[LauncherFactory]:  # type: ignore[empty-body]
-    """The ways to run the cells of a comparison that this plugin has."""
+    """Yield ways to run the cells of a comparison."""
 
 
 @hookspec
 def hydrakit_trackers() -> Iterable[TrackerFactory]:  # type: ignore[empty-body]
-    """The services that this plugin can send metrics to."""
+    """Yield services that record the metrics of runs."""
 
 
 @hookspec
 def hydrakit_commands() -> Iterable[click.Command]:  # type: ignore[empty-body]
-    """Further commands of the ``hydrakit`` program."""
+    """Yield further commands of the ``hydrakit`` program."""

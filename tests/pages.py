@@ -23,7 +23,8 @@ from hydrakit.plan.results import (
 from hydrakit.plugins import Plugins
 from hydrakit.report import write_report
 from hydrakit.runs.evaluate import Predictions, score, to_csv
-from hydrakit.runs.rundir import RunDir, write_lines
+from hydrakit.runs.rundir import RunDir
+from hydrakit.storage.records import write_lines
 
 VOID = {"meta", "link", "img"}
 CLASSES = ("benign", "significant")

@@ -198,7 +198,7 @@ def test_a_broken_run_folder(command_refused: Refused, hydra_run: RunDir) -> Non
         path = Path("run", f"{name}.json")
         whole = path.read_bytes()
         path.write_bytes(whole.replace(b"a", b"b", 1))
-        words = [path.name, "was changed since", remedy]
+        words = [path.name, "was changed", remedy]
         command_refused(*resume, words=words)
         path.write_bytes(whole)
     for path in Path("run").rglob("files.json"):  # as of an older version

@@ -35,7 +35,7 @@ def broken():
 def read(root, options):
     yield from map(sample, range(20))
 
-def build(features, classes, dropout):
+def build(features, classes, options):
     from torch import nn
     return nn.Linear(features, classes)
 
@@ -113,32 +113,32 @@ KINDS = {
     "read gives something else": (
         define("read", "yield sample(1)\n    yield (1, 2)"),
         CHECK,
-        "read of dataset 'moles' gave a tuple",
+        "read of dataset 'moles' yielded a tuple",
         "a Sample or an Unusable is expected",
     ),
     "read gives None among cases": (
         define("read", "yield sample(1)\n    yield None"),
         CHECK,
-        "read of dataset 'moles' gave a NoneType",
+        "read of dataset 'moles' yielded a NoneType",
         "a Sample or an Unusable is expected",
     ),
     "a sample of wrong types": (
         define("read", "yield sample(1, patient=7)"),
         CHECK,
-        "read of dataset 'moles' gave a case whose patient is a int",
-        "text is expected",
+        "read of dataset 'moles' raised TypeError: case 'k1': patient must",
+        "be text (str)",
     ),
     "facts that are none": (
         define("read", "yield sample(1, facts=None)"),
         CHECK,
-        "read of dataset 'moles' gave case 'k1' with facts",
-        "no mapping",
+        "read of dataset 'moles' raised TypeError: case 'k1': facts must",
+        "be a mapping",
     ),
     "a centre that is none": (
         define("read", "yield sample(1, centre=('a', 2))"),
         CHECK,
-        "gave case 'k1' with a centre",
-        "no pair of numbers",
+        "raised TypeError: case 'k1': centre must",
+        "be a pair of numbers",
     ),
     "an image raises": (
         define("read", "yield from (sample(n, image=broken) for n in range(20))"),
@@ -150,35 +150,40 @@ KINDS = {
     "build gives no module": (
         define("build", "return None"),
         HEAD,
-        "build of head 'odd' gave a NoneType",
+        "build of head 'odd' returned a NoneType",
         "a torch.nn.Module is expected",
     ),
     "a head that takes other features": (
         define("build", "from torch import nn; return nn.Linear(7, classes)", "f, classes, d"),
         HEAD,
-        "head 'odd', given 256 features of 2 cases, raised RuntimeError",
+        "head 'odd', given 2 inputs of shape (256,), raised RuntimeError",
         "(traceback: ",
     ),
     "a head of other classes": (
         define("build", "from torch import nn; return nn.Linear(features, 9)", "features, c, d"),
         HEAD,
-        "head 'odd' gave (2, 9) for 2 cases",
+        "head 'odd' returned (2, 9) for 2 inputs",
         "logits of shape (2, 2)",
     ),
     "plan raises": (define("plan", "broken()"), STRATEGY, "plan of strategy 'odd'", RAISED),
     "plan gives nothing": (define("plan", "return None"), STRATEGY, "plan of strat", "TypeError"),
-    "plan gives no rounds": (define("plan", "return []"), STRATEGY, "plan of", "gave no rounds"),
+    "plan gives no rounds": (
+        define("plan", "return []"),
+        STRATEGY,
+        "plan of",
+        "returned no rounds",
+    ),
     "plan gives something else": (
         define("plan", "return ['moles']"),
         STRATEGY,
-        "plan of strategy 'odd' gave a str",
+        "plan of strategy 'odd' returned a str",
         "a Round is expected",
     ),
     "plan names other data": (
         define("plan", "return [r.model_copy(update={'dataset': 'x'}) for r in sound(*given)]"),
         STRATEGY,
-        "plan of strategy 'odd' gave a round of 'x'",
-        "which it was not given",
+        "plan of strategy 'odd' returned a round of",
+        "'x', which is not among its datasets",
     ),
     "a command raises": ("", ["tool", "work"], "command 'tool'", RAISED),
 }

@@ -191,7 +191,7 @@ def test_the_help_names_every_problem_and_warning(check: Check) -> None:
 def test_long_reading_is_told(
     check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("hydrakit.cli.progress.SECONDS_BETWEEN_LINES", 0.0)
     write(tmp_path / "lesions", usual(6))
     assert "preparing lesions: 6 cases read" in check("--split", "lesions=9-1").stderr
 
@@ -199,7 +199,7 @@ def test_long_reading_is_told(
 def test_a_second_look_reads_no_image(
     check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("hydrakit.cli.progress.SECONDS_BETWEEN_LINES", 0.0)
     write(tmp_path / "lesions", usual(20))
     first = check()
     second = check()

@@ -14,7 +14,8 @@ from PIL import Image
 
 from hydrakit.plan.results import TracePoint
 from hydrakit.report import write_comparison_report, write_report
-from hydrakit.runs.rundir import TRACE, RunDir, write_lines
+from hydrakit.runs.rundir import TRACE, RunDir
+from hydrakit.storage.records import write_lines
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium is installed")
 

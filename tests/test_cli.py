@@ -68,6 +68,7 @@ def test_the_commands_are_these() -> None:
         "order",
         "plan",
         "plugins",
+        "plugins info",
         "plugins list",
         "report",
         "run",
@@ -227,7 +228,7 @@ def test_options_make_the_plan_that_is_run(standin: Path) -> None:
     plan = load_plan(Path("run", "plan.json"))
     assert call("plan", *given).stdout == Path("run", "plan.json").read_text()
     assert plan.seed == 3
-    assert plan.head == "linear"
+    assert plan.head.name == "linear"
     assert plan.bootstrap == 2
     assert plan.body.channels == (2, 2, 2)
     assert plan.dataset("alpha").options == {"gain": 2.0}

@@ -270,7 +270,7 @@ def test_a_failed_cell_is_named_and_others_go_on(copied: Path) -> None:
     assert result.exit_code == 1
     last = result.stderr.splitlines()[-1]
     assert last.startswith("hydrakit: cell hydra-seed0-repeat0-fold1 failed: ")
-    assert "is not empty and not a run's folder" in last
+    assert "is not empty, and not the folder of a run" in last
     status = here.description().status
     assert status.pop("hydra-seed0-repeat0-fold1") in last
     assert set(status.values()) == {"done"}

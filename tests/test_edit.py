@@ -147,7 +147,7 @@ def test_values_may_be_objects_lists_or_text() -> None:
             "unknown path 'datasets.brian.split.train': did you mean 'datasets.brain.split.train'?",
         ),
         ({"rounds.all": 1}, "unknown path 'rounds.all': add one of its keys: dataset, train, "),
-        ({"body.channels.1": 1}, "unknown path 'body.channels.1': body.channels is a single value"),
+        ({"body.channels.1": 1}, "unknown path 'body.channels.1': body.channels has no keys"),
         ({"xyz": 1}, "unknown path 'xyz': the keys of a plan are format, strategy, "),
         ({"": 1}, "unknown path '': the keys of a plan are format, strategy, "),
         ({"rounds.first.epochs": 1}, "unknown path 'rounds.first.epochs': the keys of rounds are"),

@@ -65,7 +65,7 @@ def of_run(finished: RunDir, cache: Path) -> Callable[..., EvaluationResult]:
 def of_files(data: Path, cache: Path) -> Callable[..., EvaluationResult]:
     def of_files(body: Path, head: Path, dataset: str = "alpha", **given: Any) -> EvaluationResult:
         more = {"device": "cpu", "cache": cache, "plugins": plugins(), "dataset": dataset}
-        return evaluate_files(body, head, **({"root": data / dataset} | more | given))
+        return evaluate_files(body, head, **({"data": data} | more | given))
 
     return of_files
 
@@ -178,7 +178,7 @@ def test_new_data_of_a_dataset_that_nothing_was_trained_on(
 ) -> None:
     write_dataset(tmp_path / "new", seed=50)
     body, head = finished.body_path, finished.head_path("gamma")
-    new = of_files(body, head, "gamma", split="all", root=tmp_path / "new")
+    new = of_files(body, head, "gamma", split="all", roots={"gamma": tmp_path / "new"})
     old = of_files(body, head, "gamma", split="all")
     assert new.result.figures != old.result.figures
 
@@ -226,7 +226,7 @@ def test_images_of_other_channels_are_refused(
     np.savez(tmp_path / "cases.npz", **arrays)
     body, head = finished.body_path, finished.head_path("alpha")
     words = [str(body), "1 channels", "'alpha' gives 3"]
-    refused(lambda: of_files(body, head, root=tmp_path), *words)
+    refused(lambda: of_files(body, head, roots={"alpha": tmp_path}), *words)
 
 
 def test_unknown_datasets_and_unfinished_runs_are_refused(
@@ -312,11 +312,11 @@ def test_files_alone_give_the_split_of_the_run_or_are_refused(
     assert results is not None
     head = rundir.head_path("alpha")
     places: dict[str, Any] = {"device": "cpu", "cache": runner.cache, "plugins": plugins()}
-    again = evaluate_files(rundir.body_path, head, root=data / "alpha", **places)
+    again = evaluate_files(rundir.body_path, head, data=data, **places)
     assert again.result == results.test
     np.savez(data / "alpha" / "cases.npz", **whole)
     refused(
-        lambda: evaluate_files(rundir.body_path, head, root=data / "alpha", **places),
+        lambda: evaluate_files(rundir.body_path, head, data=data, **places),
         str(head),
         "cannot be split here as it was in training",
         "--split all",

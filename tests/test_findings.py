@@ -22,7 +22,7 @@ from hydrakit.data.prepared.index import PreparedCase
 from hydrakit.data.prepared.prepare import prepare
 from hydrakit.data.quality.leakage import assign_splits
 from hydrakit.data.read import MAX_SUBGROUPS, read_cases
-from hydrakit.hooks import Sample
+from hydrakit.hooks import DatasetAdapter, Sample
 from hydrakit.plan.results import Subgroup, TestResult
 from hydrakit.runs.evaluate import Predictions, score, to_csv
 from hydrakit.stats.findings import Findings, mean_score
@@ -644,7 +644,7 @@ def test_orders_of_supports_are_compared_on_findings(
     plan = helpers.plan_of(helpers.round_of("omega", epochs=1))
     judge = OrderEvaluator(
         folder=tmp_path, plan=lambda _, seed: plan,
-        seeds=(0,), target=offered.dataset("omega"), plugins=offered,
+        seeds=(0,), target=offered.get(DatasetAdapter, "omega"), plugins=offered,
         context=RunContext(data=declared, cache=cache, device="cpu"), callback=RunCallback(),
     )  # fmt: skip
     with using_cache(cache):

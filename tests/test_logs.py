@@ -63,19 +63,12 @@ def test_a_run_is_told_in_its_folder(runner: Runner) -> None:
 
 def test_a_round_that_goes_on_says_so(runner: Runner) -> None:
     with pytest.raises(StopError):
-        runner(PLAN, watcher=Raise(stop, start=2), checkpoint_every=0)
+        runner(PLAN, callbacks=[Raise(stop, start=2)], checkpoint_interval=0)
     runner(PLAN)
     lines = [line for line in lines_of(runner.folder / "run") if "round 2 of 2" in line]
-    expected = [
-        "epoch 1, loss",
-        "epoch 2, loss",
-        "goes on after epoch 1",
-        "epoch 2, loss",
-        "val AUC",
-    ]
-    assert len(lines) == len(expected)
-    for line, words in zip(lines, expected, strict=True):
-        assert line.startswith(f"INFO round 2 of 2, alpha all: {words}")
+    starts = ["epoch 1, ", "epoch 2, ", "goes on after epoch 1", "epoch 2, ", "val AUC "]
+    for line, start in zip(lines, starts, strict=True):
+        assert line.startswith(f"INFO round 2 of 2, alpha all: {start}")
 
 
 def stop() -> None:

@@ -181,13 +181,14 @@ def test_leaving_a_support_out_is_told_from_predictions(
     splits = run.splits()["alpha"]
     poison(monkeypatch, {key for key, split in splits.items() if split == "test"})
     maker = Maker("hydra", "alpha", SUPPORTS, 5, SETTINGS, places["plugins"])
+    context = RunContext(data=places["data"], cache=places["cache"], device="cpu")
     judge = OrderEvaluator(
         folder=folder,
         plan=maker.plan,
         seeds=SEEDS,
         target=places["plugins"].dataset("alpha"),
         plugins=places["plugins"],
-        context=RunContext(data=places["data"], cache=places["cache"], device="cpu"),
+        context=context.for_search(folder / "rounds"),
         callback=RunCallback(),
     )
     with using_cache(places["cache"]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import sysconfig
 import tomllib
 import venv
 import zipfile
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,22 @@ def entry_points(folder: Path) -> dict[str, str]:
     return points
 
 
-def test_the_root_names_the_entry_points_of_all_shipped_plugins() -> None:
+def root_entry_points() -> dict[str, str]:
+    """The entry points that the build hook gives to the root distribution."""
+    path = ROOT / "plugins" / "entry_points.py"
+    spec = importlib.util.spec_from_file_location("entry_points", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = pyproject(ROOT)["tool"]["hatch"]["metadata"]["hooks"]["custom"]
+    built: dict[str, Any] = {}
+    module.EntryPoints(str(ROOT), config).update(built)
+    points: dict[str, str] = built["entry-points"]["hydrakit"]
+    return points
+
+
+def test_the_root_has_the_entry_points_of_all_shipped_plugins() -> None:
     union = {
         "bodies": "hydrakit.models.bodies",
         "heads": "hydrakit.models.heads",
@@ -46,8 +63,10 @@ def test_the_root_names_the_entry_points_of_all_shipped_plugins() -> None:
         points = entry_points(folder)
         assert not union.keys() & points.keys()
         union |= points
-    assert entry_points(ROOT) == union
+    assert root_entry_points() == union
     assert len(PLUGINS) == 5
+    installed = metadata.entry_points(group="hydrakit")
+    assert union.items() <= {(point.name, point.value) for point in installed}
 
 
 def test_the_root_carries_the_packages_of_all_shipped_plugins() -> None:
@@ -179,7 +198,7 @@ def test_a_wheel_finds_its_plugins_and_those_installed_later(wheel: Path, tmp_pa
     scratch = Scratch(tmp_path)
     scratch.install(wheel)
     found = scratch.plugins()
-    assert set(found) == set(entry_points(ROOT).values())
+    assert set(found) == set(root_entry_points().values())
     assert {record["distribution"] for record in found.values()} == {"hydrakit-imaging"}
     assert "hydrakit-imaging" in scratch.hydrakit("--version")
 
@@ -201,6 +220,6 @@ def test_a_shipped_plugin_can_be_installed_alone_too(
     scratch = Scratch(tmp_path)
     scratch.install(wheel, alone)
     found = scratch.plugins()
-    assert set(found) == set(entry_points(ROOT).values())
+    assert set(found) == set(root_entry_points().values())
     owners = {module: record["distribution"] for module, record in found.items()}
     assert owners == dict.fromkeys(found, "hydrakit-imaging") | {package(folder): folder.name}

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from hydrakit.errors import PlanError
 from hydrakit.plan import (
     BodySpec,
+    Component,
     Dataset,
     Fold,
     Hyperparameters,
@@ -24,6 +25,7 @@ from hydrakit.plan import (
     Split,
     load_plan,
 )
+from hydrakit.plan.model import OtherBody
 
 # Any plan. `test_the_drawn_plans_use_every_field_and_every_choice` says which value is not drawn.
 
@@ -31,6 +33,10 @@ names = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,10}", fullmatch=True)
 positive = st.floats(min_value=1e-12, max_value=1e3)
 seeds = st.integers(0, 2**63 - 1)
 option_values = st.text(max_size=8) | st.integers(-99, 99) | st.floats(-9, 9) | st.booleans()
+component_values = option_values | st.none() | st.lists(option_values, max_size=2).map(tuple)
+components = st.builds(
+    Component, name=names, options=st.dictionaries(names, component_values, max_size=2)
+)
 hyperparameters = st.builds(
     Hyperparameters,
     learning_rate=positive,
@@ -86,7 +92,11 @@ def rounds(draw: st.DrawFn, dataset: str, listed: list[str]) -> Round:
 
 
 @st.composite
-def bodies(draw: st.DrawFn) -> BodySpec:
+def bodies(draw: st.DrawFn) -> BodySpec | OtherBody:
+    if draw(st.integers(0, 3)) == 0:
+        options = draw(st.dictionaries(names, component_values, max_size=2))
+        patch = draw(st.integers(1, 99))
+        return OtherBody(name=draw(names.map("x".__add__)), options={**options, "patch": patch})
     channels = draw(st.lists(st.integers(1, 64), min_size=1, max_size=3))
     smallest = 5 * 2 ** len(channels) - 4
     return BodySpec(
@@ -104,6 +114,11 @@ def plans(draw: st.DrawFn) -> Plan:
     options = st.dictionaries(names, option_values, max_size=3)
     trained = draw(st.lists(st.sampled_from(listed), min_size=1, max_size=6))
     target = draw(st.sampled_from(trained))
+    made = tuple(draw(rounds(name, listed)) for name in trained)
+    heads = draw(st.dictionaries(st.sampled_from(listed), components, max_size=2))
+    served = {pair for each in made for pair in zip(each.heads, each.datasets, strict=True)}
+    if len({head for head, _ in served}) < len(served):  # a head serves two datasets
+        heads = {}
     return Plan(
         strategy=draw(names),
         profile=draw(names),
@@ -114,13 +129,14 @@ def plans(draw: st.DrawFn) -> Plan:
         ),
         copies=draw(st.sampled_from(["group", "drop", "report"])),
         conflicts=draw(st.sampled_from(["error", "keep"])),
-        head=draw(names),
+        head=draw(components),
+        heads=heads,
         body=draw(bodies()),
         bootstrap=draw(st.integers(1, 300)),
         bootstrap_rule=draw(st.sampled_from(["all", "halving"])),
         seed=draw(seeds),
         split_seed=draw(st.none() | seeds),
-        rounds=tuple(draw(rounds(name, listed)) for name in trained),
+        rounds=made,
     )
 
 

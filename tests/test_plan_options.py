@@ -83,7 +83,11 @@ def test_no_help_text_is_in_the_code_twice() -> None:
 
 def test_every_option_stands_for_a_field_and_has_its_default() -> None:
     found = {option.name: option for option in options("run").values()}
-    assert set(plan_options.FIELDS) == set(PlanSettings.model_fields) - {"whole", "split_seed"}
+    assert set(plan_options.FIELDS) == set(PlanSettings.model_fields) - {
+        "whole",
+        "split_seed",
+        "heads",  # part of --head
+    }
     for name in plan_options.FIELDS:
         default = getattr(PlanSettings(), name)
         assert found[name].multiple or found[name].default in (default, click.core.UNSET), name
@@ -167,6 +171,13 @@ def test_set_changes_what_it_names_and_nothing_else() -> None:
     assert datasets[name]["options"][option.name] == option.choices[-1]
 
 
+def test_set_reaches_heads_as_their_own_options_do() -> None:
+    after = planned("--set", "head.options.hidden=8,4", "--set", "heads.brain=linear")
+    assert after == planned("--head-option", "hidden=8,4", "--head", "brain=linear")
+    assert planned("--set", "head=linear") == planned("--head", "linear")
+    assert planned("--set", "head.options.hidden=64,16") == planned()  # the default
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -175,7 +186,11 @@ def test_set_changes_what_it_names_and_nothing_else() -> None:
         ("rounds.all.dropout=2", "rounds.all.dropout=2: Input should be less than 1"),
         ("copies=dorp", "Input should be 'group', 'drop' or 'report'"),
         ("head=mpl", "unknown head 'mpl': did you mean 'mlp'?"),
-        ("datasets.prostatex.options.no-such=1", "unknown path"),
+        ("datasets.prostatex.options.no-such=1", "unknown option of 'prostatex' 'no-such': "),
+        ("head.options.hiden=8", "unknown option of 'mlp' 'hiden': did you mean 'hidden'?"),
+        ("head.options.hidden=x", "option mlp.hidden=x: must be a list with commas"),
+        ("head.hidden=8", "unknown path 'head.hidden': did you mean 'head.options.hidden'?"),
+        ("heads.mars=linear", "'mars' of 'heads' is not in 'datasets'"),
     ],
 )
 def test_a_wrong_change_is_refused_in_one_line(change: str, said: str) -> None:

@@ -172,7 +172,7 @@ def test_the_command_writes_both_reports_again(tmp_path):
 
     done = runner.invoke(main, ["report", str(tmp_path)])
     assert done.exit_code == 1
-    assert "is not a run's folder" in done.stderr
+    assert "is not the folder of a run" in done.stderr
 
 
 def test_the_command_adds_patches_where_the_data_is(tmp_path, monkeypatch):

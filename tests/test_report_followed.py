@@ -24,8 +24,9 @@ from hydrakit.errors import PlanError
 from hydrakit.plan.results import TracePoint
 from hydrakit.report import build_report, write_report
 from hydrakit.report.figures import moving_average
-from hydrakit.runs.rundir import TRACE, RunDir, write_lines
+from hydrakit.runs.rundir import TRACE, RunDir
 from hydrakit.stats.intervals import newcombe_interval
+from hydrakit.storage.records import write_lines
 
 OFFERED = plugins(adapter("prostatex"))
 EPOCHS = 6

@@ -133,14 +133,15 @@ def test_a_single_start_gets_the_range_of_chance():
     )  # fmt: skip
     words = chance_note(first, (5, 4))
     assert "AUC of a random classifier" in words
-    # The 2.5 % and 97.5 % quantiles over all 126 orders of 4 and 5 scores.
+    # The mean, and the 2.5 % and 97.5 % quantiles, over all 126 orders of 4 and 5 scores.
     aucs = []
     for places in combinations(range(9), 4):
         others = sorted(set(range(9)) - set(places))
         aucs.append(float(mannwhitneyu(places, others).statistic) / 20)
     aucs.sort()
     low, high = (aucs[math.ceil(share * len(aucs)) - 1] for share in (0.025, 0.975))
-    assert re.findall(r"\b[01]\.\d{3}\b", words) == [f"{low:.3f}", f"{high:.3f}"]
+    expected = [f"{value:.3f}" for value in (np.mean(aucs), low, high)]
+    assert re.findall(r"\b[01]\.\d{3}\b", words) == expected
 
 
 def test_every_reading_of_test_labels_is_counted(tmp_path):
@@ -154,7 +155,7 @@ def test_every_reading_of_test_labels_is_counted(tmp_path):
     path.write_text(path.read_text() + '{"time": "2026', encoding="utf-8")  # killed while writing
     assert "were read 2 times" in part(report(rundir), "Test results").words()
     path.write_text("half\n" + path.read_text(), encoding="utf-8")
-    with pytest.raises(PlanError, match=r"events\.jsonl: line 1 is no event"):
+    with pytest.raises(PlanError, match=r"events\.jsonl: line 1 is not an event"):
         write_report(rundir, plugins=NO_PLUGINS)
 
 

@@ -22,7 +22,7 @@ def follow(aucs: Sequence[float], **changes: object) -> tuple[nn.Linear, EpochRe
     for epoch, auc in enumerate(aucs, start=1):
         layer.weight.data.fill_(epoch)
         val = Metrics(loss=0.5, auc=auc, accuracy=0.5)
-        selection.see(
+        selection.add(
             EpochRecord(epoch=epoch, learning_rate=1.0, train=val, val=val, reference_auc=None)
         )
     layer.weight.data.fill_(-1)
@@ -79,7 +79,7 @@ def test_averaging_keeps_counts_whole() -> None:
         assert norm.num_batches_tracked is not None
         norm.num_batches_tracked.fill_(epoch)
         norm.running_mean = torch.full((1,), float(epoch))
-        selection.see(
+        selection.add(
             EpochRecord(epoch=epoch, learning_rate=1.0, train=val, val=val, reference_auc=None)
         )
     selection.finish(lambda: (val, None))

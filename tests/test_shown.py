@@ -32,12 +32,14 @@ class LinearHead(nn.Module):
 @given(st.integers(0, 1000), st.integers(0, 2))
 def test_a_map_sums_to_the_change_of_the_score(seed, output):
     """The completeness of integrated gradients (Sundararajan 2017, proposition 1)."""
-    from hydrakit.models.body import Body
+    from hydrakit.models.body import PaperBody
     from hydrakit.plan import BodySpec
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        body = Body(BodySpec(channels=(4, 8), features=8, patch=16), in_channels=1, dropout=0.0)
+        body = PaperBody(
+            BodySpec(channels=(4, 8), features=8, patch=16), in_channels=1, dropout=0.0
+        )
         model = attach_head(body.eval(), LinearHead())
     canvases = np.random.default_rng(seed).normal(size=(2, 1, 44, 44)).astype(np.float32)
 

@@ -166,10 +166,10 @@ def test_a_request_that_became_another_error_is_told_as_what_it_was() -> None:
 def test_a_run_hears_a_request_that_was_swallowed(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hydrakit.compute.signals._asked", [signal.SIGTERM])
+    monkeypatch.setattr("hydrakit.compute.signals._received", [signal.SIGTERM])
     with pytest.raises(StopRequested):
         runner(longer_plan())
-    monkeypatch.setattr("hydrakit.compute.signals._asked", [])
+    monkeypatch.setattr("hydrakit.compute.signals._received", [])
 
 
 def test_threads_have_no_handlers() -> None:

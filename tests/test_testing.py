@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,23 +64,38 @@ def test_counts_are_those_of_the_cases(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"key": ""}, "key is empty"),
-        ({"key": 3}, "key is a int, not a str"),
-        ({"patient": 17}, "'s1': patient is a int, not a str"),
-        ({"group": ""}, "'s1': group is empty"),
-        ({"centre": [1, 2]}, "'s1': centre is a list, not a tuple"),
-        ({"centre": (1, 2, 3)}, r"'s1': centre has 3 numbers, not \(row, column\)"),
-        ({"spacing": ("1", "1")}, "'s1': spacing holds a str"),
-        ({"source": "a.png"}, "'s1': source is not a tuple of paths"),
-        ({"source": ("a.png",)}, "'s1': source holds a str"),
-        ({"source": (Path("no-such-file"),)}, "'s1': its source does not exist: no-such-file"),
+        ({"key": 3}, "case 3: key must be text (str)"),
+        ({"patient": 17}, "case 's1': patient must be text (str)"),
+        ({"finding": 17}, "case 's1': finding must be text (str) or None"),
+        ({"facts": None}, "case 's1': facts must be a mapping with keys of text"),
+        ({"subgroups": {1: "a"}}, "case 's1': subgroups must be a mapping with keys of text"),
+        ({"centre": (1, 2, 3)}, "case 's1': centre must be a pair of numbers or None"),
+        ({"spacing": ("1", "1")}, "case 's1': spacing must be a pair of numbers or None"),
+        ({"source": "a.png"}, "case 's1': source must be a tuple of pathlib.Path"),
+        ({"source": ("a.png",)}, "case 's1': source must be a tuple of pathlib.Path"),
     ],
 )
-def test_a_field_of_the_wrong_type_is_told(
-    tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(AssertionError, match=message):
+def test_a_sample_refuses_values_of_wrong_types(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+        replace(SAMPLE, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"key": ""}, "a case has an empty key"),
+        ({"group": ""}, "case 's1' has an empty group"),
+    ],
+)
+def test_an_empty_name_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
         check_adapter(adapter(giving(replace(SAMPLE, **change))), tmp_path)
+
+
+def test_a_source_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    sample = replace(SAMPLE, source=(Path("no-such-file"),))
+    with pytest.raises(AssertionError, match="'s1': its source does not exist: no-such-file"):
+        check_adapter(adapter(giving(sample)), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +128,7 @@ def test_a_field_of_view_in_millimetres_needs_spacing(tmp_path: Path) -> None:
 
 
 def test_what_is_neither_sample_nor_unusable_is_told(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="read gave a tuple, not Sample or Unusable"):
+    with pytest.raises(DataError, match="returned a tuple: a Sample or an Unusable is expected"):
         check_adapter(adapter(giving((SAMPLE.image, 1))), tmp_path)
     with pytest.raises(AssertionError, match="'u': the reason must be one line"):
         check_adapter(adapter(giving(Unusable(key="u", reason="one\ntwo"))), tmp_path)

@@ -27,7 +27,7 @@ from hydrakit.hooks import DatasetAdapter, Task
 from hydrakit.plan import Round
 from hydrakit.plan.results import Metrics, RoundResult
 from hydrakit.runs.rundir import RunDir
-from hydrakit.runs.transfer import FILE, NOT_KEPT, NOT_YET, RoundOutputs, keep, transfers
+from hydrakit.runs.transfer import FILE, NOT_STORED, NOT_YET, RoundOutputs, transfers, write_outputs
 from hydrakit.stats.paired import compare
 from hydrakit.stats.score_table import Row, gather
 
@@ -95,7 +95,7 @@ def test_the_intervals_are_those_of_a_paired_comparison(
 def test_a_head_of_several_classes_has_a_reason_in_place_of_intervals(runner: Runner) -> None:
     run = runner(plan_of(round_of("alpha"), round_of("delta", "head"), round_of("alpha")))
     alpha, delta = run.results().transfer
-    assert delta.reason == "intervals are of two classes, not of 3"
+    assert delta.reason == "intervals are computed for two classes, not for 3"
     assert (delta.backward.round, delta.backward.against) == (3, 2)
     assert (delta.backward.low, delta.backward.high) == (None, None)
     assert alpha.reason is None
@@ -104,9 +104,9 @@ def test_a_head_of_several_classes_has_a_reason_in_place_of_intervals(runner: Ru
 @pytest.mark.parametrize(
     ("task", "positives", "why"),
     [
-        ("regression", 0, "a number has no AUC"),
-        ("multilabel", 0, "intervals are of two classes, not of several labels"),
-        ("classification", 5000, "intervals are of at most 10,000,000 pairs of cases"),
+        ("regression", 0, "a regression has no AUC"),
+        ("multilabel", 0, "intervals are computed for two classes, not for several labels"),
+        ("classification", 5000, "intervals are computed for at most 10,000,000 pairs of cases"),
     ],
 )
 def test_other_tasks_and_too_many_cases_have_their_reasons(
@@ -117,8 +117,8 @@ def test_other_tasks_and_too_many_cases_have_their_reasons(
     kept = RoundOutputs(RunDir(tmp_path), [round_of("a")], {"a": val}, {"a": {}})
     folder = tmp_path / "rounds" / "01-a-all"
     folder.mkdir(parents=True)
-    keep(folder, {"a": torch.zeros(len(labels), 2)})
-    assert kept.tested(1, "a") == why
+    write_outputs(folder, {"a": torch.zeros(len(labels), 2)})
+    assert kept.scores(1, "a") == why
 
 
 def test_what_rounds_kept_gives_the_figures_of_their_matrix(hydra_run: RunDir) -> None:
@@ -154,7 +154,7 @@ def test_a_case_made_by_hand() -> None:
     assert a.reason == NOT_YET
     assert transfers(rounds, done[:1], NOT_YET)[0].reason is None  # nothing to compare
     # Of rounds that do not note all heads, what is known is told.
-    assert [each.dataset for each in transfers(rounds, done[3:], NOT_KEPT)] == ["a", "c"]
+    assert [each.dataset for each in transfers(rounds, done[3:], NOT_STORED)] == ["a", "c"]
 
 
 def test_rounds_that_share_one_head_are_told_by_dataset() -> None:
@@ -181,7 +181,7 @@ def test_rounds_that_kept_nothing_are_said(runner: Runner, hydra_run: RunDir) ->
     copy = again(hydra_run, runner.folder / "run")
     (copy.round_path(1, PLAN.rounds[0]) / FILE).unlink()
     alpha, beta, _ = runner(PLAN).results().transfer
-    assert (alpha.reason, alpha.forward.low) == (NOT_KEPT, None)
+    assert (alpha.reason, alpha.forward.low) == (NOT_STORED, None)
     assert beta.reason is None
 
 

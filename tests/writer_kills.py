@@ -40,8 +40,8 @@ def progress() -> RoundProgress:
 def write_on(path: Path) -> None:
     """What a child does: epoch after epoch, each with a checkpoint."""
     now = progress()
-    keeper = Checkpointer(path, every=0.0)
-    keeper.begin(now)
+    checkpointer = Checkpointer(path, interval=0.0)
+    checkpointer.begin(now)
     while True:
         epoch = len(now.records) + 1
         with torch.no_grad():
@@ -52,8 +52,8 @@ def write_on(path: Path) -> None:
             epoch=epoch, learning_rate=1e-3, train=figures, val=figures, reference_auc=None
         )
         now.records.append(record)
-        now.selection.see(record)
-        keeper.epoch_over(now)
+        now.selection.add(record)
+        checkpointer.epoch_finished(now)
 
 
 def look(path: Path) -> int:

@@ -45,19 +45,19 @@ def list_plugins(as_json: bool) -> None:
 def info(name: str, as_json: bool) -> None:
     """Describe the components called NAME: kind, summary and options."""
     from hydrakit.errors import PluginError, unknown
-    from hydrakit.hooks import Factory
+    from hydrakit.hooks import NamedComponent
     from hydrakit.plugins.registry import load_plugins
 
     installed = load_plugins(params.disabled_plugins())
-    factories = {
-        kind: {key: each for key, each in components.items() if isinstance(each, Factory)}
-        for kind, components in installed.components.items()
+    components = {
+        kind: {key: each for key, each in by_name.items() if isinstance(each, NamedComponent)}
+        for kind, by_name in installed.components.items()
     }
     descriptions = [
-        _describe(kind, by_name[name]) for kind, by_name in factories.items() if name in by_name
+        _describe(kind, by_name[name]) for kind, by_name in components.items() if name in by_name
     ]
     if not descriptions:
-        known = {each for by_name in factories.values() for each in by_name}
+        known = {each for by_name in components.values() for each in by_name}
         raise PluginError(unknown("component", name, known))
     if as_json:
         click.echo(json.dumps(descriptions, indent=2))
@@ -71,6 +71,7 @@ def info(name: str, as_json: bool) -> None:
 
 
 def _describe(kind: str, component: Any) -> dict[str, Any]:
+    from hydrakit.hooks import NoOptions
     from hydrakit.plugins.options import option_fields, option_text
 
     return {
@@ -84,6 +85,6 @@ def _describe(kind: str, component: Any) -> dict[str, Any]:
                 "expected": option.expected,
                 "help": option.help,
             }
-            for option in option_fields(component.options)
+            for option in option_fields(getattr(component, "options", NoOptions))
         ],
     }

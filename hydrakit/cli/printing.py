@@ -109,6 +109,8 @@ def print_dry_run(estimate: DryRun) -> None:
         f"time:    at most {duration(estimate.seconds)} on {estimate.device}, from {STEPS} "
         "measured steps; rounds that stop early take less"
     )
+    body, head = estimate.parameters
+    click.echo(f"network: {body:,} parameters in the body, {head:,} in the target's head")
     if estimate.memory is not None:
         click.echo(f"memory:  {estimate.memory / 1e6:,.0f} MB in the measured steps")
     disk, free = estimate.disk / 1e6, estimate.free / 1e6

@@ -1,1 +1,1 @@
-"""What to compute on: devices, precision, threads, processes, and signals that stop it."""
+"""Devices, precision, threads, operations on torch modules, and signals that stop a process."""

@@ -1,4 +1,4 @@
-"""What a run computes on, and how exactly: device, precision, repeatability."""
+"""Device, precision and repeatability of computations, CPU threads and the memory allocator."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from hydrakit.schema import Precision
 
 @dataclass(frozen=True)
 class Compute:
-    """How training computes. It is not part of a plan, but written into a run's environment.
+    """How training is computed. A plan does not contain it; a run's ``environment.json`` does.
 
     Attributes:
-        device: Where.
-        precision: Of the convolutions and matrix products of a training step; weights, their
-            updates, losses and all evaluation stay in float32, and so do heads that train alone
-            beside a GPU (`of_heads`).
-        deterministic: The same seed gives the same bits. A CPU always does; on CUDA it costs speed.
-        compiled: Training steps go through `torch.compile`.
+        device: Device of the data and the network.
+        precision: Precision of convolutions and matrix products in training steps. Weights, their
+            updates, losses and all evaluation are float32, and so are heads that train on cached
+            features (`for_cached_features`).
+        deterministic: Whether the same seed gives the same bits. A CPU always does; on CUDA it
+            costs speed.
+        compiled: Whether training steps use `torch.compile`.
     """
 
     device: torch.device
@@ -35,25 +36,25 @@ class Compute:
     compiled: bool = False
 
     def training(self) -> torch.autocast:
-        """The context of a forward pass in training."""
-        wanted = self.precision == "bfloat16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=wanted)
+        """Autocast context of a forward pass in training."""
+        enabled = self.precision == "bfloat16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
-    def of_heads(self) -> Compute:
-        """How a head trains on features that are kept: beside a GPU, in float32 on the CPU.
+    def for_cached_features(self) -> Compute:
+        """How to train a head on cached features: on the CPU in float32, also if there is a GPU.
 
-        Its step is too small for a GPU, which waits for Python to launch it: 1.6 ms on an H100
-        where a core of a CPU takes 0.5.
+        A step of a head is too small for a GPU, which waits for Python to start each kernel: it
+        takes 1.6 ms on an H100 and 0.5 ms on one CPU core.
         """
         if self.device.type == "cpu":
             return self
         return Compute(torch.device("cpu"))
 
-    def prepared(self, model: nn.Module) -> nn.Module:
-        """A model whose forward pass is compiled, if that is asked for; it shares the weights."""
+    def compiled_if_wanted(self, model: nn.Module) -> nn.Module:
+        """The model, compiled with `torch.compile` if `compiled` is set; weights are shared."""
         if not self.compiled:
             return model
-        # On CUDA as a graph of kernels that is launched at once: small batches wait for launches.
+        # On CUDA a graph of kernels starts at once: with small batches, kernel launches dominate.
         mode = "reduce-overhead" if self.device.type == "cuda" else "default"
         return cast(nn.Module, torch.compile(model, mode=mode))
 
@@ -65,30 +66,30 @@ def choose_compute(
     deterministic: bool = False,
     compiled: bool = False,
 ) -> Compute:
-    """How to compute on a device.
+    """Choose device and precision.
 
     Args:
-        device: As for `choose_device`.
+        device: Name of the device, as for `choose_device`.
         precision: ``auto`` is bfloat16 on CUDA and float32 on a CPU.
-        deterministic: Give up speed on CUDA for the same bits from the same seed: float32 (unless
-            bfloat16 is asked for by name) and algorithms that repeat their results.
-        compiled: Put training steps through `torch.compile`.
+        deterministic: Whether CUDA repeats the same bits from the same seed: with repeatable
+            algorithms, and with float32 unless ``precision`` says otherwise.
+        compiled: Whether training steps use `torch.compile`.
 
     Raises:
-        PlanError: There is no such device here, or it cannot do that.
+        PlanError: This machine has no such device.
     """
-    where = choose_device(device)
+    chosen = choose_device(device)
     if precision == "auto":
-        fast = where.type == "cuda" and not deterministic and torch.cuda.is_bf16_supported()
+        fast = chosen.type == "cuda" and not deterministic and torch.cuda.is_bf16_supported()
         precision = "bfloat16" if fast else "float32"
-    return Compute(where, precision, deterministic or where.type == "cpu", compiled)
+    return Compute(chosen, precision, deterministic or chosen.type == "cpu", compiled)
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; ``auto`` takes a GPU where there is one.
+    """Device with a name: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        PlanError: There is no such device here.
+        PlanError: This machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -110,10 +111,10 @@ def choose_device(name: str) -> torch.device:
 
 @contextmanager
 def deterministic_algorithms(compute: Compute) -> Iterator[None]:
-    """Have cuDNN choose algorithms that repeat their results, if that is asked for.
+    """Make cuDNN choose repeatable algorithms within a ``with`` block, if `compute` requires it.
 
-    It is not told to time all of them (`cudnn.benchmark`): a run of seven rounds spent 4 of 14 s on
-    an H100 so, and its epochs were no faster.
+    cuDNN does not measure all algorithms (`cudnn.benchmark`): this took 4 of the 14 s of a run of
+    seven rounds on an H100, and its epochs were not faster.
     """
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
@@ -126,7 +127,7 @@ def deterministic_algorithms(compute: Compute) -> Iterator[None]:
 
 @contextmanager
 def on_device(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Have a module on another device for a while."""
+    """Move a module to another device within a ``with`` block."""
     before = next(module.parameters()).device
     module.to(device)
     try:
@@ -149,6 +150,21 @@ def thread_count(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def peak_memory(device: torch.device) -> int | None:
+    """Peak memory of the process in bytes: on a GPU its own memory, else main memory.
+
+    None if the system does not report it.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
@@ -156,17 +172,18 @@ _LARGEST = 2**31 - 1
 
 
 def keep_large_blocks() -> bool:
-    """Have glibc serve all blocks from its heap, and keep what is freed there.
+    """Make glibc allocate all blocks on its heap, and not return freed memory to the system.
 
-    It holds for the whole process, from now on. Resident memory stays at its peak between steps.
+    The setting holds for the rest of the process. Repeated allocations become faster; the memory
+    of the process stays at its peak between steps.
 
     Returns:
-        Whether it is so: False where the C library is another.
+        Whether the setting was made; False with other C libraries.
     """
     if sys.platform != "linux":
         return False
     library = ctypes.CDLL(None)
-    if not hasattr(library, "gnu_get_libc_version"):  # musl, say
+    if not hasattr(library, "gnu_get_libc_version"):  # for example musl
         return False
-    kept = library.mallopt(_M_MMAP_MAX, 0) and library.mallopt(_M_TRIM_THRESHOLD, _LARGEST)
-    return bool(kept)
+    succeeded = library.mallopt(_M_MMAP_MAX, 0) and library.mallopt(_M_TRIM_THRESHOLD, _LARGEST)
+    return bool(succeeded)

@@ -1,4 +1,4 @@
-"""Operations on any torch module: freezing, dropout, counting parameters, trying it out."""
+"""Operations on any torch module: freezing, dropout, counting parameters, a trial forward pass."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 def output_of(module: nn.Module, inputs: Tensor) -> Tensor:
     """Output of a module in evaluation mode, without gradients, on the CPU.
 
-    The module itself is left as it is: its mode, its batch-norm statistics, its device.
+    A copy of the module is used: mode, batch-norm statistics and device of the module do not
+    change.
     """
     with torch.no_grad():
         output: Tensor = copy.deepcopy(module).cpu().eval()(inputs)
@@ -33,7 +34,7 @@ def output_of(module: nn.Module, inputs: Tensor) -> Tensor:
 
 
 class _StayInEvaluation:
-    """Takes the place of the method ``train`` of a frozen module."""
+    """Replaces the method ``train`` of a frozen module."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -43,10 +44,10 @@ class _StayInEvaluation:
 
 
 def freeze(module: nn.Module, frozen: bool = True) -> None:
-    """Freeze a module wholly: parameters, batch-norm statistics and dropout; or free it again.
+    """Freeze parameters, batch-norm statistics and dropout of a module, or unfreeze them.
 
-    A frozen module gives the same output for the same input, also after ``train()`` on a module
-    that holds it. Any module can be frozen: its own ``train`` is set aside for as long.
+    A frozen module gives the same output for the same input, even after ``train()`` on a module
+    that contains it. For this, its method ``train`` is replaced while it is frozen.
     """
     vars(module).pop("train", None)
     module.requires_grad_(not frozen)
@@ -56,12 +57,12 @@ def freeze(module: nn.Module, frozen: bool = True) -> None:
 
 
 def is_frozen(module: nn.Module) -> bool:
-    """Whether `freeze` froze a module."""
+    """Whether a module is frozen by `freeze`."""
     return isinstance(vars(module).get("train"), _StayInEvaluation)
 
 
 def free_normalisation(module: nn.Module) -> None:
-    """Let the parameters of all normalisation layers in a module be trained, and no others."""
+    """Make the parameters of normalisation layers trainable, and no other parameters."""
     module.requires_grad_(False)
     for layer in module.modules():
         if isinstance(layer, NORMALISATIONS):
@@ -76,5 +77,5 @@ def set_dropout(module: nn.Module, probability: float) -> None:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of parameters, frozen ones too; batch-norm statistics are none."""
+    """Number of parameters, including frozen ones and without batch-norm statistics."""
     return sum(parameter.numel() for parameter in module.parameters())

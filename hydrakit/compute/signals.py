@@ -1,4 +1,4 @@
-"""Being stopped from outside: by Ctrl-C, by the system that shares machines out, by a shut-down."""
+"""Signals that stop a process: Ctrl-C, requests of a job scheduler, a shutdown."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ SIGNALS = tuple(
 )
 
 CHECKPOINT_SECONDS = 5.0
-"""Seconds between two writings of a round's progress; epochs that last longer have one each."""
+"""Default seconds between two checkpoints; a longer epoch is followed by one each time."""
 
-_asked: list[int] = []
-"""Signals that came in the block under way, in order."""
+_received: list[int] = []
+"""Signals received within the current `stoppable` block, in order."""
 
 
 class StopRequested(KeyboardInterrupt):
-    """A signal asks the process to end; being no error, nothing that handles errors holds it.
+    """A signal asks the process to end. It is not an `Exception`, so error handlers let it pass.
 
     Attributes:
-        number: Of the signal.
-        remedy: How what was stopped goes on, in words; empty where nothing is known of it.
+        number: Number of the signal.
+        remedy: How the user can continue the stopped work; empty if unknown.
     """
 
     def __init__(self, number: int, remedy: str = "") -> None:
@@ -34,61 +34,61 @@ class StopRequested(KeyboardInterrupt):
 
     @property
     def status(self) -> int:
-        """Exit status of the process: 130 after Ctrl-C, 143 after a request of the system."""
+        """Exit status of the process: 130 after Ctrl-C, 143 after any other signal."""
         return 130 if self.number == signal.SIGINT else 143
 
     def __str__(self) -> str:
-        """One line for the user."""
+        """Message for the user, on one line."""
         text = f"stopped by {signal.Signals(self.number).name}"
         return f"{text}: {self.remedy}" if self.remedy else text
 
 
 @contextmanager
 def stoppable(signals: Sequence[int] = SIGNALS) -> Iterator[None]:
-    """Raise `StopRequested` in a block at a signal, so that work under way can be tidied first.
+    """Raise `StopRequested` at a signal within a ``with`` block, so that work can be saved first.
 
-    Python looks at signals between two steps of a program: an operation of torch ends before.
-    Outside of the main thread, where Python allows no handlers, the block runs as it is.
+    Python handles signals between two instructions: a running torch operation ends first. Outside
+    the main thread, where Python allows no handlers, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, _: FrameType | None) -> None:
-        for other in signals:  # a second Ctrl-C is heard; other requests need not be repeated
+        for other in signals:  # a second Ctrl-C stops at once; repeated other signals are ignored
             if other != signal.SIGINT:
                 signal.signal(other, signal.SIG_IGN)
-        _asked.append(number)
+        _received.append(number)
         raise StopRequested(number)
 
     before = {number: signal.signal(number, stop) for number in signals}
     try:
         yield
     except Exception as error:
-        if _asked:  # code in C can make another error of it
-            raise StopRequested(_asked[0]) from error
+        if _received:  # C code can turn it into another exception
+            raise StopRequested(_received[0]) from error
         raise
     finally:
-        _asked.clear()
+        _received.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def check() -> None:
-    """Raise `StopRequested` if a signal came whose exception somebody swallowed.
+    """Raise `StopRequested` if a signal was received and its exception was lost.
 
-    Python drops exceptions that arise in a destructor or a callback of C, and a package that is
-    imported may catch all of them. Whatever repeats for long calls this.
+    Python drops exceptions in destructors and C callbacks, and an imported package may catch all of
+    them. Long loops therefore call this function.
 
     Raises:
-        Stopped: A signal has asked to stop.
+        StopRequested: A signal was received.
     """
-    if _asked:
-        raise StopRequested(_asked[0])
+    if _received:
+        raise StopRequested(_received[0])
 
 
 def describe_stop(error: KeyboardInterrupt, remedy: str = "") -> StopRequested:
-    """What stopped a block, with how it goes on; Python's own interrupt is that of Ctrl-C."""
+    """Add a remedy to a stop; a plain `KeyboardInterrupt` counts as Ctrl-C."""
     if isinstance(error, StopRequested):
         return StopRequested(error.number, error.remedy or remedy)
     return StopRequested(signal.SIGINT, remedy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,9 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hydrakit.data.augment import Views, central_view
-from hydrakit.data.prepared.index import PreparedCase, PreparedDataset
-from hydrakit.hooks import DatasetAdapter, Task
 from hydrakit.stats.tasks import Scale, scale_of, targets_of, to_tensor
+
+if TYPE_CHECKING:
+    from hydrakit.data.prepared.index import PreparedCase, PreparedDataset
+    from hydrakit.hooks import DatasetAdapter, Task
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,8 @@ def read_cases(
         if case.key in keys:
             raise DataError(f"{adapter.name}: case {case.key!r} occurs twice: make keys unique")
         keys.add(case.key)
+        if not case.key:
+            raise DataError(f"{adapter.name}: a case has an empty key: give each a key of its own")
         if not _is_text(case.key):
             raise DataError(f"{adapter.name}: key {case.key!r} is not valid text: rename its file")
         if isinstance(case, Sample):
@@ -222,13 +224,9 @@ def _metadata_fault(adapter: DatasetAdapter, sample: Sample) -> str | None:
             "multilabel": f"a tuple of 0 or 1 for each of {list(adapter.classes)}",
         }
         return f"has label {label!r}: expected {expected[adapter.task]}"
-    if not sample.patient:
-        return "has no patient"
-    texts = sample.patient, sample.group or "", sample.finding or ""
-    if not all(map(_is_text, texts)):
-        return "has a patient, a group or a finding that is not valid text"
-    if sample.finding == "":
-        return "has a finding without a name"
+    fault = _name_fault(sample)
+    if fault is not None:
+        return fault
     for pair in sample.subgroups.items():
         if not all(isinstance(text, str) and 0 < len(text) <= MAX_SUBGROUP for text in pair):
             return (
@@ -248,6 +246,19 @@ def _metadata_fault(adapter: DatasetAdapter, sample: Sample) -> str | None:
         math.isfinite(size) and size > 0 for size in sample.spacing
     ):
         return f"has pixel spacing {sample.spacing}: positive millimetres are expected"
+    return None
+
+
+def _name_fault(sample: Sample) -> str | None:
+    """Return what is wrong with the names of a sample's patient, group and finding, or None."""
+    if not sample.patient:
+        return "has no patient"
+    if not all(map(_is_text, (sample.patient, sample.group or "", sample.finding or ""))):
+        return "has a patient, a group or a finding that is not valid text"
+    if sample.group == "":
+        return "has an empty group: use None for a case without a group"
+    if sample.finding == "":
+        return "has a finding without a name"
     return None
 
 

@@ -114,7 +114,7 @@ def _damaged(folder: Path) -> Iterator[DamagedFile]:
         run = RunDir(folder)
         if folder.parent.name in ROUNDS:
             run = RunDir(folder.parent.parent)
-            remedy = f"restore it, or {run.again(folder)}"
+            remedy = f"restore it, or {run.retraining(folder)}"
         else:
             remedy = run.remedy(name)
         yield DamagedFile(path=str(folder / name), wrong=wrong, remedy=remedy)

@@ -7,7 +7,9 @@ A path names a value as ``plan.json`` has it, its parts joined by dots:
 * ``rounds.all.dropout``: every round. ``rounds.3.dropout``: the third round.
   ``rounds.train-head.dropout``: the rounds that train the head (``train-all``, ``train-norm`` and
   ``train-none`` likewise).
-* ``hyperparameters`` and ``options`` may be left out: ``rounds.3.dropout`` is
+* ``heads.NAME`` and ``head.options.KEY`` may be new: a plan does not list options of heads where
+  all are the defaults.
+* ``hyperparameters``, and ``options`` that the plan lists, may be left out: ``rounds.3.dropout`` is
   ``rounds.3.hyperparameters.dropout``.
 
 Where several changes concern the same value, a round's number takes precedence over what it trains,
@@ -25,6 +27,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from hydrakit.errors import PlanError
+from hydrakit.names import is_name
 from hydrakit.plan.model import Plan
 from hydrakit.rounds import Train
 from hydrakit.schema import first_fault
@@ -48,6 +51,9 @@ class _UnknownPathError(Exception):
 
 def edit_plan(plan: Plan, changes: Mapping[str, Any]) -> Plan:
     """The plan with some values changed.
+
+    The model checks the values. Options of datasets, heads and bodies are checked when the plan is
+    used, or at once where the changes are given to `make_plan`.
 
     Args:
         plan: Plan to begin with.
@@ -133,7 +139,7 @@ def leaf_paths(plan: Plan, selectors: Sequence[str] = ("all",)) -> list[str]:
 def _leaves(value: Any, selectors: Sequence[str]) -> Iterator[tuple[str, ...]]:
     if isinstance(value, BaseModel):
         inner = {name: getattr(value, name) for name in type(value).model_fields}
-    elif isinstance(value, dict):
+    elif isinstance(value, dict) and value:
         inner = value
     elif _is_list_of_models(value) and hasattr(value[0], "name"):
         inner = {each.name: each for each in value}
@@ -185,6 +191,9 @@ def _resolve(value: Any, parts: Sequence[str]) -> Iterator[ValueLocation]:
             for location in _resolve(inner[name], parts):
                 yield (name, *location)
             return
+    if isinstance(value, dict) and not rest and is_name(first):
+        yield (first,)
+        return
     raise _UnknownPathError
 
 
@@ -251,7 +260,7 @@ def _set(content: Any, location: ValueLocation, value: Any) -> None:
     *way, last = location
     for part in way:
         content = content[part]
-    if isinstance(content[last], list):
+    if isinstance(content.get(last), list):
         value = _as_list(value)
     content[last] = value
 
@@ -279,7 +288,7 @@ def _hint(path: str, plan: Plan) -> str:
     keys = list(dict.fromkeys(each[depth] for each in below))
     where = ".".join(parts[:depth]) or "a plan"
     if not keys:
-        return f"{where} is a single value"
+        return f"{where} has no keys: set it as a whole"
     if depth == len(parts):
         return f"add one of its keys: {', '.join(keys)}"
     endings = {each[-1]: each for each in reversed(known)}
@@ -293,6 +302,8 @@ def _hint(path: str, plan: Plan) -> str:
     near = difflib.get_close_matches(parts[-1], endings, n=1) if depth == 0 else []
     if near:
         return _did_you_mean(endings[near[0]])
+    if "options" in keys and depth:
+        return _did_you_mean((*parts[:depth], "options", *parts[depth:]))
     return f"the keys of {where} are {', '.join(keys)}"
 
 

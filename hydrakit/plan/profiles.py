@@ -211,24 +211,37 @@ def make_plan(
 
 
 def check_changed(plan: Plan, plugins: Plugins) -> Plan:
-    """Check the names and options of a plan whose values were changed against the plugins.
+    """Check the components of a plan whose values were changed, and complete their options.
 
     Raises:
-        PluginError: Unknown dataset or head.
-        PlanError: An option that its dataset does not take.
+        PluginError: Unknown dataset, head or body.
+        PlanError: An option that its component does not take.
     """
-    plugins.get(HeadFactory, plan.head.name)
     datasets = tuple(
-        dataset.model_copy(
+        each.model_copy(
             update={
-                "options": resolve_options(
-                    plugins.get(DatasetAdapter, dataset.name), dataset.options
-                )
+                "options": resolve_options(plugins.get(DatasetAdapter, each.name), each.options)
             }
         )
-        for dataset in plan.datasets
+        for each in plan.datasets
     )
-    return plan.model_copy(update={"datasets": datasets})
+    changed = {
+        "datasets": datasets,
+        "head": _checked_head(plan.head, plugins),
+        "heads": {name: _checked_head(head, plugins) for name, head in plan.heads.items()},
+    }
+    factory = plugins.get(BodyFactory, plan.body.name)
+    if isinstance(plan.body, OtherBody):
+        options = resolve_options(factory, plan.body.options)
+        changed["body"] = plan.body.model_copy(update={"options": options})
+    try:
+        return Plan.model_validate({**dict(plan), **changed})
+    except ValidationError as error:
+        raise PlanError(first_fault(error)) from None
+
+
+def _checked_head(head: Component, plugins: Plugins) -> Component:
+    return Component.of(plugins.get(HeadFactory, head.name), head.options)
 
 
 def _round_settings(strategy: str, settings: PlanSettings) -> Settings:

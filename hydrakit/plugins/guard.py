@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -196,44 +195,15 @@ def _read(
 
 
 def _checked(source: PluginSource, adapter: DatasetAdapter, case: object) -> Sample | Unusable:
-    """A case that an adapter gave, of the right types, and its image watched too."""
-    fault = _type_fault(case)
-    if fault is not None:
-        raise source.fault(f"read of dataset {adapter.name!r} gave {fault}")
-    assert isinstance(case, Sample | Unusable)
+    """A case that an adapter gave, with its image guarded too."""
+    if not isinstance(case, Sample | Unusable):
+        raise source.fault(
+            f"read of dataset {adapter.name!r} gave a {type(case).__name__}: a Sample or an "
+            "Unusable is expected"
+        )
     if isinstance(case, Sample) and callable(case.image):
         return replace(case, image=partial(_image, source, adapter, case.key, case.image))
     return case
-
-
-def _type_fault(case: object) -> str | None:
-    """What of a case is of a wrong type, so that the engine could not even look at it; or None."""
-    if not isinstance(case, Sample | Unusable):
-        return f"a {type(case).__name__}: a Sample or an Unusable is expected"
-    texts = (
-        ("key", "reason") if isinstance(case, Unusable) else ("key", "patient", "group", "split")
-    )
-    for name in texts:
-        value = getattr(case, name)
-        if not isinstance(value, str) and not (value is None and name in ("group", "split")):
-            return f"a case whose {name} is a {type(value).__name__}: text is expected"
-    if isinstance(case, Unusable):
-        return None
-    if not isinstance(case.facts, Mapping) or not all(isinstance(n, str) for n in case.facts):
-        return f"case {case.key!r} with facts that are no mapping of names to values"
-    if not isinstance(case.source, tuple) or not all(isinstance(p, Path) for p in case.source):
-        return f"case {case.key!r} with a source that is no tuple of paths"
-    for name in ("centre", "spacing"):
-        pair = getattr(case, name)
-        if pair is not None and not _is_pair(pair):
-            return f"case {case.key!r} with a {name} that is no pair of numbers"
-    return None
-
-
-def _is_pair(value: object) -> bool:
-    return (
-        isinstance(value, Sequence) and len(value) == 2 and all(isinstance(n, Real) for n in value)
-    )
 
 
 def _image(

@@ -21,7 +21,7 @@ from hydrakit.report.rounds import ClassCounts, rounds_table, two_classes
 from hydrakit.report.tables import count_of
 from hydrakit.report.verdict import verdict
 from hydrakit.runs.rundir import TRACE, RunDir
-from hydrakit.runs.transfer import NOT_KEPT, NOT_YET, transfers
+from hydrakit.runs.transfer import NOT_STORED, NOT_YET, transfers
 from hydrakit.storage.files import write_atomic
 from hydrakit.version import version
 
@@ -214,7 +214,7 @@ def _heads(content: RunContent) -> tuple[Transfer, ...]:
     """Transfer of every head; without confidence intervals if the results have none."""
     if content.results is not None and content.results.transfer:
         return content.results.transfer
-    reason = NOT_KEPT if content.results else NOT_YET
+    reason = NOT_STORED if content.results else NOT_YET
     return transfers(content.plan.rounds, content.rounds, reason)
 
 

@@ -1,1 +1,1 @@
-"""One run: its rounds, its folder, and what is read from it."""
+"""One run: its session, network, folder, round cache, evaluation and dry run."""

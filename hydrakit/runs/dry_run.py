@@ -1,53 +1,47 @@
-"""What a run would cost, from a few measured steps of it: time, memory and disk."""
+"""Estimates time, memory and disk space of a run from a few measured steps."""
 
 from __future__ import annotations
 
-import shutil
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
-from hydrakit.compute.devices import on_device, thread_count
-from hydrakit.compute.modules import set_dropout
-from hydrakit.data.load import LoadedDataset
+import torch
+from torch import nn
+
+from hydrakit.compute.devices import on_device, peak_memory, thread_count
+from hydrakit.compute.modules import count_parameters
 from hydrakit.errors import PlanError
-from hydrakit.models.body import BodyModule, BodyWithHead, set_trainable
-from hydrakit.models.build import build_body, build_head
+from hydrakit.models.body import BodyWithHead
 from hydrakit.plan.results import DataFacts
 from hydrakit.rounds import Round
 from hydrakit.runs.session import Session
 from hydrakit.storage.lock import Holder, holder_of
 from hydrakit.training.batches import TrainingExamples
-from hydrakit.training.diagnostics import is_out_of_memory, largest_fitting_batch
+from hydrakit.training.diagnostics import is_out_of_memory, out_of_memory_message
 from hydrakit.training.epochs import Step
 from hydrakit.training.evaluation import EVALUATION_BATCH, forward_in_batches
+from hydrakit.training.loop import prepare_modules
 from hydrakit.training.seeds import Seeds
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-STEPS = 3  # are measured, after one that warms up
-SHOWN = 16 * 32 * 3  # looks at a patch that the report's saliency maps take
-RECORD = 1000  # bytes of an epoch's figures, in a round and in the report
-REST = 3_000_000  # bytes: the report with its patches, predictions, and what is small
+STEPS = 3  # measured steps of each kind, after one that warms up
+EPOCH_BYTES = 2000  # metrics of an epoch, in the round's folder and in the report
+OTHER_BYTES = 3_000_000  # report with its patches, predictions, and small files
 
 
 @dataclass(frozen=True)
 class RoundCost:
-    """A round, and how long it takes at most.
+    """Estimated cost of one round.
 
     Attributes:
-        number: From 1.
-        round: As planned.
+        number: Number of the round, from 1.
+        round: Round of the plan.
         examples: Training patches in an epoch.
         val: Validation cases.
-        seconds: With all its epochs; 0 of one that is done.
-        done: Whether it is in the run's folder.
+        seconds: Maximum training time, with all epochs; 0 if the round is finished.
+        done: Whether the round is finished.
     """
 
     number: int
@@ -60,19 +54,20 @@ class RoundCost:
 
 @dataclass(frozen=True)
 class DryRun:
-    """What was found without a run.
+    """Result of a dry run.
 
     Attributes:
-        out: Where the run would be.
-        holder: The process that is at work there.
-        finished: Whether that run is finished.
-        device: What it would be computed on.
-        facts: Of the datasets, by name.
-        rounds: In order.
-        memory: Bytes that the measured steps took at their height: of the GPU, else of the process;
-            None where the system does not tell.
-        disk: Bytes that are still to be written, at most.
-        free: Bytes that are free there.
+        out: Folder of the run.
+        holder: Process that is using the folder, if there is one.
+        finished: Whether the run is finished.
+        device: Device that the run would use.
+        facts: Description of the data, by dataset.
+        rounds: Cost of each round.
+        parameters: Number of parameters of the body, and of the target's head.
+        memory: Peak memory of the measured steps in bytes, of the GPU or else of the process; None
+            if the system does not report it.
+        disk: Maximum number of bytes that are still to be written.
+        free: Number of free bytes.
     """
 
     out: Path
@@ -81,268 +76,129 @@ class DryRun:
     device: str
     facts: dict[str, DataFacts]
     rounds: tuple[RoundCost, ...]
+    parameters: tuple[int, int]
     memory: int | None
     disk: int
     free: int
 
     @property
     def seconds(self) -> float:
-        """Of all rounds that are not done, at most."""
+        """Maximum training time of all unfinished rounds."""
         return sum(each.seconds for each in self.rounds)
 
 
 def measure(session: Session) -> DryRun:
-    """Time some steps of a run, and estimate the cost of the whole.
+    """Measure some training steps of a run, and estimate the cost of the whole run.
 
     Args:
-        session: A session whose data is prepared and checked; its folder need not exist.
+        session: Session after its check; the folder of the run need not exist.
 
     Raises:
-        PlanError: Memory runs out, or the disk cannot be written or has too little room.
+        PlanError: Memory or disk space is too small, or the disk cannot be written.
     """
-    import torch
-
-    run, rounds = session.rundir, session.plan.rounds
-    finished = run.results_path.is_file()
-    costs, left = [], []
+    plan, rundir, times = session.plan, session.rundir, dict[object, float]()
+    finished = rundir.results_path.is_file()
     with torch.random.fork_rng():
-        meter = _Meter(session)
-        for number, round in enumerate(rounds, start=1):
-            done = finished or run.finished(number, round)
-            costs.append(meter.cost(number, round, done=done))
-            left += [] if done else [round]
-        disk = 0 if finished else meter.disk(left)
-    place = _existing(run.path)
-    free = shutil.disk_usage(place).free
-    _check_disk(run.path, place, disk=disk, free=free)
+        rounds = tuple(
+            _cost(session, number, round, finished or rundir.finished(number, round), times)
+            for number, round in enumerate(plan.rounds, start=1)
+        )
+        body, head = session.new_network().new_modules(plan.target)
+    disk = 0 if finished else _disk_bytes([r.round for r in rounds if not r.done], body, head)
     return DryRun(
-        out=run.path,
-        holder=holder_of(run.path),
+        out=rundir.path,
+        holder=holder_of(rundir.path),
         finished=finished,
         device=str(session.compute.device),
         facts=session.facts,
-        rounds=tuple(costs),
-        memory=_memory(session),
+        rounds=rounds,
+        parameters=(count_parameters(body), count_parameters(head)),
+        memory=peak_memory(session.compute.device),
         disk=disk,
-        free=free,
+        free=rundir.check_disk(disk),
     )
 
 
-@dataclass
-class _Meter:
-    """Measures steps of a session, each kind once."""
+def _cost(
+    session: Session, number: int, round: Round, done: bool, times: dict[object, float]
+) -> RoundCost:
+    """Cost of a round; ``times`` collects seconds, so that each kind of step is measured once."""
+    plan, loaded, settings = session.plan, session.loaded, round.hyperparameters
+    parts = [
+        TrainingExamples(loaded[name], settings, Seeds(0, 1), fixed=round.train == "head")
+        for name in round.datasets
+    ]
+    count = (max if round.mix == "epoch" else sum)(len(each) for each in parts)
+    val = len(loaded[round.dataset].val.cases)
+    if done:
+        return RoundCost(number, round, count, val, 0.0, done)
+    # The reference head is evaluated on the target after each epoch too.
+    cases = sum(len(loaded[name].val.cases) for name in {round.dataset, plan.target})
+    # A frozen body computes the features of all cases once.
+    cases = cases * settings.epochs if round.train in ("all", "norm") else cases + count
+    cases += plan.bootstrap * val if number == 1 else 0  # each random start is evaluated
+    if "case" not in times:
+        body, _ = session.new_network().new_modules(round.dataset)
+        batch = loaded[round.dataset].val.patches[:EVALUATION_BATCH]
+        evaluation = _time(lambda: forward_in_batches(body, batch), session.compute.device)
+        times["case"] = evaluation / len(batch)
+    seconds = cases * times["case"]
+    if round.train != "none":
+        kind = (round.train == "head", round.dataset, settings.batch_size)
+        if kind not in times:
+            times[kind] = _time_step(session, round, parts[0])
+        seconds += settings.epochs * -(-count // settings.batch_size) * times[kind]
+    return RoundCost(number, round, count, val, seconds, done)
 
-    session: Session
-    known: dict[object, float] = field(default_factory=dict)
 
-    def cost(self, number: int, round: Round, *, done: bool) -> RoundCost:
-        """Of a round with all its epochs, and what is looked at besides."""
-        loaded = [self.session.loaded[name] for name in round.datasets]
-        fixed = round.train == "head"
-        parts = [_examples(each, round, fixed=fixed) for each in loaded]
-        several = max if round.mix == "epoch" else sum
-        count = several(len(each) for each in parts)
-        val = len(loaded[0].val.cases)
-        seconds = 0.0 if done else self._seconds(number, round, parts[0], count)
-        return RoundCost(number, round, count, val, seconds, done)
-
-    def _seconds(self, number: int, round: Round, examples: TrainingExamples, count: int) -> float:
-        plan, loaded = self.session.plan, self.session.loaded
-        settings, look = round.hyperparameters, self._look()
-        batches = -(-count // settings.batch_size)
-        followed = plan.rounds[0].dataset == plan.target
-        target = loaded[plan.target].val.cases if followed else ()
-        seen = len(loaded[round.dataset].val.cases) + (len(target) if number > 1 else 0)
-        if round.train == "none":
-            epochs = (len(loaded[round.dataset].train_labels) + seen) * look
-        elif round.train == "head":
-            step = self._step(round, examples)
-            epochs = (count + seen) * look + settings.epochs * batches * step
-        else:
-            epochs = settings.epochs * (batches * self._step(round, examples) + seen * look)
-        dealt = list(loaded[plan.target].splits.values())
-        if self.session.context.trace_test and (followed or round.dataset == plan.target):
-            looks = 1 if round.train == "none" else settings.epochs
-            epochs += looks * dealt.count("test") * look
-        learnt = {name for each in plan.rounds[:number] for name in each.datasets}
-        besides = sum(len(loaded[name].val.cases) for name in learnt)
-        if number == 1:
-            besides += plan.bootstrap * len(loaded[round.dataset].val.cases)
-        if number == len(plan.rounds) and self.session.context.test:
-            besides += dealt.count("val") + dealt.count("test") + SHOWN
-        return epochs + besides * look
-
-    def _look(self) -> float:
-        """Seconds to put a case through the network in evaluation."""
-
-        def measure() -> float:
-            first = self.session.plan.rounds[0]
-            body, _ = self._network(first)
-            cases = self.session.loaded[first.dataset].val.patches[:EVALUATION_BATCH]
-            return _median(lambda: forward_in_batches(body, cases), self.session) / len(cases)
-
-        return self._once("look", measure)
-
-    def _step(self, round: Round, examples: TrainingExamples) -> float:
-        """Seconds of an update on a batch, taking the batch included."""
-        size = min(round.hyperparameters.batch_size, len(examples))
-
-        def measure() -> float:
-            body, head = self._network(round)
-            try:
-                return self._update(round, examples, body, head)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-            image = self.session.loaded[round.dataset].val.patches[:1]
-            fits = largest_fitting_batch(round, body, head, image, self.session.compute)
-            remedy = f"batches of {fits} fit: `--batch-size {fits}`" if fits else "none fits"
-            raise PlanError(
-                f"{round.dataset} {round.train}: the memory of {self.session.compute.device} ran "
-                f"out with batches of {size}; {remedy}"
-            )
-
-        return self._once((round.train == "head", round.dataset, size), measure)
-
-    def _update(
-        self, round: Round, examples: TrainingExamples, body: BodyModule, head: nn.Module
-    ) -> float:
-        compute, settings = self.session.compute, round.hyperparameters
-        task = self.session.loaded[round.dataset].task
-        if round.train == "head":
-            return self._head_update(round, examples, body, head)
-        step = Step(BodyWithHead(body, head).train(), compute, settings)
-        batches = _endless(examples)
-
-        def update() -> None:
-            inputs, targets = next(batches)
-            step(inputs, targets, task)
-
-        return _median(update, self.session)
-
-    def _head_update(
-        self, round: Round, examples: TrainingExamples, body: BodyModule, head: nn.Module
-    ) -> float:
-        inputs, targets = next(iter(examples.batches(1)))
-        compute = self.session.compute.of_heads()
-        features, targets = (
-            forward_in_batches(body, inputs).to(compute.device),
-            targets.to(compute.device),
-        )
-        task = self.session.loaded[round.dataset].task
+def _time_step(session: Session, round: Round, examples: TrainingExamples) -> float:
+    """Seconds of one training step of a round."""
+    settings, task, compute = round.hyperparameters, examples.data.task, session.compute
+    body, head = session.new_network().new_modules(round.dataset)
+    prepare_modules(round, body, [head])
+    try:
+        if round.train != "head":
+            step = Step(BodyWithHead(body, head).train(), compute, settings)
+            return _time(lambda: step(*next(examples.batches(1)), task), compute.device)
+        images, targets = next(examples.batches(1))
+        compute = compute.for_cached_features()
+        features = forward_in_batches(body, images).to(compute.device)
+        targets = targets.to(compute.device)
         with on_device(head, compute.device), thread_count(1):
-            step = Step(head.train(), compute, round.hyperparameters)
-            return _median(lambda: step(features, targets, task), self.session)
-
-    def _network(self, round: Round) -> tuple[BodyModule, nn.Module]:
-        """A body and a head as a round would train them."""
-        session = self.session
-        plan, device = session.plan, session.compute.device
-        body = build_body(
-            plan.body,
-            in_channels=session.channels,
-            datasets=tuple(session.loaded),
-            plugins=session.plugins,
-        ).to(device)
-        head = build_head(
-            plan.head_of(round.dataset),
-            features=body.features,
-            outputs=len(session.adapters[round.dataset].classes),
-            plugins=session.plugins,
-        ).to(device)
-        set_trainable(body, round.train)
-        body.use(round.dataset)
-        for module in (body, head):
-            set_dropout(module, round.hyperparameters.dropout)
-        return body, head
-
-    def disk(self, rounds: Sequence[Round]) -> int:
-        """Bytes that rounds, and what is written at the end, take at most."""
-        body, head = (_bytes(module) for module in self._network(self.session.plan.rounds[0]))
-        heads = len({name for round in self.session.plan.rounds for name in round.heads})
-        total = body + heads * head + REST
-        progress = 0
-        for round in rounds:
-            settings = round.hyperparameters
-            total += body + (1 + len(round.heads)) * head + 2 * RECORD * settings.epochs
-            kept = settings.window if settings.select == "averaged" else 2
-            # Weights, two moments of each, and the epochs kept; a new one beside the old one.
-            progress = max(progress, 2 * (3 + kept) * (body + len(round.heads) * head))
-        return total + progress
-
-    def _once(self, key: object, measure: Callable[[], float]) -> float:
-        if key not in self.known:
-            self.known[key] = measure()
-        return self.known[key]
+            step = Step(head.train(), compute, settings)
+            return _time(lambda: step(features, targets, task), compute.device)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    # Outside the handler: the traceback would keep the tensors that filled the memory.
+    image = session.loaded[round.dataset].val.patches[:1]
+    message = out_of_memory_message(round, body, head, image, session.compute)
+    raise PlanError(f"{round.dataset} {round.train}: {message}")
 
 
-def _examples(data: LoadedDataset, round: Round, *, fixed: bool) -> TrainingExamples:
-    return TrainingExamples(data, round.hyperparameters, Seeds(0, 1), fixed=fixed)
-
-
-def _endless(examples: TrainingExamples) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of one epoch after another; a smaller last one is left out."""
-    epoch = 0
-    while True:
-        epoch += 1
-        whole: int | None = None
-        for inputs, targets in examples.batches(epoch):
-            whole = whole or len(targets)
-            if len(targets) == whole:
-                yield inputs, targets
-
-
-def _median(action: Callable[[], object], session: Session) -> float:
-    """Seconds that something takes once it is warm."""
-    import torch
-
-    device = session.compute.device
-
-    def timed() -> float:
-        began = time.perf_counter()
+def _time(action: Callable[[], object], device: torch.device) -> float:
+    """Median seconds of an action, after one repetition that warms up."""
+    seconds = []
+    for _ in range(1 + STEPS):
+        start = time.perf_counter()
         action()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        return time.perf_counter() - began
-
-    timed()
-    return median(timed() for _ in range(STEPS))
+        seconds.append(time.perf_counter() - start)
+    return median(seconds[1:])
 
 
-def _bytes(module: nn.Module) -> int:
-    return sum(tensor.nbytes for tensor in module.state_dict().values())
-
-
-def _memory(session: Session) -> int | None:
-    """Bytes at the height of what was measured."""
-    import torch
-
-    device = session.compute.device
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    height = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return height if sys.platform == "darwin" else height * 1024
-
-
-def _existing(path: Path) -> Path:
-    """The folder itself, or the nearest above it that is there."""
-    return next(each for each in (path.absolute(), *path.absolute().parents) if each.is_dir())
-
-
-def _check_disk(out: Path, place: Path, *, disk: int, free: int) -> None:
-    try:
-        with tempfile.TemporaryFile(dir=place) as file:
-            file.write(b"x")
-    except OSError as error:
-        raise PlanError(
-            f"{out}: cannot be written ({error.strerror}): choose another folder with `--out`"
-        ) from None
-    if free < disk:
-        raise PlanError(
-            f"{out}: up to {disk:,} bytes are needed there, and {free:,} are free: make room, or "
-            "choose another folder with `--out`"
-        )
+def _disk_bytes(rounds: list[Round], body: nn.Module, head: nn.Module) -> int:
+    """Maximum number of bytes that rounds and the final files need."""
+    body_bytes, head_bytes = (
+        sum(tensor.nbytes for tensor in module.state_dict().values()) for module in (body, head)
+    )
+    total, checkpoint = int(body_bytes) + OTHER_BYTES, 0
+    for round in rounds:
+        settings, weights = round.hyperparameters, body_bytes + len(round.heads) * head_bytes
+        # In the round's folder and at the end of the run; "last-head.safetensors" is one more.
+        total += weights + (1 + len(round.heads)) * head_bytes + EPOCH_BYTES * settings.epochs
+        saved = settings.window if settings.select == "averaged" else 2
+        # Weights, two moments of Adam, and saved epochs; the new file exists beside the old one.
+        checkpoint = max(checkpoint, 2 * (3 + saved) * weights)
+    return total + checkpoint

@@ -1,4 +1,4 @@
-"""The network of a run as its rounds leave it: one body, and the heads by name."""
+"""The network of a run: its body and heads, from round to round."""
 
 from __future__ import annotations
 
@@ -30,12 +30,14 @@ NORMALISATION = "z-score per patient"
 
 
 class Network:
-    """The body and the heads of a run, as its rounds so far have left them.
+    """Body and heads of a run after its finished rounds.
 
     Attributes:
-        body: On the run's device.
-        learnt: By dataset, the head that learnt it last.
-        reference: The head that the first round ended with, if that was the target's.
+        body: Body, on the device of the run.
+        heads: Heads by name.
+        last_head: Name of the head that was trained last on each dataset, by dataset.
+        trained_on: Datasets that have trained the body, in order.
+        reference: Head from the end of the first round, if that round trained on the target.
     """
 
     def __init__(
@@ -58,36 +60,29 @@ class Network:
         self.heads: dict[str, nn.Module] = {}
         self.reference: Reference | None = None
         self.trained_on: list[str] = []
-        self.learnt: dict[str, str] = {}
+        self.last_head: dict[str, str] = {}
 
     def start(
         self,
         seeds: Seeds,
         on_start: Callable[[int], None],
         *,
-        looked: StartScores | None = None,
-        on_look: Callable[[StartScores], None] = lambda _: None,
+        known: StartScores | None = None,
+        on_scores: Callable[[StartScores], None] = lambda _: None,
     ) -> Bootstrap:
-        """Begin with the random start that does best on the first round's validation split.
+        """Build body and first head, from the best of several random starts.
 
         Args:
-            seeds: Of the first round.
-            on_start: As for `best_start`, like the two below.
-            looked: What was seen before a stop.
-            on_look: Called with what was seen so far.
+            seeds: Seeds of the first round.
+            on_start: As in `best_start`.
+            known: As in `best_start`.
+            on_scores: As in `best_start`.
         """
         first = self.plan.rounds[0]
 
         def build(number: int) -> tuple[BodyModule, nn.Module]:
             with seeded(seeds.of(INITIALISATION, number), self.device):
-                body = build_body(
-                    self.plan.body,
-                    in_channels=self.channels,
-                    datasets=tuple(self.loaded),
-                    plugins=self.plugins,
-                )
-                head = self._new_head(first.dataset, body)
-                return body.to(self.device), head
+                return self.new_modules(first.dataset)
 
         (self.body, self.heads[first.head]), bootstrap = best_start(
             build,
@@ -96,13 +91,24 @@ class Network:
             rule=self.plan.bootstrap_rule,
             loss=first.hyperparameters.loss,
             on_start=on_start,
-            looked=looked,
-            on_look=on_look,
+            known=known,
+            on_scores=on_scores,
         )
         return bootstrap
 
+    def new_modules(self, dataset: str) -> tuple[BodyModule, nn.Module]:
+        """Build a body, and a head for a dataset, with random weights, on the device."""
+        body = build_body(
+            self.plan.body,
+            in_channels=self.channels,
+            datasets=tuple(self.loaded),
+            plugins=self.plugins,
+        )
+        head = self._new_head(dataset, body)
+        return body.to(self.device), head
+
     def heads_of(self, round: Round, seeds: Seeds) -> list[nn.Module]:
-        """The heads of a round, its own first: as an earlier round left them, else new ones."""
+        """Heads that a round trains, its own first; a head that does not exist yet is built."""
         for number, (name, dataset) in enumerate(zip(round.heads, round.datasets, strict=True)):
             if name not in self.heads:
                 key = (INITIALISATION, number) if number else (INITIALISATION,)
@@ -120,20 +126,20 @@ class Network:
         return head.to(self.device)
 
     def validation_outputs(self, round: Round) -> dict[str, Tensor]:
-        """What heads give for validation cases after a round, ``(cases, outputs)`` each.
+        """Outputs ``(cases, outputs)`` for the validation cases after a round, by dataset.
 
-        Of every dataset seen so far, through the head that learnt it last.
+        The datasets are those of all rounds so far, each with the head trained last on it.
         """
-        found = {}
-        learnt = self.learnt | dict(zip(round.datasets, round.heads, strict=True))
-        for name, head in learnt.items():
+        outputs = {}
+        last_head = self.last_head | dict(zip(round.datasets, round.heads, strict=True))
+        for name, head in last_head.items():
             self.body.use(name)
             features = forward_in_batches(self.body, self.loaded[name].val.patches)
-            found[name] = forward_in_batches(self.heads[head], features)
-        return found
+            outputs[name] = forward_in_batches(self.heads[head], features)
+        return outputs
 
     def validation_metrics(self, validation_outputs: Mapping[str, Tensor]) -> dict[str, Metrics]:
-        """Validation metrics by dataset."""
+        """Validation metrics by dataset, from `validation_outputs`."""
         vals = {name: self.loaded[name].val for name in validation_outputs}
         return {
             name: compute_metrics(
@@ -146,21 +152,24 @@ class Network:
             for name, val in vals.items()
         }
 
-    def save(self, folder: Path, number: int, round: Round, trained: TrainingResult) -> None:
-        """Write a round's weights: of the best epoch, and of the head that goes on."""
+    def save(self, folder: Path, number: int, round: Round, result: TrainingResult) -> None:
+        """Write the weight files of a round that was just trained.
+
+        A round that freezes the body copies the body's file from the round before.
+        """
         head = self.heads[round.head]
         if round.train in ("head", "none") and number > 1:
-            last = self.plan.rounds[number - 2]
-            before = self.rundir.round_file(number - 1, last, "body.safetensors")
-            copy(before, folder / "body.safetensors")
+            previous = self.plan.rounds[number - 2]
+            unchanged = self.rundir.round_file(number - 1, previous, "body.safetensors")
+            copy(unchanged, folder / "body.safetensors")
         else:
-            seen = [*self.trained_on, *(round.datasets if round.train in ("all", "norm") else [])]
+            changes_body = round.train in ("all", "norm")
             weights.save_body(
                 folder / "body.safetensors",
                 self.body,
                 component=self.plan.body,
                 datasets=tuple(self.loaded),
-                trained_on=seen,
+                trained_on=[*self.trained_on, *(round.datasets if changes_body else [])],
                 seed=self.plan.effective_split_seed,
             )
         self._save_head(folder / "head.safetensors", round.dataset, head)
@@ -168,7 +177,7 @@ class Network:
             path = folder / f"head-{other.dataset}.safetensors"
             self._save_head(path, other.dataset, self.heads[other.head])
         if round.hyperparameters.carry_head == "last":
-            head.load_state_dict(trained.last_head)
+            head.load_state_dict(result.last_head)
             self._save_head(folder / "last-head.safetensors", round.dataset, head)
 
     def _save_head(self, path: Path, name: str, head: nn.Module) -> None:
@@ -197,20 +206,23 @@ class Network:
         )
 
     def load_round(self, number: int, round: Round) -> None:
-        """Go on from a finished round's files: the same whether it ran just now or long ago."""
+        """Load body and heads from the files of a finished round.
+
+        A round that was just trained is loaded too, so that a resumed run computes the same.
+        """
         file = partial(self.rundir.round_file, number, round)
-        last = round.hyperparameters.carry_head == "last"
-        path = file("last-head.safetensors" if last else "head.safetensors")
+        carries_last = round.hyperparameters.carry_head == "last"
+        head_path = file("last-head.safetensors" if carries_last else "head.safetensors")
         device, plugins = self.device, self.plugins
         body = weights.load_body(file("body.safetensors"), plugins=plugins)
         self.body = body.to(device)
-        self.heads[round.head] = weights.load_head(path, plugins=plugins).to(device)
+        self.heads[round.head] = weights.load_head(head_path, plugins=plugins).to(device)
         for other in round.others:
             path = file(f"head-{other.dataset}.safetensors")
             self.heads[other.head] = weights.load_head(path, plugins=plugins).to(device)
-        self.learnt |= dict(zip(round.datasets, round.heads, strict=True))
+        self.last_head |= dict(zip(round.datasets, round.heads, strict=True))
         if round.train in ("all", "norm"):
             self.trained_on += round.datasets
         if number == 1 and round.dataset == self.plan.target:
-            head = weights.load_head(path, plugins=plugins).to(device)
+            head = weights.load_head(head_path, plugins=plugins).to(device)
             self.reference = Reference(head, self.loaded[self.plan.target].val)

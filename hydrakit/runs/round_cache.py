@@ -1,11 +1,11 @@
-"""Rounds that several runs have in common: trained once, and kept by all that decides them.
+"""A folder of rounds that several runs share, so that each is trained once.
 
-The first round of `hydra`, `transfer` and `classical` is one and the same training. A folder of
-rounds holds such rounds under a key: a digest of the rounds so far, the data and splits that they
-saw, the seed, and what computed them. A run that comes to a round whose key is there copies it in
-place of training; the files are those that it would have written itself.
+For example, the first round of `hydra`, `transfer` and `classical` is the same training. The folder
+stores each round under a key: a digest of everything that decides its result (the rounds up to it,
+data, splits, seed, and the software that computed it). If the folder has a round with the same key,
+a run copies it instead of training; the files are those that it would have written itself.
 
-Heads are told apart by the order in which they appear, not by their names, which decide nothing.
+The key contains heads by their order and not by their names, which do not influence training.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from hydrakit.rounds import Round
     from hydrakit.runs.rundir import RunDir
 
-FORMAT = 1  # of the key; changes with what a round is decided by
+FORMAT = 1  # version of the key; to be increased when the content of the key changes
 
 
 def key_of(
@@ -46,14 +46,14 @@ def key_of(
     compute: Compute,
     plugins: Plugins,
 ) -> str:
-    """What decides a round, as 64 hexadecimal digits: rounds with one key give equal files.
+    """Key of a round, 64 hexadecimal digits: rounds with the same key have equal files.
 
     Args:
-        plan: The plan of the run.
+        plan: Plan of the run.
         number: Number of the round, from 1.
         contents: Content digests of the prepared datasets, by name.
-        splits: Split of every case, by dataset and key.
-        compute: What the round is computed on.
+        splits: Split of every case, by dataset and case key.
+        compute: Device and precision of the run.
         plugins: Plugins that offer the plan's heads.
     """
     facts = {**_of_plan(plan, number, contents, splits), **_of_machine(plan, compute, plugins)}
@@ -61,18 +61,18 @@ def key_of(
 
 
 def load(folder: Path, key: str, rundir: RunDir, number: int, round: Round) -> bool:
-    """Copy a round into a run's folder, if the folder of shared rounds has it.
+    """Copy a round into a run's folder, if the folder of shared rounds contains it.
 
     Raises:
-        PlanError: One of its files was changed since it was stored.
-        OSError: It cannot be copied.
+        PlanError: A file of the round was changed after it was stored.
+        OSError: The round cannot be copied.
     """
     stored = folder / key
     if not stored.is_dir():
         return False
     for name, wrong in damaged_files(stored):
         raise PlanError(
-            f"{stored / name}: {wrong}: delete {stored} and run again, which trains anew"
+            f"{stored / name}: {wrong}: delete {stored} and run again, which trains the round again"
         )
     with rundir.writing_round(number, round) as new:
         _copy_files(stored, new)
@@ -85,7 +85,7 @@ def store(folder: Path, key: str, rundir: RunDir, number: int, plan: Plan) -> No
     """Copy a finished round of a run into the folder of shared rounds.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The folder cannot be written.
     """
     round, final = plan.rounds[number - 1], folder / key
     folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ def store(folder: Path, key: str, rundir: RunDir, number: int, plan: Plan) -> No
     except OSError:
         if not final.is_dir():
             raise
-        shutil.rmtree(part)  # two runs at once: what the other stored is the same
+        shutil.rmtree(part)  # another run has stored the same round at the same time
     sync_folder(folder)
 
 
@@ -110,22 +110,22 @@ def _of_plan(
     contents: Mapping[str, str],
     splits: Mapping[str, Mapping[str, str]],
 ) -> dict[str, Any]:
-    """What the plan and its data contribute to the key."""
+    """Part of the key that describes the plan and its data."""
     rounds = plan.rounds[:number]
     seen = list(dict.fromkeys(name for round in rounds for name in round.datasets))
     heads = _heads(plan, number)
-    named = []
+    renamed = []
     for round in rounds:
         others = [o.model_copy(update={"head": heads[o.head]}) for o in round.others]
         update = {"head": heads[round.head], "others": tuple(others)}
-        named.append(round.model_copy(update=update).model_dump(mode="json"))
+        renamed.append(round.model_copy(update=update).model_dump(mode="json"))
     stored = plan.model_dump(mode="json")
     other_heads = {name: head for name, head in stored.get("heads", {}).items() if name in seen}
-    # What the body is built for; the paper's takes note of datasets where it keeps them apart.
-    apart = not isinstance(plan.body, BodySpec) or plan.body.norm == "dataset"
+    # Datasets that the body is built for. The paper's body needs them only for separate norms.
+    by_dataset = not isinstance(plan.body, BodySpec) or plan.body.norm == "dataset"
     return {
         "format": FORMAT,
-        "rounds": named,
+        "rounds": renamed,
         "reference": plan.rounds[0].dataset == plan.target,
         "seed": plan.seed,
         "dealt by": plan.effective_split_seed,
@@ -134,7 +134,7 @@ def _of_plan(
         "head": stored["head"],
         **({"heads": other_heads} if other_heads else {}),
         "body": stored["body"],
-        "body's datasets": [dataset.name for dataset in plan.datasets] if apart else [],
+        "body's datasets": [dataset.name for dataset in plan.datasets] if by_dataset else [],
         "datasets": [plan.dataset(name).model_dump(mode="json") for name in seen],
         "content": [contents[name] for name in seen],
         "splits": [splits_digest(splits[name]) for name in seen],
@@ -142,7 +142,7 @@ def _of_plan(
 
 
 def _of_machine(plan: Plan, compute: Compute, plugins: Plugins) -> dict[str, Any]:
-    """What the machine and the installed versions contribute to the key."""
+    """Part of the key that describes the machine and the installed versions."""
     import torch
 
     heads = {plan.head_of(dataset.name).name for dataset in plan.datasets}
@@ -154,7 +154,7 @@ def _of_machine(plan: Plan, compute: Compute, plugins: Plugins) -> dict[str, Any
         "hydrakit": version(),
         "torch": torch.__version__,
         "head by": heads_by,
-        # The paper's body is hydrakit's own; keys of comparisons made before the hook stay.
+        # Left out for the paper's body, so that keys written by earlier versions stay valid.
         **({} if isinstance(plan.body, BodySpec) else {"body by": body_by}),
         "device": compute.device.type,
         "precision": compute.precision,
@@ -168,7 +168,7 @@ def _version(record: PluginRecord) -> str:
 
 
 def _heads(plan: Plan, number: int) -> dict[str, str]:
-    """Names for the heads of the first rounds that tell of their order alone."""
+    """Names for the heads of the first rounds, by their order."""
     names = dict.fromkeys(name for round in plan.rounds[:number] for name in round.heads)
     return {name: f"head-{index}" for index, name in enumerate(names)}
 

@@ -1,8 +1,8 @@
-"""A run's folder: every path and format in it.
+"""The folder of a run: its paths, and the reading and writing of its files.
 
-A finished round is the folder ``rounds/NN-dataset-train``, which is written as ``.new`` and
-renamed. While it trains, ``.part`` holds its progress. Other files are written beside their place
-and renamed.
+A finished round is the folder ``rounds/NN-dataset-train``. It is written with the suffix ``.new``
+and then renamed. During training the folder with the suffix ``.part`` contains its progress. Other
+files are written under a temporary name and renamed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -54,29 +55,29 @@ TRACE = "test-trace.jsonl"
 RESTORE = "restore it, or run the plan again in another folder"
 
 IN_PLACE = (".lock", "lock.holder", "events.jsonl", "log.txt")
-"""Files that are written where they lie; all others are written beside their place and renamed."""
+"""Files that are modified in place; all others are written under a temporary name and renamed."""
 
 
 _FACTS = TypeAdapter(dict[Name, DataFacts])
 _SPLITS = TypeAdapter(dict[Name, dict[str, str]])
 
 CHECKPOINT = "checkpoint.safetensors"
-"""Of a round under way, in its folder of progress."""
+"""Name of the checkpoint in the ``.part`` folder of a round."""
 
 SHOWN = "shown.safetensors"
-OWN = (
+SEALED = (
     *("plan.json", "data.json", "splits.json", "results.json", "predictions.csv"),
     *("body.safetensors", SHOWN),
 )
-"""What a finished run must keep as it is, besides heads and rounds. Not ``environment.json``: where
-the data lay may be put right."""
+"""Files of a finished run with digests, besides heads and rounds. ``environment.json`` is not among
+them: a user may correct the data folders in it."""
 
 
 class RunDir:
-    """The folder of one run.
+    """Folder of one run.
 
     Attributes:
-        path: Of the folder.
+        path: Path of the folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -84,11 +85,11 @@ class RunDir:
 
     @classmethod
     def begin(cls, path: Path, plan: Plan) -> RunDir:
-        """Make the folder to run a plan in, or go on in one begun with the very same plan.
+        """Create the folder for a plan, or reuse a folder that contains the same plan.
 
         Raises:
-            PlanError: As `check`, or the folder cannot be written.
-            HydrakitError: Another process is beginning in the very folder.
+            PlanError: As in `check`, or the folder cannot be written.
+            HydrakitError: Another process is starting a run in the same folder.
         """
         here = cls.check(path, plan)
         if here.plan_path.is_file():
@@ -96,7 +97,7 @@ class RunDir:
         try:
             path.mkdir(parents=True, exist_ok=True)
             with here.locked():
-                cls.check(path, plan)  # another process may have begun here
+                cls.check(path, plan)  # another process may have started here
                 write_atomic(here.plan_path, plan.to_json().encode())
         except OSError as error:
             raise PlanError(
@@ -106,117 +107,143 @@ class RunDir:
 
     @classmethod
     def check(cls, path: Path, plan: Plan) -> RunDir:
-        """See that a plan can be run in a folder: new, empty, or begun with the very same plan.
+        """Check that a plan can be run in a folder: it is new, empty, or contains the same plan.
 
         Raises:
-            PlanError: The folder holds another plan, or something else than a run.
+            PlanError: The folder contains another plan, or something else than a run.
         """
         here = cls(path)
-        # Before the plan is looked for: another process may begin here this very moment.
-        there = list(path.iterdir()) if path.is_dir() else []
+        # Listed before the plan is looked up: another process may be starting a run here.
+        content = list(path.iterdir()) if path.is_dir() else []
         if here.plan_path.is_file():
             if here.plan() != plan:
                 raise PlanError(
-                    f"{path}: holds a run of another plan: choose another folder with `--out`, "
-                    f"or go on with that one by `hydrakit run --resume {path}`"
+                    f"{path}: contains a run of another plan: choose another folder with `--out`, "
+                    f"or continue that run with `hydrakit run --resume {path}`"
                 )
             return here
-        if path.exists() and not (path.is_dir() and all(map(_is_of_a_beginning, there))):
+        if path.exists() and not (path.is_dir() and all(map(_precedes_plan, content))):
             raise PlanError(
-                f"{path}: is not empty and not a run's folder: choose another with `--out`"
+                f"{path}: is not empty, and not the folder of a run: choose another with `--out`"
             )
         return here
 
     @property
     def plan_path(self) -> Path:
-        """Of ``plan.json``."""
+        """Path of ``plan.json``."""
         return self.path / "plan.json"
 
     @property
     def body_path(self) -> Path:
-        """Of the body that the run ended with."""
+        """Path of the final body."""
         return self.path / "body.safetensors"
 
     @property
     def results_path(self) -> Path:
-        """Of ``results.json``, which exists once the run is finished."""
+        """Path of ``results.json``, which exists when the run is finished."""
         return self.path / "results.json"
 
     @property
     def report_path(self) -> Path:
-        """Of ``report.html``."""
+        """Path of ``report.html``."""
         return self.path / "report.html"
 
     def head_path(self, name: str) -> Path:
-        """Of a head as its last round left it."""
+        """Path of a final head."""
         return self.path / "heads" / f"{name}.safetensors"
 
     def round_path(self, number: int, round: Round) -> Path:
-        """Of a round's folder, finished or not yet there; numbers begin at 1."""
+        """Path of a round's folder, which exists when the round is finished; numbers start at 1."""
         return self.path / "rounds" / f"{number:02d}-{round.dataset}-{round.train}"
 
     def state_path(self, number: int, round: Round) -> Path:
-        """Of the folder with the progress of a round under way."""
+        """Path of the folder with the progress of an unfinished round."""
         final = self.round_path(number, round)
         return final.with_name(f"{final.name}.part")
 
     def plan(self) -> Plan:
-        """The plan of this run.
+        """Plan of the run.
 
         Raises:
-            PlanError: The folder is not a run's, or its plan is broken, or was changed since rounds
-                were trained by it.
+            PlanError: The folder is not a run's; or the plan is invalid, or was changed after
+                rounds were trained.
         """
         if not self.plan_path.is_file():
             raise PlanError(
-                f"{self.path}: is not a run's folder, it has no plan.json: name the one that "
-                "`hydrakit run` printed"
+                f"{self.path}: is not the folder of a run (it has no plan.json): give the folder "
+                "that `hydrakit run` printed"
             )
         for folder in self.round_folders():
             digests = read_digests(folder)
             if digests and digests.plan not in (None, self._plan_digest()):
                 raise PlanError(
-                    f"{self.plan_path}: was changed since {folder.name} was trained by it: restore "
-                    "it, or run the changed plan in another folder: `hydrakit run --plan FILE`"
+                    f"{self.plan_path}: was changed after {folder.name} was trained: restore it, "
+                    "or run the changed plan in another folder: `hydrakit run --plan FILE`"
                 )
         return load_plan(self.plan_path)
 
     def _plan_digest(self) -> str | None:
-        """SHA-256 of the file; rounds that are trained while a plan is tuned have none."""
+        """SHA-256 of ``plan.json``; None during tuning, which has no such file."""
         return cached_digest(self.plan_path).sha256 if self.plan_path.is_file() else None
 
     def round_folders(self) -> list[Path]:
-        """The finished rounds' folders, in order."""
+        """Folders of the finished rounds, in order."""
         return sorted(path for path in self.path.glob("rounds/*") if not path.suffix)
 
     def locked(self) -> AbstractContextManager[None]:
-        """Keep other processes out; as `hydrakit.storage.lock.locked`.
+        """Lock the folder against other processes (`hydrakit.storage.lock.locked`).
 
         Raises:
-            PlanError: The folder holds a link.
+            PlanError: The folder contains a link.
         """
         self._refuse_links()
         return locked(self.path)
 
     def _refuse_links(self) -> None:
-        with readable(self.path, "see that you may read it"):
+        with readable(self.path, "check the permissions of the folder"):
             refuse_links(self.path)
             for name in IN_PLACE:
                 refuse_link(self.path / name)
 
+    def check_disk(self, needed: int) -> int:
+        """Check that the folder can be written and has enough space; return its free bytes.
+
+        The folder need not exist: the nearest existing folder above it is checked.
+
+        Raises:
+            PlanError: The folder cannot be written, or has fewer free bytes than needed.
+        """
+        path = self.path.absolute()
+        folder = next(each for each in (path, *path.parents) if each.is_dir())
+        try:
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(b"x")
+        except OSError as error:
+            raise PlanError(
+                f"{self.path}: cannot be written ({error.strerror}): choose another folder with "
+                "`--out`"
+            ) from None
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            raise PlanError(
+                f"{self.path}: up to {needed:,} bytes are needed, and {free:,} are free: free some "
+                "space, or choose another folder with `--out`"
+            )
+        return free
+
     def finished(self, number: int, round: Round) -> bool:
-        """Whether a round is done."""
+        """Whether a round is finished."""
         return self.round_path(number, round).is_dir()
 
     @contextmanager
     def writing_round(self, number: int, round: Round) -> Iterator[Path]:
-        """A folder to write a round into, which gets its name when the block ends well."""
+        """Folder to write a round into; it gets its final name if the ``with`` block succeeds."""
         final = self.round_path(number, round)
         new = final.with_name(f"{final.name}.new")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
         yield new
-        if (new / FILE).is_file():  # copied with its files
+        if (new / FILE).is_file():  # copied from another folder, with its digests
             update_digests(new, plan=self._plan_digest())
         else:
             write_digests(new, [path.name for path in new.iterdir()], plan=self._plan_digest())
@@ -226,54 +253,54 @@ class RunDir:
         self.clear_state(number, round)
 
     def clear_state(self, number: int, round: Round) -> None:
-        """Remove the progress of a round that is finished."""
+        """Remove the progress of a finished round."""
         state = self.state_path(number, round)
         if state.is_dir():
             shutil.rmtree(state)
 
     def round_file(self, number: int, round: Round, name: str) -> Path:
-        """The path of a file of a finished round, as it was written.
+        """Path of a file of a finished round, after a check of its digest.
 
         Raises:
-            PlanError: It was changed.
+            PlanError: The file was changed.
         """
         folder = self.round_path(number, round)
-        return check_file(folder, name, remedy=f"restore it, or {self.again(folder)}")
+        return check_file(folder, name, remedy=f"restore it, or {self.retraining(folder)}")
 
-    def again(self, folder: Path) -> str:
-        """How a round is trained again: it seeds itself, so that later ones still rest on it."""
+    def retraining(self, folder: Path) -> str:
+        """Instruction for training a round again; the same seed gives the same weights again."""
         results = f" and {self.results_path}" if self.results_path.exists() else ""
         return f"delete {folder}{results} and run again, which trains it again"
 
     def file(self, name: str) -> Path:
-        """The path of one of the run's own files, as it was written.
+        """Path of a file of the run, after a check of its digest.
 
         Raises:
-            PlanError: It was changed since the run was finished.
+            PlanError: The file was changed after the run was finished.
         """
         return check_file(self.path, name, remedy=self.remedy(name))
 
     def remedy(self, name: str) -> str:
-        """What to do where one of the run's own files is damaged."""
+        """Instruction for repairing a damaged file of the run."""
         if name == SHOWN:
-            return f"delete it, and `hydrakit report {self.path}` makes it again"
+            return f"delete it, and `hydrakit report {self.path}` writes it again"
         if name.startswith("rounds/"):
-            return f"restore it, or {self.again((self.path / name).parent)}"
+            return f"restore it, or {self.retraining((self.path / name).parent)}"
         whole = all((folder / "body.safetensors").is_file() for folder in self.round_folders())
         if not whole or name == "plan.json":
             return "restore it from a copy, or run the plan again in another folder"
         both = "it" if name == "results.json" else f"it and {self.results_path}"
-        return f"restore it, or delete {both} and run again, which makes it from the rounds"
+        return f"restore it, or delete {both} and run again, which writes it again from the rounds"
 
     def seal(self) -> bool:
-        """Write the digests of the finished run's files, once; see `hydrakit.storage.digests`.
+        """Write the digests of a finished run's files; see `hydrakit.storage.digests`.
 
         Returns:
-            Whether this call wrote them.
+            Whether this call wrote them; False if they exist already.
         """
         if (self.path / FILE).is_file():
             return False
-        names = [name for name in OWN if (self.path / name).is_file()]
+        names = [name for name in SEALED if (self.path / name).is_file()]
         names += [f"heads/{path.name}" for path in self.path.glob("heads/*.safetensors")]
         rounds = [folder.relative_to(self.path) / FILE for folder in self.round_folders()]
         names += [path.as_posix() for path in rounds if (self.path / path).is_file()]
@@ -281,45 +308,45 @@ class RunDir:
         return True
 
     def unseal(self) -> None:
-        """Go on writing: what was made of earlier results counts no more."""
+        """Remove the digests and example cases, since the run will write new results."""
         for name in (FILE, SHOWN):
             (self.path / name).unlink(missing_ok=True)
 
     def renew(self, name: str) -> None:
-        """One of a finished run's own files was written again."""
+        """Update the digest of a file of a finished run that was written again."""
         update_digests(self.path, renewed=[name])
 
     def round_result(self, number: int, round: Round) -> RoundResult:
-        """The summary of a finished round.
+        """Result of a finished round.
 
         Raises:
-            PlanError: Its file is absent or broken.
+            PlanError: The file is missing or invalid.
         """
         path = self.round_file(number, round, "round.json")
         result = read_record(path, RoundResult, remedy=f"delete {path.parent} and run again")
-        told = result.round, result.dataset, result.train, result.head
-        if told != (number, round.dataset, round.train, round.head):
+        described = result.round, result.dataset, result.train, result.head
+        if described != (number, round.dataset, round.train, round.head):
             raise PlanError(
-                f"{path}: is of another round than plan.json tells: delete {path.parent} and run "
+                f"{path}: describes another round than plan.json: delete {path.parent} and run "
                 "again"
             )
         return result
 
     def epochs(self, number: int, round: Round) -> list[EpochRecord]:
-        """The epochs of a finished round.
+        """Records of the epochs of a finished round.
 
         Raises:
-            PlanError: Its file is absent or broken.
+            PlanError: The file is missing or invalid.
         """
         path = self.round_file(number, round, "metrics.jsonl")
         epochs = round.hyperparameters.epochs
         return read_lines(path, EpochRecord, remedy=RESTORE, lines=epochs)
 
     def trace(self, number: int, round: Round) -> list[TracePoint]:
-        """The test figures of every epoch of a finished round; none where they were not asked for.
+        """Test metrics of every epoch of a finished round; empty if they were not requested.
 
         Raises:
-            PlanError: Their file is broken.
+            PlanError: The file is invalid.
         """
         path = self.round_path(number, round) / TRACE
         if not path.is_file():
@@ -327,10 +354,10 @@ class RunDir:
         return read_lines(path, TracePoint, remedy=RESTORE, lines=round.hyperparameters.epochs)
 
     def check_rounds(self, plan: Plan) -> None:
-        """Read what a report needs of the finished rounds, before anything is trained.
+        """Check the files of finished rounds that a report needs, before anything is trained.
 
         Raises:
-            PlanError: A file of theirs is absent or broken.
+            PlanError: A file is missing or invalid.
         """
         for number, round in enumerate(plan.rounds, start=1):
             if self.finished(number, round):
@@ -338,20 +365,20 @@ class RunDir:
                 self.epochs(number, round)
 
     def results(self) -> Results | None:
-        """The results, or None while the run is not finished.
+        """Results of the run; None if it is not finished.
 
         Raises:
-            PlanError: The file is broken.
+            PlanError: The file is invalid.
         """
         if not self.results_path.is_file():
             return None
         return read_record(self.file("results.json"), Results, remedy="delete it and run again")
 
     def facts(self) -> dict[str, DataFacts] | None:
-        """What each dataset gave, or None before the data was first read.
+        """Facts about each dataset (``data.json``); None if the run has not read the data yet.
 
         Raises:
-            PlanError: The file is broken.
+            PlanError: The file is invalid.
         """
         path = self.file("data.json")
         if not path.is_file():
@@ -359,10 +386,10 @@ class RunDir:
         return read_value(path, _FACTS, remedy=RESTORE)
 
     def splits(self) -> dict[str, dict[str, str]]:
-        """The split of every labelled case, by dataset and key.
+        """Split of every labelled case, by dataset and key.
 
         Raises:
-            PlanError: The file that tells it is missing or broken.
+            PlanError: The file is missing or invalid.
         """
         return read_value(self.file("splits.json"), _SPLITS, remedy=RESTORE)
 
@@ -371,10 +398,10 @@ class RunDir:
         self.write_json("data.json", {name: each.model_dump() for name, each in facts.items()})
 
     def environment(self) -> dict[str, Any]:
-        """What was written of the machine and of where the data lay.
+        """Machine, versions and data folders of the run; empty if they were not written.
 
         Raises:
-            PlanError: The file is broken.
+            PlanError: The file is invalid.
         """
         path = self.path / "environment.json"
         if not path.is_file():
@@ -382,51 +409,51 @@ class RunDir:
         return read_record(path, Environment, remedy=RESTORE).model_dump(exclude_unset=True)
 
     def write_json(self, name: str, value: object) -> None:
-        """Write a JSON file of the folder, whole or not at all."""
+        """Write a JSON file into the folder, completely or not at all."""
         write_atomic(self.path / name, (json.dumps(value, indent=2) + "\n").encode())
 
     def events(self) -> list[Event]:
-        """What happened when; a last line that a kill cut off is passed over.
+        """Events of the run with their times; an incomplete last line is ignored.
 
         Raises:
-            PlanError: The file that tells it is broken.
+            PlanError: The file is invalid.
         """
         path = self.path / "events.jsonl"
         if not path.is_file():
             return []
         with readable(path, RESTORE):
             lines = read_json(path).split(b"\n")
-        found = []
+        events = []
         for place, line in enumerate(lines, start=1):
             try:
-                found += [Event.model_validate_json(line)] if line.strip() else []
+                events += [Event.model_validate_json(line)] if line.strip() else []
             except ValidationError:
                 if place == len(lines):
                     break
                 raise PlanError(
-                    f"{path}: line {place} is no event: restore the file, or remove that line"
+                    f"{path}: line {place} is not an event: restore the file, or remove the line"
                 ) from None
-        return found
+        return events
 
     def check_log(self) -> None:
-        """See that ``events.jsonl`` can be added to.
+        """Check that events can be added to ``events.jsonl``.
 
         Raises:
-            PlanError: It is a link or no file.
+            PlanError: It is a link, or not a file.
         """
         refuse_link(self.path / "events.jsonl")
 
     def log(self, event: str, **facts: object) -> None:
-        """Add a line to ``events.jsonl``: what happened when.
+        """Add an event with the current time to ``events.jsonl``.
 
         Raises:
-            PlanError: It is a link or no file.
+            PlanError: It is a link, or not a file.
         """
         self.check_log()
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         append_line(self.path / "events.jsonl", json.dumps({"time": now, "event": event, **facts}))
 
 
-def _is_of_a_beginning(path: Path) -> bool:
-    """Whether a file is there before a plan is: one begins here, or was stopped at once."""
+def _precedes_plan(path: Path) -> bool:
+    """Whether a file is written before ``plan.json`` when a run starts in an empty folder."""
     return path.name in FILES or path.name.startswith(".plan.json.")

@@ -1,4 +1,4 @@
-"""A round under way: what of it lies in its ``.part`` folder, so that it goes on after any stop."""
+"""Progress of the round that is being trained, in its ``.part`` folder, for resuming."""
 
 from __future__ import annotations
 
@@ -26,58 +26,55 @@ STARTS = "bootstrap.json"
 
 @dataclass
 class RoundState:
-    """What is known of a round while it is trained.
+    """State of a round during training.
 
     Attributes:
-        folder: Where it is kept.
-        every: Seconds between two writings.
-        keeper: Of the epochs.
-        bootstrap: Which random start the first round began with.
-        moved: What the round changed.
-        trace: Of the test split, where that was asked for.
+        folder: Folder of the round's progress.
+        interval: Seconds between two writings.
+        checkpointer: Stores the progress of the epochs.
+        bootstrap: Random start that was chosen, in the first round.
+        weight_change: How much the round changed the body, after training.
+        trace: Test metrics of every epoch, if they were requested.
     """
 
     folder: Path
-    every: float
-    keeper: Checkpointer = field(init=False)
+    interval: float
+    checkpointer: Checkpointer = field(init=False)
     bootstrap: Bootstrap | None = None
-    moved: WeightChange | None = None
+    weight_change: WeightChange | None = None
     trace: Trace | None = None
-    _seen: StartScores | None = None
-    _wrote: float = field(default_factory=time.monotonic)
+    _unwritten: StartScores | None = None
+    _last_write: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        """Begin to count the time."""
-        self.keeper = Checkpointer(self.folder / CHECKPOINT, every=self.every)
-
-    @contextmanager
-    def under_way(self) -> Iterator[None]:
-        """The round trains; however the block ends, its last epoch is kept."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            yield
-        except BaseException:
-            # The disk may be what failed: the last checkpoint is whole, and the failure is told.
-            with suppress(OSError):
-                self._keep()
-            raise
-
-    def _keep(self) -> None:
-        self._write_starts()
-        self.keeper.write()
+        """Create the checkpointer, which starts to measure the training time."""
+        self.checkpointer = Checkpointer(self.folder / CHECKPOINT, interval=self.interval)
 
     @property
     def epoch(self) -> int:
-        """The last epoch that is over, by the checkpoint; 0 where there is none.
+        """Last finished epoch in the checkpoint; 0 if there is no checkpoint.
 
         Raises:
-            WeightsError: It is damaged.
+            WeightsError: The checkpoint is damaged.
         """
         path = self.folder / CHECKPOINT
         return read_facts(path).epoch if path.is_file() else 0
 
-    def looked(self) -> StartScores | None:
-        """What was seen of random starts before a stop.
+    @contextmanager
+    def saved_on_failure(self) -> Iterator[None]:
+        """Write the latest progress to disk if a ``with`` block is stopped or fails."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            yield
+        except BaseException:
+            # The cause may be a full disk: earlier files stay valid, and the first error counts.
+            with suppress(OSError):
+                self._write_start_scores()
+                self.checkpointer.write()
+            raise
+
+    def read_start_scores(self) -> StartScores | None:
+        """Scores of random starts that were evaluated before a stop.
 
         Raises:
             WeightsError: The file is damaged.
@@ -86,35 +83,35 @@ class RoundState:
         if not path.is_file():
             return None
         try:
-            found = json.loads(path.read_bytes())
-            if found["digest"] != _digest(found["looked"]):
+            content = json.loads(path.read_bytes())
+            if content["digest"] != _digest(content["looked"]):
                 raise ValueError
-            return StartScores.model_validate(found["looked"], strict=False)
+            return StartScores.model_validate(content["looked"], strict=False)
         except (ValueError, KeyError, TypeError, RecursionError, ValidationError):
             raise WeightsError(
-                f"{path}: was changed or damaged: delete it, and the random starts are looked at "
-                "anew"
+                f"{path}: was changed or is damaged: delete it, and run again to evaluate all "
+                "random starts again"
             ) from None
 
-    def look(self, looked: StartScores) -> None:
-        """Another start was looked at.
+    def save_start_scores(self, scores: StartScores) -> None:
+        """Store the scores so far, on disk if the interval has passed.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The file cannot be written.
         """
-        self._seen = looked
+        self._unwritten = scores
         signals.check()
-        if time.monotonic() - self._wrote >= self.every:
-            self._write_starts()
+        if time.monotonic() - self._last_write >= self.interval:
+            self._write_start_scores()
 
-    def _write_starts(self) -> None:
-        if self._seen is None:
+    def _write_start_scores(self) -> None:
+        if self._unwritten is None:
             return
-        looked = self._seen.model_dump(mode="json")
-        text = json.dumps({"digest": _digest(looked), "looked": looked})
+        scores = self._unwritten.model_dump(mode="json")
+        text = json.dumps({"digest": _digest(scores), "looked": scores})
         write_atomic(self.folder / STARTS, text.encode())
-        self._seen, self._wrote = None, time.monotonic()
+        self._unwritten, self._last_write = None, time.monotonic()
 
 
-def _digest(looked: object) -> str:
-    return hashlib.sha256(json.dumps(looked, sort_keys=True).encode()).hexdigest()
+def _digest(scores: object) -> str:
+    return hashlib.sha256(json.dumps(scores, sort_keys=True).encode()).hexdigest()

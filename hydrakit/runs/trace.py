@@ -1,7 +1,7 @@
-"""The test figures of every epoch, for the paper's Fig. 4a: off unless it is asked for.
+"""Test metrics after every epoch, for the paper's Fig. 4a; only on request.
 
-They are written beside the round's metrics and handed to nobody: what selects epochs, stops rounds
-or chooses starts is given validation figures alone.
+They are written into the round's folder and used nowhere else: the selection of epochs, early
+stopping and the choice of starts get validation metrics only.
 """
 
 from __future__ import annotations
@@ -20,37 +20,41 @@ from hydrakit.training.evaluation import Evaluator
 
 
 class Trace:
-    """Looks at the target's test split after every epoch of a round."""
+    """Evaluates the target's test split after every epoch of a round.
+
+    Args:
+        body: Body that the round trains.
+        head: Head of the target.
+        read_cases: Reads the test cases, and logs the reading.
+        folder: Folder of the round's progress; points from before a stop are read from it.
+    """
 
     def __init__(
-        self, body: BodyModule, head: nn.Module, read: Callable[[], CaseSet], *, folder: Path
+        self,
+        body: BodyModule,
+        head: nn.Module,
+        read_cases: Callable[[], CaseSet],
+        *,
+        folder: Path,
     ) -> None:
-        """Of a body and the head of the target, as a round trains them.
-
-        Args:
-            body: Of the network.
-            head: Of the target.
-            read: Reads the test cases, and notes that it did.
-            folder: Where the figures are kept while the round goes on; those that were seen before
-                a stop are there.
-        """
         self.body = body
         self.head = head
-        self.read = read
-        self.path = folder / TRACE
+        self.read_cases = read_cases
+        self.folder = folder
         self._points: list[TracePoint] = []
-        if self.path.is_file():
-            lines = self.path.read_bytes().splitlines()
+        path = folder / TRACE
+        if path.is_file():
+            lines = path.read_bytes().splitlines()
             self._points = [TracePoint.model_validate_json(line) for line in lines]
 
     def __call__(self, record: EpochRecord) -> None:
-        """An epoch is over."""
-        evaluate = Evaluator(self.body, self.head, self.read(), None, "cross-entropy")
+        """Evaluate the test split after an epoch, and write the points so far."""
+        evaluate = Evaluator(self.body, self.head, self.read_cases(), None, "cross-entropy")
         point = TracePoint(epoch=record.epoch, test_auc=evaluate()[0].score)
-        # An epoch that is done again after a stop takes the place of what was seen of it.
+        # An epoch that is repeated after a stop replaces its earlier point.
         self._points = [each for each in self._points if each.epoch < point.epoch] + [point]
-        self.write(self.path.parent)
+        self.write(self.folder)
 
     def write(self, folder: Path) -> None:
-        """Into a round's folder."""
+        """Write all points into a folder."""
         write_lines(folder / TRACE, self._points)

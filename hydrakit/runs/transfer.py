@@ -1,9 +1,10 @@
-"""What later rounds did to a head: forgetting and transfer, in AUC, with intervals.
+"""Forgetting and transfer: how later rounds changed a head's AUC, with confidence intervals.
 
-Each is the difference of two rounds, of one dataset's head on the same validation cases. So rounds
-keep what every head gives for them (``validation.safetensors``: a tensor ``(cases, outputs)`` for
-each dataset, in the order of its validation split), and once all are done the differences are
-compared as two strategies are: paired, with whole patients (`hydrakit.stats.paired.compare`).
+Each value is the difference of a head's AUC after two rounds, on the same validation cases. Every
+round therefore stores the outputs of all heads (``validation.safetensors``: a tensor
+``(cases, outputs)`` for each dataset, in the order of its validation split). When all rounds are
+finished, the outputs are compared like two strategies: paired, and by patient
+(`hydrakit.stats.paired.compare`).
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ if TYPE_CHECKING:
     from hydrakit.data.load import CaseSet
 
 FILE = "validation.safetensors"
-MOST_PAIRS = 10_000_000  # of a positive and a negative case: 80 MB for each of several arrays
-NOT_YET = "it is told once the run is finished"
-NOT_KEPT = "rounds kept no validation outputs"
+MAX_PAIRS = 10_000_000  # of a positive and a negative case: 80 MB for each of several arrays
+NOT_YET = "intervals are computed when the run is finished"
+NOT_STORED = "the rounds did not store validation outputs"
 
 
-def keep(folder: Path, validation_outputs: Mapping[str, Tensor]) -> None:
-    """Write what every head gave for validation cases, by dataset, into a round's folder."""
+def write_outputs(folder: Path, validation_outputs: Mapping[str, Tensor]) -> None:
+    """Write the validation outputs of every head, by dataset, into a round's folder."""
     from safetensors.torch import save
 
     write_atomic(
@@ -46,13 +47,13 @@ def keep(folder: Path, validation_outputs: Mapping[str, Tensor]) -> None:
 
 @dataclass(frozen=True)
 class RoundOutputs:
-    """What the rounds of a run kept, and whose cases these are.
+    """Validation outputs that the rounds of a run stored, with the cases they belong to.
 
     Attributes:
-        rundir: Of the run.
-        rounds: Of its plan.
-        val: The validation split of each dataset.
-        units: By dataset and key, what must stay together (`Gate.units`).
+        rundir: Folder of the run.
+        rounds: Rounds of the plan.
+        val: Validation split of each dataset.
+        units: Patient or group of each case, by dataset and key (`LeakageResult.units`).
     """
 
     rundir: RunDir
@@ -60,28 +61,28 @@ class RoundOutputs:
     val: Mapping[str, CaseSet]
     units: Mapping[str, Mapping[str, str]]
 
-    def tested(self, number: int, name: str) -> ScoreTable | str:
-        """A dataset's validation findings through its head after a round; or why there is no AUC.
+    def scores(self, number: int, name: str) -> ScoreTable | str:
+        """Scores of a dataset's validation findings after a round; or the reason for their absence.
 
         Raises:
-            PlanError: What the round kept cannot be read.
+            PlanError: The file of the round cannot be read.
         """
         from hydrakit.stats import tasks
 
         val = self.val[name]
         if val.task == "regression":
-            return "a number has no AUC"
+            return "a regression has no AUC"
         if val.task == "multilabel":
-            return "intervals are of two classes, not of several labels"
-        validation_outputs = self._read(number, name)
-        if validation_outputs is None:
-            return NOT_KEPT
-        if validation_outputs.shape[1] != 2:
-            return f"intervals are of two classes, not of {validation_outputs.shape[1]}"
+            return "intervals are computed for two classes, not for several labels"
+        outputs = self._read(number, name)
+        if outputs is None:
+            return NOT_STORED
+        if outputs.shape[1] != 2:
+            return f"intervals are computed for two classes, not for {outputs.shape[1]}"
         positives = int((val.labels == 1).sum())
-        if positives * (len(val.labels) - positives) > MOST_PAIRS:
-            return f"intervals are of at most {MOST_PAIRS:,} pairs of cases"
-        scores = tasks.predictions(validation_outputs, task=val.task)[:, 1].tolist()
+        if positives * (len(val.labels) - positives) > MAX_PAIRS:
+            return f"intervals are computed for at most {MAX_PAIRS:,} pairs of cases"
+        scores = tasks.predictions(outputs, task=val.task)[:, 1].tolist()
         return gather(
             Row(
                 finding=case.finding,
@@ -100,89 +101,90 @@ class RoundOutputs:
         if not path.is_file():
             return None
         try:
-            found = load(path.read_bytes())[name].astype(np.float64)
+            outputs = load(path.read_bytes())[name].astype(np.float64)
         except (OSError, KeyError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
             raise PlanError(
                 f"{path}: cannot be read ({reason}): delete {path.parent} and run again"
             ) from None
-        if len(found) != len(self.val[name].cases):
+        if len(outputs) != len(self.val[name].cases):
             raise PlanError(
-                f"{path}: is of {len(found)} cases of {name}, its validation split has "
-                f"{len(self.val[name].cases)}: delete {path.parent} and run again"
+                f"{path}: contains outputs for {len(outputs)} cases of {name}, but its validation "
+                f"split has {len(self.val[name].cases)}: delete {path.parent} and run again"
             )
-        return found
+        return outputs
 
 
 def transfers(
-    planned: Sequence[Round], done: Sequence[RoundResult], kept: RoundOutputs | str
+    planned: Sequence[Round], done: Sequence[RoundResult], outputs: RoundOutputs | str
 ) -> tuple[Transfer, ...]:
-    """What became of every head, by dataset in the order of training.
+    """Forgetting and transfer of every head, by dataset in the order of training.
 
     Args:
-        planned: The rounds of the plan.
-        done: Those that are finished, in order.
-        kept: For the intervals; or why there are none.
+        planned: Rounds of the plan.
+        done: Results of the finished rounds, in order.
+        outputs: Validation outputs for the intervals; or the reason for their absence.
 
     Raises:
-        PlanError: What a round kept cannot be read.
+        PlanError: The outputs of a round cannot be read.
     """
     found = []
     for name in dict.fromkeys(name for each in done for name in each.heads):
         scores = {each.round: each.heads[name].score for each in done if name in each.heads}
-        taught = [number for number in scores if name in planned[number - 1].datasets]
-        if taught:  # else it was before rounds noted other heads' figures
-            found.append(_transfer(name, scores, taught, kept))
+        trained = [number for number in scores if name in planned[number - 1].datasets]
+        if trained:  # else an early version ran the round: it stored the metrics of one head
+            found.append(_transfer(name, scores, trained, outputs))
     return tuple(found)
 
 
 def _transfer(
-    name: str, scores: Mapping[int, float], taught: Sequence[int], kept: RoundOutputs | str
+    name: str, scores: Mapping[int, float], trained: Sequence[int], outputs: RoundOutputs | str
 ) -> Transfer:
-    """What became of a dataset's head.
+    """Forgetting and transfer of one dataset's head.
 
     Args:
-        name: Of the dataset.
-        scores: Of the head after each round that tells it, by number.
-        taught: The rounds among them that trained it.
-        kept: As for `transfers`.
+        name: Name of the dataset.
+        scores: Score of the head after each round, by number of the round.
+        trained: Numbers of the rounds that trained the head.
+        outputs: As in `transfers`.
     """
-    visits = [number for number in taught if number + 1 not in taught]
+    visits = [number for number in trained if number + 1 not in trained]
     last = max(scores)
     earlier = [number for number in scores if number < last]
     best = max(earlier, key=lambda number: scores[number], default=None)
     pairs = {
         "forgotten": (best, last) if best is not None else None,
-        "backward": (last, taught[-1]) if last != taught[-1] else None,
+        "backward": (last, trained[-1]) if last != trained[-1] else None,
         "forward": (visits[-1], visits[0]) if len(visits) > 1 else None,
     }
-    wanted = {number for pair in pairs.values() if pair for number in pair}
-    tested = {
-        number: kept if isinstance(kept, str) else kept.tested(number, name) for number in wanted
+    numbers = {number for pair in pairs.values() if pair for number in pair}
+    tables = {
+        number: outputs if isinstance(outputs, str) else outputs.scores(number, name)
+        for number in numbers
     }
-    reasons = [each for each in tested.values() if isinstance(each, str)]
+    reasons = [each for each in tables.values() if isinstance(each, str)]
     return Transfer(
         dataset=name,
-        first=scores[taught[0]],
+        first=scores[trained[0]],
         best=None if best is None else scores[best],
         last=scores[last],
         reason=reasons[0] if reasons else None,
         **{
-            what: None if pair is None else _change(pair, scores, tested)
-            for what, pair in pairs.items()
+            kind: None if pair is None else _change(pair, scores, tables)
+            for kind, pair in pairs.items()
         },
     )
 
 
 def _change(
-    pair: tuple[int, int], scores: Mapping[int, float], tested: Mapping[int, ScoreTable | str]
+    pair: tuple[int, int], scores: Mapping[int, float], tables: Mapping[int, ScoreTable | str]
 ) -> Change:
-    """The score after a round less that after another."""
-    one, other = (tested[number] for number in pair)
+    """Score after one round minus the score after another."""
+    one, other = (tables[number] for number in pair)
     low = high = None
     if not isinstance(one, str) and not isinstance(other, str):
-        found = compare(one, other)
-        low, high = found.low, found.high
+        comparison = compare(one, other)
+        low, high = comparison.low, comparison.high
     return Change(
         round=pair[0],
         against=pair[1],

@@ -172,7 +172,7 @@ class Tuning(Session):
         if rounds.is_dir():
             shutil.rmtree(rounds)
         self.known = self.files.read()
-        network, found = self._network(), []
+        network, found = self.new_network(), []
         last = len(self.plan.rounds)
         for number in range(1, last + 1):
             tuned = self._tune_round(number, network)
@@ -280,7 +280,7 @@ class Tuning(Session):
     def _train_for_real(self, number: int, network: Network) -> None:
         """Train a round with what was chosen, unless that very round was trained before."""
         round = self.plan.rounds[number - 1]
-        self._train_or_copy(number, round, network)
+        self.copy_or_train(number, round, network)
         network.load_round(number, round)
 
     def _with(self, number: int, round: Round) -> Plan:

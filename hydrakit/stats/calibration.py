@@ -264,7 +264,7 @@ def _of_cell(
 
 
 def _effective_positives(table: ScoreTable, share: float, variance: float) -> float:
-    """Number of independent positive findings whose share would have this variance, at least 1.
+    """Number of independent positive findings that would give the share this variance, at least 1.
 
     It never exceeds the effective number of the data, which is used where the share is 0 or 1 and
     resampling shows no variance.

@@ -26,7 +26,7 @@ from hydrakit.stats.intervals import (
 from hydrakit.stats.metrics import mid_ranks
 from hydrakit.stats.score_table import FindingPairs, ScoreTable, pairs_of
 
-EXACT_PATIENTS = 12  # up to so many, all sign patterns are tried
+EXACT_PATIENTS = 12  # with at most this number, all sign patterns are tried
 DRAWS = 20_000
 TINY = 1e-12
 MIN_VARIANCE_SHARE = 0.25  # of the variance expected for strategies that are as similar as these
@@ -129,7 +129,7 @@ def _t_test(t: float, freedom: float) -> float:
 
 
 def sign_flip(contributions: Floats, *, draws: int = DRAWS, seed: int = 0) -> float:
-    """Two-sided p-value of a sum of contributions whose signs are random if there is no effect.
+    """Two-sided p-value of a sum of contributions, under random signs.
 
     All sign patterns are tried where 12 or fewer contributions are not 0. Otherwise ``n`` random
     patterns are, and p is ``(b + 1) / (n + 1)``, which is never 0 (Phipson and Smyth 2010).
@@ -263,9 +263,9 @@ def _contributions(one: FindingPairs, two: FindingPairs) -> Floats:
 def _expected_variance(
     first: ScoreTable, second: ScoreTable, one: FindingPairs, two: FindingPairs
 ) -> float:
-    """Variance to expect of the difference of two AUCs whose scores correlate like these.
+    """Expected variance of the difference of two AUCs, given the correlation of the scores.
 
-    It matters for few findings that all networks rank alike, so that no variance is observed.
+    It matters for few findings that all networks rank equally, so that no variance is observed.
     """
     total = 0.0
     for pairs in (one, two):

@@ -18,7 +18,6 @@ from torch.nn import functional
 from hydrakit.hooks import Label, Task
 from hydrakit.plan.results import AreaUnderCurve, Metrics, Subgroup
 from hydrakit.stats.findings import Floats, Subgroups, each_subgroup, enough_for_auc
-from hydrakit.stats.intervals import newcombe_interval
 from hydrakit.stats.metrics import auc, mean_absolute_error, r_squared
 
 Scale = tuple[float, float]  # mean and standard deviation of a number over the training split
@@ -193,6 +192,8 @@ def auc_with_interval(
     value = auc(scores, positive)
     positives = int(positive.sum())
     negatives = len(positive) - positives
+    from hydrakit.stats.intervals import newcombe_interval
+
     low, high = newcombe_interval(value, positives, negatives)
     return AreaUnderCurve(
         class_name=class_name,

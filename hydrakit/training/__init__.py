@@ -1,1 +1,1 @@
-"""What training a round consists of: examples, updates, figures, the chosen epoch."""
+"""Training of one round: loop, epochs, batches, evaluation, selection, checkpoints and seeds."""

@@ -1,7 +1,7 @@
-"""Heads of one shape side by side, so that one call to torch serves them all.
+"""Batched heads: many heads of the same shape, trained together with one call to torch.
 
-Batched matrix products, an Adam with a rate for each head, and dropout that drops in each head what
-it would drop alone. Used by `hydrakit.search.together`.
+It uses batched matrix products and Adam with a learning rate for each head. Dropout drops the same
+units in each head as if the head were trained alone. `hydrakit.search.together` uses this module.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # as in `torch.optim.AdamW`
 
 
 class HeadStack:
-    """Heads of one shape side by side, and their Adam (as `torch.optim.AdamW`).
+    """Stacked weights of several heads of the same shape, and Adam for them.
+
+    The update is that of `torch.optim.AdamW`.
 
     Attributes:
-        weights: By parameter, ``(heads, inputs, outputs)`` or, of a bias, ``(heads, 1, outputs)``.
-        widths: How many numbers each dropout layer takes; the first is that of the features.
+        weights: One tensor for each parameter of a head: ``(heads, inputs, outputs)`` for a weight,
+            ``(heads, 1, outputs)`` for a bias.
+        widths: Input width of each dropout layer; the first layer is the dropout of the features.
     """
 
     def __init__(self, heads: Sequence[nn.Module], device: torch.device) -> None:
@@ -37,8 +40,8 @@ class HeadStack:
                 self.widths.append(width)
             width = layer.out_features if isinstance(layer, nn.Linear) else width
         self.names = [name for name, _ in heads[0].named_parameters()]
-        same = zip(*(head.parameters() for head in heads), strict=True)
-        self.weights = [torch.stack([_lying(each) for each in one]) for one in same]
+        parameters = zip(*(head.parameters() for head in heads), strict=True)
+        self.weights = [torch.stack([_transposed(each) for each in one]) for one in parameters]
         self._means, self._squares, self._spare = (
             [torch.zeros_like(weight) for weight in self.weights] for _ in range(3)
         )
@@ -46,7 +49,7 @@ class HeadStack:
         self.device = device
 
     def state(self, at: int) -> dict[str, Tensor]:
-        """The weights of one head, as its ``state_dict`` gives them."""
+        """Weights of one head, in the form of its ``state_dict``."""
         own = (weight[at] for weight in self.weights)
         return {
             name: (each.T if name.endswith("weight") else each[0]).clone().contiguous()
@@ -54,24 +57,24 @@ class HeadStack:
         }
 
     def keep(self, rows: list[int]) -> None:
-        """Take out all heads but these."""
+        """Remove all heads except those with these indices."""
         for tensors in (self.weights, self._means, self._squares, self._spare):
             tensors[:] = [tensor[rows] for tensor in tensors]
         self._steps = self._steps[rows]
 
     def column(self, values: list[float]) -> Tensor:
-        """A number for each head, in the shape in which weights take it."""
+        """One number for each head, in a shape that broadcasts to the weights."""
         return torch.tensor(values, dtype=torch.float64, device=self.device)[:, None, None]
 
     def forward(
         self, inputs: Tensor, weights: Sequence[Tensor], masks: Iterable[Tensor | None] = ()
     ) -> Tensor:
-        """What heads make of inputs: ``(heads, batch, features)`` to ``(heads, batch, outputs)``.
+        """Compute outputs ``(heads, batch, outputs)`` from inputs ``(heads, batch, features)``.
 
         Args:
             inputs: One batch for each head.
-            weights: Of these heads, in the order of `weights`.
-            masks: Of the dropout layers; none in evaluation.
+            weights: Weights of these heads, in the order of the attribute `weights`.
+            masks: Masks of the dropout layers (`DropoutMasks.of`); empty in evaluation.
         """
         own, drops = iter(weights), iter(masks)
         for layer in self.layers:
@@ -85,49 +88,49 @@ class HeadStack:
         return inputs
 
     def first(self, heads: int) -> list[Tensor]:
-        """The weights of the first heads, for gradients with respect to them."""
+        """Weights of the first heads, as leaves that gradients can be computed for."""
         return [weight[:heads].detach().requires_grad_() for weight in self.weights]
 
-    def step(self, slopes: Sequence[Tensor], rates: Tensor, decays: Tensor) -> None:
-        """Update the first heads.
+    def step(self, gradients: Sequence[Tensor], rates: Tensor, decays: Tensor) -> None:
+        """Update the first heads with Adam.
 
         Args:
-            slopes: Gradients of their losses with respect to `first`.
-            rates: Learning rates (`column`) of all heads.
-            decays: Weight decays (`column`) of all heads.
+            gradients: Gradients of the losses with respect to the tensors of `first`.
+            rates: Learning rates of all heads, from `column`.
+            decays: Weight decays of all heads, from `column`.
         """
-        heads = slopes[0].shape[0]
+        heads = gradients[0].shape[0]
         rates, decays, steps = rates[:heads], decays[:heads], self._steps[:heads].add_(1)
         root = (1 - BETA2**steps).sqrt()
-        stride = -(rates * root / (1 - BETA1**steps)).float()
-        small = (EPSILON * root).float()
-        shrink = (1 - rates * decays).float() if bool(decays.any()) else None
+        step_size = -(rates * root / (1 - BETA1**steps)).float()
+        epsilon = (EPSILON * root).float()
+        decay = (1 - rates * decays).float() if bool(decays.any()) else None
         own = zip(self.weights, self._means, self._squares, self._spare, strict=True)
-        for slope, tensors in zip(slopes, own, strict=True):
+        for gradient, tensors in zip(gradients, own, strict=True):
             weight, mean, square, spare = (tensor[:heads] for tensor in tensors)
-            mean.lerp_(slope, 1 - BETA1)
-            square.mul_(BETA2).addcmul_(slope, slope, value=1 - BETA2)
-            torch.sqrt(square, out=spare).add_(small)
+            mean.lerp_(gradient, 1 - BETA1)
+            square.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+            torch.sqrt(square, out=spare).add_(epsilon)
             torch.div(mean, spare, out=spare)
-            if shrink is not None:
-                weight.mul_(shrink)
-            weight.addcmul_(spare, stride)
+            if decay is not None:
+                weight.mul_(decay)
+            weight.addcmul_(spare, step_size)
 
 
-def _lying(parameter: Tensor) -> Tensor:
-    """A parameter in `HeadStack` order: two axes, inputs first (products are 1.2 times faster)."""
+def _transposed(parameter: Tensor) -> Tensor:
+    """Parameter with two axes, inputs first, which makes matrix products 1.2 times faster."""
     return parameter.detach().mT if parameter.ndim == 2 else parameter.detach()[None]
 
 
 @dataclass(frozen=True)
 class Noise:
-    """What decides the dropout of one head.
+    """Dropout of one head: its random numbers and probabilities.
 
     Attributes:
-        seeds: Of its round.
-        examples: How many it trains on.
-        features: Probability of the dropout of its features.
-        head: Probability of all dropout within it.
+        seeds: Seeds of the head's round.
+        examples: Number of training examples in an epoch.
+        features: Dropout probability of the features.
+        head: Dropout probability of all layers within the head.
     """
 
     seeds: Seeds
@@ -137,31 +140,31 @@ class Noise:
 
     @property
     def key(self) -> tuple[int, ...]:
-        """Equal for heads that draw the same numbers; it begins with the number of examples."""
-        drawing = int(self.features > 0), int(self.head > 0)
-        return (self.examples, self.seeds.plan, self.seeds.round, *drawing)
+        """Key that is equal for heads with the same random numbers; examples come first."""
+        drops = int(self.features > 0), int(self.head > 0)
+        return (self.examples, self.seeds.plan, self.seeds.round, *drops)
 
     def probabilities(self, layers: int) -> list[float]:
-        """Of so many dropout layers."""
+        """Dropout probability of each of a number of dropout layers."""
         return [self.features, *[self.head] * (layers - 1)]
 
 
 class DropoutMasks:
-    """What dropout keeps in an epoch, in heads side by side.
+    """Dropout masks of all heads for one epoch.
 
-    Heads that draw the same numbers share them: each compares them with its own probability.
+    Heads with the same random numbers share them; each compares them with its own probability.
     """
 
     def __init__(
         self, noises: Sequence[Noise], stack: HeadStack, *, epoch: int, batch_size: int
     ) -> None:
-        """Draw for an epoch.
+        """Draw the random numbers of an epoch.
 
         Args:
-            noises: Of each head; those with the same key come one after another.
-            stack: The heads.
-            epoch: From 1.
-            batch_size: Examples per update.
+            noises: Dropout of each head; heads with equal keys must be neighbours.
+            stack: Stacked heads.
+            epoch: Number of the epoch, from 1.
+            batch_size: Examples in a training step.
         """
         self.widths, self.device = stack.widths, stack.device
         self._groups: list[tuple[slice, list[list[Tensor | None]]]] = []
@@ -170,25 +173,27 @@ class DropoutMasks:
             members = list(same)
             start, end = end, end + len(members)
             with seeded(members[0].seeds.of(EPOCH, epoch, 1), self.device):
-                self._groups.append((slice(start, end), self._drawn(members[0], batch_size)))
-        chances = torch.tensor(
+                self._groups.append((slice(start, end), self._draw(members[0], batch_size)))
+        probabilities = torch.tensor(
             [noise.probabilities(len(self.widths)) for noise in noises], dtype=torch.float64
         )
-        chances = chances.T[:, :, None, None]  # (layers, heads, 1, 1)
-        self._active = [bool(layer.any()) for layer in chances]
-        self._scales = (1 / (1 - chances)).float().to(self.device)
-        # As `hydrakit.models.layers` compares: on a CPU 16-bit pieces of random words.
-        limits = (chances * PIECES).round().clamp(max=PIECES - 1) - PIECES // 2
+        probabilities = probabilities.T[:, :, None, None]  # (layers, heads, 1, 1)
+        self._active = [bool(layer.any()) for layer in probabilities]
+        self._scales = (1 / (1 - probabilities)).float().to(self.device)
+        # As in `hydrakit.models.layers`: on a CPU, 16-bit pieces of random words are compared.
+        limits = (probabilities * PIECES).round().clamp(max=PIECES - 1) - PIECES // 2
         self._limits = (
-            limits.to(torch.int16) if self.device.type == "cpu" else chances.to(self.device)
+            limits.to(torch.int16) if self.device.type == "cpu" else probabilities.to(self.device)
         )
 
-    def _drawn(self, noise: Noise, batch_size: int) -> list[list[Tensor | None]]:
-        """By batch and layer, in the order in which a head alone would draw; None: nothing."""
-        chances = noise.probabilities(len(self.widths))
-        layers = list(zip(self.widths, chances, strict=True))
+    def _draw(self, noise: Noise, batch_size: int) -> list[list[Tensor | None]]:
+        """Random numbers by batch and layer, drawn in the order of a head that trains alone.
+
+        None stands for a layer without dropout.
+        """
+        layers = list(zip(self.widths, noise.probabilities(len(self.widths)), strict=True))
         return [
-            [self._numbers(len(batch), width) if chance > 0 else None for width, chance in layers]
+            [self._numbers(len(batch), width) if drop > 0 else None for width, drop in layers]
             for batch in torch.empty(noise.examples).split(batch_size)
         ]
 
@@ -198,11 +203,11 @@ class DropoutMasks:
         return torch.rand(rows, width, device=self.device)
 
     def of(self, number: int, sizes: Sequence[int]) -> list[Tensor | None]:
-        """By layer, what to multiply with, ``(heads, batch, width)``; None: nothing is dropped.
+        """Masks ``(heads, batch, width)`` to multiply with, by layer; None for no dropout.
 
         Args:
-            number: Of the batch, from 0.
-            sizes: Examples of each head in it, of those that have any.
+            number: Number of the batch, from 0.
+            sizes: Number of examples of each head in the batch, without heads that have none.
         """
         return [self._mask(number, sizes, layer) for layer in range(len(self.widths))]
 
@@ -210,8 +215,8 @@ class DropoutMasks:
         if not self._active[layer]:
             return None
         mask = torch.ones(len(sizes), max(sizes), self.widths[layer], device=self.device)
-        for heads, drawn in self._groups:
-            if heads.start < len(sizes) and (numbers := drawn[number][layer]) is not None:
-                kept = numbers >= self._limits[layer, heads]
-                torch.mul(kept, self._scales[layer, heads], out=mask[heads, : sizes[heads.start]])
+        for heads, batches in self._groups:
+            if heads.start < len(sizes) and (numbers := batches[number][layer]) is not None:
+                passes = numbers >= self._limits[layer, heads]
+                torch.mul(passes, self._scales[layer, heads], out=mask[heads, : sizes[heads.start]])
         return mask

@@ -1,4 +1,4 @@
-"""What a round trains on, batch by batch."""
+"""Training batches of one dataset, in a new order in every epoch."""
 
 from __future__ import annotations
 
@@ -16,14 +16,19 @@ from hydrakit.training.seeds import EPOCH, VIEWS, Seeds
 
 
 class TrainingExamples:
-    """What a round trains on: inputs with labels, in batches, in a new order every epoch.
+    """Inputs and labels that a round trains on.
 
-    Views are made when a batch is taken, so that none are kept in memory. The features of a frozen
-    body are kept: they are constants.
+    An augmented view is computed when its batch is requested, so that memory holds one batch of
+    views. Features of a frozen body are constant and stay in memory.
+
+    Args:
+        data: Dataset to train on.
+        settings: Training values of the round.
+        seeds: Seeds of the round.
+        fixed: Whether all epochs use the same views; without augmentation they always do.
 
     Attributes:
-        data: The round's dataset.
-        labels: Class of each example of the epoch last begun, on the device.
+        labels: Class of each example of the current epoch, on the device.
     """
 
     def __init__(
@@ -46,7 +51,7 @@ class TrainingExamples:
             self._draw(count, seeds.generator(VIEWS))
 
     def _draw(self, views: int, generator: torch.Generator) -> None:
-        """Choose which patches come, and a view of each; drawn on the CPU, alike for any device."""
+        """Draw patches and their views, on the CPU so that every device gets the same numbers."""
         rows = balanced(self.data.train_labels, views, generator, self.settings.epoch_size)
         self.rows = rows.to(self.device)
         self.labels = self.data.train_labels[rows].to(self.device)
@@ -54,42 +59,43 @@ class TrainingExamples:
         if self.settings.augmentation != "none":
             self.views = Views.draw(len(rows), generator).to(self.device)
 
-    def _images(self, chosen: Tensor) -> Tensor:
-        views = None if self.views is None else self.views[chosen]
-        return self.data.train.views(self.rows[chosen], views, self.data.patch)
+    def _images(self, indices: Tensor) -> Tensor:
+        views = None if self.views is None else self.views[indices]
+        return self.data.train.views(self.rows[indices], views, self.data.patch)
 
     def precompute_features(self, body: nn.Module, device: torch.device) -> None:
-        """Put the fixed views through a frozen body, once.
+        """Replace the fixed views by their features.
 
         Args:
-            body: On the device of the data.
-            device: Of the features, which are the examples from here on, and of their labels.
+            body: Frozen body, on the device of the data.
+            device: Device of the features and labels.
         """
-        every = torch.arange(len(self.rows), device=self.device).split(EVALUATION_BATCH)
-        features = torch.cat([forward_in_batches(body, self._images(chosen)) for chosen in every])
+        indices = torch.arange(len(self.rows), device=self.device).split(EVALUATION_BATCH)
+        features = torch.cat([forward_in_batches(body, self._images(batch)) for batch in indices])
         self.device = device
         self.features, self.labels = features.to(device), self.labels.to(device)
 
     def __len__(self) -> int:
-        """Examples of an epoch."""
+        """Number of examples in an epoch."""
         if self.fixed:
             return len(self.rows)
         limit = self.settings.epoch_size
         return len(balanced(self.data.train_labels, 1, torch.Generator(), limit))
 
     def batches(self, epoch: int, steps: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the inputs and labels of an epoch, batch by batch.
+        """Yield inputs and labels of an epoch, batch by batch.
 
         Args:
-            epoch: Its number.
-            steps: In so many batches of equal size, up to one; None for the batch size.
+            epoch: Number of the epoch, from 1.
+            steps: Number of batches, with sizes that differ by at most one; None for batches of the
+                round's batch size.
         """
         generator = self.seeds.generator(EPOCH, epoch, 0)
         if not self.fixed:
             self._draw(1, generator)
         order = torch.randperm(len(self.rows), generator=generator).to(self.device)
         size = self.settings.batch_size
-        for chosen in order.split(size) if steps is None else order.tensor_split(steps):
+        for indices in order.split(size) if steps is None else order.tensor_split(steps):
             signals.check()
-            inputs = self._images(chosen) if self.features is None else self.features[chosen]
-            yield inputs, self.labels[chosen]
+            inputs = self._images(indices) if self.features is None else self.features[indices]
+            yield inputs, self.labels[indices]

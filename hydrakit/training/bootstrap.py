@@ -1,4 +1,7 @@
-"""The best of many random starts, by the first round's validation split (paper, Section II-D)."""
+"""Bootstrap: the best of several random starts, by the first round's validation split.
+
+The paper describes it in Section II-D.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,8 @@ from hydrakit.plan.results import Bootstrap
 from hydrakit.schema import Frozen
 from hydrakit.training.evaluation import Evaluator
 
-# Stages of `halving`: the share of the validation cases that is looked at, and the share of the
-# starts that goes on. Few cases tell starts apart badly: with less than so many of a class, all
-# cases are looked at.
+# Stages of the rule `halving`: share of the validation cases, and share of the starts that remain.
+# A stage is left out if its share of a class has fewer cases than FEWEST_OF_A_CLASS.
 STAGES = ((1 / 8, 1 / 4), (1 / 2, 1 / 4))
 FEWEST_OF_A_CLASS = 16
 
@@ -28,11 +30,11 @@ BodyAndHead = tuple[BodyModule, nn.Module]
 
 
 class StartScores(Frozen):
-    """What was seen of random starts so far (``bootstrap.json``).
+    """Scores of the random starts evaluated so far (``bootstrap.json``).
 
     Attributes:
-        scores: Validation AUC (of a number, R2), by the share of the cases that was looked at, and
-            the number of the start.
+        scores: Validation AUC (of a regression R2), by share of the validation cases and by number
+            of the start.
     """
 
     scores: dict[float, dict[int, float]] = Field(default_factory=dict)
@@ -46,55 +48,54 @@ def best_start(
     rule: BootstrapRule,
     loss: str,
     on_start: Callable[[int], None],
-    looked: StartScores | None = None,
-    on_look: Callable[[StartScores], None] = lambda _: None,
+    known: StartScores | None = None,
+    on_scores: Callable[[StartScores], None] = lambda _: None,
 ) -> tuple[BodyAndHead, Bootstrap]:
-    """Look at random starts, and give the one with the highest validation AUC (of a number, R2).
+    """Evaluate random starts, and return the one with the highest validation AUC (or R2).
 
     Args:
-        build: Makes the start of a number, on the cases' device; the same whenever it is asked.
-        val: The validation split.
-        count: How many starts.
-        rule: ``all`` looks at every start on every case; ``halving`` drops hopeless ones early.
-        loss: As in `Hyperparameters`.
-        on_start: Called with the number of starts that are done with.
-        looked: What was seen before a stop: these starts are not looked at again.
-        on_look: Called with what was seen so far, after each start.
+        build: Builds the start with a number, on the device of the cases; the same start each time.
+        val: Validation split.
+        count: Number of starts.
+        rule: ``all`` evaluates every start on every case; ``halving`` drops poor starts early.
+        loss: Loss function, as in `Hyperparameters`.
+        on_start: Called with the number of starts that are evaluated or dropped.
+        known: Scores from before a stop; these starts are not evaluated again.
+        on_scores: Called with all scores so far, after each evaluation.
     """
-    scores = {share: dict(of) for share, of in (looked or StartScores()).scores.items()}
+    scores = {share: dict(by_start) for share, by_start in (known or StartScores()).scores.items()}
 
     def score(number: int, share: float, cases: CaseSet) -> float:
-        known = scores.setdefault(share, {})
-        if number not in known:
-            known[number] = Evaluator(*build(number), cases, None, loss)()[0].score
-            on_look(StartScores(scores=scores))
-        return known[number]
+        by_start = scores.setdefault(share, {})
+        if number not in by_start:
+            by_start[number] = Evaluator(*build(number), cases, None, loss)()[0].score
+            on_scores(StartScores(scores=scores))
+        return by_start[number]
 
-    running = list(range(count))
+    remaining = list(range(count))
     if rule == "halving":
-        for share, kept in STAGES:
-            part = subset(val, share)
-            if part is None:
+        for share, remaining_share in STAGES:
+            cases = subset(val, share)
+            if cases is None:
                 continue
-            found = [score(number, share, part) for number in running]
-            order = sorted(range(len(running)), key=lambda at: -found[at])
-            best = sorted(order[: max(1, round(kept * len(running)))])
-            running = [running[at] for at in best]
-            on_start(count - len(running))
-    whole: list[float | None] = [None] * count
-    for done, number in enumerate(running, start=count - len(running) + 1):
-        whole[number] = score(number, 1.0, val)
+            stage_scores = [score(number, share, cases) for number in remaining]
+            order = sorted(range(len(remaining)), key=lambda at: -stage_scores[at])
+            best = sorted(order[: max(1, round(remaining_share * len(remaining)))])
+            remaining = [remaining[at] for at in best]
+            on_start(count - len(remaining))
+    final: list[float | None] = [None] * count
+    for done, number in enumerate(remaining, start=count - len(remaining) + 1):
+        final[number] = score(number, 1.0, val)
         on_start(done)
-    chosen = max(running, key=lambda number: (whole[number], -number))
-    return build(chosen), Bootstrap(chosen=chosen, val_auc=tuple(whole))
+    chosen = max(remaining, key=lambda number: (final[number], -number))
+    return build(chosen), Bootstrap(chosen=chosen, val_auc=tuple(final))
 
 
 def subset(cases: CaseSet, share: float) -> CaseSet | None:
-    """Some of the cases, as many of every class as its share is.
+    """Choose the same share of the cases of each class, evenly spaced.
 
     Returns:
-        The first ones of each class; None where that leaves too few of a class, or where labels
-        are no classes.
+        The chosen cases; None if a class would have too few, or if the labels are not classes.
     """
     if cases.task != "classification":
         return None

@@ -1,7 +1,8 @@
-"""A round's progress on disk: with it the round goes on after any stop as if nothing had happened.
+"""Checkpoints: the progress of a round on disk.
 
-Every epoch seeds itself, so that no random state has to be kept. A checkpoint is one safetensors
-file, written whole beside its place and renamed; it says what it is as weight files do.
+A round that is resumed from a checkpoint ends with the same weights as an uninterrupted one. Every
+epoch has its own seed, so a checkpoint contains no random state. It is one safetensors file that is
+written under a temporary name and renamed. Like a weight file it contains a description of itself.
 """
 
 from __future__ import annotations
@@ -31,33 +32,33 @@ RECORDS = "records"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A round's progress after an epoch, apart from the modules that go on.
+    """Copy of a round's progress after an epoch.
 
     Attributes:
-        tensors: By name, on their device.
-        records: Of the epochs.
-        learning_rate: As in `CheckpointFacts`, like the two below.
-        plateau: Of the schedule.
-        kept: Epochs.
+        tensors: Weights, optimiser state and saved weights by name, on their device.
+        records: Records of the finished epochs.
+        learning_rate: Learning rate of the next epoch.
+        plateau: State of the learning rate schedule.
+        saved_epochs: Numbers of the epochs whose weights the selection has saved.
     """
 
     tensors: dict[str, Tensor]
     records: tuple[EpochRecord, ...]
     learning_rate: float
     plateau: Plateau
-    kept: tuple[int, ...]
+    saved_epochs: tuple[int, ...]
 
 
 @dataclass
 class RoundProgress:
-    """Where a round is: all that decides how it goes on after an epoch.
+    """State of a round between two epochs: everything that decides how training continues.
 
     Attributes:
-        modules: What is trained.
-        optimiser: Of their parameters.
-        scheduler: Of the learning rate.
-        selection: Which weights the round will end with.
-        records: Of the epochs that are over.
+        modules: Modules that are trained.
+        optimiser: Optimiser of their parameters.
+        scheduler: Learning rate schedule.
+        selection: Selection of the weights that the round will end with.
+        records: Records of the finished epochs.
     """
 
     modules: Sequence[nn.Module]
@@ -67,12 +68,12 @@ class RoundProgress:
     records: list[EpochRecord] = field(default_factory=list)
 
     def over(self) -> bool:
-        """Whether the round has had all its epochs, or patience has run out."""
+        """Whether the round has reached its last epoch, or patience has run out."""
         settings, done = self.selection.settings, len(self.records)
         return done >= settings.epochs or self.selection.exhausted(done, settings.patience)
 
     def snapshot(self) -> Snapshot:
-        """A copy. What selection keeps is not copied: it is replaced, never changed."""
+        """Copy the state. Weights saved by the selection are never modified, so not copied."""
         tensors = {
             f"module.{number}.{name}": tensor.detach().clone()
             for number, module in enumerate(self.modules)
@@ -81,8 +82,8 @@ class RoundProgress:
         for number, parameter in enumerate(self._parameters):
             for name, tensor in self.optimiser.state.get(parameter, {}).items():
                 tensors[f"optimiser.{number}.{name}"] = tensor.detach().clone()
-        kept = self.selection.kept
-        for place, (_, states) in enumerate(kept):
+        saved = self.selection.saved
+        for place, (_, states) in enumerate(saved):
             for number, state in enumerate(states):
                 for name, tensor in state.items():
                     tensors[f"kept.{place}.{number}.{name}"] = tensor
@@ -96,24 +97,24 @@ class RoundProgress:
                 best=None if best == float("inf") else best,
                 **{name: plateau[name] for name in Plateau.model_fields if name != "best"},
             ),
-            kept=tuple(record.epoch for record, _ in kept),
+            saved_epochs=tuple(record.epoch for record, _ in saved),
         )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Be as a snapshot tells.
+        """Restore the state of a snapshot.
 
         Raises:
-            KeyError, ValueError, RuntimeError: It is of other modules.
+            KeyError, ValueError, RuntimeError: The snapshot belongs to other modules.
         """
         tensors, plateau = snapshot.tensors, snapshot.plateau
         for number, module in enumerate(self.modules):
-            module.load_state_dict(_below(tensors, f"module.{number}."))
+            module.load_state_dict(_with_prefix(tensors, f"module.{number}."))
         self.optimiser.load_state_dict(
             {
                 "state": {
-                    number: {name: _like(tensor, parameter) for name, tensor in state.items()}
+                    number: {name: _copy_like(tensor, parameter) for name, tensor in state.items()}
                     for number, parameter in enumerate(self._parameters)
-                    if (state := _below(tensors, f"optimiser.{number}."))
+                    if (state := _with_prefix(tensors, f"optimiser.{number}."))
                 },
                 "param_groups": self.optimiser.state_dict()["param_groups"],
             }
@@ -123,111 +124,112 @@ class RoundProgress:
         best = float("inf") if plateau.best is None else plateau.best
         self.scheduler.load_state_dict(plateau.model_dump() | {"best": best})
         self.records[:] = snapshot.records
-        kept = [
-            (self.records[epoch - 1], self._kept_states(tensors, place))
-            for place, epoch in enumerate(snapshot.kept)
+        saved = [
+            (self.records[epoch - 1], self._saved_states(tensors, place))
+            for place, epoch in enumerate(snapshot.saved_epochs)
         ]
-        self.selection.go_on(self.records, kept)
+        self.selection.restore(self.records, saved)
 
-    def _kept_states(self, tensors: Mapping[str, Tensor], place: int) -> list[StateDict]:
-        """On the device of what is trained."""
+    def _saved_states(self, tensors: Mapping[str, Tensor], place: int) -> list[StateDict]:
+        """Saved weights of one epoch, one state for each module, on the device of training."""
         return [
             {
                 name: tensor.to(self._parameters[0].device)
-                for name, tensor in _below(tensors, f"kept.{place}.{number}.").items()
+                for name, tensor in _with_prefix(tensors, f"kept.{place}.{number}.").items()
             }
             for number in range(len(self.modules))
         ]
 
     @property
     def _parameters(self) -> list[nn.Parameter]:
-        found: list[nn.Parameter] = self.optimiser.param_groups[0]["params"]
-        return found
+        parameters: list[nn.Parameter] = self.optimiser.param_groups[0]["params"]
+        return parameters
 
 
 class Checkpointer:
-    """Keeps a round's progress: in memory after every epoch, and on disk now and then.
+    """Stores the progress of a round: in memory after every epoch, and on disk at intervals.
 
     Attributes:
-        path: Of the checkpoint; None keeps it in memory alone.
-        every: Seconds between two writings.
-        held: The progress after the last epoch.
+        path: Path of the checkpoint; None stores the progress in memory only.
+        interval: Seconds between two checkpoints on disk.
+        latest: Progress after the last finished epoch.
     """
 
-    def __init__(self, path: Path | None = None, *, every: float = CHECKPOINT_SECONDS) -> None:
+    def __init__(self, path: Path | None = None, *, interval: float = CHECKPOINT_SECONDS) -> None:
         self.path = path
-        self.every = every
-        self.held: Snapshot | None = None
+        self.interval = interval
+        self.latest: Snapshot | None = None
         self._written = True
-        self._began = self._wrote = time.monotonic()
-        self._before = 0.0
+        self._start = self._last_write = time.monotonic()
+        self._seconds_before = 0.0
 
     @property
     def seconds(self) -> float:
-        """Of training, those before a stop included."""
-        return self._before + time.monotonic() - self._began
+        """Seconds of training, including those before a stop."""
+        return self._seconds_before + time.monotonic() - self._start
 
     def begin(self, progress: RoundProgress) -> None:
-        """Go on from the checkpoint, if there is one.
+        """Restore the progress from the checkpoint, if there is one.
 
         Raises:
-            WeightsError: It is damaged, or of another round.
+            WeightsError: The checkpoint is damaged, or belongs to another round.
         """
         if self.path is not None and self.path.is_file():
-            snapshot, self._before = _read(self.path)
+            snapshot, self._seconds_before = _read(self.path)
             try:
                 progress.restore(snapshot)
             except (KeyError, ValueError, RuntimeError, IndexError):
                 raise WeightsError(
-                    f"{self.path}: is not of this round: delete it, and the round begins anew"
+                    f"{self.path}: belongs to another round: delete it, and run again to train the "
+                    "round from its beginning"
                 ) from None
-        self.held = progress.snapshot()
+        self.latest = progress.snapshot()
 
-    def back(self, progress: RoundProgress) -> None:
-        """Go back to the progress after the last epoch."""
-        assert self.held is not None
-        progress.restore(self.held)
+    def roll_back(self, progress: RoundProgress) -> None:
+        """Restore the progress after the last finished epoch."""
+        assert self.latest is not None
+        progress.restore(self.latest)
 
-    def epoch_over(self, progress: RoundProgress) -> None:
-        """An epoch is over: its progress is kept, and written down if it is time.
+    def epoch_finished(self, progress: RoundProgress) -> None:
+        """Store the progress after an epoch, on disk too if the interval has passed.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The checkpoint cannot be written.
         """
-        self.held, self._written = progress.snapshot(), False
-        if time.monotonic() - self._wrote >= self.every:
+        self.latest, self._written = progress.snapshot(), False
+        if time.monotonic() - self._last_write >= self.interval:
             self.write()
 
     def write(self) -> None:
-        """Write down what is held, unless it is on disk already.
+        """Write the latest progress to disk, unless it is there already.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The checkpoint cannot be written.
         """
-        if self.path is None or self.held is None or self._written:
+        if self.path is None or self.latest is None or self._written:
             return
-        held = self.held
-        lines = "\n".join(record.model_dump_json() for record in held.records)
+        snapshot = self.latest
+        lines = "\n".join(record.model_dump_json() for record in snapshot.records)
         records = torch.frombuffer(bytearray(lines.encode()), dtype=torch.uint8)
-        tensors = {**held.tensors, RECORDS: records}
+        tensors = {**snapshot.tensors, RECORDS: records}
         facts = CheckpointFacts(
             hydrakit=version(),
-            epoch=len(held.records),
-            learning_rate=held.learning_rate,
-            plateau=held.plateau,
-            kept=held.kept,
+            epoch=len(snapshot.records),
+            learning_rate=snapshot.learning_rate,
+            plateau=snapshot.plateau,
+            kept=snapshot.saved_epochs,
             seconds=self.seconds,
             digest=weightfile.tensor_digest(tensors),
         )
         weightfile.write_tensors(self.path, tensors, facts)
-        self._written, self._wrote = True, time.monotonic()
+        self._written, self._last_write = True, time.monotonic()
 
 
 def read_facts(path: Path) -> CheckpointFacts:
-    """What a checkpoint says, without its tensors.
+    """Read the description of a checkpoint, without its tensors.
 
     Raises:
-        WeightsError: It is none, or damaged, or a later version wrote it.
+        WeightsError: The file is not a checkpoint or is damaged, or a later version wrote it.
     """
     try:
         text = weightfile.read_description(path)
@@ -241,7 +243,7 @@ def read_facts(path: Path) -> CheckpointFacts:
 
 
 def _read(path: Path) -> tuple[Snapshot, float]:
-    """A checkpoint, and the seconds of training before it."""
+    """Read a checkpoint, and the seconds of training before it."""
     facts = read_facts(path)
     try:
         tensors = weightfile.read_tensors(path, facts.digest)
@@ -257,13 +259,13 @@ def _read(path: Path) -> tuple[Snapshot, float]:
 
 def _damaged(path: Path) -> WeightsError:
     return WeightsError(
-        f"{path}: is no checkpoint that hydrakit {version()} reads: it was damaged, or "
-        "another version wrote it: delete it, and its round begins anew"
+        f"{path}: hydrakit {version()} cannot read this checkpoint: it is damaged, or another "
+        "version wrote it: delete it, and run again to train the round from its beginning"
     )
 
 
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin so, by the rest of the name."""
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Tensors with a prefix in their names, by the rest of the name."""
     return {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()
@@ -271,8 +273,8 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     }
 
 
-def _like(tensor: Tensor, parameter: nn.Parameter) -> Tensor:
-    """A copy laid out in memory as a parameter is; what has another shape is a count."""
+def _copy_like(tensor: Tensor, parameter: nn.Parameter) -> Tensor:
+    """Copy a tensor into the memory layout of its parameter; a step count is copied as it is."""
     if tensor.shape != parameter.shape:
         return tensor.clone()
     return torch.empty_like(parameter).copy_(tensor)

@@ -1,7 +1,7 @@
-"""Where the numbers of a round first were no longer finite: an epoch is gone through again to see.
+"""Causes of failed training: the first layer that is not finite, and the batch size that fits.
 
-Looking at every layer in every step would cost each run time; an epoch repeats its numbers, so it
-is looked at only once it has failed.
+Checking every layer in every step would slow down all runs. An epoch can be repeated with the same
+numbers, so the layers are checked in a repetition of the epoch that failed.
 """
 
 from __future__ import annotations
@@ -23,42 +23,43 @@ from hydrakit.training.epochs import build_optimiser
 Named = Sequence[tuple[str, nn.Module]]
 
 
-class _FoundError(Exception):
-    """What is not finite, in words."""
+class _NonFiniteError(Exception):
+    """A number is not finite; the message says where."""
 
 
 def first_nonfinite(
     epoch: Callable[[], object], modules: Named, optimiser: Optimizer
 ) -> str | None:
-    """Go through an epoch again, and tell the batch and the layer that first are not finite.
+    """Repeat an epoch, and return the first batch and layer that are not finite.
 
     Args:
-        epoch: Does it, from the state in which it began.
-        modules: What takes part, by name.
-        optimiser: Of the updates.
+        epoch: Runs the epoch, from the state before it.
+        modules: Modules that the epoch trains, with names.
+        optimiser: Optimiser of the epoch.
 
     Returns:
-        As ``batch 3, the output of body.blocks.0.conv1``; None where all stays finite this time.
+        For example ``batch 3, the output of body.blocks.0.conv1``; None if everything is finite in
+        the repetition.
     """
     try:
-        with _watching(modules, optimiser):
+        with _checking(modules, optimiser):
             epoch()
-    except _FoundError as found:
-        return str(found)
+    except _NonFiniteError as error:
+        return str(error)
     return None
 
 
 @contextmanager
-def _watching(modules: Named, optimiser: Optimizer) -> Iterator[None]:
-    """Raise `_FoundError` at the first number that is not finite."""
+def _checking(modules: Named, optimiser: Optimizer) -> Iterator[None]:
+    """Raise `_NonFiniteError` at the first output, gradient or weight that is not finite."""
     batch = 1
 
-    def output_of(name: str) -> Callable[..., None]:
-        def look(_: nn.Module, __: Any, output: object) -> None:
-            if isinstance(output, torch.Tensor) and not _finite(output):
-                raise _FoundError(f"batch {batch}, the output of {name}")
+    def check_output_of(name: str) -> Callable[..., None]:
+        def check(_: nn.Module, __: Any, output: object) -> None:
+            if isinstance(output, torch.Tensor) and not _is_finite(output):
+                raise _NonFiniteError(f"batch {batch}, the output of {name}")
 
-        return look
+        return check
 
     layers = [
         (f"{name}.{inner}" if inner else name, layer)
@@ -67,57 +68,80 @@ def _watching(modules: Named, optimiser: Optimizer) -> Iterator[None]:
         if not list(layer.children())
     ]
 
-    def parameters(what: str) -> None:
+    def check_parameters(kind: str) -> None:
         for name, layer in layers:
             for parameter in layer.parameters(recurse=False):
-                looked_at = parameter.grad if what == "gradient" else parameter
-                if looked_at is not None and not _finite(looked_at):
-                    raise _FoundError(f"batch {batch}, the {what} of {name}")
+                tensor = parameter.grad if kind == "gradient" else parameter
+                if tensor is not None and not _is_finite(tensor):
+                    raise _NonFiniteError(f"batch {batch}, the {kind} of {name}")
 
     def before_step(*_: Any) -> None:
-        parameters("gradient")
+        check_parameters("gradient")
 
     def after_step(*_: Any) -> None:
         nonlocal batch
-        parameters("weights")
+        check_parameters("weights")
         batch += 1
 
     with ExitStack() as hooks:
         for name, layer in layers:
-            hooks.callback(layer.register_forward_hook(output_of(name)).remove)
+            hooks.callback(layer.register_forward_hook(check_output_of(name)).remove)
         hooks.callback(optimiser.register_step_pre_hook(before_step).remove)
         hooks.callback(optimiser.register_step_post_hook(after_step).remove)
         yield
 
 
-def _finite(tensor: torch.Tensor) -> bool:
+def _is_finite(tensor: torch.Tensor) -> bool:
     return bool(torch.isfinite(tensor.detach()).all())
 
 
-_ON_A_CPU = ("can't allocate memory", "not enough memory")
+NOTHING_FITS = "not even one patch fits: choose a smaller body (`--body-channels`)"
+
+_CPU_MESSAGES = ("can't allocate memory", "not enough memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the memory of a GPU or of the machine ran out."""
+    """Whether an error means that a GPU or the machine ran out of memory."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(said in str(error) for said in _ON_A_CPU)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _CPU_MESSAGES)
+
+
+def out_of_memory_message(
+    round: Round, body: BodyModule, head: nn.Module, image: Tensor, compute: Compute
+) -> str:
+    """Message for a round that ran out of memory, with the batch size that fits.
+
+    Arguments are those of `largest_fitting_batch`.
+    """
+    size = round.hyperparameters.batch_size
+    fits = largest_fitting_batch(round, body, head, image, compute)
+    if fits == size:
+        remedy = (
+            "this batch size fits now, so another program used the memory: run the same command "
+            "again"
+        )
+    elif fits is None:
+        remedy = NOTHING_FITS
+    else:
+        remedy = f"batches of {fits} fit: `--batch-size {fits}` (and another `--out`)"
+    return f"{compute.device} ran out of memory with batches of {size}; {remedy}"
 
 
 def largest_fitting_batch(
     round: Round, body: BodyModule, head: nn.Module, image: Tensor, compute: Compute
 ) -> int | None:
-    """The largest batch of a round, halved again and again, with which an update fits.
+    """Halve the batch size of a round until a training step fits into memory.
 
     Args:
-        round: What is trained.
-        body: Stays as it is, like the head.
-        head: Of the round.
-        image: ``(1, channels, patch, patch)`` on the device; a batch holds it again and again.
+        round: Round to train.
+        body: Body of the round; a copy is trained.
+        head: Head of the round; a copy is trained.
+        image: Image ``(1, channels, patch, patch)`` on the device; a batch repeats it.
         compute: How to compute.
 
     Returns:
-        None where not even one image fits.
+        The batch size; None if not even one image fits.
     """
 
     def update(size: int) -> None:

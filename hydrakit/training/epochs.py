@@ -1,4 +1,4 @@
-"""What a round does in an epoch: updates on one dataset, or on several together."""
+"""One epoch of a round: updates on one dataset, or on several datasets together."""
 
 from __future__ import annotations
 
@@ -20,33 +20,39 @@ from hydrakit.training.seeds import EPOCH, Seeds
 
 
 def build_optimiser(modules: Sequence[nn.Module], settings: Hyperparameters) -> torch.optim.AdamW:
-    """Adam for all of some modules that is to be trained."""
+    """Adam optimiser for all trainable parameters of some modules."""
     parameters = [each for module in modules for each in module.parameters()]
     return torch.optim.AdamW(
         [parameter for parameter in parameters if parameter.requires_grad],
         lr=settings.learning_rate,
         weight_decay=settings.weight_decay,
-        fused=True,  # one call for all parameters: half of a head's step was spent here
+        fused=True,  # one call for all parameters; without it a head's step takes twice as long
     )
 
 
 class Step:
-    """One update of a model on a batch."""
+    """One training step: forward pass, loss, backward pass and update.
+
+    Args:
+        model: Model to train.
+        compute: How to compute.
+        settings: Training values of the round.
+    """
 
     def __init__(self, model: nn.Module, compute: Compute, settings: Hyperparameters) -> None:
         self.model = model
         self.settings = settings
         self.optimiser = build_optimiser([model], settings)
         self._compute = compute
-        self._forward = compute.prepared(model)
+        self._forward = compute.compiled_if_wanted(model)
 
     def __call__(self, inputs: Tensor, targets: Tensor, task: Task) -> Tensor:
-        """Update on a batch, and give the outputs on the way.
+        """Update the model on a batch, and return its outputs from before the update.
 
         Args:
             inputs: Images or features of the batch.
             targets: Targets of the batch.
-            task: What a target is.
+            task: Task of the dataset.
         """
         with self._compute.training():
             output: Tensor = self._forward(inputs)
@@ -57,25 +63,38 @@ class Step:
         return output.detach()
 
 
-def one_epoch(step: Step, examples: TrainingExamples, epoch: int) -> Metrics:
-    """Update a model once on every batch; its figures are those of the outputs on the way."""
+def train_one_epoch(step: Step, examples: TrainingExamples, epoch: int) -> Metrics:
+    """Update a model once on every batch, and return the metrics of the training outputs."""
     step.model.train()
-    data, logits, labels = examples.data, [], []
-    for inputs, targets in examples.batches(epoch):
-        logits.append(step(inputs, targets, data.task))
-        labels.append(targets)
-    shown = from_tensor(torch.cat(labels), data.scale)
-    found = torch.cat(logits)
-    return compute_metrics(found, shown, task=data.task, loss=step.settings.loss, scale=data.scale)
+    data, outputs, targets = examples.data, [], []
+    for batch_inputs, batch_targets in examples.batches(epoch):
+        outputs.append(step(batch_inputs, batch_targets, data.task))
+        targets.append(batch_targets)
+    return _training_metrics(outputs, targets, examples)
+
+
+def _training_metrics(
+    outputs: Sequence[Tensor], targets: Sequence[Tensor], examples: TrainingExamples
+) -> Metrics:
+    """Metrics of all batches of an epoch."""
+    data = examples.data
+    labels = from_tensor(torch.cat(list(targets)), data.scale)
+    return compute_metrics(
+        torch.cat(list(outputs)),
+        labels,
+        task=data.task,
+        loss=examples.settings.loss,
+        scale=data.scale,
+    )
 
 
 class SingleTaskEpoch:
-    """A round on one dataset.
+    """Trains the epochs of a round on one dataset.
 
     Attributes:
-        heads: What is trained besides the body, the round's own head first.
-        optimiser: Of all that is trained.
-        drawn: The dataset of the epoch last begun, where every epoch draws one; here none does.
+        heads: The head of the round, in a list.
+        optimiser: Optimiser of all trained parameters.
+        drawn: Always None: see `MultiTaskEpoch.drawn`.
     """
 
     drawn: str | None = None
@@ -87,12 +106,18 @@ class SingleTaskEpoch:
         self.optimiser = step.optimiser
 
     def epoch(self, epoch: int) -> Metrics:
-        """Update the model once on every batch."""
-        return one_epoch(self.step, self.examples, epoch)
+        """Train one epoch, and return the metrics of the training outputs."""
+        return train_one_epoch(self.step, self.examples, epoch)
 
 
 class MultiTaskEpoch:
-    """A round on several datasets, each with its own head; attributes as in `SingleTaskEpoch`."""
+    """Trains the epochs of a round on several datasets, each with its own head.
+
+    Attributes:
+        heads: Heads of the datasets, the round's own head first.
+        optimiser: Optimiser of all trained parameters.
+        drawn: Dataset that was drawn for the current epoch, if every epoch draws one; else None.
+    """
 
     def __init__(
         self,
@@ -114,7 +139,7 @@ class MultiTaskEpoch:
         self.drawn: str | None = None
 
     def epoch(self, epoch: int) -> Metrics:
-        """Update on every batch; the figures are of the first dataset, or of the one drawn."""
+        """Train one epoch, and return the metrics of the first dataset, or of the one drawn."""
         parts = self.parts
         if self.mix == "epoch":
             generator = self.seeds.generator(EPOCH, epoch, 2)
@@ -122,25 +147,20 @@ class MultiTaskEpoch:
             self.drawn = parts[0][1].data.name
         for module in (self.body, *self.heads):
             module.train()
-        # As many steps for every dataset, so that each batch holds its share of all of them.
+        # Every dataset is cut into the same number of batches, so that each step trains on all.
         steps = math.ceil(sum(len(each) for _, each in parts) / self.settings.batch_size)
-        logits, labels = [], []
+        outputs, targets = [], []
         for batches in zip(*(each.batches(epoch, steps) for _, each in parts), strict=True):
-            logits.append(self._update(parts, batches))
-            labels.append(batches[0][1])
-        data = parts[0][1].data
-        shown = from_tensor(torch.cat(labels), data.scale)
-        loss = self.settings.loss
-        return compute_metrics(
-            torch.cat(logits), shown, task=data.task, loss=loss, scale=data.scale
-        )
+            outputs.append(self._update(parts, batches))
+            targets.append(batches[0][1])
+        return _training_metrics(outputs, targets, parts[0][1])
 
     def _update(
         self,
         parts: Sequence[tuple[nn.Module, TrainingExamples]],
         batches: Sequence[tuple[Tensor, Tensor]],
     ) -> Tensor:
-        """Update on a batch of each dataset at once, and give the outputs of the first."""
+        """Update all modules on one batch of each dataset; return the first dataset's outputs."""
         names = [examples.data.name for _, examples in parts]
         with self.compute.training():
             features = self._features(names, [images for images, _ in batches])
@@ -154,19 +174,23 @@ class MultiTaskEpoch:
         self.optimiser.zero_grad(set_to_none=True)
         (total / sum(len(targets) for _, targets in batches)).backward()
         self.optimiser.step()
-        shown: Tensor = outputs[0].detach().float()
-        return shown
+        first: Tensor = outputs[0].detach().float()
+        return first
 
     def _features(self, names: Sequence[str], images: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Of each dataset's images: batch norm sees all together, or each apart."""
+        """Features of each dataset's images.
+
+        Batch norm uses the statistics of all images together, or of each dataset separately if the
+        body keeps separate statistics.
+        """
         if not self.body.by_dataset:
-            every: Tensor = self.body(torch.cat(list(images)))
-            return list(every.split([len(each) for each in images]))
-        found = []
+            joint: Tensor = self.body(torch.cat(list(images)))
+            return list(joint.split([len(each) for each in images]))
+        features = []
         for name, each in zip(names, images, strict=True):
             self.body.use(name)
-            found.append(self.body(each))
-        return found
+            features.append(self.body(each))
+        return features
 
 
 EpochRunner = SingleTaskEpoch | MultiTaskEpoch

@@ -1,4 +1,4 @@
-"""How a body and a head do after an epoch: what the best epoch is chosen by."""
+"""Evaluation of a body and a head after each epoch, from which the best epoch is selected."""
 
 from __future__ import annotations
 
@@ -22,17 +22,23 @@ EVALUATION_BATCH = 64
 
 @dataclass(frozen=True)
 class Reference:
-    """The head whose validation AUC on the target is followed through the later rounds."""
+    """Head of the first round, evaluated on the target's validation split in all later rounds."""
 
     head: nn.Module
     val: CaseSet
 
 
 class Evaluator:
-    """Validation figures, and the reference head's, of a body and a head as they are now.
+    """Evaluates a body and a head with their current weights.
 
-    Of a frozen body, what cannot change is computed once: its features of each set of cases, and
-    the reference head's figure.
+    For a frozen body, its features and the reference score are computed once and reused.
+
+    Args:
+        body: Body to evaluate.
+        head: Head to evaluate.
+        val: Validation split.
+        reference: Head that is evaluated too; None for none.
+        loss: Loss function, as in `Hyperparameters`.
     """
 
     def __init__(
@@ -52,45 +58,44 @@ class Evaluator:
         self._reference_score: float | None = None
 
     def __call__(self) -> tuple[Metrics, float | None]:
-        """The figures on the validation split, and the AUC of the reference head."""
+        """Validation metrics, and the AUC (of a regression R2) of the reference head."""
         if not is_frozen(self.body):
             self._features, self._reference_score = {}, None
-        val = self._figures(self.head, self.val)
+        val = self._metrics(self.head, self.val)
         if self.reference is not None and self._reference_score is None:
-            figures = self._figures(self.reference.head, self.reference.val)
-            self._reference_score = figures.score
+            self._reference_score = self._metrics(self.reference.head, self.reference.val).score
         return val, self._reference_score
 
-    def _figures(self, head: nn.Module, cases: CaseSet) -> Metrics:
-        """Of a head on some cases; the body looks at a set of cases once."""
+    def _metrics(self, head: nn.Module, cases: CaseSet) -> Metrics:
+        """Metrics of a head on some cases."""
         if id(cases) not in self._features:
             self.body.use(cases.dataset)
             self._features[id(cases)] = forward_in_batches(self.body, cases.patches)
-        place = next(head.parameters()).device  # one that trains alone is on the CPU
-        found = forward_in_batches(head, self._features[id(cases)].to(place))
+        device = next(head.parameters()).device  # CPU if the head trains on cached features
+        outputs = forward_in_batches(head, self._features[id(cases)].to(device))
         return compute_metrics(
-            found, cases.labels, task=cases.task, loss=self.loss, scale=cases.scale
+            outputs, cases.labels, task=cases.task, loss=self.loss, scale=cases.scale
         )
 
 
 def forward_in_batches(module: nn.Module, inputs: Tensor) -> Tensor:
-    """What a module gives in evaluation mode, without gradients, in batches."""
+    """Output of a module in evaluation mode, without gradients, computed in batches."""
     module.eval()
     with torch.no_grad():
         return torch.cat([module(batch) for batch in inputs.split(EVALUATION_BATCH)])
 
 
 def compute_metrics(
-    found: Tensor,
+    outputs: Tensor,
     targets: Tensor | NDArray[np.int64] | NDArray[np.float64],
     *,
     task: Task,
     loss: str,
     scale: Scale | None,
 ) -> Metrics:
-    """Figures of outputs on any device; all are NaN where an output is not finite."""
-    values = found.double()
+    """Metrics of a head's outputs, on any device; loss is NaN if an output is not finite."""
+    values = outputs.double()
     if not torch.isfinite(values).all():
         return Metrics.model_construct(loss=float("nan"))
-    wanted = torch.as_tensor(targets, device=values.device)
-    return tasks.metrics_of(values, wanted, task=task, loss=loss, scale=scale)
+    expected = torch.as_tensor(targets, device=values.device)
+    return tasks.metrics_of(values, expected, task=task, loss=loss, scale=scale)

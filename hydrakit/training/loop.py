@@ -1,8 +1,8 @@
-"""Training one round: one loop, read from top to bottom.
+"""Trains one round: prepares its modules, runs its epochs, and ends with the selected weights.
 
-In a round that trains all, the loop feeds images to body and head. In a head round the body is
-frozen, so what it makes of each image is a constant: it is computed once, and the same loop feeds
-these features to the head alone.
+A round that trains all feeds images to body and head. In a head round the body is frozen, so its
+features of each image are constant: they are computed once, and the same loop feeds them to the
+head alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hydrakit.data.load import LoadedDataset
 from hydrakit.errors import PlanError
 from hydrakit.models.body import BodyModule, BodyWithHead, set_trainable
 from hydrakit.models.layers import Dropout
-from hydrakit.plan.results import EpochRecord
+from hydrakit.plan.results import EpochRecord, Metrics
 from hydrakit.rounds import Round
 from hydrakit.stats.tasks import from_tensor
 from hydrakit.training.batches import TrainingExamples
@@ -36,11 +36,11 @@ from hydrakit.training.selection import Selection
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A finished round. The modules it was given hold the weights of the best epoch.
+    """Result of training a round. The trained modules hold the selected weights.
 
     Attributes:
-        epochs: One record for each epoch that was run.
-        best: That of the best epoch.
+        epochs: One record for each epoch.
+        best: Record of the selected epoch.
         last_head: Weights of the head after the last epoch.
     """
 
@@ -50,14 +50,14 @@ class TrainingResult:
 
 
 class DivergedError(PlanError):
-    """Training gave numbers that are not finite: a lower learning rate may mend it.
+    """The loss of an epoch is not finite; a lower learning rate may help.
 
     Attributes:
-        trained: The round up to its best epoch so far, with whose weights it left the modules; None
-            where no epoch was over.
+        result: Result up to the best epoch so far, which the modules now hold; None if no epoch
+            was finished.
     """
 
-    trained: TrainingResult | None = None
+    result: TrainingResult | None = None
 
 
 def train_round(
@@ -71,126 +71,87 @@ def train_round(
     compute: Compute | None = None,
     reference: Reference | None = None,
     on_epoch: Callable[[EpochRecord], None] = lambda _: None,
-    keeper: Checkpointer | None = None,
+    checkpointer: Checkpointer | None = None,
     cache_features: bool = True,
 ) -> TrainingResult:
-    """Train a head, or body and head, and leave both with the weights of the best epoch.
+    """Train a head, or body and head, and leave both with the weights of the selected epoch.
 
     Args:
         round: What to train, and how.
-        body: Trained in place, unless the round trains the head alone.
-        head: Trained in place.
-        data: The round's dataset.
-        seeds: Of the round.
-        others: Heads that are trained in place too, each on its dataset.
-        compute: How to compute on the data's device; None for float32.
-        reference: For the figures of the paper's Fig. 4b.
+        body: Body, trained in place unless the round freezes it.
+        head: Head, trained in place.
+        data: Dataset of the round.
+        seeds: Seeds of the round.
+        others: Further heads to train in place, each with its dataset.
+        compute: How to compute on the device of the data; None for float32.
+        reference: Reference head, evaluated on the target after each epoch (paper, Fig. 4b).
         on_epoch: Called after each epoch.
-        keeper: Of the round's progress: training goes on from what it has; None keeps none.
+        checkpointer: Stores the progress of the round, and training continues from what it has
+            stored; None stores nothing on disk.
         cache_features: False puts every image through the frozen body in every epoch of a head
             round, as the authors did: the same result on a CPU, hundreds of times slower.
 
     Raises:
-        DivergedError: The loss is no longer a finite number.
-        WeightsError: The round's checkpoint is damaged.
+        DivergedError: The loss is not finite.
+        WeightsError: The checkpoint of the round is damaged.
     """
     settings = round.hyperparameters
-    keeper = keeper or Checkpointer()
     compute = compute or Compute(data.train.device)
     examples = TrainingExamples(data, settings, seeds, fixed=round.train == "head")
-    set_trainable(body, round.train)
-    body.use(data.name)
-    for module in (body, head, *(other for other, _ in others)):
-        set_dropout(module, settings.dropout)
+    prepare_modules(round, body, [head, *(other_head for other_head, _ in others)])
     evaluate = Evaluator(body, head, data.val, reference, settings.loss)
     if round.train == "none":
-        return _as_it_is(evaluate, data, on_epoch)
-    model: nn.Module = BodyWithHead(body, head)
-    alone = round.train == "head" and cache_features
-    if round.train == "head":
-        kept = Dropout(settings.dropout * settings.feature_dropout)
-        model = (
-            nn.Sequential(kept, head) if alone else BodyWithHead(body, nn.Sequential(kept, head))
-        )
+        return _evaluate_untrained(evaluate, data, on_epoch)
+
     with ExitStack() as stack:
-        if alone:
-            compute = compute.of_heads()
-            examples.precompute_features(body, compute.device)
-            stack.enter_context(on_device(head, compute.device))
-            # Too small to share: a second thread makes a head's step slower.
-            stack.enter_context(thread_count(1))
+        runner: EpochRunner
         if others:
             parts = [(head, examples)]
             parts += [
-                (one, TrainingExamples(each, settings, seeds, fixed=False)) for one, each in others
+                (other_head, TrainingExamples(other_data, settings, seeds, fixed=False))
+                for other_head, other_data in others
             ]
-            course: EpochRunner = MultiTaskEpoch(body, parts, round, seeds=seeds, compute=compute)
+            runner = MultiTaskEpoch(body, parts, round, seeds=seeds, compute=compute)
         else:
-            course = SingleTaskEpoch(Step(model, compute, settings), examples, head)
-        return _train(course, evaluate, round=round, seeds=seeds, on_epoch=on_epoch, keeper=keeper)
-
-
-def _train(
-    course: EpochRunner,
-    evaluate: Evaluator,
-    *,
-    round: Round,
-    seeds: Seeds,
-    on_epoch: Callable[[EpochRecord], None],
-    keeper: Checkpointer,
-) -> TrainingResult:
-    """The epochs of a round."""
-    settings, body = round.hyperparameters, evaluate.body
-    modules = [*([] if is_frozen(body) else [body]), *course.heads]
-    selection = Selection(settings, modules)
-    scheduler = ReduceLROnPlateau(course.optimiser, mode="min", patience=5)
-    progress = RoundProgress(modules, course.optimiser, scheduler, selection)
-    keeper.begin(progress)
-    while not progress.over():
-        epoch = len(progress.records) + 1
-        body.use(evaluate.val.dataset)
-        with seeded(seeds.of(EPOCH, epoch, 1), evaluate.val.patches.device):
-            train = course.epoch(epoch)
-        val, reference_auc = evaluate()
-        if not np.isfinite([train.loss, val.loss]).all():
-            keeper.back(progress)
-            error = _diverged(course, evaluate, round=round, seeds=seeds, epoch=epoch)
-            keeper.back(progress)
-            if progress.records:
-                error.trained = _trained(progress, evaluate)
-            raise error
-        record = EpochRecord(
-            epoch=epoch,
-            learning_rate=course.optimiser.param_groups[0]["lr"],
-            train=train,
-            val=val,
-            reference_auc=reference_auc,
-            dataset=course.drawn,
+            model: nn.Module = BodyWithHead(body, head)
+            if round.train == "head":
+                head_input = Dropout(settings.dropout * settings.feature_dropout)
+                model = nn.Sequential(head_input, head)
+                if cache_features:
+                    compute = compute.for_cached_features()
+                    examples.precompute_features(body, compute.device)
+                    stack.enter_context(on_device(head, compute.device))
+                    # A head's step is so small that a second thread makes it slower.
+                    stack.enter_context(thread_count(1))
+                else:
+                    model = BodyWithHead(body, model)
+            runner = SingleTaskEpoch(Step(model, compute, settings), examples, head)
+        return _run_epochs(
+            runner,
+            evaluate,
+            round=round,
+            seeds=seeds,
+            on_epoch=on_epoch,
+            checkpointer=checkpointer or Checkpointer(),
         )
-        progress.records.append(record)
-        on_epoch(record)
-        selection.see(record)
-        if settings.schedule == "authors":
-            scheduler.step(train.score)
-        keeper.epoch_over(progress)
-
-    return _trained(progress, evaluate)
 
 
-def _trained(progress: RoundProgress, evaluate: Evaluator) -> TrainingResult:
-    """What a round ends with, after the epochs that it has had."""
-    last_head = deepcopy(evaluate.head.state_dict())
-    return TrainingResult(progress.records, progress.selection.finish(evaluate), last_head)
+def prepare_modules(round: Round, body: BodyModule, heads: Sequence[nn.Module]) -> None:
+    """Freeze what the round does not train, and set the dataset of the body and the dropout."""
+    set_trainable(body, round.train)
+    body.use(round.dataset)
+    for module in (body, *heads):
+        set_dropout(module, round.hyperparameters.dropout)
 
 
-def _as_it_is(
+def _evaluate_untrained(
     evaluate: Evaluator, data: LoadedDataset, on_epoch: Callable[[EpochRecord], None]
 ) -> TrainingResult:
-    """How a network does that is not trained: its figures on the patches as they are."""
+    """Evaluate a network without training it: one record, of epoch 0, on unaugmented patches."""
     model = BodyWithHead(evaluate.body, evaluate.head)
-    found = forward_in_batches(model, data.train.unaugmented(data.patch))
+    outputs = forward_in_batches(model, data.train.unaugmented(data.patch))
     targets = from_tensor(data.train_labels, data.scale)
-    train = compute_metrics(found, targets, task=data.task, loss=evaluate.loss, scale=data.scale)
+    train = compute_metrics(outputs, targets, task=data.task, loss=evaluate.loss, scale=data.scale)
     val, reference_auc = evaluate()
     record = EpochRecord(
         epoch=0, learning_rate=0.0, train=train, val=val, reference_auc=reference_auc
@@ -199,21 +160,79 @@ def _as_it_is(
     return TrainingResult([record], record, deepcopy(evaluate.head.state_dict()))
 
 
-def _diverged(
-    course: EpochRunner, evaluate: Evaluator, *, round: Round, seeds: Seeds, epoch: int
-) -> DivergedError:
-    """What to tell of an epoch whose figures are not finite; the network is as before it."""
-    body, device = evaluate.body, evaluate.val.patches.device
-    heads = zip(round.datasets, course.heads, strict=True)
-    named = [("body", body), *((f"head of {name}", head) for name, head in heads)]
+def _run_epochs(
+    runner: EpochRunner,
+    evaluate: Evaluator,
+    *,
+    round: Round,
+    seeds: Seeds,
+    on_epoch: Callable[[EpochRecord], None],
+    checkpointer: Checkpointer,
+) -> TrainingResult:
+    """Train and evaluate epoch after epoch until the round is over."""
+    settings, body = round.hyperparameters, evaluate.body
+    modules = [*([] if is_frozen(body) else [body]), *runner.heads]
+    selection = Selection(settings, modules)
+    scheduler = ReduceLROnPlateau(runner.optimiser, mode="min", patience=5)
+    progress = RoundProgress(modules, runner.optimiser, scheduler, selection)
+    checkpointer.begin(progress)
+    while not progress.over():
+        epoch = len(progress.records) + 1
+        train = _train_epoch(runner, evaluate, seeds, epoch)
+        val, reference_auc = evaluate()
+        if not np.isfinite([train.loss, val.loss]).all():
+            checkpointer.roll_back(progress)
+            error = _diverged(runner, evaluate, round=round, seeds=seeds, epoch=epoch)
+            checkpointer.roll_back(progress)
+            if progress.records:
+                error.result = _select(progress, evaluate)
+            raise error
+        record = EpochRecord(
+            epoch=epoch,
+            learning_rate=runner.optimiser.param_groups[0]["lr"],
+            train=train,
+            val=val,
+            reference_auc=reference_auc,
+            dataset=runner.drawn,
+        )
+        progress.records.append(record)
+        on_epoch(record)
+        selection.add(record)
+        if settings.schedule == "authors":
+            scheduler.step(train.score)
+        checkpointer.epoch_finished(progress)
+    return _select(progress, evaluate)
 
-    def again() -> None:
-        body.use(evaluate.val.dataset)
-        with seeded(seeds.of(EPOCH, epoch, 1), device):
-            course.epoch(epoch)
+
+def _train_epoch(runner: EpochRunner, evaluate: Evaluator, seeds: Seeds, epoch: int) -> Metrics:
+    """Train one epoch with its own seed, and return its training metrics."""
+    evaluate.body.use(evaluate.val.dataset)
+    with seeded(seeds.of(EPOCH, epoch, 1), evaluate.val.patches.device):
+        return runner.epoch(epoch)
+
+
+def _select(progress: RoundProgress, evaluate: Evaluator) -> TrainingResult:
+    """Put the selected weights into the modules, and return the result of the round."""
+    last_head = deepcopy(evaluate.head.state_dict())
+    return TrainingResult(progress.records, progress.selection.finish(evaluate), last_head)
+
+
+def _diverged(
+    runner: EpochRunner, evaluate: Evaluator, *, round: Round, seeds: Seeds, epoch: int
+) -> DivergedError:
+    """Error for an epoch with a loss that is not finite.
+
+    The epoch is repeated to find the layer where it happened; the modules must hold the weights
+    from before the epoch.
+    """
+    heads = zip(round.datasets, runner.heads, strict=True)
+    modules = [("body", evaluate.body), *((f"head of {name}", head) for name, head in heads)]
+
+    def repeat() -> None:
+        _train_epoch(runner, evaluate, seeds, epoch)
         evaluate()
 
-    where = first_nonfinite(again, named, course.optimiser)
+    where = first_nonfinite(repeat, modules, runner.optimiser)
     return DivergedError(
         f"round {round.dataset} {round.train}: the loss is not finite in epoch {epoch}"
         f"{f' (first: {where})' if where else ''}: lower the learning rate (is "

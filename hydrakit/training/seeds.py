@@ -1,4 +1,4 @@
-"""Where random numbers come from: each purpose of each round has a seed of its own."""
+"""Seeds of random numbers: each purpose in each round has a seed of its own."""
 
 from __future__ import annotations
 
@@ -15,29 +15,34 @@ INITIALISATION, VIEWS, EPOCH = range(3)
 
 @dataclass(frozen=True)
 class Seeds:
-    """Seeds of one round, all derived from the plan's seed and the round's number.
+    """Seeds of one round, derived from the plan's seed and the number of the round.
 
-    A round that is run alone, after a stop, so draws the same numbers as in one go.
+    A round that is resumed after a stop therefore draws the same numbers as without a stop.
+
+    Attributes:
+        plan: Seed of the plan.
+        round: Number of the round, from 1.
     """
 
     plan: int
     round: int
 
     def of(self, *key: int) -> int:
-        """The seed for one purpose."""
+        """Seed for one purpose, for example ``of(EPOCH, 3, 0)``."""
         sequence = np.random.SeedSequence(self.plan, spawn_key=(self.round, *key))
         return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
     def generator(self, *key: int) -> torch.Generator:
-        """A generator of the CPU for one purpose."""
+        """CPU generator for one purpose."""
         return torch.Generator().manual_seed(self.of(*key))
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators (dropout and initialisation use them), and put them back.
+    """Seed torch's global generators within a ``with`` block, and restore them afterwards.
 
-    Those of the CPU and of the device alone: `torch.manual_seed` would seed every other GPU too.
+    Dropout and initialisation use these generators. Only those of the CPU and of the device are
+    seeded: `torch.manual_seed` would also seed every other GPU.
     """
     gpus = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus):

@@ -1,4 +1,4 @@
-"""Which weights a round ends with (`Hyperparameters.select`)."""
+"""Selection of the weights that a round ends with (`Hyperparameters.select`)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from hydrakit.rounds import Hyperparameters
 
 
 class Selection:
-    """Follows a round's epochs, and keeps the weights that it is to end with.
+    """Compares the epochs of a round, and stores the weights that the round will end with.
 
     Attributes:
-        settings: Of the round.
-        leader: The epoch that is best by the rule; patience counts from it. Of the rules that do
-            not choose an epoch, ``last`` and ``averaged``, the best by validation AUC.
+        settings: Training values of the round.
+        modules: Modules that the round trains.
+        leader: Best epoch so far, from which patience counts. The rules ``last`` and ``averaged``
+            do not select by quality; for them it is the epoch with the best validation AUC.
     """
 
     def __init__(self, settings: Hyperparameters, modules: Sequence[nn.Module]) -> None:
@@ -31,46 +32,46 @@ class Selection:
         self.leader: EpochRecord | None = None
         self._smoothed = float("-inf")
         self._scores: deque[float] = deque(maxlen=self.window)
-        self._kept: deque[tuple[EpochRecord, list[StateDict]]] = deque(
+        self._saved: deque[tuple[EpochRecord, list[StateDict]]] = deque(
             maxlen=self.window if self.rule == "averaged" else 1
         )
 
-    def see(self, record: EpochRecord) -> None:
-        """An epoch is over, and the modules hold its weights."""
+    def add(self, record: EpochRecord) -> None:
+        """Add a finished epoch, whose weights the modules hold now."""
         self._scores.append(record.val.score)
         better = self._is_better(record)
         if better:
             self.leader = record
         if better or self.rule in ("last", "averaged"):
-            self._kept.append((record, [_copy(module) for module in self.modules]))
+            self._saved.append((record, [_copy(module) for module in self.modules]))
 
     def _is_better(self, record: EpochRecord) -> bool:
         if self.rule == "smoothed":
             smoothed = sum(self._scores) / len(self._scores)
-            risen = smoothed > self._smoothed
+            better = smoothed > self._smoothed
             self._smoothed = max(smoothed, self._smoothed)
-            return risen
+            return better
         return self.leader is None or is_better(record, self.leader, self.rule)
 
     def exhausted(self, epoch: int, patience: int | None) -> bool:
-        """Whether there was no better epoch for as many as patience allows."""
+        """Whether the leader has not changed for as many epochs as patience allows."""
         if patience is None or self.leader is None:
             return False
         return epoch - self.leader.epoch >= patience
 
     @property
-    def kept(self) -> list[tuple[EpochRecord, list[StateDict]]]:
-        """Epochs whose weights are kept, the last that is to count coming last."""
-        return list(self._kept)
+    def saved(self) -> list[tuple[EpochRecord, list[StateDict]]]:
+        """Epochs with stored weights (one state for each module), in order."""
+        return list(self._saved)
 
-    def go_on(
-        self, records: Sequence[EpochRecord], kept: Sequence[tuple[EpochRecord, list[StateDict]]]
+    def restore(
+        self, records: Sequence[EpochRecord], saved: Sequence[tuple[EpochRecord, list[StateDict]]]
     ) -> None:
-        """Be as after some epochs.
+        """Restore the state after some epochs.
 
         Args:
-            records: Of these epochs.
-            kept: As `kept` was then.
+            records: Records of these epochs.
+            saved: Value of `saved` after them.
         """
         self.leader, self._smoothed = None, float("-inf")
         self._scores.clear()
@@ -78,21 +79,21 @@ class Selection:
             self._scores.append(record.val.score)
             if self._is_better(record):
                 self.leader = record
-        self._kept.clear()
-        self._kept.extend(kept)
+        self._saved.clear()
+        self._saved.extend(saved)
 
     def finish(self, evaluate: Callable[[], tuple[Metrics, float | None]]) -> EpochRecord:
-        """Put the kept weights into the modules.
+        """Load the selected weights into the modules.
 
         Args:
-            evaluate: For the figures of averaged weights, which were those of no epoch.
+            evaluate: Evaluates averaged weights, which no epoch has evaluated.
 
         Returns:
-            The record of the epoch they are from; of averaged ones, of the last epoch, with the
-            figures of the averaged weights.
+            Record of the selected epoch; for averaged weights the record of the last epoch, with
+            the validation metrics of the averaged weights.
         """
-        record = self._kept[-1][0]
-        states = [state for _, state in self._kept]
+        record = self._saved[-1][0]
+        states = [state for _, state in self._saved]
         for number, module in enumerate(self.modules):
             module.load_state_dict(_mean([each[number] for each in states]))
         if self.rule != "averaged":
@@ -102,7 +103,7 @@ class Selection:
 
 
 def is_better(new: EpochRecord, best: EpochRecord, rule: str) -> bool:
-    """Whether an epoch takes the place of the best one so far; see `Hyperparameters.select`."""
+    """Whether an epoch is better than the best one so far; see `Hyperparameters.select`."""
     if rule == "authors":
         as_accurate = (new.val.accuracy or 0.0) >= (best.val.accuracy or 0.0)
         return new.val.score >= best.val.score and as_accurate
@@ -114,7 +115,7 @@ def _copy(module: nn.Module) -> StateDict:
 
 
 def _mean(states: Sequence[StateDict]) -> StateDict:
-    """The mean of each tensor; of counts, the last."""
+    """Mean of each tensor; for integer tensors (counts) the last one."""
     if len(states) == 1:
         return states[0]
     return {

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hydrakit.data.read import LoadedSample
-from hydrakit.hooks import FieldOfView
+if TYPE_CHECKING:
+    from hydrakit.data.read import LoadedSample
+    from hydrakit.hooks import FieldOfView
 
 OVERSAMPLING = 2
 MAX_ANGLE = 20.0

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from hydrakit.data.prepared.store import Rows, map_rows
 from hydrakit.hooks import Label
 from hydrakit.schema import Frozen
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from hydrakit.data.prepared.store import Rows
 
 
 class PreparedCase(Frozen):
@@ -141,6 +142,8 @@ def open_prepared(path: Path) -> PreparedDataset:
     index = Index.model_validate_json(path.read_bytes())
     if len(index.rows) != len(index.cases):
         raise ValueError(f"{path.name}: {len(index.cases)} cases have {len(index.rows)} rows")
+    from hydrakit.data.prepared.store import map_rows
+
     crops, thumbnails = map_rows(
         path.parent,
         index.number,

@@ -1,4 +1,4 @@
-"""``hydrakit run --dry-run``: everything is checked, the cost is told, and nothing is trained."""
+"""``hydrakit run --dry-run``: checks everything and estimates the cost, without training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from hydrakit import engine
 from hydrakit.cli import main
 from hydrakit.plan import Other, Plan, Round
 from hydrakit.plan.results import RoundResult
-from hydrakit.runs import dry_run as rehearsal
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.dry_run import DryRun
 from hydrakit.runs.rundir import RunDir
@@ -39,57 +38,63 @@ PLAN = plan_of(
 
 
 @pytest.fixture
-def rehearse(runner: Runner) -> Any:
-    def rehearse(plan: Plan = PLAN, name: str = "run", **more: Any) -> DryRun:
+def dry_run(runner: Runner) -> Any:
+    def dry_run(plan: Plan = PLAN, name: str = "run", **more: Any) -> DryRun:
         places: dict[str, Any] = {"data": runner.data, "cache": runner.cache, "device": "cpu"}
         out = runner.folder / name
         return engine.dry_run(plan, out=out, plugins=plugins(), **(places | more))
 
-    return rehearse
+    return dry_run
 
 
-def test_nothing_is_made_and_all_is_told(rehearse: Any, runner: Runner) -> None:
+def test_a_dry_run_writes_nothing(dry_run: Any, runner: Runner) -> None:
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    found = rehearse()
+    result = dry_run()
     assert torch.equal(torch.get_rng_state(), state)
     assert list(runner.folder.iterdir()) == []
-    assert (found.out, found.device) == (runner.folder / "run", "cpu")
-    assert (found.finished, found.holder) == (False, None)
-    assert found.facts["alpha"].cases == {"train": 28, "val": 10, "test": 10}
-    assert [(each.number, each.examples, each.val) for each in found.rounds] == [
+    assert (result.out, result.device) == (runner.folder / "run", "cpu")
+    assert (result.finished, result.holder) == (False, None)
+    assert result.facts["alpha"].cases == {"train": 28, "val": 10, "test": 10}
+    assert [(each.number, each.examples, each.val) for each in result.rounds] == [
         (1, 28, 10), (2, 34, 14), (3, 34, 14), (4, 28, 10),
     ]  # fmt: skip
-    assert all(each.seconds > 0 and not each.done for each in found.rounds)
-    assert found.seconds == sum(each.seconds for each in found.rounds)
-    assert found.memory is None or found.memory > 2**20
-    assert 0 < found.disk < found.free
+    assert all(each.seconds > 0 and not each.done for each in result.rounds)
+    assert result.seconds == sum(each.seconds for each in result.rounds)
+    assert result.memory is None or result.memory > 2**20
+    assert 0 < result.disk < result.free
+    assert all(count > 100 for count in result.parameters)
 
 
-def test_what_it_says_of_a_run_is_so(rehearse: Any, runner: Runner) -> None:
-    found = rehearse()
+def test_data_and_disk_space_are_those_of_the_run(dry_run: Any, runner: Runner) -> None:
+    result = dry_run()
     run = runner(PLAN)
-    assert run.facts() == found.facts
+    assert run.facts() == result.facts
     used = sum(path.stat().st_size for path in run.path.rglob("*") if path.is_file())
-    assert used < found.disk
+    assert used < result.disk
 
 
 @pytest.mark.parametrize("train", ["all", "head"])
-def test_time_is_measured_steps_times_the_plan(
-    rehearse: Any, monkeypatch: pytest.MonkeyPatch, train: str
+def test_time_is_epochs_times_steps_times_seconds(
+    dry_run: Any, monkeypatch: pytest.MonkeyPatch, train: str
 ) -> None:
-    monkeypatch.setattr(rehearsal, "_median", lambda action, _: (action(), 1.0)[1])
-    look = 1 / 10  # of a case, measured on the 10 validation cases of the first round
-    plan = plan_of(round_of("alpha", epochs=5), round_of("alpha", train, epochs=7))
-    found = rehearse(plan)
-    first = 5 * (2 + 10 * look) + 10 * look + 10 * look  # 2 batches; validation; bootstrap
-    assert found.rounds[0].seconds == pytest.approx(first)
-    end = (10 + 10 + rehearsal.SHOWN) * look + 10 * look
-    second = 7 * (2 + 20 * look) if train == "all" else 7 * 2 + (28 + 20) * look
-    assert found.rounds[1].seconds == pytest.approx(second + end)
-    traced = rehearse(plan, trace_test=True)
-    for before, after, epochs in zip(found.rounds, traced.rounds, (5, 7), strict=True):
-        assert after.seconds - before.seconds == pytest.approx(epochs * 10 * look)  # test cases
+    monkeypatch.setattr("hydrakit.runs.dry_run._time", lambda action, _: (action(), 1.0)[1])
+    case = 1 / 10  # measured on the 10 validation cases of the first round
+    first, second, _ = dry_run(
+        plan_of(round_of("alpha", epochs=5), round_of("beta", train, epochs=7), round_of("alpha"))
+    ).rounds
+    assert first.seconds == pytest.approx(5 * 2 + (5 * 10 + 10) * case)  # 2 steps; bootstrap
+    cases = 7 * (10 + 14) if train == "all" else 10 + 14 + 34  # reference head, own head
+    assert second.seconds == pytest.approx(7 * 3 + cases * case)
+
+
+def test_each_kind_of_round_is_measured_once(dry_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    actions: list[object] = []
+    monkeypatch.setattr(
+        "hydrakit.runs.dry_run._time", lambda action, _: (actions.append(action), 1.0)[1]
+    )
+    dry_run(PLAN)
+    assert len(actions) == 4  # evaluation; alpha, beta head, beta
 
 
 @pytest.mark.parametrize(
@@ -102,59 +107,59 @@ def test_time_is_measured_steps_times_the_plan(
     ],
     ids=["norm", "none", "fixed", "several"],
 )
-def test_every_kind_of_round(rehearse: Any, round: Round) -> None:
-    found = rehearse(plan_of(round))
-    assert found.rounds[0].examples == (28 + 34 if round.others else 28)
-    assert found.seconds > 0
+def test_every_kind_of_round(dry_run: Any, round: Round) -> None:
+    result = dry_run(plan_of(round))
+    assert result.rounds[0].examples == (28 + 34 if round.others else 28)
+    assert result.seconds > 0
 
 
-def test_what_is_done_is_told(rehearse: Any, runner: Runner) -> None:
+def test_finished_rounds_cost_nothing(dry_run: Any, runner: Runner) -> None:
     class Stop(RunCallback):
         def finished(self, number: int, round: Round, result: RoundResult) -> None:
             if number == 2:
                 raise StopError
 
-    whole = rehearse()
+    whole = dry_run()
     with pytest.raises(StopError):
         runner(PLAN, callbacks=[Stop()])
     before = tree(runner.folder / "run")
-    found = rehearse()
+    result = dry_run()
     assert tree(runner.folder / "run") == before
-    assert [each.done for each in found.rounds] == [True, True, False, False]
-    assert [each.seconds > 0 for each in found.rounds] == [False, False, True, True]
-    assert 0 < found.disk < whole.disk
+    assert [each.done for each in result.rounds] == [True, True, False, False]
+    assert [each.seconds > 0 for each in result.rounds] == [False, False, True, True]
+    assert 0 < result.disk < whole.disk
     with another_process(runner.folder / "run") as pid:
-        holder = rehearse().holder
+        holder = dry_run().holder
         assert holder is not None
         assert holder.pid == pid
     runner(PLAN)
-    found = rehearse()
-    assert (found.finished, found.disk, found.seconds) == (True, 0, 0)
+    result = dry_run()
+    assert (result.finished, result.disk, result.seconds) == (True, 0, 0)
 
 
-def test_what_would_stop_a_run_stops_a_rehearsal(
-    rehearse: Any, runner: Runner, monkeypatch: pytest.MonkeyPatch
+def test_an_impossible_run_is_refused(
+    dry_run: Any, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refused(lambda: rehearse(roots={"beta": Path("/nowhere")}), "beta", "/nowhere")
-    refused(lambda: rehearse(device="cuda:77"), "cuda:77")
+    refused(lambda: dry_run(roots={"beta": Path("/nowhere")}), "beta", "/nowhere")
+    refused(lambda: dry_run(device="cuda:77"), "cuda:77")
     runner(plan_of(round_of("alpha")))
-    refused(rehearse, "another plan", "--out")
+    refused(dry_run, "another plan", "--out")
     usage = type("Usage", (), {"free": 1000})
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: usage)
-        refused(lambda: rehearse(name="new"), "bytes are needed", "1,000 are free")
+        refused(lambda: dry_run(name="new"), "bytes are needed", "1,000 are free")
 
     def no_file(**_: object) -> None:
         raise OSError(30, "Read-only file system")
 
     with monkeypatch.context() as patch:
         patch.setattr("tempfile.TemporaryFile", no_file)
-        refused(lambda: rehearse(name="new"), "new: cannot be written (Read-only file system)")
+        refused(lambda: dry_run(name="new"), "new: cannot be written (Read-only file system)")
     assert not (runner.folder / "new").exists()
 
 
-def test_too_little_memory_is_told_with_what_fits(
-    rehearse: Any, monkeypatch: pytest.MonkeyPatch
+def test_too_little_memory_names_the_batch_size_that_fits(
+    dry_run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches = TrainingExamples.batches
 
@@ -164,11 +169,11 @@ def test_too_little_memory_is_told_with_what_fits(
         return batches(self, *arguments)
 
     monkeypatch.setattr(TrainingExamples, "batches", too_large)
-    monkeypatch.setattr(rehearsal, "largest_fitting_batch", lambda *_: 4)
-    refused(rehearse, "alpha all", "batches of 16", "`--batch-size 4`")
+    monkeypatch.setattr("hydrakit.training.diagnostics.largest_fitting_batch", lambda *_: 4)
+    refused(dry_run, "alpha all", "batches of 16", "`--batch-size 4`")
 
 
-def test_the_command_prints_it(standin: Path, hydra_run: RunDir) -> None:
+def test_the_command_prints_the_estimate(standin: Path, hydra_run: RunDir) -> None:
     Path("plan.json").write_text(hydra_plan().to_json())
     result = CliRunner().invoke(
         main, ["run", "--plan", "plan.json", "--dry-run", "--device", "cpu"]
@@ -180,6 +185,7 @@ def test_the_command_prints_it(standin: Path, hydra_run: RunDir) -> None:
     assert re.search(r"^ *2 +beta +head +34 +14 +2 +16 +\d+\.\d s *$", text, re.MULTILINE)
     assert re.search(r"^run:     runs/hydra-alpha-\w+: not started$", text, re.MULTILINE)
     assert re.search(r"^time:    at most \d.* on cpu, by 3 measured steps; ", text, re.MULTILINE)
+    assert re.search(r"^network: [\d,]+ parameters in the body, [\d,]+ in ", text, re.MULTILINE)
     assert re.search(r"^memory:  [\d,]+ MB", text, re.MULTILINE)
     assert re.search(r"^disk:    at most \d+\.\d MB of [\d,]+ MB free$", text, re.MULTILINE)
     arguments = ["run", "--resume", str(hydra_run.path), "--dry-run", "--device", "cpu"]
