@@ -208,7 +208,7 @@ def test_a_path_is_set_once() -> None:
 def test_a_whole_plan_is_not_changed_by_set(tmp_path: Path) -> None:
     for option in ("--plan", "--resume"):
         result = call("run", option, tmp_path / "plan.json", "--set", "seed=1", status=2)
-        assert f"{option} brings a whole plan: --set cannot change it" in result.stderr
+        assert f"{option} gives a complete plan: --set cannot change it" in result.stderr
 
 
 def test_tune_refuses_to_set_what_it_chooses(tmp_path: Path) -> None:
