@@ -53,7 +53,7 @@ def test_a_dataset_in_order_is_one_screen(check: Check, tmp_path: Path) -> None:
         "split: 8-1-1, seed 0",
         "width 64, height 64",
         "copies: none found",
-        "Nothing was found that would spoil a result.",
+        "No problem was found that would make results invalid.",
     ):
         assert words in text
     assert lines(result, "PROBLEM") == lines(result, "WARNING") == []
@@ -82,7 +82,7 @@ def test_problems_end_with_status_1(check: Check, tmp_path: Path) -> None:
     assert "04.png" in problem
     assert {line.split()[0] for line in lines(result, "WARNING")} == {"WARNING:"}
     assert len(lines(result, "WARNING")) == 2
-    assert "Nothing was found" not in result.stdout
+    assert "No problem was found" not in result.stdout
     assert result.stderr.splitlines()[:-1] == []  # at most one line, of the file that is left out
 
 

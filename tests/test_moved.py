@@ -98,7 +98,7 @@ def test_a_run_that_was_moved_goes_on_within_its_plan(
 
     done = call("run", "--resume", run, "--device", "cpu", *where(there))
     assert done.exit_code == 0, done.output
-    assert "round 3 of 4, beta all: goes on after epoch 2" in done.stderr
+    assert "round 3 of 4, beta all: resumed after epoch 2" in done.stderr
     assert weights_of(run) == whole
     assert RunDir(run).environment()["roots"]["alpha"] == str(there / "sets" / "alpha")
     assert verify(run).damaged == ()

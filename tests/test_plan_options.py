@@ -188,7 +188,7 @@ def test_set_reaches_heads_as_their_own_options_do() -> None:
         ("head=mpl", "unknown head 'mpl': did you mean 'mlp'?"),
         ("datasets.prostatex.options.no-such=1", "unknown option of 'prostatex' 'no-such': "),
         ("head.options.hiden=8", "unknown option of 'mlp' 'hiden': did you mean 'hidden'?"),
-        ("head.options.hidden=x", "option mlp.hidden=x: must be a list with commas"),
+        ("head.options.hidden=x", "option mlp.hidden=x: must be a list separated by commas"),
         ("head.hidden=8", "unknown path 'head.hidden': did you mean 'head.options.hidden'?"),
         ("heads.mars=linear", "'mars' of 'heads' is not in 'datasets'"),
     ],
@@ -208,7 +208,7 @@ def test_a_path_is_set_once() -> None:
 def test_a_whole_plan_is_not_changed_by_set(tmp_path: Path) -> None:
     for option in ("--plan", "--resume"):
         result = call("run", option, tmp_path / "plan.json", "--set", "seed=1", status=2)
-        assert f"{option} brings a whole plan: --set cannot change it" in result.stderr
+        assert f"{option} gives a complete plan: --set cannot change it" in result.stderr
 
 
 def test_tune_refuses_to_set_what_it_chooses(tmp_path: Path) -> None:

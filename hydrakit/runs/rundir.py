@@ -33,8 +33,8 @@ from hydrakit.rounds import Round
 from hydrakit.schema import Name
 from hydrakit.storage.digests import (
     FILE,
+    cached_digest,
     check_file,
-    known_digest,
     read_digests,
     update_digests,
     write_digests,
@@ -184,7 +184,7 @@ class RunDir:
 
     def _plan_digest(self) -> str | None:
         """SHA-256 of ``plan.json``; None during tuning, which has no such file."""
-        return known_digest(self.plan_path).sha256 if self.plan_path.is_file() else None
+        return cached_digest(self.plan_path).sha256 if self.plan_path.is_file() else None
 
     def round_folders(self) -> list[Path]:
         """Folders of the finished rounds, in order."""

@@ -192,7 +192,9 @@ class Session:
             "compiled": self.compute.compiled,
             "threads": torch.get_num_threads(),
             "plugins": {
-                each.name: f"{each.distribution} {each.version}" for each in self.plugins.records
+                each.name: f"{each.distribution} {each.version}"
+                for each in self.plugins.records
+                if not each.disabled
             },
             "roots": {name: str(path) for name, path in self.datasets.roots.items()},
         }
