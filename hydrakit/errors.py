@@ -1,9 +1,9 @@
-"""The failures that are the user's to mend.
+"""Errors that users can correct.
 
-The command line prints the message of a `HydrakitError` alone, on one line, with exit status 1.
-A message says which value is wrong, why, and what would be right, and names the file where a file
-is at fault. What a plugin's function raises becomes such a message too
-(`hydrakit.plugins.guard`). Every other exception is a bug in hydrakit and keeps its traceback.
+For a `HydrakitError` the command line prints only the message, on one line, and exits with status
+1. The message says which value is wrong, why, and how to correct it; it names the file if a file is
+wrong. Exceptions of plugins become such messages too (`hydrakit.plugins.guard`). Any other
+exception is a bug in hydrakit and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -13,35 +13,35 @@ from collections.abc import Iterable
 
 
 class HydrakitError(Exception):
-    """A failure whose message tells the user what to change."""
+    """An error with a message that says what the user must change."""
 
 
 class PluginError(HydrakitError):
-    """A plugin cannot be loaded, offers something invalid, or clashes with another."""
+    """A plugin cannot be loaded, is invalid, or clashes with another plugin."""
 
 
 class PlanError(HydrakitError):
-    """A plan or one of its settings is impossible, or does not fit its run folder."""
+    """A plan or a setting is invalid, or does not match the run folder."""
 
 
 class DataError(HydrakitError):
-    """A dataset's files are absent, broken or too few for what is asked of them."""
+    """Files of a dataset are missing or damaged, or there are too few of them."""
 
 
 class WeightsError(HydrakitError):
-    """A weight file is not what it should be, or does not fit the other one."""
+    """A weight file is invalid, or a head does not match the body."""
 
 
 def one_line(text: str, most: int = 2000) -> str:
-    """Text for a terminal: on one line, no character that would be obeyed, and not too long."""
-    shown = "".join(
+    """Return text for a terminal: one line without control characters, cut after ``most``."""
+    line = "".join(
         each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(text.split())
     )
-    return shown if len(shown) <= most else f"{shown[:most]}..."
+    return line if len(line) <= most else f"{line[:most]}..."
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """The message for a name that nobody offers: the nearest known one, or all of them."""
+    """Return the message for an unknown name; it suggests the nearest known name, or lists all."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
     if near:

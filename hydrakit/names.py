@@ -1,13 +1,10 @@
-"""What a dataset, head, strategy or command may be called.
-
-Kept apart from `hydrakit.plan.model`, which takes longer to import.
-"""
+"""Rules for names of datasets, heads, strategies and commands."""
 
 from __future__ import annotations
 
 import re
 
-# Commands of the program itself, which no plugin may hide.
+# Commands of the program itself; no plugin may replace them.
 OWN_COMMANDS = (
     "clean",
     "compare",
@@ -29,5 +26,5 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 
 
 def is_name(name: object) -> bool:
-    """Whether a name is fit for datasets, heads and strategies (and so for files)."""
+    """Whether a dataset, head or strategy may have this name, which is also used for files."""
     return isinstance(name, str) and re.fullmatch(NAME_PATTERN, name) is not None

@@ -1,4 +1,4 @@
-"""A round: what a strategy lists, and how each round is trained."""
+"""The rounds of a plan, and their hyperparameters."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ Select = Literal["best", "smoothed", "averaged", "last", "authors"]
 class Hyperparameters(Frozen):
     """How one round is trained.
 
-    The first paragraph below a field is also the help text of its command-line option, where it has
-    one.
+    If a field has a command-line option, the first paragraph below the field is its help text.
     """
 
     model_config = ConfigDict(use_attribute_docstrings=True)
@@ -35,7 +34,7 @@ class Hyperparameters(Frozen):
     dropout: Probability
     """Dropout probability.
 
-    It applies in the body's blocks, after its dense layer, and in the head.
+    It applies to all dropout layers of the body and the head.
     """
 
     batch_size: Count
@@ -47,8 +46,8 @@ class Hyperparameters(Frozen):
     epoch_size: Annotated[int, Field(gt=0, le=MAX_EPOCH_SIZE)] | None = None
     """Approximate maximum number of training patches in an epoch.
 
-    A larger dataset is sampled anew in every epoch. Classes are balanced, and a fixed set of views
-    is limited in the same way. None uses all patches.
+    From a larger dataset, every epoch draws a new random subset with balanced classes. A fixed set
+    of views is limited in the same way. None uses all patches.
     """
 
     patience: Epochs | None
@@ -63,16 +62,16 @@ class Hyperparameters(Frozen):
     augmentation: Literal["fresh", "fixed", "none"] = "fresh"
     """Augmentation of the training patches.
 
-    ``fresh`` draws new views of each patch in every epoch of a round that trains all (a head round
-    uses a fixed set); ``fixed`` draws ``views`` of them once; ``none`` uses the patches as they
-    are.
+    ``fresh`` draws a new view of each patch in every epoch of a round that trains the body (a head
+    round uses a fixed set); ``fixed`` draws ``views`` views of each patch once; ``none`` uses the
+    patches unchanged.
     """
 
     views: Annotated[int, Field(gt=0, le=MAX_VIEWS)] = 8
     """Number of views of each training patch of the largest class in a fixed set."""
 
     loss: Literal["cross-entropy", "softmax-cross-entropy"] = "cross-entropy"
-    """Cross-entropy of the logits; or, as in the authors' code, of their softmax."""
+    """Loss: cross-entropy of the logits or, as in the authors' code, of their softmax."""
 
     schedule: Literal["constant", "authors"] = "constant"
     """Learning rate schedule.
@@ -96,25 +95,22 @@ class Hyperparameters(Frozen):
     carry_head: Literal["best", "last"] = "best"
     """Epoch whose head continues in later rounds and becomes the reference.
 
-    ``last`` is the habit of the authors' code.
+    The authors' code uses ``last``.
     """
 
     feature_dropout: bool = False
-    """In a head round, apply the dropout after the body's dense layer before the head.
-
-    This is a habit of the authors' code.
-    """
+    """In a head round, apply dropout to the features of the body, as the authors' code does."""
 
 
 class Other(Frozen):
-    """A further dataset of a round, with its head."""
+    """A further dataset of a round, and the name of its head."""
 
     dataset: Name
     head: Name
 
 
 class Round(Frozen):
-    """One round: train a head, or body and head, on one dataset, or on several together."""
+    """One round of training, on one dataset or on several at the same time."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
@@ -126,7 +122,7 @@ class Round(Frozen):
 
     ``head`` trains the head and freezes the whole body; ``all`` trains body and head; ``norm``
     trains the head and the scales, shifts and statistics of the body's normalisation layers;
-    ``none`` trains nothing and only evaluates the network as it is, in one epoch.
+    ``none`` trains nothing: its one epoch only evaluates the network.
     """
 
     head: Name
@@ -139,12 +135,12 @@ class Round(Frozen):
     """Further datasets to train on at the same time, each through its own head."""
 
     mix: Literal["batch", "epoch"] = "batch"
-    """With others: every ``batch`` holds examples of all datasets, or every ``epoch`` draws one of
-    the datasets.
+    """How to train on several datasets: every ``batch`` has samples of all, or every ``epoch`` uses
+    one that is drawn at random.
     """
 
     @model_validator(mode="after")
-    def _mixes_what_it_can(self) -> Self:
+    def _check_datasets(self) -> Self:
         names = [self.dataset, *(other.dataset for other in self.others)]
         heads = [self.head, *(other.head for other in self.others)]
         if len(set(names)) < len(names) or len(set(heads)) < len(heads):
@@ -155,10 +151,10 @@ class Round(Frozen):
 
     @property
     def datasets(self) -> tuple[str, ...]:
-        """All that it trains on."""
+        """Names of all datasets to train on."""
         return (self.dataset, *(other.dataset for other in self.others))
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """All that it trains, in the order of `datasets`."""
+        """Names of the heads of all datasets, in the order of `datasets`."""
         return (self.head, *(other.head for other in self.others))

@@ -1,4 +1,4 @@
-"""Types that describe records: what a field may hold, and the base class of all records."""
+"""Base class of all records, and types of their fields."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydantic import (
 
 from hydrakit.names import NAME_PATTERN
 
-MAX_COUNT = 2**20  # patches in a batch, random starts
+MAX_COUNT = 2**20  # limit for the patches of a batch and for random starts
 
 
 def _printable(text: str) -> str:
@@ -33,22 +33,22 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class Frozen(BaseModel):
-    """An immutable record that refuses unknown fields and numbers that are not finite."""
+    """An immutable record; unknown fields and infinite or missing numbers (NaN) are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def first_fault(error: ValidationError) -> str:
-    """The first fault that pydantic found, on one line."""
+    """The first error that pydantic reports, on one line."""
     fault = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in fault["loc"])
     if not where.isprintable() or len(where) > 100:
         where = f"{ascii(where)[:100]}..."
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":
-        return f"unknown key {where!r}: remove it, or see `hydrakit plan` for the keys there are"
+        return f"unknown key {where!r}: remove it, or see `hydrakit plan` for the known keys"
     if fault["type"] == "missing":
         return f"key {where!r} is missing"
-    shown = repr(fault["input"])
-    value = f" (is {shown})" if len(shown) <= 60 and where else ""
+    text = repr(fault["input"])
+    value = f" (is {text})" if len(text) <= 60 and where else ""
     return f"{where}: {message}{value}" if where else message

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -31,6 +32,7 @@ from hydrakit.plugins import load_plugins
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.comparison import Comparison
+from hydrakit.stats.metrics import auc
 from hydrakit.stats.subgroups import ComparedSubgroup, SubgroupAuc
 
 SETTINGS = {"epochs": 1, "bootstrap": 2, "body_channels": [4, 8], "profile": "recommended"}
@@ -122,6 +124,22 @@ def test_every_finding_is_tested_once_by_each_strategy(finished: Path) -> None:
     assert tested["hydra"] == tested["transfer"]
     splits = [RunDir(path).splits() for path in sorted(finished.glob("cells/*fold0"))]
     assert splits[0] == splits[1]
+
+
+def test_scores_give_the_same_auc_as_the_results_of_a_cell(finished: Path) -> None:
+    comparison = load(finished)
+    labels = np.array(comparison.labels)
+    for strategy in comparison.strategies:
+        for fold in (0, 1):
+            members = np.array(comparison.fold_of[0]) == fold
+            scores = np.array(strategy.scores[0], dtype=np.float64)[members]
+            rows = predictions(finished, cell(strategy.name, fold))
+            assert {float(row["p_malignant"]) for row in rows} == set(scores)
+            results = RunDir(CompareDir(finished).cell(cell(strategy.name, fold))).results()
+            assert results is not None
+            (area,) = results.test.classes
+            assert area.class_name == "malignant"
+            assert auc(scores, labels[members]) == area.auc
 
 
 def test_the_figures_are_those_of_the_predictions(finished: Path) -> None:

@@ -15,7 +15,7 @@ from helpers import hydra_plan, refused, tree
 from hydrakit.cli import main
 from hydrakit.errors import PlanError, one_line
 from hydrakit.plan import BodySpec, load_plan
-from hydrakit.plan.model import MAX_NUMBERS
+from hydrakit.plan.model import MAX_WEIGHTS
 from hydrakit.runs.rundir import RunDir
 from hydrakit.storage.files import read_json, read_rows, read_whole, refuse_link, refuse_links
 
@@ -114,10 +114,10 @@ def test_files_that_are_too_large_are_not_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"body": {"channels": [16384] * 3}}, ["weights is asked for", "fewer channels"]),
+        ({"body": {"channels": [16384] * 3}}, ["exceeds the limit", "fewer channels"]),
         ({"body": {"channels": [10**6]}}, ["body.channels.0", "16384"]),
         ({"body": {"patch": 10**6}}, ["body.patch", "1024"]),
-        ({"body": {"patch": 1024, "channels": [64], "features": 2048}}, ["weights is asked for"]),
+        ({"body": {"patch": 1024, "channels": [64], "features": 2048}}, ["exceeds the limit"]),
         ({"bootstrap": 10**9}, ["bootstrap", "1048576"]),
         ({"target": "../../etc"}, ["target"]),
         ({"strategy": "/etc/passwd"}, ["strategy"]),
@@ -135,7 +135,7 @@ def test_plans_that_ask_for_too_much(
 
 
 def test_a_body_may_be_forty_times_the_papers() -> None:
-    assert BodySpec()._numbers() * 40 < MAX_NUMBERS
+    assert BodySpec()._weight_count() * 40 < MAX_WEIGHTS
     BodySpec(channels=(64, 128, 256, 512), features=512, patch=129)
 
 

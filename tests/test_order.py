@@ -186,7 +186,7 @@ def test_leaving_a_support_out_is_told_from_predictions(
         folder=folder,
         plan=maker.plan,
         seeds=SEEDS,
-        target=places["plugins"].dataset("alpha"),
+        target=places["plugins"].get(DatasetAdapter, "alpha"),
         plugins=places["plugins"],
         context=context.for_search(folder / "rounds"),
         callback=RunCallback(),

@@ -297,13 +297,13 @@ FIRST = ("rounds", 0, "hyperparameters")
         (
             _set("epoch"),
             3,
-            "unknown key 'epoch': remove it, or see `hydrakit plan` for the keys there are",
+            "unknown key 'epoch': remove it, or see `hydrakit plan` for the known keys",
         ),
         (
             _set(*FIRST, "lr"),
             1e-3,
             "unknown key 'rounds.0.hyperparameters.lr': remove it, or see `hydrakit plan` for the "
-            "keys there are",
+            "known keys",
         ),
         (_drop("target"), None, "key 'target' is missing"),
         (_drop("rounds", 1, "head"), None, "key 'rounds.1.head' is missing"),

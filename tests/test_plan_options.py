@@ -188,7 +188,7 @@ def test_set_reaches_heads_as_their_own_options_do() -> None:
         ("head=mpl", "unknown head 'mpl': did you mean 'mlp'?"),
         ("datasets.prostatex.options.no-such=1", "unknown option of 'prostatex' 'no-such': "),
         ("head.options.hiden=8", "unknown option of 'mlp' 'hiden': did you mean 'hidden'?"),
-        ("head.options.hidden=x", "option mlp.hidden=x: must be a list with commas"),
+        ("head.options.hidden=x", "option mlp.hidden=x: must be a list separated by commas"),
         ("head.hidden=8", "unknown path 'head.hidden': did you mean 'head.options.hidden'?"),
         ("heads.mars=linear", "'mars' of 'heads' is not in 'datasets'"),
     ],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from typing import Any
@@ -254,3 +255,46 @@ def test_planning_does_not_import_torch() -> None:
         "make_plan('hydra', ['brain', 'prostatex']); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# Digests of plans as version 0.1.0 made them, before bodies and heads were components.
+EARLIER: dict[str, tuple[tuple[str, list[str]], dict[str, Any]]] = {
+    "705f4aa54333aced0d4f3a1430beb25cdf2ad5abb303794528f9c2753784ab23": (
+        ("hydra", ["brain", "lung", "prostatex"]),
+        {},
+    ),
+    "ca30f4e6c937012e83e6290b3300354d790b1d24115b09b69c2b6fb736c54873": (
+        ("hydra", ["prostatex", "brain", "lung", "prostatex"]),
+        {"profile": "paper", "seed": 3},
+    ),
+    "8491dfce2962232d002aa8c0ffe1c7d08ac3c29dc9a9442479c03070ac0639b7": (
+        ("joint", ["brain", "lung"]),
+        {
+            "whole": True,
+            "options": {"lung": {"slices": 3, "window": "lung"}},
+            "body_channels": (8, 16),
+            "body_norm": "dataset",
+        },
+    ),
+    "f611525d8d08c67909e47df1b5c68236ec755d9724bd77372defe78395ac2d17": (
+        ("transfer", ["brain", "prostatex"]),
+        {
+            "head": "linear",
+            "options": {"prostatex": {"sequences": "t2,dwi"}},
+            "split_seed": 4,
+            "target_share": 0.5,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("digest", EARLIER)
+def test_plans_of_today_have_the_digests_of_earlier_ones(digest: str) -> None:
+    arguments, values = EARLIER[digest]
+    plan = make_plan(*arguments, **values)
+    assert plan.digest() == digest
+    stored = json.loads(plan.to_json())
+    assert stored["head"] == plan.head.name
+    assert "heads" not in stored
+    assert list(stored["body"]) == ["channels", "features", "patch", "norm", "datasets"]
+    assert Plan.model_validate_json(plan.to_json()).digest() == digest

@@ -168,14 +168,14 @@ BROKEN = {
     ),
     "wrong-class": (
         HEAD.format(name="x").replace("hydrakit_head_factories", "hydrakit_dataset_adapters"),
-        "hydrakit_dataset_adapters gave a HeadFactory: expected DatasetAdapter",
+        "hydrakit_dataset_adapters yielded a HeadFactory: expected DatasetAdapter",
     ),
     "not-a-command": (
         HEAD.format(name="x").replace("hydrakit_head_factories", "hydrakit_commands"),
-        "hydrakit_commands gave a HeadFactory: expected Command",
+        "hydrakit_commands yielded a HeadFactory: expected Command",
     ),
-    "bad-name": (HEAD.format(name="../Heads"), "gave the name '../Heads': lower-case letters"),
-    "no-name": (HEAD.format(name=None), "gave the name None: lower-case letters"),
+    "bad-name": (HEAD.format(name="../Heads"), "yielded the name '../Heads': lower-case letters"),
+    "no-name": (HEAD.format(name=None), "yielded the name None: lower-case letters"),
     "twice": (
         HEAD.format(name="again") + '    yield HeadFactory(name="again", summary="", build=None)',
         "offers the head 'again' twice",
@@ -236,14 +236,14 @@ SOUND = {
         ({"classes": ("a",)}, "dataset 'odd' has classes ('a',): a tuple of two or more"),
         ({"classes": ("a", "a")}, "dataset 'odd' has classes ('a', 'a'): a tuple of two or more"),
         ({"classes": ["a", "b"]}, "dataset 'odd' has classes ['a', 'b']: a tuple of two or more"),
-        ({"given": "Options()"}, "dataset 'odd' has options that are no dataclass"),
-        ({"given": "int"}, "dataset 'odd' has options that are no dataclass"),
-        ({"frozen": False}, "dataset 'odd' has options that can be changed"),
+        ({"given": "Options()"}, "dataset 'odd' has options that are not a dataclass"),
+        ({"given": "int"}, "dataset 'odd' has options that are not a dataclass"),
+        ({"frozen": False}, "dataset 'odd' has options that are not frozen"),
         ({"options": "a: int"}, "has an option 'a' without a default"),
-        ({"options": "a: object = 1"}, "has an option 'a' of a type that cannot be given as text"),
-        ({"options": "a: tuple[int, str] = (1, '')"}, "has an option 'a' of a type that cannot"),
+        ({"options": "a: object = 1"}, "has an option 'a' of an unsupported type"),
+        ({"options": "a: tuple[int, str] = (1, '')"}, "has an option 'a' of an unsupported type"),
         ({"options": "a: 'Unknown' = 1"}, "has options whose types cannot be read: name 'Unknown'"),
-        ({"options": "a: Literal[2, 3] = 1"}, "'a' whose default is not among its choices"),
+        ({"options": "a: Literal[2, 3] = 1"}, "'a' with a default that its Literal does not allow"),
     ],
 )
 def test_an_adapter_that_would_fail_later_fails_now(
@@ -422,7 +422,7 @@ def test_the_program_disables_plugins(
         result = CliRunner().invoke(main, refused)
         assert result.exit_code == 1
         assert result.stderr == (
-            "hydrakit: unknown plugin 'brian': did you mean 'brain'? (it was to be disabled)\n"
+            "hydrakit: unknown plugin 'brian': did you mean 'brain'? (it cannot be disabled)\n"
         )
 
 
@@ -430,7 +430,7 @@ def test_the_options_of_a_component_are_shown() -> None:
     shown = CliRunner().invoke(main, ["plugins", "info", "mlp"])
     assert shown.output.splitlines() == [
         "head mlp: The paper's: features to 64 to 16 to the outputs, with ELU and dropout",
-        "  hidden=64,16  (a list with commas, each a whole number)",
+        "  hidden=64,16  (a list separated by commas, each a whole number)",
         "      widths of the hidden layers, in order",
     ]
     described = json.loads(CliRunner().invoke(main, ["plugins", "info", "brain", "--json"]).output)

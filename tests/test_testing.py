@@ -145,7 +145,7 @@ def test_readings_that_differ_are_told(tmp_path: Path) -> None:
 
     with pytest.raises(AssertionError, match="gave other cases, or in another order"):
         check_adapter(adapter(other_key), tmp_path)
-    with pytest.raises(AssertionError, match="'s1': two readings gave something else"):
+    with pytest.raises(AssertionError, match="'s1': two readings gave different content"):
         check_adapter(adapter(other_pixels), tmp_path)
 
 

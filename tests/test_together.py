@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor, nn
 
-from hydrakit.compute.modules import freeze
+from hydrakit.compute.modules import freeze, set_dropout
 from hydrakit.data.load import LoadedDataset
 from hydrakit.models.heads import build_linear, build_mlp
 from hydrakit.models.layers import Dropout
@@ -59,7 +59,7 @@ def trial(rows: Tensor | int = ROWS, *, val: Tensor = VAL, seeds: Seeds = SEEDS,
 def new_heads(count: int, *, outputs: int = 2, build: Any = build_mlp) -> list[nn.Module]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)
-        return [build(FEATURES, outputs, 0.9) for _ in range(count)]
+        return [build(FEATURES, outputs) for _ in range(count)]
 
 
 def assert_alike(one: TrialOutcome, other: TrialOutcome, *, exact: float = 1e-5) -> None:
@@ -254,6 +254,7 @@ def test_a_head_that_diverges_ends_and_does_not_touch_the_others(features: Tenso
 
 def test_heads_stay_as_they_are_and_torchs_generator_too(features: Tensor) -> None:
     head = new_heads(1)[0]
+    set_dropout(head, 0.9)
     before, generator = deepcopy(head.state_dict()), torch.get_rng_state()
     trials = [trial(learning_rate=0.01), trial(learning_rate=0.02)]
     found = train_together([head, head], features, labels_for(features), trials, **CLASSES)
@@ -350,5 +351,5 @@ def test_a_trial_needs_examples_and_cases() -> None:
 
 @pytest.mark.parametrize("build", [build_mlp, build_linear])
 def test_the_shipped_heads_drop_as_the_body_does(build: Any) -> None:
-    kinds = [type(layer) for layer in build(FEATURES, 2, 0.5) if isinstance(layer, nn.Dropout)]
+    kinds = [type(layer) for layer in build(FEATURES, 2) if isinstance(layer, nn.Dropout)]
     assert kinds == [Dropout]

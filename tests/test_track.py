@@ -185,7 +185,7 @@ def test_tuning_sends_the_rounds_that_it_trains(
             return super().open(folder)
 
     tracker = Stores()
-    monkeypatch.setattr("hydrakit.observers.trackers._built", lambda *_: tracker)
+    monkeypatch.setattr("hydrakit.observers.trackers._build", lambda *_: tracker)
     plan = plan_of(round_of("beta"), round_of("alpha"))
     places = {"data": data, "cache": cache, "device": "cpu", "plugins": plugins()}
     for rates in ((1e-9,), (1e-9, 3e-2), (1e-9, 3e-2)):  # the second search chooses another rate

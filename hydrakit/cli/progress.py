@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hydrakit.observers.log import data_lines, duration, figures, name_of, summary
+from hydrakit.observers.log import data_lines, duration, epoch_text, name_of, summary
 from hydrakit.runs.callbacks import RunCallback
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class PlainProgress(PreparingProgress):
         done = record.epoch - self.start_epoch
         left = (time.monotonic() - self.start_time) / done * (epochs - record.epoch)
         self.print_sometimes(
-            f"{self.name(number, round)}: epoch {record.epoch} of {epochs}, {figures(record)}, "
+            f"{self.name(number, round)}: epoch {record.epoch} of {epochs}, {epoch_text(record)}, "
             f"at most {duration(left)} left"
         )
 
@@ -171,7 +171,7 @@ class LiveProgress(PlainProgress):
     def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
         """Show the metrics of an epoch."""
         epochs = round.hyperparameters.epochs
-        self._show(self.name(number, round), record.epoch, epochs, figures(record))
+        self._show(self.name(number, round), record.epoch, epochs, epoch_text(record))
 
     def _show(self, description: str, done: int, of: int | None, figures: str = "") -> None:
         if self.progress.tasks[0].description == description:

@@ -178,15 +178,11 @@ def _strategy_result(
         seconds=sum(round.seconds for result in results for round in result.rounds),
         shared=sum(_shared(RunDir(compare_dir.cell(cell))) for cell in cells),
         scores=tuple(
-            tuple(None if math.isnan(score) else _short(score) for score in row)
+            tuple(None if math.isnan(score) else score for score in row)
             for row in table.scores.tolist()
         ),
-        mean_scores=tuple(_short(score) for score in np.nanmean(table.scores, axis=0).tolist()),
+        mean_scores=tuple(np.nanmean(table.scores, axis=0).tolist()),
     )
-
-
-def _short(score: float) -> float:
-    return float(f"{score:.6g}")
 
 
 def _results(compare_dir: CompareDir, cell: Cell) -> Results:

@@ -1,7 +1,4 @@
-"""A run as data: what decides a result, the profiles that fill it in, and the records of results.
-
-This package's own names are those of `hydrakit.rounds` and `hydrakit.plan.model`.
-"""
+"""Plans of runs, and the records of their results."""
 
 from hydrakit.plan.model import (
     BodySpec,

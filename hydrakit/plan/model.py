@@ -1,8 +1,8 @@
-"""A run as data: the rounds, and everything else that decides a result.
+"""A plan: everything that determines the result of a run, except for the data.
 
-A plan is written by a strategy, saved as ``plan.json``, and can be read, compared and edited by a
-person. Where the data lies and on which device it is trained are not part of it: they do not
-decide the result.
+A strategy lists the rounds of a plan. A run saves its plan as ``plan.json``, which people can read,
+compare and edit. The place of the data and the device do not determine the result, and are not part
+of the plan.
 """
 
 from __future__ import annotations
@@ -34,15 +34,14 @@ from hydrakit.schema import Count, Frozen, Name, OptionText, Seed, first_fault
 from hydrakit.storage.files import MIB, read_json
 from hydrakit.storage.records import refuse_later
 
-# What a plan may ask for: far above what anybody trains, and far below what would fill a machine.
-MAX_PLAN = 4 * MIB  # bytes of its file
+# Limits of a plan: far above any real plan, and far below what would fill the memory.
+MAX_PLAN = 4 * MIB  # bytes of the file
 MAX_ROUNDS = 1000
 MAX_FOLDS = 1000
 MAX_PATCH = 1024
 MAX_FEATURES = 2**14
-MAX_NUMBERS = 2**25  # of a body, 40 times the paper's
-PAPER = "paper"  # the body whose options a plan has always written as they are
-
+MAX_WEIGHTS = 2**25  # weights of a body: 40 times as many as the paper's
+PAPER = "paper"  # plans list the options of this body without its name
 
 Features = Annotated[int, Field(gt=0, le=MAX_FEATURES)]
 Copies = Literal["group", "drop", "report"]
@@ -51,15 +50,15 @@ NormKind = Literal["batch", "group", "dataset"]
 
 
 class Fold(Frozen):
-    """One fold of a cross-validation: number ``index`` of ``count``, from 0."""
+    """One fold of a cross-validation: number ``index`` of ``count``, counted from 0."""
 
     index: Annotated[int, Field(ge=0)]
     count: Annotated[int, Field(ge=2, le=MAX_FOLDS)]
 
     @model_validator(mode="after")
-    def _is_one_of_them(self) -> Self:
+    def _check_index(self) -> Self:
         if self.index >= self.count:
-            raise ValueError(f"there is no fold {self.index} of {self.count}: they begin at 0")
+            raise ValueError(f"fold {self.index} of {self.count} does not exist: folds start at 0")
         return self
 
 
@@ -67,13 +66,12 @@ class Split(Frozen):
     """Shares of a dataset's cases for training, validation and test.
 
     Attributes:
-        train: Share of training.
-        val: Share of validation.
-        test: Share of the test; 0 where ``fold`` is given.
-        fold: The test split is this fold, and the other cases are shared out between training and
-            validation.
-        used: Of the cases outside the test split, the share that is used, whole patients at a
-            time; 1 uses all. The test split does not depend on it.
+        train: Share of the training split, relative to ``val`` and ``test``.
+        val: Share of the validation split.
+        test: Share of the test split; 0 if ``fold`` is given.
+        fold: Fold that is the test split; training and validation share the other cases.
+        used: Share of the patients outside the test split to use; 1 uses all. The test split does
+            not depend on it.
     """
 
     train: PositiveFloat
@@ -83,18 +81,18 @@ class Split(Frozen):
     used: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     @model_validator(mode="after")
-    def _tests_once(self) -> Self:
+    def _check_test(self) -> Self:
         if self.fold is not None and self.test > 0:
             raise ValueError("a split has a test share or a fold, not both")
         return self
 
     @model_serializer(mode="wrap")
-    def _without_a_used_of_all(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Plans from before there was ``used`` keep their digests."""
-        told: dict[str, Any] = plain(self)
+    def _omit_default_used(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit ``used`` if it is 1: plans older than this field keep their digests."""
+        content: dict[str, Any] = serialise(self)
         if self.used == 1:
-            del told["used"]
-        return told
+            del content["used"]
+        return content
 
     @property
     def tests(self) -> bool:
@@ -106,7 +104,7 @@ StoredScalar = OptionText | int | float | bool
 
 
 class Component(Frozen):
-    """A component of a plan: its name, and its options."""
+    """A component of a plan: its name and its options."""
 
     name: Name
     options: dict[Name, StoredScalar | tuple[StoredScalar, ...] | None] = Field(
@@ -115,7 +113,7 @@ class Component(Frozen):
 
     @classmethod
     def of(cls, factory: Factory, given: Mapping[str, OptionValue]) -> Self:
-        """A component with some options: all of them are noted down, unless all are the defaults.
+        """Describe a component; list all its options, or none if all have their defaults.
 
         Raises:
             PlanError: An option is unknown, or its value is not allowed.
@@ -125,43 +123,43 @@ class Component(Frozen):
         return cls.model_validate({"name": factory.name, "options": {} if same else options})
 
     def __str__(self) -> str:
-        """As ``mlp`` or ``mlp (hidden=64,16)``."""
-        told = (
+        """Text such as ``mlp`` or ``mlp (hidden=64,16)``."""
+        options = (
             f"{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
             for name, value in self.options.items()
         )
-        return f"{self.name} ({', '.join(told)})" if self.options else self.name
+        return f"{self.name} ({', '.join(options)})" if self.options else self.name
 
 
-def _named(value: object) -> object:
+def _parse_head(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
-def _text_or_component(head: Component) -> str | Component:
+def _serialise_head(head: Component) -> str | Component:
     return head if head.options else head.name
 
 
-# In JSON the name alone where all options are the defaults.
-Head = Annotated[Component, BeforeValidator(_named), PlainSerializer(_text_or_component)]
+# In JSON only the name if all options have their defaults.
+Head = Annotated[Component, BeforeValidator(_parse_head), PlainSerializer(_serialise_head)]
 
 
 class Dataset(Component):
-    """A dataset of a plan: its adapter's name, all options of the adapter, and its split."""
+    """A dataset of a plan: name and options of its adapter, and its split."""
 
     split: Split
 
 
 class BodySpec(Frozen):
-    """The shape of the paper's body, apart from its input channels, which the data decides.
+    """The shape of the paper's body; only its number of input channels comes from the data.
 
     Attributes:
-        channels: Channels of the blocks, in order.
-        features: Numbers that the body gives to a head.
-        patch: Side in pixels of the square patches that it takes.
-        norm: After every convolution: ``batch`` norm; ``group`` norm, which has no statistics; or
-            batch norm with statistics of each ``dataset``.
-        datasets: Whose statistics a body keeps apart where ``norm`` is ``dataset``; a run fills in
-            those of its plan.
+        channels: Number of output channels of each block.
+        features: Number of features that the body computes for an image.
+        patch: Height and width of the input images in pixels.
+        norm: Normalisation after every convolution: ``batch`` norm, ``group`` norm (which has no
+            statistics), or batch norm with separate statistics for each ``dataset``.
+        datasets: Datasets with separate statistics if ``norm`` is ``dataset``; a run fills in the
+            datasets of its plan.
     """
 
     channels: tuple[Features, ...] = (32, 64, 128)
@@ -171,25 +169,25 @@ class BodySpec(Frozen):
     datasets: Annotated[tuple[Name, ...], Field(max_length=MAX_DATASETS)] = ()
 
     @model_validator(mode="after")
-    def _leaves_something(self) -> Self:
+    def _check_size(self) -> Self:
         if not self.channels:
             raise ValueError("a body needs at least one block")
-        numbers = self._numbers()
-        if numbers > MAX_NUMBERS:
+        weights = self._weight_count()
+        if weights > MAX_WEIGHTS:
             raise ValueError(
-                f"a body of {numbers:,} weights is asked for, and {MAX_NUMBERS:,} are the most: "
-                "take fewer channels or features, or a smaller patch"
+                f"a body with {weights:,} weights exceeds the limit of {MAX_WEIGHTS:,}: use fewer "
+                "channels or features, or a smaller patch"
             )
         return self
 
-    def _numbers(self) -> int:
-        """About how many weights the body has."""
+    def _weight_count(self) -> int:
+        """The approximate number of weights of the body."""
         dense = self.channels[-1] * self.flat_side() ** 2 * self.features
         pairs = pairwise((1, *self.channels))
         return dense + sum((9 * (before + after) + after) * after for before, after in pairs)
 
     def flat_side(self) -> int:
-        """Side of the last block's output: each block takes 4 pixels off and halves the rest."""
+        """Height and width of the last block's output: a block removes 4 pixels, then halves it."""
         side = self.patch
         for _ in self.channels:
             side = (side - 4) // 2
@@ -211,25 +209,25 @@ class BodySpec(Frozen):
 
 
 class OtherBody(Component):
-    """A body that is not the paper's; its options have a ``patch``."""
+    """A body that is not the paper's; its options include ``patch``."""
 
     @model_validator(mode="after")
-    def _has_a_patch(self) -> Self:
+    def _check_patch(self) -> Self:
         patch = self.options.get("patch")
         if type(patch) is not int or not 0 < patch <= MAX_PATCH:
-            raise ValueError(f"the options of a body have a patch from 1 to {MAX_PATCH}")
+            raise ValueError(f"a body needs the option 'patch', from 1 to {MAX_PATCH}")
         return self
 
     @property
     def patch(self) -> int:
-        """Side in pixels of the square patches that it takes."""
+        """Height and width of the input images in pixels."""
         patch = self.options["patch"]
         assert isinstance(patch, int)
         return patch
 
 
-def _body(value: Any) -> BodySpec | OtherBody:
-    """The paper's body by its options, or by its name as any other."""
+def _parse_body(value: Any) -> BodySpec | OtherBody:
+    """Parse the paper's body, by its options alone or with its name, or any other body."""
     if isinstance(value, BodySpec | OtherBody):
         return value
     if isinstance(value, Component):
@@ -241,31 +239,32 @@ def _body(value: Any) -> BodySpec | OtherBody:
     return BodySpec.model_validate(Component.model_validate(value).options)
 
 
-PlannedBody = Annotated[BodySpec | OtherBody, BeforeValidator(_body)]
+PlannedBody = Annotated[BodySpec | OtherBody, BeforeValidator(_parse_body)]
 
 
 class Plan(Frozen):
-    """Everything that decides a result, except for the data itself.
+    """Everything that determines the result of a run, except for the data.
 
     Attributes:
         format: Version of this format.
-        strategy: Who listed the rounds (``custom`` once a person edited them, if they like).
-        profile: Whose values the rounds began with; for the reader.
-        target: The dataset whose test split is read, once, at the end.
-        datasets: Each dataset of the rounds, once.
-        copies: What becomes of images that are copies of one another: ``group`` keeps them in one
-            split, ``drop`` keeps one patient's, ``report`` only tells of them.
-        conflicts: Whether copies with different labels are an ``error`` or are to ``keep``.
-        head: The kind of head.
-        heads: Other kinds of head, by dataset.
-        body: The body.
-        bootstrap: Number of random starts, of which the best on validation begins.
-        bootstrap_rule: ``all`` looks at every start on all validation cases; ``halving`` on an
-            eighth of them, at the better quarter on half of them, and at the better quarter of
-            these on all (where at least 16 cases of each class are left to look at).
-        seed: Of everything that is random.
-        split_seed: Of the splits alone, where they are to stay while ``seed`` changes.
-        rounds: In the order of training.
+        strategy: Name of the strategy that listed the rounds, for readers; any name such as
+            ``custom`` after edits.
+        profile: Name of the profile with the initial values of the rounds, for readers.
+        target: Dataset that the run is for; its test split is read once, at the end.
+        datasets: All datasets of the rounds, each once.
+        copies: Handling of images that are copies of one another: ``group`` puts them into one
+            split, ``drop`` drops those of all patients but one, ``report`` only reports them.
+        conflicts: Copies with different labels are an ``error``, or hydrakit may ``keep`` them.
+        head: Kind of head of all datasets that ``heads`` does not name.
+        heads: Kinds of head by dataset.
+        body: Body that all datasets share.
+        bootstrap: Number of random starts; training begins from the best on validation.
+        bootstrap_rule: ``all`` evaluates every start on all validation cases. ``halving`` evaluates
+            them on an eighth of the cases, the best quarter on half of the cases, and the best
+            quarter of these on all; it skips steps with fewer than 16 cases of a class.
+        seed: Seed of all random numbers.
+        split_seed: Seed of the splits, if they must stay the same for another ``seed``.
+        rounds: Rounds in the order of training.
     """
 
     format: Literal[1] = 1
@@ -285,7 +284,7 @@ class Plan(Frozen):
     rounds: Annotated[tuple[Round, ...], Field(max_length=MAX_ROUNDS)]
 
     @model_validator(mode="after")
-    def _is_whole(self) -> Self:
+    def _check_names(self) -> Self:
         names = [dataset.name for dataset in self.datasets]
         if len(set(names)) != len(names):
             raise ValueError("a dataset is listed twice in 'datasets'")
@@ -301,43 +300,39 @@ class Plan(Frozen):
         for name in self.heads:
             if name not in names:
                 raise ValueError(f"{name!r} of 'heads' is not in 'datasets'")
-        served: dict[str, str] = {}
-        for head, name in self.served():
-            first = served.setdefault(head, name)
-            if self.head_of(first) != self.head_of(name):
-                raise ValueError(
-                    f"head {head!r} serves both {first!r} and {name!r}, whose 'heads' differ"
-                )
+        first_dataset: dict[str, str] = {}
+        for round in self.rounds:
+            for head, name in zip(round.heads, round.datasets, strict=True):
+                first = first_dataset.setdefault(head, name)
+                if self.head_of(first) != self.head_of(name):
+                    raise ValueError(
+                        f"{first!r} and {name!r} share the head {head!r}, but have different "
+                        "kinds of head in 'heads'"
+                    )
         return self
 
     @model_serializer(mode="wrap")
-    def _without_other_heads(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Plans from before there were ``heads`` keep their digests."""
-        told: dict[str, Any] = plain(self)
+    def _omit_empty_heads(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit ``heads`` if it is empty: plans older than this field keep their digests."""
+        content: dict[str, Any] = serialise(self)
         if not self.heads:
-            del told["heads"]
-        return told
-
-    def served(self) -> list[tuple[str, str]]:
-        """The name of a head and a dataset that it serves, in the order of the rounds."""
-        return [
-            pair for each in self.rounds for pair in zip(each.heads, each.datasets, strict=True)
-        ]
+            del content["heads"]
+        return content
 
     def head_of(self, dataset: str) -> Component:
-        """The kind of head that a dataset has."""
+        """The kind of head of a dataset."""
         return self.heads.get(dataset, self.head)
 
     @property
     def patch(self) -> int:
-        """Side in pixels of the square patches that the body takes."""
+        """Height and width of the body's input images in pixels."""
         return self.body.patch
 
     def dataset(self, name: str) -> Dataset:
-        """The dataset of that name.
+        """The dataset with a name.
 
         Raises:
-            KeyError: The plan has none.
+            KeyError: The plan has no such dataset.
         """
         for dataset in self.datasets:
             if dataset.name == name:
@@ -346,12 +341,12 @@ class Plan(Frozen):
 
     @property
     def effective_split_seed(self) -> int:
-        """The seed of the splits."""
+        """Seed of the splits."""
         return self.seed if self.split_seed is None else self.split_seed
 
     @property
     def target_head(self) -> str:
-        """Name of the head that the target ends with."""
+        """Name of the target's head at the end of the run."""
         return [round.head for round in self.rounds if round.dataset == self.target][-1]
 
     def to_json(self) -> str:
@@ -359,7 +354,7 @@ class Plan(Frozen):
         return self.model_dump_json(indent=2) + "\n"
 
     def digest(self) -> str:
-        """SHA-256 of the plan, in hexadecimal: equal plans have equal digests."""
+        """SHA-256 of the plan in hexadecimal; equal plans have equal digests."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -368,8 +363,7 @@ def load_plan(path: Path) -> Plan:
     """Read a plan from a JSON file.
 
     Raises:
-        PlanError: The file cannot be read or is not a plan; the message names the first key at
-            fault.
+        PlanError: The file cannot be read or is not a plan; the message names the first wrong key.
     """
     try:
         text = read_json(path, max_bytes=MAX_PLAN).decode("utf-8")

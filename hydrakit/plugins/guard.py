@@ -1,15 +1,15 @@
-"""When a function of a plugin fails: which plugin, of which distribution, in one line.
+"""Errors in plugin code become one line that names the plugin.
 
-The registry gives out descriptions with guarded functions. What such a function raises that is no
-`HydrakitError`, and a result of the wrong type or shape, becomes a `PluginFault`; so nobody else
-needs to know whose function it calls. `hydrakit.plugins.registry` says which guard each kind has.
+The registry hands out components with guarded functions: an exception that is no `HydrakitError`,
+and a result of the wrong type or shape, becomes a `PluginFault`. The callers of these functions
+need not know which plugin they come from.
 """
 
 from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -39,20 +39,20 @@ if TYPE_CHECKING:
 
     from hydrakit.rounds import Round
 
-MESSAGE = 200  # characters of what was raised that are told
+MAX_MESSAGE = 200  # characters of an exception's message
 LOG = "log.txt"
-LOG_BYTES = 2**20  # of the log in the cache: an older one is then begun anew
+LOG_BYTES = 2**20  # a larger log in the cache is overwritten
 DEBUG = "HYDRAKIT_DEBUG"
 
 _log = logging.getLogger("hydrakit")
 
 
 class PluginFault(PluginError):
-    """A function of a plugin raised (its ``__cause__``), or gave what it must not.
+    """A plugin function raised an exception (the ``__cause__``) or returned an invalid result.
 
     Attributes:
-        log: The file of a run that has the traceback already; None where there is none.
-        cache: The cache folder that was in use.
+        log: Log file that already has the traceback, if any.
+        cache: Cache folder at the time of the error.
     """
 
     log: Path | None = None
@@ -64,55 +64,60 @@ class PluginFault(PluginError):
 
 @dataclass(frozen=True)
 class PluginSource:
-    """Whose a function is.
+    """The plugin that a function belongs to.
 
     Attributes:
-        module: What the entry point names.
-        distribution: The installed distribution that has the entry point.
-        version: Of the distribution.
+        module: Module that its entry point names.
+        distribution: Installed distribution with the entry point.
+        version: Version of the distribution.
     """
 
     module: str
     distribution: str
     version: str
 
-    def fault(self, what: str) -> PluginFault:
-        """The error for what this plugin did, in words."""
-        return PluginFault(f"plugin {self.module} ({self.distribution} {self.version}): {what}")
+    def fault(self, message: str) -> PluginFault:
+        """Return the error for this plugin, with its name before the message."""
+        return PluginFault(f"plugin {self.module} ({self.distribution} {self.version}): {message}")
 
     @contextmanager
-    def blame(self, what: str) -> Iterator[None]:
-        """Turn what a block raises into a `PluginFault`, unless it is told well enough already.
+    def blame(self, function: str) -> Iterator[None]:
+        """Turn an exception of the block into a `PluginFault` of this plugin.
+
+        A `HydrakitError` passes, since it already explains itself, and so do a MemoryError, an
+        interrupt and an exit, which are not the plugin's fault.
+
+        Args:
+            function: Name of the function for the message, such as ``read of dataset 'skin'``.
 
         Raises:
-            PluginFault: The block raised an error that is no `HydrakitError`. That memory ran out
-                is not the plugin's fault; an interrupt or an exit is no error.
+            PluginFault: The block raised any other exception.
         """
         try:
             yield
         except (HydrakitError, MemoryError):
             raise
         except Exception as error:
-            fault = self.fault(f"{what} raised {describe_error(error)}")
-            fault.log = _logged(fault, error)
+            fault = self.fault(f"{function} raised {describe_error(error)}")
+            fault.log = _write_to_open_logs(fault, error)
             raise fault from error
 
 
 def describe_error(error: BaseException) -> str:
-    """The type of an error and the first line of its message, shortened."""
+    """The type of an exception and the first line of its message, shortened."""
     lines = str(error).splitlines()
-    told = one_line(lines[0], MESSAGE) if lines else ""
-    return f"{type(error).__name__}: {told}" if told else type(error).__name__
+    message = one_line(lines[0], MAX_MESSAGE) if lines else ""
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
-def _logged(fault: PluginFault, error: Exception) -> Path | None:
-    """Write a traceback into the log files that are open; the last one, or None without any.
+def _write_to_open_logs(fault: PluginFault, error: Exception) -> Path | None:
+    """Write the traceback to all open log files; return the last of them, if any.
 
-    Not through the logger itself: what has no handler goes to the terminal, and there one line is
-    enough.
+    The logger itself is not used: without a handler it prints to the terminal, which gets one line
+    only.
     """
-    told = (type(error), error, error.__traceback__)
-    record = _log.makeRecord(_log.name, logging.ERROR, __file__, 0, str(fault), (), told)
+    traceback_info = (type(error), error, error.__traceback__)
+    record = _log.makeRecord(_log.name, logging.ERROR, __file__, 0, str(fault), (), traceback_info)
     log = None
     for handler in _log.handlers:
         if isinstance(handler, logging.FileHandler):
@@ -122,10 +127,7 @@ def _logged(fault: PluginFault, error: Exception) -> Path | None:
 
 
 def traceback_location(fault: PluginFault) -> str:
-    """Keep the traceback of a fault, if it has one, and tell where: a run's log, or the cache's.
-
-    The log in the cache is a regular file, and is begun anew when it has grown.
-    """
+    """Return the note that says where the traceback is; write it to the cache's log if needed."""
     if fault.__cause__ is None:
         return ""
     if fault.log is not None:
@@ -142,68 +144,42 @@ def traceback_location(fault: PluginFault) -> str:
     return f" (traceback: {path})"
 
 
+def guard(component: Any, source: PluginSource) -> Any:
+    """Return the component with its function guarded; a command is guarded by the program."""
+    for kind, (attribute, guarded) in _GUARDS.items():
+        if issubclass(type(component), kind):
+            return replace(component, **{attribute: partial(guarded, source, component)})
+    return component
+
+
 _END: Any = object()
-
-
-def guard_dataset(adapter: DatasetAdapter, source: PluginSource) -> DatasetAdapter:
-    """The adapter with a guarded ``read``, whose cases are of the right types."""
-    return replace(adapter, read=partial(_read, source, adapter))
-
-
-def guard_head(factory: HeadFactory, source: PluginSource) -> HeadFactory:
-    """The factory with a guarded ``build``, whose heads give a logit for each output."""
-    return replace(factory, build=partial(_build_head, source, factory))
-
-
-def guard_body(factory: BodyFactory, source: PluginSource) -> BodyFactory:
-    """The factory with a guarded ``build``, whose bodies are `Body` and give their features."""
-    return replace(factory, build=partial(_build_body, source, factory))
-
-
-def guard_strategy(strategy: SequenceStrategy, source: PluginSource) -> SequenceStrategy:
-    """The strategy with a guarded ``plan``, which lists rounds of the given datasets."""
-    return replace(strategy, plan=partial(_plan, source, strategy))
-
-
-def guard_launcher(factory: LauncherFactory, source: PluginSource) -> LauncherFactory:
-    """The factory with a guarded ``build``, and launchers whose methods are guarded too."""
-    return replace(factory, build=partial(_build_object, source, "launcher", factory, Launcher))
-
-
-def guard_tracker(factory: TrackerFactory, source: PluginSource) -> TrackerFactory:
-    """The factory with a guarded ``build``, and trackers whose methods are guarded too."""
-    return replace(factory, build=partial(_build_object, source, "tracker", factory, Tracker))
 
 
 def _read(
     source: PluginSource, adapter: DatasetAdapter, root: Path, options: Any
 ) -> Iterator[Sample | Unusable]:
-    what = f"read of dataset {adapter.name!r}"
-    with source.blame(what):
+    """Yield the cases of a dataset, with their images guarded too."""
+    function = f"read of dataset {adapter.name!r}"
+    with source.blame(function):
         cases = iter(adapter.read(root, options))
     try:
         while True:
-            with source.blame(what):
-                case = next(cases, _END)
+            with source.blame(function):
+                case: Any = next(cases, _END)
             if case is _END:
                 return
-            yield _checked(source, adapter, case)
+            if not isinstance(case, Sample | Unusable):
+                raise source.fault(
+                    f"{function} yielded a {type(case).__name__}: a Sample or an Unusable is "
+                    "expected"
+                )
+            if isinstance(case, Sample) and callable(case.image):
+                case = replace(case, image=partial(_image, source, adapter, case.key, case.image))
+            yield case
     finally:
-        close = getattr(cases, "close", None)  # of a generator
+        close = getattr(cases, "close", None)  # generators have it
         if close is not None:
             close()
-
-
-def _checked(source: PluginSource, adapter: DatasetAdapter, case: object) -> Sample | Unusable:
-    """A case that an adapter gave, with its image guarded too."""
-    if not isinstance(case, Sample | Unusable):
-        raise source.fault(
-            f"read of dataset {adapter.name!r} gave a {type(case).__name__}: a Sample or an "
-            "Unusable is expected"
-        )
-    if isinstance(case, Sample) and callable(case.image):
-        return replace(case, image=partial(_image, source, adapter, case.key, case.image))
-    return case
 
 
 def _image(
@@ -216,12 +192,14 @@ def _image(
 def _build_head(
     source: PluginSource, factory: HeadFactory, features: int, outputs: int, options: Any
 ) -> nn.Module:
-    """A new head that gives logits ``(2, outputs)`` for the features of 2 cases."""
+    """Build a head, and check its logits for the features of 2 cases."""
     import torch
 
     name = f"head {factory.name!r}"
-    head: nn.Module = _module(source, name, partial(factory.build, features, outputs, options))
-    _check_shape(source, name, head, torch.zeros(2, features), width=outputs, what="logits")
+    head: nn.Module = _build_module(
+        source, name, partial(factory.build, features, outputs, options)
+    )
+    _check_shape(source, name, head, torch.zeros(2, features), width=outputs, result="logits")
     return head
 
 
@@ -232,44 +210,40 @@ def _build_body(
     options: Any,
     datasets: Sequence[str],
 ) -> Body:
-    """A new body with the attributes of `Body`, and features ``(2, features)`` of 2 images."""
+    """Build a body, and check its attributes and its features for 2 images."""
     import torch
 
     name = f"body {factory.name!r}"
-    body = _module(source, name, partial(factory.build, in_channels, options, datasets))
-    if not isinstance(body, Body):
-        missing = next(each for each in _BODY if not hasattr(body, each))
-        raise source.fault(f"{name} has no attribute {missing!r}: see hydrakit.hooks.Body")
-    for attribute, built in (("in_channels", in_channels), ("patch", options.patch)):
-        if getattr(body, attribute) != built:
-            raise source.fault(
-                f"{name} has {attribute} {getattr(body, attribute)!r} and was built for {built}"
-            )
+    body = _build_module(source, name, partial(factory.build, in_channels, options, datasets))
+    for attribute in ("features", "in_channels", "patch", "by_dataset", "use"):
+        if not hasattr(body, attribute):
+            raise source.fault(f"{name} has no attribute {attribute!r}: see hydrakit.hooks.Body")
+    for attribute, expected in (("in_channels", in_channels), ("patch", options.patch)):
+        value = getattr(body, attribute)
+        if value != expected:
+            raise source.fault(f"{name} has {attribute} {value!r}: {expected} is expected")
     images = torch.zeros(2, in_channels, body.patch, body.patch)
-    _check_shape(source, name, body, images, width=body.features, what="features")
-    return body
+    _check_shape(source, name, body, images, width=body.features, result="features")
+    built: Body = body
+    return built
 
 
-_BODY = ("features", "in_channels", "patch", "by_dataset", "use")
-
-
-def _module(source: PluginSource, name: str, build: Callable[[], object]) -> Any:
-    """What a factory builds, if it is a module."""
+def _build_module(source: PluginSource, name: str, build: Callable[[], object]) -> Any:
     import torch
 
     with source.blame(f"build of {name}"):
         module = build()
     if not isinstance(module, torch.nn.Module):
         raise source.fault(
-            f"build of {name} gave a {type(module).__name__}: a torch.nn.Module is expected"
+            f"build of {name} returned a {type(module).__name__}: a torch.nn.Module is expected"
         )
     return module
 
 
 def _check_shape(
-    source: PluginSource, name: str, module: Any, inputs: Tensor, *, width: int, what: str
+    source: PluginSource, name: str, module: Any, inputs: Tensor, *, width: int, result: str
 ) -> None:
-    """Raise PluginFault where a module does not turn 2 inputs into ``(2, width)`` numbers."""
+    """Raise PluginFault if the output for 2 inputs has not the shape ``(2, width)``."""
     import torch
 
     from hydrakit.compute.modules import output_of
@@ -279,12 +253,34 @@ def _check_shape(
     shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
     if shape != (2, width):
         raise source.fault(
-            f"{name} gave {shape} for 2 inputs: {what} of shape {(2, width)} are expected"
+            f"{name} returned {shape} for 2 inputs: {result} of shape {(2, width)} are expected"
         )
 
 
+def _plan(
+    source: PluginSource, strategy: SequenceStrategy, datasets: Sequence[str], settings: Settings
+) -> list[Round]:
+    """Return the rounds of a strategy, and check that they train only the given datasets."""
+    from hydrakit.rounds import Round
+
+    function = f"plan of strategy {strategy.name!r}"
+    with source.blame(function):
+        rounds = list(strategy.plan(datasets, settings))
+    if not rounds:
+        raise source.fault(f"{function} returned no rounds")
+    for each in rounds:
+        if not isinstance(each, Round):
+            raise source.fault(f"{function} returned a {type(each).__name__}: a Round is expected")
+        for name in each.datasets:
+            if name not in datasets:
+                raise source.fault(
+                    f"{function} returned a round of {name!r}, which is not among its datasets"
+                )
+    return rounds
+
+
 class _GuardedObject:
-    """An object of a plugin whose methods are guarded."""
+    """An object of a plugin with all its methods guarded."""
 
     def __init__(self, source: PluginSource, name: str, target: object) -> None:
         self._source, self._name, self._target = source, name, target
@@ -299,38 +295,26 @@ class _GuardedObject:
 
 
 def _build_object(
-    source: PluginSource,
-    kind: str,
-    factory: LauncherFactory | TrackerFactory,
-    protocol: type,
-    options: Any,
+    protocol: type, source: PluginSource, factory: LauncherFactory | TrackerFactory, options: Any
 ) -> Any:
-    """What a factory builds, if it has the methods of a protocol, with these guarded."""
-    name = f"{kind} {factory.name!r}"
+    """Build an object, check that it has the methods of a protocol, and guard them."""
+    name = f"{protocol.__name__.lower()} {factory.name!r}"
     with source.blame(f"build of {name}"):
         built = factory.build(options)
     if not isinstance(built, protocol):
         raise source.fault(
-            f"build of {name} gave a {type(built).__name__}: the methods of "
+            f"build of {name} returned a {type(built).__name__}: the methods of "
             f"hydrakit.hooks.{protocol.__name__} are expected"
         )
     return _GuardedObject(source, name, built)
 
 
-def _plan(
-    source: PluginSource, strategy: SequenceStrategy, datasets: Sequence[str], settings: Settings
-) -> list[Round]:
-    from hydrakit.rounds import Round
-
-    what = f"plan of strategy {strategy.name!r}"
-    with source.blame(what):
-        rounds = list(strategy.plan(datasets, settings))
-    if not rounds:
-        raise source.fault(f"{what} gave no rounds")
-    for each in rounds:
-        if not isinstance(each, Round):
-            raise source.fault(f"{what} gave a {type(each).__name__}: a Round is expected")
-        for name in each.datasets:
-            if name not in datasets:
-                raise source.fault(f"{what} gave a round of {name!r}, which it was not given")
-    return rounds
+# For each class of components: the attribute with the function, and the function that guards it.
+_GUARDS: Mapping[type, tuple[str, Callable[..., Any]]] = {
+    DatasetAdapter: ("read", _read),
+    HeadFactory: ("build", _build_head),
+    BodyFactory: ("build", _build_body),
+    SequenceStrategy: ("plan", _plan),
+    LauncherFactory: ("build", partial(_build_object, Launcher)),
+    TrackerFactory: ("build", partial(_build_object, Tracker)),
+}

@@ -1,7 +1,7 @@
-"""Options of components: text and stored values become the dataclass that a component declares.
+"""Checks and parses the options of components.
 
-A closed set of types is understood, so that a value of the command line, of a plan file and of
-Python code is read by the same rules, and modules with hooks need not import pydantic.
+Options are a dataclass with a few simple types of field. So values from the command line, a plan
+file and Python code are parsed by the same rules, and plugins need not import pydantic.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class OptionField:
 
     Attributes:
         name: Name of the field.
-        type: Its declared type.
-        default: Its value where the user gives none.
-        help: What it does; empty where its author does not say.
+        type: Declared type.
+        default: Value if the user gives none.
+        help: Help text; may be empty.
     """
 
     name: str
@@ -42,12 +42,12 @@ class OptionField:
 
     @property
     def choices(self) -> tuple[OptionValue, ...]:
-        """The values of a ``Literal``; empty for other types."""
+        """The allowed values of a ``Literal``; empty for other types."""
         return get_args(self.type) if get_origin(self.type) is Literal else ()
 
     @property
     def expected(self) -> str:
-        """The values that it takes, in words."""
+        """The allowed values, in words."""
         return _expected(self.type)
 
 
@@ -55,7 +55,7 @@ def option_fields(options: type) -> tuple[OptionField, ...]:
     """The fields of an options dataclass, in order.
 
     Raises:
-        NameError: A type is named that its module does not know.
+        NameError: The module of the dataclass does not define the type of a field.
     """
     hints = get_type_hints(options)
     return tuple(
@@ -70,11 +70,11 @@ def option_fields(options: type) -> tuple[OptionField, ...]:
 
 
 def options_fault(options: Any) -> str | None:
-    """What is wrong with the options that a component declares, or None."""
+    """What is wrong with the ``options`` of a component, or None."""
     if not isinstance(options, type) or not dataclasses.is_dataclass(options):
-        return "has options that are no dataclass"
+        return "has options that are not a dataclass"
     if not options.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        return "has options that can be changed: make their dataclass frozen"
+        return "has options that are not frozen: write @dataclass(frozen=True)"
     try:
         fields = option_fields(options)
     except NameError as error:
@@ -82,22 +82,22 @@ def options_fault(options: Any) -> str | None:
     for each in fields:
         if each.default is MISSING:
             return f"has an option {each.name!r} without a default"
-        if not _understood(each.type):
+        if not _is_supported(each.type):
             return (
-                f"has an option {each.name!r} of a type that cannot be given as text: use str, "
-                "int, float, bool, a Literal, a tuple[..., ...] of them, or one of these | None"
+                f"has an option {each.name!r} of an unsupported type: use str, int, float, bool, a "
+                "Literal, a tuple[..., ...] of them, or one of these | None"
             )
         if each.choices and each.default not in each.choices:
-            return f"has an option {each.name!r} whose default is not among its choices"
+            return f"has an option {each.name!r} with a default that its Literal does not allow"
     return None
 
 
 def parse_options(factory: Factory, given: Mapping[str, OptionValue]) -> Any:
-    """The options of a component: the given values, checked, and the others' defaults.
+    """Check the values of some options; return all options, the others with their defaults.
 
     Args:
-        factory: The component.
-        given: Values by name: as text, as stored in a plan, or of the right type.
+        factory: Component with the options.
+        given: Values by name: as text, as a plan stores them, or of the declared type.
 
     Raises:
         PlanError: An option is unknown, or its value is not allowed.
@@ -126,17 +126,17 @@ def parse_options(factory: Factory, given: Mapping[str, OptionValue]) -> Any:
 
 
 def resolve_options(factory: Factory, given: Mapping[str, OptionValue]) -> dict[str, OptionValue]:
-    """All options of a component by name, as a plan stores them.
+    """All options of a component by name, as a plan stores them; checked as in `parse_options`.
 
     Raises:
-        PlanError: As `parse_options`.
+        PlanError: An option is unknown, or its value is not allowed.
     """
     options = parse_options(factory, given)
     return {each.name: getattr(options, each.name) for each in dataclasses.fields(options)}
 
 
-def _optional(kind: Any) -> Any:
-    """The type beside ``None`` of a union of two; None for any other type."""
+def _without_none(kind: Any) -> Any:
+    """``X`` for the type ``X | None``; None for any other type."""
     if get_origin(kind) in (Union, types.UnionType):
         others = [each for each in get_args(kind) if each is not type(None)]
         if len(others) == 1 and len(get_args(kind)) == 2:
@@ -145,31 +145,31 @@ def _optional(kind: Any) -> Any:
 
 
 def _element(kind: Any) -> Any:
-    """The type of a tuple's elements; None for any other type."""
+    """``X`` for the type ``tuple[X, ...]``; None for any other type."""
     arguments = get_args(kind)
     if get_origin(kind) is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
         return arguments[0]
     return None
 
 
-def _understood(kind: Any) -> bool:
-    kind = _optional(kind) or kind
+def _is_supported(kind: Any) -> bool:
+    kind = _without_none(kind) or kind
     kind = _element(kind) or kind
     return kind in SCALARS or get_origin(kind) is Literal
 
 
 def _expected(kind: Any) -> str:
-    if (other := _optional(kind)) is not None:
+    if (other := _without_none(kind)) is not None:
         return f"{_expected(other)}, or none"
     if (element := _element(kind)) is not None:
-        return f"a list with commas, each {_expected(element)}"
+        return f"a list separated by commas, each {_expected(element)}"
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, get_args(kind)))}"
     return SCALARS[kind]
 
 
 def option_text(value: OptionValue) -> str:
-    """A value as it would be given on the command line."""
+    """A value as users write it on the command line."""
     if value is None:
         return "none"
     if isinstance(value, list | tuple):
@@ -178,12 +178,12 @@ def option_text(value: OptionValue) -> str:
 
 
 def _parse(kind: Any, text: str) -> Any:
-    """The value that a text stands for.
+    """Parse text as a value of a type.
 
     Raises:
-        ValueError: It stands for none of that type.
+        ValueError: The text is not a value of that type.
     """
-    if (other := _optional(kind)) is not None:
+    if (other := _without_none(kind)) is not None:
         return None if text.lower() == "none" else _parse(other, text)
     if (element := _element(kind)) is not None:
         parts = text.split(",") if text else []
