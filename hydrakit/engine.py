@@ -1,4 +1,4 @@
-"""Running plans, estimating their cost, checking datasets, and writing reports again."""
+"""Runs a plan, estimates its cost, checks a dataset, or writes a report again."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def default_out(plan: Plan) -> Path:
-    """The folder of a plan's run unless another is given: the same for the same plan."""
+    """Default folder of a plan's run; the same plan always has the same folder."""
     return Path("runs") / f"{plan.strategy}-{plan.target}-{plan.digest()[:8]}"
 
 
@@ -49,22 +49,21 @@ def run(
     plugins: Plugins | None = None,
     **values: Any,
 ) -> RunDir:
-    """Run a plan, or the rest of it, and return its folder.
+    """Run a plan, or the unfinished part of it, and return its folder.
 
     Args:
-        plan: As `make_plan` or `load_plan` returns it.
+        plan: Plan from `make_plan` or `load_plan`.
         context: Where and how to compute; None for the defaults.
-        out: Folder of the run; None for `default_out`. A folder that holds part of this very plan
-            is continued at the first unfinished round, and ends with the same tensors as a run
-            without a stop.
-        callbacks: Called when something happens in the run.
+        out: Folder of the run; None for `default_out`. If the folder contains part of the same
+            plan, the run continues there, with the same result as a run without a stop.
+        callbacks: Callbacks for the events of the run.
         plugins: Plugins of this process; None loads the installed ones (`RunContext.plugins`).
-        values: Values of the context by name, as ``data=..., device="cpu"``.
+        values: Values of the context by name, for example ``device="cpu"``.
 
     Raises:
-        HydrakitError: There is no room to write.
-        PluginError: The plan names something that no plugin offers.
-        PlanError: The plan, the context or the folder is impossible.
+        HydrakitError: The disk is full.
+        PluginError: No plugin offers a component that the plan names.
+        PlanError: The plan, the context or the folder cannot be used.
         DataError: A dataset cannot be used.
     """
     context = context_of(context, values)
@@ -73,10 +72,12 @@ def run(
     with context.active() as compute:
         plugins = plugins or context.plugins()
         trackers = trackers_of(context, plugins)
-        followers = Callbacks([log, *callbacks, *trackers, ReportWriter(plugins)])
-        session = _session(plan, context, compute, out=out, plugins=plugins, callbacks=followers)
+        all_callbacks = Callbacks([log, *callbacks, *trackers, ReportWriter(plugins)])
+        session = _session(
+            plan, context, compute, out=out, plugins=plugins, callbacks=all_callbacks
+        )
         RunDir.begin(out, plan)
-        with session.rundir.locked(), _noting_stops(session.rundir), closing(followers), log:
+        with session.rundir.locked(), _logging_stops(session.rundir), closing(all_callbacks), log:
             session.run()
     return session.rundir
 
@@ -90,20 +91,20 @@ def dry_run(
     plugins: Plugins | None = None,
     **values: Any,
 ) -> DryRun:
-    """Check everything that a run needs, and measure what it would cost, without its folder.
+    """Check everything that a run needs, and estimate its cost, without creating its folder.
 
-    Data that is not prepared yet is prepared and stays in the cache. Arguments are those of `run`.
+    Data that is not prepared yet is prepared, and stays in the cache. Arguments are those of `run`.
 
     Raises:
-        HydrakitError: As `run`; or memory or disk space would not suffice.
+        HydrakitError: As in `run`; or memory or disk space is too small.
     """
     context = context_of(context, values)
     out = out or default_out(plan)
     with context.active() as compute:
         plugins = plugins or context.plugins()
-        followers = Callbacks(callbacks)
+        all_callbacks = Callbacks(callbacks)
         return measure(
-            _session(plan, context, compute, out=out, plugins=plugins, callbacks=followers)
+            _session(plan, context, compute, out=out, plugins=plugins, callbacks=all_callbacks)
         )
 
 
@@ -118,20 +119,20 @@ def check(
     plugins: Plugins | None = None,
     **values: Any,
 ) -> tuple[Summary, PreparedDataset | None]:
-    """Examine a dataset as a run would read it: what would spoil a result, and what to know.
+    """Check a dataset as a run would read it, for errors and for warnings.
 
     Args:
         name: Name of the dataset.
-        context: Where its files are; None for the defaults.
+        context: Folders of the data; None for the defaults.
         options: Options of the adapter.
-        split: Shares to split by; None for 8-1-1, as for a target.
+        split: Shares of the split; None for 8-1-1, the default of a target.
         seed: Seed of the split.
-        callbacks: Called while cases are read.
+        callbacks: Callbacks that are called while cases are read.
         plugins: Plugins of this process; None loads the installed ones.
         values: Values of the context by name.
 
     Returns:
-        The summary, and the prepared patches; None where no case can be used.
+        The summary, and the prepared patches (None if no case can be used).
 
     Raises:
         DataError: The dataset cannot be read.
@@ -167,31 +168,31 @@ def report(
     plugins: Plugins | None = None,
     **values: Any,
 ) -> Report:
-    """Write ``report.html`` again into the folder of a run, finished or not, or of a comparison.
+    """Write ``report.html`` again, into the folder of a run or of a comparison.
 
-    Patches of test cases are added to a finished run that has none, where its data can be found.
+    If a finished run has no example cases yet and its data exists, they are added.
 
     Args:
         folder: Folder of the run or the comparison.
-        context: Where the run's data is now, if it has moved.
+        context: Folders of the run's data, if they have changed.
         plugins: Plugins of this process; None loads the installed ones.
         values: Values of the context by name.
 
     Raises:
-        PlanError: A file of the folder is absent or broken, or the report cannot be written.
+        PlanError: A file of the folder is missing or invalid, or the report cannot be written.
     """
     from hydrakit.report.comparison import build_comparison
     from hydrakit.report.page import build_report
 
     context = context_of(context, values)
     path, missing = folder / "report.html", None
-    with writable(path, "copy the folder to where you may write"):
+    with writable(path, "copy the folder to a place where you have permission to write"):
         if (folder / "comparison.json").is_file():
             text, figures = build_comparison(folder)
         else:
             rundir = RunDir(folder)
             with using_cache(context.cache):
-                missing = _add_patches(rundir, context, plugins)
+                missing = _add_example_cases(rundir, context, plugins)
                 text, figures = build_report(rundir, plugins=plugins)
         write_atomic(path, text.encode())
     return Report(path, figures, missing)
@@ -203,9 +204,9 @@ class Report:
 
     Attributes:
         path: Path of the page.
-        figures: Its figures, in order.
-        missing: Folder of the target's data, where it was not found and the page so shows no
-            patches of test cases; else None.
+        figures: Figures of the page, in order.
+        missing: Folder of the target's data, if it does not exist and the page therefore has no
+            example cases; else None.
     """
 
     path: Path
@@ -213,13 +214,13 @@ class Report:
     missing: Path | None
 
 
-def _add_patches(rundir: RunDir, context: RunContext, plugins: Plugins | None) -> Path | None:
-    """Add patches of test cases to a finished run; return the data folder if it is missing."""
+def _add_example_cases(rundir: RunDir, context: RunContext, plugins: Plugins | None) -> Path | None:
+    """Add example cases to a finished run; return the data folder if it is missing."""
     from hydrakit.data.prepared.prepare import prepare
-    from hydrakit.runs.rundir import SHOWN
-    from hydrakit.runs.shown import save_shown_cases
+    from hydrakit.runs.example_cases import save_example_cases
+    from hydrakit.runs.rundir import EXAMPLE_CASES
 
-    if rundir.results() is None or (rundir.path / SHOWN).is_file():
+    if rundir.results() is None or (rundir.path / EXAMPLE_CASES).is_file():
         return None
     plan = rundir.plan()
     if context.data is None:
@@ -234,7 +235,7 @@ def _add_patches(rundir: RunDir, context: RunContext, plugins: Plugins | None) -
         options=plan.dataset(plan.target).options,
         patch=plan.patch,
     )
-    save_shown_cases(rundir, prepared, plugins=plugins)
+    save_example_cases(rundir, prepared, plugins=plugins)
     return None
 
 
@@ -247,7 +248,7 @@ def _session(
     plugins: Plugins,
     callbacks: RunCallback,
 ) -> Session:
-    """A session whose plan, folder and data have been checked; its context must be active."""
+    """Create a session with checked plan, folder and data; the context must be active."""
     rundir = RunDir.check(out, plan)
     datasets = find_datasets(plan, context, plugins)
     check_components(plan, datasets.adapters, plugins)
@@ -260,12 +261,12 @@ def _session(
 
 
 @contextmanager
-def _noting_stops(rundir: RunDir) -> Iterator[None]:
-    """Note that a run is stopped from outside; report a full disk in one line."""
+def _logging_stops(rundir: RunDir) -> Iterator[None]:
+    """Log that a run was stopped; turn a full disk into an error of one line."""
     try:
         yield
     except KeyboardInterrupt as error:
-        with suppress(OSError):  # a full disk must not hide the stop
+        with suppress(OSError):  # an error here must not replace the stop
             rundir.log("stopped", by=type(error).__name__)
         raise
     except OSError as error:
@@ -274,5 +275,6 @@ def _noting_stops(rundir: RunDir) -> Iterator[None]:
         free = shutil.disk_usage(rundir.path).free
         raise HydrakitError(
             f"{error.filename or rundir.path}: cannot be written ({error.strerror}; {free:,} bytes "
-            "are free): free some space, then give the same command again: finished work is kept"
+            "are free): free some space, then run the same command again: it continues from the "
+            "finished work"
         ) from None

@@ -1,11 +1,13 @@
-"""What the tests of a dataset plugin call: read everything, and check it against the rules.
+"""Checks for the tests of a dataset plugin.
 
-from hydrakit.testing import check_adapter
+Example::
 
-def test_adapter(tmp_path):
-make_a_few_files(tmp_path)
-checked = check_adapter(ADAPTER, tmp_path)
-assert checked.samples == {"benign": 2, "malignant": 1}
+    from hydrakit.testing import check_adapter
+
+    def test_adapter(tmp_path):
+        write_three_files(tmp_path)
+        report = check_adapter(ADAPTER, tmp_path)
+        assert report.samples == {"benign": 2, "malignant": 1}
 """
 
 from __future__ import annotations
@@ -22,15 +24,15 @@ from hydrakit.hooks import DatasetAdapter, Label, OptionValue, Sample, Unusable
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterReport:
-    """What an adapter gave.
+    """Counts of the cases that an adapter returned.
 
     Attributes:
-        samples: Number of labelled samples by the class's name; every class is there.
+        samples: Number of labelled samples of each class, by name.
         unlabelled: Number of samples without a label.
-        unusable: Number of cases without a sample, by reason.
+        unusable: Number of unusable cases, by reason.
         patients: Number of different patients.
-        groups: Number of different groups, those of one sample included.
-        findings: Number of different findings, those of one sample included.
+        groups: Number of different groups; a sample without a group is one of its own.
+        findings: Number of different findings; a sample without a finding is one of its own.
     """
 
     samples: dict[str, int]
@@ -52,17 +54,17 @@ def check_adapter(
 
     Args:
         adapter: The adapter to check.
-        root: The dataset's folder.
-        options: The adapter's options as a user would give them; the others have their defaults.
+        root: Folder of the dataset.
+        options: Options of the adapter, as a user would give them; None for the defaults.
 
     Raises:
-        AssertionError: The first rule that a case breaks; the message names the case.
-        DataError: As the engine would raise it.
+        AssertionError: A case breaks a rule; the message names the case.
+        DataError: hydrakit cannot read a case.
     """
     first = [_without_pixels(case) for case in _read(adapter, root, options or {})]
     second = [_without_pixels(case) for case in _read(adapter, root, options or {})]
     _check_same(first, second)
-    samples = [case for case in first if isinstance(case, _Read)]
+    samples = [case for case in first if isinstance(case, _Fingerprint)]
     names = Counter(
         name
         for sample in samples
@@ -81,7 +83,7 @@ def check_adapter(
 def _read(
     adapter: DatasetAdapter, root: Path, options: Mapping[str, OptionValue]
 ) -> Iterator[LoadedSample | Unusable]:
-    """The cases as the engine reads them, with what only an author needs to know checked too."""
+    """Read the cases as a run does, with additional checks for the author of the adapter."""
 
     def checked(root: Path, options: object) -> Iterator[Sample | Unusable]:
         for case in adapter.read(root, options):
@@ -97,8 +99,8 @@ def _read(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Read:
-    """A sample with the digest of its pixels in their place."""
+class _Fingerprint:
+    """A sample with a digest in place of its pixels."""
 
     key: str
     label: Label | None
@@ -115,17 +117,21 @@ class _Read:
     pixels: str
 
 
-def _without_pixels(case: LoadedSample | Unusable) -> _Read | Unusable:
+def _without_pixels(case: LoadedSample | Unusable) -> _Fingerprint | Unusable:
     if isinstance(case, Unusable):
         return case
     facts = {name: value for name, value in vars(case).items() if name != "image"}
     digest = hashlib.sha256(case.image.tobytes()).hexdigest()
-    return _Read(**facts, shape=case.image.shape, pixels=digest)
+    return _Fingerprint(**facts, shape=case.image.shape, pixels=digest)
 
 
-def _check_same(first: list[_Read | Unusable], second: list[_Read | Unusable]) -> None:
-    """Splits and prepared data rely on a dataset that reads alike every time."""
+def _check_same(
+    first: list[_Fingerprint | Unusable], second: list[_Fingerprint | Unusable]
+) -> None:
+    """Check that two readings gave the same cases; splits and prepared data rely on it."""
     keys, again = ([case.key for case in cases] for cases in (first, second))
-    assert keys == again, "two readings gave other cases, or in another order: sort what you list"
+    assert keys == again, (
+        "two readings gave different cases or another order: sort the files that you list"
+    )
     for one, two in zip(first, second, strict=True):
-        assert one == two, f"{one.key!r}: two readings gave something else"
+        assert one == two, f"{one.key!r}: two readings gave different content"

@@ -40,7 +40,7 @@ HYDRA = ["run", "--strategy", "hydra", "--device", "cpu", "--datasets"]
             [*CLASSICAL, "alpha", "--option", "alpha.gian=2"],
             ["'gian'", "mean 'gain'", "info alpha"],
         ),
-        ([*CLASSICAL, "alpha", "--option", "alpha.gain=two"], ["alpha.gain=two", "float"]),
+        ([*CLASSICAL, "alpha", "--option", "alpha.gain=two"], ["alpha.gain=two", "number"]),
         ([*CLASSICAL, "alpha", "--option", "beta.gain=2"], ["'beta'", "known are alpha"]),
         ([*CLASSICAL, "lung", "--option", "lung.suspicious=x"], ["=x", "drop, malignant"]),
         ([*CLASSICAL, "alpha", "--split", "alpha=9-1"], ["'alpha'", "no test share"]),

@@ -53,7 +53,7 @@ def test_a_dataset_in_order_is_one_screen(check: Check, tmp_path: Path) -> None:
         "split: 8-1-1, seed 0",
         "width 64, height 64",
         "copies: none found",
-        "Nothing was found that would spoil a result.",
+        "No problem was found that would make results invalid.",
     ):
         assert words in text
     assert lines(result, "PROBLEM") == lines(result, "WARNING") == []
@@ -82,7 +82,7 @@ def test_problems_end_with_status_1(check: Check, tmp_path: Path) -> None:
     assert "04.png" in problem
     assert {line.split()[0] for line in lines(result, "WARNING")} == {"WARNING:"}
     assert len(lines(result, "WARNING")) == 2
-    assert "Nothing was found" not in result.stdout
+    assert "No problem was found" not in result.stdout
     assert result.stderr.splitlines()[:-1] == []  # at most one line, of the file that is left out
 
 
@@ -171,7 +171,7 @@ def test_shares_and_seed_change_the_split(check: Check, tmp_path: Path) -> None:
 def test_what_is_given_for_another_dataset_is_refused(check: Check, tmp_path: Path) -> None:
     write(tmp_path / "lesions", usual(4))
     for given in (["--split", "brain=8-1-1"], ["--option", "brain.size=3"]):
-        assert "'brain' is not the dataset that is checked" in check(*given, status=2).stderr
+        assert "'brain' is not the dataset to check" in check(*given, status=2).stderr
 
 
 def test_a_page_that_cannot_be_written_is_one_line(check: Check, tmp_path: Path) -> None:

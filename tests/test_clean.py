@@ -66,8 +66,8 @@ def test_a_finished_run_keeps_what_it_is_used_for(run: RunDir, runner: Runner) -
     before, report = tree(run.path), build_report(run, plugins=plugins())
     size = sum(path.stat().st_size for path in weights)
     found = cleaned(run.path)
-    assert {each.path for each in found if each.why == LEFT} == set(left)
-    assert [each.path for each in found if each.why == WEIGHTS] == weights
+    assert {each.path for each in found if each.reason == LEFT} == set(left)
+    assert [each.path for each in found if each.reason == WEIGHTS] == weights
     assert len(weights) == 14
     assert sum(each.size for each in found) > size
 
@@ -112,7 +112,7 @@ def test_a_damaged_run_keeps_what_it_can_be_made_from(run: RunDir, older: bool) 
         run.body_path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     before = tree(run.path)
     name = "beta.safetensors" if older else "body.safetensors"
-    refused(lambda: cleaned(run.path), name, "Nothing was removed", "run again")
+    refused(lambda: cleaned(run.path), name, "Nothing was deleted", "run again")
     assert tree(run.path) == before
 
 
@@ -153,19 +153,19 @@ def test_it_asks(run: RunDir) -> None:
         result = CliRunner().invoke(main, command, input=answer)
         assert result.exit_code == (0 if answer else 1)
         assert tree(run.path) == before
-    assert result.stdout.startswith("14 items, 0.1 MB: weights of the rounds of finished runs")
+    assert result.stdout.startswith("14 items, 0.1 MB: weights of single rounds of finished runs")
     assert f"  {run.path / 'rounds' / '01-alpha-all' / 'body.safetensors'}\n" in result.stdout
     assert "  and 4 more\n" in result.stdout
     result = CliRunner().invoke(main, command, input="y\n")
     assert result.exit_code == 0
-    assert " removed\n" in result.stdout
-    assert CliRunner().invoke(main, [*command, "--yes"]).stdout == "nothing was removed\n"
+    assert " deleted\n" in result.stdout
+    assert CliRunner().invoke(main, [*command, "--yes"]).stdout == "nothing was deleted\n"
 
 
 def test_yes_does_not_ask(run: RunDir) -> None:
     result = CliRunner().invoke(main, ["clean", str(run.path), "--yes"])
     assert result.exit_code == 0
-    assert "Remove them?" not in result.stdout
+    assert "Delete them?" not in result.stdout
     assert not list(run.path.glob("rounds/*/body.safetensors"))
 
 
@@ -176,7 +176,7 @@ def test_what_cannot_be_removed_is_said(run: RunDir, monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", unlink)
         patch.setattr("hydrakit.maintenance.clean.locked", lambda _: pytest.MonkeyPatch.context())
-        refused(lambda: cleaned(run.path), "rounds", "cannot be removed (Permission denied)")
+        refused(lambda: cleaned(run.path), "rounds", "cannot be deleted (Permission denied)")
     assert verify(run.path).damaged == ()
     assert len(cleaned(run.path)) == 14
 
@@ -203,9 +203,9 @@ def test_a_comparison(runner: Runner, finished: bool) -> None:
     left = [put(here.path / GARBAGE), put(here.rounds / "ab-01.part" / "round.json").parent]
     kept = weights_of(here.rounds)
     found = cleaned(here.path)
-    assert {each.path for each in found if each.why == LEFT} == set(left)
-    assert len([each for each in found if each.why == SHARED]) == 2 * finished
-    assert len([each for each in found if each.why == WEIGHTS]) == 4 * (1 + finished)
+    assert {each.path for each in found if each.reason == LEFT} == set(left)
+    assert len([each for each in found if each.reason == SHARED]) == 2 * finished
+    assert len([each for each in found if each.reason == WEIGHTS]) == 4 * (1 + finished)
     if finished:
         assert not list(here.rounds.rglob("*.safetensors"))
     else:

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -23,14 +24,15 @@ from helpers import install_standin, refused, run_plan, tree, weights_of
 from sklearn.metrics import roc_auc_score
 
 from hydrakit.cli import main
-from hydrakit.cli.show import print_comparison
+from hydrakit.cli.printing import print_comparison
 from hydrakit.compare.design import Cell, CompareDir, Design, make_design
 from hydrakit.compare.engine import CompareCallback, CompareResult, compare
-from hydrakit.compare.launchers import LocalPool
+from hydrakit.compare.pool import LocalPool
 from hydrakit.plugins import load_plugins
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.comparison import Comparison
+from hydrakit.stats.metrics import auc
 from hydrakit.stats.subgroups import ComparedSubgroup, SubgroupAuc
 
 SETTINGS = {"epochs": 1, "bootstrap": 2, "body_channels": [4, 8], "profile": "recommended"}
@@ -122,6 +124,22 @@ def test_every_finding_is_tested_once_by_each_strategy(finished: Path) -> None:
     assert tested["hydra"] == tested["transfer"]
     splits = [RunDir(path).splits() for path in sorted(finished.glob("cells/*fold0"))]
     assert splits[0] == splits[1]
+
+
+def test_scores_give_the_same_auc_as_the_results_of_a_cell(finished: Path) -> None:
+    comparison = load(finished)
+    labels = np.array(comparison.labels)
+    for strategy in comparison.strategies:
+        for fold in (0, 1):
+            members = np.array(comparison.fold_of[0]) == fold
+            scores = np.array(strategy.scores[0], dtype=np.float64)[members]
+            rows = predictions(finished, cell(strategy.name, fold))
+            assert {float(row["p_malignant"]) for row in rows} == set(scores)
+            results = RunDir(CompareDir(finished).cell(cell(strategy.name, fold))).results()
+            assert results is not None
+            (area,) = results.test.classes
+            assert area.class_name == "malignant"
+            assert auc(scores, labels[members]) == area.auc
 
 
 def test_the_figures_are_those_of_the_predictions(finished: Path) -> None:
@@ -242,7 +260,7 @@ def test_what_is_finished_is_only_told(copied: Path) -> None:
     assert "24 positive and 24 negative findings of 40 patients, 2 folds, 1 seed" in result.stdout
     assert "Test labels were read 4 times" in result.stdout
     told = result.stderr.splitlines()
-    assert told[0].endswith("out: 4 cells, 16 rounds, 1 at once")
+    assert told[0].endswith("out: 4 cells, 16 rounds, 1 at a time")
     assert told[1].startswith("hydra, seed 0, repeat 0, fold 0: test AUC 0.")
     assert told[4].endswith(", done before (4 of 4)")
     shown = CliRunner().invoke(main, [*arguments("hydra", "transfer", out=copied), "--json"])
@@ -418,7 +436,7 @@ def test_another_comparison_is_refused(copied: Path, tmp_path: Path) -> None:
     assert tree(copied) == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("1")
-    refused(lambda: run(design_of("hydra"), tmp_path / "mine"), "not a comparison's folder")
+    refused(lambda: run(design_of("hydra"), tmp_path / "mine"), "nor the folder of a comparison")
     (copied / "compare.json").write_text("{}")
     refused(lambda: run(design_of("hydra"), copied), "compare.json", "is missing")
 
@@ -454,20 +472,20 @@ def test_usage_is_told(given: list[str], word: str) -> None:
 
 
 def test_threads_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
-    def divided(
+    def resources(
         jobs: int | None, device: str, groups: int, threads: int | None = None
     ) -> tuple[int, tuple[str, ...], int]:
         context = RunContext(jobs=jobs, device=device, threads=threads)
-        assert LocalPool().processes(context, groups) == LocalPool().divided(context, groups)[0]
-        return LocalPool().divided(context, groups)
+        assert LocalPool().processes(context, groups) == LocalPool().resources(context, groups)[0]
+        return LocalPool().resources(context, groups)
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    assert divided(None, "cpu", 100) == (8, ("cpu",), 1)
-    assert divided(3, "cpu", 100) == (3, ("cpu",), 2)
-    assert divided(None, "cpu", 2) == (2, ("cpu",), 4)
-    assert divided(20, "cpu", 100) == (20, ("cpu",), 1)
-    assert divided(None, "cpu", 100, threads=3) == (3, ("cpu",), 1)
-    assert divided(2, "cpu", 100, threads=6) == (2, ("cpu",), 3)
+    assert resources(None, "cpu", 100) == (8, ("cpu",), 1)
+    assert resources(3, "cpu", 100) == (3, ("cpu",), 2)
+    assert resources(None, "cpu", 2) == (2, ("cpu",), 4)
+    assert resources(20, "cpu", 100) == (20, ("cpu",), 1)
+    assert resources(None, "cpu", 100, threads=3) == (3, ("cpu",), 1)
+    assert resources(2, "cpu", 100, threads=6) == (2, ("cpu",), 3)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     gpus = {"cuda:0": 80, "cuda:1": 80}
@@ -476,11 +494,11 @@ def test_threads_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
         "get_device_properties",
         lambda name: SimpleNamespace(total_memory=gpus[str(name)] * 2**30),
     )
-    assert divided(None, "auto", 100) == (4, ("cuda:0", "cuda:1"), 2)
-    assert divided(None, "auto", 3) == (3, ("cuda:0", "cuda:1"), 2)
-    assert divided(2, "cuda", 100) == (2, ("cuda:0", "cuda:1"), 4)
-    assert divided(None, "cuda:1", 100) == (4, ("cuda:1",), 2)
+    assert resources(None, "auto", 100) == (4, ("cuda:0", "cuda:1"), 2)
+    assert resources(None, "auto", 3) == (3, ("cuda:0", "cuda:1"), 2)
+    assert resources(2, "cuda", 100) == (2, ("cuda:0", "cuda:1"), 4)
+    assert resources(None, "cuda:1", 100) == (4, ("cuda:1",), 2)
     gpus["cuda:1"] = 6  # GB: the smaller GPU tells, for processes take them in turn
-    assert divided(None, "auto", 100) == (2, ("cuda:0", "cuda:1"), 4)
-    assert divided(None, "cuda:1", 100) == (1, ("cuda:1",), 8)
-    assert divided(None, "cuda:0", 100) == (4, ("cuda:0",), 2)
+    assert resources(None, "auto", 100) == (2, ("cuda:0", "cuda:1"), 4)
+    assert resources(None, "cuda:1", 100) == (1, ("cuda:1",), 8)
+    assert resources(None, "cuda:0", 100) == (4, ("cuda:0",), 2)

@@ -118,14 +118,14 @@ def test_the_val_split_is_the_one_of_training(
     scores = [float(row["p_malignant"]) for row in rows]
     assert evaluation.result.figures.auc == pytest.approx(roc_auc_score(labels, scores))
     assert evaluation.result.classes[0].positives == sum(labels)
-    assert any("val split took part in training" in note for note in evaluation.notes)
+    assert any("val split was used in training" in note for note in evaluation.notes)
 
 
 def test_all_cases_are_all_cases_and_flatter(of_run: Callable[..., EvaluationResult]) -> None:
     evaluation = of_run(split="all")
     (area,) = evaluation.result.classes
     assert area.positives + area.negatives == 48
-    assert any("flatter" in note for note in evaluation.notes)
+    assert any("too high" in note for note in evaluation.notes)
 
 
 def test_a_support_is_evaluated_with_its_own_head_on_the_last_body(
@@ -318,6 +318,6 @@ def test_files_alone_give_the_split_of_the_run_or_are_refused(
     refused(
         lambda: evaluate_files(rundir.body_path, head, data=data, **places),
         str(head),
-        "cannot be split here as it was in training",
+        "cannot be reconstructed",
         "--split all",
     )

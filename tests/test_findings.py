@@ -609,7 +609,7 @@ def test_a_comparison_counts_findings_and_tells_of_subgroups(
     found = Comparison.model_validate_json((out / "comparison.json").read_bytes())
     assert (found.positives + found.negatives, found.images, found.patients) == (48, 144, 40)
     assert "findings (144 images) of 40 patients" in result.stdout
-    assert "test AUC by subgroup, not tested against one another" in result.stdout
+    assert "test AUC by subgroup (differences between subgroups are not tested)" in result.stdout
     counted = {each.value: each.positives + each.negatives for each in found.subgroups}
     assert counted == {"PZ": 24, "TZ": 12}
     section = part(parse(out / "report.html"), "Test results")
@@ -626,7 +626,9 @@ def test_a_comparison_counts_findings_and_tells_of_subgroups(
     path.write_text(path.read_text().replace(",finding,", ",lesion,"))
     broken = CliRunner().invoke(main, arguments)
     assert broken.exit_code == 1
-    assert "which the data now tells otherwise: restore the data, or begin anew" in broken.stderr
+    assert (
+        "but its finding has changed in the data: restore the data, or start a new" in broken.stderr
+    )
 
 
 def test_orders_of_supports_are_compared_on_findings(
@@ -635,7 +637,7 @@ def test_orders_of_supports_are_compared_on_findings(
     from hydrakit.data.declared.adapter import with_declared
     from hydrakit.runs.callbacks import RunCallback
     from hydrakit.runs.context import RunContext
-    from hydrakit.search.supports import OrderEvaluator
+    from hydrakit.search.order_evaluator import OrderEvaluator
     from hydrakit.storage.paths import using_cache
 
     offered = with_declared(helpers.plugins(), declared, {})
@@ -646,7 +648,7 @@ def test_orders_of_supports_are_compared_on_findings(
         context=RunContext(data=declared, cache=cache, device="cpu"), callback=RunCallback(),
     )  # fmt: skip
     with using_cache(cache):
-        tested = judge.tested(())
+        tested = judge.score_table(())
         positives, negatives = judge.counts()
     assert len(tested.findings) == positives + negatives
     assert positives == int(tested.labels.sum())

@@ -97,7 +97,7 @@ def test_a_holder_that_is_dead_is_not_named(
             (tmp_path / "lock.holder").unlink(missing_ok=True)
             if who is not None:
                 write(tmp_path, who)
-            assert "(it has not said who it is)" in held(tmp_path)
+            assert "(unknown)" in held(tmp_path)
 
 
 def test_who_cannot_be_asked_is_named_in_the_end(

@@ -98,7 +98,7 @@ def test_a_run_that_was_moved_goes_on_within_its_plan(
 
     done = call("run", "--resume", run, "--device", "cpu", *where(there))
     assert done.exit_code == 0, done.output
-    assert "round 3 of 4, beta all: goes on after epoch 2" in done.stderr
+    assert "round 3 of 4, beta all: resumed after epoch 2" in done.stderr
     assert weights_of(run) == whole
     assert RunDir(run).environment()["roots"]["alpha"] == str(there / "sets" / "alpha")
     assert verify(run).damaged == ()
@@ -162,8 +162,8 @@ def test_a_run_that_cannot_be_written_is_evaluated_with_a_note(read_only: Path, 
     done = call("evaluate", read_only, "--device", "cpu")
     assert done.exit_code == 0, done.output
     assert (
-        f"Note: {read_only / 'events.jsonl'}: cannot be written (Read-only file system), so that "
-        "this reading of labels is not noted there\n"
+        f"Note: {read_only / 'events.jsonl'}: cannot be written (Read-only file system), so this "
+        "use of the labels is not recorded there\n"
     ) in done.stdout
     for command in ("verify", "status"):
         assert call(command, read_only).exit_code == 0

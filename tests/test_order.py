@@ -36,7 +36,7 @@ from hydrakit.search.order import (
     order,
     smallest_first,
 )
-from hydrakit.search.supports import OrderEvaluator
+from hydrakit.search.order_evaluator import OrderEvaluator
 from hydrakit.stats.paired import sign_flip
 from hydrakit.storage.paths import using_cache
 from hydrakit.weights import load_model
@@ -186,7 +186,7 @@ def test_leaving_a_support_out_is_told_from_predictions(
         folder=folder,
         plan=maker.plan,
         seeds=SEEDS,
-        target=places["plugins"].dataset("alpha"),
+        target=places["plugins"].get(DatasetAdapter, "alpha"),
         plugins=places["plugins"],
         context=context.for_search(folder / "rounds"),
         callback=RunCallback(),
@@ -206,7 +206,7 @@ def test_leaving_a_support_out_is_told_from_predictions(
         next(each.scores[0] for each in whole.tried if each.supports == ("beta", "gamma"))
     )
     with using_cache(places["cache"]):
-        same = judge.tested(("beta",))
+        same = judge.score_table(("beta",))
     assert same.findings == tuple(sorted(key for key, split in splits.items() if split == "val"))
     assert sign_flip(same.scores[0] * 0) == 1
 
@@ -304,7 +304,7 @@ def test_the_command_tells_what_was_tried_and_what_it_is_worth(standin: Path) ->
     assert result.exit_code == 0, result.output
     assert "3 of 5 orders tried in 3 runs (budget: 3 runs)" in result.stdout
     assert "too many orders for the budget" in result.stdout
-    assert "networks that know nothing" in result.stdout
+    assert "random classifiers on these validation cases" in result.stdout
     assert result.stdout.count("chosen") == 1
     again = CliRunner().invoke(main, [*arguments, "--out", "search", "--json"])
     assert OrderResult.model_validate_json(again.stdout).finished

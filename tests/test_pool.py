@@ -65,6 +65,6 @@ def test_a_cell_whose_process_was_killed_comes_next() -> None:
     queue = Queue(groups, 1)
     first = queue.next(0, lambda _: True)
     assert first is not None
-    queue.again(0, first)
+    queue.put_back(0, first)
     assert len(queue) == 2
     assert [queue.next(0, lambda _: True) for _ in range(2)] == groups[0]

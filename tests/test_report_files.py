@@ -162,7 +162,7 @@ def test_the_command_writes_both_reports_again(tmp_path):
     done = runner.invoke(main, ["report", str(tmp_path / "run"), "--figures", str(tmp_path / "f")])
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines()[0] == str(rundir.report_path)
-    assert "is not there, so that the report shows no patches" in done.stderr
+    assert "does not exist, so the report shows no patches" in done.stderr
     assert (tmp_path / "f" / "roc.svg").is_file()
     assert "<h2>Test results</h2>" in rundir.report_path.read_text()
 

@@ -27,7 +27,7 @@ from hydrakit.report.page import build_report
 from hydrakit.report.roc import RocCurve, kolmogorov_quantile, roc_band, roc_points
 from hydrakit.report.rounds import chance_note, two_classes
 from hydrakit.report.scores import sensitivity_table
-from hydrakit.runs.shown import choose_examples
+from hydrakit.runs.example_cases import choose_examples
 
 
 @pytest.mark.parametrize("count", [4, 15, 76, 254])

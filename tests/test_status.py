@@ -122,7 +122,7 @@ def test_damaged_progress_is_told(looked: tuple[RunDir, list[RunStatus]]) -> Non
     path = run.state_path(3, PLAN.rounds[2]) / CHECKPOINT
     path.write_bytes(path.read_bytes()[:20])
     assert of_run(run.path).rounds[2].problem == (
-        f"{path}: is damaged: delete it, and the round begins anew"
+        f"{path}: is damaged: delete it to start the round again"
     )
     assert str(path) in call(run.path)[1]
 
@@ -147,18 +147,20 @@ def test_who_is_at_it(looked: tuple[RunDir, list[RunStatus]]) -> None:
     with another_process(run.path) as pid:
         assert of_run(run.path).state == "running"
         assert re.search(
-            rf"^process {pid} on \S+, here since \S+, is running$", call(run.path)[0], re.M
+            rf"^process {pid} on \S+, in this folder since \S+, is running$",
+            call(run.path)[0],
+            re.M,
         )
     found = of_run(run.path)  # it was killed
     assert found.state == "stopped"
     assert found.holder is not None
     assert (found.holder.pid, found.holder.alive) == (pid, False)
-    assert "is gone: it was killed" in call(run.path)[0]
+    assert "is no longer running: it was killed" in call(run.path)[0]
     holder = run.path / "lock.holder"
     holder.write_text(holder.read_text().replace(" on ", " on far."))
     found = of_run(run.path)
     assert (found.state, found.holder and found.holder.alive) == ("running", None)
-    assert "cannot be told whether it is running" in call(run.path)[0]
+    assert "whether it is running is unknown" in call(run.path)[0]
 
 
 def test_other_folders_are_refused(tmp_path: Path) -> None:
@@ -209,7 +211,7 @@ def test_a_comparison(compared: CompareDir) -> None:
     assert lines == [
         "classical-seed0-repeat0-fold0: failed: ValueError: no",
         "hydra-seed0-repeat0-fold1: stopped, 1 rounds done",
-        "the same `hydrakit compare` goes on",
+        "run the same `hydrakit compare` command again to resume",
     ]
     told = json.loads(call(compared.path, "--json")[0])
     assert (told["kind"], len(told["cells"])) == ("comparison", 4)
@@ -219,4 +221,4 @@ def test_a_comparison(compared: CompareDir) -> None:
     ):
         found = status(compared.path)
         assert found.state == "running"
-        assert "hydra-seed0-repeat0-fold1: under way, 1 rounds done" in call(compared.path)[0]
+        assert "hydra-seed0-repeat0-fold1: running, 1 rounds done" in call(compared.path)[0]

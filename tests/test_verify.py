@@ -44,7 +44,7 @@ def test_a_sound_run(run: Path) -> None:
     # 7 rounds of 5 files, their lists, 7 files of the run, 3 heads
     told = call(run)
     assert (told.exit_code, told.stderr) == (0, "")
-    assert told.stdout == "52 files are as they were written\n"
+    assert told.stdout == "52 files are unchanged\n"
     found = json.loads(call(run, "--json").stdout)
     assert found == {"folder": str(run), "files": 52, "damaged": [], "unknown": []}
     assert tree(run) == before
@@ -70,7 +70,7 @@ def test_each_bad_file_has_its_line(run: Path) -> None:
     told = call(run)
     assert told.exit_code == 1
     *lines, last = told.stdout.splitlines()
-    assert last == "50 files are as they were written"
+    assert last == "50 files are unchanged"
     assert [line.split(": ")[0] for line in lines] == [str(body), str(metrics)]
     assert "changed since it was written" in lines[0]
     assert ": is missing: " in lines[1]
@@ -111,7 +111,7 @@ def test_what_is_under_way_is_not_looked_at(runner: Runner) -> None:
     for name in ("02-alpha-all.new", "02-alpha-all.part/best"):
         shutil.copytree(run / "rounds" / "01-beta-all", run / "rounds" / name)
         flip(run / "rounds" / name / "body.safetensors")
-    assert call(run).stdout == "5 files are as they were written\n"
+    assert call(run).stdout == "5 files are unchanged\n"
 
 
 def test_runs_of_older_versions_and_other_folders_cannot_be_verified(

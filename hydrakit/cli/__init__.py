@@ -1,7 +1,7 @@
 """The ``hydrakit`` command.
 
-Modules of this package import little at the top: ``hydrakit --help`` answers at once because torch
-and the rest are imported by the functions that need them.
+Modules of this package import little at module level, so that ``hydrakit --help`` is fast: torch
+and other slow packages are imported by the functions that need them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from hydrakit.plugins.guard import DEBUG, PluginFault, traceback_location
 
 
 class Program(click.Group):
-    """The command group: its own commands, those of plugins, and errors as single lines."""
+    """The command group: built-in commands, commands of plugins, and errors printed as one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Own commands and those that plugins offer."""
+        """Names of the built-in commands and of the commands that plugins offer."""
         from hydrakit.plugins.registry import load_plugins
 
         return sorted(
@@ -34,60 +34,59 @@ class Program(click.Group):
         )
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """One of its own, else a plugin's."""
-        own = super().get_command(ctx, name)
-        if own is not None:
-            return own
+        """The built-in command of that name, else a plugin's command."""
+        built_in = super().get_command(ctx, name)
+        if built_in is not None:
+            return built_in
         from hydrakit.plugins.registry import load_plugins
 
         return load_plugins(params.disabled_plugins()).all(click.Command).get(name)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the program's own options; ``--help`` lists the commands of plugins here."""
+        """Parse the options of the program; ``--help`` loads the plugins to list their commands."""
         try:
             with ctx.scope(cleanup=False):
                 return super().parse_args(ctx, args)
         except HydrakitError as error:
-            self._tell(error, str(error))
+            self._print_error(error, str(error))
             ctx.exit(1)
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run a command; a failure that is the user's to mend becomes one line and status 1.
+        """Run a command; print an error that the user can correct as one line, with status 1.
 
-        That is a `HydrakitError`, and what the system says of a file.
-
-        So does what a plugin raises, in its own command too. A signal that asks to stop becomes one
-        line and status 130 or 143.
+        Such errors are `HydrakitError`, file errors of the operating system and all exceptions that
+        a plugin raises. A signal to stop prints one line, with status 130 or 143.
         """
         try:
-            with stoppable(), self._blaming(ctx):
+            with stoppable(), self._naming_plugin(ctx):
                 return super().invoke(ctx)
         except PluginFault as error:
-            self._tell(error, f"{one_line(str(error))}{traceback_location(error)}")
+            self._print_error(error, f"{one_line(str(error))}{traceback_location(error)}")
             ctx.exit(1)
         except HydrakitError as error:
-            self._tell(error, str(error))
+            self._print_error(error, str(error))
             ctx.exit(1)
         except OSError as error:
             if error.filename is None:
                 raise
             path = error.filename if error.filename2 is None else error.filename2
             why = error.strerror or type(error).__name__
-            self._tell(error, f"{path}: {why}: see that it can be read and written, and what it is")
+            remedy = "check what it is, and that it can be read and written"
+            self._print_error(error, f"{path}: {why}: {remedy}")
             ctx.exit(1)
         except KeyboardInterrupt as error:
-            stop = describe_stop(error, "give the same command again")
+            stop = describe_stop(error, "run the same command again")
             click.echo(f"hydrakit: {stop}", err=True)
             ctx.exit(stop.status)
 
-    def _tell(self, error: Exception, message: str) -> None:
+    def _print_error(self, error: Exception, message: str) -> None:
         if os.environ.get(DEBUG):
             click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
         click.echo(f"hydrakit: {one_line(message)}", err=True)
 
     @contextmanager
-    def _blaming(self, ctx: click.Context) -> Iterator[None]:
-        """Blame a plugin for what its own command raises, save what is meant for click."""
+    def _naming_plugin(self, ctx: click.Context) -> Iterator[None]:
+        """Name the plugin in an exception of its own command; exceptions for click pass through."""
         from hydrakit.plugins.registry import load_plugins
 
         try:
@@ -103,8 +102,8 @@ class Program(click.Group):
                 raise
 
 
-def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted:
+def _version(ctx: click.Context, _: click.Parameter, requested: bool) -> None:
+    if requested:
         from hydrakit.version import version
 
         click.echo(f"hydrakit {version()} (distribution hydrakit-imaging)")
@@ -122,16 +121,16 @@ def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 )
 @params.no_plugin
 def main() -> None:
-    """Train one network on several small, unlike medical image datasets.
+    """Train one network on several small, different medical image datasets.
 
-    A shared body (feature extractor) and one head (decision maker) per dataset, after the paper
-    "Hydra: Cancer Detection Leveraging Multiple Heads and Heterogeneous Datasets".
+    The network has a shared body (feature extractor) and one head (classifier) per dataset, as in
+    the paper "Hydra: Cancer Detection Leveraging Multiple Heads and Heterogeneous Datasets".
 
     \b
     Try it on synthetic data:
       hydrakit phantom phantoms
       hydrakit run --strategy hydra --datasets prostatex,brain,lung,prostatex --data phantoms
-    """  # noqa: D301 - click reads the backspace, which keeps the lines below it apart
+    """  # noqa: D301 - click reads the backspace and does not join the lines below it
 
 
 main.add_command(run.run)

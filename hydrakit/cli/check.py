@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 WIDTH = 80
 KEYS_SHOWN = 5
 VALUES_SHOWN = 4
-# What the screen leaves out of the facts: told by width and height.
+# Facts that are not printed, since they follow from width and height.
 DERIVED = ("size", "aspect ratio")
 
 
 def _epilog() -> str:
-    """What ends with status 1, and what does not: from the one list of both."""
+    """The list of problems (exit status 1) and warnings (exit status 0) for the help text."""
 
     def block(title: str, kinds: dict[str, str]) -> str:
         lines = (textwrap.fill(text, 76, initial_indent="  - ", subsequent_indent="    ")
@@ -37,8 +37,8 @@ def _epilog() -> str:
 
     return "\n\n".join(
         (
-            block("PROBLEM, which would spoil a result, and exit status 1:", PROBLEMS),
-            block("WARNING, worth knowing:", WARNINGS),
+            block("PROBLEM (makes results invalid; exit status 1):", PROBLEMS),
+            block("WARNING (may affect results):", WARNINGS),
         )
     )
 
@@ -53,12 +53,24 @@ def _epilog() -> str:
     multiple=True,
     callback=lambda _, __, value: plan_options.splits(value),
     metavar="NAME=8-1-1",
-    help="Shares of train, val, test to try.  [default: 8-1-1, as for a target; splits that the "
-    "dataset declares stand]",
+    help="Shares of train, val and test to check.  [default: 8-1-1, as for a target, or the "
+    "splits that the dataset declares]",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--html", type=params.FOLDER, metavar="FILE", help="Write all of it, with pictures.")
-@click.option("--cases", "each_case", is_flag=True, help="List every case, and every copy.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Seed of the random split.",
+)
+@click.option(
+    "--html",
+    type=params.FOLDER,
+    metavar="FILE",
+    help="Also write the results, with pictures, to this HTML file.",
+)
+@click.option("--cases", "each_case", is_flag=True, help="List every case and each pair of copies.")
 @params.as_json
 @click.pass_context
 def check(
@@ -74,10 +86,10 @@ def check(
     each_case: bool,
     as_json: bool,
 ) -> None:
-    """Look at dataset NAME as a run would, and tell what would spoil its result.
+    """Check dataset NAME as a run reads it, and list problems that would make results invalid.
 
-    Counts, unusable cases, sizes, copies, and facts of the files that tell the class. The first
-    time all images are read; they are then kept prepared for runs.
+    Prints counts, unusable cases, sizes, copies of images, and properties of the files that reveal
+    the class. The first check reads all images and stores them prepared for runs.
     """
     from hydrakit import engine
     from hydrakit.cli.progress import PreparingProgress
@@ -85,7 +97,7 @@ def check(
     for given in (options, splits):
         for other in given:
             if other != name:
-                raise click.UsageError(f"{other!r} is not the dataset that is checked, {name!r}")
+                raise click.UsageError(f"{other!r} is not the dataset to check, {name!r}")
     from hydrakit.hooks import DatasetAdapter
 
     plugins = context.plugins()
@@ -123,8 +135,8 @@ def _write_page(
 
 
 def _as_json(summary: Summary, root: Path) -> dict[str, Any]:
-    """All that is known, with the counts as a program wants them."""
-    told = summary.model_dump(mode="json")
+    """The summary as JSON, with counts as numbers by split."""
+    content = summary.model_dump(mode="json")
     from hydrakit.data.quality.summary import findings, patients
 
     counts = {
@@ -132,38 +144,38 @@ def _as_json(summary: Summary, root: Path) -> dict[str, Any]:
         | {"all": len(cases), "findings": findings(cases), "patients": patients(cases)}
         for name, cases in summary.counts()
     }
-    first = {"dataset": told.pop("dataset"), "root": str(root), "counts": counts}
-    return first | {"usable": told.pop("cases"), **told}
+    first = {"dataset": content.pop("dataset"), "root": str(root), "counts": counts}
+    return first | {"usable": content.pop("cases"), **content}
 
 
 def _print(summary: Summary, root: Path, *, each_case: bool) -> None:
-    from hydrakit.cli.show import print_table
+    from hydrakit.cli.printing import print_table
 
     headers, rows = summary.count_table()
     headers = [headers[0], *(f"#{header}" for header in headers[1:])]
     print_table(headers, rows, title=f"{summary.dataset} in {root}")
     for line in (*_split_lines(summary), *_facts_lines(summary), *_copies_lines(summary)):
-        _say(line)
+        _print_wrapped(line)
     if each_case:
         for case in summary.cases:
             label = case.label if summary.task == "regression" else ", ".join(case.classes)
             click.echo(f"{case.key}: {label or '(no label)'}, {case.split or '(no split)'}")
         for pair in summary.copies:
             click.echo(f"copies: {_pair(pair)}")
-    for word, faults in (("WARNING", summary.warnings), ("PROBLEM", summary.problems)):
-        for fault in faults:
-            _say(f"{word}: {fault.text}")
-            if fault.keys:
-                shown = fault.keys if each_case else fault.keys[:KEYS_SHOWN]
-                more = len(fault.keys) - len(shown)
+    for word, issues in (("WARNING", summary.warnings), ("PROBLEM", summary.problems)):
+        for issue in issues:
+            _print_wrapped(f"{word}: {issue.text}")
+            if issue.keys:
+                keys = issue.keys if each_case else issue.keys[:KEYS_SHOWN]
+                more = len(issue.keys) - len(keys)
                 rest = f", and {more} more (--cases lists them)" if more else ""
-                _say(f"  {', '.join(shown)}{rest}")
+                _print_wrapped(f"  {', '.join(keys)}{rest}")
     if not summary.problems:
-        click.echo("Nothing was found that would spoil a result.")
+        click.echo("No problem was found that would make results invalid.")
 
 
-def _say(line: str) -> None:
-    """Print a line, folded to the width of a screen; keys and paths stay whole."""
+def _print_wrapped(line: str) -> None:
+    """Print a line wrapped to the width of a screen, without breaking keys and paths."""
     for part in textwrap.wrap(
         line,
         WIDTH,
@@ -180,7 +192,7 @@ def _split_lines(summary: Summary) -> Iterator[str]:
         yield f"split: {summary.split_description}"
     unlabelled = len(summary.members(None))
     if unlabelled:
-        yield f"without a label: {unlabelled}, for prediction alone"
+        yield f"without a label: {unlabelled}, for prediction only"
     for name, counted in summary.subgroups().items():
         values = ", ".join(f"{value} ({count})" for value, count in counted.items())
         yield f"subgroup {name}, findings: {values}"
@@ -198,21 +210,21 @@ def _facts_lines(summary: Summary) -> Iterator[str]:
                 f"{each.fact}: {each.low:.4g} to {each.high:.4g}, median {each.median:.4g}"
                 + _of_all(each.cases, len(summary.cases))
             )
-    for told in summary.values:
-        if told.fact in DERIVED:
+    for counted in summary.values:
+        if counted.fact in DERIVED:
             continue
-        if len(told.values) == 1:
-            same.append(f"{told.fact} {next(iter(told.values))}")
+        if len(counted.values) == 1:
+            same.append(f"{counted.fact} {next(iter(counted.values))}")
             continue
-        shown = list(told.values.items())[:VALUES_SHOWN]
-        more = len(told.values) - len(shown)
+        listed = list(counted.values.items())[:VALUES_SHOWN]
+        more = len(counted.values) - len(listed)
         yield (
-            f"{told.fact}: "
-            + ", ".join(f"{value} ({count})" for value, count in shown)
+            f"{counted.fact}: "
+            + ", ".join(f"{value} ({count})" for value, count in listed)
             + (f", and {more} other values" if more else "")
         )
     if summary.cases:
-        yield f"the same for all: {', '.join([*same, f'channels {summary.channels}'])}"
+        yield f"same for all cases: {', '.join([*same, f'channels {summary.channels}'])}"
 
 
 def _of_all(cases: int, all_cases: int) -> str:
@@ -228,12 +240,12 @@ def _copies_lines(summary: Summary) -> Iterator[str]:
     flipped = sum(pair.flip != "none" for pair in near)
     line = f"copies: {len(summary.copies) - len(near)} exact pairs, {len(near)} near"
     if near:
-        line += f" ({flipped} flipped), the least alike: "
+        line += f" ({flipped} flipped), least similar: "
         line += _pair(min(near, key=lambda pair: pair.similarity))
     yield line
 
 
 def _pair(pair: CopyPair) -> str:
-    turned = "" if pair.flip == "none" else f", flipped ({pair.flip})"
+    flipped = "" if pair.flip == "none" else f", flipped ({pair.flip})"
     across = ", with different labels" if pair.across_labels else ""
-    return f"{pair.one} = {pair.other}, {pair.kind} {pair.similarity:.3f}{turned}{across}"
+    return f"{pair.one} = {pair.other}, {pair.kind} {pair.similarity:.3f}{flipped}{across}"

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from hydrakit.runs.context import RunContext
 
 
-@click.command(
-    cls=PlanCommand, short_help="Compare strategies on the same findings, with a verdict."
-)
+@click.command(cls=PlanCommand, short_help="Compare training strategies on the same test findings.")
 @click.option(
     "--strategies",
     callback=params.names,
@@ -42,10 +40,10 @@ if TYPE_CHECKING:
     "--folds",
     type=click.IntRange(min=2),
     metavar="N",
-    help="Number of cross-validation folds, with whole patients in each.  [default: 5]",
+    help="Number of cross-validation folds; each patient is in one fold.  [default: 5]",
 )
 @click.option(
-    "--holdout", is_flag=True, help="Use one 8-1-1 split, as in the paper, in place of folds."
+    "--holdout", is_flag=True, help="Use one 8-1-1 split, as in the paper, instead of folds."
 )
 @click.option(
     "--repeats",
@@ -53,7 +51,7 @@ if TYPE_CHECKING:
     default=1,
     show_default=True,
     metavar="N",
-    help="Number of repeats of the cross-validation, each with other folds.",
+    help="Number of repeats of the cross-validation, each with different folds.",
 )
 @click.option(
     "--positive",
@@ -64,21 +62,21 @@ if TYPE_CHECKING:
     "--out",
     type=params.FOLDER,
     metavar="DIR",
-    help="Folder of the comparison.  [default: one under ./runs, to which cells can be added]",
+    help="Folder of the comparison.  [default: a folder in ./runs, named after the settings]",
 )
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Number of processes, which share threads or GPUs.  [default: one per core; on a GPU "
-    "one per 2 cores and 4 GB of its memory]",
+    help="Number of processes that train at the same time.  [default: one per core; on a GPU one "
+    "per 2 cores and 4 GB of its memory]",
 )
 @click.option(
     "--launcher",
     default="local",
     show_default=True,
     metavar="NAME",
-    help="What starts the processes: local, or a plugin's launcher.",
+    help="Launcher that starts the processes: local, or one of a plugin.",
 )
 @params.running_options
 @params.as_json
@@ -99,11 +97,11 @@ def compare(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Compare strategies by cross-validation: did the other datasets help, and how sure is it?
+    """Compare strategies by cross-validation, with confidence intervals and tests.
 
-    Every strategy is trained with every seed on every fold, and tested on the same findings. The
-    same command goes on where a stopped one left off; one that names more strategies, seeds or
-    repeats runs only what is new.
+    Every strategy is trained with every seed on every fold, and tested on the same findings. To
+    resume a comparison that was stopped, run the same command again; with more strategies, seeds or
+    repeats it trains only the new ones.
     """
     if not strategies or not datasets:
         missing = "--datasets" if strategies else "--strategies"
@@ -123,8 +121,8 @@ def compare(
         settings=settings,
     )
     try:
-        with watching() as progress:
-            found = engine.compare(
+        with comparison_progress() as progress:
+            result = engine.compare(
                 design,
                 context,
                 positive=positive,
@@ -132,15 +130,15 @@ def compare(
                 callback=progress,
             )
     except KeyboardInterrupt as error:
-        raise describe_stop(error, "the same command goes on where it was") from None
-    show(found, as_json=as_json)
-    if found.failed:
+        raise describe_stop(error, "run the same command again to resume") from None
+    print_result(result, as_json=as_json)
+    if result.failed:
         ctx.exit(1)
 
 
 @contextmanager
-def watching() -> Iterator[CompareCallback]:
-    """A watcher that shows how a comparison goes, on standard error."""
+def comparison_progress() -> Iterator[CompareCallback]:
+    """Print the progress of a comparison on standard error, by the callback that is yielded."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -160,69 +158,73 @@ def watching() -> Iterator[CompareCallback]:
         yield LiveCompareProgress(progress)
 
 
-def show(found: CompareResult, *, as_json: bool) -> None:
-    """Print Table II, the pairs and the verdict; on standard error, what failed."""
-    comparison = found.comparison
+def print_result(result: CompareResult, *, as_json: bool) -> None:
+    """Print the strategies, their differences and the verdict; failures on standard error."""
+    comparison = result.comparison
     if as_json and comparison is not None:
         click.echo(comparison.model_dump_json(indent=2))
     elif comparison is not None:
-        from hydrakit.cli.show import print_comparison
+        from hydrakit.cli.printing import print_comparison
 
         print_comparison(comparison)
         click.echo("")
-        click.echo(f"comparison:  {found.path / 'comparison.json'}")
-        click.echo(f"report:      {found.path / 'report.html'}")
-    elif not found.failed:
+        click.echo(f"comparison:  {result.path / 'comparison.json'}")
+        click.echo(f"report:      {result.path / 'report.html'}")
+    elif not result.failed:
         click.echo("no fold has all strategies yet")
-    for name, reason in found.failed.items():
+    for name, reason in result.failed.items():
         click.echo(f"hydrakit: cell {name} failed: {reason}", err=True)
 
 
-@click.command(short_help="What a published table of AUCs allows to say.")
+@click.command(short_help="Test whether a published table of AUCs shows a difference.")
 @click.option(
     "--table",
     required=True,
     metavar="TEXT",
-    help='Rows as "Hydra 48/60, transfer 43/60" (an AUC is a number or a fraction of pairs) with '
-    "the two options below; or a CSV file with the columns name, AUC, positives, negatives.",
+    help='Names with AUCs, such as "Hydra 48/60, transfer 43/60" (numbers or fractions of pairs), '
+    "with the two options below; or a CSV file with columns name, AUC, positives, negatives.",
 )
-@click.option("--positives", type=click.IntRange(min=1), help="Positive findings of the test set.")
-@click.option("--negatives", type=click.IntRange(min=1), help="Negative findings of the test set.")
+@click.option(
+    "--positives", type=click.IntRange(min=1), help="Number of positive findings in the test set."
+)
+@click.option(
+    "--negatives", type=click.IntRange(min=1), help="Number of negative findings in the test set."
+)
 @params.as_json
 def verdict(table: str, positives: int | None, negatives: int | None, as_json: bool) -> None:
-    """Tell what a published table of AUCs allows to say of each method beside the others."""
+    """Test whether the AUCs of a published table show a difference between its methods."""
     from dataclasses import asdict
 
     from hydrakit.errors import DataError
     from hydrakit.stats.verdict import rows_of_table, verdict_of_table
 
     if (positives is None) != (negatives is None):
-        raise click.UsageError("--positives and --negatives belong together")
-    where = "--table"
+        raise click.UsageError("--positives and --negatives are needed together: give both")
+    source = "--table"
     if positives is not None:
         rows = [_row(part, positives, negatives) for part in table.replace(";", ",").split(",")]
         table = "\n".join(rows)
     elif Path(table).is_file():
-        where = table
+        source = table
         try:
             table = Path(table).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{where}: cannot be read as a table: {error}") from None
-    found = verdict_of_table(rows_of_table(table, where=where))
+            raise DataError(f"{source}: cannot be read as a table: {error}") from None
+    verdicts = verdict_of_table(rows_of_table(table, where=source))
     if as_json:
-        rounded = [{**asdict(each), "needed": _finite(each.needed)} for each in found]
+        rounded = [{**asdict(each), "needed": _finite(each.needed)} for each in verdicts]
         click.echo(json.dumps(rounded, indent=2))
         return
-    for each in found:
+    for each in verdicts:
         click.echo(each.text)
 
 
 def _finite(needed: float | None) -> float | None:
-    """A number of findings, or None: JSON has no infinity."""
+    """The number of findings, with None for infinity, which JSON cannot hold."""
     return None if needed is None or needed == float("inf") else needed
 
 
 def _row(part: str, positives: int, negatives: int | None) -> str:
-    """A row of a table from a name and an AUC."""
+    """A CSV row of a table, from a text with a name and an AUC."""
     name, _, auc = part.strip().rpartition(" ")
     return f"{name.strip()}, {auc}, {positives}, {negatives}"

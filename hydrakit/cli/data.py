@@ -1,4 +1,4 @@
-"""``hydrakit datasets``."""
+"""The commands ``hydrakit datasets list``, ``new``, ``info`` and ``check``."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from hydrakit.runs.context import RunContext
 
 
-@click.group(short_help="What datasets there are, and whether yours are in order.")
+@click.group(short_help="List, describe, declare and check datasets.")
 def datasets() -> None:
-    """What datasets there are, what they need, and whether your files are in order."""
+    """List datasets, describe the files they need, declare your own, and check your files."""
 
 
 @datasets.command("list")
 @params.places
 @params.as_json
 def list_datasets(context: RunContext, as_json: bool) -> None:
-    """List the datasets of the installed plugins, and those that a dataset.toml declares."""
+    """List the datasets of installed plugins, and those declared by a dataset.toml file."""
     from hydrakit.hooks import DatasetAdapter
 
     adapters = context.plugins().all(DatasetAdapter)
@@ -40,7 +40,7 @@ def list_datasets(context: RunContext, as_json: bool) -> None:
 @datasets.command()
 @click.argument("folder", metavar="DIR", type=params.FOLDER)
 def new(folder: Path) -> None:
-    """Look at the images in DIR and write a first dataset.toml there, for you to check."""
+    """Write a draft of dataset.toml into DIR, from the images there, for you to check."""
     from hydrakit.data.declared.guess import guess_declaration
     from hydrakit.data.declared.schema import FILE
     from hydrakit.errors import DataError
@@ -63,18 +63,18 @@ def new(folder: Path) -> None:
 @params.places
 @params.as_json
 def info(name: str, context: RunContext, as_json: bool) -> None:
-    """Tell what dataset NAME is, which files it needs, how to get them, and its options."""
+    """Describe dataset NAME: its classes, files, how to get them, licence and options."""
     from hydrakit.hooks import DatasetAdapter
 
     adapter = context.plugins().get(DatasetAdapter, name)
-    described = _describe(adapter)
+    description = _describe(adapter)
     if as_json:
-        click.echo(json.dumps(described, indent=2))
+        click.echo(json.dumps(description, indent=2))
         return
-    options = described.pop("options")
-    for key, value in described.items():
-        shown = ", ".join(value) if isinstance(value, list) else value
-        click.echo(f"{key.replace('_', ' ') + ':':15}{shown}")
+    options = description.pop("options")
+    for key, value in description.items():
+        text = ", ".join(value) if isinstance(value, list) else value
+        click.echo(f"{key.replace('_', ' ') + ':':15}{text}")
     click.echo("options:" if options else "options:       none")
     for option in options:
         choices = f" ({', '.join(map(str, option['choices']))})" if option["choices"] else ""

@@ -1,4 +1,4 @@
-"""``hydrakit verify``, ``status`` and ``clean``: what is in the folder of a run or a comparison."""
+"""The commands ``hydrakit verify``, ``status`` and ``clean``, for runs and comparisons."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hydrakit.maintenance.clean import RemovableFiles
     from hydrakit.maintenance.status import ComparisonStatus, HolderStatus, RunStatus
 
-FEW = 10  # paths that are named of each kind
+MAX_PATHS = 10  # paths that are printed for each reason
 
 
 @click.command(short_help="Check that no file of a run or a comparison was changed.")
@@ -25,53 +25,53 @@ FEW = 10  # paths that are named of each kind
 def verify(ctx: click.Context, /, *, folder: Path, as_json: bool) -> None:
     """Check by digests that the files of a run, or of all runs of a comparison, are unchanged.
 
-    One line for each file that is not, with what to do; exit status 1 if there is one.
+    Prints one line for each changed file, with the remedy; the exit status is then 1.
     """
-    from hydrakit.maintenance.verify import verify as engine
+    from hydrakit.maintenance.verify import verify as verify_folder
 
-    found = engine(folder)
+    result = verify_folder(folder)
     if as_json:
-        click.echo(found.model_dump_json(indent=2))
+        click.echo(result.model_dump_json(indent=2))
     else:
-        for each in found.damaged:
+        for each in result.damaged:
             click.echo(each)
-        click.echo(f"{found.files} files are as they were written")
-    for path in found.unknown:
+        click.echo(f"{result.files} files are unchanged")
+    for path in result.unknown:
         click.echo(f"Note: {path}: has no digests, so its files cannot be checked", err=True)
-    if found.damaged:
+    if result.damaged:
         ctx.exit(1)
 
 
-@click.command(short_help="Tell how far a run or a comparison is.")
+@click.command(short_help="Print the progress of a run or a comparison.")
 @click.argument("folder", type=params.FOLDER, metavar="RUN_OR_COMPARISON")
 @params.as_json
 def status(folder: Path, as_json: bool) -> None:
-    """Tell what of a run or a comparison is done, what is left, and which process is at it.
+    """Print which rounds or cells are done, which are left, and which process is running them.
 
-    Takes no lock and writes nothing: also from another terminal, while the run goes on.
+    Takes no lock and writes nothing, so that it can be used while the run goes on.
     """
     from hydrakit.maintenance.status import RunStatus
-    from hydrakit.maintenance.status import status as engine
+    from hydrakit.maintenance.status import status as read_status
 
-    found = engine(folder)
+    progress = read_status(folder)
     if as_json:
-        click.echo(found.model_dump_json(indent=2))
-    elif isinstance(found, RunStatus):
-        _print_run(found)
+        click.echo(progress.model_dump_json(indent=2))
+    elif isinstance(progress, RunStatus):
+        _print_run(progress)
     else:
-        _print_comparison(found)
+        _print_comparison(progress)
 
 
-def _print_run(found: RunStatus) -> None:
-    from hydrakit.cli.show import print_table
+def _print_run(run: RunStatus) -> None:
+    from hydrakit.cli.printing import print_table
 
     click.echo(
-        f"{found.path}: {found.strategy}, target {found.target}: {found.state}, {found.done} of "
-        f"{len(found.rounds)} rounds done"
+        f"{run.path}: {run.strategy}, target {run.target}: {run.state}, {run.done} of "
+        f"{len(run.rounds)} rounds done"
     )
-    _print_holder(found.holder)
-    if found.last is not None:
-        click.echo(f"last event: {found.last.astimezone().isoformat(timespec='seconds')}")
+    _print_holder(run.holder)
+    if run.last is not None:
+        click.echo(f"last event: {run.last.astimezone().isoformat(timespec='seconds')}")
     rows = [
         [
             each.round,
@@ -83,35 +83,37 @@ def _print_run(found: RunStatus) -> None:
             "" if each.seconds is None else f"{each.seconds:.1f}",
             "" if each.since is None else each.since.astimezone().isoformat(timespec="seconds"),
         ]
-        for each in found.rounds
+        for each in run.rounds
     ]
     columns = [
         *("#round", "dataset", "trains", "state"),
         *("#epochs", "#val AUC or R2", "#seconds", "since"),
     ]
     print_table(columns, rows)
-    for each in found.rounds:
+    for each in run.rounds:
         if each.problem:
             click.echo(f"Note: {each.problem}", err=True)
-    if found.state == "stopped":
-        click.echo(f"`hydrakit run --resume {found.path}` goes on")
+    if run.state == "stopped":
+        click.echo(f"resume it with `hydrakit run --resume {run.path}`")
 
 
-def _print_comparison(found: ComparisonStatus) -> None:
+def _print_comparison(comparison: ComparisonStatus) -> None:
     from collections import Counter
 
-    counts = Counter(each.state for each in found.cells)
-    said = ", ".join(f"{counts[state]} {state}" for state in ("done", "begun", "failed", "waiting"))
-    click.echo(f"{found.path}: {found.state}: {said} of {len(found.cells)} cells")
-    _print_holder(found.holder)
-    for each in found.cells:
+    counts = Counter(each.state for each in comparison.cells)
+    states = ", ".join(
+        f"{counts[state]} {state}" for state in ("done", "begun", "failed", "waiting")
+    )
+    click.echo(f"{comparison.path}: {comparison.state}: {states} of {len(comparison.cells)} cells")
+    _print_holder(comparison.holder)
+    for each in comparison.cells:
         if each.state == "begun":
-            how = "under way" if each.running else "stopped"
-            click.echo(f"{each.name}: {how}, {each.rounds} rounds done")
+            state = "running" if each.running else "stopped"
+            click.echo(f"{each.name}: {state}, {each.rounds} rounds done")
         elif each.state == "failed":
             click.echo(f"{each.name}: failed: {each.reason}")
-    if found.state == "stopped":
-        click.echo("the same `hydrakit compare` goes on")
+    if comparison.state == "stopped":
+        click.echo("run the same `hydrakit compare` command again to resume")
 
 
 def _print_holder(holder: HolderStatus | None) -> None:
@@ -119,47 +121,48 @@ def _print_holder(holder: HolderStatus | None) -> None:
         return
     alive = {
         True: "is running",
-        False: "is gone: it was killed",
-        None: "is on another machine, so that it cannot be told whether it is running",
+        False: "is no longer running: it was killed",
+        None: "is on another machine: whether it is running is unknown",
     }[holder.alive]
     since = holder.since.isoformat(timespec="seconds")
-    click.echo(f"process {holder.pid} on {holder.host}, here since {since}, {alive}")
+    click.echo(f"process {holder.pid} on {holder.host}, in this folder since {since}, {alive}")
 
 
-@click.command(short_help="Remove what nobody needs from a run or a comparison.")
+@click.command(short_help="Delete files of a run or a comparison that are no longer needed.")
 @click.argument("folder", type=params.FOLDER, metavar="RUN_OR_COMPARISON")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Delete without asking for confirmation.")
 def clean(folder: Path, yes: bool) -> None:
-    """Remove what killed processes left, and of finished runs the weights of their rounds.
+    """Delete files left by killed processes, and the weights of single rounds of finished runs.
 
-    Body, heads, results and reports stay, and so does all that an unfinished run needs to go on.
+    Final body, heads, results and reports are kept, and so are all files that an unfinished run
+    needs to resume.
     """
-    from hydrakit.maintenance.clean import clean as engine
+    from hydrakit.maintenance.clean import clean as clean_folder
 
-    def agree(found: Sequence[RemovableFiles]) -> bool:
-        for line in _told(found):
+    def confirm(removable: Sequence[RemovableFiles]) -> bool:
+        for line in _summary(removable):
             click.echo(line)
-        return yes or click.confirm("Remove them?")
+        return yes or click.confirm("Delete them?")
 
-    removed = engine(folder, agree)
-    if removed:
-        click.echo(f"{_size(sum(each.size for each in removed))} removed")
+    deleted = clean_folder(folder, confirm)
+    if deleted:
+        click.echo(f"{_size(sum(each.size for each in deleted))} deleted")
     else:
-        click.echo("nothing was removed")
+        click.echo("nothing was deleted")
 
 
-def _told(found: Sequence[RemovableFiles]) -> list[str]:
-    """What can be removed, kind by kind; single paths where there are few."""
+def _summary(removable: Sequence[RemovableFiles]) -> list[str]:
+    """Lines with the number and size of files for each reason, and the first of their paths."""
     lines = []
-    for why in dict.fromkeys(each.why for each in found):
-        these = [each for each in found if each.why == why]
-        lines.append(f"{len(these)} items, {_size(sum(each.size for each in these))}: {why}")
-        lines += [f"  {each.path}" for each in these[:FEW]]
-        if len(these) > FEW:
-            lines.append(f"  and {len(these) - FEW} more")
+    for reason in dict.fromkeys(each.reason for each in removable):
+        files = [each for each in removable if each.reason == reason]
+        lines.append(f"{len(files)} items, {_size(sum(each.size for each in files))}: {reason}")
+        lines += [f"  {each.path}" for each in files[:MAX_PATHS]]
+        if len(files) > MAX_PATHS:
+            lines.append(f"  and {len(files) - MAX_PATHS} more")
     return lines
 
 
 def _size(count: int) -> str:
-    """Bytes in words."""
+    """A number of bytes as text."""
     return f"{count / 1e6:,.1f} MB" if count >= 1e5 else f"{count:,} bytes"

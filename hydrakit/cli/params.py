@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their values are read."""
+"""Options that several commands share, and the parsing of their values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Several click options as one decorator, in the order given."""
+    """Combine several click options into one decorator, in the order given."""
 
     def decorate(command: Command) -> Command:
         for decorator in reversed(decorators):
@@ -26,12 +26,12 @@ def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Co
 
 
 def names(_: click.Context, __: click.Parameter, value: str | None) -> list[str]:
-    """A list of names, as ``a,b``."""
+    """Parse a list of names such as ``a,b``."""
     return [name.strip() for name in value.split(",") if name.strip()] if value else []
 
 
 def pairs(value: tuple[str, ...], form: str) -> dict[str, str]:
-    """Texts by key, as ``KEY=TEXT``."""
+    """Parse items such as ``KEY=TEXT`` into texts by key."""
     texts: dict[str, str] = {}
     for item in value:
         key, sign, text = item.partition("=")
@@ -45,7 +45,7 @@ def _roots(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> dic
     return {name: Path(path).expanduser() for name, path in pairs(value, "NAME=PATH").items()}
 
 
-NO_PLUGINS = "hydrakit.no-plugins"  # where a context keeps the names that `--no-plugin` gives
+NO_PLUGINS = "hydrakit.no-plugins"  # key of the names given with `--no-plugin` in click's context
 
 
 def _no_plugins(ctx: click.Context, _: click.Parameter, value: tuple[str, ...]) -> None:
@@ -56,7 +56,7 @@ def _no_plugins(ctx: click.Context, _: click.Parameter, value: tuple[str, ...]) 
 
 
 def disabled_plugins() -> frozenset[str] | None:
-    """What `load_plugins` is to disable: the names given to `--no-plugin`; None without any."""
+    """Names of plugins to disable, from `--no-plugin`; None if it was not given."""
     context = click.get_current_context(silent=True)
     names: frozenset[str] | None = None if context is None else context.meta.get(NO_PLUGINS)
     return names
@@ -69,7 +69,7 @@ no_plugin = click.option(
     expose_value=False,
     callback=_no_plugins,
     metavar="NAME",
-    help="Do not load the plugin of that name (see `hydrakit plugins list`); several times.",
+    help="Do not load this plugin (see `hydrakit plugins list`); may be given several times.",
 )
 
 FOLDER = click.Path(path_type=Path)
@@ -78,7 +78,7 @@ FOLDER = click.Path(path_type=Path)
 def context_options(
     *decorators: Callable[[Command], Command],
 ) -> Callable[[Command], Command]:
-    """Options whose values reach a command together, as its ``context`` (a `RunContext`)."""
+    """Options that are passed to a command as one argument, ``context`` (a `RunContext`)."""
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
@@ -90,7 +90,7 @@ def context_options(
             values = {name: given.pop(name) for name in names}
             values["no_plugins"] = tuple(sorted(disabled_plugins() or ()))
             context = context_of(None, values)
-            with using_cache(context.cache):  # a plugin may fail before anything is run
+            with using_cache(context.cache):  # plugins may use the cache before a run
                 return command(*args, context=context, **given)
 
         return options(*decorators)(cast("Command", with_context))
@@ -102,7 +102,7 @@ _data = click.option(
     "--data",
     type=FOLDER,
     metavar="ROOT",
-    help="Folder with one folder per dataset name.  [default: $HYDRAKIT_DATA, else ./data]",
+    help="Folder that holds one folder per dataset.  [default: $HYDRAKIT_DATA, else ./data]",
 )
 _root = click.option(
     "--root",
@@ -110,7 +110,7 @@ _root = click.option(
     multiple=True,
     callback=_roots,
     metavar="NAME=PATH",
-    help="Folder of one dataset that lies elsewhere; may be given several times.",
+    help="Folder of one dataset outside of --data; may be given several times.",
 )
 _cache = click.option(
     "--cache",
@@ -123,17 +123,17 @@ _device = click.option(
     default="auto",
     show_default=True,
     metavar="DEVICE",
-    help="Device to compute on: auto (a GPU where there is one), cpu, cuda or cuda:N.",
+    help="Device to compute on: auto (a GPU if there is one), cpu, cuda or cuda:N.",
 )
 
 places = context_options(_data, _root)
-"""Where data lies, for commands that read only a ``dataset.toml``."""
+"""Folders of the data, for commands that read only a ``dataset.toml``."""
 
 data_options = context_options(_data, _root, _cache)
-"""Where data lies and is prepared, for commands that do not compute."""
+"""Folders of the data and of the cache, for commands that do not compute."""
 
 evaluation_options = context_options(_data, _root, _cache, _device)
-"""The same with a device, for commands that do not train."""
+"""Folders and the device, for commands that compute but do not train."""
 
 running_options = context_options(
     _data,
@@ -145,19 +145,22 @@ running_options = context_options(
         type=click.Choice(["auto", "float32", "bfloat16"]),
         default="auto",
         show_default=True,
-        help="Number format of training steps; auto: bfloat16 on CUDA, float32 on a CPU.",
+        help="Number format of training; auto: bfloat16 on a GPU, float32 on a CPU.",
     ),
     click.option(
         "--deterministic",
         is_flag=True,
-        help="Repeat the same bits from the same seed on CUDA too (slower); a CPU always does.",
+        help="Make results on a GPU repeatable bit by bit (slower); on a CPU they always are.",
     ),
-    click.option("--compile", "compiled", is_flag=True, help="Compile training steps (torch)."),
+    click.option(
+        "--compile", "compiled", is_flag=True, help="Compile the network with torch.compile."
+    ),
     click.option(
         "--threads",
         type=click.IntRange(min=1, max=1024),
         metavar="N",
-        help="CPU threads; another number changes the last bits of results.  [default: torch's]",
+        help="Number of CPU threads; can change the last digits of results.  [default: chosen by "
+        "PyTorch]",
     ),
     click.option(
         "--checkpoint-every",
@@ -166,18 +169,17 @@ running_options = context_options(
         default=CHECKPOINT_SECONDS,
         show_default=True,
         metavar="SECONDS",
-        help="Time between two checkpoints within a round; a longer epoch is followed by one.",
+        help="Seconds between two checkpoints within a round; they are written after an epoch.",
     ),
     click.option(
         "--track",
         "trackers",
         multiple=True,
         metavar="NAME",
-        help="Send the metrics of every epoch to this tracker too: tensorboard, mlflow, or a "
-        "plugin's; may be given several times.",
+        help="Also send the metrics of every epoch to this tracker: tensorboard, mlflow or a "
+        "plugin's tracker; may be given several times.",
     ),
 )
-"""Everything about where and how, for commands that train."""
+"""All options of the run context, for commands that train."""
 
-
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

@@ -1,7 +1,7 @@
-"""Options of the command line that decide a plan, generated from the fields of `PlanSettings`.
+"""Command-line options for the settings of a plan, generated from the fields of `PlanSettings`.
 
-A command that offers them is a `PlanCommand`, which generates them when they are first needed:
-pydantic takes longer to import than `hydrakit --help` to answer.
+A command with such options is a `PlanCommand`, which generates them on first use: importing
+pydantic takes longer than `hydrakit --help`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound=Callable[..., Any])
 Parse = Callable[[tuple[str, ...]], Mapping[str, Any]]
 
-# The options that there are, in the order of the help text. Values without an option of their own
-# are reached by --set.
+# Fields with an option, in the order of the help text; --set changes all other values of a plan.
 FIELDS = (
     "options",
     "splits",
@@ -55,7 +54,7 @@ METAVARS = {"integer": "N", "number": "X", "string": "NAME", "array": "N,N,..."}
 
 @dataclass(frozen=True)
 class _FieldOptions:
-    """Stands for the options of some fields of `PlanSettings` until they are generated."""
+    """Placeholder for the options of some fields of `PlanSettings` until they are generated."""
 
     fields: tuple[str, ...]
 
@@ -68,8 +67,8 @@ class PlanCommand(click.Command):
         """All parameters; the first use generates the options of fields."""
         pending = [each for each in self._params if isinstance(each, _FieldOptions)]
         for each in pending:
-            place = self._params.index(each)
-            self._params[place : place + 1] = _generate(each.fields)
+            index = self._params.index(each)
+            self._params[index : index + 1] = _generate(each.fields)
         return self._params
 
     @params.setter
@@ -78,10 +77,10 @@ class PlanCommand(click.Command):
 
 
 def plan_options(*only: str, without: Collection[str] = ()) -> Callable[[Function], Function]:
-    """Give a `PlanCommand` options for fields of `PlanSettings`.
+    """Decorate a `PlanCommand` with options for fields of `PlanSettings`.
 
     Args:
-        only: Names of the fields; none for all in `FIELDS`.
+        only: Names of the fields; all of `FIELDS` if none is given.
         without: Names of fields to leave out.
     """
     fields = tuple(name for name in only or FIELDS if name not in without)
@@ -97,7 +96,7 @@ def plan_options(*only: str, without: Collection[str] = ()) -> Callable[[Functio
 strategy = click.option(
     "--strategy",
     metavar="NAME",
-    help="Strategy, which lists the rounds of training: hydra, transfer, ... "
+    help="Strategy, which defines the training rounds: hydra, transfer, ... "
     "(`hydrakit plugins list` lists all).",
 )
 
@@ -105,7 +104,7 @@ datasets = click.option(
     "--datasets",
     callback=params.names,
     metavar="A,B,...",
-    help="Datasets in the order of training; the last is the target.",
+    help="Datasets in the order of training; the last one is the target.",
 )
 
 
@@ -117,7 +116,7 @@ def _generate(fields: Collection[str]) -> list[click.Option]:
 
 
 def _option(name: str, schema: Mapping[str, Any]) -> click.Option:
-    """The option of a field, from its JSON schema."""
+    """Build the option of a field from its JSON schema."""
     help_text = " ".join(schema["description"].split("\n\n")[0].split())
     if "help_default" in schema:
         help_text = f"{help_text}  [default: {schema['help_default']}]"
@@ -145,10 +144,9 @@ def _option(name: str, schema: Mapping[str, Any]) -> click.Option:
 
 
 def _type(schema: Mapping[str, Any]) -> click.ParamType[Any] | None:
-    """The type of an option, from its JSON schema.
+    """The click type of an option, from its JSON schema.
 
-    The upper limits of whole numbers only stop absurd plans: the model checks them, and the help
-    text does not show them.
+    Upper limits of whole numbers are left to the model, so that the help text does not list them.
     """
     if "enum" in schema:
         return click.Choice(schema["enum"])
@@ -177,17 +175,19 @@ def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> list[i
 
 
 def _heads(ctx: click.Context, _: click.Parameter, value: tuple[str, ...]) -> str | None:
-    """The kind of head of all datasets; those of single ones go to the parameter ``heads``."""
+    """The head for all datasets; heads for single datasets are set as the parameter ``heads``."""
     common = [each for each in value if "=" not in each]
     if len(common) > 1:
-        raise click.BadParameter(f"{' and '.join(common)} for all datasets: name one of them")
+        raise click.BadParameter(
+            f"{' and '.join(common)} are both given for all datasets: name one of them"
+        )
     form = "DATASET=NAME"
     ctx.params["heads"] = params.pairs(tuple(each for each in value if "=" in each), form)
     return common[0] if common else None
 
 
 def _repeated(name: str, help_text: str) -> click.Option:
-    """An option that may be given several times, each time with a key and a value."""
+    """Build an option that may be given several times, each time with a key and a value."""
     flag, metavar, parse = REPEATED[name]
 
     def callback(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> Any:
@@ -199,7 +199,7 @@ def _repeated(name: str, help_text: str) -> click.Option:
 
 
 def adapter_options(value: tuple[str, ...]) -> dict[str, dict[str, OptionValue]]:
-    """Options of datasets, by dataset, from ``DATASET.OPTION=VALUE``."""
+    """Parse ``DATASET.OPTION=VALUE`` into options by dataset."""
     chosen: dict[str, dict[str, OptionValue]] = {}
     for key, text in params.pairs(value, "DATASET.OPTION=VALUE").items():
         dataset, dot, name = key.partition(".")
@@ -210,12 +210,12 @@ def adapter_options(value: tuple[str, ...]) -> dict[str, dict[str, OptionValue]]
 
 
 def component_options(value: tuple[str, ...]) -> dict[str, str]:
-    """Options of a component, from ``KEY=VALUE``."""
+    """Parse ``KEY=VALUE`` into options of a component."""
     return params.pairs(value, "KEY=VALUE")
 
 
 def splits(value: tuple[str, ...]) -> dict[str, Split]:
-    """Splits of datasets from ``NAME=8-1-1``."""
+    """Parse ``NAME=8-1-1`` into splits by dataset."""
     from pydantic import ValidationError
 
     from hydrakit.plan.model import Split
@@ -234,12 +234,12 @@ def splits(value: tuple[str, ...]) -> dict[str, Split]:
 
 
 def changes(value: tuple[str, ...]) -> dict[str, Any]:
-    """Changes of a plan from ``PATH=VALUE``."""
+    """Parse ``PATH=VALUE`` into changes of a plan."""
     from hydrakit.plan.edit import parse_value
 
     chosen = params.pairs(value, "PATH=VALUE, such as rounds.all.dropout=0.2")
     if len(chosen) < len(value):
-        raise click.BadParameter("a path is given twice: give it once")
+        raise click.BadParameter("a path is given twice: name it once")
     return {path: parse_value(text) for path, text in chosen.items()}
 
 

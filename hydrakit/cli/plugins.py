@@ -1,4 +1,4 @@
-"""``hydrakit plugins``."""
+"""The commands ``hydrakit plugins list`` and ``info``."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import click
 from hydrakit.cli import params
 
 
-@click.group(short_help="What is installed: datasets, heads, bodies, strategies, and more.")
+@click.group(short_help="List and describe installed plugins and their components.")
 def plugins() -> None:
-    """What is installed: datasets, heads, bodies, strategies, launchers, trackers, commands."""
+    """List and describe plugins and their datasets, heads, bodies, strategies and more."""
 
 
 @plugins.command("list")
 @params.as_json
 def list_plugins(as_json: bool) -> None:
-    """List the plugins, what each offers, and those that are broken or disabled."""
+    """List installed plugins and the components of each, also broken and disabled plugins."""
     from hydrakit.plugins.registry import KINDS, load_plugins
 
     records = load_plugins(params.disabled_plugins()).records
@@ -43,26 +43,26 @@ def list_plugins(as_json: bool) -> None:
 @click.argument("name")
 @params.as_json
 def info(name: str, as_json: bool) -> None:
-    """Show the components called NAME: their kind, what they are, and their options."""
+    """Describe the components called NAME: kind, summary and options."""
     from hydrakit.errors import PluginError, unknown
     from hydrakit.hooks import NamedComponent
     from hydrakit.plugins.registry import load_plugins
 
     installed = load_plugins(params.disabled_plugins())
     components = {
-        kind: {each: one for each, one in named.items() if isinstance(one, NamedComponent)}
-        for kind, named in installed.components.items()
+        kind: {key: each for key, each in by_name.items() if isinstance(each, NamedComponent)}
+        for kind, by_name in installed.components.items()
     }
-    described = [
-        _describe(kind, named[name]) for kind, named in components.items() if name in named
+    descriptions = [
+        _describe(kind, by_name[name]) for kind, by_name in components.items() if name in by_name
     ]
-    if not described:
-        known = {each for named in components.values() for each in named}
+    if not descriptions:
+        known = {each for by_name in components.values() for each in by_name}
         raise PluginError(unknown("component", name, known))
     if as_json:
-        click.echo(json.dumps(described, indent=2))
+        click.echo(json.dumps(descriptions, indent=2))
         return
-    for each in described:
+    for each in descriptions:
         click.echo(f"{each['kind']} {name}: {each['summary']}")
         for option in each["options"]:
             click.echo(f"  {option['name']}={option['default']}  ({option['expected']})")

@@ -1,4 +1,4 @@
-"""Progress of a run: a live bar on a terminal, plain lines elsewhere."""
+"""Progress of a run: a progress bar on a terminal, lines of text elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hydrakit.observers.log import data_lines, duration, figures, name_of, summary
+from hydrakit.observers.log import data_lines, duration, epoch_text, name_of, summary
 from hydrakit.runs.callbacks import RunCallback
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 @contextmanager
-def watching(plan: Plan) -> Iterator[RunCallback]:
-    """A watcher that shows how the plan's run goes, on standard error."""
+def run_progress(plan: Plan) -> Iterator[RunCallback]:
+    """Print the progress of a run on standard error, by the callback that is yielded."""
     from rich.console import Console
 
     from hydrakit.data.dicom.index import report_index_progress
@@ -60,89 +60,83 @@ def watching(plan: Plan) -> Iterator[RunCallback]:
 
 
 class PreparingProgress(RunCallback):
-    """Prints now and then how many cases have been read."""
+    """Prints from time to time how many cases have been read."""
 
     def __init__(self) -> None:
         self.last_line = time.monotonic()
 
-    def preparing(self, dataset: str, cases: int) -> None:
-        """A number of cases has been read so far."""
-        if time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
-            click.echo(f"preparing {dataset}: {cases} cases read", err=True)
-            self.last_line = time.monotonic()
-
-
-class PlainProgress(RunCallback):
-    """Prints a line now and then, and one for each round.
-
-    Args:
-        plan: Plan of the run; None where `started` brings it.
-    """
-
-    def __init__(self, plan: Plan | None = None) -> None:
-        self.plan = plan
-        self.last_line = time.monotonic()
-        self.began = self.last_line
-        self.before = 0
-
-    def say(self, line: str) -> None:
-        """Print a line that must not be missed."""
+    def print(self, line: str) -> None:
+        """Print a line."""
         click.echo(line, err=True)
         self.last_line = time.monotonic()
 
-    def mention(self, line: str) -> None:
-        """Print a line if the last one was some time ago."""
+    def print_sometimes(self, line: str) -> None:
+        """Print a line unless another was printed within the last seconds."""
         if time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
-            self.say(line)
-
-    def indexing(self, known: int, of: int) -> None:
-        """So many files have been looked into for DICOM headers."""
-        self.mention(f"reading DICOM headers: {known} of {of} files")
+            self.print(line)
 
     def preparing(self, dataset: str, cases: int) -> None:
-        """So many cases of a dataset have been read."""
-        self.mention(f"preparing {dataset}: {cases} cases read")
+        """Print the number of cases read so far."""
+        self.print_sometimes(f"preparing {dataset}: {cases} cases read")
+
+
+class PlainProgress(PreparingProgress):
+    """Prints a line from time to time, and one for each round.
+
+    Args:
+        plan: Plan of the run; None if `started` sets it.
+    """
+
+    def __init__(self, plan: Plan | None = None) -> None:
+        super().__init__()
+        self.plan = plan
+        self.start_time = self.last_line
+        self.start_epoch = 0
+
+    def indexing(self, known: int, of: int) -> None:
+        """Print the number of files with DICOM headers read."""
+        self.print_sometimes(f"reading DICOM headers: {known} of {of} files")
 
     def started(self, plan: Plan, rundir: RunDir, device: str) -> None:
-        """The data is ready, and rounds begin."""
+        """Print a summary of the data and of the run before the first round."""
         self.plan = plan
         rounds = len(plan.rounds)
         for name, facts in (rundir.facts() or {}).items():
             for line in data_lines(name, facts):
-                self.say(line)
-        self.say(f"{rundir.path}: {rounds} round{'s' if rounds > 1 else ''} on {device}")
-        self.began = time.monotonic()
+                self.print(line)
+        self.print(f"{rundir.path}: {rounds} round{'s' if rounds > 1 else ''} on {device}")
+        self.start_time = time.monotonic()
 
     def bootstrapping(self, done: int, of: int) -> None:
-        """So many random starts have been looked at."""
-        self.mention(f"bootstrap: {done} of {of} random starts")
-        self.began = time.monotonic()
+        """Print the number of random starts evaluated."""
+        self.print_sometimes(f"bootstrap: {done} of {of} random starts")
+        self.start_time = time.monotonic()
 
     def skipped(self, number: int, round: Round) -> None:
-        """A round is on disk already."""
-        self.say(f"{self.name(number, round)}: done before")
+        """Print that a round was finished before."""
+        self.print(f"{self.name(number, round)}: done before")
 
     def resumed(self, number: int, round: Round, epoch: int) -> None:
-        """A round goes on after an epoch that was over before a stop."""
-        self.say(f"{self.name(number, round)}: goes on after epoch {epoch}")
-        self.began, self.before = time.monotonic(), epoch
+        """Print the epoch after which a round is resumed."""
+        self.print(f"{self.name(number, round)}: resumed after epoch {epoch}")
+        self.start_time, self.start_epoch = time.monotonic(), epoch
 
     def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
-        """An epoch is over."""
-        if record.epoch == 0:  # nothing is trained: the round's own line tells all
+        """Print the metrics of an epoch and the time left."""
+        if record.epoch == 0:  # nothing is trained: `finished` prints all there is
             return
         epochs = round.hyperparameters.epochs
-        done = record.epoch - self.before
-        left = (time.monotonic() - self.began) / done * (epochs - record.epoch)
-        self.mention(
-            f"{self.name(number, round)}: epoch {record.epoch} of {epochs}, {figures(record)}, "
+        done = record.epoch - self.start_epoch
+        left = (time.monotonic() - self.start_time) / done * (epochs - record.epoch)
+        self.print_sometimes(
+            f"{self.name(number, round)}: epoch {record.epoch} of {epochs}, {epoch_text(record)}, "
             f"at most {duration(left)} left"
         )
 
     def finished(self, number: int, round: Round, result: RoundResult) -> None:
-        """A round is over."""
-        self.say(f"{self.name(number, round)}: {summary(result)}")
-        self.began, self.before = time.monotonic(), 0
+        """Print the summary of a round."""
+        self.print(f"{self.name(number, round)}: {summary(result)}")
+        self.start_time, self.start_epoch = time.monotonic(), 0
 
     def name(self, number: int, round: Round) -> str:
         """Name of a round in messages."""
@@ -151,41 +145,38 @@ class PlainProgress(RunCallback):
 
 
 class LiveProgress(PlainProgress):
-    """A bar for what is under way, above it a line for each round that is done."""
+    """A progress bar for the current step, below a line for each finished round."""
 
     def __init__(self, plan: Plan, progress: Progress) -> None:
         super().__init__(plan)
         self.progress = progress
         self.task = progress.add_task("reading data", total=None, figures="")
 
-    def say(self, line: str) -> None:
+    def print(self, line: str) -> None:
         """Print a line above the bar."""
         self.progress.console.print(line, highlight=False, markup=False)
 
-    def mention(self, line: str) -> None:
-        """Leave it to the bar."""
-
     def indexing(self, known: int, of: int) -> None:
-        """So many files have been looked into for DICOM headers."""
+        """Show the number of files with DICOM headers read."""
         self._show("reading DICOM headers", known, of)
 
     def preparing(self, dataset: str, cases: int) -> None:
-        """So many cases of a dataset have been read."""
+        """Show the number of cases read."""
         self._show(f"preparing {dataset}", cases, None)
 
     def bootstrapping(self, done: int, of: int) -> None:
-        """So many random starts have been looked at."""
+        """Show the number of random starts evaluated."""
         self._show("bootstrap", done, of)
 
     def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
-        """An epoch is over."""
+        """Show the metrics of an epoch."""
         epochs = round.hyperparameters.epochs
-        self._show(self.name(number, round), record.epoch, epochs, figures(record))
+        self._show(self.name(number, round), record.epoch, epochs, epoch_text(record))
 
     def _show(self, description: str, done: int, of: int | None, figures: str = "") -> None:
         if self.progress.tasks[0].description == description:
             self.progress.update(self.task, completed=done, total=of, figures=figures)
-        else:  # begins the clock anew
+        else:  # also restarts the estimate of the time left
             self.progress.reset(
                 self.task, completed=done, total=of, description=description, figures=figures
             )

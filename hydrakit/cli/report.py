@@ -1,4 +1,4 @@
-"""``hydrakit report``."""
+"""The command ``hydrakit report``."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ if TYPE_CHECKING:
     "--figures",
     type=params.FOLDER,
     metavar="DIR",
-    help="Also write each figure there: SVG and CSV, and with the extra `figures` PDF and PNG.",
+    help="Also write each figure into this folder: SVG and CSV, and with the extra `figures` PDF "
+    "and PNG.",
 )
 @params.data_options
 def report(folder: Path, figures: Path | None, context: RunContext) -> None:
     """Write report.html again into the folder of a run, finished or not, or of a comparison.
 
-    Patches of test cases are added to a run that has none kept, where its data is at hand.
+    If the run's folder has no patches of test cases, they are read from its data, if available.
     """
     from hydrakit import engine
 
     written = engine.report(folder, context)
     if written.missing is not None:
         click.echo(
-            f"Note: {written.missing}: is not there, so that the report shows no patches: name the "
-            "data's folder with `--data` or `--root`",
+            f"Note: {written.missing}: does not exist, so the report shows no patches: name the "
+            "folder of the data with `--data` or `--root`",
             err=True,
         )
     click.echo(written.path)
@@ -43,10 +44,10 @@ def report(folder: Path, figures: Path | None, context: RunContext) -> None:
         _write_figures(written.figures, figures)
 
 
-def _write_figures(drawn: Sequence[Figure], folder: Path) -> None:
+def _write_figures(figures: Sequence[Figure], folder: Path) -> None:
     from hydrakit.report.export import write_figures
 
-    paths, install = write_figures(drawn, folder)
+    paths, install = write_figures(figures, folder)
     for path in paths:
         click.echo(path)
     if install:

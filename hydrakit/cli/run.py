@@ -1,4 +1,4 @@
-"""``hydrakit run``, ``plan`` and ``evaluate``."""
+"""The commands ``hydrakit run``, ``plan`` and ``evaluate``."""
 
 from __future__ import annotations
 
@@ -35,9 +35,11 @@ def _make_plan(context: RunContext, **given: Any) -> Plan:
 @datasets
 @plan_options()
 @params.places
-@click.option("--out", type=params.FOLDER, metavar="FILE", help="Write the plan to a file instead.")
+@click.option(
+    "--out", type=params.FOLDER, metavar="FILE", help="Write the plan to this file instead."
+)
 def plan(*, context: RunContext, out: Path | None, **given: Any) -> None:
-    """Print the plan of a run as JSON, to read or to edit: `run --plan FILE` runs it."""
+    """Print the plan of a run as JSON, for reading or editing; `run --plan FILE` runs it."""
     text = _make_plan(context, **given).to_json()
     if out is None:
         click.echo(text, nl=False)
@@ -52,7 +54,7 @@ def plan(*, context: RunContext, out: Path | None, **given: Any) -> None:
             write_atomic(out, text.encode())
 
 
-@click.command(cls=PlanCommand, short_help="Train body and heads, and test on the target.")
+@click.command(cls=PlanCommand, short_help="Train body and heads, and test on the target dataset.")
 @strategy
 @datasets
 @plan_options()
@@ -61,21 +63,19 @@ def plan(*, context: RunContext, out: Path | None, **given: Any) -> None:
     "plan_file",
     type=params.FOLDER,
     metavar="FILE",
-    help="Run the plan in this file, as `hydrakit plan` writes it.",
+    help="Run the plan in this file, as written by `hydrakit plan`.",
 )
-@click.option(
-    "--resume", type=params.FOLDER, metavar="RUN", help="Continue the run in this folder."
-)
+@click.option("--resume", type=params.FOLDER, metavar="RUN", help="Resume the run in this folder.")
 @click.option(
     "--out",
     type=params.FOLDER,
     metavar="DIR",
-    help="Folder of the run.  [default: one under ./runs, the same for the same plan]",
+    help="Folder of the run.  [default: a folder in ./runs, the same for the same plan]",
 )
 @click.option(
     "--trace-test",
     is_flag=True,
-    help="Evaluate the test split after every epoch too, for a figure; the report says so.",
+    help="Also evaluate the test split after every epoch, only for a figure in the report.",
 )
 @click.option(
     "--dry-run",
@@ -96,12 +96,12 @@ def run(
     dry: bool,
     **given: Any,
 ) -> None:
-    """Train body and heads, dataset after dataset, and test on the target.
+    """Train body and heads, one dataset after another, and test on the target dataset.
 
-    The same command goes on where a stopped one left off, and ends with the same weights.
+    To resume a run that was stopped, run the same command again; the final weights are the same.
     """
-    from hydrakit.cli.progress import watching
-    from hydrakit.cli.show import print_dry_run, print_results
+    from hydrakit.cli.printing import print_dry_run, print_results
+    from hydrakit.cli.progress import run_progress
     from hydrakit.plan.model import load_plan
     from hydrakit.runs.rundir import RunDir
 
@@ -109,27 +109,27 @@ def run(
         _refuse_plan_options(ctx, given, plan_file=plan_file, resume=resume, out=out)
     if resume:
         rundir = RunDir(resume)
-        the_plan, out = rundir.plan(), resume
+        plan, out = rundir.plan(), resume
         if context.data is None:
-            before = rundir.environment().get("roots", {})
-            context = context.changed(roots={**before, **context.roots})
+            roots = rundir.environment().get("roots", {})
+            context = context.changed(roots={**roots, **context.roots})
     else:
-        the_plan = load_plan(plan_file) if plan_file else _make_plan(context, **given)
+        plan = load_plan(plan_file) if plan_file else _make_plan(context, **given)
 
-    from hydrakit import engine  # torch: only once the plan is known to be right
+    from hydrakit import engine  # imports torch, only after the plan is valid
 
-    out = out or engine.default_out(the_plan)
-    with _resumable(out), watching(the_plan) as progress:
+    out = out or engine.default_out(plan)
+    with _resumable(out), run_progress(plan) as progress:
         if dry:
-            estimate = engine.dry_run(the_plan, context, out=out, callbacks=[progress])
+            estimate = engine.dry_run(plan, context, out=out, callbacks=[progress])
         else:
-            done = engine.run(the_plan, context, out=out, callbacks=[progress])
+            rundir = engine.run(plan, context, out=out, callbacks=[progress])
     if dry:
         print_dry_run(estimate)
         for path, value in given["changes"].items():
             click.echo(f"set:     {path} = {json.dumps(value)}")
     else:
-        print_results(done)
+        print_results(rundir)
 
 
 def _refuse_plan_options(
@@ -140,16 +140,14 @@ def _refuse_plan_options(
     resume: Path | None,
     out: Path | None,
 ) -> None:
-    """Refuse options that would change a plan which is given as a whole."""
+    """Refuse options that would change a plan from `--plan` or `--resume`."""
     if plan_file and resume:
-        raise click.UsageError(
-            "--plan begins a run and --resume goes on with one: name one of them"
-        )
+        raise click.UsageError("--plan starts a run and --resume resumes one: give one of them")
     chosen = "--plan" if plan_file else "--resume"
     for option in ctx.command.params:
         if option.name in given and _is_given(ctx, option.name):
             raise click.UsageError(
-                f"{chosen} brings a whole plan: {option.opts[0]} cannot change it"
+                f"{chosen} gives a complete plan: {option.opts[0]} cannot change it"
             )
     if resume and out is not None:
         raise click.UsageError("--resume names the run's folder: leave out --out")
@@ -157,13 +155,14 @@ def _refuse_plan_options(
 
 @contextmanager
 def _resumable(out: Path) -> Iterator[None]:
-    """A run that is stopped in the block says how it goes on."""
+    """Add to the message of a stop in the block how to resume the run."""
     try:
         yield
     except KeyboardInterrupt as error:
-        begun = (out / "plan.json").is_file()
-        again = f"`hydrakit run --resume {shlex.quote(str(out))}`" if begun else "the same command"
-        raise describe_stop(error, f"{again} goes on where it was") from None
+        remedy = "run the same command again to resume"
+        if (out / "plan.json").is_file():
+            remedy = f"resume with `hydrakit run --resume {shlex.quote(str(out))}`"
+        raise describe_stop(error, remedy) from None
 
 
 def _is_given(ctx: click.Context, name: str) -> bool:
@@ -171,17 +170,21 @@ def _is_given(ctx: click.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-@click.command(cls=PlanCommand, short_help="Evaluate a run, or any body and head.")
+@click.command(cls=PlanCommand, short_help="Evaluate a run, or any body and head, on a dataset.")
 @click.argument("run", required=False, type=params.FOLDER)
-@click.option("--body", type=params.FOLDER, metavar="FILE", help="A body's safetensors.")
-@click.option("--head", type=params.FOLDER, metavar="FILE", help="A head's safetensors.")
-@click.option("--dataset", metavar="NAME", help="Whose cases.  [default: the target, the head's]")
+@click.option("--body", type=params.FOLDER, metavar="FILE", help="Safetensors file of a body.")
+@click.option("--head", type=params.FOLDER, metavar="FILE", help="Safetensors file of a head.")
+@click.option(
+    "--dataset",
+    metavar="NAME",
+    help="Dataset to evaluate on.  [default: the target of the run, or the dataset of the head]",
+)
 @click.option(
     "--split",
     type=click.Choice(["train", "val", "test", "all"]),
     default="test",
     show_default=True,
-    help="Which cases, split as when the head was trained.",
+    help="Cases to evaluate on, by the split that the head was trained with.",
 )
 @params.evaluation_options
 @plan_options("options")
@@ -197,13 +200,13 @@ def evaluate(
     options: dict[str, Any],
     as_json: bool,
 ) -> None:
-    """Evaluate a finished RUN, or any body and head that fit each other, on a dataset's cases."""
+    """Evaluate a finished RUN, or any body and head that fit together, on cases of a dataset."""
     if (run is None) == (body is None or head is None):
-        raise click.UsageError("name a RUN, or both --body and --head")
+        raise click.UsageError("give a RUN, or both --body and --head")
     if run is not None and (body or head or options):
-        raise click.UsageError("a RUN brings its body, heads and options: name a RUN alone")
+        raise click.UsageError("a RUN has its own body, heads and options: give a RUN alone")
 
-    from hydrakit.cli.show import print_evaluation
+    from hydrakit.cli.printing import print_evaluation
     from hydrakit.runs.evaluate import evaluate_files, evaluate_run
     from hydrakit.weights.format import read_head
 

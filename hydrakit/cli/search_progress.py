@@ -1,15 +1,13 @@
-"""Progress of tuning and of a search for an order: lines on standard error."""
+"""Progress of tuning and of the search for an order, as lines on standard error."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import click
-
 from hydrakit.cli.progress import PlainProgress
 from hydrakit.search.order import OrderCallback, OrderResult, TriedOrder
-from hydrakit.search.tuning import RoundTuning, TuneCallback
+from hydrakit.search.tune import RoundTuning, TuneCallback
 
 if TYPE_CHECKING:
     from hydrakit.plan.model import Plan
@@ -29,11 +27,11 @@ class TuneProgress(PlainProgress, TuneCallback):
         self.on_choice = on_choice
 
     def trials(self, number: int, done: int, of: int) -> None:
-        """A number of a round's trials is finished."""
-        self.mention(f"{self.name(number, self.rounds[number - 1])}: {done} of {of} trials")
+        """Print the number of finished trials of a round."""
+        self.print_sometimes(f"{self.name(number, self.rounds[number - 1])}: {done} of {of} trials")
 
     def chosen(self, tuning: RoundTuning) -> None:
-        """A round's setting is chosen."""
+        """Pass on the tuning of a round."""
         self.on_choice(tuning)
 
 
@@ -41,9 +39,8 @@ class OrderProgress(PlainProgress, OrderCallback):
     """Prints the progress of a search for an order."""
 
     def tried(self, order: TriedOrder, result: OrderResult) -> None:
-        """Print a line for an order."""
-        click.echo(
+        """Print the score of an order."""
+        self.print(
             f"order {len(result.tried)} of {result.possible}: "
-            f"{', '.join(order.supports) or 'no support'}: validation {order.score:.3f}",
-            err=True,
+            f"{', '.join(order.supports) or 'no support'}: validation {order.score:.3f}"
         )

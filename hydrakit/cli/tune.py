@@ -1,4 +1,4 @@
-"""``hydrakit tune`` and ``hydrakit order``."""
+"""The commands ``hydrakit tune`` and ``hydrakit order``."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import click
 from hydrakit.cli import params
 from hydrakit.cli.plan_options import PlanCommand, datasets, plan_options, strategy
 
-TUNED = ("learning_rate", "dropout")  # what `tune` chooses
+TUNED = ("learning_rate", "dropout")  # hyperparameters that `tune` chooses
 
 if TYPE_CHECKING:
     from hydrakit.runs.context import RunContext
     from hydrakit.search.order import OrderResult
-    from hydrakit.search.tuning import RoundTuning
+    from hydrakit.search.tune import RoundTuning
 
 
 def _values(_: click.Context, __: click.Parameter, value: str | None) -> list[float] | None:
-    """Numbers, as ``1e-4,3e-4``."""
+    """Parse numbers such as ``1e-4,3e-4``."""
     if value is None:
         return None
     try:
@@ -29,7 +29,7 @@ def _values(_: click.Context, __: click.Parameter, value: str | None) -> list[fl
 
 
 @click.command(
-    cls=PlanCommand, short_help="Choose learning rate and dropout of every round; write a plan."
+    cls=PlanCommand, short_help="Tune learning rate and dropout of every round, and write a plan."
 )
 @strategy
 @datasets
@@ -51,6 +51,7 @@ def _values(_: click.Context, __: click.Parameter, value: str | None) -> list[fl
     type=click.IntRange(min=2),
     default=3,
     show_default=True,
+    metavar="N",
     help="Number of cross-validation folds within each round's training split.",
 )
 @click.option(
@@ -58,13 +59,13 @@ def _values(_: click.Context, __: click.Parameter, value: str | None) -> list[fl
     type=click.Choice(["grid", "optuna"]),
     default="grid",
     show_default=True,
-    help="Try all pairs of the values, or pairs that Optuna proposes within their ranges.",
+    help="Try all pairs of values (grid), or pairs that Optuna proposes within their ranges.",
 )
 @click.option(
     "--trials",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Number of pairs that Optuna tries in each round.  [default: 20]",
+    help="Number of pairs to try in each round with Optuna.  [default: 20]",
 )
 @click.option("--out", type=params.FOLDER, metavar="FILE", help="Write the plan to this file.")
 @params.running_options
@@ -79,10 +80,10 @@ def tune(
     out: Path | None,
     **given: Any,
 ) -> None:
-    """Choose learning rate and dropout of every round, by cross-validation on its training split.
+    """Choose learning rate and dropout of every round by cross-validation on its training split.
 
-    The test split is never read. `hydrakit run --plan FILE` runs the plan that is written. The same
-    command goes on where a stopped one left off; one with further values tries only these.
+    The test split is never read. Run the plan that is written with `hydrakit run --plan FILE`. To
+    resume after a stop, run the same command again; with more values, it tries only the new ones.
     """
     strategy, datasets = given.pop("strategy"), given.pop("datasets")
     for option, value in (("--strategy", strategy), ("--datasets", datasets), ("--out", out)):
@@ -91,7 +92,7 @@ def tune(
     assert out is not None
     for path in given["changes"]:
         if path.startswith("rounds.") and path.rpartition(".")[2] in TUNED:
-            raise click.UsageError(f"`tune` chooses this value itself: leave out --set {path}")
+            raise click.UsageError(f"`tune` chooses this value: leave out --set {path}")
 
     from hydrakit.cli.search_progress import TuneProgress
     from hydrakit.data.dicom.index import report_index_progress
@@ -102,7 +103,7 @@ def tune(
     plan = make_plan(strategy, datasets, plugins=plugins, **given)
     progress = TuneProgress(plan, on_choice=lambda each: _print_round(each, len(plan.rounds)))
     with report_index_progress(progress.indexing):
-        tuned = engine.tune(
+        result = engine.tune(
             plan,
             out,
             context,
@@ -116,53 +117,56 @@ def tune(
             callbacks=[progress],
             plugins=plugins,
         )
-    click.echo(f"plan:    {tuned.path}")
-    click.echo(f"trials:  {tuned.trials_path}")
-    click.echo(f"run it:  hydrakit run --plan {tuned.path}")
+    click.echo(f"plan:    {result.path}")
+    click.echo(f"trials:  {result.trials_path}")
+    click.echo(f"run it:  hydrakit run --plan {result.path}")
 
 
-def _print_round(tuned: RoundTuning, rounds: int) -> None:
-    """What was tried for a round."""
-    from hydrakit.cli.show import print_table
+def _print_round(tuning: RoundTuning, rounds: int) -> None:
+    """Print the settings that were tried for a round, and the chosen one."""
+    from hydrakit.cli.printing import print_table
 
-    title = f"round {tuned.number} of {rounds}, {tuned.round.dataset} {tuned.round.train}"
-    if tuned.chosen is None:
+    title = f"round {tuning.number} of {rounds}, {tuning.round.dataset} {tuning.round.train}"
+    if tuning.chosen is None:
         click.echo(f"{title}: trains nothing, so there is nothing to choose\n")
         return
     rows = []
-    for place, tried in enumerate(tuned.candidates):
-        scores = ["diverged" if r.score is None else f"{r.score:.3f}" for r in tried.records]
+    for index, candidate in enumerate(tuning.candidates):
+        setting, score, records = candidate.setting, candidate.score, candidate.records
+        scores = ["diverged" if r.score is None else f"{r.score:.3f}" for r in records]
         rows.append(
             [
-                f"{tried.setting.learning_rate:g}",
-                f"{tried.setting.dropout:g}",
-                "" if tried.score is None else f"{tried.score:.3f}",
+                f"{setting.learning_rate:g}",
+                f"{setting.dropout:g}",
+                "" if score is None else f"{score:.3f}",
                 " ".join(scores),
-                f"{sum(each.epochs for each in tried.records) / len(tried.records):.0f}",
-                f"{sum(each.seconds for each in tried.records):.1f}",
-                "chosen" if place == tuned.chosen else "",
+                f"{sum(each.epochs for each in records) / len(records):.0f}",
+                f"{sum(each.seconds for each in records):.1f}",
+                "chosen" if index == tuning.chosen else "",
             ]
         )
     columns = ["#learning rate", "#dropout", "#mean", "by fold", "#epochs", "#seconds", ""]
     print_table(
-        columns, rows, title=f"{title}: AUC (of a number R2) of each fold, by its best epoch"
+        columns, rows, title=f"{title}: validation AUC (R2 in regression) of each fold's best epoch"
     )
 
 
-@click.command(cls=PlanCommand, short_help="Find which supports help a target, and in which order.")
-@click.option("--target", metavar="NAME", help="Dataset to find supports for.")
+@click.command(
+    cls=PlanCommand, short_help="Find which support datasets help a target, and in which order."
+)
+@click.option("--target", metavar="NAME", help="Dataset to find support datasets for.")
 @click.option(
     "--strategy",
     default="hydra",
     show_default=True,
     metavar="NAME",
-    help="Strategy that trains each order of supports.",
+    help="Strategy to train each order of support datasets with.",
 )
 @click.option(
     "--datasets",
     callback=params.names,
     metavar="A,B,...",
-    help="Datasets to choose supports from.",
+    help="Datasets to choose the support datasets from.",
 )
 @plan_options(without=("splits",))
 @click.option(
@@ -171,7 +175,7 @@ def _print_round(tuned: RoundTuning, rounds: int) -> None:
     default=1,
     show_default=True,
     metavar="N",
-    help="Runs of each order, with the seeds --seed, --seed + 1, ...; all have the same splits.",
+    help="Number of runs of each order, with seeds --seed, --seed + 1, ... and the same splits.",
 )
 @click.option(
     "--budget",
@@ -189,7 +193,7 @@ def _print_round(tuned: RoundTuning, rounds: int) -> None:
     "--out",
     type=params.FOLDER,
     metavar="DIR",
-    help="Folder of the search.  [default: one under ./runs, the same for the same search]",
+    help="Folder of the search.  [default: a folder in ./runs, the same for the same search]",
 )
 @params.running_options
 @params.as_json
@@ -207,11 +211,11 @@ def order(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Find which of the --datasets help the --target as supports, and in which order.
+    """Find which of the --datasets help the --target as support datasets, and in which order.
 
-    Judged on the target's validation split alone; the test split is never read. Each order is
-    trained as the target, its supports, and the target again. Of the best one each support is then
-    left out: did it help or hurt? The same command goes on where a stopped one left off.
+    Orders are compared by the validation split of the target; the test split is never read. Each
+    order is trained as the target, its supports, and the target again. Each support of the best
+    order is then left out in turn, to test whether it helps. To resume, run the same command again.
     """
     if not target or not datasets:
         raise click.UsageError(f"{'--datasets' if target else '--target'} is needed")
@@ -219,7 +223,7 @@ def order(
     from hydrakit.cli.search_progress import OrderProgress
     from hydrakit.search import order as engine
 
-    found = engine.order(
+    result = engine.order(
         datasets,
         target,
         engine.OrderSearch(
@@ -235,22 +239,18 @@ def order(
         callback=OrderProgress(),
     )
     if as_json:
-        click.echo(found.model_dump_json(indent=2))
+        click.echo(result.model_dump_json(indent=2))
     else:
-        _print_order(found)
-
-
-def _named(supports: tuple[str, ...]) -> str:
-    return ", ".join(supports) or "no support"
+        _print_order(result)
 
 
 def _print_order(result: OrderResult) -> None:
-    from hydrakit.cli.show import print_table
+    from hydrakit.cli.printing import print_table
 
     best = sorted(result.tried, key=lambda each: (-each.score, len(each.supports)))
     rows = [
         [
-            _named(each.supports),
+            ", ".join(each.supports) or "no support",
             f"{each.score:.3f}",
             " ".join(f"{score:.3f}" for score in each.scores),
             f"{each.seconds:.1f}",
@@ -258,7 +258,7 @@ def _print_order(result: OrderResult) -> None:
         ]
         for each in best
     ]
-    title = f"{result.strategy}, target {result.target}: validation AUC (of a number R2)"
+    title = f"{result.strategy}, target {result.target}: validation AUC (R2 in regression)"
     print_table(["supports in order", "#mean", "by seed", "#seconds", ""], rows, title=title)
     for line in _search_lines(result):
         click.echo(line)
@@ -267,7 +267,7 @@ def _print_order(result: OrderResult) -> None:
 
 
 def _search_lines(result: OrderResult) -> list[str]:
-    """How far the search went, and what its best figure is worth."""
+    """The extent of the search, and a warning about the score of the best order."""
     limits = [] if result.budget is None else [f"{result.budget} runs"]
     limits += [] if result.minutes is None else [f"{result.minutes:g} minutes"]
     runs = len(result.tried) * len(result.seeds)
@@ -277,12 +277,12 @@ def _search_lines(result: OrderResult) -> list[str]:
     ]
     if result.search == "greedy":
         lines.append(
-            "too many orders for the budget: the best support was added at the end, again and "
-            "again, before others were tried; a better order may have been missed"
+            "too many orders for the budget: a greedy search added the best support at the end, "
+            "one at a time, before trying other orders; a better order may have been missed"
         )
     if result.luck is not None:
         lines.append(
-            f"the best of many on one validation split flatters: the best of {len(result.tried)} "
-            f"networks that know nothing has {result.luck:.3f} here on average"
+            "the score of the best order is optimistic: the expected best AUC of "
+            f"{len(result.tried)} random classifiers on these validation cases is {result.luck:.3f}"
         )
     return lines

@@ -1,4 +1,4 @@
-"""``hydrakit weights``."""
+"""The commands ``hydrakit weights inspect``, ``import-authors`` and ``swap``."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from hydrakit.cli import params
 from hydrakit.errors import one_line
 
 
-@click.group(short_help="Look into weight files, import and swap them.")
+@click.group(short_help="Inspect, import and swap weight files.")
 def weights() -> None:
-    """Weight files: look into them, import them, put a head on another body."""
+    """Inspect weight files, import them, and combine a head with another body."""
 
 
 @weights.command()
 @click.argument("file", type=params.FOLDER)
 @params.as_json
 def inspect(file: Path, as_json: bool) -> None:
-    """Tell what a safetensors FILE of hydrakit is, and what its input needs."""
+    """Print the contents of a safetensors FILE of hydrakit and the input that it expects."""
     from hydrakit.weights.format import read_metadata
 
     description = read_metadata(file)
@@ -28,22 +28,24 @@ def inspect(file: Path, as_json: bool) -> None:
         return
     facts = description.model_dump(mode="json", exclude={"probe"}, exclude_none=True)
     for key, value in facts.items():
-        shown = ", ".join(map(str, value)) or "none" if isinstance(value, list) else _words(value)
-        click.echo(f"{key + ':':16}{one_line(shown, 2**20)}")
+        text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else _text(value)
+        click.echo(f"{key + ':':16}{one_line(text, 2**20)}")
 
 
-def _words(value: object) -> str:
-    """A value, and dictionaries as their names and values."""
+def _text(value: object) -> str:
+    """A value as text; a dictionary as a list of names and values."""
     if not isinstance(value, dict):
         return str(value)
-    return ", ".join(f"{name} {_words(inner)}" for name, inner in value.items()) or "none"
+    return ", ".join(f"{name} {_text(inner)}" for name, inner in value.items()) or "none"
 
 
 @weights.command("import-authors")
 @click.argument("file", type=params.FOLDER)
-@click.option("--out", type=params.FOLDER, required=True, metavar="DIR", help="A new folder.")
+@click.option(
+    "--out", type=params.FOLDER, required=True, metavar="DIR", help="New folder to write to."
+)
 def import_authors(file: Path, out: Path) -> None:
-    """Turn a checkpoint FILE.pth of the paper's authors into body and head safetensors."""
+    """Convert a checkpoint FILE.pth of the paper's authors to safetensors of body and head."""
     from hydrakit.weights.import_authors import import_authors as convert
 
     for path in convert(file, out):
@@ -51,14 +53,20 @@ def import_authors(file: Path, out: Path) -> None:
 
 
 @weights.command()
-@click.option("--body", type=params.FOLDER, required=True, metavar="FILE")
-@click.option("--head", type=params.FOLDER, required=True, metavar="FILE")
-@click.option("--out", type=params.FOLDER, required=True, metavar="DIR", help="A new folder.")
+@click.option(
+    "--body", type=params.FOLDER, required=True, metavar="FILE", help="Weights of the body."
+)
+@click.option(
+    "--head", type=params.FOLDER, required=True, metavar="FILE", help="Weights of the head."
+)
+@click.option(
+    "--out", type=params.FOLDER, required=True, metavar="DIR", help="New folder to write to."
+)
 def swap(body: Path, head: Path, out: Path) -> None:
-    """Put a head on another body, after checking that they fit."""
-    from hydrakit.weights.files import swap as join
+    """Combine a head with another body, after checking that they fit together."""
+    from hydrakit.weights.files import swap as swap_head
 
-    note = join(body, head, out)
+    note = swap_head(body, head, out)
     if note:
         click.echo(f"Note: {note}")
     click.echo(out / "body.safetensors")

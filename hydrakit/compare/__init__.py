@@ -1,1 +1,1 @@
-"""Comparing strategies: cells, the processes that run them, what they show together."""
+"""Comparison of strategies: design, processes that run the cells, and evaluation."""

@@ -1,4 +1,4 @@
-"""The cells of a comparison: which runs it has, and the plan of each."""
+"""Design of a comparison, the plans of its cells, and its folder."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ FILE = "compare.json"
 MAX_CELLS = 10_000
 WRITE_ELSEWHERE = "choose another folder with `--out`"
 
-OF_CELLS = {"seed", "split_seed", "splits", "whole"}
-"""Settings of a plan that the design itself decides for each cell."""
+SET_BY_CELLS = {"seed", "split_seed", "splits", "whole"}
+"""Settings of plans that the design chooses for each cell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +42,10 @@ class Cell:
     """One run of a comparison.
 
     Attributes:
-        strategy: Name.
-        seed: Of its plan.
-        repeat: Of the cross-validation; decides the splits.
-        fold: Whose cases are tested.
+        strategy: Name of the strategy.
+        seed: Seed of the plan.
+        repeat: Number of the cross-validation's repeat, which is the seed of the splits.
+        fold: Number of the fold that is tested.
     """
 
     strategy: str
@@ -55,30 +55,30 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of the cell and of its folder."""
         return f"{self.strategy}-seed{self.seed}-repeat{self.repeat}-fold{self.fold}"
 
     @property
     def group(self) -> tuple[int, int, int]:
-        """What it has in common with the cells of the other strategies: seed, repeat, fold."""
+        """Seed, repeat and fold, which cells of different strategies have in common."""
         return self.seed, self.repeat, self.fold
 
     def __str__(self) -> str:
-        """As it is called in messages."""
+        """Name of the cell in messages."""
         return f"{self.strategy}, seed {self.seed}, repeat {self.repeat}, fold {self.fold}"
 
 
 class Design(Frozen):
-    """What is compared.
+    """Strategies to compare, and how.
 
     Attributes:
-        strategies: Names; every other one is compared with the first.
-        datasets: Names in the order of training; the last is the target.
-        seeds: Number of seeds, which begin at 0.
+        strategies: Names of the strategies; every other one is compared with the first.
+        datasets: Names of the datasets in the order of training; the last is the target.
+        seeds: Number of seeds, from 0.
         folds: Number of folds; None for a single 8-1-1 split.
-        repeats: Of the cross-validation, each with folds of its own.
-        settings: Further settings of the plans (`PlanSettings`), by name. Defaults are left out, so
-            that the same design has the same digest.
+        repeats: Number of repeats of the cross-validation, each with different folds.
+        settings: Further settings of the plans (`PlanSettings`), by name, without default values,
+            so that equal designs have equal digests.
     """
 
     strategies: Annotated[tuple[Name, ...], Field(min_length=1)]
@@ -91,7 +91,7 @@ class Design(Frozen):
     @field_validator("settings")
     @classmethod
     def _without_defaults(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        known = PlanSettings.model_fields.keys() - OF_CELLS
+        known = PlanSettings.model_fields.keys() - SET_BY_CELLS
         for name in settings:
             if name not in known:
                 raise ValueError(unknown("setting", name, known))
@@ -107,25 +107,25 @@ class Design(Frozen):
         if len(set(self.strategies)) < len(self.strategies):
             raise ValueError("a strategy is named twice")
         if self.folds is None and self.repeats > 1:
-            raise ValueError("a single split cannot be repeated: give it folds")
+            raise ValueError("a single split cannot be repeated: choose a number of folds")
         cells = self.seeds * self.repeats * (self.folds or 1) * len(self.strategies)
         if cells > MAX_CELLS:
-            raise ValueError(f"{cells} cells are asked for, and {MAX_CELLS} are the most")
+            raise ValueError(f"the design has {cells} cells, and at most {MAX_CELLS} are possible")
         return self
 
     @property
     def target(self) -> str:
-        """The dataset that is tested."""
+        """Name of the dataset to test on."""
         return self.datasets[-1]
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what all cells have in common: others can be added, it stays the same."""
+        """SHA-256 of the datasets, folds and settings; it stays the same when cells are added."""
         fixed = self.model_dump(mode="json", include={"datasets", "folds", "settings"})
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
     def cells(self) -> list[Cell]:
-        """All of them, those of one (seed, repeat, fold) after one another."""
+        """All cells; those of one (seed, repeat, fold) follow one another."""
         groups = product(range(self.repeats), range(self.seeds), range(self.folds or 1))
         return [
             Cell(strategy=strategy, seed=seed, repeat=repeat, fold=fold)
@@ -134,18 +134,17 @@ class Design(Frozen):
         ]
 
     def split(self, fold: int) -> Split:
-        """Of the target, in a fold."""
+        """The split of the target for a fold."""
         if self.folds is None:
             return TARGET_SPLIT
         return Split(train=8, val=2, fold=Fold(index=fold, count=self.folds))
 
     def plan(self, cell: Cell, plugins: Plugins) -> Plan:
-        """The plan of a cell.
+        """Make the plan of a cell.
 
         Raises:
             PluginError: Unknown strategy, dataset or head.
-            PlanError: The settings are impossible, or a change concerns rounds that no strategy
-                has.
+            PlanError: The settings are invalid, or a change names rounds that no strategy has.
         """
         plan = self._unchanged(cell, plugins)
         changes = self.settings.get("changes")
@@ -162,7 +161,7 @@ class Design(Frozen):
         return complete_options(edit_existing_rounds(plan, changes), plugins)
 
     def _unchanged(self, cell: Cell, plugins: Plugins) -> Plan:
-        """The plan of a cell before the changes of its values."""
+        """Make the plan of a cell without its ``changes``."""
         return make_plan(
             cell.strategy,
             self.datasets,
@@ -176,10 +175,10 @@ class Design(Frozen):
 
 
 def make_design(**given: Any) -> Design:
-    """A `Design` from its attributes.
+    """Make a `Design` from its attributes.
 
     Raises:
-        PlanError: One of them is impossible.
+        PlanError: An attribute is invalid.
     """
     try:
         return Design.model_validate(given)
@@ -188,15 +187,15 @@ def make_design(**given: Any) -> Design:
 
 
 class Description(Frozen):
-    """What ``compare.json`` holds.
+    """Content of ``compare.json``.
 
     Attributes:
         format: Version of this format.
-        hydrakit: Version that wrote it.
-        digest: Of the design: what all cells in the folder have in common.
-        design: What the last command asked for.
-        positive: The class whose AUC is told.
-        status: Of each cell of the design: ``done``, ``waiting``, or why it failed.
+        hydrakit: Version of hydrakit that wrote the file.
+        digest: Digest of the design, equal for all cells in the folder.
+        design: Design of the last command.
+        positive: Class treated as positive in the AUC.
+        status: Status of each cell: ``done``, ``waiting``, or why it failed.
     """
 
     format: Literal[1] = 1
@@ -211,7 +210,7 @@ class CompareDir:
     """The folder of a comparison.
 
     Attributes:
-        path: Of the folder.
+        path: Path of the folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -219,70 +218,71 @@ class CompareDir:
 
     @property
     def rounds(self) -> Path:
-        """The rounds that cells have in common."""
+        """Folder of rounds that cells share."""
         return self.path / "rounds"
 
     @property
     def comparison_path(self) -> Path:
-        """Of ``comparison.json``."""
+        """Path of ``comparison.json``."""
         return self.path / "comparison.json"
 
     def cell(self, cell: Cell) -> Path:
-        """The run of a cell."""
+        """Folder of the run of a cell."""
         return self.path / "cells" / cell.name
 
     def failure_path(self, cell: Cell) -> Path:
-        """Where a process tells why a cell failed."""
+        """Path of the file that says why a cell failed."""
         return self.path / "cells" / f"{cell.name}.failed"
 
     def status(self, cell: Cell) -> str:
-        """``done``, ``waiting``, or why it failed, on one line."""
+        """Status of a cell: ``done``, ``waiting``, or why it failed, on one line."""
         if (self.cell(cell) / "results.json").is_file():
             return "done"
         try:
-            told = read_whole(self.failure_path(cell))
+            content = read_whole(self.failure_path(cell))
         except FileNotFoundError:
             return "waiting"
         except (OSError, ValueError):
             return f"{self.failure_path(cell)}: cannot be read"
-        lines = told.decode("utf-8", "replace").split("\n")
+        lines = content.decode("utf-8", "replace").split("\n")
         return next((one_line(line) for line in reversed(lines) if line.strip()), "unknown")
 
     def check(self, design: Design) -> None:
-        """See that a comparison can go on here: in a new or empty folder, or its own.
+        """Refuse a folder that is neither new nor empty nor that of the same design.
 
         Raises:
             PlanError: The folder holds something else.
         """
         path = self.path / FILE
         if path.is_file():
-            before = self.description()
-            if before.digest != design.digest:
+            description = self.description()
+            if description.digest != design.digest:
+                names = _differing(description.design, design)
                 raise PlanError(
-                    f"{self.path}: holds a comparison with other {_differing(before, design)}: "
-                    "strategies, seeds and repeats can be added, for others choose another folder "
-                    "with `--out`"
+                    f"{self.path}: holds a comparison with other {names}: "
+                    "only strategies, seeds and repeats can be added; for other changes choose "
+                    "another folder with `--out`"
                 )
         elif self.path.exists() and not (self.path.is_dir() and self._is_empty()):
             raise PlanError(
-                f"{self.path}: is not empty and not a comparison's folder: choose another with "
-                "`--out`"
+                f"{self.path}: is neither empty nor the folder of a comparison: choose another "
+                "with `--out`"
             )
 
     def description(self) -> Description:
-        """What ``compare.json`` says.
+        """Read ``compare.json``.
 
         Raises:
-            PlanError: It cannot be read.
+            PlanError: The file cannot be read.
         """
         remedy = "name the folder that `hydrakit compare` printed"
         return read_record(self.path / FILE, Description, remedy=remedy)
 
     def begin(self) -> None:
-        """Make the folder.
+        """Create the folder.
 
         Raises:
-            PlanError: It cannot be written.
+            PlanError: The folder cannot be written.
         """
         with writable(self.path, WRITE_ELSEWHERE):
             (self.path / "cells").mkdir(parents=True, exist_ok=True)
@@ -297,21 +297,23 @@ class CompareDir:
             write_record(self.path / FILE, description)
 
     def _is_empty(self) -> bool:
-        """Whether there is nothing in it, save what was begun and at once stopped."""
-        begun = {*FILES, "cells"}
+        """Whether the folder holds nothing but the first files of a command that was stopped."""
+        first = {*FILES, "cells"}
         names = {path.name for path in self.path.iterdir()}
-        return all(name in begun or name.startswith(f".{FILE}.") for name in names)
+        return all(name in first or name.startswith(f".{FILE}.") for name in names)
 
 
-def _differing(before: Description, design: Design) -> str:
+def _differing(before: Design, design: Design) -> str:
+    """Names of the settings in which two designs differ."""
     old, new = (
-        {"datasets": d.datasets, "folds": d.folds, **d.settings} for d in (before.design, design)
+        {"datasets": each.datasets, "folds": each.folds, **each.settings}
+        for each in (before, design)
     )
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     return ", ".join(name.replace("_", "-") for name in names)
 
 
 def _plain(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Settings as they come back from JSON."""
-    read: Mapping[str, Any] = json.loads(json.dumps(settings))
-    return read
+    """Settings after writing them to JSON and reading them back."""
+    plain: Mapping[str, Any] = json.loads(json.dumps(settings))
+    return plain

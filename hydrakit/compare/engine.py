@@ -1,4 +1,4 @@
-"""Comparing strategies: every cell an ordinary run, several at once, and the result as data."""
+"""Comparison of strategies: training all cells, several at a time, and comparing their results."""
 
 from __future__ import annotations
 
@@ -31,32 +31,32 @@ SECONDS_BETWEEN_REPORTS = 30.0
 
 
 class CompareCallback(RunCallback):
-    """Told how a comparison goes. These methods do nothing: override the ones of interest."""
+    """Called when something happens in a comparison; override the methods of interest."""
 
-    def begun(self, out: Path, cells: int, rounds: int, at_once: int) -> None:
-        """The data is ready: so many cells with so many rounds are to be there in the end."""
+    def begun(self, out: Path, cells: int, rounds: int, processes: int) -> None:
+        """The data is ready; numbers of all cells, of their rounds, and of processes."""
 
     def rounds_done(self, rounds: int) -> None:
-        """So many rounds of all cells are there."""
+        """Number of rounds of all cells that are done."""
 
     def done(self, cell: Cell, run: RunDir, before: bool) -> None:
-        """A cell is finished, in this or an earlier command."""
+        """A cell is finished, in this command or ``before``."""
 
     def failed(self, cell: Cell, reason: str) -> None:
-        """A cell failed; the others go on."""
+        """A cell failed; the others continue."""
 
     def killed(self, cell: Cell, reason: str) -> None:
-        """A process ended before its time, with this cell under way."""
+        """A process ended unexpectedly while it ran this cell."""
 
 
 @dataclass(frozen=True)
 class CompareResult:
-    """How a comparison ended.
+    """Result of `compare`.
 
     Attributes:
-        path: Of its folder.
-        comparison: What it found; None where no fold has all strategies.
-        failed: Why cells failed, by name.
+        path: Path of the comparison's folder.
+        comparison: Results; None if no fold has all strategies.
+        failed: Reasons why cells failed, by name of the cell.
     """
 
     path: Path
@@ -65,7 +65,7 @@ class CompareResult:
 
 
 def default_out(design: Design) -> Path:
-    """Where a comparison lies unless told otherwise: strategies and seeds can be added there."""
+    """The default folder of a comparison, the same when strategies or seeds are added."""
     return Path("runs") / f"compare-{design.target}-{design.digest[:8]}"
 
 
@@ -78,69 +78,69 @@ def compare(
     callback: CompareCallback | None = None,
     **values: Any,
 ) -> CompareResult:
-    """Run the cells of a comparison that are not there yet, and compare the strategies.
+    """Run the cells of a comparison that are not done yet, and compare the strategies.
 
-    Cells run in processes of their own, which load the plugins by themselves. A cell that fails
-    does not stop the others.
+    Cells run in separate processes, which load the plugins themselves. A cell that fails does not
+    stop the others.
 
     Args:
-        design: What is compared.
-        context: Where and how to compute; ``launcher`` and ``jobs`` say in which processes.
-        positive: Class whose AUC is compared; None for the second of two.
-        out: Folder of the comparison; None for `default_out`. One that holds cells of the same
-            design is continued.
+        design: Strategies to compare, and how.
+        context: Where and how to compute; ``launcher`` and ``jobs`` choose the processes.
+        positive: Class treated as positive in the AUC; None for the second of two.
+        out: Folder of the comparison; None for `default_out`. A comparison of the same design
+            is resumed.
         callback: Called when something happens.
         values: Values of the context by name.
 
     Raises:
-        HydrakitError: The design, the context or the data is impossible.
+        HydrakitError: The design, the context or the data is invalid.
     """
     context, callback = context_of(context, values), callback or CompareCallback()
     if not context.test:
         raise PlanError("a comparison needs the results of its runs: leave out test=False")
     out = out or default_out(design)
-    here = CompareDir(out.resolve())
-    context = context.changed(round_cache=here.rounds)
+    compare_dir = CompareDir(out.resolve())
+    context = context.changed(round_cache=compare_dir.rounds)
     plugins = context.plugins()
     chosen = positive_class(plugins.get(DatasetAdapter, design.target), positive)
     plans = {cell: design.plan(cell, plugins) for cell in design.cells()}
-    here.check(design)
+    compare_dir.check(design)
     factory = plugins.get(LauncherFactory, context.launcher)
     launcher: Launcher = factory.build(factory.options())
     processes = launcher.processes(context, len({cell.group for cell in plans}))
     with using_cache(context.cache):
         cases = _prepare(next(iter(plans.values())), context, plugins, chosen, callback)
-    tracker = CellTracker(here, plans, callback, design, cases, plugins)
-    here.begin()
-    with locked(here.path):
-        here.check(design)  # another process may have begun here
+    tracker = CellTracker(compare_dir, plans, callback, design, cases, plugins)
+    compare_dir.begin()
+    with locked(compare_dir.path):
+        compare_dir.check(design)  # again, now that no other process can write there
         tracker.write()
         rounds = sum(len(plan.rounds) for plan in plans.values())
         callback.begun(out, len(plans), rounds, processes)
         tracker.run(launcher, context, processes)
-        comparison = compare_cells(here, design, cases)
+        comparison = compare_cells(compare_dir, design, cases)
         tracker.publish(comparison)
     return CompareResult(out, comparison, tracker.failures)
 
 
-def positive_class(adapter: DatasetAdapter, wanted: str | None) -> str:
-    """The class whose AUC is compared.
+def positive_class(adapter: DatasetAdapter, requested: str | None) -> str:
+    """The class treated as positive in the AUC: the requested one, or the second of two.
 
     Raises:
-        DataError: The dataset has none of that name, or several that it could be.
+        DataError: The dataset has no such class, or none was requested and it has not two.
     """
     names = ", ".join(adapter.classes)
     if adapter.task == "regression":
         raise DataError(
-            f"{adapter.name}: its label is a number, and AUCs are compared: name another target"
+            f"{adapter.name}: labels are numbers, and AUCs need classes: choose another target"
         )
-    if wanted is None and len(adapter.classes) == 2 and adapter.task == "classification":
+    if requested is None and len(adapter.classes) == 2 and adapter.task == "classification":
         return adapter.classes[1]
-    if wanted is None:
+    if requested is None:
         raise DataError(f"{adapter.name}: has the classes {names}: name one with `--positive`")
-    if wanted not in adapter.classes:
-        raise DataError(f"--positive {wanted!r}: is not a class of {adapter.name!r} ({names})")
-    return wanted
+    if requested not in adapter.classes:
+        raise DataError(f"--positive {requested!r}: is not a class of {adapter.name!r} ({names})")
+    return requested
 
 
 def _prepare(
@@ -150,7 +150,7 @@ def _prepare(
     positive: str,
     callback: CompareCallback,
 ) -> ScoredCases:
-    """Prepare every dataset once, so that no process waits for another, and check the splits."""
+    """Prepare all datasets, so that no process waits for another, and check them for leakage."""
     datasets = prepare_datasets(plan, find_datasets(plan, context, plugins), callback)
     leakage = check_leakage(datasets.prepared, datasets.adapters, plan)
     return scored_cases(datasets.prepared[plan.target].index, leakage.units[plan.target], positive)
@@ -158,37 +158,51 @@ def _prepare(
 
 @dataclass
 class CellTracker:
-    """What has become of the cells, as their folders tell it."""
+    """Tracks the status of all cells by their folders, and publishes results.
 
-    here: CompareDir
+    Attributes:
+        compare_dir: Folder of the comparison.
+        plans: Plan of each cell.
+        callback: Called when the status of a cell changes.
+        design: Design of the comparison.
+        cases: Cases of the target.
+        plugins: Plugins of this process.
+        ended: Cells that are done or failed.
+        published: Number of ended cells when the report was last written.
+        next_report: Time before which no other report is written.
+    """
+
+    compare_dir: CompareDir
     plans: Mapping[Cell, Plan]
     callback: CompareCallback
     design: Design
     cases: ScoredCases
     plugins: Plugins
-    told: set[Cell] = field(default_factory=set)
-    published: int = 0  # cells that had ended when a report was last written
-    next_look: float = 0.0  # in the clock's seconds, no report before
+    ended: set[Cell] = field(default_factory=set)
+    published: int = 0
+    next_report: float = 0.0
 
     @property
     def failures(self) -> dict[str, str]:
-        """Why cells failed, by name."""
-        found = {cell.name: self.here.status(cell) for cell in self.plans}
-        return {name: said for name, said in found.items() if said not in ("done", "waiting")}
+        """Reasons why cells failed, by name of the cell."""
+        states = self._states()
+        return {name: text for name, text in states.items() if text not in ("done", "waiting")}
 
     def run(self, launcher: Launcher, context: RunContext, processes: int) -> None:
-        """Run what is not done."""
+        """Run all cells that are not done."""
         for cell in self.plans:
-            self.here.failure_path(cell).unlink(missing_ok=True)  # it gets another chance
-        self._look(before=True)
+            self.compare_dir.failure_path(cell).unlink(
+                missing_ok=True
+            )  # failed cells are tried again
+        self._update(before=True)
         groups: dict[tuple[int, int, int], list[tuple[Cell, Plan]]] = {}
         for cell, plan in self.plans.items():
-            if cell not in self.told:
+            if cell not in self.ended:
                 groups.setdefault(cell.group, []).append((cell, plan))
         try:
             launcher.run(
                 list(groups.values()),
-                self.here.path,
+                self.compare_dir.path,
                 context,
                 processes=processes,
                 on_poll=self._poll,
@@ -204,44 +218,48 @@ class CellTracker:
             digest=self.design.digest,
             design=self.design,
             positive=self.cases.positive,
-            status={cell.name: self.here.status(cell) for cell in self.plans},
+            status=self._states(),
         )
-        self.here.write(description)
+        self.compare_dir.write(description)
 
     def publish(self, comparison: Comparison | None) -> None:
-        """Write ``comparison.json`` and ``report.html``, where a fold has all strategies."""
+        """Write ``comparison.json`` and ``report.html``, if there are results."""
         if comparison is not None:
-            write_record(self.here.comparison_path, comparison)
-            write_comparison_report(self.here.path, plugins=self.plugins)
+            write_record(self.compare_dir.comparison_path, comparison)
+            write_comparison_report(self.compare_dir.path, plugins=self.plugins)
 
     def _poll(self) -> None:
-        """Tell what is new, and publish what is found so far now and then."""
-        self._look()
-        ended = len(self.told)
-        if ended in (self.published, len(self.plans)) or time.monotonic() < self.next_look:
+        """Update the status of cells, and from time to time publish the results so far."""
+        self._update()
+        ended = len(self.ended)
+        if ended in (self.published, len(self.plans)) or time.monotonic() < self.next_report:
             return
         self.published = ended
-        with suppress(DataError):  # too few cells to have an AUC, perhaps: at the end it is said
-            found = compare_cells(self.here, self.design, self.cases, under_way=True)
-            self.publish(found)
-            if found is not None:
-                self.next_look = time.monotonic() + SECONDS_BETWEEN_REPORTS
+        with suppress(DataError):  # perhaps too few cells for an AUC; the last comparison raises it
+            comparison = compare_cells(self.compare_dir, self.design, self.cases, under_way=True)
+            self.publish(comparison)
+            if comparison is not None:
+                self.next_report = time.monotonic() + SECONDS_BETWEEN_REPORTS
 
-    def _look(self, before: bool = False) -> None:
-        """Tell what is new."""
-        for cell in [cell for cell in self.plans if cell not in self.told]:
-            status = self.here.status(cell)
+    def _states(self) -> dict[str, str]:
+        """Status of each cell, by name."""
+        return {cell.name: self.compare_dir.status(cell) for cell in self.plans}
+
+    def _update(self, before: bool = False) -> None:
+        """Report newly ended cells and the number of finished rounds to the callback."""
+        for cell in [cell for cell in self.plans if cell not in self.ended]:
+            status = self.compare_dir.status(cell)
             if status == "done":
-                self.callback.done(cell, RunDir(self.here.cell(cell)), before)
+                self.callback.done(cell, RunDir(self.compare_dir.cell(cell)), before)
             elif status != "waiting":
                 self.callback.failed(cell, status)
             if status != "waiting":
-                self.told.add(cell)
+                self.ended.add(cell)
         self.callback.rounds_done(sum(self._rounds(cell) for cell in self.plans))
 
     def _rounds(self, cell: Cell) -> int:
-        """How many rounds of a cell are there."""
-        run, rounds = RunDir(self.here.cell(cell)), self.plans[cell].rounds
-        if cell in self.told:
+        """Number of finished rounds of a cell."""
+        run, rounds = RunDir(self.compare_dir.cell(cell)), self.plans[cell].rounds
+        if cell in self.ended:
             return len(rounds)
         return sum(run.finished(number, round) for number, round in enumerate(rounds, start=1))

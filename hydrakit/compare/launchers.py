@@ -1,4 +1,4 @@
-"""The launcher that comes with hydrakit. What it needs is imported when it is built."""
+"""The built-in launcher; its imports are delayed until it is built."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ def hydrakit_launchers() -> Iterator[LauncherFactory]:
     """The launcher `local`."""
     yield LauncherFactory(
         name="local",
-        summary="Processes of this machine, which divide its CPU threads or GPUs",
+        summary="Processes on this machine, which share its CPU threads or GPUs",
         build=build_local,
     )

@@ -1,9 +1,8 @@
-"""Processes that run the cells of a comparison, several at once.
+"""A pool of local processes that run the cells of a comparison, several at a time.
 
-A process takes the cells of one (seed, repeat, fold), one after another, so that what they have in
-common is trained once. Then it takes the next ones, and where there are none it helps with those of
-another: to start a process costs seconds. When one is killed, the others do not notice, and another
-takes its place.
+A process runs the cells of one group (seed, repeat, fold) one after another, so that rounds that
+they share are trained once. Then it takes the next group, or a cell from another process: starting
+a process takes seconds. A process that is killed is replaced; the others continue.
 """
 
 from __future__ import annotations
@@ -31,76 +30,78 @@ from hydrakit.runs.rundir import RunDir
 from hydrakit.storage.files import write_atomic
 
 POLL = 0.5
-"""Seconds between two looks at what is finished."""
+"""Seconds between two calls of ``on_poll``."""
 
-# What a process that shares a GPU should have. One small network leaves most of a GPU idle: on an
-# H100, six runs at once took as long as one.
-GPU_MEMORY = 4 * 2**30  # bytes; a run with some thousand patches takes 1 or 2
+# Resources of each process that shares a GPU. One small network leaves most of a GPU idle: on an
+# H100, six simultaneous runs took as long as one.
+GPU_MEMORY = 4 * 2**30  # bytes; a run with some thousand patches takes 1 to 2 GiB
 GPU_THREADS = 2
 
 ATTEMPTS = 2
-"""How often a cell may take its process down with it."""
-
+"""Number of processes that may end unexpectedly while running a cell, before it has failed."""
 
 Job = tuple[Cell, Plan]
 
 
 class Queue:
-    """Which cell each of several processes runs next.
+    """Distributes cells to processes.
 
-    Cells of one group lie with the process that began it. One that has nothing left takes a new
-    group, or the last cell of the process that has most left, once that has trained a round: by
-    then what the cells have in common is there, or soon is.
+    A process runs all cells of a group. If there is no group left, it takes the last cell of the
+    process with most waiting cells, as soon as that process has trained a round: by then the rounds
+    that the cells share are trained, or soon will be.
+
+    Args:
+        groups: Groups of cells that are not done.
+        processes: Number of processes.
     """
 
     def __init__(self, groups: Sequence[Sequence[Job]], processes: int) -> None:
-        """Of groups of cells that are not done."""
         self._groups = deque(groups)
-        self._left: list[deque[Job]] = [deque() for _ in range(processes)]
+        self._waiting: list[deque[Job]] = [deque() for _ in range(processes)]
 
-    def next(self, process: int, ahead: Callable[[int], bool]) -> Job | None:
-        """A cell for a process that is at none, or None where there is none yet.
+    def next(self, process: int, has_trained: Callable[[int], bool]) -> Job | None:
+        """The next cell of an idle process; None if there is none at present.
 
         Args:
-            process: Its number.
-            ahead: Whether a process, by number, has trained a round of its group.
+            process: Number of the process.
+            has_trained: Whether a process, by number, has trained a round of its cell.
         """
-        own = self._left[process]
+        own = self._waiting[process]
         if not own and self._groups:
             own.extend(self._groups.popleft())
         if own:
             return own.popleft()
-        most = max(range(len(self._left)), key=lambda number: len(self._left[number]))
-        return self._left[most].pop() if self._left[most] and ahead(most) else None
+        other = max(range(len(self._waiting)), key=lambda number: len(self._waiting[number]))
+        return self._waiting[other].pop() if self._waiting[other] and has_trained(other) else None
 
-    def again(self, process: int, job: Job) -> None:
-        """A cell whose process was killed is the next one of the process in its place."""
-        self._left[process].appendleft(job)
+    def put_back(self, process: int, job: Job) -> None:
+        """Make a cell the next one of a process, after its process was killed."""
+        self._waiting[process].appendleft(job)
 
     def __len__(self) -> int:
-        """How many cells wait."""
-        return sum(len(cells) for cells in (*self._groups, *self._left))
+        """Number of waiting cells."""
+        return sum(len(cells) for cells in (*self._groups, *self._waiting))
 
 
 class LocalPool:
-    """Processes of this machine, which divide its threads or GPUs among them."""
+    """A launcher for processes on this machine, which share its CPU threads or GPUs."""
 
     def processes(self, context: RunContext, groups: int) -> int:
-        """One process per CPU thread, or as many as share the GPUs; see `Launcher.processes`."""
-        return self.divided(context, groups)[0]
+        """One process per CPU thread, or several per GPU; see `Launcher.processes`."""
+        return self.resources(context, groups)[0]
 
-    def divided(self, context: RunContext, groups: int) -> tuple[int, tuple[str, ...], int]:
-        """Number of processes, the devices that they take in turn, and the threads of each."""
+    def resources(self, context: RunContext, groups: int) -> tuple[int, tuple[str, ...], int]:
+        """Number of processes, devices that they use in turn, and threads of each process."""
         import torch
 
         from hydrakit.compute.devices import choose_device
 
-        where, jobs = choose_device(context.device), context.jobs
+        device, jobs = choose_device(context.device), context.jobs
         threads = context.threads or torch.get_num_threads()
-        devices: tuple[str, ...] = (str(where),)
-        if where.type == "cuda" and where.index is None:
+        devices: tuple[str, ...] = (str(device),)
+        if device.type == "cuda" and device.index is None:
             devices = tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
-        if jobs is None and where.type == "cuda":
+        if jobs is None and device.type == "cuda":
             memory = min(torch.cuda.get_device_properties(each).total_memory for each in devices)
             sharing = min(memory // GPU_MEMORY, threads // (GPU_THREADS * len(devices)))
             jobs = len(devices) * max(1, sharing)
@@ -119,10 +120,10 @@ class LocalPool:
     ) -> None:
         """Run all cells; see `Launcher.run`.
 
-        A process that is killed is replaced by another, which goes on with the same cell; a cell
-        that was under way when its process ended for the second time counts as failed.
+        A process that is killed is replaced, and its cell is resumed. A cell has failed if its
+        process ends unexpectedly for the second time.
         """
-        _, devices, threads = self.divided(context, processes)
+        _, devices, threads = self.resources(context, processes)
         contexts = [
             context.changed(device=devices[number % len(devices)], threads=threads)
             for number in range(processes)
@@ -132,30 +133,34 @@ class LocalPool:
 
 def _run_groups(
     groups: Sequence[Sequence[Job]],
-    here: CompareDir,
+    compare_dir: CompareDir,
     contexts: Sequence[RunContext],
     on_poll: Callable[[], None],
     on_killed: Callable[[Cell, str], None],
 ) -> None:
-    """Run all groups in as many processes as there are contexts."""
+    """Run all groups, with one process for each context."""
     queue = Queue(groups, len(contexts))
-    falls: Counter[Cell] = Counter()
-    workers = [_Worker(here, context) for context in contexts]
+    crashes: Counter[Cell] = Counter()
+    workers = [_Worker(compare_dir, context) for context in contexts]
     try:
         while queue or any(worker.job for worker in workers):
             for number, worker in enumerate(workers):
                 if worker.job is None:
-                    job = queue.next(number, lambda other: _ahead(workers[other], here))
+                    job = queue.next(
+                        number, lambda other: _has_trained(workers[other], compare_dir)
+                    )
                     if job is not None:
                         worker.give(job)
-            wait([each for worker in workers if worker.job for each in worker.told_by], POLL)
+            wait([each for worker in workers if worker.job for each in worker.wait_handles], POLL)
             for number, worker in enumerate(workers):
                 ended, exitcode = worker.ended()
-                if ended is not None and _fell(ended[0], here, exitcode, falls, on_killed):
-                    queue.again(number, ended)
+                if ended is not None and _must_run_again(
+                    ended[0], compare_dir, exitcode, crashes, on_killed
+                ):
+                    queue.put_back(number, ended)
             on_poll()
     finally:
-        for worker in workers:  # all at once: each writes down what it has
+        for worker in workers:  # first ask all, so that they write checkpoints in parallel
             worker.ask_to_stop()
         for worker in workers:
             worker.stop()
@@ -163,40 +168,40 @@ def _run_groups(
 
 @dataclass
 class _Worker:
-    """A process for one cell after another, or for none yet.
+    """A process that runs one cell after another; it is started with the first cell.
 
     Attributes:
-        here: The comparison's folder.
-        context: Where and how cells run.
-        job: The cell under way.
+        compare_dir: Folder of the comparison.
+        context: Where and how to run cells.
+        job: Cell that is running.
     """
 
-    here: CompareDir
+    compare_dir: CompareDir
     context: RunContext
     job: Job | None = None
     _process: SpawnProcess | None = field(default=None, init=False)
 
     def give(self, job: Job) -> None:
-        """Have it begin with a cell."""
+        """Run a cell, in a new process if none is running."""
         self.job = job
         if self._process is None or not self._process.is_alive():
             context = multiprocessing.get_context("spawn")
             self._pipe, other = context.Pipe()
-            arguments = (other, self.here.path, self.context.resolved().model_dump_json())
+            arguments = (other, self.compare_dir.path, self.context.resolved().model_dump_json())
             self._process = context.Process(target=_work, args=arguments)
             self._process.start()
             other.close()
-        with suppress(BrokenPipeError):  # killed this very moment: `ended` sees it
+        with suppress(BrokenPipeError):  # the process was just killed: `ended` returns the cell
             self._pipe.send(job)
 
     @property
-    def told_by(self) -> tuple[Connection, int]:
-        """What becomes ready when it has done its cell, or is gone."""
+    def wait_handles(self) -> tuple[Connection, int]:
+        """Handles that become ready when the cell or the process has ended."""
         assert self._process is not None
         return self._pipe, self._process.sentinel
 
     def ended(self) -> tuple[Job | None, int]:
-        """The cell that it is no longer at, and its exit code, if it is gone."""
+        """The cell that has ended, and the exit code if its process has ended too."""
         job, process = self.job, self._process
         if job is None or process is None:
             return None, 0
@@ -212,12 +217,12 @@ class _Worker:
         return job, process.exitcode or 0
 
     def ask_to_stop(self) -> None:
-        """Have it end, wherever it is."""
+        """Ask the process to end, also in the middle of a cell."""
         if self._process is not None:
             self._process.terminate()
 
     def stop(self) -> None:
-        """See it end: what it has not finished is begun again the next time."""
+        """Wait for the end of the process; after a time limit, kill it."""
         if self._process is None:
             return
         self._process.join(10)
@@ -227,34 +232,38 @@ class _Worker:
         self._pipe.close()
 
 
-def _ahead(worker: _Worker, here: CompareDir) -> bool:
-    """Whether a worker has trained a round of the cell that it is at."""
+def _has_trained(worker: _Worker, compare_dir: CompareDir) -> bool:
+    """Whether a worker has trained a round of its cell."""
     if worker.job is None:
         return False
     cell, plan = worker.job
-    return RunDir(here.cell(cell)).finished(1, plan.rounds[0])
+    return RunDir(compare_dir.cell(cell)).finished(1, plan.rounds[0])
 
 
-def _fell(
+def _must_run_again(
     cell: Cell,
-    here: CompareDir,
+    compare_dir: CompareDir,
     exitcode: int,
-    falls: Counter[Cell],
+    crashes: Counter[Cell],
     on_killed: Callable[[Cell, str], None],
 ) -> bool:
-    """Whether a cell must be run again, since its process ended before it did."""
-    if here.status(cell) != "waiting":
+    """Whether a cell must be run again, because its process ended unexpectedly."""
+    if compare_dir.status(cell) != "waiting":
         return False
-    falls[cell] += 1
-    on_killed(cell, ending(exitcode))
-    if falls[cell] < ATTEMPTS:
+    crashes[cell] += 1
+    on_killed(cell, describe_exit(exitcode))
+    if crashes[cell] < ATTEMPTS:
         return True
-    _write_failure(here, cell, f"its process ended {ATTEMPTS} times ({ending(exitcode)})")
+    _write_failure(
+        compare_dir,
+        cell,
+        f"its process ended unexpectedly {ATTEMPTS} times ({describe_exit(exitcode)})",
+    )
     return False
 
 
-def ending(exitcode: int) -> str:
-    """How a process ended, in words."""
+def describe_exit(exitcode: int) -> str:
+    """Describe how a process ended."""
     if exitcode >= 0:
         return f"exit status {exitcode}"
     name = signal.Signals(-exitcode).name
@@ -262,40 +271,40 @@ def ending(exitcode: int) -> str:
 
 
 def _work(pipe: Connection, folder: Path, context_json: str) -> None:
-    """What a process does: run cell after cell, until the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent sees to it
+    """Main function of a process: run one cell after another, until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    here, context = CompareDir(folder), RunContext.model_validate_json(context_json)
-    with suppress(StopRequested), stoppable([signal.SIGTERM]):  # the parent's `stop`
+    compare_dir, context = CompareDir(folder), RunContext.model_validate_json(context_json)
+    with suppress(StopRequested), stoppable([signal.SIGTERM]):  # sent by `ask_to_stop`
         while True:
             cell, plan = pipe.recv()
-            _run_cell(cell, plan, here, context)
+            _run_cell(cell, plan, compare_dir, context)
             pipe.send(None)
 
 
-def _run_cell(cell: Cell, plan: Plan, here: CompareDir, context: RunContext) -> None:
-    """Run a cell; a failure is written down, and others go on."""
+def _run_cell(cell: Cell, plan: Plan, compare_dir: CompareDir, context: RunContext) -> None:
+    """Run a cell, and write a failure to its file."""
     from hydrakit import engine
 
     try:
-        engine.run(plan, context, out=here.cell(cell))
+        engine.run(plan, context, out=compare_dir.cell(cell))
     except PluginFault as error:
-        where = f" (traceback: {here.failure_path(cell)})" if error.__cause__ else ""
-        _write_failure(here, cell, f"{traceback.format_exc()}{one_line(str(error))}{where}")
+        where = f" (traceback: {compare_dir.failure_path(cell)})" if error.__cause__ else ""
+        _write_failure(compare_dir, cell, f"{traceback.format_exc()}{one_line(str(error))}{where}")
     except HydrakitError as error:
-        _write_failure(here, cell, one_line(str(error)))
-    except Exception as error:  # a bug, or no memory: its traceback stands in the file
-        _write_failure(here, cell, f"{traceback.format_exc()}{describe_error(error)}")
+        _write_failure(compare_dir, cell, one_line(str(error)))
+    except Exception as error:  # a bug or out of memory
+        _write_failure(compare_dir, cell, f"{traceback.format_exc()}{describe_error(error)}")
 
 
-def _write_failure(here: CompareDir, cell: Cell, text: str) -> None:
-    path = here.failure_path(cell)
+def _write_failure(compare_dir: CompareDir, cell: Cell, text: str) -> None:
+    path = compare_dir.failure_path(cell)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, f"{text}\n".encode())
 
 
 def _end_with_parent() -> None:
-    """End this process when the one that started it is gone, however it went."""
+    """End this process when its parent process has ended for any reason."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

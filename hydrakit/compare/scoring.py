@@ -1,4 +1,4 @@
-"""Judging the cells of a comparison: their scores put together, on the findings that all tested."""
+"""Evaluation of a comparison: scores of its cells on findings that all strategies tested."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredCases:
-    """The target's cases.
+    """Cases of the target, as needed to evaluate their scores.
 
     Attributes:
-        positive: The class that counts as positive.
-        finding: Of each case, by key: what it is an image of.
-        patient: Of each case, by key: those that groups or copies join are one.
-        subgroups: Of each finding, by name: what subgroups it is in.
+        positive: Class treated as positive.
+        finding: Finding of each case, by key of the case.
+        patient: Patient of each case, by key of the case; patients who are joined by a group or by
+            copies of an image are the same.
+        subgroups: Subgroups of each finding, by name of the finding.
     """
 
     positive: str
@@ -46,55 +47,55 @@ class ScoredCases:
 
 
 def scored_cases(index: Index, units: Mapping[str, str], positive: str) -> ScoredCases:
-    """The cases of a prepared dataset.
+    """The `ScoredCases` of a prepared dataset.
 
     Args:
-        index: Of the dataset.
-        units: By key, what must stay on one side of a split (`Gate.units`).
-        positive: The class that counts as positive.
+        index: Index of the dataset.
+        units: Name of what must stay in one split, by key of the case (`LeakageResult.units`).
+        positive: Class treated as positive.
     """
     names = [case.finding for case in index.cases]
-    found = Findings.of(names)
-    told = found.subgroups([case.subgroups for case in index.cases])
+    findings = Findings.of(names)
+    subgroups = findings.subgroups([case.subgroups for case in index.cases])
     return ScoredCases(
         positive=positive,
         finding={case.key: case.finding for case in index.cases},
         patient=dict(units),
-        subgroups=dict(zip((names[first] for first in found.firsts), told, strict=True)),
+        subgroups=dict(zip((names[first] for first in findings.firsts), subgroups, strict=True)),
     )
 
 
 def compare_cells(
-    here: CompareDir, design: Design, cases: ScoredCases, *, under_way: bool = False
+    compare_dir: CompareDir, design: Design, cases: ScoredCases, *, under_way: bool = False
 ) -> Comparison | None:
-    """The comparison of the cells that are done, or None where no fold has all strategies.
+    """Compare the strategies by the cells that are done; None if no fold has all strategies.
 
-    A (seed, repeat, fold) counts where every strategy finished it, so that all are judged by the
-    same findings.
+    A (seed, repeat, fold) is used if all strategies have finished it, so that all strategies are
+    compared on the same findings.
 
     Args:
-        here: The comparison's folder.
-        design: Its cells.
-        cases: Of the target.
-        under_way: Whether cells are being run.
+        compare_dir: Folder of the comparison.
+        design: Design of the comparison.
+        cases: Cases of the target.
+        under_way: Whether cells are still running.
 
     Raises:
-        DataError: Cells contradict one another, or no fold tested both classes.
+        DataError: Cells contradict one another, or no fold has findings of both classes.
         PlanError: A file of a cell cannot be read.
     """
     cells = design.cells()
-    status = {cell: here.status(cell) for cell in cells}
+    status = {cell: compare_dir.status(cell) for cell in cells}
     missing = {cell.group for cell in cells if status[cell] != "done"}
     used = [cell for cell in cells if cell.group not in missing]
     if not used:
         return None
-    tested = {
-        name: gather(_rows(here, [cell for cell in used if cell.strategy == name], cases))
+    tables = {
+        name: gather(_rows(compare_dir, [cell for cell in used if cell.strategy == name], cases))
         for name in design.strategies
     }
-    one = tested[design.strategies[0]]
-    pairs = _pairs(tested)
-    found = mean_auc(one, level=LEVEL)
+    first = tables[design.strategies[0]]
+    pairs = _pairs(tables)
+    area = mean_auc(first, level=LEVEL)
     return Comparison(
         hydrakit=version(),
         digest=design.digest,
@@ -105,14 +106,14 @@ def compare_cells(
         repeats=design.repeats,
         folds=design.folds,
         level=LEVEL,
-        positives=found.positives,
-        negatives=found.negatives,
-        patients=found.patients,
+        positives=area.positives,
+        negatives=area.negatives,
+        patients=area.patients,
         strategies=tuple(
-            _figures(
-                here,
+            _strategy_result(
+                compare_dir,
                 name,
-                tested[name],
+                tables[name],
                 [cell for cell in used if cell.strategy == name],
                 cases.positive,
             )
@@ -120,26 +121,26 @@ def compare_cells(
         ),
         pairs=pairs,
         verdict="\n".join(pair.text for pair in pairs) or "One strategy: nothing to compare with.",
-        readings=sum(readings_of(RunDir(here.cell(cell))) for cell in cells),
+        readings=sum(readings_of(RunDir(compare_dir.cell(cell))) for cell in cells),
         wanted=len(cells),
         done=sum(each == "done" for each in status.values()),
         under_way=under_way,
-        failed={c.name: said for c, said in status.items() if said not in ("done", "waiting")},
+        failed={c.name: text for c, text in status.items() if text not in ("done", "waiting")},
         used=len(used),
-        findings=one.findings,
-        labels=tuple(one.labels.tolist()),
-        patient_of=tuple(one.patients.tolist()),
-        passes=one.passes,
-        fold_of=tuple(tuple(f if f >= 0 else None for f in row) for row in one.folds.tolist()),
-        images=int(one.images.sum()),
-        subgroups=subgroups_of(tested, cases.subgroups, level=LEVEL),
+        findings=first.findings,
+        labels=tuple(first.labels.tolist()),
+        patient_of=tuple(first.patients.tolist()),
+        passes=first.passes,
+        fold_of=tuple(tuple(f if f >= 0 else None for f in row) for row in first.folds.tolist()),
+        images=int(first.images.sum()),
+        subgroups=subgroups_of(tables, cases.subgroups, level=LEVEL),
     )
 
 
-def _pairs(tested: Mapping[str, ScoreTable]) -> tuple[StrategyPair, ...]:
-    first, *others = tested
+def _pairs(tables: Mapping[str, ScoreTable]) -> tuple[StrategyPair, ...]:
+    first, *others = tables
     differences = {
-        (first, other): compare(tested[first], tested[other], level=LEVEL) for other in others
+        (first, other): compare(tables[first], tables[other], level=LEVEL) for other in others
     }
     return tuple(
         StrategyPair(
@@ -160,42 +161,38 @@ def _pairs(tested: Mapping[str, ScoreTable]) -> tuple[StrategyPair, ...]:
     )
 
 
-def _figures(
-    here: CompareDir, name: str, tested: ScoreTable, cells: Sequence[Cell], positive: str
+def _strategy_result(
+    compare_dir: CompareDir, name: str, table: ScoreTable, cells: Sequence[Cell], positive: str
 ) -> StrategyResult:
-    found = mean_auc(tested, level=LEVEL)
-    results = [_results(here, cell) for cell in cells]
-    vals = [_validation(here, cell, positive) for cell in cells]
+    area = mean_auc(table, level=LEVEL)
+    results = [_results(compare_dir, cell) for cell in cells]
+    vals = [_validation(compare_dir, cell, positive) for cell in cells]
     return StrategyResult(
         name=name,
         val=float(np.mean(vals)),
-        auc=found.auc,
-        low=found.low,
-        high=found.high,
-        cells=found.cells,
-        left_out=found.left_out,
+        auc=area.auc,
+        low=area.low,
+        high=area.high,
+        cells=area.cells,
+        left_out=area.left_out,
         seconds=sum(round.seconds for result in results for round in result.rounds),
-        shared=sum(_shared(RunDir(here.cell(cell))) for cell in cells),
+        shared=sum(_shared(RunDir(compare_dir.cell(cell))) for cell in cells),
         scores=tuple(
-            tuple(None if math.isnan(score) else _short(score) for score in row)
-            for row in tested.scores.tolist()
+            tuple(None if math.isnan(score) else score for score in row)
+            for row in table.scores.tolist()
         ),
-        mean_scores=tuple(_short(score) for score in np.nanmean(tested.scores, axis=0).tolist()),
+        mean_scores=tuple(np.nanmean(table.scores, axis=0).tolist()),
     )
 
 
-def _short(score: float) -> float:
-    return float(f"{score:.6g}")
-
-
-def _results(here: CompareDir, cell: Cell) -> Results:
-    results = RunDir(here.cell(cell)).results()
+def _results(compare_dir: CompareDir, cell: Cell) -> Results:
+    results = RunDir(compare_dir.cell(cell)).results()
     assert results is not None
     return results
 
 
-def _predictions(here: CompareDir, cell: Cell, split: str) -> list[dict[str, str]]:
-    path = RunDir(here.cell(cell)).file("predictions.csv")
+def _predictions(compare_dir: CompareDir, cell: Cell, split: str) -> list[dict[str, str]]:
+    path = RunDir(compare_dir.cell(cell)).file("predictions.csv")
     with readable(path, f"delete {path.parent} and run again", error=DataError):
         rows = read_rows(path)
         if not all("split" in row for row in rows):
@@ -203,23 +200,23 @@ def _predictions(here: CompareDir, cell: Cell, split: str) -> list[dict[str, str
         return [row for row in rows if row["split"] == split]
 
 
-def _rows(here: CompareDir, cells: Sequence[Cell], cases: ScoredCases) -> list[Row]:
-    """The scores of all tested cases of some cells.
+def _rows(compare_dir: CompareDir, cells: Sequence[Cell], cases: ScoredCases) -> list[Row]:
+    """Scores of the test cases of several cells.
 
     Raises:
-        DataError: A case is not in the data any more.
+        DataError: A case is no longer in the data.
     """
     rows = []
     for cell in cells:
-        for row in _predictions(here, cell, "test"):
+        for row in _predictions(compare_dir, cell, "test"):
             key, finding = row["key"], row.get("finding")
             if key not in cases.patient or cases.finding[key] != finding:
-                what = ", which the data has no more"
+                change = ", which is no longer in the data"
                 if key in cases.patient:
-                    what = f" as an image of {finding!r}, which the data now tells otherwise"
+                    change = f" of finding {finding!r}, but its finding has changed in the data"
                 raise DataError(
-                    f"{here.cell(cell)}: tested {key!r}{what}: restore the data, or begin anew "
-                    "with another `--out`"
+                    f"{compare_dir.cell(cell)}: tested {key!r}{change}: restore the data, or start "
+                    "a new comparison with another `--out`"
                 )
             rows.append(
                 Row(
@@ -236,23 +233,23 @@ def _rows(here: CompareDir, cells: Sequence[Cell], cases: ScoredCases) -> list[R
 
 
 def _label(row: Mapping[str, str], positive: str) -> int:
-    """Whether a case has the class; the labels of one with several are joined by ``;``."""
+    """1 if a case has the class, else 0; several labels of a case are separated by ``;``."""
     return int(positive in (row["label"], *row["label"].split(";")))
 
 
-def _validation(here: CompareDir, cell: Cell, positive: str) -> float:
-    """Validation AUC of the network that a cell ended with."""
-    rows = _predictions(here, cell, "val")
+def _validation(compare_dir: CompareDir, cell: Cell, positive: str) -> float:
+    """Validation AUC of the final network of a cell."""
+    rows = _predictions(compare_dir, cell, "val")
     scores = [float(row[f"p_{positive}"]) for row in rows]
     return auc(scores, [_label(row, positive) for row in rows])
 
 
 def readings_of(run: RunDir) -> int:
-    """How often the test labels of a run were read, by its ledger (``events.jsonl``)."""
+    """Number of times that the test labels of a run were read, by its ``events.jsonl``."""
     events = run.events()
-    later = [each for each in events if each.event == "evaluated"]
-    at_end = [each for each in events if each.event == "test read"]
-    return len(at_end) + len([each for each in later if each.split in ("test", "all")])
+    evaluations = [each for each in events if each.event == "evaluated"]
+    tests = sum(each.event == "test read" for each in events)
+    return tests + sum(each.split in ("test", "all") for each in evaluations)
 
 
 def _shared(run: RunDir) -> int:

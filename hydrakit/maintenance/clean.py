@@ -1,7 +1,7 @@
-"""Removing from a run or a comparison what nobody needs any more.
+"""Deleting files of a run or a comparison that are no longer needed.
 
-Of a finished run these are the weights of its rounds: body and heads lie in the run's folder, and
-figures in small files. Of others only what killed processes left; what a run needs to go on stays.
+These are temporary files of killed processes and, in finished runs, the weights of single rounds:
+the final body and heads are in the run's folder. Files that a run needs to resume are kept.
 """
 
 from __future__ import annotations
@@ -21,133 +21,142 @@ from hydrakit.storage.digests import FILE, damaged_files, update_digests
 from hydrakit.storage.lock import locked
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}")
-"""Names of files that `hydrakit.storage.files.write_atomic` did not come to rename."""
+"""Names of temporary files that a stopped `hydrakit.storage.files.write_atomic` leaves behind."""
 
 LEFT = "left by processes that were killed"
-WEIGHTS = "weights of the rounds of finished runs, which only their resuming would need"
-SHARED = "rounds that the cells of the finished comparison shared"
+WEIGHTS = "weights of single rounds of finished runs, needed only to resume them"
+SHARED = "rounds shared by the cells of the finished comparison"
 
 
 @dataclass(frozen=True)
 class RemovableFiles:
-    """What can be removed.
+    """A file or a folder that can be deleted.
 
     Attributes:
-        path: Of a file or a folder.
-        why: One of `LEFT`, `WEIGHTS` and `SHARED`.
-        size: In bytes.
+        path: Path of the file or folder.
+        reason: Why it is not needed: `LEFT`, `WEIGHTS` or `SHARED`.
+        size: Total size in bytes.
     """
 
     path: Path
-    why: str
+    reason: str
     size: int
 
 
-def clean(folder: Path, agree: Callable[[Sequence[RemovableFiles]], bool]) -> list[RemovableFiles]:
-    """Remove what nobody needs from the folder of a run or of a comparison; gives what it was.
+def clean(
+    folder: Path, confirm: Callable[[Sequence[RemovableFiles]], bool]
+) -> list[RemovableFiles]:
+    """Delete files that are no longer needed from the folder of a run or a comparison.
 
     Args:
-        folder: Of either.
-        agree: Told what would be removed, if there is anything; False leaves everything as it is.
+        folder: Folder of a run or a comparison.
+        confirm: Called with the files to delete, if there are any; if it returns False, nothing is
+            deleted.
+
+    Returns:
+        The deleted files and folders.
 
     Raises:
-        PlanError: It is the folder of neither, a finished run is damaged (its rounds may be what it
-            can be made from again), or a file cannot be removed.
-        HydrakitError: A process is at work in it.
+        PlanError: The folder holds neither a run nor a comparison, a finished run is damaged (its
+            rounds may be needed to restore it), or a file cannot be deleted.
+        HydrakitError: A process is running in the folder.
     """
-    compared = (folder / COMPARE).is_file()
-    runs = _runs(CompareDir(folder)) if compared else [RunDir(folder)]
+    is_comparison = (folder / COMPARE).is_file()
+    runs = _runs(CompareDir(folder)) if is_comparison else [RunDir(folder)]
     for run in runs:
-        run.plan()  # it is one
+        run.plan()  # raises if this is no run
     with ExitStack() as locks:
         for path in dict.fromkeys((folder, *(run.path for run in runs))):
             locks.enter_context(locked(path))
-        found = [each for run in runs for each in _of_run(run)]
-        if compared:
-            found += _of_comparison(CompareDir(folder))
-        if not found or not agree(found):
+        removable = [each for run in runs for each in _of_run(run)]
+        if is_comparison:
+            removable += _of_comparison(CompareDir(folder))
+        if not removable or not confirm(removable):
             return []
         for run in runs:
             _check(run)
         try:
-            _remove(found, runs)
+            _delete(removable, runs)
         except OSError as error:
             raise PlanError(
-                f"{error.filename or folder}: cannot be removed ({error.strerror}): allow it, and "
-                "clean again"
+                f"{error.filename or folder}: cannot be deleted ({error.strerror}): change its "
+                "permissions, and run the same command again"
             ) from None
-    return found
+    return removable
 
 
-def _runs(here: CompareDir) -> list[RunDir]:
-    """The cells that were begun, of earlier designs too."""
-    return [RunDir(path.parent) for path in sorted(here.path.glob("cells/*/plan.json"))]
+def _runs(compare_dir: CompareDir) -> list[RunDir]:
+    """Runs of all cells that were started, also of earlier designs."""
+    return [RunDir(path.parent) for path in sorted(compare_dir.path.glob("cells/*/plan.json"))]
 
 
 def _of_run(run: RunDir) -> Iterator[RemovableFiles]:
     finished = run.results_path.is_file()
-    yield from _left(run.path, "*", "heads/*", "rounds/*/*")
+    yield from _temporary(run.path, "*", "heads/*", "rounds/*/*")
     for path in sorted(run.path.glob("rounds/*.*")):
         if path.suffix == ".new" or finished or path.with_suffix("").is_dir():
-            yield _waste(path, LEFT)
+            yield _removable(path, LEFT)
     if finished:
         for folder in run.round_folders():
-            yield from (_waste(path, WEIGHTS) for path in _weights(folder))
+            yield from (_removable(path, WEIGHTS) for path in _weights(folder))
 
 
-def _of_comparison(here: CompareDir) -> Iterator[RemovableFiles]:
-    yield from _left(here.path, "*", "cells/*")
-    cells = here.description().design.cells()
-    finished = all(here.status(cell) == "done" for cell in cells) and here.comparison_path.is_file()
-    for path in sorted(here.rounds.glob("*")):
+def _of_comparison(compare_dir: CompareDir) -> Iterator[RemovableFiles]:
+    yield from _temporary(compare_dir.path, "*", "cells/*")
+    cells = compare_dir.description().design.cells()
+    done = all(compare_dir.status(cell) == "done" for cell in cells)
+    finished = done and compare_dir.comparison_path.is_file()
+    for path in sorted(compare_dir.rounds.glob("*")):
         if path.suffix:
-            yield _waste(path, LEFT)
+            yield _removable(path, LEFT)
         elif finished:
-            yield _waste(path, SHARED)
+            yield _removable(path, SHARED)
 
 
-def _left(folder: Path, *patterns: str) -> Iterator[RemovableFiles]:
-    """Temporary files; not those in a folder that goes as a whole, or of a round under way."""
+def _temporary(folder: Path, *patterns: str) -> Iterator[RemovableFiles]:
+    """Temporary files, without those of an unfinished round or in a folder deleted as a whole."""
     for pattern in patterns:
         for path in sorted(folder.glob(pattern)):
             if TEMPORARY.fullmatch(path.name) and path.is_file() and not path.parent.suffix:
-                yield _waste(path, LEFT)
+                yield _removable(path, LEFT)
 
 
 def _weights(folder: Path) -> list[Path]:
-    """Of a round: body and heads; not what the heads said of validation cases, which is small."""
+    """Weight files of a round: body and heads; outputs for validation cases are small and kept."""
     names = ("body", "head*", "last-head")
     return sorted(path for name in names for path in folder.glob(f"{name}.safetensors"))
 
 
-def _waste(path: Path, why: str) -> RemovableFiles:
+def _removable(path: Path, reason: str) -> RemovableFiles:
     files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
-    return RemovableFiles(path, why, sum(each.stat().st_size for each in files))
+    return RemovableFiles(path, reason, sum(each.stat().st_size for each in files))
 
 
 def _check(run: RunDir) -> None:
-    """See that a finished run does not need its rounds."""
+    """Refuse to clean a finished run with damaged or missing files."""
     if not run.results_path.is_file():
         return
-    for name, wrong in damaged_files(run.path):
-        raise PlanError(f"{run.path / name}: {wrong}: {run.remedy(name)}. Nothing was removed")
+    for name, fault in damaged_files(run.path):
+        raise PlanError(f"{run.path / name}: {fault}: {run.remedy(name)}. Nothing was deleted")
     heads = {run.head_path(name) for round in run.plan().rounds for name in round.heads}
     for path in (run.body_path, *sorted(heads)):
         if not path.is_file():
-            raise PlanError(f"{path}: is missing: {run.remedy(path.name)}. Nothing was removed")
+            raise PlanError(f"{path}: is missing: {run.remedy(path.name)}. Nothing was deleted")
 
 
-def _remove(found: Sequence[RemovableFiles], runs: Sequence[RunDir]) -> None:
-    """Remove, and have digests tell only of what is there, whenever this may be stopped."""
+def _delete(removable: Sequence[RemovableFiles], runs: Sequence[RunDir]) -> None:
+    """Delete files after removing their digests, so that a stop at any time is harmless."""
     for run in runs:
-        folders = [path.parent for path in {each.path for each in found if each.why == WEIGHTS}]
+        folders = [
+            path.parent for path in {each.path for each in removable if each.reason == WEIGHTS}
+        ]
         rounds = [path for path in run.round_folders() if path in folders]
         lists = [f"rounds/{path.name}/{FILE}" for path in rounds if (path / FILE).is_file()]
         update_digests(run.path, without=lists)
         for path in rounds:
             update_digests(path, without=[each.name for each in _weights(path)])
         update_digests(run.path, renewed=lists)
-    for each in found:
+    for each in removable:
         if each.path.is_dir():
             shutil.rmtree(each.path)
         else:

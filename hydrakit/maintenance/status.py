@@ -1,6 +1,6 @@
-"""How far a run or a comparison is, from its folder: while it goes on, and afterwards.
+"""Progress of a run or a comparison, read from its folder, also while it is running.
 
-Nothing is locked or written, so that another process can be watched at work.
+Nothing is locked or written, so that a running process is not disturbed.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from hydrakit.plan.results import CheckpointFacts, Event
 from hydrakit.rounds import Round, Train
 from hydrakit.runs.rundir import CHECKPOINT, RunDir
 from hydrakit.schema import Frozen, Name
-from hydrakit.storage.lock import Holder, holder_of
+from hydrakit.storage.lock import holder_of
 from hydrakit.storage.records import refuse_later
 from hydrakit.weights.format import read_description
 
 
 class HolderStatus(Frozen):
-    """Who holds the lock of a folder, or held it when it was killed.
+    """The process that holds the lock of a folder, or held it when it was killed.
 
     Attributes:
-        pid: As in `Holder`, like the two below.
+        pid: Process id.
         host: Name of the machine.
-        since: When the lock was taken.
-        alive: Whether the process is there; None where it cannot be told from here.
+        since: Time when the lock was acquired.
+        alive: Whether the process is running; None if unknown.
     """
 
     pid: int
@@ -40,20 +40,20 @@ class HolderStatus(Frozen):
 
 
 class RoundStatus(Frozen):
-    """How far a round is.
+    """Progress of a round.
 
     Attributes:
-        round: Number, from 1.
-        dataset: Trained on.
-        train: What is trained.
-        state: Whether it is done, begun, or waiting.
-        epoch: The last one that is over, as far as the disk tells.
-        epochs: At most so many; of a round that is done, so many there were.
-        best_epoch: Of a round that is done.
-        score: Validation AUC (of a number, R2) of the best epoch.
-        seconds: Of training so far.
-        since: When it was begun or gone on with last.
-        problem: What is wrong with its progress on disk.
+        round: Number of the round, from 1.
+        dataset: Dataset to train on.
+        train: Parts of the network that are trained.
+        state: Whether the round is done, begun or waiting.
+        epoch: Last epoch whose progress is on disk.
+        epochs: Maximum number of epochs; for a round that is done, the number of epochs trained.
+        best_epoch: Best epoch; None until the round is done.
+        score: Validation AUC (R2 in regression) of the best epoch; None until the round is done.
+        seconds: Training time so far.
+        since: Time when the round was last started or resumed.
+        problem: Why its progress on disk cannot be read.
     """
 
     round: int
@@ -73,17 +73,17 @@ RunState = Literal["finished", "running", "stopped"]
 
 
 class RunStatus(Frozen):
-    """How far a run is.
+    """Progress of a run.
 
     Attributes:
         kind: Always ``run``.
-        path: Of its folder.
-        state: ``running`` also where the process is of another machine, and cannot be asked.
-        strategy: Of its plan.
-        target: Of its plan.
-        holder: Who holds the lock.
-        last: When something was last written down.
-        rounds: In order.
+        path: Path of the run's folder.
+        state: State of the run; ``running`` also if a process on another machine holds the lock.
+        strategy: Name of the plan's strategy.
+        target: Name of the target dataset.
+        holder: Process that holds the lock.
+        last: Time of the last event.
+        rounds: Progress of each round, in order.
     """
 
     kind: Literal["run"] = "run"
@@ -97,19 +97,19 @@ class RunStatus(Frozen):
 
     @property
     def done(self) -> int:
-        """How many rounds are done."""
+        """Number of rounds that are done."""
         return sum(each.state == "done" for each in self.rounds)
 
 
 class CellStatus(Frozen):
-    """How far a cell of a comparison is.
+    """Progress of a cell of a comparison.
 
     Attributes:
-        name: Of the cell.
-        state: Whether it is done, failed, begun, or waiting.
-        rounds: How many of its rounds are done.
-        running: Whether a process is at it.
-        reason: Why it failed.
+        name: Name of the cell.
+        state: Whether the cell is done, failed, begun or waiting.
+        rounds: Number of rounds that are done.
+        running: Whether a process is running the cell.
+        reason: Why the cell failed.
     """
 
     name: str
@@ -120,7 +120,7 @@ class CellStatus(Frozen):
 
 
 class ComparisonStatus(Frozen):
-    """How far a comparison is; attributes as in `RunStatus`."""
+    """Progress of a comparison; attributes as in `RunStatus`, with cells instead of rounds."""
 
     kind: Literal["comparison"] = "comparison"
     path: str
@@ -130,10 +130,10 @@ class ComparisonStatus(Frozen):
 
 
 def status(folder: Path) -> RunStatus | ComparisonStatus:
-    """How far the run or the comparison in a folder is.
+    """Read the progress of the run or the comparison in a folder.
 
     Raises:
-        PlanError: It is the folder of neither, or a file that tells of it is broken.
+        PlanError: The folder holds neither, or a file in it is broken.
     """
     return _of_comparison(folder) if (folder / COMPARE).is_file() else _of_run(RunDir(folder))
 
@@ -142,8 +142,8 @@ def _of_run(run: RunDir) -> RunStatus:
     plan, events, holder = run.plan(), run.events(), _holder(run.path)
     rounds: list[RoundStatus] = []
     for number, round in enumerate(plan.rounds, start=1):
-        begun = not rounds or rounds[-1].state == "done"
-        rounds.append(_round(run, number, round, under_way=begun))
+        is_next = not rounds or rounds[-1].state == "done"
+        rounds.append(_round(run, number, round, is_next=is_next))
     times = _times(events)
     return RunStatus(
         path=str(run.path),
@@ -156,46 +156,46 @@ def _of_run(run: RunDir) -> RunStatus:
     )
 
 
-def _round(run: RunDir, number: int, round: Round, *, under_way: bool) -> RoundStatus:
-    began = _times(
+def _round(run: RunDir, number: int, round: Round, *, is_next: bool) -> RoundStatus:
+    starts = _times(
         each
         for each in run.events()
         if each.event == "round" and (each.model_extra or {}).get("round") == number
     )
-    found = RoundStatus(
+    status = RoundStatus(
         round=number,
         dataset=round.dataset,
         train=round.train,
-        state="begun" if under_way and began else "waiting",
+        state="begun" if is_next and starts else "waiting",
         epochs=round.hyperparameters.epochs,
-        since=began[-1] if began else None,
+        since=starts[-1] if starts else None,
     )
     if run.finished(number, round):
-        done = run.round_result(number, round)
-        return found.model_copy(
+        result = run.round_result(number, round)
+        return status.model_copy(
             update={
                 "state": "done",
-                "epoch": done.epochs,
-                "epochs": done.epochs,
-                "best_epoch": done.best_epoch,
-                "score": done.val.score,
-                "seconds": done.seconds,
+                "epoch": result.epochs,
+                "epochs": result.epochs,
+                "best_epoch": result.best_epoch,
+                "score": result.val.score,
+                "seconds": result.seconds,
             }
         )
-    return found.model_copy(update=_progress(run.state_path(number, round) / CHECKPOINT))
+    return status.model_copy(update=_progress(run.state_path(number, round) / CHECKPOINT))
 
 
 def _times(events: Iterable[Event]) -> list[datetime.datetime]:
-    """When events happened; what is no time is passed over."""
-    found = []
+    """Times of events, without invalid ones."""
+    times = []
     for each in events:
         with suppress(ValueError):
-            found.append(datetime.datetime.fromisoformat(each.time))
-    return found
+            times.append(datetime.datetime.fromisoformat(each.time))
+    return times
 
 
 def _progress(path: Path) -> dict[str, object]:
-    """What a round's checkpoint tells, if there is one: it may go any moment."""
+    """Epoch and seconds of a round's checkpoint, which a running process may delete any time."""
     try:
         text = read_description(path)
         refuse_later(path, text)
@@ -205,26 +205,27 @@ def _progress(path: Path) -> dict[str, object]:
     except (WeightsError, ValueError):
         if not path.is_file():
             return {}
-        return {"problem": f"{path}: is damaged: delete it, and the round begins anew"}
+        return {"problem": f"{path}: is damaged: delete it to start the round again"}
     return {"epoch": facts.epoch, "seconds": facts.seconds}
 
 
 def _of_comparison(folder: Path) -> ComparisonStatus:
-    here, holder = CompareDir(folder), _holder(folder)
-    cells = tuple(_cell(here, cell) for cell in here.description().design.cells())
-    finished = all(each.state == "done" for each in cells) and here.comparison_path.is_file()
+    compare_dir, holder = CompareDir(folder), _holder(folder)
+    cells = tuple(_cell(compare_dir, cell) for cell in compare_dir.description().design.cells())
+    done = all(each.state == "done" for each in cells)
+    finished = done and compare_dir.comparison_path.is_file()
     return ComparisonStatus(
         path=str(folder), state=_state(finished, holder), holder=holder, cells=cells
     )
 
 
-def _cell(here: CompareDir, cell: Cell) -> CellStatus:
-    run, said = RunDir(here.cell(cell)), here.status(cell)
+def _cell(compare_dir: CompareDir, cell: Cell) -> CellStatus:
+    run, state = RunDir(compare_dir.cell(cell)), compare_dir.status(cell)
     rounds, holder = len(run.round_folders()), _holder(run.path)
-    if said == "done":
+    if state == "done":
         return CellStatus(name=cell.name, state="done", rounds=rounds)
-    if said != "waiting":
-        return CellStatus(name=cell.name, state="failed", rounds=rounds, reason=said)
+    if state != "waiting":
+        return CellStatus(name=cell.name, state="failed", rounds=rounds, reason=state)
     begun = run.plan_path.is_file()
     return CellStatus(
         name=cell.name,
@@ -235,8 +236,8 @@ def _cell(here: CompareDir, cell: Cell) -> CellStatus:
 
 
 def _holder(folder: Path) -> HolderStatus | None:
-    found: Holder | None = holder_of(folder)
-    return HolderStatus(**found.model_dump(), alive=found.alive()) if found else None
+    holder = holder_of(folder)
+    return HolderStatus(**holder.model_dump(), alive=holder.alive()) if holder else None
 
 
 def _state(finished: bool, holder: HolderStatus | None) -> RunState:

@@ -1,4 +1,4 @@
-"""Whether the files of a run, or of all runs below a folder, are as they were written."""
+"""Checking that the files of a run, or of all runs in a folder, are unchanged."""
 
 from __future__ import annotations
 
@@ -8,22 +8,28 @@ from pathlib import Path
 from hydrakit.errors import PlanError
 from hydrakit.runs.rundir import RunDir
 from hydrakit.schema import Frozen
-from hydrakit.storage.digests import FILE, damaged_files, known_digest, look_again, read_digests
+from hydrakit.storage.digests import (
+    FILE,
+    cached_digest,
+    damaged_files,
+    forget_digests,
+    read_digests,
+)
 
 ROUNDS = ("rounds", "kept")
-"""Folders of rounds: of a run, of runs that share them, of a plan that is tuned."""
+"""Names of folders with rounds: of runs and comparisons, and of tuning."""
 
 UNFINISHED = (".part", ".new")
-"""How folders end that were not finished."""
+"""Suffixes of unfinished folders."""
 
 
 class DamagedFile(Frozen):
-    """A file that is not as it was written.
+    """A file that was changed or is missing.
 
     Attributes:
-        path: Of the file.
-        wrong: What is wrong with it.
-        remedy: What to do, if that is not said with what is wrong.
+        path: Path of the file.
+        wrong: Description of the fault.
+        remedy: What the user can do; empty if the description says it.
     """
 
     path: str
@@ -31,18 +37,18 @@ class DamagedFile(Frozen):
     remedy: str
 
     def __str__(self) -> str:
-        """On one line."""
+        """Path, fault and remedy on one line."""
         return ": ".join(part for part in (self.path, self.wrong, self.remedy) if part)
 
 
 class VerifyResult(Frozen):
-    """What `verify` found.
+    """Result of `verify`.
 
     Attributes:
-        folder: Where.
-        files: How many are as they were written.
-        damaged: Those that are not.
-        unknown: Folders whose files cannot be checked, since nothing tells what they were.
+        folder: Path of the folder.
+        files: Number of unchanged files.
+        damaged: Files that were changed or are missing.
+        unknown: Folders without digests, where files cannot be checked.
     """
 
     folder: str
@@ -52,57 +58,58 @@ class VerifyResult(Frozen):
 
 
 def verify(folder: Path) -> VerifyResult:
-    """Look at every file below a folder of which it is told what it was when it was written.
+    """Check all files in a folder that have a digest.
 
     Args:
-        folder: Of a run, of a comparison with all its cells, or of a search with all its runs.
+        folder: Folder of a run, of a comparison with all its cells, or of a search with all its
+            runs.
 
     Raises:
-        PlanError: Nothing is told of any file in it.
+        PlanError: No file in the folder has a digest.
     """
-    look_again()
+    forget_digests()
     lists = sorted(path.parent for path in folder.rglob(FILE) if _is_whole(path.parent, folder))
     unknown = [path for path in _finished(folder) if not (path / FILE).is_file()]
     if not lists:
         raise PlanError(
-            f"{folder}: was written by an older version, which noted no digests: nothing in it can "
+            f"{folder}: was written by an older version, which stored no digests: its files cannot "
             "be verified"
             if unknown
             else f"{folder}: holds no finished round: name the folder of a run or of a comparison"
         )
-    sound, damaged = 0, []
+    unchanged, damaged = 0, []
     for path in lists:
         try:
             wrong = list(_damaged(path))
             digests = read_digests(path)
         except PlanError as error:
-            said = str(error).removeprefix(f"{path / FILE}: ")
-            damaged.append(DamagedFile(path=str(path / FILE), wrong=said, remedy=""))
+            message = str(error).removeprefix(f"{path / FILE}: ")
+            damaged.append(DamagedFile(path=str(path / FILE), wrong=message, remedy=""))
             continue
         damaged += [*wrong, *_changed_plan(path)]
-        sound += len(digests.files) - len(wrong) if digests else 0
+        unchanged += len(digests.files) - len(wrong) if digests else 0
     return VerifyResult(
         folder=str(folder),
-        files=sound,
+        files=unchanged,
         damaged=tuple({each.path: each for each in damaged}.values()),
         unknown=tuple(str(path) for path in unknown),
     )
 
 
 def _is_whole(folder: Path, top: Path) -> bool:
-    """Whether it is not in a folder that was left unfinished."""
+    """Whether a folder is neither unfinished nor inside an unfinished folder."""
     return not any(Path(part).suffix in UNFINISHED for part in folder.relative_to(top).parts)
 
 
 def _finished(top: Path) -> list[Path]:
-    """The folders of finished rounds and runs."""
+    """Folders of finished rounds and runs."""
     rounds = [path for name in ROUNDS for path in top.glob(f"**/{name}/*") if path.is_dir()]
     runs = [path.parent for path in top.rglob("results.json")]
     return sorted(path for path in (*rounds, *runs) if _is_whole(path, top))
 
 
 def _damaged(folder: Path) -> Iterator[DamagedFile]:
-    """The files of one folder that are not what its digests tell."""
+    """Files of one folder that differ from its digests."""
     for name, wrong in damaged_files(folder):
         run = RunDir(folder)
         if folder.parent.name in ROUNDS:
@@ -114,14 +121,14 @@ def _damaged(folder: Path) -> Iterator[DamagedFile]:
 
 
 def _changed_plan(folder: Path) -> Iterator[DamagedFile]:
-    """The plan of a round's run, if it is another now."""
+    """The plan of a round's run, if it was changed after the round was trained."""
     digests, path = read_digests(folder), folder.parent.parent / "plan.json"
     if digests is None or digests.plan is None:
         return
     if not path.is_file():
         wrong = "is missing"
-    elif known_digest(path).sha256 != digests.plan:
-        wrong = f"was changed since {folder.name} was trained by it"
+    elif cached_digest(path).sha256 != digests.plan:
+        wrong = f"was changed after {folder.name} was trained with it"
     else:
         return
     yield DamagedFile(path=str(path), wrong=wrong, remedy="restore it from a copy")

@@ -1,8 +1,9 @@
-"""A run's ``log.txt``: what is told on the terminal, warnings, and where failures arose.
+"""``log.txt`` of a run: what the terminal shows, warnings, and where failures occurred.
 
-It may be sent to someone else, so that nothing of a patient or a case is in it. Text that can come
-from data is left out: the messages of warnings and of exceptions that are not hydrakit's own, and
-what modules that handle files say of them. Their kind and their place in the code are kept.
+A user may send this file to someone else, so it must not contain anything about patients or cases.
+Text that can come from data is therefore left out: messages of warnings and of foreign exceptions,
+and log messages of modules that handle files. The log contains their type and their place in the
+code.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
 
 FILE = "log.txt"
 SIZE = 1_000_000  # bytes of a file
-OLDER = 2  # files that are kept besides
-LEFT_OUT = "(its message is not kept here)"
-BEGINNING = 20  # characters by which an exception's message is found in a line
+OLDER_FILES = 2
+LEFT_OUT = "(message left out)"
+PREFIX = 20  # characters of an exception's message that are searched for in a line
 
 _log = logging.getLogger("hydrakit")
 
@@ -40,7 +41,7 @@ _log = logging.getLogger("hydrakit")
 class RunLog(RunCallback):
     """Writes ``log.txt`` in a run's folder, for a ``with`` block.
 
-    The file is made with its first line: a run with nothing left to do has none.
+    The file is created with its first line: a run with nothing left to do has no file.
 
     Args:
         folder: Folder of the run.
@@ -51,12 +52,12 @@ class RunLog(RunCallback):
         self.plan: Plan | None = None
 
     def __enter__(self) -> Self:
-        """Begin to write."""
+        """Start logging."""
         self._handler = _Handler(self.folder / FILE)
         self._before = _log.level, warnings.showwarning
         show = warnings.showwarning
 
-        def show_and_note(  # noqa: PLR0917 - as `warnings.showwarning`
+        def show_and_log(  # noqa: PLR0917 - as `warnings.showwarning`
             message: Warning | str,
             category: type[Warning],
             filename: str,
@@ -69,7 +70,7 @@ class RunLog(RunCallback):
 
         _log.addHandler(self._handler)
         _log.setLevel(logging.INFO)
-        warnings.showwarning = show_and_note
+        warnings.showwarning = show_and_log
         return self
 
     def __exit__(
@@ -78,14 +79,14 @@ class RunLog(RunCallback):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Write how the block ended."""
+        """Log how the block ended, and stop logging."""
         try:
             if isinstance(error, KeyboardInterrupt):
                 _log.info("%s", str(error) or "stopped")
             elif error is not None:
                 info = (type(error), error, error.__traceback__)
-                text = f"failed: {_told(error)}"
-                # To the file alone: the caller reports the error with its message.
+                text = f"failed: {_without_data(error)}"
+                # To the file only: the caller reports the error with its message.
                 record = _log.makeRecord(_log.name, logging.ERROR, __file__, 0, text, (), info)
                 self._handler.handle(record)
         finally:
@@ -95,7 +96,7 @@ class RunLog(RunCallback):
             self._handler.close()
 
     def started(self, plan: Plan, rundir: RunDir, device: str) -> None:
-        """Write who runs what, and on which data."""
+        """Log version, process, plan, device and data."""
         self.plan = plan
         _log.info(
             "hydrakit %s, process %d: %s, target %s, %d rounds on %s",
@@ -106,51 +107,51 @@ class RunLog(RunCallback):
                 _log.info("%s", line)
 
     def bootstrapping(self, done: int, of: int) -> None:
-        """Write once that all random starts have been evaluated."""
+        """Log the number of random starts when all have been evaluated."""
         if done == of:
             _log.info("bootstrap: %d random starts", of)
 
     def skipped(self, number: int, round: Round) -> None:
-        """Write that a round was done before."""
-        self._say(number, round, "done before")
+        """Log that a round was finished before."""
+        self._log_round(number, round, "done before")
 
     def resumed(self, number: int, round: Round, epoch: int) -> None:
-        """Write after which epoch a round goes on."""
-        self._say(number, round, f"goes on after epoch {epoch}")
+        """Log after which epoch a round continues."""
+        self._log_round(number, round, f"goes on after epoch {epoch}")
 
     def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
-        """Write the metrics of an epoch."""
-        self._say(number, round, f"epoch {record.epoch}, {figures(record)}")
+        """Log the metrics of an epoch."""
+        self._log_round(number, round, f"epoch {record.epoch}, {epoch_text(record)}")
 
     def finished(self, number: int, round: Round, result: RoundResult) -> None:
-        """Write the summary of a round."""
-        self._say(number, round, summary(result))
+        """Log the summary of a round."""
+        self._log_round(number, round, summary(result))
 
-    def _say(self, number: int, round: Round, words: str) -> None:
+    def _log_round(self, number: int, round: Round, text: str) -> None:
         assert self.plan is not None
-        _log.info("%s: %s", name_of(self.plan, number, round), words)
+        _log.info("%s: %s", name_of(self.plan, number, round), text)
 
 
-def _told(error: BaseException) -> str:
-    """An exception in words that no data can have said."""
+def _without_data(error: BaseException) -> str:
+    """Description of an exception without text that can come from data."""
     own = isinstance(error, HydrakitError) and not isinstance(error, DataError | PluginError)
     return f"{type(error).__name__}: {error}" if own else f"{type(error).__name__} {LEFT_OUT}"
 
 
 class _Handler(RotatingFileHandler):
-    """Writes ``log.txt``; where that fails, the run goes on without it."""
+    """Writes ``log.txt``; if that fails, the run continues without it."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, maxBytes=SIZE, backupCount=OLDER, encoding="utf-8", delay=True)
+        super().__init__(path, maxBytes=SIZE, backupCount=OLDER_FILES, encoding="utf-8", delay=True)
         self.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
         self.failed = False
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Loggers below this one are of modules that name files and cases."""
+        """Reject child loggers: their modules name files and cases."""
         return record.name == _log.name and bool(super().filter(record))
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Say once that nothing can be written."""
+        """Report once that the file cannot be written."""
         if not self.failed:
             reason = getattr(sys.exc_info()[1], "strerror", None) or sys.exc_info()[1]
             print(f"{self.baseFilename}: cannot be written: {reason}", file=sys.stderr)
@@ -158,16 +159,16 @@ class _Handler(RotatingFileHandler):
 
 
 class _Formatter(logging.Formatter):
-    """Lines without what an exception says."""
+    """Formats records without messages of foreign exceptions."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, and where the exception arose, if there is one."""
+        """Format the line, and the place of the exception if there is one."""
         error = record.exc_info[1] if record.exc_info else None
         text = " ".join(record.getMessage().split())
         while error is not None:
-            if _told(error).endswith(LEFT_OUT):
-                said = " ".join(str(error).split())[:BEGINNING]
-                text = f"{text[: text.find(said)]}{LEFT_OUT}" if said and said in text else text
+            if _without_data(error).endswith(LEFT_OUT):
+                start = " ".join(str(error).split())[:PREFIX]
+                text = f"{text[: text.find(start)]}{LEFT_OUT}" if start and start in text else text
             error = error.__cause__ or error.__context__
         plain = logging.makeLogRecord({**record.__dict__, "msg": text, "args": None})
         plain.exc_text = None
@@ -178,7 +179,7 @@ class _Formatter(logging.Formatter):
         ei: tuple[type[BaseException], BaseException, TracebackType | None]
         | tuple[None, None, None],
     ) -> str:
-        """Kinds of exceptions, and the frames through which they went, the cause last."""
+        """Types and stack frames of an exception and its causes, the first cause last."""
         lines, error = [], ei[1]
         while error is not None:
             lines.append(f"{type(error).__name__} at")
@@ -192,29 +193,30 @@ SPLITS = ("train", "val", "test")
 
 
 def name_of(plan: Plan, number: int, round: Round) -> str:
-    """How a round is called."""
+    """Name of a round in messages."""
     return f"round {number} of {len(plan.rounds)}, {round.dataset} {round.train}"
 
 
 def data_lines(name: str, facts: DataFacts) -> Iterator[str]:
-    """What a dataset gives to the run, and what of it is left out or should be known."""
+    """Lines about a dataset: its numbers of cases, and warnings."""
     parts = [f"{facts.cases[split]} {split}" for split in SPLITS if split in facts.cases]
     out = sum(facts.excluded.values())
     parts += [f"{out} without a usable image"] if out else []
-    parts += [f"{facts.dropped} copies dropped"] if facts.dropped else []
+    parts += [f"{facts.dropped} duplicates dropped"] if facts.dropped else []
     parts += [f"{facts.withheld} withheld (in the target's test split)"] if facts.withheld else []
     parts += [f"{facts.unused} unused"] if facts.unused else []
     yield f"{name}: {', '.join(parts)}"
     strong = [each.fact for each in facts.shortcuts if each.strong]
     if out or facts.copies or strong:
-        notes = [f"{facts.copies} cases are copies of others"] if facts.copies else []
-        notes += [f"{', '.join(strong)} tell{'s' * (len(strong) == 1)} the class"] if strong else []
+        notes = [f"{facts.copies} cases are duplicates of others"] if facts.copies else []
+        if strong:
+            notes.append(f"{', '.join(strong)} predict{'s' * (len(strong) == 1)} the class")
         notes += [f"see `hydrakit datasets check {name}`"]
         yield f"{name}: {'; '.join(notes)}"
 
 
-def figures(record: EpochRecord) -> str:
-    """An epoch's figures in a few words."""
+def epoch_text(record: EpochRecord) -> str:
+    """Metrics of an epoch on one line."""
     train, val = record.train, record.val
     kind = "R2" if val.auc is None else "AUC"
     text = f"loss {train.loss:.3f} val {val.loss:.3f}, {kind} {train.score:.3f} val {val.score:.3f}"
@@ -224,7 +226,7 @@ def figures(record: EpochRecord) -> str:
 
 
 def summary(result: RoundResult) -> str:
-    """A finished round in a few words."""
+    """Result of a finished round on one line."""
     kind = "R2" if result.val.auc is None else "AUC"
     at = f" at epoch {result.best_epoch} of {result.epochs}" if result.epochs else ""
     text = f"val {kind} {result.val.score:.3f}{at}, {duration(result.seconds)}"
@@ -236,6 +238,6 @@ def summary(result: RoundResult) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds, or minutes and seconds, in words."""
+    """Duration as text, in seconds or in minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

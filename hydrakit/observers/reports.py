@@ -1,4 +1,4 @@
-"""Writing a run's report after every round, and at its end."""
+"""Writes the report of a run after every round, and at the end."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class ReportWriter(RunCallback):
         self.rundir: RunDir | None = None
 
     def started(self, plan: Plan, rundir: RunDir, device: str) -> None:
-        """Remember the folder."""
+        """Store the folder of the run."""
         self.rundir = rundir
 
     def finished(self, number: int, round: Round, result: RoundResult) -> None:
-        """Write the report of the rounds so far."""
+        """Write the report of the finished rounds."""
         assert self.rundir is not None
         self._write(self.rundir)
 

@@ -1,7 +1,7 @@
-"""Sending metrics to experiment trackers while a run goes on; off by default.
+"""Experiment trackers, which receive the metrics during a run; off by default.
 
-A resumed run continues in the same place: what a tracker has already is not sent again, and what
-was trained without the tracker is sent when its round is passed over.
+A resumed run continues the record of the tracker: metrics that the tracker already has are not sent
+again. Metrics of rounds that were trained without the tracker are sent when the round is skipped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class TensorBoard:
-    """Event files in the run's folder ``tensorboard``."""
+    """TensorBoard event files, in the folder ``tensorboard`` of the run."""
 
     def __init__(self) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -35,7 +35,7 @@ class TensorBoard:
         self._writer_of: Any = SummaryWriter
 
     def open(self, folder: Path) -> dict[str, set[int]]:
-        """As `Tracker`, like all that follow."""
+        """Open the tracker; see `Tracker.open`."""
         event_accumulator: Any = import_module(
             "tensorboard.backend.event_processing.event_accumulator"
         )
@@ -48,41 +48,41 @@ class TensorBoard:
         return {name: {each.step for each in before.Scalars(name)} for name in names}
 
     def send(self, name: str, value: float, step: int) -> None:
-        """A figure."""
+        """Send a value."""
         self._writer.add_scalar(name, value, step)
 
     def flush(self) -> None:
-        """Make safe what was sent."""
+        """Write all values that were sent."""
         self._writer.flush()
 
     def close(self, *, failed: bool) -> None:
-        """The run is over; event files do not tell how."""
+        """Close the event files, which do not contain how the run ended."""
         self._writer.close()
 
 
 class MLflow:
-    """One run in a SQLite store of its own, ``mlflow/mlflow.db`` in the run's folder."""
+    """An MLflow run in its own SQLite file, ``mlflow/mlflow.db`` in the folder of the run."""
 
     def __init__(self) -> None:
-        # It reports its use to its makers unless told otherwise: a run sends nothing anywhere.
+        # By default MLflow sends usage data to its developers; a run must not send anything.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         self._mlflow: Any = import_module("mlflow")
         self._waiting: list[Any] = []
 
     def open(self, folder: Path) -> dict[str, set[int]]:
-        """As `Tracker`, like all that follow."""
+        """Open the tracker; see `Tracker.open`."""
         here = (folder / "mlflow").resolve()
         here.mkdir(exist_ok=True)
         self._client = self._mlflow.MlflowClient(tracking_uri=f"sqlite:///{here / 'mlflow.db'}")
-        found = self._client.get_experiment_by_name("hydrakit")
+        existing = self._client.get_experiment_by_name("hydrakit")
         experiment = (
-            found.experiment_id
-            if found
+            existing.experiment_id
+            if existing
             else self._client.create_experiment("hydrakit", (here / "files").as_uri())
         )
-        begun = self._client.search_runs([experiment])
+        runs = self._client.search_runs([experiment])
         name = folder.resolve().name
-        self._run = begun[0] if begun else self._client.create_run(experiment, run_name=name)
+        self._run = runs[0] if runs else self._client.create_run(experiment, run_name=name)
         self._client.update_run(self._id, status="RUNNING")
         return {
             name: {each.step for each in self._client.get_metric_history(self._id, name)}
@@ -95,39 +95,39 @@ class MLflow:
         return name
 
     def send(self, name: str, value: float, step: int) -> None:
-        """A figure; those of an epoch go together."""
+        """Send a value; the values of an epoch are written together."""
         now = int(time.time() * 1000)
         self._waiting.append(self._mlflow.entities.Metric(name, value, now, step))
 
     def flush(self) -> None:
-        """Make safe what was sent."""
+        """Write all values that were sent."""
         if self._waiting:
             self._client.log_batch(self._id, metrics=self._waiting)
             self._waiting = []
 
     def close(self, *, failed: bool) -> None:
-        """The run is over, or has failed."""
+        """Set the status of the MLflow run."""
         self._client.set_terminated(self._id, status="FAILED" if failed else "FINISHED")
 
 
 def trackers_of(
     context: RunContext, plugins: Plugins, *, folder: Path | None = None
 ) -> list[RunCallback]:
-    """The trackers that a context names, as callbacks.
+    """Trackers of a context, as callbacks.
 
     Args:
         context: Context of the run.
-        plugins: Plugins that the trackers are looked up in.
-        folder: Folder that they open; None for the run's.
+        plugins: Plugins with the trackers.
+        folder: Folder that the trackers open; None for the folder of the run.
 
     Raises:
-        PluginError: No plugin offers one of them.
+        PluginError: No plugin offers one of the trackers.
         PlanError: The package of a tracker is not installed.
     """
-    return [TrackerCallback(_built(name, plugins), folder) for name in context.trackers]
+    return [TrackerCallback(_build(name, plugins), folder) for name in context.trackers]
 
 
-def _built(name: str, plugins: Plugins) -> Tracker:
+def _build(name: str, plugins: Plugins) -> Tracker:
     factory = plugins.get(TrackerFactory, name)
     try:
         tracker: Tracker = factory.build(factory.options())
@@ -142,8 +142,8 @@ class TrackerCallback(RunCallback):
     """Sends the metrics of every epoch to a tracker.
 
     Args:
-        tracker: Tracker that receives them.
-        folder: Folder that it opens; None for the run's.
+        tracker: Tracker that receives the metrics.
+        folder: Folder that the tracker opens; None for the folder of the run.
     """
 
     def __init__(self, tracker: Tracker, folder: Path | None = None) -> None:
@@ -151,7 +151,7 @@ class TrackerCallback(RunCallback):
         self.folder = folder
         self.rundir: RunDir | None = None
         self.sent: dict[str, set[int]] = {}
-        self.before = 0  # epochs of the rounds before this one
+        self.epochs_before = 0  # epochs of all earlier rounds
 
     def started(self, plan: Plan, rundir: RunDir, device: str) -> None:
         """Open the tracker in its folder."""
@@ -161,8 +161,8 @@ class TrackerCallback(RunCallback):
         self.rundir = rundir
 
     def skipped(self, number: int, round: Round) -> None:
-        """Send what was trained without this tracker."""
-        self._round_over(number, round)
+        """Send the epochs of a round that was trained without this tracker."""
+        self._finish_round(number, round)
 
     def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
         """Send the metrics and flush them: the run may be killed before the next epoch."""
@@ -171,10 +171,10 @@ class TrackerCallback(RunCallback):
 
     def finished(self, number: int, round: Round, result: RoundResult) -> None:
         """Send the epochs that ran without this tracker."""
-        self._round_over(number, round)
+        self._finish_round(number, round)
 
     def closed(self, failed: bool) -> None:
-        """Close the tracker; one of a run that was finished before was never opened."""
+        """Close the tracker, unless the run was finished before and never opened it."""
         if self.rundir is not None:
             self.tracker.close(failed=failed)
 
@@ -184,28 +184,28 @@ class TrackerCallback(RunCallback):
             for key, value in metrics.model_dump(exclude_none=True).items():
                 self._send(f"{name}/{split} {key}", value, record.epoch)
         if record.reference_auc is not None:
-            # Over all epochs of the run in order.
-            self._send("reference AUC", record.reference_auc, self.before + record.epoch)
+            # Numbered over all epochs of the run.
+            self._send("reference AUC", record.reference_auc, self.epochs_before + record.epoch)
 
     def _send(self, name: str, value: float, step: int) -> None:
         steps = self.sent.setdefault(name, set())
-        if step not in steps:  # else an epoch that is trained again, to the same bits
+        if step not in steps:  # an epoch that is trained again has the same values
             self.tracker.send(name, value, step)
             steps.add(step)
 
-    def _round_over(self, number: int, round: Round) -> None:
-        """Send what the tracker does not have; the next round's epochs come after these."""
+    def _finish_round(self, number: int, round: Round) -> None:
+        """Send the epochs that the tracker does not have yet, and count them."""
         assert self.rundir is not None
         epochs = self.rundir.epochs(number, round)
         for record in epochs:
             self._send_all(number, round, record)
         self.tracker.flush()
-        self.before += epochs[-1].epoch
+        self.epochs_before += epochs[-1].epoch
 
 
 @hookimpl
 def hydrakit_trackers() -> Iterator[TrackerFactory]:
-    """The trackers `tensorboard` and `mlflow`."""
+    """Offer the trackers `tensorboard` and `mlflow`."""
     yield TrackerFactory(
         name="tensorboard",
         summary="TensorBoard event files in the run's folder (extra `tensorboard`)",

@@ -366,7 +366,7 @@ def load_plan(path: Path) -> Plan:
         PlanError: The file cannot be read or is not a plan; the message names the first wrong key.
     """
     try:
-        text = read_json(path, most=MAX_PLAN).decode("utf-8")
+        text = read_json(path, max_bytes=MAX_PLAN).decode("utf-8")
     except (OSError, ValueError) as error:
         raise PlanError(f"{path}: cannot be read as a plan: {error}") from None
     refuse_later(path, text)

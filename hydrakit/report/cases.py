@@ -7,8 +7,8 @@ from pydantic import TypeAdapter
 from hydrakit.errors import PlanError, one_line
 from hydrakit.report.markup import Html, element, join
 from hydrakit.report.pictures import grey_png, intensity_windows, overlay_png
-from hydrakit.runs.rundir import SHOWN, RunDir
-from hydrakit.runs.shown import GROUPS, ExampleCase, ImageStack
+from hydrakit.runs.example_cases import GROUPS, ExampleCase, ImageStack
+from hydrakit.runs.rundir import EXAMPLE_CASES, RunDir
 from hydrakit.storage.files import MIB
 from hydrakit.weights.format import check_header
 
@@ -36,7 +36,7 @@ def read_examples(rundir: RunDir) -> tuple[list[ExampleCase], ImageStack, ImageS
     """
     from safetensors import SafetensorError, safe_open
 
-    path = rundir.file(SHOWN)
+    path = rundir.file(EXAMPLE_CASES)
     if not path.is_file():
         return None
     try:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydrakit.report.markup import Html, element, join
-from hydrakit.runs.shown import ImageStack
+from hydrakit.runs.example_cases import ImageStack
 
 if TYPE_CHECKING:
     from hydrakit.data.prepared.index import PreparedDataset

@@ -1,4 +1,4 @@
-"""Following a run: callbacks for its events."""
+"""Callbacks for the events of a run."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ if TYPE_CHECKING:
 
 
 class RunCallback:
-    """Called when something happens in a run. The methods do nothing: override those you need.
+    """Base class of callbacks: one method for each event, which does nothing unless overridden.
 
-    `preparing` comes first, while data is read, then `started`. A round that is on disk calls
-    `skipped`; any other one calls `resumed` if it was stopped before, `bootstrapping` if it begins
-    with random starts, `epoch` after each epoch, and `finished`. `completed` follows the test.
-    A run that was finished earlier calls only `completed`. The last call is `closed`, also after a
-    failure; but nothing closes a run that fails before it uses its folder, since its plan or its
-    data is wrong.
+    The order of the calls is: `preparing` while data is read, then `started`. For a round that is
+    on disk: `skipped`. For any other round: `resumed` if it was stopped before, `bootstrapping` if
+    it is the first one, `epoch` after each epoch, and `finished`. After the test: `completed`. A
+    run that was finished earlier calls only `completed`. The last call is `closed`, also after a
+    failure. (A run that fails before it uses its folder, because of its plan or its data, does not
+    call `closed`.)
 
     For each event, all callbacks of a run are called in turn. An exception in one ends the run.
     """
 
     def preparing(self, dataset: str, cases: int) -> None:
-        """A number of cases of a dataset has been read so far."""
+        """``cases`` cases of a dataset have been read so far."""
 
     def started(self, plan: Plan, rundir: RunDir, device: str) -> None:
         """The data is ready, and the rounds begin."""
 
     def bootstrapping(self, done: int, of: int) -> None:
-        """A number of random starts has been evaluated."""
+        """``done`` random starts have been evaluated."""
 
     def skipped(self, number: int, round: Round) -> None:
-        """A round is on disk already."""
+        """A round is skipped, because it is on disk already."""
 
     def resumed(self, number: int, round: Round, epoch: int) -> None:
-        """A round goes on after the last epoch that was finished before a stop."""
+        """A round continues after ``epoch``, the last epoch that was finished before a stop."""
 
     def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
         """An epoch is finished."""
@@ -51,12 +51,12 @@ class RunCallback:
         """The run is finished: its folder has results. Called for a run finished earlier too."""
 
     def closed(self, failed: bool) -> None:
-        """The run is over, or has failed; nothing else is called afterwards."""
+        """The run has ended or failed; this is the last call."""
 
 
 @contextmanager
 def closing(callbacks: RunCallback) -> Iterator[None]:
-    """Call `RunCallback.closed` at the end of a ``with`` block, however it ends."""
+    """Call `RunCallback.closed` at the end of a ``with`` block, also after an exception."""
     try:
         yield
     except BaseException:
@@ -66,7 +66,7 @@ def closing(callbacks: RunCallback) -> Iterator[None]:
 
 
 class Callbacks(RunCallback):
-    """Several callbacks as one; they are called in order."""
+    """Combines several callbacks into one, which calls them in order."""
 
     def __init__(self, members: Sequence[RunCallback] = ()) -> None:
         self.members = tuple(members)

@@ -1,4 +1,4 @@
-"""Where and how a run is computed, in one object: all that does not decide what is trained."""
+"""`RunContext`: where and how a run is computed, without influence on what is trained."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ if TYPE_CHECKING:
 
 
 class RunContext(Frozen):
-    """Where and how to compute; a plan says what.
+    """Where and how to compute; the plan says what to compute.
 
     A context can be written to a file and read in another process (`write`, `read_context`).
-    Objects that live in one process only (callbacks, plugins that are not installed) are arguments
-    of the functions that take a context.
+    Objects of one process (callbacks, plugins that are not installed) are therefore separate
+    arguments of the functions that take a context.
 
     Attributes:
         data: Folder with one folder per dataset; None for ``$HYDRAKIT_DATA``, else ``./data``.
-        roots: Folders of datasets that lie elsewhere, by name.
-        cache: Folder of every cache; None for ``$HYDRAKIT_CACHE``, else ``~/.cache/hydrakit``.
-        device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+        roots: Folders of datasets that are elsewhere, by name.
+        cache: Folder of all caches; None for ``$HYDRAKIT_CACHE``, else ``~/.cache/hydrakit``.
+        device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
         precision: Precision of training steps; ``auto`` is bfloat16 on CUDA, float32 on a CPU.
         deterministic: Whether CUDA repeats the same bits from the same seed, which costs speed.
-        compiled: Whether training steps go through `torch.compile`.
-        threads: CPU threads; None leaves the number to torch. Results differ in the last bits
-            between numbers of threads.
+        compiled: Whether training steps use `torch.compile`.
+        threads: Number of CPU threads; None for torch's default. The last bits of results depend on
+            it.
         checkpoint_interval: Seconds between two checkpoints within a round; a longer epoch is
             followed by one each time.
         no_plugins: Names of installed plugins that are not loaded.
-        trackers: Names of experiment trackers that get the metrics of every epoch.
-        launcher: Name of what starts the processes of a comparison.
-        jobs: Processes of a comparison; None lets the launcher choose.
-        trace_test: Whether the test split is evaluated after every epoch too, for a figure;
-            nothing is selected by it.
-        test: False ends a run before the test split is read: there are rounds, and no results.
+        trackers: Names of experiment trackers that receive the metrics of every epoch.
+        launcher: Name of the component that starts the processes of a comparison.
+        jobs: Number of processes of a comparison; None lets the launcher choose.
+        trace_test: Whether the test split is evaluated after every epoch, for a figure. The test
+            metrics never influence training.
+        test: False ends a run before the test split is read; such a run has rounds, but no results.
         round_cache: Folder of rounds that several runs share; see `hydrakit.runs.round_cache`.
     """
 
@@ -69,23 +69,23 @@ class RunContext(Frozen):
     round_cache: Path | None = None
 
     def root_of(self, name: str) -> Path:
-        """The folder of a dataset."""
+        """Folder of a dataset."""
         return root_of(name, self.data, self.roots)
 
     def plugins(self) -> Plugins:
-        """The installed plugins, with the datasets that are declared in the data's folders.
+        """Installed plugins, and datasets that ``dataset.toml`` files in the data folders declare.
 
         Raises:
             PluginError: ``no_plugins`` names one that is not installed.
-            DataError: A ``dataset.toml`` is wrong.
+            DataError: A ``dataset.toml`` is invalid.
         """
         return plugins_at(self.data, self.roots, frozenset(self.no_plugins) or None)
 
     def compute(self) -> Compute:
-        """Device, precision and repeatability, as this machine can give them.
+        """Device, precision and repeatability on this machine.
 
         Raises:
-            PlanError: There is no such device here, or it cannot do that.
+            PlanError: This machine has no such device.
         """
         from hydrakit.compute.devices import choose_compute
 
@@ -101,7 +101,7 @@ class RunContext(Frozen):
         """Use this context's cache, device, algorithms and threads within a ``with`` block.
 
         Raises:
-            PlanError: As `compute`.
+            PlanError: As in `compute`.
         """
         from hydrakit.compute.devices import deterministic_algorithms, thread_count
 
@@ -110,7 +110,7 @@ class RunContext(Frozen):
             yield compute
 
     def changed(self, /, **values: Any) -> RunContext:
-        """A copy with other values.
+        """Copy of the context with other values.
 
         Raises:
             PlanError: A name or a value is wrong.
@@ -124,20 +124,20 @@ class RunContext(Frozen):
             raise PlanError(first_fault(error)) from None
 
     def for_search(self, rounds: Path) -> RunContext:
-        """A copy for runs of a search: they never read the test split, and share rounds.
+        """Copy of the context for the runs of a search, which share rounds and do not use the test.
 
         Args:
-            rounds: Folder of the rounds that they share.
+            rounds: Folder of shared rounds.
 
         Raises:
-            PlanError: The test split is to be traced.
+            PlanError: ``trace_test`` is set.
         """
         if self.trace_test:
-            raise PlanError("a search never reads the test split: leave out trace_test")
+            raise PlanError("a search never reads the test split: remove trace_test")
         return self.changed(test=False, round_cache=rounds.resolve())
 
     def resolved(self) -> RunContext:
-        """A copy that means the same in another folder and without environment variables."""
+        """Copy with absolute paths, independent of working folder and environment variables."""
         from hydrakit.storage.paths import cache_folder
 
         return self.changed(
@@ -171,7 +171,7 @@ def read_context(path: Path) -> RunContext:
 
 
 def context_of(context: RunContext | None, values: dict[str, Any]) -> RunContext:
-    """The context of a call that may give one, or values of one by name, or both.
+    """Context of a call with a context, with values by name, or with both.
 
     Raises:
         PlanError: A name or a value is wrong.

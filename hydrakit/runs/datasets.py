@@ -1,4 +1,4 @@
-"""The datasets of a plan: their adapters and folders, and their prepared patches."""
+"""Datasets of a plan: adapters, folders and prepared patches."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from hydrakit.runs.context import RunContext
 
 @dataclass(frozen=True)
 class PlanDatasets:
-    """The datasets of a plan, by name.
+    """Datasets of a plan.
 
     Attributes:
-        adapters: Adapters.
-        roots: Folders with the datasets' files.
-        prepared: Prepared patches; empty before `prepare_datasets`.
+        adapters: Adapters, by name of the dataset.
+        roots: Folders with the files of the datasets, by name.
+        prepared: Prepared patches, by name; empty before `prepare_datasets`.
     """
 
     adapters: Mapping[str, DatasetAdapter]
@@ -33,7 +33,7 @@ class PlanDatasets:
 
 
 def find_datasets(plan: Plan, context: RunContext, plugins: Plugins) -> PlanDatasets:
-    """Find every dataset of a plan, and check that its folder exists, before any is read.
+    """Look up the datasets of a plan, and check that their folders exist, before reading any.
 
     Raises:
         PluginError: No plugin offers one of them.
@@ -49,7 +49,7 @@ def find_datasets(plan: Plan, context: RunContext, plugins: Plugins) -> PlanData
 
 
 def prepare_datasets(plan: Plan, datasets: PlanDatasets, callbacks: RunCallback) -> PlanDatasets:
-    """Prepare every dataset of a plan, in the cache of the active context.
+    """Prepare the datasets of a plan, in the cache of the active context.
 
     Raises:
         DataError: A dataset cannot be used.

@@ -1,4 +1,4 @@
-"""Looking at cases with a finished network: the test split at a run's end, and any other time."""
+"""Evaluation of a trained network on the cases of a dataset."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network said of some cases.
+    """Outputs of a network for some cases of a dataset.
 
     Attributes:
-        dataset: Where they are from.
-        split: Which of its splits, or ``all``.
+        dataset: Name of the dataset.
+        split: Split of the cases, or ``all``.
         classes: Names of the classes.
-        keys: Of the cases.
-        labels: As `tasks.targets_of` gives them.
-        outputs: ``(cases, outputs)`` of the head.
-        task: What a label is.
-        scale: Of a number, over the training split.
-        findings: Of which finding each case is an image; None: each of one of its own.
-        subgroups: As in `Sample`, of each case; None: nothing is told.
+        keys: Keys of the cases.
+        labels: Labels, as `tasks.targets_of` returns them.
+        outputs: Outputs of the head, ``(cases, outputs)``.
+        task: Task of the dataset.
+        scale: Mean and standard deviation of a regression's training labels.
+        findings: Finding that each case is an image of; None if each case is a finding of its own.
+        subgroups: Subgroups of each case, as in `Sample`; None for none.
     """
 
     dataset: str
@@ -62,7 +62,7 @@ class Predictions:
 def predict(
     model: nn.Module, cases: CaseSet, *, dataset: str, split: str, classes: Sequence[str]
 ) -> Predictions:
-    """What a joined body and head, on the cases' device, says of them."""
+    """Compute the outputs of a body with a head for some cases on the same device."""
     from hydrakit.training.evaluation import forward_in_batches
 
     return Predictions(
@@ -80,62 +80,62 @@ def predict(
 
 
 def score(predictions: Predictions) -> TestResult:
-    """The figures of predictions, every finding counted once.
+    """Compute metrics of predictions; every finding counts once, with the mean of its images.
 
     Raises:
-        DataError: A class has no finding among them.
+        DataError: A class has no finding among the cases.
     """
     from hydrakit.stats import tasks
 
     task, scale, classes = predictions.task, predictions.scale, predictions.classes
     if not len(predictions.labels):
-        raise DataError(f"{predictions.dataset}: no case in split {predictions.split!r}")
-    found = Findings.of(predictions.findings or predictions.keys)
-    labels = predictions.labels[found.firsts]
-    _need_every_class(predictions, labels)
+        raise DataError(f"{predictions.dataset}: the split {predictions.split!r} has no case")
+    findings = Findings.of(predictions.findings or predictions.keys)
+    labels = predictions.labels[findings.firsts]
+    _check_classes(predictions, labels)
     images = tasks.predictions(predictions.outputs, task=task, scale=scale)
-    scores = found.mean_scores(images)
-    told = found.subgroups(predictions.subgroups or [{}] * len(images))
+    scores = findings.mean_scores(images)
+    subgroups = findings.subgroups(predictions.subgroups or [{}] * len(images))
     classwise = tasks.class_aucs(scores, labels, task=task, classes=classes)
     outputs = tasks.outputs_of(scores, task=task, scale=scale)
-    figures = tasks.metrics_of(outputs, labels, task=task, scale=scale)
-    if classwise:  # of the probabilities themselves: the way back to outputs may make ties
-        figures = figures.model_copy(
-            update={"auc": sum(area.auc for area in classwise) / len(classwise)}
-        )
+    metrics = tasks.metrics_of(outputs, labels, task=task, scale=scale)
+    if classwise:  # from the probabilities: their conversion back to outputs may create ties
+        auc = sum(area.auc for area in classwise) / len(classwise)
+        metrics = metrics.model_copy(update={"auc": auc})
     return TestResult(
         dataset=predictions.dataset,
         split=predictions.split,
-        figures=figures,
+        figures=metrics,
         findings=len(labels),
         images=len(images),
         task=task,
         classes=classwise,
-        subgroups=tasks.subgroup_aucs(scores, labels, told, task=task, classes=classes),
+        subgroups=tasks.subgroup_aucs(scores, labels, subgroups, task=task, classes=classes),
     )
 
 
-def _need_every_class(
+def _check_classes(
     predictions: Predictions, labels: NDArray[np.int64] | NDArray[np.float64]
 ) -> None:
+    """Check that every class has a finding."""
     from hydrakit.stats.tasks import strata, strata_names
 
-    held = strata(labels.tolist(), predictions.task, predictions.classes).sum(axis=0)
+    counts = strata(labels.tolist(), predictions.task, predictions.classes).sum(axis=0)
     names = strata_names(predictions.task, predictions.classes)
-    for count, name in zip(held, names, strict=True):
+    for count, name in zip(counts, names, strict=True):
         if count == 0:
             raise DataError(
                 f"{predictions.dataset}: no case of class {name!r} in split "
-                f"{predictions.split!r}: its AUC cannot be told"
+                f"{predictions.split!r}: its AUC cannot be computed: choose another split"
             )
 
 
 def to_csv(predictions: Sequence[Predictions]) -> str:
-    """The text of ``predictions.csv``: a line for each case, an image of a finding.
+    """Text of ``predictions.csv``, with one line for each case.
 
-    Figures are of findings: lines with one name in ``finding`` count once, by their mean. Classes
-    and labels have a column ``p_NAME`` each for their probability; several labels of a case are
-    joined by ``;``. A number has the columns ``label`` and ``predicted`` alone.
+    Lines with the same name in the column ``finding`` are images of one finding, which counts once.
+    Each class has a column ``p_NAME`` with its probability; several labels of a case are joined by
+    ``;``. A regression has no probabilities, only the columns ``label`` and ``predicted``.
     """
     from hydrakit.data.read import class_names
     from hydrakit.stats import tasks
@@ -151,23 +151,28 @@ def to_csv(predictions: Sequence[Predictions]) -> str:
         for key, finding, label, row in zip(
             part.keys, findings, part.labels.tolist(), scores, strict=True
         ):
-            said: object
+            predicted: object
             if task == "regression":
-                shown, said = label[0], row[0]
+                true, predicted = label[0], row[0]
             elif task == "multilabel":
                 present = tuple(int(probability > 0.5) for probability in row)
-                shown = ";".join(class_names(label, task, classes))
-                said = ";".join(class_names(present, task, classes))
+                true = ";".join(class_names(label, task, classes))
+                predicted = ";".join(class_names(present, task, classes))
             else:
-                shown, said = classes[label], classes[row.argmax()]
-            told = part.dataset, part.split, key, finding, shown, said
-            writer.writerow([*told, *row[: len(columns)]])
+                true, predicted = classes[label], classes[row.argmax()]
+            fixed = part.dataset, part.split, key, finding, true, predicted
+            writer.writerow([*fixed, *row[: len(columns)]])
     return text.getvalue()
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """The result of evaluating weight files, and what must be said with it."""
+    """Result of an evaluation.
+
+    Attributes:
+        result: Metrics.
+        notes: Warnings that belong to the metrics, one sentence each.
+    """
 
     result: TestResult
     notes: tuple[str, ...]
@@ -185,24 +190,24 @@ def evaluate_files(
     plugins: Plugins | None = None,
     **values: Any,
 ) -> EvaluationResult:
-    """Evaluate a head on a body, on a dataset's files.
+    """Evaluate a body and a head from weight files on the cases of a dataset.
 
     Args:
-        body_path: The body's file.
-        head_path: The head's file.
-        context: Where the data lies and where to compute; None for the defaults.
-        dataset: Name of the dataset; None for the one that the head was trained on.
+        body_path: Path of the body's weight file.
+        head_path: Path of the head's weight file.
+        context: Data folders and device; None for the defaults.
+        dataset: Name of the dataset; None for the dataset that the head was trained on.
         split: ``train``, ``val``, ``test`` or ``all``.
-        splits: The split of every case in training, by key; None to split the dataset as the
-            head's file says.
-        options: Options of the adapter, in place of those that the head was trained with.
+        splits: Split of every case in training, by key; None splits the dataset again, by the
+            description in the head's file.
+        options: Options of the adapter that replace those from the training of the head.
         plugins: Plugins of this process; None loads the installed ones.
         values: Values of the context by name.
 
     Raises:
-        WeightsError: A file is broken, or the two do not fit each other or the dataset.
-        DataError: The dataset cannot be read, or a class is missing.
-        PlanError: The dataset has no such split, or an option is wrong.
+        WeightsError: A file is invalid, or body, head and dataset do not fit together.
+        DataError: The dataset cannot be read, or a class has no case.
+        PlanError: The dataset had no such split in training, or an option is wrong.
     """
     context = context_of(context, values)
     with context.active() as compute:
@@ -215,7 +220,7 @@ def evaluate_files(
             splits=splits,
             options=options,
             plugins=plugins or context.plugins(),
-            where=compute.device,
+            device=compute.device,
         )
 
 
@@ -229,9 +234,9 @@ def _evaluate(
     splits: Mapping[str, str] | None,
     options: Mapping[str, OptionValue] | None,
     plugins: Plugins,
-    where: torch.device,
+    device: torch.device,
 ) -> EvaluationResult:
-    """As `evaluate_files`, in the active context."""
+    """Evaluate weight files (`evaluate_files`) in an active context."""
     from hydrakit import weights
     from hydrakit.data.load import select
     from hydrakit.data.prepared.prepare import prepare
@@ -243,42 +248,44 @@ def _evaluate(
     if (adapter.task, len(adapter.classes)) != (head.task, len(head.classes)):
         kinds = "" if adapter.task == head.task else f" of a {head.task} task"
         raise WeightsError(
-            f"{head_path}: its head knows {len(head.classes)} classes "
+            f"{head_path}: its head has {len(head.classes)} classes "
             f"({', '.join(head.classes)}){kinds}, but {name!r} has {len(adapter.classes)}"
             f"{kinds and f' of a {adapter.task} task'}: choose another head or dataset"
         )
-    told = None if split == "all" or splits else _told_by(head, head_path, name)
+    training_split = None
+    if split != "all" and not splits:
+        training_split = _training_split(head, head_path, name)
     if splits:
-        has_it = split in splits.values()
+        exists = split in splits.values()
     else:
-        has_it = told is not None and (split != "test" or told[0].tests)
-    if split != "all" and not has_it:
+        exists = training_split is not None and (split != "test" or training_split[0].tests)
+    if split != "all" and not exists:
         raise PlanError(
             f"{name}: had no {split} split in training: use `--split val` or `--split all`"
         )
-    model = weights.load_model(body_path, head_path, plugins=plugins).to(where)
-    given = {**(head.options if name == head.dataset else {}), **(options or {})}
-    prepared = prepare(adapter, context.root_of(name), options=given, patch=body.spec.patch)
+    model = weights.load_model(body_path, head_path, plugins=plugins).to(device)
+    all_options = {**(head.options if name == head.dataset else {}), **(options or {})}
+    prepared = prepare(adapter, context.root_of(name), options=all_options, patch=body.spec.patch)
     if prepared.index.channels != body.in_channels:
         raise WeightsError(
-            f"{body_path}: its body takes images of {body.in_channels} channels, but {name!r} "
-            f"gives {prepared.index.channels}"
+            f"{body_path}: its body needs images with {body.in_channels} channels, but those of "
+            f"{name!r} have {prepared.index.channels}"
         )
-    if told is not None:
-        gate = assign_splits(
+    if training_split is not None:
+        leakage = assign_splits(
             {name: prepared},
             {name: adapter},
-            splits={name: told[0]},
-            seed=told[1],
+            splits={name: training_split[0]},
+            seed=training_split[1],
             copies=head.copies,
             keep_conflicts=True,
         )
-        splits = gate.splits[name]
+        splits = leakage.splits[name]
         if head.splits not in (None, splits_digest(splits)):
             raise PlanError(
-                f"{head_path}: {name!r} cannot be split here as it was in training: its cases are "
-                "others, or the other datasets of that run decided too: evaluate the run's folder, "
-                "or use `--split all`"
+                f"{head_path}: the training split of {name!r} cannot be reconstructed, because its "
+                "cases have changed or the split depended on other datasets of the run: evaluate "
+                "the run's folder, or use `--split all`"
             )
     keys = {
         case.key
@@ -291,23 +298,23 @@ def _evaluate(
         task=head.task,
         scale=head.scale,
         patch=body.spec.patch,
-        device=where,
+        device=device,
     )
     predictions = predict(model, cases, dataset=name, split=split, classes=adapter.classes)
     return EvaluationResult(result=score(predictions), notes=_notes(body, head, name, split))
 
 
-def _told_by(head: HeadMetadata, path: Path, dataset: str) -> tuple[Split, int]:
-    """How the dataset was split when the head was trained, and the plan's seed."""
+def _training_split(head: HeadMetadata, path: Path, dataset: str) -> tuple[Split, int]:
+    """Split of the dataset in the training of a head, and the seed of the split."""
     if head.dataset != dataset or head.split is None or head.seed is None:
         raise PlanError(
-            f"{path}: does not tell how {dataset!r} was split for training: use `--split all`"
+            f"{path}: does not describe the training split of {dataset!r}: use `--split all`"
         )
     return head.split, head.seed
 
 
 def _notes(body: BodyMetadata, head: HeadMetadata, dataset: str, split: str) -> tuple[str, ...]:
-    """What a reader of the figures must know."""
+    """Warnings that a reader of the metrics needs."""
     from hydrakit.weights.files import mismatch
 
     notes = []
@@ -317,18 +324,18 @@ def _notes(body: BodyMetadata, head: HeadMetadata, dataset: str, split: str) -> 
     if dataset != head.dataset:
         notes.append(
             f"the head was trained on {head.dataset!r}: its classes {', '.join(head.classes)} are "
-            f"read as those of {dataset!r}, in order"
+            f"taken for those of {dataset!r}, in this order"
         )
     seen = dataset in (*body.trained_on, head.dataset)
     if seen and split == "all":
-        notes.append(f"training used cases of {dataset!r}: figures over all of them flatter")
+        notes.append(f"training used cases of {dataset!r}: metrics over all cases are too high")
     elif dataset in body.trained_on and body.seed != head.seed:
         notes.append(
-            f"the body was trained on {dataset!r} with another split: "
-            "it may have seen these very cases"
+            f"the body was trained on {dataset!r} with another split, which may have contained "
+            "these cases: metrics may be too high"
         )
     elif split in ("train", "val"):
-        notes.append(f"the {split} split took part in training: figures on it flatter")
+        notes.append(f"the {split} split was used in training: metrics on it are too high")
     return tuple(notes)
 
 
@@ -345,16 +352,16 @@ def evaluate_run(
 
     Args:
         run: Folder of the run.
-        context: Where to compute, and the folders of datasets that have moved since the run was
-            trained: ``data`` says so for this dataset, ``roots`` for each by name.
-        dataset: Name of the dataset whose head and cases are taken; None for the target.
+        context: Device, and the new folders of datasets that were moved after training: ``data``
+            for this dataset, ``roots`` for any dataset by name.
+        dataset: Name of the dataset to evaluate, with its head; None for the target.
         split: ``train``, ``val``, ``test`` or ``all``.
         plugins: Plugins of this process; None loads the installed ones.
         values: Values of the context by name.
 
     Raises:
         PlanError: The run is not finished, or has no such dataset.
-        HydrakitError: As `evaluate_files`.
+        HydrakitError: As in `evaluate_files`.
     """
     context = context_of(context, values)
     rundir = RunDir(run)
@@ -365,20 +372,20 @@ def evaluate_run(
     if not heads:
         raise PlanError(f"{run}: {unknown('dataset', name, [d.name for d in plan.datasets])}")
     if rundir.results() is None:
-        raise PlanError(f"{run}: is not finished: `hydrakit run --resume {run}` goes on")
+        raise PlanError(f"{run}: is not finished: continue it with `hydrakit run --resume {run}`")
     splits = rundir.splits()
     if name not in splits:
         raise PlanError(
-            f"{run / 'splits.json'}: does not tell of {name!r}: restore it, or evaluate the run's "
-            "files with `--body` and `--head`"
+            f"{run / 'splits.json'}: does not contain {name!r}: restore it, or evaluate the weight "
+            "files of the run with `--body` and `--head`"
         )
-    before = {key: Path(path) for key, path in rundir.environment().get("roots", {}).items()}
+    roots = {key: Path(path) for key, path in rundir.environment().get("roots", {}).items()}
     if context.data is not None:
-        before[name] = context.root_of(name)
+        roots[name] = context.root_of(name)
     evaluation = evaluate_files(
         rundir.file("body.safetensors"),
         rundir.file(f"heads/{heads[-1]}.safetensors"),
-        context.changed(roots={**before, **context.roots}),
+        context.changed(roots={**roots, **context.roots}),
         dataset=name,
         split=split,
         splits=splits[name],
@@ -389,8 +396,8 @@ def evaluate_run(
         rundir.log("evaluated", dataset=name, split=split)
     except OSError as error:
         note = (
-            f"{rundir.path / 'events.jsonl'}: cannot be written ({error.strerror}), so that this "
-            "reading of labels is not noted there"
+            f"{rundir.path / 'events.jsonl'}: cannot be written ({error.strerror}), so this use of "
+            "the labels is not recorded there"
         )
         return replace(evaluation, notes=(*evaluation.notes, note))
     return evaluation

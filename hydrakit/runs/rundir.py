@@ -33,8 +33,8 @@ from hydrakit.rounds import Round
 from hydrakit.schema import Name
 from hydrakit.storage.digests import (
     FILE,
+    cached_digest,
     check_file,
-    known_digest,
     read_digests,
     update_digests,
     write_digests,
@@ -64,10 +64,10 @@ _SPLITS = TypeAdapter(dict[Name, dict[str, str]])
 CHECKPOINT = "checkpoint.safetensors"
 """Name of the checkpoint in the ``.part`` folder of a round."""
 
-SHOWN = "shown.safetensors"
+EXAMPLE_CASES = "shown.safetensors"
 SEALED = (
     *("plan.json", "data.json", "splits.json", "results.json", "predictions.csv"),
-    *("body.safetensors", SHOWN),
+    *("body.safetensors", EXAMPLE_CASES),
 )
 """Files of a finished run with digests, besides heads and rounds. ``environment.json`` is not among
 them: a user may correct the data folders in it."""
@@ -184,7 +184,7 @@ class RunDir:
 
     def _plan_digest(self) -> str | None:
         """SHA-256 of ``plan.json``; None during tuning, which has no such file."""
-        return known_digest(self.plan_path).sha256 if self.plan_path.is_file() else None
+        return cached_digest(self.plan_path).sha256 if self.plan_path.is_file() else None
 
     def round_folders(self) -> list[Path]:
         """Folders of the finished rounds, in order."""
@@ -282,7 +282,7 @@ class RunDir:
 
     def remedy(self, name: str) -> str:
         """Instruction for repairing a damaged file of the run."""
-        if name == SHOWN:
+        if name == EXAMPLE_CASES:
             return f"delete it, and `hydrakit report {self.path}` writes it again"
         if name.startswith("rounds/"):
             return f"restore it, or {self.retraining((self.path / name).parent)}"
@@ -309,7 +309,7 @@ class RunDir:
 
     def unseal(self) -> None:
         """Remove the digests and example cases, since the run will write new results."""
-        for name in (FILE, SHOWN):
+        for name in (FILE, EXAMPLE_CASES):
             (self.path / name).unlink(missing_ok=True)
 
     def renew(self, name: str) -> None:

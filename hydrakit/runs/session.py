@@ -29,9 +29,9 @@ from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.datasets import PlanDatasets
 from hydrakit.runs.evaluate import predict, score, to_csv
+from hydrakit.runs.example_cases import save_example_cases
 from hydrakit.runs.network import Network
-from hydrakit.runs.rundir import SHOWN, RunDir
-from hydrakit.runs.shown import save_shown_cases
+from hydrakit.runs.rundir import EXAMPLE_CASES, RunDir
 from hydrakit.runs.state import RoundState
 from hydrakit.runs.trace import Trace
 from hydrakit.storage.files import copy, write_atomic
@@ -249,7 +249,7 @@ class Session:
         )
         if state.epoch:
             self.callbacks.resumed(number, round, state.epoch)
-        trained = self._train_or_explain(number, round, network, state)
+        training = self._train_or_explain(number, round, network, state)
         validation_outputs = network.validation_outputs(round)
         result = RoundResult(
             round=number,
@@ -258,18 +258,18 @@ class Session:
             head=round.head,
             learning_rate=round.hyperparameters.learning_rate,
             dropout=round.hyperparameters.dropout,
-            best_epoch=trained.best.epoch,
-            epochs=trained.epochs[-1].epoch,
-            val=trained.best.val,
-            reference_auc=trained.best.reference_auc,
+            best_epoch=training.best.epoch,
+            epochs=training.epochs[-1].epoch,
+            val=training.best.val,
+            reference_auc=training.best.reference_auc,
             seconds=state.checkpointer.seconds,
             bootstrap=state.bootstrap,
             heads=network.validation_metrics(validation_outputs),
             moved=state.weight_change,
         )
         with self.rundir.writing_round(number, round) as folder:
-            network.save(folder, number, round, trained)
-            write_lines(folder / "metrics.jsonl", trained.epochs)
+            network.save(folder, number, round, training)
+            write_lines(folder / "metrics.jsonl", training.epochs)
             transfer.write_outputs(folder, validation_outputs)
             if state.trace is not None:
                 state.trace.write(folder)
@@ -428,8 +428,8 @@ class Session:
 
     def _complete(self) -> None:
         """Add example cases and digests to a run with results; a repeated call is harmless."""
-        if not (self.rundir.path / SHOWN).is_file():
-            save_shown_cases(self.rundir, self.prepared[self.plan.target], plugins=self.plugins)
+        if not (self.rundir.path / EXAMPLE_CASES).is_file():
+            save_example_cases(self.rundir, self.prepared[self.plan.target], plugins=self.plugins)
         if self.rundir.seal():
             self.rundir.log("done")
         self.callbacks.completed(self.rundir)

@@ -1,1 +1,1 @@
-"""Files on disk: written whole, read within limits, locked, and checked by digest."""
+"""Files on disk: atomic writing, bounded reading, locks and digests."""

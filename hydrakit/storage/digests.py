@@ -1,7 +1,7 @@
-"""What a folder's files were when they were written (``files.json``): a changed one is not used.
+"""Digests of a folder's files (``files.json``), by which changed files are detected and refused.
 
-A file is looked at once by a process, and again where its size or time is another. Folders of older
-versions have no such list: their files are taken as they are.
+A process computes the digest of a file once, and again if its size or time changes. Folders of
+older versions have no digests: their files are not checked.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from hydrakit.version import version
 
 FILE = "files.json"
 
-
-Inside = Annotated[str, StringConstraints(pattern=r"^([0-9A-Za-z_-][0-9A-Za-z_.-]*/?)+$")]
-"""A path within a folder: no part of it begins with a dot."""
+RelativePath = Annotated[str, StringConstraints(pattern=r"^([0-9A-Za-z_-][0-9A-Za-z_.-]*/?)+$")]
+"""A path within a folder, without parts that begin with a dot."""
 
 
 class FileDigest(Frozen):
@@ -35,35 +34,35 @@ class FileDigest(Frozen):
 
 
 class Digests(Frozen):
-    """What ``files.json`` holds.
+    """Content of ``files.json``.
 
     Attributes:
         format: Version of this format.
-        hydrakit: Version that wrote it.
-        plan: SHA-256 of the run's ``plan.json``, of a round that was trained by it; None elsewhere.
-        files: By path within the folder, parts joined by ``/``.
-        own: SHA-256 of all the above.
+        hydrakit: Version of hydrakit that wrote the file.
+        plan: SHA-256 of the ``plan.json`` that a round was trained with; None in other folders.
+        files: Digests by path within the folder, with ``/`` as separator.
+        own: SHA-256 of all values above.
     """
 
     format: Literal[1] = 1
     hydrakit: str
     plan: str | None = None
-    files: dict[Inside, FileDigest]
+    files: dict[RelativePath, FileDigest]
     own: str = ""
 
-    def sealed(self) -> Digests:
-        """The same with its own digest."""
+    def with_own_digest(self) -> Digests:
+        """A copy with the digest of its own values."""
         text = self.model_dump_json(exclude={"own"})
         return self.model_copy(update={"own": hashlib.sha256(text.encode()).hexdigest()})
 
 
 def write_digests(folder: Path, names: Iterable[str], *, plan: str | None = None) -> None:
-    """Write down what files of a folder are now.
+    """Compute and write the digests of files in a folder.
 
     Args:
-        folder: Their folder.
-        names: Of the files, within the folder.
-        plan: As in `Digests`.
+        folder: Folder of the files.
+        names: Paths of the files within the folder.
+        plan: Digest of the plan, as in `Digests`.
 
     Raises:
         OSError: A file cannot be read, or the list cannot be written.
@@ -75,138 +74,141 @@ def write_digests(folder: Path, names: Iterable[str], *, plan: str | None = None
 def update_digests(
     folder: Path, *, renewed: Iterable[str] = (), without: Iterable[str] = (), **changes: str | None
 ) -> None:
-    """Tell of files that were written anew or are gone; of the others stays what it was.
+    """Compute the digests of changed files and remove those of deleted files.
 
     Args:
-        folder: Where nothing is done if it has no digests.
-        renewed: Files that are now as they should be.
-        without: Files of which nothing is told any more.
-        changes: Of other attributes of `Digests`.
+        folder: Folder of the files; nothing is done if it has no digests.
+        renewed: Files whose digests are computed again, or added.
+        without: Files whose digests are removed.
+        changes: New values of other attributes of `Digests`.
 
     Raises:
-        PlanError: The list is broken.
-        OSError: A file cannot be read, or the list cannot be written.
+        PlanError: ``files.json`` is broken.
+        OSError: A file cannot be read, or ``files.json`` cannot be written.
     """
-    before = read_digests(folder)
-    if before is None:
+    digests = read_digests(folder)
+    if digests is None:
         return
-    gone = set(without)
-    files = {name: digest for name, digest in before.files.items() if name not in gone}
+    deleted = set(without)
+    files = {name: digest for name, digest in digests.files.items() if name not in deleted}
     files |= {name: digest_of(folder / name) for name in renewed}
     ordered = {name: files[name] for name in sorted(files)}
-    _write(folder, before.model_copy(update={"files": ordered, **changes}))
+    _write(folder, digests.model_copy(update={"files": ordered, **changes}))
 
 
 def read_digests(folder: Path) -> Digests | None:
-    """The digests of a folder; None where it has none.
+    """Read the digests of a folder; None if it has none.
 
     Raises:
-        PlanError: The list is broken.
+        PlanError: ``files.json`` is broken.
     """
     path = folder / FILE
     try:
         content = read_json(path)
         refuse_later(path, content)
-        found = Digests.model_validate_json(content)
-        if found == found.sealed():
-            return found
-        wrong = "it was changed since it was written"
+        digests = Digests.model_validate_json(content)
+        if digests == digests.with_own_digest():
+            return digests
+        fault = "it was changed since it was written"
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValidationError as error:
-        wrong = first_fault(error)
+        fault = first_fault(error)
     except (OSError, ValueError) as error:
-        wrong = reason(error)
+        fault = reason(error)
     raise PlanError(
-        f"{path}: cannot be used ({wrong}): restore it from a copy, or delete it to use the "
-        "files beside it as they are"
+        f"{path}: cannot be used ({fault}): restore it from a copy, or delete it to use the "
+        "files of its folder unchecked"
     )
 
 
 def digest_of(path: Path) -> FileDigest:
-    """Of a file as it is now.
+    """Compute the digest of a file.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
         ValueError: It is no regular file.
     """
     with open_regular(path) as file:
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         while part := file.read(2**20):
-            found.update(part)
-        return FileDigest(sha256=found.hexdigest(), size=file.tell())
+            digest.update(part)
+        return FileDigest(sha256=digest.hexdigest(), size=file.tell())
 
 
 def damaged_files(folder: Path) -> Iterator[tuple[str, str]]:
-    """The files of a folder that are not as they were written, each with what is wrong with it.
+    """Find the files of a folder that were changed or are missing.
+
+    Yields:
+        Path within the folder, and a description of the fault.
 
     Raises:
-        PlanError: The list of digests is broken.
+        PlanError: ``files.json`` is broken.
     """
     digests = read_digests(folder)
-    for name, written in digests.files.items() if digests else ():
-        wrong = _fault(folder / name, written)
-        if wrong is not None:
-            yield name, wrong
+    for name, digest in digests.files.items() if digests else ():
+        fault = _fault(folder / name, digest)
+        if fault is not None:
+            yield name, fault
 
 
-def known_digest(path: Path) -> FileDigest:
-    """As `digest_of`, which looks at a file once as long as it stays as it is.
+def cached_digest(path: Path) -> FileDigest:
+    """Like `digest_of`, but computed once as long as the file's size and time stay the same.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
         ValueError: It is no regular file.
     """
     status = path.stat()
-    return _looked_at(path.absolute(), status.st_size, status.st_mtime_ns, status.st_ino)
+    return _digest_by_status(path.absolute(), status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 @lru_cache(maxsize=10_000)
-def _looked_at(path: Path, size: int, mtime_ns: int, inode: int) -> FileDigest:
+def _digest_by_status(path: Path, size: int, mtime_ns: int, inode: int) -> FileDigest:
     return digest_of(path)
 
 
-def look_again() -> None:
-    """Forget what files were found to be."""
-    _looked_at.cache_clear()
+def forget_digests() -> None:
+    """Clear the digests that `cached_digest` stores."""
+    _digest_by_status.cache_clear()
 
 
 def check_file(folder: Path, name: str, *, remedy: str) -> Path:
-    """The path of a file in a folder, which is as it was written if the folder tells of it.
+    """The path of a file in a folder, after comparing the file with its digest, if it has one.
 
-    Whether it is there at all is left to whoever opens it.
+    A missing file is no error here, but for the code that opens it.
 
     Args:
-        folder: Its folder.
-        name: Within the folder.
-        remedy: What to do if it is not.
+        folder: Folder of the file.
+        name: Path of the file within the folder.
+        remedy: What the user can do if the file was changed.
 
     Raises:
-        PlanError: It is not, or it or the list of digests cannot be read.
+        PlanError: The file was changed, or it or ``files.json`` cannot be read.
     """
     path, digests = folder / name, read_digests(folder)
-    written = digests.files.get(name) if digests else None
-    wrong = _fault(path, written) if written and path.exists() else None
-    if wrong is not None:
-        raise PlanError(f"{path}: {wrong}: {remedy}")
+    digest = digests.files.get(name) if digests else None
+    fault = _fault(path, digest) if digest and path.exists() else None
+    if fault is not None:
+        raise PlanError(f"{path}: {fault}: {remedy}")
     return path
 
 
-def _fault(path: Path, written: FileDigest) -> str | None:
-    """What is wrong with a file that is not as it was written."""
+def _fault(path: Path, expected: FileDigest) -> str | None:
+    """Describe how a file differs from its digest; None if it does not."""
     try:
-        found = known_digest(path)
+        digest = cached_digest(path)
     except FileNotFoundError:
         return "is missing"
     except (OSError, ValueError) as error:
         return f"cannot be read ({reason(error)})"
-    if found.size != written.size:
-        return f"was changed since it was written (has {found.size} bytes, had {written.size})"
-    if found.sha256 != written.sha256:
-        return "was changed since it was written (its SHA-256 is another)"
+    if digest.size != expected.size:
+        return f"was changed since it was written (has {digest.size} bytes, had {expected.size})"
+    if digest.sha256 != expected.sha256:
+        return "was changed since it was written (its SHA-256 differs)"
     return None
 
 
 def _write(folder: Path, digests: Digests) -> None:
-    text = digests.sealed().model_dump_json(indent=1) + "\n"
+    text = digests.with_own_digest().model_dump_json(indent=1) + "\n"
     write_atomic(folder / FILE, text.encode())

@@ -1,7 +1,7 @@
-"""Files of runs: written so that a reader never sees a part, and read as those of a stranger.
+"""Reading and writing files safely: atomic writes, bounded reads, and refusal of links.
 
-A run's folder may come from anywhere. What is read of it is a regular file of bounded size, and
-what is written into it goes through no link (docs/security.md).
+The folder of a run may come from an untrusted source: only regular files of bounded size are read
+from it, and nothing is written into it through a link (docs/security.md).
 """
 
 from __future__ import annotations
@@ -20,29 +20,28 @@ from typing import BinaryIO
 from hydrakit.errors import PlanError, one_line
 
 MIB = 2**20
-MAX_FILE = 64 * MIB  # of any file of a run's folder but weights; a full table of epochs has 50 MiB
-MAX_VALUES = 1_000_000  # of a JSON file; in memory one takes some 150 bytes
-MAX_ROWS = 200_000  # of predictions.csv
+MAX_FILE = 64 * MIB  # size of all files except weights; a full table of epochs has 50 MiB
+MAX_VALUES = 1_000_000  # values in a JSON file; each takes about 150 bytes of memory
+MAX_ROWS = 200_000  # rows of predictions.csv
 
-
-# Without waiting for who writes a pipe; on Windows, bytes as they are.
+# Do not wait for the writer of a pipe; do not translate line ends on Windows.
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says where a disk is full, a quota is used up, or a file may not be larger."""
+"""Errors for a full disk, an exceeded quota and a file that is too large."""
 
 LONGEST_LINE = 2**16
-"""Bytes: where `append_line` looks for the end of the last whole line."""
+"""Bytes at the end of a file in which `append_line` searches for the last line end."""
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file whole: to a temporary one in the same folder, synced, then renamed.
+    """Write a file completely or not at all: to a temporary file, which is synced and renamed.
 
-    After a crash or a power cut the file is the old one or the new one. A failed write leaves no
-    temporary file behind.
+    After a crash or a power failure, the file is either the old or the new one. A failed write
+    leaves no temporary file behind.
 
     Raises:
-        OSError: The file cannot be written; it names the file, and how much room it needs.
+        OSError: The file cannot be written; the error names the file and the bytes it needs.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
@@ -64,10 +63,10 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file; one that a stop or a full disk cut off before is taken away.
+    """Append a line to a file, after removing an incomplete last line.
 
     Raises:
-        OSError: It cannot be written; it names the file.
+        OSError: The file cannot be written; the error names the file.
     """
     data = line.encode() + b"\n"
     with path.open("a+b") as file:
@@ -85,8 +84,8 @@ def append_line(path: Path, line: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable: a rename is only safe once its folder is synced."""
-    if os.name == "nt":  # Windows cannot open a folder, and keeps the order of renames itself
+    """Sync a folder, so that files renamed in it survive a power failure."""
+    if os.name == "nt":  # Windows cannot open folders, and keeps renames in order
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -96,31 +95,30 @@ def sync_folder(folder: Path) -> None:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a file's bytes, whole or not at all; as `write_atomic`."""
+    """Copy a file completely or not at all, as `write_atomic` does."""
     write_atomic(target, source.read_bytes())
 
 
-def read_whole(path: Path, *, most: int = MAX_FILE) -> bytes:
-    """The bytes of a regular file.
+def read_whole(path: Path, *, max_bytes: int = MAX_FILE) -> bytes:
+    """Read a regular file of limited size.
 
     Raises:
-        OSError: It cannot be read.
-        ValueError: It is no regular file (a pipe would be waited for), or has more than ``most``
-            bytes.
+        OSError: The file cannot be read.
+        ValueError: It is no regular file, or has more than ``max_bytes`` bytes.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        if size > most:
-            raise ValueError(f"it has {size} bytes, and {most} are allowed")
-        return file.read(most)
+        if size > max_bytes:
+            raise ValueError(f"it has {size} bytes, and {max_bytes} are allowed")
+        return file.read(max_bytes)
 
 
 @contextmanager
 def open_regular(path: Path) -> Iterator[BinaryIO]:
-    """A file for reading, which is no pipe or device: one would be waited for, or has no end.
+    """Open a regular file for reading; pipes and devices, which might never end, are refused.
 
     Raises:
-        OSError: It cannot be opened.
+        OSError: The file cannot be opened.
         ValueError: It is no regular file.
     """
     descriptor = os.open(path, _FLAGS)
@@ -130,25 +128,25 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def read_json(path: Path, *, most: int = MAX_FILE, values: int = MAX_VALUES) -> bytes:
-    """The bytes of a JSON file that takes no more memory than it should once it is parsed.
+def read_json(path: Path, *, max_bytes: int = MAX_FILE, values: int = MAX_VALUES) -> bytes:
+    """Read a JSON file of limited size and a limited number of values.
 
     Raises:
-        OSError: It cannot be read.
-        ValueError: As `read_whole`; or it holds too many values.
+        OSError: The file cannot be read.
+        ValueError: It is no regular file, too large, or holds too many values.
     """
-    content = read_whole(path, most=most)
+    content = read_whole(path, max_bytes=max_bytes)
     if content.count(b",") >= values:
         raise ValueError(f"it holds more than {values} values")
     return content
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file with a line of names, each with a cell for every name.
+    """Read the rows of a CSV file, by the column names of its first line.
 
     Raises:
-        OSError: It cannot be read.
-        ValueError: As `read_whole`; or it is no such table, or has too many rows.
+        OSError: The file cannot be read.
+        ValueError: It is no regular file, too large, no such table, or has too many rows.
     """
     content = read_whole(path)
     if content.count(b"\n") > MAX_ROWS:
@@ -166,40 +164,40 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def reason(error: OSError | ValueError) -> str:
-    """Why a file could not be read, on one line."""
+    """The reason why a file could not be read, on one line."""
     return getattr(error, "strerror", None) or one_line(str(error), 200)
 
 
 def refuse_links(folder: Path) -> None:
-    """See that nothing below a folder leads out of it, before anything is written there.
+    """Refuse a folder that holds links, before anything is written there.
 
-    The folder itself may be reached through a link.
+    The path of the folder itself may contain links.
 
     Raises:
-        PlanError: A link, or something that is neither a file nor a folder.
+        PlanError: The folder holds a link, or something that is neither a file nor a folder.
         OSError: A folder cannot be listed.
     """
     for entry in _entries(folder):
         if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
-            raise _no_file(entry.path)
+            raise _link_error(entry.path)
 
 
 def refuse_link(path: Path) -> None:
-    """See that a file which is written in its place, if it is there, is nowhere else too.
+    """Refuse to write to a path that is a link to another file.
 
     Raises:
-        PlanError: It is a link, or no file, or has a second name (a hard link).
+        PlanError: The path is a symbolic or hard link, or no file.
     """
     with suppress(FileNotFoundError):
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-            raise _no_file(path)
+            raise _link_error(path)
 
 
-def _no_file(path: Path | str) -> PlanError:
+def _link_error(path: Path | str) -> PlanError:
     return PlanError(
-        f"{path}: is a link, or neither a file nor a folder, and what is written there would be "
-        "elsewhere: put a copy of the file or folder in its place"
+        f"{path}: is a link, or neither a file nor a folder; writing there could change files "
+        "elsewhere: replace it with a copy of the file or folder"
     )
 
 

@@ -1,8 +1,8 @@
-"""One process at a time in a folder, and who it is.
+"""Locks, which let only one process at a time work in a folder.
 
-The lock is the operating system's, on the file ``.lock``: it goes when its process does, however
-that ends. Beside it ``lock.holder`` says who holds it, for people and for `hydrakit status`. On a
-network file system the lock is as good as that system's: start runs of one folder on one machine.
+The operating system locks the file ``.lock`` and releases it when the process ends for any reason.
+The file ``lock.holder`` names the process, for users and for `hydrakit status`. Locks of network
+file systems may be unreliable: start all processes for one folder on the same machine.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from hydrakit.errors import HydrakitError, PlanError
 from hydrakit.schema import Frozen
 
 PATIENCE = 2.0
-"""Seconds that a process has to say that it is the one that holds the lock."""
+"""Seconds within which the holder of a lock must write ``lock.holder``."""
 
 FILES = (".lock", "lock.holder")
 
 
 class Holder(Frozen):
-    """Who holds a lock, or held it when its process was killed.
+    """The process that holds a lock, or held it when it was killed.
 
     Attributes:
-        pid: Number of the process.
-        host: Name of its machine.
-        since: When it took the lock.
+        pid: Process id.
+        host: Name of the machine.
+        since: Time when the lock was acquired.
     """
 
     pid: int
@@ -41,44 +41,46 @@ class Holder(Frozen):
     since: datetime.datetime
 
     def __str__(self) -> str:
-        """As ``lock.holder`` has it."""
+        """The content of ``lock.holder``."""
         return f"pid {self.pid} on {self.host} since {self.since.isoformat(timespec='seconds')}"
 
     def alive(self) -> bool | None:
-        """Whether the process is there; None where it cannot be told from here."""
-        if self.host != platform.node() or os.name == "nt":  # there, os.kill would end it
+        """Whether the process is running; None if unknown, as on another machine."""
+        if (
+            self.host != platform.node() or os.name == "nt"
+        ):  # on Windows, os.kill would end the process
             return None
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return False
-        except PermissionError:  # it is another user's
+        except PermissionError:  # the process of another user
             pass
-        began = _began(self.pid)
-        return began is None or began <= self.since.timestamp() + 1  # else the number is another's
+        start = _start_time(self.pid)
+        return start is None or start <= self.since.timestamp() + 1  # else the id was reused
 
 
 def holder_of(folder: Path) -> Holder | None:
-    """Who holds the lock of a folder, as it was last said; None where nobody does.
+    """Read which process holds the lock of a folder; None if no process does.
 
-    A process that was killed is still named: see `Holder.alive`.
+    A process that was killed is still returned: see `Holder.alive`.
     """
     try:
         text = (folder / FILES[1]).read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    found = re.fullmatch(r"pid (\d+) on (.*) since (\S+)\n", text)
-    if found is None:  # it is being written
+    match = re.fullmatch(r"pid (\d+) on (.*) since (\S+)\n", text)
+    if match is None:  # it is being written
         return None
     with suppress(ValueError):
-        since = datetime.datetime.fromisoformat(found[3])
-        return Holder(pid=int(found[1]), host=found[2], since=since)
+        since = datetime.datetime.fromisoformat(match[3])
+        return Holder(pid=int(match[1]), host=match[2], since=since)
     return None
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder.
+    """Lock a folder for this process within a ``with`` block.
 
     Raises:
         HydrakitError: Another process holds the lock.
@@ -93,10 +95,10 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError:
             lock.release()
             raise
-    except (OSError, NotImplementedError) as error:  # of file systems without locks
+    except (OSError, NotImplementedError) as error:  # file systems without locks raise the latter
         reason = getattr(error, "strerror", None) or str(error)
         raise PlanError(
-            f"{folder}: cannot be written, or not be locked: {reason}: choose another with `--out`"
+            f"{folder}: cannot be written or locked ({reason}): choose another folder with `--out`"
         ) from None
     try:
         yield
@@ -106,10 +108,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _acquire(lock: FileLock, folder: Path) -> None:
-    """Take a lock that is free.
+    """Acquire a lock, or raise an error that names its holder.
 
-    Between taking it and saying so, and between the end of a process and that of its lock, nobody
-    or somebody dead is named: look again then.
+    For a moment after a lock is acquired or its process ends, ``lock.holder`` names no process or
+    an ended one: try again then, for at most `PATIENCE` seconds.
     """
     until = time.monotonic() + PATIENCE
     while True:
@@ -120,9 +122,9 @@ def _acquire(lock: FileLock, folder: Path) -> None:
             holder = holder_of(folder)
         alive = holder.alive() if holder else False
         if alive or time.monotonic() >= until:
-            who = str(holder) if alive is not False else "it has not said who it is"
+            who = str(holder) if alive is not False else "unknown"
             raise HydrakitError(
-                f"{folder}: another process is running here ({who}): wait for it, or choose "
+                f"{folder}: another process is running here ({who}): wait for its end, or choose "
                 "another folder with `--out`"
             )
         time.sleep(0.02)
@@ -132,8 +134,8 @@ def _now() -> datetime.datetime:
     return datetime.datetime.now().astimezone()
 
 
-def _began(pid: int) -> float | None:
-    """When a process began, in seconds since 1970; None where the system does not tell.
+def _start_time(pid: int) -> float | None:
+    """Start time of a process in seconds since 1970; None if the system does not provide it.
 
     Source: proc(5), /proc/[pid]/stat, field 22; /proc/stat, btime.
     """

@@ -1,4 +1,4 @@
-"""Where datasets lie, and where prepared data is cached."""
+"""Folders of datasets and of the cache."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _cache: ContextVar[Path | None] = ContextVar("hydrakit_cache", default=None)
 
 
 def default_data() -> Path:
-    """``$HYDRAKIT_DATA``, else ``./data``: the folder with one folder per dataset."""
+    """The folder with one folder per dataset: ``$HYDRAKIT_DATA``, else ``./data``."""
     return Path(os.environ.get("HYDRAKIT_DATA") or "data")
 
 
@@ -22,26 +22,23 @@ def root_of(name: str, data: Path | None, roots: Mapping[str, Path]) -> Path:
     Args:
         name: Name of the dataset.
         data: Folder with one folder per dataset; None for `default_data`.
-        roots: Folders of datasets that lie elsewhere, by name.
+        roots: Folders of datasets outside of ``data``, by name.
     """
     return (roots.get(name) or (data or default_data()) / name).resolve()
 
 
 def cache_folder() -> Path:
-    """The folder of every cache: that of `using_cache`, else ``$HYDRAKIT_CACHE``, else the user's.
-
-    The user's is ``~/.cache/hydrakit``.
-    """
+    """The cache folder: that of `using_cache`, else ``$HYDRAKIT_CACHE``, else ~/.cache/hydrakit."""
     chosen = _cache.get() or os.environ.get("HYDRAKIT_CACHE")
     return Path(chosen) if chosen else Path.home() / ".cache" / "hydrakit"
 
 
 @contextmanager
 def using_cache(folder: Path | None) -> Iterator[None]:
-    """Keep every cache in a folder within a ``with`` block; None changes nothing.
+    """Use another cache folder within a ``with`` block; None changes nothing.
 
-    A plugin's ``read`` gets no cache as an argument, so what it calls (the DICOM index) asks
-    `cache_folder`. Threads that are started in the block see the change only in a copied context.
+    Functions without a cache argument, such as a plugin's ``read``, get it from `cache_folder`.
+    Threads that are started in the block see the change only in a copied context.
     """
     token = _cache.set(folder or _cache.get())
     try:

@@ -1,7 +1,7 @@
-"""Reading and writing records: JSON files and JSON lines that a pydantic model describes.
+"""Reading and writing records: JSON files and JSON lines with a pydantic model.
 
-One place turns what can go wrong with a file into a line for the user (`readable`, `writable`), and
-refuses files that a later version wrote (`refuse_later`).
+`readable` and `writable` turn errors of files into one line for the user; `refuse_later` refuses
+files that a later version wrote.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from hydrakit.storage.files import MAX_FILE, MAX_VALUES, read_json, read_whole, 
 from hydrakit.version import version
 
 FORMAT = 1
-"""Latest format number of the JSON files that have a ``format``."""
+"""Latest known value of ``format`` in JSON files."""
 
-MAX_LINE = 2000  # bytes of a record in a file of JSON lines; an epoch needs 700
+MAX_LINE = 2000  # mean bytes of a record in JSON lines; an epoch needs 700
 
 VERSION = re.compile(r"[0-9A-Za-z.+-]{1,40}")
 
@@ -33,12 +33,12 @@ Value = TypeVar("Value")
 
 @contextmanager
 def readable(path: Path, remedy: str, *, error: type[HydrakitError] = PlanError) -> Iterator[None]:
-    """Turn a failure to read a file, in a ``with`` block, into one line for the user.
+    """Turn an error of reading a file in a ``with`` block into one line for the user.
 
     Args:
-        path: The file.
+        path: Path of the file.
         remedy: What the user can do.
-        error: Type of the error that is raised.
+        error: Type of the error to raise.
 
     Raises:
         HydrakitError: The block raised OSError or ValueError (pydantic's, json's and csv's errors,
@@ -53,7 +53,7 @@ def readable(path: Path, remedy: str, *, error: type[HydrakitError] = PlanError)
 
 @contextmanager
 def writable(path: Path, remedy: str, *, error: type[HydrakitError] = PlanError) -> Iterator[None]:
-    """Turn a failure to write a file or folder, in a ``with`` block, into one line for the user.
+    """Turn an error of writing a file or folder in a ``with`` block into one line for the user.
 
     Raises:
         HydrakitError: The block raised OSError.
@@ -70,29 +70,29 @@ def read_record(
     model: type[RecordType],
     *,
     remedy: str,
-    most: int = MAX_FILE,
+    max_bytes: int = MAX_FILE,
     values: int = MAX_VALUES,
 ) -> RecordType:
     """Read a record from a JSON file.
 
     Args:
-        path: The file.
+        path: Path of the file.
         model: Type of the record.
         remedy: What the user can do if the file cannot be read.
-        most: Largest size in bytes.
+        max_bytes: Largest size in bytes.
         values: Largest number of values.
 
     Raises:
         PlanError: The file is absent, broken, too large, or of a later version.
     """
     with readable(path, remedy):
-        content = read_json(path, most=most, values=values)
+        content = read_json(path, max_bytes=max_bytes, values=values)
         refuse_later(path, content)
         return model.model_validate_json(content)
 
 
 def read_value(path: Path, adapter: TypeAdapter[Value], *, remedy: str) -> Value:
-    """Read a value that is no record of its own, such as a table of records by name.
+    """Read a value other than a record, such as a dictionary of records.
 
     Raises:
         PlanError: As `read_record`.
@@ -106,30 +106,32 @@ def read_lines(
     model: type[RecordType],
     *,
     remedy: str,
-    most: int = MAX_FILE,
+    max_bytes: int = MAX_FILE,
     lines: int | None = None,
 ) -> list[RecordType]:
     """Read records from a file of JSON lines.
 
     Args:
-        path: The file.
+        path: Path of the file.
         model: Type of the records.
         remedy: What the user can do if the file cannot be read.
-        most: Largest size in bytes.
+        max_bytes: Largest size in bytes.
         lines: Largest number of lines, of `MAX_LINE` bytes on average; None for no limit.
 
     Raises:
         PlanError: The file is absent, broken or too large.
     """
     with readable(path, remedy):
-        content = read_whole(path, most=most if lines is None else min(most, lines * MAX_LINE))
+        if lines is not None:
+            max_bytes = min(max_bytes, lines * MAX_LINE)
+        content = read_whole(path, max_bytes=max_bytes)
         if lines is not None and content.count(b"\n") > lines:
             raise ValueError(f"it has more than {lines} lines")
         return [model.model_validate_json(line) for line in content.splitlines()]
 
 
 def write_record(path: Path, record: BaseModel) -> None:
-    """Write a record as indented JSON, whole or not at all.
+    """Write a record as indented JSON, completely or not at all.
 
     Raises:
         OSError: The file cannot be written.
@@ -138,7 +140,7 @@ def write_record(path: Path, record: BaseModel) -> None:
 
 
 def write_lines(path: Path, records: Sequence[BaseModel]) -> None:
-    """Write records as JSON lines, whole or not at all.
+    """Write records as JSON lines, completely or not at all.
 
     Raises:
         OSError: The file cannot be written.
@@ -149,15 +151,15 @@ def write_lines(path: Path, records: Sequence[BaseModel]) -> None:
 def refuse_later(
     path: Path, content: bytes | str, *, error: type[HydrakitError] = PlanError
 ) -> None:
-    """Raise if a file states a format that this version does not know.
+    """Refuse a file with a later ``format`` than this version knows.
 
-    Whether the file is valid otherwise is for its reader to say. A plan does not name the version
-    that wrote it; for a plan in a run's folder, the run's ``environment.json`` does.
+    Other faults of the file are left to its reader. A plan does not name the version that wrote it;
+    for a plan in the folder of a run, it is read from ``environment.json``.
 
     Args:
-        path: The file.
-        content: JSON, perhaps broken.
-        error: Type of the error that is raised.
+        path: Path of the file.
+        content: Content of the file, which may be invalid JSON.
+        error: Type of the error to raise.
     """
     stated = _object(content)
     number = stated.get("format")
@@ -165,7 +167,7 @@ def refuse_later(
         return
     writer = stated.get("hydrakit")
     if writer is None:
-        with suppress(OSError, ValueError):  # then nobody knows the version
+        with suppress(OSError, ValueError):  # then the version is unknown
             writer = _object(read_json(path.with_name("environment.json"))).get("hydrakit")
     known = isinstance(writer, str) and VERSION.fullmatch(writer)
     who = f"hydrakit {writer}" if known else "a later hydrakit"
@@ -179,6 +181,6 @@ def refuse_later(
 def _object(content: bytes | str) -> dict[str, object]:
     try:
         value = json.loads(content)
-    except (ValueError, RecursionError):  # its reader says what is wrong
+    except (ValueError, RecursionError):  # left to its reader
         return {}
     return value if isinstance(value, dict) else {}

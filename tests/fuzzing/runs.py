@@ -262,7 +262,7 @@ def read_weight_files(folder: Path) -> str:
     return _commands(folder, commands)
 
 
-def _no_training(session: object, places: object) -> None:
+def _no_training(session: object) -> None:
     """In the place of training: what is set up before it."""
     from hydrakit.models.body import PaperBody
 

@@ -1,4 +1,4 @@
-"""What is printed of results."""
+"""Printing of results as tables and lines of text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
-    """A table: columns whose head begins with ``#`` are numbers, flush right."""
+    """Print a table; columns with a header that begins with ``#`` are aligned to the right."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -33,12 +33,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
         table.add_column(column.removeprefix("#"), justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
-    # Off a terminal there is no width to keep to: a log or a pipe gets whole lines.
+    # Without a terminal, as in a log or a pipe, lines are not broken.
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def print_results(rundir: RunDir) -> None:
-    """The table of rounds, the test, and where everything lies."""
+    """Print the table of rounds, the test results, and the paths of the files."""
     results = rundir.results()
     assert results is not None
     rows = [
@@ -77,12 +77,12 @@ def print_results(rundir: RunDir) -> None:
     click.echo(f"report:  {rundir.report_path}")
 
 
-def print_dry_run(found: DryRun) -> None:
-    """What a run would cost, and where it would be."""
+def print_dry_run(estimate: DryRun) -> None:
+    """Print the estimated time, memory and disk space of a run, and its folder."""
     from hydrakit.observers.log import data_lines, duration
     from hydrakit.runs.dry_run import STEPS
 
-    for name, facts in found.facts.items():
+    for name, facts in estimate.facts.items():
         for line in data_lines(name, facts):
             click.echo(line)
     rows = [
@@ -96,29 +96,30 @@ def print_dry_run(found: DryRun) -> None:
             each.round.hyperparameters.batch_size,
             "done" if each.done else duration(each.seconds),
         ]
-        for each in found.rounds
+        for each in estimate.rounds
     ]
     columns = ["#round", "dataset", "trains", "#patches", "#val", "#epochs", "#batch", "#at most"]
     print_table(columns, rows)
-    done = sum(each.done for each in found.rounds)
-    how = "finished" if found.finished else f"{done} of {len(found.rounds)} rounds are done"
-    click.echo(f"run:     {found.out}: {how if found.out.exists() else 'not there yet'}")
-    if found.holder is not None and found.holder.alive() is not False:
-        click.echo(f"         another process is running there ({found.holder})")
+    done = sum(each.done for each in estimate.rounds)
+    state = "finished" if estimate.finished else f"{done} of {len(estimate.rounds)} rounds are done"
+    click.echo(f"run:     {estimate.out}: {state if estimate.out.exists() else 'not started'}")
+    if estimate.holder is not None and estimate.holder.alive() is not False:
+        click.echo(f"         another process is running there ({estimate.holder})")
     click.echo(
-        f"time:    at most {duration(found.seconds)} on {found.device}, by {STEPS} measured steps; "
-        "rounds that stop early take less"
+        f"time:    at most {duration(estimate.seconds)} on {estimate.device}, from {STEPS} "
+        "measured steps; rounds that stop early take less"
     )
-    body, head = found.parameters
+    body, head = estimate.parameters
     click.echo(f"network: {body:,} parameters in the body, {head:,} in the target's head")
-    if found.memory is not None:
-        click.echo(f"memory:  {found.memory / 1e6:,.0f} MB in the measured steps")
-    click.echo(f"disk:    at most {found.disk / 1e6:,.1f} MB of {found.free / 1e6:,.0f} MB free")
-    click.echo("Nothing was trained, and no folder was made.")
+    if estimate.memory is not None:
+        click.echo(f"memory:  {estimate.memory / 1e6:,.0f} MB in the measured steps")
+    disk, free = estimate.disk / 1e6, estimate.free / 1e6
+    click.echo(f"disk:    at most {disk:,.1f} MB of {free:,.0f} MB free")
+    click.echo("Nothing was trained, and no folder was created.")
 
 
 def test_lines(test: TestResult) -> list[str]:
-    """The figures of a split, with what they rest on."""
+    """Lines with the metrics of a split and the number of findings behind them."""
     lines = []
     images = f", {test.images} images" if test.images > test.findings else ""
     for area in test.classes:
@@ -128,7 +129,7 @@ def test_lines(test: TestResult) -> list[str]:
             f"({area.positives} positive, {area.negatives} negative findings{images})"
         )
         if area.low <= 0.5 <= area.high:
-            lines.append("  so few findings cannot tell this from chance (0.5)")
+            lines.append("  too few findings to distinguish this from chance (0.5)")
     if len(test.classes) > 1:
         lines.append(f"{test.dataset} {test.split}: macro average AUC {test.figures.auc:.3f}")
     if not test.classes:
@@ -140,19 +141,19 @@ def test_lines(test: TestResult) -> list[str]:
     return lines
 
 
-def _subgroup(found: Subgroup) -> str:
-    """A subgroup of the findings, on a line."""
-    counts = f"{found.positives} positive, {found.negatives} negative findings"
-    if found.auc is None or found.low is None or found.high is None:
-        return f"{found.name} {found.value}: too few for an AUC ({counts})"
+def _subgroup(group: Subgroup) -> str:
+    """A line with the AUC of a subgroup of the findings."""
+    counts = f"{group.positives} positive, {group.negatives} negative findings"
+    if group.auc is None or group.low is None or group.high is None:
+        return f"{group.name} {group.value}: too few for an AUC ({counts})"
     return (
-        f"{found.name} {found.value}: AUC {found.auc:.3f} for {found.class_name!r}, "
-        f"{_range(found.low, found.high)} ({counts})"
+        f"{group.name} {group.value}: AUC {group.auc:.3f} for {group.class_name!r}, "
+        f"{_range(group.low, group.high)} ({counts})"
     )
 
 
 def print_evaluation(evaluation: EvaluationResult, *, as_json: bool) -> None:
-    """An evaluation, with what must be known to read it."""
+    """Print an evaluation, with notes on how to interpret it."""
     if as_json:
         result = evaluation.result.model_dump(mode="json")
         click.echo(json.dumps({**result, "notes": list(evaluation.notes)}, indent=2))
@@ -166,11 +167,11 @@ def print_evaluation(evaluation: EvaluationResult, *, as_json: bool) -> None:
         click.echo(f"Note: {note}")
 
 
-def print_comparison(found: Comparison) -> None:
-    """Table II, every strategy beside the first, the verdict, and what it rests on."""
+def print_comparison(comparison: Comparison) -> None:
+    """Print the AUC of every strategy, the differences to the first, and the verdict."""
     from hydrakit.stats.verdict import p_value
 
-    interval = f"{found.level:.0%} interval"
+    interval = f"{comparison.level:.0%} interval"
     rows = [
         (
             each.name,
@@ -180,20 +181,22 @@ def print_comparison(found: Comparison) -> None:
             each.cells,
             f"{each.seconds:.1f}",
         )
-        for each in found.strategies
+        for each in comparison.strategies
     ]
     columns = ["strategy", "#val AUC", "#test AUC", interval, "#cells", "#seconds"]
-    scheme = "one 8-1-1 split" if found.folds is None else f"{found.folds} folds"
-    repeated = f", {found.repeats} repeats" if found.repeats > 1 else ""
-    total = found.positives + found.negatives
-    images = f" ({found.images} images)" if found.images > total else ""
+    scheme = "one 8-1-1 split" if comparison.folds is None else f"{comparison.folds} folds"
+    repeats = f", {comparison.repeats} repeats" if comparison.repeats > 1 else ""
+    seeds = f"{comparison.seeds} seed{'s' if comparison.seeds > 1 else ''}"
+    positives, negatives = comparison.positives, comparison.negatives
+    several = comparison.images > positives + negatives
+    images = f" ({comparison.images} images)" if several else ""
     title = (
-        f"target {found.target}, AUC for {found.positive!r}: {found.positives} positive and "
-        f"{found.negatives} negative findings{images} of {found.patients} patients, {scheme}"
-        f"{repeated}, {found.seeds} seed{'s' if found.seeds > 1 else ''}"
+        f"target {comparison.target}, AUC for {comparison.positive!r}: {positives} positive and "
+        f"{negatives} negative findings{images} of {comparison.patients} patients, {scheme}"
+        f"{repeats}, {seeds}"
     )
     print_table(columns, rows, title=title)
-    if found.pairs:
+    if comparison.pairs:
         pairs = [
             (
                 pair.against,
@@ -203,35 +206,40 @@ def print_comparison(found: Comparison) -> None:
                 p_value(pair.p_holm),
                 pair.verdict,
             )
-            for pair in found.pairs
+            for pair in comparison.pairs
         ]
-        beside = f"{found.pairs[0].strategy} against"
-        columns = [beside, "#difference", interval, "#p", "#p (Holm)", "verdict"]
+        against = f"{comparison.pairs[0].strategy} against"
+        columns = [against, "#difference", interval, "#p", "#p (Holm)", "verdict"]
         print_table(columns, pairs)
-    if found.subgroups:
-        _print_subgroups(found)
-    click.echo(found.verdict)
+    if comparison.subgroups:
+        _print_subgroups(comparison)
+    click.echo(comparison.verdict)
     click.echo(
-        f"Test labels were read {found.readings} times: once by each finished cell, to report it; "
-        "nothing was chosen by them."
-        if found.readings == found.wanted - len(found.failed)
-        else f"Test labels were read {found.readings} times."
+        f"Test labels were read {comparison.readings} times, once by each finished cell for its "
+        "test result; no choice depends on them."
+        if comparison.readings == comparison.wanted - len(comparison.failed)
+        else f"Test labels were read {comparison.readings} times."
     )
-    if found.used < found.wanted:
-        click.echo(f"Of {found.wanted} cells {found.used} count: the others lack a strategy.")
+    if comparison.used < comparison.wanted:
+        click.echo(
+            f"{comparison.used} of {comparison.wanted} cells are compared: the folds of the others "
+            "lack a strategy."
+        )
 
 
-def _print_subgroups(found: Comparison) -> None:
-    """Test AUC of every strategy by subgroup, one below the other: there may be many."""
+def _print_subgroups(comparison: Comparison) -> None:
+    """Print the test AUC of every strategy by subgroup, one strategy per row."""
     rows: list[Sequence[object]] = []
-    for each in found.subgroups:
-        named = (f"{each.name} {each.value}", each.positives, each.negatives)
+    for each in comparison.subgroups:
+        group = (f"{each.name} {each.value}", each.positives, each.negatives)
         aucs = [(s.strategy, f"{s.auc:.3f}", _range(s.low, s.high)) for s in each.strategies]
         first, *others = aucs or [("too few", "", "")]
-        rows += [(*named, *first), *(("", "", "", *other) for other in others)]
-    interval = f"{found.level:.0%} interval"
+        rows += [(*group, *first), *(("", "", "", *other) for other in others)]
+    interval = f"{comparison.level:.0%} interval"
     columns = ["subgroup", "#positive", "#negative", "strategy", "#test AUC", interval]
-    print_table(columns, rows, title="test AUC by subgroup, not tested against one another")
+    print_table(
+        columns, rows, title="test AUC by subgroup (differences between subgroups are not tested)"
+    )
 
 
 def _range(low: float, high: float) -> str:

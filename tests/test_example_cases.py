@@ -14,7 +14,7 @@ from pages import make_run, predictions
 from torch import nn
 
 from hydrakit.models.body import attach_head
-from hydrakit.runs.shown import choose_examples, integrated_gradients, output_score
+from hydrakit.runs.example_cases import choose_examples, integrated_gradients, output_score
 
 
 class LinearHead(nn.Module):

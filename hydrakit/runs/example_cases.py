@@ -1,8 +1,7 @@
 """Example test cases for the report, each with a saliency map: ``shown.safetensors``.
 
-Choosing them and computing the maps runs the trained network on the data. `save_shown_cases`
-therefore writes both into the run's folder once the run is finished; later reports need the folder
-alone.
+The maps need the network and the data. `save_example_cases` therefore computes them when the run is
+finished, and stores patches and maps in the run's folder; reports read only this folder.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from hydrakit.errors import PlanError
 from hydrakit.hooks import Task
-from hydrakit.runs.rundir import SHOWN, RunDir
+from hydrakit.runs.rundir import EXAMPLE_CASES, RunDir
 from hydrakit.schema import Frozen
 from hydrakit.storage.files import read_rows, write_atomic
 
@@ -32,15 +31,15 @@ ImageStack = NDArray[np.float32]
 
 GROUPS = ("wrong", "right", "far", "near")
 GROUP_SIZE = 8  # at most this many cases in a group
-PATH_STEPS = 32  # of the path of integrated gradients
+PATH_STEPS = 32  # steps along the path of integrated gradients
 
 
 class ExampleCase(Frozen):
-    """A test case in the report. It carries no name, only its line in ``predictions.csv``.
+    """A test case in the report, identified by its line in ``predictions.csv`` only.
 
     Attributes:
         place: Line of the case among those of the test split, from 1.
-        group: One of `GROUPS`: wrong or right class; of a regression, a large or small error.
+        group: One of `GROUPS`: wrong or right class, or for a regression a large or small error.
         output: Index of the output that the saliency map explains.
         label: True label.
         said: Prediction, with its score.
@@ -53,7 +52,7 @@ class ExampleCase(Frozen):
     said: str
 
 
-def save_shown_cases(
+def save_example_cases(
     rundir: RunDir, prepared: PreparedDataset, *, plugins: Plugins | None = None
 ) -> None:
     """Write example test cases of a finished run, with saliency maps, into its folder.
@@ -64,8 +63,8 @@ def save_shown_cases(
         plugins: Loaded plugins; None loads them.
 
     Raises:
-        PlanError: ``predictions.csv`` is broken, or lists a case that the data does not contain.
-        WeightsError: A weight file is broken.
+        PlanError: ``predictions.csv`` is invalid, or lists a case that the data does not contain.
+        WeightsError: A weight file is invalid.
     """
     from safetensors.numpy import save
 
@@ -93,18 +92,18 @@ def save_shown_cases(
     )
     text = json.dumps([example.model_dump() for example in examples])
     content = save({"maps": maps, "patches": patches}, {"shown": text})
-    write_atomic(rundir.path / SHOWN, content)
-    rundir.renew(SHOWN)
+    write_atomic(rundir.path / EXAMPLE_CASES, content)
+    rundir.renew(EXAMPLE_CASES)
 
 
 def choose_examples(rundir: RunDir) -> tuple[list[str], list[ExampleCase]]:
     """Keys and descriptions of the example cases, group by group.
 
-    A group is sorted by confidence (of a regression by error) and contains each finding once, with
-    the image that ranks highest.
+    A group is sorted by confidence (for a regression by error). It contains each finding once,
+    with the image that has the highest rank.
 
     Raises:
-        PlanError: ``predictions.csv`` is absent or broken, or the run is not finished.
+        PlanError: ``predictions.csv`` is missing or invalid, or the run is not finished.
     """
     results = rundir.results()
     if results is None:
@@ -134,7 +133,7 @@ def choose_examples(rundir: RunDir) -> tuple[list[str], list[ExampleCase]]:
 def _with_smallest_errors(
     ranked: Sequence[tuple[float, ExampleCase]],
 ) -> list[tuple[float, ExampleCase]]:
-    """Cases of a regression, those with the smallest errors moved to a group of their own."""
+    """Move the cases of a regression with the smallest errors to the group ``near``."""
     nearest = sorted(ranked, key=lambda pair: pair[0])[: min(GROUP_SIZE, len(ranked) // 2)]
     places = {example.place for _, example in nearest}
     return [
@@ -146,12 +145,12 @@ def _with_smallest_errors(
 
 
 def _ranked_example(place: int, line: dict[str, str], task: Task) -> tuple[float, ExampleCase]:
-    """Rank of a case within its group (confidence, or error), and its description."""
+    """Description of a case, and its rank within its group: confidence, or error."""
     label, predicted = line["label"], line["predicted"]
     if task == "regression":
         error = abs(float(predicted) - float(label))
-        said, truth = f"{float(predicted):.4g}", f"{float(label):.4g}"
-        return error, ExampleCase(place=place, group="far", output=0, label=truth, said=said)
+        prediction, truth = f"{float(predicted):.4g}", f"{float(label):.4g}"
+        return error, ExampleCase(place=place, group="far", output=0, label=truth, said=prediction)
     names = [column.removeprefix("p_") for column in line if column.startswith("p_")]
     scores = [float(line[f"p_{name}"]) for name in names]
     if task == "multilabel":
@@ -161,21 +160,21 @@ def _ranked_example(place: int, line: dict[str, str], task: Task) -> tuple[float
             (score > 0.5) != (name in present) for name, score in zip(names, scores, strict=True)
         ]
         output = max(range(len(names)), key=lambda one: (wrong[one], confidence[one]))
-        said, right = f"{names[output]} {scores[output]:.2f}", not any(wrong)
+        prediction, right = f"{names[output]} {scores[output]:.2f}", not any(wrong)
     else:
         output = names.index(predicted)
         confidence, right = scores, predicted == label
-        said = f"{predicted} {scores[output]:.2f}"
+        prediction = f"{predicted} {scores[output]:.2f}"
     group = "right" if right else "wrong"
     return confidence[output], ExampleCase(
-        place=place, group=group, output=output, label=label or "none", said=said
+        place=place, group=group, output=output, label=label or "none", said=prediction
     )
 
 
 def integrated_gradients(
     model: BodyWithHead, canvases: ImageStack, outputs: Sequence[int], *, target: str
 ) -> tuple[ImageStack, ImageStack]:
-    """Network inputs, and the contribution of each of their pixels to an output.
+    """Compute network inputs, and the contribution of each of their pixels to an output.
 
     Gradients are integrated from an empty patch (0, the mean of z-scored patches) to the patch: a
     map sums to the difference of the two output scores (see `output_score`).
@@ -183,8 +182,8 @@ def integrated_gradients(
     Args:
         model: Body and head.
         canvases: Prepared patches ``(n, channels, side, side)``.
-        outputs: Index of the output to be explained, ``(n,)``.
-        target: Dataset of the patches.
+        outputs: Index of the output to explain, for each patch.
+        target: Name of the patches' dataset.
 
     Returns:
         Patches and maps, both ``(n, channels, patch, patch)``.
@@ -210,7 +209,7 @@ def integrated_gradients(
 
 
 def output_score(logits: Tensor, output: int) -> Tensor:
-    """Logit of a single output, or log-odds of one output against all others: ``(n,)``."""
+    """Logit of a single output, or log-odds of one output against all others, ``(n,)``."""
     if logits.shape[1] == 1:
         return logits[:, 0]
     others = [index for index in range(logits.shape[1]) if index != output]
