@@ -24,7 +24,7 @@ from hydrakit.plan.profiles import make_plan
 from hydrakit.plugins import load_plugins
 from hydrakit.runs.network import Network
 from hydrakit.runs.rundir import RunDir
-from hydrakit.search.together import Trial, train_alone, train_together
+from hydrakit.search.batched_trials import Trial, train_alone, train_together
 from hydrakit.training.seeds import INITIALISATION, Seeds
 
 

@@ -171,7 +171,7 @@ def test_shares_and_seed_change_the_split(check: Check, tmp_path: Path) -> None:
 def test_what_is_given_for_another_dataset_is_refused(check: Check, tmp_path: Path) -> None:
     write(tmp_path / "lesions", usual(4))
     for given in (["--split", "brain=8-1-1"], ["--option", "brain.size=3"]):
-        assert "'brain' is not the dataset that is checked" in check(*given, status=2).stderr
+        assert "'brain' is not the dataset to check" in check(*given, status=2).stderr
 
 
 def test_a_page_that_cannot_be_written_is_one_line(check: Check, tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_it_asks(run: RunDir) -> None:
         result = CliRunner().invoke(main, command, input=answer)
         assert result.exit_code == (0 if answer else 1)
         assert tree(run.path) == before
-    assert result.stdout.startswith("14 items, 0.1 MB: weights of the rounds of finished runs")
+    assert result.stdout.startswith("14 items, 0.1 MB: weights of single rounds of finished runs")
     assert f"  {run.path / 'rounds' / '01-alpha-all' / 'body.safetensors'}\n" in result.stdout
     assert "  and 4 more\n" in result.stdout
     result = CliRunner().invoke(main, command, input="y\n")

@@ -637,7 +637,7 @@ def test_orders_of_supports_are_compared_on_findings(
     from hydrakit.data.declared.adapter import with_declared
     from hydrakit.runs.callbacks import RunCallback
     from hydrakit.runs.context import RunContext
-    from hydrakit.search.supports import OrderEvaluator
+    from hydrakit.search.order_evaluator import OrderEvaluator
     from hydrakit.storage.paths import using_cache
 
     offered = with_declared(helpers.plugins(), declared, {})
@@ -648,7 +648,7 @@ def test_orders_of_supports_are_compared_on_findings(
         context=RunContext(data=declared, cache=cache, device="cpu"), callback=RunCallback(),
     )  # fmt: skip
     with using_cache(cache):
-        tested = judge.tested(())
+        tested = judge.score_table(())
         positives, negatives = judge.counts()
     assert len(tested.findings) == positives + negatives
     assert positives == int(tested.labels.sum())

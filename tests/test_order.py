@@ -36,7 +36,7 @@ from hydrakit.search.order import (
     order,
     smallest_first,
 )
-from hydrakit.search.supports import OrderEvaluator
+from hydrakit.search.order_evaluator import OrderEvaluator
 from hydrakit.stats.paired import sign_flip
 from hydrakit.storage.paths import using_cache
 from hydrakit.weights import load_model
@@ -206,7 +206,7 @@ def test_leaving_a_support_out_is_told_from_predictions(
         next(each.scores[0] for each in whole.tried if each.supports == ("beta", "gamma"))
     )
     with using_cache(places["cache"]):
-        same = judge.tested(("beta",))
+        same = judge.score_table(("beta",))
     assert same.findings == tuple(sorted(key for key, split in splits.items() if split == "val"))
     assert sign_flip(same.scores[0] * 0) == 1
 

@@ -26,7 +26,7 @@ from hydrakit.plan.settings import PlanSettings, ProfileName
 from hydrakit.plugins import load_plugins
 from hydrakit.plugins.options import option_fields
 from hydrakit.rounds import Hyperparameters
-from hydrakit.search.order import Maker
+from hydrakit.search.order import OrderPlanner
 
 TRAINING_COMMANDS = ["run", "plan", "compare", "tune", "order"]
 NOT_A_BEGINNING = r"(Of|As|Whose|That|Which)\b"
@@ -267,9 +267,9 @@ def test_a_comparison_refuses_changes_that_no_cell_can_take(
 
 
 def test_every_order_of_a_search_gets_the_changes() -> None:
-    def maker(changes: dict[str, Any]) -> Maker:
+    def maker(changes: dict[str, Any]) -> OrderPlanner:
         settings = {"epochs": 1, "changes": changes}
-        return Maker("hydra", "alpha", ("beta", "gamma"), 0, settings, plugins())
+        return OrderPlanner("hydra", "alpha", ("beta", "gamma"), 0, settings, plugins())
 
     changes = {"rounds.train-head.dropout": 0.25, "datasets.gamma.split.train": 7}
     for order in ((), ("beta",), ("gamma", "beta")):

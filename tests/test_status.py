@@ -122,7 +122,7 @@ def test_damaged_progress_is_told(looked: tuple[RunDir, list[RunStatus]]) -> Non
     path = run.state_path(3, PLAN.rounds[2]) / CHECKPOINT
     path.write_bytes(path.read_bytes()[:20])
     assert of_run(run.path).rounds[2].problem == (
-        f"{path}: is damaged: delete it, and the round begins anew"
+        f"{path}: is damaged: delete it to start the round again"
     )
     assert str(path) in call(run.path)[1]
 

@@ -20,7 +20,7 @@ from hydrakit.data.load import LoadedDataset
 from hydrakit.models.heads import build_linear, build_mlp
 from hydrakit.models.layers import Dropout
 from hydrakit.plan import Hyperparameters
-from hydrakit.search.together import (
+from hydrakit.search.batched_trials import (
     Trial,
     TrialOutcome,
     can_train_together,

@@ -39,8 +39,7 @@ from hydrakit.models.heads import build_mlp
 from hydrakit.plan import Other, Plan, Split, load_plan
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.search.trials import Setting, TrialRecord, folds_of
-from hydrakit.search.tune import TuneResult, TuningSearch, tune
-from hydrakit.search.tuning import TuneCallback
+from hydrakit.search.tune import TuneCallback, TuneResult, TuningSearch, tune
 from hydrakit.training.loop import train_round
 from hydrakit.training.seeds import INITIALISATION, Seeds, seeded
 from hydrakit.weights import load_body, load_head

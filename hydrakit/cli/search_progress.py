@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hydrakit.cli.progress import PlainProgress
 from hydrakit.search.order import OrderCallback, OrderResult, TriedOrder
-from hydrakit.search.tuning import RoundTuning, TuneCallback
+from hydrakit.search.tune import RoundTuning, TuneCallback
 
 if TYPE_CHECKING:
     from hydrakit.plan.model import Plan

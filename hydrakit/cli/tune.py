@@ -15,7 +15,7 @@ TUNED = ("learning_rate", "dropout")  # hyperparameters that `tune` chooses
 if TYPE_CHECKING:
     from hydrakit.runs.context import RunContext
     from hydrakit.search.order import OrderResult
-    from hydrakit.search.tuning import RoundTuning
+    from hydrakit.search.tune import RoundTuning
 
 
 def _values(_: click.Context, __: click.Parameter, value: str | None) -> list[float] | None:

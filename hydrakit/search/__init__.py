@@ -1,1 +1,1 @@
-"""Looking for settings of rounds, and for supports: never on the test split."""
+"""Search for settings of rounds and for support datasets, without the test split."""

@@ -1,8 +1,8 @@
-"""Which supports help a target, and in which order: by validation alone, within a stated budget.
+"""Search for supports that help a target, and their order, on the validation split of the target.
 
-Every order that is tried is trained as a run of its own, without its test; rounds that two orders
-begin with are trained once. The best of many orders on one validation split flatters itself, so
-each support of the chosen one is then left out in turn, and the difference told with an interval.
+Every order is trained as a run without a test; rounds that runs have in common are trained once.
+The score of the best of many orders is optimistic, so each support of the chosen order is then left
+out in turn, which gives the difference with a confidence interval.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import Any, Literal
 
 from hydrakit.errors import PlanError
 from hydrakit.hooks import DatasetAdapter
-from hydrakit.plan.edit import FIXED_PATHS, edit_plan, edit_rounds_there_are, refuse_fixed
+from hydrakit.plan.edit import FIXED_PATHS, edit_existing_rounds, edit_plan, refuse_fixed
 from hydrakit.plan.model import Plan
-from hydrakit.plan.profiles import check_changed, make_plan
+from hydrakit.plan.profiles import complete_options, make_plan
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext, context_of
 from hydrakit.schema import Frozen, Name
-from hydrakit.search.supports import LeaveOneOut, OrderEvaluator, Supports
+from hydrakit.search.order_evaluator import LeaveOneOut, OrderEvaluator, Supports
 from hydrakit.stats.chance import best_of_chance
 from hydrakit.storage.files import refuse_links, write_atomic
 from hydrakit.storage.records import read_record
@@ -37,13 +37,13 @@ BUDGET = 20
 
 
 class TriedOrder(Frozen):
-    """An order that was tried.
+    """An order of supports with its scores.
 
     Attributes:
-        supports: Between the target's first and its last rounds.
-        scores: Validation AUC (of a number, R2) of the last round, by seed.
-        score: Their mean.
-        seconds: It took.
+        supports: Supports in order, between the first and the last rounds of the target.
+        scores: Validation AUC (R2 in regression) of the last round, by seed.
+        score: Mean of the scores.
+        seconds: Training time.
     """
 
     supports: tuple[Name, ...]
@@ -53,31 +53,31 @@ class TriedOrder(Frozen):
 
 
 class OrderResult(Frozen):
-    """What ``order.json`` holds.
+    """Content of ``order.json``.
 
     Attributes:
         format: Version of this format.
-        hydrakit: Version that wrote it.
-        base: SHA-256 of what all orders have in common.
-        strategy: Whose rounds.
-        target: Whose validation split judges.
-        supports: Those that could be used, as they were named.
-        seeds: Of the runs of each order.
-        budget: Of runs; None for no limit.
-        minutes: Of training; None for no limit.
-        search: ``every`` order, the smallest subsets first; or ``greedy``: the best support is
-            added at the end, again and again, and what is left of the budget goes to other orders.
-            Of a search that is limited by time, greedy comes first too.
-        possible: Number of orders that there are.
-        tried: Those that were tried, in that order.
-        earlier: Further ones that a search in this folder tried before, with another budget; they
-            are not chosen from.
-        chosen: The supports of the best one: the highest score; ties: fewer supports.
-        left_out: What each support of it adds.
-        left_out_runs: Runs that this took, beyond the budget.
-        luck: The expected best AUC of as many networks that know nothing as orders were tried, on
-            as many cases; None where the target has not two classes.
-        finished: False while the search goes on.
+        hydrakit: Version of hydrakit that wrote the file.
+        base: SHA-256 of everything that all orders have in common.
+        strategy: Strategy to train each order with.
+        target: Target dataset, which orders are evaluated on.
+        supports: Supports to choose from.
+        seeds: Seeds of the runs of each order.
+        budget: Maximum number of runs; None for no limit.
+        minutes: Maximum training time; None for no limit.
+        search: ``every`` order, those with few supports first; or ``greedy``: the best support is
+            added at the end, one at a time, before other orders. A search with a time limit is
+            greedy.
+        possible: Number of possible orders.
+        tried: Orders that were tried, in order of the search.
+        earlier: Further orders of an earlier search in this folder with another budget; none of
+            them is chosen.
+        chosen: Supports of the best order: highest score, then fewest supports.
+        left_out: Effect of each support of the chosen order.
+        left_out_runs: Number of runs to leave out supports, in addition to the budget.
+        luck: Expected best AUC of random classifiers, as many as tried orders, on the validation
+            cases; None unless the target has two classes.
+        finished: Whether the search is finished.
     """
 
     format: Literal[1] = 1
@@ -101,59 +101,64 @@ class OrderResult(Frozen):
 
 
 def count_orders(supports: int) -> int:
-    """Number of orders of all subsets of so many supports, the empty one included."""
+    """Number of orders of all subsets of supports, including the empty one."""
     return sum(math.perm(supports, size) for size in range(supports + 1))
 
 
 def smallest_first(supports: Sequence[str]) -> Iterator[Supports]:
-    """Every order of every subset, smaller ones first."""
+    """Yield every order of every subset of supports, small subsets first."""
     for size in range(len(supports) + 1):
         yield from permutations(supports, size)
 
 
 def greedy(supports: Sequence[str], score: Callable[[Supports], float]) -> Iterator[Supports]:
-    """Orders that add the best support at the end, again and again; then all others.
+    """Yield orders that add the best support at the end, one at a time; then all other orders.
 
     Args:
-        supports: To choose from.
-        score: Of an order that was given before.
+        supports: Supports to choose from.
+        score: Function that returns the score of an order yielded before.
     """
-    given: set[Supports] = {()}
+    yielded: set[Supports] = {()}
     yield ()
     best: Supports = ()
     while len(best) < len(supports):
         longer = [(*best, each) for each in supports if each not in best]
         for order in longer:
-            given.add(order)
+            yielded.add(order)
             yield order
         best = max(longer, key=score)
-    yield from (order for order in smallest_first(supports) if order not in given)
+    yield from (order for order in smallest_first(supports) if order not in yielded)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a search may cost; see `OrderResult`."""
+    """Limits of a search.
+
+    Attributes:
+        runs: Maximum number of runs; None for no limit.
+        minutes: Maximum training time; None for no limit.
+    """
 
     runs: int | None
     minutes: float | None
 
     def allow(self, runs: int, seconds: float) -> bool:
-        """Whether there may be so many runs in all, after so many seconds of training."""
+        """Whether a total number of runs is allowed after some seconds of training."""
         in_time = self.minutes is None or seconds < 60 * self.minutes
         return in_time and (self.runs is None or runs <= self.runs)
 
 
 @dataclass(frozen=True)
-class Maker:
-    """Makes the plans of a search.
+class OrderPlanner:
+    """Makes the plans of orders.
 
     Attributes:
-        strategy: Name.
-        target: The dataset that is first and last.
-        supports: All that there are.
-        seed: Of the splits, and the first of the runs'.
+        strategy: Name of the strategy.
+        target: Name of the target dataset, which is trained first and last.
+        supports: All supports to choose from.
+        seed: Seed of the splits, and first seed of the runs.
         settings: Further settings of the plans (`PlanSettings`), by name.
-        plugins: As loaded.
+        plugins: Plugins of this process.
     """
 
     strategy: str
@@ -164,23 +169,24 @@ class Maker:
     plugins: Plugins
 
     def plan(self, order: Supports, seed: int) -> Plan:
-        """Of an order: every plan lists all datasets, so that all have the same splits.
+        """Make the plan of an order; all plans list all datasets, to have the same splits.
 
         Raises:
-            PlanError: A value is impossible, or the strategy has no use for supports.
+            PlanError: A value is invalid, or the strategy does not train on supports.
         """
-        every = self._made(tuple(sorted(self.supports)), self.seed)
-        plan = self._made(order, seed).model_copy(update={"datasets": every.datasets})
+        complete = self._unchanged(tuple(sorted(self.supports)), self.seed)
+        plan = self._unchanged(order, seed).model_copy(update={"datasets": complete.datasets})
         changes = self.settings.get("changes")
         if not changes:
             return plan
         refuse_fixed(changes, FIXED_PATHS, by="`order`")
-        edit_plan(every, changes)  # all that is changed is in the plan with all supports
-        return check_changed(edit_rounds_there_are(plan, changes), self.plugins)
+        edit_plan(complete, changes)  # raises if a path is not in the plan with all supports
+        return complete_options(edit_existing_rounds(plan, changes), self.plugins)
 
-    def _made(self, order: Supports, seed: int) -> Plan:
+    def _unchanged(self, order: Supports, seed: int) -> Plan:
+        """Make the plan of an order without its ``changes``."""
         names = [self.target, *order, self.target] if order else [self.target]
-        made = make_plan(
+        plan = make_plan(
             self.strategy,
             names,
             seed=seed,
@@ -188,49 +194,49 @@ class Maker:
             plugins=self.plugins,
             **_for_datasets(self.settings, names),
         )
-        used = {name for round in made.rounds for name in round.datasets}
+        used = {name for round in plan.rounds for name in round.datasets}
         if not used.issuperset(order):
             raise PlanError(
-                f"strategy {self.strategy!r} does not train on supports, so there is no order to "
-                "find: choose another (`--strategy hydra`)"
+                f"strategy {self.strategy!r} does not train on supports, so it has no order to "
+                "search for: choose another (`--strategy hydra`)"
             )
-        if made.rounds[-1].dataset != self.target:
+        if plan.rounds[-1].dataset != self.target:
             raise PlanError(
                 f"strategy {self.strategy!r} does not end with the target: choose another"
             )
-        return made
+        return plan
 
     @property
     def base(self) -> str:
-        """SHA-256 of what decides all orders."""
+        """SHA-256 of everything that all orders have in common."""
         facts = [version(), self.plan(tuple(sorted(self.supports)), self.seed).digest()]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def _for_datasets(settings: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """Settings of an order's plan: those of other datasets, and changes, are left out."""
-    kept = {**settings, "changes": None}
-    for field_ in ("options", "heads"):
-        kept[field_] = {k: v for k, v in (settings.get(field_) or {}).items() if k in names}
-    kept["head_options"] = {
+    """Settings for the plan of an order, without changes and settings of other datasets."""
+    chosen = {**settings, "changes": None}
+    for name in ("options", "heads"):
+        chosen[name] = {k: v for k, v in (settings.get(name) or {}).items() if k in names}
+    chosen["head_options"] = {
         key: value
         for key, value in (settings.get("head_options") or {}).items()
         if "." not in key or key.partition(".")[0] in names
     }
-    return kept
+    return chosen
 
 
 @dataclass(frozen=True)
 class OrderSearch:
-    """What a search for an order tries.
+    """Settings of a search for an order.
 
     Attributes:
-        strategy: Name of the strategy that makes the rounds.
+        strategy: Name of the strategy to train each order with.
         seeds: Number of runs of each order.
-        seed: The first of their seeds, and the seed of the splits, which all runs share.
+        seed: Seed of the splits, which all runs share, and first seed of the runs.
         budget: Maximum number of runs; None for no limit, or 20 without ``minutes``.
-        minutes: No run begins after this time; None for no limit.
-        settings: Further settings of the plans, as `hydrakit.make_plan` takes them.
+        minutes: Time after which no run is started; None for no limit.
+        settings: Further settings of the plans (`PlanSettings`), by name.
     """
 
     strategy: str = "hydra"
@@ -242,10 +248,10 @@ class OrderSearch:
 
 
 class OrderCallback(RunCallback):
-    """Called when something happens in the runs of a search, and after each order."""
+    """Called when something happens in a search."""
 
     def tried(self, order: TriedOrder, result: OrderResult) -> None:
-        """An order has been tried; the result so far."""
+        """An order was tried; ``result`` is the result so far."""
 
 
 def order(
@@ -259,25 +265,26 @@ def order(
     plugins: Plugins | None = None,
     **values: Any,
 ) -> OrderResult:
-    """Find which supports help a target, in which order; by its validation split alone.
+    """Find which supports help a target, and in which order, on its validation split.
 
-    An order is the target, its supports and the target again, as in the paper; without supports,
-    the target once. The search continues after a stop, and with a larger budget.
+    An order is trained as the target, its supports and the target again, as in the paper; without
+    supports, as the target once. After a stop, or with a larger budget, the same call resumes the
+    search.
 
     Args:
-        supports: Names of datasets.
-        target: Name of another one.
-        search: What is tried; None for the defaults.
+        supports: Names of the datasets to choose from.
+        target: Name of the target dataset.
+        search: Settings of the search; None for the defaults.
         context: Where and how to compute; None for the defaults.
-        out: Folder for ``order.json``, ``plan.json`` with the best order, and the runs; None for
-            one under ``runs``, the same for the same arguments.
+        out: Folder for ``order.json``, ``plan.json`` with the best order, and the runs; None for a
+            folder in ``runs``, the same for the same arguments.
         callback: Called when something happens.
         plugins: Plugins of this process; None loads the installed ones.
         values: Values of the context by name.
 
     Raises:
-        PlanError: A value is impossible, or the folder holds something else.
-        PluginError: No plugin offers a name.
+        PlanError: A value is invalid, or the folder holds something else.
+        PluginError: No plugin offers one of the names.
         DataError: A dataset cannot be used.
     """
     context, search = context_of(context, values), search or OrderSearch()
@@ -287,9 +294,9 @@ def order(
     names = tuple(dict.fromkeys(name for name in supports if name != target))
     _check(names, seeds=seeds, budget=budget, minutes=minutes)
     plugins = plugins or context.plugins()
-    maker = Maker(search.strategy, target, names, seed, search.settings, plugins)
-    base, possible = maker.base, count_orders(len(names))
-    every = minutes is None and (budget is None or possible * seeds <= budget)
+    planner = OrderPlanner(search.strategy, target, names, seed, search.settings, plugins)
+    base, possible = planner.base, count_orders(len(names))
+    try_all = minutes is None and (budget is None or possible * seeds <= budget)
     result = OrderResult(
         hydrakit=version(),
         base=base,
@@ -299,14 +306,14 @@ def order(
         seeds=tuple(range(seed, seed + seeds)),
         budget=budget,
         minutes=minutes,
-        search="every" if every else "greedy",
+        search="every" if try_all else "greedy",
         possible=possible,
     )
     folder = out or Path("runs") / f"order-{target}-{base[:8]}"
     callback = callback or OrderCallback()
     evaluator = OrderEvaluator(
         folder=folder,
-        plan=maker.plan,
+        plan=planner.plan,
         seeds=result.seeds,
         target=plugins.get(DatasetAdapter, target),
         plugins=plugins,
@@ -319,7 +326,7 @@ def order(
 
 def _check(supports: Supports, *, seeds: int, budget: int | None, minutes: float | None) -> None:
     if not supports:
-        raise PlanError("no support is named: `--datasets brain,lung` names two")
+        raise PlanError("no support is given: name at least one, as in `--datasets brain,lung`")
     if seeds < 1:
         raise PlanError(f"{seeds} seeds: there must be at least one (`--seeds`)")
     if budget is not None and budget < seeds:
@@ -330,7 +337,14 @@ def _check(supports: Supports, *, seeds: int, budget: int | None, minutes: float
 
 @dataclass
 class _Search:
-    """A search under way, with its folder."""
+    """A search in progress.
+
+    Attributes:
+        folder: Folder of the search.
+        evaluator: Trains and evaluates orders.
+        result: Result so far.
+        callback: Called after each order.
+    """
 
     folder: Path
     evaluator: OrderEvaluator
@@ -338,46 +352,47 @@ class _Search:
     callback: OrderCallback
 
     def run(self) -> OrderResult:
-        """Try orders while the budget lasts, then leave each support of the best one out."""
-        before = self._before()
+        """Try orders within the limits, then leave out each support of the best order."""
+        known = self._known_orders()
         supports, limits = self.result.supports, Limits(self.result.budget, self.result.minutes)
-        found: dict[Supports, TriedOrder] = {}
+        tried: dict[Supports, TriedOrder] = {}
         orders = (
             smallest_first(supports)
             if self.result.search == "every"
-            else greedy(supports, lambda order: found[order].score)
+            else greedy(supports, lambda order: tried[order].score)
         )
         for order in orders:
-            spent = sum(each.seconds for each in found.values())
-            runs = (len(found) + 1) * len(self.result.seeds)
-            if found and not limits.allow(runs, spent):
+            seconds = sum(each.seconds for each in tried.values())
+            runs = (len(tried) + 1) * len(self.result.seeds)
+            if tried and not limits.allow(runs, seconds):
                 break
-            found[order] = self._try(order, before.get(order))
-            earlier = tuple(each for name, each in before.items() if name not in found)
-            self._write(tried=tuple(found.values()), earlier=earlier)
-            self.callback.tried(found[order], self.result)
-        best = max(found.values(), key=lambda each: (each.score, -len(each.supports))).supports
-        new = {tuple(name for name in best if name != each) for each in best} - set(found)
+            tried[order] = self._try(order, known.get(order))
+            earlier = tuple(each for supports, each in known.items() if supports not in tried)
+            self._write(tried=tuple(tried.values()), earlier=earlier)
+            self.callback.tried(tried[order], self.result)
+        best = max(tried.values(), key=lambda each: (each.score, -len(each.supports))).supports
+        new = {tuple(name for name in best if name != each) for each in best} - set(tried)
         left_out = self.evaluator.left_out(best)
         luck = None
         if self.evaluator.has_two_classes:
-            luck = best_of_chance(*self.evaluator.counts(), len(found)).expected
+            luck = best_of_chance(*self.evaluator.counts(), len(tried)).expected
         runs = len(new) * len(self.result.seeds)
         self._write(chosen=best, left_out=left_out, left_out_runs=runs, luck=luck, finished=True)
         plan = self.evaluator.plan(best, self.result.seeds[0])
         write_atomic(self.folder / "plan.json", plan.to_json().encode())
         return self.result
 
-    def _try(self, order: Supports, before: TriedOrder | None) -> TriedOrder:
-        began = time.perf_counter()
+    def _try(self, order: Supports, known: TriedOrder | None) -> TriedOrder:
+        """Train and evaluate an order, unless this was done in an earlier search."""
+        start = time.perf_counter()
         scores = self.evaluator.scores(order)
-        seconds = time.perf_counter() - began
-        if before is not None and len(before.scores) >= len(scores):
-            seconds = before.seconds  # of the training, which was done then
+        seconds = time.perf_counter() - start
+        if known is not None and len(known.scores) >= len(scores):
+            seconds = known.seconds  # it was trained in the earlier search
         return TriedOrder(supports=order, scores=scores, score=mean(scores), seconds=seconds)
 
-    def _before(self) -> dict[Supports, TriedOrder]:
-        """What an earlier search in this folder tried.
+    def _known_orders(self) -> dict[Supports, TriedOrder]:
+        """Orders that an earlier search in this folder tried.
 
         Raises:
             PlanError: The folder holds another search, or something else.
@@ -386,21 +401,21 @@ class _Search:
         if self.folder.is_dir():
             refuse_links(self.folder)
         if not path.is_file():
-            runs = (self.folder / "runs").is_dir()  # stopped before the first order was finished
+            runs = (self.folder / "runs").is_dir()  # stopped within the first order
             used = self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir()))
             if used and not runs:
                 raise PlanError(
-                    f"{self.folder}: is not empty and not a search's folder: choose another "
+                    f"{self.folder}: is neither empty nor the folder of a search: choose another "
                     "with `--out`"
                 )
             return {}
-        known = read_record(path, OrderResult, remedy="choose another folder with `--out`")
-        if known.base != self.result.base:
+        result = read_record(path, OrderResult, remedy="choose another folder with `--out`")
+        if result.base != self.result.base:
             raise PlanError(
                 f"{self.folder}: holds a search with other datasets or settings: choose another "
                 "folder with `--out`"
             )
-        return {each.supports: each for each in (*known.tried, *known.earlier)}
+        return {each.supports: each for each in (*result.tried, *result.earlier)}
 
     def _write(self, **changes: Any) -> None:
         self.result = self.result.model_copy(update=changes)

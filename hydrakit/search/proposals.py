@@ -1,4 +1,4 @@
-"""Which settings are tried: all of a grid, or those that Optuna proposes."""
+"""Settings to try: all of a grid, or proposals of Optuna."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from hydrakit.rounds import Hyperparameters
 from hydrakit.schema import first_fault
 from hydrakit.search.trials import Setting
 
-AT_ONCE = 4  # proposals of Optuna that are tried together, as heads learn best
+BATCH = 4  # Optuna proposals that are tried together, since heads are trained faster in batches
 
-# Gives the score of each setting, in order; None for one that cannot be trained.
+# Returns the score of each setting, in order; None for a setting that diverged.
 Evaluate = Callable[[Sequence[Setting]], Sequence[float | None]]
 
 
 class GridProposals:
-    """Every learning rate with every dropout."""
+    """Every learning rate with every dropout.
+
+    Raises:
+        PlanError: There is no value, or an invalid one.
+    """
 
     def __init__(self, learning_rates: Sequence[float], dropouts: Sequence[float]) -> None:
-        """Of these values.
-
-        Raises:
-            PlanError: There is none, or one that no round can have.
-        """
         pairs = list(product(dict.fromkeys(learning_rates), dict.fromkeys(dropouts)))
         if not pairs:
             raise PlanError("there is no learning rate or no dropout to try: name one or more")
@@ -36,65 +35,58 @@ class GridProposals:
             _check(rate, dropout)
         self.settings = [Setting(learning_rate=rate, dropout=dropout) for rate, dropout in pairs]
 
-    @property
-    def count(self) -> int:
-        """How many settings are tried in each round."""
-        return len(self.settings)
-
     def try_all(self, evaluate: Evaluate) -> None:
-        """Have every setting tried."""
+        """Try every setting."""
         evaluate(self.settings)
 
 
 class OptunaProposals:
-    """What Optuna's sampler proposes between the lowest and the highest values.
+    """Proposals of Optuna's sampler between the lowest and the highest values.
 
-    Rates are proposed by their logarithm. The same seed and the same scores give the same
-    proposals, so that a stopped search goes on.
+    Learning rates are proposed on a logarithmic scale. The same seed and the same scores give the
+    same proposals, so that a stopped search can be resumed.
+
+    Raises:
+        PlanError: Optuna is not installed, or a value is invalid.
     """
 
     def __init__(
         self, learning_rates: Sequence[float], dropouts: Sequence[float], *, trials: int, seed: int
     ) -> None:
-        """Between these values, so many times in each round.
-
-        Raises:
-            PlanError: Optuna is not installed, or a value is one that no round can have.
-        """
-        every = GridProposals(learning_rates, dropouts).settings
-        self.rates = sorted(each.learning_rate for each in every)
-        self.dropouts = sorted(each.dropout for each in every)
+        grid = GridProposals(learning_rates, dropouts).settings
+        self.rates = sorted(each.learning_rate for each in grid)
+        self.dropouts = sorted(each.dropout for each in grid)
         if trials < 1:
             raise PlanError(f"{trials} trials: there must be at least one (`--trials`)")
-        self.count, self.seed = trials, seed
+        self.trials, self.seed = trials, seed
         self.optuna = _optuna()
 
     def try_all(self, evaluate: Evaluate) -> None:
-        """Have settings tried, a few before the next are proposed."""
+        """Try proposed settings, in small batches."""
         optuna = self.optuna
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = optuna.samplers.TPESampler(seed=self.seed % 2**32)
         study = optuna.create_study(direction="maximize", sampler=sampler)
-        left = self.count
+        left = self.trials
         while left:
-            asked = [study.ask() for _ in range(min(left, AT_ONCE))]
+            trials = [study.ask() for _ in range(min(left, BATCH))]
             settings = [
                 Setting(
-                    learning_rate=_short(
+                    learning_rate=_rounded(
                         trial.suggest_float(
                             "learning_rate", self.rates[0], self.rates[-1], log=True
                         )
                     ),
-                    dropout=_short(
+                    dropout=_rounded(
                         trial.suggest_float("dropout", self.dropouts[0], self.dropouts[-1])
                     ),
                 )
-                for trial in asked
+                for trial in trials
             ]
-            for trial, score in zip(asked, evaluate(settings), strict=True):
+            for trial, score in zip(trials, evaluate(settings), strict=True):
                 failed = optuna.trial.TrialState.FAIL if score is None else None
                 study.tell(trial, score, state=failed)
-            left -= len(asked)
+            left -= len(trials)
 
 
 Proposals = GridProposals | OptunaProposals
@@ -108,17 +100,17 @@ def proposals(
     trials: int | None,
     seed: int,
 ) -> Proposals:
-    """What is to be tried.
+    """Make the proposals of a search.
 
     Args:
-        learning_rates: To try; of ``optuna``, to try between.
-        dropouts: Likewise.
+        learning_rates: Learning rates to try; with ``optuna``, the range to try.
+        dropouts: Dropout probabilities, likewise.
         search: ``grid`` or ``optuna``.
-        trials: Of ``optuna``, how many settings in each round; None for 20.
-        seed: Of ``optuna``.
+        trials: Number of settings in each round with ``optuna``; None for 20.
+        seed: Seed of ``optuna``.
 
     Raises:
-        PlanError: A value is impossible, or Optuna is wanted and not installed.
+        PlanError: A value is invalid, or Optuna is not installed.
     """
     if search == "grid":
         if trials is not None:
@@ -141,6 +133,7 @@ def _optuna() -> ModuleType:
 
 
 def _check(learning_rate: float, dropout: float) -> None:
+    """Refuse values that a round cannot have."""
     try:
         Hyperparameters(
             learning_rate=learning_rate, dropout=dropout, batch_size=1, epochs=1, patience=None
@@ -149,6 +142,6 @@ def _check(learning_rate: float, dropout: float) -> None:
         raise PlanError(first_fault(error)) from None
 
 
-def _short(value: float) -> float:
-    """Three digits: more only look exact."""
+def _rounded(value: float) -> float:
+    """Round to three significant digits; more would suggest a precision that a search lacks."""
     return float(f"{value:.3g}")

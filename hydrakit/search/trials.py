@@ -1,4 +1,4 @@
-"""Trying settings of one round by cross-validation within the round's training split."""
+"""Trials of settings of one round, by cross-validation within its training split."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ from hydrakit.plan.model import Fold, Split
 from hydrakit.plan.results import EpochRecord
 from hydrakit.rounds import Round, Train
 from hydrakit.schema import Frozen, Name
-from hydrakit.search.together import RULES, Trial, TrialOutcome, can_train_together, train_together
+from hydrakit.search.batched_trials import (
+    RULES,
+    Trial,
+    TrialOutcome,
+    can_train_together,
+    train_together,
+)
 from hydrakit.stats.tasks import strata, strata_names, to_tensor
 from hydrakit.training.batches import TrainingExamples
 from hydrakit.training.evaluation import forward_in_batches
@@ -34,40 +40,39 @@ if TYPE_CHECKING:
 
 
 class Setting(Frozen):
-    """What is tried.
+    """A setting to try.
 
     Attributes:
-        learning_rate: Of Adam.
-        dropout: Probability.
+        learning_rate: Adam learning rate.
+        dropout: Dropout probability.
     """
 
     learning_rate: float
     dropout: float
 
-    def of(self, round: Round) -> Round:
-        """A round with this setting."""
+    def apply_to(self, round: Round) -> Round:
+        """A copy of a round with this setting."""
         changed = round.hyperparameters.model_copy(update=self.model_dump())
         return round.model_copy(update={"hyperparameters": changed})
 
 
 class TrialRecord(Frozen):
-    """A setting that was tried on one fold: a line of ``NAME.tuning.jsonl``.
+    """Result of a setting on one fold: a line of ``NAME.tuning.jsonl``.
 
     Attributes:
-        digest: SHA-256 of everything that decides the figures.
-        round: Number, from 1.
-        dataset: Whose training split is cross-validated.
-        train: What the round trains.
-        learning_rate: That was tried.
-        dropout: That was tried.
-        fold: Which was validated on, from 0.
-        folds: How many there are.
-        score: Validation AUC (of a number, R2) of the epoch that the round's rule selects; None
-            where the loss was no longer a finite number.
-        loss: Validation loss of that epoch.
-        best_epoch: Its number.
-        epochs: How many were run.
-        seconds: It took; of trials that were trained together, a share of what all took.
+        digest: SHA-256 of everything that decides the result.
+        round: Number of the round, from 1.
+        dataset: Dataset with the training split to cross-validate.
+        train: Parts of the network that the round trains.
+        learning_rate: Adam learning rate.
+        dropout: Dropout probability.
+        fold: Number of the validation fold, from 0.
+        folds: Number of folds.
+        score: Validation AUC (R2 in regression) of the selected epoch; None if training diverged.
+        loss: Validation loss of the selected epoch.
+        best_epoch: Number of the selected epoch.
+        epochs: Number of epochs trained.
+        seconds: Training time; for trials that were trained together, an equal share.
     """
 
     digest: str
@@ -87,7 +92,7 @@ class TrialRecord(Frozen):
 
 @dataclass(frozen=True)
 class TrialHistory:
-    """How a setting did on one fold; `best` is None where the loss was not finite."""
+    """Training of a setting on one fold; `best` is None if it diverged."""
 
     best: EpochRecord | None
     epochs: int
@@ -103,75 +108,75 @@ def folds_of(
     count: int,
     seed: int,
 ) -> list[LoadedDataset]:
-    """The training split of a dataset as folds, each validated on once; patients stay whole.
+    """Divide the training split of a dataset into folds, with each patient in one fold.
 
     Args:
-        data: The dataset in its splits.
-        prepared: Its patches.
-        adapter: The dataset.
-        units: By key, what each case must stay together with (`Gate.units`).
-        count: How many folds.
-        seed: Of the deal.
+        data: Dataset in its splits.
+        prepared: Prepared dataset.
+        adapter: Dataset adapter.
+        units: Name of what must stay in one fold, by key of the case (`LeakageResult.units`).
+        count: Number of folds.
+        seed: Seed of the folds.
 
     Returns:
-        For each fold the dataset with the fold as validation split, and all other folds as training
-        split. Validation and test split of the dataset itself take no part.
+        For each fold, the dataset with the fold as validation split and all other folds as training
+        split. The validation and test splits of the dataset itself are not used.
 
     Raises:
         DataError: A class has too few patients to be in every fold.
     """
     cases = [case for case in prepared.index.cases if data.splits.get(case.key) == "train"]
     labels = [case.label for case in cases if case.label is not None]
-    held = strata(labels, adapter.task, adapter.classes)
+    members = strata(labels, adapter.task, adapter.classes)
     names = strata_names(adapter.task, adapter.classes)
     patients, groups = [case.patient for case in cases], [units[case.key] for case in cases]
-    _check_enough(held, names, unit_numbers(patients, groups), adapter.name, count)
-    found = []
+    _check_enough(members, names, unit_numbers(patients, groups), adapter.name, count)
+    folds = []
     for index in range(count):
-        # Of the other folds, both parts are for training.
+        # The training and validation parts of the split are both used for training.
         split = Split(train=1, val=1, fold=Fold(index=index, count=count))
-        dealt = split_cases(
-            held, patients, groups, split=split, seed=seed, names=names, dataset=adapter.name
+        parts = split_cases(
+            members, patients, groups, split=split, seed=seed, names=names, dataset=adapter.name
         )
         splits = {
             case.key: "val" if part == "test" else "train"
-            for case, part in zip(cases, dealt, strict=True)
+            for case, part in zip(cases, parts, strict=True)
         }
-        found.append(
+        folds.append(
             load(prepared, adapter, splits=splits, patch=data.patch, device=data.train.device)
         )
-    return found
+    return folds
 
 
 def _check_enough(
-    held: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
+    members: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
     names: Sequence[str],
     units: Sequence[int],
     dataset: str,
     count: int,
 ) -> None:
-    """Refuse more folds than a class has patients: two more would be needed to train on, too."""
+    """Refuse more folds than a class has patients, and classes with less than 3 patients."""
     for column, name in enumerate(names):
-        have = len({unit for unit, inside in zip(units, held[:, column], strict=True) if inside})
-        if have < max(count, 3):
+        inside = {unit for unit, member in zip(units, members[:, column], strict=True) if member}
+        if len(inside) < max(count, 3):
             raise DataError(
-                f"{dataset}: its training split has {have} patients with class {name!r}: too few "
-                f"for {count} folds: use fewer (`--folds`), or add cases"
+                f"{dataset}: its training split has {len(inside)} patients with class {name!r}: "
+                f"too few for {count} folds: use fewer (`--folds`), or add cases"
             )
 
 
 @dataclass
 class RoundTrials:
-    """Trials of one round, all of which begin with the same body and heads.
+    """Trials of one round, which all start from the same body and heads.
 
     Attributes:
-        round: What is trained, and how, apart from what is tried.
-        body: As the rounds before left it; stays as it is, like the heads.
-        head: Of the round.
-        folds: As `folds_of` gives them.
-        seeds: Of the round.
+        round: Round to train; each trial replaces its setting.
+        body: Body after the previous rounds; trials train copies of it, as of the heads.
+        head: Head of the round.
+        folds: Folds of the round's dataset (`folds_of`).
+        seeds: Seeds of the round.
         compute: How to compute.
-        others: Further heads of the round, with their datasets, whole.
+        others: Further heads of the round with their complete datasets.
     """
 
     round: Round
@@ -183,37 +188,37 @@ class RoundTrials:
     others: Sequence[tuple[nn.Module, LoadedDataset]] = field(default_factory=tuple)
 
     @property
-    def together(self) -> bool:
-        """Whether many trials are trained at once."""
-        settings = self.round.hyperparameters
-        fits = self.round.train == "head" and settings.select in RULES
-        return fits and can_train_together(self.head)
+    def can_batch(self) -> bool:
+        """Whether many trials can be trained together."""
+        trains_head = self.round.train == "head"
+        select = self.round.hyperparameters.select
+        return trains_head and select in RULES and can_train_together(self.head)
 
     def run(self, jobs: Sequence[tuple[Setting, int]]) -> Iterator[tuple[int, TrialHistory]]:
-        """Try settings, each on the fold of a number.
+        """Run trials, each of a setting on the fold with a number.
 
         Yields:
-            The place of a job in the list, and how it went; in any order.
+            Index of a job in the list, and its result; in any order.
         """
-        if not self.together:
-            for place, (setting, fold) in enumerate(jobs):
-                yield place, self._alone(setting, fold)
+        if not self.can_batch:
+            for index, (setting, fold) in enumerate(jobs):
+                yield index, self._train(setting, fold)
             return
-        # Numbers are standardised by what a fold trains on: one scale for all that learn at once.
+        # Trials that are trained together must standardise the labels of a regression alike.
         scales = [self.folds[fold].scale for _, fold in jobs]
         for scale in dict.fromkeys(scales):
-            places = [place for place, each in enumerate(scales) if each == scale]
-            chosen = [jobs[place] for place in places]
-            yield from zip(places, self._at_once(chosen), strict=True)
+            indices = [index for index, each in enumerate(scales) if each == scale]
+            chosen = [jobs[index] for index in indices]
+            yield from zip(indices, self._train_together(chosen), strict=True)
 
-    def _alone(self, setting: Setting, fold: int) -> TrialHistory:
-        """A trial as a round of its own."""
-        began = time.perf_counter()
+    def _train(self, setting: Setting, fold: int) -> TrialHistory:
+        """Run a trial as a round."""
+        start = time.perf_counter()
         epochs: list[EpochRecord] = []
         best: EpochRecord | None
         try:
             best = train_round(
-                setting.of(self.round),
+                setting.apply_to(self.round),
                 deepcopy(self.body),
                 deepcopy(self.head),
                 self.folds[fold],
@@ -222,30 +227,30 @@ class RoundTrials:
                 others=[(deepcopy(head), data) for head, data in self.others],
                 on_epoch=epochs.append,
             ).best
-        except DivergedError:  # which is the trial's result
+        except DivergedError:  # this is a result of the trial
             best = None
-        return TrialHistory(best, len(epochs), time.perf_counter() - began)
+        return TrialHistory(best, len(epochs), time.perf_counter() - start)
 
-    def _at_once(self, jobs: Sequence[tuple[Setting, int]]) -> list[TrialHistory]:
-        """Head trials that learn side by side from the features of the frozen body."""
-        began = time.perf_counter()
+    def _train_together(self, jobs: Sequence[tuple[Setting, int]]) -> list[TrialHistory]:
+        """Train the heads of several trials together on features of the frozen body."""
+        start = time.perf_counter()
         features, labels, rows = self._features
         trials = [
-            Trial(setting.of(self.round).hyperparameters, *rows[fold], self.seeds)
+            Trial(setting.apply_to(self.round).hyperparameters, *rows[fold], self.seeds)
             for setting, fold in jobs
         ]
         data = self.folds[jobs[0][1]]
         outcomes = train_together(
             [self.head] * len(trials), features, labels, trials, task=data.task, scale=data.scale
         )
-        share = (time.perf_counter() - began) / len(trials)
-        return [_tried(outcome, share) for outcome in outcomes]
+        share = (time.perf_counter() - start) / len(trials)
+        return [_history(outcome, share) for outcome in outcomes]
 
     @cached_property
     def _features(self) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
-        """Features and labels of all folds' examples; and each fold's training and other rows.
+        """Features and labels of all folds, and the training and validation rows of each fold.
 
-        A fold has its own views, balanced over its own cases, as a round of its own would have.
+        Each fold has its own augmented views and class balance, as if it were trained as a round.
         """
         import torch
 
@@ -259,11 +264,11 @@ class RoundTrials:
             features += [examples.features, forward_in_batches(body, data.val.patches)]
             labels += [examples.labels, to_tensor(data.val.labels, data.scale).to(device)]
             middle = end + len(features[-2])
-            start, end = end, middle + len(features[-1])
-            rows.append((torch.arange(start, middle), torch.arange(middle, end)))
+            first, end = end, middle + len(features[-1])
+            rows.append((torch.arange(first, middle), torch.arange(middle, end)))
         return torch.cat(features), torch.cat(labels), rows
 
 
-def _tried(outcome: TrialOutcome, seconds: float) -> TrialHistory:
+def _history(outcome: TrialOutcome, seconds: float) -> TrialHistory:
     best = None if outcome.diverged else outcome.best
     return TrialHistory(best, len(outcome.epochs), seconds)

@@ -1,7 +1,7 @@
 """Batched heads: many heads of the same shape, trained together with one call to torch.
 
 It uses batched matrix products and Adam with a learning rate for each head. Dropout drops the same
-units in each head as if the head were trained alone. `hydrakit.search.together` uses this module.
+units in each head as if the head were trained alone. `hydrakit.search.batched_trials` uses it.
 """
 
 from __future__ import annotations

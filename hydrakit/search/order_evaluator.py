@@ -1,4 +1,4 @@
-"""What a support adds: runs of several orders, judged on the target's validation cases."""
+"""Evaluation of orders of supports on the validation split of the target."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ EFFECTS: Mapping[VerdictKind, Effect] = {
 
 
 class LeaveOneOut(Frozen):
-    """What the chosen order loses without one of its supports.
+    """Effect of one support on the score of the chosen order.
 
     Attributes:
-        support: That is left out.
-        score: Mean validation AUC (of a number, R2) without it.
-        difference: Of the chosen order, less that.
-        low: Lower end of its 95 % interval, paired over the patients of the validation split and
-            over seeds; None where the target has not two classes.
-        high: Upper end.
-        p: Holm's, over all supports.
-        effect: ``helped`` or ``hurt`` where p is at most 0.05 and the interval is on one side of
-            0; ``cannot tell``.
-        text: That in words.
+        support: Support that is left out.
+        score: Mean validation AUC (R2 in regression) without the support.
+        difference: Score of the chosen order minus the score without the support.
+        low: Lower limit of the 95 % interval of the difference, paired over validation patients and
+            seeds; None unless the target has two classes.
+        high: Upper limit of the interval.
+        p: P value, adjusted for all supports by Holm's method.
+        effect: ``helped`` or ``hurt`` if p is at most 0.05 and the interval excludes 0, else
+            ``cannot tell``.
+        text: Effect in words.
     """
 
     support: Name
@@ -65,15 +65,15 @@ class LeaveOneOut(Frozen):
 
 @dataclass
 class OrderEvaluator:
-    """Trains orders, and says how they do on the target's validation split.
+    """Trains orders of supports, and evaluates them on the validation split of the target.
 
     Attributes:
-        folder: Of the runs, and of the rounds that they share.
-        plan: Makes the plan of an order, with a seed.
-        seeds: Of the runs of an order.
-        target: Its adapter.
-        plugins: Plugins that the plans' names are looked up in.
-        context: Where and how runs are computed.
+        folder: Folder of the runs and of the rounds that they share.
+        plan: Function that makes the plan of an order with a seed.
+        seeds: Seeds of the runs of each order.
+        target: Dataset adapter of the target.
+        plugins: Plugins of this process.
+        context: Where and how to compute.
         callback: Called when something happens in a run.
     """
 
@@ -86,16 +86,16 @@ class OrderEvaluator:
     callback: RunCallback
 
     def __post_init__(self) -> None:
-        """Nothing has been run, and no validation case been looked at."""
+        """Create the caches of runs and validation cases."""
         self._cases: CaseSet | None = None
         self._done: dict[tuple[Supports, int], RunDir] = {}
 
     def path(self, order: Supports, seed: int) -> Path:
-        """Of an order's run."""
+        """Folder of the run of an order."""
         return self.folder / "runs" / f"{len(order)}-{'+'.join(order)}-seed{seed}"
 
     def run(self, order: Supports, seed: int) -> RunDir:
-        """Train what is not yet trained of an order, and never its test."""
+        """Train an order, unless it is trained already; the test split is not used."""
         if (order, seed) in self._done:
             return self._done[order, seed]
         self._done[order, seed] = engine.run(
@@ -108,27 +108,27 @@ class OrderEvaluator:
         return self._done[order, seed]
 
     def scores(self, order: Supports) -> tuple[float, ...]:
-        """Validation figure of the last round, by seed."""
-        found = []
+        """Validation scores of the last round, by seed."""
+        scores = []
         for seed in self.seeds:
             rundir = self.run(order, seed)
             rounds = rundir.plan().rounds
-            found.append(rundir.round_result(len(rounds), rounds[-1]).val.score)
-        return tuple(found)
+            scores.append(rundir.round_result(len(rounds), rounds[-1]).val.score)
+        return tuple(scores)
 
     @property
     def has_two_classes(self) -> bool:
-        """Whether differences have intervals."""
+        """Whether the target has two classes, so that differences have intervals."""
         return self.target.task == "classification" and len(self.target.classes) == 2
 
     def counts(self) -> tuple[int, int]:
-        """Positive and negative validation findings, of two classes."""
+        """Numbers of positive and negative validation findings of a target with two classes."""
         cases = self._val(self.run((), self.seeds[0]))
         labels = cases.labels[Findings.of([case.finding for case in cases.cases]).firsts]
         return int(np.sum(labels == 1)), int(np.sum(labels == 0))
 
     def left_out(self, chosen: Supports) -> tuple[LeaveOneOut, ...]:
-        """What each support of an order adds to it: the order against the order without it."""
+        """Effect of each support: the chosen order compared with the order without the support."""
         without = {each: tuple(name for name in chosen if name != each) for each in chosen}
         best = float(np.mean(self.scores(chosen)))
         means = {each: float(np.mean(self.scores(order))) for each, order in without.items()}
@@ -138,13 +138,13 @@ class OrderEvaluator:
                     support=each,
                     score=score,
                     difference=best - score,
-                    text=f"{each}: {best - score:+.3f}; intervals are for two classes",
+                    text=f"{each}: {best - score:+.3f}; intervals need a target with two classes",
                 )
                 for each, score in means.items()
             )
-        whole = self.tested(chosen)
+        whole = self.score_table(chosen)
         differences = {
-            (f"with {each}", f"without {each}"): compare(whole, self.tested(order))
+            (f"with {each}", f"without {each}"): compare(whole, self.score_table(order))
             for each, order in without.items()
         }
         return tuple(
@@ -161,8 +161,8 @@ class OrderEvaluator:
             for each, verdict in zip(chosen, verdicts(differences), strict=True)
         )
 
-    def tested(self, order: Supports) -> ScoreTable:
-        """The scores of the target's validation findings, from the runs' weights."""
+    def score_table(self, order: Supports) -> ScoreTable:
+        """Scores of the target's validation findings by all runs of an order."""
         rows = []
         for seed in self.seeds:
             rundir = self.run(order, seed)
@@ -172,8 +172,8 @@ class OrderEvaluator:
                 file("body.safetensors"), file("head.safetensors"), plugins=self.plugins
             ).to(cases.patches.device)
             name, classes = self.target.name, self.target.classes
-            found = predict(model, cases, dataset=name, split="val", classes=classes)
-            scores = tasks.predictions(found.outputs, task=cases.task, scale=cases.scale)[:, 1]
+            prediction = predict(model, cases, dataset=name, split="val", classes=classes)
+            scores = tasks.predictions(prediction.outputs, task=cases.task, scale=cases.scale)[:, 1]
             rows += [
                 Row(
                     finding=case.finding,
@@ -187,7 +187,7 @@ class OrderEvaluator:
         return gather(rows)
 
     def _val(self, rundir: RunDir) -> CaseSet:
-        """The target's validation cases: the same in all runs, which share their splits."""
+        """Validation cases of the target, the same in all runs, which share their splits."""
         if self._cases is None:
             plan, name = rundir.plan(), self.target.name
             prepared = prepare(
