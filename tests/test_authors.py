@@ -140,10 +140,10 @@ def test_other_state_dicts_are_refused(state: dict[str, Tensor], tmp_path: Path)
     broken = state | {"classifier.0.bias": torch.full((256,), float("nan"))}
     refused(save(broken, path), out, "'classifier.0.bias'", "not finite")
     sparse = state | {"classifier.0.bias": torch.zeros(256).to_sparse()}
-    refused(save(sparse, path), out, "no state_dict")
+    refused(save(sparse, path), out, "not a state_dict")
     refused(save({}, path), out, "expected")
-    refused(save([1, 2], path), out, "a list that is no state_dict")
-    refused(save({"state_dict": state}, path), out, "no state_dict")
+    refused(save([1, 2], path), out, "a list that is not a state_dict")
+    refused(save({"state_dict": state}, path), out, "not a state_dict")
 
 
 @pytest.mark.parametrize("legacy", [True, False])

@@ -27,7 +27,7 @@ from hydrakit.cli import main
 from hydrakit.cli.printing import print_comparison
 from hydrakit.compare.design import Cell, CompareDir, Design, make_design
 from hydrakit.compare.engine import CompareCallback, CompareResult, compare
-from hydrakit.compare.launchers import LocalPool
+from hydrakit.compare.pool import LocalPool
 from hydrakit.plugins import load_plugins
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.rundir import RunDir

@@ -96,8 +96,8 @@ def test_the_widths_of_mlp_can_be_chosen() -> None:
             "option mlp.hidden=64,a: must be a list separated by commas",
         ),
         ({"hidden": "64,1.5"}, "option mlp.hidden=64,1.5: must be a list"),
-        ({"hidden": ""}, "options of 'mlp': hidden names 0 layers: 1 to 16 can be"),
-        ({"hidden": "0"}, "options of 'mlp': hidden has a layer of 0: 1 to 16384 can be"),
+        ({"hidden": ""}, "options of 'mlp': hidden has 0 layers: 1 to 16 allowed"),
+        ({"hidden": "0"}, "options of 'mlp': hidden has a layer of 0 units: 1 to 16384"),
         (
             {"width": "3"},
             "unknown option of 'mlp' 'width': known are hidden (see `hydrakit plugins",

@@ -109,7 +109,7 @@ def test_where_a_failure_arose_is_kept_and_not_what_it_says(runner: Runner) -> N
         runner(PLAN, callbacks=[Raise(divide)])
     text = (runner.folder / "run" / "log.txt").read_text()
     assert "ERROR failed: ValueError (message left out)\nValueError at\n" in text
-    assert re.search(r"  \S+session\.py:\d+ in _run_round\n", text)
+    assert re.search(r"  \S+session\.py:\d+ in _train_and_write\n", text)
     assert re.search(r"  \S+test_logs\.py:\d+ in divide\nZeroDivisionError at\n", text)
     for secret in ("p007", "c001", "division"):
         assert secret not in text

@@ -429,9 +429,9 @@ def test_the_program_disables_plugins(
 def test_the_options_of_a_component_are_shown() -> None:
     shown = CliRunner().invoke(main, ["plugins", "info", "mlp"])
     assert shown.output.splitlines() == [
-        "head mlp: The paper's: features to 64 to 16 to the outputs, with ELU and dropout",
+        "head mlp: The paper's head: hidden layers of 64 and 16 units, with ELU and dropout",
         "  hidden=64,16  (a list separated by commas, each a whole number)",
-        "      widths of the hidden layers, in order",
+        "      number of units of each hidden layer",
     ]
     described = json.loads(CliRunner().invoke(main, ["plugins", "info", "brain", "--json"]).output)
     assert [(each["kind"], each["options"]) for each in described] == [("dataset", [])]

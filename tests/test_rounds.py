@@ -110,8 +110,10 @@ def test_a_mixed_batch_updates_as_the_joint_loss_says(
         for each, data in ((head, alpha), (other, beta))
     ]
     twins = deepcopy((body, head, other))
-    course = MultiTaskEpoch(body, parts, round, seeds=SEEDS, compute=Compute(torch.device("cpu")))
-    course.epoch(1)
+    multi_task = MultiTaskEpoch(
+        body, parts, round, seeds=SEEDS, compute=Compute(torch.device("cpu"))
+    )
+    multi_task.epoch(1)
     # One step on everything: by hand, over both datasets' examples at once.
     batches = [next(iter(each.batches(1, 1))) for _, each in parts]
     twin, one, two = twins
@@ -130,6 +132,14 @@ def test_a_mixed_batch_updates_as_the_joint_loss_says(
     for ours, theirs in ((body, twin), (head, one), (other, two)):
         for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3)
+
+
+def test_the_reference_head_is_that_of_the_target(runner: Runner) -> None:
+    run = runner(plan_of(together("batch", epochs=2), round_of("alpha", "none")))
+    results = run.results()
+    assert results is not None
+    _, unchanged = results.rounds  # body and head are those of the first round
+    assert unchanged.reference_auc == unchanged.val.auc
 
 
 @pytest.mark.parametrize("mix", ["batch", "epoch"])

@@ -143,7 +143,7 @@ def test_readings_that_differ_are_told(tmp_path: Path) -> None:
     def other_pixels(root: Path, options: object) -> Iterator[Sample]:
         yield replace(SAMPLE, image=np.full((4, 6), next(numbers), np.float32))
 
-    with pytest.raises(AssertionError, match="gave other cases, or in another order"):
+    with pytest.raises(AssertionError, match="gave different cases or another order"):
         check_adapter(adapter(other_key), tmp_path)
     with pytest.raises(AssertionError, match="'s1': two readings gave different content"):
         check_adapter(adapter(other_pixels), tmp_path)

@@ -19,15 +19,16 @@ from helpers import (
     weights_of,
 )
 
-from hydrakit.observers.trackers import TrackerCallback, hydrakit_trackers, trackers_of
+from hydrakit.hooks import TrackerFactory
+from hydrakit.observers.trackers import TrackerCallback, hydrakit_trackers
 from hydrakit.plan import Round
 from hydrakit.plan.results import EpochRecord, RoundResult
 from hydrakit.runs.callbacks import RunCallback
-from hydrakit.runs.context import RunContext
 from hydrakit.runs.rundir import RunDir
 from hydrakit.search.tune import TuningSearch, tune
 
 PLAN = hydra_plan()
+PLUGINS = plugins().including(*hydrakit_trackers())
 Sent = list[tuple[int, float]]
 
 
@@ -112,7 +113,7 @@ def in_mlflow(run: Path) -> Callable[[str], Sent]:
 
 def stopped_at(runner: Runner, round: int, *, after: bool, kind: str) -> None:
     with pytest.raises(StopError):
-        runner(PLAN, callbacks=[Stop(round, after=after)], trackers=[kind])
+        runner(PLAN, callbacks=[Stop(round, after=after)], trackers=[kind], plugins=PLUGINS)
 
 
 @pytest.mark.filterwarnings("ignore")  # of other people's packages
@@ -126,7 +127,7 @@ def test_a_real_tracker_has_every_figure_once_after_two_stops(
     pytest.importorskip(package, reason=f"needs {package}")
     stopped_at(runner, 3, after=False, kind=kind)
     stopped_at(runner, 5, after=True, kind=kind)
-    run = runner(PLAN, trackers=[kind])
+    run = runner(PLAN, trackers=[kind], plugins=PLUGINS)
     found = read(run.path)
     for name, wanted in expected(run).items():
         assert found(name) == [(step, pytest.approx(value)) for step, value in wanted]
@@ -172,9 +173,7 @@ def test_how_a_run_ended_is_told(runner: Runner) -> None:
     assert memory.ends == [True, False]
 
 
-def test_tuning_sends_the_rounds_that_it_trains(
-    data: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tuning_sends_the_rounds_that_it_trains(data: Path, cache: Path, tmp_path: Path) -> None:
     stores: dict[Path, Memory] = {}
 
     class Stores(Memory):
@@ -185,9 +184,10 @@ def test_tuning_sends_the_rounds_that_it_trains(
             return super().open(folder)
 
     tracker = Stores()
-    monkeypatch.setattr("hydrakit.observers.trackers._build", lambda *_: tracker)
+    mine = TrackerFactory(name="mine", summary="", build=lambda _: tracker)
     plan = plan_of(round_of("beta"), round_of("alpha"))
-    places = {"data": data, "cache": cache, "device": "cpu", "plugins": plugins()}
+    offered = plugins().including(mine)
+    places = {"data": data, "cache": cache, "device": "cpu", "plugins": offered}
     for rates in ((1e-9,), (1e-9, 3e-2), (1e-9, 3e-2)):  # the second search chooses another rate
         search = TuningSearch(learning_rates=rates, dropouts=(0.0,), folds=2)
         found = tune(plan, tmp_path / "plan.json", search=search, trackers=["mine"], **places)
@@ -201,20 +201,14 @@ def test_tuning_sends_the_rounds_that_it_trains(
 
 @pytest.mark.parametrize("kind", ["tensorboard", "mlflow"])
 def test_a_missing_tracker_is_told_before_anything_is_trained(
-    monkeypatch: pytest.MonkeyPatch, kind: str
+    runner: Runner, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", None)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-
-    refused(
-        lambda: trackers_of(RunContext(trackers=(kind,)), plugins()),
-        f"{kind} is not installed",
-        f"pip install 'hydrakit-imaging[{kind}]'",
-    )
-
-
-def test_without_a_tracker_there_is_no_callback() -> None:
-    assert trackers_of(RunContext(), plugins()) == []
+    install = f"pip install 'hydrakit-imaging[{kind}]'"
+    refused(lambda: runner(PLAN, trackers=[kind], plugins=PLUGINS), "is not installed", install)
+    refused(lambda: runner(PLAN, trackers=[f"{kind}s"], plugins=PLUGINS), "did you mean", kind)
+    assert not (runner.folder / "run").exists()
 
 
 def test_every_shipped_tracker_is_an_extra_and_is_named_in_the_help() -> None:

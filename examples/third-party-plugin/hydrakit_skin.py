@@ -1,4 +1,4 @@
-"""The dataset `skin`: photographs of skin lesions, with their labels in a CSV file."""
+"""The dataset `skin`: photographs of skin lesions, with labels in a CSV file."""
 
 import csv
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ COLUMNS = {"file", "patient", "label"}
 
 
 def read(root: Path, options: NoOptions) -> Iterator[Sample | Unusable]:
-    """Every row of ``labels.csv``, as a sample or as a case that cannot be used."""
+    """Yield each row of ``labels.csv`` as a sample, or as unusable if its image is."""
     sheet = root / "labels.csv"
     try:
         lines = sheet.read_text(encoding="utf-8-sig").splitlines()
@@ -31,14 +31,14 @@ def read(root: Path, options: NoOptions) -> Iterator[Sample | Unusable]:
 
 
 def _case(path: Path, row: Mapping[str, str]) -> Sample | Unusable:
-    import numpy as np  # slow packages are imported where they are used: `hydrakit --help` is quick
+    import numpy as np  # slow packages are imported here, so that `hydrakit --help` stays fast
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("L"), dtype=np.float32)
-    except (OSError, SyntaxError):  # what Pillow raises for files that are absent or broken
-        return Unusable(key=row["file"], reason="its image is missing or broken")
+    except (OSError, SyntaxError):  # Pillow raises these for missing and damaged files
+        return Unusable(key=row["file"], reason="its image is missing or damaged")
     return Sample(
         image=pixels,
         label=CLASSES.index(row["label"]),
@@ -56,13 +56,13 @@ ADAPTER = DatasetAdapter(
     field_of_view=FieldOfView(share=1.0),
     version="1",
     layout="labels.csv with the columns file, patient and label, and the images that it names",
-    how_to_get="this is an example: use photographs of your own.",
+    how_to_get="This is an example: use your own photographs.",
     citation="none",
-    licence="that of your photographs",
+    licence="the licence of your photographs",
 )
 
 
 @hookimpl
 def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
-    """The datasets of this plugin."""
+    """Yield the datasets of this plugin."""
     yield ADAPTER

@@ -118,8 +118,8 @@ def _generate(fields: Collection[str]) -> list[click.Option]:
 def _option(name: str, schema: Mapping[str, Any]) -> click.Option:
     """Build the option of a field from its JSON schema."""
     help_text = " ".join(schema["description"].split("\n\n")[0].split())
-    if "shown_default" in schema:
-        help_text = f"{help_text}  [default: {schema['shown_default']}]"
+    if "help_default" in schema:
+        help_text = f"{help_text}  [default: {schema['help_default']}]"
     if name == "head":
         return click.Option(
             ["--head"],

@@ -15,13 +15,13 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from hydrakit.errors import PlanError, one_line, unknown
 from hydrakit.plan.edit import (
     FIXED_PATHS,
-    edit_rounds_there_are,
+    edit_existing_rounds,
     no_such_round,
     paths_without_rounds,
     refuse_fixed,
 )
 from hydrakit.plan.model import MAX_FOLDS, Fold, Plan, Split
-from hydrakit.plan.profiles import TARGET_SPLIT, check_changed, make_plan
+from hydrakit.plan.profiles import TARGET_SPLIT, complete_options, make_plan
 from hydrakit.plan.settings import PlanSettings
 from hydrakit.plugins.registry import Plugins
 from hydrakit.schema import Frozen, Name, Text, first_fault
@@ -158,7 +158,7 @@ class Design(Frozen):
             ]
             if all(paths_without_rounds(other, [path]) for other in others):
                 raise PlanError(no_such_round(plan, path))
-        return check_changed(edit_rounds_there_are(plan, changes), plugins)
+        return complete_options(edit_existing_rounds(plan, changes), plugins)
 
     def _unchanged(self, cell: Cell, plugins: Plugins) -> Plan:
         """Make the plan of a cell without its ``changes``."""

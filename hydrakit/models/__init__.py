@@ -1,1 +1,1 @@
-"""The network: bodies, heads and their layers."""
+"""Bodies, heads and their layers."""

@@ -14,26 +14,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PaperOptions:
-    """Options of the paper's body; a plan writes and checks them as `hydrakit.plan.BodySpec`."""
+    """Options of the body `paper`; `hydrakit.plan.BodySpec` checks them."""
 
     channels: tuple[int, ...] = field(
-        default=(32, 64, 128), metadata={"help": "channels of the blocks, in order"}
+        default=(32, 64, 128), metadata={"help": "output channels of each block"}
     )
-    features: int = field(default=256, metadata={"help": "numbers that it gives to a head"})
-    patch: int = field(default=65, metadata={"help": "side in pixels of the square patches"})
+    features: int = field(default=256, metadata={"help": "number of features for a head"})
+    patch: int = field(default=65, metadata={"help": "height and width of input images in pixels"})
     norm: Literal["batch", "group", "dataset"] = field(
         default="batch",
-        metadata={"help": "batch norm, group norm, or batch norm with statistics of each dataset"},
+        metadata={"help": "batch norm, group norm, or batch norm with statistics for each dataset"},
     )
 
 
 def build_paper(in_channels: int, options: PaperOptions, datasets: Sequence[str]) -> PaperBody:
-    """Build the paper's feature extractor: blocks of convolutions, then a dense layer."""
+    """Build the paper's feature extractor: convolution blocks, then a dense layer."""
     from hydrakit.models.body import PaperBody
     from hydrakit.plan.model import BodySpec
 
-    apart = tuple(datasets) if options.norm == "dataset" else ()
-    return PaperBody(BodySpec(**asdict(options), datasets=apart), in_channels=in_channels)
+    separate = tuple(datasets) if options.norm == "dataset" else ()
+    return PaperBody(BodySpec(**asdict(options), datasets=separate), in_channels=in_channels)
 
 
 @hookimpl
@@ -41,7 +41,7 @@ def hydrakit_body_factories() -> Iterator[BodyFactory]:
     """The body `paper`."""
     yield BodyFactory(
         name="paper",
-        summary="The paper's: blocks of convolutions with normalisation, then a dense layer",
+        summary="The paper's body: convolution blocks with normalisation, then a dense layer",
         build=build_paper,
         options=PaperOptions,
     )

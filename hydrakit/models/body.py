@@ -1,4 +1,4 @@
-"""The network: a body that all datasets share, and one head per dataset."""
+"""The paper's body, and networks of a body with a head."""
 
 from __future__ import annotations
 
@@ -7,22 +7,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hydrakit.compute.modules import free_normalisation, freeze, output_of
-from hydrakit.models.layers import (
-    Dropout,
-    NormLayer,
-    build_norm,
-    statistics,
-    use,
-)
+from hydrakit.models.layers import Dropout, NormLayer, build_norm, statistics, use_statistics
 from hydrakit.plan.model import BodySpec
 from hydrakit.rounds import Train
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions and a 1x1 one, each with batch norm and ELU; dropout; max pooling.
+    """A convolution block.
 
-    Nothing is padded: ``(batch, inputs, side, side)`` gives ``(batch, outputs, half, half)`` where
-    ``half = (side - 4) // 2``.
+    Convolutions of 3x3, 3x3 and 1x1 pixels, each with normalisation and ELU; then dropout and 2x2
+    max pooling. It turns ``(batch, inputs, side, side)`` into ``(batch, outputs, half, half)`` with
+    ``half = (side - 4) // 2``, since the convolutions have no padding.
     """
 
     def __init__(self, inputs: int, outputs: int, dropout: float, spec: BodySpec) -> None:
@@ -36,14 +31,14 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Give the block's feature maps.
+        """Compute the feature maps.
 
-        ELU, dropout and max pooling come in another order than told above, with the same result:
-        ELU rises everywhere and leaves 0 at 0, so it may come last, on a quarter of the numbers.
+        The last ELU comes after dropout and max pooling, where it has a quarter of the values to
+        compute. The result is the same, because ELU is increasing and maps 0 to 0.
         """
-        maps = functional.elu(_normed(self.conv1, self.norm1, images), inplace=True)
-        maps = functional.elu(_normed(self.conv2, self.norm2, maps), inplace=True)
-        maps = _normed(self.conv3, self.norm3, maps)
+        maps = functional.elu(_normalised(self.conv1, self.norm1, images), inplace=True)
+        maps = functional.elu(_normalised(self.conv2, self.norm2, maps), inplace=True)
+        maps = _normalised(self.conv3, self.norm3, maps)
         if not self.training or self.dropout.p == 0:
             return functional.elu(functional.max_pool2d(maps, 2), inplace=True)
         pooled = functional.max_pool2d(maps * self.dropout.mask(maps), 2)
@@ -51,10 +46,11 @@ class Block(nn.Module):
 
 
 def _channels_last(images: Tensor) -> Tensor:
-    """The same images in channels-last order, with strides that say so for one channel too.
+    """Return the images in channels-last order, with the strides of this order.
 
-    There both orders are the same bytes and PyTorch would take it for the other one: the first
-    block's maps, the largest of all, came in the wrong order, and a step took 1.2 times as long.
+    For one channel, both orders have the same bytes, and PyTorch would choose the other strides.
+    The maps of the first block, the largest, would then be in the other order, and a training step
+    would take 1.2 times as long.
     """
     _, channels, height, width = images.shape
     ordered = images.contiguous(memory_format=torch.channels_last)
@@ -62,8 +58,11 @@ def _channels_last(images: Tensor) -> Tensor:
     return ordered.as_strided(images.shape, strides)
 
 
-def _normed(conv: nn.Conv2d, norm: NormLayer, images: Tensor) -> Tensor:
-    """A convolution and its norm; batch norm in evaluation mode in one, with scaled weights."""
+def _normalised(conv: nn.Conv2d, norm: NormLayer, images: Tensor) -> Tensor:
+    """Apply a convolution and its normalisation.
+
+    Batch norm in evaluation mode is folded into the weights of the convolution.
+    """
     if norm.training or not isinstance(norm, nn.BatchNorm2d):
         maps: Tensor = norm(conv(images))
         return maps
@@ -75,7 +74,7 @@ def _normed(conv: nn.Conv2d, norm: NormLayer, images: Tensor) -> Tensor:
 
 
 class BodyModule(nn.Module):
-    """An ``nn.Module`` that is a `hydrakit.hooks.Body`: for type checkers, not for inheriting."""
+    """Type of an ``nn.Module`` that is a `hydrakit.hooks.Body`; bodies need not inherit from it."""
 
     features: int
     in_channels: int
@@ -88,12 +87,13 @@ class BodyModule(nn.Module):
 
 
 class PaperBody(BodyModule):
-    """The shared part: blocks of convolutions, then a dense layer (paper, Section II-A).
+    """The paper's body (Section II-A): convolution blocks, then a dense layer.
 
-    Weights begin with PyTorch's defaults, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as the authors' did.
+    As in the authors' code, weights are initialised with PyTorch's defaults,
+    U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
 
     Attributes:
-        spec: Its shape.
+        spec: Shape of the body.
     """
 
     def __init__(self, spec: BodySpec, *, in_channels: int, dropout: float = 0.0) -> None:
@@ -111,15 +111,15 @@ class PaperBody(BodyModule):
         use_channels_last(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Turn images ``(batch, channels, height, width)`` into ``(batch, features)``.
+        """Turn images ``(batch, in_channels, patch, patch)`` into ``(batch, features)``.
 
         Raises:
-            ValueError: The images have other channels, or another size, than the body takes.
+            ValueError: The images have the wrong number of channels or the wrong size.
         """
         patch = self.patch
         if images.ndim != 4 or images.shape[1:] != (self.in_channels, patch, patch):
             raise ValueError(
-                f"the body takes images of shape (batch, {self.in_channels}, {patch}, {patch}), "
+                f"the body needs images of shape (batch, {self.in_channels}, {patch}, {patch}), "
                 f"got {tuple(images.shape)}"
             )
         maps = self.blocks(_channels_last(images))
@@ -127,18 +127,18 @@ class PaperBody(BodyModule):
         return features
 
     def use(self, dataset: str) -> None:
-        """Normalise by the statistics of a dataset, where they are kept apart (`BodySpec.norm`).
+        """Use the statistics of a dataset, if `BodySpec.norm` is ``dataset``.
 
         Raises:
-            ValueError: The body has none of that dataset.
+            ValueError: The body has no statistics of that dataset.
         """
-        use(self, dataset, self.spec.datasets)
+        use_statistics(self, dataset, self.spec.datasets)
 
 
 def use_channels_last(body: PaperBody) -> None:
-    """Order the weights of convolutions in memory as those of channels-last images are.
+    """Store the weights of convolutions in channels-last order, as the images.
 
-    The numbers stay the same; training on a CPU is 1.2 times faster with both.
+    The results stay the same; training on a CPU is 1.2 times faster.
     """
     for parameter in body.parameters():
         if parameter.ndim == 4:
@@ -146,7 +146,7 @@ def use_channels_last(body: PaperBody) -> None:
 
 
 class BodyWithHead(nn.Module):
-    """A body with a head on it: images ``(batch, channels, height, width)`` to logits."""
+    """A body with a head; turns images ``(batch, in_channels, patch, patch)`` into logits."""
 
     def __init__(self, body: BodyModule, head: nn.Module) -> None:
         super().__init__()
@@ -154,18 +154,16 @@ class BodyWithHead(nn.Module):
         self.head = head
 
     def forward(self, images: Tensor) -> Tensor:
-        """Give the logits ``(batch, classes)``."""
+        """Compute the logits ``(batch, outputs)``."""
         logits: Tensor = self.head(self.body(images))
         return logits
 
 
 def attach_head(body: BodyModule, head: nn.Module) -> BodyWithHead:
-    """Put a head on a body, once it is known to take the body's features.
-
-    Both are used as they are, not copied: training the joined module trains them.
+    """Join a body and a head, without copying them: training the result trains both.
 
     Raises:
-        ValueError: The head does not turn ``(batch, features)`` into ``(batch, classes)``.
+        ValueError: The head does not turn features of the body into logits.
     """
     features = body.features
     try:
@@ -173,14 +171,14 @@ def attach_head(body: BodyModule, head: nn.Module) -> BodyWithHead:
     except RuntimeError as error:
         raise ValueError(f"the head does not take the body's {features} features") from error
     if len(shape) != 2 or shape[0] != 2:
-        raise ValueError(f"a head gives logits of shape (2, classes) for a batch of 2, got {shape}")
+        raise ValueError(f"a head returns logits of shape (2, outputs) for 2 cases, got {shape}")
     return BodyWithHead(body, head)
 
 
 def set_trainable(body: nn.Module, train: Train) -> None:
-    """Free or freeze a body for a round; see `hydrakit.rounds.Round`.
+    """Set which weights of a body a round trains (`hydrakit.rounds.Round.train`).
 
-    In a round that trains ``norm`` the statistics of batch norm move on, as dropout does.
+    If the round trains ``norm``, batch norm also updates its statistics, and dropout is on.
     """
     freeze(body, train in ("head", "none"))
     if train == "norm":

@@ -1,4 +1,4 @@
-"""Building the body and the heads that a plan, or a weight file, names."""
+"""Builds the body and the heads that a plan or a weight file describes."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 def build_body(
     body: BodySpec | OtherBody, *, in_channels: int, datasets: Sequence[str], plugins: Plugins
 ) -> BodyModule:
-    """Build a new body, on the CPU, with weights from torch's generator.
+    """Build a new body on the CPU, with random weights from PyTorch's global generator.
 
     Args:
-        body: The kind of body, and its options.
-        in_channels: Channels of the images that it takes.
+        body: Kind of body, and its options.
+        in_channels: Number of channels of its input images.
         datasets: Names of the plan's datasets.
-        plugins: Who offers the factory.
+        plugins: Plugins with the body's factory.
 
     Raises:
-        PluginError: Nobody offers the factory, or it does not build a body.
-        PlanError: The factory does not take the options.
+        PluginError: No plugin offers the factory, or the factory does not build a body.
+        PlanError: The options are invalid.
     """
     factory = plugins.get(BodyFactory, body.name)
     built = factory.build(in_channels, parse_options(factory, body.options), tuple(datasets))
@@ -38,28 +38,28 @@ def build_body(
 
 
 def build_head(head: Component, *, features: int, outputs: int, plugins: Plugins) -> nn.Module:
-    """Build a new head, on the CPU, with weights from torch's generator.
+    """Build a new head on the CPU, with random weights from PyTorch's global generator.
 
     Args:
-        head: The kind of head, and its options.
-        features: Numbers that it takes from a body.
-        outputs: Numbers that it gives.
-        plugins: Who offers the factory.
+        head: Kind of head, and its options.
+        features: Number of features of the body.
+        outputs: Number of logits.
+        plugins: Plugins with the head's factory.
 
     Raises:
-        PluginError: Nobody offers the factory, or it does not build a head.
-        PlanError: The factory does not take the options.
+        PluginError: No plugin offers the factory, or the factory does not build a head.
+        PlanError: The options are invalid.
     """
     factory = plugins.get(HeadFactory, head.name)
     return factory.build(features, outputs, parse_options(factory, head.options))
 
 
 def check_components(plan: Plan, adapters: Mapping[str, DatasetAdapter], plugins: Plugins) -> None:
-    """Check that the body and the heads of a plan can be built, and can learn its tasks.
+    """Check that plugins offer the body and the heads of a plan, for the tasks of its datasets.
 
     Raises:
-        PluginError: Nobody offers one of them.
-        PlanError: An option is unknown or not allowed, or a head cannot learn a task.
+        PluginError: No plugin offers one of them.
+        PlanError: An option is invalid, or a head cannot learn the task of its dataset.
     """
     body = plugins.get(BodyFactory, plan.body.name)
     parse_options(body, plan.body.options)
@@ -70,5 +70,5 @@ def check_components(plan: Plan, adapters: Mapping[str, DatasetAdapter], plugins
         if adapter.task not in factory.tasks:
             raise PlanError(
                 f"head {factory.name!r} cannot learn {name!r}, a {adapter.task} task: "
-                f"it takes {', '.join(factory.tasks)}"
+                f"its tasks are {', '.join(factory.tasks)}"
             )

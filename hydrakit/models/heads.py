@@ -12,32 +12,35 @@ from hydrakit.hooks import HeadFactory, NoOptions, Task, hookimpl
 if TYPE_CHECKING:
     from torch import nn
 
-MOST_LAYERS = 16
-MOST_WIDTH = 2**14
+MAX_LAYERS = 16
+MAX_WIDTH = 2**14
 
 
 @dataclass(frozen=True, kw_only=True)
 class MlpOptions:
-    """Options of `mlp`."""
+    """Options of the head `mlp`."""
 
     hidden: tuple[int, ...] = field(
-        default=(64, 16), metadata={"help": "widths of the hidden layers, in order"}
+        default=(64, 16), metadata={"help": "number of units of each hidden layer"}
     )
 
     def __post_init__(self) -> None:
-        """Refuse widths that no head can have."""
-        if not 0 < len(self.hidden) <= MOST_LAYERS:
-            raise ValueError(f"hidden names {len(self.hidden)} layers: 1 to {MOST_LAYERS} can be")
+        """Check the number of layers and of their units.
+
+        Raises:
+            ValueError: One of them is out of range.
+        """
+        if not 0 < len(self.hidden) <= MAX_LAYERS:
+            raise ValueError(f"hidden has {len(self.hidden)} layers: 1 to {MAX_LAYERS} allowed")
         for width in self.hidden:
-            if not 0 < width <= MOST_WIDTH:
-                raise ValueError(f"hidden has a layer of {width}: 1 to {MOST_WIDTH} can be")
+            if not 0 < width <= MAX_WIDTH:
+                raise ValueError(f"hidden has a layer of {width} units: 1 to {MAX_WIDTH} allowed")
 
 
 def build_mlp(features: int, outputs: int, options: MlpOptions = MlpOptions()) -> nn.Module:
-    """Build dense layers with ELU and, after the first, dropout; then one to the outputs.
+    """Build hidden dense layers with ELU, dropout after the first of them, and an output layer.
 
-    With the default widths it is the paper's decision maker (Section II-A), which ends with
-    softmax there and with logits here.
+    The default is the paper's decision maker (Section II-A) without its softmax.
     """
     from torch import nn
 
@@ -45,18 +48,18 @@ def build_mlp(features: int, outputs: int, options: MlpOptions = MlpOptions()) -
 
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     width = features
-    for number, wider in enumerate(options.hidden, start=1):
-        layers[f"hidden{number}"] = nn.Linear(width, wider)
+    for number, units in enumerate(options.hidden, start=1):
+        layers[f"hidden{number}"] = nn.Linear(width, units)
         layers[f"elu{number}"] = nn.ELU()
         if number == 1:
             layers["dropout"] = Dropout(0.0)
-        width = wider
+        width = units
     layers["logits"] = nn.Linear(width, outputs)
     return nn.Sequential(layers)
 
 
 def build_linear(features: int, outputs: int, options: NoOptions = NoOptions()) -> nn.Module:  # noqa: B008 - frozen
-    """Build dropout and one dense layer: ``(batch, features) -> (batch, outputs)``."""
+    """Build dropout and one dense layer."""
     from torch import nn
 
     from hydrakit.models.layers import Dropout
@@ -70,7 +73,7 @@ def hydrakit_head_factories() -> Iterator[HeadFactory]:
     tasks: tuple[Task, ...] = ("classification", "regression", "multilabel")
     yield HeadFactory(
         name="mlp",
-        summary="The paper's: features to 64 to 16 to the outputs, with ELU and dropout",
+        summary="The paper's head: hidden layers of 64 and 16 units, with ELU and dropout",
         build=build_mlp,
         options=MlpOptions,
         tasks=tasks,

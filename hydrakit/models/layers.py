@@ -1,8 +1,8 @@
-"""Dropout that costs little on a CPU: masks from 16-bit pieces of random words.
+"""Layers of the paper's body: fast dropout, and normalisation.
 
-PyTorch draws one Bernoulli number after another: 37 ms for the largest maps of a batch of 32 (3.8
-million numbers, 2 cores), as long as the forward convolutions. Random words cut into four pieces
-take 6 ms.
+On a CPU, PyTorch's dropout draws one random number per value: for the largest maps of a batch of 32
+(3.8 million values, 2 cores) this takes 37 ms, as long as the convolutions. `Dropout` draws one
+64-bit number for four values and takes 6 ms.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from torch.nn import functional
 
 from hydrakit.plan.model import BodySpec
 
-PIECES = 2**16  # probabilities are kept so finely on a CPU
+PIECES = 2**16  # number of values of a random int16
 
 
 class Dropout(nn.Dropout):
-    """Dropout as `torch.nn.Dropout`; its probability is rounded to 1/65536 on a CPU."""
+    """Dropout as in `torch.nn.Dropout`; on a CPU, the probability is rounded to 1/65536."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Make each number 0 with the layer's probability, and scale the others up."""
+        """Set each value to 0 with probability ``p``, and scale the others to keep the mean."""
         if not self.training or self.p == 0:
             return input
         return input * self.mask(input) * self.scale
 
     @property
     def scale(self) -> float:
-        """What the kept numbers are multiplied by, so that the mean stays."""
+        """Factor of the values that are not set to 0."""
         return 1 / (1 - self.p)
 
     def mask(self, like: Tensor) -> Tensor:
-        """Which numbers of a tensor are kept: true or false, in its shape, on its device."""
+        """Draw a mask with the shape and device of a tensor: False where a value becomes 0."""
         if like.device.type == "cpu" and not torch.compiler.is_compiling():
             return keep_mask(random_pieces(like), self.p)
         return torch.rand(like.shape, device=like.device) >= self.p
 
 
 def random_pieces(like: Tensor) -> Tensor:
-    """Random int16 numbers from torch's generator of the CPU, in a tensor's shape and layout."""
+    """Draw int16 values from PyTorch's CPU generator, with the shape and strides of a tensor."""
     count = like.numel()
     words = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     if not _is_dense(like):
@@ -50,28 +50,28 @@ def random_pieces(like: Tensor) -> Tensor:
 
 
 def keep_mask(pieces: Tensor, probability: float) -> Tensor:
-    """Which pieces stand for a number that is kept, where one is dropped with a probability."""
+    """Turn random int16 values into a mask: False with a probability."""
     return pieces >= min(round(probability * PIECES), PIECES - 1) - PIECES // 2
 
 
 def _is_dense(tensor: Tensor) -> bool:
-    """Whether a tensor's numbers lie without gaps, in whatever order of its axes."""
+    """Whether a tensor is contiguous in one of the two memory formats."""
     return tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last)
 
 
-GROUPS = 8  # of channels in group norm, or fewer where the channels cannot be shared out
+GROUPS = 8  # most groups of group norm; fewer if they do not divide the number of channels
 NormLayer = nn.BatchNorm2d | nn.GroupNorm
 
 
 class DatasetNorm(nn.BatchNorm2d):
-    """Batch norm whose scales and shifts all datasets share, with statistics of each dataset.
+    """Batch norm with statistics for each dataset; all datasets share the scales and shifts.
 
-    ``running_mean`` and ``running_var`` are ``(datasets, channels)``.
+    ``running_mean`` and ``running_var`` have the shape ``(datasets, channels)``.
 
-    Source: Chang et al. 2019, Domain-Specific Batch Normalization (statistics alone).
+    Source: Chang et al. 2019, Domain-Specific Batch Normalization (without separate scales).
 
     Attributes:
-        active: Number of the dataset whose statistics are used, and changed in training.
+        active: Index of the dataset with the statistics in use; training updates these.
     """
 
     def __init__(self, channels: int, datasets: int) -> None:
@@ -81,7 +81,7 @@ class DatasetNorm(nn.BatchNorm2d):
         self.register_buffer("running_var", torch.ones(datasets, channels))
 
     def forward(self, input: Tensor) -> Tensor:
-        """Give maps ``(rows, channels, height, width)`` mean 0 and variance 1, then move them."""
+        """Normalise maps ``(batch, channels, height, width)``, then scale and shift them."""
         mean, var = statistics(self)
         assert self.momentum is not None
         return functional.batch_norm(
@@ -90,7 +90,7 @@ class DatasetNorm(nn.BatchNorm2d):
 
 
 def statistics(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Mean and variance ``(channels,)`` that a layer uses in evaluation mode."""
+    """The mean and variance ``(channels,)`` that a layer uses in evaluation mode."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     if isinstance(norm, DatasetNorm):
@@ -99,7 +99,7 @@ def statistics(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def build_norm(spec: BodySpec, channels: int) -> NormLayer:
-    """A new layer of a body's kind."""
+    """Build the normalisation layer of a body."""
     if spec.norm == "group":
         return nn.GroupNorm(math.gcd(GROUPS, channels), channels)
     if spec.norm == "dataset":
@@ -107,16 +107,21 @@ def build_norm(spec: BodySpec, channels: int) -> NormLayer:
     return nn.BatchNorm2d(channels)
 
 
-def use(body: nn.Module, dataset: str, datasets: Sequence[str]) -> None:
-    """Have a body use, and learn, the statistics of a dataset, where it keeps them apart.
+def use_statistics(body: nn.Module, dataset: str, datasets: Sequence[str]) -> None:
+    """Make all `DatasetNorm` layers of a body use the statistics of a dataset.
+
+    Args:
+        body: Body; other normalisation layers stay as they are.
+        dataset: Name of the dataset.
+        datasets: Names of the datasets with statistics, in order.
 
     Raises:
-        ValueError: It has none of that dataset.
+        ValueError: The body has no statistics of the dataset.
     """
     layers = [layer for layer in body.modules() if isinstance(layer, DatasetNorm)]
     if layers and dataset not in datasets:
         raise ValueError(
-            f"the body's batch norm has statistics of {', '.join(datasets)}, not of {dataset!r}"
+            f"the body has batch norm statistics of {', '.join(datasets)}, not of {dataset!r}"
         )
     for layer in layers:
         layer.active = list(datasets).index(dataset)

@@ -1,19 +1,18 @@
-"""Change single values of a plan, by paths: ``--set rounds.all.dropout=0.2``.
+"""Changes of single values of a plan: ``--set rounds.all.dropout=0.2``.
 
-A path names a value as ``plan.json`` has it, its parts joined by dots:
+The path before ``=`` consists of the keys of a value in ``plan.json``, joined by dots:
 
 * ``copies``, ``bootstrap``, ``body.channels``: a key, or a key of an object.
-* ``datasets.NAME.split.train``: a dataset is addressed by its name.
+* ``datasets.NAME.split.train``: the dataset with that name.
 * ``rounds.all.dropout``: every round. ``rounds.3.dropout``: the third round.
-  ``rounds.train-head.dropout``: the rounds that train the head (``train-all``, ``train-norm`` and
-  ``train-none`` likewise).
-* ``heads.NAME`` and ``head.options.KEY`` may be new: a plan does not list options of heads where
-  all are the defaults.
-* ``hyperparameters``, and ``options`` that the plan lists, may be left out: ``rounds.3.dropout`` is
-  ``rounds.3.hyperparameters.dropout``.
+  ``rounds.train-head.dropout``: the rounds that train the head (also ``train-all``, ``train-norm``
+  and ``train-none``).
+* ``heads.NAME`` and ``head.options.KEY``, even if the plan does not list them yet.
+* ``rounds.3.dropout`` is short for ``rounds.3.hyperparameters.dropout``: the key
+  ``hyperparameters`` may be left out, and ``options`` too if the plan lists the option.
 
-Where several changes concern the same value, a round's number takes precedence over what it trains,
-and this over ``all``; the order in which changes are given has no influence.
+If several changes concern the same value, the number of a round takes precedence over
+``train-...``, and this over ``all``. The order of the changes does not matter.
 """
 
 from __future__ import annotations
@@ -35,42 +34,42 @@ from hydrakit.schema import first_fault
 ValueLocation = tuple[str | int, ...]
 
 FIXED_PATHS = ("strategy", "target", "seed", "split_seed")
-"""Values that a comparison or a search sets itself in each of its plans."""
+"""Values that a comparison or a search sets in its plans, and that users cannot change."""
 
 FIXED_LISTS = ("datasets", "rounds")
-"""Lists that may not be replaced as a whole there; values in them may be set."""
+"""Lists of these plans of which users can change single values, but not the whole list."""
 
-INNER = ("hyperparameters", "options")  # keys that a path may leave out
+OMISSIBLE_KEYS = ("hyperparameters", "options")
 KIND = "train-"
-MAX_SHOWN = 60
+MAX_VALUE = 60  # characters of a value in a message
 
 
 class _UnknownPathError(Exception):
-    """A path names nothing in a plan."""
+    """A path does not exist in a plan."""
 
 
 def edit_plan(plan: Plan, changes: Mapping[str, Any]) -> Plan:
-    """The plan with some values changed.
+    """Return a copy of a plan with some values changed.
 
-    The model checks the values. Options of datasets, heads and bodies are checked when the plan is
-    used, or at once where the changes are given to `make_plan`.
+    The new values are checked, except for the options of datasets, heads and bodies:
+    `hydrakit.plan.profiles.complete_options` checks them.
 
     Args:
-        plan: Plan to begin with.
-        changes: New values, by path: ``{"rounds.all.dropout": 0.2}``.
+        plan: Plan to copy.
+        changes: New values by path: ``{"rounds.all.dropout": 0.2}``.
 
     Raises:
-        PlanError: A path names nothing in the plan, or a value is impossible.
+        PlanError: A path does not exist in the plan, or a value is invalid.
     """
     for path in paths_without_rounds(plan, changes):
         raise PlanError(no_such_round(plan, path))
-    return edit_rounds_there_are(plan, changes)
+    return edit_existing_rounds(plan, changes)
 
 
-def edit_rounds_there_are(plan: Plan, changes: Mapping[str, Any]) -> Plan:
-    """As `edit_plan`, but a change of a round that the plan does not have is left out.
+def edit_existing_rounds(plan: Plan, changes: Mapping[str, Any]) -> Plan:
+    """Edit a plan as `edit_plan` does, but skip changes of rounds that the plan does not have.
 
-    So one set of changes serves plans with different rounds, as those of a comparison.
+    So the plans of a comparison, which have different rounds, can use the same changes.
     """
     located = [
         (location, path)
@@ -91,13 +90,13 @@ def paths_without_rounds(plan: Plan, paths: Iterable[str]) -> list[str]:
     """The paths of rounds that the plan does not have.
 
     Raises:
-        PlanError: A path names nothing that any plan has.
+        PlanError: A path exists in no plan.
     """
     return [path for path in paths if not _locations(plan, path)]
 
 
 def no_such_round(plan: Plan, path: str) -> str:
-    """The message for a path of rounds that the plan does not have."""
+    """The error message for a path of rounds that the plan does not have."""
     selector = path.split(".")[1]
     if selector.startswith(KIND):
         kinds = sorted({round.train for round in plan.rounds})
@@ -112,12 +111,12 @@ def refuse_fixed(changes: Iterable[str], fixed: Iterable[str], *, by: str) -> No
     """Refuse changes of values that a comparison or a search sets itself.
 
     Args:
-        changes: Paths to change.
-        fixed: Paths of values that are not to be changed, with all below them.
-        by: What sets them.
+        changes: Paths of the changes.
+        fixed: Paths of values and objects that must not be changed.
+        by: Command that sets these values.
 
     Raises:
-        PlanError: A path is one of those.
+        PlanError: A change concerns such a value.
     """
     fixed = tuple(fixed)
     for path in changes:
@@ -130,8 +129,8 @@ def leaf_paths(plan: Plan, selectors: Sequence[str] = ("all",)) -> list[str]:
     """The paths of all single values of a plan.
 
     Args:
-        plan: Any plan.
-        selectors: How rounds are addressed: ``all``, ``train-head``, ``3``.
+        plan: Plan with the values.
+        selectors: Selectors of rounds in these paths, such as ``all``, ``train-head`` or ``3``.
     """
     return [".".join(parts) for parts in _leaves(plan, selectors)]
 
@@ -158,10 +157,10 @@ def _is_list_of_models(value: Any) -> bool:
 
 
 def _locations(plan: Plan, path: str) -> list[ValueLocation]:
-    """Where the values of a path are, as keys and indices from the top of the plan.
+    """The locations that a path addresses, as keys and indices in the plan.
 
     Raises:
-        PlanError: The path names nothing that any plan has.
+        PlanError: The path exists in no plan.
     """
     try:
         return list(_resolve(plan, path.split(".")))
@@ -186,7 +185,7 @@ def _resolve(value: Any, parts: Sequence[str]) -> Iterator[ValueLocation]:
         for location in _resolve(inner[first], rest):
             yield (first, *location)
         return
-    for name in INNER:
+    for name in OMISSIBLE_KEYS:
         if first in _children(inner.get(name)):
             for location in _resolve(inner[name], parts):
                 yield (name, *location)
@@ -204,7 +203,7 @@ def _children(value: Any) -> Mapping[str, Any]:
 
 
 def _select(values: Sequence[Any], selector: str) -> list[int]:
-    """Indices of the datasets or rounds that a part of a path addresses."""
+    """Indices of the datasets or rounds that a part of a path selects."""
     if hasattr(values[0], "name"):
         indices = [index for index, each in enumerate(values) if each.name == selector]
         if not indices:
@@ -222,7 +221,7 @@ def _select(values: Sequence[Any], selector: str) -> list[int]:
 
 
 def _precedence(path: str) -> tuple[int, str]:
-    """Sorting key: a later change replaces an earlier one of the same value."""
+    """Sorting key of changes: a later one replaces earlier ones of the same value."""
     kind, _, rest = path.partition(".")
     selector = rest.partition(".")[0]
     if kind != "rounds" or selector == "all":
@@ -231,10 +230,11 @@ def _precedence(path: str) -> tuple[int, str]:
 
 
 def _refuse_overlaps(located: Sequence[tuple[ValueLocation, str]]) -> None:
-    """Refuse two changes that neither agree nor have an order.
+    """Refuse changes that contradict each other.
 
     Raises:
-        PlanError: Two paths name the same value in the same way, or one names a part of the other.
+        PlanError: Two paths of equal precedence name the same value, or one names a part of the
+            other.
     """
     by_location: dict[ValueLocation, list[str]] = {}
     for location, path in located:
@@ -250,15 +250,15 @@ def _refuse_overlaps(located: Sequence[tuple[ValueLocation, str]]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A model as objects and lists that can be changed."""
+    """Return a model as dictionaries and lists, which can be changed."""
     if isinstance(value, BaseModel | dict):
         return {name: _plain(below) for name, below in _children(value).items()}
     return [_plain(each) for each in value] if isinstance(value, tuple) else value
 
 
 def _set(content: Any, location: ValueLocation, value: Any) -> None:
-    *way, last = location
-    for part in way:
+    *parents, last = location
+    for part in parents:
         content = content[part]
     if isinstance(content.get(last), list):
         value = _as_list(value)
@@ -272,7 +272,7 @@ def _as_list(value: Any) -> Any:
 
 
 def parse_value(text: str) -> Any:
-    """A value from text: JSON where it is, else the text itself."""
+    """Parse text as JSON; text that is not JSON is returned unchanged."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -280,7 +280,7 @@ def parse_value(text: str) -> Any:
 
 
 def _hint(path: str, plan: Plan) -> str:
-    """The end of the message for an unknown path: the nearest valid one, or the keys there are."""
+    """The hint in the message for an unknown path: the nearest valid path, or the valid keys."""
     parts = [part for part in path.split(".") if part != "hyperparameters"]
     known = [tuple(each.split(".")) for each in leaf_paths(plan, _selectors(parts, plan))]
     depth = max(_common(parts, each) for each in known)
@@ -312,7 +312,7 @@ def _did_you_mean(parts: Sequence[str]) -> str:
 
 
 def _selectors(parts: Sequence[str], plan: Plan) -> list[str]:
-    """The ways to address rounds that a hint may name: the given one where it is valid."""
+    """The selectors of rounds that a hint may name: that of the path if it is valid, or all."""
     selector = parts[1] if parts[0] == "rounds" and len(parts) > 1 else ""
     kinds = {KIND + kind for kind in get_args(Train)}
     if selector == "all" or selector in kinds or selector.isdecimal():
@@ -321,7 +321,7 @@ def _selectors(parts: Sequence[str], plan: Plan) -> list[str]:
 
 
 def _common(one: Sequence[str], other: Sequence[str]) -> int:
-    """Number of parts that two paths have in common at their beginning."""
+    """Number of equal parts at the beginning of two paths."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
@@ -329,18 +329,14 @@ def _common(one: Sequence[str], other: Sequence[str]) -> int:
 def _fault(
     error: ValidationError, located: Sequence[tuple[ValueLocation, str]], changes: Mapping[str, Any]
 ) -> str:
-    """The first fault, on one line, with the path and the value that caused it."""
+    """The first validation error, on one line, with the path and the value that caused it."""
     fault = error.errors(include_url=False)[0]
     where = fault["loc"]
     for location, path in reversed(located):
         length = min(len(location), len(where))
         if where and location[:length] == where[:length]:
             message = fault["msg"].removeprefix("Value error, ")
-            return f"{path}={shown_value(changes[path])}: {message}"
+            value = json.dumps(changes[path], default=str)
+            value = value if len(value) <= MAX_VALUE else f"{value[:MAX_VALUE]}..."
+            return f"{path}={value}: {message}"
     return f"{first_fault(error)} (with {', '.join(changes)} changed)"
-
-
-def shown_value(value: Any) -> str:
-    """A value as text for a message."""
-    text = json.dumps(value, default=str)
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

@@ -1,4 +1,4 @@
-"""Profiles: complete sets of training values; and the plan that a strategy makes with one."""
+"""Profiles (complete sets of training values), and `make_plan`."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class Profile:
     """A complete set of training values.
 
     Attributes:
-        name: Name, as given to ``--profile``.
-        summary: One line.
+        name: Value of ``--profile``.
+        summary: One line that says what it is for.
         bootstrap: Number of random starts.
-        all: Hyperparameters of rounds that train body and head.
-        head: Differences in rounds that train the head alone.
-        places: Further differences, by what a round trains and its place among its kind.
-        strategies: Further differences, by strategy.
+        all: Hyperparameters of rounds that train the body.
+        head: Other values for rounds that train only the head.
+        positions: Other values by what a round trains and by its position among such rounds.
+        strategies: Other values by strategy, then as in ``positions``.
     """
 
     name: ProfileName
@@ -51,21 +51,21 @@ class Profile:
     bootstrap: int
     all: Hyperparameters
     head: Values
-    places: Mapping[tuple[Train, RoundPosition], Values] = field(default_factory=dict)
+    positions: Mapping[tuple[Train, RoundPosition], Values] = field(default_factory=dict)
     strategies: Mapping[str, Mapping[tuple[Train, RoundPosition], Values]] = field(
         default_factory=dict
     )
 
     def hyperparameters(
-        self, train: Train, place: RoundPosition, *, strategy: str, changes: Values
+        self, train: Train, position: RoundPosition, *, strategy: str, changes: Values
     ) -> Hyperparameters:
-        """Hyperparameters of a round, with the user's changes last."""
+        """Hyperparameters of a round; the user's changes take precedence."""
         if train != "head":
             train = "all"
         values = self.all.model_dump()
         values |= self.head if train == "head" else {}
-        values |= self.places.get((train, place), {})
-        values |= self.strategies.get(strategy, {}).get((train, place), {})
+        values |= self.positions.get((train, position), {})
+        values |= self.strategies.get(strategy, {}).get((train, position), {})
         return Hyperparameters.model_validate(values | dict(changes))
 
 
@@ -78,15 +78,15 @@ RECOMMENDED = Profile(
         dropout=0.1,
         batch_size=16,
         epochs=30,
-        epoch_size=256,  # a support of thousands would take all the time, and the body with it
+        epoch_size=256,  # so that a support of thousands of patches does not dominate the training
         patience=8,
         weight_decay=1e-4,
     ),
     head={"learning_rate": 1e-3, "epochs": 100, "patience": 20},
 )
 
-# Table I of the paper, for four datasets with the target first and last; other lists take the
-# values of the rounds in the same places.
+# Table I of the paper is for four datasets with the target first and last. Other lists of datasets
+# use the values of the rounds in the same positions.
 _TABLE_I: Mapping[tuple[Train, RoundPosition], Values] = {
     ("all", "first"): {"learning_rate": 1e-8, "dropout": 0.4},
     ("all", "middle"): {"learning_rate": 1e-8, "dropout": 0.3},
@@ -115,20 +115,20 @@ PAPER = Profile(
     bootstrap=200,
     all=_PAPER,
     head={},
-    places=_TABLE_I,
+    positions=_TABLE_I,
     strategies=_TRANSFER,
 )
 
 AUTHORS = Profile(
     name="authors",
-    summary="as `paper`, with the habits of the authors' code that the paper does not tell",
+    summary="as `paper`, with details of the authors' code that the paper does not mention",
     bootstrap=200,
     all=_PAPER.model_copy(
         update={"loss": "softmax-cross-entropy", "schedule": "authors", "select": "authors"}
     ),
     # 20200229_DS2Frozen_B_1e-7_0.3_noreducelr_2000
     head={"feature_dropout": True},
-    places={
+    positions={
         **_TABLE_I,
         ("all", "first"): {**_TABLE_I["all", "first"], "carry_head": "last"},
         ("head", "first"): {**_TABLE_I["head", "first"], "schedule": "constant"},
@@ -149,25 +149,26 @@ def make_plan(
     plugins: Plugins | None = None,
     **values: Any,
 ) -> Plan:
-    """The plan that a strategy makes for a list of datasets, of which the last is the target.
+    """Make the plan of a strategy for some datasets.
+
+    Example: ``make_plan("hydra", ["brain", "prostatex"], seed=1, epochs=3)``.
 
     Args:
-        strategy: Name of a strategy, as in `hydrakit plugins list`.
-        datasets: Names of datasets, in order; a name may come again.
-        settings: Everything else that decides a plan; None takes all defaults.
-        plugins: Loaded plugins; None loads them.
-        values: Settings by name, which replace those of ``settings``:
-            ``make_plan("hydra", ["brain", "prostatex"], seed=1, epochs=3)``.
+        strategy: Name of a strategy (``hydrakit plugins list`` lists them).
+        datasets: Names of datasets in order; the last is the target. A name may occur again.
+        settings: Everything else that determines a plan; None uses all defaults.
+        plugins: Loaded plugins; None loads the installed ones.
+        values: Fields of `PlanSettings`, which replace those of ``settings``.
 
     Raises:
-        PluginError: Unknown strategy, dataset or head.
-        PlanError: Unknown setting or option, or an impossible value.
+        PluginError: A strategy, dataset, head or body is unknown.
+        PlanError: A setting or option is unknown, or a value is invalid.
     """
     chosen = make_settings(settings, values)
     plugins = plugins or load_plugins()
     if not datasets:
         raise PlanError("no dataset is named: `--datasets prostatex,brain` names two")
-    lister = plugins.get(SequenceStrategy, strategy)
+    sequence = plugins.get(SequenceStrategy, strategy)
     adapters = {name: plugins.get(DatasetAdapter, name) for name in datasets}
     for given in (chosen.options, chosen.splits, chosen.heads):
         for name in given:
@@ -178,7 +179,7 @@ def make_plan(
         for name, adapter in adapters.items()
     }
     try:
-        rounds = tuple(lister.plan(list(datasets), _round_settings(strategy, chosen)))
+        rounds = tuple(sequence.plan(list(datasets), _round_settings(strategy, chosen)))
         used = {name for round in rounds for name in round.datasets}
         head, heads = _heads(chosen, adapters, plugins)
         plan = Plan(
@@ -199,7 +200,7 @@ def make_plan(
             head=head,
             heads=heads,
             body=_body(chosen, plugins),
-            bootstrap=chosen.bootstrap or lister.bootstrap or PROFILES[chosen.profile].bootstrap,
+            bootstrap=chosen.bootstrap or sequence.bootstrap or PROFILES[chosen.profile].bootstrap,
             bootstrap_rule=chosen.bootstrap_rule,
             seed=chosen.seed,
             split_seed=chosen.split_seed,
@@ -207,15 +208,15 @@ def make_plan(
         )
     except ValidationError as error:
         raise PlanError(first_fault(error)) from None
-    return check_changed(edit_plan(plan, chosen.changes), plugins) if chosen.changes else plan
+    return complete_options(edit_plan(plan, chosen.changes), plugins) if chosen.changes else plan
 
 
-def check_changed(plan: Plan, plugins: Plugins) -> Plan:
-    """Check the components of a plan whose values were changed, and complete their options.
+def complete_options(plan: Plan, plugins: Plugins) -> Plan:
+    """Check the components of an edited plan, and add the options that it does not list.
 
     Raises:
-        PluginError: Unknown dataset, head or body.
-        PlanError: An option that its component does not take.
+        PluginError: A dataset, head or body is unknown.
+        PlanError: A component has no such option, or does not allow its value.
     """
     datasets = tuple(
         each.model_copy(
@@ -227,8 +228,10 @@ def check_changed(plan: Plan, plugins: Plugins) -> Plan:
     )
     changed = {
         "datasets": datasets,
-        "head": _checked_head(plan.head, plugins),
-        "heads": {name: _checked_head(head, plugins) for name, head in plan.heads.items()},
+        "head": _head(plan.head.name, plan.head.options, plugins),
+        "heads": {
+            name: _head(each.name, each.options, plugins) for name, each in plan.heads.items()
+        },
     }
     factory = plugins.get(BodyFactory, plan.body.name)
     if isinstance(plan.body, OtherBody):
@@ -240,16 +243,16 @@ def check_changed(plan: Plan, plugins: Plugins) -> Plan:
         raise PlanError(first_fault(error)) from None
 
 
-def _checked_head(head: Component, plugins: Plugins) -> Component:
-    return Component.of(plugins.get(HeadFactory, head.name), head.options)
+def _head(name: str, options: Mapping[str, OptionValue], plugins: Plugins) -> Component:
+    return Component.of(plugins.get(HeadFactory, name), options)
 
 
 def _round_settings(strategy: str, settings: PlanSettings) -> Settings:
-    """What the strategy is given: the hyperparameters of each kind of round."""
+    """The hyperparameters that a strategy gets for its rounds."""
     profile, changes = PROFILES[settings.profile], settings.hyperparameters()
 
-    def hyperparameters(train: Train, place: RoundPosition) -> Hyperparameters:
-        return profile.hyperparameters(train, place, strategy=strategy, changes=changes)
+    def hyperparameters(train: Train, position: RoundPosition) -> Hyperparameters:
+        return profile.hyperparameters(train, position, strategy=strategy, changes=changes)
 
     return Settings(hyperparameters)
 
@@ -264,7 +267,7 @@ def _split(name: str, settings: PlanSettings, *, target: str) -> Split:
 def _heads(
     settings: PlanSettings, datasets: Collection[str], plugins: Plugins
 ) -> tuple[Component, dict[str, Component]]:
-    """The kind of head of all datasets, and those of single ones."""
+    """The head of all datasets, and the different heads of some of them."""
     own: dict[str, dict[str, OptionValue]] = {name: {} for name in settings.heads}
     common: dict[str, OptionValue] = {}
     for key, value in settings.head_options.items():
@@ -277,28 +280,27 @@ def _heads(
             raise PlanError(f"{unknown('dataset', dataset, datasets)} (it is not in this run)")
     kinds = {name: settings.heads.get(name, settings.head) for name in own}
     for name, kind in kinds.items():
-        if kind == settings.head:  # what it does not set itself is as for the others
+        if kind == settings.head:  # the common options are its defaults
             own[name] = {**common, **own[name]}
-    head = Component.of(plugins.get(HeadFactory, settings.head), common)
-    return head, {
-        name: Component.of(plugins.get(HeadFactory, kind), own[name])
-        for name, kind in kinds.items()
-    }
+    heads = {name: _head(kind, own[name], plugins) for name, kind in kinds.items()}
+    return _head(settings.head, common, plugins), heads
 
 
 def _body(settings: PlanSettings, plugins: Plugins) -> BodySpec | OtherBody:
     factory = plugins.get(BodyFactory, settings.body)
-    short = {"channels": settings.body_channels, "norm": settings.body_norm}
-    defaults = {"channels": None, "norm": "batch"}
-    given = {name: value for name, value in short.items() if value != defaults[name]}
+    given: dict[str, Any] = {}  # by the options --body-channels and --body-norm
+    if settings.body_channels is not None:
+        given["channels"] = settings.body_channels
+    if settings.body_norm != "batch":
+        given["norm"] = settings.body_norm
     if settings.body != PAPER_BODY:
         for name in given:
             raise PlanError(
-                f"--body-{name}: is for the body {PAPER_BODY!r}: use `--body-option` for "
-                f"{settings.body!r}"
+                f"--body-{name} is an option of the body {PAPER_BODY!r}: for {settings.body!r}, "
+                "use `--body-option`"
             )
         options = resolve_options(factory, settings.body_options)
         return OtherBody.model_validate({"name": settings.body, "options": options})
     for name in given.keys() & settings.body_options.keys():
-        raise PlanError(f"the body's {name} is given twice: leave out --body-{name}")
+        raise PlanError(f"the body option {name} is given twice: leave out --body-{name}")
     return BodySpec.model_validate(resolve_options(factory, {**given, **settings.body_options}))

@@ -1,4 +1,4 @@
-"""What training yields, as data: the records that a run folder keeps and reports read."""
+"""Records of the results of a run, which its folder stores."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ Seconds = Annotated[float, Field(ge=0, le=1e12)]
 
 
 class Metrics(Frozen):
-    """How well a network does on some cases.
+    """Metrics of a network on some cases.
 
     Attributes:
-        loss: Mean cross-entropy; of a number half its mean squared error, standardised.
-        auc: Area under the ROC curve; with more than two classes the macro average of one
-            against the rest; of a multi-label task the mean over the labels. None for a number.
-        accuracy: Share of cases whose most probable class is right; of a multi-label task the
-            share of right answers. None for a number.
-        mae: Mean absolute error of a number, in its own unit.
-        r2: Coefficient of determination of a number.
+        loss: Mean cross-entropy; for regression, half the mean squared error of the standardised
+            number.
+        auc: Area under the ROC curve; for more than two classes, the macro average of each class
+            against the others; for a multi-label task, the mean over the labels; None for
+            regression.
+        accuracy: Share of cases with the right most probable class; for a multi-label task, the
+            share of right answers; None for regression.
+        mae: Mean absolute error of a regression, in the unit of the number.
+        r2: Coefficient of determination of a regression.
     """
 
     loss: float
@@ -39,27 +41,25 @@ class Metrics(Frozen):
 
     @property
     def score(self) -> float:
-        """What the best epoch is chosen by, higher being better: the AUC, or R2 of a number."""
-        for value in (self.auc, self.r2):
-            if value is not None:
-                return value
-        return float("nan")
+        """Score that selects the best epoch; higher is better. AUC, or R2 for regression."""
+        score = self.r2 if self.auc is None else self.auc
+        return float("nan") if score is None else score
 
 
 class EpochRecord(Frozen):
-    """One epoch: a line of ``metrics.jsonl``.
+    """An epoch: one line of ``metrics.jsonl``.
 
     Attributes:
-        epoch: From 1.
-        learning_rate: In force during the epoch.
-        train: Over the epoch's own training pass: weights still moving, dropout and augmentation
-            on.
-        val: Of the validation split after the epoch.
-        reference_auc: Validation AUC (of a number, R2) on the target, through the head that the
-            first round ended with, on the body as it is now (the paper's Fig. 4b); None in the
-            round that makes that head, or where the first round is not the target's.
-        dataset: In a round over several datasets of which every epoch draws one, the one drawn:
-            ``train`` is of its examples.
+        epoch: Number of the epoch, from 1.
+        learning_rate: Learning rate during the epoch.
+        train: Metrics of the training steps, with dropout and augmentation, while the weights
+            change.
+        val: Metrics of the validation split after the epoch.
+        reference_auc: Validation AUC (for regression, R2) of the target with the current body and
+            the head from the end of the first round (Fig. 4b of the paper). None in the first
+            round, or if the first round is not on the target.
+        dataset: Dataset of the epoch, if a round on several datasets uses one in each epoch;
+            ``train`` are its metrics.
     """
 
     epoch: Epoch
@@ -71,7 +71,7 @@ class EpochRecord(Frozen):
 
 
 class Plateau(Frozen):
-    """What `ReduceLROnPlateau` knows; ``best`` is None before the first epoch."""
+    """State of the schedule `ReduceLROnPlateau`; ``best`` is None before the first epoch."""
 
     best: float | None
     num_bad_epochs: int
@@ -80,18 +80,18 @@ class Plateau(Frozen):
 
 
 class CheckpointFacts(Frozen):
-    """What a checkpoint says besides its tensors.
+    """Metadata of a checkpoint.
 
     Attributes:
         kind: Always ``checkpoint``.
-        format: Version of this description.
-        hydrakit: Version that wrote the file.
-        epoch: The last one that is over.
-        learning_rate: Of the next epoch.
-        plateau: Of the schedule.
-        kept: The epochs whose weights are kept.
-        seconds: Of training so far.
-        digest: Of the tensors.
+        format: Version of this format.
+        hydrakit: Version of hydrakit that wrote the file.
+        epoch: Number of finished epochs.
+        learning_rate: Learning rate of the next epoch.
+        plateau: State of the learning rate schedule.
+        kept: Epochs of the stored weights.
+        seconds: Training time so far.
+        digest: Digest of the tensors.
     """
 
     kind: Literal["checkpoint"] = "checkpoint"
@@ -106,36 +106,39 @@ class CheckpointFacts(Frozen):
 
 
 class TracePoint(Frozen):
-    """A line of ``test-trace.jsonl``: the target's test AUC (of a number, R2) after an epoch."""
+    """Test AUC (or R2) of the target after an epoch: a line of ``test-trace.jsonl``."""
 
     epoch: int
     test_auc: float
 
 
 class Bootstrap(Frozen):
-    """Which random start began the run: ``val_auc[chosen]`` (of a number, R2) is the highest.
+    """Selection of the random start that a run begins with.
 
-    None stands for a start that was dropped before it was looked at on all cases.
+    Attributes:
+        chosen: Index of the start with the highest score.
+        val_auc: Validation AUC (for regression, R2) of each start; None if it was dropped before an
+            evaluation on all cases.
     """
 
     chosen: Number
     val_auc: tuple[float | None, ...]
 
     @model_validator(mode="after")
-    def _is_one_of_them(self) -> Self:
+    def _check_chosen(self) -> Self:
         if self.chosen >= len(self.val_auc):
-            raise ValueError(f"of {len(self.val_auc)} starts number {self.chosen} is chosen")
+            raise ValueError(f"start {self.chosen} of {len(self.val_auc)} does not exist")
         return self
 
 
 class WeightChange(Frozen):
-    """How far a round moved the body's weights, by kind: ``|after - before| / |before|``.
+    """Relative change of the body's weights in a round: ``|after - before| / |before|``.
 
     Attributes:
-        convolutions: Weights and biases of convolutions.
-        dense: Weights and biases of the dense layer.
-        scales: Scales and shifts of the normalisation.
-        statistics: Means and variances of the normalisation; None where it has none.
+        convolutions: Change of the weights and biases of convolutions.
+        dense: Change of the weights and biases of the dense layer.
+        scales: Change of the scales and shifts of normalisation layers.
+        statistics: Change of the means and variances of normalisation layers, if they have any.
     """
 
     convolutions: float
@@ -148,21 +151,21 @@ class RoundResult(Frozen):
     """A finished round (``round.json``).
 
     Attributes:
-        round: Number, from 1.
-        dataset: Trained on.
-        train: What was trained.
+        round: Number of the round, from 1.
+        dataset: Dataset of the training.
+        train: Weights that it trained, as in `hydrakit.rounds.Round`.
         head: Name of the head.
-        learning_rate: At the start.
-        dropout: Probability.
-        best_epoch: The epoch whose weights went on; 0 where nothing was trained.
-        epochs: How many were run; 0 where nothing was trained.
-        val: Validation figures of the best epoch.
-        reference_auc: Of the best epoch; see `EpochRecord`.
-        seconds: Of training, on this machine.
-        bootstrap: In the first round.
-        heads: Validation figures, after this round, of every dataset seen so far, through the head
-            that learnt it, by name of the dataset: a row of the transfer matrix.
-        moved: What the round changed of the body; in the first round, of its random start.
+        learning_rate: Learning rate at the start.
+        dropout: Dropout probability.
+        best_epoch: Epoch that gave the final weights; 0 if nothing was trained.
+        epochs: Number of epochs; 0 if nothing was trained.
+        val: Validation metrics of the best epoch.
+        reference_auc: Reference AUC of the best epoch (`EpochRecord.reference_auc`).
+        seconds: Training time.
+        bootstrap: Selection of the random start, in the first round.
+        heads: Validation metrics after this round of each dataset trained so far, with its own
+            head, by dataset: a row of the transfer matrix.
+        moved: Change of the body in this round; in the first round, from its random start.
     """
 
     round: Annotated[int, Field(ge=1, le=MAX_ROUNDS)]
@@ -182,16 +185,16 @@ class RoundResult(Frozen):
 
 
 class Change(Frozen):
-    """The validation score of a dataset's head after a round less that after another.
+    """Difference of a dataset's validation scores after two rounds.
 
-    The cases are the same, the interval is paired and of whole patients.
+    The 95 % confidence interval is paired, since the cases are the same, and resamples patients.
 
     Attributes:
-        round: Number of the one round.
-        against: Number of the other.
-        difference: Score after ``round`` less that after ``against``.
-        low: Lower end of its 95 % interval; None where `Transfer.reason` says why.
-        high: Upper end.
+        round: Number of one round.
+        against: Number of the other round.
+        difference: Score after ``round`` minus score after ``against``.
+        low: Lower end of the interval; None if `Transfer.reason` says why there is none.
+        high: Upper end of the interval.
     """
 
     round: int
@@ -202,19 +205,19 @@ class Change(Frozen):
 
 
 class Transfer(Frozen):
-    """What became of a dataset's head, on its validation cases (AUC; of a number R2).
+    """Validation scores (AUC; for regression, R2) of a dataset in the course of a run.
 
     Attributes:
-        dataset: Whose head, and whose cases.
-        first: After the round that first trained it.
-        best: The highest before the last round; None where there was no round before.
-        last: After the last round.
-        forgotten: Best less last.
-        backward: Last less after the last round that trained it: what rounds on other datasets did
-            to it; None where there was none.
-        forward: Of a head that was trained again, after that less after it was first trained: what
-            the rounds between brought. None for others.
-        reason: Why the differences have no interval; None where they have.
+        dataset: Name of the dataset; the scores are those of its head.
+        first: Score after the first round that trained the head.
+        best: Highest score before the last round; None if no earlier round trained the head.
+        last: Score after the last round.
+        forgotten: Best score minus last score.
+        backward: Last score minus score after the last round that trained the head: the effect of
+            later rounds on other datasets. None if there are none.
+        forward: For a head that was trained again: score after that minus score after its first
+            training, the effect of the rounds in between. None for other heads.
+        reason: Why the differences have no confidence interval; None if they have one.
     """
 
     dataset: Name
@@ -228,15 +231,15 @@ class Transfer(Frozen):
 
 
 class AreaUnderCurve(Frozen):
-    """An AUC on a test split, with what it rests on.
+    """AUC of one class on a test split.
 
     Attributes:
-        class_name: The class that counts as positive, against all others.
-        auc: The estimate.
-        low: Lower end of the interval.
-        high: Upper end of the interval.
-        positives: Findings of the class.
-        negatives: All other findings.
+        class_name: Class that counts as positive; all others are negative.
+        auc: Estimated AUC.
+        low: Lower end of the confidence interval.
+        high: Upper end of the confidence interval.
+        positives: Number of positive findings.
+        negatives: Number of negative findings.
     """
 
     class_name: Text
@@ -248,17 +251,18 @@ class AreaUnderCurve(Frozen):
 
 
 class Subgroup(Frozen):
-    """How well a network does on the findings of one subgroup.
+    """AUC of one class in a subgroup of the findings.
 
     Attributes:
-        name: What is told apart: ``zone``.
-        value: Which of them: ``PZ``.
-        class_name: The class that counts as positive, against all others.
-        positives: Findings of the class.
-        negatives: All other findings.
-        auc: The estimate; None where either are fewer than `hydrakit.stats.findings.MIN_PER_CLASS`.
-        low: Lower end of its interval.
-        high: Upper end.
+        name: Property that defines the subgroup, such as ``zone``.
+        value: Value of the property, such as ``PZ``.
+        class_name: Class that counts as positive; all others are negative.
+        positives: Number of positive findings.
+        negatives: Number of negative findings.
+        auc: Estimated AUC; None if there are fewer positive or negative findings than
+            `hydrakit.stats.findings.MIN_PER_CLASS`.
+        low: Lower end of the confidence interval.
+        high: Upper end of the confidence interval.
     """
 
     name: Text
@@ -272,24 +276,23 @@ class Subgroup(Frozen):
 
 
 class TestResult(Frozen):
-    """The target's test split, read once.
+    """Metrics of a network on the test split of a dataset.
 
-    Every finding counts once: the probabilities (of a number, the values) that its images were
-    given are averaged.
+    Each finding counts once, with the mean prediction for its images.
 
     Attributes:
-        dataset: The target.
-        split: Which cases were looked at.
-        figures: Over all classes.
-        level: Of the intervals.
-        method: Of the intervals.
-        findings: How many there were.
-        images: How many images there were of them.
-        task: What a label is.
-        classes: One entry for two classes (the second is the positive one), else one for each
-            class or label; none for a number.
-        subgroups: The same for parts of the findings, where the dataset tells of any: not compared
-            with one another.
+        dataset: Name of the dataset.
+        split: Split of the cases.
+        figures: Metrics over all classes.
+        level: Level of the confidence intervals.
+        method: Method of the confidence intervals.
+        findings: Number of findings.
+        images: Number of images of these findings.
+        task: Kind of label.
+        classes: AUC of the second class if there are two, else of each class or label; empty for
+            regression.
+        subgroups: AUC of each class in each subgroup, if the dataset defines subgroups; these are
+            not compared with one another.
     """
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
@@ -307,16 +310,16 @@ class TestResult(Frozen):
 
 
 class ShortcutFact(Frozen):
-    """How well a fact that should not matter tells a class; see `hydrakit.data.quality.shortcuts`.
+    """How well a property of the files predicts the class (`hydrakit.data.quality.shortcuts`).
 
     Attributes:
-        fact: Its name.
-        class_name: The class that it tells best from the others.
-        auc: 0.5 tells nothing.
-        low: Lower end of the interval.
-        high: Upper end.
-        strong: Whether it is worth a warning.
-        only: Values that occur with one class alone: value, class, number of patients.
+        fact: Name of the property.
+        class_name: Class that it predicts best.
+        auc: AUC of this prediction; 0.5 is chance.
+        low: Lower end of the confidence interval.
+        high: Upper end of the confidence interval.
+        strong: Whether hydrakit warns of it.
+        only: Values that occur in a single class: value, class, number of patients.
     """
 
     fact: str
@@ -329,22 +332,22 @@ class ShortcutFact(Frozen):
 
 
 class DataFacts(Frozen):
-    """What a dataset gave to a run.
+    """The data of a dataset that a run uses.
 
     Attributes:
-        digest: SHA-256 of its prepared patches and cases.
-        channels: Of the images.
-        cases: By split.
-        counts: Cases by split and class name; a case with several labels counts for each.
-        findings: Findings, likewise: several cases may be images of one.
-        patients: Distinct patients by split.
-        unlabelled: Cases without a label, not used.
+        digest: SHA-256 of the prepared patches and cases.
+        channels: Number of channels of the images.
+        cases: Number of cases by split.
+        counts: Number of cases by split and class; a case with several labels counts for each.
+        findings: Number of findings by split and class; a finding may have several cases.
+        patients: Number of patients by split.
+        unlabelled: Number of cases without a label, which are not used.
         excluded: Number of cases without a usable image, by reason.
-        copies: Cases that are copies of another patient's.
-        dropped: Copies that were left out.
-        withheld: Cases left out since they belong to the target's test split.
-        unused: Cases left out since the plan uses a share of the dataset.
-        shortcuts: The facts that tell the class, the strongest first.
+        copies: Number of cases that are copies of cases of another patient.
+        dropped: Number of copies that are not used.
+        withheld: Number of cases that are not used because the target's test split has them.
+        unused: Number of cases that are not used because the plan uses a share of the dataset.
+        shortcuts: Properties of the files that predict the class, the strongest first.
     """
 
     digest: str
@@ -367,15 +370,15 @@ class Results(Frozen):
 
     Attributes:
         format: Version of this format.
-        hydrakit: Version that wrote it.
+        hydrakit: Version of hydrakit that wrote the file.
         plan: Digest of the plan.
-        strategy: Of the plan, like the three that follow.
-        profile: Name.
-        target: The dataset that was tested.
-        seed: Of the plan.
-        rounds: In order.
-        test: What the test split showed.
-        transfer: What became of every head, by dataset in the order of training.
+        strategy: Strategy of the plan.
+        profile: Profile of the plan.
+        target: Target of the plan.
+        seed: Seed of the plan.
+        rounds: Results of the rounds, in order.
+        test: Metrics of the target's test split.
+        transfer: Scores of each dataset in the course of the run, in the order of training.
     """
 
     format: Literal[1] = 1
@@ -391,15 +394,15 @@ class Results(Frozen):
 
 
 class Event(Frozen):
-    """Something that happened (a line of ``events.jsonl``).
+    """An event of a run (a line of ``events.jsonl``).
 
     Attributes:
-        time: When.
-        event: What: ``run``, ``round``, ``test read``, ``evaluated``, and others.
-        by: Who read the test split.
-        dataset: Of what was read or trained.
-        split: That was evaluated.
-        cases: Number of cases that were read.
+        time: Date and time of the event.
+        event: Kind of event: ``run``, ``round``, ``test read``, ``evaluated`` and others.
+        by: What read the test split: ``results`` or ``trace``.
+        dataset: Dataset that was trained or evaluated.
+        split: Split that was evaluated.
+        cases: Number of cases that were evaluated.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -413,21 +416,21 @@ class Event(Frozen):
 
 
 class Environment(Frozen):
-    """On what machine a run was trained, from which files (``environment.json``).
+    """Machine, software and folders of a run (``environment.json``).
 
     Attributes:
-        hydrakit: Version.
-        python: Version.
-        torch: Version.
-        platform: As Python names it.
-        device: As `hydrakit.compute.devices.choose_device` takes it.
-        device_name: As its maker calls it.
-        precision: Of training steps.
-        deterministic: Whether bits repeat on CUDA.
+        hydrakit: Version of hydrakit.
+        python: Version of Python.
+        torch: Version of PyTorch.
+        platform: Operating system and processor, from Python's `platform` module.
+        device: Device, as in `hydrakit.compute.devices.choose_device`.
+        device_name: Name of the GPU or processor.
+        precision: Precision of the training steps.
+        deterministic: Whether results on CUDA are repeatable, bit by bit.
         compiled: Whether training steps were compiled.
-        processes: How many trained together.
-        threads: Of each.
-        plugins: Distribution and version, by name of the entry point.
+        processes: Number of processes that trained together.
+        threads: Number of CPU threads of each process.
+        plugins: Distribution and version of each plugin, by name of its entry point.
         roots: Folders of the datasets, by name.
     """
 

@@ -1,4 +1,4 @@
-"""Settings from which `make_plan` makes a plan."""
+"""Settings of `make_plan`, which are also the options of the command line."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ from hydrakit.schema import Count, Frozen, OptionText, Seed, first_fault
 ProfileName = Literal["recommended", "paper", "authors"]
 
 
-def _shown_default(text: str) -> dict[str, JsonValue]:
-    """Schema entry for the default that the help text shows where the field's own is None."""
-    return {"shown_default": text}
+def _help_default(text: str) -> dict[str, JsonValue]:
+    """Schema entry with the default in the help text of a field with the default None."""
+    return {"help_default": text}
 
 
 def _of_rounds(name: str, *, zero: str = "", default: str = "") -> Any:
-    """A field that replaces the profile's hyperparameter in every round, described as that one.
+    """A field that replaces a hyperparameter of the profile in every round.
 
     Args:
-        name: Name of the hyperparameter.
-        zero: Meaning of 0, where 0 stands for None.
-        default: Default that the help text shows.
+        name: Name of the hyperparameter, which also gives the help text.
+        zero: Meaning of 0, if 0 stands for None.
+        default: Default in the help text.
     """
-    described = (Hyperparameters.model_fields[name].description or "").split("\n\n")[0]
+    help_text = (Hyperparameters.model_fields[name].description or "").split("\n\n")[0]
     return Field(
         default=None,
-        description=f"{described.removesuffix('.')}; 0: {zero}." if zero else described,
-        json_schema_extra=_shown_default(default) if default else None,
+        description=f"{help_text.removesuffix('.')}; 0: {zero}." if zero else help_text,
+        json_schema_extra=_help_default(default) if default else None,
     )
 
 
 class PlanSettings(Frozen):
-    """Everything that decides a plan besides its strategy and its datasets.
+    """Everything that determines a plan, except for its strategy and its datasets.
 
-    The first paragraph below a field is also the help text of its command-line option, where it has
-    one. The last fields change the hyperparameters of every round; None leaves the profile's.
+    If a field has a command-line option, the first paragraph below the field is its help text.
+    Hyperparameters replace those of the profile in every round; None keeps the profile's.
     """
 
     model_config = ConfigDict(use_attribute_docstrings=True)
@@ -68,7 +68,7 @@ class PlanSettings(Frozen):
 
     splits: dict[str, Split] = Field(
         default_factory=dict,
-        json_schema_extra=_shown_default("8-1-1 for the target, 9-1 for the others"),
+        json_schema_extra=_help_default("8-1-1 for the target, 9-1 for the others"),
     )
     """Shares of the training, validation and test splits of a dataset."""
 
@@ -87,13 +87,13 @@ class PlanSettings(Frozen):
     """Seed of all random numbers."""
 
     split_seed: Seed | None = None
-    """Seed of the splits alone, to keep them while ``seed`` changes; None takes ``seed``."""
+    """Seed of the splits, to keep them while ``seed`` changes; None uses ``seed``."""
 
     whole: bool = False
     """List every dataset in the plan, also those that no round uses.
 
-    Copies in an unused dataset decide the splits of the others, so that different strategies then
-    have the same splits.
+    Copies of images in an unused dataset then affect the splits of the others, so that plans of
+    different strategies have the same splits.
     """
 
     target_share: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -113,7 +113,7 @@ class PlanSettings(Frozen):
     bootstrap: Count | None = None
     """Number of random starts; training begins from the best on the validation split.
 
-    None takes the strategy's number, else the profile's.
+    None uses the number of the strategy, or else of the profile.
     """
 
     bootstrap_rule: BootstrapRule = "all"
@@ -146,7 +146,7 @@ class PlanSettings(Frozen):
 
     body_channels: tuple[PositiveInt, ...] | None = Field(
         default=None,
-        json_schema_extra=_shown_default(",".join(map(str, BodySpec().channels))),
+        json_schema_extra=_help_default(",".join(map(str, BodySpec().channels))),
     )
     """Output channels of each block of the body."""
 
@@ -170,15 +170,15 @@ class PlanSettings(Frozen):
     """
 
     @model_validator(mode="after")
-    def _window_has_a_use(self) -> Self:
+    def _check_window(self) -> Self:
         if self.window is not None and self.select not in ("smoothed", "averaged"):
             raise ValueError(
-                "--window is for `--select smoothed` and `--select averaged`: name one"
+                "--window is for `--select smoothed` and `--select averaged`: add one of them"
             )
         return self
 
     def hyperparameters(self) -> dict[str, Any]:
-        """The hyperparameters that replace those of the profile in every round."""
+        """The hyperparameters that replace those of the profile."""
         values = {
             name: getattr(self, name)
             for name in type(self).model_fields.keys() & Hyperparameters.model_fields.keys()
@@ -191,10 +191,10 @@ class PlanSettings(Frozen):
 
 
 def make_settings(base: PlanSettings | None, values: Mapping[str, Any]) -> PlanSettings:
-    """Settings with some values replaced; a value of None is the same as none given.
+    """Return settings with some values replaced; a value of None replaces nothing.
 
     Raises:
-        PlanError: Unknown name or impossible value.
+        PlanError: A name is unknown, or a value is invalid.
     """
     for name in values:
         if name not in PlanSettings.model_fields:

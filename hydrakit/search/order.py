@@ -20,9 +20,9 @@ from typing import Any, Literal
 
 from hydrakit.errors import PlanError
 from hydrakit.hooks import DatasetAdapter
-from hydrakit.plan.edit import FIXED_PATHS, edit_plan, edit_rounds_there_are, refuse_fixed
+from hydrakit.plan.edit import FIXED_PATHS, edit_existing_rounds, edit_plan, refuse_fixed
 from hydrakit.plan.model import Plan
-from hydrakit.plan.profiles import check_changed, make_plan
+from hydrakit.plan.profiles import complete_options, make_plan
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext, context_of
@@ -181,7 +181,7 @@ class OrderPlanner:
             return plan
         refuse_fixed(changes, FIXED_PATHS, by="`order`")
         edit_plan(complete, changes)  # raises if a path is not in the plan with all supports
-        return check_changed(edit_rounds_there_are(plan, changes), self.plugins)
+        return complete_options(edit_existing_rounds(plan, changes), self.plugins)
 
     def _unchanged(self, order: Supports, seed: int) -> Plan:
         """Make the plan of an order without its ``changes``."""

@@ -1,4 +1,4 @@
-"""Weight files: save a body or a head, load them, check them, and put a head on another body."""
+"""Weight files: save, load and check bodies and heads, and combine a head with another body."""
 
 from __future__ import annotations
 
@@ -25,23 +25,6 @@ if TYPE_CHECKING:
         read_metadata,
     )
 
-_HOMES = {
-    "body_digest": "hydrakit.weights.files",
-    "load_body": "hydrakit.weights.files",
-    "load_head": "hydrakit.weights.files",
-    "load_model": "hydrakit.weights.files",
-    "mismatch": "hydrakit.weights.files",
-    "save_body": "hydrakit.weights.files",
-    "save_head": "hydrakit.weights.files",
-    "swap": "hydrakit.weights.files",
-    "weight_paths": "hydrakit.weights.files",
-    "BodyMetadata": "hydrakit.weights.format",
-    "HeadMetadata": "hydrakit.weights.format",
-    "Preprocessing": "hydrakit.weights.format",
-    "Probe": "hydrakit.weights.format",
-    "read_metadata": "hydrakit.weights.format",
-}
-
 __all__ = [
     "BodyMetadata",
     "HeadMetadata",
@@ -60,7 +43,11 @@ __all__ = [
 ]
 
 
+_IN_FORMAT = {"BodyMetadata", "HeadMetadata", "Preprocessing", "Probe", "read_metadata"}
+
+
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in __all__:
+        module = "format" if name in _IN_FORMAT else "files"
+        return getattr(import_module(f"hydrakit.weights.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

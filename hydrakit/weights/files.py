@@ -1,9 +1,9 @@
-"""Weight files: save a body or a head, load them, check them, and put a head on another body.
+"""Saves, loads and checks bodies and heads, and combines a head with another body.
 
-A head's file names the body it was trained on (by the digest of the body's tensors), its classes,
-the preprocessing that its input needs, and a probe: features and the logits that the head gave for
-them. Swapping is loading plus checking: a head on a body that it was not trained on works, and
-`mismatch` says so. How the files are built is told in `hydrakit.weights.format`.
+A head's file names the body of its training (by the digest of the body's tensors), its classes, the
+preprocessing of its images, and a probe: features and their logits. A head also works on another
+body with the same number of features; `mismatch` then returns a note. `hydrakit.weights.format`
+describes the files.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ from hydrakit.weights.format import (
     Probe,
     read_body,
     read_head,
-    read_metadata,
     read_shapes,
     read_tensors,
     refuse_other_shapes,
     tensor_digest,
-    write,
+    write_tensors,
 )
 
 if TYPE_CHECKING:
@@ -39,28 +38,11 @@ if TYPE_CHECKING:
     from hydrakit.models.body import BodyModule
     from hydrakit.plugins.registry import Plugins
 
-__all__ = [
-    "BodyMetadata",
-    "HeadMetadata",
-    "Preprocessing",
-    "Probe",
-    "body_digest",
-    "load_body",
-    "load_head",
-    "load_model",
-    "mismatch",
-    "read_metadata",
-    "save_body",
-    "save_head",
-    "swap",
-    "weight_paths",
-]
-
 PROBE_TOLERANCE = 1e-4
 
 
 def body_digest(body: nn.Module) -> str:
-    """SHA-256 of a body's tensors, in hexadecimal: equal bodies have equal digests."""
+    """SHA-256 of a body's tensors in hexadecimal; equal bodies have equal digests."""
     return tensor_digest(body.state_dict())
 
 
@@ -73,23 +55,23 @@ def save_body(
     trained_on: Sequence[str] = (),
     seed: int | None = None,
 ) -> BodyMetadata:
-    """Write a body's file, whole or not at all; the folder must exist.
+    """Write a body's file; it appears complete or not at all.
 
     Args:
-        path: The file.
-        body: On any device, in any mode; it is left as it is.
-        component: The kind of body; needed for any but the paper's.
-        datasets: Names of the datasets that it was built for.
+        path: New file in an existing folder.
+        body: Body on any device and in any mode.
+        component: Kind of body; required if it is not the paper's.
+        datasets: Names of the datasets that the body was built for.
         trained_on: Datasets of the rounds that trained it, in order.
-        seed: The seed of the splits.
+        seed: Seed of the splits.
 
     Returns:
-        What the file says.
+        The metadata of the file.
 
     Raises:
-        ValueError: ``component`` is missing.
+        ValueError: ``component`` is required.
     """
-    description = BodyMetadata(
+    metadata = BodyMetadata(
         hydrakit=version(),
         spec=_spec_of(body, component, datasets),
         in_channels=body.in_channels,
@@ -97,8 +79,8 @@ def save_body(
         trained_on=tuple(trained_on),
         seed=seed,
     )
-    write(path, body, description)
-    return description
+    write_tensors(path, body.state_dict(), metadata)
+    return metadata
 
 
 def _spec_of(
@@ -113,7 +95,7 @@ def _spec_of(
         )
     spec = getattr(body, "spec", None)
     if not isinstance(spec, BodySpec):
-        raise ValueError("component must be given where the body is not the paper's")
+        raise ValueError("component must be given if the body is not the paper's")
     return spec
 
 
@@ -135,35 +117,35 @@ def save_head(
     task: Task = "classification",
     scale: tuple[float, float] | None = None,
 ) -> HeadMetadata:
-    """Write a head's file, whole or not at all; the folder must exist.
+    """Write a head's file; it appears complete or not at all.
 
     Args:
-        path: The file.
-        head: On any device, in any mode; it is left as it is.
-        body: The body that it was trained on, or that body's digest.
-        dataset: What it was trained on.
+        path: New file in an existing folder.
+        head: Head on any device and in any mode.
+        body: Body of the training, or its digest.
+        dataset: Dataset of the training.
         classes: Names of the classes by label.
-        factory: The head factory that built it: its name, or its name and options.
-        preprocessing: What its images need.
-        features: What it takes from a body; needed where ``body`` is a digest.
-        options: Of the dataset's adapter.
-        split: Of the dataset.
-        seed: Of the plan.
-        copies: What became of copies of images.
+        factory: Name of the factory that built the head, or its name and options.
+        preprocessing: Preprocessing of its images.
+        features: Number of features of the body; required if ``body`` is a digest.
+        options: Options of the dataset's adapter.
+        split: Split of the dataset.
+        seed: Seed of the splits.
+        copies: Handling of copies of images.
         splits: Digest of the split of every case (`hydrakit.data.quality.leakage.splits_digest`).
-        task: What a label is.
-        scale: How a number was standardised: its mean and standard deviation.
+        task: Kind of label.
+        scale: For regression, mean and standard deviation of the number.
 
     Returns:
-        What the file says.
+        The metadata of the file.
 
     Raises:
-        ValueError: ``features`` is missing.
-        WeightsError: The head's logits are not finite, or are not as many as the classes.
+        ValueError: ``features`` is required.
+        WeightsError: The head's logits are not finite, or not as many as the classes.
     """
     if features is None:
         if isinstance(body, str):
-            raise ValueError("features must be given where the body is given by its digest")
+            raise ValueError("features must be given if the body is given by its digest")
         features = body.features
     probe = _probe(path, head, features)
     if len(probe.logits) != len(classes):
@@ -171,7 +153,7 @@ def save_head(
             f"{path}: not written, the head gives {len(probe.logits)} logits for "
             f"{len(classes)} classes: build it for {len(classes)}"
         )
-    description = HeadMetadata(
+    metadata = HeadMetadata(
         hydrakit=version(),
         factory=Component(name=factory) if isinstance(factory, str) else factory,
         features=features,
@@ -189,91 +171,101 @@ def save_head(
         digest=tensor_digest(head.state_dict()),
         probe=probe,
     )
-    write(path, head, description)
-    return description
+    write_tensors(path, head.state_dict(), metadata)
+    return metadata
 
 
 def load_body(path: Path, *, dropout: float = 0.0, plugins: Plugins | None = None) -> BodyModule:
     """Load a body, in evaluation mode, on the CPU.
 
     Args:
-        path: The file.
-        dropout: Probability of its dropout layers, for training it further.
-        plugins: Who offers the body's factory; None for the installed ones.
+        path: File of the body.
+        dropout: Probability of its dropout layers, for further training.
+        plugins: Plugins with the body's factory; None loads the installed ones.
 
     Raises:
-        PluginError: Nobody offers the factory.
-        WeightsError: It is no body's file, its tensors are not those that were written, or the
-            factory now builds something else.
+        PluginError: No plugin offers the factory.
+        WeightsError: The file is not a body's, is damaged, or does not match the factory.
     """
     import torch
 
-    from hydrakit.compute.modules import set_dropout
     from hydrakit.models.build import build_body
     from hydrakit.plugins.registry import load_plugins
 
-    description = read_body(path)
-    spec, shapes = description.spec, read_shapes(path)
+    metadata = read_body(path)
+    spec, shapes = metadata.spec, read_shapes(path)
     if isinstance(spec, BodySpec):
-        _refuse_giant(path, spec, description.in_channels, shapes)
-    with torch.random.fork_rng(devices=[]):  # the initial weights are drawn for nothing
+        _refuse_giant(path, spec, metadata.in_channels, shapes)
+    with torch.random.fork_rng(devices=[]):  # the initial weights are not used
         body = build_body(
             spec,
-            in_channels=description.in_channels,
+            in_channels=metadata.in_channels,
             datasets=spec.datasets,
             plugins=plugins or load_plugins(),
         )
     what = f"the body {spec.name!r} of its spec"
-    refuse_other_shapes(path, shapes, expected=body.state_dict(), what=what)
-    body.load_state_dict(read_tensors(path, description.digest))
-    set_dropout(body, dropout)
-    return body.eval()
+    _fill(path, body, metadata, shapes=shapes, what=what, dropout=dropout)
+    return body
 
 
 def load_head(path: Path, *, dropout: float = 0.0, plugins: Plugins | None = None) -> nn.Module:
     """Load a head, in evaluation mode, on the CPU.
 
     Args:
-        path: The file.
-        dropout: Probability of its dropout layers, for training the head further.
-        plugins: Who offers the head's factory; None for the installed ones.
+        path: File of the head.
+        dropout: Probability of its dropout layers, for further training.
+        plugins: Plugins with the head's factory; None loads the installed ones.
 
     Raises:
-        PluginError: Nobody offers the factory.
-        WeightsError: It is no head's file, its tensors are not those that were written, or the
-            factory now builds something else.
+        PluginError: No plugin offers the factory.
+        WeightsError: The file is not a head's, is damaged, or does not match the factory.
     """
     import torch
 
-    from hydrakit.compute.modules import set_dropout
     from hydrakit.models.build import build_head
     from hydrakit.plugins.registry import load_plugins
 
-    description = read_head(path)
-    with torch.random.fork_rng(devices=[]):  # the initial weights are drawn for nothing
+    metadata = read_head(path)
+    with torch.random.fork_rng(devices=[]):  # the initial weights are not used
         head = build_head(
-            description.factory,
-            features=description.features,
-            outputs=len(description.classes),
+            metadata.factory,
+            features=metadata.features,
+            outputs=len(metadata.classes),
             plugins=plugins or load_plugins(),
         )
-    what = f"what the head factory {description.factory.name!r} builds"
-    refuse_other_shapes(path, read_shapes(path), expected=head.state_dict(), what=what)
-    head.load_state_dict(read_tensors(path, description.digest))
-    _check_probe(path, head, description)
-    set_dropout(head, dropout)
-    return head.eval()
+    what = f"what the head factory {metadata.factory.name!r} builds"
+    _fill(path, head, metadata, shapes=read_shapes(path), what=what, dropout=dropout)
+    _check_probe(path, head, metadata)
+    return head
+
+
+def _fill(
+    path: Path,
+    module: nn.Module,
+    metadata: BodyMetadata | HeadMetadata,
+    *,
+    shapes: Mapping[str, Tensor],
+    what: str,
+    dropout: float,
+) -> None:
+    """Load the tensors of a file into a new module, and set it to evaluation mode."""
+    from hydrakit.compute.modules import set_dropout
+
+    refuse_other_shapes(path, shapes, expected=module.state_dict(), what=what)
+    module.load_state_dict(read_tensors(path, metadata.digest))
+    set_dropout(module, dropout)
+    module.eval()
 
 
 def load_model(body_path: Path, head_path: Path, *, plugins: Plugins | None = None) -> nn.Module:
-    """Load a body with a head on it, in evaluation mode, on the CPU.
+    """Load a body and a head as one network, in evaluation mode, on the CPU.
 
-    The model takes images ``(batch, channels, height, width)`` and gives logits
-    ``(batch, classes)``. Whether the head was trained on this body, `mismatch` tells.
+    It turns images ``(batch, channels, height, width)`` into logits ``(batch, classes)``.
+    `mismatch` says whether the head was trained on this body.
 
     Raises:
-        PluginError: Nobody offers the factory of the body or of the head.
-        WeightsError: A file is at fault, or the head does not fit the body.
+        PluginError: No plugin offers the factory of the body or of the head.
+        WeightsError: A file is invalid, or the head does not match the body.
     """
     from hydrakit.models.body import BodyWithHead
 
@@ -285,46 +277,44 @@ def load_model(body_path: Path, head_path: Path, *, plugins: Plugins | None = No
 
 
 def mismatch(body: BodyMetadata, head: HeadMetadata) -> str | None:
-    """Tell in words that a head was trained on another body, or None where it was on this one.
-
-    Such a pair works; how well, only an evaluation tells.
+    """Return a note if a head was trained on another body; None if it was trained on this one.
 
     Raises:
-        WeightsError: The pair cannot work: features, patch or channels differ.
+        WeightsError: They cannot be combined: features, patch or channels differ.
     """
     needs = head.preprocessing
-    for what, given, taken in (
+    for what, actual, needed in (
         ("features", body.spec.features, head.features),
         ("pixels per patch side", body.spec.patch, needs.patch),
         ("image channels", body.in_channels, needs.channels),
     ):
-        if given != taken:
+        if actual != needed:
             raise WeightsError(
-                f"the head of {head.dataset!r} needs a body of {taken} {what}, and this one has "
-                f"{given}: choose another body or head"
+                f"the head of {head.dataset!r} needs a body with {needed} {what}, and this one has "
+                f"{actual}: choose another body or head"
             )
     if head.body == body.digest:
         return None
     return (
         f"the head of {head.dataset!r} was trained on another body ({head.body[:12]}) than this "
-        f"one ({body.digest[:12]}): it works, but how well must be evaluated anew"
+        f"one ({body.digest[:12]}): evaluate the combination before you rely on it"
     )
 
 
 def swap(
     body_path: Path, head_path: Path, out: Path, *, plugins: Plugins | None = None
 ) -> str | None:
-    """Put a head on another body: check that they fit, and copy both into a new folder.
+    """Check that a head and a body match, and copy both into a new folder.
 
-    The folder then holds ``body.safetensors`` and ``heads/<dataset>.safetensors``, byte for byte,
-    which is all that ``hydrakit evaluate --body --head`` needs.
+    The folder then holds ``body.safetensors`` and ``heads/<dataset>.safetensors`` for
+    ``hydrakit evaluate --body --head``.
 
     Returns:
-        What `mismatch` says.
+        The note of `mismatch`, if any.
 
     Raises:
-        PluginError: Nobody offers the head's factory.
-        WeightsError: A file is at fault, they do not fit, or ``out`` is not an empty folder.
+        PluginError: No plugin offers the factory of the body or of the head.
+        WeightsError: A file is invalid, they do not match, or ``out`` is not an empty folder.
     """
     load_model(body_path, head_path, plugins=plugins)
     head, note = _checked_pair(body_path, head_path)
@@ -335,10 +325,10 @@ def swap(
 
 
 def weight_paths(out: Path, dataset: str) -> tuple[Path, Path]:
-    """Make an empty folder and give the places of a body and of a dataset's head in it.
+    """Create an empty folder; return the paths of a body and of a dataset's head in it.
 
     Raises:
-        WeightsError: The folder holds something already, or cannot be made.
+        WeightsError: The folder is not empty, or cannot be created.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -348,7 +338,7 @@ def weight_paths(out: Path, dataset: str) -> tuple[Path, Path]:
         heads.mkdir()
     except OSError as error:
         raise WeightsError(
-            f"{out}: cannot be made a folder ({error.strerror}): name another"
+            f"{out}: cannot be created ({error.strerror}): name another folder"
         ) from None
     return out / "body.safetensors", heads / f"{dataset}.safetensors"
 
@@ -364,18 +354,18 @@ def _checked_pair(body_path: Path, head_path: Path) -> tuple[HeadMetadata, str |
 def _refuse_giant(
     path: Path, spec: BodySpec, in_channels: int, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Refuse a spec that asks for more than the file holds, before a body of it is set up."""
+    """Refuse a spec of a body that is larger than the file, before building the body."""
     sizes = (*spec.channels, spec.features, in_channels, spec.flat_side() ** 2)
     numbers = sum(tensor.numel() for tensor in tensors.values())
     if max(sizes) > numbers or len(spec.channels) > len(tensors):
         raise WeightsError(
-            f"{path}: its spec asks for more than its {numbers} numbers: the file was changed, "
-            "copy it again"
+            f"{path}: its spec needs more than the {numbers} numbers in the file: the file was "
+            "changed, copy it again"
         )
 
 
 def _probe(path: Path, head: nn.Module, features: int) -> Probe:
-    """Features of which no two are alike, and what a head that is to be saved gives for them."""
+    """Compute the logits of a head for features that all differ."""
     import torch
 
     from hydrakit.compute.modules import output_of
@@ -390,23 +380,23 @@ def _probe(path: Path, head: nn.Module, features: int) -> Probe:
     return Probe(features=tuple(ramp.tolist()), logits=tuple(logits.tolist()))
 
 
-def _check_probe(path: Path, head: nn.Module, description: HeadMetadata) -> None:
-    """Refuse a head that computes something else than it did when it was saved."""
+def _check_probe(path: Path, head: nn.Module, metadata: HeadMetadata) -> None:
+    """Refuse a head with other logits than when it was saved."""
     import torch
 
     from hydrakit.compute.modules import output_of
 
-    logits = output_of(head, torch.tensor([description.probe.features]))
-    recorded = torch.tensor([description.probe.logits])
+    logits = output_of(head, torch.tensor([metadata.probe.features]))
+    recorded = torch.tensor([metadata.probe.logits])
     if logits.shape != recorded.shape or not torch.allclose(
         logits, recorded, rtol=PROBE_TOLERANCE, atol=PROBE_TOLERANCE
     ):
         raise WeightsError(
-            f"{path}: the head gives {_shown(logits)} for its probe and gave {_shown(recorded)} "
-            f"when it was saved: its factory {description.factory.name!r} has changed, install the "
-            "plugin's version of that time"
+            f"{path}: the head computes {_text(logits)} for its probe, and {_text(recorded)} when "
+            f"it was saved: its factory {metadata.factory.name!r} has changed, install the version "
+            "of its plugin of that time"
         )
 
 
-def _shown(logits: Tensor) -> str:
+def _text(logits: Tensor) -> str:
     return f"({', '.join(f'{logit:.4g}' for logit in logits.flatten().tolist()[:4])})"

@@ -1,7 +1,7 @@
 """The format of weight files: safetensors with one metadata key, which holds JSON.
 
-With several keys the header's order would vary from save to save. So equal tensors and equal
-descriptions give equal files, byte for byte. What a file says can be read without torch.
+With several keys, their order in the header would vary. With one, files with equal tensors and
+metadata are equal, byte for byte. Reading the metadata does not need torch.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -42,13 +43,13 @@ from hydrakit.storage.records import refuse_later
 from hydrakit.version import version
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 METADATA_KEY = "hydrakit"
-MAX_HEADER = 2**20  # bytes; the paper's body needs 8 thousand, a head 10 thousand
-MAX_BYTES = 2**32  # of a file; the most that a plan's body can have are 2**27
+MAX_HEADER = 2**20  # bytes of the header; the paper's body needs 8 thousand, a head 10 thousand
+MAX_BYTES = 2**32  # bytes of the file; the largest body of a plan needs 2**27
 MAX_CLASSES = 999
-MAX_SIDE = 2**31  # of a tensor
+MAX_SIDE = 2**31  # length of a tensor's axis
 
 _TYPES = {
     "F64": "float64",
@@ -68,13 +69,13 @@ Sha256Text = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Preprocessing(Frozen):
-    """What an image must go through before it fits the network.
+    """Preprocessing that turns an image into the input of the network.
 
     Attributes:
-        patch: Side in pixels of the square that the network sees.
-        channels: Of the image.
-        field_of_view: How much of the image the patch shows.
-        normalisation: How pixel values were normalised, in words: ``z-score per patient``.
+        patch: Height and width of the input image in pixels.
+        channels: Number of channels of the image.
+        field_of_view: Region of the image that the patch shows.
+        normalisation: Normalisation of the pixel values, in words: ``z-score per patient``.
     """
 
     patch: Annotated[int, Field(gt=0, le=MAX_PATCH)]
@@ -84,17 +85,17 @@ class Preprocessing(Frozen):
 
 
 class Probe(Frozen):
-    """Features ``(features,)`` and the logits ``(classes,)`` that the head gave for them."""
+    """Test values of a head: features ``(features,)`` and their logits ``(outputs,)``."""
 
     features: tuple[float, ...]
     logits: tuple[float, ...]
 
 
 class OtherBodySpec(OtherBody):
-    """How a body that is not the paper's was built.
+    """A body that is not the paper's, as it was built.
 
     Attributes:
-        features: Numbers that it gives to a head.
+        features: Number of features that it computes for an image.
         datasets: Names of the datasets of its plan.
     """
 
@@ -102,7 +103,7 @@ class OtherBodySpec(OtherBody):
     datasets: Annotated[tuple[Name, ...], Field(max_length=MAX_DATASETS)] = ()
 
 
-def _spec(value: Any) -> BodySpec | OtherBodySpec:
+def _parse_spec(value: Any) -> BodySpec | OtherBodySpec:
     if isinstance(value, BodySpec | OtherBodySpec):
         return value
     if isinstance(value, dict) and "name" in value:
@@ -111,24 +112,23 @@ def _spec(value: Any) -> BodySpec | OtherBodySpec:
 
 
 class BodyMetadata(Frozen):
-    """What a body's file says.
+    """Metadata of a body's file.
 
     Attributes:
         kind: Always ``body``.
-        format: Version of this description.
-        hydrakit: Version that wrote the file.
-        spec: The shape of the paper's body; or the factory, options and features of another.
-        in_channels: Channels of the images that it takes.
-        digest: Of its tensors (`body_digest`).
-        trained_on: Datasets of the rounds that trained it, in order; empty where none did or
-            nobody knows.
-        seed: Of the plan that trained it, which decided the splits; None where there was none.
+        format: Version of this format.
+        hydrakit: Version of hydrakit that wrote the file.
+        spec: Shape of the paper's body; for another body, its factory, options and features.
+        in_channels: Number of channels of its input images.
+        digest: Digest of its tensors.
+        trained_on: Datasets of the rounds that trained it, in order; empty if unknown.
+        seed: Seed of the plan's splits; None if no plan trained it.
     """
 
     kind: Literal["body"] = "body"
     format: Literal[1] = 1
     hydrakit: Text
-    spec: Annotated[BodySpec | OtherBodySpec, BeforeValidator(_spec)]
+    spec: Annotated[BodySpec | OtherBodySpec, BeforeValidator(_parse_spec)]
     in_channels: Channels
     digest: Sha256Text
     trained_on: Annotated[tuple[Name, ...], Field(max_length=MAX_ROUNDS)] = ()
@@ -136,28 +136,28 @@ class BodyMetadata(Frozen):
 
 
 class HeadMetadata(Frozen):
-    """What a head's file says.
+    """Metadata of a head's file. They describe its training, too.
 
     Attributes:
         kind: Always ``head``.
-        format: Version of this description.
-        hydrakit: Version that wrote the file.
-        factory: The head factory that builds it, with its options.
-        features: What it takes from a body.
-        classes: Names of the classes by label; of a number, its name.
-        task: What a label is.
-        scale: Mean and standard deviation of a number over the training split: the head gives
-            the number less the mean, divided by the standard deviation.
-        dataset: What it was trained on.
-        options: The adapter's options then.
-        split: The dataset's split then; None where there was none of hydrakit's.
-        seed: Of the plan that trained it; None where there was none.
-        copies: What became of copies of images then, which decides the splits too.
-        splits: Digest of the split of every case then (`splits_digest`).
-        body: Digest of the body that it was trained on.
-        preprocessing: What its images need.
-        digest: Of its tensors.
-        probe: Features and the logits that it gave for them.
+        format: Version of this format.
+        hydrakit: Version of hydrakit that wrote the file.
+        factory: Factory of the head, with its options.
+        features: Number of features that it needs from a body.
+        classes: Names of the classes by label; for regression, the name of the number.
+        task: Kind of label.
+        scale: For regression, mean and standard deviation of the number in the training split, by
+            which the head's output is standardised.
+        dataset: Dataset of the training.
+        options: Options of the dataset's adapter.
+        split: Split of the dataset; None if hydrakit did not split it.
+        seed: Seed of the plan's splits; None if no plan trained the head.
+        copies: Handling of copies of images, which affects the splits.
+        splits: Digest of the split of every case (`splits_digest`).
+        body: Digest of the body of the training.
+        preprocessing: Preprocessing of its images.
+        digest: Digest of its tensors.
+        probe: Features and their logits, to check that the factory still builds the same head.
     """
 
     kind: Literal["head"] = "head"
@@ -182,62 +182,101 @@ class HeadMetadata(Frozen):
     @model_validator(mode="after")
     def _probe_fits(self) -> Self:
         if (len(self.probe.features), len(self.probe.logits)) != (self.features, len(self.classes)):
-            raise ValueError("the probe has other numbers of features or logits than the head")
+            raise ValueError("the probe has not as many features and logits as the head")
         return self
 
 
-_DESCRIPTION: TypeAdapter[BodyMetadata | HeadMetadata] = TypeAdapter(
+_METADATA: TypeAdapter[BodyMetadata | HeadMetadata] = TypeAdapter(
     Annotated[BodyMetadata | HeadMetadata, Field(discriminator="kind")]
 )
 
 
 def read_metadata(path: Path) -> BodyMetadata | HeadMetadata:
-    """Read what a weight file says, without its tensors and without torch.
+    """Read the metadata of a weight file, without its tensors and without torch.
 
     Raises:
-        WeightsError: It is no weight file of hydrakit, or of a version that this one cannot read.
+        WeightsError: The file is not a weight file of hydrakit, or a later version wrote it.
     """
     text = read_description(path)
     refuse_later(path, text, error=WeightsError)
     try:
-        return _DESCRIPTION.validate_json(text)
+        return _METADATA.validate_json(text)
     except ValidationError as error:
+        fault: Any = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        reason = one_line(f"{where}: {fault['msg']}", 200)
         raise WeightsError(
-            f"{path}: its description is not one that hydrakit {version()} reads "
-            f"({_fault(error)}): read it with the version that wrote it"
+            f"{path}: hydrakit {version()} cannot read its description ({reason}): read it with "
+            "the version that wrote it"
+        ) from None
+
+
+def read_body(path: Path) -> BodyMetadata:
+    """Read the metadata of a body's file.
+
+    Raises:
+        WeightsError: As in `read_metadata`, or the file holds a head.
+    """
+    metadata = read_metadata(path)
+    if isinstance(metadata, HeadMetadata):
+        raise WeightsError(f"{path}: is a head, not a body: give a body's file here")
+    return metadata
+
+
+def read_head(path: Path) -> HeadMetadata:
+    """Read the metadata of a head's file.
+
+    Raises:
+        WeightsError: As in `read_metadata`, or the file holds a body.
+    """
+    metadata = read_metadata(path)
+    if isinstance(metadata, BodyMetadata):
+        raise WeightsError(f"{path}: is a body, not a head: give a head's file here")
+    return metadata
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn errors of reading safetensors into a WeightsError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: there is no such file") from None
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or one_line(str(error), 200)
+        raise WeightsError(
+            f"{path}: cannot be read as safetensors ({reason}): give a file that hydrakit wrote, "
+            "or copy it again"
         ) from None
 
 
 def read_description(path: Path) -> str:
-    """The JSON that describes what is in a file of tensors, once its header is known to be sound.
+    """Check the header of a file, and read the JSON that describes the file.
 
     Raises:
-        WeightsError: hydrakit did not write the file, or it is damaged.
+        WeightsError: The file is damaged, or hydrakit did not write it.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
+    with _readable(path):
         check_header(path)
-        with safe_open(path, framework="np") as tensors:
-            text: str | None = (tensors.metadata() or {}).get(METADATA_KEY)
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: there is no such file") from None
-    except (OSError, ValueError, SafetensorError) as error:
-        raise _unreadable(path, error) from None
+        with safe_open(path, framework="np") as file:
+            text: str | None = (file.metadata() or {}).get(METADATA_KEY)
     if text is None:
         raise WeightsError(
-            f"{path}: is safetensors, but hydrakit did not write it: its header has no "
-            f"{METADATA_KEY!r} key"
+            f"{path}: is safetensors, but not of hydrakit: its header has no {METADATA_KEY!r} key"
         )
     return text
 
 
 def check_header(path: Path) -> None:
-    """See that a file can be given to safetensors, which believes any length of a header.
+    """Check the size of a file and of its header; safetensors would accept any size.
 
     Raises:
-        OSError: It cannot be read.
-        ValueError: It is no regular file, or it or its header is too long.
+        OSError: The file cannot be read.
+        ValueError: It is not a regular file, or it or its header is too large.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -248,51 +287,18 @@ def check_header(path: Path) -> None:
         raise ValueError(f"its header would be {length} bytes long, and {MAX_HEADER} are allowed")
 
 
-def read_body(path: Path) -> BodyMetadata:
-    """Read what a body's file says.
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: BaseModel) -> None:
+    """Write tensors of any device and their metadata; the file appears complete or not at all.
 
     Raises:
-        WeightsError: As `read_metadata`; or it is a head's file.
-    """
-    description = read_metadata(path)
-    if isinstance(description, HeadMetadata):
-        raise WeightsError(f"{path}: is a head, not a body: give a body's file here")
-    return description
-
-
-def read_head(path: Path) -> HeadMetadata:
-    """Read what a head's file says.
-
-    Raises:
-        WeightsError: As `read_metadata`; or it is a body's file.
-    """
-    description = read_metadata(path)
-    if isinstance(description, BodyMetadata):
-        raise WeightsError(f"{path}: is a body, not a head: give a head's file here")
-    return description
-
-
-def write(path: Path, module: nn.Module, description: Frozen) -> None:
-    """Write a module's tensors and their description, whole or not at all.
-
-    Raises:
-        WeightsError: The header would be too long to be read again.
-    """
-    write_tensors(path, module.state_dict(), description)
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], description: BaseModel) -> None:
-    """Write tensors of any device and their description, whole or not at all.
-
-    Raises:
-        WeightsError: The header would be too long to be read again.
+        WeightsError: The file would be too large to be read again.
     """
     from safetensors.torch import save
 
-    # Copies, for safetensors refuses tensors that share memory, as tied weights do.
+    # Copies, because safetensors refuses tensors that share memory, such as tied weights.
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(
-        description.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False
+        metadata.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False
     )
     data = save(copies, {METADATA_KEY: text})
     length = int.from_bytes(data[:8], "little")
@@ -305,57 +311,50 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], description: BaseMo
 
 
 def read_shapes(path: Path) -> dict[str, Tensor]:
-    """A file's tensors without their numbers, once its header is known to be sound.
+    """Read the names, shapes and types of a file's tensors, after `read_metadata`.
 
-    They are on the device ``meta``: whether a file holds what it should is known before memory is
-    taken for it.
+    The tensors are on the device ``meta``: they need no memory for their values.
 
     Raises:
-        WeightsError: One is of a type that hydrakit does not write, or has an impossible shape.
+        WeightsError: A tensor has a type that hydrakit does not write, or an impossible shape.
     """
     import torch
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     shapes = {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - it is no mapping
-                told = file.get_slice(name)
-                dtype, shape = _TYPES.get(told.get_dtype()), told.get_shape()
-                if dtype is None or max(shape, default=0) > MAX_SIDE:
-                    raise WeightsError(
-                        f"{path}: tensor {one_line(name, 99)!r} is {told.get_dtype()} of shape "
-                        f"{one_line(str(shape), 99)}, which hydrakit does not write: copy it again"
-                    )
-                shapes[name] = torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from None
+    with _readable(path), safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 - it is not a mapping
+            stored = file.get_slice(name)
+            dtype, shape = _TYPES.get(stored.get_dtype()), stored.get_shape()
+            if dtype is None or max(shape, default=0) > MAX_SIDE:
+                raise WeightsError(
+                    f"{path}: tensor {one_line(name, 99)!r} is {stored.get_dtype()} of shape "
+                    f"{one_line(str(shape), 99)}, which hydrakit does not write: copy it again"
+                )
+            shapes[name] = torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
     return shapes
 
 
 def read_tensors(path: Path, digest: str) -> dict[str, Tensor]:
-    """Read a file's tensors, once its header is known to be sound (`read_metadata`).
+    """Read a file's tensors, after `read_metadata`.
 
     Raises:
-        WeightsError: Their digest is not the one that the file's description names.
+        WeightsError: The digest of the tensors is not the one in the metadata.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from None
+    with _readable(path), safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     if tensor_digest(tensors) != digest:
         raise WeightsError(
-            f"{path}: its tensors are not those that its description was written for (their "
-            f"digest is not {digest[:12]}): the file was changed or damaged, copy it again"
+            f"{path}: its tensors do not match its description (their digest is not "
+            f"{digest[:12]}): the file was changed or damaged, copy it again"
         )
     return tensors
 
 
 def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the sorted tensors' names, types, shapes and bytes."""
+    """SHA-256 over the names, types, shapes and bytes of tensors, sorted by name."""
     import torch
 
     digest = hashlib.sha256()
@@ -375,39 +374,24 @@ def refuse_other_shapes(
     what: str,
     remedy: str = "read it with the version of hydrakit and plugins that wrote it",
 ) -> None:
-    """Raise WeightsError for the first tensor whose name, shape or type is not as expected.
+    """Raise WeightsError for the first tensor with an unexpected name, shape or type.
 
     Args:
-        path: The file that the tensors come from.
-        tensors: Those of the file.
-        expected: Tensors of the right names, shapes and types; their values are not looked at.
+        path: File of the tensors, for the message.
+        tensors: Tensors of the file.
+        expected: Tensors with the expected names, shapes and types.
         what: What the file should hold, in words.
         remedy: What the user can do.
     """
     for name in sorted({*tensors, *expected}):
-        given, wanted = (
+        actual, wanted = (
             f"{tuple(t.shape)} of {str(t.dtype).removeprefix('torch.')}"
             if t is not None
             else "none"
             for t in (tensors.get(name), expected.get(name))
         )
-        if given != wanted:
+        if actual != wanted:
             raise WeightsError(
-                f"{path}: does not hold {what}: tensor {one_line(name, 99)!r} is {given}, expected "
-                f"{wanted}: {remedy}"
+                f"{path}: does not hold {what}: tensor {one_line(name, 99)!r} is {actual}, "
+                f"expected {wanted}: {remedy}"
             )
-
-
-def _unreadable(path: Path, error: Exception) -> WeightsError:
-    reason = getattr(error, "strerror", None) or one_line(str(error), 200)
-    return WeightsError(
-        f"{path}: cannot be read as safetensors ({reason}): give a file that hydrakit wrote, or "
-        "copy it again"
-    )
-
-
-def _fault(error: ValidationError) -> str:
-    """The first fault of a description, on one line."""
-    fault: Any = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(str(part) for part in fault["loc"])
-    return " ".join(f"{where}: {fault['msg']}".split())[:200]

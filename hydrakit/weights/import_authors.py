@@ -1,8 +1,8 @@
-"""Read checkpoints that the paper's authors published: one state_dict for body and head.
+"""Imports checkpoints that the paper's authors published: one state_dict for body and head.
 
-Their network was one module: ``features`` (a Sequential of conv, batch norm, ELU three times,
-dropout and max pooling, for each of three blocks), ``classifier`` and ``last_layer``. Softmax came
-after it and has no weights.
+Their network is one module: ``features`` (a Sequential with, for each of three blocks, three times
+convolution, batch norm and ELU, then dropout and max pooling), ``classifier`` and ``last_layer``. A
+softmax without weights follows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hydrakit.weights.format import Preprocessing, refuse_other_shapes
 
 DATASET = "prostatex"
 CLASSES = ("benign", "significant")
-OPTIONS = {"slice": "instance"}  # the slice that the authors took: InstanceNumber k + 1
+OPTIONS = {"slice": "instance"}  # the slice that the authors used: InstanceNumber k + 1
 IN_CHANNELS = 1
 FIELD_OF_VIEW = FieldOfView(millimetres=65.0)
 NORMALISATION = "z-score per patient and class"
@@ -40,24 +40,25 @@ _HEAD_LAYERS = {"hidden1": "last_layer.0", "hidden2": "last_layer.3", "logits": 
 
 
 def import_authors(path: Path, out: Path) -> tuple[Path, Path]:
-    """Turn a checkpoint of the paper's authors into a body and a head in a new folder.
+    """Convert a checkpoint of the paper's authors to a body and a head in a new folder.
 
-    The joined model gives their network's output before its softmax. Nothing in the checkpoint
-    says what trained it, so the body's ``trained_on`` stays empty. The head's classes, slices,
-    field of view (the middle 65 mm) and normalisation are those of the authors' code for PROSTATEx.
+    Together they compute the output of the authors' network before its softmax. The checkpoint does
+    not say which datasets trained it, so the body's ``trained_on`` stays empty. The head's classes,
+    slices, field of view (the central 65 mm) and normalisation are those of the authors' code for
+    PROSTATEx.
 
     Args:
-        path: A file written by ``torch.save(model.state_dict())``, old format or new.
-        out: The folder: new, or empty.
+        path: File written by ``torch.save(model.state_dict())``, in the old or the new format.
+        out: New or empty folder.
 
     Returns:
         The body's file and the head's file.
 
     Raises:
-        WeightsError: The file is no such checkpoint, or ``out`` is not an empty folder.
+        WeightsError: The file is not such a checkpoint, or ``out`` is not an empty folder.
     """
     state = _read(path)
-    with torch.random.fork_rng(devices=[]):  # the initial weights are drawn for nothing
+    with torch.random.fork_rng(devices=[]):  # the initial weights are not used
         body = PaperBody(BodySpec(), in_channels=IN_CHANNELS)
         head = build_mlp(body.features, len(CLASSES))
     body_names = _names(_BODY_LAYERS, body.state_dict())
@@ -101,14 +102,14 @@ def import_authors(path: Path, out: Path) -> tuple[Path, Path]:
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
-    """The checkpoint as PyTorch reads it without running anything that it names."""
+    """Read the checkpoint with PyTorch, without running any code that it names."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # whatever it warns of, the checks below decide
+            warnings.simplefilter("ignore")  # the checks below decide
             state = torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise WeightsError(f"{path}: there is no such file") from None
-    except Exception as error:  # what a damaged pickle raises has no common class
+    except Exception as error:  # a damaged pickle can raise any class
         raise WeightsError(
             f"{path}: PyTorch cannot read it as plain tensors ({type(error).__name__}): give a "
             "checkpoint as the authors published it, or download it again"
@@ -117,14 +118,14 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         isinstance(name, str) and _is_plain(tensor) for name, tensor in state.items()
     ):
         raise WeightsError(
-            f"{path}: holds a {type(state).__name__} that is no state_dict: give a checkpoint as "
-            "the authors published it"
+            f"{path}: holds a {type(state).__name__} that is not a state_dict: give a checkpoint "
+            "as the authors published it"
         )
     return state
 
 
 def _is_plain(tensor: object) -> bool:
-    """Whether it is a tensor that holds its numbers, neither sparse nor nested nor elsewhere."""
+    """Whether an object is a dense tensor on the CPU."""
     return (
         isinstance(tensor, Tensor)
         and not tensor.is_nested
@@ -134,7 +135,7 @@ def _is_plain(tensor: object) -> bool:
 
 
 def _names(layers: Mapping[str, str], state: Mapping[str, Tensor]) -> dict[str, str]:
-    """For each of our tensors the authors' name: ``blocks.0.conv1.weight: features.0.weight``."""
+    """The authors' name of each tensor: ``{"blocks.0.conv1.weight": "features.0.weight"}``."""
     return {
         name: f"{layers[layer]}.{tensor}"
         for name in state

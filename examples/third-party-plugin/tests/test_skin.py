@@ -25,7 +25,7 @@ def root(tmp_path: Path) -> Path:
 def test_every_case_follows_the_rules(root: Path) -> None:
     checked = check_adapter(ADAPTER, root)
     assert checked.samples == {"benign": 2, "malignant": 1}
-    assert checked.unusable == {"its image is missing or broken": 1}
+    assert checked.unusable == {"its image is missing or damaged": 1}
     assert checked.patients == 2
 
 
@@ -36,14 +36,14 @@ def test_pixels_and_labels_are_those_of_the_files(root: Path) -> None:
     np.testing.assert_array_equal(second.image, np.full((6, 8), 10))
 
 
-def test_an_unknown_label_is_told_with_its_line(root: Path) -> None:
+def test_an_unknown_label_is_reported_with_its_line(root: Path) -> None:
     with (root / "labels.csv").open("a") as sheet:
         sheet.write("0.png,p1,naevus\n")
     with pytest.raises(DataError, match=r"labels\.csv, line 6: label 'naevus' is not one of"):
         list(ADAPTER.read(root, {}))
 
 
-def test_absent_columns_are_told(root: Path) -> None:
+def test_missing_columns_are_reported(root: Path) -> None:
     (root / "labels.csv").write_text("image,label\n0.png,benign\n")
     with pytest.raises(DataError, match="must name the columns file, patient and label"):
         list(ADAPTER.read(root, {}))

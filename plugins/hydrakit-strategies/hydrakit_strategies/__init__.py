@@ -1,4 +1,4 @@
-"""The paper's strategies, those it names as future work, and controls."""
+"""The paper's training sequences, those it proposes as future work, and controls."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def hydra(datasets: Sequence[str], settings: Settings) -> list[Round]:
-    """Algorithm 1 of the paper: for each dataset, its head on the frozen body, then both.
+    """Algorithm 1 of the paper: for each dataset, first its head on the frozen body, then both.
 
-    The first dataset has no trained body to put a head on, so it trains both at once. A dataset
-    that comes again trains its own head on.
+    The first dataset trains both at once, since there is no trained body yet. A dataset that occurs
+    again continues to train its head.
     """
     from hydrakit.plan import Round
 
@@ -23,15 +23,15 @@ def hydra(datasets: Sequence[str], settings: Settings) -> list[Round]:
     for number, name in enumerate(datasets):
         kinds: tuple[Train, ...] = ("head", "all") if number > 0 else ("all",)
         for train in kinds:
-            # The first dataset has no head round: place counts among rounds of one kind.
-            place = _place(number - (train == "head"), len(datasets) - (train == "head"))
-            values = settings.hyperparameters(train, place)
+            without_first = train == "head"  # the first dataset has no head round
+            position = _position(number - without_first, len(datasets) - without_first)
+            values = settings.hyperparameters(train, position)
             rounds.append(Round(dataset=name, train=train, head=name, hyperparameters=values))
     return rounds
 
 
 def transfer(datasets: Sequence[str], settings: Settings) -> list[Round]:
-    """Sequential transfer learning: one network, all of it trained on each dataset in turn."""
+    """Sequential transfer learning: one body and one head, trained on each dataset in turn."""
     from hydrakit.plan import Round
 
     return [
@@ -39,23 +39,23 @@ def transfer(datasets: Sequence[str], settings: Settings) -> list[Round]:
             dataset=name,
             train="all",
             head="shared",
-            hyperparameters=settings.hyperparameters("all", _place(number, len(datasets))),
+            hyperparameters=settings.hyperparameters("all", _position(number, len(datasets))),
         )
         for number, name in enumerate(datasets)
     ]
 
 
 def transfer_long(datasets: Sequence[str], settings: Settings) -> list[Round]:
-    """Transfer learning that may take as many updates as `hydra`: its head rounds' are added.
+    """Transfer learning with as many training steps as `hydra`: those of its head rounds are added.
 
-    A head round's epoch has as many updates as there are views, an epoch of all has one view. It
-    waits for a better epoch as long as hydra does in both rounds of a dataset together.
+    An epoch of a head round uses all views of each patch, an epoch of other rounds a single one, so
+    the first counts as several of the second. The patience is the sum of both rounds of `hydra`.
     """
     rounds = []
     for number, round in enumerate(transfer(datasets, settings)):
         values = round.hyperparameters
         if number > 0:
-            head = settings.hyperparameters("head", _place(number - 1, len(datasets) - 1))
+            head = settings.hyperparameters("head", _position(number - 1, len(datasets) - 1))
             per_epoch = head.views if values.augmentation == "fresh" else 1
             longer: dict[str, int] = {"epochs": values.epochs + head.epochs * per_epoch}
             if values.patience is not None and head.patience is not None:
@@ -66,7 +66,7 @@ def transfer_long(datasets: Sequence[str], settings: Settings) -> list[Round]:
 
 
 def classical(datasets: Sequence[str], settings: Settings) -> list[Round]:
-    """The target alone: one round that trains body and head."""
+    """Only the target: one round that trains body and head."""
     from hydrakit.plan import Round
 
     target = datasets[-1]
@@ -75,13 +75,13 @@ def classical(datasets: Sequence[str], settings: Settings) -> list[Round]:
 
 
 def classical_long(datasets: Sequence[str], settings: Settings) -> list[Round]:
-    """The target alone, as often as `hydra` comes to it: what is left of hydra without supports."""
+    """Only the target, in all its rounds of `hydra`: hydra without support datasets."""
     target = datasets[-1]
     return hydra([name for name in datasets if name == target], settings)
 
 
 def random(datasets: Sequence[str], settings: Settings) -> list[Round]:
-    """Random weight guessing: the best untrained start on validation, and nothing else."""
+    """No training: the random start with the best validation score."""
     from hydrakit.plan import Round
 
     target = datasets[-1]
@@ -90,7 +90,7 @@ def random(datasets: Sequence[str], settings: Settings) -> list[Round]:
 
 
 def norm(datasets: Sequence[str], settings: Settings) -> list[Round]:
-    """Hydra's rounds, but after the first only normalisation changes in the body."""
+    """The rounds of `hydra`; after the first, they train only the body's normalisation layers."""
     return [
         round.model_copy(update={"train": "norm"}) if number and round.train == "all" else round
         for number, round in enumerate(hydra(datasets, settings))
@@ -98,12 +98,12 @@ def norm(datasets: Sequence[str], settings: Settings) -> list[Round]:
 
 
 def parallel(datasets: Sequence[str], settings: Settings) -> list[Round]:
-    """All datasets in one round, of which every epoch draws one (the paper's future work)."""
+    """All datasets in one round; each epoch uses one of them (the paper's future work)."""
     return [_together(datasets, settings, mix="epoch")]
 
 
 def joint(datasets: Sequence[str], settings: Settings) -> list[Round]:
-    """All datasets in one round, mixed in every batch, each through its own head."""
+    """All datasets in one round, mixed in every batch, each with its own head."""
     return [_together(datasets, settings, mix="batch")]
 
 
@@ -115,7 +115,7 @@ def _together(
     target = datasets[-1]
     supports = [name for name in dict.fromkeys(datasets) if name != target]
     values = settings.hyperparameters("all", "first")
-    if mix == "epoch":  # of which the target gets its share, so as many more of them
+    if mix == "epoch":  # so that the target gets as many epochs as alone
         count = len(supports) + 1
         patience = None if values.patience is None else values.patience * count
         values = values.model_copy(update={"epochs": values.epochs * count, "patience": patience})
@@ -129,7 +129,7 @@ def _together(
     )
 
 
-def _place(number: int, count: int) -> RoundPosition:
+def _position(number: int, count: int) -> RoundPosition:
     if number == 0:
         return "first"
     return "last" if number == count - 1 else "middle"
@@ -137,7 +137,7 @@ def _place(number: int, count: int) -> RoundPosition:
 
 @hookimpl
 def hydrakit_sequence_strategies() -> Iterator[SequenceStrategy]:
-    """The shipped strategies."""
+    """Yield the strategies of this plugin."""
     for name, summary, plan in (
         (
             "hydra",
@@ -145,15 +145,15 @@ def hydrakit_sequence_strategies() -> Iterator[SequenceStrategy]:
             hydra,
         ),
         ("transfer", "one network with one head, trained on each dataset in turn", transfer),
-        ("transfer-long", "transfer, with as many updates allowed as hydra takes", transfer_long),
-        ("classical", "the target dataset alone", classical),
+        ("transfer-long", "transfer, with as many training steps as hydra", transfer_long),
+        ("classical", "only the target dataset", classical),
         (
             "classical-long",
-            "the target alone, in as many rounds as hydra gives it: hydra without supports",
+            "only the target, in as many rounds as in hydra: hydra without support datasets",
             classical_long,
         ),
-        ("norm", "hydra, with only the body's normalisation trained after the first round", norm),
-        ("parallel", "all datasets in one round, of which every epoch draws one", parallel),
+        ("norm", "hydra, but after the first round only normalisation layers train", norm),
+        ("parallel", "all datasets in one round; each epoch uses one of them", parallel),
         ("joint", "all datasets in one round, mixed in every batch, each with its head", joint),
     ):
         yield SequenceStrategy(name=name, summary=summary, plan=plan)
