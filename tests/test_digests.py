@@ -154,9 +154,7 @@ def test_a_flipped_bit_is_found_before_a_finished_run_is_used(
     use(run, place, runner) if place != "compare" else None
     before = (run.path / name).read_bytes()
     flip(run.path / name)
-    refused(
-        lambda: use(run, place, runner), name.rsplit("/", maxsplit=1)[-1], "changed since", ": "
-    )
+    refused(lambda: use(run, place, runner), name.rsplit("/", maxsplit=1)[-1], "was changed ", ": ")
     if place != "compare":
         (run.path / name).write_bytes(before)
         use(run, place, runner)

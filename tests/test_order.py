@@ -26,8 +26,8 @@ from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.rundir import RunDir
 from hydrakit.search.order import (
-    Maker,
     OrderCallback,
+    OrderPlanner,
     OrderResult,
     OrderSearch,
     TriedOrder,
@@ -180,7 +180,7 @@ def test_leaving_a_support_out_is_told_from_predictions(
     run = RunDir(folder / "runs" / "2-beta+gamma-seed5")
     splits = run.splits()["alpha"]
     poison(monkeypatch, {key for key, split in splits.items() if split == "test"})
-    maker = Maker("hydra", "alpha", SUPPORTS, 5, SETTINGS, places["plugins"])
+    maker = OrderPlanner("hydra", "alpha", SUPPORTS, 5, SETTINGS, places["plugins"])
     context = RunContext(data=places["data"], cache=places["cache"], device="cpu")
     judge = OrderEvaluator(
         folder=folder,

@@ -95,7 +95,7 @@ def read_value(path: Path, adapter: TypeAdapter[Value], *, remedy: str) -> Value
     """Read a value other than a record, such as a dictionary of records.
 
     Raises:
-        PlanError: As `read_record`.
+        PlanError: The file is absent, broken or too large.
     """
     with readable(path, remedy):
         return adapter.validate_json(read_json(path))
