@@ -182,7 +182,7 @@ def test_what_cannot_be_removed_is_said(run: RunDir, monkeypatch: pytest.MonkeyP
 
 
 def test_other_folders_are_refused(tmp_path: Path) -> None:
-    refused(lambda: cleaned(tmp_path), str(tmp_path), "not a run's folder")
+    refused(lambda: cleaned(tmp_path), str(tmp_path), "not the folder of a run")
     assert list(tmp_path.iterdir()) == []
 
 
