@@ -422,7 +422,8 @@ def test_the_program_disables_plugins(
         result = CliRunner().invoke(main, refused)
         assert result.exit_code == 1
         assert result.stderr == (
-            "hydrakit: unknown plugin 'brian': did you mean 'brain'? (it cannot be disabled)\n"
+            "hydrakit: unknown plugin 'brian': did you mean 'brain'? "
+            "(see `hydrakit plugins list`)\n"
         )
 
 

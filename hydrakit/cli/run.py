@@ -27,7 +27,12 @@ def _make_plan(context: RunContext, **given: Any) -> Plan:
     if not strategy or not datasets:
         missing = "--strategy" if not strategy else "--datasets"
         raise click.UsageError(f"{missing} is needed: see `hydrakit plugins list`")
-    return make_plan(strategy, datasets, plugins=context.plugins(), **given)
+    made = make_plan(strategy, datasets, plugins=context.plugins(), **given)
+    used = {dataset.name for dataset in made.datasets}
+    unused = [name for name in dict.fromkeys(datasets) if name not in used]
+    if unused:
+        click.echo(f"Note: {strategy} does not train on {', '.join(unused)}", err=True)
+    return made
 
 
 @click.command(cls=PlanCommand, short_help="Print the plan of a run as JSON.")

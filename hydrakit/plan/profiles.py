@@ -157,7 +157,8 @@ def make_plan(
         strategy: Name of a strategy (``hydrakit plugins list`` lists them).
         datasets: Names of datasets in order; the last is the target. A name may occur again.
         settings: Everything else that determines a plan; None uses all defaults.
-        plugins: Loaded plugins; None loads the installed ones.
+        plugins: Loaded plugins; None loads the installed ones. `RunContext.plugins` also has the
+            datasets that a ``dataset.toml`` declares.
         values: Fields of `PlanSettings`, which replace those of ``settings``.
 
     Raises:

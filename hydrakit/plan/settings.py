@@ -73,8 +73,8 @@ class PlanSettings(Frozen):
     """Shares of the training, validation and test splits of a dataset."""
 
     copies: Copies = "group"
-    """Copies of an image: put them all in one split, drop those of all patients but one, or only
-    report them.
+    """Copies of an image: put all of them in one split, keep only the copies of one patient, or
+    only report them.
     """
 
     conflicts: Literal["error", "keep"] = "error"

@@ -291,7 +291,7 @@ def _refuse_unknown(disabled: Iterable[str], entries: Iterable[_Entry]) -> None:
     known = {name for entry in entries for name in entry.names}
     for name in sorted(disabled):
         if name not in known:
-            raise PluginError(f"{unknown('plugin', name, known)} (it cannot be disabled)")
+            raise PluginError(f"{unknown('plugin', name, known)} (see `hydrakit plugins list`)")
 
 
 def _load(entry: _Entry, disabled: frozenset[str]) -> tuple[PluginRecord, Offers]:
