@@ -292,7 +292,7 @@ def test_a_failed_cell_is_named_and_others_go_on(copied: Path) -> None:
     status = here.description().status
     assert status.pop("hydra-seed0-repeat0-fold1") in last
     assert set(status.values()) == {"done"}
-    assert "Of 4 cells 2 count" in result.stdout
+    assert "2 of 4 cells are compared" in result.stdout
     assert load(copied).used == 2
     assert load(copied).strategies[1].cells == 1  # of the fold that both finished
 
@@ -368,7 +368,7 @@ def test_a_killed_process_is_told_and_replaced(copied: Path, finished: Path) -> 
     found = run(design_of("hydra", "transfer"), copied, callback=killer)
     assert killer.lines == ["hydra-seed0-repeat0-fold1: SIGKILL: too little memory?"] * 2
     assert list(found.failed) == ["hydra-seed0-repeat0-fold1"]
-    assert "ended 2 times (SIGKILL" in found.failed["hydra-seed0-repeat0-fold1"]
+    assert "ended unexpectedly 2 times (SIGKILL" in found.failed["hydra-seed0-repeat0-fold1"]
     other = here.cell(cell("transfer", 1))
     assert weights_of(other) == weights_of(CompareDir(finished).cell(cell("transfer", 1)))
 

@@ -137,7 +137,7 @@ def test_the_grid_is_what_loops_by_hand_find(
         found: dict[tuple[float, float], list[float]] = {}
         for rate, dropout in product(RATES, DROPOUTS):
             for fold, part in enumerate(folds_by_hand(loaded, prepared)):
-                changed = Setting(learning_rate=rate, dropout=dropout).of(round)
+                changed = Setting(learning_rate=rate, dropout=dropout).apply_to(round)
                 best = train_round(changed, deepcopy(body), deepcopy(head), part, seeds=seeds).best
                 record = records[number, rate, dropout, fold]
                 assert record["best_epoch"] == best.epoch
