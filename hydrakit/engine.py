@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydrakit.compute.devices import Compute, keep_large_blocks
+from hydrakit.compute.signals import StopRequested
 from hydrakit.errors import DataError, HydrakitError
 from hydrakit.hooks import DatasetAdapter, OptionValue
 from hydrakit.models.build import check_components
@@ -267,7 +268,8 @@ def _logging_stops(rundir: RunDir) -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         with suppress(OSError):  # an error here must not replace the stop
-            rundir.log("stopped", by=type(error).__name__)
+            by = "Stopped" if isinstance(error, StopRequested) else type(error).__name__
+            rundir.log("stopped", by=by)
         raise
     except OSError as error:
         if error.errno not in NO_ROOM:

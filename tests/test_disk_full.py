@@ -152,5 +152,6 @@ def test_a_full_disk_on_the_command_line(
     result = CliRunner().invoke(main, ["run", "--plan", "plan.json", "--out", "run"])
     assert result.exit_code == 1
     assert [line for line in result.stderr.splitlines() if "hydrakit: " in line] == [
-        "hydrakit: run: cannot be written: No space left on device, 9 bytes are needed"
+        "hydrakit: run: cannot be written (No space left on device, 9 bytes are needed): choose "
+        "another folder with `--out`"
     ]

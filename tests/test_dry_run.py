@@ -184,7 +184,7 @@ def test_the_command_prints_the_estimate(standin: Path, hydra_run: RunDir) -> No
     assert "alpha: 28 train, 10 val, 10 test\n" in text
     assert re.search(r"^ *2 +beta +head +34 +14 +2 +16 +\d+\.\d s *$", text, re.MULTILINE)
     assert re.search(r"^run:     runs/hydra-alpha-\w+: not started$", text, re.MULTILINE)
-    assert re.search(r"^time:    at most \d.* on cpu, by 3 measured steps; ", text, re.MULTILINE)
+    assert re.search(r"^time:    at most \d.* on cpu, from 3 measured steps; ", text, re.MULTILINE)
     assert re.search(r"^network: [\d,]+ parameters in the body, [\d,]+ in ", text, re.MULTILINE)
     assert re.search(r"^memory:  [\d,]+ MB", text, re.MULTILINE)
     assert re.search(r"^disk:    at most \d+\.\d MB of [\d,]+ MB free$", text, re.MULTILINE)

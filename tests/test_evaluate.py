@@ -225,7 +225,7 @@ def test_images_of_other_channels_are_refused(
     arrays["images"] = np.stack([arrays["images"]] * 3, axis=1)
     np.savez(tmp_path / "cases.npz", **arrays)
     body, head = finished.body_path, finished.head_path("alpha")
-    words = [str(body), "1 channels", "'alpha' gives 3"]
+    words = [str(body), "1 channels", "'alpha' have 3"]
     refused(lambda: of_files(body, head, roots={"alpha": tmp_path}), *words)
 
 

@@ -159,16 +159,16 @@ def test_a_round_of_another_number_is_refused(unsealed: RunDir) -> None:
     path = unsealed.path / "rounds" / "02-beta-head" / "round.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"round": 3}))
     refused(
-        lambda: unsealed.round_result(2, unsealed.plan().rounds[1]), str(path), "of another round"
+        lambda: unsealed.round_result(2, unsealed.plan().rounds[1]),
+        str(path),
+        "describes another round",
     )
 
 
 def test_more_epochs_than_planned_are_refused(unsealed: RunDir) -> None:
     path = unsealed.path / "rounds" / "01-alpha-all" / "metrics.jsonl"
     path.write_text(path.read_text() * 3)
-    refused(
-        lambda: unsealed.epochs(1, unsealed.plan().rounds[0]), str(path), "more than the 2 epochs"
-    )
+    refused(lambda: unsealed.epochs(1, unsealed.plan().rounds[0]), str(path), "more than 2 lines")
 
 
 def test_only_what_is_below_is_looked_at(tmp_path: Path) -> None:

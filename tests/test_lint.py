@@ -96,6 +96,6 @@ def _arguments(name: str) -> list[tuple[str, object]]:
 
 def test_arguments_that_would_let_pickles_in_are_never_given() -> None:
     assert len(SHIPPED) > 100
-    assert _arguments("weights_only") == [("authors.py", "True")]
+    assert _arguments("weights_only") == [("import_authors.py", "True")]
     assert {value for _, value in _arguments("allow_pickle")} <= {"False"}
     assert all(value in ("False", "None") for _, value in _arguments("shell"))

@@ -143,7 +143,7 @@ def test_datasets_and_the_command(tmp_path):
     words = part(page, "Datasets").words()
     assert "Author A. The prostatex set, 2020." in words
     assert "CC BY 3.0" in words
-    assert re.findall(r"(\w+)\s+Its plugin is not installed here\.", words) == ["brain"]
+    assert re.findall(r"(\w+)\s+The plugin of this dataset is not installed\.", words) == ["brain"]
     given = part(page, "Reproduce this comparison").all("pre")[0].words()
     assert given.startswith(
         "hydrakit compare --strategies hydra,transfer,classical --datasets "
