@@ -103,7 +103,7 @@ class Design(Frozen):
         }
 
     @model_validator(mode="after")
-    def _check_counts(self) -> Design:
+    def _check_design(self) -> Design:
         if len(set(self.strategies)) < len(self.strategies):
             raise ValueError("a strategy is named twice")
         if self.folds is None and self.repeats > 1:
