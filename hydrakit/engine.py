@@ -189,9 +189,13 @@ def report(
     path, missing = folder / "report.html", None
     with writable(path, "copy the folder to a place where you have permission to write"):
         if (folder / "comparison.json").is_file():
-            text, figures = build_comparison(folder)
+            text, figures = build_comparison(folder, plugins=plugins or context.plugins())
         else:
             rundir = RunDir(folder)
+            if context.data is None:
+                roots = {**rundir.environment().get("roots", {}), **context.roots}
+                context = context.changed(roots=roots)
+            plugins = plugins or context.plugins()
             with using_cache(context.cache):
                 missing = _add_example_cases(rundir, context, plugins)
                 text, figures = build_report(rundir, plugins=plugins)
@@ -215,7 +219,7 @@ class Report:
     missing: Path | None
 
 
-def _add_example_cases(rundir: RunDir, context: RunContext, plugins: Plugins | None) -> Path | None:
+def _add_example_cases(rundir: RunDir, context: RunContext, plugins: Plugins) -> Path | None:
     """Add example cases to a finished run; return the data folder if it is missing."""
     from hydrakit.data.prepared.prepare import prepare
     from hydrakit.runs.example_cases import save_example_cases
@@ -224,12 +228,9 @@ def _add_example_cases(rundir: RunDir, context: RunContext, plugins: Plugins | N
     if rundir.results() is None or (rundir.path / EXAMPLE_CASES).is_file():
         return None
     plan = rundir.plan()
-    if context.data is None:
-        context = context.changed(roots={**rundir.environment().get("roots", {}), **context.roots})
     root = context.root_of(plan.target)
     if not root.is_dir():
         return root
-    plugins = plugins or context.plugins()
     prepared = prepare(
         plugins.get(DatasetAdapter, plan.target),
         root,

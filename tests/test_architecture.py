@@ -52,7 +52,8 @@ def modules(package: Path) -> dict[str, Path]:
 def imports(path: Path, known: dict[str, Path]) -> Iterator[str]:
     """The modules that a file imports anywhere: at the top, in functions, and for types alone."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level == 0:
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import hides what it imports"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
             whole = [str(node.module)] * len(names)
         elif isinstance(node, ast.Import):

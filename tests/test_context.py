@@ -254,11 +254,13 @@ def test_a_file_gives_what_was_written(tmp_path: Path, monkeypatch: pytest.Monke
         launcher="cluster",
         jobs=7,
         trace_test=True,
-        test=False,
         round_cache=Path("rounds"),
     )
-    changed = {name: value for name, value in context if value != getattr(RunContext(), name)}
-    assert set(changed) == set(RunContext.model_fields), "every value is another than the default"
+    changed = {name for name, value in context if value != getattr(RunContext(), name)}
+    assert changed == {*RunContext.model_fields} - {"test"}, "other values than the defaults"
+    untested = RunContext(test=False)
+    untested.write(tmp_path / "context.json")
+    assert not read_context(tmp_path / "context.json").test
     context.write(tmp_path / "context.json")
     read = read_context(tmp_path / "context.json")
     assert read == context.resolved()
@@ -274,6 +276,7 @@ WRONG: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"self": 1}, ("'self'", "known are", "cache, checkpoint_interval")),
     ({"threads": 0}, ("threads", "is 0")),
     ({"precision": "half"}, ("precision", "'bfloat16'", "is 'half'")),
+    ({"trace_test": True, "test": False}, ("trace_test", "test is False", "set one only")),
     ({"roots": {"No Name": "data"}}, ("roots", "No Name")),
     ({"checkpoint_interval": float("nan")}, ("checkpoint_interval", "finite")),
     ({"device": "c\npu"}, ("device", "one line")),

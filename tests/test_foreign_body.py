@@ -19,13 +19,15 @@ from helpers import (
     round_of,
     weights_of,
 )
+from torch import nn
 
 import hydrakit_strategies
 from hydrakit import weights
-from hydrakit.compute.modules import is_frozen
+from hydrakit.compute.modules import freeze, is_frozen
 from hydrakit.errors import PlanError
 from hydrakit.hooks import BodyFactory, HeadFactory
 from hydrakit.models import heads
+from hydrakit.models.body import set_trainable
 from hydrakit.models.build import build_body, build_head
 from hydrakit.plan import Component, Plan, Round, load_plan
 from hydrakit.plan.results import EpochRecord
@@ -343,3 +345,21 @@ def test_a_body_without_a_patch_is_no_body(install: Install) -> None:
 
 def test_shipped_heads_are_offered() -> None:
     assert {"mlp", "linear"} <= set(load_plugins().all(HeadFactory))
+
+
+def test_parameters_that_a_body_fixes_stay_fixed_where_only_normalisation_is_trained() -> None:
+    body = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.BatchNorm1d(3))
+    body[2].requires_grad_(False)
+    for train, trained in (("head", []), ("norm", [2, 3]), ("all", [0, 1, 2, 3]), ("norm", [2, 3])):
+        set_trainable(body, train)
+        free = [n for n, each in enumerate(body.parameters()) if each.requires_grad]
+        assert free == trained
+
+
+def test_parameters_that_a_body_fixes_stay_fixed() -> None:
+    body = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    body[0].requires_grad_(False)
+    for frozen in (True, False, True, False):
+        freeze(body, frozen)
+        assert [each.requires_grad for each in body[0].parameters()] == [False, False]
+        assert [each.requires_grad for each in body[1].parameters()] == [not frozen, not frozen]

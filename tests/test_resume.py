@@ -29,7 +29,7 @@ from helpers import (
 
 from hydrakit.errors import DataError
 from hydrakit.plan import Plan, Round
-from hydrakit.plan.results import EpochRecord, RoundResult
+from hydrakit.plan.results import EpochRecord, RoundResult, ShortcutFact
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.rundir import RunDir
 
@@ -185,6 +185,24 @@ def test_data_that_changed_stops_a_run_that_goes_on(
     with pytest.raises(DataError, match=r"beta: the data has changed since the run in .*--out"):
         runner(plan)
     assert tree(tmp_path / "run") == before
+
+
+def test_a_run_goes_on_where_only_the_last_bits_of_a_shortcut_changed(
+    runner: Runner, data: Path
+) -> None:
+    """An earlier version of hydrakit rounded the AUC of a shortcut otherwise."""
+    plan = plan_of(round_of("beta"), round_of("alpha"))
+    with pytest.raises(StopError):
+        runner(plan, callbacks=[Stopper(1, after=True)])
+    rundir = RunDir(runner.folder / "run")
+    facts = rundir.facts()
+    before = ShortcutFact(
+        fact="width", class_name="malignant", auc=0.75, low=0.5, high=0.8, strong=False
+    )
+    rundir.write_facts(
+        {name: each.model_copy(update={"shortcuts": (before,)}) for name, each in facts.items()}
+    )
+    assert runner(plan).results() is not None
 
 
 # --- the same again, and nothing else touched

@@ -49,6 +49,8 @@ FIELDS = (
     "changes",
 )
 
+MAX_DIGITS = 10  # of a number of channels
+
 METAVARS = {"integer": "N", "number": "X", "string": "NAME", "array": "N,N,..."}
 
 
@@ -169,7 +171,9 @@ def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> list[i
     if value is None:
         return None
     numbers = [number.strip() for number in value.split(",")]
-    if not all(number.isdecimal() and int(number) > 0 for number in numbers):
+    if not all(
+        number.isdecimal() and len(number) < MAX_DIGITS and int(number) for number in numbers
+    ):
         raise click.BadParameter(f"{value!r} is not a list such as 32,64,128")
     return [int(number) for number in numbers]
 

@@ -47,10 +47,15 @@ def freeze(module: nn.Module, frozen: bool = True) -> None:
     """Freeze parameters, batch-norm statistics and dropout of a module, or unfreeze them.
 
     A frozen module gives the same output for the same input, even after ``train()`` on a module
-    that contains it. For this, its method ``train`` is replaced while it is frozen.
+    that contains it. For this, its method ``train`` is replaced while it is frozen. Parameters that
+    required no gradient at the first call stay so.
     """
     vars(module).pop("train", None)
-    module.requires_grad_(not frozen)
+    fixed = vars(module).setdefault(
+        "_fixed", {name for name, each in module.named_parameters() if not each.requires_grad}
+    )
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(not frozen and name not in fixed)
     module.train(not frozen)
     if frozen:
         vars(module)["train"] = _StayInEvaluation(module)
@@ -61,12 +66,12 @@ def is_frozen(module: nn.Module) -> bool:
     return isinstance(vars(module).get("train"), _StayInEvaluation)
 
 
-def free_normalisation(module: nn.Module) -> None:
-    """Make the parameters of normalisation layers trainable, and no other parameters."""
-    module.requires_grad_(False)
-    for layer in module.modules():
-        if isinstance(layer, NORMALISATIONS):
-            layer.requires_grad_(True)
+def fix_all_but_normalisation(module: nn.Module) -> None:
+    """Fix the parameters of all layers but normalisation layers, which stay as they are."""
+    layers = [layer for layer in module.modules() if isinstance(layer, NORMALISATIONS)]
+    kept = {id(parameter) for layer in layers for parameter in layer.parameters()}
+    for parameter in module.parameters():
+        parameter.requires_grad_(parameter.requires_grad and id(parameter) in kept)
 
 
 def set_dropout(module: nn.Module, probability: float) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hydrakit.compute.modules import free_normalisation, freeze, output_of
+from hydrakit.compute.modules import fix_all_but_normalisation, freeze, output_of
 from hydrakit.models.layers import Dropout, NormLayer, build_norm, statistics, use_statistics
 from hydrakit.plan.model import BodySpec
 from hydrakit.rounds import Train
@@ -182,4 +182,4 @@ def set_trainable(body: nn.Module, train: Train) -> None:
     """
     freeze(body, train in ("head", "none"))
     if train == "norm":
-        free_normalisation(body)
+        fix_all_but_normalisation(body)

@@ -313,7 +313,7 @@ def _did_you_mean(parts: Sequence[str]) -> str:
 
 def _selectors(parts: Sequence[str], plan: Plan) -> list[str]:
     """The selectors of rounds that a hint may name: that of the path if it is valid, or all."""
-    selector = parts[1] if parts[0] == "rounds" and len(parts) > 1 else ""
+    selector = parts[1] if parts[:1] == ["rounds"] and len(parts) > 1 else ""
     kinds = {KIND + kind for kind in get_args(Train)}
     if selector == "all" or selector in kinds or selector.isdecimal():
         return [selector]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from hydrakit.compute.signals import CHECKPOINT_SECONDS
 from hydrakit.data.declared.adapter import plugins_at
@@ -67,6 +67,12 @@ class RunContext(Frozen):
     trace_test: bool = False
     test: bool = True
     round_cache: Path | None = None
+
+    @model_validator(mode="after")
+    def _trace_needs_test(self) -> Self:
+        if self.trace_test and not self.test:
+            raise ValueError("trace_test evaluates the test split, and test is False: set one only")
+        return self
 
     def root_of(self, name: str) -> Path:
         """Folder of a dataset."""
@@ -138,9 +144,11 @@ class RunContext(Frozen):
 
     def resolved(self) -> RunContext:
         """Copy with absolute paths, independent of working folder and environment variables."""
+        from hydrakit.plugins.registry import disabled_by_environment
         from hydrakit.storage.paths import cache_folder
 
         return self.changed(
+            no_plugins=tuple(sorted({*self.no_plugins} or disabled_by_environment())),
             data=(self.data or default_data()).resolve(),
             roots={name: path.resolve() for name, path in self.roots.items()},
             cache=(self.cache or cache_folder()).resolve(),

@@ -81,7 +81,7 @@ def save_example_cases(
             f"{plan.target}: restore the data that the run used"
         )
     model = attach_head(
-        weights.load_body(rundir.file("body.safetensors")),
+        weights.load_body(rundir.file("body.safetensors"), plugins=plugins),
         weights.load_head(rundir.file(f"heads/{plan.target_head}.safetensors"), plugins=plugins),
     )
     patches, maps = integrated_gradients(
