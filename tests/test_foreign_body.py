@@ -24,7 +24,7 @@ from torch import nn
 import hydrakit_strategies
 from hydrakit import weights
 from hydrakit.compute.modules import freeze, is_frozen
-from hydrakit.errors import PlanError
+from hydrakit.errors import PlanError, PluginError
 from hydrakit.hooks import BodyFactory, HeadFactory
 from hydrakit.models import heads
 from hydrakit.models.body import set_trainable
@@ -167,6 +167,8 @@ def test_hydra_trains_a_foreign_body(runner: Runner, plugins: Plugins, tmp_path:
         plugins=plugins,
     )
     assert found.result.figures == results.test.figures
+    with pytest.raises(PluginError, match=r"body.safetensors: unknown body 'small'.* install or"):
+        weights.load_body(run.body_path, plugins=Plugins.of(*ADAPTERS))
 
     other = runner(foreign_plan(seed=1), "other", plugins=plugins)
     note = weights.swap(

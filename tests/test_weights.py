@@ -367,7 +367,7 @@ def test_a_factory_that_computes_something_else_is_found(pair: tuple[Path, Path]
 
 def test_an_unknown_factory_names_the_nearest(tmp_path: Path) -> None:
     write_head(tmp_path / "h", make_head(2), make_body(1), factory="mlpp")
-    with pytest.raises(PluginError, match=r"'mlpp'.*'mlp'"):
+    with pytest.raises(PluginError, match=r"/h: .*'mlpp'.*'mlp'.*install or enable"):
         load_head(tmp_path / "h", plugins=PLUGINS)
 
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydrakit.errors import WeightsError
-from hydrakit.hooks import OptionValue, Task
+from hydrakit.errors import PluginError, WeightsError
+from hydrakit.hooks import BodyFactory, HeadFactory, OptionValue, Task
 from hydrakit.plan.model import BodySpec, Component, Copies, OtherBody, Split
 from hydrakit.storage.files import write_atomic
 from hydrakit.version import version
@@ -196,12 +196,11 @@ def load_body(path: Path, *, dropout: float = 0.0, plugins: Plugins | None = Non
     spec, shapes = metadata.spec, read_shapes(path)
     if isinstance(spec, BodySpec):
         _refuse_giant(path, spec, metadata.in_channels, shapes)
+    plugins = plugins or load_plugins()
+    _require(path, BodyFactory, spec.name, plugins)
     with torch.random.fork_rng(devices=[]):  # the initial weights are not used
         body = build_body(
-            spec,
-            in_channels=metadata.in_channels,
-            datasets=spec.datasets,
-            plugins=plugins or load_plugins(),
+            spec, in_channels=metadata.in_channels, datasets=spec.datasets, plugins=plugins
         )
     what = f"the body {spec.name!r} of its spec"
     _fill(path, body, metadata, shapes=shapes, what=what, dropout=dropout)
@@ -226,17 +225,29 @@ def load_head(path: Path, *, dropout: float = 0.0, plugins: Plugins | None = Non
     from hydrakit.plugins.registry import load_plugins
 
     metadata = read_head(path)
+    plugins = plugins or load_plugins()
+    _require(path, HeadFactory, metadata.factory.name, plugins)
     with torch.random.fork_rng(devices=[]):  # the initial weights are not used
         head = build_head(
             metadata.factory,
             features=metadata.features,
             outputs=len(metadata.classes),
-            plugins=plugins or load_plugins(),
+            plugins=plugins,
         )
     what = f"what the head factory {metadata.factory.name!r} builds"
     _fill(path, head, metadata, shapes=read_shapes(path), what=what, dropout=dropout)
     _check_probe(path, head, metadata)
     return head
+
+
+def _require(
+    path: Path, kind: type[BodyFactory | HeadFactory], name: str, plugins: Plugins
+) -> None:
+    """Refuse a file whose factory no plugin offers."""
+    try:
+        plugins.get(kind, name)
+    except PluginError as error:
+        raise PluginError(f"{path}: {error}; install or enable the plugin that has it") from error
 
 
 def _fill(
