@@ -200,11 +200,6 @@ def test_a_wrong_change_is_refused_in_one_line(change: str, said: str) -> None:
     assert result.stdout == ""
 
 
-def test_a_path_is_set_once() -> None:
-    twice = ["--set", "seed=1", "--set", "seed=2"]
-    assert "given twice" in call("plan", *GIVEN, *twice, status=2).stderr
-
-
 def test_a_whole_plan_is_not_changed_by_set(tmp_path: Path) -> None:
     for option in ("--plan", "--resume"):
         result = call("run", option, tmp_path / "plan.json", "--set", "seed=1", status=2)
@@ -282,3 +277,18 @@ def test_every_order_of_a_search_gets_the_changes() -> None:
         maker({"seed": 3}).plan(("beta",), 1)
     with pytest.raises(PlanError, match="this plan has rounds 1 to"):
         maker({"rounds.80.epochs": 3}).plan((), 1)
+
+
+@pytest.mark.parametrize(
+    ("option", "key", "one", "other"),
+    [
+        ("--head-option", "hidden", "8,4", "16"),
+        ("--head", "brain", "mlp", "linear"),
+        ("--root", "brain", "one", "other"),
+        ("--split", "brain", "8-1-1", "6-2-2"),
+        ("--set", "seed", "1", "2"),
+    ],
+)
+def test_two_values_for_one_key_are_refused(option: str, key: str, one: str, other: str) -> None:
+    said = call("plan", *GIVEN, option, f"{key}={one}", option, f"{key}={other}", status=2)
+    assert f"{key} is given twice: {one!r} and {other!r}" in said.stderr

@@ -37,6 +37,8 @@ def pairs(value: tuple[str, ...], form: str) -> dict[str, str]:
         key, sign, text = item.partition("=")
         if not (key and sign and text):
             raise click.BadParameter(f"{item!r} is not of the form {form}")
+        if key in texts:
+            raise click.BadParameter(f"{key} is given twice: {texts[key]!r} and {text!r}")
         texts[key] = text
     return texts
 

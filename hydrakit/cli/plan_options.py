@@ -242,8 +242,6 @@ def changes(value: tuple[str, ...]) -> dict[str, Any]:
     from hydrakit.plan.edit import parse_value
 
     chosen = params.pairs(value, "PATH=VALUE, such as rounds.all.dropout=0.2")
-    if len(chosen) < len(value):
-        raise click.BadParameter("a path is given twice: name it once")
     return {path: parse_value(text) for path, text in chosen.items()}
 
 
