@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from helpers import (
     StopError,
     install_standin,
     plan_of,
+    prepared_dataset,
     refused,
     round_of,
     weights_of,
@@ -261,6 +263,9 @@ def test_a_file_gives_what_was_written(tmp_path: Path, monkeypatch: pytest.Monke
     untested = RunContext(test=False)
     untested.write(tmp_path / "context.json")
     assert not read_context(tmp_path / "context.json").test
+    endless = RunContext(checkpoint_interval=math.inf)
+    endless.write(tmp_path / "context.json")
+    assert read_context(tmp_path / "context.json").checkpoint_interval == math.inf
     context.write(tmp_path / "context.json")
     read = read_context(tmp_path / "context.json")
     assert read == context.resolved()
@@ -278,7 +283,7 @@ WRONG: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"precision": "half"}, ("precision", "'bfloat16'", "is 'half'")),
     ({"trace_test": True, "test": False}, ("trace_test", "test is False", "set one only")),
     ({"roots": {"No Name": "data"}}, ("roots", "No Name")),
-    ({"checkpoint_interval": float("nan")}, ("checkpoint_interval", "finite")),
+    ({"checkpoint_interval": float("nan")}, ("checkpoint_interval", "is nan")),
     ({"device": "c\npu"}, ("device", "one line")),
 ]
 
@@ -445,6 +450,9 @@ Follow = Callable[..., Events]
 
 @pytest.fixture
 def follow(runner: Runner) -> Follow:
+    for name in ("alpha", "beta"):  # no call of `preparing`, whatever ran before
+        prepared_dataset(name, data=runner.data, cache=runner.cache)
+
     def follow(*stop: Any, plan: Plan = TWO_ROUNDS, **values: Any) -> Events:
         """The calls of a run; each of two callbacks gets them, the first one first."""
         events: Events = []
@@ -466,11 +474,12 @@ def follow(runner: Runner) -> Follow:
 def test_every_event_of_a_run_is_called_in_order(follow: Follow, runner: Runner) -> None:
     methods = {name for name in vars(RunCallback) if not name.startswith("_")}
     assert methods == {name for name in vars(Recorder) if not name.startswith("_")}
-    events = follow(cache=runner.folder / "cache")
+    cache = runner.folder / "cache"
+    events = follow(cache=cache)
     prepared = [event for event in events if event[0] == "preparing"]
     assert prepared == [("preparing", "beta")] * 48 + [("preparing", "alpha")] * 48
     assert events == [*prepared, *FIRST, *SECOND, *END]
-    assert follow() == END  # it is finished
+    assert follow(cache=cache) == END  # it is finished
     assert RunDir(runner.folder / "run").report_path.is_file()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import warnings
 from pathlib import Path
@@ -44,7 +45,7 @@ class Raise(RunCallback):
 
 def test_a_run_is_told_in_its_folder(runner: Runner) -> None:
     with pytest.raises(StopError):
-        runner(PLAN, callbacks=[Raise(stop)], checkpoint_interval=1e9)
+        runner(PLAN, callbacks=[Raise(stop)], checkpoint_interval=math.inf)
     runner(PLAN)
     lines = lines_of(runner.folder / "run")
     assert re.fullmatch(

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from hydrakit.compute.signals import CHECKPOINT_SECONDS
 from hydrakit.data.declared.adapter import plugins_at
@@ -40,7 +40,7 @@ class RunContext(Frozen):
         threads: Number of CPU threads; None for torch's default. The last bits of results depend on
             it.
         checkpoint_interval: Seconds between two checkpoints within a round; a longer epoch is
-            followed by one each time.
+            followed by one each time. Infinity writes none between the rounds' ends.
         no_plugins: Names of installed plugins that are not loaded.
         trackers: Names of experiment trackers that receive the metrics of every epoch.
         launcher: Name of the component that starts the processes of a comparison.
@@ -51,6 +51,8 @@ class RunContext(Frozen):
         round_cache: Folder of rounds that several runs share; see `hydrakit.runs.round_cache`.
     """
 
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
     data: Path | None = None
     roots: dict[Name, Path] = Field(default_factory=dict)
     cache: Path | None = None
@@ -59,7 +61,7 @@ class RunContext(Frozen):
     deterministic: bool = False
     compiled: bool = False
     threads: Annotated[int, Field(gt=0, le=1024)] | None = None
-    checkpoint_interval: Annotated[float, Field(ge=0)] = CHECKPOINT_SECONDS
+    checkpoint_interval: Annotated[float, Field(ge=0, allow_inf_nan=True)] = CHECKPOINT_SECONDS
     no_plugins: tuple[Text, ...] = ()
     trackers: tuple[Name, ...] = ()
     launcher: Name = "local"
