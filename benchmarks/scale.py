@@ -111,9 +111,9 @@ def _intro() -> str:
     return (
         "Noise images: preparing them, then a run of `hydra` over the datasets with one epoch in "
         "each round (head rounds see eight views of each patch). Peak memory is the resident size "
-        "of the hungrier of the two processes; what is mapped from disk counts. Steps are those of "
-        "(b), taken just before and after each point: growth is told in them, since seconds "
-        "drift.\n"
+        "of whichever of the two processes needs more; memory-mapped files count. Steps are those "
+        "of (b), measured just before and after each point: growth is given in steps, because "
+        "seconds drift.\n"
     )
 
 
