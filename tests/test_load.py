@@ -150,7 +150,8 @@ def test_selecting_nothing_gives_nothing(prepared: PreparedDataset) -> None:
     assert nothing.cases == ()
 
 
-def test_what_is_loaded_can_be_changed_and_the_file_stays(prepared: PreparedDataset) -> None:
+def test_what_is_loaded_can_be_changed_and_the_file_stays(tmp_path: Path) -> None:
+    prepared = prepare(ADAPTER, tmp_path, options={}, patch=PATCH, cache=tmp_path / "cache")
     every = range(len(prepared.index.cases))
     before = prepared.rows(every)
     prepared.mapped().zero_()
