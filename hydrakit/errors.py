@@ -8,7 +8,6 @@ exception is a bug in hydrakit and keeps its traceback.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -42,6 +41,8 @@ def one_line(text: str, most: int = 2000) -> str:
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Return the message for an unknown name; it suggests the nearest known name, or lists all."""
+    import difflib  # here: every command imports this module
+
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
     if near:

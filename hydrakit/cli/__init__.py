@@ -7,7 +7,6 @@ and other slow packages are imported by the functions that need them.
 from __future__ import annotations
 
 import os
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -81,6 +80,8 @@ class Program(click.Group):
 
     def _print_error(self, error: Exception, message: str) -> None:
         if os.environ.get(DEBUG):
+            import traceback
+
             click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
         click.echo(f"hydrakit: {one_line(message)}", err=True)
 

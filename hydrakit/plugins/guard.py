@@ -7,8 +7,6 @@ need not know which plugin they come from.
 
 from __future__ import annotations
 
-import logging
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -43,8 +41,6 @@ MAX_MESSAGE = 200  # characters of an exception's message
 LOG = "log.txt"
 LOG_BYTES = 2**20  # a larger log in the cache is overwritten
 DEBUG = "HYDRAKIT_DEBUG"
-
-_log = logging.getLogger("hydrakit")
 
 
 class PluginFault(PluginError):
@@ -116,10 +112,13 @@ def _write_to_open_logs(fault: PluginFault, error: Exception) -> Path | None:
     The logger itself is not used: without a handler it prints to the terminal, which gets one line
     only.
     """
-    traceback_info = (type(error), error, error.__traceback__)
-    record = _log.makeRecord(_log.name, logging.ERROR, __file__, 0, str(fault), (), traceback_info)
+    import logging  # here: `hydrakit --help` imports this module
+
+    logger = logging.getLogger("hydrakit")
+    info = (type(error), error, error.__traceback__)
+    record = logger.makeRecord(logger.name, logging.ERROR, __file__, 0, str(fault), (), info)
     log = None
-    for handler in _log.handlers:
+    for handler in logger.handlers:
         if isinstance(handler, logging.FileHandler):
             handler.handle(record)
             log = Path(handler.baseFilename)
@@ -132,6 +131,8 @@ def traceback_location(fault: PluginFault) -> str:
         return ""
     if fault.log is not None:
         return f" (traceback: {fault.log})"
+    import traceback
+
     path = fault.cache / LOG
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

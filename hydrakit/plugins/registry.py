@@ -195,7 +195,9 @@ def load_plugins(disabled: frozenset[str] | None = None) -> Plugins:
         return load_plugins(disabled_by_environment())
     entries, broken = _entry_points()
     _refuse_unknown(disabled, entries)
-    loaded = [_load(entry, disabled) for entry in entries]
+    manager = pluggy.PluginManager("hydrakit")
+    manager.add_hookspecs(hooks)
+    loaded = [_load(entry, disabled, manager) for entry in entries]
     clashes = _clashes(loaded)
     components = {
         kind.name: MappingProxyType(
@@ -294,13 +296,15 @@ def _refuse_unknown(disabled: Iterable[str], entries: Iterable[_Entry]) -> None:
             raise PluginError(f"{unknown('plugin', name, known)} (see `hydrakit plugins list`)")
 
 
-def _load(entry: _Entry, disabled: frozenset[str]) -> tuple[PluginRecord, Offers]:
+def _load(
+    entry: _Entry, disabled: frozenset[str], manager: pluggy.PluginManager
+) -> tuple[PluginRecord, Offers]:
     """Import a plugin and collect its components; its record holds any error."""
     record = entry.record
     if disabled & entry.names:
         return replace(record, disabled=True), {}
     try:
-        offers = _collect(entry.point.load())
+        offers = _collect(entry.point.load(), manager)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a plugin may call sys.exit() while it is imported
@@ -312,15 +316,20 @@ def _load(entry: _Entry, disabled: frozenset[str]) -> tuple[PluginRecord, Offers
     return replace(record, offers=names), guarded
 
 
-def _collect(plugin: object) -> Offers:
+def _collect(plugin: object, manager: pluggy.PluginManager) -> Offers:
     """Call all hooks of a plugin, and check what they yield.
 
-    A pluggy manager for this plugin alone checks its hooks, such as their parameters.
+    The manager holds this plugin alone meanwhile; it checks its hooks, such as their parameters.
     """
     _refuse_wrong_hooks(plugin)
-    manager = pluggy.PluginManager("hydrakit")
-    manager.add_hookspecs(hooks)
-    manager.register(plugin)
+    try:
+        manager.register(plugin)
+        return _offers(manager)
+    finally:
+        manager.unregister(plugin)
+
+
+def _offers(manager: pluggy.PluginManager) -> Offers:
     offers: Offers = {}
     for kind in KINDS:
         for component in _call(getattr(manager.hook, kind.hook), kind.hook):
