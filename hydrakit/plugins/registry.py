@@ -326,7 +326,8 @@ def _collect(plugin: object, manager: pluggy.PluginManager) -> Offers:
         manager.register(plugin)
         return _offers(manager)
     finally:
-        manager.unregister(plugin)
+        if manager.is_registered(plugin):  # a plugin that fails validation may not be
+            manager.unregister(plugin)
 
 
 def _offers(manager: pluggy.PluginManager) -> Offers:
