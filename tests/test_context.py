@@ -33,6 +33,7 @@ from hydrakit import engine
 from hydrakit.cli import main
 from hydrakit.compare.design import CompareDir, make_design
 from hydrakit.compare.engine import CompareCallback, compare
+from hydrakit.errors import PlanError
 from hydrakit.plan import Plan, Round
 from hydrakit.plan.profiles import make_plan
 from hydrakit.plan.results import EpochRecord, RoundResult
@@ -588,3 +589,12 @@ def test_a_comparison_needs_tests(tmp_path: Path) -> None:
     design = make_design(strategies=("classical",), datasets=("alpha",))
     refused(lambda: compare(design, out=tmp_path / "out", test=False), "test=False")
     assert not (tmp_path / "out").exists()
+
+
+def test_something_else_than_a_plan_or_a_context_is_named(runner: Runner) -> None:
+    plan: Any = plan_of(round_of("alpha"))
+    with pytest.raises(PlanError, match=r"^context: is 'cpu', and a RunContext is expected: give"):
+        engine.run(plan, "cpu")  # type: ignore[arg-type]
+    for function in (engine.run, engine.dry_run):
+        with pytest.raises(PlanError, match=r"^plan: is 'plan.json', and a Plan is expected: use"):
+            function("plan.json")  # type: ignore[operator]

@@ -335,6 +335,47 @@ def hydrakit_body_factories():
         )
 
 
+NETWORK_FAULTS = {
+    "forward": ("forward(self, images)", "return super().forward(images)"),
+    "use": ("use(self, dataset)", "pass"),
+}
+
+
+@pytest.mark.parametrize("method", NETWORK_FAULTS)
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("ValueError('no such lesion')", "raised ValueError: no such lesion"),
+        ("SystemExit(0)", "raised SystemExit: 0"),
+    ],
+)
+def test_an_error_in_training_names_the_plugin_of_the_network(
+    install: Install, runner: Runner, method: str, error: str, said: str
+) -> None:
+    head, rest = NETWORK_FAULTS[method]
+    faulty = f"""
+        def use(self, dataset):
+            pass
+
+        def {head}:
+            if self.training:
+                raise {error}
+            {rest}
+"""
+    usual = "\n        def use(self, dataset):\n            pass\n"
+    install("foreign", f"foreign_{method}", SOURCE.replace(usual, faulty))
+    small = load_plugins().get(BodyFactory, "small")
+    known = Plugins.of(*ADAPTERS, small, *heads.hydrakit_head_factories())
+    plan = Plan.model_validate(plan_of(round_of("alpha")).model_dump() | {"body": SMALL})
+    with pytest.raises(PluginFault) as caught:
+        runner(plan, plugins=known)
+    named = f"plugin foreign_{method} (foreign 1.0): {method} of body 'small' {said}"
+    assert str(caught.value) == named
+    log = runner.folder / "run" / "log.txt"
+    assert caught.value.log == log
+    assert f"foreign_{method}.py" in log.read_text()
+
+
 def test_a_body_without_a_patch_is_no_body(install: Install) -> None:
     install("patchless", "patchless", SOURCE.replace("    patch: int = 16\n", ""))
     (record,) = [each for each in load_plugins().records if each.module == "patchless"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hydrakit.cli import params
+from hydrakit.cli.printing import print_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +32,7 @@ def verify(ctx: click.Context, /, *, folder: Path, as_json: bool) -> None:
 
     result = verify_folder(folder)
     if as_json:
-        click.echo(result.model_dump_json(indent=2))
+        print_json(result.model_dump_json(indent=2))
     else:
         for each in result.damaged:
             click.echo(each)
@@ -55,7 +56,7 @@ def status(folder: Path, as_json: bool) -> None:
 
     progress = read_status(folder)
     if as_json:
-        click.echo(progress.model_dump_json(indent=2))
+        print_json(progress.model_dump_json(indent=2))
     elif isinstance(progress, RunStatus):
         _print_run(progress)
     else:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, Label, OptionValue, Sample, Task, Unusable
+from hydrakit.plugins.guard import reader
 from hydrakit.plugins.options import parse_options
 
 _log = logging.getLogger(__name__)
@@ -91,12 +92,12 @@ def read_cases(
                 "Unusable is expected"
             )
         if case.key in keys:
-            raise DataError(f"{adapter.name}: case {case.key!r} occurs twice: make keys unique")
+            raise _wrong(adapter, f"case {case.key!r} occurs twice: make keys unique")
         keys.add(case.key)
         if not case.key:
-            raise DataError(f"{adapter.name}: a case has an empty key: give each a key of its own")
+            raise _wrong(adapter, "a case has an empty key: give each a key of its own")
         if not _is_text(case.key):
-            raise DataError(f"{adapter.name}: key {case.key!r} is not valid text: rename its file")
+            raise _wrong(adapter, f"key {case.key!r} is not valid text: rename its file")
         if isinstance(case, Sample):
             fault = _metadata_fault(adapter, case) or consistency.fault(case)
             if fault is not None:
@@ -183,7 +184,12 @@ def check_channels(
 
 
 def _invalid_case(adapter: DatasetAdapter, sample: Sample, fault: str) -> DataError:
-    return DataError(f"{adapter.name}: case {sample.key!r} {fault} ({_files(sample)})")
+    return _wrong(adapter, f"case {sample.key!r} {fault} ({_files(sample)})")
+
+
+def _wrong(adapter: DatasetAdapter, text: str) -> DataError:
+    """An error in what an adapter returned; it names the plugin of the adapter."""
+    return DataError(f"{adapter.name}: {text}{reader(adapter)}")
 
 
 def _files(sample: Sample) -> str:

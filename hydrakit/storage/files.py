@@ -41,7 +41,8 @@ def write_atomic(path: Path, data: bytes) -> None:
     leaves no temporary file behind.
 
     Raises:
-        OSError: The file cannot be written; the error names the file and the bytes it needs.
+        OSError: The file cannot be written; the error names the file and, if there is no room, the
+            bytes it needs.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
@@ -50,16 +51,16 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    except BaseException as error:
+        with suppress(OSError):  # the first error counts
+            temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        text = error.strerror or str(error)
         if error.errno in NO_ROOM:
-            text = f"{error.strerror}, {len(data):,} bytes are needed"
-            raise OSError(error.errno, text, str(path)) from None
-        raise
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+            text = f"{text}, {len(data):,} bytes are needed"
+        raise OSError(error.errno, text, str(path)) from None
 
 
 def append_line(path: Path, line: str) -> None:
@@ -69,27 +70,32 @@ def append_line(path: Path, line: str) -> None:
         OSError: The file cannot be written; the error names the file.
     """
     data = line.encode() + b"\n"
-    with path.open("a+b") as file:
-        end = file.seek(0, os.SEEK_END)
-        if end:
-            file.seek(max(0, end - LONGEST_LINE))
-            tail = file.read()
-            end -= len(tail) - (tail.rfind(b"\n") + 1)
-        try:
+    try:
+        with path.open("a+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            if end:
+                file.seek(max(0, end - LONGEST_LINE))
+                tail = file.read()
+                end -= len(tail) - (tail.rfind(b"\n") + 1)
             file.truncate(end)
             file.write(data)
-            file.flush()
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(path)) from None
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def sync_folder(folder: Path) -> None:
-    """Sync a folder, so that files renamed in it survive a power failure."""
+    """Sync a folder, so that files renamed in it survive a power failure.
+
+    Some network file systems cannot sync folders, which is no error.
+    """
     if os.name == "nt":  # Windows cannot open folders, and keeps renames in order
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 
@@ -103,14 +109,17 @@ def read_whole(path: Path, *, max_bytes: int = MAX_FILE) -> bytes:
     """Read a regular file of limited size.
 
     Raises:
-        OSError: The file cannot be read.
+        OSError: The file cannot be read; the error names the file.
         ValueError: It is no regular file, or has more than ``max_bytes`` bytes.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > max_bytes:
             raise ValueError(f"it has {size} bytes, and {max_bytes} are allowed")
-        return file.read(max_bytes)
+        try:
+            return file.read(max_bytes)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 @contextmanager
