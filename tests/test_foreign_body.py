@@ -408,7 +408,7 @@ def test_predictions_that_are_not_finite_are_one_line(
     monkeypatch.setattr("hydrakit.training.evaluation.forward_in_batches", lambda *_: outputs)
     said = (
         rf"^alpha: the network gives numbers that are not finite for 1 of {len(outputs)} val "
-        rf"cases, first {cases.cases[1].key!r}: correct the code of its body or head, or train it with a"
+        rf"cases, first {cases.cases[1].key!r}: correct the code of its body or head"
     )
     with pytest.raises(PlanError, match=said):
         predict(nn.Identity(), cases, dataset="alpha", split="val", classes=("a", "b"))
