@@ -20,7 +20,7 @@ TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0":
 SCALARS = {
     str: "text",
     int: "a whole number",
-    float: "a finite number",
+    float: "a number",
     bool: "true or false",
 }
 
