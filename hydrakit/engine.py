@@ -8,10 +8,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from hydrakit.compute.devices import Compute, keep_large_blocks
 from hydrakit.compute.signals import StopRequested
+from hydrakit.data.origin import DataOrigin, in_class_order
 from hydrakit.errors import DataError, HydrakitError
 from hydrakit.hooks import DatasetAdapter, OptionValue
 from hydrakit.models.build import check_components
@@ -46,6 +48,7 @@ def run(
     context: RunContext | None = None,
     *,
     out: Path | None = None,
+    expected: Mapping[str, DataOrigin] | None = None,
     callbacks: Sequence[RunCallback] = (),
     plugins: Plugins | None = None,
     **values: Any,
@@ -57,6 +60,7 @@ def run(
         context: Where and how to compute; None for the defaults.
         out: Folder of the run; None for `default_out`. If the folder contains part of the same
             plan, the run continues there, with the same result as a run without a stop.
+        expected: What the datasets must be, by name, if this is the run of a comparison.
         callbacks: Callbacks for the events of the run.
         plugins: Plugins of this process; None loads the installed ones (`RunContext.plugins`).
         values: Values of the context by name, for example ``device="cpu"``.
@@ -69,18 +73,32 @@ def run(
     """
     context = context_of(context, values)
     out = out or default_out(plan)
+    context = _with_threads_of_run(context, out)
     log = RunLog(out)
     with context.active() as compute:
         plugins = plugins or context.plugins()
         trackers = trackers_of(context, plugins)
         all_callbacks = Callbacks([log, *callbacks, *trackers, ReportWriter(plugins)])
         session = _session(
-            plan, context, compute, out=out, plugins=plugins, callbacks=all_callbacks
+            plan,
+            context,
+            compute,
+            out=out,
+            plugins=plugins,
+            callbacks=all_callbacks,
+            expected=expected or {},
         )
         RunDir.begin(out, plan)
         with session.rundir.locked(), _logging_stops(session.rundir), closing(all_callbacks), log:
             session.run()
     return session.rundir
+
+
+def _with_threads_of_run(context: RunContext, out: Path) -> RunContext:
+    """Context with the number of threads that a run began with, unless the user chose one."""
+    rundir = RunDir(out)
+    began_with = rundir.environment().get("threads") if rundir.plan_path.is_file() else None
+    return context.with_threads(began_with)
 
 
 def dry_run(
@@ -101,6 +119,7 @@ def dry_run(
     """
     context = context_of(context, values)
     out = out or default_out(plan)
+    context = _with_threads_of_run(context, out)
     with context.active() as compute:
         plugins = plugins or context.plugins()
         all_callbacks = Callbacks(callbacks)
@@ -186,7 +205,7 @@ def report(
     from hydrakit.report.page import build_report
 
     context = context_of(context, values)
-    path, missing = folder / "report.html", None
+    path, no_examples = folder / "report.html", None
     with writable(path, "copy the folder to a place where you have permission to write"):
         if (folder / "comparison.json").is_file():
             text, figures = build_comparison(folder, plugins=plugins or context.plugins())
@@ -197,10 +216,10 @@ def report(
                 context = context.changed(roots=roots)
             plugins = plugins or context.plugins()
             with using_cache(context.cache):
-                missing = _add_example_cases(rundir, context, plugins)
+                no_examples = _add_example_cases(rundir, context, plugins)
                 text, figures = build_report(rundir, plugins=plugins)
         write_atomic(path, text.encode())
-    return Report(path, figures, missing)
+    return Report(path, figures, no_examples)
 
 
 @dataclass(frozen=True)
@@ -210,17 +229,17 @@ class Report:
     Attributes:
         path: Path of the page.
         figures: Figures of the page, in order.
-        missing: Folder of the target's data, if it does not exist and the page therefore has no
-            example cases; else None.
+        no_examples: Why the page has no example cases, in one line; None if it has some, or if the
+            run is not finished.
     """
 
     path: Path
     figures: Sequence[Figure]
-    missing: Path | None
+    no_examples: str | None
 
 
-def _add_example_cases(rundir: RunDir, context: RunContext, plugins: Plugins) -> Path | None:
-    """Add example cases to a finished run; return the data folder if it is missing."""
+def _add_example_cases(rundir: RunDir, context: RunContext, plugins: Plugins) -> str | None:
+    """Add example cases to a finished run; return why it has none, if so."""
     from hydrakit.data.prepared.prepare import prepare
     from hydrakit.runs.example_cases import save_example_cases
     from hydrakit.runs.rundir import EXAMPLE_CASES
@@ -230,13 +249,26 @@ def _add_example_cases(rundir: RunDir, context: RunContext, plugins: Plugins) ->
     plan = rundir.plan()
     root = context.root_of(plan.target)
     if not root.is_dir():
-        return root
+        return (
+            f"{root}: does not exist, so the report shows no patches: name the folder of the data "
+            "with `--data` or `--root`"
+        )
+    adapter = plugins.get(DatasetAdapter, plan.target)
+    before = rundir.origins().get(plan.target, DataOrigin())
+    if before.classes is not None and sorted(before.classes) == sorted(adapter.classes):
+        adapter = in_class_order(adapter, before.classes)
     prepared = prepare(
-        plugins.get(DatasetAdapter, plan.target),
+        adapter,
         root,
         options=plan.dataset(plan.target).options,
         patch=plan.patch,
     )
+    change = before.change_to(DataOrigin.of(prepared.index, adapter))
+    if change is not None:
+        return (
+            f"{plan.target}: the data has changed since the run ({change}), so the report shows no "
+            "patches: restore the data to see them"
+        )
     save_example_cases(rundir, prepared, plugins=plugins)
     return None
 
@@ -249,6 +281,7 @@ def _session(
     out: Path,
     plugins: Plugins,
     callbacks: RunCallback,
+    expected: Mapping[str, DataOrigin] = MappingProxyType({}),
 ) -> Session:
     """Create a session with checked plan, folder and data; the context must be active."""
     rundir = RunDir.check(out, plan)
@@ -257,7 +290,7 @@ def _session(
     if compute.device.type == "cpu":
         keep_large_blocks()
     datasets = prepare_datasets(plan, datasets, callbacks)
-    session = Session(plan, datasets, context, compute, plugins, rundir, callbacks)
+    session = Session(plan, datasets, context, compute, plugins, rundir, callbacks, expected)
     session.check()
     return session
 

@@ -481,11 +481,13 @@ def test_threads_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     assert resources(None, "cpu", 100) == (8, ("cpu",), 1)
-    assert resources(3, "cpu", 100) == (3, ("cpu",), 2)
+    assert resources(3, "cpu", 100) == (3, ("cpu",), 1)
     assert resources(None, "cpu", 2) == (2, ("cpu",), 4)
     assert resources(20, "cpu", 100) == (20, ("cpu",), 1)
-    assert resources(None, "cpu", 100, threads=3) == (3, ("cpu",), 1)
-    assert resources(2, "cpu", 100, threads=6) == (2, ("cpu",), 3)
+    assert resources(1, "cpu", 2) == (1, ("cpu",), 4)  # as with two processes
+    assert resources(None, "cpu", 100, threads=3) == (2, ("cpu",), 3)
+    assert resources(None, "cpu", 100, threads=9) == (1, ("cpu",), 9)
+    assert resources(2, "cpu", 100, threads=6) == (2, ("cpu",), 6)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     gpus = {"cuda:0": 80, "cuda:1": 80}
@@ -494,11 +496,11 @@ def test_threads_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
         "get_device_properties",
         lambda name: SimpleNamespace(total_memory=gpus[str(name)] * 2**30),
     )
-    assert resources(None, "auto", 100) == (4, ("cuda:0", "cuda:1"), 2)
+    assert resources(None, "auto", 100) == (4, ("cuda:0", "cuda:1"), 1)
     assert resources(None, "auto", 3) == (3, ("cuda:0", "cuda:1"), 2)
-    assert resources(2, "cuda", 100) == (2, ("cuda:0", "cuda:1"), 4)
-    assert resources(None, "cuda:1", 100) == (4, ("cuda:1",), 2)
+    assert resources(2, "cuda", 100) == (2, ("cuda:0", "cuda:1"), 1)
+    assert resources(None, "cuda:1", 100) == (4, ("cuda:1",), 1)
     gpus["cuda:1"] = 6  # GB: the smaller GPU tells, for processes take them in turn
-    assert resources(None, "auto", 100) == (2, ("cuda:0", "cuda:1"), 4)
-    assert resources(None, "cuda:1", 100) == (1, ("cuda:1",), 8)
-    assert resources(None, "cuda:0", 100) == (4, ("cuda:0",), 2)
+    assert resources(None, "auto", 100) == (2, ("cuda:0", "cuda:1"), 1)
+    assert resources(None, "cuda:1", 100) == (1, ("cuda:1",), 1)
+    assert resources(None, "cuda:0", 100) == (4, ("cuda:0",), 1)

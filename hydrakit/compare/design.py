@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from hydrakit.data.origin import DataOrigin
 from hydrakit.errors import PlanError, one_line, unknown
 from hydrakit.plan.edit import (
     FIXED_PATHS,
@@ -196,6 +197,8 @@ class Description(Frozen):
         design: Design of the last command.
         positive: Class treated as positive in the AUC.
         status: Status of each cell: ``done``, ``waiting``, or why it failed.
+        data: What the cells are computed from, by dataset; empty in older versions.
+        threads: Number of CPU threads of each cell; None in older versions.
     """
 
     format: Literal[1] = 1
@@ -204,6 +207,8 @@ class Description(Frozen):
     design: Design
     positive: Text
     status: Annotated[dict[str, str], Field(max_length=MAX_CELLS)]
+    data: dict[Name, DataOrigin] = Field(default_factory=dict)
+    threads: Annotated[int, Field(gt=0)] | None = None
 
 
 class CompareDir:
@@ -225,6 +230,11 @@ class CompareDir:
     def comparison_path(self) -> Path:
         """Path of ``comparison.json``."""
         return self.path / "comparison.json"
+
+    @property
+    def begun(self) -> bool:
+        """Whether a comparison has begun in the folder."""
+        return (self.path / FILE).is_file()
 
     def cell(self, cell: Cell) -> Path:
         """Folder of the run of a cell."""

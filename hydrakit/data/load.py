@@ -54,6 +54,8 @@ class LoadedDataset:
         task: Task of the dataset.
         scale: Regression: mean and deviation of the training targets; None otherwise.
         splits: Split of every labelled case, by key.
+        content: Content digest of the prepared dataset.
+        used: Content digests of the images of the training and validation splits.
     """
 
     name: str
@@ -65,6 +67,8 @@ class LoadedDataset:
     task: Task
     scale: Scale | None
     splits: dict[str, str]
+    content: str
+    used: tuple[str, ...]
 
     @property
     def channels(self) -> int:
@@ -133,6 +137,8 @@ def load(
         task=adapter.task,
         scale=scale,
         splits=splits,
+        content=prepared.index.content,
+        used=tuple(case.content for case in cases if splits.get(case.key) in {"train", "val"}),
     )
 
 

@@ -37,8 +37,9 @@ class RunContext(Frozen):
         precision: Precision of training steps; ``auto`` is bfloat16 on CUDA, float32 on a CPU.
         deterministic: Whether CUDA repeats the same bits from the same seed, which costs speed.
         compiled: Whether training steps use `torch.compile`.
-        threads: Number of CPU threads; None for torch's default. The last bits of results depend on
-            it.
+        threads: Number of CPU threads of a run, and of each cell of a comparison. The last bits of
+            results depend on it. None for the number that the folder's earlier work began with,
+            else torch's default, which a comparison divides among its cells.
         checkpoint_interval: Seconds between two checkpoints within a round; a longer epoch is
             followed by one each time. Infinity writes none between the rounds' ends.
         no_plugins: Names of installed plugins that are not loaded.
@@ -116,6 +117,17 @@ class RunContext(Frozen):
         compute = self.compute()
         with using_cache(self.cache), deterministic_algorithms(compute), thread_count(self.threads):
             yield compute
+
+    def with_threads(self, began_with: int | None) -> RunContext:
+        """Copy with the number of threads that earlier work began with.
+
+        It stays as it is if the user chose a number, and if this machine has fewer processors.
+        """
+        from hydrakit.compute.devices import processors
+
+        if self.threads is not None or began_with is None or not 0 < began_with <= processors():
+            return self
+        return self.changed(threads=began_with)
 
     def changed(self, /, **values: Any) -> RunContext:
         """Copy of the context with other values.

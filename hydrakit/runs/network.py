@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -163,14 +163,16 @@ class Network:
             unchanged = self.rundir.round_file(number - 1, previous, "body.safetensors")
             copy(unchanged, folder / "body.safetensors")
         else:
-            changes_body = round.train in ("all", "norm")
+            trained_on = [*self.trained_on]
+            trained_on += round.datasets if round.train in ("all", "norm") else []
             weights.save_body(
                 folder / "body.safetensors",
                 self.body,
                 component=self.plan.body,
                 datasets=tuple(self.loaded),
-                trained_on=[*self.trained_on, *(round.datasets if changes_body else [])],
+                trained_on=trained_on,
                 seed=self.plan.effective_split_seed,
+                cases=self._training_cases(trained_on),
             )
         self._save_head(folder / "head.safetensors", round.dataset, head)
         for other in round.others:
@@ -179,6 +181,14 @@ class Network:
         if round.hyperparameters.carry_head == "last":
             head.load_state_dict(result.last_head)
             self._save_head(folder / "last-head.safetensors", round.dataset, head)
+
+    def _training_cases(self, datasets: Sequence[str]) -> weights.TrainingCases:
+        """Images that rounds on some datasets use."""
+        names = list(dict.fromkeys(datasets))
+        return weights.TrainingCases.of(
+            (content for name in names for content in self.loaded[name].used),
+            {name: self.adapters[name].cohort for name in names},
+        )
 
     def _save_head(self, path: Path, name: str, head: nn.Module) -> None:
         adapter = self.adapters[name]
@@ -196,6 +206,8 @@ class Network:
                 field_of_view=adapter.field_of_view,
                 normalisation=NORMALISATION,
             ),
+            content=self.loaded[name].content,
+            cases=self._training_cases([name]),
             options=dataset.options,
             split=dataset.split,
             seed=self.plan.effective_split_seed,

@@ -18,6 +18,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from hydrakit.data.origin import DataOrigin
+from hydrakit.data.quality.leakage import splits_digest
 from hydrakit.errors import PlanError
 from hydrakit.plan.model import Plan, load_plan
 from hydrakit.plan.results import (
@@ -49,6 +51,7 @@ from hydrakit.storage.files import (
 )
 from hydrakit.storage.lock import FILES, locked
 from hydrakit.storage.records import read_lines, read_record, read_value, readable
+from hydrakit.weights.format import HeadMetadata, read_head
 
 TRACE = "test-trace.jsonl"
 
@@ -392,6 +395,38 @@ class RunDir:
             PlanError: The file is missing or invalid.
         """
         return read_value(self.file("splits.json"), _SPLITS, remedy=RESTORE)
+
+    def origins(self, *, splits: bool = False) -> dict[str, DataOrigin]:
+        """What the run was computed from, by dataset; empty if it has not read the data yet.
+
+        Args:
+            splits: Whether to read the splits of the cases too.
+
+        Raises:
+            PlanError: A file is invalid.
+            WeightsError: The run has no facts on its classes, and a head's file is invalid.
+        """
+        facts = self.facts() or {}
+        has_splits = splits and facts and (self.path / "splits.json").is_file()
+        split_of = self.splits() if has_splits else {}
+        heads: dict[str, HeadMetadata] = {}
+        if any(each.classes is None for each in facts.values()):  # an older version wrote them
+            paths = sorted(self.path.glob("heads/*.safetensors"))
+            for folder in self.round_folders():
+                paths += sorted(folder.glob("head*.safetensors"))
+            heads = {head.dataset: head for head in map(read_head, paths)}
+        origins = {}
+        for name, each in facts.items():
+            head = heads.get(name)
+            view = head.preprocessing.field_of_view if head else each.field_of_view
+            origins[name] = DataOrigin(
+                content=each.digest,
+                classes=head.classes if head else each.classes,
+                task=head.task if head else each.task,
+                field_of_view=view,
+                splits=splits_digest(split_of[name]) if name in split_of else None,
+            )
+        return origins
 
     def write_facts(self, facts: Mapping[str, DataFacts]) -> None:
         """Write ``data.json``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from hydrakit import weights
 from hydrakit.compute import signals
 from hydrakit.compute.devices import Compute
 from hydrakit.data.load import CaseSet, LoadedDataset, load, select
+from hydrakit.data.origin import DataOrigin, origins_digest, refuse_changed
 from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.quality.leakage import LeakageResult, check_leakage, data_facts
 from hydrakit.errors import DataError, PlanError
@@ -58,6 +59,7 @@ class Session:
         plugins: Plugins that names in the plan are looked up in.
         rundir: Folder of the run.
         callbacks: Callbacks for the events of the run.
+        expected: What the datasets must be, by name, besides what the run's folder says.
     """
 
     plan: Plan
@@ -67,6 +69,7 @@ class Session:
     plugins: Plugins
     rundir: RunDir
     callbacks: RunCallback
+    expected: Mapping[str, DataOrigin] = field(default_factory=dict)
 
     @property
     def adapters(self) -> Mapping[str, DatasetAdapter]:
@@ -108,7 +111,8 @@ class Session:
         Raises:
             DataError: A dataset has too few cases or other channels than the rest, or its data has
                 changed since the run began.
-            PlanError: Datasets with different classes use the same head.
+            PlanError: Datasets with different classes use the same head, or the plan was changed
+                within a round.
         """
         for name, prepared in self.prepared.items():
             if prepared.index.channels != self.channels:
@@ -122,17 +126,45 @@ class Session:
             name: data_facts(self.prepared[name].index, self.adapters[name], self.leakage)
             for name in self.loaded
         }
-        facts_before = self.rundir.facts()
-        if not facts_before:
-            return
-        for name, facts in self.facts.items():
-            before = facts_before.get(name)
-            # Shortcuts follow from what the digest covers, and earlier versions rounded otherwise.
-            if before is None or before.model_copy(update={"shortcuts": facts.shortcuts}) != facts:
-                raise DataError(
-                    f"{name}: the data has changed since the run in {self.rundir.path} began: "
-                    "restore the data, or start a new run with another `--out`"
-                )
+        if self.rundir.plan_path.is_file():  # not in a search, which compares digests of rounds
+            self._check_earlier()
+        for name, before in self.expected.items():
+            refuse_changed(
+                name,
+                before,
+                self.origins[name],
+                since="the comparison began",
+                remedy="start a new comparison with another `--out`",
+            )
+
+    @cached_property
+    def origins(self) -> dict[str, DataOrigin]:
+        """What the run is computed from, by dataset."""
+        splits = self.leakage.splits
+        return {
+            name: DataOrigin.of(each.index, self.adapters[name], splits[name])
+            for name, each in self.prepared.items()
+        }
+
+    def _check_earlier(self) -> None:
+        """Compare the data with what the rounds and the progress on disk were computed from."""
+        rundir, origins = self.rundir, self.rundir.origins(splits=True)
+        if not origins and rundir.round_folders():
+            raise PlanError(
+                f"{rundir.path / 'data.json'}: is missing, so nothing says which data the finished "
+                "rounds are from: restore it, or start a new run with another `--out`"
+            )
+        for name, now in self.origins.items() if origins else ():
+            refuse_changed(
+                name,
+                origins.get(name, DataOrigin(content="none")),
+                now,
+                since=f"the run in {rundir.path} began",
+                remedy="start a new run with another `--out`",
+            )
+        for number, round in enumerate(self.plan.rounds, start=1):
+            if not rundir.finished(number, round):
+                self._state(number, round).check()
 
     def _check_heads(self) -> None:
         """Check that all datasets of one head have the same task and number of classes."""
@@ -169,14 +201,35 @@ class Session:
 
     def _begin(self) -> None:
         """Check the finished rounds, and write what data and which machine the run uses."""
-        rundir = self.rundir
+        rundir, before, now = self.rundir, self.rundir.environment(), self._environment()
         rundir.check_rounds(self.plan)
         rundir.unseal()
         rundir.write_facts(self.facts)
         rundir.write_json("splits.json", self.leakage.splits)
-        rundir.write_json("environment.json", self._environment())
+        rundir.write_json("environment.json", now)
         self.callbacks.started(self.plan, rundir, str(self.compute.device))
-        rundir.log("run", device=str(self.compute.device))
+        rundir.log("run", device=str(self.compute.device), threads=now["threads"])
+        self._note_other_bits(before, now)
+
+    def _note_other_bits(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        """Tell the user if the run is not computed as it was before it was stopped."""
+        names = ("device_name", "precision", "deterministic", "compiled", "torch")
+        names += ("threads",) if self.compute.device.type == "cpu" else ()
+        changes = [
+            f"{name.removesuffix('_name')} {now[name]} in place of {before[name]}"
+            for name in names
+            if before.get(name) not in (None, now[name])
+        ]
+        for number, round in enumerate(self.plan.rounds, start=1):
+            if self.rundir.finished(number, round):
+                continue
+            if changes and (number > 1 or self.rundir.state_path(number, round).is_dir()):
+                self.callbacks.noted(
+                    f"{self.rundir.path}: goes on in another way than it began "
+                    f"({'; '.join(changes)}): from round {number} on, the last digits differ from "
+                    "those of a run that was not stopped"
+                )
+            return
 
     def _environment(self) -> dict[str, Any]:
         """Machine, versions and data folders, for ``environment.json``."""
@@ -246,9 +299,7 @@ class Session:
     def _train_and_write(self, number: int, round: Round, network: Network) -> None:
         """Train a round, or continue it, and write its folder."""
         self.rundir.log("round", round=number, dataset=round.dataset, train=round.train)
-        state = RoundState(
-            self.rundir.state_path(number, round), interval=self.context.checkpoint_interval
-        )
+        state = self._state(number, round)
         if state.epoch:
             self.callbacks.resumed(number, round, state.epoch)
         training = self._train_or_explain(number, round, network, state)
@@ -278,6 +329,14 @@ class Session:
             write_record(folder / "round.json", result)
         self.rundir.log("round done", round=number, best_epoch=result.best_epoch)
         self.callbacks.finished(number, round, result)
+
+    def _state(self, number: int, round: Round) -> RoundState:
+        return RoundState(
+            self.rundir.state_path(number, round),
+            interval=self.context.checkpoint_interval,
+            plan=self.plan.digest(),
+            data=origins_digest(self.origins),
+        )
 
     def _train_or_explain(
         self, number: int, round: Round, network: Network, state: RoundState

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         HeadMetadata,
         Preprocessing,
         Probe,
+        TrainingCases,
         read_metadata,
     )
 
@@ -30,6 +31,7 @@ __all__ = [
     "HeadMetadata",
     "Preprocessing",
     "Probe",
+    "TrainingCases",
     "body_digest",
     "load_body",
     "load_head",
@@ -43,7 +45,10 @@ __all__ = [
 ]
 
 
-_IN_FORMAT = {"BodyMetadata", "HeadMetadata", "Preprocessing", "Probe", "read_metadata"}
+_IN_FORMAT = {
+    *("BodyMetadata", "HeadMetadata", "Preprocessing", "Probe", "TrainingCases"),
+    "read_metadata",
+}
 
 
 def __getattr__(name: str) -> Any:

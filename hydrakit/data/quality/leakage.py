@@ -368,6 +368,9 @@ def data_facts(index: Index, adapter: DatasetAdapter, leakage: LeakageResult) ->
         withheld=excluded[WITHHELD],
         unused=excluded[UNUSED],
         shortcuts=shortcut_facts(index.cases, adapter, leakage.units[adapter.name]),
+        classes=adapter.classes,
+        task=adapter.task,
+        field_of_view=adapter.field_of_view,
     )
 
 
