@@ -87,7 +87,8 @@ def test_the_real_checkpoints_give_the_authors_output(
 
 def test_the_folder_holds_body_and_head(state: dict[str, Tensor], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    body, head = import_authors(save(state, tmp_path / "theirs.pth"), out)
+    checkpoint = save(state, tmp_path / "theirs.pth")
+    body, head = import_authors(checkpoint, out, dataset="prostatex")
     assert (body, head) == (out / "body.safetensors", out / "heads" / "prostatex.safetensors")
     said = read_metadata(head)
     assert isinstance(said, HeadMetadata)
@@ -99,7 +100,8 @@ def test_the_folder_holds_body_and_head(state: dict[str, Tensor], tmp_path: Path
 
 
 def test_the_head_fits_the_adapter_of_its_dataset(state: dict[str, Tensor], tmp_path: Path) -> None:
-    _, head = import_authors(save(state, tmp_path / "theirs.pth"), tmp_path / "out")
+    checkpoint = save(state, tmp_path / "theirs.pth")
+    _, head = import_authors(checkpoint, tmp_path / "out", dataset="prostatex")
     said = read_metadata(head)
     assert isinstance(said, HeadMetadata)
     adapter = load_plugins().get(DatasetAdapter, "prostatex")

@@ -488,8 +488,10 @@ def _training_notes_by_name(
             f"the body was trained on {dataset!r} with another split, which may have contained "
             f"these cases: metrics may be too high ({by_name})"
         )
-    elif split == "all" or not body.trained_on:
-        yield f"nothing says whether training used these cases ({by_name})"
+    elif not body.trained_on:
+        yield "nothing says which cases trained these weights: metrics may be too high"
+    elif split == "all" and dataset != head.dataset:
+        yield f"training did not use these cases ({by_name})"
 
 
 def evaluate_run(

@@ -175,6 +175,8 @@ def tune(
         context, plugins, folder=files.trackers(_digest([plan.digest(), asdict(search)]))
     )
     followers = Callbacks([*callbacks, *trackers])
+    before = files.rundir.environment().get("threads")
+    context = context.with_threads(before)
     with context.active() as compute:
         datasets = find_datasets(plan, context, plugins)
         check_components(plan, datasets.adapters, plugins)
@@ -193,6 +195,7 @@ def tune(
         )
         with files.rundir.locked(), closing(followers):
             followers.started(plan, files.rundir, str(compute.device))
+            tuning.write_environment(before)
             rounds = tuning.tune()
     write_atomic(out, tuning.plan.to_json().encode())
     return TuneResult(tuning.plan, tuple(rounds), out, files.trials_path)
@@ -288,6 +291,16 @@ class Tuning(Session):
     folds: int
     files: TuningFiles
     followers: Sequence[TuneCallback] = ()
+
+    def write_environment(self, threads: int | None) -> None:
+        """Write ``environment.json``; ``threads`` is the number of an earlier search."""
+        environment = self._environment()
+        self.rundir.write_json("environment.json", environment)
+        if threads not in (None, environment["threads"]):
+            self.callbacks.noted(
+                f"{self.rundir.path}: trials so far used {threads} CPU threads, and the others use "
+                f"{environment['threads']}: their last digits differ"
+            )
 
     def tune(self) -> list[RoundTuning]:
         """Tune every round, and train all but the last with the chosen settings."""

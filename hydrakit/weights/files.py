@@ -347,8 +347,8 @@ def swap(
 ) -> str | None:
     """Check that a head and a body match, and copy both into a new folder.
 
-    The folder then holds ``body.safetensors`` and ``heads/<dataset>.safetensors`` for
-    ``hydrakit evaluate --body --head``.
+    The folder then holds ``body.safetensors`` and ``heads/<dataset>.safetensors``, which ``hydrakit
+    evaluate FOLDER`` evaluates.
 
     Returns:
         The note of `mismatch`, if any.
@@ -363,6 +363,14 @@ def swap(
     write_atomic(new_body, body_path.read_bytes())
     write_atomic(new_head, head_path.read_bytes())
     return note
+
+
+def weights_in(folder: Path) -> tuple[Path, Path] | None:
+    """Body and head of a folder that `weight_paths` made; None if it is another folder."""
+    body, heads = folder / "body.safetensors", sorted(folder.glob("heads/*.safetensors"))
+    if (folder / "plan.json").exists() or not body.is_file() or len(heads) != 1:
+        return None
+    return body, heads[0]
 
 
 def weight_paths(out: Path, dataset: str) -> tuple[Path, Path]:
