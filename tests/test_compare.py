@@ -28,6 +28,8 @@ from hydrakit.cli.printing import print_comparison
 from hydrakit.compare.design import Cell, CompareDir, Design, make_design
 from hydrakit.compare.engine import CompareCallback, CompareResult, compare
 from hydrakit.compare.pool import LocalPool
+from hydrakit.maintenance.status import ComparisonStatus, status
+from hydrakit.maintenance.verify import verify
 from hydrakit.plugins import load_plugins
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.rundir import RunDir
@@ -265,6 +267,41 @@ def test_what_is_finished_is_only_told(copied: Path) -> None:
     assert told[4].endswith(", done before (4 of 4)")
     shown = CliRunner().invoke(main, [*arguments("hydra", "transfer", out=copied), "--json"])
     assert Comparison.model_validate_json(shown.stdout) == found
+
+
+@pytest.mark.parametrize(
+    "lacking",
+    [
+        ["files.json"],
+        ["files.json", "report.html"],
+        ["files.json", "report.html", "shown.safetensors"],
+    ],
+    ids=len,
+)
+def test_a_cell_that_was_stopped_at_its_end_is_completed(copied: Path, lacking: list[str]) -> None:
+    """Whatever the stopped process had not yet written, with another number of threads."""
+    here, chosen = CompareDir(copied), cell("hydra", 1)
+    run_dir = here.cell(chosen)
+    before = tree(run_dir)
+    for name in lacking:
+        (run_dir / name).unlink()
+    assert here.status(chosen) == "waiting"
+    assert (copied / "compare.json").is_file()
+    found = status(copied)
+    assert isinstance(found, ComparisonStatus)
+    assert [each.state for each in found.cells].count("done") == 3
+    assert run(design_of("hydra", "transfer"), copied, threads=3).failed == {}
+    assert here.status(chosen) == "done"
+    after = tree(run_dir)
+    assert after.keys() == before.keys()
+    log = str(run_dir / "events.jsonl"), str(run_dir / "report.html")
+    assert {path: after[path] for path in before if path not in log} == {
+        path: content for path, content in before.items() if path not in log
+    }
+    assert count(copied, "test read")[chosen.name] == 1  # its results are those of before
+    assert verify(copied).damaged == verify(copied).unknown == ()
+    (run_dir / "predictions.csv").write_text("changed")
+    assert [Path(each.path) for each in verify(copied).damaged] == [run_dir / "predictions.csv"]
 
 
 def _alive(run: Path) -> bool:

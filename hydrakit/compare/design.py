@@ -24,6 +24,7 @@ from hydrakit.plan.model import MAX_FOLDS, Fold, Plan, Split
 from hydrakit.plan.profiles import TARGET_SPLIT, complete_options, make_plan
 from hydrakit.plan.settings import PlanSettings
 from hydrakit.plugins.registry import Plugins
+from hydrakit.runs.rundir import RunDir
 from hydrakit.schema import Frozen, Name, Text, first_fault
 from hydrakit.storage.files import read_whole
 from hydrakit.storage.lock import FILES
@@ -235,8 +236,12 @@ class CompareDir:
         return self.path / "cells" / f"{cell.name}.failed"
 
     def status(self, cell: Cell) -> str:
-        """Status of a cell: ``done``, ``waiting``, or why it failed, on one line."""
-        if (self.cell(cell) / "results.json").is_file():
+        """Status of a cell: ``done``, ``waiting``, or why it failed, on one line.
+
+        A cell with results that lacks another file, because its process was stopped at the end, is
+        waiting: when the comparison continues, the file is added.
+        """
+        if RunDir(self.cell(cell)).whole:
             return "done"
         try:
             content = read_whole(self.failure_path(cell))

@@ -147,7 +147,7 @@ def _of_run(run: RunDir) -> RunStatus:
     times = _times(events)
     return RunStatus(
         path=str(run.path),
-        state=_state(run.results_path.is_file(), holder),
+        state=_state(run.whole, holder),
         strategy=plan.strategy,
         target=plan.target,
         holder=holder,

@@ -429,9 +429,13 @@ class Session:
         )
 
     def _complete(self) -> None:
-        """Add example cases and digests to a run with results; a repeated call is harmless."""
+        """Add example cases, report and digests to a run with results; a repeated call is harmless.
+
+        The digests are the last file: a run that has them is whole (`RunDir.whole`).
+        """
         if not (self.rundir.path / EXAMPLE_CASES).is_file():
+            self.rundir.report_path.unlink(missing_ok=True)  # it has no example cases
             save_example_cases(self.rundir, self.prepared[self.plan.target], plugins=self.plugins)
+        self.callbacks.completed(self.rundir)
         if self.rundir.seal():
             self.rundir.log("done")
-        self.callbacks.completed(self.rundir)
