@@ -28,6 +28,7 @@ from hydrakit.cli.printing import print_comparison
 from hydrakit.compare.design import Cell, CompareDir, Design, make_design
 from hydrakit.compare.engine import CompareCallback, CompareResult, compare
 from hydrakit.compare.pool import LocalPool
+from hydrakit.errors import DataError
 from hydrakit.maintenance.status import ComparisonStatus, status
 from hydrakit.maintenance.verify import verify
 from hydrakit.plugins import load_plugins
@@ -476,6 +477,54 @@ def test_another_comparison_is_refused(copied: Path, tmp_path: Path) -> None:
     refused(lambda: run(design_of("hydra"), tmp_path / "mine"), "nor the folder of a comparison")
     (copied / "compare.json").write_text("{}")
     refused(lambda: run(design_of("hydra"), copied), "compare.json", "is missing")
+
+
+def test_the_plans_of_all_cells_are_those_of_each() -> None:
+    changes = {"datasets.alpha.split.val": 3, "rounds.3.dropout": 0.3}
+    settings = SETTINGS | {"changes": changes}
+    design = design_of("hydra", "norm", seeds=2, repeats=2, settings=settings)
+    plans = design.plans(load_plugins())
+    assert list(plans) == design.cells()
+    for each, plan in plans.items():
+        assert plan == design.plan(each, load_plugins())
+        assert plan.digest() == design.plan(each, load_plugins()).digest()
+
+
+@pytest.mark.parametrize("order", [("hydra", "transfer"), ("transfer", "hydra")])
+def test_a_strategy_that_cannot_work_is_refused_before_any_is_trained(
+    tmp_path: Path, order: tuple[str, str]
+) -> None:
+    """Transfer has one head, and the datasets have two and three classes."""
+    design = design_of(*order, datasets=("delta", "alpha"))
+    refused(
+        lambda: run(design, tmp_path / "out"),
+        "strategy 'transfer': head 'shared' cannot be used for both 'delta' ",
+        "3 classes) and 'alpha'",
+    )
+    heads = SETTINGS | {"heads": {"beta": "linear"}}
+    refused(
+        lambda: run(design_of(*order, settings=heads), tmp_path / "out"),
+        "strategy 'transfer': ",
+        "different kinds of head",
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_splits_of_all_folds_and_repeats_are_checked_before_any_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydrakit.data.quality.leakage import check_leakage
+
+    def fails_late(*given: Any) -> Any:
+        plan = given[-1]
+        fold = plan.dataset("alpha").split.fold
+        if (plan.split_seed, fold.index) == (2, 1):
+            raise DataError("alpha: too few")
+        return check_leakage(*given)
+
+    monkeypatch.setattr("hydrakit.compare.engine.check_leakage", fails_late)
+    refused(lambda: run(design_of("hydra", repeats=3), tmp_path / "out"), "alpha: too few")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_impossible_is_refused_at_once(tmp_path: Path) -> None:
