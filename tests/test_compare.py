@@ -28,6 +28,9 @@ from hydrakit.cli.printing import print_comparison
 from hydrakit.compare.design import Cell, CompareDir, Design, make_design
 from hydrakit.compare.engine import CompareCallback, CompareResult, compare
 from hydrakit.compare.pool import LocalPool
+from hydrakit.errors import DataError
+from hydrakit.maintenance.status import ComparisonStatus, status
+from hydrakit.maintenance.verify import verify
 from hydrakit.plugins import load_plugins
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.rundir import RunDir
@@ -267,6 +270,41 @@ def test_what_is_finished_is_only_told(copied: Path) -> None:
     assert Comparison.model_validate_json(shown.stdout) == found
 
 
+@pytest.mark.parametrize(
+    "lacking",
+    [
+        ["files.json"],
+        ["files.json", "report.html"],
+        ["files.json", "report.html", "shown.safetensors"],
+    ],
+    ids=len,
+)
+def test_a_cell_that_was_stopped_at_its_end_is_completed(copied: Path, lacking: list[str]) -> None:
+    """Whatever the stopped process had not yet written, with another number of threads."""
+    here, chosen = CompareDir(copied), cell("hydra", 1)
+    run_dir = here.cell(chosen)
+    before = tree(run_dir)
+    for name in lacking:
+        (run_dir / name).unlink()
+    assert here.status(chosen) == "waiting"
+    assert (copied / "compare.json").is_file()
+    found = status(copied)
+    assert isinstance(found, ComparisonStatus)
+    assert [each.state for each in found.cells].count("done") == 3
+    assert run(design_of("hydra", "transfer"), copied, threads=3).failed == {}
+    assert here.status(chosen) == "done"
+    after = tree(run_dir)
+    assert after.keys() == before.keys()
+    log = str(run_dir / "events.jsonl"), str(run_dir / "report.html")
+    assert {path: after[path] for path in before if path not in log} == {
+        path: content for path, content in before.items() if path not in log
+    }
+    assert count(copied, "test read")[chosen.name] == 1  # its results are those of before
+    assert verify(copied).damaged == verify(copied).unknown == ()
+    (run_dir / "predictions.csv").write_text("changed")
+    assert [Path(each.path) for each in verify(copied).damaged] == [run_dir / "predictions.csv"]
+
+
 def _alive(run: Path) -> bool:
     """Whether the process that holds a run's folder is there."""
     number = int((run / "lock.holder").read_text().split()[1])
@@ -439,6 +477,54 @@ def test_another_comparison_is_refused(copied: Path, tmp_path: Path) -> None:
     refused(lambda: run(design_of("hydra"), tmp_path / "mine"), "nor the folder of a comparison")
     (copied / "compare.json").write_text("{}")
     refused(lambda: run(design_of("hydra"), copied), "compare.json", "is missing")
+
+
+def test_the_plans_of_all_cells_are_those_of_each() -> None:
+    changes = {"datasets.alpha.split.val": 3, "rounds.3.dropout": 0.3}
+    settings = SETTINGS | {"changes": changes}
+    design = design_of("hydra", "norm", seeds=2, repeats=2, settings=settings)
+    plans = design.plans(load_plugins())
+    assert list(plans) == design.cells()
+    for each, plan in plans.items():
+        assert plan == design.plan(each, load_plugins())
+        assert plan.digest() == design.plan(each, load_plugins()).digest()
+
+
+@pytest.mark.parametrize("order", [("hydra", "transfer"), ("transfer", "hydra")])
+def test_a_strategy_that_cannot_work_is_refused_before_any_is_trained(
+    tmp_path: Path, order: tuple[str, str]
+) -> None:
+    """Transfer has one head, and the datasets have two and three classes."""
+    design = design_of(*order, datasets=("delta", "alpha"))
+    refused(
+        lambda: run(design, tmp_path / "out"),
+        "strategy 'transfer': head 'shared' cannot be used for both 'delta' ",
+        "3 classes) and 'alpha'",
+    )
+    heads = SETTINGS | {"heads": {"beta": "linear"}}
+    refused(
+        lambda: run(design_of(*order, settings=heads), tmp_path / "out"),
+        "strategy 'transfer': ",
+        "different kinds of head",
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_splits_of_all_folds_and_repeats_are_checked_before_any_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydrakit.data.quality.leakage import check_leakage
+
+    def fails_late(*given: Any) -> Any:
+        plan = given[-1]
+        fold = plan.dataset("alpha").split.fold
+        if (plan.split_seed, fold.index) == (2, 1):
+            raise DataError("alpha: too few")
+        return check_leakage(*given)
+
+    monkeypatch.setattr("hydrakit.compare.engine.check_leakage", fails_late)
+    refused(lambda: run(design_of("hydra", repeats=3), tmp_path / "out"), "alpha: too few")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_impossible_is_refused_at_once(tmp_path: Path) -> None:

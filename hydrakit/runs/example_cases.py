@@ -31,6 +31,7 @@ ImageStack = NDArray[np.float32]
 
 GROUPS = ("wrong", "right", "far", "near")
 GROUP_SIZE = 8  # at most this many cases in a group
+MAX_THREADS = 1024  # as in `RunContext`
 PATH_STEPS = 32  # steps along the path of integrated gradients
 
 
@@ -69,6 +70,7 @@ def save_example_cases(
     from safetensors.numpy import save
 
     from hydrakit import weights
+    from hydrakit.compute.devices import thread_count
     from hydrakit.models.body import attach_head
 
     plan = rundir.plan()
@@ -84,16 +86,25 @@ def save_example_cases(
         weights.load_body(rundir.file("body.safetensors"), plugins=plugins),
         weights.load_head(rundir.file(f"heads/{plan.target_head}.safetensors"), plugins=plugins),
     )
-    patches, maps = integrated_gradients(
-        model,
-        prepared.rows([rows[key] for key in keys]),
-        [example.output for example in examples],
-        target=plan.target,
-    )
+    # Rounding depends on the number of threads: use that of the run, also if another process with
+    # another number completes it, so that a run that was stopped gets the same maps.
+    with thread_count(_threads(rundir)):
+        patches, maps = integrated_gradients(
+            model,
+            prepared.rows([rows[key] for key in keys]),
+            [example.output for example in examples],
+            target=plan.target,
+        )
     text = json.dumps([example.model_dump() for example in examples])
     content = save({"maps": maps, "patches": patches}, {"shown": text})
     write_atomic(rundir.path / EXAMPLE_CASES, content)
     rundir.renew(EXAMPLE_CASES)
+
+
+def _threads(rundir: RunDir) -> int | None:
+    """Number of CPU threads of the run; None if its folder states no possible number."""
+    threads = rundir.environment().get("threads")
+    return threads if threads and threads <= MAX_THREADS else None
 
 
 def choose_examples(rundir: RunDir) -> tuple[list[str], list[ExampleCase]]:

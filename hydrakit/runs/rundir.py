@@ -143,8 +143,13 @@ class RunDir:
 
     @property
     def results_path(self) -> Path:
-        """Path of ``results.json``, which exists when the run is finished."""
+        """Path of ``results.json``, which exists when the test split was evaluated."""
         return self.path / "results.json"
+
+    @property
+    def whole(self) -> bool:
+        """Whether the run is finished with all its files: their digests are written last."""
+        return self.results_path.is_file() and (self.path / FILE).is_file()
 
     @property
     def report_path(self) -> Path:

@@ -21,6 +21,7 @@ from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.quality.leakage import LeakageResult, check_leakage, data_facts
 from hydrakit.errors import DataError, PlanError
 from hydrakit.hooks import DatasetAdapter
+from hydrakit.models.build import check_builds, check_heads
 from hydrakit.plan.model import Plan
 from hydrakit.plan.results import EpochRecord, Results, RoundResult, TestResult
 from hydrakit.plugins.registry import Plugins
@@ -28,7 +29,7 @@ from hydrakit.rounds import Round
 from hydrakit.runs import round_cache, transfer
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
-from hydrakit.runs.datasets import PlanDatasets
+from hydrakit.runs.datasets import PlanDatasets, common_channels
 from hydrakit.runs.evaluate import predict, score, to_csv
 from hydrakit.runs.example_cases import save_example_cases
 from hydrakit.runs.network import Network
@@ -81,11 +82,6 @@ class Session:
         """Prepared patches of the plan's datasets, by name."""
         return self.datasets.prepared
 
-    @property
-    def channels(self) -> int:
-        """Number of image channels, equal in all datasets."""
-        return next(iter(self.prepared.values())).index.channels
-
     @cached_property
     def leakage(self) -> LeakageResult:
         """Duplicates in the data, and the split of every case."""
@@ -113,15 +109,11 @@ class Session:
                 changed since the run began.
             PlanError: Datasets with different classes use the same head, or the plan was changed
                 within a round.
+            PluginError: The body or a head has other shapes in each build.
         """
-        for name, prepared in self.prepared.items():
-            if prepared.index.channels != self.channels:
-                raise DataError(
-                    f"{name}: its images have {prepared.index.channels} channels, those of "
-                    f"{next(iter(self.prepared))} have {self.channels}: all datasets of a plan "
-                    "need the same number"
-                )
-        self._check_heads()
+        channels = common_channels(self.prepared)
+        check_heads(self.plan, self.adapters)
+        check_builds(self.plan, self.adapters, in_channels=channels, plugins=self.plugins)
         self.facts = {
             name: data_facts(self.prepared[name].index, self.adapters[name], self.leakage)
             for name in self.loaded
@@ -165,20 +157,6 @@ class Session:
         for number, round in enumerate(self.plan.rounds, start=1):
             if not rundir.finished(number, round):
                 self._state(number, round).check()
-
-    def _check_heads(self) -> None:
-        """Check that all datasets of one head have the same task and number of classes."""
-        first_dataset: dict[str, str] = {}
-        for round in self.plan.rounds:
-            for head, name in zip(round.heads, round.datasets, strict=True):
-                first = first_dataset.setdefault(head, name)
-                here, there = self.adapters[name], self.adapters[first]
-                if (here.task, len(here.classes)) != (there.task, len(there.classes)):
-                    raise PlanError(
-                        f"head {head!r} cannot be used for both {first!r} "
-                        f"({there.task}, {len(there.classes)} classes) and {name!r} "
-                        f"({here.task}, {len(here.classes)}): give each dataset a head of its own"
-                    )
 
     def run(self) -> None:
         """Run every round that is not on disk yet, then evaluate the test split once."""
@@ -488,9 +466,13 @@ class Session:
         )
 
     def _complete(self) -> None:
-        """Add example cases and digests to a run with results; a repeated call is harmless."""
+        """Add example cases, report and digests to a run with results; a repeated call is harmless.
+
+        The digests are the last file: a run that has them is whole (`RunDir.whole`).
+        """
         if not (self.rundir.path / EXAMPLE_CASES).is_file():
+            self.rundir.report_path.unlink(missing_ok=True)  # it has no example cases
             save_example_cases(self.rundir, self.prepared[self.plan.target], plugins=self.plugins)
+        self.callbacks.completed(self.rundir)
         if self.rundir.seal():
             self.rundir.log("done")
-        self.callbacks.completed(self.rundir)
