@@ -144,7 +144,10 @@ class Sample:
             regression, a number; for a multi-label task, a tuple with a 0 or 1 for each of the
             ``classes``. None if the label is unknown: the sample can then only be predicted.
         patient: Pseudonym of the patient. All samples of a patient are in the same split and are
-            z-scored together. Without patients in the dataset, give each image a pseudonym.
+            z-scored together. Spellings that differ only in case, blanks, separators, leading zeros
+            or Unicode form are one patient (`hydrakit.data.identity.normal_name`); the same holds
+            for groups and findings. If the dataset does not name the patient, give the key, which
+            hydrakit does not take for a name.
         key: Unique name of the sample in its dataset, the same every time the dataset is read.
         group: Name shared by samples that must be in the same split, such as all images of one
             exam or copies of one image; needed only if they belong to several patients.
@@ -225,6 +228,30 @@ class Unusable:
         """
         text = (_is_text, "text (str)")
         _check_types(self, {"key": text, "reason": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remark:
+    """Something that users must know about how a dataset was read; it concerns no single case.
+
+    Attributes:
+        text: One line without patient data that says what was done and, if it may be wrong, what to
+            do about it.
+        warning: Whether results may be wrong because of it: runs then print it too. Otherwise only
+            ``hydrakit datasets check`` lists it.
+    """
+
+    text: str
+    warning: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that the text is one line.
+
+        Raises:
+            TypeError: The text is not one line of text (str).
+        """
+        if not (_is_text(self.text) and self.text.isprintable()):
+            raise TypeError("a Remark's text must be one line of text (str)")
 
 
 def _check_types(
@@ -327,9 +354,9 @@ class DatasetAdapter(Factory):
             the positive one. For regression, the name of the number alone; for a multi-label task,
             the names of the labels.
         read: Function ``read(root, options)`` that yields each case once, as a `Sample` or as
-            `Unusable`, always in the same order (sort lists of files). ``root`` is the dataset's
-            folder, ``options`` an instance of the dataclass in ``options``. It raises `DataError`
-            if the dataset as a whole cannot be read.
+            `Unusable`, always in the same order (sort lists of files), and any number of `Remark`.
+            ``root`` is the dataset's folder, ``options`` an instance of the dataclass in
+            ``options``. It raises `DataError` if the dataset as a whole cannot be read.
         field_of_view: Region of the image that the network sees.
         version: Any text. Change it whenever ``read`` gives other samples for the same files:
             hydrakit then prepares the data again.
@@ -343,10 +370,12 @@ class DatasetAdapter(Factory):
             other dataset has these patients.
         elsewhere: Folders outside ``root`` with further files of the dataset. hydrakit watches
             them for changes, as it does with ``root``.
+        exact_names: Compare names of patients, groups and findings character by character; by
+            default, ``7``, ``007`` and ``7.0``, or ``P07`` and ``p07``, are one.
     """
 
     classes: tuple[str, ...]
-    read: Callable[[Path, Any], Iterator[Sample | Unusable]]
+    read: Callable[[Path, Any], Iterator[Sample | Unusable | Remark]]
     field_of_view: FieldOfView
     version: str
     layout: str
@@ -356,6 +385,7 @@ class DatasetAdapter(Factory):
     task: Task = "classification"
     cohort: str | None = None
     elsewhere: tuple[Path, ...] = ()
+    exact_names: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

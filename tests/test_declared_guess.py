@@ -152,7 +152,7 @@ def test_spacing_of_dicom(shared_data: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_guessed(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere: no such folder"):
         guess_declaration(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"holds no .png"):
+    with pytest.raises(DataError, match=r"holds no image"):
         guess_declaration(tmp_path)
     png(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"neither two or more folders.*path and label"):

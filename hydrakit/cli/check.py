@@ -156,6 +156,8 @@ def _print(summary: Summary, root: Path, *, each_case: bool) -> None:
     print_table(headers, rows, title=f"{summary.dataset} in {root}")
     for line in (*_split_lines(summary), *_facts_lines(summary), *_copies_lines(summary)):
         _print_wrapped(line)
+    for remark in summary.remarks:
+        _print_wrapped(remark)
     if each_case:
         for case in summary.cases:
             label = case.label if summary.task == "regression" else ", ".join(case.classes)

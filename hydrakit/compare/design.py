@@ -126,6 +126,7 @@ class Design(Frozen):
     def digest(self) -> str:
         """SHA-256 of the datasets, folds and settings; it stays the same when cells are added."""
         fixed = self.model_dump(mode="json", include={"datasets", "folds", "settings"})
+        fixed["settings"].pop("strangers", None)  # it changes no result
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
     def cells(self) -> list[Cell]:

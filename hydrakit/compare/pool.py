@@ -7,6 +7,7 @@ a process takes seconds. A process that is killed is replaced; the others contin
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -288,6 +289,7 @@ def _work(pipe: Connection, folder: Path, context_json: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=_end_with_parent, daemon=True).start()
     compare_dir, context = CompareDir(folder), RunContext.model_validate_json(context_json)
+    logging.getLogger("hydrakit").setLevel(logging.ERROR)  # the parent has printed these warnings
     with suppress(StopRequested), stoppable([signal.SIGTERM]):  # sent by `ask_to_stop`
         while True:
             cell, plan = pipe.recv()

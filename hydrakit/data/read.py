@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hydrakit.data.identity import normal_name, patient_of
 from hydrakit.errors import DataError
-from hydrakit.hooks import DatasetAdapter, Label, OptionValue, Sample, Task, Unusable
+from hydrakit.hooks import DatasetAdapter, Label, OptionValue, Remark, Sample, Task, Unusable
 from hydrakit.plugins.options import parse_options
 
 _log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class LoadedSample(Sample):
 def read_samples(
     adapter: DatasetAdapter, root: Path, options: Mapping[str, OptionValue]
 ) -> Iterator[LoadedSample | Unusable]:
-    """Yield every case of a dataset once, with its pixels.
+    """Yield every case of a dataset once, with its pixels; leave out remarks.
 
     Args:
         adapter: Adapter of the dataset.
@@ -59,6 +60,8 @@ def read_samples(
     """
     channels: int | None = None
     for case in read_cases(adapter, root, options):
+        if isinstance(case, Remark):
+            continue
         loaded = case if isinstance(case, Unusable) else load_image(adapter, case)
         if isinstance(loaded, LoadedSample):
             check_channels(adapter, loaded, channels=len(loaded.image), before=channels)
@@ -68,8 +71,10 @@ def read_samples(
 
 def read_cases(
     adapter: DatasetAdapter, root: Path, options: Mapping[str, OptionValue]
-) -> Iterator[Sample | Unusable]:
+) -> Iterator[Sample | Unusable | Remark]:
     """Yield every case of a dataset once, as its adapter returns it: an image may be a function.
+
+    Remarks of the adapter are yielded as they come.
 
     This checks everything except the pixels; `load_image` reads and checks these.
 
@@ -85,6 +90,9 @@ def read_cases(
     keys: set[str] = set()
     consistency = _ConsistencyCheck(adapter)
     for case in adapter.read(root, parse_options(adapter, options)):
+        if isinstance(case, Remark):
+            yield case
+            continue
         if not isinstance(case, Sample | Unusable):
             raise DataError(
                 f"{adapter.name}: its adapter returned a {type(case).__name__}: a Sample or an "
@@ -115,7 +123,8 @@ class _ConsistencyCheck:
     def fault(self, sample: Sample) -> str | None:
         """Return how a sample contradicts earlier samples, or None."""
         if sample.finding is not None:
-            finding = sample.patient, sample.finding
+            exact = self.adapter.exact_names
+            finding = patient_of(sample, exact=exact), normal_name(sample.finding, exact=exact)
             label, key = self.findings.setdefault(finding, (sample.label, sample.key))
             if label != sample.label:
                 return (

@@ -94,6 +94,7 @@ def _cases(summary: Summary) -> Html:
         ),
         element("p", f"Split: {summary.split_description}.") if summary.splits else Html(""),
     ]
+    parts += [element("p", f"{remark}.") for remark in summary.remarks]
     for issue in summary.warnings:
         if issue.keys:
             parts += [element("h3", issue.text), _key_list(issue.keys)]

@@ -119,7 +119,7 @@ class RunDir:
         # Listed before the plan is looked up: another process may be starting a run here.
         content = list(path.iterdir()) if path.is_dir() else []
         if here.plan_path.is_file():
-            if here.plan() != plan:
+            if here.plan().digest() != plan.digest():
                 raise PlanError(
                     f"{path}: contains a run of another plan: choose another folder with `--out`, "
                     f"or continue that run with `hydrakit run --resume {path}`"

@@ -85,7 +85,8 @@ class Session:
     @cached_property
     def leakage(self) -> LeakageResult:
         """Duplicates in the data, and the split of every case."""
-        return check_leakage(self.prepared, self.adapters, self.plan)
+        begun = self.rundir.facts() is not None
+        return check_leakage(self.prepared, self.adapters, self.plan, begun=begun)
 
     @cached_property
     def loaded(self) -> dict[str, LoadedDataset]:

@@ -46,12 +46,14 @@ class Picture:
             scanner's facts are added.
         spacing: Pixel spacing ``(row, column)`` in millimetres, if the file states it (DICOM).
         patient: Pseudonymous patient identifier, if the file states it (DICOM).
+        study: StudyInstanceUID of a DICOM file.
     """
 
     pixels: NDArray[np.float32]
     facts: Facts
     spacing: tuple[float, float] | None = None
     patient: str | None = None
+    study: str | None = None
 
 
 class ImageReader:
@@ -167,6 +169,7 @@ def _dicom(path: Path, rules: ImageRules) -> Picture:
         facts=_facts("DICOM", header.modality, pixels, header.bits_stored or 0) | scanner,
         spacing=header.spacing,
         patient=header.patient_id or None,
+        study=header.study_uid or None,
     )
 
 

@@ -122,6 +122,12 @@ class Declaration(_Table):
     name of the number. Multi-label task: the names of the labels."""
     cohort: str | None = None
     """Name of the cohort: datasets of one cohort share patient identifiers."""
+    exact_names: bool = False
+    """Names of patients, groups and findings that differ only in case, blanks, separators, leading
+    zeros or Unicode form are different, and words such as NA or unknown are names, too."""
+    empty_patient: Literal["own", "above"] | None = None
+    """Meaning of an empty cell for a patient beside others that are not empty: a patient of its
+    own, or the one of the row above (merged cells of a spreadsheet)."""
     licence: str = "not stated"
     """Licence under which the data may be used."""
     citation: str = "not stated"
@@ -142,6 +148,9 @@ class Declaration(_Table):
     """Pattern that selects the case files under `root` and reads parts of their paths:
     `{label}/{patient}/*.png`. Parts: label, patient, group, finding, split, key. `*` is any text
     within a name, `?` one character, `**` any folders. Either this or `cases`."""
+    masks: Literal["cases"] | None = None
+    """Masks beside images (`x_mask.png` beside `x.png`, `masks/x.png` beside `images/x.png`) that
+    `pattern` selects are left out; "cases" uses them as cases."""
     columns: Columns = Field(default_factory=Columns)
     """Names of the columns of `cases`."""
     subgroups: dict[str, FilledText] = Field(default_factory=dict)
@@ -205,6 +214,10 @@ class Declaration(_Table):
     def _check_pattern(self, pattern: str) -> None:
         compile_pattern(pattern)
         parts = part_names(pattern)
+        if self.empty_patient == "above":
+            raise ValueError('empty_patient: only the rows of a table follow one another: "own"')
+        if self.empty_patient is not None and "patient" not in parts:
+            raise ValueError("empty_patient: the pattern has no {patient}: add it, or remove this")
         if self.columns != Columns():
             raise ValueError("columns: only a table of cases has columns: remove them")
         if self.subgroups:
@@ -217,6 +230,8 @@ class Declaration(_Table):
         fault = path_fault(cases)
         if fault:
             raise ValueError(f"cases: {quote(cases)} {fault}")
+        if self.masks is not None:
+            raise ValueError("masks: only a pattern selects files: remove it")
         other = {".csv": "image", ".npz": "path"}.get(Path(cases).suffix.lower())
         if other is None:
             raise ValueError(f"cases: {quote(cases)} is neither a .csv nor an .npz file")
@@ -261,7 +276,7 @@ def parse_declaration(path: Path) -> tuple[Declaration, bytes]:
     if len(content) > MAX_BYTES:
         raise DataError(f"{path}: is over {MAX_BYTES >> 10} KiB: put the cases into a .csv file")
     try:
-        text = content.decode("utf-8")
+        text = content.decode("utf-8-sig")
         if any(len(line) > MAX_LINE for line in text.splitlines()):
             raise DataError(f"{path}: has a line of over {MAX_LINE} characters: break it")
         data = tomllib.loads(text)
@@ -283,6 +298,10 @@ def _first_fault(error: ValidationError) -> str:
     fault = error.errors(include_url=False)[0]
     where = ".".join(map(str, fault["loc"]))
     where = where if where.isprintable() and len(where) <= 60 else quote(where)
+    if fault["type"] == "extra_forbidden" and "." in where:
+        key = where.rpartition(".")[2]
+        if key in Declaration.model_fields:
+            return f"key {where!r}: move {key} to the top of the file, before the first [table]"
     if fault["type"] == "extra_forbidden":
         return f"{unknown('key', where, _keys())} (docs/dataset-toml.md lists them)"
     if fault["type"] == "missing":

@@ -61,6 +61,13 @@ class Intensity(Frozen):
     deviation: tuple[float, ...]
 
 
+class ReadingRemark(Frozen):
+    """A `hydrakit.hooks.Remark` of the adapter."""
+
+    text: str
+    warning: bool
+
+
 class Index(Frozen):
     """Description of a dataset's prepared data.
 
@@ -76,6 +83,7 @@ class Index(Frozen):
         number: Number in the names of the files that hold the rows.
         rows: Row of each case in these files.
         patients: Mean and deviation for z-scoring, by patient.
+        remarks: Remarks of the adapter.
     """
 
     format: Literal[3] = 3
@@ -88,6 +96,7 @@ class Index(Frozen):
     number: int
     rows: tuple[int, ...]
     patients: dict[str, Intensity]
+    remarks: tuple[ReadingRemark, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

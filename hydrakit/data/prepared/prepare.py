@@ -24,6 +24,7 @@ from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
+from hydrakit.data.identity import normal_name, patient_of
 from hydrakit.data.prepared.crop import (
     Statistics,
     canvas_side,
@@ -36,6 +37,7 @@ from hydrakit.data.prepared.index import (
     Intensity,
     PreparedCase,
     PreparedDataset,
+    ReadingRemark,
     open_prepared,
 )
 from hydrakit.data.prepared.manifest import Manifest, listing_digest
@@ -44,7 +46,7 @@ from hydrakit.data.quality.duplicates import content_digest, thumbnail
 from hydrakit.data.quality.shortcuts import image_facts
 from hydrakit.data.read import check_channels, check_root, load_image, read_cases, unreadable_case
 from hydrakit.errors import DataError
-from hydrakit.hooks import DatasetAdapter, OptionValue, Sample, Unusable
+from hydrakit.hooks import DatasetAdapter, OptionValue, Remark, Sample, Unusable
 from hydrakit.plugins.options import resolve_options
 from hydrakit.storage.files import write_atomic
 from hydrakit.storage.paths import cache_folder, using_cache
@@ -166,6 +168,7 @@ class _Preparation:
         self.cases: list[PreparedCase] = []
         self.entries: list[StoreEntry] = []  # one for each of `cases`
         self.excluded: list[ExcludedCase] = []
+        self.remarks: list[ReadingRemark] = []
         self.findings: dict[tuple[str, ...], str] = {}  # key of each finding's first case
 
     def run(
@@ -180,7 +183,7 @@ class _Preparation:
         Raises:
             DataError: As in `prepare`.
         """
-        cases = read_cases(self.adapter, self.root, options)
+        cases = self._cases(options)
         with closing(_map_in_order(self._prepare, cases, threads=threads)) as outcomes:
             for case, outcome in outcomes:
                 self._add(case, outcome)
@@ -194,6 +197,14 @@ class _Preparation:
             self.manifest.save()
         self._warn_changes()
         return self._index()
+
+    def _cases(self, options: Mapping[str, OptionValue]) -> Iterator[Sample | Unusable]:
+        """Yield the cases, and collect the remarks between them."""
+        for case in read_cases(self.adapter, self.root, options):
+            if isinstance(case, Remark):
+                self.remarks.append(ReadingRemark(text=case.text, warning=case.warning))
+            else:
+                yield case
 
     def _prepare(self, case: Sample | Unusable) -> StoreEntry | NewEntry | Unusable:
         """Prepare one case; called in worker threads."""
@@ -243,7 +254,8 @@ class _Preparation:
             with _cache_errors(self.store.folder):
                 outcome = self.store.append(outcome)
         self.entries.append(outcome)
-        finding = self.findings.setdefault(_finding(sample, outcome), sample.key)
+        finding = _finding(sample, outcome, exact=self.adapter.exact_names)
+        finding = self.findings.setdefault(finding, sample.key)
         self.cases.append(_case(sample, outcome, finding))
 
     def _no_case_error(self) -> DataError:
@@ -271,10 +283,18 @@ class _Preparation:
         totals: dict[str, Statistics] = {}
         hasher = hashlib.sha256()
         for case, entry in zip(self.cases, self.entries, strict=True):
-            total = totals.get(case.patient)
-            totals[case.patient] = total + entry.statistics if total else entry.statistics
+            patient = self._patient(case)
+            total = totals.get(patient)
+            totals[patient] = total + entry.statistics if total else entry.statistics
             metadata = case.model_dump(mode="json", exclude={"facts"})
             hasher.update(json.dumps([metadata, entry.crop]).encode())
+        intensities = {
+            patient: Intensity(
+                mean=tuple(total.mean.tolist()),
+                deviation=tuple(total.standard_deviation().tolist()),
+            )
+            for patient, total in totals.items()
+        }
         return Index(
             dataset=self.adapter.name,
             content=hasher.hexdigest(),
@@ -284,25 +304,24 @@ class _Preparation:
             excluded=tuple(self.excluded),
             number=self.store.number,
             rows=tuple(entry.row for entry in self.entries),
-            patients={
-                patient: Intensity(
-                    mean=tuple(total.mean.tolist()),
-                    deviation=tuple(total.standard_deviation().tolist()),
-                )
-                for patient, total in totals.items()
-            },
+            patients={case.patient: intensities[self._patient(case)] for case in self.cases},
+            remarks=tuple(self.remarks),
         )
 
+    def _patient(self, case: PreparedCase) -> str:
+        return patient_of(case, exact=self.adapter.exact_names)
 
-def _finding(sample: Sample, entry: StoreEntry) -> tuple[str, ...]:
+
+def _finding(sample: Sample, entry: StoreEntry, *, exact: bool) -> tuple[str, ...]:
     """Return what identifies a sample's finding.
 
     If the finding has no name, everything that the network sees identifies it: two lesions of one
     image differ in the crop.
     """
+    patient = patient_of(sample, exact=exact)
     if sample.finding is not None:
-        return "named", sample.patient, sample.finding
-    return "copies", sample.patient, str(sample.label), entry.content, entry.crop
+        return "named", patient, normal_name(sample.finding, exact=exact)
+    return "copies", patient, str(sample.label), entry.content, entry.crop
 
 
 def _case(sample: Sample, entry: StoreEntry, finding: str) -> PreparedCase:

@@ -8,18 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from hydrakit.data.identity import patient_of
 from hydrakit.data.prepared.crop import is_flat
 from hydrakit.data.prepared.index import ExcludedCase, PreparedCase, PreparedDataset
 from hydrakit.data.quality.duplicates import (
     Copy,
-    assign_groups,
     copy_groups,
     find_conflicts,
     find_duplicates,
 )
 from hydrakit.data.quality.issues import PROBLEMS, WARNINGS
-from hydrakit.data.quality.leakage import assign_splits, shortcut_facts
-from hydrakit.data.quality.split import unit_numbers
+from hydrakit.data.quality.leakage import (
+    assign_splits,
+    reading_warnings,
+    shortcut_facts,
+    unit_names,
+    unit_numbers_of,
+)
+from hydrakit.data.quality.split import DeclaredSplitError
 from hydrakit.data.quality.summary import (
     CheckedCase,
     CopyPair,
@@ -89,7 +95,7 @@ def summarise(
             key=case.key,
             label=case.label,
             classes=class_names(case.label, adapter.task, adapter.classes),
-            patient=case.patient,
+            patient=patient_of(case, exact=adapter.exact_names),
             finding=case.finding,
             subgroups=case.subgroups,
             split=result.splits.get(case.key),
@@ -117,8 +123,30 @@ def summarise(
         groups=tuple(tuple(labelled[i].key for i in group) for group in groups),
         shortcuts=shortcuts,
         problems=(*_too_few_usable(len(cases), len(index.excluded)), *result.problems),
-        warnings=tuple(_warnings(index.excluded, groups, shortcuts)),
+        warnings=(
+            *_patient_warnings(prepared, adapter),
+            *_warnings(index.excluded, groups, shortcuts),
+        ),
+        remarks=tuple(remark.text for remark in index.remarks if not remark.warning),
     )
+
+
+def _patient_warnings(prepared: PreparedDataset, adapter: DatasetAdapter) -> Iterator[Issue]:
+    for text in reading_warnings(prepared, adapter):
+        yield _warning("reading", text)
+    cases = prepared.index.cases
+    unnamed = sum(case.patient == case.key for case in cases)
+    if unnamed:
+        which = (
+            "no case names its patient"
+            if unnamed == len(cases)
+            else f"{_cases(unnamed)} name no patient"
+        )
+        yield _warning(
+            "patients",
+            f"{which}: each image counts as its own patient, so that images of one person can be "
+            "in several splits, and results too good: name the patients if a person has several",
+        )
 
 
 def _intensity(prepared: PreparedDataset, case: PreparedCase) -> dict[str, float]:
@@ -241,7 +269,7 @@ def _assign_splits(
         return _SplitResult(
             (), {}, {}, [_problem("unlabelled", "no case has a label to learn from")]
         )
-    units = unit_numbers([case.patient for case in cases], [case.group for case in cases])
+    units = unit_numbers_of(cases, adapter)
     problems = list(_empty_classes(cases, adapter))
     splits: Mapping[str, str] = {}
     try:
@@ -258,11 +286,12 @@ def _assign_splits(
     except DataError as error:
         digests = [case.content for case in cases]
         copies = find_duplicates(prepared.thumbnails()[rows], digests, units=units)
-        names = _units_by_key(cases, copies)
+        names = _units_by_key(cases, adapter, copies)
         problems += _declared_clashes(cases, names)  # its message would name patients
         if not problems:
             text = str(error).removeprefix(f"{adapter.name}: ")
-            problems.append(_problem("few patients", text))
+            declared = isinstance(error, DeclaredSplitError)
+            problems.append(_problem("declared splits" if declared else "few patients", text))
     problems += _conflicts(cases, copies, units, adapter)
     return _SplitResult(copies, splits, names, problems)
 
@@ -292,10 +321,11 @@ def _conflicts(
         yield _problem("conflict", text + _more(len(conflicts) - 1, "group"))
 
 
-def _units_by_key(cases: Sequence[PreparedCase], copies: Sequence[Copy]) -> dict[str, str]:
+def _units_by_key(
+    cases: Sequence[PreparedCase], adapter: DatasetAdapter, copies: Sequence[Copy]
+) -> dict[str, str]:
     """Return the name of each case's unit (patient, group or copies), by key."""
-    patients, groups = [case.patient for case in cases], [case.group for case in cases]
-    names = assign_groups([""] * len(cases), patients, groups, copies)
+    names = unit_names([adapter.name] * len(cases), cases, {adapter.name: adapter}, copies)
     return {case.key: name for case, name in zip(cases, names, strict=True)}
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from hydrakit.data.dicom import Header, MissingCodecError, index_headers, read_pixels, walk
 from hydrakit.data.dicom.geometry import has_plane, sorted_stack
+from hydrakit.data.identity import normal_name
 from hydrakit.errors import DataError
 from hydrakit.hooks import Sample, Unusable
 from hydrakit_lungx.sheets import SETS, SUSPICIOUS, UNLABELLED, Nodule, find_sheets
@@ -74,7 +75,7 @@ def read(root: Path, options: LungOptions) -> Iterator[Sample | Unusable]:
     scans: defaultdict[str, list[Header]] = defaultdict(list)
     for header in index_headers(root, files=files):
         if header.modality == "CT" and "LOCALIZER" not in header.image_type:
-            scans[header.patient_id.casefold()].append(header)
+            scans[normal_name(header.patient_id)].append(header)
     settings = _Options(
         labels={
             "benign": 0,
@@ -90,7 +91,7 @@ def read(root: Path, options: LungOptions) -> Iterator[Sample | Unusable]:
             if nodule.label == SUSPICIOUS and options.suspicious == "drop":
                 yield Unusable(key=nodule.key, reason=DROPPED)
             else:
-                yield _case(nodule, scans.get(nodule.scan.casefold(), []), settings)
+                yield _case(nodule, scans.get(normal_name(nodule.scan), []), settings)
 
 
 def _case(nodule: Nodule, headers: Sequence[Header], settings: _Options) -> Sample | Unusable:

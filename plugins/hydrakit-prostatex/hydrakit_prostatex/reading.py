@@ -28,6 +28,7 @@ from hydrakit.data.dicom.geometry import (
     resample,
     sorted_stack,
 )
+from hydrakit.data.identity import normal_name
 from hydrakit.errors import DataError
 from hydrakit.hooks import Sample, Unusable
 from hydrakit_prostatex.authors import authors_slice
@@ -117,14 +118,14 @@ def read(
         listed |= read_listed_series(find_table(files, tables.images, root))
     patients: defaultdict[str, list[Header]] = defaultdict(list)
     for header in index_headers(root, files=files):
-        patients[header.patient_id.casefold()].append(header)
+        patients[normal_name(header.patient_id)].append(header)
     settings = _Options(
         sequences=tuple(options.sequences.split(",")),
         by_instance=options.slice == "instance",
         as_authors=options.intensity == "authors",
     )
     for finding in findings:
-        headers = patients.get(finding.patient.casefold(), [])
+        headers = patients.get(normal_name(finding.patient), [])
         yield _case(finding, headers, listed.get(finding.key, []), settings=settings)
 
 

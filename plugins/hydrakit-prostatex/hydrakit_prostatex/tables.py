@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hydrakit.data.identity import normal_name
 from hydrakit.data.safe_paths import quote
 from hydrakit.errors import DataError
 
@@ -136,7 +137,7 @@ def _position(text: str) -> Position | None:
 
 def _key(patient: str, fid: str, position: Position) -> FindingKey:
     x, y, z = position
-    return (patient, fid, (round(x, 3), round(y, 3), round(z, 3)))
+    return (normal_name(patient), fid, (round(x, 3), round(y, 3), round(z, 3)))
 
 
 def read_listed_series(path: Path) -> dict[FindingKey, list[ListedSeries]]:
