@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hydrakit.data.declared.images import ImageReader
     from hydrakit.plugins.registry import Plugins
 
-READER_VERSION = "2"
+READER_VERSION = "3"
 """Increase whenever the code below reads other samples from the same files."""
 
 
@@ -235,9 +235,8 @@ def _csv(declaration: Declaration, folder: Path) -> CsvTable | None:
 def _sample(
     declaration: Declaration, case: DeclaredCase, *, folder: Path, root: Path, reader: ImageReader
 ) -> Sample | Unusable:
-    import numpy as np
-
     from hydrakit.data.declared.arrays import MAX_VALUES, ImageError
+    from hydrakit.data.padding import concatenate
 
     pictures, paths = [], []
     for location in case.channels:
@@ -265,7 +264,7 @@ def _sample(
             f"{folder / FILE}: spacing: is missing, and {paths[0]} does not state its pixel "
             "spacing, which millimetres need: add spacing = [row, column] in millimetres"
         )
-    image = np.concatenate([picture.pixels for picture in pictures])
+    image = concatenate([picture.pixels for picture in pictures])
     centre = case.position
     if centre is not None and case.millimetres and spacing is not None:
         centre = (centre[0] / spacing[0], centre[1] / spacing[1])

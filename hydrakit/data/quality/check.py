@@ -19,6 +19,7 @@ from hydrakit.data.quality.duplicates import (
 )
 from hydrakit.data.quality.issues import PROBLEMS, WARNINGS
 from hydrakit.data.quality.leakage import assign_splits, shortcut_facts
+from hydrakit.data.quality.shortcuts import mixed_units
 from hydrakit.data.quality.split import unit_numbers
 from hydrakit.data.quality.summary import (
     CheckedCase,
@@ -117,7 +118,7 @@ def summarise(
         groups=tuple(tuple(labelled[i].key for i in group) for group in groups),
         shortcuts=shortcuts,
         problems=(*_too_few_usable(len(cases), len(index.excluded)), *result.problems),
-        warnings=tuple(_warnings(index.excluded, groups, shortcuts)),
+        warnings=tuple(_warnings(index.excluded, groups, shortcuts, index.cases)),
     )
 
 
@@ -160,7 +161,7 @@ def summarise_unusable(adapter: DatasetAdapter, unusable: Sequence[ExcludedCase]
         cases=(),
         unusable=tuple(unusable),
         problems=tuple(_too_few_usable(0, len(unusable))),
-        warnings=tuple(_warnings(unusable, (), ())),
+        warnings=tuple(_warnings(unusable, (), (), ())),
     )
 
 
@@ -186,6 +187,7 @@ def _warnings(
     unusable: Sequence[ExcludedCase],
     groups: Sequence[Sequence[int]],
     shortcuts: Sequence[ShortcutFact],
+    cases: Sequence[PreparedCase],
 ) -> Iterator[Issue]:
     for reason, count in Counter(case.reason for case in unusable).most_common():
         keys = [case.key for case in unusable if case.reason == reason]
@@ -197,6 +199,9 @@ def _warnings(
             f"{_cases(copied)} are copies of another patient's image, in {len(groups)} "
             f"group{'' if len(groups) == 1 else 's'}: a run keeps each in one split (`--copies`)",
         )
+    units = mixed_units(case.facts for case in cases)
+    if units is not None:
+        yield _warning("units", units)
     strong = [each for each in shortcuts if each.strong]
     for each in strong[:MAX_SHORTCUTS]:
         yield _warning(

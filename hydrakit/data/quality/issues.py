@@ -16,6 +16,7 @@ PROBLEMS = {
 WARNINGS = {
     "unusable": "some cases are unusable",
     "copies": "there are copies; a run keeps all copies of an image in one split",
+    "units": "only some DICOM files have rescale tags",
     "shortcut": "a fact of the files alone predicts the class",
 }
 """Warnings are worth checking before training."""
