@@ -135,11 +135,13 @@ class Sample:
     Attributes:
         image: Pixel values as a float32 array ``(height, width)`` or ``(channels, height, width)``,
             in the unit of the file (for CT, Hounsfield units); all finite, and the same number of
-            channels in the whole dataset. Better a function without parameters that returns this
-            array: hydrakit then reads only images that are not prepared yet, several at a time. It
-            calls the function at most once, perhaps in another thread, perhaps after ``read`` has
-            ended. If the file cannot be read, the function raises DataError with a short reason,
-            the same for all cases with that cause; the case then counts as `Unusable`.
+            channels in the whole dataset. Padding (pixels outside of the scan) may be masked with
+            `numpy.ma`: it does not count in the z-score. Better a function without parameters that
+            returns this array: hydrakit then reads only images that are not prepared yet, several
+            at a time. It calls the function at most once, perhaps in another thread, perhaps after
+            ``read`` has ended. If the file cannot be read, the function raises DataError with a
+            short reason, the same for all cases with that cause; the case then counts as
+            `Unusable`.
         label: For classification, the index of the class in the adapter's ``classes``; for
             regression, a number; for a multi-label task, a tuple with a 0 or 1 for each of the
             ``classes``. None if the label is unknown: the sample can then only be predicted.

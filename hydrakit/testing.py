@@ -121,7 +121,7 @@ class _Fingerprint:
 def _without_pixels(case: LoadedSample | Unusable) -> _Fingerprint | Unusable:
     if isinstance(case, Unusable):
         return case
-    facts = {name: value for name, value in vars(case).items() if name != "image"}
+    facts = {name: value for name, value in vars(case).items() if name not in ("image", "padding")}
     digest = hashlib.sha256(case.image.tobytes()).hexdigest()
     return _Fingerprint(**facts, shape=case.image.shape, pixels=digest)
 

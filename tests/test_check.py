@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from checked import usual, write
 from click.testing import CliRunner, Result
+from dicom_files import image
+from dicom_files import save as save_dicom
 
 from hydrakit.cli import check as command
 from hydrakit.cli import main
@@ -179,6 +181,32 @@ def test_a_page_that_cannot_be_written_is_one_line(check: Check, tmp_path: Path)
     result = check("--html", tmp_path / "no" / "page.html", status=1)
     assert result.stdout == ""
     assert "page.html: cannot be written" in result.stderr
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(1, 0), (1, -1024)])
+def test_dicom_files_without_the_rescale_tags_of_others(
+    check: Check,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    slope: float,
+    intercept: float,
+) -> None:
+    folder = write(tmp_path / "lesions", {})
+    lines_of_table = ["path,label"]
+    for number, (path, (pixels, label, *_)) in enumerate(usual(20).items()):
+        tags = {"RescaleSlope": slope, "RescaleIntercept": intercept} if number >= 5 else {}
+        size = {"Rows": 64, "Columns": 64, "PixelData": pixels.astype(np.uint16).tobytes()}
+        save_dicom(image(**tags, **size, PatientID=f"P{number}"), folder / path)
+        lines_of_table.append(f"{path},{label}")
+    (folder / "cases.csv").write_text("\n".join(lines_of_table) + "\n")
+    result = check()
+    warned = "WARNING: 5 cases have no RescaleSlope and RescaleIntercept" in result.stdout
+    assert warned == (intercept != 0)
+    assert warned == ("5 cases have no RescaleSlope" in caplog.text)
+    assert "rescale tags: " in result.stdout
+    toml = folder / "dataset.toml"
+    toml.write_text(toml.read_text() + "[images]\nrescale = false\n")
+    assert "RescaleSlope" not in check().output
 
 
 def test_the_help_names_every_problem_and_warning(check: Check) -> None:

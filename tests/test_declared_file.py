@@ -37,6 +37,18 @@ DOCS = Path(__file__).parent.parent / "docs"
         (BY_FOLDER + "[images]\ncolor = 'luma'\n", ["'images.color'", "'images.colour'"]),
         (BY_FOLDER + "[images]\ncolour = 'grey'\n", ["images.colour", "'luma'", "'grey'"]),
         (BY_FOLDER + "[images]\nrescale = 1\n", ["images.rescale", "1"]),
+        (BY_FOLDER + "[images]\nwindow = 'lung'\n", ["images.window: 'lung'", "[centre, width]"]),
+        (BY_FOLDER + "[images]\nwindow = [40]\n", ["images.window: '[40]'", "[centre, width]"]),
+        (BY_FOLDER + "[images]\nwindow = [40, 0.5]\n", ["images.window", "at least 1"]),
+        (BY_FOLDER + "[images]\nwindow = [nan, 400]\n", ["images.window", "two numbers"]),
+        (
+            BY_FOLDER + "[images]\nwindow = 'file'\nrescale = false\n",
+            ["images: window", "rescaled values"],
+        ),
+        (
+            BY_FOLDER + "[images]\nwindow = [40, 400]\ncolour = 'channels'\n",
+            ["images: window", "only grey values"],
+        ),
         (BY_FOLDER.replace("1.0", "1.5"), ["field_of_view.share", "1.5"]),
         (BY_FOLDER.replace("1.0", "nan"), ["field_of_view.share", "nan"]),
         (BY_FOLDER.replace("1.0", "'1'"), ["field_of_view.share", "'1'"]),

@@ -74,6 +74,7 @@ def test_facts_are_of_the_scanner_and_the_file_and_not_of_the_patient(tmp_path):
         "row spacing (mm)": 0.5,
         "column spacing (mm)": 2.0,
         "bits stored": 12,
+        "photometric interpretation": "MONOCHROME2",
     }
     assert header(tube_voltage=120.0, spacing=None).facts() == {
         "tube voltage (kV)": 120.0,

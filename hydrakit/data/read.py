@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydrakit.data.identity import normal_name, patient_of
+from hydrakit.data.padding import fill_padding, padding_mask
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, Label, OptionValue, Remark, Sample, Task, Unusable
 from hydrakit.plugins.options import parse_options
@@ -39,10 +40,13 @@ class LoadedSample(Sample):
     """A sample with its pixels.
 
     Attributes:
-        image: Finite float32 pixels, ``(channels, height, width)``.
+        image: Finite float32 pixels, ``(channels, height, width)``; padding has the values of the
+            nearest other pixels.
+        padding: Where the image is padding, in its shape; None if nowhere.
     """
 
     image: NDArray[np.float32]
+    padding: NDArray[np.bool_] | None = None
 
 
 def read_samples(
@@ -170,7 +174,11 @@ def load_image(adapter: DatasetAdapter, sample: Sample) -> LoadedSample | Unusab
     if fault is not None:
         raise _invalid_case(adapter, sample, fault)
     planes = image[np.newaxis] if image.ndim == 2 else image
-    return LoadedSample(**{**vars(sample), "image": planes})
+    padding = padding_mask(planes)
+    if padding is not None and padding.any(axis=0).all():
+        return unreadable_case(adapter, sample, "every pixel is padding, in some channel")
+    pixels = {"image": fill_padding(planes), "padding": padding}
+    return LoadedSample(**{**vars(sample), **pixels})
 
 
 def unreadable_case(adapter: DatasetAdapter, sample: Sample, message: str) -> Unusable:
@@ -277,7 +285,7 @@ def _pixel_fault(sample: Sample, image: object) -> str | None:
         return "has an image that is not a float32 array"
     if image.ndim not in (2, 3) or 0 in image.shape:
         return f"has an image of shape {image.shape}: (channels, height, width) is expected"
-    if not np.isfinite(image).all():
+    if (~np.isfinite(image)).any():  # of the pixels that are not masked
         return "has pixels that are not finite"
     if sample.centre is not None:
         in_image = all(

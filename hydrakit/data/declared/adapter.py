@@ -255,9 +255,8 @@ def _sample(
     by_study: list[str],
 ) -> Sample | Unusable:
     """Return the sample of a case; add its key to ``by_study`` if its study is its patient."""
-    import numpy as np
-
     from hydrakit.data.declared.arrays import MAX_VALUES, ImageError
+    from hydrakit.data.padding import concatenate
 
     pictures, paths = [], []
     for location in case.channels:
@@ -285,7 +284,7 @@ def _sample(
             f"{folder / FILE}: spacing: is missing, and {paths[0]} does not state its pixel "
             "spacing, which millimetres need: add spacing = [row, column] in millimetres"
         )
-    image = np.concatenate([picture.pixels for picture in pictures])
+    image = concatenate([picture.pixels for picture in pictures])
     centre = case.position
     if centre is not None and case.millimetres and spacing is not None:
         centre = (centre[0] / spacing[0], centre[1] / spacing[1])

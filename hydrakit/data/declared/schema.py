@@ -15,9 +15,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     ConfigDict,
     Field,
+    FiniteFloat,
     PositiveFloat,
     StringConstraints,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
 
@@ -60,6 +63,20 @@ class View(_Table):
         return self
 
 
+Window = Annotated[tuple[FiniteFloat, Annotated[FiniteFloat, Field(ge=1)]], Field(strict=False)]
+
+
+def _check_window(value: object, check: ValidatorFunctionWrapHandler) -> object:
+    """Give one message for every wrong window, where pydantic has one for each kind."""
+    try:
+        return check(value)
+    except ValidationError:
+        raise ValueError(
+            f'{quote(str(value))} is neither "file" nor [centre, width], two numbers of which the '
+            "width is at least 1: correct it"
+        ) from None
+
+
 class ImageRules(_Table):
     """How files become channels."""
 
@@ -68,8 +85,23 @@ class ImageRules(_Table):
     three channels, red, green and blue. Transparency is dropped."""
     channels: Literal["first", "last"] = "first"
     """NPY and NPZ arrays with three dimensions: which dimension holds the channels."""
-    rescale: bool = False
-    """DICOM: apply RescaleSlope and RescaleIntercept (CT: Hounsfield units)."""
+    rescale: bool | None = None
+    """DICOM: true applies RescaleSlope and RescaleIntercept, or a modality LUT (CT: Hounsfield
+    units), and a file without them is unusable; false keeps the stored values. Without this key,
+    they are applied wherever a file has them."""
+    window: Annotated[Window | Literal["file"] | None, WrapValidator(_check_window)] = None
+    """[centre, width]: maps these grey values to 0 to 255 and clips the others (DICOM PS3.3,
+    C.11.2.1.2). "file": DICOM: applies the file's own first window or VOI LUT."""
+
+    @model_validator(mode="after")
+    def _has_grey(self) -> Self:
+        if self.window is not None and self.colour == "channels":
+            raise ValueError('window: only grey values have one: remove it, or colour = "channels"')
+        if self.window == "file" and self.rescale is False:
+            raise ValueError(
+                'window: "file" is a window of rescaled values: remove it, or rescale = false'
+            )
+        return self
 
 
 class Columns(_Table):

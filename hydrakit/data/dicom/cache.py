@@ -23,14 +23,14 @@ from typing import Any, Self
 from hydrakit.data.dicom.header import Header
 
 # Increase whenever `read_header` returns another header for the same file.
-VERSION = 1
+VERSION = 2
 
 _log = logging.getLogger(__name__)
 _FIELDS = tuple(field.name for field in fields(Header) if field.name != "path")
 # Equal in all images of a series: one copy in memory is enough.
 _SHARED = (
     *("sop_class", "patient_id", "study_uid", "series_uid", "series_description", "modality"),
-    "model",
+    *("model", "photometric", "lut_shape"),
 )
 _TUPLES = ("image_type", "position", "orientation", "spacing")
 

@@ -229,7 +229,7 @@ def _bilinear(image: NDArray[np.float32], rows: Vector, columns: Vector) -> Vect
     top, left = np.floor(rows).astype(int), np.floor(columns).astype(int)
     bottom, right = np.minimum(top + 1, height - 1), np.minimum(left + 1, width - 1)
     down, across = rows - top, columns - left
-    pixels = image.astype(np.float64)
+    pixels = np.asarray(image, dtype=np.float64)  # padding has the values of its surroundings
     upper = (1 - across) * pixels[top, left] + across * pixels[top, right]
     lower = (1 - across) * pixels[bottom, left] + across * pixels[bottom, right]
     return np.asarray((1 - down) * upper + down * lower)

@@ -49,6 +49,8 @@ _OPTIONAL = (
     "MagneticFieldStrength",
     "KVP",
     "BitsStored",
+    "PhotometricInterpretation",
+    "PresentationLUTShape",
 )
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 _SIEMENS = (_SIEMENS_CREATOR, _SIEMENS_B_VALUE) = (0x00190010, 0x0019100C)
@@ -86,6 +88,9 @@ class Header:
         field_strength: MagneticFieldStrength in tesla.
         tube_voltage: KVP, in kilovolts.
         bits_stored: BitsStored: number of bits used per pixel.
+        photometric: PhotometricInterpretation: ``MONOCHROME1`` if low values are white; may be
+            empty.
+        lut_shape: PresentationLUTShape: ``INVERSE`` if low values are white; may be empty.
     """
 
     path: Path
@@ -110,6 +115,8 @@ class Header:
     field_strength: float | None
     tube_voltage: float | None
     bits_stored: int | None
+    photometric: str = ""
+    lut_shape: str = ""
 
     def facts(self) -> dict[str, str | float]:
         """Return facts about the scanner and the file, which should not predict a label.
@@ -127,6 +134,8 @@ class Header:
             "row spacing (mm)": row,
             "column spacing (mm)": column,
             "bits stored": self.bits_stored,
+            "photometric interpretation": self.photometric or None,
+            "presentation LUT shape": self.lut_shape or None,
         }
         return {name: value for name, value in facts.items() if value is not None}
 
@@ -274,6 +283,8 @@ def _header(path: Path, dataset: Dataset) -> Header | None:
         field_strength=_positive(dataset, "MagneticFieldStrength"),
         tube_voltage=_positive(dataset, "KVP"),
         bits_stored=_whole(dataset, "BitsStored"),
+        photometric=text(dataset, "PhotometricInterpretation"),
+        lut_shape=text(dataset, "PresentationLUTShape"),
     )
 
 

@@ -91,9 +91,14 @@ class Statistics:
     squares: NDArray[np.float64]
 
     @classmethod
-    def of(cls, image: NDArray[np.float32]) -> Self:
-        """Compute the statistics of one image ``(channels, height, width)``."""
+    def of(cls, image: NDArray[np.float32], padding: NDArray[np.bool_] | None = None) -> Self:
+        """Compute the statistics of one image ``(channels, height, width)``.
+
+        A pixel that is padding in any channel, if ``padding`` is given, does not count.
+        """
         pixels = image.reshape(len(image), -1).astype(np.float64)
+        if padding is not None:
+            pixels = pixels[:, ~padding.reshape(len(image), -1).any(axis=0)]
         mean = pixels.mean(axis=1)
         pixels -= mean[:, None]
         pixels *= pixels

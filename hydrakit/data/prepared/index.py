@@ -55,7 +55,7 @@ class ExcludedCase(Frozen):
 
 
 class Intensity(Frozen):
-    """Mean and standard deviation of each channel over all pixels of a patient's images."""
+    """Mean and standard deviation of each channel over a patient's images, without padding."""
 
     mean: tuple[float, ...]
     deviation: tuple[float, ...]

@@ -43,7 +43,7 @@ from hydrakit.data.prepared.index import (
 from hydrakit.data.prepared.manifest import Manifest, listing_digest
 from hydrakit.data.prepared.store import NewEntry, Store, StoreEntry
 from hydrakit.data.quality.duplicates import content_digest, thumbnail
-from hydrakit.data.quality.shortcuts import image_facts
+from hydrakit.data.quality.shortcuts import image_facts, mixed_units
 from hydrakit.data.read import check_channels, check_root, load_image, read_cases, unreadable_case
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, OptionValue, Remark, Sample, Unusable
@@ -75,8 +75,8 @@ def prepare(
     """Return a dataset's prepared patches, from the cache or newly prepared.
 
     Each patient's images are z-scored per channel by the mean and the standard deviation over all
-    pixels of that patient's images (paper, Section II-B). A dataset without patients gives each
-    image its own patient, so that it is z-scored image by image.
+    pixels of that patient's images but their padding (paper, Section II-B). A dataset without
+    patients gives each image its own patient, so that it is z-scored image by image.
 
     An interrupted preparation continues and gives the same result. If another process prepares the
     same data, this function waits for it.
@@ -196,6 +196,9 @@ class _Preparation:
                 self.entries = self.store.compact(self.entries)
             self.manifest.save()
         self._warn_changes()
+        units = mixed_units(case.facts for case in self.cases)
+        if units is not None:
+            _log.warning("%s: %s", self.adapter.name, units)
         return self._index()
 
     def _cases(self, options: Mapping[str, OptionValue]) -> Iterator[Sample | Unusable]:
@@ -228,7 +231,7 @@ class _Preparation:
             signature=signature,
             crop=crop(loaded, self.adapter.field_of_view, self.patch),
             thumbnail=thumbnail(loaded.image),
-            statistics=Statistics.of(loaded.image),
+            statistics=Statistics.of(loaded.image, loaded.padding),
             content=content_digest(loaded.image),
             facts=image_facts(loaded),
         )

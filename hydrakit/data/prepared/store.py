@@ -52,7 +52,7 @@ class StoreEntry(Frozen):
     Attributes:
         row: Index of the image's row in the crops and thumbnails files.
         signature: SHA-256 of everything that determines the row; None if that is unknown.
-        count: Number of pixels per channel of the whole image.
+        count: Number of pixels per channel of the whole image, without padding.
         mean: Mean of each channel of the whole image.
         squares: Sum of the squared differences from the mean, for each channel.
         content: `hydrakit.data.quality.duplicates.content_digest` of the whole image.

@@ -25,6 +25,7 @@ from hydrakit.data.quality.leakage import (
     unit_names,
     unit_numbers_of,
 )
+from hydrakit.data.quality.shortcuts import mixed_units
 from hydrakit.data.quality.split import DeclaredSplitError
 from hydrakit.data.quality.summary import (
     CheckedCase,
@@ -125,7 +126,7 @@ def summarise(
         problems=(*_too_few_usable(len(cases), len(index.excluded)), *result.problems),
         warnings=(
             *_patient_warnings(prepared, adapter),
-            *_warnings(index.excluded, groups, shortcuts),
+            *_warnings(index.excluded, groups, shortcuts, index.cases),
         ),
         remarks=tuple(remark.text for remark in index.remarks if not remark.warning),
     )
@@ -188,7 +189,7 @@ def summarise_unusable(adapter: DatasetAdapter, unusable: Sequence[ExcludedCase]
         cases=(),
         unusable=tuple(unusable),
         problems=tuple(_too_few_usable(0, len(unusable))),
-        warnings=tuple(_warnings(unusable, (), ())),
+        warnings=tuple(_warnings(unusable, (), (), ())),
     )
 
 
@@ -214,6 +215,7 @@ def _warnings(
     unusable: Sequence[ExcludedCase],
     groups: Sequence[Sequence[int]],
     shortcuts: Sequence[ShortcutFact],
+    cases: Sequence[PreparedCase],
 ) -> Iterator[Issue]:
     for reason, count in Counter(case.reason for case in unusable).most_common():
         keys = [case.key for case in unusable if case.reason == reason]
@@ -225,6 +227,9 @@ def _warnings(
             f"{_cases(copied)} are copies of another patient's image, in {len(groups)} "
             f"group{'' if len(groups) == 1 else 's'}: a run keeps each in one split (`--copies`)",
         )
+    units = mixed_units(case.facts for case in cases)
+    if units is not None:
+        yield _warning("units", units)
     strong = [each for each in shortcuts if each.strong]
     for each in strong[:MAX_SHORTCUTS]:
         yield _warning(

@@ -19,6 +19,7 @@ WARNINGS = {
     "patients": "cases name no patient, so that each image counts as its own patient",
     "reading": "columns, files or spellings of names may mean something else than what was read",
     "copies": "there are copies; a run keeps all copies of an image in one split",
+    "units": "only some DICOM files have rescale tags",
     "shortcut": "a fact of the files alone predicts the class",
 }
 """Warnings are worth checking before training."""

@@ -22,6 +22,7 @@ import numpy as np
 from hydrakit.data.dicom import Header, MissingCodecError, index_headers, read_pixels, walk
 from hydrakit.data.dicom.geometry import has_plane, sorted_stack
 from hydrakit.data.identity import normal_name
+from hydrakit.data.padding import concatenate
 from hydrakit.errors import DataError
 from hydrakit.hooks import Sample, Unusable
 from hydrakit_lungx.sheets import SETS, SUSPICIOUS, UNLABELLED, Nodule, find_sheets
@@ -132,11 +133,11 @@ def _image(channels: Sequence[Header], window: tuple[float, float]) -> NDArray[n
 def _pixels(channels: Sequence[Header], window: tuple[float, float]) -> NDArray[np.float32]:
     """Read slices in Hounsfield units, clipped to the window, ``(channels, height, width)``.
 
-    A single slice is ``(height, width)``.
+    Pixels outside of the reconstruction (PixelPaddingValue) are masked.
     """
     slices = {header.path: read_pixels(header.path, rescale=True) for header in channels}
-    image: NDArray[np.float32] = np.stack([slices[header.path] for header in channels])
-    return (image if len(channels) > 1 else image[0]).clip(*window)
+    image = concatenate([slices[header.path][np.newaxis] for header in channels])
+    return image.clip(*window)
 
 
 def _neighbours(header: Header, headers: Sequence[Header], count: int) -> list[Header]:

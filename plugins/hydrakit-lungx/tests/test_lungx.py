@@ -201,7 +201,8 @@ def test_facts_are_of_the_scanner_and_the_file(tmp_path):
     (case,) = read(tmp_path)
     assert isinstance(case, Sample)
     spacing = {"row spacing (mm)": 0.7, "column spacing (mm)": 0.8}
-    assert case.facts == {"rows": 6, "columns": 8, **spacing, "bits stored": 16}
+    display = {"photometric interpretation": "MONOCHROME2"}
+    assert case.facts == {"rows": 6, "columns": 8, **spacing, "bits stored": 16, **display}
     assert (case.finding, case.subgroups) == ("1", {})
     for path in (tmp_path / "a").iterdir():
         image = dcmread(path)
@@ -209,3 +210,24 @@ def test_facts_are_of_the_scanner_and_the_file(tmp_path):
         image.save_as(path)
     (case,) = read(tmp_path)
     assert case.subgroups == {"scanner": "Brilliance64"}
+
+
+@pytest.mark.parametrize("slices", [1, 3])
+def test_padding_is_masked_and_continues_the_scan(tmp_path, slices):
+    one_nodule(tmp_path)
+    write_scan(tmp_path / "a")
+    for path in (tmp_path / "a").iterdir():
+        scan = dcmread(path)
+        pixels = scan.pixel_array.astype(np.int16)
+        pixels[:, 5] = 1500
+        pixels[:, 6:] = -2000
+        scan.PixelRepresentation, scan.PixelPaddingValue = 1, -2000
+        scan["PixelPaddingValue"].VR = "SS"
+        scan.PixelData = pixels.tobytes()
+        scan.save_as(path)
+    (case,) = read(tmp_path, window="none", slices=slices)
+    assert case.image.shape == (slices, 6, 8)
+    assert (case.image[:, :, 6:] == 1500 - 1024).all()
+    assert case.padding.shape == case.image.shape
+    assert case.padding[:, :, 6:].all()
+    assert not case.padding[:, :, :6].any()

@@ -60,11 +60,13 @@ class ProstateOptions:
             "authors chose it; a wrong slice if the images are numbered from head to feet)"
         },
     )
-    intensity: Literal["stored", "authors"] = field(
+    intensity: Literal["stored", "rescaled", "authors"] = field(
         default="stored",
         metadata={
-            "help": "pixel values: stored (as in the file), or authors (8 bits by each slice's own "
-            "window and maximum, bit for bit as the paper's authors computed them)"
+            "help": "pixel values: stored (as in the file), rescaled (by RescaleSlope and "
+            "RescaleIntercept where a file has them; those of the collection have none), or "
+            "authors (8 bits by each slice's own window and maximum, bit for bit as the paper's "
+            "authors computed them)"
         },
     )
 

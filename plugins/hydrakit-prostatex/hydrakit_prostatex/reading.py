@@ -76,13 +76,13 @@ class _Options:
 
     sequences: tuple[str, ...]
     by_instance: bool
-    as_authors: bool
+    intensity: str
 
     def pixels(self, header: Header) -> NDArray[np.float32]:
         """Read a slice's pixels in the chosen intensities."""
-        if self.as_authors:
+        if self.intensity == "authors":
             return authors_slice(header.path).astype(np.float32)
-        return read_pixels(header.path)
+        return read_pixels(header.path, rescale=None if self.intensity == "rescaled" else False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ def read(
     settings = _Options(
         sequences=tuple(options.sequences.split(",")),
         by_instance=options.slice == "instance",
-        as_authors=options.intensity == "authors",
+        intensity=options.intensity,
     )
     for finding in findings:
         headers = patients.get(normal_name(finding.patient), [])

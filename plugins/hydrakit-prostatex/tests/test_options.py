@@ -195,6 +195,20 @@ def test_authors_intensities(tmp_path):
     assert not authors_slice(path).any()
 
 
+def test_rescaled_intensities(tmp_path):
+    write_series(tmp_path / "a", CALC, 8)
+    write_tables(tmp_path, ("-13 -7 3", "TRUE", [(CALC, 8, "4 2 1")]))
+    stored = only_sample(tmp_path).image
+    np.testing.assert_array_equal(only_sample(tmp_path, intensity="rescaled").image, stored)
+    for path in (tmp_path / "a").iterdir():
+        dataset = dcmread(path)
+        dataset.RescaleSlope, dataset.RescaleIntercept = "0.5", "-3"
+        dataset.save_as(path)
+    np.testing.assert_array_equal(only_sample(tmp_path).image, stored)
+    rescaled = only_sample(tmp_path, intensity="rescaled").image
+    np.testing.assert_array_equal(rescaled, stored * 0.5 - 3)
+
+
 def test_a_missing_codec_stops_the_dataset(tmp_path):
     write_series(tmp_path / "a", CALC, 8)
     write_tables(tmp_path, ("-13 -7 3", "TRUE", [(CALC, 8, "4 2 1")]))
