@@ -245,7 +245,7 @@ def write_npz(path: Path, **arrays: Any) -> None:
 
 def test_an_npz_from_outside(tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
-    folder = declare(tmp_path / "mine", BASE + NPZ)
+    folder = declare(tmp_path / "mine", BASE + NPZ + '[images]\nchannels = "first"\n')
     write_npz(tmp_path / "files" / "all.npz")
     found = samples(folder)
     assert [sample.label for sample in found] == [0, 1, 1]
@@ -320,7 +320,8 @@ def test_multilabel(tmp_path: Path) -> None:
 
 
 def test_multilabel_arrays(tmp_path: Path) -> None:
-    folder = declare(tmp_path / "mine", MULTILABEL + 'cases = "all.npz"\n')
+    toml = MULTILABEL + 'cases = "all.npz"\n[images]\nchannels = "first"\n'
+    folder = declare(tmp_path / "mine", toml)
     label = np.array([[0, 1, 1], [0, 0, 0], [1, 0, 0]])
     write_npz(folder / "all.npz", label=label)
     assert [sample.label for sample in samples(folder)] == [(0, 1, 1), (0, 0, 0), (1, 0, 0)]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hydrakit.data.declared.images import ImageReader
     from hydrakit.plugins.registry import Plugins
 
-READER_VERSION = "2"
+READER_VERSION = "3"
 """Increase whenever the code below reads other samples from the same files."""
 
 

@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hydrakit.data.declared.arrays import MAX_VALUES, ImageError, StoredArray, open_array
+from hydrakit.data.declared.arrays import (
+    MAX_VALUES,
+    ImageError,
+    StoredArray,
+    channel_axis,
+    open_array,
+)
 from hydrakit.data.declared.schema import ImageRules
 from hydrakit.errors import DataError
 
@@ -33,6 +39,10 @@ _BITS = re.compile(r";(\d+)")
 # A decoder's message differs from file to file and may quote the file; a reason must do neither.
 _DECODER_MESSAGE = re.compile(r"^(the pixels cannot be read|broken DICOM header) \(.*\)")
 _DAMAGED = "is not a whole {}: fetch it again"
+UNCLEAR_AXIS = (
+    "has an array of shape {}, which does not show its channels: if it is one image, add channels = "
+    '"first" or "last" under [images]; if it is a volume, use its slices as images'
+)
 _TOO_LARGE = f"has more than {MAX_VALUES} pixels: scale it down"
 
 
@@ -105,8 +115,12 @@ class ImageReader:
         values = stored.read(row)
         if values.ndim == 2:
             values = values[np.newaxis]
-        elif values.ndim == 3 and self._rules.channels == "last":
-            values = np.moveaxis(values, -1, 0)
+        elif values.ndim == 3 and 0 not in values.shape:
+            axis = self._rules.channels or channel_axis(values.shape)
+            if axis is None:
+                raise ImageError(path, UNCLEAR_AXIS.format(values.shape))
+            if axis == "last":
+                values = np.moveaxis(values, -1, 0)
         if values.ndim != 3 or 0 in values.shape:
             raise ImageError(
                 path, f"has an image of shape {values.shape}: two or three dimensions are required"

@@ -66,8 +66,10 @@ class ImageRules(_Table):
     colour: Literal["luma", "channels"] = "luma"
     """PNG, JPEG and TIFF: "luma" converts every image to grey (ITU-R BT.601), "channels" gives
     three channels, red, green and blue. Transparency is dropped."""
-    channels: Literal["first", "last"] = "first"
-    """NPY and NPZ arrays with three dimensions: which dimension holds the channels."""
+    channels: Literal["first", "last"] | None = None
+    """NPY and NPZ arrays with three dimensions: which dimension holds the channels. Without it, a
+    first or last dimension of 1, 3 or 4 holds them if the others are at least four times as long
+    (and at least 5); images of any other shape are unusable."""
     rescale: bool = False
     """DICOM: apply RescaleSlope and RescaleIntercept (CT: Hounsfield units)."""
 

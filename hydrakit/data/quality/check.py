@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from hydrakit.data.prepared.crop import is_flat
-from hydrakit.data.prepared.index import ExcludedCase, PreparedCase, PreparedDataset
+from hydrakit.data.prepared.index import ExcludedCase, Index, PreparedCase, PreparedDataset
 from hydrakit.data.quality.duplicates import (
     Copy,
     assign_groups,
@@ -30,13 +31,16 @@ from hydrakit.data.quality.summary import (
 )
 from hydrakit.data.read import class_names, read_samples
 from hydrakit.errors import DataError
-from hydrakit.hooks import DatasetAdapter, Label, OptionValue, Unusable
+from hydrakit.hooks import DatasetAdapter, FieldOfView, Label, OptionValue, Unusable
 from hydrakit.plan.model import Split
 from hydrakit.plan.profiles import SUPPORT_SPLIT, TARGET_SPLIT
 from hydrakit.plan.results import ShortcutFact
 from hydrakit.stats.tasks import strata, strata_names
 
 MAX_SHORTCUTS = 3
+MAX_CHANNELS = 4  # colour and transparency; more are often another dimension of an array
+MIN_SIDE = 16
+MAX_SHARE = 2  # times the image's width that a field of view is expected to have at most
 # Display order of facts; others follow by name.
 FACT_ORDER = (
     "width",
@@ -117,7 +121,10 @@ def summarise(
         groups=tuple(tuple(labelled[i].key for i in group) for group in groups),
         shortcuts=shortcuts,
         problems=(*_too_few_usable(len(cases), len(index.excluded)), *result.problems),
-        warnings=tuple(_warnings(index.excluded, groups, shortcuts)),
+        warnings=(
+            *_warnings(index.excluded, groups, shortcuts),
+            *_shape_warnings(index, adapter.field_of_view),
+        ),
     )
 
 
@@ -211,6 +218,40 @@ def _warnings(
     if only:
         entries = [f"{fact} {value} ({name!r}, {n} patients)" for fact, value, name, n in only]
         yield _warning("shortcut", f"values that only one class has: {', '.join(entries)}")
+
+
+def _shape_warnings(index: Index, view: FieldOfView) -> Iterator[Issue]:
+    """Warn of images whose shape or pixel spacing is probably read wrongly."""
+    if index.channels > MAX_CHANNELS:
+        yield _warning(
+            "shape",
+            f"the images have {index.channels} channels: check that these are channels, and not "
+            "the rows, columns or slices of an image",
+        )
+    small, wide = [], []
+    for case in index.cases:
+        height, width, row, column = (
+            value if isinstance(value := case.facts.get(name), float) else math.inf
+            for name in ("height", "width", "row spacing", "column spacing")
+        )
+        if min(height, width) < MIN_SIDE:
+            small.append(case.key)
+        if max(height * row, width * column) * MAX_SHARE < (view.millimetres or 0):
+            wide.append(case.key)
+    if small:
+        yield _warning(
+            "shape",
+            f"{_cases(len(small))} with a side under {MIN_SIDE} pixels: check that its dimensions "
+            "are height and width",
+            small,
+        )
+    if wide:
+        yield _warning(
+            "shape",
+            f"{_cases(len(wide))}, image less than 1/{MAX_SHARE} as wide as the field of view of "
+            f"{view.millimetres:g} mm: check the pixel spacing",
+            wide,
+        )
 
 
 def _cases(count: int) -> str:
