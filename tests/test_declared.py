@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from declaring import BASE, CSV, NPZ, by_folder, declare, png, read, refused, samples
+from dicom_files import image, save
 from hypothesis import example, given
 from hypothesis import strategies as st
+from PIL import Image
 
 from hydrakit.data.declared.adapter import load_declared
 from hydrakit.data.safe_paths import path_fault
@@ -280,6 +282,46 @@ def test_an_npz_of_other_members(tmp_path: Path) -> None:
     refused(folder, "all.npz", "no column 'label'", "zone")
     (tmp_path / "files" / "all.npz").unlink()
     refused(folder, "all.npz", "cannot be read")
+
+
+def test_dicom_files_that_become_channels_must_show_the_same_place(tmp_path: Path) -> None:
+    plane = {
+        "PixelSpacing": [1, 1],
+        "ImagePositionPatient": [0, 0, 0],
+        "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+        "FrameOfReferenceUID": "1.5",
+    }
+    others = {
+        "same": {},
+        "patient": {"PatientID": "P2"},
+        "frame": {"FrameOfReferenceUID": "1.6"},
+        "spacing": {"PixelSpacing": [2, 2]},
+        "orientation": {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]},
+        "position": {"ImagePositionPatient": [0, 0, 40]},
+        "unknown": dict.fromkeys(plane),
+    }
+    rows = "".join(f"one.dcm;{name}.dcm,benign\n" for name in others)
+    folder = declare(tmp_path / "mine", CSV, f"path,label\n{rows}png.png;one.dcm,benign\n")
+    Image.fromarray(np.zeros((3, 4), np.uint8)).save(folder / "png.png")
+    save(image(**plane), folder / "one.dcm")
+    for name, changes in others.items():
+        tags = {key: value for key, value in {**plane, **changes}.items() if value is not None}
+        save(image(**tags), folder / f"{name}.dcm")
+    found = read(folder)
+    reasons = [case.reason if isinstance(case, Unusable) else "" for case in found]
+    assert reasons == [
+        "",
+        "its channels are of different patients",
+        "its channels have different frames of reference",
+        "its channels differ in pixel spacing",
+        "its channels differ in orientation",
+        "its channels differ in position",
+        "",
+        "",
+    ]
+    last = found[-1]  # the second of its files states the patient and the spacing
+    assert isinstance(last, Sample)
+    assert (last.patient, last.spacing) == ("P1", (1.0, 1.0))
 
 
 def test_rows_of_arrays_in_a_csv(tmp_path: Path) -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import BinaryIO, cast
 
 from hydrakit.errors import DataError
+
+NO_FILE = "it is a pipe, a socket or a device"
 
 
 def quote(value: object) -> str:
@@ -56,3 +62,24 @@ def resolve_inside(root: Path, relative: str) -> Path:
             "the folder that holds the files themselves"
         )
     return path
+
+
+def file_state(status: os.stat_result) -> tuple[int, int, int, int]:
+    """Return size, modification time, change time and inode of a file.
+
+    A file that is replaced, even by one of equal size and modification time, has another change
+    time or inode. Windows has a creation time in place of the change time.
+    """
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def open_file(path: Path, *, buffering: int = -1) -> BinaryIO:
+    """Open a file of a dataset for reading; never a pipe or a device, which could wait for ever.
+
+    Raises:
+        OSError: The file cannot be opened, or is no regular file.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # `open` refuses a folder
+        raise OSError(errno.EINVAL, NO_FILE, str(path))
+    return cast("BinaryIO", path.open("rb", buffering=buffering))

@@ -238,6 +238,7 @@ def _sample(
     import numpy as np
 
     from hydrakit.data.declared.arrays import MAX_VALUES, ImageError
+    from hydrakit.data.dicom.geometry import alignment_fault
 
     pictures, paths = [], []
     for location in case.channels:
@@ -258,13 +259,16 @@ def _sample(
             return Unusable(key=case.key, reason="its files differ in height or width")
         if sum(picture.pixels.size for picture in pictures) > MAX_VALUES:
             return Unusable(key=case.key, reason=f"has more than {MAX_VALUES} pixels")
-    first = pictures[0]
-    spacing = first.spacing or declaration.spacing
+    fault = alignment_fault([picture.header for picture in pictures if picture.header])
+    if fault is not None:
+        return Unusable(key=case.key, reason=fault)
+    spacing = next((p.spacing for p in pictures if p.spacing), declaration.spacing)
     if spacing is None and (case.millimetres or declaration.field_of_view.millimetres):
         raise DataError(
             f"{folder / FILE}: spacing: is missing, and {paths[0]} does not state its pixel "
             "spacing, which millimetres need: add spacing = [row, column] in millimetres"
         )
+    patient = next((p.patient for p in pictures if p.patient), None)
     image = np.concatenate([picture.pixels for picture in pictures])
     centre = case.position
     if centre is not None and case.millimetres and spacing is not None:
@@ -276,14 +280,14 @@ def _sample(
     return Sample(
         image=image,
         label=case.label,
-        patient=case.patient or first.patient or case.finding or case.key,
+        patient=case.patient or patient or case.finding or case.key,
         key=case.key,
         group=case.group,
         finding=case.finding,
         centre=centre,
         spacing=spacing,
         split=case.split,
-        facts=first.facts,
+        facts=pictures[0].facts,
         subgroups=case.subgroups,
         source=tuple(paths),
     )

@@ -202,8 +202,8 @@ def _channel_lines(folder: Path, images: Sequence[str], cases: _CaseSource) -> l
     if None in axes:
         return [
             "",
-            f"# Check: an array of shape {axes[None]} does not show its channels. If it is a volume,",
-            "# use its slices as images. If it is one image, uncomment:",
+            f"# Check: an array of shape {axes[None]} does not show its channels. If it is a",
+            "# volume, use its slices as images. If it is one image, uncomment:",
             "# [images]",
             '# channels = "first"  # or "last": the dimension that holds the channels',
         ]

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
+    from hydrakit.data.dicom import Header
+
 _NULL_HANDLER = logging.NullHandler()  # Pillow's log about a damaged file is in the reason already
 
 Facts = dict[str, str | float]
@@ -40,8 +42,8 @@ _BITS = re.compile(r";(\d+)")
 _DECODER_MESSAGE = re.compile(r"^(the pixels cannot be read|broken DICOM header) \(.*\)")
 _DAMAGED = "is not a whole {}: fetch it again"
 UNCLEAR_AXIS = (
-    "has an array of shape {}, which does not show its channels: if it is one image, add channels = "
-    '"first" or "last" under [images]; if it is a volume, use its slices as images'
+    "has an array of shape {}, which does not show its channels: if it is one image, add "
+    'channels = "first" or "last" under [images]; if it is a volume, use its slices as images'
 )
 _TOO_LARGE = f"has more than {MAX_VALUES} pixels: scale it down"
 
@@ -54,14 +56,22 @@ class Picture:
         pixels: Finite float32 values, ``(channels, height, width)``.
         facts: Format, mode, width, height and bits; for DICOM, mode is the modality, and the
             scanner's facts are added.
-        spacing: Pixel spacing ``(row, column)`` in millimetres, if the file states it (DICOM).
-        patient: Pseudonymous patient identifier, if the file states it (DICOM).
+        header: Header of a DICOM file.
     """
 
     pixels: NDArray[np.float32]
     facts: Facts
-    spacing: tuple[float, float] | None = None
-    patient: str | None = None
+    header: Header | None = None
+
+    @property
+    def spacing(self) -> tuple[float, float] | None:
+        """Pixel spacing ``(row, column)`` in millimetres, if the file states it (DICOM)."""
+        return self.header.spacing if self.header else None
+
+    @property
+    def patient(self) -> str | None:
+        """Pseudonymous patient identifier, if the file states it (DICOM)."""
+        return (self.header.patient_id or None) if self.header else None
 
 
 class ImageReader:
@@ -179,8 +189,7 @@ def _dicom(path: Path, rules: ImageRules) -> Picture:
     return Picture(
         pixels=pixels,
         facts=_facts("DICOM", header.modality, pixels, header.bits_stored or 0) | scanner,
-        spacing=header.spacing,
-        patient=header.patient_id or None,
+        header=header,
     )
 
 

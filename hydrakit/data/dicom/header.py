@@ -42,6 +42,7 @@ _OPTIONAL = (
     "ImagePositionPatient",
     "ImageOrientationPatient",
     "PixelSpacing",
+    "FrameOfReferenceUID",
     "SliceThickness",
     "SequenceName",
     "DiffusionBValue",
@@ -86,6 +87,8 @@ class Header:
         field_strength: MagneticFieldStrength in tesla.
         tube_voltage: KVP, in kilovolts.
         bits_stored: BitsStored: number of bits used per pixel.
+        frame_uid: FrameOfReferenceUID: positions are comparable between images with an equal one;
+            may be empty.
     """
 
     path: Path
@@ -110,6 +113,7 @@ class Header:
     field_strength: float | None
     tube_voltage: float | None
     bits_stored: int | None
+    frame_uid: str = ""
 
     def facts(self) -> dict[str, str | float]:
         """Return facts about the scanner and the file, which should not predict a label.
@@ -274,6 +278,7 @@ def _header(path: Path, dataset: Dataset) -> Header | None:
         field_strength=_positive(dataset, "MagneticFieldStrength"),
         tube_voltage=_positive(dataset, "KVP"),
         bits_stored=_whole(dataset, "BitsStored"),
+        frame_uid=text(dataset, "FrameOfReferenceUID"),
     )
 
 

@@ -16,8 +16,8 @@ PROBLEMS = {
 WARNINGS = {
     "unusable": "some cases are unusable",
     "copies": "there are copies; a run keeps all copies of an image in one split",
-    "shape": "the images have more than 4 channels, a side under 16 pixels, or a field of view that "
-    "reaches far beyond them",
+    "shape": "images have more than 4 channels, a side under 16 pixels, or far less width than the "
+    "field of view",
     "shortcut": "a fact of the files alone predicts the class",
 }
 """Warnings are worth checking before training."""
