@@ -116,6 +116,7 @@ def check(
     options: Mapping[str, OptionValue] | None = None,
     split: Split | None = None,
     seed: int = 0,
+    fresh: bool = False,
     callbacks: Sequence[RunCallback] = (),
     plugins: Plugins | None = None,
     **values: Any,
@@ -128,6 +129,7 @@ def check(
         options: Options of the adapter.
         split: Shares of the split; None for 8-1-1, the default of a target.
         seed: Seed of the split.
+        fresh: Read every file again, whatever has been prepared.
         callbacks: Callbacks that are called while cases are read.
         plugins: Plugins of this process; None loads the installed ones.
         values: Values of the context by name.
@@ -152,6 +154,7 @@ def check(
                 root,
                 options=options,
                 patch=BodySpec().patch,
+                fresh=fresh,
                 on_case=partial(Callbacks(callbacks).preparing, name),
             )
         except DataError:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from statistics import median
 
@@ -125,7 +126,14 @@ def summarise(
             *_warnings(index.excluded, groups, shortcuts),
             *_shape_warnings(index, adapter.field_of_view),
         ),
+        prepared=_local_time(prepared.reused_since),
     )
+
+
+def _local_time(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def _intensity(prepared: PreparedDataset, case: PreparedCase) -> dict[str, float]:

@@ -105,6 +105,8 @@ class Summary(Frozen):
         shortcuts: How well facts predict the class, strongest first.
         problems: Issues that make results invalid.
         warnings: Issues that are worth checking.
+        prepared: When the prepared data was made, as local date and time, if the check reused it
+            without reading the dataset; None otherwise.
     """
 
     dataset: str
@@ -124,6 +126,7 @@ class Summary(Frozen):
     shortcuts: tuple[ShortcutFact, ...] = ()
     problems: tuple[Issue, ...] = ()
     warnings: tuple[Issue, ...] = ()
+    prepared: str | None = None
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -295,7 +295,7 @@ def _position(text: str) -> tuple[int, int]:
     Raises:
         ValueError: The cell holds no position, or it may be a number with lost zeros.
     """
-    if re.fullmatch(r"[0-9]{1,3}[.,][0-9]{1,2}", text) or re.fullmatch(r"[0-9]{1,3}0[0-9]{2}", text):
+    if re.fullmatch(r"[0-9]{1,3}([.,][0-9]{1,2}|0[0-9]{2})", text):
         raise ValueError(
             f"position is {quote(text)}: a spreadsheet may have made this number of a column and a "
             "row and lost zeros: write them with a blank, as in '197, 290', in a cell of text"
