@@ -158,7 +158,7 @@ def check(
                 on_case=partial(Callbacks(callbacks).preparing, name),
             )
         except DataError:
-            unusable = excluded_if_none_usable(adapter, root, options)
+            unusable = excluded_if_none_usable(adapter, root, options, patch=BodySpec().patch)
             if unusable is None:
                 raise
             return summarise_unusable(adapter, unusable), None

@@ -344,6 +344,9 @@ def test_regression(tmp_path: Path) -> None:
     assert [sample.label for sample in samples(folder)] == [61.5, None, 90.0]
     declare(folder, toml, "path,label\nd.png,young\n")
     refused(folder, "line 2", "label: 'young' is not a finite number")
+    for huge in ("1e308", "-1e31", "1e-320", "1e-31"):
+        declare(folder, toml, f"path,label\na.png,0\nd.png,{huge}\n")
+        refused(folder, "line 3", f"label: '{huge}' is not 0 or between 1e-30 and 1e+30 in size")
 
 
 MULTILABEL = 'task = "multilabel"\nclasses = ["a", "b", "c"]\nfield_of_view = { share = 1 }\n'

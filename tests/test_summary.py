@@ -171,7 +171,7 @@ def test_no_usable_case_is_told_with_its_reasons(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no usable case"):
         look_at(cases, tmp_path / "lesions")
     adapter = replace(standin("lesions", CLASSES), read=lambda _, __: iter(cases))
-    unusable = excluded_if_none_usable(adapter, tmp_path, {})
+    unusable = excluded_if_none_usable(adapter, tmp_path, {}, patch=16)
     assert unusable is not None
     assert {each.key: each.reason for each in unusable} == {
         "a": "no image",
@@ -180,7 +180,7 @@ def test_no_usable_case_is_told_with_its_reasons(tmp_path: Path) -> None:
     summary = summarise_unusable(adapter, unusable)
     assert kinds(summary) == (["unusable"], ["unusable", "unusable"])
     cases.append(sample(1))
-    assert excluded_if_none_usable(adapter, tmp_path, {}) is None
+    assert excluded_if_none_usable(adapter, tmp_path, {}, patch=16) is None
 
 
 def test_an_empty_class_is_a_problem(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Untrusted text and paths from dataset files: only files inside a dataset's folder are read."""
+"""Untrusted text, numbers and paths of dataset files: only files inside its folder are read."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from typing import BinaryIO, cast
 
 from hydrakit.errors import DataError
 
+# Means and squares of labels must neither overflow nor vanish.
+MIN_NUMBER, MAX_NUMBER = 1e-30, 1e30
+ORDINARY = f"0 or between {MIN_NUMBER:g} and {MAX_NUMBER:g} in size"
+
 NO_FILE = "it is a pipe, a socket or a device"
 
 
@@ -18,6 +22,11 @@ def quote(value: object) -> str:
     """Quote a value for a message, on one line and at most 60 characters long."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def is_ordinary(number: float) -> bool:
+    """Whether a number is finite, and of a size that can be squared without loss."""
+    return number == 0 or MIN_NUMBER <= abs(number) <= MAX_NUMBER
 
 
 def join_names(names: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from hydrakit.data.declared.patterns import compile_pattern, part_names
-from hydrakit.data.safe_paths import join_names, path_fault, quote
+from hydrakit.data.safe_paths import ORDINARY, is_ordinary, join_names, path_fault, quote
 from hydrakit.errors import DataError, unknown
 from hydrakit.hooks import FieldOfView, Task
 from hydrakit.schema import Frozen, Name
@@ -48,7 +48,7 @@ class _Table(Frozen):
 class View(_Table):
     """How much of an image the network sees around a case's position: give one of the two."""
 
-    millimetres: PositiveFloat | None = None
+    millimetres: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Side of a square in millimetres; requires the pixel spacing, from the files or `spacing`."""
     share: Annotated[float, Field(gt=0, le=1)] | None = None
     """Fraction of the image's height and of its width; 1.0 is the whole image."""
@@ -234,10 +234,10 @@ class Declaration(_Table):
 
 
 def number(text: str, what: str) -> float:
-    """Parse a finite number.
+    """Parse a number of ordinary size.
 
     Raises:
-        ValueError: The text is not a finite number; the message begins with ``what``.
+        ValueError: The text is not such a number; the message begins with ``what``.
     """
     try:
         value = float(text)
@@ -245,6 +245,8 @@ def number(text: str, what: str) -> float:
         value = math.nan
     if not math.isfinite(value):
         raise ValueError(f"{what}: {quote(text)} is not a finite number")
+    if not is_ordinary(value):
+        raise ValueError(f"{what}: {quote(text)} is not {ORDINARY}: use another unit")
     return value
 
 

@@ -29,6 +29,7 @@ from hydrakit.data.prepared.crop import (
     Statistics,
     canvas_side,
     crop,
+    crop_fault,
     is_flat,
 )
 from hydrakit.data.prepared.index import (
@@ -221,6 +222,9 @@ class _Preparation:
             return loaded
         if is_flat(loaded.image):
             return Unusable(key=case.key, reason="the image has no contrast")
+        fault = crop_fault(loaded, self.adapter.field_of_view, self.patch)
+        if fault is not None:
+            return Unusable(key=case.key, reason=fault)
         for path in case.source:
             self.manifest.check_unchanged(path)
         return NewEntry(

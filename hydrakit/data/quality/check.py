@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from statistics import median
 
-from hydrakit.data.prepared.crop import is_flat
+from hydrakit.data.prepared.crop import crop_fault, is_flat
 from hydrakit.data.prepared.index import ExcludedCase, Index, PreparedCase, PreparedDataset
 from hydrakit.data.quality.duplicates import (
     Copy,
@@ -147,7 +147,7 @@ def _intensity(prepared: PreparedDataset, case: PreparedCase) -> dict[str, float
 
 
 def excluded_if_none_usable(
-    adapter: DatasetAdapter, root: Path, options: Mapping[str, OptionValue]
+    adapter: DatasetAdapter, root: Path, options: Mapping[str, OptionValue], *, patch: int
 ) -> list[ExcludedCase] | None:
     """Return all cases of a dataset with their reasons if none is usable, otherwise None."""
     excluded = []
@@ -156,6 +156,8 @@ def excluded_if_none_usable(
             excluded.append(ExcludedCase(key=case.key, reason=case.reason))
         elif is_flat(case.image):
             excluded.append(ExcludedCase(key=case.key, reason="the image has no contrast"))
+        elif fault := crop_fault(case, adapter.field_of_view, patch):
+            excluded.append(ExcludedCase(key=case.key, reason=fault))
         else:
             return None
     return excluded
