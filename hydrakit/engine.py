@@ -135,6 +135,7 @@ def check(
     options: Mapping[str, OptionValue] | None = None,
     split: Split | None = None,
     seed: int = 0,
+    fresh: bool = False,
     callbacks: Sequence[RunCallback] = (),
     plugins: Plugins | None = None,
     **values: Any,
@@ -147,6 +148,7 @@ def check(
         options: Options of the adapter.
         split: Shares of the split; None for 8-1-1, the default of a target.
         seed: Seed of the split.
+        fresh: Read every file again, whatever has been prepared.
         callbacks: Callbacks that are called while cases are read.
         plugins: Plugins of this process; None loads the installed ones.
         values: Values of the context by name.
@@ -171,10 +173,11 @@ def check(
                 root,
                 options=options,
                 patch=BodySpec().patch,
+                fresh=fresh,
                 on_case=partial(Callbacks(callbacks).preparing, name),
             )
         except DataError:
-            unusable = excluded_if_none_usable(adapter, root, options)
+            unusable = excluded_if_none_usable(adapter, root, options, patch=BodySpec().patch)
             if unusable is None:
                 raise
             return summarise_unusable(adapter, unusable), None

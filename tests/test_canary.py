@@ -62,10 +62,13 @@ ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness Manufac
 MagneticFieldStrength KVP Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation
 SamplesPerPixel PhotometricInterpretation NumberOfFrames PlanarConfiguration RescaleSlope
 RescaleIntercept RescaleType WindowCenter WindowWidth VOILUTFunction PixelData FloatPixelData
-DoubleFloatPixelData ExtendedOffsetTable ExtendedOffsetTableLengths LengthToEnd
+DoubleFloatPixelData FrameOfReferenceUID ExtendedOffsetTable ExtendedOffsetTableLengths LengthToEnd
 """
 NEEDED = frozenset(_NEEDED.split())
-KEPT = ("SeriesDescription", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+KEPT = (
+    *("SeriesDescription", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"),
+    "FrameOfReferenceUID",
+)
 # Some of the table, as a check that the data dictionary has what it says.
 PROFILE = """
 PatientName PatientBirthDate PatientBirthTime PatientAddress PatientAge PatientSex PatientSize

@@ -231,6 +231,10 @@ def test_a_second_look_reads_no_image(
     write(tmp_path / "lesions", usual(20))
     first = check()
     second = check()
-    assert first.stdout == second.stdout
+    lines = second.stdout.splitlines()
+    (line,) = [line for line in lines if line.startswith("prepared data of ")]
+    assert line.endswith("(--fresh reads all files again)")
+    assert first.stdout.splitlines() == [other for other in lines if other != line]
+    assert check("--fresh").stdout == first.stdout
     assert "cases read" in first.stderr
     assert second.stderr == ""

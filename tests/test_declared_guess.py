@@ -15,7 +15,7 @@ from hydrakit.data.declared.adapter import load_declared
 from hydrakit.data.declared.guess import guess_declaration
 from hydrakit.data.read import read_samples
 from hydrakit.errors import DataError
-from hydrakit.hooks import DatasetAdapter, Sample
+from hydrakit.hooks import DatasetAdapter, Sample, Unusable
 
 
 def png(path: Path) -> Path:
@@ -136,6 +136,37 @@ def test_an_npz_of_cases(tmp_path: Path) -> None:
     assert [sample.label for sample in samples] == [0, 1, 0, 1]
     assert [sample.patient for sample in samples] == ["a", "a", "b", "c"]
     assert "6 x 5 (1)" in text
+
+
+def test_the_guess_names_the_axis_of_channels(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (4, 28, 20, 3), dtype=np.uint8)
+    folder = tmp_path / "colour"
+    folder.mkdir()
+    np.savez(folder / "all.npz", images=images, label=np.array([0, 1, 0, 1]))
+    text, _, samples = guessed(folder)
+    assert 'channels = "last"' in text
+    assert "20 x 28 (1)" in text
+    np.testing.assert_array_equal(samples[1].image, np.moveaxis(images[1], -1, 0))
+    for index, name in enumerate(["a", "a", "b", "b"]):
+        (tmp_path / "files" / name).mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / "files" / name / f"{index}.npy", np.moveaxis(images[index], -1, 0))
+    assert 'channels = "first"' in guessed(tmp_path / "files")[0]
+
+
+def test_the_guess_asks_about_a_volume(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "x.npy", np.random.default_rng(0).random((25, 32, 32)))
+    text = guess_declaration(tmp_path)
+    assert "# Check: an array of shape (25, 32, 32) does not show its channels" in text
+    assert '\n# channels = "first"' in text
+    (tmp_path / "dataset.toml").write_text(text)
+    cases = list(read_samples(load_declared(tmp_path), tmp_path, {}))
+    assert [case.reason for case in cases if isinstance(case, Unusable)] == [
+        "has an array of shape (25, 32, 32), which does not show its channels: if it is one image, "
+        'add channels = "first" or "last" under [images]; if it is a volume, use its slices as '
+        "images"
+    ] * 2
 
 
 def test_spacing_of_dicom(shared_data: Path, tmp_path: Path) -> None:

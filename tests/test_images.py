@@ -106,8 +106,8 @@ def test_arrays(tmp_path: Path) -> None:
     single = stack.astype(np.float32)
     np.testing.assert_array_equal(read(tmp_path / "a.npy").pixels, single[0, :1])
     np.testing.assert_array_equal(read(tmp_path / "b.npy", channels="last").pixels, single[1])
-    np.testing.assert_array_equal(read(tmp_path / "d.npz").pixels, single[2])
-    reader = ImageReader(ImageRules())
+    np.testing.assert_array_equal(read(tmp_path / "d.npz", channels="first").pixels, single[2])
+    reader = ImageReader(ImageRules(channels="first"))
     for row in (0, 3, 1, 4, 4):  # forwards and backwards in the compressed stream
         picture = reader.read(tmp_path / "c.npz", "stack", row)
         np.testing.assert_array_equal(picture.pixels, single[row])
@@ -115,6 +115,39 @@ def test_arrays(tmp_path: Path) -> None:
     reader.close()
     facts = {"format": "NPZ", "mode": "float64", "width": 4, "height": 3, "bits": 64}
     assert picture.facts == facts
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [
+        ((28, 28, 3), -1),
+        ((32, 40, 1), -1),
+        ((3, 28, 28), 0),
+        ((4, 16, 20), 0),
+        ((1, 5, 5), 0),
+        ((25, 32, 32), None),  # a volume
+        ((64, 64, 51), None),
+        ((2, 64, 64), None),
+        ((3, 28, 3), None),
+        ((3, 11, 28), None),  # perhaps three slices of a strip
+        ((4, 40, 1), None),
+    ],
+)
+def test_the_axis_of_channels_is_guessed_only_where_it_is_plain(
+    tmp_path: Path, shape: tuple[int, ...], axis: int | None
+) -> None:
+    values = np.random.default_rng(0).random((2, *shape)).astype(np.float32)
+    np.save(tmp_path / "one.npy", values[1])
+    np.savez(tmp_path / "all.npz", images=values)
+    for path, *where in ((tmp_path / "one.npy",), (tmp_path / "all.npz", "images", 1)):
+        if axis is None:
+            refused(path, rf"shape \({shape[0]}, .*channels = .*volume", *where)
+        else:
+            expected = np.moveaxis(values[1], axis, 0)
+            np.testing.assert_array_equal(read(path, *where).pixels, expected)
+        for name, stated in (("first", 0), ("last", -1)):  # a declaration decides
+            expected = np.moveaxis(values[1], stated, 0)
+            np.testing.assert_array_equal(read(path, *where, channels=name).pixels, expected)
 
 
 def test_arrays_that_cannot_be_used(tmp_path: Path) -> None:

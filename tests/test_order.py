@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from itertools import chain, combinations, permutations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from helpers import StopError, plugins, refused, run_plan
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
-from torch import Tensor
 
 from hydrakit.cli import main
 from hydrakit.data.load import select
@@ -76,16 +78,16 @@ def whole(folder: Path, places: dict[str, Any]) -> OrderResult:
 
 def poison(monkeypatch: pytest.MonkeyPatch, test: set[str]) -> None:
     """Make the patches of some cases of alpha unusable, for whoever looks at them."""
-    clean = PreparedDataset.mapped
+    clean = PreparedDataset.stored
 
-    def poisoned(self: PreparedDataset) -> Tensor:
-        canvases = clean(self).clone()
-        for row, case in enumerate(self.index.cases):
-            if self.index.dataset == "alpha" and case.key in test:
-                canvases[self.index.rows[row]] = float("nan")
+    def poisoned(self: PreparedDataset, rows: Sequence[int]) -> NDArray[np.float32]:
+        canvases = clean(self, rows)
+        for canvas, row in zip(canvases, rows, strict=True):
+            if self.index.dataset == "alpha" and self.index.cases[row].key in test:
+                canvas[...] = float("nan")
         return canvases
 
-    monkeypatch.setattr(PreparedDataset, "mapped", poisoned)
+    monkeypatch.setattr(PreparedDataset, "stored", poisoned)
 
 
 @given(st.integers(0, 5))

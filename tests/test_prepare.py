@@ -372,7 +372,7 @@ def test_a_lost_index_or_journal_is_made_again(files: Files) -> None:
     after = files.prepare()
     assert told(after) == told(before)
     assert len(files.loads) == 6
-    assert after.index.number != before.index.number  # what is mapped is not written over
+    assert after.index.number != before.index.number  # an open file is not written over
 
 
 def test_an_unusable_cache_is_named(files: Files) -> None:

@@ -24,7 +24,7 @@ from hydrakit.data.quality.check import (
 )
 from hydrakit.data.quality.summary import Summary
 from hydrakit.errors import DataError
-from hydrakit.hooks import DatasetAdapter, Sample, Unusable
+from hydrakit.hooks import DatasetAdapter, FieldOfView, Sample, Unusable
 from hydrakit.plan import Split
 
 EIGHT_ONE_ONE = Split(train=8, val=1, test=1)
@@ -171,7 +171,7 @@ def test_no_usable_case_is_told_with_its_reasons(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no usable case"):
         look_at(cases, tmp_path / "lesions")
     adapter = replace(standin("lesions", CLASSES), read=lambda _, __: iter(cases))
-    unusable = excluded_if_none_usable(adapter, tmp_path, {})
+    unusable = excluded_if_none_usable(adapter, tmp_path, {}, patch=16)
     assert unusable is not None
     assert {each.key: each.reason for each in unusable} == {
         "a": "no image",
@@ -180,7 +180,7 @@ def test_no_usable_case_is_told_with_its_reasons(tmp_path: Path) -> None:
     summary = summarise_unusable(adapter, unusable)
     assert kinds(summary) == (["unusable"], ["unusable", "unusable"])
     cases.append(sample(1))
-    assert excluded_if_none_usable(adapter, tmp_path, {}) is None
+    assert excluded_if_none_usable(adapter, tmp_path, {}, patch=16) is None
 
 
 def test_an_empty_class_is_a_problem(tmp_path: Path) -> None:
@@ -295,6 +295,26 @@ def test_a_fact_that_tells_the_class_is_a_warning(tmp_path: Path) -> None:
     summary, _, _ = look_at(samples, tmp_path / "lesions")
     assert kinds(summary) == ([], ["shortcut"])
     assert "scanner alone predicts 'malignant': AUC 1.00" in summary.warnings[0].text
+
+
+def test_shapes_that_are_probably_read_wrongly_are_a_warning(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+
+    def samples(shape: tuple[int, ...], **more: object) -> list[Sample | Unusable]:
+        return [sample(n, image=rng.random(shape).astype(np.float32), **more) for n in range(30)]
+
+    def shape_warnings(name: str, cases: list[Sample | Unusable], **changes: object) -> list[str]:
+        summary, _, _ = look_at(cases, tmp_path / name, **changes)
+        return [each.text for each in summary.warnings if each.kind == "shape"]
+
+    assert shape_warnings("a", samples((4, 16, 16))) == []
+    many, thin = shape_warnings("b", samples((28, 28, 3)))
+    assert "28 channels" in many
+    assert thin.startswith("30 cases with a side under 16 pixels")
+    view = FieldOfView(millimetres=50)
+    assert shape_warnings("c", samples((40, 40), spacing=(0.7, 0.7)), field_of_view=view) == []
+    (wide,) = shape_warnings("d", samples((40, 40), spacing=(0.07, 0.07)), field_of_view=view)
+    assert wide.startswith("30 cases, image less than 1/2 as wide as the field of view of 50 mm")
 
 
 def test_many_strong_facts_take_few_lines(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hydrakit.data.identity import normal_name, patient_of
 from hydrakit.data.padding import fill_padding, padding_mask
+from hydrakit.data.safe_paths import ORDINARY, is_ordinary
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, Label, OptionValue, Remark, Sample, Task, Unusable
 from hydrakit.plugins.options import parse_options
@@ -212,7 +213,7 @@ def is_label(label: object, adapter: DatasetAdapter) -> bool:
     if adapter.task == "classification":
         return type(label) is int and 0 <= label < len(adapter.classes)
     if adapter.task == "regression":
-        return isinstance(label, int | float) and math.isfinite(label)
+        return isinstance(label, int | float) and is_ordinary(label)
     return (
         isinstance(label, tuple)
         and len(label) == len(adapter.classes)
@@ -237,7 +238,7 @@ def _metadata_fault(adapter: DatasetAdapter, sample: Sample) -> str | None:
     if label is not None and not is_label(label, adapter):
         expected = {
             "classification": f"an index into {list(adapter.classes)}",
-            "regression": "a finite number",
+            "regression": f"a number, {ORDINARY}",
             "multilabel": f"a tuple of 0 or 1 for each of {list(adapter.classes)}",
         }
         return f"has label {label!r}: expected {expected[adapter.task]}"

@@ -244,5 +244,7 @@ def _dataset(summary: Summary, adapter: DatasetAdapter) -> Html:
         yield "Access", adapter.how_to_get
         if summary.digest:
             yield "Data (SHA-256)", element("code", summary.digest)
+        if summary.prepared:
+            yield "Prepared", f"{summary.prepared}, and not read again for this page"
 
     return description_list(entries())

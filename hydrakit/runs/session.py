@@ -19,7 +19,7 @@ from hydrakit.data.load import CaseSet, LoadedDataset, load, select
 from hydrakit.data.origin import DataOrigin, origins_digest, refuse_changed
 from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.quality.leakage import LeakageResult, check_leakage, data_facts
-from hydrakit.errors import DataError, PlanError
+from hydrakit.errors import PlanError
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.models.build import check_builds, check_heads
 from hydrakit.plan.model import Plan

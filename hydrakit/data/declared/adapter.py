@@ -256,6 +256,7 @@ def _sample(
 ) -> Sample | Unusable:
     """Return the sample of a case; add its key to ``by_study`` if its study is its patient."""
     from hydrakit.data.declared.arrays import MAX_VALUES, ImageError
+    from hydrakit.data.dicom.geometry import alignment_fault
     from hydrakit.data.padding import concatenate
 
     pictures, paths = [], []
@@ -277,8 +278,10 @@ def _sample(
             return Unusable(key=case.key, reason="its files differ in height or width")
         if sum(picture.pixels.size for picture in pictures) > MAX_VALUES:
             return Unusable(key=case.key, reason=f"has more than {MAX_VALUES} pixels")
-    first = pictures[0]
-    spacing = first.spacing or declaration.spacing
+    fault = alignment_fault([picture.header for picture in pictures if picture.header])
+    if fault is not None:
+        return Unusable(key=case.key, reason=fault)
+    spacing = next((p.spacing for p in pictures if p.spacing), declaration.spacing)
     if spacing is None and (case.millimetres or declaration.field_of_view.millimetres):
         raise DataError(
             f"{folder / FILE}: spacing: is missing, and {paths[0]} does not state its pixel "
@@ -292,9 +295,12 @@ def _sample(
         -0.5 <= at <= size - 0.5 for at, size in zip(centre, image.shape[1:], strict=True)
     ):
         return Unusable(key=case.key, reason="its position lies outside its image")
-    patient = case.patient or _patient_id(declaration, first)
-    if patient is None and first.study is not None:
-        patient = first.study
+    patient = case.patient or next(
+        filter(None, (_patient_id(declaration, p) for p in pictures)), None
+    )
+    study = next((picture.study for picture in pictures if picture.study), None)
+    if patient is None and study is not None:
+        patient = study
         by_study.append(case.key)
     return Sample(
         image=image,
@@ -306,7 +312,7 @@ def _sample(
         centre=centre,
         spacing=spacing,
         split=case.split,
-        facts=first.facts,
+        facts=pictures[0].facts,
         subgroups=case.subgroups,
         source=tuple(paths),
     )

@@ -6,9 +6,10 @@ import io
 import math
 import warnings
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -25,6 +26,9 @@ MAX_HEADER = 2**16
 MAX_RATIO = 1100
 """Maximum compression ratio: Deflate reaches at most 1032 (zlib's technical details)."""
 
+PLAIN_CHANNELS = (1, 3, 4)
+"""Numbers of channels that a shape shows by itself: grey, colour, colour with transparency."""
+
 _DAMAGED = "is not a whole NPY or NPZ file: fetch it again"
 
 
@@ -34,6 +38,21 @@ class ImageError(DataError):
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.reason = reason
+
+
+def channel_axis(shape: Sequence[int]) -> Literal["first", "last"] | None:
+    """Return which dimension of a three-dimensional array holds the channels, if that is plain.
+
+    It is plain if the first or the last has a length of 1, 3 or 4 and the two others are at least
+    four times as long, and at least 5. ``(28, 28, 3)`` is a colour image; ``(51, 64, 64)`` may be a
+    volume.
+    """
+    first, middle, last = shape
+    if first in PLAIN_CHANNELS and min(middle, last) >= max(4 * first, 5):
+        return "first"
+    if last in PLAIN_CHANNELS and min(first, middle) >= max(4 * last, 5):
+        return "last"
+    return None
 
 
 @dataclass(kw_only=True)

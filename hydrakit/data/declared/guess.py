@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hydrakit.data.declared.arrays import ImageError, member_names, open_array
+from hydrakit.data.declared.arrays import ImageError, channel_axis, member_names, open_array
 from hydrakit.data.declared.cases import MAX_TABLE_BYTES, SEPARATOR
 from hydrakit.data.declared.columns import WORDS, may_name, resembles
 from hydrakit.data.declared.files import (
@@ -97,6 +97,7 @@ def guess_declaration(folder: Path) -> str:
             *_image_lines(folder, images, cases),
             *_mask_lines(masks),
             *_case_lines(cases),
+            *_channel_lines(folder, images, cases),
             "",
         ]
     )
@@ -211,6 +212,36 @@ def _patient_line(source: str, names: Sequence[str]) -> str:
     return f"# Check: {_comment(source)} gives {number} patients of {len(names)} images."
 
 
+def _channel_lines(folder: Path, images: Sequence[str], cases: _CaseSource) -> list[str]:
+    """Write which dimension of the arrays holds the channels, or how to say it."""
+    shapes: dict[tuple[int, ...], None] = {}
+    for path in _spread(folder, images):
+        try:
+            with closing(open_array(path, cases.member)) as stored:
+                shape = stored.shape if cases.member is None else stored.shape[1:]
+        except (OSError, ImageError):  # no array
+            continue
+        if len(shape) == 3:
+            shapes.setdefault(shape)
+    axes = {channel_axis(shape): shape for shape in reversed(shapes)}
+    if None in axes:
+        return [
+            "",
+            f"# Check: an array of shape {axes[None]} does not show its channels. If it is a",
+            "# volume, use its slices as images. If it is one image, uncomment:",
+            "# [images]",
+            '# channels = "first"  # or "last": the dimension that holds the channels',
+        ]
+    if len(axes) == 1:
+        ((axis, shape),) = axes.items()
+        return [
+            "",
+            "[images]",
+            f'channels = "{axis}"  # Check: guessed from arrays of shape {shape}',
+        ]
+    return []
+
+
 def _quoted(text: str) -> str:
     """Quote text as a TOML basic string: as in JSON, but TOML also escapes the DEL character.
 
@@ -242,17 +273,21 @@ def _is_dicom(path: Path) -> bool:
 
 def _sample_images(folder: Path, images: Sequence[str], cases: _CaseSource) -> list[Picture]:
     """Read a sample of images, spread over the list; skip those that cannot be read."""
-    count = min(len(images), MAX_SAMPLED)
     pictures = []
     row = None if cases.member is None else 0
     with closing(ImageReader(ImageRules())) as reader:
-        for index in range(count):
-            path = folder / images[index * len(images) // count]
+        for path in _spread(folder, images):
             try:
                 pictures.append(reader.read(path, cases.member, row))
             except DataError:  # `datasets check` names each unusable file
                 continue
     return pictures
+
+
+def _spread(folder: Path, images: Sequence[str]) -> list[Path]:
+    """Return the paths of a sample of images, spread over the list."""
+    count = min(len(images), MAX_SAMPLED)
+    return [folder / images[index * len(images) // count] for index in range(count)]
 
 
 # From folders

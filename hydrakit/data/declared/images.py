@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hydrakit.data.declared.arrays import MAX_VALUES, ImageError, StoredArray, open_array
+from hydrakit.data.declared.arrays import (
+    MAX_VALUES,
+    ImageError,
+    StoredArray,
+    channel_axis,
+    open_array,
+)
 from hydrakit.data.declared.schema import ImageRules
 from hydrakit.data.dicom.grey import RESCALE_TAGS
 from hydrakit.data.padding import padding_mask
@@ -26,6 +32,8 @@ from hydrakit.errors import DataError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
+
+    from hydrakit.data.dicom import Header
 
 _NULL_HANDLER = logging.NullHandler()  # Pillow's log about a damaged file is in the reason already
 
@@ -39,6 +47,10 @@ _SAVE = "save it as grey of 8 or 16 bits, or of 32-bit floating point, with zero
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # TIFF 6.0, section 8
 _GREY_SENSE = {0: "white is zero", 1: "black is zero"}
+UNCLEAR_AXIS = (
+    "has an array of shape {}, which does not show its channels: if it is one image, add "
+    'channels = "first" or "last" under [images]; if it is a volume, use its slices as images'
+)
 _TOO_LARGE = f"has more than {MAX_VALUES} pixels: scale it down"
 
 
@@ -50,16 +62,27 @@ class Picture:
         pixels: Finite float32 values, ``(channels, height, width)``; DICOM padding is masked.
         facts: Format, mode, width, height and bits; for DICOM, mode is the modality, and the
             scanner's facts are added.
-        spacing: Pixel spacing ``(row, column)`` in millimetres, if the file states it (DICOM).
-        patient: Pseudonymous patient identifier, if the file states it (DICOM).
-        study: StudyInstanceUID of a DICOM file.
+        header: Header of a DICOM file.
     """
 
     pixels: NDArray[np.float32]
     facts: Facts
-    spacing: tuple[float, float] | None = None
-    patient: str | None = None
-    study: str | None = None
+    header: Header | None = None
+
+    @property
+    def spacing(self) -> tuple[float, float] | None:
+        """Pixel spacing ``(row, column)`` in millimetres, if the file states it (DICOM)."""
+        return self.header.spacing if self.header else None
+
+    @property
+    def patient(self) -> str | None:
+        """Pseudonymous patient identifier, if the file states it (DICOM)."""
+        return (self.header.patient_id or None) if self.header else None
+
+    @property
+    def study(self) -> str | None:
+        """StudyInstanceUID of a DICOM file, if the file states it."""
+        return (self.header.study_uid or None) if self.header else None
 
 
 class ImageReader:
@@ -122,8 +145,12 @@ class ImageReader:
         values = stored.read(row)
         if values.ndim == 2:
             values = values[np.newaxis]
-        elif values.ndim == 3 and self._rules.channels == "last":
-            values = np.moveaxis(values, -1, 0)
+        elif values.ndim == 3 and 0 not in values.shape:
+            axis = self._rules.channels or channel_axis(values.shape)
+            if axis is None:
+                raise ImageError(path, UNCLEAR_AXIS.format(values.shape))
+            if axis == "last":
+                values = np.moveaxis(values, -1, 0)
         if values.ndim != 3 or 0 in values.shape:
             raise ImageError(
                 path, f"has an image of shape {values.shape}: two or three dimensions are required"
@@ -195,9 +222,7 @@ def _dicom(path: Path, rules: ImageRules) -> Picture:
     return Picture(
         pixels=pixels,
         facts=_facts("DICOM", header.modality, pixels, header.bits_stored or 0) | scanner,
-        spacing=header.spacing,
-        patient=header.patient_id or None,
-        study=header.study_uid or None,
+        header=header,
     )
 
 

@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from hydrakit.data.declared.patterns import compile_pattern, part_names
-from hydrakit.data.safe_paths import join_names, path_fault, quote
+from hydrakit.data.safe_paths import ORDINARY, is_ordinary, join_names, path_fault, quote
 from hydrakit.errors import DataError, unknown
 from hydrakit.hooks import FieldOfView, Task
 from hydrakit.schema import Frozen, Name
@@ -51,7 +51,7 @@ class _Table(Frozen):
 class View(_Table):
     """How much of an image the network sees around a case's position: give one of the two."""
 
-    millimetres: PositiveFloat | None = None
+    millimetres: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Side of a square in millimetres; requires the pixel spacing, from the files or `spacing`."""
     share: Annotated[float, Field(gt=0, le=1)] | None = None
     """Fraction of the image's height and of its width; 1.0 is the whole image."""
@@ -83,8 +83,10 @@ class ImageRules(_Table):
     colour: Literal["luma", "channels"] = "luma"
     """PNG, JPEG and TIFF: "luma" converts every image to grey (ITU-R BT.601), "channels" gives
     three channels, red, green and blue. Transparency is dropped."""
-    channels: Literal["first", "last"] = "first"
-    """NPY and NPZ arrays with three dimensions: which dimension holds the channels."""
+    channels: Literal["first", "last"] | None = None
+    """NPY and NPZ arrays with three dimensions: which dimension holds the channels. Without it, a
+    first or last dimension of 1, 3 or 4 holds them if the others are at least four times as long
+    (and at least 5); images of any other shape are unusable."""
     rescale: bool | None = None
     """DICOM: true applies RescaleSlope and RescaleIntercept, or a modality LUT (CT: Hounsfield
     units), and a file without them is unusable; false keeps the stored values. Without this key,
@@ -279,10 +281,10 @@ class Declaration(_Table):
 
 
 def number(text: str, what: str) -> float:
-    """Parse a finite number.
+    """Parse a number of ordinary size.
 
     Raises:
-        ValueError: The text is not a finite number; the message begins with ``what``.
+        ValueError: The text is not such a number; the message begins with ``what``.
     """
     try:
         value = float(text)
@@ -290,6 +292,8 @@ def number(text: str, what: str) -> float:
         value = math.nan
     if not math.isfinite(value):
         raise ValueError(f"{what}: {quote(text)} is not a finite number")
+    if not is_ordinary(value):
+        raise ValueError(f"{what}: {quote(text)} is not {ORDINARY}: use another unit")
     return value
 
 

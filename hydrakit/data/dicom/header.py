@@ -42,6 +42,7 @@ _OPTIONAL = (
     "ImagePositionPatient",
     "ImageOrientationPatient",
     "PixelSpacing",
+    "FrameOfReferenceUID",
     "SliceThickness",
     "SequenceName",
     "DiffusionBValue",
@@ -91,6 +92,8 @@ class Header:
         photometric: PhotometricInterpretation: ``MONOCHROME1`` if low values are white; may be
             empty.
         lut_shape: PresentationLUTShape: ``INVERSE`` if low values are white; may be empty.
+        frame_uid: FrameOfReferenceUID: positions are comparable between images with an equal one;
+            may be empty.
     """
 
     path: Path
@@ -117,6 +120,7 @@ class Header:
     bits_stored: int | None
     photometric: str = ""
     lut_shape: str = ""
+    frame_uid: str = ""
 
     def facts(self) -> dict[str, str | float]:
         """Return facts about the scanner and the file, which should not predict a label.
@@ -285,6 +289,7 @@ def _header(path: Path, dataset: Dataset) -> Header | None:
         bits_stored=_whole(dataset, "BitsStored"),
         photometric=text(dataset, "PhotometricInterpretation"),
         lut_shape=text(dataset, "PresentationLUTShape"),
+        frame_uid=text(dataset, "FrameOfReferenceUID"),
     )
 
 

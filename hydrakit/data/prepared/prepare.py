@@ -24,11 +24,13 @@ from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
+from hydrakit.data.dicom.cache import HeaderCache
 from hydrakit.data.identity import normal_name, patient_of
 from hydrakit.data.prepared.crop import (
     Statistics,
     canvas_side,
     crop,
+    crop_fault,
     is_flat,
 )
 from hydrakit.data.prepared.index import (
@@ -40,6 +42,7 @@ from hydrakit.data.prepared.index import (
     ReadingRemark,
     open_prepared,
 )
+from hydrakit.data.prepared.manifest import NAME as MANIFEST
 from hydrakit.data.prepared.manifest import Manifest, listing_digest
 from hydrakit.data.prepared.store import NewEntry, Store, StoreEntry
 from hydrakit.data.quality.duplicates import content_digest, thumbnail
@@ -69,6 +72,7 @@ def prepare(
     options: Mapping[str, OptionValue],
     patch: int,
     cache: Path | None = None,
+    fresh: bool = False,
     threads: int | None = None,
     on_case: Callable[[int], None] = lambda _: None,
 ) -> PreparedDataset:
@@ -87,6 +91,7 @@ def prepare(
         options: Adapter options, as given by the user.
         patch: Side of the network's patches in pixels.
         cache: Folder of every cache; None for that of the active context (`cache_folder`).
+        fresh: Read every file again, whatever has been prepared.
         threads: Number of images prepared at the same time; None for one per processor. It does
             not change the result.
         on_case: Called with the number of cases prepared so far.
@@ -96,7 +101,9 @@ def prepare(
     """
     check_root(adapter, root)
     with using_cache(cache):
-        return _prepare(adapter, root, options, patch=patch, on_case=on_case, threads=threads)
+        return _prepare(
+            adapter, root, options, patch=patch, fresh=fresh, on_case=on_case, threads=threads
+        )
 
 
 def _prepare(
@@ -105,6 +112,7 @@ def _prepare(
     options: Mapping[str, OptionValue],
     *,
     patch: int,
+    fresh: bool,
     on_case: Callable[[int], None],
     threads: int | None,
 ) -> PreparedDataset:
@@ -113,14 +121,17 @@ def _prepare(
     folder = _folder(adapter, root, resolve_options(adapter, options), patch=patch, cache=cache)
     listing = listing_digest(root, adapter.elsewhere, ignore=cache)
     path = folder / f"index-{listing[:16]}.json"
-    with suppress(OSError, ValueError):  # missing, or broken: try again under the lock
-        return open_prepared(path)
+    if not fresh:
+        with suppress(OSError, ValueError):  # missing, or broken: try again under the lock
+            return open_prepared(path, reused=True)
     with _folder_lock(folder):
         try:
-            if path.exists():
-                return open_prepared(path)
+            if path.exists() and not fresh:
+                return open_prepared(path, reused=True)
             with _cache_errors(folder):
-                _clear(folder)
+                _clear(folder, keep_rows=not fresh)
+                if fresh:
+                    HeaderCache(root).path.unlink(missing_ok=True)
                 manifest = Manifest(folder, root)
                 store = Store(folder, side=canvas_side(patch))
         except (OSError, ValueError) as error:
@@ -225,6 +236,9 @@ class _Preparation:
             return loaded
         if is_flat(loaded.image):
             return Unusable(key=case.key, reason="the image has no contrast")
+        fault = crop_fault(loaded, self.adapter.field_of_view, self.patch)
+        if fault is not None:
+            return Unusable(key=case.key, reason=fault)
         for path in case.source:
             self.manifest.check_unchanged(path)
         return NewEntry(
@@ -389,13 +403,16 @@ def _folder_lock(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _clear(folder: Path) -> None:
+def _clear(folder: Path, *, keep_rows: bool) -> None:
     """Remove outdated indexes, and temporary files of interrupted processes.
 
     Indexes are removed before any rows, so that an existing index always has all of its rows.
+    Without ``keep_rows``, all rows and the manifest are forgotten: `Store` removes rows that no
+    journal lists.
     """
-    for path in folder.iterdir():
-        if path.name.startswith("index-") or (path.name[0] == "." and path.name != ".lock"):
+    outdated = ("index-",) if keep_rows else ("index-", "journal-", MANIFEST)
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(outdated) or (path.name[0] == "." and path.name != ".lock"):
             path.unlink()
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from statistics import median
 
 from hydrakit.data.identity import patient_of
-from hydrakit.data.prepared.crop import is_flat
-from hydrakit.data.prepared.index import ExcludedCase, PreparedCase, PreparedDataset
+from hydrakit.data.prepared.crop import crop_fault, is_flat
+from hydrakit.data.prepared.index import ExcludedCase, Index, PreparedCase, PreparedDataset
 from hydrakit.data.quality.duplicates import (
     Copy,
     copy_groups,
@@ -37,13 +39,16 @@ from hydrakit.data.quality.summary import (
 )
 from hydrakit.data.read import class_names, read_samples
 from hydrakit.errors import DataError
-from hydrakit.hooks import DatasetAdapter, Label, OptionValue, Unusable
+from hydrakit.hooks import DatasetAdapter, FieldOfView, Label, OptionValue, Unusable
 from hydrakit.plan.model import Split
 from hydrakit.plan.profiles import SUPPORT_SPLIT, TARGET_SPLIT
 from hydrakit.plan.results import ShortcutFact
 from hydrakit.stats.tasks import strata, strata_names
 
 MAX_SHORTCUTS = 3
+MAX_CHANNELS = 4  # colour and transparency; more are often another dimension of an array
+MIN_SIDE = 16
+MAX_SHARE = 2  # times the image's width that a field of view is expected to have at most
 # Display order of facts; others follow by name.
 FACT_ORDER = (
     "width",
@@ -127,9 +132,17 @@ def summarise(
         warnings=(
             *_patient_warnings(prepared, adapter),
             *_warnings(index.excluded, groups, shortcuts, index.cases),
+            *_shape_warnings(index, adapter.field_of_view),
         ),
         remarks=tuple(remark.text for remark in index.remarks if not remark.warning),
+        prepared=_local_time(prepared.reused_since),
     )
+
+
+def _local_time(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def _patient_warnings(prepared: PreparedDataset, adapter: DatasetAdapter) -> Iterator[Issue]:
@@ -161,7 +174,7 @@ def _intensity(prepared: PreparedDataset, case: PreparedCase) -> dict[str, float
 
 
 def excluded_if_none_usable(
-    adapter: DatasetAdapter, root: Path, options: Mapping[str, OptionValue]
+    adapter: DatasetAdapter, root: Path, options: Mapping[str, OptionValue], *, patch: int
 ) -> list[ExcludedCase] | None:
     """Return all cases of a dataset with their reasons if none is usable, otherwise None."""
     excluded = []
@@ -170,6 +183,8 @@ def excluded_if_none_usable(
             excluded.append(ExcludedCase(key=case.key, reason=case.reason))
         elif is_flat(case.image):
             excluded.append(ExcludedCase(key=case.key, reason="the image has no contrast"))
+        elif fault := crop_fault(case, adapter.field_of_view, patch):
+            excluded.append(ExcludedCase(key=case.key, reason=fault))
         else:
             return None
     return excluded
@@ -244,6 +259,40 @@ def _warnings(
     if only:
         entries = [f"{fact} {value} ({name!r}, {n} patients)" for fact, value, name, n in only]
         yield _warning("shortcut", f"values that only one class has: {', '.join(entries)}")
+
+
+def _shape_warnings(index: Index, view: FieldOfView) -> Iterator[Issue]:
+    """Warn of images whose shape or pixel spacing is probably read wrongly."""
+    if index.channels > MAX_CHANNELS:
+        yield _warning(
+            "shape",
+            f"the images have {index.channels} channels: check that these are channels, and not "
+            "the rows, columns or slices of an image",
+        )
+    small, wide = [], []
+    for case in index.cases:
+        height, width, row, column = (
+            value if isinstance(value := case.facts.get(name), float) else math.inf
+            for name in ("height", "width", "row spacing", "column spacing")
+        )
+        if min(height, width) < MIN_SIDE:
+            small.append(case.key)
+        if max(height * row, width * column) * MAX_SHARE < (view.millimetres or 0):
+            wide.append(case.key)
+    if small:
+        yield _warning(
+            "shape",
+            f"{_cases(len(small))} with a side under {MIN_SIDE} pixels: check that its dimensions "
+            "are height and width",
+            small,
+        )
+    if wide:
+        yield _warning(
+            "shape",
+            f"{_cases(len(wide))}, image less than 1/{MAX_SHARE} as wide as the field of view of "
+            f"{view.millimetres:g} mm: check the pixel spacing",
+            wide,
+        )
 
 
 def _cases(count: int) -> str:

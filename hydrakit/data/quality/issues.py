@@ -20,6 +20,8 @@ WARNINGS = {
     "reading": "columns, files or spellings of names may mean something else than what was read",
     "copies": "there are copies; a run keeps all copies of an image in one split",
     "units": "only some DICOM files have rescale tags",
+    "shape": "images have more than 4 channels, a side under 16 pixels, or far less width than the "
+    "field of view",
     "shortcut": "a fact of the files alone predicts the class",
 }
 """Warnings are worth checking before training."""

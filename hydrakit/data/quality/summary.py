@@ -106,6 +106,8 @@ class Summary(Frozen):
         problems: Issues that make results invalid.
         warnings: Issues that are worth checking.
         remarks: How the dataset was read, such as columns and files that are not used.
+        prepared: When the prepared data was made, as local date and time, if the check reused it
+            without reading the dataset; None otherwise.
     """
 
     dataset: str
@@ -126,6 +128,7 @@ class Summary(Frozen):
     problems: tuple[Issue, ...] = ()
     warnings: tuple[Issue, ...] = ()
     remarks: tuple[str, ...] = ()
+    prepared: str | None = None
 
     @property
     def splits(self) -> tuple[str, ...]:

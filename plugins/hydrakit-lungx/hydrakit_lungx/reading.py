@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hydrakit.data.dicom import Header, MissingCodecError, index_headers, read_pixels, walk
-from hydrakit.data.dicom.geometry import has_plane, sorted_stack
+from hydrakit.data.dicom.geometry import has_plane, sorted_stack, stack_fault
 from hydrakit.data.identity import normal_name
 from hydrakit.data.padding import concatenate
 from hydrakit.errors import DataError
@@ -39,7 +39,7 @@ NO_INSTANCE = "no slice with the listed image number"
 SEVERAL_SLICES = "several slices with the listed image number"
 OUTSIDE = "nodule outside the image"
 NO_SPACING = "image without pixel spacing"
-NO_NEIGHBOURS = "neighbouring slices without position in the patient, or of another size"
+NO_NEIGHBOURS = "neighbouring slices without position in the patient, or of another size or spacing"
 UNREADABLE = "image file cannot be read"
 
 # Hounsfield units. ``nodule`` ranges from air to bone: values below -1000 occur only outside the
@@ -104,8 +104,8 @@ def _case(nodule: Nodule, headers: Sequence[Header], settings: _Options) -> Samp
     if header.spacing is None:
         return Unusable(key=nodule.key, reason=NO_SPACING)
     channels = _neighbours(header, headers, settings.slices)
-    if not channels:
-        return Unusable(key=nodule.key, reason=NO_NEIGHBOURS)
+    if isinstance(channels, str):
+        return Unusable(key=nodule.key, reason=channels)
     return Sample(
         image=partial(_image, channels, settings.window),
         label=settings.labels[nodule.label],
@@ -140,22 +140,23 @@ def _pixels(channels: Sequence[Header], window: tuple[float, float]) -> NDArray[
     return image.clip(*window)
 
 
-def _neighbours(header: Header, headers: Sequence[Header], count: int) -> list[Header]:
+def _neighbours(header: Header, headers: Sequence[Header], count: int) -> list[Header] | str:
     """Return ``count`` consecutive slices along the slice's normal, with the slice in the middle.
 
-    Beyond the ends of the scan, the first or last slice is repeated. The result is empty if the
-    slices lack planes or differ in size.
+    Beyond the ends of the scan, the first or last slice is repeated. If the slices lack planes,
+    differ in size or pixel spacing, or if one is missing or double, the result is the reason.
     """
     if count == 1:
         return [header]
     if not has_plane(header):
-        return []
+        return NO_NEIGHBOURS
     stack = sorted_stack(headers, header)
     middle = stack.index(header)
     positions = range(middle - count // 2, middle + count // 2 + 1)
     channels = [stack[min(max(at, 0), len(stack) - 1)] for at in positions]
-    sizes = {(channel.rows, channel.columns) for channel in channels}
-    return channels if len(sizes) == 1 else []
+    if len({(channel.rows, channel.columns, channel.spacing) for channel in channels}) > 1:
+        return NO_NEIGHBOURS
+    return stack_fault(channels, headers) or channels
 
 
 def _slice(nodule: Nodule, headers: Sequence[Header]) -> Header | str:

@@ -17,6 +17,7 @@ from lungx_files import (
     write_scan,
 )
 from pydicom import dcmread
+from pydicom.uid import generate_uid
 
 from hydrakit.errors import DataError
 from hydrakit.hooks import Sample
@@ -182,6 +183,24 @@ def test_neighbouring_slices_are_channels_by_their_planes(tmp_path):
     (case,) = read(tmp_path, slices=5)
     assert isinstance(case, Sample)
     assert [path.name for path in case.source] == ["z2.dcm", "z1.dcm", "z0.dcm"]
+
+
+def test_a_missing_or_double_neighbour_is_not_replaced(tmp_path):
+    write_scan(tmp_path / "a", instances=(7, 6, 5, 4, 3, 2, 1))
+    one_nodule(tmp_path, image=4)
+    assert isinstance(read(tmp_path, slices=5)[0], Sample)
+    gap = tmp_path / "a" / "z1.dcm"  # image 6
+    whole = gap.read_bytes()
+    gap.unlink()
+    assert isinstance(read(tmp_path, slices=3)[0], Sample)
+    assert only_reason(tmp_path, slices=5) == "a slice of its series is missing"
+    gap.write_bytes(whole)
+    double = dcmread(gap)
+    double.InstanceNumber, double.SOPInstanceUID = 60, generate_uid()
+    double.file_meta.MediaStorageSOPInstanceUID = double.SOPInstanceUID
+    double.save_as(tmp_path / "a" / "double.dcm")
+    assert isinstance(read(tmp_path, slices=3)[0], Sample)
+    assert only_reason(tmp_path, slices=5) == "several images of its series in one plane"
 
 
 def test_neighbours_that_cannot_be_used(tmp_path):

@@ -102,7 +102,7 @@ def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
         classes=("benign", "significant"),
         read=_read,
         field_of_view=FieldOfView(millimetres=65.0),
-        version="3",
+        version="4",
         layout="ProstateX-Findings-Train.csv and ProstateX-Images-Train.csv (of the test set: "
         "-Test.csv) anywhere below the folder, and the DICOM images in folders of any name",
         how_to_get=f"{_HOW_TO_GET} (and of the test set, for prediction).",
@@ -118,7 +118,7 @@ def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
         classes=tuple(f"grade group {group}" for group in range(1, 6)),
         read=_read_grades,
         field_of_view=FieldOfView(millimetres=65.0),
-        version="2",
+        version="3",
         layout="ProstateX-2-Findings-Train.csv (with the column ggg) and "
         "ProstateX-2-Images-Train.csv anywhere below the folder, and the DICOM images of "
         "PROSTATEx in folders of any name",
