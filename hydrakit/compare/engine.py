@@ -340,7 +340,7 @@ class CellTracker:
         Only cells that have begun are looked up in the folder, which is listed once.
         """
         rounds = 0
-        begun = self.compare_dir.begun()
+        begun = self.compare_dir.begun_cells()
         for name in [each for each in self._open if each in begun]:
             cell = self._open[name]
             run, planned = RunDir(self.compare_dir.cell(cell)), self.plans[cell].rounds

@@ -211,7 +211,7 @@ def _progress(path: Path) -> dict[str, object]:
 
 def _of_comparison(folder: Path) -> ComparisonStatus:
     compare_dir, holder = CompareDir(folder), _holder(folder)
-    begun = compare_dir.begun()
+    begun = compare_dir.begun_cells()
     cells = tuple(
         _cell(compare_dir, cell)
         if cell.name in begun
