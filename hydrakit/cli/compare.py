@@ -181,8 +181,9 @@ def print_result(result: CompareResult, *, as_json: bool) -> None:
     "--table",
     required=True,
     metavar="TEXT",
-    help='Names with AUCs, such as "Hydra 48/60, transfer 43/60" (numbers or fractions of pairs), '
-    "with the two options below; or a CSV file with columns name, AUC, positives, negatives.",
+    help='Names with AUCs, such as "Hydra 48/60, transfer 0.72" (fractions of pairs, or numbers '
+    "with a decimal point), with the two options below; or a CSV file with columns name, AUC, "
+    "positives, negatives.",
 )
 @click.option(
     "--positives", type=click.IntRange(min=1), help="Number of positive findings in the test set."
@@ -196,12 +197,13 @@ def verdict(table: str, positives: int | None, negatives: int | None, as_json: b
     from dataclasses import asdict
 
     from hydrakit.errors import DataError
-    from hydrakit.stats.verdict import rows_of_table, verdict_of_table
+    from hydrakit.stats.verdict import refuse_decimal_comma, rows_of_table, verdict_of_table
 
     if (positives is None) != (negatives is None):
         raise click.UsageError("--positives and --negatives are needed together: give both")
     source = "--table"
     if positives is not None:
+        refuse_decimal_comma(table, where=source)
         rows = [_row(part, positives, negatives) for part in table.replace(";", ",").split(",")]
         table = "\n".join(rows)
     elif Path(table).is_file():

@@ -43,7 +43,7 @@ def new(folder: Path) -> None:
     """Write a draft of dataset.toml into DIR, from the images there, for you to check."""
     from hydrakit.data.declared.guess import guess_declaration
     from hydrakit.data.declared.schema import FILE
-    from hydrakit.errors import DataError
+    from hydrakit.errors import DataError, command_line
     from hydrakit.storage.files import write_atomic
 
     text = guess_declaration(folder)
@@ -52,10 +52,9 @@ def new(folder: Path) -> None:
     except OSError as error:
         raise DataError(f"{folder / FILE}: cannot be written ({error.strerror})") from None
     click.echo(text, nl=False)
-    click.echo(
-        f"\nwritten: {folder / FILE}. Check it, then: hydrakit datasets check "
-        f"{folder.resolve().name} --data {folder.resolve().parent}"
-    )
+    whole = folder.resolve()
+    command = command_line("hydrakit", "datasets", "check", whole.name, "--data", whole.parent)
+    click.echo(f"\nwritten: {folder / FILE}. Check it, then: {command}")
 
 
 @datasets.command()

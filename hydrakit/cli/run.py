@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import click
 from hydrakit.cli import params
 from hydrakit.cli.plan_options import PlanCommand, datasets, plan_options, strategy
 from hydrakit.compute.signals import describe_stop
+from hydrakit.errors import command_line
 
 if TYPE_CHECKING:
     from hydrakit.plan.model import Plan
@@ -166,7 +166,7 @@ def _resumable(out: Path) -> Iterator[None]:
     except KeyboardInterrupt as error:
         remedy = "run the same command again to resume"
         if (out / "plan.json").is_file():
-            remedy = f"resume with `hydrakit run --resume {shlex.quote(str(out))}`"
+            remedy = f"resume with `{command_line('hydrakit', 'run', '--resume', out)}`"
         raise describe_stop(error, remedy) from None
 
 

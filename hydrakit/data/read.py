@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hydrakit.data.identity import normal_name, patient_of
 from hydrakit.data.padding import fill_padding, padding_mask
 from hydrakit.data.safe_paths import ORDINARY, is_ordinary
-from hydrakit.errors import DataError
+from hydrakit.errors import DataError, command_line
 from hydrakit.hooks import DatasetAdapter, Label, OptionValue, Remark, Sample, Task, Unusable
 from hydrakit.plugins.options import parse_options
 
@@ -28,10 +28,10 @@ _NO_TEXT = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control characters, surrogates
 def check_root(adapter: DatasetAdapter, root: Path) -> None:
     """Raise DataError, with instructions to get the dataset, if its folder is missing."""
     if not root.is_dir():
+        option = command_line("--root", f"{adapter.name}=PATH")
         raise DataError(
-            f"{adapter.name}: no folder {root}: give its folder with `--data` or `--root "
-            f"{adapter.name}=PATH`; it should hold {adapter.layout}. "
-            f"To get it: {adapter.how_to_get} "
+            f"{adapter.name}: no folder {root}: give its folder with `--data` or `{option}`; it "
+            f"should hold {adapter.layout}. To get it: {adapter.how_to_get} "
             "To try without data: `hydrakit phantom FOLDER` writes some, then `--data FOLDER`"
         )
 

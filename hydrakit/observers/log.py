@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
-from hydrakit.errors import DataError, HydrakitError, PluginError
+from hydrakit.errors import DataError, HydrakitError, PluginError, command_line
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.version import version
 
@@ -215,7 +215,7 @@ def data_lines(name: str, facts: DataFacts) -> Iterator[str]:
         notes = [f"{facts.copies} cases are duplicates of others"] if facts.copies else []
         if strong:
             notes.append(f"{', '.join(strong)} predict{'s' * (len(strong) == 1)} the class")
-        notes += [f"see `hydrakit datasets check {name}`"]
+        notes += [f"see `{command_line('hydrakit', 'datasets', 'check', name)}`"]
         yield f"{name}: {'; '.join(notes)}"
 
 

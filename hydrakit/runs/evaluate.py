@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydrakit.data.origin import DataOrigin, in_class_order, refuse_changed, view_text
-from hydrakit.errors import DataError, PlanError, WeightsError, unknown
+from hydrakit.errors import DataError, PlanError, WeightsError, command_line, unknown
 from hydrakit.hooks import DatasetAdapter, OptionValue, Task
 from hydrakit.plan.model import Split
 from hydrakit.plan.results import TestResult
@@ -19,6 +17,7 @@ from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.context import RunContext, context_of
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.findings import Findings
+from hydrakit.storage.files import csv_text
 from hydrakit.weights.format import (
     UNKNOWN,
     BodyMetadata,
@@ -150,11 +149,11 @@ def to_csv(predictions: Sequence[Predictions]) -> str:
     from hydrakit.data.read import class_names
     from hydrakit.stats import tasks
 
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     task, classes = predictions[0].task, predictions[0].classes
     columns = [] if task == "regression" else [f"p_{name}" for name in classes]
-    writer.writerow(["dataset", "split", "key", "finding", "label", "predicted", *columns])
+    rows: list[list[object]] = [
+        ["dataset", "split", "key", "finding", "label", "predicted", *columns]
+    ]
     for part in predictions:
         scores = tasks.predictions(part.outputs, task=task, scale=part.scale)
         findings = part.findings or part.keys
@@ -171,8 +170,8 @@ def to_csv(predictions: Sequence[Predictions]) -> str:
             else:
                 true, predicted = classes[label], classes[row.argmax()]
             fixed = part.dataset, part.split, key, finding, true, predicted
-            writer.writerow([*fixed, *row[: len(columns)]])
-    return text.getvalue()
+            rows.append([*fixed, *row[: len(columns)]])
+    return csv_text(rows)
 
 
 @dataclass(frozen=True)
@@ -532,7 +531,8 @@ def evaluate_run(
     if not heads:
         raise PlanError(f"{run}: {unknown('dataset', name, [d.name for d in plan.datasets])}")
     if rundir.results() is None:
-        raise PlanError(f"{run}: is not finished: continue it with `hydrakit run --resume {run}`")
+        command = command_line("hydrakit", "run", "--resume", run)
+        raise PlanError(f"{run}: is not finished: continue it with `{command}`")
     for file, content in (("splits.json", rundir.splits()), ("data.json", rundir.facts() or {})):
         if name not in content:
             raise PlanError(

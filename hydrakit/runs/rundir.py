@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from hydrakit.data.origin import DataOrigin
 from hydrakit.data.quality.leakage import splits_digest
-from hydrakit.errors import PlanError
+from hydrakit.errors import PlanError, command_line
 from hydrakit.plan.model import Plan, load_plan
 from hydrakit.plan.results import (
     DataFacts,
@@ -120,9 +120,10 @@ class RunDir:
         content = list(path.iterdir()) if path.is_dir() else []
         if here.plan_path.is_file():
             if here.plan().digest() != plan.digest():
+                command = command_line("hydrakit", "run", "--resume", path)
                 raise PlanError(
                     f"{path}: contains a run of another plan: choose another folder with `--out`, "
-                    f"or continue that run with `hydrakit run --resume {path}`"
+                    f"or continue that run with `{command}`"
                 )
             return here
         if path.exists() and not (path.is_dir() and all(map(_precedes_plan, content))):
@@ -291,7 +292,8 @@ class RunDir:
     def remedy(self, name: str) -> str:
         """Instruction for repairing a damaged file of the run."""
         if name == EXAMPLE_CASES:
-            return f"delete it, and `hydrakit report {self.path}` writes it again"
+            command = command_line("hydrakit", "report", self.path)
+            return f"delete it, and `{command}` writes it again"
         if name.startswith("rounds/"):
             return f"restore it, or {self.retraining((self.path / name).parent)}"
         whole = all((folder / "body.safetensors").is_file() for folder in self.round_folders())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from hydrakit.data.declared.schema import FILE, Declaration, parse_declaration
 from hydrakit.data.identity import names_nobody
 from hydrakit.data.safe_paths import quote, resolve_inside
-from hydrakit.errors import DataError
+from hydrakit.errors import DataError, command_line
 from hydrakit.hooks import DatasetAdapter, NoOptions, Remark, Sample, Unusable
 from hydrakit.names import NAME_PATTERN, is_name
 from hydrakit.storage.paths import default_data
@@ -190,7 +190,7 @@ def _load_named(name: str, folder: Path) -> DatasetAdapter:
     if adapter.name != name:
         raise DataError(
             f"{folder / FILE}: name is {adapter.name!r}, but the folder or root is named {name!r}: "
-            f"make them equal, or give it as --root {adapter.name}={folder}"
+            f"make them equal, or give it as {command_line('--root', f'{adapter.name}={folder}')}"
         )
     return adapter
 

@@ -48,7 +48,7 @@ from hydrakit.data.prepared.store import NewEntry, Store, StoreEntry
 from hydrakit.data.quality.duplicates import content_digest, thumbnail
 from hydrakit.data.quality.shortcuts import image_facts, mixed_units
 from hydrakit.data.read import check_channels, check_root, load_image, read_cases, unreadable_case
-from hydrakit.errors import DataError
+from hydrakit.errors import DataError, command_line
 from hydrakit.hooks import DatasetAdapter, OptionValue, Remark, Sample, Unusable
 from hydrakit.plugins.options import resolve_options
 from hydrakit.storage.files import write_atomic
@@ -280,7 +280,7 @@ class _Preparation:
         reason = self.excluded[0].reason if self.excluded else ""
         return DataError(
             f"{self.adapter.name}: no usable case in {self.root}{cases}{reason} "
-            f"(see `hydrakit datasets check {self.adapter.name}`)"
+            f"(see `{command_line('hydrakit', 'datasets', 'check', self.adapter.name)}`)"
         )
 
     def _warn_changes(self) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydrakit.data.quality.components import connected_components
-from hydrakit.errors import DataError
+from hydrakit.errors import DataError, command_line
 from hydrakit.hooks import Label
 
 GRID = 32
@@ -332,7 +332,7 @@ def conflict_error(
     return DataError(
         f"{dataset}: {names[one]} ({labels[one]}) and {names[other]} ({labels[other]}) are copies "
         f"of one image with different labels{more}: correct the labels or remove the copies "
-        f"(see `hydrakit datasets check {dataset}`)"
+        f"(see `{command_line('hydrakit', 'datasets', 'check', dataset)}`)"
     )
 
 

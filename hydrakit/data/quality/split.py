@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydrakit.data.quality.components import connected_components
-from hydrakit.errors import DataError
+from hydrakit.errors import DataError, command_line
 from hydrakit.plan.model import Split
 
 SPLITS = ("train", "val", "test")
@@ -181,7 +181,7 @@ def _check_enough(
         if available == 0:
             raise DataError(
                 f"{dataset}: class {name!r} has no usable case: every class needs some "
-                f"(see `hydrakit datasets check {dataset}`)"
+                f"(see `{command_line('hydrakit', 'datasets', 'check', dataset)}`)"
             )
         if available < splits:
             raise DataError(_too_few(dataset, name, counts[:, label], splits))
@@ -189,7 +189,8 @@ def _check_enough(
 
 def _too_few(dataset: str, name: str, counts: NDArray[np.float64], splits: int) -> str:
     available = int((counts > 0).sum())
-    fewer = f", or give it no test split (`--split {dataset}=9-1`)" if splits > 2 else ""
+    option = command_line("--split", f"{dataset}=9-1")
+    fewer = f", or give it no test split (`{option}`)" if splits > 2 else ""
     patients = "patient" if available == 1 else "patients"
     return (
         f"{dataset}: {available} {patients} with class {name!r} (those of one group count once): "
