@@ -143,9 +143,10 @@ def test_masks_of_a_pattern_are_left_out_and_counted(tmp_path: Path) -> None:
     "masks", ["masks", "Mask", "ManualMask/leftMask", "segmentations", "ground_truth"]
 )
 def test_folders_of_masks(masks: str) -> None:
-    paths = [f"set/{part}/{n}.png" for part in ("images", masks) for n in range(3)]
-    found = companions(paths)
-    assert found == {f"set/{masks}/{n}.png": f"set/images/{n}.png" for n in range(3)}
+    for above in ("set/", "segmentation/", ""):
+        paths = [f"{above}{part}/{n}.png" for part in ("images", masks) for n in range(3)]
+        found = companions(paths)
+        assert found == {f"{above}{masks}/{n}.png": f"{above}images/{n}.png" for n in range(3)}
 
 
 def test_faces_with_and_without_a_mask_are_no_masks() -> None:
@@ -190,3 +191,11 @@ def test_a_byte_order_mark_and_keys_below_a_wrong_table(tmp_path: Path) -> None:
     assert len(samples(folder)) == 1
     declare(folder, CSV + "[images]\nspacing = [1, 1]\n")
     refused(folder, "key 'images.spacing': move spacing to the top of the file")
+
+
+@pytest.mark.parametrize("spacing", ["1.0", "[1]", "[[1, 1]]", "[1, 0]", "[1, true]", "[1, nan]"])
+def test_a_spacing_that_is_no_pair_is_refused_with_what_to_write(
+    tmp_path: Path, spacing: str
+) -> None:
+    folder = declare(tmp_path / "mine", f"spacing = {spacing}\n" + CSV, "path,label\n")
+    refused(folder, "dataset.toml: spacing: ", "write spacing = [row, column], in millimetres")

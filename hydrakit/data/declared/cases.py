@@ -144,7 +144,7 @@ def list_cases(declaration: Declaration, root: Path, *, table: CsvTable | None) 
         source = f"pattern {declaration.pattern!r}" if declaration.pattern else declaration.cases
         raise DataError(
             f"{root}: {source} yields no case: compare it with the files in the folder (there are "
-            f"{describe_files(name for name in list_files(root) if name != FILE)})"
+            f"{describe_files(name for name in list_files(root, tolerant=True) if name != FILE)})"
         )
     if 0 < len(unnamed) < len(cases) and declaration.empty_patient is None:
         raise DataError(
