@@ -189,6 +189,16 @@ def test_ages_and_dates_name_nobody(tmp_path: Path) -> None:
     assert len({sample.patient for sample in samples}) == 4
 
 
+@pytest.mark.parametrize("cases", [3, 6])
+def test_a_case_is_a_patient_if_it_has_several_images(tmp_path: Path, cases: int) -> None:
+    rows = ["path,class,case_id"]
+    for n in range(6):
+        png(tmp_path / "mine" / f"{n}.png")
+        rows.append(f"{n}.png,{'ab'[n % 2]},C{n % cases}")
+    (tmp_path / "mine" / "cases.csv").write_text("\n".join(rows))
+    assert ('patient = "case_id"' in guess_declaration(tmp_path / "mine")) == (cases == 3)
+
+
 def test_a_patient_is_not_guessed_from_an_attribute(tmp_path: Path) -> None:
     rows = ["path,class,patient_age,PatientBirthDate,patient"]
     for n in range(6):
