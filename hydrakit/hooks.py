@@ -146,9 +146,7 @@ class Sample:
             regression, a number; for a multi-label task, a tuple with a 0 or 1 for each of the
             ``classes``. None if the label is unknown: the sample can then only be predicted.
         patient: Pseudonym of the patient. All samples of a patient are in the same split and are
-            z-scored together. Spellings that differ only in case, blanks, separators, leading zeros
-            or Unicode form are one patient (`hydrakit.data.identity.normal_name`); the same holds
-            for groups and findings. If the dataset does not name the patient, give the key, which
+            z-scored together. If the dataset does not name the patient, give the key, which
             hydrakit does not take for a name.
         key: Unique name of the sample in its dataset, the same every time the dataset is read.
         group: Name shared by samples that must be in the same split, such as all images of one
@@ -245,15 +243,6 @@ class Remark:
 
     text: str
     warning: bool = False
-
-    def __post_init__(self) -> None:
-        """Check that the text is one line.
-
-        Raises:
-            TypeError: The text is not one line of text (str).
-        """
-        if not (_is_text(self.text) and self.text.isprintable()):
-            raise TypeError("a Remark's text must be one line of text (str)")
 
 
 def _check_types(
@@ -372,8 +361,8 @@ class DatasetAdapter(Factory):
             other dataset has these patients.
         elsewhere: Folders outside ``root`` with further files of the dataset. hydrakit watches
             them for changes, as it does with ``root``.
-        exact_names: Compare names of patients, groups and findings character by character; by
-            default, ``7``, ``007`` and ``7.0``, or ``P07`` and ``p07``, are one.
+        exact_names: Compare names of patients, groups and findings character by character, not by
+            `hydrakit.data.identity.normal_name`, for which ``P07`` and ``p7`` are one.
     """
 
     classes: tuple[str, ...]

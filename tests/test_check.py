@@ -62,6 +62,20 @@ def test_a_dataset_in_order_is_one_screen(check: Check, tmp_path: Path) -> None:
     assert result.stderr == ""
 
 
+def test_columns_that_are_not_used_are_listed_once(check: Check, tmp_path: Path) -> None:
+    write(tmp_path / "lesions", usual(40))
+    table = tmp_path / "lesions" / "cases.csv"
+    table.write_text(table.read_text().replace("path,label,patient", "path,label,patient_id"))
+    result = check()
+    text = " ".join(result.stdout.split())
+    assert "columns that are not used: patient_id" in text
+    assert "patient = 'patient_id' under [columns]" in text
+    assert len(lines(result, "WARNING")) == 2
+    told = json.loads(check("--json").stdout)
+    assert told["remarks"] == ["cases.csv: columns that are not used: patient_id"]
+    assert [issue["kind"] for issue in told["warnings"]] == ["reading", "patients"]
+
+
 def test_the_screen_is_narrow_and_short(check: Check, tmp_path: Path) -> None:
     cases = usual(60)
     for number in range(0, 20, 2):

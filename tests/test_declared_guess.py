@@ -193,11 +193,76 @@ def test_what_cannot_be_guessed(tmp_path: Path) -> None:
         guess_declaration(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("1.bmp", "1 .bmp: save the images as PNG"), ("a.zip", "unpack it"), ("1.nii.gz", "slices")],
+)
+def test_a_folder_without_readable_images_is_described(
+    tmp_path: Path, name: str, remedy: str
+) -> None:
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(DataError, match=rf"holds no image that hydrakit reads .*{remedy}"):
+        guess_declaration(tmp_path)
+
+
+def test_ages_and_dates_name_nobody(tmp_path: Path) -> None:
+    rows = ["path,class,patient_age,study_date,subject_nr,patient_code,exam"]
+    for n in range(12):
+        png(tmp_path / "mine" / f"{n}.png")
+        rows.append(
+            f"{n}.png,{'ab'[n % 2]},{40 + n // 4},2020-01-0{1 + n // 6},{n // 3},2.5,E{n // 2}"
+        )
+    (tmp_path / "mine" / "cases.csv").write_text("\n".join(rows))
+    text, _, samples = guessed(tmp_path / "mine")
+    assert 'patient = "subject_nr"' in text
+    assert 'group = "exam"' in text
+    assert "# Check: the column subject_nr gives 4 patients of 12 images." in text
+    assert len({sample.patient for sample in samples}) == 4
+
+
+@pytest.mark.parametrize("cases", [3, 6])
+def test_a_case_is_a_patient_if_it_has_several_images(tmp_path: Path, cases: int) -> None:
+    rows = ["path,class,case_id"]
+    for n in range(6):
+        png(tmp_path / "mine" / f"{n}.png")
+        rows.append(f"{n}.png,{'ab'[n % 2]},C{n % cases}")
+    (tmp_path / "mine" / "cases.csv").write_text("\n".join(rows))
+    assert ('patient = "case_id"' in guess_declaration(tmp_path / "mine")) == (cases == 3)
+
+
+def test_a_patient_is_not_guessed_from_an_attribute(tmp_path: Path) -> None:
+    rows = ["path,class,patient_age,PatientBirthDate,patient"]
+    for n in range(6):
+        png(tmp_path / "mine" / f"{n}.png")
+        rows.append(f"{n}.png,{'ab'[n % 2]},0{30 + n}Y,1.2.19{50 + n},1{n}.5")
+    (tmp_path / "mine" / "cases.csv").write_text("\n".join(rows))
+    text = guess_declaration(tmp_path / "mine")
+    assert "patient =" not in text
+    assert "no patient was detected" in text
+
+
+def test_masks_are_no_classes_and_no_cases(tmp_path: Path) -> None:
+    for n in range(4):
+        for part in ("images", "masks"):
+            png(tmp_path / "seg" / part / f"{n}.png")
+        for end in ("", "_mask"):
+            png(tmp_path / "busi" / ("benign", "malignant")[n % 2] / f"{n}{end}.png")
+    with pytest.raises(DataError, match="beside 4 masks of other images"):
+        guess_declaration(tmp_path / "seg")
+    text, adapter, samples = guessed(tmp_path / "busi")
+    assert adapter.classes == ("benign", "malignant")
+    assert len(samples) == 4
+    assert "# Image files: 4." in text
+    assert "# Masks of other images, which are left out: 4 (first benign/0_mask.png" in text
+
+
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=8)
 
 
 @given(st.sets(NAMES.filter(lambda n: not n.startswith(".")), min_size=2, max_size=5))
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_any_class_folders_load(tmp_path: Path, names: set[str]) -> None:
     folder = tmp_path / "mine"
     for name in names:

@@ -265,6 +265,33 @@ def test_what_lies_across_declared_splits_is_a_problem(tmp_path: Path, by: str) 
     assert "patient-" not in text
 
 
+@pytest.mark.parametrize("absent", ["val", "one class of test"])
+def test_a_declared_split_without_a_class_is_named(tmp_path: Path, absent: str) -> None:
+    cases = usual(40)
+    for n, name in enumerate(cases):
+        split = "test" if n >= 30 and (absent == "val" or n % 2 == 0) else "train"
+        split = "val" if absent != "val" and 20 <= n < 30 else split
+        cases[name] = (*cases[name][:3], split)
+    summary = look(write(tmp_path / "lesions", cases), split=EIGHT_ONE_ONE)
+    (problem,) = summary.problems
+    assert problem.kind == "declared splits"
+    split, name = ("val", "benign") if absent == "val" else ("test", "malignant")
+    assert f"no case of class {name!r} in {split!r}" in problem.text
+
+
+def test_columns_and_files_that_are_not_used_are_in_the_summary(tmp_path: Path) -> None:
+    folder = write(tmp_path / "lesions", usual(20))
+    table = folder / "cases.csv"
+    lines = table.read_text().splitlines()
+    lines = [f"{lines[0].replace('patient', 'Subject')},age", *(f"{line},40" for line in lines[1:])]
+    table.write_text("\n".join(lines))
+    summary = look(folder)
+    assert kinds(summary) == ([], ["reading", "patients"])
+    assert "the column 'Subject' is not used" in summary.warnings[0].text
+    assert "each image counts as its own patient" in summary.warnings[1].text
+    assert summary.remarks == ("cases.csv: columns that are not used: Subject, age",)
+
+
 def test_some_declared_splits_stand_and_the_others_are_dealt(tmp_path: Path) -> None:
     cases = usual(40)
     for name in ("00.png", "01.png"):
@@ -360,6 +387,6 @@ def test_the_brain_data(shared_data: Path, tmp_path: Path) -> None:
     assert summary.problems == ()
     assert not any(pair.across_labels for pair in summary.copies)
     assert 25 <= len(summary.groups) <= 40
-    assert {"copies", "shortcut"} == {each.kind for each in summary.warnings}
+    assert {"patients", "copies", "shortcut"} == {each.kind for each in summary.warnings}
     strong = {each.fact for each in summary.shortcuts if each.strong}
     assert strong & {"size", "width", "height"}

@@ -44,9 +44,11 @@ def normal_name(name: str, *, exact: bool = False) -> str:
     """
     if exact:
         return name
-    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-    text = "".join(c for c in text if unicodedata.category(c) != "Cf").strip()
-    text = _SEPARATORS.sub("-", text)
+    text = name.casefold()
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+        text = "".join(c for c in text if unicodedata.category(c) != "Cf")
+    text = _SEPARATORS.sub("-", text.strip())
     decimal = _DECIMAL.fullmatch(text)
     text = decimal[1] if decimal else text
     zeros = _ZEROS.fullmatch(text)

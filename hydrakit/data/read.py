@@ -96,6 +96,8 @@ def read_cases(
     consistency = _ConsistencyCheck(adapter)
     for case in adapter.read(root, parse_options(adapter, options)):
         if isinstance(case, Remark):
+            if not (isinstance(case.text, str) and case.text.isprintable()):
+                raise DataError(f"{adapter.name}: a Remark {case.text!r}: one line is expected")
             yield case
             continue
         if not isinstance(case, Sample | Unusable):

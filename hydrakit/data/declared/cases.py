@@ -144,12 +144,12 @@ def list_cases(declaration: Declaration, root: Path, *, table: CsvTable | None) 
         source = f"pattern {declaration.pattern!r}" if declaration.pattern else declaration.cases
         raise DataError(
             f"{root}: {source} yields no case: compare it with the files in the folder (there are "
-            f"{describe_files(list_files(root))})"
+            f"{describe_files(name for name in list_files(root, tolerant=True) if name != FILE)})"
         )
     if 0 < len(unnamed) < len(cases) and declaration.empty_patient is None:
         raise DataError(
-            f"{unnamed[0]}: the patient is empty, NA, unknown or alike, as in "
-            f"{len(unnamed) - 1} other cases, while {len(cases) - len(unnamed)} cases name theirs: "
+            f"{unnamed[0]}: the patient is empty, NA, unknown or alike (in {len(unnamed)} of "
+            f"{len(cases)} cases; the others name theirs): "
             f'name all, or write into {FILE} empty_patient = "own" (each of these cases has a '
             'patient of its own) or "above" (that of the row above, as in merged cells of a '
             "spreadsheet)"

@@ -72,11 +72,12 @@ def find_columns(declaration: Declaration, header: Sequence[str], where: str) ->
         if column not in header:
             raise DataError(f"{where}: {unknown('column', column, printable)} ({key} in {FILE})")
     free = [column for column in header if column not in assigned.values()]
-    columns = {
-        field: column
+    same_name = {
+        field: _column(field, free, where)
         for field in Columns.model_fields
-        if field not in assigned and (column := _column(field, free, where)) is not None
+        if field not in assigned
     }
+    columns = {field: column for field, column in same_name.items() if column is not None}
     columns |= dict(requested.values())
     images, other = (
         ("path", "image") if str(declaration.cases).lower().endswith(".csv") else ("image", "path")

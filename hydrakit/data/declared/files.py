@@ -37,7 +37,7 @@ _MASK_STEM = re.compile(rf"(?P<image>.+?)[ _.-]+({_MASK}|gt|groundtruth)([ _.-]?
 _TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
-def list_files(folder: Path, *, most: int | None = None) -> list[str]:
+def list_files(folder: Path, *, most: int | None = None, tolerant: bool = False) -> list[str]:
     """List the paths of the files below a folder, with ``/``, sorted, without hidden files.
 
     Links to folders are not followed.
@@ -45,6 +45,7 @@ def list_files(folder: Path, *, most: int | None = None) -> list[str]:
     Args:
         folder: Folder to list.
         most: Number of files above which the folder is refused; None for no limit.
+        tolerant: Leave out folders that cannot be listed, instead of an error.
 
     Raises:
         DataError: A folder cannot be listed, or there are too many files.
@@ -54,7 +55,7 @@ def list_files(folder: Path, *, most: int | None = None) -> list[str]:
     def fail(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be listed: {error.strerror}")
 
-    for base, folders, files in os.walk(folder, onerror=fail):
+    for base, folders, files in os.walk(folder, onerror=None if tolerant else fail):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         relative = Path(base).relative_to(folder)
         paths += [(relative / n).as_posix() for n in sorted(files) if not n.startswith(".")]
@@ -84,19 +85,20 @@ def companions(paths: Collection[str]) -> dict[str, str]:
     Returns:
         The image of each mask.
     """
+    common = len(os.path.commonpath([path.rpartition("/")[0] for path in paths] or [""]))
     images: dict[str, str] = {}  # outside of folders of masks
     in_folder: dict[tuple[str, str], str] = {}
     for path in paths:
         folder, stem = _folder_and_stem(path)
         in_folder.setdefault((folder, stem), path)
-        if not _is_mask_folder(folder):
+        if not _is_mask_folder(folder[common:]):
             images.setdefault(stem, path)
     masks: dict[str, str] = {}
     for path in paths:
         folder, stem = _folder_and_stem(path)
         match = _MASK_STEM.fullmatch(stem)
         base = match["image"] if match else stem
-        if _is_mask_folder(folder):
+        if _is_mask_folder(folder[common:]):
             image = images.get(stem) or images.get(base)
         else:
             image = in_folder.get((folder, base)) if match else None
@@ -140,7 +142,8 @@ def remarks_on_files(
     used = {path.removesuffix(member) for path in matched}
     folders = {path.rpartition("/")[0] for path in used}
     known = (*SUFFIXES, *OTHER_SUFFIXES)
-    left = [p for p in list_files(root) if p not in used and p.lower().endswith(known)]
+    listed = list_files(root, tolerant=True)
+    left = [path for path in listed if path not in used and path.lower().endswith(known)]
     near = [
         path
         for path in left

@@ -475,10 +475,14 @@ def _by_words(words: Sequence[str], columns: Sequence[str]) -> str | None:
 
 
 def _names(field: str, free: Sequence[str], columns: Mapping[str, Sequence[str]]) -> str | None:
-    """Return the column that names the patient, finding or group: first one whose values repeat."""
+    """Return the column that names the patient, finding or group: first one whose values repeat.
+
+    A column such as ``case_id`` names the patient only if its values repeat.
+    """
     alike = [column for column in free if resembles(column, field) and may_name(columns[column])]
-    alike.sort(key=lambda column: len(set(columns[column])) == len(columns[column]))
-    return alike[0] if alike else None
+    repeat = [column for column in alike if len(set(columns[column])) < len(columns[column])]
+    others = [column for column in alike if "case" not in column.lower()]
+    return next(iter(repeat + others), None)
 
 
 def _task(values: set[str]) -> tuple[str, tuple[str, ...]]:

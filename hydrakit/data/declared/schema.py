@@ -21,6 +21,7 @@ from pydantic import (
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    field_validator,
     model_validator,
 )
 
@@ -204,6 +205,16 @@ class Declaration(_Table):
             millimetres=self.field_of_view.millimetres, share=self.field_of_view.share
         )
 
+    @field_validator("spacing", mode="before")
+    @classmethod
+    def _check_spacing(cls, value: object) -> object:
+        if not (isinstance(value, list) and len(value) == 2 and all(map(_is_positive, value))):
+            raise ValueError(
+                f"{quote(value)} is not two positive numbers: write spacing = [row, column], in "
+                "millimetres"
+            )
+        return value
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         self._check_classes()
@@ -278,6 +289,10 @@ class Declaration(_Table):
         if getattr(self.columns, other) is not None:
             own = {"image": "path", "path": "image"}[other]
             raise ValueError(f"columns.{other}: this kind of table uses {own} instead")
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def number(text: str, what: str) -> float:

@@ -55,6 +55,7 @@ from hydrakit.storage.files import write_atomic
 from hydrakit.storage.paths import cache_folder, using_cache
 
 FORMAT = 3
+INDEX_FORMAT = 4  # increase when the same rows give another index: no image is read again
 MAX_THREADS = 16
 IN_FLIGHT = 4  # images per thread in progress, so that the threads do not wait for writing
 MAX_NAMES = 3
@@ -120,7 +121,7 @@ def _prepare(
     cache = cache_folder()
     folder = _folder(adapter, root, resolve_options(adapter, options), patch=patch, cache=cache)
     listing = listing_digest(root, adapter.elsewhere, ignore=cache)
-    path = folder / f"index-{listing[:16]}.json"
+    path = folder / f"index-{INDEX_FORMAT}-{listing[:16]}.json"
     if not fresh:
         with suppress(OSError, ValueError):  # missing, or broken: try again under the lock
             return open_prepared(path, reused=True)
@@ -271,8 +272,8 @@ class _Preparation:
             with _cache_errors(self.store.folder):
                 outcome = self.store.append(outcome)
         self.entries.append(outcome)
-        finding = _finding(sample, outcome, exact=self.adapter.exact_names)
-        finding = self.findings.setdefault(finding, sample.key)
+        identity = _finding(sample, outcome, exact=self.adapter.exact_names)
+        finding = self.findings.setdefault(identity, sample.key)
         self.cases.append(_case(sample, outcome, finding))
 
     def _no_case_error(self) -> DataError:

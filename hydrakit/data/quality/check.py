@@ -96,12 +96,13 @@ def summarise(
     labelled = [case for case in index.cases if case.label is not None]
     split = split or default_split(labelled)
     result = _assign_splits(adapter, prepared, split=split, seed=seed)
+    written: dict[str, str] = {}  # first spelling of each patient
     cases = tuple(
         CheckedCase(
             key=case.key,
             label=case.label,
             classes=class_names(case.label, adapter.task, adapter.classes),
-            patient=patient_of(case, exact=adapter.exact_names),
+            patient=written.setdefault(patient_of(case, exact=adapter.exact_names), case.patient),
             finding=case.finding,
             subgroups=case.subgroups,
             split=result.splits.get(case.key),

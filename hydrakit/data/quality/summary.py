@@ -39,7 +39,7 @@ class CheckedCase(Frozen):
         key: Identity of the case, unique in its dataset.
         label: Label of the case; None if it is unknown.
         classes: Names for the label (`hydrakit.data.read.class_names`).
-        patient: Pseudonymous patient identifier, in the form in which it is compared.
+        patient: Pseudonymous patient identifier; of several spellings, the first.
         finding: Key of the first case of the finding.
         split: Split of the case in a run; None without a label, or if no split is possible.
         subgroups: Subgroups of the case and their values.

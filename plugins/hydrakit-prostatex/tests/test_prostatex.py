@@ -25,6 +25,7 @@ from prostatex_files import (
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
+from hydrakit.data.identity import normal_name, patient_of
 from hydrakit.errors import DataError
 from hydrakit.hooks import Sample, Unusable
 from hydrakit_prostatex.reading import (
@@ -56,6 +57,16 @@ def test_the_slice_is_found_by_geometry_whatever_the_numbering(tmp_path, head_fi
     assert sample.patient == "ProstateX-0001"
     assert sample.key == "ProstateX-0001/1/-13 -7 3.4"
     assert [path.name for path in sample.source] == ["4.dcm" if head_first else "2.dcm"]
+
+
+def test_patients_are_joined_in_any_spelling_as_they_are_split(tmp_path):
+    write_series(tmp_path / "a", CALC, 8, patient="PROSTATEX_1 ")
+    write_tables(tmp_path, ("-13 -7 3", "TRUE", [(CALC, 8, "3 2 1")]))
+    images = tmp_path / IMAGES
+    images.write_text(images.read_text().replace("ProstateX-0001", "Prostatex-01"))
+    sample = only_sample(tmp_path)
+    assert sample.patient == "ProstateX-0001"
+    assert patient_of(sample) == normal_name("PROSTATEX_1 ")
 
 
 def test_two_lesions_of_one_slice_are_two_findings_with_zones(tmp_path):
