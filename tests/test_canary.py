@@ -61,7 +61,7 @@ SeriesNumber SeriesDescription InstanceNumber Modality ImageType SequenceName Di
 ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness ManufacturerModelName
 MagneticFieldStrength KVP Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation
 SamplesPerPixel PhotometricInterpretation NumberOfFrames PlanarConfiguration RescaleSlope
-RescaleIntercept RescaleType WindowCenter WindowWidth VOILUTFunction PixelData FloatPixelData
+RescaleIntercept RescaleType ModalityLUTSequence WindowCenter WindowWidth VOILUTFunction PixelData FloatPixelData
 DoubleFloatPixelData ExtendedOffsetTable ExtendedOffsetTableLengths LengthToEnd
 """
 NEEDED = frozenset(_NEEDED.split())
