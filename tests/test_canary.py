@@ -61,8 +61,8 @@ SeriesNumber SeriesDescription InstanceNumber Modality ImageType SequenceName Di
 ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness ManufacturerModelName
 MagneticFieldStrength KVP Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation
 SamplesPerPixel PhotometricInterpretation NumberOfFrames PlanarConfiguration RescaleSlope
-RescaleIntercept RescaleType ModalityLUTSequence WindowCenter WindowWidth VOILUTFunction PixelData FloatPixelData
-DoubleFloatPixelData ExtendedOffsetTable ExtendedOffsetTableLengths LengthToEnd
+RescaleIntercept RescaleType ModalityLUTSequence WindowCenter WindowWidth VOILUTFunction PixelData
+FloatPixelData DoubleFloatPixelData ExtendedOffsetTable ExtendedOffsetTableLengths LengthToEnd
 """
 NEEDED = frozenset(_NEEDED.split())
 KEPT = ("SeriesDescription", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
