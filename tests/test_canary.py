@@ -61,8 +61,9 @@ SeriesNumber SeriesDescription InstanceNumber Modality ImageType SequenceName Di
 ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness ManufacturerModelName
 MagneticFieldStrength KVP Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation
 SamplesPerPixel PhotometricInterpretation NumberOfFrames PlanarConfiguration RescaleSlope
-RescaleIntercept RescaleType WindowCenter WindowWidth VOILUTFunction PixelData FloatPixelData
-DoubleFloatPixelData FrameOfReferenceUID ExtendedOffsetTable ExtendedOffsetTableLengths LengthToEnd
+RescaleIntercept RescaleType ModalityLUTSequence WindowCenter WindowWidth VOILUTFunction PixelData
+FloatPixelData DoubleFloatPixelData FrameOfReferenceUID ExtendedOffsetTable
+ExtendedOffsetTableLengths LengthToEnd
 """
 NEEDED = frozenset(_NEEDED.split())
 KEPT = (

@@ -305,13 +305,14 @@ def test_a_window_leaves_the_padding_masked(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.ma.getmaskarray(pixels)[0], GREY16 == 0)
 
 
-def tiff(path: Path, pixels: np.ndarray, photometric: int, bits: int | None = None) -> Path:
+def tiff(path: Path, pixels: np.ndarray, photometric: int | None, bits: int = 0) -> Path:
     """An uncompressed grey TIFF, written by hand: Pillow writes no white-is-zero of 16 bits."""
     stored, kind = pixels.tobytes(), pixels.dtype.kind
     bits = bits or pixels.dtype.itemsize * 8
     order = ">" if pixels.dtype.str[0] == ">" else "<"
     tags = {256: pixels.shape[1] * pixels.dtype.itemsize * 8 // bits, 257: len(pixels), 258: bits}
     tags |= {259: 1, 262: photometric, 273: 8, 277: 1, 278: len(pixels), 279: len(stored)}
+    tags = {tag: value for tag, value in tags.items() if value is not None}
     tags[339] = {"u": 1, "i": 2, "f": 3}[kind]
     entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, tags[tag]) for tag in sorted(tags))
     head = struct.pack(f"{order}HHI", 0x4949 if order == "<" else 0x4D4D, 42, 8 + len(stored))
@@ -323,8 +324,8 @@ def tiff(path: Path, pixels: np.ndarray, photometric: int, bits: int | None = No
 @pytest.mark.parametrize(
     ("pixels", "bits", "expected"),
     [
-        (GREY8, None, 255 - GREY8.astype(float)),
-        (GREY16, None, 65535 - GREY16.astype(float)),
+        (GREY8, 0, 255 - GREY8.astype(float)),
+        (GREY16, 0, 65535 - GREY16.astype(float)),
         (np.array([[0b10010000]] * 2, np.uint8), 1, [[0, 255, 255, 0, 255, 255, 255, 255]] * 2),
         (np.array([[0x0F]] * 2, np.uint8), 4, [[255, 0]] * 2),
     ],
@@ -346,6 +347,7 @@ def test_grey_tiffs_of_other_kinds(tmp_path: Path) -> None:
     for kind, photometric in ((">u2", 0), ("<i2", 0), ("<f8", 1)):
         path = tiff(tmp_path / "c.tif", GREY16.astype(kind), photometric)
         refused(path, "a kind of TIFF that Pillow cannot read")
+    refused(tiff(tmp_path / "d.tif", GREY16, None), "does not say whether zero is white")
 
 
 def test_a_compressed_tiff_of_white_zeros(tmp_path: Path) -> None:

@@ -256,22 +256,15 @@ def _pillow(path: Path, rules: ImageRules, head: bytes) -> Picture:
 
 
 def _decoded(path: Path, image: Image.Image, rules: ImageRules) -> Picture:
-    from PIL.TiffImagePlugin import TiffImageFile
-
     file_format = image.format or "?"
     channels = 3 if rules.colour == "channels" else 1
     if image.width * image.height * channels > MAX_VALUES:
         raise ImageError(path, _TOO_LARGE)
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # MPO: a JPEG with previews
-        raise ImageError(path, "has several pages: save each as a file of its own")
     bits, mode = _bits(image), image.mode  # before loading, which discards the raw mode
-    photometric = image.tag_v2.get(_PHOTOMETRIC) if isinstance(image, TiffImageFile) else None
-    if mode == "LAB":
-        raise ImageError(path, "has LAB colours, which Pillow cannot convert: save it as RGB")
-    if _raw_mode(image).startswith("LA;16"):
-        raise ImageError(path, "is grey of 16 bits with transparency: save it without transparency")
-    if mode == "F" and photometric == _WHITE_IS_ZERO:
-        raise ImageError(path, "is a floating-point TIFF whose zero is white: " + _SAVE)
+    photometric = _photometric(image)
+    fault = _fault(image, photometric)
+    if fault is not None:
+        raise ImageError(path, fault)
     image.load()
     image.info.pop("transparency", None)
     image = _upright(image)
@@ -292,6 +285,28 @@ def _decoded(path: Path, image: Image.Image, rules: ImageRules) -> Picture:
     if photometric in _GREY_SENSE:
         facts["photometric interpretation"] = _GREY_SENSE[photometric]
     return Picture(pixels=np.ascontiguousarray(pixels), facts=facts)
+
+
+def _photometric(image: Image.Image) -> int | None:
+    """Return a TIFF's PhotometricInterpretation; None if it is missing, or for other formats."""
+    from PIL.TiffImagePlugin import TiffImageFile
+
+    return image.tag_v2.get(_PHOTOMETRIC) if isinstance(image, TiffImageFile) else None
+
+
+def _fault(image: Image.Image, photometric: int | None) -> str | None:
+    """Return why Pillow would read other values than the file means, or None."""
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # MPO: a JPEG with previews
+        return "has several pages: save each as a file of its own"
+    if image.mode == "LAB":
+        return "has LAB colours, which Pillow cannot convert: save it as RGB"
+    if _raw_mode(image).startswith("LA;16"):
+        return "is grey of 16 bits with transparency: save it without transparency"
+    if image.format == "TIFF" and photometric is None:
+        return "is a TIFF that does not say whether zero is white: " + _SAVE
+    if image.mode == "F" and photometric == _WHITE_IS_ZERO:
+        return "is a floating-point TIFF whose zero is white: " + _SAVE
+    return None
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from hydrakit.data.dicom.header import numbers, text
+from hydrakit.data.dicom.header import lut_shape, numbers, text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -211,8 +211,8 @@ def is_inverse(dataset: Dataset) -> bool:
     """
     if _is_hounsfield(dataset):
         return False
-    shape = text(dataset, "PresentationLUTShape").upper()
-    if shape in ("INVERSE", "IDENTITY"):
+    shape = lut_shape(dataset)
+    if shape:
         return shape == "INVERSE"
     return text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
 

@@ -91,7 +91,8 @@ class Header:
         bits_stored: BitsStored: number of bits used per pixel.
         photometric: PhotometricInterpretation: ``MONOCHROME1`` if low values are white; may be
             empty.
-        lut_shape: PresentationLUTShape: ``INVERSE`` if low values are white; may be empty.
+        lut_shape: PresentationLUTShape: ``IDENTITY``, or ``INVERSE`` if low values are white; empty
+            if absent.
         frame_uid: FrameOfReferenceUID: positions are comparable between images with an equal one;
             may be empty.
     """
@@ -288,7 +289,7 @@ def _header(path: Path, dataset: Dataset) -> Header | None:
         tube_voltage=_positive(dataset, "KVP"),
         bits_stored=_whole(dataset, "BitsStored"),
         photometric=text(dataset, "PhotometricInterpretation"),
-        lut_shape=text(dataset, "PresentationLUTShape"),
+        lut_shape=lut_shape(dataset),
         frame_uid=text(dataset, "FrameOfReferenceUID"),
     )
 
@@ -296,6 +297,12 @@ def _header(path: Path, dataset: Dataset) -> Header | None:
 def text(dataset: Dataset, keyword: str) -> str:
     """Return an element as text without leading and trailing blanks; empty if it is absent."""
     return " ".join(_texts(dataset, keyword))
+
+
+def lut_shape(dataset: Dataset) -> str:
+    """Return PresentationLUTShape; empty if it is absent or has no value that DICOM defines."""
+    shape = text(dataset, "PresentationLUTShape").upper()
+    return shape if shape in ("IDENTITY", "INVERSE") else ""
 
 
 def _texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ class MissingCodecError(DataError):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StoredImage:
-    """An image with its stored values, without its padding and its display.
+    """An image as it is stored, and the elements that say what its values mean.
 
     Attributes:
         pixels: Stored integer values, ``(height, width)``.
