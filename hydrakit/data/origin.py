@@ -138,4 +138,6 @@ def in_class_order(adapter: DatasetAdapter, classes: Sequence[str]) -> DatasetAd
         for case in adapter.read(root, options):
             yield replace(case, label=moved(case.label)) if isinstance(case, Sample) else case
 
-    return replace(adapter, classes=order, read=read)
+    # The labels of the cases are others, so data prepared before must not be taken for theirs.
+    version = f"{adapter.version} in the order of {', '.join(old)}"
+    return replace(adapter, classes=order, version=version, read=read)

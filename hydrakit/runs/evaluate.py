@@ -296,12 +296,13 @@ def _evaluate(
             run.origins()[name].model_copy(update={"classes": None}),
             now,
             since=f"the run in {run.path}",
-            remedy=f"evaluate {body_path} and {head_path} on it as new data, with `--split all`",
+            remedy="evaluate the weights on it as new data: `hydrakit evaluate --body "
+            f"{body_path} --head {head_path} --split all`",
         )
     elif name == head.dataset:
         # With other options, the user asks for other images of the same cases; new data has others.
-        other = resolve_options(adapter, all_options).items()
-        other -= resolve_options(adapter, head.options).items()
+        in_training = resolve_options(adapter, head.options)
+        other = resolve_options(adapter, all_options).items() - in_training.items()
         notes += [f"options other than in training: {_options_text(other)}"] if other else []
         refuse_changed(
             name,
@@ -460,7 +461,8 @@ def _training_notes(
             "metrics are too high"
         )
         return
-    if adapter.cohort is None or same_run or body.digest == head.body:
+    own = name == head.dataset and body.digest == head.body
+    if adapter.cohort is None or same_run or own:
         known: set[str] = set()
     else:
         cohorts = {**body.cases.cohorts, **head.cases.cohorts}

@@ -213,8 +213,8 @@ class Session:
 
     def _note_other_bits(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         """Tell the user if the run is not computed as it was before it was stopped."""
-        names = ("device_name", "precision", "deterministic", "compiled", "torch")
-        names += ("threads",) if self.compute.device.type == "cpu" else ()
+        names = ["device_name", "precision", "deterministic", "compiled", "torch"]
+        names += ["threads"] if self.compute.device.type == "cpu" else []
         changes = [
             f"{name.removesuffix('_name')} {now[name]} in place of {before[name]}"
             for name in names
