@@ -410,6 +410,9 @@ class Recorder(RunCallback):
         assert rundir.facts() is not None
         self._note("started", plan.target, rundir.path.name, device)
 
+    def noted(self, text: str) -> None:
+        self._note("noted", text)
+
     def bootstrapping(self, done: int, of: int) -> None:
         self._note("bootstrapping", done, of)
 

@@ -166,13 +166,12 @@ def _prepare(
     """Prepare all datasets, so that no process waits for another, and check them for leakage."""
     datasets = prepare_datasets(plan, find_datasets(plan, context, plugins), callback)
     leakage = check_leakage(datasets.prepared, datasets.adapters, plan)
-    indexes = {name: each.index for name, each in datasets.prepared.items()}
-    return scored_cases(
-        indexes[plan.target],
-        leakage.units[plan.target],
-        positive,
-        {name: DataOrigin.of(each, datasets.adapters[name]) for name, each in indexes.items()},
-    )
+    origins = {
+        name: DataOrigin.of(each.index, datasets.adapters[name], leakage.splits[name])
+        for name, each in datasets.prepared.items()
+    }
+    index, units = datasets.prepared[plan.target].index, leakage.units[plan.target]
+    return scored_cases(index, units, positive, origins)
 
 
 def _check_data(compare_dir: CompareDir, cells: Iterable[Cell], cases: ScoredCases) -> None:

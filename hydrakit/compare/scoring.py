@@ -40,7 +40,7 @@ class ScoredCases:
         patient: Patient of each case, by key of the case; patients who are joined by a group or by
             copies of an image are the same.
         subgroups: Subgroups of each finding, by name of the finding.
-        origins: What the cells must be computed from, by dataset.
+        origins: What the cells must be computed from, by dataset; splits are of the first cell.
     """
 
     positive: str

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from hydrakit.data.prepared.index import Index
-from hydrakit.data.quality.leakage import splits_digest
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, FieldOfView, Label, Sample, Task, Unusable
 from hydrakit.schema import Frozen, Text
@@ -105,6 +104,11 @@ def refuse_changed(
         raise DataError(
             f"{name}: the data has changed since {since} ({change}): restore the data, or {remedy}"
         )
+
+
+def splits_digest(splits: Mapping[str, str]) -> str:
+    """Return the SHA-256 of the split of every case: equal if a dataset is split equally."""
+    return hashlib.sha256(json.dumps(sorted(splits.items())).encode()).hexdigest()
 
 
 def origins_digest(origins: Mapping[str, DataOrigin]) -> str:

@@ -9,7 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydrakit.data.origin import DataOrigin, in_class_order, refuse_changed, view_text
+from hydrakit.data.origin import (
+    DataOrigin,
+    in_class_order,
+    refuse_changed,
+    splits_digest,
+    view_text,
+)
 from hydrakit.errors import DataError, PlanError, WeightsError, unknown
 from hydrakit.hooks import DatasetAdapter, OptionValue, Task
 from hydrakit.plan.model import Split
@@ -260,7 +266,7 @@ def _evaluate(
     from hydrakit import weights
     from hydrakit.data.load import select
     from hydrakit.data.prepared.prepare import prepare
-    from hydrakit.data.quality.leakage import assign_splits, splits_digest
+    from hydrakit.data.quality.leakage import assign_splits
 
     body, head = read_body(body_path), read_head(head_path)
     name = dataset or head.dataset
