@@ -454,14 +454,14 @@ def test_another_field_of_view_is_refused(
     finished: RunDir,
 ) -> None:
     given: dict[str, Any] = {"plugins": with_adapter(SMALLER_VIEW)}
-    words = ["alpha: the data has changed", "its field of view was a share of 1", "0.3"]
+    words = ["alpha: the data has changed", "its field of view was 1 of the image", "0.3"]
     refused(lambda: of_run(**given), *words)
     files = finished.body_path, finished.head_path("alpha")
     for split in ("test", "all"):
         refused(lambda split=split: of_files(*files, split=split, **given), *words)
     beta = replace(adapter("beta"), field_of_view=FieldOfView(share=0.3))
     notes = of_files(*files, "beta", split="all", plugins=with_adapter(beta)).notes
-    assert any("field of view of 'beta' is a share of 0.3" in note for note in notes)
+    assert any("field of view of 'beta' is 0.3 of the image" in note for note in notes)
 
 
 def test_a_report_shows_no_patches_of_other_data(
@@ -518,6 +518,9 @@ def test_another_dataset_of_the_cohort_is_recognised(
     notes = of_files(*files, "gamma", split="all", plugins=ward).notes
     assert not any("training used" in note for note in notes)
     assert of_files(*files, plugins=ward).notes == ()
+    # Other images under the same name may be of the same patients.
+    notes = of_files(*files, split="all", plugins=ward, roots={"alpha": data / "beta"}).notes
+    assert any("of the same cohort 'Ward 7'" in note for note in notes)
 
 
 def test_files_without_the_cases_of_training_are_judged_by_name(

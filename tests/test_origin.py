@@ -33,7 +33,7 @@ WHOLE = DataOrigin(
         ({"content": "c" * 64}, "its cases, images, labels or patients are others"),
         (
             {"content": "c" * 64, "field_of_view": FieldOfView(millimetres=65)},
-            "its field of view was a share of 1 and is 65 mm",
+            "its field of view was 1 of the image and is 65 mm",
         ),
         ({"splits": "c" * 64}, "in other splits"),
     ],

@@ -176,11 +176,12 @@ def _prepare(
 
 def _check_data(compare_dir: CompareDir, cells: Iterable[Cell], cases: ScoredCases) -> None:
     """Refuse to continue a comparison with other data, before anything is trained."""
-    for name, before in (compare_dir.description().data if compare_dir.begun else {}).items():
+    earlier = compare_dir.description().data if compare_dir.begun else {}
+    for name, now in cases.origins.items():
         refuse_changed(
             name,
-            before,
-            cases.origins[name],
+            earlier.get(name, DataOrigin()),
+            now,
             since=f"the comparison in {compare_dir.path} began",
             remedy=ANOTHER,
         )

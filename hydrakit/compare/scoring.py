@@ -83,11 +83,12 @@ def refuse_other_data(
     """
     for cell in cells:
         run = RunDir(compare_dir.cell(cell))
-        for name, before in run.origins().items():
+        earlier = run.origins()
+        for name, now in origins.items():
             refuse_changed(
                 name,
-                before,
-                origins[name],
+                earlier.get(name, DataOrigin()),
+                now,
                 since=f"{run.path} was computed",
                 remedy=ANOTHER,
             )

@@ -84,7 +84,7 @@ def view_text(view: FieldOfView | None) -> str:
         return "unknown"
     if view.millimetres is not None:
         return f"{view.millimetres:g} mm"
-    return f"a share of {view.share:g}"
+    return f"{view.share:g} of the image"
 
 
 def refuse_changed(

@@ -309,7 +309,8 @@ def _evaluate(
         # With other options, the user asks for other images of the same cases; new data has others.
         in_training = resolve_options(adapter, head.options)
         other = resolve_options(adapter, all_options).items() - in_training.items()
-        notes += [f"options other than in training: {_options_text(other)}"] if other else []
+        if other:
+            notes.append(f"the options are others than in training ({_options_text(other)})")
         refuse_changed(
             name,
             DataOrigin(
@@ -467,13 +468,13 @@ def _training_notes(
             "metrics are too high"
         )
         return
-    own = name == head.dataset and body.digest == head.body
-    if adapter.cohort is None or same_run or own:
-        known: set[str] = set()
-    else:
-        cohorts = {**body.cases.cohorts, **head.cases.cohorts}
-        digest = cohort_digest(adapter.cohort)
-        known = {other for other, cohort in cohorts.items() if cohort == digest} - {name}
+    split_together = same_run or (name == head.dataset and body.digest == head.body)
+    if adapter.cohort is None or (split != "all" and split_together):
+        return
+    cohorts, cohort = {**body.cases.cohorts, **head.cases.cohorts}, cohort_digest(adapter.cohort)
+    known = {other for other, each in cohorts.items() if each == cohort}
+    if split != "all":
+        known -= {name}  # its patients were split, and none of these images was used
     if known:
         yield (
             f"training used {', '.join(map(repr, sorted(known)))}, of the same cohort "

@@ -128,11 +128,12 @@ class Session:
         }
         if self.rundir.plan_path.is_file():  # not in a search, which compares digests of rounds
             self._check_earlier()
-        for name, before in self.expected.items():
+        for name, now in self.origins.items():
+            before = self.expected.get(name, DataOrigin())
             refuse_changed(
                 name,
                 before.model_copy(update={"splits": None}),  # each cell has its own
-                self.origins[name],
+                now,
                 since="the comparison began",
                 remedy="start a new comparison with another `--out`",
             )
