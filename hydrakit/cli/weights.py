@@ -26,10 +26,9 @@ def inspect(file: Path, as_json: bool) -> None:
     if as_json:
         click.echo(description.model_dump_json(indent=2))
         return
-    without = {"probe": True, "cases": {"images"}}
-    facts = description.model_dump(mode="json", exclude=without, exclude_none=True)
+    facts = description.model_dump(mode="json", exclude={"probe"}, exclude_none=True)
     if description.cases is not None:
-        facts["cases"] = {"images": len(description.cases.digests()), **facts["cases"]}
+        facts["cases"]["images"] = len(description.cases.digests())
     for key, value in facts.items():
         text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else _text(value)
         click.echo(f"{key + ':':16}{one_line(text, 2**20)}")

@@ -230,7 +230,8 @@ class Description(Frozen):
         design: Design of the last command.
         positive: Class treated as positive in the AUC.
         status: Status of each cell: ``done``, ``waiting``, or why it failed.
-        data: What the cells are computed from, by dataset; empty in older versions.
+        data: What the cells are computed from, by dataset, with the splits of the first cell; empty
+            in older versions.
         threads: Number of CPU threads of each cell; None in older versions.
     """
 

@@ -186,24 +186,25 @@ def _prepare(
     for name, plan in by_strategy.items():
         with naming(name):
             check_builds(plan, datasets.adapters, in_channels=channels, plugins=plugins)
+    leakage = check_leakage(datasets.prepared, datasets.adapters, any_plan)
     for plan in {(cell.repeat, cell.fold): plan for cell, plan in plans.items()}.values():
-        leakage = check_leakage(datasets.prepared, datasets.adapters, plan)
-    indexes = {name: each.index for name, each in datasets.prepared.items()}
-    return scored_cases(
-        indexes[any_plan.target],
-        leakage.units[any_plan.target],
-        positive,
-        {name: DataOrigin.of(each, datasets.adapters[name]) for name, each in indexes.items()},
-    )
+        check_leakage(datasets.prepared, datasets.adapters, plan)
+    origins = {
+        name: DataOrigin.of(each.index, datasets.adapters[name], leakage.splits[name])
+        for name, each in datasets.prepared.items()
+    }
+    target = any_plan.target
+    return scored_cases(datasets.prepared[target].index, leakage.units[target], positive, origins)
 
 
 def _check_data(compare_dir: CompareDir, cells: Iterable[Cell], cases: ScoredCases) -> None:
     """Refuse to continue a comparison with other data, before anything is trained."""
-    for name, before in (compare_dir.description().data if compare_dir.begun else {}).items():
+    earlier = compare_dir.description().data if compare_dir.begun else {}
+    for name, now in cases.origins.items():
         refuse_changed(
             name,
-            before,
-            cases.origins[name],
+            earlier.get(name, DataOrigin()),
+            now,
             since=f"the comparison in {compare_dir.path} began",
             remedy=ANOTHER,
         )

@@ -40,7 +40,7 @@ class ScoredCases:
         patient: Patient of each case, by key of the case; patients who are joined by a group or by
             copies of an image are the same.
         subgroups: Subgroups of each finding, by name of the finding.
-        origins: What the cells must be computed from, by dataset.
+        origins: What the cells must be computed from, by dataset; splits are of the first cell.
     """
 
     positive: str
@@ -83,11 +83,12 @@ def refuse_other_data(
     """
     for cell in cells:
         run = RunDir(compare_dir.cell(cell))
-        for name, before in run.origins().items():
+        earlier = run.origins()
+        for name, now in origins.items():
             refuse_changed(
                 name,
-                before,
-                origins[name],
+                earlier.get(name, DataOrigin()),
+                now,
                 since=f"{run.path} was computed",
                 remedy=ANOTHER,
             )

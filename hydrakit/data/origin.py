@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from hydrakit.data.prepared.index import Index
-from hydrakit.data.quality.leakage import splits_digest
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, FieldOfView, Label, Sample, Task, Unusable
 from hydrakit.schema import Frozen, Text
@@ -85,7 +84,7 @@ def view_text(view: FieldOfView | None) -> str:
         return "unknown"
     if view.millimetres is not None:
         return f"{view.millimetres:g} mm"
-    return f"a share of {view.share:g}"
+    return f"{view.share:g} of the image"
 
 
 def refuse_changed(
@@ -105,6 +104,11 @@ def refuse_changed(
         raise DataError(
             f"{name}: the data has changed since {since} ({change}): restore the data, or {remedy}"
         )
+
+
+def splits_digest(splits: Mapping[str, str]) -> str:
+    """Return the SHA-256 of the split of every case: equal if a dataset is split equally."""
+    return hashlib.sha256(json.dumps(sorted(splits.items())).encode()).hexdigest()
 
 
 def origins_digest(origins: Mapping[str, DataOrigin]) -> str:
@@ -138,4 +142,6 @@ def in_class_order(adapter: DatasetAdapter, classes: Sequence[str]) -> DatasetAd
         for case in adapter.read(root, options):
             yield replace(case, label=moved(case.label)) if isinstance(case, Sample) else case
 
-    return replace(adapter, classes=order, read=read)
+    # The labels of the cases are others, so data prepared before must not be taken for theirs.
+    version = f"{adapter.version} in the order of {', '.join(old)}"
+    return replace(adapter, classes=order, version=version, read=read)

@@ -7,7 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydrakit.data.origin import DataOrigin, in_class_order, refuse_changed, view_text
+from hydrakit.data.origin import (
+    DataOrigin,
+    in_class_order,
+    refuse_changed,
+    splits_digest,
+    view_text,
+)
 from hydrakit.errors import DataError, PlanError, WeightsError, command_line, unknown
 from hydrakit.hooks import DatasetAdapter, OptionValue, Task
 from hydrakit.plan.model import Split
@@ -259,7 +265,7 @@ def _evaluate(
     from hydrakit import weights
     from hydrakit.data.load import select
     from hydrakit.data.prepared.prepare import prepare
-    from hydrakit.data.quality.leakage import assign_splits, splits_digest
+    from hydrakit.data.quality.leakage import assign_splits
 
     body, head = read_body(body_path), read_head(head_path)
     name = dataset or head.dataset
@@ -295,13 +301,15 @@ def _evaluate(
             run.origins()[name].model_copy(update={"classes": None}),
             now,
             since=f"the run in {run.path}",
-            remedy=f"evaluate {body_path} and {head_path} on it as new data, with `--split all`",
+            remedy="evaluate the weights on it as new data: `hydrakit evaluate --body "
+            f"{body_path} --head {head_path} --split all`",
         )
     elif name == head.dataset:
         # With other options, the user asks for other images of the same cases; new data has others.
-        other = resolve_options(adapter, all_options).items()
-        other -= resolve_options(adapter, head.options).items()
-        notes += [f"options other than in training: {_options_text(other)}"] if other else []
+        in_training = resolve_options(adapter, head.options)
+        other = resolve_options(adapter, all_options).items() - in_training.items()
+        if other:
+            notes.append(f"the options are others than in training ({_options_text(other)})")
         refuse_changed(
             name,
             DataOrigin(
@@ -459,12 +467,13 @@ def _training_notes(
             "metrics are too high"
         )
         return
-    if adapter.cohort is None or same_run or body.digest == head.body:
-        known: set[str] = set()
-    else:
-        cohorts = {**body.cases.cohorts, **head.cases.cohorts}
-        digest = cohort_digest(adapter.cohort)
-        known = {other for other, cohort in cohorts.items() if cohort == digest} - {name}
+    split_together = same_run or (name == head.dataset and body.digest == head.body)
+    if adapter.cohort is None or (split != "all" and split_together):
+        return
+    cohorts, cohort = {**body.cases.cohorts, **head.cases.cohorts}, cohort_digest(adapter.cohort)
+    known = {other for other, each in cohorts.items() if each == cohort}
+    if split != "all":
+        known -= {name}  # its patients were split, and none of these images was used
     if known:
         yield (
             f"training used {', '.join(map(repr, sorted(known)))}, of the same cohort "

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hydrakit import weights
 from hydrakit.data.load import LoadedDataset
-from hydrakit.data.quality.leakage import splits_digest
+from hydrakit.data.origin import splits_digest
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.models.body import BodyModule
 from hydrakit.models.build import build_body, build_head

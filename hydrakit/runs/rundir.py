@@ -18,8 +18,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from hydrakit.data.origin import DataOrigin
-from hydrakit.data.quality.leakage import splits_digest
+from hydrakit.data.origin import DataOrigin, splits_digest
 from hydrakit.errors import PlanError, command_line
 from hydrakit.plan.model import Plan, load_plan
 from hydrakit.plan.results import (

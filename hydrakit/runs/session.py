@@ -121,11 +121,12 @@ class Session:
         }
         if self.rundir.plan_path.is_file():  # not in a search, which compares digests of rounds
             self._check_earlier()
-        for name, before in self.expected.items():
+        for name, now in self.origins.items():
+            before = self.expected.get(name, DataOrigin())
             refuse_changed(
                 name,
-                before,
-                self.origins[name],
+                before.model_copy(update={"splits": None}),  # each cell has its own
+                now,
                 since="the comparison began",
                 remedy="start a new comparison with another `--out`",
             )
@@ -192,8 +193,8 @@ class Session:
 
     def _note_other_bits(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         """Tell the user if the run is not computed as it was before it was stopped."""
-        names = ("device_name", "precision", "deterministic", "compiled", "torch")
-        names += ("threads",) if self.compute.device.type == "cpu" else ()
+        names = ["device_name", "precision", "deterministic", "compiled", "torch"]
+        names += ["threads"] if self.compute.device.type == "cpu" else []
         changes = [
             f"{name.removesuffix('_name')} {now[name]} in place of {before[name]}"
             for name in names

@@ -140,7 +140,7 @@ def save_head(
         split: Split of the dataset.
         seed: Seed of the splits.
         copies: Handling of copies of images.
-        splits: Digest of the split of every case (`hydrakit.data.quality.leakage.splits_digest`).
+        splits: Digest of the split of every case (`hydrakit.data.origin.splits_digest`).
         task: Kind of label.
         scale: For regression, mean and standard deviation of the number.
 

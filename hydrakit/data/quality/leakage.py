@@ -188,11 +188,6 @@ def assign_splits(
     )
 
 
-def splits_digest(splits: Mapping[str, str]) -> str:
-    """Return the SHA-256 of the split of every case: equal if a dataset is split equally."""
-    return hashlib.sha256(json.dumps(sorted(splits.items())).encode()).hexdigest()
-
-
 def _fixed(row: _LabelledCase, earlier: str | None) -> str | None:
     """Return the split of a case that its dataset, or an earlier dataset, has fixed."""
     own = row.case.split
