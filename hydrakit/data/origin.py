@@ -15,7 +15,7 @@ from typing import Any
 
 from hydrakit.data.prepared.index import Index
 from hydrakit.errors import DataError
-from hydrakit.hooks import DatasetAdapter, FieldOfView, Label, Sample, Task, Unusable
+from hydrakit.hooks import DatasetAdapter, FieldOfView, Label, Remark, Sample, Task, Unusable
 from hydrakit.schema import Frozen, Text
 
 
@@ -138,7 +138,7 @@ def in_class_order(adapter: DatasetAdapter, classes: Sequence[str]) -> DatasetAd
             return tuple(label[old.index(name)] for name in order)
         return label
 
-    def read(root: Path, options: Any) -> Iterator[Sample | Unusable]:
+    def read(root: Path, options: Any) -> Iterator[Sample | Unusable | Remark]:
         for case in adapter.read(root, options):
             yield replace(case, label=moved(case.label)) if isinstance(case, Sample) else case
 

@@ -334,7 +334,8 @@ def _slice_positions(slices: Sequence[Header], points: Vector) -> Vector:
     origin, axes, _ = _plane(slices[0])
     heights = _heights(slices, slices[0])
     # A thousandth of a slice is below the accuracy of positions; rounding avoids reading a slice.
-    return np.round(np.interp((points - origin) @ axes[2], heights, np.arange(len(slices))), 3)
+    positions: Vector = np.interp((points - origin) @ axes[2], heights, np.arange(len(slices)))
+    return positions.round(3)
 
 
 def _bilinear(image: NDArray[np.float32], rows: Vector, columns: Vector) -> Vector:
