@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import BinaryIO, cast
 
 from hydrakit.errors import DataError
 
@@ -82,7 +82,7 @@ def file_state(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
-def open_file(path: Path, *, buffering: int = -1) -> BinaryIO:
+def open_file(path: Path) -> io.BufferedReader:
     """Open a file of a dataset for reading; never a pipe or a device, which could wait for ever.
 
     Raises:
@@ -91,4 +91,4 @@ def open_file(path: Path, *, buffering: int = -1) -> BinaryIO:
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # `open` refuses a folder
         raise OSError(errno.EINVAL, NO_FILE, str(path))
-    return cast("BinaryIO", path.open("rb", buffering=buffering))
+    return path.open("rb")

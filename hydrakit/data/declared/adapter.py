@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from hydrakit.data.declared.schema import FILE, Declaration, parse_declaration
-from hydrakit.data.safe_paths import quote, resolve_inside
+from hydrakit.data.safe_paths import open_file, quote, resolve_inside
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, NoOptions, Sample, Unusable
 from hydrakit.names import NAME_PATTERN, is_name
@@ -217,7 +217,7 @@ def _csv(declaration: Declaration, folder: Path) -> CsvTable | None:
     for base in candidates:
         try:
             path = resolve_inside(base, name)
-            with path.open("rb") as file:
+            with open_file(path) as file:
                 content = file.read(MAX_TABLE_BYTES + 1)
         except FileNotFoundError:
             continue

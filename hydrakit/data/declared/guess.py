@@ -19,8 +19,9 @@ from pathlib import Path
 from hydrakit.data.declared.arrays import ImageError, channel_axis, member_names, open_array
 from hydrakit.data.declared.cases import MAX_TABLE_BYTES, SEPARATOR
 from hydrakit.data.declared.images import ImageReader, Picture
+from hydrakit.data.declared.patterns import MAX_DEPTH
 from hydrakit.data.declared.schema import FILE, MAX_CLASS, NONE, ImageRules
-from hydrakit.data.safe_paths import path_fault, resolve_inside
+from hydrakit.data.safe_paths import open_file, path_fault, resolve_inside
 from hydrakit.errors import DataError
 from hydrakit.names import is_name
 
@@ -247,6 +248,10 @@ def _files(folder: Path) -> list[str]:
     for base, folders, files in os.walk(folder, onerror=fail):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         relative = Path(base).relative_to(folder)
+        if len(relative.parts) > MAX_DEPTH:
+            raise DataError(
+                f"{folder}: has folders over {MAX_DEPTH} levels deep: write {FILE} by hand"
+            )
         paths += [(relative / n).as_posix() for n in sorted(files) if not n.startswith(".")]
         if len(paths) > MAX_FILES:
             raise DataError(f"{folder}: has over {MAX_FILES} files: write {FILE} by hand")
@@ -256,7 +261,7 @@ def _files(folder: Path) -> list[str]:
 def _is_dicom(path: Path) -> bool:
     """Whether a file begins like a DICOM file (PS3.10 section 7.1), whatever its name is."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return file.read(132)[128:] == b"DICM"
     except OSError:  # a file that cannot be opened is not used for the draft
         return False
@@ -360,7 +365,7 @@ def _from_csv(folder: Path, files: Sequence[str]) -> _CaseSource | None:
 def _read_csv(path: Path) -> dict[str, list[str]]:
     """Read the columns of a CSV; return none if it is not a readable CSV."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             text = file.read(MAX_TABLE_BYTES).decode("utf-8-sig")
         rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
     except (OSError, UnicodeDecodeError, csv.Error):  # not a table; try the next file
@@ -404,7 +409,7 @@ def _from_npz(folder: Path, images: Sequence[str]) -> _CaseSource | None:
             elif len(stored.shape) == 1:
                 columns[name] = [str(value).strip() for value in stored.read().tolist()]
             stored.close()
-    except ImageError:  # not such a table; `_image_lines` describes the readable images
+    except (OSError, ImageError):  # not such a table; `_image_lines` describes the readable images
         return None
     if image is None:
         return None

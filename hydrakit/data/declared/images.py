@@ -25,6 +25,7 @@ from hydrakit.data.declared.arrays import (
     open_array,
 )
 from hydrakit.data.declared.schema import ImageRules
+from hydrakit.data.safe_paths import open_file
 from hydrakit.errors import DataError
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class ImageReader:
             MissingCodecError: The DICOM file is compressed, and no installed package decodes it.
         """
         try:
-            with path.open("rb") as file:
+            with open_file(path) as file:
                 head = file.read(132)
             if head.startswith((b"PK", b"\x93NUMPY")):
                 return self._array(path, member, row)
