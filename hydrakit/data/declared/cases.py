@@ -37,6 +37,11 @@ SEPARATOR = ";"
 
 _SUBGROUP = "subgroups."  # prefix of a subgroup's name among the fields of a case
 
+_MONTH = "(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec|Mrz|Mai|Okt|Dez)"
+_CONVERTED = re.compile(
+    rf"[0-9]([.,][0-9]+)?E\+[0-9]{{2,3}}|[0-9]{{1,2}}(-|\. ?){_MONTH}|{_MONTH}[- ][0-9]{{2}}", re.I
+)
+
 _MEMBER = re.compile(r"(?P<file>.+\.np[yz])#(?P<member>[^\[\]]*)(?:\[(?P<row>\d{1,12})\])?", re.I)
 
 
@@ -262,7 +267,9 @@ def _case(declaration: Declaration, fields: Fields) -> DeclaredCase:
         if len(text) > MAX_CELL:
             raise ValueError(f"{field} has over {MAX_CELL} characters: shorten it")
     paths = [fields["path"]]
-    if str(declaration.cases).lower().endswith(".csv"):  # other sources give one file per case
+    if str(declaration.cases).lower().endswith(".csv"):
+        _refuse_converted(filled)
+        # Other sources give one file per case.
         paths = [part.strip() for part in fields["path"].split(SEPARATOR)]
     position, millimetres = _position(filled)
     return DeclaredCase(
@@ -281,6 +288,20 @@ def _case(declaration: Declaration, fields: Fields) -> DeclaredCase:
         position=position,
         millimetres=millimetres,
     )
+
+
+def _refuse_converted(filled: Fields) -> None:
+    """Refuse a name that a spreadsheet made a date of ("1-2") or shortened (1.23457E+15).
+
+    Raises:
+        ValueError: There is one: other names may have become equal to it.
+    """
+    for field in ("patient", "group", "finding", "key"):
+        if _CONVERTED.fullmatch(filled.get(field, "")):
+            raise ValueError(
+                f"{field} {quote(filled[field])} looks like a name that a spreadsheet turned into "
+                "a date or shortened: export the original names, with this column as text"
+            )
 
 
 def _location(text: str) -> ImageLocation:
