@@ -167,6 +167,20 @@ def test_a_column_that_is_the_label_is_not_looked_for_by_its_own_name(tmp_path: 
     assert [(sample.label, sample.finding) for sample in samples(folder)] == [(0, None)] * 2
 
 
+@pytest.mark.parametrize("name", ["1.23457E+15", "1E+10", "1,2E+05", "02-Jan", "Jan-02", "1. Feb"])
+@pytest.mark.parametrize("field", ["patient", "group", "finding", "key"])
+def test_a_name_that_a_spreadsheet_converted_is_refused(
+    tmp_path: Path, name: str, field: str
+) -> None:
+    table = f'path,label,{field}\na.png,benign,P1\nb.png,benign,"{name}"\n'
+    folder = declare(tmp_path / "mine", CSV, table)
+    png(folder / "a.png")
+    refused(folder, "line 3", f"{field} '{name}' looks like", "as text")
+    (folder / "cases.csv").write_text(table.replace(name, "1-2"))
+    png(folder / "b.png")
+    assert len(samples(folder)) == 2
+
+
 def test_positions_in_millimetres(tmp_path: Path) -> None:
     toml = CSV.replace("share = 1.0", "millimetres = 4") + "spacing = [0.5, 2]\n"
     csv = "path,label,patient,row_mm,column_mm,key\na.png,benign,P1,1,6,a\na.png,benign,P1,1,60,b\n"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from collections.abc import Sequence
-from io import BufferedReader
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from hydrakit.errors import DataError
@@ -82,7 +82,7 @@ def file_state(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
-def open_file(path: Path) -> BufferedReader:
+def open_file(path: Path) -> io.BufferedReader:
     """Open a file of a dataset for reading; never a pipe or a device, which could wait for ever.
 
     Raises:

@@ -49,6 +49,7 @@ from hydrakit.storage.files import (
     write_atomic,
 )
 from hydrakit.storage.lock import FILES, locked
+from hydrakit.storage.paths import check_utf8
 from hydrakit.storage.records import read_lines, read_record, read_value, readable
 from hydrakit.weights.format import HeadMetadata, read_head
 
@@ -112,8 +113,13 @@ class RunDir:
         """Check that a plan can be run in a folder: it is new, empty, or contains the same plan.
 
         Raises:
-            PlanError: The folder contains another plan, or something else than a run.
+            PlanError: The folder contains another plan, or something else than a run, or its name
+                is not UTF-8.
         """
+        try:
+            check_utf8(path)
+        except ValueError as error:
+            raise PlanError(str(error)) from None
         here = cls(path)
         # Listed before the plan is looked up: another process may be starting a run here.
         content = list(path.iterdir()) if path.is_dir() else []

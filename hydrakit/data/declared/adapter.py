@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from hydrakit.data.declared.schema import FILE, Declaration, parse_declaration
 from hydrakit.data.identity import names_nobody
-from hydrakit.data.safe_paths import quote, resolve_inside
+from hydrakit.data.safe_paths import open_file, quote, resolve_inside
 from hydrakit.errors import DataError, command_line
 from hydrakit.hooks import DatasetAdapter, NoOptions, Remark, Sample, Unusable
 from hydrakit.names import NAME_PATTERN, is_name
@@ -230,7 +230,7 @@ def _csv(declaration: Declaration, folder: Path) -> CsvTable | None:
     for base in candidates:
         try:
             path = resolve_inside(base, name)
-            with path.open("rb") as file:
+            with open_file(path) as file:
                 content = file.read(MAX_TABLE_BYTES + 1)
         except FileNotFoundError:
             continue

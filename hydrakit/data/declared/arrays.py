@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Literal
 
 import numpy as np
 
+from hydrakit.data.safe_paths import open_file
 from hydrakit.errors import DataError
 
 if TYPE_CHECKING:
@@ -114,12 +115,12 @@ def open_array(path: Path, member: str | None = None) -> StoredArray:
             something other than numbers or text.
         OSError: The file cannot be opened.
     """
-    with path.open("rb") as file:
+    with open_file(path) as file:
         zipped = file.read(2) == b"PK"
     if not zipped:
         if member:
             raise ImageError(path, "has no members: only NPZ files have members")
-        return _stored_array(path, path.open("rb"), path.stat().st_size)
+        return _stored_array(path, open_file(path), path.stat().st_size)
     try:
         with zipfile.ZipFile(path) as archive:
             info = _member(path, archive, member)
@@ -136,9 +137,11 @@ def member_names(path: Path) -> list[str]:
 
     Raises:
         ImageError: The file is not an NPZ file.
+        OSError: The file cannot be opened.
     """
+    file = open_file(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with file, zipfile.ZipFile(file) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist()]
     except Exception as error:  # as in open_array
         raise ImageError(path, _DAMAGED) from error

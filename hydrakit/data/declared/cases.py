@@ -38,6 +38,11 @@ MAX_TABLE_BYTES = 2**25
 MAX_CELL = 1000  # characters: keys and patients appear in messages and reports
 SEPARATOR = ";"
 
+_MONTH = "(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec|Mrz|Mai|Okt|Dez)"
+_CONVERTED = re.compile(
+    rf"[0-9]([.,][0-9]+)?E\+[0-9]{{2,3}}|[0-9]{{1,2}}(-|\. ?){_MONTH}|{_MONTH}[- ][0-9]{{2}}", re.I
+)
+
 _MEMBER = re.compile(r"(?P<file>.+\.np[yz])#(?P<member>[^\[\]]*)(?:\[(?P<row>\d{1,12})\])?", re.I)
 
 
@@ -285,7 +290,9 @@ def _case(declaration: Declaration, fields: Fields) -> DeclaredCase:
         if len(text) > MAX_CELL:
             raise ValueError(f"{field} has over {MAX_CELL} characters: shorten it")
     paths = [fields["path"]]
-    if str(declaration.cases).lower().endswith(".csv"):  # other sources give one file per case
+    if str(declaration.cases).lower().endswith(".csv"):
+        _refuse_converted(filled)
+        # Other sources give one file per case.
         paths = [part.strip() for part in fields["path"].split(SEPARATOR)]
     position, millimetres = _position(filled)
     return DeclaredCase(
@@ -309,6 +316,20 @@ def _case(declaration: Declaration, fields: Fields) -> DeclaredCase:
 def _is_name(declaration: Declaration, text: str) -> bool:
     """Whether a text names a patient, a group or a finding; with exact names, any text does."""
     return not (_is_blank(text) if declaration.exact_names else names_nobody(text))
+
+
+def _refuse_converted(filled: Fields) -> None:
+    """Refuse a name that a spreadsheet made a date of ("1-2") or shortened (1.23457E+15).
+
+    Raises:
+        ValueError: There is one: other names may have become equal to it.
+    """
+    for field in ("patient", "group", "finding", "key"):
+        if _CONVERTED.fullmatch(filled.get(field, "")):
+            raise ValueError(
+                f"{field} {quote(filled[field])} looks like a name that a spreadsheet turned into "
+                "a date or shortened: export the original names, with this column as text"
+            )
 
 
 def _location(text: str) -> ImageLocation:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from hydrakit.data.declared.patterns import compile_pattern, nearly_matches
+from hydrakit.data.declared.patterns import MAX_DEPTH, compile_pattern, nearly_matches
 from hydrakit.data.safe_paths import quote
 from hydrakit.errors import DataError
 from hydrakit.hooks import Remark
@@ -45,10 +45,10 @@ def list_files(folder: Path, *, most: int | None = None, tolerant: bool = False)
     Args:
         folder: Folder to list.
         most: Number of files above which the folder is refused; None for no limit.
-        tolerant: Leave out folders that cannot be listed, instead of an error.
+        tolerant: Leave out folders that cannot be listed or are too deep, instead of an error.
 
     Raises:
-        DataError: A folder cannot be listed, or there are too many files.
+        DataError: A folder cannot be listed or is too deep, or there are too many files.
     """
     paths: list[str] = []
 
@@ -58,6 +58,12 @@ def list_files(folder: Path, *, most: int | None = None, tolerant: bool = False)
     for base, folders, files in os.walk(folder, onerror=None if tolerant else fail):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         relative = Path(base).relative_to(folder)
+        if len(relative.parts) >= MAX_DEPTH and folders:
+            if not tolerant:
+                raise DataError(
+                    f"{folder}: has folders over {MAX_DEPTH} levels deep: write dataset.toml by hand"
+                )
+            folders.clear()
         paths += [(relative / n).as_posix() for n in sorted(files) if not n.startswith(".")]
         if most is not None and len(paths) > most:
             raise DataError(f"{folder}: has over {most} files: write dataset.toml by hand")

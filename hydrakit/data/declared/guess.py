@@ -28,7 +28,7 @@ from hydrakit.data.declared.files import (
 from hydrakit.data.declared.images import ImageReader, Picture
 from hydrakit.data.declared.schema import FILE, MAX_CLASS, NONE, ImageRules
 from hydrakit.data.identity import names_nobody, normal_name
-from hydrakit.data.safe_paths import path_fault, resolve_inside
+from hydrakit.data.safe_paths import open_file, path_fault, resolve_inside
 from hydrakit.errors import DataError
 from hydrakit.names import is_name
 
@@ -265,7 +265,7 @@ def _comment(text: str) -> str:
 def _is_dicom(path: Path) -> bool:
     """Whether a file begins like a DICOM file (PS3.10 section 7.1), whatever its name is."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return file.read(132)[128:] == b"DICM"
     except OSError:  # a file that cannot be opened is not used for the draft
         return False
@@ -369,7 +369,7 @@ def _from_csv(folder: Path, files: Sequence[str]) -> _CaseSource | None:
 def _read_csv(path: Path) -> dict[str, list[str]]:
     """Read the columns of a CSV; return none if it is not a readable CSV."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             text = file.read(MAX_TABLE_BYTES).decode("utf-8-sig")
         rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
     except (OSError, UnicodeDecodeError, csv.Error):  # not a table; try the next file
@@ -413,7 +413,7 @@ def _from_npz(folder: Path, images: Sequence[str]) -> _CaseSource | None:
             elif len(stored.shape) == 1:
                 columns[name] = [str(value).strip() for value in stored.read().tolist()]
             stored.close()
-    except ImageError:  # not such a table; `_image_lines` describes the readable images
+    except (OSError, ImageError):  # not such a table; `_image_lines` describes the readable images
         return None
     if image is None:
         return None

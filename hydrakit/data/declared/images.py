@@ -27,6 +27,7 @@ from hydrakit.data.declared.arrays import (
 from hydrakit.data.declared.schema import ImageRules
 from hydrakit.data.dicom.grey import RESCALE_TAGS
 from hydrakit.data.padding import padding_mask
+from hydrakit.data.safe_paths import open_file
 from hydrakit.errors import DataError
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class ImageReader:
 
     def _read(self, path: Path, member: str | None, row: int | None) -> Picture:
         try:
-            with path.open("rb") as file:
+            with open_file(path) as file:
                 head = file.read(132)
             if head.startswith((b"PK", b"\x93NUMPY")):
                 return self._array(path, member, row)

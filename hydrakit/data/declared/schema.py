@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from hydrakit.data.declared.patterns import compile_pattern, part_names
-from hydrakit.data.safe_paths import ORDINARY, is_ordinary, join_names, path_fault, quote
+from hydrakit.data.safe_paths import ORDINARY, is_ordinary, join_names, open_file, path_fault, quote
 from hydrakit.errors import DataError, unknown
 from hydrakit.hooks import FieldOfView, Task
 from hydrakit.schema import Frozen, Name
@@ -320,7 +320,7 @@ def parse_declaration(path: Path) -> tuple[Declaration, bytes]:
             first invalid key.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None

@@ -333,9 +333,9 @@ def _slice_positions(slices: Sequence[Header], points: Vector) -> Vector:
     """Return the position of points among sorted slices: 1.5 is midway between the second two."""
     origin, axes, _ = _plane(slices[0])
     heights = _heights(slices, slices[0])
+    at = np.interp((points - origin) @ axes[2], heights, np.arange(len(slices)))
     # A thousandth of a slice is below the accuracy of positions; rounding avoids reading a slice.
-    positions: Vector = np.interp((points - origin) @ axes[2], heights, np.arange(len(slices)))
-    return positions.round(3)
+    return np.asarray(np.round(at, 3))
 
 
 def _bilinear(image: NDArray[np.float32], rows: Vector, columns: Vector) -> Vector:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hydrakit.data.safe_paths import open_file
 from hydrakit.errors import DataError
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ class DicomFile(io.BufferedReader):
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path.open("rb", buffering=0))
+        super().__init__(open_file(path).detach())
         self._size = os.fstat(self.fileno()).st_size
 
     def read(self, size: int | None = -1, /) -> bytes:
