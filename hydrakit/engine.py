@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydrakit.compute.devices import Compute, keep_large_blocks
 from hydrakit.compute.signals import StopRequested
-from hydrakit.data.origin import DataOrigin, in_class_order
+from hydrakit.data.origin import DataOrigin
 from hydrakit.errors import DataError, HydrakitError
 from hydrakit.hooks import DatasetAdapter, OptionValue
 from hydrakit.models.build import check_components
@@ -26,6 +26,7 @@ from hydrakit.runs.callbacks import Callbacks, RunCallback, closing
 from hydrakit.runs.context import RunContext, context_of
 from hydrakit.runs.datasets import find_datasets, prepare_datasets
 from hydrakit.runs.dry_run import DryRun, measure
+from hydrakit.runs.earlier import with_threads_of_run
 from hydrakit.runs.rundir import RunDir
 from hydrakit.runs.session import Session
 from hydrakit.storage.files import NO_ROOM, write_atomic
@@ -73,7 +74,7 @@ def run(
     """
     context = context_of(context, values)
     out = out or default_out(plan)
-    context = _with_threads_of_run(context, out)
+    context = with_threads_of_run(context, out)
     log = RunLog(out)
     with context.active() as compute:
         plugins = plugins or context.plugins()
@@ -94,13 +95,6 @@ def run(
     return session.rundir
 
 
-def _with_threads_of_run(context: RunContext, out: Path) -> RunContext:
-    """Context with the number of threads that a run began with, unless the user chose one."""
-    rundir = RunDir(out)
-    began_with = rundir.environment().get("threads") if rundir.plan_path.is_file() else None
-    return context.with_threads(began_with)
-
-
 def dry_run(
     plan: Plan,
     context: RunContext | None = None,
@@ -119,7 +113,7 @@ def dry_run(
     """
     context = context_of(context, values)
     out = out or default_out(plan)
-    context = _with_threads_of_run(context, out)
+    context = with_threads_of_run(context, out)
     with context.active() as compute:
         plugins = plugins or context.plugins()
         all_callbacks = Callbacks(callbacks)
@@ -206,6 +200,7 @@ def report(
     """
     from hydrakit.report.comparison import build_comparison
     from hydrakit.report.page import build_report
+    from hydrakit.runs.example_cases import add_example_cases
 
     context = context_of(context, values)
     path, no_examples = folder / "report.html", None
@@ -219,7 +214,7 @@ def report(
                 context = context.changed(roots=roots)
             plugins = plugins or context.plugins()
             with using_cache(context.cache):
-                no_examples = _add_example_cases(rundir, context, plugins)
+                no_examples = add_example_cases(rundir, context, plugins)
                 text, figures = build_report(rundir, plugins=plugins)
         write_atomic(path, text.encode())
     return Report(path, figures, no_examples)
@@ -239,41 +234,6 @@ class Report:
     path: Path
     figures: Sequence[Figure]
     no_examples: str | None
-
-
-def _add_example_cases(rundir: RunDir, context: RunContext, plugins: Plugins) -> str | None:
-    """Add example cases to a finished run; return why it has none, if so."""
-    from hydrakit.data.prepared.prepare import prepare
-    from hydrakit.runs.example_cases import save_example_cases
-    from hydrakit.runs.rundir import EXAMPLE_CASES
-
-    if rundir.results() is None or (rundir.path / EXAMPLE_CASES).is_file():
-        return None
-    plan = rundir.plan()
-    root = context.root_of(plan.target)
-    if not root.is_dir():
-        return (
-            f"{root}: does not exist, so the report shows no patches: name the folder of the data "
-            "with `--data` or `--root`"
-        )
-    adapter = plugins.get(DatasetAdapter, plan.target)
-    before = rundir.origins().get(plan.target, DataOrigin())
-    if before.classes is not None and sorted(before.classes) == sorted(adapter.classes):
-        adapter = in_class_order(adapter, before.classes)
-    prepared = prepare(
-        adapter,
-        root,
-        options=plan.dataset(plan.target).options,
-        patch=plan.patch,
-    )
-    change = before.change_to(DataOrigin.of(prepared.index, adapter))
-    if change is not None:
-        return (
-            f"{plan.target}: the data has changed since the run ({change}), so the report shows no "
-            "patches: restore the data to see them"
-        )
-    save_example_cases(rundir, prepared, plugins=plugins)
-    return None
 
 
 def _session(

@@ -14,7 +14,7 @@ from hydrakit.plugins import load_plugins
 from hydrakit.plugins.options import option_fields
 from hydrakit.runs.evaluate import evaluate_files
 from hydrakit.weights import HeadMetadata, load_model, read_metadata
-from hydrakit.weights.files import weights_in
+from hydrakit.weights.folders import weights_in
 from hydrakit.weights.import_authors import import_authors
 
 

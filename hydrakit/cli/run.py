@@ -224,7 +224,7 @@ def evaluate(
 
     from hydrakit.cli.printing import print_evaluation
     from hydrakit.runs.evaluate import evaluate_files, evaluate_run
-    from hydrakit.weights.files import weights_in
+    from hydrakit.weights.folders import weights_in
     from hydrakit.weights.format import read_head
 
     if run is not None and (found := weights_in(run)):

@@ -80,7 +80,7 @@ def import_authors(file: Path, out: Path, dataset: str, classes: list[str]) -> N
 )
 def swap(body: Path, head: Path, out: Path) -> None:
     """Combine a head with another body, after checking that they fit together."""
-    from hydrakit.weights.files import swap as swap_head
+    from hydrakit.weights.folders import swap as swap_head
 
     note = swap_head(body, head, out)
     if note:

@@ -29,6 +29,7 @@ from hydrakit.report import write_comparison_report
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext, context_of
 from hydrakit.runs.datasets import common_channels, find_datasets, prepare_datasets
+from hydrakit.runs.earlier import with_threads
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.comparison import Comparison
 from hydrakit.storage.lock import locked
@@ -223,7 +224,7 @@ def _with_threads_of_cells(
     runs = [RunDir(compare_dir.cell(cell)) for cell in cells]
     known = (run.environment().get("threads") for run in runs)
     threads = threads or next((each for each in known if each), None)
-    context = context.with_threads(threads)
+    context = with_threads(context, threads)
     if context.threads is None:
         context = context.changed(threads=default_threads(groups))
     if threads not in (None, context.threads):

@@ -118,17 +118,6 @@ class RunContext(Frozen):
         with using_cache(self.cache), deterministic_algorithms(compute), thread_count(self.threads):
             yield compute
 
-    def with_threads(self, began_with: int | None) -> RunContext:
-        """Copy with the number of threads that earlier work began with.
-
-        It stays as it is if the user chose a number, and if this machine has fewer processors.
-        """
-        from hydrakit.compute.devices import processors
-
-        if self.threads is not None or began_with is None or not 0 < began_with <= processors():
-            return self
-        return self.changed(threads=began_with)
-
     def changed(self, /, **values: Any) -> RunContext:
         """Copy of the context with other values.
 

@@ -174,13 +174,14 @@ class Network:
                 seed=self.plan.effective_split_seed,
                 cases=self._training_cases(trained_on),
             )
-        self._save_head(folder / "head.safetensors", round.dataset, head)
+        rounds = self.plan.rounds[:number]
+        self._save_head(folder / "head.safetensors", round.dataset, round.head, rounds)
         for other in round.others:
             path = folder / f"head-{other.dataset}.safetensors"
-            self._save_head(path, other.dataset, self.heads[other.head])
+            self._save_head(path, other.dataset, other.head, rounds)
         if round.hyperparameters.carry_head == "last":
             head.load_state_dict(result.last_head)
-            self._save_head(folder / "last-head.safetensors", round.dataset, head)
+            self._save_head(folder / "last-head.safetensors", round.dataset, round.head, rounds)
 
     def _training_cases(self, datasets: Sequence[str]) -> weights.TrainingCases:
         """Images that rounds on some datasets use."""
@@ -190,12 +191,13 @@ class Network:
             {name: self.adapters[name].cohort for name in names},
         )
 
-    def _save_head(self, path: Path, name: str, head: nn.Module) -> None:
+    def _save_head(self, path: Path, name: str, head: str, rounds: Sequence[Round]) -> None:
         adapter = self.adapters[name]
+        pairs = [pair for each in rounds for pair in zip(each.heads, each.datasets, strict=True)]
         dataset = self.plan.dataset(name)
         weights.save_head(
             path,
-            head,
+            self.heads[head],
             body=self.body,
             dataset=name,
             classes=adapter.classes,
@@ -207,7 +209,7 @@ class Network:
                 normalisation=NORMALISATION,
             ),
             content=self.loaded[name].content,
-            cases=self._training_cases([name]),
+            cases=self._training_cases([each for used, each in pairs if used == head]),
             options=dataset.options,
             split=dataset.split,
             seed=self.plan.effective_split_seed,

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from hydrakit import weights
 from hydrakit.compute import signals
 from hydrakit.compute.devices import Compute
 from hydrakit.data.load import CaseSet, LoadedDataset, load, select
-from hydrakit.data.origin import DataOrigin, origins_digest, refuse_changed
+from hydrakit.data.origin import DataOrigin, origins_digest
 from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.quality.leakage import LeakageResult, check_leakage, data_facts
 from hydrakit.errors import PlanError
@@ -30,6 +26,7 @@ from hydrakit.runs import round_cache, transfer
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.datasets import PlanDatasets, common_channels
+from hydrakit.runs.earlier import environment_of, notes_of_other_bits, refuse_other_data
 from hydrakit.runs.evaluate import predict, score, to_csv
 from hydrakit.runs.example_cases import save_example_cases
 from hydrakit.runs.network import Network
@@ -119,46 +116,18 @@ class Session:
             name: data_facts(self.prepared[name].index, self.adapters[name], self.leakage)
             for name in self.loaded
         }
-        if self.rundir.plan_path.is_file():  # not in a search, which compares digests of rounds
-            self._check_earlier()
-        for name, now in self.origins.items():
-            before = self.expected.get(name, DataOrigin())
-            refuse_changed(
-                name,
-                before.model_copy(update={"splits": None}),  # each cell has its own
-                now,
-                since="the comparison began",
-                remedy="start a new comparison with another `--out`",
-            )
+        refuse_other_data(self.origins, self.expected, self.rundir)
+        if self.rundir.plan_path.is_file():  # not in a search, whose rounds have other plans
+            for number, round in enumerate(self.plan.rounds, start=1):
+                self._state(number, round).check()
 
     @cached_property
     def origins(self) -> dict[str, DataOrigin]:
         """What the run is computed from, by dataset."""
-        splits = self.leakage.splits
         return {
-            name: DataOrigin.of(each.index, self.adapters[name], splits[name])
+            name: DataOrigin.of(each.index, self.adapters[name], self.leakage.splits[name])
             for name, each in self.prepared.items()
         }
-
-    def _check_earlier(self) -> None:
-        """Compare the data with what the rounds and the progress on disk were computed from."""
-        rundir, origins = self.rundir, self.rundir.origins(splits=True)
-        if not origins and rundir.round_folders():
-            raise PlanError(
-                f"{rundir.path / 'data.json'}: is missing, so nothing says which data the finished "
-                "rounds are from: restore it, or start a new run with another `--out`"
-            )
-        for name, now in self.origins.items() if origins else ():
-            refuse_changed(
-                name,
-                origins.get(name, DataOrigin(content="none")),
-                now,
-                since=f"the run in {rundir.path} began",
-                remedy="start a new run with another `--out`",
-            )
-        for number, round in enumerate(self.plan.rounds, start=1):
-            if not rundir.finished(number, round):
-                self._state(number, round).check()
 
     def run(self) -> None:
         """Run every round that is not on disk yet, then evaluate the test split once."""
@@ -181,7 +150,8 @@ class Session:
 
     def _begin(self) -> None:
         """Check the finished rounds, and write what data and which machine the run uses."""
-        rundir, before, now = self.rundir, self.rundir.environment(), self._environment()
+        rundir, before = self.rundir, self.rundir.environment()
+        now = environment_of(self.compute, self.plugins, self.datasets.roots)
         rundir.check_rounds(self.plan)
         rundir.unseal()
         rundir.write_facts(self.facts)
@@ -189,50 +159,8 @@ class Session:
         rundir.write_json("environment.json", now)
         self.callbacks.started(self.plan, rundir, str(self.compute.device))
         rundir.log("run", device=str(self.compute.device), threads=now["threads"])
-        self._note_other_bits(before, now)
-
-    def _note_other_bits(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        """Tell the user if the run is not computed as it was before it was stopped."""
-        names = ["device_name", "precision", "deterministic", "compiled", "torch"]
-        names += ["threads"] if self.compute.device.type == "cpu" else []
-        changes = [
-            f"{name.removesuffix('_name')} {now[name]} in place of {before[name]}"
-            for name in names
-            if before.get(name) not in (None, now[name])
-        ]
-        for number, round in enumerate(self.plan.rounds, start=1):
-            if self.rundir.finished(number, round):
-                continue
-            if changes and (number > 1 or self.rundir.state_path(number, round).is_dir()):
-                self.callbacks.noted(
-                    f"{self.rundir.path}: goes on in another way than it began "
-                    f"({'; '.join(changes)}): from round {number} on, the last digits differ from "
-                    "those of a run that was not stopped"
-                )
-            return
-
-    def _environment(self) -> dict[str, Any]:
-        """Machine, versions and data folders, for ``environment.json``."""
-        device = self.compute.device
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-        return {
-            "hydrakit": version(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "platform": platform.platform(),
-            "device": str(device),
-            "device_name": name,
-            "precision": self.compute.precision,
-            "deterministic": self.compute.deterministic,
-            "compiled": self.compute.compiled,
-            "threads": torch.get_num_threads(),
-            "plugins": {
-                each.name: f"{each.distribution} {each.version}"
-                for each in self.plugins.records
-                if not each.disabled
-            },
-            "roots": {name: str(path) for name, path in self.datasets.roots.items()},
-        }
+        for note in notes_of_other_bits(rundir, self.plan, before, now):
+            self.callbacks.noted(note)
 
     def new_network(self) -> Network:
         """Network of the run, before its first round."""

@@ -26,6 +26,7 @@ from hydrakit.plan.profiles import complete_options, make_plan
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext, context_of
+from hydrakit.runs.earlier import with_threads
 from hydrakit.schema import Frozen, Name
 from hydrakit.search.order_evaluator import LeaveOneOut, OrderEvaluator, Supports
 from hydrakit.stats.chance import best_of_chance
@@ -314,7 +315,7 @@ def order(
     folder = out or Path("runs") / f"order-{target}-{base[:8]}"
     callback = callback or OrderCallback()
     earlier = _earlier_search(folder, result)
-    context = context.with_threads(earlier.threads if earlier else None)
+    context = with_threads(context, earlier.threads if earlier else None)
     evaluator = OrderEvaluator(
         folder=folder,
         plan=planner.plan,

@@ -25,6 +25,7 @@ from hydrakit.rounds import Round
 from hydrakit.runs.callbacks import Callbacks, RunCallback, closing
 from hydrakit.runs.context import RunContext, context_of
 from hydrakit.runs.datasets import find_datasets, prepare_datasets
+from hydrakit.runs.earlier import environment_of, with_threads
 from hydrakit.runs.network import Network
 from hydrakit.runs.rundir import RunDir
 from hydrakit.runs.session import Session
@@ -176,7 +177,7 @@ def tune(
     )
     followers = Callbacks([*callbacks, *trackers])
     before = files.rundir.environment().get("threads")
-    context = context.with_threads(before)
+    context = with_threads(context, before)
     with context.active() as compute:
         datasets = find_datasets(plan, context, plugins)
         check_components(plan, datasets.adapters, plugins)
@@ -294,7 +295,7 @@ class Tuning(Session):
 
     def write_environment(self, threads: int | None) -> None:
         """Write ``environment.json``; ``threads`` is the number of an earlier search."""
-        environment = self._environment()
+        environment = environment_of(self.compute, self.plugins, self.datasets.roots)
         self.rundir.write_json("environment.json", environment)
         if threads not in (None, environment["threads"]):
             self.callbacks.noted(

@@ -14,9 +14,8 @@ if TYPE_CHECKING:
         mismatch,
         save_body,
         save_head,
-        swap,
-        weight_paths,
     )
+    from hydrakit.weights.folders import swap, weight_paths
     from hydrakit.weights.format import (
         BodyMetadata,
         HeadMetadata,
@@ -45,14 +44,15 @@ __all__ = [
 ]
 
 
-_IN_FORMAT = {
-    *("BodyMetadata", "HeadMetadata", "Preprocessing", "Probe", "TrainingCases"),
-    "read_metadata",
+_MODULE = {
+    **dict.fromkeys(("BodyMetadata", "HeadMetadata", "Preprocessing", "Probe"), "format"),
+    **dict.fromkeys(("TrainingCases", "read_metadata"), "format"),
+    **dict.fromkeys(("swap", "weight_paths"), "folders"),
 }
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        module = "format" if name in _IN_FORMAT else "files"
+        module = _MODULE.get(name, "files")
         return getattr(import_module(f"hydrakit.weights.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,7 +20,8 @@ from hydrakit.models.body import PaperBody
 from hydrakit.models.heads import build_mlp
 from hydrakit.names import NAME_PATTERN, is_name
 from hydrakit.plan.model import BodySpec
-from hydrakit.weights.files import save_body, save_head, weight_paths
+from hydrakit.weights.files import save_body, save_head
+from hydrakit.weights.folders import weight_paths
 from hydrakit.weights.format import UNKNOWN, Preprocessing, refuse_other_shapes
 
 PROSTATEX = "prostatex"

@@ -61,7 +61,8 @@ def list_files(folder: Path, *, most: int | None = None, tolerant: bool = False)
         if len(relative.parts) >= MAX_DEPTH and folders:
             if not tolerant:
                 raise DataError(
-                    f"{folder}: has folders over {MAX_DEPTH} levels deep: write dataset.toml by hand"
+                    f"{folder}: has folders over {MAX_DEPTH} levels deep: write dataset.toml by "
+                    "hand"
                 )
             folders.clear()
         paths += [(relative / n).as_posix() for n in sorted(files) if not n.startswith(".")]
