@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import shutil
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -228,8 +229,9 @@ def test_a_large_comparison_needs_few_open_files(runner: Runner) -> None:
         put(here.cell(cell) / GARBAGE)
     here.write(Description(hydrakit="0", digest="", design=design, positive="malignant", status={}))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    opened = max(int(path.name) for path in Path("/dev/fd").iterdir())
-    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 20, hard))
+    opened = {int(path.name) for path in Path("/dev/fd").iterdir()}
+    limit = next(n for n in count() if n - sum(each < n for each in opened) == 20)  # 20 are free
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     try:
         assert len(cleaned(here.path)) == 60
         assert cleaned(here.path) == []

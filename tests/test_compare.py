@@ -27,12 +27,13 @@ from sklearn.metrics import roc_auc_score
 from hydrakit.cli import main
 from hydrakit.cli.printing import print_comparison
 from hydrakit.compare.design import Cell, CompareDir, Design, make_design
-from hydrakit.compare.engine import CompareCallback, CompareResult, compare
+from hydrakit.compare.engine import CellTracker, CompareCallback, CompareResult, compare
 from hydrakit.compare.pool import LocalPool, _run_cell
 from hydrakit.compare.scoring import ScoredCases, compare_cells
 from hydrakit.errors import DataError
 from hydrakit.maintenance.status import ComparisonStatus, status
 from hydrakit.maintenance.verify import verify
+from hydrakit.plan.profiles import make_plan
 from hydrakit.plugins import load_plugins
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.rundir import RunDir
@@ -589,6 +590,46 @@ def test_cells_of_other_data_get_no_verdict(copied: Path) -> None:
         "beta: the data has changed since",
         "cells/hydra-seed0-repeat0-fold0",
     )
+
+
+def test_a_large_comparison_takes_little_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One plan for each strategy and fold, and one look at each cell that has begun."""
+    calls: dict[str, int] = {"plan": 0, "status": 0}
+
+    def counted(name: str, function: Any) -> Any:
+        def call(*given: Any, **named: Any) -> Any:
+            calls[name] += 1
+            return function(*given, **named)
+
+        return call
+
+    monkeypatch.setattr(
+        "hydrakit.compare.design.make_plan",
+        counted("plan", make_plan),
+    )
+    monkeypatch.setattr(CompareDir, "status", counted("status", CompareDir.status))
+    design = design_of("hydra", "transfer", seeds=250)
+    plans = design.plans(load_plugins())
+    assert (len(plans), calls["plan"]) == (1000, 4)
+    here, cells = CompareDir(tmp_path), design.cells()
+    for each in cells[:3]:
+        here.cell(each).mkdir(parents=True)
+    here.failure_path(cells[3]).write_text("no")
+    done: list[int] = []
+
+    class Rounds(CompareCallback):
+        def rounds_done(self, rounds: int) -> None:
+            done.append(rounds)
+
+    cases = ScoredCases(positive="malignant", finding={}, patient={}, subgroups={})
+    tracker = CellTracker(here, plans, Rounds(), design, cases, load_plugins(), 1)
+    for _ in range(5):
+        tracker._update()
+    assert calls["status"] == 4 + 4 * 3
+    assert tracker.ended == {cells[3]}
+    assert done == [len(plans[cells[3]].rounds)] * 5
 
 
 def test_what_is_impossible_is_refused_at_once(tmp_path: Path) -> None:

@@ -99,9 +99,10 @@ def compare(
 ) -> None:
     """Compare strategies by cross-validation, with confidence intervals and tests.
 
-    Every strategy is trained with every seed on every fold, and tested on the same findings. To
-    resume a comparison that was stopped, run the same command again; with more strategies, seeds or
-    repeats it trains only the new ones.
+    Every strategy is trained with every seed on every fold, and tested on the same findings. All
+    plans and splits are checked before anything is trained. To resume a comparison that was
+    stopped, run the same command again; with more strategies, seeds or repeats it trains only the
+    new ones.
     """
     if not strategies or not datasets:
         missing = "--datasets" if strategies else "--strategies"

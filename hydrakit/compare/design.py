@@ -278,7 +278,7 @@ class CompareDir:
         """Path of the file that says why a cell failed."""
         return self.path / "cells" / f"{cell.name}.failed"
 
-    def begun_cells(self) -> set[str]:
+    def started(self) -> set[str]:
         """Names of the cells that have a folder, or the file that says why they failed."""
         try:
             with os.scandir(self.path / "cells") as entries:

@@ -188,7 +188,8 @@ def _prepare(
         with naming(name):
             check_builds(plan, datasets.adapters, in_channels=channels, plugins=plugins)
     leakage = check_leakage(datasets.prepared, datasets.adapters, any_plan)
-    for plan in {(cell.repeat, cell.fold): plan for cell, plan in plans.items()}.values():
+    splits = {(cell.repeat, cell.fold): plan for cell, plan in plans.items()}
+    for plan in list(splits.values())[1:]:  # the first is that of any plan
         check_leakage(datasets.prepared, datasets.adapters, plan)
     origins = {
         name: DataOrigin.of(each.index, datasets.adapters[name], leakage.splits[name])
@@ -342,8 +343,8 @@ class CellTracker:
         Only cells that have begun are looked up in the folder, which is listed once.
         """
         rounds = 0
-        begun = self.compare_dir.begun_cells()
-        for name in [each for each in self._open if each in begun]:
+        started = self.compare_dir.started()
+        for name in [each for each in self._open if each in started]:
             cell = self._open[name]
             run, planned = RunDir(self.compare_dir.cell(cell)), self.plans[cell].rounds
             status = self.compare_dir.status(cell)

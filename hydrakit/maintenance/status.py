@@ -211,10 +211,10 @@ def _progress(path: Path) -> dict[str, object]:
 
 def _of_comparison(folder: Path) -> ComparisonStatus:
     compare_dir, holder = CompareDir(folder), _holder(folder)
-    begun = compare_dir.begun_cells()
+    started = compare_dir.started()
     cells = tuple(
         _cell(compare_dir, cell)
-        if cell.name in begun
+        if cell.name in started
         else CellStatus(name=cell.name, state="waiting", rounds=0)
         for cell in compare_dir.description().design.cells()
     )

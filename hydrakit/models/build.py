@@ -154,8 +154,9 @@ def _shapes(
         body = build_body(
             plan.body, in_channels=in_channels, datasets=tuple(adapters), plugins=plugins
         )
-        found: dict[tuple[type, str, str], _Shapes] = {}
-        found[BodyFactory, plan.body.name, ""] = shapes(cast("nn.Module", body))
+        found: dict[tuple[type, str, str], _Shapes] = {
+            (BodyFactory, plan.body.name, ""): shapes(cast("nn.Module", body))
+        }
         for name, adapter in adapters.items():
             head = plan.head_of(name)
             built = build_head(

@@ -57,7 +57,7 @@ def read_comparison(folder: Path) -> Comparison:
         refuse_later(path, content)
         return Comparison.model_validate_json(content)
     except (OSError, ValueError) as error:
-        fault = first_fault(error) if isinstance(error, ValidationError) else one_line(str(error))
+        fault = first_fault(error) if isinstance(error, ValidationError) else reason(error)
         raise PlanError(
             f"{path}: cannot be read ({fault}): run the same `hydrakit compare` again, which "
             "writes it from the finished cells"
@@ -348,10 +348,9 @@ def _settings(folder: Path, comparison: Comparison) -> Mapping[str, Any] | None:
         refuse_later(path, content)
         description = _Description.model_validate_json(content)
         make_settings(None, description.design.settings)
-    except ValidationError as error:
-        fault = first_fault(error)
-    except (OSError, ValueError) as error:
-        fault = reason(error)
-    else:
-        return description.design.settings if description.digest == comparison.digest else None
-    raise PlanError(f"{path}: cannot be read ({fault}): run the same `hydrakit compare` again")
+    except (PlanError, OSError, ValueError) as error:
+        fault = first_fault(error) if isinstance(error, ValidationError) else one_line(str(error))
+        raise PlanError(
+            f"{path}: cannot be read ({fault}): run the same `hydrakit compare` again"
+        ) from None
+    return description.design.settings if description.digest == comparison.digest else None
