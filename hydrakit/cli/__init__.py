@@ -116,7 +116,8 @@ class Program(click.Group):
             raise
         except (Exception, SystemExit) as error:
             name = ctx.invoked_subcommand
-            source = load_plugins(params.disabled_plugins()).source_of(name) if name else None
+            plugins = load_plugins(params.disabled_plugins())
+            source = plugins.source_of(click.Command, name) if name else None
             if source is None or isinstance(error, SystemExit):  # a command may end with a status
                 with blame_networks():
                     raise
