@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -18,6 +19,11 @@ from hydrakit.names import NAME_PATTERN
 MAX_COUNT = 2**20  # limit for the patches of a batch and for random starts
 
 
+def utf8(text: str) -> str:
+    r"""Text that can be encoded: bytes of a path that are not UTF-8 are written as ``\xff``."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def _printable(text: str) -> str:
     if not text.isprintable():
         raise ValueError("must be printable text on one line")
@@ -25,6 +31,8 @@ def _printable(text: str) -> str:
 
 
 Text = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_printable)]
+PathText = Annotated[str, BeforeValidator(lambda path: utf8(str(path)))]
+"""A path, or a message that contains one."""
 OptionText = Annotated[str, StringConstraints(max_length=1000)]
 Count = Annotated[int, Field(gt=0, le=MAX_COUNT)]
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]

@@ -7,7 +7,6 @@ the final body and heads are in the run's folder. Files that a run needs to resu
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from hydrakit.compare.design import CompareDir
 from hydrakit.errors import PlanError
 from hydrakit.runs.rundir import RunDir
 from hydrakit.storage.digests import FILE, damaged_files, update_digests
+from hydrakit.storage.files import delete
 from hydrakit.storage.lock import locked
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}")
@@ -57,8 +57,8 @@ def clean(
         The deleted files and folders.
 
     Raises:
-        PlanError: The folder holds neither a run nor a comparison, a finished run is damaged (its
-            rounds may be needed to restore it), or a file cannot be deleted.
+        PlanError: The folder holds neither a run nor a comparison, or a link; a finished run is
+            damaged (its rounds may be needed to restore it); or a file cannot be deleted.
         HydrakitError: A process is running in the folder.
     """
     is_comparison = (folder / COMPARE).is_file()
@@ -66,7 +66,7 @@ def clean(
     for run in runs:
         run.plan()  # raises if this is no run
     with ExitStack() as locks:
-        for path in dict.fromkeys((folder, *(run.path for run in runs))):
+        for path in dict.fromkeys((folder, *(run.path for run in runs))):  # refuses links, too
             locks.enter_context(locked(path))
         removable = [each for run in runs for each in _of_run(run)]
         if is_comparison:
@@ -76,7 +76,7 @@ def clean(
         for run in runs:
             _check(run)
         try:
-            _delete(removable, runs)
+            _delete(folder, removable, runs)
         except OSError as error:
             raise PlanError(
                 f"{error.filename or folder}: cannot be deleted ({error.strerror}): change its "
@@ -144,7 +144,7 @@ def _check(run: RunDir) -> None:
             raise PlanError(f"{path}: is missing: {run.remedy(path.name)}. Nothing was deleted")
 
 
-def _delete(removable: Sequence[RemovableFiles], runs: Sequence[RunDir]) -> None:
+def _delete(folder: Path, removable: Sequence[RemovableFiles], runs: Sequence[RunDir]) -> None:
     """Delete files after removing their digests, so that a stop at any time is harmless."""
     for run in runs:
         folders = [
@@ -157,7 +157,4 @@ def _delete(removable: Sequence[RemovableFiles], runs: Sequence[RunDir]) -> None
             update_digests(path, without=[each.name for each in _weights(path)])
         update_digests(run.path, renewed=lists)
     for each in removable:
-        if each.path.is_dir():
-            shutil.rmtree(each.path)
-        else:
-            each.path.unlink()
+        delete(folder, each.path)

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydrakit.errors import HydrakitError, PluginError, one_line
+from hydrakit.errors import HydrakitError, PlanError, PluginError, one_line
 from hydrakit.hooks import (
     Body,
     BodyFactory,
@@ -131,16 +131,22 @@ def traceback_location(fault: PluginFault) -> str:
         return ""
     if fault.log is not None:
         return f" (traceback: {fault.log})"
+    import os
     import traceback
+
+    from hydrakit.storage.files import open_in_place
 
     path = fault.cache / LOG
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         new = not path.is_file() or path.stat().st_size > LOG_BYTES
-        with path.open("w" if new else "a", encoding="utf-8", errors="backslashreplace") as file:
+        descriptor = open_in_place(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        with os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace") as file:
+            if new:
+                file.truncate(0)
             now = datetime.now().astimezone().isoformat(timespec="seconds")
             file.write(f"{now} {fault}\n{''.join(traceback.format_exception(fault.__cause__))}\n")
-    except OSError:
+    except (OSError, PlanError):  # PlanError: a link
         return f" (traceback: set {DEBUG}=1)"
     return f" (traceback: {path})"
 

@@ -27,7 +27,7 @@ from hydrakit.report.tables import (
     seconds,
     table,
 )
-from hydrakit.schema import first_fault
+from hydrakit.schema import first_fault, utf8
 from hydrakit.stats.verdict import p_value
 from hydrakit.storage.files import read_json, reason, write_atomic
 from hydrakit.storage.records import refuse_later
@@ -284,7 +284,7 @@ def _reproduction(folder: Path, comparison: Comparison) -> Html:
     total = sum(each.seconds for each in comparison.strategies)
     return join(
         (
-            element("pre", element("code", shlex.join(words))),
+            element("pre", element("code", utf8(shlex.join(words)))),
             element(
                 "p",
                 "compare.json lists further options of the comparison. The folder of each cell "

@@ -14,6 +14,7 @@ from hydrakit.plan.results import DataFacts
 from hydrakit.report.markup import Html, bullet_list, element, join
 from hydrakit.report.tables import description_list, interval, number, table
 from hydrakit.runs.rundir import RunDir
+from hydrakit.schema import utf8
 
 SPLITS = ("train", "val", "test")
 
@@ -239,4 +240,4 @@ def rerun_command(folder: Path, environment: Mapping[str, Any]) -> str:
     words += ["--out", f"{folder}-again"]
     if "device" in environment:
         words += ["--device", str(environment["device"])]
-    return shlex.join(words)
+    return utf8(shlex.join(words))

@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from hydrakit.compute.signals import CHECKPOINT_SECONDS
 from hydrakit.data.declared.adapter import plugins_at
 from hydrakit.errors import PlanError, unknown
 from hydrakit.schema import Frozen, Name, Precision, Text, first_fault
-from hydrakit.storage.files import read_json
+from hydrakit.storage.files import write_atomic
 from hydrakit.storage.paths import default_data, root_of, using_cache
-from hydrakit.storage.records import readable, write_record
+from hydrakit.storage.records import FORMAT, read_value
+from hydrakit.version import version
 
 if TYPE_CHECKING:
     from hydrakit.compute.devices import Compute
     from hydrakit.plugins.registry import Plugins
+
+
+def _encodable(path: Path) -> Path:
+    if not str(path).isprintable():  # neither is a byte that is no UTF-8
+        raise ValueError("must be printable text in UTF-8: rename the folder")
+    return path
+
+
+Folder = Annotated[Path, AfterValidator(_encodable)]
 
 
 class RunContext(Frozen):
@@ -53,9 +71,9 @@ class RunContext(Frozen):
 
     model_config = ConfigDict(ser_json_inf_nan="strings")
 
-    data: Path | None = None
-    roots: dict[Name, Path] = Field(default_factory=dict)
-    cache: Path | None = None
+    data: Folder | None = None
+    roots: dict[Name, Folder] = Field(default_factory=dict)
+    cache: Folder | None = None
     device: Text = "auto"
     precision: Precision = "auto"
     deterministic: bool = False
@@ -68,7 +86,7 @@ class RunContext(Frozen):
     jobs: Annotated[int, Field(gt=0, le=10_000)] | None = None
     trace_test: bool = False
     test: bool = True
-    round_cache: Path | None = None
+    round_cache: Folder | None = None
 
     @model_validator(mode="after")
     def _trace_needs_test(self) -> Self:
@@ -163,17 +181,22 @@ class RunContext(Frozen):
         Raises:
             OSError: The file cannot be written.
         """
-        write_record(path, self.resolved())
+        values = self.resolved().model_dump(mode="json")
+        text = json.dumps({"format": FORMAT, "hydrakit": version(), **values}, indent=2)
+        write_atomic(path, text.encode())
 
 
 def read_context(path: Path) -> RunContext:
     """Read a context that `RunContext.write` wrote.
 
     Raises:
-        PlanError: The file cannot be read or is not a context.
+        PlanError: The file cannot be read, is not a context, or a later version wrote it.
     """
-    with readable(path, "give a file that `RunContext.write` wrote"):
-        values = TypeAdapter(dict[str, Any]).validate_json(read_json(path))
+    adapter = TypeAdapter(dict[str, Any])
+    values = read_value(path, adapter, remedy="give a file that `RunContext.write` wrote")
+    if values.pop("format", FORMAT) != FORMAT:  # the first version wrote none
+        raise PlanError(f"{path}: its format is not {FORMAT}: give a file of `RunContext.write`")
+    values.pop("hydrakit", None)
     try:
         return RunContext().changed(**values)
     except PlanError as error:

@@ -17,7 +17,7 @@ from hydrakit.errors import WeightsError
 from hydrakit.plan.results import Bootstrap, WeightChange
 from hydrakit.runs.rundir import CHECKPOINT
 from hydrakit.runs.trace import Trace
-from hydrakit.storage.files import write_atomic
+from hydrakit.storage.files import read_json, write_atomic
 from hydrakit.training.bootstrap import StartScores
 from hydrakit.training.checkpoint import Checkpointer, read_facts
 
@@ -83,11 +83,11 @@ class RoundState:
         if not path.is_file():
             return None
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(read_json(path))
             if content["digest"] != _digest(content["looked"]):
                 raise ValueError
             return StartScores.model_validate(content["looked"], strict=False)
-        except (ValueError, KeyError, TypeError, RecursionError, ValidationError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, ValidationError):
             raise WeightsError(
                 f"{path}: was changed or is damaged: delete it, and run again to evaluate all "
                 "random starts again"

@@ -29,8 +29,9 @@ from hydrakit.runs.context import RunContext, context_of
 from hydrakit.schema import Frozen, Name
 from hydrakit.search.order_evaluator import LeaveOneOut, OrderEvaluator, Supports
 from hydrakit.stats.chance import best_of_chance
-from hydrakit.storage.files import refuse_links, write_atomic
-from hydrakit.storage.records import read_record
+from hydrakit.storage.files import write_atomic
+from hydrakit.storage.lock import is_first_file, locked
+from hydrakit.storage.records import read_record, writable
 from hydrakit.version import version
 
 BUDGET = 20
@@ -353,7 +354,13 @@ class _Search:
 
     def run(self) -> OrderResult:
         """Try orders within the limits, then leave out each support of the best order."""
-        known = self._known_orders()
+        self._known_orders()  # refuses a folder with something else, before a file is written there
+        with writable(self.folder, "choose another folder with `--out`"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder):
+            return self._run(self._known_orders())
+
+    def _run(self, known: dict[Supports, TriedOrder]) -> OrderResult:
         supports, limits = self.result.supports, Limits(self.result.budget, self.result.minutes)
         tried: dict[Supports, TriedOrder] = {}
         orders = (
@@ -398,11 +405,12 @@ class _Search:
             PlanError: The folder holds another search, or something else.
         """
         path = self.folder / "order.json"
-        if self.folder.is_dir():
-            refuse_links(self.folder)
         if not path.is_file():
-            runs = (self.folder / "runs").is_dir()  # stopped within the first order
-            used = self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir()))
+            here = self.folder
+            runs = (here / "runs").is_dir()  # stopped within the first order
+            used = here.exists() and not (
+                here.is_dir() and all(is_first_file(each.name) for each in here.iterdir())
+            )
             if used and not runs:
                 raise PlanError(
                     f"{self.folder}: is neither empty nor the folder of a search: choose another "
@@ -419,6 +427,5 @@ class _Search:
 
     def _write(self, **changes: Any) -> None:
         self.result = self.result.model_copy(update=changes)
-        self.folder.mkdir(parents=True, exist_ok=True)
         text = self.result.model_dump_json(indent=2) + "\n"
         write_atomic(self.folder / "order.json", text.encode())

@@ -17,12 +17,10 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from contextvars import copy_context
 from pathlib import Path
 from typing import TypeVar
-
-from filelock import FileLock, Timeout
 
 from hydrakit.data.prepared.crop import (
     Statistics,
@@ -47,6 +45,7 @@ from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, OptionValue, Sample, Unusable
 from hydrakit.plugins.options import resolve_options
 from hydrakit.storage.files import write_atomic
+from hydrakit.storage.lock import FILES, cache_lock
 from hydrakit.storage.paths import cache_folder, using_cache
 
 FORMAT = 3
@@ -353,18 +352,12 @@ def _map_in_order(
 @contextmanager
 def _folder_lock(folder: Path) -> Iterator[None]:
     """Lock a folder against other processes; the lock is released when its process ends."""
-    lock = FileLock(folder / ".lock")
     with _cache_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            _log.warning("%s: another process prepares this data: waiting for it", folder)
-            lock.acquire()
-    try:
+    with ExitStack() as stack:
+        with _cache_errors(folder):
+            stack.enter_context(cache_lock(folder, say=_log.warning))
         yield
-    finally:
-        lock.release()
 
 
 def _clear(folder: Path) -> None:
@@ -373,7 +366,7 @@ def _clear(folder: Path) -> None:
     Indexes are removed before any rows, so that an existing index always has all of its rows.
     """
     for path in folder.iterdir():
-        if path.name.startswith("index-") or (path.name[0] == "." and path.name != ".lock"):
+        if path.name.startswith(("index-", ".")) and not path.name.startswith(FILES[0]):
             path.unlink()
 
 
