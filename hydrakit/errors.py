@@ -39,6 +39,11 @@ def one_line(text: str, most: int = 2000) -> str:
     return line if len(line) <= most else f"{line[:most]}..."
 
 
+def utf8(text: str) -> str:
+    r"""Text that can be encoded: bytes of a path that are not UTF-8 are written as ``\xff``."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Return the message for an unknown name; it suggests the nearest known name, or lists all."""
     import difflib  # here: every command imports this module

@@ -14,14 +14,10 @@ from pydantic import (
     ValidationError,
 )
 
+from hydrakit.errors import utf8
 from hydrakit.names import NAME_PATTERN
 
 MAX_COUNT = 2**20  # limit for the patches of a batch and for random starts
-
-
-def utf8(text: str) -> str:
-    r"""Text that can be encoded: bytes of a path that are not UTF-8 are written as ``\xff``."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _printable(text: str) -> str:

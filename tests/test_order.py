@@ -6,11 +6,12 @@ import json
 from itertools import chain, combinations, permutations
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from click.testing import CliRunner
-from helpers import StopError, plugins, refused, run_plan
+from helpers import StopError, another_process, plugins, refused, run_plan
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
@@ -31,6 +32,7 @@ from hydrakit.search.order import (
     OrderResult,
     OrderSearch,
     TriedOrder,
+    _Search,
     count_orders,
     greedy,
     order,
@@ -311,3 +313,12 @@ def test_the_command_tells_what_was_tried_and_what_it_is_worth(standin: Path) ->
     missing = CliRunner().invoke(main, ["order", "--datasets", "beta"])
     assert missing.exit_code == 2
     assert "--target is needed" in missing.stderr
+
+
+def test_one_search_at_a_time(tmp_path: Path) -> None:
+    """Two in one folder would overwrite each other's order.json."""
+    folder = tmp_path / "search"
+    folder.mkdir()
+    with another_process(folder) as pid:
+        search = _Search(folder, Mock(), Mock(), OrderCallback())
+        refused(search.run, f"pid {pid} on ", str(folder))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import ValidationError
 
-from hydrakit.errors import PlanError
+from hydrakit.errors import PlanError, utf8
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.plugins.registry import Plugins, load_plugins
 from hydrakit.report import comparison_figures
@@ -27,7 +27,7 @@ from hydrakit.report.tables import (
     seconds,
     table,
 )
-from hydrakit.schema import first_fault, utf8
+from hydrakit.schema import first_fault
 from hydrakit.stats.verdict import p_value
 from hydrakit.storage.files import read_json, reason, write_atomic
 from hydrakit.storage.records import refuse_later

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydrakit.errors import utf8
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan.model import Dataset, Plan
 from hydrakit.plan.results import DataFacts
 from hydrakit.report.markup import Html, bullet_list, element, join
 from hydrakit.report.tables import description_list, interval, number, table
 from hydrakit.runs.rundir import RunDir
-from hydrakit.schema import utf8
 
 SPLITS = ("train", "val", "test")
 

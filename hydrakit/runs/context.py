@@ -22,7 +22,7 @@ from hydrakit.data.declared.adapter import plugins_at
 from hydrakit.errors import PlanError, unknown
 from hydrakit.schema import Frozen, Name, Precision, Text, first_fault
 from hydrakit.storage.files import write_atomic
-from hydrakit.storage.paths import default_data, root_of, using_cache
+from hydrakit.storage.paths import default_data, refuse_undecodable, root_of, using_cache
 from hydrakit.storage.records import FORMAT, read_value
 from hydrakit.version import version
 
@@ -31,13 +31,7 @@ if TYPE_CHECKING:
     from hydrakit.plugins.registry import Plugins
 
 
-def _encodable(path: Path) -> Path:
-    if not str(path).isprintable():  # neither is a byte that is no UTF-8
-        raise ValueError("must be printable text in UTF-8: rename the folder")
-    return path
-
-
-Folder = Annotated[Path, AfterValidator(_encodable)]
+Folder = Annotated[Path, AfterValidator(refuse_undecodable)]
 
 
 class RunContext(Frozen):

@@ -46,6 +46,7 @@ from hydrakit.storage.files import (
     write_atomic,
 )
 from hydrakit.storage.lock import is_first_file, locked
+from hydrakit.storage.paths import refuse_undecodable
 from hydrakit.storage.records import read_appended, read_lines, read_record, read_value
 
 TRACE = "test-trace.jsonl"
@@ -104,9 +105,10 @@ class RunDir:
         """Check that a plan can be run in a folder: it is new, empty, or contains the same plan.
 
         Raises:
-            PlanError: The folder contains another plan, or something else than a run.
+            PlanError: The folder contains another plan, or something else than a run; or its name
+                is not UTF-8.
         """
-        here = cls(path)
+        here = cls(refuse_undecodable(path))
         # Listed before the plan is looked up: another process may be starting a run here.
         content = list(path.iterdir()) if path.is_dir() else []
         if here.plan_path.is_file():

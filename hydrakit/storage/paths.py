@@ -8,7 +8,22 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+from hydrakit.errors import PlanError, utf8
+
 _cache: ContextVar[Path | None] = ContextVar("hydrakit_cache", default=None)
+
+
+def refuse_undecodable(path: Path) -> Path:
+    """Return a path, if it is text: libraries and JSON files cannot name another.
+
+    Raises:
+        PlanError: It has bytes that are not UTF-8.
+    """
+    if utf8(str(path)) != str(path):
+        raise PlanError(
+            f"{utf8(str(path))}: this name is not UTF-8: rename the folder, or choose another"
+        )
+    return path
 
 
 def default_data() -> Path:
@@ -23,8 +38,11 @@ def root_of(name: str, data: Path | None, roots: Mapping[str, Path]) -> Path:
         name: Name of the dataset.
         data: Folder with one folder per dataset; None for `default_data`.
         roots: Folders of datasets outside of ``data``, by name.
+
+    Raises:
+        PlanError: The path is not UTF-8.
     """
-    return (roots.get(name) or (data or default_data()) / name).resolve()
+    return refuse_undecodable((roots.get(name) or (data or default_data()) / name).resolve())
 
 
 def cache_folder() -> Path:

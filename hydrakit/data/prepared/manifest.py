@@ -17,7 +17,7 @@ from pathlib import Path
 
 from hydrakit.data.dicom import walk
 from hydrakit.errors import DataError
-from hydrakit.storage.files import write_atomic
+from hydrakit.storage.files import MAX_WEIGHTS, read_whole, write_atomic
 
 NAME = "manifest.json"
 
@@ -161,7 +161,7 @@ class Manifest:
 def _read(path: Path) -> dict[str, SourceFile]:
     """Read the files of a manifest, by path; none if there is no manifest yet."""
     try:
-        content = path.read_bytes()
+        content = read_whole(path, max_bytes=MAX_WEIGHTS)
     except FileNotFoundError:
         return {}
     try:

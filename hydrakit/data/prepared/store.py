@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from hydrakit.data.prepared.crop import Statistics
 from hydrakit.data.quality.duplicates import BANDS
 from hydrakit.schema import Frozen
-from hydrakit.storage.files import write_atomic
+from hydrakit.storage.files import open_in_place, write_atomic
 
 THUMBNAIL = BANDS * BANDS
 FLOAT = np.dtype("<f4")
@@ -252,9 +252,10 @@ class Store:
 
     def _open(self) -> tuple[BinaryIO, BinaryIO, BinaryIO]:
         paths = _paths(self.folder, self.number)
-        for path in paths:
-            path.touch()
-        crops, thumbnails, journal = (path.open("r+b", buffering=0) for path in paths)
+        crops, thumbnails, journal = (
+            os.fdopen(open_in_place(path, os.O_RDWR | os.O_CREAT), "r+b", buffering=0)
+            for path in paths
+        )
         self._journal_size = journal.seek(0, os.SEEK_END)
         return crops, thumbnails, journal
 
