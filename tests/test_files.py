@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import csv
 import errno
 import os
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from helpers import refused
+from hypothesis import example, given
+from hypothesis import strategies as st
 from pydantic import create_model
 
 from hydrakit.schema import Frozen
@@ -17,7 +21,9 @@ from hydrakit.storage.files import (
     MAX_DEPTH,
     append_line,
     copy,
+    csv_text,
     delete,
+    read_rows,
     refuse_links,
     sync_folder,
     walk,
@@ -176,3 +182,27 @@ def test_folders_are_walked_without_links_and_to_a_limit(tmp_path: Path) -> None
     (deep / "b").mkdir()
     refused(lambda: list(walk(tmp_path / "a")), str(tmp_path), "nested over")
     refused(lambda: refuse_links(tmp_path / "a"), str(tmp_path), "nested over")
+
+
+FORMULA = "=+-@\t\r\n"
+ENCODABLE = st.characters(codec="utf-8", exclude_characters="\0")
+
+
+@given(st.lists(st.text(ENCODABLE) | st.text(f"'{FORMULA}1.e", max_size=4), min_size=1))
+@example(["=1+1", "+1+1", "-1+1", "@A1", "\t=1", "\r=1", "'=1", "''=1", "-1", "-1.5e-3", "'-1"])
+def test_no_cell_is_a_formula_and_every_text_is_read_back(texts: list[str]) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "a.csv"
+        path.write_bytes(csv_text([["a", "b"], *([text, "x"] for text in texts)]).encode())
+        with path.open(encoding="utf-8", newline="") as file:
+            cells = [row[0] for row in csv.reader(file)][1:]
+        assert [row["a"] for row in read_rows(path)] == texts
+    for cell in cells:
+        if cell.startswith(tuple(FORMULA)):
+            float(cell)
+
+
+def test_numbers_and_ordinary_text_stay_as_they_are() -> None:
+    rows = [["key", "p_a"], ["it's", -0.5], ["'quoted'", 1e-09], ["-3", None], ["a=b", "+2.5"]]
+    expected = "key,p_a\nit's,-0.5\n'quoted',1e-09\n-3,\na=b,+2.5\n"
+    assert csv_text(rows) == expected

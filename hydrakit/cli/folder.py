@@ -9,6 +9,7 @@ import click
 
 from hydrakit.cli import params
 from hydrakit.cli.printing import print_line
+from hydrakit.errors import command_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,7 +105,7 @@ def _print_run(run: RunStatus) -> None:
         if each.problem:
             print_line(f"Note: {each.problem}", err=True)
     if run.state == "stopped":
-        print_line(f"resume it with `hydrakit run --resume {run.path}`")
+        print_line(f"resume it with `{command_line('hydrakit', 'run', '--resume', run.path)}`")
 
 
 def _print_comparison(comparison: ComparisonStatus) -> None:

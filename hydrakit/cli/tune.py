@@ -9,6 +9,7 @@ import click
 
 from hydrakit.cli import params
 from hydrakit.cli.plan_options import PlanCommand, datasets, plan_options, strategy
+from hydrakit.errors import command_line
 
 TUNED = ("learning_rate", "dropout")  # hyperparameters that `tune` chooses
 
@@ -119,7 +120,7 @@ def tune(
         )
     click.echo(f"plan:    {result.path}")
     click.echo(f"trials:  {result.trials_path}")
-    click.echo(f"run it:  hydrakit run --plan {result.path}")
+    click.echo(f"run it:  {command_line('hydrakit', 'run', '--plan', result.path)}")
 
 
 def _print_round(tuning: RoundTuning, rounds: int) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
-from hydrakit.errors import DataError, HydrakitError, PluginError
+from hydrakit.errors import DataError, HydrakitError, PluginError, command_line
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.storage.files import open_in_place
 from hydrakit.version import version
@@ -107,6 +107,10 @@ class RunLog(RunCallback):
         for name, facts in (rundir.facts() or {}).items():
             for line in data_lines(name, facts):
                 _log.info("%s", line)
+
+    def noted(self, text: str) -> None:
+        """Log the sentence."""
+        _log.warning("%s", text)
 
     def bootstrapping(self, done: int, of: int) -> None:
         """Log the number of random starts when all have been evaluated."""
@@ -223,7 +227,7 @@ def data_lines(name: str, facts: DataFacts) -> Iterator[str]:
         notes = [f"{facts.copies} cases are duplicates of others"] if facts.copies else []
         if strong:
             notes.append(f"{', '.join(strong)} predict{'s' * (len(strong) == 1)} the class")
-        notes += [f"see `hydrakit datasets check {name}`"]
+        notes += [f"see `{command_line('hydrakit', 'datasets', 'check', name)}`"]
         yield f"{name}: {'; '.join(notes)}"
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import (
-    AfterValidator,
     ConfigDict,
     Field,
     TypeAdapter,
@@ -22,16 +21,13 @@ from hydrakit.data.declared.adapter import plugins_at
 from hydrakit.errors import PlanError, unknown
 from hydrakit.schema import Frozen, Name, Precision, Text, first_fault
 from hydrakit.storage.files import write_atomic
-from hydrakit.storage.paths import default_data, refuse_undecodable, root_of, using_cache
+from hydrakit.storage.paths import check_utf8, default_data, root_of, using_cache
 from hydrakit.storage.records import FORMAT, read_value
 from hydrakit.version import version
 
 if TYPE_CHECKING:
     from hydrakit.compute.devices import Compute
     from hydrakit.plugins.registry import Plugins
-
-
-Folder = Annotated[Path, AfterValidator(refuse_undecodable)]
 
 
 class RunContext(Frozen):
@@ -49,8 +45,9 @@ class RunContext(Frozen):
         precision: Precision of training steps; ``auto`` is bfloat16 on CUDA, float32 on a CPU.
         deterministic: Whether CUDA repeats the same bits from the same seed, which costs speed.
         compiled: Whether training steps use `torch.compile`.
-        threads: Number of CPU threads; None for torch's default. The last bits of results depend on
-            it.
+        threads: Number of CPU threads of a run, and of each cell of a comparison. The last bits of
+            results depend on it. None for the number that the folder's earlier work began with,
+            else torch's default, which a comparison divides among its cells.
         checkpoint_interval: Seconds between two checkpoints within a round; a longer epoch is
             followed by one each time. Infinity writes none between the rounds' ends.
         no_plugins: Names of installed plugins that are not loaded.
@@ -65,9 +62,9 @@ class RunContext(Frozen):
 
     model_config = ConfigDict(ser_json_inf_nan="strings")
 
-    data: Folder | None = None
-    roots: dict[Name, Folder] = Field(default_factory=dict)
-    cache: Folder | None = None
+    data: Path | None = None
+    roots: dict[Name, Path] = Field(default_factory=dict)
+    cache: Path | None = None
     device: Text = "auto"
     precision: Precision = "auto"
     deterministic: bool = False
@@ -80,7 +77,7 @@ class RunContext(Frozen):
     jobs: Annotated[int, Field(gt=0, le=10_000)] | None = None
     trace_test: bool = False
     test: bool = True
-    round_cache: Folder | None = None
+    round_cache: Path | None = None
 
     @model_validator(mode="after")
     def _trace_needs_test(self) -> Self:
@@ -138,8 +135,13 @@ class RunContext(Frozen):
         for name in values:
             if name not in RunContext.model_fields:
                 raise PlanError(unknown("value of a run's context", name, RunContext.model_fields))
+        changed = {**dict(self), **values}
+        roots = changed["roots"].values() if isinstance(changed["roots"], Mapping) else ()
         try:
-            return RunContext.model_validate({**dict(self), **values})
+            for path in (changed["data"], changed["cache"], changed["round_cache"], *roots):
+                if isinstance(path, Path):
+                    check_utf8(path)
+            return RunContext.model_validate(changed)
         except ValidationError as error:
             raise PlanError(first_fault(error)) from None
 

@@ -13,17 +13,15 @@ from hydrakit.errors import PlanError, utf8
 _cache: ContextVar[Path | None] = ContextVar("hydrakit_cache", default=None)
 
 
-def refuse_undecodable(path: Path) -> Path:
-    """Return a path, if it is text: libraries and JSON files cannot name another.
+def check_utf8(path: Path) -> None:
+    """Check that the absolute path of a file or folder is UTF-8, as JSON files and logs are.
 
     Raises:
-        PlanError: It has bytes that are not UTF-8.
+        PlanError: It is not.
     """
-    if utf8(str(path)) != str(path):
-        raise PlanError(
-            f"{utf8(str(path))}: this name is not UTF-8: rename the folder, or choose another"
-        )
-    return path
+    text = str(path.absolute())
+    if utf8(text) != text:
+        raise PlanError(f"{utf8(text)}: its name is not UTF-8: rename the file or folder")
 
 
 def default_data() -> Path:
@@ -42,7 +40,9 @@ def root_of(name: str, data: Path | None, roots: Mapping[str, Path]) -> Path:
     Raises:
         PlanError: The path is not UTF-8.
     """
-    return refuse_undecodable((roots.get(name) or (data or default_data()) / name).resolve())
+    root = (roots.get(name) or (data or default_data()) / name).resolve()
+    check_utf8(root)
+    return root
 
 
 def cache_folder() -> Path:

@@ -45,6 +45,7 @@ def phantom(out: Path, patients: int, seed: int, datasets: str, difficulty: floa
     The files have the formats of PROSTATEx, LUNGx and the Kaggle brain images, so that the
     adapters for the real data read them. Nothing in them is from a patient.
     """
+    from hydrakit.errors import command_line
     from hydrakit_phantom.write import write_phantom
 
     names = tuple(name.strip() for name in datasets.split(","))
@@ -58,6 +59,5 @@ def phantom(out: Path, patients: int, seed: int, datasets: str, difficulty: floa
         click.echo(f"{name}: {counts} in {out / name}")
     strategy, order = ("hydra", (*names, names[0])) if len(names) > 1 else ("classical", names)
     click.echo("Synthetic data: for trying the program, not for any medical conclusion.")
-    click.echo(
-        f"next: hydrakit run --strategy {strategy} --datasets {','.join(order)} --data {out}"
-    )
+    words = ["--strategy", strategy, "--datasets", ",".join(order), "--data", out]
+    click.echo(f"next: {command_line('hydrakit', 'run', *words)}")
