@@ -8,12 +8,14 @@ from typing import Annotated, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
     ValidationError,
 )
 
+from hydrakit.errors import utf8
 from hydrakit.names import NAME_PATTERN
 
 MAX_COUNT = 2**20  # limit for the patches of a batch and for random starts
@@ -26,6 +28,8 @@ def _printable(text: str) -> str:
 
 
 Text = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_printable)]
+PathText = Annotated[str, BeforeValidator(lambda path: utf8(str(path)))]
+"""A path, or a message that contains one."""
 OptionText = Annotated[str, StringConstraints(max_length=1000)]
 Count = Annotated[int, Field(gt=0, le=MAX_COUNT)]
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]

@@ -132,11 +132,14 @@ def test_a_failed_write_leaves_the_old_file_and_names_it(
 
 
 @pytest.mark.parametrize("before", [b"", b"one\n", b"one\ntw", b"tw", b"one\n" * 40000 + b"x"])
-def test_a_line_is_added_after_the_last_whole_one(before: bytes, tmp_path: Path) -> None:
+def test_an_added_line_is_a_line_of_its_own_and_nothing_is_removed(
+    before: bytes, tmp_path: Path
+) -> None:
     path = tmp_path / "lines"
     path.write_bytes(before)
     append_line(path, "new")
-    assert path.read_bytes() == before[: before.rfind(b"\n") + 1] + b"new\n"
+    torn = before != b"" and not before.endswith(b"\n")
+    assert path.read_bytes() == before + b"\n" * torn + b"new\n"
 
 
 def test_a_full_disk_on_the_command_line(

@@ -194,10 +194,10 @@ def test_old_lines_go(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_log_that_cannot_be_written_is_said_once_and_the_run_goes_on(
     runner: Runner, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_: logging.FileHandler) -> None:
+    def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(logging.FileHandler, "_open", full)
+    monkeypatch.setattr(logs, "open_in_place", full)
     run = runner(PLAN)
     assert run.results() is not None
     path = run.path / "log.txt"

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hydrakit.errors import one_line
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
 
 NARROWEST = 40  # characters of a line; a smaller value of $COLUMNS is a mistake
 USUAL_WIDTH = 80
+
+
+def print_line(text: str, *, err: bool = False) -> None:
+    """Print text on one line: control characters, as in names of files, are escaped."""
+    click.echo(text if text.isprintable() else one_line(text), err=err)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
@@ -80,11 +87,11 @@ def print_results(rundir: RunDir) -> None:
     for line in test_lines(results.test):
         click.echo(line)
     click.echo("")
-    click.echo(f"run:     {rundir.path}")
-    click.echo(f"body:    {rundir.body_path}")
+    print_line(f"run:     {rundir.path}")
+    print_line(f"body:    {rundir.body_path}")
     for path in sorted((rundir.path / "heads").glob("*.safetensors")):
-        click.echo(f"head:    {path}")
-    click.echo(f"report:  {rundir.report_path}")
+        print_line(f"head:    {path}")
+    print_line(f"report:  {rundir.report_path}")
 
 
 def print_dry_run(estimate: DryRun) -> None:
@@ -112,7 +119,7 @@ def print_dry_run(estimate: DryRun) -> None:
     print_table(columns, rows)
     done = sum(each.done for each in estimate.rounds)
     state = "finished" if estimate.finished else f"{done} of {len(estimate.rounds)} rounds are done"
-    click.echo(f"run:     {estimate.out}: {state if estimate.out.exists() else 'not started'}")
+    print_line(f"run:     {estimate.out}: {state if estimate.out.exists() else 'not started'}")
     if estimate.holder is not None and estimate.holder.alive() is not False:
         click.echo(f"         another process is running there ({estimate.holder})")
     click.echo(

@@ -15,6 +15,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
+from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Self, TextIO
 from hydrakit.compute import streams
 from hydrakit.errors import DataError, HydrakitError, PluginError, command_line
 from hydrakit.runs.callbacks import RunCallback
+from hydrakit.storage.files import open_in_place
 from hydrakit.version import version
 
 if TYPE_CHECKING:
@@ -162,6 +164,16 @@ class _Handler(RotatingFileHandler):
         super().__init__(path, maxBytes=SIZE, backupCount=OLDER_FILES, encoding="utf-8", delay=True)
         self.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
         self.failed = False
+
+    def _open(self) -> TextIOWrapper:
+        """Open the file, unless it has become a link."""
+        return open(
+            self.baseFilename,
+            "a",
+            encoding="utf-8",
+            errors="backslashreplace",
+            opener=open_in_place,
+        )
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Reject child loggers: their modules name files and cases."""

@@ -176,16 +176,22 @@ def traceback_location(fault: PluginFault) -> str:
         return f" (traceback: {fault.log})"
     if fault.cache is None:
         return f" (traceback: set {DEBUG}=1)"
+    import os
     import traceback
+
+    from hydrakit.storage.files import open_in_place
 
     path = fault.cache / LOG
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         new = not path.is_file() or path.stat().st_size > LOG_BYTES
-        with path.open("w" if new else "a", encoding="utf-8", errors="backslashreplace") as file:
+        descriptor = open_in_place(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        with os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace") as file:
+            if new:
+                file.truncate(0)
             now = datetime.now().astimezone().isoformat(timespec="seconds")
             file.write(f"{now} {fault}\n{''.join(traceback.format_exception(fault.__cause__))}\n")
-    except OSError:
+    except (OSError, PlanError):  # PlanError: a link
         return f" (traceback: set {DEBUG}=1)"
     return f" (traceback: {path})"
 

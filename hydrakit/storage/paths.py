@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from hydrakit.errors import PlanError
+from hydrakit.errors import PlanError, utf8
 
 _cache: ContextVar[Path | None] = ContextVar("hydrakit_cache", default=None)
 
@@ -17,13 +17,11 @@ def check_utf8(path: Path) -> None:
     """Check that the absolute path of a file or folder is UTF-8, as JSON files and logs are.
 
     Raises:
-        ValueError: It is not; the message names it and the remedy.
+        PlanError: It is not.
     """
     text = str(path.absolute())
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{text}: its name is not UTF-8: rename the file or folder") from None
+    if utf8(text) != text:
+        raise PlanError(f"{utf8(text)}: its name is not UTF-8: rename the file or folder")
 
 
 def default_data() -> Path:
@@ -38,8 +36,13 @@ def root_of(name: str, data: Path | None, roots: Mapping[str, Path]) -> Path:
         name: Name of the dataset.
         data: Folder with one folder per dataset; None for `default_data`.
         roots: Folders of datasets outside of ``data``, by name.
+
+    Raises:
+        PlanError: The path is not UTF-8.
     """
-    return (roots.get(name) or (data or default_data()) / name).resolve()
+    root = (roots.get(name) or (data or default_data()) / name).resolve()
+    check_utf8(root)
+    return root
 
 
 def cache_folder() -> Path:
