@@ -6,6 +6,7 @@ import csv
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -27,8 +28,8 @@ from hydrakit.cli import main
 from hydrakit.cli.printing import print_comparison
 from hydrakit.compare.design import Cell, CompareDir, Design, make_design
 from hydrakit.compare.engine import CellTracker, CompareCallback, CompareResult, compare
-from hydrakit.compare.pool import LocalPool
-from hydrakit.compare.scoring import ScoredCases
+from hydrakit.compare.pool import LocalPool, _run_cell
+from hydrakit.compare.scoring import ScoredCases, compare_cells
 from hydrakit.errors import DataError
 from hydrakit.maintenance.status import ComparisonStatus, status
 from hydrakit.maintenance.verify import verify
@@ -529,6 +530,68 @@ def test_the_splits_of_all_folds_and_repeats_are_checked_before_any_is_trained(
     assert not (tmp_path / "out").exists()
 
 
+def changed_data(data: Path, folder: Path) -> Path:
+    """A copy of the data, in which two images of beta have changed places."""
+    shutil.copytree(data, folder)
+    with np.load(data / "beta" / "cases.npz") as stored:
+        arrays = dict(stored)
+    arrays["images"][[0, 2]] = arrays["images"][[2, 0]]
+    np.savez(folder / "beta" / "cases.npz", **arrays)
+    return folder
+
+
+def test_a_comparison_does_not_go_on_with_other_data(
+    copied: Path, data: Path, tmp_path: Path
+) -> None:
+    mine = changed_data(data, tmp_path / "mine")
+    more = design_of("hydra", "transfer", "classical", seeds=2)
+    before = tree(copied)
+    words = ["beta: the data has changed since the comparison in", str(copied), "--out"]
+    refused(lambda: run(more, copied, data=mine), *words)
+    # Other units, as after a cohort was declared, give the same cases other splits.
+    path = copied / "compare.json"
+    content = path.read_bytes()
+    path.write_bytes(re.sub(rb'"splits": "[0-9a-f]{64}"', b'"splits": "%s"' % (b"0" * 64), content))
+    refused(lambda: run(more, copied), "alpha: the data has changed", "in other splits")
+    path.write_bytes(content)
+    # A comparison of version 0.1 does not say what it is from, but its cells do.
+    old = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("data", "threads")}
+    path.write_text(json.dumps(old))
+    for facts in copied.glob("cells/*/data.json"):
+        facts.with_name("files.json").unlink()
+        content = json.loads(facts.read_text())
+        for each in content.values():
+            for name in ("classes", "task", "field_of_view"):
+                del each[name]
+        facts.write_text(json.dumps(content))
+    words = ["beta: the data has changed since", "cells/hydra-seed0", "--out"]
+    refused(lambda: run(more, copied, data=mine), *words)
+    assert tree(copied).keys() <= before.keys()
+
+
+def test_a_process_does_not_train_a_cell_on_other_data(
+    copied: Path, data: Path, tmp_path: Path
+) -> None:
+    """The data changes after the comparison has begun."""
+    context = RunContext(data=changed_data(data, tmp_path / "mine"), device="cpu")
+    new = cell("classical", 0)
+    compare_dir, design = CompareDir(copied), design_of("hydra", "transfer", "classical")
+    _run_cell(new, design.plan(new, load_plugins()), compare_dir, context)
+    assert "beta: the data has changed since the comparison began" in compare_dir.status(new)
+    assert not compare_dir.cell(new).exists()
+
+
+def test_cells_of_other_data_get_no_verdict(copied: Path) -> None:
+    origins = dict(CompareDir(copied).description().data)
+    origins["beta"] = origins["beta"].model_copy(update={"content": "0" * 64})
+    cases = ScoredCases(positive="malignant", finding={}, patient={}, subgroups={}, origins=origins)
+    refused(
+        lambda: compare_cells(CompareDir(copied), design_of("hydra", "transfer"), cases),
+        "beta: the data has changed since",
+        "cells/hydra-seed0-repeat0-fold0",
+    )
+
+
 def test_a_large_comparison_takes_little_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -561,7 +624,7 @@ def test_a_large_comparison_takes_little_work(
             done.append(rounds)
 
     cases = ScoredCases(positive="malignant", finding={}, patient={}, subgroups={})
-    tracker = CellTracker(here, plans, Rounds(), design, cases, load_plugins())
+    tracker = CellTracker(here, plans, Rounds(), design, cases, load_plugins(), 1)
     for _ in range(5):
         tracker._update()
     assert calls["status"] == 4 + 4 * 3
@@ -609,11 +672,13 @@ def test_threads_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     assert resources(None, "cpu", 100) == (8, ("cpu",), 1)
-    assert resources(3, "cpu", 100) == (3, ("cpu",), 2)
+    assert resources(3, "cpu", 100) == (3, ("cpu",), 1)
     assert resources(None, "cpu", 2) == (2, ("cpu",), 4)
     assert resources(20, "cpu", 100) == (20, ("cpu",), 1)
-    assert resources(None, "cpu", 100, threads=3) == (3, ("cpu",), 1)
-    assert resources(2, "cpu", 100, threads=6) == (2, ("cpu",), 3)
+    assert resources(1, "cpu", 2) == (1, ("cpu",), 4)  # as with two processes
+    assert resources(None, "cpu", 100, threads=3) == (2, ("cpu",), 3)
+    assert resources(None, "cpu", 100, threads=9) == (1, ("cpu",), 9)
+    assert resources(2, "cpu", 100, threads=6) == (2, ("cpu",), 6)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     gpus = {"cuda:0": 80, "cuda:1": 80}
@@ -622,11 +687,11 @@ def test_threads_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
         "get_device_properties",
         lambda name: SimpleNamespace(total_memory=gpus[str(name)] * 2**30),
     )
-    assert resources(None, "auto", 100) == (4, ("cuda:0", "cuda:1"), 2)
+    assert resources(None, "auto", 100) == (4, ("cuda:0", "cuda:1"), 1)
     assert resources(None, "auto", 3) == (3, ("cuda:0", "cuda:1"), 2)
-    assert resources(2, "cuda", 100) == (2, ("cuda:0", "cuda:1"), 4)
-    assert resources(None, "cuda:1", 100) == (4, ("cuda:1",), 2)
+    assert resources(2, "cuda", 100) == (2, ("cuda:0", "cuda:1"), 1)
+    assert resources(None, "cuda:1", 100) == (4, ("cuda:1",), 1)
     gpus["cuda:1"] = 6  # GB: the smaller GPU tells, for processes take them in turn
-    assert resources(None, "auto", 100) == (2, ("cuda:0", "cuda:1"), 4)
-    assert resources(None, "cuda:1", 100) == (1, ("cuda:1",), 8)
-    assert resources(None, "cuda:0", 100) == (4, ("cuda:0",), 2)
+    assert resources(None, "auto", 100) == (2, ("cuda:0", "cuda:1"), 1)
+    assert resources(None, "cuda:1", 100) == (1, ("cuda:1",), 1)
+    assert resources(None, "cuda:0", 100) == (4, ("cuda:0",), 1)

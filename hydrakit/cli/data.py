@@ -82,16 +82,14 @@ def info(name: str, context: RunContext, as_json: bool) -> None:
 
 
 def _describe(adapter: DatasetAdapter) -> dict[str, Any]:
+    from hydrakit.data.origin import view_text
     from hydrakit.plugins.options import option_fields
 
-    view = adapter.field_of_view
     return {
         "name": adapter.name,
         "summary": adapter.summary,
         "classes": list(adapter.classes),
-        "field_of_view": f"{view.millimetres:g} mm"
-        if view.millimetres
-        else f"{view.share:g} of the image",
+        "field_of_view": view_text(adapter.field_of_view),
         "layout": adapter.layout,
         "how_to_get": adapter.how_to_get,
         "citation": adapter.citation,

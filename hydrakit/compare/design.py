@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from hydrakit.data.origin import DataOrigin
 from hydrakit.errors import DataError, PlanError, one_line, unknown
 from hydrakit.plan.edit import (
     FIXED_PATHS,
@@ -125,6 +126,7 @@ class Design(Frozen):
     def digest(self) -> str:
         """SHA-256 of the datasets, folds and settings; it stays the same when cells are added."""
         fixed = self.model_dump(mode="json", include={"datasets", "folds", "settings"})
+        fixed["settings"].pop("strangers", None)  # it changes no result
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
     def cells(self) -> list[Cell]:
@@ -228,6 +230,9 @@ class Description(Frozen):
         design: Design of the last command.
         positive: Class treated as positive in the AUC.
         status: Status of each cell: ``done``, ``waiting``, or why it failed.
+        data: What the cells are computed from, by dataset, with the splits of the first cell; empty
+            in older versions.
+        threads: Number of CPU threads of each cell; None in older versions.
     """
 
     format: Literal[1] = 1
@@ -236,6 +241,8 @@ class Description(Frozen):
     design: Design
     positive: Text
     status: Annotated[dict[str, str], Field(max_length=MAX_CELLS)]
+    data: dict[Name, DataOrigin] = Field(default_factory=dict)
+    threads: Annotated[int, Field(gt=0)] | None = None
 
 
 class CompareDir:
@@ -257,6 +264,11 @@ class CompareDir:
     def comparison_path(self) -> Path:
         """Path of ``comparison.json``."""
         return self.path / "comparison.json"
+
+    @property
+    def begun(self) -> bool:
+        """Whether a comparison has begun in the folder."""
+        return (self.path / FILE).is_file()
 
     def cell(self, cell: Cell) -> Path:
         """Folder of the run of a cell."""

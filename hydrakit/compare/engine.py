@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hydrakit.compare.design import Cell, CompareDir, Description, Design, naming
-from hydrakit.compare.scoring import ScoredCases, compare_cells, scored_cases
+from hydrakit.compare.pool import default_threads
+from hydrakit.compare.scoring import (
+    ANOTHER,
+    ScoredCases,
+    compare_cells,
+    refuse_other_data,
+    scored_cases,
+)
+from hydrakit.data.origin import DataOrigin, refuse_changed
 from hydrakit.data.quality.leakage import check_leakage
 from hydrakit.errors import DataError, PlanError
 from hydrakit.hooks import DatasetAdapter, Launcher, LauncherFactory
@@ -21,6 +29,7 @@ from hydrakit.report import write_comparison_report
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext, context_of
 from hydrakit.runs.datasets import common_channels, find_datasets, prepare_datasets
+from hydrakit.runs.earlier import with_threads
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.comparison import Comparison
 from hydrakit.storage.lock import locked
@@ -111,13 +120,18 @@ def compare(
     compare_dir.check(design)
     factory = plugins.get(LauncherFactory, context.launcher)
     launcher: Launcher = factory.build(factory.options())
-    processes = launcher.processes(context, len({cell.group for cell in plans}))
+    groups = len({cell.group for cell in plans})
+    context = _with_threads_of_cells(compare_dir, plans, context, groups, callback)
+    processes = launcher.processes(context, groups)
     with using_cache(context.cache):
         cases = _prepare(plans, context, plugins, chosen, callback)
-    tracker = CellTracker(compare_dir, plans, callback, design, cases, plugins)
+    assert context.threads is not None
+    tracker = CellTracker(compare_dir, plans, callback, design, cases, plugins, context.threads)
+    _check_data(compare_dir, plans, cases)
     compare_dir.begin()
     with locked(compare_dir.path):
         compare_dir.check(design)  # again, now that no other process can write there
+        _check_data(compare_dir, plans, cases)
         tracker.write()
         rounds = sum(len(plan.rounds) for plan in plans.values())
         callback.begun(out, len(plans), rounds, processes)
@@ -177,9 +191,49 @@ def _prepare(
     splits = {(cell.repeat, cell.fold): plan for cell, plan in plans.items()}
     for plan in list(splits.values())[1:]:  # the first is that of any plan
         check_leakage(datasets.prepared, datasets.adapters, plan)
-    return scored_cases(
-        datasets.prepared[any_plan.target].index, leakage.units[any_plan.target], positive
-    )
+    origins = {
+        name: DataOrigin.of(each.index, datasets.adapters[name], leakage.splits[name])
+        for name, each in datasets.prepared.items()
+    }
+    target = any_plan.target
+    return scored_cases(datasets.prepared[target].index, leakage.units[target], positive, origins)
+
+
+def _check_data(compare_dir: CompareDir, cells: Iterable[Cell], cases: ScoredCases) -> None:
+    """Refuse to continue a comparison with other data, before anything is trained."""
+    earlier = compare_dir.description().data if compare_dir.begun else {}
+    for name, now in cases.origins.items():
+        refuse_changed(
+            name,
+            earlier.get(name, DataOrigin()),
+            now,
+            since=f"the comparison in {compare_dir.path} began",
+            remedy=ANOTHER,
+        )
+    refuse_other_data(compare_dir, list(cells), cases.origins)
+
+
+def _with_threads_of_cells(
+    compare_dir: CompareDir,
+    cells: Iterable[Cell],
+    context: RunContext,
+    groups: int,
+    callback: RunCallback,
+) -> RunContext:
+    """Context with the number of CPU threads of each cell: that of the earlier cells, if any."""
+    threads = compare_dir.description().threads if compare_dir.begun else None
+    runs = [RunDir(compare_dir.cell(cell)) for cell in cells]
+    known = (run.environment().get("threads") for run in runs)
+    threads = threads or next((each for each in known if each), None)
+    context = with_threads(context, threads)
+    if context.threads is None:
+        context = context.changed(threads=default_threads(groups))
+    if threads not in (None, context.threads):
+        callback.noted(
+            f"{compare_dir.path}: cells trained so far used {threads} CPU threads each, and the "
+            f"others use {context.threads}: their last digits differ"
+        )
+    return context
 
 
 @dataclass
@@ -193,6 +247,7 @@ class CellTracker:
         design: Design of the comparison.
         cases: Cases of the target.
         plugins: Plugins of this process.
+        threads: Number of CPU threads of each cell.
         ended: Cells that are done or failed.
         published: Number of ended cells when the report was last written.
         next_report: Time before which no other report is written.
@@ -204,6 +259,7 @@ class CellTracker:
     design: Design
     cases: ScoredCases
     plugins: Plugins
+    threads: int
     ended: set[Cell] = field(default_factory=set)
     published: int = 0
     next_report: float = 0.0
@@ -250,6 +306,8 @@ class CellTracker:
             design=self.design,
             positive=self.cases.positive,
             status=self._states(),
+            data=dict(self.cases.origins),
+            threads=self.threads,
         )
         self.compare_dir.write(description)
 

@@ -75,7 +75,9 @@ def check_components(plan: Plan, adapters: Mapping[str, DatasetAdapter], plugins
 
 
 def check_heads(plan: Plan, adapters: Mapping[str, DatasetAdapter]) -> None:
-    """Check that all datasets of one head have the same task and number of classes.
+    """Check that all datasets of one head have the same task and as many classes.
+
+    Their names may differ (the second of two is the positive one), but not their order.
 
     Raises:
         PlanError: Datasets with different classes use the same head.
@@ -85,12 +87,18 @@ def check_heads(plan: Plan, adapters: Mapping[str, DatasetAdapter]) -> None:
         for head, name in zip(round.heads, round.datasets, strict=True):
             first = first_dataset.setdefault(head, name)
             here, there = adapters[name], adapters[first]
-            if (here.task, len(here.classes)) != (there.task, len(there.classes)):
+            same = (here.task, len(here.classes)) == (there.task, len(there.classes))
+            turned = sorted(here.classes) == sorted(there.classes)
+            if not same or (turned and here.classes != there.classes):
                 raise PlanError(
-                    f"head {head!r} cannot be used for both {first!r} "
-                    f"({there.task}, {len(there.classes)} classes) and {name!r} "
-                    f"({here.task}, {len(here.classes)}): give each dataset a head of its own"
+                    f"head {head!r} cannot be used for both {first!r} ({_labels(there)}) and "
+                    f"{name!r} ({_labels(here)}): give each dataset a head of its own"
+                    + (", or put the classes into one order" if turned else "")
                 )
+
+
+def _labels(adapter: DatasetAdapter) -> str:
+    return f"{adapter.task}: {', '.join(adapter.classes)}"
 
 
 def check_builds(

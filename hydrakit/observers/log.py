@@ -106,6 +106,10 @@ class RunLog(RunCallback):
             for line in data_lines(name, facts):
                 _log.info("%s", line)
 
+    def noted(self, text: str) -> None:
+        """Log the sentence."""
+        _log.warning("%s", text)
+
     def bootstrapping(self, done: int, of: int) -> None:
         """Log the number of random starts when all have been evaluated."""
         if done == of:

@@ -199,6 +199,7 @@ def make_plan(
             ),
             copies=chosen.copies,
             conflicts=chosen.conflicts,
+            strangers=chosen.strangers,
             head=head,
             heads=heads,
             body=_body(chosen, plugins),

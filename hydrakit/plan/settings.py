@@ -83,6 +83,11 @@ class PlanSettings(Frozen):
     conflicts: Literal["error", "keep"] = "error"
     """Copies of an image that have different labels: refuse the data, or keep them."""
 
+    strangers: bool = False
+    """Patients of the same name in datasets without a common cohort are different people; without
+    this option, such datasets are refused.
+    """
+
     profile: ProfileName = "recommended"
     """Complete set of training values; the options below replace some of them in every round."""
 

@@ -213,8 +213,8 @@ def reproduction_section(
         yield "Threads", environment.get("threads")
 
     note = (
-        "The same versions on the same type of device give identical weights. Other versions or "
-        "devices round differently, and the results can differ."
+        "The same versions on the same type of device with the same number of threads give "
+        "identical weights. Others round differently, and the results can differ."
     )
     return join(
         (
@@ -244,4 +244,6 @@ def place_options(environment: Mapping[str, Any]) -> list[str]:
             words += ["--root", f"{name}={root}"]
     if "device" in environment:
         words += ["--device", str(environment["device"])]
+    if "threads" in environment:
+        words += ["--threads", str(environment["threads"])]
     return words

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from hydrakit import weights
 from hydrakit.compute import signals
 from hydrakit.compute.devices import Compute
 from hydrakit.data.load import CaseSet, LoadedDataset, load, select
+from hydrakit.data.origin import DataOrigin, origins_digest
 from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.quality.leakage import LeakageResult, check_leakage, data_facts
-from hydrakit.errors import DataError, PlanError
+from hydrakit.errors import PlanError
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.models.build import check_builds, check_heads
 from hydrakit.plan.model import Plan
@@ -29,6 +26,7 @@ from hydrakit.runs import round_cache, transfer
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.datasets import PlanDatasets, common_channels
+from hydrakit.runs.earlier import environment_of, notes_of_other_bits, refuse_other_data
 from hydrakit.runs.evaluate import predict, score, to_csv
 from hydrakit.runs.example_cases import save_example_cases
 from hydrakit.runs.network import Network
@@ -59,6 +57,7 @@ class Session:
         plugins: Plugins that names in the plan are looked up in.
         rundir: Folder of the run.
         callbacks: Callbacks for the events of the run.
+        expected: What the datasets must be, by name, besides what the run's folder says.
     """
 
     plan: Plan
@@ -68,6 +67,7 @@ class Session:
     plugins: Plugins
     rundir: RunDir
     callbacks: RunCallback
+    expected: Mapping[str, DataOrigin] = field(default_factory=dict)
 
     @property
     def adapters(self) -> Mapping[str, DatasetAdapter]:
@@ -87,7 +87,8 @@ class Session:
     @cached_property
     def leakage(self) -> LeakageResult:
         """Duplicates in the data, and the split of every case."""
-        return check_leakage(self.prepared, self.adapters, self.plan)
+        begun = self.rundir.facts() is not None
+        return check_leakage(self.prepared, self.adapters, self.plan, begun=begun)
 
     @cached_property
     def loaded(self) -> dict[str, LoadedDataset]:
@@ -109,7 +110,8 @@ class Session:
         Raises:
             DataError: A dataset has too few cases or other channels than the rest, or its data has
                 changed since the run began.
-            PlanError: Datasets with different classes use the same head.
+            PlanError: Datasets with different classes use the same head, or the plan was changed
+                within a round.
             PluginError: The body or a head has other shapes in each build.
         """
         channels = self.channels
@@ -119,17 +121,18 @@ class Session:
             name: data_facts(self.prepared[name].index, self.adapters[name], self.leakage)
             for name in self.loaded
         }
-        facts_before = self.rundir.facts()
-        if not facts_before:
-            return
-        for name, facts in self.facts.items():
-            before = facts_before.get(name)
-            # Shortcuts follow from what the digest covers, and earlier versions rounded otherwise.
-            if before is None or before.model_copy(update={"shortcuts": facts.shortcuts}) != facts:
-                raise DataError(
-                    f"{name}: the data has changed since the run in {self.rundir.path} began: "
-                    "restore the data, or start a new run with another `--out`"
-                )
+        refuse_other_data(self.origins, self.expected, self.rundir)
+        if self.rundir.plan_path.is_file():  # not in a search, whose rounds have other plans
+            for number, round in enumerate(self.plan.rounds, start=1):
+                self._state(number, round).check()
+
+    @cached_property
+    def origins(self) -> dict[str, DataOrigin]:
+        """What the run is computed from, by dataset."""
+        return {
+            name: DataOrigin.of(each.index, self.adapters[name], self.leakage.splits[name])
+            for name, each in self.prepared.items()
+        }
 
     def run(self) -> None:
         """Run every round that is not on disk yet, then evaluate the test split once."""
@@ -152,37 +155,17 @@ class Session:
 
     def _begin(self) -> None:
         """Check the finished rounds, and write what data and which machine the run uses."""
-        rundir = self.rundir
+        rundir, before = self.rundir, self.rundir.environment()
+        now = environment_of(self.compute, self.plugins, self.datasets.roots)
         rundir.check_rounds(self.plan)
         rundir.unseal()
         rundir.write_facts(self.facts)
         rundir.write_json("splits.json", self.leakage.splits)
-        rundir.write_json("environment.json", self._environment())
+        rundir.write_json("environment.json", now)
         self.callbacks.started(self.plan, rundir, str(self.compute.device))
-        rundir.log("run", device=str(self.compute.device))
-
-    def _environment(self) -> dict[str, Any]:
-        """Machine, versions and data folders, for ``environment.json``."""
-        device = self.compute.device
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-        return {
-            "hydrakit": version(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "platform": platform.platform(),
-            "device": str(device),
-            "device_name": name,
-            "precision": self.compute.precision,
-            "deterministic": self.compute.deterministic,
-            "compiled": self.compute.compiled,
-            "threads": torch.get_num_threads(),
-            "plugins": {
-                each.name: f"{each.distribution} {each.version}"
-                for each in self.plugins.records
-                if not each.disabled
-            },
-            "roots": {name: str(path) for name, path in self.datasets.roots.items()},
-        }
+        rundir.log("run", device=str(self.compute.device), threads=now["threads"])
+        for note in notes_of_other_bits(rundir, self.plan, before, now):
+            self.callbacks.noted(note)
 
     def new_network(self) -> Network:
         """Network of the run, before its first round."""
@@ -229,9 +212,7 @@ class Session:
     def _train_and_write(self, number: int, round: Round, network: Network) -> None:
         """Train a round, or continue it, and write its folder."""
         self.rundir.log("round", round=number, dataset=round.dataset, train=round.train)
-        state = RoundState(
-            self.rundir.state_path(number, round), interval=self.context.checkpoint_interval
-        )
+        state = self._state(number, round)
         if state.epoch:
             self.callbacks.resumed(number, round, state.epoch)
         training = self._train_or_explain(number, round, network, state)
@@ -261,6 +242,14 @@ class Session:
             write_record(folder / "round.json", result)
         self.rundir.log("round done", round=number, best_epoch=result.best_epoch)
         self.callbacks.finished(number, round, result)
+
+    def _state(self, number: int, round: Round) -> RoundState:
+        return RoundState(
+            self.rundir.state_path(number, round),
+            interval=self.context.checkpoint_interval,
+            plan=self.plan.digest(),
+            data=origins_digest(self.origins),
+        )
 
     def _train_or_explain(
         self, number: int, round: Round, network: Network, state: RoundState

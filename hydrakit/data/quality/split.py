@@ -64,6 +64,8 @@ def split_cases(
         parts = len([share for share in shares if share > 0])
         _check_enough(counts, parts, names=names, dataset=dataset)
         assigned = _assign(counts, np.array(shares), order, fixed)
+        if assigned is None and (fixed >= 0).any():
+            _check_fixed(counts, fixed, shares, names=names, dataset=dataset)
         if assigned is None:
             rarest = int(np.argmin((counts > 0).sum(axis=0)))
             raise DataError(_too_few(dataset, names[rarest], counts[:, rarest], parts))
@@ -142,6 +144,33 @@ def _fixed_splits(
         splits[unit] = SPLITS.index(name)
         first.setdefault(unit, patient)
     return splits
+
+
+class DeclaredSplitError(DataError):
+    """A split that the dataset declares lacks a class, and no case is free to fill it."""
+
+
+def _check_fixed(
+    counts: NDArray[np.float64],
+    fixed: NDArray[np.int64],
+    shares: Sequence[float],
+    *,
+    names: Sequence[str],
+    dataset: str,
+) -> None:
+    """Raise DeclaredSplitError if the fixed splits leave too few units of a class for others."""
+    for label, name in enumerate(names):
+        lacking = [
+            SPLITS[index]
+            for index, share in enumerate(shares)
+            if share > 0 and not counts[fixed == index, label].any()
+        ]
+        if len(lacking) > (counts[fixed < 0, label] > 0).sum():
+            raise DeclaredSplitError(
+                f"{dataset}: its declared splits have no case of class {name!r} in "
+                f"{' and '.join(map(repr, lacking))}, where every split needs some: declare some "
+                "there, or declare no split for some cases, so that hydrakit can choose"
+            )
 
 
 def _check_enough(
