@@ -162,6 +162,8 @@ def _print(summary: Summary, root: Path, *, each_case: bool) -> None:
             click.echo(f"{case.key}: {label or '(no label)'}, {case.split or '(no split)'}")
         for pair in summary.copies:
             click.echo(f"copies: {_pair(pair)}")
+        for group in summary.conflicts:
+            click.echo(f"different labels: {', '.join(group.keys)}")
     for word, issues in (("WARNING", summary.warnings), ("PROBLEM", summary.problems)):
         for issue in issues:
             _print_wrapped(f"{word}: {issue.text}")
@@ -232,9 +234,15 @@ def _of_all(cases: int, all_cases: int) -> str:
 
 
 def _copies_lines(summary: Summary) -> Iterator[str]:
+    if summary.conflicts:
+        cases = sum(len(group.keys) for group in summary.conflicts)
+        yield (
+            f"one image with different labels: {cases} cases in {len(summary.conflicts)} groups, "
+            f"first: {_pair(summary.conflicts[0].pair)}"
+        )
     if not summary.copies:
         if summary.cases:
-            yield "copies: none found"
+            yield f"copies: none {'of another patient' if summary.conflicts else 'found'}"
         return
     near = [pair for pair in summary.copies if pair.kind == "near"]
     flipped = sum(pair.flip != "none" for pair in near)
@@ -248,4 +256,5 @@ def _copies_lines(summary: Summary) -> Iterator[str]:
 def _pair(pair: CopyPair) -> str:
     flipped = "" if pair.flip == "none" else f", flipped ({pair.flip})"
     across = ", with different labels" if pair.across_labels else ""
-    return f"{pair.one} = {pair.other}, {pair.kind} {pair.similarity:.3f}{flipped}{across}"
+    looks = f"{pair.kind} {pair.similarity:.3f}, texture {pair.agreement:.2f}"
+    return f"{pair.one} = {pair.other}, {looks}{flipped}{across}"

@@ -207,8 +207,10 @@ def data_lines(name: str, facts: DataFacts) -> Iterator[str]:
     parts += [f"{facts.unused} unused"] if facts.unused else []
     yield f"{name}: {', '.join(parts)}"
     strong = [each.fact for each in facts.shortcuts if each.strong]
-    if out or facts.copies or strong:
+    if out or facts.copies or facts.conflicting or strong:
         notes = [f"{facts.copies} cases are duplicates of others"] if facts.copies else []
+        if facts.conflicting:
+            notes.append(f"{len(facts.conflicting)} cases have a copy with another label")
         if strong:
             notes.append(f"{', '.join(strong)} predict{'s' * (len(strong) == 1)} the class")
         notes += [f"see `hydrakit datasets check {name}`"]

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from hydrakit.errors import PlanError, unknown
-from hydrakit.plan.model import BodySpec, BootstrapRule, Copies, NormKind, Split
+from hydrakit.plan.model import BodySpec, BootstrapRule, Conflicts, Copies, NormKind, Split
 from hydrakit.rounds import (
     MAX_EPOCH_SIZE,
     MAX_EPOCHS,
@@ -77,8 +77,10 @@ class PlanSettings(Frozen):
     only report them.
     """
 
-    conflicts: Literal["error", "keep"] = "error"
-    """Copies of an image that have different labels: refuse the data, or keep them."""
+    conflicts: Conflicts = "error"
+    """Copies of an image that have different labels: refuse the data, keep them, or drop all of
+    them.
+    """
 
     profile: ProfileName = "recommended"
     """Complete set of training values; the options below replace some of them in every round."""

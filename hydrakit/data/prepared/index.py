@@ -17,7 +17,7 @@ from hydrakit.schema import Frozen
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hydrakit.data.prepared.store import Rows
+    from hydrakit.data.prepared.store import Mapped
 
 
 class PreparedCase(Frozen):
@@ -75,10 +75,11 @@ class Index(Frozen):
         excluded: Cases without a patch.
         number: Number in the names of the files that hold the rows.
         rows: Row of each case in these files.
+        patches: SHA-256 of each case's patch before z-scoring: equal for equal patches.
         patients: Mean and deviation for z-scoring, by patient.
     """
 
-    format: Literal[3] = 3
+    format: Literal[4] = 4
     dataset: str
     content: str
     channels: int
@@ -87,6 +88,7 @@ class Index(Frozen):
     excluded: tuple[ExcludedCase, ...]
     number: int
     rows: tuple[int, ...]
+    patches: tuple[str, ...]
     patients: dict[str, Intensity]
 
 
@@ -101,8 +103,9 @@ class PreparedDataset:
 
     index: Index
     folder: Path
-    _crops: Rows = field(repr=False)
-    _thumbnails: Rows = field(repr=False)
+    _crops: Mapped[np.float32] = field(repr=False)
+    _thumbnails: Mapped[np.float32] = field(repr=False)
+    _textures: Mapped[np.int8] = field(repr=False)
 
     def rows(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """Return the z-scored patches of some cases, ``(n, channels, side, side)`` float32.
@@ -131,6 +134,14 @@ class PreparedDataset:
         """Return the `thumbnail` of each case's whole image, ``(cases, 576)``."""
         return np.asarray(self._thumbnails[list(self.index.rows)])
 
+    def textures(self, rows: Sequence[int]) -> NDArray[np.int8]:
+        """Return the `texture` of some cases' whole images, ``(n, 128, 128)``.
+
+        Args:
+            rows: Indices into ``index.cases``.
+        """
+        return np.asarray(self._textures[[self.index.rows[row] for row in rows]])
+
 
 def open_prepared(path: Path) -> PreparedDataset:
     """Open the prepared data that an index file describes.
@@ -140,15 +151,18 @@ def open_prepared(path: Path) -> PreparedDataset:
         ValueError: The index or its rows are broken.
     """
     index = Index.model_validate_json(path.read_bytes())
-    if len(index.rows) != len(index.cases):
-        raise ValueError(f"{path.name}: {len(index.cases)} cases have {len(index.rows)} rows")
+    if not len(index.rows) == len(index.patches) == len(index.cases):
+        raise ValueError(
+            f"{path.name}: {len(index.cases)} cases have {len(index.rows)} rows "
+            f"and {len(index.patches)} patches"
+        )
     from hydrakit.data.prepared.store import map_rows
 
-    crops, thumbnails = map_rows(
+    mapped = map_rows(
         path.parent,
         index.number,
         rows=max(index.rows) + 1,
         channels=index.channels,
         side=index.side,
     )
-    return PreparedDataset(index, path.parent, crops, thumbnails)
+    return PreparedDataset(index, path.parent, *mapped)

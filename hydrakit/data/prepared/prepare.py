@@ -40,7 +40,7 @@ from hydrakit.data.prepared.index import (
 )
 from hydrakit.data.prepared.manifest import Manifest, listing_digest
 from hydrakit.data.prepared.store import NewEntry, Store, StoreEntry
-from hydrakit.data.quality.duplicates import content_digest, thumbnail
+from hydrakit.data.quality.duplicates import content_digest, texture, thumbnail
 from hydrakit.data.quality.shortcuts import image_facts
 from hydrakit.data.read import check_channels, check_root, load_image, read_cases, unreadable_case
 from hydrakit.errors import DataError
@@ -49,7 +49,7 @@ from hydrakit.plugins.options import resolve_options
 from hydrakit.storage.files import write_atomic
 from hydrakit.storage.paths import cache_folder, using_cache
 
-FORMAT = 3
+FORMAT = 4
 MAX_THREADS = 16
 IN_FLIGHT = 4  # images per thread in progress, so that the threads do not wait for writing
 MAX_NAMES = 3
@@ -217,6 +217,7 @@ class _Preparation:
             signature=signature,
             crop=crop(loaded, self.adapter.field_of_view, self.patch),
             thumbnail=thumbnail(loaded.image),
+            texture=texture(loaded.image),
             statistics=Statistics.of(loaded.image),
             content=content_digest(loaded.image),
             facts=image_facts(loaded),
@@ -284,6 +285,7 @@ class _Preparation:
             excluded=tuple(self.excluded),
             number=self.store.number,
             rows=tuple(entry.row for entry in self.entries),
+            patches=tuple(entry.crop for entry in self.entries),
             patients={
                 patient: Intensity(
                     mean=tuple(total.mean.tolist()),

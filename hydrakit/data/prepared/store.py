@@ -4,6 +4,7 @@ A folder of prepared data holds::
 
     crops-0.f32        one crop after another, ``(channels, side, side)`` float32, not z-scored
     thumbnails-0.f32   one thumbnail after another, ``(576,)`` float32
+    textures-0.i8      one texture after another, ``(128, 128)`` int8
     journal-0.jsonl    one line for each row: its source and its metadata
 
 The journal is written last, after the rows are flushed to disk. Rows without a journal line do not
@@ -23,13 +24,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hydrakit.data.prepared.crop import Statistics
-from hydrakit.data.quality.duplicates import BANDS
+from hydrakit.data.quality.duplicates import BANDS, TEXTURE
 from hydrakit.schema import Frozen
 from hydrakit.storage.files import write_atomic
 
@@ -40,17 +41,18 @@ FLOAT = np.dtype("<f4")
 COMMIT_ROWS = 256
 COMMIT_SECONDS = 1.0
 
-_NAMES = ("crops-{}.f32", "thumbnails-{}.f32", "journal-{}.jsonl")
-_NUMBERED = re.compile(r"(?:crops|thumbnails|journal)-(\d+)\.(?:f32|jsonl)")
+_NAMES = ("crops-{}.f32", "thumbnails-{}.f32", "textures-{}.i8", "journal-{}.jsonl")
+_NUMBERED = re.compile(r"(?:crops|thumbnails|textures|journal)-(\d+)\.(?:f32|i8|jsonl)")
 
-Rows = np.memmap[tuple[int, ...], np.dtype[np.float32]]
+Pixel = TypeVar("Pixel", np.float32, np.int8)
+Mapped = np.memmap[tuple[int, ...], np.dtype[Pixel]]
 
 
 class StoreEntry(Frozen):
     """A line of the journal: the metadata of a prepared image.
 
     Attributes:
-        row: Index of the image's row in the crops and thumbnails files.
+        row: Index of the image's row in the files of crops, thumbnails and textures.
         signature: SHA-256 of everything that determines the row; None if that is unknown.
         count: Number of pixels per channel of the whole image.
         mean: Mean of each channel of the whole image.
@@ -84,6 +86,7 @@ class NewEntry:
         signature: SHA-256 of everything that determines the row; None if that is unknown.
         crop: Crop of the image, ``(channels, side, side)`` float32.
         thumbnail: Thumbnail of the image, ``(576,)`` float32.
+        texture: Texture of the image, ``(128, 128)`` int8.
         statistics: Statistics of the whole image.
         content: Content digest of the whole image.
         facts: Facts of the image.
@@ -93,6 +96,7 @@ class NewEntry:
     signature: str | None
     crop: NDArray[np.float32]
     thumbnail: NDArray[np.float32]
+    texture: NDArray[np.int8]
     statistics: Statistics
     content: str
     facts: dict[str, str | float]
@@ -125,11 +129,11 @@ class Store:
         self._pending: list[bytes] = []
         self._journal_size = 0
         self._committed = time.monotonic()
-        self._files: tuple[BinaryIO, BinaryIO, BinaryIO] | None = None
+        self._files: tuple[BinaryIO, ...] | None = None
         numbers = _numbers(folder)
-        journals = [number for number in numbers if _paths(folder, number)[2].exists()]
+        journals = [number for number in numbers if _paths(folder, number)[-1].exists()]
         self.number = max(journals, default=max(numbers, default=-1) + 1)
-        self.entries: list[StoreEntry] = _read_journal(_paths(folder, self.number)[2])
+        self.entries: list[StoreEntry] = _read_journal(_paths(folder, self.number)[-1])
         self._check_rows()
         self.remove_other_numbers()
 
@@ -170,8 +174,11 @@ class Store:
         if self.channels not in (None, len(new.crop)):
             self._begin(self.number + 1, [])
         files = self._files = self._files or self._open()
-        crop = np.ascontiguousarray(new.crop, dtype=FLOAT).tobytes()
-        thumbnail = np.ascontiguousarray(new.thumbnail, dtype=FLOAT).tobytes()
+        rows = (
+            np.ascontiguousarray(new.crop, dtype=FLOAT).tobytes(),
+            np.ascontiguousarray(new.thumbnail, dtype=FLOAT).tobytes(),
+            np.ascontiguousarray(new.texture, dtype=np.int8).tobytes(),
+        )
         entry = StoreEntry(
             row=len(self.entries),
             signature=new.signature,
@@ -182,7 +189,7 @@ class Store:
             crop=new.crop_digest,
             facts=new.facts,
         )
-        for file, data in zip(files[:2], (crop, thumbnail), strict=True):
+        for file, data in zip(files[:-1], rows, strict=True):
             _write_at(file, entry.row * len(data), data)
         self.entries.append(entry)
         self._pending.append(entry.model_dump_json().encode() + b"\n")
@@ -219,7 +226,7 @@ class Store:
             OSError: The rows cannot be written, for example because the disk is full.
         """
         self.commit()
-        crops, thumbnails = map_rows(
+        mapped: tuple[NDArray[Any], ...] = map_rows(
             self.folder,
             self.number,
             rows=len(self.entries),
@@ -228,14 +235,14 @@ class Store:
         )
         copied = [entry.model_copy(update={"row": row}) for row, entry in enumerate(used)]
         paths = _paths(self.folder, self.number + 1)
-        for path, old in zip(paths[:2], (crops, thumbnails), strict=True):
+        for path, old in zip(paths[:-1], mapped, strict=True):
             with path.open("wb", buffering=0) as file:
                 for new, entry in zip(copied, used, strict=True):
                     data = old[entry.row].tobytes()
                     _write_at(file, new.row * len(data), data)
                 os.fsync(file.fileno())
         lines = "".join(entry.model_dump_json() + "\n" for entry in copied)
-        write_atomic(paths[2], lines.encode())
+        write_atomic(paths[-1], lines.encode())
         self._begin(self.number + 1, copied)
         return copied
 
@@ -250,13 +257,13 @@ class Store:
         self._close()
         self.number, self.entries, self._pending = number, entries, []
 
-    def _open(self) -> tuple[BinaryIO, BinaryIO, BinaryIO]:
+    def _open(self) -> tuple[BinaryIO, ...]:
         paths = _paths(self.folder, self.number)
         for path in paths:
             path.touch()
-        crops, thumbnails, journal = (path.open("r+b", buffering=0) for path in paths)
-        self._journal_size = journal.seek(0, os.SEEK_END)
-        return crops, thumbnails, journal
+        files = tuple(path.open("r+b", buffering=0) for path in paths)
+        self._journal_size = files[-1].seek(0, os.SEEK_END)
+        return files
 
     def _close(self) -> None:
         for file in self._files or ():
@@ -277,8 +284,10 @@ class Store:
 
 def map_rows(
     folder: Path, number: int, *, rows: int, channels: int, side: int
-) -> tuple[Rows, Rows]:
-    """Map the crops ``(rows, channels, side, side)`` and thumbnails ``(rows, 576)`` into memory.
+) -> tuple[Mapped[np.float32], Mapped[np.float32], Mapped[np.int8]]:
+    """Map crops ``(rows, channels, side, side)``, thumbnails and textures into memory.
+
+    Thumbnails are ``(rows, 576)``, textures ``(rows, 128, 128)``.
 
     The maps are copy-on-write: writing changes memory and not the files. (Torch does not accept
     read-only arrays.)
@@ -287,22 +296,27 @@ def map_rows(
         OSError: A file cannot be read.
         ValueError: A file is missing, or has too few rows.
     """
-    crops, thumbnails, _ = _paths(folder, number)
-    return _map(crops, (rows, channels, side, side)), _map(thumbnails, (rows, THUMBNAIL))
+    crops, thumbnails, textures, _ = _paths(folder, number)
+    return (
+        _map(crops, FLOAT, (rows, channels, side, side)),
+        _map(thumbnails, FLOAT, (rows, THUMBNAIL)),
+        _map(textures, np.dtype(np.int8), (rows, TEXTURE, TEXTURE)),
+    )
 
 
-def _map(path: Path, shape: tuple[int, ...]) -> Rows:
+def _map(path: Path, kind: np.dtype[Pixel], shape: tuple[int, ...]) -> Mapped[Pixel]:
     try:
-        return np.memmap(path, dtype=FLOAT, mode="c", shape=shape)
+        return np.memmap(path, dtype=kind, mode="c", shape=shape)
     except FileNotFoundError:
         raise ValueError(f"{path.name} is missing") from None
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from None
 
 
-def _paths(folder: Path, number: int) -> tuple[Path, Path, Path]:
-    crops, thumbnails, journal = (folder / name.format(number) for name in _NAMES)
-    return crops, thumbnails, journal
+def _paths(folder: Path, number: int) -> tuple[Path, Path, Path, Path]:
+    """Return the files of crops, thumbnails and textures, and the journal."""
+    crops, thumbnails, textures, journal = (folder / name.format(number) for name in _NAMES)
+    return crops, thumbnails, textures, journal
 
 
 def _numbers(folder: Path) -> set[int]:
