@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hydrakit.cli import params, plan_options
+from hydrakit.cli.printing import say, say_json
 from hydrakit.data.quality.issues import PROBLEMS, WARNINGS
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def check(
     if html is not None:
         _write_page(html, summary, prepared, adapter)
     if as_json:
-        click.echo(json.dumps(_as_json(summary, root), indent=2))
+        say_json(json.dumps(_as_json(summary, root), indent=2))
     else:
         _print(summary, root, each_case=each_case)
     if summary.problems:
@@ -159,11 +160,11 @@ def _print(summary: Summary, root: Path, *, each_case: bool) -> None:
     if each_case:
         for case in summary.cases:
             label = case.label if summary.task == "regression" else ", ".join(case.classes)
-            click.echo(f"{case.key}: {label or '(no label)'}, {case.split or '(no split)'}")
+            say(f"{case.key}: {label or '(no label)'}, {case.split or '(no split)'}")
         for pair in summary.copies:
-            click.echo(f"copies: {_pair(pair)}")
+            say(f"copies: {_pair(pair)}")
         for group in summary.conflicts:
-            click.echo(f"different labels: {', '.join(group.keys)}")
+            say(f"different labels: {', '.join(group.keys)}")
     for word, issues in (("WARNING", summary.warnings), ("PROBLEM", summary.problems)):
         for issue in issues:
             _print_wrapped(f"{word}: {issue.text}")
@@ -173,7 +174,7 @@ def _print(summary: Summary, root: Path, *, each_case: bool) -> None:
                 rest = f", and {more} more (--cases lists them)" if more else ""
                 _print_wrapped(f"  {', '.join(keys)}{rest}")
     if not summary.problems:
-        click.echo("No problem was found that would make results invalid.")
+        say("No problem was found that would make results invalid.")
 
 
 def _print_wrapped(line: str) -> None:
@@ -186,7 +187,7 @@ def _print_wrapped(line: str) -> None:
         break_on_hyphens=False,
         drop_whitespace=True,
     ):
-        click.echo(part)
+        say(part)
 
 
 def _split_lines(summary: Summary) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hydrakit.cli import params
+from hydrakit.cli.printing import say
 
 if TYPE_CHECKING:
     from hydrakit.report.figure import Figure
@@ -34,12 +35,12 @@ def report(folder: Path, figures: Path | None, context: RunContext) -> None:
 
     written = engine.report(folder, context)
     if written.missing is not None:
-        click.echo(
+        say(
             f"Note: {written.missing}: does not exist, so the report shows no patches: name the "
             "folder of the data with `--data` or `--root`",
             err=True,
         )
-    click.echo(written.path)
+    say(written.path)
     if figures is not None:
         _write_figures(written.figures, figures)
 
@@ -49,6 +50,6 @@ def _write_figures(figures: Sequence[Figure], folder: Path) -> None:
 
     paths, install = write_figures(figures, folder)
     for path in paths:
-        click.echo(path)
+        say(path)
     if install:
-        click.echo(f"Note: {install}", err=True)
+        say(f"Note: {install}", err=True)

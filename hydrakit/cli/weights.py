@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from hydrakit.cli import params
+from hydrakit.cli.printing import say, say_json
 from hydrakit.errors import one_line
 
 
@@ -24,12 +25,12 @@ def inspect(file: Path, as_json: bool) -> None:
 
     description = read_metadata(file)
     if as_json:
-        click.echo(description.model_dump_json(indent=2))
+        say_json(description.model_dump_json(indent=2))
         return
     facts = description.model_dump(mode="json", exclude={"probe"}, exclude_none=True)
     for key, value in facts.items():
         text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else _text(value)
-        click.echo(f"{key + ':':16}{one_line(text, 2**20)}")
+        say(f"{key + ':':16}{one_line(text, 2**20)}")
 
 
 def _text(value: object) -> str:
@@ -49,7 +50,7 @@ def import_authors(file: Path, out: Path) -> None:
     from hydrakit.weights.import_authors import import_authors as convert
 
     for path in convert(file, out):
-        click.echo(path)
+        say(path)
 
 
 @weights.command()
@@ -68,7 +69,7 @@ def swap(body: Path, head: Path, out: Path) -> None:
 
     note = swap_head(body, head, out)
     if note:
-        click.echo(f"Note: {note}")
-    click.echo(out / "body.safetensors")
+        say(f"Note: {note}")
+    say(out / "body.safetensors")
     for path in sorted((out / "heads").iterdir()):
-        click.echo(path)
+        say(path)

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
-from hydrakit.errors import DataError, HydrakitError, PluginError
+from hydrakit.errors import DataError, HydrakitError, PluginError, one_line, printable
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.version import version
 
@@ -33,6 +33,7 @@ FILE = "log.txt"
 SIZE = 1_000_000  # bytes of a file
 OLDER_FILES = 2
 LEFT_OUT = "(message left out)"
+MAX_LINE = 100_000  # characters
 PREFIX = 20  # characters of an exception's message that are searched for in a line
 
 _log = logging.getLogger("hydrakit")
@@ -154,7 +155,8 @@ class _Handler(RotatingFileHandler):
         """Report once that the file cannot be written."""
         if not self.failed:
             reason = getattr(sys.exc_info()[1], "strerror", None) or sys.exc_info()[1]
-            print(f"{self.baseFilename}: cannot be written: {reason}", file=sys.stderr)
+            line = printable(f"{self.baseFilename}: cannot be written: {reason}")
+            print(line, file=sys.stderr)
         self.failed = True
 
 
@@ -164,10 +166,10 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Format the line, and the place of the exception if there is one."""
         error = record.exc_info[1] if record.exc_info else None
-        text = " ".join(record.getMessage().split())
+        text = one_line(record.getMessage(), MAX_LINE)
         while error is not None:
             if _without_data(error).endswith(LEFT_OUT):
-                start = " ".join(str(error).split())[:PREFIX]
+                start = one_line(str(error))[:PREFIX]
                 text = f"{text[: text.find(start)]}{LEFT_OUT}" if start and start in text else text
             error = error.__cause__ or error.__context__
         plain = logging.makeLogRecord({**record.__dict__, "msg": text, "args": None})
@@ -184,7 +186,7 @@ class _Formatter(logging.Formatter):
         while error is not None:
             lines.append(f"{type(error).__name__} at")
             for frame in traceback.extract_tb(error.__traceback__):
-                lines.append(f"  {frame.filename}:{frame.lineno} in {frame.name}")
+                lines.append(printable(f"  {frame.filename}:{frame.lineno} in {frame.name}"))
             error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
         return "\n".join(lines)
 

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydrakit.errors import HydrakitError, PluginError, one_line
+from hydrakit.errors import HydrakitError, PluginError, one_line, printable
 from hydrakit.hooks import (
     Body,
     BodyFactory,
@@ -139,7 +139,11 @@ def traceback_location(fault: PluginFault) -> str:
         new = not path.is_file() or path.stat().st_size > LOG_BYTES
         with path.open("w" if new else "a", encoding="utf-8", errors="backslashreplace") as file:
             now = datetime.now().astimezone().isoformat(timespec="seconds")
-            file.write(f"{now} {fault}\n{''.join(traceback.format_exception(fault.__cause__))}\n")
+            lines = [
+                f"{now} {fault}",
+                *"".join(traceback.format_exception(fault.__cause__)).split("\n"),
+            ]
+            file.write("".join(f"{printable(line)}\n" for line in lines))
     except OSError:
         return f" (traceback: set {DEBUG}=1)"
     return f" (traceback: {path})"

@@ -192,6 +192,7 @@ def _duplicates(summary: Summary, prepared: PreparedDataset) -> Html:
         parts += [
             element("h3", "Contradictory labels"),
             element("p", _conflicts_text(summary)),
+            element("p", LOOKS),
             pair_list(pairs, summary, prepared, BodySpec().patch),
             _key_list([", ".join(group.keys) for group in summary.conflicts]),
         ]

@@ -145,7 +145,9 @@ def _pair(
         element("div", *tiles, class_="patch"),
         element(
             "p",
-            element("b", f"{title}: {pair.similarity:.3f}, texture {pair.agreement:.2f}"),
+            element(
+                "b", f"{title}: similarity {pair.similarity:.3f}, texture {pair.agreement:.2f}"
+            ),
             f" ({pair.kind}{flip})",
         ),
         element("p", f"{pair.one} ({labels[0]}) and {pair.other} ({labels[1]})"),

@@ -127,20 +127,15 @@ class Session:
             return
         for name, facts in self.facts.items():
             before = facts_before.get(name)
-            if before is None or before.digest != facts.digest:
+            # Earlier versions rounded shortcuts otherwise, and did not list conflicting cases.
+            late = {"shortcuts": facts.shortcuts, "conflicting": facts.conflicting}
+            if before is None or before.model_copy(update=late) != facts:
+                same = before is not None and before.digest == facts.digest
+                what = "how hydrakit finds copies" if same else "the data"
                 raise DataError(
-                    f"{name}: the data has changed since the run in {self.rundir.path} began: "
-                    "restore the data, or start a new run with another `--out`"
-                )
-            # These follow from what the digest covers. Earlier versions rounded the former
-            # otherwise, and did not list the latter.
-            follows = {"shortcuts": facts.shortcuts, "conflicting": facts.conflicting}
-            if before.model_copy(update=follows) != facts:
-                raise DataError(
-                    f"{name}: the data is the same as when the run in {self.rundir.path} began, "
-                    "but this version of hydrakit finds other copies in it, so other cases would "
-                    "be trained on: finish the run with the version that began it, or start a new "
-                    "run with another `--out`"
+                    f"{name}: {what} has changed since the run in {self.rundir.path} began: "
+                    f"restore {'that version' if same else 'the data'}, or start a new run with "
+                    "another `--out`"
                 )
 
     def _check_heads(self) -> None:

@@ -381,12 +381,15 @@ class _Forest:
 
     def __init__(self, units: NDArray[np.intp]) -> None:
         self.units = units
-        self.group = np.arange(len(units))
+        self.group: NDArray[np.intp] = np.arange(len(units))
 
     def separate(self, pairs: NDArray[np.intp]) -> NDArray[np.bool_]:
         """Whether each of the pairs ``(pairs, 2)`` joins two groups, and is not within a unit."""
         one, other = pairs.T
-        return (self.units[one] != self.units[other]) & (self.group[one] != self.group[other])
+        apart: NDArray[np.bool_] = (self.group[one] != self.group[other]) & (
+            self.units[one] != self.units[other]
+        )
+        return apart
 
     def join(self, pairs: NDArray[np.intp]) -> Iterator[tuple[int, int]]:
         """Yield those of the pairs ``(pairs, 2)``, sorted best first, that join two groups.
