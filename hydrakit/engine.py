@@ -8,10 +8,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from hydrakit.compute.devices import Compute, keep_large_blocks
 from hydrakit.compute.signals import StopRequested
+from hydrakit.data.origin import DataOrigin
 from hydrakit.errors import DataError, HydrakitError
 from hydrakit.hooks import DatasetAdapter, OptionValue
 from hydrakit.models.build import check_components
@@ -24,6 +26,7 @@ from hydrakit.runs.callbacks import Callbacks, RunCallback, closing
 from hydrakit.runs.context import RunContext, context_of
 from hydrakit.runs.datasets import find_datasets, prepare_datasets
 from hydrakit.runs.dry_run import DryRun, measure
+from hydrakit.runs.earlier import with_threads_of_run
 from hydrakit.runs.rundir import RunDir
 from hydrakit.runs.session import Session
 from hydrakit.storage.files import NO_ROOM, write_atomic
@@ -46,6 +49,7 @@ def run(
     context: RunContext | None = None,
     *,
     out: Path | None = None,
+    expected: Mapping[str, DataOrigin] | None = None,
     callbacks: Sequence[RunCallback] = (),
     plugins: Plugins | None = None,
     **values: Any,
@@ -57,6 +61,7 @@ def run(
         context: Where and how to compute; None for the defaults.
         out: Folder of the run; None for `default_out`. If the folder contains part of the same
             plan, the run continues there, with the same result as a run without a stop.
+        expected: What the datasets must be, by name, if this is the run of a comparison.
         callbacks: Callbacks for the events of the run.
         plugins: Plugins of this process; None loads the installed ones (`RunContext.plugins`).
         values: Values of the context by name, for example ``device="cpu"``.
@@ -69,13 +74,20 @@ def run(
     """
     context = context_of(context, values)
     out = out or default_out(plan)
+    context = with_threads_of_run(context, out)
     log = RunLog(out)
     with context.active() as compute:
         plugins = plugins or context.plugins()
         trackers = trackers_of(context, plugins)
         all_callbacks = Callbacks([log, *callbacks, *trackers, ReportWriter(plugins)])
         session = _session(
-            plan, context, compute, out=out, plugins=plugins, callbacks=all_callbacks
+            plan,
+            context,
+            compute,
+            out=out,
+            plugins=plugins,
+            callbacks=all_callbacks,
+            expected=expected or {},
         )
         RunDir.begin(out, plan)
         with session.rundir.locked(), _logging_stops(session.rundir), closing(all_callbacks), log:
@@ -101,6 +113,7 @@ def dry_run(
     """
     context = context_of(context, values)
     out = out or default_out(plan)
+    context = with_threads_of_run(context, out)
     with context.active() as compute:
         plugins = plugins or context.plugins()
         all_callbacks = Callbacks(callbacks)
@@ -116,6 +129,7 @@ def check(
     options: Mapping[str, OptionValue] | None = None,
     split: Split | None = None,
     seed: int = 0,
+    fresh: bool = False,
     callbacks: Sequence[RunCallback] = (),
     plugins: Plugins | None = None,
     **values: Any,
@@ -128,6 +142,7 @@ def check(
         options: Options of the adapter.
         split: Shares of the split; None for 8-1-1, the default of a target.
         seed: Seed of the split.
+        fresh: Read every file again, whatever has been prepared.
         callbacks: Callbacks that are called while cases are read.
         plugins: Plugins of this process; None loads the installed ones.
         values: Values of the context by name.
@@ -152,10 +167,11 @@ def check(
                 root,
                 options=options,
                 patch=BodySpec().patch,
+                fresh=fresh,
                 on_case=partial(Callbacks(callbacks).preparing, name),
             )
         except DataError:
-            unusable = excluded_if_none_usable(adapter, root, options)
+            unusable = excluded_if_none_usable(adapter, root, options, patch=BodySpec().patch)
             if unusable is None:
                 raise
             return summarise_unusable(adapter, unusable), None
@@ -184,9 +200,10 @@ def report(
     """
     from hydrakit.report.comparison import build_comparison
     from hydrakit.report.page import build_report
+    from hydrakit.runs.example_cases import add_example_cases
 
     context = context_of(context, values)
-    path, missing = folder / "report.html", None
+    path, no_examples = folder / "report.html", None
     with writable(path, "copy the folder to a place where you have permission to write"):
         if (folder / "comparison.json").is_file():
             text, figures = build_comparison(folder, plugins=plugins or context.plugins())
@@ -197,10 +214,10 @@ def report(
                 context = context.changed(roots=roots)
             plugins = plugins or context.plugins()
             with using_cache(context.cache):
-                missing = _add_example_cases(rundir, context, plugins)
+                no_examples = add_example_cases(rundir, context, plugins)
                 text, figures = build_report(rundir, plugins=plugins)
         write_atomic(path, text.encode())
-    return Report(path, figures, missing)
+    return Report(path, figures, no_examples)
 
 
 @dataclass(frozen=True)
@@ -210,35 +227,13 @@ class Report:
     Attributes:
         path: Path of the page.
         figures: Figures of the page, in order.
-        missing: Folder of the target's data, if it does not exist and the page therefore has no
-            example cases; else None.
+        no_examples: Why the page has no example cases, in one line; None if it has some, or if the
+            run is not finished.
     """
 
     path: Path
     figures: Sequence[Figure]
-    missing: Path | None
-
-
-def _add_example_cases(rundir: RunDir, context: RunContext, plugins: Plugins) -> Path | None:
-    """Add example cases to a finished run; return the data folder if it is missing."""
-    from hydrakit.data.prepared.prepare import prepare
-    from hydrakit.runs.example_cases import save_example_cases
-    from hydrakit.runs.rundir import EXAMPLE_CASES
-
-    if rundir.results() is None or (rundir.path / EXAMPLE_CASES).is_file():
-        return None
-    plan = rundir.plan()
-    root = context.root_of(plan.target)
-    if not root.is_dir():
-        return root
-    prepared = prepare(
-        plugins.get(DatasetAdapter, plan.target),
-        root,
-        options=plan.dataset(plan.target).options,
-        patch=plan.patch,
-    )
-    save_example_cases(rundir, prepared, plugins=plugins)
-    return None
+    no_examples: str | None
 
 
 def _session(
@@ -249,6 +244,7 @@ def _session(
     out: Path,
     plugins: Plugins,
     callbacks: RunCallback,
+    expected: Mapping[str, DataOrigin] = MappingProxyType({}),
 ) -> Session:
     """Create a session with checked plan, folder and data; the context must be active."""
     rundir = RunDir.check(out, plan)
@@ -257,7 +253,7 @@ def _session(
     if compute.device.type == "cpu":
         keep_large_blocks()
     datasets = prepare_datasets(plan, datasets, callbacks)
-    session = Session(plan, datasets, context, compute, plugins, rundir, callbacks)
+    session = Session(plan, datasets, context, compute, plugins, rundir, callbacks, expected)
     session.check()
     return session
 

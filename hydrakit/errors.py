@@ -8,6 +8,7 @@ exception is a bug in hydrakit and keeps its traceback.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 
 
@@ -57,6 +58,14 @@ def one_line(text: str, most: int = 2000) -> str:
     """Return `printable` text with single spaces for all white space, cut after ``most``."""
     line = printable(" ".join(text.split()))
     return line if len(line) <= most else f"{line[:most]}..."
+
+
+def command_line(*words: object) -> str:
+    """Return a command, or a part of one, as a user can paste it into a POSIX shell.
+
+    Every message and report that suggests a command with a path, a name or a value uses this.
+    """
+    return shlex.join(map(str, words))
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

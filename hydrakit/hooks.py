@@ -135,16 +135,19 @@ class Sample:
     Attributes:
         image: Pixel values as a float32 array ``(height, width)`` or ``(channels, height, width)``,
             in the unit of the file (for CT, Hounsfield units); all finite, and the same number of
-            channels in the whole dataset. Better a function without parameters that returns this
-            array: hydrakit then reads only images that are not prepared yet, several at a time. It
-            calls the function at most once, perhaps in another thread, perhaps after ``read`` has
-            ended. If the file cannot be read, the function raises DataError with a short reason,
-            the same for all cases with that cause; the case then counts as `Unusable`.
+            channels in the whole dataset. Padding (pixels outside of the scan) may be masked with
+            `numpy.ma`: it does not count in the z-score. Better a function without parameters that
+            returns this array: hydrakit then reads only images that are not prepared yet, several
+            at a time. It calls the function at most once, perhaps in another thread, perhaps after
+            ``read`` has ended. If the file cannot be read, the function raises DataError with a
+            short reason, the same for all cases with that cause; the case then counts as
+            `Unusable`.
         label: For classification, the index of the class in the adapter's ``classes``; for
             regression, a number; for a multi-label task, a tuple with a 0 or 1 for each of the
             ``classes``. None if the label is unknown: the sample can then only be predicted.
         patient: Pseudonym of the patient. All samples of a patient are in the same split and are
-            z-scored together. Without patients in the dataset, give each image a pseudonym.
+            z-scored together. If the dataset does not name the patient, give the key, which
+            hydrakit does not take for a name.
         key: Unique name of the sample in its dataset, the same every time the dataset is read.
         group: Name shared by samples that must be in the same split, such as all images of one
             exam or copies of one image; needed only if they belong to several patients.
@@ -225,6 +228,21 @@ class Unusable:
         """
         text = (_is_text, "text (str)")
         _check_types(self, {"key": text, "reason": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remark:
+    """Something that users must know about how a dataset was read; it concerns no single case.
+
+    Attributes:
+        text: One line without patient data that says what was done and, if it may be wrong, what to
+            do about it.
+        warning: Whether results may be wrong because of it: runs then print it too. Otherwise only
+            ``hydrakit datasets check`` lists it.
+    """
+
+    text: str
+    warning: bool = False
 
 
 def _check_types(
@@ -327,9 +345,9 @@ class DatasetAdapter(Factory):
             the positive one. For regression, the name of the number alone; for a multi-label task,
             the names of the labels.
         read: Function ``read(root, options)`` that yields each case once, as a `Sample` or as
-            `Unusable`, always in the same order (sort lists of files). ``root`` is the dataset's
-            folder, ``options`` an instance of the dataclass in ``options``. It raises `DataError`
-            if the dataset as a whole cannot be read.
+            `Unusable`, always in the same order (sort lists of files), and any number of `Remark`.
+            ``root`` is the dataset's folder, ``options`` an instance of the dataclass in
+            ``options``. It raises `DataError` if the dataset as a whole cannot be read.
         field_of_view: Region of the image that the network sees.
         version: Any text. Change it whenever ``read`` gives other samples for the same files:
             hydrakit then prepares the data again.
@@ -343,10 +361,12 @@ class DatasetAdapter(Factory):
             other dataset has these patients.
         elsewhere: Folders outside ``root`` with further files of the dataset. hydrakit watches
             them for changes, as it does with ``root``.
+        exact_names: Compare names of patients, groups and findings character by character, not by
+            `hydrakit.data.identity.normal_name`, for which ``P07`` and ``p7`` are one.
     """
 
     classes: tuple[str, ...]
-    read: Callable[[Path, Any], Iterator[Sample | Unusable]]
+    read: Callable[[Path, Any], Iterator[Sample | Unusable | Remark]]
     field_of_view: FieldOfView
     version: str
     layout: str
@@ -356,6 +376,7 @@ class DatasetAdapter(Factory):
     task: Task = "classification"
     cohort: str | None = None
     elsewhere: tuple[Path, ...] = ()
+    exact_names: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -491,10 +512,10 @@ class Launcher(Protocol):
                 process should run them one after another.
             folder: Folder of the comparison.
             context: Where and how to run each cell (a `hydrakit.RunContext`), with ``round_cache``
-                set.
+                and ``threads``, the number of CPU threads of each cell, set. Give what
+                `hydrakit.compare.design.Description.data` says to `hydrakit.engine.run` as
+                ``expected``, so that no cell is trained on data that changed meanwhile.
             processes: Number that `processes` returned for all groups, finished ones included.
-                Divide the CPU threads by it, so that a continued comparison has the same number of
-                threads for each cell.
             on_poll: Function to call a few times per second.
             on_killed: Function to call with a cell and a description, when the cell's process was
                 killed.

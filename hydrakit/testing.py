@@ -18,8 +18,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hydrakit.data.identity import patient_of
 from hydrakit.data.read import LoadedSample, class_names, read_samples
-from hydrakit.hooks import DatasetAdapter, Label, OptionValue, Sample, Unusable
+from hydrakit.hooks import DatasetAdapter, Label, OptionValue, Remark, Sample, Unusable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ def check_adapter(
         samples={name: names[name] for name in adapter.classes},
         unlabelled=sum(sample.label is None for sample in samples),
         unusable=dict(Counter(case.reason for case in first if isinstance(case, Unusable))),
-        patients=len({sample.patient for sample in samples}),
+        patients=len({patient_of(sample, exact=adapter.exact_names) for sample in samples}),
         groups=len({sample.group or sample.key for sample in samples}),
         findings=len({(s.patient, s.finding) if s.finding else (s.key,) for s in samples}),
     )
@@ -85,7 +86,7 @@ def _read(
 ) -> Iterator[LoadedSample | Unusable]:
     """Read the cases as a run does, with additional checks for the author of the adapter."""
 
-    def checked(root: Path, options: object) -> Iterator[Sample | Unusable]:
+    def checked(root: Path, options: object) -> Iterator[Sample | Unusable | Remark]:
         for case in adapter.read(root, options):
             if isinstance(case, Unusable):
                 assert case.reason, f"{case.key!r}: the reason is empty"
@@ -120,7 +121,7 @@ class _Fingerprint:
 def _without_pixels(case: LoadedSample | Unusable) -> _Fingerprint | Unusable:
     if isinstance(case, Unusable):
         return case
-    facts = {name: value for name, value in vars(case).items() if name != "image"}
+    facts = {name: value for name, value in vars(case).items() if name not in ("image", "padding")}
     digest = hashlib.sha256(case.image.tobytes()).hexdigest()
     return _Fingerprint(**facts, shape=case.image.shape, pixels=digest)
 

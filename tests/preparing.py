@@ -105,7 +105,8 @@ class Files:
             yield sample(partial(self.load, path), **{**values, **self.changes})
 
     def prepare(self, root: Path | None = None, **changes: Any) -> PreparedDataset:
-        to_prepare = {name: changes.pop(name) for name in ("threads", "on_case") if name in changes}
+        names = changes.keys() & {"threads", "on_case", "fresh"}
+        to_prepare = {name: changes.pop(name) for name in names}
         options, patch = changes.pop("options", {}), changes.pop("patch", PATCH)
         own = {"options": DepthOptions}
         thing = adapter(changes.pop("read", self.read), **{**own, **changes})

@@ -12,7 +12,9 @@ from hydrakit.errors import WeightsError
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.plugins import load_plugins
 from hydrakit.plugins.options import option_fields
+from hydrakit.runs.evaluate import evaluate_files
 from hydrakit.weights import HeadMetadata, load_model, read_metadata
+from hydrakit.weights.folders import weights_in
 from hydrakit.weights.import_authors import import_authors
 
 
@@ -87,7 +89,8 @@ def test_the_real_checkpoints_give_the_authors_output(
 
 def test_the_folder_holds_body_and_head(state: dict[str, Tensor], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    body, head = import_authors(save(state, tmp_path / "theirs.pth"), out)
+    checkpoint = save(state, tmp_path / "theirs.pth")
+    body, head = import_authors(checkpoint, out, dataset="prostatex")
     assert (body, head) == (out / "body.safetensors", out / "heads" / "prostatex.safetensors")
     said = read_metadata(head)
     assert isinstance(said, HeadMetadata)
@@ -98,8 +101,41 @@ def test_the_folder_holds_body_and_head(state: dict[str, Tensor], tmp_path: Path
     assert said.body == read_metadata(body).digest
 
 
+def test_what_nobody_says_about_a_head_is_unknown(state: dict[str, Tensor], tmp_path: Path) -> None:
+    checkpoint = save(state, tmp_path / "theirs.pth")
+    files = import_authors(checkpoint, tmp_path / "out")
+    assert files[1].name == "unknown.safetensors"
+    assert weights_in(tmp_path / "out") == files
+    said = read_metadata(files[1])
+    assert isinstance(said, HeadMetadata)
+    assert (said.dataset, said.options) == ("unknown", {})
+    assert said.preprocessing.field_of_view is None
+    with pytest.raises(WeightsError, match=r"unknown\.safetensors: does not say .*--dataset"):
+        evaluate_files(*files, device="cpu")
+    with pytest.raises(WeightsError, match=r"classes unknown 1, unknown 2, but 'brain' has .*"):
+        evaluate_files(*files, dataset="brain", split="all", device="cpu")
+    _, head = import_authors(checkpoint, tmp_path / "lung", dataset="lung", classes=["no", "yes"])
+    said = read_metadata(head)
+    assert isinstance(said, HeadMetadata)
+    assert (said.dataset, said.classes) == ("lung", ("no", "yes"))
+    assert said.preprocessing.field_of_view is None
+
+
+@pytest.mark.parametrize("classes", [["a"], ["a", "a"], ["a", "b", "c"], ["a", "\x1b[31m"]])
+def test_classes_that_the_network_has_not_are_refused(
+    state: dict[str, Tensor], tmp_path: Path, classes: list[str]
+) -> None:
+    checkpoint = save(state, tmp_path / "theirs.pth")
+    with pytest.raises(WeightsError, match=r"--classes .*2 classes"):
+        import_authors(checkpoint, tmp_path / "out", dataset="lung", classes=classes)
+    with pytest.raises(WeightsError, match="--dataset 'A b'"):
+        import_authors(checkpoint, tmp_path / "out", dataset="A b")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_head_fits_the_adapter_of_its_dataset(state: dict[str, Tensor], tmp_path: Path) -> None:
-    _, head = import_authors(save(state, tmp_path / "theirs.pth"), tmp_path / "out")
+    checkpoint = save(state, tmp_path / "theirs.pth")
+    _, head = import_authors(checkpoint, tmp_path / "out", dataset="prostatex")
     said = read_metadata(head)
     assert isinstance(said, HeadMetadata)
     adapter = load_plugins().get(DatasetAdapter, "prostatex")

@@ -165,6 +165,29 @@ KINDS = {
         "head 'odd' returned (2, 9) for 2 inputs",
         "logits of shape (2, 2)",
     ),
+    "a head whose width varies": (
+        "widths = [3]\n"
+        + define(
+            "build",
+            "from torch import nn; widths.append(widths[-1] + 1); "
+            "return nn.Sequential(nn.Linear(features, widths[-1]), nn.Linear(widths[-1], 2))",
+            "features, c, d",
+        ),
+        HEAD,
+        "head 'odd': two builds with the same arguments differ in '0.weight' (",
+        "must depend only on the arguments of build",
+    ),
+    "a head that draws its layers": (
+        define(
+            "build",
+            "import torch; from torch import nn; n = int(torch.randint(1, 10**6, ())) % 7; "
+            "return nn.Sequential(*[nn.Linear(features, features)] * n, nn.Linear(features, 2))",
+            "features, c, d",
+        ),
+        HEAD,
+        "head 'odd': two builds with the same arguments differ in '",
+        "must depend only on the arguments of build",
+    ),
     "plan raises": (define("plan", "broken()"), STRATEGY, "plan of strategy 'odd'", RAISED),
     "plan gives nothing": (define("plan", "return None"), STRATEGY, "plan of strat", "TypeError"),
     "plan gives no rounds": (
@@ -305,7 +328,14 @@ def test_a_runs_log_has_it_where_one_is_open(
 def test_a_cell_of_a_comparison_says_it_too(
     faulty: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own_cache: Path
 ) -> None:
-    faulty(define("build", "broken()"))
+    faulty(
+        define(
+            "build",
+            "import multiprocessing; from torch import nn; "
+            "return broken() if multiprocessing.parent_process() else nn.Linear(features, 2)",
+            "features, c, d",
+        )
+    )
     monkeypatch.setenv(
         "PYTHONPATH",
         os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]).strip(

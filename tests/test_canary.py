@@ -61,11 +61,15 @@ SeriesNumber SeriesDescription InstanceNumber Modality ImageType SequenceName Di
 ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness ManufacturerModelName
 MagneticFieldStrength KVP Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation
 SamplesPerPixel PhotometricInterpretation NumberOfFrames PlanarConfiguration RescaleSlope
-RescaleIntercept RescaleType WindowCenter WindowWidth VOILUTFunction PixelData FloatPixelData
-DoubleFloatPixelData ExtendedOffsetTable ExtendedOffsetTableLengths LengthToEnd
+RescaleIntercept RescaleType ModalityLUTSequence WindowCenter WindowWidth VOILUTFunction PixelData
+FloatPixelData DoubleFloatPixelData FrameOfReferenceUID ExtendedOffsetTable
+ExtendedOffsetTableLengths LengthToEnd
 """
 NEEDED = frozenset(_NEEDED.split())
-KEPT = ("SeriesDescription", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+KEPT = (
+    *("SeriesDescription", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"),
+    "FrameOfReferenceUID",
+)
 # Some of the table, as a check that the data dictionary has what it says.
 PROFILE = """
 PatientName PatientBirthDate PatientBirthTime PatientAddress PatientAge PatientSex PatientSize

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from checked import usual, write
 from click.testing import CliRunner, Result
+from dicom_files import image
+from dicom_files import save as save_dicom
 
 from hydrakit.cli import check as command
 from hydrakit.cli import main
@@ -58,6 +60,20 @@ def test_a_dataset_in_order_is_one_screen(check: Check, tmp_path: Path) -> None:
         assert words in text
     assert lines(result, "PROBLEM") == lines(result, "WARNING") == []
     assert result.stderr == ""
+
+
+def test_columns_that_are_not_used_are_listed_once(check: Check, tmp_path: Path) -> None:
+    write(tmp_path / "lesions", usual(40))
+    table = tmp_path / "lesions" / "cases.csv"
+    table.write_text(table.read_text().replace("path,label,patient", "path,label,patient_id"))
+    result = check()
+    text = " ".join(result.stdout.split())
+    assert "columns that are not used: patient_id" in text
+    assert "patient = 'patient_id' under [columns]" in text
+    assert len(lines(result, "WARNING")) == 2
+    told = json.loads(check("--json").stdout)
+    assert told["remarks"] == ["cases.csv: columns that are not used: patient_id"]
+    assert [issue["kind"] for issue in told["warnings"]] == ["reading", "patients"]
 
 
 def test_the_screen_is_narrow_and_short(check: Check, tmp_path: Path) -> None:
@@ -181,6 +197,32 @@ def test_a_page_that_cannot_be_written_is_one_line(check: Check, tmp_path: Path)
     assert "page.html: cannot be written" in result.stderr
 
 
+@pytest.mark.parametrize(("slope", "intercept"), [(1, 0), (1, -1024)])
+def test_dicom_files_without_the_rescale_tags_of_others(
+    check: Check,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    slope: float,
+    intercept: float,
+) -> None:
+    folder = write(tmp_path / "lesions", {})
+    lines_of_table = ["path,label"]
+    for number, (path, (pixels, label, *_)) in enumerate(usual(20).items()):
+        tags = {"RescaleSlope": slope, "RescaleIntercept": intercept} if number >= 5 else {}
+        size = {"Rows": 64, "Columns": 64, "PixelData": pixels.astype(np.uint16).tobytes()}
+        save_dicom(image(**tags, **size, PatientID=f"P{number}"), folder / path)
+        lines_of_table.append(f"{path},{label}")
+    (folder / "cases.csv").write_text("\n".join(lines_of_table) + "\n")
+    result = check()
+    warned = "WARNING: 5 cases have no RescaleSlope and RescaleIntercept" in result.stdout
+    assert warned == (intercept != 0)
+    assert warned == ("5 cases have no RescaleSlope" in caplog.text)
+    assert "rescale tags: " in result.stdout
+    toml = folder / "dataset.toml"
+    toml.write_text(toml.read_text() + "[images]\nrescale = false\n")
+    assert "RescaleSlope" not in check().output
+
+
 def test_the_help_names_every_problem_and_warning(check: Check) -> None:
     text = " ".join(check("--help").stdout.split())
     for said in (*PROBLEMS.values(), *WARNINGS.values()):
@@ -203,6 +245,10 @@ def test_a_second_look_reads_no_image(
     write(tmp_path / "lesions", usual(20))
     first = check()
     second = check()
-    assert first.stdout == second.stdout
+    lines = second.stdout.splitlines()
+    (line,) = [line for line in lines if line.startswith("prepared data of ")]
+    assert line.endswith("(--fresh reads all files again)")
+    assert first.stdout.splitlines() == [other for other in lines if other != line]
+    assert check("--fresh").stdout == first.stdout
     assert "cases read" in first.stderr
     assert second.stderr == ""

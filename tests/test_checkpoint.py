@@ -20,7 +20,9 @@ from helpers import (
     refused,
     round_of,
     run_plan,
+    tree,
     weights_of,
+    write_dataset,
 )
 
 from hydrakit.data.load import LoadedDataset
@@ -28,9 +30,10 @@ from hydrakit.plan import Other, Plan, Round
 from hydrakit.plan.results import EpochRecord
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.rundir import CHECKPOINT, RunDir
-from hydrakit.training.checkpoint import Checkpointer
+from hydrakit.training.checkpoint import Checkpointer, read_facts
 from hydrakit.training.loop import DivergedError, train_round
 from hydrakit.training.seeds import Seeds
+from hydrakit.weights import format as weightfile
 
 SEEDS = Seeds(1, 1)
 
@@ -428,3 +431,53 @@ def test_hydra_stopped_at_random_places_equals_one_in_one_go(
     interrupted(runner, hydra_plan(), iter((1, 4, 6, 7, 11, 13, 17)), checkpoint_interval=0.0)
     assert_same(tmp_path / "run", hydra_run.path)
     assert run_plan(hydra_plan(), tmp_path / "run", data=data, cache=cache).results() is not None
+
+
+# --- a plan or data that was changed within a round
+
+
+class StopStarts(RunCallback):
+    """Stops a run after some random starts."""
+
+    def bootstrapping(self, done: int, of: int) -> None:
+        if done == 2:
+            raise StopError
+
+
+@pytest.mark.parametrize("within", ["epochs", "starts"])
+def test_a_plan_that_was_edited_within_its_first_round_is_refused(
+    runner: Runner, within: str
+) -> None:
+    plan = plan_of(round_of("alpha", epochs=4), bootstrap=3)
+    stop = Interrupter(3) if within == "epochs" else StopStarts()
+    with pytest.raises(StopError):
+        runner(plan, callbacks=[stop], checkpoint_interval=0)
+    out = runner.folder / "run"
+    edited = plan_of(round_of("alpha", epochs=4, learning_rate=0.1), bootstrap=3)
+    (out / "plan.json").write_text(edited.to_json())
+    before = tree(out)
+    words = [str(out / "plan.json"), "was changed after", "restore it", "--plan FILE"]
+    refused(lambda: runner(edited), *words)
+    assert {p: c for p, c in tree(out).items() if "lock" not in p} == {
+        p: c for p, c in before.items() if "lock" not in p
+    }
+    (out / "plan.json").write_text(plan.to_json())
+    assert weights_of(runner(plan).path) == weights_of(runner(plan, "whole").path)
+
+
+def test_progress_of_other_data_is_refused(runner: Runner, tmp_path: Path) -> None:
+    plan = plan_of(round_of("alpha", epochs=4))
+    with pytest.raises(StopError):
+        runner(plan, callbacks=[Interrupter(3)], checkpoint_interval=0)
+    write_dataset(tmp_path / "other" / "alpha", seed=77)
+    (runner.folder / "run" / "data.json").unlink()
+    path = runner.folder / "run" / "rounds" / "01-alpha-all.part" / CHECKPOINT
+    refused(lambda: runner(plan, data=tmp_path / "other"), str(path), "computed from other data")
+    # A checkpoint of an older version says neither, and is used.
+    facts = read_facts(path)
+    tensors = weightfile.read_tensors(path, facts.digest)
+    old = facts.model_copy(update={"plan": None, "data": None})
+    weightfile.write_tensors(path, tensors, old)
+    watcher = Interrupter()
+    runner(plan, callbacks=[watcher])
+    assert watcher.resumed_after == [(1, 2)]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
+from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -212,3 +215,49 @@ def test_a_comparison(runner: Runner, finished: bool) -> None:
         assert weights_of(here.rounds) == kept
     assert verify(here.path).damaged == ()
     assert cleaned(here.path) == []
+
+
+def test_a_large_comparison_needs_few_open_files(runner: Runner) -> None:
+    here = CompareDir(runner.folder / "compared")
+    design = make_design(
+        strategies=("classical",), datasets=("alpha",), folds=None, seeds=60, settings={}
+    )
+    here.begin()
+    plan = plan_of(round_of("alpha"))
+    for cell in design.cells():
+        put(here.cell(cell) / "plan.json").write_text(plan.to_json())
+        put(here.cell(cell) / GARBAGE)
+    here.write(Description(hydrakit="0", digest="", design=design, positive="malignant", status={}))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = {int(path.name) for path in Path("/dev/fd").iterdir()}
+    limit = next(n for n in count() if n - sum(each < n for each in opened) == 20)  # 20 are free
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        assert len(cleaned(here.path)) == 60
+        assert cleaned(here.path) == []
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_cell_that_is_running_is_left_alone(runner: Runner) -> None:
+    """Also if its process starts after the files were listed."""
+    here = CompareDir(runner.folder / "compared")
+    design = make_design(strategies=("classical",), datasets=("alpha",), folds=2, settings={})
+    here.begin()
+    first, second = (here.cell(cell) for cell in design.cells())
+    for path in (first, second):
+        put(path / "plan.json").write_text(plan_of(round_of("alpha")).to_json())
+        put(path / GARBAGE)
+    here.write(Description(hydrakit="0", digest="", design=design, positive="malignant", status={}))
+    with another_process(second) as pid:
+        refused(lambda: cleaned(here.path), f"pid {pid} on ", str(second))
+        assert (first / GARBAGE).is_file()
+    processes = ExitStack()
+
+    def start(_: object) -> bool:
+        processes.enter_context(another_process(second))
+        return True
+
+    with processes:
+        refused(lambda: clean(here.path, start), str(second))
+        assert (second / GARBAGE).is_file()

@@ -6,6 +6,7 @@ import csv
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,8 +27,13 @@ from sklearn.metrics import roc_auc_score
 from hydrakit.cli import main
 from hydrakit.cli.printing import print_comparison
 from hydrakit.compare.design import Cell, CompareDir, Design, make_design
-from hydrakit.compare.engine import CompareCallback, CompareResult, compare
-from hydrakit.compare.pool import LocalPool
+from hydrakit.compare.engine import CellTracker, CompareCallback, CompareResult, compare
+from hydrakit.compare.pool import LocalPool, _run_cell
+from hydrakit.compare.scoring import ScoredCases, compare_cells
+from hydrakit.errors import DataError
+from hydrakit.maintenance.status import ComparisonStatus, status
+from hydrakit.maintenance.verify import verify
+from hydrakit.plan.profiles import make_plan
 from hydrakit.plugins import load_plugins
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.rundir import RunDir
@@ -267,6 +273,41 @@ def test_what_is_finished_is_only_told(copied: Path) -> None:
     assert Comparison.model_validate_json(shown.stdout) == found
 
 
+@pytest.mark.parametrize(
+    "lacking",
+    [
+        ["files.json"],
+        ["files.json", "report.html"],
+        ["files.json", "report.html", "shown.safetensors"],
+    ],
+    ids=len,
+)
+def test_a_cell_that_was_stopped_at_its_end_is_completed(copied: Path, lacking: list[str]) -> None:
+    """Whatever the stopped process had not yet written, with another number of threads."""
+    here, chosen = CompareDir(copied), cell("hydra", 1)
+    run_dir = here.cell(chosen)
+    before = tree(run_dir)
+    for name in lacking:
+        (run_dir / name).unlink()
+    assert here.status(chosen) == "waiting"
+    assert (copied / "compare.json").is_file()
+    found = status(copied)
+    assert isinstance(found, ComparisonStatus)
+    assert [each.state for each in found.cells].count("done") == 3
+    assert run(design_of("hydra", "transfer"), copied, threads=3).failed == {}
+    assert here.status(chosen) == "done"
+    after = tree(run_dir)
+    assert after.keys() == before.keys()
+    log = str(run_dir / "events.jsonl"), str(run_dir / "report.html")
+    assert {path: after[path] for path in before if path not in log} == {
+        path: content for path, content in before.items() if path not in log
+    }
+    assert count(copied, "test read")[chosen.name] == 1  # its results are those of before
+    assert verify(copied).damaged == verify(copied).unknown == ()
+    (run_dir / "predictions.csv").write_text("changed")
+    assert [Path(each.path) for each in verify(copied).damaged] == [run_dir / "predictions.csv"]
+
+
 def _alive(run: Path) -> bool:
     """Whether the process that holds a run's folder is there."""
     number = int((run / "lock.holder").read_text().split()[1])
@@ -441,6 +482,156 @@ def test_another_comparison_is_refused(copied: Path, tmp_path: Path) -> None:
     refused(lambda: run(design_of("hydra"), copied), "compare.json", "is missing")
 
 
+def test_the_plans_of_all_cells_are_those_of_each() -> None:
+    changes = {"datasets.alpha.split.val": 3, "rounds.3.dropout": 0.3}
+    settings = SETTINGS | {"changes": changes}
+    design = design_of("hydra", "norm", seeds=2, repeats=2, settings=settings)
+    plans = design.plans(load_plugins())
+    assert list(plans) == design.cells()
+    for each, plan in plans.items():
+        assert plan == design.plan(each, load_plugins())
+        assert plan.digest() == design.plan(each, load_plugins()).digest()
+
+
+@pytest.mark.parametrize("order", [("hydra", "transfer"), ("transfer", "hydra")])
+def test_a_strategy_that_cannot_work_is_refused_before_any_is_trained(
+    tmp_path: Path, order: tuple[str, str]
+) -> None:
+    """Transfer has one head, and the datasets have two and three classes."""
+    design = design_of(*order, datasets=("delta", "alpha"))
+    refused(
+        lambda: run(design, tmp_path / "out"),
+        "strategy 'transfer': head 'shared' cannot be used for both 'delta' ",
+        "3 classes) and 'alpha'",
+    )
+    heads = SETTINGS | {"heads": {"beta": "linear"}}
+    refused(
+        lambda: run(design_of(*order, settings=heads), tmp_path / "out"),
+        "strategy 'transfer': ",
+        "different kinds of head",
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_splits_of_all_folds_and_repeats_are_checked_before_any_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydrakit.data.quality.leakage import check_leakage
+
+    def fails_late(*given: Any) -> Any:
+        plan = given[-1]
+        fold = plan.dataset("alpha").split.fold
+        if (plan.split_seed, fold.index) == (2, 1):
+            raise DataError("alpha: too few")
+        return check_leakage(*given)
+
+    monkeypatch.setattr("hydrakit.compare.engine.check_leakage", fails_late)
+    refused(lambda: run(design_of("hydra", repeats=3), tmp_path / "out"), "alpha: too few")
+    assert not (tmp_path / "out").exists()
+
+
+def changed_data(data: Path, folder: Path) -> Path:
+    """A copy of the data, in which two images of beta have changed places."""
+    shutil.copytree(data, folder)
+    with np.load(data / "beta" / "cases.npz") as stored:
+        arrays = dict(stored)
+    arrays["images"][[0, 2]] = arrays["images"][[2, 0]]
+    np.savez(folder / "beta" / "cases.npz", **arrays)
+    return folder
+
+
+def test_a_comparison_does_not_go_on_with_other_data(
+    copied: Path, data: Path, tmp_path: Path
+) -> None:
+    mine = changed_data(data, tmp_path / "mine")
+    more = design_of("hydra", "transfer", "classical", seeds=2)
+    before = tree(copied)
+    words = ["beta: the data has changed since the comparison in", str(copied), "--out"]
+    refused(lambda: run(more, copied, data=mine), *words)
+    # Other units, as after a cohort was declared, give the same cases other splits.
+    path = copied / "compare.json"
+    content = path.read_bytes()
+    path.write_bytes(re.sub(rb'"splits": "[0-9a-f]{64}"', b'"splits": "%s"' % (b"0" * 64), content))
+    refused(lambda: run(more, copied), "alpha: the data has changed", "in other splits")
+    path.write_bytes(content)
+    # A comparison of version 0.1 does not say what it is from, but its cells do.
+    old = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("data", "threads")}
+    path.write_text(json.dumps(old))
+    for facts in copied.glob("cells/*/data.json"):
+        facts.with_name("files.json").unlink()
+        content = json.loads(facts.read_text())
+        for each in content.values():
+            for name in ("classes", "task", "field_of_view"):
+                del each[name]
+        facts.write_text(json.dumps(content))
+    words = ["beta: the data has changed since", "cells/hydra-seed0", "--out"]
+    refused(lambda: run(more, copied, data=mine), *words)
+    assert tree(copied).keys() <= before.keys()
+
+
+def test_a_process_does_not_train_a_cell_on_other_data(
+    copied: Path, data: Path, tmp_path: Path
+) -> None:
+    """The data changes after the comparison has begun."""
+    context = RunContext(data=changed_data(data, tmp_path / "mine"), device="cpu")
+    new = cell("classical", 0)
+    compare_dir, design = CompareDir(copied), design_of("hydra", "transfer", "classical")
+    _run_cell(new, design.plan(new, load_plugins()), compare_dir, context)
+    assert "beta: the data has changed since the comparison began" in compare_dir.status(new)
+    assert not compare_dir.cell(new).exists()
+
+
+def test_cells_of_other_data_get_no_verdict(copied: Path) -> None:
+    origins = dict(CompareDir(copied).description().data)
+    origins["beta"] = origins["beta"].model_copy(update={"content": "0" * 64})
+    cases = ScoredCases(positive="malignant", finding={}, patient={}, subgroups={}, origins=origins)
+    refused(
+        lambda: compare_cells(CompareDir(copied), design_of("hydra", "transfer"), cases),
+        "beta: the data has changed since",
+        "cells/hydra-seed0-repeat0-fold0",
+    )
+
+
+def test_a_large_comparison_takes_little_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One plan for each strategy and fold, and one look at each cell that has begun."""
+    calls: dict[str, int] = {"plan": 0, "status": 0}
+
+    def counted(name: str, function: Any) -> Any:
+        def call(*given: Any, **named: Any) -> Any:
+            calls[name] += 1
+            return function(*given, **named)
+
+        return call
+
+    monkeypatch.setattr(
+        "hydrakit.compare.design.make_plan",
+        counted("plan", make_plan),
+    )
+    monkeypatch.setattr(CompareDir, "status", counted("status", CompareDir.status))
+    design = design_of("hydra", "transfer", seeds=250)
+    plans = design.plans(load_plugins())
+    assert (len(plans), calls["plan"]) == (1000, 4)
+    here, cells = CompareDir(tmp_path), design.cells()
+    for each in cells[:3]:
+        here.cell(each).mkdir(parents=True)
+    here.failure_path(cells[3]).write_text("no")
+    done: list[int] = []
+
+    class Rounds(CompareCallback):
+        def rounds_done(self, rounds: int) -> None:
+            done.append(rounds)
+
+    cases = ScoredCases(positive="malignant", finding={}, patient={}, subgroups={})
+    tracker = CellTracker(here, plans, Rounds(), design, cases, load_plugins(), 1)
+    for _ in range(5):
+        tracker._update()
+    assert calls["status"] == 4 + 4 * 3
+    assert tracker.ended == {cells[3]}
+    assert done == [len(plans[cells[3]].rounds)] * 5
+
+
 def test_what_is_impossible_is_refused_at_once(tmp_path: Path) -> None:
     out = tmp_path / "out"
     refused(lambda: design_of("hydra", "hydra"), "twice")
@@ -481,11 +672,13 @@ def test_threads_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     assert resources(None, "cpu", 100) == (8, ("cpu",), 1)
-    assert resources(3, "cpu", 100) == (3, ("cpu",), 2)
+    assert resources(3, "cpu", 100) == (3, ("cpu",), 1)
     assert resources(None, "cpu", 2) == (2, ("cpu",), 4)
     assert resources(20, "cpu", 100) == (20, ("cpu",), 1)
-    assert resources(None, "cpu", 100, threads=3) == (3, ("cpu",), 1)
-    assert resources(2, "cpu", 100, threads=6) == (2, ("cpu",), 3)
+    assert resources(1, "cpu", 2) == (1, ("cpu",), 4)  # as with two processes
+    assert resources(None, "cpu", 100, threads=3) == (2, ("cpu",), 3)
+    assert resources(None, "cpu", 100, threads=9) == (1, ("cpu",), 9)
+    assert resources(2, "cpu", 100, threads=6) == (2, ("cpu",), 6)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     gpus = {"cuda:0": 80, "cuda:1": 80}
@@ -494,11 +687,11 @@ def test_threads_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
         "get_device_properties",
         lambda name: SimpleNamespace(total_memory=gpus[str(name)] * 2**30),
     )
-    assert resources(None, "auto", 100) == (4, ("cuda:0", "cuda:1"), 2)
+    assert resources(None, "auto", 100) == (4, ("cuda:0", "cuda:1"), 1)
     assert resources(None, "auto", 3) == (3, ("cuda:0", "cuda:1"), 2)
-    assert resources(2, "cuda", 100) == (2, ("cuda:0", "cuda:1"), 4)
-    assert resources(None, "cuda:1", 100) == (4, ("cuda:1",), 2)
+    assert resources(2, "cuda", 100) == (2, ("cuda:0", "cuda:1"), 1)
+    assert resources(None, "cuda:1", 100) == (4, ("cuda:1",), 1)
     gpus["cuda:1"] = 6  # GB: the smaller GPU tells, for processes take them in turn
-    assert resources(None, "auto", 100) == (2, ("cuda:0", "cuda:1"), 4)
-    assert resources(None, "cuda:1", 100) == (1, ("cuda:1",), 8)
-    assert resources(None, "cuda:0", 100) == (4, ("cuda:0",), 2)
+    assert resources(None, "auto", 100) == (2, ("cuda:0", "cuda:1"), 1)
+    assert resources(None, "cuda:1", 100) == (1, ("cuda:1",), 1)
+    assert resources(None, "cuda:0", 100) == (4, ("cuda:0",), 1)

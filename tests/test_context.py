@@ -33,6 +33,7 @@ from hydrakit import engine
 from hydrakit.cli import main
 from hydrakit.compare.design import CompareDir, make_design
 from hydrakit.compare.engine import CompareCallback, compare
+from hydrakit.compute import devices
 from hydrakit.plan import Plan, Round
 from hydrakit.plan.profiles import make_plan
 from hydrakit.plan.results import EpochRecord, RoundResult
@@ -168,7 +169,7 @@ def test_nothing_is_written_outside_the_cache_and_the_output(places: Places) -> 
     assert engine.check("scans", context)[1] is not None
     run.report_path.unlink()
     (run.path / "shown.safetensors").unlink()
-    assert engine.report(run.path, cache=places.cache).missing is None
+    assert engine.report(run.path, cache=places.cache).no_examples is None
     with pytest.raises(PluginFault, match="no such series") as caught:
         engine.check("scans", context, options={"broken": True})
     assert caught.value.cache == places.cache
@@ -409,6 +410,9 @@ class Recorder(RunCallback):
         assert rundir.facts() is not None
         self._note("started", plan.target, rundir.path.name, device)
 
+    def noted(self, text: str) -> None:
+        self._note("noted", text)
+
     def bootstrapping(self, done: int, of: int) -> None:
         self._note("bootstrapping", done, of)
 
@@ -563,25 +567,35 @@ def test_a_comparison_that_goes_on_has_as_many_threads_for_each_cell(
         folds=2,
         settings={"epochs": 1, "bootstrap": 1, "body_channels": [2, 4]},
     )
-    context = RunContext(data=data, cache=cache, device="cpu", threads=5)
+    monkeypatch.setattr(devices, "processors", lambda: 8)
+    context = RunContext(data=data, cache=cache, device="cpu", jobs=2)
+    begun_with = context.changed(threads=2)
     cells, whole, again = design.cells(), tmp_path / "whole", tmp_path / "again"
     at_once: list[int] = []
+    notes: list[str] = []
 
     class Begun(CompareCallback):
         def begun(self, out: Path, cells: int, rounds: int, at_once_: int) -> None:
             at_once.append(at_once_)
 
-    assert compare(design, context, out=whole, callback=Begun()).failed == {}
+        def noted(self, text: str) -> None:
+            notes.append(text)
+
+    assert compare(design, begun_with, out=whole, callback=Begun()).failed == {}
     shutil.copytree(whole, again)
     shutil.rmtree(CompareDir(again).cell(cells[1]))
     shutil.rmtree(CompareDir(again).rounds)
     assert compare(design, context, out=again, callback=Begun()).failed == {}
     load_plugins.cache_clear()
     assert at_once == [2, 2]
+    assert notes == []
     for cell in cells:
         runs = [RunDir(CompareDir(out).cell(cell)) for out in (whole, again)]
         assert [run.environment()["threads"] for run in runs] == [2, 2]
         assert weights_of(runs[0].path) == weights_of(runs[1].path)
+    # Nothing is left to train, so that only the note is new.
+    compare(design, context.changed(threads=3), out=again, callback=Begun())
+    assert "used 2 CPU threads each, and the others use 3" in notes[0]
 
 
 def test_a_comparison_needs_tests(tmp_path: Path) -> None:

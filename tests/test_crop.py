@@ -20,6 +20,7 @@ from hydrakit.data.prepared.crop import (
     Statistics,
     canvas_side,
     crop,
+    crop_fault,
     is_flat,
 )
 from hydrakit.hooks import FieldOfView, Sample
@@ -98,6 +99,36 @@ def test_a_whole_image_at_its_own_resolution_stays_as_it_is() -> None:
     np.testing.assert_allclose(
         canvas, np.pad(image, [(0, 0), (margin, margin), (margin, margin)], "edge"), rtol=1e-6
     )
+
+
+@pytest.mark.parametrize(
+    ("spacing", "pixels"),
+    [
+        ((0.5, 0.5), None),
+        ((4.0, 4.0), None),  # coarse, as of PET
+        ((0.02, 0.02), None),  # 3250 pixels, of a microscope
+        ((0.0005, 0.0005), "1.3e+05 x 1.3e+05"),  # metres in place of millimetres
+        ((1e-9, 1e-9), "6.5e+10 x 6.5e+10"),
+        ((0.5, 1e-9), "130 x 6.5e+10"),
+        ((1e-320, 1e-320), "inf x inf"),
+        ((500.0, 500.0), "0.13 x 0.13"),  # micrometres
+        ((0.5, 1e300), "130 x 6.5e-299"),
+    ],
+)
+def test_a_field_of_view_of_no_sensible_size_is_not_cropped(
+    spacing: tuple[float, float], pixels: str | None
+) -> None:
+    one = sample(noise(3, 1, 128, 84), spacing=spacing, centre=(127.5, 0.0))
+    fault = crop_fault(one, FieldOfView(millimetres=65.0), 65)
+    if pixels is None:
+        assert fault is None
+        assert crop(one, FieldOfView(millimetres=65.0), 65).shape == (1, 170, 170)
+    else:
+        assert fault == (
+            f"its pixel spacing is {spacing[0]:g} x {spacing[1]:g} mm, so that a field of view of "
+            f"65 mm has {pixels} pixels: correct one of the two"
+        )
+    assert crop_fault(one, FieldOfView(share=1.0), 65) is None
 
 
 @pytest.mark.parametrize("millimetres", [6.0, 18.0, 75.0], ids=["finer", "same", "coarser"])

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from declaring import BASE, CSV, NPZ, by_folder, declare, png, read, refused, samples
+from dicom_files import image, save
 from hypothesis import example, given
 from hypothesis import strategies as st
+from PIL import Image
 
 from hydrakit.data.declared.adapter import load_declared
 from hydrakit.data.safe_paths import path_fault
@@ -165,6 +167,20 @@ def test_a_column_that_is_the_label_is_not_looked_for_by_its_own_name(tmp_path: 
     assert [(sample.label, sample.finding) for sample in samples(folder)] == [(0, None)] * 2
 
 
+@pytest.mark.parametrize("name", ["1.23457E+15", "1E+10", "1,2E+05", "02-Jan", "Jan-02", "1. Feb"])
+@pytest.mark.parametrize("field", ["patient", "group", "finding", "key"])
+def test_a_name_that_a_spreadsheet_converted_is_refused(
+    tmp_path: Path, name: str, field: str
+) -> None:
+    table = f'path,label,{field}\na.png,benign,P1\nb.png,benign,"{name}"\n'
+    folder = declare(tmp_path / "mine", CSV, table)
+    png(folder / "a.png")
+    refused(folder, "line 3", f"{field} '{name}' looks like", "as text")
+    (folder / "cases.csv").write_text(table.replace(name, "1-2"))
+    png(folder / "b.png")
+    assert len(samples(folder)) == 2
+
+
 def test_positions_in_millimetres(tmp_path: Path) -> None:
     toml = CSV.replace("share = 1.0", "millimetres = 4") + "spacing = [0.5, 2]\n"
     csv = "path,label,patient,row_mm,column_mm,key\na.png,benign,P1,1,6,a\na.png,benign,P1,1,60,b\n"
@@ -245,7 +261,7 @@ def write_npz(path: Path, **arrays: Any) -> None:
 
 def test_an_npz_from_outside(tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
-    folder = declare(tmp_path / "mine", BASE + NPZ)
+    folder = declare(tmp_path / "mine", BASE + NPZ + '[images]\nchannels = "first"\n')
     write_npz(tmp_path / "files" / "all.npz")
     found = samples(folder)
     assert [sample.label for sample in found] == [0, 1, 1]
@@ -282,6 +298,46 @@ def test_an_npz_of_other_members(tmp_path: Path) -> None:
     refused(folder, "all.npz", "cannot be read")
 
 
+def test_dicom_files_that_become_channels_must_show_the_same_place(tmp_path: Path) -> None:
+    plane = {
+        "PixelSpacing": [1, 1],
+        "ImagePositionPatient": [0, 0, 0],
+        "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+        "FrameOfReferenceUID": "1.5",
+    }
+    others = {
+        "same": {},
+        "patient": {"PatientID": "P2"},
+        "frame": {"FrameOfReferenceUID": "1.6"},
+        "spacing": {"PixelSpacing": [2, 2]},
+        "orientation": {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]},
+        "position": {"ImagePositionPatient": [0, 0, 40]},
+        "unknown": dict.fromkeys(plane),
+    }
+    rows = "".join(f"one.dcm;{name}.dcm,benign\n" for name in others)
+    folder = declare(tmp_path / "mine", CSV, f"path,label\n{rows}png.png;one.dcm,benign\n")
+    Image.fromarray(np.zeros((3, 4), np.uint8)).save(folder / "png.png")
+    save(image(**plane), folder / "one.dcm")
+    for name, changes in others.items():
+        tags = {key: value for key, value in {**plane, **changes}.items() if value is not None}
+        save(image(**tags), folder / f"{name}.dcm")
+    found = read(folder)
+    reasons = [case.reason if isinstance(case, Unusable) else "" for case in found]
+    assert reasons == [
+        "",
+        "its channels are of different patients",
+        "its channels have different frames of reference",
+        "its channels differ in pixel spacing",
+        "its channels differ in orientation",
+        "its channels differ in position",
+        "",
+        "",
+    ]
+    last = found[-1]  # the second of its files states the patient and the spacing
+    assert isinstance(last, Sample)
+    assert (last.patient, last.spacing) == ("P1", (1.0, 1.0))
+
+
 def test_rows_of_arrays_in_a_csv(tmp_path: Path) -> None:
     folder = declare(tmp_path / "mine", CSV, "path,label\ns.npz#x[2];t.npy#[1],benign\n")
     np.savez(folder / "s.npz", x=np.full((3, 4, 4), 5))
@@ -302,6 +358,9 @@ def test_regression(tmp_path: Path) -> None:
     assert [sample.label for sample in samples(folder)] == [61.5, None, 90.0]
     declare(folder, toml, "path,label\nd.png,young\n")
     refused(folder, "line 2", "label: 'young' is not a finite number")
+    for huge in ("1e308", "-1e31", "1e-320", "1e-31"):
+        declare(folder, toml, f"path,label\na.png,0\nd.png,{huge}\n")
+        refused(folder, "line 3", f"label: '{huge}' is not 0 or between 1e-30 and 1e+30 in size")
 
 
 MULTILABEL = 'task = "multilabel"\nclasses = ["a", "b", "c"]\nfield_of_view = { share = 1 }\n'
@@ -320,7 +379,8 @@ def test_multilabel(tmp_path: Path) -> None:
 
 
 def test_multilabel_arrays(tmp_path: Path) -> None:
-    folder = declare(tmp_path / "mine", MULTILABEL + 'cases = "all.npz"\n')
+    toml = MULTILABEL + 'cases = "all.npz"\n[images]\nchannels = "first"\n'
+    folder = declare(tmp_path / "mine", toml)
     label = np.array([[0, 1, 1], [0, 0, 0], [1, 0, 0]])
     write_npz(folder / "all.npz", label=label)
     assert [sample.label for sample in samples(folder)] == [(0, 1, 1), (0, 0, 0), (1, 0, 0)]

@@ -15,7 +15,7 @@ from hydrakit.data.declared.adapter import load_declared
 from hydrakit.data.declared.guess import guess_declaration
 from hydrakit.data.read import read_samples
 from hydrakit.errors import DataError
-from hydrakit.hooks import DatasetAdapter, Sample
+from hydrakit.hooks import DatasetAdapter, Sample, Unusable
 
 
 def png(path: Path) -> Path:
@@ -138,6 +138,37 @@ def test_an_npz_of_cases(tmp_path: Path) -> None:
     assert "6 x 5 (1)" in text
 
 
+def test_the_guess_names_the_axis_of_channels(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (4, 28, 20, 3), dtype=np.uint8)
+    folder = tmp_path / "colour"
+    folder.mkdir()
+    np.savez(folder / "all.npz", images=images, label=np.array([0, 1, 0, 1]))
+    text, _, samples = guessed(folder)
+    assert 'channels = "last"' in text
+    assert "20 x 28 (1)" in text
+    np.testing.assert_array_equal(samples[1].image, np.moveaxis(images[1], -1, 0))
+    for index, name in enumerate(["a", "a", "b", "b"]):
+        (tmp_path / "files" / name).mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / "files" / name / f"{index}.npy", np.moveaxis(images[index], -1, 0))
+    assert 'channels = "first"' in guessed(tmp_path / "files")[0]
+
+
+def test_the_guess_asks_about_a_volume(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "x.npy", np.random.default_rng(0).random((25, 32, 32)))
+    text = guess_declaration(tmp_path)
+    assert "# Check: an array of shape (25, 32, 32) does not show its channels" in text
+    assert '\n# channels = "first"' in text
+    (tmp_path / "dataset.toml").write_text(text)
+    cases = list(read_samples(load_declared(tmp_path), tmp_path, {}))
+    assert [case.reason for case in cases if isinstance(case, Unusable)] == [
+        "has an array of shape (25, 32, 32), which does not show its channels: if it is one image, "
+        'add channels = "first" or "last" under [images]; if it is a volume, use its slices as '
+        "images"
+    ] * 2
+
+
 def test_spacing_of_dicom(shared_data: Path, tmp_path: Path) -> None:
     files = sorted((shared_data / "prostatex").rglob("*.dcm"))[:2]
     for source, label in zip(files, ("a", "b"), strict=True):
@@ -152,7 +183,7 @@ def test_spacing_of_dicom(shared_data: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_guessed(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere: no such folder"):
         guess_declaration(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"holds no .png"):
+    with pytest.raises(DataError, match=r"holds no image"):
         guess_declaration(tmp_path)
     png(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"neither two or more folders.*path and label"):
@@ -162,11 +193,76 @@ def test_what_cannot_be_guessed(tmp_path: Path) -> None:
         guess_declaration(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("1.bmp", "1 .bmp: save the images as PNG"), ("a.zip", "unpack it"), ("1.nii.gz", "slices")],
+)
+def test_a_folder_without_readable_images_is_described(
+    tmp_path: Path, name: str, remedy: str
+) -> None:
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(DataError, match=rf"holds no image that hydrakit reads .*{remedy}"):
+        guess_declaration(tmp_path)
+
+
+def test_ages_and_dates_name_nobody(tmp_path: Path) -> None:
+    rows = ["path,class,patient_age,study_date,subject_nr,patient_code,exam"]
+    for n in range(12):
+        png(tmp_path / "mine" / f"{n}.png")
+        rows.append(
+            f"{n}.png,{'ab'[n % 2]},{40 + n // 4},2020-01-0{1 + n // 6},{n // 3},2.5,E{n // 2}"
+        )
+    (tmp_path / "mine" / "cases.csv").write_text("\n".join(rows))
+    text, _, samples = guessed(tmp_path / "mine")
+    assert 'patient = "subject_nr"' in text
+    assert 'group = "exam"' in text
+    assert "# Check: the column subject_nr gives 4 patients of 12 images." in text
+    assert len({sample.patient for sample in samples}) == 4
+
+
+@pytest.mark.parametrize("cases", [3, 6])
+def test_a_case_is_a_patient_if_it_has_several_images(tmp_path: Path, cases: int) -> None:
+    rows = ["path,class,case_id"]
+    for n in range(6):
+        png(tmp_path / "mine" / f"{n}.png")
+        rows.append(f"{n}.png,{'ab'[n % 2]},C{n % cases}")
+    (tmp_path / "mine" / "cases.csv").write_text("\n".join(rows))
+    assert ('patient = "case_id"' in guess_declaration(tmp_path / "mine")) == (cases == 3)
+
+
+def test_a_patient_is_not_guessed_from_an_attribute(tmp_path: Path) -> None:
+    rows = ["path,class,patient_age,PatientBirthDate,patient"]
+    for n in range(6):
+        png(tmp_path / "mine" / f"{n}.png")
+        rows.append(f"{n}.png,{'ab'[n % 2]},0{30 + n}Y,1.2.19{50 + n},1{n}.5")
+    (tmp_path / "mine" / "cases.csv").write_text("\n".join(rows))
+    text = guess_declaration(tmp_path / "mine")
+    assert "patient =" not in text
+    assert "no patient was detected" in text
+
+
+def test_masks_are_no_classes_and_no_cases(tmp_path: Path) -> None:
+    for n in range(4):
+        for part in ("images", "masks"):
+            png(tmp_path / "seg" / part / f"{n}.png")
+        for end in ("", "_mask"):
+            png(tmp_path / "busi" / ("benign", "malignant")[n % 2] / f"{n}{end}.png")
+    with pytest.raises(DataError, match="beside 4 masks of other images"):
+        guess_declaration(tmp_path / "seg")
+    text, adapter, samples = guessed(tmp_path / "busi")
+    assert adapter.classes == ("benign", "malignant")
+    assert len(samples) == 4
+    assert "# Image files: 4." in text
+    assert "# Masks of other images, which are left out: 4 (first benign/0_mask.png" in text
+
+
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=8)
 
 
 @given(st.sets(NAMES.filter(lambda n: not n.startswith(".")), min_size=2, max_size=5))
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_any_class_folders_load(tmp_path: Path, names: set[str]) -> None:
     folder = tmp_path / "mine"
     for name in names:

@@ -17,7 +17,13 @@ from scipy.spatial.transform import Rotation
 
 from hydrakit.data.dicom import index_headers, read_header, read_pixels, series_facts
 from hydrakit.data.dicom.geometry import (
+    OTHER_FRAME,
+    OTHER_ORIENTATION,
+    OTHER_PATIENT,
+    OTHER_POSITION,
+    OTHER_SPACING,
     Location,
+    alignment_fault,
     in_volume,
     locate,
     nearest_slice,
@@ -74,6 +80,7 @@ def test_facts_are_of_the_scanner_and_the_file_and_not_of_the_patient(tmp_path):
         "row spacing (mm)": 0.5,
         "column spacing (mm)": 2.0,
         "bits stored": 12,
+        "photometric interpretation": "MONOCHROME2",
     }
     assert header(tube_voltage=120.0, spacing=None).facts() == {
         "tube voltage (kV)": 120.0,
@@ -321,6 +328,36 @@ def test_a_single_slice_is_as_thick_as_it_says():
     thin = header()
     assert in_volume([thin], thin, Location(0.0, 0.0, 0.0))
     assert not in_volume([thin], thin, Location(0.0, 0.0, 0.01))
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({}, None),
+        ({"patient_id": "P2"}, OTHER_PATIENT),
+        ({"frame_uid": "1.9"}, OTHER_FRAME),
+        ({"frame_uid": ""}, None),  # what only one of them states is not compared
+        ({"patient_id": "", "spacing": None, "orientation": None, "position": None}, None),
+        ({"spacing": (2.0, 2.0)}, OTHER_SPACING),
+        ({"spacing": (0.5, 0.502)}, OTHER_SPACING),  # 0.4 mm at the end of a row of 200 pixels
+        ({"spacing": (0.5, 0.5005)}, None),
+        ({"orientation": (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)}, OTHER_ORIENTATION),
+        ({"orientation": (0.0, 1.0, 0.0, 1.0, 0.0, 0.0)}, OTHER_ORIENTATION),  # transposed
+        ({"orientation": (1.0, 1e-3, 0.0, -1e-3, 1.0, 0.0)}, None),  # 0.1 mm
+        ({"orientation": (1.0, 5e-3, 0.0, -5e-3, 1.0, 0.0)}, OTHER_ORIENTATION),
+        ({"position": (10.0, 0.0, 23.0)}, OTHER_POSITION),  # the next slice
+        ({"position": (10.3, 0.0, 20.0)}, OTHER_POSITION),
+        ({"position": (10.2, 0.0, 20.1)}, None),
+        ({"patient_id": "P2", "spacing": (2.0, 2.0)}, OTHER_PATIENT),
+    ],
+)
+def test_channels_of_one_image_show_the_same_place(changes, fault):
+    given = {"spacing": (0.5, 0.5), "position": (10.0, 0.0, 20.0), "frame_uid": "1.5"}
+    one = header(rows=200, columns=200, **given)
+    other = header(rows=200, columns=200, **{**given, **changes})
+    assert alignment_fault([one]) is None
+    assert alignment_fault([one, one, other]) == fault
+    assert alignment_fault([other, one]) == fault
 
 
 # --- pixels

@@ -10,7 +10,10 @@ import sys
 import numpy as np
 import pytest
 from dicom_files import image, save
+from pydicom import dcmread
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.pixels.decoders import JPEGLosslessSV1Decoder
 from pydicom.uid import (
     MPEG2MPML,
@@ -24,10 +27,11 @@ from pydicom.uid import (
 
 from hydrakit.data.dicom import MissingCodecError, index_headers, read_header, read_pixels
 from hydrakit.data.dicom import decode as dicom_decode
-from hydrakit.data.dicom.pixels import read_stored
+from hydrakit.data.dicom.pixels import read_grey, read_stored
 from hydrakit.errors import DataError
 
 VALUES = np.random.default_rng(0).integers(0, 4096, (48, 64), dtype=np.uint16)
+SIZE = {"Rows": 48, "Columns": 64, "PixelData": VALUES.tobytes()}
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +41,7 @@ def _cache(tmp_path_factory, monkeypatch):
 
 
 def grey(**tags):
-    return image(Rows=48, Columns=64, PixelData=VALUES.tobytes(), **tags)
+    return image(**SIZE, **tags)
 
 
 def encoded(syntax: UID, frame: bytes, **tags):
@@ -214,6 +218,223 @@ def test_the_window_is_the_first_one(tmp_path):
     assert stored.window == (40.0, 400.0)
     assert stored.pixels.dtype == np.uint16
     assert read_stored(save(grey(), tmp_path / "y")).window is None
+
+
+# --- from stored numbers to grey values
+
+
+def signed(values, **tags):
+    stored = np.asarray(values, dtype=np.int16)
+    size = {"Rows": stored.shape[0], "Columns": stored.shape[1]}
+    return image(**size, PixelRepresentation=1, PixelData=stored.tobytes(), **tags)
+
+
+def lookup(first: int, bits: int, *entries: int) -> Dataset:
+    table = Dataset()
+    table.LUTDescriptor = [len(entries), first, bits]
+    table["LUTDescriptor"].VR = "SS" if first < 0 else "US"
+    table.add_new("LUTData", "OW", np.array(entries, dtype="<u2").tobytes())
+    return table
+
+
+@pytest.mark.parametrize(
+    ("tags", "is_inverse"),
+    [
+        ({}, False),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, True),
+        ({"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "INVERSE"}, True),
+        ({"PresentationLUTShape": "INVERSE"}, True),
+        ({"PresentationLUTShape": "IDENTITY"}, False),
+    ],
+)
+@pytest.mark.parametrize("rescale", [False, None])
+def test_low_values_are_black(tmp_path, tags, is_inverse, rescale):
+    bits = {"BitsStored": 12, "HighBit": 11}
+    path = save(grey(**bits, **tags, RescaleSlope=2, RescaleIntercept=10), tmp_path / "x")
+    seen = 4095 - VALUES if is_inverse else VALUES
+    expected = seen * (1.0 if rescale is False else 2.0) + (0 if rescale is False else 10)
+    np.testing.assert_array_equal(read_pixels(path, rescale=rescale), expected)
+    header = read_header(path)
+    assert header.facts()["photometric interpretation"] == tags.get(
+        "PhotometricInterpretation", "MONOCHROME2"
+    )
+    assert header.facts().get("presentation LUT shape") == tags.get("PresentationLUTShape")
+
+
+def test_signed_values_are_inverted_within_their_range(tmp_path):
+    tags = {"BitsStored": 10, "HighBit": 9, "PhotometricInterpretation": "MONOCHROME1"}
+    path = save(signed([[-512, -1, 0, 511]], **tags), tmp_path / "x")
+    np.testing.assert_array_equal(read_pixels(path), [[511, 0, -1, -512]])
+
+
+@pytest.mark.parametrize("unit", [{"Modality": "CT"}, {"RescaleType": "HU"}])
+def test_hounsfield_units_are_never_inverted(tmp_path, unit):
+    tags = {
+        "RescaleSlope": 1,
+        "RescaleIntercept": -1024,
+        "PhotometricInterpretation": "MONOCHROME1",
+    }
+    path = save(grey(**tags, **unit), tmp_path / "x")
+    np.testing.assert_array_equal(read_pixels(path, rescale=True), VALUES - 1024.0)
+    np.testing.assert_array_equal(read_pixels(path), VALUES)
+
+
+def test_the_modality_transform_is_that_of_pydicom(tmp_path):
+    wide = grey(ModalityLUTSequence=[lookup(100, 16, 7, 3, 900, 60000)])
+    narrow = grey(ModalityLUTSequence=[lookup(0, 8, 5, 4, 3)])
+    slope = grey(RescaleSlope="0.1", RescaleIntercept="-7")
+    for name, dataset in (("wide", wide), ("narrow", narrow), ("slope", slope)):
+        path = save(dataset, tmp_path / name)
+        expected = apply_modality_lut(VALUES, dcmread(path)).astype(np.float32)
+        np.testing.assert_array_equal(read_pixels(path, rescale=None), expected)
+        np.testing.assert_array_equal(read_pixels(path, rescale=True), expected)
+        np.testing.assert_array_equal(read_pixels(path), VALUES)
+    plain = read_grey(save(grey(), tmp_path / "plain"), rescale=None)
+    np.testing.assert_array_equal(plain.pixels, VALUES)
+    one = grey(RescaleSlope=1, RescaleIntercept=0)
+    assert plain.tags == "none"
+    assert read_grey(save(one, tmp_path / "one"), rescale=None).tags == "without effect"
+    assert read_grey(tmp_path / "slope", rescale=None).tags == "applied"
+
+
+def test_a_modality_table_of_12_bits_is_inverted_within_them(tmp_path):
+    table = lookup(0, 12, 4095, 0, 95)
+    values = np.array([[0, 1, 2, 9]], dtype=np.uint16)
+    tags = {"Rows": 1, "Columns": 4, "PixelData": values.tobytes()}
+    dataset = image(**tags, ModalityLUTSequence=[table], PhotometricInterpretation="MONOCHROME1")
+    pixels = read_pixels(save(dataset, tmp_path / "x"), rescale=None)
+    np.testing.assert_array_equal(pixels, [[0, 4095, 4000, 4000]])
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ({"RescaleSlope": 2}, "only one of RescaleSlope and RescaleIntercept"),
+        ({"RescaleIntercept": 2}, "only one of RescaleSlope and RescaleIntercept"),
+        ({"RescaleSlope": [1, 2], "RescaleIntercept": 0}, "RescaleSlope that is not a finite"),
+        ({"PixelPaddingValue": [1, 2]}, "PixelPaddingValue that is not a finite number"),
+        ({"BitsStored": 12}, "HighBit is 15 where BitsStored is 12"),
+        ({"ModalityLUTSequence": [lookup(0, 0)]}, "lookup table of 1 entries, not 65536"),
+        ({"NumberOfFrames": 2, "Rows": 24}, "one greyscale frame"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "one greyscale frame"),
+    ],
+)
+def test_elements_that_cannot_be_used_are_named(tmp_path, tags, words):
+    path = save(image(**{**SIZE, **tags}), tmp_path / "x")
+    with pytest.raises(DataError, match=words) as caught:
+        read_pixels(path, rescale=None)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_a_slope_that_is_no_number_is_no_missing_slope(tmp_path):
+    path = save(grey(RescaleSlope="7.75", RescaleIntercept=0), tmp_path / "x")
+    path.write_bytes(path.read_bytes().replace(b"7.75", b"7 75"))
+    with pytest.raises(DataError, match="RescaleSlope that is not a finite number"):
+        read_pixels(path, rescale=None)
+    np.testing.assert_array_equal(read_pixels(path), VALUES)
+
+
+def test_an_enhanced_image_of_one_frame_is_rescaled_by_its_functional_groups(tmp_path):
+    transform, groups = Dataset(), Dataset()
+    transform.RescaleSlope, transform.RescaleIntercept, transform.RescaleType = 2, -5, "US"
+    groups.PixelValueTransformationSequence = [transform]
+    dataset = grey(NumberOfFrames=1, SharedFunctionalGroupsSequence=[groups])
+    pixels = read_pixels(save(dataset, tmp_path / "x"), rescale=None)
+    np.testing.assert_array_equal(pixels, VALUES * 2.0 - 5)
+
+
+def test_unused_high_bits_are_ignored(tmp_path):
+    """Old files store overlays there (PS3.5, section 8.1.1)."""
+    dirty = VALUES | np.uint16(0x8000)
+    dataset = image(Rows=48, Columns=64, BitsStored=12, HighBit=11, PixelData=dirty.tobytes())
+    np.testing.assert_array_equal(read_pixels(save(dataset, tmp_path / "x")), VALUES)
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID", None])
+def test_the_window_of_a_file_is_that_of_pydicom(tmp_path, function):
+    dataset = grey(WindowCenter=[500, 4], WindowWidth=[700, 9], VOILUTFunction=function)
+    dataset.RescaleSlope, dataset.RescaleIntercept = 0.5, -100
+    if function is None:
+        del dataset.VOILUTFunction
+    path = save(dataset, tmp_path / "x")
+    read = dcmread(path)
+    modality = apply_modality_lut(VALUES, read)
+    low, high = -100, 65535 * 0.5 - 100  # the range to which pydicom maps a window
+    expected = (apply_voi_lut(modality, read) - low) / (high - low) * 255
+    pixels = read_grey(path, rescale=None, own_window=True).pixels
+    np.testing.assert_allclose(pixels, expected, atol=1e-3)
+    read.PhotometricInterpretation = "MONOCHROME1"
+    inverse = read_grey(save(read, tmp_path / "y"), rescale=None, own_window=True).pixels
+    np.testing.assert_allclose(inverse, 255 - expected, atol=1e-3)
+
+
+def test_the_voi_table_of_a_file_is_that_of_pydicom(tmp_path):
+    table = lookup(2000, 12, *range(0, 4096, 3))
+    dataset = grey(VOILUTSequence=[table], WindowCenter=1, WindowWidth=2)
+    path = save(dataset, tmp_path / "x")
+    expected = apply_voi_lut(VALUES, dcmread(path)) / 4095 * 255
+    pixels = read_grey(path, rescale=None, own_window=True).pixels
+    np.testing.assert_allclose(pixels, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ({}, "neither WindowCenter and WindowWidth nor a VOI LUT"),
+        ({"WindowCenter": 5, "WindowWidth": 0.5}, "a window of width 0.5"),
+        ({"WindowCenter": 5, "WindowWidth": 2, "VOILUTFunction": "CUBIC"}, "VOILUTFunction"),
+    ],
+)
+def test_a_window_that_cannot_be_used(tmp_path, tags, words):
+    with pytest.raises(DataError, match=words):
+        read_grey(save(grey(**tags), tmp_path / "x"), rescale=None, own_window=True)
+
+
+def padded(stored, value, vr, *, limit=None, **tags):
+    """An image of one row with a padding value, and perhaps a limit, of the given type."""
+    stored = np.asarray(stored)
+    size = {"Rows": 1, "Columns": stored.size, "PixelRepresentation": int(stored.dtype.kind == "i")}
+    dataset = image(**size, PixelData=stored.tobytes(), **tags)
+    dataset.add_new("PixelPaddingValue", vr, value)
+    if limit is not None:
+        dataset.add_new("PixelPaddingRangeLimit", vr, limit)
+    return dataset
+
+
+@pytest.mark.parametrize(
+    ("dataset", "is_padding"),
+    [
+        (padded(np.int16([-2000, -5, 7, -2000]), -2000, "SS"), [1, 0, 0, 1]),
+        (padded(np.int16([-2000, -5, 7, -2000]), 63536, "US"), [1, 0, 0, 1]),
+        (padded(np.int16([-2000, -5, 7, -2000]), b"\x30\xf8", "UN"), [1, 0, 0, 1]),
+        (padded(np.uint16([63536, 5, 7, 9]), -2000, "SS"), [1, 0, 0, 0]),
+        (padded(np.int16([-9, -8, -7, -6]), -9, "SS", limit=-8), [1, 1, 0, 0]),
+        (padded(np.int16([-9, -8, -7, -6]), -8, "SS", limit=-9), [1, 1, 0, 0]),
+        (padded(np.uint16([1, 5, 7, 9]), 0, "US"), [0, 0, 0, 0]),
+        # A word that does not fit into 12 bits; -2000 does, if they are signed.
+        (padded(np.uint16([63536, 2096, 7]), 63536, "US", BitsStored=12, HighBit=11), [1, 0, 0]),
+        (padded(np.int16([-2000, 47, 7]), -2000, "SS", BitsStored=12, HighBit=11), [1, 0, 0]),
+    ],
+)
+def test_padding_is_found_among_the_stored_values(tmp_path, dataset, is_padding):
+    dataset.RescaleSlope, dataset.RescaleIntercept = 3, 1
+    for rescale in (False, None):
+        pixels = read_pixels(save(dataset, tmp_path / "x"), rescale=rescale)
+        np.testing.assert_array_equal(np.ma.getmaskarray(pixels)[0], np.array(is_padding) == 1)
+        assert isinstance(pixels, np.ma.MaskedArray) == any(is_padding)
+
+
+def test_padding_has_the_values_of_its_surroundings(tmp_path):
+    stored = np.int16([[-2000, 10, 40, -2000], [-2000, 11, 41, -2000], [-2000] * 4])
+    dataset = padded(stored, -2000, "SS", RescaleSlope=2, RescaleIntercept=1)
+    dataset.Rows, dataset.Columns = 3, 4
+    pixels = read_pixels(save(dataset, tmp_path / "x"), rescale=True)
+    expected = [[21, 21, 81, 81], [23, 23, 83, 83], [23, 23, 83, 83]]
+    np.testing.assert_array_equal(np.ma.getdata(pixels), expected)
+    assert (pixels.min(), pixels.max(), pixels.mean()) == (21, 83, 52)  # without padding
+    dataset.PixelData = np.full((3, 4), -2000, np.int16).tobytes()
+    message = refused(save(dataset, tmp_path / "y"))
+    assert "every pixel of the image is padding (PixelPaddingValue)" in message
 
 
 assert sys.byteorder == "little"  # so that tobytes() is what DICOM stores

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from click.testing import CliRunner
 from helpers import (
+    ADAPTERS,
+    BODY,
     Runner,
+    adapter,
     new_network,
     plan_of,
     plugins,
@@ -24,10 +31,14 @@ from helpers import (
 )
 from sklearn.metrics import roc_auc_score
 
-from hydrakit import weights
-from hydrakit.hooks import FieldOfView
+from hydrakit import engine, weights
+from hydrakit.cli import main
+from hydrakit.hooks import DatasetAdapter, FieldOfView
+from hydrakit.models.body import PaperBody
 from hydrakit.models.heads import build_linear
 from hydrakit.plan import BodySpec, Dataset, Fold, Split
+from hydrakit.plan.results import TestResult
+from hydrakit.plugins import Plugins
 from hydrakit.runs.evaluate import (
     EvaluationResult,
     Predictions,
@@ -36,6 +47,7 @@ from hydrakit.runs.evaluate import (
     score,
 )
 from hydrakit.runs.rundir import RunDir
+from hydrakit.weights.format import read_tensors, write_tensors
 
 
 @pytest.fixture
@@ -155,7 +167,7 @@ def test_a_head_of_one_run_on_the_body_of_another_works_and_is_said(
 ) -> None:
     evaluation = of_files(other.body_path, finished.head_path("alpha"))
     assert any("trained on another body" in note for note in evaluation.notes)
-    assert any("with another split" in note for note in evaluation.notes)
+    assert any("training used" in note and "too high" in note for note in evaluation.notes)
     own = of_files(finished.body_path, finished.head_path("alpha"))
     assert own.notes == ()
     # Which cases: those of the head's run. What they get: from the two together.
@@ -286,8 +298,6 @@ def test_a_class_without_a_case_has_no_auc() -> None:
 def test_a_body_of_another_patch_does_not_take_the_head(
     of_files: Callable[..., EvaluationResult], finished: RunDir, tmp_path: Path
 ) -> None:
-    from hydrakit.models.body import PaperBody
-
     body = PaperBody(BodySpec(channels=(4, 8), features=8, patch=17), in_channels=1, dropout=0.0)
     weights.save_body(tmp_path / "body.safetensors", body)
     head = finished.head_path("alpha")
@@ -351,6 +361,260 @@ def test_files_alone_give_the_split_of_the_run_or_are_refused(
     refused(
         lambda: evaluate_files(rundir.body_path, head, data=data, **places),
         str(head),
-        "cannot be reconstructed",
+        "the data has changed",
         "--split all",
     )
+
+
+# --- the data is what the weights came from, or it is refused
+
+
+def with_adapter(*changed: DatasetAdapter) -> Plugins:
+    """The plugins of the tests, with some datasets replaced or added."""
+    names = {each.name for each in changed}
+    others = [each for each in ADAPTERS if each.name not in names]
+    base = plugins()
+    return replace(
+        base,
+        components={
+            **base.components,
+            "dataset": {each.name: each for each in (*others, *changed)},
+        },
+    )
+
+
+def changed_copy(data: Path, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A copy of alpha's folder whose arrays were changed."""
+    with np.load(data / "alpha" / "cases.npz") as stored:
+        arrays = dict(stored)
+    change(arrays)
+    folder.mkdir()
+    np.savez(folder / "cases.npz", **arrays)
+    return folder
+
+
+def flip_labels(arrays: dict[str, Any]) -> None:
+    arrays["labels"] = 1 - arrays["labels"]
+
+
+def exchange_images(arrays: dict[str, Any]) -> None:
+    arrays["images"] = arrays["images"][::-1]
+
+
+def merge_patients(arrays: dict[str, Any]) -> None:
+    arrays["patients"] = arrays["patients"] // 2
+
+
+def drop_cases(arrays: dict[str, Any]) -> None:
+    arrays.update({name: values[:-2] for name, values in arrays.items()})
+
+
+TURNED = adapter("alpha", ("malignant", "benign"))
+RENAMED = adapter("alpha", ("healthy", "melanoma"))
+SMALLER_VIEW = replace(adapter("alpha"), field_of_view=FieldOfView(share=0.3))
+
+
+def test_classes_in_another_order_are_matched_by_name(
+    of_run: Callable[..., EvaluationResult],
+    of_files: Callable[..., EvaluationResult],
+    finished: RunDir,
+    data: Path,
+    tmp_path: Path,
+) -> None:
+    results = finished.results()
+    assert results is not None
+    roots = {"alpha": changed_copy(data, tmp_path / "turned", flip_labels)}
+    given: dict[str, Any] = {"roots": roots, "plugins": with_adapter(TURNED)}
+    files = finished.body_path, finished.head_path("alpha")
+    for evaluation in (of_run(**given), of_files(*files, **given), of_files(*files, None, **given)):
+        assert evaluation.result == results.test
+        (note,) = evaluation.notes
+        assert "malignant, benign" in note
+        assert "matched by name" in note
+    # The same file of labels under the new order is another one.
+    refused(lambda: of_run(plugins=with_adapter(TURNED)), "alpha: the data has changed", "--body")
+
+
+def test_classes_with_other_names_are_refused_unless_the_user_says_which_is_which(
+    of_run: Callable[..., EvaluationResult],
+    of_files: Callable[..., EvaluationResult],
+    finished: RunDir,
+) -> None:
+    body, head = finished.body_path, finished.head_path("alpha")
+    given: dict[str, Any] = {"plugins": with_adapter(RENAMED)}
+    words = [str(head), "benign, malignant", "'alpha' has healthy, melanoma", "`--classes healthy,"]
+    refused(lambda: of_run(**given), *words)
+    refused(lambda: of_files(body, head, split="all", **given), *words)
+    results = finished.results()
+    assert results is not None
+    named = of_run(classes=["healthy", "melanoma"], **given)
+    assert named.result.figures == results.test.figures
+    assert named.result.classes[0].class_name == "melanoma"
+    assert any("are taken for the classes healthy, melanoma" in note for note in named.notes)
+    # The other way round is other data for a run, and other metrics for weights.
+    refused(lambda: of_run(classes=["melanoma", "healthy"], **given), "the data has changed")
+    turned = of_files(body, head, split="all", classes=["melanoma", "healthy"], **given)
+    straight = of_files(body, head, split="all", classes=["healthy", "melanoma"], **given)
+    assert turned.result.figures.auc == pytest.approx(1 - straight.result.figures.auc)
+    for wrong in (["healthy"], ["healthy", "healthy"], ["healthy", "malignant"]):
+        refused(lambda wrong=wrong: of_run(classes=wrong, **given), "--classes", "each of them")
+
+
+@pytest.mark.parametrize("change", [flip_labels, exchange_images, merge_patients, drop_cases])
+def test_changed_data_is_refused(
+    change: Callable[[dict[str, Any]], object],
+    of_run: Callable[..., EvaluationResult],
+    of_files: Callable[..., EvaluationResult],
+    finished: RunDir,
+    data: Path,
+    tmp_path: Path,
+) -> None:
+    roots = {"alpha": changed_copy(data, tmp_path / "changed", change)}
+    files = finished.body_path, finished.head_path("alpha")
+    words = ["alpha: the data has changed since", "restore the data", "--split all"]
+    before = (finished.path / "events.jsonl").read_bytes()
+    refused(lambda: of_run(roots=roots), *words, str(finished.path))
+    assert (finished.path / "events.jsonl").read_bytes() == before
+    for split in ("train", "val", "test"):
+        refused(lambda split=split: of_files(*files, split=split, roots=roots), *words)
+    evaluation = of_files(*files, split="all", roots=roots)  # as new data
+    assert any(re.search(r"training used \d+ of these", note) for note in evaluation.notes)
+
+
+def test_another_field_of_view_is_refused(
+    of_run: Callable[..., EvaluationResult],
+    of_files: Callable[..., EvaluationResult],
+    finished: RunDir,
+) -> None:
+    given: dict[str, Any] = {"plugins": with_adapter(SMALLER_VIEW)}
+    words = ["alpha: the data has changed", "its field of view was 1 of the image", "0.3"]
+    refused(lambda: of_run(**given), *words)
+    files = finished.body_path, finished.head_path("alpha")
+    for split in ("test", "all"):
+        refused(lambda split=split: of_files(*files, split=split, **given), *words)
+    beta = replace(adapter("beta"), field_of_view=FieldOfView(share=0.3))
+    notes = of_files(*files, "beta", split="all", plugins=with_adapter(beta)).notes
+    assert any("field of view of 'beta' is 0.3 of the image" in note for note in notes)
+
+
+def test_a_report_shows_no_patches_of_other_data(
+    finished: RunDir, data: Path, cache: Path, tmp_path: Path
+) -> None:
+    (finished.path / "shown.safetensors").unlink()
+    roots = {"alpha": changed_copy(data, tmp_path / "changed", exchange_images)}
+    given: dict[str, Any] = {"cache": cache, "plugins": plugins()}
+    written = engine.report(finished.path, roots=roots, **given)
+    assert written.no_examples is not None
+    assert "alpha: the data has changed since the run" in written.no_examples
+    assert not (finished.path / "shown.safetensors").exists()
+    assert "</html>" in written.path.read_text(encoding="utf-8")
+    assert engine.report(finished.path, **given).no_examples is None
+    shown = (finished.path / "shown.safetensors").read_bytes()
+    # Classes in another order do not matter: the pictures are the same.
+    (finished.path / "shown.safetensors").unlink()
+    given["plugins"] = with_adapter(TURNED)
+    roots = {"alpha": changed_copy(data, tmp_path / "turned", flip_labels)}
+    assert engine.report(finished.path, roots=roots, **given).no_examples is None
+    assert (finished.path / "shown.safetensors").read_bytes() == shown
+
+
+# --- cases that training used are recognised by their images and their cohort
+
+
+def test_a_renamed_dataset_is_recognised_by_its_images(
+    of_files: Callable[..., EvaluationResult], finished: RunDir, data: Path, tmp_path: Path
+) -> None:
+    files = finished.body_path, finished.head_path("alpha")
+    splits = Counter(finished.splits()["alpha"].values())
+    used = splits["train"] + splits["val"]
+    given: dict[str, Any] = {"split": "all", "plugins": with_adapter(adapter("renamed"))}
+    notes = of_files(*files, "renamed", roots={"renamed": data / "alpha"}, **given).notes
+    assert any(f"training used {used} of these 48 cases" in note for note in notes)
+    # New images under the name of a dataset of the training were not used.
+    write_dataset(tmp_path / "new", seed=50)
+    notes = of_files(*files, "renamed", roots={"renamed": tmp_path / "new"}, **given).notes
+    assert not any("training used" in note for note in notes)
+    assert of_files(*files, split="all", roots={"alpha": tmp_path / "new"}).notes == ()
+
+
+def test_another_dataset_of_the_cohort_is_recognised(
+    runner: Runner, of_files: Callable[..., EvaluationResult], data: Path
+) -> None:
+    ward = with_adapter(
+        *(replace(adapter(name), cohort="Ward 7") for name in ("alpha", "beta")), adapter("gamma")
+    )
+    run = runner(plan_of(round_of("alpha", epochs=1)), plugins=ward)
+    files = run.body_path, run.head_path("alpha")
+    assert b"Ward 7" not in files[0].read_bytes() + files[1].read_bytes()
+    notes = of_files(*files, "beta", split="all", plugins=ward).notes
+    assert any("training used 'alpha', of the same cohort 'Ward 7'" in note for note in notes)
+    notes = of_files(*files, "gamma", split="all", plugins=ward).notes
+    assert not any("training used" in note for note in notes)
+    assert of_files(*files, plugins=ward).notes == ()
+    # Other images under the same name may be of the same patients.
+    notes = of_files(*files, split="all", plugins=ward, roots={"alpha": data / "beta"}).notes
+    assert any("of the same cohort 'Ward 7'" in note for note in notes)
+
+
+def test_files_without_the_cases_of_training_are_judged_by_name(
+    of_files: Callable[..., EvaluationResult], finished: RunDir, tmp_path: Path
+) -> None:
+    files = []
+    for path in (finished.body_path, finished.head_path("alpha")):
+        metadata = weights.read_metadata(path)
+        old = metadata.model_copy(update={"cases": None, "content": None})
+        files.append(tmp_path / path.name)
+        write_tensors(files[-1], read_tensors(path, metadata.digest), old)
+    (note,) = of_files(*files, split="all").notes
+    assert "training used cases of 'alpha'" in note
+    assert "by the names of the datasets" in note
+    assert of_files(*files).notes == ()
+    write_dataset(tmp_path / "other", seed=50)
+    given: dict[str, Any] = {"data": tmp_path, "plugins": with_adapter(adapter("other"))}
+    notes = of_files(*files, "other", split="all", **given).notes
+    assert any("training did not use these cases (by the names" in note for note in notes)
+
+
+# --- folders of weights, and bodies with statistics for each dataset
+
+
+def test_the_folder_of_swap_is_evaluated(
+    finished: RunDir, standin: Path, data: Path, cache: Path
+) -> None:
+    weights.swap(finished.body_path, finished.head_path("alpha"), standin / "swapped")
+    result = CliRunner().invoke(main, ["evaluate", "swapped", "--json", "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    results = finished.results()
+    assert results is not None
+    assert (
+        TestResult.model_validate(
+            {k: v for k, v in json.loads(result.stdout).items() if k != "notes"}
+        )
+        == results.test
+    )
+    both = ["evaluate", "swapped", "--body", "swapped/body.safetensors"]
+    assert CliRunner().invoke(main, both).exit_code == 2
+
+
+def test_a_body_without_statistics_of_a_dataset_is_refused(
+    runner: Runner, of_files: Callable[..., EvaluationResult], finished: RunDir, tmp_path: Path
+) -> None:
+    separate = BODY.model_copy(update={"norm": "dataset"})
+    plan = plan_of(round_of("beta", epochs=1), round_of("alpha", epochs=1), body=separate)
+    run = runner(plan, "separate")
+    words = [str(run.body_path), "statistics for beta, alpha", "none for 'gamma'"]
+    gamma = finished.head_path("gamma")
+    refused(lambda: weights.load_model(run.body_path, gamma, plugins=plugins()), *words)
+    refused(lambda: weights.swap(run.body_path, gamma, tmp_path / "swapped"), *words)
+    refused(lambda: of_files(run.body_path, gamma, "gamma", split="all"), *words)
+    alpha = run.head_path("alpha")
+    refused(lambda: of_files(run.body_path, alpha, "gamma", split="all"), *words)
+    # The images decide which statistics are used, not the head.
+    model = weights.load_model(run.body_path, alpha, dataset="beta", plugins=plugins())
+    own = weights.load_model(run.body_path, alpha, plugins=plugins())
+    images = torch.randn(4, 1, BODY.patch, BODY.patch, generator=torch.Generator().manual_seed(1))
+    assert not torch.equal(model(images), own(images))
+    expected = weights.load_body(run.body_path, plugins=plugins())
+    expected.use("beta")
+    head = weights.load_head(alpha, plugins=plugins())
+    assert torch.equal(model(images), head(expected(images)))

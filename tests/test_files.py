@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import csv
 import os
 import stat
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from hydrakit.storage.files import copy, sync_folder, write_atomic
+from hydrakit.storage.files import copy, csv_text, read_rows, sync_folder, write_atomic
 
 
 def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:
@@ -72,3 +76,27 @@ def test_a_copy_has_the_same_bytes(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"\x00\xff\n")
     copy(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == b"\x00\xff\n"
+
+
+FORMULA = "=+-@\t\r\n"
+ENCODABLE = st.characters(codec="utf-8", exclude_characters="\0")
+
+
+@given(st.lists(st.text(ENCODABLE) | st.text(f"'{FORMULA}1.e", max_size=4), min_size=1))
+@example(["=1+1", "+1+1", "-1+1", "@A1", "\t=1", "\r=1", "'=1", "''=1", "-1", "-1.5e-3", "'-1"])
+def test_no_cell_is_a_formula_and_every_text_is_read_back(texts: list[str]) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "a.csv"
+        path.write_bytes(csv_text([["a", "b"], *([text, "x"] for text in texts)]).encode())
+        with path.open(encoding="utf-8", newline="") as file:
+            cells = [row[0] for row in csv.reader(file)][1:]
+        assert [row["a"] for row in read_rows(path)] == texts
+    for cell in cells:
+        if cell.startswith(tuple(FORMULA)):
+            float(cell)
+
+
+def test_numbers_and_ordinary_text_stay_as_they_are() -> None:
+    rows = [["key", "p_a"], ["it's", -0.5], ["'quoted'", 1e-09], ["-3", None], ["a=b", "+2.5"]]
+    expected = "key,p_a\nit's,-0.5\n'quoted',1e-09\n-3,\na=b,+2.5\n"
+    assert csv_text(rows) == expected

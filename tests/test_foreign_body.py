@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,21 @@ def test_hydra_trains_a_foreign_body(runner: Runner, plugins: Plugins, tmp_path:
         plugins=plugins,
     )
     assert model(torch.zeros(3, 1, 16, 16)).shape == (3, 2)
+
+
+def test_a_body_whose_shapes_vary_is_refused_before_training(
+    runner: Runner, plugins: Plugins
+) -> None:
+    small = plugins.get(BodyFactory, "small")
+    widths = iter(range(5, 1000))
+
+    def build(in_channels: int, options: Any, datasets: Sequence[str]) -> Any:
+        return small.build(in_channels, replace(options, width=next(widths)), datasets)
+
+    varying = plugins.including(replace(small, build=build))
+    with pytest.raises(PluginError, match=r"body 'small': two builds .* differ in '.*' \(.*x"):
+        runner(foreign_plan(), "varies", plugins=varying)
+    assert not (runner.folder / "varies").exists()
 
 
 def network(plugins: Plugins, dropout: float = 0.0) -> tuple[Any, torch.nn.Module]:

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers import plugins, refused, run_plan, tree
 
@@ -20,7 +21,7 @@ from hydrakit.plan import load_plan
 from hydrakit.report import write_report
 from hydrakit.report.comparison import build_comparison
 from hydrakit.runs.callbacks import RunCallback
-from hydrakit.runs.evaluate import evaluate_run
+from hydrakit.runs.evaluate import evaluate_files, evaluate_run
 from hydrakit.runs.rundir import CHECKPOINT, RunDir
 from hydrakit.storage.digests import read_digests
 from hydrakit.training.checkpoint import read_facts
@@ -75,6 +76,15 @@ def test_a_finished_run_is_evaluated_and_cleaned(golden: Path, tmp_path: Path) -
         assert found.figures.loss == pytest.approx(results.test.figures.loss, abs=1e-4)
         clean(run.path, lambda _: True)
         assert verify(run.path).damaged == ()
+    files = run.body_path, run.head_path("alpha")
+    (note,) = evaluate_files(*files, split="all", roots=roots, **places).notes
+    assert "training used cases of 'alpha'" in note
+    assert "by the names of the datasets" in note
+    # Its images changed places: it stored their digest, too.
+    with np.load(roots["alpha"] / "cases.npz") as stored:
+        arrays = dict(stored)
+    np.savez(roots["alpha"] / "cases.npz", **arrays | {"images": arrays["images"][::-1]})
+    refused(lambda: evaluate_run(run.path, roots=roots, **places), "alpha: the data has changed")
 
 
 def test_a_stopped_run_goes_on_within_its_round(golden: Path, tmp_path: Path) -> None:

@@ -106,8 +106,8 @@ def test_arrays(tmp_path: Path) -> None:
     single = stack.astype(np.float32)
     np.testing.assert_array_equal(read(tmp_path / "a.npy").pixels, single[0, :1])
     np.testing.assert_array_equal(read(tmp_path / "b.npy", channels="last").pixels, single[1])
-    np.testing.assert_array_equal(read(tmp_path / "d.npz").pixels, single[2])
-    reader = ImageReader(ImageRules())
+    np.testing.assert_array_equal(read(tmp_path / "d.npz", channels="first").pixels, single[2])
+    reader = ImageReader(ImageRules(channels="first"))
     for row in (0, 3, 1, 4, 4):  # forwards and backwards in the compressed stream
         picture = reader.read(tmp_path / "c.npz", "stack", row)
         np.testing.assert_array_equal(picture.pixels, single[row])
@@ -115,6 +115,39 @@ def test_arrays(tmp_path: Path) -> None:
     reader.close()
     facts = {"format": "NPZ", "mode": "float64", "width": 4, "height": 3, "bits": 64}
     assert picture.facts == facts
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [
+        ((28, 28, 3), -1),
+        ((32, 40, 1), -1),
+        ((3, 28, 28), 0),
+        ((4, 16, 20), 0),
+        ((1, 5, 5), 0),
+        ((25, 32, 32), None),  # a volume
+        ((64, 64, 51), None),
+        ((2, 64, 64), None),
+        ((3, 28, 3), None),
+        ((3, 11, 28), None),  # perhaps three slices of a strip
+        ((4, 40, 1), None),
+    ],
+)
+def test_the_axis_of_channels_is_guessed_only_where_it_is_plain(
+    tmp_path: Path, shape: tuple[int, ...], axis: int | None
+) -> None:
+    values = np.random.default_rng(0).random((2, *shape)).astype(np.float32)
+    np.save(tmp_path / "one.npy", values[1])
+    np.savez(tmp_path / "all.npz", images=values)
+    for path, *where in ((tmp_path / "one.npy",), (tmp_path / "all.npz", "images", 1)):
+        if axis is None:
+            refused(path, rf"shape \({shape[0]}, .*channels = .*volume", *where)
+        else:
+            expected = np.moveaxis(values[1], axis, 0)
+            np.testing.assert_array_equal(read(path, *where).pixels, expected)
+        for name, stated in (("first", 0), ("last", -1)):  # a declaration decides
+            expected = np.moveaxis(values[1], stated, 0)
+            np.testing.assert_array_equal(read(path, *where, channels=name).pixels, expected)
 
 
 def test_arrays_that_cannot_be_used(tmp_path: Path) -> None:
@@ -226,14 +259,149 @@ def dicom(path: Path, **tags) -> Path:
 def test_dicom(tmp_path: Path) -> None:
     path = dicom(tmp_path / "a", RescaleSlope=2, RescaleIntercept=-1024)
     picture = read(path)
-    np.testing.assert_array_equal(picture.pixels[0], GREY16)
+    np.testing.assert_array_equal(picture.pixels[0], GREY16 * 2.0 - 1024)
+    assert picture.facts["rescale tags"] == "applied"
+    np.testing.assert_array_equal(read(path, rescale=False).pixels[0], GREY16)
+    np.testing.assert_array_equal(read(dicom(tmp_path / "b")).pixels[0], GREY16)
+    assert read(tmp_path / "b").facts["rescale tags"] == "none"
     assert (picture.spacing, picture.patient) == ((0.5, 0.75), "P1")
     facts = {"format": "DICOM", "mode": "CT", "width": 4, "height": 3, "bits": 16}
     assert facts.items() <= picture.facts.items()
     np.testing.assert_array_equal(read(path, rescale=True).pixels[0], GREY16 * 2.0 - 1024)
-    refused(dicom(tmp_path / "b"), "RescaleSlope", rescale=True)
+    refused(tmp_path / "b", "RescaleSlope", rescale=True)
     refused(dicom(tmp_path / "c", Rows=60000, Columns=60000), "more than 67108864 pixels")
     refused(dicom(tmp_path / "d", PixelData=b"\0\0"), "cannot be read")
+
+
+def test_a_window_of_any_grey_values(tmp_path: Path) -> None:
+    # PS3.3 C.11.2.1.2.1: ((x - (c - 0.5)) / (w - 1) + 0.5) x (ymax - ymin) + ymin
+    expected = np.clip((np.arange(0, 240, 20) - 99.5) / 100 + 0.5, 0, 1) * 255
+    path = dicom(tmp_path / "a", RescaleSlope=2, RescaleIntercept=-10, WindowWidth=3)
+    scaled = np.clip((GREY16 * 2.0 - 10 - 29999.5) / 40000 + 0.5, 0, 1) * 255
+    pixels = read(path, window=[30000, 40001]).pixels[0]
+    np.testing.assert_allclose(pixels, scaled, rtol=1e-6)
+    save(tmp_path / "a.png", GREY8)
+    np.save(tmp_path / "a.npy", GREY8.astype(float))
+    for name in ("a.png", "a.npy"):
+        pixels = read(tmp_path / name, window=[100, 101]).pixels[0]
+        np.testing.assert_allclose(pixels.ravel(), expected, rtol=1e-6)
+        refused(tmp_path / name, "has no window.*only DICOM has one", window="file")
+    step = read(tmp_path / "a.png", window=[60.5, 1]).pixels
+    np.testing.assert_array_equal(step[0], np.where(GREY8 > 60, 255, 0))
+    refused(path, "neither WindowCenter and WindowWidth", window="file")
+
+
+def test_the_window_of_a_file(tmp_path: Path) -> None:
+    tags = {"RescaleSlope": 2, "RescaleIntercept": -10}
+    expected = np.clip((GREY16 * 2.0 - 10 - 29999.5) / 40000 + 0.5, 0, 1) * 255
+    path = dicom(tmp_path / "a", WindowCenter=30000, WindowWidth=40001, **tags)
+    np.testing.assert_allclose(read(path, window="file").pixels[0], expected, rtol=1e-6)
+
+
+def test_a_window_leaves_the_padding_masked(tmp_path: Path) -> None:
+    path = dicom(tmp_path / "a", PixelPaddingValue=0, WindowCenter=30000, WindowWidth=40001)
+    for window in ([30000, 40001], "file"):
+        pixels = read(path, window=window).pixels
+        np.testing.assert_array_equal(np.ma.getmaskarray(pixels)[0], GREY16 == 0)
+
+
+def tiff(path: Path, pixels: np.ndarray, photometric: int | None, bits: int = 0) -> Path:
+    """An uncompressed grey TIFF, written by hand: Pillow writes no white-is-zero of 16 bits."""
+    stored, kind = pixels.tobytes(), pixels.dtype.kind
+    bits = bits or pixels.dtype.itemsize * 8
+    order = ">" if pixels.dtype.str[0] == ">" else "<"
+    tags = {256: pixels.shape[1] * pixels.dtype.itemsize * 8 // bits, 257: len(pixels), 258: bits}
+    tags |= {259: 1, 262: photometric, 273: 8, 277: 1, 278: len(pixels), 279: len(stored)}
+    tags = {tag: value for tag, value in tags.items() if value is not None}
+    tags[339] = {"u": 1, "i": 2, "f": 3}[kind]
+    entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, tags[tag]) for tag in sorted(tags))
+    head = struct.pack(f"{order}HHI", 0x4949 if order == "<" else 0x4D4D, 42, 8 + len(stored))
+    count = struct.pack(f"{order}H", len(tags))
+    path.write_bytes(head + stored + count + entries + bytes(4))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("pixels", "bits", "expected"),
+    [
+        (GREY8, 0, 255 - GREY8.astype(float)),
+        (GREY16, 0, 65535 - GREY16.astype(float)),
+        (np.array([[0b10010000]] * 2, np.uint8), 1, [[0, 255, 255, 0, 255, 255, 255, 255]] * 2),
+        (np.array([[0x0F]] * 2, np.uint8), 4, [[255, 0]] * 2),
+    ],
+)
+def test_white_is_zero(tmp_path: Path, pixels, bits, expected) -> None:
+    picture = read(tiff(tmp_path / "a.tif", pixels, 0, bits))
+    np.testing.assert_array_equal(picture.pixels[0], expected)
+    assert picture.facts["photometric interpretation"] == "white is zero"
+    plain = read(tiff(tmp_path / "b.tif", pixels, 1, bits))
+    np.testing.assert_array_equal(plain.pixels[0], np.max(expected) - np.array(expected))
+    assert plain.facts["photometric interpretation"] == "black is zero"
+
+
+def test_grey_tiffs_of_other_kinds(tmp_path: Path) -> None:
+    for kind in (">u2", "<i2", ">i2", "<f4", ">f4", "<u4"):
+        path = tiff(tmp_path / "a.tif", (GREY16 // 2).astype(kind), 1)
+        np.testing.assert_array_equal(read(path).pixels[0], GREY16 // 2)
+    refused(tiff(tmp_path / "b.tif", GREY16.astype("<f4"), 0), "floating-point.*zero is white")
+    for kind, photometric in ((">u2", 0), ("<i2", 0), ("<f8", 1)):
+        path = tiff(tmp_path / "c.tif", GREY16.astype(kind), photometric)
+        refused(path, "a kind of TIFF that Pillow cannot read")
+    refused(tiff(tmp_path / "d.tif", GREY16, None), "does not say whether zero is white")
+
+
+def test_a_compressed_tiff_of_white_zeros(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(GREY8).save(path, compression="tiff_lzw", tiffinfo={262: 0})  # Pillow inverts
+    np.testing.assert_array_equal(read(path).pixels[0], GREY8)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+def test_an_image_is_turned_as_a_viewer_shows_it(tmp_path: Path, suffix: str) -> None:
+    stored = np.zeros((8, 24), np.uint8)
+    stored[:, :8] = 200
+    turns = {1: stored, 3: np.rot90(stored, 2), 6: np.rot90(stored, 3), 8: np.rot90(stored)}
+    for orientation, shown in turns.items():
+        exif = Image.Exif()
+        exif[274] = orientation  # EXIF 2.3, 4.6.4: where the stored row 0 and column 0 are
+        Image.fromarray(stored).save(tmp_path / f"a{suffix}", exif=exif)
+        picture = read(tmp_path / f"a{suffix}")
+        np.testing.assert_allclose(picture.pixels[0], shown, atol=1)
+        assert (picture.facts["height"], picture.facts["width"]) == shown.shape
+
+
+def test_damaged_exif_data_is_ignored(tmp_path: Path) -> None:
+    Image.fromarray(GREY8).save(tmp_path / "a.png", exif=b"Exif\0\0this is no TIFF header")
+    np.testing.assert_array_equal(read(tmp_path / "a.png").pixels[0], GREY8)
+
+
+def test_pngs_of_16_bits(tmp_path: Path) -> None:
+    """Pillow cuts grey with transparency to 8 bits: such values beside others would be wrong."""
+
+    def png16(name: str, colour: int, channels: int) -> Path:
+        rows = b"".join(b"\0" + np.repeat(row, channels).astype(">u2").tobytes() for row in GREY16)
+        head = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 3, 16, colour, 0, 0, 0))
+        gamma = chunk(b"gAMA", struct.pack(">I", 100_000))
+        body = chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+        (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n" + head + gamma + body)
+        return tmp_path / name
+
+    np.testing.assert_array_equal(read(png16("grey.png", 0, 1)).pixels[0], GREY16)
+    refused(png16("alpha.png", 4, 2), "grey of 16 bits with transparency")
+    np.testing.assert_array_equal(read(png16("rgb.png", 2, 3)).pixels[0], GREY16 >> 8)
+
+
+def test_colours_of_other_kinds(tmp_path: Path) -> None:
+    luma = RGB @ np.array([0.299, 0.587, 0.114])
+    Image.fromarray(RGB).convert("CMYK").save(tmp_path / "a.tif")
+    np.testing.assert_allclose(read(tmp_path / "a.tif").pixels[0], luma, atol=1)
+    Image.fromarray(RGB).quantize(12).save(tmp_path / "b.png")
+    np.testing.assert_allclose(read(tmp_path / "b.png").pixels[0], luma, atol=1)
+    Image.new("LAB", (4, 3)).save(tmp_path / "c.tif")
+    refused(tmp_path / "c.tif", "LAB colours")
+    frames = [Image.fromarray(GREY8), Image.fromarray(255 - GREY8)]
+    frames[0].save(tmp_path / "d.png", save_all=True, append_images=frames[1:])
+    refused(tmp_path / "d.png", "several pages")
 
 
 def whole_files(folder: Path) -> dict[str, bytes]:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+
+from hydrakit.errors import command_line
+from hydrakit.names import OWN_COMMANDS
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted(
@@ -99,3 +104,39 @@ def test_arguments_that_would_let_pickles_in_are_never_given() -> None:
     assert _arguments("weights_only") == [("import_authors.py", "True")]
     assert {value for _, value in _arguments("allow_pickle")} <= {"False"}
     assert all(value in ("False", "None") for _, value in _arguments("shell"))
+
+
+def unquoted_commands(source: str) -> list[int]:
+    """Lines of f-strings that put a value into a suggested command by themselves."""
+    called = re.compile(rf"hydrakit ({'|'.join(OWN_COMMANDS)})\b[^`]*$|`--[a-z-]+[ =][^`]*$")
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.JoinedStr):
+            continue
+        for text, value in pairwise(node.values):
+            said = text.value if isinstance(text, ast.Constant) else ""
+            if isinstance(value, ast.FormattedValue) and called.search(str(said)):
+                lines.append(value.lineno)
+    return lines
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_suggested_commands_are_quoted(path: Path) -> None:
+    """By `hydrakit.errors.command_line`; the only exception is a number."""
+    numbers = {"diagnostics.py": 1}
+    assert len(unquoted_commands(path.read_text("utf-8"))) == numbers.get(path.name, 0)
+
+
+def test_unquoted_commands_are_noticed() -> None:
+    assert unquoted_commands('f"go on with `hydrakit run --resume {path}`"') == [1]
+    assert unquoted_commands('f"do `hydrakit report {a} --figures {b}` now"') == [1]
+    assert unquoted_commands('f"leave out `--set {path}`"') == [1]
+    assert unquoted_commands('f"`hydrakit run` printed {path}, hydrakit {version}"') == []
+
+
+def test_a_command_is_quoted_for_a_shell() -> None:
+    path = Path("my runs/$(x)'s")
+    line = command_line("hydrakit", "run", "--resume", path)
+    echo = subprocess.check_output(["sh", "-c", f"printf '%s\\n' {line}"], text=True)
+    assert echo.splitlines() == ["hydrakit", "run", "--resume", str(path)]
+    assert command_line("hydrakit", "report", "runs/a") == "hydrakit report runs/a"

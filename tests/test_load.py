@@ -154,7 +154,7 @@ def test_what_is_loaded_can_be_changed_and_the_file_stays(tmp_path: Path) -> Non
     prepared = prepare(ADAPTER, tmp_path, options={}, patch=PATCH, cache=tmp_path / "cache")
     every = range(len(prepared.index.cases))
     before = prepared.rows(every)
-    prepared.mapped().zero_()
+    prepared.stored(every)[...] = 0
     again = open_prepared(next(prepared.folder.glob("index-*.json")))
     np.testing.assert_array_equal(again.rows(every), before)
 

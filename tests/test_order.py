@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Sequence
 from itertools import chain, combinations, permutations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from helpers import StopError, plugins, refused, run_plan
+from helpers import StopError, plugins, refused, run_plan, write_dataset
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
-from torch import Tensor
 
 from hydrakit.cli import main
+from hydrakit.compute import devices
 from hydrakit.data.load import select
 from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.prepared.prepare import prepare
@@ -76,16 +80,16 @@ def whole(folder: Path, places: dict[str, Any]) -> OrderResult:
 
 def poison(monkeypatch: pytest.MonkeyPatch, test: set[str]) -> None:
     """Make the patches of some cases of alpha unusable, for whoever looks at them."""
-    clean = PreparedDataset.mapped
+    clean = PreparedDataset.stored
 
-    def poisoned(self: PreparedDataset) -> Tensor:
-        canvases = clean(self).clone()
-        for row, case in enumerate(self.index.cases):
-            if self.index.dataset == "alpha" and case.key in test:
-                canvases[self.index.rows[row]] = float("nan")
+    def poisoned(self: PreparedDataset, rows: Sequence[int]) -> NDArray[np.float32]:
+        canvases = clean(self, rows)
+        for canvas, row in zip(canvases, rows, strict=True):
+            if self.index.dataset == "alpha" and self.index.cases[row].key in test:
+                canvas[...] = float("nan")
         return canvases
 
-    monkeypatch.setattr(PreparedDataset, "mapped", poisoned)
+    monkeypatch.setattr(PreparedDataset, "stored", poisoned)
 
 
 @given(st.integers(0, 5))
@@ -271,6 +275,41 @@ def test_too_many_orders_for_the_budget_are_searched_greedily(
     assert [each.supports for each in timed.tried] == [()]
     assert timed.left_out == ()
     assert found(folder, places).tried == whole.tried, "what was tried is known"
+
+
+def test_a_search_goes_on_with_the_same_data_and_as_many_threads(
+    whole: OrderResult,
+    folder: Path,
+    places: dict[str, Any],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(devices, "processors", lambda: 64)
+    copy = tmp_path / "search"
+    shutil.copytree(folder, copy)
+    path = copy / "order.json"
+    path.write_text(whole.model_copy(update={"threads": 3}).model_dump_json())
+    notes: list[str] = []
+
+    class Told(OrderCallback):
+        def noted(self, text: str) -> None:
+            notes.append(text)
+
+    again = found(copy, places, Told())  # nothing is left to train
+    assert (again.threads, notes) == (3, [])
+    assert again.tried == whole.tried
+    found(copy, places | {"threads": 2}, Told())
+    assert len(notes) == 1
+    assert "used 3 CPU threads, and the others use 2" in notes[0]
+    # The supports of the first order have changed, which it does not train on.
+    mine = tmp_path / "data"
+    shutil.copytree(data, mine)
+    shutil.rmtree(mine / "gamma")
+    write_dataset(mine / "gamma", seed=99)
+    before = path.read_bytes()
+    refused(lambda: found(copy, places | {"data": mine}, budget=20), "gamma: the data has changed")
+    assert path.read_bytes() == before
 
 
 def test_what_is_impossible_is_refused(places: dict[str, Any], tmp_path: Path) -> None:

@@ -129,6 +129,7 @@ def plans(draw: st.DrawFn) -> Plan:
         ),
         copies=draw(st.sampled_from(["group", "drop", "report"])),
         conflicts=draw(st.sampled_from(["error", "keep", "drop"])),
+        strangers=draw(st.booleans()),
         head=draw(components),
         heads=heads,
         body=draw(bodies()),

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from hydrakit.cli import main
 from hydrakit.errors import HydrakitError, PlanError, PluginError
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan import BodySpec, Plan, Split
@@ -14,6 +19,7 @@ from hydrakit.plan.profiles import PROFILES, make_plan
 from hydrakit.plugins import load_plugins
 from hydrakit.plugins.options import option_fields
 
+ROOT = Path(__file__).parent.parent
 PAPER = ["prostatex", "brain", "lung", "prostatex"]
 
 
@@ -55,6 +61,38 @@ def test_the_papers_other_strategies() -> None:
     assert values(classical, "learning_rate") == [1e-8]
     assert values(classical, "dropout") == [0.4]
     assert [dataset.name for dataset in classical.datasets] == ["prostatex"]
+
+
+@pytest.mark.parametrize("profile", ["paper", "authors"])
+@pytest.mark.parametrize("datasets", [PAPER, ["brain", "lung"], ["lung"]], ids=len)
+def test_transfer_long_is_transfer_with_more_epochs(profile: str, datasets: list[str]) -> None:
+    transfer = make_plan("transfer", datasets, profile=profile)
+    longer = make_plan("transfer-long", datasets, profile=profile)
+    for one, other in zip(transfer.rounds, longer.rounds, strict=True):
+        epochs = {"epochs": one.hyperparameters.epochs}
+        assert other.hyperparameters.epochs >= one.hyperparameters.epochs
+        assert other.hyperparameters.model_copy(update=epochs) == one.hyperparameters
+        assert (other.dataset, other.train, other.head) == (one.dataset, one.train, one.head)
+
+
+def committed() -> dict[str, list[str]]:
+    """The commands of the pages of the examples that write a committed file, by the file."""
+    pages = sorted((ROOT / "examples").glob("*/README.md"))
+    lines = [line for page in pages for line in page.read_text("utf-8").splitlines()]
+    calls = [re.fullmatch(r"hydrakit (.+) > (examples/\S+)", line) for line in lines]
+    return {call[2]: shlex.split(call[1]) for call in calls if call}
+
+
+def test_every_plan_of_the_examples_has_a_command() -> None:
+    plans = {path.relative_to(ROOT).as_posix() for path in (ROOT / "examples").rglob("*.json")}
+    assert committed().keys() == plans
+
+
+@pytest.mark.parametrize("path", committed())
+def test_the_command_of_an_example_gives_the_committed_file(path: str) -> None:
+    result = CliRunner().invoke(main, committed()[path])
+    assert result.exit_code == 0
+    assert result.stdout == (ROOT / path).read_text("utf-8")
 
 
 def test_the_paper_profile_has_none_of_the_authors_habits() -> None:

@@ -15,7 +15,7 @@ from hydrakit.data.prepared.crop import crop
 from hydrakit.data.prepared.prepare import IN_FLIGHT, prepare
 from hydrakit.data.quality.duplicates import content_digest, texture, thumbnail
 from hydrakit.data.quality.shortcuts import image_facts
-from hydrakit.data.read import read_samples
+from hydrakit.data.read import LoadedSample, read_samples
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, FieldOfView, Sample, Unusable
 from hydrakit.plugins import load_plugins
@@ -69,6 +69,44 @@ def test_a_small_spread_about_a_large_mean_is_not_lost(tmp_path: Path) -> None:
     np.testing.assert_allclose(every(prepared)[0], expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_padding_counts_in_no_statistics_and_continues_the_scan(
+    tmp_path: Path, channels: int
+) -> None:
+    image = noise(7, channels, 30, 30, spread=3) + 40
+    padding = np.zeros(image.shape, dtype=bool)
+    padding[0, :, 24:] = True
+    padding[-1, :4] = True
+    padded = np.ma.MaskedArray(np.where(padding, np.float32(-2000), image), mask=padding)
+    prepared = prepare(
+        adapter([sample(lambda: padded)]), tmp_path, options={}, patch=PATCH, cache=tmp_path / "c"
+    )
+    scan = ~padding.any(axis=0)
+    mean, deviation = prepared.index.patients["p"].mean, prepared.index.patients["p"].deviation
+    np.testing.assert_allclose(mean, [plane[scan].mean() for plane in image], rtol=1e-6)
+    np.testing.assert_allclose(deviation, [plane[scan].std() for plane in image], rtol=1e-6)
+    facts = prepared.index.cases[0].facts
+    assert facts["padding"] == padding.mean()
+    assert 30 < float(facts["border value"]) < 50
+    # The nearest pixel of a column beyond column 23 is that of column 23, in the same row.
+    filled = image.copy()
+    filled[-1, :4] = filled[-1, 4]
+    filled[0, :, 24:] = filled[0, :, 23:24]
+    raw = crop(sample(filled), FieldOfView(share=1.0), PATCH)
+    expected = (raw - np.array(mean)[:, None, None]) / np.array(deviation)[:, None, None]
+    np.testing.assert_allclose(every(prepared)[0], expected, atol=1e-4)
+    np.testing.assert_allclose(prepared.thumbnails()[0], thumbnail(filled), atol=1e-6)
+
+
+def test_an_image_of_padding_alone_is_unusable(tmp_path: Path) -> None:
+    masked = np.ma.MaskedArray(noise(1, 2, 8, 8), mask=False)
+    masked[1] = np.ma.masked
+    cases = [sample(noise(2, 2, 8, 8)), sample(lambda: masked, key="padded")]
+    prepared = prepare(adapter(cases), tmp_path, options={}, patch=PATCH, cache=tmp_path / "c")
+    (excluded,) = prepared.index.excluded
+    assert excluded.reason == "every pixel is padding, in some channel"
+
+
 def test_what_gives_no_image_is_excluded_with_its_reason(tmp_path: Path) -> None:
     half_flat = np.stack([noise(1, 8, 8), np.full((8, 8), 2.0)])
     image = noise(2, 2, 8, 8)
@@ -95,7 +133,7 @@ def test_what_gives_no_image_is_excluded_with_its_reason(tmp_path: Path) -> None
             "finding": "good",
             "split": "val",
             "subgroups": {},
-            "facts": {**image_facts(good), "mode": "L", "dose": 3.0},
+            "facts": {**image_facts(LoadedSample(**vars(good))), "mode": "L", "dose": 3.0},
             "content": content_digest(image),
         }
     ]
@@ -339,7 +377,7 @@ def test_a_lost_index_or_journal_is_made_again(files: Files) -> None:
     after = files.prepare()
     assert told(after) == told(before)
     assert len(files.loads) == 6
-    assert after.index.number != before.index.number  # what is mapped is not written over
+    assert after.index.number != before.index.number  # an open file is not written over
 
 
 def test_an_unusable_cache_is_named(files: Files) -> None:

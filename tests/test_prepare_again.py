@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -58,7 +59,8 @@ def test_a_second_start_lists_the_files_and_opens_none(
         monkeypatch.setattr(Path, name, noted)
     files.prepare()
     assert files.readings == 1
-    assert set(opened) == {path.name for path in first.folder.glob("index-*")}  # and maps the rows
+    data = [*first.folder.glob("index-*"), *first.folder.glob("*.f32")]
+    assert set(opened) == {path.name for path in data}
 
 
 def test_only_a_changed_file_is_read_again(
@@ -98,6 +100,78 @@ def test_a_file_that_was_only_touched_is_not_read_again(
     assert len(files.loads) == 5
     assert told(after) == told(before)
     assert messages(caplog) == []
+
+
+def test_a_file_of_equal_size_and_time_is_noticed(
+    files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = files.prepare()
+    path = files.root / "1.npy"
+    status = path.stat()
+    files.write("1", 77, mtime=status.st_mtime_ns - 10**18)
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    after = files.prepare()
+    assert messages(caplog) == ["thing: 1 file changed since they were prepared: 1.npy"]
+    assert after.index.content != before.index.content
+    assert told(after) == prepared_at_once(files, tmp_path)
+    other = tmp_path / "other.npy"  # put in its place by a rename, as a download does
+    np.save(other, noise(78, 12, 14))
+    os.utime(other, ns=(status.st_mtime_ns, status.st_mtime_ns))
+    other.replace(path)
+    assert files.prepare().index.content not in (before.index.content, after.index.content)
+
+
+def test_files_that_were_copied_or_linked_are_hashed_and_not_read_again(files: Files) -> None:
+    before = files.prepare()
+    for path in list(files.root.glob("*.npy")):
+        copy = path.with_suffix(".copy")
+        shutil.copy2(path, copy)
+        copy.replace(path)
+    os.link(files.root / "1.npy", files.root.parent / "link")
+    files.loads.clear()
+    assert told(files.prepare()) == told(before)
+    assert files.loads == []
+
+
+def test_a_manifest_of_an_older_version_costs_only_a_hash(files: Files) -> None:
+    before = files.prepare()
+    path = before.folder / "manifest.json"
+    entries = json.loads(path.read_text())["files"]
+    old = [{"path": e["path"], "size": 1, "mtime_ns": 2, "sha256": e["sha256"]} for e in entries]
+    path.write_text(json.dumps({"files": old}))
+    next(before.folder.glob("index-*")).unlink()
+    files.loads.clear()
+    assert told(files.prepare()) == told(before)
+    assert files.loads == []
+
+
+def test_fresh_reads_everything_again(files: Files) -> None:
+    first = files.prepare()
+    assert first.reused_since is None
+    before = told(first)
+    again = files.prepare()
+    assert again.reused_since == next(again.folder.glob("index-*")).stat().st_mtime
+    files.loads.clear()
+    files.changes = {"label": 1}  # as after an edit of the plugin's code, without a new version
+    assert told(files.prepare()) == before
+    assert files.loads == []
+    fresh = files.prepare(fresh=True)
+    assert sorted(files.loads) == ["0", "1", "2", "3", "4"]
+    assert fresh.reused_since is None
+    assert {case.label for case in fresh.index.cases} == {1}
+    assert told(first) == before  # who has the old rows open reads them still
+    assert told(files.prepare()) == told(fresh)
+
+
+def test_rows_that_are_cut_off_while_they_are_read_are_one_line(files: Files) -> None:
+    prepared = files.prepare()
+    crops = next(prepared.folder.glob("crops-*"))
+    os.truncate(crops, crops.stat().st_size - 1)
+    prepared.rows([0, 1, 2, 3])
+    with pytest.raises(DataError) as error:
+        prepared.rows([4])
+    assert str(error.value).startswith(f"{crops}: prepared data cannot be read (it has become")
+    assert "\n" not in str(error.value)
 
 
 def test_new_files_are_added_and_lost_ones_left_out(files: Files, tmp_path: Path) -> None:
@@ -271,15 +345,14 @@ def test_a_cache_inside_the_dataset_is_not_part_of_it(files: Files) -> None:
 # Rows that are used no more
 
 
-def test_writing_to_what_is_mapped_leaves_the_files_alone(files: Files) -> None:
+def test_writing_to_what_was_read_leaves_the_files_alone(files: Files) -> None:
     prepared = files.prepare()
     before = told(prepared)
     prepared.rows([0])[...] = 0
     prepared.thumbnails()[...] = 0
     assert told(prepared) == before
-    prepared.mapped().zero_()
-    assert told(prepared) != before
-    assert told(files.prepare()) == before
+    prepared.stored([0])[...] = 0
+    assert told(prepared) == before
 
 
 def test_old_rows_go_when_they_are_the_larger_part(files: Files, tmp_path: Path) -> None:
@@ -296,7 +369,7 @@ def test_old_rows_go_when_they_are_the_larger_part(files: Files, tmp_path: Path)
         assert names == ["crops", "index", "journal", "textures", "thumbnails"]
     assert prepared.index.number == 1
     assert len(files.loads) == 5 + 7
-    assert told(first) == before  # who has the old file mapped sees what was there
+    assert told(first) == before  # who has the old file open sees what was there
 
 
 def test_images_of_other_channels_begin_a_new_file(files: Files, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hydrakit.data.dicom import MissingCodecError
 from hydrakit.data.read import load_image, read_cases, read_samples
 from hydrakit.errors import DataError, PlanError
-from hydrakit.hooks import DatasetAdapter, FieldOfView, OptionValue, Sample, Unusable
+from hydrakit.hooks import DatasetAdapter, FieldOfView, OptionValue, Remark, Sample, Unusable
 from hydrakit.plugins.options import resolve_options
 
 IMAGE = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -52,11 +52,19 @@ def test_cases_come_in_order_with_channels_first(tmp_path: Path) -> None:
     assert isinstance(third, Sample)
     assert first.image.shape == third.image.shape == (1, 3, 4)
     np.testing.assert_array_equal(first.image[0], IMAGE)
-    assert {k: v for k, v in vars(first).items() if k != "image"} == {
+    assert {k: v for k, v in vars(first).items() if k not in ("image", "padding")} == {
         k: v for k, v in vars(given[0]).items() if k != "image"
     }
     assert second == given[1]
     assert third.label is None
+
+
+def test_remarks_come_with_the_cases_and_not_with_the_samples(tmp_path: Path) -> None:
+    given = [Remark(text="2 files are not used"), sample()]
+    assert list(read_cases(adapter(given), tmp_path, {})) == given
+    assert len(list(read_samples(adapter(given), tmp_path, {}))) == 1
+    with pytest.raises(DataError, match=r"thing: a Remark 'a\\nb': one line"):
+        list(read_cases(adapter([Remark(text="a\nb")]), tmp_path, {}))
 
 
 @pytest.mark.parametrize(

@@ -310,7 +310,8 @@ def test_reproduction(tmp_path):
     given = shlex.split(section.all("pre")[0].words())
     folder = str(tmp_path / "run")
     assert given == ["hydrakit", "run", "--plan", f"{folder}/plan.json", "--data", "/data/my sets",
-                     "--out", f"{folder}-again", "--device", "cuda:0"]  # fmt: skip
+                     "--device", "cuda:0", "--threads", "16",
+                     "--out", f"{folder}-again"]  # fmt: skip
     words = section.words()
     for said in (rundir.plan().digest(), "ab" * 32, "2.13.0", "cuda:0, NVIDIA H200", "3.11.9"):
         assert said in words

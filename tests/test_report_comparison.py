@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+from pathlib import Path
+from typing import Any
 
+import click
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from compared import FOLDS, SEEDS, make_comparison
 from pages import NO_PLUGINS, adapter, cells, parse, part, plotted, plugins
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from hydrakit.cli import main
+from hydrakit.compare.design import CompareDir, Description, Design
 from hydrakit.errors import PlanError
 from hydrakit.report import build_comparison, write_comparison_report
 from hydrakit.report.comparison_figures import RATES, cell_aucs, resampled_band, weighted_heights
+from hydrakit.runs.rundir import RunDir
 
 
 def page_of(folder, offered=NO_PLUGINS):
@@ -147,8 +156,79 @@ def test_datasets_and_the_command(tmp_path):
     given = part(page, "Reproduce this comparison").all("pre")[0].words()
     assert given.startswith(
         "hydrakit compare --strategies hydra,transfer,classical --datasets "
-        "prostatex,brain,prostatex --seeds 2 --folds 4 --out "
+        "prostatex,brain,prostatex --seeds 2 --folds 4 --positive significant --out "
     )
+    words = part(page, "Reproduce this comparison").words()
+    assert "The command uses default options, because compare.json" in words
+
+
+OPTIONS = [
+    ["--profile", "paper", "--epochs", "3", "--patience", "0", "--learning-rate", "1e-05"],
+    ["--option", "prostatex.slice=geometry", "--option", "brain.x=a b;$(c)'\"", "--copies", "drop"],
+    ["--head", "linear", "--head", "brain=mlp", "--head-option", "brain.hidden=64,16"],
+    ["--body", "small", "--body-option", "width=7", "--body-option", "names=a,b"],
+    ["--body-channels", "4,8", "--body-norm", "group", "--select", "smoothed", "--window", "3"],
+    ["--set", "rounds.all.dropout=0.2", "--set", 'body.x="0.2"', "--set", "body.channels=4,8"],
+    ["--set", "rounds.2.patience=null", "--set", "copies=drop", "--set", 'head={"name": "mlp"}'],
+    ["--target-share", "0.5", "--bootstrap", "7", "--bootstrap-rule", "halving", "--dropout", "0"],
+    [],
+]
+
+
+def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Design, dict[str, Any]]:
+    """The design that a command makes, and the other things that it asks for."""
+    asked: dict[str, Any] = {}
+
+    def stop(design: Design, context: Any, **more: Any) -> None:
+        asked.update(more, design=design, context=context)
+        raise click.ClickException("stopped")
+
+    monkeypatch.setattr("hydrakit.compare.engine.compare", stop)
+    result = CliRunner().invoke(main, words)
+    assert "design" in asked, result.output
+    return asked.pop("design"), asked
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda words: " ".join(words[:1]))
+@pytest.mark.parametrize("folds", [4, None])
+def test_the_command_gives_the_same_design(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], folds: int | None
+) -> None:
+    given = ["compare", "--strategies", "hydra,transfer,classical", "--seeds", "2", *options]
+    given += ["--datasets", "prostatex,brain,prostatex"]
+    given += ["--folds", str(folds)] if folds else ["--holdout"]
+    design, _ = parsed(given, monkeypatch)
+    folder, data = tmp_path / "of a $student", tmp_path / "the data; all"
+    make_comparison(folder, digest=design.digest, folds=folds)
+    about = {"hydrakit": "0.1.0", "digest": design.digest, "positive": "significant", "status": {}}
+    CompareDir(folder).write(Description(design=design, **about))
+    run = RunDir(folder / "cells" / "hydra-seed0-repeat0-fold0")
+    run.path.mkdir(parents=True)
+    roots = {name: str(data / name) for name in ("prostatex", "brain")}
+    run.write_json("environment.json", {"roots": roots, "device": "cpu"})
+    command = part(page_of(folder), "Reproduce this comparison").all("pre")[0].words()
+    program, *words = shlex.split(command)
+    again, asked = parsed(words, monkeypatch)
+    assert program == "hydrakit"
+    assert again == design
+    assert again.digest == design.digest
+    assert asked["positive"] == "significant"
+    assert asked["out"] == Path(f"{folder}-again")
+    assert (asked["context"].data, asked["context"].device) == (data, "cpu")
+
+
+def test_a_changed_list_of_options_is_said(tmp_path: Path) -> None:
+    made = make_comparison(tmp_path / "c")
+    for settings, word in (
+        ({"epochs": "many"}, "epochs"),
+        ({"epoch": 1}, "epoch"),
+        (3, "settings"),
+    ):
+        content = {"digest": made.digest, "design": {"settings": settings}}
+        (tmp_path / "c" / "compare.json").write_text(json.dumps(content))
+        with pytest.raises(PlanError, match=rf"compare\.json: cannot be read .*{word}") as caught:
+            write_comparison_report(tmp_path / "c", plugins=NO_PLUGINS)
+        assert "\n" not in str(caught.value)
 
 
 def test_no_finding_is_named(tmp_path):

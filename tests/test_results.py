@@ -20,6 +20,7 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.intervals import newcombe_interval
+from hydrakit.weights.format import read_head
 
 
 def events(rundir: RunDir) -> list[dict[str, Any]]:
@@ -101,10 +102,13 @@ def test_the_test_cases_change_nothing_but_the_test(
     np.savez(mine / "alpha" / "cases.npz", **arrays)
     other = Runner(tmp_path, mine, cache)(hydra_plan())
     here, there = weights_of(hydra_run.path), weights_of(other.path)
-    assert {name for name in here if here[name] != there[name]} == {
-        "predictions.csv",
-        "shown.safetensors",
-    }
+    other_files = {name for name in here if here[name] != there[name]}
+    heads = {name for name in other_files if "head" in name}
+    assert other_files - heads == {"predictions.csv", "shown.safetensors"}
+    for name in heads:  # they name the dataset by the digest of all its cases
+        one, two = (read_head(run.path / name) for run in (hydra_run, other))
+        assert one.content != two.content
+        assert one == two.model_copy(update={"content": one.content})
     assert predictions(other, "val") == predictions(hydra_run, "val")
     shares = [[row["p_malignant"] for row in predictions(r, "test")] for r in (other, hydra_run)]
     assert not set(shares[0]) & set(shares[1])

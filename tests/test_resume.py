@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,25 @@ import numpy as np
 import pytest
 import torch
 from helpers import (
+    ADAPTERS,
     Runner,
     StopError,
     hydra_plan,
     install_standin,
     plan_of,
+    plugins,
     round_of,
     tree,
     weights_of,
     write_dataset,
 )
 
-from hydrakit.errors import DataError
+from hydrakit.compute import devices
+from hydrakit.errors import DataError, PlanError
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan import Plan, Round
 from hydrakit.plan.results import EpochRecord, RoundResult, ShortcutFact
+from hydrakit.plugins import Plugins
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.rundir import RunDir
 
@@ -185,6 +191,86 @@ def test_data_that_changed_stops_a_run_that_goes_on(
     with pytest.raises(DataError, match=r"beta: the data has changed since the run in .*--out"):
         runner(plan)
     assert tree(tmp_path / "run") == before
+
+
+def test_classes_and_splits_that_changed_stop_a_run_that_goes_on(
+    runner: Runner, data: Path, cache: Path
+) -> None:
+    plan = plan_of(round_of("beta"), round_of("alpha"))
+    with pytest.raises(StopError):
+        runner(plan, callbacks=[Stopper(1, after=True)])
+    rundir = RunDir(runner.folder / "run")
+    before = tree(rundir.path)
+    first = {each.name: each for each in ADAPTERS}
+    turned = replace(first["beta"], classes=("malignant", "benign"))
+    with pytest.raises(DataError, match=r"beta: .*its classes were benign, malignant and are mal"):
+        runner(plan, plugins=with_adapters(turned))
+    # A cohort joins the patients of two datasets: the same cases are in other splits.
+    cohort = [replace(first[name], cohort="ward") for name in ("alpha", "beta")]
+    with pytest.raises(DataError, match=r"beta: the data has changed .*in other splits.*--out"):
+        runner(plan, plugins=with_adapters(*cohort))
+    assert tree(rundir.path) == before
+    # Nor does a run go on without the record of its data.
+    content = (rundir.path / "data.json").read_bytes()
+    (rundir.path / "data.json").unlink()
+    with pytest.raises(PlanError, match=r"data\.json: is missing"):
+        runner(plan)
+    (rundir.path / "data.json").write_bytes(content)
+    assert runner(plan).results() is not None
+
+
+def with_adapters(*changed: DatasetAdapter) -> Plugins:
+    names = {each.name: each for each in (*ADAPTERS, *changed)}
+    base = plugins()
+    return replace(base, components={**base.components, "dataset": names})
+
+
+class Notes(RunCallback):
+    """Collects what the user is told; stops a run after its first round."""
+
+    def __init__(self, *, stop: bool) -> None:
+        self.stop = stop
+        self.notes: list[str] = []
+
+    def noted(self, text: str) -> None:
+        self.notes.append(text)
+
+    def finished(self, number: int, round: Round, result: RoundResult) -> None:
+        if self.stop:
+            raise StopError
+
+
+def test_the_number_of_threads_stays_and_another_is_told(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "processors", lambda: 2)
+    plan = plan_of(round_of("beta"), round_of("alpha", "head"), round_of("alpha"))
+    whole, before = runner(plan, "whole", threads=1), torch.get_num_threads()
+
+    def go_on(name: str, *, default: int, **more: Any) -> tuple[RunDir, list[str]]:
+        with pytest.raises(StopError):
+            runner(plan, name, threads=1, callbacks=[Notes(stop=True)])
+        torch.set_num_threads(default)
+        try:
+            notes = Notes(stop=False)
+            return runner(plan, name, callbacks=[notes], **more), notes.notes
+        finally:
+            torch.set_num_threads(before)
+
+    kept, told = go_on("kept", default=2)
+    assert (kept.environment()["threads"], told) == (1, [])
+    assert_equal_runs(kept, whole)
+    other, told = go_on("other", default=2, threads=2)
+    assert other.environment()["threads"] == 2
+    assert len(told) == 1
+    assert "threads 2 in place of 1" in told[0]
+    assert "from round 2 on" in told[0]
+    assert told[0] in (other.path / "log.txt").read_text()
+    # A machine that cannot give as many says so, too.
+    monkeypatch.setattr(devices, "processors", lambda: 0)
+    few, told = go_on("few", default=2)
+    assert few.environment()["threads"] == 2
+    assert any("threads 2 in place of 1" in note for note in told)
 
 
 def test_a_run_goes_on_where_only_the_last_bits_of_a_shortcut_changed(

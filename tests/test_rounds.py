@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers import BODY, Runner, hydra_plan, load_dataset, plan_of, round_of, weights_of
+from helpers import (
+    BODY,
+    Runner,
+    adapter,
+    hydra_plan,
+    load_dataset,
+    plan_of,
+    plugins,
+    refused,
+    round_of,
+    weights_of,
+)
 from torch import nn
 
 from hydrakit.compute.devices import Compute
@@ -280,3 +292,14 @@ def test_tracing_the_test_changes_nothing_and_is_noted(runner: Runner) -> None:
     results = traced.results()
     assert results is not None
     assert points[best - 1].test_auc == pytest.approx(results.test.figures.auc)
+
+
+def test_one_head_for_classes_in_two_orders_is_refused(runner: Runner) -> None:
+    base = plugins()
+    turned = replace(adapter("beta"), classes=("malignant", "benign"))
+    names = {**base.components["dataset"], "beta": turned}
+    other = replace(base, components={**base.components, "dataset": names})
+    plan = plan_of(round_of("beta", head="shared"), round_of("alpha", head="shared"))
+    words = ["'shared'", "'beta' (classification: malignant, benign)", "'alpha'", "into one order"]
+    refused(lambda: runner(plan, plugins=other), *words)
+    assert not (runner.folder / "run").exists()

@@ -192,6 +192,7 @@ def compared(tmp_path: Path) -> CompareDir:
         with run.writing_round(1, run.plan().rounds[0]) as folder:
             (folder / "round.json").write_text("{}")
     (here.cell(cells[0]) / "results.json").write_text("{}")
+    RunDir(here.cell(cells[0])).seal()
     here.failure_path(cells[1]).write_text("Traceback\nValueError: no\n")
     about: dict[str, Any] = {"hydrakit": "0.1.0", "digest": design.digest, "positive": "malignant"}
     here.write(Description(design=design, status={}, **about))

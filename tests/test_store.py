@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from hydrakit.data.prepared import store as store_module
 from hydrakit.data.prepared.crop import Statistics
-from hydrakit.data.prepared.store import THUMBNAIL, NewEntry, Store, map_rows
+from hydrakit.data.prepared.store import THUMBNAIL, NewEntry, Store, open_rows
 from hydrakit.data.quality.duplicates import TEXTURE
 
 SIDE = 4
@@ -47,14 +46,14 @@ def assert_holds(store: Store, numbers: list[int], *, channels: int = 1) -> None
     assert [entry.row for entry in store.entries] == list(range(len(numbers)))
     if not numbers:
         return
-    crops, thumbnails, textures = map_rows(
+    crops, thumbnails, textures = open_rows(
         store.folder, store.number, rows=len(numbers), channels=channels, side=SIDE
     )
     for row, number in enumerate(numbers):
         expected, entry = made(number, channels=channels), store.entries[row]
-        np.testing.assert_array_equal(crops[row], expected.crop)
-        np.testing.assert_array_equal(thumbnails[row], expected.thumbnail)
-        np.testing.assert_array_equal(textures[row], expected.texture)
+        np.testing.assert_array_equal(crops.read([row])[0], expected.crop)
+        np.testing.assert_array_equal(thumbnails.read([row])[0], expected.thumbnail)
+        np.testing.assert_array_equal(textures.read([row])[0], expected.texture)
         assert entry.crop == hashlib.sha256(expected.crop.tobytes()).hexdigest()
         statistics = entry.statistics
         assert statistics.count == SIDE * SIDE
@@ -160,11 +159,11 @@ def test_missing_rows_are_an_error(tmp_path: Path, name: str) -> None:
         Store(tmp_path, side=SIDE)
 
 
-def test_compacting_keeps_the_used_rows_and_leaves_the_mapped_ones(tmp_path: Path) -> None:
+def test_compacting_keeps_the_used_rows_and_leaves_the_open_ones(tmp_path: Path) -> None:
     filled(tmp_path, 5)
     with Store(tmp_path, side=SIDE) as store:
-        mapped = map_rows(tmp_path, 0, rows=5, channels=1, side=SIDE)
-        before = [np.array(rows) for rows in mapped]
+        opened = open_rows(tmp_path, 0, rows=5, channels=1, side=SIDE)
+        before = [rows.read(range(5)) for rows in opened]
         used = [store.entries[row] for row in (4, 1)]
         moved = store.compact(used)
         assert [(entry.row, entry.signature) for entry in moved] == [(0, "s4"), (1, "s1")]
@@ -172,8 +171,8 @@ def test_compacting_keeps_the_used_rows_and_leaves_the_mapped_ones(tmp_path: Pat
         store.append(made(9))
         store.commit()
         store.remove_other_numbers()
-        for rows, expected in zip(mapped, before, strict=True):
-            np.testing.assert_array_equal(rows, expected)
+        for rows, expected in zip(opened, before, strict=True):
+            np.testing.assert_array_equal(rows.read(range(5)), expected)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         *("crops-1.f32", "journal-1.jsonl", "textures-1.i8", "thumbnails-1.f32")
     ]
@@ -195,13 +194,13 @@ def test_rows_of_other_channels_begin_a_new_file(tmp_path: Path) -> None:
 
 def test_rows_without_a_journal_are_not_written_over(tmp_path: Path) -> None:
     filled(tmp_path, 2)
-    crops, *_ = map_rows(tmp_path, 0, rows=2, channels=1, side=SIDE)
-    before: NDArray[np.float32] = np.array(crops)
+    crops, *_ = open_rows(tmp_path, 0, rows=2, channels=1, side=SIDE)
+    before = crops.read([0, 1])
     journal(tmp_path).unlink()
     with Store(tmp_path, side=SIDE) as store:
         assert (store.number, store.entries) == (1, [])
         store.append(made(8))
-    np.testing.assert_array_equal(crops, before)
+    np.testing.assert_array_equal(crops.read([0, 1]), before)
 
 
 STEPS = st.lists(

@@ -171,7 +171,7 @@ def test_no_usable_case_is_told_with_its_reasons(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no usable case"):
         look_at(cases, tmp_path / "lesions")
     adapter = replace(standin("lesions", CLASSES), read=lambda _, __: iter(cases))
-    unusable = excluded_if_none_usable(adapter, tmp_path, {})
+    unusable = excluded_if_none_usable(adapter, tmp_path, {}, patch=16)
     assert unusable is not None
     assert {each.key: each.reason for each in unusable} == {
         "a": "no image",
@@ -180,7 +180,7 @@ def test_no_usable_case_is_told_with_its_reasons(tmp_path: Path) -> None:
     summary = summarise_unusable(adapter, unusable)
     assert kinds(summary) == (["unusable"], ["unusable", "unusable"])
     cases.append(sample(1))
-    assert excluded_if_none_usable(adapter, tmp_path, {}) is None
+    assert excluded_if_none_usable(adapter, tmp_path, {}, patch=16) is None
 
 
 def test_an_empty_class_is_a_problem(tmp_path: Path) -> None:
@@ -298,6 +298,33 @@ def test_what_lies_across_declared_splits_is_a_problem(tmp_path: Path, by: str) 
     assert "patient-" not in text
 
 
+@pytest.mark.parametrize("absent", ["val", "one class of test"])
+def test_a_declared_split_without_a_class_is_named(tmp_path: Path, absent: str) -> None:
+    cases = usual(40)
+    for n, name in enumerate(cases):
+        split = "test" if n >= 30 and (absent == "val" or n % 2 == 0) else "train"
+        split = "val" if absent != "val" and 20 <= n < 30 else split
+        cases[name] = (*cases[name][:3], split)
+    summary = look(write(tmp_path / "lesions", cases), split=EIGHT_ONE_ONE)
+    (problem,) = summary.problems
+    assert problem.kind == "declared splits"
+    split, name = ("val", "benign") if absent == "val" else ("test", "malignant")
+    assert f"no case of class {name!r} in {split!r}" in problem.text
+
+
+def test_columns_and_files_that_are_not_used_are_in_the_summary(tmp_path: Path) -> None:
+    folder = write(tmp_path / "lesions", usual(20))
+    table = folder / "cases.csv"
+    lines = table.read_text().splitlines()
+    lines = [f"{lines[0].replace('patient', 'Subject')},age", *(f"{line},40" for line in lines[1:])]
+    table.write_text("\n".join(lines))
+    summary = look(folder)
+    assert kinds(summary) == ([], ["reading", "patients"])
+    assert "the column 'Subject' is not used" in summary.warnings[0].text
+    assert "each image counts as its own patient" in summary.warnings[1].text
+    assert summary.remarks == ("cases.csv: columns that are not used: Subject, age",)
+
+
 def test_some_declared_splits_stand_and_the_others_are_dealt(tmp_path: Path) -> None:
     cases = usual(40)
     for name in ("00.png", "01.png"):
@@ -328,6 +355,26 @@ def test_a_fact_that_tells_the_class_is_a_warning(tmp_path: Path) -> None:
     summary, _, _ = look_at(samples, tmp_path / "lesions")
     assert kinds(summary) == ([], ["shortcut"])
     assert "scanner alone predicts 'malignant': AUC 1.00" in summary.warnings[0].text
+
+
+def test_shapes_that_are_probably_read_wrongly_are_a_warning(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+
+    def samples(shape: tuple[int, ...], **more: object) -> list[Sample | Unusable]:
+        return [sample(n, image=rng.random(shape).astype(np.float32), **more) for n in range(30)]
+
+    def shape_warnings(name: str, cases: list[Sample | Unusable], **changes: object) -> list[str]:
+        summary, _, _ = look_at(cases, tmp_path / name, **changes)
+        return [each.text for each in summary.warnings if each.kind == "shape"]
+
+    assert shape_warnings("a", samples((4, 16, 16))) == []
+    many, thin = shape_warnings("b", samples((28, 28, 3)))
+    assert "28 channels" in many
+    assert thin.startswith("30 cases with a side under 16 pixels")
+    view = FieldOfView(millimetres=50)
+    assert shape_warnings("c", samples((40, 40), spacing=(0.7, 0.7)), field_of_view=view) == []
+    (wide,) = shape_warnings("d", samples((40, 40), spacing=(0.07, 0.07)), field_of_view=view)
+    assert wide.startswith("30 cases, image less than 1/2 as wide as the field of view of 50 mm")
 
 
 def test_many_strong_facts_take_few_lines(tmp_path: Path) -> None:
@@ -373,6 +420,6 @@ def test_the_brain_data(shared_data: Path, tmp_path: Path) -> None:
     assert summary.problems == ()
     assert not any(pair.across_labels for pair in summary.copies)
     assert 25 <= len(summary.groups) <= 40
-    assert {"copies", "shortcut"} == {each.kind for each in summary.warnings}
+    assert {"patients", "copies", "shortcut"} == {each.kind for each in summary.warnings}
     strong = {each.fact for each in summary.shortcuts if each.strong}
     assert strong & {"size", "width", "height"}

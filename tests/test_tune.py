@@ -27,7 +27,7 @@ from helpers import (
     round_of,
     run_plan,
 )
-from torch import Tensor
+from numpy.typing import NDArray
 
 from hydrakit.cli import main
 from hydrakit.data.load import LoadedDataset, load, select
@@ -197,16 +197,16 @@ def test_poisoned_test_cases_change_nothing(
         key for key, split in splits_of(small_plan(), places)["alpha"].items() if split == "test"
     }
     assert test
-    clean = PreparedDataset.mapped
+    clean = PreparedDataset.stored
 
-    def poisoned(self: PreparedDataset) -> Tensor:
-        canvases = clean(self).clone()
-        for row, case in enumerate(self.index.cases):
-            if self.index.dataset == "alpha" and case.key in test:
-                canvases[self.index.rows[row]] = float("nan")
+    def poisoned(self: PreparedDataset, rows: Sequence[int]) -> NDArray[np.float32]:
+        canvases = clean(self, rows)
+        for canvas, row in zip(canvases, rows, strict=True):
+            if self.index.dataset == "alpha" and self.index.cases[row].key in test:
+                canvas[...] = float("nan")
         return canvases
 
-    monkeypatch.setattr(PreparedDataset, "mapped", poisoned)
+    monkeypatch.setattr(PreparedDataset, "stored", poisoned)
     prepared = prepared_dataset("alpha", data=places["data"], cache=places["cache"])
     seen = select(prepared, test, task="classification", scale=None, patch=BODY.patch, device=CPU)
     assert seen.patches.isnan().all(), "who looked at them would see it"

@@ -53,3 +53,44 @@ def test_a_table_that_is_none_is_refused(table: str, word: str) -> None:
     assert result.exit_code == 1
     assert len(result.stderr.splitlines()) == 1
     assert word in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("table", "value", "remedy"),
+    [
+        ("Hydra 0,81, transfer 0,74", "'0,81'", "write 0.81"),
+        ("Hydra 0,81; transfer 0.74", "'0,81'", "write 0.81"),
+        ("Hydra 0.81, transfer 1,00", "'1,00'", "write 1.00"),
+        ("Hydra 48/60, net 2 0,7", "'0,7'", "write 0.7 "),
+    ],
+)
+def test_a_decimal_comma_is_refused(table: str, value: str, remedy: str) -> None:
+    """0,81 would be an AUC of 0 and something else."""
+    counts = ["--positives", "4", "--negatives", "15"]
+    result = CliRunner().invoke(main, ["verdict", "--table", table, *counts])
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"hydrakit: --table: {value} ")
+    assert remedy in line
+
+
+@pytest.mark.parametrize(
+    "row", ["a,0,81,60", "a,0,81,60,30", 'a,"0,81",60,30', "a;0,81;60;30", "a, 0,81 , 60, 30"]
+)
+def test_a_decimal_comma_in_a_file_is_refused(tmp_path: Path, row: str) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(f"name,auc,positives,negatives\nb,0.6,60,30\n# not 0,81\n{row}\n")
+    result = CliRunner().invoke(main, ["verdict", "--table", str(path)])
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"hydrakit: {path}, row 4: '0,81' ")
+    assert "write 0.81 with a decimal point" in line
+
+
+def test_an_auc_of_one_and_a_name_of_digits_are_no_decimal_commas(tmp_path: Path) -> None:
+    counts = ["--positives", "30", "--negatives", "90"]
+    for table in ("a 1,2net 0.5", "a 1, b 0.5", "a 0.5,b 0.25"):
+        assert CliRunner().invoke(main, ["verdict", "--table", table, *counts]).exit_code == 0
+    path = tmp_path / "table.csv"
+    path.write_text("a,1,30,90\nb,0.0,30,90\n")
+    assert CliRunner().invoke(main, ["verdict", "--table", str(path)]).exit_code == 0

@@ -97,7 +97,8 @@ class Program(click.Group):
             raise
         except Exception:
             name = ctx.invoked_subcommand
-            source = load_plugins(params.disabled_plugins()).source_of(name) if name else None
+            plugins = load_plugins(params.disabled_plugins())
+            source = plugins.source_of(click.Command, name) if name else None
             if source is None:
                 raise
             with source.blame(f"command {name!r}"):

@@ -71,6 +71,11 @@ def _epilog() -> str:
     metavar="FILE",
     help="Also write the results, with pictures, to this HTML file.",
 )
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="Read every file again, for example after an edit of the plugin's code.",
+)
 @click.option("--cases", "each_case", is_flag=True, help="List every case and each pair of copies.")
 @params.as_json
 @click.pass_context
@@ -84,6 +89,7 @@ def check(
     splits: dict[str, Split],
     seed: int,
     html: Path | None,
+    fresh: bool,
     each_case: bool,
     as_json: bool,
 ) -> None:
@@ -109,6 +115,7 @@ def check(
         options=options.get(name),
         split=splits.get(name),
         seed=seed,
+        fresh=fresh,
         callbacks=[PreparingProgress()],
         plugins=plugins,
     )
@@ -155,8 +162,12 @@ def _print(summary: Summary, root: Path, *, each_case: bool) -> None:
     headers, rows = summary.count_table()
     headers = [headers[0], *(f"#{header}" for header in headers[1:])]
     print_table(headers, rows, title=f"{summary.dataset} in {root}")
+    if summary.prepared is not None:
+        say(f"prepared data of {summary.prepared} (--fresh reads all files again)")
     for line in (*_split_lines(summary), *_facts_lines(summary), *_copies_lines(summary)):
         _print_wrapped(line)
+    for remark in summary.remarks:
+        _print_wrapped(remark)
     if each_case:
         for case in summary.cases:
             label = case.label if summary.task == "regression" else ", ".join(case.classes)

@@ -100,9 +100,10 @@ def compare(
 ) -> None:
     """Compare strategies by cross-validation, with confidence intervals and tests.
 
-    Every strategy is trained with every seed on every fold, and tested on the same findings. To
-    resume a comparison that was stopped, run the same command again; with more strategies, seeds or
-    repeats it trains only the new ones.
+    Every strategy is trained with every seed on every fold, and tested on the same findings. All
+    plans and splits are checked before anything is trained. To resume a comparison that was
+    stopped, run the same command again; with more strategies, seeds or repeats it trains only the
+    new ones.
     """
     if not strategies or not datasets:
         missing = "--datasets" if strategies else "--strategies"
@@ -182,8 +183,9 @@ def print_result(result: CompareResult, *, as_json: bool) -> None:
     "--table",
     required=True,
     metavar="TEXT",
-    help='Names with AUCs, such as "Hydra 48/60, transfer 43/60" (numbers or fractions of pairs), '
-    "with the two options below; or a CSV file with columns name, AUC, positives, negatives.",
+    help='Names with AUCs, such as "Hydra 48/60, transfer 0.72" (fractions of pairs, or numbers '
+    "with a decimal point), with the two options below; or a CSV file with columns name, AUC, "
+    "positives, negatives.",
 )
 @click.option(
     "--positives", type=click.IntRange(min=1), help="Number of positive findings in the test set."
@@ -197,12 +199,13 @@ def verdict(table: str, positives: int | None, negatives: int | None, as_json: b
     from dataclasses import asdict
 
     from hydrakit.errors import DataError
-    from hydrakit.stats.verdict import rows_of_table, verdict_of_table
+    from hydrakit.stats.verdict import refuse_decimal_comma, rows_of_table, verdict_of_table
 
     if (positives is None) != (negatives is None):
         raise click.UsageError("--positives and --negatives are needed together: give both")
     source = "--table"
     if positives is not None:
+        refuse_decimal_comma(table, where=source)
         rows = [_row(part, positives, negatives) for part in table.replace(";", ",").split(",")]
         table = "\n".join(rows)
     elif Path(table).is_file():

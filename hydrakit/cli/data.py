@@ -44,7 +44,7 @@ def new(folder: Path) -> None:
     """Write a draft of dataset.toml into DIR, from the images there, for you to check."""
     from hydrakit.data.declared.guess import guess_declaration
     from hydrakit.data.declared.schema import FILE
-    from hydrakit.errors import DataError
+    from hydrakit.errors import DataError, command_line
     from hydrakit.storage.files import write_atomic
 
     text = guess_declaration(folder)
@@ -53,11 +53,10 @@ def new(folder: Path) -> None:
     except OSError as error:
         raise DataError(f"{folder / FILE}: cannot be written ({error.strerror})") from None
     say_lines(text)
+    whole = folder.resolve()
+    command = command_line("hydrakit", "datasets", "check", whole.name, "--data", whole.parent)
     say()
-    say(
-        f"written: {folder / FILE}. Check it, then: hydrakit datasets check "
-        f"{folder.resolve().name} --data {folder.resolve().parent}"
-    )
+    say(f"written: {folder / FILE}. Check it, then: {command}")
 
 
 @datasets.command()
@@ -85,16 +84,14 @@ def info(name: str, context: RunContext, as_json: bool) -> None:
 
 
 def _describe(adapter: DatasetAdapter) -> dict[str, Any]:
+    from hydrakit.data.origin import view_text
     from hydrakit.plugins.options import option_fields
 
-    view = adapter.field_of_view
     return {
         "name": adapter.name,
         "summary": adapter.summary,
         "classes": list(adapter.classes),
-        "field_of_view": f"{view.millimetres:g} mm"
-        if view.millimetres
-        else f"{view.share:g} of the image",
+        "field_of_view": view_text(adapter.field_of_view),
         "layout": adapter.layout,
         "how_to_get": adapter.how_to_get,
         "citation": adapter.citation,

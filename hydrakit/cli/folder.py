@@ -9,6 +9,7 @@ import click
 
 from hydrakit.cli import params
 from hydrakit.cli.printing import say, say_json
+from hydrakit.errors import command_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,7 +96,7 @@ def _print_run(run: RunStatus) -> None:
         if each.problem:
             say(f"Note: {each.problem}", err=True)
     if run.state == "stopped":
-        say(f"resume it with `hydrakit run --resume {run.path}`")
+        say(f"resume it with `{command_line('hydrakit', 'run', '--resume', run.path)}`")
 
 
 def _print_comparison(comparison: ComparisonStatus) -> None:

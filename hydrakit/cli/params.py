@@ -161,8 +161,8 @@ running_options = context_options(
         "--threads",
         type=click.IntRange(min=1, max=1024),
         metavar="N",
-        help="Number of CPU threads; can change the last digits of results.  [default: chosen by "
-        "PyTorch]",
+        help="Number of CPU threads of a run, or of each cell of a comparison; it decides the last "
+        "digits of results.  [default: as before if work is resumed, else chosen by PyTorch]",
     ),
     click.option(
         "--checkpoint-every",

@@ -27,6 +27,7 @@ FIELDS = (
     "splits",
     "copies",
     "conflicts",
+    "strangers",
     "profile",
     "seed",
     "target_share",
@@ -134,8 +135,11 @@ def _option(name: str, schema: Mapping[str, Any]) -> click.Option:
         return _repeated(name, help_text)
     default = schema.get("default")
     (kind,) = (each for each in schema.get("anyOf", [schema]) if each["type"] != "null")
+    flag = f"--{name.replace('_', '-')}"
+    if kind["type"] == "boolean":
+        return click.Option([flag], is_flag=True, help=help_text)
     return click.Option(
-        [f"--{name.replace('_', '-')}"],
+        [flag],
         type=_type(kind),
         metavar=None if "enum" in kind else METAVARS[kind["type"]],
         default=default,

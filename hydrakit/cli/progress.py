@@ -75,6 +75,10 @@ class PreparingProgress(RunCallback):
         if time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
             self.print(line)
 
+    def noted(self, text: str) -> None:
+        """Print the sentence."""
+        self.print(f"Note: {text}")
+
     def preparing(self, dataset: str, cases: int) -> None:
         """Print the number of cases read so far."""
         self.print_sometimes(f"preparing {dataset}: {cases} cases read")

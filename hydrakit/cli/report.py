@@ -34,12 +34,8 @@ def report(folder: Path, figures: Path | None, context: RunContext) -> None:
     from hydrakit import engine
 
     written = engine.report(folder, context)
-    if written.missing is not None:
-        say(
-            f"Note: {written.missing}: does not exist, so the report shows no patches: name the "
-            "folder of the data with `--data` or `--root`",
-            err=True,
-        )
+    if written.no_examples is not None:
+        say(f"Note: {written.no_examples}", err=True)
     say(written.path)
     if figures is not None:
         _write_figures(written.figures, figures)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from hydrakit.cli import params
 from hydrakit.cli.plan_options import PlanCommand, datasets, plan_options, strategy
 from hydrakit.cli.printing import say, say_json
 from hydrakit.compute.signals import describe_stop
+from hydrakit.errors import command_line
 
 if TYPE_CHECKING:
     from hydrakit.plan.model import Plan
@@ -167,7 +167,7 @@ def _resumable(out: Path) -> Iterator[None]:
     except KeyboardInterrupt as error:
         remedy = "run the same command again to resume"
         if (out / "plan.json").is_file():
-            remedy = f"resume with `hydrakit run --resume {shlex.quote(str(out))}`"
+            remedy = f"resume with `{command_line('hydrakit', 'run', '--resume', out)}`"
         raise describe_stop(error, remedy) from None
 
 
@@ -192,6 +192,13 @@ def _is_given(ctx: click.Context, name: str) -> bool:
     show_default=True,
     help="Cases to evaluate on, by the split that the head was trained with.",
 )
+@click.option(
+    "--classes",
+    callback=params.names,
+    metavar="A,B,...",
+    help="Classes of the dataset that the outputs of the head stand for, in the order of the "
+    "outputs.  [default: matched by name]",
+)
 @params.evaluation_options
 @plan_options("options")
 @params.as_json
@@ -202,27 +209,43 @@ def evaluate(
     head: Path | None,
     dataset: str | None,
     split: str,
+    classes: list[str],
     context: RunContext,
     options: dict[str, Any],
     as_json: bool,
 ) -> None:
-    """Evaluate a finished RUN, or any body and head that fit together, on cases of a dataset."""
+    """Evaluate a finished RUN, or any body and head that fit together, on cases of a dataset.
+
+    RUN may also be a folder that `weights swap` or `weights import-authors` wrote.
+    """
     if (run is None) == (body is None or head is None):
         raise click.UsageError("give a RUN, or both --body and --head")
-    if run is not None and (body or head or options):
-        raise click.UsageError("a RUN has its own body, heads and options: give a RUN alone")
+    if run is not None and (body or head):
+        raise click.UsageError("a RUN has its own body and heads: give a RUN alone")
 
     from hydrakit.cli.printing import print_evaluation
     from hydrakit.runs.evaluate import evaluate_files, evaluate_run
+    from hydrakit.weights.folders import weights_in
     from hydrakit.weights.format import read_head
 
-    if run is not None:
-        evaluation = evaluate_run(run, context, dataset=dataset, split=split)
+    if run is not None and (found := weights_in(run)):
+        body, head = found
+    elif run is not None and options:
+        raise click.UsageError("a RUN has its own options: leave out --option")
+    if body is None:
+        assert run is not None
+        evaluation = evaluate_run(
+            run, context, dataset=dataset, split=split, classes=classes or None
+        )
     else:
-        assert body is not None
         assert head is not None
-        name = dataset or read_head(head).dataset
         evaluation = evaluate_files(
-            body, head, context, dataset=name, split=split, options=options.get(name)
+            body,
+            head,
+            context,
+            dataset=dataset,
+            split=split,
+            classes=classes or None,
+            options=options.get(dataset or read_head(head).dataset),
         )
     print_evaluation(evaluation, as_json=as_json)

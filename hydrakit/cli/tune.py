@@ -10,6 +10,7 @@ import click
 from hydrakit.cli import params
 from hydrakit.cli.plan_options import PlanCommand, datasets, plan_options, strategy
 from hydrakit.cli.printing import say, say_json
+from hydrakit.errors import command_line
 
 TUNED = ("learning_rate", "dropout")  # hyperparameters that `tune` chooses
 
@@ -120,7 +121,7 @@ def tune(
         )
     say(f"plan:    {result.path}")
     say(f"trials:  {result.trials_path}")
-    say(f"run it:  hydrakit run --plan {result.path}")
+    say(f"run it:  {command_line('hydrakit', 'run', '--plan', result.path)}")
 
 
 def _print_round(tuning: RoundTuning, rounds: int) -> None:

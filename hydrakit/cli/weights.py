@@ -28,6 +28,8 @@ def inspect(file: Path, as_json: bool) -> None:
         say_json(description.model_dump_json(indent=2))
         return
     facts = description.model_dump(mode="json", exclude={"probe"}, exclude_none=True)
+    if description.cases is not None:
+        facts["cases"]["images"] = len(description.cases.digests())
     for key, value in facts.items():
         text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else _text(value)
         say(f"{key + ':':16}{one_line(text, 2**20)}")
@@ -45,11 +47,25 @@ def _text(value: object) -> str:
 @click.option(
     "--out", type=params.FOLDER, required=True, metavar="DIR", help="New folder to write to."
 )
-def import_authors(file: Path, out: Path) -> None:
+@click.option(
+    "--dataset",
+    default="unknown",
+    show_default=True,
+    metavar="NAME",
+    help="Dataset that the head was trained on; the checkpoint does not say it.",
+)
+@click.option(
+    "--classes",
+    callback=params.names,
+    metavar="A,B",
+    help="Names of its classes, in the order of the outputs.  [default: those of the authors for "
+    "prostatex, else unknown]",
+)
+def import_authors(file: Path, out: Path, dataset: str, classes: list[str]) -> None:
     """Convert a checkpoint FILE.pth of the paper's authors to safetensors of body and head."""
     from hydrakit.weights.import_authors import import_authors as convert
 
-    for path in convert(file, out):
+    for path in convert(file, out, dataset=dataset, classes=classes or None):
         say(path)
 
 
@@ -65,7 +81,7 @@ def import_authors(file: Path, out: Path) -> None:
 )
 def swap(body: Path, head: Path, out: Path) -> None:
     """Combine a head with another body, after checking that they fit together."""
-    from hydrakit.weights.files import swap as swap_head
+    from hydrakit.weights.folders import swap as swap_head
 
     note = swap_head(body, head, out)
     if note:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -12,7 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from hydrakit.errors import PlanError, one_line, unknown
+from hydrakit.data.origin import DataOrigin
+from hydrakit.errors import DataError, PlanError, one_line, unknown
 from hydrakit.plan.edit import (
     FIXED_PATHS,
     edit_existing_rounds,
@@ -24,6 +27,7 @@ from hydrakit.plan.model import MAX_FOLDS, Fold, Plan, Split
 from hydrakit.plan.profiles import TARGET_SPLIT, complete_options, make_plan
 from hydrakit.plan.settings import PlanSettings
 from hydrakit.plugins.registry import Plugins
+from hydrakit.runs.rundir import RunDir
 from hydrakit.schema import Frozen, Name, Text, first_fault
 from hydrakit.storage.files import read_whole
 from hydrakit.storage.lock import FILES
@@ -122,6 +126,7 @@ class Design(Frozen):
     def digest(self) -> str:
         """SHA-256 of the datasets, folds and settings; it stays the same when cells are added."""
         fixed = self.model_dump(mode="json", include={"datasets", "folds", "settings"})
+        fixed["settings"].pop("strangers", None)  # it changes no result
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
     def cells(self) -> list[Cell]:
@@ -138,6 +143,24 @@ class Design(Frozen):
         if self.folds is None:
             return TARGET_SPLIT
         return Split(train=8, val=2, fold=Fold(index=fold, count=self.folds))
+
+    def plans(self, plugins: Plugins) -> dict[Cell, Plan]:
+        """Make the plans of all cells: those of one strategy and fold differ only in their seeds.
+
+        Raises:
+            PluginError: As in `plan`.
+            PlanError: As in `plan`; the message names the strategy.
+        """
+        plans: dict[Cell, Plan] = {}
+        made: dict[tuple[str, int], Plan] = {}
+        for cell in self.cells():
+            key = cell.strategy, cell.fold
+            if key not in made:
+                with naming(cell.strategy):
+                    made[key] = self.plan(cell, plugins)
+            seeds = {"seed": cell.seed, "split_seed": cell.repeat}
+            plans[cell] = made[key].model_copy(update=seeds)
+        return plans
 
     def plan(self, cell: Cell, plugins: Plugins) -> Plan:
         """Make the plan of a cell.
@@ -174,6 +197,17 @@ class Design(Frozen):
         )
 
 
+@contextmanager
+def naming(strategy: str) -> Iterator[None]:
+    """Name the strategy in an error of the block, unless its message does."""
+    try:
+        yield
+    except (PlanError, DataError) as error:
+        if repr(strategy) in str(error):
+            raise
+        raise type(error)(f"strategy {strategy!r}: {error}") from None
+
+
 def make_design(**given: Any) -> Design:
     """Make a `Design` from its attributes.
 
@@ -196,6 +230,9 @@ class Description(Frozen):
         design: Design of the last command.
         positive: Class treated as positive in the AUC.
         status: Status of each cell: ``done``, ``waiting``, or why it failed.
+        data: What the cells are computed from, by dataset, with the splits of the first cell; empty
+            in older versions.
+        threads: Number of CPU threads of each cell; None in older versions.
     """
 
     format: Literal[1] = 1
@@ -204,6 +241,8 @@ class Description(Frozen):
     design: Design
     positive: Text
     status: Annotated[dict[str, str], Field(max_length=MAX_CELLS)]
+    data: dict[Name, DataOrigin] = Field(default_factory=dict)
+    threads: Annotated[int, Field(gt=0)] | None = None
 
 
 class CompareDir:
@@ -226,6 +265,11 @@ class CompareDir:
         """Path of ``comparison.json``."""
         return self.path / "comparison.json"
 
+    @property
+    def begun(self) -> bool:
+        """Whether a comparison has begun in the folder."""
+        return (self.path / FILE).is_file()
+
     def cell(self, cell: Cell) -> Path:
         """Folder of the run of a cell."""
         return self.path / "cells" / cell.name
@@ -234,9 +278,21 @@ class CompareDir:
         """Path of the file that says why a cell failed."""
         return self.path / "cells" / f"{cell.name}.failed"
 
+    def started(self) -> set[str]:
+        """Names of the cells that have a folder, or the file that says why they failed."""
+        try:
+            with os.scandir(self.path / "cells") as entries:
+                return {entry.name.removesuffix(".failed") for entry in entries}
+        except FileNotFoundError:
+            return set()
+
     def status(self, cell: Cell) -> str:
-        """Status of a cell: ``done``, ``waiting``, or why it failed, on one line."""
-        if (self.cell(cell) / "results.json").is_file():
+        """Status of a cell: ``done``, ``waiting``, or why it failed, on one line.
+
+        A cell with results that lacks another file, because its process was stopped at the end, is
+        waiting: when the comparison continues, the file is added.
+        """
+        if RunDir(self.cell(cell)).whole:
             return "done"
         try:
             content = read_whole(self.failure_path(cell))

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydrakit.compare.design import Cell, CompareDir, Description, Design
-from hydrakit.compare.scoring import ScoredCases, compare_cells, scored_cases
+from hydrakit.compare.design import Cell, CompareDir, Description, Design, naming
+from hydrakit.compare.pool import default_threads
+from hydrakit.compare.scoring import (
+    ANOTHER,
+    ScoredCases,
+    compare_cells,
+    refuse_other_data,
+    scored_cases,
+)
+from hydrakit.data.origin import DataOrigin, refuse_changed
 from hydrakit.data.quality.leakage import check_leakage
 from hydrakit.errors import DataError, PlanError
 from hydrakit.hooks import DatasetAdapter, Launcher, LauncherFactory
+from hydrakit.models.build import check_builds, check_components, check_heads
 from hydrakit.plan.model import Plan
 from hydrakit.plugins.registry import Plugins
 from hydrakit.report import write_comparison_report
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext, context_of
-from hydrakit.runs.datasets import find_datasets, prepare_datasets
+from hydrakit.runs.datasets import common_channels, find_datasets, prepare_datasets
+from hydrakit.runs.earlier import with_threads
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.comparison import Comparison
 from hydrakit.storage.lock import locked
@@ -28,6 +38,9 @@ from hydrakit.storage.records import write_record
 from hydrakit.version import version
 
 SECONDS_BETWEEN_REPORTS = 30.0
+
+PAUSE = 10
+"""Least time between two reports, as a multiple of the time that the last one took."""
 
 
 class CompareCallback(RunCallback):
@@ -103,17 +116,22 @@ def compare(
     context = context.changed(round_cache=compare_dir.rounds)
     plugins = context.plugins()
     chosen = positive_class(plugins.get(DatasetAdapter, design.target), positive)
-    plans = {cell: design.plan(cell, plugins) for cell in design.cells()}
+    plans = design.plans(plugins)
     compare_dir.check(design)
     factory = plugins.get(LauncherFactory, context.launcher)
     launcher: Launcher = factory.build(factory.options())
-    processes = launcher.processes(context, len({cell.group for cell in plans}))
+    groups = len({cell.group for cell in plans})
+    context = _with_threads_of_cells(compare_dir, plans, context, groups, callback)
+    processes = launcher.processes(context, groups)
     with using_cache(context.cache):
-        cases = _prepare(next(iter(plans.values())), context, plugins, chosen, callback)
-    tracker = CellTracker(compare_dir, plans, callback, design, cases, plugins)
+        cases = _prepare(plans, context, plugins, chosen, callback)
+    assert context.threads is not None
+    tracker = CellTracker(compare_dir, plans, callback, design, cases, plugins, context.threads)
+    _check_data(compare_dir, plans, cases)
     compare_dir.begin()
     with locked(compare_dir.path):
         compare_dir.check(design)  # again, now that no other process can write there
+        _check_data(compare_dir, plans, cases)
         tracker.write()
         rounds = sum(len(plan.rounds) for plan in plans.values())
         callback.begun(out, len(plans), rounds, processes)
@@ -144,16 +162,78 @@ def positive_class(adapter: DatasetAdapter, requested: str | None) -> str:
 
 
 def _prepare(
-    plan: Plan,
+    plans: Mapping[Cell, Plan],
     context: RunContext,
     plugins: Plugins,
     positive: str,
     callback: CompareCallback,
 ) -> ScoredCases:
-    """Prepare all datasets, so that no process waits for another, and check them for leakage."""
-    datasets = prepare_datasets(plan, find_datasets(plan, context, plugins), callback)
-    leakage = check_leakage(datasets.prepared, datasets.adapters, plan)
-    return scored_cases(datasets.prepared[plan.target].index, leakage.units[plan.target], positive)
+    """Prepare all datasets, so that no process waits for another, and check all plans with them.
+
+    What cannot be trained is refused here, before the cells of other strategies are trained.
+
+    Raises:
+        HydrakitError: A component, a head or a split of a plan is impossible.
+    """
+    any_plan = next(iter(plans.values()))
+    by_strategy = {cell.strategy: plan for cell, plan in plans.items()}
+    datasets = find_datasets(any_plan, context, plugins)
+    for name, plan in by_strategy.items():
+        with naming(name):
+            check_components(plan, datasets.adapters, plugins)
+            check_heads(plan, datasets.adapters)
+    datasets = prepare_datasets(any_plan, datasets, callback)
+    channels = common_channels(datasets.prepared)
+    for name, plan in by_strategy.items():
+        with naming(name):
+            check_builds(plan, datasets.adapters, in_channels=channels, plugins=plugins)
+    leakage = check_leakage(datasets.prepared, datasets.adapters, any_plan)
+    splits = {(cell.repeat, cell.fold): plan for cell, plan in plans.items()}
+    for plan in list(splits.values())[1:]:  # the first is that of any plan
+        check_leakage(datasets.prepared, datasets.adapters, plan)
+    origins = {
+        name: DataOrigin.of(each.index, datasets.adapters[name], leakage.splits[name])
+        for name, each in datasets.prepared.items()
+    }
+    target = any_plan.target
+    return scored_cases(datasets.prepared[target].index, leakage.units[target], positive, origins)
+
+
+def _check_data(compare_dir: CompareDir, cells: Iterable[Cell], cases: ScoredCases) -> None:
+    """Refuse to continue a comparison with other data, before anything is trained."""
+    earlier = compare_dir.description().data if compare_dir.begun else {}
+    for name, now in cases.origins.items():
+        refuse_changed(
+            name,
+            earlier.get(name, DataOrigin()),
+            now,
+            since=f"the comparison in {compare_dir.path} began",
+            remedy=ANOTHER,
+        )
+    refuse_other_data(compare_dir, list(cells), cases.origins)
+
+
+def _with_threads_of_cells(
+    compare_dir: CompareDir,
+    cells: Iterable[Cell],
+    context: RunContext,
+    groups: int,
+    callback: RunCallback,
+) -> RunContext:
+    """Context with the number of CPU threads of each cell: that of the earlier cells, if any."""
+    threads = compare_dir.description().threads if compare_dir.begun else None
+    runs = [RunDir(compare_dir.cell(cell)) for cell in cells]
+    known = (run.environment().get("threads") for run in runs)
+    threads = threads or next((each for each in known if each), None)
+    context = with_threads(context, threads)
+    if context.threads is None:
+        context = context.changed(threads=default_threads(groups))
+    if threads not in (None, context.threads):
+        callback.noted(
+            f"{compare_dir.path}: cells trained so far used {threads} CPU threads each, and the "
+            f"others use {context.threads}: their last digits differ"
+        )
+    return context
 
 
 @dataclass
@@ -167,6 +247,7 @@ class CellTracker:
         design: Design of the comparison.
         cases: Cases of the target.
         plugins: Plugins of this process.
+        threads: Number of CPU threads of each cell.
         ended: Cells that are done or failed.
         published: Number of ended cells when the report was last written.
         next_report: Time before which no other report is written.
@@ -178,9 +259,15 @@ class CellTracker:
     design: Design
     cases: ScoredCases
     plugins: Plugins
+    threads: int
     ended: set[Cell] = field(default_factory=set)
     published: int = 0
     next_report: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Index the cells that have not ended, since listing them all takes long."""
+        self._open = {cell.name: cell for cell in self.plans}
+        self._rounds_of_ended = 0
 
     @property
     def failures(self) -> dict[str, str]:
@@ -219,6 +306,8 @@ class CellTracker:
             design=self.design,
             positive=self.cases.positive,
             status=self._states(),
+            data=dict(self.cases.origins),
+            threads=self.threads,
         )
         self.compare_dir.write(description)
 
@@ -235,31 +324,38 @@ class CellTracker:
         if ended in (self.published, len(self.plans)) or time.monotonic() < self.next_report:
             return
         self.published = ended
+        began = time.monotonic()
         with suppress(DataError):  # perhaps too few cells for an AUC; the last comparison raises it
             comparison = compare_cells(self.compare_dir, self.design, self.cases, under_way=True)
             self.publish(comparison)
             if comparison is not None:
-                self.next_report = time.monotonic() + SECONDS_BETWEEN_REPORTS
+                now = time.monotonic()
+                pause = max(SECONDS_BETWEEN_REPORTS, PAUSE * (now - began))
+                self.next_report = now + pause
 
     def _states(self) -> dict[str, str]:
         """Status of each cell, by name."""
         return {cell.name: self.compare_dir.status(cell) for cell in self.plans}
 
     def _update(self, before: bool = False) -> None:
-        """Report newly ended cells and the number of finished rounds to the callback."""
-        for cell in [cell for cell in self.plans if cell not in self.ended]:
-            status = self.compare_dir.status(cell)
-            if status == "done":
-                self.callback.done(cell, RunDir(self.compare_dir.cell(cell)), before)
-            elif status != "waiting":
-                self.callback.failed(cell, status)
-            if status != "waiting":
-                self.ended.add(cell)
-        self.callback.rounds_done(sum(self._rounds(cell) for cell in self.plans))
+        """Report newly ended cells and the number of finished rounds to the callback.
 
-    def _rounds(self, cell: Cell) -> int:
-        """Number of finished rounds of a cell."""
-        run, rounds = RunDir(self.compare_dir.cell(cell)), self.plans[cell].rounds
-        if cell in self.ended:
-            return len(rounds)
-        return sum(run.finished(number, round) for number, round in enumerate(rounds, start=1))
+        Only cells that have begun are looked up in the folder, which is listed once.
+        """
+        rounds = 0
+        started = self.compare_dir.started()
+        for name in [each for each in self._open if each in started]:
+            cell = self._open[name]
+            run, planned = RunDir(self.compare_dir.cell(cell)), self.plans[cell].rounds
+            status = self.compare_dir.status(cell)
+            if status == "waiting":
+                rounds += sum(run.finished(n, each) for n, each in enumerate(planned, start=1))
+                continue
+            if status == "done":
+                self.callback.done(cell, run, before)
+            else:
+                self.callback.failed(cell, status)
+            self.ended.add(cell)
+            self._rounds_of_ended += len(planned)
+            del self._open[name]
+        self.callback.rounds_done(self._rounds_of_ended + rounds)

@@ -7,6 +7,7 @@ a process takes seconds. A process that is killed is replaced; the others contin
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -83,6 +84,18 @@ class Queue:
         return sum(len(cells) for cells in (*self._groups, *self._waiting))
 
 
+def default_threads(groups: int) -> int:
+    """Number of CPU threads of each cell, if nothing else decides it.
+
+    It depends on the machine and on the number of groups of cells, but not on the number of
+    processes: that must not change results.
+    """
+    import torch
+
+    processors = torch.get_num_threads()
+    return max(1, processors // min(processors, groups))
+
+
 class LocalPool:
     """A launcher for processes on this machine, which share its CPU threads or GPUs."""
 
@@ -97,16 +110,17 @@ class LocalPool:
         from hydrakit.compute.devices import choose_device
 
         device, jobs = choose_device(context.device), context.jobs
-        threads = context.threads or torch.get_num_threads()
+        processors = torch.get_num_threads()
+        threads = context.threads or default_threads(groups)
         devices: tuple[str, ...] = (str(device),)
         if device.type == "cuda" and device.index is None:
             devices = tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
         if jobs is None and device.type == "cuda":
             memory = min(torch.cuda.get_device_properties(each).total_memory for each in devices)
-            sharing = min(memory // GPU_MEMORY, threads // (GPU_THREADS * len(devices)))
+            sharing = min(memory // GPU_MEMORY, processors // (GPU_THREADS * len(devices)))
             jobs = len(devices) * max(1, sharing)
-        workers = min(jobs or threads, groups)
-        return workers, devices, max(1, threads // workers)
+        workers = min(jobs or max(1, processors // threads), groups)
+        return workers, devices, threads
 
     def run(
         self,
@@ -275,6 +289,7 @@ def _work(pipe: Connection, folder: Path, context_json: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=_end_with_parent, daemon=True).start()
     compare_dir, context = CompareDir(folder), RunContext.model_validate_json(context_json)
+    logging.getLogger("hydrakit").setLevel(logging.ERROR)  # the parent has printed these warnings
     with suppress(StopRequested), stoppable([signal.SIGTERM]):  # sent by `ask_to_stop`
         while True:
             cell, plan = pipe.recv()
@@ -287,7 +302,8 @@ def _run_cell(cell: Cell, plan: Plan, compare_dir: CompareDir, context: RunConte
     from hydrakit import engine
 
     try:
-        engine.run(plan, context, out=compare_dir.cell(cell))
+        data = compare_dir.description().data
+        engine.run(plan, context, out=compare_dir.cell(cell), expected=data)
     except PluginFault as error:
         where = f" (traceback: {compare_dir.failure_path(cell)})" if error.__cause__ else ""
         _write_failure(compare_dir, cell, f"{traceback.format_exc()}{one_line(str(error))}{where}")

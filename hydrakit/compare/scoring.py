@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hydrakit.compare.design import Cell, CompareDir, Design
+from hydrakit.data.origin import DataOrigin, refuse_changed
 from hydrakit.data.prepared.index import Index
 from hydrakit.errors import DataError
 from hydrakit.plan.results import Results
@@ -26,6 +27,7 @@ from hydrakit.storage.records import readable
 from hydrakit.version import version
 
 LEVEL = 0.95
+ANOTHER = "start a new comparison with another `--out`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,21 +40,26 @@ class ScoredCases:
         patient: Patient of each case, by key of the case; patients who are joined by a group or by
             copies of an image are the same.
         subgroups: Subgroups of each finding, by name of the finding.
+        origins: What the cells must be computed from, by dataset; splits are of the first cell.
     """
 
     positive: str
     finding: Mapping[str, str]
     patient: Mapping[str, str]
     subgroups: Mapping[str, Subgroups]
+    origins: Mapping[str, DataOrigin]
 
 
-def scored_cases(index: Index, units: Mapping[str, str], positive: str) -> ScoredCases:
+def scored_cases(
+    index: Index, units: Mapping[str, str], positive: str, origins: Mapping[str, DataOrigin]
+) -> ScoredCases:
     """The `ScoredCases` of a prepared dataset.
 
     Args:
         index: Index of the dataset.
         units: Name of what must stay in one split, by key of the case (`LeakageResult.units`).
         positive: Class treated as positive.
+        origins: All datasets as they are now, by name.
     """
     names = [case.finding for case in index.cases]
     findings = Findings.of(names)
@@ -62,7 +69,29 @@ def scored_cases(index: Index, units: Mapping[str, str], positive: str) -> Score
         finding={case.key: case.finding for case in index.cases},
         patient=dict(units),
         subgroups=dict(zip((names[first] for first in findings.firsts), subgroups, strict=True)),
+        origins=origins,
     )
+
+
+def refuse_other_data(
+    compare_dir: CompareDir, cells: Sequence[Cell], origins: Mapping[str, DataOrigin]
+) -> None:
+    """Refuse cells that were computed from other data than the datasets as they are now.
+
+    Raises:
+        DataError: A dataset has changed since a cell began.
+    """
+    for cell in cells:
+        run = RunDir(compare_dir.cell(cell))
+        earlier = run.origins()
+        for name, now in origins.items():
+            refuse_changed(
+                name,
+                earlier.get(name, DataOrigin()),
+                now,
+                since=f"{run.path} was computed",
+                remedy=ANOTHER,
+            )
 
 
 def compare_cells(
@@ -89,6 +118,7 @@ def compare_cells(
     used = [cell for cell in cells if cell.group not in missing]
     if not used:
         return None
+    refuse_other_data(compare_dir, used, cases.origins)
     tables = {
         name: gather(_rows(compare_dir, [cell for cell in used if cell.strategy == name], cases))
         for name in design.strategies
@@ -215,8 +245,8 @@ def _rows(compare_dir: CompareDir, cells: Sequence[Cell], cases: ScoredCases) ->
                 if key in cases.patient:
                     change = f" of finding {finding!r}, but its finding has changed in the data"
                 raise DataError(
-                    f"{compare_dir.cell(cell)}: tested {key!r}{change}: restore the data, or start "
-                    "a new comparison with another `--out`"
+                    f"{compare_dir.cell(cell)}: tested {key!r}{change}: restore the data, or "
+                    f"{ANOTHER}"
                 )
             rows.append(
                 Row(

@@ -54,6 +54,8 @@ class LoadedDataset:
         task: Task of the dataset.
         scale: Regression: mean and deviation of the training targets; None otherwise.
         splits: Split of every labelled case, by key.
+        content: Content digest of the prepared dataset.
+        used: Content digests of the images of the training and validation splits.
     """
 
     name: str
@@ -65,6 +67,8 @@ class LoadedDataset:
     task: Task
     scale: Scale | None
     splits: dict[str, str]
+    content: str
+    used: tuple[str, ...]
 
     @property
     def channels(self) -> int:
@@ -133,6 +137,8 @@ def load(
         task=adapter.task,
         scale=scale,
         splits=splits,
+        content=prepared.index.content,
+        used=tuple(case.content for case in cases if splits.get(case.key) in {"train", "val"}),
     )
 
 
@@ -142,9 +148,10 @@ CHUNK_CASES = 256
 class PatchStore:
     """Prepared patches of some cases, which returns z-scored views on the device.
 
-    For a CPU, the patches stay memory-mapped and only requested patches are read; for a GPU, all
-    patches are copied at once. Views are z-scored after resampling, on a seventh of the pixels.
-    This is equivalent, because the interpolation weights of each pixel sum to 1.
+    For a CPU, only requested patches are read from disk, each time (the system keeps them in its
+    cache); for a GPU, all patches are copied at once. Views are z-scored after resampling, on a
+    seventh of the pixels. This is equivalent, because the interpolation weights of each pixel sum
+    to 1.
     """
 
     def __init__(
@@ -159,14 +166,13 @@ class PatchStore:
         deviation = torch.tensor([each.deviation for each in intensities], dtype=torch.float64)
         self._mean = mean.float().view(shape).to(device)
         self._factor = (1 / deviation).float().view(shape).to(device)
-        self._rows = torch.tensor([index.rows[row] for row in rows], dtype=torch.int64)
-        self._canvases = prepared.mapped()
+        self._prepared, self._rows = prepared, list(rows)
+        self._canvases: Tensor | None = None
         if device.type != "cpu":
-            mapped = self._canvases
-            self._canvases = torch.empty((len(rows), *mapped.shape[1:]), device=device)
+            side = index.side
+            self._canvases = torch.empty((len(rows), index.channels, side, side), device=device)
             for part in torch.arange(len(rows)).split(CHUNK_CASES):
-                self._canvases[part[0] : part[-1] + 1] = mapped[self._rows[part]].to(device)
-            self._rows = torch.arange(len(rows), device=device)
+                self._canvases[part[0] : part[-1] + 1] = self._read(part).to(device)
 
     def __len__(self) -> int:
         """Number of cases."""
@@ -175,7 +181,11 @@ class PatchStore:
     @property
     def channels(self) -> int:
         """Number of channels of the images."""
-        return int(self._canvases.shape[1])
+        return self._prepared.index.channels
+
+    def _read(self, chosen: Tensor) -> Tensor:
+        rows = self._prepared.stored([self._rows[case] for case in chosen.tolist()])
+        return torch.from_numpy(rows)
 
     def views(self, chosen: Tensor, views: Views | None, patch: int) -> Tensor:
         """Return views of some cases.
@@ -188,7 +198,8 @@ class PatchStore:
         Returns:
             ``(n, channels, patch, patch)``.
         """
-        canvas = self._canvases.index_select(0, self._rows[chosen])
+        in_memory = self._canvases
+        canvas = self._read(chosen) if in_memory is None else in_memory.index_select(0, chosen)
         images = central_view(canvas, patch) if views is None else views.of(canvas, patch)
         return (images - self._mean[chosen]) * self._factor[chosen]
 

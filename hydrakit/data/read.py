@@ -12,8 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hydrakit.errors import DataError
-from hydrakit.hooks import DatasetAdapter, Label, OptionValue, Sample, Task, Unusable
+from hydrakit.data.identity import normal_name, patient_of
+from hydrakit.data.padding import fill_padding, padding_mask
+from hydrakit.data.safe_paths import ORDINARY, is_ordinary
+from hydrakit.errors import DataError, command_line
+from hydrakit.hooks import DatasetAdapter, Label, OptionValue, Remark, Sample, Task, Unusable
 from hydrakit.plugins.options import parse_options
 
 _log = logging.getLogger(__name__)
@@ -25,10 +28,10 @@ _NO_TEXT = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control characters, surrogates
 def check_root(adapter: DatasetAdapter, root: Path) -> None:
     """Raise DataError, with instructions to get the dataset, if its folder is missing."""
     if not root.is_dir():
+        option = command_line("--root", f"{adapter.name}=PATH")
         raise DataError(
-            f"{adapter.name}: no folder {root}: give its folder with `--data` or `--root "
-            f"{adapter.name}=PATH`; it should hold {adapter.layout}. "
-            f"To get it: {adapter.how_to_get} "
+            f"{adapter.name}: no folder {root}: give its folder with `--data` or `{option}`; it "
+            f"should hold {adapter.layout}. To get it: {adapter.how_to_get} "
             "To try without data: `hydrakit phantom FOLDER` writes some, then `--data FOLDER`"
         )
 
@@ -38,16 +41,19 @@ class LoadedSample(Sample):
     """A sample with its pixels.
 
     Attributes:
-        image: Finite float32 pixels, ``(channels, height, width)``.
+        image: Finite float32 pixels, ``(channels, height, width)``; padding has the values of the
+            nearest other pixels.
+        padding: Where the image is padding, in its shape; None if nowhere.
     """
 
     image: NDArray[np.float32]
+    padding: NDArray[np.bool_] | None = None
 
 
 def read_samples(
     adapter: DatasetAdapter, root: Path, options: Mapping[str, OptionValue]
 ) -> Iterator[LoadedSample | Unusable]:
-    """Yield every case of a dataset once, with its pixels.
+    """Yield every case of a dataset once, with its pixels; leave out remarks.
 
     Args:
         adapter: Adapter of the dataset.
@@ -59,6 +65,8 @@ def read_samples(
     """
     channels: int | None = None
     for case in read_cases(adapter, root, options):
+        if isinstance(case, Remark):
+            continue
         loaded = case if isinstance(case, Unusable) else load_image(adapter, case)
         if isinstance(loaded, LoadedSample):
             check_channels(adapter, loaded, channels=len(loaded.image), before=channels)
@@ -68,8 +76,10 @@ def read_samples(
 
 def read_cases(
     adapter: DatasetAdapter, root: Path, options: Mapping[str, OptionValue]
-) -> Iterator[Sample | Unusable]:
+) -> Iterator[Sample | Unusable | Remark]:
     """Yield every case of a dataset once, as its adapter returns it: an image may be a function.
+
+    Remarks of the adapter are yielded as they come.
 
     This checks everything except the pixels; `load_image` reads and checks these.
 
@@ -85,6 +95,11 @@ def read_cases(
     keys: set[str] = set()
     consistency = _ConsistencyCheck(adapter)
     for case in adapter.read(root, parse_options(adapter, options)):
+        if isinstance(case, Remark):
+            if not (isinstance(case.text, str) and case.text.isprintable()):
+                raise DataError(f"{adapter.name}: a Remark {case.text!r}: one line is expected")
+            yield case
+            continue
         if not isinstance(case, Sample | Unusable):
             raise DataError(
                 f"{adapter.name}: its adapter returned a {type(case).__name__}: a Sample or an "
@@ -115,7 +130,8 @@ class _ConsistencyCheck:
     def fault(self, sample: Sample) -> str | None:
         """Return how a sample contradicts earlier samples, or None."""
         if sample.finding is not None:
-            finding = sample.patient, sample.finding
+            exact = self.adapter.exact_names
+            finding = patient_of(sample, exact=exact), normal_name(sample.finding, exact=exact)
             label, key = self.findings.setdefault(finding, (sample.label, sample.key))
             if label != sample.label:
                 return (
@@ -161,7 +177,11 @@ def load_image(adapter: DatasetAdapter, sample: Sample) -> LoadedSample | Unusab
     if fault is not None:
         raise _invalid_case(adapter, sample, fault)
     planes = image[np.newaxis] if image.ndim == 2 else image
-    return LoadedSample(**{**vars(sample), "image": planes})
+    padding = padding_mask(planes)
+    if padding is not None and padding.any(axis=0).all():
+        return unreadable_case(adapter, sample, "every pixel is padding, in some channel")
+    pixels = {"image": fill_padding(planes), "padding": padding}
+    return LoadedSample(**{**vars(sample), **pixels})
 
 
 def unreadable_case(adapter: DatasetAdapter, sample: Sample, message: str) -> Unusable:
@@ -195,7 +215,7 @@ def is_label(label: object, adapter: DatasetAdapter) -> bool:
     if adapter.task == "classification":
         return type(label) is int and 0 <= label < len(adapter.classes)
     if adapter.task == "regression":
-        return isinstance(label, int | float) and math.isfinite(label)
+        return isinstance(label, int | float) and is_ordinary(label)
     return (
         isinstance(label, tuple)
         and len(label) == len(adapter.classes)
@@ -220,7 +240,7 @@ def _metadata_fault(adapter: DatasetAdapter, sample: Sample) -> str | None:
     if label is not None and not is_label(label, adapter):
         expected = {
             "classification": f"an index into {list(adapter.classes)}",
-            "regression": "a finite number",
+            "regression": f"a number, {ORDINARY}",
             "multilabel": f"a tuple of 0 or 1 for each of {list(adapter.classes)}",
         }
         return f"has label {label!r}: expected {expected[adapter.task]}"
@@ -268,7 +288,7 @@ def _pixel_fault(sample: Sample, image: object) -> str | None:
         return "has an image that is not a float32 array"
     if image.ndim not in (2, 3) or 0 in image.shape:
         return f"has an image of shape {image.shape}: (channels, height, width) is expected"
-    if not np.isfinite(image).all():
+    if (~np.isfinite(image)).any():  # of the pixels that are not masked
         return "has pixels that are not finite"
     if sample.centre is not None:
         in_image = all(

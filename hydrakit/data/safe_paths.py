@@ -1,17 +1,32 @@
-"""Untrusted text and paths from dataset files: only files inside a dataset's folder are read."""
+"""Untrusted text, numbers and paths of dataset files: only files inside its folder are read."""
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from hydrakit.errors import DataError
+
+# Means and squares of labels must neither overflow nor vanish.
+MIN_NUMBER, MAX_NUMBER = 1e-30, 1e30
+ORDINARY = f"0 or between {MIN_NUMBER:g} and {MAX_NUMBER:g} in size"
+
+NO_FILE = "it is a pipe, a socket or a device"
 
 
 def quote(value: object) -> str:
     """Quote a value for a message, on one line and at most 60 characters long."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def is_ordinary(number: float) -> bool:
+    """Whether a number is finite, and of a size that can be squared without loss."""
+    return number == 0 or MIN_NUMBER <= abs(number) <= MAX_NUMBER
 
 
 def join_names(names: Sequence[str]) -> str:
@@ -56,3 +71,24 @@ def resolve_inside(root: Path, relative: str) -> Path:
             "the folder that holds the files themselves"
         )
     return path
+
+
+def file_state(status: os.stat_result) -> tuple[int, int, int, int]:
+    """Return size, modification time, change time and inode of a file.
+
+    A file that is replaced, even by one of equal size and modification time, has another change
+    time or inode. Windows has a creation time in place of the change time.
+    """
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def open_file(path: Path) -> io.BufferedReader:
+    """Open a file of a dataset for reading; never a pipe or a device, which could wait for ever.
+
+    Raises:
+        OSError: The file cannot be opened, or is no regular file.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # `open` refuses a folder
+        raise OSError(errno.EINVAL, NO_FILE, str(path))
+    return path.open("rb")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,24 +65,36 @@ def clean(
     runs = _runs(CompareDir(folder)) if is_comparison else [RunDir(folder)]
     for run in runs:
         run.plan()  # raises if this is no run
-    with ExitStack() as locks:
-        for path in dict.fromkeys((folder, *(run.path for run in runs))):
-            locks.enter_context(locked(path))
-        removable = [each for run in runs for each in _of_run(run)]
-        if is_comparison:
-            removable += _of_comparison(CompareDir(folder))
+    with locked(folder):
+        # The runs are locked one at a time: a process can have only so many files open.
+        of_runs: dict[Path, list[RemovableFiles]] = {}
+        for run in runs:
+            with _locked_in(folder, run):
+                of_runs[run.path] = list(_of_run(run))
+        removable = [each for found in of_runs.values() for each in found]
+        of_comparison = list(_of_comparison(CompareDir(folder))) if is_comparison else []
+        removable += of_comparison
         if not removable or not confirm(removable):
             return []
         for run in runs:
             _check(run)
         try:
-            _delete(removable, runs)
+            for run in [each for each in runs if of_runs[each.path]]:
+                with _locked_in(folder, run):
+                    still = {each.path for each in _of_run(run)}
+                    _delete([each for each in of_runs[run.path] if each.path in still], run)
+            _delete(of_comparison, None)
         except OSError as error:
             raise PlanError(
                 f"{error.filename or folder}: cannot be deleted ({error.strerror}): change its "
                 "permissions, and run the same command again"
             ) from None
     return removable
+
+
+def _locked_in(folder: Path, run: RunDir) -> AbstractContextManager[None]:
+    """Lock a run, unless it is in the folder that is locked already."""
+    return nullcontext() if run.path == folder else locked(run.path)
 
 
 def _runs(compare_dir: CompareDir) -> list[RunDir]:
@@ -144,12 +156,13 @@ def _check(run: RunDir) -> None:
             raise PlanError(f"{path}: is missing: {run.remedy(path.name)}. Nothing was deleted")
 
 
-def _delete(removable: Sequence[RemovableFiles], runs: Sequence[RunDir]) -> None:
-    """Delete files after removing their digests, so that a stop at any time is harmless."""
-    for run in runs:
-        folders = [
-            path.parent for path in {each.path for each in removable if each.reason == WEIGHTS}
-        ]
+def _delete(removable: Sequence[RemovableFiles], run: RunDir | None) -> None:
+    """Delete files of a run after removing their digests, so that a stop at any time is harmless.
+
+    Files of a comparison, which belong to no run, have no digests.
+    """
+    folders = {each.path.parent for each in removable if each.reason == WEIGHTS}
+    if run is not None:
         rounds = [path for path in run.round_folders() if path in folders]
         lists = [f"rounds/{path.name}/{FILE}" for path in rounds if (path / FILE).is_file()]
         update_digests(run.path, without=lists)

@@ -147,7 +147,7 @@ def _of_run(run: RunDir) -> RunStatus:
     times = _times(events)
     return RunStatus(
         path=str(run.path),
-        state=_state(run.results_path.is_file(), holder),
+        state=_state(run.whole, holder),
         strategy=plan.strategy,
         target=plan.target,
         holder=holder,
@@ -211,7 +211,13 @@ def _progress(path: Path) -> dict[str, object]:
 
 def _of_comparison(folder: Path) -> ComparisonStatus:
     compare_dir, holder = CompareDir(folder), _holder(folder)
-    cells = tuple(_cell(compare_dir, cell) for cell in compare_dir.description().design.cells())
+    started = compare_dir.started()
+    cells = tuple(
+        _cell(compare_dir, cell)
+        if cell.name in started
+        else CellStatus(name=cell.name, state="waiting", rounds=0)
+        for cell in compare_dir.description().design.cells()
+    )
     done = all(each.state == "done" for each in cells)
     finished = done and compare_dir.comparison_path.is_file()
     return ComparisonStatus(

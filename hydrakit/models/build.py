@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
-from hydrakit.errors import PlanError
+from hydrakit.errors import PlanError, PluginError
 from hydrakit.hooks import BodyFactory, DatasetAdapter, HeadFactory
 from hydrakit.plan.model import BodySpec, Component, OtherBody, Plan
 from hydrakit.plugins.options import parse_options
@@ -72,3 +72,99 @@ def check_components(plan: Plan, adapters: Mapping[str, DatasetAdapter], plugins
                 f"head {factory.name!r} cannot learn {name!r}, a {adapter.task} task: "
                 f"its tasks are {', '.join(factory.tasks)}"
             )
+
+
+def check_heads(plan: Plan, adapters: Mapping[str, DatasetAdapter]) -> None:
+    """Check that all datasets of one head have the same task and as many classes.
+
+    Their names may differ (the second of two is the positive one), but not their order.
+
+    Raises:
+        PlanError: Datasets with different classes use the same head.
+    """
+    first_dataset: dict[str, str] = {}
+    for round in plan.rounds:
+        for head, name in zip(round.heads, round.datasets, strict=True):
+            first = first_dataset.setdefault(head, name)
+            here, there = adapters[name], adapters[first]
+            same = (here.task, len(here.classes)) == (there.task, len(there.classes))
+            turned = sorted(here.classes) == sorted(there.classes)
+            if not same or (turned and here.classes != there.classes):
+                raise PlanError(
+                    f"head {head!r} cannot be used for both {first!r} ({_labels(there)}) and "
+                    f"{name!r} ({_labels(here)}): give each dataset a head of its own"
+                    + (", or put the classes into one order" if turned else "")
+                )
+
+
+def _labels(adapter: DatasetAdapter) -> str:
+    return f"{adapter.task}: {', '.join(adapter.classes)}"
+
+
+def check_builds(
+    plan: Plan, adapters: Mapping[str, DatasetAdapter], *, in_channels: int, plugins: Plugins
+) -> None:
+    """Build body and heads twice: tensors of other shapes could be trained, but not loaded again.
+
+    Args:
+        plan: Plan with the body and the heads.
+        adapters: Adapters of the plan's datasets, by name.
+        in_channels: Number of channels of the images.
+        plugins: Plugins with the factories.
+
+    Raises:
+        PluginError: The shapes of a component differ between both builds, or it cannot be built.
+    """
+    first, second = (_shapes(plan, adapters, in_channels, plugins, seed=seed) for seed in (0, 1))
+    for (kind, name, dataset), shapes in first.items():
+        other = second[kind, name, dataset]
+        if other == shapes:
+            continue
+        where = next((key for key in shapes if shapes[key] != other.get(key)), None)
+        where = where or next(key for key in other if key not in shapes)
+        source = plugins.source_of(kind, name)
+        message = (
+            f"{'body' if kind is BodyFactory else 'head'} {name!r}: two builds with the same "
+            f"arguments differ in {where!r} ({_shape_text(shapes, where)} and "
+            f"{_shape_text(other, where)}): the shapes of its tensors must depend only on the "
+            "arguments of build"
+        )
+        raise source.fault(message) if source else PluginError(message)
+
+
+_Shapes = dict[str, tuple[int, ...]]
+
+
+def _shapes(
+    plan: Plan,
+    adapters: Mapping[str, DatasetAdapter],
+    in_channels: int,
+    plugins: Plugins,
+    *,
+    seed: int,
+) -> dict[tuple[type, str, str], _Shapes]:
+    """Shapes of all tensors of a new body and of new heads, by kind, component and dataset."""
+    import torch
+
+    def shapes(module: nn.Module) -> _Shapes:
+        return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # a head may draw its shape
+        body = build_body(
+            plan.body, in_channels=in_channels, datasets=tuple(adapters), plugins=plugins
+        )
+        found: dict[tuple[type, str, str], _Shapes] = {
+            (BodyFactory, plan.body.name, ""): shapes(cast("nn.Module", body))
+        }
+        for name, adapter in adapters.items():
+            head = plan.head_of(name)
+            built = build_head(
+                head, features=body.features, outputs=len(adapter.classes), plugins=plugins
+            )
+            found[HeadFactory, head.name, name] = shapes(built)
+    return found
+
+
+def _shape_text(shapes: _Shapes, name: str) -> str:
+    return "x".join(map(str, shapes[name])) or "a number" if name in shapes else "absent"

@@ -19,7 +19,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
-from hydrakit.errors import DataError, HydrakitError, PluginError, one_line, printable
+from hydrakit.errors import (
+    DataError,
+    HydrakitError,
+    PluginError,
+    command_line,
+    one_line,
+    printable,
+)
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.version import version
 
@@ -106,6 +113,10 @@ class RunLog(RunCallback):
         for name, facts in (rundir.facts() or {}).items():
             for line in data_lines(name, facts):
                 _log.info("%s", line)
+
+    def noted(self, text: str) -> None:
+        """Log the sentence."""
+        _log.warning("%s", text)
 
     def bootstrapping(self, done: int, of: int) -> None:
         """Log the number of random starts when all have been evaluated."""
@@ -215,7 +226,7 @@ def data_lines(name: str, facts: DataFacts) -> Iterator[str]:
             notes.append(f"{len(facts.conflicting)} cases have a copy with another label")
         if strong:
             notes.append(f"{', '.join(strong)} predict{'s' * (len(strong) == 1)} the class")
-        notes += [f"see `hydrakit datasets check {name}`"]
+        notes += [f"see `{command_line('hydrakit', 'datasets', 'check', name)}`"]
         yield f"{name}: {'; '.join(notes)}"
 
 

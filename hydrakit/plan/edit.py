@@ -25,7 +25,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from hydrakit.errors import PlanError
+from hydrakit.errors import PlanError, command_line
 from hydrakit.names import is_name
 from hydrakit.plan.model import Plan
 from hydrakit.rounds import Train
@@ -122,7 +122,8 @@ def refuse_fixed(changes: Iterable[str], fixed: Iterable[str], *, by: str) -> No
     for path in changes:
         inside = any(path == each or path.startswith(f"{each}.") for each in fixed)
         if inside or path in FIXED_LISTS:
-            raise PlanError(f"{path}: {by} sets this value itself: leave out `--set {path}`")
+            option = command_line("--set", path)
+            raise PlanError(f"{path}: {by} sets this value itself: leave out `{option}`")
 
 
 def leaf_paths(plan: Plan, selectors: Sequence[str] = ("all",)) -> list[str]:

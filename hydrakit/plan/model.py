@@ -257,6 +257,9 @@ class Plan(Frozen):
             split, ``drop`` drops those of all patients but one, ``report`` only reports them.
         conflicts: Handling of copies with different labels: they are an ``error``, hydrakit may
             ``keep`` them, or ``drop`` drops all of them, since the right label is unknown.
+        strangers: Whether patients of the same name in datasets without a common cohort are
+            different people; otherwise such a plan is refused. It changes no result, and is not
+            part of the digest.
         head: Kind of head of all datasets that ``heads`` does not name.
         heads: Kinds of head by dataset.
         body: Body that all datasets share.
@@ -276,6 +279,7 @@ class Plan(Frozen):
     datasets: Annotated[tuple[Dataset, ...], Field(max_length=MAX_DATASETS)]
     copies: Copies = "group"
     conflicts: Conflicts = "error"
+    strangers: bool = False
     head: Head
     heads: dict[Name, Head] = Field(default_factory=dict)
     body: PlannedBody = BodySpec()
@@ -314,11 +318,12 @@ class Plan(Frozen):
         return self
 
     @model_serializer(mode="wrap")
-    def _omit_empty_heads(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Omit ``heads`` if it is empty: plans older than this field keep their digests."""
+    def _omit_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit newer fields with their defaults: older plans keep their digests."""
         content: dict[str, Any] = serialise(self)
-        if not self.heads:
-            del content["heads"]
+        for name in ("heads", "strangers"):
+            if not content[name]:
+                del content[name]
         return content
 
     def head_of(self, dataset: str) -> Component:
@@ -356,8 +361,10 @@ class Plan(Frozen):
         return self.model_dump_json(indent=2) + "\n"
 
     def digest(self) -> str:
-        """SHA-256 of the plan in hexadecimal; equal plans have equal digests."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """SHA-256 of what determines the result, in hexadecimal."""
+        content = self.model_dump(mode="json")
+        content.pop("strangers", None)
+        text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -105,9 +105,10 @@ _PAPER = Hyperparameters(
     views=40,
 )
 # The authors' last transfer round ran at 1e-8 (their run 20200513_P_1e-8_0.0_2000).
-_TRANSFER: Mapping[str, Mapping[tuple[Train, RoundPosition], Values]] = {
-    "transfer": {("all", "last"): {"learning_rate": 1e-8, "dropout": 0.0}}
+_LAST_TRANSFER: Mapping[tuple[Train, RoundPosition], Values] = {
+    ("all", "last"): {"learning_rate": 1e-8, "dropout": 0.0}
 }
+_TRANSFER = {"transfer": _LAST_TRANSFER, "transfer-long": _LAST_TRANSFER}
 
 PAPER = Profile(
     name="paper",
@@ -198,6 +199,7 @@ def make_plan(
             ),
             copies=chosen.copies,
             conflicts=chosen.conflicts,
+            strangers=chosen.strangers,
             head=head,
             heads=heads,
             body=_body(chosen, plugins),

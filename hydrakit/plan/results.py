@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from hydrakit.hooks import Task
+from hydrakit.hooks import FieldOfView, Task
 from hydrakit.plan.model import MAX_ROUNDS
 from hydrakit.rounds import MAX_EPOCHS, Train
 from hydrakit.schema import Frozen, Name, Seed, Text
@@ -99,6 +99,9 @@ class CheckpointFacts(Frozen):
         kept: Epochs of the stored weights.
         seconds: Training time so far.
         digest: Digest of the tensors.
+        plan: Digest of the plan of the run; None in older versions.
+        data: Digest of what the run was computed from (`hydrakit.data.origin.origins_digest`); None
+            in older versions.
     """
 
     kind: Literal["checkpoint"] = "checkpoint"
@@ -110,6 +113,8 @@ class CheckpointFacts(Frozen):
     kept: tuple[int, ...]
     seconds: float
     digest: str
+    plan: str | None = None
+    data: str | None = None
 
 
 class TracePoint(Frozen):
@@ -357,6 +362,9 @@ class DataFacts(Frozen):
         withheld: Number of cases that are not used because the target's test split has them.
         unused: Number of cases that are not used because the plan uses a share of the dataset.
         shortcuts: Properties of the files that predict the class, the strongest first.
+        classes: Names of the classes in the order of their labels; None in older versions.
+        task: Kind of label; None in older versions.
+        field_of_view: Region of the image that the network sees; None in older versions.
     """
 
     digest: str
@@ -373,6 +381,9 @@ class DataFacts(Frozen):
     withheld: Number = 0
     unused: Number = 0
     shortcuts: tuple[ShortcutFact, ...] = ()
+    classes: tuple[Text, ...] | None = None
+    task: Task | None = None
+    field_of_view: FieldOfView | None = None
 
     @model_serializer(mode="wrap")
     def _omit_no_conflicts(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:

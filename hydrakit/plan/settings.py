@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
@@ -16,7 +17,9 @@ from pydantic import (
 )
 
 from hydrakit.errors import PlanError, unknown
+from hydrakit.plan.edit import parse_value
 from hydrakit.plan.model import BodySpec, BootstrapRule, Conflicts, Copies, NormKind, Split
+from hydrakit.plugins.options import option_text
 from hydrakit.rounds import (
     MAX_EPOCH_SIZE,
     MAX_EPOCHS,
@@ -80,6 +83,11 @@ class PlanSettings(Frozen):
     conflicts: Conflicts = "error"
     """Copies of an image that have different labels: refuse the data, keep them, or drop all of
     them.
+    """
+
+    strangers: bool = False
+    """Patients of the same name in datasets without a common cohort are different people; without
+    this option, such datasets are refused.
     """
 
     profile: ProfileName = "recommended"
@@ -210,3 +218,47 @@ def make_settings(base: PlanSettings | None, values: Mapping[str, Any]) -> PlanS
         return PlanSettings.model_validate({**before, **given})
     except ValidationError as error:
         raise PlanError(first_fault(error)) from None
+
+
+def as_options(settings: Mapping[str, Any]) -> list[str]:
+    """The command-line options that give some settings, by name; the reverse of parsing them.
+
+    Args:
+        settings: Values of fields of `PlanSettings`, as a comparison stores them: without
+            ``splits`` and ``whole``, which are not options of `compare`.
+    """
+    words: list[str] = []
+    for name, value in settings.items():
+        if name in _REPEATED_OPTIONS:
+            option, pairs = _REPEATED_OPTIONS[name]
+            for key, text in pairs(value):
+                words += [option, f"{key}={text}"]
+        elif value is not None:
+            words += [f"--{name.replace('_', '-')}", option_text(value)]
+    return words
+
+
+def _by_name(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(key, option_text(value)) for key, value in values.items()]
+
+
+def _by_dataset(values: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    return [(f"{name}.{key}", text) for name, own in values.items() for key, text in _by_name(own)]
+
+
+def _as_json(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Values of paths: text that would be read as JSON is quoted, so that it stays text."""
+    texts = {
+        path: value if isinstance(value, str) and parse_value(value) == value else json.dumps(value)
+        for path, value in values.items()
+    }
+    return list(texts.items())
+
+
+_REPEATED_OPTIONS: Mapping[str, tuple[str, Callable[[Any], list[tuple[str, str]]]]] = {
+    "options": ("--option", _by_dataset),
+    "heads": ("--head", _by_name),
+    "head_options": ("--head-option", _by_name),
+    "body_options": ("--body-option", _by_name),
+    "changes": ("--set", _as_json),
+}

@@ -23,6 +23,7 @@ from hydrakit.hooks import (
     HeadFactory,
     Launcher,
     LauncherFactory,
+    Remark,
     Sample,
     SequenceStrategy,
     Settings,
@@ -162,7 +163,7 @@ _END: Any = object()
 
 def _read(
     source: PluginSource, adapter: DatasetAdapter, root: Path, options: Any
-) -> Iterator[Sample | Unusable]:
+) -> Iterator[Sample | Unusable | Remark]:
     """Yield the cases of a dataset, with their images guarded too."""
     function = f"read of dataset {adapter.name!r}"
     with source.blame(function):
@@ -173,7 +174,7 @@ def _read(
                 case: Any = next(cases, _END)
             if case is _END:
                 return
-            if not isinstance(case, Sample | Unusable):
+            if not isinstance(case, Sample | Unusable | Remark):
                 raise source.fault(
                     f"{function} yielded a {type(case).__name__}: a Sample or an Unusable is "
                     "expected"

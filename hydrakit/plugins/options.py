@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from hydrakit.errors import PlanError, one_line, unknown
+from hydrakit.errors import PlanError, command_line, one_line, unknown
 from hydrakit.hooks import DatasetAdapter, Factory, OptionValue
 
 TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -108,7 +108,7 @@ def parse_options(factory: Factory, given: Mapping[str, OptionValue]) -> Any:
             where = "datasets" if isinstance(factory, DatasetAdapter) else "plugins"
             raise PlanError(
                 f"{unknown(f'option of {factory.name!r}', name, known)} "
-                f"(see `hydrakit {where} info {factory.name}`)"
+                f"(see `{command_line('hydrakit', where, 'info', factory.name)}`)"
             )
     values = {}
     for name, value in given.items():

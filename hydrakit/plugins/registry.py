@@ -164,10 +164,10 @@ class Plugins:
             message += f"; disabled: {', '.join(disabled)}"
         raise PluginError(message)
 
-    def source_of(self, command: str) -> PluginSource | None:
-        """The plugin that offers a command; None for hydrakit's own commands."""
+    def source_of(self, kind: type, name: str) -> PluginSource | None:
+        """The plugin that offers a component; None for hydrakit's own commands, and in `of`."""
         for plugin in self.records:
-            if command in plugin.offered(click.Command) and command in self.all(click.Command):
+            if name in plugin.offered(kind) and name in self.all(kind):
                 return plugin.source
         return None
 

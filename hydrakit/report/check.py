@@ -99,6 +99,7 @@ def _cases(summary: Summary) -> Html:
         ),
         element("p", f"Split: {summary.split_description}.") if summary.splits else Html(""),
     ]
+    parts += [element("p", f"{remark}.") for remark in summary.remarks]
     for issue in summary.warnings:
         if issue.keys:
             parts += [element("h3", issue.text), _key_list(issue.keys)]
@@ -266,5 +267,7 @@ def _dataset(summary: Summary, adapter: DatasetAdapter) -> Html:
         yield "Access", adapter.how_to_get
         if summary.digest:
             yield "Data (SHA-256)", element("code", summary.digest)
+        if summary.prepared:
+            yield "Prepared", f"{summary.prepared}, and not read again for this page"
 
     return description_list(entries())

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from hydrakit.errors import PlanError
+from hydrakit.errors import PlanError, command_line, one_line
 from hydrakit.hooks import DatasetAdapter
+from hydrakit.plan.settings import as_options, make_settings
 from hydrakit.plugins.registry import Plugins, load_plugins
 from hydrakit.report import comparison_figures
 from hydrakit.report.figure import Figure, FigureCounter
 from hydrakit.report.markup import REFRESH, Html, bullet_list, element, join, render, section
+from hydrakit.report.provenance import place_options
 from hydrakit.report.scores import compared_subgroups
 from hydrakit.report.tables import (
     ABSENT,
@@ -27,6 +28,7 @@ from hydrakit.report.tables import (
     seconds,
     table,
 )
+from hydrakit.runs.rundir import RunDir
 from hydrakit.schema import first_fault
 from hydrakit.stats.verdict import p_value
 from hydrakit.storage.files import read_json, reason, write_atomic
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from hydrakit.stats.comparison import Comparison, StrategyPair
 
 FILE = "comparison.json"
+DESIGN = "compare.json"
 MAX_SCORES = 2_000_000  # of all findings, strategies and passes; each takes 40 bytes of memory
 MAX_CELLS = 20  # a longer table of cells is collapsed
 
@@ -275,21 +278,19 @@ def _datasets(comparison: Comparison, plugins: Plugins) -> Iterator[Html]:
 
 
 def _reproduction(folder: Path, comparison: Comparison) -> Html:
-    names = ",".join(each.name for each in comparison.strategies)
-    words = ["hydrakit", "compare", "--strategies", names]
-    words += ["--datasets", ",".join(comparison.datasets), "--seeds", str(comparison.seeds)]
-    words += ["--folds", str(comparison.folds)] if comparison.folds else ["--holdout"]
-    words += ["--repeats", str(comparison.repeats)] if comparison.repeats > 1 else []
-    words += ["--out", f"{folder}-again"]
+    settings = _settings(folder, comparison)
     total = sum(each.seconds for each in comparison.strategies)
+    notes = ["The folder of each cell contains its plan, splits, weights and report."]
+    if settings is None:
+        notes.insert(
+            0,
+            f"The command uses default options, because {DESIGN}, which lists those of this "
+            "comparison, is missing or belongs to another one.",
+        )
     return join(
         (
-            element("pre", element("code", shlex.join(words))),
-            element(
-                "p",
-                "compare.json lists further options of the comparison. The folder of each cell "
-                "contains its plan, splits, weights and report.",
-            ),
+            element("pre", element("code", repeat_command(folder, comparison, settings or {}))),
+            element("p", " ".join(notes)),
             description_list(
                 [
                     ("Design (SHA-256)", element("code", comparison.digest)),
@@ -300,3 +301,56 @@ def _reproduction(folder: Path, comparison: Comparison) -> Html:
         ),
         "\n",
     )
+
+
+def repeat_command(folder: Path, comparison: Comparison, settings: Mapping[str, Any]) -> str:
+    """The command that repeats a comparison in a new folder.
+
+    Args:
+        folder: Folder of the comparison.
+        comparison: Its results.
+        settings: Settings of its plans, by name.
+    """
+    words = ["--strategies", ",".join(each.name for each in comparison.strategies)]
+    words += ["--datasets", ",".join(comparison.datasets), *as_options(settings)]
+    words += ["--seeds", str(comparison.seeds)]
+    words += ["--folds", str(comparison.folds)] if comparison.folds else ["--holdout"]
+    words += ["--repeats", str(comparison.repeats)] if comparison.repeats > 1 else []
+    words += ["--positive", comparison.positive, *_places(folder)]
+    return command_line("hydrakit", "compare", *words, "--out", f"{folder}-again")
+
+
+def _places(folder: Path) -> list[str]:
+    """Options for the data folders and the device, from the first cell that has them."""
+    for path in sorted(folder.glob("cells/*/environment.json")):
+        return place_options(RunDir(path.parent).environment())
+    return []
+
+
+class _Design(BaseModel):
+    settings: dict[str, Any]
+
+
+class _Description(BaseModel):
+    """The part of ``compare.json`` that says how to repeat the comparison."""
+
+    digest: str
+    design: _Design
+
+
+def _settings(folder: Path, comparison: Comparison) -> Mapping[str, Any] | None:
+    """Settings of the plans; None if ``compare.json`` is absent or of another comparison."""
+    path = folder / DESIGN
+    if not path.is_file():
+        return None
+    try:
+        content = read_json(path)
+        refuse_later(path, content)
+        description = _Description.model_validate_json(content)
+        make_settings(None, description.design.settings)
+    except (PlanError, OSError, ValueError) as error:
+        fault = first_fault(error) if isinstance(error, ValidationError) else one_line(str(error))
+        raise PlanError(
+            f"{path}: cannot be read ({fault}): run the same `hydrakit compare` again"
+        ) from None
+    return description.design.settings if description.digest == comparison.digest else None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from hydrakit.errors import PlanError
 from hydrakit.report.figure import Figure
 from hydrakit.report.markup import Html, element, join, style_sheet
 from hydrakit.report.svg import LETTER
-from hydrakit.storage.files import write_atomic
+from hydrakit.storage.files import csv_text, write_atomic
 
 INSTALL = (
     "PDF and PNG files need further packages: `pip install 'hydrakit-imaging[figures]'` installs "
@@ -76,11 +74,7 @@ def _render(svg: bytes) -> dict[str, bytes]:
 
 def to_csv(figure: Figure) -> str:
     """The numbers in a figure."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(figure.columns)
-    writer.writerows(["" if cell is None else cell for cell in row] for row in figure.rows)
-    return text.getvalue()
+    return csv_text([figure.columns, *figure.rows])
 
 
 def standalone_svg(figure: Figure) -> str:

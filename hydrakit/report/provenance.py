@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydrakit.errors import command_line
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan.model import Dataset, Plan
 from hydrakit.plan.results import DataFacts
@@ -226,8 +226,8 @@ def reproduction_section(
         yield "Threads", environment.get("threads")
 
     note = (
-        "The same versions on the same type of device give identical weights. Other versions or "
-        "devices round differently, and the results can differ."
+        "The same versions on the same type of device with the same number of threads give "
+        "identical weights. Others round differently, and the results can differ."
     )
     return join(
         (
@@ -241,7 +241,13 @@ def reproduction_section(
 
 def rerun_command(folder: Path, environment: Mapping[str, Any]) -> str:
     """The command that runs the plan of a run again, into a new folder."""
-    words = ["hydrakit", "run", "--plan", str(folder / "plan.json")]
+    words = ["hydrakit", "run", "--plan", folder / "plan.json", *place_options(environment)]
+    return command_line(*words, "--out", f"{folder}-again")
+
+
+def place_options(environment: Mapping[str, Any]) -> list[str]:
+    """Options of a command for the data folders and the device of a run."""
+    words = []
     roots = {name: Path(root) for name, root in environment.get("roots", {}).items()}
     parents = {root.parent for name, root in roots.items() if root.name == name}
     if len(parents) == 1 and all(root.name == name for name, root in roots.items()):
@@ -249,7 +255,8 @@ def rerun_command(folder: Path, environment: Mapping[str, Any]) -> str:
     else:
         for name, root in roots.items():
             words += ["--root", f"{name}={root}"]
-    words += ["--out", f"{folder}-again"]
     if "device" in environment:
         words += ["--device", str(environment["device"])]
-    return shlex.join(words)
+    if "threads" in environment:
+        words += ["--threads", str(environment["threads"])]
+    return words

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hydrakit.errors import PlanError, one_line
+from hydrakit.errors import PlanError, command_line, one_line
 from hydrakit.plan.results import AreaUnderCurve, TestResult
 from hydrakit.report.svg import Point
 from hydrakit.runs.rundir import RunDir
@@ -102,7 +102,8 @@ def roc_curves(rundir: RunDir, test: TestResult) -> list[RocCurve]:
         PlanError: ``predictions.csv`` is absent, broken, or does not match the results.
     """
     path = rundir.file("predictions.csv")
-    remedy = f"delete {rundir.results_path} and `hydrakit run --resume {rundir.path}`"
+    command = command_line("hydrakit", "run", "--resume", rundir.path)
+    remedy = f"delete {rundir.results_path} and `{command}`"
     try:
         labels, scores = _read_predictions(path, test)
     except OSError as error:

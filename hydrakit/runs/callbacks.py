@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 class RunCallback:
     """Base class of callbacks: one method for each event, which does nothing unless overridden.
 
-    The order of the calls is: `preparing` while data is read, then `started`. For a round that is
-    on disk: `skipped`. For any other round: `resumed` if it was stopped before, `bootstrapping` if
-    it is the first one, `epoch` after each epoch, and `finished`. After the test: `completed`. A
-    run that was finished earlier calls only `completed`. The last call is `closed`, also after a
-    failure. (A run that fails before it uses its folder, because of its plan or its data, does not
-    call `closed`.)
+    The order of the calls is: `preparing` while data is read, then `started`, and `noted` for what
+    the user must know. For a round that is on disk: `skipped`. For any other round: `resumed` if it
+    was stopped before, `bootstrapping` if it is the first one, `epoch` after each epoch, and
+    `finished`. After the test: `completed`. A run that was finished earlier calls only `completed`.
+    The last call is `closed`, also after a failure. (A run that fails before it uses its folder,
+    because of its plan or its data, does not call `closed`.)
 
     For each event, all callbacks of a run are called in turn. An exception in one ends the run.
     """
@@ -31,6 +31,9 @@ class RunCallback:
 
     def started(self, plan: Plan, rundir: RunDir, device: str) -> None:
         """The data is ready, and the rounds begin."""
+
+    def noted(self, text: str) -> None:
+        """Something that the user must know and that does not stop the run, in one sentence."""
 
     def bootstrapping(self, done: int, of: int) -> None:
         """``done`` random starts have been evaluated."""
@@ -80,6 +83,11 @@ class Callbacks(RunCallback):
         """Pass the event on."""
         for each in self.members:
             each.started(plan, rundir, device)
+
+    def noted(self, text: str) -> None:
+        """Pass the event on."""
+        for each in self.members:
+            each.noted(text)
 
     def bootstrapping(self, done: int, of: int) -> None:
         """Pass the event on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -14,7 +14,7 @@ from hydrakit.data.declared.adapter import plugins_at
 from hydrakit.errors import PlanError, unknown
 from hydrakit.schema import Frozen, Name, Precision, Text, first_fault
 from hydrakit.storage.files import read_json
-from hydrakit.storage.paths import default_data, root_of, using_cache
+from hydrakit.storage.paths import check_utf8, default_data, root_of, using_cache
 from hydrakit.storage.records import readable, write_record
 
 if TYPE_CHECKING:
@@ -37,8 +37,9 @@ class RunContext(Frozen):
         precision: Precision of training steps; ``auto`` is bfloat16 on CUDA, float32 on a CPU.
         deterministic: Whether CUDA repeats the same bits from the same seed, which costs speed.
         compiled: Whether training steps use `torch.compile`.
-        threads: Number of CPU threads; None for torch's default. The last bits of results depend on
-            it.
+        threads: Number of CPU threads of a run, and of each cell of a comparison. The last bits of
+            results depend on it. None for the number that the folder's earlier work began with,
+            else torch's default, which a comparison divides among its cells.
         checkpoint_interval: Seconds between two checkpoints within a round; a longer epoch is
             followed by one each time. Infinity writes none between the rounds' ends.
         no_plugins: Names of installed plugins that are not loaded.
@@ -126,10 +127,17 @@ class RunContext(Frozen):
         for name in values:
             if name not in RunContext.model_fields:
                 raise PlanError(unknown("value of a run's context", name, RunContext.model_fields))
+        changed = {**dict(self), **values}
+        roots = changed["roots"].values() if isinstance(changed["roots"], Mapping) else ()
         try:
-            return RunContext.model_validate({**dict(self), **values})
+            for path in (changed["data"], changed["cache"], changed["round_cache"], *roots):
+                if isinstance(path, Path):
+                    check_utf8(path)
+            return RunContext.model_validate(changed)
         except ValidationError as error:
             raise PlanError(first_fault(error)) from None
+        except ValueError as error:
+            raise PlanError(str(error)) from None
 
     def for_search(self, rounds: Path) -> RunContext:
         """Copy of the context for the runs of a search, which share rounds and do not use the test.

@@ -10,6 +10,7 @@ from pathlib import Path
 from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.prepared.prepare import prepare
 from hydrakit.data.read import check_root
+from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan.model import Plan
 from hydrakit.plugins.registry import Plugins
@@ -46,6 +47,22 @@ def find_datasets(plan: Plan, context: RunContext, plugins: Plugins) -> PlanData
     for name, adapter in adapters.items():
         check_root(adapter, roots[name])
     return PlanDatasets(adapters, roots, {})
+
+
+def common_channels(prepared: Mapping[str, PreparedDataset]) -> int:
+    """Number of image channels, which is equal in all datasets.
+
+    Raises:
+        DataError: It is not.
+    """
+    first, channels = next((name, each.index.channels) for name, each in prepared.items())
+    for name, each in prepared.items():
+        if each.index.channels != channels:
+            raise DataError(
+                f"{name}: its images have {each.index.channels} channels, those of {first} have "
+                f"{channels}: all datasets of a plan need the same number"
+            )
+    return channels
 
 
 def prepare_datasets(plan: Plan, datasets: PlanDatasets, callbacks: RunCallback) -> PlanDatasets:

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydrakit.errors import DataError, PlanError, WeightsError, unknown
+from hydrakit.data.origin import (
+    DataOrigin,
+    in_class_order,
+    refuse_changed,
+    splits_digest,
+    view_text,
+)
+from hydrakit.errors import DataError, PlanError, WeightsError, command_line, unknown
 from hydrakit.hooks import DatasetAdapter, OptionValue, Task
 from hydrakit.plan.model import Split
 from hydrakit.plan.results import TestResult
+from hydrakit.plugins.options import resolve_options
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.context import RunContext, context_of
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.findings import Findings
-from hydrakit.weights.format import BodyMetadata, HeadMetadata, read_body, read_head
+from hydrakit.storage.files import csv_text
+from hydrakit.weights.format import (
+    UNKNOWN,
+    BodyMetadata,
+    HeadMetadata,
+    cohort_digest,
+    read_body,
+    read_head,
+    seen_in_training,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -140,11 +155,11 @@ def to_csv(predictions: Sequence[Predictions]) -> str:
     from hydrakit.data.read import class_names
     from hydrakit.stats import tasks
 
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     task, classes = predictions[0].task, predictions[0].classes
     columns = [] if task == "regression" else [f"p_{name}" for name in classes]
-    writer.writerow(["dataset", "split", "key", "finding", "label", "predicted", *columns])
+    rows: list[list[object]] = [
+        ["dataset", "split", "key", "finding", "label", "predicted", *columns]
+    ]
     for part in predictions:
         scores = tasks.predictions(part.outputs, task=task, scale=part.scale)
         findings = part.findings or part.keys
@@ -161,8 +176,8 @@ def to_csv(predictions: Sequence[Predictions]) -> str:
             else:
                 true, predicted = classes[label], classes[row.argmax()]
             fixed = part.dataset, part.split, key, finding, true, predicted
-            writer.writerow([*fixed, *row[: len(columns)]])
-    return text.getvalue()
+            rows.append([*fixed, *row[: len(columns)]])
+    return csv_text(rows)
 
 
 @dataclass(frozen=True)
@@ -186,11 +201,14 @@ def evaluate_files(
     dataset: str | None = None,
     split: str = "test",
     splits: Mapping[str, str] | None = None,
+    classes: Sequence[str] | None = None,
     options: Mapping[str, OptionValue] | None = None,
     plugins: Plugins | None = None,
     **values: Any,
 ) -> EvaluationResult:
     """Evaluate a body and a head from weight files on the cases of a dataset.
+
+    Classes of head and dataset are matched by their names.
 
     Args:
         body_path: Path of the body's weight file.
@@ -200,13 +218,16 @@ def evaluate_files(
         split: ``train``, ``val``, ``test`` or ``all``.
         splits: Split of every case in training, by key; None splits the dataset again, by the
             description in the head's file.
+        classes: Classes of the dataset that the outputs of the head stand for, in the order of the
+            outputs; required if the classes of the head have other names.
         options: Options of the adapter that replace those from the training of the head.
         plugins: Plugins of this process; None loads the installed ones.
         values: Values of the context by name.
 
     Raises:
         WeightsError: A file is invalid, or body, head and dataset do not fit together.
-        DataError: The dataset cannot be read, or a class has no case.
+        DataError: The dataset cannot be read, a class has no case, or the data is not that of the
+            training whose split is asked for.
         PlanError: The dataset had no such split in training, or an option is wrong.
     """
     context = context_of(context, values)
@@ -218,6 +239,8 @@ def evaluate_files(
             dataset=dataset,
             split=split,
             splits=splits,
+            run=None,
+            classes=classes,
             options=options,
             plugins=plugins or context.plugins(),
             device=compute.device,
@@ -232,26 +255,26 @@ def _evaluate(
     dataset: str | None,
     split: str,
     splits: Mapping[str, str] | None,
+    run: RunDir | None,
+    classes: Sequence[str] | None,
     options: Mapping[str, OptionValue] | None,
     plugins: Plugins,
     device: torch.device,
 ) -> EvaluationResult:
-    """Evaluate weight files (`evaluate_files`) in an active context."""
+    """Evaluate weight files (`evaluate_files`), or those of a run, in an active context."""
     from hydrakit import weights
     from hydrakit.data.load import select
     from hydrakit.data.prepared.prepare import prepare
-    from hydrakit.data.quality.leakage import assign_splits, splits_digest
+    from hydrakit.data.quality.leakage import assign_splits
 
     body, head = read_body(body_path), read_head(head_path)
     name = dataset or head.dataset
-    adapter = plugins.get(DatasetAdapter, name)
-    if (adapter.task, len(adapter.classes)) != (head.task, len(head.classes)):
-        kinds = "" if adapter.task == head.task else f" of a {head.task} task"
+    if name == UNKNOWN and dataset is None:
         raise WeightsError(
-            f"{head_path}: its head has {len(head.classes)} classes "
-            f"({', '.join(head.classes)}){kinds}, but {name!r} has {len(adapter.classes)}"
-            f"{kinds and f' of a {adapter.task} task'}: choose another head or dataset"
+            f"{head_path}: does not say which dataset its head was trained on: name the one to "
+            "evaluate on with `--dataset`"
         )
+    adapter, notes = _match_classes(plugins.get(DatasetAdapter, name), head, head_path, classes)
     training_split = None
     if split != "all" and not splits:
         training_split = _training_split(head, head_path, name)
@@ -263,13 +286,41 @@ def _evaluate(
         raise PlanError(
             f"{name}: had no {split} split in training: use `--split val` or `--split all`"
         )
-    model = weights.load_model(body_path, head_path, plugins=plugins).to(device)
+    model = weights.load_model(body_path, head_path, dataset=name, plugins=plugins).to(device)
     all_options = {**(head.options if name == head.dataset else {}), **(options or {})}
     prepared = prepare(adapter, context.root_of(name), options=all_options, patch=body.spec.patch)
     if prepared.index.channels != body.in_channels:
         raise WeightsError(
             f"{body_path}: its body needs images with {body.in_channels} channels, but those of "
             f"{name!r} have {prepared.index.channels}"
+        )
+    now = DataOrigin.of(prepared.index, adapter).model_copy(update={"classes": None})
+    if run is not None:
+        refuse_changed(
+            name,
+            run.origins()[name].model_copy(update={"classes": None}),
+            now,
+            since=f"the run in {run.path}",
+            remedy="evaluate the weights on it as new data: `hydrakit evaluate --body "
+            f"{body_path} --head {head_path} --split all`",
+        )
+    elif name == head.dataset:
+        # With other options, the user asks for other images of the same cases; new data has others.
+        in_training = resolve_options(adapter, head.options)
+        other = resolve_options(adapter, all_options).items() - in_training.items()
+        if other:
+            notes.append(f"the options are others than in training ({_options_text(other)})")
+        refuse_changed(
+            name,
+            DataOrigin(
+                content=None if split == "all" or other else head.content,
+                field_of_view=head.preprocessing.field_of_view,
+            ),
+            now,
+            since=f"the training of {head_path}",
+            remedy="train on it as it is now"
+            if split == "all"
+            else "evaluate the weights on it as new data, with `--split all`",
         )
     if training_split is not None:
         leakage = assign_splits(
@@ -301,7 +352,56 @@ def _evaluate(
         device=device,
     )
     predictions = predict(model, cases, dataset=name, split=split, classes=adapter.classes)
-    return EvaluationResult(result=score(predictions), notes=_notes(body, head, name, split))
+    notes += _combination_notes(body, head, adapter)
+    notes += _training_notes(body, head, adapter, cases, split, same_run=run is not None)
+    return EvaluationResult(result=score(predictions), notes=tuple(notes))
+
+
+def _match_classes(
+    adapter: DatasetAdapter, head: HeadMetadata, path: Path, classes: Sequence[str] | None
+) -> tuple[DatasetAdapter, list[str]]:
+    """Bring the classes of a dataset into the order of a head's outputs.
+
+    Args:
+        adapter: Adapter of the dataset.
+        head: Metadata of the head.
+        path: File of the head, for messages.
+        classes: The classes in this order, from the user; None matches them by their names.
+
+    Returns:
+        The adapter, and a note if the order or the names are others than those of the head.
+    """
+    name, theirs, ours = adapter.name, ", ".join(head.classes), ", ".join(adapter.classes)
+    if (adapter.task, len(adapter.classes)) != (head.task, len(head.classes)):
+        kinds = "" if adapter.task == head.task else f" of a {head.task} task"
+        raise WeightsError(
+            f"{path}: its head has {len(head.classes)} classes ({theirs}){kinds}, but {name!r} has "
+            f"{len(adapter.classes)}{kinds and f' of a {adapter.task} task'}: choose another head "
+            "or dataset"
+        )
+    if classes is not None:
+        if sorted(classes) != sorted(adapter.classes):
+            raise PlanError(
+                f"--classes {','.join(classes)}: the classes of {name!r} are {ours}: name each of "
+                f"them once, in the order of the head's outputs ({theirs})"
+            )
+        given = ", ".join(classes)
+        note = f"the outputs of the head ({theirs}) are taken for the classes {given} of {name!r}"
+        return in_class_order(adapter, classes), [note] if given != theirs else []
+    if sorted(head.classes) != sorted(adapter.classes):
+        raise WeightsError(
+            f"{path}: its head has the classes {theirs}, but {name!r} has {ours}: correct the "
+            "names in the data, or say which of its classes the outputs stand for, in their order: "
+            f"`--classes {','.join(adapter.classes)}`"
+        )
+    if head.classes == adapter.classes:
+        return adapter, []
+    note = f"the classes of {name!r} ({ours}) are in another order than in training ({theirs})"
+    return in_class_order(adapter, head.classes), [f"{note}: they are matched by name"]
+
+
+def _options_text(options: Iterable[tuple[str, OptionValue]]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in sorted(options))
 
 
 def _training_split(head: HeadMetadata, path: Path, dataset: str) -> tuple[Split, int]:
@@ -313,30 +413,93 @@ def _training_split(head: HeadMetadata, path: Path, dataset: str) -> tuple[Split
     return head.split, head.seed
 
 
-def _notes(body: BodyMetadata, head: HeadMetadata, dataset: str, split: str) -> tuple[str, ...]:
-    """Warnings that a reader of the metrics needs."""
+def _combination_notes(
+    body: BodyMetadata, head: HeadMetadata, adapter: DatasetAdapter
+) -> Iterator[str]:
+    """Warnings that body, head and dataset are from different trainings."""
     from hydrakit.weights.files import mismatch
 
-    notes = []
     note = mismatch(body, head)
     if note:
-        notes.append(note)
-    if dataset != head.dataset:
-        notes.append(
-            f"the head was trained on {head.dataset!r}: its classes {', '.join(head.classes)} are "
-            f"taken for those of {dataset!r}, in this order"
+        yield note
+    if adapter.name == head.dataset:
+        return
+    trained = "" if head.dataset == UNKNOWN else f" was trained on {head.dataset!r}, and"
+    yield f"the head{trained} is evaluated on {adapter.name!r}"
+    before, now = head.preprocessing.field_of_view, adapter.field_of_view
+    if before not in (None, now):
+        yield (
+            f"the field of view of {adapter.name!r} is {view_text(now)}, and that of the head's "
+            f"training was {view_text(before)}"
         )
-    seen = dataset in (*body.trained_on, head.dataset)
-    if seen and split == "all":
-        notes.append(f"training used cases of {dataset!r}: metrics over all cases are too high")
+
+
+def _training_notes(
+    body: BodyMetadata,
+    head: HeadMetadata,
+    adapter: DatasetAdapter,
+    cases: CaseSet,
+    split: str,
+    *,
+    same_run: bool,
+) -> Iterator[str]:
+    """Warnings that training used the evaluated cases, their images, or their patients.
+
+    Args:
+        body: Metadata of the body.
+        head: Metadata of the head.
+        adapter: Adapter of the evaluated dataset.
+        cases: Evaluated cases.
+        split: Their split.
+        same_run: Whether body and head are of one run, which splits all its datasets by patient.
+    """
+    name = adapter.name
+    if split in ("train", "val") and name == head.dataset:
+        yield f"the {split} split was used in training: metrics on it are too high"
+        return
+    if body.cases is None or head.cases is None:
+        yield from _training_notes_by_name(body, head, name, split)
+        return
+    seen = seen_in_training([case.content for case in cases.cases], body.cases, head.cases)
+    if any(seen):
+        yield (
+            f"training used {sum(seen)} of these {len(seen)} cases, or copies of their images: "
+            "metrics are too high"
+        )
+        return
+    split_together = same_run or (name == head.dataset and body.digest == head.body)
+    if adapter.cohort is None or (split != "all" and split_together):
+        return
+    cohorts, cohort = {**body.cases.cohorts, **head.cases.cohorts}, cohort_digest(adapter.cohort)
+    known = {other for other, each in cohorts.items() if each == cohort}
+    if split != "all":
+        known -= {name}  # its patients were split, and none of these images was used
+    if known:
+        yield (
+            f"training used {', '.join(map(repr, sorted(known)))}, of the same cohort "
+            f"{adapter.cohort!r}: perhaps other images of the same patients, and metrics may be "
+            "too high"
+        )
+
+
+def _training_notes_by_name(
+    body: BodyMetadata, head: HeadMetadata, dataset: str, split: str
+) -> Iterator[str]:
+    """As `_training_notes`, for files that do not say which cases training used."""
+    by_name = "by the names of the datasets; the weight files do not say which cases they used"
+    if split == "all" and dataset in (*body.trained_on, head.dataset):
+        yield (
+            f"training used cases of {dataset!r}: metrics over all cases are too high ({by_name})"
+        )
     elif dataset in body.trained_on and body.seed != head.seed:
-        notes.append(
+        yield (
             f"the body was trained on {dataset!r} with another split, which may have contained "
-            "these cases: metrics may be too high"
+            f"these cases: metrics may be too high ({by_name})"
         )
-    elif split in ("train", "val"):
-        notes.append(f"the {split} split was used in training: metrics on it are too high")
-    return tuple(notes)
+    elif not body.trained_on:
+        yield "nothing says which cases trained these weights: metrics may be too high"
+    elif split == "all" and dataset != head.dataset:
+        yield f"training did not use these cases ({by_name})"
 
 
 def evaluate_run(
@@ -345,10 +508,13 @@ def evaluate_run(
     *,
     dataset: str | None = None,
     split: str = "test",
+    classes: Sequence[str] | None = None,
     plugins: Plugins | None = None,
     **values: Any,
 ) -> EvaluationResult:
     """Evaluate a finished run's body with one of its heads; see `evaluate_files`.
+
+    The data must be what the run used: same images, labels, patients and field of view.
 
     Args:
         run: Folder of the run.
@@ -356,10 +522,12 @@ def evaluate_run(
             for this dataset, ``roots`` for any dataset by name.
         dataset: Name of the dataset to evaluate, with its head; None for the target.
         split: ``train``, ``val``, ``test`` or ``all``.
+        classes: As in `evaluate_files`, if the classes of the dataset have other names now.
         plugins: Plugins of this process; None loads the installed ones.
         values: Values of the context by name.
 
     Raises:
+        DataError: The data has changed since the run.
         PlanError: The run is not finished, or has no such dataset.
         HydrakitError: As in `evaluate_files`.
     """
@@ -372,26 +540,32 @@ def evaluate_run(
     if not heads:
         raise PlanError(f"{run}: {unknown('dataset', name, [d.name for d in plan.datasets])}")
     if rundir.results() is None:
-        raise PlanError(f"{run}: is not finished: continue it with `hydrakit run --resume {run}`")
-    splits = rundir.splits()
-    if name not in splits:
-        raise PlanError(
-            f"{run / 'splits.json'}: does not contain {name!r}: restore it, or evaluate the weight "
-            "files of the run with `--body` and `--head`"
-        )
+        command = command_line("hydrakit", "run", "--resume", run)
+        raise PlanError(f"{run}: is not finished: continue it with `{command}`")
+    for file, content in (("splits.json", rundir.splits()), ("data.json", rundir.facts() or {})):
+        if name not in content:
+            raise PlanError(
+                f"{run / file}: does not contain {name!r}: restore it, or evaluate the weight "
+                "files of the run with `--body` and `--head`"
+            )
     roots = {key: Path(path) for key, path in rundir.environment().get("roots", {}).items()}
     if context.data is not None:
         roots[name] = context.root_of(name)
-    evaluation = evaluate_files(
-        rundir.file("body.safetensors"),
-        rundir.file(f"heads/{heads[-1]}.safetensors"),
-        context.changed(roots={**roots, **context.roots}),
-        dataset=name,
-        split=split,
-        splits=splits[name],
-        options=plan.dataset(name).options,
-        plugins=plugins,
-    )
+    context = context.changed(roots={**roots, **context.roots})
+    with context.active() as compute:
+        evaluation = _evaluate(
+            rundir.file("body.safetensors"),
+            rundir.file(f"heads/{heads[-1]}.safetensors"),
+            context,
+            dataset=name,
+            split=split,
+            splits=rundir.splits()[name],
+            run=rundir,
+            classes=classes,
+            options=plan.dataset(name).options,
+            plugins=plugins or context.plugins(),
+            device=compute.device,
+        )
     try:
         rundir.log("evaluated", dataset=name, split=split)
     except OSError as error:

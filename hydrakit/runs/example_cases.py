@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from hydrakit.data.origin import DataOrigin, in_class_order
 from hydrakit.errors import PlanError
-from hydrakit.hooks import Task
+from hydrakit.hooks import DatasetAdapter, Task
 from hydrakit.runs.rundir import EXAMPLE_CASES, RunDir
 from hydrakit.schema import Frozen
 from hydrakit.storage.files import read_rows, write_atomic
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
     from hydrakit.data.prepared.index import PreparedDataset
     from hydrakit.models.body import BodyWithHead
     from hydrakit.plugins.registry import Plugins
+    from hydrakit.runs.context import RunContext
 
 ImageStack = NDArray[np.float32]
 
 GROUPS = ("wrong", "right", "far", "near")
 GROUP_SIZE = 8  # at most this many cases in a group
+MAX_THREADS = 1024  # as in `RunContext`
 PATH_STEPS = 32  # steps along the path of integrated gradients
 
 
@@ -69,6 +72,7 @@ def save_example_cases(
     from safetensors.numpy import save
 
     from hydrakit import weights
+    from hydrakit.compute.devices import thread_count
     from hydrakit.models.body import attach_head
 
     plan = rundir.plan()
@@ -84,16 +88,58 @@ def save_example_cases(
         weights.load_body(rundir.file("body.safetensors"), plugins=plugins),
         weights.load_head(rundir.file(f"heads/{plan.target_head}.safetensors"), plugins=plugins),
     )
-    patches, maps = integrated_gradients(
-        model,
-        prepared.rows([rows[key] for key in keys]),
-        [example.output for example in examples],
-        target=plan.target,
-    )
+    # Rounding depends on the number of threads: use that of the run, also if another process with
+    # another number completes it, so that a run that was stopped gets the same maps.
+    with thread_count(_threads(rundir)):
+        patches, maps = integrated_gradients(
+            model,
+            prepared.rows([rows[key] for key in keys]),
+            [example.output for example in examples],
+            target=plan.target,
+        )
     text = json.dumps([example.model_dump() for example in examples])
     content = save({"maps": maps, "patches": patches}, {"shown": text})
     write_atomic(rundir.path / EXAMPLE_CASES, content)
     rundir.renew(EXAMPLE_CASES)
+
+
+def _threads(rundir: RunDir) -> int | None:
+    """Number of CPU threads of the run; None if its folder states no possible number."""
+    threads = rundir.environment().get("threads")
+    return threads if threads and threads <= MAX_THREADS else None
+
+
+def add_example_cases(rundir: RunDir, context: RunContext, plugins: Plugins) -> str | None:
+    """Add example cases to a finished run; return why it has none, if so."""
+    from hydrakit.data.prepared.prepare import prepare
+
+    if rundir.results() is None or (rundir.path / EXAMPLE_CASES).is_file():
+        return None
+    plan = rundir.plan()
+    root = context.root_of(plan.target)
+    if not root.is_dir():
+        return (
+            f"{root}: does not exist, so the report shows no patches: name the folder of the data "
+            "with `--data` or `--root`"
+        )
+    adapter = plugins.get(DatasetAdapter, plan.target)
+    before = rundir.origins().get(plan.target, DataOrigin())
+    if before.classes is not None and sorted(before.classes) == sorted(adapter.classes):
+        adapter = in_class_order(adapter, before.classes)
+    prepared = prepare(
+        adapter,
+        root,
+        options=plan.dataset(plan.target).options,
+        patch=plan.patch,
+    )
+    change = before.change_to(DataOrigin.of(prepared.index, adapter))
+    if change is not None:
+        return (
+            f"{plan.target}: the data has changed since the run ({change}), so the report shows no "
+            "patches: restore the data to see them"
+        )
+    save_example_cases(rundir, prepared, plugins=plugins)
+    return None
 
 
 def choose_examples(rundir: RunDir) -> tuple[list[str], list[ExampleCase]]:

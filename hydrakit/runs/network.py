@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hydrakit import weights
 from hydrakit.data.load import LoadedDataset
-from hydrakit.data.quality.leakage import splits_digest
+from hydrakit.data.origin import splits_digest
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.models.body import BodyModule
 from hydrakit.models.build import build_body, build_head
@@ -163,29 +163,41 @@ class Network:
             unchanged = self.rundir.round_file(number - 1, previous, "body.safetensors")
             copy(unchanged, folder / "body.safetensors")
         else:
-            changes_body = round.train in ("all", "norm")
+            trained_on = [*self.trained_on]
+            trained_on += round.datasets if round.train in ("all", "norm") else []
             weights.save_body(
                 folder / "body.safetensors",
                 self.body,
                 component=self.plan.body,
                 datasets=tuple(self.loaded),
-                trained_on=[*self.trained_on, *(round.datasets if changes_body else [])],
+                trained_on=trained_on,
                 seed=self.plan.effective_split_seed,
+                cases=self._training_cases(trained_on),
             )
-        self._save_head(folder / "head.safetensors", round.dataset, head)
+        rounds = self.plan.rounds[:number]
+        self._save_head(folder / "head.safetensors", round.dataset, round.head, rounds)
         for other in round.others:
             path = folder / f"head-{other.dataset}.safetensors"
-            self._save_head(path, other.dataset, self.heads[other.head])
+            self._save_head(path, other.dataset, other.head, rounds)
         if round.hyperparameters.carry_head == "last":
             head.load_state_dict(result.last_head)
-            self._save_head(folder / "last-head.safetensors", round.dataset, head)
+            self._save_head(folder / "last-head.safetensors", round.dataset, round.head, rounds)
 
-    def _save_head(self, path: Path, name: str, head: nn.Module) -> None:
+    def _training_cases(self, datasets: Sequence[str]) -> weights.TrainingCases:
+        """Images that rounds on some datasets use."""
+        names = list(dict.fromkeys(datasets))
+        return weights.TrainingCases.of(
+            (content for name in names for content in self.loaded[name].used),
+            {name: self.adapters[name].cohort for name in names},
+        )
+
+    def _save_head(self, path: Path, name: str, head: str, rounds: Sequence[Round]) -> None:
         adapter = self.adapters[name]
+        pairs = [pair for each in rounds for pair in zip(each.heads, each.datasets, strict=True)]
         dataset = self.plan.dataset(name)
         weights.save_head(
             path,
-            head,
+            self.heads[head],
             body=self.body,
             dataset=name,
             classes=adapter.classes,
@@ -196,6 +208,8 @@ class Network:
                 field_of_view=adapter.field_of_view,
                 normalisation=NORMALISATION,
             ),
+            content=self.loaded[name].content,
+            cases=self._training_cases([each for used, each in pairs if used == head]),
             options=dataset.options,
             split=dataset.split,
             seed=self.plan.effective_split_seed,

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydrakit.data.quality.leakage import splits_digest
+from hydrakit.data.origin import splits_digest
 from hydrakit.errors import PlanError
 from hydrakit.hooks import BodyFactory, HeadFactory
 from hydrakit.plan.model import BodySpec, Plan

@@ -18,7 +18,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from hydrakit.errors import PlanError
+from hydrakit.data.origin import DataOrigin, splits_digest
+from hydrakit.errors import PlanError, command_line
 from hydrakit.plan.model import Plan, load_plan
 from hydrakit.plan.results import (
     DataFacts,
@@ -48,7 +49,9 @@ from hydrakit.storage.files import (
     write_atomic,
 )
 from hydrakit.storage.lock import FILES, locked
+from hydrakit.storage.paths import check_utf8
 from hydrakit.storage.records import read_lines, read_record, read_value, readable
+from hydrakit.weights.format import HeadMetadata, read_head
 
 TRACE = "test-trace.jsonl"
 
@@ -110,16 +113,22 @@ class RunDir:
         """Check that a plan can be run in a folder: it is new, empty, or contains the same plan.
 
         Raises:
-            PlanError: The folder contains another plan, or something else than a run.
+            PlanError: The folder contains another plan, or something else than a run, or its name
+                is not UTF-8.
         """
+        try:
+            check_utf8(path)
+        except ValueError as error:
+            raise PlanError(str(error)) from None
         here = cls(path)
         # Listed before the plan is looked up: another process may be starting a run here.
         content = list(path.iterdir()) if path.is_dir() else []
         if here.plan_path.is_file():
-            if here.plan() != plan:
+            if here.plan().digest() != plan.digest():
+                command = command_line("hydrakit", "run", "--resume", path)
                 raise PlanError(
                     f"{path}: contains a run of another plan: choose another folder with `--out`, "
-                    f"or continue that run with `hydrakit run --resume {path}`"
+                    f"or continue that run with `{command}`"
                 )
             return here
         if path.exists() and not (path.is_dir() and all(map(_precedes_plan, content))):
@@ -140,8 +149,13 @@ class RunDir:
 
     @property
     def results_path(self) -> Path:
-        """Path of ``results.json``, which exists when the run is finished."""
+        """Path of ``results.json``, which exists when the test split was evaluated."""
         return self.path / "results.json"
+
+    @property
+    def whole(self) -> bool:
+        """Whether the run is finished with all its files: their digests are written last."""
+        return self.results_path.is_file() and (self.path / FILE).is_file()
 
     @property
     def report_path(self) -> Path:
@@ -283,7 +297,8 @@ class RunDir:
     def remedy(self, name: str) -> str:
         """Instruction for repairing a damaged file of the run."""
         if name == EXAMPLE_CASES:
-            return f"delete it, and `hydrakit report {self.path}` writes it again"
+            command = command_line("hydrakit", "report", self.path)
+            return f"delete it, and `{command}` writes it again"
         if name.startswith("rounds/"):
             return f"restore it, or {self.retraining((self.path / name).parent)}"
         whole = all((folder / "body.safetensors").is_file() for folder in self.round_folders())
@@ -392,6 +407,38 @@ class RunDir:
             PlanError: The file is missing or invalid.
         """
         return read_value(self.file("splits.json"), _SPLITS, remedy=RESTORE)
+
+    def origins(self, *, splits: bool = False) -> dict[str, DataOrigin]:
+        """What the run was computed from, by dataset; empty if it has not read the data yet.
+
+        Args:
+            splits: Whether to read the splits of the cases too.
+
+        Raises:
+            PlanError: A file is invalid.
+            WeightsError: The run has no facts on its classes, and a head's file is invalid.
+        """
+        facts = self.facts() or {}
+        has_splits = splits and facts and (self.path / "splits.json").is_file()
+        split_of = self.splits() if has_splits else {}
+        heads: dict[str, HeadMetadata] = {}
+        if any(each.classes is None for each in facts.values()):  # an older version wrote them
+            paths = sorted(self.path.glob("heads/*.safetensors"))
+            for folder in self.round_folders():
+                paths += sorted(folder.glob("head*.safetensors"))
+            heads = {head.dataset: head for head in map(read_head, paths)}
+        origins = {}
+        for name, each in facts.items():
+            head = heads.get(name)
+            view = head.preprocessing.field_of_view if head else each.field_of_view
+            origins[name] = DataOrigin(
+                content=each.digest,
+                classes=head.classes if head else each.classes,
+                task=head.task if head else each.task,
+                field_of_view=view,
+                splits=splits_digest(split_of[name]) if name in split_of else None,
+            )
+        return origins
 
     def write_facts(self, facts: Mapping[str, DataFacts]) -> None:
         """Write ``data.json``."""

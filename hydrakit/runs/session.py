@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from hydrakit import weights
 from hydrakit.compute import signals
 from hydrakit.compute.devices import Compute
 from hydrakit.data.load import CaseSet, LoadedDataset, load, select
+from hydrakit.data.origin import DataOrigin, origins_digest
 from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.quality.leakage import LeakageResult, check_leakage, data_facts
-from hydrakit.errors import DataError, PlanError
+from hydrakit.errors import PlanError
 from hydrakit.hooks import DatasetAdapter
+from hydrakit.models.build import check_builds, check_heads
 from hydrakit.plan.model import Plan
 from hydrakit.plan.results import EpochRecord, Results, RoundResult, TestResult
 from hydrakit.plugins.registry import Plugins
@@ -27,7 +25,8 @@ from hydrakit.rounds import Round
 from hydrakit.runs import round_cache, transfer
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
-from hydrakit.runs.datasets import PlanDatasets
+from hydrakit.runs.datasets import PlanDatasets, common_channels
+from hydrakit.runs.earlier import environment_of, notes_of_other_bits, refuse_other_data
 from hydrakit.runs.evaluate import predict, score, to_csv
 from hydrakit.runs.example_cases import save_example_cases
 from hydrakit.runs.network import Network
@@ -58,6 +57,7 @@ class Session:
         plugins: Plugins that names in the plan are looked up in.
         rundir: Folder of the run.
         callbacks: Callbacks for the events of the run.
+        expected: What the datasets must be, by name, besides what the run's folder says.
     """
 
     plan: Plan
@@ -67,6 +67,7 @@ class Session:
     plugins: Plugins
     rundir: RunDir
     callbacks: RunCallback
+    expected: Mapping[str, DataOrigin] = field(default_factory=dict)
 
     @property
     def adapters(self) -> Mapping[str, DatasetAdapter]:
@@ -78,15 +79,11 @@ class Session:
         """Prepared patches of the plan's datasets, by name."""
         return self.datasets.prepared
 
-    @property
-    def channels(self) -> int:
-        """Number of image channels, equal in all datasets."""
-        return next(iter(self.prepared.values())).index.channels
-
     @cached_property
     def leakage(self) -> LeakageResult:
         """Duplicates in the data, and the split of every case."""
-        return check_leakage(self.prepared, self.adapters, self.plan)
+        begun = self.rundir.facts() is not None
+        return check_leakage(self.prepared, self.adapters, self.plan, begun=begun)
 
     @cached_property
     def loaded(self) -> dict[str, LoadedDataset]:
@@ -108,49 +105,29 @@ class Session:
         Raises:
             DataError: A dataset has too few cases or other channels than the rest, or its data has
                 changed since the run began.
-            PlanError: Datasets with different classes use the same head.
+            PlanError: Datasets with different classes use the same head, or the plan was changed
+                within a round.
+            PluginError: The body or a head has other shapes in each build.
         """
-        for name, prepared in self.prepared.items():
-            if prepared.index.channels != self.channels:
-                raise DataError(
-                    f"{name}: its images have {prepared.index.channels} channels, those of "
-                    f"{next(iter(self.prepared))} have {self.channels}: all datasets of a plan "
-                    "need the same number"
-                )
-        self._check_heads()
+        channels = common_channels(self.prepared)
+        check_heads(self.plan, self.adapters)
+        check_builds(self.plan, self.adapters, in_channels=channels, plugins=self.plugins)
         self.facts = {
             name: data_facts(self.prepared[name].index, self.adapters[name], self.leakage)
             for name in self.loaded
         }
-        facts_before = self.rundir.facts()
-        if not facts_before:
-            return
-        for name, facts in self.facts.items():
-            before = facts_before.get(name)
-            # Earlier versions rounded shortcuts otherwise, and did not list conflicting cases.
-            late = {"shortcuts": facts.shortcuts, "conflicting": facts.conflicting}
-            if before is None or before.model_copy(update=late) != facts:
-                same = before is not None and before.digest == facts.digest
-                what = "how hydrakit finds copies" if same else "the data"
-                raise DataError(
-                    f"{name}: {what} has changed since the run in {self.rundir.path} began: "
-                    f"restore {'that version' if same else 'the data'}, or start a new run with "
-                    "another `--out`"
-                )
+        refuse_other_data(self.origins, self.expected, self.rundir)
+        if self.rundir.plan_path.is_file():  # not in a search, whose rounds have other plans
+            for number, round in enumerate(self.plan.rounds, start=1):
+                self._state(number, round).check()
 
-    def _check_heads(self) -> None:
-        """Check that all datasets of one head have the same task and number of classes."""
-        first_dataset: dict[str, str] = {}
-        for round in self.plan.rounds:
-            for head, name in zip(round.heads, round.datasets, strict=True):
-                first = first_dataset.setdefault(head, name)
-                here, there = self.adapters[name], self.adapters[first]
-                if (here.task, len(here.classes)) != (there.task, len(there.classes)):
-                    raise PlanError(
-                        f"head {head!r} cannot be used for both {first!r} "
-                        f"({there.task}, {len(there.classes)} classes) and {name!r} "
-                        f"({here.task}, {len(here.classes)}): give each dataset a head of its own"
-                    )
+    @cached_property
+    def origins(self) -> dict[str, DataOrigin]:
+        """What the run is computed from, by dataset."""
+        return {
+            name: DataOrigin.of(each.index, self.adapters[name], self.leakage.splits[name])
+            for name, each in self.prepared.items()
+        }
 
     def run(self) -> None:
         """Run every round that is not on disk yet, then evaluate the test split once."""
@@ -173,37 +150,17 @@ class Session:
 
     def _begin(self) -> None:
         """Check the finished rounds, and write what data and which machine the run uses."""
-        rundir = self.rundir
+        rundir, before = self.rundir, self.rundir.environment()
+        now = environment_of(self.compute, self.plugins, self.datasets.roots)
         rundir.check_rounds(self.plan)
         rundir.unseal()
         rundir.write_facts(self.facts)
         rundir.write_json("splits.json", self.leakage.splits)
-        rundir.write_json("environment.json", self._environment())
+        rundir.write_json("environment.json", now)
         self.callbacks.started(self.plan, rundir, str(self.compute.device))
-        rundir.log("run", device=str(self.compute.device))
-
-    def _environment(self) -> dict[str, Any]:
-        """Machine, versions and data folders, for ``environment.json``."""
-        device = self.compute.device
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-        return {
-            "hydrakit": version(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "platform": platform.platform(),
-            "device": str(device),
-            "device_name": name,
-            "precision": self.compute.precision,
-            "deterministic": self.compute.deterministic,
-            "compiled": self.compute.compiled,
-            "threads": torch.get_num_threads(),
-            "plugins": {
-                each.name: f"{each.distribution} {each.version}"
-                for each in self.plugins.records
-                if not each.disabled
-            },
-            "roots": {name: str(path) for name, path in self.datasets.roots.items()},
-        }
+        rundir.log("run", device=str(self.compute.device), threads=now["threads"])
+        for note in notes_of_other_bits(rundir, self.plan, before, now):
+            self.callbacks.noted(note)
 
     def new_network(self) -> Network:
         """Network of the run, before its first round."""
@@ -250,9 +207,7 @@ class Session:
     def _train_and_write(self, number: int, round: Round, network: Network) -> None:
         """Train a round, or continue it, and write its folder."""
         self.rundir.log("round", round=number, dataset=round.dataset, train=round.train)
-        state = RoundState(
-            self.rundir.state_path(number, round), interval=self.context.checkpoint_interval
-        )
+        state = self._state(number, round)
         if state.epoch:
             self.callbacks.resumed(number, round, state.epoch)
         training = self._train_or_explain(number, round, network, state)
@@ -282,6 +237,14 @@ class Session:
             write_record(folder / "round.json", result)
         self.rundir.log("round done", round=number, best_epoch=result.best_epoch)
         self.callbacks.finished(number, round, result)
+
+    def _state(self, number: int, round: Round) -> RoundState:
+        return RoundState(
+            self.rundir.state_path(number, round),
+            interval=self.context.checkpoint_interval,
+            plan=self.plan.digest(),
+            data=origins_digest(self.origins),
+        )
 
     def _train_or_explain(
         self, number: int, round: Round, network: Network, state: RoundState
@@ -433,9 +396,13 @@ class Session:
         )
 
     def _complete(self) -> None:
-        """Add example cases and digests to a run with results; a repeated call is harmless."""
+        """Add example cases, report and digests to a run with results; a repeated call is harmless.
+
+        The digests are the last file: a run that has them is whole (`RunDir.whole`).
+        """
         if not (self.rundir.path / EXAMPLE_CASES).is_file():
+            self.rundir.report_path.unlink(missing_ok=True)  # it has no example cases
             save_example_cases(self.rundir, self.prepared[self.plan.target], plugins=self.plugins)
+        self.callbacks.completed(self.rundir)
         if self.rundir.seal():
             self.rundir.log("done")
-        self.callbacks.completed(self.rundir)

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from hydrakit.compute import signals
-from hydrakit.errors import WeightsError
+from hydrakit.errors import DataError, PlanError, WeightsError
 from hydrakit.plan.results import Bootstrap, WeightChange
 from hydrakit.runs.rundir import CHECKPOINT
 from hydrakit.runs.trace import Trace
@@ -31,6 +32,8 @@ class RoundState:
     Attributes:
         folder: Folder of the round's progress.
         interval: Seconds between two writings.
+        plan: Digest of the plan.
+        data: Digest of the data (`hydrakit.data.origin.origins_digest`).
         checkpointer: Stores the progress of the epochs.
         bootstrap: Random start that was chosen, in the first round.
         weight_change: How much the round changed the body, after training.
@@ -39,6 +42,8 @@ class RoundState:
 
     folder: Path
     interval: float
+    plan: str
+    data: str
     checkpointer: Checkpointer = field(init=False)
     bootstrap: Bootstrap | None = None
     weight_change: WeightChange | None = None
@@ -48,7 +53,41 @@ class RoundState:
 
     def __post_init__(self) -> None:
         """Create the checkpointer, which starts to measure the training time."""
-        self.checkpointer = Checkpointer(self.folder / CHECKPOINT, interval=self.interval)
+        self.checkpointer = Checkpointer(
+            self.folder / CHECKPOINT, interval=self.interval, plan=self.plan, data=self.data
+        )
+
+    def check(self) -> None:
+        """Check that the stored progress, if any, is that of this plan and this data.
+
+        Progress that an older version stored does not say it, and is used.
+
+        Raises:
+            PlanError: The plan was changed after the round began.
+            DataError: The data was changed after the round began.
+            WeightsError: A file is damaged.
+        """
+        stored: list[tuple[Path, str | None, str | None]] = []
+        path = self.folder / CHECKPOINT
+        if path.is_file():
+            facts = read_facts(path)
+            stored.append((path, facts.plan, facts.data))
+        path = self.folder / STARTS
+        if path.is_file():
+            content = self._read_starts(path)
+            stored.append((path, content.get("plan"), content.get("data")))
+        for path, plan, data in stored:
+            if plan not in (None, self.plan):
+                raise PlanError(
+                    f"{self.folder.parent.parent / 'plan.json'}: was changed after {path} was "
+                    "written: restore it, or run the changed plan in another folder: `hydrakit run "
+                    "--plan FILE`"
+                )
+            if data not in (None, self.data):
+                raise DataError(
+                    f"{path}: was computed from other data: restore the data, or start a new run "
+                    "with another `--out`"
+                )
 
     @property
     def epoch(self) -> int:
@@ -83,15 +122,18 @@ class RoundState:
         if not path.is_file():
             return None
         try:
-            content = json.loads(path.read_bytes())
+            return StartScores.model_validate(self._read_starts(path)["looked"], strict=False)
+        except ValidationError:
+            raise _damaged_starts(path) from None
+
+    def _read_starts(self, path: Path) -> dict[str, Any]:
+        try:
+            content: dict[str, Any] = json.loads(path.read_bytes())
             if content["digest"] != _digest(content["looked"]):
                 raise ValueError
-            return StartScores.model_validate(content["looked"], strict=False)
-        except (ValueError, KeyError, TypeError, RecursionError, ValidationError):
-            raise WeightsError(
-                f"{path}: was changed or is damaged: delete it, and run again to evaluate all "
-                "random starts again"
-            ) from None
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise _damaged_starts(path) from None
+        return content
 
     def save_start_scores(self, scores: StartScores) -> None:
         """Store the scores so far, on disk if the interval has passed.
@@ -108,9 +150,17 @@ class RoundState:
         if self._unwritten is None:
             return
         scores = self._unwritten.model_dump(mode="json")
-        text = json.dumps({"digest": _digest(scores), "looked": scores})
+        content = {"plan": self.plan, "data": self.data, "looked": scores}
+        text = json.dumps({"digest": _digest(scores), **content})
         write_atomic(self.folder / STARTS, text.encode())
         self._unwritten, self._last_write = None, time.monotonic()
+
+
+def _damaged_starts(path: Path) -> WeightsError:
+    return WeightsError(
+        f"{path}: was changed or is damaged: delete it, and run again to evaluate all random "
+        "starts again"
+    )
 
 
 def _digest(scores: object) -> str:

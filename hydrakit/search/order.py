@@ -26,6 +26,7 @@ from hydrakit.plan.profiles import complete_options, make_plan
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext, context_of
+from hydrakit.runs.earlier import with_threads
 from hydrakit.schema import Frozen, Name
 from hydrakit.search.order_evaluator import LeaveOneOut, OrderEvaluator, Supports
 from hydrakit.stats.chance import best_of_chance
@@ -78,6 +79,7 @@ class OrderResult(Frozen):
         luck: Expected best AUC of random classifiers, as many as tried orders, on the validation
             cases; None unless the target has two classes.
         finished: Whether the search is finished.
+        threads: Number of CPU threads of the runs; None in older versions.
     """
 
     format: Literal[1] = 1
@@ -98,6 +100,7 @@ class OrderResult(Frozen):
     left_out_runs: int = 0
     luck: float | None = None
     finished: bool = False
+    threads: int | None = None
 
 
 def count_orders(supports: int) -> int:
@@ -311,6 +314,8 @@ def order(
     )
     folder = out or Path("runs") / f"order-{target}-{base[:8]}"
     callback = callback or OrderCallback()
+    earlier = _earlier_search(folder, result)
+    context = with_threads(context, earlier.threads if earlier else None)
     evaluator = OrderEvaluator(
         folder=folder,
         plan=planner.plan,
@@ -321,7 +326,42 @@ def order(
         callback=callback,
     )
     with context.active():
-        return _Search(folder, evaluator, result, callback).run()
+        from torch import get_num_threads
+
+        result = result.model_copy(update={"threads": get_num_threads()})
+        if earlier and earlier.threads not in (None, result.threads):
+            callback.noted(
+                f"{folder}: runs so far used {earlier.threads} CPU threads, and the others use "
+                f"{result.threads}: their last digits differ"
+            )
+        return _Search(folder, evaluator, result, callback, earlier).run()
+
+
+def _earlier_search(folder: Path, result: OrderResult) -> OrderResult | None:
+    """Result of an earlier search in a folder; None if it holds none.
+
+    Raises:
+        PlanError: The folder holds another search, or something else.
+    """
+    path = folder / "order.json"
+    if folder.is_dir():
+        refuse_links(folder)
+    if not path.is_file():
+        runs = (folder / "runs").is_dir()  # stopped within the first order
+        used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        if used and not runs:
+            raise PlanError(
+                f"{folder}: is neither empty nor the folder of a search: choose another with "
+                "`--out`"
+            )
+        return None
+    earlier = read_record(path, OrderResult, remedy="choose another folder with `--out`")
+    if earlier.base != result.base:
+        raise PlanError(
+            f"{folder}: holds a search with other datasets or settings: choose another folder with "
+            "`--out`"
+        )
+    return earlier
 
 
 def _check(supports: Supports, *, seeds: int, budget: int | None, minutes: float | None) -> None:
@@ -344,16 +384,19 @@ class _Search:
         evaluator: Trains and evaluates orders.
         result: Result so far.
         callback: Called after each order.
+        earlier: Result of an earlier search in the folder.
     """
 
     folder: Path
     evaluator: OrderEvaluator
     result: OrderResult
     callback: OrderCallback
+    earlier: OrderResult | None
 
     def run(self) -> OrderResult:
         """Try orders within the limits, then leave out each support of the best order."""
-        known = self._known_orders()
+        earlier = (*self.earlier.tried, *self.earlier.earlier) if self.earlier else ()
+        known = {each.supports: each for each in earlier}
         supports, limits = self.result.supports, Limits(self.result.budget, self.result.minutes)
         tried: dict[Supports, TriedOrder] = {}
         orders = (
@@ -390,32 +433,6 @@ class _Search:
         if known is not None and len(known.scores) >= len(scores):
             seconds = known.seconds  # it was trained in the earlier search
         return TriedOrder(supports=order, scores=scores, score=mean(scores), seconds=seconds)
-
-    def _known_orders(self) -> dict[Supports, TriedOrder]:
-        """Orders that an earlier search in this folder tried.
-
-        Raises:
-            PlanError: The folder holds another search, or something else.
-        """
-        path = self.folder / "order.json"
-        if self.folder.is_dir():
-            refuse_links(self.folder)
-        if not path.is_file():
-            runs = (self.folder / "runs").is_dir()  # stopped within the first order
-            used = self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir()))
-            if used and not runs:
-                raise PlanError(
-                    f"{self.folder}: is neither empty nor the folder of a search: choose another "
-                    "with `--out`"
-                )
-            return {}
-        result = read_record(path, OrderResult, remedy="choose another folder with `--out`")
-        if result.base != self.result.base:
-            raise PlanError(
-                f"{self.folder}: holds a search with other datasets or settings: choose another "
-                "folder with `--out`"
-            )
-        return {each.supports: each for each in (*result.tried, *result.earlier)}
 
     def _write(self, **changes: Any) -> None:
         self.result = self.result.model_copy(update=changes)

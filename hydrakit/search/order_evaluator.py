@@ -12,6 +12,7 @@ import numpy as np
 
 from hydrakit import engine, weights
 from hydrakit.compute.devices import choose_device
+from hydrakit.data.identity import patient_of
 from hydrakit.data.load import CaseSet, select
 from hydrakit.data.prepared.prepare import prepare
 from hydrakit.hooks import DatasetAdapter
@@ -177,7 +178,7 @@ class OrderEvaluator:
             rows += [
                 Row(
                     finding=case.finding,
-                    patient=case.patient,
+                    patient=patient_of(case, exact=self.target.exact_names),
                     label=int(label),
                     score=float(score),
                     seed=seed,

@@ -25,6 +25,7 @@ from hydrakit.rounds import Round
 from hydrakit.runs.callbacks import Callbacks, RunCallback, closing
 from hydrakit.runs.context import RunContext, context_of
 from hydrakit.runs.datasets import find_datasets, prepare_datasets
+from hydrakit.runs.earlier import environment_of, with_threads
 from hydrakit.runs.network import Network
 from hydrakit.runs.rundir import RunDir
 from hydrakit.runs.session import Session
@@ -175,6 +176,8 @@ def tune(
         context, plugins, folder=files.trackers(_digest([plan.digest(), asdict(search)]))
     )
     followers = Callbacks([*callbacks, *trackers])
+    before = files.rundir.environment().get("threads")
+    context = with_threads(context, before)
     with context.active() as compute:
         datasets = find_datasets(plan, context, plugins)
         check_components(plan, datasets.adapters, plugins)
@@ -193,6 +196,7 @@ def tune(
         )
         with files.rundir.locked(), closing(followers):
             followers.started(plan, files.rundir, str(compute.device))
+            tuning.write_environment(before)
             rounds = tuning.tune()
     write_atomic(out, tuning.plan.to_json().encode())
     return TuneResult(tuning.plan, tuple(rounds), out, files.trials_path)
@@ -288,6 +292,16 @@ class Tuning(Session):
     folds: int
     files: TuningFiles
     followers: Sequence[TuneCallback] = ()
+
+    def write_environment(self, threads: int | None) -> None:
+        """Write ``environment.json``; ``threads`` is the number of an earlier search."""
+        environment = environment_of(self.compute, self.plugins, self.datasets.roots)
+        self.rundir.write_json("environment.json", environment)
+        if threads not in (None, environment["threads"]):
+            self.callbacks.noted(
+                f"{self.rundir.path}: trials so far used {threads} CPU threads, and the others use "
+                f"{environment['threads']}: their last digits differ"
+            )
 
     def tune(self) -> list[RoundTuning]:
         """Tune every round, and train all but the last with the chosen settings."""

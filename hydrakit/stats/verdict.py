@@ -8,6 +8,7 @@ side of 0. Otherwise the data *cannot tell*, which does not prove that the two a
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -284,6 +285,29 @@ def _needed(first: TableRow, second: TableRow, correlation: float, level: float)
     return findings_needed(first.auc - second.auc, error, findings, level=level)
 
 
+_DECIMAL_COMMA = re.compile(r"(?:^|[\s;,\"])(0,\d+|1,0+)\s*(?=[;,\"]|$)")
+
+
+def refuse_decimal_comma(line: str, *, where: str) -> None:
+    """Refuse an AUC such as ``0,81``: commas separate the values of a table.
+
+    Args:
+        line: Row of a table, or several.
+        where: Name of the table in the message.
+
+    Raises:
+        DataError: The line has a decimal comma.
+    """
+    found = _DECIMAL_COMMA.search(line)
+    if found:
+        point = found[1].replace(",", ".")
+        zero = ", or 0.0 for an AUC of 0" if found[1].startswith("0") else ""
+        raise DataError(
+            f"{where}: {found[1][:40]!r} is read as two values, because commas separate values: "
+            f"write {point[:40]} with a decimal point{zero}"
+        )
+
+
 def rows_of_table(text: str, *, where: str = "the table") -> list[TableRow]:
     """Read rows ``name, AUC, positives, negatives`` from lines, or parts between semicolons.
 
@@ -295,9 +319,12 @@ def rows_of_table(text: str, *, where: str = "the table") -> list[TableRow]:
         where: Name of the table in messages, such as its file name.
 
     Raises:
-        DataError: A row is not of that form, or impossible.
+        DataError: A row is not of that form, or impossible, or has a decimal comma.
     """
     rows = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.lstrip().startswith("#"):
+            refuse_decimal_comma(line, where=f"{where}, row {number}")
     lines = [line.strip() for line in text.replace(";", "\n").splitlines()]
     for number, line in enumerate(lines, start=1):
         cells = [cell.strip() for cell in line.split(",")]

@@ -10,11 +10,13 @@ import csv
 import errno
 import io
 import os
+import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import BinaryIO
 
 from hydrakit.errors import PlanError, one_line
@@ -141,8 +143,38 @@ def read_json(path: Path, *, max_bytes: int = MAX_FILE, values: int = MAX_VALUES
     return content
 
 
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Text of a CSV file whose cells no spreadsheet runs as a formula; `read_rows` reads it.
+
+    Text that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line end gets an apostrophe before
+    it, unless it is a number. So does text with apostrophes before such a character, so that
+    `read_rows` gives back every text unchanged.
+
+    Source: OWASP, CSV Injection.
+    """
+    lines: list[str] = []
+    # With the default "\r\n" after each line, csv also quotes a cell with "\r" alone.
+    writer = csv.writer(SimpleNamespace(write=lines.append))
+    writer.writerows([_harmless(cell) for cell in row] for row in rows)
+    return "".join(f"{line[:-2]}\n" for line in lines)
+
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
+
+
+def _harmless(cell: object) -> object:
+    if isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell):
+        return f"'{cell}"
+    return cell
+
+
+def _original(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Read the rows of a CSV file, by the column names of its first line.
+    """Read the rows of a CSV file as `csv_text` writes it, by the column names of its first line.
 
     Raises:
         OSError: The file cannot be read.
@@ -159,7 +191,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     for number, cells in enumerate(lines[1:], start=2):
         if len(cells) != len(names):
             raise ValueError(f"line {number} has {len(cells)} cells, the first has {len(names)}")
-        rows.append(dict(zip(names, cells, strict=True)))
+        rows.append(dict(zip(names, map(_original, cells), strict=True)))
     return rows
 
 

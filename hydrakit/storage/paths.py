@@ -11,6 +11,19 @@ from pathlib import Path
 _cache: ContextVar[Path | None] = ContextVar("hydrakit_cache", default=None)
 
 
+def check_utf8(path: Path) -> None:
+    """Check that the absolute path of a file or folder is UTF-8, as JSON files and logs are.
+
+    Raises:
+        ValueError: It is not; the message names it and the remedy.
+    """
+    text = str(path.absolute())
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{text}: its name is not UTF-8: rename the file or folder") from None
+
+
 def default_data() -> Path:
     """The folder with one folder per dataset: ``$HYDRAKIT_DATA``, else ``./data``."""
     return Path(os.environ.get("HYDRAKIT_DATA") or "data")

@@ -152,12 +152,22 @@ class Checkpointer:
     Attributes:
         path: Path of the checkpoint; None stores the progress in memory only.
         interval: Seconds between two checkpoints on disk.
+        plan: Digest of the plan, for the checkpoint.
+        data: Digest of the data, for the checkpoint.
         latest: Progress after the last finished epoch.
     """
 
-    def __init__(self, path: Path | None = None, *, interval: float = CHECKPOINT_SECONDS) -> None:
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        interval: float = CHECKPOINT_SECONDS,
+        plan: str | None = None,
+        data: str | None = None,
+    ) -> None:
         self.path = path
         self.interval = interval
+        self.plan, self.data = plan, data
         self.latest: Snapshot | None = None
         self._written = True
         self._start = self._last_write = time.monotonic()
@@ -220,6 +230,8 @@ class Checkpointer:
             kept=snapshot.saved_epochs,
             seconds=self.seconds,
             digest=weightfile.tensor_digest(tensors),
+            plan=self.plan,
+            data=self.data,
         )
         weightfile.write_tensors(self.path, tensors, facts)
         self._written, self._last_write = True, time.monotonic()

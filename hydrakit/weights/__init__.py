@@ -14,14 +14,14 @@ if TYPE_CHECKING:
         mismatch,
         save_body,
         save_head,
-        swap,
-        weight_paths,
     )
+    from hydrakit.weights.folders import swap, weight_paths
     from hydrakit.weights.format import (
         BodyMetadata,
         HeadMetadata,
         Preprocessing,
         Probe,
+        TrainingCases,
         read_metadata,
     )
 
@@ -30,6 +30,7 @@ __all__ = [
     "HeadMetadata",
     "Preprocessing",
     "Probe",
+    "TrainingCases",
     "body_digest",
     "load_body",
     "load_head",
@@ -43,11 +44,15 @@ __all__ = [
 ]
 
 
-_IN_FORMAT = {"BodyMetadata", "HeadMetadata", "Preprocessing", "Probe", "read_metadata"}
+_MODULE = {
+    **dict.fromkeys(("BodyMetadata", "HeadMetadata", "Preprocessing", "Probe"), "format"),
+    **dict.fromkeys(("TrainingCases", "read_metadata"), "format"),
+    **dict.fromkeys(("swap", "weight_paths"), "folders"),
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        module = "format" if name in _IN_FORMAT else "files"
+        module = _MODULE.get(name, "files")
         return getattr(import_module(f"hydrakit.weights.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

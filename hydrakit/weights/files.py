@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from hydrakit.errors import PluginError, WeightsError
 from hydrakit.hooks import BodyFactory, HeadFactory, OptionValue, Task
 from hydrakit.plan.model import BodySpec, Component, Conflicts, Copies, OtherBody, Split
-from hydrakit.storage.files import write_atomic
 from hydrakit.version import version
 from hydrakit.weights.format import (
     BodyMetadata,
@@ -23,6 +22,7 @@ from hydrakit.weights.format import (
     OtherBodySpec,
     Preprocessing,
     Probe,
+    TrainingCases,
     read_body,
     read_head,
     read_shapes,
@@ -54,6 +54,7 @@ def save_body(
     datasets: Sequence[str] = (),
     trained_on: Sequence[str] = (),
     seed: int | None = None,
+    cases: TrainingCases | None = None,
 ) -> BodyMetadata:
     """Write a body's file; it appears complete or not at all.
 
@@ -64,6 +65,7 @@ def save_body(
         datasets: Names of the datasets that the body was built for.
         trained_on: Datasets of the rounds that trained it, in order.
         seed: Seed of the splits.
+        cases: Images of these rounds.
 
     Returns:
         The metadata of the file.
@@ -78,6 +80,7 @@ def save_body(
         digest=body_digest(body),
         trained_on=tuple(trained_on),
         seed=seed,
+        cases=cases,
     )
     write_tensors(path, body.state_dict(), metadata)
     return metadata
@@ -109,6 +112,8 @@ def save_head(
     factory: str | Component,
     preprocessing: Preprocessing,
     features: int | None = None,
+    content: str | None = None,
+    cases: TrainingCases | None = None,
     options: Mapping[str, OptionValue] | None = None,
     split: Split | None = None,
     seed: int | None = None,
@@ -129,12 +134,14 @@ def save_head(
         factory: Name of the factory that built the head, or its name and options.
         preprocessing: Preprocessing of its images.
         features: Number of features of the body; required if ``body`` is a digest.
+        content: Content digest of the dataset.
+        cases: Images of the dataset that training used.
         options: Options of the dataset's adapter.
         split: Split of the dataset.
         seed: Seed of the splits.
         copies: Handling of copies of images.
         conflicts: Handling of copies with different labels.
-        splits: Digest of the split of every case (`hydrakit.data.quality.leakage.splits_digest`).
+        splits: Digest of the split of every case (`hydrakit.data.origin.splits_digest`).
         task: Kind of label.
         scale: For regression, mean and standard deviation of the number.
 
@@ -166,6 +173,8 @@ def save_head(
         task=task,
         scale=scale,
         dataset=dataset,
+        content=content,
+        cases=cases,
         options=dict(options or {}),
         split=split,
         seed=seed,
@@ -271,22 +280,42 @@ def _fill(
     module.eval()
 
 
-def load_model(body_path: Path, head_path: Path, *, plugins: Plugins | None = None) -> nn.Module:
+def load_model(
+    body_path: Path,
+    head_path: Path,
+    *,
+    dataset: str | None = None,
+    plugins: Plugins | None = None,
+) -> nn.Module:
     """Load a body and a head as one network, in evaluation mode, on the CPU.
 
     It turns images ``(batch, channels, height, width)`` into logits ``(batch, classes)``.
     `mismatch` says whether the head was trained on this body.
 
+    Args:
+        body_path: File of the body.
+        head_path: File of the head.
+        dataset: Dataset of the images, for a body that treats datasets differently; None for the
+            dataset of the head.
+        plugins: Plugins with the factories; None loads the installed ones.
+
     Raises:
         PluginError: No plugin offers the factory of the body or of the head.
-        WeightsError: A file is invalid, or the head does not match the body.
+        WeightsError: A file is invalid, or the head or the dataset does not match the body.
     """
     from hydrakit.models.body import BodyWithHead
 
-    head, _ = _checked_pair(body_path, head_path)
+    head, _ = checked_pair(body_path, head_path)
     body = load_body(body_path, plugins=plugins)
-    if head.dataset in read_body(body_path).spec.datasets:
-        body.use(head.dataset)
+    name, known = dataset or head.dataset, read_body(body_path).spec.datasets
+    if body.by_dataset and name not in known:
+        raise WeightsError(
+            f"{body_path}: its body has separate statistics for {', '.join(known)}, and none for "
+            f"{name!r}: choose a body that was trained with {name!r}, or one without statistics "
+            "for each dataset (`--body-norm batch`)"
+        )
+    if name in known:
+        body.use(name)
     return BodyWithHead(body, load_head(head_path, plugins=plugins)).eval()
 
 
@@ -315,49 +344,12 @@ def mismatch(body: BodyMetadata, head: HeadMetadata) -> str | None:
     )
 
 
-def swap(
-    body_path: Path, head_path: Path, out: Path, *, plugins: Plugins | None = None
-) -> str | None:
-    """Check that a head and a body match, and copy both into a new folder.
-
-    The folder then holds ``body.safetensors`` and ``heads/<dataset>.safetensors`` for
-    ``hydrakit evaluate --body --head``.
-
-    Returns:
-        The note of `mismatch`, if any.
+def checked_pair(body_path: Path, head_path: Path) -> tuple[HeadMetadata, str | None]:
+    """Metadata of a head, and the note of `mismatch`.
 
     Raises:
-        PluginError: No plugin offers the factory of the body or of the head.
-        WeightsError: A file is invalid, they do not match, or ``out`` is not an empty folder.
+        WeightsError: A file is invalid, or they cannot be combined.
     """
-    load_model(body_path, head_path, plugins=plugins)
-    head, note = _checked_pair(body_path, head_path)
-    new_body, new_head = weight_paths(out, head.dataset)
-    write_atomic(new_body, body_path.read_bytes())
-    write_atomic(new_head, head_path.read_bytes())
-    return note
-
-
-def weight_paths(out: Path, dataset: str) -> tuple[Path, Path]:
-    """Create an empty folder; return the paths of a body and of a dataset's head in it.
-
-    Raises:
-        WeightsError: The folder is not empty, or cannot be created.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if any(out.iterdir()):
-            raise WeightsError(f"{out}: is not empty: name a new folder")
-        heads = out / "heads"
-        heads.mkdir()
-    except OSError as error:
-        raise WeightsError(
-            f"{out}: cannot be created ({error.strerror}): name another folder"
-        ) from None
-    return out / "body.safetensors", heads / f"{dataset}.safetensors"
-
-
-def _checked_pair(body_path: Path, head_path: Path) -> tuple[HeadMetadata, str | None]:
     body, head = read_body(body_path), read_head(head_path)
     try:
         return head, mismatch(body, head)

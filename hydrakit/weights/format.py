@@ -6,15 +6,17 @@ metadata are equal, byte for byte. Reading the metadata does not need torch.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     Field,
@@ -53,6 +55,9 @@ MAX_HEADER = 2**20  # bytes of the header; the paper's body needs 8 thousand, a 
 MAX_BYTES = 2**32  # bytes of the file; the largest body of a plan needs 2**27
 MAX_CLASSES = 999
 MAX_SIDE = 2**31  # length of a tensor's axis
+UNKNOWN = "unknown"  # dataset of a head that does not say which dataset trained it
+IMAGE_BYTES = 5  # of an image's digest: another image equals one of 20,000 with p = 2e-8
+MAX_IMAGES = 20_000
 
 _TYPES = {
     "F64": "float64",
@@ -77,13 +82,13 @@ class Preprocessing(Frozen):
     Attributes:
         patch: Height and width of the input image in pixels.
         channels: Number of channels of the image.
-        field_of_view: Region of the image that the patch shows.
+        field_of_view: Region of the image that the patch shows; None if unknown.
         normalisation: Normalisation of the pixel values, in words: ``z-score per patient``.
     """
 
     patch: Annotated[int, Field(gt=0, le=MAX_PATCH)]
     channels: Channels
-    field_of_view: FieldOfView
+    field_of_view: FieldOfView | None
     normalisation: Text
 
 
@@ -92,6 +97,61 @@ class Probe(Frozen):
 
     features: tuple[float, ...]
     logits: tuple[float, ...]
+
+
+def _base64(text: str) -> str:
+    if len(base64.b64decode(text, validate=True)) % IMAGE_BYTES:
+        raise ValueError("is not a list of digests")
+    return text
+
+
+class TrainingCases(Frozen):
+    """The images that trained weights or selected their epoch, to recognise them in other data.
+
+    It holds digests of pixels and nothing about patients: who does not have an image learns nothing
+    about it.
+
+    Attributes:
+        images: The first `IMAGE_BYTES` bytes of the content digests of the images, sorted, in
+            base64; of more than `MAX_IMAGES`, the smallest.
+        cohorts: Digests of the cohorts of the datasets that have one, by name of the dataset.
+    """
+
+    images: Annotated[str, StringConstraints(max_length=2**18), AfterValidator(_base64)] = ""
+    cohorts: dict[Name, str] = Field(default_factory=dict)
+
+    @classmethod
+    def of(cls, contents: Iterable[str], cohorts: Mapping[str, str | None]) -> TrainingCases:
+        """Describe images by their content digests, and datasets by their cohorts."""
+        images = sorted({_prefix(content) for content in contents if content})[:MAX_IMAGES]
+        return cls(
+            images=base64.b64encode(b"".join(images)).decode(),
+            cohorts={
+                name: cohort_digest(cohort)
+                for name, cohort in sorted(cohorts.items())
+                if cohort is not None
+            },
+        )
+
+    def digests(self) -> list[bytes]:
+        """The stored digests, sorted."""
+        content = base64.b64decode(self.images)
+        return [content[i : i + IMAGE_BYTES] for i in range(0, len(content), IMAGE_BYTES)]
+
+
+def cohort_digest(cohort: str) -> str:
+    """Short digest of the name of a cohort."""
+    return hashlib.sha256(cohort.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _prefix(content: str) -> bytes:
+    return bytes.fromhex(content[: 2 * IMAGE_BYTES])
+
+
+def seen_in_training(contents: Sequence[str], *trainings: TrainingCases) -> list[bool]:
+    """Whether each image, given by its content digest, was used in one of several trainings."""
+    known = {digest for each in trainings for digest in each.digests()}
+    return [bool(content) and _prefix(content) in known for content in contents]
 
 
 class OtherBodySpec(OtherBody):
@@ -126,6 +186,7 @@ class BodyMetadata(Frozen):
         digest: Digest of its tensors.
         trained_on: Datasets of the rounds that trained it, in order; empty if unknown.
         seed: Seed of the plan's splits; None if no plan trained it.
+        cases: Images of the rounds that trained it; None if an older version wrote the file.
     """
 
     kind: Literal["body"] = "body"
@@ -136,6 +197,7 @@ class BodyMetadata(Frozen):
     digest: Sha256Text
     trained_on: Annotated[tuple[Name, ...], Field(max_length=MAX_ROUNDS)] = ()
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    cases: TrainingCases | None = None
 
 
 class HeadMetadata(Frozen):
@@ -151,7 +213,9 @@ class HeadMetadata(Frozen):
         task: Kind of label.
         scale: For regression, mean and standard deviation of the number in the training split, by
             which the head's output is standardised.
-        dataset: Dataset of the training.
+        dataset: Dataset of the training; `UNKNOWN` if nothing says which.
+        content: Content digest of the dataset (`hydrakit.data.origin.DataOrigin`).
+        cases: Images of the dataset that training used; None if an older version wrote the file.
         options: Options of the dataset's adapter.
         split: Split of the dataset; None if hydrakit did not split it.
         seed: Seed of the plan's splits; None if no plan trained the head.
@@ -174,6 +238,8 @@ class HeadMetadata(Frozen):
     task: Task = "classification"
     scale: tuple[float, float] | None = None
     dataset: Name
+    content: Sha256Text | None = None
+    cases: TrainingCases | None = None
     options: dict[Name, OptionValue] = Field(default_factory=dict)
     split: Split | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None

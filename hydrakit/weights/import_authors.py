@@ -8,7 +8,7 @@ softmax without weights follows.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,15 +18,18 @@ from hydrakit.errors import WeightsError
 from hydrakit.hooks import FieldOfView
 from hydrakit.models.body import PaperBody
 from hydrakit.models.heads import build_mlp
+from hydrakit.names import NAME_PATTERN, is_name
 from hydrakit.plan.model import BodySpec
-from hydrakit.weights.files import save_body, save_head, weight_paths
-from hydrakit.weights.format import Preprocessing, refuse_other_shapes
+from hydrakit.weights.files import save_body, save_head
+from hydrakit.weights.folders import weight_paths
+from hydrakit.weights.format import UNKNOWN, Preprocessing, refuse_other_shapes
 
-DATASET = "prostatex"
-CLASSES = ("benign", "significant")
-OPTIONS = {"slice": "instance"}  # the slice that the authors used: InstanceNumber k + 1
+PROSTATEX = "prostatex"
+PROSTATEX_CLASSES = ("benign", "significant")
+PROSTATEX_OPTIONS = {"slice": "instance"}  # the authors used InstanceNumber k + 1
+PROSTATEX_VIEW = FieldOfView(millimetres=65.0)
+UNKNOWN_CLASSES = ("unknown 1", "unknown 2")
 IN_CHANNELS = 1
-FIELD_OF_VIEW = FieldOfView(millimetres=65.0)
 NORMALISATION = "z-score per patient and class"
 
 _LAYERS_PER_BLOCK = 11  # conv, batch norm, ELU, three times; dropout; max pooling
@@ -39,28 +42,48 @@ _BODY_LAYERS = {
 _HEAD_LAYERS = {"hidden1": "last_layer.0", "hidden2": "last_layer.3", "logits": "last_layer.5"}
 
 
-def import_authors(path: Path, out: Path) -> tuple[Path, Path]:
+def import_authors(
+    path: Path,
+    out: Path,
+    *,
+    dataset: str = UNKNOWN,
+    classes: Sequence[str] | None = None,
+) -> tuple[Path, Path]:
     """Convert a checkpoint of the paper's authors to a body and a head in a new folder.
 
     Together they compute the output of the authors' network before its softmax. The checkpoint does
-    not say which datasets trained it, so the body's ``trained_on`` stays empty. The head's classes,
-    slices, field of view (the central 65 mm) and normalisation are those of the authors' code for
-    PROSTATEx.
+    not say which datasets trained it, so the body's ``trained_on`` stays empty, and what the caller
+    does not say about the head stays unknown. For ``prostatex``, classes, slices and field of view
+    (the central 65 mm) are those of the authors' code.
 
     Args:
         path: File written by ``torch.save(model.state_dict())``, in the old or the new format.
         out: New or empty folder.
+        dataset: Dataset of the head.
+        classes: Names of its classes, in the order of the outputs.
 
     Returns:
         The body's file and the head's file.
 
     Raises:
-        WeightsError: The file is not such a checkpoint, or ``out`` is not an empty folder.
+        WeightsError: The file is not such a checkpoint, ``out`` is not an empty folder, or a name
+            is invalid.
     """
+    if not is_name(dataset):
+        raise WeightsError(f"--dataset {dataset!r}: is not the name of a dataset ({NAME_PATTERN})")
+    known = dataset == PROSTATEX
+    names = tuple(classes or (PROSTATEX_CLASSES if known else UNKNOWN_CLASSES))
+    if not len(names) == len(set(names)) == len(UNKNOWN_CLASSES) or not all(
+        name and name.isprintable() for name in names
+    ):
+        raise WeightsError(
+            f"--classes {','.join(names)!r}: the authors' networks have {len(UNKNOWN_CLASSES)} "
+            "classes: give as many different names"
+        )
     state = _read(path)
     with torch.random.fork_rng(devices=[]):  # the initial weights are not used
         body = PaperBody(BodySpec(), in_channels=IN_CHANNELS)
-        head = build_mlp(body.features, len(CLASSES))
+        head = build_mlp(body.features, len(names))
     body_names = _names(_BODY_LAYERS, body.state_dict())
     head_names = _names(_HEAD_LAYERS, head.state_dict())
     expected = {theirs: body.state_dict()[ours] for ours, theirs in body_names.items()}
@@ -81,20 +104,20 @@ def import_authors(path: Path, out: Path) -> tuple[Path, Path]:
     body.load_state_dict({ours: state[theirs] for ours, theirs in body_names.items()})
     head.load_state_dict({ours: state[theirs] for ours, theirs in head_names.items()})
 
-    body_path, head_path = weight_paths(out, DATASET)
+    body_path, head_path = weight_paths(out, dataset)
     save_body(body_path, body)
     save_head(
         head_path,
         head,
         body=body,
-        dataset=DATASET,
-        classes=CLASSES,
+        dataset=dataset,
+        classes=names,
         factory="mlp",
-        options=OPTIONS,
+        options=PROSTATEX_OPTIONS if known else {},
         preprocessing=Preprocessing(
             patch=body.patch,
             channels=IN_CHANNELS,
-            field_of_view=FIELD_OF_VIEW,
+            field_of_view=PROSTATEX_VIEW if known else None,
             normalisation=NORMALISATION,
         ),
     )

@@ -11,18 +11,19 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from hydrakit.data.declared.schema import FILE, Declaration, parse_declaration
-from hydrakit.data.safe_paths import quote, resolve_inside
-from hydrakit.errors import DataError
-from hydrakit.hooks import DatasetAdapter, NoOptions, Sample, Unusable
+from hydrakit.data.identity import names_nobody
+from hydrakit.data.safe_paths import open_file, quote, resolve_inside
+from hydrakit.errors import DataError, command_line
+from hydrakit.hooks import DatasetAdapter, NoOptions, Remark, Sample, Unusable
 from hydrakit.names import NAME_PATTERN, is_name
 from hydrakit.storage.paths import default_data
 
 if TYPE_CHECKING:
     from hydrakit.data.declared.cases import CsvTable, DeclaredCase
-    from hydrakit.data.declared.images import ImageReader
+    from hydrakit.data.declared.images import ImageReader, Picture
     from hydrakit.plugins.registry import Plugins
 
-READER_VERSION = "2"
+READER_VERSION = "3"
 """Increase whenever the code below reads other samples from the same files."""
 
 
@@ -47,7 +48,7 @@ def load_declared(folder: Path) -> DatasetAdapter:
     table = _csv(declaration, folder)
     digest = hashlib.sha256(b"\0".join([content, table.content if table else b""])).hexdigest()
 
-    def read(root: Path, options: NoOptions) -> Iterator[Sample | Unusable]:
+    def read(root: Path, options: NoOptions) -> Iterator[Sample | Unusable | Remark]:
         return read_declared(declaration, root, table=table)
 
     return DatasetAdapter(
@@ -61,6 +62,7 @@ def load_declared(folder: Path) -> DatasetAdapter:
         layout=f"{FILE}, and the images that it declares",
         how_to_get=declaration.how_to_get,
         cohort=declaration.cohort,
+        exact_names=declaration.exact_names,
         elsewhere=_elsewhere(declaration, folder),
         citation=declaration.citation,
         licence=declaration.licence,
@@ -69,8 +71,8 @@ def load_declared(folder: Path) -> DatasetAdapter:
 
 def read_declared(
     declaration: Declaration, folder: Path, *, table: CsvTable | None
-) -> Iterator[Sample | Unusable]:
-    """Yield every case of a declared dataset.
+) -> Iterator[Sample | Unusable | Remark]:
+    """Yield every case of a declared dataset, and remarks on columns, files and patients.
 
     An image that cannot be read yields an `Unusable`.
 
@@ -87,10 +89,21 @@ def read_declared(
     from hydrakit.data.declared.images import ImageReader
 
     root = _files_root(declaration, folder)
-    cases = list_cases(declaration, root, table=table)
+    listing = list_cases(declaration, root, table=table)
+    yield from listing.remarks
+    by_study: list[str] = []
     with closing(ImageReader(declaration.images)) as reader:
-        for case in cases:
-            yield _sample(declaration, case, folder=folder, root=root, reader=reader)
+        for case in listing.cases:
+            yield _sample(
+                declaration, case, folder=folder, root=root, reader=reader, by_study=by_study
+            )
+    if by_study:
+        yield Remark(
+            text=f"the PatientID of {len(by_study)} DICOM files is empty, ANONYMOUS or alike "
+            f"(first {by_study[0]}): the images of one study (StudyInstanceUID) count as one "
+            "patient; name the patients if they have several studies",
+            warning=True,
+        )
 
 
 def declared_datasets(data: Path | None, roots: Mapping[str, Path]) -> dict[str, DatasetAdapter]:
@@ -177,7 +190,7 @@ def _load_named(name: str, folder: Path) -> DatasetAdapter:
     if adapter.name != name:
         raise DataError(
             f"{folder / FILE}: name is {adapter.name!r}, but the folder or root is named {name!r}: "
-            f"make them equal, or give it as --root {adapter.name}={folder}"
+            f"make them equal, or give it as {command_line('--root', f'{adapter.name}={folder}')}"
         )
     return adapter
 
@@ -217,7 +230,7 @@ def _csv(declaration: Declaration, folder: Path) -> CsvTable | None:
     for base in candidates:
         try:
             path = resolve_inside(base, name)
-            with path.open("rb") as file:
+            with open_file(path) as file:
                 content = file.read(MAX_TABLE_BYTES + 1)
         except FileNotFoundError:
             continue
@@ -233,11 +246,18 @@ def _csv(declaration: Declaration, folder: Path) -> CsvTable | None:
 
 
 def _sample(
-    declaration: Declaration, case: DeclaredCase, *, folder: Path, root: Path, reader: ImageReader
+    declaration: Declaration,
+    case: DeclaredCase,
+    *,
+    folder: Path,
+    root: Path,
+    reader: ImageReader,
+    by_study: list[str],
 ) -> Sample | Unusable:
-    import numpy as np
-
+    """Return the sample of a case; add its key to ``by_study`` if its study is its patient."""
     from hydrakit.data.declared.arrays import MAX_VALUES, ImageError
+    from hydrakit.data.dicom.geometry import alignment_fault
+    from hydrakit.data.padding import concatenate
 
     pictures, paths = [], []
     for location in case.channels:
@@ -258,14 +278,16 @@ def _sample(
             return Unusable(key=case.key, reason="its files differ in height or width")
         if sum(picture.pixels.size for picture in pictures) > MAX_VALUES:
             return Unusable(key=case.key, reason=f"has more than {MAX_VALUES} pixels")
-    first = pictures[0]
-    spacing = first.spacing or declaration.spacing
+    fault = alignment_fault([picture.header for picture in pictures if picture.header])
+    if fault is not None:
+        return Unusable(key=case.key, reason=fault)
+    spacing = next((p.spacing for p in pictures if p.spacing), declaration.spacing)
     if spacing is None and (case.millimetres or declaration.field_of_view.millimetres):
         raise DataError(
             f"{folder / FILE}: spacing: is missing, and {paths[0]} does not state its pixel "
             "spacing, which millimetres need: add spacing = [row, column] in millimetres"
         )
-    image = np.concatenate([picture.pixels for picture in pictures])
+    image = concatenate([picture.pixels for picture in pictures])
     centre = case.position
     if centre is not None and case.millimetres and spacing is not None:
         centre = (centre[0] / spacing[0], centre[1] / spacing[1])
@@ -273,17 +295,32 @@ def _sample(
         -0.5 <= at <= size - 0.5 for at, size in zip(centre, image.shape[1:], strict=True)
     ):
         return Unusable(key=case.key, reason="its position lies outside its image")
+    patient = case.patient or next(
+        filter(None, (_patient_id(declaration, p) for p in pictures)), None
+    )
+    study = next((picture.study for picture in pictures if picture.study), None)
+    if patient is None and study is not None:
+        patient = study
+        by_study.append(case.key)
     return Sample(
         image=image,
         label=case.label,
-        patient=case.patient or first.patient or case.finding or case.key,
+        patient=patient or case.finding or case.key,
         key=case.key,
         group=case.group,
         finding=case.finding,
         centre=centre,
         spacing=spacing,
         split=case.split,
-        facts=first.facts,
+        facts=pictures[0].facts,
         subgroups=case.subgroups,
         source=tuple(paths),
     )
+
+
+def _patient_id(declaration: Declaration, picture: Picture) -> str | None:
+    """Return the PatientID of a DICOM file, unless it is empty, ANONYMOUS or alike."""
+    text = picture.patient
+    if text is None or (names_nobody(text) and not declaration.exact_names):
+        return None
+    return text

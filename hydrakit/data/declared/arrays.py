@@ -6,12 +6,14 @@ import io
 import math
 import warnings
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Literal
 
 import numpy as np
 
+from hydrakit.data.safe_paths import open_file
 from hydrakit.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ MAX_HEADER = 2**16
 MAX_RATIO = 1100
 """Maximum compression ratio: Deflate reaches at most 1032 (zlib's technical details)."""
 
+PLAIN_CHANNELS = (1, 3, 4)
+"""Numbers of channels that a shape shows by itself: grey, colour, colour with transparency."""
+
 _DAMAGED = "is not a whole NPY or NPZ file: fetch it again"
 
 
@@ -34,6 +39,21 @@ class ImageError(DataError):
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.reason = reason
+
+
+def channel_axis(shape: Sequence[int]) -> Literal["first", "last"] | None:
+    """Return which dimension of a three-dimensional array holds the channels, if that is plain.
+
+    It is plain if the first or the last has a length of 1, 3 or 4 and the two others are at least
+    four times as long, and at least 5. ``(28, 28, 3)`` is a colour image; ``(51, 64, 64)`` may be a
+    volume.
+    """
+    first, middle, last = shape
+    if first in PLAIN_CHANNELS and min(middle, last) >= max(4 * first, 5):
+        return "first"
+    if last in PLAIN_CHANNELS and min(first, middle) >= max(4 * last, 5):
+        return "last"
+    return None
 
 
 @dataclass(kw_only=True)
@@ -95,12 +115,12 @@ def open_array(path: Path, member: str | None = None) -> StoredArray:
             something other than numbers or text.
         OSError: The file cannot be opened.
     """
-    with path.open("rb") as file:
+    with open_file(path) as file:
         zipped = file.read(2) == b"PK"
     if not zipped:
         if member:
             raise ImageError(path, "has no members: only NPZ files have members")
-        return _stored_array(path, path.open("rb"), path.stat().st_size)
+        return _stored_array(path, open_file(path), path.stat().st_size)
     try:
         with zipfile.ZipFile(path) as archive:
             info = _member(path, archive, member)
@@ -117,9 +137,11 @@ def member_names(path: Path) -> list[str]:
 
     Raises:
         ImageError: The file is not an NPZ file.
+        OSError: The file cannot be opened.
     """
+    file = open_file(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with file, zipfile.ZipFile(file) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist()]
     except Exception as error:  # as in open_array
         raise ImageError(path, _DAMAGED) from error

@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from hydrakit.data.declared.arrays import MAX_COLUMN_BYTES, ImageError, member_names, open_array
+from hydrakit.data.declared.columns import SUBGROUP, find_columns, remarks_on_columns
+from hydrakit.data.declared.files import companions, describe_files, list_files, remarks_on_files
 from hydrakit.data.declared.patterns import match_files
 from hydrakit.data.declared.schema import (
     FILE,
     NONE,
     UNKNOWN,
-    Columns,
     Declaration,
     SplitName,
     number,
 )
+from hydrakit.data.identity import names_nobody, normal_name
 from hydrakit.data.safe_paths import join_names, path_fault, quote, resolve_inside
-from hydrakit.errors import DataError, unknown
+from hydrakit.errors import DataError
+from hydrakit.hooks import Remark
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +38,10 @@ MAX_TABLE_BYTES = 2**25
 MAX_CELL = 1000  # characters: keys and patients appear in messages and reports
 SEPARATOR = ";"
 
-_SUBGROUP = "subgroups."  # prefix of a subgroup's name among the fields of a case
+_MONTH = "(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec|Mrz|Mai|Okt|Dez)"
+_CONVERTED = re.compile(
+    rf"[0-9]([.,][0-9]+)?E\+[0-9]{{2,3}}|[0-9]{{1,2}}(-|\. ?){_MONTH}|{_MONTH}[- ][0-9]{{2}}", re.I
+)
 
 _MEMBER = re.compile(r"(?P<file>.+\.np[yz])#(?P<member>[^\[\]]*)(?:\[(?P<row>\d{1,12})\])?", re.I)
 
@@ -79,6 +85,7 @@ class DeclaredCase:
 
 
 Fields = dict[str, str]
+_NAMES = ("patient", "group", "finding")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +96,15 @@ class CsvTable:
     content: bytes
 
 
-def list_cases(
-    declaration: Declaration, root: Path, *, table: CsvTable | None
-) -> list[DeclaredCase]:
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The declared cases of a dataset, and what users must know about how they were listed."""
+
+    cases: tuple[DeclaredCase, ...]
+    remarks: tuple[Remark, ...]
+
+
+def list_cases(declaration: Declaration, root: Path, *, table: CsvTable | None) -> Listing:
     """List every case of a dataset, in the order of its table or paths.
 
     Args:
@@ -103,8 +116,22 @@ def list_cases(
         DataError: A case is invalid; the message names the file, the line or row, and the value.
     """
     cases: list[DeclaredCase] = []
+    remarks: list[Remark] = []
     first: dict[str, str] = {}
-    for where, fields in _rows(declaration, root, table):
+    unnamed: list[str] = []
+    above = ""
+    for row in _rows(declaration, root, table):
+        if isinstance(row, Remark):
+            remarks.append(row)
+            continue
+        where, fields = row
+        if declaration.empty_patient is not None and "patient" not in fields:
+            raise DataError(
+                f"{where}: empty_patient in {FILE}: there is no column of patients: remove it"
+            )
+        if declaration.empty_patient == "above":
+            above = above if _is_blank(fields["patient"]) else fields["patient"]
+            fields = {**fields, "patient": above}
         try:
             case = _case(declaration, fields)
         except ValueError as error:
@@ -115,27 +142,54 @@ def list_cases(
                 "one, or give each a key of its own"
             )
         first[case.key] = where.rpartition(": ")[2]
+        if "patient" in fields and case.patient is None:
+            unnamed.append(where)
         cases.append(case)
     if not cases:
         source = f"pattern {declaration.pattern!r}" if declaration.pattern else declaration.cases
-        raise DataError(f"{root}: {source} yields no case: compare it with the files in the folder")
-    return cases
+        raise DataError(
+            f"{root}: {source} yields no case: compare it with the files in the folder (there are "
+            f"{describe_files(name for name in list_files(root, tolerant=True) if name != FILE)})"
+        )
+    if 0 < len(unnamed) < len(cases) and declaration.empty_patient is None:
+        raise DataError(
+            f"{unnamed[0]}: the patient is empty, NA, unknown or alike (in {len(unnamed)} of "
+            f"{len(cases)} cases; the others name theirs): "
+            f'name all, or write into {FILE} empty_patient = "own" (each of these cases has a '
+            'patient of its own) or "above" (that of the row above, as in merged cells of a '
+            "spreadsheet)"
+        )
+    return Listing(tuple(cases), tuple(remarks))
+
+
+def _is_blank(text: str) -> bool:
+    return not normal_name(text)
 
 
 def _rows(
     declaration: Declaration, root: Path, table: CsvTable | None
-) -> Iterator[tuple[str, Fields]]:
+) -> Iterator[tuple[str, Fields] | Remark]:
     """Yield where each case is declared, and its fields as text, named as in `Columns`."""
     if declaration.pattern is not None:
-        for path, parts in match_files(root, declaration.pattern):
-            yield f"{root}: {quote(path)}", {"path": path, **parts}
+        yield from _pattern_rows(declaration, declaration.pattern, root)
     elif table is not None:
         yield from _csv_rows(declaration, table)
     else:
         yield from _npz_rows(declaration, root)
 
 
-def _csv_rows(declaration: Declaration, table: CsvTable) -> Iterator[tuple[str, Fields]]:
+def _pattern_rows(
+    declaration: Declaration, pattern: str, root: Path
+) -> Iterator[tuple[str, Fields] | Remark]:
+    matched = dict(match_files(root, pattern))
+    masks = {} if declaration.masks == "cases" else companions(matched)
+    for path, parts in matched.items():
+        if path not in masks:
+            yield f"{root}: {quote(path)}", {"path": path, **parts}
+    yield from remarks_on_files(root, pattern, matched, masks)
+
+
+def _csv_rows(declaration: Declaration, table: CsvTable) -> Iterator[tuple[str, Fields] | Remark]:
     name = table.path
     try:
         text = table.content.decode("utf-8-sig")
@@ -144,7 +198,8 @@ def _csv_rows(declaration: Declaration, table: CsvTable) -> Iterator[tuple[str, 
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [cell.strip() for cell in next(reader, [])]
-        columns = _columns(declaration, header, f"{name}: line 1")
+        columns = find_columns(declaration, header, f"{name}: line 1")
+        yield from remarks_on_columns(name.name, header, columns)
         for row in reader:
             where = f"{name}: line {reader.line_num}"
             if not any(cell.strip() for cell in row):
@@ -160,44 +215,13 @@ def _csv_rows(declaration: Declaration, table: CsvTable) -> Iterator[tuple[str, 
         raise DataError(f"{name}: line {reader.line_num}: {error}: correct the line") from None
 
 
-def _columns(declaration: Declaration, header: list[str], where: str) -> dict[str, str]:
-    """Return the table's column for each field.
-
-    A column that the declaration assigns to one field is not used for a field of the same name.
-    """
-    for column in header:
-        if column and header.count(column) > 1:
-            raise DataError(f"{where}: the column {quote(column)} occurs twice: rename one")
-    printable = [column for column in header if column.isprintable() and len(column) <= 60][:20]
-    assigned = declaration.columns.model_dump(exclude_none=True)
-    requested = {f"columns.{field}": (field, column) for field, column in assigned.items()}
-    for name, column in declaration.subgroups.items():
-        requested[f"{_SUBGROUP}{name}"] = f"{_SUBGROUP}{name}", column
-    for key, (_, column) in requested.items():
-        if column not in header:
-            raise DataError(f"{where}: {unknown('column', column, printable)} ({key} in {FILE})")
-    same_name = {field: field for field in Columns.model_fields if field in header}
-    used = set(assigned.values())
-    columns = {field: column for field, column in same_name.items() if column not in used}
-    columns |= dict(requested.values())
-    images, other = (
-        ("path", "image") if str(declaration.cases).lower().endswith(".csv") else ("image", "path")
-    )
-    columns.pop(other, None)
-    for field in (images, "label"):
-        if field not in columns:
-            raise DataError(
-                f"{where}: no column {field!r}: add it, or name it under [columns] in {FILE} "
-                f"(there are {', '.join(printable) or 'none'})"
-            )
-    return columns
-
-
-def _npz_rows(declaration: Declaration, root: Path) -> Iterator[tuple[str, Fields]]:
+def _npz_rows(declaration: Declaration, root: Path) -> Iterator[tuple[str, Fields] | Remark]:
     name = str(declaration.cases)
     try:
         path = resolve_inside(root, name)
-        columns = _columns(declaration, member_names(path), str(path))
+        members = member_names(path)
+        columns = find_columns(declaration, members, str(path))
+        yield from remarks_on_columns(name, members, columns)
         image = columns.pop("image")
         arrays = {field: _texts(declaration, path, column) for field, column in columns.items()}
         stored = open_array(path, image)
@@ -257,12 +281,18 @@ def _case(declaration: Declaration, fields: Fields) -> DeclaredCase:
     Raises:
         ValueError: A field is invalid.
     """
-    filled = {field: text.strip() for field, text in fields.items() if text.strip()}
+    filled = {
+        field: text.strip()
+        for field, text in fields.items()
+        if text.strip() and (field not in _NAMES or _is_name(declaration, text))
+    }
     for field, text in filled.items():
         if len(text) > MAX_CELL:
             raise ValueError(f"{field} has over {MAX_CELL} characters: shorten it")
     paths = [fields["path"]]
-    if str(declaration.cases).lower().endswith(".csv"):  # other sources give one file per case
+    if str(declaration.cases).lower().endswith(".csv"):
+        _refuse_converted(filled)
+        # Other sources give one file per case.
         paths = [part.strip() for part in fields["path"].split(SEPARATOR)]
     position, millimetres = _position(filled)
     return DeclaredCase(
@@ -273,14 +303,33 @@ def _case(declaration: Declaration, fields: Fields) -> DeclaredCase:
         group=filled.get("group"),
         finding=filled.get("finding"),
         subgroups={
-            field.removeprefix(_SUBGROUP): text
+            field.removeprefix(SUBGROUP): text
             for field, text in filled.items()
-            if field.startswith(_SUBGROUP)
+            if field.startswith(SUBGROUP)
         },
         split=_split(declaration, filled.get("split")),
         position=position,
         millimetres=millimetres,
     )
+
+
+def _is_name(declaration: Declaration, text: str) -> bool:
+    """Whether a text names a patient, a group or a finding; with exact names, any text does."""
+    return not (_is_blank(text) if declaration.exact_names else names_nobody(text))
+
+
+def _refuse_converted(filled: Fields) -> None:
+    """Refuse a name that a spreadsheet made a date of ("1-2") or shortened (1.23457E+15).
+
+    Raises:
+        ValueError: There is one: other names may have become equal to it.
+    """
+    for field in ("patient", "group", "finding", "key"):
+        if _CONVERTED.fullmatch(filled.get(field, "")):
+            raise ValueError(
+                f"{field} {quote(filled[field])} looks like a name that a spreadsheet turned into "
+                "a date or shortened: export the original names, with this column as text"
+            )
 
 
 def _location(text: str) -> ImageLocation:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,15 +15,23 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hydrakit.data.declared.arrays import ImageError, member_names, open_array
+from hydrakit.data.declared.arrays import ImageError, channel_axis, member_names, open_array
 from hydrakit.data.declared.cases import MAX_TABLE_BYTES, SEPARATOR
+from hydrakit.data.declared.columns import WORDS, may_name, resembles
+from hydrakit.data.declared.files import (
+    OTHER_SUFFIXES,
+    SUFFIXES,
+    companions,
+    describe_files,
+    list_files,
+)
 from hydrakit.data.declared.images import ImageReader, Picture
 from hydrakit.data.declared.schema import FILE, MAX_CLASS, NONE, ImageRules
-from hydrakit.data.safe_paths import path_fault, resolve_inside
+from hydrakit.data.identity import names_nobody, normal_name
+from hydrakit.data.safe_paths import open_file, path_fault, resolve_inside
 from hydrakit.errors import DataError
 from hydrakit.names import is_name
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy", ".npz", ".dcm", ".ima")
 MAX_FILES = 200_000
 MAX_CLASSES = 20
 MAX_SAMPLED = 24
@@ -32,13 +39,6 @@ SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
-}
-# Words in the column names of published tables; the first word that matches a column wins.
-COLUMN_WORDS = {
-    "label": ("label", "class", "diagnosis", "target", "dx", "category", "clinsig", "finding"),
-    "patient": ("patient", "subject", "prox_id", "pid", "person"),
-    "finding": ("lesion", "nodule", "finding"),
-    "group": ("group", "exam", "study"),
 }
 SAME_NAME_COLUMNS = ("row", "column", "row_mm", "column_mm", "split", "key")
 
@@ -52,7 +52,7 @@ class _CaseSource:
         tables: Lines of the file's tables, which come last.
         task: Task of the dataset.
         labels: Labels of the cases, sorted.
-        patients: Whether the source states the patients.
+        patients: What the source says of the patients, with their number; empty if nothing.
         member: Name of the array of images in an NPZ with one case per row; None otherwise.
     """
 
@@ -60,7 +60,7 @@ class _CaseSource:
     tables: tuple[str, ...]
     task: str
     labels: tuple[str, ...]
-    patients: bool
+    patients: str
     member: str | None = None
 
 
@@ -75,18 +75,19 @@ def guess_declaration(folder: Path) -> str:
         raise DataError(f"{folder / FILE}: exists already: edit it, or move it away first")
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder: give a folder of images")
-    files = _files(folder)
+    files = list_files(folder, most=MAX_FILES)
     images = [name for name in files if name.lower().endswith(SUFFIXES)]
     images = images or [name for name in files if _is_dicom(folder / name)]
     if not images:
-        raise DataError(
-            f"{folder}: holds no {', '.join(SUFFIXES)} or DICOM file: give a folder of images"
-        )
+        raise _no_image_error(folder, files)
+    masks = companions(images)
+    images = [name for name in images if name not in masks]
     cases = _from_csv(folder, files) or _from_npz(folder, images) or _from_folders(images)
     if cases is None:
+        left_out = f" (beside {len(masks)} masks of other images)" if masks else ""
         raise DataError(
-            f"{folder}: holds neither two or more folders of images by class nor a .csv with the "
-            "columns path and label: sort the images into folders, or write such a table"
+            f"{folder}: holds neither two or more folders of images by class{left_out} nor a .csv "
+            "with the columns path and label: sort the images into folders, or write such a table"
         )
     cases = _with_printable_names(cases)
     return "\n".join(
@@ -94,9 +95,23 @@ def guess_declaration(folder: Path) -> str:
             *_description_lines(folder),
             *_class_lines(cases),
             *_image_lines(folder, images, cases),
+            *_mask_lines(masks),
             *_case_lines(cases),
+            *_channel_lines(folder, images, cases),
             "",
         ]
+    )
+
+
+def _no_image_error(folder: Path, files: Sequence[str]) -> DataError:
+    remedies = {
+        remedy: None
+        for suffix, remedy in OTHER_SUFFIXES.items()
+        if any(name.lower().endswith(suffix) for name in files)
+    }
+    return DataError(
+        f"{folder}: holds no image that hydrakit reads ({', '.join(SUFFIXES)}, or DICOM), but "
+        f"{describe_files(files)}: {next(iter(remedies), 'give a folder of images')}"
     )
 
 
@@ -175,15 +190,56 @@ def _image_lines(folder: Path, images: Sequence[str], cases: _CaseSource) -> lis
     return [*lines, "field_of_view = { share = 1.0 }  # the whole image"]
 
 
+def _mask_lines(masks: Mapping[str, str]) -> list[str]:
+    if not masks:
+        return []
+    mask, image = next(iter(masks.items()))
+    first = _comment(f"{mask}, of {image}")
+    return [f"# Masks of other images, which are left out: {len(masks)} (first {first})."]
+
+
 def _case_lines(cases: _CaseSource) -> list[str]:
-    lines = ["", *cases.lines]
-    if not cases.patients:
-        lines.insert(
-            1,
-            "# Check: no patient was detected, so each image counts as its own patient. If\n"
-            "# patients have several images, declare them, or results will be too optimistic.",
-        )
-    return lines + list(cases.tables)
+    patients = cases.patients or (
+        "# Check: no patient was detected, so each image counts as its own patient. If\n"
+        "# patients have several images, declare them, or results will be too optimistic."
+    )
+    return ["", patients, *cases.lines, *cases.tables]
+
+
+def _patient_line(source: str, names: Sequence[str]) -> str:
+    """Say where the patients come from, and how many there are."""
+    number = len({normal_name(name) for name in names if not names_nobody(name)})
+    return f"# Check: {_comment(source)} gives {number} patients of {len(names)} images."
+
+
+def _channel_lines(folder: Path, images: Sequence[str], cases: _CaseSource) -> list[str]:
+    """Write which dimension of the arrays holds the channels, or how to say it."""
+    shapes: dict[tuple[int, ...], None] = {}
+    for path in _spread(folder, images):
+        try:
+            with closing(open_array(path, cases.member)) as stored:
+                shape = stored.shape if cases.member is None else stored.shape[1:]
+        except (OSError, ImageError):  # no array
+            continue
+        if len(shape) == 3:
+            shapes.setdefault(shape)
+    axes = {channel_axis(shape): shape for shape in reversed(shapes)}
+    if None in axes:
+        return [
+            "",
+            f"# Check: an array of shape {axes[None]} does not show its channels. If it is a",
+            "# volume, use its slices as images. If it is one image, uncomment:",
+            "# [images]",
+            '# channels = "first"  # or "last": the dimension that holds the channels',
+        ]
+    if len(axes) == 1:
+        ((axis, shape),) = axes.items()
+        return [
+            "",
+            "[images]",
+            f'channels = "{axis}"  # Check: guessed from arrays of shape {shape}',
+        ]
+    return []
 
 
 def _quoted(text: str) -> str:
@@ -206,26 +262,10 @@ def _comment(text: str) -> str:
 # The files
 
 
-def _files(folder: Path) -> list[str]:
-    """List the paths of the files below a folder, with ``/``, without hidden files."""
-    paths: list[str] = []
-
-    def fail(error: OSError) -> None:
-        raise DataError(f"{error.filename}: cannot be listed: {error.strerror}")
-
-    for base, folders, files in os.walk(folder, onerror=fail):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        relative = Path(base).relative_to(folder)
-        paths += [(relative / n).as_posix() for n in sorted(files) if not n.startswith(".")]
-        if len(paths) > MAX_FILES:
-            raise DataError(f"{folder}: has over {MAX_FILES} files: write {FILE} by hand")
-    return paths
-
-
 def _is_dicom(path: Path) -> bool:
     """Whether a file begins like a DICOM file (PS3.10 section 7.1), whatever its name is."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return file.read(132)[128:] == b"DICM"
     except OSError:  # a file that cannot be opened is not used for the draft
         return False
@@ -233,17 +273,21 @@ def _is_dicom(path: Path) -> bool:
 
 def _sample_images(folder: Path, images: Sequence[str], cases: _CaseSource) -> list[Picture]:
     """Read a sample of images, spread over the list; skip those that cannot be read."""
-    count = min(len(images), MAX_SAMPLED)
     pictures = []
     row = None if cases.member is None else 0
     with closing(ImageReader(ImageRules())) as reader:
-        for index in range(count):
-            path = folder / images[index * len(images) // count]
+        for path in _spread(folder, images):
             try:
                 pictures.append(reader.read(path, cases.member, row))
             except DataError:  # `datasets check` names each unusable file
                 continue
     return pictures
+
+
+def _spread(folder: Path, images: Sequence[str]) -> list[Path]:
+    """Return the paths of a sample of images, spread over the list."""
+    count = min(len(images), MAX_SAMPLED)
+    return [folder / images[index * len(images) // count] for index in range(count)]
 
 
 # From folders
@@ -272,7 +316,9 @@ def _from_folders(images: Sequence[str]) -> _CaseSource | None:
     pattern.append(f"*{endings.pop()}" if len(endings) == 1 else "*")
     tables = _splits([] if split is None else list(levels[split]))
     lines = [f"pattern = {_quoted('/'.join(pattern))}"]
+    people = ""
     if patient is not None:
+        people = _patient_line("{patient}", [name.split("/")[patient] for name in images])
         lines.insert(0, "# Check that each {patient} is one person, with a name of its own.")
         if any(level > patient for level in rest):
             lines.insert(
@@ -281,9 +327,7 @@ def _from_folders(images: Sequence[str]) -> _CaseSource | None:
                 "its *,\n# so that it counts once however many images it has.",
             )
     labels = sorted({name.strip() for name in levels[label]} - {""})
-    return _CaseSource(
-        tuple(lines), tuple(tables), "classification", tuple(labels), patient is not None
-    )
+    return _CaseSource(tuple(lines), tuple(tables), "classification", tuple(labels), people)
 
 
 def _splits(names: Sequence[str]) -> list[str]:
@@ -325,7 +369,7 @@ def _from_csv(folder: Path, files: Sequence[str]) -> _CaseSource | None:
 def _read_csv(path: Path) -> dict[str, list[str]]:
     """Read the columns of a CSV; return none if it is not a readable CSV."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             text = file.read(MAX_TABLE_BYTES).decode("utf-8-sig")
         rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
     except (OSError, UnicodeDecodeError, csv.Error):  # not a table; try the next file
@@ -369,7 +413,7 @@ def _from_npz(folder: Path, images: Sequence[str]) -> _CaseSource | None:
             elif len(stored.shape) == 1:
                 columns[name] = [str(value).strip() for value in stored.read().tolist()]
             stored.close()
-    except ImageError:  # not such a table; `_image_lines` describes the readable images
+    except (OSError, ImageError):  # not such a table; `_image_lines` describes the readable images
         return None
     if image is None:
         return None
@@ -398,7 +442,9 @@ def _from_columns(
         labels = tuple(f"class {label}" for label in labels)
     tables += _splits(columns.get("split", []))
     source = (f"cases = {_quoted(name)}",)
-    patients = "patient" in chosen
+    patients = ""
+    if "patient" in chosen:
+        patients = _patient_line(f"the column {chosen['patient']}", columns[chosen["patient"]])
     return _CaseSource(source, tuple(tables), task, labels, patients, fixed.get("image"))
 
 
@@ -407,10 +453,11 @@ def _match_columns(
 ) -> dict[str, str]:
     """Choose the column of each field by name; for the label, otherwise one with few values."""
     chosen = dict(fixed)
-    for field, words in COLUMN_WORDS.items():
+    for field in ("label", "patient", "finding", "group"):
         free = [column for column in columns if column not in chosen.values()]
-        column = next((c for word in words for c in free if word in c.lower().split("_")), None)
-        column = column or next((c for word in words for c in free if word in c.lower()), None)
+        column = (
+            _by_words(WORDS["label"], free) if field == "label" else _names(field, free, columns)
+        )
         if column is not None:
             chosen[field] = column
     if "label" not in chosen:
@@ -419,6 +466,23 @@ def _match_columns(
             if 2 <= len(set(values) - {""}) <= min(6, len(values) // 2):
                 chosen["label"] = column
     return chosen
+
+
+def _by_words(words: Sequence[str], columns: Sequence[str]) -> str | None:
+    """Return the column with the first of some words that one has."""
+    whole = (c for word in words for c in columns if word in c.lower().split("_"))
+    return next(whole, None) or next((c for w in words for c in columns if w in c.lower()), None)
+
+
+def _names(field: str, free: Sequence[str], columns: Mapping[str, Sequence[str]]) -> str | None:
+    """Return the column that names the patient, finding or group: first one whose values repeat.
+
+    A column such as ``case_id`` names the patient only if its values repeat.
+    """
+    alike = [column for column in free if resembles(column, field) and may_name(columns[column])]
+    repeat = [column for column in alike if len(set(columns[column])) < len(columns[column])]
+    others = [column for column in alike if "case" not in column.lower()]
+    return next(iter(repeat + others), None)
 
 
 def _task(values: set[str]) -> tuple[str, tuple[str, ...]]:

@@ -11,19 +11,30 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hydrakit.data.declared.arrays import MAX_VALUES, ImageError, StoredArray, open_array
+from hydrakit.data.declared.arrays import (
+    MAX_VALUES,
+    ImageError,
+    StoredArray,
+    channel_axis,
+    open_array,
+)
 from hydrakit.data.declared.schema import ImageRules
+from hydrakit.data.dicom.grey import RESCALE_TAGS
+from hydrakit.data.padding import padding_mask
+from hydrakit.data.safe_paths import open_file
 from hydrakit.errors import DataError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
+
+    from hydrakit.data.dicom import Header
 
 _NULL_HANDLER = logging.NullHandler()  # Pillow's log about a damaged file is in the reason already
 
@@ -33,6 +44,14 @@ _BITS = re.compile(r";(\d+)")
 # A decoder's message differs from file to file and may quote the file; a reason must do neither.
 _DECODER_MESSAGE = re.compile(r"^(the pixels cannot be read|broken DICOM header) \(.*\)")
 _DAMAGED = "is not a whole {}: fetch it again"
+_SAVE = "save it as grey of 8 or 16 bits, or of 32-bit floating point, with zero for black"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # TIFF 6.0, section 8
+_GREY_SENSE = {0: "white is zero", 1: "black is zero"}
+UNCLEAR_AXIS = (
+    "has an array of shape {}, which does not show its channels: if it is one image, add "
+    'channels = "first" or "last" under [images]; if it is a volume, use its slices as images'
+)
 _TOO_LARGE = f"has more than {MAX_VALUES} pixels: scale it down"
 
 
@@ -41,21 +60,34 @@ class Picture:
     """Pixels and metadata of one image file.
 
     Attributes:
-        pixels: Finite float32 values, ``(channels, height, width)``.
+        pixels: Finite float32 values, ``(channels, height, width)``; DICOM padding is masked.
         facts: Format, mode, width, height and bits; for DICOM, mode is the modality, and the
             scanner's facts are added.
-        spacing: Pixel spacing ``(row, column)`` in millimetres, if the file states it (DICOM).
-        patient: Pseudonymous patient identifier, if the file states it (DICOM).
+        header: Header of a DICOM file.
     """
 
     pixels: NDArray[np.float32]
     facts: Facts
-    spacing: tuple[float, float] | None = None
-    patient: str | None = None
+    header: Header | None = None
+
+    @property
+    def spacing(self) -> tuple[float, float] | None:
+        """Pixel spacing ``(row, column)`` in millimetres, if the file states it (DICOM)."""
+        return self.header.spacing if self.header else None
+
+    @property
+    def patient(self) -> str | None:
+        """Pseudonymous patient identifier, if the file states it (DICOM)."""
+        return (self.header.patient_id or None) if self.header else None
+
+    @property
+    def study(self) -> str | None:
+        """StudyInstanceUID of a DICOM file, if the file states it."""
+        return (self.header.study_uid or None) if self.header else None
 
 
 class ImageReader:
-    """Reads the images of one dataset by its image rules.
+    """Reads the images of one dataset by its image rules; higher grey values are brighter.
 
     The last array file stays open, so that reading its rows in order takes one pass over it.
     """
@@ -82,8 +114,17 @@ class ImageReader:
             ImageError: The file holds no usable image.
             MissingCodecError: The DICOM file is compressed, and no installed package decodes it.
         """
+        picture = self._read(path, member, row)
+        window = self._rules.window
+        if window == "file" and picture.facts["format"] != "DICOM":
+            raise ImageError(path, 'has no window, which window = "file" needs: only DICOM has one')
+        if isinstance(window, tuple):
+            return replace(picture, pixels=_windowed(picture.pixels, *window))
+        return picture
+
+    def _read(self, path: Path, member: str | None, row: int | None) -> Picture:
         try:
-            with path.open("rb") as file:
+            with open_file(path) as file:
                 head = file.read(132)
             if head.startswith((b"PK", b"\x93NUMPY")):
                 return self._array(path, member, row)
@@ -93,7 +134,7 @@ class ImageReader:
             raise ImageError(path, "has neither members nor rows: only NPY and NPZ files have them")
         if head[128:] == b"DICM":
             return _dicom(path, self._rules)
-        return _pillow(path, self._rules)
+        return _pillow(path, self._rules, head)
 
     def _array(self, path: Path, member: str | None, row: int | None) -> Picture:
         if self._open is None or self._open[:2] != (path, member):
@@ -105,8 +146,12 @@ class ImageReader:
         values = stored.read(row)
         if values.ndim == 2:
             values = values[np.newaxis]
-        elif values.ndim == 3 and self._rules.channels == "last":
-            values = np.moveaxis(values, -1, 0)
+        elif values.ndim == 3 and 0 not in values.shape:
+            axis = self._rules.channels or channel_axis(values.shape)
+            if axis is None:
+                raise ImageError(path, UNCLEAR_AXIS.format(values.shape))
+            if axis == "last":
+                values = np.moveaxis(values, -1, 0)
         if values.ndim != 3 or 0 in values.shape:
             raise ImageError(
                 path, f"has an image of shape {values.shape}: two or three dimensions are required"
@@ -120,6 +165,14 @@ class ImageReader:
         file_format = "NPY" if path.suffix.lower() == ".npy" else "NPZ"
         bits = stored.dtype.itemsize * 8
         return Picture(pixels=pixels, facts=_facts(file_format, stored.dtype.name, pixels, bits))
+
+
+def _windowed(pixels: NDArray[np.float32], centre: float, width: float) -> NDArray[np.float32]:
+    from hydrakit.data.dicom.grey import apply_window
+
+    values = apply_window(np.asarray(pixels), centre, width).astype(np.float32)
+    padding = padding_mask(pixels)
+    return values if padding is None else np.ma.MaskedArray(values, mask=padding)
 
 
 def _facts(file_format: str, mode: str, pixels: NDArray[np.float32], bits: float) -> Facts:
@@ -142,7 +195,8 @@ def _quiet() -> Iterator[None]:
 
 
 def _dicom(path: Path, rules: ImageRules) -> Picture:
-    from hydrakit.data.dicom import MissingCodecError, read_header, read_pixels
+    from hydrakit.data.dicom import MissingCodecError, read_header
+    from hydrakit.data.dicom.pixels import read_grey
 
     try:
         with _quiet():
@@ -151,7 +205,9 @@ def _dicom(path: Path, rules: ImageRules) -> Picture:
                 raise ImageError(path, "is a DICOM file without an image: leave it out")
             if header.rows * header.columns > MAX_VALUES:
                 raise ImageError(path, _TOO_LARGE)
-            pixels = read_pixels(path, rescale=rules.rescale)[np.newaxis]
+            own_window = rules.window == "file"
+            grey = read_grey(path, rescale=rules.rescale, own_window=own_window)
+            pixels = grey.pixels[np.newaxis]
     except (ImageError, MissingCodecError):  # a missing codec is not a fault of this file
         raise
     except DataError as error:
@@ -162,28 +218,36 @@ def _dicom(path: Path, rules: ImageRules) -> Picture:
     scanner = header.facts()
     for name in ("rows", "columns", "bits stored"):  # `_facts` has these
         scanner.pop(name, None)
+    if rules.rescale is None:
+        scanner[RESCALE_TAGS] = grey.tags
     return Picture(
         pixels=pixels,
         facts=_facts("DICOM", header.modality, pixels, header.bits_stored or 0) | scanner,
-        spacing=header.spacing,
-        patient=header.patient_id or None,
+        header=header,
     )
 
 
-def _pillow(path: Path, rules: ImageRules) -> Picture:
+def _pillow(path: Path, rules: ImageRules, head: bytes) -> Picture:
     from PIL import Image, UnidentifiedImageError
 
     logging.getLogger("PIL").addHandler(_NULL_HANDLER)
     try:
         with _quiet():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=("JPEG", "PNG", "TIFF")) as image:
+            # Given a path, Pillow 13 maps the file into memory, and then scrambles a TIFF whose
+            # orientation exchanges rows and columns.
+            with (
+                path.open("rb") as file,
+                Image.open(file, formats=("JPEG", "PNG", "TIFF")) as image,
+            ):
                 return _decoded(path, image, rules)
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(path, _TOO_LARGE) from None
     except UnidentifiedImageError:
+        if head.startswith(_TIFF):
+            raise ImageError(path, "is a kind of TIFF that Pillow cannot read: " + _SAVE) from None
         raise ImageError(path, "is not a PNG, JPEG, TIFF, NPY, NPZ or DICOM image") from None
     except Exception as error:
         # Pillow's decoders raise almost any kind of exception for a damaged file.
@@ -193,16 +257,22 @@ def _pillow(path: Path, rules: ImageRules) -> Picture:
 
 
 def _decoded(path: Path, image: Image.Image, rules: ImageRules) -> Picture:
+    file_format = image.format or "?"
     channels = 3 if rules.colour == "channels" else 1
     if image.width * image.height * channels > MAX_VALUES:
         raise ImageError(path, _TOO_LARGE)
-    if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
-        raise ImageError(path, "has several pages: save each as a file of its own")
     bits, mode = _bits(image), image.mode  # before loading, which discards the raw mode
+    photometric = _photometric(image)
+    fault = _fault(image, photometric)
+    if fault is not None:
+        raise ImageError(path, fault)
     image.load()
     image.info.pop("transparency", None)
+    image = _upright(image)
     if mode.startswith(("I", "F")):  # grey of 16 or 32 bits
         grey = np.asarray(image).astype(np.float32)
+        if photometric == _WHITE_IS_ZERO:  # Pillow inverts 1 to 8 bits, but not 16
+            grey = 2**bits - 1 - grey
         pixels = np.repeat(grey[np.newaxis], channels, axis=0)
     elif channels == 3:
         pixels = np.moveaxis(np.asarray(image.convert("RGB")), -1, 0).astype(np.float32)
@@ -212,18 +282,58 @@ def _decoded(path: Path, image: Image.Image, rules: ImageRules) -> Picture:
         pixels = np.asarray(image.convert("RGB").convert("L"))[np.newaxis].astype(np.float32)
     if not np.isfinite(pixels).all():
         raise ImageError(path, "has pixels that are not finite")
-    facts = _facts(image.format or "?", mode, pixels, bits)
+    facts = _facts(file_format, mode, pixels, bits)
+    if photometric in _GREY_SENSE:
+        facts["photometric interpretation"] = _GREY_SENSE[photometric]
     return Picture(pixels=np.ascontiguousarray(pixels), facts=facts)
 
 
+def _photometric(image: Image.Image) -> int | None:
+    """Return a TIFF's PhotometricInterpretation; None if it is missing, or for other formats."""
+    from PIL.TiffImagePlugin import TiffImageFile
+
+    return image.tag_v2.get(_PHOTOMETRIC) if isinstance(image, TiffImageFile) else None
+
+
+def _fault(image: Image.Image, photometric: int | None) -> str | None:
+    """Return why Pillow would read other values than the file means, or None."""
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # MPO: a JPEG with previews
+        return "has several pages: save each as a file of its own"
+    if image.mode == "LAB":
+        return "has LAB colours, which Pillow cannot convert: save it as RGB"
+    if _raw_mode(image).startswith("LA;16"):
+        return "is grey of 16 bits with transparency: save it without transparency"
+    if image.format == "TIFF" and photometric is None:
+        return "is a TIFF that does not say whether zero is white: " + _SAVE
+    if image.mode == "F" and photometric == _WHITE_IS_ZERO:
+        return "is a floating-point TIFF whose zero is white: " + _SAVE
+    return None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return the image as a viewer shows it: rotated as its EXIF data says."""
+    from PIL import ExifTags, ImageOps
+
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # viewers, too, show an image with damaged EXIF data as it is stored
+        return image
+    return image if orientation == 1 else ImageOps.exif_transpose(image)
+
+
 def _bits(image: Image.Image) -> int:
-    """Return the stored bits per channel, from the raw mode that Pillow decodes."""
-    tiles = getattr(image, "tile", None)
-    arguments = tiles[0][3] if tiles else None
-    raw = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
-    match = _BITS.search(raw) if isinstance(raw, str) else None
+    """Return the stored bits per channel."""
+    match = _BITS.search(_raw_mode(image))
     if match:
         return int(match[1])
     if image.mode == "1":
         return 1
     return 32 if image.mode in ("I", "F") else 8
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """Return the mode of the stored values, before Pillow decodes them; empty if unknown."""
+    tiles = getattr(image, "tile", None)
+    arguments = tiles[0][3] if tiles else None
+    raw = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return raw if isinstance(raw, str) else ""

@@ -76,6 +76,25 @@ def _compile_name(name: str) -> re.Pattern[str]:
     return re.compile(expression, re.DOTALL)
 
 
+def nearly_matches(path: str, names: Names) -> bool:
+    """Whether a file matches a compiled pattern but for upper and lower case, or lies deeper."""
+
+    def match(parts: Sequence[str], expressions: Sequence[re.Pattern[str]]) -> bool:
+        return all(
+            re.fullmatch(expression.pattern, part, re.DOTALL | re.IGNORECASE)
+            for part, expression in zip(parts, expressions, strict=True)
+        )
+
+    parts = path.split("/")
+    fixed = [name for name in names if name is not None]
+    free = next((i for i, name in enumerate(names) if name is None), len(fixed) - 1)
+    if len(parts) < len(fixed):
+        return False
+    return match(parts[:free], fixed[:free]) and match(
+        parts[len(parts) - len(fixed) + free :], fixed[free:]
+    )
+
+
 def match_files(root: Path, pattern: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the files that match a pattern, sorted by path, with the text of each named part.
 

@@ -15,14 +15,18 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     ConfigDict,
     Field,
+    FiniteFloat,
     PositiveFloat,
     StringConstraints,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
     model_validator,
 )
 
 from hydrakit.data.declared.patterns import compile_pattern, part_names
-from hydrakit.data.safe_paths import join_names, path_fault, quote
+from hydrakit.data.safe_paths import ORDINARY, is_ordinary, join_names, open_file, path_fault, quote
 from hydrakit.errors import DataError, unknown
 from hydrakit.hooks import FieldOfView, Task
 from hydrakit.schema import Frozen, Name
@@ -48,7 +52,7 @@ class _Table(Frozen):
 class View(_Table):
     """How much of an image the network sees around a case's position: give one of the two."""
 
-    millimetres: PositiveFloat | None = None
+    millimetres: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Side of a square in millimetres; requires the pixel spacing, from the files or `spacing`."""
     share: Annotated[float, Field(gt=0, le=1)] | None = None
     """Fraction of the image's height and of its width; 1.0 is the whole image."""
@@ -60,16 +64,47 @@ class View(_Table):
         return self
 
 
+Window = Annotated[tuple[FiniteFloat, Annotated[FiniteFloat, Field(ge=1)]], Field(strict=False)]
+
+
+def _check_window(value: object, check: ValidatorFunctionWrapHandler) -> object:
+    """Give one message for every wrong window, where pydantic has one for each kind."""
+    try:
+        return check(value)
+    except ValidationError:
+        raise ValueError(
+            f'{quote(str(value))} is neither "file" nor [centre, width], two numbers of which the '
+            "width is at least 1: correct it"
+        ) from None
+
+
 class ImageRules(_Table):
     """How files become channels."""
 
     colour: Literal["luma", "channels"] = "luma"
     """PNG, JPEG and TIFF: "luma" converts every image to grey (ITU-R BT.601), "channels" gives
     three channels, red, green and blue. Transparency is dropped."""
-    channels: Literal["first", "last"] = "first"
-    """NPY and NPZ arrays with three dimensions: which dimension holds the channels."""
-    rescale: bool = False
-    """DICOM: apply RescaleSlope and RescaleIntercept (CT: Hounsfield units)."""
+    channels: Literal["first", "last"] | None = None
+    """NPY and NPZ arrays with three dimensions: which dimension holds the channels. Without it, a
+    first or last dimension of 1, 3 or 4 holds them if the others are at least four times as long
+    (and at least 5); images of any other shape are unusable."""
+    rescale: bool | None = None
+    """DICOM: true applies RescaleSlope and RescaleIntercept, or a modality LUT (CT: Hounsfield
+    units), and a file without them is unusable; false keeps the stored values. Without this key,
+    they are applied wherever a file has them."""
+    window: Annotated[Window | Literal["file"] | None, WrapValidator(_check_window)] = None
+    """[centre, width]: maps these grey values to 0 to 255 and clips the others (DICOM PS3.3,
+    C.11.2.1.2). "file": DICOM: applies the file's own first window or VOI LUT."""
+
+    @model_validator(mode="after")
+    def _has_grey(self) -> Self:
+        if self.window is not None and self.colour == "channels":
+            raise ValueError('window: only grey values have one: remove it, or colour = "channels"')
+        if self.window == "file" and self.rescale is False:
+            raise ValueError(
+                'window: "file" is a window of rescaled values: remove it, or rescale = false'
+            )
+        return self
 
 
 class Columns(_Table):
@@ -122,6 +157,12 @@ class Declaration(_Table):
     name of the number. Multi-label task: the names of the labels."""
     cohort: str | None = None
     """Name of the cohort: datasets of one cohort share patient identifiers."""
+    exact_names: bool = False
+    """Names of patients, groups and findings that differ only in case, blanks, separators, leading
+    zeros or Unicode form are different, and words such as NA or unknown are names, too."""
+    empty_patient: Literal["own", "above"] | None = None
+    """Meaning of an empty cell for a patient beside others that are not empty: a patient of its
+    own, or the one of the row above (merged cells of a spreadsheet)."""
     licence: str = "not stated"
     """Licence under which the data may be used."""
     citation: str = "not stated"
@@ -142,6 +183,9 @@ class Declaration(_Table):
     """Pattern that selects the case files under `root` and reads parts of their paths:
     `{label}/{patient}/*.png`. Parts: label, patient, group, finding, split, key. `*` is any text
     within a name, `?` one character, `**` any folders. Either this or `cases`."""
+    masks: Literal["cases"] | None = None
+    """Masks beside images (`x_mask.png` beside `x.png`, `masks/x.png` beside `images/x.png`) that
+    `pattern` selects are left out; "cases" uses them as cases."""
     columns: Columns = Field(default_factory=Columns)
     """Names of the columns of `cases`."""
     subgroups: dict[str, FilledText] = Field(default_factory=dict)
@@ -160,6 +204,16 @@ class Declaration(_Table):
         return FieldOfView(
             millimetres=self.field_of_view.millimetres, share=self.field_of_view.share
         )
+
+    @field_validator("spacing", mode="before")
+    @classmethod
+    def _check_spacing(cls, value: object) -> object:
+        if not (isinstance(value, list) and len(value) == 2 and all(map(_is_positive, value))):
+            raise ValueError(
+                f"{quote(value)} is not two positive numbers: write spacing = [row, column], in "
+                "millimetres"
+            )
+        return value
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -205,6 +259,10 @@ class Declaration(_Table):
     def _check_pattern(self, pattern: str) -> None:
         compile_pattern(pattern)
         parts = part_names(pattern)
+        if self.empty_patient == "above":
+            raise ValueError('empty_patient: only the rows of a table follow one another: "own"')
+        if self.empty_patient is not None and "patient" not in parts:
+            raise ValueError("empty_patient: the pattern has no {patient}: add it, or remove this")
         if self.columns != Columns():
             raise ValueError("columns: only a table of cases has columns: remove them")
         if self.subgroups:
@@ -217,6 +275,8 @@ class Declaration(_Table):
         fault = path_fault(cases)
         if fault:
             raise ValueError(f"cases: {quote(cases)} {fault}")
+        if self.masks is not None:
+            raise ValueError("masks: only a pattern selects files: remove it")
         other = {".csv": "image", ".npz": "path"}.get(Path(cases).suffix.lower())
         if other is None:
             raise ValueError(f"cases: {quote(cases)} is neither a .csv nor an .npz file")
@@ -231,11 +291,15 @@ class Declaration(_Table):
             raise ValueError(f"columns.{other}: this kind of table uses {own} instead")
 
 
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
 def number(text: str, what: str) -> float:
-    """Parse a finite number.
+    """Parse a number of ordinary size.
 
     Raises:
-        ValueError: The text is not a finite number; the message begins with ``what``.
+        ValueError: The text is not such a number; the message begins with ``what``.
     """
     try:
         value = float(text)
@@ -243,6 +307,8 @@ def number(text: str, what: str) -> float:
         value = math.nan
     if not math.isfinite(value):
         raise ValueError(f"{what}: {quote(text)} is not a finite number")
+    if not is_ordinary(value):
+        raise ValueError(f"{what}: {quote(text)} is not {ORDINARY}: use another unit")
     return value
 
 
@@ -254,14 +320,14 @@ def parse_declaration(path: Path) -> tuple[Declaration, bytes]:
             first invalid key.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     if len(content) > MAX_BYTES:
         raise DataError(f"{path}: is over {MAX_BYTES >> 10} KiB: put the cases into a .csv file")
     try:
-        text = content.decode("utf-8")
+        text = content.decode("utf-8-sig")
         if any(len(line) > MAX_LINE for line in text.splitlines()):
             raise DataError(f"{path}: has a line of over {MAX_LINE} characters: break it")
         data = tomllib.loads(text)
@@ -283,6 +349,10 @@ def _first_fault(error: ValidationError) -> str:
     fault = error.errors(include_url=False)[0]
     where = ".".join(map(str, fault["loc"]))
     where = where if where.isprintable() and len(where) <= 60 else quote(where)
+    if fault["type"] == "extra_forbidden" and "." in where:
+        key = where.rpartition(".")[2]
+        if key in Declaration.model_fields:
+            return f"key {where!r}: move {key} to the top of the file, before the first [table]"
     if fault["type"] == "extra_forbidden":
         return f"{unknown('key', where, _keys())} (docs/dataset-toml.md lists them)"
     if fault["type"] == "missing":

@@ -2,8 +2,9 @@
 
 `index_headers` reads all headers below a folder (module `index`). `series_facts` summarises them by
 series, and a dataset's rules choose a series by these facts (module `header`). `read_pixels` reads
-one image (module `pixels`). Module `geometry` converts between pixels and patient coordinates.
-Names of folders and files are ignored, because they differ between downloads of one dataset.
+one image (module `pixels`) as grey values (module `grey`). Module `geometry` converts between
+pixels and patient coordinates. Names of folders and files are ignored, because they differ between
+downloads of one dataset.
 """
 
 from __future__ import annotations

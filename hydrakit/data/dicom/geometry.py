@@ -116,20 +116,123 @@ def in_volume(headers: Sequence[Header], header: Header, location: Location) -> 
     return in_image and abs(location.distance) <= half
 
 
+def is_missing(
+    headers: Sequence[Header], header: Header, location: Location, *, slices: int | None
+) -> bool:
+    """Whether a point outside a volume (`in_volume`) is where one of its slices is missing.
+
+    That is so between two of its slices, or beyond its end if it has too few slices and the missing
+    ones would reach that far.
+
+    Args:
+        headers: Headers of the volume.
+        header: Its slice that is nearest to the point.
+        location: Location of the point in that slice.
+        slices: Number of slices that the volume should have; None if that is unknown.
+    """
+    if not (-0.5 <= location.row < header.rows - 0.5):
+        return False
+    if not (-0.5 <= location.column < header.columns - 0.5):
+        return False
+    stack = sorted_stack(headers, header)
+    heights = _heights(stack, header)
+    if heights[0] < location.distance < heights[-1]:
+        return True
+    missing = max((slices or 0) - len(stack), 0)
+    reach = (missing + 0.505) * slice_distance(headers, header)
+    return missing > 0 and abs(location.distance) <= reach
+
+
 def slice_distance(headers: Sequence[Header], header: Header) -> float:
     """Return the median distance in millimetres between neighbouring slices parallel to one slice.
 
     For a single slice this is its thickness, or 0.0 if the header does not state it.
     """
-    origin, axes, _ = _plane(header)
-    heights = sorted(
-        float(axes[2] @ (np.asarray(other.position) - origin))
-        for other in headers
-        if has_plane(other)
-        and np.allclose(np.asarray(other.orientation), np.asarray(header.orientation), atol=1e-3)
-    )
+    heights = sorted(_heights([each for each in headers if _is_parallel(each, header)], header))
     steps = [step for step in np.diff(heights) if step > 0.01]
     return float(np.median(steps)) if steps else header.thickness or 0.0
+
+
+def _is_parallel(header: Header, reference: Header) -> bool:
+    """Whether an image has a plane, parallel to that of a reference image."""
+    return has_plane(header) and np.allclose(
+        np.asarray(header.orientation), np.asarray(reference.orientation), atol=1e-3
+    )
+
+
+def _heights(headers: Iterable[Header], reference: Header) -> list[float]:
+    """Return the distance of each slice from a reference slice in millimetres, along its normal."""
+    origin, axes, _ = _plane(reference)
+    return [float(axes[2] @ (np.asarray(each.position) - origin)) for each in headers]
+
+
+# Channels and slices that belong together
+
+OTHER_PATIENT = "its channels are of different patients"
+OTHER_FRAME = "its channels have different frames of reference"
+OTHER_SPACING = "its channels differ in pixel spacing"
+OTHER_ORIENTATION = "its channels differ in orientation"
+OTHER_POSITION = "its channels differ in position"
+MISSING_SLICE = "a slice of its series is missing"
+SEVERAL_IN_PLANE = "several images of its series in one plane"
+MAX_STEP = 1.5  # times the usual distance of two slices; more is a gap
+
+
+def alignment_fault(headers: Sequence[Header]) -> str | None:
+    """Return why images of equal size do not show the same place pixel by pixel, or None.
+
+    Corresponding pixels may be half a pixel apart, in the plane and along its normal (half a
+    millimetre if no header states the pixel spacing). What only one of two headers states is not
+    compared.
+    """
+    for other in headers[1:]:
+        first = headers[0]
+        row, column = first.spacing or other.spacing or (1.0, 1.0)
+        half = min(row, column, *(other.spacing or ())) / 2
+        height, width = first.rows * row, first.columns * column
+        if first.patient_id and other.patient_id and first.patient_id != other.patient_id:
+            return OTHER_PATIENT
+        if in_other_frame(first, other):
+            return OTHER_FRAME
+        if first.spacing and other.spacing:
+            drift = np.subtract(first.spacing, other.spacing) * (first.rows, first.columns)
+            if abs(drift).max() > half:
+                return OTHER_SPACING
+        if first.orientation and other.orientation:
+            turned = np.reshape(np.subtract(first.orientation, other.orientation), (2, 3))
+            along_row, along_column = np.linalg.norm(turned, axis=1)
+            if max(along_row * width, along_column * height) > half:
+                return OTHER_ORIENTATION
+        if (
+            first.position
+            and other.position
+            and np.linalg.norm(np.subtract(first.position, other.position)) > half
+        ):
+            return OTHER_POSITION
+    return None
+
+
+def in_other_frame(header: Header, other: Header) -> bool:
+    """Whether two headers state different frames of reference."""
+    return bool(header.frame_uid and other.frame_uid and header.frame_uid != other.frame_uid)
+
+
+def stack_fault(slices: Sequence[Header], headers: Sequence[Header]) -> str | None:
+    """Return why slices of a series, sorted by height, are not consecutive, or None.
+
+    Args:
+        slices: Slices with a plane; a slice may be repeated.
+        headers: All images of the series.
+    """
+    first = slices[0]
+    heights = _heights(slices, first)
+    if len(slices) > 1 and max(np.diff(heights)) > MAX_STEP * slice_distance(headers, first):
+        return MISSING_SLICE
+    paths = {each.path for each in slices}
+    others = [each for each in headers if _is_parallel(each, first) and each.path not in paths]
+    if any(abs(other - height) < 0.01 for other in _heights(others, first) for height in heights):
+        return SEVERAL_IN_PLANE
+    return None
 
 
 # Resampling
@@ -179,14 +282,11 @@ def sorted_stack(headers: Iterable[Header], reference: Header) -> list[Header]:
     Of several slices in one plane, the one with the lowest InstanceNumber is returned; in the
     plane of ``reference``, it is ``reference`` itself.
     """
-    origin, axes, _ = _plane(reference)
     planes: dict[float, Header] = {}
-    for header in [reference, *sorted(headers, key=lambda header: header.instance_number or 0)]:
-        if has_plane(header) and np.allclose(
-            np.asarray(header.orientation), np.asarray(reference.orientation), atol=1e-3
-        ):
-            height = round(float(axes[2] @ (np.asarray(header.position) - origin)), 2)
-            planes.setdefault(height, header)
+    ordered = [reference, *sorted(headers, key=lambda header: header.instance_number or 0)]
+    parallel = [header for header in ordered if _is_parallel(header, reference)]
+    for header, height in zip(parallel, _heights(parallel, reference), strict=True):
+        planes.setdefault(round(height, 2), header)
     return [planes[height] for height in sorted(planes)]
 
 
@@ -206,11 +306,8 @@ def resample(
     Raises:
         DataError: A header does not place its image in the patient.
     """
-    origin, axes, _ = _plane(slices[0])
     points = frame.points()
-    heights = [float(axes[2] @ (np.asarray(each.position) - origin)) for each in slices]
-    # A thousandth of a slice is below the accuracy of positions; rounding avoids reading a slice.
-    at = np.round(np.interp((points - origin) @ axes[2], heights, np.arange(len(slices))), 3)
+    at = _slice_positions(slices, points)
     values = np.zeros(at.shape)
     for number, header in enumerate(slices):
         weight = np.clip(1 - np.abs(at - number), 0, None)
@@ -222,6 +319,25 @@ def resample(
     return values.astype(np.float32)
 
 
+def crosses_gap(slices: Sequence[Header], frame: ImageFrame) -> bool:
+    """Whether `resample` would interpolate between slices that are not neighbours."""
+    steps = np.diff(_heights(slices, slices[0]))
+    if not len(steps):
+        return False
+    at = _slice_positions(slices, frame.points())
+    gaps = np.flatnonzero(steps > MAX_STEP * np.median(steps))
+    return any(((at > gap) & (at < gap + 1)).any() for gap in gaps)
+
+
+def _slice_positions(slices: Sequence[Header], points: Vector) -> Vector:
+    """Return the position of points among sorted slices: 1.5 is midway between the second two."""
+    origin, axes, _ = _plane(slices[0])
+    heights = _heights(slices, slices[0])
+    at = np.interp((points - origin) @ axes[2], heights, np.arange(len(slices)))
+    # A thousandth of a slice is below the accuracy of positions; rounding avoids reading a slice.
+    return np.asarray(np.round(at, 3))
+
+
 def _bilinear(image: NDArray[np.float32], rows: Vector, columns: Vector) -> Vector:
     """Interpolate an image bilinearly; beyond its border the nearest pixel is repeated."""
     height, width = image.shape
@@ -229,7 +345,7 @@ def _bilinear(image: NDArray[np.float32], rows: Vector, columns: Vector) -> Vect
     top, left = np.floor(rows).astype(int), np.floor(columns).astype(int)
     bottom, right = np.minimum(top + 1, height - 1), np.minimum(left + 1, width - 1)
     down, across = rows - top, columns - left
-    pixels = image.astype(np.float64)
+    pixels = np.asarray(image, dtype=np.float64)  # padding has the values of its surroundings
     upper = (1 - across) * pixels[top, left] + across * pixels[top, right]
     lower = (1 - across) * pixels[bottom, left] + across * pixels[bottom, right]
     return np.asarray((1 - down) * upper + down * lower)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hydrakit.data.safe_paths import open_file
 from hydrakit.errors import DataError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ _OPTIONAL = (
     "ImagePositionPatient",
     "ImageOrientationPatient",
     "PixelSpacing",
+    "FrameOfReferenceUID",
     "SliceThickness",
     "SequenceName",
     "DiffusionBValue",
@@ -49,6 +51,8 @@ _OPTIONAL = (
     "MagneticFieldStrength",
     "KVP",
     "BitsStored",
+    "PhotometricInterpretation",
+    "PresentationLUTShape",
 )
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 _SIEMENS = (_SIEMENS_CREATOR, _SIEMENS_B_VALUE) = (0x00190010, 0x0019100C)
@@ -86,6 +90,12 @@ class Header:
         field_strength: MagneticFieldStrength in tesla.
         tube_voltage: KVP, in kilovolts.
         bits_stored: BitsStored: number of bits used per pixel.
+        photometric: PhotometricInterpretation: ``MONOCHROME1`` if low values are white; may be
+            empty.
+        lut_shape: PresentationLUTShape: ``IDENTITY``, or ``INVERSE`` if low values are white; empty
+            if absent.
+        frame_uid: FrameOfReferenceUID: positions are comparable between images with an equal one;
+            may be empty.
     """
 
     path: Path
@@ -110,6 +120,9 @@ class Header:
     field_strength: float | None
     tube_voltage: float | None
     bits_stored: int | None
+    photometric: str = ""
+    lut_shape: str = ""
+    frame_uid: str = ""
 
     def facts(self) -> dict[str, str | float]:
         """Return facts about the scanner and the file, which should not predict a label.
@@ -127,6 +140,8 @@ class Header:
             "row spacing (mm)": row,
             "column spacing (mm)": column,
             "bits stored": self.bits_stored,
+            "photometric interpretation": self.photometric or None,
+            "presentation LUT shape": self.lut_shape or None,
         }
         return {name: value for name, value in facts.items() if value is not None}
 
@@ -174,7 +189,7 @@ class DicomFile(io.BufferedReader):
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path.open("rb", buffering=0))
+        super().__init__(open_file(path).detach())
         self._size = os.fstat(self.fileno()).st_size
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -274,12 +289,21 @@ def _header(path: Path, dataset: Dataset) -> Header | None:
         field_strength=_positive(dataset, "MagneticFieldStrength"),
         tube_voltage=_positive(dataset, "KVP"),
         bits_stored=_whole(dataset, "BitsStored"),
+        photometric=text(dataset, "PhotometricInterpretation"),
+        lut_shape=lut_shape(dataset),
+        frame_uid=text(dataset, "FrameOfReferenceUID"),
     )
 
 
 def text(dataset: Dataset, keyword: str) -> str:
     """Return an element as text without leading and trailing blanks; empty if it is absent."""
     return " ".join(_texts(dataset, keyword))
+
+
+def lut_shape(dataset: Dataset) -> str:
+    """Return PresentationLUTShape; empty if it is absent or has no value that DICOM defines."""
+    shape = text(dataset, "PresentationLUTShape").upper()
+    return shape if shape in ("IDENTITY", "INVERSE") else ""
 
 
 def _texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:

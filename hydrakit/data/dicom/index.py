@@ -6,7 +6,9 @@ Python). A `HeaderCache` stores them, so that later calls read only new or chang
 
 from __future__ import annotations
 
+import functools
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,12 +17,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Literal
 
 from hydrakit.data.dicom.cache import CacheEntry, HeaderCache, from_json, to_json
 from hydrakit.data.dicom.decode import start_worker
 from hydrakit.data.dicom.header import Header, read_header
+from hydrakit.data.safe_paths import NO_FILE
 from hydrakit.errors import DataError
 
+_log = logging.getLogger(__name__)
 # A worker takes a third of a second to start; this process reads about 300 headers in that time.
 _MIN_FILES = 1000  # with fewer files, no workers are started
 _BATCH = 100  # files per request to a worker
@@ -48,25 +53,49 @@ def report_index_progress(progress: OnProgress) -> Iterator[None]:
 def walk(root: Path) -> Iterator[Path]:
     """Yield every file below a folder, sorted by path; follow links, and visit each folder once.
 
+    Pipes, sockets and devices are left out, with a warning.
+
     Raises:
         DataError: ``root`` is not a folder, or a folder below it cannot be listed.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder: correct the path")
-
-    def fail(error: OSError) -> None:
-        raise DataError(f"{error.filename}: the folder cannot be listed: {error.strerror}")
-
     visited = {os.path.realpath(root)}
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=fail):
-        unvisited = []
-        for name in sorted(folders):
-            real = os.path.realpath(Path(folder, name))
-            if real not in visited:
+    waiting = [os.fspath(root)]
+    while waiting:  # not `os.walk`, which calls itself for each level
+        folder = waiting.pop()
+        try:
+            with os.scandir(folder) as entries:
+                listed = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            raise DataError(f"{folder}: the folder cannot be listed: {error.strerror}") from None
+        below = []
+        for entry in listed:
+            kind = _kind(entry)
+            if kind == "file":
+                yield Path(entry.path)
+            elif kind == "other":
+                _warn_once(f"{entry.path}: {NO_FILE}: it is left out")
+            elif (real := os.path.realpath(entry.path)) not in visited:
                 visited.add(real)
-                unvisited.append(name)
-        folders[:] = unvisited
-        yield from (Path(folder, name) for name in sorted(files))
+                below.append(entry.path)
+        waiting += reversed(below)
+
+
+def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "other"]:
+    """Return what a path leads to; a broken link counts as a file, which cannot be read."""
+    try:
+        if entry.is_dir():
+            return "folder"
+        return "file" if entry.is_file() or not Path(entry).exists() else "other"
+    except OSError:  # a loop of links
+        return "file"
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    """Log a warning once, although a folder is listed several times."""
+    _log.warning("%s", message)
 
 
 def index_headers(root: Path, *, files: Sequence[Path] | None = None) -> list[Header]:

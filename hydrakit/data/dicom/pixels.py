@@ -1,8 +1,10 @@
-"""Reading of a DICOM image's pixels, stored or rescaled, compressed or not."""
+"""Reading of a DICOM image's pixels: stored or grey values, compressed or not."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +12,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hydrakit.data.dicom.decode import decode
-from hydrakit.data.dicom.header import DicomFile, first_line, lenient_pydicom, numbers, text
+from hydrakit.data.dicom.grey import (
+    WHITE,
+    ElementError,
+    RescaleTags,
+    display_values,
+    find_padding,
+    first_window,
+    is_inverse,
+    modality_values,
+)
+from hydrakit.data.dicom.header import DicomFile, first_line, lenient_pydicom, text
+from hydrakit.data.padding import fill_padding
 from hydrakit.errors import DataError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from pydicom.dataset import FileDataset
+    from pydicom.dataset import Dataset, FileDataset
 
 # Mammograms are the largest single images, with about 30 million pixels. If a broken header states
 # far more, the decoder would allocate gigabytes before it fails.
@@ -33,54 +46,88 @@ class MissingCodecError(DataError):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StoredImage:
-    """An image with its stored values and display tags.
+    """An image as it is stored, and the elements that say what its values mean.
 
     Attributes:
         pixels: Stored integer values, ``(height, width)``.
-        slope: RescaleSlope; None if absent.
-        intercept: RescaleIntercept; None if absent.
         window: First WindowCenter and WindowWidth (PS3.3 C.11.2); None if absent.
+        padding: Where the image is padding, ``(height, width)``; None if nowhere.
+        elements: The elements of the file.
     """
 
     pixels: NDArray[Any]
-    slope: float | None
-    intercept: float | None
     window: tuple[float, float] | None
+    padding: NDArray[np.bool_] | None
+    elements: Dataset
 
 
-def read_pixels(path: Path, *, rescale: bool = False) -> NDArray[np.float32]:
-    """Read the pixels of a single-frame greyscale image as float32, ``(height, width)``.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GreyImage:
+    """An image with its grey values; higher values are brighter.
+
+    Attributes:
+        pixels: Finite float32 values, ``(height, width)``, with padding masked as `read_pixels`
+            says.
+        tags: Whether the file has a modality transform, and whether it changed the stored values;
+            ``none`` also if it was not to be applied.
+    """
+
+    pixels: NDArray[np.float32]
+    tags: RescaleTags
+
+
+def read_pixels(path: Path, *, rescale: bool | None = False) -> NDArray[np.float32]:
+    """Read the grey values of a single-frame image as float32, ``(height, width)``.
+
+    Higher values are brighter: an image whose low values are white is inverted within the range of
+    its bits. Padding is masked (`numpy.ma`), and has the values of the nearest other pixels.
 
     Args:
         path: Path of the DICOM file.
-        rescale: Apply RescaleSlope and RescaleIntercept (PS3.3 C.11.1), which gives Hounsfield
-            units for CT; otherwise return the stored values.
+        rescale: True: apply the modality transform (PS3.3 C.11.1: RescaleSlope and
+            RescaleIntercept, or a table), which gives Hounsfield units for CT, and refuse an image
+            without it. None: apply it if the image has it. False: keep the stored values.
 
     Raises:
         MissingCodecError: The pixels are compressed, and no installed package decodes them.
         DataError: The pixels are truncated, damaged or not greyscale, or the file lacks usable
             rescale tags.
     """
+    return read_grey(path, rescale=rescale).pixels
+
+
+def read_grey(path: Path, *, rescale: bool | None, own_window: bool = False) -> GreyImage:
+    """Read the grey values of an image, and whether they were rescaled; see `read_pixels`.
+
+    Args:
+        path: Path of the DICOM file.
+        rescale: As for `read_pixels`.
+        own_window: Apply the file's own window or VOI table: values are 0 to 255.
+
+    Raises:
+        MissingCodecError: As for `read_pixels`.
+        DataError: As for `read_pixels`, or the file has no usable window.
+    """
     image = read_stored(path)
-    if not rescale:
-        return image.pixels.astype(np.float32)
-    if image.slope is None or image.intercept is None:
-        raise DataError(
-            f"{path}: no usable RescaleSlope and RescaleIntercept for Hounsfield units: use CT "
-            "images with these tags"
-        )
-    with np.errstate(over="ignore", invalid="ignore"):
-        rescaled = (image.pixels * image.slope + image.intercept).astype(np.float32)
-    if not np.isfinite(rescaled).all():
-        raise DataError(
-            f"{path}: RescaleSlope {image.slope:g} and RescaleIntercept {image.intercept:g} give "
-            "values that are not finite: fetch the file again"
-        )
-    return rescaled
+    with lenient_pydicom(), _as_data_errors(path):
+        modality = modality_values(image.pixels, image.elements, rescale=rescale)
+        values, low, high = modality.values, modality.low, modality.high
+        if own_window:
+            values, low, high = display_values(modality, image.elements), 0.0, WHITE
+        if is_inverse(image.elements):
+            values = low + high - values
+    pixels = values.astype(np.float32)
+    if image.padding is not None:
+        masked = np.ma.MaskedArray(pixels, mask=image.padding)
+        try:
+            pixels = np.ma.MaskedArray(fill_padding(masked), mask=image.padding)
+        except DataError as error:
+            raise DataError(f"{path}: {error} (PixelPaddingValue): leave it out") from None
+    return GreyImage(pixels=pixels, tags=modality.tags)
 
 
 def read_stored(path: Path) -> StoredImage:
-    """Read a single-frame greyscale image without rescaling.
+    """Read the stored values of a single-frame greyscale image.
 
     Raises:
         MissingCodecError: The pixels are compressed, and no installed package decodes them.
@@ -89,33 +136,54 @@ def read_stored(path: Path) -> StoredImage:
     from pydicom import dcmread
     from pydicom.uid import RLELossless
 
-    try:
-        with DicomFile(path) as file, lenient_pydicom():
-            dataset = dcmread(file)
-            _check_codec(path, dataset)
-            _check_size(dataset)
-            syntax = dataset.file_meta.TransferSyntaxUID
-            in_c = syntax.is_compressed and syntax != RLELossless  # pydicom decodes RLE in Python
-            pixels = decode(path) if in_c else np.asarray(dataset.pixel_array)
-            kind = text(dataset, "PhotometricInterpretation")
-            slope, intercept, centre, width = (
-                next(iter(numbers(dataset.get(keyword))), None)
-                for keyword in ("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth")
+    with _as_data_errors(path), DicomFile(path) as file, lenient_pydicom():
+        dataset = dcmread(file)
+        _check_codec(path, dataset)
+        _check_size(dataset)
+        syntax = dataset.file_meta.TransferSyntaxUID
+        in_c = syntax.is_compressed and syntax != RLELossless  # pydicom decodes RLE in Python
+        pixels = decode(path) if in_c else np.asarray(dataset.pixel_array)
+        kind = text(dataset, "PhotometricInterpretation")
+        if pixels.ndim != 2 or not kind.startswith("MONOCHROME"):
+            raise DataError(
+                f"{path}: {kind} pixels of shape {pixels.shape}: one greyscale frame is required"
             )
+        words = pixels
+        if not syntax.is_compressed:
+            _check_high_bit(path, dataset)
+            if "PixelPaddingValue" in dataset:
+                dataset.pixel_array_options(correct_unused_bits=False)
+                words = np.asarray(dataset.pixel_array)
+        padding = find_padding(pixels, words, dataset)
+        window = first_window(dataset)
+    return StoredImage(pixels=pixels, window=window, padding=padding, elements=dataset)
+
+
+@contextmanager
+def _as_data_errors(path: Path) -> Iterator[None]:
+    """Convert the errors of a damaged file to a DataError that names it."""
+    try:
+        yield
     except DataError:
         raise
+    except ElementError as error:
+        raise DataError(f"{path}: {error}") from None
     except Exception as error:
         # A damaged file can raise almost any exception, as in read_header.
         raise DataError(
             f"{path}: the pixels cannot be read ({first_line(error)}): fetch the file again, or "
             "store it uncompressed"
         ) from error
-    if pixels.ndim != 2 or not kind.startswith("MONOCHROME"):
+
+
+def _check_high_bit(path: Path, dataset: FileDataset) -> None:
+    """Refuse values that are not in the lowest bits of their words, which pydicom misreads."""
+    high_bit, bits = dataset.get("HighBit"), int(dataset.BitsStored)
+    if high_bit is not None and int(high_bit) != bits - 1:
         raise DataError(
-            f"{path}: {kind} pixels of shape {pixels.shape}: one greyscale frame is required"
+            f"{path}: HighBit is {int(high_bit)} where BitsStored is {bits}: only values in the "
+            f"lowest bits (HighBit {bits - 1}) are read: convert the file"
         )
-    window = None if centre is None or width is None else (centre, width)
-    return StoredImage(pixels=pixels, slope=slope, intercept=intercept, window=window)
 
 
 def _check_codec(path: Path, dataset: FileDataset) -> None:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 OVERSAMPLING = 2
 MAX_ANGLE = 20.0
 MAX_SHIFT = 1
+MAX_VALUES = 2**26  # of a padded image, if it has more than four times the image's own
+MIN_PIXELS = 2  # sides of a field of view in millimetres
+
+Pair = NDArray[np.float64]
 
 
 def canvas_side(patch: int) -> int:
@@ -32,23 +36,32 @@ def canvas_side(patch: int) -> int:
     return OVERSAMPLING * (math.ceil(patch * (math.cos(angle) + math.sin(angle))) + MAX_SHIFT)
 
 
-def crop(sample: LoadedSample, view: FieldOfView, patch: int) -> NDArray[np.float32]:
-    """Crop the square around a sample's centre and resample it to the prepared size.
+@dataclass(frozen=True)
+class _Box:
+    """The part of an image that a crop needs, as pairs (row, column) in pixels.
 
-    Border pixels are repeated outside the image. Interpolation is linear, with antialiasing if the
-    image is finer than the patch.
-
-    Returns:
-        ``(channels, side, side)`` float32, in the image's unit.
+    Attributes:
+        extent: Size of the field of view.
+        low: Upper left corner of the crop; the image's upper left corner is (0, 0).
+        high: Lower right corner of the crop.
+        before: Rows and columns to add before the image.
+        after: Rows and columns to add after it.
     """
-    from PIL import Image
 
+    extent: Pair
+    low: Pair
+    high: Pair
+    before: Pair
+    after: Pair
+
+
+def _box(sample: LoadedSample, view: FieldOfView, patch: int) -> _Box:
     side = canvas_side(patch)
-    image = sample.image
-    size = np.array(image.shape[1:], dtype=np.float64)
+    size = np.array(sample.image.shape[1:], dtype=np.float64)
     if view.millimetres is not None:
         assert sample.spacing is not None  # read_cases has checked it
-        extent = view.millimetres / np.array(sample.spacing)
+        with np.errstate(over="ignore"):
+            extent = view.millimetres / np.array(sample.spacing)
     else:
         assert view.share is not None
         extent = view.share * size
@@ -56,11 +69,47 @@ def crop(sample: LoadedSample, view: FieldOfView, patch: int) -> NDArray[np.floa
     # Pillow's origin is the image's upper left corner; a sample's is the centre of its first pixel.
     middle = size / 2 if sample.centre is None else np.array(sample.centre) + 0.5
     low, high = middle - half, middle + half
-    reach = np.maximum(np.ceil((high - low) / side), 1)  # filter support beyond the box, in pixels
-    before = np.maximum(np.ceil(reach - low), 0).astype(int)
-    after = np.maximum(np.ceil(high + reach - size), 0).astype(int)
-    padded = np.pad(image, [(0, 0), *zip(before, after, strict=True)], mode="edge")
-    box = (low[1] + before[1], low[0] + before[0], high[1] + before[1], high[0] + before[0])
+    with np.errstate(invalid="ignore"):  # infinite sizes, which `crop_fault` refuses
+        reach = np.maximum(np.ceil((high - low) / side), 1)  # filter support beyond the box
+        before = np.maximum(np.ceil(reach - low), 0)
+        after = np.maximum(np.ceil(high + reach - size), 0)
+    return _Box(extent, low, high, before, after)
+
+
+def crop_fault(sample: LoadedSample, view: FieldOfView, patch: int) -> str | None:
+    """Return why the field of view has no sensible size in an image's pixels, or None.
+
+    This bounds the memory that `crop` takes, whatever pixel spacing a file states.
+    """
+    box = _box(sample, view, patch)
+    padded = np.prod(box.before + sample.image.shape[1:] + box.after) * len(sample.image)
+    too_large = not padded <= max(MAX_VALUES, 4 * sample.image.size)  # also if it is not a number
+    if view.millimetres is None or not (too_large or box.extent.min() < MIN_PIXELS):
+        return None
+    height, width = box.extent
+    row, column = sample.spacing or (0, 0)
+    return (
+        f"its pixel spacing is {row:g} x {column:g} mm, so that a field of view of "
+        f"{view.millimetres:g} mm has {height:.3g} x {width:.3g} pixels: correct one of the two"
+    )
+
+
+def crop(sample: LoadedSample, view: FieldOfView, patch: int) -> NDArray[np.float32]:
+    """Crop the square around a sample's centre and resample it to the prepared size.
+
+    The image has no `crop_fault`. Border pixels are repeated outside the image. Interpolation is
+    linear, with antialiasing if the image is finer than the patch.
+
+    Returns:
+        ``(channels, side, side)`` float32, in the image's unit.
+    """
+    from PIL import Image
+
+    side, part = canvas_side(patch), _box(sample, view, patch)
+    before, after = part.before.astype(int), part.after.astype(int)
+    padded = np.pad(sample.image, [(0, 0), *zip(before, after, strict=True)], mode="edge")
+    low, high = part.low + before, part.high + before
+    box = (low[1], low[0], high[1], high[0])
     planes = [
         np.asarray(Image.fromarray(plane).resize((side, side), Image.Resampling.BILINEAR, box=box))
         for plane in padded
@@ -91,9 +140,14 @@ class Statistics:
     squares: NDArray[np.float64]
 
     @classmethod
-    def of(cls, image: NDArray[np.float32]) -> Self:
-        """Compute the statistics of one image ``(channels, height, width)``."""
+    def of(cls, image: NDArray[np.float32], padding: NDArray[np.bool_] | None = None) -> Self:
+        """Compute the statistics of one image ``(channels, height, width)``.
+
+        A pixel that is padding in any channel, if ``padding`` is given, does not count.
+        """
         pixels = image.reshape(len(image), -1).astype(np.float64)
+        if padding is not None:
+            pixels = pixels[:, ~padding.reshape(len(image), -1).any(axis=0)]
         mean = pixels.mean(axis=1)
         pixels -= mean[:, None]
         pixels *= pixels

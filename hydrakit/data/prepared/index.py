@@ -15,9 +15,7 @@ from hydrakit.hooks import Label
 from hydrakit.schema import Frozen
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from hydrakit.data.prepared.store import Mapped
+    from hydrakit.data.prepared.store import RowFile
 
 
 class PreparedCase(Frozen):
@@ -55,10 +53,17 @@ class ExcludedCase(Frozen):
 
 
 class Intensity(Frozen):
-    """Mean and standard deviation of each channel over all pixels of a patient's images."""
+    """Mean and standard deviation of each channel over a patient's images, without padding."""
 
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
+
+
+class ReadingRemark(Frozen):
+    """A `hydrakit.hooks.Remark` of the adapter."""
+
+    text: str
+    warning: bool
 
 
 class Index(Frozen):
@@ -77,6 +82,7 @@ class Index(Frozen):
         rows: Row of each case in these files.
         patches: SHA-256 of each case's patch before z-scoring: equal for equal patches.
         patients: Mean and deviation for z-scoring, by patient.
+        remarks: Remarks of the adapter.
     """
 
     format: Literal[4] = 4
@@ -90,22 +96,26 @@ class Index(Frozen):
     rows: tuple[int, ...]
     patches: tuple[str, ...]
     patients: dict[str, Intensity]
+    remarks: tuple[ReadingRemark, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedDataset:
-    """A dataset's prepared patches, memory-mapped: the disk is read only on access.
+    """A dataset's prepared patches, read from disk only on access.
 
     Attributes:
         index: Description of the prepared data.
         folder: Folder of the prepared data.
+        reused_since: When the data was prepared, in seconds since 1970, if it was reused without
+            reading the dataset; None if the dataset has just been read.
     """
 
     index: Index
     folder: Path
-    _crops: Mapped[np.float32] = field(repr=False)
-    _thumbnails: Mapped[np.float32] = field(repr=False)
-    _textures: Mapped[np.int8] = field(repr=False)
+    _crops: RowFile[np.float32] = field(repr=False)
+    _thumbnails: RowFile[np.float32] = field(repr=False)
+    _textures: RowFile[np.int8] = field(repr=False)
+    reused_since: float | None = None
 
     def rows(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """Return the z-scored patches of some cases, ``(n, channels, side, side)`` float32.
@@ -118,21 +128,26 @@ class PreparedDataset:
         for patch, row in zip(patches, rows, strict=True):
             intensity = index.patients[index.cases[row].patient]
             mean, deviation = np.array([intensity.mean, intensity.deviation])[:, :, None, None]
-            patch[...] = (self._crops[index.rows[row]] - mean) / deviation
+            patch[...] = (self.stored([row])[0] - mean) / deviation
         return patches
 
-    def mapped(self) -> Tensor:
-        """Return all stored rows, memory-mapped and not z-scored, ``(rows, channels, side, side)``.
+    def stored(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        """Return the patches of some cases as stored, not z-scored.
 
-        ``index.rows`` gives the row of each case.
+        Args:
+            rows: Indices into ``index.cases``.
+
+        Returns:
+            ``(n, channels, side, side)`` float32.
+
+        Raises:
+            DataError: The files have become shorter, or cannot be read.
         """
-        import torch
-
-        return torch.from_numpy(self._crops)
+        return self._crops.read([self.index.rows[row] for row in rows])
 
     def thumbnails(self) -> NDArray[np.float32]:
         """Return the `thumbnail` of each case's whole image, ``(cases, 576)``."""
-        return np.asarray(self._thumbnails[list(self.index.rows)])
+        return self._thumbnails.read(self.index.rows)
 
     def textures(self, rows: Sequence[int]) -> NDArray[np.int8]:
         """Return the `texture` of some cases' whole images, ``(n, 128, 128)``.
@@ -140,11 +155,15 @@ class PreparedDataset:
         Args:
             rows: Indices into ``index.cases``.
         """
-        return np.asarray(self._textures[[self.index.rows[row] for row in rows]])
+        return self._textures.read([self.index.rows[row] for row in rows])
 
 
-def open_prepared(path: Path) -> PreparedDataset:
+def open_prepared(path: Path, *, reused: bool = False) -> PreparedDataset:
     """Open the prepared data that an index file describes.
+
+    Args:
+        path: Path of the index file.
+        reused: Whether the data was prepared before; gives ``reused_since``.
 
     Raises:
         OSError: The index or its rows are missing.
@@ -156,13 +175,14 @@ def open_prepared(path: Path) -> PreparedDataset:
             f"{path.name}: {len(index.cases)} cases have {len(index.rows)} rows "
             f"and {len(index.patches)} patches"
         )
-    from hydrakit.data.prepared.store import map_rows
+    from hydrakit.data.prepared.store import open_rows
 
-    mapped = map_rows(
+    files = open_rows(
         path.parent,
         index.number,
         rows=max(index.rows) + 1,
         channels=index.channels,
         side=index.side,
     )
-    return PreparedDataset(index, path.parent, *mapped)
+    since = path.stat().st_mtime if reused else None
+    return PreparedDataset(index, path.parent, *files, since)

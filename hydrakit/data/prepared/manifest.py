@@ -1,7 +1,9 @@
 """Detection of changes in the source files of prepared data.
 
-`listing_digest` detects from sizes and modification times whether any file changed. The manifest
-stores the SHA-256 of every source file; a file is hashed again only if its size or time differs.
+`listing_digest` detects from the state of the files (`file_state`: size, times and inode) whether
+any file changed. The manifest stores the SHA-256 of every source file; a file is hashed again only
+if its state differs. Only the SHA-256 decides whether its image is read again: a copied or moved
+file is hashed, and no more.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hydrakit.data.dicom import walk
+from hydrakit.data.safe_paths import file_state, open_file
 from hydrakit.errors import DataError
 from hydrakit.storage.files import write_atomic
 
@@ -23,7 +26,7 @@ NAME = "manifest.json"
 
 
 def listing_digest(root: Path, elsewhere: Iterable[Path], *, ignore: Path) -> str:
-    """Return the SHA-256 of the paths, sizes and times of a dataset's files, without opening them.
+    """Return the SHA-256 of the paths and states of a dataset's files, without opening them.
 
     Args:
         root: Folder of the dataset; paths are relative to it.
@@ -37,8 +40,7 @@ def listing_digest(root: Path, elsewhere: Iterable[Path], *, ignore: Path) -> st
     base = os.fspath(root)
     for path in _files([root, *elsewhere], ignore=ignore):
         try:
-            status = os.stat(path)  # noqa: PTH116 - a third faster, 300,000 times
-            facts = f"{status.st_size} {status.st_mtime_ns}"
+            facts = f"{file_state(os.stat(path))}"  # noqa: PTH116 - a third faster, 300,000 times
         except OSError:  # a broken link, or a file that was just removed
             facts = ""
         hasher.update(f"{_name(path, base)!r} {facts}\n".encode())
@@ -64,13 +66,11 @@ class SourceFile:
     """State of a source file at its preparation.
 
     Attributes:
-        size: File size in bytes.
-        mtime_ns: Time of the last modification, in nanoseconds.
+        state: `file_state`; empty if a version wrote it that stored only size and time.
         sha256: SHA-256 of the content, in hexadecimal.
     """
 
-    size: int
-    mtime_ns: int
+    state: tuple[int, ...]
     sha256: str
 
 
@@ -115,15 +115,13 @@ class Manifest:
 
     def _current(self, path: Path, name: str) -> SourceFile:
         before = self._before.get(name)
-        status = path.stat()
-        size, mtime = status.st_size, status.st_mtime_ns
-        if before is not None and (before.size, before.mtime_ns) == (size, mtime):
+        state = file_state(path.stat())
+        if before is not None and before.state == state:
             return before
-        with path.open("rb") as file:
-            sha = hashlib.file_digest(file, "sha256").hexdigest()
+        sha = _sha256(path)
         if before is not None and before.sha256 != sha:
             self.changed.add(name)
-        return SourceFile(size=size, mtime_ns=mtime, sha256=sha)
+        return SourceFile(state=state, sha256=sha)
 
     def check_unchanged(self, path: Path) -> None:
         """Check, after its image was read, that a file has not changed since `digest` hashed it.
@@ -133,8 +131,7 @@ class Manifest:
         """
         hashed = self._now[_name(os.fspath(path), self._root)].result()
         try:
-            status = path.stat()
-            same = (status.st_size, status.st_mtime_ns) == (hashed.size, hashed.mtime_ns)
+            same = file_state(path.stat()) == hashed.state or _sha256(path) == hashed.sha256
         except OSError:
             same = False
         if not same:
@@ -158,6 +155,11 @@ class Manifest:
         write_atomic(self._path, f'{{"files": [\n{lines}\n]}}\n'.encode())
 
 
+def _sha256(path: Path) -> str:
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _read(path: Path) -> dict[str, SourceFile]:
     """Read the files of a manifest, by path; none if there is no manifest yet."""
     try:
@@ -167,11 +169,10 @@ def _read(path: Path) -> dict[str, SourceFile]:
     try:
         return {
             str(file["path"]): SourceFile(
-                size=int(file["size"]),
-                mtime_ns=int(file["mtime_ns"]),
+                state=tuple(map(int, file.get("state", ()))),
                 sha256=str(file["sha256"]),
             )
             for file in json.loads(content)["files"]
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path.name} is broken: {error}") from None

@@ -24,10 +24,13 @@ from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
+from hydrakit.data.dicom.cache import HeaderCache
+from hydrakit.data.identity import normal_name, patient_of
 from hydrakit.data.prepared.crop import (
     Statistics,
     canvas_side,
     crop,
+    crop_fault,
     is_flat,
 )
 from hydrakit.data.prepared.index import (
@@ -36,20 +39,23 @@ from hydrakit.data.prepared.index import (
     Intensity,
     PreparedCase,
     PreparedDataset,
+    ReadingRemark,
     open_prepared,
 )
+from hydrakit.data.prepared.manifest import NAME as MANIFEST
 from hydrakit.data.prepared.manifest import Manifest, listing_digest
 from hydrakit.data.prepared.store import NewEntry, Store, StoreEntry
 from hydrakit.data.quality.duplicates import content_digest, texture, thumbnail
-from hydrakit.data.quality.shortcuts import image_facts
+from hydrakit.data.quality.shortcuts import image_facts, mixed_units
 from hydrakit.data.read import check_channels, check_root, load_image, read_cases, unreadable_case
-from hydrakit.errors import DataError
-from hydrakit.hooks import DatasetAdapter, OptionValue, Sample, Unusable
+from hydrakit.errors import DataError, command_line
+from hydrakit.hooks import DatasetAdapter, OptionValue, Remark, Sample, Unusable
 from hydrakit.plugins.options import resolve_options
 from hydrakit.storage.files import write_atomic
 from hydrakit.storage.paths import cache_folder, using_cache
 
 FORMAT = 4
+INDEX_FORMAT = 5  # increase when the same rows give another index: no image is read again
 MAX_THREADS = 16
 IN_FLIGHT = 4  # images per thread in progress, so that the threads do not wait for writing
 MAX_NAMES = 3
@@ -67,14 +73,15 @@ def prepare(
     options: Mapping[str, OptionValue],
     patch: int,
     cache: Path | None = None,
+    fresh: bool = False,
     threads: int | None = None,
     on_case: Callable[[int], None] = lambda _: None,
 ) -> PreparedDataset:
     """Return a dataset's prepared patches, from the cache or newly prepared.
 
     Each patient's images are z-scored per channel by the mean and the standard deviation over all
-    pixels of that patient's images (paper, Section II-B). A dataset without patients gives each
-    image its own patient, so that it is z-scored image by image.
+    pixels of that patient's images but their padding (paper, Section II-B). A dataset without
+    patients gives each image its own patient, so that it is z-scored image by image.
 
     An interrupted preparation continues and gives the same result. If another process prepares the
     same data, this function waits for it.
@@ -85,6 +92,7 @@ def prepare(
         options: Adapter options, as given by the user.
         patch: Side of the network's patches in pixels.
         cache: Folder of every cache; None for that of the active context (`cache_folder`).
+        fresh: Read every file again, whatever has been prepared.
         threads: Number of images prepared at the same time; None for one per processor. It does
             not change the result.
         on_case: Called with the number of cases prepared so far.
@@ -94,7 +102,9 @@ def prepare(
     """
     check_root(adapter, root)
     with using_cache(cache):
-        return _prepare(adapter, root, options, patch=patch, on_case=on_case, threads=threads)
+        return _prepare(
+            adapter, root, options, patch=patch, fresh=fresh, on_case=on_case, threads=threads
+        )
 
 
 def _prepare(
@@ -103,6 +113,7 @@ def _prepare(
     options: Mapping[str, OptionValue],
     *,
     patch: int,
+    fresh: bool,
     on_case: Callable[[int], None],
     threads: int | None,
 ) -> PreparedDataset:
@@ -110,15 +121,18 @@ def _prepare(
     cache = cache_folder()
     folder = _folder(adapter, root, resolve_options(adapter, options), patch=patch, cache=cache)
     listing = listing_digest(root, adapter.elsewhere, ignore=cache)
-    path = folder / f"index-{listing[:16]}.json"
-    with suppress(OSError, ValueError):  # missing, or broken: try again under the lock
-        return open_prepared(path)
+    path = folder / f"index-{INDEX_FORMAT}-{listing[:16]}.json"
+    if not fresh:
+        with suppress(OSError, ValueError):  # missing, or broken: try again under the lock
+            return open_prepared(path, reused=True)
     with _folder_lock(folder):
         try:
-            if path.exists():
-                return open_prepared(path)
+            if path.exists() and not fresh:
+                return open_prepared(path, reused=True)
             with _cache_errors(folder):
-                _clear(folder)
+                _clear(folder, keep_rows=not fresh)
+                if fresh:
+                    HeaderCache(root).path.unlink(missing_ok=True)
                 manifest = Manifest(folder, root)
                 store = Store(folder, side=canvas_side(patch))
         except (OSError, ValueError) as error:
@@ -166,6 +180,7 @@ class _Preparation:
         self.cases: list[PreparedCase] = []
         self.entries: list[StoreEntry] = []  # one for each of `cases`
         self.excluded: list[ExcludedCase] = []
+        self.remarks: list[ReadingRemark] = []
         self.findings: dict[tuple[str, ...], str] = {}  # key of each finding's first case
 
     def run(
@@ -180,7 +195,7 @@ class _Preparation:
         Raises:
             DataError: As in `prepare`.
         """
-        cases = read_cases(self.adapter, self.root, options)
+        cases = self._cases(options)
         with closing(_map_in_order(self._prepare, cases, threads=threads)) as outcomes:
             for case, outcome in outcomes:
                 self._add(case, outcome)
@@ -193,7 +208,18 @@ class _Preparation:
                 self.entries = self.store.compact(self.entries)
             self.manifest.save()
         self._warn_changes()
+        units = mixed_units(case.facts for case in self.cases)
+        if units is not None:
+            _log.warning("%s: %s", self.adapter.name, units)
         return self._index()
+
+    def _cases(self, options: Mapping[str, OptionValue]) -> Iterator[Sample | Unusable]:
+        """Yield the cases, and collect the remarks between them."""
+        for case in read_cases(self.adapter, self.root, options):
+            if isinstance(case, Remark):
+                self.remarks.append(ReadingRemark(text=case.text, warning=case.warning))
+            else:
+                yield case
 
     def _prepare(self, case: Sample | Unusable) -> StoreEntry | NewEntry | Unusable:
         """Prepare one case; called in worker threads."""
@@ -211,6 +237,9 @@ class _Preparation:
             return loaded
         if is_flat(loaded.image):
             return Unusable(key=case.key, reason="the image has no contrast")
+        fault = crop_fault(loaded, self.adapter.field_of_view, self.patch)
+        if fault is not None:
+            return Unusable(key=case.key, reason=fault)
         for path in case.source:
             self.manifest.check_unchanged(path)
         return NewEntry(
@@ -218,7 +247,7 @@ class _Preparation:
             crop=crop(loaded, self.adapter.field_of_view, self.patch),
             thumbnail=thumbnail(loaded.image),
             texture=texture(loaded.image),
-            statistics=Statistics.of(loaded.image),
+            statistics=Statistics.of(loaded.image, loaded.padding),
             content=content_digest(loaded.image),
             facts=image_facts(loaded),
         )
@@ -244,7 +273,8 @@ class _Preparation:
             with _cache_errors(self.store.folder):
                 outcome = self.store.append(outcome)
         self.entries.append(outcome)
-        finding = self.findings.setdefault(_finding(sample, outcome), sample.key)
+        identity = _finding(sample, outcome, exact=self.adapter.exact_names)
+        finding = self.findings.setdefault(identity, sample.key)
         self.cases.append(_case(sample, outcome, finding))
 
     def _no_case_error(self) -> DataError:
@@ -252,7 +282,7 @@ class _Preparation:
         reason = self.excluded[0].reason if self.excluded else ""
         return DataError(
             f"{self.adapter.name}: no usable case in {self.root}{cases}{reason} "
-            f"(see `hydrakit datasets check {self.adapter.name}`)"
+            f"(see `{command_line('hydrakit', 'datasets', 'check', self.adapter.name)}`)"
         )
 
     def _warn_changes(self) -> None:
@@ -272,10 +302,18 @@ class _Preparation:
         totals: dict[str, Statistics] = {}
         hasher = hashlib.sha256()
         for case, entry in zip(self.cases, self.entries, strict=True):
-            total = totals.get(case.patient)
-            totals[case.patient] = total + entry.statistics if total else entry.statistics
+            patient = self._patient(case)
+            total = totals.get(patient)
+            totals[patient] = total + entry.statistics if total else entry.statistics
             metadata = case.model_dump(mode="json", exclude={"facts"})
             hasher.update(json.dumps([metadata, entry.crop]).encode())
+        intensities = {
+            patient: Intensity(
+                mean=tuple(total.mean.tolist()),
+                deviation=tuple(total.standard_deviation().tolist()),
+            )
+            for patient, total in totals.items()
+        }
         return Index(
             dataset=self.adapter.name,
             content=hasher.hexdigest(),
@@ -286,25 +324,24 @@ class _Preparation:
             number=self.store.number,
             rows=tuple(entry.row for entry in self.entries),
             patches=tuple(entry.crop for entry in self.entries),
-            patients={
-                patient: Intensity(
-                    mean=tuple(total.mean.tolist()),
-                    deviation=tuple(total.standard_deviation().tolist()),
-                )
-                for patient, total in totals.items()
-            },
+            patients={case.patient: intensities[self._patient(case)] for case in self.cases},
+            remarks=tuple(self.remarks),
         )
 
+    def _patient(self, case: PreparedCase) -> str:
+        return patient_of(case, exact=self.adapter.exact_names)
 
-def _finding(sample: Sample, entry: StoreEntry) -> tuple[str, ...]:
+
+def _finding(sample: Sample, entry: StoreEntry, *, exact: bool) -> tuple[str, ...]:
     """Return what identifies a sample's finding.
 
     If the finding has no name, everything that the network sees identifies it: two lesions of one
     image differ in the crop.
     """
+    patient = patient_of(sample, exact=exact)
     if sample.finding is not None:
-        return "named", sample.patient, sample.finding
-    return "copies", sample.patient, str(sample.label), entry.content, entry.crop
+        return "named", patient, normal_name(sample.finding, exact=exact)
+    return "copies", patient, str(sample.label), entry.content, entry.crop
 
 
 def _case(sample: Sample, entry: StoreEntry, finding: str) -> PreparedCase:
@@ -369,13 +406,16 @@ def _folder_lock(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _clear(folder: Path) -> None:
+def _clear(folder: Path, *, keep_rows: bool) -> None:
     """Remove outdated indexes, and temporary files of interrupted processes.
 
     Indexes are removed before any rows, so that an existing index always has all of its rows.
+    Without ``keep_rows``, all rows and the manifest are forgotten: `Store` removes rows that no
+    journal lists.
     """
-    for path in folder.iterdir():
-        if path.name.startswith("index-") or (path.name[0] == "." and path.name != ".lock"):
+    outdated = ("index-",) if keep_rows else ("index-", "journal-", MANIFEST)
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(outdated) or (path.name[0] == "." and path.name != ".lock"):
             path.unlink()
 
 

@@ -10,27 +10,34 @@ A folder of prepared data holds::
 The journal is written last, after the rows are flushed to disk. Rows without a journal line do not
 count and are overwritten, so that an interrupted preparation continues where its journal ends.
 Unused rows stay until they are the majority; the used rows are then copied to files with the next
-number, so that processes that have mapped the old files are not affected.
+number, so that processes that have opened the old files are not affected.
+
+Rows are read and not mapped into memory: a process that has mapped a file ends without a message
+(SIGBUS) when another one shortens it, or when the disk cannot be read.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
+import threading
 import time
+import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self, TypeVar
+from typing import Any, BinaryIO, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hydrakit.data.prepared.crop import Statistics
 from hydrakit.data.quality.duplicates import BANDS, TEXTURE
+from hydrakit.errors import DataError
 from hydrakit.schema import Frozen
 from hydrakit.storage.files import write_atomic
 
@@ -44,8 +51,66 @@ COMMIT_SECONDS = 1.0
 _NAMES = ("crops-{}.f32", "thumbnails-{}.f32", "textures-{}.i8", "journal-{}.jsonl")
 _NUMBERED = re.compile(r"(?:crops|thumbnails|textures|journal)-(\d+)\.(?:f32|i8|jsonl)")
 
+
 Pixel = TypeVar("Pixel", np.float32, np.int8)
-Mapped = np.memmap[tuple[int, ...], np.dtype[Pixel]]
+
+
+class RowFile(Generic[Pixel]):
+    """A file of rows of numbers of one type, read row by row; safe to use from several threads."""
+
+    def __init__(
+        self, path: Path, rows: int, shape: tuple[int, ...], kind: np.dtype[Pixel]
+    ) -> None:
+        """Open a file.
+
+        Args:
+            path: Path of the file.
+            rows: Number of rows that the file must have at least.
+            shape: Shape of a row.
+            kind: Type of the numbers.
+
+        Raises:
+            OSError: The file cannot be opened.
+            ValueError: The file is missing, or has too few rows.
+        """
+        self._path, self._shape = path, shape
+        self._kind: np.dtype[Pixel] = kind
+        try:
+            self._file = path.open("rb", buffering=0)
+        except FileNotFoundError:
+            raise ValueError(f"{path.name} is missing") from None
+        weakref.finalize(self, self._file.close)
+        self._lock = threading.Lock()
+        self._size = math.prod(shape) * kind.itemsize
+        size = os.fstat(self._file.fileno()).st_size
+        if size < rows * self._size:
+            raise ValueError(f"{path.name} has {size} bytes of {rows * self._size}")
+
+    def read(self, rows: Sequence[int]) -> NDArray[Pixel]:
+        """Read some rows, ``(n, *shape)``.
+
+        Raises:
+            DataError: The file has become shorter, or cannot be read.
+        """
+        values = np.empty((len(rows), *self._shape), dtype=self._kind)
+        for row, value in zip(rows, values, strict=True):
+            remaining = memoryview(value).cast("B")
+            try:
+                with self._lock:
+                    self._file.seek(row * self._size)
+                    while remaining and (count := self._file.readinto(remaining)):
+                        remaining = remaining[count:]
+            except OSError as error:
+                raise self._unreadable(error.strerror or str(error)) from None
+            if remaining:
+                raise self._unreadable("it has become shorter")
+        return values.astype(self._kind.newbyteorder("="), copy=False)
+
+    def _unreadable(self, reason: str) -> DataError:
+        return DataError(
+            f"{self._path}: prepared data cannot be read ({reason}): delete the folder of this "
+            "file, then run the same command again"
+        )
 
 
 class StoreEntry(Frozen):
@@ -54,7 +119,7 @@ class StoreEntry(Frozen):
     Attributes:
         row: Index of the image's row in the files of crops, thumbnails and textures.
         signature: SHA-256 of everything that determines the row; None if that is unknown.
-        count: Number of pixels per channel of the whole image.
+        count: Number of pixels per channel of the whole image, without padding.
         mean: Mean of each channel of the whole image.
         squares: Sum of the squared differences from the mean, for each channel.
         content: `hydrakit.data.quality.duplicates.content_digest` of the whole image.
@@ -226,7 +291,7 @@ class Store:
             OSError: The rows cannot be written, for example because the disk is full.
         """
         self.commit()
-        mapped: tuple[NDArray[Any], ...] = map_rows(
+        files: tuple[RowFile[Any], ...] = open_rows(
             self.folder,
             self.number,
             rows=len(self.entries),
@@ -235,10 +300,10 @@ class Store:
         )
         copied = [entry.model_copy(update={"row": row}) for row, entry in enumerate(used)]
         paths = _paths(self.folder, self.number + 1)
-        for path, old in zip(paths[:-1], mapped, strict=True):
+        for path, old in zip(paths[:-1], files, strict=True):
             with path.open("wb", buffering=0) as file:
                 for new, entry in zip(copied, used, strict=True):
-                    data = old[entry.row].tobytes()
+                    data = old.read([entry.row]).tobytes()
                     _write_at(file, new.row * len(data), data)
                 os.fsync(file.fileno())
         lines = "".join(entry.model_dump_json() + "\n" for entry in copied)
@@ -250,7 +315,7 @@ class Store:
         """Remove the files whose number is not this store's."""
         for number in _numbers(self.folder) - {self.number}:
             for path in _paths(self.folder, number):
-                with suppress(OSError):  # Windows does not remove mapped files; next time it does
+                with suppress(OSError):  # Windows does not remove open files; next time it does
                     path.unlink(missing_ok=True)
 
     def _begin(self, number: int, entries: list[StoreEntry]) -> None:
@@ -273,7 +338,7 @@ class Store:
     def _check_rows(self) -> None:
         """Raise ValueError if a row of the journal is missing."""
         if self.entries:
-            map_rows(
+            open_rows(
                 self.folder,
                 self.number,
                 rows=len(self.entries),
@@ -282,15 +347,12 @@ class Store:
             )
 
 
-def map_rows(
+def open_rows(
     folder: Path, number: int, *, rows: int, channels: int, side: int
-) -> tuple[Mapped[np.float32], Mapped[np.float32], Mapped[np.int8]]:
-    """Map crops ``(rows, channels, side, side)``, thumbnails and textures into memory.
+) -> tuple[RowFile[np.float32], RowFile[np.float32], RowFile[np.int8]]:
+    """Open crops, thumbnails and textures.
 
-    Thumbnails are ``(rows, 576)``, textures ``(rows, 128, 128)``.
-
-    The maps are copy-on-write: writing changes memory and not the files. (Torch does not accept
-    read-only arrays.)
+    Their rows are ``(channels, side, side)``, ``(576,)`` and ``(128, 128)``.
 
     Raises:
         OSError: A file cannot be read.
@@ -298,19 +360,10 @@ def map_rows(
     """
     crops, thumbnails, textures, _ = _paths(folder, number)
     return (
-        _map(crops, FLOAT, (rows, channels, side, side)),
-        _map(thumbnails, FLOAT, (rows, THUMBNAIL)),
-        _map(textures, np.dtype(np.int8), (rows, TEXTURE, TEXTURE)),
+        RowFile(crops, rows, (channels, side, side), FLOAT),
+        RowFile(thumbnails, rows, (THUMBNAIL,), FLOAT),
+        RowFile(textures, rows, (TEXTURE, TEXTURE), np.dtype(np.int8)),
     )
-
-
-def _map(path: Path, kind: np.dtype[Pixel], shape: tuple[int, ...]) -> Mapped[Pixel]:
-    try:
-        return np.memmap(path, dtype=kind, mode="c", shape=shape)
-    except FileNotFoundError:
-        raise ValueError(f"{path.name} is missing") from None
-    except ValueError as error:
-        raise ValueError(f"{path.name}: {error}") from None
 
 
 def _paths(folder: Path, number: int) -> tuple[Path, Path, Path, Path]:

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from statistics import median
 
-from hydrakit.data.prepared.crop import is_flat
-from hydrakit.data.prepared.index import ExcludedCase, PreparedCase, PreparedDataset
+from hydrakit.data.identity import patient_of
+from hydrakit.data.prepared.crop import crop_fault, is_flat
+from hydrakit.data.prepared.index import ExcludedCase, Index, PreparedCase, PreparedDataset
 from hydrakit.data.quality.duplicates import (
     Copy,
-    assign_groups,
     compare_images,
     copy_groups,
 )
 from hydrakit.data.quality.issues import PROBLEMS, WARNINGS
-from hydrakit.data.quality.leakage import assign_splits, find_leaks, shortcut_facts
+from hydrakit.data.quality.leakage import (
+    assign_splits,
+    find_leaks,
+    reading_warnings,
+    shortcut_facts,
+    unit_names,
+)
+from hydrakit.data.quality.shortcuts import mixed_units
+from hydrakit.data.quality.split import DeclaredSplitError
 from hydrakit.data.quality.summary import (
     CheckedCase,
     ConflictGroup,
@@ -29,13 +39,16 @@ from hydrakit.data.quality.summary import (
 )
 from hydrakit.data.read import class_names, read_samples
 from hydrakit.errors import DataError
-from hydrakit.hooks import DatasetAdapter, Label, OptionValue, Unusable
+from hydrakit.hooks import DatasetAdapter, FieldOfView, Label, OptionValue, Unusable
 from hydrakit.plan.model import Split
 from hydrakit.plan.profiles import SUPPORT_SPLIT, TARGET_SPLIT
 from hydrakit.plan.results import ShortcutFact
 from hydrakit.stats.tasks import strata, strata_names
 
 MAX_SHORTCUTS = 3
+MAX_CHANNELS = 4  # colour and transparency; more are often another dimension of an array
+MIN_SIDE = 16
+MAX_SHARE = 2  # times the image's width that a field of view is expected to have at most
 # Display order of facts; others follow by name.
 FACT_ORDER = (
     "width",
@@ -83,12 +96,13 @@ def summarise(
     labelled = [case for case in index.cases if case.label is not None]
     split = split or default_split(labelled)
     result = _assign_splits(adapter, prepared, split=split, seed=seed)
+    written: dict[str, str] = {}  # first spelling of each patient
     cases = tuple(
         CheckedCase(
             key=case.key,
             label=case.label,
             classes=class_names(case.label, adapter.task, adapter.classes),
-            patient=case.patient,
+            patient=written.setdefault(patient_of(case, exact=adapter.exact_names), case.patient),
             finding=case.finding,
             subgroups=case.subgroups,
             split=result.splits.get(case.key),
@@ -117,8 +131,38 @@ def summarise(
         conflicts=tuple(_conflict_group(keys, prepared) for keys in result.conflicts),
         shortcuts=shortcuts,
         problems=(*_too_few_usable(len(cases), len(index.excluded)), *result.problems),
-        warnings=tuple(_warnings(index.excluded, groups, shortcuts)),
+        warnings=(
+            *_patient_warnings(prepared, adapter),
+            *_warnings(index.excluded, groups, shortcuts, index.cases),
+            *_shape_warnings(index, adapter.field_of_view),
+        ),
+        remarks=tuple(remark.text for remark in index.remarks if not remark.warning),
+        prepared=_local_time(prepared.reused_since),
     )
+
+
+def _local_time(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def _patient_warnings(prepared: PreparedDataset, adapter: DatasetAdapter) -> Iterator[Issue]:
+    for text in reading_warnings(prepared, adapter):
+        yield _warning("reading", text)
+    cases = prepared.index.cases
+    unnamed = sum(case.patient == case.key for case in cases)
+    if unnamed:
+        which = (
+            "no case names its patient"
+            if unnamed == len(cases)
+            else f"{_cases(unnamed)} name no patient"
+        )
+        yield _warning(
+            "patients",
+            f"{which}: each image counts as its own patient, so that images of one person can be "
+            "in several splits, and results too good: name the patients if a person has several",
+        )
 
 
 def _intensity(prepared: PreparedDataset, case: PreparedCase) -> dict[str, float]:
@@ -132,7 +176,7 @@ def _intensity(prepared: PreparedDataset, case: PreparedCase) -> dict[str, float
 
 
 def excluded_if_none_usable(
-    adapter: DatasetAdapter, root: Path, options: Mapping[str, OptionValue]
+    adapter: DatasetAdapter, root: Path, options: Mapping[str, OptionValue], *, patch: int
 ) -> list[ExcludedCase] | None:
     """Return all cases of a dataset with their reasons if none is usable, otherwise None."""
     excluded = []
@@ -141,6 +185,8 @@ def excluded_if_none_usable(
             excluded.append(ExcludedCase(key=case.key, reason=case.reason))
         elif is_flat(case.image):
             excluded.append(ExcludedCase(key=case.key, reason="the image has no contrast"))
+        elif fault := crop_fault(case, adapter.field_of_view, patch):
+            excluded.append(ExcludedCase(key=case.key, reason=fault))
         else:
             return None
     return excluded
@@ -160,7 +206,7 @@ def summarise_unusable(adapter: DatasetAdapter, unusable: Sequence[ExcludedCase]
         cases=(),
         unusable=tuple(unusable),
         problems=tuple(_too_few_usable(0, len(unusable))),
-        warnings=tuple(_warnings(unusable, (), ())),
+        warnings=tuple(_warnings(unusable, (), (), ())),
     )
 
 
@@ -186,6 +232,7 @@ def _warnings(
     unusable: Sequence[ExcludedCase],
     groups: Sequence[Sequence[int]],
     shortcuts: Sequence[ShortcutFact],
+    cases: Sequence[PreparedCase],
 ) -> Iterator[Issue]:
     for reason, count in Counter(case.reason for case in unusable).most_common():
         keys = [case.key for case in unusable if case.reason == reason]
@@ -197,6 +244,9 @@ def _warnings(
             f"{_cases(copied)} are copies of another patient's image, in {len(groups)} "
             f"group{'' if len(groups) == 1 else 's'}: a run keeps each in one split (`--copies`)",
         )
+    units = mixed_units(case.facts for case in cases)
+    if units is not None:
+        yield _warning("units", units)
     strong = [each for each in shortcuts if each.strong]
     for each in strong[:MAX_SHORTCUTS]:
         yield _warning(
@@ -211,6 +261,40 @@ def _warnings(
     if only:
         entries = [f"{fact} {value} ({name!r}, {n} patients)" for fact, value, name, n in only]
         yield _warning("shortcut", f"values that only one class has: {', '.join(entries)}")
+
+
+def _shape_warnings(index: Index, view: FieldOfView) -> Iterator[Issue]:
+    """Warn of images whose shape or pixel spacing is probably read wrongly."""
+    if index.channels > MAX_CHANNELS:
+        yield _warning(
+            "shape",
+            f"the images have {index.channels} channels: check that these are channels, and not "
+            "the rows, columns or slices of an image",
+        )
+    small, wide = [], []
+    for case in index.cases:
+        height, width, row, column = (
+            value if isinstance(value := case.facts.get(name), float) else math.inf
+            for name in ("height", "width", "row spacing", "column spacing")
+        )
+        if min(height, width) < MIN_SIDE:
+            small.append(case.key)
+        if max(height * row, width * column) * MAX_SHARE < (view.millimetres or 0):
+            wide.append(case.key)
+    if small:
+        yield _warning(
+            "shape",
+            f"{_cases(len(small))} with a side under {MIN_SIDE} pixels: check that its dimensions "
+            "are height and width",
+            small,
+        )
+    if wide:
+        yield _warning(
+            "shape",
+            f"{_cases(len(wide))}, image less than 1/{MAX_SHARE} as wide as the field of view of "
+            f"{view.millimetres:g} mm: check the pixel spacing",
+            wide,
+        )
 
 
 def _cases(count: int) -> str:
@@ -257,11 +341,12 @@ def _assign_splits(
         conflicts = leakage.conflicts
     except DataError as error:
         copies, conflicts = find_leaks({adapter.name: prepared}, {adapter.name: adapter})
-        names = _units_by_key(cases, copies)
+        names = _units_by_key(cases, adapter, copies)
         problems += _declared_clashes(cases, names)  # its message would name patients
         if not problems:
             text = str(error).removeprefix(f"{adapter.name}: ")
-            problems.append(_problem("few patients", text))
+            declared = isinstance(error, DeclaredSplitError)
+            problems.append(_problem("declared splits" if declared else "few patients", text))
     own = conflicts.get(adapter.name, [])
     problems += _conflicts(cases, own, adapter)
     return _SplitResult(copies, own, splits, names, problems)
@@ -293,10 +378,11 @@ def _conflicts(
     )
 
 
-def _units_by_key(cases: Sequence[PreparedCase], copies: Sequence[Copy]) -> dict[str, str]:
+def _units_by_key(
+    cases: Sequence[PreparedCase], adapter: DatasetAdapter, copies: Sequence[Copy]
+) -> dict[str, str]:
     """Return the name of each case's unit (patient, group or copies), by key."""
-    patients, groups = [case.patient for case in cases], [case.group for case in cases]
-    names = assign_groups([""] * len(cases), patients, groups, copies)
+    names = unit_names([adapter.name] * len(cases), cases, {adapter.name: adapter}, copies)
     return {case.key: name for case, name in zip(cases, names, strict=True)}
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydrakit.data.quality.components import connected_components
-from hydrakit.errors import DataError
+from hydrakit.errors import DataError, command_line
 from hydrakit.hooks import Label
 
 GRID = 32
@@ -556,7 +556,8 @@ def conflict_error(
     return DataError(
         f"{dataset}: {names[one]} ({labels[one]}) and {names[other]} ({labels[other]}) are copies "
         f"of one image with different labels{more}: correct the labels, or leave all of them out "
-        f"with `--conflicts drop` (see `hydrakit datasets check {dataset}`)"
+        "with `--conflicts drop` "
+        f"(see `{command_line('hydrakit', 'datasets', 'check', dataset)}`)"
     )
 
 
@@ -586,6 +587,7 @@ def assign_groups(
     copies: Sequence[Copy],
     *,
     people: Mapping[str, str] | None = None,
+    identities: Sequence[str] | None = None,
 ) -> list[str]:
     """Return, for each case of one or several datasets, the name of the unit it must stay with.
 
@@ -599,16 +601,21 @@ def assign_groups(
         copies: Copies from `find_duplicates` over these cases.
         people: Cohort of each dataset: in datasets of one cohort, equal patient identifiers mean
             the same patient. A dataset without an entry has its own patients.
+        identities: Form in which each case's patient is also compared
+            (`hydrakit.data.identity.patient_of`); None compares patients as they are written.
 
     Returns:
         For each case, ``DATASET/PATIENT`` of the first case of its unit.
     """
     sources = people or {}
-    first: dict[tuple[str, str, str], int] = {}
+    first: dict[tuple[str, ...], int] = {}
     links = [(copy.one, copy.other) for copy in copies]
-    for index, (dataset, patient, group) in enumerate(zip(datasets, patients, groups, strict=True)):
+    rows = zip(datasets, patients, identities or patients, groups, strict=True)
+    for index, (dataset, patient, identity, group) in enumerate(rows):
         source = ("source", sources[dataset]) if dataset in sources else ("dataset", dataset)
-        links.append((first.setdefault((*source, patient), index), index))
+        # As written too: datasets of one cohort may differ in `DatasetAdapter.exact_names`.
+        for name in ((*source, patient), ("normal", *source, identity)):
+            links.append((first.setdefault(name, index), index))
         if group is not None:
             links.append((first.setdefault(("group", dataset, group), index), index))
     names = [""] * len(datasets)

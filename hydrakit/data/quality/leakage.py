@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 
+from hydrakit.data.identity import is_identified, names_nobody, normal_name, patient_of
 from hydrakit.data.prepared.index import Index, PreparedCase, PreparedDataset
 from hydrakit.data.quality.duplicates import (
     MIN_AGREEMENT,
@@ -44,6 +47,7 @@ from hydrakit.storage.paths import cache_folder
 
 FORMAT = 2  # version of the cached list of copies; increase when the detection changes
 WITHHELD = "withheld"
+_log = logging.getLogger(__name__)
 DROPPED = "dropped"
 CONFLICTING = "conflicting"
 
@@ -100,6 +104,8 @@ def check_leakage(
     prepared: Mapping[str, PreparedDataset],
     adapters: Mapping[str, DatasetAdapter],
     plan: Plan,
+    *,
+    begun: bool = False,
 ) -> LeakageResult:
     """Find copies, refuse copies with conflicting labels, and split every dataset of a plan.
 
@@ -107,10 +113,17 @@ def check_leakage(
         prepared: Prepared patches of the datasets, by name.
         adapters: Adapters of the datasets, by name.
         plan: Plan with the splits and the treatment of copies.
+        begun: Only warn of patients with the same names in two datasets: the run has trained.
 
     Raises:
-        DataError: A dataset has too few cases for its splits, or copies have different labels.
+        DataError: A dataset has too few cases for its splits, copies have different labels, or two
+            datasets without a common cohort have patients of the same names.
     """
+    for name, each in prepared.items():
+        for text in reading_warnings(each, adapters[name]):
+            _log.warning("%s: %s", name, text)
+    for one, other in combinations(prepared, 2):
+        _check_people(prepared, adapters, (one, other), strangers=plan.strangers, begun=begun)
     order = sorted(prepared, key=lambda name: name != plan.target)
     splits = {name: plan.dataset(name).split for name in order}
     return assign_splits(
@@ -133,15 +146,15 @@ def assign_splits(
     conflicts: Conflicts,
 ) -> LeakageResult:
     """Check and split datasets in the given order, without a plan; see `check_leakage`."""
-    rows = _labelled(prepared)
-    units = _numbers(_groups(rows, adapters, ()))
+    rows, units = _labelled(prepared, adapters)
     duplicates = _find_copies(prepared, rows, units)
     conflicting = _find_conflicts(prepared, rows, units, duplicates)
     if conflicting and conflicts == "error":
         _refuse_conflicts(conflicting, rows, adapters)
     out = {i for each in conflicting for i in each.cases} if conflicts == "drop" else set()
     dropped = duplicates_to_drop(duplicates, units, unused=out) if copies == "drop" else set()
-    names = _groups(rows, adapters, duplicates if copies == "group" else ())
+    datasets, cases = [row.dataset for row in rows], [row.case for row in rows]
+    names = unit_names(datasets, cases, adapters, duplicates if copies == "group" else ())
 
     unit_splits: dict[str, str] = {}  # the split of each unit in the datasets before
     assigned: dict[str, dict[str, str]] = {name: {} for name in prepared}
@@ -166,9 +179,9 @@ def assign_splits(
                 unit_splits[names[i]] = split
     groups = copy_groups(duplicates, len(rows))
     copied = [rows[i].dataset for group in groups for i in group]
-    unit_names = names if copies == "group" else _groups(rows, adapters, duplicates)
+    all_names = names if copies == "group" else unit_names(datasets, cases, adapters, duplicates)
     by_key: dict[str, dict[str, str]] = {name: {} for name in prepared}
-    for row, unit in zip(rows, unit_names, strict=True):
+    for row, unit in zip(rows, all_names, strict=True):
         by_key[row.dataset][row.case.key] = unit
     return LeakageResult(
         splits=assigned,
@@ -188,13 +201,15 @@ def find_leaks(
     Returns:
         Copies, with indices into all labelled cases, and `LeakageResult.conflicts`.
     """
-    rows = _labelled(prepared)
-    units = _numbers(_groups(rows, adapters, ()))
+    rows, units = _labelled(prepared, adapters)
     copies = _find_copies(prepared, rows, units)
     return copies, _conflicts_by_dataset(_find_conflicts(prepared, rows, units, copies), rows)
 
 
-def _labelled(prepared: Mapping[str, PreparedDataset]) -> list[_LabelledCase]:
+def _labelled(
+    prepared: Mapping[str, PreparedDataset], adapters: Mapping[str, DatasetAdapter]
+) -> tuple[list[_LabelledCase], list[int]]:
+    """Return the labelled cases of all datasets, and the number of each one's unit."""
     rows: list[_LabelledCase] = []
     for name, each in prepared.items():
         labelled = [
@@ -203,12 +218,8 @@ def _labelled(prepared: Mapping[str, PreparedDataset]) -> list[_LabelledCase]:
         if not labelled:
             raise DataError(f"{name}: no case has a label: label some cases to train on it")
         rows += labelled
-    return rows
-
-
-def splits_digest(splits: Mapping[str, str]) -> str:
-    """Return the SHA-256 of the split of every case: equal if a dataset is split equally."""
-    return hashlib.sha256(json.dumps(sorted(splits.items())).encode()).hexdigest()
+    datasets, cases = [row.dataset for row in rows], [row.case for row in rows]
+    return rows, _numbers(unit_names(datasets, cases, adapters, ()))
 
 
 def _fixed(row: _LabelledCase, earlier: str | None) -> str | None:
@@ -249,19 +260,134 @@ def _split(
     )
 
 
-def _groups(
-    rows: Sequence[_LabelledCase],
+def unit_names(
+    datasets: Sequence[str],
+    cases: Sequence[PreparedCase],
     adapters: Mapping[str, DatasetAdapter],
     copies: Sequence[Copy],
 ) -> list[str]:
-    """Return the name of each case's unit: the cases that must stay in one split."""
-    cohorts = {name: each.cohort for name, each in adapters.items() if each.cohort is not None}
+    """Return the name of each case's unit: the cases that must stay in one split.
+
+    Args:
+        datasets: Name of each case's dataset.
+        cases: Cases of one or several datasets.
+        adapters: Adapters of the datasets, by name.
+        copies: Copies from `find_duplicates` over these cases.
+    """
+    exact = [adapters[dataset].exact_names for dataset in datasets]
+    groups = [
+        None if case.group is None else normal_name(case.group, exact=each)
+        for case, each in zip(cases, exact, strict=True)
+    ]
     return assign_groups(
-        [row.dataset for row in rows],
-        [row.case.patient for row in rows],
-        [row.case.group for row in rows],
+        datasets,
+        [case.patient for case in cases],
+        groups,
         copies,
-        people=cohorts,
+        people={
+            name: normal_name(each.cohort)
+            for name, each in adapters.items()
+            if each.cohort is not None
+        },
+        identities=[patient_of(case, exact=each) for case, each in zip(cases, exact, strict=True)],
+    )
+
+
+def unit_numbers_of(cases: Sequence[PreparedCase], adapter: DatasetAdapter) -> list[int]:
+    """Return the number of each case's unit, patient or group, without regard to copies."""
+    return _numbers(unit_names([adapter.name] * len(cases), cases, {adapter.name: adapter}, ()))
+
+
+def reading_warnings(prepared: PreparedDataset, adapter: DatasetAdapter) -> Iterator[str]:
+    """Yield warnings about how a dataset was read, and about its names."""
+    yield from (remark.text for remark in prepared.index.remarks if remark.warning)
+    if adapter.exact_names:
+        return
+    cases = prepared.index.cases
+    yield from _spellings(cases)
+    nobody = [case for case in cases if case.patient != case.key and names_nobody(case.patient)]
+    if nobody:
+        yield (
+            f"the patient of {nobody[0].key} is NA, unknown or alike, as is that of "
+            f"{len(nobody) - 1} other cases; cases with the same word count as one patient: name "
+            "the patients"
+        )
+
+
+def _spellings(cases: Sequence[PreparedCase]) -> Iterator[str]:
+    """Warn of patients and groups that are written in several ways; name cases, not patients."""
+    for what in ("patient", "group"):
+        first: dict[str, PreparedCase] = {}
+        pairs: dict[str, PreparedCase] = {}
+        for case in cases:
+            name = case.patient if what == "patient" else case.group
+            if name is None or (what == "patient" and case.patient == case.key):
+                continue
+            normal = normal_name(name)
+            before = first.setdefault(normal, case)
+            if name != (before.patient if what == "patient" else before.group):
+                pairs.setdefault(normal, case)
+        for normal, case in list(pairs.items())[:1]:
+            one = f"1 {what} is" if len(pairs) == 1 else f"{len(pairs)} {what}s are"
+            yield (
+                f"{one} written in several ways (first in {first[normal].key} and {case.key}), "
+                "which count as one: write each name in one way, or declare "
+                "`exact_names = true` if they differ"
+            )
+
+
+def _check_people(
+    prepared: Mapping[str, PreparedDataset],
+    adapters: Mapping[str, DatasetAdapter],
+    pair: tuple[str, str],
+    *,
+    strangers: bool,
+    begun: bool,
+) -> None:
+    """Check that two datasets share patients if, and only if, they are of one cohort.
+
+    Args:
+        prepared: Prepared patches of the datasets, by name.
+        adapters: Adapters of the datasets, by name.
+        pair: Names of the two datasets.
+        strangers: Whether equal names in datasets without a common cohort are a coincidence.
+        begun: Whether to warn only.
+
+    Raises:
+        DataError: They have patients of the same names, but no common cohort.
+    """
+    one, other = pair
+    names = {
+        name: {
+            normal_name(case.patient)
+            for case in prepared[name].index.cases
+            if case.label is not None and is_identified(case)
+        }
+        for name in pair
+    }
+    shared = len(names[one] & names[other])
+    cohorts = [adapters[name].cohort for name in pair]
+    if None not in cohorts and normal_name(cohorts[0] or "") == normal_name(cohorts[1] or ""):
+        if not shared:
+            _log.warning(
+                "%s and %s are of the cohort %r, but have no patient in common: check that both "
+                "write the same names",
+                *(one, other, cohorts[0]),
+            )
+        return
+    if not shared or strangers:
+        return
+    text = (
+        f"{one}: {shared} of its {len(names[one])} patients have the names of patients of {other}"
+    )
+    if begun:
+        _log.warning("%s: if they are the same people, results are too good", text)
+        return
+    raise DataError(
+        f"{text}: if they are the same people, give both datasets the same cohort "
+        '(`cohort = "NAME"` in both dataset.toml files or adapters), which puts each patient into '
+        "one split; if the names coincide by chance, add `--strangers` (in the file of a plan: "
+        '"strangers": true)'
     )
 
 
@@ -440,7 +566,8 @@ def data_facts(index: Index, adapter: DatasetAdapter, leakage: LeakageResult) ->
             for split, cases in by_split.items()
         },
         patients={
-            split: len({case.patient for case in cases}) for split, cases in by_split.items()
+            split: len({patient_of(case, exact=adapter.exact_names) for case in cases})
+            for split, cases in by_split.items()
         },
         unlabelled=len(index.cases) - len(labelled),
         excluded=dict(Counter(case.reason for case in index.excluded)),
@@ -452,6 +579,9 @@ def data_facts(index: Index, adapter: DatasetAdapter, leakage: LeakageResult) ->
         withheld=excluded[WITHHELD],
         unused=excluded[UNUSED],
         shortcuts=shortcut_facts(index.cases, adapter, leakage.units[adapter.name]),
+        classes=adapter.classes,
+        task=adapter.task,
+        field_of_view=adapter.field_of_view,
     )
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hydrakit.data.dicom.grey import RESCALE_TAGS
 from hydrakit.data.read import LoadedSample
 from hydrakit.stats import metrics
 from hydrakit.stats.intervals import newcombe_interval
@@ -61,11 +62,12 @@ class Shortcut:
 
 
 def image_facts(sample: LoadedSample) -> dict[str, Fact]:
-    """Return facts that every image has: size, aspect ratio, border value, spacing.
+    """Return facts of an image's pixels: size, aspect ratio, border value, spacing, padding.
 
     Returns:
         Facts by name. ``border value`` is the mean of the outermost pixels, in the image's unit.
-        ``row spacing`` and ``column spacing``, in millimetres, are present if the sample has them.
+        ``row spacing`` and ``column spacing``, in millimetres, are present if the sample has them;
+        ``padding``, the share of pixels that are padding, is present if there are any.
     """
     image = sample.image
     height, width = image.shape[1:]
@@ -80,7 +82,21 @@ def image_facts(sample: LoadedSample) -> dict[str, Fact]:
     }
     if sample.spacing is not None:
         facts["row spacing"], facts["column spacing"] = sample.spacing
+    if sample.padding is not None:
+        facts["padding"] = float(sample.padding.mean())
     return facts
+
+
+def mixed_units(facts: Iterable[Mapping[str, Fact]]) -> str | None:
+    """Say that only some of a dataset's DICOM files state the unit of their values; None if not."""
+    tags = Counter(case_facts.get(RESCALE_TAGS) for case_facts in facts)
+    if not (tags["none"] and tags["applied"]):
+        return None
+    return (
+        f"{tags['none']} cases have no RescaleSlope and RescaleIntercept, and keep their stored "
+        f"values, beside {tags['applied']} cases that were rescaled: check that all values are in "
+        "one unit, or set rescale = true to leave the files without these tags out"
+    )
 
 
 def find_shortcuts(

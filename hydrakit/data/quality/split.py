@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydrakit.data.quality.components import connected_components
-from hydrakit.errors import DataError
+from hydrakit.errors import DataError, command_line
 from hydrakit.plan.model import Split
 
 SPLITS = ("train", "val", "test")
@@ -64,6 +64,8 @@ def split_cases(
         parts = len([share for share in shares if share > 0])
         _check_enough(counts, parts, names=names, dataset=dataset)
         assigned = _assign(counts, np.array(shares), order, fixed)
+        if assigned is None and (fixed >= 0).any():
+            _check_fixed(counts, fixed, shares, names=names, dataset=dataset)
         if assigned is None:
             rarest = int(np.argmin((counts > 0).sum(axis=0)))
             raise DataError(_too_few(dataset, names[rarest], counts[:, rarest], parts))
@@ -144,6 +146,33 @@ def _fixed_splits(
     return splits
 
 
+class DeclaredSplitError(DataError):
+    """A split that the dataset declares lacks a class, and no case is free to fill it."""
+
+
+def _check_fixed(
+    counts: NDArray[np.float64],
+    fixed: NDArray[np.int64],
+    shares: Sequence[float],
+    *,
+    names: Sequence[str],
+    dataset: str,
+) -> None:
+    """Raise DeclaredSplitError if the fixed splits leave too few units of a class for others."""
+    for label, name in enumerate(names):
+        lacking = [
+            SPLITS[index]
+            for index, share in enumerate(shares)
+            if share > 0 and not counts[fixed == index, label].any()
+        ]
+        if len(lacking) > (counts[fixed < 0, label] > 0).sum():
+            raise DeclaredSplitError(
+                f"{dataset}: its declared splits have no case of class {name!r} in "
+                f"{' and '.join(map(repr, lacking))}, where every split needs some: declare some "
+                "there, or declare no split for some cases, so that hydrakit can choose"
+            )
+
+
 def _check_enough(
     counts: NDArray[np.float64], splits: int, *, names: Sequence[str], dataset: str
 ) -> None:
@@ -152,7 +181,7 @@ def _check_enough(
         if available == 0:
             raise DataError(
                 f"{dataset}: class {name!r} has no usable case: every class needs some "
-                f"(see `hydrakit datasets check {dataset}`)"
+                f"(see `{command_line('hydrakit', 'datasets', 'check', dataset)}`)"
             )
         if available < splits:
             raise DataError(_too_few(dataset, name, counts[:, label], splits))
@@ -160,7 +189,8 @@ def _check_enough(
 
 def _too_few(dataset: str, name: str, counts: NDArray[np.float64], splits: int) -> str:
     available = int((counts > 0).sum())
-    fewer = f", or give it no test split (`--split {dataset}=9-1`)" if splits > 2 else ""
+    option = command_line("--split", f"{dataset}=9-1")
+    fewer = f", or give it no test split (`{option}`)" if splits > 2 else ""
     patients = "patient" if available == 1 else "patients"
     return (
         f"{dataset}: {available} {patients} with class {name!r} (those of one group count once): "

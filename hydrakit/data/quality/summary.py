@@ -39,7 +39,7 @@ class CheckedCase(Frozen):
         key: Identity of the case, unique in its dataset.
         label: Label of the case; None if it is unknown.
         classes: Names for the label (`hydrakit.data.read.class_names`).
-        patient: Pseudonymous patient identifier.
+        patient: Pseudonymous patient identifier; of several spellings, the first.
         finding: Key of the first case of the finding.
         split: Split of the case in a run; None without a label, or if no split is possible.
         subgroups: Subgroups of the case and their values.
@@ -129,6 +129,9 @@ class Summary(Frozen):
         shortcuts: How well facts predict the class, strongest first.
         problems: Issues that make results invalid.
         warnings: Issues that are worth checking.
+        remarks: How the dataset was read, such as columns and files that are not used.
+        prepared: When the prepared data was made, as local date and time, if the check reused it
+            without reading the dataset; None otherwise.
     """
 
     dataset: str
@@ -149,6 +152,8 @@ class Summary(Frozen):
     shortcuts: tuple[ShortcutFact, ...] = ()
     problems: tuple[Issue, ...] = ()
     warnings: tuple[Issue, ...] = ()
+    remarks: tuple[str, ...] = ()
+    prepared: str | None = None
 
     @property
     def splits(self) -> tuple[str, ...]:

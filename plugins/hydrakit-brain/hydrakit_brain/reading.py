@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from hydrakit.data.safe_paths import open_file
 from hydrakit.errors import DataError
 from hydrakit.hooks import Sample, Unusable
 
@@ -94,11 +95,12 @@ def _open_image(path: Path) -> Iterator[Image.Image]:
     if path.suffix.lower() not in SUFFIXES:
         raise DataError("is not a .jpg, .jpeg or .png file: convert it, or move it elsewhere")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=("JPEG", "PNG"))
-        with image:
-            yield image
+        with open_file(path) as file:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                image = Image.open(file, formats=("JPEG", "PNG"))
+            with image:
+                yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(f"has more than {Image.MAX_IMAGE_PIXELS} pixels: scale it down") from None
     except (OSError, EOFError, SyntaxError, ValueError, zlib.error, struct.error) as error:

@@ -71,7 +71,7 @@ def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
         classes=("benign", "malignant"),
         read=_read,
         field_of_view=_FIELD_OF_VIEW,
-        version="3",
+        version="4",
         layout="the calibration sheet, the test sheet (with truth, except for prediction), or both "
         "(.xlsx or .csv) anywhere below the folder, and the DICOM images in folders of any name",
         how_to_get="The Cancer Imaging Archive, collection SPIE-AAPM Lung CT Challenge, "

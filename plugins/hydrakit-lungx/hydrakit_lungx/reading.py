@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hydrakit.data.dicom import Header, MissingCodecError, index_headers, read_pixels, walk
-from hydrakit.data.dicom.geometry import has_plane, sorted_stack
+from hydrakit.data.dicom.geometry import has_plane, sorted_stack, stack_fault
+from hydrakit.data.identity import normal_name
+from hydrakit.data.padding import concatenate
 from hydrakit.errors import DataError
 from hydrakit.hooks import Sample, Unusable
 from hydrakit_lungx.sheets import SETS, SUSPICIOUS, UNLABELLED, Nodule, find_sheets
@@ -37,7 +39,7 @@ NO_INSTANCE = "no slice with the listed image number"
 SEVERAL_SLICES = "several slices with the listed image number"
 OUTSIDE = "nodule outside the image"
 NO_SPACING = "image without pixel spacing"
-NO_NEIGHBOURS = "neighbouring slices without position in the patient, or of another size"
+NO_NEIGHBOURS = "neighbouring slices without position in the patient, or of another size or spacing"
 UNREADABLE = "image file cannot be read"
 
 # Hounsfield units. ``nodule`` ranges from air to bone: values below -1000 occur only outside the
@@ -74,7 +76,7 @@ def read(root: Path, options: LungOptions) -> Iterator[Sample | Unusable]:
     scans: defaultdict[str, list[Header]] = defaultdict(list)
     for header in index_headers(root, files=files):
         if header.modality == "CT" and "LOCALIZER" not in header.image_type:
-            scans[header.patient_id.casefold()].append(header)
+            scans[normal_name(header.patient_id)].append(header)
     settings = _Options(
         labels={
             "benign": 0,
@@ -90,7 +92,7 @@ def read(root: Path, options: LungOptions) -> Iterator[Sample | Unusable]:
             if nodule.label == SUSPICIOUS and options.suspicious == "drop":
                 yield Unusable(key=nodule.key, reason=DROPPED)
             else:
-                yield _case(nodule, scans.get(nodule.scan.casefold(), []), settings)
+                yield _case(nodule, scans.get(normal_name(nodule.scan), []), settings)
 
 
 def _case(nodule: Nodule, headers: Sequence[Header], settings: _Options) -> Sample | Unusable:
@@ -102,8 +104,8 @@ def _case(nodule: Nodule, headers: Sequence[Header], settings: _Options) -> Samp
     if header.spacing is None:
         return Unusable(key=nodule.key, reason=NO_SPACING)
     channels = _neighbours(header, headers, settings.slices)
-    if not channels:
-        return Unusable(key=nodule.key, reason=NO_NEIGHBOURS)
+    if isinstance(channels, str):
+        return Unusable(key=nodule.key, reason=channels)
     return Sample(
         image=partial(_image, channels, settings.window),
         label=settings.labels[nodule.label],
@@ -131,29 +133,30 @@ def _image(channels: Sequence[Header], window: tuple[float, float]) -> NDArray[n
 def _pixels(channels: Sequence[Header], window: tuple[float, float]) -> NDArray[np.float32]:
     """Read slices in Hounsfield units, clipped to the window, ``(channels, height, width)``.
 
-    A single slice is ``(height, width)``.
+    Pixels outside of the reconstruction (PixelPaddingValue) are masked.
     """
     slices = {header.path: read_pixels(header.path, rescale=True) for header in channels}
-    image: NDArray[np.float32] = np.stack([slices[header.path] for header in channels])
-    return (image if len(channels) > 1 else image[0]).clip(*window)
+    image = concatenate([slices[header.path][np.newaxis] for header in channels])
+    return image.clip(*window)
 
 
-def _neighbours(header: Header, headers: Sequence[Header], count: int) -> list[Header]:
+def _neighbours(header: Header, headers: Sequence[Header], count: int) -> list[Header] | str:
     """Return ``count`` consecutive slices along the slice's normal, with the slice in the middle.
 
-    Beyond the ends of the scan, the first or last slice is repeated. The result is empty if the
-    slices lack planes or differ in size.
+    Beyond the ends of the scan, the first or last slice is repeated. If the slices lack planes,
+    differ in size or pixel spacing, or if one is missing or double, the result is the reason.
     """
     if count == 1:
         return [header]
     if not has_plane(header):
-        return []
+        return NO_NEIGHBOURS
     stack = sorted_stack(headers, header)
     middle = stack.index(header)
     positions = range(middle - count // 2, middle + count // 2 + 1)
     channels = [stack[min(max(at, 0), len(stack) - 1)] for at in positions]
-    sizes = {(channel.rows, channel.columns) for channel in channels}
-    return channels if len(sizes) == 1 else []
+    if len({(channel.rows, channel.columns, channel.spacing) for channel in channels}) > 1:
+        return NO_NEIGHBOURS
+    return stack_fault(channels, headers) or channels
 
 
 def _slice(nodule: Nodule, headers: Sequence[Header]) -> Header | str:

@@ -279,7 +279,8 @@ def _scan(text: str) -> str:
 
 
 def _count(what: str, text: str) -> int:
-    if re.fullmatch(r"[0-9]{1,9}(\.0+)?", text) and (number := int(float(text))) > 0:
+    # Not 1.000: in some countries that is a thousand.
+    if re.fullmatch(r"[0-9]{1,9}(\.00?)?", text) and (number := int(float(text))) > 0:
         return number
     raise ValueError(f"{what} is {quote(text)}: must be a whole number from 1 on")
 
@@ -288,8 +289,17 @@ def _position(text: str) -> tuple[int, int]:
     """Parse column and row from one cell.
 
     A spreadsheet may have read ``120,325`` as a number with a thousands separator, 120325: the row
-    is then its last three digits.
+    is then its last three digits. Or it has read ``197,290`` as a number with decimals, 197.29,
+    which may also be ``197,29``: a number is not read if its row has fewer than three digits.
+
+    Raises:
+        ValueError: The cell holds no position, or it may be a number with lost zeros.
     """
+    if re.fullmatch(r"[0-9]{1,3}([.,][0-9]{1,2}|0[0-9]{2})", text):
+        raise ValueError(
+            f"position is {quote(text)}: a spreadsheet may have made this number of a column and a "
+            "row and lost zeros: write them with a blank, as in '197, 290', in a cell of text"
+        )
     number = re.fullmatch(r"([0-9]{1,3})([0-9]{3})(\.0+)?", text)
     pair = number or re.fullmatch(r"\(?([0-9]{1,9})[\s.,;/]+([0-9]{1,9})\)?", text)
     if pair and int(pair[1]) > 0 and int(pair[2]) > 0:

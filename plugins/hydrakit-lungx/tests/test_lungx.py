@@ -17,6 +17,7 @@ from lungx_files import (
     write_scan,
 )
 from pydicom import dcmread
+from pydicom.uid import generate_uid
 
 from hydrakit.errors import DataError
 from hydrakit.hooks import Sample
@@ -184,6 +185,24 @@ def test_neighbouring_slices_are_channels_by_their_planes(tmp_path):
     assert [path.name for path in case.source] == ["z2.dcm", "z1.dcm", "z0.dcm"]
 
 
+def test_a_missing_or_double_neighbour_is_not_replaced(tmp_path):
+    write_scan(tmp_path / "a", instances=(7, 6, 5, 4, 3, 2, 1))
+    one_nodule(tmp_path, image=4)
+    assert isinstance(read(tmp_path, slices=5)[0], Sample)
+    gap = tmp_path / "a" / "z1.dcm"  # image 6
+    whole = gap.read_bytes()
+    gap.unlink()
+    assert isinstance(read(tmp_path, slices=3)[0], Sample)
+    assert only_reason(tmp_path, slices=5) == "a slice of its series is missing"
+    gap.write_bytes(whole)
+    double = dcmread(gap)
+    double.InstanceNumber, double.SOPInstanceUID = 60, generate_uid()
+    double.file_meta.MediaStorageSOPInstanceUID = double.SOPInstanceUID
+    double.save_as(tmp_path / "a" / "double.dcm")
+    assert isinstance(read(tmp_path, slices=3)[0], Sample)
+    assert only_reason(tmp_path, slices=5) == "several images of its series in one plane"
+
+
 def test_neighbours_that_cannot_be_used(tmp_path):
     one_nodule(tmp_path)
     write_scan(tmp_path / "a")
@@ -201,7 +220,8 @@ def test_facts_are_of_the_scanner_and_the_file(tmp_path):
     (case,) = read(tmp_path)
     assert isinstance(case, Sample)
     spacing = {"row spacing (mm)": 0.7, "column spacing (mm)": 0.8}
-    assert case.facts == {"rows": 6, "columns": 8, **spacing, "bits stored": 16}
+    display = {"photometric interpretation": "MONOCHROME2"}
+    assert case.facts == {"rows": 6, "columns": 8, **spacing, "bits stored": 16, **display}
     assert (case.finding, case.subgroups) == ("1", {})
     for path in (tmp_path / "a").iterdir():
         image = dcmread(path)
@@ -209,3 +229,24 @@ def test_facts_are_of_the_scanner_and_the_file(tmp_path):
         image.save_as(path)
     (case,) = read(tmp_path)
     assert case.subgroups == {"scanner": "Brilliance64"}
+
+
+@pytest.mark.parametrize("slices", [1, 3])
+def test_padding_is_masked_and_continues_the_scan(tmp_path, slices):
+    one_nodule(tmp_path)
+    write_scan(tmp_path / "a")
+    for path in (tmp_path / "a").iterdir():
+        scan = dcmread(path)
+        pixels = scan.pixel_array.astype(np.int16)
+        pixels[:, 5] = 1500
+        pixels[:, 6:] = -2000
+        scan.PixelRepresentation, scan.PixelPaddingValue = 1, -2000
+        scan["PixelPaddingValue"].VR = "SS"
+        scan.PixelData = pixels.tobytes()
+        scan.save_as(path)
+    (case,) = read(tmp_path, window="none", slices=slices)
+    assert case.image.shape == (slices, 6, 8)
+    assert (case.image[:, :, 6:] == 1500 - 1024).all()
+    assert case.padding.shape == case.image.shape
+    assert case.padding[:, :, 6:].all()
+    assert not case.padding[:, :, :6].any()

@@ -29,7 +29,7 @@ from hydrakit_lungx.reading import (
     DROPPED,
     NO_IMAGE,
 )
-from hydrakit_lungx.sheets import read_sheet
+from hydrakit_lungx.sheets import _position, read_sheet
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,8 @@ from hydrakit_lungx.sheets import read_sheet
         (120325, (120, 325)),  # what a spreadsheet makes of 120,325
         (95328, (95, 328)),
         (120325.0, (120, 325)),
+        (120.325, (120, 325)),  # no zero can be lost: a row has three digits at most
+        ("97, 29", (97, 29)),
     ],
 )
 @pytest.mark.parametrize("form", ["csv;", "csv,", "xlsx"])
@@ -56,6 +58,29 @@ def test_position_cells(tmp_path, cell, expected, form):
     (nodule,) = sheet.nodules.values()
     assert (nodule.column, nodule.row) == expected
     assert (nodule.key, nodule.image, nodule.label) == ("CT-Training-BE001/1", 7, "benign")
+
+
+@pytest.mark.parametrize("cell", [197.29, 197.3, "197,29", "97.5", 120032, "5012"])
+@pytest.mark.parametrize("form", ["csv;", "csv,", "xlsx"])
+def test_a_number_that_may_have_lost_zeros_is_refused(tmp_path, cell, form):
+    rows = (CALIBRATION_HEADER, ("CT-Training-be001", cell, 7, "benign"))
+    if form == "xlsx":
+        path = write_xlsx(tmp_path / "s.xlsx", *rows)
+    else:
+        path = write_csv(tmp_path / "s.csv", *rows, delimiter=form[-1])
+    with pytest.raises(DataError) as caught:
+        read_sheet(path)
+    assert f"{path}, row 2: position is '{cell}': a spreadsheet may have made" in str(caught.value)
+    assert "write them with a blank" in str(caught.value)
+
+
+@given(column=st.integers(1, 512), row=st.integers(1, 512))
+def test_a_position_read_as_decimals_is_never_another_position(column, row):
+    number = float(f"{column}.{row}")  # what a spreadsheet with decimal commas makes of it
+    try:
+        assert _position(str(number)) == (column, row)
+    except ValueError:
+        assert row < 100 or row % 10 == 0
 
 
 @given(column=st.integers(1, 512), row=st.integers(100, 512))
@@ -145,6 +170,7 @@ def test_two_sheets_that_disagree_on_a_label(tmp_path):
         (("Subject 7", 1, "5, 3", 2, "benign"), "scan is 'Subject 7'"),
         (("LUNGx-CT001",), "diagnosis is ''"),
         (("LUNGx-CT009", 1, "5, 3", 2, "benign"), "listed twice"),
+        (("LUNGx-CT001", 1, "5, 3", "1.000", "benign"), "center image is '1.000'"),
     ],
 )
 def test_wrong_rows_are_told_on_one_line(tmp_path, row, message):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from hydrakit.errors import printable
 from hydrakit_phantom.settings import DATASETS, DIFFICULTY, MAX_PATIENTS, PATIENTS
 
 
@@ -45,6 +46,7 @@ def phantom(out: Path, patients: int, seed: int, datasets: str, difficulty: floa
     The files have the formats of PROSTATEx, LUNGx and the Kaggle brain images, so that the
     adapters for the real data read them. Nothing in them is from a patient.
     """
+    from hydrakit.errors import command_line
     from hydrakit_phantom.write import write_phantom
 
     names = tuple(name.strip() for name in datasets.split(","))
@@ -52,12 +54,11 @@ def phantom(out: Path, patients: int, seed: int, datasets: str, difficulty: floa
         out, patients=patients, seed=seed, datasets=names, difficulty=difficulty
     )
     if written.existed:
-        click.echo(f"{out} already holds this phantom; nothing was written")
+        click.echo(printable(f"{out} already holds this phantom; nothing was written"))
     for name, cases in written.cases.items():
         counts = ", ".join(f"{count} {label}" for label, count in cases.items())
-        click.echo(f"{name}: {counts} in {out / name}")
+        click.echo(printable(f"{name}: {counts} in {out / name}"))
     strategy, order = ("hydra", (*names, names[0])) if len(names) > 1 else ("classical", names)
     click.echo("Synthetic data: for trying the program, not for any medical conclusion.")
-    click.echo(
-        f"next: hydrakit run --strategy {strategy} --datasets {','.join(order)} --data {out}"
-    )
+    words = ["--strategy", strategy, "--datasets", ",".join(order), "--data", out]
+    click.echo(printable(f"next: {command_line('hydrakit', 'run', *words)}"))

@@ -60,11 +60,13 @@ class ProstateOptions:
             "authors chose it; a wrong slice if the images are numbered from head to feet)"
         },
     )
-    intensity: Literal["stored", "authors"] = field(
+    intensity: Literal["stored", "rescaled", "authors"] = field(
         default="stored",
         metadata={
-            "help": "pixel values: stored (as in the file), or authors (8 bits by each slice's own "
-            "window and maximum, bit for bit as the paper's authors computed them)"
+            "help": "pixel values: stored (as in the file), rescaled (by RescaleSlope and "
+            "RescaleIntercept where a file has them; those of the collection have none), or "
+            "authors (8 bits by each slice's own window and maximum, bit for bit as the paper's "
+            "authors computed them)"
         },
     )
 
@@ -100,7 +102,7 @@ def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
         classes=("benign", "significant"),
         read=_read,
         field_of_view=FieldOfView(millimetres=65.0),
-        version="3",
+        version="4",
         layout="ProstateX-Findings-Train.csv and ProstateX-Images-Train.csv (of the test set: "
         "-Test.csv) anywhere below the folder, and the DICOM images in folders of any name",
         how_to_get=f"{_HOW_TO_GET} (and of the test set, for prediction).",
@@ -116,7 +118,7 @@ def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
         classes=tuple(f"grade group {group}" for group in range(1, 6)),
         read=_read_grades,
         field_of_view=FieldOfView(millimetres=65.0),
-        version="2",
+        version="3",
         layout="ProstateX-2-Findings-Train.csv (with the column ggg) and "
         "ProstateX-2-Images-Train.csv anywhere below the folder, and the DICOM images of "
         "PROSTATEx in folders of any name",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,18 +20,26 @@ from hydrakit.data.dicom import (
     walk,
 )
 from hydrakit.data.dicom.geometry import (
+    OTHER_FRAME,
+    SEVERAL_IN_PLANE,
+    ImageFrame,
     Location,
+    crosses_gap,
     frame_in,
     has_plane,
+    in_other_frame,
     in_volume,
+    is_missing,
     nearest_slice,
     resample,
     sorted_stack,
+    stack_fault,
 )
+from hydrakit.data.identity import normal_name
 from hydrakit.errors import DataError
 from hydrakit.hooks import Sample, Unusable
 from hydrakit_prostatex.authors import authors_slice
-from hydrakit_prostatex.series import Candidate, candidates, choose
+from hydrakit_prostatex.series import Candidate, candidates, choose, is_computed
 from hydrakit_prostatex.tables import (
     Finding,
     FindingKey,
@@ -57,6 +65,8 @@ NO_SERIES = {
 NO_B_VALUE = "diffusion images without a b-value"
 NO_GEOMETRY = "images without position in the patient"
 OUTSIDE = "lesion outside the volume"
+MISSING_SLICE = "the lesion's slice is missing from its series"
+MISSING_SERIES = "the computed diffusion series that the table lists is missing"
 NO_INSTANCE = "no slice with InstanceNumber k + 1"
 UNREADABLE = "image file cannot be read"
 
@@ -75,13 +85,13 @@ class _Options:
 
     sequences: tuple[str, ...]
     by_instance: bool
-    as_authors: bool
+    intensity: str
 
     def pixels(self, header: Header) -> NDArray[np.float32]:
         """Read a slice's pixels in the chosen intensities."""
-        if self.as_authors:
+        if self.intensity == "authors":
             return authors_slice(header.path).astype(np.float32)
-        return read_pixels(header.path)
+        return read_pixels(header.path, rescale=None if self.intensity == "rescaled" else False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +127,14 @@ def read(
         listed |= read_listed_series(find_table(files, tables.images, root))
     patients: defaultdict[str, list[Header]] = defaultdict(list)
     for header in index_headers(root, files=files):
-        patients[header.patient_id.casefold()].append(header)
+        patients[normal_name(header.patient_id)].append(header)
     settings = _Options(
         sequences=tuple(options.sequences.split(",")),
         by_instance=options.slice == "instance",
-        as_authors=options.intensity == "authors",
+        intensity=options.intensity,
     )
     for finding in findings:
-        headers = patients.get(finding.patient.casefold(), [])
+        headers = patients.get(normal_name(finding.patient), [])
         yield _case(finding, headers, listed.get(finding.key, []), settings=settings)
 
 
@@ -146,6 +156,8 @@ def _case(
             lesion = _by_instance(lesion, listed)
         if isinstance(lesion, str):
             return Unusable(key=key, reason=lesion)
+        if channels and in_other_frame(channels[0].header, lesion.header):
+            return Unusable(key=key, reason=OTHER_FRAME)
         channels.append(lesion)
     if len(channels) == 1:
         return _one_sequence(finding, key, channels[0], settings)
@@ -156,8 +168,11 @@ def _case(
             read_slices[header.path] = settings.pixels(header)
         return read_slices[header.path]
 
+    stacks = _stacks(channels, own_grids=settings.by_instance)
+    if any(crosses_gap(slices, frame) for slices, frame in stacks):
+        return Unusable(key=key, reason=MISSING_SLICE)
     try:
-        image, centre, spacing = _image(channels, pixels, own_grids=settings.by_instance)
+        image = np.stack([resample(slices, frame, pixels) for slices, frame in stacks])
     except MissingCodecError:
         raise
     except DataError as error:
@@ -169,8 +184,8 @@ def _case(
         patient=finding.patient,
         finding=key,  # two lesions of one slice are two findings
         key=key,
-        centre=centre,
-        spacing=spacing,
+        centre=((GRID_SIDE - 1) / 2, (GRID_SIDE - 1) / 2),
+        spacing=(GRID_SPACING, GRID_SPACING),
         facts=channels[0].header.facts(),
         subgroups=_subgroups(finding, channels[0].header),
         source=tuple(read_slices),
@@ -207,26 +222,21 @@ def _subgroups(finding: Finding, header: Header) -> dict[str, str]:
     return zone | header.subgroups()
 
 
-def _image(
-    channels: Sequence[_LesionSlice],
-    pixels: Callable[[Header], NDArray[np.float32]],
-    *,
-    own_grids: bool,
-) -> tuple[NDArray[np.float32], tuple[float, float], tuple[float, float] | None]:
-    """Combine several sequences; return the image, the lesion's position in it, and its spacing.
+def _stacks(
+    channels: Sequence[_LesionSlice], *, own_grids: bool
+) -> list[tuple[list[Header], ImageFrame]]:
+    """Return the slices of each of several sequences, and the grid onto which they are resampled.
 
-    The sequences are resampled around the lesion onto one grid in the plane of the first one's
-    slice. With ``own_grids``, each is resampled onto a grid in its own slice's plane, because the
-    slices were chosen by number.
+    The lesion is in the middle of the grid, which lies in the plane of the first sequence's slice.
+    With ``own_grids``, each sequence has a grid in its own slice's plane, because the slices were
+    chosen by number.
     """
-    first = channels[0]
-    planes = []
+    stacks = []
     for lesion in channels:
-        target = lesion if own_grids else first
+        target = lesion if own_grids else channels[0]
         frame = frame_in(target.header, target.location, spacing=GRID_SPACING, side=GRID_SIDE)
-        planes.append(resample(sorted_stack(lesion.images, lesion.header), frame, pixels))
-    middle = (GRID_SIDE - 1) / 2
-    return np.stack(planes), (middle, middle), (GRID_SPACING, GRID_SPACING)
+        stacks.append((sorted_stack(lesion.images, lesion.header), frame))
+    return stacks
 
 
 def _find_slice(
@@ -245,6 +255,7 @@ def _find_slice(
     if not matches:
         return NO_SERIES[sequence]
     slices: dict[str, _LesionSlice] = {}
+    incomplete: list[Candidate] = []
     any_plane = False
     for candidate in matches:
         uid = candidate.series.series_uid
@@ -254,10 +265,35 @@ def _find_slice(
         nearest = nearest_slice(images, finding.position)
         if nearest and in_volume(images, *nearest):
             slices[uid] = _LesionSlice(candidate, images, *nearest)
+        elif nearest and is_missing(images, *nearest, slices=_slice_count(candidate, listed)):
+            incomplete.append(candidate)
     best = choose(matches, {uid: abs(each.location.distance) for uid, each in slices.items()})
+    # No other series takes the place of a better one: its values would be others.
+    if any(best is None or each.rank >= best.rank for each in incomplete):
+        return MISSING_SLICE
+    if sequence == "dwi" and not (best and is_computed(best.series.description)):
+        found = {(facts.number, facts.description) for facts in present}
+        if any(is_computed(description) for _, description in names - found):
+            return MISSING_SERIES
     if best is None:
         return OUTSIDE if any_plane else NO_GEOMETRY
-    return NO_B_VALUE if best.rank < 0 else slices[best.series.series_uid]
+    if best.rank < 0:
+        return NO_B_VALUE
+    chosen = slices[best.series.series_uid]
+    if stack_fault([chosen.header], chosen.images):
+        return SEVERAL_IN_PLANE
+    return chosen
+
+
+def _slice_count(candidate: Candidate, listed: Sequence[ListedSeries]) -> int | None:
+    """Return the number of slices that the table states for a series; None if it states none."""
+    facts = candidate.series
+    counts = {
+        series.slices
+        for series in listed
+        if (series.number, series.description) == (facts.number, facts.description)
+    }
+    return counts.pop() if len(counts) == 1 else None
 
 
 def _by_instance(lesion: _LesionSlice, listed: Sequence[ListedSeries]) -> _LesionSlice | str:

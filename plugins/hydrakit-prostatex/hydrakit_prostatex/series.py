@@ -32,6 +32,11 @@ class Candidate:
     rank: float = 0.0
 
 
+def is_computed(description: str) -> bool:
+    """Whether a series is a computed diffusion image, by its description."""
+    return description.upper().endswith(_COMPUTED)
+
+
 def candidates(sequence: str, series: Iterable[SeriesFacts]) -> list[Candidate]:
     """Return a patient's series that match a sequence (``dwi``, ``t2``, ``adc``), best first.
 
@@ -70,7 +75,7 @@ def _dwi(facts: SeriesFacts) -> Iterable[Candidate]:
     name = facts.description.upper()
     if facts.image_types & _NOT_WEIGHTED or _MAP.search(name) or "T2" in name:
         return
-    if name.endswith(_COMPUTED):
+    if is_computed(facts.description):
         yield Candidate(facts, rank=float("inf"))
     elif facts.b_values and facts.b_values[-1] > 0:
         yield Candidate(facts, facts.b_values[-1], facts.b_values[-1])

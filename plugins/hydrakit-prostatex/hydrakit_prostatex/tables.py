@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hydrakit.data.identity import normal_name
 from hydrakit.data.safe_paths import quote
 from hydrakit.errors import DataError
 
@@ -85,11 +87,13 @@ class ListedSeries:
         number: SeriesNumber, column ``DCMSerNum``.
         description: SeriesDescription, column ``DCMSerDescr``.
         ijk: Column, row and slice of the finding; the slice counts from 0 at the lowest.
+        slices: Number of slices, column ``Dim``; None if the table does not state it.
     """
 
     number: int
     description: str
     ijk: tuple[int, int, int]
+    slices: int | None = None
 
 
 def read_findings(path: Path, tables: Tables) -> list[Finding]:
@@ -136,7 +140,7 @@ def _position(text: str) -> Position | None:
 
 def _key(patient: str, fid: str, position: Position) -> FindingKey:
     x, y, z = position
-    return (patient, fid, (round(x, 3), round(y, 3), round(z, 3)))
+    return (normal_name(patient), fid, (round(x, 3), round(y, 3), round(z, 3)))
 
 
 def read_listed_series(path: Path) -> dict[FindingKey, list[ListedSeries]]:
@@ -146,11 +150,13 @@ def read_listed_series(path: Path) -> dict[FindingKey, list[ListedSeries]]:
         DataError: The table cannot be read, lacks a column, or holds an invalid value.
     """
     listed: dict[FindingKey, list[ListedSeries]] = {}
-    for line, row in _rows(path, ("ProxID", "fid", "pos", "ijk", "DCMSerDescr", "DCMSerNum")):
+    columns = ("ProxID", "fid", "pos", "ijk", "DCMSerDescr", "DCMSerNum")
+    for line, row in _rows(path, columns, ("Dim",)):
         position = _position(row["pos"])
         try:
             i, j, k = (int(part) for part in row["ijk"].split())
-            series = ListedSeries(int(row["DCMSerNum"]), row["DCMSerDescr"], (i, j, k))
+            number, slices = int(row["DCMSerNum"]), _slices(row.get("Dim", ""))
+            series = ListedSeries(number, row["DCMSerDescr"], (i, j, k), slices)
         except ValueError:
             raise DataError(
                 f"{path}, line {line}: ijk is {quote(row['ijk'])} and DCMSerNum "
@@ -162,6 +168,12 @@ def read_listed_series(path: Path) -> dict[FindingKey, list[ListedSeries]]:
             )
         listed.setdefault(_key(row["ProxID"], row["fid"], position), []).append(series)
     return listed
+
+
+def _slices(dimensions: str) -> int | None:
+    """Return the third number of a text such as ``84x128x19x1``; None if it has none."""
+    match = re.match(r"[0-9]+x[0-9]+x([0-9]{1,6})(x|$)", dimensions)
+    return int(match[1]) if match else None
 
 
 def _rows(

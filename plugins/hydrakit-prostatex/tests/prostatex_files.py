@@ -81,7 +81,10 @@ Listed = tuple[str, int, str]  # description, number, ijk
 
 
 def write_tables(
-    folder: Path, *findings: tuple[str, str, list[Listed]], tables: Tables = TRAIN
+    folder: Path,
+    *findings: tuple[str, str, list[Listed]],
+    tables: Tables = TRAIN,
+    dim: str = f"10x12x{SLICES}x1",
 ) -> None:
     """The two tables: for each finding its ``pos``, its label and its listed series."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,10 +95,10 @@ def write_tables(
             table.writerow(["ProstateX-0001", 1, pos, "PZ", *[label] * tables.has_labels])
     with (folder / tables.images).open("w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["ProxID", "Name", "fid", "pos", "ijk", "DCMSerDescr", "DCMSerNum"])
+        table.writerow(["ProxID", "Name", "fid", "pos", "ijk", "Dim", "DCMSerDescr", "DCMSerNum"])
         for pos, _, listed in findings:
             for description, number, ijk in listed:
-                table.writerow(["ProstateX-0001", "x", 1, pos, ijk, description, number])
+                table.writerow(["ProstateX-0001", "x", 1, pos, ijk, dim, description, number])
 
 
 def read(root: Path, **options: str) -> list[Sample | Unusable]:

@@ -33,6 +33,7 @@ from hydrakit_prostatex.authors import authors_slice
 from hydrakit_prostatex.reading import (
     GRID_SIDE,
     GRID_SPACING,
+    MISSING_SLICE,
     NO_SERIES,
     UNREADABLE,
 )
@@ -114,6 +115,30 @@ def test_all_channels_are_of_the_study_that_shows_the_lesion(tmp_path):
     assert only_reason(tmp_path, sequences="t2,dwi,adc") == NO_SERIES["adc"]
 
 
+def test_sequences_of_other_frames_of_reference_are_not_stacked(tmp_path):
+    listed = write_exam(tmp_path)
+    write_tables(tmp_path, ("-13 -7 3", "TRUE", listed))
+    for folder, uid in (("1.2.1dwi", "1.5"), ("1.2.1t2", "1.5"), ("1.2.1adc", "1.6")):
+        for path in (tmp_path / folder).glob("*.dcm"):
+            dataset = dcmread(path)
+            dataset.FrameOfReferenceUID = uid
+            dataset.save_as(path)
+    assert only_sample(tmp_path, sequences="dwi,t2").image.shape == (2, GRID_SIDE, GRID_SIDE)
+    reason = only_reason(tmp_path, sequences="dwi,adc")
+    assert reason == "its channels have different frames of reference"
+
+
+def test_sequences_are_not_interpolated_across_a_missing_slice(tmp_path):
+    write_series(tmp_path / "dwi", CALC, 8)
+    write_series(tmp_path / "t2", "t2_tse_tra", 4, z=-1.4, b_values=(None,), image_type=["M"])
+    write_tables(tmp_path, ("-13 -7 3", "TRUE", [(CALC, 8, "3 2 1"), ("t2_tse_tra", 4, "3 2 1")]))
+    image = only_sample(tmp_path, sequences="dwi,t2").image
+    np.testing.assert_allclose(image[1], 10 + 10 * 1.4 / 3, atol=0.01)  # between 1.6 and 4.6 mm
+    (tmp_path / "t2" / "3.dcm").unlink()  # 4.6 mm
+    assert only_reason(tmp_path, sequences="dwi,t2") == MISSING_SLICE
+    assert np.all(only_sample(tmp_path, sequences="t2").image == 10)
+
+
 def test_sequences_by_instance_number(tmp_path):
     listed = write_exam(tmp_path)
     write_tables(tmp_path, ("-13 -7 3", "TRUE", listed))
@@ -193,6 +218,20 @@ def test_authors_intensities(tmp_path):
     dataset.PixelData = bytes(values.nbytes)
     dataset.save_as(path)
     assert not authors_slice(path).any()
+
+
+def test_rescaled_intensities(tmp_path):
+    write_series(tmp_path / "a", CALC, 8)
+    write_tables(tmp_path, ("-13 -7 3", "TRUE", [(CALC, 8, "4 2 1")]))
+    stored = only_sample(tmp_path).image
+    np.testing.assert_array_equal(only_sample(tmp_path, intensity="rescaled").image, stored)
+    for path in (tmp_path / "a").iterdir():
+        dataset = dcmread(path)
+        dataset.RescaleSlope, dataset.RescaleIntercept = "0.5", "-3"
+        dataset.save_as(path)
+    np.testing.assert_array_equal(only_sample(tmp_path).image, stored)
+    rescaled = only_sample(tmp_path, intensity="rescaled").image
+    np.testing.assert_array_equal(rescaled, stored * 0.5 - 3)
 
 
 def test_a_missing_codec_stops_the_dataset(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -21,10 +22,15 @@ from prostatex_files import (
     write_series,
     write_tables,
 )
+from pydicom import dcmread
+from pydicom.uid import generate_uid
 
+from hydrakit.data.identity import normal_name, patient_of
 from hydrakit.errors import DataError
 from hydrakit.hooks import Sample, Unusable
 from hydrakit_prostatex.reading import (
+    MISSING_SERIES,
+    MISSING_SLICE,
     NO_B_VALUE,
     NO_IMAGE,
     NO_INSTANCE,
@@ -51,6 +57,16 @@ def test_the_slice_is_found_by_geometry_whatever_the_numbering(tmp_path, head_fi
     assert sample.patient == "ProstateX-0001"
     assert sample.key == "ProstateX-0001/1/-13 -7 3.4"
     assert [path.name for path in sample.source] == ["4.dcm" if head_first else "2.dcm"]
+
+
+def test_patients_are_joined_in_any_spelling_as_they_are_split(tmp_path):
+    write_series(tmp_path / "a", CALC, 8, patient="PROSTATEX_1 ")
+    write_tables(tmp_path, ("-13 -7 3", "TRUE", [(CALC, 8, "3 2 1")]))
+    images = tmp_path / IMAGES
+    images.write_text(images.read_text().replace("ProstateX-0001", "Prostatex-01"))
+    sample = only_sample(tmp_path)
+    assert sample.patient == "ProstateX-0001"
+    assert patient_of(sample) == normal_name("PROSTATEX_1 ")
 
 
 def test_two_lesions_of_one_slice_are_two_findings_with_zones(tmp_path):
@@ -111,6 +127,52 @@ def test_without_a_computed_series_the_highest_acquired_b_value(tmp_path):
     write_series(tmp_path / "acq", name, 6, b_values=(b"50", b"800 ", b"400\0"), value=100)
     write_tables(tmp_path, ("-13 -7 3", "TRUE", [*listed, (name, 6, "4 2 1")]))
     assert np.all(only_sample(tmp_path).image == 111)  # the second b-value
+
+
+def write_two(root: Path, position: str, **more: str) -> None:
+    """A computed series of values from 100 and the acquired one, of b = 800 and values from 900."""
+    write_series(root / "calc", CALC, 8, value=100)
+    write_series(root / "acq", "diff tra", 6, b_values=(b"800",), value=900)
+    write_tables(root, (position, "TRUE", [(CALC, 8, "4 2 1"), ("diff tra", 6, "4 2 1")]), **more)
+
+
+@pytest.mark.parametrize("position", ["-13 -7 3", "-13 -7 4.4", "-13 -7 1.6"])
+def test_no_other_series_takes_the_place_of_a_missing_slice(tmp_path, position):
+    write_two(tmp_path, position)
+    assert np.all(only_sample(tmp_path).image == 110)
+    (tmp_path / "calc" / "2.dcm").unlink()  # z = 3
+    assert only_reason(tmp_path) == MISSING_SLICE
+
+
+@pytest.mark.parametrize(("slices", "reason"), [(5, MISSING_SLICE), (4, None), ("", None)])
+def test_a_slice_that_is_missing_at_the_end_is_noticed_by_the_table(tmp_path, slices, reason):
+    write_two(tmp_path, "-13 -7 12", dim=f"10x12x{slices}x1")
+    (tmp_path / "calc" / "5.dcm").unlink()  # z = 12, the last of 5
+    if reason:
+        assert only_reason(tmp_path) == reason
+    else:  # a shorter volume, of which nothing is missing
+        assert np.all(only_sample(tmp_path).image == 940)
+
+
+def test_slices_that_are_missing_elsewhere_change_nothing(tmp_path):
+    write_two(tmp_path, "-13 -7 3")
+    (tmp_path / "calc" / "5.dcm").unlink()
+    (tmp_path / "calc" / "4.dcm").unlink()
+    assert np.all(only_sample(tmp_path).image == 110)
+
+
+def test_a_listed_computed_series_that_is_missing_is_not_replaced(tmp_path):
+    write_two(tmp_path, "-13 -7 3")
+    shutil.rmtree(tmp_path / "calc")
+    assert only_reason(tmp_path) == MISSING_SERIES
+
+
+def test_two_images_in_the_plane_of_the_lesion(tmp_path):
+    write_two(tmp_path, "-13 -7 3")
+    twin = dcmread(tmp_path / "calc" / "2.dcm")
+    twin.SOPInstanceUID = twin.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    twin.save_as(tmp_path / "calc" / "twin.dcm")
+    assert only_reason(tmp_path) == "several images of its series in one plane"
 
 
 def test_without_any_diffusion_series(tmp_path):
