@@ -32,11 +32,31 @@ class WeightsError(HydrakitError):
     """A weight file is invalid, or a head does not match the body."""
 
 
-def one_line(text: str, most: int = 2000) -> str:
-    """Return text for a terminal: one line without control characters, cut after ``most``."""
-    line = "".join(
-        each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(text.split())
+def printable(text: str) -> str:
+    r"""Return text in which no character acts, whatever it came from.
+
+    Control characters (also those from 128 to 159, which some terminals obey), line ends, bidi
+    controls and other invisible characters become escapes such as ``\x1b``; spaces of other
+    widths become plain spaces. The command line, log files, progress lines and pages all print
+    text through this function.
+    """
+    if text.isprintable():
+        return text
+    import unicodedata
+
+    return "".join(
+        each
+        if each.isprintable()
+        else " "
+        if unicodedata.category(each) == "Zs"
+        else ascii(each)[1:-1]
+        for each in text
     )
+
+
+def one_line(text: str, most: int = 2000) -> str:
+    """Return `printable` text with single spaces for all white space, cut after ``most``."""
+    line = printable(" ".join(text.split()))
     return line if len(line) <= most else f"{line[:most]}..."
 
 

@@ -224,7 +224,7 @@ def load_dataset(
         splits={name: TARGET},
         seed=seed,
         copies="group",
-        keep_conflicts=True,
+        conflicts="keep",
     )
     where = torch.device(device)
     return load(prepared, chosen, splits=gate.splits[name], patch=BODY.patch, device=where)

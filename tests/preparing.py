@@ -134,6 +134,7 @@ def told(prepared: PreparedDataset) -> dict[str, Any]:
         "patients": prepared.index.patients,
         "patches": every(prepared).tobytes(),
         "thumbnails": prepared.thumbnails().tobytes(),
+        "textures": prepared.textures(range(len(prepared.index.cases))).tobytes(),
     }
 
 

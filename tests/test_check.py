@@ -154,7 +154,7 @@ def test_every_case_is_listed(check: Check, tmp_path: Path) -> None:
     assert len(told["usable"]) == 30
     assert "without a label: 1" in result.stdout
     (pair,) = lines(result, "copies: 04.png = 06.png")
-    assert pair.endswith("exact 1.000")
+    assert pair.endswith("exact 1.000, texture 1.00")
 
 
 def test_json_holds_everything(check: Check, tmp_path: Path) -> None:

@@ -228,3 +228,31 @@ def test_cases_are_chosen_of_different_patients(owners: list[int], count: int) -
 def test_a_patch_without_contrast_is_a_picture_too(value: float) -> None:
     source = grey_png(np.full((3, 4), value, dtype=np.float32), (value, value))
     assert pixels(Node("img", {"src": source})).shape == (3, 4)
+
+
+def test_contradictory_labels_are_drawn_side_by_side_and_mentioned_only_where_there_are_any(
+    tmp_path: Path,
+) -> None:
+    cases = samples()
+    first, twin, other = cases[4], cases[5], cases[6]
+    assert isinstance(first, Sample)
+    assert isinstance(twin, Sample)
+    assert isinstance(other, Sample)
+    cases[5] = replace(twin, image=first.image)  # another patient, another label
+    cases[6] = replace(other, image=first.image, label=1, patient=first.patient)
+    (tmp_path / "with").mkdir()
+    tree, _, summary, _ = page(cases, tmp_path / "with")
+    (group,) = summary.conflicts
+    assert set(group.keys) == {"key-4", "key-5", "key-6"}
+    drawn = next(each for each in tree.all("ul") if each.attributes.get("class") == "pairs")
+    assert len(drawn.all("img")) == 2
+    words = drawn.words()
+    assert "different labels: similarity 1.000, texture 1.00" in words
+    assert f"key-4 ({CLASSES[0]}) and key-5 ({CLASSES[1]})" in words
+    (tmp_path / "without").mkdir()
+    cases = samples()
+    cases[6] = replace(other, image=first.image)
+    tree, _, summary, _ = page(cases, tmp_path / "without")
+    assert len(summary.copies) == 1
+    assert "ontradictory" not in tree.words()
+    assert "different labels" not in tree.words()

@@ -447,10 +447,10 @@ def test_text_beyond_the_encoding_is_written_as_numbers_and_json_stays_json(
 
 
 def test_json_has_no_characters_beyond_ascii(capsys: pytest.CaptureFixture[str]) -> None:
-    from hydrakit.cli.printing import print_json
+    from hydrakit.cli.printing import say_json
 
     value = {"\u00e4": "\u2264 \U0001d49c \x9b"}
-    print_json(json.dumps(value, ensure_ascii=False))
+    say_json(json.dumps(value, ensure_ascii=False))
     text = capsys.readouterr().out
     assert text.isascii()
     assert json.loads(text) == value

@@ -53,7 +53,10 @@ class World:
         scopes = [self.people.get(name, f"only {name}") for name in self.datasets]
         own = [f"{s}/{p}" for s, p in zip(scopes, self.patients, strict=True)]
         found = find_duplicates(
-            self.thumbnails, self.digests, units=unit_numbers(own, [None] * len(own))
+            self.thumbnails,
+            self.digests,
+            lambda chosen: np.full((len(chosen), 128, 128), 8, dtype=np.int8),
+            units=unit_numbers(own, [None] * len(own)),
         )
         units = assign_groups(self.datasets, self.patients, self.groups, found, people=self.people)
         decided: dict[str, str] = {}

@@ -305,6 +305,39 @@ def test_a_body_of_another_patch_does_not_take_the_head(
     refused(lambda: of_files(tmp_path / "body.safetensors", head), *words)
 
 
+def test_a_run_leaves_out_contradictory_cases_and_its_files_alone_give_its_split(
+    runner: Runner, tmp_path: Path
+) -> None:
+    data = tmp_path / "copied"
+    write_dataset(data / "alpha", seed=9)
+    with np.load(data / "alpha" / "cases.npz") as stored:
+        whole = dict(stored)
+    twins = slice(0, 24, 4)  # the same images under other patients, with the other label
+    stored = {name: np.concatenate([values, values[twins]]) for name, values in whole.items()}
+    stored["patients"][len(whole["patients"]) :] += 500
+    stored["labels"][len(whole["patients"]) :] ^= 1
+    np.savez(data / "alpha" / "cases.npz", **stored)
+    refused(lambda: runner(plan_of(round_of("alpha")), data=data), "--conflicts drop")
+    rundir = runner(plan_of(round_of("alpha"), conflicts="drop"), "dropped", data=data)
+    facts = rundir.facts()
+    assert facts is not None
+    keys = [key for key, split in rundir.splits()["alpha"].items() if split == "conflicting"]
+    assert sorted(facts["alpha"].conflicting) == sorted(keys)
+    assert len(keys) == 12
+    assert sum(facts["alpha"].cases.values()) == len(whole["patients"]) - 6
+    page = rundir.report_path.read_text()
+    assert "Contradictory labels" in page
+    assert all(f"<li>{key}</li>" in page for key in keys)
+    assert "12 cases have a copy with another label" in (rundir.path / "log.txt").read_text()
+    head = rundir.head_path("alpha")
+    again = evaluate_files(
+        rundir.body_path, head, device="cpu", cache=runner.cache, plugins=plugins(), data=data
+    )
+    results = rundir.results()
+    assert results is not None
+    assert again.result == results.test
+
+
 @pytest.mark.parametrize("copies", ["group", "drop", "report"])
 def test_files_alone_give_the_split_of_the_run_or_are_refused(
     copies: str, runner: Runner, tmp_path: Path

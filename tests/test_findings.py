@@ -154,7 +154,7 @@ def test_a_finding_is_on_one_side_of_every_split(tmp_path: Path) -> None:
     for seed in range(5):
         splits = assign_splits(
             {"alpha": prepared}, {"alpha": adapter}, splits={"alpha": helpers.TARGET}, seed=seed,
-            copies="group", keep_conflicts=True,
+            copies="group", conflicts="keep",
         ).splits["alpha"]  # fmt: skip
         sides: dict[str, set[str]] = {}
         for case in prepared.index.cases:

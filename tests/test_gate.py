@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,16 +14,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hydrakit.data.prepared.index import PreparedCase, PreparedDataset
-from hydrakit.data.quality.duplicates import content_digest, thumbnail
+from hydrakit.data.quality.duplicates import content_digest, texture, thumbnail
 from hydrakit.data.quality.leakage import (
+    CONFLICTING,
     DROPPED,
     WITHHELD,
     LeakageResult,
     assign_splits,
+    data_facts,
     shortcut_facts,
 )
 from hydrakit.errors import DataError
-from hydrakit.plan import Split
+from hydrakit.plan import Copies, Split
 from hydrakit.storage.paths import using_cache
 
 THREE, TWO = Split(train=8, val=1, test=1), Split(train=9, val=1)
@@ -32,6 +35,12 @@ THREE, TWO = Split(train=8, val=1, test=1), Split(train=9, val=1)
 class Index:
     cases: list[PreparedCase]
     content: str = "content"
+    channels: int = 1
+    excluded: tuple[()] = ()
+
+    @property
+    def patches(self) -> list[str]:
+        return [case.content for case in self.cases]
 
 
 @dataclass
@@ -43,6 +52,12 @@ class Data:
 
     def thumbnails(self) -> np.ndarray:
         return np.stack([thumbnail(image) for image in self.images])
+
+    def textures(self, rows: Sequence[int]) -> np.ndarray:
+        return np.stack([texture(self.images[row]) for row in rows])
+
+    def rows(self, rows: Sequence[int]) -> np.ndarray:
+        return np.stack([self.images[row] for row in rows])
 
 
 def picture(seed: int) -> np.ndarray:
@@ -81,7 +96,7 @@ def deal(
             splits={name: target if name == first else TWO for name in datasets},
             seed=0,
             copies="group",
-            keep_conflicts=False,
+            conflicts="error",
         )
 
 
@@ -120,7 +135,7 @@ def test_nothing_is_on_two_sides(
             splits={name: THREE if name == "alpha" else TWO for name in datasets},
             seed=seed,
             copies="group",
-            keep_conflicts=True,
+            conflicts="keep",
         )
     except DataError as error:  # copies may join so much that the splits cannot be filled
         if "too few" not in str(error) and "leave this dataset out" not in str(error):
@@ -192,9 +207,41 @@ def test_copies_with_different_labels_are_an_error_that_names_both(tmp_path: Pat
         splits={"alpha": THREE},
         seed=0,
         copies="group",
-        keep_conflicts=True,
+        conflicts="keep",
     )
     assert kept.splits["alpha"]["c0"] == kept.splits["alpha"]["the copy"]
+
+
+@pytest.mark.parametrize("copies", ["group", "drop", "report"])
+def test_all_cases_with_contradictory_labels_are_dropped(copies: Copies, tmp_path: Path) -> None:
+    cases = [
+        *plenty(),
+        (0, {"label": 1, "patient": "twin", "key": "the copy"}),  # of c0, which has label 0
+        (0, {"label": 0, "patient": "third", "key": "with the first label"}),
+        (5, {"label": 0, "patient": "p5", "key": "of one patient"}),  # of c5, which has label 1
+        (7, {"label": 1, "patient": "other", "key": "no conflict"}),  # of c7, which has label 1
+    ]
+    beta = dataset(*plenty(100), (0, {"label": 1, "patient": "b", "key": "elsewhere"}))
+    both = {"alpha": dataset(*cases), "beta": beta}
+    adapters = {name: helpers.adapter(name) for name in both}
+    with using_cache(tmp_path):
+        gate = assign_splits(
+            cast("dict[str, PreparedDataset]", both),
+            adapters,
+            splits={"alpha": THREE, "beta": TWO},
+            seed=0,
+            copies=copies,
+            conflicts="drop",
+        )
+    dropped = {key for key, split in gate.splits["alpha"].items() if split == CONFLICTING}
+    assert dropped == {"c0", "the copy", "with the first label", "c5", "of one patient"}
+    assert gate.splits["beta"]["elsewhere"] in {"train", "val"}  # labels of another meaning
+    assert {key for group in gate.conflicts["alpha"] for key in group} == dropped
+    assert (gate.splits["alpha"]["no conflict"] == DROPPED) == (copies == "drop")
+    facts = data_facts(both["alpha"].index, adapters["alpha"], gate)  # type: ignore[arg-type]
+    assert set(facts.conflicting) == dropped
+    assert sum(facts.cases.values()) + facts.dropped == 39 + 1 - 1
+    assert "conflicting" not in data_facts(beta.index, adapters["beta"], gate).model_dump()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("mode", ["group", "drop", "report"])
@@ -207,7 +254,7 @@ def test_copies_are_grouped_dropped_or_told(mode: str, tmp_path: Path) -> None:
         splits={"alpha": THREE},
         seed=1,
         copies=mode,  # type: ignore[arg-type]
-        keep_conflicts=False,
+        conflicts="error",
     )
     splits = gate.splits["alpha"]
     pairs = [(splits[f"c{n}"], splits[f"twin{n}"]) for n in range(20)]

@@ -60,7 +60,7 @@ def share_out(prepared: PreparedDataset, seed: int) -> dict[str, str]:
         splits={"thing": SPLIT},
         seed=seed,
         copies="report",  # 12 x 10 pixels of noise: nothing is a copy
-        keep_conflicts=True,
+        conflicts="keep",
     )
     return gate.splits["thing"]
 

@@ -128,7 +128,7 @@ def plans(draw: st.DrawFn) -> Plan:
             for name in listed
         ),
         copies=draw(st.sampled_from(["group", "drop", "report"])),
-        conflicts=draw(st.sampled_from(["error", "keep"])),
+        conflicts=draw(st.sampled_from(["error", "keep", "drop"])),
         strangers=draw(st.booleans()),
         head=draw(components),
         heads=heads,

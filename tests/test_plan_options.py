@@ -63,6 +63,19 @@ def test_each_line_of_the_help_can_be_read_alone(command: str) -> None:
         assert re.search(r"[.\])]$", option.help), name
 
 
+@pytest.mark.parametrize("command", TRAINING_COMMANDS)
+def test_every_command_that_plans_can_drop_contradictory_cases(command: str) -> None:
+    kind = options(command)["--conflicts"].type
+    assert isinstance(kind, click.Choice)
+    assert tuple(kind.choices) == ("error", "keep", "drop")
+
+
+def test_a_plan_that_drops_no_contradictory_cases_is_as_before() -> None:
+    default, drop = planned(), planned("--conflicts", "drop")
+    assert default["conflicts"] == "error"
+    assert {**drop, "conflicts": "error"} == default
+
+
 def test_no_help_text_is_in_the_code_twice() -> None:
     texts = [
         (field.description or "").split("\n\n")[0]

@@ -13,7 +13,7 @@ from preparing import PATCH, SIDE, Files, adapter, every, noise, sample, told
 
 from hydrakit.data.prepared.crop import crop
 from hydrakit.data.prepared.prepare import IN_FLIGHT, prepare
-from hydrakit.data.quality.duplicates import content_digest, thumbnail
+from hydrakit.data.quality.duplicates import content_digest, texture, thumbnail
 from hydrakit.data.quality.shortcuts import image_facts
 from hydrakit.data.read import LoadedSample, read_samples
 from hydrakit.errors import DataError
@@ -147,6 +147,7 @@ def test_what_gives_no_image_is_excluded_with_its_reason(tmp_path: Path) -> None
     expected = (raw - pixels.mean(axis=1)[:, None, None]) / pixels.std(axis=1)[:, None, None]
     np.testing.assert_allclose(every(prepared)[0], expected, atol=1e-5)
     np.testing.assert_array_equal(prepared.thumbnails(), thumbnail(image)[np.newaxis])
+    np.testing.assert_array_equal(prepared.textures([0]), texture(image)[np.newaxis])
 
 
 def test_facts_that_are_not_known_are_left_out(tmp_path: Path) -> None:
@@ -300,14 +301,17 @@ def _cut(folder: Path, pattern: str) -> None:
     [
         lambda folder: _cut(folder, "crops-*"),
         lambda folder: _cut(folder, "thumbnails-*"),
+        lambda folder: _cut(folder, "textures-*"),
         lambda folder: _file(folder, "crops-*").unlink(),
         lambda folder: _file(folder, "thumbnails-*").unlink(),
+        lambda folder: _file(folder, "textures-*").unlink(),
         lambda folder: _file(folder, "index-*").write_text("{}"),
         lambda folder: _file(folder, "index-*").write_text("{"),
         lambda folder: _file(folder, "index-*").write_bytes(b"\xff\xfe"),
     ],
     ids=[
-        *("cut crops", "cut thumbnails", "no crops", "no thumbnails"),
+        *("cut crops", "cut thumbnails", "cut textures"),
+        *("no crops", "no thumbnails", "no textures"),
         *("empty index", "cut index", "no text"),
     ],
 )
@@ -335,8 +339,9 @@ def test_a_broken_cache_says_what_to_delete(
 
 
 def _is_whole(folder: Path) -> bool:
-    sizes = [path.stat().st_size for path in sorted(folder.glob("*.f32"))]
-    return sizes == [3 * SIDE * SIDE * 4, 3 * 576 * 4]
+    rows = [*sorted(folder.glob("*.f32")), *folder.glob("*.i8")]
+    sizes = [path.stat().st_size for path in rows]
+    return sizes == [3 * SIDE * SIDE * 4, 3 * 576 * 4, 3 * 128 * 128]
 
 
 @pytest.mark.parametrize(

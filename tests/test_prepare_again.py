@@ -373,7 +373,7 @@ def test_old_rows_go_when_they_are_the_larger_part(files: Files, tmp_path: Path)
         assert 5 <= rows <= 10
         assert told(prepared) == prepared_at_once(files, tmp_path)
         names = sorted(path.name.split("-")[0] for path in prepared.folder.glob("*-*"))
-        assert names == ["crops", "index", "journal", "thumbnails"]
+        assert names == ["crops", "index", "journal", "textures", "thumbnails"]
     assert prepared.index.number == 1
     assert len(files.loads) == 5 + 7
     assert told(first) == before  # who has the old file open sees what was there

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from preparing import SIDE, Files, start_process, told
+from preparing import Files, start_process, told
 
 from hydrakit.data.prepared import store
+from hydrakit.data.quality.duplicates import TEXTURE
 from hydrakit.errors import DataError
 
 COUNT = 24
@@ -120,7 +121,7 @@ def test_a_full_disk_is_told_and_what_was_done_is_kept(
     files: Files, whole: dict[str, object]
 ) -> None:
     assert files.cache is not None
-    room = 10 * SIDE * SIDE * 4 + 100  # for ten crops, and a part of another
+    room = 10 * TEXTURE * TEXTURE + 100  # for ten of the longest rows, and a part of another
     with start_process(files.root, files.cache, limit=room) as process:
         _, said = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -140,7 +141,7 @@ def test_what_killed_writers_left_is_cleared_away(files: Files) -> None:
     files.write("1", 77, mtime=1)
     files.prepare()
     assert sorted(path.name.split("-")[0] for path in folder.iterdir()) == [
-        *(".lock", "crops", "index", "journal", "manifest.json", "thumbnails")
+        *(".lock", "crops", "index", "journal", "manifest.json", "textures", "thumbnails")
     ]
 
 

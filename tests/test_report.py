@@ -269,7 +269,6 @@ def test_a_dataset_without_duplicates_and_shortcuts(tmp_path):
     [
         ({"copies": "drop"}, "5 of them were removed, so that each image has one patient"),
         ({"copies": "report"}, "so duplicates of an image can be in different splits"),
-        ({"conflicts": "keep"}, "duplicates with different labels are used"),
     ],
 )
 def test_treatment_of_duplicates_is_that_of_the_plan(tmp_path, choice, expected):
@@ -278,6 +277,30 @@ def test_treatment_of_duplicates_is_that_of_the_plan(tmp_path, choice, expected)
     plan = json.loads(rundir.plan_path.read_text())
     rundir.plan_path.write_text(json.dumps(plan | choice))
     assert expected in data_of(report(rundir))["Duplicates"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [("drop", "none of them is used"), ("keep", "they are treated like other duplicates")],
+)
+def test_contradictory_labels_are_listed_and_mentioned_only_where_there_are_any(
+    tmp_path, choice, expected
+):
+    for name, facts in (("with", {"conflicting": ["a.png", "<b>.png"]}), ("without", {})):
+        rundir = make_run(tmp_path / name, facts=facts)
+        forget_digests(rundir.path)
+        plan = json.loads(rundir.plan_path.read_text())
+        rundir.plan_path.write_text(json.dumps(plan | {"conflicts": choice}))
+        page = report(rundir)
+        if facts:
+            entry = data_of(page)["Contradictory labels"]
+            assert "2 cases" in entry
+            assert expected in entry
+            assert "a.png" in entry
+            assert "<b>.png" in entry
+        else:
+            assert "Contradictory labels" not in data_of(page)
+            assert "different labels" not in page.words()
 
 
 def test_reproduction(tmp_path):

@@ -12,6 +12,7 @@ from hydrakit.data.quality.duplicates import (
     assign_groups,
     content_digest,
     find_duplicates,
+    texture,
     thumbnail,
 )
 from hydrakit.data.quality.shortcuts import (
@@ -219,6 +220,7 @@ def test_brain_images_tell_their_label_by_size_and_by_suffix(shared_data: Path) 
     copies = find_duplicates(
         np.stack([thumbnail(sample.image) for sample in samples]),
         [content_digest(sample.image) for sample in samples],
+        lambda chosen: np.stack([texture(samples[index].image) for index in chosen]),
     )
     count = len(samples)
     patients = [sample.patient for sample in samples]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hydrakit.data.prepared import store as store_module
 from hydrakit.data.prepared.crop import Statistics
 from hydrakit.data.prepared.store import THUMBNAIL, NewEntry, Store, open_rows
+from hydrakit.data.quality.duplicates import TEXTURE
 
 SIDE = 4
 
@@ -32,6 +33,7 @@ def made(number: int, *, channels: int = 1) -> NewEntry:
         signature=f"s{number}",
         crop=image,
         thumbnail=random.normal(size=THUMBNAIL).astype(np.float32),
+        texture=random.integers(-31, 32, (TEXTURE, TEXTURE)).astype(np.int8),
         statistics=Statistics.of(image),
         content=f"c{number}",
         facts={"width": 4.0, "size": "4 x 4"},
@@ -44,13 +46,14 @@ def assert_holds(store: Store, numbers: list[int], *, channels: int = 1) -> None
     assert [entry.row for entry in store.entries] == list(range(len(numbers)))
     if not numbers:
         return
-    crops, thumbnails = open_rows(
+    crops, thumbnails, textures = open_rows(
         store.folder, store.number, rows=len(numbers), channels=channels, side=SIDE
     )
     for row, number in enumerate(numbers):
         expected, entry = made(number, channels=channels), store.entries[row]
         np.testing.assert_array_equal(crops.read([row])[0], expected.crop)
         np.testing.assert_array_equal(thumbnails.read([row])[0], expected.thumbnail)
+        np.testing.assert_array_equal(textures.read([row])[0], expected.texture)
         assert entry.crop == hashlib.sha256(expected.crop.tobytes()).hexdigest()
         statistics = entry.statistics
         assert statistics.count == SIDE * SIDE
@@ -144,7 +147,7 @@ def test_a_broken_line_is_an_error(tmp_path: Path, old: bytes, new: bytes, said:
         Store(tmp_path, side=SIDE)
 
 
-@pytest.mark.parametrize("name", ["crops-0.f32", "thumbnails-0.f32"])
+@pytest.mark.parametrize("name", ["crops-0.f32", "thumbnails-0.f32", "textures-0.i8"])
 def test_missing_rows_are_an_error(tmp_path: Path, name: str) -> None:
     filled(tmp_path, 3)
     content = (tmp_path / name).read_bytes()
@@ -171,7 +174,7 @@ def test_compacting_keeps_the_used_rows_and_leaves_the_open_ones(tmp_path: Path)
         for rows, expected in zip(opened, before, strict=True):
             np.testing.assert_array_equal(rows.read(range(5)), expected)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *("crops-1.f32", "journal-1.jsonl", "thumbnails-1.f32")
+        *("crops-1.f32", "journal-1.jsonl", "textures-1.i8", "thumbnails-1.f32")
     ]
     with Store(tmp_path, side=SIDE) as store:
         assert store.number == 1
@@ -191,7 +194,7 @@ def test_rows_of_other_channels_begin_a_new_file(tmp_path: Path) -> None:
 
 def test_rows_without_a_journal_are_not_written_over(tmp_path: Path) -> None:
     filled(tmp_path, 2)
-    crops, _ = open_rows(tmp_path, 0, rows=2, channels=1, side=SIDE)
+    crops, *_ = open_rows(tmp_path, 0, rows=2, channels=1, side=SIDE)
     before = crops.read([0, 1])
     journal(tmp_path).unlink()
     with Store(tmp_path, side=SIDE) as store:

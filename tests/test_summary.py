@@ -221,6 +221,39 @@ def test_copies_with_different_labels_are_a_problem(tmp_path: Path) -> None:
     assert [pair.across_labels for pair in summary.copies] == [True, True]
 
 
+def test_an_image_of_one_patient_with_two_labels_is_a_problem_and_two_findings_are_none(
+    tmp_path: Path,
+) -> None:
+    cases = usual(30)
+    image, label, patient, *more = cases["04.png"]
+    assert label == "benign"
+    cases["again.png"] = (image, "malignant", patient, *more)
+    summary = look(write(tmp_path / "lesions", cases))
+    assert kinds(summary) == (["conflict"], [])
+    assert summary.problems[0].keys == ("04.png", "again.png")
+    (group,) = summary.conflicts
+    assert group.keys == ("04.png", "again.png")
+    assert (group.pair.kind, group.pair.agreement, group.pair.across_labels) == ("exact", 1, True)
+    assert summary.copies == ()
+
+
+@pytest.mark.parametrize("share", [0.4, 1.0])  # the whole image is moved to the position, too
+@pytest.mark.parametrize("apart", [0.0, 9.0])
+def test_two_findings_of_one_image_conflict_only_at_one_position(
+    tmp_path: Path, share: float, apart: float
+) -> None:
+    samples = [
+        replace(
+            sample(n, image=picture(n // 2).astype(np.float32), patient=f"p{n // 2}"),
+            centre=(20.0 + apart * (n % 2), 20.0),
+        )
+        for n in range(40)
+    ]
+    view = {"field_of_view": FieldOfView(share=share)}
+    summary, _, _ = look_at(samples, tmp_path / "lesions", **view)
+    assert len(summary.conflicts) == (0 if apart else 20)
+
+
 def test_copies_with_equal_labels_are_a_warning_and_stay_together(tmp_path: Path) -> None:
     cases = usual(40)
     for copy in ("06.png", "08.png"):

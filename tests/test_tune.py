@@ -100,7 +100,7 @@ def splits_of(plan: Plan, places: dict[str, Any]) -> dict[str, dict[str, str]]:
         splits={name: plan.dataset(name).split for name in names},
         seed=plan.effective_split_seed,
         copies="group",
-        keep_conflicts=True,
+        conflicts="keep",
     ).splits
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from hydrakit.cli import compare, data, folder, params, plugins, report, run, tune, weights
+from hydrakit.cli.printing import printing_warnings, say, say_lines
 from hydrakit.compute.signals import describe_stop, stoppable
 from hydrakit.compute.streams import OUTPUT, dependable, output_failure
 from hydrakit.errors import HydrakitError, one_line
@@ -76,7 +77,7 @@ class Program(click.Group):
         a plugin raises. A signal to stop prints one line, with status 130 or 143.
         """
         try:
-            with stoppable(), self._naming_plugin(ctx):
+            with stoppable(), printing_warnings(), self._naming_plugin(ctx):
                 return super().invoke(ctx)
         except PluginFault as error:
             self._print_error(error, f"{one_line(str(error))}{traceback_location(error)}")
@@ -95,15 +96,15 @@ class Program(click.Group):
             ctx.exit(1)
         except KeyboardInterrupt as error:
             stop = describe_stop(error, "run the same command again")
-            click.echo(f"hydrakit: {stop}", err=True)
+            say(f"hydrakit: {stop}", err=True)
             ctx.exit(stop.status)
 
     def _print_error(self, error: Exception, message: str) -> None:
         if os.environ.get(DEBUG):
             import traceback
 
-            click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
-        click.echo(f"hydrakit: {one_line(message)}", err=True)
+            say_lines("".join(traceback.format_exception(error)), err=True)
+        say(f"hydrakit: {one_line(message)}", err=True)
 
     @contextmanager
     def _naming_plugin(self, ctx: click.Context) -> Iterator[None]:
@@ -129,7 +130,7 @@ def _version(ctx: click.Context, _: click.Parameter, requested: bool) -> None:
     if requested:
         from hydrakit.version import version
 
-        click.echo(f"hydrakit {version()} (distribution hydrakit-imaging)")
+        say(f"hydrakit {version()} (distribution hydrakit-imaging)")
         ctx.exit()
 
 

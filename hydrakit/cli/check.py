@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hydrakit.cli import params, plan_options
+from hydrakit.cli.printing import say, say_json
 from hydrakit.data.quality.issues import PROBLEMS, WARNINGS
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def check(
     if html is not None:
         _write_page(html, summary, prepared, adapter)
     if as_json:
-        click.echo(json.dumps(_as_json(summary, root), indent=2))
+        say_json(json.dumps(_as_json(summary, root), indent=2))
     else:
         _print(summary, root, each_case=each_case)
     if summary.problems:
@@ -162,7 +163,7 @@ def _print(summary: Summary, root: Path, *, each_case: bool) -> None:
     headers = [headers[0], *(f"#{header}" for header in headers[1:])]
     print_table(headers, rows, title=f"{summary.dataset} in {root}")
     if summary.prepared is not None:
-        click.echo(f"prepared data of {summary.prepared} (--fresh reads all files again)")
+        say(f"prepared data of {summary.prepared} (--fresh reads all files again)")
     for line in (*_split_lines(summary), *_facts_lines(summary), *_copies_lines(summary)):
         _print_wrapped(line)
     for remark in summary.remarks:
@@ -170,9 +171,11 @@ def _print(summary: Summary, root: Path, *, each_case: bool) -> None:
     if each_case:
         for case in summary.cases:
             label = case.label if summary.task == "regression" else ", ".join(case.classes)
-            click.echo(f"{case.key}: {label or '(no label)'}, {case.split or '(no split)'}")
+            say(f"{case.key}: {label or '(no label)'}, {case.split or '(no split)'}")
         for pair in summary.copies:
-            click.echo(f"copies: {_pair(pair)}")
+            say(f"copies: {_pair(pair)}")
+        for group in summary.conflicts:
+            say(f"different labels: {', '.join(group.keys)}")
     for word, issues in (("WARNING", summary.warnings), ("PROBLEM", summary.problems)):
         for issue in issues:
             _print_wrapped(f"{word}: {issue.text}")
@@ -182,7 +185,7 @@ def _print(summary: Summary, root: Path, *, each_case: bool) -> None:
                 rest = f", and {more} more (--cases lists them)" if more else ""
                 _print_wrapped(f"  {', '.join(keys)}{rest}")
     if not summary.problems:
-        click.echo("No problem was found that would make results invalid.")
+        say("No problem was found that would make results invalid.")
 
 
 def _print_wrapped(line: str) -> None:
@@ -195,7 +198,7 @@ def _print_wrapped(line: str) -> None:
         break_on_hyphens=False,
         drop_whitespace=True,
     ):
-        click.echo(part)
+        say(part)
 
 
 def _split_lines(summary: Summary) -> Iterator[str]:
@@ -243,9 +246,15 @@ def _of_all(cases: int, all_cases: int) -> str:
 
 
 def _copies_lines(summary: Summary) -> Iterator[str]:
+    if summary.conflicts:
+        cases = sum(len(group.keys) for group in summary.conflicts)
+        yield (
+            f"one image with different labels: {cases} cases in {len(summary.conflicts)} groups, "
+            f"first: {_pair(summary.conflicts[0].pair)}"
+        )
     if not summary.copies:
         if summary.cases:
-            yield "copies: none found"
+            yield f"copies: none {'of another patient' if summary.conflicts else 'found'}"
         return
     near = [pair for pair in summary.copies if pair.kind == "near"]
     flipped = sum(pair.flip != "none" for pair in near)
@@ -259,4 +268,5 @@ def _copies_lines(summary: Summary) -> Iterator[str]:
 def _pair(pair: CopyPair) -> str:
     flipped = "" if pair.flip == "none" else f", flipped ({pair.flip})"
     across = ", with different labels" if pair.across_labels else ""
-    return f"{pair.one} = {pair.other}, {pair.kind} {pair.similarity:.3f}{flipped}{across}"
+    looks = f"{pair.kind} {pair.similarity:.3f}, texture {pair.agreement:.2f}"
+    return f"{pair.one} = {pair.other}, {looks}{flipped}{across}"

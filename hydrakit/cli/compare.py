@@ -12,7 +12,7 @@ import click
 
 from hydrakit.cli import params
 from hydrakit.cli.plan_options import PlanCommand, datasets, plan_options
-from hydrakit.cli.printing import print_json
+from hydrakit.cli.printing import say, say_json
 from hydrakit.compute.signals import describe_stop
 
 if TYPE_CHECKING:
@@ -164,18 +164,18 @@ def print_result(result: CompareResult, *, as_json: bool) -> None:
     """Print the strategies, their differences and the verdict; failures on standard error."""
     comparison = result.comparison
     if as_json and comparison is not None:
-        print_json(comparison.model_dump_json(indent=2))
+        say_json(comparison.model_dump_json(indent=2))
     elif comparison is not None:
         from hydrakit.cli.printing import print_comparison
 
         print_comparison(comparison)
-        click.echo("")
-        click.echo(f"comparison:  {result.path / 'comparison.json'}")
-        click.echo(f"report:      {result.path / 'report.html'}")
+        say("")
+        say(f"comparison:  {result.path / 'comparison.json'}")
+        say(f"report:      {result.path / 'report.html'}")
     elif not result.failed:
-        click.echo("no fold has all strategies yet")
+        say("no fold has all strategies yet")
     for name, reason in result.failed.items():
-        click.echo(f"hydrakit: cell {name} failed: {reason}", err=True)
+        say(f"hydrakit: cell {name} failed: {reason}", err=True)
 
 
 @click.command(short_help="Test whether a published table of AUCs shows a difference.")
@@ -217,10 +217,10 @@ def verdict(table: str, positives: int | None, negatives: int | None, as_json: b
     verdicts = verdict_of_table(rows_of_table(table, where=source))
     if as_json:
         rounded = [{**asdict(each), "needed": _finite(each.needed)} for each in verdicts]
-        click.echo(json.dumps(rounded, indent=2))
+        say_json(json.dumps(rounded, indent=2))
         return
     for each in verdicts:
-        click.echo(each.text)
+        say(each.text)
 
 
 def _finite(needed: float | None) -> float | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hydrakit.cli.progress import PreparingProgress
 from hydrakit.compare.engine import CompareCallback
+from hydrakit.errors import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -56,7 +57,7 @@ class LiveCompareProgress(PlainCompareProgress):
 
     def print(self, line: str) -> None:
         """Print a line above the bar."""
-        self.progress.console.print(line, highlight=False, markup=False)
+        self.progress.console.print(printable(line), highlight=False, markup=False)
 
     def preparing(self, dataset: str, cases: int) -> None:
         """Show the number of cases read."""

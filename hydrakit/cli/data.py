@@ -10,6 +10,7 @@ import click
 
 from hydrakit.cli import params
 from hydrakit.cli.check import check
+from hydrakit.cli.printing import say, say_json, say_lines
 
 if TYPE_CHECKING:
     from hydrakit.hooks import DatasetAdapter
@@ -30,11 +31,11 @@ def list_datasets(context: RunContext, as_json: bool) -> None:
 
     adapters = context.plugins().all(DatasetAdapter)
     if as_json:
-        click.echo(json.dumps([_describe(adapters[name]) for name in sorted(adapters)], indent=2))
+        say_json(json.dumps([_describe(adapters[name]) for name in sorted(adapters)], indent=2))
         return
     width = max(map(len, adapters), default=0)
     for name in sorted(adapters):
-        click.echo(f"{name:{width}}  {adapters[name].summary}")
+        say(f"{name:{width}}  {adapters[name].summary}")
 
 
 @datasets.command()
@@ -51,10 +52,11 @@ def new(folder: Path) -> None:
         write_atomic(folder / FILE, text.encode())
     except OSError as error:
         raise DataError(f"{folder / FILE}: cannot be written ({error.strerror})") from None
-    click.echo(text, nl=False)
+    say_lines(text)
     whole = folder.resolve()
     command = command_line("hydrakit", "datasets", "check", whole.name, "--data", whole.parent)
-    click.echo(f"\nwritten: {folder / FILE}. Check it, then: {command}")
+    say()
+    say(f"written: {folder / FILE}. Check it, then: {command}")
 
 
 @datasets.command()
@@ -68,17 +70,17 @@ def info(name: str, context: RunContext, as_json: bool) -> None:
     adapter = context.plugins().get(DatasetAdapter, name)
     description = _describe(adapter)
     if as_json:
-        click.echo(json.dumps(description, indent=2))
+        say_json(json.dumps(description, indent=2))
         return
     options = description.pop("options")
     for key, value in description.items():
         text = ", ".join(value) if isinstance(value, list) else value
-        click.echo(f"{key.replace('_', ' ') + ':':15}{text}")
-    click.echo("options:" if options else "options:       none")
+        say(f"{key.replace('_', ' ') + ':':15}{text}")
+    say("options:" if options else "options:       none")
     for option in options:
         choices = f" ({', '.join(map(str, option['choices']))})" if option["choices"] else ""
-        click.echo(f"  --option {name}.{option['name']}={option['default']}{choices}")
-        click.echo(f"      {option['help']}")
+        say(f"  --option {name}.{option['name']}={option['default']}{choices}")
+        say(f"      {option['help']}")
 
 
 def _describe(adapter: DatasetAdapter) -> dict[str, Any]:

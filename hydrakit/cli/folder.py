@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hydrakit.cli import params
-from hydrakit.cli.printing import print_json, print_line
+from hydrakit.cli.printing import say, say_json
 from hydrakit.errors import command_line
 
 if TYPE_CHECKING:
@@ -37,18 +37,18 @@ def verify(ctx: click.Context, /, *, folder: Path, as_json: bool) -> None:
 
     result = verify_folder(folder)
     if as_json:
-        print_json(result.model_dump_json(indent=2))
+        say_json(result.model_dump_json(indent=2))
     else:
         for each in result.damaged:
-            print_line(str(each))
-        click.echo(f"{result.files} files are unchanged")
+            say(str(each))
+        say(f"{result.files} files are unchanged")
         names = Counter(Path(path).name for path in result.not_covered)
         if names:
             told = [name if count == 1 else f"{name} ({count})" for name, count in names.items()]
             shortened = [*told[:MAX_PATHS], *(["..."] if len(told) > MAX_PATHS else [])]
-            print_line(f"not covered: {', '.join(shortened)}")
+            say(f"not covered: {', '.join(shortened)}")
     for path in result.unknown:
-        print_line(f"Note: {path}: has no digest, so whether it was changed is unknown", err=True)
+        say(f"Note: {path}: has no digest, so whether it was changed is unknown", err=True)
     if not result.sound:
         ctx.exit(1)
 
@@ -66,7 +66,7 @@ def status(folder: Path, as_json: bool) -> None:
 
     progress = read_status(folder)
     if as_json:
-        print_json(progress.model_dump_json(indent=2))
+        say_json(progress.model_dump_json(indent=2))
     elif isinstance(progress, RunStatus):
         _print_run(progress)
     else:
@@ -76,13 +76,13 @@ def status(folder: Path, as_json: bool) -> None:
 def _print_run(run: RunStatus) -> None:
     from hydrakit.cli.printing import print_table
 
-    print_line(
+    say(
         f"{run.path}: {run.strategy}, target {run.target}: {run.state}, {run.done} of "
         f"{len(run.rounds)} rounds done"
     )
     _print_holder(run.holder)
     if run.last is not None:
-        click.echo(f"last event: {run.last.astimezone().isoformat(timespec='seconds')}")
+        say(f"last event: {run.last.astimezone().isoformat(timespec='seconds')}")
     rows = [
         [
             each.round,
@@ -103,9 +103,9 @@ def _print_run(run: RunStatus) -> None:
     print_table(columns, rows)
     for each in run.rounds:
         if each.problem:
-            print_line(f"Note: {each.problem}", err=True)
+            say(f"Note: {each.problem}", err=True)
     if run.state == "stopped":
-        print_line(f"resume it with `{command_line('hydrakit', 'run', '--resume', run.path)}`")
+        say(f"resume it with `{command_line('hydrakit', 'run', '--resume', run.path)}`")
 
 
 def _print_comparison(comparison: ComparisonStatus) -> None:
@@ -115,16 +115,16 @@ def _print_comparison(comparison: ComparisonStatus) -> None:
     states = ", ".join(
         f"{counts[state]} {state}" for state in ("done", "begun", "failed", "waiting")
     )
-    print_line(f"{comparison.path}: {comparison.state}: {states} of {len(comparison.cells)} cells")
+    say(f"{comparison.path}: {comparison.state}: {states} of {len(comparison.cells)} cells")
     _print_holder(comparison.holder)
     for each in comparison.cells:
         if each.state == "begun":
             state = "running" if each.running else "stopped"
-            print_line(f"{each.name}: {state}, {each.rounds} rounds done")
+            say(f"{each.name}: {state}, {each.rounds} rounds done")
         elif each.state == "failed":
-            print_line(f"{each.name}: failed: {each.reason}")
+            say(f"{each.name}: failed: {each.reason}")
     if comparison.state == "stopped":
-        click.echo("run the same `hydrakit compare` command again to resume")
+        say("run the same `hydrakit compare` command again to resume")
 
 
 def _print_holder(holder: HolderStatus | None) -> None:
@@ -136,7 +136,7 @@ def _print_holder(holder: HolderStatus | None) -> None:
         None: "is on another machine: whether it is running is unknown",
     }[holder.alive]
     since = holder.since.isoformat(timespec="seconds")
-    print_line(f"process {holder.pid} on {holder.host}, in this folder since {since}, {alive}")
+    say(f"process {holder.pid} on {holder.host}, in this folder since {since}, {alive}")
 
 
 @click.command(short_help="Delete files of a run or a comparison that are no longer needed.")
@@ -152,14 +152,14 @@ def clean(folder: Path, yes: bool) -> None:
 
     def confirm(removable: Sequence[RemovableFiles]) -> bool:
         for line in _summary(removable):
-            print_line(line)
+            say(line)
         return yes or click.confirm("Delete them?")
 
     deleted = clean_folder(folder, confirm)
     if deleted:
-        click.echo(f"{_size(sum(each.size for each in deleted))} deleted")
+        say(f"{_size(sum(each.size for each in deleted))} deleted")
     else:
-        click.echo("nothing was deleted")
+        say("nothing was deleted")
 
 
 def _summary(removable: Sequence[RemovableFiles]) -> list[str]:

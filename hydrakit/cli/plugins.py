@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from hydrakit.cli import params
+from hydrakit.cli.printing import say, say_json
 
 
 @click.group(short_help="List and describe installed plugins and their components.")
@@ -23,20 +24,20 @@ def list_plugins(as_json: bool) -> None:
 
     records = load_plugins(params.disabled_plugins()).records
     if as_json:
-        click.echo(json.dumps([plugin.to_json() for plugin in records], indent=2))
+        say_json(json.dumps([plugin.to_json() for plugin in records], indent=2))
         return
     for plugin in records:
-        click.echo(f"{plugin.name}  ({plugin.distribution} {plugin.version})")
+        say(f"{plugin.name}  ({plugin.distribution} {plugin.version})")
         for kind in KINDS:
             names = plugin.offers.get(kind.name)
             if names:
-                click.echo(f"  {kind.plural + ':':12}{', '.join(names)}")
+                say(f"  {kind.plural + ':':12}{', '.join(names)}")
         for clash in plugin.clashes:
-            click.echo(f"  CLASH: {clash}")
+            say(f"  CLASH: {clash}")
         if plugin.disabled:
-            click.echo("  disabled")
+            say("  disabled")
         if plugin.error:
-            click.echo(f"  BROKEN: {plugin.error}")
+            say(f"  BROKEN: {plugin.error}")
 
 
 @plugins.command()
@@ -60,14 +61,14 @@ def info(name: str, as_json: bool) -> None:
         known = {each for by_name in components.values() for each in by_name}
         raise PluginError(unknown("component", name, known))
     if as_json:
-        click.echo(json.dumps(descriptions, indent=2))
+        say_json(json.dumps(descriptions, indent=2))
         return
     for each in descriptions:
-        click.echo(f"{each['kind']} {name}: {each['summary']}")
+        say(f"{each['kind']} {name}: {each['summary']}")
         for option in each["options"]:
-            click.echo(f"  {option['name']}={option['default']}  ({option['expected']})")
+            say(f"  {option['name']}={option['default']}  ({option['expected']})")
             if option["help"]:
-                click.echo(f"      {option['help']}")
+                say(f"      {option['help']}")
 
 
 def _describe(kind: str, component: Any) -> dict[str, Any]:

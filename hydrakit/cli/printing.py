@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
-from hydrakit.errors import one_line
+from hydrakit.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,9 +26,49 @@ NARROWEST = 40  # characters of a line; a smaller value of $COLUMNS is a mistake
 USUAL_WIDTH = 80
 
 
-def print_line(text: str, *, err: bool = False) -> None:
-    """Print text on one line: control characters, as in names of files, are escaped."""
-    click.echo(text if text.isprintable() else one_line(text), err=err)
+def say(text: object = "", *, err: bool = False) -> None:
+    """Print a line, in which no character acts (`printable`); all commands print through this.
+
+    Args:
+        text: The line.
+        err: Print on standard error.
+    """
+    click.echo(printable(str(text)), err=err)
+
+
+def say_lines(text: str, *, err: bool = False) -> None:
+    """Print a text of several lines."""
+    for line in text.removesuffix("\n").split("\n"):
+        say(line, err=err)
+
+
+def say_json(text: str) -> None:
+    """Print JSON in ASCII: it is valid in every encoding, and no character acts on a terminal."""
+    click.echo(
+        "".join(
+            each
+            if each.isascii() and each != "\x7f"
+            else json.dumps(each)[1:-1].replace("\x7f", "\\u007f")
+            for each in text.removesuffix("\n")
+        )
+    )
+
+
+@contextmanager
+def printing_warnings() -> Iterator[None]:
+    """Print the warnings that hydrakit logs as lines on standard error, for a ``with`` block."""
+    import logging  # here: `hydrakit --help` imports this module
+
+    class Printer(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            say(record.getMessage(), err=True)
+
+    logger, printer = logging.getLogger("hydrakit"), Printer(logging.WARNING)
+    logger.addHandler(printer)
+    try:
+        yield
+    finally:
+        logger.removeHandler(printer)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
@@ -37,21 +79,16 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
     from rich.text import Text
 
     if title:
-        click.echo(title)
+        say(title)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         justify = "right" if column.startswith("#") else "left"
         table.add_column(column.removeprefix("#"), justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
+        table.add_row(*(Text(printable(str(cell))) for cell in row))
     # Without a terminal, as in a log or a pipe, lines are not broken.
     width = Console().width if sys.stdout.isatty() else 200
     Console(width=width if width >= NARROWEST else USUAL_WIDTH).print(table)
-
-
-def print_json(text: str) -> None:
-    """Print JSON in ASCII, so that it is valid whatever the encoding of standard output is."""
-    click.echo("".join(each if each.isascii() else json.dumps(each)[1:-1] for each in text))
 
 
 def print_results(rundir: RunDir) -> None:
@@ -85,13 +122,13 @@ def print_results(rundir: RunDir) -> None:
     ]
     print_table(columns, rows, title=f"{results.strategy}, target {results.target}")
     for line in test_lines(results.test):
-        click.echo(line)
-    click.echo("")
-    print_line(f"run:     {rundir.path}")
-    print_line(f"body:    {rundir.body_path}")
+        say(line)
+    say("")
+    say(f"run:     {rundir.path}")
+    say(f"body:    {rundir.body_path}")
     for path in sorted((rundir.path / "heads").glob("*.safetensors")):
-        print_line(f"head:    {path}")
-    print_line(f"report:  {rundir.report_path}")
+        say(f"head:    {path}")
+    say(f"report:  {rundir.report_path}")
 
 
 def print_dry_run(estimate: DryRun) -> None:
@@ -101,7 +138,7 @@ def print_dry_run(estimate: DryRun) -> None:
 
     for name, facts in estimate.facts.items():
         for line in data_lines(name, facts):
-            click.echo(line)
+            say(line)
     rows = [
         [
             each.number,
@@ -119,20 +156,20 @@ def print_dry_run(estimate: DryRun) -> None:
     print_table(columns, rows)
     done = sum(each.done for each in estimate.rounds)
     state = "finished" if estimate.finished else f"{done} of {len(estimate.rounds)} rounds are done"
-    print_line(f"run:     {estimate.out}: {state if estimate.out.exists() else 'not started'}")
+    say(f"run:     {estimate.out}: {state if estimate.out.exists() else 'not started'}")
     if estimate.holder is not None and estimate.holder.alive() is not False:
-        click.echo(f"         another process is running there ({estimate.holder})")
-    click.echo(
+        say(f"         another process is running there ({estimate.holder})")
+    say(
         f"time:    at most {duration(estimate.seconds)} on {estimate.device}, from {STEPS} "
         "measured steps; rounds that stop early take less"
     )
     body, head = estimate.parameters
-    click.echo(f"network: {body:,} parameters in the body, {head:,} in the target's head")
+    say(f"network: {body:,} parameters in the body, {head:,} in the target's head")
     if estimate.memory is not None:
-        click.echo(f"memory:  {estimate.memory / 1e6:,.0f} MB in the measured steps")
+        say(f"memory:  {estimate.memory / 1e6:,.0f} MB in the measured steps")
     disk, free = estimate.disk / 1e6, estimate.free / 1e6
-    click.echo(f"disk:    at most {disk:,.1f} MB of {free:,.0f} MB free")
-    click.echo("Nothing was trained, and no folder was created.")
+    say(f"disk:    at most {disk:,.1f} MB of {free:,.0f} MB free")
+    say("Nothing was trained, and no folder was created.")
 
 
 def test_lines(test: TestResult) -> list[str]:
@@ -173,15 +210,15 @@ def print_evaluation(evaluation: EvaluationResult, *, as_json: bool) -> None:
     """Print an evaluation, with notes on how to interpret it."""
     if as_json:
         result = evaluation.result.model_dump(mode="json")
-        click.echo(json.dumps({**result, "notes": list(evaluation.notes)}, indent=2))
+        say_json(json.dumps({**result, "notes": list(evaluation.notes)}, indent=2))
         return
     for line in test_lines(evaluation.result):
-        click.echo(line)
+        say(line)
     figures = evaluation.result.figures
     accuracy = "" if figures.accuracy is None else f", accuracy {figures.accuracy:.3f}"
-    click.echo(f"loss {figures.loss:.3f}{accuracy}")
+    say(f"loss {figures.loss:.3f}{accuracy}")
     for note in evaluation.notes:
-        click.echo(f"Note: {note}")
+        say(f"Note: {note}")
 
 
 def print_comparison(comparison: Comparison) -> None:
@@ -230,15 +267,15 @@ def print_comparison(comparison: Comparison) -> None:
         print_table(columns, pairs)
     if comparison.subgroups:
         _print_subgroups(comparison)
-    click.echo(comparison.verdict)
-    click.echo(
+    say(comparison.verdict)
+    say(
         f"Test labels were read {comparison.readings} times, once by each finished cell for its "
         "test result; no choice depends on them."
         if comparison.readings == comparison.wanted - len(comparison.failed)
         else f"Test labels were read {comparison.readings} times."
     )
     if comparison.used < comparison.wanted:
-        click.echo(
+        say(
             f"{comparison.used} of {comparison.wanted} cells are compared: the folds of the others "
             "lack a strategy."
         )

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import click
-
+from hydrakit.cli.printing import say
+from hydrakit.errors import printable
 from hydrakit.observers.log import data_lines, duration, epoch_text, name_of, summary
 from hydrakit.runs.callbacks import RunCallback
 
@@ -67,7 +67,7 @@ class PreparingProgress(RunCallback):
 
     def print(self, line: str) -> None:
         """Print a line."""
-        click.echo(line, err=True)
+        say(line, err=True)
         self.last_line = time.monotonic()
 
     def print_sometimes(self, line: str) -> None:
@@ -158,7 +158,7 @@ class LiveProgress(PlainProgress):
 
     def print(self, line: str) -> None:
         """Print a line above the bar."""
-        self.progress.console.print(line, highlight=False, markup=False)
+        self.progress.console.print(printable(line), highlight=False, markup=False)
 
     def indexing(self, known: int, of: int) -> None:
         """Show the number of files with DICOM headers read."""

@@ -12,7 +12,7 @@ import click
 
 from hydrakit.cli import params
 from hydrakit.cli.plan_options import PlanCommand, datasets, plan_options, strategy
-from hydrakit.cli.printing import print_json
+from hydrakit.cli.printing import say, say_json
 from hydrakit.compute.signals import describe_stop
 from hydrakit.errors import command_line
 
@@ -32,7 +32,7 @@ def _make_plan(context: RunContext, **given: Any) -> Plan:
     used = {dataset.name for dataset in made.datasets}
     unused = [name for name in dict.fromkeys(datasets) if name not in used]
     if unused:
-        click.echo(f"Note: {strategy} does not train on {', '.join(unused)}", err=True)
+        say(f"Note: {strategy} does not train on {', '.join(unused)}", err=True)
     return made
 
 
@@ -48,7 +48,7 @@ def plan(*, context: RunContext, out: Path | None, **given: Any) -> None:
     """Print the plan of a run as JSON, for reading or editing; `run --plan FILE` runs it."""
     text = _make_plan(context, **given).to_json()
     if out is None:
-        print_json(text.removesuffix("\n"))
+        say_json(text)
     else:
         from hydrakit.errors import PlanError
         from hydrakit.storage.files import write_atomic
@@ -133,7 +133,7 @@ def run(
     if dry:
         print_dry_run(estimate)
         for path, value in given["changes"].items():
-            click.echo(f"set:     {path} = {json.dumps(value)}")
+            say(f"set:     {path} = {json.dumps(value)}")
     else:
         print_results(rundir)
 

@@ -9,7 +9,7 @@ import click
 
 from hydrakit.cli import params
 from hydrakit.cli.plan_options import PlanCommand, datasets, plan_options, strategy
-from hydrakit.cli.printing import print_json
+from hydrakit.cli.printing import say, say_json
 from hydrakit.errors import command_line
 
 TUNED = ("learning_rate", "dropout")  # hyperparameters that `tune` chooses
@@ -119,9 +119,9 @@ def tune(
             callbacks=[progress],
             plugins=plugins,
         )
-    click.echo(f"plan:    {result.path}")
-    click.echo(f"trials:  {result.trials_path}")
-    click.echo(f"run it:  {command_line('hydrakit', 'run', '--plan', result.path)}")
+    say(f"plan:    {result.path}")
+    say(f"trials:  {result.trials_path}")
+    say(f"run it:  {command_line('hydrakit', 'run', '--plan', result.path)}")
 
 
 def _print_round(tuning: RoundTuning, rounds: int) -> None:
@@ -130,7 +130,8 @@ def _print_round(tuning: RoundTuning, rounds: int) -> None:
 
     title = f"round {tuning.number} of {rounds}, {tuning.round.dataset} {tuning.round.train}"
     if tuning.chosen is None:
-        click.echo(f"{title}: trains nothing, so there is nothing to choose\n")
+        say(f"{title}: trains nothing, so there is nothing to choose")
+        say()
         return
     rows = []
     for index, candidate in enumerate(tuning.candidates):
@@ -241,7 +242,7 @@ def order(
         callback=OrderProgress(),
     )
     if as_json:
-        print_json(result.model_dump_json(indent=2))
+        say_json(result.model_dump_json(indent=2))
     else:
         _print_order(result)
 
@@ -263,9 +264,9 @@ def _print_order(result: OrderResult) -> None:
     title = f"{result.strategy}, target {result.target}: validation AUC (R2 in regression)"
     print_table(["supports in order", "#mean", "by seed", "#seconds", ""], rows, title=title)
     for line in _search_lines(result):
-        click.echo(line)
+        say(line)
     for each in result.left_out:
-        click.echo(f"{each.support}: {each.effect}. {each.text}")
+        say(f"{each.support}: {each.effect}. {each.text}")
 
 
 def _search_lines(result: OrderResult) -> list[str]:

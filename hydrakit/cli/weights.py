@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from hydrakit.cli import params
-from hydrakit.cli.printing import print_json
+from hydrakit.cli.printing import say, say_json
 from hydrakit.errors import one_line
 
 
@@ -25,14 +25,14 @@ def inspect(file: Path, as_json: bool) -> None:
 
     description = read_metadata(file)
     if as_json:
-        print_json(description.model_dump_json(indent=2))
+        say_json(description.model_dump_json(indent=2))
         return
     facts = description.model_dump(mode="json", exclude={"probe"}, exclude_none=True)
     if description.cases is not None:
         facts["cases"]["images"] = len(description.cases.digests())
     for key, value in facts.items():
         text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else _text(value)
-        click.echo(f"{key + ':':16}{one_line(text, 2**20)}")
+        say(f"{key + ':':16}{one_line(text, 2**20)}")
 
 
 def _text(value: object) -> str:
@@ -66,7 +66,7 @@ def import_authors(file: Path, out: Path, dataset: str, classes: list[str]) -> N
     from hydrakit.weights.import_authors import import_authors as convert
 
     for path in convert(file, out, dataset=dataset, classes=classes or None):
-        click.echo(path)
+        say(path)
 
 
 @weights.command()
@@ -85,7 +85,7 @@ def swap(body: Path, head: Path, out: Path) -> None:
 
     note = swap_head(body, head, out)
     if note:
-        click.echo(f"Note: {note}")
-    click.echo(out / "body.safetensors")
+        say(f"Note: {note}")
+    say(out / "body.safetensors")
     for path in sorted((out / "heads").iterdir()):
-        click.echo(path)
+        say(path)

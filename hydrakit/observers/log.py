@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
 from hydrakit.compute import streams
-from hydrakit.errors import DataError, HydrakitError, PluginError, command_line
+from hydrakit.errors import DataError, HydrakitError, PluginError, command_line, one_line, printable
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.storage.files import open_in_place
 from hydrakit.version import version
@@ -37,6 +37,7 @@ FILE = "log.txt"
 SIZE = 1_000_000  # bytes of a file
 OLDER_FILES = 2
 LEFT_OUT = "(message left out)"
+MAX_LINE = 100_000  # characters
 PREFIX = 20  # characters of an exception's message that are searched for in a line
 
 _log = logging.getLogger("hydrakit")
@@ -183,8 +184,9 @@ class _Handler(RotatingFileHandler):
         """Report once that the file cannot be written."""
         if not self.failed:
             reason = getattr(sys.exc_info()[1], "strerror", None) or sys.exc_info()[1]
+            line = printable(f"{self.baseFilename}: cannot be written: {reason}")
             with suppress(OSError, ValueError):  # standard error may be lost, too
-                print(f"{self.baseFilename}: cannot be written: {reason}", file=sys.stderr)
+                print(line, file=sys.stderr)
         self.failed = True
 
 
@@ -194,10 +196,10 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Format the line, and the place of the exception if there is one."""
         error = record.exc_info[1] if record.exc_info else None
-        text = " ".join(record.getMessage().split())
+        text = one_line(record.getMessage(), MAX_LINE)
         while error is not None:
             if _without_data(error).endswith(LEFT_OUT):
-                start = " ".join(str(error).split())[:PREFIX]
+                start = one_line(str(error))[:PREFIX]
                 text = f"{text[: text.find(start)]}{LEFT_OUT}" if start and start in text else text
             error = error.__cause__ or error.__context__
         plain = logging.makeLogRecord({**record.__dict__, "msg": text, "args": None})
@@ -214,7 +216,7 @@ class _Formatter(logging.Formatter):
         while error is not None:
             lines.append(f"{type(error).__name__} at")
             for frame in traceback.extract_tb(error.__traceback__):
-                lines.append(f"  {frame.filename}:{frame.lineno} in {frame.name}")
+                lines.append(printable(f"  {frame.filename}:{frame.lineno} in {frame.name}"))
             error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
         return "\n".join(lines)
 
@@ -237,8 +239,10 @@ def data_lines(name: str, facts: DataFacts) -> Iterator[str]:
     parts += [f"{facts.unused} unused"] if facts.unused else []
     yield f"{name}: {', '.join(parts)}"
     strong = [each.fact for each in facts.shortcuts if each.strong]
-    if out or facts.copies or strong:
+    if out or facts.copies or facts.conflicting or strong:
         notes = [f"{facts.copies} cases are duplicates of others"] if facts.copies else []
+        if facts.conflicting:
+            notes.append(f"{len(facts.conflicting)} cases have a copy with another label")
         if strong:
             notes.append(f"{', '.join(strong)} predict{'s' * (len(strong) == 1)} the class")
         notes += [f"see `{command_line('hydrakit', 'datasets', 'check', name)}`"]

@@ -45,6 +45,7 @@ PAPER = "paper"  # plans list the options of this body without its name
 
 Features = Annotated[int, Field(gt=0, le=MAX_FEATURES)]
 Copies = Literal["group", "drop", "report"]
+Conflicts = Literal["error", "keep", "drop"]
 BootstrapRule = Literal["all", "halving"]
 NormKind = Literal["batch", "group", "dataset"]
 
@@ -254,7 +255,8 @@ class Plan(Frozen):
         datasets: All datasets of the rounds, each once.
         copies: Handling of images that are copies of one another: ``group`` puts them into one
             split, ``drop`` drops those of all patients but one, ``report`` only reports them.
-        conflicts: Copies with different labels are an ``error``, or hydrakit may ``keep`` them.
+        conflicts: Handling of copies with different labels: they are an ``error``, hydrakit may
+            ``keep`` them, or ``drop`` drops all of them, since the right label is unknown.
         strangers: Whether patients of the same name in datasets without a common cohort are
             different people; otherwise such a plan is refused. It changes no result, and is not
             part of the digest.
@@ -276,7 +278,7 @@ class Plan(Frozen):
     target: Name
     datasets: Annotated[tuple[Dataset, ...], Field(max_length=MAX_DATASETS)]
     copies: Copies = "group"
-    conflicts: Literal["error", "keep"] = "error"
+    conflicts: Conflicts = "error"
     strangers: bool = False
     head: Head
     heads: dict[Name, Head] = Field(default_factory=dict)

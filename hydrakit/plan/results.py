@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
 
 from hydrakit.hooks import FieldOfView, Task
 from hydrakit.plan.model import MAX_ROUNDS
@@ -349,6 +356,8 @@ class DataFacts(Frozen):
         unlabelled: Number of cases without a label, which are not used.
         excluded: Number of cases without a usable image, by reason.
         copies: Number of cases that are copies of cases of another patient.
+        conflicting: Keys of the cases that have a copy with another label; ``conflicts`` of the
+            plan says whether the run uses them.
         dropped: Number of copies that are not used.
         withheld: Number of cases that are not used because the target's test split has them.
         unused: Number of cases that are not used because the plan uses a share of the dataset.
@@ -367,6 +376,7 @@ class DataFacts(Frozen):
     unlabelled: Number
     excluded: dict[str, Number]
     copies: Number = 0
+    conflicting: tuple[str, ...] = ()
     dropped: Number = 0
     withheld: Number = 0
     unused: Number = 0
@@ -374,6 +384,14 @@ class DataFacts(Frozen):
     classes: tuple[Text, ...] | None = None
     task: Task | None = None
     field_of_view: FieldOfView | None = None
+
+    @model_serializer(mode="wrap")
+    def _omit_no_conflicts(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit ``conflicting`` if it is empty: most files are as earlier versions wrote them."""
+        content: dict[str, Any] = serialise(self)
+        if not self.conflicting:
+            del content["conflicting"]
+        return content
 
 
 class Results(Frozen):

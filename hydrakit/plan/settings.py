@@ -18,7 +18,7 @@ from pydantic import (
 
 from hydrakit.errors import PlanError, unknown
 from hydrakit.plan.edit import parse_value
-from hydrakit.plan.model import BodySpec, BootstrapRule, Copies, NormKind, Split
+from hydrakit.plan.model import BodySpec, BootstrapRule, Conflicts, Copies, NormKind, Split
 from hydrakit.plugins.options import option_text
 from hydrakit.rounds import (
     MAX_EPOCH_SIZE,
@@ -80,8 +80,10 @@ class PlanSettings(Frozen):
     only report them.
     """
 
-    conflicts: Literal["error", "keep"] = "error"
-    """Copies of an image that have different labels: refuse the data, or keep them."""
+    conflicts: Conflicts = "error"
+    """Copies of an image that have different labels: refuse the data, keep them, or drop all of
+    them.
+    """
 
     strangers: bool = False
     """Patients of the same name in datasets without a common cohort are different people; without

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydrakit.compute.streams import printing_for
-from hydrakit.errors import HydrakitError, PlanError, PluginError, one_line
+from hydrakit.errors import HydrakitError, PlanError, PluginError, one_line, printable
 from hydrakit.hooks import (
     Body,
     BodyFactory,
@@ -190,7 +190,11 @@ def traceback_location(fault: PluginFault) -> str:
             if new:
                 file.truncate(0)
             now = datetime.now().astimezone().isoformat(timespec="seconds")
-            file.write(f"{now} {fault}\n{''.join(traceback.format_exception(fault.__cause__))}\n")
+            lines = [
+                f"{now} {fault}",
+                *"".join(traceback.format_exception(fault.__cause__)).split("\n"),
+            ]
+            file.write("".join(f"{printable(line)}\n" for line in lines))
     except (OSError, PlanError):  # PlanError: a link
         return f" (traceback: set {DEBUG}=1)"
     return f" (traceback: {path})"

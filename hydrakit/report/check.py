@@ -28,6 +28,11 @@ HISTOGRAMS = {
 MAX_VALUES = 12  # most frequent values of a property
 MAX_UNIQUE = 4  # values that occur in a single class
 MAX_ITEMS = 20  # longer lists are collapsed
+MAX_CONFLICTS = 12  # pairs with different labels that are drawn
+LOOKS = (
+    "Pairs, with the similarity of their thumbnails and the agreement of their fine texture "
+    "(1: identical):"
+)
 
 
 def check_page(summary: Summary, prepared: PreparedDataset | None, adapter: DatasetAdapter) -> str:
@@ -178,29 +183,47 @@ def _patches(summary: Summary, prepared: PreparedDataset, adapter: DatasetAdapte
 
 def _duplicates(summary: Summary, prepared: PreparedDataset) -> Html:
     from hydrakit.plan.model import BodySpec
-    from hydrakit.report.pictures import duplicate_pairs
+    from hydrakit.report.pictures import duplicate_pairs, pair_list
 
-    if not summary.copies:
+    if not summary.copies and not summary.conflicts:
         return element("p", "No duplicates were found.")
-    near = sum(pair.kind == "near" for pair in summary.copies)
-    across = sum(pair.across_labels for pair in summary.copies)
-    cases = sum(map(len, summary.groups))
-    text = (
-        f"{cases} cases form {len(summary.groups)} groups of duplicates, linked by "
-        f"{len(summary.copies) - near} pairs with identical pixels and {near} pairs that match "
-        "after resizing, compression, brightness changes or flipping. Pairs with different "
-        f"labels: {across}. Duplicates of training images in the test split make results "
-        "optimistic."
-    )
-    return join(
-        (
+    parts: list[Html] = []
+    if summary.conflicts:
+        pairs = [("different labels", group.pair) for group in summary.conflicts[:MAX_CONFLICTS]]
+        parts += [
+            element("h3", "Contradictory labels"),
+            element("p", _conflicts_text(summary)),
+            element("p", LOOKS),
+            pair_list(pairs, summary, prepared, BodySpec().patch),
+            _key_list([", ".join(group.keys) for group in summary.conflicts]),
+        ]
+    if summary.copies:
+        near = sum(pair.kind == "near" for pair in summary.copies)
+        cases = sum(map(len, summary.groups))
+        text = (
+            f"{cases} cases form {count_of(len(summary.groups), 'group')} of duplicates, linked by "
+            f"{len(summary.copies) - near} pairs with identical pixels and {near} pairs that match "
+            "after resizing, compression, brightness changes or flipping. Duplicates of training "
+            "images in the test split make results optimistic."
+        )
+        parts += [
+            element("h3", "Duplicates of other patients' images"),
             element("p", text),
-            element("p", "Pairs, with the similarity of their thumbnails (1: identical):"),
-            duplicate_pairs(summary, prepared, BodySpec().patch),
+            element("p", LOOKS),
+            pair_list(duplicate_pairs(summary), summary, prepared, BodySpec().patch),
             element("h3", "Groups"),
             _key_list([", ".join(group) for group in summary.groups]),
-        ),
-        "\n",
+        ]
+    return join(parts, "\n")
+
+
+def _conflicts_text(summary: Summary) -> str:
+    groups, cases = len(summary.conflicts), sum(len(group.keys) for group in summary.conflicts)
+    shown = "" if groups <= MAX_CONFLICTS else f" The first {MAX_CONFLICTS} are drawn."
+    return (
+        f"{cases} cases form {count_of(groups, 'group')} that show one image with different "
+        "labels, so at least one label of each group is wrong. A run refuses them; `--conflicts "
+        f"drop` leaves all of them out, `--conflicts keep` uses them.{shown}"
     )
 
 

@@ -8,6 +8,13 @@ from collections.abc import Iterable, Mapping
 from importlib import resources
 from string import Template
 
+from hydrakit.errors import printable
+
+# Words that are written from right to left.
+_LETTERS = "\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff"
+_WORDS = re.compile(f"[{_LETTERS}]+(?:[ -]+[{_LETTERS}]+)*")
+_ISOLATE, _END_OF_ISOLATE = "\u2068", "\u2069"
+
 VOID = ("img",)  # elements without an end tag
 
 
@@ -21,6 +28,19 @@ REFRESH = Html('<meta http-equiv="refresh" content="30">')
 """Makes a browser reload the page every 30 seconds."""
 
 
+def escape(text: object) -> str:
+    """Text for an element or an attribute of a page: nothing in it acts.
+
+    Markup and control characters are escaped (`printable`). Text that is written from right to left
+    is isolated, so that it does not move what stands beside it.
+    """
+    lines = (printable(line) for line in str(text).split("\n"))
+    escaped = html.escape("\n".join(lines))
+    if escaped.isascii():
+        return escaped
+    return _WORDS.sub(lambda run: f"{_ISOLATE}{run[0]}{_END_OF_ISOLATE}", escaped)
+
+
 def element(name: str, *children: object, **attributes: object) -> Html:
     """An element with its children in order.
 
@@ -31,7 +51,7 @@ def element(name: str, *children: object, **attributes: object) -> Html:
             omits the attribute.
     """
     given = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
+        f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"'
         for key, value in attributes.items()
         if value is not None
     )
@@ -42,11 +62,7 @@ def element(name: str, *children: object, **attributes: object) -> Html:
 
 def join(parts: Iterable[object], separator: str = "") -> Html:
     """Parts one after another: `Html` as it is, anything else escaped, None skipped."""
-    texts = (
-        part if isinstance(part, Html) else html.escape(str(part))
-        for part in parts
-        if part is not None
-    )
+    texts = (part if isinstance(part, Html) else escape(part) for part in parts if part is not None)
     return Html(separator.join(texts))
 
 

@@ -88,18 +88,34 @@ def montage(summary: Summary, prepared: PreparedDataset, patch: int) -> Html:
     return join(parts, "\n")
 
 
-def duplicate_pairs(summary: Summary, prepared: PreparedDataset, patch: int) -> Html:
-    """Duplicates side by side: the least and the most similar pairs, identical ones last."""
+def duplicate_pairs(summary: Summary) -> list[tuple[str, CopyPair]]:
+    """Titles and pairs to draw: the least and the most similar pairs, identical ones last."""
     near = sorted(
         (pair for pair in summary.copies if pair.kind == "near"), key=lambda pair: pair.similarity
     )
     least = near[:MAX_PAIRS]
     rest = [pair for pair in summary.copies if pair not in least]
     most = sorted(rest, key=lambda pair: (pair.kind == "exact", -pair.similarity))[:MAX_PAIRS]
+    return [
+        *(("least similar", pair) for pair in least),
+        *(("most similar", pair) for pair in most),
+    ]
+
+
+def pair_list(
+    pairs: Sequence[tuple[str, CopyPair]], summary: Summary, prepared: PreparedDataset, patch: int
+) -> Html:
+    """Pairs of cases side by side, with labels and similarities.
+
+    Args:
+        pairs: Title and pair.
+        summary: Summary of the dataset.
+        prepared: Its patches.
+        patch: Side of the network's input in pixels.
+    """
     return element(
         "ul",
-        *(_pair("least similar", pair, summary, prepared, patch) for pair in least),
-        *(_pair("most similar", pair, summary, prepared, patch) for pair in most),
+        *(_pair(title, pair, summary, prepared, patch) for title, pair in pairs),
         class_="pairs",
     )
 
@@ -118,12 +134,22 @@ def _pair(
         _tile(plane[0], intensity_windows(plane)[0], f"duplicate {side}", centre=False)
         for side, plane in enumerate(planes, start=1)
     )
-    labels = [", ".join(summary.cases[row].classes) or "–" for row in rows]
+    cases = [summary.cases[row] for row in rows]
+    labels = [
+        f"{case.label:g}" if isinstance(case.label, float) else ", ".join(case.classes) or "–"
+        for case in cases
+    ]
     flip = "" if pair.flip == "none" else f", flipped ({pair.flip})"
     return element(
         "li",
         element("div", *tiles, class_="patch"),
-        element("p", element("b", f"{title}: {pair.similarity:.3f} ({pair.kind}{flip})")),
+        element(
+            "p",
+            element(
+                "b", f"{title}: similarity {pair.similarity:.3f}, texture {pair.agreement:.2f}"
+            ),
+            f" ({pair.kind}{flip})",
+        ),
         element("p", f"{pair.one} ({labels[0]}) and {pair.other} ({labels[1]})"),
     )
 

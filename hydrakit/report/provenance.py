@@ -81,6 +81,7 @@ def data_section(
             ("About", adapter.summary if adapter else None),
             ("Excluded", _excluded(facts)),
             ("Duplicates", _duplicates(plan, facts)),
+            ("Contradictory labels", _conflicting(plan, facts)),
             ("Withheld", _withheld(plan, facts)),
             ("Unused", f"{facts.unused} cases, as set in the plan" if facts.unused else None),
             ("Shortcuts", _shortcuts(facts)),
@@ -134,10 +135,22 @@ def _duplicates(plan: Plan, facts: DataFacts) -> str:
         "drop": f"{facts.dropped} of them were removed, so that each image has one patient",
         "report": "they were not changed, so duplicates of an image can be in different splits",
     }
-    text = f"{facts.copies} cases duplicate an image of another patient; {treatment[plan.copies]}"
-    if plan.conflicts == "keep":
-        text += "; duplicates with different labels are used"
-    return text
+    return f"{facts.copies} cases duplicate an image of another patient; {treatment[plan.copies]}"
+
+
+def _conflicting(plan: Plan, facts: DataFacts) -> Html | str | None:
+    """Cases that duplicate one image with different labels, and their treatment."""
+    if not facts.conflicting:
+        return None
+    dropped = "none of them is used, since the right label is unknown"
+    treatment = dropped if plan.conflicts == "drop" else "they are treated like other duplicates"
+    cases = f"{len(facts.conflicting)} cases"
+    return join(
+        (
+            f"{cases} show an image that another case shows with another label; {treatment}.",
+            element("details", element("summary", "Their keys"), bullet_list(facts.conflicting)),
+        )
+    )
 
 
 def _withheld(plan: Plan, facts: DataFacts) -> str | None:

@@ -343,7 +343,7 @@ def _evaluate(
             splits={name: training_split[0]},
             seed=training_split[1],
             copies=head.copies,
-            keep_conflicts=True,
+            conflicts="drop" if head.conflicts == "drop" else "keep",
         )
         splits = leakage.splits[name]
         if head.splits not in (None, splits_digest(splits)):

@@ -214,6 +214,7 @@ class Network:
             split=dataset.split,
             seed=self.plan.effective_split_seed,
             copies=self.plan.copies,
+            conflicts=self.plan.conflicts,
             splits=splits_digest(self.loaded[name].splits),
             task=adapter.task,
             scale=self.loaded[name].scale,

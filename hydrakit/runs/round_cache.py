@@ -130,6 +130,7 @@ def _of_plan(
         "seed": plan.seed,
         "dealt by": plan.effective_split_seed,
         "copies": plan.copies,
+        **({"conflicts": plan.conflicts} if plan.conflicts == "drop" else {}),
         "bootstrap": [plan.bootstrap, plan.bootstrap_rule],
         "head": stored["head"],
         **({"heads": other_heads} if other_heads else {}),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from hydrakit.errors import PlanError, PluginError, WeightsError
 from hydrakit.hooks import BodyFactory, HeadFactory, OptionValue, Task
-from hydrakit.plan.model import BodySpec, Component, Copies, OtherBody, Split
+from hydrakit.plan.model import BodySpec, Component, Conflicts, Copies, OtherBody, Split
 from hydrakit.version import version
 from hydrakit.weights.format import (
     BodyMetadata,
@@ -118,6 +118,7 @@ def save_head(
     split: Split | None = None,
     seed: int | None = None,
     copies: Copies = "group",
+    conflicts: Conflicts = "error",
     splits: str | None = None,
     task: Task = "classification",
     scale: tuple[float, float] | None = None,
@@ -139,6 +140,7 @@ def save_head(
         split: Split of the dataset.
         seed: Seed of the splits.
         copies: Handling of copies of images.
+        conflicts: Handling of copies with different labels.
         splits: Digest of the split of every case (`hydrakit.data.origin.splits_digest`).
         task: Kind of label.
         scale: For regression, mean and standard deviation of the number.
@@ -166,6 +168,7 @@ def save_head(
         features=features,
         classes=tuple(classes),
         copies=copies,
+        conflicts=conflicts,
         splits=splits,
         task=task,
         scale=scale,

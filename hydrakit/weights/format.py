@@ -20,9 +20,11 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     Field,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     TypeAdapter,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -32,6 +34,7 @@ from hydrakit.plan.model import (
     MAX_PATCH,
     MAX_ROUNDS,
     BodySpec,
+    Conflicts,
     Copies,
     Features,
     Head,
@@ -216,6 +219,8 @@ class HeadMetadata(Frozen):
         split: Split of the dataset; None if hydrakit did not split it.
         seed: Seed of the plan's splits; None if no plan trained the head.
         copies: Handling of copies of images, which affects the splits.
+        conflicts: Handling of copies with different labels; the file has it only if they were
+            dropped, which affects the splits.
         splits: Digest of the split of every case (`splits_digest`).
         body: Digest of the body of the training.
         preprocessing: Preprocessing of its images.
@@ -238,6 +243,7 @@ class HeadMetadata(Frozen):
     split: Split | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     copies: Copies = "group"
+    conflicts: Conflicts = "error"
     splits: Sha256Text | None = None
     body: Sha256Text
     preprocessing: Preprocessing
@@ -249,6 +255,14 @@ class HeadMetadata(Frozen):
         if (len(self.probe.features), len(self.probe.logits)) != (self.features, len(self.classes)):
             raise ValueError("the probe has not as many features and logits as the head")
         return self
+
+    @model_serializer(mode="wrap")
+    def _omit_conflicts(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit ``conflicts`` where it affects no split: such files are as before this field."""
+        content: dict[str, Any] = serialise(self)
+        if self.conflicts != "drop":
+            del content["conflicts"]
+        return content
 
 
 _METADATA: TypeAdapter[BodyMetadata | HeadMetadata] = TypeAdapter(

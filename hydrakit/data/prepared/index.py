@@ -81,11 +81,12 @@ class Index(Frozen):
         excluded: Cases without a patch.
         number: Number in the names of the files that hold the rows.
         rows: Row of each case in these files.
+        patches: SHA-256 of each case's patch before z-scoring: equal for equal patches.
         patients: Mean and deviation for z-scoring, by patient.
         remarks: Remarks of the adapter.
     """
 
-    format: Literal[3] = 3
+    format: Literal[4] = 4
     dataset: str
     content: str
     channels: int
@@ -94,6 +95,7 @@ class Index(Frozen):
     excluded: tuple[ExcludedCase, ...]
     number: int
     rows: tuple[int, ...]
+    patches: tuple[str, ...]
     patients: dict[str, Intensity]
     remarks: tuple[ReadingRemark, ...] = ()
 
@@ -111,8 +113,9 @@ class PreparedDataset:
 
     index: Index
     folder: Path
-    _crops: RowFile = field(repr=False)
-    _thumbnails: RowFile = field(repr=False)
+    _crops: RowFile[np.float32] = field(repr=False)
+    _thumbnails: RowFile[np.float32] = field(repr=False)
+    _textures: RowFile[np.int8] = field(repr=False)
     reused_since: float | None = None
 
     def rows(self, rows: Sequence[int]) -> NDArray[np.float32]:
@@ -147,6 +150,14 @@ class PreparedDataset:
         """Return the `thumbnail` of each case's whole image, ``(cases, 576)``."""
         return self._thumbnails.read(self.index.rows)
 
+    def textures(self, rows: Sequence[int]) -> NDArray[np.int8]:
+        """Return the `texture` of some cases' whole images, ``(n, 128, 128)``.
+
+        Args:
+            rows: Indices into ``index.cases``.
+        """
+        return self._textures.read([self.index.rows[row] for row in rows])
+
 
 def open_prepared(path: Path, *, reused: bool = False) -> PreparedDataset:
     """Open the prepared data that an index file describes.
@@ -160,11 +171,14 @@ def open_prepared(path: Path, *, reused: bool = False) -> PreparedDataset:
         ValueError: The index or its rows are broken.
     """
     index = Index.model_validate_json(read_whole(path, max_bytes=MAX_WEIGHTS))
-    if len(index.rows) != len(index.cases):
-        raise ValueError(f"{path.name}: {len(index.cases)} cases have {len(index.rows)} rows")
+    if not len(index.rows) == len(index.patches) == len(index.cases):
+        raise ValueError(
+            f"{path.name}: {len(index.cases)} cases have {len(index.rows)} rows "
+            f"and {len(index.patches)} patches"
+        )
     from hydrakit.data.prepared.store import open_rows
 
-    crops, thumbnails = open_rows(
+    files = open_rows(
         path.parent,
         index.number,
         rows=max(index.rows) + 1,
@@ -172,4 +186,4 @@ def open_prepared(path: Path, *, reused: bool = False) -> PreparedDataset:
         side=index.side,
     )
     since = path.stat().st_mtime if reused else None
-    return PreparedDataset(index, path.parent, crops, thumbnails, since)
+    return PreparedDataset(index, path.parent, *files, since)

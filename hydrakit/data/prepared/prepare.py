@@ -43,7 +43,7 @@ from hydrakit.data.prepared.index import (
 from hydrakit.data.prepared.manifest import NAME as MANIFEST
 from hydrakit.data.prepared.manifest import Manifest, listing_digest
 from hydrakit.data.prepared.store import NewEntry, Store, StoreEntry
-from hydrakit.data.quality.duplicates import content_digest, thumbnail
+from hydrakit.data.quality.duplicates import content_digest, texture, thumbnail
 from hydrakit.data.quality.shortcuts import image_facts, mixed_units
 from hydrakit.data.read import check_channels, check_root, load_image, read_cases, unreadable_case
 from hydrakit.errors import DataError, command_line
@@ -53,8 +53,8 @@ from hydrakit.storage.files import write_atomic
 from hydrakit.storage.lock import FILES, cache_lock
 from hydrakit.storage.paths import cache_folder, using_cache
 
-FORMAT = 3
-INDEX_FORMAT = 4  # increase when the same rows give another index: no image is read again
+FORMAT = 4
+INDEX_FORMAT = 5  # increase when the same rows give another index: no image is read again
 MAX_THREADS = 16
 IN_FLIGHT = 4  # images per thread in progress, so that the threads do not wait for writing
 MAX_NAMES = 3
@@ -245,6 +245,7 @@ class _Preparation:
             signature=signature,
             crop=crop(loaded, self.adapter.field_of_view, self.patch),
             thumbnail=thumbnail(loaded.image),
+            texture=texture(loaded.image),
             statistics=Statistics.of(loaded.image, loaded.padding),
             content=content_digest(loaded.image),
             facts=image_facts(loaded),
@@ -321,6 +322,7 @@ class _Preparation:
             excluded=tuple(self.excluded),
             number=self.store.number,
             rows=tuple(entry.row for entry in self.entries),
+            patches=tuple(entry.crop for entry in self.entries),
             patients={case.patient: intensities[self._patient(case)] for case in self.cases},
             remarks=tuple(self.remarks),
         )

@@ -4,6 +4,7 @@ A folder of prepared data holds::
 
     crops-0.f32        one crop after another, ``(channels, side, side)`` float32, not z-scored
     thumbnails-0.f32   one thumbnail after another, ``(576,)`` float32
+    textures-0.i8      one texture after another, ``(128, 128)`` int8
     journal-0.jsonl    one line for each row: its source and its metadata
 
 The journal is written last, after the rows are flushed to disk. Rows without a journal line do not
@@ -29,13 +30,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hydrakit.data.prepared.crop import Statistics
-from hydrakit.data.quality.duplicates import BANDS
+from hydrakit.data.quality.duplicates import BANDS, TEXTURE
 from hydrakit.errors import DataError
 from hydrakit.schema import Frozen
 from hydrakit.storage.files import open_in_place, write_atomic
@@ -47,44 +48,51 @@ FLOAT = np.dtype("<f4")
 COMMIT_ROWS = 256
 COMMIT_SECONDS = 1.0
 
-_NAMES = ("crops-{}.f32", "thumbnails-{}.f32", "journal-{}.jsonl")
-_NUMBERED = re.compile(r"(?:crops|thumbnails|journal)-(\d+)\.(?:f32|jsonl)")
+_NAMES = ("crops-{}.f32", "thumbnails-{}.f32", "textures-{}.i8", "journal-{}.jsonl")
+_NUMBERED = re.compile(r"(?:crops|thumbnails|textures|journal)-(\d+)\.(?:f32|i8|jsonl)")
 
 
-class RowFile:
-    """A file of rows of float32 numbers, read row by row; safe to use from several threads."""
+Pixel = TypeVar("Pixel", np.float32, np.int8)
 
-    def __init__(self, path: Path, rows: int, shape: tuple[int, ...]) -> None:
+
+class RowFile(Generic[Pixel]):
+    """A file of rows of numbers of one type, read row by row; safe to use from several threads."""
+
+    def __init__(
+        self, path: Path, rows: int, shape: tuple[int, ...], kind: np.dtype[Pixel]
+    ) -> None:
         """Open a file.
 
         Args:
             path: Path of the file.
             rows: Number of rows that the file must have at least.
             shape: Shape of a row.
+            kind: Type of the numbers.
 
         Raises:
             OSError: The file cannot be opened.
             ValueError: The file is missing, or has too few rows.
         """
         self._path, self._shape = path, shape
+        self._kind: np.dtype[Pixel] = kind
         try:
             self._file = path.open("rb", buffering=0)
         except FileNotFoundError:
             raise ValueError(f"{path.name} is missing") from None
         weakref.finalize(self, self._file.close)
         self._lock = threading.Lock()
-        self._size = math.prod(shape) * FLOAT.itemsize
+        self._size = math.prod(shape) * kind.itemsize
         size = os.fstat(self._file.fileno()).st_size
         if size < rows * self._size:
             raise ValueError(f"{path.name} has {size} bytes of {rows * self._size}")
 
-    def read(self, rows: Sequence[int]) -> NDArray[np.float32]:
-        """Read some rows, ``(n, *shape)`` float32.
+    def read(self, rows: Sequence[int]) -> NDArray[Pixel]:
+        """Read some rows, ``(n, *shape)``.
 
         Raises:
             DataError: The file has become shorter, or cannot be read.
         """
-        values = np.empty((len(rows), *self._shape), dtype=FLOAT)
+        values = np.empty((len(rows), *self._shape), dtype=self._kind)
         for row, value in zip(rows, values, strict=True):
             remaining = memoryview(value).cast("B")
             try:
@@ -96,7 +104,7 @@ class RowFile:
                 raise self._unreadable(error.strerror or str(error)) from None
             if remaining:
                 raise self._unreadable("it has become shorter")
-        return values.astype(np.float32, copy=False)
+        return values.astype(self._kind.newbyteorder("="), copy=False)
 
     def _unreadable(self, reason: str) -> DataError:
         return DataError(
@@ -109,7 +117,7 @@ class StoreEntry(Frozen):
     """A line of the journal: the metadata of a prepared image.
 
     Attributes:
-        row: Index of the image's row in the crops and thumbnails files.
+        row: Index of the image's row in the files of crops, thumbnails and textures.
         signature: SHA-256 of everything that determines the row; None if that is unknown.
         count: Number of pixels per channel of the whole image, without padding.
         mean: Mean of each channel of the whole image.
@@ -143,6 +151,7 @@ class NewEntry:
         signature: SHA-256 of everything that determines the row; None if that is unknown.
         crop: Crop of the image, ``(channels, side, side)`` float32.
         thumbnail: Thumbnail of the image, ``(576,)`` float32.
+        texture: Texture of the image, ``(128, 128)`` int8.
         statistics: Statistics of the whole image.
         content: Content digest of the whole image.
         facts: Facts of the image.
@@ -152,6 +161,7 @@ class NewEntry:
     signature: str | None
     crop: NDArray[np.float32]
     thumbnail: NDArray[np.float32]
+    texture: NDArray[np.int8]
     statistics: Statistics
     content: str
     facts: dict[str, str | float]
@@ -184,11 +194,11 @@ class Store:
         self._pending: list[bytes] = []
         self._journal_size = 0
         self._committed = time.monotonic()
-        self._files: tuple[BinaryIO, BinaryIO, BinaryIO] | None = None
+        self._files: tuple[BinaryIO, ...] | None = None
         numbers = _numbers(folder)
-        journals = [number for number in numbers if _paths(folder, number)[2].exists()]
+        journals = [number for number in numbers if _paths(folder, number)[-1].exists()]
         self.number = max(journals, default=max(numbers, default=-1) + 1)
-        self.entries: list[StoreEntry] = _read_journal(_paths(folder, self.number)[2])
+        self.entries: list[StoreEntry] = _read_journal(_paths(folder, self.number)[-1])
         self._check_rows()
         self.remove_other_numbers()
 
@@ -229,8 +239,11 @@ class Store:
         if self.channels not in (None, len(new.crop)):
             self._begin(self.number + 1, [])
         files = self._files = self._files or self._open()
-        crop = np.ascontiguousarray(new.crop, dtype=FLOAT).tobytes()
-        thumbnail = np.ascontiguousarray(new.thumbnail, dtype=FLOAT).tobytes()
+        rows = (
+            np.ascontiguousarray(new.crop, dtype=FLOAT).tobytes(),
+            np.ascontiguousarray(new.thumbnail, dtype=FLOAT).tobytes(),
+            np.ascontiguousarray(new.texture, dtype=np.int8).tobytes(),
+        )
         entry = StoreEntry(
             row=len(self.entries),
             signature=new.signature,
@@ -241,7 +254,7 @@ class Store:
             crop=new.crop_digest,
             facts=new.facts,
         )
-        for file, data in zip(files[:2], (crop, thumbnail), strict=True):
+        for file, data in zip(files[:-1], rows, strict=True):
             _write_at(file, entry.row * len(data), data)
         self.entries.append(entry)
         self._pending.append(entry.model_dump_json().encode() + b"\n")
@@ -278,7 +291,7 @@ class Store:
             OSError: The rows cannot be written, for example because the disk is full.
         """
         self.commit()
-        crops, thumbnails = open_rows(
+        files: tuple[RowFile[Any], ...] = open_rows(
             self.folder,
             self.number,
             rows=len(self.entries),
@@ -287,7 +300,7 @@ class Store:
         )
         copied = [entry.model_copy(update={"row": row}) for row, entry in enumerate(used)]
         paths = _paths(self.folder, self.number + 1)
-        for path, old in zip(paths[:2], (crops, thumbnails), strict=True):
+        for path, old in zip(paths[:-1], files, strict=True):
             descriptor = open_in_place(path, os.O_WRONLY | os.O_CREAT)
             with os.fdopen(descriptor, "wb", buffering=0) as file:
                 file.truncate(0)
@@ -296,7 +309,7 @@ class Store:
                     _write_at(file, new.row * len(data), data)
                 os.fsync(file.fileno())
         lines = "".join(entry.model_dump_json() + "\n" for entry in copied)
-        write_atomic(paths[2], lines.encode())
+        write_atomic(paths[-1], lines.encode())
         self._begin(self.number + 1, copied)
         return copied
 
@@ -311,14 +324,14 @@ class Store:
         self._close()
         self.number, self.entries, self._pending = number, entries, []
 
-    def _open(self) -> tuple[BinaryIO, BinaryIO, BinaryIO]:
+    def _open(self) -> tuple[BinaryIO, ...]:
         paths = _paths(self.folder, self.number)
-        crops, thumbnails, journal = (
+        files = tuple(
             os.fdopen(open_in_place(path, os.O_RDWR | os.O_CREAT), "r+b", buffering=0)
             for path in paths
         )
-        self._journal_size = journal.seek(0, os.SEEK_END)
-        return crops, thumbnails, journal
+        self._journal_size = files[-1].seek(0, os.SEEK_END)
+        return files
 
     def _close(self) -> None:
         for file in self._files or ():
@@ -339,20 +352,27 @@ class Store:
 
 def open_rows(
     folder: Path, number: int, *, rows: int, channels: int, side: int
-) -> tuple[RowFile, RowFile]:
-    """Open the crops, rows ``(channels, side, side)``, and the thumbnails, rows ``(576,)``.
+) -> tuple[RowFile[np.float32], RowFile[np.float32], RowFile[np.int8]]:
+    """Open crops, thumbnails and textures.
+
+    Their rows are ``(channels, side, side)``, ``(576,)`` and ``(128, 128)``.
 
     Raises:
         OSError: A file cannot be read.
         ValueError: A file is missing, or has too few rows.
     """
-    crops, thumbnails, _ = _paths(folder, number)
-    return RowFile(crops, rows, (channels, side, side)), RowFile(thumbnails, rows, (THUMBNAIL,))
+    crops, thumbnails, textures, _ = _paths(folder, number)
+    return (
+        RowFile(crops, rows, (channels, side, side), FLOAT),
+        RowFile(thumbnails, rows, (THUMBNAIL,), FLOAT),
+        RowFile(textures, rows, (TEXTURE, TEXTURE), np.dtype(np.int8)),
+    )
 
 
-def _paths(folder: Path, number: int) -> tuple[Path, Path, Path]:
-    crops, thumbnails, journal = (folder / name.format(number) for name in _NAMES)
-    return crops, thumbnails, journal
+def _paths(folder: Path, number: int) -> tuple[Path, Path, Path, Path]:
+    """Return the files of crops, thumbnails and textures, and the journal."""
+    crops, thumbnails, textures, journal = (folder / name.format(number) for name in _NAMES)
+    return crops, thumbnails, textures, journal
 
 
 def _numbers(folder: Path) -> set[int]:

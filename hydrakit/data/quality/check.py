@@ -15,22 +15,22 @@ from hydrakit.data.prepared.crop import crop_fault, is_flat
 from hydrakit.data.prepared.index import ExcludedCase, Index, PreparedCase, PreparedDataset
 from hydrakit.data.quality.duplicates import (
     Copy,
+    compare_images,
     copy_groups,
-    find_conflicts,
-    find_duplicates,
 )
 from hydrakit.data.quality.issues import PROBLEMS, WARNINGS
 from hydrakit.data.quality.leakage import (
     assign_splits,
+    find_leaks,
     reading_warnings,
     shortcut_facts,
     unit_names,
-    unit_numbers_of,
 )
 from hydrakit.data.quality.shortcuts import mixed_units
 from hydrakit.data.quality.split import DeclaredSplitError
 from hydrakit.data.quality.summary import (
     CheckedCase,
+    ConflictGroup,
     CopyPair,
     FactRange,
     FactValues,
@@ -128,6 +128,7 @@ def summarise(
         values=values,
         copies=tuple(_pair(copy, labelled) for copy in result.copies),
         groups=tuple(tuple(labelled[i].key for i in group) for group in groups),
+        conflicts=tuple(_conflict_group(keys, prepared) for keys in result.conflicts),
         shortcuts=shortcuts,
         problems=(*_too_few_usable(len(cases), len(index.excluded)), *result.problems),
         warnings=(
@@ -209,9 +210,9 @@ def summarise_unusable(adapter: DatasetAdapter, unusable: Sequence[ExcludedCase]
     )
 
 
-def _problem(kind: str, text: str) -> Issue:
+def _problem(kind: str, text: str, keys: Sequence[str] = ()) -> Issue:
     assert kind in PROBLEMS
-    return Issue(kind=kind, text=text)
+    return Issue(kind=kind, text=text, keys=tuple(keys))
 
 
 def _warning(kind: str, text: str, keys: Sequence[str] = ()) -> Issue:
@@ -305,6 +306,7 @@ class _SplitResult:
     """Result of splitting: copies by index of the labelled cases, splits and units by key."""
 
     copies: Sequence[Copy]
+    conflicts: Sequence[tuple[str, ...]]
     splits: Mapping[str, str]
     units: Mapping[str, str]
     problems: Sequence[Issue]
@@ -318,13 +320,11 @@ def _assign_splits(
     seed: int,
 ) -> _SplitResult:
     """Split the labelled cases as a run does; if that fails, add the problem, and find copies."""
-    rows = [row for row, case in enumerate(prepared.index.cases) if case.label is not None]
-    cases = [prepared.index.cases[row] for row in rows]
+    cases = [case for case in prepared.index.cases if case.label is not None]
     if not cases:
         return _SplitResult(
-            (), {}, {}, [_problem("unlabelled", "no case has a label to learn from")]
+            (), (), {}, {}, [_problem("unlabelled", "no case has a label to learn from")]
         )
-    units = unit_numbers_of(cases, adapter)
     problems = list(_empty_classes(cases, adapter))
     splits: Mapping[str, str] = {}
     try:
@@ -334,21 +334,22 @@ def _assign_splits(
             splits={adapter.name: split},
             seed=seed,
             copies="group",
-            keep_conflicts=True,  # reported below, all of them
+            conflicts="keep",  # reported below
         )
         splits, names = leakage.splits[adapter.name], leakage.units[adapter.name]
         copies = [pair.copy for pair in leakage.copies]
+        conflicts = leakage.conflicts
     except DataError as error:
-        digests = [case.content for case in cases]
-        copies = find_duplicates(prepared.thumbnails()[rows], digests, units=units)
+        copies, conflicts = find_leaks({adapter.name: prepared}, {adapter.name: adapter})
         names = _units_by_key(cases, adapter, copies)
         problems += _declared_clashes(cases, names)  # its message would name patients
         if not problems:
             text = str(error).removeprefix(f"{adapter.name}: ")
             declared = isinstance(error, DeclaredSplitError)
             problems.append(_problem("declared splits" if declared else "few patients", text))
-    problems += _conflicts(cases, copies, units, adapter)
-    return _SplitResult(copies, splits, names, problems)
+    own = conflicts.get(adapter.name, [])
+    problems += _conflicts(cases, own, adapter)
+    return _SplitResult(copies, own, splits, names, problems)
 
 
 def _empty_classes(cases: Sequence[PreparedCase], adapter: DatasetAdapter) -> Iterator[Issue]:
@@ -361,19 +362,20 @@ def _empty_classes(cases: Sequence[PreparedCase], adapter: DatasetAdapter) -> It
 
 def _conflicts(
     cases: Sequence[PreparedCase],
-    copies: Sequence[Copy],
-    units: Sequence[int],
+    conflicts: Sequence[Sequence[str]],
     adapter: DatasetAdapter,
 ) -> Iterator[Issue]:
-    labels = [case.label for case in cases]
-    conflicts = find_conflicts(copies, labels, units=units, datasets=[adapter.name] * len(cases))
-    if conflicts:
-        one, other = (
-            f"{cases[index].key} ({label_text(cases[index].label, adapter)})"
-            for index in conflicts[0]
-        )
-        text = f"{one} and {other} are copies of one image with different labels"
-        yield _problem("conflict", text + _more(len(conflicts) - 1, "group"))
+    if not conflicts:
+        return
+    labels = {case.key: label_text(case.label, adapter) for case in cases}
+    one, other = (f"{key} ({labels[key]})" for key in conflicts[0][:2])
+    yield _problem(
+        "conflict",
+        f"{one} and {other} are copies of one image with different labels"
+        f"{_more(len(conflicts) - 1, 'group')}: correct the labels, or leave all of them out with "
+        "`--conflicts drop`",
+        [key for group in conflicts for key in group],
+    )
 
 
 def _units_by_key(
@@ -420,10 +422,24 @@ def _pair(copy: Copy, labelled: Sequence[PreparedCase]) -> CopyPair:
         one=one.key,
         other=other.key,
         similarity=copy.similarity,
+        agreement=copy.agreement,
         kind=copy.kind,
         flip=copy.flip,
         across_labels=one.label != other.label,
     )
+
+
+def _conflict_group(keys: Sequence[str], prepared: PreparedDataset) -> ConflictGroup:
+    row_of = {case.key: row for row, case in enumerate(prepared.index.cases)}
+    rows = [row_of[key] for key in keys[:2]]
+    cases = [prepared.index.cases[row] for row in rows]
+    copy = compare_images(
+        (0, 1),
+        prepared.thumbnails()[rows],
+        prepared.textures(rows),
+        exact=cases[0].content == cases[1].content,
+    )
+    return ConflictGroup(pair=_pair(copy, cases), keys=tuple(keys))
 
 
 def _facts(

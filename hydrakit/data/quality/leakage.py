@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -20,9 +20,13 @@ import numpy as np
 from hydrakit.data.identity import is_identified, names_nobody, normal_name, patient_of
 from hydrakit.data.prepared.index import Index, PreparedCase, PreparedDataset
 from hydrakit.data.quality.duplicates import (
+    MIN_AGREEMENT,
     MIN_DETAIL,
+    TEXTURE,
     THRESHOLD,
+    Conflict,
     Copy,
+    Int8Array,
     assign_groups,
     conflict_error,
     copy_groups,
@@ -35,16 +39,17 @@ from hydrakit.data.quality.split import UNUSED, split_cases
 from hydrakit.data.read import class_names
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter
-from hydrakit.plan.model import Copies, Plan, Split
+from hydrakit.plan.model import Conflicts, Copies, Plan, Split
 from hydrakit.plan.results import DataFacts, ShortcutFact
 from hydrakit.stats.tasks import strata, strata_names
 from hydrakit.storage.files import MAX_WEIGHTS, read_whole, write_atomic
 from hydrakit.storage.paths import cache_folder
 
-FORMAT = 1  # version of the cached list of copies; increase when the detection changes
+FORMAT = 2  # version of the cached list of copies; increase when the detection changes
 WITHHELD = "withheld"
 _log = logging.getLogger(__name__)
 DROPPED = "dropped"
+CONFLICTING = "conflicting"
 
 
 @dataclass(frozen=True)
@@ -69,11 +74,14 @@ class LeakageResult:
     Attributes:
         splits: Split of each labelled case, by dataset and key: ``train``, ``val``, ``test``;
             ``withheld`` (a support's case that belongs to the target's test split), ``dropped`` (a
-            copy), or ``unused`` (if the plan uses a share of the dataset).
+            copy), ``conflicting`` (dropped, because a copy has another label), or ``unused`` (if
+            the plan uses a share of the dataset).
         units: Name of the unit (patient, group or copies) of each case, by dataset and key.
         copies: Enough pairs to join all copies into their groups.
         copied: Number of cases in groups of copies, by dataset.
         groups: Number of groups of copies.
+        conflicts: Groups of cases that show one image with different labels, as keys by dataset;
+            the first two of a group have different labels.
     """
 
     splits: dict[str, dict[str, str]]
@@ -81,6 +89,7 @@ class LeakageResult:
     copies: tuple[DuplicateCases, ...] = ()
     copied: dict[str, int] = field(default_factory=dict)
     groups: int = 0
+    conflicts: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -123,7 +132,7 @@ def check_leakage(
         splits=splits,
         seed=plan.effective_split_seed,
         copies=plan.copies,
-        keep_conflicts=plan.conflicts == "keep",
+        conflicts=plan.conflicts,
     )
 
 
@@ -134,23 +143,17 @@ def assign_splits(
     splits: Mapping[str, Split],
     seed: int,
     copies: Copies,
-    keep_conflicts: bool,
+    conflicts: Conflicts,
 ) -> LeakageResult:
     """Check and split datasets in the given order, without a plan; see `check_leakage`."""
-    rows: list[_LabelledCase] = []
-    for name, each in prepared.items():
-        labelled = [
-            _LabelledCase(name, case) for case in each.index.cases if case.label is not None
-        ]
-        if not labelled:
-            raise DataError(f"{name}: no case has a label: label some cases to train on it")
-        rows += labelled
-    datasets, cases = [row.dataset for row in rows], [row.case for row in rows]
-    units = _numbers(unit_names(datasets, cases, adapters, ()))
+    rows, units = _labelled(prepared, adapters)
     duplicates = _find_copies(prepared, rows, units)
-    if not keep_conflicts:
-        _refuse_conflicts(duplicates, rows, units, adapters)
-    dropped = duplicates_to_drop(duplicates, units) if copies == "drop" else set()
+    conflicting = _find_conflicts(prepared, rows, units, duplicates)
+    if conflicting and conflicts == "error":
+        _refuse_conflicts(conflicting, rows, adapters)
+    out = {i for each in conflicting for i in each.cases} if conflicts == "drop" else set()
+    dropped = duplicates_to_drop(duplicates, units, unused=out) if copies == "drop" else set()
+    datasets, cases = [row.dataset for row in rows], [row.case for row in rows]
     names = unit_names(datasets, cases, adapters, duplicates if copies == "group" else ())
 
     unit_splits: dict[str, str] = {}  # the split of each unit in the datasets before
@@ -159,8 +162,9 @@ def assign_splits(
         members = [i for i, row in enumerate(rows) if row.dataset == name]
         withheld = {i for i in members if unit_splits.get(names[i]) == "test"}
         for i in members:
-            assigned[name][rows[i].case.key] = DROPPED if i in dropped else WITHHELD
-        remaining = [i for i in members if i not in dropped and i not in withheld]
+            status = CONFLICTING if i in out else DROPPED if i in dropped else WITHHELD
+            assigned[name][rows[i].case.key] = status
+        remaining = [i for i in members if i not in out | dropped | withheld]
         case_splits = _split(
             [rows[i].case for i in remaining],
             [names[i] for i in remaining],
@@ -185,7 +189,37 @@ def assign_splits(
         copies=tuple(_duplicate_cases(copy, rows) for copy in duplicates),
         copied={name: copied.count(name) for name in prepared},
         groups=len(groups),
+        conflicts=_conflicts_by_dataset(conflicting, rows),
     )
+
+
+def find_leaks(
+    prepared: Mapping[str, PreparedDataset], adapters: Mapping[str, DatasetAdapter]
+) -> tuple[list[Copy], dict[str, list[tuple[str, ...]]]]:
+    """Find copies and conflicts without splitting; see `assign_splits` and `LeakageResult`.
+
+    Returns:
+        Copies, with indices into all labelled cases, and `LeakageResult.conflicts`.
+    """
+    rows, units = _labelled(prepared, adapters)
+    copies = _find_copies(prepared, rows, units)
+    return copies, _conflicts_by_dataset(_find_conflicts(prepared, rows, units, copies), rows)
+
+
+def _labelled(
+    prepared: Mapping[str, PreparedDataset], adapters: Mapping[str, DatasetAdapter]
+) -> tuple[list[_LabelledCase], list[int]]:
+    """Return the labelled cases of all datasets, and the number of each one's unit."""
+    rows: list[_LabelledCase] = []
+    for name, each in prepared.items():
+        labelled = [
+            _LabelledCase(name, case) for case in each.index.cases if case.label is not None
+        ]
+        if not labelled:
+            raise DataError(f"{name}: no case has a label: label some cases to train on it")
+        rows += labelled
+    datasets, cases = [row.dataset for row in rows], [row.case for row in rows]
+    return rows, _numbers(unit_names(datasets, cases, adapters, ()))
 
 
 def _fixed(row: _LabelledCase, earlier: str | None) -> str | None:
@@ -406,6 +440,7 @@ def _find_copies(
         FORMAT,
         THRESHOLD,
         MIN_DETAIL,
+        MIN_AGREEMENT,
         contents,
         list(units),
         [row.case.content for row in rows],
@@ -418,40 +453,87 @@ def _find_copies(
             return [Copy(**pair) for pair in json.loads(content)]
         except (ValueError, TypeError):
             path.unlink(missing_ok=True)  # incomplete, for example after a full disk: search again
+    places = _places(prepared)
+
+    def textures(images: Sequence[int]) -> Int8Array:
+        stacked = np.empty((len(images), TEXTURE, TEXTURE), dtype=np.int8)
+        for texture, image in zip(stacked, images, strict=True):
+            dataset, row = places[image]
+            texture[...] = prepared[dataset].textures([row])[0]
+        return stacked
+
     thumbnails = np.concatenate(
         [
-            each.thumbnails()[
-                [i for i, case in enumerate(each.index.cases) if case.label is not None]
-            ]
-            for each in prepared.values()
+            each.thumbnails()[[row for dataset, row in places if dataset == name]]
+            for name, each in prepared.items()
         ]
     )
-    copies = find_duplicates(thumbnails, [row.case.content for row in rows], units=units)
+    copies = find_duplicates(thumbnails, [row.case.content for row in rows], textures, units=units)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps([vars(copy) for copy in copies]).encode())
     return copies
 
 
-def _refuse_conflicts(
-    copies: Sequence[Copy],
+def _places(prepared: Mapping[str, PreparedDataset]) -> list[tuple[str, int]]:
+    """Return dataset and row of each labelled case, in the order of `_LabelledCase`."""
+    return [
+        (name, row)
+        for name, each in prepared.items()
+        for row, case in enumerate(each.index.cases)
+        if case.label is not None
+    ]
+
+
+def _find_conflicts(
+    prepared: Mapping[str, PreparedDataset],
     rows: Sequence[_LabelledCase],
     units: Sequence[int],
+    copies: Sequence[Copy],
+) -> list[Conflict]:
+    """Find the copies and the equal patches with different labels."""
+    labels = [row.case.label for row in rows]
+    places = _places(prepared)
+    patches: list[str | None] = [prepared[dataset].index.patches[row] for dataset, row in places]
+    equal: defaultdict[tuple[str, str | None], list[int]] = defaultdict(list)
+    for i, (row, patch) in enumerate(zip(rows, patches, strict=True)):
+        equal[row.dataset, patch].append(i)
+    for cases in equal.values():
+        if len({labels[i] for i in cases}) > 1:
+            dataset, row_number = places[cases[0]]
+            if not np.ptp(prepared[dataset].rows([row_number])[0], axis=(1, 2)).any():
+                for i in cases:  # for example two lesions outside of the scan
+                    patches[i] = None
+    datasets = [row.dataset for row in rows]
+    return find_conflicts(copies, labels, units=units, datasets=datasets, patches=patches)
+
+
+def _conflicts_by_dataset(
+    conflicts: Sequence[Conflict], rows: Sequence[_LabelledCase]
+) -> dict[str, list[tuple[str, ...]]]:
+    by_dataset: dict[str, list[tuple[str, ...]]] = {}
+    for conflict in conflicts:
+        ordered = dict.fromkeys((conflict.one, conflict.other, *conflict.cases))
+        keys = tuple(rows[i].case.key for i in ordered)
+        by_dataset.setdefault(rows[conflict.one].dataset, []).append(keys)
+    return by_dataset
+
+
+def _refuse_conflicts(
+    conflicts: Sequence[Conflict],
+    rows: Sequence[_LabelledCase],
     adapters: Mapping[str, DatasetAdapter],
 ) -> None:
-    labels = [row.case.label for row in rows]
-    conflicts = find_conflicts(copies, labels, units=units, datasets=[row.dataset for row in rows])
-    if conflicts:
-        dataset = rows[conflicts[0][0]].dataset
-        adapter = adapters[dataset]
-        label_names = [
-            ", ".join(class_names(label, adapter.task, adapter.classes))
-            if row.dataset == dataset
-            else ""
-            for row, label in zip(rows, labels, strict=True)
-        ]
-        raise conflict_error(
-            conflicts, names=[row.case.key for row in rows], labels=label_names, dataset=dataset
-        )
+    dataset = rows[conflicts[0].one].dataset
+    adapter = adapters[dataset]
+    label_names = [
+        ", ".join(class_names(row.case.label, adapter.task, adapter.classes))
+        if row.dataset == dataset
+        else ""
+        for row in rows
+    ]
+    raise conflict_error(
+        conflicts, names=[row.case.key for row in rows], labels=label_names, dataset=dataset
+    )
 
 
 def _duplicate_cases(copy: Copy, rows: Sequence[_LabelledCase]) -> DuplicateCases:
@@ -472,7 +554,8 @@ def data_facts(index: Index, adapter: DatasetAdapter, leakage: LeakageResult) ->
     members: dict[str, list[PreparedCase]] = {}
     for case in labelled:
         members.setdefault(splits[case.key], []).append(case)
-    excluded = {name: len(members.pop(name, ())) for name in (DROPPED, WITHHELD, UNUSED)}
+    not_used = (CONFLICTING, DROPPED, WITHHELD, UNUSED)
+    excluded = {name: len(members.pop(name, ())) for name in not_used}
     by_split = dict(sorted(members.items()))
     return DataFacts(
         digest=index.content,
@@ -490,6 +573,9 @@ def data_facts(index: Index, adapter: DatasetAdapter, leakage: LeakageResult) ->
         unlabelled=len(index.cases) - len(labelled),
         excluded=dict(Counter(case.reason for case in index.excluded)),
         copies=leakage.copied.get(adapter.name, 0),
+        conflicting=tuple(
+            key for group in leakage.conflicts.get(adapter.name, ()) for key in sorted(group)
+        ),
         dropped=excluded[DROPPED],
         withheld=excluded[WITHHELD],
         unused=excluded[UNUSED],

@@ -74,14 +74,37 @@ class FactValues(Frozen):
 
 
 class CopyPair(Frozen):
-    """Keys of two cases that are copies of one another, and their similarity."""
+    """Two cases that are copies of one another.
+
+    Attributes:
+        one: Key of a case.
+        other: Key of the other case.
+        similarity: Similarity of the thumbnails; 1 for exact copies.
+        agreement: Agreement of the textures; 1 for exact copies.
+        kind: ``exact`` if all pixels are equal, otherwise ``near``.
+        flip: Flip of one image that makes it most similar to the other.
+        across_labels: Whether the labels differ.
+    """
 
     one: str
     other: str
     similarity: float
+    agreement: float
     kind: Literal["exact", "near"]
     flip: str
     across_labels: bool
+
+
+class ConflictGroup(Frozen):
+    """Cases that show one image but have different labels.
+
+    Attributes:
+        pair: Two of the cases, with different labels.
+        keys: Keys of all of the cases.
+    """
+
+    pair: CopyPair
+    keys: tuple[str, ...]
 
 
 class Summary(Frozen):
@@ -102,6 +125,7 @@ class Summary(Frozen):
         values: Text facts.
         copies: Enough pairs to join all copies into their groups.
         groups: Groups of copies, as keys of their cases.
+        conflicts: Groups of cases that show one image but have different labels.
         shortcuts: How well facts predict the class, strongest first.
         problems: Issues that make results invalid.
         warnings: Issues that are worth checking.
@@ -124,6 +148,7 @@ class Summary(Frozen):
     values: tuple[FactValues, ...] = ()
     copies: tuple[CopyPair, ...] = ()
     groups: tuple[tuple[str, ...], ...] = ()
+    conflicts: tuple[ConflictGroup, ...] = ()
     shortcuts: tuple[ShortcutFact, ...] = ()
     problems: tuple[Issue, ...] = ()
     warnings: tuple[Issue, ...] = ()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from hydrakit.errors import printable
 from hydrakit_phantom.settings import DATASETS, DIFFICULTY, MAX_PATIENTS, PATIENTS
 
 
@@ -53,11 +54,11 @@ def phantom(out: Path, patients: int, seed: int, datasets: str, difficulty: floa
         out, patients=patients, seed=seed, datasets=names, difficulty=difficulty
     )
     if written.existed:
-        click.echo(f"{out} already holds this phantom; nothing was written")
+        click.echo(printable(f"{out} already holds this phantom; nothing was written"))
     for name, cases in written.cases.items():
         counts = ", ".join(f"{count} {label}" for label, count in cases.items())
-        click.echo(f"{name}: {counts} in {out / name}")
+        click.echo(printable(f"{name}: {counts} in {out / name}"))
     strategy, order = ("hydra", (*names, names[0])) if len(names) > 1 else ("classical", names)
     click.echo("Synthetic data: for trying the program, not for any medical conclusion.")
     words = ["--strategy", strategy, "--datasets", ",".join(order), "--data", out]
-    click.echo(f"next: {command_line('hydrakit', 'run', *words)}")
+    click.echo(printable(f"next: {command_line('hydrakit', 'run', *words)}"))

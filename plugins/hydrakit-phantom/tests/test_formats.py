@@ -12,7 +12,7 @@ from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian
 from sklearn.metrics import roc_auc_score
 
-from hydrakit.data.quality.duplicates import content_digest, find_duplicates, thumbnail
+from hydrakit.data.quality.duplicates import content_digest, find_duplicates, texture, thumbnail
 from hydrakit.data.read import read_samples
 from hydrakit.hooks import DatasetAdapter, Sample
 from hydrakit_phantom.write import write_phantom
@@ -204,7 +204,11 @@ def test_the_adapters_for_real_data_read_every_case(phantom, dataset):
     if dataset == "brain":
         # Two files are copies of two others, and nothing else is taken for a copy.
         looks = np.stack([thumbnail(sample.image) for sample in samples])
-        copies = find_duplicates(looks, [content_digest(sample.image) for sample in samples])
+        copies = find_duplicates(
+            looks,
+            [content_digest(sample.image) for sample in samples],
+            lambda chosen: np.stack([texture(samples[index].image) for index in chosen]),
+        )
         assert len(copies) == 2
         return
     assert len({sample.patient for sample in samples}) == 12
