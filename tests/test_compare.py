@@ -623,7 +623,7 @@ def test_a_large_comparison_takes_little_work(
         def rounds_done(self, rounds: int) -> None:
             done.append(rounds)
 
-    cases = ScoredCases(positive="malignant", finding={}, patient={}, subgroups={})
+    cases = ScoredCases(positive="malignant", finding={}, patient={}, subgroups={}, origins={})
     tracker = CellTracker(here, plans, Rounds(), design, cases, load_plugins(), 1)
     for _ in range(5):
         tracker._update()
