@@ -40,12 +40,17 @@ def one_line(text: str, most: int = 2000) -> str:
     return line if len(line) <= most else f"{line[:most]}..."
 
 
+def utf8(text: str) -> str:
+    r"""Text that can be encoded: bytes of a path that are not UTF-8 are written as ``\xff``."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def command_line(*words: object) -> str:
     """Return a command, or a part of one, as a user can paste it into a POSIX shell.
 
     Every message and report that suggests a command with a path, a name or a value uses this.
     """
-    return shlex.join(map(str, words))
+    return utf8(shlex.join(map(str, words)))
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

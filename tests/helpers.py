@@ -264,6 +264,13 @@ def refused(action: Callable[[], object], *words: str) -> None:
         assert word in str(caught.value)
 
 
+def of_the_dead() -> int:
+    """The number of a process that has ended."""
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    return done.pid
+
+
 @contextmanager
 def another_process(run: Path) -> Iterator[int]:
     """A process that holds the lock of a run's folder until it is killed at the end; its number."""

@@ -173,11 +173,11 @@ def test_yes_does_not_ask(run: RunDir) -> None:
 
 
 def test_what_cannot_be_removed_is_said(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unlink(path: Path, **_: object) -> None:
-        raise PermissionError(13, "Permission denied", str(path))
+    def denied(name: str, **_: object) -> None:
+        raise PermissionError(13, "Permission denied", name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "unlink", unlink)
+        patch.setattr("os.unlink", denied)
         patch.setattr("hydrakit.maintenance.clean.locked", lambda _: pytest.MonkeyPatch.context())
         refused(lambda: cleaned(run.path), "rounds", "cannot be deleted (Permission denied)")
     assert verify(run.path).damaged == ()

@@ -34,6 +34,7 @@ from hydrakit.cli import main
 from hydrakit.compare.design import CompareDir, make_design
 from hydrakit.compare.engine import CompareCallback, compare
 from hydrakit.compute import devices
+from hydrakit.errors import PlanError
 from hydrakit.plan import Plan, Round
 from hydrakit.plan.profiles import make_plan
 from hydrakit.plan.results import EpochRecord, RoundResult
@@ -602,3 +603,35 @@ def test_a_comparison_needs_tests(tmp_path: Path) -> None:
     design = make_design(strategies=("classical",), datasets=("alpha",))
     refused(lambda: compare(design, out=tmp_path / "out", test=False), "test=False")
     assert not (tmp_path / "out").exists()
+
+
+def test_something_else_than_a_plan_or_a_context_is_named(runner: Runner) -> None:
+    plan: Any = plan_of(round_of("alpha"))
+    with pytest.raises(PlanError, match=r"^context: is 'cpu', and a RunContext is expected: give"):
+        engine.run(plan, "cpu")  # type: ignore[arg-type]
+    for function in (engine.run, engine.dry_run):
+        with pytest.raises(PlanError, match=r"^plan: is 'plan.json', and a Plan is expected: use"):
+            function("plan.json")  # type: ignore[operator]
+
+
+def test_a_file_states_its_format_and_older_ones_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "context.json"
+    RunContext(threads=3).write(path)
+    written = json.loads(path.read_text())
+    assert written["format"] == 1
+    del written["format"], written["hydrakit"]  # as version 0.1 wrote it
+    path.write_text(json.dumps(written))
+    assert read_context(path).threads == 3
+    path.write_text(json.dumps({**written, "format": 2, "hydrakit": "9.1", "new": 1}))
+    refused(lambda: read_context(path), str(path), "hydrakit 9.1 in format 2", "use that version")
+    path.write_text(json.dumps({**written, "format": "x"}))
+    refused(lambda: read_context(path), str(path), "format")
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="no such names there")
+@pytest.mark.parametrize("name", ["data", "cache", "round_cache"])
+def test_a_folder_whose_name_is_no_text_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    """Weight files and JSON cannot name it: a run would fail after training."""
+    path = tmp_path / os.fsdecode(b"b\xff")
+    refused(lambda: RunContext().changed(**{name: path}), r"b\xff", "not UTF-8", "rename")
+    refused(lambda: RunDir.check(path, plan_of(round_of("alpha"))), r"b\xff", "not UTF-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -94,8 +95,12 @@ def test_a_file_is_read_once_unless_it_changes(
     for _ in range(3):
         digests.check_file(tmp_path, "a", remedy="")
     assert len(read) == 1
-    (tmp_path / "a").write_text("aa")
-    refused(lambda: digests.check_file(tmp_path, "a", remedy="x"), "changed")
+    (tmp_path / "a").write_text("b")
+    os.utime(tmp_path / "a", ns=(1, 1))
+    refused(lambda: digests.check_file(tmp_path, "a", remedy="x"), "changed", "SHA-256")
+    assert len(read) == 2
+    (tmp_path / "a").write_text("aa")  # another size tells enough
+    refused(lambda: digests.check_file(tmp_path, "a", remedy="x"), "changed", "2 bytes, had 1")
     assert len(read) == 2
 
 

@@ -1,16 +1,35 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from helpers import refused
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic import create_model
 
-from hydrakit.storage.files import copy, csv_text, read_rows, sync_folder, write_atomic
+from hydrakit.schema import Frozen
+from hydrakit.storage import files
+from hydrakit.storage.files import (
+    MAX_DEPTH,
+    append_line,
+    copy,
+    csv_text,
+    delete,
+    read_rows,
+    refuse_links,
+    sync_folder,
+    walk,
+    write_atomic,
+)
+from hydrakit.storage.records import read_appended
 
 
 def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:
@@ -76,6 +95,93 @@ def test_a_copy_has_the_same_bytes(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"\x00\xff\n")
     copy(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == b"\x00\xff\n"
+
+
+def test_no_line_of_several_processes_is_lost(tmp_path: Path) -> None:
+    """Readings of a test split are counted by these lines."""
+    path = tmp_path / "events.jsonl"
+    path.write_text('{"number": -1}\n{"number": -')  # a process was killed
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom hydrakit.storage.files import append_line\n"
+        "for number in range(50): append_line(Path(sys.argv[1]), "
+        """f'{{"number": {int(sys.argv[2]) * 50 + number}, "text": "{"x" * 5000}"}}')"""
+    )
+    arguments = [sys.executable, "-c", code, str(path)]
+    processes = [subprocess.Popen([*arguments, str(number)]) for number in range(4)]
+    assert [process.wait() for process in processes] == [0] * 4
+
+    class Line(Frozen):
+        number: int
+        text: str = ""
+
+    lines = read_appended(path, Line, remedy="")
+    assert sorted(line.number for line in lines) == list(range(-1, 200))
+
+
+@pytest.mark.parametrize("torn", ["{", '{"a', '{"a": ', '{"a": "b\\u12', '{"a": [1, {"b": 2}'])
+def test_an_incomplete_line_is_left_out_wherever_it_is(tmp_path: Path, torn: str) -> None:
+    path = tmp_path / "lines"
+    path.write_text(f'{{"a": 1}}\n{torn}\n\n{{"a": 2}}\n{torn}')
+    model = create_model("Line", a=(int, ...))
+    assert [line.model_dump() for line in read_appended(path, model, remedy="")] == [
+        {"a": 1},
+        {"a": 2},
+    ]
+
+
+@pytest.mark.parametrize("bad", ["x", '{"a": "b"}', '{"a" 1}', "[" * 300_000, '{"a": 1}}'])
+def test_a_line_with_something_else_is_an_error(tmp_path: Path, bad: str) -> None:
+    path = tmp_path / "lines"
+    path.write_text(f'{{"a": 1}}\n{bad}\n')
+    model = create_model("Line", a=(int, ...))
+    refused(lambda: read_appended(path, model, remedy="restore it"), f"{path}: line 2", "restore")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_what_is_opened_in_place_is_no_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside, path = tmp_path / "outside", tmp_path / "path"
+    outside.write_text("private")
+    path.symlink_to(outside)
+    refused(lambda: append_line(path, "x"), str(path), "is a link")
+    monkeypatch.setattr(files, "refuse_link", lambda _: None)  # it was exchanged after the check
+    with pytest.raises(OSError, match=r".") as caught:
+        append_line(path, "x")
+    assert caught.value.errno == errno.ELOOP
+    path.unlink()
+    path.hardlink_to(outside)
+    refused(lambda: append_line(path, "x"), str(path), "is a link")
+    assert outside.read_text() == "private"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_nothing_behind_a_link_is_deleted(tmp_path: Path) -> None:
+    outside, folder = tmp_path / "outside", tmp_path / "folder"
+    (outside / "inner").mkdir(parents=True)
+    (outside / "inner" / "file").write_text("private")
+    (folder / "a" / "b").mkdir(parents=True)
+    (folder / "a" / "b" / "file").touch()
+    (folder / "link").symlink_to(outside)
+    for name in ("link/inner", "link/inner/file"):
+        with pytest.raises(OSError, match=r"."):
+            delete(folder, folder / name)
+    delete(folder, folder / "link")
+    assert (outside / "inner" / "file").read_text() == "private"
+    delete(folder, folder / "a" / "b" / "file")
+    (folder / "a" / "b" / "link").symlink_to(outside)
+    delete(folder, folder / "a")
+    assert list(folder.iterdir()) == []
+    assert (outside / "inner" / "file").read_text() == "private"
+
+
+def test_folders_are_walked_without_links_and_to_a_limit(tmp_path: Path) -> None:
+    deep = tmp_path.joinpath("a", *["b"] * MAX_DEPTH)
+    deep.mkdir(parents=True)
+    assert len(list(walk(tmp_path / "a"))) == MAX_DEPTH
+    (deep / "b").mkdir()
+    refused(lambda: list(walk(tmp_path / "a")), str(tmp_path), "nested over")
+    refused(lambda: refuse_links(tmp_path / "a"), str(tmp_path), "nested over")
 
 
 FORMULA = "=+-@\t\r\n"

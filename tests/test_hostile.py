@@ -14,6 +14,8 @@ from helpers import hydra_plan, refused, tree
 
 from hydrakit.cli import main
 from hydrakit.errors import PlanError, one_line
+from hydrakit.maintenance.clean import clean
+from hydrakit.maintenance.status import RunStatus, status
 from hydrakit.plan import BodySpec, load_plan
 from hydrakit.plan.model import MAX_WEIGHTS
 from hydrakit.runs.rundir import RunDir
@@ -194,3 +196,67 @@ def test_what_the_system_says_of_a_file_is_one_line(run: RunDir) -> None:
     assert result.stderr.startswith(f"hydrakit: {run.report_path}: cannot be written (")
     assert "Is a directory" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_clean_changes_nothing_behind_links(run: RunDir, tmp_path: Path) -> None:
+    """It overwrote what `lock.holder` led to, and deleted weights behind linked folders."""
+    private = tmp_path / "outside" / "file"
+    (run.path / "lock.holder").symlink_to(private)
+    refused(lambda: clean(run.path, lambda _: True), "lock.holder", "is a link")
+    (run.path / "lock.holder").unlink()
+    for name in ("rounds", "rounds/02-beta-head", "rounds/02-beta-head/body.safetensors", "heads"):
+        path, moved = run.path / name, tmp_path / "outside" / "moved"
+        path.rename(moved)
+        path.symlink_to(moved)
+        before = tree(tmp_path / "outside")
+        refused(lambda: clean(run.path, lambda _: True), str(path), "is a link")
+        assert tree(tmp_path / "outside") == before
+        path.unlink()
+        moved.rename(path)
+    assert private.read_text() == "private"
+    assert clean(run.path, lambda _: True)
+
+
+def test_a_link_that_appears_after_the_question_is_not_followed(
+    run: RunDir, tmp_path: Path
+) -> None:
+    moved = tmp_path / "outside" / "moved"
+
+    def exchange(_: object) -> bool:
+        (run.path / "rounds").rename(moved)
+        (run.path / "rounds").symlink_to(moved)
+        return True
+
+    before = {path.name for path in (run.path / "rounds").rglob("*.safetensors")}
+    refused(lambda: clean(run.path, exchange), "rounds", "cannot be deleted")
+    assert {path.name for path in moved.rglob("*.safetensors")} == before
+
+
+@pytest.mark.parametrize("command", [["status"], ["status", "--json"], ["verify"]])
+def test_names_of_folders_do_not_control_a_terminal(
+    run: RunDir, tmp_path: Path, command: list[str]
+) -> None:
+    for name in (b"a\nb", b"a\x1b[31mb", b"b\xff"):
+        path = tmp_path / os.fsdecode(name)
+        run.path.rename(path)
+        result = CliRunner().invoke(main, [command[0], str(path), *command[1:]])
+        assert result.exit_code == 0, result.output
+        assert "\x1b" not in result.output
+        if command[-1] == "--json":
+            json.loads(result.stdout)
+        path.rename(run.path)
+
+
+def test_status_reads_what_else_it_finds(run: RunDir) -> None:
+    """A torn line, times that no calendar has, and another process's odd number."""
+    events = run.path / "events.jsonl"
+    lines = events.read_text().splitlines(keepends=True)
+    odd = '{"time": "0001-01-01T00:00:00+00:00", "event": "round", "round": [1]}\n'
+    events.write_text(lines[0] + '{"time": "20\n' + odd + "".join(lines[1:]))
+    found = status(run.path)
+    assert found.state == "finished"
+    assert isinstance(found, RunStatus)
+    assert found.last is not None
+    assert len(run.events()) == len(lines) + 1
+    (run.path / "lock.holder").write_text(f"pid {10**18} on x since 2026-01-01T00:00:00+00:00\n")
+    assert status(run.path).holder is None

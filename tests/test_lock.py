@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import multiprocessing
 import os
 import platform
 import re
-import subprocess
-import sys
+import shutil
 import time
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from queue import Queue
 
 import pytest
-from helpers import another_process, plan_of, refused, round_of, tree
+from filelock import SoftFileLock, Timeout
+from helpers import another_process, of_the_dead, plan_of, refused, round_of, tree
 
 from hydrakit.errors import HydrakitError
 from hydrakit.runs.rundir import RunDir
 from hydrakit.storage import lock
-from hydrakit.storage.lock import Holder, holder_of, locked
+from hydrakit.storage.lock import Holder, cache_lock, holder_of, locked
 
 PLAN = plan_of(round_of("alpha"))
 
@@ -34,13 +35,6 @@ def holder(**changes: object) -> Holder:
 
 def write(folder: Path, who: Holder) -> None:
     (folder / "lock.holder").write_text(f"{who}\n")
-
-
-def of_the_dead() -> int:
-    """The number of a process that has ended."""
-    done = subprocess.Popen([sys.executable, "-c", ""])
-    done.wait()
-    return done.pid
 
 
 def test_a_holder_is_written_and_read(tmp_path: Path) -> None:
@@ -58,9 +52,38 @@ def test_a_holder_is_written_and_read(tmp_path: Path) -> None:
     assert holder_of(tmp_path) is None
 
 
-@pytest.mark.parametrize("text", ["", "pid 1", "pid 1 on here since", "pid 1 on here since 9\n"])
-def test_half_a_holder_is_none(tmp_path: Path, text: str) -> None:
-    (tmp_path / "lock.holder").write_text(text)
+SINCE = "since 2026-01-01T00:00:00+00:00\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "pid 1", "pid 1 on here since", "pid 1 on here since 9\n", "\xff"),
+        *(
+            f"pid {number} on here {SINCE}"
+            for number in ("0", "-1", "9" * 20, "9" * 5000, "\u0661")
+        ),
+        *(f"pid 1 on {host} {SINCE}" for host in ("a\x1b[31mb", "a\u202eb", "x" * 1001)),
+        *(f"pid 1 on here since {time}\n" for time in ("0001-01-01", "2026-01-01T00:00:00")),
+        "x" * 10**6,
+    ],
+)
+def test_other_content_names_no_holder(tmp_path: Path, text: str) -> None:
+    """Also a number that no process has, and text that would control a terminal."""
+    (tmp_path / "lock.holder").write_text(text, encoding="latin-1" if text == "\xff" else "utf-8")
+    assert holder_of(tmp_path) is None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+def test_a_holder_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "lock.holder"
+    os.mkfifo(path)
+    assert holder_of(tmp_path) is None
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    assert holder_of(tmp_path) is None
+    path.unlink()
+    path.mkdir()
     assert holder_of(tmp_path) is None
 
 
@@ -142,6 +165,94 @@ def test_a_file_system_without_locks_is_said(
 
     monkeypatch.setattr(lock.FileLock, "acquire", acquire)
     refused(lambda: locked(tmp_path).__enter__(), str(tmp_path), "flock", "--out")
+
+
+REFUSALS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+def refusing(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Let the file system refuse locks, as some network file systems do."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+@pytest.mark.parametrize("number", REFUSALS)
+@pytest.mark.filterwarnings("ignore:flock not supported")  # by filelock
+def test_a_run_is_refused_where_locks_are(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes in one folder would spoil the run, and nothing would keep them apart."""
+    refusing(monkeypatch, number)
+    for _ in range(2):
+        refused(
+            lambda: locked(tmp_path).__enter__(),
+            f"{tmp_path}: is on a file system without locks ({os.strerror(number)})",
+            "--out",
+        )
+    assert not (tmp_path / "lock.holder").exists()
+
+
+@pytest.mark.parametrize("number", REFUSALS)
+@pytest.mark.filterwarnings("ignore:flock not supported")
+def test_the_cache_is_locked_by_a_file_where_locks_are_refused(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing(monkeypatch, number)
+    said: list[str] = []
+    with cache_lock(tmp_path, say=said.append):
+        held = [path.name for path in tmp_path.glob(".lock*")]
+        assert held
+        with pytest.raises(Timeout):
+            SoftFileLock(tmp_path / max(held)).acquire(timeout=0)
+    assert [line.partition(": ")[0] for line in said] in ([], [str(tmp_path.parent)])
+    assert "--cache" in "".join(said) or number == errno.ENOSYS
+    with cache_lock(tmp_path, say=said.append):
+        pass  # it was released
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+@pytest.mark.parametrize("name", [".lock", "lock.holder", "events.jsonl", "cells/a/log.txt"])
+def test_a_folder_with_links_is_not_locked(tmp_path: Path, name: str, kind: str) -> None:
+    outside, folder = tmp_path / "outside", tmp_path / "folder"
+    outside.write_text("private")
+    (folder / name).parent.mkdir(parents=True)
+    if kind == "soft":
+        (folder / name).symlink_to(outside)
+    else:
+        (folder / name).hardlink_to(outside)
+    refused(lambda: locked(folder).__enter__(), str(folder / name), "is a link")
+    assert outside.read_text() == "private"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_a_holder_that_becomes_a_link_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody is faster than the check: what is written does not follow the link."""
+    outside = tmp_path / "outside"
+    outside.write_text("private")
+    (tmp_path / "run").mkdir()
+    acquire = lock._acquire
+
+    def exchange(*given: object) -> None:
+        acquire(*given)  # type: ignore[arg-type]
+        (tmp_path / "run" / "lock.holder").symlink_to(outside)
+
+    monkeypatch.setattr(lock, "_acquire", exchange)
+    with locked(tmp_path / "run"):
+        assert holder_of(tmp_path / "run") is not None
+    assert outside.read_text() == "private"
+
+
+def test_a_locked_folder_may_be_deleted(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with locked(tmp_path / "run"):
+        shutil.rmtree(tmp_path / "run")
 
 
 def test_another_plan_that_began_meanwhile_is_not_replaced(

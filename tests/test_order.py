@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from itertools import chain, combinations, permutations
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from helpers import StopError, plugins, refused, run_plan, write_dataset
+from helpers import StopError, another_process, plugins, refused, run_plan, write_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -35,6 +36,7 @@ from hydrakit.search.order import (
     OrderResult,
     OrderSearch,
     TriedOrder,
+    _Search,
     count_orders,
     greedy,
     order,
@@ -350,3 +352,12 @@ def test_the_command_tells_what_was_tried_and_what_it_is_worth(standin: Path) ->
     missing = CliRunner().invoke(main, ["order", "--datasets", "beta"])
     assert missing.exit_code == 2
     assert "--target is needed" in missing.stderr
+
+
+def test_one_search_at_a_time(tmp_path: Path) -> None:
+    """Two in one folder would overwrite each other's order.json."""
+    folder = tmp_path / "search"
+    folder.mkdir()
+    with another_process(folder) as pid:
+        search = _Search(folder, Mock(), Mock(), OrderCallback(), None)
+        refused(search.run, f"pid {pid} on ", str(folder))

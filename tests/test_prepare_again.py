@@ -57,6 +57,13 @@ def test_a_second_start_lists_the_files_and_opens_none(
             return method(path, *given, **named)
 
         monkeypatch.setattr(Path, name, noted)
+    os_open = os.open
+
+    def noted_too(path: str | Path, *given: Any, **named: Any) -> int:
+        opened.append(Path(path).name)
+        return os_open(path, *given, **named)
+
+    monkeypatch.setattr(os, "open", noted_too)
     files.prepare()
     assert files.readings == 1
     data = [*first.folder.glob("index-*"), *first.folder.glob("*.f32")]

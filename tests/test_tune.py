@@ -40,6 +40,7 @@ from hydrakit.plan import Other, Plan, Split, load_plan
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.search.trials import Setting, TrialRecord, folds_of
 from hydrakit.search.tune import TuneCallback, TuneResult, TuningSearch, tune
+from hydrakit.storage.records import read_appended
 from hydrakit.training.loop import train_round
 from hydrakit.training.seeds import INITIALISATION, Seeds, seeded
 from hydrakit.weights import load_body, load_head
@@ -78,7 +79,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, places: dict[str, Any]) -> T
 
 def figures(path: Path) -> list[dict[str, Any]]:
     """The trials of a file, without how long they took."""
-    records = [TrialRecord.model_validate_json(line) for line in path.read_bytes().splitlines()]
+    records = read_appended(path, TrialRecord, remedy="")
     return [each.model_dump(exclude={"seconds"}) for each in records]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from hydrakit.plan import Round
 from hydrakit.plan.results import EpochRecord
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.rundir import RunDir
+from hydrakit.storage.digests import read_digests
 
 DIGESTED = (".json", ".jsonl", ".safetensors", ".csv")
 NOT = {"environment.json", "events.jsonl"}
+OTHERS = "not covered: environment.json, events.jsonl, log.txt, report.html"
 
 
 def flip(path: Path) -> None:
@@ -44,9 +47,11 @@ def test_a_sound_run(run: Path) -> None:
     # 7 rounds of 5 files, their lists, 7 files of the run, 3 heads
     told = call(run)
     assert (told.exit_code, told.stderr) == (0, "")
-    assert told.stdout == "52 files are unchanged\n"
+    assert told.stdout == f"52 files are unchanged\n{OTHERS}\n"
     found = json.loads(call(run, "--json").stdout)
-    assert found == {"folder": str(run), "files": 52, "damaged": [], "unknown": []}
+    others = [str(run / name) for name in OTHERS.removeprefix("not covered: ").split(", ")]
+    sound = {"folder": str(run), "files": 52, "damaged": [], "unknown": []}
+    assert found == {**sound, "not_covered": others}
     assert tree(run) == before
 
 
@@ -69,8 +74,8 @@ def test_each_bad_file_has_its_line(run: Path) -> None:
     metrics.unlink()
     told = call(run)
     assert told.exit_code == 1
-    *lines, last = told.stdout.splitlines()
-    assert last == "50 files are unchanged"
+    *lines, last, others = told.stdout.splitlines()
+    assert (last, others) == ("50 files are unchanged", OTHERS)
     assert [line.split(": ")[0] for line in lines] == [str(body), str(metrics)]
     assert "changed since it was written" in lines[0]
     assert ": is missing: " in lines[1]
@@ -111,7 +116,10 @@ def test_what_is_under_way_is_not_looked_at(runner: Runner) -> None:
     for name in ("02-alpha-all.new", "02-alpha-all.part/best"):
         shutil.copytree(run / "rounds" / "01-beta-all", run / "rounds" / name)
         flip(run / "rounds" / name / "body.safetensors")
-    assert call(run).stdout == "5 files are unchanged\n"
+    told = call(run)
+    assert told.stdout.splitlines()[0] == "5 files are unchanged"
+    assert "body.safetensors (2)" in told.stdout.splitlines()[1]
+    assert (told.exit_code, told.stderr) == (0, "")
 
 
 def test_runs_of_older_versions_and_other_folders_cannot_be_verified(
@@ -120,8 +128,8 @@ def test_runs_of_older_versions_and_other_folders_cannot_be_verified(
     forget_digests(run)
     refused(lambda: verify(run), str(run), "older version")
     (tmp_path / "empty").mkdir()
-    for folder in (tmp_path / "empty", tmp_path / "absent"):
-        refused(lambda folder=folder: verify(folder), str(folder), "no finished round")  # type: ignore[misc]
+    refused(lambda: verify(tmp_path / "empty"), str(tmp_path / "empty"), "no finished round")
+    refused(lambda: verify(tmp_path / "absent"), str(tmp_path / "absent"), "No such file")
 
 
 def test_runs_below_a_folder_and_the_rounds_that_they_share(runner: Runner) -> None:
@@ -137,8 +145,77 @@ def test_runs_below_a_folder_and_the_rounds_that_they_share(runner: Runner) -> N
         flip(path)
     told = call(folder)
     assert told.exit_code == 1
-    assert {line.split(": ")[0] for line in told.stdout.splitlines()[:-1]} == set(map(str, bad))
+    assert {line.split(": ")[0] for line in told.stdout.splitlines()[:-2]} == set(map(str, bad))
     assert f"delete {bad[0].parent} and run again" in told.stdout
     (bad[0].parent / "files.json").unlink()
     assert verify(folder).unknown == (str(bad[0].parent),)
     assert "Note: " in call(folder).stderr
+
+
+def test_a_result_without_a_digest_is_not_in_order(run: Path) -> None:
+    """What is nowhere compared with anything cannot be called unchanged."""
+    sound = verify(run)
+    assert sound.sound
+    assert not sound.unknown
+    shutil.copy(run / "heads" / "beta.safetensors", run / "heads" / "new.safetensors")
+    shutil.copytree(run / "rounds" / "02-beta-head", run / "rounds" / "08-beta-head")
+    (run / "rounds" / "01-alpha-all" / "more.safetensors").write_text("x")
+    told = call(run)
+    assert told.exit_code == 1
+    paths = [line.removeprefix("Note: ").split(": ")[0] for line in told.stderr.splitlines()]
+    assert paths == [
+        str(run / name)
+        for name in (
+            "heads/new.safetensors",
+            "rounds/01-alpha-all/more.safetensors",
+            "rounds/08-beta-head/files.json",
+        )
+    ]
+    assert json.loads(call(run, "--json").stdout)["unknown"] == paths
+
+
+def test_a_run_whose_list_was_deleted_is_not_in_order(run: Path) -> None:
+    (run / "files.json").unlink()
+    (run / "results.json").write_text((run / "results.json").read_text().replace("0.", "0.9"))
+    told = call(run)
+    assert (told.exit_code, told.stderr) == (
+        1,
+        f"Note: {run}: has no digest, so whether it was changed is unknown\n",
+    )
+
+
+def test_an_empty_list_covers_nothing(run: Path) -> None:
+    path = run / "rounds" / "02-beta-head" / "files.json"
+    found = read_digests(path.parent)
+    assert found is not None
+    path.write_text(found.model_copy(update={"files": {}}).with_own_digest().model_dump_json())
+    assert str(path) in {each.path for each in verify(run).damaged}  # by the run's own list
+    (run / "files.json").unlink()
+    assert str(path.parent / "body.safetensors") not in verify(run).unknown  # the run is
+    assert str(run) in verify(run).unknown
+    (run / "results.json").unlink()  # not finished any more: only its rounds are results
+    assert str(path.parent / "body.safetensors") in verify(run).unknown
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_files_behind_a_linked_folder_are_not_called_unchanged(run: Path, tmp_path: Path) -> None:
+    (run / "rounds").rename(tmp_path / "elsewhere")
+    (run / "rounds").symlink_to(tmp_path / "elsewhere")
+    flip(tmp_path / "elsewhere" / "02-beta-head" / "body.safetensors")
+    assert str(run / "rounds") in verify(run).unknown
+
+
+def test_the_plan_of_an_unfinished_run_is_covered_by_its_rounds(run: Path) -> None:
+    for name in ("files.json", "results.json", "body.safetensors"):
+        (run / name).unlink()
+    others = {Path(path).name for path in verify(run).not_covered}
+    assert "plan.json" not in others
+    assert {"data.json", "splits.json", "predictions.csv"} <= others
+    (run / "plan.json").write_text("{}")
+    assert [each.path for each in verify(run).damaged] == [str(run / "plan.json")]
+
+
+def test_a_file_that_may_be_endless_is_not_read(run: Path) -> None:
+    os.truncate(run / "body.safetensors", 2**40)
+    told = {each.path: each.wrong for each in verify(run).damaged}
+    assert "has 1099511627776 bytes, had" in told[str(run / "body.safetensors")]

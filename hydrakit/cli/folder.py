@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hydrakit.cli import params
+from hydrakit.cli.printing import print_json, print_line
 from hydrakit.errors import command_line
 
 if TYPE_CHECKING:
@@ -26,20 +27,29 @@ MAX_PATHS = 10  # paths that are printed for each reason
 def verify(ctx: click.Context, /, *, folder: Path, as_json: bool) -> None:
     """Check by digests that the files of a run, or of all runs of a comparison, are unchanged.
 
-    Prints one line for each changed file, with the remedy; the exit status is then 1.
+    Prints one line for each changed file, with the remedy; the exit status is then 1. It is also 1
+    if a result has no digest, so that nothing is known about it. Logs, reports and other files that
+    have no digests are listed as not covered.
     """
+    from collections import Counter
+
     from hydrakit.maintenance.verify import verify as verify_folder
 
     result = verify_folder(folder)
     if as_json:
-        click.echo(result.model_dump_json(indent=2))
+        print_json(result.model_dump_json(indent=2))
     else:
         for each in result.damaged:
-            click.echo(each)
+            print_line(str(each))
         click.echo(f"{result.files} files are unchanged")
+        names = Counter(Path(path).name for path in result.not_covered)
+        if names:
+            told = [name if count == 1 else f"{name} ({count})" for name, count in names.items()]
+            shortened = [*told[:MAX_PATHS], *(["..."] if len(told) > MAX_PATHS else [])]
+            print_line(f"not covered: {', '.join(shortened)}")
     for path in result.unknown:
-        click.echo(f"Note: {path}: has no digests, so its files cannot be checked", err=True)
-    if result.damaged:
+        print_line(f"Note: {path}: has no digest, so whether it was changed is unknown", err=True)
+    if not result.sound:
         ctx.exit(1)
 
 
@@ -56,7 +66,7 @@ def status(folder: Path, as_json: bool) -> None:
 
     progress = read_status(folder)
     if as_json:
-        click.echo(progress.model_dump_json(indent=2))
+        print_json(progress.model_dump_json(indent=2))
     elif isinstance(progress, RunStatus):
         _print_run(progress)
     else:
@@ -66,7 +76,7 @@ def status(folder: Path, as_json: bool) -> None:
 def _print_run(run: RunStatus) -> None:
     from hydrakit.cli.printing import print_table
 
-    click.echo(
+    print_line(
         f"{run.path}: {run.strategy}, target {run.target}: {run.state}, {run.done} of "
         f"{len(run.rounds)} rounds done"
     )
@@ -93,9 +103,9 @@ def _print_run(run: RunStatus) -> None:
     print_table(columns, rows)
     for each in run.rounds:
         if each.problem:
-            click.echo(f"Note: {each.problem}", err=True)
+            print_line(f"Note: {each.problem}", err=True)
     if run.state == "stopped":
-        click.echo(f"resume it with `{command_line('hydrakit', 'run', '--resume', run.path)}`")
+        print_line(f"resume it with `{command_line('hydrakit', 'run', '--resume', run.path)}`")
 
 
 def _print_comparison(comparison: ComparisonStatus) -> None:
@@ -105,14 +115,14 @@ def _print_comparison(comparison: ComparisonStatus) -> None:
     states = ", ".join(
         f"{counts[state]} {state}" for state in ("done", "begun", "failed", "waiting")
     )
-    click.echo(f"{comparison.path}: {comparison.state}: {states} of {len(comparison.cells)} cells")
+    print_line(f"{comparison.path}: {comparison.state}: {states} of {len(comparison.cells)} cells")
     _print_holder(comparison.holder)
     for each in comparison.cells:
         if each.state == "begun":
             state = "running" if each.running else "stopped"
-            click.echo(f"{each.name}: {state}, {each.rounds} rounds done")
+            print_line(f"{each.name}: {state}, {each.rounds} rounds done")
         elif each.state == "failed":
-            click.echo(f"{each.name}: failed: {each.reason}")
+            print_line(f"{each.name}: failed: {each.reason}")
     if comparison.state == "stopped":
         click.echo("run the same `hydrakit compare` command again to resume")
 
@@ -126,7 +136,7 @@ def _print_holder(holder: HolderStatus | None) -> None:
         None: "is on another machine: whether it is running is unknown",
     }[holder.alive]
     since = holder.since.isoformat(timespec="seconds")
-    click.echo(f"process {holder.pid} on {holder.host}, in this folder since {since}, {alive}")
+    print_line(f"process {holder.pid} on {holder.host}, in this folder since {since}, {alive}")
 
 
 @click.command(short_help="Delete files of a run or a comparison that are no longer needed.")
@@ -142,7 +152,7 @@ def clean(folder: Path, yes: bool) -> None:
 
     def confirm(removable: Sequence[RemovableFiles]) -> bool:
         for line in _summary(removable):
-            click.echo(line)
+            print_line(line)
         return yes or click.confirm("Delete them?")
 
     deleted = clean_folder(folder, confirm)

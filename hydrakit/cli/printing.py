@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hydrakit.errors import one_line
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -16,6 +18,15 @@ if TYPE_CHECKING:
     from hydrakit.runs.evaluate import EvaluationResult
     from hydrakit.runs.rundir import RunDir
     from hydrakit.stats.comparison import Comparison
+
+
+NARROWEST = 40  # characters of a line; a smaller value of $COLUMNS is a mistake
+USUAL_WIDTH = 80
+
+
+def print_line(text: str, *, err: bool = False) -> None:
+    """Print text on one line: control characters, as in names of files, are escaped."""
+    click.echo(text if text.isprintable() else one_line(text), err=err)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
@@ -34,7 +45,13 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
     # Without a terminal, as in a log or a pipe, lines are not broken.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    width = Console().width if sys.stdout.isatty() else 200
+    Console(width=width if width >= NARROWEST else USUAL_WIDTH).print(table)
+
+
+def print_json(text: str) -> None:
+    """Print JSON in ASCII, so that it is valid whatever the encoding of standard output is."""
+    click.echo("".join(each if each.isascii() else json.dumps(each)[1:-1] for each in text))
 
 
 def print_results(rundir: RunDir) -> None:
@@ -70,11 +87,11 @@ def print_results(rundir: RunDir) -> None:
     for line in test_lines(results.test):
         click.echo(line)
     click.echo("")
-    click.echo(f"run:     {rundir.path}")
-    click.echo(f"body:    {rundir.body_path}")
+    print_line(f"run:     {rundir.path}")
+    print_line(f"body:    {rundir.body_path}")
     for path in sorted((rundir.path / "heads").glob("*.safetensors")):
-        click.echo(f"head:    {path}")
-    click.echo(f"report:  {rundir.report_path}")
+        print_line(f"head:    {path}")
+    print_line(f"report:  {rundir.report_path}")
 
 
 def print_dry_run(estimate: DryRun) -> None:
@@ -102,7 +119,7 @@ def print_dry_run(estimate: DryRun) -> None:
     print_table(columns, rows)
     done = sum(each.done for each in estimate.rounds)
     state = "finished" if estimate.finished else f"{done} of {len(estimate.rounds)} rounds are done"
-    click.echo(f"run:     {estimate.out}: {state if estimate.out.exists() else 'not started'}")
+    print_line(f"run:     {estimate.out}: {state if estimate.out.exists() else 'not started'}")
     if estimate.holder is not None and estimate.holder.alive() is not False:
         click.echo(f"         another process is running there ({estimate.holder})")
     click.echo(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hydrakit.cli import params
+from hydrakit.cli.printing import print_line
 
 if TYPE_CHECKING:
     from hydrakit.report.figure import Figure
@@ -34,8 +35,8 @@ def report(folder: Path, figures: Path | None, context: RunContext) -> None:
 
     written = engine.report(folder, context)
     if written.no_examples is not None:
-        click.echo(f"Note: {written.no_examples}", err=True)
-    click.echo(written.path)
+        print_line(f"Note: {written.no_examples}", err=True)
+    print_line(str(written.path))
     if figures is not None:
         _write_figures(written.figures, figures)
 
@@ -45,6 +46,6 @@ def _write_figures(figures: Sequence[Figure], folder: Path) -> None:
 
     paths, install = write_figures(figures, folder)
     for path in paths:
-        click.echo(path)
+        print_line(str(path))
     if install:
         click.echo(f"Note: {install}", err=True)

@@ -29,8 +29,8 @@ from hydrakit.plan.settings import PlanSettings
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.rundir import RunDir
 from hydrakit.schema import Frozen, Name, Text, first_fault
-from hydrakit.storage.files import read_whole
-from hydrakit.storage.lock import FILES
+from hydrakit.storage.files import MIB, read_whole
+from hydrakit.storage.lock import is_first_file
 from hydrakit.storage.records import read_record, writable, write_record
 
 FILE = "compare.json"
@@ -295,7 +295,7 @@ class CompareDir:
         if RunDir(self.cell(cell)).whole:
             return "done"
         try:
-            content = read_whole(self.failure_path(cell))
+            content = read_whole(self.failure_path(cell), max_bytes=MIB)
         except FileNotFoundError:
             return "waiting"
         except (OSError, ValueError):
@@ -354,9 +354,8 @@ class CompareDir:
 
     def _is_empty(self) -> bool:
         """Whether the folder holds nothing but the first files of a command that was stopped."""
-        first = {*FILES, "cells"}
-        names = {path.name for path in self.path.iterdir()}
-        return all(name in first or name.startswith(f".{FILE}.") for name in names)
+        names = {path.name for path in self.path.iterdir()} - {"cells"}
+        return all(is_first_file(name) or name.startswith(f".{FILE}.") for name in names)
 
 
 def _differing(before: Design, design: Design) -> str:

@@ -7,7 +7,6 @@ the final body and heads are in the run's folder. Files that a run needs to resu
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from hydrakit.compare.design import CompareDir
 from hydrakit.errors import PlanError
 from hydrakit.runs.rundir import RunDir
 from hydrakit.storage.digests import FILE, damaged_files, update_digests
+from hydrakit.storage.files import delete
 from hydrakit.storage.lock import locked
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}")
@@ -57,8 +57,8 @@ def clean(
         The deleted files and folders.
 
     Raises:
-        PlanError: The folder holds neither a run nor a comparison, a finished run is damaged (its
-            rounds may be needed to restore it), or a file cannot be deleted.
+        PlanError: The folder holds neither a run nor a comparison, or a link; a finished run is
+            damaged (its rounds may be needed to restore it); or a file cannot be deleted.
         HydrakitError: A process is running in the folder.
     """
     is_comparison = (folder / COMPARE).is_file()
@@ -82,8 +82,9 @@ def clean(
             for run in [each for each in runs if of_runs[each.path]]:
                 with _locked_in(folder, run):
                     still = {each.path for each in _of_run(run)}
-                    _delete([each for each in of_runs[run.path] if each.path in still], run)
-            _delete(of_comparison, None)
+                    of_run = [each for each in of_runs[run.path] if each.path in still]
+                    _delete(folder, of_run, run)
+            _delete(folder, of_comparison, None)
         except OSError as error:
             raise PlanError(
                 f"{error.filename or folder}: cannot be deleted ({error.strerror}): change its "
@@ -156,7 +157,7 @@ def _check(run: RunDir) -> None:
             raise PlanError(f"{path}: is missing: {run.remedy(path.name)}. Nothing was deleted")
 
 
-def _delete(removable: Sequence[RemovableFiles], run: RunDir | None) -> None:
+def _delete(folder: Path, removable: Sequence[RemovableFiles], run: RunDir | None) -> None:
     """Delete files of a run after removing their digests, so that a stop at any time is harmless.
 
     Files of a comparison, which belong to no run, have no digests.
@@ -170,7 +171,4 @@ def _delete(removable: Sequence[RemovableFiles], run: RunDir | None) -> None:
             update_digests(path, without=[each.name for each in _weights(path)])
         update_digests(run.path, renewed=lists)
     for each in removable:
-        if each.path.is_dir():
-            shutil.rmtree(each.path)
-        else:
-            each.path.unlink()
+        delete(folder, each.path)

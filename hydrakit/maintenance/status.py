@@ -6,18 +6,16 @@ Nothing is locked or written, so that a running process is not disturbed.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from hydrakit.compare.design import FILE as COMPARE
 from hydrakit.compare.design import Cell, CompareDir
-from hydrakit.errors import PlanError, WeightsError
+from hydrakit.errors import PlanError, WeightsError, one_line
 from hydrakit.plan.results import CheckpointFacts, Event
 from hydrakit.rounds import Round, Train
 from hydrakit.runs.rundir import CHECKPOINT, RunDir
-from hydrakit.schema import Frozen, Name
+from hydrakit.schema import Frozen, Name, PathText
 from hydrakit.storage.lock import holder_of
 from hydrakit.storage.records import refuse_later
 from hydrakit.weights.format import read_description
@@ -66,7 +64,7 @@ class RoundStatus(Frozen):
     score: float | None = None
     seconds: float | None = None
     since: datetime.datetime | None = None
-    problem: str | None = None
+    problem: PathText | None = None
 
 
 RunState = Literal["finished", "running", "stopped"]
@@ -87,7 +85,7 @@ class RunStatus(Frozen):
     """
 
     kind: Literal["run"] = "run"
-    path: str
+    path: PathText
     state: RunState
     strategy: Name
     target: Name
@@ -112,18 +110,18 @@ class CellStatus(Frozen):
         reason: Why the cell failed.
     """
 
-    name: str
+    name: PathText
     state: Literal["done", "failed", "begun", "waiting"]
     rounds: int
     running: bool = False
-    reason: str | None = None
+    reason: PathText | None = None
 
 
 class ComparisonStatus(Frozen):
     """Progress of a comparison; attributes as in `RunStatus`, with cells instead of rounds."""
 
     kind: Literal["comparison"] = "comparison"
-    path: str
+    path: PathText
     state: RunState
     holder: HolderStatus | None
     cells: tuple[CellStatus, ...]
@@ -140,35 +138,37 @@ def status(folder: Path) -> RunStatus | ComparisonStatus:
 
 def _of_run(run: RunDir) -> RunStatus:
     plan, events, holder = run.plan(), run.events(), _holder(run.path)
+    starts: dict[object, datetime.datetime] = {}
+    for event in events:
+        if event.event == "round" and (time := _time(event)) is not None:
+            number = (event.model_extra or {}).get("round")
+            starts[number if isinstance(number, int) else None] = time
     rounds: list[RoundStatus] = []
     for number, round in enumerate(plan.rounds, start=1):
         is_next = not rounds or rounds[-1].state == "done"
-        rounds.append(_round(run, number, round, is_next=is_next))
-    times = _times(events)
+        rounds.append(_round(run, number, round, is_next=is_next, since=starts.get(number)))
+    last = next((time for event in reversed(events) if (time := _time(event))), None)
     return RunStatus(
         path=str(run.path),
         state=_state(run.whole, holder),
         strategy=plan.strategy,
         target=plan.target,
         holder=holder,
-        last=times[-1] if times else None,
+        last=last,
         rounds=tuple(rounds),
     )
 
 
-def _round(run: RunDir, number: int, round: Round, *, is_next: bool) -> RoundStatus:
-    starts = _times(
-        each
-        for each in run.events()
-        if each.event == "round" and (each.model_extra or {}).get("round") == number
-    )
+def _round(
+    run: RunDir, number: int, round: Round, *, is_next: bool, since: datetime.datetime | None
+) -> RoundStatus:
     status = RoundStatus(
         round=number,
         dataset=round.dataset,
         train=round.train,
-        state="begun" if is_next and starts else "waiting",
+        state="begun" if is_next and since else "waiting",
         epochs=round.hyperparameters.epochs,
-        since=starts[-1] if starts else None,
+        since=since,
     )
     if run.finished(number, round):
         result = run.round_result(number, round)
@@ -185,13 +185,12 @@ def _round(run: RunDir, number: int, round: Round, *, is_next: bool) -> RoundSta
     return status.model_copy(update=_progress(run.state_path(number, round) / CHECKPOINT))
 
 
-def _times(events: Iterable[Event]) -> list[datetime.datetime]:
-    """Times of events, without invalid ones."""
-    times = []
-    for each in events:
-        with suppress(ValueError):
-            times.append(datetime.datetime.fromisoformat(each.time))
-    return times
+def _time(event: Event) -> datetime.datetime | None:
+    """Time of an event in this time zone; None if it is invalid."""
+    try:
+        return datetime.datetime.fromisoformat(event.time).astimezone()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _progress(path: Path) -> dict[str, object]:
@@ -201,11 +200,11 @@ def _progress(path: Path) -> dict[str, object]:
         refuse_later(path, text)
         facts = CheckpointFacts.model_validate_json(text)
     except PlanError as error:
-        return {"problem": str(error)}
+        return {"problem": one_line(str(error))}
     except (WeightsError, ValueError):
-        if not path.is_file():
+        if not path.exists():
             return {}
-        return {"problem": f"{path}: is damaged: delete it to start the round again"}
+        return {"problem": one_line(f"{path}: is damaged: delete it to start the round again")}
     return {"epoch": facts.epoch, "seconds": facts.seconds}
 
 

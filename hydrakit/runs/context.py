@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from hydrakit.compute.signals import CHECKPOINT_SECONDS
 from hydrakit.data.declared.adapter import plugins_at
-from hydrakit.errors import PlanError, unknown
+from hydrakit.errors import PlanError, one_line, unknown
 from hydrakit.schema import Frozen, Name, Precision, Text, first_fault
-from hydrakit.storage.files import read_json
+from hydrakit.storage.files import write_atomic
 from hydrakit.storage.paths import check_utf8, default_data, root_of, using_cache
-from hydrakit.storage.records import readable, write_record
+from hydrakit.storage.records import FORMAT, read_value
+from hydrakit.version import version
 
 if TYPE_CHECKING:
     from hydrakit.compute.devices import Compute
@@ -136,8 +144,6 @@ class RunContext(Frozen):
             return RunContext.model_validate(changed)
         except ValidationError as error:
             raise PlanError(first_fault(error)) from None
-        except ValueError as error:
-            raise PlanError(str(error)) from None
 
     def for_search(self, rounds: Path) -> RunContext:
         """Copy of the context for the runs of a search, which share rounds and do not use the test.
@@ -171,17 +177,22 @@ class RunContext(Frozen):
         Raises:
             OSError: The file cannot be written.
         """
-        write_record(path, self.resolved())
+        values = self.resolved().model_dump(mode="json")
+        text = json.dumps({"format": FORMAT, "hydrakit": version(), **values}, indent=2)
+        write_atomic(path, text.encode())
 
 
 def read_context(path: Path) -> RunContext:
     """Read a context that `RunContext.write` wrote.
 
     Raises:
-        PlanError: The file cannot be read or is not a context.
+        PlanError: The file cannot be read, is not a context, or a later version wrote it.
     """
-    with readable(path, "give a file that `RunContext.write` wrote"):
-        values = TypeAdapter(dict[str, Any]).validate_json(read_json(path))
+    adapter = TypeAdapter(dict[str, Any])
+    values = read_value(path, adapter, remedy="give a file that `RunContext.write` wrote")
+    if values.pop("format", FORMAT) != FORMAT:  # the first version wrote none
+        raise PlanError(f"{path}: its format is not {FORMAT}: give a file of `RunContext.write`")
+    values.pop("hydrakit", None)
     try:
         return RunContext().changed(**values)
     except PlanError as error:
@@ -192,6 +203,11 @@ def context_of(context: RunContext | None, values: dict[str, Any]) -> RunContext
     """Context of a call with a context, with values by name, or with both.
 
     Raises:
-        PlanError: A name or a value is wrong.
+        PlanError: A name or a value is wrong, or the context is something else.
     """
+    if context is not None and not isinstance(context, RunContext):
+        raise PlanError(
+            f"context: is {one_line(repr(context), 60)}, and a RunContext is expected: give single "
+            'values by name, such as `device="cpu"`'
+        )
     return (context or RunContext()).changed(**values)

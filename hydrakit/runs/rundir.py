@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from hydrakit.data.origin import DataOrigin, splits_digest
 from hydrakit.errors import PlanError, command_line
@@ -42,24 +42,18 @@ from hydrakit.storage.digests import (
 )
 from hydrakit.storage.files import (
     append_line,
-    read_json,
     refuse_link,
-    refuse_links,
     sync_folder,
     write_atomic,
 )
-from hydrakit.storage.lock import FILES, locked
+from hydrakit.storage.lock import is_first_file, locked
 from hydrakit.storage.paths import check_utf8
-from hydrakit.storage.records import read_lines, read_record, read_value, readable
+from hydrakit.storage.records import read_appended, read_lines, read_record, read_value
 from hydrakit.weights.format import HeadMetadata, read_head
 
 TRACE = "test-trace.jsonl"
 
 RESTORE = "restore it, or run the plan again in another folder"
-
-IN_PLACE = (".lock", "lock.holder", "events.jsonl", "log.txt")
-"""Files that are modified in place; all others are written under a temporary name and renamed."""
-
 
 _FACTS = TypeAdapter(dict[Name, DataFacts])
 _SPLITS = TypeAdapter(dict[Name, dict[str, str]])
@@ -116,10 +110,7 @@ class RunDir:
             PlanError: The folder contains another plan, or something else than a run, or its name
                 is not UTF-8.
         """
-        try:
-            check_utf8(path)
-        except ValueError as error:
-            raise PlanError(str(error)) from None
+        check_utf8(path)
         here = cls(path)
         # Listed before the plan is looked up: another process may be starting a run here.
         content = list(path.iterdir()) if path.is_dir() else []
@@ -209,15 +200,9 @@ class RunDir:
 
         Raises:
             PlanError: The folder contains a link.
+            HydrakitError: Another process holds the lock.
         """
-        self._refuse_links()
         return locked(self.path)
-
-    def _refuse_links(self) -> None:
-        with readable(self.path, "check the permissions of the folder"):
-            refuse_links(self.path)
-            for name in IN_PLACE:
-                refuse_link(self.path / name)
 
     def check_disk(self, needed: int) -> int:
         """Check that the folder can be written and has enough space; return its free bytes.
@@ -460,27 +445,13 @@ class RunDir:
         write_atomic(self.path / name, (json.dumps(value, indent=2) + "\n").encode())
 
     def events(self) -> list[Event]:
-        """Events of the run with their times; an incomplete last line is ignored.
+        """Events of the run with their times, without incomplete lines.
 
         Raises:
             PlanError: The file is invalid.
         """
         path = self.path / "events.jsonl"
-        if not path.is_file():
-            return []
-        with readable(path, RESTORE):
-            lines = read_json(path).split(b"\n")
-        events = []
-        for place, line in enumerate(lines, start=1):
-            try:
-                events += [Event.model_validate_json(line)] if line.strip() else []
-            except ValidationError:
-                if place == len(lines):
-                    break
-                raise PlanError(
-                    f"{path}: line {place} is not an event: restore the file, or remove the line"
-                ) from None
-        return events
+        return read_appended(path, Event, remedy="restore it") if path.is_file() else []
 
     def check_log(self) -> None:
         """Check that events can be added to ``events.jsonl``.
@@ -496,11 +467,10 @@ class RunDir:
         Raises:
             PlanError: It is a link, or not a file.
         """
-        self.check_log()
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         append_line(self.path / "events.jsonl", json.dumps({"time": now, "event": event, **facts}))
 
 
 def _precedes_plan(path: Path) -> bool:
     """Whether a file is written before ``plan.json`` when a run starts in an empty folder."""
-    return path.name in FILES or path.name.startswith(".plan.json.")
+    return is_first_file(path.name) or path.name.startswith(".plan.json.")

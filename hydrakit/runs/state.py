@@ -18,7 +18,7 @@ from hydrakit.errors import DataError, PlanError, WeightsError
 from hydrakit.plan.results import Bootstrap, WeightChange
 from hydrakit.runs.rundir import CHECKPOINT
 from hydrakit.runs.trace import Trace
-from hydrakit.storage.files import write_atomic
+from hydrakit.storage.files import read_json, write_atomic
 from hydrakit.training.bootstrap import StartScores
 from hydrakit.training.checkpoint import Checkpointer, read_facts
 
@@ -128,10 +128,10 @@ class RoundState:
 
     def _read_starts(self, path: Path) -> dict[str, Any]:
         try:
-            content: dict[str, Any] = json.loads(path.read_bytes())
+            content: dict[str, Any] = json.loads(read_json(path))
             if content["digest"] != _digest(content["looked"]):
                 raise ValueError
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             raise _damaged_starts(path) from None
         return content
 

@@ -15,7 +15,7 @@ from hydrakit.data.load import CaseSet
 from hydrakit.models.body import BodyModule
 from hydrakit.plan.results import EpochRecord, TracePoint
 from hydrakit.runs.rundir import TRACE
-from hydrakit.storage.records import write_lines
+from hydrakit.storage.records import read_lines, write_lines
 from hydrakit.training.evaluation import Evaluator
 
 
@@ -44,8 +44,7 @@ class Trace:
         self._points: list[TracePoint] = []
         path = folder / TRACE
         if path.is_file():
-            lines = path.read_bytes().splitlines()
-            self._points = [TracePoint.model_validate_json(line) for line in lines]
+            self._points = read_lines(path, TracePoint, remedy=f"delete {folder} and run again")
 
     def __call__(self, record: EpochRecord) -> None:
         """Evaluate the test split after an epoch, and write the points so far."""

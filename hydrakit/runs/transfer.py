@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hydrakit.errors import PlanError
+from hydrakit.errors import PlanError, one_line
 from hydrakit.plan.results import Change, RoundResult, Transfer
 from hydrakit.rounds import Round
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.paired import compare
 from hydrakit.stats.score_table import Row, ScoreTable, gather
-from hydrakit.storage.files import write_atomic
+from hydrakit.storage.files import read_whole, write_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,9 +101,9 @@ class RoundOutputs:
         if not path.is_file():
             return None
         try:
-            outputs = load(path.read_bytes())[name].astype(np.float64)
-        except (OSError, KeyError, SafetensorError) as error:
-            reason = str(error).splitlines()[0]
+            outputs = load(read_whole(path))[name].astype(np.float64)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            reason = one_line(str(error), 200)
             raise PlanError(
                 f"{path}: cannot be read ({reason}): delete {path.parent} and run again"
             ) from None

@@ -30,8 +30,9 @@ from hydrakit.runs.earlier import with_threads
 from hydrakit.schema import Frozen, Name
 from hydrakit.search.order_evaluator import LeaveOneOut, OrderEvaluator, Supports
 from hydrakit.stats.chance import best_of_chance
-from hydrakit.storage.files import refuse_links, write_atomic
-from hydrakit.storage.records import read_record
+from hydrakit.storage.files import write_atomic
+from hydrakit.storage.lock import is_first_file, locked
+from hydrakit.storage.records import read_record, writable
 from hydrakit.version import version
 
 BUDGET = 20
@@ -344,11 +345,11 @@ def _earlier_search(folder: Path, result: OrderResult) -> OrderResult | None:
         PlanError: The folder holds another search, or something else.
     """
     path = folder / "order.json"
-    if folder.is_dir():
-        refuse_links(folder)
     if not path.is_file():
         runs = (folder / "runs").is_dir()  # stopped within the first order
-        used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        used = folder.exists() and not (
+            folder.is_dir() and all(is_first_file(each.name) for each in folder.iterdir())
+        )
         if used and not runs:
             raise PlanError(
                 f"{folder}: is neither empty nor the folder of a search: choose another with "
@@ -395,6 +396,13 @@ class _Search:
 
     def run(self) -> OrderResult:
         """Try orders within the limits, then leave out each support of the best order."""
+        with writable(self.folder, "choose another folder with `--out`"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder):
+            self.earlier = _earlier_search(self.folder, self.result)  # as it is now
+            return self._run()
+
+    def _run(self) -> OrderResult:
         earlier = (*self.earlier.tried, *self.earlier.earlier) if self.earlier else ()
         known = {each.supports: each for each in earlier}
         supports, limits = self.result.supports, Limits(self.result.budget, self.result.minutes)
@@ -436,6 +444,5 @@ class _Search:
 
     def _write(self, **changes: Any) -> None:
         self.result = self.result.model_copy(update=changes)
-        self.folder.mkdir(parents=True, exist_ok=True)
         text = self.result.model_dump_json(indent=2) + "\n"
         write_atomic(self.folder / "order.json", text.encode())

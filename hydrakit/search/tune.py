@@ -31,8 +31,8 @@ from hydrakit.runs.rundir import RunDir
 from hydrakit.runs.session import Session
 from hydrakit.search.proposals import Proposals, proposals
 from hydrakit.search.trials import RoundTrials, Setting, TrialRecord, folds_of
-from hydrakit.storage.files import read_json, refuse_link, write_atomic
-from hydrakit.storage.records import read_lines, readable, writable
+from hydrakit.storage.files import append_line, refuse_link, write_atomic
+from hydrakit.storage.records import read_appended, writable
 from hydrakit.training.seeds import Seeds
 
 LEARNING_RATES = (1e-4, 3e-4, 1e-3)
@@ -259,22 +259,15 @@ class TuningFiles:
         return self.rundir
 
     def read_trials(self) -> dict[str, TrialRecord]:
-        """Read all finished trials by digest, and remove an incomplete last line."""
+        """Read all finished trials by digest."""
         if not self.trials_path.is_file():
             return {}
-        remedy = "delete it to start again"
-        with readable(self.trials_path, remedy):
-            content = read_json(self.trials_path)
-        lines = content[: content.rfind(b"\n") + 1]
-        if lines != content:  # stopped while writing
-            write_atomic(self.trials_path, lines)
-        records = read_lines(self.trials_path, TrialRecord, remedy=remedy)
+        records = read_appended(self.trials_path, TrialRecord, remedy="delete it to start again")
         return {each.digest: each for each in records}
 
     def add_trial(self, record: TrialRecord) -> None:
         """Append a finished trial."""
-        with self.trials_path.open("ab") as file:
-            file.write(record.model_dump_json().encode() + b"\n")
+        append_line(self.trials_path, record.model_dump_json())
 
 
 @dataclass(kw_only=True)

@@ -7,16 +7,17 @@ older versions have no digests: their files are not checked.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import NonNegativeInt, StringConstraints, ValidationError
+from pydantic import Field, NonNegativeInt, StringConstraints, ValidationError
 
 from hydrakit.errors import PlanError
 from hydrakit.schema import Frozen, first_fault
-from hydrakit.storage.files import open_regular, read_json, reason, write_atomic
+from hydrakit.storage.files import MAX_WEIGHTS, open_regular, read_json, reason, write_atomic
 from hydrakit.storage.records import refuse_later
 from hydrakit.version import version
 
@@ -30,7 +31,7 @@ class FileDigest(Frozen):
     """A file's SHA-256 in hexadecimal, and its size in bytes."""
 
     sha256: str
-    size: NonNegativeInt
+    size: Annotated[NonNegativeInt, Field(le=MAX_WEIGHTS)]
 
 
 class Digests(Frozen):
@@ -127,9 +128,12 @@ def digest_of(path: Path) -> FileDigest:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is no regular file.
+        ValueError: It is no regular file, or larger than any file of hydrakit.
     """
     with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_WEIGHTS:
+            raise ValueError(f"it has {size} bytes, and {MAX_WEIGHTS} are allowed")
         digest = hashlib.sha256()
         while part := file.read(2**20):
             digest.update(part)
@@ -197,13 +201,15 @@ def check_file(folder: Path, name: str, *, remedy: str) -> Path:
 def _fault(path: Path, expected: FileDigest) -> str | None:
     """Describe how a file differs from its digest; None if it does not."""
     try:
+        size = path.stat().st_size
+        # Such a file is not read: it may be endless.
+        if path.is_file() and size != expected.size:
+            return f"was changed since it was written (has {size} bytes, had {expected.size})"
         digest = cached_digest(path)
     except FileNotFoundError:
         return "is missing"
     except (OSError, ValueError) as error:
         return f"cannot be read ({reason(error)})"
-    if digest.size != expected.size:
-        return f"was changed since it was written (has {digest.size} bytes, had {expected.size})"
     if digest.sha256 != expected.sha256:
         return "was changed since it was written (its SHA-256 differs)"
     return None

@@ -1,7 +1,10 @@
 """Reading and writing files safely: atomic writes, bounded reads, and refusal of links.
 
 The folder of a run may come from an untrusted source: only regular files of bounded size are read
-from it, and nothing is written into it through a link (docs/security.md).
+from it (`open_regular`), and no file behind a link is changed or deleted (docs/security.md). A file
+gets its content by a rename (`write_atomic`) or by lines at its end (`append_line`), and is removed
+by `delete`; a command that continues or cleans a folder first calls `refuse_links`, by
+`hydrakit.storage.lock.locked`.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import io
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,94 +29,166 @@ MIB = 2**20
 MAX_FILE = 64 * MIB  # size of all files except weights; a full table of epochs has 50 MiB
 MAX_VALUES = 1_000_000  # values in a JSON file; each takes about 150 bytes of memory
 MAX_ROWS = 200_000  # rows of predictions.csv
+MAX_WEIGHTS = 2**32  # size of a file of weights; the largest body of a plan needs 2**27
+MAX_DEPTH = 50  # folders within one another; a comparison needs 5, and trackers some more
+
+IN_PLACE = (".lock", "lock.holder", "events.jsonl", "log.txt")
+"""Names of files that are changed in place; all others are written under a temporary name."""
 
 # Do not wait for the writer of a pipe; do not translate line ends on Windows.
-_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)  # absent on Windows
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors for a full disk, an exceeded quota and a file that is too large."""
 
-LONGEST_LINE = 2**16
-"""Bytes at the end of a file in which `append_line` searches for the last line end."""
 
-
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:
     """Write a file completely or not at all: to a temporary file, which is synced and renamed.
 
     After a crash or a power failure, the file is either the old or the new one. A failed write
-    leaves no temporary file behind.
+    leaves no temporary file behind. A link at the path is replaced, and not followed.
+
+    Args:
+        path: Path of the file.
+        data: Content of the file.
+        sync: False for a file that nobody needs after a power failure.
 
     Raises:
-        OSError: The file cannot be written; the error names the file and the bytes it needs.
+        OSError: The file cannot be written; the error names the file and, if there is no room, the
+            bytes it needs.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with temporary.open("xb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
+        if sync:
+            sync_folder(path.parent)
+    except BaseException as error:
+        with suppress(OSError):  # the first error counts
+            temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        text = error.strerror or str(error)
         if error.errno in NO_ROOM:
-            text = f"{error.strerror}, {len(data):,} bytes are needed"
-            raise OSError(error.errno, text, str(path)) from None
-        raise
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+            text = f"{text}, {len(data):,} bytes are needed"
+        raise OSError(error.errno, text, str(path)) from None
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append a line to a file, after removing an incomplete last line.
+    """Append a line to a file in one write, so that lines of several processes stay whole.
+
+    An incomplete last line, which a killed process left, is ended and stays a line of its own.
 
     Raises:
+        PlanError: The path is a link, or no file.
         OSError: The file cannot be written; the error names the file.
     """
     data = line.encode() + b"\n"
-    with path.open("a+b") as file:
-        end = file.seek(0, os.SEEK_END)
-        if end:
-            file.seek(max(0, end - LONGEST_LINE))
-            tail = file.read()
-            end -= len(tail) - (tail.rfind(b"\n") + 1)
-        try:
-            file.truncate(end)
-            file.write(data)
-            file.flush()
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(path)) from None
+    descriptor = open_in_place(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+    try:
+        if os.fstat(descriptor).st_size:
+            os.lseek(descriptor, -1, os.SEEK_END)
+            data = data if os.read(descriptor, 1) == b"\n" else b"\n" + data
+        while data:  # more than once only if the disk is full, which raises
+            data = data[os.write(descriptor, data) :]
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        os.close(descriptor)
+
+
+def open_in_place(path: Path | str, flags: int) -> int:
+    """Open a file that is changed in place; return its descriptor.
+
+    Args:
+        path: Path of the file.
+        flags: Flags of `os.open`.
+
+    Raises:
+        PlanError: The path is a symbolic or hard link, or no file.
+        OSError: The file cannot be opened.
+    """
+    refuse_link(path)
+    descriptor = os.open(path, flags | _FLAGS | _NO_FOLLOW, 0o666)
+    if _is_link(os.fstat(descriptor)):  # it was exchanged in the meantime
+        os.close(descriptor)
+        raise _link_error(path)
+    return descriptor
+
+
+def delete(folder: Path, path: Path) -> None:
+    """Delete a file or a folder below a folder, without following a link below that folder.
+
+    Raises:
+        OSError: It cannot be deleted, or a part of its path is a link.
+    """
+    *parents, name = path.relative_to(folder).parts
+    if os.unlink not in os.supports_dir_fd:  # Windows
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        for part in parents:
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | _NO_FOLLOW, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = inner
+        if stat.S_ISDIR(os.lstat(name, dir_fd=descriptor).st_mode):
+            shutil.rmtree(name, dir_fd=descriptor)
+        else:
+            os.unlink(name, dir_fd=descriptor)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:
-    """Sync a folder, so that files renamed in it survive a power failure."""
+    """Sync a folder, so that files renamed in it survive a power failure.
+
+    Some network file systems cannot sync folders, which is no error.
+    """
     if os.name == "nt":  # Windows cannot open folders, and keeps renames in order
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a file completely or not at all, as `write_atomic` does."""
-    write_atomic(target, source.read_bytes())
+    """Copy a file completely or not at all, as `write_atomic` does.
+
+    Raises:
+        OSError: The file cannot be copied.
+        ValueError: It is no regular file, or larger than any file of hydrakit.
+    """
+    write_atomic(target, read_whole(source, max_bytes=MAX_WEIGHTS))
 
 
 def read_whole(path: Path, *, max_bytes: int = MAX_FILE) -> bytes:
     """Read a regular file of limited size.
 
     Raises:
-        OSError: The file cannot be read.
+        OSError: The file cannot be read; the error names the file.
         ValueError: It is no regular file, or has more than ``max_bytes`` bytes.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > max_bytes:
             raise ValueError(f"it has {size} bytes, and {max_bytes} are allowed")
-        return file.read(max_bytes)
+        try:
+            return file.read(size)  # a file of /proc has size 0, and may be endless
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 @contextmanager
@@ -123,7 +199,7 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
         OSError: The file cannot be opened.
         ValueError: It is no regular file.
     """
-    descriptor = os.open(path, _FLAGS)
+    descriptor = os.open(path, os.O_RDONLY | _FLAGS)
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ValueError("it is no regular file")
@@ -201,29 +277,35 @@ def reason(error: OSError | ValueError) -> str:
 
 
 def refuse_links(folder: Path) -> None:
-    """Refuse a folder that holds links, before anything is written there.
+    """Refuse a folder in which a link is found, before anything is written or deleted there.
 
-    The path of the folder itself may contain links.
+    The path of the folder itself may contain links. Hard links are refused for files that are
+    changed in place (`IN_PLACE`); all others are replaced by a rename.
 
     Raises:
         PlanError: The folder holds a link, or something that is neither a file nor a folder.
         OSError: A folder cannot be listed.
     """
-    for entry in _entries(folder):
+    for entry in walk(folder):
         if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
             raise _link_error(entry.path)
+        if entry.name in IN_PLACE:
+            refuse_link(entry.path)
 
 
-def refuse_link(path: Path) -> None:
+def refuse_link(path: Path | str) -> None:
     """Refuse to write to a path that is a link to another file.
 
     Raises:
         PlanError: The path is a symbolic or hard link, or no file.
     """
     with suppress(FileNotFoundError):
-        status = path.lstat()
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        if _is_link(os.lstat(path)):
             raise _link_error(path)
+
+
+def _is_link(status: os.stat_result) -> bool:
+    return not stat.S_ISREG(status.st_mode) or status.st_nlink > 1
 
 
 def _link_error(path: Path | str) -> PlanError:
@@ -233,9 +315,29 @@ def _link_error(path: Path | str) -> PlanError:
     )
 
 
-def _entries(folder: Path | str) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
+def walk(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield all entries below a folder; links are not followed.
+
+    Raises:
+        PlanError: Folders are nested deeper than `MAX_DEPTH`.
+        OSError: A folder cannot be listed.
+    """
+    waiting: list[tuple[Path | str, int]] = [(folder, 0)]
+    while waiting:
+        here, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            raise PlanError(
+                f"{folder}: holds folders nested over {MAX_DEPTH} deep, which hydrakit does not "
+                "write: delete them"
+            )
+        try:
+            with os.scandir(here) as found:
+                entries = list(found)
+        except FileNotFoundError:
+            if depth == 0:
+                raise
+            continue  # another process has just renamed or deleted it
         for entry in entries:
             yield entry
             if entry.is_dir(follow_symlinks=False):
-                yield from _entries(entry.path)
+                waiting.append((entry.path, depth + 1))

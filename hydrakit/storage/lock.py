@@ -2,29 +2,40 @@
 
 The operating system locks the file ``.lock`` and releases it when the process ends for any reason.
 The file ``lock.holder`` names the process, for users and for `hydrakit status`. Locks of network
-file systems may be unreliable: start all processes for one folder on the same machine.
+file systems may be unreliable: start all processes for one folder on the same machine. A file
+system that refuses locks is refused for runs, which two processes would spoil; the cache is then
+locked by a file that exists (`cache_lock`).
 """
 
 from __future__ import annotations
 
 import datetime
+import errno
 import os
 import platform
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Annotated
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+from pydantic import AwareDatetime, Field
 
 from hydrakit.errors import HydrakitError, PlanError
-from hydrakit.schema import Frozen
+from hydrakit.schema import Frozen, Text
+from hydrakit.storage.files import read_whole, reason, refuse_links, write_atomic
 
 PATIENCE = 2.0
 """Seconds within which the holder of a lock must write ``lock.holder``."""
 
 FILES = (".lock", "lock.holder")
+
+MAX_HOLDER = 2000  # bytes of lock.holder
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""Errors of file systems without locks."""
 
 
 class Holder(Frozen):
@@ -36,9 +47,9 @@ class Holder(Frozen):
         since: Time when the lock was acquired.
     """
 
-    pid: int
-    host: str
-    since: datetime.datetime
+    pid: Annotated[int, Field(gt=0, lt=2**31)]
+    host: Text
+    since: AwareDatetime
 
     def __str__(self) -> str:
         """The content of ``lock.holder``."""
@@ -63,48 +74,113 @@ class Holder(Frozen):
 def holder_of(folder: Path) -> Holder | None:
     """Read which process holds the lock of a folder; None if no process does.
 
-    A process that was killed is still returned: see `Holder.alive`.
+    A process that was killed is still returned: see `Holder.alive`. A file with other content names
+    no process.
     """
     try:
-        text = (folder / FILES[1]).read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    match = re.fullmatch(r"pid (\d+) on (.*) since (\S+)\n", text)
-    if match is None:  # it is being written
-        return None
-    with suppress(ValueError):
+        text = read_whole(folder / FILES[1], max_bytes=MAX_HOLDER).decode()
+        match = re.fullmatch(r"pid ([0-9]+) on (.*) since (\S+)\n", text)
+        if match is None:  # it is being written
+            return None
         since = datetime.datetime.fromisoformat(match[3])
         return Holder(pid=int(match[1]), host=match[2], since=since)
-    return None
+    except (OSError, ValueError):  # ValueError is also pydantic's
+        return None
+
+
+def is_first_file(name: str) -> bool:
+    """Whether a file of this name may be in a folder where a command has only just begun."""
+    return name in FILES or name.startswith(f".{FILES[1]}.")
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock a folder for this process within a ``with`` block.
+    """Lock a folder for this process within a ``with`` block, after refusing links in it.
 
     Raises:
         HydrakitError: Another process holds the lock.
-        PlanError: The folder cannot be written.
+        PlanError: The folder holds a link (`refuse_links`), cannot be written, or is on a file
+            system without locks.
     """
     lock, file = FileLock(folder / FILES[0]), folder / FILES[1]
     try:
+        refuse_links(folder)
         _acquire(lock, folder)
         try:
             me = Holder(pid=os.getpid(), host=platform.node(), since=_now())
-            file.write_text(f"{me}\n", encoding="utf-8")
+            write_atomic(file, f"{me}\n".encode(), sync=False)
         except OSError:
             lock.release()
             raise
-    except (OSError, NotImplementedError) as error:  # file systems without locks raise the latter
-        reason = getattr(error, "strerror", None) or str(error)
+    except (OSError, NotImplementedError) as error:
+        if _refuses_locks(error):
+            raise PlanError(
+                f"{folder}: is on a file system without locks ({_reason(error)}), where two "
+                "processes could write at the same time: choose a folder on another disk with "
+                "`--out`"
+            ) from None
         raise PlanError(
-            f"{folder}: cannot be written or locked ({reason}): choose another folder with `--out`"
+            f"{folder}: cannot be written or locked ({_reason(error)}): choose another folder with "
+            "`--out`"
         ) from None
     try:
         yield
     finally:
-        file.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder was deleted meanwhile
+            file.unlink(missing_ok=True)
         lock.release()
+
+
+@contextmanager
+def cache_lock(folder: Path, *, say: Callable[[str], object]) -> Iterator[None]:
+    """Lock a folder of the cache within a ``with`` block, after waiting for other processes.
+
+    On a file system without locks, a file that exists locks the folder: a process that is killed
+    leaves it behind.
+
+    Args:
+        folder: Folder of the cache.
+        say: Called with a message for the user before waiting, and if there are no locks.
+
+    Raises:
+        OSError: The folder cannot be locked.
+    """
+    lock: BaseFileLock = FileLock(folder / FILES[0])
+    waiting = f"{folder}: another process prepares this data: waiting for it"
+    try:
+        _wait(lock, lambda: say(waiting))
+    except (OSError, NotImplementedError) as error:
+        if not _refuses_locks(error):
+            raise
+        path = folder / f"{FILES[0]}.soft"
+        say(
+            f"{folder.parent}: is on a file system without locks ({_reason(error)}), so the file "
+            f"{path} replaces one: choose a cache on another disk with `--cache`, or delete that "
+            "file if no process is preparing this data"
+        )
+        lock = SoftFileLock(path)
+        _wait(lock, lambda: say(waiting))
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _wait(lock: BaseFileLock, say: Callable[[], object]) -> None:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say()
+        lock.acquire()
+
+
+def _refuses_locks(error: OSError | NotImplementedError) -> bool:
+    """Whether a file system has no locks; some versions of filelock say so by the latter error."""
+    return isinstance(error, NotImplementedError) or error.errno in NO_LOCKS
+
+
+def _reason(error: OSError | NotImplementedError) -> str:
+    return reason(error) if isinstance(error, OSError) else str(error)
 
 
 def _acquire(lock: FileLock, folder: Path) -> None:
@@ -117,6 +193,9 @@ def _acquire(lock: FileLock, folder: Path) -> None:
     while True:
         try:
             lock.acquire(timeout=0)
+            if isinstance(lock, SoftFileLock):  # filelock replaced the lock, for lack of a better
+                lock.release()
+                raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
             return
         except Timeout:
             holder = holder_of(folder)

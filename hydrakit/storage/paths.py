@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+from hydrakit.errors import PlanError, utf8
+
 _cache: ContextVar[Path | None] = ContextVar("hydrakit_cache", default=None)
 
 
@@ -15,13 +17,11 @@ def check_utf8(path: Path) -> None:
     """Check that the absolute path of a file or folder is UTF-8, as JSON files and logs are.
 
     Raises:
-        ValueError: It is not; the message names it and the remedy.
+        PlanError: It is not.
     """
     text = str(path.absolute())
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{text}: its name is not UTF-8: rename the file or folder") from None
+    if utf8(text) != text:
+        raise PlanError(f"{utf8(text)}: its name is not UTF-8: rename the file or folder")
 
 
 def default_data() -> Path:
@@ -36,14 +36,31 @@ def root_of(name: str, data: Path | None, roots: Mapping[str, Path]) -> Path:
         name: Name of the dataset.
         data: Folder with one folder per dataset; None for `default_data`.
         roots: Folders of datasets outside of ``data``, by name.
+
+    Raises:
+        PlanError: The path is not UTF-8.
     """
-    return (roots.get(name) or (data or default_data()) / name).resolve()
+    root = (roots.get(name) or (data or default_data()) / name).resolve()
+    check_utf8(root)
+    return root
 
 
 def cache_folder() -> Path:
-    """The cache folder: that of `using_cache`, else ``$HYDRAKIT_CACHE``, else ~/.cache/hydrakit."""
+    """The cache folder: that of `using_cache`, else ``$HYDRAKIT_CACHE``, else ~/.cache/hydrakit.
+
+    Raises:
+        PlanError: The home folder is needed, and is unknown.
+    """
     chosen = _cache.get() or os.environ.get("HYDRAKIT_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "hydrakit"
+    if chosen:
+        return Path(chosen)
+    try:
+        return Path.home() / ".cache" / "hydrakit"
+    except RuntimeError:
+        raise PlanError(
+            "the home folder is unknown (HOME is not set), and so is the cache: name its folder "
+            "with `--cache` or $HYDRAKIT_CACHE"
+        ) from None
 
 
 @contextmanager

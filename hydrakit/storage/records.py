@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from hydrakit.errors import HydrakitError, PlanError
 from hydrakit.schema import first_fault
@@ -95,10 +96,12 @@ def read_value(path: Path, adapter: TypeAdapter[Value], *, remedy: str) -> Value
     """Read a value other than a record, such as a dictionary of records.
 
     Raises:
-        PlanError: The file is absent, broken or too large.
+        PlanError: The file is absent, broken, too large, or of a later version.
     """
     with readable(path, remedy):
-        return adapter.validate_json(read_json(path))
+        content = read_json(path)
+        refuse_later(path, content)
+        return adapter.validate_json(content)
 
 
 def read_lines(
@@ -119,7 +122,7 @@ def read_lines(
         lines: Largest number of lines, of `MAX_LINE` bytes on average; None for no limit.
 
     Raises:
-        PlanError: The file is absent, broken or too large.
+        PlanError: The file is absent, broken, too large, or of a later version.
     """
     with readable(path, remedy):
         if lines is not None:
@@ -127,7 +130,50 @@ def read_lines(
         content = read_whole(path, max_bytes=max_bytes)
         if lines is not None and content.count(b"\n") > lines:
             raise ValueError(f"it has more than {lines} lines")
-        return [model.model_validate_json(line) for line in content.splitlines()]
+        return [_read_line(path, line, model) for line in content.splitlines()]
+
+
+def read_appended(path: Path, model: type[RecordType], *, remedy: str) -> list[RecordType]:
+    """Read records that `append_line` wrote, without lines that a killed process left incomplete.
+
+    Args:
+        path: Path of the file.
+        model: Type of the records.
+        remedy: What the user can do if the file cannot be read.
+
+    Raises:
+        PlanError: The file is absent, too large, of a later version, or a line is no record.
+    """
+    with readable(path, remedy):
+        lines = read_json(path).split(b"\n")
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records += [_read_line(path, line, model)] if line.strip() else []
+        except ValidationError as error:
+            if not _is_incomplete(line):
+                raise PlanError(
+                    f"{path}: line {number} cannot be read ({first_fault(error)}): {remedy}, or "
+                    "remove the line"
+                ) from None
+    return records
+
+
+def _read_line(path: Path, line: bytes, model: type[RecordType]) -> RecordType:
+    try:
+        return model.model_validate_json(line)
+    except ValidationError:
+        refuse_later(path, line)
+        raise
+
+
+def _is_incomplete(line: bytes) -> bool:
+    """Whether a line is the beginning of a JSON value, without its end."""
+    try:
+        from_json(line)
+    except ValueError as error:
+        return str(error).startswith("EOF while parsing")
+    return False
 
 
 def write_record(path: Path, record: BaseModel) -> None:

@@ -40,7 +40,7 @@ from hydrakit.plan.model import (
 )
 from hydrakit.rounds import MAX_DATASETS
 from hydrakit.schema import Frozen, Name, Text
-from hydrakit.storage.files import open_regular, write_atomic
+from hydrakit.storage.files import MAX_WEIGHTS, open_regular, write_atomic
 from hydrakit.storage.records import refuse_later
 from hydrakit.version import version
 
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 
 METADATA_KEY = "hydrakit"
 MAX_HEADER = 2**20  # bytes of the header; the paper's body needs 8 thousand, a head 10 thousand
-MAX_BYTES = 2**32  # bytes of the file; the largest body of a plan needs 2**27
 MAX_CLASSES = 999
 MAX_SIDE = 2**31  # length of a tensor's axis
 UNKNOWN = "unknown"  # dataset of a head that does not say which dataset trained it
@@ -346,8 +345,8 @@ def check_header(path: Path) -> None:
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        if size > MAX_BYTES:
-            raise ValueError(f"it has {size} bytes, and {MAX_BYTES} are allowed")
+        if size > MAX_WEIGHTS:
+            raise ValueError(f"it has {size} bytes, and {MAX_WEIGHTS} are allowed")
         length = int.from_bytes(file.read(8), "little")
     if length > MAX_HEADER:
         raise ValueError(f"its header would be {length} bytes long, and {MAX_HEADER} are allowed")
@@ -368,10 +367,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: BaseModel
     )
     data = save(copies, {METADATA_KEY: text})
     length = int.from_bytes(data[:8], "little")
-    if length > MAX_HEADER or len(data) > MAX_BYTES:
+    if length > MAX_HEADER or len(data) > MAX_WEIGHTS:
         raise WeightsError(
             f"{path}: not written, it would have {len(data)} bytes, {length} of them header, and "
-            f"{MAX_BYTES} and {MAX_HEADER} are allowed: build a smaller network"
+            f"{MAX_WEIGHTS} and {MAX_HEADER} are allowed: build a smaller network"
         )
     write_atomic(path, data)
 

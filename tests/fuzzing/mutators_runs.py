@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from fuzzing.mutators import JSON, TEXT, Mutator, odd_safetensors
+from hydrakit.storage.digests import Digests
+from hydrakit.storage.files import MAX_WEIGHTS
 
 DEPTHS = (100, 5_000, 300_000)
 NAMES = (
@@ -212,6 +215,57 @@ def odd_folder(data: bytes, random: Random) -> bytes:
     return json.dumps({"what": random.choice(whats), "seed": random.randrange(2**32)}).encode()
 
 
+def odd_tree(data: bytes, random: Random) -> bytes:
+    """The same, also with folders nested deeply, and with names that are no text."""
+    if random.random() < 0.7:
+        return odd_folder(data, random)
+    what = random.choice(("deep", "name", "name"))
+    return json.dumps({"what": what, "seed": random.randrange(2**32)}).encode()
+
+
+ODD_NAMES = (b"b\xff\xfe", b"a\nb", b"-rf", b"\x1b[31m", b"x" * 255, b" ", b"files.json ", b"..x")
+
+
+def odd_holder(data: bytes, random: Random) -> bytes:
+    """A ``lock.holder`` of another process, machine or time."""
+    pid = random.choice((*NUMBERS, os.getpid(), "1 on x since y", "\u0661"))
+    host = random.choice((*NAMES, platform.node()))
+    since = random.choice(
+        ("", "now", "0001-01-01", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59")
+    )
+    number = f"{pid:.0f}" if isinstance(pid, float) else str(pid)
+    text = f"pid {number} on {host} since "
+    return (text + since + "\n" * random.choice((0, 1, 1, 2))).encode("utf-8", "surrogatepass")
+
+
+def odd_digests(data: bytes, random: Random) -> bytes:
+    """A list of digests that agrees with itself, and names something else."""
+    try:
+        found = Digests.model_validate_json(data)
+        name = random.choice(list(found.files))
+    except (ValueError, IndexError):
+        return data
+    files, digest = dict(found.files), found.files[name]
+    other = random.choice(
+        ("results.json", "rounds", "heads", "new", "a/b/c", "x" * 300, "-", "lock.holder", name)
+    )
+    size = random.choice((0, 1, digest.size + 1, MAX_WEIGHTS))
+    match random.choice(("name", "size", "sha256", "none", "plan", "many")):
+        case "name":
+            files[other] = files.pop(name)
+        case "size":
+            files[name] = digest.model_copy(update={"size": size})
+        case "sha256":
+            files[name] = digest.model_copy(update={"sha256": random.choice(("", "x" * 10**6))})
+        case "none":
+            files = {}
+        case "plan":
+            found = found.model_copy(update={"plan": random.choice((None, "", "x" * 64))})
+        case "many":
+            files |= {f"a{number}": digest for number in range(20_000)}
+    return found.model_copy(update={"files": files}).with_own_digest().model_dump_json().encode()
+
+
 def tamper(folder: Path, told: bytes, *, outside: Path, spare: Callable[[Path], bool]) -> None:
     """Put something else in the place of a file or a folder, or beside them.
 
@@ -231,6 +285,16 @@ def tamper(folder: Path, told: bytes, *, outside: Path, spare: Callable[[Path], 
     path = random.choice([*there, *(folder / name for name in new)])
     if what == "large" and path.is_file():
         os.truncate(path, 2**34)
+        return
+    if what == "deep":
+        path = next(each for each in (path, *path.parents) if each.is_dir())
+        path.joinpath("d", *["d"] * random.choice((40, 60, 400))).mkdir(parents=True)
+        return
+    if what == "name":
+        name = Path(os.fsdecode(random.choice(ODD_NAMES)))
+        path = random.choice((path if path.is_dir() else path.parent, folder, folder / "rounds"))
+        path.mkdir(parents=True, exist_ok=True)
+        (path / name).mkdir() if random.random() < 0.5 else (path / name).touch()
         return
     _remove(path)
     path.parent.mkdir(parents=True, exist_ok=True)

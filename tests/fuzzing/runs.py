@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import sys
 import time
@@ -20,7 +21,18 @@ from click.testing import CliRunner
 
 from fuzzing.datasets import Files, check_line
 from fuzzing.memory import forget_peak, peak_memory
-from fuzzing.mutators_runs import PLAN, RUN_JSON, SCORES, WEIGHTS, odd_folder, tamper
+from fuzzing.mutators import TEXT, Mutator
+from fuzzing.mutators_runs import (
+    PLAN,
+    RUN_JSON,
+    SCORES,
+    WEIGHTS,
+    odd_digests,
+    odd_folder,
+    odd_holder,
+    odd_tree,
+    tamper,
+)
 from hydrakit.cli import main
 from hydrakit.compare.design import CompareDir, Design, make_design
 from hydrakit.errors import HydrakitError
@@ -29,6 +41,10 @@ from hydrakit.plugins import load_plugins
 
 NOTES = "refused.jsonl"
 WOULD_TRAIN = "all is set up to train"
+NOT_COVERED = (
+    *("environment.json", "events.jsonl", "compare.json", "comparison.json"),
+    "files.json",  # changes of its spaces are none, and nothing lists that of a comparison's rounds
+)
 MEBIBYTES = 300  # of one command, beyond what the process had
 TAMPERINGS = 12  # files that stand for a change of the folder: as many as it has of other kinds
 
@@ -54,11 +70,11 @@ def _stand_in(folder: Path) -> None:
     load_plugins.cache_clear()
 
 
-def _tamperings(folder: Path, count: int = TAMPERINGS) -> Files:
+def _tamperings(folder: Path, count: int = TAMPERINGS, change: Mutator = odd_folder) -> Files:
     changes = [folder / f"tamper-{number:02d}" for number in range(count)]
     for path in changes:
         path.write_text("{}")
-    return dict.fromkeys(changes, (odd_folder,))
+    return dict.fromkeys(changes, (change,))
 
 
 def _files(folder: Path) -> Files:
@@ -97,21 +113,74 @@ def begun_folder(folder: Path) -> Files:
     return {path: own for path, own in files.items() if path.is_file() and path.stem != "plan"}
 
 
-def compare_folder(folder: Path) -> Files:
+def _comparison(folder: Path) -> CompareDir:
+    """A finished comparison, trained in this process."""
     from hydrakit.engine import run
 
     _stand_in(folder)
-    design = _design()
-    here = CompareDir(folder)
-    for cell in design.cells():
-        run(design.plan(cell, load_plugins()), out=here.cell(cell), device="cpu")
+    here, rounds = CompareDir(folder), _beside(folder) / "rounds"
+    for cell in _design().cells():
+        plan = _design().plan(cell, load_plugins())
+        run(plan, out=here.cell(cell), device="cpu", round_cache=rounds)
     result = CliRunner().invoke(main, _compare(folder))
     assert result.exit_code == 0, result.output
+    rounds.rename(here.rounds)
+    return here
+
+
+def compare_folder(folder: Path) -> Files:
+    here = _comparison(folder)
+    shutil.rmtree(here.rounds)
     for path in [*folder.rglob("files.json"), *folder.rglob(".lock")]:
         path.unlink()
-    cell = here.cell(design.cells()[0])
+    cell = here.cell(_design().cells()[0])
     files = {p: own for p, own in _files(folder).items() if p.parent in (folder, cell)}
     return files | _tamperings(folder)
+
+
+def _every_file(folder: Path) -> Files:
+    """Every file below a folder, also those of killed processes, with digests where they are."""
+    from helpers import of_the_dead
+
+    holder = f"pid {of_the_dead()} on {platform.node()} since 2026-01-01T00:00:00+00:00\n"
+    for here in (folder, *folder.glob("cells/*")):
+        (here / "lock.holder").write_text(holder)
+        (here / ".round.json.0123456789abcdef").write_text("{")
+    own = {"lock.holder": (odd_holder,), "files.json": (odd_digests, *RUN_JSON)}
+    files = {
+        path: own.get(path.name, changes)
+        for path, changes in _files(folder).items()
+        if not path.name.startswith("tamper")
+    }
+    rest = [path for path in sorted(folder.rglob("*")) if path.is_file() and path not in files]
+    files |= {path: own.get(path.name, TEXT) for path in rest if "tamper" not in path.name}
+    shutil.copytree(folder, _beside(folder) / "sound")
+    return files | _tamperings(folder, count=len(files) // 2, change=odd_tree)
+
+
+def finished_folder(folder: Path) -> Files:
+    """A finished run with digests, beside an unfinished round that a killed process left."""
+    from hydrakit.engine import run
+
+    _stand_in(folder)
+    run(_small_plan(), out=folder, device="cpu")
+    part = folder / "rounds" / "04-alpha-all.part"
+    shutil.copytree(folder / "rounds" / "03-alpha-all", part)
+    (part / "body.safetensors").rename(part / "checkpoint.safetensors")
+    return _every_file(folder)
+
+
+def finished_comparison(folder: Path) -> Files:
+    _comparison(folder)
+    first, *_ = sorted(folder.glob("cells/*"))
+    shutil.copytree(first / "rounds" / "01-alpha-all", folder / "rounds" / "ab-01.part")
+    files = _every_file(folder)
+    files[folder / "cells" / "none.failed"] = TEXT
+    (folder / "cells" / "none.failed").write_text("Traceback\nValueError: no\n")
+    cells = [path for path in (folder / "cells").iterdir() if path.is_dir() and path != first]
+    return {
+        path: own for path, own in files.items() if not any(cell in path.parents for cell in cells)
+    }
 
 
 def plan_file(folder: Path) -> Files:
@@ -182,6 +251,23 @@ def _copied(folder: Path) -> Path:
     return work
 
 
+def _is_sound(folder: Path, work: Path) -> bool:
+    """Whether all files of a copy that have digests are as they were."""
+    for path in (_beside(folder) / "sound").rglob("*"):
+        if path.suffix not in (".safetensors", ".json", ".jsonl", ".csv"):
+            continue
+        inner = path.relative_to(_beside(folder) / "sound")
+        ours = work / inner
+        unfinished = any(Path(part).suffix == ".part" for part in inner.parts)
+        if path.name in NOT_COVERED or path.name.startswith(".") or unfinished:
+            continue
+        if not ours.is_file() or ours.stat().st_size != path.stat().st_size:
+            return False
+        if ours.read_bytes() != path.read_bytes():
+            return False
+    return True
+
+
 def _invoke(arguments: Sequence[str | Path], notes: Path) -> bool:
     """Whether a command works; else it has said so in one line."""
     before = forget_peak()
@@ -198,6 +284,8 @@ def _invoke(arguments: Sequence[str | Path], notes: Path) -> bool:
     if result.exit_code == 0:
         return True
     lines = result.stderr.splitlines()
+    if name == "verify" and result.stdout:  # it names what is damaged, or without a digest
+        return False
     told = [line for line in lines if line.startswith("hydrakit: ")]
     assert lines, f"{name} fails and says nothing"
     assert lines[-1:] == told[-1:], f"{name}: {result.stderr[-500:]}"
@@ -210,7 +298,13 @@ def _invoke(arguments: Sequence[str | Path], notes: Path) -> bool:
 
 
 def _commands(folder: Path, commands: Callable[[Path], Sequence[Sequence[str | Path]]]) -> str:
-    """Give a copy of the folder to some commands, one after another."""
+    return "read" if all(_run_commands(folder, commands)) else "refused"
+
+
+def _run_commands(
+    folder: Path, commands: Callable[[Path], Sequence[Sequence[str | Path]]]
+) -> list[bool]:
+    """Give a copy of the folder to some commands, one after another; which of them work."""
     beside = _beside(folder)
     before = _tree(beside, without=("work",)) | _tree(folder)
     listed = {path.name for path in folder.parent.iterdir()}
@@ -222,7 +316,7 @@ def _commands(folder: Path, commands: Callable[[Path], Sequence[Sequence[str | P
     assert not changed, f"wrote outside: {changed[:3]}"
     new = {path.name for path in folder.parent.iterdir()} - listed
     assert new <= {NOTES, "cache"}, f"wrote beside: {new}"
-    return "read" if all(worked) else "refused"
+    return worked
 
 
 def read_run(folder: Path) -> str:
@@ -244,6 +338,22 @@ def read_begun(folder: Path) -> str:
 
 def read_comparison(folder: Path) -> str:
     return _commands(folder, lambda here: [["report", here], _compare(here)])
+
+
+def read_finished(folder: Path) -> str:
+    """What is done with a finished run: nothing may be called sound that is not."""
+    sound: list[bool] = []
+
+    def commands(work: Path) -> list[list[str | Path]]:
+        sound.append(_is_sound(folder, work))
+        listed: list[list[str | Path]] = [
+            [name, work, *more] for name in ("status", "verify") for more in ((), ("--json",))
+        ]
+        return [*listed, ["clean", work, "--yes"], ["status", work]]
+
+    worked = _run_commands(folder, commands)
+    assert sound[0] or not any(worked[2:4]), "verify calls a changed folder sound"
+    return "read" if all(worked) else "refused"
 
 
 def read_weight_files(folder: Path) -> str:

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from hydrakit.hooks import Label
 from hydrakit.schema import Frozen
+from hydrakit.storage.files import MAX_WEIGHTS, read_whole
 
 if TYPE_CHECKING:
     from hydrakit.data.prepared.store import RowFile
@@ -158,7 +159,7 @@ def open_prepared(path: Path, *, reused: bool = False) -> PreparedDataset:
         OSError: The index or its rows are missing.
         ValueError: The index or its rows are broken.
     """
-    index = Index.model_validate_json(path.read_bytes())
+    index = Index.model_validate_json(read_whole(path, max_bytes=MAX_WEIGHTS))
     if len(index.rows) != len(index.cases):
         raise ValueError(f"{path.name}: {len(index.cases)} cases have {len(index.rows)} rows")
     from hydrakit.data.prepared.store import open_rows

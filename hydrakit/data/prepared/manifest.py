@@ -20,7 +20,7 @@ from pathlib import Path
 from hydrakit.data.dicom import walk
 from hydrakit.data.safe_paths import file_state, open_file
 from hydrakit.errors import DataError
-from hydrakit.storage.files import write_atomic
+from hydrakit.storage.files import MAX_WEIGHTS, read_whole, write_atomic
 
 NAME = "manifest.json"
 
@@ -163,7 +163,7 @@ def _sha256(path: Path) -> str:
 def _read(path: Path) -> dict[str, SourceFile]:
     """Read the files of a manifest, by path; none if there is no manifest yet."""
     try:
-        content = path.read_bytes()
+        content = read_whole(path, max_bytes=MAX_WEIGHTS)
     except FileNotFoundError:
         return {}
     try:

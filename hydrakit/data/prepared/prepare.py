@@ -17,12 +17,10 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from contextvars import copy_context
 from pathlib import Path
 from typing import TypeVar
-
-from filelock import FileLock, Timeout
 
 from hydrakit.data.dicom.cache import HeaderCache
 from hydrakit.data.identity import normal_name, patient_of
@@ -52,6 +50,7 @@ from hydrakit.errors import DataError, command_line
 from hydrakit.hooks import DatasetAdapter, OptionValue, Remark, Sample, Unusable
 from hydrakit.plugins.options import resolve_options
 from hydrakit.storage.files import write_atomic
+from hydrakit.storage.lock import FILES, cache_lock
 from hydrakit.storage.paths import cache_folder, using_cache
 
 FORMAT = 3
@@ -390,18 +389,12 @@ def _map_in_order(
 @contextmanager
 def _folder_lock(folder: Path) -> Iterator[None]:
     """Lock a folder against other processes; the lock is released when its process ends."""
-    lock = FileLock(folder / ".lock")
     with _cache_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            _log.warning("%s: another process prepares this data: waiting for it", folder)
-            lock.acquire()
-    try:
+    with ExitStack() as stack:
+        with _cache_errors(folder):
+            stack.enter_context(cache_lock(folder, say=_log.warning))
         yield
-    finally:
-        lock.release()
 
 
 def _clear(folder: Path, *, keep_rows: bool) -> None:
@@ -411,9 +404,9 @@ def _clear(folder: Path, *, keep_rows: bool) -> None:
     Without ``keep_rows``, all rows and the manifest are forgotten: `Store` removes rows that no
     journal lists.
     """
-    outdated = ("index-",) if keep_rows else ("index-", "journal-", MANIFEST)
+    outdated = (".", "index-") if keep_rows else (".", "index-", "journal-", MANIFEST)
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(outdated) or (path.name[0] == "." and path.name != ".lock"):
+        if path.name.startswith(outdated) and not path.name.startswith(FILES[0]):
             path.unlink()
 
 

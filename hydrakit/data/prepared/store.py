@@ -38,7 +38,7 @@ from hydrakit.data.prepared.crop import Statistics
 from hydrakit.data.quality.duplicates import BANDS
 from hydrakit.errors import DataError
 from hydrakit.schema import Frozen
-from hydrakit.storage.files import write_atomic
+from hydrakit.storage.files import open_in_place, write_atomic
 
 THUMBNAIL = BANDS * BANDS
 FLOAT = np.dtype("<f4")
@@ -288,7 +288,9 @@ class Store:
         copied = [entry.model_copy(update={"row": row}) for row, entry in enumerate(used)]
         paths = _paths(self.folder, self.number + 1)
         for path, old in zip(paths[:2], (crops, thumbnails), strict=True):
-            with path.open("wb", buffering=0) as file:
+            descriptor = open_in_place(path, os.O_WRONLY | os.O_CREAT)
+            with os.fdopen(descriptor, "wb", buffering=0) as file:
+                file.truncate(0)
                 for new, entry in zip(copied, used, strict=True):
                     data = old.read([entry.row]).tobytes()
                     _write_at(file, new.row * len(data), data)
@@ -311,9 +313,10 @@ class Store:
 
     def _open(self) -> tuple[BinaryIO, BinaryIO, BinaryIO]:
         paths = _paths(self.folder, self.number)
-        for path in paths:
-            path.touch()
-        crops, thumbnails, journal = (path.open("r+b", buffering=0) for path in paths)
+        crops, thumbnails, journal = (
+            os.fdopen(open_in_place(path, os.O_RDWR | os.O_CREAT), "r+b", buffering=0)
+            for path in paths
+        )
         self._journal_size = journal.seek(0, os.SEEK_END)
         return crops, thumbnails, journal
 

@@ -38,7 +38,7 @@ from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan.model import Copies, Plan, Split
 from hydrakit.plan.results import DataFacts, ShortcutFact
 from hydrakit.stats.tasks import strata, strata_names
-from hydrakit.storage.files import write_atomic
+from hydrakit.storage.files import MAX_WEIGHTS, read_whole, write_atomic
 from hydrakit.storage.paths import cache_folder
 
 FORMAT = 1  # version of the cached list of copies; increase when the detection changes
@@ -414,7 +414,8 @@ def _find_copies(
     path = cache_folder() / f"copies-{digest[:16]}.json"
     if path.is_file():
         try:
-            return [Copy(**pair) for pair in json.loads(path.read_bytes())]
+            content = read_whole(path, max_bytes=MAX_WEIGHTS)
+            return [Copy(**pair) for pair in json.loads(content)]
         except (ValueError, TypeError):
             path.unlink(missing_ok=True)  # incomplete, for example after a full disk: search again
     thumbnails = np.concatenate(
