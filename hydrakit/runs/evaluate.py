@@ -310,13 +310,14 @@ def _evaluate(
         )
     now = DataOrigin.of(prepared.index, adapter).model_copy(update={"classes": None})
     if run is not None:
+        files = "--body", body_path, "--head", head_path
+        command = command_line("hydrakit", "evaluate", *files, "--split", "all")
         refuse_changed(
             name,
             run.origins()[name].model_copy(update={"classes": None}),
             now,
             since=f"the run in {run.path}",
-            remedy="evaluate the weights on it as new data: `hydrakit evaluate --body "
-            f"{body_path} --head {head_path} --split all`",
+            remedy=f"evaluate the weights on it as new data: `{command}`",
         )
     elif name == head.dataset:
         # With other options, the user asks for other images of the same cases; new data has others.
@@ -406,7 +407,7 @@ def _match_classes(
         raise WeightsError(
             f"{path}: its head has the classes {theirs}, but {name!r} has {ours}: correct the "
             "names in the data, or say which of its classes the outputs stand for, in their order: "
-            f"`--classes {','.join(adapter.classes)}`"
+            f"`{command_line('--classes', ','.join(adapter.classes))}`"
         )
     if head.classes == adapter.classes:
         return adapter, []
