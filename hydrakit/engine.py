@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from hydrakit.compute.devices import Compute, keep_large_blocks
 from hydrakit.compute.signals import StopRequested
 from hydrakit.data.origin import DataOrigin
-from hydrakit.errors import DataError, HydrakitError
+from hydrakit.errors import DataError, HydrakitError, PlanError, one_line
 from hydrakit.hooks import DatasetAdapter, OptionValue
 from hydrakit.models.build import check_components
 from hydrakit.observers.log import RunLog
 from hydrakit.observers.reports import ReportWriter
 from hydrakit.observers.trackers import trackers_of
 from hydrakit.plan.model import BodySpec, Plan, Split
+from hydrakit.plugins.guard import blame_networks
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.callbacks import Callbacks, RunCallback, closing
 from hydrakit.runs.context import RunContext, context_of
@@ -73,6 +74,7 @@ def run(
         DataError: A dataset cannot be used.
     """
     context = context_of(context, values)
+    _require_plan(plan)
     out = out or default_out(plan)
     context = with_threads_of_run(context, out)
     log = RunLog(out)
@@ -90,7 +92,13 @@ def run(
             expected=expected or {},
         )
         RunDir.begin(out, plan)
-        with session.rundir.locked(), _logging_stops(session.rundir), closing(all_callbacks), log:
+        with (
+            session.rundir.locked(),
+            _logging_stops(session.rundir),
+            closing(all_callbacks),
+            log,
+            blame_networks(),
+        ):
             session.run()
     return session.rundir
 
@@ -112,6 +120,7 @@ def dry_run(
         HydrakitError: As in `run`; or memory or disk space is too small.
     """
     context = context_of(context, values)
+    _require_plan(plan)
     out = out or default_out(plan)
     context = with_threads_of_run(context, out)
     with context.active() as compute:
@@ -236,6 +245,15 @@ class Report:
     no_examples: str | None
 
 
+def _require_plan(plan: Plan) -> None:
+    """Refuse something else than a plan, such as the path of its file."""
+    if not isinstance(plan, Plan):
+        raise PlanError(
+            f"plan: is {one_line(repr(plan), 60)}, and a Plan is expected: use `load_plan` for a "
+            "file, or `make_plan`"
+        )
+
+
 def _session(
     plan: Plan,
     context: RunContext,
@@ -260,7 +278,7 @@ def _session(
 
 @contextmanager
 def _logging_stops(rundir: RunDir) -> Iterator[None]:
-    """Log that a run was stopped; turn a full disk into an error of one line."""
+    """Log that a run was stopped; turn an error of the disk into an error of one line."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -269,11 +287,15 @@ def _logging_stops(rundir: RunDir) -> Iterator[None]:
             rundir.log("stopped", by=by)
         raise
     except OSError as error:
+        file, why = error.filename or rundir.path, error.strerror or str(error)
+        again = "then run the same command again: it continues from the finished work"
         if error.errno not in NO_ROOM:
-            raise
-        free = shutil.disk_usage(rundir.path).free
+            raise HydrakitError(
+                f"{file}: cannot be read or written ({why}): check the disk or the connection to "
+                f"it, {again}"
+            ) from error
+        with suppress(OSError):
+            why += f"; {shutil.disk_usage(rundir.path).free:,} bytes are free"
         raise HydrakitError(
-            f"{error.filename or rundir.path}: cannot be written ({error.strerror}; {free:,} bytes "
-            "are free): free some space, then run the same command again: it continues from the "
-            "finished work"
+            f"{file}: cannot be written ({why}): free some space, {again}"
         ) from None

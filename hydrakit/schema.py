@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -42,13 +43,41 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+_WORDS = (
+    (
+        rf"String should match pattern '{re.escape(NAME_PATTERN)}'",
+        "must be a name: lower-case letters, digits, '-' and '_', at most 64",
+    ),
+    (r"Input should be a valid integer.*", "must be a whole number"),
+    (r"Input should be a valid number.*", "must be a number"),
+    (r"Input should be a finite number", "must be a finite number"),
+    (r"Input should be a valid string", "must be text"),
+    (r"Input should be a valid boolean.*", "must be true or false"),
+    (r"Input should be a valid (list|tuple|array)", "must be a list"),
+    (r"Input should be (a valid dictionary|an object).*", "must be a table of keys and values"),
+    (r"Input should be greater than or equal to", "must be at least"),
+    (r"Input should be less than or equal to", "must be at most"),
+    (r"^\w+ should", "must"),
+)
+"""Patterns of pydantic's messages, and what users read instead."""
+
+
+def plain_words(message: str) -> str:
+    """A message of pydantic in the words of hydrakit's own messages."""
+    for pattern, words in _WORDS:
+        message, count = re.subn(pattern, words, message, count=1)
+        if count:
+            return message
+    return message.removeprefix("Value error, ")
+
+
 def first_fault(error: ValidationError) -> str:
     """The first error that pydantic reports, on one line."""
     fault = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in fault["loc"])
     if not where.isprintable() or len(where) > 100:
         where = f"{ascii(where)[:100]}..."
-    message = fault["msg"].removeprefix("Value error, ")
+    message = plain_words(fault["msg"])
     if fault["type"] == "extra_forbidden":
         return f"unknown key {where!r}: remove it, or see `hydrakit plan` for the known keys"
     if fault["type"] == "missing":

@@ -21,6 +21,7 @@ from pathlib import Path
 from hydrakit.data.identity import patient_of
 from hydrakit.data.read import LoadedSample, class_names, read_samples
 from hydrakit.hooks import DatasetAdapter, Label, OptionValue, Remark, Sample, Unusable
+from hydrakit.plugins.process_state import restored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,8 @@ def check_adapter(
 
     Beyond what the engine checks whenever it reads (float32, finite, label in range, unique keys,
     spacing where it is needed, centre inside the image), this checks that the named files exist,
-    and that both readings give the same cases in the same order.
+    that both readings give the same cases in the same order, and that reading changes nothing in
+    the whole process (`hydrakit.plugins.process_state`).
 
     Args:
         adapter: The adapter to check.
@@ -62,8 +64,11 @@ def check_adapter(
         AssertionError: A case breaks a rule; the message names the case.
         DataError: hydrakit cannot read a case.
     """
-    first = [_without_pixels(case) for case in _read(adapter, root, options or {})]
-    second = [_without_pixels(case) for case in _read(adapter, root, options or {})]
+    changed: list[str] = []
+    with restored(changed.extend):
+        first = [_without_pixels(case) for case in _read(adapter, root, options or {})]
+        second = [_without_pixels(case) for case in _read(adapter, root, options or {})]
+    assert not changed, f"reading changed {', '.join(changed)}, for the whole process"
     _check_same(first, second)
     samples = [case for case in first if isinstance(case, _Fingerprint)]
     names = Counter(

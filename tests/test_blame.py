@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -127,6 +128,30 @@ KINDS = {
         CHECK,
         "read of dataset 'moles' raised TypeError: case 'k1': patient must",
         "be text (str)",
+    ),
+    "read ends the process": (
+        define("read", "import sys; sys.exit()"),
+        CHECK,
+        "read of dataset 'moles'",
+        "raised SystemExit (traceback: ",
+    ),
+    "an image ends the process": (
+        define("read", "yield from (sample(n, image=exit) for n in range(20))"),
+        RUN,
+        "the image of case 'k0' of dataset 'moles'",
+        "raised SystemExit",
+    ),
+    "build ends the process": (
+        define("build", "raise SystemExit(0)"),
+        HEAD,
+        "build of head 'odd'",
+        "raised SystemExit: 0",
+    ),
+    "plan ends the process": (
+        define("plan", "raise SystemExit(0)"),
+        STRATEGY,
+        "plan of strategy 'odd'",
+        "raised SystemExit: 0",
     ),
     "facts that are none": (
         define("read", "yield sample(1, facts=None)"),
@@ -355,7 +380,7 @@ def test_a_cell_of_a_comparison_says_it_too(
     assert "SECRET" not in result.output
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MemoryError, DataError])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, DataError])
 def test_what_is_no_fault_of_a_plugin_passes(error: type[BaseException]) -> None:
     source = PluginSource("m", "d", "1")
     with pytest.raises(error) as caught, source.blame("it"):
@@ -391,3 +416,48 @@ def test_a_reading_that_is_left_early_is_closed(
     assert not (tmp_path / "closed").exists()
     cases.close()  # type: ignore[attr-defined]
     assert (tmp_path / "closed").exists()
+
+
+SAMPLES = {
+    "an unknown label": ("label=7", "case 'k1' has label 7: expected an index into ['a', 'b']"),
+    "no patient": ("patient=''", "case 'k1' has no patient"),
+    "an empty key": ("key=''", "a case has an empty key"),
+    "pixels that are no numbers": ("image=np.full((9, 9), np.nan, np.float32)", "not finite"),
+}
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_an_error_about_a_sample_names_plugin_and_distribution(
+    faulty: Callable[[str], None], own_cache: Path, kind: str
+) -> None:
+    changes, said = SAMPLES[kind]
+    faulty(define("read", f"yield sample(0)\n    yield sample(1, {changes})"))
+    result = invoke(*CHECK)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("hydrakit: moles: ")
+    assert said in line
+    assert line.endswith("; read by plugin tp_faulty (hydrakit-faulty 4.2)")
+
+
+def test_what_a_function_changes_in_the_process_is_put_back(
+    faulty: Callable[[str], None], own_cache: Path
+) -> None:
+    import torch
+
+    here = Path.cwd()
+    body = "os.chdir('/')\n    torch.set_default_dtype(torch.float64)\n    print('hello')"
+    faulty("import os, torch" + define("plan", f"{body}\n    return sound(*given)"))
+    try:
+        plan = invoke("plan", *STRATEGY[1:7])
+    finally:
+        changed = torch.get_default_dtype(), Path.cwd()
+        torch.set_default_dtype(torch.float32)
+        os.chdir(here)
+    assert changed == (torch.float32, here)
+    assert json.loads(plan.stdout)["strategy"] == "odd"
+    assert plan.stderr.splitlines() == [
+        "plugin tp_faulty (hydrakit-faulty 4.2): hello",
+        f"{HEADER}plan of strategy 'odd' changed torch's default number type, the working folder, "
+        "for the whole process: put back",
+    ]

@@ -367,3 +367,134 @@ def test_weight_files_are_inspected_and_swapped(plan_file: Path) -> None:
     assert "Note: the head of 'beta' was trained on another body" in swapped
     assert str(Path("new", "heads", "beta.safetensors")) in swapped
     assert Path("new", "body.safetensors").read_bytes() == Path(pair[1]).read_bytes()
+
+
+# --- where standard output and error lead to nowhere
+
+
+def shell(command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a command line with `hydrakit` in place of ``H``."""
+    return subprocess.run(
+        ["bash", "-c", command.replace("H ", f"{HYDRAKIT} ", 1)],
+        capture_output=True,
+        check=False,
+        cwd=folder,
+        env={**os.environ, **environment},
+    )
+
+
+FULL = (
+    b"hydrakit: standard output: cannot be written (No space left on device): the command is done, "
+    b"but what it printed is incomplete\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "said"),
+    [
+        ("H plugins list > /dev/full", 1, FULL),
+        ("H --version > /dev/full", 1, FULL),
+        ("H plugins list >&-", 0, b""),
+        ("H plugins list > /dev/null 2>&-", 0, b""),
+        ("H plugins list <&- >&- 2>&-", 0, b""),
+        ("H nothing 2> /dev/full", 2, b""),
+        ("H run --plan none.json 2>&-", 1, b""),
+        ("H plugins list | true; exit ${PIPESTATUS[0]}", 1, b""),
+    ],
+)
+def test_a_stream_that_cannot_be_written_gives_no_traceback(
+    tmp_path: Path, command: str, status: int, said: bytes
+) -> None:
+    done = shell(command, tmp_path)
+    assert (done.returncode, done.stderr) == (status, said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_goes_on_without_standard_error_and_says_so_in_its_log(
+    standin: Path, plan_file: Path, hydra_run: RunDir
+) -> None:
+    paths = [str(standin.parent / "site"), str(Path(__file__).parent)]
+    command = f"H run --plan {plan_file} --out run --device cpu > /dev/full 2> /dev/full"
+    done = shell(command, standin, PYTHONPATH=os.pathsep.join(paths))
+    assert done.returncode == 1  # the table of results is lost, and nothing else
+    assert weights_of(standin / "run") == weights_of(hydra_run.path)
+    log = (standin / "run" / "log.txt").read_text()
+    line = "standard error cannot be written (No space left on device): the run goes on without it"
+    assert log.count(line) == 1
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-8"])
+def test_text_beyond_the_encoding_is_written_as_numbers_and_json_stays_json(
+    tmp_path: Path, encoding: str
+) -> None:
+    folder = tmp_path / "data" / "a"
+    folder.mkdir(parents=True)
+    (folder / "cases.csv").write_text("image,label\nx.png,neg\ny.png,pos\n", encoding="utf-8")
+    (folder / "dataset.toml").write_text(
+        'name = "a"\nsummary = "L\u00e4sion \u2264 3 mm"\nclasses = ["neg", "pos"]\n'
+        'field_of_view = { share = 1.0 }\ncases = "cases.csv"\n',
+        encoding="utf-8",
+    )
+    environment = {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    info = shell("H datasets info a --data data", tmp_path, **environment)
+    assert info.returncode == 0, info.stderr
+    expected = "L\u00e4sion \u2264 3 mm".encode(encoding, errors="backslashreplace")
+    assert expected in info.stdout
+    plan = "H plan --strategy classical --datasets a --data data --split a=8-1-1"
+    done = shell(plan, tmp_path, **environment)
+    assert json.loads(done.stdout)["target"] == "a"
+
+
+def test_json_has_no_characters_beyond_ascii(capsys: pytest.CaptureFixture[str]) -> None:
+    from hydrakit.cli.printing import print_json
+
+    value = {"\u00e4": "\u2264 \U0001d49c \x9b"}
+    print_json(json.dumps(value, ensure_ascii=False))
+    text = capsys.readouterr().out
+    assert text.isascii()
+    assert json.loads(text) == value
+
+
+@pytest.mark.parametrize("columns", ["0", "5", "abc"])
+def test_a_wrong_width_of_the_terminal_loses_no_table(
+    columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydrakit.cli.printing import print_table
+
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    print_table(["name", "#value"], [["first", 1]])
+    assert "first" in capsys.readouterr().out
+
+
+def test_without_a_home_folder_one_line_says_what_to_give(
+    plan_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", unknown)
+    monkeypatch.delenv("HYDRAKIT_CACHE")
+    stderr = call("run", "--plan", plan_file, status=1).stderr
+    assert stderr.splitlines()[-1] == (
+        "hydrakit: the home folder is unknown (HOME is not set), and so is the cache: name its "
+        "folder with `--cache` or $HYDRAKIT_CACHE"
+    )
+    root = "alpha=~nobody-of-this-name/x"
+    stderr = call("datasets", "check", "alpha", "--root", root, status=2).stderr
+    assert f"'{root}': the home folder that ~ stands for is unknown" in stderr
+    call("plugins", "list")
+
+
+def test_an_error_of_a_disk_without_a_file_is_one_line(
+    standin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("hydrakit.plan.model.load_plan", fail)
+    assert call("run", "--plan", "x.json", status=1).stderr == (
+        "hydrakit: a file: Input/output error: check the disks and the network; HYDRAKIT_DEBUG=1 "
+        "shows where it happened\n"
+    )

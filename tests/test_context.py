@@ -34,6 +34,7 @@ from hydrakit.cli import main
 from hydrakit.compare.design import CompareDir, make_design
 from hydrakit.compare.engine import CompareCallback, compare
 from hydrakit.compute import devices
+from hydrakit.errors import PlanError
 from hydrakit.plan import Plan, Round
 from hydrakit.plan.profiles import make_plan
 from hydrakit.plan.results import EpochRecord, RoundResult
@@ -602,6 +603,15 @@ def test_a_comparison_needs_tests(tmp_path: Path) -> None:
     design = make_design(strategies=("classical",), datasets=("alpha",))
     refused(lambda: compare(design, out=tmp_path / "out", test=False), "test=False")
     assert not (tmp_path / "out").exists()
+
+
+def test_something_else_than_a_plan_or_a_context_is_named(runner: Runner) -> None:
+    plan: Any = plan_of(round_of("alpha"))
+    with pytest.raises(PlanError, match=r"^context: is 'cpu', and a RunContext is expected: give"):
+        engine.run(plan, "cpu")  # type: ignore[arg-type]
+    for function in (engine.run, engine.dry_run):
+        with pytest.raises(PlanError, match=r"^plan: is 'plan.json', and a Plan is expected: use"):
+            function("plan.json")  # type: ignore[operator]
 
 
 def test_a_file_states_its_format_and_older_ones_are_read(tmp_path: Path) -> None:

@@ -351,6 +351,85 @@ def hydrakit_body_factories():
         )
 
 
+NETWORK_FAULTS = {
+    "forward": ("forward(self, images)", "return super().forward(images)"),
+    "use": ("use(self, dataset)", "pass"),
+}
+
+
+@pytest.mark.parametrize("method", NETWORK_FAULTS)
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("ValueError('no such lesion')", "raised ValueError: no such lesion"),
+        ("SystemExit(0)", "raised SystemExit: 0"),
+    ],
+)
+def test_an_error_in_training_names_the_plugin_of_the_network(
+    install: Install, runner: Runner, method: str, error: str, said: str
+) -> None:
+    head, rest = NETWORK_FAULTS[method]
+    faulty = f"""
+        def use(self, dataset):
+            pass
+
+        def {head}:
+            if self.training:
+                raise {error}
+            {rest}
+"""
+    usual = "\n        def use(self, dataset):\n            pass\n"
+    install("foreign", f"foreign_{method}", SOURCE.replace(usual, faulty))
+    small = load_plugins().get(BodyFactory, "small")
+    known = Plugins.of(*ADAPTERS, small, *heads.hydrakit_head_factories())
+    plan = Plan.model_validate(plan_of(round_of("alpha")).model_dump() | {"body": SMALL})
+    with pytest.raises(PluginFault) as caught:
+        runner(plan, plugins=known)
+    named = f"plugin foreign_{method} (foreign 1.0): {method} of body 'small' {said}"
+    assert str(caught.value) == named
+    log = runner.folder / "run" / "log.txt"
+    assert caught.value.log == log
+    assert f"foreign_{method}.py" in log.read_text()
+
+
+@pytest.mark.parametrize("train", ["all", "none"])
+def test_features_that_are_not_finite_are_one_line(
+    install: Install, runner: Runner, train: str
+) -> None:
+    usual = "\n        def use(self, dataset):\n            pass\n"
+    faulty = f"""{usual}
+        def forward(self, images):
+            return super().forward(images) * (1.0 if self.training else float("nan"))
+"""
+    install("foreign", f"foreign_nan_{train}", SOURCE.replace(usual, faulty))
+    small = load_plugins().get(BodyFactory, "small")
+    known = Plugins.of(*ADAPTERS, small, *heads.hydrakit_head_factories())
+    plan = plan_of(round_of("alpha", train)).model_dump() | {"body": SMALL}
+    with pytest.raises(PlanError) as caught:
+        runner(Plan.model_validate(plan), plugins=known)
+    assert str(caught.value) == (
+        "random start 1 of 1 gives numbers that are not finite for 'alpha', before any training: "
+        "correct the code or the options of its body and head"
+    )
+
+
+def test_predictions_that_are_not_finite_are_one_line(
+    data: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydrakit.runs.evaluate import predict
+
+    cases = load_dataset("alpha", data=data, cache=cache).val
+    outputs = torch.zeros(len(cases.cases), 2)
+    outputs[1, 0] = torch.inf
+    monkeypatch.setattr("hydrakit.training.evaluation.forward_in_batches", lambda *_: outputs)
+    said = (
+        rf"^alpha: the network gives numbers that are not finite for 1 of {len(outputs)} val "
+        rf"cases, first {cases.cases[1].key!r}: correct the code of its body or head"
+    )
+    with pytest.raises(PlanError, match=said):
+        predict(nn.Identity(), cases, dataset="alpha", split="val", classes=("a", "b"))
+
+
 def test_a_body_without_a_patch_is_no_body(install: Install) -> None:
     install("patchless", "patchless", SOURCE.replace("    patch: int = 16\n", ""))
     (record,) = [each for each in load_plugins().records if each.module == "patchless"]

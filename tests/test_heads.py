@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 import torch
@@ -95,6 +96,8 @@ def test_the_widths_of_mlp_can_be_chosen() -> None:
             {"hidden": "64,a"},
             "option mlp.hidden=64,a: must be a list separated by commas",
         ),
+        ({"hidden": "6_4"}, "option mlp.hidden=6_4: must be a list separated by commas"),
+        ({"hidden": "\u0663"}, "option mlp.hidden=\u0663: must be a list separated by commas"),
         ({"hidden": "64,1.5"}, "option mlp.hidden=64,1.5: must be a list"),
         ({"hidden": ""}, "options of 'mlp': hidden has 0 layers: 1 to 16 allowed"),
         ({"hidden": "0"}, "options of 'mlp': hidden has a layer of 0 units: 1 to 16384"),
@@ -109,3 +112,17 @@ def test_wrong_options_of_a_head_are_refused(given: dict[str, str], said: str) -
         parse_options(FACTORIES["mlp"], given)
     assert str(caught.value).startswith(said)
     assert "\n" not in str(caught.value)
+
+
+def test_a_giant_head_is_refused_before_it_takes_memory() -> None:
+    from hydrakit.models import heads
+    from hydrakit.plan import model
+
+    assert heads.MAX_WEIGHTS == model.MAX_WEIGHTS
+    tracemalloc.start()
+    try:
+        with pytest.raises(PlanError, match=r"head 'mlp' with hidden=16384,16384 has 272,662,528 "):
+            FACTORIES["mlp"].build(256, 2, MlpOptions(hidden=(2**14, 2**14)))
+        assert tracemalloc.get_traced_memory()[1] < 1e6
+    finally:
+        tracemalloc.stop()

@@ -7,6 +7,7 @@ import math
 import re
 import warnings
 from pathlib import Path
+from typing import IO
 
 import pytest
 from helpers import Runner, StopError, another_process, plan_of, refused, round_of
@@ -197,6 +198,21 @@ def test_a_log_that_cannot_be_written_is_said_once_and_the_run_goes_on(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(logs, "open_in_place", full)
+    run = runner(PLAN)
+    assert run.results() is not None
+    path = run.path / "log.txt"
+    assert capsys.readouterr().err == f"{path}: cannot be written: No space left on device\n"
+
+
+def test_a_log_on_a_full_disk_does_not_stop_the_run(
+    runner: Runner, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every flush fails, also that of closing the file."""
+
+    def full(_: logging.FileHandler) -> IO[str]:
+        return Path("/dev/full").open("w", encoding="utf-8")
+
+    monkeypatch.setattr(logging.FileHandler, "_open", full)
     run = runner(PLAN)
     assert run.results() is not None
     path = run.path / "log.txt"

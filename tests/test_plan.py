@@ -311,51 +311,51 @@ FIRST = ("rounds", 0, "hyperparameters")
         (
             _set(*FIRST, "learning_rate"),
             0,
-            "rounds.0.hyperparameters.learning_rate: Input should be greater than 0 (is 0)",
+            "rounds.0.hyperparameters.learning_rate: must be greater than 0 (is 0)",
         ),
         (
             _set(*FIRST, "learning_rate"),
             float("nan"),
-            "rounds.0.hyperparameters.learning_rate: Input should be a finite number (is nan)",
+            "rounds.0.hyperparameters.learning_rate: must be a finite number (is nan)",
         ),
         (
             _set(*FIRST, "dropout"),
             1.0,
-            "rounds.0.hyperparameters.dropout: Input should be less than 1 (is 1.0)",
+            "rounds.0.hyperparameters.dropout: must be less than 1 (is 1.0)",
         ),
         (
             _set(*FIRST, "epochs"),
             0,
-            "rounds.0.hyperparameters.epochs: Input should be greater than 0 (is 0)",
+            "rounds.0.hyperparameters.epochs: must be greater than 0 (is 0)",
         ),
         (
             _set(*FIRST, "patience"),
             -1,
-            "rounds.0.hyperparameters.patience: Input should be greater than 0 (is -1)",
+            "rounds.0.hyperparameters.patience: must be greater than 0 (is -1)",
         ),
         (
             _set(*FIRST, "batch_size"),
             1.5,
-            "rounds.0.hyperparameters.batch_size: Input should be a valid integer, got a number "
-            "with a fractional part (is 1.5)",
+            "rounds.0.hyperparameters.batch_size: must be a whole number (is 1.5)",
         ),
         (
             _set("rounds", 1, "train"),
             "body",
-            "rounds.1.train: Input should be 'head', 'all', 'norm' or 'none' (is 'body')",
+            "rounds.1.train: must be 'head', 'all', 'norm' or 'none' (is 'body')",
         ),
-        (_set("seed"), -1, "seed: Input should be greater than or equal to 0 (is -1)"),
-        (_set("format"), 0, "format: Input should be 1 (is 0)"),
+        (_set("seed"), -1, "seed: must be at least 0 (is -1)"),
+        (_set("format"), 0, "format: must be 1 (is 0)"),
         (_set("format"), 2, "was written by a later hydrakit in format 2, and this is hydrakit"),
         (
             _set("head"),
             "My Head",
-            "head.name: String should match pattern '^[a-z0-9][a-z0-9_-]{0,63}$' (is 'My Head')",
+            "head.name: must be a name: lower-case letters, digits, '-' and '_', at most 64 "
+            "(is 'My Head')",
         ),
         (
             _set("datasets", 1, "split"),
             {"train": 9, "val": 0},
-            "datasets.1.split.val: Input should be greater than 0 (is 0)",
+            "datasets.1.split.val: must be greater than 0 (is 0)",
         ),
         (_set("rounds"), [], "'rounds' is empty"),
         (_set("rounds", 0, "dataset"), "lung", "'lung' is not in 'datasets'"),

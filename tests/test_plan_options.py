@@ -183,8 +183,8 @@ def test_set_reaches_heads_as_their_own_options_do() -> None:
     [
         ("rounds.all.dropout", "not of the form PATH=VALUE"),
         ("rounds.all.dropuot=1", "did you mean 'rounds.all.dropout'?"),
-        ("rounds.all.dropout=2", "rounds.all.dropout=2: Input should be less than 1"),
-        ("copies=dorp", "Input should be 'group', 'drop' or 'report'"),
+        ("rounds.all.dropout=2", "rounds.all.dropout=2: must be less than 1"),
+        ("copies=dorp", "must be 'group', 'drop' or 'report'"),
         ("head=mpl", "unknown head 'mpl': did you mean 'mlp'?"),
         ("datasets.prostatex.options.no-such=1", "unknown option of 'prostatex' 'no-such': "),
         ("head.options.hiden=8", "unknown option of 'mlp' 'hiden': did you mean 'hidden'?"),

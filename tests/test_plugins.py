@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -484,3 +485,112 @@ def test_no_shipped_plugin_is_broken_or_clashes() -> None:
     plugins = load_plugins()
     assert [(one.module, one.error, one.clashes) for one in plugins.records if one.error] == []
     assert not plugins.clashes
+
+
+# --- what a plugin does to the process
+
+CHANGES = {
+    "number type": ("import torch; torch.set_default_dtype(torch.float64)", "torch's default numb"),
+    "device": ("import torch; torch.set_default_device('meta')", "torch's default device"),
+    "threads": ("import torch; torch.set_num_threads(torch.get_num_threads() + 1)", "of threads"),
+    "gradients": ("import torch; torch.set_grad_enabled(False)", "whether torch computes"),
+    "precision": ("import torch; torch.set_float32_matmul_precision('medium')", "the precision of"),
+    "deterministic": ("import torch; torch.use_deterministic_algorithms(True)", "algorithms"),
+    "oneDNN": ("import torch; torch.backends.mkldnn.enabled = False", "the choice of torch's"),
+    "tiny numbers": ("import torch; torch.set_flush_denormal(True)", "rounding of tiny numbers"),
+    "numpy": ("import numpy; numpy.seterr(all='raise')", "NumPy's handling of"),
+    "pillow": (
+        "from PIL import ImageFile; ImageFile.LOAD_TRUNCATED_IMAGES = True",
+        "Pillow's limits for images",
+    ),
+    "warnings as errors": (
+        "import warnings; warnings.simplefilter('error', BytesWarning)",
+        "the filters of",
+    ),
+    "no warnings": ("import warnings; warnings.simplefilter('ignore')", "the filters of warnings"),
+    "signals": ("import signal; signal.signal(2, signal.SIG_IGN)", "the handlers of signals"),
+    "folder": ("import os; os.chdir('/')", "the working folder"),
+    "locale": ("import locale; locale.setlocale(locale.LC_NUMERIC, 'C.UTF-8')", "the locale"),
+    "root logger": ("import logging; logging.root.setLevel(1)", "the root logger"),
+    "no logging": ("import logging; logging.disable(50)", "the root logger"),
+    "environment": ("import os; os.environ['OMP_NUM_THREADS'] = '99'", "environment variables"),
+    "streams": ("import sys; sys.stdout = sys.stderr", "standard output"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_a_plugin_changes_in_the_process_is_put_back_and_named(
+    install: Install, change: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import PIL.ImageFile
+    import torch
+
+    from hydrakit.plugins.process_state import PARTS
+
+    source, part = CHANGES[change]
+    module = f"tp_changes_{change.replace(' ', '_')}"
+    before = {each.name: each.read() for each in PARTS}
+    install("changing", module, f"{source}\n{HEAD.format(name='changing')}")
+    plugins = load_plugins()
+    assert {each.name: each.read() for each in PARTS} == before
+    assert found(plugins, module).offers == {"head": ("changing",)}
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"hydrakit: plugin {module} (changing 1.0): its import changed ")
+    assert part in line
+    assert torch.get_default_dtype() is torch.float32
+    assert not PIL.ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+def test_filters_for_one_warning_may_stay(
+    install: Install, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import warnings
+
+    with warnings.catch_warnings():
+        source = "import warnings; warnings.filterwarnings('ignore', message='of a library')"
+        install("filtering", "tp_filtering", f"{source}\n{HEAD.format(name='filtering')}")
+        load_plugins()
+        assert capsys.readouterr().err == ""
+        warnings.warn("of a library", stacklevel=1)  # warnings are errors in these tests
+        with pytest.raises(UserWarning, match="another"):
+            warnings.warn("another", stacklevel=1)
+
+
+def test_the_state_of_a_package_that_the_plugin_imports_first_is_known(install: Install) -> None:
+    source = (
+        "import torch\nassert torch.get_num_threads() != 7\ntorch.set_num_threads(7)\n"
+        "torch.set_default_dtype(torch.float64)\n"
+    )
+    info = install("first", "tp_first", f"{source}{HEAD.format(name='first')}")
+    program = (
+        "import sys\nfrom hydrakit.plugins import load_plugins\nassert 'torch' not in sys.modules\n"
+        "assert 'first' in load_plugins().components['head']\nimport torch\n"
+        "print(torch.get_num_threads(), torch.get_default_dtype())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(info.parent), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.stdout == "1 torch.float32\n"
+    assert "changed torch's default number type, torch's number of threads" in done.stderr
+
+
+def test_what_a_plugin_prints_goes_to_standard_error_with_its_name(install: Install) -> None:
+    source = (
+        "import os, sys\nprint('one\\ntwo', end=' ')\nprint('three')\nos.write(1, b'four\\n')\n"
+        "os.system('echo five')\n"
+    )
+    info = install("noisy", "tp_noisy", f"{source}{HEAD.format(name='noisy')}")
+    done = subprocess.run(
+        [sys.executable, "-m", "hydrakit", "plugins", "list", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(info.parent)},
+    )
+    assert [each["module"] for each in json.loads(done.stdout) if each["module"] == "tp_noisy"]
+    name = "plugin tp_noisy (noisy 1.0): "
+    assert sorted(done.stderr.splitlines()) == ["five", "four", f"{name}one", f"{name}two three"]

@@ -21,7 +21,12 @@ from test_checkpoint import assert_same
 from hydrakit.compute.signals import StopRequested, check, describe_stop, stoppable
 from hydrakit.runs.rundir import RunDir
 
-STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
+STATUS = {
+    signal.SIGINT: 130,
+    signal.SIGTERM: 143,
+    signal.SIGHUP: 143,
+    signal.SIGUSR1: 143,
+}
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +124,40 @@ def test_stopped_is_raised_where_the_program_is() -> None:
     assert str(caught.value) == "stopped by SIGTERM"
     assert str(describe_stop(caught.value, "go on so")) == "stopped by SIGTERM: go on so"
     assert describe_stop(KeyboardInterrupt()).status == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_a_signal_that_nohup_or_a_shell_ignores_stays_ignored(number: signal.Signals) -> None:
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with stoppable():
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)
+            assert signal.getsignal(number) is signal.SIG_IGN
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+def test_processes_of_a_comparison_leave_the_end_of_a_terminal_to_their_parent(
+    tmp_path: Path,
+) -> None:
+    program = (
+        "import os, signal, multiprocessing as m\n"
+        "from hydrakit.compare import pool\n"
+        "class Pipe:\n"
+        "    def recv(self):\n"
+        "        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1):\n"
+        "            os.kill(os.getpid(), number)\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "pool._end_with_parent = lambda: None\n"
+        "pool._work(Pipe(), pool.Path(), '{}')\n"
+        "print('stopped')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "stopped\n"), done.stderr
 
 
 def test_handlers_are_put_back_and_later_requests_ignored() -> None:

@@ -92,6 +92,17 @@ def test_an_empty_name_is_refused(tmp_path: Path, change: dict[str, Any], messag
         check_adapter(adapter(giving(replace(SAMPLE, **change))), tmp_path)
 
 
+def test_a_change_of_the_whole_process_is_named(tmp_path: Path) -> None:
+    def read(root: Path, options: object) -> Iterator[Sample]:
+        np.seterr(all="raise")
+        yield SAMPLE
+
+    before = np.geterr()
+    with pytest.raises(AssertionError, match="reading changed NumPy's handling of floating-point"):
+        check_adapter(adapter(read), tmp_path)
+    assert np.geterr() == before
+
+
 def test_a_source_that_does_not_exist_is_named(tmp_path: Path) -> None:
     sample = replace(SAMPLE, source=(Path("no-such-file"),))
     with pytest.raises(AssertionError, match="'s1': its source does not exist: no-such-file"):

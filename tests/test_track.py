@@ -164,6 +164,31 @@ def test_rounds_that_ran_without_the_tracker_are_sent_too(runner: Runner) -> Non
         assert sorted(memory.kept[name]) == wanted
 
 
+@pytest.mark.parametrize("method", ["send", "flush", "close"])
+def test_a_tracker_that_fails_does_not_stop_the_run(
+    runner: Runner, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    memory = Memory()
+    monkeypatch.setattr(memory, method, fail)
+    run = runner(PLAN, callbacks=[TrackerCallback(memory, name="memory")])
+    assert run.results() is not None
+    assert capsys.readouterr().err == (
+        "hydrakit: tracker 'memory' failed, and the run went on without it: OSError: [Errno 5] "
+        "Input/output error\n"
+    )
+    log = (run.path / "log.txt").read_text()
+    said = "tracker 'memory' failed: the run goes on without it"
+    assert log.count(said) == (0 if method == "close" else 1)
+    if method != "close":
+        assert memory.ends == [False]
+        healthy = Memory()
+        runner(PLAN, "again", callbacks=[TrackerCallback(healthy)])
+        assert weights_of(runner.folder / "again") == weights_of(run.path)
+
+
 def test_how_a_run_ended_is_told(runner: Runner) -> None:
     memory = Memory()
     with pytest.raises(StopError):

@@ -9,17 +9,36 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import click
 
 from hydrakit.cli import compare, data, folder, params, plugins, report, run, tune, weights
 from hydrakit.compute.signals import describe_stop, stoppable
+from hydrakit.compute.streams import OUTPUT, dependable, output_failure
 from hydrakit.errors import HydrakitError, one_line
-from hydrakit.plugins.guard import DEBUG, PluginFault, traceback_location
+from hydrakit.plugins.guard import DEBUG, PluginFault, blame_networks, traceback_location
 
 
 class Program(click.Group):
     """The command group: built-in commands, commands of plugins, and errors printed as one line."""
+
+    def main(self, *args: Any, **named: Any) -> Any:
+        """Run the program; the status is 1 if standard output could not be written completely."""
+        with dependable():
+            try:
+                return super().main(*args, **named)
+            except SystemExit as ended:
+                failure = output_failure()
+                if failure is None or ended.code:
+                    raise
+                if failure:
+                    click.echo(
+                        f"hydrakit: {OUTPUT}: cannot be written ({failure}): the command is done, "
+                        "but what it printed is incomplete",
+                        err=True,
+                    )
+                raise SystemExit(1) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of the built-in commands and of the commands that plugins offer."""
@@ -66,11 +85,12 @@ class Program(click.Group):
             self._print_error(error, str(error))
             ctx.exit(1)
         except OSError as error:
-            if error.filename is None:
-                raise
             path = error.filename if error.filename2 is None else error.filename2
-            why = error.strerror or type(error).__name__
+            why = error.strerror or str(error) or type(error).__name__
             remedy = "check what it is, and that it can be read and written"
+            if path is None:
+                path = "a file"
+                remedy = f"check the disks and the network; {DEBUG}=1 shows where it happened"
             self._print_error(error, f"{path}: {why}: {remedy}")
             ctx.exit(1)
         except KeyboardInterrupt as error:
@@ -87,19 +107,20 @@ class Program(click.Group):
 
     @contextmanager
     def _naming_plugin(self, ctx: click.Context) -> Iterator[None]:
-        """Name the plugin in an exception of its own command; exceptions for click pass through."""
+        """Name the plugin in an exception of its command or network; those for click pass."""
         from hydrakit.plugins.registry import load_plugins
 
         try:
             yield
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except Exception:
+        except (Exception, SystemExit) as error:
             name = ctx.invoked_subcommand
             plugins = load_plugins(params.disabled_plugins())
             source = plugins.source_of(click.Command, name) if name else None
-            if source is None:
-                raise
+            if source is None or isinstance(error, SystemExit):  # a command may end with a status
+                with blame_networks():
+                    raise
             with source.blame(f"command {name!r}"):
                 raise
 

@@ -58,7 +58,7 @@ def _epilog() -> str:
 )
 @click.option(
     "--seed",
-    type=click.IntRange(min=0),
+    type=params.Whole(0),
     default=0,
     show_default=True,
     metavar="N",

@@ -12,6 +12,7 @@ import click
 
 from hydrakit.cli import params
 from hydrakit.cli.plan_options import PlanCommand, datasets, plan_options
+from hydrakit.cli.printing import print_json
 from hydrakit.compute.signals import describe_stop
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 @plan_options(without=("splits", "seed"))
 @click.option(
     "--seeds",
-    type=click.IntRange(min=1),
+    type=params.Whole(1),
     default=3,
     show_default=True,
     metavar="N",
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--folds",
-    type=click.IntRange(min=2),
+    type=params.Whole(2),
     metavar="N",
     help="Number of cross-validation folds; each patient is in one fold.  [default: 5]",
 )
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--repeats",
-    type=click.IntRange(min=1),
+    type=params.Whole(1),
     default=1,
     show_default=True,
     metavar="N",
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--jobs",
-    type=click.IntRange(min=1),
+    type=params.Whole(1),
     metavar="N",
     help="Number of processes that train at the same time.  [default: one per core; on a GPU one "
     "per 2 cores and 4 GB of its memory]",
@@ -163,7 +164,7 @@ def print_result(result: CompareResult, *, as_json: bool) -> None:
     """Print the strategies, their differences and the verdict; failures on standard error."""
     comparison = result.comparison
     if as_json and comparison is not None:
-        click.echo(comparison.model_dump_json(indent=2))
+        print_json(comparison.model_dump_json(indent=2))
     elif comparison is not None:
         from hydrakit.cli.printing import print_comparison
 
@@ -187,10 +188,10 @@ def print_result(result: CompareResult, *, as_json: bool) -> None:
     "positives, negatives.",
 )
 @click.option(
-    "--positives", type=click.IntRange(min=1), help="Number of positive findings in the test set."
+    "--positives", type=params.Whole(1), help="Number of positive findings in the test set."
 )
 @click.option(
-    "--negatives", type=click.IntRange(min=1), help="Number of negative findings in the test set."
+    "--negatives", type=params.Whole(1), help="Number of negative findings in the test set."
 )
 @params.as_json
 def verdict(table: str, positives: int | None, negatives: int | None, as_json: bool) -> None:

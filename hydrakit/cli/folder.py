@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hydrakit.cli import params
-from hydrakit.cli.printing import print_line
+from hydrakit.cli.printing import print_json, print_line
 from hydrakit.errors import command_line
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def verify(ctx: click.Context, /, *, folder: Path, as_json: bool) -> None:
 
     result = verify_folder(folder)
     if as_json:
-        click.echo(result.model_dump_json(indent=2))
+        print_json(result.model_dump_json(indent=2))
     else:
         for each in result.damaged:
             print_line(str(each))
@@ -66,7 +66,7 @@ def status(folder: Path, as_json: bool) -> None:
 
     progress = read_status(folder)
     if as_json:
-        click.echo(progress.model_dump_json(indent=2))
+        print_json(progress.model_dump_json(indent=2))
     elif isinstance(progress, RunStatus):
         _print_run(progress)
     else:

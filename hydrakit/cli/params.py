@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -44,7 +46,52 @@ def pairs(value: tuple[str, ...], form: str) -> dict[str, str]:
 
 
 def _roots(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> dict[str, Path]:
-    return {name: Path(path).expanduser() for name, path in pairs(value, "NAME=PATH").items()}
+    try:
+        return {name: Path(path).expanduser() for name, path in pairs(value, "NAME=PATH").items()}
+    except RuntimeError:
+        raise click.BadParameter(
+            f"{' '.join(value)!r}: the home folder that ~ stands for is unknown: write the path "
+            "without ~"
+        ) from None
+
+
+class Whole(click.IntRange):
+    """Whole numbers in a range, in ASCII digits; the help text does not show an upper limit."""
+
+    def __init__(self, least: int, most: int | None = None) -> None:
+        super().__init__(min=least)
+        self.most = most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse a number."""
+        if isinstance(value, str) and not re.fullmatch(r"[+-]?[0-9]{1,4000}", value.strip()):
+            self.fail(f"{value!r} is not a whole number", param, ctx)
+        number = super().convert(value, param, ctx)
+        if self.most is not None and number > self.most:
+            self.fail(f"{number} is too large: at most {self.most}", param, ctx)
+        return number
+
+
+class Number(click.FloatRange):
+    """Numbers in a range, in ASCII digits.
+
+    Args:
+        infinite: Whether infinity is allowed.
+        limits: Those of `click.FloatRange`.
+    """
+
+    def __init__(self, *, infinite: bool = False, **limits: Any) -> None:
+        super().__init__(**limits)
+        self.infinite = infinite
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse a number."""
+        if isinstance(value, str) and ("_" in value or not value.isascii()):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        number = super().convert(value, param, ctx)
+        if math.isnan(number) or (math.isinf(number) and not self.infinite):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
 
 
 NO_PLUGINS = "hydrakit.no-plugins"  # key of the names given with `--no-plugin` in click's context
@@ -159,7 +206,7 @@ running_options = context_options(
     ),
     click.option(
         "--threads",
-        type=click.IntRange(min=1, max=1024),
+        type=Whole(1, 1024),
         metavar="N",
         help="Number of CPU threads of a run, or of each cell of a comparison; it decides the last "
         "digits of results.  [default: as before if work is resumed, else chosen by PyTorch]",
@@ -167,7 +214,7 @@ running_options = context_options(
     click.option(
         "--checkpoint-every",
         "checkpoint_interval",
-        type=click.FloatRange(min=0),
+        type=Number(min=0, infinite=True),
         default=CHECKPOINT_SECONDS,
         show_default=True,
         metavar="SECONDS",

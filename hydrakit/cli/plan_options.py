@@ -150,19 +150,21 @@ def _option(name: str, schema: Mapping[str, Any]) -> click.Option:
 
 
 def _type(schema: Mapping[str, Any]) -> click.ParamType[Any] | None:
-    """The click type of an option, from its JSON schema.
-
-    Upper limits of whole numbers are left to the model, so that the help text does not list them.
-    """
+    """The click type of an option, from its JSON schema."""
     if "enum" in schema:
         return click.Choice(schema["enum"])
     if schema["type"] == "integer":
         least = (
             schema["exclusiveMinimum"] + 1 if "exclusiveMinimum" in schema else schema["minimum"]
         )
-        return click.IntRange(min=least)
+        most = (
+            schema["exclusiveMaximum"] - 1
+            if "exclusiveMaximum" in schema
+            else schema.get("maximum")
+        )
+        return params.Whole(least, most)
     if schema["type"] == "number":
-        return click.FloatRange(
+        return params.Number(
             min=schema.get("minimum", schema.get("exclusiveMinimum")),
             max=schema.get("maximum", schema.get("exclusiveMaximum")),
             min_open="exclusiveMinimum" in schema,
@@ -176,7 +178,8 @@ def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> list[i
         return None
     numbers = [number.strip() for number in value.split(",")]
     if not all(
-        number.isdecimal() and len(number) < MAX_DIGITS and int(number) for number in numbers
+        number.isdecimal() and number.isascii() and len(number) < MAX_DIGITS and int(number)
+        for number in numbers
     ):
         raise click.BadParameter(f"{value!r} is not a list such as 32,64,128")
     return [int(number) for number in numbers]

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from hydrakit.stats.comparison import Comparison
 
 
+NARROWEST = 40  # characters of a line; a smaller value of $COLUMNS is a mistake
+USUAL_WIDTH = 80
+
+
 def print_line(text: str, *, err: bool = False) -> None:
     """Print text on one line: control characters, as in names of files, are escaped."""
     click.echo(text if text.isprintable() else one_line(text), err=err)
@@ -41,7 +45,13 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
     # Without a terminal, as in a log or a pipe, lines are not broken.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    width = Console().width if sys.stdout.isatty() else 200
+    Console(width=width if width >= NARROWEST else USUAL_WIDTH).print(table)
+
+
+def print_json(text: str) -> None:
+    """Print JSON in ASCII, so that it is valid whatever the encoding of standard output is."""
+    click.echo("".join(each if each.isascii() else json.dumps(each)[1:-1] for each in text))
 
 
 def print_results(rundir: RunDir) -> None:

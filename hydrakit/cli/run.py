@@ -12,6 +12,7 @@ import click
 
 from hydrakit.cli import params
 from hydrakit.cli.plan_options import PlanCommand, datasets, plan_options, strategy
+from hydrakit.cli.printing import print_json
 from hydrakit.compute.signals import describe_stop
 from hydrakit.errors import command_line
 
@@ -47,7 +48,7 @@ def plan(*, context: RunContext, out: Path | None, **given: Any) -> None:
     """Print the plan of a run as JSON, for reading or editing; `run --plan FILE` runs it."""
     text = _make_plan(context, **given).to_json()
     if out is None:
-        click.echo(text, nl=False)
+        print_json(text.removesuffix("\n"))
     else:
         from hydrakit.errors import PlanError
         from hydrakit.storage.files import write_atomic

@@ -9,6 +9,7 @@ import click
 
 from hydrakit.cli import params
 from hydrakit.cli.plan_options import PlanCommand, datasets, plan_options, strategy
+from hydrakit.cli.printing import print_json
 from hydrakit.errors import command_line
 
 TUNED = ("learning_rate", "dropout")  # hyperparameters that `tune` chooses
@@ -49,7 +50,7 @@ def _values(_: click.Context, __: click.Parameter, value: str | None) -> list[fl
 )
 @click.option(
     "--folds",
-    type=click.IntRange(min=2),
+    type=params.Whole(2),
     default=3,
     show_default=True,
     metavar="N",
@@ -64,7 +65,7 @@ def _values(_: click.Context, __: click.Parameter, value: str | None) -> list[fl
 )
 @click.option(
     "--trials",
-    type=click.IntRange(min=1),
+    type=params.Whole(1),
     metavar="N",
     help="Number of pairs to try in each round with Optuna.  [default: 20]",
 )
@@ -172,7 +173,7 @@ def _print_round(tuning: RoundTuning, rounds: int) -> None:
 @plan_options(without=("splits",))
 @click.option(
     "--seeds",
-    type=click.IntRange(min=1),
+    type=params.Whole(1),
     default=1,
     show_default=True,
     metavar="N",
@@ -180,13 +181,13 @@ def _print_round(tuning: RoundTuning, rounds: int) -> None:
 )
 @click.option(
     "--budget",
-    type=click.IntRange(min=1),
+    type=params.Whole(1),
     metavar="N",
     help="Maximum number of runs.  [default: 20, unless --minutes is given]",
 )
 @click.option(
     "--minutes",
-    type=click.FloatRange(min=0, min_open=True),
+    type=params.Number(min=0, min_open=True),
     metavar="X",
     help="Start no new run after this many minutes.",
 )
@@ -240,7 +241,7 @@ def order(
         callback=OrderProgress(),
     )
     if as_json:
-        click.echo(result.model_dump_json(indent=2))
+        print_json(result.model_dump_json(indent=2))
     else:
         _print_order(result)
 

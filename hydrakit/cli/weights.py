@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from hydrakit.cli import params
+from hydrakit.cli.printing import print_json
 from hydrakit.errors import one_line
 
 
@@ -24,7 +25,7 @@ def inspect(file: Path, as_json: bool) -> None:
 
     description = read_metadata(file)
     if as_json:
-        click.echo(description.model_dump_json(indent=2))
+        print_json(description.model_dump_json(indent=2))
         return
     facts = description.model_dump(mode="json", exclude={"probe"}, exclude_none=True)
     if description.cases is not None:

@@ -22,7 +22,8 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from hydrakit.compare.design import Cell, CompareDir
-from hydrakit.compute.signals import StopRequested, stoppable
+from hydrakit.compute.signals import SIGNALS, StopRequested, stoppable
+from hydrakit.compute.streams import dependable
 from hydrakit.errors import HydrakitError, one_line
 from hydrakit.plan.model import Plan
 from hydrakit.plugins.guard import PluginFault, describe_error
@@ -286,11 +287,14 @@ def describe_exit(exitcode: int) -> str:
 
 def _work(pipe: Connection, folder: Path, context_json: str) -> None:
     """Main function of a process: run one cell after another, until the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    for number in SIGNALS:  # the parent handles Ctrl-C and the end of its terminal
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     compare_dir, context = CompareDir(folder), RunContext.model_validate_json(context_json)
     logging.getLogger("hydrakit").setLevel(logging.ERROR)  # the parent has printed these warnings
-    with suppress(StopRequested), stoppable([signal.SIGTERM]):  # sent by `ask_to_stop`
+    # SIGTERM is sent by `ask_to_stop`.
+    with dependable(), suppress(StopRequested), stoppable([signal.SIGTERM]):
         while True:
             cell, plan = pipe.recv()
             _run_cell(cell, plan, compare_dir, context)

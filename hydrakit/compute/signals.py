@@ -1,4 +1,4 @@
-"""Signals that stop a process: Ctrl-C, requests of a job scheduler, a shutdown."""
+"""Signals that stop a process: Ctrl-C, a closed terminal, requests of a scheduler, a shutdown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+    if hasattr(signal, name)
 )
 
 CHECKPOINT_SECONDS = 5.0
@@ -47,21 +49,26 @@ class StopRequested(KeyboardInterrupt):
 def stoppable(signals: Sequence[int] = SIGNALS) -> Iterator[None]:
     """Raise `StopRequested` at a signal within a ``with`` block, so that work can be saved first.
 
-    Python handles signals between two instructions: a running torch operation ends first. Outside
-    the main thread, where Python allows no handlers, nothing changes.
+    Python handles signals between two instructions: a running torch operation ends first. A signal
+    that is ignored, as ``nohup`` does with SIGHUP, stays ignored. Outside the main thread, where
+    Python allows no handlers, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, _: FrameType | None) -> None:
-        for other in signals:  # a second Ctrl-C stops at once; repeated other signals are ignored
+        for other in before:  # a second Ctrl-C stops at once; repeated other signals are ignored
             if other != signal.SIGINT:
                 signal.signal(other, signal.SIG_IGN)
         _received.append(number)
         raise StopRequested(number)
 
-    before = {number: signal.signal(number, stop) for number in signals}
+    before = {
+        number: signal.signal(number, stop)
+        for number in signals
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield
     except Exception as error:

@@ -17,6 +17,7 @@ from hydrakit.data.padding import fill_padding, padding_mask
 from hydrakit.data.safe_paths import ORDINARY, is_ordinary
 from hydrakit.errors import DataError, command_line
 from hydrakit.hooks import DatasetAdapter, Label, OptionValue, Remark, Sample, Task, Unusable
+from hydrakit.plugins.guard import reader
 from hydrakit.plugins.options import parse_options
 
 _log = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ def read_cases(
     for case in adapter.read(root, parse_options(adapter, options)):
         if isinstance(case, Remark):
             if not (isinstance(case.text, str) and case.text.isprintable()):
-                raise DataError(f"{adapter.name}: a Remark {case.text!r}: one line is expected")
+                raise _wrong(adapter, f"a Remark {case.text!r}: one line is expected")
             yield case
             continue
         if not isinstance(case, Sample | Unusable):
@@ -106,12 +107,12 @@ def read_cases(
                 "Unusable is expected"
             )
         if case.key in keys:
-            raise DataError(f"{adapter.name}: case {case.key!r} occurs twice: make keys unique")
+            raise _wrong(adapter, f"case {case.key!r} occurs twice: make keys unique")
         keys.add(case.key)
         if not case.key:
-            raise DataError(f"{adapter.name}: a case has an empty key: give each a key of its own")
+            raise _wrong(adapter, "a case has an empty key: give each a key of its own")
         if not _is_text(case.key):
-            raise DataError(f"{adapter.name}: key {case.key!r} is not valid text: rename its file")
+            raise _wrong(adapter, f"key {case.key!r} is not valid text: rename its file")
         if isinstance(case, Sample):
             fault = _metadata_fault(adapter, case) or consistency.fault(case)
             if fault is not None:
@@ -203,7 +204,12 @@ def check_channels(
 
 
 def _invalid_case(adapter: DatasetAdapter, sample: Sample, fault: str) -> DataError:
-    return DataError(f"{adapter.name}: case {sample.key!r} {fault} ({_files(sample)})")
+    return _wrong(adapter, f"case {sample.key!r} {fault} ({_files(sample)})")
+
+
+def _wrong(adapter: DatasetAdapter, text: str) -> DataError:
+    """An error in what an adapter returned; it names the plugin of the adapter."""
+    return DataError(f"{adapter.name}: {text}{reader(adapter)}")
 
 
 def _files(sample: Sample) -> str:

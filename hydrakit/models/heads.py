@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from hydrakit.errors import PlanError
 from hydrakit.hooks import HeadFactory, NoOptions, Task, hookimpl
 
 if TYPE_CHECKING:
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 MAX_LAYERS = 16
 MAX_WIDTH = 2**14
+MAX_WEIGHTS = 2**25  # of a head, as of a body (`hydrakit.plan.model`)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,16 @@ def build_mlp(features: int, outputs: int, options: MlpOptions = MlpOptions()) -
     """Build hidden dense layers with ELU, dropout after the first of them, and an output layer.
 
     The default is the paper's decision maker (Section II-A) without its softmax.
+
+    Raises:
+        PlanError: The head would have more than `MAX_WEIGHTS` weights.
     """
+    weights = sum(a * b for a, b in pairwise((features, *options.hidden, outputs)))
+    if weights > MAX_WEIGHTS:
+        raise PlanError(
+            f"head 'mlp' with hidden={','.join(map(str, options.hidden))} has {weights:,} weights "
+            f"for {features:,} features: the limit is {MAX_WEIGHTS:,}: use fewer or smaller layers"
+        )
     from torch import nn
 
     from hydrakit.models.layers import Dropout

@@ -14,12 +14,14 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
+from hydrakit.compute import streams
 from hydrakit.errors import DataError, HydrakitError, PluginError, command_line
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.storage.files import open_in_place
@@ -52,6 +54,7 @@ class RunLog(RunCallback):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.plan: Plan | None = None
+        self._lost: set[str] = set()
 
     def __enter__(self) -> Self:
         """Start logging."""
@@ -83,6 +86,7 @@ class RunLog(RunCallback):
     ) -> None:
         """Log how the block ended, and stop logging."""
         try:
+            self._log_lost_streams()
             if isinstance(error, KeyboardInterrupt):
                 _log.info("%s", str(error) or "stopped")
             elif error is not None:
@@ -95,7 +99,8 @@ class RunLog(RunCallback):
             level, warnings.showwarning = self._before
             _log.setLevel(level)
             _log.removeHandler(self._handler)
-            self._handler.close()
+            with suppress(OSError):  # `handleError` has reported it
+                self._handler.close()
 
     def started(self, plan: Plan, rundir: RunDir, device: str) -> None:
         """Log version, process, plan, device and data."""
@@ -133,8 +138,16 @@ class RunLog(RunCallback):
         """Log the summary of a round."""
         self._log_round(number, round, summary(result))
 
+    def _log_lost_streams(self) -> None:
+        """Log that standard output or error cannot be written any more, which stops nothing."""
+        for name in streams.failures.keys() - self._lost:
+            reason = getattr(streams.failures[name], "strerror", None) or "it is closed"
+            _log.warning("%s cannot be written (%s): the run goes on without it", name, reason)
+            self._lost.add(name)
+
     def _log_round(self, number: int, round: Round, text: str) -> None:
         assert self.plan is not None
+        self._log_lost_streams()
         _log.info("%s: %s", name_of(self.plan, number, round), text)
 
 
@@ -170,7 +183,8 @@ class _Handler(RotatingFileHandler):
         """Report once that the file cannot be written."""
         if not self.failed:
             reason = getattr(sys.exc_info()[1], "strerror", None) or sys.exc_info()[1]
-            print(f"{self.baseFilename}: cannot be written: {reason}", file=sys.stderr)
+            with suppress(OSError, ValueError):  # standard error may be lost, too
+                print(f"{self.baseFilename}: cannot be written: {reason}", file=sys.stderr)
         self.failed = True
 
 

@@ -6,15 +6,19 @@ again. Metrics of rounds that were trained without the tracker are sent when the
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydrakit.errors import PlanError
+from hydrakit.errors import HydrakitError, PlanError, one_line
 from hydrakit.hooks import Tracker, TrackerFactory, hookimpl
+from hydrakit.plugins.guard import describe_error
 from hydrakit.runs.callbacks import RunCallback
 
 if TYPE_CHECKING:
@@ -24,6 +28,9 @@ if TYPE_CHECKING:
     from hydrakit.rounds import Round
     from hydrakit.runs.context import RunContext
     from hydrakit.runs.rundir import RunDir
+
+
+_log = logging.getLogger("hydrakit")
 
 
 class TensorBoard:
@@ -124,7 +131,7 @@ def trackers_of(
         PluginError: No plugin offers one of the trackers.
         PlanError: The package of a tracker is not installed.
     """
-    return [TrackerCallback(_build(name, plugins), folder) for name in context.trackers]
+    return [TrackerCallback(_build(name, plugins), folder, name=name) for name in context.trackers]
 
 
 def _build(name: str, plugins: Plugins) -> Tracker:
@@ -141,15 +148,21 @@ def _build(name: str, plugins: Plugins) -> Tracker:
 class TrackerCallback(RunCallback):
     """Sends the metrics of every epoch to a tracker.
 
+    A tracker that fails after it was opened does not stop the run: it gets nothing more, and one
+    line at the end says so.
+
     Args:
         tracker: Tracker that receives the metrics.
         folder: Folder that the tracker opens; None for the folder of the run.
+        name: Name of the tracker, for messages.
     """
 
-    def __init__(self, tracker: Tracker, folder: Path | None = None) -> None:
+    def __init__(self, tracker: Tracker, folder: Path | None = None, *, name: str = "") -> None:
         self.tracker = tracker
         self.folder = folder
+        self.name = name
         self.rundir: RunDir | None = None
+        self.failure: str | None = None
         self.sent: dict[str, set[int]] = {}
         self.epochs_before = 0  # epochs of all earlier rounds
 
@@ -166,8 +179,7 @@ class TrackerCallback(RunCallback):
 
     def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
         """Send the metrics and flush them: the run may be killed before the next epoch."""
-        self._send_all(number, round, record)
-        self.tracker.flush()
+        self._send_records(number, round, [record])
 
     def finished(self, number: int, round: Round, result: RoundResult) -> None:
         """Send the epochs that ran without this tracker."""
@@ -175,8 +187,33 @@ class TrackerCallback(RunCallback):
 
     def closed(self, failed: bool) -> None:
         """Close the tracker, unless the run was finished before and never opened it."""
-        if self.rundir is not None:
+        if self.rundir is None:
+            return
+        with self._without_stopping():
             self.tracker.close(failed=failed)
+        if self.failure is not None:
+            print(f"hydrakit: {self.failure}", file=sys.stderr)
+
+    @contextmanager
+    def _without_stopping(self) -> Iterator[None]:
+        """Store and log the first failure of the tracker in a ``with`` block."""
+        try:
+            yield
+        except Exception as error:
+            if self.failure is None:
+                why = str(error) if isinstance(error, HydrakitError) else describe_error(error)
+                self.failure = (
+                    f"tracker {self.name!r} failed, and the run went on without it: {one_line(why)}"
+                )
+                _log.warning("tracker %r failed: the run goes on without it", self.name)
+
+    def _send_records(self, number: int, round: Round, records: Sequence[EpochRecord]) -> None:
+        """Send epochs and flush them, unless the tracker has failed."""
+        if self.failure is None:
+            with self._without_stopping():
+                for record in records:
+                    self._send_all(number, round, record)
+                self.tracker.flush()
 
     def _send_all(self, number: int, round: Round, record: EpochRecord) -> None:
         name = f"{number:02d}-{round.dataset}-{round.train}"
@@ -197,9 +234,7 @@ class TrackerCallback(RunCallback):
         """Send the epochs that the tracker does not have yet, and count them."""
         assert self.rundir is not None
         epochs = self.rundir.epochs(number, round)
-        for record in epochs:
-            self._send_all(number, round, record)
-        self.tracker.flush()
+        self._send_records(number, round, epochs)
         self.epochs_before += epochs[-1].epoch
 
 

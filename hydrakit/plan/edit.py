@@ -29,7 +29,7 @@ from hydrakit.errors import PlanError, command_line
 from hydrakit.names import is_name
 from hydrakit.plan.model import Plan
 from hydrakit.rounds import Train
-from hydrakit.schema import first_fault
+from hydrakit.schema import first_fault, plain_words
 
 ValueLocation = tuple[str | int, ...]
 
@@ -81,9 +81,11 @@ def edit_existing_rounds(plan: Plan, changes: Mapping[str, Any]) -> Plan:
     for location, path in located:
         _set(content, location, changes[path])
     try:
-        return Plan.model_validate(content)
+        edited = Plan.model_validate(content)
     except ValidationError as error:
         raise PlanError(_fault(error, located, changes)) from None
+    _refuse_converted(edited, content, located)
+    return edited
 
 
 def paths_without_rounds(plan: Plan, paths: Iterable[str]) -> list[str]:
@@ -266,6 +268,24 @@ def _set(content: Any, location: ValueLocation, value: Any) -> None:
     content[last] = value
 
 
+def _refuse_converted(
+    edited: Plan, content: Any, located: Sequence[tuple[ValueLocation, str]]
+) -> None:
+    """Refuse text such as ``1_0`` that pydantic has converted to a number.
+
+    Raises:
+        PlanError: There is such a text.
+    """
+    for location, path in located:
+        before, after = content, _plain(edited)
+        for part in location:
+            before, after = before[part], after[part]
+        pairs = zip(before, after, strict=True) if isinstance(before, list) else [(before, after)]
+        for text, value in pairs:
+            if isinstance(text, str) and type(value) in (int, float):
+                raise PlanError(f"{path}={text}: must be a number, written as {value}")
+
+
 def _as_list(value: Any) -> Any:
     if isinstance(value, str):
         return [parse_value(each.strip()) for each in value.split(",")]
@@ -336,7 +356,7 @@ def _fault(
     for location, path in reversed(located):
         length = min(len(location), len(where))
         if where and location[:length] == where[:length]:
-            message = fault["msg"].removeprefix("Value error, ")
+            message = plain_words(fault["msg"])
             value = json.dumps(changes[path], default=str)
             value = value if len(value) <= MAX_VALUE else f"{value[:MAX_VALUE]}..."
             return f"{path}={value}: {message}"

@@ -2,19 +2,22 @@
 
 The registry hands out components with guarded functions: an exception that is no `HydrakitError`,
 and a result of the wrong type or shape, becomes a `PluginFault`. The callers of these functions
-need not know which plugin they come from.
+need not know which plugin they come from. What such a function prints goes to standard error, and
+what it changes in the whole process is put back (`hydrakit.plugins.process_state`).
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydrakit.compute.streams import printing_for
 from hydrakit.errors import HydrakitError, PlanError, PluginError, one_line
 from hydrakit.hooks import (
     Body,
@@ -31,6 +34,7 @@ from hydrakit.hooks import (
     TrackerFactory,
     Unusable,
 )
+from hydrakit.plugins.process_state import restored
 from hydrakit.storage.paths import cache_folder
 
 if TYPE_CHECKING:
@@ -49,14 +53,16 @@ class PluginFault(PluginError):
 
     Attributes:
         log: Log file that already has the traceback, if any.
-        cache: Cache folder at the time of the error.
+        cache: Cache folder at the time of the error; None if it is unknown.
     """
 
     log: Path | None = None
+    cache: Path | None = None
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
-        self.cache = cache_folder()
+        with suppress(PlanError):
+            self.cache = cache_folder()
 
 
 @dataclass(frozen=True)
@@ -73,31 +79,66 @@ class PluginSource:
     distribution: str
     version: str
 
+    def __str__(self) -> str:
+        """The plugin, as messages name it."""
+        return f"plugin {self.module} ({self.distribution} {self.version})"
+
     def fault(self, message: str) -> PluginFault:
         """Return the error for this plugin, with its name before the message."""
-        return PluginFault(f"plugin {self.module} ({self.distribution} {self.version}): {message}")
+        return PluginFault(f"{self}: {message}")
 
     @contextmanager
     def blame(self, function: str) -> Iterator[None]:
-        """Turn an exception of the block into a `PluginFault` of this plugin.
+        """Run plugin code in a ``with`` block: name the plugin in whatever it does wrong.
 
-        A `HydrakitError` passes, since it already explains itself, and so do a MemoryError, an
-        interrupt and an exit, which are not the plugin's fault.
+        An exception becomes a `PluginFault`, also that of ``sys.exit``. A `HydrakitError` passes,
+        since it already explains itself, and so do a MemoryError and an interrupt, which are not
+        the plugin's fault.
 
         Args:
-            function: Name of the function for the message, such as ``read of dataset 'skin'``.
+            function: Name of the function for messages, such as ``read of dataset 'skin'``.
 
         Raises:
             PluginFault: The block raised any other exception.
         """
         try:
-            yield
-        except (HydrakitError, MemoryError):
+            with self.running(function):
+                yield
+        except (HydrakitError, MemoryError, KeyboardInterrupt, GeneratorExit):
             raise
-        except Exception as error:
-            fault = self.fault(f"{function} raised {describe_error(error)}")
-            fault.log = _write_to_open_logs(fault, error)
-            raise fault from error
+        except BaseException as error:
+            raise self.fault_of(error, function) from error
+
+    def fault_of(self, error: BaseException, function: str) -> PluginFault:
+        """The error of this plugin for an exception of one of its functions; open logs have it."""
+        fault = self.fault(f"{function} raised {describe_error(error)}")
+        fault.log = _write_to_open_logs(fault, error)
+        return fault
+
+    @contextmanager
+    def running(self, function: str) -> Iterator[None]:
+        """Print output of plugin code to standard error, and restore the process after it."""
+        token = printing_for.set(str(self))
+        try:
+            with restored(partial(self._report_changes, function)):
+                yield
+        finally:
+            printing_for.reset(token)
+
+    def _report_changes(self, function: str, changed: Sequence[str]) -> None:
+        """Say once what a function changed in the process."""
+        message = (
+            f"{self}: {function} changed {', '.join(changed)}, for the whole process: put back"
+        )
+        if message not in _reported:
+            _reported.add(message)
+            _write_to_open_logs(message)
+            processes: Any = sys.modules.get("multiprocessing")
+            if processes is None or processes.parent_process() is None:  # which has said it
+                print(f"hydrakit: {message}", file=sys.stderr)
+
+
+_reported: set[str] = set()
 
 
 def describe_error(error: BaseException) -> str:
@@ -107,8 +148,8 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
-def _write_to_open_logs(fault: PluginFault, error: Exception) -> Path | None:
-    """Write the traceback to all open log files; return the last of them, if any.
+def _write_to_open_logs(message: object, error: BaseException | None = None) -> Path | None:
+    """Write a message, and a traceback, to all open log files; return the last of them, if any.
 
     The logger itself is not used: without a handler it prints to the terminal, which gets one line
     only.
@@ -116,8 +157,9 @@ def _write_to_open_logs(fault: PluginFault, error: Exception) -> Path | None:
     import logging  # here: `hydrakit --help` imports this module
 
     logger = logging.getLogger("hydrakit")
-    info = (type(error), error, error.__traceback__)
-    record = logger.makeRecord(logger.name, logging.ERROR, __file__, 0, str(fault), (), info)
+    info = None if error is None else (type(error), error, error.__traceback__)
+    level = logging.ERROR if error else logging.WARNING
+    record = logger.makeRecord(logger.name, level, __file__, 0, str(message), (), info)
     log = None
     for handler in logger.handlers:
         if isinstance(handler, logging.FileHandler):
@@ -132,6 +174,8 @@ def traceback_location(fault: PluginFault) -> str:
         return ""
     if fault.log is not None:
         return f" (traceback: {fault.log})"
+    if fault.cache is None:
+        return f" (traceback: set {DEBUG}=1)"
     import os
     import traceback
 
@@ -152,8 +196,59 @@ def traceback_location(fault: PluginFault) -> str:
     return f" (traceback: {path})"
 
 
+MARK = "_hydrakit_plugin"
+"""Attribute of a module that plugin code built: its plugin, and its name for messages."""
+
+_sources: dict[str, PluginSource] = {}
+"""Plugins with components, by their top-level package."""
+
+
+@contextmanager
+def blame_networks() -> Iterator[None]:
+    """Name the plugin in an exception of a network that it built, in a ``with`` block.
+
+    The methods of a network are called from many places, and `torch.compile` reads them. They are
+    therefore not wrapped: the traceback tells whose they are.
+
+    Raises:
+        PluginFault: A network or other code of a plugin raised an exception.
+    """
+    try:
+        yield
+    except (HydrakitError, MemoryError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        origin = _origin(error)
+        if origin is None:
+            raise
+        source, function = origin
+        raise source.fault_of(error, function) from error
+
+
+def _origin(error: BaseException) -> tuple[PluginSource, str] | None:
+    """The plugin and the function in which an exception was raised; None for hydrakit's own."""
+    origin: tuple[PluginSource, str] | None = None
+    frame, trace = None, error.__traceback__
+    while trace is not None:
+        frame, trace = trace.tb_frame, trace.tb_next
+        mark = getattr(frame.f_locals.get("self"), "__dict__", {}).get(MARK)
+        if mark is not None:
+            called = frame.f_code.co_name
+            function = "forward" if called.endswith("_call_impl") else called
+            origin = mark[0], f"{function} of {mark[1]}"
+    if origin is None and frame is not None and not isinstance(error, SystemExit):
+        # For example the backward pass of a plugin's function; an exit can be that of a command.
+        source = _sources.get(frame.f_globals.get("__name__", "").partition(".")[0])
+        if source is not None:
+            origin = source, f"function {frame.f_code.co_name}"
+    return origin
+
+
 def guard(component: Any, source: PluginSource) -> Any:
     """Return the component with its function guarded; a command is guarded by the program."""
+    package = source.module.partition(":")[0].partition(".")[0]
+    if package != "hydrakit":  # an exception there is a bug of hydrakit
+        _sources[package] = source
     for kind, (attribute, guarded) in _GUARDS.items():
         if issubclass(type(component), kind):
             return replace(component, **{attribute: partial(guarded, source, component)})
@@ -187,7 +282,14 @@ def _read(
     finally:
         close = getattr(cases, "close", None)  # generators have it
         if close is not None:
-            close()
+            with source.blame(function):
+                close()
+
+
+def reader(adapter: DatasetAdapter) -> str:
+    """Text such as ``; read by plugin skin (hydrakit-skin 1.0)``; empty without a plugin."""
+    source = adapter.read.args[0] if isinstance(adapter.read, partial) else None
+    return f"; read by {source}" if isinstance(source, PluginSource) else ""
 
 
 def _image(
@@ -245,6 +347,8 @@ def _build_module(source: PluginSource, name: str, build: Callable[[], object]) 
         raise source.fault(
             f"build of {name} returned a {type(module).__name__}: a torch.nn.Module is expected"
         )
+    if not source.module.startswith("hydrakit."):
+        vars(module)[MARK] = source, name
     return module
 
 

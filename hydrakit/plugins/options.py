@@ -7,6 +7,7 @@ file and Python code are parsed by the same rules, and plugins need not import p
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
@@ -192,8 +193,24 @@ def _parse(kind: Any, text: str) -> Any:
         choices = {str(each): each for each in get_args(kind)}
     elif kind is bool:
         text, choices = text.lower(), TRUTH
+    elif kind is str:
+        return text
     else:
-        return kind(text)
+        return parse_number(kind, text)
     if text not in choices:
         raise ValueError(text)
     return choices[text]
+
+
+def parse_number(kind: type[int] | type[float], text: str) -> int | float:
+    """Parse a number that is written as in JSON: no ``1_0``, no digits of other scripts, no NaN.
+
+    Raises:
+        ValueError: The text is not a finite number of that type.
+    """
+    if "_" in text or not text.isascii():
+        raise ValueError(text)
+    number = kind(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number

@@ -304,7 +304,8 @@ def _load(
     if disabled & entry.names:
         return replace(record, disabled=True), {}
     try:
-        offers = _collect(entry.point.load(), manager)
+        with record.source.running("its import"):
+            offers = _collect(entry.point.load(), manager)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a plugin may call sys.exit() while it is imported

@@ -23,7 +23,8 @@ class RunCallback:
     The last call is `closed`, also after a failure. (A run that fails before it uses its folder,
     because of its plan or its data, does not call `closed`.)
 
-    For each event, all callbacks of a run are called in turn. An exception in one ends the run.
+    For each event, all callbacks of a run are called in turn. An exception in one ends the run:
+    a callback that can do without its work handles its own errors, as the log and trackers do.
     """
 
     def preparing(self, dataset: str, cases: int) -> None:

@@ -18,7 +18,7 @@ from pydantic import (
 
 from hydrakit.compute.signals import CHECKPOINT_SECONDS
 from hydrakit.data.declared.adapter import plugins_at
-from hydrakit.errors import PlanError, unknown
+from hydrakit.errors import PlanError, one_line, unknown
 from hydrakit.schema import Frozen, Name, Precision, Text, first_fault
 from hydrakit.storage.files import write_atomic
 from hydrakit.storage.paths import check_utf8, default_data, root_of, using_cache
@@ -203,6 +203,11 @@ def context_of(context: RunContext | None, values: dict[str, Any]) -> RunContext
     """Context of a call with a context, with values by name, or with both.
 
     Raises:
-        PlanError: A name or a value is wrong.
+        PlanError: A name or a value is wrong, or the context is something else.
     """
+    if context is not None and not isinstance(context, RunContext):
+        raise PlanError(
+            f"context: is {one_line(repr(context), 60)}, and a RunContext is expected: give single "
+            'values by name, such as `device="cpu"`'
+        )
     return (context or RunContext()).changed(**values)

@@ -77,16 +77,30 @@ class Predictions:
 def predict(
     model: nn.Module, cases: CaseSet, *, dataset: str, split: str, classes: Sequence[str]
 ) -> Predictions:
-    """Compute the outputs of a body with a head for some cases on the same device."""
+    """Compute the outputs of a body with a head for some cases on the same device.
+
+    Raises:
+        PlanError: An output is not finite.
+    """
+    import numpy as np
+
     from hydrakit.training.evaluation import forward_in_batches
 
+    outputs = forward_in_batches(model, cases.patches).cpu().double().numpy()
+    wrong = np.flatnonzero(~np.isfinite(outputs).all(axis=1))
+    if len(wrong):
+        raise PlanError(
+            f"{dataset}: the network gives numbers that are not finite for {len(wrong)} of "
+            f"{len(outputs)} {split} cases, first {cases.cases[wrong[0]].key!r}: correct the code "
+            "of its body or head, or train it with a lower learning rate"
+        )
     return Predictions(
         dataset=dataset,
         split=split,
         classes=tuple(classes),
         keys=tuple(case.key for case in cases.cases),
         labels=cases.labels,
-        outputs=forward_in_batches(model, cases.patches).cpu().double().numpy(),
+        outputs=outputs,
         task=cases.task,
         scale=cases.scale,
         findings=tuple(case.finding for case in cases.cases),

@@ -79,6 +79,11 @@ class Session:
         """Prepared patches of the plan's datasets, by name."""
         return self.datasets.prepared
 
+    @property
+    def channels(self) -> int:
+        """Number of image channels, equal in all datasets."""
+        return common_channels(self.prepared)
+
     @cached_property
     def leakage(self) -> LeakageResult:
         """Duplicates in the data, and the split of every case."""
@@ -109,7 +114,7 @@ class Session:
                 within a round.
             PluginError: The body or a head has other shapes in each build.
         """
-        channels = common_channels(self.prepared)
+        channels = self.channels
         check_heads(self.plan, self.adapters)
         check_builds(self.plan, self.adapters, in_channels=channels, plugins=self.plugins)
         self.facts = {

@@ -55,7 +55,8 @@ def write_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:
         sync: False for a file that nobody needs after a power failure.
 
     Raises:
-        OSError: The file cannot be written; the error names the file and the bytes it needs.
+        OSError: The file cannot be written; the error names the file and, if there is no room, the
+            bytes it needs.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
@@ -65,17 +66,17 @@ def write_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:
             if sync:
                 os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
+        if sync:
+            sync_folder(path.parent)
+    except BaseException as error:
+        with suppress(OSError):  # the first error counts
+            temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        text = error.strerror or str(error)
         if error.errno in NO_ROOM:
-            text = f"{error.strerror}, {len(data):,} bytes are needed"
-            raise OSError(error.errno, text, str(path)) from None
-        raise
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if sync:
-        sync_folder(path.parent)
+            text = f"{text}, {len(data):,} bytes are needed"
+        raise OSError(error.errno, text, str(path)) from None
 
 
 def append_line(path: Path, line: str) -> None:
@@ -147,12 +148,18 @@ def delete(folder: Path, path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Sync a folder, so that files renamed in it survive a power failure."""
+    """Sync a folder, so that files renamed in it survive a power failure.
+
+    Some network file systems cannot sync folders, which is no error.
+    """
     if os.name == "nt":  # Windows cannot open folders, and keeps renames in order
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 
@@ -171,14 +178,17 @@ def read_whole(path: Path, *, max_bytes: int = MAX_FILE) -> bytes:
     """Read a regular file of limited size.
 
     Raises:
-        OSError: The file cannot be read.
+        OSError: The file cannot be read; the error names the file.
         ValueError: It is no regular file, or has more than ``max_bytes`` bytes.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > max_bytes:
             raise ValueError(f"it has {size} bytes, and {max_bytes} are allowed")
-        return file.read(size)  # a file of /proc has size 0, and may be endless
+        try:
+            return file.read(size)  # a file of /proc has size 0, and may be endless
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 @contextmanager

@@ -46,9 +46,21 @@ def root_of(name: str, data: Path | None, roots: Mapping[str, Path]) -> Path:
 
 
 def cache_folder() -> Path:
-    """The cache folder: that of `using_cache`, else ``$HYDRAKIT_CACHE``, else ~/.cache/hydrakit."""
+    """The cache folder: that of `using_cache`, else ``$HYDRAKIT_CACHE``, else ~/.cache/hydrakit.
+
+    Raises:
+        PlanError: The home folder is needed, and is unknown.
+    """
     chosen = _cache.get() or os.environ.get("HYDRAKIT_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "hydrakit"
+    if chosen:
+        return Path(chosen)
+    try:
+        return Path.home() / ".cache" / "hydrakit"
+    except RuntimeError:
+        raise PlanError(
+            "the home folder is unknown (HOME is not set), and so is the cache: name its folder "
+            "with `--cache` or $HYDRAKIT_CACHE"
+        ) from None
 
 
 @contextmanager

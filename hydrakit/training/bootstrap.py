@@ -19,7 +19,7 @@ from hydrakit.models.body import BodyModule
 from hydrakit.plan.model import BootstrapRule
 from hydrakit.plan.results import Bootstrap
 from hydrakit.schema import Frozen
-from hydrakit.training.evaluation import Evaluator
+from hydrakit.training.evaluation import Evaluator, require_finite
 
 # Stages of the rule `halving`: share of the validation cases, and share of the starts that remain.
 # A stage is left out if its share of a class has fewer cases than FEWEST_OF_A_CLASS.
@@ -62,13 +62,18 @@ def best_start(
         on_start: Called with the number of starts that are evaluated or dropped.
         known: Scores from before a stop; these starts are not evaluated again.
         on_scores: Called with all scores so far, after each evaluation.
+
+    Raises:
+        PlanError: The numbers of a start are not finite.
     """
     scores = {share: dict(by_start) for share, by_start in (known or StartScores()).scores.items()}
 
     def score(number: int, share: float, cases: CaseSet) -> float:
         by_start = scores.setdefault(share, {})
         if number not in by_start:
-            by_start[number] = Evaluator(*build(number), cases, None, loss)()[0].score
+            metrics = Evaluator(*build(number), cases, None, loss)()[0]
+            require_finite(metrics, f"random start {number + 1} of {count}", cases.dataset)
+            by_start[number] = metrics.score
             on_scores(StartScores(scores=scores))
         return by_start[number]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from hydrakit.compute.modules import is_frozen
 from hydrakit.data.load import CaseSet
+from hydrakit.errors import PlanError
 from hydrakit.hooks import Task
 from hydrakit.models.body import BodyModule
 from hydrakit.plan.results import Metrics
@@ -99,3 +101,16 @@ def compute_metrics(
         return Metrics.model_construct(loss=float("nan"))
     expected = torch.as_tensor(targets, device=values.device)
     return tasks.metrics_of(values, expected, task=task, loss=loss, scale=scale)
+
+
+def require_finite(metrics: Metrics, network: str, dataset: str) -> None:
+    """Refuse a network that was not trained yet, and whose outputs are not finite.
+
+    Raises:
+        PlanError: They are not.
+    """
+    if not math.isfinite(metrics.loss):
+        raise PlanError(
+            f"{network} gives numbers that are not finite for {dataset!r}, before any training: "
+            "correct the code or the options of its body and head"
+        )

@@ -29,7 +29,13 @@ from hydrakit.training.batches import TrainingExamples
 from hydrakit.training.checkpoint import Checkpointer, RoundProgress
 from hydrakit.training.diagnostics import first_nonfinite
 from hydrakit.training.epochs import EpochRunner, MultiTaskEpoch, SingleTaskEpoch, Step
-from hydrakit.training.evaluation import Evaluator, Reference, compute_metrics, forward_in_batches
+from hydrakit.training.evaluation import (
+    Evaluator,
+    Reference,
+    compute_metrics,
+    forward_in_batches,
+    require_finite,
+)
 from hydrakit.training.seeds import EPOCH, Seeds, seeded
 from hydrakit.training.selection import Selection
 
@@ -153,6 +159,8 @@ def _evaluate_untrained(
     targets = from_tensor(data.train_labels, data.scale)
     train = compute_metrics(outputs, targets, task=data.task, loss=evaluate.loss, scale=data.scale)
     val, reference_auc = evaluate()
+    for metrics in (train, val):
+        require_finite(metrics, "the network", data.name)
     record = EpochRecord(
         epoch=0, learning_rate=0.0, train=train, val=val, reference_auc=reference_auc
     )
@@ -180,7 +188,8 @@ def _run_epochs(
         epoch = len(progress.records) + 1
         train = _train_epoch(runner, evaluate, seeds, epoch)
         val, reference_auc = evaluate()
-        if not np.isfinite([train.loss, val.loss]).all():
+        numbers = [train.loss, val.loss, 0.0 if reference_auc is None else reference_auc]
+        if not np.isfinite(numbers).all():
             checkpointer.roll_back(progress)
             error = _diverged(runner, evaluate, round=round, seeds=seeds, epoch=epoch)
             checkpointer.roll_back(progress)

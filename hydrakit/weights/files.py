@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydrakit.errors import PluginError, WeightsError
+from hydrakit.errors import PlanError, PluginError, WeightsError
 from hydrakit.hooks import BodyFactory, HeadFactory, OptionValue, Task
 from hydrakit.plan.model import BodySpec, Component, Copies, OtherBody, Split
 from hydrakit.version import version
@@ -236,13 +236,16 @@ def load_head(path: Path, *, dropout: float = 0.0, plugins: Plugins | None = Non
     metadata = read_head(path)
     plugins = plugins or load_plugins()
     _require(path, HeadFactory, metadata.factory.name, plugins)
-    with torch.random.fork_rng(devices=[]):  # the initial weights are not used
-        head = build_head(
-            metadata.factory,
-            features=metadata.features,
-            outputs=len(metadata.classes),
-            plugins=plugins,
-        )
+    try:
+        with torch.random.fork_rng(devices=[]):  # the initial weights are not used
+            head = build_head(
+                metadata.factory,
+                features=metadata.features,
+                outputs=len(metadata.classes),
+                plugins=plugins,
+            )
+    except PlanError as error:
+        raise WeightsError(f"{path}: {error}") from None
     what = f"what the head factory {metadata.factory.name!r} builds"
     _fill(path, head, metadata, shapes=read_shapes(path), what=what, dropout=dropout)
     _check_probe(path, head, metadata)
