@@ -168,7 +168,7 @@ TARGETS: dict[str, Target] = {
     "run-begun": Target(inputs=100, build=begun_folder, read=read_begun),
     "run-plan": Target(inputs=300, build=plan_file, read=read_plan_file),
     "weights": Target(inputs=300, build=weight_files, read=read_weight_files),
-    "run-finished": Target(inputs=600, build=finished_folder, read=read_finished),
+    "run-finished": Target(inputs=400, build=finished_folder, read=read_finished),
     "comparison-finished": Target(inputs=120, build=finished_comparison, read=read_finished),
     "comparison": Target(inputs=200, build=compare_folder, read=read_comparison),
 }
