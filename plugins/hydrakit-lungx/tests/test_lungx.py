@@ -53,7 +53,7 @@ def test_scans_are_matched_in_any_case_and_both_sets_are_read(tmp_path):
     write_scan(tmp_path / "a", "CT-Training-LC001")
     write_scan(tmp_path / "b", "LUNGx-CT001")
     write_csv(tmp_path / "t.csv", TEST_HEADER, ("lungx-ct001", 2, "1, 1", 1, "Benign nodule "))
-    write_csv(tmp_path / "c.csv", CALIBRATION_HEADER, ("CT-Training-lc001", "8,6", 3, "malignant"))
+    write_csv(tmp_path / "c.csv", CALIBRATION_HEADER, ("CT-Training-lc001", "8, 6", 3, "malignant"))
     first, second = read(tmp_path)
     assert isinstance(first, Sample)
     assert isinstance(second, Sample)
@@ -110,7 +110,7 @@ def two_sets(root: Path) -> None:
     write_scan(root / "a", "CT-Training-LC001")
     write_scan(root / "b", "LUNGx-CT001")
     write_csv(root / "test.csv", TEST_HEADER[:-1], ("LUNGx-CT001", 1, "5, 3", 2))
-    write_csv(root / "cal.csv", CALIBRATION_HEADER, ("CT-Training-lc001", "8,6", 3, "malignant"))
+    write_csv(root / "cal.csv", CALIBRATION_HEADER, ("CT-Training-lc001", "8, 6", 3, "malignant"))
 
 
 def test_nodules_without_diagnosis_are_for_prediction(tmp_path, caplog):
