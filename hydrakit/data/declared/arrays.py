@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import IO, TYPE_CHECKING, Literal
 
 import numpy as np
@@ -183,11 +184,17 @@ def _stored_array(path: Path, stream: IO[bytes], size: int) -> StoredArray:
     )
 
 
+# NumPy parses a header as Python text; two threads that do so can make CPython 3.11 raise a
+# SystemError ("AST constructor recursion depth mismatch") for an intact file.
+_PARSING = Lock()
+
+
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], int]:
     head = io.BytesIO(stream.read(MAX_HEADER))
     read = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }[np.lib.format.read_magic(head)]
-    shape, fortran, dtype = read(head)
+    with _PARSING:
+        shape, fortran, dtype = read(head)
     return shape, fortran, dtype, head.tell()
