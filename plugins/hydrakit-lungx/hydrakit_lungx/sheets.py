@@ -216,6 +216,7 @@ def _columns(header: Row) -> dict[str, int]:
 
 def _sheet(path: Path, columns: dict[str, int], table: list[Row], *, first: int) -> Sheet:
     nodules: dict[str, Nodule] = {}
+    doubtful: list[str] = []
     for at, row in enumerate(table[first:], first + 1):
         if _is_note([cell for cell in row if cell]):
             continue
@@ -227,6 +228,14 @@ def _sheet(path: Path, columns: dict[str, int], table: list[Row], *, first: int)
         except ValueError as error:
             raise DataError(f"{path}, row {at}: {error}") from None
         nodules[nodule.key] = nodule
+        if re.fullmatch(r"[0-9]{1,3},[0-9]{1,2}", cells.get("position", "")):
+            doubtful.append(cells["position"])
+    if doubtful and path.suffix.lower() == ".csv":  # in an .xlsx, a cell with a comma is text
+        _warn_once(
+            f"lung: {path}: {len(doubtful)} positions, the first {quote(doubtful[0])}, may be "
+            "numbers with decimal commas that lost zeros (197,29 for 197,290): compare them with "
+            "the official sheet"
+        )
     kinds = {_set_of(nodule.scan) for nodule in nodules.values()}
     if len(kinds) != 1:
         what = "holds both sets" if kinds else "holds no nodule"
@@ -295,7 +304,7 @@ def _position(text: str) -> tuple[int, int]:
     Raises:
         ValueError: The cell holds no position, or it may be a number with lost zeros.
     """
-    if re.fullmatch(r"[0-9]{1,3}([.,][0-9]{1,2}|0[0-9]{2})", text):
+    if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,2}|0[0-9]{2})", text):
         raise ValueError(
             f"position is {quote(text)}: a spreadsheet may have made this number of a column and a "
             "row and lost zeros: write them with a blank, as in '197, 290', in a cell of text"

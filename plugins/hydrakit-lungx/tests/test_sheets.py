@@ -60,7 +60,7 @@ def test_position_cells(tmp_path, cell, expected, form):
     assert (nodule.key, nodule.image, nodule.label) == ("CT-Training-BE001/1", 7, "benign")
 
 
-@pytest.mark.parametrize("cell", [197.29, 197.3, "197,29", "97.5", 120032, "5012"])
+@pytest.mark.parametrize("cell", [197.29, 197.3, "97.5", 120032, "5012"])
 @pytest.mark.parametrize("form", ["csv;", "csv,", "xlsx"])
 def test_a_number_that_may_have_lost_zeros_is_refused(tmp_path, cell, form):
     rows = (CALIBRATION_HEADER, ("CT-Training-be001", cell, 7, "benign"))
@@ -72,6 +72,25 @@ def test_a_number_that_may_have_lost_zeros_is_refused(tmp_path, cell, form):
         read_sheet(path)
     assert f"{path}, row 2: position is '{cell}': a spreadsheet may have made" in str(caught.value)
     assert "write them with a blank" in str(caught.value)
+
+
+@pytest.mark.parametrize("form", [";", "xlsx"])
+def test_a_decimal_comma_in_a_csv_that_may_have_lost_zeros_is_a_warning(tmp_path, form, caplog):
+    cells = ("197,29", "135,303", "97, 29")
+    rows = [(f"CT-Training-be00{at}", cell, 7, "benign") for at, cell in enumerate(cells)]
+    if form == "xlsx":
+        path = write_xlsx(tmp_path / "s.xlsx", CALIBRATION_HEADER, *rows)
+    else:
+        path = write_csv(tmp_path / "s.csv", CALIBRATION_HEADER, *rows, delimiter=form)
+    sheet = read_sheet(path)
+    assert sheet is not None
+    first, *_ = sheet.nodules.values()
+    assert (first.column, first.row) == (197, 29)
+    expected = [] if form == "xlsx" else [f"lung: {path}: 1 positions, the first '197,29', may be"]
+    assert [
+        record.getMessage()[: len(text)]
+        for record, text in zip(caplog.records, expected, strict=True)
+    ] == expected
 
 
 @given(column=st.integers(1, 512), row=st.integers(1, 512))

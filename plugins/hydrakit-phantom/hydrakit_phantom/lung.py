@@ -260,5 +260,5 @@ def _test_row(name: str, nodule: Nodule, *, number: int, index: int) -> str:
 def _calibration_row(name: str, nodule: Nodule) -> str:
     """Return a row of the calibration sheet, which writes the scan's name in lower case."""
     name = name.replace("LC", "lc").replace("BE", "be")
-    position = f"{nodule.column + 1},{nodule.row + 1}"
+    position = f"{nodule.column + 1}, {nodule.row + 1}"
     return f"{name};{position};{nodule.slice_ + 1};{CLASSES[nodule.malignant]}"
