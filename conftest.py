@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ import pytest
 # Before torch is imported: tests run several at a time, on small data, and the figures that some of
 # them hold differ in the last digits with the number of threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell without job control starts background jobs with SIGINT ignored, and so do their children.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -156,6 +156,7 @@ def plan() -> Plan:
         strategy="custom",
         profile="custom",
         target="prostatex",
+        strangers=True,  # `mine` holds copies of the files of lung
         datasets=tuple(PlanDataset(name=name, split=splits[name]) for name in names),
         head="mlp",
         body=BODY,

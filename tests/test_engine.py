@@ -293,7 +293,7 @@ def test_a_loss_that_explodes_stops_the_run_and_keeps_its_rounds(runner: Runner)
         (plan_of(round_of("alpah")), ["unknown dataset 'alpah'", "'alpha'"]),
         (
             plan_of(round_of("alpha", head="one"), round_of("delta", head="one")),
-            ["head 'one'", "'alpha'", "2 classes", "'delta'", "of its own"],
+            ["head 'one'", "'alpha' (classification: ", "'delta' (", "of its own"],
         ),
     ],
 )

@@ -212,7 +212,7 @@ def test_a_log_on_a_full_disk_does_not_stop_the_run(
     def full(_: logging.FileHandler) -> IO[str]:
         return Path("/dev/full").open("w", encoding="utf-8")
 
-    monkeypatch.setattr(logging.FileHandler, "_open", full)
+    monkeypatch.setattr(logs._Handler, "_open", full)
     run = runner(PLAN)
     assert run.results() is not None
     path = run.path / "log.txt"

@@ -66,7 +66,7 @@ def test_a_second_start_lists_the_files_and_opens_none(
     monkeypatch.setattr(os, "open", noted_too)
     files.prepare()
     assert files.readings == 1
-    data = [*first.folder.glob("index-*"), *first.folder.glob("*.f32")]
+    data = [each for kind in ("index-*", "*.f32", "*.i8") for each in first.folder.glob(kind)]
     assert set(opened) == {path.name for path in data}
 
 

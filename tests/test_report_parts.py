@@ -155,7 +155,7 @@ def test_every_reading_of_test_labels_is_counted(tmp_path):
     path.write_text(path.read_text() + '{"time": "2026', encoding="utf-8")  # killed while writing
     assert "were read 2 times" in part(report(rundir), "Test results").words()
     path.write_text("half\n" + path.read_text(), encoding="utf-8")
-    with pytest.raises(PlanError, match=r"events\.jsonl: line 1 is not an event"):
+    with pytest.raises(PlanError, match=r"events\.jsonl: line 1 cannot be read"):
         write_report(rundir, plugins=NO_PLUGINS)
 
 

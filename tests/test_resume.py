@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from helpers import (
 
 from hydrakit.compute import devices
 from hydrakit.errors import DataError, PlanError
-from hydrakit.hooks import DatasetAdapter
+from hydrakit.hooks import DatasetAdapter, Remark, Sample, Unusable
 from hydrakit.plan import Plan, Round
 from hydrakit.plan.results import EpochRecord, RoundResult, ShortcutFact
 from hydrakit.plugins import Plugins
@@ -205,10 +206,6 @@ def test_classes_and_splits_that_changed_stop_a_run_that_goes_on(
     turned = replace(first["beta"], classes=("malignant", "benign"))
     with pytest.raises(DataError, match=r"beta: .*its classes were benign, malignant and are mal"):
         runner(plan, plugins=with_adapters(turned))
-    # A cohort joins the patients of two datasets: the same cases are in other splits.
-    cohort = [replace(first[name], cohort="ward") for name in ("alpha", "beta")]
-    with pytest.raises(DataError, match=r"beta: the data has changed .*in other splits.*--out"):
-        runner(plan, plugins=with_adapters(*cohort))
     assert tree(rundir.path) == before
     # Nor does a run go on without the record of its data.
     content = (rundir.path / "data.json").read_bytes()
@@ -217,6 +214,28 @@ def test_classes_and_splits_that_changed_stop_a_run_that_goes_on(
         runner(plan)
     (rundir.path / "data.json").write_bytes(content)
     assert runner(plan).results() is not None
+
+
+def test_a_cohort_that_joins_patients_stops_a_run_that_goes_on(runner: Runner) -> None:
+    """The same cases are in other splits."""
+
+    def one_people(adapter: DatasetAdapter) -> DatasetAdapter:
+        def read(root: Path, options: Any) -> Iterator[Sample | Unusable | Remark]:
+            for case in adapter.read(root, options):
+                assert isinstance(case, Sample)
+                yield replace(case, patient=case.patient.rpartition("-")[2])
+
+        return replace(adapter, read=read, version="one people")
+
+    plan = plan_of(round_of("beta"), round_of("alpha"), strangers=True)
+    shared = [one_people(each) for each in ADAPTERS if each.name in ("alpha", "beta")]
+    with pytest.raises(StopError):
+        runner(plan, callbacks=[Stopper(1, after=True)], plugins=with_adapters(*shared))
+    before = tree(runner.folder / "run")
+    cohort = [replace(each, cohort="ward") for each in shared]
+    with pytest.raises(DataError, match=r"beta: the data has changed .*in other splits.*--out"):
+        runner(plan, plugins=with_adapters(*cohort))
+    assert tree(runner.folder / "run") == before
 
 
 def with_adapters(*changed: DatasetAdapter) -> Plugins:

@@ -34,7 +34,7 @@ class Program(click.Group):
                 if failure is None or ended.code:
                     raise
                 if failure:
-                    click.echo(
+                    say(
                         f"hydrakit: {OUTPUT}: cannot be written ({failure}): the command is done, "
                         "but what it printed is incomplete",
                         err=True,

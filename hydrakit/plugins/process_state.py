@@ -52,6 +52,12 @@ def _loaded(name: str) -> Any:
     return sys.modules[name]
 
 
+def _is_loaded(name: str) -> bool:
+    """Whether a module is imported completely: another thread may be importing it."""
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    return name in sys.modules and not getattr(spec, "_initializing", False)
+
+
 def _write_torch_device(device: Any) -> None:
     # Setting the CPU explicitly would slow down every call.
     _loaded("torch").set_default_device(None if device.type == "cpu" else device)
@@ -229,7 +235,7 @@ class _State:
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
         self._waiting = {part.module for part in PARTS if part.module not in sys.modules}
-        self._read(part for part in PARTS if part.module in sys.modules)
+        self._read(part for part in PARTS if _is_loaded(part.module))
         if self._waiting:
             sys.meta_path.insert(0, self)
 

@@ -147,7 +147,7 @@ def _fixed_splits(
 
 
 class DeclaredSplitError(DataError):
-    """A split that the dataset declares lacks a class, and no case is free to fill it."""
+    """A split lacks a class, and the splits of all cases of the class are fixed in advance."""
 
 
 def _check_fixed(
@@ -167,9 +167,10 @@ def _check_fixed(
         ]
         if len(lacking) > (counts[fixed < 0, label] > 0).sum():
             raise DeclaredSplitError(
-                f"{dataset}: its declared splits have no case of class {name!r} in "
-                f"{' and '.join(map(repr, lacking))}, where every split needs some: declare some "
-                "there, or declare no split for some cases, so that hydrakit can choose"
+                f"{dataset}: no case of class {name!r} is left for "
+                f"{' and '.join(map(repr, lacking))}, where every split needs some: the dataset "
+                "declares other splits, or another dataset of the run has the same patients or "
+                "copies in other splits: declare some there, or add cases"
             )
 
 
