@@ -273,6 +273,14 @@ def test_an_npz_from_outside(tmp_path: Path) -> None:
     np.testing.assert_array_equal(images.ravel(), np.arange(3 * 2 * 4 * 4))
 
 
+def test_a_column_of_an_npz_may_have_a_second_dimension_of_one(tmp_path: Path) -> None:
+    """MedMNIST stores its labels so."""
+    (tmp_path / "files").mkdir()
+    folder = declare(tmp_path / "mine", BASE + NPZ + '[images]\nchannels = "first"\n')
+    write_npz(tmp_path / "files" / "all.npz", label=np.array([[0], [1], [1]]))
+    assert [sample.label for sample in samples(folder)] == [0, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [

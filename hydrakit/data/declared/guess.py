@@ -410,8 +410,8 @@ def _from_npz(folder: Path, images: Sequence[str]) -> _CaseSource | None:
             stored = open_array(folder / images[0], name)
             if len(stored.shape) > 2 and stored.dtype.kind in "biuf" and image is None:
                 image, rows = name, stored.shape[0]
-            elif len(stored.shape) == 1:
-                columns[name] = [str(value).strip() for value in stored.read().tolist()]
+            elif len(stored.shape) == 1 or stored.shape[1:] == (1,):
+                columns[name] = [str(value).strip() for value in stored.read().ravel().tolist()]
             stored.close()
     except (OSError, ImageError):  # not such a table; `_image_lines` describes the readable images
         return None
