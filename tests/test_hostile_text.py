@@ -222,7 +222,7 @@ def test_a_logged_warning_is_printed_as_a_line(command: Command, tmp_path: Path)
     shown = io.StringIO()
     with redirect_stderr(shown), printing_warnings():
         logging.getLogger("hydrakit.data.read").warning("%s", HOSTILE)
-        logging.getLogger("hydrakit").info("not shown")
+        logging.getLogger("hydrakit").warning("a line of a run's log, which the run prints itself")
     assert_nothing_acts(shown.getvalue())
     assert shown.getvalue().count("\n") == 1
 

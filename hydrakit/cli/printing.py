@@ -60,6 +60,10 @@ def printing_warnings() -> Iterator[None]:
     import logging  # here: `hydrakit --help` imports this module
 
     class Printer(logging.Handler):
+        def filter(self, record: logging.LogRecord) -> bool:
+            # Lines of a run's own log are printed by what shows the progress.
+            return record.name != "hydrakit" and bool(super().filter(record))
+
         def emit(self, record: logging.LogRecord) -> None:
             say(record.getMessage(), err=True)
 
