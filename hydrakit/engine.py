@@ -50,7 +50,6 @@ def run(
     context: RunContext | None = None,
     *,
     out: Path | None = None,
-    expected: Mapping[str, DataOrigin] | None = None,
     callbacks: Sequence[RunCallback] = (),
     plugins: Plugins | None = None,
     **values: Any,
@@ -62,7 +61,6 @@ def run(
         context: Where and how to compute; None for the defaults.
         out: Folder of the run; None for `default_out`. If the folder contains part of the same
             plan, the run continues there, with the same result as a run without a stop.
-        expected: What the datasets must be, by name, if this is the run of a comparison.
         callbacks: Callbacks for the events of the run.
         plugins: Plugins of this process; None loads the installed ones (`RunContext.plugins`).
         values: Values of the context by name, for example ``device="cpu"``.
@@ -74,6 +72,35 @@ def run(
         DataError: A dataset cannot be used.
     """
     context = context_of(context, values)
+    return _run(plan, context, out=out, callbacks=callbacks, plugins=plugins, expected={})
+
+
+def run_cell(
+    plan: Plan, context: RunContext, *, out: Path, expected: Mapping[str, DataOrigin]
+) -> RunDir:
+    """Run a cell of a comparison, as `run` does.
+
+    Args:
+        plan: Plan of the cell.
+        context: Where and how to compute.
+        out: Folder of the cell.
+        expected: What the comparison began with, by dataset.
+
+    Raises:
+        HydrakitError: As in `run`; or a dataset is another.
+    """
+    return _run(plan, context, out=out, expected=expected)
+
+
+def _run(
+    plan: Plan,
+    context: RunContext,
+    *,
+    out: Path | None,
+    callbacks: Sequence[RunCallback] = (),
+    plugins: Plugins | None = None,
+    expected: Mapping[str, DataOrigin],
+) -> RunDir:
     _require_plan(plan)
     out = out or default_out(plan)
     context = with_threads_of_run(context, out)
@@ -89,7 +116,7 @@ def run(
             out=out,
             plugins=plugins,
             callbacks=all_callbacks,
-            expected=expected or {},
+            expected=expected,
         )
         RunDir.begin(out, plan)
         with (

@@ -72,7 +72,7 @@ class Whole(click.IntRange):
         return number
 
 
-class Number(click.FloatRange):
+class FloatOption(click.FloatRange):
     """Numbers in a range, in ASCII digits.
 
     Args:
@@ -214,7 +214,7 @@ running_options = context_options(
     click.option(
         "--checkpoint-every",
         "checkpoint_interval",
-        type=Number(min=0, infinite=True),
+        type=FloatOption(min=0, infinite=True),
         default=CHECKPOINT_SECONDS,
         show_default=True,
         metavar="SECONDS",

@@ -164,7 +164,7 @@ def _type(schema: Mapping[str, Any]) -> click.ParamType[Any] | None:
         )
         return params.Whole(least, most)
     if schema["type"] == "number":
-        return params.Number(
+        return params.FloatOption(
             min=schema.get("minimum", schema.get("exclusiveMinimum")),
             max=schema.get("maximum", schema.get("exclusiveMaximum")),
             min_open="exclusiveMinimum" in schema,

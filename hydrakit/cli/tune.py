@@ -188,7 +188,7 @@ def _print_round(tuning: RoundTuning, rounds: int) -> None:
 )
 @click.option(
     "--minutes",
-    type=params.Number(min=0, min_open=True),
+    type=params.FloatOption(min=0, min_open=True),
     metavar="X",
     help="Start no new run after this many minutes.",
 )

@@ -307,7 +307,7 @@ def _run_cell(cell: Cell, plan: Plan, compare_dir: CompareDir, context: RunConte
 
     try:
         data = compare_dir.description().data
-        engine.run(plan, context, out=compare_dir.cell(cell), expected=data)
+        engine.run_cell(plan, context, out=compare_dir.cell(cell), expected=data)
     except PluginFault as error:
         where = f" (traceback: {compare_dir.failure_path(cell)})" if error.__cause__ else ""
         _write_failure(compare_dir, cell, f"{traceback.format_exc()}{one_line(str(error))}{where}")

@@ -19,7 +19,7 @@ _PLACEHOLDERS = frozenset(
 )
 
 
-class Named(Protocol):
+class NamedCase(Protocol):
     """A case with its names: `hydrakit.hooks.Sample` or a prepared case."""
 
     @property
@@ -61,12 +61,12 @@ def names_nobody(name: str) -> bool:
     return normal in _PLACEHOLDERS or not any(c.isalnum() for c in normal)
 
 
-def is_identified(case: Named) -> bool:
+def is_identified(case: NamedCase) -> bool:
     """Whether a case names its patient: a key or a placeholder in place of a name does not."""
     return case.patient != case.key and not names_nobody(case.patient)
 
 
-def patient_of(case: Named, *, exact: bool = False) -> str:
+def patient_of(case: NamedCase, *, exact: bool = False) -> str:
     """Return the form in which a case's patient is compared, within its dataset or cohort.
 
     A key that stands in place of a patient's name is compared as it is.

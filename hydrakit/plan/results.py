@@ -18,7 +18,7 @@ from hydrakit.plan.model import MAX_ROUNDS
 from hydrakit.rounds import MAX_EPOCHS, Train
 from hydrakit.schema import Frozen, Name, Seed, Text
 
-PathText = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
+RootText = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Number = Annotated[int, Field(ge=0, le=2**40)]
 Epoch = Annotated[int, Field(ge=0, le=MAX_EPOCHS)]
@@ -477,4 +477,4 @@ class Environment(Frozen):
     processes: Number | None = None
     threads: Number | None = None
     plugins: dict[str, str] | None = None
-    roots: dict[Name, PathText] | None = None
+    roots: dict[Name, RootText] | None = None

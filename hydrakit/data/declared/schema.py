@@ -64,7 +64,7 @@ class View(_Table):
         return self
 
 
-Window = Annotated[tuple[FiniteFloat, Annotated[FiniteFloat, Field(ge=1)]], Field(strict=False)]
+GreyWindow = Annotated[tuple[FiniteFloat, Annotated[FiniteFloat, Field(ge=1)]], Field(strict=False)]
 
 
 def _check_window(value: object, check: ValidatorFunctionWrapHandler) -> object:
@@ -92,7 +92,7 @@ class ImageRules(_Table):
     """DICOM: true applies RescaleSlope and RescaleIntercept, or a modality LUT (CT: Hounsfield
     units), and a file without them is unusable; false keeps the stored values. Without this key,
     they are applied wherever a file has them."""
-    window: Annotated[Window | Literal["file"] | None, WrapValidator(_check_window)] = None
+    window: Annotated[GreyWindow | Literal["file"] | None, WrapValidator(_check_window)] = None
     """[centre, width]: maps these grey values to 0 to 255 and clips the others (DICOM PS3.3,
     C.11.2.1.2). "file": DICOM: applies the file's own first window or VOI LUT."""
 
