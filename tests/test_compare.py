@@ -518,12 +518,12 @@ def test_the_splits_of_all_folds_and_repeats_are_checked_before_any_is_trained(
 ) -> None:
     from hydrakit.data.quality.leakage import check_leakage
 
-    def fails_late(*given: Any) -> Any:
+    def fails_late(*given: Any, **named: Any) -> Any:
         plan = given[-1]
         fold = plan.dataset("alpha").split.fold
         if (plan.split_seed, fold.index) == (2, 1):
             raise DataError("alpha: too few")
-        return check_leakage(*given)
+        return check_leakage(*given, **named)
 
     monkeypatch.setattr("hydrakit.compare.engine.check_leakage", fails_late)
     refused(lambda: run(design_of("hydra", repeats=3), tmp_path / "out"), "alpha: too few")

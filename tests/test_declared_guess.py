@@ -293,3 +293,37 @@ def test_the_command_writes_a_declaration_that_loads(tmp_path: Path) -> None:
     assert "exists already" in again.stderr
     listed = CliRunner().invoke(main, ["datasets", "list", "--data", str(tmp_path)])
     assert "mine" in listed.stdout
+
+
+def test_empty_cells_of_a_patient_are_counted(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    rows = ["path,label,Patient ID"]
+    for n in range(8):
+        png(folder / f"{n}.png")
+        rows.append(f"{n}.png,{'ab'[n // 2 % 2]},{'' if n % 2 else n}")
+    (folder / "cases.csv").write_text("\n".join(rows))
+    text = guess_declaration(folder)
+    assert "gives 4 patients of 8 images.\n# 4 of the images name no patient" in text
+    (folder / "dataset.toml").write_text(text.replace("# empty_patient", "empty_patient", 1))
+    patients = [case.patient for case in read_samples(load_declared(folder), folder, {})]  # type: ignore[union-attr]
+    assert patients == [*"00224466"]
+
+
+def test_the_patients_of_dicom_files_are_their_patient_ids(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    files = sorted((shared_data / "prostatex").rglob("*.dcm"))[:2]
+    for source, label in zip(files, ("a", "b"), strict=True):
+        (tmp_path / "mr" / label).mkdir(parents=True)
+        shutil.copyfile(source, tmp_path / "mr" / label / "1.dcm")
+    text, *_ = guessed(tmp_path / "mr")
+    assert "PatientID of the DICOM files names the patients" in text
+    assert "no patient was detected" not in text
+
+
+@pytest.mark.parametrize(("mark", "name"), [(";", "semicolons"), ("\t", "tabs")])
+def test_a_table_without_commas(tmp_path: Path, mark: str, name: str) -> None:
+    png(tmp_path / "a.png")
+    (tmp_path / "cases.csv").write_text(f"path{mark}label\na.png{mark}x\n")
+    with pytest.raises(DataError, match=f"cases.csv: its cells are separated by {name}: save it"):
+        guess_declaration(tmp_path)

@@ -283,3 +283,14 @@ def test_every_command_refuses_before_training(
     text = CliRunner().invoke(main, ["plan", "--strategy", "hydra", *given, "--strangers"])
     plan.write_text(text.stdout)
     assert load_plan(plan).strangers
+
+
+def test_further_splits_of_the_same_data_warn_no_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = [f"A{n}" for n in range(29)]
+    adapters, data, plan = pair(tmp_path, [*one, "a1"], [f"B{n}" for n in range(30)])
+    check_leakage(data, adapters, plan, warn=False)
+    assert "written in several ways" not in caplog.text
+    check_leakage(data, adapters, plan)
+    assert "written in several ways" in caplog.text

@@ -78,7 +78,7 @@ def test_only_a_changed_file_is_read_again(
     files.write("1", 77, mtime=1)
     after = files.prepare()
     assert files.loads == ["1"]
-    assert messages(caplog) == ["thing: 1 file changed since they were prepared: 1.npy"]
+    assert messages(caplog) == ["thing: 1 file changed since it was prepared: 1.npy"]
     assert after.index.content != before.index.content
     np.testing.assert_array_equal(after.rows([0, 2, 3, 4]), before.rows([0, 2, 3, 4]))
     assert told(after) == prepared_at_once(files, tmp_path)
@@ -118,7 +118,7 @@ def test_a_file_of_equal_size_and_time_is_noticed(
     files.write("1", 77, mtime=status.st_mtime_ns - 10**18)
     assert (path.stat().st_size, path.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
     after = files.prepare()
-    assert messages(caplog) == ["thing: 1 file changed since they were prepared: 1.npy"]
+    assert messages(caplog) == ["thing: 1 file changed since it was prepared: 1.npy"]
     assert after.index.content != before.index.content
     assert told(after) == prepared_at_once(files, tmp_path)
     other = tmp_path / "other.npy"  # put in its place by a rename, as a download does
@@ -271,7 +271,7 @@ def test_a_broken_image_is_told_and_tried_again_once_it_is_whole(
     path.write_bytes(whole)
     mended = files.prepare()
     assert files.loads == ["1"]
-    assert messages(caplog) == ["thing: 1 file changed since they were prepared: 1.npy"]
+    assert messages(caplog) == ["thing: 1 file changed since it was prepared: 1.npy"]
     assert len(mended.index.cases) == 5
     assert told(mended) == prepared_at_once(files, tmp_path)
 

@@ -218,6 +218,8 @@ def test_too_few_patients_are_counted_and_the_remedy_told() -> None:
         table.deal(THREE)
     assert "add cases, or give it no test split (`--split thing=9-1`)" in str(caught.value)
     assert len(table.deal(TWO)) == 15
+    with pytest.raises(DataError, match=r"in 3 splits that .*: add cases, or use fewer `--folds`"):
+        table.deal(Split(train=9, val=1, fold=Fold(index=0, count=3)))
 
 
 def test_groups_that_join_patients_count_once() -> None:

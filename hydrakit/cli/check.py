@@ -248,8 +248,10 @@ def _of_all(cases: int, all_cases: int) -> str:
 def _copies_lines(summary: Summary) -> Iterator[str]:
     if summary.conflicts:
         cases = sum(len(group.keys) for group in summary.conflicts)
+        groups = len(summary.conflicts)
         yield (
-            f"one image with different labels: {cases} cases in {len(summary.conflicts)} groups, "
+            f"one image with different labels: {cases} cases in {groups} "
+            f"{'group' if groups == 1 else 'groups'}, "
             f"first: {_pair(summary.conflicts[0].pair)}"
         )
     if not summary.copies:
@@ -258,7 +260,8 @@ def _copies_lines(summary: Summary) -> Iterator[str]:
         return
     near = [pair for pair in summary.copies if pair.kind == "near"]
     flipped = sum(pair.flip != "none" for pair in near)
-    line = f"copies: {len(summary.copies) - len(near)} exact pairs, {len(near)} near"
+    exact = len(summary.copies) - len(near)
+    line = f"copies: {exact} exact {'pair' if exact == 1 else 'pairs'}, {len(near)} near"
     if near:
         line += f" ({flipped} flipped), least similar: "
         line += _pair(min(near, key=lambda pair: pair.similarity))

@@ -190,7 +190,7 @@ def _prepare(
     leakage = check_leakage(datasets.prepared, datasets.adapters, any_plan)
     splits = {(cell.repeat, cell.fold): plan for cell, plan in plans.items()}
     for plan in list(splits.values())[1:]:  # the first is that of any plan
-        check_leakage(datasets.prepared, datasets.adapters, plan)
+        check_leakage(datasets.prepared, datasets.adapters, plan, warn=False)
     origins = {
         name: DataOrigin.of(each.index, datasets.adapters[name], leakage.splits[name])
         for name, each in datasets.prepared.items()

@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from hydrakit.data.declared.arrays import MAX_COLUMN_BYTES, ImageError, member_names, open_array
-from hydrakit.data.declared.columns import SUBGROUP, find_columns, remarks_on_columns
+from hydrakit.data.declared.columns import (
+    SUBGROUP,
+    find_columns,
+    remarks_on_columns,
+    wrong_separator,
+)
 from hydrakit.data.declared.files import companions, describe_files, list_files, remarks_on_files
 from hydrakit.data.declared.patterns import match_files
 from hydrakit.data.declared.schema import (
@@ -198,6 +203,10 @@ def _csv_rows(declaration: Declaration, table: CsvTable) -> Iterator[tuple[str, 
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [cell.strip() for cell in next(reader, [])]
+        if marks := wrong_separator(header):
+            raise DataError(
+                f"{name}: line 1: its cells are separated by {marks}: save it with commas"
+            )
         columns = find_columns(declaration, header, f"{name}: line 1")
         yield from remarks_on_columns(name.name, header, columns)
         for row in reader:

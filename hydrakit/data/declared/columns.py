@@ -41,6 +41,7 @@ _ATTRIBUTES = frozenset(
 )
 _TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _SEPARATORS = re.compile(r"[\s_.\-]+")
+_OTHER_MARKS = {";": "semicolons", "\t": "tabs"}  # what spreadsheets write in place of commas
 _NO_NAMES = (  # values that name nobody: dates, years of age, numbers with decimals
     re.compile(
         r"\d{4}([-/.])\d{1,2}\1\d{1,2}([ T].*)?|\d{1,2}([-/.])\d{1,2}\3(\d{2}|\d{4})([ T].*)?"
@@ -90,6 +91,13 @@ def find_columns(declaration: Declaration, header: Sequence[str], where: str) ->
                 f"(there are {', '.join(printable) or 'none'})"
             )
     return columns
+
+
+def wrong_separator(header: Sequence[str]) -> str | None:
+    """Return what separates the cells of a CSV, if its one column shows that it is no comma."""
+    if len(header) != 1:
+        return None
+    return next((name for mark, name in _OTHER_MARKS.items() if mark in header[0]), None)
 
 
 def _column(field: str, header: Sequence[str], where: str) -> str | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from hydrakit.data.declared.arrays import ImageError, channel_axis, member_names, open_array
 from hydrakit.data.declared.cases import MAX_TABLE_BYTES, SEPARATOR
-from hydrakit.data.declared.columns import WORDS, may_name, resembles
+from hydrakit.data.declared.columns import WORDS, may_name, resembles, wrong_separator
 from hydrakit.data.declared.files import (
     OTHER_SUFFIXES,
     SUFFIXES,
@@ -84,6 +84,7 @@ def guess_declaration(folder: Path) -> str:
     images = [name for name in images if name not in masks]
     cases = _from_csv(folder, files) or _from_npz(folder, images) or _from_folders(images)
     if cases is None:
+        _refuse_separators(folder, files)
         left_out = f" (beside {len(masks)} masks of other images)" if masks else ""
         raise DataError(
             f"{folder}: holds neither two or more folders of images by class{left_out} nor a .csv "
@@ -96,7 +97,7 @@ def guess_declaration(folder: Path) -> str:
             *_class_lines(cases),
             *_image_lines(folder, images, cases),
             *_mask_lines(masks),
-            *_case_lines(cases),
+            *_case_lines(folder, images, cases),
             *_channel_lines(folder, images, cases),
             "",
         ]
@@ -198,18 +199,32 @@ def _mask_lines(masks: Mapping[str, str]) -> list[str]:
     return [f"# Masks of other images, which are left out: {len(masks)} (first {first})."]
 
 
-def _case_lines(cases: _CaseSource) -> list[str]:
-    patients = cases.patients or (
-        "# Check: no patient was detected, so each image counts as its own patient. If\n"
-        "# patients have several images, declare them, or results will be too optimistic."
-    )
+def _case_lines(folder: Path, images: Sequence[str], cases: _CaseSource) -> list[str]:
+    patients = cases.patients
+    if not patients and any(_is_dicom(path) for path in _spread(folder, images)):
+        patients = (
+            "# Check: PatientID of the DICOM files names the patients. Each must be one person.\n"
+            "# If it is not, declare the patients, or results will be too optimistic."
+        )
+    elif not patients:
+        patients = (
+            "# Check: no patient was detected, so each image counts as its own patient. If\n"
+            "# patients have several images, declare them, or results will be too optimistic."
+        )
     return ["", patients, *cases.lines, *cases.tables]
 
 
 def _patient_line(source: str, names: Sequence[str]) -> str:
     """Say where the patients come from, and how many there are."""
-    number = len({normal_name(name) for name in names if not names_nobody(name)})
-    return f"# Check: {_comment(source)} gives {number} patients of {len(names)} images."
+    named = [normal_name(name) for name in names if not names_nobody(name)]
+    line = f"# Check: {_comment(source)} gives {len(set(named))} patients of {len(names)} images."
+    if not named or len(named) == len(names):
+        return line
+    return (
+        f"{line}\n# {len(names) - len(named)} of the images name no patient: complete the names, "
+        'or uncomment what this means:\n# empty_patient = "above"  # the patient of the row above, '
+        'as in merged cells\n# empty_patient = "own"  # each is a patient of its own'
+    )
 
 
 def _channel_lines(folder: Path, images: Sequence[str], cases: _CaseSource) -> list[str]:
@@ -364,6 +379,16 @@ def _from_csv(folder: Path, files: Sequence[str]) -> _CaseSource | None:
         if cases:
             return cases
     return None
+
+
+def _refuse_separators(folder: Path, files: Sequence[str]) -> None:
+    for name in files:
+        if "/" not in name and name.lower().endswith(".csv"):
+            marks = wrong_separator(list(_read_csv(folder / name)))
+            if marks is not None:
+                raise DataError(
+                    f"{folder / name}: its cells are separated by {marks}: save it with commas"
+                )
 
 
 def _read_csv(path: Path) -> dict[str, list[str]]:

@@ -289,10 +289,12 @@ class _Preparation:
         if changed:
             more = f", and {len(changed) - MAX_NAMES} more" if len(changed) > MAX_NAMES else ""
             _log.warning(
-                "%s: %d %s changed since they were prepared: %s%s",
+                "%s: %d %s prepared: %s%s",
                 self.adapter.name,
                 len(changed),
-                "file" if len(changed) == 1 else "files",
+                "file changed since it was"
+                if len(changed) == 1
+                else "files changed since they were",
                 ", ".join(changed[:MAX_NAMES]),
                 more,
             )

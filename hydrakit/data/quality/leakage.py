@@ -106,6 +106,7 @@ def check_leakage(
     plan: Plan,
     *,
     begun: bool = False,
+    warn: bool = True,
 ) -> LeakageResult:
     """Find copies, refuse copies with conflicting labels, and split every dataset of a plan.
 
@@ -114,13 +115,14 @@ def check_leakage(
         adapters: Adapters of the datasets, by name.
         plan: Plan with the splits and the treatment of copies.
         begun: Only warn of patients with the same names in two datasets: the run has trained.
+        warn: Warn of how the datasets were read: not again for further splits of the same data.
 
     Raises:
         DataError: A dataset has too few cases for its splits, copies have different labels, or two
             datasets without a common cohort have patients of the same names.
     """
     for name, each in prepared.items():
-        for text in reading_warnings(each, adapters[name]):
+        for text in reading_warnings(each, adapters[name]) if warn else ():
             _log.warning("%s: %s", name, text)
     for one, other in combinations(prepared, 2):
         _check_people(prepared, adapters, (one, other), strangers=plan.strangers, begun=begun)

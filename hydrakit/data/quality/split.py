@@ -60,15 +60,18 @@ def split_cases(
     fixed_splits = _fixed_splits(units, patients, fixed or [None] * len(patients), dataset)
     order = np.random.default_rng(seed).permutation(len(counts))
 
+    folded = split.fold is not None
+
     def assign(shares: Sequence[float], fixed: NDArray[np.int64]) -> NDArray[np.int64]:
         parts = len([share for share in shares if share > 0])
-        _check_enough(counts, parts, names=names, dataset=dataset)
+        _check_enough(counts, parts, names=names, dataset=dataset, folds=folded)
         assigned = _assign(counts, np.array(shares), order, fixed)
         if assigned is None and (fixed >= 0).any():
             _check_fixed(counts, fixed, shares, names=names, dataset=dataset)
         if assigned is None:
             rarest = int(np.argmin((counts > 0).sum(axis=0)))
-            raise DataError(_too_few(dataset, names[rarest], counts[:, rarest], parts))
+            text = _too_few(dataset, names[rarest], counts[:, rarest], parts, folds=folded)
+            raise DataError(text)
         return assigned
 
     if split.fold is not None:
@@ -175,7 +178,7 @@ def _check_fixed(
 
 
 def _check_enough(
-    counts: NDArray[np.float64], splits: int, *, names: Sequence[str], dataset: str
+    counts: NDArray[np.float64], splits: int, *, names: Sequence[str], dataset: str, folds: bool
 ) -> None:
     for label, name in enumerate(names):
         available = int((counts[:, label] > 0).sum())
@@ -185,13 +188,17 @@ def _check_enough(
                 f"(see `{command_line('hydrakit', 'datasets', 'check', dataset)}`)"
             )
         if available < splits:
-            raise DataError(_too_few(dataset, name, counts[:, label], splits))
+            raise DataError(_too_few(dataset, name, counts[:, label], splits, folds=folds))
 
 
-def _too_few(dataset: str, name: str, counts: NDArray[np.float64], splits: int) -> str:
+def _too_few(
+    dataset: str, name: str, counts: NDArray[np.float64], splits: int, *, folds: bool
+) -> str:
     available = int((counts > 0).sum())
     option = command_line("--split", f"{dataset}=9-1")
-    fewer = f", or give it no test split (`{option}`)" if splits > 2 else ""
+    fewer = ""
+    if splits > 2:
+        fewer = ", or use fewer `--folds`" if folds else f", or give it no test split (`{option}`)"
     patients = "patient" if available == 1 else "patients"
     return (
         f"{dataset}: {available} {patients} with class {name!r} (those of one group count once): "
