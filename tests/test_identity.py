@@ -145,6 +145,14 @@ def test_what_is_one_patient_belongs_to_the_content(tmp_path: Path) -> None:
     assert one.content != other.content
 
 
+def test_dropped_conflicts_may_leave_no_case(tmp_path: Path) -> None:
+    samples = [replace(sample(n // 2, f"P{n}", key=f"k{n}"), label=n % 2) for n in range(8)]
+    adapter, data = prepared(tmp_path, "alpha", samples)
+    plan = helpers.plan_of(helpers.round_of("alpha"), conflicts="drop")
+    with using_cache(tmp_path), pytest.raises(DataError, match="leaves none"):
+        check_leakage({"alpha": data}, {"alpha": adapter}, plan)
+
+
 def test_groups_are_compared_as_patients_are(tmp_path: Path) -> None:
     samples = [
         sample(n, f"P{n}", group=f"exam {n // 2}" if n % 2 else f"Exam_0{n // 2}")
