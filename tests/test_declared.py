@@ -299,6 +299,16 @@ def test_an_npz_that_is_wrong(tmp_path: Path, arrays: Mapping[str, Any], words: 
     refused(folder, "all.npz", *words)
 
 
+def test_names_in_an_npz_that_are_not_utf8(tmp_path: Path) -> None:
+    """Replaced characters would make one patient of two."""
+    folder = declare(tmp_path / "mine", BASE + 'cases = "all.npz"\n')
+    names = np.array(["Mül".encode("latin-1"), "Möl".encode("latin-1")])
+    labels = np.array(["benign", "malignant"])
+    images = np.zeros((2, 6, 6), np.uint8)
+    write_npz(folder / "all.npz", image=images, label=labels, patient=names)
+    refused(folder, "all.npz", "'patient' is not UTF-8")
+
+
 def test_an_npz_of_other_members(tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     folder = declare(tmp_path / "mine", BASE + NPZ)

@@ -135,6 +135,24 @@ def test_exact_names_are_compared_exactly(tmp_path: Path) -> None:
     assert [c.finding for c in data.index.cases] == ["k0", "k1"]
 
 
+def test_what_is_one_patient_belongs_to_the_content(tmp_path: Path) -> None:
+    """It decides the z-score, also where the data itself declares every split."""
+    samples = [sample(n, "p7" if n % 2 else "P7", split="train") for n in range(4)]
+    one, other = (
+        prepared(tmp_path, "alpha", samples, exact_names=exact)[1].index for exact in (False, True)
+    )
+    assert one.patients != other.patients
+    assert one.content != other.content
+
+
+def test_dropped_conflicts_may_leave_no_case(tmp_path: Path) -> None:
+    samples = [replace(sample(n // 2, f"P{n}", key=f"k{n}"), label=n % 2) for n in range(8)]
+    adapter, data = prepared(tmp_path, "alpha", samples)
+    plan = helpers.plan_of(helpers.round_of("alpha"), conflicts="drop")
+    with using_cache(tmp_path), pytest.raises(DataError, match="leaves none"):
+        check_leakage({"alpha": data}, {"alpha": adapter}, plan)
+
+
 def test_groups_are_compared_as_patients_are(tmp_path: Path) -> None:
     samples = [
         sample(n, f"P{n}", group=f"exam {n // 2}" if n % 2 else f"Exam_0{n // 2}")

@@ -267,7 +267,10 @@ def _texts(declaration: Declaration, path: Path, member: str) -> list[str]:
     if values.ndim != 1:
         raise ImageError(path, f"{member!r} has shape {values.shape}: one value per case is needed")
     if values.dtype.kind == "S":
-        return [bytes(value).decode("utf-8", errors="replace") for value in values]
+        try:
+            return [bytes(value).decode("utf-8") for value in values]
+        except UnicodeDecodeError:  # replaced characters would make one patient of several
+            raise ImageError(path, f"{member!r} is not UTF-8 text: save it as UTF-8") from None
     return [str(value) for value in values.tolist()]
 
 

@@ -54,7 +54,7 @@ from hydrakit.storage.lock import FILES, cache_lock
 from hydrakit.storage.paths import cache_folder, using_cache
 
 FORMAT = 4
-INDEX_FORMAT = 5  # increase when the same rows give another index: no image is read again
+INDEX_FORMAT = 6  # increase when the same rows give another index: no image is read again
 MAX_THREADS = 16
 IN_FLIGHT = 4  # images per thread in progress, so that the threads do not wait for writing
 MAX_NAMES = 3
@@ -308,6 +308,9 @@ class _Preparation:
             totals[patient] = total + entry.statistics if total else entry.statistics
             metadata = case.model_dump(mode="json", exclude={"facts"})
             hasher.update(json.dumps([metadata, entry.crop]).encode())
+        if len(totals) < len({case.patient for case in self.cases}):
+            # Which spellings mean one patient decides the z-score (`DatasetAdapter.exact_names`).
+            hasher.update(json.dumps([self._patient(case) for case in self.cases]).encode())
         intensities = {
             patient: Intensity(
                 mean=tuple(total.mean.tolist()),

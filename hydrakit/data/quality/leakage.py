@@ -167,6 +167,11 @@ def assign_splits(
             status = CONFLICTING if i in out else DROPPED if i in dropped else WITHHELD
             assigned[name][rows[i].case.key] = status
         remaining = [i for i in members if i not in out | dropped | withheld]
+        if out.issuperset(members):
+            raise DataError(
+                f"{name}: every case has a copy with another label, so that `--conflicts drop` "
+                "leaves none: correct the labels"
+            )
         case_splits = _split(
             [rows[i].case for i in remaining],
             [names[i] for i in remaining],
