@@ -9,6 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -456,6 +457,10 @@ def test_classes_with_other_names_are_refused_unless_the_user_says_which_is_whic
     turned = of_files(body, head, split="all", classes=["melanoma", "healthy"], **given)
     straight = of_files(body, head, split="all", classes=["healthy", "melanoma"], **given)
     assert turned.result.figures.auc == pytest.approx(1 - straight.result.figures.auc)
+    # Unchanged data stays unchanged data, whatever the outputs are taken for.
+    for evaluate in (of_run, partial(of_files, body, head, split="all")):
+        plain, exchanged = evaluate(), evaluate(classes=["malignant", "benign"])
+        assert exchanged.result.figures.auc == pytest.approx(1 - plain.result.figures.auc)
     for wrong in (["healthy"], ["healthy", "healthy"], ["healthy", "malignant"]):
         refused(lambda wrong=wrong: of_run(classes=wrong, **given), "--classes", "each of them")
 

@@ -7,7 +7,7 @@ import unicodedata
 from typing import Protocol
 
 _SEPARATORS = re.compile(r"[\s_\-\u2010-\u2015]+")
-_DECIMAL = re.compile(r"(\d+)[.,]0+")
+_DECIMAL = re.compile(r"(\d+)(?:\.0+|,0{1,2})")  # "1,000" is a thousand
 _ZEROS = re.compile(r"(\D*?)0+(\d+\D*)")  # of names with one number alone, not of hexadecimal ones
 # Words that tables and headers hold in place of a name.
 _PLACEHOLDERS = frozenset(

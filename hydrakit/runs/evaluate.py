@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from hydrakit.data.load import CaseSet
+    from hydrakit.data.prepared.index import PreparedDataset
     from hydrakit.stats.findings import Subgroups
     from hydrakit.stats.tasks import Scale
 
@@ -302,41 +303,31 @@ def _evaluate(
         )
     model = weights.load_model(body_path, head_path, dataset=name, plugins=plugins).to(device)
     all_options = {**(head.options if name == head.dataset else {}), **(options or {})}
-    prepared = prepare(adapter, context.root_of(name), options=all_options, patch=body.spec.patch)
+
+    def prepared_by(adapter: DatasetAdapter) -> PreparedDataset:
+        root = context.root_of(name)
+        return prepare(adapter, root, options=all_options, patch=body.spec.patch)
+
+    prepared = prepared_by(adapter)
     if prepared.index.channels != body.in_channels:
         raise WeightsError(
             f"{body_path}: its body needs images with {body.in_channels} channels, but those of "
             f"{name!r} have {prepared.index.channels}"
         )
-    now = DataOrigin.of(prepared.index, adapter).model_copy(update={"classes": None})
+    # With `--classes`, the outputs may stand for the classes in another order than in training.
+    trained = (run.origins()[name].classes if run is not None else None) or head.classes
+    turned = trained != adapter.classes and sorted(trained) == sorted(adapter.classes)
+    index = (prepared_by(in_class_order(adapter, trained)) if turned else prepared).index
+    now = DataOrigin.of(index, adapter).model_copy(update={"classes": None})
     if run is not None:
-        files = "--body", body_path, "--head", head_path
-        command = command_line("hydrakit", "evaluate", *files, "--split", "all")
-        refuse_changed(
-            name,
-            run.origins()[name].model_copy(update={"classes": None}),
-            now,
-            since=f"the run in {run.path}",
-            remedy=f"evaluate the weights on it as new data: `{command}`",
-        )
+        _refuse_other_than_run(run, name, now, body_path, head_path)
     elif name == head.dataset:
         # With other options, the user asks for other images of the same cases; new data has others.
         in_training = resolve_options(adapter, head.options)
         other = resolve_options(adapter, all_options).items() - in_training.items()
         if other:
             notes.append(f"the options are others than in training ({_options_text(other)})")
-        refuse_changed(
-            name,
-            DataOrigin(
-                content=None if split == "all" or other else head.content,
-                field_of_view=head.preprocessing.field_of_view,
-            ),
-            now,
-            since=f"the training of {head_path}",
-            remedy="train on it as it is now"
-            if split == "all"
-            else "evaluate the weights on it as new data, with `--split all`",
-        )
+        _refuse_other_than_training(head, head_path, now, whole=split == "all", other=bool(other))
     if training_split is not None:
         leakage = assign_splits(
             {name: prepared},
@@ -370,6 +361,47 @@ def _evaluate(
     notes += _combination_notes(body, head, adapter)
     notes += _training_notes(body, head, adapter, cases, split, same_run=run is not None)
     return EvaluationResult(result=score(predictions), notes=tuple(notes))
+
+
+def _refuse_other_than_run(
+    run: RunDir, dataset: str, now: DataOrigin, body_path: Path, head_path: Path
+) -> None:
+    """Refuse a dataset that is not what the run saw; its classes are compared elsewhere."""
+    files = "--body", body_path, "--head", head_path
+    command = command_line("hydrakit", "evaluate", *files, "--split", "all")
+    refuse_changed(
+        dataset,
+        run.origins()[dataset].model_copy(update={"classes": None}),
+        now,
+        since=f"the run in {run.path}",
+        remedy=f"evaluate the weights on it as new data: `{command}`",
+    )
+
+
+def _refuse_other_than_training(
+    head: HeadMetadata, path: Path, now: DataOrigin, *, whole: bool, other: bool
+) -> None:
+    """Refuse a head's dataset if it is not what the head was trained on.
+
+    Args:
+        head: Metadata of the head.
+        path: File of the head, for messages.
+        now: The dataset as it is.
+        whole: Whether all cases are evaluated, which may be new ones.
+        other: Whether the options are others than in training, which give other images.
+    """
+    refuse_changed(
+        head.dataset,
+        DataOrigin(
+            content=None if whole or other else head.content,
+            field_of_view=head.preprocessing.field_of_view,
+        ),
+        now,
+        since=f"the training of {path}",
+        remedy="train on it as it is now"
+        if whole
+        else "evaluate the weights on it as new data, with `--split all`",
+    )
 
 
 def _match_classes(
