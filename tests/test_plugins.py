@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -594,3 +595,32 @@ def test_what_a_plugin_prints_goes_to_standard_error_with_its_name(install: Inst
     assert [each["module"] for each in json.loads(done.stdout) if each["module"] == "tp_noisy"]
     name = "plugin tp_noisy (noisy 1.0): "
     assert sorted(done.stderr.splitlines()) == ["five", "four", f"{name}one", f"{name}two three"]
+
+
+def test_a_reader_that_is_closed_while_the_state_is_read_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the garbage collector may do it: in the same thread, within the block."""
+    from hydrakit.plugins import process_state
+
+    closed: list[str] = []
+
+    def collect() -> str:
+        if not closed:
+            closed.append("once")
+            with process_state.restored(closed.extend):
+                pass
+        return "the same"
+
+    part = process_state._Part("a part", "os", collect, lambda _: None)
+    monkeypatch.setattr(process_state, "PARTS", (part,))
+
+    def block() -> None:
+        with process_state.restored(closed.extend):
+            pass
+
+    thread = threading.Thread(target=block, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert (closed, process_state._blocks) == (["once"], 0)

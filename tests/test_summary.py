@@ -309,7 +309,7 @@ def test_a_declared_split_without_a_class_is_named(tmp_path: Path, absent: str) 
     (problem,) = summary.problems
     assert problem.kind == "declared splits"
     split, name = ("val", "benign") if absent == "val" else ("test", "malignant")
-    assert f"no case of class {name!r} in {split!r}" in problem.text
+    assert f"no case of class {name!r} is left for {split!r}" in problem.text
 
 
 def test_columns_and_files_that_are_not_used_are_in_the_summary(tmp_path: Path) -> None:

@@ -74,10 +74,12 @@ def clean(
         removable = [each for found in of_runs.values() for each in found]
         of_comparison = list(_of_comparison(CompareDir(folder))) if is_comparison else []
         removable += of_comparison
-        if not removable or not confirm(removable):
+        if not removable:
             return []
         for run in runs:
             _check(run)
+        if not confirm(removable):
+            return []
         try:
             for run in [each for each in runs if of_runs[each.path]]:
                 with _locked_in(folder, run):

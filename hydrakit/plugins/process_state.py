@@ -277,7 +277,9 @@ class _State:
         return changed
 
 
-_lock = threading.Lock()
+# Reading the state can start the garbage collector, which may close a reader of a plugin: a block
+# within this one, in the same thread.
+_lock = threading.RLock()
 _blocks = 0
 _overlap = False
 _state: _State | None = None

@@ -298,14 +298,13 @@ def _evaluate(
     else:
         exists = training_split is not None and (split != "test" or training_split[0].tests)
     if split != "all" and not exists:
-        raise PlanError(
-            f"{name}: had no {split} split in training: use `--split val` or `--split all`"
-        )
+        others = "`--split all`" if split == "val" else "`--split val` or `--split all`"
+        raise PlanError(f"{name}: had no {split} split in training: use {others}")
     model = weights.load_model(body_path, head_path, dataset=name, plugins=plugins).to(device)
     all_options = {**(head.options if name == head.dataset else {}), **(options or {})}
+    root = context.root_of(name)
 
     def prepared_by(adapter: DatasetAdapter) -> PreparedDataset:
-        root = context.root_of(name)
         return prepare(adapter, root, options=all_options, patch=body.spec.patch)
 
     prepared = prepared_by(adapter)
@@ -320,7 +319,7 @@ def _evaluate(
     index = (prepared_by(in_class_order(adapter, trained)) if turned else prepared).index
     now = DataOrigin.of(index, adapter).model_copy(update={"classes": None})
     if run is not None:
-        _refuse_other_than_run(run, name, now, body_path, head_path)
+        _refuse_other_than_run(run, name, now, root=root, body=body_path, head=head_path)
     elif name == head.dataset:
         # With other options, the user asks for other images of the same cases; new data has others.
         in_training = resolve_options(adapter, head.options)
@@ -364,10 +363,10 @@ def _evaluate(
 
 
 def _refuse_other_than_run(
-    run: RunDir, dataset: str, now: DataOrigin, body_path: Path, head_path: Path
+    run: RunDir, dataset: str, now: DataOrigin, *, root: Path, body: Path, head: Path
 ) -> None:
     """Refuse a dataset that is not what the run saw; its classes are compared elsewhere."""
-    files = "--body", body_path, "--head", head_path
+    files = "--body", body, "--head", head, "--root", f"{dataset}={root}"
     command = command_line("hydrakit", "evaluate", *files, "--split", "all")
     refuse_changed(
         dataset,
