@@ -44,8 +44,8 @@ def verify(ctx: click.Context, /, *, folder: Path, as_json: bool) -> None:
         say(f"{result.files} files are unchanged")
         names = Counter(Path(path).name for path in result.not_covered)
         if names:
-            told = [name if count == 1 else f"{name} ({count})" for name, count in names.items()]
-            shortened = [*told[:MAX_PATHS], *(["..."] if len(told) > MAX_PATHS else [])]
+            counted = [name if count == 1 else f"{name} ({count})" for name, count in names.items()]
+            shortened = [*counted[:MAX_PATHS], *(["..."] if len(counted) > MAX_PATHS else [])]
             say(f"not covered: {', '.join(shortened)}")
     for path in result.unknown:
         say(f"Note: {path}: has no digest, so whether it was changed is unknown", err=True)
