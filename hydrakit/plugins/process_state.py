@@ -297,10 +297,10 @@ def restored(report: Callable[[list[str]], None]) -> Iterator[None]:
     """
     global _blocks, _overlap, _state  # noqa: PLW0603 - the state is that of the process
     with _lock:
-        _blocks += 1
-        _overlap = _blocks > 1
-        if _blocks == 1:
+        _overlap = _blocks > 0
+        if not _overlap:
             _state = _State()
+        _blocks += 1  # last: a signal may have stopped the reading
     try:
         yield
     finally:
