@@ -113,7 +113,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from hydrakit.rounds import Hyperparameters, Round, RoundPosition, Train
+    from hydrakit.rounds import Axis, Hyperparameters, Round, RoundPosition, Train
 
 ENTRY_POINT_GROUP = "hydrakit"
 
@@ -122,6 +122,8 @@ hookimpl = pluggy.HookimplMarker("hydrakit")
 
 Scalar = str | int | float | bool
 OptionValue = Scalar | None | tuple[Scalar, ...]
+
+ChannelRule = Literal["grey", "repeat", "stem"]
 
 # A label is one of several classes, a number, or several yes-or-no answers at once.
 Task = Literal["classification", "regression", "multilabel"]
@@ -299,6 +301,34 @@ class FieldOfView:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Window:
+    """A range of grey values: it becomes -1 to 1, and values outside are set to its ends.
+
+    Attributes:
+        low: Lower end, in the image's unit.
+        high: Upper end.
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        """Check that the ends are finite and in order.
+
+        Raises:
+            ValueError: They are not.
+        """
+        if not -float("inf") < self.low < self.high < float("inf"):
+            raise ValueError("a window is two finite numbers, the lower one first")
+
+
+# How grey values are normalised before training: z-scored by mean and standard deviation over the
+# whole images of each patient, over each image, or over all images of the training split; not at
+# all; or by a window.
+Normalise = Literal["patient", "image", "dataset", "none"] | Window
+
+
+@dataclass(frozen=True, kw_only=True)
 class NoOptions:
     """Options of a component without options."""
 
@@ -361,6 +391,13 @@ class DatasetAdapter(Factory):
             other dataset has these patients.
         elsewhere: Folders outside ``root`` with further files of the dataset. hydrakit watches
             them for changes, as it does with ``root``.
+        normalise: How grey values are normalised, over whole images. The user's plan may say another
+            rule.
+        flips: Axes along which an image may be mirrored, where a round's augmentation mirrors:
+            leave out an axis if left and right, or above and below, matter. None: no restriction.
+        channels: What to do if the body takes another number of channels: convert colour to ``grey``
+            (luminance), ``repeat`` a single channel, or train a ``stem``, a convolution of the
+            dataset's own. None: hydrakit chooses.
         exact_names: Compare names of patients, groups and findings character by character, not by
             `hydrakit.data.identity.normal_name`, for which ``P07`` and ``p7`` are one.
     """
@@ -376,6 +413,9 @@ class DatasetAdapter(Factory):
     task: Task = "classification"
     cohort: str | None = None
     elsewhere: tuple[Path, ...] = ()
+    normalise: Normalise = "patient"
+    flips: tuple[Axis, ...] | None = None
+    channels: ChannelRule | None = None
     exact_names: bool = False
 
 
@@ -468,10 +508,17 @@ class SequenceStrategy(NamedComponent):
             are names in the order of the user; the last is the target. The function only describes
             rounds: it reads no files, draws no random numbers and does not import torch.
         bootstrap: Number of random starts to choose from. None: the number of the user's profile.
+        body: Kind of body that the strategy needs, such as ``intensity``. None: the user's.
+        head: Kind of head that it needs. None: the user's.
+        baseline: Whether it is a simple model to compare networks with, and no network worth
+            training by itself.
     """
 
     plan: Callable[[Sequence[str], Settings], list[Round]]
     bootstrap: int | None = None
+    body: str | None = None
+    head: str | None = None
+    baseline: bool = False
 
 
 @runtime_checkable

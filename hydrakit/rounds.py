@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from hydrakit.schema import Count, Frozen, Name
 
@@ -17,7 +25,33 @@ Epochs = Annotated[int, Field(gt=0, le=MAX_EPOCHS)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Train = Literal["head", "all", "norm", "none"]
 RoundPosition = Literal["first", "middle", "last"]
+Axis = Literal["horizontal", "vertical"]
 Select = Literal["best", "smoothed", "averaged", "last", "authors"]
+
+
+class Transforms(Frozen):
+    """Random changes of a training patch that give its views; the defaults are the paper's."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    rotation: Annotated[float, Field(ge=0, le=180)] = 20.0
+    """Largest rotation in either direction, in degrees."""
+
+    flips: tuple[Axis, ...] = ("horizontal",)
+    """Axes along which a view is mirrored with probability 0.5, where the dataset allows it."""
+
+    shift: tuple[Annotated[int, Field(ge=0, le=64)], Annotated[int, Field(ge=0, le=64)]] = (0, 1)
+    """Largest shift (down, right) in either direction, in halves of the network's pixels."""
+
+    scale: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Largest change of size: 0.1 enlarges or shrinks by a factor of up to 1.1."""
+
+    intensity: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Largest change of contrast (a factor of 1 plus or minus this) and of brightness (plus or minus
+    this, in standard deviations)."""
+
+    noise: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Standard deviation of Gaussian noise that is added to each normalised pixel."""
 
 
 class Hyperparameters(Frozen):
@@ -67,17 +101,29 @@ class Hyperparameters(Frozen):
     patches unchanged.
     """
 
+    transforms: Transforms = Transforms()
+    """Random changes that give the views."""
+
     views: Annotated[int, Field(gt=0, le=MAX_VIEWS)] = 8
     """Number of views of each training patch of the largest class in a fixed set."""
 
     loss: Literal["cross-entropy", "softmax-cross-entropy"] = "cross-entropy"
     """Loss: cross-entropy of the logits or, as in the authors' code, of their softmax."""
 
-    schedule: Literal["constant", "authors"] = "constant"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each label's probability that the loss spreads over all classes."""
+
+    schedule: Literal["constant", "cosine", "authors"] = "constant"
     """Learning rate schedule.
+
+    ``cosine`` falls from the learning rate to 0 over ``epochs``, step by step, after a rise over
+    ``warmup``.
 
     ``authors`` is ReduceLROnPlateau in ``min`` mode with patience 5, stepped with the training AUC.
     """
+
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the round in which the learning rate of ``cosine`` rises from 0."""
 
     select: Select = "best"
     """Epoch that gives a round's final weights: the best on validation, the best by a smoothed
@@ -92,6 +138,18 @@ class Hyperparameters(Frozen):
     window: Epochs = 5
     """Number of epochs that --select smoothed and averaged combine."""
 
+    refresh_statistics: bool = False
+    """At the end of a round that trains the body, estimate the batch-norm statistics of the final
+    weights anew on the training split."""
+
+    solver: Literal["steps", "exact"] = "steps"
+    """How a head round finds the head: by training ``steps``, or ``exact``: the minimum of the
+    penalised loss on the body's features, which only a head without hidden layers has."""
+
+    penalty: PositiveFloat | None = None
+    """L2 penalty of ``exact``, in units of 1 / C of scikit-learn, on standardised features. None
+    chooses it by cross-validation within the training split."""
+
     carry_head: Literal["best", "last"] = "best"
     """Epoch whose head continues in later rounds and becomes the reference.
 
@@ -100,6 +158,26 @@ class Hyperparameters(Frozen):
 
     feature_dropout: bool = False
     """In a head round, apply dropout to the features of the body, as the authors' code does."""
+
+    @model_serializer(mode="wrap")
+    def _omit_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit newer fields with their defaults: older plans keep their digests."""
+        content: dict[str, Any] = serialise(self)
+        for name in _NEWER:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                del content[name]
+        return content
+
+
+_NEWER = (
+    "transforms",
+    "label_smoothing",
+    "warmup",
+    "refresh_statistics",
+    "solver",
+    "penalty",
+)
+"""Hyperparameters that plans of version 0.1 do not have."""
 
 
 class Other(Frozen):

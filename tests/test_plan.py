@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from hydrakit.errors import PlanError
+from hydrakit.hooks import FieldOfView, Window
 from hydrakit.plan import (
     BodySpec,
     Component,
@@ -25,7 +26,8 @@ from hydrakit.plan import (
     Split,
     load_plan,
 )
-from hydrakit.plan.model import OtherBody
+from hydrakit.plan.model import OtherBody, StartWeights
+from hydrakit.rounds import Transforms
 
 # Any plan. `test_the_drawn_plans_use_every_field_and_every_choice` says which value is not drawn.
 
@@ -37,6 +39,7 @@ component_values = option_values | st.none() | st.lists(option_values, max_size=
 components = st.builds(
     Component, name=names, options=st.dictionaries(names, component_values, max_size=2)
 )
+axes = st.lists(st.sampled_from(["horizontal", "vertical"]), unique=True).map(tuple)
 hyperparameters = st.builds(
     Hyperparameters,
     learning_rate=positive,
@@ -49,11 +52,38 @@ hyperparameters = st.builds(
     augmentation=st.sampled_from(["fresh", "fixed", "none"]),
     views=st.integers(1, 99),
     loss=st.sampled_from(["cross-entropy", "softmax-cross-entropy"]),
-    schedule=st.sampled_from(["constant", "authors"]),
+    schedule=st.sampled_from(["constant", "cosine", "authors"]),
+    warmup=st.floats(0, 0.9).map(abs),
+    label_smoothing=st.floats(0, 0.9).map(abs),
+    refresh_statistics=st.booleans(),
+    solver=st.sampled_from(["steps", "exact"]),
+    penalty=st.none() | positive,
+    transforms=st.builds(
+        Transforms,
+        rotation=st.floats(0, 180).map(abs),
+        flips=axes,
+        shift=st.tuples(st.integers(0, 64), st.integers(0, 64)),
+        scale=st.floats(0, 1).map(abs),
+        intensity=st.floats(0, 1).map(abs),
+        noise=st.floats(0, 10).map(abs),
+    ),
     select=st.sampled_from(["best", "smoothed", "averaged", "last", "authors"]),
     window=st.integers(1, 50),
     carry_head=st.sampled_from(["best", "last"]),
     feature_dropout=st.booleans(),
+)
+
+
+normalisations = st.sampled_from([None, "patient", "image", "dataset", "none"]) | st.builds(
+    Window, low=st.floats(-9, 0), high=st.floats(1, 9)
+)
+views = st.builds(FieldOfView, share=st.floats(0.1, 1)) | st.builds(
+    FieldOfView, millimetres=positive
+)
+start_weights = st.builds(
+    StartWeights,
+    file=st.text(st.characters(codec="ascii"), max_size=9),
+    sha256=st.from_regex(r"[0-9a-f]{64}", fullmatch=True),
 )
 
 
@@ -69,7 +99,10 @@ def splits(draw: st.DrawFn, *, tests: bool) -> Split:
     fold = draw(st.none() | folds())
     test = draw(positive if tests else st.just(0.0) | positive) if fold is None else 0.0
     used = draw(st.just(1.0) | st.floats(0.01, 1))
-    return Split(train=draw(positive), val=draw(positive), test=test, fold=fold, used=used)
+    inner = draw(st.none() | folds())
+    return Split(
+        train=draw(positive), val=draw(positive), test=test, fold=fold, used=used, inner=inner
+    )
 
 
 @st.composite
@@ -124,7 +157,15 @@ def plans(draw: st.DrawFn) -> Plan:
         profile=draw(names),
         target=target,
         datasets=tuple(
-            Dataset(name=name, options=draw(options), split=draw(splits(tests=name == target)))
+            Dataset(
+                name=name,
+                options=draw(options),
+                split=draw(splits(tests=name == target)),
+                normalise=draw(normalisations),
+                field_of_view=draw(st.none() | views),
+                flips=draw(st.none() | axes),
+                channels=draw(st.sampled_from([None, "grey", "repeat", "stem"])),
+            )
             for name in listed
         ),
         copies=draw(st.sampled_from(["group", "drop", "report"])),
@@ -133,6 +174,9 @@ def plans(draw: st.DrawFn) -> Plan:
         head=draw(components),
         heads=heads,
         body=draw(bodies()),
+        body_weights=draw(st.none() | start_weights),
+        ensemble=draw(st.integers(1, 9)),
+        test_views=draw(st.integers(1, 9)),
         bootstrap=draw(st.integers(1, 300)),
         bootstrap_rule=draw(st.sampled_from(["all", "halving"])),
         seed=draw(seeds),

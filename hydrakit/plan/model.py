@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -21,16 +22,17 @@ from pydantic import (
     PlainSerializer,
     PositiveFloat,
     SerializerFunctionWrapHandler,
+    StringConstraints,
     ValidationError,
     model_serializer,
     model_validator,
 )
 
 from hydrakit.errors import PlanError
-from hydrakit.hooks import Factory, OptionValue
+from hydrakit.hooks import ChannelRule, DatasetAdapter, Factory, FieldOfView, Normalise, OptionValue
 from hydrakit.plugins.options import resolve_options
-from hydrakit.rounds import MAX_DATASETS, Round
-from hydrakit.schema import Count, Frozen, Name, OptionText, Seed, first_fault
+from hydrakit.rounds import MAX_DATASETS, MAX_VIEWS, Axis, Round
+from hydrakit.schema import Count, Frozen, Name, OptionText, PathText, Seed, first_fault
 from hydrakit.storage.files import MIB, read_json
 from hydrakit.storage.records import refuse_later
 
@@ -38,6 +40,7 @@ from hydrakit.storage.records import refuse_later
 MAX_PLAN = 4 * MIB  # bytes of the file
 MAX_ROUNDS = 1000
 MAX_FOLDS = 1000
+MAX_ENSEMBLE = 100
 MAX_PATCH = 1024
 MAX_FEATURES = 2**14
 MAX_WEIGHTS = 2**25  # weights of a body: 40 times as many as the paper's
@@ -73,6 +76,8 @@ class Split(Frozen):
         fold: Fold that is the test split; training and validation share the other cases.
         used: Share of the patients outside the test split to use; 1 uses all. The test split does
             not depend on it.
+        inner: Fold of the cases outside the test split that takes the place of the test split, for
+            a search; the cases of the test split itself are not used.
     """
 
     train: PositiveFloat
@@ -80,6 +85,7 @@ class Split(Frozen):
     test: NonNegativeFloat = 0.0
     fold: Fold | None = None
     used: Annotated[float, Field(gt=0, le=1)] = 1.0
+    inner: Fold | None = None
 
     @model_validator(mode="after")
     def _check_test(self) -> Self:
@@ -89,10 +95,12 @@ class Split(Frozen):
 
     @model_serializer(mode="wrap")
     def _omit_default_used(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Omit ``used`` if it is 1: plans older than this field keep their digests."""
+        """Omit newer fields with their defaults: older plans keep their digests."""
         content: dict[str, Any] = serialise(self)
         if self.used == 1:
             del content["used"]
+        if self.inner is None:
+            del content["inner"]
         return content
 
     @property
@@ -145,9 +153,52 @@ Head = Annotated[Component, BeforeValidator(_parse_head), PlainSerializer(_seria
 
 
 class Dataset(Component):
-    """A dataset of a plan: name and options of its adapter, and its split."""
+    """A dataset of a plan: name and options of its adapter, and its split.
+
+    Attributes:
+        split: Shares of its splits.
+        normalise: How its grey values are normalised; None for the adapter's rule.
+        field_of_view: Region of the image that the network sees; None for the adapter's.
+        flips: Axes along which its images may be mirrored; None for the adapter's.
+        channels: What to do if the body takes another number of channels; None for the adapter's
+            rule.
+    """
 
     split: Split
+    normalise: Normalise | None = None
+    field_of_view: FieldOfView | None = None
+    flips: tuple[Axis, ...] | None = None
+    channels: ChannelRule | None = None
+
+    @model_serializer(mode="wrap")
+    def _omit_none(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit newer fields with their defaults: older plans keep their digests."""
+        content: dict[str, Any] = serialise(self)
+        for name in DATASET_VALUES:
+            if content[name] is None:
+                del content[name]
+        return content
+
+    def applied_to(self, adapter: DatasetAdapter) -> DatasetAdapter:
+        """The adapter with the values that this plan replaces."""
+        given = {name: getattr(self, name) for name in DATASET_VALUES}
+        return replace(adapter, **{name: each for name, each in given.items() if each is not None})
+
+
+DATASET_VALUES = ("normalise", "field_of_view", "flips", "channels")
+"""Values of an adapter that a plan can replace."""
+
+
+class StartWeights(Frozen):
+    """Weights that a body begins with, in place of random ones.
+
+    Attributes:
+        file: Path of their file, as the user gave it.
+        sha256: SHA-256 of the file.
+    """
+
+    file: PathText
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class BodySpec(Frozen):
@@ -263,6 +314,11 @@ class Plan(Frozen):
         head: Kind of head of all datasets that ``heads`` does not name.
         heads: Kinds of head by dataset.
         body: Body that all datasets share.
+        body_weights: Weights that the body begins with; None for random ones.
+        ensemble: Number of networks, trained with different seeds on the same splits, whose
+            predicted probabilities are averaged.
+        test_views: Number of views of each case whose predicted probabilities are averaged in the
+            final predictions; 1 is the unaugmented patch alone.
         bootstrap: Number of random starts; training begins from the best on validation.
         bootstrap_rule: ``all`` evaluates every start on all validation cases. ``halving`` evaluates
             them on an eighth of the cases, the best quarter on half of the cases, and the best
@@ -283,6 +339,9 @@ class Plan(Frozen):
     head: Head
     heads: dict[Name, Head] = Field(default_factory=dict)
     body: PlannedBody = BodySpec()
+    body_weights: StartWeights | None = None
+    ensemble: Annotated[int, Field(gt=0, le=MAX_ENSEMBLE)] = 1
+    test_views: Annotated[int, Field(gt=0, le=MAX_VIEWS)] = 1
     bootstrap: Count = 1
     bootstrap_rule: BootstrapRule = "all"
     seed: Seed = 0
@@ -321,8 +380,11 @@ class Plan(Frozen):
     def _omit_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit newer fields with their defaults: older plans keep their digests."""
         content: dict[str, Any] = serialise(self)
-        for name in ("heads", "strangers"):
+        for name in ("heads", "strangers", "body_weights"):
             if not content[name]:
+                del content[name]
+        for name in ("ensemble", "test_views"):
+            if content[name] == 1:
                 del content[name]
         return content
 

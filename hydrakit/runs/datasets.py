@@ -36,12 +36,15 @@ class PlanDatasets:
 def find_datasets(plan: Plan, context: RunContext, plugins: Plugins) -> PlanDatasets:
     """Look up the datasets of a plan, and check that their folders exist, before reading any.
 
+    The adapters have the values that the plan replaces.
+
     Raises:
         PluginError: No plugin offers one of them.
         DataError: A folder is missing.
     """
     adapters = {
-        dataset.name: plugins.get(DatasetAdapter, dataset.name) for dataset in plan.datasets
+        dataset.name: dataset.applied_to(plugins.get(DatasetAdapter, dataset.name))
+        for dataset in plan.datasets
     }
     roots = {name: context.root_of(name) for name in adapters}
     for name, adapter in adapters.items():
