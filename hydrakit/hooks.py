@@ -391,13 +391,12 @@ class DatasetAdapter(Factory):
             other dataset has these patients.
         elsewhere: Folders outside ``root`` with further files of the dataset. hydrakit watches
             them for changes, as it does with ``root``.
-        normalise: How grey values are normalised, over whole images. The user's plan may say another
-            rule.
+        normalise: How grey values are normalised, over whole images. A plan may say another rule.
         flips: Axes along which an image may be mirrored, where a round's augmentation mirrors:
             leave out an axis if left and right, or above and below, matter. None: no restriction.
-        channels: What to do if the body takes another number of channels: convert colour to ``grey``
-            (luminance), ``repeat`` a single channel, or train a ``stem``, a convolution of the
-            dataset's own. None: hydrakit chooses.
+        channels: What to do if the body takes another number of channels: convert colour to
+            ``grey`` (luminance), ``repeat`` a single channel, or train a ``stem``, a convolution of
+            the dataset's own. None: hydrakit chooses.
         exact_names: Compare names of patients, groups and findings character by character, not by
             `hydrakit.data.identity.normal_name`, for which ``P07`` and ``p7`` are one.
     """

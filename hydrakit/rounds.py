@@ -47,8 +47,8 @@ class Transforms(Frozen):
     """Largest change of size: 0.1 enlarges or shrinks by a factor of up to 1.1."""
 
     intensity: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Largest change of contrast (a factor of 1 plus or minus this) and of brightness (plus or minus
-    this, in standard deviations)."""
+    """Largest change of contrast (a factor of 1 plus or minus this) and of brightness (plus or
+    minus this, in standard deviations)."""
 
     noise: Annotated[float, Field(ge=0, le=10)] = 0.0
     """Standard deviation of Gaussian noise that is added to each normalised pixel."""
