@@ -11,12 +11,23 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hydrakit.data.prepared.index import Index
 from hydrakit.errors import DataError
-from hydrakit.hooks import DatasetAdapter, FieldOfView, Label, Remark, Sample, Task, Unusable
+from hydrakit.hooks import (
+    ChannelRule,
+    DatasetAdapter,
+    FieldOfView,
+    Label,
+    Remark,
+    Sample,
+    Task,
+    Unusable,
+)
 from hydrakit.schema import Frozen, Text
+
+AUTOMATIC: Literal["automatic"] = "automatic"
 
 
 class DataOrigin(Frozen):
@@ -28,6 +39,8 @@ class DataOrigin(Frozen):
         classes: Names of the classes, in the order of their labels.
         task: Kind of label.
         field_of_view: Region of the image that the network sees.
+        channels: Rule for images with other channels than the body takes; `AUTOMATIC` if neither
+            the plan nor the adapter has one.
         splits: Digest of the split of every case (`splits_digest`).
     """
 
@@ -35,6 +48,7 @@ class DataOrigin(Frozen):
     classes: tuple[Text, ...] | None = None
     task: Task | None = None
     field_of_view: FieldOfView | None = None
+    channels: ChannelRule | Literal["automatic"] | None = None
     splits: str | None = None
 
     @classmethod
@@ -47,6 +61,7 @@ class DataOrigin(Frozen):
             classes=adapter.classes,
             task=adapter.task,
             field_of_view=adapter.field_of_view,
+            channels=adapter.channels or AUTOMATIC,
             splits=None if splits is None else splits_digest(splits),
         )
 
@@ -71,6 +86,8 @@ class DataOrigin(Frozen):
                 return f"its field of view was {before} and is {after}"
             if differ("content"):
                 return "its cases, images, labels or patients are others"
+        if differ("channels"):
+            return f"its rule for channels was {self.channels} and is {now.channels}"
         return "its cases are in other splits" if differ("splits") else None
 
 

@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from hydrakit.hooks import FieldOfView, Task
+from hydrakit.hooks import ChannelRule, FieldOfView, Task
 from hydrakit.plan.model import MAX_ROUNDS
 from hydrakit.rounds import MAX_EPOCHS, Train
 from hydrakit.schema import Frozen, Name, Seed, Text
@@ -365,6 +365,8 @@ class DataFacts(Frozen):
         classes: Names of the classes in the order of their labels; None in older versions.
         task: Kind of label; None in older versions.
         field_of_view: Region of the image that the network sees; None in older versions.
+        channel_rule: Rule of plan or adapter for images with other channels than the body takes;
+            None for none.
     """
 
     digest: str
@@ -384,13 +386,15 @@ class DataFacts(Frozen):
     classes: tuple[Text, ...] | None = None
     task: Task | None = None
     field_of_view: FieldOfView | None = None
+    channel_rule: ChannelRule | None = None
 
     @model_serializer(mode="wrap")
-    def _omit_no_conflicts(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Omit ``conflicting`` if it is empty: most files are as earlier versions wrote them."""
+    def _omit_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit newer values with their defaults: most files are as earlier versions wrote them."""
         content: dict[str, Any] = serialise(self)
-        if not self.conflicting:
-            del content["conflicting"]
+        for name in ("conflicting", "channel_rule"):
+            if not getattr(self, name):
+                del content[name]
         return content
 
 

@@ -30,6 +30,7 @@ from hydrakit.version import version
 
 if TYPE_CHECKING:
     from hydrakit.compute.devices import Compute
+    from hydrakit.data.channels import ChannelFit
     from hydrakit.plugins.registry import PluginRecord, Plugins
     from hydrakit.rounds import Round
     from hydrakit.runs.rundir import RunDir
@@ -43,6 +44,7 @@ def key_of(
     *,
     contents: Mapping[str, str],
     splits: Mapping[str, Mapping[str, str]],
+    fits: Mapping[str, ChannelFit],
     compute: Compute,
     plugins: Plugins,
 ) -> str:
@@ -53,10 +55,14 @@ def key_of(
         number: Number of the round, from 1.
         contents: Content digests of the prepared datasets, by name.
         splits: Split of every case, by dataset and case key.
+        fits: What becomes of the images of datasets with other channels than the body, by name.
         compute: Device and precision of the run.
         plugins: Plugins that offer the plan's heads.
     """
-    facts = {**_of_plan(plan, number, contents, splits), **_of_machine(plan, compute, plugins)}
+    facts = {
+        **_of_plan(plan, number, contents, splits, fits),
+        **_of_machine(plan, compute, plugins),
+    }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -109,6 +115,7 @@ def _of_plan(
     number: int,
     contents: Mapping[str, str],
     splits: Mapping[str, Mapping[str, str]],
+    fits: Mapping[str, ChannelFit],
 ) -> dict[str, Any]:
     """Part of the key that describes the plan and its data."""
     rounds = plan.rounds[:number]
@@ -121,6 +128,10 @@ def _of_plan(
         renamed.append(round.model_copy(update=update).model_dump(mode="json"))
     stored = plan.model_dump(mode="json")
     other_heads = {name: head for name, head in stored.get("heads", {}).items() if name in seen}
+    # The content of a dataset tells grey images from those in colour.
+    channels = {
+        name: str(fits[name]) for name in seen if name in fits and fits[name].rule != "grey"
+    }
     # Datasets that the body is built for. The paper's body needs them only for separate norms.
     by_dataset = not isinstance(plan.body, BodySpec) or plan.body.norm == "dataset"
     return {
@@ -137,6 +148,7 @@ def _of_plan(
         "body": stored["body"],
         "body's datasets": [dataset.name for dataset in plan.datasets] if by_dataset else [],
         "datasets": [plan.dataset(name).model_dump(mode="json") for name in seen],
+        **({"channels": channels} if channels else {}),
         "content": [contents[name] for name in seen],
         "splits": [splits_digest(splits[name]) for name in seen],
     }

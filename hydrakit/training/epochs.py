@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hydrakit.compute.devices import Compute
 from hydrakit.hooks import Task
 from hydrakit.models.body import BodyModule
+from hydrakit.models.stem import stem_of
 from hydrakit.plan.results import Metrics
 from hydrakit.rounds import Hyperparameters, Round
 from hydrakit.stats.tasks import from_tensor, loss_of
@@ -162,8 +163,13 @@ class MultiTaskEpoch:
     ) -> Tensor:
         """Update all modules on one batch of each dataset; return the first dataset's outputs."""
         names = [examples.data.name for _, examples in parts]
+        stems = [stem_of(head, name) for (head, _), name in zip(parts, names, strict=True)]
         with self.compute.training():
-            features = self._features(names, [images for images, _ in batches])
+            inputs = [
+                images if stem is None else stem(images)
+                for stem, (images, _) in zip(stems, batches, strict=True)
+            ]
+            features = self._features(names, inputs)
             outputs = [head(each) for (head, _), each in zip(parts, features, strict=True)]
         total = torch.zeros((), device=outputs[0].device)
         for (_, examples), output, (_, targets) in zip(parts, outputs, batches, strict=True):

@@ -2,7 +2,8 @@
 
 A round that trains all feeds images to body and head. In a head round the body is frozen, so its
 features of each image are constant: they are computed once, and the same loop feeds them to the
-head alone.
+head alone. A head with a stem for the dataset is the exception: its round trains the stem through
+the frozen body, which needs the images.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from hydrakit.data.load import LoadedDataset
 from hydrakit.errors import PlanError
 from hydrakit.models.body import BodyModule, BodyWithHead, set_trainable
 from hydrakit.models.layers import Dropout
+from hydrakit.models.stem import stem_of
 from hydrakit.plan.results import EpochRecord, Metrics
 from hydrakit.rounds import Round
 from hydrakit.stats.tasks import from_tensor
@@ -119,18 +121,19 @@ def train_round(
             ]
             runner = MultiTaskEpoch(body, parts, round, seeds=seeds, compute=compute)
         else:
-            model: nn.Module = BodyWithHead(body, head)
+            stem = stem_of(head, round.dataset)
+            model: nn.Module = BodyWithHead(body, head, stem)
             if round.train == "head":
                 head_input = Dropout(settings.dropout * settings.feature_dropout)
                 model = nn.Sequential(head_input, head)
-                if cache_features:
+                if cache_features and stem is None:
                     compute = compute.for_cached_features()
                     examples.precompute_features(body, compute.device)
                     stack.enter_context(on_device(head, compute.device))
                     # A head's step is so small that a second thread makes it slower.
                     stack.enter_context(thread_count(1))
                 else:
-                    model = BodyWithHead(body, model)
+                    model = BodyWithHead(body, model, stem)
             runner = SingleTaskEpoch(Step(model, compute, settings), examples, head)
         return _run_epochs(
             runner,
@@ -154,7 +157,7 @@ def _evaluate_untrained(
     evaluate: Evaluator, data: LoadedDataset, on_epoch: Callable[[EpochRecord], None]
 ) -> TrainingResult:
     """Evaluate a network without training it: one record, of epoch 0, on unaugmented patches."""
-    model = BodyWithHead(evaluate.body, evaluate.head)
+    model = BodyWithHead(evaluate.body, evaluate.head, stem_of(evaluate.head, data.name))
     outputs = forward_in_batches(model, data.train.unaugmented(data.patch))
     targets = from_tensor(data.train_labels, data.scale)
     train = compute_metrics(outputs, targets, task=data.task, loss=evaluate.loss, scale=data.scale)

@@ -34,12 +34,14 @@ from hydrakit.plan.model import (
     MAX_PATCH,
     MAX_ROUNDS,
     BodySpec,
+    Channels,
     Conflicts,
     Copies,
     Features,
     Head,
     OtherBody,
     Split,
+    StemShape,
 )
 from hydrakit.rounds import MAX_DATASETS
 from hydrakit.schema import Frozen, Name, Text
@@ -71,7 +73,6 @@ _TYPES = {
     "BOOL": "bool",
 }
 
-Channels = Annotated[int, Field(gt=0, le=1024)]
 Sha256Text = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -80,15 +81,26 @@ class Preprocessing(Frozen):
 
     Attributes:
         patch: Height and width of the input image in pixels.
-        channels: Number of channels of the image.
+        channels: Number of channels of the image, after the conversion.
         field_of_view: Region of the image that the patch shows; None if unknown.
         normalisation: Normalisation of the pixel values, in words: ``z-score per patient``.
+        conversion: What is done with the channels of the image: ``grey`` for the luminance of
+            colour, ``repeat`` for one channel that is repeated; None for nothing.
     """
 
     patch: Annotated[int, Field(gt=0, le=MAX_PATCH)]
     channels: Channels
     field_of_view: FieldOfView | None
     normalisation: Text
+    conversion: Literal["grey", "repeat"] | None = None
+
+    @model_serializer(mode="wrap")
+    def _omit_no_conversion(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit ``conversion`` if there is none: such files are as before this field."""
+        content: dict[str, Any] = serialise(self)
+        if self.conversion is None:
+            del content["conversion"]
+        return content
 
 
 class Probe(Frozen):
@@ -224,7 +236,9 @@ class HeadMetadata(Frozen):
         splits: Digest of the split of every case (`splits_digest`).
         body: Digest of the body of the training.
         preprocessing: Preprocessing of its images.
-        digest: Digest of its tensors.
+        stems: For a head with stems, the stem of each dataset that trained the head, or None for
+            one whose images go into the body as they are; the file has it only if there is a stem.
+        digest: Digest of its tensors, those of the stems among them.
         probe: Features and their logits, to check that the factory still builds the same head.
     """
 
@@ -247,8 +261,26 @@ class HeadMetadata(Frozen):
     splits: Sha256Text | None = None
     body: Sha256Text
     preprocessing: Preprocessing
+    stems: Annotated[dict[Name, StemShape | None], Field(max_length=MAX_DATASETS)] = Field(
+        default_factory=dict
+    )
     digest: Sha256Text
     probe: Probe
+
+    def stem_for(self, dataset: str) -> str:
+        """Dataset whose stem, if any, images of a dataset need: its own if it trained the head."""
+        return dataset if dataset in self.stems else self.dataset
+
+    def image_channels(self, dataset: str, *, body: int) -> int:
+        """Number of channels that images of a dataset need in front of a body with ``body``."""
+        stem = self.stems.get(self.stem_for(dataset))
+        return body if stem is None else stem.images
+
+    @property
+    def body_channels(self) -> int:
+        """Number of channels that the body must take."""
+        stem = next(filter(None, self.stems.values()), None)
+        return self.preprocessing.channels if stem is None else stem.body
 
     @model_validator(mode="after")
     def _probe_fits(self) -> Self:
@@ -256,12 +288,26 @@ class HeadMetadata(Frozen):
             raise ValueError("the probe has not as many features and logits as the head")
         return self
 
+    @model_validator(mode="after")
+    def _stems_fit(self) -> Self:
+        if len({stem.body for stem in self.stems.values() if stem is not None}) > 1:
+            raise ValueError("the stems are for bodies with different numbers of channels")
+        own = self.image_channels(self.dataset, body=self.body_channels)
+        if own != self.preprocessing.channels:
+            raise ValueError("the stem of its dataset takes other images than its preprocessing")
+        return self
+
     @model_serializer(mode="wrap")
-    def _omit_conflicts(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Omit ``conflicts`` where it affects no split: such files are as before this field."""
+    def _omit_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit newer fields that have no effect: such files are as before these fields.
+
+        ``conflicts`` affects splits only if copies were dropped.
+        """
         content: dict[str, Any] = serialise(self)
         if self.conflicts != "drop":
             del content["conflicts"]
+        if not self.stems:
+            del content["stems"]
         return content
 
 

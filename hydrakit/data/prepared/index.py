@@ -109,6 +109,7 @@ class PreparedDataset:
         folder: Folder of the prepared data.
         reused_since: When the data was prepared, in seconds since 1970, if it was reused without
             reading the dataset; None if the dataset has just been read.
+        repeat: How often the single channel of a patch is repeated in what is read from here.
     """
 
     index: Index
@@ -117,6 +118,12 @@ class PreparedDataset:
     _thumbnails: RowFile[np.float32] = field(repr=False)
     _textures: RowFile[np.int8] = field(repr=False)
     reused_since: float | None = None
+    repeat: int = 1
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the patches that the network gets."""
+        return self.index.channels * self.repeat
 
     def rows(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """Return the z-scored patches of some cases, ``(n, channels, side, side)`` float32.
@@ -125,7 +132,7 @@ class PreparedDataset:
             rows: Indices into ``index.cases``.
         """
         index = self.index
-        patches = np.empty((len(rows), index.channels, index.side, index.side), dtype=np.float32)
+        patches = np.empty((len(rows), self.channels, index.side, index.side), dtype=np.float32)
         for patch, row in zip(patches, rows, strict=True):
             intensity = index.patients[index.cases[row].patient]
             mean, deviation = np.array([intensity.mean, intensity.deviation])[:, :, None, None]

@@ -590,6 +590,7 @@ def data_facts(index: Index, adapter: DatasetAdapter, leakage: LeakageResult) ->
         classes=adapter.classes,
         task=adapter.task,
         field_of_view=adapter.field_of_view,
+        channel_rule=adapter.channels,
     )
 
 
