@@ -131,7 +131,7 @@ def _impossible(dataset: str, rule: ChannelRule, channels: int, body: int) -> Da
     )
 
 
-def _remedy(dataset: str, rule: ChannelRule) -> str:
+def _remedy(dataset: str, rule: str) -> str:
     return f"use `{command_line('--set', f'datasets.{dataset}.channels={rule}')}`"
 
 
@@ -143,22 +143,12 @@ def note_of(dataset: str, fit: ChannelFit, *, stacked: bool) -> str:
         "repeat": f"are repeated ({fit.images} -> {fit.body})",
         "stem": f"get a stem of their own ({fit.images} -> {fit.body})",
     }[fit.rule]
-    others = " or ".join(
-        rule for rule in ("grey", "repeat", "stem") if rule != fit.rule and _possible(rule, fit)
-    )
-    change = f"; to change it: `{_setting(dataset, others)}`" if others else ""
+    other = "stem" if fit.rule != "stem" else "repeat" if fit.images == 1 else None
+    if fit.rule == "stem" and fit.images == COLOUR and not stacked:
+        other = "grey"
+    change = f"; to change it, {_remedy(dataset, other)}" if other else ""
     plural = "s" * (fit.images > 1)
     return f"{dataset}: its {kind} of {fit.images} channel{plural} {what}{change}"
-
-
-def _possible(rule: str, fit: ChannelFit) -> bool:
-    if rule == "stem":
-        return True
-    return fit.images == (COLOUR if rule == "grey" else 1)
-
-
-def _setting(dataset: str, rules: str) -> str:
-    return command_line("--set", f"datasets.{dataset}.channels={rules}")
 
 
 def luminance(image: NDArray[np.float32]) -> NDArray[np.float32]:
