@@ -143,8 +143,12 @@ class Hyperparameters(Frozen):
     weights anew on the training split."""
 
     solver: Literal["steps", "exact"] = "steps"
-    """How a head round finds the head: by training ``steps``, or ``exact``: the minimum of the
-    penalised loss on the body's features, which only a head without hidden layers has."""
+    """How a head round finds the head: by training ``steps``, or ``exact``.
+
+    ``exact`` is the minimum of the penalised loss on the body's features of the training patches,
+    each once and unaugmented: a logistic or a ridge regression. It needs a head that is one linear
+    layer, such as ``linear``. Of the other hyperparameters it uses ``penalty`` alone.
+    """
 
     penalty: PositiveFloat | None = None
     """L2 penalty of ``exact``, in units of 1 / C of scikit-learn, on standardised features. None
@@ -158,6 +162,12 @@ class Hyperparameters(Frozen):
 
     feature_dropout: bool = False
     """In a head round, apply dropout to the features of the body, as the authors' code does."""
+
+    @model_validator(mode="after")
+    def _check_penalty(self) -> Self:
+        if self.penalty is not None and self.solver != "exact":
+            raise ValueError("'penalty' is for the solver 'exact': set 'solver' too")
+        return self
 
     @model_serializer(mode="wrap")
     def _omit_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -225,6 +235,11 @@ class Round(Frozen):
             raise ValueError("a dataset or a head is named twice in one round")
         if self.others and self.train != "all":
             raise ValueError(f"a round with 'others' trains 'all', not {self.train!r}")
+        if self.hyperparameters.solver == "exact" and self.train != "head":
+            raise ValueError(
+                "the solver 'exact' is for rounds that train the head alone, and this one trains "
+                f"{self.train!r}"
+            )
         return self
 
     @property

@@ -114,6 +114,7 @@ def check_builds(
 
     Raises:
         PluginError: The shapes of a component differ between both builds, or it cannot be built.
+        PlanError: A round solves a head exactly that is not one linear layer.
     """
     first, second = (_shapes(plan, adapters, in_channels, plugins, seed=seed) for seed in (0, 1))
     for (kind, name, dataset), shapes in first.items():
@@ -130,6 +131,31 @@ def check_builds(
             "arguments of build"
         )
         raise source.fault(message) if source else PluginError(message)
+    _check_exact(plan, adapters, in_channels, plugins)
+
+
+def _check_exact(
+    plan: Plan, adapters: Mapping[str, DatasetAdapter], in_channels: int, plugins: Plugins
+) -> None:
+    """Refuse a head that a round solves exactly, and that is not one linear layer."""
+    import torch
+
+    from hydrakit.compute.modules import only_layer
+
+    for round in plan.rounds:
+        if round.hyperparameters.solver != "exact":
+            continue
+        kind, outputs = plan.head_of(round.dataset), len(adapters[round.dataset].classes)
+        with torch.random.fork_rng(devices=[]):
+            body = build_body(
+                plan.body, in_channels=in_channels, datasets=tuple(adapters), plugins=plugins
+            )
+            head = build_head(kind, features=body.features, outputs=outputs, plugins=plugins)
+        if only_layer(head) is None:
+            raise PlanError(
+                f"head {str(kind)!r} of {round.dataset!r} is not one linear layer with a bias, and "
+                "the solver 'exact' needs that: use `--head linear`, or the solver 'steps'"
+            )
 
 
 _Shapes = dict[str, tuple[int, ...]]

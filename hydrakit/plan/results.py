@@ -178,6 +178,7 @@ class RoundResult(Frozen):
         heads: Validation metrics after this round of each dataset trained so far, with its own
             head, by dataset: a row of the transfer matrix.
         moved: Change of the body in this round; in the first round, from its random start.
+        penalty: Penalty of a head that was solved exactly; None for any other.
     """
 
     round: Annotated[int, Field(ge=1, le=MAX_ROUNDS)]
@@ -194,6 +195,15 @@ class RoundResult(Frozen):
     bootstrap: Bootstrap | None = None
     heads: dict[Name, Metrics] = Field(default_factory=dict)
     moved: WeightChange | None = None
+    penalty: float | None = None
+
+    @model_serializer(mode="wrap")
+    def _omit_no_penalty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit ``penalty`` if there is none: most files are as earlier versions wrote them."""
+        content: dict[str, Any] = serialise(self)
+        if self.penalty is None:
+            del content["penalty"]
+        return content
 
 
 class Change(Frozen):

@@ -232,6 +232,7 @@ class Session:
             bootstrap=state.bootstrap,
             heads=network.validation_metrics(validation_outputs),
             moved=state.weight_change,
+            penalty=training.penalty,
         )
         with self.rundir.writing_round(number, round) as folder:
             network.save(folder, number, round, training)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from torch import nn
@@ -25,6 +26,7 @@ from hydrakit.models.layers import Dropout
 from hydrakit.plan.results import EpochRecord, Metrics
 from hydrakit.rounds import Round
 from hydrakit.stats.tasks import from_tensor
+from hydrakit.training import exact
 from hydrakit.training.batches import TrainingExamples
 from hydrakit.training.checkpoint import Checkpointer, RoundProgress
 from hydrakit.training.diagnostics import first_nonfinite
@@ -48,11 +50,13 @@ class TrainingResult:
         epochs: One record for each epoch.
         best: Record of the selected epoch.
         last_head: Weights of the head after the last epoch.
+        penalty: Penalty of a head that was solved exactly; None for any other.
     """
 
     epochs: list[EpochRecord]
     best: EpochRecord
     last_head: StateDict
+    penalty: float | None = None
 
 
 class DivergedError(PlanError):
@@ -108,6 +112,8 @@ def train_round(
     evaluate = Evaluator(body, head, data.val, reference, settings.loss)
     if round.train == "none":
         return _evaluate_untrained(evaluate, data, on_epoch)
+    if settings.solver == "exact":
+        return _solve(evaluate, data, settings.penalty, on_epoch)
 
     with ExitStack() as stack:
         runner: EpochRunner
@@ -166,6 +172,30 @@ def _evaluate_untrained(
     )
     on_epoch(record)
     return TrainingResult([record], record, deepcopy(evaluate.head.state_dict()))
+
+
+def _solve(
+    evaluate: Evaluator,
+    data: LoadedDataset,
+    penalty: float | None,
+    on_epoch: Callable[[EpochRecord], None],
+) -> TrainingResult:
+    """Solve the head exactly on features of the frozen body: one record, of epoch 1."""
+    body, head = evaluate.body, evaluate.head
+    features = exact.features_of(data, partial(forward_in_batches, body))
+    model = exact.fit(data, features, penalty)
+    exact.put_into(head, model)
+    outputs = forward_in_batches(head, features.to(data.train.device))
+    targets = from_tensor(data.train_labels, data.scale)
+    train = compute_metrics(outputs, targets, task=data.task, loss=evaluate.loss, scale=data.scale)
+    val, reference_auc = evaluate()
+    for metrics in (train, val):
+        require_finite(metrics, "the exact solution", data.name)
+    record = EpochRecord(
+        epoch=1, learning_rate=0.0, train=train, val=val, reference_auc=reference_auc
+    )
+    on_epoch(record)
+    return TrainingResult([record], record, deepcopy(head.state_dict()), model.penalty)
 
 
 def _run_epochs(
