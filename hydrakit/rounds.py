@@ -151,8 +151,9 @@ class Hyperparameters(Frozen):
     """
 
     penalty: PositiveFloat | None = None
-    """L2 penalty of ``exact``, in units of 1 / C of scikit-learn, on standardised features. None
-    chooses it by cross-validation within the training split."""
+    """L2 penalty of ``exact``, and of the regression within the head ``blend``, in units of 1 / C
+    of scikit-learn, on standardised features. None chooses it by cross-validation within the
+    training split."""
 
     carry_head: Literal["best", "last"] = "best"
     """Epoch whose head continues in later rounds and becomes the reference.
@@ -162,12 +163,6 @@ class Hyperparameters(Frozen):
 
     feature_dropout: bool = False
     """In a head round, apply dropout to the features of the body, as the authors' code does."""
-
-    @model_validator(mode="after")
-    def _check_penalty(self) -> Self:
-        if self.penalty is not None and self.solver != "exact":
-            raise ValueError("'penalty' is for the solver 'exact': set 'solver' too")
-        return self
 
     @model_serializer(mode="wrap")
     def _omit_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:

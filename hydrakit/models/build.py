@@ -131,30 +131,55 @@ def check_builds(
             "arguments of build"
         )
         raise source.fault(message) if source else PluginError(message)
-    _check_exact(plan, adapters, in_channels, plugins)
+    _check_regressions(plan, adapters, in_channels, plugins)
 
 
-def _check_exact(
+def _check_regressions(
     plan: Plan, adapters: Mapping[str, DatasetAdapter], in_channels: int, plugins: Plugins
 ) -> None:
-    """Refuse a head that a round solves exactly, and that is not one linear layer."""
+    """Check the heads that are a regression or contain one, and the rounds that solve them.
+
+    Raises:
+        PlanError: A round solves a head exactly that is not one linear layer; a blended head is on
+            a body without intensities; or a penalty is set where nothing uses it.
+    """
     import torch
 
     from hydrakit.compute.modules import only_layer
+    from hydrakit.models.blend import BlendedHead
 
-    for round in plan.rounds:
-        if round.hyperparameters.solver != "exact":
-            continue
-        kind, outputs = plan.head_of(round.dataset), len(adapters[round.dataset].classes)
-        with torch.random.fork_rng(devices=[]):
-            body = build_body(
-                plan.body, in_channels=in_channels, datasets=tuple(adapters), plugins=plugins
+    with torch.random.fork_rng(devices=[]):
+        body = build_body(
+            plan.body, in_channels=in_channels, datasets=tuple(adapters), plugins=plugins
+        )
+        heads = {
+            name: build_head(
+                plan.head_of(name),
+                features=body.features,
+                outputs=len(adapter.classes),
+                plugins=plugins,
             )
-            head = build_head(kind, features=body.features, outputs=outputs, plugins=plugins)
-        if only_layer(head) is None:
+            for name, adapter in adapters.items()
+        }
+    blended = {name for name, head in heads.items() if isinstance(head, BlendedHead)}
+    for round in plan.rounds:
+        name, settings = round.dataset, round.hyperparameters
+        kind = str(plan.head_of(name))
+        if settings.solver == "exact" and only_layer(heads[name]) is None:
             raise PlanError(
-                f"head {str(kind)!r} of {round.dataset!r} is not one linear layer with a bias, and "
-                "the solver 'exact' needs that: use `--head linear`, or the solver 'steps'"
+                f"head {kind!r} of {name!r} is not one linear layer with a bias, and the solver "
+                "'exact' needs that: use `--head linear`, or the solver 'steps'"
+            )
+        if blended & {*round.datasets} and not getattr(body, "intensities", 0):
+            raise PlanError(
+                f"head {kind!r} of {name!r} needs the intensities of the image among the features "
+                f"of the body, and {str(plan.body.name)!r} has none: use "
+                "`--body small --body-option intensities=true`, or `--head linear`"
+            )
+        if settings.penalty is not None and settings.solver != "exact" and name not in blended:
+            raise PlanError(
+                f"'penalty' of the round on {name!r} has no effect: it is for the solver 'exact' "
+                "and for the head 'blend'"
             )
 
 

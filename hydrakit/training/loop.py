@@ -21,6 +21,7 @@ from hydrakit.compute.devices import Compute, on_device, thread_count
 from hydrakit.compute.modules import StateDict, is_frozen, set_dropout
 from hydrakit.data.load import LoadedDataset
 from hydrakit.errors import PlanError
+from hydrakit.models.blend import BlendedHead
 from hydrakit.models.body import BodyModule, BodyWithHead, set_trainable
 from hydrakit.models.layers import Dropout
 from hydrakit.plan.results import EpochRecord, Metrics
@@ -112,6 +113,9 @@ def train_round(
     evaluate = Evaluator(body, head, data.val, reference, settings.loss)
     if round.train == "none":
         return _evaluate_untrained(evaluate, data, on_epoch)
+    for each_head, each_data in ((head, data), *others):
+        if isinstance(each_head, BlendedHead):
+            exact.fit_blend(each_head, body, each_data, settings.penalty)
     if settings.solver == "exact":
         return _solve(evaluate, data, settings.penalty, on_epoch)
 
