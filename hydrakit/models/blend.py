@@ -33,7 +33,8 @@ class BlendedHead(nn.Module):
         logits: Tensor = self.logits(self.dropout(features))
         if self.training:
             return logits
-        return (logits + self.regression(features)) / 2
+        regression: Tensor = self.regression(features)
+        return (logits + regression) / 2
 
     def set_regression(self, weights: Tensor, bias: Tensor) -> None:
         """Set the regression on the last features.

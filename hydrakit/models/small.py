@@ -84,7 +84,7 @@ class SmallBody(BodyModule):
         maps = functional.relu(self.norm(self.conv(channels_last(images))), inplace=True)
         for block in self.blocks:
             maps = block(functional.max_pool2d(maps, 2))
-        features = torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], dim=1)
+        features: Tensor = torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], dim=1)
         if self.dense is not None:
             features = functional.relu(self.dense(features))
         features = self.dropout(features)
