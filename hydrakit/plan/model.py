@@ -159,7 +159,8 @@ class Dataset(Component):
         split: Shares of its splits.
         normalise: How its grey values are normalised; None for the adapter's rule.
         field_of_view: Region of the image that the network sees; None for the adapter's.
-        flips: Axes along which its images may be mirrored; None for the adapter's.
+        flips: Axes along which its images may be mirrored; None for the adapter's. A new plan
+            states those of the adapter, so that the plan decides which views a run trains on.
         channels: What to do if the body takes another number of channels; None for the adapter's
             rule.
     """
@@ -169,6 +170,12 @@ class Dataset(Component):
     field_of_view: FieldOfView | None = None
     flips: tuple[Axis, ...] | None = None
     channels: ChannelRule | None = None
+
+    @model_validator(mode="after")
+    def _check_view(self) -> Self:
+        if self.field_of_view is not None and (self.field_of_view.share or 0) > 1:
+            raise ValueError("the share of a field of view is at most 1, the whole image")
+        return self
 
     @model_serializer(mode="wrap")
     def _omit_none(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -194,8 +194,9 @@ def make_plan(
                     name=name,
                     options=resolved[name],
                     split=_split(name, chosen, target=datasets[-1]),
+                    flips=adapter.flips,
                 )
-                for name in adapters
+                for name, adapter in adapters.items()
                 if chosen.whole or name in used
             ),
             copies=chosen.copies,

@@ -27,7 +27,7 @@ from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.datasets import PlanDatasets, common_channels
 from hydrakit.runs.earlier import environment_of, notes_of_other_bits, refuse_other_data
-from hydrakit.runs.evaluate import predict, score, to_csv
+from hydrakit.runs.evaluate import predict, score, to_csv, views_of
 from hydrakit.runs.example_cases import save_example_cases
 from hydrakit.runs.network import Network
 from hydrakit.runs.rundir import EXAMPLE_CASES, RunDir
@@ -40,6 +40,7 @@ from hydrakit.training.loop import DivergedError, TrainingResult, train_round
 from hydrakit.training.seeds import Seeds
 from hydrakit.training.weight_change import weight_change
 from hydrakit.version import version
+from hydrakit.weights.format import read_head
 
 
 @dataclass
@@ -365,9 +366,10 @@ class Session:
             for other in round.others:
                 copy(file(f"head-{other.dataset}.safetensors"), rundir.head_path(other.head))
         copy(file("body.safetensors"), rundir.body_path)
-        model = weights.load_model(
-            rundir.body_path, rundir.head_path(plan.target_head), plugins=self.plugins
-        ).to(self.compute.device)
+        head = rundir.head_path(plan.target_head)
+        model = weights.load_model(rundir.body_path, head, plugins=self.plugins)
+        model.to(self.compute.device)
+        views = views_of(read_head(head))
         val, test = (
             predict(
                 model,
@@ -375,6 +377,7 @@ class Session:
                 dataset=plan.target,
                 split=split,
                 classes=self.loaded[plan.target].classes,
+                views=views,
             )
             for split in ("val", "test")
         )
