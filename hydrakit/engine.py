@@ -108,7 +108,8 @@ def _run(
     with context.active() as compute:
         plugins = plugins or context.plugins()
         trackers = trackers_of(context, plugins)
-        all_callbacks = Callbacks([log, *callbacks, *trackers, ReportWriter(plugins)])
+        report = [ReportWriter(plugins)] if plan.inner is None else []  # a search has many runs
+        all_callbacks = Callbacks([log, *callbacks, *trackers, *report])
         session = _session(
             plan,
             context,
