@@ -380,6 +380,6 @@ def test_an_inner_fold_needs_a_test_split_and_enough_patients() -> None:
     table = Table([0] * 20 + [1] * 4, [str(case) for case in range(24)], [None] * 24, 2)
     split = Split(train=8, val=2, fold=Fold(index=0, count=2), inner=Fold(index=0, count=3))
     with pytest.raises(
-        DataError, match="2 patients with class 'class1'.* or use fewer inner folds"
+        DataError, match=r"2 patients with class 'class1'.* or use fewer inner folds"
     ):
         table.deal(split)
