@@ -91,6 +91,8 @@ class Split(Frozen):
     def _check_test(self) -> Self:
         if self.fold is not None and self.test > 0:
             raise ValueError("a split has a test share or a fold, not both")
+        if self.inner is not None and not self.tests:
+            raise ValueError("an inner fold needs a test split: a test share or a fold")
         return self
 
     @model_serializer(mode="wrap")
@@ -419,6 +421,11 @@ class Plan(Frozen):
     def effective_split_seed(self) -> int:
         """Seed of the splits."""
         return self.seed if self.split_seed is None else self.split_seed
+
+    @property
+    def inner(self) -> Fold | None:
+        """Inner fold that takes the place of the test split; None in a plan of no search."""
+        return self.dataset(self.target).split.inner
 
     @property
     def target_head(self) -> str:

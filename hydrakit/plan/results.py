@@ -437,7 +437,8 @@ class Event(Frozen):
 
     Attributes:
         time: Date and time of the event.
-        event: Kind of event: ``run``, ``round``, ``test read``, ``evaluated`` and others.
+        event: Kind of event: ``run``, ``round``, ``test read``, ``evaluated`` and others;
+            ``inner fold read`` in a run whose inner fold takes the place of the test split.
         by: What read the test split: ``results`` or ``trace``.
         dataset: Dataset that was trained or evaluated.
         split: Split that was evaluated.

@@ -330,11 +330,15 @@ class Session:
         return Trace(network.body, head, read_cases, folder=folder)
 
     def _target_cases(self, split: str, *, by: str) -> CaseSet:
-        """Cases of a split of the target. Each reading of the test split is logged first."""
-        target = self.loaded[self.plan.target]
+        """Cases of a split of the target. Each reading of the test split is logged first.
+
+        An inner fold in its place is logged as such: it is no reading of the test split.
+        """
+        target, inner = self.loaded[self.plan.target], self.plan.inner
         keys = {key for key, name in target.splits.items() if name == split}
         if split == "test":
-            self.rundir.log("test read", by=by, dataset=self.plan.target, cases=len(keys))
+            event = "test read" if inner is None else "inner fold read"
+            self.rundir.log(event, by=by, dataset=self.plan.target, cases=len(keys))
         return select(
             self.prepared[self.plan.target],
             keys,
@@ -407,9 +411,10 @@ class Session:
     def _complete(self) -> None:
         """Add example cases, report and digests to a run with results; a repeated call is harmless.
 
-        The digests are the last file: a run that has them is whole (`RunDir.whole`).
+        The digests are the last file: a run that has them is whole (`RunDir.whole`). The runs of a
+        search, which are many, have no example cases.
         """
-        if not (self.rundir.path / EXAMPLE_CASES).is_file():
+        if self.plan.inner is None and not (self.rundir.path / EXAMPLE_CASES).is_file():
             self.rundir.report_path.unlink(missing_ok=True)  # it has no example cases
             save_example_cases(self.rundir, self.prepared[self.plan.target], plugins=self.plugins)
         self.callbacks.completed(self.rundir)
