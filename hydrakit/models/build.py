@@ -59,7 +59,8 @@ def check_components(plan: Plan, adapters: Mapping[str, DatasetAdapter], plugins
 
     Raises:
         PluginError: No plugin offers one of them.
-        PlanError: An option is invalid, or a head cannot learn the task of its dataset.
+        PlanError: An option is invalid, a head cannot learn the task of its dataset, or labels that
+            are numbers would be smoothed.
     """
     body = plugins.get(BodyFactory, plan.body.name)
     parse_options(body, plan.body.options)
@@ -71,6 +72,14 @@ def check_components(plan: Plan, adapters: Mapping[str, DatasetAdapter], plugins
             raise PlanError(
                 f"head {factory.name!r} cannot learn {name!r}, a {adapter.task} task: "
                 f"its tasks are {', '.join(factory.tasks)}"
+            )
+    for number, round in enumerate(plan.rounds, start=1):
+        smoothing = round.hyperparameters.label_smoothing
+        if smoothing and all(adapters[name].task == "regression" for name in round.datasets):
+            raise PlanError(
+                f"round {number}: label_smoothing is {smoothing:g}, but the labels of "
+                f"{round.dataset!r} are numbers, not classes: "
+                f"`--set rounds.{number}.label_smoothing=0`"
             )
 
 

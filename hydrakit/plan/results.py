@@ -58,7 +58,8 @@ class EpochRecord(Frozen):
 
     Attributes:
         epoch: Number of the epoch, from 1.
-        learning_rate: Learning rate during the epoch.
+        learning_rate: Learning rate during the epoch; with the schedule ``cosine``, of its last
+            step.
         train: Metrics of the training steps, with dropout and augmentation, while the weights
             change.
         val: Metrics of the validation split after the epoch.
@@ -94,7 +95,7 @@ class CheckpointFacts(Frozen):
         format: Version of this format.
         hydrakit: Version of hydrakit that wrote the file.
         epoch: Number of finished epochs.
-        learning_rate: Learning rate of the next epoch.
+        learning_rate: Learning rate of the next epoch; ``cosine`` computes it anew.
         plateau: State of the learning rate schedule.
         kept: Epochs of the stored weights.
         seconds: Training time so far.
@@ -171,7 +172,8 @@ class RoundResult(Frozen):
         dropout: Dropout probability.
         best_epoch: Epoch that gave the final weights; 0 if nothing was trained.
         epochs: Number of epochs; 0 if nothing was trained.
-        val: Validation metrics of the best epoch.
+        val: Validation metrics of the final weights: those of the best epoch, unless they are
+            averaged, or their batch-norm statistics are estimated anew.
         reference_auc: Reference AUC of the best epoch (`EpochRecord.reference_auc`).
         seconds: Training time.
         bootstrap: Selection of the random start, in the first round.
