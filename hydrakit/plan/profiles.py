@@ -203,6 +203,7 @@ def make_plan(
             head=head,
             heads=heads,
             body=_body(chosen, plugins),
+            body_weights=chosen.body_weights,
             bootstrap=chosen.bootstrap or sequence.bootstrap or PROFILES[chosen.profile].bootstrap,
             bootstrap_rule=chosen.bootstrap_rule,
             seed=chosen.seed,
