@@ -205,6 +205,7 @@ def make_plan(
             head=head,
             heads=heads,
             body=_body(chosen, plugins),
+            body_weights=chosen.body_weights,
             bootstrap=_bootstrap(sequence, chosen),
             bootstrap_rule=chosen.bootstrap_rule,
             seed=chosen.seed,

@@ -16,7 +16,7 @@ from pydantic import (
 from hydrakit.hooks import FieldOfView, Task
 from hydrakit.plan.model import MAX_ROUNDS
 from hydrakit.rounds import MAX_EPOCHS, Train
-from hydrakit.schema import Frozen, Name, Seed, Text
+from hydrakit.schema import Frozen, Name, PathText, Seed, Text
 
 RootText = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -406,6 +406,29 @@ class DataFacts(Frozen):
         return content
 
 
+class StartMatch(Frozen):
+    """How the weights that a body begins with match its tensors.
+
+    Attributes:
+        file: Path of their file, as the user gave it.
+        sha256: SHA-256 of the file.
+        matched: Number of the body's tensors that the file has.
+        adapted: First convolution whose weights were converted to another number of input channels,
+            in words; None if none was.
+        missing: Tensors of the body that the file does not have; they begin at random.
+        unexpected: Tensors of the file that the body does not have.
+        other_shape: Tensors that have another shape in the file, in words; they begin at random.
+    """
+
+    file: PathText
+    sha256: Text
+    matched: Number
+    adapted: Text | None = None
+    missing: tuple[Text, ...] = ()
+    unexpected: tuple[Text, ...] = ()
+    other_shape: tuple[Text, ...] = ()
+
+
 class Results(Frozen):
     """A finished run (``results.json``).
 
@@ -420,6 +443,7 @@ class Results(Frozen):
         rounds: Results of the rounds, in order.
         test: Metrics of the target's test split.
         transfer: Scores of each dataset in the course of the run, in the order of training.
+        start: Weights that the body began with; None if they were random.
     """
 
     format: Literal[1] = 1
@@ -432,6 +456,15 @@ class Results(Frozen):
     rounds: Annotated[tuple[RoundResult, ...], Field(max_length=MAX_ROUNDS)]
     test: TestResult
     transfer: tuple[Transfer, ...] = ()
+    start: StartMatch | None = None
+
+    @model_serializer(mode="wrap")
+    def _omit_none(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit ``start`` if it is None: such files are as before this field."""
+        content: dict[str, Any] = serialise(self)
+        if self.start is None:
+            del content["start"]
+        return content
 
 
 class Event(Frozen):
