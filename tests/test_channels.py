@@ -88,9 +88,9 @@ def test_only_datasets_that_train_the_body_decide_its_channels() -> None:
     assert fit_channels(images, dict.fromkeys(images), trained={"a"}) == (3, {})
 
 
-def test_a_body_that_expects_channels_gets_them() -> None:
+def test_a_body_gets_as_many_channels_as_its_kind_takes() -> None:
     images = {"a": COLOUR, "b": GREY, "c": ImageChannels(2)}
-    body, fits = fit_channels(images, dict.fromkeys(images), trained=set(images), expected=3)
+    body, fits = fit_channels(images, dict.fromkeys(images), trained=set(images), allowed=(3,))
     assert body == 3
     assert fits == {"b": ChannelFit("repeat", 1, 3), "c": ChannelFit("stem", 2, 3)}
 

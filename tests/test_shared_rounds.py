@@ -56,6 +56,7 @@ def key(data: Path, cache: Path, tmp_path: Path) -> Any:
             {name: plugins().get(DatasetAdapter, name) for name in names},
             {name: data / name for name in names},
             {name: prepared_dataset(name, data=data, cache=cache) for name in names},
+            plugins(),
             channels=1,
         )
         context, compute = RunContext(), choose_compute("cpu")

@@ -62,26 +62,27 @@ def fit_channels(
     rules: Mapping[str, ChannelRule | None],
     *,
     trained: Collection[str],
-    expected: int | None = None,
+    allowed: Collection[int] | None = None,
 ) -> tuple[int, dict[str, ChannelFit]]:
     """Choose the number of channels of a body, and what becomes of the images that have another.
 
     * ``grey`` turns colour (3 channels) into luminance, whatever the other datasets are.
-    * The body takes the number of channels that its kind expects; else the smallest number among
-      the datasets that train it, after ``grey``. Datasets with ``repeat`` or ``stem`` adapt to the
-      others, so they do not count unless all have such a rule.
+    * The body takes the smallest number of channels among the datasets that train it, after
+      ``grey``. Datasets with ``repeat`` or ``stem`` adapt to the others, so they do not count
+      unless all have such a rule. If its kind does not take that number, it takes the next larger
+      one that it can, or its largest.
     * A dataset with that number stays as it is.
     * ``repeat`` repeats one channel, ``stem`` puts a convolution of the dataset's own before the
       body.
-    * Without a rule, colour becomes ``grey`` if the plan has images of one channel or the body
-      expects one; a single channel is repeated, which only an expected number requires; and any
-      other dataset, such as a stack of sequences, gets a ``stem``.
+    * Without a rule, colour becomes ``grey`` if other images of the plan have one channel, and the
+      kind of body takes one, or if it takes nothing else. A single channel is repeated. Any other
+      dataset, such as a stack of sequences, gets a ``stem``.
 
     Args:
         images: Channels of the images of each dataset of a plan.
         rules: Rule of each dataset, from the plan or its adapter; None for none.
         trained: Datasets that train the body.
-        expected: Number of channels that the kind of body expects; None if it takes any.
+        allowed: Numbers of channels that the kind of body takes; None for any.
 
     Returns:
         The number of channels of the body, and the fit of each dataset that needs one.
@@ -97,11 +98,15 @@ def fit_channels(
     adapting = {name for name, rule in rules.items() if rule in ("repeat", "stem")}
     single = any(count == 1 for name, count in counts.items() if name not in adapting)
     grey = {name for name, rule in rules.items() if rule == "grey"}
-    if single if expected is None else expected == 1:
+    if allowed is not None:
+        single = 1 in allowed and (single or len(allowed) == 1)
+    if single:
         grey |= {name for name, each in images.items() if each.colour and rules[name] is None}
     counts.update(dict.fromkeys(grey, 1))
     settled = [counts[name] for name in trained if name not in adapting]
-    body = expected or min(settled or [counts[name] for name in trained])
+    body = min(settled or [counts[name] for name in trained])
+    if allowed is not None and body not in allowed:
+        body = min((each for each in allowed if each > body), default=max(allowed))
     fits = {name: ChannelFit("grey", images[name].count, 1) for name in grey}
     for name in trained:
         if counts[name] == body:

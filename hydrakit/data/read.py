@@ -232,7 +232,9 @@ def in_grey(dataset: str, sample: LoadedSample) -> LoadedSample:
     refuse_no_grey(dataset, len(sample.image))
     if len(sample.image) == 1:
         return sample
-    padding = None if sample.padding is None else sample.padding.any(axis=0)[np.newaxis]
+    padding = None
+    if sample.padding is not None:
+        padding = np.logical_or.reduce(sample.padding, axis=0, keepdims=True)
     return replace(sample, image=luminance(sample.image), padding=padding)
 
 

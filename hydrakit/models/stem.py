@@ -71,6 +71,11 @@ def with_stem(head: nn.Module, dataset: str, shape: StemShape) -> HeadWithStems:
     return head
 
 
+def head_without_stems(head: nn.Module) -> nn.Module:
+    """The head alone, which turns features into logits."""
+    return head.head if isinstance(head, HeadWithStems) else head
+
+
 def stem_of(head: nn.Module, dataset: str) -> Stem | None:
     """The stem that a head has for the images of a dataset; None for none."""
     return head.stem(dataset) if isinstance(head, HeadWithStems) else None

@@ -12,7 +12,7 @@ from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.prepared.prepare import already_prepared, prepare
 from hydrakit.data.read import check_root, image_channels
 from hydrakit.errors import PlanError
-from hydrakit.hooks import DatasetAdapter, OptionValue
+from hydrakit.hooks import BodyFactory, DatasetAdapter, OptionValue
 from hydrakit.plan.model import Plan
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.callbacks import RunCallback
@@ -28,6 +28,7 @@ class PlanDatasets:
         adapters: Adapters, by name of the dataset.
         roots: Folders with the files of the datasets, by name.
         prepared: Prepared patches, by name; empty before `prepare_datasets`.
+        plugins: Plugins that offer the bodies.
         images: Channels of the images, by name; empty before `prepare_datasets`.
         channels: Number of channels that the body takes; 0 before `prepare_datasets`.
         fits: What becomes of the images of datasets with another number (`fit_channels`), by name.
@@ -36,9 +37,14 @@ class PlanDatasets:
     adapters: Mapping[str, DatasetAdapter]
     roots: Mapping[str, Path]
     prepared: Mapping[str, PreparedDataset]
+    plugins: Plugins
     images: Mapping[str, ImageChannels] = field(default_factory=dict)
     channels: int = 0
     fits: Mapping[str, ChannelFit] = field(default_factory=dict)
+
+    def allowed(self, plan: Plan) -> tuple[int, ...] | None:
+        """Numbers of channels that the body of a plan takes; None for any."""
+        return self.plugins.get(BodyFactory, plan.body.name).needs.channels
 
     def fitted_to(self, plan: Plan) -> PlanDatasets:
         """The same datasets for a plan: other rounds may need another body.
@@ -51,6 +57,7 @@ class PlanDatasets:
             self.images,
             {name: adapter.channels for name, adapter in self.adapters.items()},
             trained={name for round in plan.rounds for name in round.datasets},
+            allowed=self.allowed(plan),
         )
         _refuse_exact_behind_stem(plan, fits)
         repeat = {name: fit.repeat for name, fit in fits.items()}
@@ -76,7 +83,7 @@ def find_datasets(plan: Plan, context: RunContext, plugins: Plugins) -> PlanData
     roots = {name: context.root_of(name) for name in adapters}
     for name, adapter in adapters.items():
         check_root(adapter, roots[name])
-    return PlanDatasets(adapters, roots, {})
+    return PlanDatasets(adapters, roots, {}, plugins)
 
 
 def prepare_datasets(
@@ -109,14 +116,15 @@ def prepare_datasets(
             on_case=partial(callbacks.preparing, name),
         )
 
-    if len(adapters) == 1 and all(each.channels is None for each in adapters.values()):
+    plans = [plan, *others]
+    free = all(datasets.allowed(each) is None for each in plans)
+    if free and len(adapters) == 1 and all(each.channels is None for each in adapters.values()):
         prepared = {name: prepare_one(name, adapter) for name, adapter in adapters.items()}
-    images = _look(plan, datasets, prepared, prepare_one)
+    images = _look(plan, datasets, prepared, prepare_one, free=free)
     datasets = replace(datasets, images=images)
     fitted = datasets.fitted_to(plan)
-    fits = [fitted.fits, *(datasets.fitted_to(other).fits for other in others)]
-    pairs = dict.fromkeys(pair for each in fits for pair in each.items())
-    for name, fit in pairs:
+    fits = [datasets.fitted_to(each).fits for each in plans]
+    for name, fit in dict.fromkeys(pair for each in fits for pair in each.items()):
         if fit.images != fit.body:
             callbacks.noted(note_of(name, fit, stacked=images[name].stacked))
     for name, adapter in adapters.items():
@@ -159,10 +167,13 @@ def _look(
     datasets: PlanDatasets,
     prepared: dict[str, PreparedDataset],
     prepare_one: Callable[[str, DatasetAdapter], PreparedDataset],
+    *,
+    free: bool,
 ) -> dict[str, ImageChannels]:
     """Channels of the images of each dataset, from what is prepared or from one image.
 
-    What was prepared before is added to ``prepared``.
+    What was prepared before is added to ``prepared``. ``free`` says whether the body takes any
+    number of channels.
     """
 
     def look(name: str) -> ImageChannels:
@@ -183,7 +194,7 @@ def _look(
                 prepared[name] = earlier
         known = prepared.get(name)
         images[name] = look(name) if known is None else ImageChannels(known.index.channels)
-    if len({each.count for each in images.values()}) > 1:
+    if not free or len({each.count for each in images.values()}) > 1:
         for name in prepared:  # it does not say how many files an image has
             if images[name].colour and datasets.adapters[name].channels is None:
                 images[name] = look(name)
@@ -198,11 +209,11 @@ def _refuse_exact_behind_stem(plan: Plan, fits: Mapping[str, ChannelFit]) -> Non
     """
     for number, round in enumerate(plan.rounds, start=1):
         fit = fits.get(round.dataset)
-        exact = round.train == "head" and round.hyperparameters.solver == "exact"
+        exact = round.hyperparameters.solver == "exact"
         if exact and fit is not None and fit.rule == "stem":
             raise PlanError(
-                f"round {number} ({round.dataset}, head): its head cannot be solved exactly, "
-                f"because the images get a stem ({fit.images} -> {fit.body} channels), which is "
-                "trained in steps: use `--set rounds.all.solver=steps`, or datasets with the same "
-                "number of channels"
+                f"round {number} ({round.dataset}, {round.train}): its head cannot be solved "
+                f"exactly, because the images get a stem ({fit.images} -> {fit.body} channels), "
+                "which is trained in steps: use `--set rounds.all.solver=steps`, or datasets with "
+                "the same number of channels"
             )

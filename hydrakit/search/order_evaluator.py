@@ -198,7 +198,7 @@ class OrderEvaluator:
         preprocessing = read_head(path).preprocessing
         if preprocessing.channels not in self._cases:
             prepared = prepare_as_trained(
-                self.target,
+                plan.dataset(name).applied_to(self.target),
                 self.context.root_of(name),
                 preprocessing,
                 options=plan.dataset(name).options,

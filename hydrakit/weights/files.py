@@ -25,6 +25,7 @@ from hydrakit.plan.model import (
 )
 from hydrakit.version import version
 from hydrakit.weights.format import (
+    AveragedViews,
     BodyMetadata,
     HeadMetadata,
     OtherBodySpec,
@@ -131,6 +132,7 @@ def save_head(
     splits: str | None = None,
     task: Task = "classification",
     scale: tuple[float, float] | None = None,
+    views: AveragedViews | None = None,
 ) -> HeadMetadata:
     """Write a head's file; it appears complete or not at all.
 
@@ -154,6 +156,7 @@ def save_head(
         splits: Digest of the split of every case (`hydrakit.data.origin.splits_digest`).
         task: Kind of label.
         scale: For regression, mean and standard deviation of the number.
+        views: Views of each case whose predictions are averaged; None for the patch alone.
 
     Returns:
         The metadata of the file.
@@ -191,6 +194,7 @@ def save_head(
         body=body if isinstance(body, str) else body_digest(body),
         preprocessing=preprocessing,
         stems=_stems(head, [dataset, *datasets]),
+        views=views,
         digest=tensor_digest(head.state_dict()),
         probe=probe,
     )

@@ -43,7 +43,7 @@ from hydrakit.plan.model import (
     Split,
     StemShape,
 )
-from hydrakit.rounds import MAX_DATASETS
+from hydrakit.rounds import MAX_DATASETS, MAX_VIEWS, Transforms
 from hydrakit.schema import Frozen, Name, Text
 from hydrakit.storage.files import MAX_WEIGHTS, open_regular, write_atomic
 from hydrakit.storage.records import refuse_later
@@ -103,6 +103,18 @@ class Preprocessing(Frozen):
         return content
 
 
+class AveragedViews(Frozen):
+    """Views of each case whose predicted probabilities are averaged: `evaluation_views`.
+
+    Attributes:
+        count: Number of views, the unaugmented patch among them.
+        table: What the others are drawn from.
+    """
+
+    count: Annotated[int, Field(gt=1, le=MAX_VIEWS)]
+    table: Transforms
+
+
 class Probe(Frozen):
     """Test values of a head: features ``(features,)`` and their logits ``(outputs,)``."""
 
@@ -142,6 +154,14 @@ class TrainingCases(Frozen):
                 for name, cohort in sorted(cohorts.items())
                 if cohort is not None
             },
+        )
+
+    def including(self, other: TrainingCases) -> TrainingCases:
+        """The images and cohorts of both."""
+        images = sorted({*self.digests(), *other.digests()})[:MAX_IMAGES]
+        return TrainingCases(
+            images=base64.b64encode(b"".join(images)).decode(),
+            cohorts=dict(sorted({**other.cohorts, **self.cohorts}.items())),
         )
 
     def digests(self) -> list[bytes]:
@@ -238,6 +258,8 @@ class HeadMetadata(Frozen):
         preprocessing: Preprocessing of its images.
         stems: For a head with stems, the stem of each dataset that trained the head, or None for
             one whose images go into the body as they are; the file has it only if there is a stem.
+        views: Views of each case whose predictions are averaged; the file has it only if there are
+            several.
         digest: Digest of its tensors, those of the stems among them.
         probe: Features and their logits, to check that the factory still builds the same head.
     """
@@ -264,6 +286,7 @@ class HeadMetadata(Frozen):
     stems: Annotated[dict[Name, StemShape | None], Field(max_length=MAX_DATASETS)] = Field(
         default_factory=dict
     )
+    views: AveragedViews | None = None
     digest: Sha256Text
     probe: Probe
 
@@ -304,6 +327,8 @@ class HeadMetadata(Frozen):
         ``conflicts`` affects splits only if copies were dropped.
         """
         content: dict[str, Any] = serialise(self)
+        if self.views is None:
+            del content["views"]
         if self.conflicts != "drop":
             del content["conflicts"]
         if not self.stems:
@@ -394,6 +419,22 @@ def read_description(path: Path) -> str:
             f"{path}: is safetensors, but not of hydrakit: its header has no {METADATA_KEY!r} key"
         )
     return text
+
+
+def read_other_tensors(path: Path) -> dict[str, Tensor] | None:
+    """Read the tensors of a safetensors file that others wrote; None if hydrakit wrote it.
+
+    Raises:
+        WeightsError: The file is damaged.
+    """
+    from safetensors import safe_open
+
+    with _readable(path):
+        check_header(path)
+        with safe_open(path, framework="pt") as file:
+            if METADATA_KEY in (file.metadata() or {}):
+                return None
+            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
 
 
 def check_header(path: Path) -> None:
