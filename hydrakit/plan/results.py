@@ -331,6 +331,20 @@ class TestResult(Frozen):
     subgroups: tuple[Subgroup, ...] = ()
 
 
+class Baseline(Frozen):
+    """The logistic (or ridge) regression on intensities beside a run's network.
+
+    Attributes:
+        numbers: Number of statistics of the grey values that it uses.
+        test: Its metrics on the same test split; None if there are none.
+        reason: Why there are none; None if there are.
+    """
+
+    numbers: Number
+    test: TestResult | None = None
+    reason: Text | None = None
+
+
 class ShortcutFact(Frozen):
     """How well a property of the files predicts the class (`hydrakit.data.quality.shortcuts`).
 
@@ -418,6 +432,8 @@ class Results(Frozen):
         rounds: Results of the rounds, in order.
         test: Metrics of the target's test split.
         transfer: Scores of each dataset in the course of the run, in the order of training.
+        baseline: A regression on intensities on the same cases; None in older versions, and if the
+            plan's strategy is itself a baseline.
     """
 
     format: Literal[1] = 1
@@ -430,6 +446,7 @@ class Results(Frozen):
     rounds: Annotated[tuple[RoundResult, ...], Field(max_length=MAX_ROUNDS)]
     test: TestResult
     transfer: tuple[Transfer, ...] = ()
+    baseline: Baseline | None = None
 
 
 class Event(Frozen):

@@ -140,7 +140,8 @@ def _read_run(rundir: RunDir, plugins: Plugins) -> RunContent:
 def _summary(content: RunContent) -> Html:
     """The test result, or the progress of the run."""
     if content.results is not None:
-        return verdict(content.results.test, content.facts[content.plan.target])
+        results = content.results
+        return verdict(results.test, content.facts[content.plan.target], results.baseline)
     done, planned = len(content.rounds), len(content.plan.rounds)
     if done < planned:
         text = f"In progress: {done} of {planned} rounds are finished."

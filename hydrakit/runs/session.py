@@ -19,10 +19,11 @@ from hydrakit.errors import PlanError
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.models.build import check_builds, check_heads
 from hydrakit.plan.model import Plan
-from hydrakit.plan.results import EpochRecord, Results, RoundResult, TestResult
+from hydrakit.plan.results import Baseline, EpochRecord, Results, RoundResult, TestResult
 from hydrakit.plugins.registry import Plugins
 from hydrakit.rounds import Round
 from hydrakit.runs import round_cache, transfer
+from hydrakit.runs.baseline import intensity_baseline, is_baseline
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.datasets import PlanDatasets, common_channels
@@ -368,22 +369,21 @@ class Session:
         model = weights.load_model(
             rundir.body_path, rundir.head_path(plan.target_head), plugins=self.plugins
         ).to(self.compute.device)
+        target = self.loaded[plan.target]
+        cases = {split: self._target_cases(split, by="results") for split in ("val", "test")}
         val, test = (
-            predict(
-                model,
-                self._target_cases(split, by="results"),
-                dataset=plan.target,
-                split=split,
-                classes=self.loaded[plan.target].classes,
-            )
-            for split in ("val", "test")
+            predict(model, each, dataset=plan.target, split=split, classes=target.classes)
+            for split, each in cases.items()
         )
         write_atomic(rundir.path / "predictions.csv", to_csv([val, test]).encode())
-        results = self._results(score(test))
+        baseline = None
+        if not is_baseline(plan.strategy, self.plugins):
+            baseline = intensity_baseline(target, cases["test"])
+        results = self._results(score(test), baseline)
         rundir.report_path.unlink(missing_ok=True)  # it describes an unfinished run
         write_record(rundir.results_path, results)
 
-    def _results(self, test: TestResult) -> Results:
+    def _results(self, test: TestResult, baseline: Baseline | None) -> Results:
         """Results of the run, from its finished rounds and the test."""
         plan, rundir = self.plan, self.rundir
         rounds = tuple(rundir.round_result(n, r) for n, r in enumerate(plan.rounds, start=1))
@@ -399,6 +399,7 @@ class Session:
             rounds=rounds,
             test=test,
             transfer=transfer.transfers(plan.rounds, rounds, outputs),
+            baseline=baseline,
         )
 
     def _complete(self) -> None:
