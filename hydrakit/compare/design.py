@@ -24,7 +24,7 @@ from hydrakit.plan.edit import (
     paths_without_rounds,
     refuse_fixed,
 )
-from hydrakit.plan.model import MAX_FOLDS, Fold, Plan, Split
+from hydrakit.plan.model import MAX_FOLDS, Fold, Plan, Split, StartWeights
 from hydrakit.plan.profiles import TARGET_SPLIT, complete_options, make_plan
 from hydrakit.plan.settings import PlanSettings
 from hydrakit.plugins.registry import Plugins
@@ -109,6 +109,10 @@ class Design(Frozen):
         for name in settings:
             if name not in known:
                 raise ValueError(unknown("setting", name, known))
+        if settings.get("body_weights") is not None:
+            start = StartWeights.of(settings["body_weights"])
+            if isinstance(start, StartWeights):
+                settings = {**settings, "body_weights": start.model_dump()}
         defaults = PlanSettings()
         return {
             name: value
@@ -143,6 +147,8 @@ class Design(Frozen):
         """SHA-256 of the datasets, folds and settings; it stays the same when cells are added."""
         fixed = self.model_dump(mode="json", include={"datasets", "folds", "settings"})
         fixed["settings"].pop("strangers", None)  # it changes no result
+        if "body_weights" in fixed["settings"]:
+            fixed["settings"]["body_weights"].pop("file", None)  # wherever it is
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
     def cells(self) -> list[Cell]:

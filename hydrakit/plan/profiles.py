@@ -194,8 +194,9 @@ def make_plan(
                     name=name,
                     options=resolved[name],
                     split=_split(name, chosen, target=datasets[-1]),
+                    flips=adapter.flips,
                 )
-                for name in adapters
+                for name, adapter in adapters.items()
                 if chosen.whole or name in used
             ),
             copies=chosen.copies,
@@ -204,6 +205,7 @@ def make_plan(
             head=head,
             heads=heads,
             body=_body(chosen, plugins),
+            body_weights=chosen.body_weights,
             bootstrap=_bootstrap(sequence, chosen),
             bootstrap_rule=chosen.bootstrap_rule,
             seed=chosen.seed,
@@ -226,7 +228,7 @@ def _with_components_of(
     if sequence.body not in (None, settings.body):
         patch = _body(settings, plugins).patch
         given |= {"body": sequence.body, "body_options": {"patch": patch}}
-        given |= {"body_channels": None, "body_norm": "batch"}
+        given |= {"body_channels": None, "body_norm": "batch", "body_weights": None}
     if sequence.head not in (None, settings.head) or (sequence.head and settings.heads):
         given |= {"head": sequence.head, "heads": {}, "head_options": {}}
     return settings.model_copy(update=given)

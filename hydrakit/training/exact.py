@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,8 +13,11 @@ from hydrakit.compute import signals
 from hydrakit.compute.modules import only_layer
 from hydrakit.data.load import CHUNK_CASES, LoadedDataset
 from hydrakit.errors import DataError, PlanError
+from hydrakit.models.blend import BlendedHead
+from hydrakit.models.body import BodyModule
 from hydrakit.stats import regression
 from hydrakit.stats.regression import LinearModel
+from hydrakit.training.evaluation import forward_in_batches
 
 
 def features_of(data: LoadedDataset, compute: Callable[[Tensor], Tensor]) -> Tensor:
@@ -71,3 +75,25 @@ def put_into(head: nn.Module, model: LinearModel) -> None:
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(model.weights.T))
         layer.bias.copy_(torch.from_numpy(model.bias))
+
+
+def fit_blend(
+    head: BlendedHead, body: BodyModule, data: LoadedDataset, penalty: float | None
+) -> None:
+    """Solve the regression of a blended head on the first-order statistics of the training patches.
+
+    Args:
+        head: Head, on the device of the data.
+        body: Body whose last ``intensities`` features are the statistics.
+        data: Dataset of the head.
+        penalty: As in `fit`.
+
+    Raises:
+        PlanError: As in `fit`.
+        DataError: As in `fit`.
+    """
+    body.use(data.name)
+    features = features_of(data, partial(forward_in_batches, body))
+    model = fit(data, features[:, -body.intensities :], penalty)
+    weights, bias = (torch.from_numpy(each).float() for each in (model.weights.T, model.bias))
+    head.set_regression(weights, bias)
