@@ -59,6 +59,7 @@ class LoadedDataset:
         flips: Axes along which images may be mirrored; None: all.
         train: Prepared patches of the training split.
         train_labels: Training targets on the CPU (`tasks.targets_of`); numbers are standardised.
+        train_patients: Patient of each training case.
         val: Validation split.
         task: Task of the dataset.
         scale: Regression: mean and deviation of the training targets; None otherwise.
@@ -73,6 +74,7 @@ class LoadedDataset:
     flips: tuple[Axis, ...] | None
     train: PatchStore
     train_labels: Tensor
+    train_patients: tuple[str, ...]
     val: CaseSet
     task: Task
     scale: Scale | None
@@ -145,6 +147,7 @@ def load(
         flips=adapter.flips,
         train=PatchStore(prepared, rows, device),
         train_labels=to_tensor(targets, scale),
+        train_patients=tuple(cases[row].patient for row in rows),
         val=select(prepared, val, task=adapter.task, scale=scale, patch=patch, device=device),
         task=adapter.task,
         scale=scale,

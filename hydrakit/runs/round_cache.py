@@ -136,6 +136,7 @@ def _of_plan(
         "head": stored["head"],
         **({"heads": other_heads} if other_heads else {}),
         "body": stored["body"],
+        **({"body weights": plan.body_weights.sha256} if plan.body_weights else {}),
         "body's datasets": [dataset.name for dataset in plan.datasets] if by_dataset else [],
         "datasets": [plan.dataset(name).model_dump(mode="json") for name in seen],
         "content": [contents[name] for name in seen],

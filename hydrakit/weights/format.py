@@ -144,6 +144,14 @@ class TrainingCases(Frozen):
             },
         )
 
+    def including(self, other: TrainingCases) -> TrainingCases:
+        """The images and cohorts of both."""
+        images = sorted({*self.digests(), *other.digests()})[:MAX_IMAGES]
+        return TrainingCases(
+            images=base64.b64encode(b"".join(images)).decode(),
+            cohorts=dict(sorted({**other.cohorts, **self.cohorts}.items())),
+        )
+
     def digests(self) -> list[bytes]:
         """The stored digests, sorted."""
         content = base64.b64decode(self.images)
@@ -365,6 +373,22 @@ def read_description(path: Path) -> str:
             f"{path}: is safetensors, but not of hydrakit: its header has no {METADATA_KEY!r} key"
         )
     return text
+
+
+def read_other_tensors(path: Path) -> dict[str, Tensor] | None:
+    """Read the tensors of a safetensors file that others wrote; None if hydrakit wrote it.
+
+    Raises:
+        WeightsError: The file is damaged.
+    """
+    from safetensors import safe_open
+
+    with _readable(path):
+        check_header(path)
+        with safe_open(path, framework="pt") as file:
+            if METADATA_KEY in (file.metadata() or {}):
+                return None
+            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
 
 
 def check_header(path: Path) -> None:
