@@ -45,6 +45,7 @@ FIELDS = (
     "body_options",
     "body_channels",
     "body_norm",
+    "ensemble",
     "select",
     "window",
     "changes",

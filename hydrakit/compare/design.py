@@ -24,7 +24,13 @@ from hydrakit.plan.edit import (
     refuse_fixed,
 )
 from hydrakit.plan.model import MAX_FOLDS, Fold, Plan, Split
-from hydrakit.plan.profiles import TARGET_SPLIT, complete_options, make_plan
+from hydrakit.plan.profiles import (
+    PROFILES,
+    RECOMMENDED_0_1,
+    TARGET_SPLIT,
+    complete_options,
+    make_plan,
+)
 from hydrakit.plan.settings import PlanSettings
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.rundir import RunDir
@@ -127,6 +133,9 @@ class Design(Frozen):
         """SHA-256 of the datasets, folds and settings; it stays the same when cells are added."""
         fixed = self.model_dump(mode="json", include={"datasets", "folds", "settings"})
         fixed["settings"].pop("strangers", None)  # it changes no result
+        profile = fixed["settings"].pop("profile", PlanSettings().profile)
+        if not PROFILES[profile].same_values(RECOMMENDED_0_1):  # the default of version 0.1
+            fixed["settings"]["profile"] = profile
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
     def cells(self) -> list[Cell]:

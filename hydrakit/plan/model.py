@@ -32,7 +32,16 @@ from hydrakit.errors import PlanError
 from hydrakit.hooks import ChannelRule, DatasetAdapter, Factory, FieldOfView, Normalise, OptionValue
 from hydrakit.plugins.options import resolve_options
 from hydrakit.rounds import MAX_DATASETS, MAX_VIEWS, Axis, Round
-from hydrakit.schema import Count, Frozen, Name, OptionText, PathText, Seed, first_fault
+from hydrakit.schema import (
+    Count,
+    Frozen,
+    Name,
+    OptionText,
+    PathText,
+    Seed,
+    VersionedName,
+    first_fault,
+)
 from hydrakit.storage.files import MIB, read_json
 from hydrakit.storage.records import refuse_later
 
@@ -330,7 +339,7 @@ class Plan(Frozen):
 
     format: Literal[1] = 1
     strategy: Name
-    profile: Name
+    profile: VersionedName
     target: Name
     datasets: Annotated[tuple[Dataset, ...], Field(max_length=MAX_DATASETS)]
     copies: Copies = "group"
@@ -387,6 +396,19 @@ class Plan(Frozen):
             if content[name] == 1:
                 del content[name]
         return content
+
+    def member(self, number: int) -> Plan:
+        """Plan of one network of the ensemble, from 1: the same splits, and another seed.
+
+        The first has the plan's own seed. The seeds of the others are so far away that plans with
+        seeds 0, 1, 2 have no network in common.
+        """
+        if number == 1:
+            return self.model_copy(update={"ensemble": 1})
+        digest = hashlib.sha256(f"{self.seed}, network {number} of an ensemble".encode()).digest()
+        seed = int.from_bytes(digest[:6], "big")
+        changes = {"seed": seed, "split_seed": self.effective_split_seed, "ensemble": 1}
+        return self.model_copy(update=changes)
 
     def head_of(self, dataset: str) -> Component:
         """The kind of head of a dataset."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -23,7 +23,7 @@ from hydrakit.plan.model import BodySpec, Component, Dataset, OtherBody, Plan, S
 from hydrakit.plan.settings import PlanSettings, ProfileName, make_settings
 from hydrakit.plugins.options import resolve_options
 from hydrakit.plugins.registry import Plugins, load_plugins
-from hydrakit.rounds import Hyperparameters, RoundPosition, Train
+from hydrakit.rounds import Hyperparameters, Round, RoundPosition, Train
 from hydrakit.schema import first_fault
 
 TARGET_SPLIT = Split(train=8, val=1, test=1)
@@ -40,6 +40,10 @@ class Profile:
         name: Value of ``--profile``.
         summary: One line that says what it is for.
         bootstrap: Number of random starts.
+        body: Kind of body.
+        body_options: Options of the body that differ from its own defaults.
+        ensemble: Number of networks whose predictions are averaged.
+        test_views: Number of views of each case whose predictions are averaged.
         all: Hyperparameters of rounds that train the body.
         head: Other values for rounds that train only the head.
         positions: Other values by what a round trains and by its position among such rounds.
@@ -49,12 +53,20 @@ class Profile:
     name: ProfileName
     summary: str
     bootstrap: int
+    body: str = PAPER_BODY
+    body_options: Mapping[str, OptionValue] = field(default_factory=dict)
+    ensemble: int = 1
+    test_views: int = 1
     all: Hyperparameters
     head: Values
     positions: Mapping[tuple[Train, RoundPosition], Values] = field(default_factory=dict)
     strategies: Mapping[str, Mapping[tuple[Train, RoundPosition], Values]] = field(
         default_factory=dict
     )
+
+    def same_values(self, other: Profile) -> bool:
+        """Whether another profile gives the same plans, apart from its name."""
+        return replace(self, name=other.name, summary=other.summary) == other
 
     def hyperparameters(
         self, train: Train, position: RoundPosition, *, strategy: str, changes: Values
@@ -69,9 +81,9 @@ class Profile:
         return Hyperparameters.model_validate(values | dict(changes))
 
 
-RECOMMENDED = Profile(
-    name="recommended",
-    summary="trains well on a few hundred real images in minutes (docs/design.md says how chosen)",
+RECOMMENDED_0_1 = Profile(
+    name="recommended-0.1",
+    summary="as `recommended` was in version 0.1",
     bootstrap=8,
     all=Hyperparameters(
         learning_rate=3e-4,
@@ -83,6 +95,12 @@ RECOMMENDED = Profile(
         weight_decay=1e-4,
     ),
     head={"learning_rate": 1e-3, "epochs": 100, "patience": 20},
+)
+
+RECOMMENDED = replace(
+    RECOMMENDED_0_1,
+    name="recommended",
+    summary="trains well on a few hundred real images in minutes (docs/design.md says how chosen)",
 )
 
 # Table I of the paper is for four datasets with the target first and last. Other lists of datasets
@@ -138,7 +156,7 @@ AUTHORS = Profile(
 )
 
 PROFILES: dict[ProfileName, Profile] = {
-    profile.name: profile for profile in (RECOMMENDED, PAPER, AUTHORS)
+    profile.name: profile for profile in (RECOMMENDED, RECOMMENDED_0_1, PAPER, AUTHORS)
 }
 
 
@@ -167,6 +185,7 @@ def make_plan(
         PlanError: A setting or option is unknown, or a value is invalid.
     """
     chosen = make_settings(settings, values)
+    profile = PROFILES[chosen.profile]
     plugins = plugins or load_plugins()
     if not datasets:
         raise PlanError("no dataset is named: `--datasets prostatex,brain` names two")
@@ -181,7 +200,10 @@ def make_plan(
         for name, adapter in adapters.items()
     }
     try:
-        rounds = tuple(sequence.plan(list(datasets), _round_settings(strategy, chosen)))
+        rounds = tuple(
+            _without_smoothed_numbers(round, adapters)
+            for round in sequence.plan(list(datasets), _round_settings(strategy, chosen))
+        )
         used = {name for round in rounds for name in round.datasets}
         head, heads = _heads(chosen, adapters, plugins)
         plan = Plan(
@@ -203,7 +225,9 @@ def make_plan(
             head=head,
             heads=heads,
             body=_body(chosen, plugins),
-            bootstrap=chosen.bootstrap or sequence.bootstrap or PROFILES[chosen.profile].bootstrap,
+            ensemble=chosen.ensemble or profile.ensemble,
+            test_views=profile.test_views,
+            bootstrap=chosen.bootstrap or sequence.bootstrap or profile.bootstrap,
             bootstrap_rule=chosen.bootstrap_rule,
             seed=chosen.seed,
             split_seed=chosen.split_seed,
@@ -260,6 +284,16 @@ def _round_settings(strategy: str, settings: PlanSettings) -> Settings:
     return Settings(hyperparameters)
 
 
+def _without_smoothed_numbers(round: Round, adapters: Mapping[str, DatasetAdapter]) -> Round:
+    """The round, without the profile's label smoothing if all its labels are numbers."""
+    settings = round.hyperparameters
+    tasks = {adapters[name].task for name in round.datasets if name in adapters}
+    if not settings.label_smoothing or tasks != {"regression"}:
+        return round
+    settings = settings.model_copy(update={"label_smoothing": 0.0})
+    return round.model_copy(update={"hyperparameters": settings})
+
+
 def _split(name: str, settings: PlanSettings, *, target: str) -> Split:
     split = settings.splits.get(name, TARGET_SPLIT if name == target else SUPPORT_SPLIT)
     if name != target or settings.target_share == 1:
@@ -290,20 +324,22 @@ def _heads(
 
 
 def _body(settings: PlanSettings, plugins: Plugins) -> BodySpec | OtherBody:
-    factory = plugins.get(BodyFactory, settings.body)
-    given: dict[str, Any] = {}  # by the options --body-channels and --body-norm
-    if settings.body_channels is not None:
-        given["channels"] = settings.body_channels
-    if settings.body_norm != "batch":
-        given["norm"] = settings.body_norm
-    if settings.body != PAPER_BODY:
+    """The body that the user chose, or else that of the profile."""
+    profile = PROFILES[settings.profile]
+    # By the options --body-channels and --body-norm, which only the paper's body has.
+    values = {"channels": settings.body_channels, "norm": settings.body_norm}
+    given = {name: value for name, value in values.items() if value is not None}
+    body = settings.body or (PAPER_BODY if given else profile.body)
+    options = {**(profile.body_options if body == profile.body else {}), **settings.body_options}
+    factory = plugins.get(BodyFactory, body)
+    if body != PAPER_BODY:
         for name in given:
             raise PlanError(
-                f"--body-{name} is an option of the body {PAPER_BODY!r}: for {settings.body!r}, "
-                "use `--body-option`"
+                f"--body-{name} is an option of the body {PAPER_BODY!r}: for {body!r}, use "
+                "`--body-option`"
             )
-        options = resolve_options(factory, settings.body_options)
-        return OtherBody.model_validate({"name": settings.body, "options": options})
+        resolved = resolve_options(factory, options)
+        return OtherBody.model_validate({"name": body, "options": resolved})
     for name in given.keys() & settings.body_options.keys():
         raise PlanError(f"the body option {name} is given twice: leave out --body-{name}")
-    return BodySpec.model_validate(resolve_options(factory, {**given, **settings.body_options}))
+    return BodySpec.model_validate(resolve_options(factory, {**options, **given}))

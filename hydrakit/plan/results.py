@@ -14,9 +14,9 @@ from pydantic import (
 )
 
 from hydrakit.hooks import FieldOfView, Task
-from hydrakit.plan.model import MAX_ROUNDS
+from hydrakit.plan.model import MAX_ENSEMBLE, MAX_ROUNDS
 from hydrakit.rounds import MAX_EPOCHS, Train
-from hydrakit.schema import Frozen, Name, Seed, Text
+from hydrakit.schema import Frozen, Name, Seed, Text, VersionedName
 
 RootText = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -396,32 +396,61 @@ class DataFacts(Frozen):
         return content
 
 
+ENSEMBLE_FORMAT = 2
+"""Format of the results of an ensemble."""
+
+
+class Member(Frozen):
+    """A network of an ensemble.
+
+    Attributes:
+        number: Number of the network, from 1.
+        seed: Seed of its plan.
+        figures: Its own test metrics.
+    """
+
+    number: Annotated[int, Field(ge=1, le=MAX_ENSEMBLE)]
+    seed: Seed
+    figures: Metrics
+
+
 class Results(Frozen):
     """A finished run (``results.json``).
 
     Attributes:
-        format: Version of this format.
+        format: Version of this format: 2 for the results of an ensemble.
         hydrakit: Version of hydrakit that wrote the file.
         plan: Digest of the plan.
         strategy: Strategy of the plan.
         profile: Profile of the plan.
         target: Target of the plan.
         seed: Seed of the plan.
-        rounds: Results of the rounds, in order.
-        test: Metrics of the target's test split.
-        transfer: Scores of each dataset in the course of the run, in the order of training.
+        rounds: Results of the rounds, in order; in an ensemble those of the first network.
+        test: Metrics of the target's test split; in an ensemble those of the mean prediction.
+        transfer: Scores of each dataset in the course of the run, in the order of training; in an
+            ensemble those of the first network.
+        members: Networks of the ensemble; empty for a single network.
     """
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 1
     hydrakit: Text
     plan: Text
     strategy: Name
-    profile: Name
+    profile: VersionedName
     target: Name
     seed: Seed
     rounds: Annotated[tuple[RoundResult, ...], Field(max_length=MAX_ROUNDS)]
     test: TestResult
     transfer: tuple[Transfer, ...] = ()
+    members: Annotated[tuple[Member, ...], Field(max_length=MAX_ENSEMBLE)] = ()
+
+    @model_serializer(mode="wrap")
+    def _omit_no_members(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit ``members`` of a single network, whose file is as earlier versions wrote it."""
+        content: dict[str, Any] = serialise(self)
+        if not self.members:
+            del content["members"]
+        return content
 
 
 class Event(Frozen):
@@ -430,7 +459,8 @@ class Event(Frozen):
     Attributes:
         time: Date and time of the event.
         event: Kind of event: ``run``, ``round``, ``test read``, ``evaluated`` and others.
-        by: What read the test split: ``results`` or ``trace``.
+        by: What read the test split: ``results``, ``trace``, or ``ensemble`` for a network of an
+            ensemble, whose run read it once for all networks.
         dataset: Dataset that was trained or evaluated.
         split: Split that was evaluated.
         cases: Number of cases that were evaluated.

@@ -18,7 +18,15 @@ from pydantic import (
 
 from hydrakit.errors import PlanError, unknown
 from hydrakit.plan.edit import parse_value
-from hydrakit.plan.model import BodySpec, BootstrapRule, Conflicts, Copies, NormKind, Split
+from hydrakit.plan.model import (
+    MAX_ENSEMBLE,
+    BodySpec,
+    BootstrapRule,
+    Conflicts,
+    Copies,
+    NormKind,
+    Split,
+)
 from hydrakit.plugins.options import option_text
 from hydrakit.rounds import (
     MAX_EPOCH_SIZE,
@@ -30,7 +38,7 @@ from hydrakit.rounds import (
 )
 from hydrakit.schema import Count, Frozen, OptionText, Seed, first_fault
 
-ProfileName = Literal["recommended", "paper", "authors"]
+ProfileName = Literal["recommended", "recommended-0.1", "paper", "authors"]
 
 
 def _help_default(text: str) -> dict[str, JsonValue]:
@@ -146,8 +154,11 @@ class PlanSettings(Frozen):
     be given several times.
     """
 
-    body: str = "paper"
-    """Kind of body (`hydrakit plugins list` lists them)."""
+    body: str | None = Field(default=None, json_schema_extra=_help_default("that of the profile"))
+    """Kind of body (`hydrakit plugins list` lists them).
+
+    None is the profile's, or ``paper`` if ``body_channels`` or ``body_norm`` is given.
+    """
 
     body_options: dict[str, OptionText | int | float | bool | tuple[OptionText | int, ...]] = Field(
         default_factory=dict
@@ -158,11 +169,20 @@ class PlanSettings(Frozen):
         default=None,
         json_schema_extra=_help_default(",".join(map(str, BodySpec().channels))),
     )
-    """Output channels of each block of the body."""
+    """Output channels of each block of the body `paper`, which this option chooses."""
 
-    body_norm: NormKind = "batch"
-    """Normalisation layers of the body: batch norm, group norm, or batch norm with separate
-    statistics for each dataset.
+    body_norm: NormKind | None = Field(
+        default=None, json_schema_extra=_help_default(BodySpec().norm)
+    )
+    """Normalisation layers of the body `paper`, which this option chooses: batch norm, group norm,
+    or batch norm with separate statistics for each dataset.
+    """
+
+    ensemble: Annotated[int, Field(gt=0, le=MAX_ENSEMBLE)] | None = Field(
+        default=None, json_schema_extra=_help_default("that of the profile")
+    )
+    """Number of networks to train with different seeds on the same splits; results are of the mean
+    of their predictions.
     """
 
     select: Select | None = _of_rounds(

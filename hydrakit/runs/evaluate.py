@@ -109,6 +109,24 @@ def predict(
     )
 
 
+def mean_prediction(parts: Sequence[Predictions]) -> Predictions:
+    """Predictions of an ensemble: the means of probabilities, or of numbers.
+
+    Args:
+        parts: Predictions of the networks for the same cases; those of one network stay the same.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    import numpy as np
+
+    from hydrakit.stats import tasks
+
+    first = parts[0]
+    kind: dict[str, Any] = {"task": first.task, "scale": first.scale}
+    scores = np.mean([tasks.predictions(each.outputs, **kind) for each in parts], axis=0)
+    return replace(first, outputs=tasks.outputs_of(scores, **kind))
+
+
 def score(predictions: Predictions) -> TestResult:
     """Compute metrics of predictions; every finding counts once, with the mean of its images.
 
@@ -275,8 +293,12 @@ def _evaluate(
     options: Mapping[str, OptionValue] | None,
     plugins: Plugins,
     device: torch.device,
+    others: Sequence[tuple[Path, Path]] = (),
 ) -> EvaluationResult:
-    """Evaluate weight files (`evaluate_files`), or those of a run, in an active context."""
+    """Evaluate weight files (`evaluate_files`), or those of a run, in an active context.
+
+    ``others`` are the body and the head of each further network of an ensemble.
+    """
     from hydrakit import weights
     from hydrakit.data.load import select
     from hydrakit.data.prepared.prepare import prepare
@@ -300,7 +322,10 @@ def _evaluate(
     if split != "all" and not exists:
         others = "`--split all`" if split == "val" else "`--split val` or `--split all`"
         raise PlanError(f"{name}: had no {split} split in training: use {others}")
-    model = weights.load_model(body_path, head_path, dataset=name, plugins=plugins).to(device)
+    models = [
+        weights.load_model(*files, dataset=name, plugins=plugins).to(device)
+        for files in ((body_path, head_path), *others)
+    ]
     all_options = {**(head.options if name == head.dataset else {}), **(options or {})}
     root = context.root_of(name)
 
@@ -356,7 +381,12 @@ def _evaluate(
         patch=body.spec.patch,
         device=device,
     )
-    predictions = predict(model, cases, dataset=name, split=split, classes=adapter.classes)
+    predictions = mean_prediction(
+        [
+            predict(model, cases, dataset=name, split=split, classes=adapter.classes)
+            for model in models
+        ]
+    )
     notes += _combination_notes(body, head, adapter)
     notes += _training_notes(body, head, adapter, cases, split, same_run=run is not None)
     return EvaluationResult(result=score(predictions), notes=tuple(notes))
@@ -560,6 +590,8 @@ def evaluate_run(
 ) -> EvaluationResult:
     """Evaluate a finished run's body with one of its heads; see `evaluate_files`.
 
+    The predictions of all networks of an ensemble are averaged.
+
     The data must be what the run used: same images, labels, patients and field of view.
 
     Args:
@@ -598,10 +630,11 @@ def evaluate_run(
     if context.data is not None:
         roots[name] = context.root_of(name)
     context = context.changed(roots={**roots, **context.roots})
+    body, head = rundir.weights(heads[-1])
     with context.active() as compute:
         evaluation = _evaluate(
-            rundir.file("body.safetensors"),
-            rundir.file(f"heads/{heads[-1]}.safetensors"),
+            body,
+            head,
             context,
             dataset=name,
             split=split,
@@ -611,6 +644,7 @@ def evaluate_run(
             options=plan.dataset(name).options,
             plugins=plugins or context.plugins(),
             device=compute.device,
+            others=[member.weights(heads[-1]) for member in rundir.members(plan)],
         )
     try:
         rundir.log("evaluated", dataset=name, split=split)
