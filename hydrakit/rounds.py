@@ -146,12 +146,17 @@ class Hyperparameters(Frozen):
     weights anew: on the training split, unaugmented and without dropout."""
 
     solver: Literal["steps", "exact"] = "steps"
-    """How a head round finds the head: by training ``steps``, or ``exact``: the minimum of the
-    penalised loss on the body's features, which only a head without hidden layers has."""
+    """How a head round finds the head: by training ``steps``, or ``exact``.
+
+    ``exact`` is the minimum of the penalised loss on the body's features of the training patches,
+    each once and unaugmented: a logistic or a ridge regression. It needs a head that is one linear
+    layer, such as ``linear``. Of the other hyperparameters it uses ``penalty`` alone.
+    """
 
     penalty: PositiveFloat | None = None
-    """L2 penalty of ``exact``, in units of 1 / C of scikit-learn, on standardised features. None
-    chooses it by cross-validation within the training split."""
+    """L2 penalty of ``exact``, and of the regression within the head ``blend``, in units of 1 / C
+    of scikit-learn, on standardised features. None chooses it by cross-validation within the
+    training split."""
 
     carry_head: Literal["best", "last"] = "best"
     """Epoch whose head continues in later rounds and becomes the reference.
@@ -174,7 +179,7 @@ class Hyperparameters(Frozen):
         content: dict[str, Any] = serialise(self)
         for name in _NEWER:
             if getattr(self, name) == type(self).model_fields[name].default:
-                del content[name]
+                content.pop(name, None)
         return content
 
 
@@ -234,6 +239,11 @@ class Round(Frozen):
             raise ValueError("a dataset or a head is named twice in one round")
         if self.others and self.train != "all":
             raise ValueError(f"a round with 'others' trains 'all', not {self.train!r}")
+        if self.hyperparameters.solver == "exact" and self.train != "head":
+            raise ValueError(
+                "the solver 'exact' is for rounds that train the head alone, and this one trains "
+                f"{self.train!r}"
+            )
         return self
 
     @property

@@ -311,4 +311,4 @@ def test_numbers_are_averaged_too() -> None:
     mean = mean_prediction(parts)
     found = tasks.predictions(mean.outputs, task="regression", scale=(10.0, 2.0))
     np.testing.assert_allclose(found, [[12.0], [12.0]])
-    assert mean_prediction(parts[:1]) is parts[0]
+    assert mean_prediction(parts[:1]).outputs is parts[0].outputs

@@ -46,6 +46,7 @@ FIELDS = (
     "body_channels",
     "body_norm",
     "ensemble",
+    "body_weights",
     "select",
     "window",
     "changes",
@@ -132,6 +133,8 @@ def _option(name: str, schema: Mapping[str, Any]) -> click.Option:
             metavar="[DATASET=]NAME",
             help=f"{help_text}  [default: {schema['default']}]",
         )
+    if name == "body_weights":
+        return click.Option(["--body-weights"], type=params.FOLDER, metavar="FILE", help=help_text)
     if name in REPEATED:
         return _repeated(name, help_text)
     default = schema.get("default")

@@ -16,7 +16,7 @@ from pydantic import (
 from hydrakit.hooks import FieldOfView, Task
 from hydrakit.plan.model import MAX_ENSEMBLE, MAX_ROUNDS
 from hydrakit.rounds import MAX_EPOCHS, Train
-from hydrakit.schema import Frozen, Name, Seed, Text, VersionedName
+from hydrakit.schema import Frozen, Name, PathText, Seed, Text, VersionedName
 
 RootText = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -180,6 +180,7 @@ class RoundResult(Frozen):
         heads: Validation metrics after this round of each dataset trained so far, with its own
             head, by dataset: a row of the transfer matrix.
         moved: Change of the body in this round; in the first round, from its random start.
+        penalty: Penalty of a head that was solved exactly; None for any other.
     """
 
     round: Annotated[int, Field(ge=1, le=MAX_ROUNDS)]
@@ -196,6 +197,15 @@ class RoundResult(Frozen):
     bootstrap: Bootstrap | None = None
     heads: dict[Name, Metrics] = Field(default_factory=dict)
     moved: WeightChange | None = None
+    penalty: float | None = None
+
+    @model_serializer(mode="wrap")
+    def _omit_no_penalty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit ``penalty`` if there is none: most files are as earlier versions wrote them."""
+        content: dict[str, Any] = serialise(self)
+        if self.penalty is None:
+            content.pop("penalty", None)
+        return content
 
 
 class Change(Frozen):
@@ -392,7 +402,7 @@ class DataFacts(Frozen):
         """Omit ``conflicting`` if it is empty: most files are as earlier versions wrote them."""
         content: dict[str, Any] = serialise(self)
         if not self.conflicting:
-            del content["conflicting"]
+            content.pop("conflicting", None)
         return content
 
 
@@ -414,6 +424,29 @@ class Member(Frozen):
     figures: Metrics
 
 
+class StartMatch(Frozen):
+    """How the weights that a body begins with match its tensors.
+
+    Attributes:
+        file: Path of their file, as the user gave it.
+        sha256: SHA-256 of the file.
+        matched: Number of the body's tensors that the file has.
+        adapted: First convolution whose weights were converted to another number of input channels,
+            in words; None if none was.
+        missing: Tensors of the body that the file does not have; they begin at random.
+        unexpected: Tensors of the file that the body does not have.
+        other_shape: Tensors that have another shape in the file, in words; they begin at random.
+    """
+
+    file: PathText
+    sha256: Text
+    matched: Number
+    adapted: Text | None = None
+    missing: tuple[Text, ...] = ()
+    unexpected: tuple[Text, ...] = ()
+    other_shape: tuple[Text, ...] = ()
+
+
 class Results(Frozen):
     """A finished run (``results.json``).
 
@@ -429,6 +462,7 @@ class Results(Frozen):
         test: Metrics of the target's test split; in an ensemble those of the mean prediction.
         transfer: Scores of each dataset in the course of the run, in the order of training; in an
             ensemble those of the first network.
+        start: Weights that the body began with; None if they were random.
         members: Networks of the ensemble; empty for a single network.
     """
 
@@ -442,14 +476,16 @@ class Results(Frozen):
     rounds: Annotated[tuple[RoundResult, ...], Field(max_length=MAX_ROUNDS)]
     test: TestResult
     transfer: tuple[Transfer, ...] = ()
+    start: StartMatch | None = None
     members: Annotated[tuple[Member, ...], Field(max_length=MAX_ENSEMBLE)] = ()
 
     @model_serializer(mode="wrap")
-    def _omit_no_members(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Omit ``members`` of a single network, whose file is as earlier versions wrote it."""
+    def _omit_none(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit newer fields with their defaults: such files are as before these fields."""
         content: dict[str, Any] = serialise(self)
-        if not self.members:
-            del content["members"]
+        for name in ("start", "members"):
+            if not getattr(self, name):
+                content.pop(name, None)
         return content
 
 
@@ -458,7 +494,8 @@ class Event(Frozen):
 
     Attributes:
         time: Date and time of the event.
-        event: Kind of event: ``run``, ``round``, ``test read``, ``evaluated`` and others.
+        event: Kind of event: ``run``, ``round``, ``test read``, ``evaluated`` and others;
+            ``inner fold read`` in a run whose inner fold takes the place of the test split.
         by: What read the test split: ``results``, ``trace``, or ``ensemble`` for a network of an
             ensemble, whose run read it once for all networks.
         dataset: Dataset that was trained or evaluated.

@@ -65,10 +65,13 @@ CHECKPOINT = "checkpoint.safetensors"
 MEMBERS = "members"
 """Name of the folder with the second and all other networks of an ensemble."""
 
+START = "start.safetensors"
+"""Name of the file with the weights that the body begins with, if they are not random."""
+
 EXAMPLE_CASES = "shown.safetensors"
 SEALED = (
     *("plan.json", "data.json", "splits.json", "results.json", "predictions.csv"),
-    *("body.safetensors", EXAMPLE_CASES),
+    *("body.safetensors", START, EXAMPLE_CASES),
 )
 """Files of a finished run with digests, besides heads and rounds. ``environment.json`` is not among
 them: a user may correct the data folders in it."""

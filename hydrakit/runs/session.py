@@ -19,7 +19,7 @@ from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.quality.leakage import LeakageResult, check_leakage, data_facts
 from hydrakit.errors import PlanError
 from hydrakit.hooks import DatasetAdapter
-from hydrakit.models.build import check_builds, check_heads
+from hydrakit.models.build import build_body, check_builds, check_heads
 from hydrakit.plan.model import Plan
 from hydrakit.plan.results import (
     ENSEMBLE_FORMAT,
@@ -36,19 +36,45 @@ from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.datasets import PlanDatasets, common_channels
 from hydrakit.runs.earlier import environment_of, notes_of_other_bits, refuse_other_data
-from hydrakit.runs.evaluate import Predictions, mean_prediction, predict, score, to_csv
+from hydrakit.runs.evaluate import (
+    Predictions,
+    mean_prediction,
+    predict,
+    score,
+    to_csv,
+    views_of,
+)
 from hydrakit.runs.example_cases import save_example_cases
 from hydrakit.runs.network import Network
-from hydrakit.runs.rundir import EXAMPLE_CASES, RunDir
+from hydrakit.runs.rundir import EXAMPLE_CASES, START, RunDir
 from hydrakit.runs.state import RoundState
 from hydrakit.runs.trace import Trace
 from hydrakit.storage.files import copy, write_atomic
 from hydrakit.storage.records import write_lines, write_record
 from hydrakit.training.diagnostics import NOTHING_FITS, is_out_of_memory, out_of_memory_message
 from hydrakit.training.loop import DivergedError, TrainingResult, train_round
-from hydrakit.training.seeds import Seeds
+from hydrakit.training.seeds import Seeds, seeded
 from hydrakit.training.weight_change import weight_change
 from hydrakit.version import version
+from hydrakit.weights.format import read_head, seen_in_training
+from hydrakit.weights.start import (
+    StartTensors,
+    check_file,
+    describe,
+    match_start,
+    read_start,
+    write_start,
+)
+
+
+def check_start(plan: Plan, rundir: RunDir) -> None:
+    """Check that a run can have the weights that its body begins with, before data is read.
+
+    Raises:
+        PlanError: Neither the run's folder nor their file has them.
+    """
+    if plan.body_weights is not None and not (rundir.path / START).is_file():
+        check_file(plan.body_weights)
 
 
 @dataclass
@@ -125,6 +151,7 @@ class Session:
             PlanError: Datasets with different classes use the same head, or the plan was changed
                 within a round.
             PluginError: The body or a head has other shapes in each build.
+            WeightsError: The start weights do not match the body.
         """
         channels = self.channels
         check_heads(self.plan, self.adapters)
@@ -133,6 +160,7 @@ class Session:
             name: data_facts(self.prepared[name].index, self.adapters[name], self.leakage)
             for name in self.loaded
         }
+        self._refuse_seen_test_images()
         self._check_earlier_work()
         for member in self.members:
             if member.rundir.path.exists():
@@ -153,9 +181,52 @@ class Session:
         for number, rundir in enumerate(self.rundir.members(self.plan), start=2):
             member = replace(self, plan=self.plan.member(number), rundir=rundir, number=number)
             member.leakage, member.loaded, member.origins = self.leakage, self.loaded, self.origins
-            member.facts = self.facts
+            member.start_tensors, member.facts = self.start_tensors, self.facts
             members.append(member)
         return members
+
+    @cached_property
+    def start_tensors(self) -> StartTensors | None:
+        """Weights that the body begins with; None if they are random.
+
+        The run's folder stores them, so that their file is needed only once.
+
+        Raises:
+            PlanError: Their file is missing or was changed.
+            WeightsError: The file cannot be read, or does not match the body.
+        """
+        planned, stored = self.plan.body_weights, self.rundir.path / START
+        if planned is None:
+            return None
+        with seeded(self.plan.seed, self.compute.device):
+            body = build_body(
+                self.plan.body,
+                in_channels=self.channels,
+                datasets=tuple(dataset.name for dataset in self.plan.datasets),
+                plugins=self.plugins,
+            )
+        if stored.is_file():
+            return read_start(self.rundir.file(START), planned, body)
+        return match_start(planned, body)
+
+    def _refuse_seen_test_images(self) -> None:
+        """Refuse start weights that were trained on images of the target's test split."""
+        start, name = self.start_tensors, self.plan.target
+        if start is None or start.cases is None:
+            return
+        splits = self.leakage.splits[name]
+        tests = [
+            case.content
+            for case in self.prepared[name].index.cases
+            if splits.get(case.key) == "test"
+        ]
+        seen = sum(seen_in_training(tests, start.cases))
+        if seen:
+            raise PlanError(
+                f"{start.match.file}: its weights were trained on {seen} of the {len(tests)} test "
+                f"images of {name!r}: the test result would be too good: give weights of a run "
+                "with the same splits (`--split-seed`), or of other data"
+            )
 
     @cached_property
     def origins(self) -> dict[str, DataOrigin]:
@@ -211,6 +282,7 @@ class Session:
         rundir.write_facts(self.facts)
         rundir.write_json("splits.json", self.leakage.splits)
         rundir.write_json("environment.json", now)
+        self.store_start()
         if self.number == 1:
             self.callbacks.started(self.plan, rundir, str(self.compute.device))
         else:
@@ -218,6 +290,19 @@ class Session:
         rundir.log("run", device=str(self.compute.device), threads=now["threads"])
         for note in notes_of_other_bits(rundir, self.plan, before, now):
             self.callbacks.noted(note)
+        if self.number == 1:
+            self.describe_start()
+
+    def store_start(self) -> None:
+        """Store the weights that the body begins with in the run's folder, if it has none yet."""
+        path = self.rundir.path / START
+        if self.start_tensors is not None and not path.is_file():
+            write_start(path, self.start_tensors)
+
+    def describe_start(self) -> None:
+        """Say how the weights that the body begins with match it."""
+        for line in describe(self.start_tensors.match) if self.start_tensors else ():
+            self.callbacks.noted(line)
 
     def new_network(self) -> Network:
         """Network of the run, before its first round."""
@@ -228,6 +313,7 @@ class Session:
             loaded=self.loaded,
             device=self.compute.device,
             plugins=self.plugins,
+            start_tensors=self.start_tensors,
         )
 
     def copy_or_train(self, number: int, round: Round, network: Network) -> None:
@@ -284,6 +370,7 @@ class Session:
             bootstrap=state.bootstrap,
             heads=network.validation_metrics(validation_outputs),
             moved=state.weight_change,
+            penalty=training.penalty,
         )
         with self.rundir.writing_round(number, round) as folder:
             network.save(folder, number, round, training)
@@ -380,11 +467,14 @@ class Session:
         return Trace(network.body, head, read_cases, folder=folder)
 
     def _target_cases(self, split: str, *, by: str) -> CaseSet:
-        """Cases of a split of the target. Each reading of the test split is logged first."""
+        """Cases of a split of the target. Each reading of the test split is logged first.
+
+        An inner fold in its place is logged as such: it is no reading of the test split.
+        """
         target = self.loaded[self.plan.target]
         keys = {key for key, name in target.splits.items() if name == split}
         if split == "test":
-            self.rundir.log("test read", by=by, dataset=self.plan.target, cases=len(keys))
+            self._log_reading(len(keys), by=by)
         return select(
             self.prepared[self.plan.target],
             keys,
@@ -393,6 +483,11 @@ class Session:
             patch=self.plan.patch,
             device=self.compute.device,
         )
+
+    def _log_reading(self, cases: int, *, by: str) -> None:
+        """Log that the test split, or an inner fold in its place, is read."""
+        event = "test read" if self.plan.inner is None else "inner fold read"
+        self.rundir.log(event, by=by, dataset=self.plan.target, cases=cases)
 
     def _out_of_memory_message(self, number: int, round: Round, network: Network) -> str:
         """Error message for a round that ran out of memory."""
@@ -415,10 +510,21 @@ class Session:
         models = [each._write_final_weights() for each in networks]
         splits = ("val", "test")
         cases = {split: self._target_cases(split, by="results") for split in splits}
-        classes = self.loaded[self.plan.target].classes
+        target = self.plan.target
+        classes, views = (
+            self.loaded[target].classes,
+            views_of(read_head(self.rundir.head_path(self.plan.target_head))),
+        )
         predictions = [
             [
-                predict(model, cases[split], dataset=self.plan.target, split=split, classes=classes)
+                predict(
+                    model,
+                    cases[split],
+                    dataset=target,
+                    split=split,
+                    classes=classes,
+                    views=views,
+                )
                 for split in splits
             ]
             for model in models
@@ -426,8 +532,7 @@ class Session:
         tests = [score(test) for _, test in predictions]
         for member, own, test in zip(self.members, predictions[1:], tests[1:], strict=True):
             if member.rundir.results() is None:
-                count = len(cases["test"].cases)
-                member.rundir.log("test read", by="ensemble", dataset=self.plan.target, cases=count)
+                member._log_reading(len(cases["test"].cases), by="ensemble")
                 member._write_predictions(own, member._results(test))
                 member.rundir.seal()
         means = [mean_prediction(each) for each in zip(*predictions, strict=True)]
@@ -477,14 +582,16 @@ class Session:
             rounds=rounds,
             test=test,
             transfer=transfer.transfers(plan.rounds, rounds, outputs),
+            start=self.start_tensors.match if self.start_tensors else None,
         )
 
     def _complete(self) -> None:
         """Add example cases, report and digests to a run with results; a repeated call is harmless.
 
-        The digests are the last file: a run that has them is whole (`RunDir.whole`).
+        The digests are the last file: a run that has them is whole (`RunDir.whole`). The runs of a
+        search, which are many, have no example cases.
         """
-        if not (self.rundir.path / EXAMPLE_CASES).is_file():
+        if self.plan.inner is None and not (self.rundir.path / EXAMPLE_CASES).is_file():
             self.rundir.report_path.unlink(missing_ok=True)  # it has no example cases
             save_example_cases(self.rundir, self.prepared[self.plan.target], plugins=self.plugins)
         self.callbacks.completed(self.rundir)

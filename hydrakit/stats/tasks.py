@@ -181,6 +181,24 @@ def outputs_of(predicted: Floats, *, task: Task, scale: Scale | None = None) -> 
     return np.asarray(np.log(inner), dtype=np.float64)
 
 
+def mean_outputs(members: Sequence[Floats], *, task: Task, scale: Scale | None = None) -> Floats:
+    """Outputs that give the mean of the predictions of several outputs for the same cases.
+
+    A single member, and outputs that are not finite, come back as they are: the latter as a member
+    that has them.
+
+    Args:
+        members: Outputs of a head, each ``(cases, outputs)``.
+        task: Task of the dataset.
+        scale: Scale of the number in a regression task.
+    """
+    for member in members:
+        if len(members) == 1 or not np.isfinite(member).all():
+            return member
+    mean = np.mean([predictions(each, task=task, scale=scale) for each in members], axis=0)
+    return outputs_of(mean, task=task, scale=scale)
+
+
 def auc_with_interval(
     scores: Floats, positive: NDArray[np.bool_], class_name: str
 ) -> AreaUnderCurve:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from torch import nn
@@ -20,11 +21,13 @@ from hydrakit.compute.devices import Compute, on_device, thread_count
 from hydrakit.compute.modules import StateDict, is_frozen, set_dropout
 from hydrakit.data.load import LoadedDataset
 from hydrakit.errors import PlanError
+from hydrakit.models.blend import BlendedHead
 from hydrakit.models.body import BodyModule, BodyWithHead, set_trainable
 from hydrakit.models.layers import Dropout
 from hydrakit.plan.results import EpochRecord, Metrics
 from hydrakit.rounds import Round
 from hydrakit.stats.tasks import from_tensor
+from hydrakit.training import exact
 from hydrakit.training.batch_norm import refresh_statistics
 from hydrakit.training.batches import TrainingExamples
 from hydrakit.training.checkpoint import Checkpointer, RoundProgress
@@ -49,11 +52,13 @@ class TrainingResult:
         epochs: One record for each epoch.
         best: Record of the selected epoch, with the validation metrics of the final weights.
         last_head: Weights of the head after the last epoch.
+        penalty: Penalty of a head that was solved exactly; None for any other.
     """
 
     epochs: list[EpochRecord]
     best: EpochRecord
     last_head: StateDict
+    penalty: float | None = None
 
 
 class DivergedError(PlanError):
@@ -109,6 +114,11 @@ def train_round(
     evaluate = Evaluator(body, head, data.val, reference, settings.loss)
     if round.train == "none":
         return _evaluate_untrained(evaluate, data, on_epoch)
+    for each_head, each_data in ((head, data), *others):
+        if isinstance(each_head, BlendedHead):
+            exact.fit_blend(each_head, body, each_data, settings.penalty)
+    if settings.solver == "exact":
+        return _solve(evaluate, data, settings.penalty, on_epoch)
 
     with ExitStack() as stack:
         runner: EpochRunner
@@ -168,6 +178,30 @@ def _evaluate_untrained(
     )
     on_epoch(record)
     return TrainingResult([record], record, deepcopy(evaluate.head.state_dict()))
+
+
+def _solve(
+    evaluate: Evaluator,
+    data: LoadedDataset,
+    penalty: float | None,
+    on_epoch: Callable[[EpochRecord], None],
+) -> TrainingResult:
+    """Solve the head exactly on features of the frozen body: one record, of epoch 1."""
+    body, head = evaluate.body, evaluate.head
+    features = exact.features_of(data, partial(forward_in_batches, body))
+    model = exact.fit(data, features, penalty)
+    exact.put_into(head, model)
+    outputs = forward_in_batches(head, features.to(data.train.device))
+    targets = from_tensor(data.train_labels, data.scale)
+    train = compute_metrics(outputs, targets, task=data.task, loss=evaluate.loss, scale=data.scale)
+    val, reference_auc = evaluate()
+    for metrics in (train, val):
+        require_finite(metrics, "the exact solution", data.name)
+    record = EpochRecord(
+        epoch=1, learning_rate=0.0, train=train, val=val, reference_auc=reference_auc
+    )
+    on_epoch(record)
+    return TrainingResult([record], record, deepcopy(head.state_dict()), model.penalty)
 
 
 def _run_epochs(
