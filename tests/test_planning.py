@@ -363,6 +363,7 @@ def other_profile(monkeypatch: pytest.MonkeyPatch) -> Profile:
             dropout=0.3,
             batch_size=32,
             epochs=20,
+            patience=None,
             schedule="cosine",
             warmup=0.1,
             label_smoothing=0.1,
