@@ -126,7 +126,7 @@ def test_a_plan_without_more_words_is_the_recommended_one() -> None:
     assert plan.profile == "recommended"
     assert order(plan) == ["brain all", "prostatex head", "prostatex all"]
     assert plan.bootstrap == profile.bootstrap
-    assert (str(plan.head), plan.seed, plan.body.name) == ("mlp", 0, profile.body)
+    assert (plan.head.name, plan.seed, plan.body.name) == (profile.head_kind, 0, profile.body)
     assert (plan.ensemble, plan.test_views) == (profile.ensemble, profile.test_views)
     assert plan.dataset("prostatex").split == Split(train=8, val=1, test=1)
     assert plan.dataset("brain").split == Split(train=9, val=1, test=0)
@@ -355,7 +355,8 @@ def other_profile(monkeypatch: pytest.MonkeyPatch) -> Profile:
         summary="another recipe",
         bootstrap=1,
         body="small",
-        body_options={"patch": 32},
+        body_options={"patch": 32, "intensities": True},
+        head_kind="blend",
         ensemble=5,
         test_views=2,
         all=Hyperparameters(
@@ -367,8 +368,9 @@ def other_profile(monkeypatch: pytest.MonkeyPatch) -> Profile:
             schedule="cosine",
             warmup=0.1,
             label_smoothing=0.1,
+            penalty=0.3,
         ),
-        head={"schedule": "constant", "warmup": 0.0},
+        head={"schedule": "constant", "warmup": 0.0, "epochs": 50},
     )
     monkeypatch.setitem(PROFILES, "recommended", profile)
     return profile
@@ -377,13 +379,20 @@ def other_profile(monkeypatch: pytest.MonkeyPatch) -> Profile:
 def test_a_profile_can_have_a_body_an_ensemble_and_views(other_profile: Profile) -> None:
     plan = make_plan("hydra", ["brain", "prostatex"])
     assert (plan.body.name, plan.patch, plan.ensemble, plan.test_views) == ("small", 32, 5, 2)
+    assert (plan.head.name, plan.body.options["intensities"]) == ("blend", True)
+    assert values(plan, "penalty") == [0.3, 0.3, 0.3]
     assert values(plan, "schedule") == ["cosine", "constant", "cosine"]
     assert make_plan("hydra", ["brain", "prostatex"], ensemble=1).ensemble == 1
 
 
 def test_the_body_that_the_user_chooses_has_its_own_options(other_profile: Profile) -> None:
     plan = make_plan("hydra", ["brain", "prostatex"], body="paper")
-    assert plan.body == BodySpec()
+    assert (plan.body, plan.head.name) == (BodySpec(), "mlp")
+    assert values(plan, "penalty") == [None, None, None], "it is for the profile's head"
+    # The user's head has its own options, and is trained in steps.
+    plan = make_plan("hydra", ["brain", "prostatex"], head="linear")
+    assert (plan.body.name, plan.head.name) == ("small", "linear")
+    assert values(plan, "penalty") == [None, None, None]
     # Options of the paper's body choose it.
     for given in ({"body_channels": (4, 8)}, {"body_norm": "group"}):
         plan = make_plan("hydra", ["brain", "prostatex"], **given)

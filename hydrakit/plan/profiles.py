@@ -29,6 +29,8 @@ from hydrakit.schema import first_fault
 TARGET_SPLIT = Split(train=8, val=1, test=1)
 SUPPORT_SPLIT = Split(train=9, val=1)
 
+DEFAULT_HEAD = "mlp"
+
 Values = Mapping[str, Any]
 
 
@@ -42,6 +44,8 @@ class Profile:
         bootstrap: Number of random starts.
         body: Kind of body.
         body_options: Options of the body that differ from its own defaults.
+        head_kind: Kind of head.
+        head_options: Options of the head that differ from its own defaults.
         ensemble: Number of networks whose predictions are averaged.
         test_views: Number of views of each case whose predictions are averaged.
         all: Hyperparameters of rounds that train the body.
@@ -55,6 +59,8 @@ class Profile:
     bootstrap: int
     body: str = PAPER_BODY
     body_options: Mapping[str, OptionValue] = field(default_factory=dict)
+    head_kind: str = DEFAULT_HEAD
+    head_options: Mapping[str, OptionValue] = field(default_factory=dict)
     ensemble: int = 1
     test_views: int = 1
     all: Hyperparameters
@@ -69,15 +75,19 @@ class Profile:
         return replace(self, name=other.name, summary=other.summary) == other
 
     def hyperparameters(
-        self, train: Train, position: RoundPosition, *, strategy: str, changes: Values
+        self, train: Train, position: RoundPosition, *, strategy: str, head: str, changes: Values
     ) -> Hyperparameters:
-        """Hyperparameters of a round; the user's changes take precedence."""
+        """Hyperparameters of a round; the user's changes take precedence.
+
+        Solver and penalty of the profile are for its kind of head: another one is trained in steps.
+        """
         if train != "head":
             train = "all"
         values = self.all.model_dump()
         values |= self.head if train == "head" else {}
         values |= self.positions.get((train, position), {})
         values |= self.strategies.get(strategy, {}).get((train, position), {})
+        values |= {} if head == self.head_kind else {"solver": "steps", "penalty": None}
         return Hyperparameters.model_validate(values | dict(changes))
 
 
@@ -184,7 +194,7 @@ def make_plan(
         PluginError: A strategy, dataset, head or body is unknown.
         PlanError: A setting or option is unknown, or a value is invalid.
     """
-    chosen = make_settings(settings, values)
+    chosen = _with_components_of_profile(make_settings(settings, values))
     profile = PROFILES[chosen.profile]
     plugins = plugins or load_plugins()
     if not datasets:
@@ -239,6 +249,32 @@ def make_plan(
     except ValidationError as error:
         raise PlanError(first_fault(error)) from None
     return complete_options(edit_plan(plan, chosen.changes), plugins) if chosen.changes else plan
+
+
+def _with_components_of_profile(settings: PlanSettings) -> PlanSettings:
+    """Settings with the profile's body and head where the user chose none.
+
+    Another body or head than the profile's has its own default options. The profile's head is for
+    the profile's body, whose features it may need; another body has the head ``mlp``.
+    """
+    profile = PROFILES[settings.profile]
+    # Options that only the paper's body has choose it.
+    of_paper = {"channels": settings.body_channels, "norm": settings.body_norm}
+    given = {name for name, value in of_paper.items() if value is not None}
+    body = settings.body or (PAPER_BODY if given else profile.body)
+    head = settings.head or (profile.head_kind if body == profile.body else DEFAULT_HEAD)
+    body_options = {} if body != profile.body else dict(profile.body_options)
+    head_options = {} if head != profile.head_kind else dict(profile.head_options)
+    for name in given:
+        body_options.pop(name, None)
+    return settings.model_copy(
+        update={
+            "body": body,
+            "body_options": body_options | settings.body_options,
+            "head": head,
+            "head_options": head_options | settings.head_options,
+        }
+    )
 
 
 def _with_components_of(
@@ -304,9 +340,12 @@ def _head(name: str, options: Mapping[str, OptionValue], plugins: Plugins) -> Co
 def _round_settings(strategy: str, settings: PlanSettings) -> Settings:
     """The hyperparameters that a strategy gets for its rounds."""
     profile, changes = PROFILES[settings.profile], settings.hyperparameters()
+    head = settings.head or profile.head_kind
 
     def hyperparameters(train: Train, position: RoundPosition) -> Hyperparameters:
-        return profile.hyperparameters(train, position, strategy=strategy, changes=changes)
+        return profile.hyperparameters(
+            train, position, strategy=strategy, head=head, changes=changes
+        )
 
     return Settings(hyperparameters)
 
@@ -342,22 +381,20 @@ def _heads(
             own.setdefault(dataset, {})[option] = value
         else:
             raise PlanError(f"{unknown('dataset', dataset, datasets)} (it is not in this run)")
-    kinds = {name: settings.heads.get(name, settings.head) for name in own}
+    kind_of_all = settings.head or DEFAULT_HEAD
+    kinds = {name: settings.heads.get(name, kind_of_all) for name in own}
     for name, kind in kinds.items():
-        if kind == settings.head:  # the common options are its defaults
+        if kind == kind_of_all:  # the common options are its defaults
             own[name] = {**common, **own[name]}
     heads = {name: _head(kind, own[name], plugins) for name, kind in kinds.items()}
-    return _head(settings.head, common, plugins), heads
+    return _head(kind_of_all, common, plugins), heads
 
 
 def _body(settings: PlanSettings, plugins: Plugins) -> BodySpec | OtherBody:
-    """The body that the user chose, or else that of the profile."""
-    profile = PROFILES[settings.profile]
+    body, options = settings.body or PAPER_BODY, settings.body_options
     # By the options --body-channels and --body-norm, which only the paper's body has.
     values = {"channels": settings.body_channels, "norm": settings.body_norm}
     given = {name: value for name, value in values.items() if value is not None}
-    body = settings.body or (PAPER_BODY if given else profile.body)
-    options = {**(profile.body_options if body == profile.body else {}), **settings.body_options}
     factory = plugins.get(BodyFactory, body)
     if body != PAPER_BODY:
         for name in given:
@@ -367,6 +404,6 @@ def _body(settings: PlanSettings, plugins: Plugins) -> BodySpec | OtherBody:
             )
         resolved = resolve_options(factory, options)
         return OtherBody.model_validate({"name": body, "options": resolved})
-    for name in given.keys() & settings.body_options.keys():
+    for name in given.keys() & options.keys():
         raise PlanError(f"the body option {name} is given twice: leave out --body-{name}")
     return BodySpec.model_validate(resolve_options(factory, {**options, **given}))

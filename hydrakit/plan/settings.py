@@ -139,11 +139,12 @@ class PlanSettings(Frozen):
     bootstrap_rule: BootstrapRule = "all"
     """Evaluate every random start on all validation cases, or drop weak ones early."""
 
-    head: str = "mlp"
+    head: str | None = Field(default=None, json_schema_extra=_help_default("that of the profile"))
     """Kind of head (`hydrakit plugins list` lists them); DATASET=NAME for one dataset; may be given
     several times.
 
-    In Python, ``head`` is the kind for all datasets that ``heads`` does not name.
+    In Python, ``head`` is the kind for all datasets that ``heads`` does not name; None is the
+    profile's.
     """
 
     heads: dict[str, str] = Field(default_factory=dict)

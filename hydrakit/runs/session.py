@@ -244,12 +244,11 @@ class Session:
         self._begin()
         if self.rundir.results() is None:  # else only another network is not finished
             self._train_rounds()
-        if not self.context.test:
-            return  # a search, which evaluates the first network
         for member in self.members:
             member._train_member()
-        self._write_results()
-        self._complete()
+        if self.context.test:
+            self._write_results()
+            self._complete()
 
     def _train_member(self) -> None:
         """Train the rounds of another network of an ensemble that are not on disk yet."""
