@@ -417,11 +417,13 @@ class Member(Frozen):
         number: Number of the network, from 1.
         seed: Seed of its plan.
         figures: Its own test metrics.
+        seconds: Training time of its rounds.
     """
 
     number: Annotated[int, Field(ge=1, le=MAX_ENSEMBLE)]
     seed: Seed
     figures: Metrics
+    seconds: Seconds
 
 
 class StartMatch(Frozen):
@@ -478,6 +480,11 @@ class Results(Frozen):
     transfer: tuple[Transfer, ...] = ()
     start: StartMatch | None = None
     members: Annotated[tuple[Member, ...], Field(max_length=MAX_ENSEMBLE)] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Training time of all networks."""
+        return sum(each.seconds for each in self.members or self.rounds)
 
     @model_serializer(mode="wrap")
     def _omit_none(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:

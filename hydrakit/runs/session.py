@@ -538,7 +538,15 @@ class Session:
         results = self._results(score(means[1]))
         if self.members:
             members = tuple(
-                Member(number=each.number, seed=each.plan.seed, figures=test.figures)
+                Member(
+                    number=each.number,
+                    seed=each.plan.seed,
+                    figures=test.figures,
+                    seconds=sum(
+                        each.rundir.round_result(number, round).seconds
+                        for number, round in enumerate(each.plan.rounds, start=1)
+                    ),
+                )
                 for each, test in zip(networks, tests, strict=True)
             )
             results = results.model_copy(update={"format": ENSEMBLE_FORMAT, "members": members})
