@@ -206,7 +206,18 @@ def arguments(*strategies: str, out: Path) -> list[str]:
             "alpha,beta,alpha",
         ),
         *("--seeds", "1", "--folds", "2", "--epochs", "1", "--bootstrap", "2"),
-        *("--body-channels", "4,8", "--out", str(out), "--jobs", "1", "--device", "cpu"),
+        *(
+            "--profile",
+            "recommended-0.1",
+            "--body-channels",
+            "4,8",
+            "--out",
+            str(out),
+            "--jobs",
+            "1",
+            "--device",
+            "cpu",
+        ),
     ]
 
 
