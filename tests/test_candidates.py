@@ -334,7 +334,18 @@ def test_the_command_prints_and_writes_all_candidates(installed: None, tmp_path:
     out = tmp_path / "tuned.json"
     given = [
         *("tune", "--strategy", "transfer", "--datasets", "beta,alpha", "--out", str(out)),
-        *("--epochs", "1", "--bootstrap", "1", "--body-channels", "4", "--device", "cpu"),
+        *(
+            "--epochs",
+            "1",
+            "--bootstrap",
+            "1",
+            "--profile",
+            "recommended-0.1",
+            "--body-channels",
+            "4",
+            "--device",
+            "cpu",
+        ),
         *("--set", "body.patch=16", "--folds", "2"),
     ]
     choices = ["--try", f"{VIEW}=1,0.5", "--try", "rounds.all.weight_decay=0,0.1"]

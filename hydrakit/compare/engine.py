@@ -143,7 +143,7 @@ def compare(
         compare_dir.check(design)  # again, now that no other process can write there
         _check_data(compare_dir, plans, cases)
         tracker.write()
-        rounds = sum(len(plan.rounds) for plan in plans.values())
+        rounds = sum(_rounds_of(plan) for plan in plans.values())
         callback.begun(out, len(plans), rounds, processes)
         tracker.run(launcher, context, processes)
         comparison = compare_cells(compare_dir, design, cases, tracker.baselines)
@@ -250,6 +250,11 @@ def _with_threads_of_cells(
             f"others use {context.threads}: their last digits differ"
         )
     return context
+
+
+def _rounds_of(plan: Plan) -> int:
+    """Number of rounds of a cell, over all networks of an ensemble."""
+    return len(plan.rounds) * plan.ensemble
 
 
 @dataclass
@@ -366,16 +371,16 @@ class CellTracker:
         started = self.compare_dir.started()
         for name in [each for each in self._open if each in started]:
             cell = self._open[name]
-            run, planned = RunDir(self.compare_dir.cell(cell)), self.plans[cell].rounds
+            run, plan = RunDir(self.compare_dir.cell(cell)), self.plans[cell]
             status = self.compare_dir.status(cell)
             if status == "waiting":
-                rounds += sum(run.finished(n, each) for n, each in enumerate(planned, start=1))
+                rounds += run.rounds_done(plan)
                 continue
             if status == "done":
                 self.callback.done(cell, run, before)
             else:
                 self.callback.failed(cell, status)
             self.ended.add(cell)
-            self._rounds_of_ended += len(planned)
+            self._rounds_of_ended += _rounds_of(plan)
             del self._open[name]
         self.callback.rounds_done(self._rounds_of_ended + rounds)

@@ -40,14 +40,21 @@ def label_readings(rundir: RunDir, target: str) -> LabelReadings:
         PlanError: The file is broken.
     """
     entries, traced = [], []
-    for each in rundir.events():
+    # The networks of an ensemble have logs of their own; the run reads the labels for all of them.
+    events = [("", each) for each in rundir.events()]
+    for member in rundir.begun_members():
+        name = f", network {member.path.name} of the ensemble"
+        events += [(name, each) for each in member.events() if each.by != "ensemble"]
+        events.sort(key=lambda pair: pair[1].time)
+    for network, each in events:
         if each.event == "test read" and each.by == "trace":
             traced.append(each.time)
         elif each.event == "test read":
             cases = f", {each.cases} cases" if each.cases else ""
-            entries.append(f"{each.time}, by the run{cases}")
+            by = "run of its ensemble" if each.by == "ensemble" else "run"
+            entries.append(f"{each.time}, by the {by}{cases}{network}")
         elif each.event == "evaluated" and each.dataset == target and each.split in ("test", "all"):
-            entries.append(f"{each.time}, by `hydrakit evaluate`, split {each.split}")
+            entries.append(f"{each.time}, by `hydrakit evaluate`, split {each.split}{network}")
     count = len(entries) + len(traced)
     if traced:
         entries.insert(
@@ -209,6 +216,7 @@ def reproduction_section(
         yield "Profile", plan.profile
         yield "Seed", plan.seed
         yield "Split seed", plan.split_seed
+        yield "Networks of the ensemble", plan.ensemble if plan.ensemble > 1 else None
         yield "Head", plan.head
         yield "Random initialisations", plan.bootstrap
         if plan.test_views > 1:

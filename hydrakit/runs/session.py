@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
+
+from torch import nn
 
 from hydrakit import weights
 from hydrakit.compute import signals
@@ -19,7 +21,15 @@ from hydrakit.errors import PlanError
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.models.build import build_body, check_builds, check_heads
 from hydrakit.plan.model import Plan
-from hydrakit.plan.results import Baseline, EpochRecord, Results, RoundResult, TestResult
+from hydrakit.plan.results import (
+    ENSEMBLE_FORMAT,
+    Baseline,
+    EpochRecord,
+    Member,
+    Results,
+    RoundResult,
+    TestResult,
+)
 from hydrakit.plugins.registry import Plugins
 from hydrakit.rounds import Round
 from hydrakit.runs import round_cache, transfer
@@ -28,7 +38,14 @@ from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.datasets import PlanDatasets, common_channels
 from hydrakit.runs.earlier import environment_of, notes_of_other_bits, refuse_other_data
-from hydrakit.runs.evaluate import predict, score, to_csv, views_of
+from hydrakit.runs.evaluate import (
+    Predictions,
+    mean_prediction,
+    predict,
+    score,
+    to_csv,
+    views_of,
+)
 from hydrakit.runs.example_cases import save_example_cases
 from hydrakit.runs.network import Network
 from hydrakit.runs.rundir import EXAMPLE_CASES, START, RunDir
@@ -78,6 +95,8 @@ class Session:
         rundir: Folder of the run.
         callbacks: Callbacks for the events of the run.
         expected: What the datasets must be, by name, besides what the run's folder says.
+        number: Number of the network in its ensemble, from 1; its plan is that of this network
+            alone, except for the first, which has the plan of the ensemble.
     """
 
     plan: Plan
@@ -88,6 +107,7 @@ class Session:
     rundir: RunDir
     callbacks: RunCallback
     expected: Mapping[str, DataOrigin] = field(default_factory=dict)
+    number: int = 1
 
     @property
     def adapters(self) -> Mapping[str, DatasetAdapter]:
@@ -143,10 +163,29 @@ class Session:
             for name in self.loaded
         }
         self._refuse_seen_test_images()
+        self._check_earlier_work()
+        for member in self.members:
+            if member.rundir.path.exists():
+                RunDir.check(member.rundir.path, member.plan)
+                member._check_earlier_work()
+
+    def _check_earlier_work(self) -> None:
+        """Check that the data is still that of the run's folder, and so is the plan of a round."""
         refuse_other_data(self.origins, self.expected, self.rundir)
         if self.rundir.plan_path.is_file():  # not in a search, whose rounds have other plans
             for number, round in enumerate(self.plan.rounds, start=1):
                 self._state(number, round).check()
+
+    @cached_property
+    def members(self) -> list[Session]:
+        """Sessions of the second and all other networks of the ensemble, with the same data."""
+        members = []
+        for number, rundir in enumerate(self.rundir.members(self.plan), start=2):
+            member = replace(self, plan=self.plan.member(number), rundir=rundir, number=number)
+            member.leakage, member.loaded, member.origins = self.leakage, self.loaded, self.origins
+            member.start_tensors, member.facts = self.start_tensors, self.facts
+            members.append(member)
+        return members
 
     @cached_property
     def start_tensors(self) -> StartTensors | None:
@@ -201,10 +240,28 @@ class Session:
 
     def run(self) -> None:
         """Run every round that is not on disk yet, then evaluate the test split once."""
-        if self.rundir.results() is not None:
+        if all(each.rundir.results() is not None for each in (self, *self.members)):
             self._complete()
             return
         self._begin()
+        if self.rundir.results() is None:  # else only another network is not finished
+            self._train_rounds()
+        for member in self.members:
+            member._train_member()
+        if self.context.test:
+            self._write_results()
+            self._complete()
+
+    def _train_member(self) -> None:
+        """Train the rounds of another network of an ensemble that are not on disk yet."""
+        RunDir.begin(self.rundir.path, self.plan)
+        with self.rundir.locked():
+            if self.rundir.results() is None:
+                self._begin()
+                self._train_rounds()
+
+    def _train_rounds(self) -> None:
+        """Train every round that is not on disk yet."""
         network = self.new_network()
         for number, round in enumerate(self.plan.rounds, start=1):
             signals.check()
@@ -214,25 +271,28 @@ class Session:
             else:
                 self.copy_or_train(number, round, network)
             network.load_round(number, round)
-        if self.context.test:
-            self._write_results()
-            self._complete()
 
     def _begin(self) -> None:
         """Check the finished rounds, and write what data and which machine the run uses."""
         rundir, before = self.rundir, self.rundir.environment()
         now = environment_of(self.compute, self.plugins, self.datasets.roots)
         rundir.check_rounds(self.plan)
+        for member in self.members:
+            member.rundir.check_rounds(member.plan)
         rundir.unseal()
         rundir.write_facts(self.facts)
         rundir.write_json("splits.json", self.leakage.splits)
         rundir.write_json("environment.json", now)
         self.store_start()
-        self.callbacks.started(self.plan, rundir, str(self.compute.device))
+        if self.number == 1:
+            self.callbacks.started(self.plan, rundir, str(self.compute.device))
+        else:
+            self.callbacks.member(self.number, rundir)
         rundir.log("run", device=str(self.compute.device), threads=now["threads"])
         for note in notes_of_other_bits(rundir, self.plan, before, now):
             self.callbacks.noted(note)
-        self.describe_start()
+        if self.number == 1:
+            self.describe_start()
 
     def store_start(self) -> None:
         """Store the weights that the body begins with in the run's folder, if it has none yet."""
@@ -412,11 +472,10 @@ class Session:
 
         An inner fold in its place is logged as such: it is no reading of the test split.
         """
-        target, inner = self.loaded[self.plan.target], self.plan.inner
+        target = self.loaded[self.plan.target]
         keys = {key for key, name in target.splits.items() if name == split}
         if split == "test":
-            event = "test read" if inner is None else "inner fold read"
-            self.rundir.log(event, by=by, dataset=self.plan.target, cases=len(keys))
+            self._log_reading(len(keys), by=by)
         return select(
             self.prepared[self.plan.target],
             keys,
@@ -425,6 +484,11 @@ class Session:
             patch=self.plan.patch,
             device=self.compute.device,
         )
+
+    def _log_reading(self, cases: int, *, by: str) -> None:
+        """Log that the test split, or an inner fold in its place, is read."""
+        event = "test read" if self.plan.inner is None else "inner fold read"
+        self.rundir.log(event, by=by, dataset=self.plan.target, cases=cases)
 
     def _out_of_memory_message(self, number: int, round: Round, network: Network) -> str:
         """Error message for a round that ran out of memory."""
@@ -439,41 +503,82 @@ class Session:
         )
 
     def _write_results(self) -> None:
-        """Write the final weights, evaluate the test split, and write the results."""
-        rundir, plan = self.rundir, self.plan
-        (rundir.path / "heads").mkdir(exist_ok=True)
-        for number, round in enumerate(plan.rounds, start=1):
-            file = partial(rundir.round_file, number, round)
-            copy(file("head.safetensors"), rundir.head_path(round.head))
-            for other in round.others:
-                copy(file(f"head-{other.dataset}.safetensors"), rundir.head_path(other.head))
-        copy(file("body.safetensors"), rundir.body_path)
-        head = rundir.head_path(plan.target_head)
-        model = weights.load_model(rundir.body_path, head, plugins=self.plugins)
-        model.to(self.compute.device)
-        views = views_of(read_head(head))
-        target = self.loaded[plan.target]
-        cases = {split: self._target_cases(split, by="results") for split in ("val", "test")}
-        val, test = (
-            predict(
-                model,
-                each,
-                dataset=plan.target,
-                split=split,
-                classes=target.classes,
-                views=views,
-            )
-            for split, each in cases.items()
+        """Write the final weights, evaluate the test split, and write the results.
+
+        The test split of an ensemble is read once, for all networks.
+        """
+        networks = [self, *self.members]
+        models = [each._write_final_weights() for each in networks]
+        splits = ("val", "test")
+        cases = {split: self._target_cases(split, by="results") for split in splits}
+        target = self.plan.target
+        classes, views = (
+            self.loaded[target].classes,
+            views_of(read_head(self.rundir.head_path(self.plan.target_head))),
         )
-        write_atomic(rundir.path / "predictions.csv", to_csv([val, test]).encode())
+        predictions = [
+            [
+                predict(
+                    model,
+                    cases[split],
+                    dataset=target,
+                    split=split,
+                    classes=classes,
+                    views=views,
+                )
+                for split in splits
+            ]
+            for model in models
+        ]
+        tests = [score(test) for _, test in predictions]
+        for member, own, test in zip(self.members, predictions[1:], tests[1:], strict=True):
+            if member.rundir.results() is None:
+                member._log_reading(len(cases["test"].cases), by="ensemble")
+                member._write_predictions(own, member._results(test))
+                member.rundir.seal()
+        means = [mean_prediction(each) for each in zip(*predictions, strict=True)]
         baseline = None
-        if not is_baseline(plan.strategy, self.plugins):
-            baseline = intensity_baseline(target, cases["test"])
-        results = self._results(score(test), baseline)
+        if not is_baseline(self.plan.strategy, self.plugins):
+            baseline = intensity_baseline(self.loaded[target], cases["test"])
+        results = self._results(score(means[1]), baseline)
+        if self.members:
+            members = tuple(
+                Member(
+                    number=each.number,
+                    seed=each.plan.seed,
+                    figures=test.figures,
+                    seconds=sum(
+                        each.rundir.round_result(number, round).seconds
+                        for number, round in enumerate(each.plan.rounds, start=1)
+                    ),
+                )
+                for each, test in zip(networks, tests, strict=True)
+            )
+            results = results.model_copy(update={"format": ENSEMBLE_FORMAT, "members": members})
+        self._write_predictions(means, results)
+
+    def _write_final_weights(self) -> nn.Module:
+        """Write the final weights of the network, and return body and target's head with them."""
+        rundir, plan = self.rundir, self.plan
+        if rundir.results() is None:
+            (rundir.path / "heads").mkdir(exist_ok=True)
+            for number, round in enumerate(plan.rounds, start=1):
+                file = partial(rundir.round_file, number, round)
+                copy(file("head.safetensors"), rundir.head_path(round.head))
+                for other in round.others:
+                    copy(file(f"head-{other.dataset}.safetensors"), rundir.head_path(other.head))
+            copy(file("body.safetensors"), rundir.body_path)
+        model = weights.load_model(*rundir.weights(plan.target_head), plugins=self.plugins)
+        return model.to(self.compute.device)
+
+    def _write_predictions(self, predictions: Sequence[Predictions], results: Results) -> None:
+        """Write ``predictions.csv`` and ``results.json``."""
+        rundir = self.rundir
+        write_atomic(rundir.path / "predictions.csv", to_csv(predictions).encode())
         rundir.report_path.unlink(missing_ok=True)  # it describes an unfinished run
         write_record(rundir.results_path, results)
 
-    def _results(self, test: TestResult, baseline: Baseline | None) -> Results:
+    def _results(self, test: TestResult, baseline: Baseline | None = None) -> Results:
         """Results of the run, from its finished rounds and the test."""
         plan, rundir = self.plan, self.rundir
         rounds = tuple(rundir.round_result(n, r) for n, r in enumerate(plan.rounds, start=1))
