@@ -35,6 +35,7 @@ from hydrakit.storage.records import read_record, writable, write_record
 
 FILE = "compare.json"
 MAX_CELLS = 10_000
+TUNING = ".tuning"  # suffix of the folder in which a cell is tuned
 WRITE_ELSEWHERE = "choose another folder with `--out`"
 
 SET_BY_CELLS = {"seed", "split_seed", "splits", "whole"}
@@ -83,6 +84,9 @@ class Design(Frozen):
         repeats: Number of repeats of the cross-validation, each with different folds.
         settings: Further settings of the plans (`PlanSettings`), by name, without default values,
             so that equal designs have equal digests.
+        tune: Values that each cell tries on its training part before it is trained, by path;
+            see `hydrakit.compare.nested`.
+        inner_folds: Number of folds of each training part on which the values are tried.
     """
 
     strategies: Annotated[tuple[Name, ...], Field(min_length=1)]
@@ -91,6 +95,8 @@ class Design(Frozen):
     folds: Annotated[int, Field(ge=2, le=MAX_FOLDS)] | None = 5
     repeats: Annotated[int, Field(gt=0, le=MAX_CELLS)] = 1
     settings: dict[str, Any] = Field(default_factory=dict)
+    tune: dict[str, Annotated[tuple[Any, ...], Field(min_length=2)]] = Field(default_factory=dict)
+    inner_folds: Annotated[int, Field(ge=2, le=MAX_FOLDS)] = 3
 
     @field_validator("settings")
     @classmethod
@@ -127,6 +133,8 @@ class Design(Frozen):
         """SHA-256 of the datasets, folds and settings; it stays the same when cells are added."""
         fixed = self.model_dump(mode="json", include={"datasets", "folds", "settings"})
         fixed["settings"].pop("strangers", None)  # it changes no result
+        if self.tune:
+            fixed |= self.model_dump(mode="json", include={"tune", "inner_folds"})
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
     def cells(self) -> list[Cell]:
@@ -232,6 +240,8 @@ class Description(Frozen):
         status: Status of each cell: ``done``, ``waiting``, or why it failed.
         data: What the cells are computed from, by dataset, with the splits of the first cell; empty
             in older versions.
+        tuned_data: The same for tuned cells, without splits: by the key of what decides the data
+            in their plans (`hydrakit.search.candidates.data_key`), then by dataset.
         threads: Number of CPU threads of each cell; None in older versions.
     """
 
@@ -242,6 +252,7 @@ class Description(Frozen):
     positive: Text
     status: Annotated[dict[str, str], Field(max_length=MAX_CELLS)]
     data: dict[Name, DataOrigin] = Field(default_factory=dict)
+    tuned_data: dict[Text, dict[Name, DataOrigin]] = Field(default_factory=dict)
     threads: Annotated[int, Field(gt=0)] | None = None
 
 
@@ -274,15 +285,33 @@ class CompareDir:
         """Folder of the run of a cell."""
         return self.path / "cells" / cell.name
 
+    def tuning(self, cell: Cell) -> Path:
+        """Folder in which a cell is tuned."""
+        return self.path / "cells" / f"{cell.name}{TUNING}"
+
+    def inner_rounds(self, cell: Cell) -> Path:
+        """Folder of rounds that the cells of one seed, repeat and fold share while tuned.
+
+        It is deleted when all of these cells have ended.
+        """
+        return self.tuning_rounds / f"seed{cell.seed}-repeat{cell.repeat}-fold{cell.fold}/rounds"
+
+    @property
+    def tuning_rounds(self) -> Path:
+        """Folder with all folders of `inner_rounds`."""
+        return self.path / "tuning"
+
     def failure_path(self, cell: Cell) -> Path:
         """Path of the file that says why a cell failed."""
         return self.path / "cells" / f"{cell.name}.failed"
 
     def started(self) -> set[str]:
-        """Names of the cells that have a folder, or the file that says why they failed."""
+        """Names of the cells that have a folder, are tuned, or have failed."""
         try:
             with os.scandir(self.path / "cells") as entries:
-                return {entry.name.removesuffix(".failed") for entry in entries}
+                return {
+                    entry.name.removesuffix(".failed").removesuffix(TUNING) for entry in entries
+                }
         except FileNotFoundError:
             return set()
 
@@ -361,7 +390,13 @@ class CompareDir:
 def _differing(before: Design, design: Design) -> str:
     """Names of the settings in which two designs differ."""
     old, new = (
-        {"datasets": each.datasets, "folds": each.folds, **each.settings}
+        {
+            "datasets": each.datasets,
+            "folds": each.folds,
+            "tune": each.tune,
+            "inner-folds": each.inner_folds,
+            **each.settings,
+        }
         for each in (before, design)
     )
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]

@@ -303,11 +303,10 @@ def _work(pipe: Connection, folder: Path, context_json: str) -> None:
 
 def _run_cell(cell: Cell, plan: Plan, compare_dir: CompareDir, context: RunContext) -> None:
     """Run a cell, and write a failure to its file."""
-    from hydrakit import engine
+    from hydrakit.compare import nested
 
     try:
-        data = compare_dir.description().data
-        engine.run_cell(plan, context, out=compare_dir.cell(cell), expected=data)
+        nested.run_cell(cell, plan, compare_dir, context)
     except PluginFault as error:
         where = f" (traceback: {compare_dir.failure_path(cell)})" if error.__cause__ else ""
         _write_failure(compare_dir, cell, f"{traceback.format_exc()}{one_line(str(error))}{where}")

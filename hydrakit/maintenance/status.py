@@ -226,12 +226,13 @@ def _of_comparison(folder: Path) -> ComparisonStatus:
 
 def _cell(compare_dir: CompareDir, cell: Cell) -> CellStatus:
     run, state = RunDir(compare_dir.cell(cell)), compare_dir.status(cell)
-    rounds, holder = len(run.round_folders()), _holder(run.path)
+    tuning = compare_dir.tuning(cell)
+    rounds, holder = len(run.round_folders()), _holder(run.path) or _holder(tuning)
     if state == "done":
         return CellStatus(name=cell.name, state="done", rounds=rounds)
     if state != "waiting":
         return CellStatus(name=cell.name, state="failed", rounds=rounds, reason=state)
-    begun = run.plan_path.is_file()
+    begun = run.plan_path.is_file() or tuning.is_dir()
     return CellStatus(
         name=cell.name,
         state="begun" if begun else "waiting",
