@@ -29,7 +29,7 @@ from hydrakit.runs.datasets import find_datasets, prepare_datasets
 from hydrakit.runs.dry_run import DryRun, measure
 from hydrakit.runs.earlier import with_threads_of_run
 from hydrakit.runs.rundir import RunDir
-from hydrakit.runs.session import Session
+from hydrakit.runs.session import Session, check_start
 from hydrakit.storage.files import NO_ROOM, write_atomic
 from hydrakit.storage.paths import using_cache
 from hydrakit.storage.records import writable
@@ -304,6 +304,7 @@ def _session(
     rundir = RunDir.check(out, plan)
     datasets = find_datasets(plan, context, plugins)
     check_components(plan, datasets.adapters, plugins)
+    check_start(plan, rundir)
     if compute.device.type == "cpu":
         keep_large_blocks()
     datasets = prepare_datasets(plan, datasets, callbacks)

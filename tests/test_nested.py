@@ -20,7 +20,6 @@ from hydrakit.cli import main
 from hydrakit.compare.design import Cell, CompareDir, Design, make_design
 from hydrakit.compare.engine import CompareCallback, compare
 from hydrakit.compare.nested import candidates_of
-from hydrakit.hooks import SequenceStrategy
 from hydrakit.maintenance.clean import clean
 from hydrakit.maintenance.status import ComparisonStatus, status
 from hydrakit.maintenance.verify import verify
@@ -43,7 +42,7 @@ TUNE: dict[str, Sequence[Any]] = {VIEW: (1.0, 0.5)}
 
 def design_of(*strategies: str, **changes: Any) -> Design:
     given = {"strategies": strategies, "datasets": ("beta", "alpha"), "folds": 2}
-    given |= {"settings": SETTINGS, "tune": TUNE, "inner_folds": 2}
+    given |= {"settings": SETTINGS, "tune": TUNE, "inner_folds": 2, "baselines": ()}
     return make_design(**(given | changes))
 
 
@@ -199,7 +198,7 @@ def test_a_killed_comparison_goes_on_with_the_same_choices(
     finished: Path, places: dict[str, Any], lesions: Path, tmp_path: Path
 ) -> None:
     given = [
-        *("compare", "--strategies", "classical", "--datasets", "beta,alpha"),
+        *("compare", "--strategies", "classical", "--datasets", "beta,alpha", "--no-baselines"),
         *("--seeds", "1", "--folds", "2", "--inner-folds", "2", "--jobs", "1", "--device", "cpu"),
         *("--profile", "paper", "--epochs", "2", "--bootstrap", "1", "--body-channels", "4,8"),
         *("--learning-rate", "0.003", "--set", "body.patch=16", "--set", "body.features=8"),
@@ -233,16 +232,10 @@ def test_a_design_without_tuning_has_the_digest_of_before() -> None:
 
 
 def test_baselines_are_not_tuned() -> None:
-    offered = plugins()
-    strategy = offered.get(SequenceStrategy, "classical")
-    simple = SequenceStrategy(
-        name="simple", summary="A baseline", plan=strategy.plan, baseline=True
-    )
-    both = offered.including(simple)
-    design = design_of("simple", "classical")
-    for name, count in (("simple", 0), ("classical", 2)):
-        plan = design.plan(cell(name, 0), both)
-        assert len(candidates_of(design, plan, both)) == count
+    design = design_of("classical", baselines=("intensity", "probe"))
+    for name, count in (("intensity", 0), ("probe", 0), ("classical", 2)):
+        plan = design.plan(cell(name, 0), plugins())
+        assert len(candidates_of(design, plan, plugins())) == count
 
 
 def test_a_strategy_skips_the_paths_of_rounds_that_it_lacks() -> None:

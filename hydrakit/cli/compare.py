@@ -27,6 +27,14 @@ if TYPE_CHECKING:
     metavar="A,B,...",
     help="Strategies to compare; every other one is compared with the first.",
 )
+@click.option(
+    "--baselines",
+    callback=params.names,
+    metavar="A,B,...",
+    help="Simple models that the first strategy is compared with before all others.  [default: "
+    "intensity,probe]",
+)
+@click.option("--no-baselines", is_flag=True, help="Compare with no baseline.")
 @datasets
 @plan_options(without=("splits", "seed"))
 @click.option(
@@ -102,6 +110,8 @@ def compare(
     /,
     *,
     strategies: list[str],
+    baselines: list[str],
+    no_baselines: bool,
     datasets: list[str],
     seeds: int,
     folds: int | None,
@@ -117,10 +127,11 @@ def compare(
 ) -> None:
     """Compare strategies by cross-validation, with confidence intervals and tests.
 
-    Every strategy is trained with every seed on every fold, and tested on the same findings. All
-    plans and splits are checked before anything is trained. To resume a comparison that was
-    stopped, run the same command again; with more strategies, seeds or repeats it trains only the
-    new ones.
+    Every strategy is trained with every seed on every fold, and tested on the same findings; so
+    are the baselines, logistic regressions that take seconds: a network that is not better than
+    they are is not worth its cost. All plans and splits are checked before anything is trained. To
+    resume a comparison that was stopped, run the same command again; with more strategies, seeds
+    or repeats it trains only the new ones.
 
     With --tune, each cell first chooses values by cross-validation within its training part, so
     that the test results also hold for the way of choosing (nested cross-validation).
@@ -132,13 +143,16 @@ def compare(
         raise click.UsageError("--holdout is a single split: leave out --folds and --repeats")
     if inner_folds and not choices:
         raise click.UsageError("--inner-folds is for --tune: add values to try, or leave it out")
+    if baselines and no_baselines:
+        raise click.UsageError("--baselines and --no-baselines contradict each other: give one")
 
     from hydrakit.compare import engine
-    from hydrakit.compare.design import make_design
+    from hydrakit.compare.design import BASELINES, make_design
     from hydrakit.search.candidates import FOLDS, parse_choices
 
     design = make_design(
         strategies=strategies,
+        baselines=[] if no_baselines else baselines or BASELINES,
         datasets=datasets,
         seeds=seeds,
         folds=None if holdout else folds or 5,

@@ -39,15 +39,17 @@ from hydrakit.stats.comparison import TunedCell
 def candidates_of(design: Design, plan: Plan, plugins: Plugins) -> list[dict[str, Any]]:
     """Candidates of the cells with a plan; none if they are not tuned.
 
-    A strategy that lacks the rounds of a path skips the path. Baselines are not tuned.
+    A strategy that lacks the rounds of a path, or replaces the body or head of a path by its own,
+    skips the path. Baselines are not tuned.
 
     Raises:
         PlanError: A path exists in no plan.
     """
     if not design.tune or plugins.get(SequenceStrategy, plan.strategy).baseline:
         return []
-    skipped = paths_without_rounds(plan, design.tune)
-    choices = {path: values for path, values in design.tune.items() if path not in skipped}
+    own = design.changes_of(plan.strategy, design.tune, plugins)
+    skipped = paths_without_rounds(plan, own)
+    choices = {path: values for path, values in own.items() if path not in skipped}
     return combinations_of(choices) if choices else []
 
 

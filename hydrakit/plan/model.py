@@ -33,7 +33,8 @@ from hydrakit.hooks import ChannelRule, DatasetAdapter, Factory, FieldOfView, No
 from hydrakit.plugins.options import resolve_options
 from hydrakit.rounds import MAX_DATASETS, MAX_VIEWS, Axis, Round
 from hydrakit.schema import Count, Frozen, Name, OptionText, PathText, Seed, first_fault
-from hydrakit.storage.files import MIB, read_json
+from hydrakit.storage.digests import cached_digest
+from hydrakit.storage.files import MIB, read_json, reason
 from hydrakit.storage.records import refuse_later
 
 # Limits of a plan: far above any real plan, and far below what would fill the memory.
@@ -161,7 +162,8 @@ class Dataset(Component):
         split: Shares of its splits.
         normalise: How its grey values are normalised; None for the adapter's rule.
         field_of_view: Region of the image that the network sees; None for the adapter's.
-        flips: Axes along which its images may be mirrored; None for the adapter's.
+        flips: Axes along which its images may be mirrored; None for the adapter's. A new plan
+            states those of the adapter, so that the plan decides which views a run trains on.
         channels: What to do if the body takes another number of channels; None for the adapter's
             rule.
     """
@@ -171,6 +173,12 @@ class Dataset(Component):
     field_of_view: FieldOfView | None = None
     flips: tuple[Axis, ...] | None = None
     channels: ChannelRule | None = None
+
+    @model_validator(mode="after")
+    def _check_view(self) -> Self:
+        if self.field_of_view is not None and (self.field_of_view.share or 0) > 1:
+            raise ValueError("the share of a field of view is at most 1, the whole image")
+        return self
 
     @model_serializer(mode="wrap")
     def _omit_none(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -201,6 +209,23 @@ class StartWeights(Frozen):
 
     file: PathText
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+    @classmethod
+    def of(cls, given: Any) -> Any:
+        """Compute the digest of a file that is given by its path; return anything else as it is.
+
+        Raises:
+            PlanError: The file cannot be read.
+        """
+        if not isinstance(given, str | Path):
+            return given
+        try:
+            digest = cached_digest(Path(given))
+        except (OSError, ValueError) as error:
+            raise PlanError(
+                f"{given}: cannot be read ({reason(error)}): name a file of weights"
+            ) from None
+        return cls(file=str(given), sha256=digest.sha256)
 
 
 class BodySpec(Frozen):
@@ -433,6 +458,8 @@ class Plan(Frozen):
         """SHA-256 of what determines the result, in hexadecimal."""
         content = self.model_dump(mode="json")
         content.pop("strangers", None)
+        if self.body_weights is not None:
+            content["body_weights"] = self.body_weights.sha256  # wherever their file is
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

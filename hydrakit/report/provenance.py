@@ -211,6 +211,8 @@ def reproduction_section(
         yield "Split seed", plan.split_seed
         yield "Head", plan.head
         yield "Random initialisations", plan.bootstrap
+        if plan.test_views > 1:
+            yield "Averaged views of each case", plan.test_views
         yield "Plan (SHA-256)", element("code", plan.digest())
         yield "Data (SHA-256)", element("ul", *digests)
         yield "hydrakit", environment.get("hydrakit")

@@ -124,7 +124,7 @@ def add_example_cases(rundir: RunDir, context: RunContext, plugins: Plugins) -> 
             f"{root}: does not exist, so the report shows no patches: name the folder of the data "
             "with `--data` or `--root`"
         )
-    adapter = plugins.get(DatasetAdapter, plan.target)
+    adapter = plan.dataset(plan.target).applied_to(plugins.get(DatasetAdapter, plan.target))
     before = rundir.origins().get(plan.target, DataOrigin())
     if before.classes is not None and sorted(before.classes) == sorted(adapter.classes):
         adapter = in_class_order(adapter, before.classes)
