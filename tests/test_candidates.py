@@ -311,7 +311,7 @@ def test_the_command_prints_and_writes_all_candidates(installed: None, tmp_path:
     choices = ["--try", "rounds.all.weight_decay=0,0.1", "--try", "bootstrap=1,2"]
     result = CliRunner().invoke(main, [*given, *choices])
     assert result.exit_code == 0, result.output
-    assert "4 candidates on 2 inner folds: 8 runs of 1 rounds" in result.stderr
+    assert "4 candidates on 2 inner folds: 8 runs of 1 round;" in result.stderr
     assert "4 candidates were tried, without the test split" in result.stdout
     assert result.stdout.count("chosen") == 2
     table = json.loads((tmp_path / "tuned.tuning" / "candidates.json").read_bytes())
