@@ -294,6 +294,11 @@ def print_comparison(comparison: Comparison) -> None:
         print_table(columns, pairs)
     if comparison.subgroups:
         _print_subgroups(comparison)
+    if comparison.tuned:
+        from hydrakit.report.tuned import chosen_rows, tuning_text
+
+        columns = ["strategy", "value of the plan", "chosen", "cells"]
+        print_table(columns, chosen_rows(comparison), title=tuning_text(comparison))
     say(comparison.verdict)
     say(
         f"Test labels were read {comparison.readings} times, once by each finished cell for its "
