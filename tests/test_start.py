@@ -197,12 +197,16 @@ def test_training_begins_with_the_weights_and_goes_on_without_their_file(
     assert chosen is not None
     assert len(set(chosen.val_auc)) > 1
     results = whole.results()
+    assert given.body_weights is not None
     assert results is not None
     assert results.start is not None
     assert (results.start.sha256, results.start.unexpected) == (
-        given.body_weights.sha256,  # type: ignore[union-attr]
+        given.body_weights.sha256,
         ("fc.weight",),
     )
+    page = whole.report_path.read_text()
+    assert given.body_weights.sha256 in page
+    assert "but not in the body: fc.weight" in page
     assert "start.safetensors" in json.loads((whole.path / "files.json").read_text())["files"]
 
     stopped = _Follow(stop=2)

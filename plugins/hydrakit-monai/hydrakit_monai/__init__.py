@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +42,8 @@ NetworkName = Literal[
 
 LEAST_PATCH = 64
 """Pixels that leave 2 x 2 values after five halvings: batch norm cannot train on a single one."""
+
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # environment variable that changes how torch computes
 
 AS_TORCHVISION = {"conv1_t_stride": 2, "bias_downsample": False}
 """Values of a ResNet that make it torchvision's, so that weights of that match by name."""
@@ -84,11 +87,14 @@ def build_classifier(name: NetworkName, *, in_channels: int, outputs: int) -> nn
         raise PlanError(
             f"body {NAME!r} needs the package MONAI: `pip install 'hydrakit-imaging[monai]'`"
         )
+    from torch import nn
+
+    workspace = os.environ.get(WORKSPACE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # MONAI imports all of its modules
         from monai.networks import nets
-
-    from torch import nn
+    if workspace is None:  # MONAI sets it
+        os.environ.pop(WORKSPACE, None)
 
     network: nn.Module
     if name.startswith("densenet"):

@@ -89,6 +89,21 @@ def test_without_monai_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPat
         build(1, MonaiOptions(), ())
 
 
+@needs_monai
+def test_importing_monai_leaves_the_process_as_it_is() -> None:
+    code = """
+from hydrakit.plugins.process_state import restored
+from hydrakit_monai import MonaiOptions, build
+changed = []
+with restored(changed.extend):
+    build(1, MonaiOptions(network="resnet10"), ())
+assert not changed, changed
+"""
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_importing_the_plugin_imports_neither_monai_nor_torch() -> None:
     code = "import sys, hydrakit_monai; assert not {'monai', 'torch', 'numpy'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
