@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from hydrakit.hooks import BodyFactory, hookimpl
 
 if TYPE_CHECKING:
-    from hydrakit.models.body import PaperBody
+    from hydrakit.models.body import BodyModule, PaperBody
     from hydrakit.models.small import SmallBody
 
 MAX_BLOCKS = 8
@@ -39,6 +39,22 @@ def build_paper(in_channels: int, options: PaperOptions, datasets: Sequence[str]
 
     separate = tuple(datasets) if options.norm == "dataset" else ()
     return PaperBody(BodySpec(**asdict(options), datasets=separate), in_channels=in_channels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntensityOptions:
+    """Options of the body `intensity`."""
+
+    patch: int = field(default=65, metadata={"help": "height and width of input images in pixels"})
+
+
+def build_intensity(
+    in_channels: int, options: IntensityOptions, datasets: Sequence[str]
+) -> BodyModule:
+    """Build the body of 11 first-order statistics of each channel; it has no weights."""
+    from hydrakit.models.intensity import IntensityBody
+
+    return IntensityBody(in_channels=in_channels, patch=options.patch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +105,7 @@ def build_small(in_channels: int, options: SmallOptions, datasets: Sequence[str]
 
 @hookimpl
 def hydrakit_body_factories() -> Iterator[BodyFactory]:
-    """The bodies `paper` and `small`."""
+    """The bodies `paper`, `small` and `intensity`."""
     yield BodyFactory(
         name="paper",
         summary="The paper's body: convolution blocks with normalisation, then a dense layer",
@@ -101,4 +117,10 @@ def hydrakit_body_factories() -> Iterator[BodyFactory]:
         summary="Residual network of few weights for patches of 32 to 96 pixels",
         build=build_small,
         options=SmallOptions,
+    )
+    yield BodyFactory(
+        name="intensity",
+        summary="No weights: 11 statistics of the grey values of each channel, for a baseline",
+        build=build_intensity,
+        options=IntensityOptions,
     )

@@ -80,6 +80,7 @@ class BodyModule(nn.Module):
     in_channels: int
     patch: int
     by_dataset: bool
+    intensities: int = 0  # number of first-order statistics of the images, which are last features
 
     def use(self, dataset: str) -> None:
         """Prepare for images of a dataset."""

@@ -59,8 +59,8 @@ def check_components(plan: Plan, adapters: Mapping[str, DatasetAdapter], plugins
 
     Raises:
         PluginError: No plugin offers one of them.
-        PlanError: An option is invalid, the body needs other input images, or a head cannot learn
-            the task of its dataset.
+        PlanError: An option is invalid, the body needs other input images, a head cannot learn the
+            task of its dataset, or labels that are numbers would be smoothed.
     """
     body = plugins.get(BodyFactory, plan.body.name)
     parse_options(body, plan.body.options)
@@ -78,6 +78,14 @@ def check_components(plan: Plan, adapters: Mapping[str, DatasetAdapter], plugins
             raise PlanError(
                 f"head {factory.name!r} cannot learn {name!r}, a {adapter.task} task: "
                 f"its tasks are {', '.join(factory.tasks)}"
+            )
+    for number, round in enumerate(plan.rounds, start=1):
+        smoothing = round.hyperparameters.label_smoothing
+        if smoothing and all(adapters[name].task == "regression" for name in round.datasets):
+            raise PlanError(
+                f"round {number}: label_smoothing is {smoothing:g}, but the labels of "
+                f"{round.dataset!r} are numbers, not classes: "
+                f"`--set rounds.{number}.label_smoothing=0`"
             )
 
 
@@ -136,8 +144,8 @@ def check_builds(
         plugins: Plugins with the factories.
 
     Raises:
-        PlanError: The body takes another number of channels.
         PluginError: The shapes of a component differ between both builds, or it cannot be built.
+        PlanError: The body takes another number of channels, or as `_check_regressions`.
     """
     allowed = plugins.get(BodyFactory, plan.body.name).needs.channels
     if allowed is not None and in_channels not in allowed:
@@ -160,6 +168,56 @@ def check_builds(
             "arguments of build"
         )
         raise source.fault(message) if source else PluginError(message)
+    _check_regressions(plan, adapters, in_channels, plugins)
+
+
+def _check_regressions(
+    plan: Plan, adapters: Mapping[str, DatasetAdapter], in_channels: int, plugins: Plugins
+) -> None:
+    """Check the heads that are a regression or contain one, and the rounds that solve them.
+
+    Raises:
+        PlanError: A round solves a head exactly that is not one linear layer; a blended head is on
+            a body without intensities; or a penalty is set where nothing uses it.
+    """
+    import torch
+
+    from hydrakit.compute.modules import only_layer
+    from hydrakit.models.blend import BlendedHead
+
+    with torch.random.fork_rng(devices=[]):
+        body = build_body(
+            plan.body, in_channels=in_channels, datasets=tuple(adapters), plugins=plugins
+        )
+        heads = {
+            name: build_head(
+                plan.head_of(name),
+                features=body.features,
+                outputs=len(adapter.classes),
+                plugins=plugins,
+            )
+            for name, adapter in adapters.items()
+        }
+    blended = {name for name, head in heads.items() if isinstance(head, BlendedHead)}
+    for round in plan.rounds:
+        name, settings = round.dataset, round.hyperparameters
+        kind = str(plan.head_of(name))
+        if settings.solver == "exact" and only_layer(heads[name]) is None:
+            raise PlanError(
+                f"head {kind!r} of {name!r} is not one linear layer with a bias, and the solver "
+                "'exact' needs that: use `--head linear`, or the solver 'steps'"
+            )
+        if blended & {*round.datasets} and not getattr(body, "intensities", 0):
+            raise PlanError(
+                f"head {kind!r} of {name!r} needs the intensities of the image among the features "
+                f"of the body, and {str(plan.body.name)!r} has none: use "
+                "`--body small --body-option intensities=true`, or `--head linear`"
+            )
+        if settings.penalty is not None and settings.solver != "exact" and name not in blended:
+            raise PlanError(
+                f"'penalty' of the round on {name!r} has no effect: it is for the solver 'exact' "
+                "and for the head 'blend'"
+            )
 
 
 _Shapes = dict[str, tuple[int, ...]]

@@ -50,6 +50,9 @@ class SmallBody(BodyModule):
     2x2 max pooling precedes each of them. (After the convolution it also precedes normalisation,
     which then has a quarter of the values.) Pooling over the whole of the last maps lets images of
     any size pass.
+
+    Attributes:
+        intensities: Number of first-order statistics of the images, which are the last features.
     """
 
     by_dataset = False
@@ -72,11 +75,8 @@ class SmallBody(BodyModule):
         self.blocks = nn.ModuleList(ResidualBlock(*pair, norm) for pair in pairs)
         self.features = features or 2 * channels[-1]
         self.dense = None if features is None else nn.Linear(2 * channels[-1], features)
-        self.standardise: Standardise | None = None
-        if intensities:
-            numbers = len(STATISTICS) * in_channels
-            self.standardise = Standardise(numbers)
-            self.features += numbers
+        self.intensities = len(STATISTICS) * in_channels if intensities else 0
+        self.features += self.intensities
         self.dropout = Dropout(0.0)
         use_channels_last(self)
 
@@ -90,30 +90,12 @@ class SmallBody(BodyModule):
         if self.dense is not None:
             features = functional.relu(self.dense(features))
         features = self.dropout(features)
-        if self.standardise is None:
+        if not self.intensities:
             return features
-        return torch.cat([features, self.standardise(first_order(images))], dim=1)
+        return torch.cat([features, first_order(images)], dim=1)
 
     def use(self, dataset: str) -> None:
         """Do nothing: all datasets are treated alike."""
-
-
-class Standardise(nn.BatchNorm1d):
-    """Subtracts the mean of each feature and divides by its standard deviation.
-
-    They are those of the batch in training, and running averages in evaluation mode or for a batch
-    of one.
-    """
-
-    def __init__(self, features: int) -> None:
-        super().__init__(features, affine=False)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Standardise features ``(batch, features)``."""
-        if self.training and len(input) == 1:
-            return functional.batch_norm(input, self.running_mean, self.running_var, eps=self.eps)
-        standardised: Tensor = super().forward(input)
-        return standardised
 
 
 def _norm(kind: Norm, channels: int) -> nn.Module:

@@ -92,6 +92,8 @@ class Split(Frozen):
     def _check_test(self) -> Self:
         if self.fold is not None and self.test > 0:
             raise ValueError("a split has a test share or a fold, not both")
+        if self.inner is not None and not self.tests:
+            raise ValueError("an inner fold needs a test split: a test share or a fold")
         return self
 
     @model_serializer(mode="wrap")
@@ -160,7 +162,8 @@ class Dataset(Component):
         split: Shares of its splits.
         normalise: How its grey values are normalised; None for the adapter's rule.
         field_of_view: Region of the image that the network sees; None for the adapter's.
-        flips: Axes along which its images may be mirrored; None for the adapter's.
+        flips: Axes along which its images may be mirrored; None for the adapter's. A new plan
+            states those of the adapter, so that the plan decides which views a run trains on.
         channels: What to do if the body takes another number of channels; None for the adapter's
             rule.
     """
@@ -170,6 +173,12 @@ class Dataset(Component):
     field_of_view: FieldOfView | None = None
     flips: tuple[Axis, ...] | None = None
     channels: ChannelRule | None = None
+
+    @model_validator(mode="after")
+    def _check_view(self) -> Self:
+        if self.field_of_view is not None and (self.field_of_view.share or 0) > 1:
+            raise ValueError("the share of a field of view is at most 1, the whole image")
+        return self
 
     @model_serializer(mode="wrap")
     def _omit_none(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -430,6 +439,11 @@ class Plan(Frozen):
     def effective_split_seed(self) -> int:
         """Seed of the splits."""
         return self.seed if self.split_seed is None else self.split_seed
+
+    @property
+    def inner(self) -> Fold | None:
+        """Inner fold that takes the place of the test split; None in a plan of no search."""
+        return self.dataset(self.target).split.inner
 
     @property
     def target_head(self) -> str:

@@ -58,7 +58,8 @@ class EpochRecord(Frozen):
 
     Attributes:
         epoch: Number of the epoch, from 1.
-        learning_rate: Learning rate during the epoch.
+        learning_rate: Learning rate during the epoch; with the schedule ``cosine``, of its last
+            step.
         train: Metrics of the training steps, with dropout and augmentation, while the weights
             change.
         val: Metrics of the validation split after the epoch.
@@ -94,7 +95,7 @@ class CheckpointFacts(Frozen):
         format: Version of this format.
         hydrakit: Version of hydrakit that wrote the file.
         epoch: Number of finished epochs.
-        learning_rate: Learning rate of the next epoch.
+        learning_rate: Learning rate of the next epoch; ``cosine`` computes it anew.
         plateau: State of the learning rate schedule.
         kept: Epochs of the stored weights.
         seconds: Training time so far.
@@ -171,13 +172,15 @@ class RoundResult(Frozen):
         dropout: Dropout probability.
         best_epoch: Epoch that gave the final weights; 0 if nothing was trained.
         epochs: Number of epochs; 0 if nothing was trained.
-        val: Validation metrics of the best epoch.
+        val: Validation metrics of the final weights: those of the best epoch, unless they are
+            averaged, or their batch-norm statistics are estimated anew.
         reference_auc: Reference AUC of the best epoch (`EpochRecord.reference_auc`).
         seconds: Training time.
         bootstrap: Selection of the random start, in the first round.
         heads: Validation metrics after this round of each dataset trained so far, with its own
             head, by dataset: a row of the transfer matrix.
         moved: Change of the body in this round; in the first round, from its random start.
+        penalty: Penalty of a head that was solved exactly; None for any other.
     """
 
     round: Annotated[int, Field(ge=1, le=MAX_ROUNDS)]
@@ -194,6 +197,15 @@ class RoundResult(Frozen):
     bootstrap: Bootstrap | None = None
     heads: dict[Name, Metrics] = Field(default_factory=dict)
     moved: WeightChange | None = None
+    penalty: float | None = None
+
+    @model_serializer(mode="wrap")
+    def _omit_no_penalty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit ``penalty`` if there is none: most files are as earlier versions wrote them."""
+        content: dict[str, Any] = serialise(self)
+        if self.penalty is None:
+            del content["penalty"]
+        return content
 
 
 class Change(Frozen):
@@ -460,7 +472,8 @@ class Event(Frozen):
 
     Attributes:
         time: Date and time of the event.
-        event: Kind of event: ``run``, ``round``, ``test read``, ``evaluated`` and others.
+        event: Kind of event: ``run``, ``round``, ``test read``, ``evaluated`` and others;
+            ``inner fold read`` in a run whose inner fold takes the place of the test split.
         by: What read the test split: ``results`` or ``trace``.
         dataset: Dataset that was trained or evaluated.
         split: Split that was evaluated.

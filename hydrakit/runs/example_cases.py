@@ -116,13 +116,15 @@ def add_example_cases(rundir: RunDir, context: RunContext, plugins: Plugins) -> 
     if rundir.results() is None or (rundir.path / EXAMPLE_CASES).is_file():
         return None
     plan = rundir.plan()
+    if plan.inner is not None:
+        return f"{rundir.path}: is a run of a search, so the report shows no patches"
     root = context.root_of(plan.target)
     if not root.is_dir():
         return (
             f"{root}: does not exist, so the report shows no patches: name the folder of the data "
             "with `--data` or `--root`"
         )
-    adapter = plugins.get(DatasetAdapter, plan.target)
+    adapter = plan.dataset(plan.target).applied_to(plugins.get(DatasetAdapter, plan.target))
     before = rundir.origins().get(plan.target, DataOrigin())
     if before.classes is not None and sorted(before.classes) == sorted(adapter.classes):
         adapter = in_class_order(adapter, before.classes)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hydrakit import weights
+from hydrakit.data.augment import allowed
 from hydrakit.data.load import LoadedDataset
 from hydrakit.data.origin import splits_digest
 from hydrakit.hooks import DatasetAdapter
@@ -247,7 +248,23 @@ class Network:
             splits=splits_digest(self.loaded[name].splits),
             task=adapter.task,
             scale=self.loaded[name].scale,
+            views=self._averaged_views(name, rounds),
         )
+
+    def _averaged_views(self, name: str, rounds: Sequence[Round]) -> weights.AveragedViews | None:
+        """Views of a dataset's cases in evaluations: drawn as those of its last augmented round.
+
+        A head that has only seen unaugmented patches predicts from these alone.
+        """
+        tables = [
+            each.hyperparameters.transforms
+            for each in rounds
+            if name in each.datasets and each.hyperparameters.augmentation != "none"
+        ]
+        if self.plan.test_views == 1 or not tables:
+            return None
+        table = allowed(tables[-1], self.loaded[name].flips)
+        return weights.AveragedViews(count=self.plan.test_views, table=table)
 
     def load_round(self, number: int, round: Round) -> None:
         """Load body and heads from the files of a finished round.

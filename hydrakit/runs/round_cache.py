@@ -131,6 +131,7 @@ def _of_plan(
         "dealt by": plan.effective_split_seed,
         "copies": plan.copies,
         **({"conflicts": plan.conflicts} if plan.conflicts == "drop" else {}),
+        **({"test views": plan.test_views} if plan.test_views > 1 else {}),  # in heads' files
         "bootstrap": [plan.bootstrap, plan.bootstrap_rule],
         "head": stored["head"],
         **({"heads": other_heads} if other_heads else {}),

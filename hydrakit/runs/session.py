@@ -27,7 +27,7 @@ from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.datasets import PlanDatasets, common_channels
 from hydrakit.runs.earlier import environment_of, notes_of_other_bits, refuse_other_data
-from hydrakit.runs.evaluate import predict, score, to_csv
+from hydrakit.runs.evaluate import predict, score, to_csv, views_of
 from hydrakit.runs.example_cases import save_example_cases
 from hydrakit.runs.network import Network
 from hydrakit.runs.rundir import EXAMPLE_CASES, START, RunDir
@@ -40,7 +40,7 @@ from hydrakit.training.loop import DivergedError, TrainingResult, train_round
 from hydrakit.training.seeds import Seeds, seeded
 from hydrakit.training.weight_change import weight_change
 from hydrakit.version import version
-from hydrakit.weights.format import seen_in_training
+from hydrakit.weights.format import read_head, seen_in_training
 from hydrakit.weights.start import (
     StartTensors,
     check_file,
@@ -310,6 +310,7 @@ class Session:
             bootstrap=state.bootstrap,
             heads=network.validation_metrics(validation_outputs),
             moved=state.weight_change,
+            penalty=training.penalty,
         )
         with self.rundir.writing_round(number, round) as folder:
             network.save(folder, number, round, training)
@@ -406,11 +407,15 @@ class Session:
         return Trace(network.body, head, read_cases, folder=folder)
 
     def _target_cases(self, split: str, *, by: str) -> CaseSet:
-        """Cases of a split of the target. Each reading of the test split is logged first."""
-        target = self.loaded[self.plan.target]
+        """Cases of a split of the target. Each reading of the test split is logged first.
+
+        An inner fold in its place is logged as such: it is no reading of the test split.
+        """
+        target, inner = self.loaded[self.plan.target], self.plan.inner
         keys = {key for key, name in target.splits.items() if name == split}
         if split == "test":
-            self.rundir.log("test read", by=by, dataset=self.plan.target, cases=len(keys))
+            event = "test read" if inner is None else "inner fold read"
+            self.rundir.log(event, by=by, dataset=self.plan.target, cases=len(keys))
         return select(
             self.prepared[self.plan.target],
             keys,
@@ -442,9 +447,10 @@ class Session:
             for other in round.others:
                 copy(file(f"head-{other.dataset}.safetensors"), rundir.head_path(other.head))
         copy(file("body.safetensors"), rundir.body_path)
-        model = weights.load_model(
-            rundir.body_path, rundir.head_path(plan.target_head), plugins=self.plugins
-        ).to(self.compute.device)
+        head = rundir.head_path(plan.target_head)
+        model = weights.load_model(rundir.body_path, head, plugins=self.plugins)
+        model.to(self.compute.device)
+        views = views_of(read_head(head))
         val, test = (
             predict(
                 model,
@@ -452,6 +458,7 @@ class Session:
                 dataset=plan.target,
                 split=split,
                 classes=self.loaded[plan.target].classes,
+                views=views,
             )
             for split in ("val", "test")
         )
@@ -482,9 +489,10 @@ class Session:
     def _complete(self) -> None:
         """Add example cases, report and digests to a run with results; a repeated call is harmless.
 
-        The digests are the last file: a run that has them is whole (`RunDir.whole`).
+        The digests are the last file: a run that has them is whole (`RunDir.whole`). The runs of a
+        search, which are many, have no example cases.
         """
-        if not (self.rundir.path / EXAMPLE_CASES).is_file():
+        if self.plan.inner is None and not (self.rundir.path / EXAMPLE_CASES).is_file():
             self.rundir.report_path.unlink(missing_ok=True)  # it has no example cases
             save_example_cases(self.rundir, self.prepared[self.plan.target], plugins=self.plugins)
         self.callbacks.completed(self.rundir)

@@ -191,8 +191,9 @@ class OrderEvaluator:
         """Validation cases of the target, the same in all runs, which share their splits."""
         if self._cases is None:
             plan, name = rundir.plan(), self.target.name
+            target = plan.dataset(name).applied_to(self.target)
             prepared = prepare(
-                self.target,
+                target,
                 self.context.root_of(name),
                 options=plan.dataset(name).options,
                 patch=plan.patch,

@@ -91,7 +91,8 @@ class RoundTuning:
     Attributes:
         number: Number of the round, from 1.
         round: Round with the chosen setting.
-        candidates: Candidates in the order of proposals; none if the round trains nothing.
+        candidates: Candidates in the order of proposals; none if the round trains nothing, or
+            solves its head exactly.
         chosen: Index of the chosen candidate; None if there are none.
     """
 
@@ -324,7 +325,7 @@ class Tuning(Session):
     def _tune_round(self, number: int, network: Network) -> RoundTuning:
         """Try settings for a round, and choose one."""
         round = self.plan.rounds[number - 1]
-        if round.train == "none":
+        if round.train == "none" or round.hyperparameters.solver == "exact":
             return RoundTuning(number, round, (), None)
         candidates: list[Candidate] = []
         trials = self._trials(number, round, network)

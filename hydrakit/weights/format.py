@@ -41,7 +41,7 @@ from hydrakit.plan.model import (
     OtherBody,
     Split,
 )
-from hydrakit.rounds import MAX_DATASETS
+from hydrakit.rounds import MAX_DATASETS, MAX_VIEWS, Transforms
 from hydrakit.schema import Frozen, Name, Text
 from hydrakit.storage.files import MAX_WEIGHTS, open_regular, write_atomic
 from hydrakit.storage.records import refuse_later
@@ -89,6 +89,18 @@ class Preprocessing(Frozen):
     channels: Channels
     field_of_view: FieldOfView | None
     normalisation: Text
+
+
+class AveragedViews(Frozen):
+    """Views of each case whose predicted probabilities are averaged: `evaluation_views`.
+
+    Attributes:
+        count: Number of views, the unaugmented patch among them.
+        table: What the others are drawn from.
+    """
+
+    count: Annotated[int, Field(gt=1, le=MAX_VIEWS)]
+    table: Transforms
 
 
 class Probe(Frozen):
@@ -232,6 +244,8 @@ class HeadMetadata(Frozen):
         splits: Digest of the split of every case (`splits_digest`).
         body: Digest of the body of the training.
         preprocessing: Preprocessing of its images.
+        views: Views of each case whose predictions are averaged; the file has it only if there are
+            several.
         digest: Digest of its tensors.
         probe: Features and their logits, to check that the factory still builds the same head.
     """
@@ -255,6 +269,7 @@ class HeadMetadata(Frozen):
     splits: Sha256Text | None = None
     body: Sha256Text
     preprocessing: Preprocessing
+    views: AveragedViews | None = None
     digest: Sha256Text
     probe: Probe
 
@@ -265,9 +280,11 @@ class HeadMetadata(Frozen):
         return self
 
     @model_serializer(mode="wrap")
-    def _omit_conflicts(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Omit ``conflicts`` where it affects no split: such files are as before this field."""
+    def _omit_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit newer fields that affect nothing: such files are as before these fields."""
         content: dict[str, Any] = serialise(self)
+        if self.views is None:
+            del content["views"]
         if self.conflicts != "drop":
             del content["conflicts"]
         return content
