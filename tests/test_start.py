@@ -29,7 +29,9 @@ from hydrakit.plan.results import EpochRecord
 from hydrakit.plan.settings import PlanSettings, as_options
 from hydrakit.rounds import Round
 from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.context import RunContext
 from hydrakit.runs.rundir import RunDir
+from hydrakit.search.tune import TuningSearch, tune
 from hydrakit.weights.start import convert_channels, describe, match_start
 
 State = dict[str, torch.Tensor]
@@ -276,6 +278,20 @@ def test_weights_that_saw_the_test_images_are_refused(runner: Runner, tmp_path: 
     assert first.cases is not None
     assert second.cases is not None
     assert set(first.cases.digests()) < set(second.cases.digests())
+
+
+def test_tuning_begins_with_the_weights_and_goes_on_without_their_file(
+    data: Path, cache: Path, file: Path, tmp_path: Path
+) -> None:
+    given = plan_of(round_of("alpha", "head", epochs=1), body_weights=planned(file))
+    context = RunContext(data=data, cache=cache, device="cpu")
+    search = TuningSearch(learning_rates=(1e-3,), dropouts=(0.0,), folds=2)
+    out = tmp_path / "tuned.json"
+    first = tune(given, out, context, search=search, plugins=plugins())
+    assert first.plan.body_weights == given.body_weights
+    file.unlink()
+    again = tune(given, out, context, search=search, plugins=plugins())
+    assert again.plan == first.plan
 
 
 def test_the_options_name_the_file(standin: Path, file: Path, tmp_path: Path) -> None:
