@@ -71,7 +71,11 @@ def build_report(rundir: RunDir, *, plugins: Plugins | None = None) -> tuple[str
         section(
             "Reproduce this run",
             provenance.reproduction_section(
-                plan, facts=content.facts, environment=content.environment, folder=rundir.path
+                plan,
+                facts=content.facts,
+                environment=content.environment,
+                folder=rundir.path,
+                start=results.start if results else None,
             ),
         ),
     ]
