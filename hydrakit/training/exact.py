@@ -82,6 +82,9 @@ def fit_blend(
 ) -> None:
     """Solve the regression of a blended head on the first-order statistics of the training patches.
 
+    It is calibrated (`regression.calibrated`), so that a regression that predicts little counts
+    little in the mean.
+
     Args:
         head: Head, on the device of the data.
         body: Body whose last ``intensities`` features are the statistics.
@@ -94,6 +97,18 @@ def fit_blend(
     """
     body.use(data.name)
     features = features_of(data, partial(forward_in_batches, body))
-    model = fit(data, features[:, -body.intensities :], penalty)
+    intensities = features[:, -body.intensities :]
+    model = fit(data, intensities, penalty)
+    try:
+        model = regression.calibrated(
+            model,
+            intensities.double().numpy(),
+            data.train_labels.numpy(),
+            data.train_patients,
+            task=data.task,
+            outputs=len(data.classes),
+        )
+    except DataError as error:
+        raise DataError(f"{data.name}: {error}") from None
     weights, bias = (torch.from_numpy(each).float() for each in (model.weights.T, model.bias))
     head.set_regression(weights, bias)
