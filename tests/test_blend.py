@@ -87,7 +87,7 @@ def test_a_run_stores_it_in_the_files_of_the_heads(runner: Runner) -> None:
     ("changes", "words"),
     [
         ({"head": BLEND}, "needs the intensities of the image among the features"),
-        ({"rounds": (round_of("alpha", penalty=2.0),)}, "'penalty' of the round on 'alpha' has no"),
+        ({"rounds": (round_of("alpha", penalty=2.0),)}, "'penalty' has no effect in this plan"),
     ],
 )
 def test_what_cannot_be_is_refused_before_training(

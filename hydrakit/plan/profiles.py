@@ -23,7 +23,7 @@ from hydrakit.plan.model import BodySpec, Component, Dataset, OtherBody, Plan, S
 from hydrakit.plan.settings import PlanSettings, ProfileName, make_settings
 from hydrakit.plugins.options import resolve_options
 from hydrakit.plugins.registry import Plugins, load_plugins
-from hydrakit.rounds import Hyperparameters, Round, RoundPosition, Train
+from hydrakit.rounds import Hyperparameters, Round, RoundPosition, Train, Transforms
 from hydrakit.schema import first_fault
 
 TARGET_SPLIT = Split(train=8, val=1, test=1)
@@ -107,10 +107,33 @@ RECOMMENDED_0_1 = Profile(
     head={"learning_rate": 1e-3, "epochs": 100, "patience": 20},
 )
 
-RECOMMENDED = replace(
-    RECOMMENDED_0_1,
+RECOMMENDED = Profile(
     name="recommended",
     summary="trains well on a few hundred real images in minutes (docs/design.md says how chosen)",
+    bootstrap=1,
+    body="small",
+    body_options={"intensities": True},
+    head_kind="blend",
+    ensemble=3,
+    test_views=2,
+    all=Hyperparameters(
+        learning_rate=1e-3,
+        dropout=0.15,
+        batch_size=32,
+        epochs=40,
+        epoch_size=256,  # so that a support of thousands of patches does not dominate the training
+        patience=None,
+        weight_decay=1e-2,
+        label_smoothing=0.1,
+        transforms=Transforms(rotation=20, shift=(2, 2), scale=0.1, intensity=0.1),
+        schedule="cosine",
+        warmup=0.1,
+        select="averaged",
+        window=5,
+        penalty=0.3,
+    ),
+    head={"epochs": 10},
+    positions={("all", "middle"): {"epochs": 10}, ("all", "last"): {"epochs": 20}},
 )
 
 # Table I of the paper is for four datasets with the target first and last. Other lists of datasets
