@@ -19,6 +19,7 @@ from hydrakit.data.quality.leakage import assign_splits
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, FieldOfView, Sample
 from hydrakit.plan import Split
+from hydrakit.plan.grey import PER_PATIENT
 
 PATCH = 5
 SIDE = canvas_side(PATCH)
@@ -133,7 +134,9 @@ def test_every_labelled_case_is_dealt_once_whole_patients_at_a_time(
 
 def test_selected_cases_come_in_the_order_of_the_rows(prepared: PreparedDataset) -> None:
     keys = {"case 42", "case 7", "case 30"}  # the last has no label, so nothing to be compared with
-    chosen = select(prepared, keys, task="classification", scale=None, patch=PATCH, device=CPU)
+    chosen = select(
+        prepared, keys, task="classification", scale=None, grey=PER_PATIENT, patch=PATCH, device=CPU
+    )
     assert [case.key for case in chosen.cases] == ["case 7", "case 30"]
     assert chosen.labels.tolist() == [1, 1]
     expected = central_view(torch.from_numpy(prepared.rows([7, 30])), PATCH)
@@ -142,7 +145,13 @@ def test_selected_cases_come_in_the_order_of_the_rows(prepared: PreparedDataset)
 
 def test_selecting_nothing_gives_nothing(prepared: PreparedDataset) -> None:
     nothing = select(
-        prepared, {"no such case"}, task="classification", scale=None, patch=PATCH, device=CPU
+        prepared,
+        {"no such case"},
+        task="classification",
+        scale=None,
+        grey=PER_PATIENT,
+        patch=PATCH,
+        device=CPU,
     )
     assert nothing.patches.shape == (0, 2, PATCH, PATCH)
     assert nothing.labels.shape == (0,)

@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from hydrakit.hooks import FieldOfView, Task
+from hydrakit.plan.grey import GreyRule
 from hydrakit.plan.model import MAX_ROUNDS
 from hydrakit.rounds import MAX_EPOCHS, Train
 from hydrakit.schema import Frozen, Name, Seed, Text
@@ -365,6 +366,7 @@ class DataFacts(Frozen):
         classes: Names of the classes in the order of their labels; None in older versions.
         task: Kind of label; None in older versions.
         field_of_view: Region of the image that the network sees; None in older versions.
+        normalise: How its grey values are normalised.
     """
 
     digest: str
@@ -384,13 +386,16 @@ class DataFacts(Frozen):
     classes: tuple[Text, ...] | None = None
     task: Task | None = None
     field_of_view: FieldOfView | None = None
+    normalise: GreyRule = "patient"
 
     @model_serializer(mode="wrap")
-    def _omit_no_conflicts(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Omit ``conflicting`` if it is empty: most files are as earlier versions wrote them."""
+    def _omit_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit newer fields with their defaults: most files are as earlier versions wrote them."""
         content: dict[str, Any] = serialise(self)
         if not self.conflicting:
             del content["conflicting"]
+        if self.normalise == "patient":
+            del content["normalise"]
         return content
 
 
