@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -14,6 +15,7 @@ from pydantic import (
     StringConstraints,
     ValidationError,
 )
+from pydantic_core import ErrorDetails
 
 from hydrakit.errors import utf8
 from hydrakit.names import NAME_PATTERN
@@ -54,7 +56,11 @@ _WORDS = (
     (r"Input should be a valid string", "must be text"),
     (r"Input should be a valid boolean.*", "must be true or false"),
     (r"Input should be a valid (list|tuple|array)", "must be a list"),
-    (r"Input should be (a valid dictionary|an object).*", "must be a table of keys and values"),
+    (
+        r"Input should be (a valid dictionary|a dictionary or|an object).*",
+        "must be a table of keys and values",
+    ),
+    (r"Unexpected keyword argument", "is an unknown key"),
     (r"Input should be greater than or equal to", "must be at least"),
     (r"Input should be less than or equal to", "must be at most"),
     (r"^\w+ should", "must"),
@@ -71,9 +77,29 @@ def plain_words(message: str) -> str:
     return message.removeprefix("Value error, ")
 
 
+def main_fault(error: ValidationError) -> ErrorDetails:
+    """The first error that pydantic reports, with a location in the user's words.
+
+    Where a value may be a word or a table, a faulty table is judged as a table.
+    """
+    faults = error.errors(include_url=False)
+    tables = [each for each in faults if not _is_word_expected(each)] or faults
+    fault = tables[0]
+    fault["loc"] = tuple(part for part in fault["loc"] if part not in _TAGS)
+    return fault
+
+
+_TAGS = ("Window",)
+"""Types of tables that pydantic adds to the location of a value that may be a word or a table."""
+
+
+def _is_word_expected(fault: ErrorDetails) -> bool:
+    return fault["type"] == "literal_error" and isinstance(fault["input"], Mapping)
+
+
 def first_fault(error: ValidationError) -> str:
     """The first error that pydantic reports, on one line."""
-    fault = error.errors(include_url=False)[0]
+    fault = main_fault(error)
     where = ".".join(str(part) for part in fault["loc"])
     if not where.isprintable() or len(where) > 100:
         where = f"{ascii(where)[:100]}..."

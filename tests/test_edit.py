@@ -12,9 +12,11 @@ from pydantic import ValidationError
 from test_plan import plans
 
 from hydrakit.errors import PlanError
+from hydrakit.hooks import FieldOfView, Window
 from hydrakit.plan import Fold, Hyperparameters, Plan, Round
 from hydrakit.plan.edit import edit_plan, leaf_paths
 from hydrakit.plan.profiles import make_plan
+from hydrakit.rounds import Transforms
 
 PAPER = ["prostatex", "brain", "lung", "prostatex"]
 
@@ -114,6 +116,49 @@ def test_a_number_goes_before_a_kind_and_a_kind_before_all_in_any_order() -> Non
     assert dropouts(dict(reversed(changes.items()))) == expected
 
 
+def test_a_value_that_the_plan_does_not_list_yet_may_be_set_by_its_parts() -> None:
+    plan = make_plan("hydra", PAPER)
+    where = "datasets.brain"
+    half = edit_plan(plan, {f"{where}.field_of_view.share": 0.5})
+    assert half.dataset("brain").field_of_view == FieldOfView(share=0.5)
+    assert half.dataset("lung").field_of_view is None
+    wide = edit_plan(half, {f"{where}.field_of_view.millimetres": 50})
+    assert wide.dataset("brain").field_of_view == FieldOfView(millimetres=50)
+    assert edit_plan(wide, {f"{where}.field_of_view": None}) == plan
+    assert edit_plan(half, {f"{where}.normalise": "image"}).dataset("brain").normalise == "image"
+    window = edit_plan(plan, {f"{where}.normalise.low": -9, f"{where}.normalise.high": 9})
+    assert window.dataset("brain").normalise == Window(low=-9, high=9)
+    assert edit_plan(window, {f"{where}.normalise": None}) == plan
+    for flips, expected in (
+        ("horizontal", ("horizontal",)),
+        ("vertical,horizontal", ("vertical", "horizontal")),
+        ("", ()),
+        ([], ()),
+        (None, None),
+    ):
+        assert edit_plan(plan, {f"{where}.flips": flips}).dataset("brain").flips == expected
+    fold = {"index": 1, "count": 5}
+    changes = {f"datasets.prostatex.split.fold.{key}": value for key, value in fold.items()}
+    edited = edit_plan(plan, {**changes, "datasets.prostatex.split.test": 0})
+    assert edited.dataset("prostatex").split.fold == Fold(index=1, count=5)
+
+
+def test_transforms_patch_views_and_seeds_have_paths() -> None:
+    changes = {
+        "rounds.all.transforms.rotation": 45,
+        "rounds.all.transforms.shift": "4,4",
+        "rounds.1.transforms.flips": "",
+        "body.patch": 64,
+        "test_views": 8,
+        "ensemble": 3,
+    }
+    plan = edit_plan(make_plan("hydra", PAPER), changes)
+    table = Transforms(rotation=45, shift=(4, 4))
+    assert [round.hyperparameters.transforms for round in plan.rounds[1:]] == [table] * 6
+    assert plan.rounds[0].hyperparameters.transforms == table.model_copy(update={"flips": ()})
+    assert (plan.patch, plan.test_views, plan.ensemble) == (64, 8, 3)
+
+
 def test_values_may_be_objects_lists_or_text() -> None:
     plan = make_plan("hydra", PAPER)
     fold = {"datasets.prostatex.split.test": 0, "datasets.prostatex.split.fold": '{"no": 1}'}
@@ -169,6 +214,57 @@ def test_values_may_be_objects_lists_or_text() -> None:
             {"datasets.prostatex.split.fold": {"index": 0, "count": 2}},
             'datasets.prostatex.split.fold={"index": 0, "count": 2}: a split has a test share or',
         ),
+        (
+            {"datasets.brain.field_of_view": 0.5},
+            "datasets.brain.field_of_view=0.5: must be a table of keys and values: set one of "
+            "datasets.brain.field_of_view.millimetres, datasets.brain.field_of_view.share",
+        ),
+        (
+            {"datasets.brain.field_of_view.shar": 1},
+            "unknown path 'datasets.brain.field_of_view.shar': did you mean "
+            "'datasets.brain.field_of_view.share'?",
+        ),
+        (
+            {"datasets.brain.field_of_view.share": "all"},
+            'datasets.brain.field_of_view.share="all": must be a number',
+        ),
+        (
+            {
+                "datasets.brain.field_of_view.share": 0.5,
+                "datasets.brain.field_of_view.millimetres": 5,
+            },
+            "datasets.brain.field_of_view.share=0.5: a field of view is one positive size: in ",
+        ),
+        (
+            {"datasets.brain.flips": "left"},
+            "datasets.brain.flips=\"left\": must be 'horizontal' or 'vertical'",
+        ),
+        (
+            {"datasets.brain.normalise": "slice"},
+            "datasets.brain.normalise=\"slice\": must be 'patient', 'image', ",
+        ),
+        (
+            {"datasets.brain.normalise.low": 3},
+            "datasets.brain.normalise.low=3: its table needs 'high' too",
+        ),
+        (
+            {"datasets.brain.normalise": {"low": 1, "high": 0}},
+            'datasets.brain.normalise={"low": 1, "high": 0}: a window is two finite numbers',
+        ),
+        (
+            {"rounds.all.transforms.rotation": 450},
+            "rounds.all.transforms.rotation=450: must be at most 180",
+        ),
+        (
+            {"rounds.all.transforms.shift": 4},
+            "rounds.all.transforms.shift=4: must be 2 values, separated by commas",
+        ),
+        (
+            {"rounds.all.rotation": 45},
+            "unknown path 'rounds.all.rotation': did you mean 'rounds.all.transforms.rotation'?",
+        ),
+        ({"test_views": 0}, "test_views=0: must be greater than 0"),
+        ({"ensemble": "many"}, 'ensemble="many": must be a whole number'),
         ({"target": "mars"}, "'mars' is not in 'datasets' (with target changed)"),
         (
             {"rounds.2.dropout": 0.1, "rounds.2.hyperparameters.dropout": 0.2},

@@ -8,6 +8,8 @@ The path before ``=`` consists of the keys of a value in ``plan.json``, joined b
   ``rounds.train-head.dropout``: the rounds that train the head (also ``train-all``, ``train-norm``
   and ``train-none``).
 * ``heads.NAME`` and ``head.options.KEY``, even if the plan does not list them yet.
+* ``datasets.NAME.field_of_view.share``: a key of a value that may be an object, even if the plan
+  does not list it yet. The size of a field of view in the other unit is removed.
 * ``rounds.3.dropout`` is short for ``rounds.3.hyperparameters.dropout``: the key
   ``hyperparameters`` may be left out, and ``options`` too if the plan lists the option.
 
@@ -17,21 +19,26 @@ If several changes concern the same value, the number of a round takes precedenc
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
-from typing import Any, get_args
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
 from hydrakit.errors import PlanError, command_line
+from hydrakit.hooks import FieldOfView
 from hydrakit.names import is_name
 from hydrakit.plan.model import Plan
 from hydrakit.rounds import Train
-from hydrakit.schema import first_fault, plain_words
+from hydrakit.schema import first_fault, main_fault, plain_words
 
 ValueLocation = tuple[str | int, ...]
+Children = Mapping[str, tuple[Any, Any]]
+"""Values below another by their keys, each with its declared type (None if there is none)."""
 
 FIXED_PATHS = ("strategy", "target", "seed", "split_seed")
 """Values that a comparison or a search sets in its plans, and that users cannot change."""
@@ -71,19 +78,23 @@ def edit_existing_rounds(plan: Plan, changes: Mapping[str, Any]) -> Plan:
 
     So the plans of a comparison, which have different rounds, can use the same changes.
     """
-    located = [
-        (location, path)
+    resolved = [
+        (location, kind, path)
         for path in sorted(changes, key=_precedence)
-        for location in _locations(plan, path)
+        for location, kind in _locations(plan, path)
     ]
+    located = [(location, path) for location, _, path in resolved]
     _refuse_overlaps(located)
     content = _plain(plan)
     for location, path in located:
-        _set(content, location, changes[path])
+        if changes[path] is not None:
+            _unset_other_unit(content, location)
+    for location, kind, path in resolved:
+        _set(content, location, _as_list(changes[path]) if _is_list(kind) else changes[path])
     try:
         edited = Plan.model_validate(content)
     except ValidationError as error:
-        raise PlanError(_fault(error, located, changes)) from None
+        raise PlanError(_fault(error, resolved, changes)) from None
     _refuse_converted(edited, content, located)
     return edited
 
@@ -138,20 +149,17 @@ def leaf_paths(plan: Plan, selectors: Sequence[str] = ("all",)) -> list[str]:
     return [".".join(parts) for parts in _leaves(plan, selectors)]
 
 
-def _leaves(value: Any, selectors: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    if isinstance(value, BaseModel):
-        inner = {name: getattr(value, name) for name in type(value).model_fields}
-    elif isinstance(value, dict) and value:
-        inner = value
-    elif _is_list_of_models(value) and hasattr(value[0], "name"):
-        inner = {each.name: each for each in value}
+def _leaves(value: Any, selectors: Sequence[str], kind: Any = None) -> Iterator[tuple[str, ...]]:
+    if _is_list_of_models(value) and hasattr(value[0], "name"):
+        inner: Children = {each.name: (each, None) for each in value}
     elif _is_list_of_models(value) and hasattr(value[0], "train"):
-        inner = dict.fromkeys(selectors, value[0])
+        inner = dict.fromkeys(selectors, (value[0], None))
     else:
+        inner = _children(value, kind)
+    if not inner or not _is_table(value):
         yield ()
-        return
-    for name, below in inner.items():
-        for rest in _leaves(below, selectors):
+    for name, (below, kind_below) in inner.items():
+        for rest in _leaves(below, selectors, kind_below):
             yield rest if name == "hyperparameters" else (name, *rest)
 
 
@@ -159,50 +167,86 @@ def _is_list_of_models(value: Any) -> bool:
     return isinstance(value, tuple) and bool(value) and isinstance(value[0], BaseModel)
 
 
-def _locations(plan: Plan, path: str) -> list[ValueLocation]:
-    """The locations that a path addresses, as keys and indices in the plan.
+def _locations(plan: Plan, path: str) -> list[tuple[ValueLocation, Any]]:
+    """The locations that a path addresses, as keys and indices in the plan, and their types.
 
     Raises:
         PlanError: The path exists in no plan.
     """
     try:
-        return list(_resolve(plan, path.split(".")))
+        return list(_resolve(plan, None, path.split(".")))
     except _UnknownPathError:
         raise PlanError(f"unknown path {path!r}: {_hint(path, plan)}") from None
 
 
-def _resolve(value: Any, parts: Sequence[str]) -> Iterator[ValueLocation]:
+def _resolve(value: Any, kind: Any, parts: Sequence[str]) -> Iterator[tuple[ValueLocation, Any]]:
     if not parts:
-        yield ()
+        yield (), kind
         return
     first, rest = parts[0], parts[1:]
     if _is_list_of_models(value):
         if not rest:
             raise _UnknownPathError
         for index in _select(value, first):
-            for location in _resolve(value[index], rest):
-                yield (index, *location)
+            for location, found in _resolve(value[index], None, rest):
+                yield (index, *location), found
         return
-    inner = _children(value)
+    inner = _children(value, kind)
     if first in inner:
-        for location in _resolve(inner[first], rest):
-            yield (first, *location)
+        for location, found in _resolve(*inner[first], rest):
+            yield (first, *location), found
         return
     for name in OMISSIBLE_KEYS:
-        if first in _children(inner.get(name)):
-            for location in _resolve(inner[name], parts):
-                yield (name, *location)
+        if name in inner and first in _children(*inner[name]):
+            for location, found in _resolve(*inner[name], parts):
+                yield (name, *location), found
             return
     if isinstance(value, dict) and not rest and is_name(first):
-        yield (first,)
+        yield (first,), None
         return
     raise _UnknownPathError
 
 
-def _children(value: Any) -> Mapping[str, Any]:
-    if isinstance(value, BaseModel):
-        return {name: getattr(value, name) for name in type(value).model_fields}
-    return value if isinstance(value, dict) else {}
+def _children(value: Any, kind: Any = None) -> Children:
+    """The values below a value; None for those of an object that it may be but is not."""
+    if isinstance(value, dict):
+        return {name: (below, type(below)) for name, below in value.items()}
+    if _is_table(value):
+        return {name: (getattr(value, name), each) for name, each in _fields(type(value)).items()}
+    tables = [each for each in _members(kind) if _is_record(each)]
+    return {name: (None, each) for table in tables for name, each in _fields(table).items()}
+
+
+def _is_record(kind: Any) -> bool:
+    """Whether a type is a model or a dataclass."""
+    return isinstance(kind, type) and (
+        issubclass(kind, BaseModel) or dataclasses.is_dataclass(kind)
+    )
+
+
+def _is_table(value: Any) -> bool:
+    """Whether a value has values below it, with keys."""
+    return isinstance(value, dict) or _is_record(type(value))
+
+
+def _fields(kind: Any) -> Mapping[str, Any]:
+    """The types of the fields of a model or a dataclass."""
+    if issubclass(kind, BaseModel):
+        return {name: field.annotation for name, field in kind.model_fields.items()}
+    return get_type_hints(kind)
+
+
+def _members(kind: Any) -> list[Any]:
+    """The types that a declared type consists of."""
+    if get_origin(kind) is Annotated:
+        return _members(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return [member for each in get_args(kind) for member in _members(each)]
+    return [kind]
+
+
+def _is_list(kind: Any) -> bool:
+    return any(tuple in (each, get_origin(each)) for each in _members(kind))
 
 
 def _select(values: Sequence[Any], selector: str) -> list[int]:
@@ -254,17 +298,23 @@ def _refuse_overlaps(located: Sequence[tuple[ValueLocation, str]]) -> None:
 
 def _plain(value: Any) -> Any:
     """Return a model as dictionaries and lists, which can be changed."""
-    if isinstance(value, BaseModel | dict):
-        return {name: _plain(below) for name, below in _children(value).items()}
+    if _is_table(value):
+        return {name: _plain(below) for name, (below, _) in _children(value).items()}
     return [_plain(each) for each in value] if isinstance(value, tuple) else value
+
+
+def _unset_other_unit(content: Any, location: ValueLocation) -> None:
+    """Remove the size of a field of view before one of its two keys is set."""
+    if location[-2:-1] == ("field_of_view",) and location[-1] in _fields(FieldOfView):
+        _set(content, location[:-1], None)
 
 
 def _set(content: Any, location: ValueLocation, value: Any) -> None:
     *parents, last = location
     for part in parents:
+        if isinstance(content, dict) and not isinstance(content[part], dict | list):
+            content[part] = {}
         content = content[part]
-    if isinstance(content.get(last), list):
-        value = _as_list(value)
     content[last] = value
 
 
@@ -288,7 +338,7 @@ def _refuse_converted(
 
 def _as_list(value: Any) -> Any:
     if isinstance(value, str):
-        return [parse_value(each.strip()) for each in value.split(",")]
+        return [] if not value.strip() else [parse_value(each.strip()) for each in value.split(",")]
     return [value] if isinstance(value, int | float) else value
 
 
@@ -312,8 +362,8 @@ def _hint(path: str, plan: Plan) -> str:
         return f"{where} has no keys: set it as a whole"
     if depth == len(parts):
         return f"add one of its keys: {', '.join(keys)}"
-    endings = {each[-1]: each for each in reversed(known)}
-    if depth == 0 and parts[-1] in endings:
+    endings = {each[-1]: each for each in reversed(below)}
+    if parts[-1] in endings and (depth == 0 or len(parts) == depth + 1):
         return _did_you_mean(endings[parts[-1]])
     if KIND + parts[depth] in keys:
         return _did_you_mean((*parts[:depth], KIND + parts[depth], *parts[depth + 1 :]))
@@ -348,15 +398,26 @@ def _common(one: Sequence[str], other: Sequence[str]) -> int:
 
 
 def _fault(
-    error: ValidationError, located: Sequence[tuple[ValueLocation, str]], changes: Mapping[str, Any]
+    error: ValidationError,
+    resolved: Sequence[tuple[ValueLocation, Any, str]],
+    changes: Mapping[str, Any],
 ) -> str:
     """The first validation error, on one line, with the path and the value that caused it."""
-    fault = error.errors(include_url=False)[0]
-    where = fault["loc"]
-    for location, path in reversed(located):
+    fault = main_fault(error)
+    missing = fault["type"] == "missing"
+    where = fault["loc"][:-1] if missing else fault["loc"]
+    for location, kind, path in reversed(resolved):
         length = min(len(location), len(where))
         if where and location[:length] == where[:length]:
             message = plain_words(fault["msg"])
+            if missing and _is_list(kind):
+                message = f"must be {len(get_args(kind))} values, separated by commas"
+            elif missing:
+                message = f"its table needs {fault['loc'][-1]!r} too"
+            elif fault["type"] == "dataclass_type":
+                message += (
+                    f": set one of {', '.join(f'{path}.{key}' for key in _children(None, kind))}"
+                )
             value = json.dumps(changes[path], default=str)
             value = value if len(value) <= MAX_VALUE else f"{value[:MAX_VALUE]}..."
             return f"{path}={value}: {message}"
