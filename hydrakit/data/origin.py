@@ -15,8 +15,17 @@ from typing import Any
 
 from hydrakit.data.prepared.index import Index
 from hydrakit.errors import DataError
-from hydrakit.hooks import DatasetAdapter, FieldOfView, Label, Remark, Sample, Task, Unusable
-from hydrakit.plan.grey import GreyRule, rule_text
+from hydrakit.hooks import (
+    DatasetAdapter,
+    FieldOfView,
+    Label,
+    Normalise,
+    Remark,
+    Sample,
+    Task,
+    Unusable,
+)
+from hydrakit.plan.grey import rule_text
 from hydrakit.schema import Frozen, Text
 
 
@@ -37,7 +46,7 @@ class DataOrigin(Frozen):
     classes: tuple[Text, ...] | None = None
     task: Task | None = None
     field_of_view: FieldOfView | None = None
-    normalise: GreyRule | None = None
+    normalise: Normalise | None = None
     splits: str | None = None
 
     @classmethod

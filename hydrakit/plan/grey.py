@@ -1,21 +1,15 @@
-"""How the grey values of a dataset are normalised: the rule, its form in files, its numbers."""
+"""How the grey values of a dataset are normalised: a rule, and its numbers."""
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Any, Self, TypeVar, get_args
+from typing import Self, TypeVar
 
-from pydantic import PlainSerializer, PlainValidator, WithJsonSchema, model_validator
+from pydantic import model_validator
 
-from hydrakit.errors import one_line
 from hydrakit.hooks import Normalise, Window
 from hydrakit.schema import Frozen
 
-NAMED_RULES: tuple[str, ...] = get_args(get_args(Normalise)[0])
-"""Rules without numbers: ``patient``, ``image``, ``dataset`` and ``none``."""
-
 MAX_CHANNELS = 8  # whose numbers are listed in a text
-MAX_SHOWN = 60  # characters of a wrong value in a message
 
 _WORDS = {
     "patient": "z-score per patient",
@@ -27,59 +21,10 @@ _WORDS = {
 Values = TypeVar("Values")
 
 
-def _parse(value: object) -> Any:
-    if isinstance(value, Window) or (isinstance(value, str) and value in NAMED_RULES):
-        return value
-    ends = value.get("window") if isinstance(value, dict) and len(value) == 1 else None
-    if isinstance(ends, list | tuple) and len(ends) == 2 and all(map(_is_number, ends)):
-        low, high = map(float, ends)
-        if low < high:
-            return Window(low=low, high=high)
-    names = ", ".join(f'"{name}"' for name in NAMED_RULES)
-    text = one_line(repr(value), MAX_SHOWN)
-    raise ValueError(
-        f"{text} is neither {names} nor {{window = [low, high]}}, two numbers of which the first "
-        "is the lower one: correct it"
-    )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _dump(rule: Normalise) -> Any:
-    return {"window": [rule.low, rule.high]} if isinstance(rule, Window) else rule
-
-
-_SCHEMA = {
-    "anyOf": [
-        {"enum": list(NAMED_RULES), "type": "string"},
-        {
-            "additionalProperties": False,
-            "properties": {
-                "window": {
-                    "items": {"type": "number"},
-                    "maxItems": 2,
-                    "minItems": 2,
-                    "type": "array",
-                }
-            },
-            "required": ["window"],
-            "type": "object",
-        },
-    ]
-}
-
-GreyRule = Annotated[
-    Normalise, PlainValidator(_parse), PlainSerializer(_dump), WithJsonSchema(_SCHEMA)
-]
-"""A rule in a file: its name, or ``{"window": [low, high]}``."""
-
-
 def rule_text(rule: Normalise) -> str:
     """A rule in words, such as ``z-score per patient``."""
     if isinstance(rule, Window):
-        return f"window {rule.low:g} to {rule.high:g}"
+        return f"window {rule.window[0]:g} to {rule.window[1]:g}"
     return _WORDS[rule]
 
 
@@ -92,7 +37,7 @@ class GreyValues(Frozen):
         deviation: Of ``dataset``: their standard deviation of each channel.
     """
 
-    normalise: GreyRule = "patient"
+    normalise: Normalise = "patient"
     mean: tuple[float, ...] | None = None
     deviation: tuple[float, ...] | None = None
 

@@ -29,8 +29,7 @@ from pydantic import (
 )
 
 from hydrakit.errors import PlanError
-from hydrakit.hooks import ChannelRule, DatasetAdapter, Factory, FieldOfView, OptionValue
-from hydrakit.plan.grey import GreyRule
+from hydrakit.hooks import ChannelRule, DatasetAdapter, Factory, FieldOfView, Normalise, OptionValue
 from hydrakit.plugins.options import resolve_options
 from hydrakit.rounds import MAX_DATASETS, MAX_VIEWS, Axis, Round
 from hydrakit.schema import Count, Frozen, Name, OptionText, PathText, Seed, first_fault
@@ -166,7 +165,7 @@ class Dataset(Component):
     """
 
     split: Split
-    normalise: GreyRule | None = None
+    normalise: Normalise | None = None
     field_of_view: FieldOfView | None = None
     flips: tuple[Axis, ...] | None = None
     channels: ChannelRule | None = None

@@ -13,8 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from hydrakit.hooks import FieldOfView, Task
-from hydrakit.plan.grey import GreyRule
+from hydrakit.hooks import FieldOfView, Normalise, Task
 from hydrakit.plan.model import MAX_ROUNDS
 from hydrakit.rounds import MAX_EPOCHS, Train
 from hydrakit.schema import Frozen, Name, Seed, Text
@@ -386,7 +385,7 @@ class DataFacts(Frozen):
     classes: tuple[Text, ...] | None = None
     task: Task | None = None
     field_of_view: FieldOfView | None = None
-    normalise: GreyRule = "patient"
+    normalise: Normalise = "patient"
 
     @model_serializer(mode="wrap")
     def _omit_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -158,7 +158,7 @@ class Index(Frozen):
             return self.images[row]
         if grey.mean is not None and grey.deviation is not None:
             return Intensity(mean=grey.mean, deviation=grey.deviation)
-        low, high = (rule.low, rule.high) if isinstance(rule, Window) else (-1.0, 1.0)
+        low, high = rule.window if isinstance(rule, Window) else (-1.0, 1.0)
         middle, half = (low + high) / 2, (high - low) / 2
         return Intensity(mean=(middle,) * channels, deviation=(half,) * channels)
 
