@@ -98,9 +98,9 @@ class Split(Frozen):
         """Omit newer fields with their defaults: older plans keep their digests."""
         content: dict[str, Any] = serialise(self)
         if self.used == 1:
-            del content["used"]
+            content.pop("used", None)
         if self.inner is None:
-            del content["inner"]
+            content.pop("inner", None)
         return content
 
     @property
@@ -175,8 +175,8 @@ class Dataset(Component):
         """Omit newer fields with their defaults: older plans keep their digests."""
         content: dict[str, Any] = serialise(self)
         for name in DATASET_VALUES:
-            if content[name] is None:
-                del content[name]
+            if content.get(name) is None:
+                content.pop(name, None)
         return content
 
     def applied_to(self, adapter: DatasetAdapter) -> DatasetAdapter:
@@ -381,8 +381,8 @@ class Plan(Frozen):
         """Omit newer fields with their defaults: older plans keep their digests."""
         content: dict[str, Any] = serialise(self)
         for name in ("heads", "strangers", "body_weights"):
-            if not content[name]:
-                del content[name]
+            if not content.get(name):
+                content.pop(name, None)
         for name in ("ensemble", "test_views"):
             if content[name] == 1:
                 del content[name]
