@@ -187,8 +187,8 @@ def view_difference(canvases: Tensor) -> float:
         true = view(
             canvas.numpy(),
             angle=float(drawn.angle[number]),
-            mirrored=bool(drawn.flip[number] < 0),
-            shift=float(drawn.shift[number]),
+            mirrored=bool(drawn.flip[number, 1] < 0),
+            shift=float(drawn.shift[number, 1]),
         )
         errors.append(float(np.abs(found.numpy() - true).mean() / canvas.numpy().std()))
     return float(np.mean(errors))

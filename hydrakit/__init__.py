@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from hydrakit.plugins.registry import load_plugins
     from hydrakit.runs.context import RunContext, read_context
     from hydrakit.runs.evaluate import evaluate_files, evaluate_run
+    from hydrakit.search.candidates import tune_values
     from hydrakit.search.order import order
     from hydrakit.search.tune import tune
 
@@ -50,6 +51,7 @@ __all__ = [
     "read_context",
     "run",
     "tune",
+    "tune_values",
     "weights",
     "write_report",
 ]
@@ -73,6 +75,7 @@ _HOMES = {
     "read_context": "hydrakit.runs.context",
     "run": "hydrakit.engine",
     "tune": "hydrakit.search.tune",
+    "tune_values": "hydrakit.search.candidates",
     "write_report": "hydrakit.engine:report",
 }
 

@@ -29,7 +29,7 @@ from hydrakit.runs.datasets import find_datasets, prepare_datasets
 from hydrakit.runs.dry_run import DryRun, measure
 from hydrakit.runs.earlier import with_threads_of_run
 from hydrakit.runs.rundir import RunDir
-from hydrakit.runs.session import Session
+from hydrakit.runs.session import Session, check_start
 from hydrakit.storage.files import NO_ROOM, write_atomic
 from hydrakit.storage.paths import using_cache
 from hydrakit.storage.records import writable
@@ -76,20 +76,28 @@ def run(
 
 
 def run_cell(
-    plan: Plan, context: RunContext, *, out: Path, expected: Mapping[str, DataOrigin]
+    plan: Plan,
+    context: RunContext,
+    *,
+    out: Path,
+    expected: Mapping[str, DataOrigin],
+    callbacks: Sequence[RunCallback] = (),
+    plugins: Plugins | None = None,
 ) -> RunDir:
-    """Run a cell of a comparison, as `run` does.
+    """Run a cell of a comparison, or a plan of a search, as `run` does.
 
     Args:
         plan: Plan of the cell.
         context: Where and how to compute.
         out: Folder of the cell.
-        expected: What the comparison began with, by dataset.
+        expected: What the comparison or the search began with, by dataset.
+        callbacks: Callbacks for the events of the run.
+        plugins: Plugins of this process; None loads the installed ones.
 
     Raises:
         HydrakitError: As in `run`; or a dataset is another.
     """
-    return _run(plan, context, out=out, expected=expected)
+    return _run(plan, context, out=out, callbacks=callbacks, plugins=plugins, expected=expected)
 
 
 def _run(
@@ -108,7 +116,8 @@ def _run(
     with context.active() as compute:
         plugins = plugins or context.plugins()
         trackers = trackers_of(context, plugins)
-        all_callbacks = Callbacks([log, *callbacks, *trackers, ReportWriter(plugins)])
+        report = [ReportWriter(plugins)] if plan.inner is None else []  # a search has many runs
+        all_callbacks = Callbacks([log, *callbacks, *trackers, *report])
         session = _session(
             plan,
             context,
@@ -295,6 +304,7 @@ def _session(
     rundir = RunDir.check(out, plan)
     datasets = find_datasets(plan, context, plugins)
     check_components(plan, datasets.adapters, plugins)
+    check_start(plan, rundir)
     if compute.device.type == "cpu":
         keep_large_blocks()
     datasets = prepare_datasets(plan, datasets, callbacks)

@@ -470,6 +470,22 @@ class Body(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class InputNeeds:
+    """What a body needs of its input images; a plan that does not meet it is refused.
+
+    Attributes:
+        patch: Least height and width in pixels.
+        channels: Numbers of channels that it takes. None: any.
+        normalise: Rules by which grey values may be normalised (``window`` for any `Window`).
+            None: any.
+    """
+
+    patch: int = 1
+    channels: tuple[int, ...] | None = None
+    normalise: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class BodyFactory(Factory):
     """A kind of body (feature extractor).
 
@@ -481,9 +497,11 @@ class BodyFactory(Factory):
             with the attributes of `Body`. ``datasets`` are the names of the datasets of the plan,
             for a body that treats them differently. The shapes of its tensors depend only on the
             arguments.
+        needs: What it needs of its input images.
     """
 
     build: Callable[[int, Any, Sequence[str]], Body]
+    needs: InputNeeds = InputNeeds()
 
 
 @dataclass(frozen=True)

@@ -111,13 +111,16 @@ class Hyperparameters(Frozen):
     """Loss: cross-entropy of the logits or, as in the authors' code, of their softmax."""
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of each label's probability that the loss spreads over all classes."""
+    """Share of each label's probability that the training loss spreads over all classes.
+
+    It is not part of any reported loss.
+    """
 
     schedule: Literal["constant", "cosine", "authors"] = "constant"
     """Learning rate schedule.
 
     ``cosine`` falls from the learning rate to 0 over ``epochs``, step by step, after a rise over
-    ``warmup``.
+    ``warmup``. A round that stops early does not reach the low rates: set patience to None.
 
     ``authors`` is ReduceLROnPlateau in ``min`` mode with patience 5, stepped with the training AUC.
     """
@@ -140,15 +143,20 @@ class Hyperparameters(Frozen):
 
     refresh_statistics: bool = False
     """At the end of a round that trains the body, estimate the batch-norm statistics of the final
-    weights anew on the training split."""
+    weights anew: on the training split, unaugmented and without dropout."""
 
     solver: Literal["steps", "exact"] = "steps"
-    """How a head round finds the head: by training ``steps``, or ``exact``: the minimum of the
-    penalised loss on the body's features, which only a head without hidden layers has."""
+    """How a head round finds the head: by training ``steps``, or ``exact``.
+
+    ``exact`` is the minimum of the penalised loss on the body's features of the training patches,
+    each once and unaugmented: a logistic or a ridge regression. It needs a head that is one linear
+    layer, such as ``linear``. Of the other hyperparameters it uses ``penalty`` alone.
+    """
 
     penalty: PositiveFloat | None = None
-    """L2 penalty of ``exact``, in units of 1 / C of scikit-learn, on standardised features. None
-    chooses it by cross-validation within the training split."""
+    """L2 penalty of ``exact``, and of the regression within the head ``blend``, in units of 1 / C
+    of scikit-learn, on standardised features. None chooses it by cross-validation within the
+    training split."""
 
     carry_head: Literal["best", "last"] = "best"
     """Epoch whose head continues in later rounds and becomes the reference.
@@ -158,6 +166,12 @@ class Hyperparameters(Frozen):
 
     feature_dropout: bool = False
     """In a head round, apply dropout to the features of the body, as the authors' code does."""
+
+    @model_validator(mode="after")
+    def _check_warmup(self) -> Self:
+        if self.warmup and self.schedule != "cosine":
+            raise ValueError("'warmup' needs the schedule 'cosine': set it to 0, or set 'schedule'")
+        return self
 
     @model_serializer(mode="wrap")
     def _omit_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -225,6 +239,11 @@ class Round(Frozen):
             raise ValueError("a dataset or a head is named twice in one round")
         if self.others and self.train != "all":
             raise ValueError(f"a round with 'others' trains 'all', not {self.train!r}")
+        if self.hyperparameters.solver == "exact" and self.train != "head":
+            raise ValueError(
+                "the solver 'exact' is for rounds that train the head alone, and this one trains "
+                f"{self.train!r}"
+            )
         return self
 
     @property

@@ -367,7 +367,16 @@ def test_a_cell_of_a_comparison_says_it_too(
             os.pathsep
         ),
     )
-    arguments = ["compare", "--strategies", "classical", "--datasets", "moles", "--head", "odd"]
+    arguments = [
+        "compare",
+        "--no-baselines",
+        "--strategies",
+        "classical",
+        "--datasets",
+        "moles",
+        "--head",
+        "odd",
+    ]
     arguments += ["--root", "moles=moles", "--folds", "2", "--seeds", "1", "--jobs", "1"]
     result = invoke(*arguments, "--device", "cpu", "--out", "compared", "--body-channels", "4")
     assert result.exit_code == 1

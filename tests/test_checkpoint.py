@@ -104,6 +104,26 @@ HABITS: dict[str, list[Round]] = {
             update={"others": (Other(dataset="beta", head="beta"),), "mix": "epoch"}
         )
     ],
+    "cosine": [
+        round_of("alpha", epochs=5, schedule="cosine", warmup=0.3, select="last"),
+        round_of("alpha", "head", epochs=5, schedule="cosine", select="averaged", window=2),
+    ],
+    "cosine over drawn datasets": [
+        round_of("alpha", epochs=5, schedule="cosine", warmup=0.1).model_copy(
+            update={"others": (Other(dataset="beta", head="beta"),), "mix": "epoch"}
+        )
+    ],
+    "refreshed": [
+        round_of(
+            "alpha",
+            epochs=4,
+            select="averaged",
+            window=2,
+            refresh_statistics=True,
+            label_smoothing=0.1,
+            dropout=0.4,
+        )
+    ],
     "fixed": [round_of("alpha", epochs=4, augmentation="fixed", views=2, weight_decay=0.1)],
 }
 

@@ -193,7 +193,7 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
 def test_a_comparison(runner: Runner, finished: bool) -> None:
     here = CompareDir(runner.folder / "compared")
     design = make_design(
-        strategies=("classical",), datasets=("beta", "alpha"), folds=2, settings={}
+        baselines=(), strategies=("classical",), datasets=("beta", "alpha"), folds=2, settings={}
     )
     here.begin()
     first, second = design.cells()
@@ -220,7 +220,12 @@ def test_a_comparison(runner: Runner, finished: bool) -> None:
 def test_a_large_comparison_needs_few_open_files(runner: Runner) -> None:
     here = CompareDir(runner.folder / "compared")
     design = make_design(
-        strategies=("classical",), datasets=("alpha",), folds=None, seeds=60, settings={}
+        baselines=(),
+        strategies=("classical",),
+        datasets=("alpha",),
+        folds=None,
+        seeds=60,
+        settings={},
     )
     here.begin()
     plan = plan_of(round_of("alpha"))
@@ -242,7 +247,9 @@ def test_a_large_comparison_needs_few_open_files(runner: Runner) -> None:
 def test_a_cell_that_is_running_is_left_alone(runner: Runner) -> None:
     """Also if its process starts after the files were listed."""
     here = CompareDir(runner.folder / "compared")
-    design = make_design(strategies=("classical",), datasets=("alpha",), folds=2, settings={})
+    design = make_design(
+        baselines=(), strategies=("classical",), datasets=("alpha",), folds=2, settings={}
+    )
     here.begin()
     first, second = (here.cell(cell) for cell in design.cells())
     for path in (first, second):

@@ -46,6 +46,7 @@ SETTINGS = {"epochs": 1, "bootstrap": 2, "body_channels": [4, 8], "profile": "re
 
 def design_of(*strategies: str, **changes: Any) -> Design:
     given = {"strategies": strategies, "datasets": ("alpha", "beta", "alpha"), "folds": 2}
+    given |= {"baselines": ()}
     return make_design(**(given | {"settings": SETTINGS} | changes))
 
 
@@ -196,7 +197,14 @@ def test_a_new_strategy_runs_only_what_is_new(copied: Path) -> None:
 def arguments(*strategies: str, out: Path) -> list[str]:
     """Of the command that is `design_of`."""
     return [
-        *("compare", "--strategies", ",".join(strategies), "--datasets", "alpha,beta,alpha"),
+        *(
+            "compare",
+            "--no-baselines",
+            "--strategies",
+            ",".join(strategies),
+            "--datasets",
+            "alpha,beta,alpha",
+        ),
         *("--seeds", "1", "--folds", "2", "--epochs", "1", "--bootstrap", "2"),
         *("--body-channels", "4,8", "--out", str(out), "--jobs", "1", "--device", "cpu"),
     ]
@@ -431,7 +439,7 @@ def test_a_process_that_has_nothing_left_helps_another(copied: Path, finished: P
 def test_one_split_and_more_classes(tmp_path: Path) -> None:
     """The paper's single split; a target of three classes compares one against the others."""
     design = make_design(
-        strategies=("classical",), datasets=("delta",), folds=None, settings=SETTINGS
+        baselines=(), strategies=("classical",), datasets=("delta",), folds=None, settings=SETTINGS
     )
     refused(lambda: run(design, tmp_path), "delta", "none, some, much", "--positive")
     refused(lambda: run(design, tmp_path, positive="many"), "many", "none, some, much")
@@ -657,7 +665,7 @@ def test_what_is_impossible_is_refused_at_once(tmp_path: Path) -> None:
     ],
 )
 def test_usage_is_told(given: list[str], word: str) -> None:
-    result = CliRunner().invoke(main, ["compare", *given])
+    result = CliRunner().invoke(main, ["compare", "--no-baselines", *given])
     assert result.exit_code == 2
     assert word in result.stderr.splitlines()[-1]
 

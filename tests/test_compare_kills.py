@@ -19,7 +19,14 @@ from hydrakit.maintenance.verify import verify
 TURNS = 15
 
 ARGUMENTS = [
-    *("compare", "--strategies", "hydra,transfer", "--datasets", "alpha,beta,alpha"),
+    *(
+        "compare",
+        "--no-baselines",
+        "--strategies",
+        "hydra,transfer",
+        "--datasets",
+        "alpha,beta,alpha",
+    ),
     *("--seeds", "2", "--folds", "2", "--epochs", "3", "--bootstrap", "2", "--device", "cpu"),
     *("--body-channels", "4,8"),
 ]

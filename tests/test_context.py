@@ -195,14 +195,24 @@ def test_so_it_is_with_the_commands(places: Places) -> None:
          "--out", str(places.out / "tuned.json"))  # fmt: skip
     call("order", "--target", "scans", "--datasets", "scans", *where, status=1)  # no support
     comparing = ["--strategies", "classical", *datasets, *SMALL, *where, "--folds", "2"]
-    call("compare", *comparing, "--seeds", "1", "--jobs", "1", "--out", str(places.out / "both"))
+    call(
+        "compare",
+        "--no-baselines",
+        *comparing,
+        "--seeds",
+        "1",
+        "--jobs",
+        "1",
+        "--out",
+        str(places.out / "both"),
+    )
 
     log = places.cache / "log.txt"
     for arguments, said in (
         (["datasets", "check", "scans", *where, "--option", "scans.broken=true"], "series"),
         (["run", *training, "--option", "scans.broken=true"], "series"),
         (["run", *training, "--strategy", "broken"], "strategy"),
-        (["compare", *comparing, "--strategies", "broken"], "strategy"),
+        (["compare", "--no-baselines", *comparing, "--strategies", "broken"], "strategy"),
     ):
         log.unlink(missing_ok=True)
         assert f"no such {said} (traceback: {log})" in call(*arguments, status=1)
@@ -360,7 +370,17 @@ def test_their_values_arrive(monkeypatch: pytest.MonkeyPatch, standin: Path) -> 
     plan = ["--datasets", "alpha,beta,alpha"]
     for arguments in (
         ["run", "--strategy", "hydra", *plan, "--trace-test"],
-        ["compare", "--strategies", "hydra", *plan, "--jobs", "2", "--launcher", "mine"],
+        [
+            "compare",
+            "--no-baselines",
+            "--strategies",
+            "hydra",
+            *plan,
+            "--jobs",
+            "2",
+            "--launcher",
+            "mine",
+        ],
         ["tune", "--strategy", "hydra", *plan, "--out", "tuned.json"],
         ["order", "--target", "alpha", *plan],
     ):
@@ -563,6 +583,7 @@ def test_a_comparison_that_goes_on_has_as_many_threads_for_each_cell(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), str(TESTS)]))
     load_plugins.cache_clear()
     design = make_design(
+        baselines=(),
         strategies=("classical",),
         datasets=("alpha",),
         folds=2,
@@ -600,7 +621,7 @@ def test_a_comparison_that_goes_on_has_as_many_threads_for_each_cell(
 
 
 def test_a_comparison_needs_tests(tmp_path: Path) -> None:
-    design = make_design(strategies=("classical",), datasets=("alpha",))
+    design = make_design(baselines=(), strategies=("classical",), datasets=("alpha",))
     refused(lambda: compare(design, out=tmp_path / "out", test=False), "test=False")
     assert not (tmp_path / "out").exists()
 

@@ -214,3 +214,18 @@ def test_an_image_with_one_flat_channel_is_flat() -> None:
     image[1] = 7
     assert is_flat(image)
     assert is_flat(np.zeros((1, 1, 1), dtype=np.float32))
+
+
+@pytest.mark.parametrize("patch", [8, 9])
+@pytest.mark.parametrize("centred", [True, False])
+def test_an_image_of_the_patchs_own_pixels_is_not_blurred(patch: int, centred: bool) -> None:
+    image = noise(1, 2, patch, patch)
+    view = FieldOfView(share=1.0)
+    if not centred:  # a window of these pixels inside a larger image
+        image = noise(1, 2, 40, 40)
+        view = FieldOfView(millimetres=patch)
+    centre = None if centred else (10 + (patch - 1) / 2, 20 + (patch - 1) / 2)
+    case = sample(image, centre=centre, spacing=(1.0, 1.0))
+    seen = central_view(torch.from_numpy(crop(case, view, patch))[None], patch)[0]
+    inside = image if centred else image[:, 10 : 10 + patch, 20 : 20 + patch]
+    np.testing.assert_allclose(seen.numpy(), inside, rtol=1e-6)

@@ -599,7 +599,16 @@ def test_a_comparison_counts_findings_and_tells_of_subgroups(
 
     out = tmp_path / "out"
     arguments = [
-        *("compare", "--strategies", "classical,transfer", "--datasets", "omega", "--folds", "2"),
+        *(
+            "compare",
+            "--no-baselines",
+            "--strategies",
+            "classical,transfer",
+            "--datasets",
+            "omega",
+            "--folds",
+            "2",
+        ),
         *("--seeds", "1", "--epochs", "1", "--bootstrap", "1", "--body-channels", "4,8"),
         *("--data", str(declared), "--cache", str(cache), "--out", str(out), "--jobs", "1"),
         *("--device", "cpu"),

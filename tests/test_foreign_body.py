@@ -54,13 +54,13 @@ class Options:
 def build(in_channels, options, datasets):
     from torch import nn
 
-    class Small(nn.Sequential):
+    class Tiny(nn.Sequential):
         features, patch, by_dataset = options.width, options.patch, False
 
         def use(self, dataset):
             pass
 
-    body = Small(
+    body = Tiny(
         nn.Conv2d(in_channels, options.width, 5, stride=2),
         nn.BatchNorm2d(options.width),
         nn.ReLU(),
@@ -76,18 +76,18 @@ def build(in_channels, options, datasets):
 
 @hookimpl
 def hydrakit_body_factories():
-    yield BodyFactory(name="small", summary="one convolution", build=build, options=Options)
+    yield BodyFactory(name="tiny", summary="one convolution", build=build, options=Options)
 """
 
 Install = Callable[..., Path]
-SMALL = Component(name="small", options={"patch": 16, "width": 6})
+TINY = Component(name="tiny", options={"patch": 16, "width": 6})
 
 
 @pytest.fixture
 def plugins(install: Install) -> Plugins:
     """The stand-ins, the shipped heads and strategies, and the foreign body as it is loaded."""
     install("foreign", "foreign_body", SOURCE)
-    foreign = load_plugins().get(BodyFactory, "small")
+    foreign = load_plugins().get(BodyFactory, "tiny")
     return Plugins.of(
         *ADAPTERS,
         foreign,
@@ -97,7 +97,7 @@ def plugins(install: Install) -> Plugins:
 
 
 def foreign_plan(**changes: Any) -> Plan:
-    plan = hydra_plan().model_dump() | {"body": SMALL, "bootstrap": 3} | changes
+    plan = hydra_plan().model_dump() | {"body": TINY, "bootstrap": 3} | changes
     return Plan.model_validate(plan)
 
 
@@ -115,7 +115,7 @@ class _StopAt(RunCallback):
 def test_the_plan_names_the_body_and_survives_a_file(tmp_path: Path) -> None:
     plan = foreign_plan()
     assert plan.patch == 16
-    assert '"body": {\n    "name": "small",' in plan.to_json()
+    assert '"body": {\n    "name": "tiny",' in plan.to_json()
     (tmp_path / "plan.json").write_text(plan.to_json())
     again = load_plan(tmp_path / "plan.json")
     assert again == plan
@@ -125,7 +125,7 @@ def test_the_plan_names_the_body_and_survives_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [{}, {"patch": 0}, {"patch": "16"}, {"patch": True}])
 def test_a_body_without_a_patch_is_no_plan(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="a body needs the option 'patch', from 1 to 1024"):
-        foreign_plan(body={"name": "small", "options": options})
+        foreign_plan(body={"name": "tiny", "options": options})
 
 
 def test_hydra_trains_a_foreign_body(runner: Runner, plugins: Plugins, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_hydra_trains_a_foreign_body(runner: Runner, plugins: Plugins, tmp_path:
     described = weights.read_metadata(run.body_path)
     assert isinstance(described, weights.BodyMetadata)
     assert described.spec.model_dump() == {
-        "name": "small",
+        "name": "tiny",
         "options": {"patch": 16, "width": 6},
         "features": 6,
         "datasets": ("alpha", "beta", "gamma"),
@@ -168,7 +168,7 @@ def test_hydra_trains_a_foreign_body(runner: Runner, plugins: Plugins, tmp_path:
         plugins=plugins,
     )
     assert found.result.figures == results.test.figures
-    with pytest.raises(PluginError, match=r"body.safetensors: unknown body 'small'.* install or"):
+    with pytest.raises(PluginError, match=r"body.safetensors: unknown body 'tiny'.* install or"):
         weights.load_body(run.body_path, plugins=Plugins.of(*ADAPTERS))
 
     other = runner(foreign_plan(seed=1), "other", plugins=plugins)
@@ -188,14 +188,14 @@ def test_hydra_trains_a_foreign_body(runner: Runner, plugins: Plugins, tmp_path:
 def test_a_body_whose_shapes_vary_is_refused_before_training(
     runner: Runner, plugins: Plugins
 ) -> None:
-    small = plugins.get(BodyFactory, "small")
+    tiny = plugins.get(BodyFactory, "tiny")
     widths = iter(range(5, 1000))
 
     def build(in_channels: int, options: Any, datasets: Sequence[str]) -> Any:
-        return small.build(in_channels, replace(options, width=next(widths)), datasets)
+        return tiny.build(in_channels, replace(options, width=next(widths)), datasets)
 
-    varying = plugins.including(replace(small, build=build))
-    with pytest.raises(PluginError, match=r"body 'small': two builds .* differ in '.*' \(.*x"):
+    varying = plugins.including(replace(tiny, build=build))
+    with pytest.raises(PluginError, match=r"body 'tiny': two builds .* differ in '.*' \(.*x"):
         runner(foreign_plan(), "varies", plugins=varying)
     assert not (runner.folder / "varies").exists()
 
@@ -260,7 +260,7 @@ def test_heads_differ_by_dataset(runner: Runner, plugins: Plugins) -> None:
     narrow = Component(name="mlp", options={"hidden": (4,)})
     plan = Plan.model_validate(
         plan_of(round_of("beta"), round_of("gamma", "head"), round_of("alpha")).model_dump()
-        | {"heads": {"beta": linear, "gamma": narrow}, "body": SMALL}
+        | {"heads": {"beta": linear, "gamma": narrow}, "body": TINY}
     )
     assert '"heads": {\n    "beta": "linear",\n    "gamma": {\n' in plan.to_json()
     assert Plan.model_validate_json(plan.to_json()) == plan
@@ -293,7 +293,7 @@ def test_wrong_options_are_refused_before_anything_is_read(
 ) -> None:
     for changes, said in (
         (
-            {"body": {"name": "small", "options": {"patch": 16, "widht": 3}}},
+            {"body": {"name": "tiny", "options": {"patch": 16, "widht": 3}}},
             "'widht': did you mean",
         ),
         ({"heads": {"beta": {"name": "mlp", "options": {"hidden": [0]}}}}, "hidden has a layer"),
@@ -380,12 +380,12 @@ def test_an_error_in_training_names_the_plugin_of_the_network(
 """
     usual = "\n        def use(self, dataset):\n            pass\n"
     install("foreign", f"foreign_{method}", SOURCE.replace(usual, faulty))
-    small = load_plugins().get(BodyFactory, "small")
-    known = Plugins.of(*ADAPTERS, small, *heads.hydrakit_head_factories())
-    plan = Plan.model_validate(plan_of(round_of("alpha")).model_dump() | {"body": SMALL})
+    tiny = load_plugins().get(BodyFactory, "tiny")
+    known = Plugins.of(*ADAPTERS, tiny, *heads.hydrakit_head_factories())
+    plan = Plan.model_validate(plan_of(round_of("alpha")).model_dump() | {"body": TINY})
     with pytest.raises(PluginFault) as caught:
         runner(plan, plugins=known)
-    named = f"plugin foreign_{method} (foreign 1.0): {method} of body 'small' {said}"
+    named = f"plugin foreign_{method} (foreign 1.0): {method} of body 'tiny' {said}"
     assert str(caught.value) == named
     log = runner.folder / "run" / "log.txt"
     assert caught.value.log == log
@@ -402,9 +402,9 @@ def test_features_that_are_not_finite_are_one_line(
             return super().forward(images) * (1.0 if self.training else float("nan"))
 """
     install("foreign", f"foreign_nan_{train}", SOURCE.replace(usual, faulty))
-    small = load_plugins().get(BodyFactory, "small")
-    known = Plugins.of(*ADAPTERS, small, *heads.hydrakit_head_factories())
-    plan = plan_of(round_of("alpha", train)).model_dump() | {"body": SMALL}
+    tiny = load_plugins().get(BodyFactory, "tiny")
+    known = Plugins.of(*ADAPTERS, tiny, *heads.hydrakit_head_factories())
+    plan = plan_of(round_of("alpha", train)).model_dump() | {"body": TINY}
     with pytest.raises(PlanError) as caught:
         runner(Plan.model_validate(plan), plugins=known)
     assert str(caught.value) == (
@@ -434,7 +434,7 @@ def test_a_body_without_a_patch_is_no_body(install: Install) -> None:
     install("patchless", "patchless", SOURCE.replace("    patch: int = 16\n", ""))
     (record,) = [each for each in load_plugins().records if each.module == "patchless"]
     assert record.error == (
-        "body 'small' has no option 'patch': height and width of its input images in pixels"
+        "body 'tiny' has no option 'patch': height and width of its input images in pixels"
     )
     assert "torch" not in record.error
     assert "patchless" in sys.modules

@@ -18,7 +18,7 @@ FACTORIES = {factory.name: factory for factory in hydrakit_head_factories()}
 
 
 def test_the_names_of_the_heads() -> None:
-    assert set(FACTORIES) == {"mlp", "linear"}
+    assert set(FACTORIES) == {"mlp", "linear", "blend"}
 
 
 @pytest.mark.parametrize("factory", FACTORIES.values(), ids=FACTORIES)

@@ -77,12 +77,10 @@ def test_sound_code_is_not_refused() -> None:
     assert found('import json\n\njson.loads("1")', "hydrakit/data/new.py") == set()
 
 
-def test_the_importer_of_the_authors_checkpoints_is_the_one_exception() -> None:
+def test_the_reader_of_foreign_checkpoints_is_the_one_exception() -> None:
     source = 'import torch\n\ntorch.load("a.pth", weights_only=True)'
-    assert "TID251" not in found(source, "hydrakit/weights/import_authors.py")
-    assert "S301" in found(
-        'import pickle\n\npickle.loads(b"")', "hydrakit/weights/import_authors.py"
-    )
+    assert "TID251" not in found(source, "hydrakit/weights/foreign.py")
+    assert "S301" in found('import pickle\n\npickle.loads(b"")', "hydrakit/weights/foreign.py")
     noted = [path for path in SHIPPED if "noqa: TID251" in path.read_text(encoding="utf-8")]
     assert noted == []
 
@@ -101,7 +99,7 @@ def _arguments(name: str) -> list[tuple[str, object]]:
 
 def test_arguments_that_would_let_pickles_in_are_never_given() -> None:
     assert len(SHIPPED) > 100
-    assert _arguments("weights_only") == [("import_authors.py", "True")]
+    assert _arguments("weights_only") == [("foreign.py", "True")]
     assert {value for _, value in _arguments("allow_pickle")} <= {"False"}
     assert all(value in ("False", "None") for _, value in _arguments("shell"))
 

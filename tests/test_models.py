@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hydrakit.compute.modules import count_parameters, freeze, output_of, set_dropout
+from hydrakit.models.bodies import SmallOptions, build_small
 from hydrakit.models.body import PaperBody, attach_head
 from hydrakit.models.heads import build_linear, build_mlp
+from hydrakit.models.intensity import first_order
+from hydrakit.models.small import SmallBody
 from hydrakit.plan import BodySpec
 
 SMALL = BodySpec(channels=(3, 5), features=7, patch=20)
@@ -242,3 +245,56 @@ def test_an_evaluating_body_has_gradients_for_images_and_weights() -> None:
     body(images).sum().backward()
     assert images.grad is not None
     assert all(parameter.grad is not None for parameter in body.parameters())
+
+
+def small_of(in_channels: int = 2, **options: object) -> SmallBody:
+    torch.manual_seed(3)
+    return build_small(in_channels, SmallOptions(**options), ())  # type: ignore[arg-type]
+
+
+def test_the_small_body_pools_its_maps_by_mean_and_by_maximum() -> None:
+    body = small_of(channels=(8, 16)).eval()
+    images = torch.randn(3, 2, 32, 32)
+    maps: torch.Tensor = nn.functional.relu(body.norm(body.conv(images)))
+    for block in body.blocks:
+        maps = block(nn.functional.max_pool2d(maps, 2))
+    assert maps.shape == (3, 16, 8, 8)
+    expected = torch.cat([maps.mean((2, 3)), maps.flatten(2).max(dim=2).values], dim=1)
+    torch.testing.assert_close(body(images), expected)
+    assert body.features == 32
+    assert small_of(channels=(16,), features=9)(images).shape == (3, 9)
+    assert body(torch.randn(2, 2, 49, 70)).shape == (2, 32)  # images of any size
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_features_of_the_small_body_do_not_depend_on_the_batch(norm: str) -> None:
+    body = small_of(norm=norm, channels=(8, 16), intensities=True)
+    set_dropout(body, 0.5)
+    images = 3 + torch.randn(12, 2, 32, 32)
+    body.train()(images)
+    before = {name: tensor.clone() for name, tensor in body.state_dict().items()}
+    body.eval()
+    torch.testing.assert_close(body(images)[4:5], body(images[4:5]))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in body.state_dict().items())
+    assert body.train()(images[:1]).isfinite().all()  # the last batch of an epoch may be one image
+
+
+def test_the_small_body_adds_intensities() -> None:
+    body = small_of(intensities=True)
+    images = 5 * torch.randn(64, 2, 32, 32) + 7
+    torch.testing.assert_close(body.train()(images)[:, -22:], first_order(images))
+    assert (body.features, body.intensities) == (128 + 22, 22)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"channels": ()}, "channels has 0 blocks: 1 to 8"),
+        ({"channels": (8, 2000)}, "channels has 2000: 1 to 1024"),
+        ({"features": 0}, "features is 0: 1 to 16384 allowed, or none"),
+        ({"patch": 7}, "a patch of 7 pixels is too small for 3 blocks: 8 pixels or more"),
+    ],
+)
+def test_a_small_body_that_cannot_be_is_refused(options: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        SmallOptions(**options)  # type: ignore[arg-type]

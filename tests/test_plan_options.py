@@ -235,6 +235,7 @@ def test_a_dry_run_prints_what_is_set(data: Path) -> None:
 
 def designed(changes: dict[str, Any], *strategies: str) -> Any:
     return make_design(
+        baselines=(),
         strategies=strategies or ("hydra", "classical"),
         datasets=("beta", "alpha"),
         folds=2,

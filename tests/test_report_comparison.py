@@ -155,7 +155,7 @@ def test_datasets_and_the_command(tmp_path):
     assert re.findall(r"(\w+)\s+The plugin of this dataset is not installed\.", words) == ["brain"]
     given = part(page, "Reproduce this comparison").all("pre")[0].words()
     assert given.startswith(
-        "hydrakit compare --strategies hydra,transfer,classical --datasets "
+        "hydrakit compare --strategies hydra,transfer,classical --no-baselines --datasets "
         "prostatex,brain,prostatex --seeds 2 --folds 4 --positive significant --out "
     )
     words = part(page, "Reproduce this comparison").words()
@@ -194,7 +194,15 @@ def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Design, d
 def test_the_command_gives_the_same_design(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], folds: int | None
 ) -> None:
-    given = ["compare", "--strategies", "hydra,transfer,classical", "--seeds", "2", *options]
+    given = [
+        "compare",
+        "--no-baselines",
+        "--strategies",
+        "hydra,transfer,classical",
+        "--seeds",
+        "2",
+        *options,
+    ]
     given += ["--datasets", "prostatex,brain,prostatex"]
     given += ["--folds", str(folds)] if folds else ["--holdout"]
     design, _ = parsed(given, monkeypatch)

@@ -31,6 +31,7 @@ from hydrakit.plan import Other, Round
 from hydrakit.plan.results import RoundResult
 from hydrakit.runs.rundir import TRACE
 from hydrakit.stats.tasks import loss_of
+from hydrakit.training.batch_norm import refresh_statistics
 from hydrakit.training.batches import TrainingExamples
 from hydrakit.training.epochs import MultiTaskEpoch
 from hydrakit.training.evaluation import Evaluator
@@ -303,3 +304,98 @@ def test_one_head_for_classes_in_two_orders_is_refused(runner: Runner) -> None:
     words = ["'shared'", "'beta' (classification: malignant, benign)", "'alpha'", "into one order"]
     refused(lambda: runner(plan, plugins=other), *words)
     assert not (runner.folder / "run").exists()
+
+
+def patches_of(data: LoadedDataset) -> torch.Tensor:
+    return data.train.unaugmented(data.patch)
+
+
+def norms_of(body: PaperBody) -> list[nn.BatchNorm2d]:
+    return [module for module in body.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+def test_new_statistics_are_those_of_torch(
+    alpha: LoadedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hydrakit.training.batch_norm.BATCH", 7)
+    body, _, _ = network()
+    twin = deepcopy(body)
+    for layer in (each for each in body.modules() if isinstance(each, nn.Dropout)):
+        layer.p = 0.9  # has no effect: statistics are used without dropout
+    assert refresh_statistics(body, [alpha], SEEDS)
+    # torch.optim.swa_utils, over the same batches
+    order = torch.randperm(len(alpha.train_labels), generator=SEEDS.generator(3))
+    batches = [patches_of(alpha)[rows] for rows in order.tensor_split(-(-len(order) // 7))]
+    assert len(batches) > 1
+    torch.optim.swa_utils.update_bn(batches, twin)
+    for ours, theirs in zip(norms_of(body), norms_of(twin), strict=True):
+        torch.testing.assert_close(ours.running_mean, theirs.running_mean)
+        torch.testing.assert_close(ours.running_var, theirs.running_var)
+        assert ours.momentum == theirs.momentum == 0.1
+    assert not body.training
+
+
+def test_new_statistics_of_each_dataset_are_those_of_its_patches(
+    alpha: LoadedDataset, beta: LoadedDataset
+) -> None:
+    body, _, _ = network(norm="dataset", datasets=("alpha", "beta", "gamma"))
+    before = deepcopy(body.state_dict())
+    assert refresh_statistics(body, [alpha, beta], SEEDS)
+    for number, data in enumerate((alpha, beta)):
+        first = body.blocks[0]
+        maps = first.conv1(patches_of(data)).detach()
+        torch.testing.assert_close(
+            first.norm1.running_mean[number], maps.mean(dim=(0, 2, 3)), atol=1e-5, rtol=1e-4
+        )
+        torch.testing.assert_close(
+            first.norm1.running_var[number], maps.transpose(0, 1).flatten(1).var(dim=1)
+        )
+    for name, tensor in body.state_dict().items():
+        if "running" in name:
+            assert torch.equal(tensor[2], before[name][2]), "gamma is not in the round"
+
+
+def test_several_datasets_without_statistics_of_their_own_share_the_new_ones(
+    alpha: LoadedDataset, beta: LoadedDataset
+) -> None:
+    body, _, _ = network()
+    assert refresh_statistics(body, [alpha, beta], SEEDS)
+    maps = body.blocks[0].conv1(torch.cat([patches_of(alpha), patches_of(beta)])).detach()
+    mean = maps.mean(dim=(0, 2, 3))
+    torch.testing.assert_close(norms_of(body)[0].running_mean, mean, atol=1e-5, rtol=1e-4)
+
+
+def test_a_body_without_batch_norm_has_no_statistics(alpha: LoadedDataset) -> None:
+    body, _, _ = network(norm="group")
+    before = deepcopy(body.state_dict())
+    assert not refresh_statistics(body, [alpha], SEEDS)
+    assert changed(before, body) == set()
+
+
+@pytest.mark.parametrize("select", ["averaged", "best"])
+def test_the_figures_of_a_round_are_those_with_the_new_statistics(
+    alpha: LoadedDataset, select: str
+) -> None:
+    results = {}
+    for refresh in (False, True):
+        body, head, _ = network()
+        round = round_of("alpha", epochs=3, select=select, window=2, refresh_statistics=refresh)
+        trained = train_round(round, body, head, alpha, seeds=SEEDS)
+        assert trained.best.val == Evaluator(body, head, alpha.val, None, "cross-entropy")()[0]
+        results[refresh] = (
+            trained,
+            {name: each for name, each in body.state_dict().items() if "running" not in name},
+        )
+    (before, weights), (after, same) = results[False], results[True]
+    assert before.epochs == after.epochs
+    assert before.best.val != after.best.val
+    for name, tensor in weights.items():
+        assert "tracked" in name or torch.equal(tensor, same[name]), name
+
+
+def test_a_head_round_leaves_the_statistics(alpha: LoadedDataset) -> None:
+    body, head, _ = network()
+    before = deepcopy(body.state_dict())
+    round = round_of("alpha", "head", refresh_statistics=True)
+    train_round(round, body, head, alpha, seeds=SEEDS)
+    assert changed(before, body) == set()

@@ -53,6 +53,7 @@ def write(folder: Path, *, difficulty: float) -> Path:
 @pytest.mark.parametrize("cue", [True, False])
 def test_supports_help_where_they_share_the_cue_alone(cue: bool, tmp_path: Path) -> None:
     design = make_design(
+        baselines=(),
         strategies=["hydra", "classical-long", "classical"],
         datasets=["brain", "one", "two", "brain"],
         seeds=2,

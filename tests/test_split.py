@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from hydrakit.data.quality.split import SPLITS, UNUSED, split_cases, unit_numbers
+from hydrakit.data.quality.split import RESERVED, SPLITS, UNUSED, split_cases, unit_numbers
 from hydrakit.errors import DataError
 from hydrakit.plan import Fold, Split
 
@@ -304,3 +304,82 @@ def test_a_share_that_is_used_has_the_classes_as_the_whole_has(used: float) -> N
     for name, label, cases in [("train", 0, 154), ("train", 1, 51), ("val", 0, 38), ("val", 1, 13)]:
         assert counts[name, label] == pytest.approx(cases * used, abs=1.5)
     assert counts["test", 0] + counts["test", 1] == 64
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    tables(),
+    st.sampled_from([THREE, Split(train=8, val=2, fold=Fold(index=1, count=3))]),
+    st.sampled_from([1.0, 0.6]),
+    st.integers(2, 4),
+    st.integers(0, 2**32),
+)
+def test_inner_folds_divide_the_cases_outside_the_test_split(
+    table: Table, split: Split, used: float, count: int, seed: int
+) -> None:
+    split = split.model_copy(update={"used": used})
+    try:
+        outer = table.deal(split, seed)
+        inner = [
+            table.deal(split.model_copy(update={"inner": Fold(index=index, count=count)}), seed)
+            for index in range(count)
+        ]
+    except DataError:
+        return
+    tested = Counter[int]()
+    for dealt in inner:
+        for case, (whole, own) in enumerate(zip(outer, dealt, strict=True)):
+            # What the test split holds, and what a share leaves out, stays so.
+            assert (own == RESERVED) == (whole == "test")
+            assert (own == UNUSED) == (whole == UNUSED)
+            tested[case] += own == "test"
+        for units in (table.components(), table.patients):
+            homes = set(zip(units, dealt, strict=True))
+            assert len({unit for unit, _ in homes}) == len(homes)
+        learning = [pair for pair in zip(dealt, table.labels, strict=True) if pair[0] in SPLITS]
+        assert set(learning) == set(itertools.product(SPLITS, range(table.classes)))
+    assert all(
+        tested[case] == (1 if whole in ("train", "val") else 0) for case, whole in enumerate(outer)
+    )
+
+
+def test_an_inner_fold_has_the_classes_in_the_shares_of_the_whole() -> None:
+    labels = [int(case % 4 == 0) for case in range(240)]
+    table = Table(labels, [str(case) for case in range(240)], [None] * 240, 2)
+    split = Split(train=8, val=2, fold=Fold(index=0, count=4), inner=Fold(index=2, count=3))
+    found = Counter(zip(table.deal(split), labels, strict=True))
+    assert (found[RESERVED, 1], found["test", 1], found["val", 1]) == (15, 15, 6)
+    assert (found[RESERVED, 0], found["test", 0], found["val", 0]) == (45, 45, 18)
+
+
+def test_an_inner_fold_takes_cases_with_a_declared_split_too() -> None:
+    labels = [case % 2 for case in range(60)]
+    fixed = ["test"] * 12 + ["val"] * 12 + [None] * 36
+    dealt = [
+        split_cases(
+            np.eye(2)[labels],
+            [str(case) for case in range(60)],
+            [None] * 60,
+            split=Split(train=8, val=1, test=1, inner=Fold(index=index, count=3)),
+            seed=0,
+            names=["no", "yes"],
+            dataset="thing",
+            fixed=fixed,
+        )
+        for index in range(3)
+    ]
+    for each in dealt:
+        assert set(each[:12]) == {RESERVED}
+        assert set(each[12:24]) == {"val", "test"}
+    assert sum(each[12:].count("test") for each in dealt) == 48
+
+
+def test_an_inner_fold_needs_a_test_split_and_enough_patients() -> None:
+    with pytest.raises(ValueError, match="an inner fold needs a test split"):
+        Split(train=9, val=1, inner=Fold(index=0, count=3))
+    table = Table([0] * 20 + [1] * 4, [str(case) for case in range(24)], [None] * 24, 2)
+    split = Split(train=8, val=2, fold=Fold(index=0, count=2), inner=Fold(index=0, count=3))
+    with pytest.raises(
+        DataError, match=r"2 patients with class 'class1'.* or use fewer inner folds"
+    ):
+        table.deal(split)

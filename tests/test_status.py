@@ -182,7 +182,11 @@ assert "torch" not in sys.modules
 def compared(tmp_path: Path) -> CompareDir:
     """A comparison of four cells: done, failed, begun, and waiting."""
     design = make_design(
-        strategies=("hydra", "classical"), datasets=("beta", "alpha"), folds=2, settings={}
+        baselines=(),
+        strategies=("hydra", "classical"),
+        datasets=("beta", "alpha"),
+        folds=2,
+        settings={},
     )
     here = CompareDir(tmp_path / "compared")
     here.begin()

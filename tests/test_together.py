@@ -102,6 +102,7 @@ def alpha(data: Path, cache: Path) -> LoadedDataset:
         {"dropout": 0.3, "feature_dropout": True, "weight_decay": 0.1, "select": "authors"},
         {"schedule": "authors", "epochs": 12, "loss": "softmax-cross-entropy"},
         {"patience": 2, "epochs": 30, "learning_rate": 0.03},
+        {"schedule": "cosine", "warmup": 0.3, "label_smoothing": 0.2, "refresh_statistics": True},
     ],
 )
 def test_alone_a_head_learns_what_a_round_teaches(
@@ -166,6 +167,8 @@ def test_settings_and_folds_and_seeds_at_once(features: Tensor) -> None:
         ("classification", 2, {"loss": "softmax-cross-entropy"}),
         ("multilabel", 3, {}),
         ("regression", 1, {}),
+        ("classification", 3, {"label_smoothing": 0.2, "schedule": "cosine", "warmup": 0.3}),
+        ("multilabel", 3, {"label_smoothing": 0.1, "schedule": "cosine", "batch_size": 40}),
     ],
 )
 def test_every_task(
@@ -325,9 +328,11 @@ def test_trials_that_do_not_fit_are_refused(
 
 
 def test_every_setting_is_used_or_must_agree() -> None:
-    used = {"learning_rate", "weight_decay", "dropout", "epochs", "patience", "select", "schedule"}
+    used = {"learning_rate", "weight_decay", "dropout", "epochs", "patience", "select"}
+    used |= {"schedule", "warmup"}
     shared = {"batch_size", "epoch_size", "augmentation", "views", "loss"}
-    for_rounds = {"carry_head", "window"}
+    shared |= {"label_smoothing", "transforms"}
+    for_rounds = {"carry_head", "window", "refresh_statistics", "solver", "penalty"}
     assert used | shared | for_rounds | {"feature_dropout"} == set(Hyperparameters.model_fields)
 
 

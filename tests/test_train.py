@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from contextlib import AbstractContextManager
 from copy import deepcopy
@@ -302,6 +303,38 @@ def test_every_epoch_takes_each_example_once_in_an_order_of_its_own(alpha: Loade
     assert not torch.equal(epochs[0], epochs[1])
     sums = [torch.sort(epoch.double().sum(dim=(1, 2, 3))).values for epoch in epochs]
     assert torch.equal(sums[0], sums[1])
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_a_dataset_says_along_which_axes_its_images_may_be_mirrored(
+    alpha: LoadedDataset, fixed: bool
+) -> None:
+    still = {"rotation": 0, "shift": (0, 0), "flips": ("horizontal", "vertical")}
+    images = {}
+    for flips in (None, ("vertical",), ()):
+        settings = hyperparameters(transforms=still, batch_size=100)
+        data = dataclasses.replace(alpha, flips=flips)
+        examples = TrainingExamples(data, settings, SEEDS, fixed=fixed)
+        ((images[flips], _),) = examples.batches(1)
+        patches = data.train.unaugmented(data.patch)
+        as_stored = torch.cdist(images[flips].flatten(1), patches.flatten(1)).min(dim=1).values
+        upside_down = torch.cdist(images[flips].flip(2).flatten(1), patches.flatten(1))
+        assert (as_stored < 1e-2).all() == (flips == ())
+        either = torch.minimum(as_stored, upside_down.min(dim=1).values)
+        assert (either < 1e-2).all() == (flips is not None)
+
+
+def test_fixed_views_with_noise_are_the_same_in_every_epoch(alpha: LoadedDataset) -> None:
+    settings = hyperparameters(transforms={"noise": 0.5, "intensity": 0.5}, batch_size=100)
+    examples = TrainingExamples(alpha, settings, SEEDS, fixed=True)
+    first, again = (next(examples.batches(epoch))[0] for epoch in (1, 1))
+    second = next(examples.batches(2))[0]
+    assert torch.equal(first, again)
+    distances = torch.cdist(first.flatten(1).double(), second.flatten(1).double()).min(dim=1).values
+    assert (distances < 1e-4).all()
+    examples = TrainingExamples(alpha, settings, SEEDS, fixed=False)
+    fresh = next(examples.batches(2))[0]
+    assert (torch.cdist(fresh.flatten(1), first.flatten(1)) > 0.1).all()
 
 
 def test_fresh_augmentation_draws_new_views_in_every_epoch(alpha: LoadedDataset) -> None:

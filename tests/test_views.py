@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,16 +12,31 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from hydrakit.data.augment import Views, balanced, central_view
+from hydrakit.data.augment import Views, allowed, balanced, central_view, evaluation_views
 from hydrakit.data.prepared.crop import MAX_ANGLE, MAX_SHIFT, OVERSAMPLING, canvas_side
+from hydrakit.rounds import Transforms
 
 PATCH = 21
 SIDE = canvas_side(PATCH)
 MARGIN = (SIDE - OVERSAMPLING * PATCH) // 2
 
 
-def one(angle: float = 0.0, flip: float = 1.0, shift: float = 0.0) -> Views:
-    return Views(*(torch.tensor([value]) for value in (angle, flip, shift)))
+def one(
+    angle: float = 0.0,
+    flip: float = 1.0,
+    shift: float = 0.0,
+    *,
+    scale: float = 1.0,
+    down: float = 0.0,
+    upside: float = 1.0,
+) -> Views:
+    return replace(
+        Views.unchanged(1),
+        angle=torch.tensor([angle]),
+        flip=torch.tensor([[upside, flip]]),
+        shift=torch.tensor([[down, shift]]),
+        scale=torch.tensor([scale]),
+    )
 
 
 def noise(seed: int, *shape: int) -> torch.Tensor:
@@ -54,7 +71,7 @@ def test_plain_is_the_middle_halved() -> None:
 @pytest.mark.parametrize("patch", [1, 9, 21, 64, 65])
 def test_a_view_that_changes_nothing_is_plain(patch: int) -> None:
     canvas = noise(2, 2, 3, canvas_side(patch), canvas_side(patch))
-    views = Views(torch.zeros(2), torch.ones(2), torch.zeros(2))
+    views = Views.unchanged(2)
     torch.testing.assert_close(
         views.of(canvas, patch), central_view(canvas, patch), atol=1e-4, rtol=0
     )
@@ -136,20 +153,179 @@ def test_draws_cover_the_papers_range_and_nothing_else() -> None:
     assert views.angle.min() < -19.9
     assert views.angle.max() > 19.9
     assert abs(views.angle.mean()) < 1.0
-    flips = Counter(views.flip.tolist())
+    flips = Counter(views.flip[:, 1].tolist())
     assert set(flips) == {1.0, -1.0}
     assert min(flips.values()) > 1350  # 1500 expected, standard deviation 27
-    shifts = Counter(views.shift.tolist())
+    shifts = Counter(views.shift[:, 1].tolist())
     assert set(shifts) == {-1.0, 0.0, 1.0}
     assert min(shifts.values()) > 870  # 1000 expected, standard deviation 26
-    pairs = np.corrcoef(torch.stack([views.angle, views.flip, views.shift]).numpy())
+    assert (views.flip[:, 0] == 1).all()
+    assert (views.shift[:, 0] == 0).all()
+    drawn = [views.angle, views.flip[:, 1], views.shift[:, 1]]
+    pairs = np.corrcoef(torch.stack(drawn).numpy())
     assert np.abs(pairs - np.eye(3)).max() < 0.07  # standard error 0.018
+
+
+def first_version(canvas: torch.Tensor, patch: int, generator: torch.Generator) -> torch.Tensor:
+    """Views as version 0.1 drew and computed them."""
+    count, side = len(canvas), canvas.shape[-1]
+    angle = (torch.rand(count, generator=generator) * 2 - 1) * MAX_ANGLE
+    flip = torch.randint(2, (count,), generator=generator) * 2.0 - 1.0
+    shift = torch.randint(-MAX_SHIFT, MAX_SHIFT + 1, (count,), generator=generator).float()
+    extent = OVERSAMPLING * patch
+    rotation = torch.polar(torch.ones_like(angle), torch.deg2rad(angle))
+    across = rotation * flip
+    steps = torch.arange(1 - extent, extent, 2) / side
+    row = across[:, None] * (steps - 2 * shift[:, None] / side)
+    column = 1j * rotation[:, None] * steps
+    sampled = torch.nn.functional.grid_sample(
+        canvas,
+        torch.view_as_real(row[:, None, :] + column[:, :, None]),
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=False,
+    )
+    return torch.nn.functional.interpolate(
+        sampled, [patch, patch], mode="bilinear", align_corners=False
+    )
+
+
+@pytest.mark.parametrize("patch", [9, 32, 65])
+@pytest.mark.parametrize("count", [1, 7, 16])
+def test_the_default_table_gives_the_bits_of_version_0_1(patch: int, count: int) -> None:
+    canvas = noise(8, count, 2, canvas_side(patch), canvas_side(patch))
+    before, now = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
+    views = Views.draw(count, now, Transforms())
+    seen = views.adjusted(views.of(canvas, patch))
+    assert torch.equal(seen, first_version(canvas, patch, before))
+    assert torch.equal(now.get_state(), before.get_state())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    angle=st.floats(-180, 180),
+    scale=st.floats(0.5, 2),
+    flips=st.tuples(*[st.sampled_from([1.0, -1.0])] * 2),
+    shift=st.tuples(*[st.integers(-8, 8)] * 2),
+)
+def test_any_view_is_scipys_affine_transform(
+    angle: float, scale: float, flips: tuple[float, float], shift: tuple[int, int]
+) -> None:
+    canvas, extent = smooth(9), OVERSAMPLING * PATCH
+    turn = np.deg2rad(angle)
+    # The point of the view at (row, column) from its middle shows the canvas at matrix @ point.
+    rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    matrix = rotation @ np.diag(flips) / scale
+    middle = (extent - 1) / 2 + np.array(shift)
+    expected = ndimage.affine_transform(
+        canvas,
+        matrix,
+        (SIDE - 1) / 2 - matrix @ middle,
+        output_shape=(extent, extent),
+        order=1,
+        mode="nearest",  # border pixels are repeated
+    )
+    means = expected.reshape(PATCH, 2, PATCH, 2).mean(axis=(1, 3))
+    view = one(angle, flips[1], shift[1], scale=scale, down=shift[0], upside=flips[0])
+    seen = view.of(torch.from_numpy(canvas)[None, None], PATCH)[0, 0]
+    np.testing.assert_allclose(seen, means, atol=2e-4)
+
+
+WILD = Transforms(
+    rotation=180,
+    flips=("vertical", "horizontal"),
+    shift=(4, 2),
+    scale=0.5,
+    intensity=0.3,
+    noise=0.2,
+)
+PARAMETERS = ("angle", "flip", "shift", "scale", "contrast", "brightness", "noise")
+
+
+def assert_same(one: Views, other: Views) -> None:
+    assert one.table == other.table
+    for name in PARAMETERS:
+        assert torch.equal(getattr(one, name), getattr(other, name))
+
+
+def test_draws_cover_a_table_and_nothing_else() -> None:
+    views = Views.draw(4000, torch.Generator().manual_seed(0), WILD)
+    for name, low, high in (
+        ("angle", -180, 180),
+        ("scale", 1 / 1.5, 1.5),
+        ("contrast", 0.7, 1.3),
+        ("brightness", -0.3, 0.3),
+    ):
+        drawn = getattr(views, name)
+        assert low <= drawn.min() < low + 0.01 * (high - low)
+        assert high - 0.01 * (high - low) < drawn.max() <= high
+    assert abs(views.scale.log().mean()) < 0.02  # enlarged as often as shrunk
+    for column, most in enumerate(WILD.shift):
+        assert set(views.shift[:, column].tolist()) == set(range(-most, most + 1))
+        assert set(views.flip[:, column].tolist()) == {1.0, -1.0}
+    assert len(views.noise.unique()) == 4000
+    numbers = [views.flip, views.shift, *(each[:, None] for each in (views.angle, views.scale))]
+    numbers += [views.contrast[:, None], views.brightness[:, None]]
+    pairs = np.corrcoef(torch.cat(numbers, dim=1).numpy().T)
+    assert np.abs(pairs - np.eye(len(pairs))).max() < 0.07  # standard error 0.016
+
+
+def test_a_table_that_changes_nothing_gives_the_patch() -> None:
+    still = Transforms(rotation=0, flips=(), shift=(0, 0))
+    assert_same(Views.draw(5, torch.Generator().manual_seed(0), still), Views.unchanged(5, still))
+
+
+def test_contrast_brightness_and_noise_act_on_normalised_pixels() -> None:
+    images = noise(10, 6, 2, 40, 40)
+    views = Views.draw(6, torch.Generator().manual_seed(1), WILD)
+    seen = views.adjusted(images)
+    assert torch.equal(seen, views.adjusted(images))  # the noise of a view is always the same
+    some = torch.tensor([4, 1])
+    assert torch.equal(views[some].adjusted(images[some]), seen[some])
+    added = seen - images * views.contrast.view(-1, 1, 1, 1) - views.brightness.view(-1, 1, 1, 1)
+    np.testing.assert_allclose(added.std(dim=(1, 2, 3)), 0.2, rtol=0.05)
+    np.testing.assert_allclose(added.mean(dim=(1, 2, 3)), 0, atol=0.02)
+    across = np.corrcoef(added.flatten(1).numpy())
+    assert np.abs(across - np.eye(6)).max() < 0.1  # each patch has noise of its own
+
+
+@pytest.mark.parametrize(
+    ("flips", "expected"),
+    [
+        (None, ("vertical", "horizontal")),
+        ((), ()),
+        (("horizontal",), ("horizontal",)),
+        (("horizontal", "vertical"), ("vertical", "horizontal")),
+    ],
+)
+def test_a_flip_needs_the_table_and_the_dataset(
+    flips: tuple[Any, ...] | None, expected: tuple[str, ...]
+) -> None:
+    table = allowed(WILD, flips)
+    assert table == WILD.model_copy(update={"flips": expected})
+    assert allowed(Transforms(flips=()), flips).flips == ()
+    views = Views.draw(50, torch.Generator().manual_seed(0), table)
+    mirrored = (views.flip < 0).any(dim=0).tolist()
+    assert mirrored == ["vertical" in expected, "horizontal" in expected]
+
+
+def test_the_views_of_an_evaluation_begin_with_the_patch_and_are_always_the_same() -> None:
+    first, *others = evaluation_views(WILD, 5)
+    assert first is None
+    assert len(others) == 4
+    again = evaluation_views(WILD, 5)
+    for one_view, other in zip(others, again[1:], strict=True):
+        assert one_view is not None
+        assert other is not None
+        assert_same(one_view, other)
+        images = noise(11, 1, 1, 8, 8)
+        assert torch.equal(one_view.adjusted(images), images)  # neither intensity nor noise
+    assert evaluation_views(WILD, 1) == [None]
 
 
 def test_draws_are_the_generators() -> None:
     first, again, other = (Views.draw(8, torch.Generator().manual_seed(seed)) for seed in (4, 4, 5))
-    for name in ("angle", "flip", "shift"):
-        assert torch.equal(getattr(first, name), getattr(again, name))
+    assert_same(first, again)
     assert not torch.equal(first.angle, other.angle)
     state = torch.random.get_rng_state()
     Views.draw(8, torch.Generator().manual_seed(4))
@@ -160,9 +336,9 @@ def test_some_views_are_those_of_the_rows_asked_for() -> None:
     views = Views.draw(6, torch.Generator().manual_seed(2))
     rows = torch.tensor([5, 0, 0])
     some = views[rows]
-    assert some.angle.tolist() == [views.angle[5], views.angle[0], views.angle[0]]
-    assert some.flip.tolist() == [views.flip[5], views.flip[0], views.flip[0]]
-    assert some.shift.tolist() == [views.shift[5], views.shift[0], views.shift[0]]
+    for name in PARAMETERS:
+        whole = getattr(views, name)
+        assert torch.equal(getattr(some, name), torch.stack([whole[5], whole[0], whole[0]]))
 
 
 @settings(max_examples=80, deadline=None)

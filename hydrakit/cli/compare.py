@@ -27,6 +27,14 @@ if TYPE_CHECKING:
     metavar="A,B,...",
     help="Strategies to compare; every other one is compared with the first.",
 )
+@click.option(
+    "--baselines",
+    callback=params.names,
+    metavar="A,B,...",
+    help="Simple models that the first strategy is compared with before all others.  [default: "
+    "intensity,probe]",
+)
+@click.option("--no-baselines", is_flag=True, help="Compare with no baseline.")
 @datasets
 @plan_options(without=("splits", "seed"))
 @click.option(
@@ -87,6 +95,8 @@ def compare(
     /,
     *,
     strategies: list[str],
+    baselines: list[str],
+    no_baselines: bool,
     datasets: list[str],
     seeds: int,
     folds: int | None,
@@ -100,22 +110,26 @@ def compare(
 ) -> None:
     """Compare strategies by cross-validation, with confidence intervals and tests.
 
-    Every strategy is trained with every seed on every fold, and tested on the same findings. All
-    plans and splits are checked before anything is trained. To resume a comparison that was
-    stopped, run the same command again; with more strategies, seeds or repeats it trains only the
-    new ones.
+    Every strategy is trained with every seed on every fold, and tested on the same findings; so
+    are the baselines, logistic regressions that take seconds: a network that is not better than
+    they are is not worth its cost. All plans and splits are checked before anything is trained. To
+    resume a comparison that was stopped, run the same command again; with more strategies, seeds
+    or repeats it trains only the new ones.
     """
     if not strategies or not datasets:
         missing = "--datasets" if strategies else "--strategies"
         raise click.UsageError(f"{missing} is needed: see `hydrakit plugins list`")
     if holdout and (folds or repeats > 1):
         raise click.UsageError("--holdout is a single split: leave out --folds and --repeats")
+    if baselines and no_baselines:
+        raise click.UsageError("--baselines and --no-baselines contradict each other: give one")
 
     from hydrakit.compare import engine
-    from hydrakit.compare.design import make_design
+    from hydrakit.compare.design import BASELINES, make_design
 
     design = make_design(
         strategies=strategies,
+        baselines=[] if no_baselines else baselines or BASELINES,
         datasets=datasets,
         seeds=seeds,
         folds=None if holdout else folds or 5,

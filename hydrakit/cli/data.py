@@ -92,6 +92,7 @@ def _describe(adapter: DatasetAdapter) -> dict[str, Any]:
         "summary": adapter.summary,
         "classes": list(adapter.classes),
         "field_of_view": view_text(adapter.field_of_view),
+        "flips": "any" if adapter.flips is None else ", ".join(adapter.flips) or "none",
         "layout": adapter.layout,
         "how_to_get": adapter.how_to_get,
         "citation": adapter.citation,

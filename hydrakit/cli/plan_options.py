@@ -45,6 +45,7 @@ FIELDS = (
     "body_options",
     "body_channels",
     "body_norm",
+    "body_weights",
     "select",
     "window",
     "changes",
@@ -131,6 +132,8 @@ def _option(name: str, schema: Mapping[str, Any]) -> click.Option:
             metavar="[DATASET=]NAME",
             help=f"{help_text}  [default: {schema['default']}]",
         )
+    if name == "body_weights":
+        return click.Option(["--body-weights"], type=params.FOLDER, metavar="FILE", help=help_text)
     if name in REPEATED:
         return _repeated(name, help_text)
     default = schema.get("default")

@@ -232,7 +232,7 @@ def print_comparison(comparison: Comparison) -> None:
     interval = f"{comparison.level:.0%} interval"
     rows = [
         (
-            each.name,
+            comparison.label(each.name),
             f"{each.val:.3f}",
             f"{each.auc:.3f}",
             _range(each.low, each.high),
@@ -257,7 +257,7 @@ def print_comparison(comparison: Comparison) -> None:
     if comparison.pairs:
         pairs = [
             (
-                pair.against,
+                comparison.label(pair.against),
                 f"{pair.difference:+.3f}",
                 _range(pair.low, pair.high),
                 p_value(pair.p),

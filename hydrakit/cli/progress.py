@@ -79,6 +79,10 @@ class PreparingProgress(RunCallback):
         """Print the sentence."""
         self.print(f"Note: {text}")
 
+    def indexing(self, known: int, of: int) -> None:
+        """Print the number of files with DICOM headers read."""
+        self.print_sometimes(f"reading DICOM headers: {known} of {of} files")
+
     def preparing(self, dataset: str, cases: int) -> None:
         """Print the number of cases read so far."""
         self.print_sometimes(f"preparing {dataset}: {cases} cases read")
@@ -96,10 +100,6 @@ class PlainProgress(PreparingProgress):
         self.plan = plan
         self.start_time = self.last_line
         self.start_epoch = 0
-
-    def indexing(self, known: int, of: int) -> None:
-        """Print the number of files with DICOM headers read."""
-        self.print_sometimes(f"reading DICOM headers: {known} of {of} files")
 
     def started(self, plan: Plan, rundir: RunDir, device: str) -> None:
         """Print a summary of the data and of the run before the first round."""

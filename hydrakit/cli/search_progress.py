@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hydrakit.cli.progress import PlainProgress
+from hydrakit.cli.progress import PlainProgress, PreparingProgress
+from hydrakit.search.candidates import ValuesCallback
 from hydrakit.search.order import OrderCallback, OrderResult, TriedOrder
 from hydrakit.search.tune import RoundTuning, TuneCallback
 
@@ -33,6 +34,14 @@ class TuneProgress(PlainProgress, TuneCallback):
     def chosen(self, tuning: RoundTuning) -> None:
         """Pass on the tuning of a round."""
         self.on_choice(tuning)
+
+
+class ValuesProgress(PreparingProgress, ValuesCallback):
+    """Prints the progress of a search over values of a plan."""
+
+    def inner_run(self, done: int, of: int) -> None:
+        """Print the number of finished runs."""
+        self.print_sometimes(f"{done} of {of} runs on inner folds")
 
 
 class OrderProgress(PlainProgress, OrderCallback):

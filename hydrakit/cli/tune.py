@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ TUNED = ("learning_rate", "dropout")  # hyperparameters that `tune` chooses
 
 if TYPE_CHECKING:
     from hydrakit.runs.context import RunContext
+    from hydrakit.search.candidates import CandidateTable
     from hydrakit.search.order import OrderResult
     from hydrakit.search.tune import RoundTuning
 
@@ -31,11 +33,20 @@ def _values(_: click.Context, __: click.Parameter, value: str | None) -> list[fl
 
 
 @click.command(
-    cls=PlanCommand, short_help="Tune learning rate and dropout of every round, and write a plan."
+    cls=PlanCommand, short_help="Tune learning rates and dropout, or any values, and write a plan."
 )
 @strategy
 @datasets
 @plan_options(without=TUNED)
+@click.option(
+    "--try",
+    "choices",
+    multiple=True,
+    metavar="PATH=V1,V2",
+    help="Values of the plan to try in place of learning rates and dropouts, such as "
+    "body.patch=32,48 (paths as in --set; a list as JSON: [16,32]); given several times, all "
+    "combinations are tried.",
+)
 @click.option(
     "--learning-rates",
     callback=_values,
@@ -54,14 +65,14 @@ def _values(_: click.Context, __: click.Parameter, value: str | None) -> list[fl
     default=3,
     show_default=True,
     metavar="N",
-    help="Number of cross-validation folds within each round's training split.",
+    help="Number of cross-validation folds: within each round's training split, or with --try of "
+    "the cases outside the test split.",
 )
 @click.option(
     "--search",
     type=click.Choice(["grid", "optuna"]),
-    default="grid",
-    show_default=True,
-    help="Try all pairs of values (grid), or pairs that Optuna proposes within their ranges.",
+    help="Try all pairs of values (grid), or pairs that Optuna proposes within their ranges.  "
+    "[default: grid]",
 )
 @click.option(
     "--trials",
@@ -74,15 +85,19 @@ def _values(_: click.Context, __: click.Parameter, value: str | None) -> list[fl
 def tune(
     *,
     context: RunContext,
+    choices: tuple[str, ...],
     learning_rates: list[float] | None,
     dropouts: list[float] | None,
     folds: int,
-    search: str,
+    search: str | None,
     trials: int | None,
     out: Path | None,
     **given: Any,
 ) -> None:
     """Choose learning rate and dropout of every round by cross-validation on its training split.
+
+    With --try, choose any values of the plan: each combination is trained and tested as a whole run
+    by cross-validation of the cases outside the test split.
 
     The test split is never read. Run the plan that is written with `hydrakit run --plan FILE`. To
     resume after a stop, run the same command again; with more values, it tries only the new ones.
@@ -92,6 +107,15 @@ def tune(
         if not value:
             raise click.UsageError(f"{option} is needed: see `hydrakit tune --help`")
     assert out is not None
+    if choices:
+        rates = (learning_rates, dropouts, search, trials)
+        if any(each is not None for each in rates):
+            raise click.UsageError(
+                "--try replaces --learning-rates, --dropouts, --search and --trials: leave them "
+                "out, and try rounds.all.learning_rate or rounds.all.dropout"
+            )
+        _tune_values(strategy, datasets, choices, out, context, folds=folds, given=given)
+        return
     for path in given["changes"]:
         if path.startswith("rounds.") and path.rpartition(".")[2] in TUNED:
             raise click.UsageError(f"`tune` chooses this value: leave out --set {path}")
@@ -113,7 +137,7 @@ def tune(
                 learning_rates=learning_rates or engine.LEARNING_RATES,
                 dropouts=dropouts or engine.DROPOUTS,
                 folds=folds,
-                method=search,
+                method=search or "grid",
                 trials=trials,
             ),
             callbacks=[progress],
@@ -122,6 +146,66 @@ def tune(
     say(f"plan:    {result.path}")
     say(f"trials:  {result.trials_path}")
     say(f"run it:  {command_line('hydrakit', 'run', '--plan', result.path)}")
+
+
+def _tune_values(
+    strategy: str,
+    datasets: list[str],
+    choices: tuple[str, ...],
+    out: Path,
+    context: RunContext,
+    *,
+    folds: int,
+    given: dict[str, Any],
+) -> None:
+    """Choose any values of a plan, and print all candidates."""
+    from hydrakit.cli.search_progress import ValuesProgress
+    from hydrakit.data.dicom.index import report_index_progress
+    from hydrakit.plan.profiles import make_plan
+    from hydrakit.search.candidates import parse_choices, tune_values
+
+    values = parse_choices(choices, option="--try")
+    for path in given["changes"].keys() & values.keys():
+        raise click.UsageError(f"{path} is both set and tried: leave out one of the two")
+    plugins = context.plugins()
+    plan = make_plan(strategy, datasets, plugins=plugins, **given)
+    progress = ValuesProgress()
+    with report_index_progress(progress.indexing):
+        result = tune_values(
+            plan, values, out, context, folds=folds, callbacks=[progress], plugins=plugins
+        )
+    _print_candidates(result.table)
+    say(f"plan:        {result.path}")
+    say(f"candidates:  {result.table_path}")
+    say(f"run it:      {command_line('hydrakit', 'run', '--plan', result.path)}")
+
+
+def _print_candidates(table: CandidateTable) -> None:
+    """Print all candidates with their scores, and how to take them."""
+    from hydrakit.cli.printing import print_table
+
+    paths = list(table.best.values)
+    rows = [
+        [
+            *(_short(each.values[path]) for path in paths),
+            "" if each.score is None else f"{each.score:.3f}",
+            " ".join("diverged" if s is None else f"{s:.3f}" for s in each.scores),
+            "" if each.loss is None else f"{each.loss:.3f}",
+            f"{each.seconds:.1f}",
+            "chosen" if index == table.chosen else "",
+        ]
+        for index, each in enumerate(table.tried)
+    ]
+    title = f"target {table.target}: AUC (R2 in regression) on {table.folds} inner folds"
+    print_table([*paths, "#mean", "by fold", "#loss", "#seconds", ""], rows, title=title)
+    say(
+        f"{len(table.tried)} candidates were tried, without the test split. The score of the "
+        "chosen one is optimistic, because it is the best of them: a run of the plan tests it."
+    )
+
+
+def _short(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _print_round(tuning: RoundTuning, rounds: int) -> None:

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from hydrakit.data.origin import DataOrigin
 from hydrakit.errors import DataError, PlanError, one_line, unknown
+from hydrakit.hooks import SequenceStrategy
 from hydrakit.plan.edit import (
     FIXED_PATHS,
     edit_existing_rounds,
@@ -23,7 +24,7 @@ from hydrakit.plan.edit import (
     paths_without_rounds,
     refuse_fixed,
 )
-from hydrakit.plan.model import MAX_FOLDS, Fold, Plan, Split
+from hydrakit.plan.model import MAX_FOLDS, Fold, Plan, Split, StartWeights
 from hydrakit.plan.profiles import TARGET_SPLIT, complete_options, make_plan
 from hydrakit.plan.settings import PlanSettings
 from hydrakit.plugins.registry import Plugins
@@ -36,6 +37,12 @@ from hydrakit.storage.records import read_record, writable, write_record
 FILE = "compare.json"
 MAX_CELLS = 10_000
 WRITE_ELSEWHERE = "choose another folder with `--out`"
+
+BASELINES = ("intensity", "probe")
+"""Baselines of a comparison, unless it names others or none."""
+
+PATCH_PATHS = ("body.patch", "body.options.patch")
+"""Paths of the size of the patches, which is the same for all strategies."""
 
 SET_BY_CELLS = {"seed", "split_seed", "splits", "whole"}
 """Settings of plans that the design chooses for each cell."""
@@ -77,6 +84,8 @@ class Design(Frozen):
 
     Attributes:
         strategies: Names of the strategies; every other one is compared with the first.
+        baselines: Names of strategies that are simple models; the first strategy is compared with
+            them before all others.
         datasets: Names of the datasets in the order of training; the last is the target.
         seeds: Number of seeds, from 0.
         folds: Number of folds; None for a single 8-1-1 split.
@@ -86,6 +95,7 @@ class Design(Frozen):
     """
 
     strategies: Annotated[tuple[Name, ...], Field(min_length=1)]
+    baselines: tuple[Name, ...] = ()
     datasets: Annotated[tuple[Name, ...], Field(min_length=1)]
     seeds: Annotated[int, Field(gt=0, le=MAX_CELLS)] = 1
     folds: Annotated[int, Field(ge=2, le=MAX_FOLDS)] | None = 5
@@ -99,6 +109,10 @@ class Design(Frozen):
         for name in settings:
             if name not in known:
                 raise ValueError(unknown("setting", name, known))
+        if settings.get("body_weights") is not None:
+            start = StartWeights.of(settings["body_weights"])
+            if isinstance(start, StartWeights):
+                settings = {**settings, "body_weights": start.model_dump()}
         defaults = PlanSettings()
         return {
             name: value
@@ -108,14 +122,20 @@ class Design(Frozen):
 
     @model_validator(mode="after")
     def _check_design(self) -> Design:
-        if len(set(self.strategies)) < len(self.strategies):
+        if len(set(self.all_strategies)) < len(self.all_strategies):
             raise ValueError("a strategy is named twice")
         if self.folds is None and self.repeats > 1:
             raise ValueError("a single split cannot be repeated: choose a number of folds")
-        cells = self.seeds * self.repeats * (self.folds or 1) * len(self.strategies)
+        cells = self.seeds * self.repeats * (self.folds or 1) * len(self.all_strategies)
         if cells > MAX_CELLS:
             raise ValueError(f"the design has {cells} cells, and at most {MAX_CELLS} are possible")
         return self
+
+    @property
+    def all_strategies(self) -> tuple[str, ...]:
+        """Names of the strategies, then of the baselines that are not among them."""
+        others = (name for name in self.baselines if name not in self.strategies)
+        return (*self.strategies, *others)
 
     @property
     def target(self) -> str:
@@ -127,6 +147,8 @@ class Design(Frozen):
         """SHA-256 of the datasets, folds and settings; it stays the same when cells are added."""
         fixed = self.model_dump(mode="json", include={"datasets", "folds", "settings"})
         fixed["settings"].pop("strangers", None)  # it changes no result
+        if "body_weights" in fixed["settings"]:
+            fixed["settings"]["body_weights"].pop("file", None)  # wherever it is
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
     def cells(self) -> list[Cell]:
@@ -135,7 +157,7 @@ class Design(Frozen):
         return [
             Cell(strategy=strategy, seed=seed, repeat=repeat, fold=fold)
             for repeat, seed, fold in groups
-            for strategy in self.strategies
+            for strategy in self.all_strategies
         ]
 
     def split(self, fold: int) -> Split:
@@ -160,6 +182,11 @@ class Design(Frozen):
                     made[key] = self.plan(cell, plugins)
             seeds = {"seed": cell.seed, "split_seed": cell.repeat}
             plans[cell] = made[key].model_copy(update=seeds)
+        if len({plan.patch for plan in made.values()}) > 1:
+            raise PlanError(
+                "the strategies have patches of different sizes: set `body.patch`, which is for "
+                "all strategies, instead of the whole body"
+            )
         return plans
 
     def plan(self, cell: Cell, plugins: Plugins) -> Plan:
@@ -170,18 +197,36 @@ class Design(Frozen):
             PlanError: The settings are invalid, or a change names rounds that no strategy has.
         """
         plan = self._unchanged(cell, plugins)
-        changes = self.settings.get("changes")
+        changes = self._changes_of(cell.strategy, plugins)
         if not changes:
             return plan
         split = f"datasets.{self.target}.split"
         refuse_fixed(changes, (*FIXED_PATHS, f"{split}.test", f"{split}.fold"), by="`compare`")
         for path in paths_without_rounds(plan, changes):
             others = [
-                self._unchanged(replace(cell, strategy=name), plugins) for name in self.strategies
+                self._unchanged(replace(cell, strategy=name), plugins)
+                for name in self.all_strategies
+                if path in self._changes_of(name, plugins)
             ]
             if all(paths_without_rounds(other, [path]) for other in others):
                 raise PlanError(no_such_round(plan, path))
         return complete_options(edit_existing_rounds(plan, changes), plugins)
+
+    def _changes_of(self, strategy: str, plugins: Plugins) -> dict[str, Any]:
+        """The ``changes`` without those of a body, a head or starts that the strategy replaces."""
+        sequence = plugins.get(SequenceStrategy, strategy)
+        replaced: set[str] = set()
+        if sequence.body not in (None, self.settings.get("body", PlanSettings().body)):
+            replaced |= {"body", "body_weights"}
+        if sequence.head not in (None, self.settings.get("head", PlanSettings().head)):
+            replaced |= {"head", "heads"}
+        if sequence.baseline:
+            replaced |= {"bootstrap", "bootstrap_rule"}
+        return {
+            path: value
+            for path, value in self.settings.get("changes", {}).items()
+            if path.partition(".")[0] not in replaced or path in PATCH_PATHS
+        }
 
     def _unchanged(self, cell: Cell, plugins: Plugins) -> Plan:
         """Make the plan of a cell without its ``changes``."""
@@ -209,13 +254,13 @@ def naming(strategy: str) -> Iterator[None]:
 
 
 def make_design(**given: Any) -> Design:
-    """Make a `Design` from its attributes.
+    """Make a `Design` from its attributes; its baselines are `BASELINES` if none are given.
 
     Raises:
         PlanError: An attribute is invalid.
     """
     try:
-        return Design.model_validate(given)
+        return Design.model_validate({"baselines": BASELINES, **given})
     except ValidationError as error:
         raise PlanError(first_fault(error)) from None
 
@@ -316,8 +361,8 @@ class CompareDir:
                 names = _differing(description.design, design)
                 raise PlanError(
                     f"{self.path}: holds a comparison with other {names}: "
-                    "only strategies, seeds and repeats can be added; for other changes choose "
-                    "another folder with `--out`"
+                    "only strategies, baselines, seeds and repeats can be added; for other changes "
+                    "choose another folder with `--out`"
                 )
         elif self.path.exists() and not (self.path.is_dir() and self._is_empty()):
             raise PlanError(

@@ -14,6 +14,7 @@ from hydrakit.compare.pool import default_threads
 from hydrakit.compare.scoring import (
     ANOTHER,
     ScoredCases,
+    baseline_texts,
     compare_cells,
     refuse_other_data,
     scored_cases,
@@ -126,7 +127,16 @@ def compare(
     with using_cache(context.cache):
         cases = _prepare(plans, context, plugins, chosen, callback)
     assert context.threads is not None
-    tracker = CellTracker(compare_dir, plans, callback, design, cases, plugins, context.threads)
+    tracker = CellTracker(
+        compare_dir,
+        plans,
+        callback,
+        design,
+        cases,
+        plugins,
+        context.threads,
+        baselines=baseline_texts(design, plugins, cases.channels),
+    )
     _check_data(compare_dir, plans, cases)
     compare_dir.begin()
     with locked(compare_dir.path):
@@ -136,7 +146,7 @@ def compare(
         rounds = sum(len(plan.rounds) for plan in plans.values())
         callback.begun(out, len(plans), rounds, processes)
         tracker.run(launcher, context, processes)
-        comparison = compare_cells(compare_dir, design, cases)
+        comparison = compare_cells(compare_dir, design, cases, tracker.baselines)
         tracker.publish(comparison)
     return CompareResult(out, comparison, tracker.failures)
 
@@ -196,7 +206,13 @@ def _prepare(
         for name, each in datasets.prepared.items()
     }
     target = any_plan.target
-    return scored_cases(datasets.prepared[target].index, leakage.units[target], positive, origins)
+    return scored_cases(
+        datasets.prepared[target].index,
+        leakage.units[target],
+        positive,
+        origins,
+        channels=channels,
+    )
 
 
 def _check_data(compare_dir: CompareDir, cells: Iterable[Cell], cases: ScoredCases) -> None:
@@ -248,6 +264,7 @@ class CellTracker:
         cases: Cases of the target.
         plugins: Plugins of this process.
         threads: Number of CPU threads of each cell.
+        baselines: Strategies that are baselines, each with its description (`baseline_texts`).
         ended: Cells that are done or failed.
         published: Number of ended cells when the report was last written.
         next_report: Time before which no other report is written.
@@ -260,6 +277,7 @@ class CellTracker:
     cases: ScoredCases
     plugins: Plugins
     threads: int
+    baselines: Mapping[str, str] = field(default_factory=dict)
     ended: set[Cell] = field(default_factory=set)
     published: int = 0
     next_report: float = 0.0
@@ -326,7 +344,9 @@ class CellTracker:
         self.published = ended
         began = time.monotonic()
         with suppress(DataError):  # perhaps too few cells for an AUC; the last comparison raises it
-            comparison = compare_cells(self.compare_dir, self.design, self.cases, under_way=True)
+            comparison = compare_cells(
+                self.compare_dir, self.design, self.cases, self.baselines, under_way=True
+            )
             self.publish(comparison)
             if comparison is not None:
                 now = time.monotonic()

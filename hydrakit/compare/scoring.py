@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -12,7 +13,10 @@ from hydrakit.compare.design import Cell, CompareDir, Design
 from hydrakit.data.origin import DataOrigin, refuse_changed
 from hydrakit.data.prepared.index import Index
 from hydrakit.errors import DataError
+from hydrakit.hooks import SequenceStrategy
+from hydrakit.models.intensity import STATISTICS
 from hydrakit.plan.results import Results
+from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.comparison import Comparison, StrategyPair, StrategyResult
 from hydrakit.stats.findings import Findings, Subgroups
@@ -41,6 +45,7 @@ class ScoredCases:
             copies of an image are the same.
         subgroups: Subgroups of each finding, by name of the finding.
         origins: What the cells must be computed from, by dataset; splits are of the first cell.
+        channels: Number of channels of the network's images.
     """
 
     positive: str
@@ -48,10 +53,16 @@ class ScoredCases:
     patient: Mapping[str, str]
     subgroups: Mapping[str, Subgroups]
     origins: Mapping[str, DataOrigin]
+    channels: int = 1
 
 
 def scored_cases(
-    index: Index, units: Mapping[str, str], positive: str, origins: Mapping[str, DataOrigin]
+    index: Index,
+    units: Mapping[str, str],
+    positive: str,
+    origins: Mapping[str, DataOrigin],
+    *,
+    channels: int = 1,
 ) -> ScoredCases:
     """The `ScoredCases` of a prepared dataset.
 
@@ -60,6 +71,7 @@ def scored_cases(
         units: Name of what must stay in one split, by key of the case (`LeakageResult.units`).
         positive: Class treated as positive.
         origins: All datasets as they are now, by name.
+        channels: Number of channels of the network's images.
     """
     names = [case.finding for case in index.cases]
     findings = Findings.of(names)
@@ -70,7 +82,29 @@ def scored_cases(
         patient=dict(units),
         subgroups=dict(zip((names[first] for first in findings.firsts), subgroups, strict=True)),
         origins=origins,
+        channels=channels,
     )
+
+
+def baseline_texts(design: Design, plugins: Plugins, channels: int) -> dict[str, str]:
+    """The strategies of a design that are baselines, each with a description for sentences.
+
+    Args:
+        design: Design of the comparison.
+        plugins: Plugins with the strategies.
+        channels: Number of channels of the network's images.
+    """
+    numbers = len(STATISTICS) * channels
+    texts = {
+        "intensity": f"a logistic regression on {'eleven' if channels == 1 else numbers} "
+        "intensities",
+        "probe": "a logistic regression on the features of the body as it begins",
+    }
+    return {
+        name: texts.get(name, f"the baseline {name}")
+        for name in design.all_strategies
+        if name in design.baselines or plugins.get(SequenceStrategy, name).baseline
+    }
 
 
 def refuse_other_data(
@@ -95,7 +129,12 @@ def refuse_other_data(
 
 
 def compare_cells(
-    compare_dir: CompareDir, design: Design, cases: ScoredCases, *, under_way: bool = False
+    compare_dir: CompareDir,
+    design: Design,
+    cases: ScoredCases,
+    baselines: Mapping[str, str] = MappingProxyType({}),
+    *,
+    under_way: bool = False,
 ) -> Comparison | None:
     """Compare the strategies by the cells that are done; None if no fold has all strategies.
 
@@ -106,6 +145,7 @@ def compare_cells(
         compare_dir: Folder of the comparison.
         design: Design of the comparison.
         cases: Cases of the target.
+        baselines: Strategies that are baselines, each with its description.
         under_way: Whether cells are still running.
 
     Raises:
@@ -121,10 +161,10 @@ def compare_cells(
     refuse_other_data(compare_dir, used, cases.origins)
     tables = {
         name: gather(_rows(compare_dir, [cell for cell in used if cell.strategy == name], cases))
-        for name in design.strategies
+        for name in design.all_strategies
     }
     first = tables[design.strategies[0]]
-    pairs = _pairs(tables)
+    pairs = _pairs(tables, baselines)
     area = mean_auc(first, level=LEVEL)
     return Comparison(
         hydrakit=version(),
@@ -147,8 +187,9 @@ def compare_cells(
                 [cell for cell in used if cell.strategy == name],
                 cases.positive,
             )
-            for name in design.strategies
+            for name in design.all_strategies
         ),
+        baselines=dict(baselines),
         pairs=pairs,
         verdict="\n".join(pair.text for pair in pairs) or "One strategy: nothing to compare with.",
         readings=sum(readings_of(RunDir(compare_dir.cell(cell))) for cell in cells),
@@ -167,8 +208,12 @@ def compare_cells(
     )
 
 
-def _pairs(tables: Mapping[str, ScoreTable]) -> tuple[StrategyPair, ...]:
+def _pairs(
+    tables: Mapping[str, ScoreTable], baselines: Mapping[str, str]
+) -> tuple[StrategyPair, ...]:
+    """The first strategy compared with every baseline, then with every other strategy."""
     first, *others = tables
+    others.sort(key=lambda name: name not in baselines)
     differences = {
         (first, other): compare(tables[first], tables[other], level=LEVEL) for other in others
     }
@@ -187,7 +232,7 @@ def _pairs(tables: Mapping[str, ScoreTable]) -> tuple[StrategyPair, ...]:
             ),
             text=verdict.text,
         )
-        for verdict in verdicts(differences, level=LEVEL)
+        for verdict in verdicts(differences, baselines=baselines, level=LEVEL)
     )
 
 

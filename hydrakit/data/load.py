@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hydrakit.data.prepared.index import PreparedCase, PreparedDataset
     from hydrakit.hooks import DatasetAdapter, Task
     from hydrakit.plan.grey import GreyValues
+    from hydrakit.rounds import Axis
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class CaseSet:
         cases: Metadata of the cases.
         task: Task of the dataset.
         scale: Regression: mean and deviation of the training targets; None otherwise.
+        store: Prepared patches of the cases, for other views; None if there are none.
     """
 
     dataset: str
@@ -39,6 +41,12 @@ class CaseSet:
     cases: tuple[PreparedCase, ...]
     task: Task
     scale: Scale | None
+    store: PatchStore | None = field(default=None, repr=False, compare=False)
+
+    def seen(self, view: Views) -> Tensor:
+        """Patches of all cases in the same view, as in ``patches``."""
+        assert self.store is not None
+        return self.store.seen(view, self.patches.shape[-1]).to(self.patches.device)
 
 
 @dataclass(frozen=True)
@@ -49,8 +57,10 @@ class LoadedDataset:
         name: Name of the dataset.
         classes: Names of the classes.
         patch: Side of the network's patches, in pixels.
+        flips: Axes along which images may be mirrored; None: all.
         train: Prepared patches of the training split.
         train_labels: Training targets on the CPU (`tasks.targets_of`); numbers are standardised.
+        train_patients: Patient of each training case.
         val: Validation split.
         task: Task of the dataset.
         scale: Regression: mean and deviation of the training targets; None otherwise.
@@ -63,8 +73,10 @@ class LoadedDataset:
     name: str
     classes: tuple[str, ...]
     patch: int
+    flips: tuple[Axis, ...] | None
     train: PatchStore
     train_labels: Tensor
+    train_patients: tuple[str, ...]
     val: CaseSet
     task: Task
     scale: Scale | None
@@ -103,6 +115,7 @@ def select(
         cases=tuple(case for _, case, _ in selected),
         task=task,
         scale=scale,
+        store=store,
     )
 
 
@@ -136,8 +149,10 @@ def load(
         name=adapter.name,
         classes=adapter.classes,
         patch=patch,
+        flips=adapter.flips,
         train=PatchStore(prepared, rows, device, grey),
         train_labels=to_tensor(targets, scale),
+        train_patients=tuple(cases[row].patient for row in rows),
         val=select(
             prepared,
             val,
@@ -218,11 +233,26 @@ class PatchStore:
         in_memory = self._canvases
         canvas = self._read(chosen) if in_memory is None else in_memory.index_select(0, chosen)
         images = central_view(canvas, patch) if views is None else views.of(canvas, patch)
-        return self._clip((images - self._shift[chosen]) * self._factor[chosen])
+        images = (images - self._shift[chosen]) * self._factor[chosen]
+        return self._clip(images if views is None else views.adjusted(images))
 
     def unaugmented(self, patch: int) -> Tensor:
         """Return all cases without augmentation, ``(cases, channels, patch, patch)``."""
+        return self.seen(None, patch)
+
+    def seen(self, view: Views | None, patch: int) -> Tensor:
+        """Return all cases, each in the same view.
+
+        Args:
+            view: The view; None for no augmentation.
+            patch: Side of the view, in pixels.
+
+        Returns:
+            ``(cases, channels, patch, patch)``.
+        """
         chunks = torch.arange(len(self), device=self.device).split(CHUNK_CASES)
-        patches = [self.views(chosen, None, patch) for chosen in chunks]
+        patches = [
+            self.views(chosen, view and view[torch.zeros_like(chosen)], patch) for chosen in chunks
+        ]
         empty = torch.empty((0, self.channels, patch, patch), device=self.device)
         return torch.cat([empty, *patches])

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 from hydrakit.errors import PlanError, PluginError
-from hydrakit.hooks import BodyFactory, DatasetAdapter, HeadFactory
+from hydrakit.hooks import BodyFactory, DatasetAdapter, HeadFactory, Window
 from hydrakit.plan.model import BodySpec, Component, OtherBody, Plan
 from hydrakit.plugins.options import parse_options
 from hydrakit.plugins.registry import Plugins
@@ -59,19 +59,50 @@ def check_components(plan: Plan, adapters: Mapping[str, DatasetAdapter], plugins
 
     Raises:
         PluginError: No plugin offers one of them.
-        PlanError: An option is invalid, or a head cannot learn the task of its dataset.
+        PlanError: An option is invalid, the body needs other input images, a head cannot learn the
+            task of its dataset, or labels that are numbers would be smoothed.
     """
     body = plugins.get(BodyFactory, plan.body.name)
     parse_options(body, plan.body.options)
+    if plan.patch < body.needs.patch:
+        raise PlanError(
+            f"body {body.name!r} needs patches of {body.needs.patch} pixels or more, and the plan "
+            f"has {plan.patch}: use `--body-option patch={body.needs.patch}`"
+        )
     for name, adapter in adapters.items():
         head = plan.head_of(name)
         factory = plugins.get(HeadFactory, head.name)
         parse_options(factory, head.options)
+        _check_normalise(body, adapter)
         if adapter.task not in factory.tasks:
             raise PlanError(
                 f"head {factory.name!r} cannot learn {name!r}, a {adapter.task} task: "
                 f"its tasks are {', '.join(factory.tasks)}"
             )
+    for number, round in enumerate(plan.rounds, start=1):
+        smoothing = round.hyperparameters.label_smoothing
+        if smoothing and all(adapters[name].task == "regression" for name in round.datasets):
+            raise PlanError(
+                f"round {number}: label_smoothing is {smoothing:g}, but the labels of "
+                f"{round.dataset!r} are numbers, not classes: "
+                f"`--set rounds.{number}.label_smoothing=0`"
+            )
+
+
+def _check_normalise(body: BodyFactory, adapter: DatasetAdapter) -> None:
+    """Check that a body can use the grey values of a dataset.
+
+    Raises:
+        PlanError: They are normalised by a rule that it cannot use.
+    """
+    rule = "window" if isinstance(adapter.normalise, Window) else adapter.normalise
+    allowed = body.needs.normalise
+    if allowed is not None and rule not in allowed:
+        raise PlanError(
+            f"body {body.name!r} needs grey values that are normalised by {' or '.join(allowed)}, "
+            f"and the rule of {adapter.name!r} is {rule!r}: use "
+            f"`--set datasets.{adapter.name}.normalise={allowed[0]}`"
+        )
 
 
 def check_heads(plan: Plan, adapters: Mapping[str, DatasetAdapter]) -> None:
@@ -114,7 +145,14 @@ def check_builds(
 
     Raises:
         PluginError: The shapes of a component differ between both builds, or it cannot be built.
+        PlanError: The body takes another number of channels, or as `_check_regressions`.
     """
+    allowed = plugins.get(BodyFactory, plan.body.name).needs.channels
+    if allowed is not None and in_channels not in allowed:
+        raise PlanError(
+            f"body {plan.body.name!r} takes images with {' or '.join(map(str, allowed))} channels, "
+            f"and the images of this plan have {in_channels}: choose another body, or other images"
+        )
     first, second = (_shapes(plan, adapters, in_channels, plugins, seed=seed) for seed in (0, 1))
     for (kind, name, dataset), shapes in first.items():
         other = second[kind, name, dataset]
@@ -130,6 +168,56 @@ def check_builds(
             "arguments of build"
         )
         raise source.fault(message) if source else PluginError(message)
+    _check_regressions(plan, adapters, in_channels, plugins)
+
+
+def _check_regressions(
+    plan: Plan, adapters: Mapping[str, DatasetAdapter], in_channels: int, plugins: Plugins
+) -> None:
+    """Check the heads that are a regression or contain one, and the rounds that solve them.
+
+    Raises:
+        PlanError: A round solves a head exactly that is not one linear layer; a blended head is on
+            a body without intensities; or a penalty is set where nothing uses it.
+    """
+    import torch
+
+    from hydrakit.compute.modules import only_layer
+    from hydrakit.models.blend import BlendedHead
+
+    with torch.random.fork_rng(devices=[]):
+        body = build_body(
+            plan.body, in_channels=in_channels, datasets=tuple(adapters), plugins=plugins
+        )
+        heads = {
+            name: build_head(
+                plan.head_of(name),
+                features=body.features,
+                outputs=len(adapter.classes),
+                plugins=plugins,
+            )
+            for name, adapter in adapters.items()
+        }
+    blended = {name for name, head in heads.items() if isinstance(head, BlendedHead)}
+    for round in plan.rounds:
+        name, settings = round.dataset, round.hyperparameters
+        kind = str(plan.head_of(name))
+        if settings.solver == "exact" and only_layer(heads[name]) is None:
+            raise PlanError(
+                f"head {kind!r} of {name!r} is not one linear layer with a bias, and the solver "
+                "'exact' needs that: use `--head linear`, or the solver 'steps'"
+            )
+        if blended & {*round.datasets} and not getattr(body, "intensities", 0):
+            raise PlanError(
+                f"head {kind!r} of {name!r} needs the intensities of the image among the features "
+                f"of the body, and {str(plan.body.name)!r} has none: use "
+                "`--body small --body-option intensities=true`, or `--head linear`"
+            )
+        if settings.penalty is not None and settings.solver != "exact" and name not in blended:
+            raise PlanError(
+                f"'penalty' of the round on {name!r} has no effect: it is for the solver 'exact' "
+                "and for the head 'blend'"
+            )
 
 
 _Shapes = dict[str, tuple[int, ...]]

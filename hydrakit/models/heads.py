@@ -79,9 +79,16 @@ def build_linear(features: int, outputs: int, options: NoOptions = NoOptions()) 
     return nn.Sequential(OrderedDict(dropout=Dropout(0.0), logits=nn.Linear(features, outputs)))
 
 
+def build_blend(features: int, outputs: int, options: NoOptions = NoOptions()) -> nn.Module:  # noqa: B008 - frozen
+    """Build a dense layer that is blended with a regression on the intensities of a patch."""
+    from hydrakit.models.blend import BlendedHead
+
+    return BlendedHead(features, outputs)
+
+
 @hookimpl
 def hydrakit_head_factories() -> Iterator[HeadFactory]:
-    """The heads `mlp` and `linear`."""
+    """The heads `mlp`, `linear` and `blend`."""
     tasks: tuple[Task, ...] = ("classification", "regression", "multilabel")
     yield HeadFactory(
         name="mlp",
@@ -94,5 +101,11 @@ def hydrakit_head_factories() -> Iterator[HeadFactory]:
         name="linear",
         summary="Dropout and one dense layer: logistic regression on the features",
         build=build_linear,
+        tasks=tasks,
+    )
+    yield HeadFactory(
+        name="blend",
+        summary="Mean of two log-odds: a dense layer, and a regression on intensities (body small)",
+        build=build_blend,
         tasks=tasks,
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hydrakit.models.body import BodyModule
+
 STATISTICS = (
     "mean of the central half",
     "standard deviation of the central half",
@@ -45,6 +47,24 @@ def first_order(images: Tensor) -> Tensor:
         eighth.mean(dim=-1),
     ]
     return torch.stack(numbers, dim=-1).flatten(start_dim=1)
+
+
+class IntensityBody(BodyModule):
+    """A body without weights, whose features are `first_order` statistics."""
+
+    by_dataset = False
+
+    def __init__(self, *, in_channels: int, patch: int) -> None:
+        super().__init__()
+        self.in_channels, self.patch = in_channels, patch
+        self.features = len(STATISTICS) * in_channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Turn images ``(batch, in_channels, patch, patch)`` into ``(batch, features)``."""
+        return first_order(images)
+
+    def use(self, dataset: str) -> None:
+        """Change nothing: all datasets have the same statistics."""
 
 
 def _central(images: Tensor, parts: int) -> Tensor:

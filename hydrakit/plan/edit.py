@@ -120,13 +120,16 @@ def no_such_round(plan: Plan, path: str) -> str:
     return f"{path}: there is no such round: this plan has rounds 1 to {len(plan.rounds)}"
 
 
-def refuse_fixed(changes: Iterable[str], fixed: Iterable[str], *, by: str) -> None:
+def refuse_fixed(
+    changes: Iterable[str], fixed: Iterable[str], *, by: str, option: str = "--set"
+) -> None:
     """Refuse changes of values that a comparison or a search sets itself.
 
     Args:
         changes: Paths of the changes.
         fixed: Paths of values and objects that must not be changed.
         by: Command that sets these values.
+        option: Option that gave the changes.
 
     Raises:
         PlanError: A change concerns such a value.
@@ -135,8 +138,8 @@ def refuse_fixed(changes: Iterable[str], fixed: Iterable[str], *, by: str) -> No
     for path in changes:
         inside = any(path == each or path.startswith(f"{each}.") for each in fixed)
         if inside or path in FIXED_LISTS:
-            option = command_line("--set", path)
-            raise PlanError(f"{path}: {by} sets this value itself: leave out `{option}`")
+            given = command_line(option, path)
+            raise PlanError(f"{path}: {by} sets this value itself: leave out `{given}`")
 
 
 def leaf_paths(plan: Plan, selectors: Sequence[str] = ("all",)) -> list[str]:

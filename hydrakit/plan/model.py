@@ -33,7 +33,8 @@ from hydrakit.hooks import ChannelRule, DatasetAdapter, Factory, FieldOfView, No
 from hydrakit.plugins.options import resolve_options
 from hydrakit.rounds import MAX_DATASETS, MAX_VIEWS, Axis, Round
 from hydrakit.schema import Count, Frozen, Name, OptionText, PathText, Seed, first_fault
-from hydrakit.storage.files import MIB, read_json
+from hydrakit.storage.digests import cached_digest
+from hydrakit.storage.files import MIB, read_json, reason
 from hydrakit.storage.records import refuse_later
 
 # Limits of a plan: far above any real plan, and far below what would fill the memory.
@@ -91,6 +92,8 @@ class Split(Frozen):
     def _check_test(self) -> Self:
         if self.fold is not None and self.test > 0:
             raise ValueError("a split has a test share or a fold, not both")
+        if self.inner is not None and not self.tests:
+            raise ValueError("an inner fold needs a test split: a test share or a fold")
         return self
 
     @model_serializer(mode="wrap")
@@ -159,7 +162,8 @@ class Dataset(Component):
         split: Shares of its splits.
         normalise: How its grey values are normalised; None for the adapter's rule.
         field_of_view: Region of the image that the network sees; None for the adapter's.
-        flips: Axes along which its images may be mirrored; None for the adapter's.
+        flips: Axes along which its images may be mirrored; None for the adapter's. A new plan
+            states those of the adapter, so that the plan decides which views a run trains on.
         channels: What to do if the body takes another number of channels; None for the adapter's
             rule.
     """
@@ -169,6 +173,12 @@ class Dataset(Component):
     field_of_view: FieldOfView | None = None
     flips: tuple[Axis, ...] | None = None
     channels: ChannelRule | None = None
+
+    @model_validator(mode="after")
+    def _check_view(self) -> Self:
+        if self.field_of_view is not None and (self.field_of_view.share or 0) > 1:
+            raise ValueError("the share of a field of view is at most 1, the whole image")
+        return self
 
     @model_serializer(mode="wrap")
     def _omit_none(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -199,6 +209,23 @@ class StartWeights(Frozen):
 
     file: PathText
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+    @classmethod
+    def of(cls, given: Any) -> Any:
+        """Compute the digest of a file that is given by its path; return anything else as it is.
+
+        Raises:
+            PlanError: The file cannot be read.
+        """
+        if not isinstance(given, str | Path):
+            return given
+        try:
+            digest = cached_digest(Path(given))
+        except (OSError, ValueError) as error:
+            raise PlanError(
+                f"{given}: cannot be read ({reason(error)}): name a file of weights"
+            ) from None
+        return cls(file=str(given), sha256=digest.sha256)
 
 
 class BodySpec(Frozen):
@@ -414,6 +441,11 @@ class Plan(Frozen):
         return self.seed if self.split_seed is None else self.split_seed
 
     @property
+    def inner(self) -> Fold | None:
+        """Inner fold that takes the place of the test split; None in a plan of no search."""
+        return self.dataset(self.target).split.inner
+
+    @property
     def target_head(self) -> str:
         """Name of the target's head at the end of the run."""
         return [round.head for round in self.rounds if round.dataset == self.target][-1]
@@ -426,6 +458,8 @@ class Plan(Frozen):
         """SHA-256 of what determines the result, in hexadecimal."""
         content = self.model_dump(mode="json")
         content.pop("strangers", None)
+        if self.body_weights is not None:
+            content["body_weights"] = self.body_weights.sha256  # wherever their file is
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -171,6 +171,7 @@ def make_plan(
     if not datasets:
         raise PlanError("no dataset is named: `--datasets prostatex,brain` names two")
     sequence = plugins.get(SequenceStrategy, strategy)
+    chosen = _with_components_of(sequence, chosen, plugins)
     adapters = {name: plugins.get(DatasetAdapter, name) for name in datasets}
     for given in (chosen.options, chosen.splits, chosen.heads):
         for name in given:
@@ -193,8 +194,9 @@ def make_plan(
                     name=name,
                     options=resolved[name],
                     split=_split(name, chosen, target=datasets[-1]),
+                    flips=adapter.flips,
                 )
-                for name in adapters
+                for name, adapter in adapters.items()
                 if chosen.whole or name in used
             ),
             copies=chosen.copies,
@@ -203,7 +205,8 @@ def make_plan(
             head=head,
             heads=heads,
             body=_body(chosen, plugins),
-            bootstrap=chosen.bootstrap or sequence.bootstrap or PROFILES[chosen.profile].bootstrap,
+            body_weights=chosen.body_weights,
+            bootstrap=_bootstrap(sequence, chosen),
             bootstrap_rule=chosen.bootstrap_rule,
             seed=chosen.seed,
             split_seed=chosen.split_seed,
@@ -212,6 +215,30 @@ def make_plan(
     except ValidationError as error:
         raise PlanError(first_fault(error)) from None
     return complete_options(edit_plan(plan, chosen.changes), plugins) if chosen.changes else plan
+
+
+def _with_components_of(
+    sequence: SequenceStrategy, settings: PlanSettings, plugins: Plugins
+) -> PlanSettings:
+    """Settings with the body and the head of a strategy in place of the user's.
+
+    Options of another body or head that the user chose do not apply to them, except for the patch.
+    """
+    given: dict[str, Any] = {}
+    if sequence.body not in (None, settings.body):
+        patch = _body(settings, plugins).patch
+        given |= {"body": sequence.body, "body_options": {"patch": patch}}
+        given |= {"body_channels": None, "body_norm": "batch"}
+    if sequence.head not in (None, settings.head) or (sequence.head and settings.heads):
+        given |= {"head": sequence.head, "heads": {}, "head_options": {}}
+    return settings.model_copy(update=given)
+
+
+def _bootstrap(sequence: SequenceStrategy, settings: PlanSettings) -> int:
+    """Number of random starts; that of a baseline is its own, since it trains no start."""
+    if sequence.baseline and sequence.bootstrap is not None:
+        return sequence.bootstrap
+    return settings.bootstrap or sequence.bootstrap or PROFILES[settings.profile].bootstrap
 
 
 def complete_options(plan: Plan, plugins: Plugins) -> Plan:

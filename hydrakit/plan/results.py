@@ -16,7 +16,7 @@ from pydantic import (
 from hydrakit.hooks import FieldOfView, Normalise, Task
 from hydrakit.plan.model import MAX_ROUNDS
 from hydrakit.rounds import MAX_EPOCHS, Train
-from hydrakit.schema import Frozen, Name, Seed, Text
+from hydrakit.schema import Frozen, Name, PathText, Seed, Text
 
 RootText = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -58,7 +58,8 @@ class EpochRecord(Frozen):
 
     Attributes:
         epoch: Number of the epoch, from 1.
-        learning_rate: Learning rate during the epoch.
+        learning_rate: Learning rate during the epoch; with the schedule ``cosine``, of its last
+            step.
         train: Metrics of the training steps, with dropout and augmentation, while the weights
             change.
         val: Metrics of the validation split after the epoch.
@@ -94,7 +95,7 @@ class CheckpointFacts(Frozen):
         format: Version of this format.
         hydrakit: Version of hydrakit that wrote the file.
         epoch: Number of finished epochs.
-        learning_rate: Learning rate of the next epoch.
+        learning_rate: Learning rate of the next epoch; ``cosine`` computes it anew.
         plateau: State of the learning rate schedule.
         kept: Epochs of the stored weights.
         seconds: Training time so far.
@@ -171,13 +172,15 @@ class RoundResult(Frozen):
         dropout: Dropout probability.
         best_epoch: Epoch that gave the final weights; 0 if nothing was trained.
         epochs: Number of epochs; 0 if nothing was trained.
-        val: Validation metrics of the best epoch.
+        val: Validation metrics of the final weights: those of the best epoch, unless they are
+            averaged, or their batch-norm statistics are estimated anew.
         reference_auc: Reference AUC of the best epoch (`EpochRecord.reference_auc`).
         seconds: Training time.
         bootstrap: Selection of the random start, in the first round.
         heads: Validation metrics after this round of each dataset trained so far, with its own
             head, by dataset: a row of the transfer matrix.
         moved: Change of the body in this round; in the first round, from its random start.
+        penalty: Penalty of a head that was solved exactly; None for any other.
     """
 
     round: Annotated[int, Field(ge=1, le=MAX_ROUNDS)]
@@ -194,6 +197,15 @@ class RoundResult(Frozen):
     bootstrap: Bootstrap | None = None
     heads: dict[Name, Metrics] = Field(default_factory=dict)
     moved: WeightChange | None = None
+    penalty: float | None = None
+
+    @model_serializer(mode="wrap")
+    def _omit_no_penalty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit ``penalty`` if there is none: most files are as earlier versions wrote them."""
+        content: dict[str, Any] = serialise(self)
+        if self.penalty is None:
+            del content["penalty"]
+        return content
 
 
 class Change(Frozen):
@@ -398,6 +410,29 @@ class DataFacts(Frozen):
         return content
 
 
+class StartMatch(Frozen):
+    """How the weights that a body begins with match its tensors.
+
+    Attributes:
+        file: Path of their file, as the user gave it.
+        sha256: SHA-256 of the file.
+        matched: Number of the body's tensors that the file has.
+        adapted: First convolution whose weights were converted to another number of input channels,
+            in words; None if none was.
+        missing: Tensors of the body that the file does not have; they begin at random.
+        unexpected: Tensors of the file that the body does not have.
+        other_shape: Tensors that have another shape in the file, in words; they begin at random.
+    """
+
+    file: PathText
+    sha256: Text
+    matched: Number
+    adapted: Text | None = None
+    missing: tuple[Text, ...] = ()
+    unexpected: tuple[Text, ...] = ()
+    other_shape: tuple[Text, ...] = ()
+
+
 class Results(Frozen):
     """A finished run (``results.json``).
 
@@ -412,6 +447,7 @@ class Results(Frozen):
         rounds: Results of the rounds, in order.
         test: Metrics of the target's test split.
         transfer: Scores of each dataset in the course of the run, in the order of training.
+        start: Weights that the body began with; None if they were random.
     """
 
     format: Literal[1] = 1
@@ -424,6 +460,15 @@ class Results(Frozen):
     rounds: Annotated[tuple[RoundResult, ...], Field(max_length=MAX_ROUNDS)]
     test: TestResult
     transfer: tuple[Transfer, ...] = ()
+    start: StartMatch | None = None
+
+    @model_serializer(mode="wrap")
+    def _omit_none(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit ``start`` if it is None: such files are as before this field."""
+        content: dict[str, Any] = serialise(self)
+        if self.start is None:
+            del content["start"]
+        return content
 
 
 class Event(Frozen):
@@ -431,7 +476,8 @@ class Event(Frozen):
 
     Attributes:
         time: Date and time of the event.
-        event: Kind of event: ``run``, ``round``, ``test read``, ``evaluated`` and others.
+        event: Kind of event: ``run``, ``round``, ``test read``, ``evaluated`` and others;
+            ``inner fold read`` in a run whose inner fold takes the place of the test split.
         by: What read the test split: ``results`` or ``trace``.
         dataset: Dataset that was trained or evaluated.
         split: Split that was evaluated.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
+    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
@@ -18,7 +19,15 @@ from pydantic import (
 
 from hydrakit.errors import PlanError, unknown
 from hydrakit.plan.edit import parse_value
-from hydrakit.plan.model import BodySpec, BootstrapRule, Conflicts, Copies, NormKind, Split
+from hydrakit.plan.model import (
+    BodySpec,
+    BootstrapRule,
+    Conflicts,
+    Copies,
+    NormKind,
+    Split,
+    StartWeights,
+)
 from hydrakit.plugins.options import option_text
 from hydrakit.rounds import (
     MAX_EPOCH_SIZE,
@@ -165,6 +174,12 @@ class PlanSettings(Frozen):
     statistics for each dataset.
     """
 
+    body_weights: Annotated[StartWeights | None, BeforeValidator(StartWeights.of)] = None
+    """File of weights that the body begins with: safetensors, or a state_dict of PyTorch.
+
+    In Python, the path of the file. Without it, the weights are random.
+    """
+
     select: Select | None = _of_rounds(
         "select", default="authors with `--profile authors`, else best"
     )
@@ -233,6 +248,8 @@ def as_options(settings: Mapping[str, Any]) -> list[str]:
             option, pairs = _REPEATED_OPTIONS[name]
             for key, text in pairs(value):
                 words += [option, f"{key}={text}"]
+        elif name == "body_weights":
+            words += ["--body-weights", StartWeights.model_validate(value).file]
         elif value is not None:
             words += [f"--{name.replace('_', '-')}", option_text(value)]
     return words

@@ -180,7 +180,9 @@ def _patches(summary: Summary, prepared: PreparedDataset, adapter: DatasetAdapte
         "dataset specifies its position, else the centre of the image. The darkest and the "
         "brightest 0.5 % of each patch are drawn black and white."
     )
-    return join((element("p", text), montage(summary, prepared, BodySpec().patch)), "\n")
+    return join(
+        (element("p", text), montage(summary, prepared, BodySpec().patch, adapter.flips)), "\n"
+    )
 
 
 def _grey_values(measured: GreyMeasurement) -> Html:

@@ -87,7 +87,7 @@ def build_comparison(folder: Path, *, plugins: Plugins | None = None) -> tuple[s
     """Text of a comparison's report, and its figures in order."""
     comparison = read_comparison(folder)
     counter = FigureCounter()
-    names = ", ".join(each.name for each in comparison.strategies)
+    names = ", ".join(comparison.label(each.name) for each in comparison.strategies)
     sections = [
         element("section", _verdict(comparison)),
         section(
@@ -113,12 +113,20 @@ def build_comparison(folder: Path, *, plugins: Plugins | None = None) -> tuple[s
     ]
     parts = {
         "refresh": REFRESH if comparison.under_way else Html(""),
-        "title": join((f"{len(comparison.strategies)} strategies on {comparison.target}",)),
+        "title": join((f"{_count(comparison)} on {comparison.target}",)),
         "subtitle": join((f"{names}; datasets {' → '.join(comparison.datasets)}",)),
         "sections": join(sections, "\n"),
         "version": join((comparison.hydrakit,)),
     }
     return render("page.html", parts), counter.figures
+
+
+def _count(comparison: Comparison) -> str:
+    """Numbers of strategies and of baselines."""
+    baselines = len(comparison.baselines)
+    count = len(comparison.strategies) - baselines
+    strategies = f"{count} {'strategy' if count == 1 else 'strategies'}"
+    return f"{strategies} and {count_of(baselines, 'baseline')}" if baselines else strategies
 
 
 def _verdict(comparison: Comparison) -> Html:
@@ -170,7 +178,7 @@ def _headline(line: str) -> tuple[str, str]:
 def _strategies(comparison: Comparison) -> Html:
     rows = [
         (
-            each.name,
+            comparison.label(each.name),
             number(each.val),
             number(each.auc),
             interval(each.low, each.high),
@@ -194,6 +202,11 @@ def _strategies(comparison: Comparison) -> Html:
         "training time that the strategy alone would take; reused rounds were trained once for "
         "several cells.",
     ]
+    for name, text in comparison.baselines.items():
+        notes.append(
+            f"The baseline {name} is {text}. A network that is not better than a baseline is not "
+            "worth its cost."
+        )
     left_out = sum(each.left_out for each in comparison.strategies)
     if left_out:
         notes.append(f"{left_out} cells tested a single class and have no AUC.")
@@ -215,14 +228,15 @@ def _differences(comparison: Comparison) -> Html:
         "Findings needed: approximate sample size that would detect a true difference of the "
         "observed size."
     )
-    rows = [_difference(pair) for pair in comparison.pairs]
-    differences = table("First strategy minus each other strategy", headers, rows, words=(5,))
+    rows = [_difference(pair, comparison.label(pair.against)) for pair in comparison.pairs]
+    against = "baseline, then each other strategy" if comparison.baselines else "other strategy"
+    differences = table(f"First strategy minus each {against}", headers, rows, words=(5,))
     return join((differences, element("p", note)), "\n")
 
 
-def _difference(pair: StrategyPair) -> tuple[object, ...]:
+def _difference(pair: StrategyPair, against: str) -> tuple[object, ...]:
     return (
-        f"{pair.strategy} − {pair.against}",
+        f"{pair.strategy} − {against}",
         f"{pair.difference:+.3f}",
         f"{pair.low:+.3f} to {pair.high:+.3f}",
         p_value(pair.p),
@@ -311,7 +325,11 @@ def repeat_command(folder: Path, comparison: Comparison, settings: Mapping[str, 
         comparison: Its results.
         settings: Settings of its plans, by name.
     """
-    words = ["--strategies", ",".join(each.name for each in comparison.strategies)]
+    names = [each.name for each in comparison.strategies]
+    strategies = [names[0], *(name for name in names[1:] if name not in comparison.baselines)]
+    baselines = [name for name in names if name not in strategies]
+    words = ["--strategies", ",".join(strategies)]
+    words += ["--baselines", ",".join(baselines)] if baselines else ["--no-baselines"]
     words += ["--datasets", ",".join(comparison.datasets), *as_options(settings)]
     words += ["--seeds", str(comparison.seeds)]
     words += ["--folds", str(comparison.folds)] if comparison.folds else ["--holdout"]

@@ -77,7 +77,7 @@ def auc_figure(comparison: Comparison) -> Figure:
     cells = cell_aucs(comparison)
     rows = [
         ForestRow(
-            name=each.name,
+            name=comparison.label(each.name),
             value=each.auc,
             low=each.low,
             high=each.high,
@@ -119,7 +119,7 @@ def difference_figure(comparison: Comparison) -> Figure:
     """Forest plot of the differences between the first strategy and each other one."""
     rows = [
         ForestRow(
-            name=f"{pair.strategy} − {pair.against}",
+            name=f"{pair.strategy} − {comparison.label(pair.against)}",
             value=pair.difference,
             low=pair.low,
             high=pair.high,
@@ -164,7 +164,8 @@ def roc_figure(comparison: Comparison) -> Figure:
         points = mean_curve([cell.curve for cell in _cells(comparison, each)])
         lines.append(Line(points=points, style=style))
         rows += [(each.name, x, y) for x, y in points]
-        key.append((legend_sample(style), f"{each.name}: AUC {number(each.auc)}"))
+        label = comparison.label(each.name)
+        key.append((legend_sample(style), f"{label}: AUC {number(each.auc)}"))
         if len(comparison.strategies) <= MAX_BANDS or index == 0:
             low, high = resampled_band(comparison, each)
             outline = [*zip(RATES, high, strict=True), *zip(RATES[::-1], low[::-1], strict=True)]

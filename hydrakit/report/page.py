@@ -177,6 +177,13 @@ def _training_figures(content: RunContent) -> Iterator[Figure]:
 def _test(content: RunContent, results: Results, counter: FigureCounter) -> Html:
     test = results.test
     readings = provenance.readings_list(content.readings)
+    if (inner := content.plan.inner) is not None:
+        text = (
+            "This is a run of a search. “Test” means inner fold "
+            f"{inner.index + 1} of {inner.count} of the cases outside the test split; the cases of "
+            "the test split itself are not used."
+        )
+        readings = join((element("p", text), readings), "\n")
     if not test.classes:
         note = element("p", "Regression has no ROC curve: predictions.csv lists every case.")
         return join((note, readings), "\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from hydrakit.runs.example_cases import ImageStack
 if TYPE_CHECKING:
     from hydrakit.data.prepared.index import PreparedDataset
     from hydrakit.data.quality.summary import CheckedCase, CopyPair, Summary
+    from hydrakit.rounds import Axis
 
 Window = tuple[float, float]
 
@@ -60,24 +61,31 @@ def montage_rows(summary: Summary) -> list[tuple[str, list[int]]]:
     return [(name, spread_rows(members)) for name, members in classes if members]
 
 
-def montage(summary: Summary, prepared: PreparedDataset, patch: int) -> Html:
+def montage(
+    summary: Summary,
+    prepared: PreparedDataset,
+    patch: int,
+    flips: Collection[Axis] | None = None,
+) -> Html:
     """Example patches of each class, original and augmented.
 
     Args:
         summary: Summary of the dataset.
         prepared: Its patches.
         patch: Side of the network's input in pixels.
+        flips: Axes along which its images may be mirrored; None: all.
     """
     import torch
 
-    from hydrakit.data.augment import Views, central_view
+    from hydrakit.data.augment import PAPER, Views, allowed, central_view
 
     generator = torch.Generator().manual_seed(summary.seed)
     parts = []
     for name, rows in montage_rows(summary):
         canvas = torch.from_numpy(prepared.rows(rows))
         original = central_view(canvas, patch).numpy()
-        augmented = Views.draw(len(rows), generator).of(canvas, patch).numpy()
+        views = Views.draw(len(rows), generator, allowed(PAPER, flips))
+        augmented = views.of(canvas, patch).numpy()
         windows = [intensity_windows(each) for each in original]
         parts.append(element("h3", name))
         for label, patches in (("original", original), ("augmented", augmented)):

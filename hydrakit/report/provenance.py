@@ -83,7 +83,7 @@ def data_section(
             ("Duplicates", _duplicates(plan, facts)),
             ("Contradictory labels", _conflicting(plan, facts)),
             ("Withheld", _withheld(plan, facts)),
-            ("Unused", f"{facts.unused} cases, as set in the plan" if facts.unused else None),
+            ("Unused", f"{facts.unused} cases, by the plan's split" if facts.unused else None),
             ("Shortcuts", _shortcuts(facts)),
             ("Without label", f"{facts.unlabelled} cases, unused" if facts.unlabelled else None),
             ("Split", _split(dataset)),
@@ -211,6 +211,8 @@ def reproduction_section(
         yield "Split seed", plan.split_seed
         yield "Head", plan.head
         yield "Random initialisations", plan.bootstrap
+        if plan.test_views > 1:
+            yield "Averaged views of each case", plan.test_views
         yield "Plan (SHA-256)", element("code", plan.digest())
         yield "Data (SHA-256)", element("ul", *digests)
         yield "hydrakit", environment.get("hydrakit")

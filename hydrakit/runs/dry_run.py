@@ -143,7 +143,7 @@ def _cost(
         evaluation = _time(lambda: forward_in_batches(body, batch), session.compute.device)
         times["case"] = evaluation / len(batch)
     seconds = cases * times["case"]
-    if round.train != "none":
+    if round.train != "none" and settings.solver == "steps":
         kind = (round.train == "head", round.dataset, settings.batch_size)
         if kind not in times:
             times[kind] = _time_step(session, round, parts[0])

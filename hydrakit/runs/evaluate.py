@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,9 +41,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from hydrakit.data.augment import Views
     from hydrakit.data.load import CaseSet
     from hydrakit.data.prepared.index import PreparedDataset
     from hydrakit.plan.grey import GreyValues
+    from hydrakit.rounds import Axis
     from hydrakit.stats.findings import Subgroups
     from hydrakit.stats.tasks import Scale
 
@@ -78,18 +80,39 @@ class Predictions:
 
 
 def predict(
-    model: nn.Module, cases: CaseSet, *, dataset: str, split: str, classes: Sequence[str]
+    model: nn.Module,
+    cases: CaseSet,
+    *,
+    dataset: str,
+    split: str,
+    classes: Sequence[str],
+    views: Sequence[Views | None] = (None,),
 ) -> Predictions:
     """Compute the outputs of a body with a head for some cases on the same device.
+
+    Args:
+        model: Body with head.
+        cases: Cases to predict.
+        dataset: Name of the dataset, for the result.
+        split: Split of the cases, for the result.
+        classes: Names of the classes.
+        views: Views of each case whose predicted probabilities, or numbers, are averaged; None is
+            the unaugmented patch.
 
     Raises:
         PlanError: An output is not finite.
     """
     import numpy as np
 
+    from hydrakit.stats.tasks import mean_outputs
     from hydrakit.training.evaluation import forward_in_batches
 
-    outputs = forward_in_batches(model, cases.patches).cpu().double().numpy()
+    patches = (cases.patches if view is None else cases.seen(view) for view in views)
+    outputs = mean_outputs(
+        [forward_in_batches(model, each).cpu().double().numpy() for each in patches],
+        task=cases.task,
+        scale=cases.scale,
+    )
     wrong = np.flatnonzero(~np.isfinite(outputs).all(axis=1))
     if len(wrong):
         raise PlanError(
@@ -109,6 +132,20 @@ def predict(
         findings=tuple(case.finding for case in cases.cases),
         subgroups=tuple(case.subgroups for case in cases.cases),
     )
+
+
+def views_of(head: HeadMetadata, flips: Collection[Axis] | None = None) -> list[Views | None]:
+    """The views of each case whose predictions are averaged; None is the unaugmented patch.
+
+    Args:
+        head: Metadata of the head that predicts.
+        flips: Axes along which images of the evaluated dataset may be mirrored; None: all.
+    """
+    from hydrakit.data.augment import allowed, evaluation_views
+
+    if head.views is None:
+        return [None]
+    return evaluation_views(allowed(head.views.table, flips), head.views.count)
 
 
 def score(predictions: Predictions) -> TestResult:
@@ -225,7 +262,9 @@ def evaluate_files(
 ) -> EvaluationResult:
     """Evaluate a body and a head from weight files on the cases of a dataset.
 
-    Classes of head and dataset are matched by their names.
+    Classes of head and dataset are matched by their names. The field of view of the head's own
+    dataset is that of its training, and predictions are averaged over views if the head's file says
+    so.
 
     Args:
         body_path: Path of the body's weight file.
@@ -291,7 +330,8 @@ def _evaluate(
             f"{head_path}: does not say which dataset its head was trained on: name the one to "
             "evaluate on with `--dataset`"
         )
-    adapter, notes = _match_classes(_adapter_of(name, run, plugins), head, head_path, classes)
+    adapter = _as_trained(plugins.get(DatasetAdapter, name), head, run)
+    adapter, notes = _match_classes(adapter, head, head_path, classes)
     training_split = None
     if split != "all" and not splits:
         training_split = _training_split(head, head_path, name)
@@ -360,16 +400,30 @@ def _evaluate(
         patch=body.spec.patch,
         device=device,
     )
-    predictions = predict(model, cases, dataset=name, split=split, classes=adapter.classes)
+    predictions = predict(
+        model,
+        cases,
+        dataset=name,
+        split=split,
+        classes=adapter.classes,
+        views=views_of(head, adapter.flips),
+    )
     notes += _combination_notes(body, head, adapter)
     notes += _training_notes(body, head, adapter, cases, split, same_run=run is not None)
     return EvaluationResult(result=score(predictions), notes=tuple(notes))
 
 
-def _adapter_of(name: str, run: RunDir | None, plugins: Plugins) -> DatasetAdapter:
-    """The adapter of a dataset, with the values that a run's plan replaces."""
-    adapter = plugins.get(DatasetAdapter, name)
-    return adapter if run is None else run.plan().dataset(name).applied_to(adapter)
+def _as_trained(adapter: DatasetAdapter, head: HeadMetadata, run: RunDir | None) -> DatasetAdapter:
+    """The adapter with the values of the run's plan, and with the field of view of the head.
+
+    A head of another dataset leaves the field of view as it is.
+    """
+    if run is not None:
+        adapter = run.plan().dataset(adapter.name).applied_to(adapter)
+    view = head.preprocessing.field_of_view
+    if adapter.name != head.dataset or view is None:
+        return adapter
+    return replace(adapter, field_of_view=view)
 
 
 def _grey_values(head: HeadMetadata, path: Path, channels: int) -> GreyValues:

@@ -121,6 +121,8 @@ def add_example_cases(rundir: RunDir, context: RunContext, plugins: Plugins) -> 
     if rundir.results() is None or (rundir.path / EXAMPLE_CASES).is_file():
         return None
     plan = rundir.plan()
+    if plan.inner is not None:
+        return f"{rundir.path}: is a run of a search, so the report shows no patches"
     root = context.root_of(plan.target)
     if not root.is_dir():
         return (

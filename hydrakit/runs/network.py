@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hydrakit import weights
+from hydrakit.data.augment import allowed
 from hydrakit.data.load import LoadedDataset
 from hydrakit.data.origin import splits_digest
 from hydrakit.hooks import DatasetAdapter
@@ -25,6 +26,7 @@ from hydrakit.training.bootstrap import StartScores, best_start
 from hydrakit.training.evaluation import Reference, compute_metrics, forward_in_batches
 from hydrakit.training.loop import TrainingResult
 from hydrakit.training.seeds import INITIALISATION, Seeds, seeded
+from hydrakit.weights.start import StartTensors
 
 
 class Network:
@@ -36,6 +38,7 @@ class Network:
         last_head: Name of the head that was trained last on each dataset, by dataset.
         trained_on: Datasets that have trained the body, in order.
         reference: Head from the end of the first round, if that round trained on the target.
+        start_tensors: Weights that the body begins with; None if they are random.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Network:
         loaded: Mapping[str, LoadedDataset],
         device: torch.device,
         plugins: Plugins,
+        start_tensors: StartTensors | None = None,
     ) -> None:
         self.plan = plan
         self.rundir = rundir
@@ -57,7 +61,8 @@ class Network:
         self.channels = next(iter(loaded.values())).channels
         self.heads: dict[str, nn.Module] = {}
         self.reference: Reference | None = None
-        self.trained_on: list[str] = []
+        self.start_tensors = start_tensors
+        self.trained_on: list[str] = [*start_tensors.trained_on] if start_tensors else []
         self.last_head: dict[str, str] = {}
 
     def start(
@@ -70,6 +75,8 @@ class Network:
     ) -> Bootstrap:
         """Build body and first head, from the best of several random starts.
 
+        If the body has start weights, the starts differ in their heads alone.
+
         Args:
             seeds: Seeds of the first round.
             on_start: As in `best_start`.
@@ -78,8 +85,12 @@ class Network:
         """
         first = self.plan.rounds[0]
 
+        start_body = self._body_with_weights(seeds) if self.start_tensors else None
+
         def build(number: int) -> tuple[BodyModule, nn.Module]:
             with seeded(seeds.of(INITIALISATION, number), self.device):
+                if start_body is not None:
+                    return start_body, self._new_head(first.dataset, start_body)
                 return self.new_modules(first.dataset)
 
         (self.body, self.heads[first.head]), bootstrap = best_start(
@@ -94,14 +105,25 @@ class Network:
         )
         return bootstrap
 
-    def new_modules(self, dataset: str) -> tuple[BodyModule, nn.Module]:
-        """Build a body, and a head for a dataset, with random weights, on the device."""
-        body = build_body(
+    def _body_with_weights(self, seeds: Seeds) -> BodyModule:
+        """Build a body with the start weights; tensors without one are random."""
+        assert self.start_tensors is not None
+        with seeded(seeds.of(INITIALISATION, 0), self.device):
+            body = self._new_body()
+        body.load_state_dict({**body.state_dict(), **self.start_tensors.tensors})
+        return body.to(self.device)
+
+    def _new_body(self) -> BodyModule:
+        return build_body(
             self.plan.body,
             in_channels=self.channels,
             datasets=tuple(self.loaded),
             plugins=self.plugins,
         )
+
+    def new_modules(self, dataset: str) -> tuple[BodyModule, nn.Module]:
+        """Build a body, and a head for a dataset, with random weights, on the device."""
+        body = self._new_body()
         head = self._new_head(dataset, body)
         return body.to(self.device), head
 
@@ -170,7 +192,7 @@ class Network:
                 datasets=tuple(self.loaded),
                 trained_on=trained_on,
                 seed=self.plan.effective_split_seed,
-                cases=self._training_cases(trained_on),
+                cases=self._body_cases(trained_on),
             )
         rounds = self.plan.rounds[:number]
         self._save_head(folder / "head.safetensors", round.dataset, round.head, rounds)
@@ -180,6 +202,14 @@ class Network:
         if round.hyperparameters.carry_head == "last":
             head.load_state_dict(result.last_head)
             self._save_head(folder / "last-head.safetensors", round.dataset, round.head, rounds)
+
+    def _body_cases(self, trained_on: Sequence[str]) -> weights.TrainingCases | None:
+        """Images that trained the body; None if the start weights' file does not say all."""
+        cases = self._training_cases([name for name in trained_on if name in self.loaded])
+        start = self.start_tensors
+        if start is None or not start.trained_on:
+            return cases
+        return None if start.cases is None else cases.including(start.cases)
 
     def _training_cases(self, datasets: Sequence[str]) -> weights.TrainingCases:
         """Images that rounds on some datasets use."""
@@ -217,7 +247,23 @@ class Network:
             splits=splits_digest(self.loaded[name].splits),
             task=adapter.task,
             scale=self.loaded[name].scale,
+            views=self._averaged_views(name, rounds),
         )
+
+    def _averaged_views(self, name: str, rounds: Sequence[Round]) -> weights.AveragedViews | None:
+        """Views of a dataset's cases in evaluations: drawn as those of its last augmented round.
+
+        A head that has only seen unaugmented patches predicts from these alone.
+        """
+        tables = [
+            each.hyperparameters.transforms
+            for each in rounds
+            if name in each.datasets and each.hyperparameters.augmentation != "none"
+        ]
+        if self.plan.test_views == 1 or not tables:
+            return None
+        table = allowed(tables[-1], self.loaded[name].flips)
+        return weights.AveragedViews(count=self.plan.test_views, table=table)
 
     def load_round(self, number: int, round: Round) -> None:
         """Load body and heads from the files of a finished round.

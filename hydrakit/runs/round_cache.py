@@ -136,10 +136,12 @@ def _of_plan(
         "dealt by": plan.effective_split_seed,
         "copies": plan.copies,
         **({"conflicts": plan.conflicts} if plan.conflicts == "drop" else {}),
+        **({"test views": plan.test_views} if plan.test_views > 1 else {}),  # in heads' files
         "bootstrap": [plan.bootstrap, plan.bootstrap_rule],
         "head": stored["head"],
         **({"heads": other_heads} if other_heads else {}),
         "body": stored["body"],
+        **({"body weights": plan.body_weights.sha256} if plan.body_weights else {}),
         "body's datasets": [dataset.name for dataset in plan.datasets] if by_dataset else [],
         "datasets": [plan.dataset(name).model_dump(mode="json") for name in seen],
         "content": [contents[name] for name in seen],

@@ -61,10 +61,13 @@ _SPLITS = TypeAdapter(dict[Name, dict[str, str]])
 CHECKPOINT = "checkpoint.safetensors"
 """Name of the checkpoint in the ``.part`` folder of a round."""
 
+START = "start.safetensors"
+"""Name of the file with the weights that the body begins with, if they are not random."""
+
 EXAMPLE_CASES = "shown.safetensors"
 SEALED = (
     *("plan.json", "data.json", "splits.json", "results.json", "predictions.csv"),
-    *("body.safetensors", EXAMPLE_CASES),
+    *("body.safetensors", START, EXAMPLE_CASES),
 )
 """Files of a finished run with digests, besides heads and rounds. ``environment.json`` is not among
 them: a user may correct the data folders in it."""

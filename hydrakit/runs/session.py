@@ -17,7 +17,7 @@ from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.quality.leakage import LeakageResult, check_leakage, data_facts
 from hydrakit.errors import PlanError
 from hydrakit.hooks import DatasetAdapter
-from hydrakit.models.build import check_builds, check_heads
+from hydrakit.models.build import build_body, check_builds, check_heads
 from hydrakit.plan.model import Plan
 from hydrakit.plan.results import EpochRecord, Results, RoundResult, TestResult
 from hydrakit.plugins.registry import Plugins
@@ -27,19 +27,38 @@ from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.datasets import PlanDatasets, common_channels
 from hydrakit.runs.earlier import environment_of, notes_of_other_bits, refuse_other_data
-from hydrakit.runs.evaluate import predict, score, to_csv
+from hydrakit.runs.evaluate import predict, score, to_csv, views_of
 from hydrakit.runs.example_cases import save_example_cases
 from hydrakit.runs.network import Network
-from hydrakit.runs.rundir import EXAMPLE_CASES, RunDir
+from hydrakit.runs.rundir import EXAMPLE_CASES, START, RunDir
 from hydrakit.runs.state import RoundState
 from hydrakit.runs.trace import Trace
 from hydrakit.storage.files import copy, write_atomic
 from hydrakit.storage.records import write_lines, write_record
 from hydrakit.training.diagnostics import NOTHING_FITS, is_out_of_memory, out_of_memory_message
 from hydrakit.training.loop import DivergedError, TrainingResult, train_round
-from hydrakit.training.seeds import Seeds
+from hydrakit.training.seeds import Seeds, seeded
 from hydrakit.training.weight_change import weight_change
 from hydrakit.version import version
+from hydrakit.weights.format import read_head, seen_in_training
+from hydrakit.weights.start import (
+    StartTensors,
+    check_file,
+    describe,
+    match_start,
+    read_start,
+    write_start,
+)
+
+
+def check_start(plan: Plan, rundir: RunDir) -> None:
+    """Check that a run can have the weights that its body begins with, before data is read.
+
+    Raises:
+        PlanError: Neither the run's folder nor their file has them.
+    """
+    if plan.body_weights is not None and not (rundir.path / START).is_file():
+        check_file(plan.body_weights)
 
 
 @dataclass
@@ -113,6 +132,7 @@ class Session:
             PlanError: Datasets with different classes use the same head, or the plan was changed
                 within a round.
             PluginError: The body or a head has other shapes in each build.
+            WeightsError: The start weights do not match the body.
         """
         channels = self.channels
         check_heads(self.plan, self.adapters)
@@ -121,10 +141,54 @@ class Session:
             name: data_facts(self.prepared[name].index, self.adapters[name], self.leakage)
             for name in self.loaded
         }
+        self._refuse_seen_test_images()
         refuse_other_data(self.origins, self.expected, self.rundir)
         if self.rundir.plan_path.is_file():  # not in a search, whose rounds have other plans
             for number, round in enumerate(self.plan.rounds, start=1):
                 self._state(number, round).check()
+
+    @cached_property
+    def start_tensors(self) -> StartTensors | None:
+        """Weights that the body begins with; None if they are random.
+
+        The run's folder stores them, so that their file is needed only once.
+
+        Raises:
+            PlanError: Their file is missing or was changed.
+            WeightsError: The file cannot be read, or does not match the body.
+        """
+        planned, stored = self.plan.body_weights, self.rundir.path / START
+        if planned is None:
+            return None
+        with seeded(self.plan.seed, self.compute.device):
+            body = build_body(
+                self.plan.body,
+                in_channels=self.channels,
+                datasets=tuple(dataset.name for dataset in self.plan.datasets),
+                plugins=self.plugins,
+            )
+        if stored.is_file():
+            return read_start(self.rundir.file(START), planned, body)
+        return match_start(planned, body)
+
+    def _refuse_seen_test_images(self) -> None:
+        """Refuse start weights that were trained on images of the target's test split."""
+        start, name = self.start_tensors, self.plan.target
+        if start is None or start.cases is None:
+            return
+        splits = self.leakage.splits[name]
+        tests = [
+            case.content
+            for case in self.prepared[name].index.cases
+            if splits.get(case.key) == "test"
+        ]
+        seen = sum(seen_in_training(tests, start.cases))
+        if seen:
+            raise PlanError(
+                f"{start.match.file}: its weights were trained on {seen} of the {len(tests)} test "
+                f"images of {name!r}: the test result would be too good: give weights of a run "
+                "with the same splits (`--split-seed`), or of other data"
+            )
 
     @cached_property
     def origins(self) -> dict[str, DataOrigin]:
@@ -162,10 +226,23 @@ class Session:
         rundir.write_facts(self.facts)
         rundir.write_json("splits.json", self.leakage.splits)
         rundir.write_json("environment.json", now)
+        self.store_start()
         self.callbacks.started(self.plan, rundir, str(self.compute.device))
         rundir.log("run", device=str(self.compute.device), threads=now["threads"])
         for note in notes_of_other_bits(rundir, self.plan, before, now):
             self.callbacks.noted(note)
+        self.describe_start()
+
+    def store_start(self) -> None:
+        """Store the weights that the body begins with in the run's folder, if it has none yet."""
+        path = self.rundir.path / START
+        if self.start_tensors is not None and not path.is_file():
+            write_start(path, self.start_tensors)
+
+    def describe_start(self) -> None:
+        """Say how the weights that the body begins with match it."""
+        for line in describe(self.start_tensors.match) if self.start_tensors else ():
+            self.callbacks.noted(line)
 
     def new_network(self) -> Network:
         """Network of the run, before its first round."""
@@ -176,6 +253,7 @@ class Session:
             loaded=self.loaded,
             device=self.compute.device,
             plugins=self.plugins,
+            start_tensors=self.start_tensors,
         )
 
     def copy_or_train(self, number: int, round: Round, network: Network) -> None:
@@ -233,6 +311,7 @@ class Session:
             bootstrap=state.bootstrap,
             heads=network.validation_metrics(validation_outputs),
             moved=state.weight_change,
+            penalty=training.penalty,
         )
         with self.rundir.writing_round(number, round) as folder:
             network.save(folder, number, round, training)
@@ -329,11 +408,15 @@ class Session:
         return Trace(network.body, head, read_cases, folder=folder)
 
     def _target_cases(self, split: str, *, by: str) -> CaseSet:
-        """Cases of a split of the target. Each reading of the test split is logged first."""
-        target = self.loaded[self.plan.target]
+        """Cases of a split of the target. Each reading of the test split is logged first.
+
+        An inner fold in its place is logged as such: it is no reading of the test split.
+        """
+        target, inner = self.loaded[self.plan.target], self.plan.inner
         keys = {key for key, name in target.splits.items() if name == split}
         if split == "test":
-            self.rundir.log("test read", by=by, dataset=self.plan.target, cases=len(keys))
+            event = "test read" if inner is None else "inner fold read"
+            self.rundir.log(event, by=by, dataset=self.plan.target, cases=len(keys))
         return select(
             self.prepared[self.plan.target],
             keys,
@@ -366,9 +449,10 @@ class Session:
             for other in round.others:
                 copy(file(f"head-{other.dataset}.safetensors"), rundir.head_path(other.head))
         copy(file("body.safetensors"), rundir.body_path)
-        model = weights.load_model(
-            rundir.body_path, rundir.head_path(plan.target_head), plugins=self.plugins
-        ).to(self.compute.device)
+        head = rundir.head_path(plan.target_head)
+        model = weights.load_model(rundir.body_path, head, plugins=self.plugins)
+        model.to(self.compute.device)
+        views = views_of(read_head(head))
         val, test = (
             predict(
                 model,
@@ -376,6 +460,7 @@ class Session:
                 dataset=plan.target,
                 split=split,
                 classes=self.loaded[plan.target].classes,
+                views=views,
             )
             for split in ("val", "test")
         )
@@ -400,14 +485,16 @@ class Session:
             rounds=rounds,
             test=test,
             transfer=transfer.transfers(plan.rounds, rounds, outputs),
+            start=self.start_tensors.match if self.start_tensors else None,
         )
 
     def _complete(self) -> None:
         """Add example cases, report and digests to a run with results; a repeated call is harmless.
 
-        The digests are the last file: a run that has them is whole (`RunDir.whole`).
+        The digests are the last file: a run that has them is whole (`RunDir.whole`). The runs of a
+        search, which are many, have no example cases.
         """
-        if not (self.rundir.path / EXAMPLE_CASES).is_file():
+        if self.plan.inner is None and not (self.rundir.path / EXAMPLE_CASES).is_file():
             self.rundir.report_path.unlink(missing_ok=True)  # it has no example cases
             save_example_cases(self.rundir, self.prepared[self.plan.target], plugins=self.plugins)
         self.callbacks.completed(self.rundir)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
-from math import isfinite
+from math import ceil, isfinite
 
 import torch
 from torch import Tensor, nn
@@ -32,12 +32,16 @@ from hydrakit.stats.tasks import Scale, from_tensor, loss_of
 from hydrakit.training.batched_heads import DropoutMasks, HeadStack, Noise
 from hydrakit.training.epochs import Step
 from hydrakit.training.evaluation import compute_metrics, forward_in_batches
+from hydrakit.training.schedule import set_rate
 from hydrakit.training.seeds import EPOCH, Seeds, seeded
 from hydrakit.training.selection import is_better
 
 # Hyperparameters that must be equal in trials that are trained together: the first one decides the
 # shape of batches, the others decide the features or the loss.
-SHARED = ("batch_size", "epoch_size", "augmentation", "views", "loss")
+SHARED = (
+    *("batch_size", "epoch_size", "augmentation", "transforms", "views"),
+    *("loss", "label_smoothing"),
+)
 RULES = ("best", "authors")
 CHUNK = 512  # validation cases in a batch, so that activations fit into the CPU cache
 
@@ -160,8 +164,8 @@ def train_alone(
     with thread_count(1):  # a step is too small for several threads
         while more:
             epoch += 1
-            rate = step.optimiser.param_groups[0]["lr"]
             train = _train_epoch(step, data, trial, epoch)
+            rate = step.optimiser.param_groups[0]["lr"]
             outputs = forward_in_batches(head, features[trial.val_rows])
             val = data.metrics(outputs, trial.val_rows, settings.loss)
             more = outcome.add(train, val, rate=rate, weights=lambda: deepcopy(head.state_dict()))
@@ -176,7 +180,10 @@ def _train_epoch(step: Step, data: _Data, trial: Trial, epoch: int) -> Metrics:
     step.model.train()
     with seeded(trial.seeds.of(EPOCH, epoch, 1), data.features.device):
         batches = rows.split(settings.batch_size)
-        outputs = [step(data.features[batch], data.labels[batch], data.task) for batch in batches]
+        outputs = []
+        for number, batch in enumerate(batches):
+            set_rate(step.optimiser, settings, epoch=epoch, step=number, steps=len(batches))
+            outputs.append(step(data.features[batch], data.labels[batch], data.task))
     return data.metrics(torch.cat(outputs), rows, settings.loss)
 
 
@@ -238,6 +245,12 @@ class _LearningRate:
         # A scheduler needs an optimiser; this one has a dummy parameter.
         self._optimiser = torch.optim.SGD([torch.zeros(1)], lr=settings.learning_rate)
         self._scheduler = _scheduler(self._optimiser, settings)
+        self._settings = settings
+
+    def set(self, epoch: int, step: int, steps: int) -> None:
+        """Set the rate of a step, if the schedule changes it within an epoch."""
+        if step < steps:  # else the head has no such step
+            set_rate(self._optimiser, self._settings, epoch=epoch, step=step, steps=steps)
 
     @property
     def value(self) -> float:
@@ -286,9 +299,11 @@ class _BatchedTraining:
         noises = [_noise(trial) for trial in trials]
         masks = DropoutMasks(noises, self.stack, epoch=epoch, batch_size=size)
         decays = self.stack.column([trial.hyperparameters.weight_decay for trial in trials])
-        columns = self.stack.column([rate.value for rate in self.rates]), decays
         rows = [data.order(trial, epoch) for trial in trials]
         counts, outputs = [len(own) for own in rows], []
+        steps = [ceil(count / size) for count in counts]
+        varying = any(trial.hyperparameters.schedule == "cosine" for trial in trials)
+        rates = self.stack.column([rate.value for rate in self.rates])
         # One buffer for all batches: allocating memory would take longer than filling it.
         buffer = data.features.new_empty(len(rows) * min(size, counts[0]), data.features.shape[1])
         for number, batch in enumerate(pad_sequence(rows, batch_first=True).split(size, dim=1)):
@@ -302,7 +317,11 @@ class _BatchedTraining:
             output = self.stack.forward(inputs, weights, masks.of(number, sizes))
             targets = data.labels[batch_rows].unflatten(0, output.shape[:2])
             gradients = torch.autograd.grad(self._loss(output, targets, sizes), weights)
-            self.stack.step(gradients, *columns)
+            if varying:
+                for rate, own_steps in zip(self.rates, steps, strict=True):
+                    rate.set(epoch, number, own_steps)
+                rates = self.stack.column([rate.value for rate in self.rates])
+            self.stack.step(gradients, rates, decays)
             padding = (0, 0, 0, 0, 0, len(rows) - len(sizes))
             outputs.append(functional.pad(output.detach(), padding))
         joined, loss = torch.cat(outputs, dim=1), self.settings.loss
@@ -310,7 +329,13 @@ class _BatchedTraining:
 
     def _loss(self, output: Tensor, targets: Tensor, sizes: list[int]) -> Tensor:
         """The sum of the mean losses of all heads, each over its own examples."""
-        loss = partial(loss_of, task=self.data.task, loss=self.settings.loss)
+        settings = self.settings
+        loss = partial(
+            loss_of,
+            task=self.data.task,
+            loss=settings.loss,
+            smoothing=settings.label_smoothing,
+        )
         if min(sizes) == output.shape[1]:
             return loss(output.flatten(0, 1), targets.flatten(0, 1)) * len(sizes)
         return torch.stack(
@@ -343,7 +368,7 @@ def _noise(trial: Trial) -> Noise:
 
 
 def _scheduler(optimiser: Optimizer, settings: Hyperparameters) -> ReduceLROnPlateau | None:
-    if settings.schedule == "constant":
+    if settings.schedule != "authors":
         return None
     return ReduceLROnPlateau(optimiser, mode="min", patience=5)
 

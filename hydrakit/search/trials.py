@@ -190,9 +190,9 @@ class RoundTrials:
     @property
     def can_batch(self) -> bool:
         """Whether many trials can be trained together."""
-        trains_head = self.round.train == "head"
-        select = self.round.hyperparameters.select
-        return trains_head and select in RULES and can_train_together(self.head)
+        settings = self.round.hyperparameters
+        trains_head = self.round.train == "head" and settings.solver == "steps"
+        return trains_head and settings.select in RULES and can_train_together(self.head)
 
     def run(self, jobs: Sequence[tuple[Setting, int]]) -> Iterator[tuple[int, TrialHistory]]:
         """Run trials, each of a setting on the fold with a number.

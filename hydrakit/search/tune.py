@@ -28,7 +28,7 @@ from hydrakit.runs.datasets import find_datasets, prepare_datasets
 from hydrakit.runs.earlier import environment_of, with_threads
 from hydrakit.runs.network import Network
 from hydrakit.runs.rundir import RunDir
-from hydrakit.runs.session import Session
+from hydrakit.runs.session import Session, check_start
 from hydrakit.search.proposals import Proposals, proposals
 from hydrakit.search.trials import RoundTrials, Setting, TrialRecord, folds_of
 from hydrakit.storage.files import append_line, refuse_link, write_atomic
@@ -91,7 +91,8 @@ class RoundTuning:
     Attributes:
         number: Number of the round, from 1.
         round: Round with the chosen setting.
-        candidates: Candidates in the order of proposals; none if the round trains nothing.
+        candidates: Candidates in the order of proposals; none if the round trains nothing, or
+            solves its head exactly.
         chosen: Index of the chosen candidate; None if there are none.
     """
 
@@ -181,6 +182,7 @@ def tune(
     with context.active() as compute:
         datasets = find_datasets(plan, context, plugins)
         check_components(plan, datasets.adapters, plugins)
+        check_start(plan, files.rundir)
         tuning = Tuning(
             plan=plan,
             datasets=prepare_datasets(plan, datasets, followers),
@@ -299,6 +301,8 @@ class Tuning(Session):
     def tune(self) -> list[RoundTuning]:
         """Tune every round, and train all but the last with the chosen settings."""
         self.check()
+        self.store_start()
+        self.describe_start()
         rounds = (
             self.rundir.path / "rounds"
         )  # perhaps of other choices; right ones are in the cache
@@ -321,7 +325,7 @@ class Tuning(Session):
     def _tune_round(self, number: int, network: Network) -> RoundTuning:
         """Try settings for a round, and choose one."""
         round = self.plan.rounds[number - 1]
-        if round.train == "none":
+        if round.train == "none" or round.hyperparameters.solver == "exact":
             return RoundTuning(number, round, (), None)
         candidates: list[Candidate] = []
         trials = self._trials(number, round, network)

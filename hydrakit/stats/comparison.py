@@ -94,8 +94,10 @@ class Comparison(Frozen):
         positives: Number of positive findings.
         negatives: Number of negative findings.
         patients: Number of patients (those joined by groups or copies count as one).
-        strategies: Results of the strategies, in the order of the comparison.
-        pairs: Comparison of the first strategy with each other one.
+        strategies: Results of the strategies, in the order of the comparison, then of the
+            baselines.
+        baselines: Strategies that are baselines, each with its description.
+        pairs: Comparison of the first strategy with each baseline, then with each other one.
         verdict: Text of the verdict, a line for each pair.
         readings: How often test labels were read, in all cells of these strategies.
         wanted: Number of cells of the design.
@@ -127,6 +129,7 @@ class Comparison(Frozen):
     negatives: Number
     patients: Number
     strategies: Annotated[tuple[StrategyResult, ...], Field(min_length=1)]
+    baselines: dict[Name, Text] = Field(default_factory=dict)
     pairs: tuple[StrategyPair, ...]
     verdict: Annotated[str, Field(min_length=1)]
     readings: Number
@@ -159,4 +162,10 @@ class Comparison(Frozen):
         names = [each.name for each in self.strategies]
         if len(set(names)) < len(names):
             raise ValueError("a strategy occurs twice")
+        if not self.baselines.keys() <= set(names):
+            raise ValueError("a baseline is not among the strategies")
         return self
+
+    def label(self, strategy: str) -> str:
+        """Name of a strategy, with a mark if it is a baseline."""
+        return f"{strategy} (baseline)" if strategy in self.baselines else strategy

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from hydrakit.plan.results import AreaUnderCurve
     from hydrakit.stats.tasks import Targets
 
-PENALTIES = tuple(float(10 ** (half / 2)) for half in range(8, -5, -1))
-"""Penalties to choose from, the largest first: 10,000 to 0.01."""
+PENALTIES = (1e4, 1e3, 1e2, 1e1, 1.0, 1e-1, 1e-2)
+"""Penalties to choose from."""
 
 FOLDS = 5
 FEWEST_GROUPS = 2

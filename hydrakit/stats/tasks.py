@@ -76,7 +76,9 @@ def strata_names(task: Task, classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def loss_of(outputs: Tensor, targets: Tensor, *, task: Task, loss: str) -> Tensor:
+def loss_of(
+    outputs: Tensor, targets: Tensor, *, task: Task, loss: str, smoothing: float = 0.0
+) -> Tensor:
     """Mean loss of a head's outputs.
 
     Cross-entropy for classes (``softmax-cross-entropy`` applies the softmax twice, as the authors
@@ -87,14 +89,17 @@ def loss_of(outputs: Tensor, targets: Tensor, *, task: Task, loss: str) -> Tenso
         targets: Targets as `to_tensor` makes them: a number is standardised.
         task: Task of the dataset.
         loss: Name of the loss, as in `Hyperparameters`; it matters for classification only.
+        smoothing: Share of each label's probability that is spread over all classes, or over yes
+            and no; only for training. A number is not changed.
     """
     if task == "regression":
         return functional.mse_loss(outputs, targets) / 2
     if task == "multilabel":
+        targets = targets * (1 - smoothing) + smoothing / 2 if smoothing else targets
         return functional.binary_cross_entropy_with_logits(outputs, targets)
     if loss == "softmax-cross-entropy":
         outputs = functional.softmax(outputs, dim=1)
-    return functional.cross_entropy(outputs, targets)
+    return functional.cross_entropy(outputs, targets, label_smoothing=smoothing)
 
 
 def metrics_of(
@@ -174,6 +179,24 @@ def outputs_of(predicted: Floats, *, task: Task, scale: Scale | None = None) -> 
     if task == "multilabel":
         return np.asarray(np.log(inner) - np.log1p(-inner), dtype=np.float64)
     return np.asarray(np.log(inner), dtype=np.float64)
+
+
+def mean_outputs(members: Sequence[Floats], *, task: Task, scale: Scale | None = None) -> Floats:
+    """Outputs that give the mean of the predictions of several outputs for the same cases.
+
+    A single member, and outputs that are not finite, come back as they are: the latter as a member
+    that has them.
+
+    Args:
+        members: Outputs of a head, each ``(cases, outputs)``.
+        task: Task of the dataset.
+        scale: Scale of the number in a regression task.
+    """
+    for member in members:
+        if len(members) == 1 or not np.isfinite(member).all():
+            return member
+    mean = np.mean([predictions(each, task=task, scale=scale) for each in members], axis=0)
+    return outputs_of(mean, task=task, scale=scale)
 
 
 def auc_with_interval(

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from types import MappingProxyType
 from typing import Literal
 
 from hydrakit.errors import DataError
@@ -21,6 +22,7 @@ from hydrakit.stats.paired import PairedDifference, findings_needed, holm
 VerdictKind = Literal["better", "worse", "cannot tell"]
 
 LEVEL = 0.95
+NOT_WORTH = "this network is not worth its cost here"
 MAX_CORRELATION = 0.8  # highest plausible correlation of two AUCs on the same cases
 
 
@@ -70,12 +72,17 @@ class TableRow:
 
 
 def verdicts(
-    differences: Mapping[tuple[str, str], PairedDifference], *, level: float = LEVEL
+    differences: Mapping[tuple[str, str], PairedDifference],
+    *,
+    baselines: Mapping[str, str] = MappingProxyType({}),
+    level: float = LEVEL,
 ) -> list[Verdict]:
     """Verdicts on a family of comparisons, with Holm's correction over all of them.
 
     Args:
         differences: Differences by the names of the first and the second strategy.
+        baselines: Names of strategies that are baselines, each with its description. The text says
+            whether a network is worth its cost, compared with them.
         level: Confidence level: 1 minus the level of the tests.
 
     Raises:
@@ -86,14 +93,25 @@ def verdicts(
     adjusted = holm({number: differences[key].p for number, key in names.items()})
     return [
         _verdict_of_difference(
-            key, differences[key], p=adjusted[number], family=len(names), level=level
+            key,
+            differences[key],
+            p=adjusted[number],
+            family=len(names),
+            baseline=None if key[0] in baselines else baselines.get(key[1]),
+            level=level,
         )
         for number, key in names.items()
     ]
 
 
 def _verdict_of_difference(
-    names: tuple[str, str], pair: PairedDifference, *, p: float, family: int, level: float
+    names: tuple[str, str],
+    pair: PairedDifference,
+    *,
+    p: float,
+    family: int,
+    baseline: str | None,
+    level: float,
 ) -> Verdict:
     first, second = names
     kind: VerdictKind = "cannot tell"
@@ -109,10 +127,20 @@ def _verdict_of_difference(
         f"{pair.positives} positive and {pair.negatives} negative findings of "
         f"{pair.patients} patients"
     )
-    if kind == "cannot tell":
-        text = f"{_cannot_tell(first, second, [pair.needed])} ({details}; {cases})."
+    if kind == "better":
+        text = f"{first} is better than {baseline or second} on this data: {details}; {cases}."
+    elif baseline is not None and kind == "worse":
+        text = f"{_capital(baseline)} is better than {first}: {NOT_WORTH}: {details}; {cases}."
+    elif kind == "worse":
+        text = f"{first} is worse than {second} on this data: {details}; {cases}."
+    elif baseline is not None:
+        text = (
+            f"{_capital(baseline)} is no worse than {first}, as far as "
+            f"{pair.positives + pair.negatives} findings can show: {NOT_WORTH} ({details}; {cases};"
+            f" {_size([pair.needed])})."
+        )
     else:
-        text = f"{first} is {kind} than {second} on this data: {details}; {cases}."
+        text = f"{_cannot_tell(first, second, [pair.needed])} ({details}; {cases})."
     if pair.passes == 1:
         text += " Each was trained once: another random start may give another difference."
     return Verdict(
@@ -270,12 +298,19 @@ def _table_text(
 
 
 def _cannot_tell(first: str, second: str, needed: Sequence[float]) -> str:
+    return f"This data cannot tell {first} and {second} apart: {_size(needed)}"
+
+
+def _size(needed: Sequence[float]) -> str:
+    """Text of the numbers of findings that are needed."""
     if math.isinf(needed[-1]):
-        size = "no difference was found, so that no number of findings can be named"
-    else:
-        about = " to ".join(dict.fromkeys(_about(number) for number in needed))
-        size = f"about {about} findings would be needed to tell a difference of this size"
-    return f"This data cannot tell {first} and {second} apart: {size}"
+        return "no difference was found, so that no number of findings can be named"
+    about = " to ".join(dict.fromkeys(_about(number) for number in needed))
+    return f"about {about} findings would be needed to tell a difference of this size"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _needed(first: TableRow, second: TableRow, correlation: float, level: float) -> float:

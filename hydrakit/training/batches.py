@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hydrakit.compute import signals
-from hydrakit.data.augment import Views, balanced
+from hydrakit.data.augment import Views, allowed, balanced
 from hydrakit.data.load import LoadedDataset
 from hydrakit.rounds import Hyperparameters
 from hydrakit.training.evaluation import EVALUATION_BATCH, forward_in_batches
@@ -57,7 +57,8 @@ class TrainingExamples:
         self.labels = self.data.train_labels[rows].to(self.device)
         self.views = None
         if self.settings.augmentation != "none":
-            self.views = Views.draw(len(rows), generator).to(self.device)
+            table = allowed(self.settings.transforms, self.data.flips)
+            self.views = Views.draw(len(rows), generator, table).to(self.device)
 
     def _images(self, indices: Tensor) -> Tensor:
         views = None if self.views is None else self.views[indices]

@@ -16,6 +16,7 @@ from hydrakit.rounds import Hyperparameters, Round
 from hydrakit.stats.tasks import from_tensor, loss_of
 from hydrakit.training.batches import TrainingExamples
 from hydrakit.training.evaluation import compute_metrics
+from hydrakit.training.schedule import set_rate
 from hydrakit.training.seeds import EPOCH, Seeds
 
 
@@ -58,7 +59,9 @@ class Step:
             output: Tensor = self._forward(inputs)
         output = output.float()
         self.optimiser.zero_grad(set_to_none=True)
-        loss_of(output, targets, task=task, loss=self.settings.loss).backward()
+        settings = self.settings
+        smoothing = settings.label_smoothing
+        loss_of(output, targets, task=task, loss=settings.loss, smoothing=smoothing).backward()
         self.optimiser.step()
         return output.detach()
 
@@ -67,7 +70,9 @@ def train_one_epoch(step: Step, examples: TrainingExamples, epoch: int) -> Metri
     """Update a model once on every batch, and return the metrics of the training outputs."""
     step.model.train()
     data, outputs, targets = examples.data, [], []
-    for batch_inputs, batch_targets in examples.batches(epoch):
+    steps = math.ceil(len(examples) / step.settings.batch_size)
+    for number, (batch_inputs, batch_targets) in enumerate(examples.batches(epoch)):
+        set_rate(step.optimiser, step.settings, epoch=epoch, step=number, steps=steps)
         outputs.append(step(batch_inputs, batch_targets, data.task))
         targets.append(batch_targets)
     return _training_metrics(outputs, targets, examples)
@@ -150,7 +155,9 @@ class MultiTaskEpoch:
         # Every dataset is cut into the same number of batches, so that each step trains on all.
         steps = math.ceil(sum(len(each) for _, each in parts) / self.settings.batch_size)
         outputs, targets = [], []
-        for batches in zip(*(each.batches(epoch, steps) for _, each in parts), strict=True):
+        of_parts = zip(*(each.batches(epoch, steps) for _, each in parts), strict=True)
+        for number, batches in enumerate(of_parts):
+            set_rate(self.optimiser, self.settings, epoch=epoch, step=number, steps=steps)
             outputs.append(self._update(parts, batches))
             targets.append(batches[0][1])
         return _training_metrics(outputs, targets, parts[0][1])
@@ -163,13 +170,18 @@ class MultiTaskEpoch:
         """Update all modules on one batch of each dataset; return the first dataset's outputs."""
         names = [examples.data.name for _, examples in parts]
         with self.compute.training():
-            features = self._features(names, [images for images, _ in batches])
+            features = features_of(self.body, names, [images for images, _ in batches])
             outputs = [head(each) for (head, _), each in zip(parts, features, strict=True)]
         total = torch.zeros((), device=outputs[0].device)
         for (_, examples), output, (_, targets) in zip(parts, outputs, batches, strict=True):
             if len(targets):
-                task, loss = examples.data.task, self.settings.loss
-                mean = loss_of(output.float(), targets, task=task, loss=loss)
+                mean = loss_of(
+                    output.float(),
+                    targets,
+                    task=examples.data.task,
+                    loss=self.settings.loss,
+                    smoothing=self.settings.label_smoothing,
+                )
                 total = total + mean * len(targets)
         self.optimiser.zero_grad(set_to_none=True)
         (total / sum(len(targets) for _, targets in batches)).backward()
@@ -177,20 +189,23 @@ class MultiTaskEpoch:
         first: Tensor = outputs[0].detach().float()
         return first
 
-    def _features(self, names: Sequence[str], images: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Features of each dataset's images.
 
-        Batch norm uses the statistics of all images together, or of each dataset separately if the
-        body keeps separate statistics.
-        """
-        if not self.body.by_dataset:
-            joint: Tensor = self.body(torch.cat(list(images)))
-            return list(joint.split([len(each) for each in images]))
-        features = []
-        for name, each in zip(names, images, strict=True):
-            self.body.use(name)
-            features.append(self.body(each))
-        return features
+def features_of(
+    body: BodyModule, names: Sequence[str], images: Sequence[Tensor]
+) -> Sequence[Tensor]:
+    """Features of the images of one or several datasets.
+
+    Batch norm uses the statistics of all images together, or of each dataset separately if the body
+    keeps separate statistics.
+    """
+    if not body.by_dataset:
+        joint: Tensor = body(torch.cat(list(images)))
+        return list(joint.split([len(each) for each in images]))
+    features = []
+    for name, each in zip(names, images, strict=True):
+        body.use(name)
+        features.append(body(each))
+    return features
 
 
 EpochRunner = SingleTaskEpoch | MultiTaskEpoch

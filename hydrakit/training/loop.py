@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from torch import nn
@@ -20,11 +21,14 @@ from hydrakit.compute.devices import Compute, on_device, thread_count
 from hydrakit.compute.modules import StateDict, is_frozen, set_dropout
 from hydrakit.data.load import LoadedDataset
 from hydrakit.errors import PlanError
+from hydrakit.models.blend import BlendedHead
 from hydrakit.models.body import BodyModule, BodyWithHead, set_trainable
 from hydrakit.models.layers import Dropout
 from hydrakit.plan.results import EpochRecord, Metrics
 from hydrakit.rounds import Round
 from hydrakit.stats.tasks import from_tensor
+from hydrakit.training import exact
+from hydrakit.training.batch_norm import refresh_statistics
 from hydrakit.training.batches import TrainingExamples
 from hydrakit.training.checkpoint import Checkpointer, RoundProgress
 from hydrakit.training.diagnostics import first_nonfinite
@@ -46,13 +50,15 @@ class TrainingResult:
 
     Attributes:
         epochs: One record for each epoch.
-        best: Record of the selected epoch.
+        best: Record of the selected epoch, with the validation metrics of the final weights.
         last_head: Weights of the head after the last epoch.
+        penalty: Penalty of a head that was solved exactly; None for any other.
     """
 
     epochs: list[EpochRecord]
     best: EpochRecord
     last_head: StateDict
+    penalty: float | None = None
 
 
 class DivergedError(PlanError):
@@ -108,6 +114,11 @@ def train_round(
     evaluate = Evaluator(body, head, data.val, reference, settings.loss)
     if round.train == "none":
         return _evaluate_untrained(evaluate, data, on_epoch)
+    for each_head, each_data in ((head, data), *others):
+        if isinstance(each_head, BlendedHead):
+            exact.fit_blend(each_head, body, each_data, settings.penalty)
+    if settings.solver == "exact":
+        return _solve(evaluate, data, settings.penalty, on_epoch)
 
     with ExitStack() as stack:
         runner: EpochRunner
@@ -135,6 +146,7 @@ def train_round(
         return _run_epochs(
             runner,
             evaluate,
+            datasets=[data, *(other_data for _, other_data in others)],
             round=round,
             seeds=seeds,
             on_epoch=on_epoch,
@@ -168,10 +180,35 @@ def _evaluate_untrained(
     return TrainingResult([record], record, deepcopy(evaluate.head.state_dict()))
 
 
+def _solve(
+    evaluate: Evaluator,
+    data: LoadedDataset,
+    penalty: float | None,
+    on_epoch: Callable[[EpochRecord], None],
+) -> TrainingResult:
+    """Solve the head exactly on features of the frozen body: one record, of epoch 1."""
+    body, head = evaluate.body, evaluate.head
+    features = exact.features_of(data, partial(forward_in_batches, body))
+    model = exact.fit(data, features, penalty)
+    exact.put_into(head, model)
+    outputs = forward_in_batches(head, features.to(data.train.device))
+    targets = from_tensor(data.train_labels, data.scale)
+    train = compute_metrics(outputs, targets, task=data.task, loss=evaluate.loss, scale=data.scale)
+    val, reference_auc = evaluate()
+    for metrics in (train, val):
+        require_finite(metrics, "the exact solution", data.name)
+    record = EpochRecord(
+        epoch=1, learning_rate=0.0, train=train, val=val, reference_auc=reference_auc
+    )
+    on_epoch(record)
+    return TrainingResult([record], record, deepcopy(head.state_dict()), model.penalty)
+
+
 def _run_epochs(
     runner: EpochRunner,
     evaluate: Evaluator,
     *,
+    datasets: Sequence[LoadedDataset],
     round: Round,
     seeds: Seeds,
     on_epoch: Callable[[EpochRecord], None],
@@ -194,7 +231,7 @@ def _run_epochs(
             error = _diverged(runner, evaluate, round=round, seeds=seeds, epoch=epoch)
             checkpointer.roll_back(progress)
             if progress.records:
-                error.result = _select(progress, evaluate)
+                error.result = _select(progress, evaluate, datasets, seeds)
             raise error
         record = EpochRecord(
             epoch=epoch,
@@ -210,7 +247,7 @@ def _run_epochs(
         if settings.schedule == "authors":
             scheduler.step(train.score)
         checkpointer.epoch_finished(progress)
-    return _select(progress, evaluate)
+    return _select(progress, evaluate, datasets, seeds)
 
 
 def _train_epoch(runner: EpochRunner, evaluate: Evaluator, seeds: Seeds, epoch: int) -> Metrics:
@@ -220,10 +257,26 @@ def _train_epoch(runner: EpochRunner, evaluate: Evaluator, seeds: Seeds, epoch: 
         return runner.epoch(epoch)
 
 
-def _select(progress: RoundProgress, evaluate: Evaluator) -> TrainingResult:
+def _select(
+    progress: RoundProgress,
+    evaluate: Evaluator,
+    datasets: Sequence[LoadedDataset],
+    seeds: Seeds,
+) -> TrainingResult:
     """Put the selected weights into the modules, and return the result of the round."""
     last_head = deepcopy(evaluate.head.state_dict())
-    return TrainingResult(progress.records, progress.selection.finish(evaluate), last_head)
+    best, body = progress.selection.finish(evaluate), evaluate.body
+    refreshes = progress.selection.settings.refresh_statistics and not is_frozen(body)
+    if refreshes and refresh_statistics(body, datasets, seeds):
+        val, reference_auc = evaluate()
+        if not np.isfinite(val.loss):
+            raise DivergedError(
+                f"{evaluate.val.dataset}: with new batch-norm statistics, the outputs of the "
+                "network are not finite: set refresh_statistics to false, or lower the learning "
+                "rate"
+            )
+        best = best.model_copy(update={"val": val, "reference_auc": reference_auc})
+    return TrainingResult(progress.records, best, last_head)
 
 
 def _diverged(

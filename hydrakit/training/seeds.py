@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 # Purposes, the first part of a seed's key.
-INITIALISATION, VIEWS, EPOCH = range(3)
+INITIALISATION, VIEWS, EPOCH, STATISTICS = range(4)
 
 
 @dataclass(frozen=True)

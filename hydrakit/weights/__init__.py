@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     )
     from hydrakit.weights.folders import swap, weight_paths
     from hydrakit.weights.format import (
+        AveragedViews,
         BodyMetadata,
         HeadMetadata,
         Preprocessing,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "AveragedViews",
     "BodyMetadata",
     "HeadMetadata",
     "Preprocessing",
@@ -46,7 +48,7 @@ __all__ = [
 
 _MODULE = {
     **dict.fromkeys(("BodyMetadata", "HeadMetadata", "Preprocessing", "Probe"), "format"),
-    **dict.fromkeys(("TrainingCases", "read_metadata"), "format"),
+    **dict.fromkeys(("AveragedViews", "TrainingCases", "read_metadata"), "format"),
     **dict.fromkeys(("swap", "weight_paths"), "folders"),
 }
 

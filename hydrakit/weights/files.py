@@ -17,6 +17,7 @@ from hydrakit.hooks import BodyFactory, HeadFactory, OptionValue, Task
 from hydrakit.plan.model import BodySpec, Component, Conflicts, Copies, OtherBody, Split
 from hydrakit.version import version
 from hydrakit.weights.format import (
+    AveragedViews,
     BodyMetadata,
     HeadMetadata,
     OtherBodySpec,
@@ -122,6 +123,7 @@ def save_head(
     splits: str | None = None,
     task: Task = "classification",
     scale: tuple[float, float] | None = None,
+    views: AveragedViews | None = None,
 ) -> HeadMetadata:
     """Write a head's file; it appears complete or not at all.
 
@@ -144,6 +146,7 @@ def save_head(
         splits: Digest of the split of every case (`hydrakit.data.origin.splits_digest`).
         task: Kind of label.
         scale: For regression, mean and standard deviation of the number.
+        views: Views of each case whose predictions are averaged; None for the patch alone.
 
     Returns:
         The metadata of the file.
@@ -180,6 +183,7 @@ def save_head(
         seed=seed,
         body=body if isinstance(body, str) else body_digest(body),
         preprocessing=preprocessing,
+        views=views,
         digest=tensor_digest(head.state_dict()),
         probe=probe,
     )

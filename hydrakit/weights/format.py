@@ -42,7 +42,7 @@ from hydrakit.plan.model import (
     OtherBody,
     Split,
 )
-from hydrakit.rounds import MAX_DATASETS
+from hydrakit.rounds import MAX_DATASETS, MAX_VIEWS, Transforms
 from hydrakit.schema import Frozen, Name, Text
 from hydrakit.storage.files import MAX_WEIGHTS, open_regular, write_atomic
 from hydrakit.storage.records import refuse_later
@@ -103,6 +103,18 @@ class Preprocessing(Frozen):
         return content
 
 
+class AveragedViews(Frozen):
+    """Views of each case whose predicted probabilities are averaged: `evaluation_views`.
+
+    Attributes:
+        count: Number of views, the unaugmented patch among them.
+        table: What the others are drawn from.
+    """
+
+    count: Annotated[int, Field(gt=1, le=MAX_VIEWS)]
+    table: Transforms
+
+
 class Probe(Frozen):
     """Test values of a head: features ``(features,)`` and their logits ``(outputs,)``."""
 
@@ -142,6 +154,14 @@ class TrainingCases(Frozen):
                 for name, cohort in sorted(cohorts.items())
                 if cohort is not None
             },
+        )
+
+    def including(self, other: TrainingCases) -> TrainingCases:
+        """The images and cohorts of both."""
+        images = sorted({*self.digests(), *other.digests()})[:MAX_IMAGES]
+        return TrainingCases(
+            images=base64.b64encode(b"".join(images)).decode(),
+            cohorts=dict(sorted({**other.cohorts, **self.cohorts}.items())),
         )
 
     def digests(self) -> list[bytes]:
@@ -236,6 +256,8 @@ class HeadMetadata(Frozen):
         splits: Digest of the split of every case (`splits_digest`).
         body: Digest of the body of the training.
         preprocessing: Preprocessing of its images.
+        views: Views of each case whose predictions are averaged; the file has it only if there are
+            several.
         digest: Digest of its tensors.
         probe: Features and their logits, to check that the factory still builds the same head.
     """
@@ -259,6 +281,7 @@ class HeadMetadata(Frozen):
     splits: Sha256Text | None = None
     body: Sha256Text
     preprocessing: Preprocessing
+    views: AveragedViews | None = None
     digest: Sha256Text
     probe: Probe
 
@@ -269,9 +292,11 @@ class HeadMetadata(Frozen):
         return self
 
     @model_serializer(mode="wrap")
-    def _omit_conflicts(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Omit ``conflicts`` where it affects no split: such files are as before this field."""
+    def _omit_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit newer fields that affect nothing: such files are as before these fields."""
         content: dict[str, Any] = serialise(self)
+        if self.views is None:
+            content.pop("views", None)
         if self.conflicts != "drop":
             del content["conflicts"]
         return content
@@ -360,6 +385,22 @@ def read_description(path: Path) -> str:
             f"{path}: is safetensors, but not of hydrakit: its header has no {METADATA_KEY!r} key"
         )
     return text
+
+
+def read_other_tensors(path: Path) -> dict[str, Tensor] | None:
+    """Read the tensors of a safetensors file that others wrote; None if hydrakit wrote it.
+
+    Raises:
+        WeightsError: The file is damaged.
+    """
+    from safetensors import safe_open
+
+    with _readable(path):
+        check_header(path)
+        with safe_open(path, framework="pt") as file:
+            if METADATA_KEY in (file.metadata() or {}):
+                return None
+            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
 
 
 def check_header(path: Path) -> None:

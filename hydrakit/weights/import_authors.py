@@ -7,7 +7,6 @@ softmax without weights follows.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from hydrakit.names import NAME_PATTERN, is_name
 from hydrakit.plan.model import BodySpec
 from hydrakit.weights.files import save_body, save_head
 from hydrakit.weights.folders import weight_paths
+from hydrakit.weights.foreign import read_checkpoint
 from hydrakit.weights.format import UNKNOWN, Preprocessing, refuse_other_shapes
 
 PROSTATEX = "prostatex"
@@ -80,7 +80,7 @@ def import_authors(
             f"--classes {','.join(names)!r}: the authors' networks have {len(UNKNOWN_CLASSES)} "
             "classes: give as many different names"
         )
-    state = _read(path)
+    state = read_checkpoint(path, remedy="give a checkpoint as the authors published it")
     with torch.random.fork_rng(devices=[]):  # the initial weights are not used
         body = PaperBody(BodySpec(), in_channels=IN_CHANNELS)
         head = build_mlp(body.features, len(names))
@@ -122,39 +122,6 @@ def import_authors(
         ),
     )
     return body_path, head_path
-
-
-def _read(path: Path) -> Mapping[str, Tensor]:
-    """Read the checkpoint with PyTorch, without running any code that it names."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the checks below decide
-            state = torch.load(path, weights_only=True, map_location="cpu")
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: there is no such file") from None
-    except Exception as error:  # a damaged pickle can raise any class
-        raise WeightsError(
-            f"{path}: PyTorch cannot read it as plain tensors ({type(error).__name__}): give a "
-            "checkpoint as the authors published it, or download it again"
-        ) from error
-    if not isinstance(state, Mapping) or not all(
-        isinstance(name, str) and _is_plain(tensor) for name, tensor in state.items()
-    ):
-        raise WeightsError(
-            f"{path}: holds a {type(state).__name__} that is not a state_dict: give a checkpoint "
-            "as the authors published it"
-        )
-    return state
-
-
-def _is_plain(tensor: object) -> bool:
-    """Whether an object is a dense tensor on the CPU."""
-    return (
-        isinstance(tensor, Tensor)
-        and not tensor.is_nested
-        and tensor.layout == torch.strided
-        and tensor.device.type == "cpu"
-    )
 
 
 def _names(layers: Mapping[str, str], state: Mapping[str, Tensor]) -> dict[str, str]:

@@ -201,6 +201,7 @@ def weight_files(folder: Path) -> Files:
 def _design() -> Design:
     settings = {"epochs": 1, "bootstrap": 1, "body_channels": [4, 8], "profile": "recommended"}
     return make_design(
+        baselines=(),
         strategies=("transfer", "classical"),
         datasets=("alpha", "beta", "alpha"),
         folds=2,

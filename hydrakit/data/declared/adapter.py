@@ -58,6 +58,7 @@ def load_declared(folder: Path) -> DatasetAdapter:
         task=declaration.task,
         read=read,
         field_of_view=declaration.view,
+        flips=declaration.flips,
         version=f"{READER_VERSION}-{digest[:32]}",
         layout=f"{FILE}, and the images that it declares",
         how_to_get=declaration.how_to_get,

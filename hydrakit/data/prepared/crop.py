@@ -98,7 +98,9 @@ def crop(sample: LoadedSample, view: FieldOfView, patch: int) -> NDArray[np.floa
     """Crop the square around a sample's centre and resample it to the prepared size.
 
     The image has no `crop_fault`. Border pixels are repeated outside the image. Interpolation is
-    linear, with antialiasing if the image is finer than the patch.
+    linear, with antialiasing if the image is finer than the patch. If pixels of the image are just
+    the pixels of the patch, they are repeated instead, so that the network sees them unchanged:
+    interpolation would blur an image that already is a patch.
 
     Returns:
         ``(channels, side, side)`` float32, in the image's unit.
@@ -110,9 +112,11 @@ def crop(sample: LoadedSample, view: FieldOfView, patch: int) -> NDArray[np.floa
     padded = np.pad(sample.image, [(0, 0), *zip(before, after, strict=True)], mode="edge")
     low, high = part.low + before, part.high + before
     box = (low[1], low[0], high[1], high[0])
+    corner = (part.low + part.high - part.extent) / 2
+    same_pixels = bool((part.extent == patch).all() and (corner == np.round(corner)).all())
+    method = Image.Resampling.NEAREST if same_pixels else Image.Resampling.BILINEAR
     planes = [
-        np.asarray(Image.fromarray(plane).resize((side, side), Image.Resampling.BILINEAR, box=box))
-        for plane in padded
+        np.asarray(Image.fromarray(plane).resize((side, side), method, box=box)) for plane in padded
     ]
     return np.stack(planes)
 

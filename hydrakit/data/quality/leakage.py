@@ -35,7 +35,7 @@ from hydrakit.data.quality.duplicates import (
     find_duplicates,
 )
 from hydrakit.data.quality.shortcuts import find_shortcuts
-from hydrakit.data.quality.split import UNUSED, split_cases
+from hydrakit.data.quality.split import RESERVED, UNUSED, split_cases
 from hydrakit.data.read import class_names
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter
@@ -74,8 +74,9 @@ class LeakageResult:
     Attributes:
         splits: Split of each labelled case, by dataset and key: ``train``, ``val``, ``test``;
             ``withheld`` (a support's case that belongs to the target's test split), ``dropped`` (a
-            copy), ``conflicting`` (dropped, because a copy has another label), or ``unused`` (if
-            the plan uses a share of the dataset).
+            copy), ``conflicting`` (dropped, because a copy has another label), ``unused`` (if the
+            plan uses a share of the dataset), or ``reserved`` (the test split, if an inner fold
+            takes its place; a support's case that belongs to it is withheld too).
         units: Name of the unit (patient, group or copies) of each case, by dataset and key.
         copies: Enough pairs to join all copies into their groups.
         copied: Number of cases in groups of copies, by dataset.
@@ -162,7 +163,7 @@ def assign_splits(
     assigned: dict[str, dict[str, str]] = {name: {} for name in prepared}
     for name in prepared:
         members = [i for i, row in enumerate(rows) if row.dataset == name]
-        withheld = {i for i in members if unit_splits.get(names[i]) == "test"}
+        withheld = {i for i in members if unit_splits.get(names[i]) in ("test", RESERVED)}
         for i in members:
             status = CONFLICTING if i in out else DROPPED if i in dropped else WITHHELD
             assigned[name][rows[i].case.key] = status
@@ -561,7 +562,7 @@ def data_facts(index: Index, adapter: DatasetAdapter, leakage: LeakageResult) ->
     members: dict[str, list[PreparedCase]] = {}
     for case in labelled:
         members.setdefault(splits[case.key], []).append(case)
-    not_used = (CONFLICTING, DROPPED, WITHHELD, UNUSED)
+    not_used = (CONFLICTING, DROPPED, WITHHELD, UNUSED, RESERVED)
     excluded = {name: len(members.pop(name, ())) for name in not_used}
     by_split = dict(sorted(members.items()))
     return DataFacts(
@@ -585,7 +586,7 @@ def data_facts(index: Index, adapter: DatasetAdapter, leakage: LeakageResult) ->
         ),
         dropped=excluded[DROPPED],
         withheld=excluded[WITHHELD],
-        unused=excluded[UNUSED],
+        unused=excluded[UNUSED] + excluded[RESERVED],
         shortcuts=shortcut_facts(index.cases, adapter, leakage.units[adapter.name]),
         classes=adapter.classes,
         task=adapter.task,

@@ -11,8 +11,10 @@ from hydrakit.data.quality.components import connected_components
 from hydrakit.errors import DataError, command_line
 from hydrakit.plan.model import Split
 
+INNER_OPTION = "inner folds (`--folds` of `tune`, `--inner-folds` of `compare`)"
 SPLITS = ("train", "val", "test")
 UNUSED = "unused"
+RESERVED = "reserved"
 
 
 def split_cases(
@@ -40,7 +42,9 @@ def split_cases(
         split: Shares of the splits; a share of 0 leaves its split empty. With a fold, all units are
             first divided into the folds, and one fold is the test split. With a used share below
             1, the cases are assigned as usual, and then the rest of the training and validation
-            cases is left unused.
+            cases is left unused. With an inner fold, the test split is then reserved, and the
+            training and validation cases are divided once more, into the inner folds: one of them
+            is the test split, and the others are shared by training and validation.
         seed: Seed of the random order of the units.
         names: Names of the strata, for messages.
         dataset: Name of the dataset, for messages.
@@ -48,7 +52,7 @@ def split_cases(
             otherwise.
 
     Returns:
-        ``"train"``, ``"val"``, ``"test"`` or ``"unused"`` for each case.
+        ``"train"``, ``"val"``, ``"test"``, ``"unused"`` or ``"reserved"`` for each case.
 
     Raises:
         DataError: A class is empty, or has too few patients for every split; or two cases of one
@@ -60,34 +64,50 @@ def split_cases(
     fixed_splits = _fixed_splits(units, patients, fixed or [None] * len(patients), dataset)
     order = np.random.default_rng(seed).permutation(len(counts))
 
-    folded = split.fold is not None
-
-    def assign(shares: Sequence[float], fixed: NDArray[np.int64]) -> NDArray[np.int64]:
-        parts = len([share for share in shares if share > 0])
-        _check_enough(counts, parts, names=names, dataset=dataset, folds=folded)
-        assigned = _assign(counts, np.array(shares), order, fixed)
+    def assign(
+        units: NDArray[np.int64],
+        shares: Sequence[float],
+        fixed: NDArray[np.int64],
+        order: NDArray[np.int64],
+        folds: str = "",
+    ) -> NDArray[np.int64]:
+        """Assign some units; ``order`` lists their positions, ``folds`` names the folds' option."""
+        own, parts = counts[units], len([share for share in shares if share > 0])
+        _check_enough(own, parts, names=names, dataset=dataset, folds=folds)
+        assigned = _assign(own, np.array(shares), order, fixed)
         if assigned is None and (fixed >= 0).any():
-            _check_fixed(counts, fixed, shares, names=names, dataset=dataset)
+            _check_fixed(own, fixed, shares, names=names, dataset=dataset)
         if assigned is None:
-            rarest = int(np.argmin((counts > 0).sum(axis=0)))
-            text = _too_few(dataset, names[rarest], counts[:, rarest], parts, folds=folded)
-            raise DataError(text)
+            rarest = int(np.argmin((own > 0).sum(axis=0)))
+            raise DataError(_too_few(dataset, names[rarest], own[:, rarest], parts, folds=folds))
         return assigned
 
+    every, none = np.arange(len(counts)), np.full(len(counts), -1)
+    option = "" if split.fold is None else "`--folds`"
     if split.fold is not None:
-        folds = assign([1] * split.fold.count, np.full(len(counts), -1))
+        in_fold = assign(every, [1] * split.fold.count, none, order, option)
         if (fixed_splits >= 0).any():
             raise DataError(
                 f"{dataset}: some cases have their split from the dataset or another one of this "
                 "run, so that it cannot be cross-validated: use `--holdout`"
             )
-        fixed_splits[folds == split.fold.index] = SPLITS.index("test")
-    assigned = assign([split.train, split.val, split.test], fixed_splits)
+        fixed_splits[in_fold == split.fold.index] = SPLITS.index("test")
+    shares = [split.train, split.val, split.test]
+    assigned = assign(every, shares, fixed_splits, order, option)
     if split.used < 1:
         for part in (SPLITS.index("train"), SPLITS.index("val")):
             members = order[assigned[order] == part]
             assigned[members[_unused(counts[members], split.used)]] = len(SPLITS)
-    return [(*SPLITS, UNUSED)[assigned[unit]] for unit in units]
+    if split.inner is not None:
+        learning = order[assigned[order] < SPLITS.index("test")]
+        assigned[assigned == SPLITS.index("test")] = len(SPLITS) + 1
+        at = np.arange(len(learning))
+        in_fold = assign(learning, [1] * split.inner.count, none[at], at, INNER_OPTION)
+        rest = learning[in_fold != split.inner.index]
+        assigned[learning] = SPLITS.index("test")
+        at = np.arange(len(rest))
+        assigned[rest] = assign(rest, shares[:2], fixed_splits[rest], at, INNER_OPTION)
+    return [(*SPLITS, UNUSED, RESERVED)[assigned[unit]] for unit in units]
 
 
 def _unused(counts: NDArray[np.float64], used: float) -> NDArray[np.bool_]:
@@ -178,7 +198,7 @@ def _check_fixed(
 
 
 def _check_enough(
-    counts: NDArray[np.float64], splits: int, *, names: Sequence[str], dataset: str, folds: bool
+    counts: NDArray[np.float64], splits: int, *, names: Sequence[str], dataset: str, folds: str
 ) -> None:
     for label, name in enumerate(names):
         available = int((counts[:, label] > 0).sum())
@@ -192,13 +212,13 @@ def _check_enough(
 
 
 def _too_few(
-    dataset: str, name: str, counts: NDArray[np.float64], splits: int, *, folds: bool
+    dataset: str, name: str, counts: NDArray[np.float64], splits: int, *, folds: str
 ) -> str:
     available = int((counts > 0).sum())
     option = command_line("--split", f"{dataset}=9-1")
     fewer = ""
     if splits > 2:
-        fewer = ", or use fewer `--folds`" if folds else f", or give it no test split (`{option}`)"
+        fewer = f", or use fewer {folds}" if folds else f", or give it no test split (`{option}`)"
     patients = "patient" if available == 1 else "patients"
     return (
         f"{dataset}: {available} {patients} with class {name!r} (those of one group count once): "

@@ -89,6 +89,23 @@ def random(datasets: Sequence[str], settings: Settings) -> list[Round]:
     return [Round(dataset=target, train="none", head=target, hyperparameters=values)]
 
 
+def exact_head(datasets: Sequence[str], settings: Settings) -> list[Round]:
+    """Only the target's head, solved exactly on the features of the body as it begins."""
+    from hydrakit.plan import Hyperparameters, Round
+
+    target, of_steps = datasets[-1], settings.hyperparameters("head", "first")
+    values = Hyperparameters(
+        learning_rate=of_steps.learning_rate,
+        dropout=0.0,
+        batch_size=of_steps.batch_size,
+        epochs=1,
+        patience=None,
+        augmentation="none",
+        solver="exact",
+    )
+    return [Round(dataset=target, train="head", head=target, hyperparameters=values)]
+
+
 def norm(datasets: Sequence[str], settings: Settings) -> list[Round]:
     """The rounds of `hydra`; after the first, they train only the body's normalisation layers."""
     return [
@@ -162,4 +179,21 @@ def hydrakit_sequence_strategies() -> Iterator[SequenceStrategy]:
         summary="the best of 1,000 untrained starts on the target's validation split",
         plan=random,
         bootstrap=1000,
+    )
+    yield SequenceStrategy(
+        name="intensity",
+        summary="logistic regression on 11 statistics of the target's grey values, no network",
+        plan=exact_head,
+        bootstrap=1,
+        body="intensity",
+        head="linear",
+        baseline=True,
+    )
+    yield SequenceStrategy(
+        name="probe",
+        summary="logistic regression on the features of the body as it begins, untrained",
+        plan=exact_head,
+        bootstrap=1,
+        head="linear",
+        baseline=True,
     )

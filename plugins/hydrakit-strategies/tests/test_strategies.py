@@ -50,6 +50,8 @@ def test_the_names_of_the_strategies() -> None:
         "parallel",
         "joint",
         "random",
+        "intensity",
+        "probe",
     ]
 
 
@@ -117,7 +119,20 @@ def test_random_trains_nothing_and_wants_a_thousand_starts() -> None:
     (only,) = rounds("random", "brain", "lung")
     assert (only.dataset, only.train) == ("lung", "none")
     assert STRATEGIES["random"].bootstrap == 1000
-    assert all(each.bootstrap is None for each in STRATEGIES.values() if each.name != "random")
+    others = [each for each in STRATEGIES.values() if each.name != "random" and not each.baseline]
+    assert all(each.bootstrap is None for each in others)
+
+
+def test_baselines_solve_the_targets_head_alone() -> None:
+    baselines = [each for each in STRATEGIES.values() if each.baseline]
+    assert [(each.name, each.body, each.head, each.bootstrap) for each in baselines] == [
+        ("intensity", "intensity", "linear", 1),
+        ("probe", None, "linear", 1),
+    ]
+    for each in baselines:
+        (only,) = rounds(each.name, "brain", "lung")
+        assert (only.dataset, only.train, only.hyperparameters.solver) == ("lung", "head", "exact")
+        assert only.hyperparameters.augmentation == "none"
 
 
 def test_parallel_and_joint_train_all_datasets_in_one_round() -> None:

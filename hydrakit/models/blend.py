@@ -1,0 +1,49 @@
+"""The head `blend`: a dense layer, blended with a regression on grey values alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hydrakit.models.layers import Dropout
+
+
+class BlendedHead(nn.Module):
+    """A dense layer that is trained, and a regression that is solved exactly.
+
+    In training, its outputs are those of the dense layer alone. In evaluation mode, they are the
+    mean of both: for classes and labels, the mean of two log-odds.
+
+    Attributes:
+        logits: Dense layer on all features.
+        regression: Linear layer on the first-order statistics among the features; its other weights
+            are 0. It needs no gradient: `hydrakit.training.exact.fit_blend` solves it.
+    """
+
+    def __init__(self, features: int, outputs: int) -> None:
+        super().__init__()
+        self.dropout = Dropout(0.0)
+        self.logits = nn.Linear(features, outputs)
+        self.regression = nn.Linear(features, outputs).requires_grad_(False)
+        nn.init.zeros_(self.regression.weight)
+        nn.init.zeros_(self.regression.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Turn features ``(batch, features)`` into logits ``(batch, outputs)``."""
+        logits: Tensor = self.logits(self.dropout(features))
+        if self.training:
+            return logits
+        regression: Tensor = self.regression(features)
+        return (logits + regression) / 2
+
+    def set_regression(self, weights: Tensor, bias: Tensor) -> None:
+        """Set the regression on the last features.
+
+        Args:
+            weights: Weights ``(outputs, last)`` of the last features.
+            bias: Bias ``(outputs,)``.
+        """
+        with torch.no_grad():
+            self.regression.weight.zero_()
+            self.regression.weight[:, -weights.shape[1] :].copy_(weights)
+            self.regression.bias.copy_(bias)

@@ -1,0 +1,99 @@
+"""Solves a head of one linear layer exactly: a penalised regression on features of the body."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hydrakit.compute import signals
+from hydrakit.compute.modules import only_layer
+from hydrakit.data.load import CHUNK_CASES, LoadedDataset
+from hydrakit.errors import DataError, PlanError
+from hydrakit.models.blend import BlendedHead
+from hydrakit.models.body import BodyModule
+from hydrakit.stats import regression
+from hydrakit.stats.regression import LinearModel
+from hydrakit.training.evaluation import forward_in_batches
+
+
+def features_of(data: LoadedDataset, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    """Features of all training patches, each unaugmented, ``(cases, features)``, on the CPU.
+
+    Args:
+        data: Dataset with the training patches.
+        compute: Computes the features ``(n, features)`` of images.
+    """
+    chunks = []
+    for chosen in torch.arange(len(data.train), device=data.train.device).split(CHUNK_CASES):
+        signals.check()
+        chunks.append(compute(data.train.views(chosen, None, data.patch)).cpu())
+    return torch.cat(chunks)
+
+
+def fit(data: LoadedDataset, features: Tensor, penalty: float | None) -> LinearModel:
+    """Fit a regression to the training cases of a dataset.
+
+    Args:
+        data: Dataset with the labels and patients of the cases.
+        features: Features of the cases, ``(cases, features)``.
+        penalty: Penalty; None chooses it by cross-validation, patient by patient.
+
+    Raises:
+        PlanError: A feature is not finite.
+        DataError: The penalty cannot be chosen, because all cases are of one patient.
+    """
+    values = features.double().numpy()
+    if not np.isfinite(values).all():
+        raise PlanError(
+            f"{data.name}: the body gives features that are not finite: correct its code or its "
+            "options, or train it with a lower learning rate"
+        )
+    targets, outputs = data.train_labels.numpy(), len(data.classes)
+    if penalty is not None:
+        return regression.fit(values, targets, task=data.task, outputs=outputs, penalty=penalty)
+    try:
+        return regression.fit_with_chosen_penalty(
+            values, targets, data.train_patients, task=data.task, outputs=outputs
+        )
+    except DataError as error:
+        raise DataError(f"{data.name}: {error}") from None
+
+
+def put_into(head: nn.Module, model: LinearModel) -> None:
+    """Give the linear layer of a head the weights of a regression.
+
+    Raises:
+        ValueError: The head is not one linear layer (`hydrakit.models.build.check_builds`).
+    """
+    layer = only_layer(head)
+    if layer is None:
+        raise ValueError("the head is not one linear layer")
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(model.weights.T))
+        layer.bias.copy_(torch.from_numpy(model.bias))
+
+
+def fit_blend(
+    head: BlendedHead, body: BodyModule, data: LoadedDataset, penalty: float | None
+) -> None:
+    """Solve the regression of a blended head on the first-order statistics of the training patches.
+
+    Args:
+        head: Head, on the device of the data.
+        body: Body whose last ``intensities`` features are the statistics.
+        data: Dataset of the head.
+        penalty: As in `fit`.
+
+    Raises:
+        PlanError: As in `fit`.
+        DataError: As in `fit`.
+    """
+    body.use(data.name)
+    features = features_of(data, partial(forward_in_batches, body))
+    model = fit(data, features[:, -body.intensities :], penalty)
+    weights, bias = (torch.from_numpy(each).float() for each in (model.weights.T, model.bias))
+    head.set_regression(weights, bias)

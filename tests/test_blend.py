@@ -1,0 +1,97 @@
+"""The head `blend`: a trained layer and an exact regression on the intensities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import BODY, Runner, hydra_plan, load_dataset, plan_of, plugins, round_of
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from hydrakit import weights
+from hydrakit.data.load import LoadedDataset
+from hydrakit.errors import PlanError
+from hydrakit.models.blend import BlendedHead
+from hydrakit.models.intensity import first_order
+from hydrakit.models.small import SmallBody
+from hydrakit.plan import Component
+from hydrakit.plan.model import OtherBody
+from hydrakit.training.loop import train_round
+from hydrakit.training.seeds import Seeds
+
+SEEDS = Seeds(plan=3, round=2)
+PATCH = BODY.patch
+SMALL = OtherBody(name="small", options={"patch": PATCH, "channels": (4,), "intensities": True})
+BLEND = Component(name="blend")
+
+
+def new_body() -> SmallBody:
+    torch.manual_seed(0)
+    return SmallBody(
+        in_channels=1, patch=PATCH, channels=(4,), norm="group", features=None, intensities=True
+    )
+
+
+@pytest.fixture
+def alpha(data: Path, cache: Path) -> LoadedDataset:
+    return load_dataset("alpha", data=data, cache=cache)
+
+
+def test_the_mean_of_two_outputs_in_evaluation_and_one_in_training() -> None:
+    head, features = BlendedHead(5, 2), torch.randn(7, 5)
+    head.set_regression(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([5.0, 6.0]))
+    alone = head.train()(features)
+    torch.testing.assert_close(alone, head.logits(features))
+    regression = torch.stack(
+        [
+            features[:, 3] + 2 * features[:, 4] + 5,
+            3 * features[:, 3] + 4 * features[:, 4] + 6,
+        ],
+        dim=1,
+    )
+    torch.testing.assert_close(head.eval()(features), (alone + regression) / 2)
+
+
+@pytest.mark.parametrize("train", ["head", "all"])
+def test_its_regression_is_scikit_learns_on_the_training_patches(
+    alpha: LoadedDataset, train: str
+) -> None:
+    body, head = new_body(), BlendedHead(8 + 11, 2)
+    round = round_of("alpha", train, epochs=2, penalty=0.5)
+    train_round(round, body, head, alpha, seeds=SEEDS)
+    numbers = first_order(alpha.train.unaugmented(PATCH)).double().numpy()
+    scaler = StandardScaler().fit(numbers)
+    oracle = LogisticRegression(C=2.0, tol=1e-10, max_iter=10_000)
+    oracle.fit(scaler.transform(numbers), alpha.train_labels.numpy())
+    expected = oracle.decision_function(scaler.transform(numbers))
+    features = torch.cat([torch.zeros(len(numbers), 8), torch.from_numpy(numbers).float()], dim=1)
+    logits = head.regression(features).detach()
+    torch.testing.assert_close(
+        (logits[:, 1] - logits[:, 0]).double(), torch.from_numpy(expected), rtol=1e-3, atol=1e-3
+    )
+    assert not head.regression.weight[:, :8].any()
+
+
+def test_a_run_stores_it_in_the_files_of_the_heads(runner: Runner) -> None:
+    done = runner(hydra_plan(body=SMALL, head=BLEND))
+    for name in ("alpha", "beta"):
+        head = weights.load_head(done.head_path(name), plugins=plugins())
+        assert isinstance(head, BlendedHead)
+        assert head.regression.weight.any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"head": BLEND}, "needs the intensities of the image among the features"),
+        ({"rounds": (round_of("alpha", penalty=2.0),)}, "'penalty' of the round on 'alpha' has no"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_training(
+    runner: Runner, changes: dict, words: str
+) -> None:
+    plan = plan_of(round_of("alpha")).model_copy(update=changes)
+    with pytest.raises(PlanError, match=words):
+        runner(plan)
