@@ -305,12 +305,12 @@ class Window:
     """A range of grey values: it becomes -1 to 1, and values outside are set to its ends.
 
     Attributes:
-        low: Lower end, in the image's unit.
-        high: Upper end.
+        window: Lower and upper end, in the image's unit.
     """
 
-    low: float
-    high: float
+    window: tuple[float, float]
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - pydantic's name, in a plan's record
 
     def __post_init__(self) -> None:
         """Check that the ends are finite and in order.
@@ -318,14 +318,16 @@ class Window:
         Raises:
             ValueError: They are not.
         """
-        if not -float("inf") < self.low < self.high < float("inf"):
+        low, high = self.window
+        if not -float("inf") < low < high < float("inf"):
             raise ValueError("a window is two finite numbers, the lower one first")
 
 
 # How grey values are normalised before training: z-scored by mean and standard deviation over the
 # whole images of each patient, over each image, or over all images of the training split; not at
 # all; or by a window.
-Normalise = Literal["patient", "image", "dataset", "none"] | Window
+NamedNormalise = Literal["patient", "image", "dataset", "none"]
+Normalise = NamedNormalise | Window
 
 
 @dataclass(frozen=True, kw_only=True)

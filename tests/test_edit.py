@@ -126,8 +126,8 @@ def test_a_value_that_the_plan_does_not_list_yet_may_be_set_by_its_parts() -> No
     assert wide.dataset("brain").field_of_view == FieldOfView(millimetres=50)
     assert edit_plan(wide, {f"{where}.field_of_view": None}) == plan
     assert edit_plan(half, {f"{where}.normalise": "image"}).dataset("brain").normalise == "image"
-    window = edit_plan(plan, {f"{where}.normalise.low": -9, f"{where}.normalise.high": 9})
-    assert window.dataset("brain").normalise == Window(low=-9, high=9)
+    window = edit_plan(plan, {f"{where}.normalise.window": "-9,9"})
+    assert window.dataset("brain").normalise == Window(window=(-9, 9))
     assert edit_plan(window, {f"{where}.normalise": None}) == plan
     for flips, expected in (
         ("horizontal", ("horizontal",)),
@@ -248,12 +248,16 @@ def test_values_may_be_objects_lists_or_text() -> None:
             "datasets.brain.normalise=\"slice\": must be 'patient', 'image', ",
         ),
         (
-            {"datasets.brain.normalise.low": 3},
-            "datasets.brain.normalise.low=3: its table needs 'high' too",
+            {"datasets.brain.normalise.window": 3},
+            "datasets.brain.normalise.window=3: must be 2 values, separated by commas",
         ),
         (
-            {"datasets.brain.normalise": {"low": 1, "high": 0}},
-            'datasets.brain.normalise={"low": 1, "high": 0}: a window is two finite numbers',
+            {"datasets.brain.normalise": {"window": [1, 0]}},
+            'datasets.brain.normalise={"window": [1, 0]}: a window is two finite numbers',
+        ),
+        (
+            {"datasets.brain.normalise": {"low": 1, "high": 2}},
+            'datasets.brain.normalise={"low": 1, "high": 2}: ',
         ),
         (
             {"rounds.all.transforms.rotation": 450},

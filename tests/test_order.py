@@ -27,6 +27,7 @@ from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.prepared.prepare import prepare
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan import load_plan
+from hydrakit.plan.grey import PER_PATIENT
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.rundir import RunDir
@@ -236,6 +237,7 @@ def _auc_of(run: RunDir, places: dict[str, Any]) -> float:
         keys,
         task="classification",
         scale=None,
+        grey=PER_PATIENT,
         patch=plan.patch,
         device=torch.device("cpu"),
     )

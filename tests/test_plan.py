@@ -75,7 +75,7 @@ hyperparameters = st.builds(
 
 
 normalisations = st.sampled_from([None, "patient", "image", "dataset", "none"]) | st.builds(
-    Window, low=st.floats(-9, 0), high=st.floats(1, 9)
+    Window, window=st.tuples(st.floats(-9, 0), st.floats(1, 9))
 )
 views = st.builds(FieldOfView, share=st.floats(0.1, 1)) | st.builds(
     FieldOfView, millimetres=positive

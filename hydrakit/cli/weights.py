@@ -31,6 +31,7 @@ def inspect(file: Path, as_json: bool) -> None:
     facts = description.model_dump(mode="json", exclude={"probe"}, exclude_none=True)
     if description.cases is not None:
         facts["cases"]["images"] = len(description.cases.digests())
+    facts.get("preprocessing", {}).pop("grey_values", None)  # its words are printed
     for key, value in facts.items():
         text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else _text(value)
         say(f"{key + ':':16}{one_line(text, 2**20)}")

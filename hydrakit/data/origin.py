@@ -15,7 +15,17 @@ from typing import Any
 
 from hydrakit.data.prepared.index import Index
 from hydrakit.errors import DataError
-from hydrakit.hooks import DatasetAdapter, FieldOfView, Label, Remark, Sample, Task, Unusable
+from hydrakit.hooks import (
+    DatasetAdapter,
+    FieldOfView,
+    Label,
+    Normalise,
+    Remark,
+    Sample,
+    Task,
+    Unusable,
+)
+from hydrakit.plan.grey import rule_text
 from hydrakit.schema import Frozen, Text
 
 
@@ -28,6 +38,7 @@ class DataOrigin(Frozen):
         classes: Names of the classes, in the order of their labels.
         task: Kind of label.
         field_of_view: Region of the image that the network sees.
+        normalise: How its grey values are normalised.
         splits: Digest of the split of every case (`splits_digest`).
     """
 
@@ -35,6 +46,7 @@ class DataOrigin(Frozen):
     classes: tuple[Text, ...] | None = None
     task: Task | None = None
     field_of_view: FieldOfView | None = None
+    normalise: Normalise | None = None
     splits: str | None = None
 
     @classmethod
@@ -47,6 +59,7 @@ class DataOrigin(Frozen):
             classes=adapter.classes,
             task=adapter.task,
             field_of_view=adapter.field_of_view,
+            normalise=adapter.normalise,
             splits=None if splits is None else splits_digest(splits),
         )
 
@@ -71,6 +84,9 @@ class DataOrigin(Frozen):
                 return f"its field of view was {before} and is {after}"
             if differ("content"):
                 return "its cases, images, labels or patients are others"
+        if self.normalise is not None and now.normalise is not None and differ("normalise"):
+            before, after = rule_text(self.normalise), rule_text(now.normalise)
+            return f"the normalisation of its grey values was {before} and is {after}"
         return "its cases are in other splits" if differ("splits") else None
 
 
@@ -112,8 +128,13 @@ def splits_digest(splits: Mapping[str, str]) -> str:
 
 
 def origins_digest(origins: Mapping[str, DataOrigin]) -> str:
-    """SHA-256 of the contents, classes and splits of several datasets."""
-    facts = [[name, o.content, o.classes, o.splits] for name, o in sorted(origins.items())]
+    """SHA-256 of the contents, classes, splits and normalisations of several datasets."""
+    facts: list[Any] = [
+        [name, o.content, o.classes, o.splits]
+        # Left out for the rule that earlier versions had, so that their digests stay valid.
+        + ([] if o.normalise in (None, "patient") else [str(o.normalise)])
+        for name, o in sorted(origins.items())
+    ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from hydrakit.hooks import FieldOfView, Task
+from hydrakit.hooks import FieldOfView, Normalise, Task
 from hydrakit.plan.model import MAX_ENSEMBLE, MAX_ROUNDS
 from hydrakit.rounds import MAX_EPOCHS, Train
 from hydrakit.schema import Frozen, Name, PathText, Seed, Text, VersionedName
@@ -391,6 +391,7 @@ class DataFacts(Frozen):
         classes: Names of the classes in the order of their labels; None in older versions.
         task: Kind of label; None in older versions.
         field_of_view: Region of the image that the network sees; None in older versions.
+        normalise: How its grey values are normalised.
     """
 
     digest: str
@@ -410,13 +411,16 @@ class DataFacts(Frozen):
     classes: tuple[Text, ...] | None = None
     task: Task | None = None
     field_of_view: FieldOfView | None = None
+    normalise: Normalise = "patient"
 
     @model_serializer(mode="wrap")
-    def _omit_no_conflicts(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Omit ``conflicting`` if it is empty: most files are as earlier versions wrote them."""
+    def _omit_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit newer fields with their defaults: most files are as earlier versions wrote them."""
         content: dict[str, Any] = serialise(self)
         if not self.conflicting:
             content.pop("conflicting", None)
+        if self.normalise == "patient":
+            content.pop("normalise", None)
         return content
 
 

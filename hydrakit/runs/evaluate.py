@@ -16,6 +16,7 @@ from hydrakit.data.origin import (
 )
 from hydrakit.errors import DataError, PlanError, WeightsError, command_line, unknown
 from hydrakit.hooks import DatasetAdapter, OptionValue, Task
+from hydrakit.plan.grey import rule_text
 from hydrakit.plan.model import Split
 from hydrakit.plan.results import TestResult
 from hydrakit.plugins.options import resolve_options
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from hydrakit.data.augment import Views
     from hydrakit.data.load import CaseSet
     from hydrakit.data.prepared.index import PreparedDataset
+    from hydrakit.plan.grey import GreyValues
     from hydrakit.rounds import Axis
     from hydrakit.stats.findings import Subgroups
     from hydrakit.stats.tasks import Scale
@@ -376,7 +378,8 @@ def _evaluate(
     trained = (run.origins()[name].classes if run is not None else None) or head.classes
     turned = trained != adapter.classes and sorted(trained) == sorted(adapter.classes)
     index = (prepared_by(in_class_order(adapter, trained)) if turned else prepared).index
-    now = DataOrigin.of(index, adapter).model_copy(update={"classes": None})
+    # Classes are compared elsewhere, and the head's file says how the images are normalised.
+    now = DataOrigin.of(index, adapter).model_copy(update={"classes": None, "normalise": None})
     if run is not None:
         _refuse_other_than_run(run, name, now, root=root, body=body_path, head=head_path)
     elif name == head.dataset:
@@ -412,6 +415,7 @@ def _evaluate(
         keys,
         task=head.task,
         scale=head.scale,
+        grey=_grey_values(head, head_path, prepared.index.channels),
         patch=body.spec.patch,
         device=device,
     )
@@ -444,6 +448,17 @@ def _as_trained(adapter: DatasetAdapter, head: HeadMetadata, run: RunDir | None)
     if adapter.name != head.dataset or view is None:
         return adapter
     return replace(adapter, field_of_view=view)
+
+
+def _grey_values(head: HeadMetadata, path: Path, channels: int) -> GreyValues:
+    """How a head's images are normalised."""
+    grey = head.preprocessing.grey_values
+    if grey.mean is not None and len(grey.mean) != channels:
+        raise WeightsError(
+            f"{path}: normalises images of {len(grey.mean)} channels, and these have {channels}: "
+            "choose another head or dataset"
+        )
+    return grey
 
 
 def _refuse_other_than_run(
@@ -552,6 +567,13 @@ def _combination_notes(
     note = mismatch(body, head)
     if note:
         yield note
+    grey = head.preprocessing.grey_values
+    others = grey.mean is not None and adapter.name != head.dataset
+    if grey.normalise != adapter.normalise or others:
+        yield (
+            f"the grey values of {adapter.name!r} are normalised as in the head's training "
+            f"({grey}), and its own rule is {rule_text(adapter.normalise)}"
+        )
     if adapter.name == head.dataset:
         return
     trained = "" if head.dataset == UNKNOWN else f" was trained on {head.dataset!r}, and"

@@ -28,8 +28,6 @@ from hydrakit.training.loop import TrainingResult
 from hydrakit.training.seeds import INITIALISATION, Seeds, seeded
 from hydrakit.weights.start import StartTensors
 
-NORMALISATION = "z-score per patient"
-
 
 class Network:
     """Body and heads of a run after its finished rounds.
@@ -236,7 +234,8 @@ class Network:
                 patch=self.plan.patch,
                 channels=self.channels,
                 field_of_view=adapter.field_of_view,
-                normalisation=NORMALISATION,
+                normalisation=str(self.loaded[name].grey),
+                grey_values=self.loaded[name].grey,
             ),
             content=self.loaded[name].content,
             cases=self._training_cases([each for used, each in pairs if used == head]),

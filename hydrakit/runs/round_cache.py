@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydrakit.data.origin import splits_digest
 from hydrakit.errors import PlanError
-from hydrakit.hooks import BodyFactory, HeadFactory
+from hydrakit.hooks import BodyFactory, HeadFactory, Normalise
 from hydrakit.plan.model import BodySpec, Plan
 from hydrakit.plan.results import RoundResult
 from hydrakit.storage.digests import damaged_files, update_digests
@@ -42,6 +42,7 @@ def key_of(
     number: int,
     *,
     contents: Mapping[str, str],
+    rules: Mapping[str, Normalise],
     splits: Mapping[str, Mapping[str, str]],
     compute: Compute,
     plugins: Plugins,
@@ -52,11 +53,13 @@ def key_of(
         plan: Plan of the run.
         number: Number of the round, from 1.
         contents: Content digests of the prepared datasets, by name.
+        rules: How their grey values are normalised, by name.
         splits: Split of every case, by dataset and case key.
         compute: Device and precision of the run.
         plugins: Plugins that offer the plan's heads.
     """
-    facts = {**_of_plan(plan, number, contents, splits), **_of_machine(plan, compute, plugins)}
+    data = _of_plan(plan, number, contents, rules, splits)
+    facts = {**data, **_of_machine(plan, compute, plugins)}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -108,6 +111,7 @@ def _of_plan(
     plan: Plan,
     number: int,
     contents: Mapping[str, str],
+    rules: Mapping[str, Normalise],
     splits: Mapping[str, Mapping[str, str]],
 ) -> dict[str, Any]:
     """Part of the key that describes the plan and its data."""
@@ -119,6 +123,7 @@ def _of_plan(
         others = [o.model_copy(update={"head": heads[o.head]}) for o in round.others]
         update = {"head": heads[round.head], "others": tuple(others)}
         renamed.append(round.model_copy(update=update).model_dump(mode="json"))
+    other_rules = {name: str(rules[name]) for name in seen if rules[name] != "patient"}
     stored = plan.model_dump(mode="json")
     other_heads = {name: head for name, head in stored.get("heads", {}).items() if name in seen}
     # Datasets that the body is built for. The paper's body needs them only for separate norms.
@@ -140,6 +145,8 @@ def _of_plan(
         "body's datasets": [dataset.name for dataset in plan.datasets] if by_dataset else [],
         "datasets": [plan.dataset(name).model_dump(mode="json") for name in seen],
         "content": [contents[name] for name in seen],
+        # Left out for the rule that earlier versions had, so that their keys stay valid.
+        **({"normalise": other_rules} if other_rules else {}),
         "splits": [splits_digest(splits[name]) for name in seen],
     }
 

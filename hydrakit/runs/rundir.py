@@ -463,6 +463,7 @@ class RunDir:
                 classes=head.classes if head else each.classes,
                 task=head.task if head else each.task,
                 field_of_view=view,
+                normalise=each.normalise,
                 splits=splits_digest(split_of[name]) if name in split_of else None,
             )
         return origins

@@ -282,6 +282,7 @@ class Session:
             plan or self.plan,
             number,
             contents={name: each.index.content for name, each in self.prepared.items()},
+            rules={name: each.normalise for name, each in self.adapters.items()},
             splits={name: each.splits for name, each in self.loaded.items()},
             compute=self.compute,
             plugins=self.plugins,
@@ -420,6 +421,7 @@ class Session:
             keys,
             task=target.task,
             scale=target.scale,
+            grey=target.grey,
             patch=self.plan.patch,
             device=self.compute.device,
         )

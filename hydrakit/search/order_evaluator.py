@@ -191,19 +191,20 @@ class OrderEvaluator:
         """Validation cases of the target, the same in all runs, which share their splits."""
         if self._cases is None:
             plan, name = rundir.plan(), self.target.name
-            target = plan.dataset(name).applied_to(self.target)
+            target, splits = plan.dataset(name).applied_to(self.target), rundir.splits()[name]
             prepared = prepare(
                 target,
                 self.context.root_of(name),
                 options=plan.dataset(name).options,
                 patch=plan.patch,
             )
-            keys = {key for key, split in rundir.splits()[name].items() if split == "val"}
+            keys = {key for key, split in splits.items() if split == "val"}
             self._cases = select(
                 prepared,
                 keys,
                 task=self.target.task,
                 scale=None,
+                grey=prepared.index.grey_values(target.normalise, splits),
                 patch=plan.patch,
                 device=choose_device(self.context.device),
             )

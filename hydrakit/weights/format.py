@@ -30,6 +30,7 @@ from pydantic import (
 
 from hydrakit.errors import WeightsError, one_line
 from hydrakit.hooks import FieldOfView, OptionValue, Task
+from hydrakit.plan.grey import PER_PATIENT, GreyValues
 from hydrakit.plan.model import (
     MAX_PATCH,
     MAX_ROUNDS,
@@ -83,12 +84,23 @@ class Preprocessing(Frozen):
         channels: Number of channels of the image.
         field_of_view: Region of the image that the patch shows; None if unknown.
         normalisation: Normalisation of the pixel values, in words: ``z-score per patient``.
+        grey_values: The same with its numbers, for `hydrakit.data.load`. The file has it only if it
+            is not the z-score per patient.
     """
 
     patch: Annotated[int, Field(gt=0, le=MAX_PATCH)]
     channels: Channels
     field_of_view: FieldOfView | None
     normalisation: Text
+    grey_values: GreyValues = PER_PATIENT
+
+    @model_serializer(mode="wrap")
+    def _omit_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit ``grey_values`` with the default: such files are as before this field."""
+        content: dict[str, Any] = serialise(self)
+        if self.grey_values == PER_PATIENT:
+            del content["grey_values"]
+        return content
 
 
 class AveragedViews(Frozen):
