@@ -141,6 +141,8 @@ class Starts:
             loaded={"starts": self.data},
             device=torch.device(self.settings.device),
             plugins=load_plugins(),
+            channels=self.data.channels,
+            fits={},
         )
         began = time.perf_counter()
         found = network.start(Seeds(repeat, 1), lambda _: None)

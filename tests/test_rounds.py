@@ -322,7 +322,7 @@ def test_new_statistics_are_those_of_torch(
     twin = deepcopy(body)
     for layer in (each for each in body.modules() if isinstance(each, nn.Dropout)):
         layer.p = 0.9  # has no effect: statistics are used without dropout
-    assert refresh_statistics(body, [alpha], SEEDS)
+    assert refresh_statistics(body, [(nn.Identity(), alpha)], SEEDS)
     # torch.optim.swa_utils, over the same batches
     order = torch.randperm(len(alpha.train_labels), generator=SEEDS.generator(3))
     batches = [patches_of(alpha)[rows] for rows in order.tensor_split(-(-len(order) // 7))]
@@ -340,7 +340,7 @@ def test_new_statistics_of_each_dataset_are_those_of_its_patches(
 ) -> None:
     body, _, _ = network(norm="dataset", datasets=("alpha", "beta", "gamma"))
     before = deepcopy(body.state_dict())
-    assert refresh_statistics(body, [alpha, beta], SEEDS)
+    assert refresh_statistics(body, [(nn.Identity(), each) for each in (alpha, beta)], SEEDS)
     for number, data in enumerate((alpha, beta)):
         first = body.blocks[0]
         maps = first.conv1(patches_of(data)).detach()
@@ -359,7 +359,7 @@ def test_several_datasets_without_statistics_of_their_own_share_the_new_ones(
     alpha: LoadedDataset, beta: LoadedDataset
 ) -> None:
     body, _, _ = network()
-    assert refresh_statistics(body, [alpha, beta], SEEDS)
+    assert refresh_statistics(body, [(nn.Identity(), each) for each in (alpha, beta)], SEEDS)
     maps = body.blocks[0].conv1(torch.cat([patches_of(alpha), patches_of(beta)])).detach()
     mean = maps.mean(dim=(0, 2, 3))
     torch.testing.assert_close(norms_of(body)[0].running_mean, mean, atol=1e-5, rtol=1e-4)
@@ -368,7 +368,7 @@ def test_several_datasets_without_statistics_of_their_own_share_the_new_ones(
 def test_a_body_without_batch_norm_has_no_statistics(alpha: LoadedDataset) -> None:
     body, _, _ = network(norm="group")
     before = deepcopy(body.state_dict())
-    assert not refresh_statistics(body, [alpha], SEEDS)
+    assert not refresh_statistics(body, [(nn.Identity(), alpha)], SEEDS)
     assert changed(before, body) == set()
 
 

@@ -58,6 +58,8 @@ def key(data: Path, cache: Path, tmp_path: Path) -> Any:
             {name: replace(plugins().get(DatasetAdapter, name), normalise=rule) for name in names},
             {name: data / name for name in names},
             {name: prepared_dataset(name, data=data, cache=cache) for name in names},
+            plugins(),
+            channels=1,
         )
         context, compute = RunContext(), choose_compute("cpu")
         session = Session(

@@ -32,7 +32,7 @@ from hydrakit.plugins.registry import Plugins
 from hydrakit.report import write_comparison_report
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext, context_of
-from hydrakit.runs.datasets import common_channels, find_datasets, prepare_datasets
+from hydrakit.runs.datasets import find_datasets, prepare_datasets
 from hydrakit.runs.earlier import with_threads
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.comparison import Comparison
@@ -196,9 +196,9 @@ def _prepare(
         with naming(name):
             check_components(plan, datasets.adapters, plugins)
             check_heads(plan, datasets.adapters)
-    datasets = prepare_datasets(any_plan, datasets, callback)
-    channels = common_channels(datasets.prepared)
+    datasets = prepare_datasets(any_plan, datasets, callback, others=by_strategy.values())
     for name, plan in by_strategy.items():
+        channels = datasets.fitted_to(plan).channels
         with naming(name):
             check_builds(plan, datasets.adapters, in_channels=channels, plugins=plugins)
     leakage = check_leakage(datasets.prepared, datasets.adapters, any_plan)

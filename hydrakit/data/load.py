@@ -212,8 +212,8 @@ class PatchStore:
 
     @property
     def channels(self) -> int:
-        """Number of channels of the images."""
-        return self._prepared.index.channels
+        """Number of channels of the views."""
+        return self._prepared.channels
 
     def _read(self, chosen: Tensor) -> Tensor:
         rows = self._prepared.stored([self._rows[case] for case in chosen.tolist()])
@@ -234,7 +234,8 @@ class PatchStore:
         canvas = self._read(chosen) if in_memory is None else in_memory.index_select(0, chosen)
         images = central_view(canvas, patch) if views is None else views.of(canvas, patch)
         images = (images - self._shift[chosen]) * self._factor[chosen]
-        return self._clip(images if views is None else views.adjusted(images))
+        images = self._clip(images if views is None else views.adjusted(images))
+        return images.expand(-1, self.channels, -1, -1)
 
     def unaugmented(self, patch: int) -> Tensor:
         """Return all cases without augmentation, ``(cases, channels, patch, patch)``."""

@@ -11,11 +11,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hydrakit.data.prepared.index import Index
 from hydrakit.errors import DataError
 from hydrakit.hooks import (
+    ChannelRule,
     DatasetAdapter,
     FieldOfView,
     Label,
@@ -28,6 +29,8 @@ from hydrakit.hooks import (
 from hydrakit.plan.grey import rule_text
 from hydrakit.schema import Frozen, Text
 
+AUTOMATIC: Literal["automatic"] = "automatic"
+
 
 class DataOrigin(Frozen):
     """What a result was computed from. What an older version did not store is None.
@@ -39,6 +42,8 @@ class DataOrigin(Frozen):
         task: Kind of label.
         field_of_view: Region of the image that the network sees.
         normalise: How its grey values are normalised.
+        channels: Rule for images with other channels than the body takes; `AUTOMATIC` if neither
+            the plan nor the adapter has one.
         splits: Digest of the split of every case (`splits_digest`).
     """
 
@@ -47,6 +52,7 @@ class DataOrigin(Frozen):
     task: Task | None = None
     field_of_view: FieldOfView | None = None
     normalise: Normalise | None = None
+    channels: ChannelRule | Literal["automatic"] | None = None
     splits: str | None = None
 
     @classmethod
@@ -60,6 +66,7 @@ class DataOrigin(Frozen):
             task=adapter.task,
             field_of_view=adapter.field_of_view,
             normalise=adapter.normalise,
+            channels=adapter.channels or AUTOMATIC,
             splits=None if splits is None else splits_digest(splits),
         )
 
@@ -87,6 +94,8 @@ class DataOrigin(Frozen):
         if self.normalise is not None and now.normalise is not None and differ("normalise"):
             before, after = rule_text(self.normalise), rule_text(now.normalise)
             return f"the normalisation of its grey values was {before} and is {after}"
+        if differ("channels"):
+            return f"its rule for channels was {self.channels} and is {now.channels}"
         return "its cases are in other splits" if differ("splits") else None
 
 

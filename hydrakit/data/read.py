@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hydrakit.data.channels import ImageChannels, luminance, refuse_no_grey
 from hydrakit.data.identity import normal_name, patient_of
 from hydrakit.data.padding import fill_padding, padding_mask
 from hydrakit.data.safe_paths import ORDINARY, is_ordinary
@@ -77,7 +79,7 @@ def read_samples(
 
 def read_cases(
     adapter: DatasetAdapter, root: Path, options: Mapping[str, OptionValue]
-) -> Iterator[Sample | Unusable | Remark]:
+) -> Generator[Sample | Unusable | Remark]:
     """Yield every case of a dataset once, as its adapter returns it: an image may be a function.
 
     Remarks of the adapter are yielded as they come.
@@ -157,8 +159,43 @@ class _ConsistencyCheck:
         return ", ".join(map(repr, names))
 
 
-def load_image(adapter: DatasetAdapter, sample: Sample) -> LoadedSample | Unusable:
-    """Load a sample's pixels; if they cannot be read, log a warning and return an `Unusable`.
+def image_channels(
+    adapter: DatasetAdapter, root: Path, options: Mapping[str, OptionValue]
+) -> ImageChannels | None:
+    """Return the channels of a dataset's images, from the first case that can be read.
+
+    Nothing else is read, as far as the adapter allows it.
+
+    Args:
+        adapter: Adapter of the dataset.
+        root: Folder of the dataset.
+        options: Adapter options, as given by the user.
+
+    Returns:
+        The channels; None if no case has an image that can be read.
+
+    Raises:
+        DataError: The folder is missing, or a case before violates the rules of `Sample`.
+    """
+    with closing(read_cases(adapter, root, options)) as cases:
+        for case in cases:
+            if not isinstance(case, Sample):
+                continue
+            loaded = load_image(adapter, case, warn=False)
+            if isinstance(loaded, LoadedSample):
+                return ImageChannels(len(loaded.image), stacked=len(case.source) > 1)
+    return None
+
+
+def load_image(
+    adapter: DatasetAdapter, sample: Sample, *, warn: bool = True
+) -> LoadedSample | Unusable:
+    """Load a sample's pixels; if they cannot be read, return an `Unusable`.
+
+    Args:
+        adapter: Adapter of the dataset.
+        sample: The sample.
+        warn: Whether to log a warning if they cannot be read.
 
     Raises:
         MissingCodecError: No installed package decodes the file, and probably other files.
@@ -173,24 +210,43 @@ def load_image(adapter: DatasetAdapter, sample: Sample) -> LoadedSample | Unusab
         except MissingCodecError:
             raise
         except DataError as error:
-            return unreadable_case(adapter, sample, str(error))
+            return unreadable_case(adapter, sample, str(error), warn=warn)
     fault = _pixel_fault(sample, image)
     if fault is not None:
         raise _invalid_case(adapter, sample, fault)
     planes = image[np.newaxis] if image.ndim == 2 else image
     padding = padding_mask(planes)
     if padding is not None and padding.any(axis=0).all():
-        return unreadable_case(adapter, sample, "every pixel is padding, in some channel")
+        reason = "every pixel is padding, in some channel"
+        return unreadable_case(adapter, sample, reason, warn=warn)
     pixels = {"image": fill_padding(planes), "padding": padding}
     return LoadedSample(**{**vars(sample), **pixels})
 
 
-def unreadable_case(adapter: DatasetAdapter, sample: Sample, message: str) -> Unusable:
+def in_grey(dataset: str, sample: LoadedSample) -> LoadedSample:
+    """A sample whose image has one channel; what is padding in any channel is padding.
+
+    Raises:
+        DataError: The image has neither 1 nor 3 channels.
+    """
+    refuse_no_grey(dataset, len(sample.image))
+    if len(sample.image) == 1:
+        return sample
+    padding = None
+    if sample.padding is not None:
+        padding = np.logical_or.reduce(sample.padding, axis=0, keepdims=True)
+    return replace(sample, image=luminance(sample.image), padding=padding)
+
+
+def unreadable_case(
+    adapter: DatasetAdapter, sample: Sample, message: str, *, warn: bool = True
+) -> Unusable:
     """Return an `Unusable` for a case; a warning names its files, the reason does not."""
     reason = message.splitlines()[0] if message else "its image cannot be read"
     for path in sample.source:
         reason = reason.removeprefix(f"{path}: ")
-    _log.warning("%s: left out: %s (%s)", adapter.name, reason, _files(sample))
+    if warn:
+        _log.warning("%s: left out: %s (%s)", adapter.name, reason, _files(sample))
     return Unusable(key=sample.key, reason=reason)
 
 

@@ -174,21 +174,31 @@ class NetworkBody(BodyModule):
 
 
 class BodyWithHead(nn.Module):
-    """A body with a head; turns images ``(batch, in_channels, patch, patch)`` into logits."""
+    """A body with a head; turns images ``(batch, channels, patch, patch)`` into logits.
 
-    def __init__(self, body: BodyModule, head: nn.Module) -> None:
+    Args:
+        body: The body.
+        head: The head.
+        stem: Stem of the head for these images (`hydrakit.models.stem`); None if the body takes
+            them as they are.
+    """
+
+    def __init__(self, body: BodyModule, head: nn.Module, stem: nn.Module | None = None) -> None:
         super().__init__()
         self.body = body
         self.head = head
+        self.stem = stem
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the logits ``(batch, outputs)``."""
-        logits: Tensor = self.head(self.body(images))
+        logits: Tensor = self.head(self.body(images if self.stem is None else self.stem(images)))
         return logits
 
 
-def attach_head(body: BodyModule, head: nn.Module) -> BodyWithHead:
+def attach_head(body: BodyModule, head: nn.Module, stem: nn.Module | None = None) -> BodyWithHead:
     """Join a body and a head, without copying them: training the result trains both.
+
+    ``stem`` is as in `BodyWithHead`.
 
     Raises:
         ValueError: The head does not turn features of the body into logits.
@@ -200,7 +210,7 @@ def attach_head(body: BodyModule, head: nn.Module) -> BodyWithHead:
         raise ValueError(f"the head does not take the body's {features} features") from error
     if len(shape) != 2 or shape[0] != 2:
         raise ValueError(f"a head returns logits of shape (2, outputs) for 2 cases, got {shape}")
-    return BodyWithHead(body, head)
+    return BodyWithHead(body, head, stem)
 
 
 def set_trainable(body: nn.Module, train: Train) -> None:

@@ -56,6 +56,7 @@ MAX_FEATURES = 2**14
 MAX_WEIGHTS = 2**25  # weights of a body: 40 times as many as the paper's
 PAPER = "paper"  # plans list the options of this body without its name
 
+Channels = Annotated[int, Field(gt=0, le=1024)]
 Features = Annotated[int, Field(gt=0, le=MAX_FEATURES)]
 Copies = Literal["group", "drop", "report"]
 Conflicts = Literal["error", "keep", "drop"]
@@ -235,6 +236,18 @@ class StartWeights(Frozen):
                 f"{given}: cannot be read ({reason(error)}): name a file of weights"
             ) from None
         return cls(file=str(given), sha256=digest.sha256)
+
+
+class StemShape(Frozen):
+    """Numbers of channels of a stem (`hydrakit.models.stem`).
+
+    Attributes:
+        images: Channels of the dataset's images.
+        body: Channels that the body takes.
+    """
+
+    images: Channels
+    body: Channels
 
 
 class BodySpec(Frozen):

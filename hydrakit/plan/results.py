@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from hydrakit.hooks import FieldOfView, Normalise, Task
+from hydrakit.hooks import ChannelRule, FieldOfView, Normalise, Task
 from hydrakit.plan.model import MAX_ENSEMBLE, MAX_ROUNDS
 from hydrakit.rounds import MAX_EPOCHS, Train
 from hydrakit.schema import Frozen, Name, PathText, Seed, Text, VersionedName
@@ -392,6 +392,8 @@ class DataFacts(Frozen):
         task: Kind of label; None in older versions.
         field_of_view: Region of the image that the network sees; None in older versions.
         normalise: How its grey values are normalised.
+        channel_rule: Rule of plan or adapter for images with other channels than the body takes;
+            None for none.
     """
 
     digest: str
@@ -412,13 +414,15 @@ class DataFacts(Frozen):
     task: Task | None = None
     field_of_view: FieldOfView | None = None
     normalise: Normalise = "patient"
+    channel_rule: ChannelRule | None = None
 
     @model_serializer(mode="wrap")
     def _omit_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit newer fields with their defaults: most files are as earlier versions wrote them."""
         content: dict[str, Any] = serialise(self)
-        if not self.conflicting:
-            content.pop("conflicting", None)
+        for name in ("conflicting", "channel_rule"):
+            if not getattr(self, name):
+                content.pop(name, None)
         if self.normalise == "patient":
             content.pop("normalise", None)
         return content

@@ -15,6 +15,7 @@ from hydrakit.compute.devices import on_device, peak_memory, thread_count
 from hydrakit.compute.modules import count_parameters
 from hydrakit.errors import PlanError
 from hydrakit.models.body import BodyWithHead
+from hydrakit.models.stem import extractor, stem_of
 from hydrakit.plan.results import DataFacts
 from hydrakit.rounds import Round
 from hydrakit.runs.session import Session
@@ -154,13 +155,16 @@ def _cost(
         return RoundCost(number, round, count, val, 0.0, networks)
     # The reference head is evaluated on the target after each epoch too.
     cases = sum(len(loaded[name].val.cases) for name in {round.dataset, plan.target})
-    # A frozen body computes the features of all cases once.
-    cases = cases * settings.epochs if round.train in ("all", "norm") else cases + count
+    # A frozen body computes the features of all cases once, if no stem before it is trained.
+    fit = session.datasets.fits.get(round.dataset)
+    has_stem = fit is not None and fit.rule == "stem"
+    trains_body = round.train in ("all", "norm") or (round.train == "head" and has_stem)
+    cases = cases * settings.epochs if trains_body else cases + count
     cases += plan.bootstrap * val if number == 1 else 0  # each random start is evaluated
     if "case" not in times:
-        body, _ = session.new_network().new_modules(round.dataset)
+        module = extractor(*session.new_network().new_modules(round.dataset), round.dataset)
         batch = loaded[round.dataset].val.patches[:EVALUATION_BATCH]
-        evaluation = _time(lambda: forward_in_batches(body, batch), session.compute.device)
+        evaluation = _time(lambda: forward_in_batches(module, batch), session.compute.device)
         times["case"] = evaluation / len(batch)
     seconds = cases * times["case"]
     if round.train != "none" and settings.solver == "steps":
@@ -177,8 +181,9 @@ def _time_step(session: Session, round: Round, examples: TrainingExamples) -> fl
     body, head = session.new_network().new_modules(round.dataset)
     prepare_modules(round, body, [head])
     try:
-        if round.train != "head":
-            step = Step(BodyWithHead(body, head).train(), compute, settings)
+        stem = stem_of(head, round.dataset)
+        if round.train != "head" or stem is not None:
+            step = Step(BodyWithHead(body, head, stem).train(), compute, settings)
             return _time(lambda: step(*next(examples.batches(1)), task), compute.device)
         images, targets = next(examples.batches(1))
         compute = compute.for_cached_features()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hydrakit.data.origin import (
     DataOrigin,
@@ -14,6 +14,7 @@ from hydrakit.data.origin import (
     splits_digest,
     view_text,
 )
+from hydrakit.data.read import image_channels
 from hydrakit.errors import DataError, PlanError, WeightsError, command_line, unknown
 from hydrakit.hooks import DatasetAdapter, OptionValue, Task
 from hydrakit.plan.grey import rule_text
@@ -22,6 +23,7 @@ from hydrakit.plan.results import TestResult
 from hydrakit.plugins.options import resolve_options
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.context import RunContext, context_of
+from hydrakit.runs.datasets import prepare_as_trained
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.findings import Findings
 from hydrakit.storage.files import csv_text
@@ -29,6 +31,7 @@ from hydrakit.weights.format import (
     UNKNOWN,
     BodyMetadata,
     HeadMetadata,
+    Preprocessing,
     cohort_digest,
     read_body,
     read_head,
@@ -336,7 +339,6 @@ def _evaluate(
     """
     from hydrakit import weights
     from hydrakit.data.load import select
-    from hydrakit.data.prepared.prepare import prepare
     from hydrakit.data.quality.leakage import assign_splits
 
     body, head = read_body(body_path), read_head(head_path)
@@ -366,20 +368,17 @@ def _evaluate(
     root = context.root_of(name)
 
     def prepared_by(adapter: DatasetAdapter) -> PreparedDataset:
-        return prepare(adapter, root, options=all_options, patch=body.spec.patch)
+        return _prepare(adapter, root, all_options, body=(body_path, body), head=(head_path, head))
 
     prepared = prepared_by(adapter)
-    if prepared.index.channels != body.in_channels:
-        raise WeightsError(
-            f"{body_path}: its body needs images with {body.in_channels} channels, but those of "
-            f"{name!r} have {prepared.index.channels}"
-        )
     # With `--classes`, the outputs may stand for the classes in another order than in training.
     trained = (run.origins()[name].classes if run is not None else None) or head.classes
     turned = trained != adapter.classes and sorted(trained) == sorted(adapter.classes)
     index = (prepared_by(in_class_order(adapter, trained)) if turned else prepared).index
-    # Classes are compared elsewhere, and the head's file says how the images are normalised.
-    now = DataOrigin.of(index, adapter).model_copy(update={"classes": None, "normalise": None})
+    # Classes are compared elsewhere, and the weight files say how the images are normalised and
+    # what is done with their channels.
+    elsewhere = {"classes": None, "normalise": None, "channels": None}
+    now = DataOrigin.of(index, adapter).model_copy(update=elsewhere)
     if run is not None:
         _refuse_other_than_run(run, name, now, root=root, body=body_path, head=head_path)
     elif name == head.dataset:
@@ -435,6 +434,57 @@ def _evaluate(
     notes += _combination_notes(body, head, adapter)
     notes += _training_notes(body, head, adapter, cases, split, same_run=run is not None)
     return EvaluationResult(result=score(predictions), notes=tuple(notes))
+
+
+def _prepare(
+    adapter: DatasetAdapter,
+    root: Path,
+    options: Mapping[str, OptionValue],
+    *,
+    body: tuple[Path, BodyMetadata],
+    head: tuple[Path, HeadMetadata],
+) -> PreparedDataset:
+    """Prepare the images of a dataset for a body and a head, each given with its file.
+
+    Raises:
+        WeightsError: The images have another number of channels than the network needs.
+    """
+    needed = head[1].preprocessing
+    if adapter.name != head[1].dataset:
+        needed = _preprocessing_of_other(body[1], head[1], adapter, root, options)
+    patch = body[1].spec.patch
+    prepared = prepare_as_trained(adapter, root, needed, options=options, patch=patch)
+    if prepared.channels != needed.channels:
+        raise WeightsError(
+            f"{head[0]}, with {body[0]}: need images with {needed.channels} channels, but those of "
+            f"{adapter.name!r} have {prepared.channels}: choose another head and body, or other "
+            "options of the dataset"
+        )
+    return prepared
+
+
+def _preprocessing_of_other(
+    body: BodyMetadata,
+    head: HeadMetadata,
+    adapter: DatasetAdapter,
+    root: Path,
+    options: Mapping[str, OptionValue],
+) -> Preprocessing:
+    """Preprocessing of images of another dataset than the head's.
+
+    As in a plan, its rule decides what becomes of the channels, or without one colour becomes grey
+    and a single channel is repeated, if the network takes such images.
+    """
+    needed = head.image_channels(adapter.name, body=body.in_channels)
+    images = image_channels(adapter, root, options)
+    conversion: Literal["grey", "repeat"] | None = None
+    if images is not None and adapter.channels != "stem":
+        if adapter.channels == "grey" or (images.colour and needed == 1):
+            conversion = "grey"
+        elif images.count == 1 < needed:
+            conversion = "repeat"
+    changes = {"channels": needed, "conversion": conversion}
+    return head.preprocessing.model_copy(update=changes)
 
 
 def _as_trained(adapter: DatasetAdapter, head: HeadMetadata, run: RunDir | None) -> DatasetAdapter:

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from hydrakit.data.origin import DataOrigin, in_class_order
 from hydrakit.errors import PlanError
 from hydrakit.hooks import DatasetAdapter, Task
+from hydrakit.runs.datasets import prepare_as_trained
 from hydrakit.runs.rundir import EXAMPLE_CASES, RunDir
 from hydrakit.schema import Frozen
 from hydrakit.storage.files import read_rows, write_atomic
+from hydrakit.weights.format import read_head
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from hydrakit.data.prepared.index import PreparedDataset
     from hydrakit.models.body import BodyWithHead
     from hydrakit.plan.grey import GreyValues
+    from hydrakit.plan.model import Plan
     from hydrakit.plugins.registry import Plugins
     from hydrakit.runs.context import RunContext
 
@@ -75,7 +78,7 @@ def save_example_cases(
     from hydrakit import weights
     from hydrakit.compute.devices import thread_count
     from hydrakit.models.body import attach_head
-    from hydrakit.weights.format import read_head
+    from hydrakit.models.stem import stem_of
 
     plan = rundir.plan()
     keys, examples = choose_examples(rundir)
@@ -86,12 +89,11 @@ def save_example_cases(
             f"{rundir.path / 'predictions.csv'}: {len(absent)} of its cases are not in the data of "
             f"{plan.target}: restore the data that the run used"
         )
-    head = rundir.file(f"heads/{plan.target_head}.safetensors")
-    model = attach_head(
-        weights.load_body(rundir.file("body.safetensors"), plugins=plugins),
-        weights.load_head(head, plugins=plugins),
-    )
-    grey = read_head(head).preprocessing.grey_values
+    path = rundir.file(_head_file(plan))
+    head = weights.load_head(path, plugins=plugins)
+    body = weights.load_body(rundir.file("body.safetensors"), plugins=plugins)
+    model = attach_head(body, head, stem_of(head, plan.target))
+    grey = read_head(path).preprocessing.grey_values
     # Rounding depends on the number of threads: use that of the run, also if another process with
     # another number completes it, so that a run that was stopped gets the same maps.
     with thread_count(_threads(rundir)):
@@ -108,6 +110,11 @@ def save_example_cases(
     rundir.renew(EXAMPLE_CASES)
 
 
+def _head_file(plan: Plan) -> str:
+    """Path of the file of the target's head within the run's folder."""
+    return f"heads/{plan.target_head}.safetensors"
+
+
 def _threads(rundir: RunDir) -> int | None:
     """Number of CPU threads of the run; None if its folder states no possible number."""
     threads = rundir.environment().get("threads")
@@ -116,8 +123,6 @@ def _threads(rundir: RunDir) -> int | None:
 
 def add_example_cases(rundir: RunDir, context: RunContext, plugins: Plugins) -> str | None:
     """Add example cases to a finished run; return why it has none, if so."""
-    from hydrakit.data.prepared.prepare import prepare
-
     if rundir.results() is None or (rundir.path / EXAMPLE_CASES).is_file():
         return None
     plan = rundir.plan()
@@ -134,13 +139,16 @@ def add_example_cases(rundir: RunDir, context: RunContext, plugins: Plugins) -> 
     before = rundir.origins().get(plan.target, DataOrigin()).model_copy(update={"normalise": None})
     if before.classes is not None and sorted(before.classes) == sorted(adapter.classes):
         adapter = in_class_order(adapter, before.classes)
-    prepared = prepare(
+    prepared = prepare_as_trained(
         adapter,
         root,
+        read_head(rundir.file(_head_file(plan))).preprocessing,
         options=plan.dataset(plan.target).options,
         patch=plan.patch,
     )
-    change = before.change_to(DataOrigin.of(prepared.index, adapter))
+    change = before.model_copy(update={"channels": None}).change_to(
+        DataOrigin.of(prepared.index, adapter)
+    )
     if change is not None:
         return (
             f"{plan.target}: the data has changed since the run ({change}), so the report shows no "

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from hydrakit import weights
 from hydrakit.data.augment import allowed
+from hydrakit.data.channels import ChannelFit
 from hydrakit.data.load import LoadedDataset
 from hydrakit.data.origin import splits_digest
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.models.body import BodyModule
 from hydrakit.models.build import build_body, build_head
-from hydrakit.plan.model import Plan
+from hydrakit.models.stem import extractor, stem_of, with_stem
+from hydrakit.plan.model import Plan, StemShape
 from hydrakit.plan.results import Bootstrap, Metrics
 from hydrakit.plugins.registry import Plugins
 from hydrakit.rounds import Round
@@ -34,7 +36,9 @@ class Network:
 
     Attributes:
         body: Body, on the device of the run.
-        heads: Heads by name.
+        channels: Number of channels that the body takes.
+        fits: What becomes of the images of datasets with another number, by dataset.
+        heads: Heads by name; those with a stem are `hydrakit.models.stem.HeadWithStems`.
         last_head: Name of the head that was trained last on each dataset, by dataset.
         trained_on: Datasets that have trained the body, in order.
         reference: Head from the end of the first round, if that round trained on the target.
@@ -50,6 +54,8 @@ class Network:
         loaded: Mapping[str, LoadedDataset],
         device: torch.device,
         plugins: Plugins,
+        channels: int,
+        fits: Mapping[str, ChannelFit],
         start_tensors: StartTensors | None = None,
     ) -> None:
         self.plan = plan
@@ -58,7 +64,8 @@ class Network:
         self.loaded = loaded
         self.device = device
         self.plugins = plugins
-        self.channels = next(iter(loaded.values())).channels
+        self.channels = channels
+        self.fits = fits
         self.heads: dict[str, nn.Module] = {}
         self.reference: Reference | None = None
         self.start_tensors = start_tensors
@@ -128,12 +135,17 @@ class Network:
         return body.to(self.device), head
 
     def heads_of(self, round: Round, seeds: Seeds) -> list[nn.Module]:
-        """Heads that a round trains, its own first; a head that does not exist yet is built."""
+        """Heads that a round trains, its own first.
+
+        A head that does not exist yet is built, and so is a stem that a head does not have yet.
+        """
         for number, (name, dataset) in enumerate(zip(round.heads, round.datasets, strict=True)):
-            if name not in self.heads:
-                key = (INITIALISATION, number) if number else (INITIALISATION,)
-                with seeded(seeds.of(*key), self.device):
+            key = (INITIALISATION, number) if number else (INITIALISATION,)
+            with seeded(seeds.of(*key), self.device):
+                if name not in self.heads:
                     self.heads[name] = self._new_head(dataset, self.body)
+                elif self._lacks_stem(dataset, self.heads[name]):
+                    self.heads[name] = self._with_stem(dataset, self.heads[name])
         return [self.heads[name] for name in round.heads]
 
     def _new_head(self, dataset: str, body: BodyModule) -> nn.Module:
@@ -143,7 +155,17 @@ class Network:
             outputs=len(self.adapters[dataset].classes),
             plugins=self.plugins,
         )
+        if self._lacks_stem(dataset, head):
+            head = self._with_stem(dataset, head)
         return head.to(self.device)
+
+    def _lacks_stem(self, dataset: str, head: nn.Module) -> bool:
+        fit = self.fits.get(dataset)
+        return fit is not None and fit.rule == "stem" and stem_of(head, dataset) is None
+
+    def _with_stem(self, dataset: str, head: nn.Module) -> nn.Module:
+        fit = self.fits[dataset]
+        return with_stem(head, dataset, StemShape(images=fit.images, body=fit.body)).to(self.device)
 
     def validation_outputs(self, round: Round) -> dict[str, Tensor]:
         """Outputs ``(cases, outputs)`` for the validation cases after a round, by dataset.
@@ -153,8 +175,8 @@ class Network:
         outputs = {}
         last_head = self.last_head | dict(zip(round.datasets, round.heads, strict=True))
         for name, head in last_head.items():
-            self.body.use(name)
-            features = forward_in_batches(self.body, self.loaded[name].val.patches)
+            module = extractor(self.body, self.heads[head], name)
+            features = forward_in_batches(module, self.loaded[name].val.patches)
             outputs[name] = forward_in_batches(self.heads[head], features)
         return outputs
 
@@ -220,7 +242,7 @@ class Network:
         )
 
     def _save_head(self, path: Path, name: str, head: str, rounds: Sequence[Round]) -> None:
-        adapter = self.adapters[name]
+        adapter, fit = self.adapters[name], self.fits.get(name)
         pairs = [pair for each in rounds for pair in zip(each.heads, each.datasets, strict=True)]
         dataset = self.plan.dataset(name)
         weights.save_head(
@@ -232,11 +254,13 @@ class Network:
             factory=self.plan.head_of(name),
             preprocessing=weights.Preprocessing(
                 patch=self.plan.patch,
-                channels=self.channels,
+                channels=self.loaded[name].channels,
                 field_of_view=adapter.field_of_view,
                 normalisation=str(self.loaded[name].grey),
+                conversion=None if fit is None or fit.rule == "stem" else fit.rule,
                 grey_values=self.loaded[name].grey,
             ),
+            datasets=list(dict.fromkeys(each for used, each in pairs if used == head)),
             content=self.loaded[name].content,
             cases=self._training_cases([each for used, each in pairs if used == head]),
             options=dataset.options,

@@ -30,6 +30,7 @@ from hydrakit.version import version
 
 if TYPE_CHECKING:
     from hydrakit.compute.devices import Compute
+    from hydrakit.data.channels import ChannelFit
     from hydrakit.plugins.registry import PluginRecord, Plugins
     from hydrakit.rounds import Round
     from hydrakit.runs.rundir import RunDir
@@ -44,6 +45,7 @@ def key_of(
     contents: Mapping[str, str],
     rules: Mapping[str, Normalise],
     splits: Mapping[str, Mapping[str, str]],
+    fits: Mapping[str, ChannelFit],
     compute: Compute,
     plugins: Plugins,
 ) -> str:
@@ -55,11 +57,14 @@ def key_of(
         contents: Content digests of the prepared datasets, by name.
         rules: How their grey values are normalised, by name.
         splits: Split of every case, by dataset and case key.
+        fits: What becomes of the images of datasets with other channels than the body, by name.
         compute: Device and precision of the run.
         plugins: Plugins that offer the plan's heads.
     """
-    data = _of_plan(plan, number, contents, rules, splits)
-    facts = {**data, **_of_machine(plan, compute, plugins)}
+    facts = {
+        **_of_plan(plan, number, contents, rules=rules, splits=splits, fits=fits),
+        **_of_machine(plan, compute, plugins),
+    }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -111,8 +116,10 @@ def _of_plan(
     plan: Plan,
     number: int,
     contents: Mapping[str, str],
+    *,
     rules: Mapping[str, Normalise],
     splits: Mapping[str, Mapping[str, str]],
+    fits: Mapping[str, ChannelFit],
 ) -> dict[str, Any]:
     """Part of the key that describes the plan and its data."""
     rounds = plan.rounds[:number]
@@ -126,6 +133,10 @@ def _of_plan(
     other_rules = {name: str(rules[name]) for name in seen if rules[name] != "patient"}
     stored = plan.model_dump(mode="json")
     other_heads = {name: head for name, head in stored.get("heads", {}).items() if name in seen}
+    # The content of a dataset tells grey images from those in colour.
+    channels = {
+        name: str(fits[name]) for name in seen if name in fits and fits[name].rule != "grey"
+    }
     # Datasets that the body is built for. The paper's body needs them only for separate norms.
     by_dataset = not isinstance(plan.body, BodySpec) or plan.body.norm == "dataset"
     return {
@@ -144,6 +155,7 @@ def _of_plan(
         **({"body weights": plan.body_weights.sha256} if plan.body_weights else {}),
         "body's datasets": [dataset.name for dataset in plan.datasets] if by_dataset else [],
         "datasets": [plan.dataset(name).model_dump(mode="json") for name in seen],
+        **({"channels": channels} if channels else {}),
         "content": [contents[name] for name in seen],
         # Left out for the rule that earlier versions had, so that their keys stay valid.
         **({"normalise": other_rules} if other_rules else {}),

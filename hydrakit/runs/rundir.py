@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from hydrakit.data.origin import DataOrigin, splits_digest
+from hydrakit.data.origin import AUTOMATIC, DataOrigin, splits_digest
 from hydrakit.errors import PlanError, command_line
 from hydrakit.plan.model import Plan, load_plan
 from hydrakit.plan.results import (
@@ -464,6 +464,7 @@ class RunDir:
                 task=head.task if head else each.task,
                 field_of_view=view,
                 normalise=each.normalise,
+                channels=each.channel_rule or AUTOMATIC,
                 splits=splits_digest(split_of[name]) if name in split_of else None,
             )
         return origins

@@ -36,7 +36,7 @@ from hydrakit.runs import round_cache, transfer
 from hydrakit.runs.baseline import intensity_baseline, is_baseline
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
-from hydrakit.runs.datasets import PlanDatasets, common_channels
+from hydrakit.runs.datasets import PlanDatasets
 from hydrakit.runs.earlier import environment_of, notes_of_other_bits, refuse_other_data
 from hydrakit.runs.evaluate import (
     Predictions,
@@ -103,11 +103,6 @@ class Session:
         """Prepared patches of the plan's datasets, by name."""
         return self.datasets.prepared
 
-    @property
-    def channels(self) -> int:
-        """Number of image channels, equal in all datasets."""
-        return common_channels(self.prepared)
-
     @cached_property
     def leakage(self) -> LeakageResult:
         """Duplicates in the data, and the split of every case."""
@@ -132,15 +127,14 @@ class Session:
         """Check that the datasets fit the plan and each other, before anything is trained.
 
         Raises:
-            DataError: A dataset has too few cases or other channels than the rest, or its data has
-                changed since the run began.
+            DataError: A dataset has too few cases, or its data has changed since the run began.
             PlanError: Datasets with different classes use the same head, or the plan was changed
                 within a round.
             PluginError: The body or a head has other shapes in each build.
             WeightsError: The start weights do not match the body.
         """
-        channels = self.channels
         check_heads(self.plan, self.adapters)
+        channels = self.datasets.channels
         check_builds(self.plan, self.adapters, in_channels=channels, plugins=self.plugins)
         self.facts = {
             name: data_facts(self.prepared[name].index, self.adapters[name], self.leakage)
@@ -177,7 +171,8 @@ class Session:
     @cached_property
     def start_tensors(self) -> StartTensors | None:
         """Weights that the body begins with; None if they are random."""
-        return find_start(self.plan, self.rundir, in_channels=self.channels, plugins=self.plugins)
+        channels = self.datasets.channels
+        return find_start(self.plan, self.rundir, in_channels=channels, plugins=self.plugins)
 
     @cached_property
     def origins(self) -> dict[str, DataOrigin]:
@@ -253,6 +248,8 @@ class Session:
             loaded=self.loaded,
             device=self.compute.device,
             plugins=self.plugins,
+            channels=self.datasets.channels,
+            fits=self.datasets.fits,
             start_tensors=self.start_tensors,
         )
 
@@ -284,6 +281,7 @@ class Session:
             contents={name: each.index.content for name, each in self.prepared.items()},
             rules={name: each.normalise for name, each in self.adapters.items()},
             splits={name: each.splits for name, each in self.loaded.items()},
+            fits=self.datasets.fits,
             compute=self.compute,
             plugins=self.plugins,
         )

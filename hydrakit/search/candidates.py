@@ -37,7 +37,7 @@ from hydrakit.plan.profiles import complete_options
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.callbacks import Callbacks, RunCallback
 from hydrakit.runs.context import RunContext, context_of
-from hydrakit.runs.datasets import PlanDatasets, common_channels, find_datasets, prepare_datasets
+from hydrakit.runs.datasets import PlanDatasets, find_datasets, prepare_datasets
 from hydrakit.runs.earlier import with_threads
 from hydrakit.runs.rundir import RunDir
 from hydrakit.runs.transfer import FILE as VALIDATION_OUTPUTS
@@ -348,7 +348,7 @@ class CandidateCheck:
             return
         check_components(plan, datasets.adapters, self._plugins)
         check_heads(plan, datasets.adapters)
-        channels = common_channels(datasets.prepared)
+        channels = datasets.fitted_to(plan).channels
         check_builds(plan, datasets.adapters, in_channels=channels, plugins=self._plugins)
         self._networks.add(key)
 

@@ -14,12 +14,12 @@ from hydrakit import engine, weights
 from hydrakit.compute.devices import choose_device
 from hydrakit.data.identity import patient_of
 from hydrakit.data.load import CaseSet, select
-from hydrakit.data.prepared.prepare import prepare
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan.model import Plan
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
+from hydrakit.runs.datasets import prepare_as_trained
 from hydrakit.runs.evaluate import predict
 from hydrakit.runs.rundir import RunDir
 from hydrakit.schema import Frozen, Name
@@ -28,6 +28,7 @@ from hydrakit.stats.findings import Findings
 from hydrakit.stats.paired import compare
 from hydrakit.stats.score_table import Row, ScoreTable, gather
 from hydrakit.stats.verdict import VerdictKind, verdicts
+from hydrakit.weights.format import read_head
 
 Supports = tuple[str, ...]
 Effect = Literal["helped", "hurt", "cannot tell"]
@@ -88,7 +89,7 @@ class OrderEvaluator:
 
     def __post_init__(self) -> None:
         """Create the caches of runs and validation cases."""
-        self._cases: CaseSet | None = None
+        self._cases: dict[int, CaseSet] = {}
         self._done: dict[tuple[Supports, int], RunDir] = {}
 
     def path(self, order: Supports, seed: int) -> Path:
@@ -188,24 +189,29 @@ class OrderEvaluator:
         return gather(rows)
 
     def _val(self, rundir: RunDir) -> CaseSet:
-        """Validation cases of the target, the same in all runs, which share their splits."""
-        if self._cases is None:
-            plan, name = rundir.plan(), self.target.name
-            target, splits = plan.dataset(name).applied_to(self.target), rundir.splits()[name]
-            prepared = prepare(
-                target,
+        """Validation cases of the target: the same in all runs, which share their splits.
+
+        The number of channels may differ, because each order has a body for its datasets.
+        """
+        plan, name = rundir.plan(), self.target.name
+        path = rundir.round_file(len(plan.rounds), plan.rounds[-1], "head.safetensors")
+        preprocessing = read_head(path).preprocessing
+        if preprocessing.channels not in self._cases:
+            prepared = prepare_as_trained(
+                plan.dataset(name).applied_to(self.target),
                 self.context.root_of(name),
+                preprocessing,
                 options=plan.dataset(name).options,
                 patch=plan.patch,
             )
-            keys = {key for key, split in splits.items() if split == "val"}
-            self._cases = select(
+            keys = {key for key, split in rundir.splits()[name].items() if split == "val"}
+            self._cases[preprocessing.channels] = select(
                 prepared,
                 keys,
                 task=self.target.task,
                 scale=None,
-                grey=prepared.index.grey_values(target.normalise, splits),
+                grey=preprocessing.grey_values,
                 patch=plan.patch,
                 device=choose_device(self.context.device),
             )
-        return self._cases
+        return self._cases[preprocessing.channels]

@@ -17,7 +17,10 @@ from hydrakit.training.seeds import STATISTICS, Seeds
 BATCH = 128  # patches of all datasets together
 
 
-def refresh_statistics(body: BodyModule, parts: Sequence[LoadedDataset], seeds: Seeds) -> bool:
+Part = tuple[nn.Module, LoadedDataset]
+
+
+def refresh_statistics(body: BodyModule, parts: Sequence[Part], seeds: Seeds) -> bool:
     """Estimate the batch-norm statistics of a body anew, over the training splits of a round.
 
     Every training patch is used once: unaugmented and without dropout, since the statistics are
@@ -26,7 +29,7 @@ def refresh_statistics(body: BodyModule, parts: Sequence[LoadedDataset], seeds: 
 
     Args:
         body: Body with its final weights.
-        parts: Datasets of the round.
+        parts: Heads of the round, each with its dataset; their stems have their final weights, too.
         seeds: Seeds of the round.
 
     Returns:
@@ -50,12 +53,13 @@ def refresh_statistics(body: BodyModule, parts: Sequence[LoadedDataset], seeds: 
     groups = [[part] for part in parts] if body.by_dataset else [parts]
     with torch.no_grad():
         for group in groups:
-            names = [part.name for part in group]
-            for number, images in enumerate(_batches(group, seeds), start=1):
+            heads, datasets = [head for head, _ in group], [data for _, data in group]
+            names = [data.name for data in datasets]
+            for number, images in enumerate(_batches(datasets, seeds), start=1):
                 for norm in norms:
                     if isinstance(norm, DatasetNorm):
                         norm.momentum = 1 / number  # the mean of the batches of this dataset
-                features_of(body, names, images)
+                features_of(body, heads, names, images)
     for norm, (momentum, state) in zip(norms, before, strict=True):
         norm.momentum = momentum
         if not isinstance(norm, DatasetNorm) and not norm.num_batches_tracked:

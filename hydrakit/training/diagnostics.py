@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from hydrakit.compute.devices import Compute
 from hydrakit.models.body import BodyModule, BodyWithHead
+from hydrakit.models.stem import stem_of
 from hydrakit.rounds import Round
 from hydrakit.training.epochs import build_optimiser
 
@@ -145,7 +146,8 @@ def largest_fitting_batch(
     """
 
     def update(size: int) -> None:
-        model = BodyWithHead(deepcopy(body), deepcopy(head)).train()
+        own = deepcopy(head)
+        model = BodyWithHead(deepcopy(body), own, stem_of(own, round.dataset)).train()
         optimiser = build_optimiser([model], round.hyperparameters)
         with torch.random.fork_rng(devices=[]), compute.training():
             output = model(image.repeat(size, 1, 1, 1))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hydrakit.compute.devices import Compute
 from hydrakit.hooks import Task
 from hydrakit.models.body import BodyModule
+from hydrakit.models.stem import stem_of
 from hydrakit.plan.results import Metrics
 from hydrakit.rounds import Hyperparameters, Round
 from hydrakit.stats.tasks import from_tensor, loss_of
@@ -169,8 +170,9 @@ class MultiTaskEpoch:
     ) -> Tensor:
         """Update all modules on one batch of each dataset; return the first dataset's outputs."""
         names = [examples.data.name for _, examples in parts]
+        heads = [head for head, _ in parts]
         with self.compute.training():
-            features = features_of(self.body, names, [images for images, _ in batches])
+            features = features_of(self.body, heads, names, [images for images, _ in batches])
             outputs = [head(each) for (head, _), each in zip(parts, features, strict=True)]
         total = torch.zeros((), device=outputs[0].device)
         for (_, examples), output, (_, targets) in zip(parts, outputs, batches, strict=True):
@@ -191,13 +193,18 @@ class MultiTaskEpoch:
 
 
 def features_of(
-    body: BodyModule, names: Sequence[str], images: Sequence[Tensor]
+    body: BodyModule, heads: Sequence[nn.Module], names: Sequence[str], images: Sequence[Tensor]
 ) -> Sequence[Tensor]:
-    """Features of the images of one or several datasets.
+    """Features of the images of one or several datasets, each with its head and its name.
 
-    Batch norm uses the statistics of all images together, or of each dataset separately if the body
-    keeps separate statistics.
+    Images of a dataset for which its head has a stem pass the stem first. Batch norm uses the
+    statistics of all images together, or of each dataset separately if the body keeps separate
+    statistics.
     """
+    stems = [stem_of(head, name) for head, name in zip(heads, names, strict=True)]
+    images = [
+        each if stem is None else stem(each) for stem, each in zip(stems, images, strict=True)
+    ]
     if not body.by_dataset:
         joint: Tensor = body(torch.cat(list(images)))
         return list(joint.split([len(each) for each in images]))

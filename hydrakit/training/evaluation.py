@@ -15,6 +15,7 @@ from hydrakit.data.load import CaseSet
 from hydrakit.errors import PlanError
 from hydrakit.hooks import Task
 from hydrakit.models.body import BodyModule
+from hydrakit.models.stem import extractor, stem_of
 from hydrakit.plan.results import Metrics
 from hydrakit.stats import tasks
 from hydrakit.stats.tasks import Scale
@@ -33,7 +34,8 @@ class Reference:
 class Evaluator:
     """Evaluates a body and a head with their current weights.
 
-    For a frozen body, its features and the reference score are computed once and reused.
+    For a frozen body, its features and the reference score are computed once and reused; not the
+    features behind a stem, which is trained with its head.
 
     Args:
         body: Body to evaluate.
@@ -70,11 +72,15 @@ class Evaluator:
 
     def _metrics(self, head: nn.Module, cases: CaseSet) -> Metrics:
         """Metrics of a head on some cases."""
-        if id(cases) not in self._features:
-            self.body.use(cases.dataset)
-            self._features[id(cases)] = forward_in_batches(self.body, cases.patches)
+        features = self._features.get(id(cases))
+        stem = stem_of(head, cases.dataset)
+        if features is None or stem is not None:
+            module = extractor(self.body, head, cases.dataset)
+            features = forward_in_batches(module, cases.patches)
+        if stem is None:
+            self._features[id(cases)] = features
         device = next(head.parameters()).device  # CPU if the head trains on cached features
-        outputs = forward_in_batches(head, self._features[id(cases)].to(device))
+        outputs = forward_in_batches(head, features.to(device))
         return compute_metrics(
             outputs, cases.labels, task=cases.task, loss=self.loss, scale=cases.scale
         )

@@ -15,6 +15,7 @@ from hydrakit.data.load import CHUNK_CASES, LoadedDataset
 from hydrakit.errors import DataError, PlanError
 from hydrakit.models.blend import BlendedHead
 from hydrakit.models.body import BodyModule
+from hydrakit.models.stem import extractor, head_without_stems
 from hydrakit.stats import regression
 from hydrakit.stats.regression import LinearModel
 from hydrakit.training.evaluation import forward_in_batches
@@ -78,7 +79,7 @@ def put_into(head: nn.Module, model: LinearModel) -> None:
 
 
 def fit_blend(
-    head: BlendedHead, body: BodyModule, data: LoadedDataset, penalty: float | None
+    head: nn.Module, body: BodyModule, data: LoadedDataset, penalty: float | None
 ) -> None:
     """Solve the regression of a blended head on the first-order statistics of the training patches.
 
@@ -86,7 +87,8 @@ def fit_blend(
     little in the mean.
 
     Args:
-        head: Head, on the device of the data.
+        head: A `BlendedHead`, perhaps with a stem, on the device of the data. With a stem, the
+            statistics are those of its images before the round trains it.
         body: Body whose last ``intensities`` features are the statistics.
         data: Dataset of the head.
         penalty: As in `fit`.
@@ -95,8 +97,9 @@ def fit_blend(
         PlanError: As in `fit`.
         DataError: As in `fit`.
     """
-    body.use(data.name)
-    features = features_of(data, partial(forward_in_batches, body))
+    module, blended = extractor(body, head, data.name), head_without_stems(head)
+    assert isinstance(blended, BlendedHead)
+    features = features_of(data, partial(forward_in_batches, module))
     intensities = features[:, -body.intensities :]
     model = fit(data, intensities, penalty)
     try:
@@ -111,4 +114,4 @@ def fit_blend(
     except DataError as error:
         raise DataError(f"{data.name}: {error}") from None
     weights, bias = (torch.from_numpy(each).float() for each in (model.weights.T, model.bias))
-    head.set_regression(weights, bias)
+    blended.set_regression(weights, bias)

@@ -2,7 +2,8 @@
 
 A round that trains all feeds images to body and head. In a head round the body is frozen, so its
 features of each image are constant: they are computed once, and the same loop feeds them to the
-head alone.
+head alone. A head with a stem for the dataset is the exception: its round trains the stem through
+the frozen body, which needs the images.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from hydrakit.errors import PlanError
 from hydrakit.models.blend import BlendedHead
 from hydrakit.models.body import BodyModule, BodyWithHead, set_trainable
 from hydrakit.models.layers import Dropout
+from hydrakit.models.stem import head_without_stems, stem_of
 from hydrakit.plan.results import EpochRecord, Metrics
 from hydrakit.rounds import Round
 from hydrakit.stats.tasks import from_tensor
@@ -115,7 +117,7 @@ def train_round(
     if round.train == "none":
         return _evaluate_untrained(evaluate, data, on_epoch)
     for each_head, each_data in ((head, data), *others):
-        if isinstance(each_head, BlendedHead):
+        if isinstance(head_without_stems(each_head), BlendedHead):
             exact.fit_blend(each_head, body, each_data, settings.penalty)
     if settings.solver == "exact":
         return _solve(evaluate, data, settings.penalty, on_epoch)
@@ -130,18 +132,19 @@ def train_round(
             ]
             runner = MultiTaskEpoch(body, parts, round, seeds=seeds, compute=compute)
         else:
-            model: nn.Module = BodyWithHead(body, head)
+            stem = stem_of(head, round.dataset)
+            model: nn.Module = BodyWithHead(body, head, stem)
             if round.train == "head":
                 head_input = Dropout(settings.dropout * settings.feature_dropout)
                 model = nn.Sequential(head_input, head)
-                if cache_features:
+                if cache_features and stem is None:
                     compute = compute.for_cached_features()
                     examples.precompute_features(body, compute.device)
                     stack.enter_context(on_device(head, compute.device))
                     # A head's step is so small that a second thread makes it slower.
                     stack.enter_context(thread_count(1))
                 else:
-                    model = BodyWithHead(body, model)
+                    model = BodyWithHead(body, model, stem)
             runner = SingleTaskEpoch(Step(model, compute, settings), examples, head)
         return _run_epochs(
             runner,
@@ -166,7 +169,7 @@ def _evaluate_untrained(
     evaluate: Evaluator, data: LoadedDataset, on_epoch: Callable[[EpochRecord], None]
 ) -> TrainingResult:
     """Evaluate a network without training it: one record, of epoch 0, on unaugmented patches."""
-    model = BodyWithHead(evaluate.body, evaluate.head)
+    model = BodyWithHead(evaluate.body, evaluate.head, stem_of(evaluate.head, data.name))
     outputs = forward_in_batches(model, data.train.unaugmented(data.patch))
     targets = from_tensor(data.train_labels, data.scale)
     train = compute_metrics(outputs, targets, task=data.task, loss=evaluate.loss, scale=data.scale)
@@ -216,6 +219,7 @@ def _run_epochs(
 ) -> TrainingResult:
     """Train and evaluate epoch after epoch until the round is over."""
     settings, body = round.hyperparameters, evaluate.body
+    parts = list(zip(runner.heads, datasets, strict=True))
     modules = [*([] if is_frozen(body) else [body]), *runner.heads]
     selection = Selection(settings, modules)
     scheduler = ReduceLROnPlateau(runner.optimiser, mode="min", patience=5)
@@ -231,7 +235,7 @@ def _run_epochs(
             error = _diverged(runner, evaluate, round=round, seeds=seeds, epoch=epoch)
             checkpointer.roll_back(progress)
             if progress.records:
-                error.result = _select(progress, evaluate, datasets, seeds)
+                error.result = _select(progress, evaluate, parts, seeds)
             raise error
         record = EpochRecord(
             epoch=epoch,
@@ -247,7 +251,7 @@ def _run_epochs(
         if settings.schedule == "authors":
             scheduler.step(train.score)
         checkpointer.epoch_finished(progress)
-    return _select(progress, evaluate, datasets, seeds)
+    return _select(progress, evaluate, parts, seeds)
 
 
 def _train_epoch(runner: EpochRunner, evaluate: Evaluator, seeds: Seeds, epoch: int) -> Metrics:
@@ -260,14 +264,14 @@ def _train_epoch(runner: EpochRunner, evaluate: Evaluator, seeds: Seeds, epoch: 
 def _select(
     progress: RoundProgress,
     evaluate: Evaluator,
-    datasets: Sequence[LoadedDataset],
+    parts: Sequence[tuple[nn.Module, LoadedDataset]],
     seeds: Seeds,
 ) -> TrainingResult:
     """Put the selected weights into the modules, and return the result of the round."""
     last_head = deepcopy(evaluate.head.state_dict())
     best, body = progress.selection.finish(evaluate), evaluate.body
     refreshes = progress.selection.settings.refresh_statistics and not is_frozen(body)
-    if refreshes and refresh_statistics(body, datasets, seeds):
+    if refreshes and refresh_statistics(body, parts, seeds):
         val, reference_auc = evaluate()
         if not np.isfinite(val.loss):
             raise DivergedError(

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING
 
 from hydrakit.errors import PlanError, PluginError, WeightsError
 from hydrakit.hooks import BodyFactory, HeadFactory, OptionValue, Task
-from hydrakit.plan.model import BodySpec, Component, Conflicts, Copies, OtherBody, Split
+from hydrakit.plan.model import (
+    BodySpec,
+    Component,
+    Conflicts,
+    Copies,
+    OtherBody,
+    Split,
+    StemShape,
+)
 from hydrakit.version import version
 from hydrakit.weights.format import (
     AveragedViews,
@@ -112,6 +120,7 @@ def save_head(
     classes: Sequence[str],
     factory: str | Component,
     preprocessing: Preprocessing,
+    datasets: Sequence[str] = (),
     features: int | None = None,
     content: str | None = None,
     cases: TrainingCases | None = None,
@@ -135,6 +144,7 @@ def save_head(
         classes: Names of the classes by label.
         factory: Name of the factory that built the head, or its name and options.
         preprocessing: Preprocessing of its images.
+        datasets: Further datasets of the training, for a head with stems.
         features: Number of features of the body; required if ``body`` is a digest.
         content: Content digest of the dataset.
         cases: Images of the dataset that training used.
@@ -183,12 +193,23 @@ def save_head(
         seed=seed,
         body=body if isinstance(body, str) else body_digest(body),
         preprocessing=preprocessing,
+        stems=_stems(head, [dataset, *datasets]),
         views=views,
         digest=tensor_digest(head.state_dict()),
         probe=probe,
     )
     write_tensors(path, head.state_dict(), metadata)
     return metadata
+
+
+def _stems(head: nn.Module, datasets: Sequence[str]) -> dict[str, StemShape | None]:
+    """Stem of each dataset of a head; empty if the head has none."""
+    from hydrakit.models.stem import stem_of
+
+    stems = {name: stem_of(head, name) for name in datasets}
+    if not any(stems.values()):
+        return {}
+    return {name: None if stem is None else stem.shape for name, stem in stems.items()}
 
 
 def load_body(path: Path, *, dropout: float = 0.0, plugins: Plugins | None = None) -> BodyModule:
@@ -224,7 +245,7 @@ def load_body(path: Path, *, dropout: float = 0.0, plugins: Plugins | None = Non
 
 
 def load_head(path: Path, *, dropout: float = 0.0, plugins: Plugins | None = None) -> nn.Module:
-    """Load a head, in evaluation mode, on the CPU.
+    """Load a head, with its stems if it has some, in evaluation mode, on the CPU.
 
     Args:
         path: File of the head.
@@ -238,9 +259,12 @@ def load_head(path: Path, *, dropout: float = 0.0, plugins: Plugins | None = Non
     import torch
 
     from hydrakit.models.build import build_head
+    from hydrakit.models.stem import HeadWithStems
     from hydrakit.plugins.registry import load_plugins
 
-    metadata = read_head(path)
+    metadata, shapes = read_head(path), read_shapes(path)
+    stems = {name: shape for name, shape in metadata.stems.items() if shape is not None}
+    _refuse_giant_stems(path, stems, shapes)
     plugins = plugins or load_plugins()
     _require(path, HeadFactory, metadata.factory.name, plugins)
     try:
@@ -251,10 +275,12 @@ def load_head(path: Path, *, dropout: float = 0.0, plugins: Plugins | None = Non
                 outputs=len(metadata.classes),
                 plugins=plugins,
             )
+            if stems:
+                head = HeadWithStems(head, stems)
     except PlanError as error:
         raise WeightsError(f"{path}: {error}") from None
     what = f"what the head factory {metadata.factory.name!r} builds"
-    _fill(path, head, metadata, shapes=read_shapes(path), what=what, dropout=dropout)
+    _fill(path, head, metadata, shapes=shapes, what=what, dropout=dropout)
     _check_probe(path, head, metadata)
     return head
 
@@ -296,14 +322,15 @@ def load_model(
 ) -> nn.Module:
     """Load a body and a head as one network, in evaluation mode, on the CPU.
 
-    It turns images ``(batch, channels, height, width)`` into logits ``(batch, classes)``.
+    It turns images ``(batch, channels, height, width)`` into logits ``(batch, classes)``. The
+    images are those of the dataset: if the head has a stem for them, the network begins with it.
     `mismatch` says whether the head was trained on this body.
 
     Args:
         body_path: File of the body.
         head_path: File of the head.
-        dataset: Dataset of the images, for a body that treats datasets differently; None for the
-            dataset of the head.
+        dataset: Dataset of the images, for a body that treats datasets differently and for the
+            stems of the head; None for the dataset of the head.
         plugins: Plugins with the factories; None loads the installed ones.
 
     Raises:
@@ -311,6 +338,7 @@ def load_model(
         WeightsError: A file is invalid, or the head or the dataset does not match the body.
     """
     from hydrakit.models.body import BodyWithHead
+    from hydrakit.models.stem import stem_of
 
     head, _ = checked_pair(body_path, head_path)
     body = load_body(body_path, plugins=plugins)
@@ -323,7 +351,8 @@ def load_model(
         )
     if name in known:
         body.use(name)
-    return BodyWithHead(body, load_head(head_path, plugins=plugins)).eval()
+    module = load_head(head_path, plugins=plugins)
+    return BodyWithHead(body, module, stem_of(module, head.stem_for(name))).eval()
 
 
 def mismatch(body: BodyMetadata, head: HeadMetadata) -> str | None:
@@ -336,7 +365,7 @@ def mismatch(body: BodyMetadata, head: HeadMetadata) -> str | None:
     for what, actual, needed in (
         ("features", body.spec.features, head.features),
         ("pixels per patch side", body.spec.patch, needs.patch),
-        ("image channels", body.in_channels, needs.channels),
+        ("image channels", body.in_channels, head.body_channels),
     ):
         if actual != needed:
             raise WeightsError(
@@ -373,6 +402,18 @@ def _refuse_giant(
     if max(sizes) > numbers or len(spec.channels) > len(tensors):
         raise WeightsError(
             f"{path}: its spec needs more than the {numbers} numbers in the file: the file was "
+            "changed, copy it again"
+        )
+
+
+def _refuse_giant_stems(
+    path: Path, stems: Mapping[str, StemShape], tensors: Mapping[str, Tensor]
+) -> None:
+    """Refuse stems that are larger than the file, before building them."""
+    numbers = sum(tensor.numel() for tensor in tensors.values())
+    if sum(stem.images * stem.body for stem in stems.values()) > numbers:
+        raise WeightsError(
+            f"{path}: its stems need more than the {numbers} numbers in the file: the file was "
             "changed, copy it again"
         )
 

@@ -35,12 +35,14 @@ from hydrakit.plan.model import (
     MAX_PATCH,
     MAX_ROUNDS,
     BodySpec,
+    Channels,
     Conflicts,
     Copies,
     Features,
     Head,
     OtherBody,
     Split,
+    StemShape,
 )
 from hydrakit.rounds import MAX_DATASETS, MAX_VIEWS, Transforms
 from hydrakit.schema import Frozen, Name, Text
@@ -72,7 +74,6 @@ _TYPES = {
     "BOOL": "bool",
 }
 
-Channels = Annotated[int, Field(gt=0, le=1024)]
 Sha256Text = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -81,9 +82,11 @@ class Preprocessing(Frozen):
 
     Attributes:
         patch: Height and width of the input image in pixels.
-        channels: Number of channels of the image.
+        channels: Number of channels of the image, after the conversion.
         field_of_view: Region of the image that the patch shows; None if unknown.
         normalisation: Normalisation of the pixel values, in words: ``z-score per patient``.
+        conversion: What is done with the channels of the image: ``grey`` for the luminance of
+            colour, ``repeat`` for one channel that is repeated; None for nothing.
         grey_values: The same with its numbers, for `hydrakit.data.load`. The file has it only if it
             is not the z-score per patient.
     """
@@ -92,14 +95,17 @@ class Preprocessing(Frozen):
     channels: Channels
     field_of_view: FieldOfView | None
     normalisation: Text
+    conversion: Literal["grey", "repeat"] | None = None
     grey_values: GreyValues = PER_PATIENT
 
     @model_serializer(mode="wrap")
-    def _omit_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Omit ``grey_values`` with the default: such files are as before this field."""
+    def _omit_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit newer fields with their defaults: such files are as before these fields."""
         content: dict[str, Any] = serialise(self)
+        if self.conversion is None:
+            content.pop("conversion", None)
         if self.grey_values == PER_PATIENT:
-            del content["grey_values"]
+            content.pop("grey_values", None)
         return content
 
 
@@ -256,9 +262,11 @@ class HeadMetadata(Frozen):
         splits: Digest of the split of every case (`splits_digest`).
         body: Digest of the body of the training.
         preprocessing: Preprocessing of its images.
+        stems: For a head with stems, the stem of each dataset that trained the head, or None for
+            one whose images go into the body as they are; the file has it only if there is a stem.
         views: Views of each case whose predictions are averaged; the file has it only if there are
             several.
-        digest: Digest of its tensors.
+        digest: Digest of its tensors, those of the stems among them.
         probe: Features and their logits, to check that the factory still builds the same head.
     """
 
@@ -281,9 +289,27 @@ class HeadMetadata(Frozen):
     splits: Sha256Text | None = None
     body: Sha256Text
     preprocessing: Preprocessing
+    stems: Annotated[dict[Name, StemShape | None], Field(max_length=MAX_DATASETS)] = Field(
+        default_factory=dict
+    )
     views: AveragedViews | None = None
     digest: Sha256Text
     probe: Probe
+
+    def stem_for(self, dataset: str) -> str:
+        """Dataset whose stem, if any, images of a dataset need: its own if it trained the head."""
+        return dataset if dataset in self.stems else self.dataset
+
+    def image_channels(self, dataset: str, *, body: int) -> int:
+        """Number of channels that images of a dataset need in front of a body with ``body``."""
+        stem = self.stems.get(self.stem_for(dataset))
+        return body if stem is None else stem.images
+
+    @property
+    def body_channels(self) -> int:
+        """Number of channels that the body must take."""
+        stem = next(filter(None, self.stems.values()), None)
+        return self.preprocessing.channels if stem is None else stem.body
 
     @model_validator(mode="after")
     def _probe_fits(self) -> Self:
@@ -291,14 +317,28 @@ class HeadMetadata(Frozen):
             raise ValueError("the probe has not as many features and logits as the head")
         return self
 
+    @model_validator(mode="after")
+    def _stems_fit(self) -> Self:
+        if len({stem.body for stem in self.stems.values() if stem is not None}) > 1:
+            raise ValueError("the stems are for bodies with different numbers of channels")
+        own = self.image_channels(self.dataset, body=self.body_channels)
+        if own != self.preprocessing.channels:
+            raise ValueError("the stem of its dataset takes other images than its preprocessing")
+        return self
+
     @model_serializer(mode="wrap")
     def _omit_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Omit newer fields that affect nothing: such files are as before these fields."""
+        """Omit newer fields that have no effect: such files are as before these fields.
+
+        ``conflicts`` affects splits only if copies were dropped.
+        """
         content: dict[str, Any] = serialise(self)
         if self.views is None:
             content.pop("views", None)
         if self.conflicts != "drop":
             content.pop("conflicts", None)
+        if not self.stems:
+            content.pop("stems", None)
         return content
 
 

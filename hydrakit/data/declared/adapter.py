@@ -65,6 +65,7 @@ def load_declared(folder: Path) -> DatasetAdapter:
         cohort=declaration.cohort,
         exact_names=declaration.exact_names,
         normalise=declaration.rule,
+        channels=declaration.channels,
         elsewhere=_elsewhere(declaration, folder),
         citation=declaration.citation,
         licence=declaration.licence,

@@ -28,7 +28,7 @@ from pydantic import (
 from hydrakit.data.declared.patterns import compile_pattern, part_names
 from hydrakit.data.safe_paths import ORDINARY, is_ordinary, join_names, open_file, path_fault, quote
 from hydrakit.errors import DataError, unknown
-from hydrakit.hooks import FieldOfView, NamedNormalise, Normalise, Task, Window
+from hydrakit.hooks import ChannelRule, FieldOfView, NamedNormalise, Normalise, Task, Window
 from hydrakit.rounds import Axis
 from hydrakit.schema import Frozen, Name
 
@@ -230,6 +230,11 @@ class Declaration(_Table):
     """Maps split names of the data to train, val or test."""
     images: ImageRules = Field(default_factory=ImageRules)
     """How files become channels."""
+    channels: ChannelRule | None = None
+    """Images in a network that takes another number of channels than they have: "grey" converts
+    colour to luminance (always), "repeat" repeats a single channel, "stem" trains a convolution of
+    the dataset's own. Without this key, hydrakit chooses and says so. (`images.channels` is another
+    thing: a dimension of an array.)"""
 
     @property
     def view(self) -> FieldOfView:

@@ -178,6 +178,7 @@ class PreparedDataset:
         folder: Folder of the prepared data.
         reused_since: When the data was prepared, in seconds since 1970, if it was reused without
             reading the dataset; None if the dataset has just been read.
+        repeat: How often the single channel of a patch is repeated in what is read from here.
     """
 
     index: Index
@@ -186,6 +187,12 @@ class PreparedDataset:
     _thumbnails: RowFile[np.float32] = field(repr=False)
     _textures: RowFile[np.int8] = field(repr=False)
     reused_since: float | None = None
+    repeat: int = 1
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the patches that the network gets."""
+        return self.index.channels * self.repeat
 
     def rows(self, rows: Sequence[int], grey: GreyValues = PER_PATIENT) -> NDArray[np.float32]:
         """Return the normalised patches of some cases, ``(n, channels, side, side)`` float32.
@@ -196,7 +203,7 @@ class PreparedDataset:
                 the resampling (`GreyValues.clip`).
         """
         index = self.index
-        patches = np.empty((len(rows), index.channels, index.side, index.side), dtype=np.float32)
+        patches = np.empty((len(rows), self.channels, index.side, index.side), dtype=np.float32)
         shift, scale = index.shift_and_scale(rows, grey)
         for patch, row, mean, deviation in zip(patches, rows, shift, scale, strict=True):
             stored = self.stored([row])[0]

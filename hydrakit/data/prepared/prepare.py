@@ -46,7 +46,14 @@ from hydrakit.data.prepared.manifest import Manifest, listing_digest
 from hydrakit.data.prepared.store import NewEntry, Store, StoreEntry
 from hydrakit.data.quality.duplicates import content_digest, texture, thumbnail
 from hydrakit.data.quality.shortcuts import image_facts, mixed_units
-from hydrakit.data.read import check_channels, check_root, load_image, read_cases, unreadable_case
+from hydrakit.data.read import (
+    check_channels,
+    check_root,
+    in_grey,
+    load_image,
+    read_cases,
+    unreadable_case,
+)
 from hydrakit.errors import DataError, command_line
 from hydrakit.hooks import DatasetAdapter, OptionValue, Remark, Sample, Unusable
 from hydrakit.plugins.options import resolve_options
@@ -108,6 +115,32 @@ def prepare(
         )
 
 
+def already_prepared(
+    adapter: DatasetAdapter, root: Path, *, options: Mapping[str, OptionValue], patch: int
+) -> PreparedDataset | None:
+    """Return a dataset's prepared patches if `prepare` would read no file for them; else None.
+
+    Args are those of `prepare`.
+
+    Raises:
+        DataError: The folder of the dataset is missing, or cannot be listed.
+    """
+    check_root(adapter, root)
+    with suppress(OSError, ValueError):  # missing, or broken
+        return open_prepared(_index_path(adapter, root, options, patch=patch), reused=True)
+    return None
+
+
+def _index_path(
+    adapter: DatasetAdapter, root: Path, options: Mapping[str, OptionValue], *, patch: int
+) -> Path:
+    """Path of the index of a dataset with its files as they are now."""
+    cache = cache_folder()
+    folder = _folder(adapter, root, resolve_options(adapter, options), patch=patch, cache=cache)
+    listing = listing_digest(root, adapter.elsewhere, ignore=cache)
+    return folder / f"index-{INDEX_FORMAT}-{listing[:16]}.json"
+
+
 def _prepare(
     adapter: DatasetAdapter,
     root: Path,
@@ -119,10 +152,8 @@ def _prepare(
     threads: int | None,
 ) -> PreparedDataset:
     """As `prepare`, with the cache of the active context."""
-    cache = cache_folder()
-    folder = _folder(adapter, root, resolve_options(adapter, options), patch=patch, cache=cache)
-    listing = listing_digest(root, adapter.elsewhere, ignore=cache)
-    path = folder / f"index-{INDEX_FORMAT}-{listing[:16]}.json"
+    path = _index_path(adapter, root, options, patch=patch)
+    folder = path.parent
     if not fresh:
         with suppress(OSError, ValueError):  # missing, or broken: try again under the lock
             return open_prepared(path, reused=True)
@@ -158,6 +189,8 @@ def _folder(
     """Return the cache folder; its name is a digest of all settings that determine the patches."""
     view = [adapter.field_of_view.millimetres, adapter.field_of_view.share]
     facts = [FORMAT, adapter.name, adapter.version, adapter.classes, adapter.task, patch, view]
+    if adapter.channels == "grey":
+        facts.append("grey")
     text = json.dumps([facts, sorted(options.items()), os.path.realpath(root)])
     return cache / f"{adapter.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
@@ -236,19 +269,21 @@ class _Preparation:
         loaded = load_image(self.adapter, case)
         if isinstance(loaded, Unusable):
             return loaded
-        if is_flat(loaded.image):
+        # What finds copies and shortcuts describes the image as it is.
+        seen = in_grey(self.adapter.name, loaded) if self.adapter.channels == "grey" else loaded
+        if is_flat(seen.image):
             return Unusable(key=case.key, reason="the image has no contrast")
-        fault = crop_fault(loaded, self.adapter.field_of_view, self.patch)
+        fault = crop_fault(seen, self.adapter.field_of_view, self.patch)
         if fault is not None:
             return Unusable(key=case.key, reason=fault)
         for path in case.source:
             self.manifest.check_unchanged(path)
         return NewEntry(
             signature=signature,
-            crop=crop(loaded, self.adapter.field_of_view, self.patch),
+            crop=crop(seen, self.adapter.field_of_view, self.patch),
             thumbnail=thumbnail(loaded.image),
             texture=texture(loaded.image),
-            statistics=Statistics.of(loaded.image, loaded.padding),
+            statistics=Statistics.of(seen.image, seen.padding),
             content=content_digest(loaded.image),
             facts=image_facts(loaded),
         )

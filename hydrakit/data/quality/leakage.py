@@ -592,6 +592,7 @@ def data_facts(index: Index, adapter: DatasetAdapter, leakage: LeakageResult) ->
         task=adapter.task,
         field_of_view=adapter.field_of_view,
         normalise=adapter.normalise,
+        channel_rule=adapter.channels,
     )
 
 
