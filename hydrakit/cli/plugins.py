@@ -35,7 +35,7 @@ def list_plugins(as_json: bool) -> None:
             if names and kind.type is SequenceStrategy:
                 strategies = installed.all(SequenceStrategy)
                 baselines = {name for name, each in strategies.items() if each.baseline}
-                names = [f"{name} (baseline)" if name in baselines else name for name in names]
+                names = tuple(f"{name} (baseline)" if name in baselines else name for name in names)
             if names:
                 say(f"  {kind.plural + ':':12}{', '.join(names)}")
         for clash in plugin.clashes:

@@ -285,7 +285,7 @@ def print_comparison(comparison: Comparison) -> None:
         print_table(columns, pairs)
     if comparison.subgroups:
         _print_subgroups(comparison)
-    say(comparison.verdict)
+    say_lines(comparison.verdict)
     say(
         f"Test labels were read {comparison.readings} times, once by each finished cell for its "
         "test result; no choice depends on them."
