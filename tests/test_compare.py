@@ -41,7 +41,7 @@ from hydrakit.stats.comparison import Comparison
 from hydrakit.stats.metrics import auc
 from hydrakit.stats.subgroups import ComparedSubgroup, SubgroupAuc
 
-SETTINGS = {"epochs": 1, "bootstrap": 2, "body_channels": [4, 8], "profile": "recommended"}
+SETTINGS = {"epochs": 1, "bootstrap": 2, "body_channels": [4, 8], "profile": "recommended-0.1"}
 
 
 def design_of(*strategies: str, **changes: Any) -> Design:
@@ -266,7 +266,18 @@ def arguments(*strategies: str, out: Path) -> list[str]:
             "alpha,beta,alpha",
         ),
         *("--seeds", "1", "--folds", "2", "--epochs", "1", "--bootstrap", "2"),
-        *("--body-channels", "4,8", "--out", str(out), "--jobs", "1", "--device", "cpu"),
+        *(
+            "--profile",
+            "recommended-0.1",
+            "--body-channels",
+            "4,8",
+            "--out",
+            str(out),
+            "--jobs",
+            "1",
+            "--device",
+            "cpu",
+        ),
     ]
 
 
@@ -533,7 +544,7 @@ def test_what_is_added_keeps_the_digest_and_what_is_changed_does_not() -> None:
     assert one.digest == design_of("norm", "hydra", seeds=5, repeats=2).digest
     for changes in ({"folds": 3}, {"settings": SETTINGS | {"epochs": 2}}, {"datasets": ("alpha",)}):
         assert one.digest != design_of("hydra", **changes).digest
-    defaults = {"profile": "recommended", "head": "mlp", "dropout": None, "options": {}}
+    defaults = {"body": "paper", "head": "mlp", "dropout": None, "options": {}}
     assert one.digest == design_of("hydra", settings=SETTINGS | defaults).digest
 
 
@@ -763,3 +774,33 @@ def test_threads_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resources(None, "auto", 100) == (2, ("cuda:0", "cuda:1"), 1)
     assert resources(None, "cuda:1", 100) == (1, ("cuda:1",), 1)
     assert resources(None, "cuda:0", 100) == (4, ("cuda:0",), 1)
+
+
+def test_cells_can_be_ensembles_and_share_the_rounds_of_each_network(tmp_path: Path) -> None:
+    design = design_of("hydra", "transfer", settings=SETTINGS | {"ensemble": 2})
+    assert design.digest != design_of("hydra", "transfer").digest
+    totals: list[int] = []
+    done: list[int] = []
+
+    class Rounds(CompareCallback):
+        def begun(self, out: Path, cells: int, rounds: int, processes: int) -> None:
+            totals.append(rounds)
+
+        def rounds_done(self, rounds: int) -> None:
+            done.append(rounds)
+
+    out = tmp_path / "out"
+    found = run(design, out, callback=Rounds())
+    assert found.failed == {}
+    plans = design.plans(load_plugins())
+    assert totals == [sum(2 * len(plan.rounds) for plan in plans.values())]
+    assert done[-1] == totals[0]
+    for each, plan in plans.items():
+        assert plan.ensemble == 2
+        results = RunDir(CompareDir(out).cell(each)).results()
+        assert results is not None
+        assert [member.number for member in results.members] == [1, 2]
+    comparison = load(out)
+    # hydra and transfer have the first round in common, in each fold and for each network.
+    assert [each.shared for each in comparison.strategies] == [0, 4]
+    assert comparison.readings == len(plans)

@@ -12,7 +12,6 @@ import torch
 from helpers import (
     ADAPTERS,
     Runner,
-    hyperparameters,
     load_dataset,
     plan_of,
     round_of,
@@ -76,8 +75,6 @@ def test_an_exact_round_is_the_regression_of_scikit_learn(data: Path, cache: Pat
 def test_what_an_exact_round_cannot_be_is_refused_before_training() -> None:
     with pytest.raises(ValidationError, match="'exact' is for rounds that train the head alone"):
         round_of("alpha", solver="exact")
-    with pytest.raises(ValidationError, match="'penalty' is for the solver 'exact'"):
-        hyperparameters(penalty=1.0)
     plan = plan_of(EXACT("alpha"), head=Component(name="mlp"))
     with pytest.raises(PlanError, match="head 'mlp' of 'alpha' is not one linear layer"):
         check_builds(plan, ADAPTERS, in_channels=1, plugins=load_plugins())

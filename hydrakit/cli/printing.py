@@ -127,6 +127,13 @@ def print_results(rundir: RunDir) -> None:
     print_table(columns, rows, title=f"{results.strategy}, target {results.target}")
     for line in test_lines(results.test):
         say(line)
+    if results.members:
+        figures = [f"{each.figures.score:.3f}" for each in results.members]
+        kind = "R2" if results.test.figures.auc is None else "AUC"
+        say(
+            f"mean of {len(figures)} networks, which alone have test {kind} {', '.join(figures)}; "
+            "the table above is of the first"
+        )
     if results.baseline is not None:
         say(_baseline_line(results.baseline, results.test))
     say("")
@@ -161,6 +168,8 @@ def print_dry_run(estimate: DryRun) -> None:
     columns = ["#round", "dataset", "trains", "#patches", "#val", "#epochs", "#batch", "#at most"]
     print_table(columns, rows)
     done = sum(each.done for each in estimate.rounds)
+    if estimate.ensemble > 1:
+        say(f"ensemble: {estimate.ensemble} networks, whose times are added up")
     state = "finished" if estimate.finished else f"{done} of {len(estimate.rounds)} rounds are done"
     say(f"run:     {estimate.out}: {state if estimate.out.exists() else 'not started'}")
     if estimate.holder is not None and estimate.holder.alive() is not False:
@@ -285,6 +294,11 @@ def print_comparison(comparison: Comparison) -> None:
         print_table(columns, pairs)
     if comparison.subgroups:
         _print_subgroups(comparison)
+    if comparison.tuned:
+        from hydrakit.report.tuned import chosen_rows, tuning_text
+
+        columns = ["strategy", "value of the plan", "chosen", "cells"]
+        print_table(columns, chosen_rows(comparison), title=tuning_text(comparison))
     say_lines(comparison.verdict)
     say(
         f"Test labels were read {comparison.readings} times, once by each finished cell for its "
