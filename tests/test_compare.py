@@ -179,7 +179,9 @@ def test_the_figures_are_those_of_the_predictions(finished: Path) -> None:
             assert found.fold_of[0][found.findings.index(row["key"])] == fold
 
 
-def test_baselines_are_added_to_a_comparison_that_began_without(copied: Path) -> None:
+def test_baselines_are_added_to_a_comparison_that_began_without(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = tree(copied / "cells")
     found = run(design_of("hydra", "transfer", baselines=BASELINES), copied)
     after = tree(copied / "cells")
@@ -201,6 +203,8 @@ def test_baselines_are_added_to_a_comparison_that_began_without(copied: Path) ->
     assert [each.against for each in comparison.pairs] == ["intensity", "probe", "transfer"]
     assert "ogistic regression on eleven intensities" in comparison.verdict.splitlines()[0]
     assert all("after correction for 3" in line for line in comparison.verdict.splitlines())
+    print_comparison(comparison)
+    assert set(comparison.verdict.splitlines()) <= set(capsys.readouterr().out.splitlines())
     for name in BASELINES:
         results = RunDir(CompareDir(copied).cell(cell(name, 0))).results()
         assert results is not None

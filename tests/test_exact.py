@@ -12,7 +12,6 @@ import torch
 from helpers import (
     ADAPTERS,
     Runner,
-    hyperparameters,
     load_dataset,
     plan_of,
     round_of,
@@ -76,11 +75,14 @@ def test_an_exact_round_is_the_regression_of_scikit_learn(data: Path, cache: Pat
 def test_what_an_exact_round_cannot_be_is_refused_before_training() -> None:
     with pytest.raises(ValidationError, match="'exact' is for rounds that train the head alone"):
         round_of("alpha", solver="exact")
-    with pytest.raises(ValidationError, match="'penalty' is for the solver 'exact'"):
-        hyperparameters(penalty=1.0)
-    plan = plan_of(EXACT("alpha"), head=Component(name="mlp"))
+    adapters = {"alpha": ADAPTERS[0]}
+    check = partial(check_builds, adapters=adapters, in_channels=1, plugins=load_plugins())
+    mlp, linear = Component(name="mlp"), Component(name="linear")
+    check(plan_of(EXACT("alpha"), head=linear))
     with pytest.raises(PlanError, match="head 'mlp' of 'alpha' is not one linear layer"):
-        check_builds(plan, ADAPTERS, in_channels=1, plugins=load_plugins())
+        check(plan_of(EXACT("alpha"), head=mlp))
+    with pytest.raises(PlanError, match="'penalty' of the round on 'alpha' has no effect"):
+        check(plan_of(round_of("alpha", penalty=1.0), head=linear))
 
 
 def test_the_plans_of_baselines_replace_body_and_head(standin: Path) -> None:

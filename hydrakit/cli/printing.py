@@ -299,7 +299,7 @@ def print_comparison(comparison: Comparison) -> None:
 
         columns = ["strategy", "value of the plan", "chosen", "cells"]
         print_table(columns, chosen_rows(comparison), title=tuning_text(comparison))
-    say(comparison.verdict)
+    say_lines(comparison.verdict)
     say(
         f"Test labels were read {comparison.readings} times, once by each finished cell for its "
         "test result; no choice depends on them."
