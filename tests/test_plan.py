@@ -40,8 +40,16 @@ components = st.builds(
     Component, name=names, options=st.dictionaries(names, component_values, max_size=2)
 )
 axes = st.lists(st.sampled_from(["horizontal", "vertical"]), unique=True).map(tuple)
+
+
+def warmed_up(schedule: str, warmup: float, **values: Any) -> Hyperparameters:
+    """Hyperparameters with a warm-up where the schedule has one."""
+    warmup = warmup if schedule == "cosine" else 0.0
+    return Hyperparameters(schedule=schedule, warmup=warmup, **values)
+
+
 hyperparameters = st.builds(
-    Hyperparameters,
+    warmed_up,
     learning_rate=positive,
     dropout=st.floats(0, 0.99).map(abs),
     batch_size=st.integers(1, 512),
@@ -111,12 +119,15 @@ def rounds(draw: st.DrawFn, dataset: str, listed: list[str]) -> Round:
     train = draw(st.sampled_from(["head", "all", "norm", "none"]))
     rest = [name for name in listed if name != dataset] if train == "all" else []
     others = draw(st.permutations(rest))[: draw(st.integers(0, len(rest)))]
+    settings = draw(hyperparameters)
+    if train != "head":
+        settings = settings.model_copy(update={"solver": "steps"})
     heads = draw(st.lists(names, min_size=len(others) + 1, max_size=len(others) + 1, unique=True))
     return Round(
         dataset=dataset,
         train=train,
         head=heads[0],
-        hyperparameters=draw(hyperparameters),
+        hyperparameters=settings,
         others=tuple(
             Other(dataset=name, head=head) for name, head in zip(others, heads[1:], strict=True)
         ),
