@@ -107,7 +107,7 @@ def splits(draw: st.DrawFn, *, tests: bool) -> Split:
     fold = draw(st.none() | folds())
     test = draw(positive if tests else st.just(0.0) | positive) if fold is None else 0.0
     used = draw(st.just(1.0) | st.floats(0.01, 1))
-    inner = draw(st.none() | folds())
+    inner = draw(st.none() | folds()) if test or fold else None
     return Split(
         train=draw(positive), val=draw(positive), test=test, fold=fold, used=used, inner=inner
     )
