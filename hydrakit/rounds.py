@@ -183,7 +183,7 @@ class Hyperparameters(Frozen):
         content: dict[str, Any] = serialise(self)
         for name in _NEWER:
             if getattr(self, name) == type(self).model_fields[name].default:
-                del content[name]
+                content.pop(name, None)
         return content
 
 
