@@ -329,7 +329,16 @@ def test_optuna_proposes_the_same_again(places: dict[str, Any], tmp_path: Path) 
 
 
 def test_the_command_writes_a_plan_that_runs(standin: Path) -> None:
-    small = ["--epochs", "1", "--bootstrap", "1", "--body-channels", "2,2,2"]
+    small = [
+        "--epochs",
+        "1",
+        "--bootstrap",
+        "1",
+        "--profile",
+        "recommended-0.1",
+        "--body-channels",
+        "2,2,2",
+    ]
     arguments = ["tune", "--strategy", "hydra", "--datasets", "beta,alpha", *small, "--folds", "2"]
     values = ["--learning-rates", "1e-3,1e-2", "--dropouts", "0", "--out", "best.json"]
     result = CliRunner().invoke(main, [*arguments, *values, "--device", "cpu"])

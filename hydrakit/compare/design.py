@@ -25,7 +25,13 @@ from hydrakit.plan.edit import (
     refuse_fixed,
 )
 from hydrakit.plan.model import MAX_FOLDS, Fold, Plan, Split, StartWeights
-from hydrakit.plan.profiles import TARGET_SPLIT, complete_options, make_plan
+from hydrakit.plan.profiles import (
+    PROFILES,
+    RECOMMENDED_0_1,
+    TARGET_SPLIT,
+    complete_options,
+    make_plan,
+)
 from hydrakit.plan.settings import PlanSettings
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.rundir import RunDir
@@ -44,6 +50,9 @@ BASELINES = ("intensity", "probe")
 
 PATCH_PATHS = ("body.patch", "body.options.patch")
 """Paths of the size of the patches, which is the same for all strategies."""
+
+DEFAULTS_0_1 = {"head": "mlp", "body": "paper", "body_norm": "batch", "ensemble": 1}
+"""Settings whose defaults were values in version 0.1, and are those of the profile now."""
 
 SET_BY_CELLS = {"seed", "split_seed", "splits", "whole"}
 """Settings of plans that the design chooses for each cell."""
@@ -153,6 +162,13 @@ class Design(Frozen):
         """SHA-256 of the datasets, folds and settings; it stays the same when cells are added."""
         fixed = self.model_dump(mode="json", include={"datasets", "folds", "settings"})
         fixed["settings"].pop("strangers", None)  # it changes no result
+        profile = fixed["settings"].pop("profile", PlanSettings().profile)
+        if not PROFILES[profile].same_values(RECOMMENDED_0_1):
+            fixed["settings"]["profile"] = profile
+        else:  # version 0.1 did not store its defaults
+            for name, value in DEFAULTS_0_1.items():
+                if fixed["settings"].get(name) == value:
+                    del fixed["settings"][name]
         if "body_weights" in fixed["settings"]:
             fixed["settings"]["body_weights"].pop("file", None)  # wherever it is
         if self.tune:

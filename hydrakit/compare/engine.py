@@ -260,6 +260,11 @@ def _with_threads_of_cells(
     return context
 
 
+def _rounds_of_networks(plan: Plan) -> int:
+    """Number of rounds of a plan, over all networks of an ensemble."""
+    return len(plan.rounds) * plan.ensemble
+
+
 @dataclass
 class CellTracker:
     """Tracks the status of all cells by their folders, and publishes results.
@@ -307,7 +312,7 @@ class CellTracker:
         return sum(self._rounds_of(cell) for cell in self.plans)
 
     def _rounds_of(self, cell: Cell) -> int:
-        return len(self.plans[cell].rounds) * (1 + self._inner_runs[cell])
+        return _rounds_of_networks(self.plans[cell]) * (1 + self._inner_runs[cell])
 
     @property
     def failures(self) -> dict[str, str]:
@@ -389,12 +394,13 @@ class CellTracker:
         started = self.compare_dir.started()
         for name in [each for each in self._open if each in started]:
             cell = self._open[name]
-            run, planned = RunDir(self.compare_dir.cell(cell)), self.plans[cell].rounds
+            run, plan = RunDir(self.compare_dir.cell(cell)), self.plans[cell]
             status = self.compare_dir.status(cell)
             if status == "waiting":
-                rounds += sum(run.finished(n, each) for n, each in enumerate(planned, start=1))
+                rounds += run.rounds_done(plan)
                 if self._inner_runs[cell]:
-                    rounds += nested.inner_runs_done(self.compare_dir, cell) * len(planned)
+                    done = nested.inner_runs_done(self.compare_dir, cell)
+                    rounds += done * _rounds_of_networks(plan)
                 continue
             if status == "done":
                 self.callback.done(cell, run, before)

@@ -259,7 +259,7 @@ def _strategy_result(
         high=area.high,
         cells=area.cells,
         left_out=area.left_out,
-        seconds=sum(round.seconds for result in results for round in result.rounds),
+        seconds=sum(result.seconds for result in results),
         shared=sum(_shared(RunDir(compare_dir.cell(cell))) for cell in cells),
         scores=tuple(
             tuple(None if math.isnan(score) else score for score in row)
@@ -331,10 +331,13 @@ def _validation(compare_dir: CompareDir, cell: Cell, positive: str) -> float:
 def readings_of(run: RunDir) -> int:
     """Number of times that the test labels of a run were read, by its ``events.jsonl``."""
     events = run.events()
+    for member in run.begun_members():  # the run reads the labels for all networks of an ensemble
+        events += [each for each in member.events() if each.by != "ensemble"]
     evaluations = [each for each in events if each.event == "evaluated"]
     tests = sum(each.event == "test read" for each in events)
     return tests + sum(each.split in ("test", "all") for each in evaluations)
 
 
 def _shared(run: RunDir) -> int:
-    return sum(each.event == "round shared" for each in run.events())
+    networks = [run, *run.begun_members()]
+    return sum(event.event == "round shared" for each in networks for event in each.events())

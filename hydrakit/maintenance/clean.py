@@ -62,7 +62,8 @@ def clean(
         HydrakitError: A process is running in the folder.
     """
     is_comparison = (folder / COMPARE).is_file()
-    runs = _runs(CompareDir(folder)) if is_comparison else [RunDir(folder)]
+    tops = _runs(CompareDir(folder)) if is_comparison else [RunDir(folder)]
+    runs = [run for top in tops for run in (top, *top.begun_members())]
     for run in runs:
         run.plan()  # raises if this is no run
     with locked(folder):

@@ -132,6 +132,18 @@ def predict(
     )
 
 
+def mean_prediction(parts: Sequence[Predictions]) -> Predictions:
+    """Predictions of an ensemble: the means of probabilities, or of numbers.
+
+    Args:
+        parts: Predictions of the networks for the same cases; those of one network stay the same.
+    """
+    from hydrakit.stats.tasks import mean_outputs
+
+    first, outputs = parts[0], [each.outputs for each in parts]
+    return replace(first, outputs=mean_outputs(outputs, task=first.task, scale=first.scale))
+
+
 def views_of(head: HeadMetadata, flips: Collection[Axis] | None = None) -> list[Views | None]:
     """The views of each case whose predictions are averaged; None is the unaugmented patch.
 
@@ -314,8 +326,12 @@ def _evaluate(
     options: Mapping[str, OptionValue] | None,
     plugins: Plugins,
     device: torch.device,
+    others: Sequence[tuple[Path, Path]] = (),
 ) -> EvaluationResult:
-    """Evaluate weight files (`evaluate_files`), or those of a run, in an active context."""
+    """Evaluate weight files (`evaluate_files`), or those of a run, in an active context.
+
+    ``others`` are the body and the head of each further network of an ensemble.
+    """
     from hydrakit import weights
     from hydrakit.data.load import select
     from hydrakit.data.prepared.prepare import prepare
@@ -338,9 +354,12 @@ def _evaluate(
     else:
         exists = training_split is not None and (split != "test" or training_split[0].tests)
     if split != "all" and not exists:
-        others = "`--split all`" if split == "val" else "`--split val` or `--split all`"
-        raise PlanError(f"{name}: had no {split} split in training: use {others}")
-    model = weights.load_model(body_path, head_path, dataset=name, plugins=plugins).to(device)
+        remedy = "`--split all`" if split == "val" else "`--split val` or `--split all`"
+        raise PlanError(f"{name}: had no {split} split in training: use {remedy}")
+    models = [
+        weights.load_model(*files, dataset=name, plugins=plugins).to(device)
+        for files in ((body_path, head_path), *others)
+    ]
     all_options = {**(head.options if name == head.dataset else {}), **(options or {})}
     root = context.root_of(name)
 
@@ -396,13 +415,18 @@ def _evaluate(
         patch=body.spec.patch,
         device=device,
     )
-    predictions = predict(
-        model,
-        cases,
-        dataset=name,
-        split=split,
-        classes=adapter.classes,
-        views=views_of(head, adapter.flips),
+    predictions = mean_prediction(
+        [
+            predict(
+                model,
+                cases,
+                dataset=name,
+                split=split,
+                classes=adapter.classes,
+                views=views_of(head, adapter.flips),
+            )
+            for model in models
+        ]
     )
     notes += _combination_notes(body, head, adapter)
     notes += _training_notes(body, head, adapter, cases, split, same_run=run is not None)
@@ -620,6 +644,8 @@ def evaluate_run(
 ) -> EvaluationResult:
     """Evaluate a finished run's body with one of its heads; see `evaluate_files`.
 
+    The predictions of all networks of an ensemble are averaged.
+
     The data must be what the run used: same images, labels, patients and field of view.
 
     Args:
@@ -658,10 +684,11 @@ def evaluate_run(
     if context.data is not None:
         roots[name] = context.root_of(name)
     context = context.changed(roots={**roots, **context.roots})
+    body, head = rundir.weights(heads[-1])
     with context.active() as compute:
         evaluation = _evaluate(
-            rundir.file("body.safetensors"),
-            rundir.file(f"heads/{heads[-1]}.safetensors"),
+            body,
+            head,
             context,
             dataset=name,
             split=split,
@@ -671,6 +698,7 @@ def evaluate_run(
             options=plan.dataset(name).options,
             plugins=plugins or context.plugins(),
             device=compute.device,
+            others=[member.weights(heads[-1]) for member in rundir.members(plan)],
         )
     try:
         rundir.log("evaluated", dataset=name, split=split)

@@ -284,9 +284,9 @@ class HeadMetadata(Frozen):
         """Omit newer fields that affect nothing: such files are as before these fields."""
         content: dict[str, Any] = serialise(self)
         if self.views is None:
-            del content["views"]
+            content.pop("views", None)
         if self.conflicts != "drop":
-            del content["conflicts"]
+            content.pop("conflicts", None)
         return content
 
 
