@@ -305,17 +305,31 @@ def test_the_command_prints_and_writes_all_candidates(installed: None, tmp_path:
     out = tmp_path / "tuned.json"
     given = [
         *("tune", "--strategy", "classical", "--datasets", "alpha", "--out", str(out)),
-        *("--profile", "paper", "--epochs", "1", "--body-channels", "4", "--device", "cpu"),
+        *(
+            "--profile",
+            "paper",
+            "--bootstrap",
+            "1",
+            "--epochs",
+            "1",
+            "--body-channels",
+            "4",
+            "--device",
+            "cpu",
+        ),
         *("--set", "body.patch=16", "--folds", "2"),
     ]
-    choices = ["--try", "rounds.all.weight_decay=0,0.1", "--try", "bootstrap=1,2"]
+    choices = ["--try", "rounds.all.weight_decay=0,0.1"]
     result = CliRunner().invoke(main, [*given, *choices])
     assert result.exit_code == 0, result.output
-    assert "4 candidates on 2 inner folds: 8 runs of 1 round;" in result.stderr
-    assert "4 candidates were tried, without the test split" in result.stdout
+    assert "2 candidates on 2 inner folds: 4 runs of 1 round;" in result.stderr
+    assert "2 candidates were tried, without the test split" in result.stdout
     assert result.stdout.count("chosen") == 2
     table = json.loads((tmp_path / "tuned.tuning" / "candidates.json").read_bytes())
-    assert [each["values"]["bootstrap"] for each in table["tried"]] == [1, 2, 1, 2]
+    assert [each["values"] for each in table["tried"]] == [
+        {"rounds.all.weight_decay": 0},
+        {"rounds.all.weight_decay": 0.1},
+    ]
     chosen = table["tried"][table["chosen"]]
     plan = load_plan(out)
     assert plan.inner is None
@@ -324,7 +338,7 @@ def test_the_command_prints_and_writes_all_candidates(installed: None, tmp_path:
     )
     for more, message in (
         ((*choices, "--dropouts", "0"), "--try replaces --learning-rates"),
-        ((*choices, "--set", "bootstrap=3"), "is both set and tried"),
+        ((*choices, "--set", "rounds.all.weight_decay=0.3"), "is both set and tried"),
     ):
         result = CliRunner().invoke(main, [*given, *more])
         assert result.exit_code == 2
