@@ -40,8 +40,16 @@ components = st.builds(
     Component, name=names, options=st.dictionaries(names, component_values, max_size=2)
 )
 axes = st.lists(st.sampled_from(["horizontal", "vertical"]), unique=True).map(tuple)
+
+
+def trained_with(*, schedule: str, warmup: float, **values: Any) -> Hyperparameters:
+    """Hyperparameters, in which only the schedule `cosine` has a warm-up."""
+    warmup = warmup if schedule == "cosine" else 0.0
+    return Hyperparameters.model_validate({"schedule": schedule, "warmup": warmup, **values})
+
+
 hyperparameters = st.builds(
-    Hyperparameters,
+    trained_with,
     learning_rate=positive,
     dropout=st.floats(0, 0.99).map(abs),
     batch_size=st.integers(1, 512),
