@@ -576,9 +576,9 @@ class Launcher(Protocol):
                 process should run them one after another.
             folder: Folder of the comparison.
             context: Where and how to run each cell (a `hydrakit.RunContext`), with ``round_cache``
-                and ``threads``, the number of CPU threads of each cell, set. Give what
-                `hydrakit.compare.design.Description.data` says to `hydrakit.engine.run` as
-                ``expected``, so that no cell is trained on data that changed meanwhile.
+                and ``threads``, the number of CPU threads of each cell, set. Give it to
+                `hydrakit.compare.nested.run_cell`, which tunes a cell if the design says so, and
+                trains no cell on data that changed meanwhile.
             processes: Number that `processes` returned for all groups, finished ones included.
             on_poll: Function to call a few times per second.
             on_killed: Function to call with a cell and a description, when the cell's process was

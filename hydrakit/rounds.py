@@ -30,7 +30,11 @@ Select = Literal["best", "smoothed", "averaged", "last", "authors"]
 
 
 class Transforms(Frozen):
-    """Random changes of a training patch that give its views; the defaults are the paper's."""
+    """Random changes of a training patch that give its views; the defaults are the paper's.
+
+    Where a view reaches beyond the prepared patch, border pixels are repeated: about 1 % of the
+    pixels of a view at 45 degrees.
+    """
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 

@@ -26,7 +26,7 @@ from sklearn.metrics import roc_auc_score
 
 from hydrakit.cli import main
 from hydrakit.cli.printing import print_comparison
-from hydrakit.compare.design import Cell, CompareDir, Design, make_design
+from hydrakit.compare.design import BASELINES, Cell, CompareDir, Design, make_design
 from hydrakit.compare.engine import CellTracker, CompareCallback, CompareResult, compare
 from hydrakit.compare.pool import LocalPool, _run_cell
 from hydrakit.compare.scoring import ScoredCases, compare_cells
@@ -177,6 +177,62 @@ def test_the_figures_are_those_of_the_predictions(finished: Path) -> None:
         for row in predictions(finished, cell("hydra", fold)):
             assert scores[row["key"]] == pytest.approx(float(row["p_malignant"]), rel=1e-5)
             assert found.fold_of[0][found.findings.index(row["key"])] == fold
+
+
+def test_baselines_are_added_to_a_comparison_that_began_without(copied: Path) -> None:
+    before = tree(copied / "cells")
+    found = run(design_of("hydra", "transfer", baselines=BASELINES), copied)
+    after = tree(copied / "cells")
+    assert {path: after[path] for path in before} == before
+    new = {Path(path).relative_to(copied / "cells").parts[0] for path in after.keys() - before}
+    assert {name.partition("-")[0] for name in new} == {"intensity", "probe"}
+    comparison = found.comparison
+    assert comparison is not None
+    assert [each.name for each in comparison.strategies] == [
+        "hydra",
+        "transfer",
+        "intensity",
+        "probe",
+    ]
+    assert comparison.baselines == {
+        "intensity": "a logistic regression on eleven intensities",
+        "probe": "a logistic regression on the features of the body as it begins",
+    }
+    assert [each.against for each in comparison.pairs] == ["intensity", "probe", "transfer"]
+    assert "ogistic regression on eleven intensities" in comparison.verdict.splitlines()[0]
+    assert all("after correction for 3" in line for line in comparison.verdict.splitlines())
+    for name in BASELINES:
+        results = RunDir(CompareDir(copied).cell(cell(name, 0))).results()
+        assert results is not None
+        assert results.baseline is None
+        assert [each.penalty is not None for each in results.rounds] == [True]
+    hydra = RunDir(CompareDir(copied).cell(cell("hydra", 0))).results()
+    intensity = RunDir(CompareDir(copied).cell(cell("intensity", 0))).results()
+    assert hydra is not None
+    assert intensity is not None
+    assert hydra.baseline is not None
+    assert hydra.baseline.test is not None
+    assert hydra.baseline.test.figures.auc == pytest.approx(intensity.test.figures.auc)
+
+
+def test_changes_of_a_body_reach_only_strategies_that_use_it() -> None:
+    changes = {"body.features": 8, "body.patch": 33, "bootstrap": 3, "rounds.all.dropout": 0.25}
+    settings = {**SETTINGS, "head": "mlp", "changes": {**changes, "head.options.hidden": "8"}}
+    design = design_of("hydra", baselines=BASELINES, settings=settings, folds=None)
+    plans = {each.strategy: plan for each, plan in design.plans(load_plugins()).items()}
+    hydra, intensity, probe = plans["hydra"], plans["intensity"], plans["probe"]
+    assert {plan.patch for plan in plans.values()} == {33}
+    assert (hydra.body.features, probe.body.features) == (8, 8)  # type: ignore[union-attr]
+    assert (intensity.body.name, intensity.body.options) == ("intensity", {"patch": 33})
+    assert [plan.head.name for plan in plans.values()] == ["mlp", "linear", "linear"]
+    assert [plan.bootstrap for plan in plans.values()] == [3, 1, 1]
+    assert design.digest == design_of("hydra", settings=settings, folds=None).digest
+
+
+def test_a_baseline_that_is_a_strategy_too_is_trained_once() -> None:
+    design = design_of("hydra", "intensity", baselines=BASELINES)
+    assert design.all_strategies == ("hydra", "intensity", "probe")
+    assert make_design(strategies=("hydra",), datasets=("alpha",)).baselines == BASELINES
 
 
 def test_a_new_strategy_runs_only_what_is_new(copied: Path) -> None:

@@ -236,6 +236,10 @@ def test_values_may_be_objects_lists_or_text() -> None:
             "datasets.brain.field_of_view.share=0.5: a field of view is one positive size: in ",
         ),
         (
+            {"datasets.brain.field_of_view.share": 1.5},
+            "datasets.brain.field_of_view.share=1.5: the share of a field of view is at most 1",
+        ),
+        (
             {"datasets.brain.flips": "left"},
             "datasets.brain.flips=\"left\": must be 'horizontal' or 'vertical'",
         ),

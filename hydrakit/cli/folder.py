@@ -107,7 +107,7 @@ def _print_run(run: RunStatus) -> None:
             f", round {begun[0].round} at epoch {begun[0].epoch}/{begun[0].epochs}" if begun else ""
         )
         say(f"network {member.number}: {member.done} of {len(member.rounds)} rounds done{now}")
-    for each in [round for part in (run, *run.members) for round in part.rounds]:
+    for each in [*run.rounds, *(round for member in run.members for round in member.rounds)]:
         if each.problem:
             say(f"Note: {each.problem}", err=True)
     if run.state == "stopped":

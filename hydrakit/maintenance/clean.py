@@ -122,6 +122,8 @@ def _of_comparison(compare_dir: CompareDir) -> Iterator[RemovableFiles]:
     cells = compare_dir.description().design.cells()
     done = all(compare_dir.status(cell) == "done" for cell in cells)
     finished = done and compare_dir.comparison_path.is_file()
+    if finished and compare_dir.tuning_rounds.is_dir():
+        yield _removable(compare_dir.tuning_rounds, SHARED)
     for path in sorted(compare_dir.rounds.glob("*")):
         if path.suffix:
             yield _removable(path, LEFT)

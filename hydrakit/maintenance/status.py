@@ -258,13 +258,14 @@ def _of_comparison(folder: Path) -> ComparisonStatus:
 
 def _cell(compare_dir: CompareDir, cell: Cell) -> CellStatus:
     run, state = RunDir(compare_dir.cell(cell)), compare_dir.status(cell)
-    networks = [run, *run.begun_members()]
-    rounds, holder = sum(len(each.round_folders()) for each in networks), _holder(run.path)
+    networks, tuning = [run, *run.begun_members()], compare_dir.tuning(cell)
+    rounds = sum(len(each.round_folders()) for each in networks)
+    holder = _holder(run.path) or _holder(tuning)
     if state == "done":
         return CellStatus(name=cell.name, state="done", rounds=rounds)
     if state != "waiting":
         return CellStatus(name=cell.name, state="failed", rounds=rounds, reason=state)
-    begun = run.plan_path.is_file()
+    begun = run.plan_path.is_file() or tuning.is_dir()
     return CellStatus(
         name=cell.name,
         state="begun" if begun else "waiting",

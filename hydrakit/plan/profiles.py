@@ -288,7 +288,7 @@ def _with_components_of(
     if sequence.body not in (None, settings.body):
         patch = _body(settings, plugins).patch
         given |= {"body": sequence.body, "body_options": {"patch": patch}}
-        given |= {"body_channels": None, "body_norm": None}
+        given |= {"body_channels": None, "body_norm": None, "body_weights": None}
     if sequence.head not in (None, settings.head) or (sequence.head and settings.heads):
         given |= {"head": sequence.head, "heads": {}, "head_options": {}}
     return settings.model_copy(update=given)

@@ -333,6 +333,20 @@ class TestResult(Frozen):
     subgroups: tuple[Subgroup, ...] = ()
 
 
+class Baseline(Frozen):
+    """The logistic (or ridge) regression on intensities beside a run's network.
+
+    Attributes:
+        numbers: Number of statistics of the grey values that it uses.
+        test: Its metrics on the same test split; None if there are none.
+        reason: Why there are none; None if there are.
+    """
+
+    numbers: Number
+    test: TestResult | None = None
+    reason: Text | None = None
+
+
 class ShortcutFact(Frozen):
     """How well a property of the files predicts the class (`hydrakit.data.quality.shortcuts`).
 
@@ -464,6 +478,8 @@ class Results(Frozen):
         test: Metrics of the target's test split; in an ensemble those of the mean prediction.
         transfer: Scores of each dataset in the course of the run, in the order of training; in an
             ensemble those of the first network.
+        baseline: A regression on intensities on the same cases; None in older versions, and if the
+            plan's strategy is itself a baseline.
         start: Weights that the body began with; None if they were random.
         members: Networks of the ensemble; empty for a single network.
     """
@@ -478,6 +494,7 @@ class Results(Frozen):
     rounds: Annotated[tuple[RoundResult, ...], Field(max_length=MAX_ROUNDS)]
     test: TestResult
     transfer: tuple[Transfer, ...] = ()
+    baseline: Baseline | None = None
     start: StartMatch | None = None
     members: Annotated[tuple[Member, ...], Field(max_length=MAX_ENSEMBLE)] = ()
 
@@ -490,7 +507,7 @@ class Results(Frozen):
     def _omit_none(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit newer fields with their defaults: such files are as before these fields."""
         content: dict[str, Any] = serialise(self)
-        for name in ("start", "members"):
+        for name in ("baseline", "start", "members"):
             if not getattr(self, name):
                 content.pop(name, None)
         return content

@@ -202,8 +202,8 @@ class PlanSettings(Frozen):
     )
 
     changes: dict[str, Any] = Field(default_factory=dict)
-    """Set one value of the finished plan, such as rounds.all.dropout=0.2; may be given several
-    times.
+    """Set one value of the finished plan, such as rounds.all.dropout=0.2 (`hydrakit plan --help`
+    has more); may be given several times.
 
     `hydrakit.plan.edit` describes the paths.
     """

@@ -71,7 +71,11 @@ def build_report(rundir: RunDir, *, plugins: Plugins | None = None) -> tuple[str
         section(
             "Reproduce this run",
             provenance.reproduction_section(
-                plan, facts=content.facts, environment=content.environment, folder=rundir.path
+                plan,
+                facts=content.facts,
+                environment=content.environment,
+                folder=rundir.path,
+                start=results.start if results else None,
             ),
         ),
     ]
@@ -143,7 +147,8 @@ def _read_run(rundir: RunDir, plugins: Plugins) -> RunContent:
 def _summary(content: RunContent) -> Html:
     """The test result, or the progress of the run."""
     if content.results is not None:
-        return verdict(content.results.test, content.facts[content.plan.target])
+        results = content.results
+        return verdict(results.test, content.facts[content.plan.target], results.baseline)
     plan = content.plan
     done, planned = content.rundir.rounds_done(plan), len(plan.rounds) * plan.ensemble
     if done < planned:

@@ -354,8 +354,8 @@ def _evaluate(
     else:
         exists = training_split is not None and (split != "test" or training_split[0].tests)
     if split != "all" and not exists:
-        others = "`--split all`" if split == "val" else "`--split val` or `--split all`"
-        raise PlanError(f"{name}: had no {split} split in training: use {others}")
+        remedy = "`--split all`" if split == "val" else "`--split val` or `--split all`"
+        raise PlanError(f"{name}: had no {split} split in training: use {remedy}")
     models = [
         weights.load_model(*files, dataset=name, plugins=plugins).to(device)
         for files in ((body_path, head_path), *others)

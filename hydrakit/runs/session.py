@@ -19,10 +19,11 @@ from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.quality.leakage import LeakageResult, check_leakage, data_facts
 from hydrakit.errors import PlanError
 from hydrakit.hooks import DatasetAdapter
-from hydrakit.models.build import build_body, check_builds, check_heads
+from hydrakit.models.build import check_builds, check_heads
 from hydrakit.plan.model import Plan
 from hydrakit.plan.results import (
     ENSEMBLE_FORMAT,
+    Baseline,
     EpochRecord,
     Member,
     Results,
@@ -32,6 +33,7 @@ from hydrakit.plan.results import (
 from hydrakit.plugins.registry import Plugins
 from hydrakit.rounds import Round
 from hydrakit.runs import round_cache, transfer
+from hydrakit.runs.baseline import intensity_baseline, is_baseline
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.datasets import PlanDatasets, common_channels
@@ -46,35 +48,19 @@ from hydrakit.runs.evaluate import (
 )
 from hydrakit.runs.example_cases import save_example_cases
 from hydrakit.runs.network import Network
-from hydrakit.runs.rundir import EXAMPLE_CASES, START, RunDir
+from hydrakit.runs.rundir import EXAMPLE_CASES, RunDir
+from hydrakit.runs.start import find_start, refuse_seen_images, store_start
 from hydrakit.runs.state import RoundState
 from hydrakit.runs.trace import Trace
 from hydrakit.storage.files import copy, write_atomic
 from hydrakit.storage.records import write_lines, write_record
 from hydrakit.training.diagnostics import NOTHING_FITS, is_out_of_memory, out_of_memory_message
 from hydrakit.training.loop import DivergedError, TrainingResult, train_round
-from hydrakit.training.seeds import Seeds, seeded
+from hydrakit.training.seeds import Seeds
 from hydrakit.training.weight_change import weight_change
 from hydrakit.version import version
-from hydrakit.weights.format import read_head, seen_in_training
-from hydrakit.weights.start import (
-    StartTensors,
-    check_file,
-    describe,
-    match_start,
-    read_start,
-    write_start,
-)
-
-
-def check_start(plan: Plan, rundir: RunDir) -> None:
-    """Check that a run can have the weights that its body begins with, before data is read.
-
-    Raises:
-        PlanError: Neither the run's folder nor their file has them.
-    """
-    if plan.body_weights is not None and not (rundir.path / START).is_file():
-        check_file(plan.body_weights)
+from hydrakit.weights.format import read_head
+from hydrakit.weights.start import StartTensors
 
 
 @dataclass
@@ -160,7 +146,10 @@ class Session:
             name: data_facts(self.prepared[name].index, self.adapters[name], self.leakage)
             for name in self.loaded
         }
-        self._refuse_seen_test_images()
+        target = self.plan.target
+        refuse_seen_images(
+            self.start_tensors, target, self.prepared[target], self.leakage.splits[target]
+        )
         self._check_earlier_work()
         for member in self.members:
             if member.rundir.path.exists():
@@ -187,46 +176,8 @@ class Session:
 
     @cached_property
     def start_tensors(self) -> StartTensors | None:
-        """Weights that the body begins with; None if they are random.
-
-        The run's folder stores them, so that their file is needed only once.
-
-        Raises:
-            PlanError: Their file is missing or was changed.
-            WeightsError: The file cannot be read, or does not match the body.
-        """
-        planned, stored = self.plan.body_weights, self.rundir.path / START
-        if planned is None:
-            return None
-        with seeded(self.plan.seed, self.compute.device):
-            body = build_body(
-                self.plan.body,
-                in_channels=self.channels,
-                datasets=tuple(dataset.name for dataset in self.plan.datasets),
-                plugins=self.plugins,
-            )
-        if stored.is_file():
-            return read_start(self.rundir.file(START), planned, body)
-        return match_start(planned, body)
-
-    def _refuse_seen_test_images(self) -> None:
-        """Refuse start weights that were trained on images of the target's test split."""
-        start, name = self.start_tensors, self.plan.target
-        if start is None or start.cases is None:
-            return
-        splits = self.leakage.splits[name]
-        tests = [
-            case.content
-            for case in self.prepared[name].index.cases
-            if splits.get(case.key) == "test"
-        ]
-        seen = sum(seen_in_training(tests, start.cases))
-        if seen:
-            raise PlanError(
-                f"{start.match.file}: its weights were trained on {seen} of the {len(tests)} test "
-                f"images of {name!r}: the test result would be too good: give weights of a run "
-                "with the same splits (`--split-seed`), or of other data"
-            )
+        """Weights that the body begins with; None if they are random."""
+        return find_start(self.plan, self.rundir, in_channels=self.channels, plugins=self.plugins)
 
     @cached_property
     def origins(self) -> dict[str, DataOrigin]:
@@ -281,7 +232,6 @@ class Session:
         rundir.write_facts(self.facts)
         rundir.write_json("splits.json", self.leakage.splits)
         rundir.write_json("environment.json", now)
-        self.store_start()
         if self.number == 1:
             self.callbacks.started(self.plan, rundir, str(self.compute.device))
         else:
@@ -289,19 +239,10 @@ class Session:
         rundir.log("run", device=str(self.compute.device), threads=now["threads"])
         for note in notes_of_other_bits(rundir, self.plan, before, now):
             self.callbacks.noted(note)
-        if self.number == 1:
-            self.describe_start()
-
-    def store_start(self) -> None:
-        """Store the weights that the body begins with in the run's folder, if it has none yet."""
-        path = self.rundir.path / START
-        if self.start_tensors is not None and not path.is_file():
-            write_start(path, self.start_tensors)
-
-    def describe_start(self) -> None:
-        """Say how the weights that the body begins with match it."""
-        for line in describe(self.start_tensors.match) if self.start_tensors else ():
-            self.callbacks.noted(line)
+        # Only the first network says how the weights match; they are the same for all.
+        store_start(
+            self.start_tensors, rundir, self.callbacks if self.number == 1 else RunCallback()
+        )
 
     def new_network(self) -> Network:
         """Network of the run, before its first round."""
@@ -535,7 +476,10 @@ class Session:
                 member._write_predictions(own, member._results(test))
                 member.rundir.seal()
         means = [mean_prediction(each) for each in zip(*predictions, strict=True)]
-        results = self._results(score(means[1]))
+        baseline = None
+        if not is_baseline(self.plan.strategy, self.plugins):
+            baseline = intensity_baseline(self.loaded[target], cases["test"])
+        results = self._results(score(means[1]), baseline)
         if self.members:
             members = tuple(
                 Member(
@@ -573,7 +517,7 @@ class Session:
         rundir.report_path.unlink(missing_ok=True)  # it describes an unfinished run
         write_record(rundir.results_path, results)
 
-    def _results(self, test: TestResult) -> Results:
+    def _results(self, test: TestResult, baseline: Baseline | None = None) -> Results:
         """Results of the run, from its finished rounds and the test."""
         plan, rundir = self.plan, self.rundir
         rounds = tuple(rundir.round_result(n, r) for n, r in enumerate(plan.rounds, start=1))
@@ -589,6 +533,7 @@ class Session:
             rounds=rounds,
             test=test,
             transfer=transfer.transfers(plan.rounds, rounds, outputs),
+            baseline=baseline,
             start=self.start_tensors.match if self.start_tensors else None,
         )
 
