@@ -56,7 +56,12 @@ def assert_same(run: Path, other: Path) -> None:
     assert found.keys() == wanted.keys()
     for name, content in wanted.items():
         assert found[name] == content, name
-    figures = [(r := RunDir(each).results()) and (r.test, r.members) for each in (run, other)]
+    figures = []
+    for each in (run, other):
+        results = RunDir(each).results()
+        assert results is not None
+        members = [(one.number, one.seed, one.figures) for one in results.members]
+        figures.append((results.test, members))
     assert figures[0] == figures[1]
 
 
