@@ -90,7 +90,12 @@ def _first_round(settings: Settings, rule: BootstrapRule) -> tuple[Plan, LoadedD
     data = loaded(settings, "starts", train=2, val=settings.start_cases)
     plugins = load_plugins().including(adapter("starts", count=2))
     plan = make_plan(
-        "classical", ["starts"], bootstrap=settings.starts, bootstrap_rule=rule, plugins=plugins
+        "classical",
+        ["starts"],
+        profile="recommended-0.1",
+        bootstrap=settings.starts,
+        bootstrap_rule=rule,
+        plugins=plugins,
     )
     return plan, data
 

@@ -39,7 +39,9 @@ class StartPrepared:
         self.settings = settings
         self.root = images.png_folder(Path(settings.work), count=settings.files)
         self.plugins = load_plugins()
-        self.plan = make_plan("classical", ["brain"], plugins=self.plugins)
+        self.plan = make_plan(
+            "classical", ["brain"], profile="recommended-0.1", plugins=self.plugins
+        )
         self.cache = folder(Path(settings.work) / "start-cache")
 
     def __call__(self, repeat: int) -> Answer:
@@ -89,6 +91,7 @@ class Hydra:
         plan = make_plan(
             self.strategy,
             self.datasets,
+            profile="recommended-0.1",
             seed=repeat,
             patience=0,
             epochs=self.settings.plan_epochs if repeat else 1,
@@ -163,7 +166,9 @@ class ScaleRun(_Scaled):
         """Run it; ``before`` is what it did before its first round."""
         plugins = with_datasets(self.adapters)
         names = list(self.adapters)
-        plan = make_plan("hydra", names, epochs=1, bootstrap=1, plugins=plugins)
+        plan = make_plan(
+            "hydra", names, profile="recommended-0.1", epochs=1, bootstrap=1, plugins=plugins
+        )
         plan = plan.model_copy(update={"body": BodySpec(patch=self.point.patch)})
         out = Path(self.settings.work) / "run"
         started = _Started()

@@ -46,7 +46,7 @@ class Settings:
         start_repeats: As ``repeats``, for random starts.
         views: Augmented images in a unit.
         heads: How many heads are trained together.
-        heads_batch: Patches per update of theirs: as the profile `recommended` has it.
+        heads_batch: Patches per update of theirs: as the profile `recommended-0.1` has it.
         files: Image files that a run's start reads.
         plan_cases: Cases of each dataset of the whole plans.
         plan_epochs: Epochs of their rounds; None for the recommended ones.

@@ -29,7 +29,8 @@ from hydrakit.runs.datasets import find_datasets, prepare_datasets
 from hydrakit.runs.dry_run import DryRun, measure
 from hydrakit.runs.earlier import with_threads_of_run
 from hydrakit.runs.rundir import RunDir
-from hydrakit.runs.session import Session, check_start
+from hydrakit.runs.session import Session
+from hydrakit.runs.start import check_start
 from hydrakit.storage.files import NO_ROOM, write_atomic
 from hydrakit.storage.paths import using_cache
 from hydrakit.storage.records import writable

@@ -305,12 +305,12 @@ class Window:
     """A range of grey values: it becomes -1 to 1, and values outside are set to its ends.
 
     Attributes:
-        low: Lower end, in the image's unit.
-        high: Upper end.
+        window: Lower and upper end, in the image's unit.
     """
 
-    low: float
-    high: float
+    window: tuple[float, float]
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - pydantic's name, in a plan's record
 
     def __post_init__(self) -> None:
         """Check that the ends are finite and in order.
@@ -318,14 +318,16 @@ class Window:
         Raises:
             ValueError: They are not.
         """
-        if not -float("inf") < self.low < self.high < float("inf"):
+        low, high = self.window
+        if not -float("inf") < low < high < float("inf"):
             raise ValueError("a window is two finite numbers, the lower one first")
 
 
 # How grey values are normalised before training: z-scored by mean and standard deviation over the
 # whole images of each patient, over each image, or over all images of the training split; not at
 # all; or by a window.
-Normalise = Literal["patient", "image", "dataset", "none"] | Window
+NamedNormalise = Literal["patient", "image", "dataset", "none"]
+Normalise = NamedNormalise | Window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -576,9 +578,9 @@ class Launcher(Protocol):
                 process should run them one after another.
             folder: Folder of the comparison.
             context: Where and how to run each cell (a `hydrakit.RunContext`), with ``round_cache``
-                and ``threads``, the number of CPU threads of each cell, set. Give what
-                `hydrakit.compare.design.Description.data` says to `hydrakit.engine.run` as
-                ``expected``, so that no cell is trained on data that changed meanwhile.
+                and ``threads``, the number of CPU threads of each cell, set. Give it to
+                `hydrakit.compare.nested.run_cell`, which tunes a cell if the design says so, and
+                trains no cell on data that changed meanwhile.
             processes: Number that `processes` returned for all groups, finished ones included.
             on_poll: Function to call a few times per second.
             on_killed: Function to call with a cell and a description, when the cell's process was

@@ -33,6 +33,8 @@ Text = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_printa
 PathText = Annotated[str, BeforeValidator(lambda path: utf8(str(path)))]
 """A path, or a message that contains one."""
 OptionText = Annotated[str, StringConstraints(max_length=1000)]
+VersionedName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+"""A name that may contain the number of a version, such as ``recommended-0.1``."""
 Count = Annotated[int, Field(gt=0, le=MAX_COUNT)]
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]

@@ -44,6 +44,7 @@ def test_from_plan_to_model(tmp_path: Path, data: Path, cache: Path) -> None:
         "hydra",
         ["alpha", "beta", "alpha"],
         plugins=plugins(),
+        profile="recommended-0.1",
         epochs=1,
         bootstrap=1,
         batch_size=16,

@@ -89,6 +89,8 @@ RUN += [
     "1",
     "--bootstrap",
     "1",
+    "--profile",
+    "recommended-0.1",
     "--body-channels",
     "4",
     "--out",
@@ -378,7 +380,17 @@ def test_a_cell_of_a_comparison_says_it_too(
         "odd",
     ]
     arguments += ["--root", "moles=moles", "--folds", "2", "--seeds", "1", "--jobs", "1"]
-    result = invoke(*arguments, "--device", "cpu", "--out", "compared", "--body-channels", "4")
+    result = invoke(
+        *arguments,
+        "--device",
+        "cpu",
+        "--out",
+        "compared",
+        "--profile",
+        "recommended-0.1",
+        "--body-channels",
+        "4",
+    )
     assert result.exit_code == 1
     lines = [line for line in result.stderr.splitlines() if line.startswith("hydrakit: cell")]
     assert len(lines) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import BODY, Runner, hydra_plan, load_dataset, plan_of, plugins, round_of
@@ -51,13 +52,11 @@ def test_the_mean_of_two_outputs_in_evaluation_and_one_in_training() -> None:
         ],
         dim=1,
     )
-    torch.testing.assert_close(head.eval()(features), (alone + regression) / 2)
+    torch.testing.assert_close(head.eval()(features), 0.6 * alone + 0.4 * regression)
 
 
 @pytest.mark.parametrize("train", ["head", "all"])
-def test_its_regression_is_scikit_learns_on_the_training_patches(
-    alpha: LoadedDataset, train: str
-) -> None:
+def test_its_regression_is_scikit_learns_but_for_a_factor(alpha: LoadedDataset, train: str) -> None:
     body, head = new_body(), BlendedHead(8 + 11, 2)
     round = round_of("alpha", train, epochs=2, penalty=0.5)
     train_round(round, body, head, alpha, seeds=SEEDS)
@@ -67,10 +66,12 @@ def test_its_regression_is_scikit_learns_on_the_training_patches(
     oracle.fit(scaler.transform(numbers), alpha.train_labels.numpy())
     expected = oracle.decision_function(scaler.transform(numbers))
     features = torch.cat([torch.zeros(len(numbers), 8), torch.from_numpy(numbers).float()], dim=1)
-    logits = head.regression(features).detach()
-    torch.testing.assert_close(
-        (logits[:, 1] - logits[:, 0]).double(), torch.from_numpy(expected), rtol=1e-3, atol=1e-3
-    )
+    logits = head.regression(features).detach().double().numpy()
+    difference = logits[:, 1] - logits[:, 0]
+    slope, shift = np.polyfit(expected, difference, 1)
+    np.testing.assert_allclose(difference, slope * expected + shift, atol=1e-3)
+    np.testing.assert_allclose(difference.mean(), expected.mean(), atol=1e-3)
+    assert 0 <= slope <= 1
     assert not head.regression.weight[:, :8].any()
 
 
@@ -86,7 +87,7 @@ def test_a_run_stores_it_in_the_files_of_the_heads(runner: Runner) -> None:
     ("changes", "words"),
     [
         ({"head": BLEND}, "needs the intensities of the image among the features"),
-        ({"rounds": (round_of("alpha", penalty=2.0),)}, "'penalty' of the round on 'alpha' has no"),
+        ({"rounds": (round_of("alpha", penalty=2.0),)}, "'penalty' has no effect in this plan"),
     ],
 )
 def test_what_cannot_be_is_refused_before_training(

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 from helpers import (
-    SIDE,
     StopError,
     install_standin,
     plan_of,
@@ -23,6 +21,7 @@ from helpers import (
     run_plan,
     tree,
 )
+from lesions import write_lesions
 
 from hydrakit.cli import main
 from hydrakit.data.load import CaseSet
@@ -48,34 +47,6 @@ from hydrakit.search.candidates import (
 VIEW = "datasets.alpha.field_of_view.share"
 EPOCHS = "rounds.all.epochs"
 SPLIT = Split(train=6, val=2, fold=Fold(index=0, count=4))
-
-
-def write_lesions(
-    root: Path, *, patients: int = 60, seed: int = 0, mirrored: Sequence[int] = ()
-) -> None:
-    """A lesion in the middle that is brighter in class 1, and a border that says nothing.
-
-    The patients in ``mirrored`` have the image of the other class, with their own label.
-    """
-    random = np.random.default_rng(seed)
-    labels = np.arange(patients) % 2
-    shown = np.array([1 - each if p in mirrored else each for p, each in enumerate(labels)])
-    images = random.normal(size=(patients, SIDE, SIDE)).astype(np.float32)
-    row, column = np.abs(np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2)
-    border = np.maximum(row, column) > 5
-    blocks = random.normal(scale=20, size=(patients, 5, 5)).repeat(4, axis=1).repeat(4, axis=2)
-    images += (border * blocks).astype(np.float32)
-    disk = (row**2 + column**2 <= 9).astype(np.float32)
-    images += 1.5 * (shown[:, None, None] * disk).astype(np.float32)
-    root.mkdir(parents=True)
-    people = np.full(patients, f"{root.name}-")
-    np.savez(
-        root / "cases.npz",
-        images=images,
-        labels=labels,
-        patients=np.arange(patients),
-        people=people,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -333,18 +304,32 @@ def test_a_wrong_choice_is_refused(texts: list[str], message: str) -> None:
 def test_the_command_prints_and_writes_all_candidates(installed: None, tmp_path: Path) -> None:
     out = tmp_path / "tuned.json"
     given = [
-        *("tune", "--strategy", "transfer", "--datasets", "beta,alpha", "--out", str(out)),
-        *("--epochs", "1", "--bootstrap", "1", "--body-channels", "4", "--device", "cpu"),
+        *("tune", "--strategy", "classical", "--datasets", "alpha", "--out", str(out)),
+        *(
+            "--profile",
+            "paper",
+            "--bootstrap",
+            "1",
+            "--epochs",
+            "1",
+            "--body-channels",
+            "4",
+            "--device",
+            "cpu",
+        ),
         *("--set", "body.patch=16", "--folds", "2"),
     ]
-    choices = ["--try", f"{VIEW}=1,0.5", "--try", "rounds.all.weight_decay=0,0.1"]
+    choices = ["--try", "rounds.all.weight_decay=0,0.1"]
     result = CliRunner().invoke(main, [*given, *choices])
     assert result.exit_code == 0, result.output
-    assert "4 candidates on 2 inner folds: 8 runs of 2 rounds" in result.stderr
-    assert "4 candidates were tried, without the test split" in result.stdout
+    assert "2 candidates on 2 inner folds: 4 runs of 1 round;" in result.stderr
+    assert "2 candidates were tried, without the test split" in result.stdout
     assert result.stdout.count("chosen") == 2
     table = json.loads((tmp_path / "tuned.tuning" / "candidates.json").read_bytes())
-    assert [each["values"][VIEW] for each in table["tried"]] == [1, 1, 0.5, 0.5]
+    assert [each["values"] for each in table["tried"]] == [
+        {"rounds.all.weight_decay": 0},
+        {"rounds.all.weight_decay": 0.1},
+    ]
     chosen = table["tried"][table["chosen"]]
     plan = load_plan(out)
     assert plan.inner is None
@@ -353,7 +338,7 @@ def test_the_command_prints_and_writes_all_candidates(installed: None, tmp_path:
     )
     for more, message in (
         ((*choices, "--dropouts", "0"), "--try replaces --learning-rates"),
-        ((*choices, "--set", f"{VIEW}=1"), "is both set and tried"),
+        ((*choices, "--set", "rounds.all.weight_decay=0.3"), "is both set and tried"),
     ):
         result = CliRunner().invoke(main, [*given, *more])
         assert result.exit_code == 2

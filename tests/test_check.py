@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,6 +172,59 @@ def test_json_holds_everything(check: Check, tmp_path: Path) -> None:
     assert {each["kind"] for each in told["warnings"]} == {"copies", "unusable"}
     assert told["problems"] == []
     assert {each["fact"] for each in told["ranges"]} >= {"width", "height", "border value"}
+
+
+def brightness(patients: int, seed: int) -> Cases:
+    """Noise on a grey whose brightness tells most of the classes; a tenth are for tests."""
+    random = np.random.default_rng(seed)
+    cases = usual(patients)
+    for number, (name, (_, label, patient, _)) in enumerate(cases.items()):
+        noise = random.normal(100 + 15 * (number % 2) + 10 * random.normal(), 3, (64, 64))
+        split = ("train", "val", "test")[max(0, number * 10 // patients - 7)]
+        cases[name] = noise.astype(np.uint8), label, patient, split
+    return cases
+
+
+def test_the_normalisations_are_compared_on_the_training_split(
+    check: Check, tmp_path: Path
+) -> None:
+    cases = brightness(60, 0)
+    write(tmp_path / "lesions", cases)
+    told = json.loads(check("--json", "--html", tmp_path / "page.html").stdout)["grey_values"]
+    assert (told["present"], told["recommended"]) == ("patient", "dataset")
+    areas = {each["rule"]: each["classes"][0] for each in told["choices"]}
+    assert areas["dataset"]["auc"] > 0.75
+    assert areas["patient"] == areas["image"]  # one image each: both remove the brightness
+    assert areas["patient"]["auc"] < 0.65
+    assert areas["dataset"]["positives"] == areas["dataset"]["negatives"] == 24
+    assert "Grey values" in (tmp_path / "page.html").read_text()
+    text = " ".join(check().stdout.split())
+    assert "cross-validated by patient on 48 training images:" in text
+    assert 'use z-score over the training split (normalise = "dataset"): the AUC for' in text
+    # Other test images change nothing.
+    shutil.rmtree(tmp_path / "lesions")
+    others = {
+        name: (255 - each[0], *each[1:]) if each[3] == "test" else each
+        for name, each in cases.items()
+    }
+    write(tmp_path / "lesions", others)
+    assert json.loads(check("--json").stdout)["grey_values"] == told
+
+
+def test_the_present_normalisation_stays_where_nothing_is_better(
+    check: Check, tmp_path: Path
+) -> None:
+    write(tmp_path / "lesions", brightness(60, 1), more="normalise = { window = [50, 150] }")
+    told = json.loads(check("--json").stdout)["grey_values"]
+    assert told["recommended"] == told["present"] == {"window": [50.0, 150.0]}
+    assert len(told["choices"]) == 4
+    assert "keep window 50 to 150: no other choice" in told["text"]
+
+
+def test_too_few_patients_compare_no_normalisations(check: Check, tmp_path: Path) -> None:
+    write(tmp_path / "lesions", usual(20))
+    text = " ".join(check().stdout.split())
+    assert "not compared: 'benign' has 8 patients in the training split, and 10 are" in text
 
 
 def test_shares_and_seed_change_the_split(check: Check, tmp_path: Path) -> None:

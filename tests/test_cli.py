@@ -23,7 +23,18 @@ from hydrakit.plugins import load_plugins
 from hydrakit.runs.rundir import RunDir
 
 HYDRAKIT = Path(sys.executable).with_name("hydrakit")
-SMALL = ["--epochs", "1", "--bootstrap", "2", "--body-channels", "2,2,2", "--device", "cpu"]
+SMALL = [
+    "--epochs",
+    "1",
+    "--bootstrap",
+    "2",
+    "--profile",
+    "recommended-0.1",
+    "--body-channels",
+    "2,2,2",
+    "--device",
+    "cpu",
+]
 
 
 def call(*arguments: str | Path, status: int = 0) -> Result:
@@ -221,7 +232,18 @@ def test_a_run_without_a_folder_gets_one_of_its_plan(plan_file: Path) -> None:
 def test_options_make_the_plan_that_is_run(standin: Path) -> None:
     given = ["--strategy", "transfer", "--datasets", "beta,alpha", "--seed", "3"]
     given += ["--split", "alpha=6-2-2", "--option", "alpha.gain=2", "--head", "linear"]
-    given += ["--epochs", "1", "--bootstrap", "2", "--body-channels", "2,2,2", "--dropout", "0.2"]
+    given += [
+        "--epochs",
+        "1",
+        "--bootstrap",
+        "2",
+        "--profile",
+        "recommended-0.1",
+        "--body-channels",
+        "2,2,2",
+        "--dropout",
+        "0.2",
+    ]
     given += ["--patience", "0", "--batch-size", "16", "--learning-rate", "0.01"]
     result = call("run", *given, "--out", "run", "--device", "cpu")
     assert re.search(r"round 1 of 2, beta all: .* \(best of 2 random starts: ", result.stderr)

@@ -26,7 +26,7 @@ from sklearn.metrics import roc_auc_score
 
 from hydrakit.cli import main
 from hydrakit.cli.printing import print_comparison
-from hydrakit.compare.design import Cell, CompareDir, Design, make_design
+from hydrakit.compare.design import BASELINES, Cell, CompareDir, Design, make_design
 from hydrakit.compare.engine import CellTracker, CompareCallback, CompareResult, compare
 from hydrakit.compare.pool import LocalPool, _run_cell
 from hydrakit.compare.scoring import ScoredCases, compare_cells
@@ -41,7 +41,7 @@ from hydrakit.stats.comparison import Comparison
 from hydrakit.stats.metrics import auc
 from hydrakit.stats.subgroups import ComparedSubgroup, SubgroupAuc
 
-SETTINGS = {"epochs": 1, "bootstrap": 2, "body_channels": [4, 8], "profile": "recommended"}
+SETTINGS = {"epochs": 1, "bootstrap": 2, "body_channels": [4, 8], "profile": "recommended-0.1"}
 
 
 def design_of(*strategies: str, **changes: Any) -> Design:
@@ -179,6 +179,66 @@ def test_the_figures_are_those_of_the_predictions(finished: Path) -> None:
             assert found.fold_of[0][found.findings.index(row["key"])] == fold
 
 
+def test_baselines_are_added_to_a_comparison_that_began_without(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = tree(copied / "cells")
+    found = run(design_of("hydra", "transfer", baselines=BASELINES), copied)
+    after = tree(copied / "cells")
+    assert {path: after[path] for path in before} == before
+    new = {Path(path).relative_to(copied / "cells").parts[0] for path in after.keys() - before}
+    assert {name.partition("-")[0] for name in new} == {"intensity", "probe"}
+    comparison = found.comparison
+    assert comparison is not None
+    assert [each.name for each in comparison.strategies] == [
+        "hydra",
+        "transfer",
+        "intensity",
+        "probe",
+    ]
+    assert comparison.baselines == {
+        "intensity": "a logistic regression on eleven intensities",
+        "probe": "a logistic regression on the features of the body as it begins",
+    }
+    assert [each.against for each in comparison.pairs] == ["intensity", "probe", "transfer"]
+    assert "ogistic regression on eleven intensities" in comparison.verdict.splitlines()[0]
+    assert all("after correction for 3" in line for line in comparison.verdict.splitlines())
+    print_comparison(comparison)
+    assert set(comparison.verdict.splitlines()) <= set(capsys.readouterr().out.splitlines())
+    for name in BASELINES:
+        results = RunDir(CompareDir(copied).cell(cell(name, 0))).results()
+        assert results is not None
+        assert results.baseline is None
+        assert [each.penalty is not None for each in results.rounds] == [True]
+    hydra = RunDir(CompareDir(copied).cell(cell("hydra", 0))).results()
+    intensity = RunDir(CompareDir(copied).cell(cell("intensity", 0))).results()
+    assert hydra is not None
+    assert intensity is not None
+    assert hydra.baseline is not None
+    assert hydra.baseline.test is not None
+    assert hydra.baseline.test.figures.auc == pytest.approx(intensity.test.figures.auc)
+
+
+def test_changes_of_a_body_reach_only_strategies_that_use_it() -> None:
+    changes = {"body.features": 8, "body.patch": 33, "bootstrap": 3, "rounds.all.dropout": 0.25}
+    settings = {**SETTINGS, "head": "mlp", "changes": {**changes, "head.options.hidden": "8"}}
+    design = design_of("hydra", baselines=BASELINES, settings=settings, folds=None)
+    plans = {each.strategy: plan for each, plan in design.plans(load_plugins()).items()}
+    hydra, intensity, probe = plans["hydra"], plans["intensity"], plans["probe"]
+    assert {plan.patch for plan in plans.values()} == {33}
+    assert (hydra.body.features, probe.body.features) == (8, 8)  # type: ignore[union-attr]
+    assert (intensity.body.name, intensity.body.options) == ("intensity", {"patch": 33})
+    assert [plan.head.name for plan in plans.values()] == ["mlp", "linear", "linear"]
+    assert [plan.bootstrap for plan in plans.values()] == [3, 1, 1]
+    assert design.digest == design_of("hydra", settings=settings, folds=None).digest
+
+
+def test_a_baseline_that_is_a_strategy_too_is_trained_once() -> None:
+    design = design_of("hydra", "intensity", baselines=BASELINES)
+    assert design.all_strategies == ("hydra", "intensity", "probe")
+    assert make_design(strategies=("hydra",), datasets=("alpha",)).baselines == BASELINES
+
+
 def test_a_new_strategy_runs_only_what_is_new(copied: Path) -> None:
     before = tree(copied / "cells")
     found = run(design_of("hydra", "transfer", "classical"), copied)
@@ -206,7 +266,18 @@ def arguments(*strategies: str, out: Path) -> list[str]:
             "alpha,beta,alpha",
         ),
         *("--seeds", "1", "--folds", "2", "--epochs", "1", "--bootstrap", "2"),
-        *("--body-channels", "4,8", "--out", str(out), "--jobs", "1", "--device", "cpu"),
+        *(
+            "--profile",
+            "recommended-0.1",
+            "--body-channels",
+            "4,8",
+            "--out",
+            str(out),
+            "--jobs",
+            "1",
+            "--device",
+            "cpu",
+        ),
     ]
 
 
@@ -473,7 +544,7 @@ def test_what_is_added_keeps_the_digest_and_what_is_changed_does_not() -> None:
     assert one.digest == design_of("norm", "hydra", seeds=5, repeats=2).digest
     for changes in ({"folds": 3}, {"settings": SETTINGS | {"epochs": 2}}, {"datasets": ("alpha",)}):
         assert one.digest != design_of("hydra", **changes).digest
-    defaults = {"profile": "recommended", "head": "mlp", "dropout": None, "options": {}}
+    defaults = {"body": "paper", "head": "mlp", "dropout": None, "options": {}}
     assert one.digest == design_of("hydra", settings=SETTINGS | defaults).digest
 
 
@@ -703,3 +774,33 @@ def test_threads_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resources(None, "auto", 100) == (2, ("cuda:0", "cuda:1"), 1)
     assert resources(None, "cuda:1", 100) == (1, ("cuda:1",), 1)
     assert resources(None, "cuda:0", 100) == (4, ("cuda:0",), 1)
+
+
+def test_cells_can_be_ensembles_and_share_the_rounds_of_each_network(tmp_path: Path) -> None:
+    design = design_of("hydra", "transfer", settings=SETTINGS | {"ensemble": 2})
+    assert design.digest != design_of("hydra", "transfer").digest
+    totals: list[int] = []
+    done: list[int] = []
+
+    class Rounds(CompareCallback):
+        def begun(self, out: Path, cells: int, rounds: int, processes: int) -> None:
+            totals.append(rounds)
+
+        def rounds_done(self, rounds: int) -> None:
+            done.append(rounds)
+
+    out = tmp_path / "out"
+    found = run(design, out, callback=Rounds())
+    assert found.failed == {}
+    plans = design.plans(load_plugins())
+    assert totals == [sum(2 * len(plan.rounds) for plan in plans.values())]
+    assert done[-1] == totals[0]
+    for each, plan in plans.items():
+        assert plan.ensemble == 2
+        results = RunDir(CompareDir(out).cell(each)).results()
+        assert results is not None
+        assert [member.number for member in results.members] == [1, 2]
+    comparison = load(out)
+    # hydra and transfer have the first round in common, in each fold and for each network.
+    assert [each.shared for each in comparison.strategies] == [0, 4]
+    assert comparison.readings == len(plans)

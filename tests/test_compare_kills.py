@@ -28,7 +28,7 @@ ARGUMENTS = [
         "alpha,beta,alpha",
     ),
     *("--seeds", "2", "--folds", "2", "--epochs", "3", "--bootstrap", "2", "--device", "cpu"),
-    *("--body-channels", "4,8"),
+    *("--profile", "recommended-0.1", "--body-channels", "4,8"),
 ]
 
 

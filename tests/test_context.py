@@ -101,7 +101,18 @@ def hydrakit_sequence_strategies():
     yield SequenceStrategy(name="broken", summary="", plan=plan)
 """
 
-SMALL = ["--epochs", "1", "--bootstrap", "1", "--body-channels", "2,2,2", "--device", "cpu"]
+SMALL = [
+    "--epochs",
+    "1",
+    "--bootstrap",
+    "1",
+    "--profile",
+    "recommended-0.1",
+    "--body-channels",
+    "2,2,2",
+    "--device",
+    "cpu",
+]
 
 
 class Places:
@@ -159,7 +170,12 @@ def places(tmp_path: Path, install: Install, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_nothing_is_written_outside_the_cache_and_the_output(places: Places) -> None:
     context = RunContext(data=places.data, cache=places.cache, device="cpu")
-    settings: dict[str, Any] = {"epochs": 1, "bootstrap": 1, "body_channels": (2, 2, 2)}
+    settings: dict[str, Any] = {
+        "epochs": 1,
+        "bootstrap": 1,
+        "profile": "recommended-0.1",
+        "body_channels": (2, 2, 2),
+    }
     plan = make_plan("classical", ["scans"], plugins=load_plugins(), **settings)
     estimate = engine.dry_run(plan, context, out=places.out / "run")
     assert estimate.rounds
@@ -587,7 +603,12 @@ def test_a_comparison_that_goes_on_has_as_many_threads_for_each_cell(
         strategies=("classical",),
         datasets=("alpha",),
         folds=2,
-        settings={"epochs": 1, "bootstrap": 1, "body_channels": [2, 4]},
+        settings={
+            "epochs": 1,
+            "bootstrap": 1,
+            "profile": "recommended-0.1",
+            "body_channels": [2, 4],
+        },
     )
     monkeypatch.setattr(devices, "processors", lambda: 8)
     context = RunContext(data=data, cache=cache, device="cpu", jobs=2)

@@ -17,6 +17,7 @@ from hydrakit.data.declared.adapter import declared_datasets, load_declared, wit
 from hydrakit.data.declared.schema import json_schema
 from hydrakit.errors import DataError, PluginError
 from hydrakit.hooks import DatasetAdapter
+from hydrakit.plan.profiles import make_plan
 from hydrakit.plugins import load_plugins
 
 __all__ = ["by_folder"]
@@ -63,6 +64,8 @@ DOCS = Path(__file__).parent.parent / "docs"
         (BY_FOLDER + "[labels]\nno = 'healthy'\n", ["labels: 'no'", "'healthy'", "benign"]),
         (BY_FOLDER + "[splits]\nholdout = 'test'\n", ["splits", "{split}"]),
         (BY_FOLDER + "[columns]\nlabel = 'x'\n", ["columns", "remove"]),
+        (BASE + "flips = ['left']\n", ["flips", "'horizontal' or 'vertical'", "'left'"]),
+        (BASE + "flips = 'horizontal'\n", ["flips", "'horizontal'", "docs/dataset-toml.md"]),
         (BASE, ["either cases (a table) or pattern"]),
         (BY_FOLDER + "cases = 'cases.csv'\n", ["either cases (a table) or pattern"]),
         (BASE + "cases = 'cases.xlsx'\n", ["cases", "'cases.xlsx'", ".csv"]),
@@ -131,6 +134,22 @@ def test_mutations_are_one_line(tmp_path: Path, data) -> None:
 
 
 # --- finding them
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [("", None), ("flips = []\n", ()), ("flips = ['horizontal']\n", ("horizontal",))],
+)
+def test_a_plan_states_the_flips_that_a_file_allows(
+    tmp_path: Path, line: str, expected: tuple[str, ...] | None
+) -> None:
+    adapter = load_declared(declare(tmp_path / "mine", CSV + line, "path,label\n"))
+    assert adapter.flips == expected
+    plugins = with_declared(load_plugins(), tmp_path, {})
+    plan = make_plan("classical", ["mine"], plugins=plugins)
+    assert plan.dataset("mine").flips == expected
+    assert ("flips" in plan.to_json().replace("transforms", "")) == (expected is not None)
+    assert plan.dataset("mine").applied_to(adapter) == adapter
 
 
 def test_found_under_the_data_root_and_elsewhere(tmp_path: Path) -> None:

@@ -46,6 +46,28 @@ def test_class_folders(tmp_path: Path) -> None:
     assert "8 x 6 (4)" in text
 
 
+@pytest.mark.parametrize(
+    ("sizes", "rule"),
+    [
+        ([(64, 64), (64, 64)], "dataset"),
+        ([(65, 64), (65, 64)], "patient"),
+        ([(64, 64), (64, 60)], "patient"),
+    ],
+)
+def test_patches_are_not_normalised_one_by_one(
+    sizes: list[tuple[int, int]], rule: str, tmp_path: Path
+) -> None:
+    for label, size in zip("ab", sizes, strict=True):
+        path = tmp_path / "mine" / label / "1.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(np.random.default_rng(0).integers(255, size=size, dtype=np.uint8)).save(
+            path
+        )
+    text, adapter, _ = guessed(tmp_path / "mine")
+    assert adapter.normalise == rule
+    assert ("removes its brightness" in text) == (rule == "dataset")
+
+
 def test_patients_inside_classes_inside_splits(tmp_path: Path) -> None:
     folder = tmp_path / "My Data"
     for index in range(24):

@@ -101,7 +101,7 @@ def test_all_rounds_are_set_at_once(plan: Plan, dropout: float) -> None:
 
 
 def dropouts(changes: dict[str, Any]) -> list[float]:
-    plan = make_plan("hydra", PAPER, dropout=0.0)
+    plan = make_plan("hydra", PAPER, profile="recommended-0.1", dropout=0.0)
     return [round.hyperparameters.dropout for round in edit_plan(plan, changes).rounds]
 
 
@@ -117,7 +117,7 @@ def test_a_number_goes_before_a_kind_and_a_kind_before_all_in_any_order() -> Non
 
 
 def test_a_value_that_the_plan_does_not_list_yet_may_be_set_by_its_parts() -> None:
-    plan = make_plan("hydra", PAPER)
+    plan = make_plan("hydra", PAPER, profile="recommended-0.1")
     where = "datasets.brain"
     half = edit_plan(plan, {f"{where}.field_of_view.share": 0.5})
     assert half.dataset("brain").field_of_view == FieldOfView(share=0.5)
@@ -126,8 +126,8 @@ def test_a_value_that_the_plan_does_not_list_yet_may_be_set_by_its_parts() -> No
     assert wide.dataset("brain").field_of_view == FieldOfView(millimetres=50)
     assert edit_plan(wide, {f"{where}.field_of_view": None}) == plan
     assert edit_plan(half, {f"{where}.normalise": "image"}).dataset("brain").normalise == "image"
-    window = edit_plan(plan, {f"{where}.normalise.low": -9, f"{where}.normalise.high": 9})
-    assert window.dataset("brain").normalise == Window(low=-9, high=9)
+    window = edit_plan(plan, {f"{where}.normalise.window": "-9,9"})
+    assert window.dataset("brain").normalise == Window(window=(-9, 9))
     assert edit_plan(window, {f"{where}.normalise": None}) == plan
     for flips, expected in (
         ("horizontal", ("horizontal",)),
@@ -152,7 +152,7 @@ def test_transforms_patch_views_and_seeds_have_paths() -> None:
         "test_views": 8,
         "ensemble": 3,
     }
-    plan = edit_plan(make_plan("hydra", PAPER), changes)
+    plan = edit_plan(make_plan("hydra", PAPER, profile="recommended-0.1"), changes)
     table = Transforms(rotation=45, shift=(4, 4))
     assert [round.hyperparameters.transforms for round in plan.rounds[1:]] == [table] * 6
     assert plan.rounds[0].hyperparameters.transforms == table.model_copy(update={"flips": ()})
@@ -160,7 +160,7 @@ def test_transforms_patch_views_and_seeds_have_paths() -> None:
 
 
 def test_values_may_be_objects_lists_or_text() -> None:
-    plan = make_plan("hydra", PAPER)
+    plan = make_plan("hydra", PAPER, profile="recommended-0.1")
     fold = {"datasets.prostatex.split.test": 0, "datasets.prostatex.split.fold": '{"no": 1}'}
     for value in ({"index": 1, "count": 5}, Fold(index=1, count=5)):
         edited = edit_plan(plan, fold | {"datasets.prostatex.split.fold": value})
@@ -236,6 +236,10 @@ def test_values_may_be_objects_lists_or_text() -> None:
             "datasets.brain.field_of_view.share=0.5: a field of view is one positive size: in ",
         ),
         (
+            {"datasets.brain.field_of_view.share": 1.5},
+            "datasets.brain.field_of_view.share=1.5: the share of a field of view is at most 1",
+        ),
+        (
             {"datasets.brain.flips": "left"},
             "datasets.brain.flips=\"left\": must be 'horizontal' or 'vertical'",
         ),
@@ -244,12 +248,16 @@ def test_values_may_be_objects_lists_or_text() -> None:
             "datasets.brain.normalise=\"slice\": must be 'patient', 'image', ",
         ),
         (
-            {"datasets.brain.normalise.low": 3},
-            "datasets.brain.normalise.low=3: its table needs 'high' too",
+            {"datasets.brain.normalise.window": 3},
+            "datasets.brain.normalise.window=3: must be 2 values, separated by commas",
         ),
         (
-            {"datasets.brain.normalise": {"low": 1, "high": 0}},
-            'datasets.brain.normalise={"low": 1, "high": 0}: a window is two finite numbers',
+            {"datasets.brain.normalise": {"window": [1, 0]}},
+            'datasets.brain.normalise={"window": [1, 0]}: a window is two finite numbers',
+        ),
+        (
+            {"datasets.brain.normalise": {"low": 1, "high": 2}},
+            'datasets.brain.normalise={"low": 1, "high": 2}: ',
         ),
         (
             {"rounds.all.transforms.rotation": 450},
@@ -278,13 +286,13 @@ def test_values_may_be_objects_lists_or_text() -> None:
 )
 def test_what_cannot_be_set_is_refused_in_one_line(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(PlanError) as caught:
-        edit_plan(make_plan("hydra", PAPER), changes)
+        edit_plan(make_plan("hydra", PAPER, profile="recommended-0.1"), changes)
     assert str(caught.value).startswith(said)
     assert "\n" not in str(caught.value)
 
 
 def test_a_short_path_is_never_ambiguous() -> None:
     assert not Round.model_fields.keys() & Hyperparameters.model_fields.keys()
-    paths = leaf_paths(make_plan("hydra", PAPER))
+    paths = leaf_paths(make_plan("hydra", PAPER, profile="recommended-0.1"))
     assert len(paths) == len(set(paths))
     assert "rounds.all.dropout" in paths

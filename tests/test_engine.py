@@ -51,7 +51,9 @@ SEVEN = [
 
 
 def test_hydra_runs_seven_rounds(hydra_run: RunDir) -> None:
-    listed = make_plan("hydra", ["alpha", "beta", "gamma", "alpha"], plugins=plugins())
+    listed = make_plan(
+        "hydra", ["alpha", "beta", "gamma", "alpha"], plugins=plugins(), profile="recommended-0.1"
+    )
     assert [(r.dataset, r.train, r.head) for r in listed.rounds] == [
         (r.dataset, r.train, r.head) for r in hydra_plan().rounds
     ]
@@ -108,7 +110,13 @@ def test_weight_files_tell_what_trained_them(hydra_run: RunDir) -> None:
 def test_transfer_shares_one_head(runner: Runner) -> None:
     order = ["alpha", "beta", "alpha"]
     listed = make_plan(
-        "transfer", order, plugins=plugins(), epochs=1, bootstrap=1, body_channels=[2, 2]
+        "transfer",
+        order,
+        plugins=plugins(),
+        epochs=1,
+        bootstrap=1,
+        profile="recommended-0.1",
+        body_channels=[2, 2],
     )
     plan = listed.model_copy(update={"body": BODY})
     rundir = runner(plan)
@@ -120,7 +128,14 @@ def test_transfer_shares_one_head(runner: Runner) -> None:
 
 
 def test_classical_is_one_round_on_the_target(runner: Runner) -> None:
-    listed = make_plan("classical", ["beta", "alpha"], plugins=plugins(), epochs=1, bootstrap=1)
+    listed = make_plan(
+        "classical",
+        ["beta", "alpha"],
+        plugins=plugins(),
+        epochs=1,
+        bootstrap=1,
+        profile="recommended-0.1",
+    )
     assert [dataset.name for dataset in listed.datasets] == ["alpha"]
     rundir = runner(listed.model_copy(update={"body": BODY}))
     assert [path.name for path in (rundir.path / "rounds").iterdir()] == ["01-alpha-all"]

@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from helpers import (
     ADAPTERS,
     BODY,
+    TARGET,
     Runner,
     adapter,
     new_network,
@@ -36,7 +37,7 @@ from sklearn.metrics import roc_auc_score
 from hydrakit import engine, weights
 from hydrakit.cli import main
 from hydrakit.data.augment import TEST_SEED, Views, central_view
-from hydrakit.hooks import DatasetAdapter, FieldOfView
+from hydrakit.hooks import DatasetAdapter, FieldOfView, Normalise, Window
 from hydrakit.models.body import PaperBody
 from hydrakit.models.heads import build_linear
 from hydrakit.plan import BodySpec, Dataset, Fold, Split
@@ -285,6 +286,63 @@ def test_options_are_those_of_training_unless_given(
     # z-scores take a positive factor back; a negative one turns the images over.
     turned = of_files(*files, options={"gain": -1.0})
     assert turned.result.figures != results.test.figures
+
+
+@pytest.mark.parametrize("rule", ["dataset", Window(window=(-0.5, 2.0))], ids=str)
+def test_images_are_normalised_as_in_the_training_of_the_head(
+    rule: Normalise,
+    runner: Runner,
+    of_files: Callable[..., EvaluationResult],
+    data: Path,
+    cache: Path,
+) -> None:
+    planned = Dataset(name="alpha", split=TARGET, normalise=rule)
+    run = runner(plan_of(round_of("alpha"), datasets=(planned,)))
+    results, head = run.results(), weights.read_metadata(run.head_path("alpha"))
+    assert results is not None
+    assert isinstance(head, weights.HeadMetadata)
+    grey, words = head.preprocessing.grey_values, head.preprocessing.normalisation
+    if rule == "dataset":
+        with np.load(data / "alpha" / "cases.npz") as stored:
+            inside = [run.splits()["alpha"][f"c{n:03d}"] == "train" for n in range(48)]
+            training = stored["images"][inside].astype(float)
+        assert grey.mean == pytest.approx((training.mean(),))
+        assert grey.deviation == pytest.approx((training.std(),))
+        assert words.startswith("z-score by mean ")
+    else:
+        assert (grey.normalise, words) == (rule, "window -0.5 to 2")
+    shown = CliRunner().invoke(main, ["weights", "inspect", str(run.head_path("alpha"))])
+    assert f"normalisation {words}" in shown.output
+    places: dict[str, Any] = {"roots": {}, "device": "cpu", "cache": cache, "plugins": plugins()}
+    evaluation = evaluate_run(run.path, **places)
+    assert (evaluation.result, evaluation.notes) == (results.test, ())
+    # The dataset itself has the rule patient, here and after its rule was changed.
+    files = run.body_path, run.head_path("alpha")
+    for own, name in (("patient", "z-score per patient"), ("none", "none (values as they are)")):
+        changed = [replace(each, normalise=own) for each in ADAPTERS]
+        found = of_files(*files, plugins=plugins().including(*changed))
+        assert found.result == results.test
+        (note,) = found.notes
+        assert "'alpha' are normalised as in the head's training" in note
+        assert f"({words})" in note
+        assert name in note
+    notes = of_files(*files, "beta", split="all").notes
+    assert any("'beta' are normalised as in the head's training" in note for note in notes)
+
+
+def test_another_normalisation_than_that_of_the_finished_rounds_is_refused(
+    runner: Runner,
+) -> None:
+    plan = plan_of(round_of("alpha"))
+    run = runner(plan)
+    assert "normalise" not in (run.path / "data.json").read_text()  # as earlier versions wrote it
+    changed = [replace(each, normalise="image") for each in ADAPTERS]
+    refused(
+        lambda: runner(plan, plugins=plugins().including(*changed)),
+        "alpha: the data has changed since the run",
+        "normalisation of its grey values was z-score per patient and is z-score per image",
+        "another `--out`",
+    )
 
 
 def test_a_class_without_a_case_has_no_auc() -> None:

@@ -21,7 +21,18 @@ from hydrakit.search.order import OrderPlanner
 
 STRATEGIES = sorted(each.name for each in hydrakit_strategies.hydrakit_sequence_strategies())
 DATASETS = ["alpha", "beta", "alpha"]
-SMALL = ["--epochs", "1", "--bootstrap", "2", "--body-channels", "4", "--set", "body.patch=16"]
+SMALL = [
+    "--epochs",
+    "1",
+    "--bootstrap",
+    "2",
+    "--profile",
+    "recommended-0.1",
+    "--body-channels",
+    "4",
+    "--set",
+    "body.patch=16",
+]
 
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 

@@ -14,6 +14,7 @@ from pages import make_run, predictions
 from torch import nn
 
 from hydrakit.models.body import attach_head
+from hydrakit.plan.grey import PER_PATIENT
 from hydrakit.runs.example_cases import choose_examples, integrated_gradients, output_score
 
 
@@ -43,7 +44,9 @@ def test_a_map_sums_to_the_change_of_the_score(seed, output):
         model = attach_head(body.eval(), LinearHead())
     canvases = np.random.default_rng(seed).normal(size=(2, 1, 44, 44)).astype(np.float32)
 
-    patches, maps = integrated_gradients(model, canvases, [output, output], target="d")
+    patches, maps = integrated_gradients(
+        model, canvases, [output, output], target="d", grey=PER_PATIENT
+    )
 
     assert patches.shape == maps.shape == (2, 1, 16, 16)
     with torch.no_grad():

@@ -546,7 +546,16 @@ def test_a_run_counts_findings_from_its_files_to_its_report(
     out = tmp_path / "run"
     options = [
         *("--strategy", "classical", "--datasets", "omega", "--epochs", "1", "--bootstrap", "1"),
-        *("--body-channels", "4,8", "--device", "cpu", "--out", str(out)),
+        *(
+            "--profile",
+            "recommended-0.1",
+            "--body-channels",
+            "4,8",
+            "--device",
+            "cpu",
+            "--out",
+            str(out),
+        ),
     ]
     ran = CliRunner().invoke(main, ["run", *places, *options])
     assert ran.exit_code == 0, ran.output
@@ -609,7 +618,18 @@ def test_a_comparison_counts_findings_and_tells_of_subgroups(
             "--folds",
             "2",
         ),
-        *("--seeds", "1", "--epochs", "1", "--bootstrap", "1", "--body-channels", "4,8"),
+        *(
+            "--seeds",
+            "1",
+            "--epochs",
+            "1",
+            "--bootstrap",
+            "1",
+            "--profile",
+            "recommended-0.1",
+            "--body-channels",
+            "4,8",
+        ),
         *("--data", str(declared), "--cache", str(cache), "--out", str(out), "--jobs", "1"),
         *("--device", "cpu"),
     ]

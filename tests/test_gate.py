@@ -24,8 +24,9 @@ from hydrakit.data.quality.leakage import (
     data_facts,
     shortcut_facts,
 )
+from hydrakit.data.quality.split import RESERVED
 from hydrakit.errors import DataError
-from hydrakit.plan import Copies, Split
+from hydrakit.plan import Copies, Fold, Split
 from hydrakit.storage.paths import using_cache
 
 THREE, TWO = Split(train=8, val=1, test=1), Split(train=9, val=1)
@@ -119,20 +120,29 @@ def several_datasets(draw: st.DrawFn) -> dict[str, Data]:
     return made
 
 
-@given(several_datasets(), st.integers(0, 2**31), st.sampled_from([None, "one clinic"]))
+@given(
+    several_datasets(),
+    st.integers(0, 2**31),
+    st.sampled_from([None, "one clinic"]),
+    st.sampled_from([None, Fold(index=1, count=3)]),
+)
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 def test_nothing_is_on_two_sides(
     tmp_path_factory: pytest.TempPathFactory,
     datasets: dict[str, Data],
     seed: int,
     cohort: str | None,
+    inner: Fold | None,
 ) -> None:
     adapters = {name: replace(helpers.adapter(name), cohort=cohort) for name in datasets}
     try:
         gate = assign_splits(
             cast("dict[str, PreparedDataset]", datasets),
             adapters,
-            splits={name: THREE if name == "alpha" else TWO for name in datasets},
+            splits={
+                name: THREE.model_copy(update={"inner": inner}) if name == "alpha" else TWO
+                for name in datasets
+            },
             seed=seed,
             copies="group",
             conflicts="keep",
@@ -145,8 +155,8 @@ def test_nothing_is_on_two_sides(
     for name, data in datasets.items():
         for each in data.index.cases:
             split = gate.splits[name][each.key]
-            assert split in ("train", "val", "test", WITHHELD)
-            side = "test" if split == WITHHELD else split
+            assert split in ("train", "val", "test", WITHHELD, *([RESERVED] if inner else []))
+            side = "test" if split in (WITHHELD, RESERVED) else split
             owner = cohort or name
             for thing in ((owner, each.patient), each.content, (name, "group", each.group)):
                 if thing[-1] is not None:
@@ -168,6 +178,32 @@ def test_what_a_support_shares_with_the_targets_test_split_is_withheld(tmp_path:
     assert gate.copied == {"alpha": 40, "beta": 40}
     assert {(pair.one[0], pair.other[0]) for pair in gate.copies} == {("alpha", "beta")}
     assert all(pair.copy.kind == "exact" for pair in gate.copies)
+
+
+@pytest.mark.parametrize("cohort", ["clinic", None])
+def test_an_inner_fold_and_the_test_split_are_both_kept_from_supports(
+    tmp_path: Path, cohort: str | None
+) -> None:
+    """Patients of one cohort, or copies of their images."""
+    datasets = {"alpha": dataset(*plenty(count=60)), "beta": dataset(*plenty(count=60))}
+    if cohort:
+        beta = datasets["beta"]
+        beta.images = [picture(1000 + n) for n in range(60)]
+        beta.index.cases = [
+            each.model_copy(update={"content": content_digest(image)})
+            for each, image in zip(beta.index.cases, beta.images, strict=True)
+        ]
+    whole = deal(tmp_path, cohort=cohort, **datasets)
+    tested = set()
+    for index in range(3):
+        target = THREE.model_copy(update={"inner": Fold(index=index, count=3)})
+        gate = deal(tmp_path, cohort=cohort, target=target, **datasets)
+        for key, split in gate.splits["alpha"].items():
+            assert (split == RESERVED) == (whole.splits["alpha"][key] == "test")
+            withheld = split in ("test", RESERVED)
+            assert gate.splits["beta"][key] == (WITHHELD if withheld else split)
+        tested |= {key for key, split in gate.splits["alpha"].items() if split == "test"}
+    assert tested == {key for key, split in whole.splits["alpha"].items() if split != "test"}
 
 
 def test_what_the_target_does_not_use_a_support_may_use(tmp_path: Path) -> None:

@@ -255,9 +255,9 @@ def small_of(in_channels: int = 2, **options: object) -> SmallBody:
 def test_the_small_body_pools_its_maps_by_mean_and_by_maximum() -> None:
     body = small_of(channels=(8, 16)).eval()
     images = torch.randn(3, 2, 32, 32)
-    maps: torch.Tensor = nn.functional.relu(body.norm(body.conv(images)))
-    for block in body.blocks:
-        maps = block(nn.functional.max_pool2d(maps, 2))
+    pool = nn.MaxPool2d(2)
+    maps = body.blocks[0](body.norm(pool(body.conv(images))).relu())
+    maps = body.blocks[1](pool(maps))
     assert maps.shape == (3, 16, 8, 8)
     expected = torch.cat([maps.mean((2, 3)), maps.flatten(2).max(dim=2).values], dim=1)
     torch.testing.assert_close(body(images), expected)

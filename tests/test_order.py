@@ -27,6 +27,7 @@ from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.prepared.prepare import prepare
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan import load_plan
+from hydrakit.plan.grey import PER_PATIENT
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.rundir import RunDir
@@ -50,6 +51,7 @@ from hydrakit.weights import load_model
 SETTINGS = {
     "epochs": 2,
     "bootstrap": 1,
+    "profile": "recommended-0.1",
     "body_channels": (2, 2, 2),
     "learning_rate": 3e-3,
     "epoch_size": 24,
@@ -235,6 +237,7 @@ def _auc_of(run: RunDir, places: dict[str, Any]) -> float:
         keys,
         task="classification",
         scale=None,
+        grey=PER_PATIENT,
         patch=plan.patch,
         device=torch.device("cpu"),
     )
@@ -339,7 +342,18 @@ def test_what_is_impossible_is_refused(places: dict[str, Any], tmp_path: Path) -
 
 
 def test_the_command_tells_what_was_tried_and_what_it_is_worth(standin: Path) -> None:
-    small = ["--epochs", "1", "--bootstrap", "1", "--body-channels", "2,2,2", "--device", "cpu"]
+    small = [
+        "--epochs",
+        "1",
+        "--bootstrap",
+        "1",
+        "--profile",
+        "recommended-0.1",
+        "--body-channels",
+        "2,2,2",
+        "--device",
+        "cpu",
+    ]
     arguments = ["order", "--datasets", "beta,gamma", "--target", "alpha", "--budget", "3", *small]
     result = CliRunner().invoke(main, [*arguments, "--out", "search"])
     assert result.exit_code == 0, result.output

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hydrakit.data.origin import DataOrigin, in_class_order, origins_digest, refuse_changed
 from hydrakit.data.read import class_names, read_samples
-from hydrakit.hooks import FieldOfView, Sample
+from hydrakit.hooks import FieldOfView, Sample, Window
 from hydrakit.weights.format import IMAGE_BYTES, MAX_IMAGES, TrainingCases, seen_in_training
 
 WHOLE = DataOrigin(
@@ -21,6 +21,7 @@ WHOLE = DataOrigin(
     classes=("neg", "pos"),
     task="classification",
     field_of_view=FieldOfView(share=1.0),
+    normalise="patient",
     splits="b" * 64,
 )
 
@@ -35,6 +36,10 @@ WHOLE = DataOrigin(
             {"content": "c" * 64, "field_of_view": FieldOfView(millimetres=65)},
             "its field of view was 1 of the image and is 65 mm",
         ),
+        (
+            {"normalise": Window(window=(0, 255))},
+            "normalisation of its grey values was z-score per patient and is window 0 to 255",
+        ),
         ({"splits": "c" * 64}, "in other splits"),
     ],
 )
@@ -47,6 +52,13 @@ def test_each_difference_is_named_with_the_remedy(changes: dict[str, object], wo
         "restore the data, or go away",
     )
     assert origins_digest({"skin": WHOLE}) != origins_digest({"skin": now}) or "task" in changes
+
+
+def test_digests_of_earlier_versions_stay_as_they_were() -> None:
+    # Computed by the version before there were rules.
+    expected = "06a55dc20aa4d077d1a30bc9032cb942d4e225aa1c1e19a99ed6b255669d87d5"
+    for rule in (None, "patient"):
+        assert origins_digest({"skin": WHOLE.model_copy(update={"normalise": rule})}) == expected
 
 
 def test_what_one_of_the_two_does_not_state_is_not_compared() -> None:

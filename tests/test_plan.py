@@ -40,8 +40,16 @@ components = st.builds(
     Component, name=names, options=st.dictionaries(names, component_values, max_size=2)
 )
 axes = st.lists(st.sampled_from(["horizontal", "vertical"]), unique=True).map(tuple)
+
+
+def warmed_up(schedule: str, warmup: float, **values: Any) -> Hyperparameters:
+    """Hyperparameters with a warm-up where the schedule has one."""
+    warmup = warmup if schedule == "cosine" else 0.0
+    return Hyperparameters(schedule=schedule, warmup=warmup, **values)
+
+
 hyperparameters = st.builds(
-    Hyperparameters,
+    warmed_up,
     learning_rate=positive,
     dropout=st.floats(0, 0.99).map(abs),
     batch_size=st.integers(1, 512),
@@ -75,7 +83,7 @@ hyperparameters = st.builds(
 
 
 normalisations = st.sampled_from([None, "patient", "image", "dataset", "none"]) | st.builds(
-    Window, low=st.floats(-9, 0), high=st.floats(1, 9)
+    Window, window=st.tuples(st.floats(-9, 0), st.floats(1, 9))
 )
 views = st.builds(FieldOfView, share=st.floats(0.1, 1)) | st.builds(
     FieldOfView, millimetres=positive
@@ -99,7 +107,7 @@ def splits(draw: st.DrawFn, *, tests: bool) -> Split:
     fold = draw(st.none() | folds())
     test = draw(positive if tests else st.just(0.0) | positive) if fold is None else 0.0
     used = draw(st.just(1.0) | st.floats(0.01, 1))
-    inner = draw(st.none() | folds())
+    inner = draw(st.none() | folds()) if test or fold else None
     return Split(
         train=draw(positive), val=draw(positive), test=test, fold=fold, used=used, inner=inner
     )
@@ -111,12 +119,15 @@ def rounds(draw: st.DrawFn, dataset: str, listed: list[str]) -> Round:
     train = draw(st.sampled_from(["head", "all", "norm", "none"]))
     rest = [name for name in listed if name != dataset] if train == "all" else []
     others = draw(st.permutations(rest))[: draw(st.integers(0, len(rest)))]
+    settings = draw(hyperparameters)
+    if train != "head":
+        settings = settings.model_copy(update={"solver": "steps"})
     heads = draw(st.lists(names, min_size=len(others) + 1, max_size=len(others) + 1, unique=True))
     return Round(
         dataset=dataset,
         train=train,
         head=heads[0],
-        hyperparameters=draw(hyperparameters),
+        hyperparameters=settings,
         others=tuple(
             Other(dataset=name, head=head) for name, head in zip(others, heads[1:], strict=True)
         ),

@@ -30,7 +30,7 @@ from hydrakit.search.order import OrderPlanner
 
 TRAINING_COMMANDS = ["run", "plan", "compare", "tune", "order"]
 NOT_A_BEGINNING = r"(Of|As|Whose|That|Which)\b"
-GIVEN = ["--strategy", "hydra", "--datasets", "brain,prostatex"]
+GIVEN = ["--strategy", "hydra", "--datasets", "brain,prostatex", "--profile", "recommended-0.1"]
 
 
 def call(*arguments: str | Path, status: int = 0) -> Result:

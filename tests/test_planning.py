@@ -5,19 +5,25 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from helpers import adapter
 
+import hydrakit_strategies
 from hydrakit.cli import main
+from hydrakit.compare.design import make_design
 from hydrakit.errors import HydrakitError, PlanError, PluginError
 from hydrakit.hooks import DatasetAdapter
-from hydrakit.plan import BodySpec, Plan, Split
-from hydrakit.plan.profiles import PROFILES, make_plan
+from hydrakit.models import bodies, heads
+from hydrakit.plan import BodySpec, Hyperparameters, Plan, Split
+from hydrakit.plan.profiles import PROFILES, RECOMMENDED_0_1, Profile, make_plan
 from hydrakit.plugins import load_plugins
 from hydrakit.plugins.options import option_fields
+from hydrakit.plugins.registry import Plugins
 
 ROOT = Path(__file__).parent.parent
 PAPER = ["prostatex", "brain", "lung", "prostatex"]
@@ -116,11 +122,12 @@ def test_the_authors_profile_has_all_of_them() -> None:
 
 
 def test_a_plan_without_more_words_is_the_recommended_one() -> None:
-    plan = make_plan("hydra", ["brain", "prostatex"])
+    plan, profile = make_plan("hydra", ["brain", "prostatex"]), PROFILES["recommended"]
     assert plan.profile == "recommended"
     assert order(plan) == ["brain all", "prostatex head", "prostatex all"]
-    assert plan.bootstrap == PROFILES["recommended"].bootstrap
-    assert (str(plan.head), plan.seed, plan.body) == ("mlp", 0, BodySpec())
+    assert plan.bootstrap == profile.bootstrap
+    assert (plan.head.name, plan.seed, plan.body.name) == (profile.head_kind, 0, profile.body)
+    assert (plan.ensemble, plan.test_views) == (profile.ensemble, profile.test_views)
     assert plan.dataset("prostatex").split == Split(train=8, val=1, test=1)
     assert plan.dataset("brain").split == Split(train=9, val=1, test=0)
     for dataset in plan.datasets:
@@ -181,7 +188,7 @@ def test_a_plan_that_uses_all_is_written_as_it_was_before_there_was_a_share() ->
 def test_a_patience_of_zero_trains_all_epochs() -> None:
     assert values(make_plan("hydra", PAPER, patience=0), "patience") == [None] * 7
     assert values(make_plan("transfer-long", PAPER, patience=0), "patience") == [None] * 4
-    assert None not in values(make_plan("hydra", PAPER), "patience")
+    assert None not in values(make_plan("hydra", PAPER, profile="recommended-0.1"), "patience")
 
 
 def test_options_and_splits_go_to_their_dataset() -> None:
@@ -329,10 +336,99 @@ EARLIER: dict[str, tuple[tuple[str, list[str]], dict[str, Any]]] = {
 @pytest.mark.parametrize("digest", EARLIER)
 def test_plans_of_today_have_the_digests_of_earlier_ones(digest: str) -> None:
     arguments, values = EARLIER[digest]
-    plan = make_plan(*arguments, **values)
+    plan = make_plan(*arguments, **{"profile": "recommended-0.1", **values})
+    if plan.profile == "recommended-0.1":  # as it was called then
+        plan = plan.model_copy(update={"profile": "recommended"})
     assert plan.digest() == digest
     stored = json.loads(plan.to_json())
     assert stored["head"] == plan.head.name
     assert "heads" not in stored
     assert list(stored["body"]) == ["channels", "features", "patch", "norm", "datasets"]
     assert Plan.model_validate_json(plan.to_json()).digest() == digest
+
+
+@pytest.fixture
+def other_profile(monkeypatch: pytest.MonkeyPatch) -> Profile:
+    """A profile in place of `recommended`, with another body, an ensemble and views."""
+    profile = Profile(
+        name="recommended",
+        summary="another recipe",
+        bootstrap=1,
+        body="small",
+        body_options={"patch": 32, "intensities": True},
+        head_kind="blend",
+        ensemble=5,
+        test_views=2,
+        all=Hyperparameters(
+            learning_rate=1e-3,
+            dropout=0.3,
+            batch_size=32,
+            epochs=20,
+            patience=None,
+            schedule="cosine",
+            warmup=0.1,
+            label_smoothing=0.1,
+            penalty=0.3,
+        ),
+        head={"schedule": "constant", "warmup": 0.0, "epochs": 50},
+    )
+    monkeypatch.setitem(PROFILES, "recommended", profile)
+    return profile
+
+
+def test_a_profile_can_have_a_body_an_ensemble_and_views(other_profile: Profile) -> None:
+    plan = make_plan("hydra", ["brain", "prostatex"])
+    assert (plan.body.name, plan.patch, plan.ensemble, plan.test_views) == ("small", 32, 5, 2)
+    assert (plan.head.name, plan.body.options["intensities"]) == ("blend", True)
+    assert values(plan, "penalty") == [0.3, 0.3, 0.3]
+    assert values(plan, "schedule") == ["cosine", "constant", "cosine"]
+    assert make_plan("hydra", ["brain", "prostatex"], ensemble=1).ensemble == 1
+
+
+def test_the_body_that_the_user_chooses_has_its_own_options(other_profile: Profile) -> None:
+    plan = make_plan("hydra", ["brain", "prostatex"], body="paper")
+    assert (plan.body, plan.head.name) == (BodySpec(), "mlp")
+    assert values(plan, "penalty") == [None, None, None], "it is for the profile's head"
+    # The user's head has its own options, and is trained in steps.
+    plan = make_plan("hydra", ["brain", "prostatex"], head="linear")
+    assert (plan.body.name, plan.head.name) == ("small", "linear")
+    assert values(plan, "penalty") == [None, None, None]
+    # Options of the paper's body choose it.
+    for given in ({"body_channels": (4, 8)}, {"body_norm": "group"}):
+        plan = make_plan("hydra", ["brain", "prostatex"], **given)
+        assert plan.body.name == "paper"
+    # Options without a body are of the profile's, and those that are not given stay the profile's.
+    assert make_plan("hydra", PAPER, body_options={"patch": 48}).patch == 48
+    assert make_plan("hydra", PAPER, body="small").patch == 32
+    with pytest.raises(PlanError, match="--body-channels is an option of the body 'paper'"):
+        make_plan("hydra", PAPER, body="small", body_channels=(4, 8))
+
+
+def test_a_baseline_is_one_network_whatever_the_profile(other_profile: Profile) -> None:
+    plan = make_plan("intensity", ["prostatex"], ensemble=3)
+    assert (plan.ensemble, plan.test_views) == (1, 1)
+
+
+def test_labels_of_a_profile_are_not_smoothed_if_they_are_numbers(other_profile: Profile) -> None:
+    number = replace(adapter("size"), task="regression", classes=("size",))
+    loaded = Plugins.of(
+        *(number, adapter("alpha")),
+        *bodies.hydrakit_body_factories(),
+        *heads.hydrakit_head_factories(),
+        *hydrakit_strategies.hydrakit_sequence_strategies(),
+    )
+    plan = make_plan("hydra", ["size", "alpha"], plugins=loaded)
+    assert values(plan, "label_smoothing") == [0.0, 0.1, 0.1]
+    assert values(plan, "schedule")[0] == "cosine"
+
+
+def test_a_comparison_by_another_recipe_is_another_comparison(other_profile: Profile) -> None:
+    def digest(**settings: Any) -> str:
+        design = make_design(strategies=("hydra",), datasets=("brain", "prostatex"), **settings)
+        return design.digest
+
+    old = digest(settings={"profile": "recommended-0.1"})
+    assert digest() != old
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PROFILES, "recommended", replace(RECOMMENDED_0_1, name="recommended"))
+        assert digest() == old == digest(settings={"profile": "recommended-0.1"})

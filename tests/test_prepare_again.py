@@ -170,6 +170,22 @@ def test_fresh_reads_everything_again(files: Files) -> None:
     assert told(files.prepare()) == told(fresh)
 
 
+def test_an_index_of_an_older_version_is_made_anew_without_reading_an_image(files: Files) -> None:
+    whole = files.prepare()
+    (path,) = whole.folder.glob("index-*.json")
+    content = json.loads(path.read_text())
+    del content["images"]
+    content["format"] -= 1
+    path.unlink()
+    path.with_name(path.name.replace("index-7-", "index-6-")).write_text(json.dumps(content))
+    files.loads.clear()
+    again = files.prepare()
+    assert files.loads == []
+    assert told(again) == told(whole)
+    assert again.index == whole.index
+    assert [each.name for each in whole.folder.glob("index-*.json")] == [path.name]
+
+
 def test_rows_that_are_cut_off_while_they_are_read_are_one_line(files: Files) -> None:
     prepared = files.prepare()
     crops = next(prepared.folder.glob("crops-*"))

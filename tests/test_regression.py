@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
 from hydrakit.errors import DataError
@@ -16,6 +17,7 @@ from hydrakit.models.intensity import STATISTICS, first_order
 from hydrakit.stats.metrics import auc
 from hydrakit.stats.regression import (
     PENALTIES,
+    calibrated,
     cross_validated_aucs,
     cross_validated_outputs,
     fit,
@@ -189,3 +191,27 @@ def test_scaling_all_images_changes_no_prediction(factor: float, seed: int, task
         return model.outputs(features)
 
     np.testing.assert_allclose(predict(images * factor), predict(images), atol=1e-5)
+
+
+def test_a_calibrated_model_is_as_certain_as_its_predictions_of_others_deserve() -> None:
+    random = np.random.default_rng(4)
+    values = random.normal(size=(60, 12))
+    labels = (values[:, 0] + 2 * random.normal(size=60) > 0).astype(int)
+    groups = [str(number // 2) for number in range(60)]
+    kwargs = {"task": "classification", "outputs": 2}
+    model = fit(values, labels, penalty=0.1, **kwargs)
+    certain = calibrated(model, values, labels, groups, **kwargs)
+    slope = certain.weights[0, 1] / model.weights[0, 1]
+    np.testing.assert_allclose(certain.weights, slope * model.weights)
+    centre = values.mean(axis=0)
+    np.testing.assert_allclose(certain.outputs(centre), model.outputs(centre))
+    outputs = cross_validated_outputs(values, labels, groups, penalty=0.1, **kwargs)
+    logits = outputs[:, 1] - outputs[:, 0]
+
+    def loss(factor: float) -> float:
+        scaled = logits.mean() + factor * (logits - logits.mean())
+        return float(log_loss(labels, 1 / (1 + np.exp(-scaled))))
+
+    grid = np.linspace(0, 1, 1001)
+    assert abs(slope - grid[np.argmin([loss(each) for each in grid])]) < 2e-3
+    assert 0.05 < slope < 0.8  # 12 features, one of which counts, and 60 cases

@@ -44,6 +44,19 @@ def test_the_verdict_comes_first_and_says_what_it_rests_on(tmp_path):
     assert "Incomplete" not in words
 
 
+def test_baselines_are_marked_and_repeated(tmp_path):
+    make_comparison(tmp_path / "c", baselines={"classical": "a logistic regression on <22>"})
+    page = page_of(tmp_path / "c")
+    assert page.all("h1")[0].words() == "2 strategies and 1 baseline on prostatex"
+    names = [row[0] for row in cells(part(page, "Strategies").all("table")[0])[1:]]
+    assert names == ["hydra", "transfer", "classical (baseline)"]
+    assert "The baseline classical is a logistic regression on <22>." in page.words()
+    names = [row[0] for row in cells(part(page, "Differences").all("table")[0])[1:]]
+    assert names == ["hydra − transfer", "hydra − classical (baseline)"]
+    command = part(page, "Reproduce this comparison").all("pre")[0].words()
+    assert "--strategies hydra,transfer --baselines classical --datasets" in command
+
+
 def test_what_is_missing_is_said(tmp_path):
     make_comparison(tmp_path / "c", used=18, failed={"hydra-seed1": "too <little> memory"})
     page = page_of(tmp_path / "c")

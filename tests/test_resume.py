@@ -117,6 +117,17 @@ def test_so_does_one_whose_rounds_go_on_with_their_last_head(runner: Runner, dev
     assert_equal_runs(stop_everywhere(runner, plan_with(seed), device=device), whole)
 
 
+def test_so_does_one_with_every_kind_of_augmentation(runner: Runner) -> None:
+    wild = {"rotation": 180, "flips": ["vertical"], "shift": [3, 3], "scale": 0.2}
+    values: dict[str, Any] = {"transforms": {**wild, "intensity": 0.3, "noise": 0.3}}
+    plan = plan_of(
+        round_of("alpha", augmentation="fixed", **values),
+        round_of("alpha", "head", **values),
+        test_views=3,
+    )
+    assert_equal_runs(stop_everywhere(runner, plan), runner(plan, "whole"))
+
+
 @pytest.fixture
 def environment(tmp_path: Path, data: Path, cache: Path) -> dict[str, str]:
     """For a process of its own that finds the stand-ins."""

@@ -59,7 +59,7 @@ def test_supports_help_where_they_share_the_cue_alone(cue: bool, tmp_path: Path)
         seeds=2,
         folds=2,
         repeats=1,
-        settings={"body_channels": [8, 16, 32]},
+        settings={"profile": "recommended-0.1", "body_channels": [8, 16, 32]},
     )
     data = write(tmp_path, difficulty=0.3 if cue else 1.0)
     found = compare(design, out=tmp_path / "out", data=data, cache=tmp_path / "cache")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from helpers import (
     BODY,
     SUPPORT,
+    TARGET,
     Runner,
     plan_of,
     plugins,
@@ -21,7 +23,7 @@ from helpers import (
 )
 
 from hydrakit.compute.devices import choose_compute
-from hydrakit.hooks import DatasetAdapter
+from hydrakit.hooks import DatasetAdapter, Window
 from hydrakit.plan import Dataset, Fold, Plan, Split
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
@@ -50,10 +52,10 @@ def hydra_plan(**changes: Any) -> Plan:
 
 @pytest.fixture
 def key(data: Path, cache: Path, tmp_path: Path) -> Any:
-    def key(plan: Plan, number: int = 1) -> str:
+    def key(plan: Plan, number: int = 1, rule: Any = "patient") -> str:
         names = [dataset.name for dataset in plan.datasets]
         datasets = PlanDatasets(
-            {name: plugins().get(DatasetAdapter, name) for name in names},
+            {name: replace(plugins().get(DatasetAdapter, name), normalise=rule) for name in names},
             {name: data / name for name in names},
             {name: prepared_dataset(name, data=data, cache=cache) for name in names},
             plugins(),
@@ -107,11 +109,23 @@ def test_a_whole_run_can_be_shared(runner: Runner, tmp_path: Path) -> None:
         {"head": "linear"},
         {"body": BODY.model_copy(update={"features": 4})},
         {"datasets": (Dataset(name="alpha", split=FOLD), Dataset(name="beta", split=SUPPORT))},
+        {
+            "datasets": (
+                Dataset(name="alpha", split=TARGET, normalise="image"),
+                Dataset(name="beta", split=SUPPORT),
+            )
+        },
     ],
     ids=",".join,
 )
 def test_what_decides_a_round_changes_its_key(key: Any, changes: dict[str, Any]) -> None:
     assert key(transfer_plan(**changes)) != key(transfer_plan())
+
+
+def test_the_adapter_s_normalisation_changes_the_key(key: Any) -> None:
+    keys = [key(transfer_plan(), rule=rule) for rule in ("patient", "image", "dataset", "none")]
+    windows = [Window(window=(0, high)) for high in (1, 1.0000001)]
+    assert len({*keys, *(key(transfer_plan(), rule=rule) for rule in windows)}) == 6
 
 
 def test_folds_do_not_share(key: Any) -> None:

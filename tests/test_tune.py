@@ -37,6 +37,7 @@ from hydrakit.hooks import DatasetAdapter
 from hydrakit.models.body import PaperBody
 from hydrakit.models.heads import build_mlp
 from hydrakit.plan import Other, Plan, Split, load_plan
+from hydrakit.plan.grey import PER_PATIENT
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.search.trials import Setting, TrialRecord, folds_of
 from hydrakit.search.tune import TuneCallback, TuneResult, TuningSearch, tune
@@ -209,7 +210,15 @@ def test_poisoned_test_cases_change_nothing(
 
     monkeypatch.setattr(PreparedDataset, "stored", poisoned)
     prepared = prepared_dataset("alpha", data=places["data"], cache=places["cache"])
-    seen = select(prepared, test, task="classification", scale=None, patch=BODY.patch, device=CPU)
+    seen = select(
+        prepared,
+        test,
+        task="classification",
+        scale=None,
+        grey=PER_PATIENT,
+        patch=BODY.patch,
+        device=CPU,
+    )
     assert seen.patches.isnan().all(), "who looked at them would see it"
     again = tuned(tmp_path / "plan.json", places)
     assert again.plan == whole.plan
@@ -329,7 +338,16 @@ def test_optuna_proposes_the_same_again(places: dict[str, Any], tmp_path: Path) 
 
 
 def test_the_command_writes_a_plan_that_runs(standin: Path) -> None:
-    small = ["--epochs", "1", "--bootstrap", "1", "--body-channels", "2,2,2"]
+    small = [
+        "--epochs",
+        "1",
+        "--bootstrap",
+        "1",
+        "--profile",
+        "recommended-0.1",
+        "--body-channels",
+        "2,2,2",
+    ]
     arguments = ["tune", "--strategy", "hydra", "--datasets", "beta,alpha", *small, "--folds", "2"]
     values = ["--learning-rates", "1e-3,1e-2", "--dropouts", "0", "--out", "best.json"]
     result = CliRunner().invoke(main, [*arguments, *values, "--device", "cpu"])

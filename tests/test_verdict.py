@@ -47,6 +47,41 @@ def row(auc: float, m: int = 40, n: int = 60, name: str = "x") -> TableRow:
     return TableRow(name=name, auc=auc, positives=m, negatives=n)
 
 
+@pytest.mark.parametrize(
+    ("pair", "kind", "begins"),
+    [
+        (
+            made_up(0.1, 0.05, 0.15, 0.001),
+            "better",
+            "hydra is better than a logistic regression on eleven intensities on this data: mean",
+        ),
+        (
+            made_up(-0.1, -0.15, -0.05, 0.001),
+            "worse",
+            "A logistic regression on eleven intensities is better than hydra: this network is not "
+            "worth its cost here: mean AUC 0.80 against 0.90",
+        ),
+        (
+            made_up(0.02, -0.05, 0.09, 0.6),
+            "cannot tell",
+            "A logistic regression on eleven intensities is no worse than hydra, as far as 330 "
+            "findings can show: this network is not worth its cost here (mean AUC 0.80",
+        ),
+    ],
+)
+def test_a_baseline_decides_whether_a_network_is_worth_its_cost(
+    pair: PairedDifference, kind: str, begins: str
+) -> None:
+    text = "a logistic regression on eleven intensities"
+    differences = {("hydra", "intensity"): pair, ("hydra", "transfer"): pair}
+    first, second = verdicts(differences, baselines={"intensity": text})
+    assert first.kind == second.kind == kind
+    assert first.text.startswith(begins)
+    assert "after correction for 2 comparisons" in first.text
+    assert "worth" not in second.text
+    assert second == verdicts(differences)[1]
+
+
 def test_the_papers_own_table_cannot_tell_its_methods_apart() -> None:
     found = verdict_of_table(rows_of_table(PAPER))
     assert [(v.first, v.second) for v in found] == [

@@ -323,6 +323,18 @@ def test_the_views_of_an_evaluation_begin_with_the_patch_and_are_always_the_same
     assert evaluation_views(WILD, 1) == [None]
 
 
+def test_the_mirror_images_are_the_first_views_of_an_evaluation() -> None:
+    canvas = torch.rand(3, 1, canvas_side(9), canvas_side(9))
+    flips = Transforms(flips=("horizontal", "vertical"))
+    rows = torch.zeros(3, dtype=torch.int64)
+    mirrored = [view[rows].of(canvas, 9) for view in evaluation_views(flips, 4) if view is not None]
+    whole = central_view(canvas, 9)
+    for view, axes in zip(mirrored, [(3,), (2,), (2, 3)], strict=True):
+        torch.testing.assert_close(view, whole.flip(axes), rtol=1e-4, atol=1e-5)
+    (only,) = [view for view in evaluation_views(Transforms(), 2) if view is not None]
+    torch.testing.assert_close(only[rows].of(canvas, 9), whole.flip(3), rtol=1e-4, atol=1e-5)
+
+
 def test_draws_are_the_generators() -> None:
     first, again, other = (Views.draw(8, torch.Generator().manual_seed(seed)) for seed in (4, 4, 5))
     assert_same(first, again)

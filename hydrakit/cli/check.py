@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,7 +165,8 @@ def _print(summary: Summary, root: Path, *, each_case: bool) -> None:
     print_table(headers, rows, title=f"{summary.dataset} in {root}")
     if summary.prepared is not None:
         say(f"prepared data of {summary.prepared} (--fresh reads all files again)")
-    for line in (*_split_lines(summary), *_facts_lines(summary), *_copies_lines(summary)):
+    lines = _split_lines(summary), _facts_lines(summary), _copies_lines(summary)
+    for line in chain(*lines, _grey_lines(summary)):
         _print_wrapped(line)
     for remark in summary.remarks:
         _print_wrapped(remark)
@@ -266,6 +268,27 @@ def _copies_lines(summary: Summary) -> Iterator[str]:
         line += f" ({flipped} flipped), least similar: "
         line += _pair(min(near, key=lambda pair: pair.similarity))
     yield line
+
+
+def _grey_lines(summary: Summary) -> Iterator[str]:
+    from hydrakit.plan.grey import rule_text
+
+    measured = summary.grey_values
+    if measured is None:
+        return
+    yield f"grey values: {rule_text(measured.present)}"
+    if measured.choices:
+        yield (
+            "normalisations compared, by the AUC of a logistic regression on first-order "
+            f"statistics of the patch, cross-validated by patient on {measured.images_text}:"
+        )
+    for choice in measured.choices:
+        areas = "; ".join(
+            f"{each.class_name} {each.auc:.2f} ({each.low:.2f} to {each.high:.2f})"
+            for each in choice.classes
+        )
+        yield f"  {rule_text(choice.rule)}: {areas}"
+    yield f"normalisation: {measured.text}"
 
 
 def _pair(pair: CopyPair) -> str:

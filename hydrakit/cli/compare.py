@@ -63,6 +63,21 @@ if TYPE_CHECKING:
     help="Number of repeats of the cross-validation, each with different folds.",
 )
 @click.option(
+    "--tune",
+    "choices",
+    multiple=True,
+    metavar="PATH=V1,V2",
+    help="Values of the plans that each cell tries on its training part before it is trained "
+    "(paths as in --set; a list as JSON: [16,32]). Given several times, all combinations are "
+    "tried.",
+)
+@click.option(
+    "--inner-folds",
+    type=params.Whole(2),
+    metavar="N",
+    help="Number of folds of a training part on which --tune tries values.  [default: 3]",
+)
+@click.option(
     "--positive",
     metavar="CLASS",
     help="Class treated as positive in the AUC.  [default: the second of two]",
@@ -102,6 +117,8 @@ def compare(
     folds: int | None,
     holdout: bool,
     repeats: int,
+    choices: tuple[str, ...],
+    inner_folds: int | None,
     positive: str | None,
     context: RunContext,
     out: Path | None,
@@ -115,17 +132,23 @@ def compare(
     they are is not worth its cost. All plans and splits are checked before anything is trained. To
     resume a comparison that was stopped, run the same command again; with more strategies, seeds
     or repeats it trains only the new ones.
+
+    With --tune, each cell first chooses values by cross-validation within its training part, so
+    that the test results also hold for the way of choosing (nested cross-validation).
     """
     if not strategies or not datasets:
         missing = "--datasets" if strategies else "--strategies"
         raise click.UsageError(f"{missing} is needed: see `hydrakit plugins list`")
     if holdout and (folds or repeats > 1):
         raise click.UsageError("--holdout is a single split: leave out --folds and --repeats")
+    if inner_folds and not choices:
+        raise click.UsageError("--inner-folds is for --tune: add values to try, or leave it out")
     if baselines and no_baselines:
         raise click.UsageError("--baselines and --no-baselines contradict each other: give one")
 
     from hydrakit.compare import engine
     from hydrakit.compare.design import BASELINES, make_design
+    from hydrakit.search.candidates import FOLDS, parse_choices
 
     design = make_design(
         strategies=strategies,
@@ -135,6 +158,8 @@ def compare(
         folds=None if holdout else folds or 5,
         repeats=repeats,
         settings=settings,
+        tune=parse_choices(choices, option="--tune"),
+        inner_folds=inner_folds or FOLDS,
     )
     try:
         with comparison_progress() as progress:

@@ -85,6 +85,7 @@ def info(name: str, context: RunContext, as_json: bool) -> None:
 
 def _describe(adapter: DatasetAdapter) -> dict[str, Any]:
     from hydrakit.data.origin import view_text
+    from hydrakit.plan.grey import rule_text
     from hydrakit.plugins.options import option_fields
 
     return {
@@ -92,6 +93,7 @@ def _describe(adapter: DatasetAdapter) -> dict[str, Any]:
         "summary": adapter.summary,
         "classes": list(adapter.classes),
         "field_of_view": view_text(adapter.field_of_view),
+        "normalisation": rule_text(adapter.normalise),
         "flips": "any" if adapter.flips is None else ", ".join(adapter.flips) or "none",
         "layout": adapter.layout,
         "how_to_get": adapter.how_to_get,

@@ -100,8 +100,14 @@ def _print_run(run: RunStatus) -> None:
         *("#round", "dataset", "trains", "state"),
         *("#epochs", "#val AUC or R2", "#seconds", "since"),
     ]
-    print_table(columns, rows)
-    for each in run.rounds:
+    print_table(columns, rows, title="network 1" if run.members else "")
+    for member in run.members:
+        begun = [each for each in member.rounds if each.state == "begun"]
+        now = (
+            f", round {begun[0].round} at epoch {begun[0].epoch}/{begun[0].epochs}" if begun else ""
+        )
+        say(f"network {member.number}: {member.done} of {len(member.rounds)} rounds done{now}")
+    for each in [*run.rounds, *(round for member in run.members for round in member.rounds)]:
         if each.problem:
             say(f"Note: {each.problem}", err=True)
     if run.state == "stopped":

@@ -45,6 +45,7 @@ FIELDS = (
     "body_options",
     "body_channels",
     "body_norm",
+    "ensemble",
     "body_weights",
     "select",
     "window",
@@ -130,7 +131,7 @@ def _option(name: str, schema: Mapping[str, Any]) -> click.Option:
             multiple=True,
             callback=_heads,
             metavar="[DATASET=]NAME",
-            help=f"{help_text}  [default: {schema['default']}]",
+            help=help_text,
         )
     if name == "body_weights":
         return click.Option(["--body-weights"], type=params.FOLDER, metavar="FILE", help=help_text)

@@ -20,9 +20,11 @@ def plugins() -> None:
 @params.as_json
 def list_plugins(as_json: bool) -> None:
     """List installed plugins and the components of each, also broken and disabled plugins."""
+    from hydrakit.hooks import SequenceStrategy
     from hydrakit.plugins.registry import KINDS, load_plugins
 
-    records = load_plugins(params.disabled_plugins()).records
+    installed = load_plugins(params.disabled_plugins())
+    records = installed.records
     if as_json:
         say_json(json.dumps([plugin.to_json() for plugin in records], indent=2))
         return
@@ -30,6 +32,10 @@ def list_plugins(as_json: bool) -> None:
         say(f"{plugin.name}  ({plugin.distribution} {plugin.version})")
         for kind in KINDS:
             names = plugin.offers.get(kind.name)
+            if names and kind.type is SequenceStrategy:
+                strategies = installed.all(SequenceStrategy)
+                baselines = {name for name, each in strategies.items() if each.baseline}
+                names = tuple(f"{name} (baseline)" if name in baselines else name for name in names)
             if names:
                 say(f"  {kind.plural + ':':12}{', '.join(names)}")
         for clash in plugin.clashes:

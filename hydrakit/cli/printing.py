@@ -15,7 +15,7 @@ from hydrakit.errors import printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hydrakit.plan.results import Subgroup, TestResult
+    from hydrakit.plan.results import Baseline, Subgroup, TestResult
     from hydrakit.runs.dry_run import DryRun
     from hydrakit.runs.evaluate import EvaluationResult
     from hydrakit.runs.rundir import RunDir
@@ -127,6 +127,15 @@ def print_results(rundir: RunDir) -> None:
     print_table(columns, rows, title=f"{results.strategy}, target {results.target}")
     for line in test_lines(results.test):
         say(line)
+    if results.members:
+        figures = [f"{each.figures.score:.3f}" for each in results.members]
+        kind = "R2" if results.test.figures.auc is None else "AUC"
+        say(
+            f"mean of {len(figures)} networks, which alone have test {kind} {', '.join(figures)}; "
+            "the table above is of the first"
+        )
+    if results.baseline is not None:
+        say(_baseline_line(results.baseline, results.test))
     say("")
     say(f"run:     {rundir.path}")
     say(f"body:    {rundir.body_path}")
@@ -159,6 +168,8 @@ def print_dry_run(estimate: DryRun) -> None:
     columns = ["#round", "dataset", "trains", "#patches", "#val", "#epochs", "#batch", "#at most"]
     print_table(columns, rows)
     done = sum(each.done for each in estimate.rounds)
+    if estimate.ensemble > 1:
+        say(f"ensemble: {estimate.ensemble} networks, whose times are added up")
     state = "finished" if estimate.finished else f"{done} of {len(estimate.rounds)} rounds are done"
     say(f"run:     {estimate.out}: {state if estimate.out.exists() else 'not started'}")
     if estimate.holder is not None and estimate.holder.alive() is not False:
@@ -174,6 +185,18 @@ def print_dry_run(estimate: DryRun) -> None:
     disk, free = estimate.disk / 1e6, estimate.free / 1e6
     say(f"disk:    at most {disk:,.1f} MB of {free:,.0f} MB free")
     say("Nothing was trained, and no folder was created.")
+
+
+def _baseline_line(baseline: Baseline, test: TestResult) -> str:
+    """A line with the baseline's figure on the same test split."""
+    kind = "ridge" if test.task == "regression" else "logistic"
+    name = f"baseline: a {kind} regression on {baseline.numbers} intensities"
+    if baseline.test is None:
+        return f"{name} could not be tested: {baseline.reason}"
+    figures = baseline.test.figures
+    if figures.auc is None:
+        return f"{name}: R2 {figures.r2:.3f}"
+    return f"{name}: AUC {figures.auc:.3f}"
 
 
 def test_lines(test: TestResult) -> list[str]:
@@ -271,7 +294,12 @@ def print_comparison(comparison: Comparison) -> None:
         print_table(columns, pairs)
     if comparison.subgroups:
         _print_subgroups(comparison)
-    say(comparison.verdict)
+    if comparison.tuned:
+        from hydrakit.report.tuned import chosen_rows, tuning_text
+
+        columns = ["strategy", "value of the plan", "chosen", "cells"]
+        print_table(columns, chosen_rows(comparison), title=tuning_text(comparison))
+    say_lines(comparison.verdict)
     say(
         f"Test labels were read {comparison.readings} times, once by each finished cell for its "
         "test result; no choice depends on them."

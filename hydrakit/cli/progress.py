@@ -98,6 +98,7 @@ class PlainProgress(PreparingProgress):
     def __init__(self, plan: Plan | None = None) -> None:
         super().__init__()
         self.plan = plan
+        self.network = 1
         self.start_time = self.last_line
         self.start_epoch = 0
 
@@ -108,8 +109,13 @@ class PlainProgress(PreparingProgress):
         for name, facts in (rundir.facts() or {}).items():
             for line in data_lines(name, facts):
                 self.print(line)
-        self.print(f"{rundir.path}: {rounds} round{'s' if rounds > 1 else ''} on {device}")
-        self.start_time = time.monotonic()
+        each = f", each for {plan.ensemble} networks" if plan.ensemble > 1 else ""
+        self.print(f"{rundir.path}: {rounds} round{'s' if rounds > 1 else ''} on {device}{each}")
+        self.start_time, self.network = time.monotonic(), 1
+
+    def member(self, number: int, rundir: RunDir) -> None:
+        """Name the network of the ensemble in the lines that follow."""
+        self.start_time, self.network = time.monotonic(), number
 
     def bootstrapping(self, done: int, of: int) -> None:
         """Print the number of random starts evaluated."""
@@ -145,7 +151,7 @@ class PlainProgress(PreparingProgress):
     def name(self, number: int, round: Round) -> str:
         """Name of a round in messages."""
         assert self.plan is not None
-        return name_of(self.plan, number, round)
+        return name_of(self.plan, number, round, network=self.network)
 
 
 class LiveProgress(PlainProgress):

@@ -45,7 +45,18 @@ def _make_plan(context: RunContext, **given: Any) -> Plan:
     "--out", type=params.FOLDER, metavar="FILE", help="Write the plan to this file instead."
 )
 def plan(*, context: RunContext, out: Path | None, **given: Any) -> None:
-    """Print the plan of a run as JSON, for reading or editing; `run --plan FILE` runs it."""
+    """Print the plan of a run as JSON, for reading or editing; `run --plan FILE` runs it.
+
+    `--set` changes single values. Some with their defaults are not printed, such as:
+
+    \b
+    datasets.brain.field_of_view.share=0.5    the middle of each image (or millimetres=50)
+    datasets.brain.flips=horizontal           axes along which images may be mirrored
+    body.patch=64                             pixels per side of the network's input
+    rounds.all.transforms.rotation=45         views for training; also flips=horizontal,vertical,
+                                              shift=2,2, scale=0.1, intensity=0.1 and noise=0.1
+    test_views=8                              average the predictions for 8 views of each case
+    """  # noqa: D301 - click reads the backspace and does not join the lines below it
     text = _make_plan(context, **given).to_json()
     if out is None:
         say_json(text)

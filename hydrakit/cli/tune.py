@@ -255,7 +255,7 @@ def _print_round(tuning: RoundTuning, rounds: int) -> None:
     metavar="A,B,...",
     help="Datasets to choose the support datasets from.",
 )
-@plan_options(without=("splits",))
+@plan_options(without=("splits", "ensemble"))
 @click.option(
     "--seeds",
     type=params.Whole(1),

@@ -24,15 +24,30 @@ def inspect(file: Path, as_json: bool) -> None:
     from hydrakit.weights.format import read_metadata
 
     description = read_metadata(file)
+    _note_ensemble(file)
     if as_json:
         say_json(description.model_dump_json(indent=2))
         return
     facts = description.model_dump(mode="json", exclude={"probe"}, exclude_none=True)
     if description.cases is not None:
         facts["cases"]["images"] = len(description.cases.digests())
+    facts.get("preprocessing", {}).pop("grey_values", None)  # its words are printed
     for key, value in facts.items():
         text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else _text(value)
         say(f"{key + ':':16}{one_line(text, 2**20)}")
+
+
+def _note_ensemble(file: Path) -> None:
+    """Say if a file is of a run whose results are of several networks."""
+    from hydrakit.runs.rundir import RunDir
+
+    folder = file.parent.parent if file.parent.name == "heads" else file.parent
+    members = RunDir(folder).begun_members()
+    if members:
+        note = (
+            f"one of the {len(members) + 1} networks of an ensemble: `hydrakit evaluate {folder}`"
+        )
+        say(f"Note: {file}: is of {note} averages all of them", err=True)
 
 
 def _text(value: object) -> str:
@@ -84,6 +99,8 @@ def swap(body: Path, head: Path, out: Path) -> None:
     from hydrakit.weights.folders import swap as swap_head
 
     note = swap_head(body, head, out)
+    for file in (body, head):
+        _note_ensemble(file)
     if note:
         say(f"Note: {note}")
     say(out / "body.safetensors")

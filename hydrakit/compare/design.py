@@ -25,7 +25,13 @@ from hydrakit.plan.edit import (
     refuse_fixed,
 )
 from hydrakit.plan.model import MAX_FOLDS, Fold, Plan, Split, StartWeights
-from hydrakit.plan.profiles import TARGET_SPLIT, complete_options, make_plan
+from hydrakit.plan.profiles import (
+    PROFILES,
+    RECOMMENDED_0_1,
+    TARGET_SPLIT,
+    complete_options,
+    make_plan,
+)
 from hydrakit.plan.settings import PlanSettings
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.rundir import RunDir
@@ -36,6 +42,7 @@ from hydrakit.storage.records import read_record, writable, write_record
 
 FILE = "compare.json"
 MAX_CELLS = 10_000
+TUNING = ".tuning"  # suffix of the folder in which a cell is tuned
 WRITE_ELSEWHERE = "choose another folder with `--out`"
 
 BASELINES = ("intensity", "probe")
@@ -43,6 +50,9 @@ BASELINES = ("intensity", "probe")
 
 PATCH_PATHS = ("body.patch", "body.options.patch")
 """Paths of the size of the patches, which is the same for all strategies."""
+
+DEFAULTS_0_1 = {"head": "mlp", "body": "paper", "body_norm": "batch", "ensemble": 1}
+"""Settings whose defaults were values in version 0.1, and are those of the profile now."""
 
 SET_BY_CELLS = {"seed", "split_seed", "splits", "whole"}
 """Settings of plans that the design chooses for each cell."""
@@ -92,6 +102,9 @@ class Design(Frozen):
         repeats: Number of repeats of the cross-validation, each with different folds.
         settings: Further settings of the plans (`PlanSettings`), by name, without default values,
             so that equal designs have equal digests.
+        tune: Values that each cell tries on its training part before it is trained, by path;
+            see `hydrakit.compare.nested`.
+        inner_folds: Number of folds of each training part on which the values are tried.
     """
 
     strategies: Annotated[tuple[Name, ...], Field(min_length=1)]
@@ -101,6 +114,8 @@ class Design(Frozen):
     folds: Annotated[int, Field(ge=2, le=MAX_FOLDS)] | None = 5
     repeats: Annotated[int, Field(gt=0, le=MAX_CELLS)] = 1
     settings: dict[str, Any] = Field(default_factory=dict)
+    tune: dict[str, Annotated[tuple[Any, ...], Field(min_length=2)]] = Field(default_factory=dict)
+    inner_folds: Annotated[int, Field(ge=2, le=MAX_FOLDS)] = 3
 
     @field_validator("settings")
     @classmethod
@@ -147,8 +162,17 @@ class Design(Frozen):
         """SHA-256 of the datasets, folds and settings; it stays the same when cells are added."""
         fixed = self.model_dump(mode="json", include={"datasets", "folds", "settings"})
         fixed["settings"].pop("strangers", None)  # it changes no result
+        profile = fixed["settings"].pop("profile", PlanSettings().profile)
+        if not PROFILES[profile].same_values(RECOMMENDED_0_1):
+            fixed["settings"]["profile"] = profile
+        else:  # version 0.1 did not store its defaults
+            for name, value in DEFAULTS_0_1.items():
+                if fixed["settings"].get(name) == value:
+                    del fixed["settings"][name]
         if "body_weights" in fixed["settings"]:
             fixed["settings"]["body_weights"].pop("file", None)  # wherever it is
+        if self.tune:
+            fixed |= self.model_dump(mode="json", include={"tune", "inner_folds"})
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
     def cells(self) -> list[Cell]:
@@ -197,7 +221,8 @@ class Design(Frozen):
             PlanError: The settings are invalid, or a change names rounds that no strategy has.
         """
         plan = self._unchanged(cell, plugins)
-        changes = self._changes_of(cell.strategy, plugins)
+        given = self.settings.get("changes", {})
+        changes = self.changes_of(cell.strategy, given, plugins)
         if not changes:
             return plan
         split = f"datasets.{self.target}.split"
@@ -206,14 +231,16 @@ class Design(Frozen):
             others = [
                 self._unchanged(replace(cell, strategy=name), plugins)
                 for name in self.all_strategies
-                if path in self._changes_of(name, plugins)
+                if path in self.changes_of(name, given, plugins)
             ]
             if all(paths_without_rounds(other, [path]) for other in others):
                 raise PlanError(no_such_round(plan, path))
         return complete_options(edit_existing_rounds(plan, changes), plugins)
 
-    def _changes_of(self, strategy: str, plugins: Plugins) -> dict[str, Any]:
-        """The ``changes`` without those of a body, a head or starts that the strategy replaces."""
+    def changes_of(
+        self, strategy: str, changes: Mapping[str, Any], plugins: Plugins
+    ) -> dict[str, Any]:
+        """Changes by path, without those of a body, a head or starts that the strategy replaces."""
         sequence = plugins.get(SequenceStrategy, strategy)
         replaced: set[str] = set()
         if sequence.body not in (None, self.settings.get("body", PlanSettings().body)):
@@ -224,7 +251,7 @@ class Design(Frozen):
             replaced |= {"bootstrap", "bootstrap_rule"}
         return {
             path: value
-            for path, value in self.settings.get("changes", {}).items()
+            for path, value in changes.items()
             if path.partition(".")[0] not in replaced or path in PATCH_PATHS
         }
 
@@ -277,6 +304,8 @@ class Description(Frozen):
         status: Status of each cell: ``done``, ``waiting``, or why it failed.
         data: What the cells are computed from, by dataset, with the splits of the first cell; empty
             in older versions.
+        tuned_data: The same for tuned cells, without splits: by the key of what decides the data
+            in their plans (`hydrakit.search.candidates.data_key`), then by dataset.
         threads: Number of CPU threads of each cell; None in older versions.
     """
 
@@ -287,6 +316,7 @@ class Description(Frozen):
     positive: Text
     status: Annotated[dict[str, str], Field(max_length=MAX_CELLS)]
     data: dict[Name, DataOrigin] = Field(default_factory=dict)
+    tuned_data: dict[Text, dict[Name, DataOrigin]] = Field(default_factory=dict)
     threads: Annotated[int, Field(gt=0)] | None = None
 
 
@@ -319,15 +349,33 @@ class CompareDir:
         """Folder of the run of a cell."""
         return self.path / "cells" / cell.name
 
+    def tuning(self, cell: Cell) -> Path:
+        """Folder in which a cell is tuned."""
+        return self.path / "cells" / f"{cell.name}{TUNING}"
+
+    def inner_rounds(self, cell: Cell) -> Path:
+        """Folder of rounds that the cells of one seed, repeat and fold share while tuned.
+
+        It is deleted when all of these cells have ended.
+        """
+        return self.tuning_rounds / f"seed{cell.seed}-repeat{cell.repeat}-fold{cell.fold}/rounds"
+
+    @property
+    def tuning_rounds(self) -> Path:
+        """Folder with all folders of `inner_rounds`."""
+        return self.path / "tuning"
+
     def failure_path(self, cell: Cell) -> Path:
         """Path of the file that says why a cell failed."""
         return self.path / "cells" / f"{cell.name}.failed"
 
     def started(self) -> set[str]:
-        """Names of the cells that have a folder, or the file that says why they failed."""
+        """Names of the cells that have a folder, are tuned, or have failed."""
         try:
             with os.scandir(self.path / "cells") as entries:
-                return {entry.name.removesuffix(".failed") for entry in entries}
+                return {
+                    entry.name.removesuffix(".failed").removesuffix(TUNING) for entry in entries
+                }
         except FileNotFoundError:
             return set()
 
@@ -406,7 +454,13 @@ class CompareDir:
 def _differing(before: Design, design: Design) -> str:
     """Names of the settings in which two designs differ."""
     old, new = (
-        {"datasets": each.datasets, "folds": each.folds, **each.settings}
+        {
+            "datasets": each.datasets,
+            "folds": each.folds,
+            "tune": each.tune,
+            "inner-folds": each.inner_folds,
+            **each.settings,
+        }
         for each in (before, design)
     )
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hydrakit.compare import nested
 from hydrakit.compare.design import Cell, CompareDir, Description, Design, naming
 from hydrakit.compare.pool import default_threads
 from hydrakit.compare.scoring import (
@@ -126,6 +129,8 @@ def compare(
     processes = launcher.processes(context, groups)
     with using_cache(context.cache):
         cases = _prepare(plans, context, plugins, chosen, callback)
+        tuned = nested.check_tuning(design, plans, context, plugins, callback)
+        cases = replace(cases, tuned=tuned)
     assert context.threads is not None
     tracker = CellTracker(
         compare_dir,
@@ -143,8 +148,7 @@ def compare(
         compare_dir.check(design)  # again, now that no other process can write there
         _check_data(compare_dir, plans, cases)
         tracker.write()
-        rounds = sum(len(plan.rounds) for plan in plans.values())
-        callback.begun(out, len(plans), rounds, processes)
+        callback.begun(out, len(plans), tracker.rounds, processes)
         tracker.run(launcher, context, processes)
         comparison = compare_cells(compare_dir, design, cases, tracker.baselines)
         tracker.publish(comparison)
@@ -217,16 +221,20 @@ def _prepare(
 
 def _check_data(compare_dir: CompareDir, cells: Iterable[Cell], cases: ScoredCases) -> None:
     """Refuse to continue a comparison with other data, before anything is trained."""
-    earlier = compare_dir.description().data if compare_dir.begun else {}
-    for name, now in cases.origins.items():
-        refuse_changed(
-            name,
-            earlier.get(name, DataOrigin()),
-            now,
-            since=f"the comparison in {compare_dir.path} began",
-            remedy=ANOTHER,
-        )
-    refuse_other_data(compare_dir, list(cells), cases.origins)
+    description = compare_dir.description() if compare_dir.begun else None
+    pairs = [(description.data if description else {}, cases.origins)]
+    for key, origins in cases.tuned.items():
+        pairs.append((description.tuned_data.get(key, {}) if description else {}, origins))
+    for earlier, origins in pairs:
+        for name, now in origins.items():
+            refuse_changed(
+                name,
+                earlier.get(name, DataOrigin()),
+                now,
+                since=f"the comparison in {compare_dir.path} began",
+                remedy=ANOTHER,
+            )
+    refuse_other_data(compare_dir, list(cells), cases)
 
 
 def _with_threads_of_cells(
@@ -250,6 +258,11 @@ def _with_threads_of_cells(
             f"others use {context.threads}: their last digits differ"
         )
     return context
+
+
+def _rounds_of_networks(plan: Plan) -> int:
+    """Number of rounds of a plan, over all networks of an ensemble."""
+    return len(plan.rounds) * plan.ensemble
 
 
 @dataclass
@@ -286,6 +299,20 @@ class CellTracker:
         """Index the cells that have not ended, since listing them all takes long."""
         self._open = {cell.name: cell for cell in self.plans}
         self._rounds_of_ended = 0
+        self._group_left = Counter(cell.group for cell in self.plans)
+        self._inner_runs = {
+            cell: self.design.inner_folds
+            * len(nested.candidates_of(self.design, plan, self.plugins))
+            for cell, plan in self.plans.items()
+        }
+
+    @property
+    def rounds(self) -> int:
+        """Number of rounds of all cells, with those of their tuning."""
+        return sum(self._rounds_of(cell) for cell in self.plans)
+
+    def _rounds_of(self, cell: Cell) -> int:
+        return _rounds_of_networks(self.plans[cell]) * (1 + self._inner_runs[cell])
 
     @property
     def failures(self) -> dict[str, str]:
@@ -325,6 +352,7 @@ class CellTracker:
             positive=self.cases.positive,
             status=self._states(),
             data=dict(self.cases.origins),
+            tuned_data={key: dict(origins) for key, origins in self.cases.tuned.items()},
             threads=self.threads,
         )
         self.compare_dir.write(description)
@@ -366,16 +394,22 @@ class CellTracker:
         started = self.compare_dir.started()
         for name in [each for each in self._open if each in started]:
             cell = self._open[name]
-            run, planned = RunDir(self.compare_dir.cell(cell)), self.plans[cell].rounds
+            run, plan = RunDir(self.compare_dir.cell(cell)), self.plans[cell]
             status = self.compare_dir.status(cell)
             if status == "waiting":
-                rounds += sum(run.finished(n, each) for n, each in enumerate(planned, start=1))
+                rounds += run.rounds_done(plan)
+                if self._inner_runs[cell]:
+                    done = nested.inner_runs_done(self.compare_dir, cell)
+                    rounds += done * _rounds_of_networks(plan)
                 continue
             if status == "done":
                 self.callback.done(cell, run, before)
             else:
                 self.callback.failed(cell, status)
             self.ended.add(cell)
-            self._rounds_of_ended += len(planned)
+            self._rounds_of_ended += self._rounds_of(cell)
             del self._open[name]
+            self._group_left[cell.group] -= 1
+            if self.design.tune and not self._group_left[cell.group]:
+                shutil.rmtree(self.compare_dir.inner_rounds(cell).parent, ignore_errors=True)
         self.callback.rounds_done(self._rounds_of_ended + rounds)

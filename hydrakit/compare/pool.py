@@ -248,11 +248,14 @@ class _Worker:
 
 
 def _has_trained(worker: _Worker, compare_dir: CompareDir) -> bool:
-    """Whether a worker has trained a round of its cell."""
+    """Whether a worker has trained a round of its cell, or a run of the cell's tuning."""
+    from hydrakit.compare.nested import inner_runs_done
+
     if worker.job is None:
         return False
     cell, plan = worker.job
-    return RunDir(compare_dir.cell(cell)).finished(1, plan.rounds[0])
+    has_tuned = inner_runs_done(compare_dir, cell) > 0
+    return has_tuned or RunDir(compare_dir.cell(cell)).finished(1, plan.rounds[0])
 
 
 def _must_run_again(
@@ -303,11 +306,10 @@ def _work(pipe: Connection, folder: Path, context_json: str) -> None:
 
 def _run_cell(cell: Cell, plan: Plan, compare_dir: CompareDir, context: RunContext) -> None:
     """Run a cell, and write a failure to its file."""
-    from hydrakit import engine
+    from hydrakit.compare.nested import run_cell  # imports torch, after signals are set up
 
     try:
-        data = compare_dir.description().data
-        engine.run_cell(plan, context, out=compare_dir.cell(cell), expected=data)
+        run_cell(cell, plan, compare_dir, context)
     except PluginFault as error:
         where = f" (traceback: {compare_dir.failure_path(cell)})" if error.__cause__ else ""
         _write_failure(compare_dir, cell, f"{traceback.format_exc()}{one_line(str(error))}{where}")

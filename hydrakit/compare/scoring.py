@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
 
 from hydrakit.compare.design import Cell, CompareDir, Design
+from hydrakit.compare.nested import tuned_cells
 from hydrakit.data.origin import DataOrigin, refuse_changed
 from hydrakit.data.prepared.index import Index
 from hydrakit.errors import DataError
@@ -18,6 +19,7 @@ from hydrakit.models.intensity import STATISTICS
 from hydrakit.plan.results import Results
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.rundir import RunDir
+from hydrakit.search.candidates import Origins, data_key
 from hydrakit.stats.comparison import Comparison, StrategyPair, StrategyResult
 from hydrakit.stats.findings import Findings, Subgroups
 from hydrakit.stats.intervals import mean_auc
@@ -46,6 +48,7 @@ class ScoredCases:
         subgroups: Subgroups of each finding, by name of the finding.
         origins: What the cells must be computed from, by dataset; splits are of the first cell.
         channels: Number of channels of the network's images.
+        tuned: The same for tuned cells (`hydrakit.compare.nested.check_tuning`).
     """
 
     positive: str
@@ -54,6 +57,13 @@ class ScoredCases:
     subgroups: Mapping[str, Subgroups]
     origins: Mapping[str, DataOrigin]
     channels: int = 1
+    tuned: Origins = field(default_factory=dict)
+
+    def origins_of(self, run: RunDir) -> Mapping[str, DataOrigin]:
+        """What the run of a cell must be computed from, by dataset."""
+        if not self.tuned or not run.plan_path.is_file():
+            return self.origins
+        return self.tuned.get(data_key(run.plan()), self.origins)
 
 
 def scored_cases(
@@ -107,9 +117,7 @@ def baseline_texts(design: Design, plugins: Plugins, channels: int) -> dict[str,
     }
 
 
-def refuse_other_data(
-    compare_dir: CompareDir, cells: Sequence[Cell], origins: Mapping[str, DataOrigin]
-) -> None:
+def refuse_other_data(compare_dir: CompareDir, cells: Sequence[Cell], cases: ScoredCases) -> None:
     """Refuse cells that were computed from other data than the datasets as they are now.
 
     Raises:
@@ -118,7 +126,7 @@ def refuse_other_data(
     for cell in cells:
         run = RunDir(compare_dir.cell(cell))
         earlier = run.origins()
-        for name, now in origins.items():
+        for name, now in cases.origins_of(run).items():
             refuse_changed(
                 name,
                 earlier.get(name, DataOrigin()),
@@ -158,7 +166,7 @@ def compare_cells(
     used = [cell for cell in cells if cell.group not in missing]
     if not used:
         return None
-    refuse_other_data(compare_dir, used, cases.origins)
+    refuse_other_data(compare_dir, used, cases)
     tables = {
         name: gather(_rows(compare_dir, [cell for cell in used if cell.strategy == name], cases))
         for name in design.all_strategies
@@ -204,6 +212,7 @@ def compare_cells(
         passes=first.passes,
         fold_of=tuple(tuple(f if f >= 0 else None for f in row) for row in first.folds.tolist()),
         images=int(first.images.sum()),
+        tuned=tuned_cells(compare_dir, used) if design.tune else (),
         subgroups=subgroups_of(tables, cases.subgroups, level=LEVEL),
     )
 
@@ -250,7 +259,7 @@ def _strategy_result(
         high=area.high,
         cells=area.cells,
         left_out=area.left_out,
-        seconds=sum(round.seconds for result in results for round in result.rounds),
+        seconds=sum(result.seconds for result in results),
         shared=sum(_shared(RunDir(compare_dir.cell(cell))) for cell in cells),
         scores=tuple(
             tuple(None if math.isnan(score) else score for score in row)
@@ -322,10 +331,13 @@ def _validation(compare_dir: CompareDir, cell: Cell, positive: str) -> float:
 def readings_of(run: RunDir) -> int:
     """Number of times that the test labels of a run were read, by its ``events.jsonl``."""
     events = run.events()
+    for member in run.begun_members():  # the run reads the labels for all networks of an ensemble
+        events += [each for each in member.events() if each.by != "ensemble"]
     evaluations = [each for each in events if each.event == "evaluated"]
     tests = sum(each.event == "test read" for each in events)
     return tests + sum(each.split in ("test", "all") for each in evaluations)
 
 
 def _shared(run: RunDir) -> int:
-    return sum(each.event == "round shared" for each in run.events())
+    networks = [run, *run.begun_members()]
+    return sum(event.event == "round shared" for each in networks for event in each.events())

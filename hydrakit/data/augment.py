@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -164,15 +165,25 @@ def allowed(table: Transforms, flips: Collection[Axis] | None) -> Transforms:
 def evaluation_views(table: Transforms, count: int) -> list[Views | None]:
     """The views of each case whose predictions are averaged: first None, the unaugmented patch.
 
-    All cases have the same views, so that the prediction of a case depends on no other case.
+    Its mirror images come next, because they are as sharp as the patch, and then random views. All
+    cases have the same views, so that the prediction of a case depends on no other case.
 
     Args:
         table: Table for rotation, flips, shift and scale.
         count: Number of views.
     """
     geometry = table.model_copy(update={"intensity": 0.0, "noise": 0.0})
-    views = Views.draw(count - 1, torch.Generator().manual_seed(TEST_SEED), geometry)
-    return [None, *(views[torch.tensor([row])] for row in range(count - 1))]
+    views: list[Views | None] = [None]
+    sides = [(1, -1) if axis in table.flips else (1,) for axis in ("vertical", "horizontal")]
+    for flip in list(product(*sides))[1:]:
+        mirrored = Views.unchanged(1, geometry)
+        mirrored.flip.copy_(torch.tensor([flip]))
+        views.append(mirrored)
+    drawn = Views.draw(
+        max(0, count - len(views)), torch.Generator().manual_seed(TEST_SEED), geometry
+    )
+    views += [drawn[torch.tensor([row])] for row in range(len(drawn.angle))]
+    return views[:count]
 
 
 def central_view(canvas: Tensor, patch: int) -> Tensor:

@@ -17,6 +17,7 @@ from hydrakit.stats.tasks import Scale, scale_of, targets_of, to_tensor
 if TYPE_CHECKING:
     from hydrakit.data.prepared.index import PreparedCase, PreparedDataset
     from hydrakit.hooks import DatasetAdapter, Task
+    from hydrakit.plan.grey import GreyValues
     from hydrakit.rounds import Axis
 
 
@@ -63,6 +64,7 @@ class LoadedDataset:
         val: Validation split.
         task: Task of the dataset.
         scale: Regression: mean and deviation of the training targets; None otherwise.
+        grey: How grey values are normalised, with the numbers of the training split.
         splits: Split of every labelled case, by key.
         content: Content digest of the prepared dataset.
         used: Content digests of the images of the training and validation splits.
@@ -78,6 +80,7 @@ class LoadedDataset:
     val: CaseSet
     task: Task
     scale: Scale | None
+    grey: GreyValues
     splits: dict[str, str]
     content: str
     used: tuple[str, ...]
@@ -94,6 +97,7 @@ def select(
     *,
     task: Task,
     scale: Scale | None,
+    grey: GreyValues,
     patch: int,
     device: torch.device,
 ) -> CaseSet:
@@ -103,7 +107,7 @@ def select(
         for row, case in enumerate(prepared.index.cases)
         if case.key in keys and case.label is not None
     ]
-    store = PatchStore(prepared, [row for row, _, _ in selected], torch.device("cpu"))
+    store = PatchStore(prepared, [row for row, _, _ in selected], torch.device("cpu"), grey)
     return CaseSet(
         dataset=prepared.index.dataset,
         patches=store.unaugmented(patch).to(device),
@@ -140,17 +144,27 @@ def load(
     targets = targets_of(labels, adapter.task)
     scale = scale_of(targets, adapter.task)
     val = {key for key, name in splits.items() if name == "val"}
+    grey = prepared.index.grey_values(adapter.normalise, splits)
     return LoadedDataset(
         name=adapter.name,
         classes=adapter.classes,
         patch=patch,
         flips=adapter.flips,
-        train=PatchStore(prepared, rows, device),
+        train=PatchStore(prepared, rows, device, grey),
         train_labels=to_tensor(targets, scale),
         train_patients=tuple(cases[row].patient for row in rows),
-        val=select(prepared, val, task=adapter.task, scale=scale, patch=patch, device=device),
+        val=select(
+            prepared,
+            val,
+            task=adapter.task,
+            scale=scale,
+            grey=grey,
+            patch=patch,
+            device=device,
+        ),
         task=adapter.task,
         scale=scale,
+        grey=grey,
         splits=splits,
         content=prepared.index.content,
         used=tuple(case.content for case in cases if splits.get(case.key) in {"train", "val"}),
@@ -161,26 +175,29 @@ CHUNK_CASES = 256
 
 
 class PatchStore:
-    """Prepared patches of some cases, which returns z-scored views on the device.
+    """Prepared patches of some cases, which returns normalised views on the device.
 
     For a CPU, only requested patches are read from disk, each time (the system keeps them in its
-    cache); for a GPU, all patches are copied at once. Views are z-scored after resampling, on a
-    seventh of the pixels. This is equivalent, because the interpolation weights of each pixel sum
-    to 1.
+    cache); for a GPU, all patches are copied at once. Views are normalised after resampling, on a
+    seventh of the pixels. For a z-score this is equivalent, because the interpolation weights of
+    each pixel sum to 1.
     """
 
     def __init__(
-        self, prepared: PreparedDataset, rows: Sequence[int], device: torch.device
+        self,
+        prepared: PreparedDataset,
+        rows: Sequence[int],
+        device: torch.device,
+        grey: GreyValues,
     ) -> None:
         """Use the cases with these indices into ``prepared.index.cases``."""
         index = prepared.index
-        intensities = [index.patients[index.cases[row].patient] for row in rows]
         shape = (len(rows), index.channels, 1, 1)
         self.device = device
-        mean = torch.tensor([each.mean for each in intensities], dtype=torch.float64)
-        deviation = torch.tensor([each.deviation for each in intensities], dtype=torch.float64)
-        self._mean = mean.float().view(shape).to(device)
-        self._factor = (1 / deviation).float().view(shape).to(device)
+        shift, scale = map(torch.from_numpy, index.shift_and_scale(rows, grey))
+        self._shift = shift.float().view(shape).to(device)
+        self._factor = (1 / scale).float().view(shape).to(device)
+        self._clip = grey.clip
         self._prepared, self._rows = prepared, list(rows)
         self._canvases: Tensor | None = None
         if device.type != "cpu":
@@ -216,8 +233,8 @@ class PatchStore:
         in_memory = self._canvases
         canvas = self._read(chosen) if in_memory is None else in_memory.index_select(0, chosen)
         images = central_view(canvas, patch) if views is None else views.of(canvas, patch)
-        images = (images - self._mean[chosen]) * self._factor[chosen]
-        images = images if views is None else views.adjusted(images)
+        images = (images - self._shift[chosen]) * self._factor[chosen]
+        images = self._clip(images if views is None else views.adjusted(images))
         return images.expand(-1, self.channels, -1, -1)
 
     def unaugmented(self, patch: int) -> Tensor:

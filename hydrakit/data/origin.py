@@ -20,11 +20,13 @@ from hydrakit.hooks import (
     DatasetAdapter,
     FieldOfView,
     Label,
+    Normalise,
     Remark,
     Sample,
     Task,
     Unusable,
 )
+from hydrakit.plan.grey import rule_text
 from hydrakit.schema import Frozen, Text
 
 AUTOMATIC: Literal["automatic"] = "automatic"
@@ -39,6 +41,7 @@ class DataOrigin(Frozen):
         classes: Names of the classes, in the order of their labels.
         task: Kind of label.
         field_of_view: Region of the image that the network sees.
+        normalise: How its grey values are normalised.
         channels: Rule for images with other channels than the body takes; `AUTOMATIC` if neither
             the plan nor the adapter has one.
         splits: Digest of the split of every case (`splits_digest`).
@@ -48,6 +51,7 @@ class DataOrigin(Frozen):
     classes: tuple[Text, ...] | None = None
     task: Task | None = None
     field_of_view: FieldOfView | None = None
+    normalise: Normalise | None = None
     channels: ChannelRule | Literal["automatic"] | None = None
     splits: str | None = None
 
@@ -61,6 +65,7 @@ class DataOrigin(Frozen):
             classes=adapter.classes,
             task=adapter.task,
             field_of_view=adapter.field_of_view,
+            normalise=adapter.normalise,
             channels=adapter.channels or AUTOMATIC,
             splits=None if splits is None else splits_digest(splits),
         )
@@ -86,6 +91,9 @@ class DataOrigin(Frozen):
                 return f"its field of view was {before} and is {after}"
             if differ("content"):
                 return "its cases, images, labels or patients are others"
+        if self.normalise is not None and now.normalise is not None and differ("normalise"):
+            before, after = rule_text(self.normalise), rule_text(now.normalise)
+            return f"the normalisation of its grey values was {before} and is {after}"
         if differ("channels"):
             return f"its rule for channels was {self.channels} and is {now.channels}"
         return "its cases are in other splits" if differ("splits") else None
@@ -129,8 +137,13 @@ def splits_digest(splits: Mapping[str, str]) -> str:
 
 
 def origins_digest(origins: Mapping[str, DataOrigin]) -> str:
-    """SHA-256 of the contents, classes and splits of several datasets."""
-    facts = [[name, o.content, o.classes, o.splits] for name, o in sorted(origins.items())]
+    """SHA-256 of the contents, classes, splits and normalisations of several datasets."""
+    facts: list[Any] = [
+        [name, o.content, o.classes, o.splits]
+        # Left out for the rule that earlier versions had, so that their digests stay valid.
+        + ([] if o.normalise in (None, "patient") else [str(o.normalise)])
+        for name, o in sorted(origins.items())
+    ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

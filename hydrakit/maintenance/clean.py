@@ -62,7 +62,8 @@ def clean(
         HydrakitError: A process is running in the folder.
     """
     is_comparison = (folder / COMPARE).is_file()
-    runs = _runs(CompareDir(folder)) if is_comparison else [RunDir(folder)]
+    tops = _runs(CompareDir(folder)) if is_comparison else [RunDir(folder)]
+    runs = [run for top in tops for run in (top, *top.begun_members())]
     for run in runs:
         run.plan()  # raises if this is no run
     with locked(folder):
@@ -121,6 +122,8 @@ def _of_comparison(compare_dir: CompareDir) -> Iterator[RemovableFiles]:
     cells = compare_dir.description().design.cells()
     done = all(compare_dir.status(cell) == "done" for cell in cells)
     finished = done and compare_dir.comparison_path.is_file()
+    if finished and compare_dir.tuning_rounds.is_dir():
+        yield _removable(compare_dir.tuning_rounds, SHARED)
     for path in sorted(compare_dir.rounds.glob("*")):
         if path.suffix:
             yield _removable(path, LEFT)

@@ -6,12 +6,14 @@ Nothing is locked or written, so that a running process is not disturbed.
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from hydrakit.compare.design import FILE as COMPARE
 from hydrakit.compare.design import Cell, CompareDir
 from hydrakit.errors import PlanError, WeightsError, one_line
+from hydrakit.plan.model import Plan
 from hydrakit.plan.results import CheckpointFacts, Event
 from hydrakit.rounds import Round, Train
 from hydrakit.runs.rundir import CHECKPOINT, RunDir
@@ -67,6 +69,23 @@ class RoundStatus(Frozen):
     problem: PathText | None = None
 
 
+class MemberStatus(Frozen):
+    """Progress of the second or another network of an ensemble.
+
+    Attributes:
+        number: Number of the network, from 2.
+        rounds: Progress of each round, in order.
+    """
+
+    number: int
+    rounds: tuple[RoundStatus, ...]
+
+    @property
+    def done(self) -> int:
+        """Number of rounds that are done."""
+        return sum(each.state == "done" for each in self.rounds)
+
+
 RunState = Literal["finished", "running", "stopped"]
 
 
@@ -81,7 +100,8 @@ class RunStatus(Frozen):
         target: Name of the target dataset.
         holder: Process that holds the lock.
         last: Time of the last event.
-        rounds: Progress of each round, in order.
+        rounds: Progress of each round, in order; in an ensemble those of the first network.
+        members: Progress of the other networks of an ensemble.
     """
 
     kind: Literal["run"] = "run"
@@ -92,6 +112,7 @@ class RunStatus(Frozen):
     holder: HolderStatus | None
     last: datetime.datetime | None
     rounds: tuple[RoundStatus, ...]
+    members: tuple[MemberStatus, ...] = ()
 
     @property
     def done(self) -> int:
@@ -137,7 +158,27 @@ def status(folder: Path) -> RunStatus | ComparisonStatus:
 
 
 def _of_run(run: RunDir) -> RunStatus:
-    plan, events, holder = run.plan(), run.events(), _holder(run.path)
+    plan, holder = run.plan(), _holder(run.path)
+    members = tuple(
+        MemberStatus(number=number, rounds=_rounds(member, plan, member.events()))
+        for number, member in enumerate(run.members(plan), start=2)
+    )
+    events = [event for each in run.networks(plan) for event in each.events()]
+    times = [time for event in events if (time := _time(event)) is not None]
+    return RunStatus(
+        path=str(run.path),
+        state=_state(run.whole, holder),
+        strategy=plan.strategy,
+        target=plan.target,
+        holder=holder,
+        last=max(times, default=None),
+        rounds=_rounds(run, plan, run.events()),
+        members=members,
+    )
+
+
+def _rounds(run: RunDir, plan: Plan, events: Sequence[Event]) -> tuple[RoundStatus, ...]:
+    """Progress of the rounds of one network."""
     starts: dict[object, datetime.datetime] = {}
     for event in events:
         if event.event == "round" and (time := _time(event)) is not None:
@@ -147,16 +188,7 @@ def _of_run(run: RunDir) -> RunStatus:
     for number, round in enumerate(plan.rounds, start=1):
         is_next = not rounds or rounds[-1].state == "done"
         rounds.append(_round(run, number, round, is_next=is_next, since=starts.get(number)))
-    last = next((time for event in reversed(events) if (time := _time(event))), None)
-    return RunStatus(
-        path=str(run.path),
-        state=_state(run.whole, holder),
-        strategy=plan.strategy,
-        target=plan.target,
-        holder=holder,
-        last=last,
-        rounds=tuple(rounds),
-    )
+    return tuple(rounds)
 
 
 def _round(
@@ -226,12 +258,14 @@ def _of_comparison(folder: Path) -> ComparisonStatus:
 
 def _cell(compare_dir: CompareDir, cell: Cell) -> CellStatus:
     run, state = RunDir(compare_dir.cell(cell)), compare_dir.status(cell)
-    rounds, holder = len(run.round_folders()), _holder(run.path)
+    networks, tuning = [run, *run.begun_members()], compare_dir.tuning(cell)
+    rounds = sum(len(each.round_folders()) for each in networks)
+    holder = _holder(run.path) or _holder(tuning)
     if state == "done":
         return CellStatus(name=cell.name, state="done", rounds=rounds)
     if state != "waiting":
         return CellStatus(name=cell.name, state="failed", rounds=rounds, reason=state)
-    begun = run.plan_path.is_file()
+    begun = run.plan_path.is_file() or tuning.is_dir()
     return CellStatus(
         name=cell.name,
         state="begun" if begun else "waiting",

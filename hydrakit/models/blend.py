@@ -12,7 +12,12 @@ class BlendedHead(nn.Module):
     """A dense layer that is trained, and a regression that is solved exactly.
 
     In training, its outputs are those of the dense layer alone. In evaluation mode, they are the
-    mean of both: for classes and labels, the mean of two log-odds.
+    weighted mean of both: for classes and labels, the mean of two log-odds.
+
+    Args:
+        features: Number of features.
+        outputs: Number of outputs.
+        share: Weight of the dense layer in the mean, from 0 to 1; the regression has the rest.
 
     Attributes:
         logits: Dense layer on all features.
@@ -20,8 +25,9 @@ class BlendedHead(nn.Module):
             are 0. It needs no gradient: `hydrakit.training.exact.fit_blend` solves it.
     """
 
-    def __init__(self, features: int, outputs: int) -> None:
+    def __init__(self, features: int, outputs: int, share: float = 0.6) -> None:
         super().__init__()
+        self.share = share
         self.dropout = Dropout(0.0)
         self.logits = nn.Linear(features, outputs)
         self.regression = nn.Linear(features, outputs).requires_grad_(False)
@@ -34,7 +40,7 @@ class BlendedHead(nn.Module):
         if self.training:
             return logits
         regression: Tensor = self.regression(features)
-        return (logits + regression) / 2
+        return self.share * logits + (1 - self.share) * regression
 
     def set_regression(self, weights: Tensor, bias: Tensor) -> None:
         """Set the regression on the last features.

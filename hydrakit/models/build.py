@@ -199,6 +199,17 @@ def _check_regressions(
             for name, adapter in adapters.items()
         }
     blended = {name for name, head in heads.items() if isinstance(head, BlendedHead)}
+    regressions = {
+        name
+        for round in plan.rounds
+        for name in round.datasets
+        if round.hyperparameters.solver == "exact" or name in blended
+    }
+    if not regressions and any(round.hyperparameters.penalty for round in plan.rounds):
+        raise PlanError(
+            "'penalty' has no effect in this plan: it is for the solver 'exact' and for the head "
+            "'blend'"
+        )
     for round in plan.rounds:
         name, settings = round.dataset, round.hyperparameters
         kind = str(plan.head_of(name))
@@ -212,11 +223,6 @@ def _check_regressions(
                 f"head {kind!r} of {name!r} needs the intensities of the image among the features "
                 f"of the body, and {str(plan.body.name)!r} has none: use "
                 "`--body small --body-option intensities=true`, or `--head linear`"
-            )
-        if settings.penalty is not None and settings.solver != "exact" and name not in blended:
-            raise PlanError(
-                f"'penalty' of the round on {name!r} has no effect: it is for the solver 'exact' "
-                "and for the head 'blend'"
             )
 
 

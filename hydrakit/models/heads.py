@@ -79,11 +79,29 @@ def build_linear(features: int, outputs: int, options: NoOptions = NoOptions()) 
     return nn.Sequential(OrderedDict(dropout=Dropout(0.0), logits=nn.Linear(features, outputs)))
 
 
-def build_blend(features: int, outputs: int, options: NoOptions = NoOptions()) -> nn.Module:  # noqa: B008 - frozen
+@dataclass(frozen=True, kw_only=True)
+class BlendOptions:
+    """Options of the head `blend`."""
+
+    share: float = field(
+        default=0.6, metadata={"help": "weight of the dense layer in the mean, from 0 to 1"}
+    )
+
+    def __post_init__(self) -> None:
+        """Check the share.
+
+        Raises:
+            ValueError: It is out of range.
+        """
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"share is {self.share}: 0 to 1 allowed")
+
+
+def build_blend(features: int, outputs: int, options: BlendOptions = BlendOptions()) -> nn.Module:
     """Build a dense layer that is blended with a regression on the intensities of a patch."""
     from hydrakit.models.blend import BlendedHead
 
-    return BlendedHead(features, outputs)
+    return BlendedHead(features, outputs, options.share)
 
 
 @hookimpl
@@ -107,5 +125,6 @@ def hydrakit_head_factories() -> Iterator[HeadFactory]:
         name="blend",
         summary="Mean of two log-odds: a dense layer, and a regression on intensities (body small)",
         build=build_blend,
+        options=BlendOptions,
         tasks=tasks,
     )

@@ -47,7 +47,8 @@ class SmallBody(BodyModule):
     """A residual network whose last maps are pooled by their mean and by their maximum.
 
     A convolution of 5x5 pixels comes first, then a residual block for each entry of ``channels``;
-    2x2 max pooling precedes each of them. Pooling over the whole of the last maps lets images of
+    2x2 max pooling precedes each of them. (After the convolution it also precedes normalisation,
+    which then has a quarter of the values.) Pooling over the whole of the last maps lets images of
     any size pass.
 
     Attributes:
@@ -81,9 +82,10 @@ class SmallBody(BodyModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Turn images ``(batch, in_channels, height, width)`` into ``(batch, features)``."""
-        maps = functional.relu(self.norm(self.conv(channels_last(images))), inplace=True)
-        for block in self.blocks:
-            maps = block(functional.max_pool2d(maps, 2))
+        maps = functional.max_pool2d(self.conv(channels_last(images)), 2)
+        maps = functional.relu(self.norm(maps), inplace=True)
+        for number, block in enumerate(self.blocks):
+            maps = block(functional.max_pool2d(maps, 2) if number else maps)
         features: Tensor = torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], dim=1)
         if self.dense is not None:
             features = functional.relu(self.dense(features))

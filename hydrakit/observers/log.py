@@ -55,6 +55,7 @@ class RunLog(RunCallback):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.plan: Plan | None = None
+        self.network = 1
         self._lost: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -118,6 +119,10 @@ class RunLog(RunCallback):
         """Log the sentence."""
         _log.warning("%s", text)
 
+    def member(self, number: int, rundir: RunDir) -> None:
+        """Name the network of the ensemble in the lines that follow."""
+        self.network = number
+
     def bootstrapping(self, done: int, of: int) -> None:
         """Log the number of random starts when all have been evaluated."""
         if done == of:
@@ -149,7 +154,7 @@ class RunLog(RunCallback):
     def _log_round(self, number: int, round: Round, text: str) -> None:
         assert self.plan is not None
         self._log_lost_streams()
-        _log.info("%s: %s", name_of(self.plan, number, round), text)
+        _log.info("%s: %s", name_of(self.plan, number, round, network=self.network), text)
 
 
 def _without_data(error: BaseException) -> str:
@@ -224,9 +229,10 @@ class _Formatter(logging.Formatter):
 SPLITS = ("train", "val", "test")
 
 
-def name_of(plan: Plan, number: int, round: Round) -> str:
-    """Name of a round in messages."""
-    return f"round {number} of {len(plan.rounds)}, {round.dataset} {round.train}"
+def name_of(plan: Plan, number: int, round: Round, *, network: int = 1) -> str:
+    """Name of a round in messages, with the number of its network if there are several."""
+    name = f"round {number} of {len(plan.rounds)}, {round.dataset} {round.train}"
+    return f"network {network} of {plan.ensemble}, {name}" if plan.ensemble > 1 else name
 
 
 def data_lines(name: str, facts: DataFacts) -> Iterator[str]:

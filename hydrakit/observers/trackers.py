@@ -165,6 +165,7 @@ class TrackerCallback(RunCallback):
         self.failure: str | None = None
         self.sent: dict[str, set[int]] = {}
         self.epochs_before = 0  # epochs of all earlier rounds
+        self.prefix = ""  # of all names: the network of an ensemble
 
     def started(self, plan: Plan, rundir: RunDir, device: str) -> None:
         """Open the tracker in its folder."""
@@ -172,6 +173,10 @@ class TrackerCallback(RunCallback):
             self.folder.mkdir(exist_ok=True)
         self.sent = self.tracker.open(self.folder or rundir.path)
         self.rundir = rundir
+
+    def member(self, number: int, rundir: RunDir) -> None:
+        """Name the network of the ensemble in the values that follow."""
+        self.rundir, self.prefix, self.epochs_before = rundir, f"network-{number}/", 0
 
     def skipped(self, number: int, round: Round) -> None:
         """Send the epochs of a round that was trained without this tracker."""
@@ -225,6 +230,7 @@ class TrackerCallback(RunCallback):
             self._send("reference AUC", record.reference_auc, self.epochs_before + record.epoch)
 
     def _send(self, name: str, value: float, step: int) -> None:
+        name = f"{self.prefix}{name}"
         steps = self.sent.setdefault(name, set())
         if step not in steps:  # an epoch that is trained again has the same values
             self.tracker.send(name, value, step)

@@ -32,7 +32,16 @@ from hydrakit.errors import PlanError
 from hydrakit.hooks import ChannelRule, DatasetAdapter, Factory, FieldOfView, Normalise, OptionValue
 from hydrakit.plugins.options import resolve_options
 from hydrakit.rounds import MAX_DATASETS, MAX_VIEWS, Axis, Round
-from hydrakit.schema import Count, Frozen, Name, OptionText, PathText, Seed, first_fault
+from hydrakit.schema import (
+    Count,
+    Frozen,
+    Name,
+    OptionText,
+    PathText,
+    Seed,
+    VersionedName,
+    first_fault,
+)
 from hydrakit.storage.digests import cached_digest
 from hydrakit.storage.files import MIB, read_json, reason
 from hydrakit.storage.records import refuse_later
@@ -102,9 +111,9 @@ class Split(Frozen):
         """Omit newer fields with their defaults: older plans keep their digests."""
         content: dict[str, Any] = serialise(self)
         if self.used == 1:
-            del content["used"]
+            content.pop("used", None)
         if self.inner is None:
-            del content["inner"]
+            content.pop("inner", None)
         return content
 
     @property
@@ -186,8 +195,8 @@ class Dataset(Component):
         """Omit newer fields with their defaults: older plans keep their digests."""
         content: dict[str, Any] = serialise(self)
         for name in DATASET_VALUES:
-            if content[name] is None:
-                del content[name]
+            if getattr(self, name) is None:
+                content.pop(name, None)
         return content
 
     def applied_to(self, adapter: DatasetAdapter) -> DatasetAdapter:
@@ -370,7 +379,7 @@ class Plan(Frozen):
 
     format: Literal[1] = 1
     strategy: Name
-    profile: Name
+    profile: VersionedName
     target: Name
     datasets: Annotated[tuple[Dataset, ...], Field(max_length=MAX_DATASETS)]
     copies: Copies = "group"
@@ -421,12 +430,25 @@ class Plan(Frozen):
         """Omit newer fields with their defaults: older plans keep their digests."""
         content: dict[str, Any] = serialise(self)
         for name in ("heads", "strangers", "body_weights"):
-            if not content[name]:
-                del content[name]
+            if not getattr(self, name):
+                content.pop(name, None)
         for name in ("ensemble", "test_views"):
-            if content[name] == 1:
-                del content[name]
+            if getattr(self, name) == 1:
+                content.pop(name, None)
         return content
+
+    def member(self, number: int) -> Plan:
+        """Plan of one network of the ensemble, from 1: the same splits, and another seed.
+
+        The first has the plan's own seed. The seeds of the others are so far away that plans with
+        seeds 0, 1, 2 have no network in common.
+        """
+        if number == 1:
+            return self.model_copy(update={"ensemble": 1})
+        digest = hashlib.sha256(f"{self.seed}, network {number} of an ensemble".encode()).digest()
+        seed = int.from_bytes(digest[:6], "big")
+        changes = {"seed": seed, "split_seed": self.effective_split_seed, "ensemble": 1}
+        return self.model_copy(update=changes)
 
     def head_of(self, dataset: str) -> Component:
         """The kind of head of a dataset."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -23,11 +23,13 @@ from hydrakit.plan.model import BodySpec, Component, Dataset, OtherBody, Plan, S
 from hydrakit.plan.settings import PlanSettings, ProfileName, make_settings
 from hydrakit.plugins.options import resolve_options
 from hydrakit.plugins.registry import Plugins, load_plugins
-from hydrakit.rounds import Hyperparameters, RoundPosition, Train
+from hydrakit.rounds import Hyperparameters, Round, RoundPosition, Train, Transforms
 from hydrakit.schema import first_fault
 
 TARGET_SPLIT = Split(train=8, val=1, test=1)
 SUPPORT_SPLIT = Split(train=9, val=1)
+
+DEFAULT_HEAD = "mlp"
 
 Values = Mapping[str, Any]
 
@@ -40,6 +42,12 @@ class Profile:
         name: Value of ``--profile``.
         summary: One line that says what it is for.
         bootstrap: Number of random starts.
+        body: Kind of body.
+        body_options: Options of the body that differ from its own defaults.
+        head_kind: Kind of head.
+        head_options: Options of the head that differ from its own defaults.
+        ensemble: Number of networks whose predictions are averaged.
+        test_views: Number of views of each case whose predictions are averaged.
         all: Hyperparameters of rounds that train the body.
         head: Other values for rounds that train only the head.
         positions: Other values by what a round trains and by its position among such rounds.
@@ -49,6 +57,12 @@ class Profile:
     name: ProfileName
     summary: str
     bootstrap: int
+    body: str = PAPER_BODY
+    body_options: Mapping[str, OptionValue] = field(default_factory=dict)
+    head_kind: str = DEFAULT_HEAD
+    head_options: Mapping[str, OptionValue] = field(default_factory=dict)
+    ensemble: int = 1
+    test_views: int = 1
     all: Hyperparameters
     head: Values
     positions: Mapping[tuple[Train, RoundPosition], Values] = field(default_factory=dict)
@@ -56,22 +70,30 @@ class Profile:
         default_factory=dict
     )
 
+    def same_values(self, other: Profile) -> bool:
+        """Whether another profile gives the same plans, apart from its name."""
+        return replace(self, name=other.name, summary=other.summary) == other
+
     def hyperparameters(
-        self, train: Train, position: RoundPosition, *, strategy: str, changes: Values
+        self, train: Train, position: RoundPosition, *, strategy: str, head: str, changes: Values
     ) -> Hyperparameters:
-        """Hyperparameters of a round; the user's changes take precedence."""
+        """Hyperparameters of a round; the user's changes take precedence.
+
+        Solver and penalty of the profile are for its kind of head: another one is trained in steps.
+        """
         if train != "head":
             train = "all"
         values = self.all.model_dump()
         values |= self.head if train == "head" else {}
         values |= self.positions.get((train, position), {})
         values |= self.strategies.get(strategy, {}).get((train, position), {})
+        values |= {} if head == self.head_kind else {"solver": "steps", "penalty": None}
         return Hyperparameters.model_validate(values | dict(changes))
 
 
-RECOMMENDED = Profile(
-    name="recommended",
-    summary="trains well on a few hundred real images in minutes (docs/design.md says how chosen)",
+RECOMMENDED_0_1 = Profile(
+    name="recommended-0.1",
+    summary="as `recommended` was in version 0.1",
     bootstrap=8,
     all=Hyperparameters(
         learning_rate=3e-4,
@@ -83,6 +105,35 @@ RECOMMENDED = Profile(
         weight_decay=1e-4,
     ),
     head={"learning_rate": 1e-3, "epochs": 100, "patience": 20},
+)
+
+RECOMMENDED = Profile(
+    name="recommended",
+    summary="trains well on a few hundred real images in minutes (docs/design.md says how chosen)",
+    bootstrap=1,
+    body="small",
+    body_options={"intensities": True},
+    head_kind="blend",
+    ensemble=3,
+    test_views=2,
+    all=Hyperparameters(
+        learning_rate=1e-3,
+        dropout=0.15,
+        batch_size=32,
+        epochs=40,
+        epoch_size=256,  # so that a support of thousands of patches does not dominate the training
+        patience=None,
+        weight_decay=1e-2,
+        label_smoothing=0.1,
+        transforms=Transforms(rotation=20, shift=(2, 2), scale=0.1, intensity=0.1),
+        schedule="cosine",
+        warmup=0.1,
+        select="averaged",
+        window=5,
+        penalty=0.3,
+    ),
+    head={"epochs": 10},
+    positions={("all", "middle"): {"epochs": 10}, ("all", "last"): {"epochs": 20}},
 )
 
 # Table I of the paper is for four datasets with the target first and last. Other lists of datasets
@@ -138,7 +189,7 @@ AUTHORS = Profile(
 )
 
 PROFILES: dict[ProfileName, Profile] = {
-    profile.name: profile for profile in (RECOMMENDED, PAPER, AUTHORS)
+    profile.name: profile for profile in (RECOMMENDED, RECOMMENDED_0_1, PAPER, AUTHORS)
 }
 
 
@@ -166,7 +217,8 @@ def make_plan(
         PluginError: A strategy, dataset, head or body is unknown.
         PlanError: A setting or option is unknown, or a value is invalid.
     """
-    chosen = make_settings(settings, values)
+    chosen = _with_components_of_profile(make_settings(settings, values))
+    profile = PROFILES[chosen.profile]
     plugins = plugins or load_plugins()
     if not datasets:
         raise PlanError("no dataset is named: `--datasets prostatex,brain` names two")
@@ -182,7 +234,10 @@ def make_plan(
         for name, adapter in adapters.items()
     }
     try:
-        rounds = tuple(sequence.plan(list(datasets), _round_settings(strategy, chosen)))
+        rounds = tuple(
+            _without_smoothed_numbers(round, adapters)
+            for round in sequence.plan(list(datasets), _round_settings(strategy, chosen))
+        )
         used = {name for round in rounds for name in round.datasets}
         head, heads = _heads(chosen, adapters, plugins)
         plan = Plan(
@@ -206,6 +261,8 @@ def make_plan(
             heads=heads,
             body=_body(chosen, plugins),
             body_weights=chosen.body_weights,
+            ensemble=1 if sequence.baseline else chosen.ensemble or profile.ensemble,
+            test_views=1 if sequence.baseline else profile.test_views,
             bootstrap=_bootstrap(sequence, chosen),
             bootstrap_rule=chosen.bootstrap_rule,
             seed=chosen.seed,
@@ -215,6 +272,32 @@ def make_plan(
     except ValidationError as error:
         raise PlanError(first_fault(error)) from None
     return complete_options(edit_plan(plan, chosen.changes), plugins) if chosen.changes else plan
+
+
+def _with_components_of_profile(settings: PlanSettings) -> PlanSettings:
+    """Settings with the profile's body and head where the user chose none.
+
+    Another body or head than the profile's has its own default options. The profile's head is for
+    the profile's body, whose features it may need; another body has the head ``mlp``.
+    """
+    profile = PROFILES[settings.profile]
+    # Options that only the paper's body has choose it.
+    of_paper = {"channels": settings.body_channels, "norm": settings.body_norm}
+    given = {name for name, value in of_paper.items() if value is not None}
+    body = settings.body or (PAPER_BODY if given else profile.body)
+    head = settings.head or (profile.head_kind if body == profile.body else DEFAULT_HEAD)
+    body_options = {} if body != profile.body else dict(profile.body_options)
+    head_options = {} if head != profile.head_kind else dict(profile.head_options)
+    for name in given:
+        body_options.pop(name, None)
+    return settings.model_copy(
+        update={
+            "body": body,
+            "body_options": body_options | settings.body_options,
+            "head": head,
+            "head_options": head_options | settings.head_options,
+        }
+    )
 
 
 def _with_components_of(
@@ -228,7 +311,7 @@ def _with_components_of(
     if sequence.body not in (None, settings.body):
         patch = _body(settings, plugins).patch
         given |= {"body": sequence.body, "body_options": {"patch": patch}}
-        given |= {"body_channels": None, "body_norm": "batch"}
+        given |= {"body_channels": None, "body_norm": None, "body_weights": None}
     if sequence.head not in (None, settings.head) or (sequence.head and settings.heads):
         given |= {"head": sequence.head, "heads": {}, "head_options": {}}
     return settings.model_copy(update=given)
@@ -280,11 +363,24 @@ def _head(name: str, options: Mapping[str, OptionValue], plugins: Plugins) -> Co
 def _round_settings(strategy: str, settings: PlanSettings) -> Settings:
     """The hyperparameters that a strategy gets for its rounds."""
     profile, changes = PROFILES[settings.profile], settings.hyperparameters()
+    head = settings.head or profile.head_kind
 
     def hyperparameters(train: Train, position: RoundPosition) -> Hyperparameters:
-        return profile.hyperparameters(train, position, strategy=strategy, changes=changes)
+        return profile.hyperparameters(
+            train, position, strategy=strategy, head=head, changes=changes
+        )
 
     return Settings(hyperparameters)
+
+
+def _without_smoothed_numbers(round: Round, adapters: Mapping[str, DatasetAdapter]) -> Round:
+    """The round, without the profile's label smoothing if all its labels are numbers."""
+    settings = round.hyperparameters
+    tasks = {adapters[name].task for name in round.datasets if name in adapters}
+    if not settings.label_smoothing or tasks != {"regression"}:
+        return round
+    settings = settings.model_copy(update={"label_smoothing": 0.0})
+    return round.model_copy(update={"hyperparameters": settings})
 
 
 def _split(name: str, settings: PlanSettings, *, target: str) -> Split:
@@ -308,29 +404,29 @@ def _heads(
             own.setdefault(dataset, {})[option] = value
         else:
             raise PlanError(f"{unknown('dataset', dataset, datasets)} (it is not in this run)")
-    kinds = {name: settings.heads.get(name, settings.head) for name in own}
+    kind_of_all = settings.head or DEFAULT_HEAD
+    kinds = {name: settings.heads.get(name, kind_of_all) for name in own}
     for name, kind in kinds.items():
-        if kind == settings.head:  # the common options are its defaults
+        if kind == kind_of_all:  # the common options are its defaults
             own[name] = {**common, **own[name]}
     heads = {name: _head(kind, own[name], plugins) for name, kind in kinds.items()}
-    return _head(settings.head, common, plugins), heads
+    return _head(kind_of_all, common, plugins), heads
 
 
 def _body(settings: PlanSettings, plugins: Plugins) -> BodySpec | OtherBody:
-    factory = plugins.get(BodyFactory, settings.body)
-    given: dict[str, Any] = {}  # by the options --body-channels and --body-norm
-    if settings.body_channels is not None:
-        given["channels"] = settings.body_channels
-    if settings.body_norm != "batch":
-        given["norm"] = settings.body_norm
-    if settings.body != PAPER_BODY:
+    body, options = settings.body or PAPER_BODY, settings.body_options
+    # By the options --body-channels and --body-norm, which only the paper's body has.
+    values = {"channels": settings.body_channels, "norm": settings.body_norm}
+    given = {name: value for name, value in values.items() if value is not None}
+    factory = plugins.get(BodyFactory, body)
+    if body != PAPER_BODY:
         for name in given:
             raise PlanError(
-                f"--body-{name} is an option of the body {PAPER_BODY!r}: for {settings.body!r}, "
-                "use `--body-option`"
+                f"--body-{name} is an option of the body {PAPER_BODY!r}: for {body!r}, use "
+                "`--body-option`"
             )
-        options = resolve_options(factory, settings.body_options)
-        return OtherBody.model_validate({"name": settings.body, "options": options})
-    for name in given.keys() & settings.body_options.keys():
+        resolved = resolve_options(factory, options)
+        return OtherBody.model_validate({"name": body, "options": resolved})
+    for name in given.keys() & options.keys():
         raise PlanError(f"the body option {name} is given twice: leave out --body-{name}")
-    return BodySpec.model_validate(resolve_options(factory, {**given, **settings.body_options}))
+    return BodySpec.model_validate(resolve_options(factory, {**options, **given}))

@@ -13,10 +13,10 @@ from pydantic import (
     model_validator,
 )
 
-from hydrakit.hooks import ChannelRule, FieldOfView, Task
-from hydrakit.plan.model import MAX_ROUNDS
+from hydrakit.hooks import ChannelRule, FieldOfView, Normalise, Task
+from hydrakit.plan.model import MAX_ENSEMBLE, MAX_ROUNDS
 from hydrakit.rounds import MAX_EPOCHS, Train
-from hydrakit.schema import Frozen, Name, PathText, Seed, Text
+from hydrakit.schema import Frozen, Name, PathText, Seed, Text, VersionedName
 
 RootText = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -204,7 +204,7 @@ class RoundResult(Frozen):
         """Omit ``penalty`` if there is none: most files are as earlier versions wrote them."""
         content: dict[str, Any] = serialise(self)
         if self.penalty is None:
-            del content["penalty"]
+            content.pop("penalty", None)
         return content
 
 
@@ -333,6 +333,20 @@ class TestResult(Frozen):
     subgroups: tuple[Subgroup, ...] = ()
 
 
+class Baseline(Frozen):
+    """The logistic (or ridge) regression on intensities beside a run's network.
+
+    Attributes:
+        numbers: Number of statistics of the grey values that it uses.
+        test: Its metrics on the same test split; None if there are none.
+        reason: Why there are none; None if there are.
+    """
+
+    numbers: Number
+    test: TestResult | None = None
+    reason: Text | None = None
+
+
 class ShortcutFact(Frozen):
     """How well a property of the files predicts the class (`hydrakit.data.quality.shortcuts`).
 
@@ -377,6 +391,7 @@ class DataFacts(Frozen):
         classes: Names of the classes in the order of their labels; None in older versions.
         task: Kind of label; None in older versions.
         field_of_view: Region of the image that the network sees; None in older versions.
+        normalise: How its grey values are normalised.
         channel_rule: Rule of plan or adapter for images with other channels than the body takes;
             None for none.
     """
@@ -398,16 +413,39 @@ class DataFacts(Frozen):
     classes: tuple[Text, ...] | None = None
     task: Task | None = None
     field_of_view: FieldOfView | None = None
+    normalise: Normalise = "patient"
     channel_rule: ChannelRule | None = None
 
     @model_serializer(mode="wrap")
     def _omit_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Omit newer values with their defaults: most files are as earlier versions wrote them."""
+        """Omit newer fields with their defaults: most files are as earlier versions wrote them."""
         content: dict[str, Any] = serialise(self)
         for name in ("conflicting", "channel_rule"):
             if not getattr(self, name):
-                del content[name]
+                content.pop(name, None)
+        if self.normalise == "patient":
+            content.pop("normalise", None)
         return content
+
+
+ENSEMBLE_FORMAT = 2
+"""Format of the results of an ensemble."""
+
+
+class Member(Frozen):
+    """A network of an ensemble.
+
+    Attributes:
+        number: Number of the network, from 1.
+        seed: Seed of its plan.
+        figures: Its own test metrics.
+        seconds: Training time of its rounds.
+    """
+
+    number: Annotated[int, Field(ge=1, le=MAX_ENSEMBLE)]
+    seed: Seed
+    figures: Metrics
+    seconds: Seconds
 
 
 class StartMatch(Frozen):
@@ -437,37 +475,49 @@ class Results(Frozen):
     """A finished run (``results.json``).
 
     Attributes:
-        format: Version of this format.
+        format: Version of this format: 2 for the results of an ensemble.
         hydrakit: Version of hydrakit that wrote the file.
         plan: Digest of the plan.
         strategy: Strategy of the plan.
         profile: Profile of the plan.
         target: Target of the plan.
         seed: Seed of the plan.
-        rounds: Results of the rounds, in order.
-        test: Metrics of the target's test split.
-        transfer: Scores of each dataset in the course of the run, in the order of training.
+        rounds: Results of the rounds, in order; in an ensemble those of the first network.
+        test: Metrics of the target's test split; in an ensemble those of the mean prediction.
+        transfer: Scores of each dataset in the course of the run, in the order of training; in an
+            ensemble those of the first network.
+        baseline: A regression on intensities on the same cases; None in older versions, and if the
+            plan's strategy is itself a baseline.
         start: Weights that the body began with; None if they were random.
+        members: Networks of the ensemble; empty for a single network.
     """
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 1
     hydrakit: Text
     plan: Text
     strategy: Name
-    profile: Name
+    profile: VersionedName
     target: Name
     seed: Seed
     rounds: Annotated[tuple[RoundResult, ...], Field(max_length=MAX_ROUNDS)]
     test: TestResult
     transfer: tuple[Transfer, ...] = ()
+    baseline: Baseline | None = None
     start: StartMatch | None = None
+    members: Annotated[tuple[Member, ...], Field(max_length=MAX_ENSEMBLE)] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Training time of all networks."""
+        return sum(each.seconds for each in self.members or self.rounds)
 
     @model_serializer(mode="wrap")
     def _omit_none(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Omit ``start`` if it is None: such files are as before this field."""
+        """Omit newer fields with their defaults: such files are as before these fields."""
         content: dict[str, Any] = serialise(self)
-        if self.start is None:
-            del content["start"]
+        for name in ("baseline", "start", "members"):
+            if not getattr(self, name):
+                content.pop(name, None)
         return content
 
 
@@ -478,7 +528,8 @@ class Event(Frozen):
         time: Date and time of the event.
         event: Kind of event: ``run``, ``round``, ``test read``, ``evaluated`` and others;
             ``inner fold read`` in a run whose inner fold takes the place of the test split.
-        by: What read the test split: ``results`` or ``trace``.
+        by: What read the test split: ``results``, ``trace``, or ``ensemble`` for a network of an
+            ensemble, whose run read it once for all networks.
         dataset: Dataset that was trained or evaluated.
         split: Split that was evaluated.
         cases: Number of cases that were evaluated.

@@ -20,6 +20,7 @@ from pydantic import (
 from hydrakit.errors import PlanError, unknown
 from hydrakit.plan.edit import parse_value
 from hydrakit.plan.model import (
+    MAX_ENSEMBLE,
     BodySpec,
     BootstrapRule,
     Conflicts,
@@ -39,7 +40,7 @@ from hydrakit.rounds import (
 )
 from hydrakit.schema import Count, Frozen, OptionText, Seed, first_fault
 
-ProfileName = Literal["recommended", "paper", "authors"]
+ProfileName = Literal["recommended", "recommended-0.1", "paper", "authors"]
 
 
 def _help_default(text: str) -> dict[str, JsonValue]:
@@ -138,11 +139,12 @@ class PlanSettings(Frozen):
     bootstrap_rule: BootstrapRule = "all"
     """Evaluate every random start on all validation cases, or drop weak ones early."""
 
-    head: str = "mlp"
+    head: str | None = Field(default=None, json_schema_extra=_help_default("that of the profile"))
     """Kind of head (`hydrakit plugins list` lists them); DATASET=NAME for one dataset; may be given
     several times.
 
-    In Python, ``head`` is the kind for all datasets that ``heads`` does not name.
+    In Python, ``head`` is the kind for all datasets that ``heads`` does not name; None is the
+    profile's.
     """
 
     heads: dict[str, str] = Field(default_factory=dict)
@@ -155,8 +157,11 @@ class PlanSettings(Frozen):
     be given several times.
     """
 
-    body: str = "paper"
-    """Kind of body (`hydrakit plugins list` lists them)."""
+    body: str | None = Field(default=None, json_schema_extra=_help_default("that of the profile"))
+    """Kind of body (`hydrakit plugins list` lists them).
+
+    None is the profile's, or ``paper`` if ``body_channels`` or ``body_norm`` is given.
+    """
 
     body_options: dict[str, OptionText | int | float | bool | tuple[OptionText | int, ...]] = Field(
         default_factory=dict
@@ -167,11 +172,20 @@ class PlanSettings(Frozen):
         default=None,
         json_schema_extra=_help_default(",".join(map(str, BodySpec().channels))),
     )
-    """Output channels of each block of the body."""
+    """Output channels of each block of the body `paper`, which this option chooses."""
 
-    body_norm: NormKind = "batch"
-    """Normalisation layers of the body: batch norm, group norm, or batch norm with separate
-    statistics for each dataset.
+    body_norm: NormKind | None = Field(
+        default=None, json_schema_extra=_help_default(BodySpec().norm)
+    )
+    """Normalisation layers of the body `paper`, which this option chooses: batch norm, group norm,
+    or batch norm with separate statistics for each dataset.
+    """
+
+    ensemble: Annotated[int, Field(gt=0, le=MAX_ENSEMBLE)] | None = Field(
+        default=None, json_schema_extra=_help_default("that of the profile")
+    )
+    """Number of networks to train with different seeds on the same splits; results are of the mean
+    of their predictions.
     """
 
     body_weights: Annotated[StartWeights | None, BeforeValidator(StartWeights.of)] = None
@@ -188,8 +202,8 @@ class PlanSettings(Frozen):
     )
 
     changes: dict[str, Any] = Field(default_factory=dict)
-    """Set one value of the finished plan, such as rounds.all.dropout=0.2; may be given several
-    times.
+    """Set one value of the finished plan, such as rounds.all.dropout=0.2 (`hydrakit plan --help`
+    has more); may be given several times.
 
     `hydrakit.plan.edit` describes the paths.
     """

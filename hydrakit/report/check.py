@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from hydrakit.plan.grey import rule_text
 from hydrakit.plan.results import ShortcutFact
 from hydrakit.report.charts import histogram
 from hydrakit.report.markup import Html, bullet_list, element, join, render
@@ -13,7 +14,7 @@ from hydrakit.version import version
 
 if TYPE_CHECKING:
     from hydrakit.data.prepared.index import PreparedDataset
-    from hydrakit.data.quality.summary import Issue, Summary
+    from hydrakit.data.quality.summary import GreyMeasurement, Issue, Summary
     from hydrakit.hooks import DatasetAdapter
 
 # Numeric properties with a histogram (if their values differ), and their units.
@@ -51,6 +52,7 @@ def check_page(summary: Summary, prepared: PreparedDataset | None, adapter: Data
         "cases": _cases(summary),
         "images": _images(summary) if prepared else unusable,
         "patches": _patches(summary, prepared, adapter) if prepared else unusable,
+        "grey_values": _grey_values(summary.grey_values) if summary.grey_values else unusable,
         "duplicates": _duplicates(summary, prepared) if prepared else unusable,
         "shortcuts": shortcuts_section(summary.shortcuts) if prepared else unusable,
         "dataset": _dataset(summary, adapter),
@@ -181,6 +183,33 @@ def _patches(summary: Summary, prepared: PreparedDataset, adapter: DatasetAdapte
     return join(
         (element("p", text), montage(summary, prepared, BodySpec().patch, adapter.flips)), "\n"
     )
+
+
+def _grey_values(measured: GreyMeasurement) -> Html:
+    """What each normalisation of grey values keeps, and the recommendation."""
+    verdict = element(
+        "p", f"Normalisation now: {rule_text(measured.present)}. {_sentence(measured)}"
+    )
+    if not measured.choices:
+        return verdict
+    text = (
+        "AUC of a logistic regression on first-order statistics of the patch (mean, deviation and "
+        f"percentiles), cross-validated by patient on {measured.images_text}. No normalisation "
+        "(none) keeps as much as one z-score over the training split. A z-score over each patch "
+        "removes its brightness."
+    )
+    rows = [
+        (rule_text(choice.rule), each.class_name, number(each.auc), interval(each.low, each.high))
+        for choice in measured.choices
+        for each in choice.classes
+    ]
+    caption = "What each normalisation keeps of the difference between the classes"
+    headers = ("Normalisation", "Class", "AUC", "95 % CI")
+    return join((element("p", text), table(caption, headers, rows, words=(0, 1)), verdict), "\n")
+
+
+def _sentence(measured: GreyMeasurement) -> str:
+    return f"{measured.text[:1].upper()}{measured.text[1:]}."
 
 
 def _duplicates(summary: Summary, prepared: PreparedDataset) -> Html:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from hydrakit.errors import PlanError, command_line, one_line
 from hydrakit.hooks import DatasetAdapter
+from hydrakit.plan.edit import parse_value
 from hydrakit.plan.settings import as_options, make_settings
 from hydrakit.plugins.registry import Plugins, load_plugins
 from hydrakit.report import comparison_figures
@@ -28,6 +30,7 @@ from hydrakit.report.tables import (
     seconds,
     table,
 )
+from hydrakit.report.tuned import tuned_html, value_text
 from hydrakit.runs.rundir import RunDir
 from hydrakit.schema import first_fault
 from hydrakit.stats.verdict import p_value
@@ -107,6 +110,7 @@ def build_comparison(folder: Path, *, plugins: Plugins | None = None) -> tuple[s
             counter.html(comparison_figures.roc_figure(comparison)),
             compared_subgroups(comparison),
         ),
+        *([section("Tuning", tuned_html(comparison))] if comparison.tuned else []),
         section("Cells", _cells(comparison)),
         section("Datasets", *_datasets(comparison, plugins or load_plugins())),
         section("Reproduce this comparison", _reproduction(folder, comparison)),
@@ -292,10 +296,11 @@ def _datasets(comparison: Comparison, plugins: Plugins) -> Iterator[Html]:
 
 
 def _reproduction(folder: Path, comparison: Comparison) -> Html:
-    settings = _settings(folder, comparison)
+    design = _stored_design(folder, comparison)
     total = sum(each.seconds for each in comparison.strategies)
+    command = repeat_command(folder, comparison, design or StoredDesign())
     notes = ["The folder of each cell contains its plan, splits, weights and report."]
-    if settings is None:
+    if design is None:
         notes.insert(
             0,
             f"The command uses default options, because {DESIGN}, which lists those of this "
@@ -303,7 +308,7 @@ def _reproduction(folder: Path, comparison: Comparison) -> Html:
         )
     return join(
         (
-            element("pre", element("code", repeat_command(folder, comparison, settings or {}))),
+            element("pre", element("code", command)),
             element("p", " ".join(notes)),
             description_list(
                 [
@@ -317,25 +322,34 @@ def _reproduction(folder: Path, comparison: Comparison) -> Html:
     )
 
 
-def repeat_command(folder: Path, comparison: Comparison, settings: Mapping[str, Any]) -> str:
+def repeat_command(folder: Path, comparison: Comparison, design: StoredDesign) -> str:
     """The command that repeats a comparison in a new folder.
 
     Args:
         folder: Folder of the comparison.
         comparison: Its results.
-        settings: Settings of its plans, by name.
+        design: Its design, as far as the results do not say it.
     """
     names = [each.name for each in comparison.strategies]
     strategies = [names[0], *(name for name in names[1:] if name not in comparison.baselines)]
     baselines = [name for name in names if name not in strategies]
     words = ["--strategies", ",".join(strategies)]
     words += ["--baselines", ",".join(baselines)] if baselines else ["--no-baselines"]
-    words += ["--datasets", ",".join(comparison.datasets), *as_options(settings)]
+    words += ["--datasets", ",".join(comparison.datasets), *as_options(design.settings)]
     words += ["--seeds", str(comparison.seeds)]
     words += ["--folds", str(comparison.folds)] if comparison.folds else ["--holdout"]
     words += ["--repeats", str(comparison.repeats)] if comparison.repeats > 1 else []
+    for path, values in design.tune.items():
+        words += ["--tune", f"{path}={','.join(map(_quoted, values))}"]
+    words += ["--inner-folds", str(design.inner_folds)] if design.tune else []
     words += ["--positive", comparison.positive, *_places(folder)]
     return command_line("hydrakit", "compare", *words, "--out", f"{folder}-again")
+
+
+def _quoted(value: object) -> str:
+    """A value as `--tune` reads it: text that would be read as JSON is quoted."""
+    is_plain = isinstance(value, str) and parse_value(value) == value and "," not in value
+    return value_text(value) if is_plain else json.dumps(value)
 
 
 def _places(folder: Path) -> list[str]:
@@ -345,19 +359,23 @@ def _places(folder: Path) -> list[str]:
     return []
 
 
-class _Design(BaseModel):
-    settings: dict[str, Any]
+class StoredDesign(BaseModel):
+    """The part of a design that ``comparison.json`` does not have."""
+
+    settings: dict[str, Any] = Field(default_factory=dict)
+    tune: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    inner_folds: int = 3
 
 
 class _Description(BaseModel):
     """The part of ``compare.json`` that says how to repeat the comparison."""
 
     digest: str
-    design: _Design
+    design: StoredDesign
 
 
-def _settings(folder: Path, comparison: Comparison) -> Mapping[str, Any] | None:
-    """Settings of the plans; None if ``compare.json`` is absent or of another comparison."""
+def _stored_design(folder: Path, comparison: Comparison) -> StoredDesign | None:
+    """Design of a comparison; None if ``compare.json`` is absent or of another comparison."""
     path = folder / DESIGN
     if not path.is_file():
         return None
@@ -371,4 +389,4 @@ def _settings(folder: Path, comparison: Comparison) -> Mapping[str, Any] | None:
         raise PlanError(
             f"{path}: cannot be read ({fault}): run the same `hydrakit compare` again"
         ) from None
-    return description.design.settings if description.digest == comparison.digest else None
+    return description.design if description.digest == comparison.digest else None

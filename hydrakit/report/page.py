@@ -10,7 +10,7 @@ from typing import TypeVar
 from hydrakit.errors import PlanError
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan.model import Plan
-from hydrakit.plan.results import DataFacts, Results, RoundResult, Transfer
+from hydrakit.plan.results import DataFacts, Metrics, Results, RoundResult, Transfer
 from hydrakit.plugins.registry import Plugins, load_plugins
 from hydrakit.report import figures, provenance, scores, transfer
 from hydrakit.report.cases import examples_section
@@ -18,7 +18,7 @@ from hydrakit.report.figure import Figure, FigureCounter
 from hydrakit.report.markup import REFRESH, Html, element, join, render, section
 from hydrakit.report.roc import roc_curves
 from hydrakit.report.rounds import ClassCounts, rounds_table, two_classes
-from hydrakit.report.tables import count_of
+from hydrakit.report.tables import ABSENT, count_of, number, table
 from hydrakit.report.verdict import verdict
 from hydrakit.runs.rundir import TRACE, RunDir
 from hydrakit.runs.transfer import NOT_STORED, NOT_YET, transfers
@@ -57,18 +57,25 @@ def build_report(rundir: RunDir, *, plugins: Plugins | None = None) -> tuple[str
     plan, results = content.plan, content.results
     sections = [
         element("section", _summary(content)),
-        section("Rounds", rounds_table(plan, content.rounds, content.counts)),
+        section("Rounds", _of_first(plan, rounds_table(plan, content.rounds, content.counts))),
         section("Training", join(counter.all(_training_figures(content)), "\n")),
         section("Test results", _test(content, results, counter)) if results else None,
+        section("Networks of the ensemble", _members(results))
+        if results and results.members
+        else None,
         section("Transfer between rounds", _transfer(content, counter)),
-        section("Example test cases", examples_section(rundir))
+        section("Example test cases", _of_first(plan, examples_section(rundir)))
         if results and results.test.images
         else None,
         section("Data", _data(content)),
         section(
             "Reproduce this run",
             provenance.reproduction_section(
-                plan, facts=content.facts, environment=content.environment, folder=rundir.path
+                plan,
+                facts=content.facts,
+                environment=content.environment,
+                folder=rundir.path,
+                start=results.start if results else None,
             ),
         ),
     ]
@@ -140,8 +147,10 @@ def _read_run(rundir: RunDir, plugins: Plugins) -> RunContent:
 def _summary(content: RunContent) -> Html:
     """The test result, or the progress of the run."""
     if content.results is not None:
-        return verdict(content.results.test, content.facts[content.plan.target])
-    done, planned = len(content.rounds), len(content.plan.rounds)
+        results = content.results
+        return verdict(results.test, content.facts[content.plan.target], results.baseline)
+    plan = content.plan
+    done, planned = content.rundir.rounds_done(plan), len(plan.rounds) * plan.ensemble
     if done < planned:
         text = f"In progress: {done} of {planned} rounds are finished."
     else:
@@ -202,6 +211,37 @@ def _test(content: RunContent, results: Results, counter: FigureCounter) -> Html
         readings,
     ]
     return join(parts, "\n")
+
+
+def _of_first(plan: Plan, part: Html) -> Html:
+    """A part of the page; in an ensemble, with a note that it shows the first network."""
+    if plan.ensemble == 1:
+        return part
+    note = f"Of the first of {plan.ensemble} networks; the other ones have their own folders."
+    return join((element("p", note), part), "\n")
+
+
+def _members(results: Results) -> Html:
+    """Test metrics of each network alone, and of the mean prediction."""
+    figures = [(str(each.number), each.seed, each.figures) for each in results.members]
+    rows = [
+        (name, seed, *map(number, _values(metrics)))
+        for name, seed, metrics in [*figures, ("mean", ABSENT, results.test.figures)]
+    ]
+    names = ("R2", "MAE") if results.test.task == "regression" else ("AUC", "Accuracy")
+    note = (
+        "The test result of this run is that of the mean prediction. The metrics of the single "
+        "networks show how much depends on the seed; choosing the best of them would be optimistic."
+    )
+    title = "Test metrics of each network and of the mean of their predictions"
+    columns = ("Network", "Seed", "Loss", *names)
+    return join((element("p", note), table(title, columns, rows)), "\n")
+
+
+def _values(metrics: Metrics) -> tuple[float | None, ...]:
+    if metrics.auc is None:
+        return metrics.loss, metrics.r2, metrics.mae
+    return metrics.loss, metrics.auc, metrics.accuracy
 
 
 def _transfer(content: RunContent, counter: FigureCounter) -> Html:

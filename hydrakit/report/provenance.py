@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from hydrakit.errors import command_line
-from hydrakit.hooks import DatasetAdapter
+from hydrakit.hooks import DatasetAdapter, OptionValue
 from hydrakit.plan.model import Dataset, Plan
-from hydrakit.plan.results import DataFacts
+from hydrakit.plan.results import DataFacts, StartMatch
+from hydrakit.plugins.options import option_text
 from hydrakit.report.markup import Html, bullet_list, element, join
 from hydrakit.report.tables import description_list, interval, number, table
 from hydrakit.runs.rundir import RunDir
+from hydrakit.weights.start import describe
 
 SPLITS = ("train", "val", "test")
 
@@ -40,14 +42,21 @@ def label_readings(rundir: RunDir, target: str) -> LabelReadings:
         PlanError: The file is broken.
     """
     entries, traced = [], []
-    for each in rundir.events():
+    # The networks of an ensemble have logs of their own; the run reads the labels for all of them.
+    events = [("", each) for each in rundir.events()]
+    for member in rundir.begun_members():
+        name = f", network {member.path.name} of the ensemble"
+        events += [(name, each) for each in member.events() if each.by != "ensemble"]
+        events.sort(key=lambda pair: pair[1].time)
+    for network, each in events:
         if each.event == "test read" and each.by == "trace":
             traced.append(each.time)
         elif each.event == "test read":
             cases = f", {each.cases} cases" if each.cases else ""
-            entries.append(f"{each.time}, by the run{cases}")
+            by = "run of its ensemble" if each.by == "ensemble" else "run"
+            entries.append(f"{each.time}, by the {by}{cases}{network}")
         elif each.event == "evaluated" and each.dataset == target and each.split in ("test", "all"):
-            entries.append(f"{each.time}, by `hydrakit evaluate`, split {each.split}")
+            entries.append(f"{each.time}, by `hydrakit evaluate`, split {each.split}{network}")
     count = len(entries) + len(traced)
     if traced:
         entries.insert(
@@ -186,8 +195,11 @@ def _split(dataset: Dataset) -> str:
 
 
 def _options(dataset: Dataset) -> str:
-    options = (f"{key}={value}" for key, value in sorted(dataset.options.items()))
-    return ", ".join(options) or "none"
+    return _settings(dataset.options) or "none"
+
+
+def _settings(options: Mapping[str, OptionValue]) -> str:
+    return ", ".join(f"{key}={option_text(value)}" for key, value in sorted(options.items()))
 
 
 def reproduction_section(
@@ -196,6 +208,7 @@ def reproduction_section(
     facts: Mapping[str, DataFacts],
     environment: Mapping[str, Any],
     folder: Path,
+    start: StartMatch | None = None,
 ) -> Html:
     """The command that repeats the run, with versions, seeds and digests."""
 
@@ -209,7 +222,13 @@ def reproduction_section(
         yield "Profile", plan.profile
         yield "Seed", plan.seed
         yield "Split seed", plan.split_seed
+        yield "Networks of the ensemble", plan.ensemble if plan.ensemble > 1 else None
         yield "Head", plan.head
+        yield "Body", f"{plan.body.name} ({_settings(plan.body.options)})"
+        if plan.body_weights is not None:
+            yield "Weights that the body began with", plan.body_weights.file
+            yield "Their file (SHA-256)", element("code", plan.body_weights.sha256)
+            yield "Match", bullet_list(describe(start)) if start else None
         yield "Random initialisations", plan.bootstrap
         if plan.test_views > 1:
             yield "Averaged views of each case", plan.test_views

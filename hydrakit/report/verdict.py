@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hydrakit.plan.results import AreaUnderCurve, DataFacts, TestResult
+from hydrakit.plan.results import AreaUnderCurve, Baseline, DataFacts, TestResult
 from hydrakit.report.markup import Html, bullet_list, element, join
 from hydrakit.report.tables import count_of, interval, number, table
 
 
-def verdict(test: TestResult, facts: DataFacts) -> Html:
-    """The test result with its confidence interval, interpretation and caveats."""
+def verdict(test: TestResult, facts: DataFacts, baseline: Baseline | None = None) -> Html:
+    """The test result with its confidence interval, the baseline beside it, and caveats."""
     level = f"{test.level * 100:g} %"
     if not test.classes:
         headline: list[object] = [
@@ -39,8 +39,33 @@ def verdict(test: TestResult, facts: DataFacts) -> Html:
             f"rest; {_findings(test)}.",
         ]
         explanation = _class_table(test, level)
+    beside = element("p", baseline_text(baseline, test)) if baseline is not None else None
     notes = bullet_list(_notes(test, facts))
-    return join((element("p", *headline, class_="verdict"), explanation, notes), "\n")
+    return join((element("p", *headline, class_="verdict"), beside, explanation, notes), "\n")
+
+
+def baseline_text(baseline: Baseline, test: TestResult) -> str:
+    """The baseline's figure on the same test split, and what it says about the network."""
+    kind = "ridge" if test.task == "regression" else "logistic"
+    name = f"a {kind} regression on {baseline.numbers} intensities (no network)"
+    if baseline.test is None:
+        return f"Baseline: {name} could not be tested: {baseline.reason}."
+    other = baseline.test
+    if not other.classes:
+        figure = f"mean absolute error {number(other.figures.mae)}, R2 {number(other.figures.r2)}"
+    elif len(other.classes) == 1:
+        area = other.classes[0]
+        level = f"{other.level * 100:g} %"
+        figure = f"AUC {number(area.auc)} ({level} interval {interval(area.low, area.high)})"
+    else:
+        figure = f"macro average AUC {number(other.figures.auc)}"
+    end = ""
+    if other.figures.score >= test.figures.score:
+        end = " The network is not better than it here, so that it is not worth its cost."
+    return (
+        f"Baseline on the same test findings: {name} has {figure}.{end} A single split does not "
+        "show which is better: `hydrakit compare` does."
+    )
 
 
 def interpretation(area: AreaUnderCurve) -> str:

@@ -19,7 +19,8 @@ class RunCallback:
     The order of the calls is: `preparing` while data is read, then `started`, and `noted` for what
     the user must know. For a round that is on disk: `skipped`. For any other round: `resumed` if it
     was stopped before, `bootstrapping` if it is the first one, `epoch` after each epoch, and
-    `finished`. After the test: `completed`. A run that was finished earlier calls only `completed`.
+    `finished`. In an ensemble, `member` comes before the rounds of the second network, and of each
+    other one. After the test: `completed`. A run that was finished earlier calls only `completed`.
     The last call is `closed`, also after a failure. (A run that fails before it uses its folder,
     because of its plan or its data, does not call `closed`.)
 
@@ -35,6 +36,12 @@ class RunCallback:
 
     def noted(self, text: str) -> None:
         """Something that the user must know and that does not stop the run, in one sentence."""
+
+    def member(self, number: int, rundir: RunDir) -> None:
+        """The events that follow are of a network of the ensemble, which has a folder of its own.
+
+        Numbers begin at 1; the first network has no such event.
+        """
 
     def bootstrapping(self, done: int, of: int) -> None:
         """``done`` random starts have been evaluated."""
@@ -89,6 +96,11 @@ class Callbacks(RunCallback):
         """Pass the event on."""
         for each in self.members:
             each.noted(text)
+
+    def member(self, number: int, rundir: RunDir) -> None:
+        """Pass the event on."""
+        for each in self.members:
+            each.member(number, rundir)
 
     def bootstrapping(self, done: int, of: int) -> None:
         """Pass the event on."""

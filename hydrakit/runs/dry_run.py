@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -41,8 +41,9 @@ class RoundCost:
         round: Round of the plan.
         examples: Training patches in an epoch.
         val: Validation cases.
-        seconds: Maximum training time, with all epochs; 0 if the round is finished.
-        done: Whether the round is finished.
+        seconds: Maximum training time, with all epochs, of all networks that have not finished the
+            round; 0 if there are none.
+        networks: Number of networks of the ensemble that have not finished the round.
     """
 
     number: int
@@ -50,7 +51,12 @@ class RoundCost:
     examples: int
     val: int
     seconds: float
-    done: bool
+    networks: int
+
+    @property
+    def done(self) -> bool:
+        """Whether the round is finished."""
+        return self.networks == 0
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ class DryRun:
         out: Folder of the run.
         holder: Process that is using the folder, if there is one.
         finished: Whether the run is finished.
+        ensemble: Number of networks.
         device: Device that the run would use.
         facts: Description of the data, by dataset.
         rounds: Cost of each round.
@@ -74,6 +81,7 @@ class DryRun:
     out: Path
     holder: Holder | None
     finished: bool
+    ensemble: int
     device: str
     facts: dict[str, DataFacts]
     rounds: tuple[RoundCost, ...]
@@ -98,18 +106,27 @@ def measure(session: Session) -> DryRun:
         PlanError: Memory or disk space is too small, or the disk cannot be written.
     """
     plan, rundir, times = session.plan, session.rundir, dict[object, float]()
-    finished = rundir.results_path.is_file()
+    networks = rundir.networks(plan)
+    waiting = [each for each in networks if not each.results_path.is_file()]
+    finished = not waiting
     with torch.random.fork_rng():
         rounds = tuple(
-            _cost(session, number, round, finished or rundir.finished(number, round), times)
+            _cost(
+                session,
+                number,
+                round,
+                sum(not each.finished(number, round) for each in waiting),
+                times,
+            )
             for number, round in enumerate(plan.rounds, start=1)
         )
         body, head = session.new_network().new_modules(plan.target)
-    disk = 0 if finished else _disk_bytes([r.round for r in rounds if not r.done], body, head)
+    disk = 0 if finished else _disk_bytes(rounds, body, head)
     return DryRun(
         out=rundir.path,
         holder=holder_of(rundir.path),
         finished=finished,
+        ensemble=plan.ensemble,
         device=str(session.compute.device),
         facts=session.facts,
         rounds=rounds,
@@ -121,9 +138,12 @@ def measure(session: Session) -> DryRun:
 
 
 def _cost(
-    session: Session, number: int, round: Round, done: bool, times: dict[object, float]
+    session: Session, number: int, round: Round, networks: int, times: dict[object, float]
 ) -> RoundCost:
-    """Cost of a round; ``times`` collects seconds, so that each kind of step is measured once."""
+    """Cost of a round for some networks.
+
+    ``times`` collects seconds, so that each kind of step is measured once.
+    """
     plan, loaded, settings = session.plan, session.loaded, round.hyperparameters
     parts = [
         TrainingExamples(loaded[name], settings, Seeds(0, 1), fixed=round.train == "head")
@@ -131,8 +151,8 @@ def _cost(
     ]
     count = (max if round.mix == "epoch" else sum)(len(each) for each in parts)
     val = len(loaded[round.dataset].val.cases)
-    if done:
-        return RoundCost(number, round, count, val, 0.0, done)
+    if not networks:
+        return RoundCost(number, round, count, val, 0.0, networks)
     # The reference head is evaluated on the target after each epoch too.
     cases = sum(len(loaded[name].val.cases) for name in {round.dataset, plan.target})
     # A frozen body computes the features of all cases once, if no stem before it is trained.
@@ -152,7 +172,7 @@ def _cost(
         if kind not in times:
             times[kind] = _time_step(session, round, parts[0])
         seconds += settings.epochs * -(-count // settings.batch_size) * times[kind]
-    return RoundCost(number, round, count, val, seconds, done)
+    return RoundCost(number, round, count, val, networks * seconds, networks)
 
 
 def _time_step(session: Session, round: Round, examples: TrainingExamples) -> float:
@@ -193,16 +213,20 @@ def _time(action: Callable[[], object], device: torch.device) -> float:
     return median(seconds[1:])
 
 
-def _disk_bytes(rounds: list[Round], body: nn.Module, head: nn.Module) -> int:
+def _disk_bytes(rounds: Sequence[RoundCost], body: nn.Module, head: nn.Module) -> int:
     """Maximum number of bytes that rounds and the final files need."""
     body_bytes, head_bytes = (
         sum(tensor.nbytes for tensor in module.state_dict().values()) for module in (body, head)
     )
     total, checkpoint = int(body_bytes) + OTHER_BYTES, 0
-    for round in rounds:
-        settings, weights = round.hyperparameters, body_bytes + len(round.heads) * head_bytes
+    for cost in rounds:
+        round, settings = cost.round, cost.round.hyperparameters
+        if cost.done:
+            continue
+        weights = body_bytes + len(round.heads) * head_bytes
         # In the round's folder and at the end of the run; "last-head.safetensors" is one more.
-        total += weights + (1 + len(round.heads)) * head_bytes + EPOCH_BYTES * settings.epochs
+        own = weights + (1 + len(round.heads)) * head_bytes + EPOCH_BYTES * settings.epochs
+        total += cost.networks * own
         saved = settings.window if settings.select == "averaged" else 2
         # Weights, two moments of Adam, and saved epochs; the new file exists beside the old one.
         checkpoint = max(checkpoint, 2 * (3 + saved) * weights)

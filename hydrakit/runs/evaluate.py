@@ -17,6 +17,7 @@ from hydrakit.data.origin import (
 from hydrakit.data.read import image_channels
 from hydrakit.errors import DataError, PlanError, WeightsError, command_line, unknown
 from hydrakit.hooks import DatasetAdapter, OptionValue, Task
+from hydrakit.plan.grey import rule_text
 from hydrakit.plan.model import Split
 from hydrakit.plan.results import TestResult
 from hydrakit.plugins.options import resolve_options
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from hydrakit.data.augment import Views
     from hydrakit.data.load import CaseSet
     from hydrakit.data.prepared.index import PreparedDataset
+    from hydrakit.plan.grey import GreyValues
     from hydrakit.rounds import Axis
     from hydrakit.stats.findings import Subgroups
     from hydrakit.stats.tasks import Scale
@@ -133,6 +135,18 @@ def predict(
         findings=tuple(case.finding for case in cases.cases),
         subgroups=tuple(case.subgroups for case in cases.cases),
     )
+
+
+def mean_prediction(parts: Sequence[Predictions]) -> Predictions:
+    """Predictions of an ensemble: the means of probabilities, or of numbers.
+
+    Args:
+        parts: Predictions of the networks for the same cases; those of one network stay the same.
+    """
+    from hydrakit.stats.tasks import mean_outputs
+
+    first, outputs = parts[0], [each.outputs for each in parts]
+    return replace(first, outputs=mean_outputs(outputs, task=first.task, scale=first.scale))
 
 
 def views_of(head: HeadMetadata, flips: Collection[Axis] | None = None) -> list[Views | None]:
@@ -317,8 +331,12 @@ def _evaluate(
     options: Mapping[str, OptionValue] | None,
     plugins: Plugins,
     device: torch.device,
+    others: Sequence[tuple[Path, Path]] = (),
 ) -> EvaluationResult:
-    """Evaluate weight files (`evaluate_files`), or those of a run, in an active context."""
+    """Evaluate weight files (`evaluate_files`), or those of a run, in an active context.
+
+    ``others`` are the body and the head of each further network of an ensemble.
+    """
     from hydrakit import weights
     from hydrakit.data.load import select
     from hydrakit.data.quality.leakage import assign_splits
@@ -340,9 +358,12 @@ def _evaluate(
     else:
         exists = training_split is not None and (split != "test" or training_split[0].tests)
     if split != "all" and not exists:
-        others = "`--split all`" if split == "val" else "`--split val` or `--split all`"
-        raise PlanError(f"{name}: had no {split} split in training: use {others}")
-    model = weights.load_model(body_path, head_path, dataset=name, plugins=plugins).to(device)
+        remedy = "`--split all`" if split == "val" else "`--split val` or `--split all`"
+        raise PlanError(f"{name}: had no {split} split in training: use {remedy}")
+    models = [
+        weights.load_model(*files, dataset=name, plugins=plugins).to(device)
+        for files in ((body_path, head_path), *others)
+    ]
     all_options = {**(head.options if name == head.dataset else {}), **(options or {})}
     root = context.root_of(name)
 
@@ -354,8 +375,10 @@ def _evaluate(
     trained = (run.origins()[name].classes if run is not None else None) or head.classes
     turned = trained != adapter.classes and sorted(trained) == sorted(adapter.classes)
     index = (prepared_by(in_class_order(adapter, trained)) if turned else prepared).index
-    # The weight files say what is done with the channels, whatever rule the dataset has now.
-    now = DataOrigin.of(index, adapter).model_copy(update={"classes": None, "channels": None})
+    # Classes are compared elsewhere, and the weight files say how the images are normalised and
+    # what is done with their channels.
+    elsewhere = {"classes": None, "normalise": None, "channels": None}
+    now = DataOrigin.of(index, adapter).model_copy(update=elsewhere)
     if run is not None:
         _refuse_other_than_run(run, name, now, root=root, body=body_path, head=head_path)
     elif name == head.dataset:
@@ -391,16 +414,22 @@ def _evaluate(
         keys,
         task=head.task,
         scale=head.scale,
+        grey=_grey_values(head, head_path, prepared.index.channels),
         patch=body.spec.patch,
         device=device,
     )
-    predictions = predict(
-        model,
-        cases,
-        dataset=name,
-        split=split,
-        classes=adapter.classes,
-        views=views_of(head, adapter.flips),
+    predictions = mean_prediction(
+        [
+            predict(
+                model,
+                cases,
+                dataset=name,
+                split=split,
+                classes=adapter.classes,
+                views=views_of(head, adapter.flips),
+            )
+            for model in models
+        ]
     )
     notes += _combination_notes(body, head, adapter)
     notes += _training_notes(body, head, adapter, cases, split, same_run=run is not None)
@@ -469,6 +498,17 @@ def _as_trained(adapter: DatasetAdapter, head: HeadMetadata, run: RunDir | None)
     if adapter.name != head.dataset or view is None:
         return adapter
     return replace(adapter, field_of_view=view)
+
+
+def _grey_values(head: HeadMetadata, path: Path, channels: int) -> GreyValues:
+    """How a head's images are normalised."""
+    grey = head.preprocessing.grey_values
+    if grey.mean is not None and len(grey.mean) != channels:
+        raise WeightsError(
+            f"{path}: normalises images of {len(grey.mean)} channels, and these have {channels}: "
+            "choose another head or dataset"
+        )
+    return grey
 
 
 def _refuse_other_than_run(
@@ -577,6 +617,13 @@ def _combination_notes(
     note = mismatch(body, head)
     if note:
         yield note
+    grey = head.preprocessing.grey_values
+    others = grey.mean is not None and adapter.name != head.dataset
+    if grey.normalise != adapter.normalise or others:
+        yield (
+            f"the grey values of {adapter.name!r} are normalised as in the head's training "
+            f"({grey}), and its own rule is {rule_text(adapter.normalise)}"
+        )
     if adapter.name == head.dataset:
         return
     trained = "" if head.dataset == UNKNOWN else f" was trained on {head.dataset!r}, and"
@@ -669,6 +716,8 @@ def evaluate_run(
 ) -> EvaluationResult:
     """Evaluate a finished run's body with one of its heads; see `evaluate_files`.
 
+    The predictions of all networks of an ensemble are averaged.
+
     The data must be what the run used: same images, labels, patients and field of view.
 
     Args:
@@ -707,10 +756,11 @@ def evaluate_run(
     if context.data is not None:
         roots[name] = context.root_of(name)
     context = context.changed(roots={**roots, **context.roots})
+    body, head = rundir.weights(heads[-1])
     with context.active() as compute:
         evaluation = _evaluate(
-            rundir.file("body.safetensors"),
-            rundir.file(f"heads/{heads[-1]}.safetensors"),
+            body,
+            head,
             context,
             dataset=name,
             split=split,
@@ -720,6 +770,7 @@ def evaluate_run(
             options=plan.dataset(name).options,
             plugins=plugins or context.plugins(),
             device=compute.device,
+            others=[member.weights(heads[-1]) for member in rundir.members(plan)],
         )
     try:
         rundir.log("evaluated", dataset=name, split=split)

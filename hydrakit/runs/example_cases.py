@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from hydrakit.data.prepared.index import PreparedDataset
     from hydrakit.models.body import BodyWithHead
+    from hydrakit.plan.grey import GreyValues
     from hydrakit.plan.model import Plan
     from hydrakit.plugins.registry import Plugins
     from hydrakit.runs.context import RunContext
@@ -88,17 +89,20 @@ def save_example_cases(
             f"{rundir.path / 'predictions.csv'}: {len(absent)} of its cases are not in the data of "
             f"{plan.target}: restore the data that the run used"
         )
-    head = weights.load_head(rundir.file(_head_file(plan)), plugins=plugins)
+    path = rundir.file(_head_file(plan))
+    head = weights.load_head(path, plugins=plugins)
     body = weights.load_body(rundir.file("body.safetensors"), plugins=plugins)
     model = attach_head(body, head, stem_of(head, plan.target))
+    grey = read_head(path).preprocessing.grey_values
     # Rounding depends on the number of threads: use that of the run, also if another process with
     # another number completes it, so that a run that was stopped gets the same maps.
     with thread_count(_threads(rundir)):
         patches, maps = integrated_gradients(
             model,
-            prepared.rows([rows[key] for key in keys]),
+            prepared.rows([rows[key] for key in keys], grey),
             [example.output for example in examples],
             target=plan.target,
+            grey=grey,
         )
     text = json.dumps([example.model_dump() for example in examples])
     content = save({"maps": maps, "patches": patches}, {"shown": text})
@@ -131,7 +135,8 @@ def add_example_cases(rundir: RunDir, context: RunContext, plugins: Plugins) -> 
             "with `--data` or `--root`"
         )
     adapter = plan.dataset(plan.target).applied_to(plugins.get(DatasetAdapter, plan.target))
-    before = rundir.origins().get(plan.target, DataOrigin())
+    # The head's file says how its images are normalised.
+    before = rundir.origins().get(plan.target, DataOrigin()).model_copy(update={"normalise": None})
     if before.classes is not None and sorted(before.classes) == sorted(adapter.classes):
         adapter = in_class_order(adapter, before.classes)
     prepared = prepare_as_trained(
@@ -229,18 +234,25 @@ def _ranked_example(place: int, line: dict[str, str], task: Task) -> tuple[float
 
 
 def integrated_gradients(
-    model: BodyWithHead, canvases: ImageStack, outputs: Sequence[int], *, target: str
+    model: BodyWithHead,
+    canvases: ImageStack,
+    outputs: Sequence[int],
+    *,
+    target: str,
+    grey: GreyValues,
 ) -> tuple[ImageStack, ImageStack]:
     """Compute network inputs, and the contribution of each of their pixels to an output.
 
-    Gradients are integrated from an empty patch (0, the mean of z-scored patches) to the patch: a
-    map sums to the difference of the two output scores (see `output_score`).
+    Gradients are integrated from an empty patch (0: the mean of z-scored patches, the middle of a
+    window) to the patch: a map sums to the difference of the two output scores (see
+    `output_score`).
 
     Args:
         model: Body and head.
         canvases: Prepared patches ``(n, channels, side, side)``.
         outputs: Index of the output to explain, for each patch.
         target: Name of the patches' dataset.
+        grey: How the patches are normalised.
 
     Returns:
         Patches and maps, both ``(n, channels, patch, patch)``.
@@ -253,7 +265,7 @@ def integrated_gradients(
 
     body = model.body
     body.use(target)
-    patches = central_view(torch.from_numpy(canvases), body.patch)
+    patches = grey.clip(central_view(torch.from_numpy(canvases), body.patch))
     model.eval().requires_grad_(False)
     shares = (torch.arange(PATH_STEPS) + 0.5) / PATH_STEPS
     maps = []

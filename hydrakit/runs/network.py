@@ -30,8 +30,6 @@ from hydrakit.training.loop import TrainingResult
 from hydrakit.training.seeds import INITIALISATION, Seeds, seeded
 from hydrakit.weights.start import StartTensors
 
-NORMALISATION = "z-score per patient"
-
 
 class Network:
     """Body and heads of a run after its finished rounds.
@@ -258,8 +256,9 @@ class Network:
                 patch=self.plan.patch,
                 channels=self.loaded[name].channels,
                 field_of_view=adapter.field_of_view,
-                normalisation=NORMALISATION,
+                normalisation=str(self.loaded[name].grey),
                 conversion=None if fit is None or fit.rule == "stem" else fit.rule,
+                grey_values=self.loaded[name].grey,
             ),
             datasets=list(dict.fromkeys(each for used, each in pairs if used == head)),
             content=self.loaded[name].content,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydrakit.data.origin import splits_digest
 from hydrakit.errors import PlanError
-from hydrakit.hooks import BodyFactory, HeadFactory
+from hydrakit.hooks import BodyFactory, HeadFactory, Normalise
 from hydrakit.plan.model import BodySpec, Plan
 from hydrakit.plan.results import RoundResult
 from hydrakit.storage.digests import damaged_files, update_digests
@@ -43,6 +43,7 @@ def key_of(
     number: int,
     *,
     contents: Mapping[str, str],
+    rules: Mapping[str, Normalise],
     splits: Mapping[str, Mapping[str, str]],
     fits: Mapping[str, ChannelFit],
     compute: Compute,
@@ -54,13 +55,14 @@ def key_of(
         plan: Plan of the run.
         number: Number of the round, from 1.
         contents: Content digests of the prepared datasets, by name.
+        rules: How their grey values are normalised, by name.
         splits: Split of every case, by dataset and case key.
         fits: What becomes of the images of datasets with other channels than the body, by name.
         compute: Device and precision of the run.
         plugins: Plugins that offer the plan's heads.
     """
     facts = {
-        **_of_plan(plan, number, contents, splits, fits),
+        **_of_plan(plan, number, contents, rules=rules, splits=splits, fits=fits),
         **_of_machine(plan, compute, plugins),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -114,6 +116,8 @@ def _of_plan(
     plan: Plan,
     number: int,
     contents: Mapping[str, str],
+    *,
+    rules: Mapping[str, Normalise],
     splits: Mapping[str, Mapping[str, str]],
     fits: Mapping[str, ChannelFit],
 ) -> dict[str, Any]:
@@ -126,6 +130,7 @@ def _of_plan(
         others = [o.model_copy(update={"head": heads[o.head]}) for o in round.others]
         update = {"head": heads[round.head], "others": tuple(others)}
         renamed.append(round.model_copy(update=update).model_dump(mode="json"))
+    other_rules = {name: str(rules[name]) for name in seen if rules[name] != "patient"}
     stored = plan.model_dump(mode="json")
     other_heads = {name: head for name, head in stored.get("heads", {}).items() if name in seen}
     # The content of a dataset tells grey images from those in colour.
@@ -152,6 +157,8 @@ def _of_plan(
         "datasets": [plan.dataset(name).model_dump(mode="json") for name in seen],
         **({"channels": channels} if channels else {}),
         "content": [contents[name] for name in seen],
+        # Left out for the rule that earlier versions had, so that their keys stay valid.
+        **({"normalise": other_rules} if other_rules else {}),
         "splits": [splits_digest(splits[name]) for name in seen],
     }
 

@@ -22,6 +22,7 @@ from hydrakit.data.origin import AUTOMATIC, DataOrigin, splits_digest
 from hydrakit.errors import PlanError, command_line
 from hydrakit.plan.model import Plan, load_plan
 from hydrakit.plan.results import (
+    ENSEMBLE_FORMAT,
     DataFacts,
     Environment,
     EpochRecord,
@@ -60,6 +61,9 @@ _SPLITS = TypeAdapter(dict[Name, dict[str, str]])
 
 CHECKPOINT = "checkpoint.safetensors"
 """Name of the checkpoint in the ``.part`` folder of a round."""
+
+MEMBERS = "members"
+"""Name of the folder with the second and all other networks of an ensemble."""
 
 START = "start.safetensors"
 """Name of the file with the weights that the body begins with, if they are not random."""
@@ -160,6 +164,33 @@ class RunDir:
         """Path of a final head."""
         return self.path / "heads" / f"{name}.safetensors"
 
+    def members(self, plan: Plan) -> list[RunDir]:
+        """Folders of the second and all other networks of an ensemble, which are runs, too.
+
+        The first network has no folder of its own: it is trained in the folder of the run.
+        """
+        folders = range(2, plan.ensemble + 1)
+        return [RunDir(self.path / MEMBERS / str(number)) for number in folders]
+
+    def networks(self, plan: Plan) -> list[RunDir]:
+        """Folders of all networks of a run, the run's own first."""
+        return [self, *self.members(plan)]
+
+    def begun_members(self) -> list[RunDir]:
+        """As `members`, without those that have no folder yet; the plan is not read."""
+        folders = [path.parent for path in self.path.glob(f"{MEMBERS}/*/plan.json")]
+        return [
+            RunDir(folder) for folder in sorted(folders, key=lambda each: (len(each.name), each))
+        ]
+
+    def weights(self, head: str) -> tuple[Path, Path]:
+        """Paths of the final body and of a final head, after a check of their digests.
+
+        Raises:
+            PlanError: A file was changed.
+        """
+        return self.file("body.safetensors"), self.file(f"heads/{head}.safetensors")
+
     def round_path(self, number: int, round: Round) -> Path:
         """Path of a round's folder, which exists when the round is finished; numbers start at 1."""
         return self.path / "rounds" / f"{number:02d}-{round.dataset}-{round.train}"
@@ -237,6 +268,11 @@ class RunDir:
         """Whether a round is finished."""
         return self.round_path(number, round).is_dir()
 
+    def rounds_done(self, plan: Plan) -> int:
+        """Number of finished rounds, over all networks of an ensemble."""
+        rounds = list(enumerate(plan.rounds, start=1))
+        return sum(run.finished(*each) for run in self.networks(plan) for each in rounds)
+
     @contextmanager
     def writing_round(self, number: int, round: Round) -> Iterator[Path]:
         """Folder to write a round into; it gets its final name if the ``with`` block succeeds."""
@@ -307,6 +343,8 @@ class RunDir:
         names += [f"heads/{path.name}" for path in self.path.glob("heads/*.safetensors")]
         rounds = [folder.relative_to(self.path) / FILE for folder in self.round_folders()]
         names += [path.as_posix() for path in rounds if (self.path / path).is_file()]
+        results = [each.results_path for each in self.members(self.plan())]
+        names += [path.relative_to(self.path).as_posix() for path in results]
         write_digests(self.path, names)
         return True
 
@@ -375,7 +413,8 @@ class RunDir:
         """
         if not self.results_path.is_file():
             return None
-        return read_record(self.file("results.json"), Results, remedy="delete it and run again")
+        path = self.file("results.json")
+        return read_record(path, Results, remedy="delete it and run again", latest=ENSEMBLE_FORMAT)
 
     def facts(self) -> dict[str, DataFacts] | None:
         """Facts about each dataset (``data.json``); None if the run has not read the data yet.
@@ -424,6 +463,7 @@ class RunDir:
                 classes=head.classes if head else each.classes,
                 task=head.task if head else each.task,
                 field_of_view=view,
+                normalise=each.normalise,
                 channels=each.channel_rule or AUTOMATIC,
                 splits=splits_digest(split_of[name]) if name in split_of else None,
             )

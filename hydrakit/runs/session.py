@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
+
+from torch import nn
 
 from hydrakit import weights
 from hydrakit.compute import signals
@@ -17,48 +19,48 @@ from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.quality.leakage import LeakageResult, check_leakage, data_facts
 from hydrakit.errors import PlanError
 from hydrakit.hooks import DatasetAdapter
-from hydrakit.models.build import build_body, check_builds, check_heads
+from hydrakit.models.build import check_builds, check_heads
 from hydrakit.plan.model import Plan
-from hydrakit.plan.results import EpochRecord, Results, RoundResult, TestResult
+from hydrakit.plan.results import (
+    ENSEMBLE_FORMAT,
+    Baseline,
+    EpochRecord,
+    Member,
+    Results,
+    RoundResult,
+    TestResult,
+)
 from hydrakit.plugins.registry import Plugins
 from hydrakit.rounds import Round
 from hydrakit.runs import round_cache, transfer
+from hydrakit.runs.baseline import intensity_baseline, is_baseline
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.datasets import PlanDatasets
 from hydrakit.runs.earlier import environment_of, notes_of_other_bits, refuse_other_data
-from hydrakit.runs.evaluate import predict, score, to_csv, views_of
+from hydrakit.runs.evaluate import (
+    Predictions,
+    mean_prediction,
+    predict,
+    score,
+    to_csv,
+    views_of,
+)
 from hydrakit.runs.example_cases import save_example_cases
 from hydrakit.runs.network import Network
-from hydrakit.runs.rundir import EXAMPLE_CASES, START, RunDir
+from hydrakit.runs.rundir import EXAMPLE_CASES, RunDir
+from hydrakit.runs.start import find_start, refuse_seen_images, store_start
 from hydrakit.runs.state import RoundState
 from hydrakit.runs.trace import Trace
 from hydrakit.storage.files import copy, write_atomic
 from hydrakit.storage.records import write_lines, write_record
 from hydrakit.training.diagnostics import NOTHING_FITS, is_out_of_memory, out_of_memory_message
 from hydrakit.training.loop import DivergedError, TrainingResult, train_round
-from hydrakit.training.seeds import Seeds, seeded
+from hydrakit.training.seeds import Seeds
 from hydrakit.training.weight_change import weight_change
 from hydrakit.version import version
-from hydrakit.weights.format import read_head, seen_in_training
-from hydrakit.weights.start import (
-    StartTensors,
-    check_file,
-    describe,
-    match_start,
-    read_start,
-    write_start,
-)
-
-
-def check_start(plan: Plan, rundir: RunDir) -> None:
-    """Check that a run can have the weights that its body begins with, before data is read.
-
-    Raises:
-        PlanError: Neither the run's folder nor their file has them.
-    """
-    if plan.body_weights is not None and not (rundir.path / START).is_file():
-        check_file(plan.body_weights)
+from hydrakit.weights.format import read_head
+from hydrakit.weights.start import StartTensors
 
 
 @dataclass
@@ -77,6 +79,8 @@ class Session:
         rundir: Folder of the run.
         callbacks: Callbacks for the events of the run.
         expected: What the datasets must be, by name, besides what the run's folder says.
+        number: Number of the network in its ensemble, from 1; its plan is that of this network
+            alone, except for the first, which has the plan of the ensemble.
     """
 
     plan: Plan
@@ -87,6 +91,7 @@ class Session:
     rundir: RunDir
     callbacks: RunCallback
     expected: Mapping[str, DataOrigin] = field(default_factory=dict)
+    number: int = 1
 
     @property
     def adapters(self) -> Mapping[str, DatasetAdapter]:
@@ -135,54 +140,39 @@ class Session:
             name: data_facts(self.prepared[name].index, self.adapters[name], self.leakage)
             for name in self.loaded
         }
-        self._refuse_seen_test_images()
+        target = self.plan.target
+        refuse_seen_images(
+            self.start_tensors, target, self.prepared[target], self.leakage.splits[target]
+        )
+        self._check_earlier_work()
+        for member in self.members:
+            if member.rundir.path.exists():
+                RunDir.check(member.rundir.path, member.plan)
+                member._check_earlier_work()
+
+    def _check_earlier_work(self) -> None:
+        """Check that the data is still that of the run's folder, and so is the plan of a round."""
         refuse_other_data(self.origins, self.expected, self.rundir)
         if self.rundir.plan_path.is_file():  # not in a search, whose rounds have other plans
             for number, round in enumerate(self.plan.rounds, start=1):
                 self._state(number, round).check()
 
     @cached_property
+    def members(self) -> list[Session]:
+        """Sessions of the second and all other networks of the ensemble, with the same data."""
+        members = []
+        for number, rundir in enumerate(self.rundir.members(self.plan), start=2):
+            member = replace(self, plan=self.plan.member(number), rundir=rundir, number=number)
+            member.leakage, member.loaded, member.origins = self.leakage, self.loaded, self.origins
+            member.start_tensors, member.facts = self.start_tensors, self.facts
+            members.append(member)
+        return members
+
+    @cached_property
     def start_tensors(self) -> StartTensors | None:
-        """Weights that the body begins with; None if they are random.
-
-        The run's folder stores them, so that their file is needed only once.
-
-        Raises:
-            PlanError: Their file is missing or was changed.
-            WeightsError: The file cannot be read, or does not match the body.
-        """
-        planned, stored = self.plan.body_weights, self.rundir.path / START
-        if planned is None:
-            return None
-        with seeded(self.plan.seed, self.compute.device):
-            body = build_body(
-                self.plan.body,
-                in_channels=self.datasets.channels,
-                datasets=tuple(dataset.name for dataset in self.plan.datasets),
-                plugins=self.plugins,
-            )
-        if stored.is_file():
-            return read_start(self.rundir.file(START), planned, body)
-        return match_start(planned, body)
-
-    def _refuse_seen_test_images(self) -> None:
-        """Refuse start weights that were trained on images of the target's test split."""
-        start, name = self.start_tensors, self.plan.target
-        if start is None or start.cases is None:
-            return
-        splits = self.leakage.splits[name]
-        tests = [
-            case.content
-            for case in self.prepared[name].index.cases
-            if splits.get(case.key) == "test"
-        ]
-        seen = sum(seen_in_training(tests, start.cases))
-        if seen:
-            raise PlanError(
-                f"{start.match.file}: its weights were trained on {seen} of the {len(tests)} test "
-                f"images of {name!r}: the test result would be too good: give weights of a run "
-                "with the same splits (`--split-seed`), or of other data"
-            )
+        """Weights that the body begins with; None if they are random."""
+        channels = self.datasets.channels
+        return find_start(self.plan, self.rundir, in_channels=channels, plugins=self.plugins)
 
     @cached_property
     def origins(self) -> dict[str, DataOrigin]:
@@ -194,10 +184,28 @@ class Session:
 
     def run(self) -> None:
         """Run every round that is not on disk yet, then evaluate the test split once."""
-        if self.rundir.results() is not None:
+        if all(each.rundir.results() is not None for each in (self, *self.members)):
             self._complete()
             return
         self._begin()
+        if self.rundir.results() is None:  # else only another network is not finished
+            self._train_rounds()
+        for member in self.members:
+            member._train_member()
+        if self.context.test:
+            self._write_results()
+            self._complete()
+
+    def _train_member(self) -> None:
+        """Train the rounds of another network of an ensemble that are not on disk yet."""
+        RunDir.begin(self.rundir.path, self.plan)
+        with self.rundir.locked():
+            if self.rundir.results() is None:
+                self._begin()
+                self._train_rounds()
+
+    def _train_rounds(self) -> None:
+        """Train every round that is not on disk yet."""
         network = self.new_network()
         for number, round in enumerate(self.plan.rounds, start=1):
             signals.check()
@@ -207,36 +215,29 @@ class Session:
             else:
                 self.copy_or_train(number, round, network)
             network.load_round(number, round)
-        if self.context.test:
-            self._write_results()
-            self._complete()
 
     def _begin(self) -> None:
         """Check the finished rounds, and write what data and which machine the run uses."""
         rundir, before = self.rundir, self.rundir.environment()
         now = environment_of(self.compute, self.plugins, self.datasets.roots)
         rundir.check_rounds(self.plan)
+        for member in self.members:
+            member.rundir.check_rounds(member.plan)
         rundir.unseal()
         rundir.write_facts(self.facts)
         rundir.write_json("splits.json", self.leakage.splits)
         rundir.write_json("environment.json", now)
-        self.store_start()
-        self.callbacks.started(self.plan, rundir, str(self.compute.device))
+        if self.number == 1:
+            self.callbacks.started(self.plan, rundir, str(self.compute.device))
+        else:
+            self.callbacks.member(self.number, rundir)
         rundir.log("run", device=str(self.compute.device), threads=now["threads"])
         for note in notes_of_other_bits(rundir, self.plan, before, now):
             self.callbacks.noted(note)
-        self.describe_start()
-
-    def store_start(self) -> None:
-        """Store the weights that the body begins with in the run's folder, if it has none yet."""
-        path = self.rundir.path / START
-        if self.start_tensors is not None and not path.is_file():
-            write_start(path, self.start_tensors)
-
-    def describe_start(self) -> None:
-        """Say how the weights that the body begins with match it."""
-        for line in describe(self.start_tensors.match) if self.start_tensors else ():
-            self.callbacks.noted(line)
+        # Only the first network says how the weights match; they are the same for all.
+        store_start(
+            self.start_tensors, rundir, self.callbacks if self.number == 1 else RunCallback()
+        )
 
     def new_network(self) -> Network:
         """Network of the run, before its first round."""
@@ -278,6 +279,7 @@ class Session:
             plan or self.plan,
             number,
             contents={name: each.index.content for name, each in self.prepared.items()},
+            rules={name: each.normalise for name, each in self.adapters.items()},
             splits={name: each.splits for name, each in self.loaded.items()},
             fits=self.datasets.fits,
             compute=self.compute,
@@ -408,19 +410,24 @@ class Session:
 
         An inner fold in its place is logged as such: it is no reading of the test split.
         """
-        target, inner = self.loaded[self.plan.target], self.plan.inner
+        target = self.loaded[self.plan.target]
         keys = {key for key, name in target.splits.items() if name == split}
         if split == "test":
-            event = "test read" if inner is None else "inner fold read"
-            self.rundir.log(event, by=by, dataset=self.plan.target, cases=len(keys))
+            self._log_reading(len(keys), by=by)
         return select(
             self.prepared[self.plan.target],
             keys,
             task=target.task,
             scale=target.scale,
+            grey=target.grey,
             patch=self.plan.patch,
             device=self.compute.device,
         )
+
+    def _log_reading(self, cases: int, *, by: str) -> None:
+        """Log that the test split, or an inner fold in its place, is read."""
+        event = "test read" if self.plan.inner is None else "inner fold read"
+        self.rundir.log(event, by=by, dataset=self.plan.target, cases=cases)
 
     def _out_of_memory_message(self, number: int, round: Round, network: Network) -> str:
         """Error message for a round that ran out of memory."""
@@ -435,36 +442,82 @@ class Session:
         )
 
     def _write_results(self) -> None:
-        """Write the final weights, evaluate the test split, and write the results."""
-        rundir, plan = self.rundir, self.plan
-        (rundir.path / "heads").mkdir(exist_ok=True)
-        for number, round in enumerate(plan.rounds, start=1):
-            file = partial(rundir.round_file, number, round)
-            copy(file("head.safetensors"), rundir.head_path(round.head))
-            for other in round.others:
-                copy(file(f"head-{other.dataset}.safetensors"), rundir.head_path(other.head))
-        copy(file("body.safetensors"), rundir.body_path)
-        head = rundir.head_path(plan.target_head)
-        model = weights.load_model(rundir.body_path, head, plugins=self.plugins)
-        model.to(self.compute.device)
-        views = views_of(read_head(head))
-        val, test = (
-            predict(
-                model,
-                self._target_cases(split, by="results"),
-                dataset=plan.target,
-                split=split,
-                classes=self.loaded[plan.target].classes,
-                views=views,
-            )
-            for split in ("val", "test")
+        """Write the final weights, evaluate the test split, and write the results.
+
+        The test split of an ensemble is read once, for all networks.
+        """
+        networks = [self, *self.members]
+        models = [each._write_final_weights() for each in networks]
+        splits = ("val", "test")
+        cases = {split: self._target_cases(split, by="results") for split in splits}
+        target = self.plan.target
+        classes, views = (
+            self.loaded[target].classes,
+            views_of(read_head(self.rundir.head_path(self.plan.target_head))),
         )
-        write_atomic(rundir.path / "predictions.csv", to_csv([val, test]).encode())
-        results = self._results(score(test))
+        predictions = [
+            [
+                predict(
+                    model,
+                    cases[split],
+                    dataset=target,
+                    split=split,
+                    classes=classes,
+                    views=views,
+                )
+                for split in splits
+            ]
+            for model in models
+        ]
+        tests = [score(test) for _, test in predictions]
+        for member, own, test in zip(self.members, predictions[1:], tests[1:], strict=True):
+            if member.rundir.results() is None:
+                member._log_reading(len(cases["test"].cases), by="ensemble")
+                member._write_predictions(own, member._results(test))
+                member.rundir.seal()
+        means = [mean_prediction(each) for each in zip(*predictions, strict=True)]
+        baseline = None
+        if not is_baseline(self.plan.strategy, self.plugins):
+            baseline = intensity_baseline(self.loaded[target], cases["test"])
+        results = self._results(score(means[1]), baseline)
+        if self.members:
+            members = tuple(
+                Member(
+                    number=each.number,
+                    seed=each.plan.seed,
+                    figures=test.figures,
+                    seconds=sum(
+                        each.rundir.round_result(number, round).seconds
+                        for number, round in enumerate(each.plan.rounds, start=1)
+                    ),
+                )
+                for each, test in zip(networks, tests, strict=True)
+            )
+            results = results.model_copy(update={"format": ENSEMBLE_FORMAT, "members": members})
+        self._write_predictions(means, results)
+
+    def _write_final_weights(self) -> nn.Module:
+        """Write the final weights of the network, and return body and target's head with them."""
+        rundir, plan = self.rundir, self.plan
+        if rundir.results() is None:
+            (rundir.path / "heads").mkdir(exist_ok=True)
+            for number, round in enumerate(plan.rounds, start=1):
+                file = partial(rundir.round_file, number, round)
+                copy(file("head.safetensors"), rundir.head_path(round.head))
+                for other in round.others:
+                    copy(file(f"head-{other.dataset}.safetensors"), rundir.head_path(other.head))
+            copy(file("body.safetensors"), rundir.body_path)
+        model = weights.load_model(*rundir.weights(plan.target_head), plugins=self.plugins)
+        return model.to(self.compute.device)
+
+    def _write_predictions(self, predictions: Sequence[Predictions], results: Results) -> None:
+        """Write ``predictions.csv`` and ``results.json``."""
+        rundir = self.rundir
+        write_atomic(rundir.path / "predictions.csv", to_csv(predictions).encode())
         rundir.report_path.unlink(missing_ok=True)  # it describes an unfinished run
         write_record(rundir.results_path, results)
 
-    def _results(self, test: TestResult) -> Results:
+    def _results(self, test: TestResult, baseline: Baseline | None = None) -> Results:
         """Results of the run, from its finished rounds and the test."""
         plan, rundir = self.plan, self.rundir
         rounds = tuple(rundir.round_result(n, r) for n, r in enumerate(plan.rounds, start=1))
@@ -480,6 +533,7 @@ class Session:
             rounds=rounds,
             test=test,
             transfer=transfer.transfers(plan.rounds, rounds, outputs),
+            baseline=baseline,
             start=self.start_tensors.match if self.start_tensors else None,
         )
 

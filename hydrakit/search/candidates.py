@@ -492,7 +492,8 @@ class CandidateSearch:
     ) -> InnerResult:
         """Run a candidate on an inner fold; return ``diverged`` if training diverges."""
         try:
-            results = self.train(plan, run.path, origins).results()
+            with _naming(diverged.values):
+                results = self.train(plan, run.path, origins).results()
         except DivergedError:
             return diverged
         assert results is not None
@@ -641,10 +642,10 @@ def tune_values(
     with context.active():
         check.check(plan, candidates, folds)
     context = context.changed(round_cache=(folder / "kept").resolve())
-    count = len(candidates) * folds
+    rounds = len(plan.rounds)
     followers.noted(
-        f"{len(candidates)} candidates on {folds} inner folds: {count} runs of "
-        f"{len(plan.rounds)} rounds; the test split is not used"
+        f"{len(candidates)} candidates on {folds} inner folds: {len(candidates) * folds} runs of "
+        f"{rounds} round{'s' if rounds > 1 else ''}; the test split is not used"
     )
 
     def train(plan: Plan, path: Path, origins: Mapping[str, DataOrigin]) -> RunDir:

@@ -218,8 +218,11 @@ class OrderPlanner:
 
 
 def _for_datasets(settings: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """Settings for the plan of an order, without changes and settings of other datasets."""
-    chosen = {**settings, "changes": None}
+    """Settings for the plan of an order, without changes and settings of other datasets.
+
+    A search trains one network, also if the profile has an ensemble: it is about supports.
+    """
+    chosen = {**settings, "changes": None, "ensemble": 1}
     for name in ("options", "heads"):
         chosen[name] = {k: v for k, v in (settings.get(name) or {}).items() if k in names}
     chosen["head_options"] = {

@@ -210,6 +210,7 @@ class OrderEvaluator:
                 keys,
                 task=self.target.task,
                 scale=None,
+                grey=preprocessing.grey_values,
                 patch=plan.patch,
                 device=choose_device(self.context.device),
             )

@@ -28,7 +28,8 @@ from hydrakit.runs.datasets import find_datasets, prepare_datasets
 from hydrakit.runs.earlier import environment_of, with_threads
 from hydrakit.runs.network import Network
 from hydrakit.runs.rundir import RunDir
-from hydrakit.runs.session import Session, check_start
+from hydrakit.runs.session import Session
+from hydrakit.runs.start import check_start, store_start
 from hydrakit.search.proposals import Proposals, proposals
 from hydrakit.search.trials import RoundTrials, Setting, TrialRecord, folds_of
 from hydrakit.storage.files import append_line, refuse_link, write_atomic
@@ -301,8 +302,7 @@ class Tuning(Session):
     def tune(self) -> list[RoundTuning]:
         """Tune every round, and train all but the last with the chosen settings."""
         self.check()
-        self.store_start()
-        self.describe_start()
+        store_start(self.start_tensors, self.rundir, self.callbacks)
         rounds = (
             self.rundir.path / "rounds"
         )  # perhaps of other choices; right ones are in the cache

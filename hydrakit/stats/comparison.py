@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, model_validator
 
@@ -77,6 +77,26 @@ class StrategyPair(Frozen):
     text: Text
 
 
+class TunedCell(Frozen):
+    """What the tuning of a cell chose, on the cell's training part.
+
+    Attributes:
+        cell: Name of the cell.
+        strategy: Name of the strategy.
+        values: Chosen values, by path.
+        score: Mean AUC of the chosen values on the inner folds; the best of all candidates.
+        candidates: Number of candidates.
+        runs: Number of runs on inner folds.
+    """
+
+    cell: Text
+    strategy: Name
+    values: dict[Text, Any]
+    score: float
+    candidates: Number
+    runs: Number
+
+
 class Comparison(Frozen):
     """A comparison of strategies (``comparison.json``).
 
@@ -113,6 +133,7 @@ class Comparison(Frozen):
         fold_of: Fold that tested each finding, ``(passes, findings)``; None where none did.
         images: Number of images of the findings.
         subgroups: Results in subgroups of the findings, where the target has any.
+        tuned: What was chosen for each tuned cell behind the results.
     """
 
     format: Literal[1] = 1
@@ -145,6 +166,7 @@ class Comparison(Frozen):
     fold_of: tuple[tuple[Number | None, ...], ...]
     images: Number
     subgroups: tuple[ComparedSubgroup, ...] = ()
+    tuned: tuple[TunedCell, ...] = ()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

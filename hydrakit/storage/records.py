@@ -73,6 +73,7 @@ def read_record(
     remedy: str,
     max_bytes: int = MAX_FILE,
     values: int = MAX_VALUES,
+    latest: int = FORMAT,
 ) -> RecordType:
     """Read a record from a JSON file.
 
@@ -82,13 +83,14 @@ def read_record(
         remedy: What the user can do if the file cannot be read.
         max_bytes: Largest size in bytes.
         values: Largest number of values.
+        latest: Latest format of the file that this version reads.
 
     Raises:
         PlanError: The file is absent, broken, too large, or of a later version.
     """
     with readable(path, remedy):
         content = read_json(path, max_bytes=max_bytes, values=values)
-        refuse_later(path, content)
+        refuse_later(path, content, latest=latest)
         return model.model_validate_json(content)
 
 
@@ -195,7 +197,11 @@ def write_lines(path: Path, records: Sequence[BaseModel]) -> None:
 
 
 def refuse_later(
-    path: Path, content: bytes | str, *, error: type[HydrakitError] = PlanError
+    path: Path,
+    content: bytes | str,
+    *,
+    error: type[HydrakitError] = PlanError,
+    latest: int = FORMAT,
 ) -> None:
     """Refuse a file with a later ``format`` than this version knows.
 
@@ -206,10 +212,11 @@ def refuse_later(
         path: Path of the file.
         content: Content of the file, which may be invalid JSON.
         error: Type of the error to raise.
+        latest: Latest format that this version reads.
     """
     stated = _object(content)
     number = stated.get("format")
-    if not isinstance(number, int) or number <= FORMAT:
+    if not isinstance(number, int) or number <= latest:
         return
     writer = stated.get("hydrakit")
     if writer is None:
@@ -220,7 +227,7 @@ def refuse_later(
     use = "use that version" if known else "use the version that wrote it"
     raise error(
         f"{path}: was written by {who} in format {number}, and this is hydrakit "
-        f"{version()}, which reads format {FORMAT}: {use}"
+        f"{version()}, which reads format {latest}: {use}"
     )
 
 

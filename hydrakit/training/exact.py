@@ -83,6 +83,9 @@ def fit_blend(
 ) -> None:
     """Solve the regression of a blended head on the first-order statistics of the training patches.
 
+    It is calibrated (`regression.calibrated`), so that a regression that predicts little counts
+    little in the mean.
+
     Args:
         head: A `BlendedHead`, perhaps with a stem, on the device of the data. With a stem, the
             statistics are those of its images before the round trains it.
@@ -97,6 +100,18 @@ def fit_blend(
     module, blended = extractor(body, head, data.name), head_without_stems(head)
     assert isinstance(blended, BlendedHead)
     features = features_of(data, partial(forward_in_batches, module))
-    model = fit(data, features[:, -body.intensities :], penalty)
+    intensities = features[:, -body.intensities :]
+    model = fit(data, intensities, penalty)
+    try:
+        model = regression.calibrated(
+            model,
+            intensities.double().numpy(),
+            data.train_labels.numpy(),
+            data.train_patients,
+            task=data.task,
+            outputs=len(data.classes),
+        )
+    except DataError as error:
+        raise DataError(f"{data.name}: {error}") from None
     weights, bias = (torch.from_numpy(each).float() for each in (model.weights.T, model.bias))
     blended.set_regression(weights, bias)

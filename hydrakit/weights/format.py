@@ -30,6 +30,7 @@ from pydantic import (
 
 from hydrakit.errors import WeightsError, one_line
 from hydrakit.hooks import FieldOfView, OptionValue, Task
+from hydrakit.plan.grey import PER_PATIENT, GreyValues
 from hydrakit.plan.model import (
     MAX_PATCH,
     MAX_ROUNDS,
@@ -86,6 +87,8 @@ class Preprocessing(Frozen):
         normalisation: Normalisation of the pixel values, in words: ``z-score per patient``.
         conversion: What is done with the channels of the image: ``grey`` for the luminance of
             colour, ``repeat`` for one channel that is repeated; None for nothing.
+        grey_values: The same with its numbers, for `hydrakit.data.load`. The file has it only if it
+            is not the z-score per patient.
     """
 
     patch: Annotated[int, Field(gt=0, le=MAX_PATCH)]
@@ -93,13 +96,16 @@ class Preprocessing(Frozen):
     field_of_view: FieldOfView | None
     normalisation: Text
     conversion: Literal["grey", "repeat"] | None = None
+    grey_values: GreyValues = PER_PATIENT
 
     @model_serializer(mode="wrap")
-    def _omit_no_conversion(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Omit ``conversion`` if there is none: such files are as before this field."""
+    def _omit_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit newer fields with their defaults: such files are as before these fields."""
         content: dict[str, Any] = serialise(self)
         if self.conversion is None:
-            del content["conversion"]
+            content.pop("conversion", None)
+        if self.grey_values == PER_PATIENT:
+            content.pop("grey_values", None)
         return content
 
 
@@ -328,11 +334,11 @@ class HeadMetadata(Frozen):
         """
         content: dict[str, Any] = serialise(self)
         if self.views is None:
-            del content["views"]
+            content.pop("views", None)
         if self.conflicts != "drop":
-            del content["conflicts"]
+            content.pop("conflicts", None)
         if not self.stems:
-            del content["stems"]
+            content.pop("stems", None)
         return content
 
 

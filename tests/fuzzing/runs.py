@@ -199,7 +199,7 @@ def weight_files(folder: Path) -> Files:
 
 
 def _design() -> Design:
-    settings = {"epochs": 1, "bootstrap": 1, "body_channels": [4, 8], "profile": "recommended"}
+    settings = {"epochs": 1, "bootstrap": 1, "body_channels": [4, 8], "profile": "recommended-0.1"}
     return make_design(
         baselines=(),
         strategies=("transfer", "classical"),

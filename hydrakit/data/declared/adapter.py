@@ -64,6 +64,7 @@ def load_declared(folder: Path) -> DatasetAdapter:
         how_to_get=declaration.how_to_get,
         cohort=declaration.cohort,
         exact_names=declaration.exact_names,
+        normalise=declaration.rule,
         channels=declaration.channels,
         elsewhere=_elsewhere(declaration, folder),
         citation=declaration.citation,

@@ -35,6 +35,7 @@ from hydrakit.names import is_name
 MAX_FILES = 200_000
 MAX_CLASSES = 20
 MAX_SAMPLED = 24
+MAX_PATCH_SIDE = 64  # pixels: images of one size up to this are probably cut out of larger ones
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
@@ -188,7 +189,22 @@ def _image_lines(folder: Path, images: Sequence[str], cases: _CaseSource) -> lis
         lines.append("# For a region of fixed physical size: field_of_view = { millimetres = 65 }")
     else:
         lines.append("# For a size in millimetres add spacing = [row, column], for all images.")
-    return [*lines, "field_of_view = { share = 1.0 }  # the whole image"]
+    lines.append("field_of_view = { share = 1.0 }  # the whole image")
+    return [*lines, *_normalise_lines(pictures)]
+
+
+def _normalise_lines(pictures: Sequence[Picture]) -> list[str]:
+    """Propose a normalisation other than the default for patches: small images of one size."""
+    sizes = {picture.pixels.shape[1:] for picture in pictures}
+    height, width = next(iter(sizes), (0, 0))
+    if len(sizes) != 1 or max(height, width) > MAX_PATCH_SIDE:
+        return []
+    return [
+        f"# The images are probably patches ({width} x {height} pixels). A z-score over a patch",
+        "# removes its brightness, which may tell the classes. `hydrakit datasets check` compares",
+        "# the choices.",
+        'normalise = "dataset"  # z-score over all training images',
+    ]
 
 
 def _mask_lines(masks: Mapping[str, str]) -> list[str]:

@@ -28,7 +28,7 @@ from pydantic import (
 from hydrakit.data.declared.patterns import compile_pattern, part_names
 from hydrakit.data.safe_paths import ORDINARY, is_ordinary, join_names, open_file, path_fault, quote
 from hydrakit.errors import DataError, unknown
-from hydrakit.hooks import ChannelRule, FieldOfView, Task
+from hydrakit.hooks import ChannelRule, FieldOfView, NamedNormalise, Normalise, Task, Window
 from hydrakit.rounds import Axis
 from hydrakit.schema import Frozen, Name
 
@@ -76,6 +76,30 @@ def _check_window(value: object, check: ValidatorFunctionWrapHandler) -> object:
         raise ValueError(
             f'{quote(str(value))} is neither "file" nor [centre, width], two numbers of which the '
             "width is at least 1: correct it"
+        ) from None
+
+
+class GreyRange(_Table):
+    """A range of grey values, for `normalise`."""
+
+    window: Annotated[tuple[FiniteFloat, FiniteFloat], Field(strict=False)]
+    """Lower and upper end: they become -1 and 1, and values outside become the nearer one."""
+
+    @model_validator(mode="after")
+    def _is_ordered(self) -> Self:
+        Window(window=self.window)
+        return self
+
+
+def _check_normalise(value: object, check: ValidatorFunctionWrapHandler) -> object:
+    """Give one message for every wrong rule, where pydantic has one for each kind."""
+    try:
+        return check(value)
+    except ValidationError:
+        raise ValueError(
+            f'{quote(str(value))} is neither "patient", "image", "dataset", "none" nor '
+            "{ window = [low, high] }, two finite numbers of which the first is the lower one: "
+            "correct it"
         ) from None
 
 
@@ -175,6 +199,10 @@ class Declaration(_Table):
     read."""
     field_of_view: View
     """How much of an image the network sees."""
+    normalise: Annotated[NamedNormalise | GreyRange, WrapValidator(_check_normalise)] = "patient"
+    """Normalisation of grey values, by numbers over whole images: z-score per "patient", per
+    "image", or over all images of the training split ("dataset"), or "none", or a range:
+    { window = [low, high] }."""
     flips: Annotated[tuple[Axis, ...], Field(strict=False)] | None = None
     """Axes along which training may mirror an image, where a round's augmentation mirrors: leave
     out "horizontal" if left and right matter, "vertical" if above and below do. [] allows none;
@@ -214,6 +242,12 @@ class Declaration(_Table):
         return FieldOfView(
             millimetres=self.field_of_view.millimetres, share=self.field_of_view.share
         )
+
+    @property
+    def rule(self) -> Normalise:
+        """The normalisation as on an adapter."""
+        given = self.normalise
+        return Window(window=given.window) if isinstance(given, GreyRange) else given
 
     @field_validator("spacing", mode="before")
     @classmethod
@@ -377,6 +411,7 @@ def _keys() -> list[str]:
     keys = list(Declaration.model_fields)
     tables: list[tuple[str, type[_Table]]] = [
         ("field_of_view", View),
+        ("normalise", GreyRange),
         ("columns", Columns),
         ("images", ImageRules),
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from hydrakit.hooks import Label
+from hydrakit.hooks import Label, Normalise, Window
+from hydrakit.plan.grey import PER_PATIENT, GreyValues
 from hydrakit.schema import Frozen
 from hydrakit.storage.files import MAX_WEIGHTS, read_whole
 
@@ -60,6 +61,16 @@ class Intensity(Frozen):
     deviation: tuple[float, ...]
 
 
+class ImageIntensity(Intensity):
+    """Mean and standard deviation of each channel of one whole image, without padding.
+
+    Attributes:
+        pixels: Number of pixels per channel.
+    """
+
+    pixels: int
+
+
 class ReadingRemark(Frozen):
     """A `hydrakit.hooks.Remark` of the adapter."""
 
@@ -83,10 +94,11 @@ class Index(Frozen):
         rows: Row of each case in these files.
         patches: SHA-256 of each case's patch before z-scoring: equal for equal patches.
         patients: Mean and deviation for z-scoring, by patient.
+        images: Mean and deviation of each case's whole image.
         remarks: Remarks of the adapter.
     """
 
-    format: Literal[4] = 4
+    format: Literal[5] = 5
     dataset: str
     content: str
     channels: int
@@ -97,7 +109,64 @@ class Index(Frozen):
     rows: tuple[int, ...]
     patches: tuple[str, ...]
     patients: dict[str, Intensity]
+    images: tuple[ImageIntensity, ...]
     remarks: tuple[ReadingRemark, ...] = ()
+
+    def grey_values(self, rule: Normalise, splits: Mapping[str, str]) -> GreyValues:
+        """A rule with its numbers for this dataset.
+
+        Args:
+            rule: The rule.
+            splits: Split of the cases, by key; ``dataset`` uses the images of ``train`` alone, each
+                as often as a case has it.
+        """
+        if rule != "dataset":
+            return GreyValues(normalise=rule)
+        pairs = zip(self.cases, self.images, strict=True)
+        images = [image for case, image in pairs if splits.get(case.key) == "train"]
+        mean, deviation = _arrays(images)
+        share = np.array([image.pixels for image in images], dtype=np.float64)[:, None]
+        share /= share.sum()
+        whole = (share * mean).sum(axis=0)
+        squares = (share * (deviation**2 + (mean - whole) ** 2)).sum(axis=0)
+        return GreyValues(
+            normalise=rule, mean=tuple(whole.tolist()), deviation=tuple(np.sqrt(squares).tolist())
+        )
+
+    def shift_and_scale(
+        self, rows: Sequence[int], grey: GreyValues
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return what is subtracted from the images of some cases, and what they are divided by.
+
+        Args:
+            rows: Indices into ``cases``.
+            grey: The rule and its numbers.
+
+        Returns:
+            Two arrays ``(n, channels)``.
+        """
+        shift, scale = _arrays([self._intensity(row, grey) for row in rows])
+        shape = (len(rows), self.channels)
+        # A channel that is constant wherever it is not padding becomes 0.
+        return shift.reshape(shape), np.where(scale > 0, scale, 1.0).reshape(shape)
+
+    def _intensity(self, row: int, grey: GreyValues) -> Intensity:
+        rule, channels = grey.normalise, self.channels
+        if rule == "patient":
+            return self.patients[self.cases[row].patient]
+        if rule == "image":
+            return self.images[row]
+        if grey.mean is not None and grey.deviation is not None:
+            return Intensity(mean=grey.mean, deviation=grey.deviation)
+        low, high = rule.window if isinstance(rule, Window) else (-1.0, 1.0)
+        middle, half = (low + high) / 2, (high - low) / 2
+        return Intensity(mean=(middle,) * channels, deviation=(half,) * channels)
+
+
+def _arrays(each: Sequence[Intensity]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return means and deviations as arrays ``(n, channels)``."""
+    mean = np.array([one.mean for one in each], dtype=np.float64)
+    return mean, np.array([one.deviation for one in each], dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,18 +194,20 @@ class PreparedDataset:
         """Number of channels of the patches that the network gets."""
         return self.index.channels * self.repeat
 
-    def rows(self, rows: Sequence[int]) -> NDArray[np.float32]:
-        """Return the z-scored patches of some cases, ``(n, channels, side, side)`` float32.
+    def rows(self, rows: Sequence[int], grey: GreyValues = PER_PATIENT) -> NDArray[np.float32]:
+        """Return the normalised patches of some cases, ``(n, channels, side, side)`` float32.
 
         Args:
             rows: Indices into ``index.cases``.
+            grey: How their values are normalised. A window is not clipped yet, because this follows
+                the resampling (`GreyValues.clip`).
         """
         index = self.index
         patches = np.empty((len(rows), self.channels, index.side, index.side), dtype=np.float32)
-        for patch, row in zip(patches, rows, strict=True):
-            intensity = index.patients[index.cases[row].patient]
-            mean, deviation = np.array([intensity.mean, intensity.deviation])[:, :, None, None]
-            patch[...] = (self.stored([row])[0] - mean) / deviation
+        shift, scale = index.shift_and_scale(rows, grey)
+        for patch, row, mean, deviation in zip(patches, rows, shift, scale, strict=True):
+            stored = self.stored([row])[0]
+            patch[...] = (stored - mean[:, None, None]) / deviation[:, None, None]
         return patches
 
     def stored(self, rows: Sequence[int]) -> NDArray[np.float32]:
@@ -178,10 +249,10 @@ def open_prepared(path: Path, *, reused: bool = False) -> PreparedDataset:
         ValueError: The index or its rows are broken.
     """
     index = Index.model_validate_json(read_whole(path, max_bytes=MAX_WEIGHTS))
-    if not len(index.rows) == len(index.patches) == len(index.cases):
+    if not len(index.rows) == len(index.patches) == len(index.images) == len(index.cases):
         raise ValueError(
-            f"{path.name}: {len(index.cases)} cases have {len(index.rows)} rows "
-            f"and {len(index.patches)} patches"
+            f"{path.name}: {len(index.cases)} cases have {len(index.rows)} rows, "
+            f"{len(index.patches)} patches and {len(index.images)} images"
         )
     from hydrakit.data.prepared.store import open_rows
 

@@ -33,6 +33,7 @@ from hydrakit.data.prepared.crop import (
 )
 from hydrakit.data.prepared.index import (
     ExcludedCase,
+    ImageIntensity,
     Index,
     Intensity,
     PreparedCase,
@@ -61,7 +62,7 @@ from hydrakit.storage.lock import FILES, cache_lock
 from hydrakit.storage.paths import cache_folder, using_cache
 
 FORMAT = 5
-INDEX_FORMAT = 6  # increase when the same rows give another index: no image is read again
+INDEX_FORMAT = 7  # increase when the same rows give another index: no image is read again
 MAX_THREADS = 16
 IN_FLIGHT = 4  # images per thread in progress, so that the threads do not wait for writing
 MAX_NAMES = 3
@@ -85,9 +86,10 @@ def prepare(
 ) -> PreparedDataset:
     """Return a dataset's prepared patches, from the cache or newly prepared.
 
-    Each patient's images are z-scored per channel by the mean and the standard deviation over all
-    pixels of that patient's images but their padding (paper, Section II-B). A dataset without
-    patients gives each image its own patient, so that it is z-scored image by image.
+    Patches are stored in the image's unit, together with mean and standard deviation per channel
+    over all pixels but padding, of each image and of each patient's images, by which they are
+    normalised when they are read (paper, Section II-B). A dataset without patients gives each image
+    its own patient, so that the rule ``patient`` normalises it image by image.
 
     An interrupted preparation continues and gives the same result. If another process prepares the
     same data, this function waits for it.
@@ -364,11 +366,17 @@ class _Preparation:
             rows=tuple(entry.row for entry in self.entries),
             patches=tuple(entry.crop for entry in self.entries),
             patients={case.patient: intensities[self._patient(case)] for case in self.cases},
+            images=tuple(map(_image_intensity, self.entries)),
             remarks=tuple(self.remarks),
         )
 
     def _patient(self, case: PreparedCase) -> str:
         return patient_of(case, exact=self.adapter.exact_names)
+
+
+def _image_intensity(entry: StoreEntry) -> ImageIntensity:
+    deviation = entry.statistics.standard_deviation()
+    return ImageIntensity(mean=entry.mean, deviation=tuple(deviation.tolist()), pixels=entry.count)
 
 
 def _finding(sample: Sample, entry: StoreEntry, *, exact: bool) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from hydrakit.data.quality.duplicates import (
     compare_images,
     copy_groups,
 )
+from hydrakit.data.quality.grey_values import measure_rules
 from hydrakit.data.quality.issues import PROBLEMS, WARNINGS
 from hydrakit.data.quality.leakage import (
     assign_splits,
@@ -130,6 +131,7 @@ def summarise(
         groups=tuple(tuple(labelled[i].key for i in group) for group in groups),
         conflicts=tuple(_conflict_group(keys, prepared) for keys in result.conflicts),
         shortcuts=shortcuts,
+        grey_values=measure_rules(adapter, prepared, result.splits, result.units, seed=seed),
         problems=(*_too_few_usable(len(cases), len(index.excluded)), *result.problems),
         warnings=(
             *_patient_warnings(prepared, adapter),

@@ -508,7 +508,7 @@ def _find_conflicts(
     for cases in equal.values():
         if len({labels[i] for i in cases}) > 1:
             dataset, row_number = places[cases[0]]
-            if not np.ptp(prepared[dataset].rows([row_number])[0], axis=(1, 2)).any():
+            if not np.ptp(prepared[dataset].stored([row_number])[0], axis=(1, 2)).any():
                 for i in cases:  # for example two lesions outside of the scan
                     patches[i] = None
     datasets = [row.dataset for row in rows]
@@ -591,6 +591,7 @@ def data_facts(index: Index, adapter: DatasetAdapter, leakage: LeakageResult) ->
         classes=adapter.classes,
         task=adapter.task,
         field_of_view=adapter.field_of_view,
+        normalise=adapter.normalise,
         channel_rule=adapter.channels,
     )
 

@@ -11,9 +11,9 @@ from typing import Literal
 
 from hydrakit.data.prepared.index import ExcludedCase
 from hydrakit.data.quality.split import SPLITS
-from hydrakit.hooks import Label, Task
+from hydrakit.hooks import Label, Normalise, Task
 from hydrakit.plan.model import Split
-from hydrakit.plan.results import ShortcutFact
+from hydrakit.plan.results import AreaUnderCurve, ShortcutFact
 from hydrakit.schema import Frozen
 from hydrakit.stats.findings import Findings
 
@@ -107,6 +107,45 @@ class ConflictGroup(Frozen):
     keys: tuple[str, ...]
 
 
+class GreyChoice(Frozen):
+    """What a normalisation keeps: AUC of a regression on first-order statistics of the patches.
+
+    Attributes:
+        rule: The normalisation.
+        classes: AUC of each class or label; with two classes only that of the second.
+    """
+
+    rule: Normalise
+    classes: tuple[AreaUnderCurve, ...]
+
+
+class GreyMeasurement(Frozen):
+    """Comparison of the normalisations on the training split.
+
+    Attributes:
+        present: Normalisation of the dataset.
+        recommended: The present one, unless another is better beyond chance.
+        text: The recommendation, or why nothing was compared.
+        choices: What each normalisation keeps; none if nothing was compared.
+        images: Number of images that were used.
+        training: Number of images of the training split.
+    """
+
+    present: Normalise
+    recommended: Normalise
+    text: str
+    choices: tuple[GreyChoice, ...] = ()
+    images: int = 0
+    training: int = 0
+
+    @property
+    def images_text(self) -> str:
+        """Which images were used."""
+        if self.images < self.training:
+            return f"{self.images} of {self.training} training images, of patients drawn at random"
+        return f"{self.images} training images"
+
+
 class Summary(Frozen):
     """Summary of a checked dataset.
 
@@ -127,6 +166,7 @@ class Summary(Frozen):
         groups: Groups of copies, as keys of their cases.
         conflicts: Groups of cases that show one image but have different labels.
         shortcuts: How well facts predict the class, strongest first.
+        grey_values: What each normalisation keeps; None if no case is usable.
         problems: Issues that make results invalid.
         warnings: Issues that are worth checking.
         remarks: How the dataset was read, such as columns and files that are not used.
@@ -150,6 +190,7 @@ class Summary(Frozen):
     groups: tuple[tuple[str, ...], ...] = ()
     conflicts: tuple[ConflictGroup, ...] = ()
     shortcuts: tuple[ShortcutFact, ...] = ()
+    grey_values: GreyMeasurement | None = None
     problems: tuple[Issue, ...] = ()
     warnings: tuple[Issue, ...] = ()
     remarks: tuple[str, ...] = ()
