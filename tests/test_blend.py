@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import BODY, Runner, hydra_plan, load_dataset, plan_of, plugins, round_of
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from hydrakit import weights
@@ -19,6 +20,7 @@ from hydrakit.models.intensity import first_order
 from hydrakit.models.small import SmallBody
 from hydrakit.plan import Component
 from hydrakit.plan.model import OtherBody
+from hydrakit.training import exact
 from hydrakit.training.loop import train_round
 from hydrakit.training.seeds import Seeds
 
@@ -52,7 +54,34 @@ def test_the_mean_of_two_outputs_in_evaluation_and_one_in_training() -> None:
         ],
         dim=1,
     )
-    torch.testing.assert_close(head.eval()(features), 0.6 * alone + 0.4 * regression)
+    torch.testing.assert_close(head.eval()(features), (alone + regression) / 2)
+    other = BlendedHead(5, 2, share=0.8)
+    other.load_state_dict({**head.state_dict(), "share": torch.tensor(0.8)})
+    torch.testing.assert_close(other.eval()(features), 0.8 * alone + 0.2 * regression)
+
+
+@pytest.mark.parametrize(("useful", "expected"), [("logits", 1.0), ("regression", 0.0)])
+def test_the_share_is_the_best_on_validation(
+    alpha: LoadedDataset, useful: str, expected: float
+) -> None:
+    labels = torch.from_numpy(alpha.val.labels).float()
+    generator = torch.Generator().manual_seed(1)
+    against = -labels if expected else labels
+    features = torch.stack([labels if expected else -labels, against, against], dim=1)
+    features += 0.01 * torch.rand(features.shape, generator=generator)
+    head = BlendedHead(3, 2)
+    with torch.no_grad():
+        head.logits.weight.copy_(torch.tensor([[-1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]))
+        head.logits.bias.zero_()
+    head.set_regression(torch.tensor([[-9.0], [9.0]]), torch.zeros(2))
+    assert exact.SHARES[0] == float(head.share) == 0.5
+    exact.choose_share(head, features, alpha.val)
+    scores = {}
+    for share in exact.SHARES:
+        mean = share * head.logits(features) + (1 - share) * head.regression(features)
+        scores[share] = roc_auc_score(labels, (mean[:, 1] - mean[:, 0]).detach())
+    assert scores[float(head.share.double().round(decimals=2))] == max(scores.values())
+    assert scores[expected] == max(scores.values())
 
 
 @pytest.mark.parametrize("train", ["head", "all"])

@@ -18,16 +18,22 @@ class BlendedHead(nn.Module):
         features: Number of features.
         outputs: Number of outputs.
         share: Weight of the dense layer in the mean, from 0 to 1; the regression has the rest.
+            None: a half, until training chooses it on validation.
 
     Attributes:
         logits: Dense layer on all features.
+        share: Weight of the dense layer in the mean, a number.
+        chooses_share: Whether training chooses it (`hydrakit.training.exact.choose_share`).
         regression: Linear layer on the first-order statistics among the features; its other weights
             are 0. It needs no gradient: `hydrakit.training.exact.fit_blend` solves it.
     """
 
-    def __init__(self, features: int, outputs: int, share: float = 0.6) -> None:
+    share: Tensor
+
+    def __init__(self, features: int, outputs: int, share: float | None = None) -> None:
         super().__init__()
-        self.share = share
+        self.chooses_share = share is None
+        self.register_buffer("share", torch.tensor(0.5 if share is None else share))
         self.dropout = Dropout(0.0)
         self.logits = nn.Linear(features, outputs)
         self.regression = nn.Linear(features, outputs).requires_grad_(False)

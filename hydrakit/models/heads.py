@@ -83,8 +83,11 @@ def build_linear(features: int, outputs: int, options: NoOptions = NoOptions()) 
 class BlendOptions:
     """Options of the head `blend`."""
 
-    share: float = field(
-        default=0.6, metadata={"help": "weight of the dense layer in the mean, from 0 to 1"}
+    share: float | None = field(
+        default=None,
+        metadata={
+            "help": "weight of the dense layer in the mean, from 0 to 1; none: chosen on validation"
+        },
     )
 
     def __post_init__(self) -> None:
@@ -93,7 +96,7 @@ class BlendOptions:
         Raises:
             ValueError: It is out of range.
         """
-        if not 0 <= self.share <= 1:
+        if self.share is not None and not 0 <= self.share <= 1:
             raise ValueError(f"share is {self.share}: 0 to 1 allowed")
 
 

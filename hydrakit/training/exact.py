@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from hydrakit.compute import signals
 from hydrakit.compute.modules import only_layer
-from hydrakit.data.load import CHUNK_CASES, LoadedDataset
+from hydrakit.data.load import CHUNK_CASES, CaseSet, LoadedDataset
 from hydrakit.errors import DataError, PlanError
 from hydrakit.models.blend import BlendedHead
 from hydrakit.models.body import BodyModule
 from hydrakit.models.stem import extractor, head_without_stems
 from hydrakit.stats import regression
 from hydrakit.stats.regression import LinearModel
-from hydrakit.training.evaluation import forward_in_batches
+from hydrakit.training.evaluation import compute_metrics, forward_in_batches
 
 
 def features_of(data: LoadedDataset, compute: Callable[[Tensor], Tensor]) -> Tensor:
@@ -115,3 +115,26 @@ def fit_blend(
         raise DataError(f"{data.name}: {error}") from None
     weights, bias = (torch.from_numpy(each).float() for each in (model.weights.T, model.bias))
     blended.set_regression(weights, bias)
+
+
+SHARES = (0.5, 0.35, 0.65, 0.2, 0.8, 0.0, 1.0)
+"""Weights of a blended head's dense layer to choose from; of equal ones the first is chosen."""
+
+
+def choose_share(head: BlendedHead, features: Tensor, val: CaseSet) -> None:
+    """Set the weight of a blended head's dense layer to the one with the best validation score.
+
+    Args:
+        head: Head.
+        features: Features of the validation cases, ``(cases, features)``.
+        val: Validation split.
+    """
+
+    def score(share: float) -> float:
+        head.share.fill_(share)
+        outputs = forward_in_batches(head, features)
+        return compute_metrics(
+            outputs, val.labels, task=val.task, loss="cross-entropy", scale=val.scale
+        ).score
+
+    head.share.fill_(max(SHARES, key=score))

@@ -25,7 +25,7 @@ from hydrakit.errors import PlanError
 from hydrakit.models.blend import BlendedHead
 from hydrakit.models.body import BodyModule, BodyWithHead, set_trainable
 from hydrakit.models.layers import Dropout
-from hydrakit.models.stem import head_without_stems, stem_of
+from hydrakit.models.stem import extractor, head_without_stems, stem_of
 from hydrakit.plan.results import EpochRecord, Metrics
 from hydrakit.rounds import Round
 from hydrakit.stats.tasks import from_tensor
@@ -280,7 +280,29 @@ def _select(
                 "rate"
             )
         best = best.model_copy(update={"val": val, "reference_auc": reference_auc})
+    if _finish_blends(body, parts, progress.selection.settings.penalty):
+        val, reference_auc = evaluate()
+        best = best.model_copy(update={"val": val, "reference_auc": reference_auc})
     return TrainingResult(progress.records, best, last_head)
+
+
+def _finish_blends(
+    body: BodyModule, parts: Sequence[tuple[nn.Module, LoadedDataset]], penalty: float | None
+) -> bool:
+    """Choose the shares of blended heads for the final weights; return whether any was chosen."""
+    chosen = False
+    for head, data in parts:
+        blended = head_without_stems(head)
+        if not isinstance(blended, BlendedHead):
+            continue
+        if stem_of(head, data.name) is not None:  # training has changed the images of the body
+            exact.fit_blend(head, body, data, penalty)
+            chosen = True
+        if blended.chooses_share:
+            features = forward_in_batches(extractor(body, head, data.name), data.val.patches)
+            exact.choose_share(blended, features.to(blended.share.device), data.val)
+            chosen = True
+    return chosen
 
 
 def _diverged(
