@@ -8,7 +8,7 @@ import click
 
 from hydrakit.cli import params
 from hydrakit.cli.printing import say, say_json
-from hydrakit.errors import one_line
+from hydrakit.errors import command_line, one_line
 
 
 @click.group(short_help="Inspect, import and swap weight files.")
@@ -44,9 +44,8 @@ def _note_ensemble(file: Path) -> None:
     folder = file.parent.parent if file.parent.name == "heads" else file.parent
     members = RunDir(folder).begun_members()
     if members:
-        note = (
-            f"one of the {len(members) + 1} networks of an ensemble: `hydrakit evaluate {folder}`"
-        )
+        command = command_line("hydrakit", "evaluate", folder)
+        note = f"one of the {len(members) + 1} networks of an ensemble: `{command}`"
         say(f"Note: {file}: is of {note} averages all of them", err=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
-from hydrakit.errors import PlanError, PluginError
+from hydrakit.errors import PlanError, PluginError, command_line
 from hydrakit.hooks import BodyFactory, DatasetAdapter, HeadFactory, Window
 from hydrakit.plan.model import BodySpec, Component, OtherBody, Plan
 from hydrakit.plugins.options import parse_options
@@ -67,7 +67,7 @@ def check_components(plan: Plan, adapters: Mapping[str, DatasetAdapter], plugins
     if plan.patch < body.needs.patch:
         raise PlanError(
             f"body {body.name!r} needs patches of {body.needs.patch} pixels or more, and the plan "
-            f"has {plan.patch}: use `--body-option patch={body.needs.patch}`"
+            f"has {plan.patch}: use `{command_line('--body-option', f'patch={body.needs.patch}')}`"
         )
     for name, adapter in adapters.items():
         head = plan.head_of(name)
@@ -82,10 +82,10 @@ def check_components(plan: Plan, adapters: Mapping[str, DatasetAdapter], plugins
     for number, round in enumerate(plan.rounds, start=1):
         smoothing = round.hyperparameters.label_smoothing
         if smoothing and all(adapters[name].task == "regression" for name in round.datasets):
+            option = command_line("--set", f"rounds.{number}.label_smoothing=0")
             raise PlanError(
                 f"round {number}: label_smoothing is {smoothing:g}, but the labels of "
-                f"{round.dataset!r} are numbers, not classes: "
-                f"`--set rounds.{number}.label_smoothing=0`"
+                f"{round.dataset!r} are numbers, not classes: `{option}`"
             )
 
 
@@ -98,10 +98,10 @@ def _check_normalise(body: BodyFactory, adapter: DatasetAdapter) -> None:
     rule = "window" if isinstance(adapter.normalise, Window) else adapter.normalise
     allowed = body.needs.normalise
     if allowed is not None and rule not in allowed:
+        option = command_line("--set", f"datasets.{adapter.name}.normalise={allowed[0]}")
         raise PlanError(
             f"body {body.name!r} needs grey values that are normalised by {' or '.join(allowed)}, "
-            f"and the rule of {adapter.name!r} is {rule!r}: use "
-            f"`--set datasets.{adapter.name}.normalise={allowed[0]}`"
+            f"and the rule of {adapter.name!r} is {rule!r}: use `{option}`"
         )
 
 

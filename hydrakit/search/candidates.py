@@ -29,7 +29,7 @@ from hydrakit import engine
 from hydrakit.data.origin import DataOrigin
 from hydrakit.data.quality.leakage import check_leakage
 from hydrakit.data.quality.split import RESERVED
-from hydrakit.errors import DataError, PlanError, one_line
+from hydrakit.errors import DataError, PlanError, command_line, one_line
 from hydrakit.models.build import check_builds, check_components, check_heads
 from hydrakit.plan.edit import FIXED_PATHS, edit_plan, parse_value, refuse_fixed
 from hydrakit.plan.model import MAX_FOLDS, Fold, Plan
@@ -171,7 +171,7 @@ def parse_choices(texts: Iterable[str], *, option: str) -> dict[str, tuple[Any, 
         if len(values) < 2:
             raise PlanError(
                 f"{option} {text}: a choice needs two values or more: list them as PATH=V1,V2, or "
-                f"set a single value with `--set {text}`"
+                f"set a single value with `{command_line('--set', text)}`"
             )
         if len({json.dumps(each) for each in values}) < len(values):
             raise PlanError(f"{option} {text}: lists a value twice")
