@@ -28,10 +28,12 @@ from PIL import Image
 
 from hydrakit import weights
 from hydrakit.data.channels import ChannelFit, ImageChannels, fit_channels, luminance
+from hydrakit.data.load import load
 from hydrakit.data.prepared.prepare import prepare
 from hydrakit.data.read import image_channels
 from hydrakit.hooks import ChannelRule, DatasetAdapter, Sample
-from hydrakit.models.stem import HeadWithStems, stem_of
+from hydrakit.models.blend import BlendedHead
+from hydrakit.models.stem import HeadWithStems, head_without_stems, stem_of
 from hydrakit.plan import Plan
 from hydrakit.plan.model import StemShape
 from hydrakit.plan.results import EpochRecord
@@ -39,6 +41,7 @@ from hydrakit.rounds import Round
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.evaluate import evaluate_files, evaluate_run
 from hydrakit.runs.rundir import RunDir
+from hydrakit.training.exact import fit_blend
 from hydrakit.weights.format import read_body, read_head
 
 GREY, COLOUR = ImageChannels(1), ImageChannels(3)
@@ -301,6 +304,32 @@ def test_datasets_in_one_round_have_their_own_stems(places: dict[str, Any], tmp_
     plan = plan_of(Round.model_validate(together))
     run = run_plan(plan, tmp_path / "run", **places)
     assert read_head(run.head_path("alpha")).stems == {"alpha": StemShape(images=3, body=1)}
+
+
+def test_blended_heads_and_new_statistics_work_behind_a_stem(
+    places: dict[str, Any], tmp_path: Path
+) -> None:
+    options = {"patch": 16, "channels": (4, 8), "norm": "batch", "intensities": True}
+    first, second = round_of("gamma"), round_of("alpha", refresh_statistics=True)
+    plan = plan_of(first, second, head="blend", body={"name": "small", "options": options})
+    run = run_plan(plan, tmp_path / "run", **places)
+    head = weights.load_head(run.head_path("alpha"), plugins=STAND_INS)
+    assert isinstance(head, HeadWithStems)
+    solved = head_without_stems(head)
+    assert isinstance(solved, BlendedHead)
+    weight = solved.regression.weight
+    assert weight.any()
+    expected = weight.clone()
+    adapter, cache = STAND_INS.get(DatasetAdapter, "alpha"), places["cache"]
+    prepared = prepare(adapter, places["data"] / "alpha", options={}, patch=16, cache=cache)
+    device = torch.device("cpu")
+    data = load(prepared, adapter, splits=run.splits()["alpha"], patch=16, device=device)
+    body = weights.load_body(run.body_path, plugins=STAND_INS)
+    fit_blend(head, body, data, None)  # on what the trained stem gives
+    torch.testing.assert_close(weight, expected)
+    results = run.results()
+    assert results is not None
+    assert evaluate_run(run.path, **places, device="cpu").result == results.test
 
 
 def test_a_single_channel_can_be_repeated(places: dict[str, Any], tmp_path: Path) -> None:

@@ -87,8 +87,8 @@ def fit_blend(
     little in the mean.
 
     Args:
-        head: A `BlendedHead`, perhaps with a stem, on the device of the data. With a stem, the
-            statistics are those of its images before the round trains it.
+        head: A `BlendedHead`, perhaps with stems, on the device of the data. The statistics are
+            those of the images behind the stem.
         body: Body whose last ``intensities`` features are the statistics.
         data: Dataset of the head.
         penalty: As in `fit`.

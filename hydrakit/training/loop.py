@@ -116,9 +116,7 @@ def train_round(
     evaluate = Evaluator(body, head, data.val, reference, settings.loss)
     if round.train == "none":
         return _evaluate_untrained(evaluate, data, on_epoch)
-    for each_head, each_data in ((head, data), *others):
-        if isinstance(head_without_stems(each_head), BlendedHead):
-            exact.fit_blend(each_head, body, each_data, settings.penalty)
+    _solve_blends(body, [(head, data), *others], settings.penalty)
     if settings.solver == "exact":
         return _solve(evaluate, data, settings.penalty, on_epoch)
 
@@ -163,6 +161,15 @@ def prepare_modules(round: Round, body: BodyModule, heads: Sequence[nn.Module]) 
     body.use(round.dataset)
     for module in (body, *heads):
         set_dropout(module, round.hyperparameters.dropout)
+
+
+def _solve_blends(
+    body: BodyModule, parts: Sequence[tuple[nn.Module, LoadedDataset]], penalty: float | None
+) -> None:
+    """Solve the regressions of blended heads, each given with its dataset."""
+    for head, data in parts:
+        if isinstance(head_without_stems(head), BlendedHead):
+            exact.fit_blend(head, body, data, penalty)
 
 
 def _evaluate_untrained(
@@ -228,6 +235,9 @@ def _run_epochs(
     while not progress.over():
         epoch = len(progress.records) + 1
         train = _train_epoch(runner, evaluate, seeds, epoch)
+        if np.isfinite(train.loss):  # a trained stem changes the statistics
+            changed = [part for part in parts if stem_of(part[0], part[1].name) is not None]
+            _solve_blends(body, changed, settings.penalty)
         val, reference_auc = evaluate()
         numbers = [train.loss, val.loss, 0.0 if reference_auc is None else reference_auc]
         if not np.isfinite(numbers).all():
