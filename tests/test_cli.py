@@ -264,6 +264,7 @@ def test_options_make_the_plan_that_is_run(standin: Path) -> None:
 
 def test_a_plan_is_printed_edited_and_run(standin: Path) -> None:
     named = ["--strategy", "hydra", "--datasets", "beta,alpha", "--epochs", "1"]
+    named += ["--profile", "recommended-0.1"]
     edited = json.loads(call("plan", *named).stdout)
     edited["body"] = {"channels": [4, 8], "features": 8, "patch": 16}
     edited["bootstrap"] = 1

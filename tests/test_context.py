@@ -447,6 +447,9 @@ class Recorder(RunCallback):
         assert rundir.facts() is not None
         self._note("started", plan.target, rundir.path.name, device)
 
+    def member(self, number: int, rundir: RunDir) -> None:
+        self._note("member", number, rundir.path.name)
+
     def noted(self, text: str) -> None:
         self._note("noted", text)
 

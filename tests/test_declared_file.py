@@ -148,7 +148,7 @@ def test_a_plan_states_the_flips_that_a_file_allows(
     plugins = with_declared(load_plugins(), tmp_path, {})
     plan = make_plan("classical", ["mine"], plugins=plugins)
     assert plan.dataset("mine").flips == expected
-    assert ("flips" in plan.to_json().replace("transforms", "")) == (expected is not None)
+    assert ("flips" in plan.dataset("mine").model_dump()) == (expected is not None)
     assert plan.dataset("mine").applied_to(adapter) == adapter
 
 

@@ -81,7 +81,7 @@ def test_what_an_exact_round_cannot_be_is_refused_before_training() -> None:
     check(plan_of(EXACT("alpha"), head=linear))
     with pytest.raises(PlanError, match="head 'mlp' of 'alpha' is not one linear layer"):
         check(plan_of(EXACT("alpha"), head=mlp))
-    with pytest.raises(PlanError, match="'penalty' of the round on 'alpha' has no effect"):
+    with pytest.raises(PlanError, match="'penalty' has no effect in this plan"):
         check(plan_of(round_of("alpha", penalty=1.0), head=linear))
 
 

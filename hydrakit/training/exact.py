@@ -117,7 +117,7 @@ def fit_blend(
     blended.set_regression(weights, bias)
 
 
-SHARES = (0.5, 0.35, 0.65, 0.2, 0.8, 0.0, 1.0)
+SHARES = (0.5, 0.35, 0.65, 0.2, 0.8)
 """Weights of a blended head's dense layer to choose from; of equal ones the first is chosen."""
 
 

@@ -213,7 +213,8 @@ def _compare(out: Path) -> list[str]:
     words = (
         "compare --strategies transfer,classical --datasets alpha,beta,alpha --folds 2 --seeds 1"
     )
-    words += " --epochs 1 --bootstrap 1 --body-channels 4,8 --jobs 1 --device cpu --out"
+    words += " --no-baselines --profile recommended-0.1 --epochs 1 --bootstrap 1"
+    words += " --body-channels 4,8 --jobs 1 --device cpu --out"
     return [*words.split(), str(out)]
 
 
@@ -377,7 +378,7 @@ def _no_training(session: object) -> None:
     """In the place of training: what is set up before it."""
     from hydrakit.models.body import PaperBody
 
-    PaperBody(session.plan.body, in_channels=session.channels, dropout=0.0)  # type: ignore[attr-defined]
+    PaperBody(session.plan.body, in_channels=session.datasets.channels, dropout=0.0)  # type: ignore[attr-defined]
     raise HydrakitError(WOULD_TRAIN)
 
 
