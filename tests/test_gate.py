@@ -57,7 +57,7 @@ class Data:
     def textures(self, rows: Sequence[int]) -> np.ndarray:
         return np.stack([texture(self.images[row]) for row in rows])
 
-    def rows(self, rows: Sequence[int]) -> np.ndarray:
+    def stored(self, rows: Sequence[int]) -> np.ndarray:
         return np.stack([self.images[row] for row in rows])
 
 

@@ -247,7 +247,7 @@ def test_leakage_results_of_a_dataset(tmp_path):
     assert details["Withheld"] == (
         "3 cases that share a patient or an image with the test split of prostatex"
     )
-    assert details["Unused"] == "7 cases, as set in the plan"
+    assert details["Unused"] == "7 cases, by the plan's split"
     assert details["Shortcuts"] == (
         "Warning: mode alone predicts significant, AUC 0.800 (0.700 to 0.900)"
     )

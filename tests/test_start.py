@@ -352,6 +352,6 @@ def test_what_a_body_needs_of_its_images_is_checked_before_training() -> None:
         "`--set datasets.alpha.normalise=dataset`",
     )
     refused(
-        lambda: check(normalise=Window(low=0, high=1)),
+        lambda: check(normalise=Window(window=(0, 1))),
         "takes images with 3 channels, and the images of this plan have 1",
     )

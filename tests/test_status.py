@@ -186,7 +186,7 @@ def compared(tmp_path: Path) -> CompareDir:
         strategies=("hydra", "classical"),
         datasets=("beta", "alpha"),
         folds=2,
-        settings={},
+        settings={"profile": "recommended-0.1"},
     )
     here = CompareDir(tmp_path / "compared")
     here.begin()
