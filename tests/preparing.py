@@ -93,7 +93,8 @@ class Files:
             self.loads.append(path.stem)
         time.sleep(self.slow.get(path.stem, self.slow.get("", 0)))
         try:
-            image: NDArray[np.float32] = np.load(path, allow_pickle=False)
+            with self.lock:  # parsing a header in several threads fails in Python 3.11 at times
+                image: NDArray[np.float32] = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError):
             raise DataError(f"{path}: is not a whole .npy file") from None
         return image
