@@ -130,6 +130,7 @@ RECOMMENDED = Profile(
         warmup=0.1,
         select="averaged",
         window=5,
+        refresh_statistics=True,  # for bodies with batch norm; `small` has group norm
         penalty=0.3,
     ),
     head={"epochs": 10},
