@@ -243,6 +243,7 @@ def test_status_counts_the_rounds_of_each_network(finished: RunDir) -> None:
     assert found.state == "finished"
     assert [(each.number, each.done) for each in found.members] == [(2, 2), (3, 2)]
     shown = CliRunner().invoke(main, ["status", str(finished.path)]).stdout
+    assert "finished, 6 of 6 rounds done, of 3 networks" in shown
     assert "network 3: 2 of 2 rounds done" in shown
 
 

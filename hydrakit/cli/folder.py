@@ -76,9 +76,11 @@ def status(folder: Path, as_json: bool) -> None:
 def _print_run(run: RunStatus) -> None:
     from hydrakit.cli.printing import print_table
 
+    done = run.done + sum(member.done for member in run.members)
+    rounds = len(run.rounds) + sum(len(member.rounds) for member in run.members)
     say(
-        f"{run.path}: {run.strategy}, target {run.target}: {run.state}, {run.done} of "
-        f"{len(run.rounds)} rounds done"
+        f"{run.path}: {run.strategy}, target {run.target}: {run.state}, {done} of {rounds} rounds "
+        f"done{f', of {len(run.members) + 1} networks' if run.members else ''}"
     )
     _print_holder(run.holder)
     if run.last is not None:
