@@ -113,7 +113,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from hydrakit.rounds import Axis, Hyperparameters, Round, RoundPosition, Train
+    from hydrakit.rounds import FlipAxis, Hyperparameters, Round, RoundPosition, Train
 
 ENTRY_POINT_GROUP = "hydrakit"
 
@@ -415,7 +415,7 @@ class DatasetAdapter(Factory):
     cohort: str | None = None
     elsewhere: tuple[Path, ...] = ()
     normalise: Normalise = "patient"
-    flips: tuple[Axis, ...] | None = None
+    flips: tuple[FlipAxis, ...] | None = None
     channels: ChannelRule | None = None
     exact_names: bool = False
 

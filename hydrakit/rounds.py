@@ -25,7 +25,7 @@ Epochs = Annotated[int, Field(gt=0, le=MAX_EPOCHS)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Train = Literal["head", "all", "norm", "none"]
 RoundPosition = Literal["first", "middle", "last"]
-Axis = Literal["horizontal", "vertical"]
+FlipAxis = Literal["horizontal", "vertical"]
 Select = Literal["best", "smoothed", "averaged", "last", "authors"]
 
 
@@ -41,7 +41,7 @@ class Transforms(Frozen):
     rotation: Annotated[float, Field(ge=0, le=180)] = 20.0
     """Largest rotation in either direction, in degrees."""
 
-    flips: tuple[Axis, ...] = ("horizontal",)
+    flips: tuple[FlipAxis, ...] = ("horizontal",)
     """Axes along which a view is mirrored with probability 0.5, where the dataset allows it."""
 
     shift: tuple[Annotated[int, Field(ge=0, le=64)], Annotated[int, Field(ge=0, le=64)]] = (0, 1)

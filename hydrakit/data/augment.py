@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hydrakit.data.prepared.crop import OVERSAMPLING
-from hydrakit.rounds import Axis, Transforms
+from hydrakit.rounds import FlipAxis, Transforms
 
 PAPER = Transforms()
 TEST_SEED = 0  # of the views of evaluations, which are the same in all runs
@@ -155,7 +155,7 @@ class Views:
         return images
 
 
-def allowed(table: Transforms, flips: Collection[Axis] | None) -> Transforms:
+def allowed(table: Transforms, flips: Collection[FlipAxis] | None) -> Transforms:
     """The table without the flips that a dataset does not allow; None allows all."""
     if flips is None:
         return table

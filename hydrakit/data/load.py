@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hydrakit.data.prepared.index import PreparedCase, PreparedDataset
     from hydrakit.hooks import DatasetAdapter, Task
     from hydrakit.plan.grey import GreyValues
-    from hydrakit.rounds import Axis
+    from hydrakit.rounds import FlipAxis
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class LoadedDataset:
     name: str
     classes: tuple[str, ...]
     patch: int
-    flips: tuple[Axis, ...] | None
+    flips: tuple[FlipAxis, ...] | None
     train: PatchStore
     train_labels: Tensor
     train_patients: tuple[str, ...]

@@ -18,7 +18,7 @@ _WORDS = {
     "none": "none (values as they are)",
 }
 
-Values = TypeVar("Values")
+Pixels = TypeVar("Pixels")
 
 
 def rule_text(rule: Normalise) -> str:
@@ -51,14 +51,14 @@ class GreyValues(Frozen):
             raise ValueError("each channel needs a mean and a deviation")
         return self
 
-    def clip(self, values: Values) -> Values:
+    def clip(self, values: Pixels) -> Pixels:
         """Set normalised values outside of a window to its ends; other rules leave them.
 
         Args:
             values: Array or tensor of any shape.
         """
         if isinstance(self.normalise, Window):
-            clipped: Values = values.clip(-1, 1)  # type: ignore[attr-defined]
+            clipped: Pixels = values.clip(-1, 1)  # type: ignore[attr-defined]
             return clipped
         return values
 

@@ -31,7 +31,7 @@ from pydantic import (
 from hydrakit.errors import PlanError
 from hydrakit.hooks import ChannelRule, DatasetAdapter, Factory, FieldOfView, Normalise, OptionValue
 from hydrakit.plugins.options import resolve_options
-from hydrakit.rounds import MAX_DATASETS, MAX_VIEWS, Axis, Round
+from hydrakit.rounds import MAX_DATASETS, MAX_VIEWS, FlipAxis, Round
 from hydrakit.schema import (
     Count,
     Frozen,
@@ -181,7 +181,7 @@ class Dataset(Component):
     split: Split
     normalise: Normalise | None = None
     field_of_view: FieldOfView | None = None
-    flips: tuple[Axis, ...] | None = None
+    flips: tuple[FlipAxis, ...] | None = None
     channels: ChannelRule | None = None
 
     @model_validator(mode="after")

@@ -16,9 +16,9 @@ from hydrakit.runs.example_cases import ImageStack
 if TYPE_CHECKING:
     from hydrakit.data.prepared.index import PreparedDataset
     from hydrakit.data.quality.summary import CheckedCase, CopyPair, Summary
-    from hydrakit.rounds import Axis
+    from hydrakit.rounds import FlipAxis
 
-Window = tuple[float, float]
+DisplayRange = tuple[float, float]
 
 PER_CLASS = 8
 MAX_PAIRS = 4  # least similar duplicates, and as many most similar ones
@@ -65,7 +65,7 @@ def montage(
     summary: Summary,
     prepared: PreparedDataset,
     patch: int,
-    flips: Collection[Axis] | None = None,
+    flips: Collection[FlipAxis] | None = None,
 ) -> Html:
     """Example patches of each class, original and augmented.
 
@@ -162,7 +162,7 @@ def _pair(
     )
 
 
-def _patch_row(patches: ImageStack, windows: Sequence[Sequence[Window]], name: str) -> Html:
+def _patch_row(patches: ImageStack, windows: Sequence[Sequence[DisplayRange]], name: str) -> Html:
     """Patches ``(n, channels, height, width)`` in a row, with their channels side by side."""
     items = (
         element("li", *_channels(planes, window, f"{name}, {number}"), class_="patch")
@@ -172,19 +172,19 @@ def _patch_row(patches: ImageStack, windows: Sequence[Sequence[Window]], name: s
     return element("ul", *items, class_=f"patches{several}")
 
 
-def _channels(planes: ImageStack, windows: Sequence[Window], name: str) -> Iterable[Html]:
+def _channels(planes: ImageStack, windows: Sequence[DisplayRange], name: str) -> Iterable[Html]:
     for channel, (plane, window) in enumerate(zip(planes, windows, strict=True), start=1):
         full_name = name if len(planes) == 1 else f"{name}, channel {channel}"
         yield _tile(plane, window, full_name)
 
 
-def _tile(plane: ImageStack, window: Window, name: str, *, centre: bool = True) -> Html:
+def _tile(plane: ImageStack, window: DisplayRange, name: str, *, centre: bool = True) -> Html:
     mark = element("svg", element("path", d=CENTRE), viewBox="0 0 100 100", aria_hidden="true")
     picture = element("img", src=grey_png(plane, window), alt=name)
     return element("span", picture, mark if centre else None, class_="tile")
 
 
-def intensity_windows(planes: ImageStack) -> list[Window]:
+def intensity_windows(planes: ImageStack) -> list[DisplayRange]:
     """Values drawn as black and as white, for each channel of ``(channels, height, width)``."""
     return [
         (float(low), float(high))
@@ -192,7 +192,7 @@ def intensity_windows(planes: ImageStack) -> list[Window]:
     ]
 
 
-def grey_png(plane: ImageStack, window: Window) -> str:
+def grey_png(plane: ImageStack, window: DisplayRange) -> str:
     """A grey image ``(height, width)`` as a ``data:`` URL.
 
     Args:
@@ -202,7 +202,7 @@ def grey_png(plane: ImageStack, window: Window) -> str:
     return _data_url(_grey(plane, window))
 
 
-def overlay_png(plane: ImageStack, window: Window, saliency: ImageStack) -> str:
+def overlay_png(plane: ImageStack, window: DisplayRange, saliency: ImageStack) -> str:
     """An image with a saliency map over it as a ``data:`` URL: orange above 0, blue below.
 
     Args:
@@ -226,7 +226,7 @@ def _smooth(values: ImageStack) -> ImageStack:
     return values
 
 
-def _grey(plane: ImageStack, window: Window) -> ImageStack:
+def _grey(plane: ImageStack, window: DisplayRange) -> ImageStack:
     low, high = window
     grey: ImageStack = np.clip((plane - low) / max(high - low, 1e-6), 0, 1) * np.float32(255)
     return grey

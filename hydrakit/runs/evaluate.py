@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from hydrakit.data.load import CaseSet
     from hydrakit.data.prepared.index import PreparedDataset
     from hydrakit.plan.grey import GreyValues
-    from hydrakit.rounds import Axis
+    from hydrakit.rounds import FlipAxis
     from hydrakit.stats.findings import Subgroups
     from hydrakit.stats.tasks import Scale
 
@@ -149,7 +149,7 @@ def mean_prediction(parts: Sequence[Predictions]) -> Predictions:
     return replace(first, outputs=mean_outputs(outputs, task=first.task, scale=first.scale))
 
 
-def views_of(head: HeadMetadata, flips: Collection[Axis] | None = None) -> list[Views | None]:
+def views_of(head: HeadMetadata, flips: Collection[FlipAxis] | None = None) -> list[Views | None]:
     """The views of each case whose predictions are averaged; None is the unaugmented patch.
 
     Args:

@@ -56,7 +56,7 @@ RESULTS = "inner.jsonl"
 MAX_CANDIDATES = 1000
 MAX_VALUE = 60  # characters of a value in a message
 
-Values = Mapping[str, Any]
+PlanValues = Mapping[str, Any]
 Origins = Mapping[str, Mapping[str, DataOrigin]]
 
 
@@ -229,7 +229,7 @@ def refuse_fixed_choices(target: str, paths: Iterable[str], *, by: str, option: 
     refuse_fixed(paths, fixed, by=by, option=option)
 
 
-def with_values(plan: Plan, values: Values, plugins: Plugins) -> Plan:
+def with_values(plan: Plan, values: PlanValues, plugins: Plugins) -> Plan:
     """The plan of a candidate.
 
     Raises:
@@ -260,7 +260,7 @@ def with_inner_fold(plan: Plan, index: int, count: int) -> Plan:
     return plan.model_copy(update={"datasets": datasets})
 
 
-def values_text(values: Values) -> str:
+def values_text(values: PlanValues) -> str:
     """The values of a candidate on one line."""
     return ", ".join(
         f"{path}={one_line(value if isinstance(value, str) else json.dumps(value), MAX_VALUE)}"
@@ -303,7 +303,7 @@ class CandidateCheck:
             for key, datasets in self._datasets.items()
         }
 
-    def check(self, plan: Plan, candidates: Sequence[Values], folds: int) -> None:
+    def check(self, plan: Plan, candidates: Sequence[PlanValues], folds: int) -> None:
         """Check all candidates of a plan on all inner folds.
 
         Raises:
@@ -373,7 +373,7 @@ class CandidateCheck:
 
 
 @contextmanager
-def _naming(values: Values) -> Iterator[None]:
+def _naming(values: PlanValues) -> Iterator[None]:
     """Name the values of a candidate in an error of the block, unless its message does."""
     try:
         yield
@@ -404,7 +404,7 @@ class CandidateSearch:
 
     folder: Path
     plan: Plan
-    candidates: Sequence[Values]
+    candidates: Sequence[PlanValues]
     folds: int
     plugins: Plugins
     origins: Origins

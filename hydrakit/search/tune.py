@@ -62,7 +62,7 @@ class TuningSearch:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class TriedSetting:
     """A setting with its trials, one for each fold.
 
     Attributes:
@@ -99,7 +99,7 @@ class RoundTuning:
 
     number: int
     round: Round
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[TriedSetting, ...]
     chosen: int | None
 
 
@@ -327,7 +327,7 @@ class Tuning(Session):
         round = self.plan.rounds[number - 1]
         if round.train == "none" or round.hyperparameters.solver == "exact":
             return RoundTuning(number, round, (), None)
-        candidates: list[Candidate] = []
+        candidates: list[TriedSetting] = []
         trials = self._trials(number, round, network)
 
         def evaluate(settings: Sequence[Setting]) -> list[float | None]:
@@ -379,7 +379,7 @@ class Tuning(Session):
 
     def _candidates(
         self, number: int, trials: RoundTrials, settings: Sequence[Setting]
-    ) -> list[Candidate]:
+    ) -> list[TriedSetting]:
         """Run the trials of settings that were not run before; return all candidates."""
         jobs = [(setting, fold) for setting in settings for fold in range(self.folds)]
         round_key = self._key(number, trials.round)
@@ -411,7 +411,7 @@ class Tuning(Session):
             self._report_trials(number, len(keys) - len(missing) + done, len(keys))
         records = [self.known[key] for key in keys]
         return [
-            Candidate(setting, tuple(records[index * self.folds : (index + 1) * self.folds]))
+            TriedSetting(setting, tuple(records[index * self.folds : (index + 1) * self.folds]))
             for index, setting in enumerate(settings)
         ]
 

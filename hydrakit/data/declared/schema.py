@@ -29,7 +29,7 @@ from hydrakit.data.declared.patterns import compile_pattern, part_names
 from hydrakit.data.safe_paths import ORDINARY, is_ordinary, join_names, open_file, path_fault, quote
 from hydrakit.errors import DataError, unknown
 from hydrakit.hooks import ChannelRule, FieldOfView, NamedNormalise, Normalise, Task, Window
-from hydrakit.rounds import Axis
+from hydrakit.rounds import FlipAxis
 from hydrakit.schema import Frozen, Name
 
 FILE = "dataset.toml"
@@ -203,7 +203,7 @@ class Declaration(_Table):
     """Normalisation of grey values, by numbers over whole images: z-score per "patient", per
     "image", or over all images of the training split ("dataset"), or "none", or a range:
     { window = [low, high] }."""
-    flips: Annotated[tuple[Axis, ...], Field(strict=False)] | None = None
+    flips: Annotated[tuple[FlipAxis, ...], Field(strict=False)] | None = None
     """Axes along which training may mirror an image, where a round's augmentation mirrors: leave
     out "horizontal" if left and right matter, "vertical" if above and below do. [] allows none;
     without this key, all are allowed."""
