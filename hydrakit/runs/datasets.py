@@ -92,7 +92,7 @@ def prepare_datasets(
     """Prepare the datasets of a plan, in the cache of the active context.
 
     If there are several, or one has a rule for its channels, the first image of each is read first.
-    What is impossible is refused, and callbacks are told what becomes of the channels, before
+    What is impossible is refused, and callbacks get a note of what becomes of the channels, before
     anything is prepared.
 
     Args:
