@@ -19,7 +19,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: $(VENV)/installed
 	$(BIN)/hydrakit phantom $(DEMO)/data --patients 100
 	$(BIN)/hydrakit run --strategy hydra --datasets prostatex,brain,lung,prostatex \
-		--data $(DEMO)/data --out $(DEMO)/run --cache $(DEMO)/cache --epochs 20
+		--data $(DEMO)/data --out $(DEMO)/run --cache $(DEMO)/cache
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -88,6 +88,10 @@ class Hyperparameters(Frozen):
     of views is limited in the same way. None uses all patches.
     """
 
+    fill_epochs: bool = False
+    """Whether an epoch of a smaller dataset also has about ``epoch_size`` patches: each is used
+    several times, in another fresh view each time, so that a round has as many steps."""
+
     patience: Epochs | None
     """Stop a round after this many epochs without improvement on the validation split.
 
@@ -188,6 +192,7 @@ class Hyperparameters(Frozen):
 
 
 _NEWER = (
+    "fill_epochs",
     "transforms",
     "label_smoothing",
     "warmup",

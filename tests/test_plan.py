@@ -55,6 +55,7 @@ hyperparameters = st.builds(
     batch_size=st.integers(1, 512),
     epochs=st.integers(1, 5000),
     epoch_size=st.none() | st.integers(1, 2**31),
+    fill_epochs=st.booleans(),
     patience=st.none() | st.integers(1, 100),
     weight_decay=st.floats(0, 1).map(abs),
     augmentation=st.sampled_from(["fresh", "fixed", "none"]),

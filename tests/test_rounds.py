@@ -251,6 +251,23 @@ def test_an_epoch_of_a_large_dataset_holds_a_part_and_another_one_next(
     assert drawn[0] != drawn[1]
 
 
+@pytest.mark.parametrize(("size", "expected"), [(8, 8), (28, 28), (100, 112), (None, 28)])
+def test_an_epoch_of_a_small_dataset_is_filled_with_further_views(
+    alpha: LoadedDataset, size: int | None, expected: int
+) -> None:
+    assert torch.bincount(alpha.train_labels).tolist() == [14, 14]
+    settings = round_of("alpha", epoch_size=size, fill_epochs=True).hyperparameters
+    examples = TrainingExamples(alpha, settings, SEEDS, fixed=False)
+    assert len(examples) == expected
+    for _ in examples.batches(1):
+        pass
+    counts = torch.bincount(examples.rows)
+    assert int(counts.sum()) == expected
+    assert set(counts[counts > 0].tolist()) == {max(1, expected // 28)}
+    assert examples.views is not None
+    assert len(set(examples.views.angle.tolist())) == expected  # no view is used twice
+
+
 def test_each_round_tells_every_head_so_far_and_how_far_the_body_moved(runner: Runner) -> None:
     run = runner(hydra_plan())
     results = run.results()

@@ -122,6 +122,7 @@ RECOMMENDED = Profile(
         batch_size=32,
         epochs=40,
         epoch_size=256,  # so that a support of thousands of patches does not dominate the training
+        fill_epochs=True,  # nor a set of a hundred get too few steps
         patience=None,
         weight_decay=1e-2,
         label_smoothing=0.1,

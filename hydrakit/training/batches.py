@@ -81,7 +81,16 @@ class TrainingExamples:
         if self.fixed:
             return len(self.rows)
         limit = self.settings.epoch_size
-        return len(balanced(self.data.train_labels, 1, torch.Generator(), limit))
+        views = self._views_per_epoch()
+        return len(balanced(self.data.train_labels, views, torch.Generator(), limit))
+
+    def _views_per_epoch(self) -> int:
+        """Number of fresh views of each patch of the largest class in an epoch."""
+        settings = self.settings
+        if not settings.fill_epochs or settings.epoch_size is None:
+            return 1
+        once = len(balanced(self.data.train_labels, 1, torch.Generator()))
+        return max(1, round(settings.epoch_size / once))
 
     def batches(self, epoch: int, steps: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs and labels of an epoch, batch by batch.
@@ -93,7 +102,7 @@ class TrainingExamples:
         """
         generator = self.seeds.generator(EPOCH, epoch, 0)
         if not self.fixed:
-            self._draw(1, generator)
+            self._draw(self._views_per_epoch(), generator)
         order = torch.randperm(len(self.rows), generator=generator).to(self.device)
         size = self.settings.batch_size
         for indices in order.split(size) if steps is None else order.tensor_split(steps):
