@@ -202,9 +202,9 @@ def _strategies(comparison: Comparison) -> Html:
         "AUCs are means over the cells (one seed and fold each); scores of different networks are "
         "never pooled. The confidence interval covers the sampling of patients and the variation "
         "between random initialisations.",
-        "The validation data selected the epochs, so validation AUCs are optimistic. Seconds: "
-        "training time that the strategy alone would take; reused rounds were trained once for "
-        "several cells.",
+        "The validation data helped to choose the weights, so validation AUCs are optimistic. "
+        "Seconds: training time that the strategy alone would take; reused rounds were trained once "
+        "for several cells.",
     ]
     for name, text in comparison.baselines.items():
         notes.append(

@@ -97,8 +97,9 @@ def _notes(plan: Plan, rounds: Sequence[RoundResult], counts: ClassCounts) -> It
     kinds = dict.fromkeys(("head", "all", *(round.train for round in plan.rounds)))
     yield f"Trained: {'; '.join(TRAINED[kind] for kind in kinds)}."
     yield (
-        "Validation results (val.) are those of the best epoch on the round's own dataset. The "
-        "same cases selected that epoch, so the results are optimistic. Every image counts; the "
+        "Validation results (val.) are those of the weights that the round ends with, on its own "
+        "dataset. The same cases helped to choose them, so the results are optimistic. Every image "
+        "counts; the "
         "confidence interval (Newcombe) reflects the number of findings only."
     )
     if not rounds:

@@ -64,7 +64,7 @@ def baseline_text(baseline: Baseline, test: TestResult) -> str:
         end = " The network is not better than it here, so that it is not worth its cost."
     return (
         f"Baseline on the same test findings: {name} has {figure}.{end} A single split does not "
-        "show which is better: `hydrakit compare` does."
+        "show which is better: the command hydrakit compare does."
     )
 
 
