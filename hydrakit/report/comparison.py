@@ -203,8 +203,8 @@ def _strategies(comparison: Comparison) -> Html:
         "never pooled. The confidence interval covers the sampling of patients and the variation "
         "between random initialisations.",
         "The validation data helped to choose the weights, so validation AUCs are optimistic. "
-        "Seconds: training time that the strategy alone would take; reused rounds were trained once "
-        "for several cells.",
+        "Seconds: training time that the strategy alone would take; reused rounds were trained "
+        "once for several cells.",
     ]
     for name, text in comparison.baselines.items():
         notes.append(
