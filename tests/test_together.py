@@ -330,7 +330,7 @@ def test_trials_that_do_not_fit_are_refused(
 def test_every_setting_is_used_or_must_agree() -> None:
     used = {"learning_rate", "weight_decay", "dropout", "epochs", "patience", "select"}
     used |= {"schedule", "warmup"}
-    shared = {"batch_size", "epoch_size", "augmentation", "views", "loss"}
+    shared = {"batch_size", "epoch_size", "fill_epochs", "augmentation", "views", "loss"}
     shared |= {"label_smoothing", "transforms"}
     for_rounds = {"carry_head", "window", "refresh_statistics", "solver", "penalty"}
     assert used | shared | for_rounds | {"feature_dropout"} == set(Hyperparameters.model_fields)

@@ -39,7 +39,7 @@ from hydrakit.training.selection import is_better
 # Hyperparameters that must be equal in trials that are trained together: the first one decides the
 # shape of batches, the others decide the features or the loss.
 SHARED = (
-    *("batch_size", "epoch_size", "augmentation", "transforms", "views"),
+    *("batch_size", "epoch_size", "fill_epochs", "augmentation", "transforms", "views"),
     *("loss", "label_smoothing"),
 )
 RULES = ("best", "authors")
