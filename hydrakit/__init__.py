@@ -6,7 +6,7 @@ A shared body (feature extractor) and one head (decision maker) per dataset::
 
     plan = hydrakit.make_plan("hydra", ["prostatex", "brain", "lung", "prostatex"])
     run = hydrakit.run(plan, data=Path("data"), out=Path("runs/first"))
-    model = hydrakit.weights.load_model(run.body_path, run.head_path("prostatex"))
+    model = hydrakit.load_model(run.path)
 
 Every function takes a plan (what decides a result) and a `RunContext` (where and how to compute).
 Names of this module are imported when they are first used, since importing torch takes a second.
@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     from hydrakit.plugins.registry import load_plugins
     from hydrakit.runs.context import RunContext, read_context
     from hydrakit.runs.evaluate import evaluate_files, evaluate_run
+    from hydrakit.runs.model import Model, load_model
     from hydrakit.search.candidates import tune_values
     from hydrakit.search.order import order
     from hydrakit.search.tune import tune
 
 __all__ = [
+    "Model",
     "Plan",
     "PlanSettings",
     "RunContext",
@@ -44,6 +46,7 @@ __all__ = [
     "edit_plan",
     "evaluate_files",
     "evaluate_run",
+    "load_model",
     "load_plan",
     "load_plugins",
     "make_plan",
@@ -59,6 +62,7 @@ __all__ = [
 __version__: str
 
 _HOMES = {
+    "Model": "hydrakit.runs.model",
     "Plan": "hydrakit.plan.model",
     "PlanSettings": "hydrakit.plan.settings",
     "RunContext": "hydrakit.runs.context",
@@ -68,6 +72,7 @@ _HOMES = {
     "edit_plan": "hydrakit.plan.edit",
     "evaluate_files": "hydrakit.runs.evaluate",
     "evaluate_run": "hydrakit.runs.evaluate",
+    "load_model": "hydrakit.runs.model",
     "load_plan": "hydrakit.plan.model",
     "load_plugins": "hydrakit.plugins.registry",
     "make_plan": "hydrakit.plan.profiles",

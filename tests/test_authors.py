@@ -14,7 +14,7 @@ from hydrakit.plugins import load_plugins
 from hydrakit.plugins.options import option_fields
 from hydrakit.runs.evaluate import evaluate_files
 from hydrakit.weights import HeadMetadata, load_model, read_metadata
-from hydrakit.weights.folders import weights_in
+from hydrakit.weights.folders import networks_in
 from hydrakit.weights.import_authors import import_authors
 
 
@@ -105,7 +105,7 @@ def test_what_nobody_says_about_a_head_is_unknown(state: dict[str, Tensor], tmp_
     checkpoint = save(state, tmp_path / "theirs.pth")
     files = import_authors(checkpoint, tmp_path / "out")
     assert files[1].name == "unknown.safetensors"
-    assert weights_in(tmp_path / "out") == files
+    assert networks_in(tmp_path / "out") == [files]
     said = read_metadata(files[1])
     assert isinstance(said, HeadMetadata)
     assert (said.dataset, said.options) == ("unknown", {})

@@ -236,11 +236,11 @@ def evaluate(
 
     from hydrakit.cli.printing import print_evaluation
     from hydrakit.runs.evaluate import evaluate_files, evaluate_run
-    from hydrakit.weights.folders import weights_in
+    from hydrakit.weights.folders import is_model_folder, networks_in
     from hydrakit.weights.format import read_head
 
-    if run is not None and (found := weights_in(run)):
-        body, head = found
+    if run is not None and is_model_folder(run):
+        body, head = networks_in(run)[0]
     elif run is not None and options:
         raise click.UsageError("a RUN has its own options: leave out --option")
     if body is None:

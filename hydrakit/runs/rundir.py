@@ -50,6 +50,7 @@ from hydrakit.storage.files import (
 from hydrakit.storage.lock import is_first_file, locked
 from hydrakit.storage.paths import check_utf8
 from hydrakit.storage.records import read_appended, read_lines, read_record, read_value
+from hydrakit.weights.folders import MEMBERS
 from hydrakit.weights.format import HeadMetadata, read_head
 
 TRACE = "test-trace.jsonl"
@@ -61,9 +62,6 @@ _SPLITS = TypeAdapter(dict[Name, dict[str, str]])
 
 CHECKPOINT = "checkpoint.safetensors"
 """Name of the checkpoint in the ``.part`` folder of a round."""
-
-MEMBERS = "members"
-"""Name of the folder with the second and all other networks of an ensemble."""
 
 START = "start.safetensors"
 """Name of the file with the weights that the body begins with, if they are not random."""

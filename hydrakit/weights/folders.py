@@ -1,16 +1,26 @@
-"""Folders with the weights of one body and one head."""
+"""Folders with the weights of a model: one body or an ensemble of bodies, and heads.
+
+A model's folder holds ``body.safetensors`` and ``heads/NAME.safetensors``, as the folder of a run
+does; the second and all other networks of an ensemble lie in ``members/2``, ``members/3`` and so
+on, in folders of the same kind.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydrakit.errors import WeightsError
+from hydrakit.errors import WeightsError, unknown
 from hydrakit.storage.files import write_atomic
 from hydrakit.weights.files import checked_pair, load_model
+from hydrakit.weights.format import read_head
 
 if TYPE_CHECKING:
     from hydrakit.plugins.registry import Plugins
+
+BODY = "body.safetensors"
+HEADS = "heads"
+MEMBERS = "members"
 
 
 def swap(
@@ -36,12 +46,51 @@ def swap(
     return note
 
 
-def weights_in(folder: Path) -> tuple[Path, Path] | None:
-    """Body and head of a folder that `weight_paths` made; None if it is another folder."""
-    body, heads = folder / "body.safetensors", sorted(folder.glob("heads/*.safetensors"))
-    if (folder / "plan.json").exists() or not body.is_file() or len(heads) != 1:
-        return None
-    return body, heads[0]
+def is_model_folder(folder: Path) -> bool:
+    """Whether a folder holds a model, and is not the folder of a run."""
+    return not (folder / "plan.json").exists() and (folder / BODY).is_file()
+
+
+def head_datasets(folder: Path) -> dict[str, Path]:
+    """Files of the heads of a model's folder, by the dataset of each.
+
+    Raises:
+        WeightsError: A file is invalid, or there is no head.
+    """
+    files = sorted((folder / HEADS).glob("*.safetensors"))
+    if not files:
+        raise WeightsError(f"{folder / HEADS}: holds no head: give a folder with a model")
+    return {read_head(file).dataset: file for file in files}
+
+
+def networks_in(folder: Path, dataset: str | None = None) -> list[tuple[Path, Path]]:
+    """Body and head of each network of a model's folder, the first network first.
+
+    Args:
+        folder: A folder for which `is_model_folder` holds.
+        dataset: Dataset of the head; None if the folder has a single head.
+
+    Raises:
+        WeightsError: A file is missing or invalid, or the dataset is missing or has to be named.
+    """
+    heads = head_datasets(folder)
+    if dataset is None and len(heads) > 1:
+        raise WeightsError(
+            f"{folder}: has heads for {', '.join(heads)}: name the one to use with `--dataset`"
+        )
+    name = dataset or next(iter(heads))
+    if name not in heads:
+        raise WeightsError(f"{folder}: {unknown('head', name, heads)}")
+    networks = [(folder / BODY, heads[name])]
+    for number in range(2, 2 + len(list(folder.glob(f"{MEMBERS}/*/{BODY}")))):
+        member = folder / MEMBERS / str(number)
+        if not (member / BODY).is_file():
+            raise WeightsError(f"{member / BODY}: is missing: copy the folder {folder} again")
+        others = head_datasets(member)
+        if name not in others:
+            raise WeightsError(f"{member}: has no head for {name!r}: copy {folder} again")
+        networks.append((member / BODY, others[name]))
+    return networks
 
 
 def weight_paths(out: Path, dataset: str) -> tuple[Path, Path]:
@@ -54,10 +103,10 @@ def weight_paths(out: Path, dataset: str) -> tuple[Path, Path]:
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()):
             raise WeightsError(f"{out}: is not empty: name a new folder")
-        heads = out / "heads"
+        heads = out / HEADS
         heads.mkdir()
     except OSError as error:
         raise WeightsError(
             f"{out}: cannot be created ({error.strerror}): name another folder"
         ) from None
-    return out / "body.safetensors", heads / f"{dataset}.safetensors"
+    return out / BODY, heads / f"{dataset}.safetensors"

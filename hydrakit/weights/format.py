@@ -30,6 +30,7 @@ from pydantic import (
 
 from hydrakit.errors import WeightsError, one_line
 from hydrakit.hooks import FieldOfView, OptionValue, Task
+from hydrakit.plan.decision import Decision
 from hydrakit.plan.grey import PER_PATIENT, GreyValues
 from hydrakit.plan.model import (
     MAX_PATCH,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 METADATA_KEY = "hydrakit"
 MAX_HEADER = 2**20  # bytes of the header; the paper's body needs 8 thousand, a head 10 thousand
 MAX_CLASSES = 999
+MAX_LINEAGE = 100
 MAX_SIDE = 2**31  # length of a tensor's axis
 UNKNOWN = "unknown"  # dataset of a head that does not say which dataset trained it
 IMAGE_BYTES = 5  # of an image's digest: another image equals one of 20,000 with p = 2e-8
@@ -191,6 +193,43 @@ def seen_in_training(contents: Sequence[str], *trainings: TrainingCases) -> list
     return [bool(content) and _prefix(content) in known for content in contents]
 
 
+class Ancestor(Frozen):
+    """One training that led to a body.
+
+    Attributes:
+        body: Digest of the body at the end of the training.
+        plan: Digest of the plan; None if no plan trained it.
+        data: Content digests of the datasets that trained it, by name.
+    """
+
+    body: Sha256Text
+    plan: Sha256Text | None = None
+    data: Annotated[dict[Name, Sha256Text], Field(max_length=MAX_DATASETS)] = Field(
+        default_factory=dict
+    )
+
+
+class DatasetCard(Frozen):
+    """What users of a model must know about a dataset that trained it.
+
+    Attributes:
+        summary: What it is, in one line.
+        citation: How to cite it.
+        licence: Its licence.
+        patients: Number of patients, of all splits.
+        cases: Number of labelled cases of each split, by its name.
+        classes: Number of labelled cases of each class over all splits, by its name; empty for a
+            regression.
+    """
+
+    summary: Text
+    citation: Text
+    licence: Text
+    patients: Annotated[int, Field(ge=0)]
+    cases: dict[Name, int]
+    classes: dict[Text, int]
+
+
 class OtherBodySpec(OtherBody):
     """A body that is not the paper's, as it was built.
 
@@ -224,6 +263,11 @@ class BodyMetadata(Frozen):
         trained_on: Datasets of the rounds that trained it, in order; empty if unknown.
         seed: Seed of the plan's splits; None if no plan trained it.
         cases: Images of the rounds that trained it; None if an older version wrote the file.
+        lineage: The trainings that led to it, the oldest first, without its own: those of the
+            weights that it began with.
+        plan: Digest of the plan that trained it; None if no plan did, or an older version.
+        data: Content digests of the datasets that trained it under that plan, by name.
+        cards: What users must know about these datasets, by name.
     """
 
     kind: Literal["body"] = "body"
@@ -235,6 +279,23 @@ class BodyMetadata(Frozen):
     trained_on: Annotated[tuple[Name, ...], Field(max_length=MAX_ROUNDS)] = ()
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     cases: TrainingCases | None = None
+    lineage: Annotated[tuple[Ancestor, ...], Field(max_length=MAX_LINEAGE)] = ()
+    plan: Sha256Text | None = None
+    data: Annotated[dict[Name, Sha256Text], Field(max_length=MAX_DATASETS)] = Field(
+        default_factory=dict
+    )
+    cards: Annotated[dict[Name, DatasetCard], Field(max_length=MAX_DATASETS)] = Field(
+        default_factory=dict
+    )
+
+    @model_serializer(mode="wrap")
+    def _omit_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit newer fields with their defaults: such files are as before these fields."""
+        content: dict[str, Any] = serialise(self)
+        for name in ("lineage", "plan", "data", "cards"):
+            if not getattr(self, name):
+                content.pop(name, None)
+        return content
 
 
 class HeadMetadata(Frozen):
@@ -266,6 +327,10 @@ class HeadMetadata(Frozen):
             one whose images go into the body as they are; the file has it only if there is a stem.
         views: Views of each case whose predictions are averaged; the file has it only if there are
             several.
+        decision: Calibration and threshold of its probabilities; the file has it only at the end of
+            a run.
+        plan: Digest of the plan that trained it; None if no plan did, or an older version.
+        card: What users must know about its dataset; None if an older version wrote the file.
         digest: Digest of its tensors, those of the stems among them.
         probe: Features and their logits, to check that the factory still builds the same head.
     """
@@ -293,6 +358,9 @@ class HeadMetadata(Frozen):
         default_factory=dict
     )
     views: AveragedViews | None = None
+    decision: Decision | None = None
+    plan: Sha256Text | None = None
+    card: DatasetCard | None = None
     digest: Sha256Text
     probe: Probe
 
@@ -333,8 +401,9 @@ class HeadMetadata(Frozen):
         ``conflicts`` affects splits only if copies were dropped.
         """
         content: dict[str, Any] = serialise(self)
-        if self.views is None:
-            content.pop("views", None)
+        for name in ("views", "decision", "plan", "card"):
+            if getattr(self, name) is None:
+                content.pop(name, None)
         if self.conflicts != "drop":
             content.pop("conflicts", None)
         if not self.stems:
