@@ -124,7 +124,7 @@ def test_the_authors_profile_has_all_of_them() -> None:
 def test_a_plan_without_more_words_is_the_recommended_one() -> None:
     plan, profile = make_plan("hydra", ["brain", "prostatex"]), PROFILES["recommended"]
     assert plan.profile == "recommended"
-    assert order(plan) == ["brain all", "prostatex head", "prostatex all"]
+    assert order(plan) == ["brain all", "prostatex head", "prostatex all", "brain head"]
     assert plan.bootstrap == profile.bootstrap
     assert (plan.head.name, plan.seed, plan.body.name) == (profile.head_kind, 0, profile.body)
     assert (plan.ensemble, plan.test_views) == (profile.ensemble, profile.test_views)
