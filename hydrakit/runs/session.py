@@ -251,6 +251,10 @@ class Session:
         # Only the first network says how the weights match; for the others it is the same.
         callbacks = self.callbacks if self.number == 1 else RunCallback()
         store_start(self.start_tensors, self.start_heads, rundir, callbacks)
+        for member in self.members if self.plan.member_weights else ():
+            RunDir.begin(member.rundir.path, member.plan)  # now, while the files are there
+            with member.rundir.locked():
+                store_start(member.start_tensors, member.start_heads, member.rundir, RunCallback())
 
     def new_network(self) -> Network:
         """Network of the run, before its first round."""
