@@ -28,6 +28,7 @@ WISHED = 0.9
 """Sensitivity that the threshold of a delivered head is chosen for."""
 
 MIN_PER_CLASS = 5  # findings of each class, below which nothing is fitted: chosen by simulation
+BOUNDS = ((-5.0, 5.0), (-20.0, 20.0))  # of log(slope) and intercept
 SLOPE_SPREAD, INTERCEPT_SPREAD = 0.5, 1.0  # spread of log(slope) and intercept around no change
 MAX_NUMBERS = 40_000  # probabilities that a head's file holds: about half of its header
 DIGITS = 9
@@ -127,22 +128,30 @@ def fit_calibration(
 
     logarithms = np.log(_inner(probabilities))
     two = probabilities.shape[1] == 2
-    rows = np.arange(len(labels))
+    true = np.eye(probabilities.shape[1])[labels]
+    spreads = np.array([slope_spread, intercept_spread] if two else [slope_spread])
 
-    def loss(values: Floats) -> float:
-        logits = math.exp(values[0]) * logarithms
-        if two:
-            logits = logits + np.array([0.0, values[1]])
-        likelihood = float(log_softmax(logits, axis=1)[rows, labels].sum())
-        penalty = (values[0] / slope_spread) ** 2
-        penalty += (values[1] / intercept_spread) ** 2 if two else 0.0
-        return penalty / 2 - likelihood
+    def loss(values: Floats) -> tuple[float, Floats]:
+        """Loss for ``log(slope)`` and intercept, and its gradient."""
+        scaled = math.exp(values[0]) * logarithms
+        shifted = scaled + np.array([0.0, values[1]]) if two else scaled
+        given = log_softmax(shifted, axis=1)
+        excess = np.exp(given) - true
+        gradient = [(excess * scaled).sum(), excess[:, 1].sum()][: len(values)]
+        penalty = values / spreads**2
+        value = float(penalty @ values) / 2 - float((true * given).sum())
+        return value, np.array(gradient) + penalty
 
-    start = np.zeros(2 if two else 1)
+    start = np.zeros(len(spreads))
     fitted = minimize(
-        loss, start, method="L-BFGS-B", bounds=[(-5, 5), (-20, 20)][: len(start)], tol=1e-12
+        loss,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=BOUNDS[: len(start)],
+        options={"ftol": 1e-14, "gtol": 1e-9},
     )
-    values = fitted.x if fitted.fun < loss(start) else start
+    values = fitted.x if fitted.fun < loss(start)[0] else start
     return Calibration(
         method="platt" if two else "temperature",
         slope=math.exp(values[0]),
