@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         save_body,
         save_head,
         set_decision,
+        update_metadata,
     )
     from hydrakit.weights.folders import swap, weight_paths
     from hydrakit.weights.format import (
@@ -44,6 +45,7 @@ __all__ = [
     "save_head",
     "set_decision",
     "swap",
+    "update_metadata",
     "weight_paths",
 ]
 
