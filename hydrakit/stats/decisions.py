@@ -27,11 +27,11 @@ Labels = NDArray[np.int64]
 WISHED = 0.9
 """Sensitivity that the threshold of a delivered head is chosen for."""
 
-MIN_PER_CLASS = 5  # findings of each class, below which nothing is fitted: chosen by simulation
+MIN_OTHERS = 5  # findings outside the largest class, below which no calibration is fitted
 BOUNDS = ((-5.0, 5.0), (-20.0, 20.0))  # of log(slope) and intercept
-SLOPE_SPREAD, INTERCEPT_SPREAD = 0.5, 1.0  # spread of log(slope) and intercept around no change
+SLOPE_SPREAD = INTERCEPT_SPREAD = 0.5  # of log(slope) and intercept around no change
 MAX_NUMBERS = 40_000  # probabilities that a head's file holds: about half of its header
-DIGITS = 9
+DIGITS = 9  # of the numbers in the file
 
 
 def calibrated(probabilities: Floats, calibration: Calibration | None) -> Floats:
@@ -79,12 +79,12 @@ def fit_decision(
         wished: Wished sensitivity or specificity.
     """
     notes = []
-    counts = np.bincount(labels, minlength=probabilities.shape[1])
+    others = len(labels) - int(np.bincount(labels, minlength=probabilities.shape[1]).max())
     calibration = None
-    if counts.min() < MIN_PER_CLASS:
+    if others < MIN_OTHERS:
         notes.append(
-            f"Probabilities are not calibrated: at least {MIN_PER_CLASS} {source} findings of each "
-            f"class are needed, and a class has {counts.min()}."
+            f"Probabilities are not calibrated: at least {MIN_OTHERS} {source} findings outside "
+            f"the most frequent class are needed, and there are {others}."
         )
     else:
         calibration = fit_calibration(probabilities, labels)
@@ -94,7 +94,7 @@ def fit_decision(
         try:
             threshold = threshold_for(held_out, calibration, aim, wished)
         except DataError as error:
-            notes.append(f"There is no threshold, so the most probable class is predicted: {error}")
+            notes.append(f"There is no threshold: {error}.")
     return Decision(
         networks=networks,
         source=source,
@@ -152,11 +152,10 @@ def fit_calibration(
         options={"ftol": 1e-14, "gtol": 1e-9},
     )
     values = fitted.x if fitted.fun < loss(start)[0] else start
-    return Calibration(
-        method="platt" if two else "temperature",
-        slope=math.exp(values[0]),
-        intercept=float(values[1]) if two else 0.0,
-    )
+    slope, *intercept = (float(f"{each:.{DIGITS}g}") for each in (math.exp(values[0]), *values[1:]))
+    if two:
+        return Calibration(method="platt", slope=slope, intercept=intercept[0])
+    return Calibration(method="temperature", slope=slope)
 
 
 def _held_out(probabilities: Floats, labels: Labels) -> HeldOut:

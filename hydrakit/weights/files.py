@@ -119,6 +119,16 @@ def update_metadata(path: Path, **changes: Any) -> None:
     write_tensors(path, tensors, metadata.model_copy(update=changes))
 
 
+def set_decision(path: Path, decision: Decision | None) -> None:
+    """Write a decision into a head's file; all else in it stays the same.
+
+    Raises:
+        WeightsError: The file is not a head's, or is damaged.
+    """
+    read_head(path)
+    update_metadata(path, decision=decision)
+
+
 def _spec_of(
     body: BodyModule, component: BodySpec | OtherBody | None, datasets: Sequence[str]
 ) -> BodySpec | OtherBodySpec:
@@ -224,17 +234,6 @@ def save_head(
     )
     write_tensors(path, head.state_dict(), metadata)
     return metadata
-
-
-def set_decision(path: Path, decision: Decision) -> None:
-    """Write a decision into a head's file; all else in it stays the same.
-
-    Raises:
-        WeightsError: The file is not a head's, or is damaged.
-    """
-    metadata = read_head(path)
-    tensors = read_tensors(path, metadata.digest)
-    write_tensors(path, tensors, metadata.model_copy(update={"decision": decision}))
 
 
 def _stems(head: nn.Module, datasets: Sequence[str]) -> dict[str, StemShape | None]:
