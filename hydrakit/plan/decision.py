@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, FiniteFloat, PositiveFloat, model_validator
@@ -98,3 +99,33 @@ class Decision(Frozen):
     threshold: Threshold | None = None
     held_out: HeldOut | None = None
     notes: tuple[Text, ...] = ()
+
+    def words(self, classes: Sequence[str]) -> str:
+        """What it says, in a few sentences.
+
+        Args:
+            classes: Names of the classes.
+        """
+        several = "" if self.networks == 1 else f" of the mean of {self.networks} networks"
+        count = len(self.held_out.labels) if self.held_out is not None else 0
+        fitted = self.calibration
+        if fitted is None:
+            text = f"probabilities{several} as they are"
+        elif fitted.method == "platt":
+            text = (
+                f"probabilities{several} calibrated (logit x {fitted.slope:.3g} "
+                f"{fitted.intercept:+.3g})"
+            )
+        else:
+            text = f"probabilities{several} calibrated (temperature {1 / fitted.slope:.3g})"
+        chosen = self.threshold
+        if chosen is None:
+            text += "; the most probable class is predicted"
+        else:
+            text += (
+                f"; {classes[1]!r} from a probability of {chosen.value:.3f} on, for a "
+                f"{chosen.aim} of {chosen.wished:g}: sensitivity {chosen.sensitivity:.3f} and "
+                f"specificity {chosen.specificity:.3f} there"
+            )
+        text += f"; chosen on {count} {self.source} findings"
+        return ". ".join((text, *(note.removesuffix(".") for note in self.notes)))

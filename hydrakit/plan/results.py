@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     ConfigDict,
     Field,
+    FiniteFloat,
     SerializerFunctionWrapHandler,
     StringConstraints,
     model_serializer,
@@ -14,6 +15,7 @@ from pydantic import (
 )
 
 from hydrakit.hooks import ChannelRule, FieldOfView, Normalise, Task
+from hydrakit.plan.decision import Calibration, Threshold
 from hydrakit.plan.model import MAX_ENSEMBLE, MAX_ROUNDS
 from hydrakit.rounds import MAX_EPOCHS, Train
 from hydrakit.schema import Frozen, Name, PathText, Seed, Text, VersionedName
@@ -299,6 +301,61 @@ class Subgroup(Frozen):
     high: Share | None = None
 
 
+class Estimate(Frozen):
+    """A figure with its 95 % confidence interval; None for both ends if there is none."""
+
+    value: FiniteFloat
+    low: FiniteFloat | None = None
+    high: FiniteFloat | None = None
+
+
+class ProbabilityFigures(Frozen):
+    """How good probabilities are (`hydrakit.stats.decision_test`).
+
+    Attributes:
+        log_loss: Mean negative logarithm of the true class's probability.
+        brier: Brier score: of the second of two classes, or summed over more classes.
+        error: Expected calibration error: of the second of two classes, or of the most probable one
+            of more.
+        error_by_chance: 95 % quantile of this error for perfectly calibrated probabilities.
+    """
+
+    log_loss: Estimate
+    brier: Estimate
+    error: Share
+    error_by_chance: Share
+
+
+class DecisionTest(Frozen):
+    """The stored decision of a head, judged on findings that it was not chosen on.
+
+    Attributes:
+        decision: The decision, in words.
+        threshold: Its threshold; None if the most probable class is predicted.
+        calibration: Its correction of the probabilities; None if they stay as they are.
+        before: Figures of the probabilities of the network.
+        after: Figures of the corrected probabilities; None if nothing corrects them.
+        log_loss_change: Log loss after minus before, on the same findings.
+        brier_change: Brier score after minus before.
+        sensitivity: Share of the second class's findings that are predicted so, with two classes.
+        specificity: Share of the first class's findings that are predicted so.
+        classes: Names of the classes.
+        confusion: Number of findings by true class (row) and predicted class (column).
+    """
+
+    decision: Annotated[str, StringConstraints(max_length=5000)]
+    threshold: Threshold | None = None
+    calibration: Calibration | None = None
+    before: ProbabilityFigures
+    after: ProbabilityFigures | None = None
+    log_loss_change: Estimate | None = None
+    brier_change: Estimate | None = None
+    sensitivity: Estimate | None = None
+    specificity: Estimate | None = None
+    classes: tuple[Text, ...]
+    confusion: tuple[tuple[Number, ...], ...]
+
+
 class TestResult(Frozen):
     """Metrics of a network on the test split of a dataset.
 
@@ -317,6 +374,8 @@ class TestResult(Frozen):
             regression.
         subgroups: AUC of each class in each subgroup, if the dataset defines subgroups; these are
             not compared with one another.
+        decision: The head's stored decision on these findings; None in older versions, without one,
+            and for other tasks than classification. The file has it only if it is there.
     """
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
@@ -331,6 +390,15 @@ class TestResult(Frozen):
     method: Text = "Newcombe 2006, method 5"
     classes: tuple[AreaUnderCurve, ...]
     subgroups: tuple[Subgroup, ...] = ()
+    decision: DecisionTest | None = None
+
+    @model_serializer(mode="wrap")
+    def _omit_no_decision(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit ``decision`` if there is none: such files are as earlier versions wrote them."""
+        content: dict[str, Any] = serialise(self)
+        if self.decision is None:
+            content.pop("decision", None)
+        return content
 
 
 class Baseline(Frozen):

@@ -17,15 +17,16 @@ from hydrakit.data.origin import (
 from hydrakit.data.read import image_channels
 from hydrakit.errors import DataError, PlanError, WeightsError, command_line, unknown
 from hydrakit.hooks import DatasetAdapter, OptionValue, Task
+from hydrakit.plan.decision import Decision
 from hydrakit.plan.grey import rule_text
 from hydrakit.plan.model import Split
-from hydrakit.plan.results import TestResult
+from hydrakit.plan.results import DecisionTest, TestResult
 from hydrakit.plugins.options import resolve_options
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.context import RunContext, context_of
 from hydrakit.runs.datasets import prepare_as_trained
+from hydrakit.runs.decisions import by_finding
 from hydrakit.runs.rundir import RunDir
-from hydrakit.stats.findings import Findings
 from hydrakit.storage.files import csv_text
 from hydrakit.weights.format import (
     UNKNOWN,
@@ -68,6 +69,7 @@ class Predictions:
         scale: Mean and standard deviation of a regression's training labels.
         findings: Finding that each case is an image of; None if each case is a finding of its own.
         subgroups: Subgroups of each case, as in `Sample`; None for none.
+        patients: Patient of each case; None if each finding is of another one.
     """
 
     dataset: str
@@ -80,6 +82,7 @@ class Predictions:
     scale: Scale | None = None
     findings: tuple[str, ...] | None = None
     subgroups: tuple[Subgroups, ...] | None = None
+    patients: tuple[str, ...] | None = None
 
 
 def predict(
@@ -134,6 +137,7 @@ def predict(
         scale=cases.scale,
         findings=tuple(case.finding for case in cases.cases),
         subgroups=tuple(case.subgroups for case in cases.cases),
+        patients=tuple(case.patient for case in cases.cases),
     )
 
 
@@ -163,8 +167,12 @@ def views_of(head: HeadMetadata, flips: Collection[FlipAxis] | None = None) -> l
     return evaluation_views(allowed(head.views.table, flips), head.views.count)
 
 
-def score(predictions: Predictions) -> TestResult:
+def score(predictions: Predictions, decision: Decision | None = None) -> TestResult:
     """Compute metrics of predictions; every finding counts once, with the mean of its images.
+
+    Args:
+        predictions: The predictions.
+        decision: Decision of the head, which is judged too.
 
     Raises:
         DataError: A class has no finding among the cases.
@@ -174,12 +182,10 @@ def score(predictions: Predictions) -> TestResult:
     task, scale, classes = predictions.task, predictions.scale, predictions.classes
     if not len(predictions.labels):
         raise DataError(f"{predictions.dataset}: the split {predictions.split!r} has no case")
-    findings = Findings.of(predictions.findings or predictions.keys)
-    labels = predictions.labels[findings.firsts]
+    findings, scores, labels = by_finding(predictions)
     _check_classes(predictions, labels)
-    images = tasks.predictions(predictions.outputs, task=task, scale=scale)
-    scores = findings.mean_scores(images)
-    subgroups = findings.subgroups(predictions.subgroups or [{}] * len(images))
+    images = len(predictions.labels)
+    subgroups = findings.subgroups(predictions.subgroups or [{}] * images)
     classwise = tasks.class_aucs(scores, labels, task=task, classes=classes)
     outputs = tasks.outputs_of(scores, task=task, scale=scale)
     metrics = tasks.metrics_of(outputs, labels, task=task, scale=scale)
@@ -191,11 +197,22 @@ def score(predictions: Predictions) -> TestResult:
         split=predictions.split,
         figures=metrics,
         findings=len(labels),
-        images=len(images),
+        images=images,
         task=task,
         classes=classwise,
         subgroups=tasks.subgroup_aucs(scores, labels, subgroups, task=task, classes=classes),
+        decision=None if decision is None else _judge(decision, predictions),
     )
+
+
+def _judge(decision: Decision, predictions: Predictions) -> DecisionTest:
+    """The decision on the findings of a classification."""
+    from hydrakit.stats.decision_test import judge
+
+    findings, probabilities, labels = by_finding(predictions)
+    patients = predictions.patients or tuple(map(str, range(len(predictions.labels))))
+    owners = [patients[index] for index in findings.firsts]
+    return judge(decision, probabilities, labels.astype("int64"), owners, predictions.classes)
 
 
 def _check_classes(
@@ -433,7 +450,21 @@ def _evaluate(
     )
     notes += _combination_notes(body, head, adapter)
     notes += _training_notes(body, head, adapter, cases, split, same_run=run is not None)
-    return EvaluationResult(result=score(predictions), notes=tuple(notes))
+    return _result(predictions, head, notes, networks=len(models))
+
+
+def _result(
+    predictions: Predictions, head: HeadMetadata, notes: Sequence[str], *, networks: int
+) -> EvaluationResult:
+    """Metrics of predictions; those of the head's decision if it is for so many networks."""
+    decision = head.decision
+    if decision is not None and decision.networks != networks:
+        note = (
+            "calibration and threshold in the head's file are for the mean of "
+            f"{decision.networks} networks, and {networks} is evaluated: they are not used"
+        )
+        notes, decision = [*notes, note], None
+    return EvaluationResult(result=score(predictions, decision), notes=tuple(notes))
 
 
 def _prepare(

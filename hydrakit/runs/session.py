@@ -20,6 +20,7 @@ from hydrakit.data.quality.leakage import LeakageResult, check_leakage, data_fac
 from hydrakit.errors import PlanError
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.models.build import check_builds, check_heads
+from hydrakit.plan.decision import Decision
 from hydrakit.plan.model import Plan
 from hydrakit.plan.results import (
     ENSEMBLE_FORMAT,
@@ -37,6 +38,7 @@ from hydrakit.runs.baseline import intensity_baseline, is_baseline
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.datasets import PlanDatasets
+from hydrakit.runs.decisions import decision_of
 from hydrakit.runs.earlier import environment_of, notes_of_other_bits, refuse_other_data
 from hydrakit.runs.evaluate import (
     Predictions,
@@ -487,17 +489,22 @@ class Session:
             ]
             for model in models
         ]
-        tests = [score(test) for _, test in predictions]
+        means = [mean_prediction(each) for each in zip(*predictions, strict=True)]
+        decisions = self._decide(self.plan.target_head, means[0], [val for val, _ in predictions])
+        self._decide_other_heads()
+        tests = [
+            score(test, decision)
+            for (_, test), decision in zip(predictions, decisions[1:], strict=True)
+        ]
         for member, own, test in zip(self.members, predictions[1:], tests[1:], strict=True):
             if member.rundir.results() is None:
                 member._log_reading(len(cases["test"].cases), by="ensemble")
                 member._write_predictions(own, member._results(test))
                 member.rundir.seal()
-        means = [mean_prediction(each) for each in zip(*predictions, strict=True)]
         baseline = None
         if not is_baseline(self.plan.strategy, self.plugins):
             baseline = intensity_baseline(self.loaded[target], cases["test"])
-        results = self._results(score(means[1]), baseline)
+        results = self._results(score(means[1], decisions[0]), baseline)
         if self.members:
             members = tuple(
                 Member(
@@ -513,6 +520,55 @@ class Session:
             )
             results = results.model_copy(update={"format": ENSEMBLE_FORMAT, "members": members})
         self._write_predictions(means, results)
+
+    def _decide(
+        self, head: str, mean: Predictions, each: Sequence[Predictions]
+    ) -> list[Decision | None]:
+        """Choose the decisions of a head from validation findings, and write them into its files.
+
+        The file of the first network gets that of the mean prediction, the others get their own.
+        The runs of a search, which are many, have none.
+
+        Args:
+            head: Name of the head.
+            mean: Predictions for the validation split, averaged over the networks.
+            each: Predictions of each network.
+
+        Returns:
+            The decision of the mean, then that of each network.
+        """
+        if self.plan.inner is not None:
+            return [None] * (1 + len(each))
+        decisions = [decision_of(mean, networks=len(each)), *map(decision_of, each)]
+        weights.set_decision(self.rundir.head_path(head), decisions[0])
+        for member, decision in zip(self.members, decisions[2:], strict=True):
+            if member.rundir.results() is None:
+                weights.set_decision(member.rundir.head_path(head), decision)
+        return decisions
+
+    def _decide_other_heads(self) -> None:
+        """Choose the decisions of the heads of all other datasets."""
+        heads = dict.fromkeys(head for each in self.plan.rounds for head in each.heads)
+        for head in heads if self.plan.inner is None else ():
+            described = read_head(self.rundir.head_path(head))
+            dataset = self.loaded[described.dataset]
+            if head == self.plan.target_head or dataset.val.task != "classification":
+                continue
+            predictions = []
+            for network in (self, *self.members):
+                files = network.rundir.weights(network.plan, head)
+                model = weights.load_model(*files, plugins=self.plugins)
+                predictions.append(
+                    predict(
+                        model.to(self.compute.device),
+                        dataset.val,
+                        dataset=dataset.name,
+                        split="val",
+                        classes=dataset.classes,
+                        views=views_of(described),
+                    )
+                )
+            self._decide(head, mean_prediction(predictions), predictions)
 
     def _write_final_weights(self) -> nn.Module:
         """Write the final weights of the network, and return body and target's head with them."""

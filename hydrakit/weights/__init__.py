@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         mismatch,
         save_body,
         save_head,
+        set_decision,
         update_metadata,
     )
     from hydrakit.weights.folders import swap, weight_paths
@@ -42,6 +43,7 @@ __all__ = [
     "read_metadata",
     "save_body",
     "save_head",
+    "set_decision",
     "swap",
     "update_metadata",
     "weight_paths",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydrakit.errors import PlanError, PluginError, WeightsError
 from hydrakit.hooks import BodyFactory, HeadFactory, OptionValue, Task
+from hydrakit.plan.decision import Decision
 from hydrakit.plan.model import (
     BodySpec,
     Component,
@@ -116,6 +117,16 @@ def update_metadata(path: Path, **changes: Any) -> None:
     metadata = read_metadata(path)
     tensors = read_tensors(path, metadata.digest)
     write_tensors(path, tensors, metadata.model_copy(update=changes))
+
+
+def set_decision(path: Path, decision: Decision | None) -> None:
+    """Write a decision into a head's file; all else in it stays the same.
+
+    Raises:
+        WeightsError: The file is not a head's, or is damaged.
+    """
+    read_head(path)
+    update_metadata(path, decision=decision)
 
 
 def _spec_of(
