@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -15,6 +15,7 @@ from hydrakit.cli.plan_options import PlanCommand, plan_options
 from hydrakit.cli.printing import say, say_json
 
 if TYPE_CHECKING:
+    from hydrakit.hooks import Label
     from hydrakit.plugins.registry import Plugins
     from hydrakit.runs.context import RunContext
     from hydrakit.runs.evaluate import EvaluationResult
@@ -88,6 +89,12 @@ _share = params.FloatOption(min=0, max=1, min_open=True, max_open=True)
     help="Use the threshold for this specificity on held-out findings.",
 )
 @click.option(
+    "--uncalibrated",
+    is_flag=True,
+    help="Give the probabilities of the network, and the most probable class: neither calibration "
+    "nor threshold in the head's file is used.",
+)
+@click.option(
     "--conformal",
     type=_share,
     metavar="X",
@@ -120,6 +127,7 @@ def predict(
     spacing: tuple[float, float] | None,
     sensitivity: float | None,
     specificity: float | None,
+    uncalibrated: bool,
     conformal: float | None,
     labels: str | None,
     explain: Path | None,
@@ -143,6 +151,10 @@ def predict(
         raise click.UsageError("give a MODEL (or --body and --head) and an INPUT")
     if sensitivity is not None and specificity is not None:
         raise click.UsageError("a threshold is for --sensitivity or for --specificity: give one")
+    if uncalibrated and not (sensitivity is None and specificity is None and conformal is None):
+        raise click.UsageError(
+            "--sensitivity, --specificity and --conformal use what --uncalibrated leaves out"
+        )
     model_path, names = (inputs[0], inputs[1:]) if body is None else (None, inputs)
 
     from hydrakit.runs.model import load_model
@@ -173,7 +185,7 @@ def predict(
         rule = Rule.of(
             model.task,
             model.classes,
-            model.decision,
+            None if uncalibrated else model.decision,
             aim=None if given is None else "sensitivity" if specificity is None else "specificity",
             wished=given or 0.9,
             coverage=conformal,

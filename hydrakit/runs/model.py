@@ -493,6 +493,7 @@ class Model:
         spacing: Pair | Sequence[Pair | None] | None = None,
         centre: Pair | Sequence[Pair | None] | None = None,
         patient: str | Sequence[str | None] | None = None,
+        calibrate: bool = True,
     ) -> list[PredictedCase]:
         """Predict some images.
 
@@ -505,6 +506,7 @@ class Model:
                 of the image.
             patient: Patient of all images or of each; if the model needs it, the images of a
                 patient are z-scored together, otherwise and without a name each by itself.
+            calibrate: Whether the calibration and the threshold in the head's file are used.
 
         Returns:
             One record for each image, in order; `reason` says why one has no prediction. The key
@@ -531,7 +533,7 @@ class Model:
             for number, (image, *values) in enumerate(zip(listed, *given, strict=True))
         ]
         totals = self.patient_statistics(cases) if self.needs_patient and patient else {}
-        rule = Rule.of(self.task, self.classes, self.decision)
+        rule = Rule.of(self.task, self.classes, self.decision if calibrate else None)
         return [case for batch in self.stream(cases, rule, totals=totals) for case in batch.cases]
 
 

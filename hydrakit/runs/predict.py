@@ -82,6 +82,7 @@ class CaseSource:
         given: Whether the user named images, of which nothing but the file need be known.
         labels: Whether labels of the cases are those of the model.
         notes: What users must know about the input.
+        close: Closes files that reading left open.
     """
 
     where: str
@@ -93,6 +94,7 @@ class CaseSource:
     given: bool = False
     labels: bool = True
     notes: tuple[str, ...] = ()
+    close: Callable[[], None] = lambda: None
 
 
 def cases_of_dataset(
@@ -219,6 +221,7 @@ def cases_in_files(
         patients=given.patients,
         given=True,
         notes=given.notes,
+        close=reader.close,
     )
 
 
@@ -326,6 +329,8 @@ def predict_to_csv(
         if not any((part / name).exists() for name in (ROWS, STATE)):
             shutil.rmtree(part, ignore_errors=True)
         raise
+    finally:
+        source.close()
     shutil.rmtree(part, ignore_errors=True)
     return _summary(out, model, tuple(notes))
 

@@ -12,7 +12,7 @@ from hydrakit.data.read import LoadedSample, class_names
 from hydrakit.errors import PlanError
 from hydrakit.hooks import Label, Task, Unusable
 from hydrakit.plan.decision import Aim, Decision, Threshold
-from hydrakit.stats.decisions import calibrated
+from hydrakit.stats.decisions import calibrated, decide, prediction_sets, threshold_for
 from hydrakit.weights.format import IMAGE_BYTES, MAX_IMAGES, TrainingCases
 
 Floats = NDArray[np.float64]
@@ -113,6 +113,7 @@ class Rule:
 
         Raises:
             PlanError: The head's file does not hold what is needed for them.
+            DataError: It holds too few held-out findings.
         """
         held_out = None if decision is None else decision.held_out
         threshold = None if decision is None else decision.threshold
@@ -128,9 +129,9 @@ class Rule:
                 raise PlanError(f"--{aim}: a threshold needs two classes: leave it out")
             assert decision is not None
             assert held_out is not None
-            from hydrakit.stats.decisions import threshold_for
-
             threshold = threshold_for(held_out, decision.calibration, aim, wished)
+        if coverage is not None and decision is not None:
+            prediction_sets(np.empty((0, len(classes))), decision, coverage)  # are there enough?
         return cls(task, tuple(classes), decision, threshold, coverage)
 
     def decide(
@@ -154,13 +155,9 @@ class Rule:
             ]
         calibration = None if self.decision is None else self.decision.calibration
         probabilities = calibrated(predictions, calibration)
-        chosen = probabilities.argmax(axis=1)
-        if self.threshold is not None:
-            chosen = (probabilities[:, 1] >= self.threshold.value).astype(np.int64)
+        chosen = decide(probabilities, self.threshold)
         sets = None
         if self.coverage is not None:
-            from hydrakit.stats.decisions import prediction_sets
-
             assert self.decision is not None
             sets = prediction_sets(predictions, self.decision, self.coverage)
         return [

@@ -103,6 +103,7 @@ class GivenReader:
             images=ImageRules(colour="channels" if colour else "luma"),
         )
         self._local = threading.local()
+        self._opened: list[ImageReader] = []
 
     def read(self, given: GivenCase) -> LoadedSample | Unusable:
         """Read an image.
@@ -145,10 +146,16 @@ class GivenReader:
         )
         return sample if isinstance(sample, Unusable) else checked(sample)
 
+    def close(self) -> None:
+        """Close the array files that are still open, when no thread reads any more."""
+        for each in self._opened:
+            each.close()
+
     def _images(self) -> ImageReader:
         """The reader of this thread: it keeps an array file open."""
         if not hasattr(self._local, "images"):
             self._local.images = ImageReader(self.declaration.images)
+            self._opened.append(self._local.images)
         images: ImageReader = self._local.images
         return images
 
@@ -176,7 +183,7 @@ def images_in_files(paths: Sequence[Path], reader: GivenReader) -> GivenImages:
 
 
 def images_in_folder(folder: Path, reader: GivenReader, *, pattern: str | None) -> GivenImages:
-    """Images below a folder, sorted by path; the key of each is its path within the folder.
+    """Images below a folder, folder by folder; the key of each is its path within it.
 
     Args:
         folder: The folder.
@@ -309,6 +316,9 @@ def _given(declaration: Declaration, where: str, root: Path, fields: Fields) -> 
         DataError: A field is invalid.
     """
     try:
+        for name in ("key", "patient", "finding", "path"):
+            if not fields.get(name, "").strip().isprintable():
+                raise ValueError(f"{name} {quote(fields[name])} holds control characters")
         case = case_of(declaration, fields)
         texts = [fields.get(name, "").strip() for name in SPACING]
         if any(texts) and not all(texts):
