@@ -7,6 +7,9 @@ import functools
 import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from declaring import declare
 from helpers import adapter, plan_of, plugins, refused, round_of, run_plan
+from killing import COMMAND
 from PIL import Image
 
 import hydrakit
@@ -340,7 +345,7 @@ def test_what_the_model_needs_and_the_input_lacks_is_asked_for_in_one_line(
     (record,) = model.predict([image], spacing=(0.5, 0.6), centre=(14.0, 13.0))
     assert float(one["p_malignant"]) == pytest.approx(record.probabilities["malignant"], abs=1e-6)
     in_mm = "path,row_mm,column_mm\n0.npy,7,7.8\n"
-    refused(lambda: rows(in_mm), "spacing: is missing", "`--spacing ROW,COLUMN`")
+    refused(lambda: rows(in_mm), "does not state its pixel spacing", "`--spacing ROW,COLUMN`")
     (two,) = rows(in_mm, spacing=(0.5, 0.6))
     assert two["p_malignant"] == one["p_malignant"]
     # After an image that says it, one that does not is a row with a reason.
@@ -459,3 +464,60 @@ def test_decisions_in_the_heads_file_are_used(
     model = load_model(folder, plugins=plugins())
     assert model.decision is None
     assert any("are for 3 networks, and these are 1" in note for note in model.notes())
+
+
+def test_the_example_of_the_documentation_works(
+    hydra_run: RunDir, images: Path, standin: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Path(__file__).parent.parent / "docs" / "predict.md"
+    code = page.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    Path("RUN").symlink_to(hydra_run.path)
+    shutil.copy(images / "deep" / "0.npy", "scan.npy")
+    exec(compile(code, str(page), "exec"), {})
+    one, two, shape = capsys.readouterr().out.splitlines()
+    assert one.startswith("0 ")
+    assert one.endswith(" False")
+    assert two.startswith("scan.npy ")
+    assert shape == "(1, 16, 16)"
+
+
+def test_a_folder_with_a_declaration_is_a_dataset(
+    hydra_run: RunDir, images: Path, standin: Path
+) -> None:
+    lines = [f"deep/{number}.npy,{('benign', 'malignant')[number % 2]}" for number in range(6)]
+    declare(
+        images,
+        'name = "mine"\nclasses = ["malignant", "benign"]\nfield_of_view = { share = 1.0 }\n'
+        'cases = "cases.csv"\n',
+        "\n".join(["path,label", *lines]),
+    )
+    command(hydra_run.path, images, "--labels", "own")
+    rows = read_rows(Path("predictions.csv"))
+    assert [row["label"] for row in rows] == ["benign", "malignant"] * 3
+    model = hydrakit.load_model(hydra_run.path)
+    record = model.predict([images / "deep" / "0.npy"])[0]
+    assert float(rows[0]["p_benign"]) == pytest.approx(record.probabilities["benign"], abs=1e-6)
+
+
+def test_a_killed_process_goes_on(hydra_run: RunDir, images: Path, standin: Path) -> None:
+    many = images / "many"
+    many.mkdir()
+    for number in range(700):
+        shutil.copy(images / "deep" / f"{number % 6}.npy", many / f"{number:03d}.npy")
+    words = ["predict", str(hydra_run.path), str(many), "--device", "cpu", "--out"]
+    command(*words[1:], "whole.csv")
+    site = standin.parent / "site"
+    path = os.pathsep.join([str(site), *sys.path])
+    process = subprocess.Popen(
+        [*COMMAND, *words, "out.csv"], env={**os.environ, "PYTHONPATH": path}
+    )
+    rows = Path("out.csv.part") / "rows.csv"
+    while process.poll() is None and not (rows.exists() and rows.stat().st_size > 10_000):
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    if process.returncode < 0:  # it was killed before its end
+        assert not Path("out.csv").exists()
+        command(*words[1:], "out.csv")
+    assert Path("out.csv").read_bytes() == Path("whole.csv").read_bytes()
+    assert not rows.parent.exists()

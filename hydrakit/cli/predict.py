@@ -139,9 +139,9 @@ def predict(
 
     MODEL is a finished run, or a folder that `weights swap`, `finish` or `export --to hub` wrote.
 
-    INPUT is the name of a dataset, a folder of images, image files, or a table (.csv) with a column
-    path and, as far as the model needs them, row and column (or row_mm and column_mm), row_spacing
-    and column_spacing, patient, and finding.
+    INPUT is the name of a dataset, a folder of images (or with a dataset.toml), image files, or a
+    table (.csv) with a column path and, as far as the model needs them, row and column (or row_mm
+    and column_mm), row_spacing and column_spacing, patient, and finding.
 
     To continue a command that was stopped, give it again. docs/predict.md explains the columns.
     """
@@ -228,8 +228,10 @@ def _source(
     options: dict[str, Any],
 ) -> CaseSource:
     """The cases that INPUT means: those of a dataset of this name, or else images."""
+    from hydrakit.data.declared.adapter import load_declared
+    from hydrakit.data.declared.schema import FILE
     from hydrakit.hooks import DatasetAdapter
-    from hydrakit.runs.predict import cases_in_files, cases_of_dataset
+    from hydrakit.runs.predict import cases_in_files, cases_of_adapter, cases_of_dataset
 
     name = str(names[0])
     is_name = len(names) == 1 and (
@@ -238,6 +240,8 @@ def _source(
     if not is_name:
         if options:
             raise click.UsageError("--option is for a dataset, and INPUT is none: leave it out")
+        if len(names) == 1 and pattern is None and (names[0] / FILE).is_file():
+            return cases_of_adapter(model, load_declared(names[0]), names[0])
         return cases_in_files(model, names, pattern=pattern, images=images, spacing=spacing)
     for option, value in (("--pattern", pattern), ("--images", images)):
         if value is not None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hydrakit import weights
 from hydrakit.data.augment import central_view
+from hydrakit.data.declared.given import NO_SPACING
 from hydrakit.data.identity import patient_of
 from hydrakit.data.padding import fill_padding, padding_mask
 from hydrakit.data.prepared.crop import Statistics, crop, crop_fault, is_flat
@@ -42,7 +43,6 @@ Pair = tuple[float, float]
 Each = TypeVar("Each")
 
 BATCH = 256  # cases that are predicted and written together; other batches give other last digits
-NO_SPACING = "does not state its pixel spacing"
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from pydantic import Field, FiniteFloat
 
 from hydrakit.data.declared.cases import label_of
 from hydrakit.data.declared.given import (
+    NO_SPACING,
     SPACING,
     GivenReader,
     images_in_files,
@@ -40,7 +41,7 @@ from hydrakit.errors import DataError, PlanError, one_line
 from hydrakit.hooks import DatasetAdapter, FieldOfView, Label, OptionValue, Remark, Sample, Unusable
 from hydrakit.plugins.options import resolve_options
 from hydrakit.runs.evaluate import EvaluationResult, Predictions, score
-from hydrakit.runs.model import BATCH, NO_SPACING, Batch, Model, Pair
+from hydrakit.runs.model import BATCH, Batch, Model, Pair
 from hydrakit.runs.predicted import InputCase, PredictedCase, Rule
 from hydrakit.schema import Frozen, Text
 from hydrakit.stats.tasks import outputs_of, targets_of
@@ -118,7 +119,19 @@ def cases_of_dataset(
         PluginError: There is no such dataset.
         PlanError: An option is wrong.
     """
-    adapter, root = plugins.get(DatasetAdapter, name), context.root_of(name)
+    adapter = plugins.get(DatasetAdapter, name)
+    return cases_of_adapter(model, adapter, context.root_of(name), options=options)
+
+
+def cases_of_adapter(
+    model: Model,
+    adapter: DatasetAdapter,
+    root: Path,
+    *,
+    options: Mapping[str, OptionValue] | None = None,
+) -> CaseSource:
+    """As `cases_of_dataset`, for any adapter and folder."""
+    name = adapter.name
     own = model.head.options if name == model.head.dataset else {}
     used = resolve_options(adapter, {**own, **(options or {})})
     same_task = adapter.task == model.task
@@ -451,11 +464,12 @@ class _Writing:
         read = [image for image in batch.images if not isinstance(image, str)]
         for case, image in zip(batch.cases, batch.images, strict=True):
             if image == NO_SPACING and first and not read:
+                mm = self.model.view.millimetres
+                need = f"the model sees {mm:g} mm" if mm else "its position is in millimetres"
                 columns = f" or the columns {' and '.join(SPACING)} of a table"
                 raise DataError(
-                    f"{self.source.where}: {case.key!r} {NO_SPACING}, and the model sees "
-                    f"{self.model.view.millimetres:g} mm: give `--spacing ROW,COLUMN` in "
-                    f"millimetres{columns if self.source.given else ''}"
+                    f"{self.source.where}: {case.key!r} {NO_SPACING}, and {need}: give "
+                    f"`--spacing ROW,COLUMN` in millimetres{columns if self.source.given else ''}"
                 )
         if not self.source.given:
             return

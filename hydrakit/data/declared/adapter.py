@@ -27,6 +27,10 @@ READER_VERSION = "3"
 """Increase whenever the code below reads other samples from the same files."""
 
 
+class MissingSpacingError(DataError):
+    """A file does not state the pixel spacing that millimetres need."""
+
+
 def load_declared(folder: Path) -> DatasetAdapter:
     """Return the adapter of the dataset that a folder's ``dataset.toml`` declares.
 
@@ -256,7 +260,6 @@ def read_case(
     root: Path,
     reader: ImageReader,
     by_study: list[str],
-    remedy: str = "add spacing = [row, column] in millimetres",
 ) -> Sample | Unusable:
     """Read the sample of a case; add its key to ``by_study`` if its study is its patient.
 
@@ -267,10 +270,10 @@ def read_case(
         root: Resolved folder of its files.
         reader: Reader of its images.
         by_study: Keys of the cases so far whose study is their patient.
-        remedy: What the user can do if the pixel spacing is missing.
 
     Raises:
-        DataError: The case leads out of the root, or lacks a required pixel spacing.
+        MissingSpacingError: The case lacks a pixel spacing that it needs.
+        DataError: The case leads out of the root.
     """
     from hydrakit.data.declared.arrays import MAX_VALUES, ImageError
     from hydrakit.data.dicom.geometry import alignment_fault
@@ -300,9 +303,9 @@ def read_case(
         return Unusable(key=case.key, reason=fault)
     spacing = next((p.spacing for p in pictures if p.spacing), declaration.spacing)
     if spacing is None and (case.millimetres or declaration.field_of_view.millimetres):
-        raise DataError(
-            f"{where}: spacing: is missing, and {paths[0]} does not state its pixel "
-            f"spacing, which millimetres need: {remedy}"
+        raise MissingSpacingError(
+            f"{where}: spacing: is missing, and {paths[0]} does not state its pixel spacing, which "
+            "millimetres need: add spacing = [row, column] in millimetres"
         )
     image = concatenate([picture.pixels for picture in pictures])
     centre = case.position

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hydrakit.data.declared.adapter import read_case
+from hydrakit.data.declared.adapter import MissingSpacingError, read_case
 from hydrakit.data.declared.cases import (
     CsvTable,
     DeclaredCase,
@@ -31,7 +31,7 @@ from hydrakit.hooks import Remark, Task, Unusable
 
 MAX_TABLE_BYTES = 2**27
 SPACING = ("row_spacing", "column_spacing")
-OPTION = "give it with `--spacing ROW,COLUMN`, in millimetres"
+NO_SPACING = "does not state its pixel spacing"
 _LEADS_OUT = "leads out of its folder by a link"
 _NO_DICOM = tuple(suffix for suffix in SUFFIXES if suffix not in (".dcm", ".ima"))
 
@@ -109,7 +109,6 @@ class GivenReader:
         """Read an image.
 
         Raises:
-            DataError: Its position is in millimetres, and its pixel spacing is unknown.
             MissingCodecError: No installed package decodes it.
         """
         key = given.case.key
@@ -135,15 +134,12 @@ class GivenReader:
         declaration = self.declaration
         if given.spacing is not None:
             declaration = declaration.model_copy(update={"spacing": given.spacing})
-        sample = read_case(
-            declaration,
-            case,
-            where=key,
-            root=root,
-            reader=self._images(),
-            by_study=[],
-            remedy=f"{OPTION}, or in the columns {' and '.join(SPACING)} of a table",
-        )
+        try:
+            sample = read_case(
+                declaration, case, where=key, root=root, reader=self._images(), by_study=[]
+            )
+        except MissingSpacingError:
+            return Unusable(key=key, reason=NO_SPACING)
         return sample if isinstance(sample, Unusable) else checked(sample)
 
     def close(self) -> None:
