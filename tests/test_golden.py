@@ -21,9 +21,13 @@ from hydrakit.plan import load_plan
 from hydrakit.report import write_report
 from hydrakit.report.comparison import build_comparison
 from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.context import RunContext
 from hydrakit.runs.evaluate import evaluate_files, evaluate_run
+from hydrakit.runs.model import load_model
+from hydrakit.runs.predict import cases_of_dataset, predict_to_csv
 from hydrakit.runs.rundir import CHECKPOINT, RunDir
 from hydrakit.storage.digests import read_digests
+from hydrakit.storage.files import read_rows
 from hydrakit.training.checkpoint import read_facts
 from hydrakit.weights.format import read_body, read_head
 
@@ -90,6 +94,22 @@ def test_a_finished_run_is_evaluated_and_cleaned(golden: Path, tmp_path: Path) -
         arrays = dict(stored)
     np.savez(roots["alpha"] / "cases.npz", **arrays | {"images": arrays["images"][::-1]})
     refused(lambda: evaluate_run(run.path, roots=roots, **places), "alpha: the data has changed")
+
+
+def test_a_finished_run_predicts(golden: Path, tmp_path: Path) -> None:
+    run = RunDir(golden / "finished")
+    model = load_model(run.path, plugins=plugins())
+    context = RunContext(roots={"alpha": golden / "data" / "alpha"})
+    source = cases_of_dataset(model, "alpha", context, plugins())
+    predict_to_csv(model, source, tmp_path / "out.csv")
+    rows = {row["key"]: row for row in read_rows(tmp_path / "out.csv")}
+    expected = read_rows(run.path / "predictions.csv")
+    assert expected
+    for line in expected:
+        row = rows[line["key"]]
+        assert row["predicted"] == line["predicted"]
+        assert float(row["p_malignant"]) == pytest.approx(float(line["p_malignant"]), abs=1e-4)
+        assert row["seen_in_training"] == "unknown"  # this version did not store it
 
 
 def test_a_stopped_run_goes_on_within_its_round(golden: Path, tmp_path: Path) -> None:

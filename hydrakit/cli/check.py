@@ -208,7 +208,7 @@ def _split_lines(summary: Summary) -> Iterator[str]:
         yield f"split: {summary.split_description}"
     unlabelled = len(summary.members(None))
     if unlabelled:
-        yield f"without a label: {unlabelled}, for prediction only"
+        yield f"without a label: {unlabelled}, only for `hydrakit predict`"
     for name, counted in summary.subgroups().items():
         values = ", ".join(f"{value} ({count})" for value, count in counted.items())
         yield f"subgroup {name}, findings: {values}"

@@ -26,7 +26,7 @@ class LungOptions:
         default="drop",
         metadata={
             "help": "treatment of the nodules labelled 'Suspicious malignant nodule'; "
-            "unlabelled ones are for prediction"
+            "unlabelled ones are for `hydrakit predict`"
         },
     )
     set: Literal["all", "calibration", "test"] = field(

@@ -147,7 +147,9 @@ def _choose(sheets: list[Sheet]) -> Sheet:
     )
     chosen = ranked[0]
     if not chosen.labelled:
-        _warn_once(f"lung: {chosen.path} has no diagnoses: its nodules are for prediction only")
+        _warn_once(
+            f"lung: {chosen.path} has no diagnoses: its nodules are only for `hydrakit predict`"
+        )
     for other in ranked[1:]:
         for key in chosen.nodules.keys() & other.nodules.keys():
             labels = [sheet.nodules[key].label for sheet in (chosen, other)]

@@ -49,7 +49,7 @@ class ProstateOptions:
         default="train",
         metadata={
             "help": "set to read: train (training set), test (test set of the challenge, without "
-            "labels, for prediction), or all (both)"
+            "labels, for `hydrakit predict`), or all (both)"
         },
     )
     slice: Literal["geometry", "instance"] = field(
@@ -105,7 +105,7 @@ def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
         version="4",
         layout="ProstateX-Findings-Train.csv and ProstateX-Images-Train.csv (of the test set: "
         "-Test.csv) anywhere below the folder, and the DICOM images in folders of any name",
-        how_to_get=f"{_HOW_TO_GET} (and of the test set, for prediction).",
+        how_to_get=f"{_HOW_TO_GET} (and of the test set, for `hydrakit predict`).",
         citation="Litjens G, Debats O, Barentsz J, Karssemeijer N, Huisman H. SPIE-AAPM PROSTATEx "
         "Challenge Data. The Cancer Imaging Archive, 2017. doi:10.7937/K9TCIA.2017.MURS5CL",
         licence="CC BY 3.0",
