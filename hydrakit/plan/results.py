@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from hydrakit.errors import PlanError
 from hydrakit.hooks import ChannelRule, FieldOfView, Normalise, Task
 from hydrakit.plan.model import MAX_ENSEMBLE, MAX_ROUNDS
 from hydrakit.rounds import MAX_EPOCHS, Train
@@ -431,6 +432,9 @@ class DataFacts(Frozen):
 ENSEMBLE_FORMAT = 2
 """Format of the results of an ensemble."""
 
+FINAL_FORMAT = 3
+"""Format of the results of a run without a test split (`Split.final`)."""
+
 
 class Member(Frozen):
     """A network of an ensemble.
@@ -438,13 +442,13 @@ class Member(Frozen):
     Attributes:
         number: Number of the network, from 1.
         seed: Seed of its plan.
-        figures: Its own test metrics.
+        figures: Its own test metrics; None without a test split.
         seconds: Training time of its rounds.
     """
 
     number: Annotated[int, Field(ge=1, le=MAX_ENSEMBLE)]
     seed: Seed
-    figures: Metrics
+    figures: Metrics | None
     seconds: Seconds
 
 
@@ -475,7 +479,8 @@ class Results(Frozen):
     """A finished run (``results.json``).
 
     Attributes:
-        format: Version of this format: 2 for the results of an ensemble.
+        format: Version of this format: 2 for the results of an ensemble, 3 for those of a run
+            without a test split.
         hydrakit: Version of hydrakit that wrote the file.
         plan: Digest of the plan.
         strategy: Strategy of the plan.
@@ -483,7 +488,8 @@ class Results(Frozen):
         target: Target of the plan.
         seed: Seed of the plan.
         rounds: Results of the rounds, in order; in an ensemble those of the first network.
-        test: Metrics of the target's test split; in an ensemble those of the mean prediction.
+        test: Metrics of the target's test split; in an ensemble those of the mean prediction. None
+            without a test split.
         transfer: Scores of each dataset in the course of the run, in the order of training; in an
             ensemble those of the first network.
         baseline: A regression on intensities on the same cases; None in older versions, and if the
@@ -492,7 +498,7 @@ class Results(Frozen):
         members: Networks of the ensemble; empty for a single network.
     """
 
-    format: Literal[1, 2] = 1
+    format: Literal[1, 2, 3] = 1
     hydrakit: Text
     plan: Text
     strategy: Name
@@ -500,11 +506,30 @@ class Results(Frozen):
     target: Name
     seed: Seed
     rounds: Annotated[tuple[RoundResult, ...], Field(max_length=MAX_ROUNDS)]
-    test: TestResult
+    test: TestResult | None
     transfer: tuple[Transfer, ...] = ()
     baseline: Baseline | None = None
     start: StartMatch | None = None
     members: Annotated[tuple[Member, ...], Field(max_length=MAX_ENSEMBLE)] = ()
+
+    @model_validator(mode="after")
+    def _test_fits(self) -> Self:
+        if (self.test is None) != (self.format == FINAL_FORMAT):
+            raise ValueError(f"only results of format {FINAL_FORMAT} have no test")
+        if self.test and not all(each.figures for each in self.members):
+            raise ValueError("a network of the ensemble has no test metrics")
+        return self
+
+    @property
+    def tested(self) -> TestResult:
+        """Metrics of the test split, in results that have one.
+
+        Raises:
+            PlanError: The run has no test split.
+        """
+        if self.test is None:
+            raise PlanError(f"a run on all cases of {self.target!r} has no test split")
+        return self.test
 
     @property
     def seconds(self) -> float:
