@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,9 +66,17 @@ def finish(
 
     from hydrakit.compare import finish as finishing  # imports torch
 
-    given = {"out": out, "how": how, "allow_missing": allow_missing}
+    make = partial(
+        finishing.finish,
+        comparison,
+        strategy,
+        context,
+        out=out,
+        how=how,
+        allow_missing=allow_missing,
+    )
     if how == "ensemble":
-        description = finishing.finish(comparison, strategy, context, **given)
+        description = make()
     else:
         from hydrakit.cli.printing import print_results
         from hydrakit.cli.progress import run_progress
@@ -76,9 +85,7 @@ def finish(
         cells = finishing.find_cells(comparison, strategy, allow_missing=allow_missing)
         try:
             with run_progress(finishing.final_plan(cells)) as progress:
-                description = finishing.finish(
-                    comparison, strategy, context, callbacks=[progress], **given
-                )
+                description = make(callbacks=[progress])
         except KeyboardInterrupt as error:
             raise describe_stop(error, "run the same command again to continue") from None
         if not as_json:

@@ -12,7 +12,6 @@ from statistics import median_high
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from hydrakit import engine
@@ -164,6 +163,8 @@ def _ensemble(cells: StrategyCells, out: Path, plugins: Plugins) -> ModelDescrip
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise PlanError(f"{out}: is not empty: name a new folder with `--out`")
     networks = tuple(pair for run in cells.runs for pair in find_model(run.path).networks)
+    import torch
+
     load_networks(ModelFiles(networks), torch.device("cpu"), plugins=plugins)
     head = read_head(networks[0][1])
     description = ModelDescription(
@@ -172,7 +173,7 @@ def _ensemble(cells: StrategyCells, out: Path, plugins: Plugins) -> ModelDescrip
         strategy=cells.strategy,
         target=cells.target,
         networks=len(networks),
-        expected=_expected(cells, _reason_of_ensemble(len(networks))),
+        expected=_expected(cells, _reason_of_ensemble(len(networks), len(cells.done))),
         notes=_notes(cells),
     )
     new = out.with_name(f".{out.name}.new")
@@ -199,13 +200,15 @@ def _head_path(folder: Path, dataset: str) -> Path:
     return folder / HEADS / f"{dataset}.safetensors"
 
 
-def _reason_of_ensemble(networks: int) -> str:
-    if networks == 1:
-        return "It is the figure of this network on test cases that it had not seen."
+def _reason_of_ensemble(networks: int, cells: int) -> str:
+    """Why the figure of a comparison is fair for the mean of its networks."""
+    if cells == 1:
+        return "It is the figure of this model on test cases that it had not seen."
+    each = "network" if networks == cells else f"mean of {networks // cells} networks"
     return (
-        "Each network was scored on test cases that it had not seen. The model averages all "
-        f"{networks} networks, and the mean of several networks is usually at least as good as one "
-        "of them: the figure is fair or slightly too low."
+        f"Each {each} was scored on test cases that it had not seen. The model averages all "
+        f"{networks} networks, and the mean of more networks is usually at least as good: the "
+        "figure is fair or slightly too low."
     )
 
 
@@ -214,9 +217,9 @@ def _write_decision(cells: StrategyCells, path: Path, head: HeadMetadata, networ
     probabilities, labels = out_of_fold_scores(cells, head.classes)
     decision = fit_decision(probabilities, labels, networks=networks, source="out-of-fold")
     note = (
-        "the scores are those of single cells, each on its own test cases, and this model averages "
-        f"{networks} networks: its probabilities lie closer to their mean, so that thresholds and "
-        "calibration are approximate"
+        "The scores are those of single cells, each on its own test cases, and this model averages "
+        f"{networks} networks, which makes probabilities less extreme: calibration and threshold "
+        "are approximate."
     )
     if networks > 1:
         decision = decision.model_copy(update={"notes": (*decision.notes, note)})
@@ -428,9 +431,9 @@ def _retrain(
     folds = cells.description.design.folds
     part = f"{folds - 1} of {folds} folds" if folds else "a part"
     reason = (
-        f"An estimate by cross-validation: the same plan was trained on {part} of the cases, with "
-        "early stopping where it has any, and tested on the others. This model was trained on all "
-        "cases, which is usually at least as good, and no test case is left to measure it."
+        f"An estimate by cross-validation: the same plan was trained on {part} of the cases and "
+        "tested on the others. This model was trained on all cases, which is usually at least as "
+        "good, and no test case is left to measure it."
     )
     description = ModelDescription(
         hydrakit=version(),

@@ -416,11 +416,6 @@ class Plan(Frozen):
                 raise ValueError(f"{name!r} is not in 'datasets'")
         if all(round.dataset != self.target for round in self.rounds):
             raise ValueError(f"no round trains on the target {self.target!r}")
-        if not (self.final or self.dataset(self.target).split.tests):
-            raise ValueError(f"the target {self.target!r} has no test share in its split")
-        for dataset in self.datasets:
-            if dataset.split.final and dataset.name != self.target:
-                raise ValueError(f"{dataset.name!r} has a final split, and is not the target")
         for name in self.heads:
             if name not in names:
                 raise ValueError(f"{name!r} of 'heads' is not in 'datasets'")
@@ -433,6 +428,15 @@ class Plan(Frozen):
                         f"{first!r} and {name!r} share the head {head!r}, but have different "
                         "kinds of head in 'heads'"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _check_test(self) -> Self:
+        if not (self.final or self.dataset(self.target).split.tests):
+            raise ValueError(f"the target {self.target!r} has no test share in its split")
+        for dataset in self.datasets:
+            if dataset.split.final and dataset.name != self.target:
+                raise ValueError(f"{dataset.name!r} has a final split, and is not the target")
         return self
 
     @model_serializer(mode="wrap")

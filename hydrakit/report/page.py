@@ -191,7 +191,7 @@ def _training_figures(content: RunContent) -> Iterator[Figure]:
 def _test(content: RunContent, results: Results, counter: FigureCounter) -> Html:
     test = results.test
     if test is None:
-        return element("p", "None: the plan has no test split, since all cases train and validate.")
+        return element("p", "There is no test split: all cases train and validate.")
     readings = provenance.readings_list(content.readings)
     if (inner := content.plan.inner) is not None:
         text = (

@@ -176,8 +176,7 @@ def choose_examples(rundir: RunDir) -> tuple[list[str], list[ExampleCase]]:
     try:
         lines = [row for row in read_rows(path) if row["split"] == test.split]
         ranked = [
-            _ranked_example(place, line, test.task)
-            for place, line in enumerate(lines, start=1)
+            _ranked_example(place, line, test.task) for place, line in enumerate(lines, start=1)
         ]
         findings = [line["finding"] for line in lines]
     except (OSError, KeyError, ValueError, csv.Error) as error:
