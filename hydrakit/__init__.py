@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hydrakit import weights
     from hydrakit.compare.engine import compare as compare_strategies
+    from hydrakit.compare.finish import finish
     from hydrakit.engine import check, dry_run, run
     from hydrakit.engine import report as write_report
     from hydrakit.maintenance.add_head import add_head
@@ -49,6 +50,7 @@ __all__ = [
     "edit_plan",
     "evaluate_files",
     "evaluate_run",
+    "finish",
     "load_model",
     "load_plan",
     "load_plugins",
@@ -77,6 +79,7 @@ _HOMES = {
     "edit_plan": "hydrakit.plan.edit",
     "evaluate_files": "hydrakit.runs.evaluate",
     "evaluate_run": "hydrakit.runs.evaluate",
+    "finish": "hydrakit.compare.finish",
     "load_model": "hydrakit.runs.model",
     "load_plan": "hydrakit.plan.model",
     "load_plugins": "hydrakit.plugins.registry",

@@ -303,6 +303,8 @@ def _session(
 ) -> Session:
     """Create a session with checked plan, folder and data; the context must be active."""
     rundir = RunDir.check(out, plan)
+    if plan.final and context.trace_test:
+        raise PlanError("the plan has no test split to trace: leave out trace_test (--trace-test)")
     datasets = find_datasets(plan, context, plugins)
     check_components(plan, datasets.adapters, plugins)
     check_start(plan, rundir)

@@ -21,6 +21,7 @@ from hydrakit.cli import (
     params,
     plugins,
     predict,
+    finish,
     report,
     run,
     tune,
@@ -185,3 +186,4 @@ main.add_command(folder.clean)
 main.add_command(weights.weights)
 main.add_command(heads.heads)
 main.add_command(predict.predict)
+main.add_command(finish.finish)

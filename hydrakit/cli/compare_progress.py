@@ -34,7 +34,7 @@ class PlainCompareProgress(PreparingProgress, CompareCallback):
         results = run.results()
         assert results is not None
         took = "done before" if before else f"{sum(r.seconds for r in results.rounds):.1f} s"
-        score = results.test.figures.score
+        score = results.tested.figures.score
         self.print(f"{cell}: test AUC {score:.3f}, {took} ({self.ended} of {self.cells})")
 
     def failed(self, cell: Cell, reason: str) -> None:

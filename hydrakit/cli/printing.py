@@ -125,16 +125,17 @@ def print_results(rundir: RunDir) -> None:
         "#seconds",
     ]
     print_table(columns, rows, title=f"{results.strategy}, target {results.target}")
-    for line in test_lines(results.test):
+    for line in _untested_lines(rundir) if results.test is None else test_lines(results.test):
         say(line)
     if results.members:
-        figures = [f"{each.figures.score:.3f}" for each in results.members]
-        kind = "R2" if results.test.figures.auc is None else "AUC"
-        say(
-            f"mean of {len(figures)} networks, which alone have test {kind} {', '.join(figures)}; "
-            "the table above is of the first"
-        )
-    if results.baseline is not None:
+        figures = [f"{each.figures.score:.3f}" for each in results.members if each.figures]
+        alone = ""
+        if results.test is not None:
+            kind = "R2" if results.test.figures.auc is None else "AUC"
+            alone = f", which alone have test {kind} {', '.join(figures)}"
+        count = len(results.members)
+        say(f"mean of {count} networks{alone}; the table above is of the first")
+    if results.baseline is not None and results.test is not None:
         say(_baseline_line(results.baseline, results.test))
     say("")
     say(f"run:     {rundir.path}")
@@ -185,6 +186,18 @@ def print_dry_run(estimate: DryRun) -> None:
     disk, free = estimate.disk / 1e6, estimate.free / 1e6
     say(f"disk:    at most {disk:,.1f} MB of {free:,.0f} MB free")
     say("Nothing was trained, and no folder was created.")
+
+
+def _untested_lines(rundir: RunDir) -> list[str]:
+    """What is known of a model without a test split."""
+    from hydrakit.weights.description import read_model_description
+
+    lines = ["no test split: all cases of the target train and validate"]
+    description = read_model_description(rundir.path)
+    expected = description.expected if description else {}
+    for dataset, figure in expected.items():
+        lines += [f"{dataset}: expected {figure}", f"  {figure.reason}"]
+    return lines
 
 
 def _baseline_line(baseline: Baseline, test: TestResult) -> str:

@@ -275,7 +275,13 @@ def _results(compare_dir: CompareDir, cell: Cell) -> Results:
     return results
 
 
-def _predictions(compare_dir: CompareDir, cell: Cell, split: str) -> list[dict[str, str]]:
+def predictions_of(compare_dir: CompareDir, cell: Cell, split: str) -> list[dict[str, str]]:
+    """Rows of a cell's ``predictions.csv`` for the cases of a split.
+
+    Raises:
+        DataError: The file cannot be read.
+        PlanError: It was changed.
+    """
     path = RunDir(compare_dir.cell(cell)).file("predictions.csv")
     with readable(path, f"delete {path.parent} and run again", error=DataError):
         rows = read_rows(path)
@@ -292,7 +298,7 @@ def _rows(compare_dir: CompareDir, cells: Sequence[Cell], cases: ScoredCases) ->
     """
     rows = []
     for cell in cells:
-        for row in _predictions(compare_dir, cell, "test"):
+        for row in predictions_of(compare_dir, cell, "test"):
             key, finding = row["key"], row.get("finding")
             if key not in cases.patient or cases.finding[key] != finding:
                 change = ", which is no longer in the data"
@@ -323,7 +329,7 @@ def _label(row: Mapping[str, str], positive: str) -> int:
 
 def _validation(compare_dir: CompareDir, cell: Cell, positive: str) -> float:
     """Validation AUC of the final network of a cell."""
-    rows = _predictions(compare_dir, cell, "val")
+    rows = predictions_of(compare_dir, cell, "val")
     scores = [float(row[f"p_{positive}"]) for row in rows]
     return auc(scores, [_label(row, positive) for row in rows])
 

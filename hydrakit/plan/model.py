@@ -86,6 +86,8 @@ class Split(Frozen):
             not depend on it.
         inner: Fold of the cases outside the test split that takes the place of the test split, for
             a search; the cases of the test split itself are not used.
+        final: Whether all cases train and validate, also those that the dataset itself puts into a
+            test split: for the model that `hydrakit finish --how retrain` trains.
     """
 
     train: PositiveFloat
@@ -94,6 +96,7 @@ class Split(Frozen):
     fold: Fold | None = None
     used: Annotated[float, Field(gt=0, le=1)] = 1.0
     inner: Fold | None = None
+    final: bool = False
 
     @model_validator(mode="after")
     def _check_test(self) -> Self:
@@ -101,6 +104,8 @@ class Split(Frozen):
             raise ValueError("a split has a test share or a fold, not both")
         if self.inner is not None and not self.tests:
             raise ValueError("an inner fold needs a test split: a test share or a fold")
+        if self.final and (self.tests or self.used < 1):
+            raise ValueError("a final split uses all cases: it has no test share, fold or 'used'")
         return self
 
     @model_serializer(mode="wrap")
@@ -111,6 +116,8 @@ class Split(Frozen):
             content.pop("used", None)
         if self.inner is None:
             content.pop("inner", None)
+        if not self.final:
+            content.pop("final", None)
         return content
 
     @property
@@ -319,7 +326,7 @@ class Plan(Frozen):
         strategy: Name of the strategy that listed the rounds, for readers; any name such as
             ``custom`` after edits.
         profile: Name of the profile with the initial values of the rounds, for readers.
-        target: Dataset that the run is for; its test split is read once, at the end.
+        target: Dataset that the run is for; its test split, if any, is read once, at the end.
         datasets: All datasets of the rounds, each once.
         copies: Handling of images that are copies of one another: ``group`` puts them into one
             split, ``drop`` drops those of all patients but one, ``report`` only reports them.
@@ -383,8 +390,6 @@ class Plan(Frozen):
                 raise ValueError(f"{name!r} is not in 'datasets'")
         if all(round.dataset != self.target for round in self.rounds):
             raise ValueError(f"no round trains on the target {self.target!r}")
-        if not self.dataset(self.target).split.tests:
-            raise ValueError(f"the target {self.target!r} has no test share in its split")
         for name in self.heads:
             if name not in names:
                 raise ValueError(f"{name!r} of 'heads' is not in 'datasets'")
@@ -407,6 +412,15 @@ class Plan(Frozen):
             for name in each:
                 if all(name not in round.heads for round in self.rounds):
                     raise ValueError(f"no round trains the head {name!r} of 'head_weights'")
+        return self
+
+    @model_validator(mode="after")
+    def _check_test(self) -> Self:
+        if not (self.final or self.dataset(self.target).split.tests):
+            raise ValueError(f"the target {self.target!r} has no test share in its split")
+        for dataset in self.datasets:
+            if dataset.split.final and dataset.name != self.target:
+                raise ValueError(f"{dataset.name!r} has a final split, and is not the target")
         return self
 
     @model_serializer(mode="wrap")
@@ -472,6 +486,11 @@ class Plan(Frozen):
     def inner(self) -> Fold | None:
         """Inner fold that takes the place of the test split; None in a plan of no search."""
         return self.dataset(self.target).split.inner
+
+    @property
+    def final(self) -> bool:
+        """Whether all cases of the target train and validate, so that there is no test."""
+        return self.dataset(self.target).split.final
 
     @property
     def target_head(self) -> str:

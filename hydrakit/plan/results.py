@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from hydrakit.errors import PlanError
 from hydrakit.hooks import ChannelRule, FieldOfView, Normalise, Task
 from hydrakit.plan.decision import Calibration, Threshold
 from hydrakit.plan.model import MAX_ENSEMBLE, MAX_ROUNDS
@@ -499,6 +500,9 @@ class DataFacts(Frozen):
 ENSEMBLE_FORMAT = 2
 """Format of the results of an ensemble."""
 
+FINAL_FORMAT = 3
+"""Format of the results of a run without a test split (`Split.final`)."""
+
 
 class Member(Frozen):
     """A network of an ensemble.
@@ -506,13 +510,13 @@ class Member(Frozen):
     Attributes:
         number: Number of the network, from 1.
         seed: Seed of its plan.
-        figures: Its own test metrics.
+        figures: Its own test metrics; None without a test split.
         seconds: Training time of its rounds.
     """
 
     number: Annotated[int, Field(ge=1, le=MAX_ENSEMBLE)]
     seed: Seed
-    figures: Metrics
+    figures: Metrics | None
     seconds: Seconds
 
 
@@ -543,7 +547,8 @@ class Results(Frozen):
     """A finished run (``results.json``).
 
     Attributes:
-        format: Version of this format: 2 for the results of an ensemble.
+        format: Version of this format: 2 for the results of an ensemble, 3 for those of a run
+            without a test split.
         hydrakit: Version of hydrakit that wrote the file.
         plan: Digest of the plan.
         strategy: Strategy of the plan.
@@ -551,7 +556,8 @@ class Results(Frozen):
         target: Target of the plan.
         seed: Seed of the plan.
         rounds: Results of the rounds, in order; in an ensemble those of the first network.
-        test: Metrics of the target's test split; in an ensemble those of the mean prediction.
+        test: Metrics of the target's test split; in an ensemble those of the mean prediction. None
+            without a test split.
         transfer: Scores of each dataset in the course of the run, in the order of training; in an
             ensemble those of the first network.
         baseline: A regression on intensities on the same cases; None in older versions, and if the
@@ -562,7 +568,7 @@ class Results(Frozen):
             it, with the number of the round whose body they belong to; empty in older versions.
     """
 
-    format: Literal[1, 2] = 1
+    format: Literal[1, 2, 3] = 1
     hydrakit: Text
     plan: Text
     strategy: Name
@@ -570,7 +576,7 @@ class Results(Frozen):
     target: Name
     seed: Seed
     rounds: Annotated[tuple[RoundResult, ...], Field(max_length=MAX_ROUNDS)]
-    test: TestResult
+    test: TestResult | None
     transfer: tuple[Transfer, ...] = ()
     baseline: Baseline | None = None
     start: StartMatch | None = None
@@ -578,6 +584,25 @@ class Results(Frozen):
     other_bodies: dict[Name, Annotated[int, Field(ge=1, le=MAX_ROUNDS)]] = Field(
         default_factory=dict
     )
+
+    @model_validator(mode="after")
+    def _test_fits(self) -> Self:
+        if (self.test is None) != (self.format == FINAL_FORMAT):
+            raise ValueError(f"only results of format {FINAL_FORMAT} have no test")
+        if self.test and not all(each.figures for each in self.members):
+            raise ValueError("a network of the ensemble has no test metrics")
+        return self
+
+    @property
+    def tested(self) -> TestResult:
+        """Metrics of the test split, in results that have one.
+
+        Raises:
+            PlanError: The run has no test split.
+        """
+        if self.test is None:
+            raise PlanError(f"a run on all cases of {self.target!r} has no test split")
+        return self.test
 
     @property
     def seconds(self) -> float:

@@ -19,11 +19,12 @@ from hydrakit.report.markup import REFRESH, Html, element, join, render, section
 from hydrakit.report.roc import roc_curves
 from hydrakit.report.rounds import ClassCounts, rounds_table, two_classes
 from hydrakit.report.tables import ABSENT, count_of, number, table
-from hydrakit.report.verdict import verdict
+from hydrakit.report.verdict import untested, verdict
 from hydrakit.runs.rundir import TRACE, RunDir
 from hydrakit.runs.transfer import NOT_STORED, NOT_YET, transfers
 from hydrakit.storage.files import write_atomic
 from hydrakit.version import version
+from hydrakit.weights.description import read_model_description
 
 T = TypeVar("T")
 
@@ -61,11 +62,11 @@ def build_report(rundir: RunDir, *, plugins: Plugins | None = None) -> tuple[str
         section("Training", join(counter.all(_training_figures(content)), "\n")),
         section("Test results", _test(content, results, counter)) if results else None,
         section("Networks of the ensemble", _members(results))
-        if results and results.members
+        if results and results.test and results.members
         else None,
         section("Transfer between rounds", _transfer(content, counter)),
         section("Example test cases", _of_first(plan, examples_section(rundir)))
-        if results and results.test.images
+        if results and results.test and results.test.images
         else None,
         section("Data", _data(content)),
         section(
@@ -147,8 +148,11 @@ def _read_run(rundir: RunDir, plugins: Plugins) -> RunContent:
 def _summary(content: RunContent) -> Html:
     """The test result, or the progress of the run."""
     if content.results is not None:
-        results = content.results
-        return verdict(results.test, content.facts[content.plan.target], results.baseline)
+        results, facts = content.results, content.facts[content.plan.target]
+        if results.test is None:
+            expected = read_model_description(content.rundir.path)
+            return untested(content.plan.target, facts, expected)
+        return verdict(results.test, facts, results.baseline)
     plan = content.plan
     done, planned = content.rundir.rounds_done(plan), len(plan.rounds) * plan.ensemble
     if done < planned:
@@ -156,11 +160,12 @@ def _summary(content: RunContent) -> Html:
     else:
         text = f"All {planned} rounds are finished."
     read = content.readings.count
-    test = (
-        f" The test labels were read {count_of(read, 'time')}."
-        if read
-        else " The test split has not been read yet."
-    )
+    if plan.final:
+        test = " There is no test split: all cases train and validate."
+    elif read:
+        test = f" The test labels were read {count_of(read, 'time')}."
+    else:
+        test = " The test split has not been read yet."
     return element("p", element("b", text), test, class_="verdict")
 
 
@@ -185,6 +190,8 @@ def _training_figures(content: RunContent) -> Iterator[Figure]:
 
 def _test(content: RunContent, results: Results, counter: FigureCounter) -> Html:
     test = results.test
+    if test is None:
+        return element("p", "There is no test split: all cases train and validate.")
     readings = provenance.readings_list(content.readings)
     if (inner := content.plan.inner) is not None:
         text = (
@@ -223,12 +230,14 @@ def _of_first(plan: Plan, part: Html) -> Html:
 
 def _members(results: Results) -> Html:
     """Test metrics of each network alone, and of the mean prediction."""
+    test = results.tested
     figures = [(str(each.number), each.seed, each.figures) for each in results.members]
     rows = [
         (name, seed, *map(number, _values(metrics)))
-        for name, seed, metrics in [*figures, ("mean", ABSENT, results.test.figures)]
+        for name, seed, metrics in [*figures, ("mean", ABSENT, test.figures)]
+        if metrics is not None
     ]
-    names = ("R2", "MAE") if results.test.task == "regression" else ("AUC", "Accuracy")
+    names = ("R2", "MAE") if test.task == "regression" else ("AUC", "Accuracy")
     note = (
         "The test result of this run is that of the mean prediction. The metrics of the single "
         "networks show how much depends on the seed; choosing the best of them would be optimistic."

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from hydrakit.plan.results import AreaUnderCurve, Baseline, DataFacts, TestResult
 from hydrakit.report.markup import Html, bullet_list, element, join
 from hydrakit.report.tables import count_of, interval, number, table
+from hydrakit.weights.description import ModelDescription
 
 
 def verdict(test: TestResult, facts: DataFacts, baseline: Baseline | None = None) -> Html:
@@ -42,6 +43,25 @@ def verdict(test: TestResult, facts: DataFacts, baseline: Baseline | None = None
     beside = element("p", baseline_text(baseline, test)) if baseline is not None else None
     notes = bullet_list(_notes(test, facts))
     return join((element("p", *headline, class_="verdict"), beside, explanation, notes), "\n")
+
+
+def untested(target: str, facts: DataFacts, description: ModelDescription | None) -> Html:
+    """What is known of a model that was trained on all cases of its target.
+
+    Args:
+        target: Name of the target.
+        facts: Facts of the target.
+        description: Description of the model, with its expected figure; None if there is none.
+    """
+    used = sum(facts.cases.get(split, 0) for split in ("train", "val"))
+    headline: list[object] = [f"No test split: all {used} cases of {target} train and validate."]
+    expected = description and description.expected.get(target)
+    if not expected:
+        why = "Nothing says how good the model is: no model.json quotes a cross-validated figure."
+        return join((element("p", *headline, class_="verdict"), element("p", why)), "\n")
+    headline += [" Estimate: ", element("b", str(expected)), "."]
+    parts = (element("p", *headline, class_="verdict"), element("p", expected.reason))
+    return join(parts, "\n")
 
 
 def baseline_text(baseline: Baseline, test: TestResult) -> str:

@@ -128,6 +128,8 @@ def add_example_cases(rundir: RunDir, context: RunContext, plugins: Plugins) -> 
     plan = rundir.plan()
     if plan.inner is not None:
         return f"{rundir.path}: is a run of a search, so the report shows no patches"
+    if plan.final:
+        return f"{rundir.path}: has no test split, so the report shows no patches"
     root = context.root_of(plan.target)
     if not root.is_dir():
         return (
@@ -170,17 +172,16 @@ def choose_examples(rundir: RunDir) -> tuple[list[str], list[ExampleCase]]:
     results = rundir.results()
     if results is None:
         raise PlanError(f"{rundir.path}: the run is not finished and has no test cases yet")
-    path = rundir.file("predictions.csv")
+    path, test = rundir.file("predictions.csv"), results.tested
     try:
-        lines = [row for row in read_rows(path) if row["split"] == results.test.split]
+        lines = [row for row in read_rows(path) if row["split"] == test.split]
         ranked = [
-            _ranked_example(place, line, results.test.task)
-            for place, line in enumerate(lines, start=1)
+            _ranked_example(place, line, test.task) for place, line in enumerate(lines, start=1)
         ]
         findings = [line["finding"] for line in lines]
     except (OSError, KeyError, ValueError, csv.Error) as error:
         raise PlanError(f"{path}: cannot be read ({error}): restore it") from None
-    if results.test.task == "regression":
+    if test.task == "regression":
         ranked = _with_smallest_errors(ranked)
     chosen: list[ExampleCase] = []
     for group in GROUPS:

@@ -22,7 +22,7 @@ from hydrakit.data.origin import AUTOMATIC, DataOrigin, splits_digest
 from hydrakit.errors import PlanError, command_line
 from hydrakit.plan.model import Plan, load_plan
 from hydrakit.plan.results import (
-    ENSEMBLE_FORMAT,
+    FINAL_FORMAT,
     DataFacts,
     Environment,
     EpochRecord,
@@ -50,6 +50,7 @@ from hydrakit.storage.files import (
 from hydrakit.storage.lock import is_first_file, locked
 from hydrakit.storage.paths import check_utf8
 from hydrakit.storage.records import read_appended, read_lines, read_record, read_value
+from hydrakit.weights.description import FILE as DESCRIPTION
 from hydrakit.weights.folders import MEMBERS
 from hydrakit.weights.format import HeadMetadata, read_head
 
@@ -71,7 +72,7 @@ START_HEADS = "start-heads"
 
 EXAMPLE_CASES = "shown.safetensors"
 SEALED = (
-    *("plan.json", "data.json", "splits.json", "results.json", "predictions.csv"),
+    *("plan.json", "data.json", "splits.json", "results.json", "predictions.csv", DESCRIPTION),
     *("body.safetensors", START, EXAMPLE_CASES),
 )
 """Files of a finished run with digests, besides heads and rounds. ``environment.json`` is not among
@@ -148,7 +149,7 @@ class RunDir:
 
     @property
     def results_path(self) -> Path:
-        """Path of ``results.json``, which exists when the test split was evaluated."""
+        """Path of ``results.json``, which exists when the run is evaluated at its end."""
         return self.path / "results.json"
 
     @property
@@ -429,7 +430,7 @@ class RunDir:
         if not self.results_path.is_file():
             return None
         path = self.file("results.json")
-        return read_record(path, Results, remedy="delete it and run again", latest=ENSEMBLE_FORMAT)
+        return read_record(path, Results, remedy="delete it and run again", latest=FINAL_FORMAT)
 
     def facts(self) -> dict[str, DataFacts] | None:
         """Facts about each dataset (``data.json``); None if the run has not read the data yet.

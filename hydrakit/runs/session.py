@@ -1,4 +1,4 @@
-"""Runs a plan: its rounds in order, then the evaluation of the test split."""
+"""Runs a plan: its rounds in order, then the evaluation of the test split, if it has one."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from hydrakit.plan.decision import Decision
 from hydrakit.plan.model import Plan
 from hydrakit.plan.results import (
     ENSEMBLE_FORMAT,
+    FINAL_FORMAT,
     Baseline,
     EpochRecord,
     Member,
@@ -462,13 +463,13 @@ class Session:
         )
 
     def _write_results(self) -> None:
-        """Write the final weights, evaluate the test split, and write the results.
+        """Write the final weights, evaluate the test split if there is one, and write the results.
 
         The test split of an ensemble is read once, for all networks.
         """
         networks = [self, *self.members]
         models = [each._write_final_weights() for each in networks]
-        splits = ("val", "test")
+        splits = ("val",) if self.plan.final else ("val", "test")
         cases = {split: self._target_cases(split, by="results") for split in splits}
         target = self.plan.target
         classes, views = (
@@ -490,27 +491,30 @@ class Session:
             for model in models
         ]
         means = [mean_prediction(each) for each in zip(*predictions, strict=True)]
-        decisions = self._decide(self.plan.target_head, means[0], [val for val, _ in predictions])
+        validation = [each[0] for each in predictions]
+        decisions = self._decide(self.plan.target_head, means[0], validation)
         self._decide_other_heads()
         tests = [
-            score(test, decision)
-            for (_, test), decision in zip(predictions, decisions[1:], strict=True)
+            None if self.plan.final else score(each[-1], decision)
+            for each, decision in zip(predictions, decisions[1:], strict=True)
         ]
         for member, own, test in zip(self.members, predictions[1:], tests[1:], strict=True):
             if member.rundir.results() is None:
-                member._log_reading(len(cases["test"].cases), by="ensemble")
+                if test is not None:
+                    member._log_reading(len(cases["test"].cases), by="ensemble")
                 member._write_predictions(own, member._results(test))
                 member.rundir.seal()
         baseline = None
-        if not is_baseline(self.plan.strategy, self.plugins):
+        if not self.plan.final and not is_baseline(self.plan.strategy, self.plugins):
             baseline = intensity_baseline(self.loaded[target], cases["test"])
-        results = self._results(score(means[1], decisions[0]), baseline)
+        test = None if self.plan.final else score(means[-1], decisions[0])
+        results = self._results(test, baseline)
         if self.members:
             members = tuple(
                 Member(
                     number=each.number,
                     seed=each.plan.seed,
-                    figures=test.figures,
+                    figures=test and test.figures,
                     seconds=sum(
                         each.rundir.round_result(number, round).seconds
                         for number, round in enumerate(each.plan.rounds, start=1)
@@ -518,7 +522,8 @@ class Session:
                 )
                 for each, test in zip(networks, tests, strict=True)
             )
-            results = results.model_copy(update={"format": ENSEMBLE_FORMAT, "members": members})
+            kind = FINAL_FORMAT if self.plan.final else ENSEMBLE_FORMAT
+            results = results.model_copy(update={"format": kind, "members": members})
         self._write_predictions(means, results)
 
     def _decide(
@@ -595,13 +600,14 @@ class Session:
         rundir.report_path.unlink(missing_ok=True)  # it describes an unfinished run
         write_record(rundir.results_path, results)
 
-    def _results(self, test: TestResult, baseline: Baseline | None = None) -> Results:
+    def _results(self, test: TestResult | None, baseline: Baseline | None = None) -> Results:
         """Results of the run, from its finished rounds and the test."""
         plan, rundir = self.plan, self.rundir
         rounds = tuple(rundir.round_result(n, r) for n, r in enumerate(plan.rounds, start=1))
         val = {name: loaded.val for name, loaded in self.loaded.items()}
         outputs = transfer.RoundOutputs(rundir, plan.rounds, val, self.leakage.units)
         return Results(
+            format=1 if test else FINAL_FORMAT,
             hydrakit=version(),
             plan=plan.digest(),
             strategy=plan.strategy,
@@ -625,9 +631,10 @@ class Session:
         """Add example cases, report and digests to a run with results; a repeated call is harmless.
 
         The digests are the last file: a run that has them is whole (`RunDir.whole`). The runs of a
-        search, which are many, have no example cases.
+        search, which are many, have no example cases, and those without a test split have none.
         """
-        if self.plan.inner is None and not (self.rundir.path / EXAMPLE_CASES).is_file():
+        tested = self.plan.inner is None and not self.plan.final
+        if tested and not (self.rundir.path / EXAMPLE_CASES).is_file():
             self.rundir.report_path.unlink(missing_ok=True)  # it has no example cases
             save_example_cases(self.rundir, self.prepared[self.plan.target], plugins=self.plugins)
         self.callbacks.completed(self.rundir)

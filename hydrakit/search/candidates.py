@@ -497,7 +497,7 @@ class CandidateSearch:
         except DivergedError:
             return diverged
         assert results is not None
-        figures = results.test.figures
+        figures = results.tested.figures
         seconds = sum(each.seconds for each in results.rounds)
         if not (math.isfinite(figures.score) and math.isfinite(figures.loss)):
             return diverged.model_copy(update={"seconds": seconds})
@@ -505,7 +505,7 @@ class CandidateSearch:
             update={
                 "score": figures.score,
                 "loss": figures.loss,
-                "findings": results.test.findings,
+                "findings": results.tested.findings,
                 "seconds": seconds,
             }
         )

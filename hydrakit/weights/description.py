@@ -35,6 +35,13 @@ class ExpectedFigure(Frozen):
     source: Literal["test", "folds"]
     reason: Text
 
+    def __str__(self) -> str:
+        """The figure in words, without the reason."""
+        interval = ""
+        if self.low is not None and self.high is not None:
+            interval = f"95 % interval {self.low:.3f} to {self.high:.3f}, "
+        return f"{self.metric} {self.value:.3f} ({interval}{self.findings} findings)"
+
 
 class ModelDescription(Frozen):
     """What ``model.json`` says.

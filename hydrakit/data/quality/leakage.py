@@ -173,11 +173,14 @@ def assign_splits(
                 f"{name}: every case has a copy with another label, so that `--conflicts drop` "
                 "leaves none: correct the labels"
             )
+        fixed = [_fixed(rows[i], unit_splits.get(names[i])) for i in remaining]
+        if splits[name].final:
+            fixed = [None if split == "test" else split for split in fixed]
         case_splits = _split(
             [rows[i].case for i in remaining],
             [names[i] for i in remaining],
             adapters[name],
-            fixed=[_fixed(rows[i], unit_splits.get(names[i])) for i in remaining],
+            fixed=fixed,
             split=splits[name],
             seed=seed,
         )
