@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hydrakit.compare.engine import compare as compare_strategies
     from hydrakit.engine import check, dry_run, run
     from hydrakit.engine import report as write_report
+    from hydrakit.maintenance.add_head import add_head
     from hydrakit.maintenance.models import list_models
     from hydrakit.plan.edit import edit_plan
     from hydrakit.plan.model import Plan, load_plan
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from hydrakit.runs.context import RunContext, read_context
     from hydrakit.runs.evaluate import evaluate_files, evaluate_run
     from hydrakit.runs.model import Model, load_model
+    from hydrakit.runs.start import make_plan_from
     from hydrakit.search.candidates import tune_values
     from hydrakit.search.order import order
     from hydrakit.search.tune import tune
@@ -41,6 +43,7 @@ __all__ = [
     "PlanSettings",
     "RunContext",
     "__version__",
+    "add_head",
     "check",
     "compare_strategies",
     "dry_run",
@@ -52,6 +55,7 @@ __all__ = [
     "load_plan",
     "load_plugins",
     "make_plan",
+    "make_plan_from",
     "order",
     "read_context",
     "run",
@@ -68,6 +72,7 @@ _HOMES = {
     "Plan": "hydrakit.plan.model",
     "PlanSettings": "hydrakit.plan.settings",
     "RunContext": "hydrakit.runs.context",
+    "add_head": "hydrakit.maintenance.add_head",
     "check": "hydrakit.engine",
     "compare_strategies": "hydrakit.compare.engine:compare",
     "dry_run": "hydrakit.engine",
@@ -79,6 +84,7 @@ _HOMES = {
     "load_plan": "hydrakit.plan.model",
     "load_plugins": "hydrakit.plugins.registry",
     "make_plan": "hydrakit.plan.profiles",
+    "make_plan_from": "hydrakit.runs.start",
     "order": "hydrakit.search.order",
     "read_context": "hydrakit.runs.context",
     "run": "hydrakit.engine",

@@ -256,6 +256,11 @@ class Round(Frozen):
         return self
 
     @property
+    def trains_body(self) -> bool:
+        """Whether the round changes the body."""
+        return self.train in ("all", "norm")
+
+    @property
     def datasets(self) -> tuple[str, ...]:
         """Names of all datasets to train on."""
         return (self.dataset, *(other.dataset for other in self.others))

@@ -36,6 +36,7 @@ from hydrakit.runs.evaluate import evaluate_run
 from hydrakit.runs.rundir import CHECKPOINT, RunDir
 
 GARBAGE = ".round.json.0123456789abcdef"
+KEEPING = ("03-beta", "05-gamma")  # rounds with the bodies of heads
 
 
 def put(path: Path) -> Path:
@@ -66,12 +67,15 @@ def test_a_finished_run_keeps_what_it_is_used_for(run: RunDir, runner: Runner) -
     weights = [
         each / f"{name}.safetensors" for each in run.round_folders() for name in ("body", "head")
     ]
+    # The heads of beta and gamma belong to the bodies of their last rounds.
+    bodies = [run.path / "rounds" / f"{each}-all" / "body.safetensors" for each in KEEPING]
+    weights = [path for path in weights if path not in bodies]
     before, report = tree(run.path), build_report(run, plugins=plugins())
     size = sum(path.stat().st_size for path in weights)
     found = cleaned(run.path)
     assert {each.path for each in found if each.reason == LEFT} == set(left)
     assert [each.path for each in found if each.reason == WEIGHTS] == weights
-    assert len(weights) == 14
+    assert len(weights) == 12
     assert sum(each.size for each in found) > size
 
     gone = before.keys() - tree(run.path).keys()
@@ -84,7 +88,7 @@ def test_a_finished_run_keeps_what_it_is_used_for(run: RunDir, runner: Runner) -
     assert all(path.exists() for path in kept)
 
     assert verify(run.path).damaged == ()
-    assert verify(run.path).files == 52 - 14
+    assert verify(run.path).files == 52 - 12
     assert build_report(run, plugins=plugins()) == report
     roots = {"alpha": runner.data / "alpha"}
     evaluate_run(run.path, roots=roots, device="cpu", cache=runner.cache, plugins=plugins())
@@ -156,9 +160,9 @@ def test_it_asks(run: RunDir) -> None:
         result = CliRunner().invoke(main, command, input=answer)
         assert result.exit_code == (0 if answer else 1)
         assert tree(run.path) == before
-    assert result.stdout.startswith("14 items, 0.1 MB: weights of single rounds of finished runs")
+    assert result.stdout.startswith("12 items, 0.1 MB: weights of single rounds of finished runs")
     assert f"  {run.path / 'rounds' / '01-alpha-all' / 'body.safetensors'}\n" in result.stdout
-    assert "  and 4 more\n" in result.stdout
+    assert "  and 2 more\n" in result.stdout
     result = CliRunner().invoke(main, command, input="y\n")
     assert result.exit_code == 0
     assert " deleted\n" in result.stdout
@@ -169,7 +173,8 @@ def test_yes_does_not_ask(run: RunDir) -> None:
     result = CliRunner().invoke(main, ["clean", str(run.path), "--yes"])
     assert result.exit_code == 0
     assert "Delete them?" not in result.stdout
-    assert not list(run.path.glob("rounds/*/body.safetensors"))
+    kept = {path.parent.name for path in run.path.glob("rounds/*/body.safetensors")}
+    assert kept == {f"{each}-all" for each in KEEPING}
 
 
 def test_what_cannot_be_removed_is_said(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +186,7 @@ def test_what_cannot_be_removed_is_said(run: RunDir, monkeypatch: pytest.MonkeyP
         patch.setattr("hydrakit.maintenance.clean.locked", lambda _: pytest.MonkeyPatch.context())
         refused(lambda: cleaned(run.path), "rounds", "cannot be deleted (Permission denied)")
     assert verify(run.path).damaged == ()
-    assert len(cleaned(run.path)) == 14
+    assert len(cleaned(run.path)) == 12
 
 
 def test_other_folders_are_refused(tmp_path: Path) -> None:
@@ -208,7 +213,7 @@ def test_a_comparison(runner: Runner, finished: bool) -> None:
     found = cleaned(here.path)
     assert {each.path for each in found if each.reason == LEFT} == set(left)
     assert len([each for each in found if each.reason == SHARED]) == 2 * finished
-    assert len([each for each in found if each.reason == WEIGHTS]) == 4 * (1 + finished)
+    assert len([each for each in found if each.reason == WEIGHTS]) == 3 * (1 + finished)
     if finished:
         assert not list(here.rounds.rglob("*.safetensors"))
     else:

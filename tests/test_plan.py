@@ -26,7 +26,7 @@ from hydrakit.plan import (
     Split,
     load_plan,
 )
-from hydrakit.plan.model import OtherBody, StartWeights
+from hydrakit.plan.model import NetworkWeights, OtherBody, StartWeights
 from hydrakit.rounds import Transforms
 
 # Any plan. `test_the_drawn_plans_use_every_field_and_every_choice` says which value is not drawn.
@@ -93,6 +93,7 @@ start_weights = st.builds(
     StartWeights,
     file=st.text(st.characters(codec="ascii"), max_size=9),
     sha256=st.from_regex(r"[0-9a-f]{64}", fullmatch=True),
+    channels=st.none() | st.integers(1, 9),
 )
 
 
@@ -164,6 +165,9 @@ def plans(draw: st.DrawFn) -> Plan:
     served = {pair for each in made for pair in zip(each.heads, each.datasets, strict=True)}
     if len({head for head, _ in served}) < len(served):  # a head serves two datasets
         heads = {}
+    given = draw(st.none() | start_weights)
+    begun = st.dictionaries(st.sampled_from([head for head, _ in served]), start_weights)
+    members = st.builds(NetworkWeights, body=start_weights, heads=begun)
     return Plan(
         strategy=draw(names),
         profile=draw(names),
@@ -186,7 +190,9 @@ def plans(draw: st.DrawFn) -> Plan:
         head=draw(components),
         heads=heads,
         body=draw(bodies()),
-        body_weights=draw(st.none() | start_weights),
+        body_weights=given,
+        head_weights=draw(begun) if given else {},
+        member_weights=tuple(draw(st.lists(members, max_size=2))) if given else (),
         ensemble=draw(st.integers(1, 9)),
         test_views=draw(st.integers(1, 9)),
         bootstrap=draw(st.integers(1, 300)),

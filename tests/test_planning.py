@@ -124,7 +124,7 @@ def test_the_authors_profile_has_all_of_them() -> None:
 def test_a_plan_without_more_words_is_the_recommended_one() -> None:
     plan, profile = make_plan("hydra", ["brain", "prostatex"]), PROFILES["recommended"]
     assert plan.profile == "recommended"
-    assert order(plan) == ["brain all", "prostatex head", "prostatex all"]
+    assert order(plan) == ["brain all", "prostatex head", "prostatex all", "brain head"]
     assert plan.bootstrap == profile.bootstrap
     assert (plan.head.name, plan.seed, plan.body.name) == (profile.head_kind, 0, profile.body)
     assert (plan.ensemble, plan.test_views) == (profile.ensemble, profile.test_views)
@@ -137,6 +137,35 @@ def test_a_plan_without_more_words_is_the_recommended_one() -> None:
         }
     assert make_plan("hydra", ["brain", "prostatex"]) == plan
     assert Plan.model_validate_json(plan.to_json()) == plan
+
+
+def test_heads_are_fitted_to_the_final_body_where_their_own_has_changed() -> None:
+    plan = make_plan("hydra", PAPER)
+    supports = [name for name in dict.fromkeys(PAPER) if name != PAPER[-1]]
+    assert order(plan)[-2:] == [f"{name} head" for name in supports]
+    assert plan.strategy_rounds == len(plan.rounds) - 2
+    assert [plan.body_round(head) for head in plan.heads or PAPER] == [None] * len(PAPER)
+    off = make_plan("hydra", PAPER, recentre=False)
+    assert off.rounds == plan.rounds[:-2]
+    assert off.strategy_rounds == len(off.rounds)
+    assert [off.body_round(head) for head in supports] == [3, 5]
+    assert off.body_round(PAPER[-1]) is None
+    asked = make_plan("hydra", PAPER, profile="paper", recentre=True)
+    assert order(asked) == order(plan)
+    for profile in ("paper", "authors", "recommended-0.1"):
+        assert order(make_plan("hydra", PAPER, profile=profile)) == order(off)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "added"),
+    [("transfer", 0), ("classical", 0), ("joint", 0), ("norm", 2), ("head", 0), ("probe", 0)],
+)
+def test_heads_that_fit_or_serve_several_datasets_are_not_trained_again(
+    strategy: str, added: int
+) -> None:
+    plan = make_plan(strategy, PAPER)
+    assert len(plan.rounds) - plan.strategy_rounds == added
+    assert plan.rounds[: plan.strategy_rounds] == make_plan(strategy, PAPER, recentre=False).rounds
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -172,8 +201,8 @@ def test_changes_apply_to_every_round(profile: str, strategy: str) -> None:
 def test_the_rule_of_a_round_the_norm_and_the_share_of_the_target_can_be_chosen() -> None:
     given: dict[str, Any] = {"body_norm": "group", "target_share": 0.25}
     plan = make_plan("hydra", PAPER, select="smoothed", window=3, **given)
-    assert values(plan, "select") == ["smoothed"] * 7
-    assert values(plan, "window") == [3] * 7
+    assert values(plan, "select") == ["smoothed"] * 9
+    assert values(plan, "window") == [3] * 9
     assert plan.body == BodySpec(norm="group")
     assert plan.dataset("prostatex").split == Split(train=8, val=1, test=1, used=0.25)
     assert {plan.dataset(name).split.used for name in ("brain", "lung")} == {1.0}
@@ -186,7 +215,7 @@ def test_a_plan_that_uses_all_is_written_as_it_was_before_there_was_a_share() ->
 
 
 def test_a_patience_of_zero_trains_all_epochs() -> None:
-    assert values(make_plan("hydra", PAPER, patience=0), "patience") == [None] * 7
+    assert values(make_plan("hydra", PAPER, patience=0), "patience") == [None] * 9
     assert values(make_plan("transfer-long", PAPER, patience=0), "patience") == [None] * 4
     assert None not in values(make_plan("hydra", PAPER, profile="recommended-0.1"), "patience")
 

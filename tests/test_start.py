@@ -220,7 +220,9 @@ def test_training_begins_with_the_weights_and_goes_on_without_their_file(
     resumed = runner(given, "stopped")
     for name in ("body.safetensors", "predictions.csv", "heads/alpha.safetensors"):
         assert (resumed.path / name).read_bytes() == (whole.path / name).read_bytes()
-    refused(lambda: runner(given, "new"), "start.safetensors: cannot be read", "`--body-weights`")
+    refused(
+        lambda: runner(given, "new"), "start.safetensors: cannot be read", "make the plan again"
+    )
     assert not (tmp_path / "new").exists()
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from hydrakit.cli import compare, data, folder, params, plugins, report, run, tune, weights
+from hydrakit.cli import compare, data, folder, heads, params, plugins, report, run, tune, weights
 from hydrakit.cli import models as models_command
 from hydrakit.cli.printing import printing_warnings, say, say_lines
 from hydrakit.compute.signals import describe_stop, stoppable
@@ -172,4 +172,5 @@ main.add_command(folder.verify)
 main.add_command(folder.status)
 main.add_command(folder.clean)
 main.add_command(weights.weights)
+main.add_command(heads.heads)
 main.add_command(models_command.models)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 )
 @click.option("--no-baselines", is_flag=True, help="Compare with no baseline.")
 @datasets
-@plan_options(without=("splits", "seed"))
+@plan_options(without=("splits", "seed", "recentre"))
 @click.option(
     "--seeds",
     type=params.Whole(1),

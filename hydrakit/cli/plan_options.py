@@ -46,6 +46,7 @@ FIELDS = (
     "body_channels",
     "body_norm",
     "ensemble",
+    "recentre",
     "body_weights",
     "select",
     "window",
@@ -141,7 +142,9 @@ def _option(name: str, schema: Mapping[str, Any]) -> click.Option:
     (kind,) = (each for each in schema.get("anyOf", [schema]) if each["type"] != "null")
     flag = f"--{name.replace('_', '-')}"
     if kind["type"] == "boolean":
-        return click.Option([flag], is_flag=True, help=help_text)
+        if default is None:
+            flag += f"/--no-{name.replace('_', '-')}"
+        return click.Option([flag], is_flag=True, default=default, help=help_text)
     return click.Option(
         [flag],
         type=_type(kind),

@@ -24,8 +24,11 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 @contextmanager
-def run_progress(plan: Plan) -> Iterator[RunCallback]:
-    """Print the progress of a run on standard error, by the callback that is yielded."""
+def run_progress(plan: Plan | None) -> Iterator[RunCallback]:
+    """Print the progress of a run on standard error, by the callback that is yielded.
+
+    The plan is None if `RunCallback.started` gives it.
+    """
     from rich.console import Console
 
     from hydrakit.data.dicom.index import report_index_progress
@@ -157,7 +160,7 @@ class PlainProgress(PreparingProgress):
 class LiveProgress(PlainProgress):
     """A progress bar for the current step, below a line for each finished round."""
 
-    def __init__(self, plan: Plan, progress: Progress) -> None:
+    def __init__(self, plan: Plan | None, progress: Progress) -> None:
         super().__init__(plan)
         self.progress = progress
         self.task = progress.add_task("reading data", total=None, figures="")

@@ -21,18 +21,41 @@ if TYPE_CHECKING:
     from hydrakit.runs.context import RunContext
 
 
-def _make_plan(context: RunContext, **given: Any) -> Plan:
+start_model = click.option(
+    "--from",
+    "model",
+    type=params.FOLDER,
+    metavar="MODEL",
+    help="Begin with the body of this run or model, and with its heads for datasets of the same "
+    "name and classes, in place of random weights.",
+)
+
+
+def _make_plan(context: RunContext, *, model: Path | None, **given: Any) -> Plan:
+    from functools import partial
+
     from hydrakit.plan.profiles import make_plan
 
+    make = make_plan
+    if model is not None:
+        from hydrakit.runs.start import make_plan_from
+
+        make = partial(make_plan_from, model)
     strategy, datasets = given.pop("strategy"), given.pop("datasets")
     if not strategy or not datasets:
         missing = "--strategy" if not strategy else "--datasets"
         raise click.UsageError(f"{missing} is needed: see `hydrakit plugins list`")
-    made = make_plan(strategy, datasets, plugins=context.plugins(), **given)
+    made = make(strategy, datasets, plugins=context.plugins(), **given)
     used = {dataset.name for dataset in made.datasets}
     unused = [name for name in dict.fromkeys(datasets) if name not in used]
     if unused:
         say(f"Note: {strategy} does not train on {', '.join(unused)}", err=True)
+    if given.get("recentre") and made.strategy_rounds == len(made.rounds):
+        say(
+            "Note: --recentre adds no round: each head ends with the final body, or serves several "
+            "datasets",
+            err=True,
+        )
     return made
 
 
@@ -40,6 +63,7 @@ def _make_plan(context: RunContext, **given: Any) -> Plan:
 @strategy
 @datasets
 @plan_options()
+@start_model
 @params.places
 @click.option(
     "--out", type=params.FOLDER, metavar="FILE", help="Write the plan to this file instead."
@@ -75,6 +99,7 @@ def plan(*, context: RunContext, out: Path | None, **given: Any) -> None:
 @strategy
 @datasets
 @plan_options()
+@start_model
 @click.option(
     "--plan",
     "plan_file",

@@ -37,7 +37,7 @@ def _values(_: click.Context, __: click.Parameter, value: str | None) -> list[fl
 )
 @strategy
 @datasets
-@plan_options(without=TUNED)
+@plan_options(without=(*TUNED, "recentre"))
 @click.option(
     "--try",
     "choices",
@@ -126,7 +126,7 @@ def tune(
     from hydrakit.search import tune as engine
 
     plugins = context.plugins()
-    plan = make_plan(strategy, datasets, plugins=plugins, **given)
+    plan = make_plan(strategy, datasets, plugins=plugins, recentre=False, **given)
     progress = TuneProgress(plan, on_choice=lambda each: _print_round(each, len(plan.rounds)))
     with report_index_progress(progress.indexing):
         result = engine.tune(
@@ -168,7 +168,7 @@ def _tune_values(
     for path in given["changes"].keys() & values.keys():
         raise click.UsageError(f"{path} is both set and tried: leave out one of the two")
     plugins = context.plugins()
-    plan = make_plan(strategy, datasets, plugins=plugins, **given)
+    plan = make_plan(strategy, datasets, plugins=plugins, recentre=False, **given)
     progress = ValuesProgress()
     with report_index_progress(progress.indexing):
         result = tune_values(
@@ -255,7 +255,7 @@ def _print_round(tuning: RoundTuning, rounds: int) -> None:
     metavar="A,B,...",
     help="Datasets to choose the support datasets from.",
 )
-@plan_options(without=("splits", "ensemble"))
+@plan_options(without=("splits", "ensemble", "recentre"))
 @click.option(
     "--seeds",
     type=params.Whole(1),

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hydrakit.cli import params
 from hydrakit.cli.printing import say, say_json
 from hydrakit.errors import command_line, one_line
+
+if TYPE_CHECKING:
+    from hydrakit.weights.format import BodyMetadata
 
 
 @click.group(short_help="Inspect, import and swap weight files.")
@@ -21,10 +25,11 @@ def weights() -> None:
 @params.as_json
 def inspect(file: Path, as_json: bool) -> None:
     """Print the contents of a safetensors FILE of hydrakit and the input that it expects."""
-    from hydrakit.weights.format import read_metadata
+    from hydrakit.weights.format import BodyMetadata, read_metadata
 
     description = read_metadata(file)
     _note_ensemble(file)
+    _note_other_body(file)
     if as_json:
         say_json(description.model_dump_json(indent=2))
         return
@@ -32,6 +37,8 @@ def inspect(file: Path, as_json: bool) -> None:
     if description.cases is not None:
         facts["cases"]["images"] = len(description.cases.digests())
     facts.get("preprocessing", {}).pop("grey_values", None)  # its words are printed
+    if isinstance(description, BodyMetadata):
+        facts["lineage"] = _steps(description)
     for key, value in facts.items():
         text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else _text(value)
         say(f"{key + ':':16}{one_line(text, 2**20)}")
@@ -47,6 +54,35 @@ def _note_ensemble(file: Path) -> None:
         command = command_line("hydrakit", "evaluate", folder)
         note = f"one of the {len(members) + 1} networks of an ensemble: `{command}`"
         say(f"Note: {file}: is of {note} averages all of them", err=True)
+
+
+def _note_other_body(file: Path) -> None:
+    """Say if a head of a run does not belong to the run's final body."""
+    from hydrakit.runs.rundir import RunDir
+
+    run = RunDir(file.parent.parent)
+    if file.parent.name != "heads" or not run.plan_path.is_file():
+        return
+    plan = run.plan()
+    if any(file.stem in round.heads for round in plan.rounds):
+        number = plan.body_round(file.stem)
+        if number is not None:
+            body = run.round_path(number, plan.rounds[number - 1]) / "body.safetensors"
+            say(
+                f"Note: {file}: belongs to the body of round {number}, {body}, and not to the "
+                "final body, which later rounds have changed",
+                err=True,
+            )
+
+
+def _steps(body: BodyMetadata) -> list[str]:
+    """The trainings that led to a body, in plain words, the oldest first."""
+    return [
+        f"{number}. body {each.body[:12]}: "
+        + (f"trained on {' and '.join(each.data)}" if each.data else "training unknown")
+        + (f" by plan {each.plan[:12]}" if each.plan else "")
+        for number, each in enumerate(body.chain, start=1)
+    ]
 
 
 def _text(value: object) -> str:

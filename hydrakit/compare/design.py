@@ -54,7 +54,7 @@ PATCH_PATHS = ("body.patch", "body.options.patch")
 DEFAULTS_0_1 = {"head": "mlp", "body": "paper", "body_norm": "batch", "ensemble": 1}
 """Settings whose defaults were values in version 0.1, and are those of the profile now."""
 
-SET_BY_CELLS = {"seed", "split_seed", "splits", "whole"}
+SET_BY_CELLS = {"seed", "split_seed", "splits", "whole", "recentre"}
 """Settings of plans that the design chooses for each cell."""
 
 
@@ -264,6 +264,7 @@ class Design(Frozen):
             split_seed=cell.repeat,
             splits={self.target: self.split(cell.fold)},
             whole=True,
+            recentre=False,  # cells are for the target alone
             plugins=plugins,
             **{name: value for name, value in self.settings.items() if name != "changes"},
         )

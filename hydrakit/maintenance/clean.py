@@ -1,7 +1,8 @@
 """Deleting files of a run or a comparison that are no longer needed.
 
 These are temporary files of killed processes and, in finished runs, the weights of single rounds:
-the final body and heads are in the run's folder. Files that a run needs to resume are kept.
+the final body and heads are in the run's folder. Files that a run needs to resume are kept, and so
+is the body of a round if a final head belongs to it.
 """
 
 from __future__ import annotations
@@ -113,8 +114,21 @@ def _of_run(run: RunDir) -> Iterator[RemovableFiles]:
         if path.suffix == ".new" or finished or path.with_suffix("").is_dir():
             yield _removable(path, LEFT)
     if finished:
+        bodies = _needed_bodies(run)
         for folder in run.round_folders():
-            yield from (_removable(path, WEIGHTS) for path in _weights(folder))
+            paths = (path for path in _weights(folder) if path not in bodies)
+            yield from (_removable(path, WEIGHTS) for path in paths)
+
+
+def _needed_bodies(run: RunDir) -> set[Path]:
+    """Bodies of rounds that delivered heads belong to, since later rounds have changed the body."""
+    plan = run.plan()
+    numbers = {plan.body_round(head) for each in plan.rounds for head in each.heads}
+    return {
+        run.round_path(number, plan.rounds[number - 1]) / "body.safetensors"
+        for number in numbers
+        if number is not None
+    }
 
 
 def _of_comparison(compare_dir: CompareDir) -> Iterator[RemovableFiles]:
@@ -173,7 +187,8 @@ def _delete(folder: Path, removable: Sequence[RemovableFiles], run: RunDir | Non
         lists = [f"rounds/{path.name}/{FILE}" for path in rounds if (path / FILE).is_file()]
         update_digests(run.path, without=lists)
         for path in rounds:
-            update_digests(path, without=[each.name for each in _weights(path)])
+            files = [each.path.name for each in removable if each.path.parent == path]
+            update_digests(path, without=files)
         update_digests(run.path, renewed=lists)
     for each in removable:
         delete(folder, each.path)

@@ -215,10 +215,26 @@ class StartWeights(Frozen):
     Attributes:
         file: Path of their file, as the user gave it.
         sha256: SHA-256 of the file.
+        channels: Number of channels that the body must take, since its weights are used as they
+            are; None if they may be converted to that of the data.
     """
 
     file: PathText
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    channels: Channels | None = None
+
+    @model_serializer(mode="wrap")
+    def _omit_none(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit newer fields with their defaults: older plans stay as they are."""
+        content: dict[str, Any] = serialise(self)
+        if self.channels is None:
+            content.pop("channels", None)
+        return content
+
+    @property
+    def facts(self) -> Any:
+        """What decides results, wherever the file is."""
+        return self.sha256 if self.channels is None else [self.sha256, self.channels]
 
     @classmethod
     def of(cls, given: Any) -> Any:
@@ -236,6 +252,18 @@ class StartWeights(Frozen):
                 f"{given}: cannot be read ({reason(error)}): name a file of weights"
             ) from None
         return cls(file=str(given), sha256=digest.sha256)
+
+
+class NetworkWeights(Frozen):
+    """Weights that a network begins with: its body and some of its heads.
+
+    Attributes:
+        body: Weights of the body.
+        heads: Files of heads, by the name of the head in the plan.
+    """
+
+    body: StartWeights
+    heads: dict[Name, StartWeights] = Field(default_factory=dict)
 
 
 class StemShape(Frozen):
@@ -364,6 +392,10 @@ class Plan(Frozen):
         heads: Kinds of head by dataset.
         body: Body that all datasets share.
         body_weights: Weights that the body begins with; None for random ones.
+        head_weights: Files of the heads that begin with given weights, by the name of the head.
+        member_weights: Weights that the second and further networks of the ensemble begin with, if
+            they are others than those of the first. An ensemble with more networks than weights
+            uses them in turn.
         ensemble: Number of networks, trained with different seeds on the same splits, whose
             predicted probabilities are averaged.
         test_views: Number of views of each case whose predicted probabilities are averaged in the
@@ -389,6 +421,8 @@ class Plan(Frozen):
     heads: dict[Name, Head] = Field(default_factory=dict)
     body: PlannedBody = BodySpec()
     body_weights: StartWeights | None = None
+    head_weights: dict[Name, StartWeights] = Field(default_factory=dict)
+    member_weights: Annotated[tuple[NetworkWeights, ...], Field(max_length=MAX_ENSEMBLE)] = ()
     ensemble: Annotated[int, Field(gt=0, le=MAX_ENSEMBLE)] = 1
     test_views: Annotated[int, Field(gt=0, le=MAX_VIEWS)] = 1
     bootstrap: Count = 1
@@ -425,11 +459,21 @@ class Plan(Frozen):
                     )
         return self
 
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
+        if self.body_weights is None and (self.head_weights or self.member_weights):
+            raise ValueError("'head_weights' and 'member_weights' need 'body_weights'")
+        for each in (self.head_weights, *(network.heads for network in self.member_weights)):
+            for name in each:
+                if all(name not in round.heads for round in self.rounds):
+                    raise ValueError(f"no round trains the head {name!r} of 'head_weights'")
+        return self
+
     @model_serializer(mode="wrap")
     def _omit_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit newer fields with their defaults: older plans keep their digests."""
         content: dict[str, Any] = serialise(self)
-        for name in ("heads", "strangers", "body_weights"):
+        for name in ("heads", "strangers", "body_weights", "head_weights", "member_weights"):
             if not getattr(self, name):
                 content.pop(name, None)
         for name in ("ensemble", "test_views"):
@@ -443,12 +487,21 @@ class Plan(Frozen):
         The first has the plan's own seed. The seeds of the others are so far away that plans with
         seeds 0, 1, 2 have no network in common.
         """
+        weights = self._weights_of(number)
         if number == 1:
-            return self.model_copy(update={"ensemble": 1})
+            return self.model_copy(update={"ensemble": 1, **weights})
         digest = hashlib.sha256(f"{self.seed}, network {number} of an ensemble".encode()).digest()
         seed = int.from_bytes(digest[:6], "big")
         changes = {"seed": seed, "split_seed": self.effective_split_seed, "ensemble": 1}
-        return self.model_copy(update=changes)
+        return self.model_copy(update={**changes, **weights})
+
+    def _weights_of(self, number: int) -> dict[str, Any]:
+        """Fields of the weights that a network of the ensemble begins with."""
+        turn = (number - 1) % (1 + len(self.member_weights))
+        if turn == 0:
+            return {"member_weights": ()}
+        own = self.member_weights[turn - 1]
+        return {"body_weights": own.body, "head_weights": own.heads, "member_weights": ()}
 
     def head_of(self, dataset: str) -> Component:
         """The kind of head of a dataset."""
@@ -485,6 +538,28 @@ class Plan(Frozen):
         """Name of the target's head at the end of the run."""
         return [round.head for round in self.rounds if round.dataset == self.target][-1]
 
+    @property
+    def last_body_round(self) -> int:
+        """Number of the last round that trains the body; 0 if none does."""
+        trains = (number for number, each in enumerate(self.rounds, 1) if each.trains_body)
+        return max(trains, default=0)
+
+    @property
+    def strategy_rounds(self) -> int:
+        """Number of rounds without those at the end that only fit other heads to the final body."""
+        count, least = len(self.rounds), max(self.last_body_round, 1)
+        while count > least and _fits_other_head(self.rounds[count - 1], self.target):
+            count -= 1
+        return count
+
+    def body_round(self, head: str) -> int | None:
+        """Number of the round whose body a head of the finished run belongs to.
+
+        None is the final body. The target's head always goes with it, as in the results.
+        """
+        last = max(number for number, each in enumerate(self.rounds, 1) if head in each.heads)
+        return None if head == self.target_head or last >= self.last_body_round else last
+
     def to_json(self) -> str:
         """The text of ``plan.json``."""
         return self.model_dump_json(indent=2) + "\n"
@@ -494,9 +569,24 @@ class Plan(Frozen):
         content = self.model_dump(mode="json")
         content.pop("strangers", None)
         if self.body_weights is not None:
-            content["body_weights"] = self.body_weights.sha256  # wherever their file is
+            content["body_weights"] = self.body_weights.facts
+        if self.head_weights:
+            content["head_weights"] = facts_of(self.head_weights)
+        if self.member_weights:
+            content["member_weights"] = [
+                [each.body.facts, facts_of(each.heads)] for each in self.member_weights
+            ]
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _fits_other_head(round: Round, target: str) -> bool:
+    return round.train == "head" and round.dataset != target
+
+
+def facts_of(weights: Mapping[str, StartWeights]) -> dict[str, Any]:
+    """What decides results of given weights of heads, by the name of the head."""
+    return {name: each.facts for name, each in weights.items()}
 
 
 def load_plan(path: Path) -> Plan:

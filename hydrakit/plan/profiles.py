@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -48,6 +48,7 @@ class Profile:
         head_options: Options of the head that differ from its own defaults.
         ensemble: Number of networks whose predictions are averaged.
         test_views: Number of views of each case whose predictions are averaged.
+        recentre: Whether heads are fitted to the final body at the end of a run.
         all: Hyperparameters of rounds that train the body.
         head: Other values for rounds that train only the head.
         positions: Other values by what a round trains and by its position among such rounds.
@@ -63,6 +64,7 @@ class Profile:
     head_options: Mapping[str, OptionValue] = field(default_factory=dict)
     ensemble: int = 1
     test_views: int = 1
+    recentre: bool = False
     all: Hyperparameters
     head: Values
     positions: Mapping[tuple[Train, RoundPosition], Values] = field(default_factory=dict)
@@ -116,6 +118,7 @@ RECOMMENDED = Profile(
     head_kind="blend",
     ensemble=3,
     test_views=2,
+    recentre=True,
     all=Hyperparameters(
         learning_rate=1e-3,
         dropout=0.15,
@@ -236,10 +239,11 @@ def make_plan(
         for name, adapter in adapters.items()
     }
     try:
-        rounds = tuple(
-            _without_smoothed_numbers(round, adapters)
-            for round in sequence.plan(list(datasets), _round_settings(strategy, chosen))
-        )
+        round_settings = _round_settings(strategy, chosen)
+        planned = sequence.plan(list(datasets), round_settings)
+        if profile.recentre if chosen.recentre is None else chosen.recentre:
+            planned = [*planned, *_recentring(planned, datasets[-1], round_settings)]
+        rounds = tuple(_without_smoothed_numbers(round, adapters) for round in planned)
         used = {name for round in rounds for name in round.datasets}
         head, heads = _heads(chosen, adapters, plugins)
         plan = Plan(
@@ -373,6 +377,25 @@ def _round_settings(strategy: str, settings: PlanSettings) -> Settings:
         )
 
     return Settings(hyperparameters)
+
+
+def _recentring(rounds: Sequence[Round], target: str, settings: Settings) -> Iterator[Round]:
+    """Head rounds that fit heads to the final body, if it has changed since their last round.
+
+    The target's comes first. A head that several datasets share serves all of them as it is.
+    """
+    datasets: dict[str, set[str]] = {}
+    changed: dict[str, bool] = {}  # whether the body has changed since the head's last round
+    for round in rounds:
+        changed = dict.fromkeys(changed, True) if round.trains_body else changed
+        for head, name in zip(round.heads, round.datasets, strict=True):
+            datasets.setdefault(head, set()).add(name)
+            changed[head] = False
+    own = {head: name for head, (name, *others) in datasets.items() if not others}
+    for head in sorted(own, key=lambda head: own[head] != target):
+        if changed[head]:
+            values = settings.hyperparameters("head", "last")
+            yield Round(dataset=own[head], train="head", head=head, hyperparameters=values)
 
 
 def _without_smoothed_numbers(round: Round, adapters: Mapping[str, DatasetAdapter]) -> Round:

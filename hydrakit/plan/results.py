@@ -490,6 +490,8 @@ class Results(Frozen):
             plan's strategy is itself a baseline.
         start: Weights that the body began with; None if they were random.
         members: Networks of the ensemble; empty for a single network.
+        other_bodies: Heads that do not belong to the final body, since later rounds have changed
+            it, with the number of the round whose body they belong to; empty in older versions.
     """
 
     format: Literal[1, 2] = 1
@@ -505,6 +507,9 @@ class Results(Frozen):
     baseline: Baseline | None = None
     start: StartMatch | None = None
     members: Annotated[tuple[Member, ...], Field(max_length=MAX_ENSEMBLE)] = ()
+    other_bodies: dict[Name, Annotated[int, Field(ge=1, le=MAX_ROUNDS)]] = Field(
+        default_factory=dict
+    )
 
     @property
     def seconds(self) -> float:
@@ -515,7 +520,7 @@ class Results(Frozen):
     def _omit_none(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit newer fields with their defaults: such files are as before these fields."""
         content: dict[str, Any] = serialise(self)
-        for name in ("baseline", "start", "members"):
+        for name in ("baseline", "start", "members", "other_bodies"):
             if not getattr(self, name):
                 content.pop(name, None)
         return content

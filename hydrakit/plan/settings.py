@@ -188,6 +188,13 @@ class PlanSettings(Frozen):
     of their predictions.
     """
 
+    recentre: bool | None = Field(
+        default=None, json_schema_extra=_help_default("that of the profile")
+    )
+    """At the end, train each head once more on the frozen final body if later rounds have changed
+    the body since the head's last round. A head that several datasets share stays as it is.
+    """
+
     body_weights: Annotated[StartWeights | None, BeforeValidator(StartWeights.of)] = None
     """File of weights that the body begins with: safetensors, or a state_dict of PyTorch.
 
@@ -264,6 +271,8 @@ def as_options(settings: Mapping[str, Any]) -> list[str]:
                 words += [option, f"{key}={text}"]
         elif name == "body_weights":
             words += ["--body-weights", StartWeights.model_validate(value).file]
+        elif isinstance(value, bool):
+            words += [f"--{'' if value else 'no-'}{name.replace('_', '-')}"]
         elif value is not None:
             words += [f"--{name.replace('_', '-')}", option_text(value)]
     return words

@@ -262,7 +262,8 @@ def _heads(content: RunContent) -> tuple[Transfer, ...]:
     if content.results is not None and content.results.transfer:
         return content.results.transfer
     reason = NOT_STORED if content.results else NOT_YET
-    return transfers(content.plan.rounds, content.rounds, reason)
+    rounds = content.rounds[: content.plan.strategy_rounds]
+    return transfers(content.plan.rounds, rounds, reason)
 
 
 def _data(content: RunContent) -> Html:

@@ -229,6 +229,8 @@ def reproduction_section(
             yield "Weights that the body began with", plan.body_weights.file
             yield "Their file (SHA-256)", element("code", plan.body_weights.sha256)
             yield "Match", bullet_list(describe(start)) if start else None
+            if plan.head_weights:
+                yield "Heads that began with given weights", ", ".join(plan.head_weights)
         yield "Random initialisations", plan.bootstrap
         if plan.test_views > 1:
             yield "Averaged views of each case", plan.test_views

@@ -93,9 +93,30 @@ def rounds_table(plan: Plan, rounds: Sequence[RoundResult], counts: ClassCounts)
     return join((rounds_in_order, bullet_list(_notes(plan, rounds, counts))), "\n")
 
 
+def _body_notes(plan: Plan) -> Iterator[str]:
+    """Which body the heads of the finished run belong to."""
+    last = plan.rounds[plan.strategy_rounds :]
+    if last:
+        yield (
+            f"The rounds at the end ({', '.join(each.dataset for each in last)}) fit these heads "
+            "to the final body, which they do not change. Forgetting and transfer are measured "
+            "before them."
+        )
+    heads = dict.fromkeys(head for each in plan.rounds for head in each.heads)
+    numbers = {head: plan.body_round(head) for head in heads}
+    earlier = [f"{head} (round {number})" for head, number in numbers.items() if number]
+    if earlier:
+        yield (
+            "Heads that do not belong to the final body, since later rounds have changed it: "
+            f"{', '.join(earlier)}. They stay with the body of that round, which evaluation and "
+            "prediction use for them. --recentre trains them on the final body at the end."
+        )
+
+
 def _notes(plan: Plan, rounds: Sequence[RoundResult], counts: ClassCounts) -> Iterator[str]:
     kinds = dict.fromkeys(("head", "all", *(round.train for round in plan.rounds)))
     yield f"Trained: {'; '.join(TRAINED[kind] for kind in kinds)}."
+    yield from _body_notes(plan)
     yield (
         "Validation results (val.) are those of the weights that the round ends with, on its own "
         "dataset. The same cases helped to choose them, so the results are optimistic. Every image "

@@ -44,6 +44,8 @@ class PlanDatasets:
 
     def allowed(self, plan: Plan) -> tuple[int, ...] | None:
         """Numbers of channels that the body of a plan takes; None for any."""
+        if plan.body_weights is not None and plan.body_weights.channels is not None:
+            return (plan.body_weights.channels,)
         return self.plugins.get(BodyFactory, plan.body.name).needs.channels
 
     def fitted_to(self, plan: Plan) -> PlanDatasets:

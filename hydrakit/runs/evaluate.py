@@ -756,7 +756,7 @@ def evaluate_run(
     if context.data is not None:
         roots[name] = context.root_of(name)
     context = context.changed(roots={**roots, **context.roots})
-    body, head = rundir.weights(heads[-1])
+    body, head = rundir.weights(plan, heads[-1])
     with context.active() as compute:
         evaluation = _evaluate(
             body,
@@ -770,8 +770,14 @@ def evaluate_run(
             options=plan.dataset(name).options,
             plugins=plugins or context.plugins(),
             device=compute.device,
-            others=[member.weights(heads[-1]) for member in rundir.members(plan)],
+            others=[member.weights(plan, heads[-1]) for member in rundir.members(plan)],
         )
+    if body != rundir.body_path:
+        note = (
+            f"the head of {name!r} is evaluated with the body of its last round, {body}: later "
+            "rounds have changed the body (`--recentre` fits all heads to the final one)"
+        )
+        evaluation = replace(evaluation, notes=(*evaluation.notes, note))
     try:
         rundir.log("evaluated", dataset=name, split=split)
     except OSError as error:

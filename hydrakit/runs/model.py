@@ -73,7 +73,7 @@ def find_model(path: Path, *, dataset: str | None = None) -> ModelFiles:
     if run.results() is None:
         command = command_line("hydrakit", "run", "--resume", path)
         raise PlanError(f"{path}: is not finished: continue it with `{command}`")
-    return ModelFiles(tuple(each.weights(heads[-1]) for each in run.networks(plan)), run)
+    return ModelFiles(tuple(each.weights(plan, heads[-1]) for each in run.networks(plan)), run)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from hydrakit.data.augment import allowed
 from hydrakit.data.channels import ChannelFit
 from hydrakit.data.load import LoadedDataset
 from hydrakit.data.origin import splits_digest
+from hydrakit.errors import PlanError
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.models.body import BodyModule
 from hydrakit.models.build import build_body, build_head
@@ -28,6 +31,7 @@ from hydrakit.training.bootstrap import StartScores, best_start
 from hydrakit.training.evaluation import Reference, compute_metrics, forward_in_batches
 from hydrakit.training.loop import TrainingResult
 from hydrakit.training.seeds import INITIALISATION, Seeds, seeded
+from hydrakit.weights.format import read_head
 from hydrakit.weights.start import StartTensors
 
 
@@ -43,6 +47,7 @@ class Network:
         trained_on: Datasets that have trained the body, in order.
         reference: Head from the end of the first round, if that round trained on the target.
         start_tensors: Weights that the body begins with; None if they are random.
+        start_heads: Files of the heads that begin with given weights, by name.
     """
 
     def __init__(
@@ -57,6 +62,7 @@ class Network:
         channels: int,
         fits: Mapping[str, ChannelFit],
         start_tensors: StartTensors | None = None,
+        start_heads: Mapping[str, Path] = MappingProxyType({}),
     ) -> None:
         self.plan = plan
         self.rundir = rundir
@@ -69,6 +75,7 @@ class Network:
         self.heads: dict[str, nn.Module] = {}
         self.reference: Reference | None = None
         self.start_tensors = start_tensors
+        self.start_heads = start_heads
         self.trained_on: list[str] = [*start_tensors.trained_on] if start_tensors else []
         self.last_head: dict[str, str] = {}
 
@@ -97,7 +104,7 @@ class Network:
         def build(number: int) -> tuple[BodyModule, nn.Module]:
             with seeded(seeds.of(INITIALISATION, number), self.device):
                 if start_body is not None:
-                    return start_body, self._new_head(first.dataset, start_body)
+                    return start_body, self._begun_head(first.head, first.dataset, start_body)
                 return self.new_modules(first.dataset)
 
         (self.body, self.heads[first.head]), bootstrap = best_start(
@@ -143,10 +150,24 @@ class Network:
             key = (INITIALISATION, number) if number else (INITIALISATION,)
             with seeded(seeds.of(*key), self.device):
                 if name not in self.heads:
-                    self.heads[name] = self._new_head(dataset, self.body)
+                    self.heads[name] = self._begun_head(name, dataset, self.body)
                 elif self._lacks_stem(dataset, self.heads[name]):
                     self.heads[name] = self._with_stem(dataset, self.heads[name])
         return [self.heads[name] for name in round.heads]
+
+    def _begun_head(self, name: str, dataset: str, body: BodyModule) -> nn.Module:
+        """A head before its first round: with its given weights, or with random ones."""
+        if name not in self.start_heads:
+            return self._new_head(dataset, body)
+        path = self.start_heads[name]
+        needed = read_head(path).features
+        if needed != body.features:
+            raise PlanError(
+                f"{path}: needs a body with {needed} features, and this one has {body.features}: "
+                f"remove {name!r} from 'head_weights'"
+            )
+        head = weights.load_head(path, plugins=self.plugins).to(self.device)
+        return self._with_stem(dataset, head) if self._lacks_stem(dataset, head) else head
 
     def _new_head(self, dataset: str, body: BodyModule) -> nn.Module:
         head = build_head(
@@ -215,6 +236,7 @@ class Network:
                 trained_on=trained_on,
                 seed=self.plan.effective_split_seed,
                 cases=self._body_cases(trained_on),
+                **self._lineage(self.plan.rounds[:number]),
             )
         rounds = self.plan.rounds[:number]
         self._save_head(folder / "head.safetensors", round.dataset, round.head, rounds)
@@ -224,6 +246,17 @@ class Network:
         if round.hyperparameters.carry_head == "last":
             head.load_state_dict(result.last_head)
             self._save_head(folder / "last-head.safetensors", round.dataset, round.head, rounds)
+
+    def _lineage(self, rounds: Sequence[Round]) -> dict[str, Any]:
+        """Where a body comes from, as arguments of `weights.save_body`.
+
+        Its plan is written at the end of the run: plans with the same first rounds share them.
+        """
+        before = self.start_tensors.lineage if self.start_tensors else ()
+        trained = [name for each in rounds if each.trains_body for name in each.datasets]
+        if not trained and before and before[-1].body == weights.body_digest(self.body):
+            return {"lineage": before[:-1], "plan": before[-1].plan, "data": before[-1].data}
+        return {"lineage": before, "data": {name: self.loaded[name].content for name in trained}}
 
     def _body_cases(self, trained_on: Sequence[str]) -> weights.TrainingCases | None:
         """Images that trained the body; None if the start weights' file does not say all."""
@@ -245,6 +278,13 @@ class Network:
         adapter, fit = self.adapters[name], self.fits.get(name)
         pairs = [pair for each in rounds for pair in zip(each.heads, each.datasets, strict=True)]
         dataset = self.plan.dataset(name)
+        datasets = [each for used, each in pairs if used == head]
+        used_cases = self._training_cases(datasets)
+        cases: weights.TrainingCases | None = used_cases
+        if head in self.start_heads:
+            begun = read_head(self.start_heads[head])
+            cases = None if begun.cases is None else begun.cases.including(used_cases)
+            datasets += begun.stems
         weights.save_head(
             path,
             self.heads[head],
@@ -260,9 +300,9 @@ class Network:
                 conversion=None if fit is None or fit.rule == "stem" else fit.rule,
                 grey_values=self.loaded[name].grey,
             ),
-            datasets=list(dict.fromkeys(each for used, each in pairs if used == head)),
+            datasets=list(dict.fromkeys(datasets)),
             content=self.loaded[name].content,
-            cases=self._training_cases([each for used, each in pairs if used == head]),
+            cases=cases,
             options=dataset.options,
             split=dataset.split,
             seed=self.plan.effective_split_seed,

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from hydrakit.data.origin import splits_digest
 from hydrakit.errors import PlanError
 from hydrakit.hooks import BodyFactory, HeadFactory, Normalise
-from hydrakit.plan.model import BodySpec, Plan
+from hydrakit.plan.model import BodySpec, Plan, facts_of
 from hydrakit.plan.results import RoundResult
 from hydrakit.storage.digests import damaged_files, update_digests
 from hydrakit.storage.files import copy, sync_folder
@@ -133,6 +133,7 @@ def _of_plan(
     other_rules = {name: str(rules[name]) for name in seen if rules[name] != "patient"}
     stored = plan.model_dump(mode="json")
     other_heads = {name: head for name, head in stored.get("heads", {}).items() if name in seen}
+    begun = facts_of({heads[n]: each for n, each in plan.head_weights.items() if n in heads})
     # The content of a dataset tells grey images from those in colour.
     channels = {
         name: str(fits[name]) for name in seen if name in fits and fits[name].rule != "grey"
@@ -152,7 +153,8 @@ def _of_plan(
         "head": stored["head"],
         **({"heads": other_heads} if other_heads else {}),
         "body": stored["body"],
-        **({"body weights": plan.body_weights.sha256} if plan.body_weights else {}),
+        **({"body weights": plan.body_weights.facts} if plan.body_weights else {}),
+        **({"head weights": begun} if begun else {}),
         "body's datasets": [dataset.name for dataset in plan.datasets] if by_dataset else [],
         "datasets": [plan.dataset(name).model_dump(mode="json") for name in seen],
         **({"channels": channels} if channels else {}),

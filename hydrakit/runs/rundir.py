@@ -66,6 +66,9 @@ CHECKPOINT = "checkpoint.safetensors"
 START = "start.safetensors"
 """Name of the file with the weights that the body begins with, if they are not random."""
 
+START_HEADS = "start-heads"
+"""Name of the folder with the heads that begin with given weights."""
+
 EXAMPLE_CASES = "shown.safetensors"
 SEALED = (
     *("plan.json", "data.json", "splits.json", "results.json", "predictions.csv"),
@@ -181,13 +184,26 @@ class RunDir:
             RunDir(folder) for folder in sorted(folders, key=lambda each: (len(each.name), each))
         ]
 
-    def weights(self, head: str) -> tuple[Path, Path]:
-        """Paths of the final body and of a final head, after a check of their digests.
+    def weights(self, plan: Plan, head: str) -> tuple[Path, Path]:
+        """Paths of a final head and of the body that it fits, after a check of their digests.
+
+        It is the final body, or that of the head's last round if later rounds have changed the body
+        since. (An earlier version may have deleted it; then it is the final body.)
+
+        Args:
+            plan: Plan of the run.
+            head: Name of the head.
 
         Raises:
             PlanError: A file was changed.
         """
-        return self.file("body.safetensors"), self.file(f"heads/{head}.safetensors")
+        number = plan.body_round(head)
+        path = self.file(f"heads/{head}.safetensors")
+        if number is not None:
+            body = self.round_file(number, plan.rounds[number - 1], "body.safetensors")
+            if body.is_file():
+                return body, path
+        return self.file("body.safetensors"), path
 
     def round_path(self, number: int, round: Round) -> Path:
         """Path of a round's folder, which exists when the round is finished; numbers start at 1."""
@@ -338,7 +354,8 @@ class RunDir:
         if (self.path / FILE).is_file():
             return False
         names = [name for name in SEALED if (self.path / name).is_file()]
-        names += [f"heads/{path.name}" for path in self.path.glob("heads/*.safetensors")]
+        for folder in ("heads", START_HEADS):
+            names += [f"{folder}/{path.name}" for path in self.path.glob(f"{folder}/*.safetensors")]
         rounds = [folder.relative_to(self.path) / FILE for folder in self.round_folders()]
         names += [path.as_posix() for path in rounds if (self.path / path).is_file()]
         results = [each.results_path for each in self.members(self.plan())]

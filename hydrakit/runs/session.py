@@ -49,7 +49,13 @@ from hydrakit.runs.evaluate import (
 from hydrakit.runs.example_cases import save_example_cases
 from hydrakit.runs.network import Network
 from hydrakit.runs.rundir import EXAMPLE_CASES, RunDir
-from hydrakit.runs.start import find_start, refuse_seen_images, store_start
+from hydrakit.runs.start import (
+    check_start_heads,
+    find_heads,
+    find_start,
+    refuse_seen_images,
+    store_start,
+)
 from hydrakit.runs.state import RoundState
 from hydrakit.runs.trace import Trace
 from hydrakit.storage.files import copy, write_atomic
@@ -141,9 +147,10 @@ class Session:
             for name in self.loaded
         }
         target = self.plan.target
-        refuse_seen_images(
-            self.start_tensors, target, self.prepared[target], self.leakage.splits[target]
-        )
+        for each in (self, *self.members):
+            check_start_heads(each.plan, each.start_heads, self.adapters)
+            prepared, splits = self.prepared[target], self.leakage.splits[target]
+            refuse_seen_images(each.start_tensors, each.start_heads, target, prepared, splits)
         self._check_earlier_work()
         for member in self.members:
             if member.rundir.path.exists():
@@ -164,7 +171,9 @@ class Session:
         for number, rundir in enumerate(self.rundir.members(self.plan), start=2):
             member = replace(self, plan=self.plan.member(number), rundir=rundir, number=number)
             member.leakage, member.loaded, member.origins = self.leakage, self.loaded, self.origins
-            member.start_tensors, member.facts = self.start_tensors, self.facts
+            member.facts = self.facts
+            if member.plan.body_weights == self.plan.body_weights:
+                member.start_tensors = self.start_tensors
             members.append(member)
         return members
 
@@ -173,6 +182,11 @@ class Session:
         """Weights that the body begins with; None if they are random."""
         channels = self.datasets.channels
         return find_start(self.plan, self.rundir, in_channels=channels, plugins=self.plugins)
+
+    @cached_property
+    def start_heads(self) -> dict[str, Path]:
+        """Files of the heads that begin with given weights, by name."""
+        return find_heads(self.plan, self.rundir)
 
     @cached_property
     def origins(self) -> dict[str, DataOrigin]:
@@ -234,10 +248,13 @@ class Session:
         rundir.log("run", device=str(self.compute.device), threads=now["threads"])
         for note in notes_of_other_bits(rundir, self.plan, before, now):
             self.callbacks.noted(note)
-        # Only the first network says how the weights match; they are the same for all.
-        store_start(
-            self.start_tensors, rundir, self.callbacks if self.number == 1 else RunCallback()
-        )
+        # Only the first network says how the weights match; for the others it is the same.
+        callbacks = self.callbacks if self.number == 1 else RunCallback()
+        store_start(self.start_tensors, self.start_heads, rundir, callbacks)
+        for member in self.members if self.plan.member_weights else ():
+            RunDir.begin(member.rundir.path, member.plan)  # now, while the files are there
+            with member.rundir.locked():
+                store_start(member.start_tensors, member.start_heads, member.rundir, RunCallback())
 
     def new_network(self) -> Network:
         """Network of the run, before its first round."""
@@ -251,6 +268,7 @@ class Session:
             channels=self.datasets.channels,
             fits=self.datasets.fits,
             start_tensors=self.start_tensors,
+            start_heads=self.start_heads,
         )
 
     def copy_or_train(self, number: int, round: Round, network: Network) -> None:
@@ -366,7 +384,7 @@ class Session:
             )
         heads = network.heads_of(round, seeds)
         other_data = [self.loaded[other.dataset] for other in round.others]
-        if self.context.trace_test:
+        if self.context.trace_test and number <= self.plan.strategy_rounds:
             state.trace = self._trace_of(round, network, state.folder)
 
         def on_epoch(record: EpochRecord) -> None:
@@ -507,7 +525,11 @@ class Session:
                 for other in round.others:
                     copy(file(f"head-{other.dataset}.safetensors"), rundir.head_path(other.head))
             copy(file("body.safetensors"), rundir.body_path)
-        model = weights.load_model(*rundir.weights(plan.target_head), plugins=self.plugins)
+            for path in (rundir.path / "heads").glob("*.safetensors"):
+                weights.update_metadata(path, plan=plan.digest())
+            if plan.last_body_round:
+                weights.update_metadata(rundir.body_path, plan=plan.digest())
+        model = weights.load_model(*rundir.weights(plan, plan.target_head), plugins=self.plugins)
         return model.to(self.compute.device)
 
     def _write_predictions(self, predictions: Sequence[Predictions], results: Results) -> None:
@@ -532,9 +554,15 @@ class Session:
             seed=plan.seed,
             rounds=rounds,
             test=test,
-            transfer=transfer.transfers(plan.rounds, rounds, outputs),
+            transfer=transfer.transfers(plan.rounds, rounds[: plan.strategy_rounds], outputs),
             baseline=baseline,
             start=self.start_tensors.match if self.start_tensors else None,
+            other_bodies={
+                head: number
+                for head in dict.fromkeys(head for each in plan.rounds for head in each.heads)
+                for number in [plan.body_round(head)]
+                if number is not None
+            },
         )
 
     def _complete(self) -> None:

@@ -1,20 +1,38 @@
-"""Weights that the body of a run begins with: from their file, or from the run's folder."""
+"""Weights that a run begins with, of its body and of heads: from files, or from its folder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from hydrakit.data.prepared.index import PreparedDataset
-from hydrakit.errors import PlanError
+from hydrakit.errors import PlanError, WeightsError, command_line
+from hydrakit.hooks import BodyFactory, DatasetAdapter
 from hydrakit.models.build import build_body
-from hydrakit.plan.model import Plan
-from hydrakit.plugins.registry import Plugins
+from hydrakit.plan.model import BodySpec, Component, NetworkWeights, Plan, StartWeights
+from hydrakit.plan.profiles import make_plan
+from hydrakit.plan.settings import PlanSettings, make_settings
+from hydrakit.plugins.options import resolve_options
+from hydrakit.plugins.registry import Plugins, load_plugins
+from hydrakit.rounds import Round
 from hydrakit.runs.callbacks import RunCallback
-from hydrakit.runs.rundir import START, RunDir
+from hydrakit.runs.rundir import START, START_HEADS, RunDir
+from hydrakit.schema import first_fault
+from hydrakit.storage.digests import cached_digest
+from hydrakit.storage.files import write_atomic
 from hydrakit.training.seeds import seeded
-from hydrakit.weights.format import seen_in_training
+from hydrakit.weights.folders import all_networks, is_model_folder
+from hydrakit.weights.format import (
+    OtherBodySpec,
+    TrainingCases,
+    read_body,
+    read_head,
+    seen_in_training,
+)
 from hydrakit.weights.start import (
     StartTensors,
     check_file,
@@ -26,13 +44,66 @@ from hydrakit.weights.start import (
 
 
 def check_start(plan: Plan, rundir: RunDir) -> None:
-    """Check that a run can have its start weights, before data is read.
+    """Check that a run can have the weights that it begins with, before data is read.
 
     Raises:
         PlanError: Neither the run's folder nor their file has them.
+        WeightsError: A head in the run's folder is another.
     """
-    if plan.body_weights is not None and not (rundir.path / START).is_file():
-        check_file(plan.body_weights)
+    for number, network in enumerate(rundir.networks(plan), start=1):
+        own = plan.member(number)
+        if own.body_weights is not None and not (network.path / START).is_file():
+            check_file(own.body_weights)
+        find_heads(own, network)
+
+
+def find_heads(plan: Plan, rundir: RunDir) -> dict[str, Path]:
+    """Files of the heads that begin with given weights, by name.
+
+    They are in the run's folder or, at its beginning, where the plan says.
+
+    Raises:
+        PlanError: A file is missing or was changed.
+        WeightsError: A file in the run's folder is another.
+    """
+    files = {}
+    for name, planned in plan.head_weights.items():
+        path = rundir.file(f"{START_HEADS}/{name}.safetensors")
+        if not path.is_file():
+            path = check_file(planned)
+        elif cached_digest(path).sha256 != planned.sha256:
+            raise WeightsError(
+                f"{path}: holds another head than that of the plan: restore it, or delete it: it "
+                "is then written again"
+            )
+        files[name] = path
+    return files
+
+
+def check_start_heads(
+    plan: Plan, heads: Mapping[str, Path], adapters: Mapping[str, DatasetAdapter]
+) -> None:
+    """Check that heads with given weights are those that the plan's rounds train.
+
+    Raises:
+        PlanError: The classes or the kind of a head are others.
+        WeightsError: A file is invalid.
+    """
+    for name, path in heads.items():
+        metadata = read_head(path)
+        pairs = (zip(each.heads, each.datasets, strict=True) for each in plan.rounds)
+        dataset = next(other for each in pairs for head, other in each if head == name)
+        adapter = adapters[dataset]
+        for what, theirs, ours in (
+            ("classes", ", ".join(metadata.classes), ", ".join(adapter.classes)),
+            ("task", metadata.task, adapter.task),
+            ("kind", str(metadata.factory), str(plan.head_of(dataset))),
+        ):
+            if theirs != ours:
+                raise PlanError(
+                    f"{path}: its {what} ({theirs}) is not that of {dataset!r} in the plan "
+                    f"({ours}): remove {name!r} from 'head_weights', or make the plan again"
+                )
 
 
 def find_start(
@@ -59,12 +130,17 @@ def find_start(
 
 
 def refuse_seen_images(
-    start: StartTensors | None, name: str, prepared: PreparedDataset, splits: Mapping[str, str]
+    start: StartTensors | None,
+    heads: Mapping[str, Path],
+    name: str,
+    prepared: PreparedDataset,
+    splits: Mapping[str, str],
 ) -> None:
-    """Refuse start weights that were trained on images of a test split.
+    """Refuse weights of a body or of heads that were trained on images of a test split.
 
     Args:
-        start: Start weights.
+        start: Weights that the body begins with.
+        heads: Files of the heads that begin with given weights, by name.
         name: Name of the target.
         prepared: Prepared dataset of the target.
         splits: Split of every case of the target, by key.
@@ -72,24 +148,176 @@ def refuse_seen_images(
     Raises:
         PlanError: They were.
     """
-    if start is None or start.cases is None:
-        return
     cases = prepared.index.cases
     tests = [case.content for case in cases if splits.get(case.key) == "test"]
-    seen = sum(seen_in_training(tests, start.cases))
-    if seen:
-        raise PlanError(
-            f"{start.match.file}: its weights were trained on {seen} of the {len(tests)} test "
-            f"images of {name!r}: the test result would be too good: give weights of a run with "
-            "the same splits (`--split-seed`), or of other data"
-        )
+    used: list[tuple[Path | str, TrainingCases | None]] = []
+    if start is not None:
+        used.append((start.match.file, start.cases))
+    used += [(path, read_head(path).cases) for path in heads.values()]
+    for file, trained in used:
+        seen = 0 if trained is None else sum(seen_in_training(tests, trained))
+        if seen:
+            raise PlanError(
+                f"{file}: its weights were trained on {seen} of the {len(tests)} test images of "
+                f"{name!r}: the test result would be too good: give weights of a run with the same "
+                "splits (`--split-seed`), or of other data"
+            )
 
 
-def store_start(start: StartTensors | None, rundir: RunDir, callbacks: RunCallback) -> None:
-    """Store start weights in the run's folder, once, and say how they match the body."""
+def store_start(
+    start: StartTensors | None, heads: Mapping[str, Path], rundir: RunDir, callbacks: RunCallback
+) -> None:
+    """Store the weights that a run begins with in its folder, once, and say what they are."""
+    for name, path in heads.items():
+        stored = rundir.path / START_HEADS / f"{name}.safetensors"
+        if not stored.is_file():
+            stored.parent.mkdir(exist_ok=True)
+            write_atomic(stored, path.read_bytes())
     if start is None:
         return
     if not (rundir.path / START).is_file():
         write_start(rundir.path / START, start)
     for line in describe(start.match):
         callbacks.noted(line)
+    if heads:
+        callbacks.noted(f"the heads {', '.join(heads)} begin with given weights")
+
+
+def make_plan_from(
+    model: Path,
+    strategy: str,
+    datasets: Sequence[str],
+    settings: PlanSettings | None = None,
+    *,
+    plugins: Plugins | None = None,
+    **values: Any,
+) -> Plan:
+    """Make a plan that begins with a trained model in place of random weights.
+
+    The plan takes its body, and its heads for datasets of the same name and classes. Each network
+    of an ensemble begins with one of the model, in turn.
+
+    Args:
+        model: Folder of a finished run, or a folder with weights (`hydrakit.weights.folders`).
+        strategy: As in `make_plan`, and so are the others.
+        datasets: Names of datasets.
+        settings: Settings; None uses all defaults.
+        plugins: Loaded plugins; None loads the installed ones.
+        values: Fields of `PlanSettings`.
+
+    Raises:
+        PlanError: As in `make_plan`, or the settings contradict the model.
+        WeightsError: A file of the model is missing or invalid.
+    """
+    given, plugins = make_settings(settings, values), plugins or load_plugins()
+    networks = networks_of(model)
+    body = read_body(networks[0][0])
+    for path, _ in networks[1:]:
+        if (own := read_body(path)).spec != body.spec or own.in_channels != body.in_channels:
+            raise PlanError(f"{path}: is another kind of body than that of the first network")
+    plan = make_plan(
+        strategy, datasets, _with_body(model, body.spec, given, plugins), plugins=plugins
+    )
+    if plan.body.name != body.spec.name:
+        raise PlanError(
+            f"--from {model}: its body is {body.spec.name!r}, and strategy {strategy!r} needs "
+            f"{plan.body.name!r}: choose another strategy"
+        )
+    first = {head: name for each in reversed(plan.rounds) for head, name in _heads_of(each)}
+    kinds, begun = dict(plan.heads), list[dict[str, StartWeights]]()
+    for _, heads in networks:
+        weights = dict[str, StartWeights]()
+        for head, name in first.items():
+            adapter = plugins.get(DatasetAdapter, name)
+            known = read_head(heads[name]) if name in heads else None
+            if known is None or (known.classes, known.task) != (adapter.classes, adapter.task):
+                continue
+            if plan.head_of(name) != known.factory:
+                _refuse_other_head(model, name, known.factory, given)
+                kinds[name] = known.factory
+            weights[head] = StartWeights.of(heads[name])
+        begun.append(weights)
+    bodies = [
+        StartWeights.of(path).model_copy(update={"channels": body.in_channels})
+        for path, _ in networks
+    ]
+    changes: dict[str, Any] = {
+        "heads": kinds,
+        "body_weights": bodies[0],
+        "head_weights": begun[0],
+    }
+    if plan.ensemble > 1:
+        pairs = zip(bodies[1:], begun[1:], strict=True)
+        members = tuple(NetworkWeights(body=each, heads=own) for each, own in pairs)
+        changes["member_weights"] = members[: plan.ensemble - 1]
+    if plan.rounds[0].head in begun[0] and given.bootstrap is None:
+        changes["bootstrap"] = 1  # all starts would be the same
+    try:
+        return Plan.model_validate({**dict(plan), **changes})
+    except ValidationError as error:
+        raise PlanError(first_fault(error)) from None
+
+
+def networks_of(model: Path) -> list[tuple[Path, dict[str, Path]]]:
+    """Body and heads, by dataset, of each network of a model to build upon.
+
+    Raises:
+        PlanError: It is a run that is not finished.
+        WeightsError: A file is missing or invalid.
+    """
+    if not is_model_folder(model):
+        run = RunDir(model)
+        run.plan()
+        if run.results() is None:
+            command = command_line("hydrakit", "run", "--resume", model)
+            raise PlanError(f"{model}: is not finished: continue it with `{command}`")
+    return all_networks(model)
+
+
+def _heads_of(round: Round) -> list[tuple[str, str]]:
+    return list(zip(round.heads, round.datasets, strict=True))
+
+
+def _with_body(
+    model: Path, spec: BodySpec | OtherBodySpec, given: PlanSettings, plugins: Plugins
+) -> PlanSettings:
+    """Settings with the body of a model.
+
+    Raises:
+        PlanError: The settings name another body, or other options of it.
+    """
+    if given.body_weights is not None:
+        raise PlanError("--from and --body-weights both give the body: leave out one of them")
+    of_paper = {"channels": given.body_channels, "norm": given.body_norm}
+    options = given.body_options | {k: each for k, each in of_paper.items() if each is not None}
+    factory = plugins.get(BodyFactory, spec.name)
+    own = resolve_options(factory, spec.options)
+    asked = resolve_options(factory, {**own, **options}) if given.body in (None, spec.name) else {}
+    if asked != own:
+        other = given.body if not asked else next(k for k in options if asked[k] != own[k])
+        raise PlanError(
+            f"--from {model}: its body is {spec.name!r} ({_words(own)}), and {other!r} is given "
+            "otherwise: leave out the options of the body, or `--from`"
+        )
+    return given.model_copy(
+        update={
+            "body": spec.name,
+            "body_options": own,
+            "body_channels": None,
+            "body_norm": None,
+        }
+    )
+
+
+def _words(options: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in options.items())
+
+
+def _refuse_other_head(model: Path, dataset: str, kind: Component, given: PlanSettings) -> None:
+    """Refuse settings that choose another kind of head for a dataset than a model has."""
+    options = [key for key in given.head_options if key.rpartition(".")[0] in ("", dataset)]
+    if given.head is not None or dataset in given.heads or options:
+        raise PlanError(
+            f"--from {model}: its head for {dataset!r} is {kind}, and the options choose another: "
+            "leave out `--head` and `--head-option`, or `--from`"
+        )

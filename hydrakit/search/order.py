@@ -196,7 +196,7 @@ class OrderPlanner:
             seed=seed,
             split_seed=self.seed,
             plugins=self.plugins,
-            **_for_datasets(self.settings, names),
+            **{**_for_datasets(self.settings, names), "recentre": False},
         )
         used = {name for round in plan.rounds for name in round.datasets}
         if not used.issuperset(order):

@@ -302,7 +302,7 @@ class Tuning(Session):
     def tune(self) -> list[RoundTuning]:
         """Tune every round, and train all but the last with the chosen settings."""
         self.check()
-        store_start(self.start_tensors, self.rundir, self.callbacks)
+        store_start(self.start_tensors, self.start_heads, self.rundir, self.callbacks)
         rounds = (
             self.rundir.path / "rounds"
         )  # perhaps of other choices; right ones are in the cache

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         mismatch,
         save_body,
         save_head,
+        update_metadata,
     )
     from hydrakit.weights.folders import swap, weight_paths
     from hydrakit.weights.format import (
@@ -42,6 +43,7 @@ __all__ = [
     "save_body",
     "save_head",
     "swap",
+    "update_metadata",
     "weight_paths",
 ]
 

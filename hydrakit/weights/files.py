@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydrakit.errors import PlanError, PluginError, WeightsError
 from hydrakit.hooks import BodyFactory, HeadFactory, OptionValue, Task
@@ -25,6 +25,8 @@ from hydrakit.plan.model import (
 )
 from hydrakit.version import version
 from hydrakit.weights.format import (
+    MAX_LINEAGE,
+    Ancestor,
     AveragedViews,
     BodyMetadata,
     HeadMetadata,
@@ -34,6 +36,7 @@ from hydrakit.weights.format import (
     TrainingCases,
     read_body,
     read_head,
+    read_metadata,
     read_shapes,
     read_tensors,
     refuse_other_shapes,
@@ -64,6 +67,9 @@ def save_body(
     trained_on: Sequence[str] = (),
     seed: int | None = None,
     cases: TrainingCases | None = None,
+    lineage: Sequence[Ancestor] = (),
+    plan: str | None = None,
+    data: Mapping[str, str] | None = None,
 ) -> BodyMetadata:
     """Write a body's file; it appears complete or not at all.
 
@@ -75,6 +81,9 @@ def save_body(
         trained_on: Datasets of the rounds that trained it, in order.
         seed: Seed of the splits.
         cases: Images of these rounds.
+        lineage: The trainings that led to it, the oldest first, without its own.
+        plan: Digest of the plan that trained it.
+        data: Content digests of the datasets that trained it under that plan, by name.
 
     Returns:
         The metadata of the file.
@@ -90,9 +99,23 @@ def save_body(
         trained_on=tuple(trained_on),
         seed=seed,
         cases=cases,
+        lineage=tuple(lineage)[-MAX_LINEAGE:],
+        plan=plan,
+        data=dict(data or {}),
     )
     write_tensors(path, body.state_dict(), metadata)
     return metadata
+
+
+def update_metadata(path: Path, **changes: Any) -> None:
+    """Write a weight file again with some fields of its metadata changed, and the same tensors.
+
+    Raises:
+        WeightsError: The file is invalid or damaged.
+    """
+    metadata = read_metadata(path)
+    tensors = read_tensors(path, metadata.digest)
+    write_tensors(path, tensors, metadata.model_copy(update=changes))
 
 
 def _spec_of(

@@ -63,6 +63,21 @@ def head_datasets(folder: Path) -> dict[str, Path]:
     return {read_head(file).dataset: file for file in files}
 
 
+def all_networks(folder: Path) -> list[tuple[Path, dict[str, Path]]]:
+    """Body and heads, by dataset, of each network in the folder of a model or a finished run.
+
+    Raises:
+        WeightsError: A file is missing or invalid.
+    """
+    networks = [(folder / BODY, head_datasets(folder))]
+    for number in range(2, 2 + len(list(folder.glob(f"{MEMBERS}/*/{BODY}")))):
+        member = folder / MEMBERS / str(number)
+        if not (member / BODY).is_file():
+            raise WeightsError(f"{member / BODY}: is missing: copy the folder {folder} again")
+        networks.append((member / BODY, head_datasets(member)))
+    return networks
+
+
 def networks_in(folder: Path, dataset: str | None = None) -> list[tuple[Path, Path]]:
     """Body and head of each network of a model's folder, the first network first.
 
@@ -73,7 +88,7 @@ def networks_in(folder: Path, dataset: str | None = None) -> list[tuple[Path, Pa
     Raises:
         WeightsError: A file is missing or invalid, or the dataset is missing or has to be named.
     """
-    heads = head_datasets(folder)
+    (_, heads), *others = networks = all_networks(folder)
     if dataset is None and len(heads) > 1:
         raise WeightsError(
             f"{folder}: has heads for {', '.join(heads)}: name the one to use with `--dataset`"
@@ -81,16 +96,10 @@ def networks_in(folder: Path, dataset: str | None = None) -> list[tuple[Path, Pa
     name = dataset or next(iter(heads))
     if name not in heads:
         raise WeightsError(f"{folder}: {unknown('head', name, heads)}")
-    networks = [(folder / BODY, heads[name])]
-    for number in range(2, 2 + len(list(folder.glob(f"{MEMBERS}/*/{BODY}")))):
-        member = folder / MEMBERS / str(number)
-        if not (member / BODY).is_file():
-            raise WeightsError(f"{member / BODY}: is missing: copy the folder {folder} again")
-        others = head_datasets(member)
-        if name not in others:
-            raise WeightsError(f"{member}: has no head for {name!r}: copy {folder} again")
-        networks.append((member / BODY, others[name]))
-    return networks
+    for body, own in others:
+        if name not in own:
+            raise WeightsError(f"{body.parent}: has no head for {name!r}: copy {folder} again")
+    return [(body, own[name]) for body, own in networks]
 
 
 def weight_paths(out: Path, dataset: str) -> tuple[Path, Path]:

@@ -288,6 +288,12 @@ class BodyMetadata(Frozen):
         default_factory=dict
     )
 
+    @property
+    def chain(self) -> tuple[Ancestor, ...]:
+        """The trainings that led to it, the oldest first, its own last."""
+        own = Ancestor(body=self.digest, plan=self.plan, data=self.data)
+        return (*self.lineage, own)[-MAX_LINEAGE:]
+
     @model_serializer(mode="wrap")
     def _omit_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit newer fields with their defaults: such files are as before these fields."""

@@ -25,6 +25,8 @@ from hydrakit.storage.files import open_regular, reason
 from hydrakit.storage.records import refuse_later
 from hydrakit.version import version
 from hydrakit.weights.format import (
+    MAX_LINEAGE,
+    Ancestor,
     BodyMetadata,
     Sha256Text,
     TrainingCases,
@@ -58,12 +60,14 @@ class StartTensors:
         tensors: Tensors by their names in the body, with its shapes and types.
         trained_on: Datasets that trained them, if hydrakit wrote their file.
         cases: Images that trained them; None if the file does not say.
+        lineage: The trainings that led to them, the oldest first, their own last.
     """
 
     match: StartMatch
     tensors: Mapping[str, Tensor]
     trained_on: tuple[str, ...] = ()
     cases: TrainingCases | None = None
+    lineage: tuple[Ancestor, ...] = ()
 
 
 class StartMetadata(Frozen):
@@ -76,6 +80,7 @@ class StartMetadata(Frozen):
         match: How the tensors match the body.
         trained_on: Datasets that trained them, in order.
         cases: Images that trained them; None if unknown.
+        lineage: As in `StartTensors`.
         digest: Digest of the tensors.
     """
 
@@ -85,6 +90,7 @@ class StartMetadata(Frozen):
     match: StartMatch
     trained_on: Annotated[tuple[Name, ...], Field(max_length=MAX_ROUNDS)] = ()
     cases: TrainingCases | None = None
+    lineage: Annotated[tuple[Ancestor, ...], Field(max_length=MAX_LINEAGE)] = ()
     digest: Sha256Text
 
 
@@ -99,13 +105,13 @@ def check_file(planned: StartWeights) -> Path:
         digest = cached_digest(path).sha256
     except (OSError, ValueError) as error:
         raise PlanError(
-            f"{path}: cannot be read ({reason(error)}), and the body begins with its weights: "
-            "restore it, or make the plan again with `--body-weights`"
+            f"{path}: cannot be read ({reason(error)}), and the network begins with its weights: "
+            "restore it, or make the plan again"
         ) from None
     if digest != planned.sha256:
         raise PlanError(
-            f"{path}: was changed since the plan was made (its SHA-256 differs), and the body "
-            "begins with its weights: restore it, or make the plan again with `--body-weights`"
+            f"{path}: was changed since the plan was made (its SHA-256 differs), and the network "
+            "begins with its weights: restore it, or make the plan again"
         )
     return path
 
@@ -165,6 +171,7 @@ def match_start(planned: StartWeights, body: nn.Module) -> StartTensors:
         tensors,
         trained_on=metadata.trained_on if metadata else (),
         cases=metadata.cases if metadata else None,
+        lineage=metadata.chain if metadata else (),
     )
 
 
@@ -203,6 +210,7 @@ def write_start(path: Path, start: StartTensors) -> None:
         match=start.match,
         trained_on=start.trained_on,
         cases=start.cases,
+        lineage=start.lineage,
         digest=tensor_digest(start.tensors),
     )
     write_tensors(path, start.tensors, metadata)
@@ -227,7 +235,9 @@ def read_start(path: Path, planned: StartWeights, body: nn.Module) -> StartTenso
         for name, tensor in tensors.items()
     ):
         raise WeightsError(f"{path}: holds other weights than those of the plan: {remedy}")
-    return StartTensors(metadata.match, tensors, metadata.trained_on, metadata.cases)
+    return StartTensors(
+        metadata.match, tensors, metadata.trained_on, metadata.cases, metadata.lineage
+    )
 
 
 def _read(path: Path) -> tuple[Mapping[str, Tensor], BodyMetadata | None]:

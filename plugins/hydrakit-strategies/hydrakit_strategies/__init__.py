@@ -106,6 +106,14 @@ def exact_head(datasets: Sequence[str], settings: Settings) -> list[Round]:
     return [Round(dataset=target, train="head", head=target, hyperparameters=values)]
 
 
+def head_alone(datasets: Sequence[str], settings: Settings) -> list[Round]:
+    """Only the target's head, trained on the body as it begins, such as that of another model."""
+    from hydrakit.plan import Round
+
+    target, values = datasets[-1], settings.hyperparameters("head", "last")
+    return [Round(dataset=target, train="head", head=target, hyperparameters=values)]
+
+
 def norm(datasets: Sequence[str], settings: Settings) -> list[Round]:
     """The rounds of `hydra`; after the first, they train only the body's normalisation layers."""
     return [
@@ -169,6 +177,7 @@ def hydrakit_sequence_strategies() -> Iterator[SequenceStrategy]:
             "only the target, in as many rounds as in hydra: hydra without support datasets",
             classical_long,
         ),
+        ("head", "only the target's head, on the body as it begins (`run --from`)", head_alone),
         ("norm", "hydra, but after the first round only normalisation layers train", norm),
         ("parallel", "all datasets in one round; each epoch uses one of them", parallel),
         ("joint", "all datasets in one round, mixed in every batch, each with its head", joint),

@@ -46,6 +46,7 @@ def test_the_names_of_the_strategies() -> None:
         "transfer-long",
         "classical",
         "classical-long",
+        "head",
         "norm",
         "parallel",
         "joint",
@@ -104,6 +105,10 @@ def test_classical_long_is_hydra_without_its_supports() -> None:
         ("lung", "all", "lung", "last"),
     ]
     assert told("classical-long", "brain", "lung") == told("classical", "brain", "lung")
+
+
+def test_head_trains_the_targets_head_once() -> None:
+    assert told("head", "brain", "lung") == [("lung", "head", "lung", "last")]
 
 
 def test_norm_is_hydra_whose_later_rounds_train_the_norm() -> None:
