@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hydrakit.engine import check, dry_run, run
     from hydrakit.engine import report as write_report
     from hydrakit.maintenance.add_head import add_head
+    from hydrakit.maintenance.models import list_models
     from hydrakit.plan.edit import edit_plan
     from hydrakit.plan.model import Plan, load_plan
     from hydrakit.plan.profiles import make_plan
@@ -51,6 +52,7 @@ __all__ = [
     "evaluate_files",
     "evaluate_run",
     "finish",
+    "list_models",
     "load_model",
     "load_plan",
     "load_plugins",
@@ -80,6 +82,7 @@ _HOMES = {
     "evaluate_files": "hydrakit.runs.evaluate",
     "evaluate_run": "hydrakit.runs.evaluate",
     "finish": "hydrakit.compare.finish",
+    "list_models": "hydrakit.maintenance.models",
     "load_model": "hydrakit.runs.model",
     "load_plan": "hydrakit.plan.model",
     "load_plugins": "hydrakit.plugins.registry",

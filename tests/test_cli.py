@@ -78,6 +78,7 @@ def test_the_commands_are_these() -> None:
         "evaluate",
         "heads",
         "heads add",
+        "models",
         "order",
         "plan",
         "plugins",

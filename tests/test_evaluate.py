@@ -44,6 +44,7 @@ from hydrakit.plan import BodySpec, Dataset, Fold, Split
 from hydrakit.plan.edit import edit_plan
 from hydrakit.plan.results import TestResult
 from hydrakit.plugins import Plugins
+from hydrakit.report.provenance import label_readings
 from hydrakit.runs.evaluate import (
     EvaluationResult,
     Predictions,
@@ -52,7 +53,8 @@ from hydrakit.runs.evaluate import (
     score,
 )
 from hydrakit.runs.rundir import RunDir
-from hydrakit.weights.format import read_head, read_tensors, write_tensors
+from hydrakit.weights.folders import networks_in
+from hydrakit.weights.format import read_body, read_head, read_tensors, write_tensors
 
 
 @pytest.fixture
@@ -97,6 +99,47 @@ def test_the_test_split_gives_the_run_s_own_result(
     assert evaluation.notes == ()
     last = json.loads((finished.path / "events.jsonl").read_text().splitlines()[-1])
     assert (last["event"], last["dataset"], last["split"]) == ("evaluated", "alpha", "test")
+
+
+def test_each_reading_is_recorded_with_the_weights_that_were_read(
+    of_run: Callable[..., EvaluationResult],
+    of_files: Callable[..., EvaluationResult],
+    finished: RunDir,
+    other: RunDir,
+    data: Path,
+    tmp_path: Path,
+) -> None:
+    """Of single files too, in the run of the head, if they are cases of the run."""
+    head = finished.head_path("alpha")
+    digests = {"body": read_body(finished.body_path).digest, "head": read_head(head).digest}
+    of_run()
+    of_files(finished.body_path, head)
+    of_files(other.body_path, head)
+    of_files(finished.body_path, head, split="all")
+    readings = [
+        (each.event, each.split, [pair.model_dump() for pair in each.weights])
+        for each in finished.events()
+        if each.event in ("test read", "evaluated")
+    ]
+    foreign = digests | {"body": read_body(other.body_path).digest}
+    assert readings == [
+        ("test read", None, [digests]),
+        ("evaluated", "test", [digests]),
+        ("evaluated", "test", [digests]),
+        ("evaluated", "test", [foreign]),
+        ("evaluated", "all", [digests]),
+    ]
+    entries = label_readings(finished, "alpha").entries
+    assert len(entries) == 5
+    assert entries[3].endswith(f", body {foreign['body'][:12]} and head {digests['head'][:12]}")
+    before = (finished.path / "events.jsonl").read_bytes()
+    roots = {"alpha": changed_copy(data, tmp_path / "new", exchange_images)}
+    of_files(finished.body_path, head, roots=roots, split="all")  # new data of the same name
+    assert (finished.path / "events.jsonl").read_bytes() == before
+    assert [each.event for each in other.events()].count("evaluated") == 0
+    weights.swap(finished.body_path, head, tmp_path / "copy")
+    copied = of_files(*networks_in(tmp_path / "copy")[0])
+    assert copied.notes[-1].endswith("so no log records this use of the test labels")
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test", "all"])
@@ -716,7 +759,8 @@ def test_files_without_the_cases_of_training_are_judged_by_name(
     (note,) = of_files(*files, split="all").notes
     assert "training used cases of 'alpha'" in note
     assert "by the names of the datasets" in note
-    assert of_files(*files).notes == ()
+    (note,) = of_files(*files).notes
+    assert "no log records this use" in note
     write_dataset(tmp_path / "other", seed=50)
     given: dict[str, Any] = {"data": tmp_path, "plugins": with_adapter(adapter("other"))}
     notes = of_files(*files, "other", split="all", **given).notes

@@ -16,12 +16,13 @@ import click
 from hydrakit.cli import (
     compare,
     data,
+    finish,
     folder,
     heads,
+    models,
     params,
     plugins,
     predict,
-    finish,
     report,
     run,
     tune,
@@ -187,3 +188,4 @@ main.add_command(weights.weights)
 main.add_command(heads.heads)
 main.add_command(predict.predict)
 main.add_command(finish.finish)
+main.add_command(models.models)

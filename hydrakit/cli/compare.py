@@ -217,10 +217,32 @@ def print_result(result: CompareResult, *, as_json: bool) -> None:
         say(f"hydrakit: cell {name} failed: {reason}", err=True)
 
 
-@click.command(short_help="Test whether a published table of AUCs shows a difference.")
+@click.command(short_help="Test whether score files, or a published table, show a difference.")
+@click.argument("files", nargs=-1, type=params.FOLDER)
+@click.option(
+    "--predictions",
+    is_flag=True,
+    help="Compare FILES, tables (CSV) with scores of the same findings, pair by pair.",
+)
+@click.option(
+    "--labels",
+    type=params.FOLDER,
+    metavar="FILE",
+    help="Table with the labels, and the patients, of the findings.  [default: the columns label "
+    "and patient of FILES]",
+)
+@click.option(
+    "--positive",
+    metavar="CLASS",
+    help="Class treated as positive in FILES.  [default: the second of two, or 1]",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test", "all"]),
+    help="Rows to compare, of FILES with a column split.  [default: test]",
+)
 @click.option(
     "--table",
-    required=True,
     metavar="TEXT",
     help='Names with AUCs, such as "Hydra 48/60, transfer 0.72" (fractions of pairs, or numbers '
     "with a decimal point), with the two options below; or a CSV file with columns name, AUC, "
@@ -233,8 +255,96 @@ def print_result(result: CompareResult, *, as_json: bool) -> None:
     "--negatives", type=params.Whole(1), help="Number of negative findings in the test set."
 )
 @params.as_json
-def verdict(table: str, positives: int | None, negatives: int | None, as_json: bool) -> None:
-    """Test whether the AUCs of a published table show a difference between its methods."""
+def verdict(
+    *,
+    files: tuple[Path, ...],
+    predictions: bool,
+    labels: Path | None,
+    positive: str | None,
+    split: str | None,
+    table: str | None,
+    positives: int | None,
+    negatives: int | None,
+    as_json: bool,
+) -> None:
+    """Test whether score files, or the AUCs of a published table, show a difference.
+
+    `--predictions A.csv B.csv` compares scores of the same findings: a reader's, another program's,
+    or a predictions.csv of hydrakit. Rows are matched by the column finding or key; the scores are
+    in the column p_CLASS or score. Patients are the units if there is a column patient.
+
+    `--table` compares the methods of a published table, each with each later one.
+    """
+    of_table = [
+        name
+        for name, value in (
+            ("--table", table),
+            ("--positives", positives),
+            ("--negatives", negatives),
+        )
+        if value is not None
+    ]
+    of_files = [
+        name
+        for name, value in (("--labels", labels), ("--positive", positive), ("--split", split))
+        if value is not None
+    ]
+    if predictions:
+        if of_table:
+            raise click.UsageError(f"--predictions compares files: leave out {of_table[0]}")
+        if len(files) < 2:
+            raise click.UsageError("--predictions needs two files or more: name them after it")
+        _compare_files(files, labels, positive, split or "test", as_json=as_json)
+        return
+    if files or of_files:
+        given = of_files[0] if of_files else files[0]
+        raise click.UsageError(f"{given} is for a comparison of files: add --predictions")
+    if table is None:
+        raise click.UsageError("give --table TEXT, or --predictions A.csv B.csv")
+    _compare_rows(table, positives, negatives, as_json=as_json)
+
+
+def _compare_files(
+    files: tuple[Path, ...],
+    labels: Path | None,
+    positive: str | None,
+    split: str,
+    *,
+    as_json: bool,
+) -> None:
+    """Compare score files and print the result."""
+    from dataclasses import asdict
+
+    from hydrakit.cli.printing import print_table
+    from hydrakit.errors import utf8
+    from hydrakit.stats.score_files import compare_files
+
+    found = compare_files(files, labels=labels, positive=positive, split=split)
+    if as_json:
+        content = asdict(found)
+        for each in content["verdicts"]:
+            each["needed"] = _finite(each["needed"])
+        say_json(utf8(json.dumps(content, indent=2, ensure_ascii=False)))
+        return
+    print_table(
+        ["file", "scores", "#AUC", "95% interval"],
+        [
+            (each.name, each.column, f"{each.auc:.3f}", f"{each.low:.3f} to {each.high:.3f}")
+            for each in found.files
+        ],
+        title=f"AUC for {found.positive!r}: {found.positives} positive and {found.negatives} "
+        f"negative findings of {found.patients} patients",
+    )
+    for verdict in found.verdicts:
+        say(verdict.text)
+    for note in found.notes:
+        say(f"Note: {note}", err=True)
+
+
+def _compare_rows(
+    table: str, positives: int | None, negatives: int | None, *, as_json: bool
+) -> None:
+    """Compare the rows of a published table and print the result."""
     from dataclasses import asdict
 
     from hydrakit.errors import DataError

@@ -261,11 +261,13 @@ def evaluate(
 
     from hydrakit.cli.printing import print_evaluation
     from hydrakit.runs.evaluate import evaluate_files, evaluate_run
-    from hydrakit.weights.folders import is_model_folder, networks_in
+    from hydrakit.weights.folders import head_datasets, is_model_folder, networks_in
     from hydrakit.weights.format import read_head
 
+    others: list[tuple[Path, Path]] = []
     if run is not None and is_model_folder(run):
-        body, head = networks_in(run)[0]
+        own = dataset if dataset in head_datasets(run) else None
+        (body, head), *others = networks_in(run, own)
     elif run is not None and options:
         raise click.UsageError("a RUN has its own options: leave out --option")
     if body is None:
@@ -283,5 +285,6 @@ def evaluate(
             split=split,
             classes=classes or None,
             options=options.get(dataset or read_head(head).dataset),
+            others=others,
         )
     print_evaluation(evaluation, as_json=as_json)

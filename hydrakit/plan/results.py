@@ -619,6 +619,13 @@ class Results(Frozen):
         return content
 
 
+class WeightDigests(Frozen):
+    """Digests of the tensors of a body and of a head."""
+
+    body: Text
+    head: Text
+
+
 class Event(Frozen):
     """An event of a run (a line of ``events.jsonl``).
 
@@ -631,6 +638,7 @@ class Event(Frozen):
         dataset: Dataset that was trained or evaluated.
         split: Split that was evaluated.
         cases: Number of cases that were evaluated.
+        weights: Weights that were evaluated: one pair for each network; empty in older versions.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -641,6 +649,7 @@ class Event(Frozen):
     dataset: Text | None = None
     split: Text | None = None
     cases: Number | None = None
+    weights: Annotated[tuple[WeightDigests, ...], Field(max_length=MAX_ENSEMBLE)] = ()
 
 
 class Environment(Frozen):

@@ -10,7 +10,7 @@ from typing import Any
 from hydrakit.errors import command_line
 from hydrakit.hooks import DatasetAdapter, OptionValue
 from hydrakit.plan.model import Dataset, Plan
-from hydrakit.plan.results import DataFacts, StartMatch
+from hydrakit.plan.results import DataFacts, Event, StartMatch
 from hydrakit.plugins.options import option_text
 from hydrakit.report.markup import Html, bullet_list, element, join
 from hydrakit.report.tables import description_list, interval, number, table
@@ -53,16 +53,27 @@ def label_readings(rundir: RunDir, target: str) -> LabelReadings:
             traced.append(each.time)
         elif each.event == "test read":
             cases = f", {each.cases} cases" if each.cases else ""
+            cases += _weights_text(each)
             by = "run of its ensemble" if each.by == "ensemble" else "run"
             entries.append(f"{each.time}, by the {by}{cases}{network}")
         elif each.event == "evaluated" and each.dataset == target and each.split in ("test", "all"):
-            entries.append(f"{each.time}, by `hydrakit evaluate`, split {each.split}{network}")
+            split = f"split {each.split}{_weights_text(each)}"
+            entries.append(f"{each.time}, by `hydrakit evaluate`, {split}{network}")
     count = len(entries) + len(traced)
     if traced:
         entries.insert(
             0, f"{traced[0]} to {traced[-1]}, after each of {len(traced)} epochs (--trace-test)"
         )
     return LabelReadings(tuple(entries), count, len(traced))
+
+
+def _weights_text(event: Event) -> str:
+    """The weights that were evaluated, in words; empty if an older version logged the event."""
+    if not event.weights:
+        return ""
+    first, several = event.weights[0], len(event.weights) > 1
+    number = f"{len(event.weights)} networks, first " if several else ""
+    return f", {number}body {first.body[:12]} and head {first.head[:12]}"
 
 
 def readings_list(readings: LabelReadings) -> Html:

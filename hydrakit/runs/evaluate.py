@@ -26,7 +26,7 @@ from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.context import RunContext, context_of
 from hydrakit.runs.datasets import prepare_as_trained
 from hydrakit.runs.decisions import by_finding
-from hydrakit.runs.rundir import RunDir
+from hydrakit.runs.rundir import RunDir, run_of
 from hydrakit.storage.files import csv_text
 from hydrakit.weights.format import (
     UNKNOWN,
@@ -289,6 +289,7 @@ def evaluate_files(
     splits: Mapping[str, str] | None = None,
     classes: Sequence[str] | None = None,
     options: Mapping[str, OptionValue] | None = None,
+    others: Sequence[tuple[Path, Path]] = (),
     plugins: Plugins | None = None,
     **values: Any,
 ) -> EvaluationResult:
@@ -296,7 +297,7 @@ def evaluate_files(
 
     Classes of head and dataset are matched by their names. The field of view of the head's own
     dataset is that of its training, and predictions are averaged over views if the head's file says
-    so.
+    so. If the head lies in the folder of a run, the run's log records that its cases were read.
 
     Args:
         body_path: Path of the body's weight file.
@@ -309,6 +310,7 @@ def evaluate_files(
         classes: Classes of the dataset that the outputs of the head stand for, in the order of the
             outputs; required if the classes of the head have other names.
         options: Options of the adapter that replace those from the training of the head.
+        others: Files of the body and the head of each further network of an ensemble.
         plugins: Plugins of this process; None loads the installed ones.
         values: Values of the context by name.
 
@@ -319,8 +321,11 @@ def evaluate_files(
         PlanError: The dataset had no such split in training, or an option is wrong.
     """
     context = context_of(context, values)
+    source = run_of(head_path)
+    if source is not None:
+        source.check_log()
     with context.active() as compute:
-        return _evaluate(
+        evaluation, content = _evaluate(
             body_path,
             head_path,
             context,
@@ -332,7 +337,37 @@ def evaluate_files(
             options=options,
             plugins=plugins or context.plugins(),
             device=compute.device,
+            others=others,
         )
+    networks = [(body_path, head_path), *others]
+    if source is not None:
+        name = evaluation.result.dataset
+        facts = (source.facts() or {}).get(name)
+        # The split `all` of other images under the same name has none of the run's cases.
+        if facts is not None and (split != "all" or options or facts.digest == content):
+            return _recorded(evaluation, source, networks)
+    elif split == "test":
+        note = (
+            f"{head_path}: lies in no run's folder, so no log records this use of the test labels"
+        )
+        return replace(evaluation, notes=(*evaluation.notes, note))
+    return evaluation
+
+
+def _recorded(
+    evaluation: EvaluationResult, run: RunDir, networks: Sequence[tuple[Path, Path]]
+) -> EvaluationResult:
+    """Record an evaluation in the log of a run; a note is added if the log cannot be written."""
+    result = evaluation.result
+    try:
+        run.log_reading("evaluated", networks, dataset=result.dataset, split=result.split)
+    except OSError as error:
+        note = (
+            f"{run.path / 'events.jsonl'}: cannot be written ({error.strerror}), so this use of "
+            "the labels is not recorded there"
+        )
+        return replace(evaluation, notes=(*evaluation.notes, note))
+    return evaluation
 
 
 def _evaluate(
@@ -349,10 +384,11 @@ def _evaluate(
     plugins: Plugins,
     device: torch.device,
     others: Sequence[tuple[Path, Path]] = (),
-) -> EvaluationResult:
+) -> tuple[EvaluationResult, str]:
     """Evaluate weight files (`evaluate_files`), or those of a run, in an active context.
 
-    ``others`` are the body and the head of each further network of an ensemble.
+    Returns:
+        The evaluation, and the content digest of the dataset.
     """
     from hydrakit import weights
     from hydrakit.data.load import select
@@ -450,7 +486,7 @@ def _evaluate(
     )
     notes += _combination_notes(body, head, adapter)
     notes += _training_notes(body, head, adapter, cases, split, same_run=run is not None)
-    return _result(predictions, head, notes, networks=len(models))
+    return _result(predictions, head, notes, networks=len(models)), index.content
 
 
 def _result(
@@ -788,8 +824,9 @@ def evaluate_run(
         roots[name] = context.root_of(name)
     context = context.changed(roots={**roots, **context.roots})
     body, head = rundir.weights(plan, heads[-1])
+    others = [member.weights(plan, heads[-1]) for member in rundir.members(plan)]
     with context.active() as compute:
-        evaluation = _evaluate(
+        evaluation, _ = _evaluate(
             body,
             head,
             context,
@@ -801,7 +838,7 @@ def evaluate_run(
             options=plan.dataset(name).options,
             plugins=plugins or context.plugins(),
             device=compute.device,
-            others=[member.weights(plan, heads[-1]) for member in rundir.members(plan)],
+            others=others,
         )
     if body != rundir.body_path:
         note = (
@@ -809,12 +846,4 @@ def evaluate_run(
             "rounds have changed the body (`--recentre` fits all heads to the final one)"
         )
         evaluation = replace(evaluation, notes=(*evaluation.notes, note))
-    try:
-        rundir.log("evaluated", dataset=name, split=split)
-    except OSError as error:
-        note = (
-            f"{rundir.path / 'events.jsonl'}: cannot be written ({error.strerror}), so this use of "
-            "the labels is not recorded there"
-        )
-        return replace(evaluation, notes=(*evaluation.notes, note))
-    return evaluation
+    return _recorded(evaluation, rundir, [(body, head), *others])

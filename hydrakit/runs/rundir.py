@@ -11,7 +11,7 @@ import datetime
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ from hydrakit.storage.paths import check_utf8
 from hydrakit.storage.records import read_appended, read_lines, read_record, read_value
 from hydrakit.weights.description import FILE as DESCRIPTION
 from hydrakit.weights.folders import MEMBERS
-from hydrakit.weights.format import HeadMetadata, read_head
+from hydrakit.weights.format import HeadMetadata, read_body, read_head
 
 TRACE = "test-trace.jsonl"
 
@@ -513,6 +513,26 @@ class RunDir:
         path = self.path / "events.jsonl"
         return read_appended(path, Event, remedy="restore it") if path.is_file() else []
 
+    def log_reading(
+        self, event: str, networks: Sequence[tuple[Path, Path]], **facts: object
+    ) -> None:
+        """Add a reading of labels to ``events.jsonl``, with the digests of the weights.
+
+        Args:
+            event: Kind of event.
+            networks: Files of the body and the head of each network.
+            facts: Other values of the event.
+
+        Raises:
+            PlanError: The log is a link, or not a file.
+            WeightsError: A weight file is invalid.
+        """
+        digests = [
+            {"body": read_body(body).digest, "head": read_head(head).digest}
+            for body, head in networks
+        ]
+        self.log(event, **facts, weights=digests)
+
     def check_log(self) -> None:
         """Check that events can be added to ``events.jsonl``.
 
@@ -529,6 +549,14 @@ class RunDir:
         """
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         append_line(self.path / "events.jsonl", json.dumps({"time": now, "event": event, **facts}))
+
+
+def run_of(file: Path) -> RunDir | None:
+    """The run in whose folder a weight file lies, in ``heads`` or in a round; None for others."""
+    for folder in list(file.absolute().parents)[1:3]:
+        if (folder / "plan.json").is_file():
+            return RunDir(folder)
+    return None
 
 
 def _precedes_plan(path: Path) -> bool:

@@ -68,7 +68,7 @@ from hydrakit.training.loop import DivergedError, TrainingResult, train_round
 from hydrakit.training.seeds import Seeds
 from hydrakit.training.weight_change import weight_change
 from hydrakit.version import version
-from hydrakit.weights.format import read_head
+from hydrakit.weights.format import read_head, tensor_digest
 from hydrakit.weights.start import StartTensors
 
 
@@ -423,21 +423,23 @@ class Session:
             head = network.reference.head
         else:
             return None
-        read_cases = partial(self._target_cases, "test", by="trace")
+
+        def read_cases() -> CaseSet:
+            digests = {
+                "body": weights.body_digest(network.body),
+                "head": tensor_digest(head.state_dict()),
+            }
+            self._log_reading(by="trace", weights=[digests])
+            return self._target_cases("test")
+
         return Trace(network.body, head, read_cases, folder=folder)
 
-    def _target_cases(self, split: str, *, by: str) -> CaseSet:
-        """Cases of a split of the target. Each reading of the test split is logged first.
-
-        An inner fold in its place is logged as such: it is no reading of the test split.
-        """
+    def _target_cases(self, split: str) -> CaseSet:
+        """Cases of a split of the target; a reading of the test split is logged before."""
         target = self.loaded[self.plan.target]
-        keys = {key for key, name in target.splits.items() if name == split}
-        if split == "test":
-            self._log_reading(len(keys), by=by)
         return select(
             self.prepared[self.plan.target],
-            keys,
+            self._target_keys(split),
             task=target.task,
             scale=target.scale,
             grey=target.grey,
@@ -445,10 +447,25 @@ class Session:
             device=self.compute.device,
         )
 
-    def _log_reading(self, cases: int, *, by: str) -> None:
-        """Log that the test split, or an inner fold in its place, is read."""
+    def _target_keys(self, split: str) -> set[str]:
+        """Keys of the cases of a split of the target."""
+        splits = self.loaded[self.plan.target].splits
+        return {key for key, name in splits.items() if name == split}
+
+    def _log_reading(self, *, by: str, **facts: object) -> None:
+        """Log that the test split is read, or an inner fold in its place, which is no such reading.
+
+        Without ``weights`` among the facts, they are the final ones of the networks of the run.
+        """
         event = "test read" if self.plan.inner is None else "inner fold read"
-        self.rundir.log(event, by=by, dataset=self.plan.target, cases=cases)
+        facts |= {"by": by, "dataset": self.plan.target, "cases": len(self._target_keys("test"))}
+        if "weights" in facts:
+            self.rundir.log(event, **facts)
+            return
+        networks = [self] if by == "ensemble" else [self, *self.members]
+        head = self.plan.target_head
+        files = [each.rundir.weights(each.plan, head) for each in networks]
+        self.rundir.log_reading(event, files, **facts)
 
     def _out_of_memory_message(self, number: int, round: Round, network: Network) -> str:
         """Error message for a round that ran out of memory."""
@@ -470,7 +487,9 @@ class Session:
         networks = [self, *self.members]
         models = [each._write_final_weights() for each in networks]
         splits = ("val",) if self.plan.final else ("val", "test")
-        cases = {split: self._target_cases(split, by="results") for split in splits}
+        if not self.plan.final:
+            self._log_reading(by="results")
+        cases = {split: self._target_cases(split) for split in splits}
         target = self.plan.target
         classes, views = (
             self.loaded[target].classes,
@@ -501,7 +520,7 @@ class Session:
         for member, own, test in zip(self.members, predictions[1:], tests[1:], strict=True):
             if member.rundir.results() is None:
                 if test is not None:
-                    member._log_reading(len(cases["test"].cases), by="ensemble")
+                    member._log_reading(by="ensemble")
                 member._write_predictions(own, member._results(test))
                 member.rundir.seal()
         baseline = None

@@ -75,6 +75,7 @@ def verdicts(
     differences: Mapping[tuple[str, str], PairedDifference],
     *,
     baselines: Mapping[str, str] = MappingProxyType({}),
+    networks: bool = True,
     level: float = LEVEL,
 ) -> list[Verdict]:
     """Verdicts on a family of comparisons, with Holm's correction over all of them.
@@ -83,6 +84,7 @@ def verdicts(
         differences: Differences by the names of the first and the second strategy.
         baselines: Names of strategies that are baselines, each with its description. The text says
             whether a network is worth its cost, compared with them.
+        networks: Whether the scores are of networks, whose random start matters, and not of anyone.
         level: Confidence level: 1 minus the level of the tests.
 
     Raises:
@@ -98,6 +100,7 @@ def verdicts(
             p=adjusted[number],
             family=len(names),
             baseline=None if key[0] in baselines else baselines.get(key[1]),
+            networks=networks,
             level=level,
         )
         for number, key in names.items()
@@ -111,6 +114,7 @@ def _verdict_of_difference(
     p: float,
     family: int,
     baseline: str | None,
+    networks: bool,
     level: float,
 ) -> Verdict:
     first, second = names
@@ -118,7 +122,7 @@ def _verdict_of_difference(
     if p <= 1 - level + 1e-12 and (pair.low > 0 or pair.high < 0):
         kind = "better" if pair.low > 0 else "worse"
     details = (
-        f"mean AUC {pair.first:.2f} against {pair.second:.2f}, difference "
+        f"{'mean ' if networks else ''}AUC {pair.first:.2f} against {pair.second:.2f}, difference "
         f"{_signed(pair.difference)} ({_percent(pair.level)} interval {_signed(pair.low)} to "
         f"{_signed(pair.high)}), p {_p(p)}"
         f"{f' after correction for {family} comparisons' if family > 1 else ''}"
@@ -141,7 +145,7 @@ def _verdict_of_difference(
         )
     else:
         text = f"{_cannot_tell(first, second, [pair.needed])} ({details}; {cases})."
-    if pair.passes == 1:
+    if networks and pair.passes == 1:
         text += " Each was trained once: another random start may give another difference."
     return Verdict(
         first=first,
