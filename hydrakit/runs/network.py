@@ -28,6 +28,7 @@ from hydrakit.training.bootstrap import StartScores, best_start
 from hydrakit.training.evaluation import Reference, compute_metrics, forward_in_batches
 from hydrakit.training.loop import TrainingResult
 from hydrakit.training.seeds import INITIALISATION, Seeds, seeded
+from hydrakit.weights.format import DatasetCard
 from hydrakit.weights.start import StartTensors
 
 
@@ -43,6 +44,7 @@ class Network:
         trained_on: Datasets that have trained the body, in order.
         reference: Head from the end of the first round, if that round trained on the target.
         start_tensors: Weights that the body begins with; None if they are random.
+        cards: What users of the weights must know about each dataset, by name.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Network:
         channels: int,
         fits: Mapping[str, ChannelFit],
         start_tensors: StartTensors | None = None,
+        cards: Mapping[str, DatasetCard] | None = None,
     ) -> None:
         self.plan = plan
         self.rundir = rundir
@@ -69,6 +72,7 @@ class Network:
         self.heads: dict[str, nn.Module] = {}
         self.reference: Reference | None = None
         self.start_tensors = start_tensors
+        self.cards = cards or {}
         self.trained_on: list[str] = [*start_tensors.trained_on] if start_tensors else []
         self.last_head: dict[str, str] = {}
 
@@ -215,6 +219,7 @@ class Network:
                 trained_on=trained_on,
                 seed=self.plan.effective_split_seed,
                 cases=self._body_cases(trained_on),
+                cards={name: self.cards[name] for name in trained_on if name in self.cards},
             )
         rounds = self.plan.rounds[:number]
         self._save_head(folder / "head.safetensors", round.dataset, round.head, rounds)
@@ -272,6 +277,7 @@ class Network:
             task=adapter.task,
             scale=self.loaded[name].scale,
             views=self._averaged_views(name, rounds),
+            card=self.cards.get(name),
         )
 
     def _averaged_views(self, name: str, rounds: Sequence[Round]) -> weights.AveragedViews | None:

@@ -59,7 +59,7 @@ from hydrakit.training.loop import DivergedError, TrainingResult, train_round
 from hydrakit.training.seeds import Seeds
 from hydrakit.training.weight_change import weight_change
 from hydrakit.version import version
-from hydrakit.weights.format import read_head
+from hydrakit.weights.format import DatasetCard, read_head
 from hydrakit.weights.start import StartTensors
 
 
@@ -251,6 +251,10 @@ class Session:
             channels=self.datasets.channels,
             fits=self.datasets.fits,
             start_tensors=self.start_tensors,
+            cards={
+                name: DatasetCard.of(self.adapters[name], facts)
+                for name, facts in self.facts.items()
+            },
         )
 
     def copy_or_train(self, number: int, round: Round, network: Network) -> None:

@@ -27,6 +27,7 @@ from hydrakit.version import version
 from hydrakit.weights.format import (
     AveragedViews,
     BodyMetadata,
+    DatasetCard,
     HeadMetadata,
     OtherBodySpec,
     Preprocessing,
@@ -64,6 +65,7 @@ def save_body(
     trained_on: Sequence[str] = (),
     seed: int | None = None,
     cases: TrainingCases | None = None,
+    cards: Mapping[str, DatasetCard] | None = None,
 ) -> BodyMetadata:
     """Write a body's file; it appears complete or not at all.
 
@@ -75,6 +77,7 @@ def save_body(
         trained_on: Datasets of the rounds that trained it, in order.
         seed: Seed of the splits.
         cases: Images of these rounds.
+        cards: What users must know about these datasets, by name.
 
     Returns:
         The metadata of the file.
@@ -90,6 +93,7 @@ def save_body(
         trained_on=tuple(trained_on),
         seed=seed,
         cases=cases,
+        cards=dict(cards or {}),
     )
     write_tensors(path, body.state_dict(), metadata)
     return metadata
@@ -133,6 +137,7 @@ def save_head(
     task: Task = "classification",
     scale: tuple[float, float] | None = None,
     views: AveragedViews | None = None,
+    card: DatasetCard | None = None,
 ) -> HeadMetadata:
     """Write a head's file; it appears complete or not at all.
 
@@ -157,6 +162,7 @@ def save_head(
         task: Kind of label.
         scale: For regression, mean and standard deviation of the number.
         views: Views of each case whose predictions are averaged; None for the patch alone.
+        card: What users must know about the dataset.
 
     Returns:
         The metadata of the file.
@@ -195,6 +201,7 @@ def save_head(
         preprocessing=preprocessing,
         stems=_stems(head, [dataset, *datasets]),
         views=views,
+        card=card,
         digest=tensor_digest(head.state_dict()),
         probe=probe,
     )
