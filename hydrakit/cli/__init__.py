@@ -13,7 +13,18 @@ from typing import Any
 
 import click
 
-from hydrakit.cli import compare, data, folder, params, plugins, report, run, tune, weights
+from hydrakit.cli import (
+    compare,
+    data,
+    folder,
+    params,
+    plugins,
+    predict,
+    report,
+    run,
+    tune,
+    weights,
+)
 from hydrakit.cli.printing import printing_warnings, say, say_lines
 from hydrakit.compute.signals import describe_stop, stoppable
 from hydrakit.compute.streams import OUTPUT, dependable, output_failure
@@ -171,3 +182,4 @@ main.add_command(folder.verify)
 main.add_command(folder.status)
 main.add_command(folder.clean)
 main.add_command(weights.weights)
+main.add_command(predict.predict)

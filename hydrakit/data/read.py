@@ -25,6 +25,7 @@ from hydrakit.plugins.options import parse_options
 _log = logging.getLogger(__name__)
 MAX_SUBGROUPS = 30  # values of one subgroup: with more, each would have too few findings
 MAX_SUBGROUP = 64  # characters of its name and of a value: both are headings of reports
+_ALL_PADDING = "every pixel is padding, in some channel"
 _NO_TEXT = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control characters, surrogates, line ends
 
 
@@ -214,11 +215,29 @@ def load_image(
     fault = _pixel_fault(sample, image)
     if fault is not None:
         raise _invalid_case(adapter, sample, fault)
+    loaded = _with_pixels(sample, image)
+    return loaded or unreadable_case(adapter, sample, _ALL_PADDING, warn=warn)
+
+
+def checked(sample: Sample) -> LoadedSample | Unusable:
+    """Return a sample of no dataset, whose image is an array, with its pixels as `load_image` does.
+
+    A fault of its image makes it an `Unusable`.
+    """
+    fault = _pixel_fault(sample, sample.image)
+    if fault is not None:
+        return Unusable(key=sample.key, reason=fault)
+    assert isinstance(sample.image, np.ndarray)
+    loaded = _with_pixels(sample, sample.image)
+    return loaded or Unusable(key=sample.key, reason=_ALL_PADDING)
+
+
+def _with_pixels(sample: Sample, image: NDArray[np.float32]) -> LoadedSample | None:
+    """A sample with its pixels; None if all of them are padding."""
     planes = image[np.newaxis] if image.ndim == 2 else image
     padding = padding_mask(planes)
     if padding is not None and padding.any(axis=0).all():
-        reason = "every pixel is padding, in some channel"
-        return unreadable_case(adapter, sample, reason, warn=warn)
+        return None
     pixels = {"image": fill_padding(planes), "padding": padding}
     return LoadedSample(**{**vars(sample), **pixels})
 

@@ -203,7 +203,14 @@ def grey_png(plane: ImageStack, window: DisplayRange) -> str:
 
 
 def overlay_png(plane: ImageStack, window: DisplayRange, saliency: ImageStack) -> str:
-    """An image with a saliency map over it as a ``data:`` URL: orange above 0, blue below.
+    """An image with a saliency map over it (`overlay`) as a ``data:`` URL."""
+    return _data_url(overlay(plane, window, saliency))
+
+
+def overlay(
+    plane: ImageStack, window: DisplayRange, saliency: ImageStack
+) -> NDArray[np.floating[Any]]:
+    """An image with a saliency map over it, orange above 0, blue below: ``(height, width, 3)``.
 
     Args:
         plane: Values ``(height, width)``.
@@ -215,7 +222,8 @@ def overlay_png(plane: ImageStack, window: DisplayRange, saliency: ImageStack) -
     strength = np.clip(np.abs(smooth) / max(float(np.percentile(np.abs(smooth), 99)), 1e-12), 0, 1)
     colour = np.where((smooth > 0)[..., None], np.array(SUPPORTS), np.array(OPPOSES))
     opacity = 0.75 * strength[..., None]
-    return _data_url((1 - opacity) * 0.8 * _grey(plane, window)[..., None] + opacity * colour)
+    drawn: NDArray[np.floating[Any]] = (1 - opacity) * 0.8 * _grey(plane, window)[..., None]
+    return drawn + opacity * colour
 
 
 def _smooth(values: ImageStack) -> ImageStack:
@@ -233,8 +241,13 @@ def _grey(plane: ImageStack, window: DisplayRange) -> ImageStack:
 
 
 def _data_url(pixels: NDArray[np.floating[Any]]) -> str:
+    return "data:image/png;base64," + base64.b64encode(png(pixels)).decode()
+
+
+def png(pixels: NDArray[np.floating[Any]]) -> bytes:
+    """A PNG of values from 0 to 255, grey or RGB."""
     from PIL import Image
 
     file = io.BytesIO()
     Image.fromarray(pixels.round().astype(np.uint8)).save(file, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return file.getvalue()

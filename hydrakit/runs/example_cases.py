@@ -265,16 +265,17 @@ def integrated_gradients(
 
     body = model.body
     body.use(target)
-    patches = grey.clip(central_view(torch.from_numpy(canvases), body.patch))
     model.eval().requires_grad_(False)
-    shares = (torch.arange(PATH_STEPS) + 0.5) / PATH_STEPS
+    device = next(model.parameters()).device
+    patches = grey.clip(central_view(torch.from_numpy(canvases), body.patch)).to(device)
+    shares = (torch.arange(PATH_STEPS, device=device) + 0.5) / PATH_STEPS
     maps = []
     for patch, output in zip(patches, outputs, strict=True):
         path = (shares[:, None, None, None] * patch).requires_grad_()
         (gradient,) = torch.autograd.grad(output_score(model(path), output).sum(), path)
         maps.append(patch * gradient.mean(dim=0))
     stacked = torch.stack(maps) if maps else torch.zeros_like(patches)
-    return patches.numpy().astype(np.float32), stacked.numpy().astype(np.float32)
+    return patches.cpu().numpy().astype(np.float32), stacked.cpu().numpy().astype(np.float32)
 
 
 def output_score(logits: Tensor, output: int) -> Tensor:

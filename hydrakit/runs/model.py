@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,12 +17,17 @@ from torch import Tensor, nn
 
 from hydrakit import weights
 from hydrakit.data.augment import central_view
+from hydrakit.data.identity import patient_of
 from hydrakit.data.padding import fill_padding, padding_mask
-from hydrakit.data.prepared.crop import Statistics, crop, crop_fault
-from hydrakit.data.read import LoadedSample, in_grey
-from hydrakit.errors import DataError, PlanError, WeightsError, command_line, unknown
-from hydrakit.hooks import FieldOfView, Task, Window
+from hydrakit.data.prepared.crop import Statistics, crop, crop_fault, is_flat
+from hydrakit.data.prepared.prepare import map_in_order, processors
+from hydrakit.data.quality.duplicates import content_digest
+from hydrakit.data.read import LoadedSample, checked, in_grey
+from hydrakit.errors import DataError, PlanError, WeightsError, command_line, one_line, unknown
+from hydrakit.hooks import FieldOfView, Sample, Task, Unusable, Window
+from hydrakit.plan.decision import Decision
 from hydrakit.runs.evaluate import views_of
+from hydrakit.runs.predicted import InputCase, PredictedCase, Rule, TrainingImages
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.tasks import mean_outputs, outputs_of, predictions
 from hydrakit.training.evaluation import forward_in_batches
@@ -30,6 +38,11 @@ if TYPE_CHECKING:
     from hydrakit.plugins.registry import Plugins
 
 Floats = NDArray[np.float64]
+Pair = tuple[float, float]
+Each = TypeVar("Each")
+
+BATCH = 256  # cases that are predicted and written together; other batches give other last digits
+NO_SPACING = "does not state its pixel spacing"
 
 
 @dataclass(frozen=True)
@@ -92,6 +105,40 @@ class LoadedNetwork:
 
 
 @dataclass(frozen=True, eq=False)
+class ImageInput:
+    """An image as the networks get it.
+
+    Attributes:
+        canvas: Prepared patch ``(channels, side, side)``, in the unit of the image.
+        statistics: Statistics of the whole image.
+        content: Digest of its pixels.
+        patient: Patient, in the form in which names are compared; None if it is not named.
+        centred: Whether its centre stands in for a position.
+    """
+
+    canvas: NDArray[np.float32]
+    statistics: Statistics
+    content: str
+    patient: str | None
+    centred: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some cases that were predicted together.
+
+    Attributes:
+        cases: The predictions, in order.
+        images: Image of each case, or why it cannot be used.
+        totals: Statistics by which each of the usable images is z-scored, by row.
+    """
+
+    cases: tuple[PredictedCase, ...]
+    images: tuple[ImageInput | str, ...]
+    totals: Mapping[int, Statistics]
+
+
+@dataclass(frozen=True, eq=False)
 class Model:
     """A trained model: what it needs of an image, and what it makes of it.
 
@@ -130,6 +177,38 @@ class Model:
         """Whether an image is z-scored together with the other images of its patient."""
         return self.head.preprocessing.grey_values.normalise == "patient"
 
+    @property
+    def sees_a_part(self) -> bool:
+        """Whether the networks see a part of an image, so that its position matters."""
+        return self.view.share is None or self.view.share < 1
+
+    @property
+    def reads_colour(self) -> bool:
+        """Whether image files are read with the channels of their colours."""
+        needed = self.head.preprocessing
+        return needed.conversion == "grey" or (needed.conversion is None and needed.channels == 3)
+
+    @property
+    def decision(self) -> Decision | None:
+        """Calibration and threshold for this number of networks; None if the head has none."""
+        decision = self.head.decision
+        return decision if decision and decision.networks == len(self.networks) else None
+
+    def notes(self) -> Iterator[str]:
+        """Yield what users must know about the model, one sentence each."""
+        from hydrakit.weights.files import mismatch
+
+        for network in self.networks:
+            note = mismatch(network.body, network.head)
+            if note:
+                yield note
+        decision = self.head.decision
+        if decision is not None and self.decision is None:
+            yield (
+                f"the calibration and the threshold in the head's file are for {decision.networks} "
+                f"networks, and these are {len(self.networks)}: they are not used"
+            )
+
     def canvas(self, sample: LoadedSample) -> tuple[NDArray[np.float32], Statistics]:
         """Crop an image, and compute its statistics for the z-score.
 
@@ -141,8 +220,8 @@ class Model:
             what the network sees, and the statistics of the whole image.
 
         Raises:
-            DataError: The image has another number of channels than the networks need, or the field
-                of view has no sensible size in its pixels.
+            DataError: The image has another number of channels than the networks need, or a
+                channel without contrast, or the field of view has no sensible size in its pixels.
         """
         needed = self.head.preprocessing
         if needed.conversion == "grey":
@@ -154,6 +233,8 @@ class Model:
             raise DataError(
                 f"has no pixel spacing, and the model sees {self.view.millimetres:g} mm of it"
             )
+        if is_flat(sample.image):
+            raise DataError("the image has no contrast")
         fault = crop_fault(sample, self.view, needed.patch)
         if fault is not None:
             raise DataError(fault)
@@ -175,6 +256,18 @@ class Model:
         shift = torch.from_numpy(mean).float()[:, :, None, None].to(images.device)
         factor = torch.from_numpy(1 / deviation).float()[:, :, None, None].to(images.device)
         return (images - shift) * factor
+
+    def normalised(
+        self, canvases: NDArray[np.float32], network: LoadedNetwork, mean: Floats, deviation: Floats
+    ) -> NDArray[np.float32]:
+        """Normalise prepared patches for a network, as `outputs` does; a window does not clip yet.
+
+        Returns:
+            ``(n, channels, side, side)``, with as many channels as the network takes.
+        """
+        images = self._normalised(torch.from_numpy(canvases), network, mean, deviation)
+        images = images.expand(-1, network.head.preprocessing.channels, -1, -1)
+        return np.ascontiguousarray(images.numpy())
 
     def outputs(self, canvases: NDArray[np.float32], mean: Floats, deviation: Floats) -> Floats:
         """Compute the outputs of the model, averaged over networks and views.
@@ -269,6 +362,241 @@ class Model:
         used = statistics or own
         mean, deviation = used.mean[np.newaxis], used.standard_deviation()[np.newaxis]
         return self.patches(canvas[np.newaxis], mean, deviation)[0]
+
+    def image_input(
+        self, case: InputCase, *, spacing: Pair | None = None, exact: bool = False
+    ) -> ImageInput | str:
+        """Read and crop the image of a case; or return why there is no prediction for it.
+
+        Args:
+            case: The case.
+            spacing: Pixel spacing of an image that does not state it.
+            exact: Whether names of patients are compared as they are.
+
+        Raises:
+            MissingCodecError: No installed package decodes the file, and probably other files.
+        """
+        from hydrakit.data.dicom import MissingCodecError
+
+        try:
+            sample = case.load()
+            if isinstance(sample, Unusable):
+                return sample.reason
+            if sample.spacing is None and spacing is not None:
+                sample = replace(sample, spacing=spacing)
+            if self.view.millimetres is not None and sample.spacing is None:
+                return NO_SPACING
+            canvas, statistics = self.canvas(sample)
+        except MissingCodecError:
+            raise
+        except DataError as error:
+            return one_line(str(error), 300)
+        return ImageInput(
+            canvas=canvas,
+            statistics=statistics,
+            content=content_digest(sample.image),
+            patient=patient_of(sample, exact=exact) if sample.patient != sample.key else None,
+            centred=sample.centre is None,
+        )
+
+    def patient_statistics(
+        self,
+        cases: Iterable[InputCase],
+        *,
+        spacing: Pair | None = None,
+        exact: bool = False,
+        on_case: Callable[[int], None] = lambda _: None,
+    ) -> dict[str, Statistics]:
+        """Read all images, and compute the statistics of all images of each named patient.
+
+        Args:
+            cases: The cases.
+            spacing: As in `image_input`.
+            exact: As in `image_input`.
+            on_case: Called with the number of cases read so far.
+        """
+        totals: dict[str, Statistics] = {}
+        work = partial(self.image_input, spacing=spacing, exact=exact)
+        with closing(map_in_order(work, iter(cases), threads=processors())) as outcomes:
+            for number, (_, image) in enumerate(outcomes, start=1):
+                if isinstance(image, ImageInput) and image.patient is not None:
+                    total = totals.get(image.patient)
+                    totals[image.patient] = total + image.statistics if total else image.statistics
+                on_case(number)
+        return totals
+
+    def stream(
+        self,
+        cases: Iterable[InputCase],
+        rule: Rule,
+        *,
+        totals: Mapping[str, Statistics] | None = None,
+        spacing: Pair | None = None,
+        exact: bool = False,
+    ) -> Iterator[Batch]:
+        """Predict cases in order, `BATCH` at a time; only a few images are in memory.
+
+        Args:
+            cases: The cases.
+            rule: How probabilities become decisions.
+            totals: Statistics of each patient, for a z-score per patient (`patient_statistics`);
+                an image without a patient is z-scored by itself.
+            spacing: As in `image_input`.
+            exact: As in `image_input`.
+        """
+        trainings = TrainingImages(
+            [each for n in self.networks for each in (n.body.cases, n.head.cases)]
+        )
+        work = partial(self.image_input, spacing=spacing, exact=exact)
+        with closing(map_in_order(work, iter(cases), threads=processors())) as outcomes:
+            while pending := list(islice(outcomes, BATCH)):
+                yield self._batch(pending, rule, totals or {}, trainings)
+
+    def _batch(
+        self,
+        pending: Sequence[tuple[InputCase, ImageInput | str]],
+        rule: Rule,
+        totals: Mapping[str, Statistics],
+        trainings: TrainingImages,
+    ) -> Batch:
+        usable = {
+            row: image for row, (_, image) in enumerate(pending) if isinstance(image, ImageInput)
+        }
+        used = {
+            row: totals.get(image.patient, image.statistics) if image.patient else image.statistics
+            for row, image in usable.items()
+        }
+        decisions: dict[int, tuple[Any, ...]] = {}
+        if usable:
+            outputs = self.outputs(
+                np.stack([image.canvas for image in usable.values()]),
+                np.stack([each.mean for each in used.values()]),
+                np.stack([each.standard_deviation() for each in used.values()]),
+            )
+            finite = np.flatnonzero(np.isfinite(outputs).all(axis=1))
+            values = predictions(outputs[finite], task=self.task, scale=self.head.scale)
+            rows = [list(usable)[index] for index in finite]
+            decisions = dict(zip(rows, rule.decide(values), strict=True))
+        views = self.head.views.count if self.head.views else 1
+        cases = []
+        for row, (case, image) in enumerate(pending):
+            reason: str | None
+            if isinstance(image, ImageInput):
+                reason = None if row in decisions else "an output of the network is not finite"
+                seen = trainings.used(image.content)
+            else:
+                reason, seen = image, None
+            probabilities, predicted, possible = decisions.get(row, ({}, None, None))
+            cases.append(
+                PredictedCase(
+                    key=case.key,
+                    finding=case.finding,
+                    patient=case.patient,
+                    probabilities=probabilities,
+                    predicted=predicted,
+                    possible=possible,
+                    views=0 if reason else views,
+                    seen_in_training=seen,
+                    reason=reason,
+                    label=case.label,
+                )
+            )
+        return Batch(tuple(cases), tuple(image for _, image in pending), used)
+
+    def predict(
+        self,
+        images: Iterable[Path | str | NDArray[Any]],
+        *,
+        spacing: Pair | Sequence[Pair | None] | None = None,
+        centre: Pair | Sequence[Pair | None] | None = None,
+        patient: str | Sequence[str | None] | None = None,
+    ) -> list[PredictedCase]:
+        """Predict some images.
+
+        Args:
+            images: Image files, or arrays ``(height, width)`` or ``(channels, height, width)`` in
+                the unit of the images of training; `numpy.ma` masks padding.
+            spacing: Pixel spacing (row, column) in millimetres, of all images or of each; for a
+                file, only if it does not state it.
+            centre: Position (row, column) in pixels, of all images or of each; None for the centre
+                of the image.
+            patient: Patient of all images or of each; if the model needs it, the images of a
+                patient are z-scored together, otherwise and without a name each by itself.
+
+        Returns:
+            One record for each image, in order; `reason` says why one has no prediction. The key
+            of a file is its path, that of an array its number, from 0.
+
+        Raises:
+            PlanError: A list has not one value for each image.
+        """
+        listed = list(images)
+        given = [
+            _each(name, value, len(listed), is_single)
+            for name, value, is_single in (
+                ("spacing", spacing, _is_pair),
+                ("centre", centre, _is_pair),
+                ("patient", patient, lambda value: isinstance(value, str)),
+            )
+        ]
+        cases = [
+            InputCase(
+                key=str(number if isinstance(image, np.ndarray) else image),
+                load=partial(_loaded, self.reads_colour, str(number), image, values),
+                patient=values[2],
+            )
+            for number, (image, *values) in enumerate(zip(listed, *given, strict=True))
+        ]
+        totals = self.patient_statistics(cases) if self.needs_patient and patient else {}
+        rule = Rule.of(self.task, self.classes, self.decision)
+        return [case for batch in self.stream(cases, rule, totals=totals) for case in batch.cases]
+
+
+def _is_pair(value: object) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and len(value) == 2
+        and all(isinstance(each, int | float) for each in value)
+    )
+
+
+def _each(name: str, value: Any, count: int, is_single: Callable[[object], bool]) -> list[Any]:
+    """A value for each image, of one for all images or a list."""
+    if value is None or is_single(value):
+        return [value] * count
+    values = list(value)
+    if len(values) != count:
+        raise PlanError(f"{name}: has {len(values)} values for {count} images: give one for each")
+    return values
+
+
+def _loaded(
+    colour: bool,
+    number: str,
+    image: Path | str | NDArray[Any],
+    values: Sequence[Any],
+) -> LoadedSample | Unusable:
+    """Load an image for `Model.predict`."""
+    from hydrakit.data.declared.arrays import ImageError
+    from hydrakit.data.declared.images import ImageReader
+    from hydrakit.data.declared.schema import ImageRules
+
+    spacing, centre, patient = values
+    key = number if isinstance(image, np.ndarray) else str(image)
+    if isinstance(image, np.ndarray):
+        pixels: NDArray[np.float32] = np.ma.asanyarray(image, dtype=np.float32)
+    else:
+        rules = ImageRules(colour="channels" if colour else "luma")
+        with closing(ImageReader(rules)) as reader:
+            try:
+                picture = reader.read(Path(image))
+            except ImageError as error:
+                return Unusable(key=key, reason=error.reason)
+        pixels, spacing = picture.pixels, picture.spacing or spacing
+    sample = Sample(
+        image=pixels, label=None, patient=patient or key, key=key, centre=centre, spacing=spacing
+    )
+    return checked(sample)
 
 
 def load_model(

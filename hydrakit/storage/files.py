@@ -245,7 +245,8 @@ def _harmless(cell: object) -> object:
     return cell
 
 
-def _original(cell: str) -> str:
+def original_cell(cell: str) -> str:
+    """The text of a cell that `csv_text` wrote."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
@@ -267,7 +268,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     for number, cells in enumerate(lines[1:], start=2):
         if len(cells) != len(names):
             raise ValueError(f"line {number} has {len(cells)} cells, the first has {len(names)}")
-        rows.append(dict(zip(names, map(_original, cells), strict=True)))
+        rows.append(dict(zip(names, map(original_cell, cells), strict=True)))
     return rows
 
 

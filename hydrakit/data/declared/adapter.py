@@ -97,8 +97,8 @@ def read_declared(
     by_study: list[str] = []
     with closing(ImageReader(declaration.images)) as reader:
         for case in listing.cases:
-            yield _sample(
-                declaration, case, folder=folder, root=root, reader=reader, by_study=by_study
+            yield read_case(
+                declaration, case, where=folder / FILE, root=root, reader=reader, by_study=by_study
             )
     if by_study:
         yield Remark(
@@ -248,16 +248,30 @@ def _csv(declaration: Declaration, folder: Path) -> CsvTable | None:
     )
 
 
-def _sample(
+def read_case(
     declaration: Declaration,
     case: DeclaredCase,
     *,
-    folder: Path,
+    where: object,
     root: Path,
     reader: ImageReader,
     by_study: list[str],
+    remedy: str = "add spacing = [row, column] in millimetres",
 ) -> Sample | Unusable:
-    """Return the sample of a case; add its key to ``by_study`` if its study is its patient."""
+    """Read the sample of a case; add its key to ``by_study`` if its study is its patient.
+
+    Args:
+        declaration: Declaration of the dataset.
+        case: The case.
+        where: What declares the dataset, for messages.
+        root: Resolved folder of its files.
+        reader: Reader of its images.
+        by_study: Keys of the cases so far whose study is their patient.
+        remedy: What the user can do if the pixel spacing is missing.
+
+    Raises:
+        DataError: The case leads out of the root, or lacks a required pixel spacing.
+    """
     from hydrakit.data.declared.arrays import MAX_VALUES, ImageError
     from hydrakit.data.dicom.geometry import alignment_fault
     from hydrakit.data.padding import concatenate
@@ -287,8 +301,8 @@ def _sample(
     spacing = next((p.spacing for p in pictures if p.spacing), declaration.spacing)
     if spacing is None and (case.millimetres or declaration.field_of_view.millimetres):
         raise DataError(
-            f"{folder / FILE}: spacing: is missing, and {paths[0]} does not state its pixel "
-            "spacing, which millimetres need: add spacing = [row, column] in millimetres"
+            f"{where}: spacing: is missing, and {paths[0]} does not state its pixel "
+            f"spacing, which millimetres need: {remedy}"
         )
     image = concatenate([picture.pixels for picture in pictures])
     centre = case.position

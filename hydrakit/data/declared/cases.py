@@ -6,7 +6,7 @@ import csv
 import io
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -138,7 +138,7 @@ def list_cases(declaration: Declaration, root: Path, *, table: CsvTable | None) 
             above = above if _is_blank(fields["patient"]) else fields["patient"]
             fields = {**fields, "patient": above}
         try:
-            case = _case(declaration, fields)
+            case = case_of(declaration, fields)
         except ValueError as error:
             raise DataError(f"{where}: {error}") from None
         if case.key in first:
@@ -178,7 +178,7 @@ def _rows(
     if declaration.pattern is not None:
         yield from _pattern_rows(declaration, declaration.pattern, root)
     elif table is not None:
-        yield from _csv_rows(declaration, table)
+        yield from csv_rows(declaration, table)
     else:
         yield from _npz_rows(declaration, root)
 
@@ -194,7 +194,20 @@ def _pattern_rows(
     yield from remarks_on_files(root, pattern, matched, masks)
 
 
-def _csv_rows(declaration: Declaration, table: CsvTable) -> Iterator[tuple[str, Fields] | Remark]:
+def csv_rows(
+    declaration: Declaration, table: CsvTable, *, more: Sequence[str] | None = None
+) -> Iterator[tuple[str, Fields] | Remark]:
+    """Yield where each row of a table is, and its fields as text; remarks on columns come first.
+
+    Args:
+        declaration: Declaration of the dataset.
+        table: The table.
+        more: For a table that no file declares: fields besides those of `Columns`; it needs no
+            labels.
+
+    Raises:
+        DataError: The table is no CSV, or lacks a column.
+    """
     name = table.path
     try:
         text = table.content.decode("utf-8-sig")
@@ -207,7 +220,7 @@ def _csv_rows(declaration: Declaration, table: CsvTable) -> Iterator[tuple[str, 
             raise DataError(
                 f"{name}: line 1: its cells are separated by {marks}: save it with commas"
             )
-        columns = find_columns(declaration, header, f"{name}: line 1")
+        columns = find_columns(declaration, header, f"{name}: line 1", more=more)
         yield from remarks_on_columns(name.name, header, columns)
         for row in reader:
             where = f"{name}: line {reader.line_num}"
@@ -289,7 +302,7 @@ def _label_sets(
     ]
 
 
-def _case(declaration: Declaration, fields: Fields) -> DeclaredCase:
+def case_of(declaration: Declaration, fields: Fields) -> DeclaredCase:
     """Convert the fields of a case.
 
     Raises:
@@ -312,7 +325,7 @@ def _case(declaration: Declaration, fields: Fields) -> DeclaredCase:
     return DeclaredCase(
         channels=tuple(_location(path) for path in paths),
         key=filled.get("key") or filled["path"],
-        label=_label(declaration, filled.get("label", "")),
+        label=label_of(declaration, filled.get("label", "")),
         patient=filled.get("patient"),
         group=filled.get("group"),
         finding=filled.get("finding"),
@@ -358,7 +371,12 @@ def _location(text: str) -> ImageLocation:
     return location
 
 
-def _label(declaration: Declaration, text: str) -> Label | None:
+def label_of(declaration: Declaration, text: str) -> Label | None:
+    """Convert the text of a label; None if it is unknown.
+
+    Raises:
+        ValueError: It is no label of the dataset.
+    """
     mapped = declaration.labels.get(text, text)
     if mapped == UNKNOWN:
         return None

@@ -52,11 +52,24 @@ _NO_NAMES = (  # values that name nobody: dates, years of age, numbers with deci
 )
 
 
-def find_columns(declaration: Declaration, header: Sequence[str], where: str) -> dict[str, str]:
+def find_columns(
+    declaration: Declaration,
+    header: Sequence[str],
+    where: str,
+    *,
+    more: Sequence[str] | None = None,
+) -> dict[str, str]:
     """Return the table's column for each field.
 
     A column is used for the field of its name, but for case, blanks and separators. A column that
     the declaration assigns to one field is not used for a field of the same name.
+
+    Args:
+        declaration: Declaration of the dataset.
+        header: Names of the columns.
+        where: Place of the header, for messages.
+        more: For a table that no file declares: fields besides those of `Columns`; it needs no
+            labels.
 
     Raises:
         DataError: A column is missing, occurs twice, or several may be meant.
@@ -74,8 +87,8 @@ def find_columns(declaration: Declaration, header: Sequence[str], where: str) ->
             raise DataError(f"{where}: {unknown('column', column, printable)} ({key} in {FILE})")
     free = [column for column in header if column not in assigned.values()]
     same_name = {
-        field: _column(field, free, where)
-        for field in Columns.model_fields
+        field: _column(field, free, where, declared=more is None)
+        for field in (*Columns.model_fields, *(more or ()))
         if field not in assigned
     }
     columns = {field: column for field, column in same_name.items() if column is not None}
@@ -84,10 +97,11 @@ def find_columns(declaration: Declaration, header: Sequence[str], where: str) ->
         ("path", "image") if str(declaration.cases).lower().endswith(".csv") else ("image", "path")
     )
     columns.pop(other, None)
-    for field in (images, "label"):
+    for field in (images, "label") if more is None else (images,):
         if field not in columns:
+            naming = f", or name it under [columns] in {FILE}" if more is None else ""
             raise DataError(
-                f"{where}: no column {field!r}: add it, or name it under [columns] in {FILE} "
+                f"{where}: no column {field!r}: add it{naming} "
                 f"(there are {', '.join(printable) or 'none'})"
             )
     return columns
@@ -100,15 +114,15 @@ def wrong_separator(header: Sequence[str]) -> str | None:
     return next((name for mark, name in _OTHER_MARKS.items() if mark in header[0]), None)
 
 
-def _column(field: str, header: Sequence[str], where: str) -> str | None:
+def _column(field: str, header: Sequence[str], where: str, *, declared: bool) -> str | None:
     """Return the column of a field's name; None if there is none."""
     if field in header:
         return field
     alike = [column for column in header if _plain(column) == _plain(field)]
     if len(alike) > 1:
+        remedy = f"name one under [columns] in {FILE}" if declared else "rename one"
         raise DataError(
-            f"{where}: {' and '.join(map(quote, alike))} may both be the column {field!r}: name "
-            f"one under [columns] in {FILE}"
+            f"{where}: {' and '.join(map(quote, alike))} may both be the column {field!r}: {remedy}"
         )
     return alike[0] if alike else None
 

@@ -171,7 +171,7 @@ def _prepare(
             raise _broken_cache_error(folder, error) from None
         with store:
             preparation = _Preparation(adapter, root, patch=patch, manifest=manifest, store=store)
-            index = preparation.run(options, threads=threads or _processors(), on_case=on_case)
+            index = preparation.run(options, threads=threads or processors(), on_case=on_case)
         with _cache_errors(folder):
             write_atomic(path, index.model_dump_json().encode())
             store.remove_other_numbers()
@@ -195,7 +195,7 @@ def _folder(
     return cache / f"{adapter.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def _processors() -> int:
+def processors() -> int:
     """Return the number of processors available to this process, 16 at most."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return min(len(os.sched_getaffinity(0)), MAX_THREADS)
@@ -230,7 +230,7 @@ class _Preparation:
             DataError: As in `prepare`.
         """
         cases = self._cases(options)
-        with closing(_map_in_order(self._prepare, cases, threads=threads)) as outcomes:
+        with closing(map_in_order(self._prepare, cases, threads=threads)) as outcomes:
             for case, outcome in outcomes:
                 self._add(case, outcome)
                 on_case(len(self.cases) + len(self.excluded))
@@ -410,7 +410,7 @@ def _case(sample: Sample, entry: StoreEntry, finding: str) -> PreparedCase:
     )
 
 
-def _map_in_order(
+def map_in_order(
     work: Callable[[Item], Result], cases: Iterator[Item], *, threads: int
 ) -> Generator[tuple[Item, Result]]:
     """Yield each case with the result of ``work``, in order, computed by several threads.

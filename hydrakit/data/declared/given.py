@@ -1,0 +1,367 @@
+"""Images that a user names for prediction: a folder, single files, or a table of cases.
+
+They are read as the cases of a declared dataset are, without a ``dataset.toml``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hydrakit.data.declared.adapter import read_case
+from hydrakit.data.declared.cases import (
+    CsvTable,
+    DeclaredCase,
+    Fields,
+    ImageLocation,
+    case_of,
+    csv_rows,
+)
+from hydrakit.data.declared.files import SUFFIXES, companions, describe_files, list_files
+from hydrakit.data.declared.images import ImageReader
+from hydrakit.data.declared.patterns import compile_pattern, match_files
+from hydrakit.data.declared.schema import Declaration, ImageRules, View, number
+from hydrakit.data.read import LoadedSample, checked
+from hydrakit.data.safe_paths import open_file, quote, resolve_inside
+from hydrakit.errors import DataError, printable, utf8
+from hydrakit.hooks import Remark, Task, Unusable
+
+MAX_TABLE_BYTES = 2**27
+SPACING = ("row_spacing", "column_spacing")
+OPTION = "give it with `--spacing ROW,COLUMN`, in millimetres"
+_LEADS_OUT = "leads out of its folder by a link"
+_NO_DICOM = tuple(suffix for suffix in SUFFIXES if suffix not in (".dcm", ".ima"))
+
+
+@dataclass(frozen=True)
+class GivenCase:
+    """One image that a user named.
+
+    Attributes:
+        case: How a table or a pattern declares it.
+        root: Resolved folder of its files; None to resolve that of its only file.
+        spacing: Pixel spacing ``(row, column)`` in millimetres, for a file that does not state it.
+        fault: Why it cannot be read, if its name already shows that.
+    """
+
+    case: DeclaredCase
+    root: Path | None
+    spacing: tuple[float, float] | None = None
+    fault: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class GivenImages:
+    """Images that a user named; nothing but their names is read yet.
+
+    Attributes:
+        where: What names them, for messages.
+        count: Their number.
+        cases: Yields them in order, from the first on; may be called several times.
+        digest: SHA-256 of what names them.
+        patients: Whether a table, a pattern or a DICOM file may name patients.
+        notes: What users must know about files and columns that are not used.
+        reader: Reads one of them; called in several threads.
+    """
+
+    where: str
+    count: int
+    cases: Callable[[], Iterator[GivenCase]]
+    digest: str
+    patients: bool
+    notes: tuple[str, ...]
+    reader: GivenReader
+
+
+class GivenReader:
+    """Reads images that a user named.
+
+    Args:
+        classes: Classes of the model, which labels of a table or of a pattern are among.
+        task: Task of the model.
+        colour: Whether colour images have three channels; otherwise one, the luminance.
+        spacing: Pixel spacing of all files that do not state theirs.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        task: Task,
+        *,
+        colour: bool,
+        spacing: tuple[float, float] | None = None,
+    ) -> None:
+        self.declaration = Declaration.model_construct(
+            classes=tuple(classes),
+            task=task,
+            field_of_view=View.model_construct(share=1.0),
+            cases="cases.csv",
+            spacing=spacing,
+            images=ImageRules(colour="channels" if colour else "luma"),
+        )
+        self._local = threading.local()
+
+    def read(self, given: GivenCase) -> LoadedSample | Unusable:
+        """Read an image.
+
+        Raises:
+            DataError: Its position is in millimetres, and its pixel spacing is unknown.
+            MissingCodecError: No installed package decodes it.
+        """
+        key = given.case.key
+        if given.fault is not None:
+            return Unusable(key=key, reason=given.fault)
+        case, root = given.case, given.root
+        try:
+            if root is None:
+                (location,) = case.channels
+                path = Path(location.file).resolve(strict=True)
+                root, file = path.parent, path.name
+                case = replace(case, channels=(replace(location, file=file),))
+            else:
+                for location in case.channels:
+                    resolve_inside(root, location.file)
+        except FileNotFoundError:
+            return Unusable(key=key, reason="its file is missing")
+        except (OSError, RuntimeError) as error:
+            reason = getattr(error, "strerror", None) or "a loop of links"
+            return Unusable(key=key, reason=f"cannot be opened ({reason})")
+        except DataError:
+            return Unusable(key=key, reason=_LEADS_OUT)
+        declaration = self.declaration
+        if given.spacing is not None:
+            declaration = declaration.model_copy(update={"spacing": given.spacing})
+        sample = read_case(
+            declaration,
+            case,
+            where=key,
+            root=root,
+            reader=self._images(),
+            by_study=[],
+            remedy=f"{OPTION}, or in the columns {' and '.join(SPACING)} of a table",
+        )
+        return sample if isinstance(sample, Unusable) else checked(sample)
+
+    def _images(self) -> ImageReader:
+        """The reader of this thread: it keeps an array file open."""
+        if not hasattr(self._local, "images"):
+            self._local.images = ImageReader(self.declaration.images)
+        images: ImageReader = self._local.images
+        return images
+
+
+def images_in_files(paths: Sequence[Path], reader: GivenReader) -> GivenImages:
+    """Images in single files; the key of each is its path as given.
+
+    Raises:
+        DataError: A file is named twice.
+    """
+    seen: set[str] = set()
+    for path in paths:
+        if str(path) in seen:
+            raise DataError(f"{path}: is named twice: name each image once")
+        seen.add(str(path))
+    return GivenImages(
+        where=f"{len(paths)} files",
+        count=len(paths),
+        cases=lambda: (GivenCase(_case(_name(path), str(path)), root=None) for path in paths),
+        digest=_digest(map(str, paths)),
+        patients=_may_be_dicom(map(str, paths)),
+        notes=(),
+        reader=reader,
+    )
+
+
+def images_in_folder(folder: Path, reader: GivenReader, *, pattern: str | None) -> GivenImages:
+    """Images below a folder, sorted by path; the key of each is its path within the folder.
+
+    Args:
+        folder: The folder.
+        reader: Reads them.
+        pattern: Pattern that selects files and reads parts of their paths, as in ``dataset.toml``;
+            None for all files that may be images, masks of other images left out.
+
+    Raises:
+        DataError: The folder cannot be listed, or has no such file; or the pattern is wrong.
+    """
+    root = folder.resolve()
+    if pattern is not None:
+        return _matching(folder, root, reader, pattern)
+    listed = list_files(root)
+    images = [path for path in listed if _may_be_image(root, path)]
+    masks = companions(images)
+    images = [path for path in images if path not in masks]
+    if not images:
+        raise DataError(
+            f"{folder}: holds no image ({describe_files(listed)}): give PNG, JPEG, TIFF, NPY, NPZ "
+            "or DICOM files"
+        )
+    notes = []
+    if masks:
+        mask, image = next(iter(masks.items()))
+        notes.append(
+            f"{folder}: {len(masks)} files are left out as masks of other images (first "
+            f"{quote(mask)}, of {quote(image)}): to predict them, name them with `--pattern`"
+        )
+    others = len(listed) - len(images) - len(masks)
+    if others:
+        used = {*images, *masks}
+        names = describe_files(path for path in listed if path not in used)
+        notes.append(f"{folder}: {others} other files are not used: {names}")
+    return GivenImages(
+        where=str(folder),
+        count=len(images),
+        cases=lambda: (GivenCase(_case(_name(path), path), root) for path in images),
+        digest=_digest(images),
+        patients=_may_be_dicom(images),
+        notes=tuple(notes),
+        reader=reader,
+    )
+
+
+def _matching(folder: Path, root: Path, reader: GivenReader, pattern: str) -> GivenImages:
+    try:
+        compile_pattern(pattern)
+    except ValueError as error:
+        raise DataError(f"--pattern: {error}") from None
+    declaration = reader.declaration.model_copy(update={"cases": None, "pattern": pattern})
+    cases = [
+        _given(declaration, f"{folder}: {quote(path)}", root, {"path": path, **parts})
+        for path, parts in match_files(root, pattern)
+    ]
+    if not cases:
+        raise DataError(
+            f"{folder}: no file matches {pattern!r} ({describe_files(list_files(root))}): correct "
+            "the pattern"
+        )
+    return GivenImages(
+        where=str(folder),
+        count=len(cases),
+        cases=lambda: iter(cases),
+        digest=_digest([pattern, *(each.case.key for each in cases)]),
+        patients=True,
+        notes=(),
+        reader=reader,
+    )
+
+
+def images_in_table(table: Path, reader: GivenReader, *, root: Path | None = None) -> GivenImages:
+    """Images in the rows of a table (CSV in UTF-8), with the columns that ``dataset.toml`` knows.
+
+    Only the column ``path`` is needed. The columns ``row_spacing`` and ``column_spacing`` give the
+    pixel spacing in millimetres.
+
+    Args:
+        table: The table.
+        reader: Reads them.
+        root: Folder that the paths are relative to; None for that of the table.
+
+    Raises:
+        DataError: The table cannot be read, or a row is wrong; the message names the line.
+    """
+    try:
+        with open_file(table) as file:
+            content = file.read(MAX_TABLE_BYTES + 1)
+        root = (root or table.parent).resolve(strict=True)
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read: {error.strerror or error}") from None
+    if len(content) > MAX_TABLE_BYTES:
+        raise DataError(f"{table}: is over {MAX_TABLE_BYTES >> 20} MiB: split it")
+    cases, notes = [], []
+    lines: dict[str, str] = {}
+    patients = False
+    for row in csv_rows(reader.declaration, CsvTable(table, content), more=SPACING):
+        if isinstance(row, Remark):
+            notes += [row.text] if not row.warning else []
+            continue
+        where, fields = row
+        patients = patients or "patient" in fields
+        given = _given(reader.declaration, where, root, fields)
+        if given.case.key in lines:
+            raise DataError(
+                f"{where}: the key {quote(given.case.key)} also belongs to "
+                f"{lines[given.case.key]}: remove one, or give each a key of its own in a column "
+                "'key'"
+            )
+        lines[given.case.key] = where.rpartition(": ")[2]
+        cases.append(given)
+    if not cases:
+        raise DataError(f"{table}: has no row: give one image per row, in a column 'path'")
+    files = (location.file for given in cases for location in given.case.channels)
+    return GivenImages(
+        where=str(table),
+        count=len(cases),
+        cases=lambda: iter(cases),
+        digest=_digest([hashlib.sha256(content).hexdigest(), str(root)]),
+        patients=patients or _may_be_dicom(files),
+        notes=tuple(notes),
+        reader=reader,
+    )
+
+
+def _given(declaration: Declaration, where: str, root: Path, fields: Fields) -> GivenCase:
+    """A case from its fields.
+
+    Raises:
+        DataError: A field is invalid.
+    """
+    try:
+        case = case_of(declaration, fields)
+        texts = [fields.get(name, "").strip() for name in SPACING]
+        if any(texts) and not all(texts):
+            raise ValueError(f"only one of {SPACING[0]} and {SPACING[1]} is given: give both")
+        spacing = None
+        if all(texts):
+            row, column = (number(*pair) for pair in zip(texts, SPACING, strict=True))
+            if min(row, column) <= 0:
+                raise ValueError(f"pixel spacing {row:g} x {column:g}: give positive millimetres")
+            spacing = row, column
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
+    return GivenCase(case, root, spacing)
+
+
+def _case(key: str, file: str) -> DeclaredCase:
+    """A case of which only the file is known."""
+    return DeclaredCase(
+        key=key,
+        channels=(ImageLocation(file),),
+        label=None,
+        patient=None,
+        group=None,
+        finding=None,
+        subgroups={},
+        split=None,
+        position=None,
+        millimetres=False,
+    )
+
+
+def _name(path: object) -> str:
+    """A path as a key: on one line, in valid characters."""
+    return printable(utf8(str(path)))
+
+
+def _may_be_image(root: Path, path: str) -> bool:
+    """Whether a file may be an image, by its suffix; without a known one, if it is DICOM."""
+    if path.lower().endswith(SUFFIXES):
+        return True
+    try:
+        with open_file(root / path) as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _may_be_dicom(paths: Iterator[str] | Sequence[str]) -> bool:
+    return not all(path.lower().endswith(_NO_DICOM) for path in paths)
+
+
+def _digest(texts: Iterator[str] | Sequence[str]) -> str:
+    hasher = hashlib.sha256()
+    for text in texts:
+        hasher.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    return hasher.hexdigest()
