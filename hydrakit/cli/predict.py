@@ -178,13 +178,9 @@ def predict(
             wished=given or 0.9,
             coverage=conformal,
         )
-        known = (
-            None
-            if labels is None
-            else "own"
-            if labels == "own"
-            else read_labels(Path(labels), model)
-        )
+        known: Mapping[str, Label] | Literal["own"] | None = None
+        if labels is not None:
+            known = "own" if labels == "own" else read_labels(Path(labels), model)
         pictures = None
         if explain is not None:
             from hydrakit.report.saliency import SaliencyPictures

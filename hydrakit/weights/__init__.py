@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         mismatch,
         save_body,
         save_head,
+        set_decision,
     )
     from hydrakit.weights.folders import swap, weight_paths
     from hydrakit.weights.format import (
@@ -41,6 +42,7 @@ __all__ = [
     "read_metadata",
     "save_body",
     "save_head",
+    "set_decision",
     "swap",
     "weight_paths",
 ]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from hydrakit.errors import PlanError, PluginError, WeightsError
 from hydrakit.hooks import BodyFactory, HeadFactory, OptionValue, Task
+from hydrakit.plan.decision import Decision
 from hydrakit.plan.model import (
     BodySpec,
     Component,
@@ -207,6 +208,17 @@ def save_head(
     )
     write_tensors(path, head.state_dict(), metadata)
     return metadata
+
+
+def set_decision(path: Path, decision: Decision) -> None:
+    """Write a decision into a head's file; all else in it stays the same.
+
+    Raises:
+        WeightsError: The file is not a head's, or is damaged.
+    """
+    metadata = read_head(path)
+    tensors = read_tensors(path, metadata.digest)
+    write_tensors(path, tensors, metadata.model_copy(update={"decision": decision}))
 
 
 def _stems(head: nn.Module, datasets: Sequence[str]) -> dict[str, StemShape | None]:
