@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from hydrakit.compare.engine import compare as compare_strategies
     from hydrakit.engine import check, dry_run, run
     from hydrakit.engine import report as write_report
+    from hydrakit.export.model import export_model
+    from hydrakit.maintenance.models import list_models
     from hydrakit.plan.edit import edit_plan
     from hydrakit.plan.model import Plan, load_plan
     from hydrakit.plan.profiles import make_plan
@@ -46,6 +48,8 @@ __all__ = [
     "edit_plan",
     "evaluate_files",
     "evaluate_run",
+    "export_model",
+    "list_models",
     "load_model",
     "load_plan",
     "load_plugins",
@@ -72,6 +76,8 @@ _HOMES = {
     "edit_plan": "hydrakit.plan.edit",
     "evaluate_files": "hydrakit.runs.evaluate",
     "evaluate_run": "hydrakit.runs.evaluate",
+    "export_model": "hydrakit.export.model",
+    "list_models": "hydrakit.maintenance.models",
     "load_model": "hydrakit.runs.model",
     "load_plan": "hydrakit.plan.model",
     "load_plugins": "hydrakit.plugins.registry",

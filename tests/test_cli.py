@@ -76,6 +76,7 @@ def test_the_commands_are_these() -> None:
         "datasets list",
         "datasets new",
         "evaluate",
+        "models",
         "order",
         "plan",
         "plugins",

@@ -16,6 +16,7 @@ import click
 from hydrakit.cli import (
     compare,
     data,
+    export,
     folder,
     params,
     plugins,
@@ -25,6 +26,7 @@ from hydrakit.cli import (
     tune,
     weights,
 )
+from hydrakit.cli import models as models_command
 from hydrakit.cli.printing import printing_warnings, say, say_lines
 from hydrakit.compute.signals import describe_stop, stoppable
 from hydrakit.compute.streams import OUTPUT, dependable, output_failure
@@ -183,3 +185,5 @@ main.add_command(folder.status)
 main.add_command(folder.clean)
 main.add_command(weights.weights)
 main.add_command(predict.predict)
+main.add_command(models_command.models)
+main.add_command(export.export)

@@ -112,9 +112,7 @@ def answers(model: Model, images: TestImages) -> Floats:
     return calibrated(predicted, decision.calibration if decision else None)
 
 
-def check(
-    name: str, run: Callable[[Images], Images], model: Model, images: TestImages
-) -> None:
+def check(name: str, run: Callable[[Images], Images], model: Model, images: TestImages) -> None:
     """Check that an exported file answers as the model.
 
     Args:

@@ -122,7 +122,9 @@ def _normalisation(grey: GreyValues) -> str:
     return "Leave the grey values as they are."
 
 
-def program_readme(files: dict[str, ProgramDescription], kind: Literal["onnx", "torchscript"]) -> str:
+def program_readme(
+    files: dict[str, ProgramDescription], kind: Literal["onnx", "torchscript"]
+) -> str:
     """The README of a folder with ONNX or TorchScript files, by their names."""
     parts = [
         "# Trained networks\n\n"
@@ -172,9 +174,7 @@ def _section(name: str, about: ProgramDescription) -> str:
     return "\n".join(lines)
 
 
-def _example(
-    name: str, about: ProgramDescription, kind: Literal["onnx", "torchscript"]
-) -> str:
+def _example(name: str, about: ProgramDescription, kind: Literal["onnx", "torchscript"]) -> str:
     """Code that predicts one image, for the first file."""
     needed, side = about.preprocessing, about.preprocessing.patch
     view = needed.field_of_view
@@ -192,7 +192,9 @@ def _example(
             f'network = torch.jit.load("{name}", _extra_files=files)',
             'about = json.loads(files["hydrakit.json"])',
         ]
-    planes = "image[np.newaxis]" if needed.channels == 1 or needed.conversion == "repeat" else "image"
+    planes = (
+        "image[np.newaxis]" if needed.channels == 1 or needed.conversion == "repeat" else "image"
+    )
     shape = "height, width" if planes != "image" else f"{needed.channels}, height, width"
     lines += [
         f'image = np.load("image.npy").astype(np.float32)  # ({shape})',
@@ -224,7 +226,10 @@ def _example(
     if kind == "onnx":
         lines += [f'(answers,) = session.run(None, {{"{about.input}": images}})']
     else:
-        lines += ["with torch.no_grad():", "    answers = network(torch.from_numpy(images)).numpy()"]
+        lines += [
+            "with torch.no_grad():",
+            "    answers = network(torch.from_numpy(images)).numpy()",
+        ]
     lines += ['print(dict(zip(about["classes"], answers[0].tolist())))']
     return "## Example\n\nOne image, from `image.npy`:\n\n```python\n" + "\n".join(lines) + "\n```"
 
@@ -243,7 +248,7 @@ def _normalising_lines(grey: GreyValues) -> list[str]:
     if grey.mean is not None:
         return [
             'grey = about["preprocessing"]["grey_values"]',
-            "mean, deviation = np.array(grey[\"mean\"]), np.array(grey[\"deviation\"])",
+            'mean, deviation = np.array(grey["mean"]), np.array(grey["deviation"])',
             "patch = (patch - mean[:, None, None]) / deviation[:, None, None]",
         ]
     return []

@@ -66,7 +66,7 @@ def export_model(
     out: Path,
     *,
     dataset: str | None = None,
-    licence: str = hub.OTHER_LICENCE,
+    licence: str | None = None,
     push: str | None = None,
     plugins: Plugins | None = None,
 ) -> Export:
@@ -81,7 +81,8 @@ def export_model(
             ``hub``: the folder of a model, with a model card.
         out: New or empty folder.
         dataset: Dataset whose head is exported; None for all heads.
-        licence: Of ``hub``: licence of the weights, as the Hugging Face Hub names it.
+        licence: Of ``hub``: licence of the weights, as the Hugging Face Hub names it; None for
+            ``other``.
         push: Of ``hub``: repository on the Hugging Face Hub that the folder is pushed to.
         plugins: Plugins with the factories; None loads the installed ones.
 
@@ -95,7 +96,7 @@ def export_model(
         check_onnx_installed()
     if push is not None:
         hub.check_installed()
-    if to != "hub" and (push is not None or licence != hub.OTHER_LICENCE):
+    if to != "hub" and (push is not None or licence is not None):
         raise PlanError(f"a licence and a repository are for the format 'hub', not for {to!r}")
     names = datasets_of(path) if dataset is None else [dataset]
     with _new_folder(out) as folder:

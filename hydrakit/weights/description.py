@@ -21,9 +21,10 @@ class ExpectedFigure(Frozen):
         value: The figure.
         low: Lower end of its 95 % interval; None if there is none.
         high: Upper end.
-        findings: Number of findings that it was computed from.
+        findings: Number of findings that it was computed from; None if unknown.
         source: ``test``: the model's own test split; ``folds``: the test splits of other networks
-            of the same plan, in a cross-validation.
+            of the same plan, in a cross-validation; ``validation``: the split that selected its
+            weights.
         reason: Why it is fair for this model, or too low or too high, in a sentence or two.
     """
 
@@ -31,8 +32,8 @@ class ExpectedFigure(Frozen):
     value: FiniteFloat
     low: FiniteFloat | None = None
     high: FiniteFloat | None = None
-    findings: Annotated[int, Field(ge=0)]
-    source: Literal["test", "folds"]
+    findings: Annotated[int, Field(ge=0)] | None = None
+    source: Literal["test", "folds", "validation"]
     reason: Text
 
 
