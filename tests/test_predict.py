@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import functools
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import adapter, plan_of, plugins, round_of, run_plan
+from click.testing import CliRunner
+from helpers import adapter, plan_of, plugins, refused, round_of, run_plan
 
+import hydrakit
+from hydrakit.cli import main
 from hydrakit.hooks import FieldOfView, NoOptions, Sample, Window
 from hydrakit.rounds import Transforms
 from hydrakit.runs.context import RunContext
@@ -47,9 +53,7 @@ def equals_its_own(run: RunDir, data: Path, out: Path, **more: Any) -> None:
             assert row["predicted"] == line["predicted"]
 
 
-def test_a_run_predicts_its_own_split_as_it_did(
-    hydra_run: RunDir, data: Path, tmp_path: Path
-) -> None:
+def test_a_run_predicts_its_own_split_as_it_did(hydra_run: RunDir, data: Path, tmp_path: Path) -> None:
     equals_its_own(hydra_run, data, tmp_path / "out.csv")
 
 
@@ -61,10 +65,7 @@ def pictures(channels: int, *, task: str = "classification", millimetres: bool =
         for number in range(60):
             image = random.normal(20, 5, size=(channels, 30, 26)).astype(np.float32)
             image[:, 10:20, 8:18] += 6 * (number % 2)
-            label: Any = {
-                "multilabel": (number % 2, int(number % 3 == 0)),
-                "regression": number * 1.5,
-            }
+            label: Any = {"multilabel": (number % 2, int(number % 3 == 0)), "regression": number * 1.5}
             yield Sample(
                 image=image,
                 label=label.get(task, number % 2),

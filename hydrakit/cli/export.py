@@ -41,7 +41,13 @@ if TYPE_CHECKING:
     "is private.",
 )
 def export(
-    model: Path, to: Format, out: Path, dataset: str | None, licence: str | None, push: str | None
+    *,
+    model: Path,
+    to: Format,
+    out: Path,
+    dataset: str | None,
+    licence: str | None,
+    push: str | None,
 ) -> None:
     """Write a trained MODEL into the new folder DIR.
 

@@ -178,7 +178,7 @@ def predict(
             wished=given or 0.9,
             coverage=conformal,
         )
-        known: Mapping[str, Label] | Literal[own] | None = None
+        known: Mapping[str, Label] | Literal["own"] | None = None
         if labels is not None:
             known = "own" if labels == "own" else read_labels(Path(labels), model)
         pictures = None

@@ -225,7 +225,7 @@ def _preprocessing(content: CardContent) -> Iterator[str]:
         if head.views is not None:
             yield (
                 f"\nThe predictions of {head.views.count} views of each image are averaged: the "
-                "image, its mirror images, and turned, moved or scaled ones."
+                "image, then its mirror images, then turned, moved or scaled ones."
             )
 
 
@@ -245,7 +245,7 @@ def _performance(content: CardContent) -> Iterator[str]:
     others = {n: f for n, f in content.description.expected.items() if n != content.target}
     for name, each in others.items():
         yield ""
-        yield f"{_text(name)}: {each.metric} {number(each.value)}. {_text(each.reason)}"
+        yield f"{_text(name)}: {each.metric} {number(each.value)}, from {_text(each.reason)}"
 
 
 def _test_result(results: Results, facts: DataFacts | None) -> Iterator[str]:
@@ -405,7 +405,8 @@ def _claim_answers(content: CardContent) -> Iterator[tuple[int, str]]:
     if content.facts:
         yield 12, _missing(content.facts)
         yield 35, "; ".join(_included(name, each) for name, each in content.facts.items())
-    yield 20, "Patients: all cases of a patient, and all copies of an image, are in one split."
+    copies = "" if plan is None or plan.copies == "report" else ", and all copies of an image,"
+    yield 20, f"Patients: all cases of a patient{copies} are in one split."
     if plan is not None:
         shares = ", ".join(
             f"{name} {share:g}"
@@ -421,18 +422,10 @@ def _claim_answers(content: CardContent) -> Iterator[tuple[int, str]]:
                 f"{plan.effective_split_seed})."
             ),
         )
-        given = plan.body_weights is not None
-        yield (
-            24,
-            "Given weights." if given else f"Random; the best of {plan.bootstrap} on validation.",
-        )
-        yield (
-            25,
-            (
-                f"{len(plan.rounds)} rounds (strategy {plan.strategy}, profile {plan.profile}); all "
-                "numbers are in training-plan.json."
-            ),
-        )
+        start = f"Random; the best of {plan.bootstrap} on validation."
+        yield 24, start if plan.body_weights is None else "Given weights."
+        training = f"{len(plan.rounds)} rounds (strategy {plan.strategy}, profile {plan.profile})"
+        yield 25, f"{training}; all numbers are in training-plan.json."
         yield 26, "The epoch of each round by its validation split; the body after the last round."
     body = content.body.spec
     yield (
@@ -450,6 +443,8 @@ def _claim_answers(content: CardContent) -> Iterator[tuple[int, str]]:
     if list(_found_weaknesses(content)):
         yield 40, "See Known weaknesses."
     yield 41, "Research only; see What it is for."
+    if content.has_plan:
+        yield 42, "training-plan.json and config.json."
     yield 43, f"Software: hydrakit (MIT). Weights: this folder, licence {_text(content.licence)}."
 
 
@@ -465,6 +460,8 @@ def _claim_results(content: CardContent, test: TestResult | None) -> Iterator[tu
         if test.subgroups:
             yield 30, "Subgroups; see How good it is."
     yield 37, "See How good it is."
+    if content.head.decision is not None and content.head.decision.threshold is not None:
+        yield 38, "Sensitivity and specificity at the threshold; see Probabilities and decisions."
 
 
 def _selection(plan: Plan) -> str:

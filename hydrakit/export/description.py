@@ -7,11 +7,13 @@ from typing import Literal
 from pydantic import Field
 
 from hydrakit.data.origin import view_text
-from hydrakit.hooks import Task, Window
+from hydrakit.hooks import FieldOfView, Task, Window
 from hydrakit.plan.decision import Calibration, Threshold
 from hydrakit.plan.grey import GreyValues
 from hydrakit.schema import Frozen, Name, Text
 from hydrakit.weights.format import Preprocessing
+
+Kind = Literal["onnx", "torchscript"]
 
 
 class ProgramDescription(Frozen):
@@ -122,9 +124,7 @@ def _normalisation(grey: GreyValues) -> str:
     return "Leave the grey values as they are."
 
 
-def program_readme(
-    files: dict[str, ProgramDescription], kind: Literal["onnx", "torchscript"]
-) -> str:
+def program_readme(files: dict[str, ProgramDescription], kind: Kind) -> str:
     """The README of a folder with ONNX or TorchScript files, by their names."""
     parts = [
         "# Trained networks\n\n"
@@ -155,12 +155,13 @@ def _section(name: str, about: ProgramDescription) -> str:
     if about.views > 1:
         averaged.append(f"{about.views} mirror images of the patch")
     mean = f" It is the mean of {' and '.join(averaged)}." if averaged else ""
+    inside = {"classification": " Softmax is inside.", "multilabel": " Sigmoid is inside."}
+    text = inside.get(about.task, "")
+    if about.calibration is not None:
+        text = " Softmax and calibration are inside."
     lines += [
         "",
-        f"Input `{about.input}`: float32 {shape}. Output `{about.output}`: {meaning}.{mean} Softmax "
-        "and calibration are inside."
-        if about.task == "classification" and about.calibration
-        else f"Input `{about.input}`: float32 {shape}. Output `{about.output}`: {meaning}.{mean}",
+        f"Input `{about.input}`: float32 {shape}. Output `{about.output}`: {meaning}.{mean}{text}",
     ]
     if about.threshold is not None:
         lines += [
@@ -174,10 +175,9 @@ def _section(name: str, about: ProgramDescription) -> str:
     return "\n".join(lines)
 
 
-def _example(name: str, about: ProgramDescription, kind: Literal["onnx", "torchscript"]) -> str:
+def _example(name: str, about: ProgramDescription, kind: Kind) -> str:
     """Code that predicts one image, for the first file."""
     needed, side = about.preprocessing, about.preprocessing.patch
-    view = needed.field_of_view
     lines = ["import json", "", "import numpy as np"]
     lines += ["import onnxruntime"] if kind == "onnx" else ["import torch"]
     lines += ["from PIL import Image", ""]
@@ -192,31 +192,17 @@ def _example(name: str, about: ProgramDescription, kind: Literal["onnx", "torchs
             f'network = torch.jit.load("{name}", _extra_files=files)',
             'about = json.loads(files["hydrakit.json"])',
         ]
-    planes = (
-        "image[np.newaxis]" if needed.channels == 1 or needed.conversion == "repeat" else "image"
-    )
-    shape = "height, width" if planes != "image" else f"{needed.channels}, height, width"
+    several = needed.channels > 1 and needed.conversion is None
+    shape = "channels, height, width" if several else "height, width"
     lines += [
         f'image = np.load("image.npy").astype(np.float32)  # ({shape})',
-        "height, width = image.shape[-2:]",
-        "row, column = (height - 1) / 2, (width - 1) / 2  # position of the finding",
-    ]
-    if view is not None and view.millimetres is not None:
-        lines += [
-            "spacing = np.array([1.0, 1.0])  # of the image: row, column, in millimetres",
-            f"down, right = {view.millimetres:g} / spacing",
-        ]
-    else:
-        share = 1.0 if view is None or view.share is None else view.share
-        lines += [f"down, right = {share:g} * height, {share:g} * width"]
-    lines += [
-        "box = (column + 0.5 - right / 2, row + 0.5 - down / 2)",
-        "box = (*box, box[0] + right, box[1] + down)  # must lie inside the image",
-        f"exact = (down, right) == ({side}, {side}) and box[0] % 1 == box[1] % 1 == 0",
+        "planes = image" if several else "planes = image[np.newaxis]",
+        "height, width = planes.shape[1:]",
+        *_region_lines(needed.field_of_view),
+        f"exact = region == ({side}, {side})",
         "method = Image.Resampling.NEAREST if exact else Image.Resampling.BILINEAR",
-        f"planes = {planes}",
-        f"scaled = [Image.fromarray(plane).resize(({2 * side}, {2 * side}), method, box=box) "
-        "for plane in planes]",
+        f"size = ({2 * side}, {2 * side})",
+        "scaled = [Image.fromarray(plane).resize(size, method, box=box) for plane in planes]",
         f"patch = np.stack(scaled).reshape(-1, {side}, 2, {side}, 2).mean((2, 4))",
         *_normalising_lines(needed.grey_values),
     ]
@@ -226,12 +212,27 @@ def _example(name: str, about: ProgramDescription, kind: Literal["onnx", "torchs
     if kind == "onnx":
         lines += [f'(answers,) = session.run(None, {{"{about.input}": images}})']
     else:
-        lines += [
-            "with torch.no_grad():",
-            "    answers = network(torch.from_numpy(images)).numpy()",
-        ]
+        lines += ["answers = network(torch.from_numpy(images)).detach().numpy()"]
     lines += ['print(dict(zip(about["classes"], answers[0].tolist())))']
     return "## Example\n\nOne image, from `image.npy`:\n\n```python\n" + "\n".join(lines) + "\n```"
+
+
+def _region_lines(view: FieldOfView | None) -> list[str]:
+    if view is None or view.share == 1:
+        return ["region, box = (height, width), (0, 0, width, height)"]
+    if view.millimetres is not None:
+        lines = [
+            "spacing = (1.0, 1.0)  # of the image, in millimetres: row, column",
+            f"region = ({view.millimetres:g} / spacing[0], {view.millimetres:g} / spacing[1])",
+        ]
+    else:
+        lines = [f"region = ({view.share:g} * height, {view.share:g} * width)"]
+    return [
+        *lines,
+        "row, column = (height - 1) / 2, (width - 1) / 2  # position of the finding",
+        "top, left = row + 0.5 - region[0] / 2, column + 0.5 - region[1] / 2",
+        "box = (left, top, left + region[1], top + region[0])  # must lie inside the image",
+    ]
 
 
 def _normalising_lines(grey: GreyValues) -> list[str]:

@@ -1,4 +1,4 @@
-"""The folder of a model as it is published: weights, model card, results; and the Hugging Face Hub."""
+"""The folder of a model as it is published: weights, model card, results; and its publication."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel
 
 from hydrakit.data.origin import splits_digest
-from hydrakit.errors import HydrakitError, PlanError, PluginError, one_line
+from hydrakit.errors import HydrakitError, PlanError, one_line
 from hydrakit.export.card import CardContent, model_card
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan.results import DataFacts
@@ -193,11 +193,8 @@ def _cards(
     cards = dict(read_body(folder / BODY).cards)
     cards |= {name: head.card for name, head in heads.items() if head.card is not None}
     for name, each in facts.items():
-        if name not in cards:
-            try:
-                cards[name] = DatasetCard.of(plugins.get(DatasetAdapter, name), each)
-            except PluginError:  # an older version wrote the files, and the plugin is gone
-                continue
+        if name not in cards:  # an older version wrote the weight files
+            cards[name] = DatasetCard.of(plugins.all(DatasetAdapter).get(name), each)
     return cards
 
 

@@ -160,9 +160,9 @@ def _describe(
         apart = np.abs(answers(model, images) - answers(reduced, images))
         difference, mean_difference = float(apart.max()), float(apart.mean())
         notes.append(
-            f"the model also averages {left_out} turned, moved or scaled views of each image, which "
-            f"need more of it than the patch and are not in this file: its answers differ by up to "
-            f"{difference:.2g}, on average {mean_difference:.2g}, on {images.text} images"
+            f"the model also averages {left_out} turned, moved or scaled views of each image, "
+            "which need more of it than the patch and are not in this file: its answers differ by "
+            f"up to {difference:.2g}, on average {mean_difference:.2g}, on {images.text} images"
         )
     decision, head = model.decision, model.head
     return ProgramDescription(

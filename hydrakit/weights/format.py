@@ -60,6 +60,7 @@ METADATA_KEY = "hydrakit"
 MAX_HEADER = 2**20  # bytes of the header; the paper's body needs 8 thousand, a head 10 thousand
 MAX_CLASSES = 999
 MAX_LINEAGE = 100
+NOT_KNOWN = "not known"
 MAX_WORDS = 900  # characters of a text about a dataset
 MAX_SIDE = 2**31  # length of a tensor's axis
 UNKNOWN = "unknown"  # dataset of a head that does not say which dataset trained it
@@ -233,19 +234,19 @@ class DatasetCard(Frozen):
     classes: dict[Text, int]
 
     @classmethod
-    def of(cls, adapter: DatasetAdapter, facts: DataFacts) -> DatasetCard:
-        """Describe a dataset by its adapter and by the facts of the run that used it."""
+    def of(cls, adapter: DatasetAdapter | None, facts: DataFacts) -> DatasetCard:
+        """Describe a dataset by its adapter, if known, and by the facts of the run that used it."""
         classes: Counter[str] = Counter()
         for counts in facts.counts.values():
             classes.update(counts)
         by_split = {split: sum(counts.values()) for split, counts in facts.counts.items()}
         return cls(
-            summary=one_line(adapter.summary, MAX_WORDS),
-            citation=one_line(adapter.citation, MAX_WORDS),
-            licence=one_line(adapter.licence, MAX_WORDS),
+            summary=one_line(adapter.summary, MAX_WORDS) if adapter else NOT_KNOWN,
+            citation=one_line(adapter.citation, MAX_WORDS) if adapter else NOT_KNOWN,
+            licence=one_line(adapter.licence, MAX_WORDS) if adapter else NOT_KNOWN,
             patients=sum(facts.patients.values()),
             cases=facts.cases or by_split,
-            classes={} if adapter.task == "regression" else dict(classes),
+            classes={} if facts.task == "regression" else dict(classes),
         )
 
 
