@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hydrakit.compare.finish import finish
     from hydrakit.engine import check, dry_run, run
     from hydrakit.engine import report as write_report
+    from hydrakit.export.model import export_model
     from hydrakit.maintenance.add_head import add_head
     from hydrakit.maintenance.models import list_models
     from hydrakit.plan.edit import edit_plan
@@ -51,6 +52,7 @@ __all__ = [
     "edit_plan",
     "evaluate_files",
     "evaluate_run",
+    "export_model",
     "finish",
     "list_models",
     "load_model",
@@ -82,6 +84,7 @@ _HOMES = {
     "evaluate_files": "hydrakit.runs.evaluate",
     "evaluate_run": "hydrakit.runs.evaluate",
     "finish": "hydrakit.compare.finish",
+    "export_model": "hydrakit.export.model",
     "list_models": "hydrakit.maintenance.models",
     "load_model": "hydrakit.runs.model",
     "load_plan": "hydrakit.plan.model",

@@ -20,7 +20,7 @@ ORDER = (
     ("compare",),
     ("search",),
     ("engine",),
-    ("observers",),
+    ("observers", "export"),
     ("report",),
     ("runs",),
     ("training",),

@@ -16,6 +16,7 @@ import click
 from hydrakit.cli import (
     compare,
     data,
+    export,
     finish,
     folder,
     heads,
@@ -189,3 +190,4 @@ main.add_command(heads.heads)
 main.add_command(predict.predict)
 main.add_command(finish.finish)
 main.add_command(models.models)
+main.add_command(export.export)

@@ -11,16 +11,17 @@ from typing import Any
 from hydrakit import weights
 from hydrakit.engine import default_out, run
 from hydrakit.errors import PlanError, command_line
-from hydrakit.plan.results import Results, TestResult
+from hydrakit.plan.results import Results
 from hydrakit.plan.settings import PlanSettings, make_settings
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext, context_of
+from hydrakit.runs.expected import figures_of
 from hydrakit.runs.rundir import RunDir
 from hydrakit.runs.start import make_plan_from, networks_of
 from hydrakit.storage.files import write_atomic
 from hydrakit.version import version
-from hydrakit.weights.description import ExpectedFigure, ModelDescription, read_model_description
+from hydrakit.weights.description import ModelDescription, read_model_description
 from hydrakit.weights.folders import BODY, HEADS, MEMBERS, is_model_folder
 from hydrakit.weights.format import read_body, read_head
 
@@ -156,7 +157,7 @@ def _description(model: Path, networks: int, results: Results) -> ModelDescripti
     else:
         known, own = None, RunDir(model).results()
         assert own is not None
-        of_model = {own.target: _expected(own.test)}
+        of_model = figures_of(own)
         known = ModelDescription(
             hydrakit=version(),
             made_by="run",
@@ -168,19 +169,5 @@ def _description(model: Path, networks: int, results: Results) -> ModelDescripti
         known = ModelDescription(
             hydrakit=version(), made_by="swap", target=results.target, networks=networks
         )
-    expected = {**of_model, results.target: _expected(results.test)}
+    expected = {**of_model, results.target: figures_of(results)[results.target]}
     return known.model_copy(update={"expected": expected})
-
-
-def _expected(test: TestResult) -> ExpectedFigure:
-    """Expected figure of a model from its own test split."""
-    area = test.classes[0] if len(test.classes) == 1 else None
-    return ExpectedFigure(
-        metric="R2" if test.task == "regression" else "AUC",
-        value=test.figures.score,
-        low=area.low if area else None,
-        high=area.high if area else None,
-        findings=test.findings,
-        source="test",
-        reason="Measured once on the test split, whose cases no training used.",
-    )

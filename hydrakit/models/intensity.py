@@ -81,6 +81,6 @@ def _percentile(ordered: Tensor, percent: int) -> Tensor:
 
     ``torch.quantile`` refuses tensors of more than 16 million values.
     """
-    last = ordered.shape[-1] - 1
+    last = int(ordered.shape[-1]) - 1  # a tensor while PyTorch traces the network
     below, rest = divmod(percent * last, 100)
     return torch.lerp(ordered[..., below], ordered[..., min(below + 1, last)], rest / 100)

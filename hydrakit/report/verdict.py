@@ -41,7 +41,7 @@ def verdict(test: TestResult, facts: DataFacts, baseline: Baseline | None = None
         ]
         explanation = _class_table(test, level)
     beside = element("p", baseline_text(baseline, test)) if baseline is not None else None
-    notes = bullet_list(_notes(test, facts))
+    notes = bullet_list(caveats(test, facts))
     return join((element("p", *headline, class_="verdict"), beside, explanation, notes), "\n")
 
 
@@ -125,7 +125,7 @@ def _class_table(test: TestResult, level: str) -> Html:
     return join((table(caption, headers, rows, words=(5,)), note), "\n")
 
 
-def _notes(test: TestResult, facts: DataFacts) -> Iterator[str]:
+def caveats(test: TestResult, facts: DataFacts) -> Iterator[str]:
     """Caveats of the result."""
     count = test.findings
     if len(test.classes) == 1:

@@ -23,18 +23,18 @@ def expected_figures(folder: Path) -> dict[str, ExpectedFigure]:
     Raises:
         PlanError: A file is invalid, or was changed after the run.
     """
-    results = RunDir(folder).results()
-    if results is not None:
-        return figures_of(results)
-    description = read_model_description(folder)
-    return {} if description is None else dict(description.expected)
+    results, description = RunDir(folder).results(), read_model_description(folder)
+    own = {} if results is None else figures_of(results)
+    return own if description is None else own | description.expected
 
 
 def figures_of(results: Results) -> dict[str, ExpectedFigure]:
     """Expected figure of each head of a run, from its results."""
     last = results.rounds[-1].heads if results.rounds else {}
     figures = {name: _validation_figure(metrics) for name, metrics in last.items()}
-    return figures | {results.target: _test_figure(results.test, networks=len(results.members))}
+    if results.test is not None:
+        figures[results.target] = _test_figure(results.test, networks=len(results.members))
+    return figures
 
 
 def _test_figure(test: TestResult, *, networks: int) -> ExpectedFigure:

@@ -30,7 +30,7 @@ from hydrakit.plan.decision import Decision
 from hydrakit.runs.evaluate import views_of
 from hydrakit.runs.predicted import InputCase, PredictedCase, Rule, TrainingImages
 from hydrakit.runs.rundir import RunDir
-from hydrakit.stats.tasks import mean_outputs, predictions
+from hydrakit.stats.tasks import mean_outputs, outputs_of, predictions
 from hydrakit.training.evaluation import forward_in_batches
 from hydrakit.weights.folders import is_model_folder, networks_in
 from hydrakit.weights.format import BodyMetadata, HeadMetadata, read_body, read_head
@@ -298,8 +298,29 @@ class Model:
                 images = images.expand(-1, channels, -1, -1)
                 by_view.append(forward_in_batches(network.module, images).cpu().double().numpy())
             scale = network.head.scale
-            by_network.append(mean_outputs(by_view, task=self.task, scale=scale))
+            outputs = mean_outputs(by_view, task=self.task, scale=scale)
+            if scale != self.head.scale:  # a number that another training split standardised
+                predicted = predictions(outputs, task=self.task, scale=scale)
+                outputs = outputs_of(predicted, task=self.task, scale=self.head.scale)
+            by_network.append(outputs)
         return mean_outputs(by_network, task=self.task, scale=self.head.scale)
+
+    def patches(self, canvases: NDArray[np.float32], mean: Floats, deviation: Floats) -> Tensor:
+        """Compute what the first network sees, without test-time views.
+
+        Args:
+            canvases: As in `outputs`.
+            mean: As in `outputs`.
+            deviation: As in `outputs`.
+
+        Returns:
+            ``(n, channels, patch, patch)``, on the CPU.
+        """
+        network = self.networks[0]
+        needed = network.head.preprocessing
+        views = central_view(torch.from_numpy(canvases), needed.patch)
+        images = needed.grey_values.clip(self._normalised(views, network, mean, deviation))
+        return images.expand(-1, needed.channels, -1, -1)
 
     def preprocess(
         self,
@@ -339,12 +360,8 @@ class Model:
         )
         canvas, own = self.canvas(sample)
         used = statistics or own
-        network = self.networks[0]
-        views = central_view(torch.from_numpy(canvas[np.newaxis]), network.head.preprocessing.patch)
         mean, deviation = used.mean[np.newaxis], used.standard_deviation()[np.newaxis]
-        images = self._normalised(views, network, mean, deviation)
-        images = network.head.preprocessing.grey_values.clip(images)
-        return images.expand(-1, network.head.preprocessing.channels, -1, -1)[0]
+        return self.patches(canvas[np.newaxis], mean, deviation)[0]
 
     def image_input(
         self, case: InputCase, *, spacing: Pair | None = None, exact: bool = False

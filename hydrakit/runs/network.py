@@ -31,7 +31,7 @@ from hydrakit.training.bootstrap import StartScores, best_start
 from hydrakit.training.evaluation import Reference, compute_metrics, forward_in_batches
 from hydrakit.training.loop import TrainingResult
 from hydrakit.training.seeds import INITIALISATION, Seeds, seeded
-from hydrakit.weights.format import read_head
+from hydrakit.weights.format import DatasetCard, read_head
 from hydrakit.weights.start import StartTensors
 
 
@@ -48,6 +48,7 @@ class Network:
         reference: Head from the end of the first round, if that round trained on the target.
         start_tensors: Weights that the body begins with; None if they are random.
         start_heads: Files of the heads that begin with given weights, by name.
+        cards: What users of the weights must know about each dataset, by name.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Network:
         fits: Mapping[str, ChannelFit],
         start_tensors: StartTensors | None = None,
         start_heads: Mapping[str, Path] = MappingProxyType({}),
+        cards: Mapping[str, DatasetCard] | None = None,
     ) -> None:
         self.plan = plan
         self.rundir = rundir
@@ -76,6 +78,7 @@ class Network:
         self.reference: Reference | None = None
         self.start_tensors = start_tensors
         self.start_heads = start_heads
+        self.cards = cards or {}
         self.trained_on: list[str] = [*start_tensors.trained_on] if start_tensors else []
         self.last_head: dict[str, str] = {}
 
@@ -237,6 +240,7 @@ class Network:
                 seed=self.plan.effective_split_seed,
                 cases=self._body_cases(trained_on),
                 **self._lineage(self.plan.rounds[:number]),
+                cards={name: self.cards[name] for name in trained_on if name in self.cards},
             )
         rounds = self.plan.rounds[:number]
         self._save_head(folder / "head.safetensors", round.dataset, round.head, rounds)
@@ -312,6 +316,7 @@ class Network:
             task=adapter.task,
             scale=self.loaded[name].scale,
             views=self._averaged_views(name, rounds),
+            card=self.cards.get(name),
         )
 
     def _averaged_views(self, name: str, rounds: Sequence[Round]) -> weights.AveragedViews | None:

@@ -68,7 +68,7 @@ from hydrakit.training.loop import DivergedError, TrainingResult, train_round
 from hydrakit.training.seeds import Seeds
 from hydrakit.training.weight_change import weight_change
 from hydrakit.version import version
-from hydrakit.weights.format import read_head, tensor_digest
+from hydrakit.weights.format import DatasetCard, read_head, tensor_digest
 from hydrakit.weights.start import StartTensors
 
 
@@ -272,6 +272,10 @@ class Session:
             fits=self.datasets.fits,
             start_tensors=self.start_tensors,
             start_heads=self.start_heads,
+            cards={
+                name: DatasetCard.of(self.adapters[name], facts)
+                for name, facts in self.facts.items()
+            },
         )
 
     def copy_or_train(self, number: int, round: Round, network: Network) -> None:

@@ -30,6 +30,7 @@ from hydrakit.weights.format import (
     Ancestor,
     AveragedViews,
     BodyMetadata,
+    DatasetCard,
     HeadMetadata,
     OtherBodySpec,
     Preprocessing,
@@ -71,6 +72,7 @@ def save_body(
     lineage: Sequence[Ancestor] = (),
     plan: str | None = None,
     data: Mapping[str, str] | None = None,
+    cards: Mapping[str, DatasetCard] | None = None,
 ) -> BodyMetadata:
     """Write a body's file; it appears complete or not at all.
 
@@ -85,6 +87,7 @@ def save_body(
         lineage: The trainings that led to it, the oldest first, without its own.
         plan: Digest of the plan that trained it.
         data: Content digests of the datasets that trained it under that plan, by name.
+        cards: What users must know about these datasets, by name.
 
     Returns:
         The metadata of the file.
@@ -103,6 +106,7 @@ def save_body(
         lineage=tuple(lineage)[-MAX_LINEAGE:],
         plan=plan,
         data=dict(data or {}),
+        cards=dict(cards or {}),
     )
     write_tensors(path, body.state_dict(), metadata)
     return metadata
@@ -167,6 +171,7 @@ def save_head(
     task: Task = "classification",
     scale: tuple[float, float] | None = None,
     views: AveragedViews | None = None,
+    card: DatasetCard | None = None,
 ) -> HeadMetadata:
     """Write a head's file; it appears complete or not at all.
 
@@ -191,6 +196,7 @@ def save_head(
         task: Kind of label.
         scale: For regression, mean and standard deviation of the number.
         views: Views of each case whose predictions are averaged; None for the patch alone.
+        card: What users must know about the dataset.
 
     Returns:
         The metadata of the file.
@@ -229,6 +235,7 @@ def save_head(
         preprocessing=preprocessing,
         stems=_stems(head, [dataset, *datasets]),
         views=views,
+        card=card,
         digest=tensor_digest(head.state_dict()),
         probe=probe,
     )

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,7 @@ from pydantic import (
 )
 
 from hydrakit.errors import WeightsError, one_line
-from hydrakit.hooks import FieldOfView, OptionValue, Task
+from hydrakit.hooks import DatasetAdapter, FieldOfView, OptionValue, Task
 from hydrakit.plan.decision import Decision
 from hydrakit.plan.grey import PER_PATIENT, GreyValues
 from hydrakit.plan.model import (
@@ -44,6 +45,7 @@ from hydrakit.plan.model import (
     Split,
     StemShape,
 )
+from hydrakit.plan.results import DataFacts
 from hydrakit.plan.start import Channels
 from hydrakit.rounds import MAX_DATASETS, MAX_VIEWS, Transforms
 from hydrakit.schema import Frozen, Name, Text
@@ -58,6 +60,8 @@ METADATA_KEY = "hydrakit"
 MAX_HEADER = 2**20  # bytes of the header; the paper's body needs 8 thousand, a head 10 thousand
 MAX_CLASSES = 999
 MAX_LINEAGE = 100
+NOT_KNOWN = "not known"
+MAX_WORDS = 900  # characters of a text about a dataset
 MAX_SIDE = 2**31  # length of a tensor's axis
 UNKNOWN = "unknown"  # dataset of a head that does not say which dataset trained it
 IMAGE_BYTES = 5  # of an image's digest: another image equals one of 20,000 with p = 2e-8
@@ -228,6 +232,22 @@ class DatasetCard(Frozen):
     patients: Annotated[int, Field(ge=0)]
     cases: dict[Name, int]
     classes: dict[Text, int]
+
+    @classmethod
+    def of(cls, adapter: DatasetAdapter | None, facts: DataFacts) -> DatasetCard:
+        """Describe a dataset by its adapter, if known, and by the facts of the run that used it."""
+        classes: Counter[str] = Counter()
+        for counts in facts.counts.values():
+            classes.update(counts)
+        by_split = {split: sum(counts.values()) for split, counts in facts.counts.items()}
+        return cls(
+            summary=one_line(adapter.summary, MAX_WORDS) if adapter else NOT_KNOWN,
+            citation=one_line(adapter.citation, MAX_WORDS) if adapter else NOT_KNOWN,
+            licence=one_line(adapter.licence, MAX_WORDS) if adapter else NOT_KNOWN,
+            patients=sum(facts.patients.values()),
+            cases=facts.cases or by_split,
+            classes={} if facts.task == "regression" else dict(classes),
+        )
 
 
 class OtherBodySpec(OtherBody):

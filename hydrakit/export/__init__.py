@@ -1,0 +1,1 @@
+"""Models for other software: ONNX and TorchScript files, and folders to publish."""
