@@ -9,7 +9,7 @@ from hydrakit.report.tables import ABSENT, interval, number, table
 
 def decision_tables(judged: DecisionTest) -> Html:
     """The decision in words, its figures on the test split, and the confusion matrix."""
-    words = f"Of the network's file: {judged.decision}."
+    words = f"Stored in the head's file: {judged.decision}."
     parts = [element("p", words), _probabilities(judged), _shares(judged), _confusion(judged)]
     return join((part for part in parts if part is not None), "\n")
 

@@ -209,7 +209,7 @@ def _test(content: RunContent, results: Results, counter: FigureCounter) -> Html
         scores.calibration_table(curves),
         scores.sensitivity_table(curves) if judged is None or judged.threshold is None else None,
         scores.subgroups_table(test),
-        element("h3", "Calibration and threshold of the head's file") if judged else None,
+        element("h3", "Calibration and threshold") if judged else None,
         decision_tables(judged) if judged else None,
         element("h3", "Use of the test labels"),
         readings,

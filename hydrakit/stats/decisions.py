@@ -30,7 +30,7 @@ WISHED = 0.9
 MIN_OTHERS = 5  # findings outside the largest class, below which no calibration is fitted
 BOUNDS = ((-5.0, 5.0), (-20.0, 20.0))  # of log(slope) and intercept
 SLOPE_SPREAD = INTERCEPT_SPREAD = 0.5  # of log(slope) and intercept around no change
-MAX_NUMBERS = 40_000  # probabilities that a head's file holds: about half of its header
+MAX_NUMBERS = 20_000  # probabilities that a head's file holds: a third of its header at most
 DIGITS = 9  # of the numbers in the file
 
 
