@@ -77,10 +77,14 @@ def test_a_finished_run_holds_these_files(hydra_run: RunDir) -> None:
 
 
 def same_weights(final: Path, of_round: Path) -> bool:
-    """Whether a final file is that of a round; it has the digest of the plan besides."""
+    """Whether a final file is that of a round; it has the plan's digest and a decision besides."""
     metadata = weights.read_metadata(final)
     assert metadata.plan is not None
-    return metadata.model_copy(update={"plan": None}) == weights.read_metadata(of_round)
+    added = {"plan": None}
+    if isinstance(metadata, weights.HeadMetadata):
+        assert metadata.decision is not None
+        added["decision"] = None
+    return metadata.model_copy(update=added) == weights.read_metadata(of_round)
 
 
 def test_the_body_of_a_head_round_is_the_one_before_byte_for_byte(hydra_run: RunDir) -> None:

@@ -21,9 +21,10 @@ from hydrakit.plan import Plan, Round
 from hydrakit.plan.results import EpochRecord
 from hydrakit.report.provenance import label_readings
 from hydrakit.runs.callbacks import RunCallback
-from hydrakit.runs.evaluate import evaluate_run
+from hydrakit.runs.evaluate import evaluate_files, evaluate_run
 from hydrakit.runs.rundir import RunDir
 from hydrakit.storage.files import read_rows
+from hydrakit.weights.format import read_head
 
 
 def ensemble_plan(count: int = 3, **changes: Any) -> Plan:
@@ -163,7 +164,7 @@ def test_stopped_anywhere_an_ensemble_ends_as_in_one_go(
     assert verify(run.path).sound
 
 
-@pytest.mark.parametrize("name", ["to_csv", "write_record", "mean_prediction"])
+@pytest.mark.parametrize("name", ["to_csv", "write_record", "mean_prediction", "decision_of"])
 def test_stopped_while_results_are_written(
     finished: RunDir, runner: Runner, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -172,11 +173,13 @@ def test_stopped_while_results_are_written(
     for at in (1, 2, 3):
         calls, real = [0], getattr(session, name)
 
-        def stop(*given: Any, at: int = at, calls: list[int] = calls, real: Any = real) -> Any:
+        def stop(
+            *given: Any, at: int = at, calls: list[int] = calls, real: Any = real, **named: Any
+        ) -> Any:
             calls[0] += 1
             if calls[0] == at:
                 raise StopError
-            return real(*given)
+            return real(*given, **named)
 
         with monkeypatch.context() as patch:
             patch.setattr(session, name, stop)
@@ -274,6 +277,36 @@ def test_a_dry_run_adds_up_the_networks(runner: Runner, data: Path, cache: Path)
     estimate = dry_run(ensemble_plan(), out=out, **places)
     assert [each.networks for each in estimate.rounds] == [2, 3]
     assert not estimate.finished
+
+
+def test_the_first_head_decides_for_the_mean_and_the_others_for_themselves(
+    finished: RunDir, data: Path, cache: Path
+) -> None:
+    plan = ensemble_plan()
+    decisions = [
+        read_head(each.head_path(name)).decision
+        for name in ("alpha", "beta")
+        for each in finished.networks(plan)
+    ]
+    assert [each and each.networks for each in decisions] == [3, 1, 1, 3, 1, 1]
+    first, results = decisions[0], finished.results()
+    assert first is not None
+    assert results is not None
+    assert results.test.decision is not None
+    assert results.test.decision.calibration == first.calibration
+    # What the file holds are the mean probabilities of the validation findings.
+    rows = list(read_rows(finished.path / "predictions.csv"))
+    second = next(name for name in rows[0] if name.startswith("p_m"))
+    val = [float(row[second]) for row in rows if row["split"] == "val"]
+    assert first.held_out is not None
+    assert [row[1] for row in first.held_out.probabilities] == pytest.approx(val, rel=1e-7)
+    again = evaluate_run(finished.path, data=data, cache=cache, plugins=plugins(), device="cpu")
+    assert again.result == results.test
+    files = finished.body_path, finished.head_path("alpha")
+    places: dict[str, Any] = {"data": data, "cache": cache, "device": "cpu"}
+    alone = evaluate_files(*files, plugins=plugins(), **places)
+    assert alone.result.decision is None
+    assert "are for the mean of 3 networks, and 1 is evaluated" in " ".join(alone.notes)
 
 
 def test_single_files_say_that_they_are_one_of_several(finished: RunDir) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import forget_digests
 from pages import (
@@ -31,7 +32,10 @@ from hydrakit.report import write_report
 from hydrakit.report.markup import Html, element
 from hydrakit.report.provenance import rerun_command
 from hydrakit.report.verdict import interpretation
+from hydrakit.stats.decision_test import judge
+from hydrakit.stats.decisions import fit_decision
 from hydrakit.stats.intervals import newcombe_interval
+from hydrakit.storage.records import write_record
 
 
 def test_only_markup_goes_in_as_markup():
@@ -390,3 +394,32 @@ def test_a_folder_that_is_not_whole_is_said(tmp_path, harm, message):
 def test_the_report_does_not_load_torch():
     code = "import sys, hydrakit.report; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_stored_threshold_replaces_the_one_from_the_test_split(tmp_path):
+    rundir = make_run(tmp_path / "run", test=predictions(12, 30, shift=1.0))
+    results = rundir.results()
+    before = report(rundir).words()
+    assert "with thresholds from the test split itself" in before
+    assert "Calibration and threshold" not in before
+    rng = np.random.default_rng(1)
+    labels = np.arange(90) % 3 // 2
+    second = rng.beta(1 + labels, 2)
+    chosen = fit_decision(
+        np.column_stack([1 - second, second]), labels, networks=1, source="validation"
+    )
+    scores = np.column_stack([1 - second[:42], second[:42]])
+    judged = judge(chosen, scores, labels[:42], [str(n) for n in range(42)], ["a", "b"])
+    test = results.test.model_copy(update={"decision": judged})
+    write_record(rundir.results_path, results.model_copy(update={"test": test}))
+    words = report(rundir).words()
+    assert "with thresholds from the test split itself" not in words
+    assert chosen.threshold is not None
+    assert f"at the stored threshold {chosen.threshold.value:.3f}" in words
+    assert judged.sensitivity is not None
+    low, high = judged.sensitivity.low, judged.sensitivity.high
+    assert f"{judged.sensitivity.value:.3f} {low:.3f} to {high:.3f}" in words
+    (tn, fp), (fn, tp) = judged.confusion
+    assert f"a {tn} {fp} {tn + fp}" in words
+    assert f"b {fn} {tp} {fn + tp}" in words
+    assert judged.decision in words

@@ -200,6 +200,8 @@ def test_a_number_is_learnt_and_reported_in_its_own_unit(tmp_path: Path) -> None
     assert head.kind == "head"
     assert head.task == "regression"
     assert head.scale is not None
+    assert head.decision is None
+    assert results.test.decision is None
     assert "mean absolute error" in rundir.report_path.read_text()
 
 
@@ -218,6 +220,10 @@ def test_several_labels_are_learnt_each_with_its_interval(tmp_path: Path) -> Non
         np.mean([area.auc for area in results.test.classes])
     )
     assert results.test.figures.auc > 0.6
+    assert results.test.decision is None
+    head = weights.read_metadata(rundir.head_path("alpha"))
+    assert head.kind == "head"
+    assert head.decision is None
 
 
 def test_a_head_that_cannot_learn_the_task_is_refused_before_training(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hydrakit.errors import printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hydrakit.plan.results import Baseline, Subgroup, TestResult
+    from hydrakit.plan.results import Baseline, DecisionTest, Estimate, Subgroup, TestResult
     from hydrakit.runs.dry_run import DryRun
     from hydrakit.runs.evaluate import EvaluationResult
     from hydrakit.runs.rundir import RunDir
@@ -232,7 +232,36 @@ def test_lines(test: TestResult) -> list[str]:
             f"R2 {test.figures.r2:.3f} ({test.findings} findings{images})"
         )
     lines += [f"  {_subgroup(each)}" for each in test.subgroups]
+    return lines + (_decision_lines(test.decision) if test.decision else [])
+
+
+def _decision_lines(judged: DecisionTest) -> list[str]:
+    """Lines with the head's stored decision, and its figures on the evaluated findings."""
+    lines = [f"decision: {judged.decision}"]
+    figures = {"before calibration": judged.before, "after calibration": judged.after}
+    for name, each in figures.items():
+        if each is not None:
+            lines.append(
+                f"  {name}: log loss {_estimate(each.log_loss)}, Brier score "
+                f"{_estimate(each.brier)}, calibration error {each.error:.3f} (by chance up to "
+                f"{each.error_by_chance:.3f})"
+            )
+    if judged.sensitivity is not None and judged.specificity is not None:
+        lines.append(
+            f"  sensitivity {_estimate(judged.sensitivity)}, specificity "
+            f"{_estimate(judged.specificity)}"
+        )
+    for name, counts in zip(judged.classes, judged.confusion, strict=True):
+        predicted = zip(judged.classes, counts, strict=True)
+        counted = ", ".join(f"{count} predicted {other}" for other, count in predicted)
+        lines.append(f"  {name}: {counted}")
     return lines
+
+
+def _estimate(estimate: Estimate) -> str:
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.3f}"
+    return f"{estimate.value:.3f} ({_range(estimate.low, estimate.high)})"
 
 
 def _subgroup(group: Subgroup) -> str:

@@ -25,7 +25,7 @@ def weights() -> None:
 @params.as_json
 def inspect(file: Path, as_json: bool) -> None:
     """Print the contents of a safetensors FILE of hydrakit and the input that it expects."""
-    from hydrakit.weights.format import BodyMetadata, read_metadata
+    from hydrakit.weights.format import BodyMetadata, HeadMetadata, read_metadata
 
     description = read_metadata(file)
     _note_ensemble(file)
@@ -37,6 +37,8 @@ def inspect(file: Path, as_json: bool) -> None:
     if description.cases is not None:
         facts["cases"]["images"] = len(description.cases.digests())
     facts.get("preprocessing", {}).pop("grey_values", None)  # its words are printed
+    if isinstance(description, HeadMetadata) and description.decision is not None:
+        facts["decision"] = description.decision.words(description.classes)
     if isinstance(description, BodyMetadata):
         facts["lineage"] = _steps(description)
     for key, value in facts.items():

@@ -12,7 +12,7 @@ from hydrakit.errors import one_line
 from hydrakit.export.claim import checklist
 from hydrakit.export.description import preprocessing_steps
 from hydrakit.plan.model import Plan
-from hydrakit.plan.results import DataFacts, Results, Subgroup, TestResult
+from hydrakit.plan.results import Baseline, DataFacts, Results, Subgroup, TestResult
 from hydrakit.report.tables import count_of, interval, number
 from hydrakit.report.verdict import baseline_text, caveats, interpretation
 from hydrakit.weights.description import ExpectedFigure, ModelDescription
@@ -231,8 +231,9 @@ def _preprocessing(content: CardContent) -> Iterator[str]:
 
 def _performance(content: CardContent) -> Iterator[str]:
     results, figure = content.results, content.expected
-    if results is not None:
-        yield from _test_result(results, content.facts.get(content.target))
+    if results is not None and results.test is not None:
+        facts = content.facts.get(content.target)
+        yield from _test_result(results.test, results.baseline, facts)
     elif figure is not None:
         ends = f", 95 % interval {interval(figure.low, figure.high)}" if figure.low else ""
         findings = f" ({count_of(figure.findings, 'finding')})" if figure.findings else ""
@@ -248,9 +249,10 @@ def _performance(content: CardContent) -> Iterator[str]:
         yield f"{_text(name)}: {each.metric} {number(each.value)}, from {_text(each.reason)}"
 
 
-def _test_result(results: Results, facts: DataFacts | None) -> Iterator[str]:
+def _test_result(
+    test: TestResult, baseline: Baseline | None, facts: DataFacts | None
+) -> Iterator[str]:
     """The test result in words, with intervals, subgroups and the baseline."""
-    test = results.test
     if not test.classes:
         yield (
             f"On the test split of {_text(test.dataset)} ({count_of(test.findings, 'finding')}): "
@@ -263,9 +265,9 @@ def _test_result(results: Results, facts: DataFacts | None) -> Iterator[str]:
             f"({area.positives} positive, {area.negatives} negative findings). "
             f"{interpretation(area)}"
         )
-    if results.baseline is not None:
+    if baseline is not None:
         yield ""
-        yield _text(baseline_text(results.baseline, test))
+        yield _text(baseline_text(baseline, test))
     if facts is not None:
         yield ""
         yield from (f"* {_text(line)}" for line in caveats(test, facts))

@@ -14,6 +14,7 @@ from hydrakit.plan.results import DataFacts, Metrics, Results, RoundResult, Tran
 from hydrakit.plugins.registry import Plugins, load_plugins
 from hydrakit.report import figures, provenance, scores, transfer
 from hydrakit.report.cases import examples_section
+from hydrakit.report.decisions import decision_tables
 from hydrakit.report.figure import Figure, FigureCounter
 from hydrakit.report.markup import REFRESH, Html, element, join, render, section
 from hydrakit.report.roc import roc_curves
@@ -209,11 +210,14 @@ def _test(content: RunContent, results: Results, counter: FigureCounter) -> Html
         scores.roc_figure(curves, test.dataset, patients=min(1.0, patients / test.findings)),
         scores.calibration_figure(curves),
     )
+    judged = test.decision
     parts = [
         element("div", *counter.all(drawings), class_="panels"),
         scores.calibration_table(curves),
-        scores.sensitivity_table(curves),
+        scores.sensitivity_table(curves) if judged is None or judged.threshold is None else None,
         scores.subgroups_table(test),
+        element("h3", "Calibration and threshold") if judged else None,
+        decision_tables(judged) if judged else None,
         element("h3", "Use of the test labels"),
         readings,
     ]

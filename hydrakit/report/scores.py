@@ -17,6 +17,7 @@ from hydrakit.stats.calibration import (
     reliability_curve,
     sensitivity_at,
 )
+from hydrakit.stats.decision_test import bins_of
 from hydrakit.stats.findings import MIN_PER_CLASS
 from hydrakit.stats.score_table import Row, gather
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 MAX_DOTS = 60  # curves with more points are drawn without dots
 MAX_BANDS = 1  # more confidence bands would hide each other
-FINDINGS_PER_BIN = 5  # at least; the fraction in a smaller bin is not informative
 SPECIFICITIES = (0.8, 0.9, 0.95)
 TOO_FEW = "too few"
 TOO_FEW_NOTE = f" Too few: fewer than {MIN_PER_CLASS} positive or negative findings"
@@ -131,7 +131,7 @@ def calibration_figure(curves: Sequence[RocCurve]) -> Figure:
     rows, marks, whiskers = [], [], []
     for index, curve in enumerate(curves):
         name, style = curve.area.class_name, f"c{index % COLOURS}"
-        bins = _bins(len(curve.scores))
+        bins = bins_of(len(curve.scores))
         for each in reliability_curve(curve.scores, curve.positive, bins=bins):
             text = (
                 f"{name}: predicted {number(each.predicted)}, observed {number(each.observed)} of "
@@ -169,15 +169,11 @@ def calibration_figure(curves: Sequence[RocCurve]) -> Figure:
     )
 
 
-def _bins(findings: int) -> int:
-    return max(2, min(10, findings // FINDINGS_PER_BIN))
-
-
 def calibration_table(curves: Sequence[RocCurve]) -> Html:
     """Brier score and calibration error of each class, beside their reference values."""
     rows, notes = [], []
     for curve in curves:
-        name, bins = curve.area.class_name, _bins(len(curve.scores))
+        name, bins = curve.area.class_name, bins_of(len(curve.scores))
         score = brier_score(curve.scores, curve.positive)
         error = calibration_error(curve.scores, curve.positive, bins=bins)
         rows.append(
@@ -246,7 +242,8 @@ def sensitivity_table(curves: Sequence[RocCurve]) -> Html:
         "The thresholds are set on the negative findings of this test split, and each finding "
         "counts as a separate patient: expect lower performance on new patients."
     )
-    sensitivities = table("Sensitivity at fixed specificity, on the test split", headers, rows)
+    caption = "Sensitivity at fixed specificity, with thresholds from the test split itself"
+    sensitivities = table(caption, headers, rows)
     return join((sensitivities, element("p", note)), "\n")
 
 

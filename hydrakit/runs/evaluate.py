@@ -25,8 +25,8 @@ from hydrakit.plugins.options import resolve_options
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.context import RunContext, context_of
 from hydrakit.runs.datasets import prepare_as_trained
-from hydrakit.runs.decisions import by_finding
 from hydrakit.runs.rundir import RunDir, run_of
+from hydrakit.stats.findings import Findings
 from hydrakit.storage.files import csv_text
 from hydrakit.weights.format import (
     UNKNOWN,
@@ -202,6 +202,37 @@ def score(predictions: Predictions, decision: Decision | None = None) -> TestRes
         classes=classwise,
         subgroups=tasks.subgroup_aucs(scores, labels, subgroups, task=task, classes=classes),
         decision=None if decision is None else _judge(decision, predictions),
+    )
+
+
+def by_finding(
+    predictions: Predictions,
+) -> tuple[Findings, NDArray[np.float64], NDArray[np.int64] | NDArray[np.float64]]:
+    """Findings of predictions, with the mean predictions for their images, and their labels."""
+    from hydrakit.stats import tasks
+
+    findings = Findings.of(predictions.findings or predictions.keys)
+    images = tasks.predictions(predictions.outputs, task=predictions.task, scale=predictions.scale)
+    return findings, findings.mean_scores(images), predictions.labels[findings.firsts]
+
+
+def decision_of(predictions: Predictions, *, networks: int = 1) -> Decision | None:
+    """Choose calibration and threshold from the predictions of a validation split.
+
+    Args:
+        predictions: Predictions: means over the networks.
+        networks: Number of networks.
+
+    Returns:
+        The decision; None if the task is not a classification.
+    """
+    from hydrakit.stats.decisions import fit_decision
+
+    if predictions.task != "classification":
+        return None
+    _, probabilities, labels = by_finding(predictions)
+    return fit_decision(
+        probabilities, labels.astype("int64"), networks=networks, source="validation"
     )
 
 

@@ -39,10 +39,10 @@ from hydrakit.runs.baseline import intensity_baseline, is_baseline
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.datasets import PlanDatasets
-from hydrakit.runs.decisions import decision_of
 from hydrakit.runs.earlier import environment_of, notes_of_other_bits, refuse_other_data
 from hydrakit.runs.evaluate import (
     Predictions,
+    decision_of,
     mean_prediction,
     predict,
     score,

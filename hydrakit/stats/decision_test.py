@@ -89,7 +89,7 @@ def _figures(
 def _losses(probabilities: Floats, labels: NDArray[np.int64]) -> Floats:
     """Negative logarithm of each finding's probability of its class."""
     own = probabilities[np.arange(len(labels)), labels]
-    return -np.log(own.clip(np.finfo(np.float64).tiny, 1))
+    return np.asarray(-np.log(own.clip(np.finfo(np.float64).tiny, 1)))
 
 
 def _briers(probabilities: Floats, labels: NDArray[np.int64]) -> Floats:

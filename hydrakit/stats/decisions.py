@@ -30,7 +30,7 @@ WISHED = 0.9
 MIN_OTHERS = 5  # findings outside the largest class, below which no calibration is fitted
 BOUNDS = ((-5.0, 5.0), (-20.0, 20.0))  # of log(slope) and intercept
 SLOPE_SPREAD = INTERCEPT_SPREAD = 0.5  # of log(slope) and intercept around no change
-MAX_NUMBERS = 40_000  # probabilities that a head's file holds: about half of its header
+MAX_NUMBERS = 20_000  # probabilities that a head's file holds: a third of its header at most
 DIGITS = 9  # of the numbers in the file
 
 
@@ -209,13 +209,12 @@ def threshold_for(
             "ones"
         )
     rank = math.ceil(wished * len(own) - 1e-9)
-    values = np.unique(np.concatenate([[0.0], scores, [1.0]]))
     if aim == "sensitivity":
         high = float(np.sort(own)[::-1][rank - 1])
-        low = float(values[max(0, np.searchsorted(values, high) - 1)])
+        low = float(scores[scores < high].max(initial=0.0))
     else:
         low = float(np.sort(own)[rank - 1])
-        high = float(values[min(len(values) - 1, np.searchsorted(values, low) + 1)])
+        high = float(scores[scores > low].min(initial=1.0))
         if high <= low:
             raise DataError(
                 f"no threshold has a specificity of {wished:g}: too many negative findings have a "
@@ -245,7 +244,7 @@ def decide(probabilities: Floats, threshold: Threshold | None) -> NDArray[np.int
         threshold: Threshold between two classes; None for the most probable class.
     """
     if threshold is None:
-        return probabilities.argmax(axis=1)
+        return np.asarray(probabilities.argmax(axis=1), dtype=np.intp)
     return (probabilities[:, 1] >= threshold.value).astype(np.intp)
 
 
