@@ -20,7 +20,7 @@ from hydrakit.plan.results import Results
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.rundir import RunDir
 from hydrakit.search.candidates import Origins, data_key
-from hydrakit.stats.comparison import Comparison, StrategyPair, StrategyResult
+from hydrakit.stats.comparison import ComparedPlan, Comparison, StrategyPair, StrategyResult
 from hydrakit.stats.findings import Findings, Subgroups
 from hydrakit.stats.intervals import mean_auc
 from hydrakit.stats.metrics import auc
@@ -113,7 +113,8 @@ def baseline_texts(design: Design, plugins: Plugins, channels: int) -> dict[str,
     return {
         name: texts.get(name, f"the baseline {name}")
         for name in design.all_strategies
-        if name in design.baselines or plugins.get(SequenceStrategy, name).baseline
+        if name not in design.named_plans
+        and (name in design.baselines or plugins.get(SequenceStrategy, name).baseline)
     }
 
 
@@ -141,6 +142,7 @@ def compare_cells(
     design: Design,
     cases: ScoredCases,
     baselines: Mapping[str, str] = MappingProxyType({}),
+    plans: Mapping[str, ComparedPlan] = MappingProxyType({}),
     *,
     under_way: bool = False,
 ) -> Comparison | None:
@@ -154,6 +156,7 @@ def compare_cells(
         design: Design of the comparison.
         cases: Cases of the target.
         baselines: Strategies that are baselines, each with its description.
+        plans: Strategies that are plans from files, each with what it is.
         under_way: Whether cells are still running.
 
     Raises:
@@ -171,7 +174,7 @@ def compare_cells(
         name: gather(_rows(compare_dir, [cell for cell in used if cell.strategy == name], cases))
         for name in design.all_strategies
     }
-    first = tables[design.strategies[0]]
+    first = tables[design.all_strategies[0]]
     pairs = _pairs(tables, baselines)
     area = mean_auc(first, level=LEVEL)
     return Comparison(
@@ -213,6 +216,7 @@ def compare_cells(
         fold_of=tuple(tuple(f if f >= 0 else None for f in row) for row in first.folds.tolist()),
         images=int(first.images.sum()),
         tuned=tuned_cells(compare_dir, used) if design.tune else (),
+        plans=dict(plans),
         subgroups=subgroups_of(tables, cases.subgroups, level=LEVEL),
     )
 

@@ -110,6 +110,7 @@ def build_comparison(folder: Path, *, plugins: Plugins | None = None) -> tuple[s
             counter.html(comparison_figures.roc_figure(comparison)),
             compared_subgroups(comparison),
         ),
+        *([section("Plans", _plans(comparison))] if comparison.plans else []),
         *([section("Tuning", tuned_html(comparison))] if comparison.tuned else []),
         section("Cells", _cells(comparison)),
         section("Datasets", *_datasets(comparison, plugins or load_plugins())),
@@ -216,6 +217,37 @@ def _strategies(comparison: Comparison) -> Html:
         notes.append(f"{left_out} cells tested a single class and have no AUC.")
     strategies = table("Table II. Strategies on the same findings", headers, rows)
     return join((strategies, bullet_list(notes)), "\n")
+
+
+def _plans(comparison: Comparison) -> Html:
+    """What each plan is that was compared like a strategy."""
+    parts = [
+        element(
+            "p",
+            "These plans were compared like strategies: with the seeds, folds and datasets of the "
+            "comparison, and all other values as in their files. The comparison's folder has a "
+            "copy of each. Values are compared with those that the settings of this comparison "
+            "give for the strategy that the plan names.",
+        )
+    ]
+    for name, plan in comparison.plans.items():
+        parts.append(element("h3", name))
+        parts.append(
+            description_list(
+                [
+                    ("File", element("code", f"plans/{name}.json")),
+                    ("SHA-256", element("code", plan.sha256)),
+                    ("Strategy", f"{plan.strategy}, {count_of(plan.rounds, 'round')}"),
+                ]
+            )
+        )
+        if plan.differences is None:
+            parts.append(element("p", "No plugin offers this strategy: no value is compared."))
+        elif not plan.differences:
+            parts.append(element("p", "All values are those of the strategy."))
+        else:
+            parts.append(bullet_list(plan.differences))
+    return join(parts, "\n")
 
 
 def _differences(comparison: Comparison) -> Html:
@@ -334,6 +366,8 @@ def repeat_command(folder: Path, comparison: Comparison, design: StoredDesign) -
     strategies = [names[0], *(name for name in names[1:] if name not in comparison.baselines)]
     baselines = [name for name in names if name not in strategies]
     words = ["--strategies", ",".join(strategies)]
+    for name in comparison.plans:
+        words += ["--plan", f"{name}={folder / 'plans' / name}.json"]
     words += ["--baselines", ",".join(baselines)] if baselines else ["--no-baselines"]
     words += ["--datasets", ",".join(comparison.datasets), *as_options(design.settings)]
     words += ["--seeds", str(comparison.seeds)]

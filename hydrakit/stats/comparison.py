@@ -97,6 +97,23 @@ class TunedCell(Frozen):
     runs: Number
 
 
+class ComparedPlan(Frozen):
+    """What a plan is that was compared like a strategy.
+
+    Attributes:
+        sha256: SHA-256 of its file in the folder ``plans`` of the comparison.
+        strategy: Name of the strategy that the plan states.
+        rounds: Number of its rounds.
+        differences: Values in which it differs from the plan that the comparison's settings give
+            for that strategy, as text; None if there is no such strategy.
+    """
+
+    sha256: Text
+    strategy: Name
+    rounds: Number
+    differences: tuple[Text, ...] | None
+
+
 class Comparison(Frozen):
     """A comparison of strategies (``comparison.json``).
 
@@ -134,6 +151,7 @@ class Comparison(Frozen):
         images: Number of images of the findings.
         subgroups: Results in subgroups of the findings, where the target has any.
         tuned: What was chosen for each tuned cell behind the results.
+        plans: Strategies that are plans from files, each with what it is.
     """
 
     format: Literal[1] = 1
@@ -167,6 +185,7 @@ class Comparison(Frozen):
     images: Number
     subgroups: tuple[ComparedSubgroup, ...] = ()
     tuned: tuple[TunedCell, ...] = ()
+    plans: dict[Name, ComparedPlan] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -186,6 +205,8 @@ class Comparison(Frozen):
             raise ValueError("a strategy occurs twice")
         if not self.baselines.keys() <= set(names):
             raise ValueError("a baseline is not among the strategies")
+        if not self.plans.keys() <= set(names):
+            raise ValueError("a plan is not among the strategies")
         return self
 
     def label(self, strategy: str) -> str:
