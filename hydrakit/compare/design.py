@@ -44,6 +44,7 @@ from hydrakit.storage.lock import is_first_file
 from hydrakit.storage.records import read_record, writable, write_record
 
 FILE = "compare.json"
+FORMAT = 2  # latest of this file
 MAX_CELLS = 10_000
 TUNING = ".tuning"  # suffix of the folder in which a cell is tuned
 WRITE_ELSEWHERE = "choose another folder with `--out`"
@@ -361,11 +362,11 @@ class Description(Frozen):
     """Content of ``compare.json``.
 
     Attributes:
-        format: Version of this format.
+        format: Version of this format: 2 without a positive class.
         hydrakit: Version of hydrakit that wrote the file.
         digest: Digest of the design, equal for all cells in the folder.
         design: Design of the last command.
-        positive: Class treated as positive in the AUC.
+        positive: Class treated as positive in the AUC; None for several labels and for numbers.
         status: Status of each cell: ``done``, ``waiting``, or why it failed.
         data: What the cells are computed from, by dataset, with the splits of the first cell; empty
             in older versions.
@@ -374,11 +375,11 @@ class Description(Frozen):
         threads: Number of CPU threads of each cell; None in older versions.
     """
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 1
     hydrakit: Text
     digest: Text
     design: Design
-    positive: Text
+    positive: Text | None
     status: Annotated[dict[str, str], Field(max_length=MAX_CELLS)]
     data: dict[Name, DataOrigin] = Field(default_factory=dict)
     tuned_data: dict[Text, dict[Name, DataOrigin]] = Field(default_factory=dict)
@@ -501,7 +502,7 @@ class CompareDir:
             PlanError: The file cannot be read.
         """
         remedy = "name the folder that `hydrakit compare` printed"
-        return read_record(self.path / FILE, Description, remedy=remedy)
+        return read_record(self.path / FILE, Description, remedy=remedy, latest=FORMAT)
 
     def begin(self) -> None:
         """Create the folder.

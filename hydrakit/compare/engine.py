@@ -104,7 +104,8 @@ def compare(
     Args:
         design: Strategies to compare, and how.
         context: Where and how to compute; ``launcher`` and ``jobs`` choose the processes.
-        positive: Class treated as positive in the AUC; None for the second of two.
+        positive: Class treated as positive in the AUC; None for the second of two, or for the mean
+            of all labels. A regression has none.
         out: Folder of the comparison; None for `default_out`. A comparison of the same design
             is resumed.
         callback: Called when something happens.
@@ -141,7 +142,7 @@ def compare(
         cases,
         plugins,
         context.threads,
-        baselines=baseline_texts(design, plugins, cases.channels),
+        baselines=baseline_texts(design, plugins, cases),
         named_plans=design.described_plans(plugins),
     )
     _check_data(compare_dir, plans, cases)
@@ -160,21 +161,26 @@ def compare(
     return CompareResult(out, comparison, tracker.failures)
 
 
-def positive_class(adapter: DatasetAdapter, requested: str | None) -> str:
+def positive_class(adapter: DatasetAdapter, requested: str | None) -> str | None:
     """The class treated as positive in the AUC: the requested one, or the second of two.
+
+    It is None for numbers, and for several labels of which none is requested.
 
     Raises:
         DataError: The dataset has no such class, or none was requested and it has not two.
     """
     names = ", ".join(adapter.classes)
+    if requested is None:
+        if adapter.task != "classification":
+            return None
+        if len(adapter.classes) == 2:
+            return adapter.classes[1]
+        raise DataError(f"{adapter.name}: has the classes {names}: name one with `--positive`")
     if adapter.task == "regression":
         raise DataError(
-            f"{adapter.name}: labels are numbers, and AUCs need classes: choose another target"
+            f"--positive {requested!r}: the labels of {adapter.name!r} are numbers, which have no "
+            "classes: leave it out"
         )
-    if requested is None and len(adapter.classes) == 2 and adapter.task == "classification":
-        return adapter.classes[1]
-    if requested is None:
-        raise DataError(f"{adapter.name}: has the classes {names}: name one with `--positive`")
     if requested not in adapter.classes:
         raise DataError(f"--positive {requested!r}: is not a class of {adapter.name!r} ({names})")
     return requested
@@ -186,7 +192,7 @@ def _prepare(
     context: RunContext,
     plugins: Plugins,
     *,
-    positive: str,
+    positive: str | None,
     callback: CompareCallback,
 ) -> ScoredCases:
     """Prepare all datasets, so that no process waits for another, and check all plans with them.
@@ -241,6 +247,7 @@ def _prepare(
         leakage.units[design.target],
         positive,
         origins,
+        adapter=datasets.adapters[design.target],
         channels=channels,
     )
     return replace(cases, tuned=of_plans)
@@ -402,6 +409,7 @@ class CellTracker:
     def write(self) -> None:
         """Write ``compare.json``."""
         description = Description(
+            format=1 if self.cases.positive is not None else 2,
             hydrakit=version(),
             digest=self.design.digest,
             design=self.design,
