@@ -814,6 +814,30 @@ def plan_of(strategy: str = "hydra") -> Plan:
     return make_plan(strategy, ["alpha", "beta", "alpha"], plugins=load_plugins(), **SETTINGS)
 
 
+def test_the_trace_has_all_strategies_on_one_axis(tmp_path: Path, finished: Path) -> None:
+    design = design_of("hydra", "classical", settings=SETTINGS | {"epochs": 2})
+    found = run(design, tmp_path / "out", trace_test=True).comparison
+    assert found is not None
+    assert [each.strategy for each in found.traces] == ["hydra", "classical"]
+    hydra, classical = found.traces
+    assert classical.epochs == (1, 2)
+    assert hydra.epochs[-1] == 2 * len(RunDir(CompareDir(tmp_path / "out").cell(cell("hydra", 0)))
+                                       .plan().rounds)  # fmt: skip
+    for position, epoch in enumerate(classical.epochs):
+        aucs = []
+        for fold in (0, 1):
+            one = RunDir(CompareDir(tmp_path / "out").cell(cell("classical", fold)))
+            (point,) = [p for p in one.trace(1, one.plan().rounds[0]) if p.epoch == epoch]
+            aucs.append(point.test_auc)
+        assert classical.means[position] == pytest.approx(np.mean(aucs))
+        assert classical.deviations[position] == pytest.approx(np.std(aucs, ddof=1))
+        assert classical.cells[position] == 2
+    assert found.readings > found.wanted
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Test AUC of alpha after every epoch" in page
+    assert not load(finished).traces
+
+
 def write_plan(path: Path, plan: Plan) -> Path:
     path.write_text(plan.to_json())
     return path

@@ -21,7 +21,13 @@ from hydrakit.plan.results import Results
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.rundir import RunDir
 from hydrakit.search.candidates import Origins, data_key
-from hydrakit.stats.comparison import ComparedPlan, Comparison, StrategyPair, StrategyResult
+from hydrakit.stats.comparison import (
+    ComparedPlan,
+    Comparison,
+    EpochTrace,
+    StrategyPair,
+    StrategyResult,
+)
 from hydrakit.stats.findings import Findings, Subgroups
 from hydrakit.stats.metrics import auc, mean_absolute_error
 from hydrakit.stats.paired import Measure, PairedDifference
@@ -229,6 +235,11 @@ def compare_cells(
         images=int(first.images.sum()),
         tuned=tuned_cells(compare_dir, used) if design.tune else (),
         plans=dict(plans),
+        traces=tuple(
+            trace
+            for name, each in cells_of.items()
+            if (trace := _trace(name, [RunDir(compare_dir.cell(cell)) for cell in each]))
+        ),
         subgroups=scored.subgroups(cases.subgroups),
         label_aucs=scored.label_aucs(),
     )
@@ -301,6 +312,30 @@ def _strategy_result(
         seconds=sum(_results(compare_dir, cell).seconds for cell in cells),
         shared=sum(_shared(RunDir(compare_dir.cell(cell))) for cell in cells),
         **figures,
+    )
+
+
+def _trace(strategy: str, runs: Sequence[RunDir]) -> EpochTrace | None:
+    """Test figure after every epoch, over the cells of a strategy; None if none recorded it."""
+    values: dict[int, list[float]] = {}
+    for run in runs:
+        before = 0
+        for number, round in enumerate(run.plan().rounds, start=1):
+            for point in run.trace(number, round):
+                values.setdefault(before + point.epoch, []).append(point.test_auc)
+            before += len(run.epochs(number, round))
+    if not values:
+        return None
+    epochs = sorted(values)
+    return EpochTrace(
+        strategy=strategy,
+        epochs=tuple(epochs),
+        means=tuple(float(np.mean(values[epoch])) for epoch in epochs),
+        deviations=tuple(
+            float(np.std(values[epoch], ddof=1)) if len(values[epoch]) > 1 else 0.0
+            for epoch in epochs
+        ),
+        cells=tuple(len(values[epoch]) for epoch in epochs),
     )
 
 

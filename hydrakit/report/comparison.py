@@ -107,6 +107,11 @@ def build_comparison(folder: Path, *, plugins: Plugins | None = None) -> tuple[s
             _differences(comparison),
         ),
         *_test_results(comparison, counter),
+        *(
+            [section("Training", counter.html(comparison_figures.trace_figure(comparison)))]
+            if comparison.traces
+            else []
+        ),
         *([section("Plans", _plans(comparison))] if comparison.plans else []),
         *([section("Tuning", tuned_html(comparison))] if comparison.tuned else []),
         section("Cells", _cells(comparison)),

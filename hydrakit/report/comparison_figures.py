@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hydrakit.report.charts import ForestRow, forest
 from hydrakit.report.figure import Figure
+from hydrakit.report.figures import WINDOW, moving_average
 from hydrakit.report.roc import roc_points
 from hydrakit.report.svg import COLOURS, Area, Axis, Line, legend_sample, line_style, plot
 from hydrakit.report.tables import interval, number
@@ -188,6 +189,61 @@ def difference_figure(comparison: Comparison) -> Figure:
             (p.strategy, p.against, p.difference, p.low, p.high, p.p, p.p_holm, p.verdict)
             for p in comparison.pairs
         ],
+    )
+
+
+def trace_figure(comparison: Comparison) -> Figure:
+    """Test AUC of all strategies after every epoch on one axis (the paper's Fig. 4a)."""
+    lines, areas, rows, key = [], [], [], []
+    names = [each.name for each in comparison.strategies]
+    for trace in comparison.traces:
+        index = names.index(trace.strategy)
+        style = line_style(index)
+        smooth = moving_average(trace.means, WINDOW)
+        spread = moving_average(trace.deviations, WINDOW)
+        ends = list(zip(trace.epochs, smooth, spread, strict=True))
+        lines.append(Line(points=[(x, y) for x, y, _ in ends], style=style))
+        key.append((legend_sample(style), comparison.label(trace.strategy)))
+        if any(spread):
+            outline = [(x, y + sd) for x, y, sd in ends] + [(x, y - sd) for x, y, sd in ends[::-1]]
+            areas.append(Area(points=outline, style=style))
+        rows += [
+            (trace.strategy, *values)
+            for values in zip(
+                *(trace.epochs, trace.means, trace.deviations, trace.cells, smooth), strict=True
+            )
+        ]
+    heights = [y for line in lines for _, y in line.points]
+    heights += [y for area in areas for _, y in area.points]
+    figure = "R2" if comparison.measure == "mae" else "AUC"
+    last = max(epoch for trace in comparison.traces for epoch in trace.epochs)
+    low, high = np.floor(min(heights) * 10) / 10, np.ceil(max(heights) * 10) / 10
+    return Figure(
+        name="trace",
+        caption=f"Test {figure} of {comparison.target} after every epoch.",
+        text="Requested with --trace-test, as the paper's Fig. 4a. Epochs are counted over all "
+        f"rounds. Lines: moving averages over {WINDOW} epochs of the mean of the cells that "
+        "trained the epoch; cells that stop early leave fewer. Of an ensemble, the first network "
+        "is drawn. Shaded: one standard deviation between these cells, which shows how much folds "
+        "and random starts vary; it is no interval of the mean. These readings of test labels "
+        "chose nothing; selecting an epoch or a strategy by this figure would be selection on the "
+        "test splits.",
+        drawing=plot(
+            name="trace",
+            title=f"Test {figure} after every epoch",
+            description=" ".join(
+                f"{trace.strategy}: {trace.means[0]:.3f} after epoch {trace.epochs[0]}, "
+                f"{trace.means[-1]:.3f} after epoch {trace.epochs[-1]}."
+                for trace in comparison.traces
+            ),
+            x=Axis(label="epoch, over all rounds", low=0, high=float(last), whole=True),
+            y=Axis(label=f"test {figure}", low=float(low), high=float(max(high, low + 0.1))),
+            areas=areas,
+            lines=lines,
+        ),
+        key=key,
+        columns=("strategy", "epoch", "mean", "standard_deviation", "cells", "moving_average"),
+        rows=rows,
     )
 
 

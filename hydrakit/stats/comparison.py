@@ -152,6 +152,24 @@ class TunedCell(Frozen):
     runs: Number
 
 
+class EpochTrace(Frozen):
+    """Test AUC (or R2) of a strategy after every epoch, with `--trace-test`.
+
+    Attributes:
+        strategy: Name of the strategy.
+        epochs: Epochs with a value, counted over all rounds of a cell from 1.
+        means: Mean over the cells that trained this epoch.
+        deviations: Standard deviation between these cells; 0 for a single one.
+        cells: Number of these cells.
+    """
+
+    strategy: Name
+    epochs: tuple[Number, ...]
+    means: tuple[float, ...]
+    deviations: tuple[NonNegativeFloat, ...]
+    cells: tuple[Number, ...]
+
+
 class ComparedPlan(Frozen):
     """What a plan is that was compared like a strategy.
 
@@ -212,6 +230,7 @@ class Comparison(Frozen):
         label_aucs: AUCs of the single labels.
         tuned: What was chosen for each tuned cell behind the results.
         plans: Strategies that are plans from files, each with what it is.
+        traces: Test figure of each strategy after every epoch, where the cells recorded it.
     """
 
     format: Literal[1, 2] = 1
@@ -248,6 +267,7 @@ class Comparison(Frozen):
     label_aucs: tuple[LabelAuc, ...] = ()
     tuned: tuple[TunedCell, ...] = ()
     plans: dict[Name, ComparedPlan] = Field(default_factory=dict)
+    traces: tuple[EpochTrace, ...] = ()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
