@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import multiprocessing
 import os
@@ -33,6 +34,8 @@ from hydrakit.compare.scoring import ScoredCases, compare_cells
 from hydrakit.errors import DataError
 from hydrakit.maintenance.status import ComparisonStatus, status
 from hydrakit.maintenance.verify import verify
+from hydrakit.plan.edit import edit_plan
+from hydrakit.plan.model import Plan, Split
 from hydrakit.plan.profiles import make_plan
 from hydrakit.plugins import load_plugins
 from hydrakit.runs.context import RunContext
@@ -804,3 +807,139 @@ def test_cells_can_be_ensembles_and_share_the_rounds_of_each_network(tmp_path: P
     # hydra and transfer have the first round in common, in each fold and for each network.
     assert [each.shared for each in comparison.strategies] == [0, 4]
     assert comparison.readings == len(plans)
+
+
+def plan_of(strategy: str = "hydra") -> Plan:
+    """A plan with the values of `SETTINGS`, as `hydrakit plan` writes it."""
+    return make_plan(strategy, ["alpha", "beta", "alpha"], plugins=load_plugins(), **SETTINGS)
+
+
+def test_the_trace_has_all_strategies_on_one_axis(tmp_path: Path, finished: Path) -> None:
+    design = design_of("hydra", "classical", settings=SETTINGS | {"epochs": 2})
+    found = run(design, tmp_path / "out", trace_test=True).comparison
+    assert found is not None
+    assert [each.strategy for each in found.traces] == ["hydra", "classical"]
+    hydra, classical = found.traces
+    assert classical.epochs == (1, 2)
+    assert hydra.epochs[-1] == 2 * len(RunDir(CompareDir(tmp_path / "out").cell(cell("hydra", 0)))
+                                       .plan().rounds)  # fmt: skip
+    for position, epoch in enumerate(classical.epochs):
+        aucs = []
+        for fold in (0, 1):
+            one = RunDir(CompareDir(tmp_path / "out").cell(cell("classical", fold)))
+            (point,) = [p for p in one.trace(1, one.plan().rounds[0]) if p.epoch == epoch]
+            aucs.append(point.test_auc)
+        assert classical.means[position] == pytest.approx(np.mean(aucs))
+        assert classical.deviations[position] == pytest.approx(np.std(aucs, ddof=1))
+        assert classical.cells[position] == 2
+    assert found.readings > found.wanted
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Test AUC of alpha after every epoch" in page
+    assert not load(finished).traces
+
+
+def write_plan(path: Path, plan: Plan) -> Path:
+    path.write_text(plan.to_json())
+    return path
+
+
+def test_a_plan_is_compared_like_a_strategy(copied: Path, tmp_path: Path) -> None:
+    """Equal to hydra in all but the dropout, it is added later; its file is not needed again."""
+    file = write_plan(tmp_path / "mine.json", edit_plan(plan_of(), {"rounds.3.dropout": 0.3}))
+    given = [*arguments("hydra", "transfer", out=copied), "--plan", f"mine={file}"]
+    result = CliRunner().invoke(main, given)
+    assert result.exit_code == 0, result.output
+    found = load(copied)
+    assert [each.name for each in found.strategies] == ["hydra", "transfer", "mine"]
+    assert [pair.against for pair in found.pairs] == ["transfer", "mine"]
+    here = CompareDir(copied)
+    for fold in (0, 1):
+        mine, hydra = (RunDir(here.cell(cell(name, fold))).plan() for name in ("mine", "hydra"))
+        assert mine.strategy == "mine"
+        assert mine.datasets == hydra.datasets
+        assert edit_plan(hydra, {"rounds.3.dropout": 0.3}).rounds == mine.rounds
+        mine_keys, hydra_keys = (
+            [row["key"] for row in predictions(copied, cell(name, fold))]
+            for name in ("mine", "hydra")
+        )
+        assert mine_keys == hydra_keys
+    shared = count(copied, "round shared")
+    assert shared["mine-seed0-repeat0-fold0"] == 2  # the two rounds before that with the change
+    about = found.plans["mine"]
+    stored = (copied / "plans" / "mine.json").read_bytes()
+    assert about.sha256 == hashlib.sha256(stored).hexdigest()
+    assert about.differences == ("rounds.3.dropout=0.3 (there 0.1)",)
+    page = (copied / "report.html").read_text()
+    assert about.sha256 in page
+    assert "rounds.3.dropout=0.3" in page
+    assert f"--plan mine={copied / 'plans' / 'mine.json'}" in page.replace("\n", " ")
+    before = tree(copied / "cells")
+    file.unlink()
+    for text in ("mine", f"mine={file}"):
+        again = [*arguments("mine", "hydra", out=copied), "--plan", text]
+        assert CliRunner().invoke(main, again).exit_code == 0
+        assert [pair.against for pair in load(copied).pairs] == ["hydra"]
+        assert load(copied).pairs[0].strategy == "mine"
+    assert tree(copied / "cells") == before
+    assert status(copied).cells is not None
+    write_plan(file, edit_plan(plan_of(), {"rounds.3.dropout": 0.4}))
+    again = CliRunner().invoke(main, given)
+    assert again.exit_code == 1
+    assert "--plan mine: is another plan than the one of this name" in again.output
+    none = CliRunner().invoke(main, [*arguments("hydra", out=copied), "--plan", "other"])
+    assert "has no plan of this name" in none.output
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"target": "beta"}, ["target of the plan is 'beta'", "'alpha'"]),
+        ({"copies": "drop"}, ["copies 'drop'", "--copies drop"]),
+        ({"conflicts": "keep"}, ["conflicts 'keep'"]),
+    ],
+)
+def test_a_plan_that_contradicts_is_refused_before_training(
+    tmp_path: Path, changes: dict[str, Any], words: list[str]
+) -> None:
+    plan = plan_of()
+    if "target" in changes:
+        plan = make_plan("hydra", ["alpha", "beta"], plugins=load_plugins(), **SETTINGS)
+        changes = {}
+    plan = plan.model_copy(update=changes)
+    design = design_of("hydra", named_plans={"mine": plan})
+    refused(lambda: run(design, tmp_path / "out"), "'mine'", *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_plan_may_change_and_what_not(tmp_path: Path) -> None:
+    """Its images may be others, but it must test the same cases."""
+    whole = plan_of("classical")
+    offered = load_plugins()
+    other = edit_plan(whole, {"datasets.alpha.normalise": "image", "datasets.alpha.split.val": 2})
+    design = design_of("hydra", named_plans={"mine": other})
+    plan = design.plan(cell("mine", 1), offered)
+    fold = design.plan(cell("hydra", 1), offered).dataset("alpha").split.fold
+    assert plan.dataset("alpha").split == Split(train=8, val=2, fold=fold)
+    assert [each.name for each in plan.datasets] == ["alpha", "beta"]
+    refused(
+        lambda: design_of(named_plans={"hydra": other}, strategies=()).plans(offered),
+        "--plan hydra: is the name of a strategy",
+    )
+    refused(lambda: design_of().plans(offered), "no strategy and no plan")
+    extra = make_plan("hydra", ["gamma", "alpha"], plugins=offered, **SETTINGS)
+    refused(
+        lambda: design_of("hydra", named_plans={"mine": extra}).plans(offered),
+        "strategy 'mine': the plan has the dataset 'gamma'",
+        "--datasets",
+    )
+    single = edit_plan(whole, {"datasets.alpha.split.test": 2})
+    refused(
+        lambda: run(design_of("classical", folds=None, named_plans={"mine": single}), tmp_path),
+        "strategy 'mine': the plan tests other cases",
+    )
+    result = run(design_of("classical", named_plans={"mine": other}), tmp_path / "out")
+    assert result.failed == {}
+    assert result.comparison is not None
+    assert result.comparison.plans["mine"].differences is not None
+    assert any("normalise" in each for each in result.comparison.plans["mine"].differences)
+    assert run(design_of("classical", named_plans={"mine": other}), tmp_path / "out").failed == {}

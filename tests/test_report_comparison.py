@@ -20,7 +20,7 @@ from hydrakit.cli import main
 from hydrakit.compare.design import CompareDir, Description, Design
 from hydrakit.errors import PlanError
 from hydrakit.report import build_comparison, write_comparison_report
-from hydrakit.report.comparison_figures import RATES, cell_aucs, resampled_band, weighted_heights
+from hydrakit.report.comparison_figures import RATES, cell_values, resampled_band, weighted_heights
 from hydrakit.runs.rundir import RunDir
 
 
@@ -93,7 +93,7 @@ def test_table_two_and_the_differences(tmp_path):
 def test_every_cell_has_its_auc(tmp_path):
     found = make_comparison(tmp_path / "c")
     labels, folds = np.array(found.labels), np.array(found.fold_of)
-    told = cell_aucs(found)
+    told = cell_values(found)
     for strategy in found.strategies:
         assert len(told[strategy.name]) == SEEDS * FOLDS
         for (seed, _, fold), auc in told[strategy.name].items():

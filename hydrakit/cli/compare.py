@@ -28,6 +28,15 @@ if TYPE_CHECKING:
     help="Strategies to compare; every other one is compared with the first.",
 )
 @click.option(
+    "--plan",
+    "plan_files",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="Compare the plan in this file like a strategy of this name, which may be listed in "
+    "--strategies; may be given several times. It keeps its values, except for seeds and test "
+    "split; later, NAME alone names it.",
+)
+@click.option(
     "--baselines",
     callback=params.names,
     metavar="A,B,...",
@@ -110,6 +119,7 @@ def compare(
     /,
     *,
     strategies: list[str],
+    plan_files: tuple[str, ...],
     baselines: list[str],
     no_baselines: bool,
     datasets: list[str],
@@ -128,16 +138,16 @@ def compare(
     """Compare strategies by cross-validation, with confidence intervals and tests.
 
     Every strategy is trained with every seed on every fold, and tested on the same findings; so
-    are the baselines, logistic regressions that take seconds: a network that is not better than
-    they are is not worth its cost. All plans and splits are checked before anything is trained. To
-    resume a comparison that was stopped, run the same command again; with more strategies, seeds
-    or repeats it trains only the new ones.
+    are the plans of --plan, and the baselines, logistic regressions that take seconds: a network
+    that is not better than they are is not worth its cost. All plans and splits are checked before
+    anything is trained. To resume a comparison that was stopped, run the same command again; with
+    more strategies, plans, seeds or repeats it trains only the new ones.
 
     With --tune, each cell first chooses values by cross-validation within its training part, so
     that the test results also hold for the way of choosing (nested cross-validation).
     """
-    if not strategies or not datasets:
-        missing = "--datasets" if strategies else "--strategies"
+    if not (strategies or plan_files) or not datasets:
+        missing = "--strategies" if datasets else "--datasets"
         raise click.UsageError(f"{missing} is needed: see `hydrakit plugins list`")
     if holdout and (folds or repeats > 1):
         raise click.UsageError("--holdout is a single split: leave out --folds and --repeats")
@@ -147,7 +157,7 @@ def compare(
         raise click.UsageError("--baselines and --no-baselines contradict each other: give one")
 
     from hydrakit.compare import engine
-    from hydrakit.compare.design import BASELINES, make_design
+    from hydrakit.compare.design import BASELINES, make_design, with_named_plans
     from hydrakit.search.candidates import FOLDS, parse_choices
 
     design = make_design(
@@ -161,6 +171,7 @@ def compare(
         tune=parse_choices(choices, option="--tune"),
         inner_folds=inner_folds or FOLDS,
     )
+    design = with_named_plans(design, plan_files, out or engine.default_out(design))
     try:
         with comparison_progress() as progress:
             result = engine.compare(

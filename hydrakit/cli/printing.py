@@ -295,36 +295,36 @@ def print_comparison(comparison: Comparison) -> None:
     from hydrakit.stats.verdict import p_value
 
     interval = f"{comparison.level:.0%} interval"
+    errors = comparison.measure == "mae"
+    digits, figure = (".3g", "MAE") if errors else (".3f", "AUC")
     rows = [
         (
             comparison.label(each.name),
-            f"{each.val:.3f}",
-            f"{each.auc:.3f}",
-            _range(each.low, each.high),
+            f"{each.val:{digits}}",
+            f"{each.value:{digits}}",
+            f"{each.low:{digits}} to {each.high:{digits}}",
+            *(("" if each.r2 is None else f"{each.r2:.3f}",) if errors else ()),
             each.cells,
             f"{each.seconds:.1f}",
         )
         for each in comparison.strategies
     ]
-    columns = ["strategy", "#val AUC", "#test AUC", interval, "#cells", "#seconds"]
+    columns = ["strategy", f"#val {figure}", f"#test {figure}", interval]
+    columns += [*(["#R2"] if errors else []), "#cells", "#seconds"]
     scheme = "one 8-1-1 split" if comparison.folds is None else f"{comparison.folds} folds"
     repeats = f", {comparison.repeats} repeats" if comparison.repeats > 1 else ""
     seeds = f"{comparison.seeds} seed{'s' if comparison.seeds > 1 else ''}"
-    positives, negatives = comparison.positives, comparison.negatives
-    several = comparison.images > positives + negatives
-    images = f" ({comparison.images} images)" if several else ""
-    title = (
-        f"target {comparison.target}, AUC for {comparison.positive!r}: {positives} positive and "
-        f"{negatives} negative findings{images} of {comparison.patients} patients, {scheme}"
-        f"{repeats}, {seeds}"
-    )
+    what = comparison.figure
+    if comparison.measure == "AUC":
+        what = f"AUC for {comparison.positive!r}"
+    title = f"target {comparison.target}, {what}: {comparison.counts()}, {scheme}{repeats}, {seeds}"
     print_table(columns, rows, title=title)
     if comparison.pairs:
         pairs = [
             (
                 comparison.label(pair.against),
-                f"{pair.difference:+.3f}",
-                _range(pair.low, pair.high),
+                f"{pair.difference:+{digits}}",
+                f"{pair.low:{digits}} to {pair.high:{digits}}",
                 p_value(pair.p),
                 p_value(pair.p_holm),
                 pair.verdict,
@@ -336,6 +336,8 @@ def print_comparison(comparison: Comparison) -> None:
         print_table(columns, pairs)
     if comparison.subgroups:
         _print_subgroups(comparison)
+    if comparison.label_aucs:
+        _print_labels(comparison)
     if comparison.tuned:
         from hydrakit.report.tuned import chosen_rows, tuning_text
 
@@ -368,6 +370,25 @@ def _print_subgroups(comparison: Comparison) -> None:
     print_table(
         columns, rows, title="test AUC by subgroup (differences between subgroups are not tested)"
     )
+
+
+def _print_labels(comparison: Comparison) -> None:
+    """Print the test AUC of every strategy for each label."""
+    rows = [
+        (
+            each.name,
+            each.positives,
+            each.negatives,
+            *(
+                [f"{one.auc:.3f}" for one in each.strategies]
+                or ["none"] * len(comparison.strategies)
+            ),
+        )
+        for each in comparison.label_aucs
+    ]
+    names = [f"#{comparison.label(each.name)}" for each in comparison.strategies]
+    columns = ["label", "#with it", "#without it", *names]
+    print_table(columns, rows, title="test AUC by label (the mean decides)")
 
 
 def _range(low: float, high: float) -> str:

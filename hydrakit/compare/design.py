@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
@@ -14,9 +14,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from hydrakit.compare.named_plans import described, plan_of_cell, refuse_strategy_names
 from hydrakit.data.origin import DataOrigin
 from hydrakit.errors import DataError, PlanError, one_line, unknown
 from hydrakit.hooks import SequenceStrategy
+from hydrakit.names import is_name
 from hydrakit.plan.edit import (
     FIXED_PATHS,
     edit_existing_rounds,
@@ -24,7 +26,7 @@ from hydrakit.plan.edit import (
     paths_without_rounds,
     refuse_fixed,
 )
-from hydrakit.plan.model import MAX_FOLDS, Fold, Plan, Split
+from hydrakit.plan.model import MAX_FOLDS, Fold, Plan, Split, load_plan
 from hydrakit.plan.profiles import (
     PROFILES,
     RECOMMENDED_0_1,
@@ -37,11 +39,13 @@ from hydrakit.plan.start import StartWeights
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.rundir import RunDir
 from hydrakit.schema import Frozen, Name, Text, first_fault
-from hydrakit.storage.files import MIB, read_whole
+from hydrakit.stats.comparison import ComparedPlan
+from hydrakit.storage.files import MIB, read_whole, write_atomic
 from hydrakit.storage.lock import is_first_file
 from hydrakit.storage.records import read_record, writable, write_record
 
 FILE = "compare.json"
+FORMAT = 2  # latest of this file
 MAX_CELLS = 10_000
 TUNING = ".tuning"  # suffix of the folder in which a cell is tuned
 WRITE_ELSEWHERE = "choose another folder with `--out`"
@@ -54,6 +58,9 @@ PATCH_PATHS = ("body.patch", "body.options.patch")
 
 DEFAULTS_0_1 = {"head": "mlp", "body": "paper", "body_norm": "batch", "ensemble": 1}
 """Settings whose defaults were values in version 0.1, and are those of the profile now."""
+
+BASE = "classical"
+"""Strategy whose plans have the datasets and splits that the cells of named plans get."""
 
 SET_BY_CELLS = {"seed", "split_seed", "splits", "whole", "recentre"}
 """Settings of plans that the design chooses for each cell."""
@@ -94,7 +101,9 @@ class Design(Frozen):
     """Strategies to compare, and how.
 
     Attributes:
-        strategies: Names of the strategies; every other one is compared with the first.
+        strategies: Names of the strategies; every other one is compared with the first. The name of
+            a plan can be among them, which decides its place; the other plans come after them.
+        named_plans: Plans that are compared like strategies, by name.
         baselines: Names of strategies that are simple models; the first strategy is compared with
             them before all others.
         datasets: Names of the datasets in the order of training; the last is the target.
@@ -108,7 +117,8 @@ class Design(Frozen):
         inner_folds: Number of folds of each training part on which the values are tried.
     """
 
-    strategies: Annotated[tuple[Name, ...], Field(min_length=1)]
+    strategies: tuple[Name, ...] = ()
+    named_plans: dict[Name, Plan] = Field(default_factory=dict)
     baselines: tuple[Name, ...] = ()
     datasets: Annotated[tuple[Name, ...], Field(min_length=1)]
     seeds: Annotated[int, Field(gt=0, le=MAX_CELLS)] = 1
@@ -149,9 +159,10 @@ class Design(Frozen):
 
     @property
     def all_strategies(self) -> tuple[str, ...]:
-        """Names of the strategies, then of the baselines that are not among them."""
-        others = (name for name in self.baselines if name not in self.strategies)
-        return (*self.strategies, *others)
+        """Names of the strategies and plans, then of the baselines that are not among them."""
+        plans = (name for name in self.named_plans if name not in self.strategies)
+        compared = (*self.strategies, *plans)
+        return (*compared, *(name for name in self.baselines if name not in compared))
 
     @property
     def target(self) -> str:
@@ -198,6 +209,9 @@ class Design(Frozen):
             PluginError: As in `plan`.
             PlanError: As in `plan`; the message names the strategy.
         """
+        if not self.strategies and not self.named_plans:
+            raise PlanError("there is no strategy and no plan to compare: name one")
+        refuse_strategy_names(self.named_plans, plugins)
         plans: dict[Cell, Plan] = {}
         made: dict[tuple[str, int], Plan] = {}
         for cell in self.cells():
@@ -207,20 +221,52 @@ class Design(Frozen):
                     made[key] = self.plan(cell, plugins)
             seeds = {"seed": cell.seed, "split_seed": cell.repeat}
             plans[cell] = made[key].model_copy(update=seeds)
-        if len({plan.patch for plan in made.values()}) > 1:
+        own = self.named_plans
+        if len({plan.patch for (name, _), plan in made.items() if name not in own}) > 1:
             raise PlanError(
                 "the strategies have patches of different sizes: set `body.patch`, which is for "
                 "all strategies, instead of the whole body"
             )
         return plans
 
+    def base(self, plugins: Plugins, repeat: int = 0, fold: int = 0) -> Plan:
+        """Plan with the datasets and splits that the cells of a fold have in common."""
+        cell = Cell(strategy=BASE, seed=0, repeat=repeat, fold=fold)
+        return self._plan_of_strategy(cell, plugins)
+
+    def described_plans(self, plugins: Plugins) -> dict[str, ComparedPlan]:
+        """What each named plan is."""
+        strategies = {
+            name: plan.strategy
+            for name, plan in self.named_plans.items()
+            if plan.strategy in plugins.all(SequenceStrategy)
+        }
+        cells = {
+            name: Cell(strategy=strategy, seed=0, repeat=0, fold=0)
+            for name, strategy in strategies.items()
+        }
+        made = {name: self._plan_of_strategy(cell, plugins) for name, cell in cells.items()}
+        return described(self.named_plans, made)
+
     def plan(self, cell: Cell, plugins: Plugins) -> Plan:
         """Make the plan of a cell.
 
         Raises:
             PluginError: Unknown strategy, dataset or head.
-            PlanError: The settings are invalid, or a change names rounds that no strategy has.
+            PlanError: The settings are invalid, a change names rounds that no strategy has, or a
+                named plan contradicts the design.
         """
+        if cell.strategy in self.named_plans:
+            return plan_of_cell(
+                cell.strategy,
+                self.named_plans[cell.strategy],
+                self.base(plugins, cell.repeat, cell.fold),
+                seed=cell.seed,
+                plugins=plugins,
+            )
+        return self._plan_of_strategy(cell, plugins)
+
+    def _plan_of_strategy(self, cell: Cell, plugins: Plugins) -> Plan:
         plan = self._unchanged(cell, plugins)
         given = self.settings.get("changes", {})
         changes = self.changes_of(cell.strategy, given, plugins)
@@ -231,8 +277,8 @@ class Design(Frozen):
         for path in paths_without_rounds(plan, changes):
             others = [
                 self._unchanged(replace(cell, strategy=name), plugins)
-                for name in self.all_strategies
-                if path in self.changes_of(name, given, plugins)
+                for name in dict.fromkeys((*self.all_strategies, cell.strategy))
+                if name not in self.named_plans and path in self.changes_of(name, given, plugins)
             ]
             if all(paths_without_rounds(other, [path]) for other in others):
                 raise PlanError(no_such_round(plan, path))
@@ -294,15 +340,35 @@ def make_design(**given: Any) -> Design:
         raise PlanError(first_fault(error)) from None
 
 
+def with_named_plans(design: Design, texts: Sequence[str], out: Path) -> Design:
+    """The design with plans from files: ``NAME=FILE``, or ``NAME`` of an earlier command.
+
+    Args:
+        design: The design.
+        texts: Texts of `--plan`.
+        out: Folder of the comparison.
+
+    Raises:
+        PlanError: A text has another form, a name occurs twice, or a file cannot be read.
+    """
+    plans: dict[str, Plan] = {}
+    for text in texts:
+        name, plan = CompareDir(out).named_plan(text)
+        if name in plans:
+            raise PlanError(f"--plan {name}: is given twice: give each plan another name")
+        plans[name] = plan
+    return make_design(**{**dict(design), "named_plans": plans})
+
+
 class Description(Frozen):
     """Content of ``compare.json``.
 
     Attributes:
-        format: Version of this format.
+        format: Version of this format: 2 without a positive class.
         hydrakit: Version of hydrakit that wrote the file.
         digest: Digest of the design, equal for all cells in the folder.
         design: Design of the last command.
-        positive: Class treated as positive in the AUC.
+        positive: Class treated as positive in the AUC; None for several labels and for numbers.
         status: Status of each cell: ``done``, ``waiting``, or why it failed.
         data: What the cells are computed from, by dataset, with the splits of the first cell; empty
             in older versions.
@@ -311,11 +377,11 @@ class Description(Frozen):
         threads: Number of CPU threads of each cell; None in older versions.
     """
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 1
     hydrakit: Text
     digest: Text
     design: Design
-    positive: Text
+    positive: Text | None
     status: Annotated[dict[str, str], Field(max_length=MAX_CELLS)]
     data: dict[Name, DataOrigin] = Field(default_factory=dict)
     tuned_data: dict[Text, dict[Name, DataOrigin]] = Field(default_factory=dict)
@@ -336,6 +402,10 @@ class CompareDir:
     def rounds(self) -> Path:
         """Folder of rounds that cells share."""
         return self.path / "rounds"
+
+    def plan_path(self, name: str) -> Path:
+        """Path of the copy of a named plan's file."""
+        return self.path / "plans" / f"{name}.json"
 
     @property
     def comparison_path(self) -> Path:
@@ -411,9 +481,16 @@ class CompareDir:
                 names = _differing(description.design, design)
                 raise PlanError(
                     f"{self.path}: holds a comparison with other {names}: "
-                    "only strategies, baselines, seeds and repeats can be added; for other changes "
-                    "choose another folder with `--out`"
+                    "only strategies, plans, baselines, seeds and repeats can be added; for other "
+                    "changes choose another folder with `--out`"
                 )
+            for name, each in design.named_plans.items():
+                stored = self.plan_path(name)
+                if stored.is_file() and load_plan(stored) != each:
+                    raise PlanError(
+                        f"--plan {name}: is another plan than the one of this name in {stored}: "
+                        "give it another name"
+                    )
         elif self.path.exists() and not (self.path.is_dir() and self._is_empty()):
             raise PlanError(
                 f"{self.path}: is neither empty nor the folder of a comparison: choose another "
@@ -427,7 +504,7 @@ class CompareDir:
             PlanError: The file cannot be read.
         """
         remedy = "name the folder that `hydrakit compare` printed"
-        return read_record(self.path / FILE, Description, remedy=remedy)
+        return read_record(self.path / FILE, Description, remedy=remedy, latest=FORMAT)
 
     def begin(self) -> None:
         """Create the folder.
@@ -437,6 +514,39 @@ class CompareDir:
         """
         with writable(self.path, WRITE_ELSEWHERE):
             (self.path / "cells").mkdir(parents=True, exist_ok=True)
+
+    def write_plans(self, design: Design) -> None:
+        """Write a copy of each named plan, so that its file is not needed again.
+
+        Raises:
+            PlanError: The folder cannot be written.
+        """
+        with writable(self.path, WRITE_ELSEWHERE):
+            for name, plan in design.named_plans.items():
+                self.plan_path(name).parent.mkdir(exist_ok=True)
+                write_atomic(self.plan_path(name), plan.to_json().encode())
+
+    def named_plan(self, text: str) -> tuple[str, Plan]:
+        """Name and plan of ``NAME=FILE``, or of ``NAME`` if the folder has a copy of its file.
+
+        Where the file no longer exists, its copy is read.
+
+        Raises:
+            PlanError: The text has another form, or there is no such plan.
+        """
+        name, equals, file = text.partition("=")
+        if not is_name(name) or (equals and not file):
+            raise PlanError(f"--plan {text}: is not of the form NAME=FILE")
+        stored = self.plan_path(name)
+        given = Path(file) if file else stored
+        if not given.exists() and stored.is_file():
+            given = stored
+        if not file and not stored.is_file():
+            raise PlanError(
+                f"--plan {name}: {self.path} has no plan of this name: name its file, as in "
+                f"`--plan {name}=FILE`"
+            )
+        return name, load_plan(given)
 
     def write(self, description: Description) -> None:
         """Write ``compare.json``.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hydrakit.compare import nested
-from hydrakit.compare.design import Cell, CompareDir, Description, Design, naming
+from hydrakit.compare.design import BASE, Cell, CompareDir, Description, Design, naming
 from hydrakit.compare.pool import default_threads
 from hydrakit.compare.scoring import (
     ANOTHER,
@@ -23,7 +23,7 @@ from hydrakit.compare.scoring import (
     scored_cases,
 )
 from hydrakit.data.origin import DataOrigin, refuse_changed
-from hydrakit.data.quality.leakage import check_leakage
+from hydrakit.data.quality.leakage import LeakageResult, check_leakage
 from hydrakit.errors import DataError, PlanError
 from hydrakit.hooks import DatasetAdapter, Launcher, LauncherFactory
 from hydrakit.models.build import check_builds, check_components, check_heads
@@ -32,10 +32,11 @@ from hydrakit.plugins.registry import Plugins
 from hydrakit.report import write_comparison_report
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext, context_of
-from hydrakit.runs.datasets import find_datasets, prepare_datasets
+from hydrakit.runs.datasets import PlanDatasets, find_datasets, prepare_datasets
 from hydrakit.runs.earlier import with_threads
 from hydrakit.runs.rundir import RunDir
-from hydrakit.stats.comparison import Comparison
+from hydrakit.search.candidates import data_key
+from hydrakit.stats.comparison import ComparedPlan, Comparison
 from hydrakit.storage.lock import locked
 from hydrakit.storage.paths import using_cache
 from hydrakit.storage.records import write_record
@@ -82,7 +83,7 @@ class CompareResult:
 
 
 def default_out(design: Design) -> Path:
-    """The default folder of a comparison, the same when strategies or seeds are added."""
+    """The default folder of a comparison, the same when strategies, plans or seeds are added."""
     return Path("runs") / f"compare-{design.target}-{design.digest[:8]}"
 
 
@@ -103,7 +104,8 @@ def compare(
     Args:
         design: Strategies to compare, and how.
         context: Where and how to compute; ``launcher`` and ``jobs`` choose the processes.
-        positive: Class treated as positive in the AUC; None for the second of two.
+        positive: Class treated as positive in the AUC; None for the second of two, or for the mean
+            of all labels. A regression has none.
         out: Folder of the comparison; None for `default_out`. A comparison of the same design
             is resumed.
         callback: Called when something happens.
@@ -128,9 +130,9 @@ def compare(
     context = _with_threads_of_cells(compare_dir, plans, context, groups, callback)
     processes = launcher.processes(context, groups)
     with using_cache(context.cache):
-        cases = _prepare(plans, context, plugins, chosen, callback)
+        cases = _prepare(design, plans, context, plugins, positive=chosen, callback=callback)
         tuned = nested.check_tuning(design, plans, context, plugins, callback)
-        cases = replace(cases, tuned=tuned)
+        cases = replace(cases, tuned={**cases.tuned, **tuned})
     assert context.threads is not None
     tracker = CellTracker(
         compare_dir,
@@ -140,46 +142,57 @@ def compare(
         cases,
         plugins,
         context.threads,
-        baselines=baseline_texts(design, plugins, cases.channels),
+        baselines=baseline_texts(design, plugins, cases),
+        named_plans=design.described_plans(plugins),
     )
     _check_data(compare_dir, plans, cases)
     compare_dir.begin()
     with locked(compare_dir.path):
         compare_dir.check(design)  # again, now that no other process can write there
+        compare_dir.write_plans(design)
         _check_data(compare_dir, plans, cases)
         tracker.write()
         callback.begun(out, len(plans), tracker.rounds, processes)
         tracker.run(launcher, context, processes)
-        comparison = compare_cells(compare_dir, design, cases, tracker.baselines)
+        comparison = compare_cells(
+            compare_dir, design, cases, tracker.baselines, tracker.named_plans
+        )
         tracker.publish(comparison)
     return CompareResult(out, comparison, tracker.failures)
 
 
-def positive_class(adapter: DatasetAdapter, requested: str | None) -> str:
+def positive_class(adapter: DatasetAdapter, requested: str | None) -> str | None:
     """The class treated as positive in the AUC: the requested one, or the second of two.
+
+    It is None for numbers, and for several labels of which none is requested.
 
     Raises:
         DataError: The dataset has no such class, or none was requested and it has not two.
     """
     names = ", ".join(adapter.classes)
+    if requested is None:
+        if adapter.task != "classification":
+            return None
+        if len(adapter.classes) == 2:
+            return adapter.classes[1]
+        raise DataError(f"{adapter.name}: has the classes {names}: name one with `--positive`")
     if adapter.task == "regression":
         raise DataError(
-            f"{adapter.name}: labels are numbers, and AUCs need classes: choose another target"
+            f"--positive {requested!r}: the labels of {adapter.name!r} are numbers, which have no "
+            "classes: leave it out"
         )
-    if requested is None and len(adapter.classes) == 2 and adapter.task == "classification":
-        return adapter.classes[1]
-    if requested is None:
-        raise DataError(f"{adapter.name}: has the classes {names}: name one with `--positive`")
     if requested not in adapter.classes:
         raise DataError(f"--positive {requested!r}: is not a class of {adapter.name!r} ({names})")
     return requested
 
 
 def _prepare(
+    design: Design,
     plans: Mapping[Cell, Plan],
     context: RunContext,
     plugins: Plugins,
-    positive: str,
+    *,
+    positive: str | None,
     callback: CompareCallback,
 ) -> ScoredCases:
     """Prepare all datasets, so that no process waits for another, and check all plans with them.
@@ -189,34 +202,82 @@ def _prepare(
     Raises:
         HydrakitError: A component, a head or a split of a plan is impossible.
     """
-    any_plan = next(iter(plans.values()))
+    base = design.base(plugins)
     by_strategy = {cell.strategy: plan for cell, plan in plans.items()}
-    datasets = find_datasets(any_plan, context, plugins)
-    for name, plan in by_strategy.items():
-        with naming(name):
-            check_components(plan, datasets.adapters, plugins)
-            check_heads(plan, datasets.adapters)
-    datasets = prepare_datasets(any_plan, datasets, callback, others=by_strategy.values())
-    for name, plan in by_strategy.items():
-        channels = datasets.fitted_to(plan).channels
-        with naming(name):
-            check_builds(plan, datasets.adapters, in_channels=channels, plugins=plugins)
-    leakage = check_leakage(datasets.prepared, datasets.adapters, any_plan)
-    splits = {(cell.repeat, cell.fold): plan for cell, plan in plans.items()}
-    for plan in list(splits.values())[1:]:  # the first is that of any plan
-        check_leakage(datasets.prepared, datasets.adapters, plan, warn=False)
+    own_data = {  # by plans whose images are not those of the strategies
+        name: plan
+        for name, plan in by_strategy.items()
+        if name in design.named_plans and data_key(plan) != data_key(base)
+    }
+    common = {name: plan for name, plan in by_strategy.items() if name not in own_data}
+    datasets, channels = _prepare_for(common or {BASE: base}, context, plugins, callback)
+    leakage = check_leakage(datasets.prepared, datasets.adapters, base)
     origins = {
         name: DataOrigin.of(each.index, datasets.adapters[name], leakage.splits[name])
         for name, each in datasets.prepared.items()
     }
-    target = any_plan.target
-    return scored_cases(
-        datasets.prepared[target].index,
-        leakage.units[target],
+    tested = {(0, 0): _tested(leakage, design.target)}
+    for cell in plans:
+        if (at := (cell.repeat, cell.fold)) not in tested:
+            found = check_leakage(
+                datasets.prepared, datasets.adapters, design.base(plugins, *at), warn=False
+            )
+            tested[at] = _tested(found, design.target)
+    of_plans: dict[str, Mapping[str, DataOrigin]] = {}
+    for name in design.named_plans:
+        theirs = datasets
+        if name in own_data:
+            theirs, _ = _prepare_for({name: own_data[name]}, context, plugins, callback)
+            of_plans[data_key(own_data[name])] = {
+                each: DataOrigin.of(prepared.index, theirs.adapters[each])
+                for each, prepared in theirs.prepared.items()
+            }
+        cells = {(cell.repeat, cell.fold): plans[cell] for cell in plans if cell.strategy == name}
+        for at, plan in cells.items():
+            with naming(name):
+                found = check_leakage(theirs.prepared, theirs.adapters, plan, warn=False)
+                if _tested(found, design.target) != tested[at]:
+                    raise PlanError(
+                        "the plan tests other cases than the strategies do, so that nothing can be "
+                        "compared: leave the test split, the dataset's options and what drops "
+                        "cases as they are"
+                    )
+    cases = scored_cases(
+        datasets.prepared[design.target].index,
+        leakage.units[design.target],
         positive,
         origins,
+        adapter=datasets.adapters[design.target],
         channels=channels,
     )
+    return replace(cases, tuned=of_plans)
+
+
+def _tested(leakage: LeakageResult, target: str) -> frozenset[str]:
+    """Keys of the test cases of a target."""
+    return frozenset(key for key, split in leakage.splits[target].items() if split == "test")
+
+
+def _prepare_for(
+    plans: Mapping[str, Plan], context: RunContext, plugins: Plugins, callback: CompareCallback
+) -> tuple[PlanDatasets, int]:
+    """Datasets of plans with the same data, and the number of channels that the last one takes.
+
+    Raises:
+        HydrakitError: A component or a head of a plan is impossible.
+    """
+    any_plan = next(iter(plans.values()))
+    datasets = find_datasets(any_plan, context, plugins)
+    for name, plan in plans.items():
+        with naming(name):
+            check_components(plan, datasets.adapters, plugins)
+            check_heads(plan, datasets.adapters)
+    datasets = prepare_datasets(any_plan, datasets, callback, others=plans.values())
+    for name, plan in plans.items():
+        channels = datasets.fitted_to(plan).channels
+        with naming(name):
+            check_builds(plan, datasets.adapters, in_channels=channels, plugins=plugins)
+    return datasets, channels
 
 
 def _check_data(compare_dir: CompareDir, cells: Iterable[Cell], cases: ScoredCases) -> None:
@@ -278,6 +339,7 @@ class CellTracker:
         plugins: Plugins of this process.
         threads: Number of CPU threads of each cell.
         baselines: Strategies that are baselines, each with its description (`baseline_texts`).
+        named_plans: Strategies that are plans from files, each with what it is.
         ended: Cells that are done or failed.
         published: Number of ended cells when the report was last written.
         next_report: Time before which no other report is written.
@@ -291,6 +353,7 @@ class CellTracker:
     plugins: Plugins
     threads: int
     baselines: Mapping[str, str] = field(default_factory=dict)
+    named_plans: Mapping[str, ComparedPlan] = field(default_factory=dict)
     ended: set[Cell] = field(default_factory=set)
     published: int = 0
     next_report: float = 0.0
@@ -346,6 +409,7 @@ class CellTracker:
     def write(self) -> None:
         """Write ``compare.json``."""
         description = Description(
+            format=1 if self.cases.positive is not None else 2,
             hydrakit=version(),
             digest=self.design.digest,
             design=self.design,
@@ -373,7 +437,12 @@ class CellTracker:
         began = time.monotonic()
         with suppress(DataError):  # perhaps too few cells for an AUC; the last comparison raises it
             comparison = compare_cells(
-                self.compare_dir, self.design, self.cases, self.baselines, under_way=True
+                self.compare_dir,
+                self.design,
+                self.cases,
+                self.baselines,
+                self.named_plans,
+                under_way=True,
             )
             self.publish(comparison)
             if comparison is not None:

@@ -40,12 +40,14 @@ def candidates_of(design: Design, plan: Plan, plugins: Plugins) -> list[dict[str
     """Candidates of the cells with a plan; none if they are not tuned.
 
     A strategy that lacks the rounds of a path, or replaces the body or head of a path by its own,
-    skips the path. Baselines are not tuned.
+    skips the path. Baselines and named plans are not tuned.
 
     Raises:
         PlanError: A path exists in no plan.
     """
-    if not design.tune or plugins.get(SequenceStrategy, plan.strategy).baseline:
+    if not design.tune or plan.strategy in design.named_plans:
+        return []
+    if plugins.get(SequenceStrategy, plan.strategy).baseline:
         return []
     own = design.changes_of(plan.strategy, design.tune, plugins)
     skipped = paths_without_rounds(plan, own)
@@ -126,7 +128,8 @@ def run_cell(cell: Cell, plan: Plan, compare_dir: CompareDir, context: RunContex
     candidates = candidates_of(description.design, plan, plugins)
     if not candidates:
         out = compare_dir.cell(cell)
-        return engine.run_cell(plan, context, out=out, expected=description.data)
+        expected = description.tuned_data.get(data_key(plan), description.data)
+        return engine.run_cell(plan, context, out=out, expected=expected)
     inner = context.changed(trace_test=False, round_cache=compare_dir.inner_rounds(cell).resolve())
 
     def train(plan: Plan, path: Path, origins: Mapping[str, DataOrigin]) -> RunDir:

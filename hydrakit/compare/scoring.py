@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -14,19 +15,24 @@ from hydrakit.compare.nested import tuned_cells
 from hydrakit.data.origin import DataOrigin, refuse_changed
 from hydrakit.data.prepared.index import Index
 from hydrakit.errors import DataError
-from hydrakit.hooks import SequenceStrategy
+from hydrakit.hooks import DatasetAdapter, SequenceStrategy, Task
 from hydrakit.models.intensity import STATISTICS
 from hydrakit.plan.results import Results
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.rundir import RunDir
 from hydrakit.search.candidates import Origins, data_key
-from hydrakit.stats.comparison import Comparison, StrategyPair, StrategyResult
+from hydrakit.stats.comparison import (
+    ComparedPlan,
+    Comparison,
+    EpochTrace,
+    StrategyPair,
+    StrategyResult,
+)
 from hydrakit.stats.findings import Findings, Subgroups
-from hydrakit.stats.intervals import mean_auc
-from hydrakit.stats.metrics import auc
-from hydrakit.stats.paired import compare
-from hydrakit.stats.score_table import Row, ScoreTable, gather
-from hydrakit.stats.subgroups import subgroups_of
+from hydrakit.stats.metrics import auc, mean_absolute_error
+from hydrakit.stats.paired import Measure, PairedDifference
+from hydrakit.stats.score_table import Row, gather, gather_findings
+from hydrakit.stats.scored import ClassScores, LabelScores, NumberScores, ScoredStrategies
 from hydrakit.stats.verdict import verdicts
 from hydrakit.storage.files import read_rows
 from hydrakit.storage.records import readable
@@ -41,7 +47,9 @@ class ScoredCases:
     """Cases of the target, as needed to evaluate their scores.
 
     Attributes:
-        positive: Class treated as positive.
+        positive: Class treated as positive; None for several labels and for numbers.
+        task: Task of the target.
+        classes: Names of its classes or labels.
         finding: Finding of each case, by key of the case.
         patient: Patient of each case, by key of the case; patients who are joined by a group or by
             copies of an image are the same.
@@ -51,13 +59,22 @@ class ScoredCases:
         tuned: The same for tuned cells (`hydrakit.compare.nested.check_tuning`).
     """
 
-    positive: str
+    positive: str | None
     finding: Mapping[str, str]
     patient: Mapping[str, str]
     subgroups: Mapping[str, Subgroups]
     origins: Mapping[str, DataOrigin]
     channels: int = 1
     tuned: Origins = field(default_factory=dict)
+    task: Task = "classification"
+    classes: tuple[str, ...] = ()
+
+    @property
+    def measure(self) -> Measure:
+        """Figure that strategies are compared by."""
+        if self.positive is not None:
+            return "AUC"
+        return "mae" if self.task == "regression" else "mean AUC"
 
     def origins_of(self, run: RunDir) -> Mapping[str, DataOrigin]:
         """What the run of a cell must be computed from, by dataset."""
@@ -69,9 +86,10 @@ class ScoredCases:
 def scored_cases(
     index: Index,
     units: Mapping[str, str],
-    positive: str,
+    positive: str | None,
     origins: Mapping[str, DataOrigin],
     *,
+    adapter: DatasetAdapter,
     channels: int = 1,
 ) -> ScoredCases:
     """The `ScoredCases` of a prepared dataset.
@@ -79,8 +97,9 @@ def scored_cases(
     Args:
         index: Index of the dataset.
         units: Name of what must stay in one split, by key of the case (`LeakageResult.units`).
-        positive: Class treated as positive.
+        positive: Class treated as positive; None for several labels and for numbers.
         origins: All datasets as they are now, by name.
+        adapter: Adapter of the dataset.
         channels: Number of channels of the network's images.
     """
     names = [case.finding for case in index.cases]
@@ -93,27 +112,31 @@ def scored_cases(
         subgroups=dict(zip((names[first] for first in findings.firsts), subgroups, strict=True)),
         origins=origins,
         channels=channels,
+        task=adapter.task,
+        classes=adapter.classes,
     )
 
 
-def baseline_texts(design: Design, plugins: Plugins, channels: int) -> dict[str, str]:
+def baseline_texts(design: Design, plugins: Plugins, cases: ScoredCases) -> dict[str, str]:
     """The strategies of a design that are baselines, each with a description for sentences.
 
     Args:
         design: Design of the comparison.
         plugins: Plugins with the strategies.
-        channels: Number of channels of the network's images.
+        cases: Cases of the target.
     """
-    numbers = len(STATISTICS) * channels
+    numbers = len(STATISTICS) * cases.channels
+    kind = "ridge" if cases.task == "regression" else "logistic"
     texts = {
-        "intensity": f"a logistic regression on {'eleven' if channels == 1 else numbers} "
+        "intensity": f"a {kind} regression on {'eleven' if cases.channels == 1 else numbers} "
         "intensities",
-        "probe": "a logistic regression on the features of the body as it begins",
+        "probe": f"a {kind} regression on the features of the body as it begins",
     }
     return {
         name: texts.get(name, f"the baseline {name}")
         for name in design.all_strategies
-        if name in design.baselines or plugins.get(SequenceStrategy, name).baseline
+        if name not in design.named_plans
+        and (name in design.baselines or plugins.get(SequenceStrategy, name).baseline)
     }
 
 
@@ -141,6 +164,7 @@ def compare_cells(
     design: Design,
     cases: ScoredCases,
     baselines: Mapping[str, str] = MappingProxyType({}),
+    plans: Mapping[str, ComparedPlan] = MappingProxyType({}),
     *,
     under_way: bool = False,
 ) -> Comparison | None:
@@ -154,6 +178,7 @@ def compare_cells(
         design: Design of the comparison.
         cases: Cases of the target.
         baselines: Strategies that are baselines, each with its description.
+        plans: Strategies that are plans from files, each with what it is.
         under_way: Whether cells are still running.
 
     Raises:
@@ -167,35 +192,31 @@ def compare_cells(
     if not used:
         return None
     refuse_other_data(compare_dir, used, cases)
-    tables = {
-        name: gather(_rows(compare_dir, [cell for cell in used if cell.strategy == name], cases))
-        for name in design.all_strategies
+    cells_of = {
+        name: [cell for cell in used if cell.strategy == name] for name in design.all_strategies
     }
-    first = tables[design.strategies[0]]
-    pairs = _pairs(tables, baselines)
-    area = mean_auc(first, level=LEVEL)
+    scored = _scored(compare_dir, cells_of, cases)
+    first = scored.one
+    pairs = _pairs(scored.differences(), baselines, scored.second_differences())
+    positives = int((first.labels == 1).sum()) if cases.measure == "AUC" else 0
     return Comparison(
+        format=1 if cases.measure == "AUC" else 2,
         hydrakit=version(),
         digest=design.digest,
         datasets=design.datasets,
         target=design.target,
+        measure=cases.measure,
         positive=cases.positive,
         seeds=design.seeds,
         repeats=design.repeats,
         folds=design.folds,
         level=LEVEL,
-        positives=area.positives,
-        negatives=area.negatives,
-        patients=area.patients,
+        positives=positives,
+        negatives=len(first.findings) - positives if cases.measure == "AUC" else 0,
+        patients=len(np.unique(first.patients)),
         strategies=tuple(
-            _strategy_result(
-                compare_dir,
-                name,
-                tables[name],
-                [cell for cell in used if cell.strategy == name],
-                cases.positive,
-            )
-            for name in design.all_strategies
+            _strategy_result(compare_dir, name, cells, cases, scored.figures(name))
+            for name, cells in cells_of.items()
         ),
         baselines=dict(baselines),
         pairs=pairs,
@@ -207,25 +228,57 @@ def compare_cells(
         failed={c.name: text for c, text in status.items() if text not in ("done", "waiting")},
         used=len(used),
         findings=first.findings,
-        labels=tuple(first.labels.tolist()),
+        labels=() if cases.measure == "mean AUC" else tuple(first.labels.tolist()),
         patient_of=tuple(first.patients.tolist()),
         passes=first.passes,
         fold_of=tuple(tuple(f if f >= 0 else None for f in row) for row in first.folds.tolist()),
         images=int(first.images.sum()),
         tuned=tuned_cells(compare_dir, used) if design.tune else (),
-        subgroups=subgroups_of(tables, cases.subgroups, level=LEVEL),
+        plans=dict(plans),
+        traces=tuple(
+            trace
+            for name, each in cells_of.items()
+            if (trace := _trace(name, [RunDir(compare_dir.cell(cell)) for cell in each]))
+        ),
+        subgroups=scored.subgroups(cases.subgroups),
+        label_aucs=scored.label_aucs(),
+    )
+
+
+def _scored(
+    compare_dir: CompareDir, cells_of: Mapping[str, Sequence[Cell]], cases: ScoredCases
+) -> ScoredStrategies:
+    """Test scores of all strategies.
+
+    Raises:
+        DataError: Cells contradict one another, or the findings give no figure.
+    """
+
+    def rows_of(output: str | None) -> dict[str, list[Row]]:
+        return {name: _rows(compare_dir, each, cases, output) for name, each in cells_of.items()}
+
+    if cases.measure == "AUC":
+        tables = {name: gather(rows) for name, rows in rows_of(cases.positive).items()}
+        return ClassScores(tables, LEVEL)
+    if cases.measure == "mae":
+        tables = {name: gather_findings(rows) for name, rows in rows_of(None).items()}
+        return NumberScores(tables, LEVEL)
+    return LabelScores(
+        {
+            label: {name: gather_findings(rows) for name, rows in rows_of(label).items()}
+            for label in cases.classes
+        },
+        LEVEL,
     )
 
 
 def _pairs(
-    tables: Mapping[str, ScoreTable], baselines: Mapping[str, str]
+    differences: Mapping[tuple[str, str], PairedDifference],
+    baselines: Mapping[str, str],
+    second: Mapping[tuple[str, str], Mapping[str, float]],
 ) -> tuple[StrategyPair, ...]:
     """The first strategy compared with every baseline, then with every other strategy."""
-    first, *others = tables
-    others.sort(key=lambda name: name not in baselines)
-    differences = {
-        (first, other): compare(tables[first], tables[other], level=LEVEL) for other in others
-    }
+    ordered = dict(sorted(differences.items(), key=lambda item: item[0][1] not in baselines))
     return tuple(
         StrategyPair(
             strategy=verdict.first,
@@ -233,39 +286,56 @@ def _pairs(
             difference=verdict.difference,
             low=verdict.low,
             high=verdict.high,
-            p=differences[verdict.first, verdict.second].p,
+            p=ordered[verdict.first, verdict.second].p,
             p_holm=1.0 if verdict.p is None else verdict.p,
             verdict=verdict.kind,
             findings_needed=(
                 None if verdict.needed is None or math.isinf(verdict.needed) else verdict.needed
             ),
             text=verdict.text,
+            **second.get((verdict.first, verdict.second), {}),
         )
-        for verdict in verdicts(differences, baselines=baselines, level=LEVEL)
+        for verdict in verdicts(ordered, baselines=baselines, level=LEVEL)
     )
 
 
 def _strategy_result(
-    compare_dir: CompareDir, name: str, table: ScoreTable, cells: Sequence[Cell], positive: str
+    compare_dir: CompareDir,
+    name: str,
+    cells: Sequence[Cell],
+    cases: ScoredCases,
+    figures: Mapping[str, Any],
 ) -> StrategyResult:
-    area = mean_auc(table, level=LEVEL)
-    results = [_results(compare_dir, cell) for cell in cells]
-    vals = [_validation(compare_dir, cell, positive) for cell in cells]
     return StrategyResult(
         name=name,
-        val=float(np.mean(vals)),
-        auc=area.auc,
-        low=area.low,
-        high=area.high,
-        cells=area.cells,
-        left_out=area.left_out,
-        seconds=sum(result.seconds for result in results),
+        val=float(np.mean([_validation(compare_dir, cell, cases) for cell in cells])),
+        seconds=sum(_results(compare_dir, cell).seconds for cell in cells),
         shared=sum(_shared(RunDir(compare_dir.cell(cell))) for cell in cells),
-        scores=tuple(
-            tuple(None if math.isnan(score) else score for score in row)
-            for row in table.scores.tolist()
+        **figures,
+    )
+
+
+def _trace(strategy: str, runs: Sequence[RunDir]) -> EpochTrace | None:
+    """Test figure after every epoch, over the cells of a strategy; None if none recorded it."""
+    values: dict[int, list[float]] = {}
+    for run in runs:
+        before = 0
+        for number, round in enumerate(run.plan().rounds, start=1):
+            for point in run.trace(number, round):
+                values.setdefault(before + point.epoch, []).append(point.test_auc)
+            before += len(run.epochs(number, round))
+    if not values:
+        return None
+    epochs = sorted(values)
+    return EpochTrace(
+        strategy=strategy,
+        epochs=tuple(epochs),
+        means=tuple(float(np.mean(values[epoch])) for epoch in epochs),
+        deviations=tuple(
+            float(np.std(values[epoch], ddof=1)) if len(values[epoch]) > 1 else 0.0
+            for epoch in epochs
         ),
-        mean_scores=tuple(np.nanmean(table.scores, axis=0).tolist()),
+        cells=tuple(len(values[epoch]) for epoch in epochs),
     )
 
 
@@ -290,8 +360,16 @@ def predictions_of(compare_dir: CompareDir, cell: Cell, split: str) -> list[dict
         return [row for row in rows if row["split"] == split]
 
 
-def _rows(compare_dir: CompareDir, cells: Sequence[Cell], cases: ScoredCases) -> list[Row]:
+def _rows(
+    compare_dir: CompareDir, cells: Sequence[Cell], cases: ScoredCases, output: str | None
+) -> list[Row]:
     """Scores of the test cases of several cells.
+
+    Args:
+        compare_dir: Folder of the comparison.
+        cells: The cells.
+        cases: Cases of the target.
+        output: Class or label of the scores; None for numbers.
 
     Raises:
         DataError: A case is no longer in the data.
@@ -312,8 +390,8 @@ def _rows(compare_dir: CompareDir, cells: Sequence[Cell], cases: ScoredCases) ->
                 Row(
                     finding=finding,
                     patient=cases.patient[key],
-                    label=_label(row, cases.positive),
-                    score=float(row[f"p_{cases.positive}"]),
+                    label=_label(row, output),
+                    score=_score(row, output),
                     seed=cell.seed,
                     repeat=cell.repeat,
                     fold=cell.fold,
@@ -322,16 +400,33 @@ def _rows(compare_dir: CompareDir, cells: Sequence[Cell], cases: ScoredCases) ->
     return rows
 
 
-def _label(row: Mapping[str, str], positive: str) -> int:
+def _label(row: Mapping[str, str], output: str | None) -> float:
     """1 if a case has the class, else 0; several labels of a case are separated by ``;``."""
-    return int(positive in (row["label"], *row["label"].split(";")))
+    if output is None:
+        return float(row["label"])
+    return int(output in (row["label"], *row["label"].split(";")))
 
 
-def _validation(compare_dir: CompareDir, cell: Cell, positive: str) -> float:
-    """Validation AUC of the final network of a cell."""
+def _score(row: Mapping[str, str], output: str | None) -> float:
+    """Probability of a class or label, or the predicted number."""
+    return float(row["predicted"] if output is None else row[f"p_{output}"])
+
+
+def _validation(compare_dir: CompareDir, cell: Cell, cases: ScoredCases) -> float:
+    """Validation figure of the final network of a cell: AUC, or mean absolute error."""
     rows = predictions_of(compare_dir, cell, "val")
-    scores = [float(row[f"p_{positive}"]) for row in rows]
-    return auc(scores, [_label(row, positive) for row in rows])
+    if cases.measure == "mae":
+        predicted, observed = ([f(row, None) for row in rows] for f in (_score, _label))
+        return mean_absolute_error(predicted, observed)
+    outputs = cases.classes if cases.positive is None else (cases.positive,)
+    scores = [[_score(row, name) for row in rows] for name in outputs]
+    labels = [[_label(row, name) for row in rows] for name in outputs]
+    both = [pair for pair in zip(scores, labels, strict=True) if len(set(pair[1])) == 2]
+    if not both:
+        raise DataError(
+            f"{compare_dir.cell(cell)}: its validation split has no label with and without cases"
+        )
+    return float(np.mean([auc(*pair) for pair in both]))
 
 
 def readings_of(run: RunDir) -> int:

@@ -38,10 +38,11 @@ from hydrakit.storage.files import read_json, reason, write_atomic
 from hydrakit.storage.records import refuse_later
 
 if TYPE_CHECKING:
-    from hydrakit.stats.comparison import Comparison, StrategyPair
+    from hydrakit.stats.comparison import Comparison, StrategyPair, StrategyResult
 
 FILE = "comparison.json"
 DESIGN = "compare.json"
+DESIGN_FORMAT = 2  # latest of that file (`hydrakit.compare.design.FORMAT`)
 MAX_SCORES = 2_000_000  # of all findings, strategies and passes; each takes 40 bytes of memory
 MAX_CELLS = 20  # a longer table of cells is collapsed
 
@@ -52,12 +53,12 @@ def read_comparison(folder: Path) -> Comparison:
     Raises:
         PlanError: The file is absent or broken.
     """
-    from hydrakit.stats.comparison import Comparison
+    from hydrakit.stats.comparison import FORMAT, Comparison
 
     path = folder / FILE
     try:
         content = read_json(path, values=MAX_SCORES)
-        refuse_later(path, content)
+        refuse_later(path, content, latest=FORMAT)
         return Comparison.model_validate_json(content)
     except (OSError, ValueError) as error:
         fault = first_fault(error) if isinstance(error, ValidationError) else reason(error)
@@ -105,11 +106,13 @@ def build_comparison(folder: Path, *, plugins: Plugins | None = None) -> tuple[s
             else None,
             _differences(comparison),
         ),
-        section(
-            "Test results",
-            counter.html(comparison_figures.roc_figure(comparison)),
-            compared_subgroups(comparison),
+        *_test_results(comparison, counter),
+        *(
+            [section("Training", counter.html(comparison_figures.trace_figure(comparison)))]
+            if comparison.traces
+            else []
         ),
+        *([section("Plans", _plans(comparison))] if comparison.plans else []),
         *([section("Tuning", tuned_html(comparison))] if comparison.tuned else []),
         section("Cells", _cells(comparison)),
         section("Datasets", *_datasets(comparison, plugins or load_plugins())),
@@ -123,6 +126,36 @@ def build_comparison(folder: Path, *, plugins: Plugins | None = None) -> tuple[s
         "version": join((comparison.hydrakit,)),
     }
     return render("page.html", parts), counter.figures
+
+
+def _test_results(comparison: Comparison, counter: FigureCounter) -> Iterator[Html]:
+    """ROC curves and subgroups of one class, or a table of the labels."""
+    if comparison.measure == "AUC":
+        yield section(
+            "Test results",
+            counter.html(comparison_figures.roc_figure(comparison)),
+            compared_subgroups(comparison),
+        )
+    elif comparison.measure == "mean AUC":
+        yield section("Labels", _labels(comparison))
+
+
+def _labels(comparison: Comparison) -> Html:
+    """AUC of each label for every strategy."""
+    names = [comparison.label(each.name) for each in comparison.strategies]
+    rows = []
+    for each in comparison.label_aucs:
+        aucs = [f"{number(one.auc)} ({interval(one.low, one.high)})" for one in each.strategies]
+        cells = aucs or ["none"] * len(names)
+        rows.append((each.name, each.positives, each.negatives, *cells))
+    note = (
+        "The mean over the labels decides, in a single verdict; differences of single labels are "
+        "not tested. None: no fold of a pass has findings with and without the label, which is "
+        "left out of the mean."
+    )
+    headers = ("Label", "With it", "Without it", *names)
+    labels = table(f"Test AUC of each label ({comparison.level:.0%} CI)", headers, rows)
+    return join((labels, element("p", note)), "\n")
 
 
 def _count(comparison: Comparison) -> str:
@@ -140,12 +173,8 @@ def _verdict(comparison: Comparison) -> Html:
     verdict = element("p", element("b", headline), details, class_="verdict")
     others = bullet_list(lines[1:]) if lines[1:] else None
     design = f"{comparison.folds}-fold cross-validation" if comparison.folds else "a single split"
-    images = ""
-    if comparison.images > comparison.positives + comparison.negatives:
-        images = f" ({comparison.images} images)"
     data = (
-        f"Data: {comparison.positives} positive ({comparison.positive}) and "
-        f"{comparison.negatives} negative findings{images} of {comparison.patients} patients of "
+        f"Data: {comparison.counts(name=True)} of "
         f"{comparison.target}. Design: {count_of(comparison.seeds, 'seed')}, "
         f"{count_of(comparison.repeats, 'repeat')} of {design}. The test labels were read "
         f"{count_of(comparison.readings, 'time')}, always after model selection."
@@ -180,31 +209,46 @@ def _headline(line: str) -> tuple[str, str]:
 
 
 def _strategies(comparison: Comparison) -> Html:
-    rows = [
-        (
-            comparison.label(each.name),
-            number(each.val),
-            number(each.auc),
-            interval(each.low, each.high),
-            comparison.positives,
-            comparison.negatives,
-            each.cells,
-            seconds(each.seconds),
-            each.shared,
+    is_auc = comparison.measure == "AUC"
+    errors = comparison.measure == "mae"
+    rows = []
+    for each in comparison.strategies:
+        counts = (comparison.positives, comparison.negatives)
+        fit = (number(each.r2), interval(each.r2_low, each.r2_high)) if _has_r2(each) else ("", "")
+        rows.append(
+            (
+                comparison.label(each.name),
+                _figure(each.val, comparison),
+                _figure(each.value, comparison),
+                _ends(each.low, each.high, comparison),
+                *(fit if errors else ()),
+                *(counts if is_auc else (len(comparison.findings),)),
+                each.cells,
+                seconds(each.seconds),
+                each.shared,
+            )
         )
-        for each in comparison.strategies
-    ]
+    figure = "MAE" if errors else "AUC"
     headers = (
-        *("Strategy", "Val. AUC", "Test AUC", f"{comparison.level * 100:g} % CI"),
-        *("Positive findings", "Negative findings", "Cells", "Seconds", "Reused rounds"),
+        *("Strategy", f"Val. {figure}", f"Test {figure}", f"{comparison.level * 100:g} % CI"),
+        *(("R2", f"{comparison.level * 100:g} % CI") if errors else ()),
+        *(("Positive findings", "Negative findings") if is_auc else ("Findings",)),
+        *("Cells", "Seconds", "Reused rounds"),
     )
+    means = {
+        "AUC": "AUCs are means over the cells (one seed and fold each); scores of different "
+        "networks are never pooled.",
+        "mean AUC": "AUCs are means over the labels, and over the cells (one seed and fold each); "
+        "scores of different networks are never pooled.",
+        "mae": "MAE: mean absolute error, over all findings of all passes, in the unit of the "
+        "labels; less is better. R2: 1 is perfect, 0 no better than the mean of the labels.",
+    }
     notes = [
-        "AUCs are means over the cells (one seed and fold each); scores of different networks are "
-        "never pooled. The confidence interval covers the sampling of patients and the variation "
-        "between random initialisations.",
-        "The validation data helped to choose the weights, so validation AUCs are optimistic. "
-        "Seconds: training time that the strategy alone would take; reused rounds were trained "
-        "once for several cells.",
+        f"{means[comparison.measure]} The confidence interval covers the sampling of patients and "
+        "the variation between random initialisations.",
+        f"The validation data helped to choose the weights, so validation {figure}s are "
+        "optimistic. Seconds: training time that the strategy alone would take; reused rounds were "
+        "trained once for several cells.",
     ]
     for name, text in comparison.baselines.items():
         notes.append(
@@ -218,12 +262,60 @@ def _strategies(comparison: Comparison) -> Html:
     return join((strategies, bullet_list(notes)), "\n")
 
 
+def _plans(comparison: Comparison) -> Html:
+    """What each plan is that was compared like a strategy."""
+    parts = [
+        element(
+            "p",
+            "These plans were compared like strategies: with the seeds, folds and datasets of the "
+            "comparison, and all other values as in their files. The comparison's folder has a "
+            "copy of each. Values are compared with those that the settings of this comparison "
+            "give for the strategy that the plan names.",
+        )
+    ]
+    for name, plan in comparison.plans.items():
+        parts.append(element("h3", name))
+        parts.append(
+            description_list(
+                [
+                    ("File", element("code", f"plans/{name}.json")),
+                    ("SHA-256", element("code", plan.sha256)),
+                    ("Strategy", f"{plan.strategy}, {count_of(plan.rounds, 'round')}"),
+                ]
+            )
+        )
+        if plan.differences is None:
+            parts.append(element("p", "No plugin offers this strategy: no value is compared."))
+        elif not plan.differences:
+            parts.append(element("p", "All values are those of the strategy."))
+        else:
+            parts.append(bullet_list(plan.differences))
+    return join(parts, "\n")
+
+
+def _has_r2(each: StrategyResult) -> bool:
+    return None not in (each.r2, each.r2_low, each.r2_high)
+
+
+def _figure(value: float, comparison: Comparison) -> str:
+    """An AUC, or an error with three digits that count."""
+    return f"{value:.3g}" if comparison.measure == "mae" else number(value)
+
+
+def _ends(low: float, high: float, comparison: Comparison) -> str:
+    if comparison.measure == "mae":
+        return f"{low:.3g} to {high:.3g}"
+    return interval(low, high)
+
+
 def _differences(comparison: Comparison) -> Html:
     if not comparison.pairs:
         return element("p", "A single strategy: there is nothing to compare.")
+    errors = comparison.measure == "mae"
+    figure = "MAE" if errors else "AUC"
     headers = (
-        *("Strategies", "AUC difference", f"{comparison.level * 100:g} % CI", "p", "p (Holm)"),
-        *("Verdict", "Findings needed"),
+        *("Strategies", f"{figure} difference", f"{comparison.level * 100:g} % CI", "p"),
+        *("p (Holm)", *(("R2 difference",) if errors else ()), "Verdict", "Findings needed"),
     )
     note = (
         "Differences are paired: both strategies on the same findings. p: sign-flip test over "
@@ -232,19 +324,28 @@ def _differences(comparison: Comparison) -> Html:
         "Findings needed: approximate sample size that would detect a true difference of the "
         "observed size."
     )
-    rows = [_difference(pair, comparison.label(pair.against)) for pair in comparison.pairs]
+    if errors:
+        note += " Below 0, the first has the smaller error. The verdict is on the error alone."
+    rows = [_difference(pair, comparison) for pair in comparison.pairs]
     against = "baseline, then each other strategy" if comparison.baselines else "other strategy"
-    differences = table(f"First strategy minus each {against}", headers, rows, words=(5,))
+    differences = table(f"First strategy minus each {against}", headers, rows, words=(5 + errors,))
     return join((differences, element("p", note)), "\n")
 
 
-def _difference(pair: StrategyPair, against: str) -> tuple[object, ...]:
+def _difference(pair: StrategyPair, comparison: Comparison) -> tuple[object, ...]:
+    fit: tuple[str, ...] = ()
+    digits = "+.3f"
+    if comparison.measure == "mae":
+        digits, fit = "+.3g", (ABSENT,)
+        if pair.r2_difference is not None:
+            fit = (f"{pair.r2_difference:+.3f} ({pair.r2_low:+.3f} to {pair.r2_high:+.3f})",)
     return (
-        f"{pair.strategy} − {against}",
-        f"{pair.difference:+.3f}",
-        f"{pair.low:+.3f} to {pair.high:+.3f}",
+        f"{pair.strategy} − {comparison.label(pair.against)}",
+        f"{pair.difference:{digits}}",
+        f"{pair.low:{digits}} to {pair.high:{digits}}",
         p_value(pair.p),
         p_value(pair.p_holm),
+        *fit,
         pair.verdict,
         ABSENT if pair.findings_needed is None else _rounded_up(pair.findings_needed),
     )
@@ -257,24 +358,29 @@ def _rounded_up(findings: float) -> str:
 
 
 def _cells(comparison: Comparison) -> Html:
-    """Test AUC of every cell."""
-    cells = comparison_figures.cell_aucs(comparison)
+    """Test AUC, or error, of every cell."""
+    cells = comparison_figures.cell_values(comparison)
     names = [each.name for each in comparison.strategies]
     rows = [
         (
             f"seed {seed}, repeat {repeat}, fold {fold}",
-            *(number(cells[name].get((seed, repeat, fold))) for name in names),
+            *(_in_cell(cells[name].get((seed, repeat, fold)), comparison) for name in names),
         )
         for seed, repeat, fold in sorted({key for aucs in cells.values() for key in aucs})
     ]
-    means = [number(float(np.mean(list(cells[name].values())))) for name in names]
-    aucs = table("Test AUC of every cell", ("Cell", *names), rows, footer=("Mean", *means))
+    means = [_in_cell(float(np.mean(list(cells[name].values()))), comparison) for name in names]
+    figure = "MAE" if comparison.measure == "mae" else "AUC"
+    aucs = table(f"Test {figure} of every cell", ("Cell", *names), rows, footer=("Mean", *means))
     if len(rows) > MAX_CELLS:
         aucs = element("details", element("summary", f"All {len(rows)} cells"), aucs)
     if not comparison.failed:
         return aucs
     failures = bullet_list(f"{name}: {cause}" for name, cause in comparison.failed.items())
     return join((aucs, element("h3", "Failed cells"), failures), "\n")
+
+
+def _in_cell(value: float | None, comparison: Comparison) -> str:
+    return ABSENT if value is None else _figure(value, comparison)
 
 
 def _datasets(comparison: Comparison, plugins: Plugins) -> Iterator[Html]:
@@ -334,6 +440,8 @@ def repeat_command(folder: Path, comparison: Comparison, design: StoredDesign) -
     strategies = [names[0], *(name for name in names[1:] if name not in comparison.baselines)]
     baselines = [name for name in names if name not in strategies]
     words = ["--strategies", ",".join(strategies)]
+    for name in comparison.plans:
+        words += ["--plan", f"{name}={folder / 'plans' / name}.json"]
     words += ["--baselines", ",".join(baselines)] if baselines else ["--no-baselines"]
     words += ["--datasets", ",".join(comparison.datasets), *as_options(design.settings)]
     words += ["--seeds", str(comparison.seeds)]
@@ -342,7 +450,8 @@ def repeat_command(folder: Path, comparison: Comparison, design: StoredDesign) -
     for path, values in design.tune.items():
         words += ["--tune", f"{path}={','.join(map(_quoted, values))}"]
     words += ["--inner-folds", str(design.inner_folds)] if design.tune else []
-    words += ["--positive", comparison.positive, *_places(folder)]
+    words += [] if comparison.positive is None else ["--positive", comparison.positive]
+    words += _places(folder)
     return command_line("hydrakit", "compare", *words, "--out", f"{folder}-again")
 
 
@@ -381,7 +490,7 @@ def _stored_design(folder: Path, comparison: Comparison) -> StoredDesign | None:
         return None
     try:
         content = read_json(path)
-        refuse_later(path, content)
+        refuse_later(path, content, latest=DESIGN_FORMAT)
         description = _Description.model_validate_json(content)
         make_settings(None, description.design.settings)
     except (PlanError, OSError, ValueError) as error:

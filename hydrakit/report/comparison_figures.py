@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hydrakit.report.charts import ForestRow, forest
 from hydrakit.report.figure import Figure
+from hydrakit.report.figures import WINDOW, moving_average
 from hydrakit.report.roc import roc_points
 from hydrakit.report.svg import COLOURS, Area, Axis, Line, legend_sample, line_style, plot
 from hydrakit.report.tables import interval, number
@@ -47,8 +48,15 @@ class CellScores:
         return np.array(roc_points(self.scores, self.positive))
 
 
-def cell_aucs(comparison: Comparison) -> dict[str, dict[CellKey, float]]:
-    """Test AUC of each cell with both classes: by strategy, then (seed, repeat, fold)."""
+def cell_values(comparison: Comparison) -> dict[str, dict[CellKey, float]]:
+    """Test AUC, or error, of each cell with one: by strategy, then (seed, repeat, fold)."""
+    if comparison.measure != "AUC":
+        return {
+            strategy.name: {
+                (seed, repeat, fold): value for seed, repeat, fold, value in strategy.cell_values
+            }
+            for strategy in comparison.strategies
+        }
     return {
         strategy.name: {
             cell.key: auc(cell.scores, cell.positive) for cell in _cells(comparison, strategy)
@@ -73,78 +81,107 @@ def _cells(comparison: Comparison, strategy: StrategyResult) -> list[CellScores]
 
 
 def auc_figure(comparison: Comparison) -> Figure:
-    """Mean test AUC of each strategy with its confidence interval, and a dot for each cell."""
-    cells = cell_aucs(comparison)
+    """Figure of each strategy with its confidence interval, and a dot for each cell."""
+    cells = cell_values(comparison)
+    errors = comparison.measure == "mae"
     rows = [
         ForestRow(
             name=comparison.label(each.name),
-            value=each.auc,
+            value=each.value,
             low=each.low,
             high=each.high,
-            label=f"{number(each.auc)} ({interval(each.low, each.high)})",
+            label=f"{each.value:.3g} ({each.low:.3g} to {each.high:.3g})"
+            if errors
+            else f"{number(each.value)} ({interval(each.low, each.high)})",
             style=f"c{index % COLOURS}",
             dots=list(cells[each.name].values()),
         )
         for index, each in enumerate(comparison.strategies)
     ]
-    lowest = min(0.45, *(value for row in rows for value in (row.low, *row.dots)))
-    low = max(0.0, np.floor(lowest * 10) / 10)
+    ends = [value for row in rows for value in (row.low, row.high, *row.dots)]
+    low = max(0.0, np.floor(min(0.45, *ends) * 10) / 10)
+    high, reference, dashed = 1.0, 0.5, " Dashed: chance."
+    if errors:
+        low, high, reference, dashed = 0.0, _round_end(max(ends)), 0.0, ""
+    what = f"test {comparison.figure}"
     return Figure(
         name="strategies",
-        caption="Test AUC of each strategy.",
+        caption=f"{_capital(what)} of each strategy.",
         text="Large dots: means over the cells. Lines: confidence intervals. Small dots: single "
-        "cells (one seed and fold). Dashed: chance. Strategies with overlapping intervals can "
+        f"cells (one seed and fold).{dashed} Strategies with overlapping intervals can "
         "still differ: see the paired differences below.",
         drawing=forest(
             rows,
             name="strategies",
-            title="Test AUC of each strategy with confidence intervals",
+            title=f"{_capital(what)} of each strategy with confidence intervals",
             description=" ".join(f"{row.name}: {row.label}." for row in rows),
-            axis=Axis(label="test AUC", low=float(low), high=1.0),
-            reference=0.5,
+            axis=Axis(label=what, low=float(low), high=high),
+            reference=reference,
         ),
-        columns=("strategy", "seed", "repeat", "fold", "auc", "low", "high"),
+        columns=("strategy", "seed", "repeat", "fold", _column(comparison), "low", "high"),
         rows=[
-            *((s.name, None, None, None, s.auc, s.low, s.high) for s in comparison.strategies),
+            *((s.name, None, None, None, s.value, s.low, s.high) for s in comparison.strategies),
             *(
-                (name, *key, auc, None, None)
-                for name, aucs in cells.items()
-                for key, auc in aucs.items()
+                (name, *key, value, None, None)
+                for name, values in cells.items()
+                for key, value in values.items()
             ),
         ],
     )
 
 
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _column(comparison: Comparison) -> str:
+    return "mae" if comparison.measure == "mae" else "auc"
+
+
+def _round_end(value: float) -> float:
+    """End of an axis: the value, rounded up to one digit that counts."""
+    if value <= 0:
+        return 1.0
+    unit = 10.0 ** np.floor(np.log10(value))
+    return float(np.ceil(value / unit) * unit)
+
+
 def difference_figure(comparison: Comparison) -> Figure:
     """Forest plot of the differences between the first strategy and each other one."""
+    errors = comparison.measure == "mae"
+    digits = "+.3g" if errors else "+.3f"
     rows = [
         ForestRow(
             name=f"{pair.strategy} − {comparison.label(pair.against)}",
             value=pair.difference,
             low=pair.low,
             high=pair.high,
-            label=f"{pair.difference:+.3f} ({pair.low:+.3f} to {pair.high:+.3f})",
+            label=f"{pair.difference:{digits}} ({pair.low:{digits}} to {pair.high:{digits}})",
             style="ink" if pair.verdict == "cannot tell" else "c0",
         )
         for pair in comparison.pairs
     ]
     widest = max(max(abs(row.low), abs(row.high)) for row in rows)
     end = float(min(1.0, np.ceil(max(widest, 0.05) * 20) / 20))
+    if errors:
+        end = _round_end(widest)
     first = comparison.pairs[0].strategy
+    side = "Left" if errors else "Right"
+    what = f"test {comparison.figure}"
     return Figure(
         name="differences",
-        caption="Paired differences of test AUC.",
-        text=f"Differences on the same findings. Right of the dashed line, {first} is better. An "
+        caption=f"Paired differences of {what}.",
+        text=f"Differences on the same findings. {side} of the dashed line, {first} is better. An "
         "interval that crosses the line is inconclusive. In colour: conclusive differences.",
         drawing=forest(
             rows,
             name="differences",
-            title="Paired differences of test AUC with confidence intervals",
+            title=f"Paired differences of {what} with confidence intervals",
             description=" ".join(
                 f"{row.name}: {row.label}, {pair.verdict}."
                 for row, pair in zip(rows, comparison.pairs, strict=True)
             ),
-            axis=Axis(label="difference of test AUC", low=-end, high=end),
+            axis=Axis(label=f"difference of {what}", low=-end, high=end),
             reference=0.0,
         ),
         columns=("strategy", "against", "difference", "low", "high", "p", "p_holm", "verdict"),
@@ -152,6 +189,61 @@ def difference_figure(comparison: Comparison) -> Figure:
             (p.strategy, p.against, p.difference, p.low, p.high, p.p, p.p_holm, p.verdict)
             for p in comparison.pairs
         ],
+    )
+
+
+def trace_figure(comparison: Comparison) -> Figure:
+    """Test AUC of all strategies after every epoch on one axis (the paper's Fig. 4a)."""
+    lines, areas, rows, key = [], [], [], []
+    names = [each.name for each in comparison.strategies]
+    for trace in comparison.traces:
+        index = names.index(trace.strategy)
+        style = line_style(index)
+        smooth = moving_average(trace.means, WINDOW)
+        spread = moving_average(trace.deviations, WINDOW)
+        ends = list(zip(trace.epochs, smooth, spread, strict=True))
+        lines.append(Line(points=[(x, y) for x, y, _ in ends], style=style))
+        key.append((legend_sample(style), comparison.label(trace.strategy)))
+        if any(spread):
+            outline = [(x, y + sd) for x, y, sd in ends] + [(x, y - sd) for x, y, sd in ends[::-1]]
+            areas.append(Area(points=outline, style=style))
+        rows += [
+            (trace.strategy, *values)
+            for values in zip(
+                *(trace.epochs, trace.means, trace.deviations, trace.cells, smooth), strict=True
+            )
+        ]
+    heights = [y for line in lines for _, y in line.points]
+    heights += [y for area in areas for _, y in area.points]
+    figure = "R2" if comparison.measure == "mae" else "AUC"
+    last = max(epoch for trace in comparison.traces for epoch in trace.epochs)
+    low, high = np.floor(min(heights) * 10) / 10, np.ceil(max(heights) * 10) / 10
+    return Figure(
+        name="trace",
+        caption=f"Test {figure} of {comparison.target} after every epoch.",
+        text="Requested with --trace-test, as the paper's Fig. 4a. Epochs are counted over all "
+        f"rounds. Lines: moving averages over {WINDOW} epochs of the mean of the cells that "
+        "trained the epoch; cells that stop early leave fewer. Of an ensemble, the first network "
+        "is drawn. Shaded: one standard deviation between these cells, which shows how much folds "
+        "and random starts vary; it is no interval of the mean. These readings of test labels "
+        "chose nothing; selecting an epoch or a strategy by this figure would be selection on the "
+        "test splits.",
+        drawing=plot(
+            name="trace",
+            title=f"Test {figure} after every epoch",
+            description=" ".join(
+                f"{trace.strategy}: {trace.means[0]:.3f} after epoch {trace.epochs[0]}, "
+                f"{trace.means[-1]:.3f} after epoch {trace.epochs[-1]}."
+                for trace in comparison.traces
+            ),
+            x=Axis(label="epoch, over all rounds", low=0, high=float(last), whole=True),
+            y=Axis(label=f"test {figure}", low=float(low), high=float(max(high, low + 0.1))),
+            areas=areas,
+            lines=lines,
+        ),
+        key=key,
+        columns=("strategy", "epoch", "mean", "standard_deviation", "cells", "moving_average"),
+        rows=rows,
     )
 
 
@@ -165,7 +257,7 @@ def roc_figure(comparison: Comparison) -> Figure:
         lines.append(Line(points=points, style=style))
         rows += [(each.name, x, y) for x, y in points]
         label = comparison.label(each.name)
-        key.append((legend_sample(style), f"{label}: AUC {number(each.auc)}"))
+        key.append((legend_sample(style), f"{label}: AUC {number(each.value)}"))
         if len(comparison.strategies) <= MAX_BANDS or index == 0:
             low, high = resampled_band(comparison, each)
             outline = [*zip(RATES, high, strict=True), *zip(RATES[::-1], low[::-1], strict=True)]
@@ -183,7 +275,7 @@ def roc_figure(comparison: Comparison) -> Figure:
             name="roc",
             title=f"Mean ROC curves on {comparison.target}",
             description=" ".join(
-                f"{each.name}: mean AUC {number(each.auc)}." for each in comparison.strategies
+                f"{each.name}: mean AUC {number(each.value)}." for each in comparison.strategies
             ),
             x=Axis(label="false positive rate (1 − specificity)", low=0, high=1),
             y=Axis(label="true positive rate (sensitivity)", low=0, high=1),

@@ -9,10 +9,15 @@ from pydantic import Field, NonNegativeFloat, model_validator
 
 from hydrakit.plan.results import Number, Seconds, Share
 from hydrakit.schema import Frozen, Name, Text
-from hydrakit.stats.subgroups import ComparedSubgroup
+from hydrakit.stats.paired import Measure
+from hydrakit.stats.subgroups import ComparedSubgroup, SubgroupAuc
 from hydrakit.stats.verdict import VerdictKind
 
-AucDifference = Annotated[float, Field(ge=-1, le=1)]
+FORMAT = 2
+"""Latest format of ``comparison.json``; 1 is written where the figure is the AUC of a class."""
+
+
+MAE = "mean absolute error"
 
 
 class StrategyResult(Frozen):
@@ -20,32 +25,58 @@ class StrategyResult(Frozen):
 
     Attributes:
         name: Name of the strategy.
-        val: Mean over the cells of the final validation AUC. It is too high as an estimate, because
-            the weights were chosen by it.
-        auc: Mean over the cells of the test AUC.
-        low: Lower bound of the test AUC's interval.
-        high: Upper bound of the test AUC's interval.
+        val: Mean over the cells of the final validation AUC, or mean absolute error. It is too good
+            as an estimate, because the weights were chosen by it.
+        auc: Mean over the cells of the test AUC, or of the mean of several labels; None in a
+            regression.
+        mae: Mean absolute error of the tested numbers; None where they are classes.
+        low: Lower bound of the interval of ``auc`` or ``mae``.
+        high: Upper bound of the interval of ``auc`` or ``mae``.
+        r2: R2 within a pass, mean over the passes; None where it has no value.
+        r2_low: Lower bound of the interval of ``r2``.
+        r2_high: Upper bound of the interval of ``r2``.
         cells: Number of cells in the mean.
         left_out: Number of cells without an AUC, because they tested one class only.
         seconds: Training time over all cells. Rounds that are shared with other strategies count
             too: it is the time that the strategy alone would have taken.
         shared: Number of rounds, over all cells, that were shared and not trained again.
-        scores: Probability of the positive class, ``(passes, findings)``; None where a pass did
-            not test the finding. Scores of two cells are not on one scale.
-        mean_scores: Mean of each finding's scores over the passes.
+        scores: Probability of the positive class, or the predicted number, ``(passes, findings)``;
+            None where a pass did not test the finding. Scores of two cells are not on one scale.
+            Empty for several labels.
+        mean_scores: Mean of each finding's scores over the passes; empty for several labels.
+        cell_values: AUC or mean absolute error of each cell, with its seed, repeat and fold; empty
+            where the scores give them.
     """
 
     name: Name
-    val: Share
-    auc: Share
-    low: Share
-    high: Share
+    val: NonNegativeFloat
+    auc: Share | None = None
+    mae: NonNegativeFloat | None = None
+    low: NonNegativeFloat
+    high: NonNegativeFloat
+    r2: float | None = None
+    r2_low: float | None = None
+    r2_high: float | None = None
     cells: Number
     left_out: Number
     seconds: Seconds
     shared: Number
-    scores: tuple[tuple[Share | None, ...], ...]
-    mean_scores: tuple[Share, ...]
+    scores: tuple[tuple[float | None, ...], ...]
+    mean_scores: tuple[float, ...]
+    cell_values: tuple[tuple[Number, Number, Number, NonNegativeFloat], ...] = ()
+
+    @property
+    def value(self) -> float:
+        """The figure that strategies are compared by: AUC, or mean absolute error."""
+        value = self.mae if self.auc is None else self.auc
+        assert value is not None
+        return value
+
+    @model_validator(mode="after")
+    def _has_one_figure(self) -> Self:
+        if (self.auc is None) == (self.mae is None):
+            raise ValueError("a strategy has an AUC or a mean absolute error")
+        return self
 
 
 class StrategyPair(Frozen):
@@ -54,7 +85,8 @@ class StrategyPair(Frozen):
     Attributes:
         strategy: Name of the first strategy.
         against: Name of the other strategy.
-        difference: Mean test AUC of ``strategy`` minus that of ``against``.
+        difference: Mean test AUC, or mean absolute error, of ``strategy`` minus that of
+            ``against``.
         low: Lower bound of the difference's interval.
         high: Upper bound of the difference's interval.
         p: p-value for no difference.
@@ -62,19 +94,42 @@ class StrategyPair(Frozen):
         verdict: ``better``, ``worse`` or ``cannot tell``: ``strategy`` compared with ``against``.
         findings_needed: Approximate number of findings needed to detect a difference of this size;
             None where the verdict is ``better`` or ``worse``, or the difference is 0.
+        r2_difference: R2 of ``strategy`` minus that of ``against``; None where there is none.
+        r2_low: Lower bound of the interval of ``r2_difference``.
+        r2_high: Upper bound of the interval of ``r2_difference``.
         text: The verdict as text.
     """
 
     strategy: Name
     against: Name
-    difference: AucDifference
-    low: AucDifference
-    high: AucDifference
+    difference: float
+    low: float
+    high: float
     p: Share
     p_holm: Share
     verdict: VerdictKind
     findings_needed: NonNegativeFloat | None
+    r2_difference: float | None = None
+    r2_low: float | None = None
+    r2_high: float | None = None
     text: Text
+
+
+class LabelAuc(Frozen):
+    """AUC of one label for every strategy.
+
+    Attributes:
+        name: Name of the label.
+        positives: Number of findings with the label.
+        negatives: Number of findings without it.
+        strategies: AUC of each strategy, in the order of the comparison; empty where no cell tested
+            findings with and without the label, which leaves it out of the mean.
+    """
+
+    name: Text
+    positives: Number
+    negatives: Number
+    strategies: tuple[SubgroupAuc, ...] = ()
 
 
 class TunedCell(Frozen):
@@ -97,6 +152,41 @@ class TunedCell(Frozen):
     runs: Number
 
 
+class EpochTrace(Frozen):
+    """Test AUC (or R2) of a strategy after every epoch, with `--trace-test`.
+
+    Attributes:
+        strategy: Name of the strategy.
+        epochs: Epochs with a value, counted over all rounds of a cell from 1.
+        means: Mean over the cells that trained this epoch.
+        deviations: Standard deviation between these cells; 0 for a single one.
+        cells: Number of these cells.
+    """
+
+    strategy: Name
+    epochs: tuple[Number, ...]
+    means: tuple[float, ...]
+    deviations: tuple[NonNegativeFloat, ...]
+    cells: tuple[Number, ...]
+
+
+class ComparedPlan(Frozen):
+    """What a plan is that was compared like a strategy.
+
+    Attributes:
+        sha256: SHA-256 of its file in the folder ``plans`` of the comparison.
+        strategy: Name of the strategy that the plan states.
+        rounds: Number of its rounds.
+        differences: Values in which it differs from the plan that the comparison's settings give
+            for that strategy, as text; None if there is no such strategy.
+    """
+
+    sha256: Text
+    strategy: Name
+    rounds: Number
+    differences: tuple[Text, ...] | None
+
+
 class Comparison(Frozen):
     """A comparison of strategies (``comparison.json``).
 
@@ -106,13 +196,15 @@ class Comparison(Frozen):
         digest: Digest of the design.
         datasets: Datasets in the order of training.
         target: Dataset of the test findings.
-        positive: Positive class of the AUC, against all others.
+        measure: Figure that the strategies are compared by: ``AUC`` of a class, ``mean AUC`` of
+            several labels, or ``mae``, the mean absolute error of numbers.
+        positive: Positive class of the AUC, against all others; None for other measures.
         seeds: Number of seeds.
         repeats: Number of repeats.
         folds: Number of folds; None for a single 8-1-1 split.
         level: Confidence level of the intervals.
-        positives: Number of positive findings.
-        negatives: Number of negative findings.
+        positives: Number of positive findings; 0 for other measures than the AUC of a class.
+        negatives: Number of negative findings, likewise.
         patients: Number of patients (those joined by groups or copies count as one).
         strategies: Results of the strategies, in the order of the comparison, then of the
             baselines.
@@ -127,21 +219,27 @@ class Comparison(Frozen):
         used: Number of cells behind the results: of each (seed, repeat, fold) that all strategies
             finished.
         findings: Names of the findings.
-        labels: Label of each finding: 1 for positive, 0 for negative.
+        labels: Label of each finding: 1 for positive, 0 for negative; its number in a regression;
+            empty for several labels.
         patient_of: Number of the patient of each finding.
         passes: Seed and repeat of each pass: a pass tests all findings once.
         fold_of: Fold that tested each finding, ``(passes, findings)``; None where none did.
         images: Number of images of the findings.
-        subgroups: Results in subgroups of the findings, where the target has any.
+        subgroups: Results in subgroups of the findings, where the target has any; only for the AUC
+            of a class.
+        label_aucs: AUCs of the single labels.
         tuned: What was chosen for each tuned cell behind the results.
+        plans: Strategies that are plans from files, each with what it is.
+        traces: Test figure of each strategy after every epoch, where the cells recorded it.
     """
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 1
     hydrakit: Text
     digest: Text
     datasets: tuple[Name, ...]
     target: Name
-    positive: Text
+    measure: Measure = "AUC"
+    positive: Text | None
     seeds: Number
     repeats: Number
     folds: Number | None
@@ -160,13 +258,16 @@ class Comparison(Frozen):
     failed: dict[str, str]
     used: Number
     findings: tuple[str, ...]
-    labels: tuple[Literal[0, 1], ...]
+    labels: tuple[int | float, ...]
     patient_of: tuple[Number, ...]
     passes: tuple[tuple[Number, Number], ...]
     fold_of: tuple[tuple[Number | None, ...], ...]
     images: Number
     subgroups: tuple[ComparedSubgroup, ...] = ()
+    label_aucs: tuple[LabelAuc, ...] = ()
     tuned: tuple[TunedCell, ...] = ()
+    plans: dict[Name, ComparedPlan] = Field(default_factory=dict)
+    traces: tuple[EpochTrace, ...] = ()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -174,19 +275,44 @@ class Comparison(Frozen):
         tables = [self.fold_of, *(each.scores for each in self.strategies)]
         means = (each.mean_scores for each in self.strategies)
         rows: list[Sequence[float | None]] = [self.labels, self.patient_of, *means]
+        if self.measure == "mean AUC":
+            tables, rows = [self.fold_of], [self.patient_of]
         rows += [row for table in tables for row in table]
         if not passes or {len(table) for table in tables} != {passes}:
             raise ValueError("the number of passes in 'scores' or 'fold_of' differs from 'passes'")
         if {len(row) for row in rows} != {findings}:
             raise ValueError("the number of findings in a table differs from 'findings'")
-        if len(set(self.labels)) != 2 or max(self.patient_of) >= findings:
-            raise ValueError("its findings are of one class, or of more patients than findings")
+        if max(self.patient_of) >= findings:
+            raise ValueError("its findings are of more patients than findings")
+        if self.measure == "AUC":
+            scores = (score for each in self.strategies for row in each.scores for score in row)
+            if set(self.labels) != {0, 1} or self.positive is None:
+                raise ValueError("its findings are not of two classes, one of them positive")
+            if any(score is not None and not 0 <= score <= 1 for score in scores):
+                raise ValueError("a score is not between 0 and 1")
+        if any((each.mae is None) == (self.measure == "mae") for each in self.strategies):
+            raise ValueError(f"a strategy has no {self.measure}")
         names = [each.name for each in self.strategies]
         if len(set(names)) < len(names):
             raise ValueError("a strategy occurs twice")
         if not self.baselines.keys() <= set(names):
             raise ValueError("a baseline is not among the strategies")
+        if not self.plans.keys() <= set(names):
+            raise ValueError("a plan is not among the strategies")
         return self
+
+    @property
+    def figure(self) -> str:
+        """Name of the figure that the strategies are compared by, for tables."""
+        return {"AUC": "AUC", "mean AUC": "mean AUC of the labels", "mae": MAE}[self.measure]
+
+    def counts(self, *, name: bool = False) -> str:
+        """Numbers of findings and patients, in words; with ``name``, also the positive class."""
+        positive = f"{self.positives} positive{f' ({self.positive})' if name else ''}"
+        kinds = f"{positive} and {self.negatives} negative"
+        count = kinds if self.measure == "AUC" else f"{len(self.findings)}"
+        images = f" ({self.images} images)" if self.images > len(self.findings) else ""
+        return f"{count} findings{images} of {self.patients} patients"
 
     def label(self, strategy: str) -> str:
         """Name of a strategy, with a mark if it is a baseline."""

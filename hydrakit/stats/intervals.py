@@ -305,7 +305,7 @@ def estimate_variance(
     two = _bessel(negatives) * float(below @ below)
     both = 2 * _bessel(patients) * float(above @ below)
     summed = components[0] + components[1]
-    training = _training_variance(summed, pairs.shares, pass_values, patients)
+    training = training_variance(summed, pairs.shares, pass_values, patients)
     training_freedom = max(1, int((pairs.shares > 0).sum()) - 1)
     terms = (
         one**2 / max(1, positives - 1)
@@ -326,10 +326,17 @@ def _bessel(count: int) -> float:
     return count / (count - 1) if count > 1 else 1.0
 
 
-def _training_variance(
+def training_variance(
     components: Floats, shares: Floats, pass_values: Floats, patients: int
 ) -> float:
-    """The part of the variance of the passes' mean that patients do not explain."""
+    """The part of the variance of the passes' mean that patients do not explain.
+
+    Args:
+        components: Parts of the patients in each pass, ``(passes, patients)``.
+        shares: Weight of each pass in the mean, ``(passes,)``.
+        pass_values: Value in each pass, ``(passes,)``.
+        patients: Number of patients.
+    """
     usable = shares > 0
     count = int(usable.sum())
     if count < 2:

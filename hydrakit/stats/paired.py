@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
 
@@ -30,6 +31,7 @@ EXACT_PATIENTS = 12  # with at most this number, all sign patterns are tried
 DRAWS = 20_000
 TINY = 1e-12
 MIN_VARIANCE_SHARE = 0.25  # of the variance expected for strategies that are as similar as these
+Measure = Literal["AUC", "mean AUC", "mae"]
 POWER = 0.8  # with which `findings_needed` detect a difference
 
 
@@ -53,6 +55,9 @@ class PairedDifference:
         needed: Number of findings with which 80 of 100 studies would detect a difference of this
             size at the 5 % level, with as many findings per patient and the same share of
             positives; infinite where the difference is 0.
+        findings: Number of findings, where they are not positive or negative; else 0.
+        measure: What differs: ``AUC``, ``mean AUC`` (of several labels) or ``mae`` (mean absolute
+            error, of which less is better).
     """
 
     first: float
@@ -68,6 +73,13 @@ class PairedDifference:
     passes: int
     error: float
     needed: float
+    findings: int = 0
+    measure: Measure = "AUC"
+
+    @property
+    def gain(self) -> tuple[float, float]:
+        """Bounds of how much better the first is than the second."""
+        return (-self.high, -self.low) if self.measure == "mae" else (self.low, self.high)
 
 
 def compare(
@@ -92,17 +104,17 @@ def compare(
         DataError: The two were not tested on the same findings in the same folds.
         ValueError: The level is outside its range.
     """
-    _check_same_cases(first, second)
+    check_same_cases(first, second)
     one, two = pairs_of(first), pairs_of(second)
     difference = one.auc - two.auc
     estimate = _variance_of_difference(one, two)
     variance = estimate.variance
-    if not _equal_ranks(first, second):
-        variance = max(variance, MIN_VARIANCE_SHARE * _expected_variance(first, second, one, two))
+    if not equal_ranks(first, second):
+        variance = max(variance, MIN_VARIANCE_SHARE * expected_variance(first, second, one, two))
     error = math.sqrt(variance)
     p = sign_flip(_contributions(one, two), seed=seed)
     if estimate.training > 0:
-        p = max(p, _t_test(difference / error, estimate.freedom))
+        p = max(p, t_test(difference / error, estimate.freedom))
     half = t_quantile(level, estimate.freedom) * error
     return PairedDifference(
         first=one.auc,
@@ -121,7 +133,7 @@ def compare(
     )
 
 
-def _t_test(t: float, freedom: float) -> float:
+def t_test(t: float, freedom: float) -> float:
     """Two-sided p-value of Student's t test."""
     from scipy.special import stdtr
 
@@ -209,8 +221,12 @@ def findings_needed(
     return findings * (distance * error / difference) ** 2
 
 
-def _check_same_cases(first: ScoreTable, second: ScoreTable) -> None:
-    """Refuse strategies that were not tested on the same cases in the same folds."""
+def check_same_cases(first: ScoreTable, second: ScoreTable) -> None:
+    """Refuse strategies that were not tested on the same cases in the same folds.
+
+    Raises:
+        DataError: They were not.
+    """
     passes = [[f"{seed}, {repeat}" for seed, repeat in part.passes] for part in (first, second)]
     for what, one, two in (
         ("findings", list(first.findings), list(second.findings)),
@@ -231,7 +247,7 @@ def _check_same_cases(first: ScoreTable, second: ScoreTable) -> None:
             raise DataError(f"two strategies must be tested on the same {what}")
 
 
-def _equal_ranks(first: ScoreTable, second: ScoreTable) -> bool:
+def equal_ranks(first: ScoreTable, second: ScoreTable) -> bool:
     """Whether the two strategies rank the findings of every cell equally."""
     return all(
         np.array_equal(
@@ -260,7 +276,7 @@ def _contributions(one: FindingPairs, two: FindingPairs) -> Floats:
     return np.asarray(parts[0] + parts[1] + difference * share / 2, dtype=np.float64)
 
 
-def _expected_variance(
+def expected_variance(
     first: ScoreTable, second: ScoreTable, one: FindingPairs, two: FindingPairs
 ) -> float:
     """Expected variance of the difference of two AUCs, given the correlation of the scores.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -21,8 +21,8 @@ class Row:
     Attributes:
         finding: Name of the finding in the image. All images of a finding count once.
         patient: Patient of the finding.
-        label: 1 for a positive finding, 0 for a negative one.
-        score: Score of the image, higher for positive.
+        label: 1 for a positive finding, 0 for a negative one; its number in a regression.
+        score: Score of the image, higher for positive; the predicted number in a regression.
         seed: Seed of the run.
         repeat: Number of the repeat of the cross-validation.
         fold: Number of the fold that has the finding in its test split.
@@ -30,7 +30,7 @@ class Row:
 
     finding: str
     patient: str
-    label: int
+    label: float
     score: float
     seed: int = 0
     repeat: int = 0
@@ -48,7 +48,7 @@ class ScoreTable:
     Attributes:
         findings: Names of the findings, sorted.
         patients: Patient of each finding as a whole number from 0, ``(findings,)``.
-        labels: Label of each finding, 1 or 0, ``(findings,)``.
+        labels: Label of each finding, 1 or 0, ``(findings,)``; its number in a regression.
         passes: Seed and repeat of each pass, sorted.
         scores: Scores, ``(passes, findings)``; NaN where a pass did not test the finding.
         folds: Fold of each score, ``(passes, findings)``; -1 where there is no score.
@@ -57,7 +57,7 @@ class ScoreTable:
 
     findings: tuple[str, ...]
     patients: NDArray[np.intp]
-    labels: NDArray[np.intp]
+    labels: NDArray[np.intp] | Floats
     passes: tuple[tuple[int, int], ...]
     scores: Floats
     folds: NDArray[np.intp]
@@ -115,6 +115,22 @@ def gather(rows: Iterable[Row]) -> ScoreTable:
             both classes.
     """
     rows = list(rows)
+    for row in rows:
+        if row.label not in (0, 1):
+            raise DataError(f"finding {row.finding!r}: a label is 0 or 1, not {row.label!r}")
+    table = gather_findings(rows)
+    table = replace(table, labels=table.labels.astype(np.intp))
+    if not table.cells:
+        raise DataError("no fold has test findings of both classes, so that there is no AUC")
+    return table
+
+
+def gather_findings(rows: Sequence[Row]) -> ScoreTable:
+    """Collect rows as `gather` does, of findings with any numbers as labels.
+
+    Raises:
+        DataError: There is no row, or rows contradict one another.
+    """
     if not rows:
         raise DataError("there are no test predictions to compare")
     _check_consistent(rows)
@@ -137,26 +153,21 @@ def gather(rows: Iterable[Row]) -> ScoreTable:
     for at, values in image_scores.items():
         scores[at] = mean_score(values)
         images[at[1]] = max(images[at[1]], len(values))
-    table = ScoreTable(
+    return ScoreTable(
         findings=tuple(names),
         patients=patients.astype(np.intp),
-        labels=np.array([row_of[name].label for name in names], dtype=np.intp),
+        labels=np.array([row_of[name].label for name in names], dtype=np.float64),
         passes=tuple(passes),
         scores=scores,
         folds=folds,
         images=images,
     )
-    if not table.cells:
-        raise DataError("no fold has test findings of both classes, so that there is no AUC")
-    return table
 
 
 def _check_consistent(rows: Sequence[Row]) -> None:
     """Refuse rows that contradict one another."""
     first_value: dict[tuple[object, ...], object] = {}
     for row in rows:
-        if row.label not in (0, 1):
-            raise DataError(f"finding {row.finding!r}: a label is 0 or 1, not {row.label!r}")
         if not math.isfinite(row.score):
             raise DataError(f"finding {row.finding!r}: its score {row.score} is not finite")
         if row.fold < 0:

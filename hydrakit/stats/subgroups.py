@@ -81,7 +81,9 @@ def subgroups_of(
                 positives=positives,
                 negatives=negatives,
                 patients=len(np.unique(one.patients[inside])),
-                strategies=tuple(_auc(strategy, each, level) for strategy, each in within.items())
+                strategies=tuple(
+                    auc_in_subgroup(strategy, each, level) for strategy, each in within.items()
+                )
                 if has_aucs
                 else (),
             )
@@ -89,7 +91,8 @@ def subgroups_of(
     return tuple(results)
 
 
-def _auc(strategy: str, table: ScoreTable, level: float) -> SubgroupAuc:
+def auc_in_subgroup(strategy: str, table: ScoreTable, level: float) -> SubgroupAuc:
+    """Mean AUC of a strategy over the findings of a table."""
     mean = mean_auc(table, level=level)
     return SubgroupAuc(
         strategy=strategy,

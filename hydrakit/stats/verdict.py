@@ -17,12 +17,17 @@ from typing import Literal
 
 from hydrakit.errors import DataError
 from hydrakit.stats.intervals import newcombe_interval, normal_quantile
-from hydrakit.stats.paired import PairedDifference, findings_needed, holm
+from hydrakit.stats.paired import Measure, PairedDifference, findings_needed, holm
 
 VerdictKind = Literal["better", "worse", "cannot tell"]
 
 LEVEL = 0.95
 NOT_WORTH = "this network is not worth its cost here"
+MEASURES: dict[Measure, str] = {
+    "AUC": "mean AUC",
+    "mean AUC": "mean AUC of the labels",
+    "mae": "mean absolute error",
+}
 MAX_CORRELATION = 0.8  # highest plausible correlation of two AUCs on the same cases
 
 
@@ -119,18 +124,24 @@ def _verdict_of_difference(
 ) -> Verdict:
     first, second = names
     kind: VerdictKind = "cannot tell"
-    if p <= 1 - level + 1e-12 and (pair.low > 0 or pair.high < 0):
-        kind = "better" if pair.low > 0 else "worse"
+    low, high = pair.gain
+    if p <= 1 - level + 1e-12 and (low > 0 or high < 0):
+        kind = "better" if low > 0 else "worse"
+    what, digits = MEASURES[pair.measure], ".3g" if pair.measure == "mae" else ".2f"
+    if not networks:
+        what = pair.measure
     details = (
-        f"{'mean ' if networks else ''}AUC {pair.first:.2f} against {pair.second:.2f}, difference "
-        f"{_signed(pair.difference)} ({_percent(pair.level)} interval {_signed(pair.low)} to "
-        f"{_signed(pair.high)}), p {_p(p)}"
+        f"{what} {pair.first:{digits}} against {pair.second:{digits}}, difference "
+        f"{pair.difference:+{digits}} ({_percent(pair.level)} interval {pair.low:+{digits}} to "
+        f"{pair.high:+{digits}}), p {_p(p)}"
         f"{f' after correction for {family} comparisons' if family > 1 else ''}"
     )
-    cases = (
-        f"{pair.positives} positive and {pair.negatives} negative findings of "
-        f"{pair.patients} patients"
+    findings = (
+        f"{pair.findings}"
+        if pair.findings
+        else f"{pair.positives} positive and {pair.negatives} negative"
     )
+    cases = f"{findings} findings of {pair.patients} patients"
     if kind == "better":
         text = f"{first} is better than {baseline or second} on this data: {details}; {cases}."
     elif baseline is not None and kind == "worse":
@@ -138,10 +149,10 @@ def _verdict_of_difference(
     elif kind == "worse":
         text = f"{first} is worse than {second} on this data: {details}; {cases}."
     elif baseline is not None:
+        count = pair.findings or pair.positives + pair.negatives
         text = (
-            f"{_capital(baseline)} is no worse than {first}, as far as "
-            f"{pair.positives + pair.negatives} findings can show: {NOT_WORTH} ({details}; {cases};"
-            f" {_size([pair.needed])})."
+            f"{_capital(baseline)} is no worse than {first}, as far as {count} findings can show: "
+            f"{NOT_WORTH} ({details}; {cases}; {_size([pair.needed])})."
         )
     else:
         text = f"{_cannot_tell(first, second, [pair.needed])} ({details}; {cases})."
