@@ -167,7 +167,7 @@ def test_a_run_of_a_later_version_is_refused_with_the_version_to_use(
     told = json.loads(environment.read_text())
     environment.write_text(json.dumps(told | {"hydrakit": "3.1.0"}))
     later(run.path / name)
-    words = [w.replace("format 1", "format 2") if name == "results.json" else w for w in WORDS]
+    words = [w.replace("format 1", "format 3") if name == "results.json" else w for w in WORDS]
     refused(lambda: write_report(run, plugins=plugins()), str(run.path / name), *words)
 
 

@@ -19,13 +19,14 @@ from lesions import write_lesions
 from hydrakit.cli import main
 from hydrakit.compare.design import Cell, CompareDir, Design, make_design
 from hydrakit.compare.engine import CompareCallback, compare
+from hydrakit.compare.finish import final_plan, find_cells, finish
 from hydrakit.compare.nested import candidates_of
 from hydrakit.maintenance.clean import clean
 from hydrakit.maintenance.status import ComparisonStatus, status
 from hydrakit.maintenance.verify import verify
 from hydrakit.plugins import load_plugins
 from hydrakit.runs.rundir import RunDir
-from hydrakit.search.candidates import read_results, read_table, tune_values
+from hydrakit.search.candidates import CandidateTable, read_results, read_table, tune_values
 from hydrakit.stats.comparison import Comparison
 
 VIEW = "datasets.alpha.field_of_view.share"
@@ -222,6 +223,35 @@ def test_a_killed_comparison_goes_on_with_the_same_choices(
         assert one == other
         one, other = (weights_of(each.cell(cell("classical", fold))) for each in places_of)
         assert one == other
+
+
+def test_tuned_cells_are_finished_as_an_ensemble_or_with_values_that_all_chose(
+    finished: Path, tmp_path: Path, places: dict[str, Any]
+) -> None:
+    cells = find_cells(finished, "classical")
+    (share,) = {table.best.values[VIEW] for table in map(read_tuning, cells.runs)}
+    view = final_plan(cells).dataset("alpha").field_of_view
+    assert view is not None
+    assert view.share == share
+    assert finish(finished, "classical", out=tmp_path / "model").networks == 2
+    copied, other = tmp_path / "copy", cell("classical", 1)
+    shutil.copytree(finished, copied)
+    out = CompareDir(copied).cell(other)
+    shutil.rmtree(out)
+    untuned = design_of("classical").plan(other, load_plugins())
+    run_plan(untuned, out, plugins=load_plugins(), threads=1, **places)
+    refused(
+        lambda: final_plan(find_cells(copied, "classical")),
+        "`--how ensemble`",
+        f"hydrakit tune --strategy classical --datasets beta,alpha --try {VIEW}=1.0,0.5",
+    )
+    refused(lambda: finish(copied, "classical", out=tmp_path / "other"), "its field of view")
+
+
+def read_tuning(run: RunDir) -> CandidateTable:
+    table = read_table(run.path.with_name(f"{run.path.name}.tuning"))
+    assert table is not None
+    return table
 
 
 def test_a_design_without_tuning_has_the_digest_of_before() -> None:
