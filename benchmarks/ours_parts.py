@@ -5,6 +5,7 @@ With `ours` and `ours_runs` the only place of the benchmarks that knows how it i
 
 from __future__ import annotations
 
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +16,18 @@ from torch import Tensor
 
 from benchmarks import floor, images
 from benchmarks.harness import Answer
-from benchmarks.ours import a_round, adapter, loaded, new_head
+from benchmarks.ours import CLASSES, a_round, adapter, loaded, new_body, new_head
 from benchmarks.settings import Settings
+from hydrakit import weights
 from hydrakit.data.augment import Views
 from hydrakit.data.load import LoadedDataset
+from hydrakit.hooks import FieldOfView
 from hydrakit.plan import BootstrapRule, Plan
 from hydrakit.plan.profiles import make_plan
 from hydrakit.plugins import load_plugins
+from hydrakit.runs.model import load_model
 from hydrakit.runs.network import Network
+from hydrakit.runs.predict import cases_in_files, predict_to_csv
 from hydrakit.runs.rundir import RunDir
 from hydrakit.search.batched_trials import Trial, train_alone, train_together
 from hydrakit.training.seeds import INITIALISATION, Seeds
@@ -199,3 +204,35 @@ def view_difference(canvases: Tensor) -> float:
         )
         errors.append(float(np.abs(found.numpy() - true).mean() / canvas.numpy().std()))
     return float(np.mean(errors))
+
+
+class Predict:
+    """Prediction of image files, from the folder to the CSV."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.work = Path(tempfile.mkdtemp(dir=settings.work))
+        self.folder = images.png_folder(Path(settings.work), count=settings.evaluated)
+        body, files = new_body(settings), (self.work / "body", self.work / "head")
+        weights.save_body(files[0], body)
+        weights.save_head(
+            files[1],
+            new_head(settings),
+            body=body,
+            dataset="files",
+            classes=CLASSES,
+            factory="mlp",
+            preprocessing=weights.Preprocessing(
+                patch=65,
+                channels=1,
+                field_of_view=FieldOfView(share=1.0),
+                normalisation="z-score per patient",
+            ),
+        )
+        self.model = load_model(body=files[0], head=files[1], device=settings.device)
+
+    def __call__(self, repeat: int) -> Answer:
+        """Predict all files; seconds are of one."""
+        source = cases_in_files(self.model, [self.folder])
+        began = time.perf_counter()
+        summary = predict_to_csv(self.model, source, self.work / f"{repeat}.csv")
+        return Answer((time.perf_counter() - began) / summary.cases)

@@ -144,6 +144,20 @@ def evaluation(samples: Samples, settings: Settings) -> list[Row]:
     ]
 
 
+def prediction(samples: Samples, settings: Settings) -> list[Row]:
+    """Of `hydrakit predict`."""
+    return [
+        row(
+            "`hydrakit predict` from files, images per second, against its network alone",
+            "0.5",
+            samples.ratio("bare", "ours"),
+            per_second(samples, "bare", "ours"),
+            f"{settings.evaluated} grey PNG files of 256 pixels, on disk cache; reading, cropping "
+            "and writing of the CSV included; below 1 is the cost of these",
+        )
+    ]
+
+
 def per_second(samples: Samples, slow: str, fast: str) -> str:
     """Items per second of both."""
     rates = (f"{1 / samples.median(name):,.0f}/s" for name in (slow, fast))
@@ -304,6 +318,11 @@ MEASUREMENTS = (
         name="evaluation",
         contenders={"floor": "floor.Evaluate", "ours": "ours.Evaluate"},
         rows=evaluation,
+    ),
+    Measurement(
+        name="prediction",
+        contenders={"bare": "ours.Evaluate", "ours": "ours_parts.Predict"},
+        rows=prediction,
     ),
     Measurement(
         name="starts",

@@ -68,6 +68,7 @@ def plan_file(standin: Path) -> Path:
 def test_the_commands_are_these() -> None:
     own = {" ".join(path) for path in COMMANDS if path[0] in main.commands}
     assert own == {
+        "predict",
         "clean",
         "compare",
         "datasets",
