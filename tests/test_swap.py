@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
+from hydrakit.cli import main
 from hydrakit.errors import WeightsError
 from hydrakit.hooks import FieldOfView
+from hydrakit.maintenance.forecast import forecast, movement_text, synthetic_images
 from hydrakit.models.body import PaperBody
 from hydrakit.models.heads import build_linear
 from hydrakit.plan import BodySpec
+from hydrakit.runs.rundir import RunDir
 from hydrakit.weights import (
     BodyMetadata,
     HeadMetadata,
@@ -26,6 +31,7 @@ from hydrakit.weights import (
     save_head,
     swap,
 )
+from hydrakit.weights.format import read_head
 
 SPEC = BodySpec(channels=(3, 5), features=7, patch=20)
 
@@ -137,3 +143,38 @@ def test_a_damaged_file_is_not_swapped(pair: tuple[Path, Path], tmp_path: Path) 
     out = tmp_path / "out"
     refused(lambda: swap(*pair, out), "digest")
     assert not out.exists()
+
+
+def test_what_a_foreign_body_changes_is_told_before(hydra_run: RunDir, tmp_path: Path) -> None:
+    head, target = hydra_run.head_path("beta"), hydra_run.head_path("alpha")
+    results = hydra_run.results()
+    assert results is not None
+    (expected,) = forecast(hydra_run.body_path, target)
+    assert f"has test AUC {results.test.classes[0].auc:.3f} (" in expected
+    expected, moved = forecast(hydra_run.body_path, head)
+    assert f"has validation AUC {results.rounds[2].heads['beta'].auc:.3f} (" in expected
+    assert moved.startswith("on 64 synthetic images, this body changes its probabilities by ")
+    first = hydra_run.round_path(1, hydra_run.plan().rounds[0]) / "body.safetensors"
+    _, synthetic, examples = forecast(first, target)
+    assert "example test cases of the run, this body changes" in examples
+    assert synthetic == list(forecast(first, target))[1]  # the images are always the same
+    copied = tmp_path / "beta.safetensors"
+    copied.write_bytes(head.read_bytes())
+    assert ["nothing beside" in each for each in forecast(hydra_run.body_path, copied)] == [1, 0]
+    out = tmp_path / "out"
+    arguments = ["--body", str(hydra_run.body_path), "--head", str(head), "--out", str(out)]
+    result = CliRunner().invoke(main, ["weights", "swap", *arguments])
+    assert f"Note: {expected}\nNote: {moved}\n" in result.stderr
+
+
+def test_movement_by_hand(pair: tuple[Path, Path]) -> None:
+    head = read_head(pair[1])
+    before = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])
+    after = np.array([[0.8, 0.2], [0.3, 0.7], [0.4, 0.6]])
+    text = movement_text(before, after, head)
+    assert "by 0.200 in the mean, and 1 of 3 images change their class" in text
+    assert "rank correlation 0.50" in text
+    images = synthetic_images(head)
+    assert images.shape == (64, 2, 20, 20)
+    assert np.allclose(images.mean(axis=(2, 3)), 0, atol=1e-6)
+    assert np.allclose(images.std(axis=(2, 3)), 1, atol=1e-5)

@@ -260,6 +260,7 @@ def evaluate(
         raise click.UsageError("a RUN has its own body and heads: give a RUN alone")
 
     from hydrakit.cli.printing import print_evaluation
+    from hydrakit.maintenance.forecast import forecast
     from hydrakit.runs.evaluate import evaluate_files, evaluate_run
     from hydrakit.weights.folders import head_datasets, is_model_folder, networks_in
     from hydrakit.weights.format import read_head
@@ -277,6 +278,8 @@ def evaluate(
         )
     else:
         assert head is not None
+        for sentence in forecast(body, head, plugins=context.plugins()):
+            say(f"Note: {sentence}", err=True)
         evaluation = evaluate_files(
             body,
             head,

@@ -135,8 +135,11 @@ def import_authors(file: Path, out: Path, dataset: str, classes: list[str]) -> N
 )
 def swap(body: Path, head: Path, out: Path) -> None:
     """Combine a head with another body, after checking that they fit together."""
+    from hydrakit.maintenance.forecast import forecast
     from hydrakit.weights.folders import swap as swap_head
 
+    for sentence in forecast(body, head):
+        say(f"Note: {sentence}", err=True)
     note = swap_head(body, head, out)
     for file in (body, head):
         _note_ensemble(file)

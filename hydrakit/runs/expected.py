@@ -15,7 +15,7 @@ def expected_figures(folder: Path) -> dict[str, ExpectedFigure]:
     """Expected figure of each head, by its dataset, from ``results.json`` or ``model.json``.
 
     In a run, the target has the figure of the test split, and each other dataset the validation
-    figure of its head on the body after the last round.
+    figure of its head on the body that it belongs to (`Plan.body_round`).
 
     Args:
         folder: Folder of a run or of a model; without either file, nothing is known.
@@ -32,6 +32,13 @@ def figures_of(results: Results) -> dict[str, ExpectedFigure]:
     """Expected figure of each head of a run, from its results."""
     last = results.rounds[-1].heads if results.rounds else {}
     figures = {name: _validation_figure(metrics) for name, metrics in last.items()}
+    changing = (each.round for each in results.rounds if each.train not in ("head", "none"))
+    last_change = max(changing, default=0)
+    last_of = {each.head: each for each in results.rounds}
+    for each in results.rounds:
+        own = last_of[each.head]
+        if own.round < last_change and each.dataset in own.heads:
+            figures[each.dataset] = _validation_figure(own.heads[each.dataset])
     if results.test is not None:
         figures[results.target] = _test_figure(results.test, networks=len(results.members))
     return figures
