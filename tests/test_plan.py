@@ -106,7 +106,9 @@ def folds(draw: st.DrawFn) -> Fold:
 
 @st.composite
 def splits(draw: st.DrawFn, *, tests: bool) -> Split:
-    """A split with a test share or a fold where it must have one, else perhaps without."""
+    """A split with a test share or a fold, or a final one, where it must; else perhaps without."""
+    if tests and draw(st.booleans()):
+        return Split(train=draw(positive), val=draw(positive), final=True)
     fold = draw(st.none() | folds())
     test = draw(positive if tests else st.just(0.0) | positive) if fold is None else 0.0
     used = draw(st.just(1.0) | st.floats(0.01, 1))
