@@ -400,6 +400,37 @@ def test_a_decision_is_written_into_a_head_and_nothing_else_changes(tmp_path: Pa
         weights.set_decision(other, decision)
 
 
+@pytest.mark.parametrize(
+    ("classes", "change", "message"),
+    [
+        (3, {"threshold": None}, "another number of classes|are for two classes"),
+        (3, {"calibration": None, "threshold": None}, "another number of classes"),
+        (3, {"calibration": None, "held_out": None}, "are for two classes"),
+        (2, {"task": "multilabel"}, "only a classification"),
+    ],
+)
+def test_a_file_with_a_decision_that_is_not_for_its_classes_is_refused(
+    tmp_path: Path, classes: int, change: dict[str, object], message: str
+):
+    path = tmp_path / "head.safetensors"
+    weights.save_head(
+        path,
+        nn.Linear(4, classes),
+        body="0" * 64,
+        features=4,
+        dataset="alpha",
+        classes=["a", "b", "c"][:classes],
+        factory="linear",
+        preprocessing=PREPROCESSING,
+        task="multilabel" if "task" in change else "classification",
+    )
+    decision = fit_decision(*cases(14, 100), networks=1, source="validation")
+    fields = {name: value for name, value in change.items() if name != "task"}
+    weights.set_decision(path, decision.model_copy(update=fields))
+    with pytest.raises(WeightsError, match=message):
+        weights.read_metadata(path)
+
+
 def print_tables(draws: int) -> None:
     """Print the simulations of docs/statistics.md."""
     truths = {
