@@ -100,6 +100,19 @@ class Decision(Frozen):
     held_out: HeldOut | None = None
     notes: tuple[Text, ...] = ()
 
+    def check_classes(self, count: int) -> None:
+        """Check that it is for a number of classes.
+
+        Raises:
+            ValueError: It is for another number.
+        """
+        platt = self.calibration is not None and self.calibration.method == "platt"
+        if count != 2 and (platt or self.threshold is not None):
+            raise ValueError("a threshold and Platt scaling are for two classes")
+        rows = self.held_out.probabilities if self.held_out is not None else ()
+        if rows and len(rows[0]) != count:
+            raise ValueError("the held-out findings have another number of classes than the head")
+
     def words(self, classes: Sequence[str]) -> str:
         """What it says, in a few sentences.
 

@@ -177,11 +177,12 @@ def threshold_for(
 ) -> Threshold:
     """Choose the threshold between two classes from held-out findings.
 
-    For a sensitivity it is the largest threshold at which at least the wished share of the second
-    class's findings is detected; for a specificity the smallest one at which at least the wished
-    share of the first class's is not. Of all thresholds that decide the findings alike it is the
-    middle, so that rounding changes no decision. Findings with equal probabilities are decided
-    alike; then the share may be higher than the wish.
+    For a sensitivity it is the largest threshold that detects at least the share
+    ``wished * (n + 1) / n`` of the ``n`` findings of the second class; for a specificity the
+    smallest one that leaves so many of the first class below it. So new findings have the wished
+    share on average, over held-out findings; the share ``wished`` itself would give less. Of all
+    thresholds that decide the findings alike it is the middle, so that rounding changes no
+    decision. Findings with equal probabilities are decided alike; then the share may be higher.
 
     Args:
         held_out: The findings.
@@ -201,14 +202,14 @@ def threshold_for(
     scores = calibrated(probabilities, calibration)[:, 1]
     positive, negative = scores[labels == 1], scores[labels == 0]
     own, which = (positive, "positive") if aim == "sensitivity" else (negative, "negative")
-    needed = needed_for_threshold(wished)
+    needed = needed_for(wished)
     if len(own) < needed or not (len(positive) and len(negative)):
         raise DataError(
             f"a {aim} of {wished:g} needs at least {needed} {which} held-out findings and one of "
             f"the other class, and there are {len(positive)} positive and {len(negative)} negative "
             "ones"
         )
-    rank = math.ceil(wished * len(own) - 1e-9)
+    rank = _rank(wished, len(own))
     if aim == "sensitivity":
         high = float(np.sort(own)[::-1][rank - 1])
         low = float(scores[scores < high].max(initial=0.0))
@@ -231,9 +232,17 @@ def threshold_for(
     )
 
 
-def needed_for_threshold(wished: float) -> int:
-    """Least number of findings of a class at which one missed finding still fulfils the wish."""
-    return math.ceil(1 / (1 - wished) - 1e-9)
+def needed_for(share: float) -> int:
+    """Least number of findings of a class that show a share of new findings (9 for 0.9)."""
+    return math.ceil(share / (1 - share) - 1e-9)
+
+
+def _rank(share: float, count: int) -> int:
+    """Number of findings that must be inside for new ones to be inside with a probability.
+
+    Of ``count + 1`` exchangeable findings, each is equally probable to have any rank.
+    """
+    return math.ceil(share * (count + 1) - 1e-9)
 
 
 def decide(probabilities: Floats, threshold: Threshold | None) -> NDArray[np.intp]:
@@ -274,7 +283,7 @@ def prediction_sets(
     if decision.held_out is not None:
         scores, labels = arrays_of(decision.held_out)
     sets = np.zeros(probabilities.shape, dtype=np.bool_)
-    needed = math.ceil(coverage / (1 - coverage) - 1e-9)
+    needed = needed_for(coverage)
     for number in range(probabilities.shape[1]):
         own = np.sort(1 - scores[labels == number, number])
         if len(own) < needed:
@@ -283,8 +292,8 @@ def prediction_sets(
                 f"findings of each class, and class {number} has {len(own)}: ask for a lower "
                 "coverage"
             )
-        rank = math.ceil((len(own) + 1) * coverage - 1e-9)
-        sets[:, number] = 1 - probabilities[:, number] <= own[rank - 1] + 1e-9
+        largest = own[_rank(coverage, len(own)) - 1]
+        sets[:, number] = 1 - probabilities[:, number] <= largest + 1e-9  # scores are rounded
     return sets
 
 

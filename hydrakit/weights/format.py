@@ -420,6 +420,14 @@ class HeadMetadata(Frozen):
             raise ValueError("the stem of its dataset takes other images than its preprocessing")
         return self
 
+    @model_validator(mode="after")
+    def _decision_fits(self) -> Self:
+        if self.decision is not None:
+            if self.task != "classification":
+                raise ValueError("only a classification has a decision")
+            self.decision.check_classes(len(self.classes))
+        return self
+
     @model_serializer(mode="wrap")
     def _omit_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit newer fields that have no effect: such files are as before these fields.
