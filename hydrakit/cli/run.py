@@ -227,7 +227,7 @@ def evaluate(
 ) -> None:
     """Evaluate a finished RUN, or any body and head that fit together, on cases of a dataset.
 
-    RUN may also be a folder that `weights swap` or `weights import-authors` wrote.
+    RUN may also be a folder with a model: of `weights swap`, `finish` or `export --to hub`.
     """
     if (run is None) == (body is None or head is None):
         raise click.UsageError("give a RUN, or both --body and --head")
@@ -236,11 +236,13 @@ def evaluate(
 
     from hydrakit.cli.printing import print_evaluation
     from hydrakit.runs.evaluate import evaluate_files, evaluate_run
-    from hydrakit.weights.folders import is_model_folder, networks_in
+    from hydrakit.weights.folders import head_datasets, is_model_folder, networks_in
     from hydrakit.weights.format import read_head
 
+    others: list[tuple[Path, Path]] = []
     if run is not None and is_model_folder(run):
-        body, head = networks_in(run)[0]
+        own = dataset if dataset in head_datasets(run) else None
+        (body, head), *others = networks_in(run, own)
     elif run is not None and options:
         raise click.UsageError("a RUN has its own options: leave out --option")
     if body is None:
@@ -258,5 +260,6 @@ def evaluate(
             split=split,
             classes=classes or None,
             options=options.get(dataset or read_head(head).dataset),
+            others=others,
         )
     print_evaluation(evaluation, as_json=as_json)

@@ -272,6 +272,7 @@ def evaluate_files(
     splits: Mapping[str, str] | None = None,
     classes: Sequence[str] | None = None,
     options: Mapping[str, OptionValue] | None = None,
+    others: Sequence[tuple[Path, Path]] = (),
     plugins: Plugins | None = None,
     **values: Any,
 ) -> EvaluationResult:
@@ -292,6 +293,8 @@ def evaluate_files(
         classes: Classes of the dataset that the outputs of the head stand for, in the order of the
             outputs; required if the classes of the head have other names.
         options: Options of the adapter that replace those from the training of the head.
+        others: Body and head of each further network of an ensemble, whose predictions are
+            averaged with those of the first.
         plugins: Plugins of this process; None loads the installed ones.
         values: Values of the context by name.
 
@@ -315,6 +318,7 @@ def evaluate_files(
             options=options,
             plugins=plugins or context.plugins(),
             device=compute.device,
+            others=others,
         )
 
 
