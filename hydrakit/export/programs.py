@@ -90,7 +90,8 @@ def write_onnx(path: Path, network: ExportedNetwork, example: Tensor, descriptio
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def run(images: Images) -> Images:
-        found: Images = session.run(None, {INPUT: images})[0]
+        with _convertible(path, "ONNX"):
+            found: Images = session.run(None, {INPUT: images})[0]
         return found
 
     return run
@@ -134,7 +135,7 @@ def write_torchscript(
         loaded = torch.jit.load(str(path), map_location="cpu")  # noqa: TID251 - written just now
 
     def run(images: Images) -> Images:
-        with torch.no_grad():
+        with torch.no_grad(), _convertible(path, "TorchScript"):
             found: Images = loaded(torch.from_numpy(images)).numpy()
         return found
 

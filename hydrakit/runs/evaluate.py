@@ -341,7 +341,8 @@ def evaluate_files(
         classes: Classes of the dataset that the outputs of the head stand for, in the order of the
             outputs; required if the classes of the head have other names.
         options: Options of the adapter that replace those from the training of the head.
-        others: Files of the body and the head of each further network of an ensemble.
+        others: Body and head of each further network of an ensemble, whose predictions are
+            averaged with those of the first.
         plugins: Plugins of this process; None loads the installed ones.
         values: Values of the context by name.
 
