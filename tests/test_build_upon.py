@@ -214,3 +214,30 @@ def test_the_chain_of_trainings_is_in_the_files_and_printed(begun: RunDir, place
     line = next(line for line in printed.splitlines() if line.startswith("lineage:"))
     assert f"1. body {first.digest[:12]}: trained on alpha and beta by plan" in line
     assert f"2. body {child.digest[:12]}: trained on gamma by plan {child.plan[:12]}" in line
+
+
+def call(*words: str) -> Any:
+    outcome = CliRunner().invoke(main, list(words))
+    assert outcome.exit_code == 0, outcome.output
+    return outcome
+
+
+def test_the_commands_begin_with_a_model_and_add_a_head(begun: RunDir, standin: Path) -> None:
+    small = ["--profile", "recommended-0.1", "--epochs", "1"]
+    given = ["--from", str(begun.path), "--strategy", "hydra", "--datasets", "beta,gamma", *small]
+    printed = call("plan", *given, "--recentre", "--ensemble", "2").stdout
+    plan = Plan.model_validate_json(printed)
+    assert plan == from_run(begun, "beta", "gamma", bootstrap=None, recentre=True)
+    assert plan.strategy_rounds == len(plan.rounds) - 1
+    outcome = call("run", *given, "--recentre", "--out", "upon", "--device", "cpu")
+    assert "the heads beta begin with given weights" in outcome.stderr
+    assert RunDir(Path("upon")).plan().ensemble == 1
+    alone = ["--strategy", "transfer", "--datasets", "beta,gamma", *small, "--recentre"]
+    assert "--recentre adds no round" in call("plan", *alone).stderr
+
+    add = ["heads", "add", str(begun.path), "--dataset", "gamma", "--split", "gamma=6-2-2"]
+    outcome = call(*add, *small, "--out", "model", "--run-out", "training", "--device", "cpu")
+    assert outcome.stdout.endswith("model:   model\n")
+    assert "without the heads of beta" in outcome.stderr
+    assert "gamma test: AUC" in outcome.stdout
+    assert len(find_model(Path("model"), dataset="gamma").networks) == 2

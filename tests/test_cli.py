@@ -76,6 +76,8 @@ def test_the_commands_are_these() -> None:
         "datasets list",
         "datasets new",
         "evaluate",
+        "heads",
+        "heads add",
         "models",
         "order",
         "plan",

@@ -188,16 +188,21 @@ def test_all_cases_are_all_cases_and_flatter(of_run: Callable[..., EvaluationRes
     assert any("too high" in note for note in evaluation.notes)
 
 
-def test_a_support_is_evaluated_with_its_own_head_on_the_last_body(
+def test_a_support_is_evaluated_with_its_own_head_on_the_body_of_that(
     of_run: Callable[..., EvaluationResult],
     of_files: Callable[..., EvaluationResult],
     finished: RunDir,
 ) -> None:
     evaluation = of_run(dataset="beta", split="val")
-    files = of_files(finished.body_path, finished.head_path("beta"), "beta", split="val")
-    assert evaluation == files
+    body, head = finished.weights(finished.plan(), "beta")
+    assert body.parent.parent.name == "rounds"
+    files = of_files(body, head, "beta", split="val")
+    assert evaluation.result == files.result
     assert evaluation.result.dataset == "beta"
-    assert any("another body" in note for note in evaluation.notes)
+    (note,) = set(evaluation.notes) - set(files.notes)
+    assert f"with the body of its last round, {body}" in note
+    other = of_files(finished.body_path, head, "beta", split="val")
+    assert any("another body" in note for note in other.notes)
 
 
 def test_a_support_has_no_test_split(
@@ -624,7 +629,8 @@ def test_a_field_of_view_of_the_plan_is_that_of_its_heads(
     assert of_run.result == of_files(*files).result == results.test
     assert of_run.notes == of_files(*files).notes == ()
     beta = evaluate_run(run.path, dataset="beta", split="val", plugins=plugins(), **places)
-    assert beta == of_files(run.body_path, run.head_path("beta"), "beta", split="val")
+    pair = run.weights(run.plan(), "beta")
+    assert beta.result == of_files(*pair, "beta", split="val").result
     # On a body that saw whole images, the head still gets the middle of its images.
     swapped = of_files(finished.body_path, run.head_path("alpha"))
     assert swapped.result.images == results.test.images

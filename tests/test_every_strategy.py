@@ -82,7 +82,7 @@ def test_its_plan_can_be_tuned(
 @every_strategy
 def test_its_orders_can_be_planned(standin: Path, strategy: str) -> None:
     plan = OrderPlanner(strategy, "alpha", ("beta", "gamma"), 0, {}, load_plugins()).plan
-    if strategy in ("classical", "classical-long", "random", "intensity", "probe"):
+    if strategy in ("classical", "classical-long", "head", "random", "intensity", "probe"):
         refused(lambda: plan(("gamma",), 0), strategy, "does not train on supports")
         return
     for order in ((), ("gamma",), ("gamma", "beta")):

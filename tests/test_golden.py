@@ -25,6 +25,7 @@ from hydrakit.runs.evaluate import evaluate_files, evaluate_run
 from hydrakit.runs.rundir import CHECKPOINT, RunDir
 from hydrakit.storage.digests import read_digests
 from hydrakit.training.checkpoint import read_facts
+from hydrakit.weights.format import read_body, read_head
 
 GOLDEN = Path(__file__).parent / "golden"
 VERSIONS = sorted(path.name for path in GOLDEN.iterdir() if re.fullmatch(r"\d+\.\d+", path.name))
@@ -61,6 +62,10 @@ def test_a_finished_run_is_read_and_reported(golden: Path) -> None:
     assert (found.state, found.done) == ("finished", 3)
     assert verify(run.path).damaged == ()
     weights.load_model(run.body_path, run.head_path("alpha"), plugins=plugins())
+    for name, folder in (("alpha", run.path), ("beta", run.path / "rounds" / "01-beta-all")):
+        body, head = run.weights(plan, name)
+        assert body == folder / "body.safetensors"
+        assert weights.mismatch(read_body(body), read_head(head)) is None
 
 
 def test_a_finished_run_is_evaluated_and_cleaned(golden: Path, tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from hydrakit.plan import (
     Split,
     load_plan,
 )
-from hydrakit.plan.model import NetworkWeights, OtherBody, StartWeights
+from hydrakit.plan.model import OtherBody
+from hydrakit.plan.start import NetworkWeights, StartWeights
 from hydrakit.rounds import Transforms
 
 # Any plan. `test_the_drawn_plans_use_every_field_and_every_choice` says which value is not drawn.

@@ -20,7 +20,7 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.intervals import newcombe_interval
-from hydrakit.weights.format import read_head
+from hydrakit.weights.format import read_body, read_head
 
 
 def events(rundir: RunDir) -> list[dict[str, Any]]:
@@ -103,8 +103,13 @@ def test_the_test_cases_change_nothing_but_the_test(
     other = Runner(tmp_path, mine, cache)(hydra_plan())
     here, there = weights_of(hydra_run.path), weights_of(other.path)
     other_files = {name for name in here if here[name] != there[name]}
-    heads = {name for name in other_files if "head" in name}
-    assert other_files - heads == {"predictions.csv", "shown.safetensors"}
+    bodies = {name for name in other_files if name.endswith("body.safetensors")}
+    heads = {name for name in other_files - bodies if "head" in name}
+    assert other_files - heads - bodies == {"predictions.csv", "shown.safetensors"}
+    for name in bodies:
+        first, second = (read_body(run.path / name) for run in (hydra_run, other))
+        assert first.data["alpha"] != second.data["alpha"]
+        assert first == second.model_copy(update={"data": first.data})
     for name in heads:  # they name the dataset by the digest of all its cases
         one, two = (read_head(run.path / name) for run in (hydra_run, other))
         assert one.content != two.content

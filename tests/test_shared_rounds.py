@@ -25,6 +25,7 @@ from helpers import (
 from hydrakit.compute.devices import choose_compute
 from hydrakit.hooks import DatasetAdapter, Window
 from hydrakit.plan import Dataset, Fold, Plan, Split
+from hydrakit.plan.start import StartWeights
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.datasets import PlanDatasets
@@ -188,3 +189,17 @@ def test_without_a_folder_nothing_is_shared(data: Path, cache: Path, tmp_path: P
     run = run_plan(transfer_plan(), tmp_path / "run", data=data, cache=cache)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
     assert "round shared" not in events(run)
+
+
+def test_given_weights_of_a_head_change_the_rounds_that_train_it(key: Any) -> None:
+    body, head = (StartWeights(file=name, sha256=name * 64) for name in "ab")
+    without = hydra_plan(body_weights=body)
+    assert without.body_weights is not None
+    given = hydra_plan(body_weights=body, head_weights={"beta": head})
+    moved = head.model_copy(update={"file": "elsewhere"})
+    assert key(given) == key(without)  # the first round has another head
+    assert key(given, 2) != key(without, 2)
+    again = hydra_plan(body_weights=body, head_weights={"beta": moved})
+    assert key(again, 2) == key(given, 2)
+    fixed = body.model_copy(update={"channels": 1})
+    assert key(hydra_plan(body_weights=fixed)) != key(without)

@@ -23,10 +23,10 @@ from hydrakit.models.bodies import SmallOptions, build_small
 from hydrakit.models.body import NetworkBody, PaperBody
 from hydrakit.models.build import check_builds, check_components
 from hydrakit.plan import Plan
-from hydrakit.plan.model import StartWeights
 from hydrakit.plan.profiles import make_plan
 from hydrakit.plan.results import EpochRecord
 from hydrakit.plan.settings import PlanSettings, as_options
+from hydrakit.plan.start import StartWeights
 from hydrakit.rounds import Round
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext

@@ -77,12 +77,14 @@ def _note_other_body(file: Path) -> None:
 
 def _steps(body: BodyMetadata) -> list[str]:
     """The trainings that led to a body, in plain words, the oldest first."""
-    return [
-        f"{number}. body {each.body[:12]}: "
-        + (f"trained on {' and '.join(each.data)}" if each.data else "training unknown")
-        + (f" by plan {each.plan[:12]}" if each.plan else "")
-        for number, each in enumerate(body.chain, start=1)
-    ]
+    steps = []
+    for number, each in enumerate(body.chain, start=1):
+        own = body.trained_on if each.body == body.digest else ()  # older files have no more
+        names = list(each.data or dict.fromkeys(own))
+        text = f"trained on {' and '.join(names)}" if names else "its training is unknown"
+        plan = f" by plan {each.plan[:12]}" if each.plan else ""
+        steps.append(f"{number}. body {each.body[:12]}: {text}{plan}")
+    return steps
 
 
 def _text(value: object) -> str:

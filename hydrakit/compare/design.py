@@ -24,7 +24,7 @@ from hydrakit.plan.edit import (
     paths_without_rounds,
     refuse_fixed,
 )
-from hydrakit.plan.model import MAX_FOLDS, Fold, Plan, Split, StartWeights
+from hydrakit.plan.model import MAX_FOLDS, Fold, Plan, Split
 from hydrakit.plan.profiles import (
     PROFILES,
     RECOMMENDED_0_1,
@@ -33,6 +33,7 @@ from hydrakit.plan.profiles import (
     make_plan,
 )
 from hydrakit.plan.settings import PlanSettings
+from hydrakit.plan.start import StartWeights
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.rundir import RunDir
 from hydrakit.schema import Frozen, Name, Text, first_fault

@@ -10,7 +10,7 @@ from typing import Any
 
 from hydrakit import weights
 from hydrakit.engine import default_out, run
-from hydrakit.errors import PlanError
+from hydrakit.errors import PlanError, command_line
 from hydrakit.plan.results import Results, TestResult
 from hydrakit.plan.settings import PlanSettings, make_settings
 from hydrakit.plugins.registry import Plugins
@@ -90,9 +90,10 @@ def add_head(
     if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise PlanError(f"{out}: is not empty: name a new folder")
     if weights.load_body(networks[0][0], plugins=plugins).by_dataset:
+        command = command_line("hydrakit", "run", "--from", model)
         raise PlanError(
             f"{networks[0][0]}: has separate statistics for each of its datasets, and none for "
-            f"{dataset!r}: train it further with `hydrakit run --from {model}`"
+            f"{dataset!r}: train it further with `{command}`"
         )
     fixed = make_settings(settings, {"ensemble": len(networks), "recentre": False})
     plan = make_plan_from(model, STRATEGY, [dataset], fixed, plugins=plugins)

@@ -22,7 +22,6 @@ from pydantic import (
     PlainSerializer,
     PositiveFloat,
     SerializerFunctionWrapHandler,
-    StringConstraints,
     ValidationError,
     model_serializer,
     model_validator,
@@ -30,6 +29,7 @@ from pydantic import (
 
 from hydrakit.errors import PlanError
 from hydrakit.hooks import ChannelRule, DatasetAdapter, Factory, FieldOfView, Normalise, OptionValue
+from hydrakit.plan.start import Channels, NetworkWeights, StartWeights, facts_of
 from hydrakit.plugins.options import resolve_options
 from hydrakit.rounds import MAX_DATASETS, MAX_VIEWS, FlipAxis, Round
 from hydrakit.schema import (
@@ -37,13 +37,11 @@ from hydrakit.schema import (
     Frozen,
     Name,
     OptionText,
-    PathText,
     Seed,
     VersionedName,
     first_fault,
 )
-from hydrakit.storage.digests import cached_digest
-from hydrakit.storage.files import MIB, read_json, reason
+from hydrakit.storage.files import MIB, read_json
 from hydrakit.storage.records import refuse_later
 
 # Limits of a plan: far above any real plan, and far below what would fill the memory.
@@ -56,7 +54,6 @@ MAX_FEATURES = 2**14
 MAX_WEIGHTS = 2**25  # weights of a body: 40 times as many as the paper's
 PAPER = "paper"  # plans list the options of this body without its name
 
-Channels = Annotated[int, Field(gt=0, le=1024)]
 Features = Annotated[int, Field(gt=0, le=MAX_FEATURES)]
 Copies = Literal["group", "drop", "report"]
 Conflicts = Literal["error", "keep", "drop"]
@@ -207,63 +204,6 @@ class Dataset(Component):
 
 DATASET_VALUES = ("normalise", "field_of_view", "flips", "channels")
 """Values of an adapter that a plan can replace."""
-
-
-class StartWeights(Frozen):
-    """Weights that a body begins with, in place of random ones.
-
-    Attributes:
-        file: Path of their file, as the user gave it.
-        sha256: SHA-256 of the file.
-        channels: Number of channels that the body must take, since its weights are used as they
-            are; None if they may be converted to that of the data.
-    """
-
-    file: PathText
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-    channels: Channels | None = None
-
-    @model_serializer(mode="wrap")
-    def _omit_none(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Omit newer fields with their defaults: older plans stay as they are."""
-        content: dict[str, Any] = serialise(self)
-        if self.channels is None:
-            content.pop("channels", None)
-        return content
-
-    @property
-    def facts(self) -> Any:
-        """What decides results, wherever the file is."""
-        return self.sha256 if self.channels is None else [self.sha256, self.channels]
-
-    @classmethod
-    def of(cls, given: Any) -> Any:
-        """Compute the digest of a file that is given by its path; return anything else as it is.
-
-        Raises:
-            PlanError: The file cannot be read.
-        """
-        if not isinstance(given, str | Path):
-            return given
-        try:
-            digest = cached_digest(Path(given))
-        except (OSError, ValueError) as error:
-            raise PlanError(
-                f"{given}: cannot be read ({reason(error)}): name a file of weights"
-            ) from None
-        return cls(file=str(given), sha256=digest.sha256)
-
-
-class NetworkWeights(Frozen):
-    """Weights that a network begins with: its body and some of its heads.
-
-    Attributes:
-        body: Weights of the body.
-        heads: Files of heads, by the name of the head in the plan.
-    """
-
-    body: StartWeights
-    heads: dict[Name, StartWeights] = Field(default_factory=dict)
 
 
 class StemShape(Frozen):
@@ -582,11 +522,6 @@ class Plan(Frozen):
 
 def _fits_other_head(round: Round, target: str) -> bool:
     return round.train == "head" and round.dataset != target
-
-
-def facts_of(weights: Mapping[str, StartWeights]) -> dict[str, Any]:
-    """What decides results of given weights of heads, by the name of the head."""
-    return {name: each.facts for name, each in weights.items()}
 
 
 def load_plan(path: Path) -> Plan:

@@ -27,8 +27,8 @@ from hydrakit.plan.model import (
     Copies,
     NormKind,
     Split,
-    StartWeights,
 )
+from hydrakit.plan.start import StartWeights
 from hydrakit.plugins.options import option_text
 from hydrakit.rounds import (
     MAX_EPOCH_SIZE,

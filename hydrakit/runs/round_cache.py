@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 from hydrakit.data.origin import splits_digest
 from hydrakit.errors import PlanError
 from hydrakit.hooks import BodyFactory, HeadFactory, Normalise
-from hydrakit.plan.model import BodySpec, Plan, facts_of
+from hydrakit.plan.model import BodySpec, Plan
 from hydrakit.plan.results import RoundResult
+from hydrakit.plan.start import facts_of
 from hydrakit.storage.digests import damaged_files, update_digests
 from hydrakit.storage.files import copy, sync_folder
 from hydrakit.storage.records import read_record, write_record

@@ -13,9 +13,10 @@ from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.errors import PlanError, WeightsError, command_line
 from hydrakit.hooks import BodyFactory, DatasetAdapter
 from hydrakit.models.build import build_body
-from hydrakit.plan.model import BodySpec, Component, NetworkWeights, Plan, StartWeights
+from hydrakit.plan.model import BodySpec, Component, Plan
 from hydrakit.plan.profiles import make_plan
 from hydrakit.plan.settings import PlanSettings, make_settings
+from hydrakit.plan.start import NetworkWeights, StartWeights
 from hydrakit.plugins.options import resolve_options
 from hydrakit.plugins.registry import Plugins, load_plugins
 from hydrakit.rounds import Round
@@ -213,7 +214,8 @@ def make_plan_from(
     networks = networks_of(model)
     body = read_body(networks[0][0])
     for path, _ in networks[1:]:
-        if (own := read_body(path)).spec != body.spec or own.in_channels != body.in_channels:
+        other = read_body(path)
+        if (other.spec, other.in_channels) != (body.spec, body.in_channels):
             raise PlanError(f"{path}: is another kind of body than that of the first network")
     plan = make_plan(
         strategy, datasets, _with_body(model, body.spec, given, plugins), plugins=plugins
@@ -222,6 +224,13 @@ def make_plan_from(
         raise PlanError(
             f"--from {model}: its body is {body.spec.name!r}, and strategy {strategy!r} needs "
             f"{plan.body.name!r}: choose another strategy"
+        )
+    factory = plugins.get(BodyFactory, plan.body.name)
+    own, chosen = (resolve_options(factory, each.options) for each in (body.spec, plan.body))
+    if own != chosen:  # by `--set`
+        raise PlanError(
+            f"--from {model}: its body is {body.spec.name!r} ({_words(own)}), and the plan's has "
+            "other options: leave out the changes of the body"
         )
     first = {head: name for each in reversed(plan.rounds) for head, name in _heads_of(each)}
     kinds, begun = dict(plan.heads), list[dict[str, StartWeights]]()
@@ -302,7 +311,7 @@ def _with_body(
     return given.model_copy(
         update={
             "body": spec.name,
-            "body_options": own,
+            "body_options": {k: each for k, each in own.items() if each is not None},
             "body_channels": None,
             "body_norm": None,
         }

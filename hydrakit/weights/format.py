@@ -36,7 +36,6 @@ from hydrakit.plan.model import (
     MAX_PATCH,
     MAX_ROUNDS,
     BodySpec,
-    Channels,
     Conflicts,
     Copies,
     Features,
@@ -45,6 +44,7 @@ from hydrakit.plan.model import (
     Split,
     StemShape,
 )
+from hydrakit.plan.start import Channels
 from hydrakit.rounds import MAX_DATASETS, MAX_VIEWS, Transforms
 from hydrakit.schema import Frozen, Name, Text
 from hydrakit.storage.files import MAX_WEIGHTS, open_regular, write_atomic

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, ValidationError
 
 from hydrakit.errors import PlanError, WeightsError, one_line
-from hydrakit.plan.model import MAX_ROUNDS, StartWeights
+from hydrakit.plan.model import MAX_ROUNDS
 from hydrakit.plan.results import StartMatch
+from hydrakit.plan.start import StartWeights
 from hydrakit.schema import Frozen, Name, Text, first_fault
 from hydrakit.storage.digests import cached_digest
 from hydrakit.storage.files import open_regular, reason
