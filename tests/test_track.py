@@ -144,6 +144,21 @@ def test_a_tracker_gets_every_figure_once_and_in_order(runner: Runner) -> None:
     assert weights_of(runner(PLAN, "plain").path) == weights_of(run.path)
 
 
+def test_the_test_figures_are_sent_once_at_the_end(runner: Runner) -> None:
+    memory = Memory()
+    with pytest.raises(StopError):
+        runner(PLAN, callbacks=[TrackerCallback(memory), Stop(6)])
+    assert not any(name.startswith("test ") for name in memory.kept)
+    for _ in range(2):
+        run = runner(PLAN, callbacks=[TrackerCallback(memory)])
+    results = run.results()
+    assert results is not None
+    figures = results.test.figures
+    assert memory.kept["test auc"] == [(0, figures.auc)]
+    assert memory.kept["test loss"] == [(0, figures.loss)]
+    assert memory.kept["test accuracy"] == [(0, figures.accuracy)]
+
+
 def test_a_run_that_goes_on_sends_only_what_is_new(runner: Runner) -> None:
     memory = Memory()
     for stop in (Stop(1), Stop(3), Stop(3, after=True), Stop(6)):

@@ -190,6 +190,20 @@ class TrackerCallback(RunCallback):
         """Send the epochs that ran without this tracker."""
         self._finish_round(number, round)
 
+    def completed(self, rundir: RunDir) -> None:
+        """Send the test figures, unless the run was finished before and never opened the tracker.
+
+        In an ensemble they are those of the mean prediction.
+        """
+        results = rundir.results()
+        if self.rundir is None or self.failure is not None or results is None:
+            return
+        self.prefix = ""
+        with self._without_stopping():
+            for key, value in results.test.figures.model_dump(exclude_none=True).items():
+                self._send(f"test {key}", value, 0)
+            self.tracker.flush()
+
     def closed(self, failed: bool) -> None:
         """Close the tracker, unless the run was finished before and never opened it."""
         if self.rundir is None:
