@@ -68,7 +68,6 @@ def plan_file(standin: Path) -> Path:
 def test_the_commands_are_these() -> None:
     own = {" ".join(path) for path in COMMANDS if path[0] in main.commands}
     assert own == {
-        "predict",
         "clean",
         "compare",
         "datasets",
@@ -77,6 +76,8 @@ def test_the_commands_are_these() -> None:
         "datasets list",
         "datasets new",
         "evaluate",
+        "export",
+        "finish",
         "heads",
         "heads add",
         "models",
@@ -85,6 +86,7 @@ def test_the_commands_are_these() -> None:
         "plugins",
         "plugins info",
         "plugins list",
+        "predict",
         "report",
         "run",
         "status",

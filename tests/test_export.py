@@ -283,6 +283,23 @@ def ensemble(data: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) 
     return Runner(tmp_path_factory.mktemp("export"), data, cache)(plan)
 
 
+def test_a_head_on_another_body_is_left_out_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = {"alpha": write_model(tmp_path / "one"), "beta": write_model(tmp_path / "two")}
+    body = tmp_path / "two" / "body.safetensors"
+    weights.save_body(body, new_network(seed=9)[0])
+    find = hub.find_model
+    monkeypatch.setattr(hub, "find_model", lambda _, dataset: find(folders[dataset]))
+    monkeypatch.setattr(model, "datasets_of", lambda _: ["alpha", "beta"])
+    done = export_model(tmp_path / "one", "hub", tmp_path / "hub", plugins=plugins())
+    (note,) = [note for note in done.notes if "another body than that of 'alpha'" in note]
+    assert "`--dataset beta`" in note
+    heads = [path.name for path in (tmp_path / "hub" / "heads").iterdir()]
+    assert heads == ["alpha.safetensors"]
+    assert note in (tmp_path / "hub" / "README.md").read_text().replace("\\", "")
+
+
 def front_matter(card: str) -> dict[str, Any]:
     """The front matter of a card: each value is JSON."""
     text = card.split("---\n")[1]

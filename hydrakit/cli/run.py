@@ -278,8 +278,12 @@ def evaluate(
         )
     else:
         assert head is not None
-        for sentence in forecast(body, head, plugins=context.plugins()):
-            say(f"Note: {sentence}", err=True)
+        files = body, head
+
+        def say_expected() -> None:
+            for sentence in forecast(*files, plugins=context.plugins()):
+                say(f"Note: {sentence}", err=True)
+
         evaluation = evaluate_files(
             body,
             head,
@@ -289,5 +293,6 @@ def evaluate(
             classes=classes or None,
             options=options.get(dataset or read_head(head).dataset),
             others=others,
+            on_checked=say_expected,
         )
     print_evaluation(evaluation, as_json=as_json)

@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel
 
 from hydrakit.data.origin import splits_digest
-from hydrakit.errors import HydrakitError, PlanError, one_line
+from hydrakit.errors import HydrakitError, PlanError, command_line, one_line
 from hydrakit.export.card import CardContent, model_card
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan.results import DataFacts
@@ -83,7 +83,7 @@ def write_folder(
     for name in [each for each in names if _bodies(found[each]) != bodies]:
         notes.append(
             f"the head of {name!r} belongs to another body than that of {target!r} and is not in "
-            f"this folder: export it alone, with `--dataset {name}`"
+            f"this folder: export it alone, with `{command_line('--dataset', name)}`"
         )
         del found[name]
     for files in found.values():
@@ -263,8 +263,9 @@ def push(folder: Path, repository: str) -> str:
             repo_id=repository, folder_path=folder, commit_message="Export by hydrakit"
         )
     except Exception as error:  # of huggingface_hub and its client, with the reason
+        again = command_line("hf", "upload", repository, folder)
         raise HydrakitError(
             f"--push {repository}: {one_line(str(error), 300)}: the folder {folder} is complete: "
-            f"log in with `hf auth login`, and push it with `hf upload {repository} {folder}`"
+            f"log in with `hf auth login`, and push it with `{again}`"
         ) from error
     return str(address)

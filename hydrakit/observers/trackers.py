@@ -198,6 +198,8 @@ class TrackerCallback(RunCallback):
         results = rundir.results()
         if self.rundir is None or self.failure is not None or results is None:
             return
+        if results.test is None:  # a model trained on all cases
+            return
         self.prefix = ""
         with self._without_stopping():
             for key, value in results.test.figures.model_dump(exclude_none=True).items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -321,6 +321,7 @@ def evaluate_files(
     classes: Sequence[str] | None = None,
     options: Mapping[str, OptionValue] | None = None,
     others: Sequence[tuple[Path, Path]] = (),
+    on_checked: Callable[[], None] = lambda: None,
     plugins: Plugins | None = None,
     **values: Any,
 ) -> EvaluationResult:
@@ -343,6 +344,7 @@ def evaluate_files(
         options: Options of the adapter that replace those from the training of the head.
         others: Body and head of each further network of an ensemble, whose predictions are
             averaged with those of the first.
+        on_checked: Called when files and data are checked, before the network gets a case.
         plugins: Plugins of this process; None loads the installed ones.
         values: Values of the context by name.
 
@@ -370,6 +372,7 @@ def evaluate_files(
             plugins=plugins or context.plugins(),
             device=compute.device,
             others=others,
+            on_checked=on_checked,
         )
     networks = [(body_path, head_path), *others]
     if source is not None:
@@ -416,6 +419,7 @@ def _evaluate(
     plugins: Plugins,
     device: torch.device,
     others: Sequence[tuple[Path, Path]] = (),
+    on_checked: Callable[[], None] = lambda: None,
 ) -> tuple[EvaluationResult, str]:
     """Evaluate weight files (`evaluate_files`), or those of a run, in an active context.
 
@@ -503,6 +507,7 @@ def _evaluate(
         patch=body.spec.patch,
         device=device,
     )
+    on_checked()
     predictions = mean_prediction(
         [
             predict(
