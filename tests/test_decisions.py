@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit, softmax
@@ -101,6 +101,7 @@ def test_the_penalty_is_that_of_normal_distributions_around_no_change():
     assert free.slope < found.slope < 1
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(CASES)
 def test_calibration_keeps_the_order_and_never_raises_the_log_loss(drawn):
     second, positive = zip(*drawn, strict=True)
@@ -121,6 +122,7 @@ def test_calibration_keeps_the_order_and_never_raises_the_log_loss(drawn):
     )
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(CASES, st.sampled_from(["sensitivity", "specificity"]), st.floats(0.1, 0.9))
 def test_a_threshold_is_the_best_one_that_fulfils_the_wish(drawn, aim, wished):
     second, positive = zip(*drawn, strict=True)

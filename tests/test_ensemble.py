@@ -164,7 +164,7 @@ def test_stopped_anywhere_an_ensemble_ends_as_in_one_go(
     assert verify(run.path).sound
 
 
-@pytest.mark.parametrize("name", ["to_csv", "write_record", "mean_prediction", "decision_of"])
+@pytest.mark.parametrize("name", ["to_csv", "write_record", "mean_prediction", "store_decisions"])
 def test_stopped_while_results_are_written(
     finished: RunDir, runner: Runner, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -216,26 +216,6 @@ def by_finding(
     return findings, findings.mean_scores(images), predictions.labels[findings.firsts]
 
 
-def decision_of(predictions: Predictions, *, networks: int = 1) -> Decision | None:
-    """Choose calibration and threshold from the predictions of a validation split.
-
-    Args:
-        predictions: Predictions: means over the networks.
-        networks: Number of networks.
-
-    Returns:
-        The decision; None if the task is not a classification.
-    """
-    from hydrakit.stats.decisions import fit_decision
-
-    if predictions.task != "classification":
-        return None
-    _, probabilities, labels = by_finding(predictions)
-    return fit_decision(
-        probabilities, labels.astype("int64"), networks=networks, source="validation"
-    )
-
-
 def _judge(decision: Decision, predictions: Predictions) -> DecisionTest:
     """The decision on the findings of a classification."""
     from hydrakit.stats.decision_test import judge

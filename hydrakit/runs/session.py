@@ -39,10 +39,10 @@ from hydrakit.runs.baseline import intensity_baseline, is_baseline
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.datasets import PlanDatasets
+from hydrakit.runs.decisions import decide_other_heads, store_decisions
 from hydrakit.runs.earlier import environment_of, notes_of_other_bits, refuse_other_data
 from hydrakit.runs.evaluate import (
     Predictions,
-    decision_of,
     mean_prediction,
     predict,
     score,
@@ -514,9 +514,12 @@ class Session:
             for model in models
         ]
         means = [mean_prediction(each) for each in zip(*predictions, strict=True)]
-        validation = [each[0] for each in predictions]
-        decisions = self._decide(self.plan.target_head, means[0], validation)
-        self._decide_other_heads()
+        decisions: list[Decision | None] = [None] * (1 + len(networks))
+        if self.plan.inner is None:  # the runs of a search, which are many, have no decisions
+            pairs = [(each.rundir, each.plan) for each in networks]
+            decide_other_heads(pairs, self.loaded, plugins=self.plugins, device=self.compute.device)
+            rundirs, vals = [each for each, _ in pairs], [each[0] for each in predictions]
+            decisions = store_decisions(self.plan.target_head, rundirs, vals)
         tests = [
             None if self.plan.final else score(each[-1], decision)
             for each, decision in zip(predictions, decisions[1:], strict=True)
@@ -548,55 +551,6 @@ class Session:
             kind = FINAL_FORMAT if self.plan.final else ENSEMBLE_FORMAT
             results = results.model_copy(update={"format": kind, "members": members})
         self._write_predictions(means, results)
-
-    def _decide(
-        self, head: str, mean: Predictions, each: Sequence[Predictions]
-    ) -> list[Decision | None]:
-        """Choose the decisions of a head from validation findings, and write them into its files.
-
-        The file of the first network gets that of the mean prediction, the others get their own.
-        The runs of a search, which are many, have none.
-
-        Args:
-            head: Name of the head.
-            mean: Predictions for the validation split, averaged over the networks.
-            each: Predictions of each network.
-
-        Returns:
-            The decision of the mean, then that of each network.
-        """
-        if self.plan.inner is not None:
-            return [None] * (1 + len(each))
-        decisions = [decision_of(mean, networks=len(each)), *map(decision_of, each)]
-        weights.set_decision(self.rundir.head_path(head), decisions[0])
-        for member, decision in zip(self.members, decisions[2:], strict=True):
-            if member.rundir.results() is None:
-                weights.set_decision(member.rundir.head_path(head), decision)
-        return decisions
-
-    def _decide_other_heads(self) -> None:
-        """Choose the decisions of the heads of all other datasets."""
-        heads = dict.fromkeys(head for each in self.plan.rounds for head in each.heads)
-        for head in heads if self.plan.inner is None else ():
-            described = read_head(self.rundir.head_path(head))
-            dataset = self.loaded[described.dataset]
-            if head == self.plan.target_head or dataset.val.task != "classification":
-                continue
-            predictions = []
-            for network in (self, *self.members):
-                files = network.rundir.weights(network.plan, head)
-                model = weights.load_model(*files, plugins=self.plugins)
-                predictions.append(
-                    predict(
-                        model.to(self.compute.device),
-                        dataset.val,
-                        dataset=dataset.name,
-                        split="val",
-                        classes=dataset.classes,
-                        views=views_of(described),
-                    )
-                )
-            self._decide(head, mean_prediction(predictions), predictions)
 
     def _write_final_weights(self) -> nn.Module:
         """Write the final weights of the network, and return body and target's head with them."""

@@ -415,9 +415,10 @@ def mismatch(body: BodyMetadata, head: HeadMetadata) -> str | None:
             )
     if head.body == body.digest:
         return None
+    stored = "" if head.decision is None else ", and its calibration and threshold are for that one"
     return (
         f"the head of {head.dataset!r} was trained on another body ({head.body[:12]}) than this "
-        f"one ({body.digest[:12]}): evaluate the combination before you rely on it"
+        f"one ({body.digest[:12]}){stored}: evaluate the combination before you rely on it"
     )
 
 
