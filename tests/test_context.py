@@ -341,8 +341,13 @@ def test_what_is_no_context_is_refused(text: str, tmp_path: Path) -> None:
 
 # --- on the command line
 
-OWN = {"run": {"trace_test"}, "compare": {"jobs", "launcher"}, "tune": set(), "order": set()}
-"""Options of one command alone: of the test, and of many processes."""
+OWN = {
+    "run": {"trace_test"},
+    "compare": {"jobs", "launcher", "trace_test"},
+    "tune": set(),
+    "order": set(),
+}
+"""Options of some commands alone: of the test, and of many processes."""
 
 
 def context_options(command: str) -> dict[str, dict[str, Any]]:

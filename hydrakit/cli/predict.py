@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hydrakit.runs.evaluate import EvaluationResult
     from hydrakit.runs.model import Model
     from hydrakit.runs.predict import CaseSource, PredictionSummary
+    from hydrakit.runs.predicted import Rule
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -211,7 +212,7 @@ def predict(
                 on_case=progress,
             )
         figures = None if known is None else _figures(out, model, source)
-    _print(summary, figures, as_json=as_json)
+    _print(summary, figures, rule=rule, as_json=as_json)
     if summary.predicted == 0:
         ctx.exit(1)
 
@@ -301,7 +302,9 @@ def _progress() -> Iterator[tuple[Progress, Callable[[str], None]]]:
         yield show, note
 
 
-def _print(summary: PredictionSummary, figures: EvaluationResult | None, *, as_json: bool) -> None:
+def _print(
+    summary: PredictionSummary, figures: EvaluationResult | None, *, rule: Rule, as_json: bool
+) -> None:
     import json
 
     from hydrakit.cli.printing import print_evaluation
@@ -316,11 +319,21 @@ def _print(summary: PredictionSummary, figures: EvaluationResult | None, *, as_j
     without = summary.cases - summary.predicted
     say(f"{summary.out}: {summary.cases} cases, {without} of them without a prediction")
     for reason, count in summary.reasons.items():
-        say(f"  {count} {reason}")
+        say(f"  {count}: {reason}")
     if summary.by_class:
         counts = ", ".join(f"{name} {count}" for name, count in summary.by_class.items())
         say(f"predicted: {counts}")
+    threshold = rule.threshold
+    if threshold is not None:
+        say(
+            f"  {rule.classes[1]} from a probability of {threshold.value:.3g}, chosen for a "
+            f"{threshold.aim} of {threshold.wished:g}: on held-out findings, sensitivity "
+            f"{threshold.sensitivity:.2f}, specificity {threshold.specificity:.2f}"
+        )
     if summary.seen_in_training:
-        say(f"training used {summary.seen_in_training} of these images, or copies of them")
+        say(
+            f"training used {summary.seen_in_training} of these images, or copies of them: for "
+            "them the probabilities are too sure"
+        )
     if figures is not None:
         print_evaluation(figures, as_json=False)

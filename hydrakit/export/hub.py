@@ -161,7 +161,8 @@ def without_paths(value: Any) -> Any:
     if isinstance(value, str):
         return _PATH.sub(lambda found: found[1] or "folder", value)
     if isinstance(value, dict):
-        return {key: without_paths(each) for key, each in value.items()}
+        # Digests in base64 may look like paths.
+        return {k: each if k == "images" else without_paths(each) for k, each in value.items()}
     if isinstance(value, list | tuple):
         return [without_paths(each) for each in value]
     return value
