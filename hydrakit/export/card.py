@@ -313,10 +313,12 @@ def _weaknesses(content: CardContent) -> Iterator[str]:
     found = [f"* {line}" for line in _found_weaknesses(content)]
     found += [f"* {_text(note)}." for note in content.notes]
     found += [f"* {_text(note)}" for note in content.description.notes]
-    yield from found or ["None of those that hydrakit looks for."]
-    if not content.facts:
+    if content.facts:
+        yield from found or ["None of those that hydrakit looks for."]
+    else:
+        yield from found
         yield ""
-        yield "The folder that this was exported from does not hold the checks of the data."
+        yield "Not known: the folder that this was exported from does not hold the checks of the data."
 
 
 def _found_weaknesses(content: CardContent) -> Iterator[str]:
