@@ -428,10 +428,13 @@ def _retrain(
     if context.data is None:
         roots = {name: Path(path) for name, path in first.environment().get("roots", {}).items()}
         context = context.changed(roots={**roots, **context.roots})
-    folds = cells.description.design.folds
-    part = f"{folds - 1} of {folds} folds" if folds else "a part"
+    design = cells.description.design
+    part = f"{design.folds - 1} of {design.folds} folds" if design.folds else "a part"
+    part += " of the cases"
+    if design.leave_out is not None:
+        part = f"the cases of all values of {design.leave_out} but one"
     reason = (
-        f"An estimate by cross-validation: the same plan was trained on {part} of the cases and "
+        f"An estimate by cross-validation: the same plan was trained on {part} and "
         "tested on the others. This model was trained on all cases, which is usually at least as "
         "good, and no test case is left to measure it."
     )

@@ -328,6 +328,9 @@ def _figures_of_comparison(compare_dir: CompareDir) -> dict[str, ExpectedFigure]
 
 def _strategy_figure(comparison: Comparison, strategy: StrategyResult) -> ExpectedFigure:
     single = comparison.folds is None
+    tested = "splits" if single else "folds"
+    if comparison.leave_out is not None:
+        tested += f" (each {comparison.leave_out.subgroup} left out of training in turn)"
     return ExpectedFigure(
         metric="AUC",
         value=strategy.auc,
@@ -335,7 +338,7 @@ def _strategy_figure(comparison: Comparison, strategy: StrategyResult) -> Expect
         high=strategy.high,
         findings=len(comparison.findings),
         source="test" if single else "folds",
-        reason=f"mean of the test {'splits' if single else 'folds'} of {strategy.cells} cells",
+        reason=f"mean of the test {tested} of {strategy.cells} cells",
     )
 
 
