@@ -20,6 +20,7 @@ from hydrakit.plan import (
     Dataset,
     Fold,
     Hyperparameters,
+    LeftOut,
     Other,
     Plan,
     Round,
@@ -261,7 +262,7 @@ def test_the_drawn_plans_use_every_field_and_every_choice() -> None:
 
     draw()
     models = models_of(Plan)
-    assert models >= {Plan, Dataset, Split, Fold, Round, Other, Hyperparameters, BodySpec}
+    assert models >= {Plan, Dataset, Split, Fold, LeftOut, Round, Other, Hyperparameters, BodySpec}
     missing = []
     for model in models:
         for name, field in model.model_fields.items():

@@ -368,7 +368,11 @@ def _print_left_out(comparison: Comparison, leave_out: LeaveOut) -> None:
     for each in leave_out.values:
         counts = (f"{leave_out.subgroup} {each.value}", each.findings, each.patients)
         figures = [
-            (one.strategy, f"{one.value:{digits}}", f"{one.low:{digits}} to {one.high:{digits}}")
+            (
+                comparison.label(one.strategy),
+                f"{one.value:{digits}}",
+                f"{one.low:{digits}} to {one.high:{digits}}",
+            )
             for one in each.strategies
         ]
         first, *others = figures or [("not finished", "", "")]

@@ -243,7 +243,9 @@ def compare_cells(
             for name, each in cells_of.items()
             if (trace := _trace(name, [RunDir(compare_dir.cell(cell)) for cell in each]))
         ),
-        subgroups=scored.subgroups(cases.subgroups),
+        subgroups=tuple(
+            each for each in scored.subgroups(cases.subgroups) if each.name != design.leave_out
+        ),
         label_aucs=scored.label_aucs(),
         leave_out=None
         if design.leave_out is None
