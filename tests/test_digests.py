@@ -22,7 +22,7 @@ from helpers import (
 
 import hydrakit.runs.round_cache
 from hydrakit.compare.design import Cell, CompareDir
-from hydrakit.compare.scoring import _predictions
+from hydrakit.compare.scoring import predictions_of
 from hydrakit.plan import Plan, Round
 from hydrakit.plan.results import RoundResult
 from hydrakit.report import write_report
@@ -136,7 +136,7 @@ def use(run: RunDir, place: str, runner: Runner) -> Any:
     here = CompareDir(run.path.parent / "compared")
     (here.path / "cells").mkdir(parents=True)
     run.path.rename(here.cell(cell))
-    return _predictions(here, cell, "test")
+    return predictions_of(here, cell, "test")
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,12 @@ from test_gate import TWO, Data, dataset, deal, several_datasets
 
 from hydrakit.cli import main
 from hydrakit.compare.design import CompareDir, Design, make_design
-from hydrakit.compare.finish import final_plan, find_cells
+from hydrakit.compare.finish import final_plan, find_cells, finish
 from hydrakit.data.quality.leakage import WITHHELD, assign_splits
 from hydrakit.data.quality.left_out import notes_on_cases, values_to_leave_out
 from hydrakit.data.quality.split import RESERVED
 from hydrakit.errors import DataError
+from hydrakit.maintenance.models import list_models
 from hydrakit.plan import Fold, LeftOut, Split
 from hydrakit.runs.evaluate import evaluate_files
 from hydrakit.runs.rundir import RunDir
@@ -339,7 +340,7 @@ def test_it_goes_on_and_refuses_other_values(root: Path, printed: str) -> None:
     (root / "data/scans/cases.csv").write_text(rows)
 
 
-def test_weight_files_and_a_final_model(root: Path, printed: str) -> None:
+def test_weight_files_and_a_final_model(root: Path, printed: str, tmp_path: Path) -> None:
     run = RunDir(root / "out/cells/classical-seed0-repeat0-fold1")
     results = run.results()
     assert results is not None
@@ -352,6 +353,12 @@ def test_weight_files_and_a_final_model(root: Path, printed: str) -> None:
         device="cpu",
     )
     assert again.result.figures.auc == pytest.approx(results.tested.figures.auc)
+    comparison = Comparison.model_validate_json((root / "out/comparison.json").read_bytes())
+    model = finish(root / "out", "classical", out=tmp_path / "model")
+    assert model.expected["scans"].value == comparison.strategies[0].auc
+    (listed,) = list_models(root / "out").comparisons
+    assert listed.strategies[0].expected is not None
+    assert "each scanner left out of training in turn" in listed.strategies[0].expected.reason
     plan = final_plan(find_cells(root / "out", "classical"))
     assert plan.dataset("scans").split == Split(train=8, val=2, final=True)
 

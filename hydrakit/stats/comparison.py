@@ -13,6 +13,8 @@ from hydrakit.stats.paired import Measure
 from hydrakit.stats.subgroups import ComparedSubgroup, SubgroupAuc
 from hydrakit.stats.verdict import VerdictKind
 
+Metric = Literal["AUC", "R2"]
+
 FORMAT = 3
 """Latest format of ``comparison.json``: 1 is written where the figure is the AUC of a class, 2 for
 other figures, 3 where folds are values of a subgroup."""
@@ -72,6 +74,13 @@ class StrategyResult(Frozen):
         value = self.mae if self.auc is None else self.auc
         assert value is not None
         return value
+
+    @property
+    def quality(self) -> tuple[Metric, float, float | None, float | None] | None:
+        """AUC or R2, of which 1 is perfect, with its interval; None where R2 has no value."""
+        if self.auc is not None:
+            return "AUC", self.auc, self.low, self.high
+        return None if self.r2 is None else ("R2", self.r2, self.r2_low, self.r2_high)
 
     @model_validator(mode="after")
     def _has_one_figure(self) -> Self:
