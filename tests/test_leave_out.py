@@ -33,7 +33,8 @@ from hydrakit.plan import Fold, LeftOut, Split
 from hydrakit.runs.evaluate import evaluate_files
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.comparison import Comparison
-from hydrakit.stats.score_table import Row, gather
+from hydrakit.stats.score_table import Row, gather, gather_findings
+from hydrakit.stats.scored import LabelScores, NumberScores
 
 if TYPE_CHECKING:
     from hydrakit.data.prepared.index import PreparedDataset
@@ -226,6 +227,36 @@ def test_a_patient_may_be_in_several_folds_only_where_values_are_left_out() -> N
         lambda: gather([*rows, replace(rows[0], fold=1)], whole_patients=False),
         "finding 'f0' is in the folds 0 and 1",
     )
+
+
+def test_numbers_and_several_labels_have_a_figure_for_each_value() -> None:
+    random = np.random.default_rng(0)
+    labels, scores = random.integers(0, 2, (2, 40)), random.random((2, 40))
+
+    def rows(label: int) -> list[Row]:
+        return [
+            Row(finding=f"f{n:02d}", patient=f"p{n % 30}", label=labels[label, n],
+                score=scores[label, n], fold=int(n >= 25))
+            for n in range(40)
+        ]  # fmt: skip
+
+    tables = [gather_findings(rows(label), whole_patients=False) for label in (0, 1)]
+    parts = [slice(0, 25), slice(25, 40)]
+    one = NumberScores({"hydra": tables[0]}, 0.95).by_fold(["A", "B", "C"])
+    errors = [np.abs(labels[0, part] - scores[0, part]).mean() for part in parts]
+    assert [each.strategies[0].value for each in one[:2]] == pytest.approx(errors)
+    assert [(each.value, each.findings, each.patients) for each in one] == [
+        ("A", 25, 25), ("B", 15, 15), ("C", 0, 0),
+    ]  # fmt: skip
+    assert one[2].strategies == ()
+    by_label = {name: {"hydra": table} for name, table in zip("xy", tables, strict=True)}
+    both = LabelScores(by_label, 0.95)
+    means = [
+        np.mean([roc_auc_score(labels[n, part], scores[n, part]) for n in (0, 1)]) for part in parts
+    ]
+    figures = [each.strategies[0] for each in both.by_fold(["A", "B"])]
+    assert [each.value for each in figures] == pytest.approx(means)
+    assert all(each.low < each.value < each.high for each in figures)
 
 
 def test_digests_of_designs() -> None:
