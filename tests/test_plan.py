@@ -20,6 +20,7 @@ from hydrakit.plan import (
     Dataset,
     Fold,
     Hyperparameters,
+    LeftOut,
     Other,
     Plan,
     Round,
@@ -98,6 +99,9 @@ start_weights = st.builds(
 )
 
 
+left_outs = st.builds(LeftOut, subgroup=names, value=names)
+
+
 @st.composite
 def folds(draw: st.DrawFn) -> Fold:
     count = draw(st.integers(2, 20))
@@ -110,11 +114,19 @@ def splits(draw: st.DrawFn, *, tests: bool) -> Split:
     if tests and draw(st.booleans()):
         return Split(train=draw(positive), val=draw(positive), final=True)
     fold = draw(st.none() | folds())
-    test = draw(positive if tests else st.just(0.0) | positive) if fold is None else 0.0
+    left_out = draw(st.none() | left_outs) if tests and fold is None else None
+    one = fold is None and left_out is None
+    test = draw(positive if tests else st.just(0.0) | positive) if one else 0.0
     used = draw(st.just(1.0) | st.floats(0.01, 1))
-    inner = draw(st.none() | folds()) if test or fold else None
+    inner = draw(st.none() | folds()) if test or not one else None
     return Split(
-        train=draw(positive), val=draw(positive), test=test, fold=fold, used=used, inner=inner
+        train=draw(positive),
+        val=draw(positive),
+        test=test,
+        fold=fold,
+        left_out=left_out,
+        used=used,
+        inner=inner,
     )
 
 
@@ -250,7 +262,7 @@ def test_the_drawn_plans_use_every_field_and_every_choice() -> None:
 
     draw()
     models = models_of(Plan)
-    assert models >= {Plan, Dataset, Split, Fold, Round, Other, Hyperparameters, BodySpec}
+    assert models >= {Plan, Dataset, Split, Fold, LeftOut, Round, Other, Hyperparameters, BodySpec}
     missing = []
     for model in models:
         for name, field in model.model_fields.items():

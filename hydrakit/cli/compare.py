@@ -61,6 +61,12 @@ if TYPE_CHECKING:
     help="Number of cross-validation folds; each patient is in one fold.  [default: 5]",
 )
 @click.option(
+    "--leave-out",
+    metavar="SUBGROUP",
+    help="Make a fold of each value of this subgroup of the target, such as scanner, in place of "
+    "--folds: its findings are tested, and training leaves out the value and its patients.",
+)
+@click.option(
     "--holdout", is_flag=True, help="Use one 8-1-1 split, as in the paper, instead of folds."
 )
 @click.option(
@@ -130,6 +136,7 @@ def compare(
     datasets: list[str],
     seeds: int,
     folds: int | None,
+    leave_out: str | None,
     holdout: bool,
     repeats: int,
     choices: tuple[str, ...],
@@ -156,6 +163,8 @@ def compare(
         raise click.UsageError(f"{missing} is needed: see `hydrakit plugins list`")
     if holdout and (folds or repeats > 1):
         raise click.UsageError("--holdout is a single split: leave out --folds and --repeats")
+    if leave_out is not None and (folds or holdout):
+        raise click.UsageError("--leave-out takes the place of --folds and --holdout: give one")
     if inner_folds and not choices:
         raise click.UsageError("--inner-folds is for --tune: add values to try, or leave it out")
     if baselines and no_baselines:
@@ -170,7 +179,8 @@ def compare(
         baselines=[] if no_baselines else baselines or BASELINES,
         datasets=datasets,
         seeds=seeds,
-        folds=None if holdout else folds or 5,
+        folds=None if holdout or leave_out is not None else folds or 5,
+        leave_out=leave_out,
         repeats=repeats,
         settings=settings,
         tune=parse_choices(choices, option="--tune"),

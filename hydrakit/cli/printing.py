@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hydrakit.runs.dry_run import DryRun
     from hydrakit.runs.evaluate import EvaluationResult
     from hydrakit.runs.rundir import RunDir
-    from hydrakit.stats.comparison import Comparison
+    from hydrakit.stats.comparison import Comparison, LeaveOut
 
 
 NARROWEST = 40  # characters of a line; a smaller value of $COLUMNS is a mistake
@@ -312,6 +312,8 @@ def print_comparison(comparison: Comparison) -> None:
     columns = ["strategy", f"#val {figure}", f"#test {figure}", interval]
     columns += [*(["#R2"] if errors else []), "#cells", "#seconds"]
     scheme = "one 8-1-1 split" if comparison.folds is None else f"{comparison.folds} folds"
+    if comparison.leave_out is not None:
+        scheme = comparison.scheme
     repeats = f", {comparison.repeats} repeats" if comparison.repeats > 1 else ""
     seeds = f"{comparison.seeds} seed{'s' if comparison.seeds > 1 else ''}"
     what = comparison.figure
@@ -334,6 +336,8 @@ def print_comparison(comparison: Comparison) -> None:
         against = f"{comparison.pairs[0].strategy} against"
         columns = [against, "#difference", interval, "#p", "#p (Holm)", "verdict"]
         print_table(columns, pairs)
+    if comparison.leave_out is not None:
+        _print_left_out(comparison, comparison.leave_out)
     if comparison.subgroups:
         _print_subgroups(comparison)
     if comparison.label_aucs:
@@ -355,6 +359,29 @@ def print_comparison(comparison: Comparison) -> None:
             f"{comparison.used} of {comparison.wanted} cells are compared: the folds of the others "
             "lack a strategy."
         )
+
+
+def _print_left_out(comparison: Comparison, leave_out: LeaveOut) -> None:
+    """Print the figure of every strategy on each value that was left out of training."""
+    digits, figure = (".3g", "MAE") if comparison.measure == "mae" else (".3f", "AUC")
+    rows: list[Sequence[object]] = []
+    for each in leave_out.values:
+        counts = (f"{leave_out.subgroup} {each.value}", each.findings, each.patients)
+        figures = [
+            (
+                comparison.label(one.strategy),
+                f"{one.value:{digits}}",
+                f"{one.low:{digits}} to {one.high:{digits}}",
+            )
+            for one in each.strategies
+        ]
+        first, *others = figures or [("not finished", "", "")]
+        rows += [(*counts, *first), *(("", "", "", *other) for other in others)]
+    interval = f"{comparison.level:.0%} interval"
+    columns = ["left out", "#findings", "#patients", "strategy", f"#test {figure}", interval]
+    print_table(columns, rows, title=f"test {figure} of each value that was left out of training")
+    for note in leave_out.notes:
+        say(f"Note: {note}")
 
 
 def _print_subgroups(comparison: Comparison) -> None:

@@ -26,7 +26,7 @@ from hydrakit.plan.edit import (
     paths_without_rounds,
     refuse_fixed,
 )
-from hydrakit.plan.model import MAX_FOLDS, Fold, Plan, Split, load_plan
+from hydrakit.plan.model import MAX_FOLDS, Fold, LeftOut, Plan, Split, load_plan
 from hydrakit.plan.profiles import (
     PROFILES,
     RECOMMENDED_0_1,
@@ -45,7 +45,7 @@ from hydrakit.storage.lock import is_first_file
 from hydrakit.storage.records import read_record, writable, write_record
 
 FILE = "compare.json"
-FORMAT = 2  # latest of this file
+FORMAT = 3  # latest of this file
 MAX_CELLS = 10_000
 TUNING = ".tuning"  # suffix of the folder in which a cell is tuned
 WRITE_ELSEWHERE = "choose another folder with `--out`"
@@ -109,6 +109,10 @@ class Design(Frozen):
         datasets: Names of the datasets in the order of training; the last is the target.
         seeds: Number of seeds, from 0.
         folds: Number of folds; None for a single 8-1-1 split.
+        leave_out: Subgroup of the target whose values are left out of training and tested, one in
+            each fold, in place of folds of random patients; None for those.
+        left_out_values: Value of each fold; empty before the data has been read, where ``folds``
+            is None.
         repeats: Number of repeats of the cross-validation, each with different folds.
         settings: Further settings of the plans (`PlanSettings`), by name, without default values,
             so that equal designs have equal digests.
@@ -123,6 +127,8 @@ class Design(Frozen):
     datasets: Annotated[tuple[Name, ...], Field(min_length=1)]
     seeds: Annotated[int, Field(gt=0, le=MAX_CELLS)] = 1
     folds: Annotated[int, Field(ge=2, le=MAX_FOLDS)] | None = 5
+    leave_out: Text | None = None
+    left_out_values: tuple[Text, ...] = ()
     repeats: Annotated[int, Field(gt=0, le=MAX_CELLS)] = 1
     settings: dict[str, Any] = Field(default_factory=dict)
     tune: dict[str, Annotated[tuple[Any, ...], Field(min_length=2)]] = Field(default_factory=dict)
@@ -150,6 +156,15 @@ class Design(Frozen):
     def _check_design(self) -> Design:
         if len(set(self.all_strategies)) < len(self.all_strategies):
             raise ValueError("a strategy is named twice")
+        if self.leave_out is not None and self.repeats > 1:
+            raise ValueError(
+                "--leave-out tests the same findings in every repeat: leave out --repeats, and "
+                "use more --seeds"
+            )
+        if self.left_out_values and self.leave_out is None:
+            raise ValueError("'left_out_values' needs 'leave_out'")
+        if self.leave_out is not None and self.folds != (len(self.left_out_values) or None):
+            raise ValueError("with 'leave_out', each of the values is one fold")
         if self.folds is None and self.repeats > 1:
             raise ValueError("a single split cannot be repeated: choose a number of folds")
         cells = self.seeds * self.repeats * (self.folds or 1) * len(self.all_strategies)
@@ -173,6 +188,8 @@ class Design(Frozen):
     def digest(self) -> str:
         """SHA-256 of the datasets, folds and settings; it stays the same when cells are added."""
         fixed = self.model_dump(mode="json", include={"datasets", "folds", "settings"})
+        if self.leave_out is not None:  # its values are of the data, which is compared elsewhere
+            fixed |= {"folds": None, "leave_out": self.leave_out}
         fixed["settings"].pop("strangers", None)  # it changes no result
         profile = fixed["settings"].pop("profile", PlanSettings().profile)
         if not PROFILES[profile].same_values(RECOMMENDED_0_1):
@@ -200,7 +217,15 @@ class Design(Frozen):
         """The split of the target for a fold."""
         if self.folds is None:
             return TARGET_SPLIT
+        if self.leave_out is not None:
+            value = LeftOut(subgroup=self.leave_out, value=self.left_out_values[fold])
+            return Split(train=8, val=2, left_out=value)
         return Split(train=8, val=2, fold=Fold(index=fold, count=self.folds))
+
+    def with_values(self, values: Sequence[str]) -> Design:
+        """The design with the values of ``leave_out`` that the data has, each of them a fold."""
+        changes = {"left_out_values": tuple(values), "folds": len(values)}
+        return make_design(**{**dict(self), **changes})
 
     def plans(self, plugins: Plugins) -> dict[Cell, Plan]:
         """Make the plans of all cells: those of one strategy and fold differ only in their seeds.
@@ -273,7 +298,8 @@ class Design(Frozen):
         if not changes:
             return plan
         split = f"datasets.{self.target}.split"
-        refuse_fixed(changes, (*FIXED_PATHS, f"{split}.test", f"{split}.fold"), by="`compare`")
+        fixed = (f"{split}.{name}" for name in ("test", "fold", "left_out"))
+        refuse_fixed(changes, (*FIXED_PATHS, *fixed), by="`compare`")
         for path in paths_without_rounds(plan, changes):
             others = [
                 self._unchanged(replace(cell, strategy=name), plugins)
@@ -364,7 +390,8 @@ class Description(Frozen):
     """Content of ``compare.json``.
 
     Attributes:
-        format: Version of this format: 2 without a positive class.
+        format: Version of this format: 2 without a positive class, 3 where values of a subgroup
+            are left out.
         hydrakit: Version of hydrakit that wrote the file.
         digest: Digest of the design, equal for all cells in the folder.
         design: Design of the last command.
@@ -377,7 +404,7 @@ class Description(Frozen):
         threads: Number of CPU threads of each cell; None in older versions.
     """
 
-    format: Literal[1, 2] = 1
+    format: Literal[1, 2, 3] = 1
     hydrakit: Text
     digest: Text
     design: Design
@@ -484,6 +511,13 @@ class CompareDir:
                     "only strategies, plans, baselines, seeds and repeats can be added; for other "
                     "changes choose another folder with `--out`"
                 )
+            before, now = description.design.left_out_values, design.left_out_values
+            if now and before != now:
+                raise PlanError(
+                    f"{self.path}: left out the values {', '.join(before)} of "
+                    f"{design.leave_out!r}, and the data now has {', '.join(now)}: restore the "
+                    "data, or choose another folder with `--out`"
+                )
             for name, each in design.named_plans.items():
                 stored = self.plan_path(name)
                 if stored.is_file() and load_plan(stored) != each:
@@ -568,7 +602,8 @@ def _differing(before: Design, design: Design) -> str:
     old, new = (
         {
             "datasets": each.datasets,
-            "folds": each.folds,
+            "folds": None if each.leave_out else each.folds,
+            "leave-out": each.leave_out,
             "tune": each.tune,
             "inner-folds": each.inner_folds,
             **each.settings,

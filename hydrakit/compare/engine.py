@@ -24,6 +24,7 @@ from hydrakit.compare.scoring import (
 )
 from hydrakit.data.origin import DataOrigin, refuse_changed
 from hydrakit.data.quality.leakage import LeakageResult, check_leakage
+from hydrakit.data.quality.left_out import notes_on_cases, values_to_leave_out
 from hydrakit.errors import DataError, PlanError
 from hydrakit.hooks import DatasetAdapter, Launcher, LauncherFactory
 from hydrakit.models.build import check_builds, check_components, check_heads
@@ -122,6 +123,11 @@ def compare(
     context = context.changed(round_cache=compare_dir.rounds)
     plugins = context.plugins()
     chosen = positive_class(plugins.get(DatasetAdapter, design.target), positive)
+    notes: tuple[str, ...] = ()
+    if design.leave_out is not None:
+        compare_dir.check(design)
+        with using_cache(context.cache):
+            design, notes = _with_values(design, design.leave_out, context, plugins, callback)
     plans = design.plans(plugins)
     compare_dir.check(design)
     factory = plugins.get(LauncherFactory, context.launcher)
@@ -131,6 +137,9 @@ def compare(
     processes = launcher.processes(context, groups)
     with using_cache(context.cache):
         cases = _prepare(design, plans, context, plugins, positive=chosen, callback=callback)
+        cases = replace(cases, notes=(*notes, *cases.notes))
+        for text in cases.notes:
+            callback.noted(text)
         tuned = nested.check_tuning(design, plans, context, plugins, callback)
         cases = replace(cases, tuned={**cases.tuned, **tuned})
     assert context.threads is not None
@@ -159,6 +168,28 @@ def compare(
         )
         tracker.publish(comparison)
     return CompareResult(out, comparison, tracker.failures)
+
+
+def _with_values(
+    design: Design,
+    subgroup: str,
+    context: RunContext,
+    plugins: Plugins,
+    callback: CompareCallback,
+) -> tuple[Design, tuple[str, ...]]:
+    """The design with the values of its subgroup that are tested, and notes on all others.
+
+    Raises:
+        HydrakitError: The data cannot be read, or has no such subgroup, or too few values.
+    """
+    datasets, _ = _prepare_for({BASE: design.base(plugins)}, context, plugins, callback)
+    index = datasets.prepared[design.target].index
+    values, notes = values_to_leave_out(
+        [case for case in index.cases if case.label is not None],
+        subgroup,
+        datasets.adapters[design.target],
+    )
+    return design.with_values(values), notes
 
 
 def positive_class(adapter: DatasetAdapter, requested: str | None) -> str | None:
@@ -250,6 +281,14 @@ def _prepare(
         adapter=datasets.adapters[design.target],
         channels=channels,
     )
+    if design.leave_out is not None:
+        labelled = [
+            case for case in datasets.prepared[design.target].index.cases if case.label is not None
+        ]
+        notes = notes_on_cases(
+            labelled, leakage.units[design.target], design.leave_out, design.left_out_values
+        )
+        cases = replace(cases, notes=notes)
     return replace(cases, tuned=of_plans)
 
 
@@ -409,7 +448,7 @@ class CellTracker:
     def write(self) -> None:
         """Write ``compare.json``."""
         description = Description(
-            format=1 if self.cases.positive is not None else 2,
+            format=3 if self.design.leave_out else 2 if self.cases.positive is None else 1,
             hydrakit=version(),
             digest=self.design.digest,
             design=self.design,

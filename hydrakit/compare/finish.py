@@ -27,7 +27,7 @@ from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext, context_of
 from hydrakit.runs.model import ModelFiles, find_model, load_networks
 from hydrakit.runs.rundir import RunDir
-from hydrakit.stats.comparison import Comparison
+from hydrakit.stats.comparison import FORMAT, Comparison
 from hydrakit.stats.decisions import fit_decision
 from hydrakit.stats.findings import mean_score
 from hydrakit.storage.files import copy
@@ -267,7 +267,8 @@ def _comparison(cells: StrategyCells) -> Comparison | None:
     path = cells.compare_dir.comparison_path
     if not path.is_file():
         return None
-    comparison = read_record(path, Comparison, remedy="run the `hydrakit compare` command again")
+    remedy = "run the `hydrakit compare` command again"
+    comparison = read_record(path, Comparison, remedy=remedy, latest=FORMAT)
     return comparison if comparison.digest == cells.description.digest else None
 
 
@@ -277,12 +278,13 @@ def _expected(cells: StrategyCells, reason: str) -> dict[str, ExpectedFigure]:
     if comparison is None:
         return {}
     for each in comparison.strategies:
-        if each.name == cells.strategy:
+        if each.name == cells.strategy and each.quality is not None:
+            metric, value, low, high = each.quality
             figure = ExpectedFigure(
-                metric="AUC",
-                value=each.auc,
-                low=each.low,
-                high=each.high,
+                metric=metric,
+                value=value,
+                low=low,
+                high=high,
                 findings=len(comparison.findings),
                 source="folds",
                 reason=reason,
@@ -428,10 +430,13 @@ def _retrain(
     if context.data is None:
         roots = {name: Path(path) for name, path in first.environment().get("roots", {}).items()}
         context = context.changed(roots={**roots, **context.roots})
-    folds = cells.description.design.folds
-    part = f"{folds - 1} of {folds} folds" if folds else "a part"
+    design = cells.description.design
+    part = f"{design.folds - 1} of {design.folds} folds" if design.folds else "a part"
+    part += " of the cases"
+    if design.leave_out is not None:
+        part = f"the cases of all values of {design.leave_out} but one"
     reason = (
-        f"An estimate by cross-validation: the same plan was trained on {part} of the cases and "
+        f"An estimate by cross-validation: the same plan was trained on {part} and "
         "tested on the others. This model was trained on all cases, which is usually at least as "
         "good, and no test case is left to measure it."
     )

@@ -50,8 +50,9 @@ def plan_of_cell(name: str, plan: Plan, base: Plan, *, seed: int, plugins: Plugi
     split, ours = known[plan.target].split, base.dataset(base.target).split
     if split.model_copy(update={"used": 1.0}) == TARGET_SPLIT:  # the default: it states no wish
         split = ours.model_copy(update={"used": split.used})
-    elif ours.fold is not None:
-        split = split.model_copy(update={"test": 0.0, "fold": ours.fold})
+    elif ours.fold is not None or ours.left_out is not None:
+        tested = {"test": 0.0, "fold": ours.fold, "left_out": ours.left_out}
+        split = split.model_copy(update=tested)
     datasets = (known.get(each.name, each) for each in base.datasets)
     content = {
         **dict(plan),

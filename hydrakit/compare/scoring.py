@@ -25,6 +25,7 @@ from hydrakit.stats.comparison import (
     ComparedPlan,
     Comparison,
     EpochTrace,
+    LeaveOut,
     StrategyPair,
     StrategyResult,
 )
@@ -57,6 +58,7 @@ class ScoredCases:
         origins: What the cells must be computed from, by dataset; splits are of the first cell.
         channels: Number of channels of the network's images.
         tuned: The same for tuned cells (`hydrakit.compare.nested.check_tuning`).
+        notes: Sentences about findings that are not tested, where values are left out.
     """
 
     positive: str | None
@@ -68,6 +70,7 @@ class ScoredCases:
     tuned: Origins = field(default_factory=dict)
     task: Task = "classification"
     classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def measure(self) -> Measure:
@@ -195,12 +198,12 @@ def compare_cells(
     cells_of = {
         name: [cell for cell in used if cell.strategy == name] for name in design.all_strategies
     }
-    scored = _scored(compare_dir, cells_of, cases)
+    scored = _scored(compare_dir, cells_of, cases, whole_patients=design.leave_out is None)
     first = scored.one
     pairs = _pairs(scored.differences(), baselines, scored.second_differences())
     positives = int((first.labels == 1).sum()) if cases.measure == "AUC" else 0
     return Comparison(
-        format=1 if cases.measure == "AUC" else 2,
+        format=3 if design.leave_out else 1 if cases.measure == "AUC" else 2,
         hydrakit=version(),
         digest=design.digest,
         datasets=design.datasets,
@@ -240,15 +243,34 @@ def compare_cells(
             for name, each in cells_of.items()
             if (trace := _trace(name, [RunDir(compare_dir.cell(cell)) for cell in each]))
         ),
-        subgroups=scored.subgroups(cases.subgroups),
+        subgroups=tuple(
+            each for each in scored.subgroups(cases.subgroups) if each.name != design.leave_out
+        ),
         label_aucs=scored.label_aucs(),
+        leave_out=None
+        if design.leave_out is None
+        else LeaveOut(
+            subgroup=design.leave_out,
+            values=scored.by_fold(design.left_out_values),
+            notes=cases.notes,
+        ),
     )
 
 
 def _scored(
-    compare_dir: CompareDir, cells_of: Mapping[str, Sequence[Cell]], cases: ScoredCases
+    compare_dir: CompareDir,
+    cells_of: Mapping[str, Sequence[Cell]],
+    cases: ScoredCases,
+    *,
+    whole_patients: bool,
 ) -> ScoredStrategies:
     """Test scores of all strategies.
+
+    Args:
+        compare_dir: Folder of the comparison.
+        cells_of: Cells of each strategy.
+        cases: Cases of the target.
+        whole_patients: Whether a pass tests all findings of a patient in one fold.
 
     Raises:
         DataError: Cells contradict one another, or the findings give no figure.
@@ -258,14 +280,22 @@ def _scored(
         return {name: _rows(compare_dir, each, cases, output) for name, each in cells_of.items()}
 
     if cases.measure == "AUC":
-        tables = {name: gather(rows) for name, rows in rows_of(cases.positive).items()}
+        of_class = rows_of(cases.positive)
+        tables = {n: gather(rows, whole_patients=whole_patients) for n, rows in of_class.items()}
         return ClassScores(tables, LEVEL)
     if cases.measure == "mae":
-        tables = {name: gather_findings(rows) for name, rows in rows_of(None).items()}
+        numbers = rows_of(None)
+        tables = {
+            name: gather_findings(rows, whole_patients=whole_patients)
+            for name, rows in numbers.items()
+        }
         return NumberScores(tables, LEVEL)
     return LabelScores(
         {
-            label: {name: gather_findings(rows) for name, rows in rows_of(label).items()}
+            label: {
+                name: gather_findings(rows, whole_patients=whole_patients)
+                for name, rows in rows_of(label).items()
+            }
             for label in cases.classes
         },
         LEVEL,

@@ -418,6 +418,9 @@ def _claim_answers(content: CardContent) -> Iterator[tuple[int, str]]:
             for share in [getattr(plan.dataset(content.target).split, name)]
             if share
         )
+        left_out = plan.dataset(content.target).split.left_out
+        if left_out is not None:
+            shares += f", test: {left_out}, which training leaves out"
         yield 10, _selection(plan)
         yield (
             19,

@@ -19,7 +19,7 @@ from hydrakit.hooks import Task
 from hydrakit.runs.expected import expected_figures, figures_of
 from hydrakit.runs.rundir import RunDir
 from hydrakit.schema import Frozen, Name, PathText, Text
-from hydrakit.stats.comparison import Comparison, StrategyResult
+from hydrakit.stats.comparison import FORMAT, Comparison, StrategyResult
 from hydrakit.storage.files import MAX_DEPTH, reason
 from hydrakit.storage.records import read_record
 from hydrakit.weights.description import ExpectedFigure, read_model_description
@@ -322,20 +322,29 @@ def _figures_of_comparison(compare_dir: CompareDir) -> dict[str, ExpectedFigure]
         compare_dir.comparison_path,
         Comparison,
         remedy="delete it and run the same `hydrakit compare` command again",
+        latest=FORMAT,
     )
-    return {each.name: _strategy_figure(comparison, each) for each in comparison.strategies}
+    figures = {each.name: _strategy_figure(comparison, each) for each in comparison.strategies}
+    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
-def _strategy_figure(comparison: Comparison, strategy: StrategyResult) -> ExpectedFigure:
+def _strategy_figure(comparison: Comparison, strategy: StrategyResult) -> ExpectedFigure | None:
+    """The figure of a strategy; None if it has none."""
+    if strategy.quality is None:
+        return None
+    metric, value, low, high = strategy.quality
     single = comparison.folds is None
+    tested = "splits" if single else "folds"
+    if comparison.leave_out is not None:
+        tested += f" (each {comparison.leave_out.subgroup} left out of training in turn)"
     return ExpectedFigure(
-        metric="AUC",
-        value=strategy.auc,
-        low=strategy.low,
-        high=strategy.high,
+        metric=metric,
+        value=value,
+        low=low,
+        high=high,
         findings=len(comparison.findings),
         source="test" if single else "folds",
-        reason=f"mean of the test {'splits' if single else 'folds'} of {strategy.cells} cells",
+        reason=f"mean of the test {tested} of {strategy.cells} cells",
     )
 
 

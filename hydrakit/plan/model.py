@@ -38,6 +38,7 @@ from hydrakit.schema import (
     Name,
     OptionText,
     Seed,
+    Text,
     VersionedName,
     first_fault,
 )
@@ -74,14 +75,27 @@ class Fold(Frozen):
         return self
 
 
+class LeftOut(Frozen):
+    """A value of a subgroup that is left out of training: scanner ``Skyra``."""
+
+    subgroup: Text
+    value: Text
+
+    def __str__(self) -> str:
+        """Text such as ``scanner 'Skyra'``."""
+        return f"{self.subgroup} {self.value!r}"
+
+
 class Split(Frozen):
     """Shares of a dataset's cases for training, validation and test.
 
     Attributes:
         train: Share of the training split, relative to ``val`` and ``test``.
         val: Share of the validation split.
-        test: Share of the test split; 0 if ``fold`` is given.
+        test: Share of the test split; 0 if ``fold`` or ``left_out`` is given.
         fold: Fold that is the test split; training and validation share the other cases.
+        left_out: Value of a subgroup whose findings are the test split; training and validation
+            share the cases of other patients (`hydrakit.data.quality.left_out`).
         used: Share of the patients outside the test split to use; 1 uses all. The test split does
             not depend on it.
         inner: Fold of the cases outside the test split that takes the place of the test split, for
@@ -94,6 +108,7 @@ class Split(Frozen):
     val: PositiveFloat
     test: NonNegativeFloat = 0.0
     fold: Fold | None = None
+    left_out: LeftOut | None = None
     used: Annotated[float, Field(gt=0, le=1)] = 1.0
     inner: Fold | None = None
     final: bool = False
@@ -102,10 +117,12 @@ class Split(Frozen):
     def _check_test(self) -> Self:
         if self.fold is not None and self.test > 0:
             raise ValueError("a split has a test share or a fold, not both")
+        if self.left_out is not None and (self.fold is not None or self.test > 0):
+            raise ValueError("a split with 'left_out' has no test share and no fold")
         if self.inner is not None and not self.tests:
             raise ValueError("an inner fold needs a test split: a test share or a fold")
         if self.final and (self.tests or self.used < 1):
-            raise ValueError("a final split uses all cases: it has no test share, fold or 'used'")
+            raise ValueError("a final split uses all cases: it has no test split and no 'used'")
         return self
 
     @model_serializer(mode="wrap")
@@ -114,8 +131,9 @@ class Split(Frozen):
         content: dict[str, Any] = serialise(self)
         if self.used == 1:
             content.pop("used", None)
-        if self.inner is None:
-            content.pop("inner", None)
+        for name in ("inner", "left_out"):
+            if getattr(self, name) is None:
+                content.pop(name, None)
         if not self.final:
             content.pop("final", None)
         return content
@@ -123,7 +141,7 @@ class Split(Frozen):
     @property
     def tests(self) -> bool:
         """Whether there is a test split."""
-        return self.test > 0 or self.fold is not None
+        return self.test > 0 or self.fold is not None or self.left_out is not None
 
 
 StoredScalar = OptionText | int | float | bool
@@ -421,6 +439,8 @@ class Plan(Frozen):
         for dataset in self.datasets:
             if dataset.split.final and dataset.name != self.target:
                 raise ValueError(f"{dataset.name!r} has a final split, and is not the target")
+            if dataset.split.left_out is not None and dataset.name != self.target:
+                raise ValueError(f"{dataset.name!r} has 'left_out', and is not the target")
         return self
 
     @model_serializer(mode="wrap")

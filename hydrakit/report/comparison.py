@@ -38,11 +38,11 @@ from hydrakit.storage.files import read_json, reason, write_atomic
 from hydrakit.storage.records import refuse_later
 
 if TYPE_CHECKING:
-    from hydrakit.stats.comparison import Comparison, StrategyPair, StrategyResult
+    from hydrakit.stats.comparison import Comparison, LeaveOut, StrategyPair, StrategyResult
 
 FILE = "comparison.json"
 DESIGN = "compare.json"
-DESIGN_FORMAT = 2  # latest of that file (`hydrakit.compare.design.FORMAT`)
+DESIGN_FORMAT = 3  # latest of that file (`hydrakit.compare.design.FORMAT`)
 MAX_SCORES = 2_000_000  # of all findings, strategies and passes; each takes 40 bytes of memory
 MAX_CELLS = 20  # a longer table of cells is collapsed
 
@@ -106,6 +106,11 @@ def build_comparison(folder: Path, *, plugins: Plugins | None = None) -> tuple[s
             else None,
             _differences(comparison),
         ),
+        *(
+            [section("Left-out values", _left_out(comparison, comparison.leave_out))]
+            if comparison.leave_out is not None
+            else []
+        ),
         *_test_results(comparison, counter),
         *(
             [section("Training", counter.html(comparison_figures.trace_figure(comparison)))]
@@ -140,6 +145,39 @@ def _test_results(comparison: Comparison, counter: FigureCounter) -> Iterator[Ht
         yield section("Labels", _labels(comparison))
 
 
+def _left_out(comparison: Comparison, leave_out: LeaveOut) -> Html:
+    """Figure of every strategy on each value that was left out of training."""
+    is_auc = comparison.measure == "AUC"
+    names = [comparison.label(each.name) for each in comparison.strategies]
+    rows = []
+    for each in leave_out.values:
+        positives = each.positives or 0
+        counts = (positives, each.findings - positives) if is_auc else (each.findings,)
+        figures = [
+            f"{_figure(one.value, comparison)} ({_ends(one.low, one.high, comparison)})"
+            for one in each.strategies
+        ]
+        cells = figures or ["not finished"] * len(names)
+        rows.append((each.value, *counts, each.patients, *cells))
+    headers = (
+        leave_out.subgroup,
+        *(("Positive findings", "Negative findings") if is_auc else ("Findings",)),
+        "Patients",
+        *names,
+    )
+    figure = "MAE" if comparison.measure == "mae" else "AUC"
+    caption = f"Test {figure} of each {leave_out.subgroup} ({comparison.level * 100:g} % CI)"
+    pooled = "findings" if comparison.measure == "mae" else "values, each with the same weight"
+    note = (
+        f"In each fold, the findings of one {leave_out.subgroup} were tested by networks that had "
+        "seen neither it nor its patients. The figures and the verdict of the strategies are over "
+        f"all {pooled}. Differences between values are not tested: values also differ in patients "
+        "and in training data. Nothing follows for values that the dataset does not have."
+    )
+    results = table(caption, headers, rows)
+    return join((results, bullet_list([note, *leave_out.notes])), "\n")
+
+
 def _labels(comparison: Comparison) -> Html:
     """AUC of each label for every strategy."""
     names = [comparison.label(each.name) for each in comparison.strategies]
@@ -172,12 +210,11 @@ def _verdict(comparison: Comparison) -> Html:
     headline, details = _headline(lines[0])
     verdict = element("p", element("b", headline), details, class_="verdict")
     others = bullet_list(lines[1:]) if lines[1:] else None
-    design = f"{comparison.folds}-fold cross-validation" if comparison.folds else "a single split"
     data = (
         f"Data: {comparison.counts(name=True)} of "
         f"{comparison.target}. Design: {count_of(comparison.seeds, 'seed')}, "
-        f"{count_of(comparison.repeats, 'repeat')} of {design}. The test labels were read "
-        f"{count_of(comparison.readings, 'time')}, always after model selection."
+        f"{count_of(comparison.repeats, 'repeat')} of {comparison.scheme}. The test labels were "
+        f"read {count_of(comparison.readings, 'time')}, always after model selection."
     )
     incomplete = None
     if comparison.used < comparison.wanted and not comparison.under_way:
@@ -363,7 +400,7 @@ def _cells(comparison: Comparison) -> Html:
     names = [each.name for each in comparison.strategies]
     rows = [
         (
-            f"seed {seed}, repeat {repeat}, fold {fold}",
+            f"seed {seed}, repeat {repeat}, {_fold(fold, comparison)}",
             *(_in_cell(cells[name].get((seed, repeat, fold)), comparison) for name in names),
         )
         for seed, repeat, fold in sorted({key for aucs in cells.values() for key in aucs})
@@ -377,6 +414,14 @@ def _cells(comparison: Comparison) -> Html:
         return aucs
     failures = bullet_list(f"{name}: {cause}" for name, cause in comparison.failed.items())
     return join((aucs, element("h3", "Failed cells"), failures), "\n")
+
+
+def _fold(fold: int, comparison: Comparison) -> str:
+    """A fold in words: its number, or the value that it left out."""
+    if comparison.leave_out is None:
+        return f"fold {fold}"
+    value = comparison.leave_out.values[fold].value
+    return f"fold {fold} ({comparison.leave_out.subgroup} {value})"
 
 
 def _in_cell(value: float | None, comparison: Comparison) -> str:
@@ -445,7 +490,10 @@ def repeat_command(folder: Path, comparison: Comparison, design: StoredDesign) -
     words += ["--baselines", ",".join(baselines)] if baselines else ["--no-baselines"]
     words += ["--datasets", ",".join(comparison.datasets), *as_options(design.settings)]
     words += ["--seeds", str(comparison.seeds)]
-    words += ["--folds", str(comparison.folds)] if comparison.folds else ["--holdout"]
+    if comparison.leave_out is not None:
+        words += ["--leave-out", comparison.leave_out.subgroup]
+    else:
+        words += ["--folds", str(comparison.folds)] if comparison.folds else ["--holdout"]
     words += ["--repeats", str(comparison.repeats)] if comparison.repeats > 1 else []
     for path, values in design.tune.items():
         words += ["--tune", f"{path}={','.join(map(_quoted, values))}"]

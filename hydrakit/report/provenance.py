@@ -200,6 +200,8 @@ def _split(dataset: Dataset) -> str:
     fold = dataset.split.fold
     if fold is not None:
         text += f", test: fold {fold.index} of 0 to {fold.count - 1}"
+    if dataset.split.left_out is not None:
+        text += f", test: {dataset.split.left_out}, which training leaves out"
     if dataset.split.used < 1:
         text += f"; {100 * dataset.split.used:g} % of the training and validation data used"
     return f"{text}; all cases of a patient are in one split"

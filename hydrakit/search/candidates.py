@@ -225,8 +225,8 @@ def refuse_fixed_choices(target: str, paths: Iterable[str], *, by: str, option: 
         PlanError: There is such a path.
     """
     split = f"datasets.{target}.split"
-    fixed = (*FIXED_PATHS, f"{split}.test", f"{split}.fold", f"{split}.inner")
-    refuse_fixed(paths, fixed, by=by, option=option)
+    parts = (f"{split}.{name}" for name in ("test", "fold", "left_out", "inner"))
+    refuse_fixed(paths, (*FIXED_PATHS, *parts), by=by, option=option)
 
 
 def with_values(plan: Plan, values: PlanValues, plugins: Plugins) -> Plan:

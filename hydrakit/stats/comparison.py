@@ -13,8 +13,11 @@ from hydrakit.stats.paired import Measure
 from hydrakit.stats.subgroups import ComparedSubgroup, SubgroupAuc
 from hydrakit.stats.verdict import VerdictKind
 
-FORMAT = 2
-"""Latest format of ``comparison.json``; 1 is written where the figure is the AUC of a class."""
+Metric = Literal["AUC", "R2"]
+
+FORMAT = 3
+"""Latest format of ``comparison.json``: 1 is written where the figure is the AUC of a class, 2 for
+other figures, 3 where folds are values of a subgroup."""
 
 
 MAE = "mean absolute error"
@@ -71,6 +74,13 @@ class StrategyResult(Frozen):
         value = self.mae if self.auc is None else self.auc
         assert value is not None
         return value
+
+    @property
+    def quality(self) -> tuple[Metric, float, float | None, float | None] | None:
+        """AUC or R2, of which 1 is perfect, with its interval; None where R2 has no value."""
+        if self.auc is not None:
+            return "AUC", self.auc, self.low, self.high
+        return None if self.r2 is None else ("R2", self.r2, self.r2_low, self.r2_high)
 
     @model_validator(mode="after")
     def _has_one_figure(self) -> Self:
@@ -187,6 +197,55 @@ class ComparedPlan(Frozen):
     differences: tuple[Text, ...] | None
 
 
+class ValueFigure(Frozen):
+    """Figure of a strategy on the findings of a value that was left out of its training.
+
+    Attributes:
+        strategy: Name of the strategy.
+        value: Mean over the seeds of the AUC, or mean absolute error.
+        low: Lower bound of its interval.
+        high: Upper bound of its interval.
+    """
+
+    strategy: Name
+    value: NonNegativeFloat
+    low: NonNegativeFloat
+    high: NonNegativeFloat
+
+
+class ValueResult(Frozen):
+    """Results on the findings of a value of a subgroup that was left out of training.
+
+    Attributes:
+        value: The value, such as the name of a scanner.
+        findings: Number of tested findings.
+        positives: Number of positive ones; None where the figure is not the AUC of a class.
+        patients: Number of their patients.
+        strategies: Figure of each strategy, in the order of the comparison; empty where no cell of
+            the value is behind the results.
+    """
+
+    value: Text
+    findings: Number
+    positives: Number | None = None
+    patients: Number
+    strategies: tuple[ValueFigure, ...] = ()
+
+
+class LeaveOut(Frozen):
+    """Folds that are the values of a subgroup, each left out of training and tested.
+
+    Attributes:
+        subgroup: Name of the subgroup.
+        values: Results on each value; the first is that of fold 0.
+        notes: Sentences about findings and patients that are not tested, or not always trained on.
+    """
+
+    subgroup: Text
+    values: tuple[ValueResult, ...]
+    notes: tuple[Text, ...] = ()
+
+
 class Comparison(Frozen):
     """A comparison of strategies (``comparison.json``).
 
@@ -231,9 +290,10 @@ class Comparison(Frozen):
         tuned: What was chosen for each tuned cell behind the results.
         plans: Strategies that are plans from files, each with what it is.
         traces: Test figure of each strategy after every epoch, where the cells recorded it.
+        leave_out: What was left out of training; None where folds are of random patients.
     """
 
-    format: Literal[1, 2] = 1
+    format: Literal[1, 2, 3] = 1
     hydrakit: Text
     digest: Text
     datasets: tuple[Name, ...]
@@ -268,6 +328,7 @@ class Comparison(Frozen):
     tuned: tuple[TunedCell, ...] = ()
     plans: dict[Name, ComparedPlan] = Field(default_factory=dict)
     traces: tuple[EpochTrace, ...] = ()
+    leave_out: LeaveOut | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -305,6 +366,13 @@ class Comparison(Frozen):
     def figure(self) -> str:
         """Name of the figure that the strategies are compared by, for tables."""
         return {"AUC": "AUC", "mean AUC": "mean AUC of the labels", "mae": MAE}[self.measure]
+
+    @property
+    def scheme(self) -> str:
+        """How the cases were divided, in words."""
+        if self.leave_out is not None:
+            return f"each {self.leave_out.subgroup} left out in turn ({self.folds} folds)"
+        return f"{self.folds}-fold cross-validation" if self.folds else "a single split"
 
     def counts(self, *, name: bool = False) -> str:
         """Numbers of findings and patients, in words; with ``name``, also the positive class."""

@@ -104,28 +104,33 @@ def select_findings(table: ScoreTable, inside: NDArray[np.bool_]) -> ScoreTable:
     )
 
 
-def gather(rows: Iterable[Row]) -> ScoreTable:
+def gather(rows: Iterable[Row], *, whole_patients: bool = True) -> ScoreTable:
     """Collect the rows of all cells of one strategy into a table, one score per finding and cell.
 
     The score of a finding is the mean of the scores of its images in a cell.
 
+    Args:
+        rows: The rows.
+        whole_patients: Whether a pass must test all findings of a patient in one fold; otherwise
+            all images of a finding.
+
     Raises:
         DataError: There is no row; a score is not finite; a finding has two labels, two patients,
-            or two folds in one repeat; a patient is in two folds of one repeat; or no cell tested
-            both classes.
+            or two folds in one repeat; a patient (or a finding) is in two folds of one repeat; or
+            no cell tested both classes.
     """
     rows = list(rows)
     for row in rows:
         if row.label not in (0, 1):
             raise DataError(f"finding {row.finding!r}: a label is 0 or 1, not {row.label!r}")
-    table = gather_findings(rows)
+    table = gather_findings(rows, whole_patients=whole_patients)
     table = replace(table, labels=table.labels.astype(np.intp))
     if not table.cells:
         raise DataError("no fold has test findings of both classes, so that there is no AUC")
     return table
 
 
-def gather_findings(rows: Sequence[Row]) -> ScoreTable:
+def gather_findings(rows: Sequence[Row], *, whole_patients: bool = True) -> ScoreTable:
     """Collect rows as `gather` does, of findings with any numbers as labels.
 
     Raises:
@@ -133,7 +138,7 @@ def gather_findings(rows: Sequence[Row]) -> ScoreTable:
     """
     if not rows:
         raise DataError("there are no test predictions to compare")
-    _check_consistent(rows)
+    _check_consistent(rows, whole_patients=whole_patients)
     names = sorted({row.finding for row in rows})
     passes = sorted({(row.seed, row.repeat) for row in rows})
     column_of = {name: column for column, name in enumerate(names)}
@@ -164,7 +169,7 @@ def gather_findings(rows: Sequence[Row]) -> ScoreTable:
     )
 
 
-def _check_consistent(rows: Sequence[Row]) -> None:
+def _check_consistent(rows: Sequence[Row], *, whole_patients: bool) -> None:
     """Refuse rows that contradict one another."""
     first_value: dict[tuple[object, ...], object] = {}
     for row in rows:
@@ -173,10 +178,11 @@ def _check_consistent(rows: Sequence[Row]) -> None:
         if row.fold < 0:
             raise DataError(f"finding {row.finding!r}: a fold is 0 or more, not {row.fold}")
         of_pass = row.seed, row.repeat
+        kind, whole = ("patient", row.patient) if whole_patients else ("finding", row.finding)
         for key, value, text in (
             (("label", row.finding), row.label, f"finding {row.finding!r} has the labels"),
             (("patient", row.finding), row.patient, f"finding {row.finding!r} has the patients"),
-            (("fold", row.patient, of_pass), row.fold, f"patient {row.patient!r} is in the folds"),
+            (("fold", whole, of_pass), row.fold, f"{kind} {whole!r} is in the folds"),
         ):
             if first_value.setdefault(key, value) != value:
                 raise DataError(f"{text} {first_value[key]!r} and {value!r}: only one is possible")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hydrakit.errors import DataError
-from hydrakit.stats.comparison import LabelAuc
+from hydrakit.stats.comparison import LabelAuc, ValueFigure, ValueResult
 from hydrakit.stats.findings import Subgroups
 from hydrakit.stats.intervals import mean_auc
 from hydrakit.stats.metrics import auc, mean_absolute_error
@@ -25,7 +26,7 @@ from hydrakit.stats.patient_parts import (
     label_parts,
     r2_parts,
 )
-from hydrakit.stats.score_table import ScoreTable
+from hydrakit.stats.score_table import ScoreTable, select_findings
 from hydrakit.stats.subgroups import ComparedSubgroup, auc_in_subgroup, subgroups_of
 
 Pair = tuple[str, str]
@@ -50,6 +51,56 @@ class ScoredStrategies(ABC):
     @abstractmethod
     def figures(self, name: str) -> dict[str, Any]:
         """Values of a strategy's `hydrakit.stats.comparison.StrategyResult`."""
+
+    @abstractmethod
+    def within(self, inside: NDArray[np.bool_]) -> ScoredStrategies:
+        """The scores of some findings.
+
+        Args:
+            inside: Mask of the findings of `one`, ``(findings,)``.
+
+        Raises:
+            DataError: They give no figure.
+        """
+
+    def by_fold(self, values: Sequence[str]) -> tuple[ValueResult, ...]:
+        """Figures of each fold, which is the same in all passes and tests one value of a subgroup.
+
+        Args:
+            values: Value of each fold.
+        """
+        fold_of = self.one.folds.max(axis=0)
+        results = []
+        for fold, value in enumerate(values):
+            inside = fold_of == fold
+            if not inside.any():  # no finished cell
+                results.append(ValueResult(value=value, findings=0, patients=0))
+                continue
+            part = self.within(inside)
+            figures = ((name, part.figures(name)) for name in part.names)
+            results.append(
+                ValueResult(
+                    value=value,
+                    findings=int(inside.sum()),
+                    positives=part.positives,
+                    patients=len(np.unique(part.one.patients)),
+                    strategies=tuple(
+                        ValueFigure(
+                            strategy=name,
+                            value=of["mae"] if "mae" in of else of["auc"],
+                            low=of["low"],
+                            high=of["high"],
+                        )
+                        for name, of in figures
+                    ),
+                )
+            )
+        return tuple(results)
+
+    @property
+    def positives(self) -> int | None:
+        """Number of positive findings; None where the figure is not the AUC of a class."""
+        return None
 
     @abstractmethod
     def compared(self, first: str, second: str) -> PairedDifference:
@@ -107,6 +158,15 @@ class ClassScores(ScoredStrategies):
             **_scores_of(self.tables[name]),
         }
 
+    def within(self, inside: NDArray[np.bool_]) -> ClassScores:
+        """The scores of some findings."""
+        return replace(self, tables=_selected(self.tables, inside))
+
+    @property
+    def positives(self) -> int:
+        """Number of positive findings."""
+        return int(self.one.positive.sum())
+
     def compared(self, first: str, second: str) -> PairedDifference:
         """Difference of the mean AUCs."""
         return compare(self.tables[first], self.tables[second], level=self.level)
@@ -161,6 +221,10 @@ class NumberScores(ScoredStrategies):
             **r2,
             **_scores_of(table),
         }
+
+    def within(self, inside: NDArray[np.bool_]) -> NumberScores:
+        """The scores of some findings."""
+        return replace(self, tables=_selected(self.tables, inside))
 
     def compared(self, first: str, second: str) -> PairedDifference:
         """Difference of the mean absolute errors."""
@@ -240,6 +304,11 @@ class LabelScores(ScoredStrategies):
             "mean_scores": (),
         }
 
+    def within(self, inside: NDArray[np.bool_]) -> LabelScores:
+        """The scores of some findings."""
+        by_label = {name: _selected(tables, inside) for name, tables in self.by_label.items()}
+        return replace(self, by_label=by_label)
+
     def compared(self, first: str, second: str) -> PairedDifference:
         """Difference of the mean AUCs of the labels."""
         return compare_labels(self._tables(first), self._tables(second), level=self.level)
@@ -259,6 +328,21 @@ class LabelScores(ScoredStrategies):
             )
             for label, tables in self.by_label.items()
         )
+
+
+def _selected(tables: Mapping[str, ScoreTable], inside: NDArray[np.bool_]) -> dict[str, ScoreTable]:
+    """Scores of some findings, in the passes that tested any of them."""
+    selected = {}
+    for name, table in tables.items():
+        part = select_findings(table, inside)
+        used = np.flatnonzero((part.folds >= 0).any(axis=1))
+        selected[name] = replace(
+            part,
+            passes=tuple(part.passes[number] for number in used),
+            scores=part.scores[used],
+            folds=part.folds[used],
+        )
+    return selected
 
 
 def _has_all_passes(table: ScoreTable) -> bool:

@@ -34,6 +34,7 @@ from hydrakit.data.quality.duplicates import (
     find_conflicts,
     find_duplicates,
 )
+from hydrakit.data.quality.left_out import has_value, parts_without
 from hydrakit.data.quality.shortcuts import find_shortcuts
 from hydrakit.data.quality.split import RESERVED, UNUSED, split_cases
 from hydrakit.data.read import class_names
@@ -76,7 +77,8 @@ class LeakageResult:
             ``withheld`` (a support's case that belongs to the target's test split), ``dropped`` (a
             copy), ``conflicting`` (dropped, because a copy has another label), ``unused`` (if the
             plan uses a share of the dataset), or ``reserved`` (the test split, if an inner fold
-            takes its place; a support's case that belongs to it is withheld too).
+            takes its place; and what is neither tested nor trained on while a value of a subgroup
+            is left out; a support's case that belongs to either is withheld too).
         units: Name of the unit (patient, group or copies) of each case, by dataset and key.
         copies: Enough pairs to join all copies into their groups.
         copied: Number of cases in groups of copies, by dataset.
@@ -159,11 +161,15 @@ def assign_splits(
     datasets, cases = [row.dataset for row in rows], [row.case for row in rows]
     names = unit_names(datasets, cases, adapters, duplicates if copies == "group" else ())
 
+    left_out = next((each.left_out for each in splits.values() if each.left_out), None)
     unit_splits: dict[str, str] = {}  # the split of each unit in the datasets before
     assigned: dict[str, dict[str, str]] = {name: {} for name in prepared}
     for name in prepared:
         members = [i for i, row in enumerate(rows) if row.dataset == name]
         withheld = {i for i in members if unit_splits.get(names[i]) in ("test", RESERVED)}
+        own = splits[name].left_out
+        if left_out is not None and own is None:
+            withheld |= {i for i in members if has_value(rows[i].case, left_out)}
         for i in members:
             status = CONFLICTING if i in out else DROPPED if i in dropped else WITHHELD
             assigned[name][rows[i].case.key] = status
@@ -256,8 +262,10 @@ def _split(
     if not cases:
         raise DataError(
             f"{adapter.name}: every case belongs to a patient or an image of the target's test "
-            "split: leave this dataset out"
+            "split, or has the value that is left out of training: leave this dataset out"
         )
+    if split.left_out is not None:
+        return _split_without(cases, names, adapter, fixed=fixed, split=split, seed=seed)
     labels = [case.label for case in cases if case.label is not None]
     return split_cases(
         strata(labels, adapter.task, adapter.classes),
@@ -269,6 +277,47 @@ def _split(
         dataset=adapter.name,
         fixed=fixed,
     )
+
+
+def _split_without(
+    cases: Sequence[PreparedCase],
+    names: Sequence[str],
+    adapter: DatasetAdapter,
+    *,
+    fixed: Sequence[str | None],
+    split: Split,
+    seed: int,
+) -> list[str]:
+    """Split as `_split` does, with a value of a subgroup left out of training."""
+    assert split.left_out is not None
+    if any(fixed):
+        raise DataError(
+            f"{adapter.name}: some cases have their split from the dataset or another one of this "
+            f"run, so that {split.left_out} cannot be left out: use `--holdout`"
+        )
+    parts = parts_without(cases, names, split.left_out, adapter)
+    learning = [i for i, part in enumerate(parts) if part is None]
+    if not learning:
+        raise DataError(
+            f"{adapter.name}: no case is left to train on without {split.left_out} and its "
+            "patients: leave out another value"
+        )
+    try:
+        others = _split(
+            [cases[i] for i in learning],
+            [names[i] for i in learning],
+            adapter,
+            fixed=[None] * len(learning),
+            split=split.model_copy(update={"left_out": None}),
+            seed=seed,
+        )
+    except DataError as error:
+        raise DataError(f"{error} (without {split.left_out} and its patients)") from None
+    tested = "test" if split.inner is None else RESERVED
+    splits = [RESERVED if part is not None and part != "test" else tested for part in parts]
+    for i, part in zip(learning, others, strict=True):
+        splits[i] = part
+    return splits
 
 
 def unit_names(
