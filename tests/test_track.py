@@ -34,6 +34,7 @@ from hydrakit.observers.trackers import (
 )
 from hydrakit.plan import Round
 from hydrakit.plan.results import EpochRecord, RoundResult
+from hydrakit.plugins import load_plugins
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.rundir import RunDir
@@ -458,6 +459,8 @@ def test_a_missing_tracker_is_told_before_anything_is_trained(
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     install = f"pip install 'hydrakit-imaging[{kind}]'"
     refused(lambda: runner(PLAN, trackers=[kind], plugins=PLUGINS), "is not installed", install)
+    context = RunContext(trackers=(kind,))
+    refused(lambda: trackers_of(context, load_plugins()), f"--track {kind}: ", install)
     refused(lambda: runner(PLAN, trackers=[f"{kind}s"], plugins=PLUGINS), "did you mean", kind)
     assert not (runner.folder / "run").exists()
 

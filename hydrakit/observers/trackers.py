@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -23,7 +23,7 @@ from filelock import FileLock
 from pydantic import BaseModel
 
 from hydrakit.errors import HydrakitError, PlanError, one_line
-from hydrakit.hooks import OptionValue, TrackedRun, Tracker, TrackerFactory, hookimpl
+from hydrakit.hooks import TrackedRun, Tracker, TrackerFactory, hookimpl
 from hydrakit.plugins.guard import describe_error
 from hydrakit.plugins.options import option_fields, parse_options
 from hydrakit.rounds import Hyperparameters
@@ -60,13 +60,11 @@ class TensorBoard:
         options: Options of the tracker.
 
     Raises:
-        PlanError: ``to`` is not a folder.
+        PlanError: TensorBoard is not installed, or ``to`` is not a folder.
     """
 
     def __init__(self, options: TensorBoardOptions) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer_of: Any = SummaryWriter
+        self._writer_of = _installed("torch.utils.tensorboard", "tensorboard").SummaryWriter
         self._to = _folder_of(options.to, "tensorboard") if options.to else None
         self._run: TrackedRun | None = None
 
@@ -132,7 +130,7 @@ class MLflow:
         options: Options of the tracker.
 
     Raises:
-        PlanError: ``to`` is a file.
+        PlanError: MLflow is not installed, or ``to`` is a file.
     """
 
     def __init__(self, options: MLflowOptions) -> None:
@@ -140,7 +138,7 @@ class MLflow:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         # By default MLflow waits for minutes for a server that does not answer.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        self._mlflow: Any = import_module("mlflow")
+        self._mlflow = _installed("mlflow", "mlflow")
         self._uri = self._chosen(options.to)
         file = self._uri.removeprefix(SQLITE).split("?")[0]
         self._file = Path(file) if self._uri.startswith(SQLITE) else None
@@ -239,6 +237,17 @@ class MLflow:
             self._client.set_terminated(self._id, status="FAILED" if failed else "FINISHED")
 
 
+def _installed(module: str, tracker: str) -> Any:
+    """Import the package of a tracker."""
+    try:
+        return import_module(module)
+    except ImportError:
+        raise PlanError(
+            f"--track {tracker}: {tracker} is not installed: "
+            f"`pip install 'hydrakit-imaging[{tracker}]'`"
+        ) from None
+
+
 def _folder_of(to: str, tracker: str) -> Path:
     """The folder of a store; an empty text is the working folder."""
     folder = Path(to).resolve()
@@ -320,24 +329,13 @@ def trackers_of(
         raise PlanError(f"--track-to {context.track_to}: {why}")
     return [
         TrackerCallback(
-            _build(each, {"to": to} if to and each.name in with_store else {}),
+            each.build(parse_options(each, {"to": to} if to and each.name in with_store else {})),
             folder,
             name=each.name,
             group=group,
         )
         for each in factories
     ]
-
-
-def _build(factory: TrackerFactory, options: Mapping[str, OptionValue]) -> Tracker:
-    name = factory.name
-    try:
-        tracker: Tracker = factory.build(parse_options(factory, options))
-    except ImportError:
-        raise PlanError(
-            f"--track {name}: {name} is not installed: `pip install 'hydrakit-imaging[{name}]'`"
-        ) from None
-    return tracker
 
 
 class TrackerCallback(RunCallback):
