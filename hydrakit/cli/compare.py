@@ -111,6 +111,11 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="Launcher that starts the processes: local, or one of a plugin.",
 )
+@click.option(
+    "--trace-test",
+    is_flag=True,
+    help="Also evaluate the test split after every epoch, only for a figure of all strategies.",
+)
 @params.running_options
 @params.as_json
 @click.pass_context

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from hydrakit.compare.named_plans import described, plan_of_cell, refuse_strategy_names
 from hydrakit.data.origin import DataOrigin
-from hydrakit.errors import DataError, PlanError, one_line, unknown
+from hydrakit.errors import DataError, PlanError, command_line, one_line, unknown
 from hydrakit.hooks import SequenceStrategy
 from hydrakit.names import is_name
 from hydrakit.plan.edit import (
@@ -544,7 +544,7 @@ class CompareDir:
         if not file and not stored.is_file():
             raise PlanError(
                 f"--plan {name}: {self.path} has no plan of this name: name its file, as in "
-                f"`--plan {name}=FILE`"
+                f"`{command_line('--plan', f'{name}=FILE')}`"
             )
         return name, load_plan(given)
 

@@ -107,57 +107,69 @@ def add_head(
             raise PlanError(f"{head}: was not trained on {body}: delete {rundir.path}, and repeat")
     results = rundir.results()
     assert results is not None
-    description = _description(model, len(networks), results)
+    fitting = _fitting(networks)
+    description = _description(model, len(networks), results, [*fitting, dataset])
     if out is None:
         # The first network's head comes last: only then the model has the head.
         for (body, _), head in reversed(list(zip(networks, trained, strict=True))):
             write_atomic(body.parent / HEADS / f"{dataset}.safetensors", head.read_bytes())
         description.write(model)
         return AddedHead(model, rundir)
-    left_out = _write_copy(networks, trained, dataset, out, description)
-    return AddedHead(out, rundir, left_out)
+    _write_copy(networks, trained, out, dataset=dataset, description=description, fitting=fitting)
+    left_out = (name for _, heads in networks for name in heads if name not in fitting)
+    return AddedHead(out, rundir, tuple(dict.fromkeys(left_out)))
+
+
+def _fitting(networks: Sequence[tuple[Path, dict[str, Path]]]) -> list[str]:
+    """Datasets whose heads belong to the bodies of all networks."""
+    digests = [read_body(body).digest for body, _ in networks]
+    return [
+        name
+        for name in networks[0][1]
+        if all(
+            name in heads and read_head(heads[name]).body == digest
+            for digest, (_, heads) in zip(digests, networks, strict=True)
+        )
+    ]
 
 
 def _write_copy(
     networks: Sequence[tuple[Path, dict[str, Path]]],
     trained: Sequence[Path],
-    dataset: str,
     out: Path,
+    *,
+    dataset: str,
     description: ModelDescription,
-) -> tuple[str, ...]:
+    fitting: Sequence[str],
+) -> None:
     """Write a model with a further head into a new folder, which appears complete or not at all.
 
-    Returns:
-        Datasets of the heads that were left out, since they belong to another body.
+    Of its own heads it gets those of ``fitting`` alone.
     """
     new = out.with_name(f".{out.name}.new")
     shutil.rmtree(new, ignore_errors=True)
-    left_out: dict[str, None] = {}
     for number, ((body, heads), head) in enumerate(zip(networks, trained, strict=True), start=1):
         folder = new if number == 1 else new / MEMBERS / str(number)
         (folder / HEADS).mkdir(parents=True)
         write_atomic(folder / BODY, body.read_bytes())
-        digest = read_body(body).digest
-        for name, path in heads.items():
-            if read_head(path).body == digest:
-                write_atomic(folder / HEADS / f"{name}.safetensors", path.read_bytes())
-            else:
-                left_out[name] = None
+        for name in fitting:
+            write_atomic(folder / HEADS / f"{name}.safetensors", heads[name].read_bytes())
         write_atomic(folder / HEADS / f"{dataset}.safetensors", head.read_bytes())
     description.write(new)
     new.rename(out)
-    return tuple(left_out)
 
 
-def _description(model: Path, networks: int, results: Results) -> ModelDescription:
-    """Description of a model with a further head, with its expected figure."""
+def _description(
+    model: Path, networks: int, results: Results, heads: Sequence[str]
+) -> ModelDescription:
+    """Description of a model with a further head, with the expected figures of its heads."""
     if is_model_folder(model):
         known = read_model_description(model)
         of_model = known.expected if known is not None else {}
     else:
         known, own = None, RunDir(model).results()
         assert own is not None
-        of_model = figures_of(own)
+        of_model = {name: each for name, each in figures_of(own).items() if name in heads}
         known = ModelDescription(
             hydrakit=version(),
             made_by="run",
