@@ -82,6 +82,7 @@ def run_cell(
     *,
     out: Path,
     expected: Mapping[str, DataOrigin],
+    group: str | None = None,
     callbacks: Sequence[RunCallback] = (),
     plugins: Plugins | None = None,
 ) -> RunDir:
@@ -92,13 +93,22 @@ def run_cell(
         context: Where and how to compute.
         out: Folder of the cell.
         expected: What the comparison or the search began with, by dataset.
+        group: Name of the comparison or the search, for trackers.
         callbacks: Callbacks for the events of the run.
         plugins: Plugins of this process; None loads the installed ones.
 
     Raises:
         HydrakitError: As in `run`; or a dataset is another.
     """
-    return _run(plan, context, out=out, callbacks=callbacks, plugins=plugins, expected=expected)
+    return _run(
+        plan,
+        context,
+        out=out,
+        callbacks=callbacks,
+        plugins=plugins,
+        expected=expected,
+        group=group,
+    )
 
 
 def _run(
@@ -109,6 +119,7 @@ def _run(
     callbacks: Sequence[RunCallback] = (),
     plugins: Plugins | None = None,
     expected: Mapping[str, DataOrigin],
+    group: str | None = None,
 ) -> RunDir:
     _require_plan(plan)
     out = out or default_out(plan)
@@ -116,7 +127,7 @@ def _run(
     log = RunLog(out)
     with context.active() as compute:
         plugins = plugins or context.plugins()
-        trackers = trackers_of(context, plugins)
+        trackers = trackers_of(context, plugins, group=group)
         report = [ReportWriter(plugins)] if plan.inner is None else []  # a search has many runs
         all_callbacks = Callbacks([log, *callbacks, *trackers, *report])
         session = _session(

@@ -601,7 +601,11 @@ class LauncherFactory(Factory):
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Records the metrics of a run during training."""
+    """Records the metrics of a run during training.
+
+    A tracker may also have ``describe(run)``, which gets a `TrackedRun` before `open`, and
+    ``attach(path)``, which gets the report of a finished run before `close`.
+    """
 
     def open(self, folder: Path) -> dict[str, set[int]]:
         """Start or continue the record of a run.
@@ -624,8 +628,31 @@ class Tracker(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrackedRun:
+    """A run as trackers see it.
+
+    Attributes:
+        key: Identifies the run in a store of many runs: unchanged when the run is resumed, and
+            another one for a new run in the same folder.
+        name: Name of the run's folder.
+        folder: The folder, absolute.
+        group: Name of the folder of the comparison or the search that the run is a part of.
+        parameters: The main values of the plan, each text of at most 500 characters.
+    """
+
+    key: str
+    name: str
+    folder: Path
+    group: str | None
+    parameters: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrackerFactory(Factory):
     """A service that records the metrics of runs.
+
+    Users choose the store with ``--track-to``, which sets the option ``to`` of trackers that have
+    it.
 
     Attributes:
         build: Function ``build(options)`` that returns a `Tracker`.

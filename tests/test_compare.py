@@ -723,6 +723,8 @@ def test_what_is_impossible_is_refused_at_once(tmp_path: Path) -> None:
     refused(lambda: run(design_of("hydra", "hidra"), out), "hidra", "hydra")
     refused(lambda: run(design_of("hydra", datasets=("alpha", "beto")), out), "beto", "beta")
     refused(lambda: run(design_of("hydra"), out, device="tpu"), "tpu")
+    refused(lambda: run(design_of("hydra"), out, trackers=("mlflo",)), "mlflo", "mlflow")
+    refused(lambda: run(design_of("hydra"), out, track_to="all"), "--track-to all", "--track")
     refused(lambda: run(design_of("hydra", folds=30), out), "alpha", "too few")
     assert not out.exists()
 

@@ -281,6 +281,7 @@ def test_a_file_gives_what_was_written(tmp_path: Path, monkeypatch: pytest.Monke
         checkpoint_interval=0.5,
         no_plugins=("mine",),
         trackers=("mlflow",),
+        track_to="sqlite:///all.db",
         launcher="cluster",
         jobs=7,
         trace_test=True,
@@ -298,6 +299,9 @@ def test_a_file_gives_what_was_written(tmp_path: Path, monkeypatch: pytest.Monke
     read = read_context(tmp_path / "context.json")
     assert read == context.resolved()
     assert read.root_of("liver") == tmp_path / "liver"
+    assert read.track_to == f"sqlite:///{tmp_path / 'all.db'}"
+    for given, absolute in (("t", str(tmp_path / "t")), ("http://host/x", "http://host/x")):
+        assert RunContext(track_to=given).resolved().track_to == absolute
     assert read.root_of("lung") == tmp_path / "data" / "lung"
     assert (read.cache, read.round_cache) == (tmp_path / "cache", tmp_path / "rounds")
     RunContext().write(tmp_path / "context.json")
@@ -387,6 +391,7 @@ def test_their_values_arrive(monkeypatch: pytest.MonkeyPatch, standin: Path) -> 
         *("--data", "d", "--root", "alpha=a", "--cache", "c", "--device", "cuda:1"),
         *("--precision", "float32", "--deterministic", "--compile", "--threads", "3"),
         *("--checkpoint-every", "7", "--track", "tensorboard", "--track", "mlflow"),
+        *("--track-to", "t"),
     ]
     plan = ["--datasets", "alpha,beta,alpha"]
     for arguments in (
@@ -418,6 +423,7 @@ def test_their_values_arrive(monkeypatch: pytest.MonkeyPatch, standin: Path) -> 
         threads=3,
         checkpoint_interval=7,
         trackers=("tensorboard", "mlflow"),
+        track_to="t",
     )
     run, compared, *searches = given
     assert run == same.changed(trace_test=True)

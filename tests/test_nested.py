@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from helpers import install_standin, plugins, refused, run_plan, tree, weights_of
+from helpers import StopError, install_standin, plugins, refused, run_plan, tree, weights_of
 from killing import Killing
 from lesions import write_lesions
 
 from hydrakit.cli import main
+from hydrakit.compare import nested
 from hydrakit.compare.design import Cell, CompareDir, Design, make_design
 from hydrakit.compare.engine import CompareCallback, compare
 from hydrakit.compare.finish import final_plan, find_cells, finish
@@ -24,7 +25,9 @@ from hydrakit.compare.nested import candidates_of
 from hydrakit.maintenance.clean import clean
 from hydrakit.maintenance.status import ComparisonStatus, status
 from hydrakit.maintenance.verify import verify
+from hydrakit.plan import Plan
 from hydrakit.plugins import load_plugins
+from hydrakit.runs.context import RunContext
 from hydrakit.runs.rundir import RunDir
 from hydrakit.search.candidates import CandidateTable, read_results, read_table, tune_values
 from hydrakit.stats.comparison import Comparison
@@ -116,6 +119,26 @@ def test_a_cell_chooses_what_tuning_by_hand_chooses(
     assert run.plan() == by_hand.plan
     alone = run_plan(by_hand.plan, tmp_path / "run", plugins=load_plugins(), threads=1, **places)
     assert weights_of(alone.path) == weights_of(run.path)
+
+
+def test_trackers_get_the_comparison_that_a_run_is_a_part_of(
+    finished: Path, places: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups: list[str | None] = []
+
+    def run_cell(plan: Plan, context: RunContext, *, group: str | None, **_: Any) -> None:
+        groups.append(group)
+        raise StopError
+
+    monkeypatch.setattr("hydrakit.engine.run_cell", run_cell)
+    copied = CompareDir(shutil.copytree(finished, tmp_path / "mine"))
+    chosen, context = cell("classical", 1), RunContext(**places)
+    plan = design_of("transfer", "classical").plan(chosen, load_plugins())
+    for _ in range(2):
+        with pytest.raises(StopError):
+            nested.run_cell(chosen, plan, copied, context)
+        shutil.rmtree(copied.tuning(chosen), ignore_errors=True)
+    assert groups == ["mine", "mine.tuning"]
 
 
 def test_choices_are_reported_and_inner_readings_do_not_count(finished: Path) -> None:

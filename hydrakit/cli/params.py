@@ -228,6 +228,12 @@ running_options = context_options(
         help="Also send the metrics of every epoch to this tracker: tensorboard, mlflow or a "
         "plugin's tracker; may be given several times.",
     ),
+    click.option(
+        "--track-to",
+        metavar="URI",
+        help="Store of the trackers: a folder or, for mlflow, also a URI.  [default: tensorboard "
+        "in the run's folder; mlflow in $MLFLOW_TRACKING_URI, else ./mlflow.db]",
+    ),
 )
 """All options of the run context, for commands that train."""
 

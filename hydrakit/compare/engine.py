@@ -28,6 +28,7 @@ from hydrakit.data.quality.left_out import notes_on_cases, values_to_leave_out
 from hydrakit.errors import DataError, PlanError
 from hydrakit.hooks import DatasetAdapter, Launcher, LauncherFactory
 from hydrakit.models.build import check_builds, check_components, check_heads
+from hydrakit.observers.trackers import trackers_of
 from hydrakit.plan.model import Plan
 from hydrakit.plugins.registry import Plugins
 from hydrakit.report import write_comparison_report
@@ -122,6 +123,7 @@ def compare(
     compare_dir = CompareDir(out.resolve())
     context = context.changed(round_cache=compare_dir.rounds)
     plugins = context.plugins()
+    trackers_of(context, plugins)  # refuses here what each cell would refuse
     chosen = positive_class(plugins.get(DatasetAdapter, design.target), positive)
     notes: tuple[str, ...] = ()
     if design.leave_out is not None:

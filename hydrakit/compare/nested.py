@@ -124,16 +124,16 @@ def run_cell(cell: Cell, plan: Plan, compare_dir: CompareDir, context: RunContex
         HydrakitError: The cell cannot be run.
     """
     description = compare_dir.description()
-    plugins = context.plugins()
+    plugins, group = context.plugins(), compare_dir.path.name
     candidates = candidates_of(description.design, plan, plugins)
     if not candidates:
         out = compare_dir.cell(cell)
         expected = description.tuned_data.get(data_key(plan), description.data)
-        return engine.run_cell(plan, context, out=out, expected=expected)
+        return engine.run_cell(plan, context, out=out, expected=expected, group=group)
     inner = context.changed(trace_test=False, round_cache=compare_dir.inner_rounds(cell).resolve())
 
     def train(plan: Plan, path: Path, origins: Mapping[str, DataOrigin]) -> RunDir:
-        return engine.run_cell(plan, inner, out=path, expected=origins)
+        return engine.run_cell(plan, inner, out=path, expected=origins, group=f"{group}.tuning")
 
     table = CandidateSearch(
         folder=compare_dir.tuning(cell),
@@ -146,7 +146,8 @@ def run_cell(cell: Cell, plan: Plan, compare_dir: CompareDir, context: RunContex
     ).run()
     chosen = with_values(plan, table.best.values, plugins)
     expected = description.tuned_data[data_key(chosen)]
-    return engine.run_cell(chosen, context, out=compare_dir.cell(cell), expected=expected)
+    out = compare_dir.cell(cell)
+    return engine.run_cell(chosen, context, out=out, expected=expected, group=group)
 
 
 def inner_runs_done(compare_dir: CompareDir, cell: Cell) -> int:

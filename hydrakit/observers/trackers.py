@@ -6,20 +6,29 @@ again. Metrics of rounds that were trained without the tracker are sent when the
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+from pydantic import BaseModel
+
 from hydrakit.errors import HydrakitError, PlanError, one_line
-from hydrakit.hooks import Tracker, TrackerFactory, hookimpl
+from hydrakit.hooks import TrackedRun, Tracker, TrackerFactory, hookimpl
 from hydrakit.plugins.guard import describe_error
+from hydrakit.plugins.options import option_fields, parse_options
+from hydrakit.rounds import Hyperparameters
 from hydrakit.runs.callbacks import RunCallback
+from hydrakit.storage.paths import SQLITE, absolute_store
 
 if TYPE_CHECKING:
     from hydrakit.plan.model import Plan
@@ -32,26 +41,56 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("hydrakit")
 
+MLFLOW_BATCH = 1000  # the most metrics that MLflow takes at once
+PARAMETER_LENGTH = 500  # characters; MLflow's limit is 6000, and was 500 in earlier versions
+LOCK_SECONDS = 120.0  # of waiting for other processes that use the same SQLite store
+
+
+@dataclass(frozen=True)
+class TensorBoardOptions:
+    """Options of the tracker `tensorboard`."""
+
+    to: str = field(default="", metadata={"help": "Folder of all runs; empty: the run's folder"})
+
 
 class TensorBoard:
-    """TensorBoard event files, in the folder ``tensorboard`` of the run."""
+    """TensorBoard event files: in the folder ``tensorboard`` of the run, or in one of all runs.
 
-    def __init__(self) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+    Args:
+        options: Options of the tracker.
 
-        self._writer_of: Any = SummaryWriter
+    Raises:
+        PlanError: TensorBoard is not installed, or ``to`` is not a folder.
+    """
+
+    def __init__(self, options: TensorBoardOptions) -> None:
+        self._writer_of = _installed("torch.utils.tensorboard", "tensorboard").SummaryWriter
+        self._to = _folder_of(options.to, "tensorboard") if options.to else None
+        self._run: TrackedRun | None = None
+
+    def describe(self, run: TrackedRun) -> None:
+        """Store the description of the run."""
+        self._run = run
 
     def open(self, folder: Path) -> dict[str, set[int]]:
         """Open the tracker; see `Tracker.open`."""
         event_accumulator: Any = import_module(
             "tensorboard.backend.event_processing.event_accumulator"
         )
-        here = str(folder / "tensorboard")
-        before: Any = event_accumulator.EventAccumulator(here, {event_accumulator.SCALARS: 0})
-        if Path(here).is_dir():
+        run, here = self._run, folder / "tensorboard"
+        assert run is not None
+        if self._to is not None:
+            here = self._to / (run.group or "") / f"{run.name}-{run.key[:8]}"
+        before: Any = event_accumulator.EventAccumulator(
+            str(here), {event_accumulator.SCALARS: 0, event_accumulator.TENSORS: 1}
+        )
+        if here.is_dir():
             before.Reload()
-        names = before.Tags()["scalars"]
-        self._writer = self._writer_of(log_dir=here)
+        names, texts = before.Tags()["scalars"], before.Tags()["tensors"]
+        self._writer = self._writer_of(log_dir=str(here))
+        if "parameters/text_summary" not in texts:
+            rows = [f"| {name} | {value} |" for name, value in run.parameters.items()]
+            self._writer.add_text("parameters", "\n".join(["| | |", "|---|---|", *rows]))
         return {name: {each.step for each in before.Scalars(name)} for name in names}
 
     def send(self, name: str, value: float, step: int) -> None:
@@ -67,39 +106,114 @@ class TensorBoard:
         self._writer.close()
 
 
-class MLflow:
-    """An MLflow run in its own SQLite file, ``mlflow/mlflow.db`` in the folder of the run."""
+@dataclass(frozen=True)
+class MLflowOptions:
+    """Options of the tracker `mlflow`."""
 
-    def __init__(self) -> None:
+    to: str = field(
+        default="",
+        metadata={
+            "help": "Folder of mlflow.db, or a tracking URI; empty: MLflow's own tracking URI if "
+            "one is set, else the working folder"
+        },
+    )
+
+
+class MLflow:
+    """A run in an MLflow store.
+
+    A run of a comparison belongs to the experiment with the name of the comparison, any other run
+    to ``hydrakit``. The tag ``hydrakit.run`` finds a resumed run again. One process at a time uses
+    an SQLite store: cells that begin together would all create its tables.
+
+    Args:
+        options: Options of the tracker.
+
+    Raises:
+        PlanError: MLflow is not installed, or ``to`` is a file.
+    """
+
+    def __init__(self, options: MLflowOptions) -> None:
         # By default MLflow sends usage data to its developers; a run must not send anything.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        self._mlflow: Any = import_module("mlflow")
+        # By default MLflow waits for minutes for a server that does not answer.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        self._mlflow = _installed("mlflow", "mlflow")
+        self._uri = self._chosen(options.to)
+        file = self._uri.removeprefix(SQLITE).split("?")[0]
+        self._file = Path(file) if self._uri.startswith(SQLITE) else None
         self._waiting: list[Any] = []
+        self._run: TrackedRun | None = None
+        self._id = ""
+
+    def _chosen(self, to: str) -> str:
+        """URI of the store."""
+        if not to and self._mlflow.is_tracking_uri_set():
+            uri: str = self._mlflow.get_tracking_uri()
+            return uri
+        return to if "://" in to else f"{SQLITE}{_folder_of(to, 'mlflow') / 'mlflow.db'}"
+
+    def describe(self, run: TrackedRun) -> None:
+        """Store the description of the run."""
+        self._run = run
 
     def open(self, folder: Path) -> dict[str, set[int]]:
         """Open the tracker; see `Tracker.open`."""
-        here = (folder / "mlflow").resolve()
-        here.mkdir(exist_ok=True)
-        self._client = self._mlflow.MlflowClient(tracking_uri=f"sqlite:///{here / 'mlflow.db'}")
-        existing = self._client.get_experiment_by_name("hydrakit")
-        experiment = (
-            existing.experiment_id
-            if existing
-            else self._client.create_experiment("hydrakit", (here / "files").as_uri())
-        )
-        runs = self._client.search_runs([experiment])
-        name = folder.resolve().name
-        self._run = runs[0] if runs else self._client.create_run(experiment, run_name=name)
-        self._client.update_run(self._id, status="RUNNING")
-        return {
-            name: {each.step for each in self._client.get_metric_history(self._id, name)}
-            for name in self._run.data.metrics
-        }
+        run = self._run
+        assert run is not None
+        with self._alone():
+            self._client = self._mlflow.MlflowClient(tracking_uri=self._uri)
+            experiment = self._experiment(run.group or "hydrakit")
+            tag = "hydrakit.run"
+            found = self._client.search_runs([experiment], f"tags.`{tag}` = '{run.key}'")
+            here = (
+                found[0]
+                if found
+                else self._client.create_run(
+                    experiment,
+                    run_name=run.name,
+                    tags={tag: run.key, "hydrakit.folder": str(run.folder)},
+                )
+            )
+            self._id = here.info.run_id
+            self._client.update_run(self._id, status="RUNNING")
+            parameters = [
+                self._mlflow.entities.Param(name, value)
+                for name, value in run.parameters.items()
+                if name not in here.data.params
+            ]
+            if parameters:
+                self._client.log_batch(self._id, params=parameters)
+            return {
+                name: {each.step for each in self._client.get_metric_history(self._id, name)}
+                for name in here.data.metrics
+            }
 
-    @property
-    def _id(self) -> str:
-        name: str = self._run.info.run_id
-        return name
+    def _experiment(self, name: str) -> str:
+        """Id of the experiment, which is created unless it exists."""
+        existing = self._client.get_experiment_by_name(name)
+        if existing is None:
+            files = self._file and (self._file.parent / "mlartifacts" / name).as_uri()
+            try:
+                created: str = self._client.create_experiment(name, files)
+                return created
+            except self._mlflow.exceptions.MlflowException:
+                # Another process may have created it on a server, which is not locked.
+                existing = self._client.get_experiment_by_name(name)
+                if existing is None:
+                    raise
+        found: str = existing.experiment_id
+        return found
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Lock an SQLite store within a ``with`` block."""
+        if self._file is None:
+            yield
+            return
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self._file}.lock", timeout=LOCK_SECONDS):
+            yield
 
     def send(self, name: str, value: float, step: int) -> None:
         """Send a value; the values of an epoch are written together."""
@@ -108,17 +222,87 @@ class MLflow:
 
     def flush(self) -> None:
         """Write all values that were sent."""
-        if self._waiting:
-            self._client.log_batch(self._id, metrics=self._waiting)
-            self._waiting = []
+        with self._alone():
+            while self._waiting:
+                self._client.log_batch(self._id, metrics=self._waiting[:MLFLOW_BATCH])
+                del self._waiting[:MLFLOW_BATCH]
+
+    def attach(self, path: Path) -> None:
+        """Copy a file to the files of the MLflow run."""
+        self._client.log_artifact(self._id, str(path))
 
     def close(self, *, failed: bool) -> None:
         """Set the status of the MLflow run."""
-        self._client.set_terminated(self._id, status="FAILED" if failed else "FINISHED")
+        with self._alone():
+            self._client.set_terminated(self._id, status="FAILED" if failed else "FINISHED")
+
+
+def _installed(module: str, tracker: str) -> Any:
+    """Import the package of a tracker."""
+    try:
+        return import_module(module)
+    except ImportError:
+        raise PlanError(
+            f"--track {tracker}: {tracker} is not installed: "
+            f"`pip install 'hydrakit-imaging[{tracker}]'`"
+        ) from None
+
+
+def _folder_of(to: str, tracker: str) -> Path:
+    """The folder of a store; an empty text is the working folder."""
+    folder = Path(to).resolve()
+    if "://" in to or folder.is_file():
+        hint = f", or {SQLITE}FILE" if tracker == "mlflow" else ""
+        raise PlanError(f"--track-to {to}: is not a folder: give {tracker} a folder{hint}")
+    return folder
+
+
+def parameters_of(plan: Plan) -> dict[str, str]:
+    """The main values of a plan for trackers, as short texts.
+
+    A value that differs between the rounds is listed for each round.
+    """
+    target = plan.dataset(plan.target).split
+    body = plan.body
+    values: dict[str, object] = {
+        "plan": plan.digest(),
+        "strategy": plan.strategy,
+        "profile": plan.profile,
+        "target": plan.target,
+        "datasets": ", ".join(each.name for each in plan.datasets),
+        "split": target.model_dump(mode="json"),
+        "body": body.name,
+        "body options": body.options,
+        "begins with weights": plan.body_weights is not None,
+        "head": "; ".join(
+            [str(plan.head), *(f"{name}: {head}" for name, head in plan.heads.items())]
+        ),
+        "ensemble": plan.ensemble,
+        "test views": plan.test_views,
+        "bootstrap": plan.bootstrap,
+        "seed": plan.seed,
+        "split seed": plan.effective_split_seed,
+        "rounds": len(plan.rounds),
+    }
+    for name in Hyperparameters.model_fields:
+        of_rounds = [_text(getattr(each.hyperparameters, name)) for each in plan.rounds]
+        same = len(set(of_rounds)) == 1
+        values[name.replace("_", " ")] = of_rounds[0] if same else ", ".join(of_rounds)
+    return {name: one_line(_text(value), PARAMETER_LENGTH - 3) for name, value in values.items()}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def trackers_of(
-    context: RunContext, plugins: Plugins, *, folder: Path | None = None
+    context: RunContext,
+    plugins: Plugins,
+    *,
+    folder: Path | None = None,
+    group: str | None = None,
 ) -> list[RunCallback]:
     """Trackers of a context, as callbacks.
 
@@ -126,42 +310,62 @@ def trackers_of(
         context: Context of the run.
         plugins: Plugins with the trackers.
         folder: Folder that the trackers open; None for the folder of the run.
+        group: Name of the comparison or the search that the run is a part of.
 
     Raises:
         PluginError: No plugin offers one of the trackers.
-        PlanError: The package of a tracker is not installed.
+        PlanError: The package of a tracker is not installed, or the store cannot be used.
     """
-    return [TrackerCallback(_build(name, plugins), folder, name=name) for name in context.trackers]
-
-
-def _build(name: str, plugins: Plugins) -> Tracker:
-    factory = plugins.get(TrackerFactory, name)
-    try:
-        tracker: Tracker = factory.build(factory.options())
-    except ImportError:
-        raise PlanError(
-            f"--track {name}: {name} is not installed: `pip install 'hydrakit-imaging[{name}]'`"
-        ) from None
-    return tracker
+    factories = [plugins.get(TrackerFactory, name) for name in context.trackers]
+    to = context.track_to and absolute_store(context.track_to)
+    with_store = {
+        each.name
+        for each in factories
+        if any(option.name == "to" for option in option_fields(each.options))
+    }
+    if to and not with_store:
+        names = ", ".join(context.trackers)
+        why = f"{names} has no option 'to'" if names else "there is no tracker: add --track NAME"
+        raise PlanError(f"--track-to {context.track_to}: {why}")
+    return [
+        TrackerCallback(
+            each.build(parse_options(each, {"to": to} if to and each.name in with_store else {})),
+            folder,
+            name=each.name,
+            group=group,
+        )
+        for each in factories
+    ]
 
 
 class TrackerCallback(RunCallback):
     """Sends the metrics of every epoch to a tracker.
 
-    A tracker that fails after it was opened does not stop the run: it gets nothing more, and one
-    line at the end says so.
+    A tracker that fails does not stop the run: it gets nothing more, and one line at the end says
+    so.
 
     Args:
         tracker: Tracker that receives the metrics.
         folder: Folder that the tracker opens; None for the folder of the run.
         name: Name of the tracker, for messages.
+        group: Name of the comparison or the search that the run is a part of.
     """
 
-    def __init__(self, tracker: Tracker, folder: Path | None = None, *, name: str = "") -> None:
+    def __init__(
+        self,
+        tracker: Tracker,
+        folder: Path | None = None,
+        *,
+        name: str = "",
+        group: str | None = None,
+    ) -> None:
         self.tracker = tracker
         self.folder = folder
         self.name = name
+        self.group = group
         self.rundir: RunDir | None = None
+        self.opened = False
+        self.report: Path | None = None  # of the finished run
         self.failure: str | None = None
         self.sent: dict[str, set[int]] = {}
         self.epochs_before = 0  # epochs of all earlier rounds
@@ -169,10 +373,14 @@ class TrackerCallback(RunCallback):
 
     def started(self, plan: Plan, rundir: RunDir, device: str) -> None:
         """Open the tracker in its folder."""
-        if self.folder is not None:
-            self.folder.mkdir(exist_ok=True)
-        self.sent = self.tracker.open(self.folder or rundir.path)
         self.rundir = rundir
+        folder = self.folder or rundir.path
+        with self._without_stopping():
+            folder.mkdir(exist_ok=True)
+            if describe := getattr(self.tracker, "describe", None):
+                describe(_tracked(plan, rundir, folder.resolve(), self.group))
+            self.sent = self.tracker.open(folder)
+            self.opened = True
 
     def member(self, number: int, rundir: RunDir) -> None:
         """Name the network of the ensemble in the values that follow."""
@@ -198,6 +406,7 @@ class TrackerCallback(RunCallback):
         results = rundir.results()
         if self.rundir is None or self.failure is not None or results is None:
             return
+        self.report = rundir.report_path
         if results.test is None:  # a model trained on all cases
             return
         self.prefix = ""
@@ -207,11 +416,14 @@ class TrackerCallback(RunCallback):
             self.tracker.flush()
 
     def closed(self, failed: bool) -> None:
-        """Close the tracker, unless the run was finished before and never opened it."""
-        if self.rundir is None:
-            return
-        with self._without_stopping():
-            self.tracker.close(failed=failed)
+        """Attach the report and close the tracker, unless it was never opened."""
+        attach = getattr(self.tracker, "attach", None)
+        if attach and self.report and self.report.is_file() and not (failed or self.failure):
+            with self._without_stopping():
+                attach(self.report)
+        if self.opened:
+            with self._without_stopping():
+                self.tracker.close(failed=failed)
         if self.failure is not None:
             print(f"hydrakit: {self.failure}", file=sys.stderr)
 
@@ -260,16 +472,31 @@ class TrackerCallback(RunCallback):
         self.epochs_before += epochs[-1].epoch
 
 
+def _tracked(plan: Plan, rundir: RunDir, folder: Path, group: str | None) -> TrackedRun:
+    """Description of a run for its trackers, which open ``folder``."""
+    begun = rundir.events()[:1]  # tells a new run in the same folder from a resumed one
+    identity = [str(folder), plan.digest(), *(str(each.time) for each in begun)]
+    return TrackedRun(
+        key=hashlib.sha256("\n".join(identity).encode()).hexdigest(),
+        name=folder.name,
+        folder=folder,
+        group=group,
+        parameters=parameters_of(plan),
+    )
+
+
 @hookimpl
 def hydrakit_trackers() -> Iterator[TrackerFactory]:
     """Offer the trackers `tensorboard` and `mlflow`."""
     yield TrackerFactory(
         name="tensorboard",
-        summary="TensorBoard event files in the run's folder (extra `tensorboard`)",
-        build=lambda _: TensorBoard(),
+        summary="TensorBoard event files, by default in the run's folder (extra `tensorboard`)",
+        build=TensorBoard,
+        options=TensorBoardOptions,
     )
     yield TrackerFactory(
         name="mlflow",
-        summary="An MLflow store in the run's folder (extra `mlflow`)",
-        build=lambda _: MLflow(),
+        summary="One MLflow store for all runs (extra `mlflow`)",
+        build=MLflow,
+        options=MLflowOptions,
     )

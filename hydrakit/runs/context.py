@@ -21,7 +21,7 @@ from hydrakit.data.declared.adapter import plugins_at
 from hydrakit.errors import PlanError, one_line, unknown
 from hydrakit.schema import Frozen, Name, Precision, Text, first_fault
 from hydrakit.storage.files import write_atomic
-from hydrakit.storage.paths import check_utf8, default_data, root_of, using_cache
+from hydrakit.storage.paths import absolute_store, check_utf8, default_data, root_of, using_cache
 from hydrakit.storage.records import FORMAT, read_value
 from hydrakit.version import version
 
@@ -52,6 +52,7 @@ class RunContext(Frozen):
             followed by one each time. Infinity writes none between the rounds' ends.
         no_plugins: Names of installed plugins that are not loaded.
         trackers: Names of experiment trackers that receive the metrics of every epoch.
+        track_to: Folder or URI of the store of the trackers; None for each tracker's default.
         launcher: Name of the component that starts the processes of a comparison.
         jobs: Number of processes of a comparison; None lets the launcher choose.
         trace_test: Whether the test split is evaluated after every epoch, for a figure. The test
@@ -73,6 +74,7 @@ class RunContext(Frozen):
     checkpoint_interval: Annotated[float, Field(ge=0, allow_inf_nan=True)] = CHECKPOINT_SECONDS
     no_plugins: tuple[Text, ...] = ()
     trackers: tuple[Name, ...] = ()
+    track_to: Text | None = None
     launcher: Name = "local"
     jobs: Annotated[int, Field(gt=0, le=10_000)] | None = None
     trace_test: bool = False
@@ -169,6 +171,7 @@ class RunContext(Frozen):
             roots={name: path.resolve() for name, path in self.roots.items()},
             cache=(self.cache or cache_folder()).resolve(),
             round_cache=self.round_cache and self.round_cache.resolve(),
+            track_to=self.track_to and absolute_store(self.track_to),
         )
 
     def write(self, path: Path) -> None:

@@ -244,11 +244,11 @@ class Session:
         rundir.write_facts(self.facts)
         rundir.write_json("splits.json", self.leakage.splits)
         rundir.write_json("environment.json", now)
+        rundir.log("run", device=str(self.compute.device), threads=now["threads"])
         if self.number == 1:
             self.callbacks.started(self.plan, rundir, str(self.compute.device))
         else:
             self.callbacks.member(self.number, rundir)
-        rundir.log("run", device=str(self.compute.device), threads=now["threads"])
         for note in notes_of_other_bits(rundir, self.plan, before, now):
             self.callbacks.noted(note)
         # Only the first network says how the weights match; for the others it is the same.

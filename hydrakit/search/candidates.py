@@ -650,7 +650,13 @@ def tune_values(
 
     def train(plan: Plan, path: Path, origins: Mapping[str, DataOrigin]) -> RunDir:
         return engine.run_cell(
-            plan, context, out=path, expected=origins, callbacks=callbacks, plugins=plugins
+            plan,
+            context,
+            out=path,
+            expected=origins,
+            group=folder.name,
+            callbacks=callbacks,
+            plugins=plugins,
         )
 
     def on_run(done: int, of: int) -> None:

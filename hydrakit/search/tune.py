@@ -175,7 +175,10 @@ def tune(
     plugins = plugins or context.plugins()
     context = context.for_search(files.round_cache)
     trackers = trackers_of(
-        context, plugins, folder=files.trackers(_digest([plan.digest(), asdict(search)]))
+        context,
+        plugins,
+        folder=files.trackers(_digest([plan.digest(), asdict(search)])),
+        group=files.rundir.path.name,
     )
     followers = Callbacks([*callbacks, *trackers])
     before = files.rundir.environment().get("threads")

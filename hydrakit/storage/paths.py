@@ -75,3 +75,18 @@ def using_cache(folder: Path | None) -> Iterator[None]:
         yield
     finally:
         _cache.reset(token)
+
+
+SQLITE = "sqlite:///"
+"""Begin of the URI of an SQLite file, followed by its path."""
+
+
+def absolute_store(to: str) -> str:
+    """The store of a tracker, independent of the working folder.
+
+    Args:
+        to: A folder, or a URI; of URIs, only those of SQLite files contain a path.
+    """
+    if to.startswith(SQLITE):
+        return SQLITE + str(Path(to.removeprefix(SQLITE)).resolve())
+    return to if "://" in to else str(Path(to).resolve())
