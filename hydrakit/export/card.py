@@ -318,7 +318,7 @@ def _weaknesses(content: CardContent) -> Iterator[str]:
     else:
         yield from found
         yield ""
-        yield "Not known: the folder that this was exported from does not hold the checks of the data."
+        yield "Not known: the folder that was exported does not hold the checks of the data."
 
 
 def _found_weaknesses(content: CardContent) -> Iterator[str]:
