@@ -52,6 +52,8 @@ def test_rounds_at_the_end_fit_all_heads_and_change_nothing_else(
     fitted: RunDir, plain: RunDir
 ) -> None:
     assert fitted.plan().strategy_rounds == 4
+    title = "beta → gamma → alpha<"
+    assert title in fitted.report_path.read_text("utf-8")
     for name in ("alpha", "beta", "gamma"):
         assert fits(fitted, name)
         bodies = [body for body, _ in find_model(fitted.path, dataset=name).networks]

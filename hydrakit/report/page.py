@@ -300,8 +300,11 @@ def _data(content: RunContent) -> Html:
 
 
 def _training_order(plan: Plan) -> list[str]:
-    """Datasets in training order; consecutive rounds on one dataset count once."""
-    names = [round.dataset for round in plan.rounds]
+    """Datasets in training order; consecutive rounds on one dataset count once.
+
+    The rounds at the end that only fit heads to the final body do not count.
+    """
+    names = [round.dataset for round in plan.rounds[: plan.strategy_rounds]]
     return [name for index, name in enumerate(names) if index == 0 or names[index - 1] != name]
 
 
