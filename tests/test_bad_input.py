@@ -274,3 +274,7 @@ def test_runs_that_cannot_be_evaluated(command_refused: Refused, hydra_run: RunD
     )
     RunDir.begin(Path("begun"), plan_of(round_of("alpha")))
     command_refused("evaluate", "begun", words=["begun", "not finished", "--resume begun"])
+
+
+def test_a_model_that_does_not_exist(command_refused: Refused) -> None:
+    command_refused("predict", "nosuch", "images", words=["nosuch", "no such folder"])

@@ -69,6 +69,8 @@ def find_model(path: Path, *, dataset: str | None = None) -> ModelFiles:
         PlanError: The run is not finished, or a file was changed after it was.
         WeightsError: A file is missing or invalid, or there is no such head.
     """
+    if not path.exists():
+        raise PlanError(f"{path}: there is no such folder: name a run, or a folder with a model")
     if is_model_folder(path):
         return ModelFiles(tuple(networks_in(path, dataset)))
     run = RunDir(path)
