@@ -196,7 +196,7 @@ def test_a_folder_a_table_files_and_arrays_give_the_same(
 ) -> None:
     printed = command(hydra_run.path, images, "--out", "folder.csv")
     assert "8 cases, 2 of them without a prediction" in printed.stdout
-    assert "1 the image has no contrast" in printed.stdout
+    assert "1: the image has no contrast" in printed.stdout
     notes = [line for line in printed.stderr.splitlines() if line.startswith("Note: ")]
     assert len(notes) == 2  # on the text file, and on patients
     assert "notes.txt" not in printed.stderr  # names may identify someone

@@ -19,14 +19,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-from pydantic import BaseModel
-
 from hydrakit.errors import HydrakitError, PlanError, one_line
 from hydrakit.hooks import TrackedRun, Tracker, TrackerFactory, hookimpl
 from hydrakit.plugins.guard import describe_error
 from hydrakit.plugins.options import option_fields, parse_options
-from hydrakit.rounds import Hyperparameters
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.storage.paths import SQLITE, absolute_store
 
@@ -211,6 +207,8 @@ class MLflow:
         if self._file is None:
             yield
             return
+        from filelock import FileLock
+
         self._file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{self._file}.lock", timeout=LOCK_SECONDS):
             yield
@@ -284,7 +282,7 @@ def parameters_of(plan: Plan) -> dict[str, str]:
         "split seed": plan.effective_split_seed,
         "rounds": len(plan.rounds),
     }
-    for name in Hyperparameters.model_fields:
+    for name in type(plan.rounds[0].hyperparameters).model_fields:
         of_rounds = [_text(getattr(each.hyperparameters, name)) for each in plan.rounds]
         same = len(set(of_rounds)) == 1
         values[name.replace("_", " ")] = of_rounds[0] if same else ", ".join(of_rounds)
@@ -292,6 +290,8 @@ def parameters_of(plan: Plan) -> dict[str, str]:
 
 
 def _text(value: object) -> str:
+    from pydantic import BaseModel
+
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     return value if isinstance(value, str) else json.dumps(value)
