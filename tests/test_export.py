@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from torch import nn
 import hydrakit
 from hydrakit import weights
 from hydrakit.cli import main
+from hydrakit.errors import WeightsError
 from hydrakit.export import hub, model, programs
 from hydrakit.export.check import TOLERANCE, TestImages, answers
 from hydrakit.export.claim import ITEMS
@@ -39,6 +41,7 @@ from hydrakit.rounds import Transforms
 from hydrakit.runs.evaluate import evaluate_files, evaluate_run
 from hydrakit.runs.model import Model, load_model
 from hydrakit.runs.rundir import RunDir
+from hydrakit.weights.description import ModelDescription
 from hydrakit.weights.folders import networks_in
 from hydrakit.weights.format import AveragedViews, read_head
 
@@ -637,3 +640,13 @@ def test_a_refused_push_keeps_the_folder(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_python_offers_it() -> None:
     assert hydrakit.export_model is export_model
+
+
+def test_a_model_without_some_of_its_networks_is_refused(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", GreyValues(), GreyValues())
+    about = ModelDescription(hydrakit="0.1.0", made_by="ensemble", target="alpha", networks=2)
+    about.write(folder)
+    assert len(networks_in(folder)) == 2
+    shutil.rmtree(folder / "members" / "2")
+    with pytest.raises(WeightsError, match=r"holds 1 networks, and its model.json says 2"):
+        networks_in(folder)

@@ -308,6 +308,7 @@ def _print(
     import json
 
     from hydrakit.cli.printing import print_evaluation
+    from hydrakit.report.tables import count_of
 
     if as_json:
         result = summary.model_dump(mode="json")
@@ -317,7 +318,7 @@ def _print(
         say_json(json.dumps(result, indent=2))
         return
     without = summary.cases - summary.predicted
-    say(f"{summary.out}: {summary.cases} cases, {without} of them without a prediction")
+    say(f"{summary.out}: {count_of(summary.cases, 'case')}, {without} of them without a prediction")
     for reason, count in summary.reasons.items():
         say(f"  {count}: {reason}")
     if summary.by_class:

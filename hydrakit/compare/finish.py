@@ -29,7 +29,7 @@ from hydrakit.runs.model import ModelFiles, find_model, load_networks
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.comparison import FORMAT, Comparison
 from hydrakit.stats.decisions import fit_decision
-from hydrakit.stats.findings import mean_score
+from hydrakit.stats.findings import Floats, mean_score
 from hydrakit.storage.files import copy
 from hydrakit.storage.records import read_record, writable
 from hydrakit.version import version
@@ -40,8 +40,6 @@ from hydrakit.weights.format import HeadMetadata, read_head
 
 How = Literal["ensemble", "retrain"]
 NAMED = 5  # cells that a message names
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

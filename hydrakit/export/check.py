@@ -6,18 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hydrakit.data.prepared.crop import OVERSAMPLING, canvas_side
 from hydrakit.errors import WeightsError
+from hydrakit.export.programs import Images
 from hydrakit.hooks import Window
 from hydrakit.runs.model import Model
 from hydrakit.runs.rundir import EXAMPLE_CASES, RunDir
 from hydrakit.stats.decisions import calibrated
+from hydrakit.stats.findings import Floats
 from hydrakit.stats.tasks import predictions
-
-Images = NDArray[np.float32]
-Floats = NDArray[np.float64]
 
 IMAGES = 64
 TOLERANCE = 1e-5  # of a probability; of a number, as a share of its standard deviation

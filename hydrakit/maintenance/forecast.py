@@ -1,4 +1,4 @@
-"""What to expect of a head on a body, told before anything is written or evaluated."""
+"""What to expect of a head on a body, before anything is written or evaluated."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hydrakit.errors import HydrakitError
 from hydrakit.report.cases import read_examples
 from hydrakit.runs.expected import expected_figures, figure_text
 from hydrakit.runs.rundir import run_of
+from hydrakit.stats.findings import Floats
 from hydrakit.weights.files import checked_pair
 from hydrakit.weights.folders import BODY
 from hydrakit.weights.format import HeadMetadata, read_body
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 IMAGES = 64  # synthetic images
 SEED = 0
-
-Floats = NDArray[np.float64]
 
 
 def forecast(body_path: Path, head_path: Path, *, plugins: Plugins | None = None) -> Iterator[str]:

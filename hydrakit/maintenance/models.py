@@ -157,7 +157,7 @@ def list_models(folder: Path | str = Path("runs"), *, cells: bool = False) -> Mo
     folder = Path(folder)
     if not folder.is_dir():
         raise PlanError(f"{folder}: there is no such folder: name the folder that holds your runs")
-    search = _Search(cells)
+    search = _ModelSearch(cells)
     search.look_into(folder)
     bodies: dict[str, str] = {}
     for model in search.models:
@@ -173,7 +173,7 @@ def list_models(folder: Path | str = Path("runs"), *, cells: bool = False) -> Mo
 
 
 @dataclass
-class _Search:
+class _ModelSearch:
     """A search for models, and what it has found."""
 
     cells: bool

@@ -11,7 +11,7 @@ from hydrakit.schema import Frozen, Text
 
 MAX_HELD_OUT = 5_000  # findings whose scores a head's file holds
 
-Probability = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Aim = Literal["sensitivity", "specificity"]
 
 
@@ -40,7 +40,7 @@ class Calibration(Frozen):
 
 
 class Threshold(Frozen):
-    """Probability from which on a case counts as the second of two classes.
+    """Share from which on a case counts as the second of two classes.
 
     Attributes:
         aim: What the threshold was chosen for.
@@ -51,10 +51,10 @@ class Threshold(Frozen):
     """
 
     aim: Aim
-    wished: Probability
-    value: Probability
-    sensitivity: Probability
-    specificity: Probability
+    wished: Share
+    value: Share
+    sensitivity: Share
+    specificity: Share
 
 
 class HeldOut(Frozen):
@@ -66,7 +66,7 @@ class HeldOut(Frozen):
     """
 
     labels: Annotated[tuple[int, ...], Field(max_length=MAX_HELD_OUT)]
-    probabilities: Annotated[tuple[tuple[Probability, ...], ...], Field(max_length=MAX_HELD_OUT)]
+    probabilities: Annotated[tuple[tuple[Share, ...], ...], Field(max_length=MAX_HELD_OUT)]
 
     @model_validator(mode="after")
     def _check_shape(self) -> Self:

@@ -16,13 +16,12 @@ from pydantic import (
 
 from hydrakit.errors import PlanError
 from hydrakit.hooks import ChannelRule, FieldOfView, Normalise, Task
-from hydrakit.plan.decision import Calibration, Threshold
+from hydrakit.plan.decision import Calibration, Share, Threshold
 from hydrakit.plan.model import MAX_ENSEMBLE, MAX_ROUNDS
 from hydrakit.rounds import MAX_EPOCHS, Train
 from hydrakit.schema import Frozen, Name, PathText, Seed, Text, VersionedName
 
 RootText = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
-Share = Annotated[float, Field(ge=0, le=1)]
 Number = Annotated[int, Field(ge=0, le=2**40)]
 Epoch = Annotated[int, Field(ge=0, le=MAX_EPOCHS)]
 Seconds = Annotated[float, Field(ge=0, le=1e12)]

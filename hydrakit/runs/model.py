@@ -30,6 +30,7 @@ from hydrakit.plan.decision import Decision
 from hydrakit.runs.evaluate import views_of
 from hydrakit.runs.predicted import InputCase, PredictedCase, Rule, TrainingImages
 from hydrakit.runs.rundir import RunDir
+from hydrakit.stats.findings import Floats
 from hydrakit.stats.tasks import mean_outputs, outputs_of, predictions
 from hydrakit.training.evaluation import forward_in_batches
 from hydrakit.weights.folders import is_model_folder, networks_in
@@ -38,8 +39,7 @@ from hydrakit.weights.format import BodyMetadata, HeadMetadata, read_body, read_
 if TYPE_CHECKING:
     from hydrakit.plugins.registry import Plugins
 
-Floats = NDArray[np.float64]
-Pair = tuple[float, float]
+RowColumn = tuple[float, float]
 Each = TypeVar("Each")
 
 BATCH = 256  # cases that are predicted and written together; other batches give other last digits
@@ -366,7 +366,7 @@ class Model:
         return self.patches(canvas[np.newaxis], mean, deviation)[0]
 
     def image_input(
-        self, case: InputCase, *, spacing: Pair | None = None, exact: bool = False
+        self, case: InputCase, *, spacing: RowColumn | None = None, exact: bool = False
     ) -> ImageInput | str:
         """Read and crop the image of a case; or return why there is no prediction for it.
 
@@ -405,7 +405,7 @@ class Model:
         self,
         cases: Iterable[InputCase],
         *,
-        spacing: Pair | None = None,
+        spacing: RowColumn | None = None,
         exact: bool = False,
         on_case: Callable[[int], None] = lambda _: None,
     ) -> dict[str, Statistics]:
@@ -433,7 +433,7 @@ class Model:
         rule: Rule,
         *,
         totals: Mapping[str, Statistics] | None = None,
-        spacing: Pair | None = None,
+        spacing: RowColumn | None = None,
         exact: bool = False,
     ) -> Iterator[Batch]:
         """Predict cases in order, `BATCH` at a time; only a few images are in memory.
@@ -509,8 +509,8 @@ class Model:
         self,
         images: Iterable[Path | str | NDArray[Any]],
         *,
-        spacing: Pair | Sequence[Pair | None] | None = None,
-        centre: Pair | Sequence[Pair | None] | None = None,
+        spacing: RowColumn | Sequence[RowColumn | None] | None = None,
+        centre: RowColumn | Sequence[RowColumn | None] | None = None,
         patient: str | Sequence[str | None] | None = None,
         calibrate: bool = True,
     ) -> list[PredictedCase]:

@@ -41,7 +41,7 @@ from hydrakit.errors import DataError, PlanError, one_line
 from hydrakit.hooks import DatasetAdapter, FieldOfView, Label, OptionValue, Remark, Sample, Unusable
 from hydrakit.plugins.options import resolve_options
 from hydrakit.runs.evaluate import EvaluationResult, Predictions, score
-from hydrakit.runs.model import BATCH, Batch, Model, Pair
+from hydrakit.runs.model import BATCH, Batch, Model, RowColumn
 from hydrakit.runs.predicted import InputCase, PredictedCase, Rule
 from hydrakit.schema import Frozen, Text
 from hydrakit.stats.tasks import outputs_of, targets_of
@@ -181,7 +181,7 @@ def cases_in_files(
     *,
     pattern: str | None = None,
     images: Path | None = None,
-    spacing: Pair | None = None,
+    spacing: RowColumn | None = None,
 ) -> CaseSource:
     """Images that a user names: a folder, a table (``.csv`` or ``.txt``), or single files.
 
@@ -238,7 +238,7 @@ def cases_in_files(
     )
 
 
-class _State(Frozen):
+class _PartState(Frozen):
     """What ``state.json`` says about predictions that are not finished.
 
     Attributes:
@@ -289,7 +289,7 @@ def predict_to_csv(
     out: Path,
     *,
     rule: Rule | None = None,
-    spacing: Pair | None = None,
+    spacing: RowColumn | None = None,
     labels: Mapping[str, Label] | Literal["own"] | None = None,
     explain: Callable[[Batch, int], None] | None = None,
     noted: Noted = lambda _: None,
@@ -352,7 +352,7 @@ def _work_digest(
     model: Model,
     source: CaseSource,
     rule: Rule,
-    spacing: Pair | None,
+    spacing: RowColumn | None,
     labels: Mapping[str, Label] | str | None,
 ) -> str:
     given = sorted(labels.items()) if isinstance(labels, Mapping) else labels
@@ -372,7 +372,7 @@ class _Writing:
     source: CaseSource
     part: Path
     rule: Rule
-    spacing: Pair | None
+    spacing: RowColumn | None
     labels: Mapping[str, Label] | str | None
     explain: Callable[[Batch, int], None] | None
     note: Noted
@@ -413,12 +413,12 @@ class _Writing:
         if number == 0:
             raise DataError(f"{self.source.where}: has no case")
 
-    def _state(self, work: str) -> _State | None:
+    def _state(self, work: str) -> _PartState | None:
         path = self.part / STATE
         if not path.exists():
             return None
         remedy = f"delete {self.part} to begin again"
-        state = read_record(path, _State, remedy=remedy, max_bytes=MAX_WEIGHTS, values=2**31)
+        state = read_record(path, _PartState, remedy=remedy, max_bytes=MAX_WEIGHTS, values=2**31)
         if state.work != work:
             raise self._other("they are of another model or input, or of other options")
         return state
@@ -429,7 +429,7 @@ class _Writing:
             "another file with `--out`"
         )
 
-    def _totals(self, state: _State | None, work: str) -> dict[str, Statistics]:
+    def _totals(self, state: _PartState | None, work: str) -> dict[str, Statistics]:
         """Statistics of each patient if the model needs them, also those of an earlier call."""
         if not (self.model.needs_patient and self.source.patients):
             return {}
@@ -452,12 +452,12 @@ class _Writing:
         return totals
 
     @staticmethod
-    def _new_state(work: str, totals: Mapping[str, Statistics]) -> _State:
+    def _new_state(work: str, totals: Mapping[str, Statistics]) -> _PartState:
         patients = {
             name: (each.count, tuple(each.mean.tolist()), tuple(each.squares.tolist()))
             for name, each in totals.items()
         }
-        return _State(hydrakit=version(), work=work, patients=patients or None)
+        return _PartState(hydrakit=version(), work=work, patients=patients or None)
 
     def _tell(self, batch: Batch, *, first: bool) -> None:
         """Note the fallbacks of a batch; refuse an input whose first image lacks its spacing."""

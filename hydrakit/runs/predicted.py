@@ -6,16 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hydrakit.data.read import LoadedSample, class_names
 from hydrakit.errors import PlanError
 from hydrakit.hooks import Label, Task, Unusable
 from hydrakit.plan.decision import Aim, Decision, Threshold
 from hydrakit.stats.decisions import calibrated, decide, prediction_sets, threshold_for
+from hydrakit.stats.findings import Floats
 from hydrakit.weights.format import IMAGE_BYTES, MAX_IMAGES, TrainingCases
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

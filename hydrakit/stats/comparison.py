@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, model_validator
 
-from hydrakit.plan.results import Number, Seconds, Share
+from hydrakit.plan.decision import Share
+from hydrakit.plan.results import Number, Seconds
 from hydrakit.schema import Frozen, Name, Text
 from hydrakit.stats.paired import Measure
 from hydrakit.stats.subgroups import ComparedSubgroup, SubgroupAuc

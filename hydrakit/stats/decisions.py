@@ -20,8 +20,8 @@ from hydrakit.plan.decision import (
     HeldOut,
     Threshold,
 )
+from hydrakit.stats.findings import Floats
 
-Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 WISHED = 0.9

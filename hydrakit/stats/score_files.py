@@ -72,7 +72,7 @@ class FileComparison:
 
 
 @dataclass(frozen=True)
-class _Table:
+class _CsvScores:
     """The rows of a CSV file that are used, each with its number."""
 
     path: Path
@@ -174,7 +174,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def _read(path: Path, split: str) -> _Table:
+def _read(path: Path, split: str) -> _CsvScores:
     """Read a table; of one with a column ``split``, only the rows of that split."""
     with readable(path, REMEDY, error=DataError):
         lines = read_rows(path)
@@ -201,10 +201,10 @@ def _read(path: Path, split: str) -> _Table:
     for number, row in numbered:
         if not (row.get("finding") or row.get("key")):
             raise DataError(f"{path}, row {number}: has no name in 'finding' or 'key': add it")
-    return _Table(path, columns, numbered)
+    return _CsvScores(path, columns, numbered)
 
 
-def _findings_of_keys(tables: Sequence[_Table]) -> dict[str, str]:
+def _findings_of_keys(tables: Sequence[_CsvScores]) -> dict[str, str]:
     """Finding of each key, from the files that have both columns."""
     found: dict[str, tuple[str, str]] = {}
     for table in tables:
@@ -232,7 +232,7 @@ def _finding(row: dict[str, str], findings: dict[str, str]) -> str:
 
 
 def _one_value(
-    tables: Sequence[_Table], column: str, findings: dict[str, str]
+    tables: Sequence[_CsvScores], column: str, findings: dict[str, str]
 ) -> dict[str, tuple[str, str]]:
     """Place and value of a column for each finding, of which each must have one value only."""
     found: dict[str, tuple[str, str]] = {}
@@ -243,7 +243,7 @@ def _one_value(
     return found
 
 
-def _default_positive(tables: Sequence[_Table]) -> str:
+def _default_positive(tables: Sequence[_CsvScores]) -> str:
     """The second of two classes, or 1 where labels are 0 and 1."""
     for table in tables:
         if len(table.classes) == 2:
@@ -256,7 +256,7 @@ def _default_positive(tables: Sequence[_Table]) -> str:
     raise DataError(f"which class is positive is not clear: name one of {known} with `--positive`")
 
 
-def _score_column(table: _Table, positive: str) -> str:
+def _score_column(table: _CsvScores, positive: str) -> str:
     """The column with the scores of a file."""
     for column in (f"{PREFIX}{positive}", "score"):
         if column in table.columns:
@@ -268,7 +268,9 @@ def _score_column(table: _Table, positive: str) -> str:
     )
 
 
-def _labels(tables: Sequence[_Table], findings: dict[str, str], positive: str) -> dict[str, int]:
+def _labels(
+    tables: Sequence[_CsvScores], findings: dict[str, str], positive: str
+) -> dict[str, int]:
     """Label of each finding: 1 for positive, else 0."""
     found: dict[str, tuple[str, str]] = {}
     for table in tables:
@@ -300,7 +302,7 @@ def _has(label: str, positive: str) -> bool:
     return positive in (label, *label.split(";"))
 
 
-def _scores(table: _Table, column: str, findings: dict[str, str]) -> dict[str, list[float]]:
+def _scores(table: _CsvScores, column: str, findings: dict[str, str]) -> dict[str, list[float]]:
     """Scores of each finding's images, without rows that have none."""
     scores: dict[str, list[float]] = {}
     for where, row, text in table.values(column):

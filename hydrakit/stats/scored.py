@@ -29,7 +29,7 @@ from hydrakit.stats.patient_parts import (
 from hydrakit.stats.score_table import ScoreTable, select_findings
 from hydrakit.stats.subgroups import ComparedSubgroup, auc_in_subgroup, subgroups_of
 
-Pair = tuple[str, str]
+NamePair = tuple[str, str]
 CellValues = tuple[tuple[int, int, int, float], ...]
 
 
@@ -106,12 +106,12 @@ class ScoredStrategies(ABC):
     def compared(self, first: str, second: str) -> PairedDifference:
         """Difference of two strategies."""
 
-    def differences(self) -> dict[Pair, PairedDifference]:
+    def differences(self) -> dict[NamePair, PairedDifference]:
         """The first strategy compared with each other one."""
         first, *others = self.names
         return {(first, other): self.compared(first, other) for other in others}
 
-    def second_differences(self) -> dict[Pair, dict[str, float]]:
+    def second_differences(self) -> dict[NamePair, dict[str, float]]:
         """Differences of R2 with intervals, as values of a `StrategyPair`; none for classes."""
         return {}
 
@@ -125,8 +125,8 @@ class ScoredStrategies(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class ClassScores(ScoredStrategies):
-    """Scores of one class against all others.
+class ScoreTables(ScoredStrategies):
+    """One score of each finding for each strategy.
 
     Attributes:
         tables: Scores of each strategy, by name.
@@ -145,6 +145,11 @@ class ClassScores(ScoredStrategies):
     def one(self) -> ScoreTable:
         """Scores of the first strategy."""
         return next(iter(self.tables.values()))
+
+
+@dataclass(frozen=True, eq=False)
+class ClassScores(ScoreTables):
+    """Scores of one class against all others."""
 
     def figures(self, name: str) -> dict[str, Any]:
         """AUC with its interval, and scores."""
@@ -177,26 +182,8 @@ class ClassScores(ScoredStrategies):
 
 
 @dataclass(frozen=True, eq=False)
-class NumberScores(ScoredStrategies):
-    """Predicted numbers of a regression.
-
-    Attributes:
-        tables: Numbers of each strategy, by name.
-        level: Confidence level of the intervals.
-    """
-
-    tables: Mapping[str, ScoreTable]
-    level: float
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the strategies."""
-        return tuple(self.tables)
-
-    @property
-    def one(self) -> ScoreTable:
-        """Numbers of the first strategy."""
-        return next(iter(self.tables.values()))
+class NumberScores(ScoreTables):
+    """Predicted numbers of a regression."""
 
     def figures(self, name: str) -> dict[str, Any]:
         """Mean absolute error and R2 with intervals, and the numbers."""
@@ -230,7 +217,7 @@ class NumberScores(ScoredStrategies):
         """Difference of the mean absolute errors."""
         return compare_errors(self.tables[first], self.tables[second], level=self.level)
 
-    def second_differences(self) -> dict[Pair, dict[str, float]]:
+    def second_differences(self) -> dict[NamePair, dict[str, float]]:
         """Differences of R2 with their intervals."""
         first, *others = self.names
         found = {}

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hydrakit.plan.results import Number, Share
+from hydrakit.plan.decision import Share
+from hydrakit.plan.results import Number
 from hydrakit.schema import Frozen, Name, Text
 from hydrakit.stats.findings import Subgroups, each_subgroup, enough_for_auc
 from hydrakit.stats.intervals import mean_auc

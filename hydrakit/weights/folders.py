@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from hydrakit.errors import WeightsError, unknown
 from hydrakit.storage.files import write_atomic
+from hydrakit.weights.description import FILE, read_model_description
 from hydrakit.weights.files import checked_pair, load_model
 from hydrakit.weights.format import read_head
 
@@ -67,7 +68,9 @@ def all_networks(folder: Path) -> list[tuple[Path, dict[str, Path]]]:
     """Body and heads, by dataset, of each network in the folder of a model or a finished run.
 
     Raises:
-        WeightsError: A file is missing or invalid.
+        PlanError: ``model.json`` is invalid.
+        WeightsError: A file is missing or invalid, or there are not as many networks as
+            ``model.json`` says.
     """
     networks = [(folder / BODY, head_datasets(folder))]
     for number in range(2, 2 + len(list(folder.glob(f"{MEMBERS}/*/{BODY}")))):
@@ -75,6 +78,12 @@ def all_networks(folder: Path) -> list[tuple[Path, dict[str, Path]]]:
         if not (member / BODY).is_file():
             raise WeightsError(f"{member / BODY}: is missing: copy the folder {folder} again")
         networks.append((member / BODY, head_datasets(member)))
+    description = read_model_description(folder)
+    if description is not None and description.networks != len(networks):
+        raise WeightsError(
+            f"{folder}: holds {len(networks)} networks, and its {FILE} says "
+            f"{description.networks}: copy the folder again"
+        )
     return networks
 
 
