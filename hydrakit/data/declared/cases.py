@@ -48,12 +48,23 @@ _CONVERTED = re.compile(
     rf"[0-9]([.,][0-9]+)?E\+[0-9]{{2,3}}|[0-9]{{1,2}}(-|\. ?){_MONTH}|{_MONTH}[- ][0-9]{{2}}", re.I
 )
 
-_MEMBER = re.compile(r"(?P<file>.+\.np[yz])#(?P<member>[^\[\]]*)(?:\[(?P<row>\d{1,12})\])?", re.I)
+_MEMBER = re.compile(
+    r"(?P<array>.+\.np[yz])#(?P<member>[^\[\]]*)(?:\[(?P<row>\d{1,12})\])?"
+    r"|(?P<file>.+)#\[(?P<image>\d{1,12})\]",
+    re.I | re.DOTALL,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageLocation:
-    """Location of one image: a file below the root, and for arrays the member and the row."""
+    """Location of one image.
+
+    Attributes:
+        file: Path of the file below the root.
+        member: Name of the array in an NPZ file; None if the file has only one.
+        row: Index of the image in a file of several, from 0: a row of an array, a page, a frame or
+            a slice; None for the whole file.
+    """
 
     file: str
     member: str | None = None
@@ -363,8 +374,10 @@ def _location(text: str) -> ImageLocation:
     match = _MEMBER.fullmatch(text)
     location = ImageLocation(text)
     if match:
-        row = None if match["row"] is None else int(match["row"])
-        location = ImageLocation(match["file"], match["member"] or None, row)
+        row = match["row"] or match["image"]
+        location = ImageLocation(
+            match["array"] or match["file"], match["member"] or None, int(row) if row else None
+        )
     fault = path_fault(location.file)
     if fault:
         raise ValueError(f"path {quote(location.file)} {fault}")
