@@ -44,6 +44,7 @@ from hydrakit.runs.evaluate import EvaluationResult, Predictions, score
 from hydrakit.runs.model import BATCH, Batch, Model, RowColumn
 from hydrakit.runs.predicted import InputCase, PredictedCase, Rule
 from hydrakit.schema import Frozen, Text
+from hydrakit.stats.label_cells import label_cell
 from hydrakit.stats.tasks import outputs_of, targets_of
 from hydrakit.storage.files import (
     MAX_WEIGHTS,
@@ -519,12 +520,14 @@ def header(model: Model, rule: Rule, labels: object) -> list[str]:
 
 
 def label_text(model: Model, label: Label | None) -> object:
-    """A label as a cell: a class, labels joined by ``;``, or a number; empty if unknown."""
+    """A label as a cell: a class, several labels (`label_cell`), a number; empty if unknown."""
     if label is None:
         return ""
     if model.task == "regression":
         return label
-    return ";".join(class_names(label, model.task, model.classes)) or NONE
+    if isinstance(label, tuple):
+        return label_cell(label, model.classes) or NONE
+    return ";".join(class_names(label, model.task, model.classes))
 
 
 def read_labels(path: Path, model: Model) -> dict[str, Label]:
