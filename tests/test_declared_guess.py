@@ -149,6 +149,31 @@ def test_labels_of_a_table(
     assert [sample.label is None for sample in samples] == [label == "" for label in labels]
 
 
+def test_columns_of_ones_and_zeros_are_labels(tmp_path: Path) -> None:
+    """As in CheXpert's tables; a column of labels, or one such column, is a classification."""
+    folder = tmp_path / "mine"
+    rows = ["Path,Sex,PatientID,No Finding,Edema,Fracture"]
+    answers = ["1.0,,", ",1.0,-1.0", ",0.0,1.0", ",1.0,1.0", ",-1.0,1.0", "1.0,,"]
+    for index, answer in enumerate(answers):
+        png(folder / f"{index}.png")
+        rows.append(f"{index}.png,{'FM'[index % 2]},P{index // 2},{answer}")
+    (folder / "cases.csv").write_text("\n".join(rows))
+    text, adapter, samples = guessed(folder)
+    assert (adapter.task, adapter.classes) == ("multilabel", ("No Finding", "Edema", "Fracture"))
+    assert samples[1].label == (None, 1, None)
+    assert samples[0].patient == samples[1].patient == "P0"
+    assert "-1: unknown" in text
+    assert "an empty cell means that the label is unknown" in text
+    assert "exactly one" not in text
+    for more, task in (("diagnosis", "classification"), ("Edema", "multilabel")):
+        (folder / "dataset.toml").unlink()
+        lines = [f"{index}.png,{index % 2},{1 - index % 2}" for index in range(6)]
+        (folder / "cases.csv").write_text("\n".join([f"path,{more},smoker", *lines]))
+        text, adapter, _ = guessed(folder)
+        assert adapter.task == task
+        assert ("every case has exactly one of them" in text) == (task == "multilabel")
+
+
 def test_an_npz_of_cases(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field, FiniteFloat
 
+from hydrakit.data.declared.answers import label_of_answers
 from hydrakit.data.declared.cases import label_of
 from hydrakit.data.declared.given import (
     NO_SPACING,
@@ -533,21 +534,31 @@ def label_text(model: Model, label: Label | None) -> object:
 def read_labels(path: Path, model: Model) -> dict[str, Label]:
     """Read the labels of cases from a CSV with the columns ``key`` and ``label``.
 
+    Several labels may have a column each in place of ``label``, named as the class.
+
     Raises:
         DataError: The file cannot be read, or a label is none of the model's.
     """
     declaration = GivenReader(model.classes, model.task, colour=False).declaration
     with readable(path, "give a CSV with the columns key and label", error=DataError):
         rows = read_rows(path)
-        if rows and not {"key", "label"} <= rows[0].keys():
-            raise ValueError("it has no columns key and label")
+        columns = rows[0].keys() if rows else {"key", "label"}
+        single = model.task == "multilabel" and "label" not in columns
+        if not {"key", *(model.classes if single else ["label"])} <= columns:
+            more = ", nor one for each class" if single else ""
+            raise ValueError(f"it has no columns key and label{more}")
     labels: dict[str, Label] = {}
     for number, row in enumerate(rows, start=2):
         try:
-            label = label_of(declaration, row["label"].strip())
+            if single:
+                texts = {name: row[name].strip() for name in model.classes}
+                label: Label | None = label_of_answers(declaration, texts)
+            else:
+                label = label_of(declaration, row["label"].strip())
         except ValueError:
+            text = ", ".join(row[name] for name in model.classes) if single else row["label"]
             raise DataError(
-                f"{path}: line {number}: label {row['label']!r} is none of the model's "
+                f"{path}: line {number}: label {text!r} is none of the model's "
                 f"({', '.join(model.classes)}): correct it"
             ) from None
         if row["key"] in labels:

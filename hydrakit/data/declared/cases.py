@@ -8,9 +8,11 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from hydrakit.data.declared.answers import ANSWER, answer_of, label_of_answers
 from hydrakit.data.declared.arrays import MAX_COLUMN_BYTES, ImageError, member_names, open_array
 from hydrakit.data.declared.columns import (
     SUBGROUP,
@@ -32,6 +34,7 @@ from hydrakit.data.identity import names_nobody, normal_name
 from hydrakit.data.safe_paths import join_names, path_fault, quote, resolve_inside
 from hydrakit.errors import DataError
 from hydrakit.hooks import Remark
+from hydrakit.stats.label_cells import UNSURE, label_cell
 
 if TYPE_CHECKING:
     import numpy as np
@@ -301,15 +304,22 @@ def _texts(declaration: Declaration, path: Path, member: str) -> list[str]:
 def _label_sets(
     declaration: Declaration, path: Path, member: str, values: NDArray[np.generic]
 ) -> list[str]:
-    """Convert rows of 0 and 1, one column per label, to the text that a CSV would have."""
+    """Convert rows of answers, one column per class, to the text that a CSV would have."""
     classes = declaration.classes
-    if values.shape[1] != len(classes) or not set(values.ravel().tolist()) <= {0, 1}:
+    if values.shape[1] != len(classes):
         raise ImageError(
-            path, f"{member!r}: must hold 0 and 1 in {len(classes)} columns, one per class"
+            path,
+            f"{member!r}: must have {len(classes)} columns, one per class, not {values.shape[1]}",
         )
+    try:
+        rows = [[str(value).strip() for value in row] for row in values.tolist()]
+        meaning = {text: answer_of(declaration, text) for text in sorted({*chain(*rows)})}
+    except ValueError as error:
+        raise ImageError(path, f"{member!r}: {error}") from None
+    labels = [[meaning[text] for text in row] for row in rows]
     return [
-        SEPARATOR.join(name for name, present in zip(classes, row, strict=True) if present) or NONE
-        for row in values.tolist()
+        (label_cell(row, classes) or NONE) if any(each is not None for each in row) else UNKNOWN
+        for row in labels
     ]
 
 
@@ -336,7 +346,7 @@ def case_of(declaration: Declaration, fields: Fields) -> DeclaredCase:
     return DeclaredCase(
         channels=tuple(_location(path) for path in paths),
         key=filled.get("key") or filled["path"],
-        label=label_of(declaration, filled.get("label", "")),
+        label=_label(declaration, fields, filled),
         patient=filled.get("patient"),
         group=filled.get("group"),
         finding=filled.get("finding"),
@@ -384,6 +394,15 @@ def _location(text: str) -> ImageLocation:
     return location
 
 
+def _label(declaration: Declaration, fields: Fields, filled: Fields) -> Label | None:
+    """The label of a case, from one field or from a field for each class."""
+    answers = [field for field in fields if field.startswith(ANSWER)]
+    if not answers:
+        return label_of(declaration, filled.get("label", ""))
+    texts = {field.removeprefix(ANSWER): filled.get(field, "") for field in answers}
+    return label_of_answers(declaration, texts)
+
+
 def label_of(declaration: Declaration, text: str) -> Label | None:
     """Convert the text of a label; None if it is unknown.
 
@@ -400,8 +419,14 @@ def label_of(declaration: Declaration, text: str) -> Label | None:
     if mapped == NONE:
         return (0,) * len(declaration.classes)
     names = [declaration.labels.get(part.strip(), part.strip()) for part in mapped.split(SEPARATOR)]
-    present = {_class(declaration, name) for name in names if name != NONE}
-    return tuple(int(index in present) for index in range(len(declaration.classes)))
+    unsure = {name for name in names if name.endswith(UNSURE) and name not in declaration.classes}
+    unknown = {_class(declaration, name.removesuffix(UNSURE)) for name in unsure}
+    present = {_class(declaration, name) for name in names if name not in {NONE, *unsure}}
+    answers = [
+        None if index in unknown - present else int(index in present)
+        for index in range(len(declaration.classes))
+    ]
+    return tuple(answers) if any(answer is not None for answer in answers) else None
 
 
 def _class(declaration: Declaration, name: str) -> int:

@@ -23,7 +23,7 @@ from hydrakit.data.declared.cases import (
 from hydrakit.data.declared.files import SUFFIXES, companions, describe_files, list_files
 from hydrakit.data.declared.images import ImageReader
 from hydrakit.data.declared.patterns import compile_pattern, match_files
-from hydrakit.data.declared.schema import Declaration, ImageRules, View, number
+from hydrakit.data.declared.schema import UNKNOWN, Declaration, ImageRules, View, number
 from hydrakit.data.read import LoadedSample, checked
 from hydrakit.data.safe_paths import open_file, quote, resolve_inside
 from hydrakit.errors import DataError, printable, utf8
@@ -100,6 +100,7 @@ class GivenReader:
             field_of_view=View.model_construct(share=1.0),
             cases="cases.csv",
             spacing=spacing,
+            labels={"": UNKNOWN},
             images=ImageRules(colour="channels" if colour else "luma"),
         )
         self._local = threading.local()

@@ -15,6 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hydrakit.data.declared.answers import CODES, plain_form
 from hydrakit.data.declared.arrays import ImageError, channel_axis, member_names, open_array
 from hydrakit.data.declared.cases import MAX_TABLE_BYTES, SEPARATOR
 from hydrakit.data.declared.columns import WORDS, may_name, resembles, wrong_separator
@@ -26,7 +27,7 @@ from hydrakit.data.declared.files import (
     list_files,
 )
 from hydrakit.data.declared.images import ImageReader, Picture
-from hydrakit.data.declared.schema import FILE, MAX_CLASS, NONE, ImageRules
+from hydrakit.data.declared.schema import ABSENT, FILE, MAX_CLASS, NONE, PRESENT, ImageRules
 from hydrakit.data.identity import names_nobody, normal_name
 from hydrakit.data.safe_paths import open_file, path_fault, resolve_inside
 from hydrakit.errors import DataError
@@ -467,15 +468,21 @@ def _from_columns(
 ) -> _CaseSource | None:
     """Use a table of cases, if one of its columns looks like labels."""
     chosen = _match_columns(fixed, columns)
-    if "label" not in chosen:
+    answers = _answer_columns(columns, chosen)
+    if answers:
+        chosen.pop("label", None)
+        task, labels = "multilabel", answers
+    elif "label" in chosen:
+        task, labels = _task({value for value in columns[chosen["label"]] if value})
+    else:
         return None
-    values = {value for value in columns[chosen["label"]] if value}
-    task, labels = _task(values)
     chosen |= {field: field for field in SAME_NAME_COLUMNS if field in columns}
     renamed = [field for field, column in chosen.items() if field != column]
     tables = ["", "[columns]  # Check: the column of each field"] if renamed else []
     tables += [f"{field} = {_quoted(chosen[field])}" for field in renamed]
-    if labels and all(
+    if answers:
+        tables += _answer_lines([columns[name] for name in answers])
+    elif labels and all(
         re.fullmatch(r"-?\d+(\.0)?|True|False|true|false", label) for label in labels
     ):
         lines = [f"{_quoted(label)} = {_quoted(f'class {label}')}" for label in labels]
@@ -507,6 +514,53 @@ def _match_columns(
             if 2 <= len(set(values) - {""}) <= min(6, len(values) // 2):
                 chosen["label"] = column
     return chosen
+
+
+def _answer_columns(
+    columns: Mapping[str, Sequence[str]], chosen: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Return the columns of 1 and 0 (or empty, -1, nan), one for each label; none if one is alone.
+
+    A column with the name of a label, or with other labels, is the only one.
+    """
+    label = chosen.get("label")
+    others = {column for field, column in chosen.items() if field != "label"} | {*SAME_NAME_COLUMNS}
+    answers = [
+        name
+        for name, values in columns.items()
+        if PRESENT in (forms := {plain_form(value) for value in values})
+        and forms <= CODES
+        and len(forms) > 1
+        and name not in others
+        and name.isprintable()
+        and 0 < len(name) <= MAX_CLASS
+        and SEPARATOR not in name
+        and name.lower() != NONE
+    ]
+    if len(answers) < 2 or (label is not None and label not in answers):
+        return ()
+    return () if label is not None and label.lower() in WORDS["label"] else tuple(answers)
+
+
+def _answer_lines(columns: Sequence[Sequence[str]]) -> list[str]:
+    """Say what the texts of the columns of single labels mean."""
+    forms = {plain_form(value) for values in columns for value in values}
+    lines = ["# Check: each class has a column of its name, with 1 (present) and 0 (absent)."]
+    if unknown := sorted(forms & {"-1", "nan"}):
+        lines.append(f"# {' and '.join(unknown)}: unknown, neither trained on nor tested.")
+    if all(list(map(plain_form, row)).count(PRESENT) == 1 for row in zip(*columns, strict=True)):
+        lines += [
+            "# Check: every case has exactly one of them. If they exclude one another, write a",
+            "# column label with the class of each case, and remove task.",
+        ]
+    if "" in forms:
+        lines += [
+            "# Check: an empty cell means that the label is unknown; to make it absent, write",
+            f'# "" = "{ABSENT}".',
+            "[labels]",
+            '"" = ""',
+        ]
+    return ["", *lines]
 
 
 def _by_words(words: Sequence[str], columns: Sequence[str]) -> str | None:

@@ -31,6 +31,7 @@ from hydrakit.errors import DataError, unknown
 from hydrakit.hooks import ChannelRule, FieldOfView, NamedNormalise, Normalise, Task, Window
 from hydrakit.rounds import FlipAxis
 from hydrakit.schema import Frozen, Name
+from hydrakit.stats.label_cells import UNSURE
 
 FILE = "dataset.toml"
 MAX_BYTES = 2**17
@@ -39,6 +40,7 @@ MAX_CLASS = 60
 UNKNOWN = ""  # target of a label that means "unknown"
 NO_DEFAULT = ("default", None)
 NONE = "none"  # multi-label: none of the labels is present
+PRESENT, ABSENT = "1", "0"  # multi-label: the text of a class's own column
 
 FilledText = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 SplitName = Literal["train", "val", "test"]
@@ -221,11 +223,15 @@ class Declaration(_Table):
     `pattern` selects are left out; "cases" uses them as cases."""
     columns: Columns = Field(default_factory=Columns)
     """Names of the columns of `cases`."""
+    label_columns: dict[str, FilledText] = Field(default_factory=dict)
+    """Multi-label task, with a column for each class in place of `label`: the columns whose names
+    are not those of their classes, edema = "Edema (report)"."""
     subgroups: dict[str, FilledText] = Field(default_factory=dict)
     """Subgroups for which test results are also reported, each with its column: zone = "zone".
     Never use anything that identifies the patient."""
     labels: dict[str, str] = Field(default_factory=dict)
-    """Maps labels of the data to classes; "" means that the label is unknown."""
+    """Maps labels of the data to classes; "" means that the label is unknown. In the columns of
+    single classes: to "1" (present), "0" (absent) or "" (unknown)."""
     splits: dict[str, SplitName] = Field(default_factory=dict)
     """Maps split names of the data to train, val or test."""
     images: ImageRules = Field(default_factory=ImageRules)
@@ -287,6 +293,11 @@ class Declaration(_Table):
             raise ValueError(f"classes: a {self.task} needs two or more")
         if self.task == "multilabel" and any(c == NONE or ";" in c for c in self.classes):
             raise ValueError(f"classes: in a multilabel task, none may be {NONE!r} or contain ';'")
+        unsure = {f"{name}{UNSURE}" for name in self.classes} & {*self.classes}
+        if self.task == "multilabel" and unsure:
+            raise ValueError(
+                f"classes: {quote(min(unsure))} means that another class is unknown: rename it"
+            )
 
     def _check_labels(self) -> None:
         for text, label in self.labels.items():
@@ -294,11 +305,29 @@ class Declaration(_Table):
                 continue
             if self.task == "regression":
                 number(label, f"labels: {quote(text)}")
-            elif label not in self.classes and (self.task, label) != ("multilabel", NONE):
+            elif label not in self.classes and not self._means_answer(label):
                 raise ValueError(
                     f"labels: {quote(text)}: {quote(label)} is none of the classes "
                     f"{join_names(self.classes)}"
                 )
+
+        if not self.label_columns:
+            return
+        if self.task != "multilabel":
+            raise ValueError("label_columns: only a multilabel task has them: remove them")
+        for name in self.label_columns:
+            if name not in self.classes:
+                raise ValueError(f"label_columns: {unknown('class', name, self.classes)}")
+        if self.columns.label is not None:
+            raise ValueError(
+                "label_columns: columns.label names one column of all labels: keep one"
+            )
+
+    def _means_answer(self, label: str) -> bool:
+        """Whether a target under [labels] is none of the classes, but one of a multi-label task."""
+        return self.task == "multilabel" and (
+            label in (NONE, PRESENT, ABSENT) or label.removesuffix(UNSURE) in self.classes
+        )
 
     def _check_pattern(self, pattern: str) -> None:
         compile_pattern(pattern)
@@ -307,8 +336,9 @@ class Declaration(_Table):
             raise ValueError('empty_patient: only the rows of a table follow one another: "own"')
         if self.empty_patient is not None and "patient" not in parts:
             raise ValueError("empty_patient: the pattern has no {patient}: add it, or remove this")
-        if self.columns != Columns():
-            raise ValueError("columns: only a table of cases has columns: remove them")
+        if self.columns != Columns() or self.label_columns:
+            name = "columns" if self.columns != Columns() else "label_columns"
+            raise ValueError(f"{name}: only a table of cases has columns: remove them")
         if self.subgroups:
             raise ValueError("subgroups: only a table of cases has columns for them: remove them")
         for table, part in (("labels", "label"), ("splits", "split")):
