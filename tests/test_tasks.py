@@ -185,6 +185,8 @@ def test_unknown_answers_count_neither_in_the_loss_nor_in_a_figure(
     ]
     assert metrics.auc == pytest.approx(np.mean(aucs))
     assert metrics.accuracy == pytest.approx(np.mean((outputs > 0)[known] == answers[known]))
+    others = np.where(known, outputs, 5 - outputs)  # what is said about the unknown ones
+    assert tasks.metrics_of(others, targets, task="multilabel") == metrics
     subgroups = [{"half": "one"} if row % 2 else {} for row in range(len(outputs))]
     scores = tasks.predictions(outputs, task="multilabel")
     areas = tasks.class_aucs(scores, targets, task="multilabel", classes="abc")
