@@ -419,7 +419,7 @@ def test_multilabel_arrays(tmp_path: Path) -> None:
     ]
     write_npz(folder / "all.npz", label=unsure[:, 0], a=label[:, 0], b=label[:, 1], c=label[:, 2])
     refused(folder, "label '0.0' is none of the classes")  # a column of that name comes first
-    columns = {"a": label[:, 0], "b": unsure[:, 1], "c": label[:, 2] == 1}
+    columns = {"a": label[:, :1], "b": unsure[:, 1], "c": label[:, 2] == 1}
     np.savez(folder / "all.npz", image=np.zeros((3, 4, 4)), **columns)
     assert [sample.label for sample in samples(folder)] == [(0, None, 1), (0, 0, 0), (1, 1, 0)]
 

@@ -309,10 +309,10 @@ def _texts(declaration: Declaration, path: Path, member: str) -> list[str]:
         points = values.reshape(-1).view(values.dtype.byteorder + "u4")
         if points.max() > sys.maxunicode:  # NumPy would create invalid Python strings from it
             raise ImageError(path, f"{member!r} holds invalid text: save it again")
-    if values.ndim == 2 and declaration.task == "multilabel":
-        return _label_sets(declaration, path, member, values)
     if values.ndim == 2 and values.shape[1] == 1:  # a column of one value per case, as in MedMNIST
         values = values[:, 0]
+    if values.ndim == 2 and declaration.task == "multilabel":
+        return _label_sets(declaration, path, member, values)
     if values.ndim != 1:
         raise ImageError(path, f"{member!r} has shape {values.shape}: one value per case is needed")
     if values.dtype.kind == "S":
