@@ -585,14 +585,14 @@ def _refuse_conflicts(
 ) -> None:
     dataset = rows[conflicts[0].one].dataset
     adapter = adapters[dataset]
-    label_names = [
+    texts = [
         ", ".join(label_names(row.case.label, adapter.task, adapter.classes))
         if row.dataset == dataset
         else ""
         for row in rows
     ]
     raise conflict_error(
-        conflicts, names=[row.case.key for row in rows], labels=label_names, dataset=dataset
+        conflicts, names=[row.case.key for row in rows], labels=texts, dataset=dataset
     )
 
 
