@@ -11,6 +11,7 @@ import pytest
 # Before torch is imported: tests run several at a time, on small data, and the figures that some of
 # them hold differ in the last digits with the number of threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # no thread computes while it waits
 
 # A shell without job control starts background jobs with SIGINT ignored, and so do their children.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
