@@ -24,17 +24,17 @@ from hydrakit.runs.rundir import RunDir
 COMMAND = [sys.executable, "-c", "from hydrakit.cli import main; main()"]
 
 
-def longer_plan(seed: int = 0) -> Plan:
+def longer_plan(divisor: int = 1) -> Plan:
     """Every kind of round, and random starts, each long enough to be hit."""
+    short, long = 12 // divisor, 40 // divisor
     return plan_of(
-        round_of("alpha", epochs=12, batch_size=4),
-        round_of("beta", "head", epochs=40, batch_size=4),
-        round_of("beta", epochs=12, batch_size=4, select="averaged", window=3),
-        round_of("alpha", "norm", epochs=8, batch_size=4),
-        round_of("alpha", "head", epochs=40, batch_size=4),
-        round_of("alpha", epochs=12, batch_size=4, schedule="authors", select="authors"),
-        bootstrap=60,
-        seed=seed,
+        round_of("alpha", epochs=short, batch_size=4),
+        round_of("beta", "head", epochs=long, batch_size=4),
+        round_of("beta", epochs=short, batch_size=4, select="averaged", window=3),
+        round_of("alpha", "norm", epochs=8 // divisor, batch_size=4),
+        round_of("alpha", "head", epochs=long, batch_size=4),
+        round_of("alpha", epochs=short, batch_size=4, schedule="authors", select="authors"),
+        bootstrap=60 // divisor,
     )
 
 
