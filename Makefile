@@ -30,10 +30,9 @@ style: $(VENV)/installed
 types: $(VENV)/installed
 	$(BIN)/mypy
 
-# The tests of a file go to one process, so that what they share is trained once. Processes that
-# tests start would compile hydrakit each time if Python were not to keep what it has compiled.
+# The tests of a file go to one process, so that what they share is trained once.
 tests: $(VENV)/installed
-	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -q -n 2 --dist loadfile
+	$(BIN)/pytest -q -n 2 --dist loadfile
 
 test: style
 	@$(MAKE) --no-print-directory --jobs=2 types tests
