@@ -24,6 +24,7 @@ from hydrakit.errors import DataError, one_line
 from hydrakit.hooks import Remark
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx")
+HIDDEN = (".", "~$")  # the names of hidden files and of an editor's lock files begin so
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 HEADER_WITHIN = 20  # rows: a title may stand above the names of the columns
 MAX_UNPACKED = 2**25  # bytes of the cells of an .xlsx: 100,000 rows of 8 columns, about 30 s
@@ -106,19 +107,27 @@ class Table:
         Raises:
             DataError: A row has another number of cells, or is no valid row of a table.
         """
-        below = False
         width = len(self.header)
+        for place, cells in self.rows_as_they_are():
+            absent = max(width - len(cells), 0) if self.sheet.separator is None else 0
+            if len(cells) + absent != width:
+                raise DataError(
+                    f"{self.path}: {place}: has {len(cells)} cells where the header has {width}: "
+                    f"{self._remedy()}"
+                )
+            yield place, cells + ("",) * absent
+
+    def rows_as_they_are(self) -> Iterator[Row]:
+        """Yield the rows below the header that are not blank, with the cells that each has.
+
+        Raises:
+            DataError: A row is no valid row of a table.
+        """
+        below = False
         for place, cells in self.sheet.rows():
-            if not below:
-                below = place == self.place
-            elif any(cell.strip() for cell in cells):
-                absent = max(width - len(cells), 0) if self.sheet.separator is None else 0
-                if len(cells) + absent != width:
-                    raise DataError(
-                        f"{self.path}: {place}: has {len(cells)} cells where the header has "
-                        f"{width}: {self._remedy()}"
-                    )
-                yield place, cells + ("",) * absent
+            if below and any(cell.strip() for cell in cells):
+                yield place, cells
+            below = below or place == self.place
 
     def _remedy(self) -> str:
         if self.sheet.separator is None:
@@ -139,9 +148,8 @@ class Table:
 
 
 def is_table(name: str) -> bool:
-    """Whether the name of a file is that of a table, and not of an editor's hidden or lock file."""
-    last = name.replace("\\", "/").rpartition("/")[2]
-    return last.lower().endswith(SUFFIXES) and not last.startswith((".", "~$"))
+    """Whether a name of a file is that of a table."""
+    return name.lower().endswith(SUFFIXES)
 
 
 def label_form(text: str) -> str:
@@ -196,18 +204,41 @@ def decimal_points(
     return lambda text: text.replace(",", ".") if _COMMA.fullmatch(text.strip()) else text
 
 
-_Head = tuple[Sheet, str, Cells]  # with the place of its header
+def find_table(
+    path: Path,
+    content: bytes,
+    suits: Callable[[Cells], bool],
+    *,
+    max_unpacked: int = MAX_UNPACKED,
+) -> Table | None:
+    """Read a table by the columns that are needed: they show its separator or sheet, and header.
+
+    Args:
+        path: Path of the file, whose suffix tells the format.
+        content: Content of the file.
+        suits: Whether names of columns include those that are needed.
+        max_unpacked: Bytes to which the cells of an ``.xlsx`` may unpack.
+
+    Returns:
+        The table, of an ``.xlsx`` in the first visible worksheet with these columns; None if the
+        file has no such columns.
+
+    Raises:
+        DataError: The file is no table, or the packages for .xlsx are not installed.
+    """
+    heads, remarks = _heads(path, content, suits, max_unpacked)
+    fitting = (head for head in heads if suits(head[2]) and not head[0].hidden)
+    chosen = next(fitting, None)
+    return None if chosen is None else _table(path, chosen, heads, remarks)
 
 
 def read_table(
     path: Path, content: bytes, suits: Callable[[Cells], bool] = lambda _: False
 ) -> Table:
-    """Read a table: choose the separator or worksheet, and the row with the names of the columns.
+    """Read a table as `find_table` does, and also one without the columns that are needed.
 
-    A text file is read with the separator that gives the columns that are needed. If none does, it
-    is the one that divides the header, and all rows into as many cells. Of an ``.xlsx``, it is the
-    first visible worksheet with the columns that are needed, or else the first one that is not
-    empty.
+    The separator is then the one that divides the header, and all rows into as many cells; of an
+    ``.xlsx``, it is the first visible worksheet that is not empty.
 
     Args:
         path: Path of the file, whose suffix tells the format.
@@ -218,25 +249,49 @@ def read_table(
         DataError: The file is no table, its separator is not clear, or the packages for .xlsx are
             not installed.
     """
-    sheets, remarks = _sheets(path, content, MAX_UNPACKED)
-    heads = [(sheet, *_head(sheet, suits)) for sheet in sheets]
+    heads, remarks = _heads(path, content, suits, MAX_UNPACKED)
     visible = [head for head in heads if not head[0].hidden]
-    fitting = [head for head in visible if suits(head[2])]
-    if not fitting and any(sheet.separator for sheet in sheets):
-        fitting = [_by_rows(path, heads)]
-    empty = Sheet(lambda: iter(())), "row 1", ()
-    chosen, place, header = next(iter(fitting or [head for head in visible if head[2]]), empty)
-    if not header:
-        list(chosen.rows())  # an error, if that is why there is none
-    if chosen.uncomputed:
+    chosen = next((head for head in visible if suits(head[2])), None)
+    if chosen is None and any(sheet.separator for sheet, _, _ in heads):
+        chosen = _by_rows(path, heads)
+    elif chosen is None:
+        empty: _Head = Sheet(lambda: iter(())), "row 1", ()
+        chosen = next((head for head in visible if head[2]), empty)
+    if not chosen[2]:
+        list(chosen[0].rows())  # an error, if that is why there is no header
+    return _table(path, chosen, heads, remarks)
+
+
+_Head = tuple[Sheet, str, Cells]  # with the place of its header, and the header
+
+
+def _heads(
+    path: Path, content: bytes, suits: Callable[[Cells], bool], max_unpacked: int
+) -> tuple[list[_Head], list[Remark]]:
+    """Each possible reading of a file, with its header, and remarks."""
+    remarks: list[Remark] = []
+    if path.suffix.lower() == ".xlsx":
+        sheets = _worksheets(path, content, max_unpacked)
+    else:
+        text, remarks = _decode(path, content)
+        stated = _STATED.match(text)
+        start = stated.end() if stated else 0
+        marks = stated[1] if stated else SEPARATORS
+        sheets = [Sheet(_text_rows(path, text, mark, start), mark) for mark in marks]
+    return [(sheet, *_head(sheet, suits)) for sheet in sheets], remarks
+
+
+def _table(path: Path, chosen: _Head, heads: Sequence[_Head], remarks: Sequence[Remark]) -> Table:
+    sheet, place, header = chosen
+    if sheet.uncomputed:
         raise DataError(
-            f"{path}: {chosen.uncomputed}: holds a formula without its value: open the file in a "
+            f"{path}: {sheet.uncomputed}: holds a formula without its value: open the file in a "
             "spreadsheet program, and save it"
         )
-    if chosen.separator is None:
-        others = [sheet for sheet, _, cells in heads if sheet is not chosen and cells]
-        remarks += _remarks_on_sheets(path, chosen, others)
-    return Table(path, header, place, chosen, tuple(remarks))
+    if sheet.separator is None:
+        others = [each for each, _, cells in heads if each is not sheet and cells]
+        remarks = [*remarks, *_remarks_on_sheets(path, sheet, others)]
+    return Table(path, header, place, sheet, tuple(remarks))
 
 
 def _head(sheet: Sheet, suits: Callable[[Cells], bool]) -> Row:
@@ -286,31 +341,6 @@ def _remarks_on_sheets(path: Path, chosen: Sheet, others: Sequence[Sheet]) -> It
         yield Remark(
             text=f"{path.name}: the sheet {chosen.name!r} is used; not used: {one_line(names, 200)}"
         )
-
-
-def sheets_of(path: Path, content: bytes, *, max_unpacked: int = MAX_UNPACKED) -> list[Sheet]:
-    """Return each possible reading of a file, for callers that look for a header themselves.
-
-    Args:
-        path: Path of the file, whose suffix tells the format.
-        content: Content of the file.
-        max_unpacked: Bytes to which the cells of an ``.xlsx`` may unpack.
-
-    Raises:
-        DataError: The file is no table, or the packages for .xlsx are not installed.
-    """
-    return _sheets(path, content, max_unpacked)[0]
-
-
-def _sheets(path: Path, content: bytes, max_unpacked: int) -> tuple[list[Sheet], list[Remark]]:
-    if path.suffix.lower() == ".xlsx":
-        return list(_worksheets(path, content, max_unpacked)), []
-    text, remarks = _decode(path, content)
-    stated = _STATED.match(text)
-    marks = stated[1] if stated else SEPARATORS
-    return [
-        Sheet(_text_rows(path, text, mark, stated.end() if stated else 0), mark) for mark in marks
-    ], remarks
 
 
 # Text
@@ -373,7 +403,7 @@ def _text_rows(path: Path, text: str, separator: str, start: int) -> Callable[[]
 # Worksheets
 
 
-def _worksheets(path: Path, content: bytes, max_unpacked: int) -> Iterator[Sheet]:
+def _worksheets(path: Path, content: bytes, max_unpacked: int) -> list[Sheet]:
     try:
         import defusedxml  # noqa: F401 - openpyxl uses it for parsing if it is installed
         import openpyxl
@@ -387,7 +417,6 @@ def _worksheets(path: Path, content: bytes, max_unpacked: int) -> Iterator[Sheet
             "'hydrakit-imaging[xlsx]', or save the sheet as CSV and use that"
         )
     _check_sizes(path, content, max_unpacked)
-    sheets = []
     try:
         with warnings.catch_warnings():
             # Warnings about drawings, styles and other parts that are not read.
@@ -396,13 +425,12 @@ def _worksheets(path: Path, content: bytes, max_unpacked: int) -> Iterator[Sheet
                 io.BytesIO(content), read_only=True, data_only=True, keep_links=False
             )
             with closing(book):
-                sheets = [_worksheet(path, sheet) for sheet in book.worksheets]
+                return [_worksheet(path, sheet) for sheet in book.worksheets]
     except DataError:
         raise
     except Exception as error:
         # openpyxl raises almost any kind of exception for a damaged file.
         raise _broken(path, error) from error
-    yield from sheets
 
 
 def _check_sizes(path: Path, content: bytes, max_unpacked: int) -> None:
@@ -428,8 +456,8 @@ def _broken(path: Path, error: Exception) -> DataError:
     error = cause if isinstance(cause := error.__cause__, Exception) else error  # openpyxl wraps it
     reason = one_line((str(error).splitlines() or [""])[0], 200) or type(error).__name__
     return DataError(
-        f"{path}: is not a readable .xlsx file ({reason}): save it again, or save the sheet as CSV "
-        "and use that"
+        f"{path}: is not a readable .xlsx file ({reason}): fetch it again, or save the sheet as "
+        "CSV and use that"
     )
 
 
@@ -512,8 +540,10 @@ def _fill(path: Path, rows: list[list[str]], merged: Sequence[str], width: int) 
 
     filled = 0
     for each in merged:
+        # Of whole columns or rows, the others are None.
         left, top, right, bottom = range_boundaries(each)
-        columns, lines = range(left - 1, min(right, width)), range(top - 1, min(bottom, len(rows)))
+        columns = range((left or 1) - 1, min(right or width, width))
+        lines = range((top or 1) - 1, min(bottom or len(rows), len(rows)))
         filled += len(columns) * len(lines)
         if filled > MAX_MERGED:
             raise DataError(f"{path}: has over {MAX_MERGED:,} merged cells: split them")

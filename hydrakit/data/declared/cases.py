@@ -14,6 +14,7 @@ from hydrakit.data.declared.arrays import MAX_COLUMN_BYTES, ImageError, member_n
 from hydrakit.data.declared.by_name import match_names
 from hydrakit.data.declared.columns import SUBGROUP, find_columns, has_columns, remarks_on_columns
 from hydrakit.data.declared.files import companions, describe_files, list_files, remarks_on_files
+from hydrakit.data.declared.masks import MaskFinder
 from hydrakit.data.declared.patterns import match_files
 from hydrakit.data.declared.schema import (
     FILE,
@@ -82,6 +83,7 @@ class DeclaredCase:
         split: Split that the dataset declares for the case, if any.
         position: Position of the lesion, ``(row, column)`` from the centre of the upper left pixel.
         millimetres: Whether ``position`` is in millimetres; otherwise it is in pixels.
+        masks: Paths of the masks of its lesion below the root; None if the dataset declares none.
     """
 
     key: str
@@ -94,6 +96,7 @@ class DeclaredCase:
     split: SplitName | None
     position: tuple[float, float] | None
     millimetres: bool
+    masks: tuple[str, ...] | None = None
 
 
 Fields = dict[str, str]
@@ -127,6 +130,7 @@ def list_cases(declaration: Declaration, root: Path, *, table: TableFile | None)
     first: dict[str, str] = {}
     unnamed: list[str] = []
     above = ""
+    rows: list[tuple[str, Fields]] = []
     for row in _rows(declaration, root, table):
         if isinstance(row, Remark):
             remarks.append(row)
@@ -152,9 +156,10 @@ def list_cases(declaration: Declaration, root: Path, *, table: TableFile | None)
         if "patient" in fields and case.patient is None:
             unnamed.append(where)
         cases.append(case)
+        rows.append((where, fields))
         respelt += respelt_labels(declaration, fields.get("label", "").strip())
         if table is not None:
-            named += [(where, location.file) for location in case.channels]
+            named += [(where, file) for file in files_of(case)]
     if not cases:
         source = f"pattern {declaration.pattern!r}" if declaration.pattern else declaration.cases
         raise DataError(
@@ -171,15 +176,27 @@ def list_cases(declaration: Declaration, root: Path, *, table: TableFile | None)
         )
     matched, more = match_names(root, named)
     cases = [at_matched(case, matched) for case in cases]
+    if declaration.mask:
+        finder = MaskFinder(root, declaration.mask)
+        cases = [
+            replace(case, masks=_masks(finder, case, fields, where))
+            for case, (where, fields) in zip(cases, rows, strict=True)
+        ]
     return Listing(tuple(cases), (*remarks, *more, *_remarks_on_labels(respelt)))
+
+
+def files_of(case: DeclaredCase) -> list[str]:
+    """The files of a case, as they are declared."""
+    return [*(location.file for location in case.channels), *(case.masks or ())]
 
 
 def at_matched(case: DeclaredCase, matched: Mapping[str, str]) -> DeclaredCase:
     """A case with the files of the names in its table (`match_names`)."""
-    if not any(location.file in matched for location in case.channels):
+    if not any(file in matched for file in files_of(case)):
         return case
     channels = (replace(each, file=matched.get(each.file, each.file)) for each in case.channels)
-    return replace(case, channels=tuple(channels))
+    masks = None if case.masks is None else tuple(matched.get(each, each) for each in case.masks)
+    return replace(case, channels=tuple(channels), masks=masks)
 
 
 def _remarks_on_labels(respelt: Sequence[tuple[str, str]]) -> Iterator[Remark]:
@@ -192,6 +209,15 @@ def _remarks_on_labels(respelt: Sequence[tuple[str, str]]) -> Iterator[Remark]:
             text="labels that differ from a class, or from a key under [labels], only in case, "
             f"blanks or decimals: {join_names(pairs)}"
         )
+
+
+def _masks(finder: MaskFinder, case: DeclaredCase, fields: Fields, where: str) -> tuple[str, ...]:
+    """The masks of a case, which the key ``mask`` of the declaration names."""
+    if case.masks is not None:
+        raise DataError(f"{where}: a column and the key mask in {FILE} name masks: remove one")
+    if case.position is not None:
+        raise DataError(f"{where}: a mask and columns of a position are given: remove one")
+    return finder.find(case.channels[0].file, fields)
 
 
 def _is_blank(text: str) -> bool:
@@ -215,10 +241,15 @@ def _pattern_rows(
 ) -> Iterator[tuple[str, Fields] | Remark]:
     matched = dict(match_files(root, pattern))
     masks = {} if declaration.masks == "cases" else companions(matched)
+    used: set[str] = set()
+    if declaration.mask is not None:
+        finder = MaskFinder(root, declaration.mask)
+        used = {mask for path, parts in matched.items() for mask in finder.find(path, parts)}
     for path, parts in matched.items():
-        if path not in masks:
+        if path not in masks and path not in used:
             yield f"{root}: {quote(path)}", {"path": path, **parts}
-    yield from remarks_on_files(root, pattern, matched, masks)
+    masks = {mask: image for mask, image in masks.items() if mask not in used}
+    yield from remarks_on_files(root, pattern, {*matched, *used}, masks)
 
 
 def table_rows(
@@ -369,7 +400,25 @@ def case_of(declaration: Declaration, fields: Fields) -> DeclaredCase:
         split=_split(declaration, filled.get("split")),
         position=position,
         millimetres=millimetres,
+        masks=_mask_column(fields, position),
     )
+
+
+def _mask_column(fields: Fields, position: object) -> tuple[str, ...] | None:
+    """The paths in the column ``mask``; None without this column.
+
+    Raises:
+        ValueError: One is wrong, or the case has a position as well.
+    """
+    if "mask" not in fields:
+        return None
+    paths = tuple(part.strip() for part in fields["mask"].split(SEPARATOR) if part.strip())
+    for path in paths:
+        if fault := path_fault(path):
+            raise ValueError(f"mask {quote(path)} {fault}")
+    if paths and position is not None:
+        raise ValueError("a mask and a position are given: remove one")
+    return paths
 
 
 def _is_name(declaration: Declaration, text: str) -> bool:

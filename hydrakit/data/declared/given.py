@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hydrakit.data.declared.adapter import MissingSpacingError, read_case
+from hydrakit.data.declared.adapter import MissingSpacingError, Noticed, read_case
 from hydrakit.data.declared.by_name import match_names
 from hydrakit.data.declared.cases import (
     DeclaredCase,
@@ -19,6 +20,7 @@ from hydrakit.data.declared.cases import (
     ImageLocation,
     at_matched,
     case_of,
+    files_of,
     table_rows,
 )
 from hydrakit.data.declared.files import SUFFIXES, companions, describe_files, list_files
@@ -86,6 +88,7 @@ class GivenReader:
         task: Task of the model.
         colour: Whether colour images have three channels; otherwise one, the luminance.
         spacing: Pixel spacing of all files that do not state theirs.
+        masks: Whether the model sees the lesion in a mask, so that each image needs one.
     """
 
     def __init__(
@@ -95,7 +98,9 @@ class GivenReader:
         *,
         colour: bool,
         spacing: tuple[float, float] | None = None,
+        masks: bool = False,
     ) -> None:
+        self.masks = masks
         self.declaration = Declaration.model_construct(
             classes=tuple(classes),
             task=task,
@@ -126,6 +131,9 @@ class GivenReader:
             else:
                 for location in case.channels:
                     resolve_inside(root, location.file)
+                for mask in case.masks or ():
+                    with suppress(OSError):  # `read_case` says that it is missing
+                        resolve_inside(root, mask)
         except FileNotFoundError:
             return Unusable(key=key, reason="its file is missing")
         except (OSError, RuntimeError) as error:
@@ -138,7 +146,7 @@ class GivenReader:
             declaration = declaration.model_copy(update={"spacing": given.spacing})
         try:
             sample = read_case(
-                declaration, case, where=key, root=root, reader=self._images(), by_study=[]
+                declaration, case, where=key, root=root, reader=self._images(), noticed=Noticed()
             )
         except MissingSpacingError:
             return Unusable(key=key, reason=NO_SPACING)
@@ -205,7 +213,11 @@ def images_in_folder(folder: Path, reader: GivenReader, *, pattern: str | None) 
             "or DICOM files"
         )
     notes = []
-    if masks:
+    lesions: dict[str, list[str]] = {}
+    if reader.masks:
+        for mask, image in masks.items():
+            lesions.setdefault(image, []).append(mask)
+    elif masks:
         mask, image = next(iter(masks.items()))
         notes.append(
             f"{folder}: {len(masks)} files are left out as masks of other images (first "
@@ -219,7 +231,9 @@ def images_in_folder(folder: Path, reader: GivenReader, *, pattern: str | None) 
     return GivenImages(
         where=str(folder),
         count=len(images),
-        cases=lambda: (GivenCase(_case(_name(path), path), root) for path in images),
+        cases=lambda: (
+            GivenCase(_case(_name(path), path, lesions.get(path)), root) for path in images
+        ),
         digest=_digest(images),
         patients=_may_be_dicom(images),
         notes=tuple(notes),
@@ -292,7 +306,7 @@ def images_in_table(table: Path, reader: GivenReader, *, root: Path | None = Non
             )
         lines[given.case.key] = where.rpartition(": ")[2]
         cases.append(given)
-        named += [(where, location.file) for location in given.case.channels]
+        named += [(where, file) for file in files_of(given.case)]
     if not cases:
         raise DataError(f"{table}: has no row: give one image per row, in a column 'path'")
     matched, remarks = match_names(root, named)
@@ -335,8 +349,8 @@ def _given(declaration: Declaration, where: str, root: Path, fields: Fields) -> 
     return GivenCase(case, root, spacing)
 
 
-def _case(key: str, file: str) -> DeclaredCase:
-    """A case of which only the file is known."""
+def _case(key: str, file: str, masks: Sequence[str] | None = None) -> DeclaredCase:
+    """A case of which only the file and its masks are known."""
     return DeclaredCase(
         key=key,
         channels=(ImageLocation(file),),
@@ -348,6 +362,7 @@ def _case(key: str, file: str) -> DeclaredCase:
         split=None,
         position=None,
         millimetres=False,
+        masks=None if masks is None else tuple(masks),
     )
 
 

@@ -25,13 +25,14 @@ from hydrakit.data.declared.files import (
     list_files,
 )
 from hydrakit.data.declared.images import ImageReader, Picture
+from hydrakit.data.declared.masks import guess_template
 from hydrakit.data.declared.schema import FILE, MAX_CLASS, NONE, ImageRules
 from hydrakit.data.declared.tables import read_columns
 from hydrakit.data.identity import names_nobody, normal_name
 from hydrakit.data.safe_paths import open_file, path_fault, resolve_inside
 from hydrakit.errors import DataError, one_line
 from hydrakit.names import is_name
-from hydrakit.storage.tables import is_table, label_form
+from hydrakit.storage.tables import HIDDEN, is_table, label_form
 
 MAX_FILES = 200_000
 MAX_CLASSES = 20
@@ -219,7 +220,16 @@ def _mask_lines(masks: Mapping[str, str]) -> list[str]:
         return []
     mask, image = next(iter(masks.items()))
     first = _comment(f"{mask}, of {image}")
-    return [f"# Masks of other images, which are left out: {len(masks)} (first {first})."]
+    lines = [f"# Masks of other images, which are no cases: {len(masks)} (first {first})."]
+    template = guess_template(masks)
+    if template is None:
+        return lines
+    return [
+        *lines,
+        "# To take the position of the lesion from them, and to see 1.5 times the lesion:",
+        f"# mask = {_comment(_quoted(template))}",
+        "# field_of_view = { mask = 1.5 }  # in place of the line above",
+    ]
 
 
 def _case_lines(folder: Path, images: Sequence[str], cases: _CaseSource) -> list[str]:
@@ -401,7 +411,7 @@ def _from_tables(folder: Path, files: Sequence[str]) -> tuple[_CaseSource | None
     unused: list[str] = []
     names = FileNames(files)
     for name in files:
-        if "/" in name or not is_table(name):
+        if "/" in name or not is_table(name) or name.startswith(HIDDEN):
             continue
         try:
             columns = read_columns(folder / name)
@@ -437,10 +447,8 @@ def _path_column(
         column: len({value for value in values if len(names.find(value)) == 1})
         for column, values in columns.items()
     }
-    column = max(counts, key=lambda each: counts[each], default=None)
-    if column is not None and 2 * counts[column] >= len(set(columns[column])) > 1:
-        return column
-    return None
+    most = max(counts, key=lambda each: counts[each], default=None)
+    return most if most is not None and 2 * counts[most] >= len(set(columns[most])) > 1 else None
 
 
 def _is_file(folder: Path, text: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Self
 from hydrakit.data.safe_paths import join_names, open_file
 from hydrakit.errors import DataError, one_line
 from hydrakit.hooks import Remark
-from hydrakit.storage.tables import Table, decimal_points, is_table, read_table
+from hydrakit.storage.tables import HIDDEN, Table, decimal_points, is_table, read_table
 
 MAX_TABLE_BYTES = 2**25
 MAX_TOLD_BYTES = 2**20  # of a table that is not used: of a larger one, columns are not told
@@ -97,7 +97,11 @@ def remarks_on_tables(
     texts = []
     for folder in dict.fromkeys(folders):
         try:
-            paths = sorted(path for path in folder.iterdir() if is_table(path.name))
+            paths = [
+                path
+                for path in sorted(folder.iterdir())
+                if is_table(path.name) and not path.name.startswith(HIDDEN)
+            ]
         except OSError:  # the cases of a table need no list of the folder
             continue
         texts += [text for path in paths if (text := _described(path, used))]
