@@ -521,11 +521,12 @@ def _structure(sheet: Any) -> tuple[int, list[str], str]:
             if tag == "c":
                 place = element.get("r")
                 column = coordinate_to_tuple(place)[1] if place else column + 1
-                parts = {child.tag.rpartition("}")[2] for child in element}
-                if parts & {"v", "is"}:
-                    width = max(width, min(column, MAX_COLUMNS))
-                elif "f" in parts:
+                parts = {child.tag.rpartition("}")[2]: child.text for child in element}
+                # The value of a formula may be empty text; without a type it is one that is absent.
+                if "f" in parts and not parts.get("v") and element.get("t") != "str":
                     uncomputed = uncomputed or one_line(place or "without a name", 20)
+                elif "v" in parts or "is" in parts:
+                    width = max(width, min(column, MAX_COLUMNS))
             elif tag == "row":
                 column = 0
                 element.clear()

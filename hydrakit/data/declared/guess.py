@@ -429,8 +429,11 @@ def _from_tables(folder: Path, files: Sequence[str]) -> tuple[_CaseSource | None
             unused.append(f"{name}: no column of labels {listed}")
         elif chosen is not None:
             unused.append(f"{name}: another table comes before it {listed}")
-        else:
+        elif any(_is_file(folder, value) for value in columns[path][:50]):
             chosen = cases
+        else:
+            line = f"# Check: the column {_comment(path)} names files without folder or suffix."
+            chosen = replace(cases, lines=(line, *cases.lines))
     return chosen, unused
 
 
