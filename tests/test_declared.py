@@ -425,7 +425,7 @@ def test_unusable_images_harm_no_other(tmp_path: Path) -> None:
     reasons = [case.reason for case in cases[1:] if isinstance(case, Unusable)]
     assert reasons[:4] == [
         "its file is missing",
-        "is not a PNG, JPEG, TIFF, NPY, NPZ or DICOM image",
+        "is no image in a format that hydrakit reads",
         "its path is not a file",
         "its files differ in height or width",
     ]
@@ -456,6 +456,8 @@ def test_a_path_in_another_unicode_form_is_the_same_file(tmp_path: Path, stored:
     assert isinstance(found, Sample)
     assert found.source == (path,)
     assert absent == Unusable(key="Müller/ö.png", reason="its file is missing")
+    declare(folder, BASE + f'pattern = "{normalize(other, "Müller")}/*.png"\n')
+    assert [sample.source for sample in samples(folder)] == [(path,)]
     secret = png(tmp_path / "secret.png")
     (folder / normalize(stored, "ö")).symlink_to(secret.parent)
     declare(folder, CSV, f"path,label\n{normalize(other, 'ö')}/secret.png,benign\n")

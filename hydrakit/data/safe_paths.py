@@ -59,7 +59,12 @@ def same_form(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
-def resolve_inside(root: Path, relative: str) -> Path:
+def forms_of(name: str) -> tuple[str, ...]:
+    """Return a name as it is, in NFC and in NFD, each form once."""
+    return tuple(dict.fromkeys((name, same_form(name), unicodedata.normalize("NFD", name))))
+
+
+def resolve_inside(root: Path, relative: str, *, follow: bool = False) -> Path:
     """Resolve the path of a file inside a folder.
 
     A name that does not exist as it is written is also looked for in its other Unicode form.
@@ -67,6 +72,7 @@ def resolve_inside(root: Path, relative: str) -> Path:
     Args:
         root: Resolved path of the folder.
         relative: Path relative to the folder, without a `path_fault`.
+        follow: Whether links may lead out of the folder.
 
     Raises:
         DataError: A symbolic link leads out of the folder.
@@ -76,10 +82,10 @@ def resolve_inside(root: Path, relative: str) -> Path:
         path = (root / _existing(root, relative)).resolve(strict=True)
     except RuntimeError as error:  # a loop of symbolic links, before Python 3.13
         raise OSError(str(error)) from None
-    if not path.is_relative_to(root):
+    if not (follow or path.is_relative_to(root)):
         raise DataError(
             f"{root}: {relative!r} leads out of this folder by a link: set root in dataset.toml to "
-            "the folder that holds the files themselves"
+            "the folder that holds the files themselves, or follow_links = true to allow this"
         )
     return path
 
@@ -90,8 +96,7 @@ def _existing(root: Path, relative: str) -> str:
         return relative
     folder = ""
     for name in PurePosixPath(relative).parts:
-        forms = (name, same_form(name), unicodedata.normalize("NFD", name))
-        here = (f"{folder}{form}" for form in forms)
+        here = (f"{folder}{form}" for form in forms_of(name))
         found = next((path for path in here if os.path.lexists(root / path)), None)
         if found is None:
             return relative

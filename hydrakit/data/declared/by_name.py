@@ -59,13 +59,14 @@ def _stem(name: str) -> str:
 
 
 def match_names(
-    root: Path, named: Iterable[tuple[str, str]]
+    root: Path, named: Iterable[tuple[str, str]], *, follow: bool = False
 ) -> tuple[dict[str, str], Iterator[Remark]]:
     """Find the files that a table names without their folder or suffix.
 
     Args:
         root: Resolved folder of the files.
         named: Place in the table, and path, of each file.
+        follow: Whether to look in linked folders, too.
 
     Returns:
         Path of each such file, and what users must know. A file that no other has the name of is
@@ -82,7 +83,7 @@ def match_names(
     matched: dict[str, str] = {}
     if not absent:
         return matched, iter(())
-    names = FileNames(list_files(root, tolerant=True))
+    names = FileNames(list_files(root, tolerant=True, follow=follow))
     for path, where in absent.items():
         found = names.find(path)
         if len(found) > 1:
@@ -106,7 +107,7 @@ def _exists(root: Path, path: str) -> bool:
     if os.path.lexists(root / path):
         return True
     try:
-        resolve_inside(root, path)
+        resolve_inside(root, path, follow=True)
     except OSError:
         return False
     return True
