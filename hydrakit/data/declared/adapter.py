@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING
 
 from hydrakit.data.declared.schema import FILE, Declaration, parse_declaration
 from hydrakit.data.identity import names_nobody
-from hydrakit.data.safe_paths import open_file, quote, resolve_inside
+from hydrakit.data.safe_paths import quote, resolve_inside
 from hydrakit.errors import DataError, command_line
 from hydrakit.hooks import DatasetAdapter, NoOptions, Remark, Sample, Unusable
 from hydrakit.names import NAME_PATTERN, is_name
 from hydrakit.storage.paths import default_data
+from hydrakit.storage.tables import is_table
 
 if TYPE_CHECKING:
-    from hydrakit.data.declared.cases import CsvTable, DeclaredCase
+    from hydrakit.data.declared.cases import DeclaredCase
     from hydrakit.data.declared.images import ImageReader, Picture
     from hydrakit.data.declared.masks import Lesion
+    from hydrakit.data.declared.tables import TableFile
     from hydrakit.plugins.registry import Plugins
 
 READER_VERSION = "4"
@@ -50,11 +52,11 @@ class MissingSpacingError(DataError):
 def load_declared(folder: Path) -> DatasetAdapter:
     """Return the adapter of the dataset that a folder's ``dataset.toml`` declares.
 
-    The adapter's version is a digest of the declaration and of its CSV, so that a change of either
-    invalidates prepared data.
+    The adapter's version is a digest of the declaration and of its table, so that a change of
+    either invalidates prepared data.
 
     Raises:
-        DataError: The file is missing or not a valid declaration, or its CSV is missing; the
+        DataError: The file is missing or not a valid declaration, or its table is missing; the
             message names the file, the key and the value.
     """
     path = folder / FILE
@@ -65,7 +67,7 @@ def load_declared(folder: Path) -> DatasetAdapter:
             f"{path}: the folder's name {name!r} is not a valid dataset name ({NAME_PATTERN}): add "
             "name = ..., and give the folder as --root NAME=FOLDER"
         )
-    table = _csv(declaration, folder)
+    table = _table(declaration, folder)
     digest = hashlib.sha256(b"\0".join([content, table.content if table else b""])).hexdigest()
 
     def read(root: Path, options: NoOptions) -> Iterator[Sample | Unusable | Remark]:
@@ -93,7 +95,7 @@ def load_declared(folder: Path) -> DatasetAdapter:
 
 
 def read_declared(
-    declaration: Declaration, folder: Path, *, table: CsvTable | None
+    declaration: Declaration, folder: Path, *, table: TableFile | None
 ) -> Iterator[Sample | Unusable | Remark]:
     """Yield every case of a declared dataset, and remarks on columns, files and patients.
 
@@ -102,7 +104,7 @@ def read_declared(
     Args:
         declaration: Declaration of the dataset.
         folder: Folder that holds ``dataset.toml``.
-        table: CSV table of cases; None if the cases come from an NPZ file or a pattern.
+        table: Table of cases; None if the cases come from an NPZ file or a pattern.
 
     Raises:
         DataError: A case is declared wrongly, leads out of the dataset's root, or lacks a required
@@ -110,10 +112,14 @@ def read_declared(
     """
     from hydrakit.data.declared.cases import list_cases
     from hydrakit.data.declared.images import ImageReader
+    from hydrakit.data.declared.tables import remarks_on_tables
 
     root = _files_root(declaration, folder)
     listing = list_cases(declaration, root, table=table)
     yield from listing.remarks
+    source = declaration.cases or f"the pattern {quote(declaration.pattern)}"
+    used = None if table is None else table.path
+    yield from remarks_on_tables((folder.resolve(), root), used, source)
     noticed = Noticed()
     with closing(ImageReader(declaration.images)) as reader:
         for case in listing.cases:
@@ -258,28 +264,23 @@ def _files_root(declaration: Declaration, folder: Path) -> Path:
     return root
 
 
-def _csv(declaration: Declaration, folder: Path) -> CsvTable | None:
-    """Read the CSV table of cases, if declared: beside ``dataset.toml`` or in the root."""
-    from hydrakit.data.declared.cases import MAX_TABLE_BYTES, CsvTable
+def _table(declaration: Declaration, folder: Path) -> TableFile | None:
+    """Read the table of cases, if one is declared: beside ``dataset.toml`` or in the root."""
+    from hydrakit.data.declared.tables import TableFile
 
     name = declaration.cases
-    if name is None or not name.lower().endswith(".csv"):
+    if name is None or not is_table(name):
         return None
     candidates = [folder.resolve()]
     if declaration.root != ".":
         candidates.append(_files_root(declaration, folder))
     for base in candidates:
         try:
-            path = resolve_inside(base, name, follow=declaration.follow_links)
-            with open_file(path) as file:
-                content = file.read(MAX_TABLE_BYTES + 1)
+            return TableFile.read(resolve_inside(base, name, follow=declaration.follow_links))
         except FileNotFoundError:
             continue
         except OSError as error:
             raise DataError(f"{base / name}: cannot be read: {error.strerror or error}") from None
-        if len(content) > MAX_TABLE_BYTES:
-            raise DataError(f"{path}: is over {MAX_TABLE_BYTES >> 20} MiB: split it into datasets")
-        return CsvTable(path, content)
     raise DataError(
         f"{folder / FILE}: cases: there is no file {quote(name)} in "
         f"{' or '.join(map(str, candidates))}: correct its name"

@@ -1,23 +1,18 @@
-"""Cases of a declared dataset, from a table (CSV, NPZ) or a pattern, checked before pixels."""
+"""Cases of a declared dataset, from a table or a pattern, checked before pixels."""
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from hydrakit.data.declared.arrays import MAX_COLUMN_BYTES, ImageError, member_names, open_array
-from hydrakit.data.declared.columns import (
-    SUBGROUP,
-    find_columns,
-    remarks_on_columns,
-    wrong_separator,
-)
+from hydrakit.data.declared.by_name import match_names
+from hydrakit.data.declared.columns import SUBGROUP, find_columns, has_columns, remarks_on_columns
 from hydrakit.data.declared.files import companions, describe_files, list_files, remarks_on_files
 from hydrakit.data.declared.masks import MaskFinder
 from hydrakit.data.declared.patterns import match_files
@@ -29,10 +24,12 @@ from hydrakit.data.declared.schema import (
     SplitName,
     number,
 )
+from hydrakit.data.declared.tables import TableFile
 from hydrakit.data.identity import names_nobody, normal_name
 from hydrakit.data.safe_paths import join_names, path_fault, quote, resolve_inside
 from hydrakit.errors import DataError
 from hydrakit.hooks import Remark
+from hydrakit.storage.tables import Table, is_table, label_form, read_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +37,6 @@ if TYPE_CHECKING:
 
     from hydrakit.hooks import Label
 
-MAX_TABLE_BYTES = 2**25
 MAX_CELL = 1000  # characters: keys and patients appear in messages and reports
 SEPARATOR = ";"
 
@@ -105,14 +101,7 @@ class DeclaredCase:
 
 Fields = dict[str, str]
 _NAMES = ("patient", "group", "finding")
-
-
-@dataclass(frozen=True, slots=True)
-class CsvTable:
-    """Content of a CSV file, and its path for messages."""
-
-    path: Path
-    content: bytes
+_TEXTS = (*_NAMES, "key", "path", "mask", "split", "label")  # all other fields are numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,23 +112,25 @@ class Listing:
     remarks: tuple[Remark, ...]
 
 
-def list_cases(declaration: Declaration, root: Path, *, table: CsvTable | None) -> Listing:
+def list_cases(declaration: Declaration, root: Path, *, table: TableFile | None) -> Listing:
     """List every case of a dataset, in the order of its table or paths.
 
     Args:
         declaration: Declaration of the dataset.
         root: Folder of the dataset's files.
-        table: CSV table of cases; None if the cases come from an NPZ file or a pattern.
+        table: Table of cases; None if the cases come from an NPZ file or a pattern.
 
     Raises:
         DataError: A case is invalid; the message names the file, the line or row, and the value.
     """
     cases: list[DeclaredCase] = []
     remarks: list[Remark] = []
+    named: list[tuple[str, str]] = []
+    respelt: list[tuple[str, str]] = []
     first: dict[str, str] = {}
     unnamed: list[str] = []
     above = ""
-    finder = MaskFinder(root, declaration.mask) if declaration.mask else None
+    rows: list[tuple[str, Fields]] = []
     for row in _rows(declaration, root, table):
         if isinstance(row, Remark):
             remarks.append(row)
@@ -156,8 +147,6 @@ def list_cases(declaration: Declaration, root: Path, *, table: CsvTable | None) 
             case = case_of(declaration, fields)
         except ValueError as error:
             raise DataError(f"{where}: {error}") from None
-        if finder is not None:
-            case = replace(case, masks=_masks(finder, case, fields, where))
         if case.key in first:
             raise DataError(
                 f"{where}: the key {quote(case.key)} also belongs to {first[case.key]}: remove "
@@ -167,6 +156,10 @@ def list_cases(declaration: Declaration, root: Path, *, table: CsvTable | None) 
         if "patient" in fields and case.patient is None:
             unnamed.append(where)
         cases.append(case)
+        rows.append((where, fields))
+        respelt += respelt_labels(declaration, fields.get("label", "").strip())
+        if table is not None:
+            named += [(where, file) for file in files_of(case)]
     if not cases:
         source = f"pattern {declaration.pattern!r}" if declaration.pattern else declaration.cases
         raise DataError(
@@ -181,7 +174,41 @@ def list_cases(declaration: Declaration, root: Path, *, table: CsvTable | None) 
             'patient of its own) or "above" (that of the row above, as in merged cells of a '
             "spreadsheet)"
         )
-    return Listing(tuple(cases), tuple(remarks))
+    matched, more = match_names(root, named, follow=declaration.follow_links)
+    cases = [at_matched(case, matched) for case in cases]
+    if declaration.mask:
+        finder = MaskFinder(root, declaration.mask)
+        cases = [
+            replace(case, masks=_masks(finder, case, fields, where))
+            for case, (where, fields) in zip(cases, rows, strict=True)
+        ]
+    return Listing(tuple(cases), (*remarks, *more, *_remarks_on_labels(respelt)))
+
+
+def files_of(case: DeclaredCase) -> list[str]:
+    """The files of a case, as they are declared."""
+    return [*(location.file for location in case.channels), *(case.masks or ())]
+
+
+def at_matched(case: DeclaredCase, matched: Mapping[str, str]) -> DeclaredCase:
+    """A case with the files of the names in its table (`match_names`)."""
+    if not any(file in matched for file in files_of(case)):
+        return case
+    channels = (replace(each, file=matched.get(each.file, each.file)) for each in case.channels)
+    masks = None if case.masks is None else tuple(matched.get(each, each) for each in case.masks)
+    return replace(case, channels=tuple(channels), masks=masks)
+
+
+def _remarks_on_labels(respelt: Sequence[tuple[str, str]]) -> Iterator[Remark]:
+    if respelt:
+        pairs = [
+            f"{quote(text)} is {quote(label)} ({count})"
+            for (text, label), count in Counter(respelt).most_common()
+        ]
+        yield Remark(
+            text="labels that differ from a class, or from a key under [labels], only in case, "
+            f"blanks or decimals: {join_names(pairs)}"
+        )
 
 
 def _masks(finder: MaskFinder, case: DeclaredCase, fields: Fields, where: str) -> tuple[str, ...]:
@@ -198,13 +225,13 @@ def _is_blank(text: str) -> bool:
 
 
 def _rows(
-    declaration: Declaration, root: Path, table: CsvTable | None
+    declaration: Declaration, root: Path, table: TableFile | None
 ) -> Iterator[tuple[str, Fields] | Remark]:
     """Yield where each case is declared, and its fields as text, named as in `Columns`."""
     if declaration.pattern is not None:
         yield from _pattern_rows(declaration, declaration.pattern, root)
     elif table is not None:
-        yield from csv_rows(declaration, table)
+        yield from table_rows(declaration, table)
     else:
         yield from _npz_rows(declaration, root)
 
@@ -227,8 +254,8 @@ def _pattern_rows(
     )
 
 
-def csv_rows(
-    declaration: Declaration, table: CsvTable, *, more: Sequence[str] | None = None
+def table_rows(
+    declaration: Declaration, table: TableFile, *, more: Sequence[str] | None = None
 ) -> Iterator[tuple[str, Fields] | Remark]:
     """Yield where each row of a table is, and its fields as text; remarks on columns come first.
 
@@ -239,35 +266,40 @@ def csv_rows(
             labels.
 
     Raises:
-        DataError: The table is no CSV, or lacks a column.
+        DataError: The file is no table, or lacks a column.
     """
     name = table.path
-    try:
-        text = table.content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{name}: is not UTF-8 text: save it as UTF-8") from None
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header = [cell.strip() for cell in next(reader, [])]
-        if marks := wrong_separator(header):
+    read = read_table(
+        name, table.content, lambda header: has_columns(declaration, header, more=more)
+    )
+    columns = find_columns(declaration, read.header, f"{name}: {read.place}", more=more)
+    yield from read.remarks
+    yield from remarks_on_columns(name.name, read.header, columns)
+    _refuse_dates(read, columns)
+    at = {field: read.header.index(column) for field, column in columns.items()}
+    texts = _TEXTS[:-1] if declaration.task == "regression" else _TEXTS
+    with_points = {
+        field: read.with_points(column)
+        for field, column in columns.items()
+        if field not in texts and not field.startswith(SUBGROUP)
+    }
+    for place, cells in read.rows():
+        yield (
+            f"{name}: {place}",
+            {field: with_points.get(field, str)(cells[column]) for field, column in at.items()},
+        )
+
+
+def _refuse_dates(table: Table, columns: Mapping[str, str]) -> None:
+    """Refuse dates among the names of patients and findings: a spreadsheet makes one of ``1-2``."""
+    for field in ("patient", "finding", "key"):
+        if field in columns and (
+            place := table.sheet.dates.get(table.header.index(columns[field]))
+        ):
             raise DataError(
-                f"{name}: line 1: its cells are separated by {marks}: save it with commas"
+                f"{table.path}: {place}: {field} is a date, which a spreadsheet may have made of a "
+                "name: format the column as text, and write the names again"
             )
-        columns = find_columns(declaration, header, f"{name}: line 1", more=more)
-        yield from remarks_on_columns(name.name, header, columns)
-        for row in reader:
-            where = f"{name}: line {reader.line_num}"
-            if not any(cell.strip() for cell in row):
-                continue
-            if len(row) != len(header):
-                raise DataError(
-                    f"{where}: has {len(row)} cells where the header has {len(header)}: write "
-                    'cells with a comma in "quotes"'
-                )
-            cells = dict(zip(header, row, strict=True))
-            yield where, {field: cells[column] for field, column in columns.items()}
-    except csv.Error as error:
-        raise DataError(f"{name}: line {reader.line_num}: {error}: correct the line") from None
 
 
 def _npz_rows(declaration: Declaration, root: Path) -> Iterator[tuple[str, Fields] | Remark]:
@@ -350,7 +382,7 @@ def case_of(declaration: Declaration, fields: Fields) -> DeclaredCase:
         if len(text) > MAX_CELL:
             raise ValueError(f"{field} has over {MAX_CELL} characters: shorten it")
     paths = [fields["path"]]
-    if str(declaration.cases).lower().endswith(".csv"):
+    if is_table(str(declaration.cases)):
         _refuse_converted(filled)
         # Other sources give one file per case.
         paths = [part.strip() for part in fields["path"].split(SEPARATOR)]
@@ -430,7 +462,7 @@ def label_of(declaration: Declaration, text: str) -> Label | None:
     Raises:
         ValueError: It is no label of the dataset.
     """
-    mapped = declaration.labels.get(text, text)
+    mapped = _target(declaration, text)
     if mapped == UNKNOWN:
         return None
     if declaration.task == "regression":
@@ -439,9 +471,28 @@ def label_of(declaration: Declaration, text: str) -> Label | None:
         return _class(declaration, mapped)
     if mapped == NONE:
         return (0,) * len(declaration.classes)
-    names = [declaration.labels.get(part.strip(), part.strip()) for part in mapped.split(SEPARATOR)]
+    names = [_target(declaration, part.strip()) for part in mapped.split(SEPARATOR)]
     present = {_class(declaration, name) for name in names if name != NONE}
     return tuple(int(index in present) for index in range(len(declaration.classes)))
+
+
+def _target(declaration: Declaration, text: str) -> str:
+    """What a label means: by [labels], or itself; if neither knows it, in another spelling."""
+    exact = declaration.labels.get(text, text)
+    if exact != text or exact in declaration.classes:
+        return exact
+    targets = declaration.label_forms.get(label_form(text), ())
+    return next(iter(targets)) if len(targets) == 1 else text
+
+
+def respelt_labels(declaration: Declaration, text: str) -> list[tuple[str, str]]:
+    """Labels of a cell that are matched in another spelling, each with what it means."""
+    parts = text.split(SEPARATOR) if declaration.task == "multilabel" else [text]
+    return [
+        (part, target)
+        for part in map(str.strip, parts)
+        if part not in declaration.labels and (target := _target(declaration, part)) != part
+    ]
 
 
 def _class(declaration: Declaration, name: str) -> int:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import math
 import tomllib
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -31,6 +33,7 @@ from hydrakit.errors import DataError, unknown
 from hydrakit.hooks import ChannelRule, FieldOfView, NamedNormalise, Normalise, Task, Window
 from hydrakit.rounds import FlipAxis
 from hydrakit.schema import Frozen, Name
+from hydrakit.storage.tables import SUFFIXES, is_table, label_form
 
 FILE = "dataset.toml"
 MAX_BYTES = 2**17
@@ -136,14 +139,15 @@ class ImageRules(_Table):
 
 
 class Columns(_Table):
-    """Names of the columns in the table of cases (CSV), or of the arrays (NPZ).
+    """Names of the columns in the table of cases, or of the arrays (NPZ).
 
     A field that is not listed here uses the column of the same name.
     """
 
     path: FilledText | None = None
-    """CSV: path of the image, relative to `root`; several paths, separated by `;`, become channels.
-    A member of an NPZ is `file.npz#member`, one row of a member `file.npz#member[12]`."""
+    """Table: path of the image, relative to `root`, or its name there without folders or suffix, if
+    only one file has it; several paths, separated by `;`, become channels. A member of an NPZ is
+    `file.npz#member`, one row of a member `file.npz#member[12]`."""
     image: FilledText | None = None
     """NPZ: array of images, one case per row."""
     label: FilledText | None = None
@@ -218,8 +222,8 @@ class Declaration(_Table):
     spacing: Annotated[tuple[PositiveFloat, PositiveFloat], Field(strict=False)] | None = None
     """Pixel spacing (row, column) in millimetres, for files that do not state it."""
     cases: FilledText | None = None
-    """The table of cases: a CSV beside this file or under `root`, with one case per row, or an NPZ
-    under `root` whose arrays are the columns. Either this or `pattern`."""
+    """The table of cases, with one case per row: a .csv, .tsv, .txt or .xlsx beside this file or
+    under `root`; or an NPZ under `root` whose arrays are the columns. Either this or `pattern`."""
     pattern: FilledText | None = None
     """Pattern that selects the case files under `root` and reads parts of their paths:
     `{label}/{patient}/*.png`. Parts: label, patient, group, finding, split, key. `*` is any text
@@ -241,7 +245,8 @@ class Declaration(_Table):
     """Subgroups for which test results are also reported, each with its column: zone = "zone".
     Never use anything that identifies the patient."""
     labels: dict[str, str] = Field(default_factory=dict)
-    """Maps labels of the data to classes; "" means that the label is unknown."""
+    """Maps labels of the data to classes; "" means that the label is unknown. Case, blanks and the
+    decimals of whole numbers make no difference, unless two keys or classes differ in them."""
     splits: dict[str, SplitName] = Field(default_factory=dict)
     """Maps split names of the data to train, val or test."""
     images: ImageRules = Field(default_factory=ImageRules)
@@ -251,6 +256,16 @@ class Declaration(_Table):
     colour to luminance (always), "repeat" repeats a single channel, "stem" trains a convolution of
     the dataset's own. Without this key, hydrakit chooses and says so. (`images.channels` is another
     thing: a dimension of an array.)"""
+
+    @cached_property
+    def label_forms(self) -> Mapping[str, frozenset[str]]:
+        """What the labels of each `label_form` mean: a class, `NONE` or `UNKNOWN`."""
+        named = [] if self.task == "regression" else [*self.classes]
+        named += [NONE] if self.task == "multilabel" else []
+        forms: dict[str, frozenset[str]] = {}
+        for text, target in (*zip(named, named, strict=True), *self.labels.items()):
+            forms[label_form(text)] = forms.get(label_form(text), frozenset()) | {target}
+        return forms
 
     @property
     def view(self) -> FieldOfView:
@@ -341,9 +356,11 @@ class Declaration(_Table):
             raise ValueError(f"cases: {quote(cases)} {fault}")
         if self.masks is not None:
             raise ValueError("masks: only a pattern selects files: remove it")
-        other = {".csv": "image", ".npz": "path"}.get(Path(cases).suffix.lower())
-        if other is None:
-            raise ValueError(f"cases: {quote(cases)} is neither a .csv nor an .npz file")
+        other = "image" if is_table(cases) else "path"
+        if other == "path" and not cases.lower().endswith(".npz"):
+            raise ValueError(
+                f"cases: {quote(cases)} is neither a table ({', '.join(SUFFIXES)}) nor an .npz file"
+            )
         for name in self.subgroups:
             if not (name.strip() and name.isprintable() and len(name) <= MAX_CLASS):
                 raise ValueError(
@@ -389,7 +406,7 @@ def parse_declaration(path: Path) -> tuple[Declaration, bytes]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     if len(content) > MAX_BYTES:
-        raise DataError(f"{path}: is over {MAX_BYTES >> 10} KiB: put the cases into a .csv file")
+        raise DataError(f"{path}: is over {MAX_BYTES >> 10} KiB: put the cases into a table")
     try:
         text = content.decode("utf-8-sig")
         if any(len(line) > MAX_LINE for line in text.splitlines()):
