@@ -24,8 +24,10 @@ from hydrakit.hooks import (
     BodyFactory,
     DatasetAdapter,
     HeadFactory,
+    IndexedSeries,
     Launcher,
     LauncherFactory,
+    PublicCollection,
     Remark,
     Sample,
     SequenceStrategy,
@@ -253,6 +255,9 @@ def guard(component: Any, source: PluginSource) -> Any:
     package = source.module.partition(":")[0].partition(".")[0]
     if package != "hydrakit":  # an exception there is a bug of hydrakit
         _sources[package] = source
+    if isinstance(component, DatasetAdapter) and isinstance(component.source, PublicCollection):
+        needed = partial(_needed, source, component.name, component.source.needed)
+        component = replace(component, source=replace(component.source, needed=needed))
     for kind, (attribute, guarded) in _GUARDS.items():
         if issubclass(type(component), kind):
             return replace(component, **{attribute: partial(guarded, source, component)})
@@ -294,6 +299,17 @@ def reader(adapter: DatasetAdapter) -> str:
     """Text such as ``; read by plugin skin (hydrakit-skin 1.0)``; empty without a plugin."""
     source = adapter.read.args[0] if isinstance(adapter.read, partial) else None
     return f"; read by {source}" if isinstance(source, PluginSource) else ""
+
+
+def _needed(
+    source: PluginSource,
+    dataset: str,
+    needed: Callable[[IndexedSeries, Any], object],
+    series: IndexedSeries,
+    options: Any,
+) -> bool:
+    with source.blame(f"needed of the source of dataset {dataset!r}"):
+        return bool(needed(series, options))
 
 
 def _image(
