@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from stores import BUCKET, Kaggle, Store, serving
 
 from hydrakit.cli import main
+from hydrakit.data.dicom import index_headers
 from hydrakit.data.fetch import kaggle, store
 from hydrakit.data.fetch.by_hand import missing_files
 from hydrakit.data.fetch.idc import Collection, choose, read_collection
+from hydrakit.data.read import LoadedSample, load_image, read_cases
 from hydrakit.errors import DataError, PlanError
-from hydrakit.hooks import DatasetAdapter, IndexedSeries, ManualFile, PublicCollection
+from hydrakit.hooks import (
+    DatasetAdapter,
+    IndexedSeries,
+    KaggleDataset,
+    ManualFile,
+    PublicCollection,
+    Remark,
+    Unusable,
+)
 from hydrakit.plugins import load_plugins
+from hydrakit.plugins.guard import needed_series
 from hydrakit.plugins.options import parse_options
 
 Install = Callable[..., Path]
@@ -38,13 +51,15 @@ def _extra() -> None:
 # The index itself
 
 
+collection = functools.cache(read_collection)  # PROSTATEx has 19,177 series
+
+
 def chosen_of(name: str, **options: str) -> tuple[Collection, list[IndexedSeries]]:
     """The collection of a shipped dataset, and the series that its adapter needs."""
     adapter = load_plugins().get(DatasetAdapter, name)
     assert isinstance(adapter.source, PublicCollection)
-    whole, parsed = read_collection(adapter.source.id), parse_options(adapter, options)
-    needed = adapter.source.needed
-    return whole, choose(whole, lambda series: needed(series, parsed))
+    whole = collection(adapter.source.id)
+    return whole, needed_series(adapter, whole.series, parse_options(adapter, options))
 
 
 def table(path: Path, modality: str) -> dict[str, tuple[int, float]]:
@@ -92,7 +107,7 @@ def test_prostatex_needs_a_part_of_its_collection_and_t2_only_as_a_channel() -> 
 
 
 def test_the_publications_of_a_whole_collection_have_their_own_licences() -> None:
-    whole = read_collection("prostatex")
+    whole = collection("prostatex")
     first, *others = whole.publications(whole.series)
     assert (first.doi, first.licence) == ("10.7937/k9tcia.2017.murs5cl", "CC BY 3.0")
     assert {each.licence for each in others} == {"CC BY 3.0", "CC BY 4.0"}
@@ -104,12 +119,48 @@ def test_unknown_names_and_choices_of_nothing() -> None:
         read_collection("rider_lung_petct")
     with pytest.raises(PlanError, match="hydrakit datasets list"):
         read_collection("zzz")
-    whole = read_collection("spie_aapm_lung_ct_challenge")
-    assert {each.modality for each in choose(whole, bool, modalities=["seg"])} == {"SEG"}
-    with pytest.raises(PlanError, match="its modalities are CT, SEG"):
-        choose(whole, bool, modalities=["MR"])
+    whole = collection("spie_aapm_lung_ct_challenge")
+    assert {each.modality for each in choose(whole.series, modalities=["seg"])} == {"SEG"}
+    with pytest.raises(PlanError, match="modalities are: CT, SEG"):
+        choose(whole.series, modalities=["MR"])
     with pytest.raises(PlanError, match="no regular expression"):
-        choose(whole, bool, description="(")
+        choose(whole.series, description="(")
+
+
+@pytest.mark.shared
+def test_what_is_fetched_of_real_patients_is_what_the_adapter_reads(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store serves the real files, by the real index; the folders get other names."""
+    real = shared_data / "prostatex"
+    headers = index_headers(real)
+    wanted = [each for each in chosen_of("prostatex")[1] if each.patient == "ProstateX-0000"]
+    with Store() as server, serving(server):
+        for series in wanted:
+            folder = series.url.split("/")[3]
+            for number, header in enumerate(headers):
+                if header.series_uid == series.series_uid:
+                    server.objects[f"{folder}/{number}.dcm"] = header.path.read_bytes()
+        monkeypatch.setenv(store.ENDPOINT_VARIABLE, server.url)
+        store.download(wanted, tmp_path / "fetched", lambda _: None)
+    assert store.missing_series(wanted, tmp_path / "fetched") == []
+    for path in real.glob("*.csv"):
+        shutil.copy(path, tmp_path / "fetched")
+    adapter = load_plugins().get(DatasetAdapter, "prostatex")
+    cases = [
+        {
+            case.key: None if isinstance(case, Unusable) else load_image(adapter, case)
+            for case in read_cases(adapter, root, {})
+            if not isinstance(case, Remark) and case.key.startswith("ProstateX-0000/")
+        }
+        for root in (real, tmp_path / "fetched")
+    ]
+    assert cases[0].keys() == cases[1].keys()
+    for key, sample in cases[0].items():
+        other = cases[1][key]
+        assert isinstance(sample, LoadedSample)
+        assert isinstance(other, LoadedSample)
+        np.testing.assert_array_equal(sample.image, other.image)
 
 
 # A small index, and a stand-in for the store
@@ -476,9 +527,7 @@ def test_what_kaggle_refuses_is_told_with_the_page_and_the_folder(
 
 
 def test_an_archive_without_the_folders(site: Kaggle, tmp_path: Path) -> None:
-    from hydrakit.hooks import KaggleDataset
-
     wanted = KaggleDataset(handle="owner/head", folders=("maybe",), size=1)
     with pytest.raises(DataError, match="no folder maybe/"):
         kaggle.download(wanted, tmp_path / "out")
-    assert partial(kaggle.missing_folders, wanted)(tmp_path / "out") == ["maybe"]
+    assert kaggle.missing_folders(wanted, tmp_path / "out") == ["maybe"]

@@ -107,19 +107,18 @@ def get(
             )
         command.from_kaggle(adapter.source)
         return
-    needed: Callable[[IndexedSeries], bool] = lambda _: True  # noqa: E731
-    collection = name
-    if adapter is not None:
-        assert isinstance(adapter.source, PublicCollection)
-        collection = adapter.source.id
-        parsed = parse_options(adapter, options.get(name, {}))
-        if only == "needed":
-            source = adapter.source
-            needed = lambda series: source.needed(series, parsed)  # noqa: E731
     from hydrakit.data.fetch.idc import choose, read_collection
+    from hydrakit.plugins.guard import needed_series
 
-    whole = read_collection(collection)
-    chosen = choose(whole, needed, modalities=modalities, description=description)
+    if adapter is None:
+        whole = read_collection(name)
+        needed: Sequence[IndexedSeries] = whole.series
+    else:
+        assert isinstance(adapter.source, PublicCollection)
+        parsed = parse_options(adapter, options.get(name, {}))
+        whole = read_collection(adapter.source.id)
+        needed = whole.series if only == "all" else needed_series(adapter, whole.series, parsed)
+    chosen = choose(needed, modalities=modalities, description=description)
     command.from_collection(whole, chosen, manifest)
 
 

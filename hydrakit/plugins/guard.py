@@ -9,8 +9,8 @@ what it changes in the whole process is put back (`hydrakit.plugins.process_stat
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -255,9 +255,6 @@ def guard(component: Any, source: PluginSource) -> Any:
     package = source.module.partition(":")[0].partition(".")[0]
     if package != "hydrakit":  # an exception there is a bug of hydrakit
         _sources[package] = source
-    if isinstance(component, DatasetAdapter) and isinstance(component.source, PublicCollection):
-        needed = partial(_needed, source, component.name, component.source.needed)
-        component = replace(component, source=replace(component.source, needed=needed))
     for kind, (attribute, guarded) in _GUARDS.items():
         if issubclass(type(component), kind):
             return replace(component, **{attribute: partial(guarded, source, component)})
@@ -297,19 +294,28 @@ def _read(
 
 def reader(adapter: DatasetAdapter) -> str:
     """Text such as ``; read by plugin skin (hydrakit-skin 1.0)``; empty without a plugin."""
+    source = _plugin(adapter)
+    return "" if source is None else f"; read by {source}"
+
+
+def _plugin(adapter: DatasetAdapter) -> PluginSource | None:
     source = adapter.read.args[0] if isinstance(adapter.read, partial) else None
-    return f"; read by {source}" if isinstance(source, PluginSource) else ""
+    return source if isinstance(source, PluginSource) else None
 
 
-def _needed(
-    source: PluginSource,
-    dataset: str,
-    needed: Callable[[IndexedSeries, Any], object],
-    series: IndexedSeries,
-    options: Any,
-) -> bool:
-    with source.blame(f"needed of the source of dataset {dataset!r}"):
-        return bool(needed(series, options))
+def needed_series(
+    adapter: DatasetAdapter, series: Iterable[IndexedSeries], options: object
+) -> list[IndexedSeries]:
+    """The series of its public collection that an adapter needs.
+
+    Raises:
+        PluginFault: Its function raised an exception.
+    """
+    assert isinstance(adapter.source, PublicCollection)
+    needed, plugin = adapter.source.needed, _plugin(adapter)
+    function = f"needed of the source of dataset {adapter.name!r}"
+    with nullcontext() if plugin is None else plugin.blame(function):
+        return [each for each in series if needed(each, options)]
 
 
 def _image(

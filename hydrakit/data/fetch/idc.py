@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -147,17 +147,15 @@ def _unknown(connection: DuckDBPyConnection, name: str, path: str) -> str:
 
 
 def choose(
-    collection: Collection,
-    needed: Callable[[IndexedSeries], bool],
+    series: Sequence[IndexedSeries],
     *,
     modalities: Sequence[str] = (),
     description: str | None = None,
 ) -> list[IndexedSeries]:
-    """Choose series of a collection, in its order.
+    """Choose some of the needed series, in their order.
 
     Args:
-        collection: The collection.
-        needed: Whether a series is needed.
+        series: The needed series.
         modalities: Modalities to choose, such as ``CT``; empty for all.
         description: Regular expression that a part of the description matches; upper and lower
             case are one.
@@ -174,15 +172,13 @@ def choose(
     wanted = {each.upper() for each in modalities}
     chosen = [
         each
-        for each in collection.series
-        if needed(each)
-        and (not wanted or each.modality in wanted)
-        and pattern.search(each.description)
+        for each in series
+        if (not wanted or each.modality in wanted) and pattern.search(each.description)
     ]
     if not chosen:
-        present = ", ".join(sorted({each.modality for each in collection.series}))
+        present = ", ".join(sorted({each.modality for each in series})) or "none"
         raise PlanError(
-            f"{collection.id}: no series is needed that --modality and --series-description "
-            f"choose; its modalities are {present}"
+            "--modality and --series-description choose none of the series that are needed, whose "
+            f"modalities are: {present}"
         )
     return chosen

@@ -33,7 +33,7 @@ def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
             "`hydrakit datasets get brain`, or download the archive from "
             f"https://www.kaggle.com/datasets/{_HANDLE} (a free account is needed) and unpack it."
         ),
-        source=KaggleDataset(handle=_HANDLE, folders=("no", "yes"), size=8_680_954),
+        source=KaggleDataset(handle=_HANDLE, folders=("no", "yes"), size=8_672_762),
         citation=(
             "Chakrabarty N. Brain MRI Images for Brain Tumor Detection. Kaggle, 2019. "
             f"https://www.kaggle.com/datasets/{_HANDLE}"
