@@ -23,18 +23,11 @@ from hydrakit.data.fetch.by_hand import missing_files
 from hydrakit.data.fetch.idc import Collection, choose, read_collection
 from hydrakit.data.read import LoadedSample, load_image, read_cases
 from hydrakit.errors import DataError, PlanError
-from hydrakit.hooks import (
-    DatasetAdapter,
-    IndexedSeries,
-    KaggleDataset,
-    ManualFile,
-    PublicCollection,
-    Remark,
-    Unusable,
-)
+from hydrakit.hooks import DatasetAdapter, Remark, Unusable
 from hydrakit.plugins import load_plugins
 from hydrakit.plugins.guard import needed_series
 from hydrakit.plugins.options import parse_options
+from hydrakit.sources import IndexedSeries, KaggleDataset, ManualFile, PublicCollection
 
 Install = Callable[..., Path]
 REASON = "needs hydrakit-imaging[get]"
@@ -419,9 +412,8 @@ def test_without_the_extra_one_line_says_how_to_install_it(
 # Adapters
 
 PLUGIN = """
-from hydrakit.hooks import (
-    DatasetAdapter, FieldOfView, KaggleDataset, ManualFile, PublicCollection, hookimpl
-)
+from hydrakit.hooks import DatasetAdapter, FieldOfView, hookimpl
+from hydrakit.sources import KaggleDataset, ManualFile, PublicCollection
 
 def needed(series, options):
     if series.patient == "raise":

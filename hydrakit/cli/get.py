@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hydrakit.data.fetch.idc import Collection
-    from hydrakit.hooks import DatasetAdapter, IndexedSeries, KaggleDataset
+    from hydrakit.hooks import DatasetAdapter
     from hydrakit.runs.context import RunContext
+    from hydrakit.sources import IndexedSeries, KaggleDataset
 
 Record = dict[str, Any]
 
@@ -86,8 +87,9 @@ def get(
     on after an interruption. Needs the extra `hydrakit-imaging[get]`.
     """
     from hydrakit.errors import PlanError
-    from hydrakit.hooks import DatasetAdapter, KaggleDataset, PublicCollection
+    from hydrakit.hooks import DatasetAdapter
     from hydrakit.plugins.options import parse_options
+    from hydrakit.sources import KaggleDataset, PublicCollection
 
     for other in options:
         if other != name:

@@ -24,10 +24,8 @@ from hydrakit.hooks import (
     BodyFactory,
     DatasetAdapter,
     HeadFactory,
-    IndexedSeries,
     Launcher,
     LauncherFactory,
-    PublicCollection,
     Remark,
     Sample,
     SequenceStrategy,
@@ -37,6 +35,7 @@ from hydrakit.hooks import (
     Unusable,
 )
 from hydrakit.plugins.process_state import restored
+from hydrakit.sources import IndexedSeries, PublicCollection
 from hydrakit.storage.paths import cache_folder
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from hydrakit.hooks import ManualFile
+from hydrakit.sources import ManualFile
 
 
 def missing_files(files: Sequence[ManualFile], folder: Path) -> list[ManualFile]:

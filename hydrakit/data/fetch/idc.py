@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hydrakit.errors import PlanError
-from hydrakit.hooks import IndexedSeries
+from hydrakit.sources import IndexedSeries
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

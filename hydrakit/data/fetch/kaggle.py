@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hydrakit.data.fetch.idc import INSTALL
 from hydrakit.errors import DataError, one_line
-from hydrakit.hooks import KaggleDataset
+from hydrakit.sources import KaggleDataset
 
 TOKEN = "a token of kaggle.com/settings in ~/.kaggle/access_token or $KAGGLE_API_TOKEN"
 

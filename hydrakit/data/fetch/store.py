@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hydrakit.errors import DataError, PlanError, command_line, one_line
-from hydrakit.hooks import IndexedSeries
+from hydrakit.sources import IndexedSeries
 
 ENDPOINT = "https://s3.amazonaws.com"
 ENDPOINT_VARIABLE = "S3_ENDPOINT_URL"  # s5cmd's own; for a mirror

@@ -8,12 +8,12 @@ from pathlib import Path
 from hydrakit.hooks import (
     DatasetAdapter,
     FieldOfView,
-    KaggleDataset,
     NoOptions,
     Sample,
     Unusable,
     hookimpl,
 )
+from hydrakit.sources import KaggleDataset
 
 _HANDLE = "navoneel/brain-mri-images-for-brain-tumor-detection"
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from hydrakit.hooks import DatasetAdapter, FieldOfView, ManualFile, PublicCollection, hookimpl
+from hydrakit.hooks import DatasetAdapter, FieldOfView, hookimpl
+from hydrakit.sources import ManualFile, PublicCollection
 
 if TYPE_CHECKING:
-    from hydrakit.hooks import IndexedSeries, Sample, Unusable
+    from hydrakit.hooks import Sample, Unusable
+    from hydrakit.sources import IndexedSeries
 
 # A nodule is at most 30 mm wide by definition; 50 mm include a margin of 10 mm. The paper's authors
 # cropped 65 pixels, which at the usual spacing of 0.6 to 0.9 mm are 39 to 58 mm: that size depends

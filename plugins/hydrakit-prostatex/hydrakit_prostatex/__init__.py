@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from hydrakit.hooks import DatasetAdapter, FieldOfView, ManualFile, PublicCollection, hookimpl
+from hydrakit.hooks import DatasetAdapter, FieldOfView, hookimpl
+from hydrakit.sources import ManualFile, PublicCollection
 
 if TYPE_CHECKING:
-    from hydrakit.hooks import IndexedSeries, Sample, Unusable
+    from hydrakit.hooks import Sample, Unusable
+    from hydrakit.sources import IndexedSeries
 
 # Every list of one, two or three sequences, in the order of the channels.
 Sequences = Literal[
