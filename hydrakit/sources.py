@@ -70,10 +70,12 @@ class ManualFile:
     """A file of a dataset that users have to download by hand.
 
     Attributes:
-        names: Its usual file names, with ``*`` for any text; one of them is needed, anywhere below
-            the dataset's folder, in upper or lower case.
+        name: Its file name, with ``*`` for any text. It is needed anywhere below the dataset's
+            folder, in upper or lower case.
         page: Address of the page that offers it, and its name there.
+        also: Other names by which it is recognised.
     """
 
-    names: tuple[str, ...]
+    name: str
     page: str
+    also: tuple[str, ...] = ()

@@ -260,18 +260,17 @@ class _Get:
             check = ["hydrakit", "datasets", "new", str(self.folder)]
         self.record |= {
             "complete": complete,
-            "by_hand": [{"names": each.names, "page": each.page} for each in by_hand],
+            "by_hand": [{"name": each.name, "page": each.page} for each in by_hand],
         }
         if self.as_json:
             say_json(json.dumps(self.record, indent=2))
             return
         if complete:
-            self.say("complete:", f"all that is needed is in {self.folder}")
+            self.say("images:", f"all that are needed are in {self.folder}")
         if by_hand:
-            say("by hand: these files are missing, and cannot be fetched. Put them anywhere below")
-            say(f"          {self.folder}:")
+            self.say("by hand:", f"put these files, which cannot be fetched, below {self.folder}:")
             for each in by_hand:
-                say(f"          {' or '.join(each.names)}: {each.page}")
+                say(f"          {each.name}: {each.page}")
         if complete:
             self.say("next:", command_line(*check))
 

@@ -18,5 +18,7 @@ def missing_files(files: Sequence[ManualFile], folder: Path) -> list[ManualFile]
     return [
         file
         for file in files
-        if not any(fnmatchcase(name, each.lower()) for each in file.names for name in names)
+        if not any(
+            fnmatchcase(name, each.lower()) for each in (file.name, *file.also) for name in names
+        )
     ]

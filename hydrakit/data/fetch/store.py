@@ -134,8 +134,11 @@ def download(series: Sequence[IndexedSeries], folder: Path, progress: OnBytes) -
     failures: list[str] = []
     waiting: dict[str, StoredFile] = {}
     for file in _list(series, folder, failures):
-        path = folder / file.path
+        path, part = folder / file.path, folder / f"{file.path}{PART}"
         if path.is_file() and file.fault(path) is None:
+            progress(file.size)
+        elif part.is_file() and file.fault(part) is None:  # of a process that was stopped
+            part.replace(path)
             progress(file.size)
         else:
             waiting[file.url] = file

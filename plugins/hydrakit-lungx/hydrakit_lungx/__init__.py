@@ -88,8 +88,16 @@ def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
         f"the nodules of the calibration set and of the test set: {_PAGE}.",
         source=PublicCollection(id="spie_aapm_lung_ct_challenge", needed=_needed),
         by_hand=(
-            ManualFile(names=("*calibration*.xlsx", "*calibration*.csv"), page=_PAGE),
-            ManualFile(names=("*testset*.xlsx", "*testset*.csv"), page=_PAGE),
+            ManualFile(
+                name="CalibrationSet_NoduleData.xlsx",
+                page=_PAGE,
+                also=("*calibration*.xlsx", "*calibration*.csv"),
+            ),
+            ManualFile(
+                name="TestSet_NoduleData_PublicRelease_wTruth.xlsx",
+                page=_PAGE,
+                also=("*testset*.xlsx", "*testset*.csv"),
+            ),
         ),
         citation="Armato SG III, Hadjiiski L, Tourassi GD, Drukker K, Giger ML, Li F, Redmond G, "
         "Farahani K, Kirby JS, Clarke LP. SPIE-AAPM-NCI Lung Nodule Classification Challenge "

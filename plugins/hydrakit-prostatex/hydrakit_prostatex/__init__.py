@@ -95,7 +95,7 @@ _SOURCE = PublicCollection(id="prostatex", needed=_needed)
 
 def _tables(prefix: str, archive: str) -> tuple[ManualFile, ...]:
     return tuple(
-        ManualFile(names=(f"{prefix}-{kind}-Train.csv",), page=f"{_PAGE}, {archive}")
+        ManualFile(name=f"{prefix}-{kind}-Train.csv", page=f"{_PAGE}, {archive}")
         for kind in ("Findings", "Images")
     )
 
