@@ -386,6 +386,7 @@ def test_no_network(shop: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     line = refused("--yes")
     assert "no connection to http://127.0.0.1:1 (connect" in line
     assert "--manifest FILE" in line
+    assert not Path("data").exists()
 
 
 def test_no_room(shop: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -479,17 +480,21 @@ def test_the_tables_of_the_shipped_datasets_are_missed_until_they_are_there(
 # Kaggle
 
 
+def point_kaggle_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kagglesdk import kaggle_env
+
+    monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, url)
+
+
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, install: Install) -> Iterator[Kaggle]:
     """Kaggle with an archive that holds its images twice, as the real one does."""
     pytest.importorskip("kagglehub", reason=REASON)
-    from kagglesdk import kaggle_env
-
     install("third", "third_party", PLUGIN)
     images = {"no/1.png": b"no1", "yes/1.png": b"yes"}
     content = images | {f"twice/{name}": body for name, body in images.items()}
     with Kaggle(content) as server, serving(server):
-        monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, server.url)
+        point_kaggle_to(server.url, monkeypatch)
         monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "hub"))
         monkeypatch.setenv("KAGGLE_API_TOKEN", "secret")
         monkeypatch.chdir(tmp_path)
@@ -518,6 +523,8 @@ def test_what_kaggle_refuses_is_told_with_the_page_and_the_folder(
         kaggle.TOKEN,
     ):
         assert words in line
+    point_kaggle_to("http://127.0.0.1:1", monkeypatch)
+    assert "no connection to Kaggle" in refused("--yes", name="head")
     monkeypatch.setitem(sys.modules, "kagglehub", None)
     assert "kagglehub is not installed: `pip install" in refused("--yes", name="head")
     assert "leave out `--only`" in refused("--only", "all", name="head")

@@ -42,6 +42,7 @@ def download(dataset: KaggleDataset, folder: Path) -> None:
     with redirect_stdout(sys.stderr):  # which it fills with messages
         try:
             import kagglehub
+            import requests
             from kagglehub import exceptions
         except ImportError:
             raise DataError(f"kagglehub is not installed: {INSTALL}, or {by_hand}") from None
@@ -55,6 +56,11 @@ def download(dataset: KaggleDataset, folder: Path) -> None:
         )
         try:
             archive = Path(kagglehub.dataset_download(dataset.handle))
+        except requests.ConnectionError:
+            raise DataError(
+                "no connection to Kaggle: check the network ($HTTPS_PROXY names a proxy); or "
+                f"{by_hand}"
+            ) from None
         except (*own, OSError, ValueError) as error:  # requests' errors are OSErrors
             raise DataError(
                 f"Kaggle did not give {dataset.handle} ({one_line(str(error), 200)}): {TOKEN} may "

@@ -14,7 +14,7 @@ import re
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,10 +130,11 @@ def download(series: Sequence[IndexedSeries], folder: Path, progress: OnBytes) -
             downloaded or differs from the store's, or the disk is full. Whole files stay.
         OSError: The folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     failures: list[str] = []
     waiting: dict[str, StoredFile] = {}
-    for file in _list(series, folder, failures):
+    listed = _list(series, folder, failures)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in listed:
         path, part = folder / file.path, folder / f"{file.path}{PART}"
         if path.is_file() and file.fault(path) is None:
             progress(file.size)
@@ -165,14 +166,12 @@ def download(series: Sequence[IndexedSeries], folder: Path, progress: OnBytes) -
         raise _error(failures, folder)
 
 
-def _list(
-    series: Sequence[IndexedSeries], folder: Path, failures: list[str]
-) -> Iterator[StoredFile]:
-    """Yield the files of series, as the store lists them; another size than the index's fails."""
+def _list(series: Sequence[IndexedSeries], folder: Path, failures: list[str]) -> list[StoredFile]:
+    """The files of series, as the store lists them; another size than the index's is a failure."""
     places = {each.url.removesuffix("*"): each for each in series}
     listed: dict[str, list[StoredFile]] = {place: [] for place in places}
     commands = [f"ls --etag {shlex.quote(each.url)}" for each in series]
-    with closing(_answers(commands, folder, failures)) as answers:
+    with closing(_answers(commands, folder, failures, inside=False)) as answers:
         for answer in answers:
             url, etag = answer["key"], answer.get("etag", "")
             place, slash, name = url.rpartition("/")
@@ -190,13 +189,20 @@ def _list(
                 f"{each.url}: the store lists {len(files)} files of {size:,} bytes, the index "
                 f"{each.images} of {each.size:,}"
             )
-        yield from files
+    return [file for files in listed.values() for file in files]
 
 
 def _answers(
-    commands: Sequence[str], folder: Path, failures: list[str]
+    commands: Sequence[str], folder: Path, failures: list[str], *, inside: bool = True
 ) -> Generator[dict[str, Any]]:
-    """Run commands of s5cmd in a folder; yield its answers, and add its errors to ``failures``."""
+    """Run commands of s5cmd; yield its answers, and add its errors to ``failures``.
+
+    Args:
+        commands: The commands.
+        folder: Folder of the dataset.
+        failures: List to which errors are added.
+        inside: Whether the commands have paths relative to the folder.
+    """
     if not commands:
         return
     program = [_program(), "--no-sign-request", "--endpoint-url", endpoint(), "--json"]
@@ -205,7 +211,7 @@ def _answers(
         file.seek(0)
         process = subprocess.Popen(
             [*program, "--retry-count", str(RETRIES), "run"],
-            cwd=folder,
+            cwd=folder if inside else None,
             stdin=file,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
