@@ -129,7 +129,8 @@ def find_sheets(
     if not sheets:
         raise DataError(
             f"{root}: no LUNGx nodule sheet below it: put CalibrationSet_NoduleData.xlsx, "
-            "TestSet_NoduleData_PublicRelease_wTruth.xlsx, or their .csv exports there"
+            "TestSet_NoduleData_PublicRelease_wTruth.xlsx, or their .csv exports there "
+            "(https://doi.org/10.7937/K9/TCIA.2015.UZLSU3FL)"
         )
     by_kind = {each: [s for s in sheets if s.kind == each] for each in SETS.values()}
     if kind is not None and not by_kind[kind]:
