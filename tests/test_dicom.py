@@ -390,7 +390,7 @@ def test_pixels_that_cannot_be_used(tmp_path):
         PlanarConfiguration=0,
         PixelData=PIXELS.tobytes() * 3,
     )
-    with pytest.raises(DataError, match="one greyscale frame is required"):
+    with pytest.raises(DataError, match="a greyscale image is required"):
         read_pixels(save(colour, tmp_path / "colour"))
 
 

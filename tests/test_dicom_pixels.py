@@ -27,7 +27,7 @@ from pydicom.uid import (
 
 from hydrakit.data.dicom import MissingCodecError, index_headers, read_header, read_pixels
 from hydrakit.data.dicom import decode as dicom_decode
-from hydrakit.data.dicom.pixels import read_grey, read_stored
+from hydrakit.data.dicom.pixels import DicomImage, GreyImage, read_stored
 from hydrakit.errors import DataError
 
 VALUES = np.random.default_rng(0).integers(0, 4096, (48, 64), dtype=np.uint16)
@@ -51,6 +51,11 @@ def encoded(syntax: UID, frame: bytes, **tags):
     dataset.PixelData = encapsulate([frame])
     dataset["PixelData"].VR = "OB"
     return dataset
+
+
+def read_grey(path, frame=None, *, rescale=None, own_window=False) -> GreyImage:
+    with DicomImage(path) as file:
+        return file.grey(frame, rescale=rescale, own_window=own_window)
 
 
 def refused(path) -> str:
@@ -315,8 +320,11 @@ def test_a_modality_table_of_12_bits_is_inverted_within_them(tmp_path):
         ({"PixelPaddingValue": [1, 2]}, "PixelPaddingValue that is not a finite number"),
         ({"BitsStored": 12}, "HighBit is 15 where BitsStored is 12"),
         ({"ModalityLUTSequence": [lookup(0, 0)]}, "lookup table of 1 entries, not 65536"),
-        ({"NumberOfFrames": 2, "Rows": 24}, "one greyscale frame"),
-        ({"PhotometricInterpretation": "PALETTE COLOR"}, "one greyscale frame"),
+        (
+            {"NumberOfFrames": 2, "Rows": 24},
+            r"has 2 frames: name one of them as FILE#\[0\] to FILE#\[1\]",
+        ),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "PALETTE COLOR pixels .* a greyscale"),
     ],
 )
 def test_elements_that_cannot_be_used_are_named(tmp_path, tags, words):

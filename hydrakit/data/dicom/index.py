@@ -102,8 +102,8 @@ def index_headers(root: Path, *, files: Sequence[Path] | None = None) -> list[He
     """Return the headers of all DICOM images below a folder, sorted by path.
 
     Files that are not images are skipped: text and other files, DICOMDIR, segmentations (SEG),
-    reports (SR), contours (RTSTRUCT). Of several files with one SOPInstanceUID only the first
-    counts.
+    reports (SR), contours (RTSTRUCT). Images of several frames are left out, with a warning. Of
+    several files with one SOPInstanceUID only the first counts.
 
     Args:
         root: Folder of the images.
@@ -138,10 +138,19 @@ def index_headers(root: Path, *, files: Sequence[Path] | None = None) -> list[He
         more = f" (and {len(broken) - 1} more such files)" if len(broken) > 1 else ""
         raise DataError(broken[0] + more)
     headers: dict[str, Header] = {}
+    several: list[Header] = []
     for entry in entries:
         header = indexed[entry.key]
-        if header is not None:
+        if header is not None and header.frames > 1:
+            several.append(header)
+        elif header is not None:
             headers.setdefault(header.sop_uid, header)
+    if several:
+        _warn_once(
+            f"{several[0].path}: has {several[0].frames} frames; of {len(entries)} files, "
+            f"{len(several)} with several frames are left out: convert each to files of one frame "
+            "(for example by emf2sf of dcm4che)"
+        )
     return list(headers.values())
 
 
