@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hydrakit.data.declared.images import ImageReader, Picture
     from hydrakit.plugins.registry import Plugins
 
-READER_VERSION = "3"
+READER_VERSION = "4"
 """Increase whenever the code below reads other samples from the same files."""
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hydrakit.data.archives import unpack_hint
 from hydrakit.data.declared.adapter import MissingSpacingError, read_case
 from hydrakit.data.declared.cases import (
     CsvTable,
@@ -200,7 +201,7 @@ def images_in_folder(folder: Path, reader: GivenReader, *, pattern: str | None) 
     if not images:
         raise DataError(
             f"{folder}: holds no image ({describe_files(listed)}): give PNG, JPEG, TIFF, NPY, NPZ "
-            "or DICOM files"
+            f"or DICOM files{unpack_hint(folder / name for name in listed)}"
         )
     notes = []
     if masks:

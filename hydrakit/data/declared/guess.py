@@ -15,6 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hydrakit.data.archives import unpack_hint
 from hydrakit.data.declared.arrays import ImageError, channel_axis, member_names, open_array
 from hydrakit.data.declared.cases import MAX_TABLE_BYTES, SEPARATOR
 from hydrakit.data.declared.columns import WORDS, may_name, resembles, wrong_separator
@@ -111,9 +112,11 @@ def _no_image_error(folder: Path, files: Sequence[str]) -> DataError:
         for suffix, remedy in OTHER_SUFFIXES.items()
         if any(name.lower().endswith(suffix) for name in files)
     }
+    hint = unpack_hint(folder / name for name in files).removeprefix("; ")
+    remedy = hint or next(iter(remedies), "give a folder of images")
     return DataError(
         f"{folder}: holds no image that hydrakit reads ({', '.join(SUFFIXES)}, or DICOM), but "
-        f"{describe_files(files)}: {next(iter(remedies), 'give a folder of images')}"
+        f"{describe_files(files)}: {remedy}"
     )
 
 

@@ -26,6 +26,7 @@ from hydrakit.data.declared.arrays import (
 )
 from hydrakit.data.declared.schema import ImageRules
 from hydrakit.data.dicom.grey import RESCALE_TAGS
+from hydrakit.data.dicom.header import BARE, is_bare
 from hydrakit.data.padding import concatenate, padding_mask
 from hydrakit.data.safe_paths import open_file
 from hydrakit.errors import DataError
@@ -139,6 +140,8 @@ class ImageReader:
             return _dicom(self._dicom_image(path), self._rules, row)
         if member is not None or row is not None:
             raise ImageError(path, "has neither members nor rows: only NPY and NPZ files have them")
+        if is_bare(head):
+            raise ImageError(path, BARE)
         return _pillow(path, self._rules, head)
 
     def _dicom_image(self, path: Path) -> DicomImage:
@@ -216,7 +219,7 @@ def _dicom(image: DicomImage, rules: ImageRules, frame: int | None) -> Picture:
         with _quiet():
             header = image.header(frame)
             if header is None:
-                raise ImageError(path, "is a DICOM file without an image: leave it out")
+                raise ImageError(path, f"is DICOM without an image ({image.kind}): leave it out")
             if header.rows * header.columns > MAX_VALUES:
                 raise ImageError(path, _TOO_LARGE)
             if image.is_colour:

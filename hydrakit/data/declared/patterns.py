@@ -15,7 +15,9 @@ MAX_WILDCARDS = 3
 """Maximum wildcards and parts in one name: with more, matching some names takes very long."""
 MAX_DEPTH = 64
 
-_MEMBER = re.compile(r"(?P<files>.+\.np[yz])(?P<member>#.*)", re.DOTALL)
+_MEMBER = re.compile(
+    r"(?P<files>.+\.np[yz])(?P<member>#.*)|(?P<others>.+)(?P<image>#\[\d+\])", re.DOTALL
+)
 _TOKEN = re.compile(r"\{(?P<part>[^{}]*)\}|(?P<wild>[*?])|(?P<text>[^{}*?]+)|(?P<bad>.)", re.DOTALL)
 
 Names = Sequence[re.Pattern[str] | None]  # of the folders and then the file; None is **
@@ -33,7 +35,9 @@ def compile_pattern(pattern: str) -> tuple[Names, str]:
         ValueError: The pattern is invalid; the message gives the reason.
     """
     match = _MEMBER.fullmatch(pattern)
-    files, member = (match["files"], match["member"]) if match else (pattern, "")
+    files, member = pattern, ""
+    if match:
+        files, member = match["files"] or match["others"], match["member"] or match["image"]
     fault = path_fault(files)
     if fault:
         raise ValueError(f"pattern: {quote(files)} {fault}")

@@ -318,6 +318,20 @@ def _private_tags() -> Iterator[int]:
             yield from (group << 16 | block, group << 16 | block << 8 | number)
 
 
+BARE = (
+    'looks like DICOM, but does not begin with a preamble and "DICM" (PS3.10): export it again '
+    "as a DICOM file"
+)
+
+
+def is_bare(head: bytes) -> bool:
+    """Whether a file begins with a DICOM element of the first groups, without a preamble."""
+    if head[:2] not in (b"\2\0", b"\x08\0") or head[128:132] == b"DICM":
+        return False
+    is_explicit = head[4:6] in (b"UL", b"UI", b"CS", b"LO", b"SH", b"DA", b"TM", b"OB")
+    return is_explicit or 0 < int.from_bytes(head[4:8], "little") <= 256
+
+
 def first_line(error: Exception) -> str:
     """Return the first line of an exception's message, or its type's name if it has none."""
     return (str(error).splitlines() or [""])[0] or type(error).__name__

@@ -136,6 +136,14 @@ class DicomImage:
             return header
 
     @property
+    def kind(self) -> str:
+        """What kind of object the file holds, by the name of its SOP class."""
+        from pydicom.uid import UID
+
+        name = UID(str(self._dataset.file_meta.get("MediaStorageSOPClassUID", ""))).name
+        return name if name[:1].isalpha() else "of an unknown kind"
+
+    @property
     def is_colour(self) -> bool:
         """Whether the pixels are colours."""
         with _as_data_errors(self.path), lenient_pydicom():

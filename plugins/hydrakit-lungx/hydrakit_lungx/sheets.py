@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from hydrakit.data.archives import unpack_hint
 from hydrakit.data.safe_paths import quote
 from hydrakit.errors import DataError
 from hydrakit_lungx.tables import Row, is_table, read_tables
@@ -100,7 +101,7 @@ class Sheet:
 
 
 def find_sheets(
-    files: Iterable[Path], names: str, root: Path, *, kind: str | None = None
+    files: Collection[Path], names: str, root: Path, *, kind: str | None = None
 ) -> list[Sheet]:
     """Return one sheet for each set, the calibration set's first.
 
@@ -130,6 +131,7 @@ def find_sheets(
         raise DataError(
             f"{root}: no LUNGx nodule sheet below it: put CalibrationSet_NoduleData.xlsx, "
             "TestSet_NoduleData_PublicRelease_wTruth.xlsx, or their .csv exports there"
+            f"{unpack_hint(files)}"
         )
     by_kind = {each: [s for s in sheets if s.kind == each] for each in SETS.values()}
     if kind is not None and not by_kind[kind]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hydrakit.data.archives import unpack_hint
 from hydrakit.data.identity import normal_name
 from hydrakit.data.safe_paths import quote
 from hydrakit.errors import DataError
@@ -193,7 +194,7 @@ def _rows(
         raise DataError(f"{path}: cannot be read as a table: {error}") from None
 
 
-def find_table(files: Iterable[Path], name: str, root: Path) -> Path:
+def find_table(files: Collection[Path], name: str, root: Path) -> Path:
     """Return the official table among files, in any folder, in upper or lower case.
 
     Raises:
@@ -203,7 +204,7 @@ def find_table(files: Iterable[Path], name: str, root: Path) -> Path:
     if not tables:
         raise DataError(
             f"{root}: no {name} below it: put the two tables of the lesion information there "
-            "(unpacked)"
+            f"(unpacked){unpack_hint(files)}"
         )
     try:
         differs = next((p for p in tables[1:] if p.read_bytes() != tables[0].read_bytes()), None)
