@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import zipfile
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from dicom_files import enhanced, image, item, save
 from pydicom import dcmread
@@ -19,6 +23,8 @@ from pydicom.uid import (
 
 from hydrakit.data.declared.adapter import load_declared
 from hydrakit.data.declared.arrays import ImageError
+from hydrakit.data.declared.given import GivenReader, images_in_files, images_in_folder
+from hydrakit.data.declared.guess import guess_declaration
 from hydrakit.data.declared.images import ImageReader
 from hydrakit.data.declared.schema import ImageRules
 from hydrakit.data.dicom import index_headers, read_header, read_pixels
@@ -27,6 +33,7 @@ from hydrakit.data.dicom.pixels import DicomImage
 from hydrakit.errors import DataError
 from hydrakit.hooks import NoOptions
 
+OWN_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 STACK = np.random.default_rng(0).integers(0, 4096, (5, 48, 64), dtype=np.uint16)
 ORIENTATION = [0.8, 0.6, 0, 0, 0, -1]  # oblique; its normal is (-0.6, 0.8, 0)
 NORMAL = np.cross(ORIENTATION[:3], ORIENTATION[3:])
@@ -223,3 +230,45 @@ def test_a_pattern_selects_the_first_frame_of_each_file(tmp_path):
     samples = list(adapter.read(tmp_path / "data", NoOptions()))
     assert [each.key for each in samples] == ["a/1.dcm#[0]", "b/2.dcm#[0]"]
     np.testing.assert_array_equal(samples[0].image[0], STACK[0])
+
+
+def test_files_that_hold_no_dicom_image_are_named(tmp_path):
+    content = save(image(), tmp_path / "x").read_bytes()
+    (tmp_path / "bare.dcm").write_bytes(content[132:])
+    (tmp_path / "bare group 8.dcm").write_bytes(content[content.index(b"\x08\0\x16\0") :])
+    shutil.copy(OWN_FILES / "dicomdirtests" / "DICOMDIR", tmp_path / "index.png")
+    with zipfile.ZipFile(tmp_path / "a.dcm", "w") as archive:
+        archive.writestr("x.dcm", content)
+    with closing(ImageReader(ImageRules())) as reader:
+        for name, reason in (
+            ("bare.dcm", 'looks like DICOM, but does not begin with a preamble and "DICM"'),
+            ("bare group 8.dcm", "looks like DICOM, but does not begin"),
+            ("index.png", r"is DICOM without an image \(Media Storage Directory Storage\)"),
+            ("a.dcm", "is a ZIP archive without arrays: unpack it by `python -m zipfile -e"),
+        ):
+            with pytest.raises(ImageError, match=reason):
+                reader.read(tmp_path / name)
+        (tmp_path / "named.png").write_bytes(content)
+        assert reader.read(tmp_path / "named.png").facts["format"] == "DICOM"
+
+
+def test_a_folder_or_file_of_archives_says_how_to_unpack(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("x.dcm", save(image(), tmp_path / "x").read_bytes())
+    (tmp_path / "x").unlink()
+    command = f"unpack the ZIP archive: python -m zipfile -e {tmp_path}/a.zip {tmp_path}/a"
+    given = GivenReader(("a", "b"), "classification", colour=False)
+    with pytest.raises(DataError, match="holds no image") as caught:
+        images_in_folder(tmp_path, given, pattern=None)
+    assert command in str(caught.value)
+    with pytest.raises(DataError, match="holds no image that hydrakit reads") as caught:
+        guess_declaration(tmp_path)
+    assert command in str(caught.value)
+    (tmp_path / "dataset.toml").write_text(
+        'classes = ["a", "b"]\npattern = "*.dcm"\nfield_of_view = { share = 1.0 }\n'
+    )
+    with pytest.raises(DataError, match="yields no case") as caught:
+        list(load_declared(tmp_path).read(tmp_path, NoOptions()))
+    assert command in str(caught.value)
+    (case,) = images_in_files([tmp_path / "a.zip"], given).cases()
+    assert "unpack it by `python -m zipfile -e FILE.zip FOLDER`" in given.read(case).reason

@@ -114,7 +114,7 @@ def start_worker(module: str) -> subprocess.Popen[bytes]:
     `multiprocessing` is not used: it would fork a process that may hold torch's threads, or import
     the user's own script again. The process ends when its standard input is closed.
     """
-    home = str(Path(__file__).parents[2])
+    home = str(Path(__file__).parents[3])
     return subprocess.Popen(
         [sys.executable, "-P", "-c", f"from {module} import serve; serve()"],
         stdin=subprocess.PIPE,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -101,7 +101,7 @@ class Sheet:
 
 
 def find_sheets(
-    files: Collection[Path], names: str, root: Path, *, kind: str | None = None
+    files: Iterable[Path], names: str, root: Path, *, kind: str | None = None
 ) -> list[Sheet]:
     """Return one sheet for each set, the calibration set's first.
 
@@ -120,7 +120,8 @@ def find_sheets(
         DataError: A requested set has no sheet, a sheet cannot be read, or two sheets of one set
             disagree on a label.
     """
-    tables = [path for path in files if is_table(path)]
+    listed = list(files)
+    tables = [path for path in listed if is_table(path)]
     requested = [name.strip() for name in names.split(",") if name.strip()]
     for name in requested:
         if all(path.name != name for path in tables):
@@ -131,7 +132,7 @@ def find_sheets(
         raise DataError(
             f"{root}: no LUNGx nodule sheet below it: put CalibrationSet_NoduleData.xlsx, "
             "TestSet_NoduleData_PublicRelease_wTruth.xlsx, or their .csv exports there"
-            f"{unpack_hint(files)}"
+            f"{unpack_hint(listed)}"
         )
     by_kind = {each: [s for s in sheets if s.kind == each] for each in SETS.values()}
     if kind is not None and not by_kind[kind]:

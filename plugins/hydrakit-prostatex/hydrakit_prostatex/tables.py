@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -194,17 +194,18 @@ def _rows(
         raise DataError(f"{path}: cannot be read as a table: {error}") from None
 
 
-def find_table(files: Collection[Path], name: str, root: Path) -> Path:
+def find_table(files: Iterable[Path], name: str, root: Path) -> Path:
     """Return the official table among files, in any folder, in upper or lower case.
 
     Raises:
         DataError: There is no such table, or there are several that differ.
     """
-    tables = [path for path in files if path.name.casefold() == name.casefold()]
+    listed = list(files)
+    tables = [path for path in listed if path.name.casefold() == name.casefold()]
     if not tables:
         raise DataError(
             f"{root}: no {name} below it: put the two tables of the lesion information there "
-            f"(unpacked){unpack_hint(files)}"
+            f"(unpacked){unpack_hint(listed)}"
         )
     try:
         differs = next((p for p in tables[1:] if p.read_bytes() != tables[0].read_bytes()), None)
