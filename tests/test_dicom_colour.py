@@ -123,6 +123,19 @@ def test_a_palette_gives_the_colours_of_pydicom(tmp_path, made):
     np.testing.assert_array_equal(rgb, theirs >> (bits - 8))
 
 
+def test_a_palette_of_more_than_256_colours_of_8_bits(tmp_path):
+    """pydicom's `apply_color_lut` wraps these indices."""
+    indices = np.array([[0, 10, 255, 256, 511, 600]], dtype=np.uint16)
+    dataset = image(Rows=1, Columns=6, PixelData=indices.tobytes())
+    dataset.PhotometricInterpretation = "PALETTE COLOR"
+    for name in ("Red", "Green", "Blue"):
+        setattr(dataset, f"{name}PaletteColorLookupTableDescriptor", [512, 0, 8])
+        data = (np.arange(512) // 2).astype(np.uint8).tobytes()
+        setattr(dataset, f"{name}PaletteColorLookupTableData", data)
+    expected = [[[0, 5, 127, 128, 255, 255]]] * 3
+    np.testing.assert_array_equal(channels(save(dataset, tmp_path / "x")), expected)
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -49,9 +49,9 @@ def decode(frame: bytes, syntax: str, options: Options) -> NDArray[Any]:
 def decode_here(frame: bytes, syntax: str, options: Options) -> NDArray[Any]:
     """Decode a compressed frame in this process; see `decode`."""
     from pydicom.encaps import encapsulate
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
 
-    single = {**options, "number_of_frames": 1, "pixel_keyword": "PixelData"}
+    single: dict[str, Any] = {**options, "number_of_frames": 1}
     return get_decoder(syntax).as_array(encapsulate([frame]), index=0, **single)[0]
 
 

@@ -35,7 +35,7 @@ def frame_count(dataset: Dataset) -> int:
         ValueError: The number is not a whole one.
     """
     value = dataset.get("NumberOfFrames")
-    count = 1 if value in (None, "", 0, "0") else int(value)  # type: ignore[arg-type]
+    count = 1 if value in (None, "", 0, "0") else int(value)
     if count < 1:
         raise ValueError(f"a NumberOfFrames of {count}")
     return count
@@ -79,7 +79,8 @@ def frame_elements(dataset: Dataset, frame: int) -> Dataset:
     merged = Dataset()
     left_out = {Tag(group) for group in GROUPS}
     merged.update({tag: value for tag, value in dataset.items() if tag not in left_out})
-    merged.set_original_encoding(*dataset.original_encoding, dataset.original_character_set)
+    is_implicit, is_little = dataset.original_encoding
+    merged.set_original_encoding(is_implicit, is_little, dataset.original_character_set)
     if frames > 1:  # the image's own position is that of no frame in particular
         merged.pop("ImagePositionPatient", None)
     for element in _group_elements(dataset, frame):

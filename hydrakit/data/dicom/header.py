@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import struct
-import sys
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator
@@ -63,6 +62,7 @@ _OPTIONAL = (
 )
 MAX_INFLATED = 2**27  # bytes: more than the largest image takes with 16 bits per pixel
 _META_START, _MAX_META = 144, 2**16
+_PART = 2**20  # bytes that are inflated at a time
 _DEFLATED, _PLAIN = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1\0\0\0"
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 # Private b-values: group, creator of the block, number in it, and binary type if it is no text.
@@ -234,23 +234,30 @@ def open_dicom(path: Path) -> BinaryIO:
     if start[128:140] == b"DICM\2\0\0\0UL\4\0":  # the group length of the file meta information
         meta = file.read(min(int.from_bytes(start[140:], "little"), _MAX_META))
         if _DEFLATED in meta:
+            inflated = io.BytesIO()
+            inflated.write(start + meta.replace(_DEFLATED, _PLAIN))
             with file:
-                return io.BytesIO(start + meta.replace(_DEFLATED, _PLAIN) + _inflate(file))
+                _inflate(file, inflated)
+            return inflated
     file.seek(0)
     return file
 
 
-def _inflate(file: DicomFile) -> bytes:
+def _inflate(file: DicomFile, into: io.BytesIO) -> None:
+    """Inflate the rest of a file, part by part, so that it is in memory only once."""
     unpacker = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
-    try:
-        data = unpacker.decompress(file.read(sys.maxsize), MAX_INFLATED)
-    except zlib.error:
-        raise ValueError("its deflated data is damaged") from None
-    if unpacker.unconsumed_tail or len(data) == MAX_INFLATED:
-        raise ValueError(f"it inflates to over {MAX_INFLATED >> 20} MiB")
-    if not unpacker.eof:
-        raise ValueError("its deflated data is cut off")
-    return data
+    while not unpacker.eof:
+        packed = unpacker.unconsumed_tail or file.read(_PART)
+        try:
+            data = unpacker.decompress(packed, _PART)
+        except zlib.error:
+            raise ValueError("its deflated data is damaged") from None
+        if not packed and not data:
+            raise ValueError("its deflated data is cut off")
+        into.write(data)
+        if into.tell() > MAX_INFLATED:
+            raise ValueError(f"it inflates to over {MAX_INFLATED >> 20} MiB")
+    into.seek(0)
 
 
 @contextmanager
@@ -289,7 +296,8 @@ def read_header(path: Path) -> Header | None:
             return None
         file.seek(0)
         with lenient_pydicom():
-            tags = [Tag(tag) for tag in (*_REQUIRED, *_OPTIONAL, *_SIEMENS, *_private_tags())]
+            names = (*_REQUIRED, *_OPTIONAL)
+            tags = [*map(Tag, names), *map(Tag, (*_SIEMENS, *_private_tags()))]
             return header_of(path, dcmread(file, stop_before_pixels=True, specific_tags=tags))
 
 

@@ -223,7 +223,7 @@ class DicomImage:
             ValueError: They are damaged.
         """
         from pydicom.encaps import get_frame
-        from pydicom.pixels import get_decoder
+        from pydicom.pixels.decoders.base import get_decoder
         from pydicom.pixels.utils import as_pixel_options
         from pydicom.uid import RLELossless
 
