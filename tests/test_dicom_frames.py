@@ -168,9 +168,9 @@ def test_a_frame_must_be_named_and_exist(tmp_path):
     single = save(image(), tmp_path / "y")
     with closing(ImageReader(ImageRules())) as reader:
         for place, row, reason in (
-            (path, None, "has 5 frames: name one of them as FILE#[0] to FILE#[4]"),
-            (path, 5, "has 5 frames, #[0] to #[4], and not #[5]: correct the index"),
-            (single, 1, "has one frame, #[0], and not #[1]: correct the index"),
+            (path, None, "has 5 frames: name one as FILE#[0] to FILE#[4]"),
+            (path, 5, "has no frame 5: it has 5, counted from 0"),
+            (single, 1, "has no frame 1: it has 1, counted from 0"),
         ):
             with pytest.raises(ImageError) as caught:
                 reader.read(place, row=row)

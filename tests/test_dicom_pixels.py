@@ -354,7 +354,7 @@ def test_a_modality_table_of_12_bits_is_inverted_within_them(tmp_path):
         ({"ModalityLUTSequence": [lookup(0, 0)]}, "lookup table of 1 entries, not 65536"),
         (
             {"NumberOfFrames": 2, "Rows": 24},
-            r"has 2 frames: name one of them as FILE#\[0\] to FILE#\[1\]",
+            r"has 2 frames: name one as FILE#\[0\] to FILE#\[1\]",
         ),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "PALETTE COLOR pixels .* a greyscale"),
     ],

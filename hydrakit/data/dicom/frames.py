@@ -48,12 +48,9 @@ def choose_frame(frames: int, frame: int | None) -> int:
         FrameError: There are several frames and none is given, or fewer than the given one needs.
     """
     if frame is None and frames > 1:
-        raise FrameError(
-            f"has {frames} frames: name one of them as FILE#[0] to FILE#[{frames - 1}]"
-        )
+        raise FrameError(f"has {frames} frames: name one as FILE#[0] to FILE#[{frames - 1}]")
     if frame is not None and frame >= frames:
-        few = "one frame, #[0]" if frames == 1 else f"{frames} frames, #[0] to #[{frames - 1}]"
-        raise FrameError(f"has {few}, and not #[{frame}]: correct the index")
+        raise FrameError(f"has no frame {frame}: it has {frames}, counted from 0")
     return frame or 0
 
 
