@@ -16,6 +16,7 @@ from pydicom.pixels.processing import convert_color_space
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from hydrakit.data.declared.arrays import ImageError
+from hydrakit.data.declared.given import GivenReader, images_in_table
 from hydrakit.data.declared.images import ImageReader
 from hydrakit.data.declared.schema import ImageRules
 from hydrakit.data.dicom import read_pixels
@@ -206,3 +207,21 @@ def test_colours_that_cannot_be_used_are_named(tmp_path, dataset, rules, words):
     assert "\n" not in caught.value.reason
     with pytest.raises(DataError, match="a greyscale image is required"):
         read_pixels(path)
+
+
+@pytest.mark.parametrize("suffix", ["dcm", "png"])
+def test_three_grey_files_are_a_stack_for_a_model_of_three_channels(tmp_path, suffix):
+    for name in "abc":
+        path = tmp_path / f"{name}.{suffix}"
+        if suffix == "dcm":
+            save(image(), path)
+        else:
+            Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4)).save(path)
+    table = tmp_path / "cases.csv"
+    table.write_text(f"path\na.{suffix};b.{suffix};c.{suffix}\na.{suffix}\n")
+    given = GivenReader(("no", "yes"), "classification", colour=True)
+    stack, single = (given.read(case) for case in images_in_table(table, given).cases())
+    given.close()
+    grey = np.arange(12, dtype=np.float32).reshape(3, 4)
+    np.testing.assert_array_equal(stack.image, [grey] * 3)
+    np.testing.assert_array_equal(single.image, [grey] * 3)

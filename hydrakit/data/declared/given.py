@@ -90,7 +90,8 @@ class GivenReader:
     Args:
         classes: Classes of the model, which labels of a table or of a pattern are among.
         task: Task of the model.
-        colour: Whether colour images have three channels; otherwise one, the luminance.
+        colour: Whether an image in one file has three channels, as colours have; otherwise it has
+            one, the luminance, as each of several files that are joined has.
         spacing: Pixel spacing of all files that do not state theirs.
         masks: Whether the model sees the lesion in a mask, so that each image needs one.
     """
@@ -148,9 +149,10 @@ class GivenReader:
         declaration = self.declaration
         if given.spacing is not None:
             declaration = declaration.model_copy(update={"spacing": given.spacing})
+        images = self._images(is_joined=len(case.channels) > 1)
         try:
             sample = read_case(
-                declaration, case, where=key, root=root, reader=self._images(), noticed=Noticed()
+                declaration, case, where=key, root=root, reader=images, noticed=Noticed()
             )
         except MissingSpacingError:
             return Unusable(key=key, reason=NO_SPACING)
@@ -161,12 +163,14 @@ class GivenReader:
         for each in self._opened:
             each.close()
 
-    def _images(self) -> ImageReader:
+    def _images(self, *, is_joined: bool) -> ImageReader:
         """The reader of this thread: it keeps an array file open."""
-        if not hasattr(self._local, "images"):
-            self._local.images = ImageReader(self.declaration.images)
-            self._opened.append(self._local.images)
-        images: ImageReader = self._local.images
+        name = "joined" if is_joined else "single"
+        if not hasattr(self._local, name):
+            reader = ImageReader(ImageRules() if is_joined else self.declaration.images)
+            setattr(self._local, name, reader)
+            self._opened.append(reader)
+        images: ImageReader = getattr(self._local, name)
         return images
 
 
