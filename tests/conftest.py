@@ -21,6 +21,23 @@ Install = Callable[..., Path]
 Refused = Callable[..., str]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cells_here() -> Iterator[None]:
+    """Cells of comparisons run in the process of the tests; see `helpers.cells_here`."""
+    from helpers import cells_here
+
+    with cells_here():
+        yield
+
+
+@pytest.fixture
+def cell_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells of comparisons run in processes of their own, as users have them."""
+    from helpers import RUN_GROUPS
+
+    monkeypatch.setattr("hydrakit.compare.pool._run_groups", RUN_GROUPS)
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the stand-in datasets: to be read, not to be changed."""

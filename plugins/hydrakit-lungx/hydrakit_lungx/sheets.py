@@ -18,7 +18,8 @@ from pathlib import Path
 from hydrakit.data.archives import unpack_hint
 from hydrakit.data.safe_paths import quote
 from hydrakit.errors import DataError
-from hydrakit_lungx.tables import Row, is_table, read_tables
+from hydrakit.storage.tables import Table
+from hydrakit_lungx.tables import is_table, read_if
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +47,6 @@ _COLUMNS = {
 # Prefix of the scan names in each set, in upper or lower case.
 SETS = {"calibration": "CT-Training-", "test": "LUNGx-CT"}
 _SETS = {spelt.lower(): spelt for spelt in SETS.values()}
-_HEADER_WITHIN = 20  # rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,28 +201,28 @@ def read_sheet(path: Path) -> Sheet | None:
     Raises:
         DataError: The file cannot be read, or a row is invalid.
     """
-    for table in read_tables(path):
-        for at, row in enumerate(table[:_HEADER_WITHIN]):
-            columns = _columns(row)
-            if "scan" in columns and "image" in columns:
-                if "position" not in columns and not {"x", "y"} <= columns.keys():
-                    raise DataError(
-                        f"{path}: no column for the position of a nodule in the header "
-                        f"{quote('; '.join(filter(None, row)))}: use the official sheet"
-                    )
-                return _sheet(path, columns, table, first=at + 1)
-    return None
+    table = read_if(path, lambda header: {"scan", "image"} <= _columns(header).keys())
+    if table is None:
+        return None
+    columns = _columns(table.header)
+    if "position" not in columns and not {"x", "y"} <= columns.keys():
+        raise DataError(
+            f"{path}: no column for the position of a nodule in the header "
+            f"{quote('; '.join(filter(None, table.header)))}: use the official sheet"
+        )
+    return _sheet(path, columns, table)
 
 
-def _columns(header: Row) -> dict[str, int]:
+def _columns(header: tuple[str, ...]) -> dict[str, int]:
     spelt = [re.sub(r"[^a-z]", "", cell.lower()).replace("centre", "center") for cell in header]
     return {_COLUMNS[name]: at for at, name in enumerate(spelt) if name in _COLUMNS}
 
 
-def _sheet(path: Path, columns: dict[str, int], table: list[Row], *, first: int) -> Sheet:
+def _sheet(path: Path, columns: dict[str, int], table: Table) -> Sheet:
     nodules: dict[str, Nodule] = {}
     doubtful: list[str] = []
-    for at, row in enumerate(table[first:], first + 1):
+    for place, texts in table.rows_as_they_are():
+        row = [cell.strip() for cell in texts]
         if _is_note([cell for cell in row if cell]):
             continue
         cells = {name: row[i] if i < len(row) else "" for name, i in columns.items()}
@@ -231,7 +231,7 @@ def _sheet(path: Path, columns: dict[str, int], table: list[Row], *, first: int)
             if nodule.key in nodules:
                 raise ValueError(f"nodule {nodule.key} is listed twice")
         except ValueError as error:
-            raise DataError(f"{path}, row {at}: {error}") from None
+            raise DataError(f"{path}, {place}: {error}") from None
         nodules[nodule.key] = nodule
         if re.fullmatch(r"[0-9]{1,3},[0-9]{1,2}", cells.get("position", "")):
             doubtful.append(cells["position"])
