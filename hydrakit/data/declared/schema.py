@@ -114,8 +114,8 @@ class ImageRules(_Table):
     """How files become channels."""
 
     colour: Literal["luma", "channels"] = "luma"
-    """PNG, JPEG and TIFF: "luma" converts every image to grey (ITU-R BT.601), "channels" gives
-    three channels, red, green and blue. Transparency is dropped."""
+    """PNG, JPEG, TIFF and DICOM: "luma" converts every image to grey (ITU-R BT.601), "channels"
+    gives three channels, red, green and blue. Transparency is dropped."""
     channels: Literal["first", "last"] | None = None
     """NPY and NPZ arrays with three dimensions: which dimension holds the channels. Without it, a
     first or last dimension of 1, 3 or 4 holds them if the others are at least four times as long
@@ -148,7 +148,8 @@ class Columns(_Table):
     path: FilledText | None = None
     """Table: path of the image, relative to `root`, or its name there without folders or suffix, if
     only one file has it; several paths, separated by `;`, become channels. A member of an NPZ is
-    `file.npz#member`, one row of a member `file.npz#member[12]`."""
+    `file.npz#member`, one row of a member `file.npz#member[12]`, one page of a TIFF or frame
+    of a DICOM image `file.dcm#[12]`."""
     image: FilledText | None = None
     """NPZ: array of images, one case per row. `{split}` in the names of the arrays stands for the
     names of the splits: image = "{split}_images"."""

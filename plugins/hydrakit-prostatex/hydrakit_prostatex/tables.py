@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hydrakit.data.archives import unpack_hint
 from hydrakit.data.identity import normal_name
 from hydrakit.data.safe_paths import quote
 from hydrakit.errors import DataError
@@ -200,11 +201,12 @@ def find_table(files: Iterable[Path], name: str, root: Path) -> Path:
     Raises:
         DataError: There is no such table, or there are several that differ.
     """
-    tables = [path for path in files if path.name.casefold() == name.casefold()]
+    listed = list(files)
+    tables = [path for path in listed if path.name.casefold() == name.casefold()]
     if not tables:
         raise DataError(
             f"{root}: no {name} below it: put the two tables of the lesion information there, "
-            f"unpacked ({PAGE})"
+            f"unpacked ({PAGE}){unpack_hint(listed)}"
         )
     try:
         differs = next((p for p in tables[1:] if p.read_bytes() != tables[0].read_bytes()), None)
