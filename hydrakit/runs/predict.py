@@ -52,10 +52,11 @@ from hydrakit.storage.files import (
     csv_text,
     open_in_place,
     original_cell,
-    read_rows,
+    read_whole,
 )
 from hydrakit.storage.lock import locked
 from hydrakit.storage.records import read_record, readable, writable, write_record
+from hydrakit.storage.tables import SUFFIXES, is_table, read_table
 from hydrakit.version import version
 from hydrakit.weights.format import Sha256Text
 
@@ -185,7 +186,7 @@ def cases_in_files(
     images: Path | None = None,
     spacing: RowColumn | None = None,
 ) -> CaseSource:
-    """Images that a user names: a folder, a table (``.csv`` or ``.txt``), or single files.
+    """Images that a user names: a folder, a table (``.csv``, ``.xlsx`` ...), or single files.
 
     Args:
         model: The model.
@@ -206,14 +207,14 @@ def cases_in_files(
         masks=model.view.mask is not None,
     )
     first, single = paths[0], len(paths) == 1
-    is_table = single and first.suffix.lower() in (".csv", ".txt")
+    from_table = single and is_table(first.name) and not first.is_dir()
     if pattern is not None and not (single and first.is_dir()):
         raise PlanError("--pattern: only the files of a single folder are selected by it")
-    if images is not None and not is_table:
-        raise PlanError("--images: only a table (.csv or .txt) has paths relative to it")
+    if images is not None and not from_table:
+        raise PlanError(f"--images: only a table ({', '.join(SUFFIXES)}) has paths relative to it")
     if single and first.is_dir():
         given = images_in_folder(first, reader, pattern=pattern)
-    elif is_table:
+    elif from_table:
         given = images_in_table(first, reader, root=images)
     else:
         absent = next((path for path in paths if not path.exists()), None)
@@ -538,7 +539,7 @@ def label_text(model: Model, label: Label | None) -> object:
 
 
 def read_labels(path: Path, model: Model) -> dict[str, Label]:
-    """Read the labels of cases from a CSV with the columns ``key`` and ``label``.
+    """Read the labels of cases from a table with the columns ``key`` and ``label``.
 
     Several labels may have a column each in place of ``label``, named as the class.
 
@@ -546,31 +547,40 @@ def read_labels(path: Path, model: Model) -> dict[str, Label]:
         DataError: The file cannot be read, or a label is none of the model's.
     """
     declaration = GivenReader(model.classes, model.task, colour=False).declaration
-    with readable(path, "give a CSV with the columns key and label", error=DataError):
-        rows = read_rows(path)
-        columns = rows[0].keys() if rows else {"key", "label"}
-        single = model.task == "multilabel" and "label" not in columns
-        if not {"key", *(model.classes if single else ["label"])} <= columns:
-            more = ", nor one for each class" if single else ""
+    wanted: list[tuple[str, ...]] = [("label",)]
+    wanted += [model.classes] if model.task == "multilabel" else []
+
+    def columns_of(header: Sequence[str]) -> tuple[str, ...] | None:
+        return next((each for each in wanted if {"key", *each} <= set(header)), None)
+
+    with readable(path, "give a table with the columns key and label", error=DataError):
+        table = read_table(path, read_whole(path), lambda header: columns_of(header) is not None)
+        used = columns_of(table.header)
+        if used is None:
+            more = ", nor one for each class" if len(wanted) > 1 else ""
             raise ValueError(f"it has no columns key and label{more}")
+    at = {column: table.header.index(column) for column in ("key", *used)}
+    with_point = table.with_points("label") if model.task == "regression" else str
     labels: dict[str, Label] = {}
-    for number, row in enumerate(rows, start=2):
+    for place, cells in table.rows():
+        key = original_cell(cells[at["key"]])
+        texts = [original_cell(cells[at[column]]).strip() for column in used]
         try:
-            if single:
-                texts = {name: row[name].strip() for name in model.classes}
-                label: Label | None = label_of_answers(declaration, texts)
+            label: Label | None
+            if used == ("label",):
+                label = label_of(declaration, with_point(texts[0]))
             else:
-                label = label_of(declaration, row["label"].strip())
+                label = label_of_answers(declaration, dict(zip(used, texts, strict=True)))
         except ValueError:
-            text = ", ".join(row[name] for name in model.classes) if single else row["label"]
+            text = ", ".join(texts)
             raise DataError(
-                f"{path}: line {number}: label {text!r} is none of the model's "
+                f"{path}: {place}: label {text!r} is none of the model's "
                 f"({', '.join(model.classes)}): correct it"
             ) from None
-        if row["key"] in labels:
-            raise DataError(f"{path}: line {number}: the key {row['key']!r} occurs twice")
+        if key in labels:
+            raise DataError(f"{path}: {place}: the key {key!r} occurs twice")
         if label is not None:
-            labels[row["key"]] = label
+            labels[key] = label
     return labels
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 
 from hydrakit.data.declared.schema import ABSENT, FILE, PRESENT, UNKNOWN, Declaration
 from hydrakit.data.safe_paths import quote
 from hydrakit.errors import DataError
+from hydrakit.storage.tables import label_form
 
 ANSWER = "answers."  # prefix of a class among the fields of a case
 
@@ -17,7 +17,6 @@ _MEANINGS = {
     **dict.fromkeys(("-1", "nan", "na", "n/a", "unclear", "uncertain", "unknown"), None),
 }
 CODES = frozenset(("", "-1", "nan", PRESENT, ABSENT))  # texts that suggest such a column
-_WHOLE = re.compile(r"([+-]?\d+)\.0*")
 
 
 def find_answers(
@@ -82,22 +81,18 @@ def label_of_answers(
     return None if all(answer is None for answer in label) else tuple(label)
 
 
-def plain_form(text: str) -> str:
-    """The text without decimals of a whole number, in lower case."""
-    whole = _WHOLE.fullmatch(text)
-    return (whole[1] if whole else text).casefold()
-
-
 def answer_of(declaration: Declaration, text: str) -> int | None:
     """Convert the text for one class: 1 (present), 0 (absent), or None (unknown).
 
     Raises:
         ValueError: It is no answer, or empty while it is not declared what that means.
     """
-    plain = plain_form(text)
-    declared = declaration.labels.get(text, declaration.labels.get(plain))
+    form = label_form(text)
+    declared = declaration.labels.get(text)
+    if declared is None and len(targets := declaration.label_forms.get(form, ())) == 1:
+        declared = next(iter(targets))
     if declared is not None:
-        text = plain = declared
+        text = form = declared
         if declared == UNKNOWN:
             return None
     elif not text:
@@ -105,10 +100,10 @@ def answer_of(declaration: Declaration, text: str) -> int | None:
             f"is empty, and other labels of the case are not: write into {FILE} what an empty cell "
             f'means, under [labels]: "" = "" (unknown) or "" = "{ABSENT}" (absent)'
         )
-    if plain not in _MEANINGS:
+    if form not in _MEANINGS:
         raise ValueError(
             f"{quote(text)} is neither {PRESENT} (present), {ABSENT} (absent) nor -1, nan or "
             f'unclear (unknown): correct it, or map it to {PRESENT}, {ABSENT} or "" (unknown) '
             f"under [labels] in {FILE}"
         )
-    return _MEANINGS[plain]
+    return _MEANINGS[form]
