@@ -24,6 +24,7 @@ from hydrakit.errors import DataError, one_line
 from hydrakit.hooks import Remark
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx")
+OTHER_SUFFIXES = (".xls", ".xlsm", ".xlsb", ".ods", ".numbers")  # of tables that are not read
 HIDDEN = (".", "~$")  # the names of hidden files and of an editor's lock files begin so
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 HEADER_WITHIN = 20  # rows: a title may stand above the names of the columns
