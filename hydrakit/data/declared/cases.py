@@ -10,16 +10,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from hydrakit.data.archives import unpack_hint
 from hydrakit.data.declared.arrays import MAX_COLUMN_BYTES, ImageError, member_names, open_array
 from hydrakit.data.declared.by_name import match_names
+from hydrakit.data.declared.coco import SUFFIX as COCO
+from hydrakit.data.declared.coco import coco_table
 from hydrakit.data.declared.columns import SUBGROUP, find_columns, has_columns, remarks_on_columns
 from hydrakit.data.declared.files import companions, describe_files, list_files, remarks_on_files
-from hydrakit.data.declared.masks import MaskFinder
+from hydrakit.data.declared.masks import Lesion, MaskFinder
 from hydrakit.data.declared.patterns import match_files
 from hydrakit.data.declared.schema import (
     FILE,
     NONE,
+    SPLIT,
     UNKNOWN,
+    Columns,
     Declaration,
     SplitName,
     number,
@@ -29,7 +34,7 @@ from hydrakit.data.identity import names_nobody, normal_name
 from hydrakit.data.safe_paths import join_names, path_fault, quote, resolve_inside
 from hydrakit.errors import DataError
 from hydrakit.hooks import Remark
-from hydrakit.storage.tables import Table, is_table, label_form, read_table
+from hydrakit.storage.tables import Table, label_form, read_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,6 +88,7 @@ class DeclaredCase:
         split: Split that the dataset declares for the case, if any.
         position: Position of the lesion, ``(row, column)`` from the centre of the upper left pixel.
         millimetres: Whether ``position`` is in millimetres; otherwise it is in pixels.
+        extent: Height and width of its lesion in pixels, if a box gives them.
         masks: Paths of the masks of its lesion below the root; None if the dataset declares none.
     """
 
@@ -96,10 +102,12 @@ class DeclaredCase:
     split: SplitName | None
     position: tuple[float, float] | None
     millimetres: bool
+    extent: tuple[float, float] | None = None
     masks: tuple[str, ...] | None = None
 
 
 Fields = dict[str, str]
+BOX = ("box_left", "box_top", "box_width", "box_height")
 _NAMES = ("patient", "group", "finding")
 _TEXTS = (*_NAMES, "key", "path", "mask", "split", "label")  # all other fields are numbers
 
@@ -112,13 +120,13 @@ class Listing:
     remarks: tuple[Remark, ...]
 
 
-def list_cases(declaration: Declaration, root: Path, *, table: TableFile | None) -> Listing:
+def list_cases(declaration: Declaration, root: Path, *, tables: Sequence[TableFile]) -> Listing:
     """List every case of a dataset, in the order of its table or paths.
 
     Args:
         declaration: Declaration of the dataset.
         root: Folder of the dataset's files.
-        table: Table of cases; None if the cases come from an NPZ file or a pattern.
+        tables: Tables of cases; none if the cases come from an NPZ file or a pattern.
 
     Raises:
         DataError: A case is invalid; the message names the file, the line or row, and the value.
@@ -127,11 +135,11 @@ def list_cases(declaration: Declaration, root: Path, *, table: TableFile | None)
     remarks: list[Remark] = []
     named: list[tuple[str, str]] = []
     respelt: list[tuple[str, str]] = []
-    first: dict[str, str] = {}
+    first: dict[str, tuple[str, int]] = {}
     unnamed: list[str] = []
     above = ""
     rows: list[tuple[str, Fields]] = []
-    for row in _rows(declaration, root, table):
+    for row in _rows(declaration, root, tables):
         if isinstance(row, Remark):
             remarks.append(row)
             continue
@@ -148,23 +156,23 @@ def list_cases(declaration: Declaration, root: Path, *, table: TableFile | None)
         except ValueError as error:
             raise DataError(f"{where}: {error}") from None
         if case.key in first:
-            raise DataError(
-                f"{where}: the key {quote(case.key)} also belongs to {first[case.key]}: remove "
-                "one, or give each a key of its own"
-            )
-        first[case.key] = where.rpartition(": ")[2]
+            other, at = first[case.key]
+            cases[at] = _in_one(declaration, cases[at], case, where, other)
+            continue
+        first[case.key] = where.rpartition(": ")[2], len(cases)
         if "patient" in fields and case.patient is None:
             unnamed.append(where)
         cases.append(case)
         rows.append((where, fields))
         respelt += respelt_labels(declaration, fields.get("label", "").strip())
-        if table is not None:
+        if tables:
             named += [(where, file) for file in files_of(case)]
     if not cases:
         source = f"pattern {declaration.pattern!r}" if declaration.pattern else declaration.cases
+        files = [name for name in list_files(root, tolerant=True) if name != FILE]
         raise DataError(
             f"{root}: {source} yields no case: compare it with the files in the folder (there are "
-            f"{describe_files(name for name in list_files(root, tolerant=True) if name != FILE)})"
+            f"{describe_files(files)}){unpack_hint(root / name for name in files)}"
         )
     if 0 < len(unnamed) < len(cases) and declaration.empty_patient is None:
         raise DataError(
@@ -225,13 +233,18 @@ def _is_blank(text: str) -> bool:
 
 
 def _rows(
-    declaration: Declaration, root: Path, table: TableFile | None
+    declaration: Declaration, root: Path, tables: Sequence[TableFile]
 ) -> Iterator[tuple[str, Fields] | Remark]:
     """Yield where each case is declared, and its fields as text, named as in `Columns`."""
     if declaration.pattern is not None:
         yield from _pattern_rows(declaration, declaration.pattern, root)
-    elif table is not None:
-        yield from table_rows(declaration, table)
+    elif tables:
+        for table in tables:
+            for row in table_rows(declaration, table):
+                if table.split is None or isinstance(row, Remark):
+                    yield row
+                else:
+                    yield row[0], {"split": table.split, **row[1]}
     else:
         yield from _npz_rows(declaration, root)
 
@@ -269,9 +282,12 @@ def table_rows(
         DataError: The file is no table, or lacks a column.
     """
     name = table.path
-    read = read_table(
-        name, table.content, lambda header: has_columns(declaration, header, more=more)
-    )
+    if name.suffix.lower() == COCO:
+        read = coco_table(name, table.content, multilabel=declaration.task == "multilabel")
+    else:
+        read = read_table(
+            name, table.content, lambda header: has_columns(declaration, header, more=more)
+        )
     columns = find_columns(declaration, read.header, f"{name}: {read.place}", more=more)
     yield from read.remarks
     yield from remarks_on_columns(name.name, read.header, columns)
@@ -307,13 +323,48 @@ def _npz_rows(declaration: Declaration, root: Path) -> Iterator[tuple[str, Field
     try:
         path = resolve_inside(root, name, follow=declaration.follow_links)
         members = member_names(path)
-        columns = find_columns(declaration, members, str(path))
-        yield from remarks_on_columns(name, members, columns)
-        image = columns.pop("image")
-        arrays = {field: _texts(declaration, path, column) for field, column in columns.items()}
-        stored = open_array(path, image)
+        used: set[str] = set()
+        columns: dict[str, str] = {}
+        for part, split in _parts(declaration, path, members):
+            columns = find_columns(part, members, str(path))
+            yield from _array_rows(part, path, columns, split)
+            used |= set(columns.values())
+        left = [member for member in members if member not in used or member in columns.values()]
+        yield from remarks_on_columns(name, left, columns)
     except OSError as error:
         raise DataError(f"{root / name}: cannot be read: {error.strerror or error}") from None
+
+
+def _parts(
+    declaration: Declaration, path: Path, members: Sequence[str]
+) -> Iterator[tuple[Declaration, str | None]]:
+    """Yield the declaration for each split whose name is in those of the arrays; or just itself."""
+    template = declaration.columns.image or ""
+    if SPLIT not in template:
+        yield declaration, None
+        return
+    expression = re.escape(template).replace(re.escape(SPLIT), "(.+)", 1)
+    splits = [m[1] for member in members if (m := re.fullmatch(expression, member, re.DOTALL))]
+    if not splits:
+        raise DataError(
+            f"{path}: has no array {quote(template)} for any split (there are "
+            f"{join_names(members)}): correct columns.image in {FILE}"
+        )
+    for split in splits:
+        named = declaration.columns.model_dump(exclude_none=True)
+        columns = Columns(**{field: text.replace(SPLIT, split) for field, text in named.items()})
+        yield declaration.model_copy(update={"columns": columns}), split
+
+
+def _array_rows(
+    declaration: Declaration, path: Path, columns: Mapping[str, str], split: str | None
+) -> Iterator[tuple[str, Fields]]:
+    """Yield the rows of an NPZ file, as `table_rows` does."""
+    name = str(declaration.cases)
+    columns = dict(columns)
+    image = columns.pop("image")
+    arrays = {field: _texts(declaration, path, column) for field, column in columns.items()}
+    stored = open_array(path, image)
     stored.close()
     rows = stored.shape[0] if stored.shape else 0
     for field, texts in arrays.items():
@@ -324,7 +375,9 @@ def _npz_rows(declaration: Declaration, root: Path) -> Iterator[tuple[str, Field
             )
     for row in range(rows):
         fields = {field: texts[row] for field, texts in arrays.items()}
-        yield f"{path}: row {row}", {"path": f"{name}#{image}[{row}]", **fields}
+        fields = fields if split is None else {"split": split, **fields}
+        place = f"row {row}" if split is None else f"row {row} of {quote(image)}"
+        yield f"{path}: {place}", {"path": f"{name}#{image}[{row}]", **fields}
 
 
 def _texts(declaration: Declaration, path: Path, member: str) -> list[str]:
@@ -382,11 +435,15 @@ def case_of(declaration: Declaration, fields: Fields) -> DeclaredCase:
         if len(text) > MAX_CELL:
             raise ValueError(f"{field} has over {MAX_CELL} characters: shorten it")
     paths = [fields["path"]]
-    if is_table(str(declaration.cases)):
+    if declaration.has_table:
         _refuse_converted(filled)
         # Other sources give one file per case.
         paths = [part.strip() for part in fields["path"].split(SEPARATOR)]
     position, millimetres = _position(filled)
+    box = _box(filled)
+    if box is not None and position is not None:
+        raise ValueError("a box and a position are given: remove one")
+    masks = _mask_column(fields, position or box)
     return DeclaredCase(
         channels=tuple(_location(path) for path in paths),
         key=filled.get("key") or filled["path"],
@@ -400,9 +457,10 @@ def case_of(declaration: Declaration, fields: Fields) -> DeclaredCase:
             if field.startswith(SUBGROUP)
         },
         split=_split(declaration, filled.get("split")),
-        position=position,
+        position=position if box is None else box.centre,
+        extent=None if box is None else box.extent,
         millimetres=millimetres,
-        masks=_mask_column(fields, position),
+        masks=masks,
     )
 
 
@@ -421,6 +479,72 @@ def _mask_column(fields: Fields, position: object) -> tuple[str, ...] | None:
     if paths and position is not None:
         raise ValueError("a mask and a position are given: remove one")
     return paths
+
+
+def _box(filled: Fields) -> Lesion | None:
+    """The lesion in the box of a row; None if the cells are blank.
+
+    Raises:
+        ValueError: A number is missing or wrong.
+    """
+    texts = {name: filled[name] for name in BOX if name in filled}
+    if not texts:
+        return None
+    if absent := [name for name in BOX if name not in texts]:
+        raise ValueError(f"{absent[0]} is blank: give all of {', '.join(BOX)}, or none")
+    left, top, width, height = (number(text, name) for name, text in texts.items())
+    if min(width, height) <= 0:
+        raise ValueError(f"the box is {width:g} pixels wide and {height:g} high: correct it")
+    return Lesion(((2 * top + height - 1) / 2, (2 * left + width - 1) / 2), (height, width))
+
+
+def _in_one(
+    declaration: Declaration, before: DeclaredCase, case: DeclaredCase, where: str, other: str
+) -> DeclaredCase:
+    """One case of two rows with the same key.
+
+    Raises:
+        DataError: They are not to be merged, or disagree.
+    """
+    also = f"{where}: the key {quote(case.key)} also belongs to {other}"
+    if not declaration.merge_rows:
+        merge = f", or write merge_rows = true into {FILE} if they are one case"
+        raise DataError(
+            f"{also}: remove one, or give each a key of its own"
+            f"{merge if declaration.has_table else ''}"
+        )
+    try:
+        return _merged(before, case)
+    except ValueError as error:
+        raise DataError(f"{also}, but {error}") from None
+
+
+def _merged(before: DeclaredCase, case: DeclaredCase) -> DeclaredCase:
+    """One case of two rows with the same key.
+
+    Raises:
+        ValueError: They disagree.
+    """
+    for name in ("channels", "label", "patient", "group", "finding", "subgroups", "split"):
+        if getattr(before, name) != getattr(case, name):
+            raise ValueError(f"its {name} is another one: correct one, or give them keys")
+    boxes = [
+        Lesion(each.position, each.extent)
+        for each in (before, case)
+        if each.position is not None and each.extent is not None
+    ]
+    if not boxes and before.position != case.position:
+        raise ValueError("its position is another one: correct one, or give them keys")
+    masks = None
+    if before.masks is not None and case.masks is not None:
+        masks = tuple(dict.fromkeys((*before.masks, *case.masks)))
+    box = Lesion.around(boxes) if boxes else None
+    return replace(
+        before,
+        position=box.centre if box else before.position,
+        extent=box.extent if box else None,
+        masks=masks,
+    )
 
 
 def _is_name(declaration: Declaration, text: str) -> bool:

@@ -10,7 +10,6 @@ from hydrakit.data.declared.schema import FILE, Columns, Declaration
 from hydrakit.data.safe_paths import quote
 from hydrakit.errors import DataError, unknown
 from hydrakit.hooks import Remark
-from hydrakit.storage.tables import is_table
 
 SUBGROUP = "subgroups."  # prefix of a subgroup's name among the fields of a case
 
@@ -94,8 +93,7 @@ def find_columns(
     }
     columns = {field: column for field, column in same_name.items() if column is not None}
     columns |= dict(requested.values())
-    is_npz = not is_table(str(declaration.cases))
-    images, other = ("image", "path") if is_npz else ("path", "image")
+    images, other = ("path", "image") if declaration.has_table else ("image", "path")
     columns.pop(other, None)
     for field in (images, "label") if more is None else (images,):
         if field not in columns:

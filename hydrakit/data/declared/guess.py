@@ -7,15 +7,25 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hydrakit.data.declared.arrays import ImageError, channel_axis, member_names, open_array
+from hydrakit.data.archives import unpack_hint
+from hydrakit.data.declared.arrays import (
+    MAX_COLUMN_BYTES,
+    ImageError,
+    channel_axis,
+    member_names,
+    open_array,
+)
 from hydrakit.data.declared.by_name import FileNames
 from hydrakit.data.declared.cases import SEPARATOR
+from hydrakit.data.declared.coco import SUFFIX as COCO
+from hydrakit.data.declared.coco import coco_table
 from hydrakit.data.declared.columns import WORDS, may_name, resembles
 from hydrakit.data.declared.files import (
     OTHER_SUFFIXES,
@@ -27,13 +37,17 @@ from hydrakit.data.declared.files import (
 )
 from hydrakit.data.declared.images import ImageReader, Picture
 from hydrakit.data.declared.masks import guess_template
-from hydrakit.data.declared.schema import FILE, MAX_CLASS, NONE, ImageRules
-from hydrakit.data.declared.tables import may_be_table, read_columns
+from hydrakit.data.declared.schema import FILE, MAX_CLASS, NONE, SPLIT, ImageRules
+from hydrakit.data.declared.tables import MAX_TABLE_BYTES, may_be_table, read_columns
 from hydrakit.data.identity import names_nobody, normal_name
 from hydrakit.data.safe_paths import open_file, path_fault, resolve_inside
 from hydrakit.errors import DataError, one_line
 from hydrakit.names import is_name
 from hydrakit.storage.tables import label_form
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 MAX_FILES = 200_000
 MAX_CLASSES = 20
@@ -102,7 +116,9 @@ def guess_declaration(folder: Path, out: Path | None = None) -> str:
     masks = companions(images)
     images = [name for name in images if name not in masks]
     cases, unused = _from_tables(folder, files)
-    cases = cases or _from_npz(folder, images) or _from_folders(images)
+    cases = cases or _from_coco(folder, files)
+    cases = cases or _from_split_arrays(folder, images) or _from_npz(folder, images)
+    cases = cases or _from_folders(images)
     if cases is None:
         left_out = f" (beside {len(masks)} masks of other images)" if masks else ""
         raise DataError(
@@ -136,9 +152,11 @@ def _no_image_error(folder: Path, files: Sequence[str]) -> DataError:
         for suffix, remedy in OTHER_SUFFIXES.items()
         if any(name.lower().endswith(suffix) for name in files)
     }
+    hint = unpack_hint(folder / name for name in files).removeprefix("; ")
+    remedy = hint or next(iter(remedies), "give a folder of images")
     return DataError(
         f"{folder}: holds no image that hydrakit reads ({', '.join(SUFFIXES)}, or DICOM), but "
-        f"{describe_files(files)}: {next(iter(remedies), 'give a folder of images')}"
+        f"{describe_files(files)}: {remedy}"
     )
 
 
@@ -489,6 +507,112 @@ def _is_file(folder: Path, text: str) -> bool:
         return resolve_inside(folder.resolve(), text, follow=True).is_file()
     except (OSError, DataError):
         return False
+
+
+def _from_coco(folder: Path, files: Sequence[str]) -> _CaseSource | None:
+    """Use annotations in the COCO format; those of several splits, if their names tell these."""
+    found: dict[str, list[str]] = {}
+    for name in files:
+        if name.lower().endswith(COCO) and (classes := _coco_classes(folder / name)):
+            found[name] = classes
+    names: dict[str, list[str]] = defaultdict(list)  # by the name with {split} for its split
+    for name in found:
+        template = _with_split(name)
+        names[template or name].append(name)
+    template = max(names, key=lambda each: len(names[each]), default=None)
+    if template is None:
+        return None
+    used = names[template]
+    classes = sorted({each for name in used for each in found[name]})
+    if len(used) == 1:
+        template = used[0]
+    splits = [_split_word(name) for name in used] if len(used) > 1 else []
+    lines = [
+        "# Annotations in the COCO format: each box is a case, and its middle is the position.",
+        f"cases = {_quoted(template)}",
+    ]
+    people = (
+        "# Check: all boxes of an image stay in one split. If patients have several images,\n"
+        "# declare them, or results will be too optimistic."
+    )
+    return _CaseSource(
+        tuple(lines), tuple(_splits(splits)), "classification", tuple(classes), people
+    )
+
+
+def _coco_classes(path: Path) -> list[str]:
+    """Return the categories that a COCO file uses; none for another file."""
+    try:
+        with open_file(path) as file:
+            content = file.read(MAX_TABLE_BYTES + 1)
+        table = coco_table(path, content[:MAX_TABLE_BYTES])
+    except (OSError, DataError):  # another kind of JSON file
+        return []
+    at = table.header.index("label")
+    return sorted({cells[at] for _, cells in table.rows() if cells[at]})
+
+
+def _split_word(name: str) -> str:
+    """Return the word for a split in a name, as the file has it; empty if there is none."""
+    words = (match[0] for match in re.finditer("[A-Za-z]+", name))
+    return next((word for word in words if word.lower() in SPLIT_WORDS), "")
+
+
+def _with_split(name: str) -> str | None:
+    """Return a name with ``{split}`` for the word for a split; None if it has none."""
+    word = _split_word(name)
+    if not word or set(name) & set("{}*?"):
+        return None
+    return re.sub(rf"(?<![A-Za-z]){word}(?![A-Za-z])", SPLIT, name, count=1)
+
+
+def _from_split_arrays(folder: Path, images: Sequence[str]) -> _CaseSource | None:
+    """Use the folder's only NPZ, if it has arrays for each split, as those of MedMNIST."""
+    if len(images) != 1 or not images[0].lower().endswith(".npz"):
+        return None
+    found: dict[str, list[str]] = defaultdict(list)
+    shapes: dict[str, tuple[int, ...]] = {}
+    values: dict[str, list[NDArray[np.generic]]] = defaultdict(list)
+    try:
+        for name in member_names(folder / images[0]):
+            template = _with_split(name)
+            if template is None:
+                continue
+            with closing(open_array(folder / images[0], name)) as stored:
+                found[template].append(name)
+                shapes[template] = stored.shape
+                if len(stored.shape) <= 2:
+                    values[template].append(stored.read(limit=MAX_COLUMN_BYTES))
+    except (OSError, ImageError):  # `_image_lines` describes the readable images
+        return None
+    image = next((each for each, shape in shapes.items() if len(shape) > 2), None)
+    if image is None:
+        return None
+    splits = [_split_word(name) for name in found[image]]
+    several = next(
+        (each for each in values if len(shapes[each]) == 2 and shapes[each][1] > 1), None
+    )
+    if several is not None:
+        count = shapes[several][1]
+        tables = ["", "[columns]  # Check: the array of each field"]
+        tables += [f"image = {_quoted(image)}", f"label = {_quoted(several)}", *_splits(splits)]
+        source = _CaseSource(
+            (f"cases = {_quoted(images[0])}",),
+            tuple(tables),
+            "multilabel",
+            tuple(f"label {number}" for number in range(count)),
+            "",
+        )
+    else:
+        columns = {
+            name: [str(value).strip() for each in arrays for value in each.ravel().tolist()]
+            for name, arrays in values.items()
+        }
+        columns_source = _from_columns(images[0], {"image": image}, columns)
+        if columns_source is None:
+            return None
+        source = replace(columns_source, tables=(*columns_source.tables, *_splits(splits)))
+    return replace(source, member=found[image][0])
 
 
 def _from_npz(folder: Path, images: Sequence[str]) -> _CaseSource | None:

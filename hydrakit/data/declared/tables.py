@@ -25,14 +25,20 @@ MAX_TOLD_BYTES = 2**20  # of a table that is not used: of a larger one, columns 
 
 @dataclass(frozen=True, slots=True)
 class TableFile:
-    """Content of a table, and its path for messages."""
+    """Content of a table, its path for messages, and the split of its cases if its name tells."""
 
     path: Path
     content: bytes
+    split: str | None = None
 
     @classmethod
-    def read(cls, path: Path, *, most: int = MAX_TABLE_BYTES) -> Self:
+    def read(cls, path: Path, *, split: str | None = None, most: int = MAX_TABLE_BYTES) -> Self:
         """Read a file of limited size.
+
+        Args:
+            path: The file.
+            split: Split of its cases, if its name tells it.
+            most: Bytes that it may have.
 
         Raises:
             OSError: It cannot be read.
@@ -42,7 +48,7 @@ class TableFile:
             content = file.read(most + 1)
         if len(content) > most:
             raise DataError(f"{path}: is over {most >> 20} MiB: split it")
-        return cls(path, content)
+        return cls(path, content, split)
 
 
 def may_be_table(name: str) -> bool:
@@ -100,13 +106,13 @@ def _open(path: Path) -> Table | None:
 
 
 def remarks_on_tables(
-    folders: Collection[Path], used: Path | None, source: str
+    folders: Collection[Path], used: Collection[Path], source: str
 ) -> Iterator[Remark]:
     """Yield a remark on the tables of a dataset that are not used.
 
     Args:
         folders: Resolved folders of its declaration and of its files.
-        used: Resolved path of the table of the cases, if there is one.
+        used: Resolved paths of the tables of the cases.
         source: What the cases are taken from.
     """
     texts = []
@@ -123,10 +129,10 @@ def remarks_on_tables(
         )
 
 
-def _described(path: Path, used: Path | None) -> str:
+def _described(path: Path, used: Collection[Path]) -> str:
     """Name and columns of a table, or why it is none; empty if it is used, or no such file."""
     try:
-        if not path.is_file() or path.resolve() == used:
+        if not path.is_file() or path.resolve() in used:
             return ""
         if path.stat().st_size > MAX_TOLD_BYTES:
             return path.name
