@@ -223,6 +223,7 @@ def test_renamed_columns_and_labels(tmp_path: Path) -> None:
         ("path,label\na.png,benign\na.png,benign\n", ["line 3", "key 'a.png'", "line 2"]),
         ("path,label,row\na.png,benign,3\n", ["line 2", "only one of row and column"]),
         ("path,label,row,column\na.png,benign,3,x\n", ["line 2", "column: 'x'"]),
+        ('path,label,row,column\na.png,benign,3,"1,5"\n', ["line 2", "'1,5'", "decimal point"]),
         ("path,label,row,column\na.png,benign,3,inf\n", ["line 2", "column: 'inf'"]),
         ("path,label,split\na.png,benign,holdout\n", ["line 2", "split 'holdout'", "[splits]"]),
         (

@@ -426,6 +426,7 @@ def test_a_table_without_commas_of_names_without_suffix(tmp_path: Path, mark: st
     (folder / "a-notes.txt").write_text("Received in May, from Ann.\nAll of them.\n")
     (folder / "labels.csv").write_text("dx,age\nbenign,3\n")
     (folder / "more.tsv").write_text("path\tage\nimages/s0.png\t3\n")
+    (folder / "old.xls").write_bytes(b"")
     (folder / "odd.csv").write_text("path,age\nimages/s0.png\n")
     text, *_ = guessed(folder)
     assert 'cases = "meta.csv"' in text
@@ -434,6 +435,7 @@ def test_a_table_without_commas_of_names_without_suffix(tmp_path: Path, mark: st
     assert "# Not used: labels.csv: no column of paths (its columns: dx, age)" in text
     assert "# Not used: more.tsv: no column of labels (its columns: path, age)" in text
     assert "# Not used: odd.csv: line 2: has 1 cells where the header has 2" in text
+    assert "# Not used: old.xls: tables of this kind are not read: save it as .xlsx or CSV" in text
     assert "notes" not in text
     (folder / "dataset.toml").write_text(text)
     found = list(read_samples(load_declared(folder), folder, {}))

@@ -47,12 +47,12 @@ from hydrakit.data.declared.schema import (
     SPLIT,
     ImageRules,
 )
-from hydrakit.data.declared.tables import MAX_TABLE_BYTES, read_columns
+from hydrakit.data.declared.tables import MAX_TABLE_BYTES, may_be_table, read_columns
 from hydrakit.data.identity import names_nobody, normal_name
 from hydrakit.data.safe_paths import open_file, path_fault, resolve_inside
 from hydrakit.errors import DataError, one_line
 from hydrakit.names import is_name
-from hydrakit.storage.tables import HIDDEN, is_table, label_form
+from hydrakit.storage.tables import label_form
 
 if TYPE_CHECKING:
     import numpy as np
@@ -465,7 +465,7 @@ def _from_tables(folder: Path, files: Sequence[str]) -> tuple[_CaseSource | None
     unused: list[str] = []
     names = FileNames(files)
     for name in files:
-        if "/" in name or not is_table(name) or name.startswith(HIDDEN):
+        if "/" in name or not may_be_table(name):
             continue
         try:
             columns = read_columns(folder / name)

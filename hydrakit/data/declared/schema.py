@@ -449,7 +449,8 @@ def number(text: str, what: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{what}: {quote(text)} is not a finite number")
+        hint = ": write it with a decimal point" if "," in text else ""
+        raise ValueError(f"{what}: {quote(text)} is not a finite number{hint}")
     if not is_ordinary(value):
         raise ValueError(f"{what}: {quote(text)} is not {ORDINARY}: use another unit")
     return value
