@@ -69,7 +69,8 @@ def load_declared(folder: Path) -> DatasetAdapter:
         cohort=declaration.cohort,
         exact_names=declaration.exact_names,
         normalise=declaration.rule,
-        channels=declaration.channels,
+        # Neighbouring slices are a stack, even if they are three, as red, green and blue are.
+        channels=declaration.channels or ("stem" if declaration.images.slices > 1 else None),
         elsewhere=_elsewhere(declaration, folder),
         citation=declaration.citation,
         licence=declaration.licence,
@@ -290,15 +291,15 @@ def read_case(
         if not path.is_file():
             return Unusable(key=case.key, reason="its path is not a file")
         try:
-            pictures.append(reader.read(path, location.member, location.row))
+            pictures.append(reader.read(path, location.member, location.row, point=case.point))
         except ImageError as error:
             return Unusable(key=case.key, reason=error.reason)
-        paths.append(path)
+        paths += [path, *pictures[-1].files]
         if pictures[-1].pixels.shape[1:] != pictures[0].pixels.shape[1:]:
             return Unusable(key=case.key, reason="its files differ in height or width")
         if sum(picture.pixels.size for picture in pictures) > MAX_VALUES:
             return Unusable(key=case.key, reason=f"has more than {MAX_VALUES} pixels")
-    fault = alignment_fault([picture.header for picture in pictures if picture.header])
+    fault = alignment_fault([picture.plane for picture in pictures if picture.plane])
     if fault is not None:
         return Unusable(key=case.key, reason=fault)
     spacing = next((p.spacing for p in pictures if p.spacing), declaration.spacing)
@@ -308,7 +309,7 @@ def read_case(
             "millimetres need: add spacing = [row, column] in millimetres"
         )
     image = concatenate([picture.pixels for picture in pictures])
-    centre = case.position
+    centre = case.position if case.point is None else pictures[0].centre
     if centre is not None and case.millimetres and spacing is not None:
         centre = (centre[0] / spacing[0], centre[1] / spacing[1])
     if centre is not None and not all(

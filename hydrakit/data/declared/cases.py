@@ -7,7 +7,7 @@ import io
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -30,6 +30,7 @@ from hydrakit.data.declared.schema import (
 )
 from hydrakit.data.identity import names_nobody, normal_name
 from hydrakit.data.safe_paths import join_names, path_fault, quote, resolve_inside
+from hydrakit.data.volumes.names import is_volume_name
 from hydrakit.errors import DataError
 from hydrakit.hooks import Remark
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from hydrakit.data.volumes.volume import Point
     from hydrakit.hooks import Label
 
 MAX_TABLE_BYTES = 2**25
@@ -86,6 +88,8 @@ class DeclaredCase:
         split: Split that the dataset declares for the case, if any.
         position: Position of the lesion, ``(row, column)`` from the centre of the upper left pixel.
         millimetres: Whether ``position`` is in millimetres; otherwise it is in pixels.
+        point: Position in the patient, in millimetres (LPS), that chooses the slice of a volume,
+            and the position in it.
     """
 
     key: str
@@ -98,10 +102,12 @@ class DeclaredCase:
     split: SplitName | None
     position: tuple[float, float] | None
     millimetres: bool
+    point: Point | None = None
 
 
 Fields = dict[str, str]
 _NAMES = ("patient", "group", "finding")
+_POINT = ("x_mm", "y_mm", "z_mm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,8 +339,12 @@ def case_of(declaration: Declaration, fields: Fields) -> DeclaredCase:
         # Other sources give one file per case.
         paths = [part.strip() for part in fields["path"].split(SEPARATOR)]
     position, millimetres = _position(filled)
+    channels = tuple(_location(path) for path in paths)
+    index, point = _in_volume(declaration, filled, channels)
+    if index is not None:
+        channels = tuple(replace(each, row=index) for each in channels)
     return DeclaredCase(
-        channels=tuple(_location(path) for path in paths),
+        channels=channels,
         key=filled.get("key") or filled["path"],
         label=label_of(declaration, filled.get("label", "")),
         patient=filled.get("patient"),
@@ -348,6 +358,7 @@ def case_of(declaration: Declaration, fields: Fields) -> DeclaredCase:
         split=_split(declaration, filled.get("split")),
         position=position,
         millimetres=millimetres,
+        point=point,
     )
 
 
@@ -439,3 +450,47 @@ def _position(filled: Fields) -> tuple[tuple[float, float] | None, bool]:
     if len(positions) > 1:
         raise ValueError("the position is given both in pixels and in millimetres: give one")
     return positions[0] if positions else (None, False)
+
+
+def _in_volume(
+    declaration: Declaration, filled: Fields, channels: Sequence[ImageLocation]
+) -> tuple[int | None, Point | None]:
+    """Return the index of the slice of a volume, or the position in the patient that chooses it.
+
+    Tables of other images have columns of these names, too: unless the declaration names them, they
+    are used for volumes only.
+
+    Raises:
+        ValueError: They are invalid, or choose a slice twice.
+    """
+    volumes = all(is_volume_name(each.file) for each in channels)
+    used = {
+        name: filled[name]
+        for name in ("slice", *_POINT)
+        if name in filled and (volumes or getattr(declaration.columns, name) is not None)
+    }
+    text = used.pop("slice", None)
+    if text is not None:
+        index = number(text, "slice")
+        if index < 0 or not index.is_integer():
+            raise ValueError(f"slice {quote(text)} is not the index of a slice, from 0")
+        if used or any(each.row is not None for each in channels):
+            raise ValueError("the slice is given twice: give it in one way")
+        return int(index), None
+    if not used:
+        return None, None
+    missing = next((name for name in _POINT if name not in used), None)
+    if missing is not None:
+        raise ValueError(f"{missing} is empty or missing: give {', '.join(_POINT)}, or none")
+    if any(each.row is not None for each in channels):
+        raise ValueError("the slice is given twice: give it in one way")
+    if any(f"{name}{unit}" in filled for name in ("row", "column") for unit in ("", "_mm")):
+        raise ValueError("the position is given in the patient and in the image: give one")
+    axes = declaration.images.axes
+    if axes is None:
+        raise ValueError(
+            f'{used["x_mm"]}, {used["y_mm"]}, {used["z_mm"]} mm: write axes = "LPS" (as in DICOM) '
+            f'or "RAS" (as in NIfTI) under [images] in {FILE}, to say where they rise to'
+        )
+    x, y, z = (number(used[name], name) for name in _POINT)
+    return None, (x, y, z) if axes == "LPS" else (-x, -y, z)

@@ -1,4 +1,4 @@
-"""Reading of one image file as float32 channels: PNG, JPEG, TIFF, NPY, NPZ or DICOM.
+"""Reading of one image as float32 channels: PNG, JPEG, TIFF, NPY, NPZ, DICOM, or a volume's slice.
 
 The content decides the format, not the file name. Stored values are not scaled: 8 bits give 0 to
 255, 16 bits give 0 to 65535.
@@ -28,6 +28,8 @@ from hydrakit.data.declared.schema import ImageRules
 from hydrakit.data.dicom.grey import RESCALE_TAGS
 from hydrakit.data.padding import padding_mask
 from hydrakit.data.safe_paths import open_file
+from hydrakit.data.volumes import HEAD, Volume, find_format, open_volume
+from hydrakit.data.volumes.volume import MAX_UNPACKED
 from hydrakit.errors import DataError
 
 if TYPE_CHECKING:
@@ -35,8 +37,12 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from hydrakit.data.dicom import Header
+    from hydrakit.data.dicom.geometry import ImagePlane
+    from hydrakit.data.volumes.volume import Point, SlicePlane
 
 _NULL_HANDLER = logging.NullHandler()  # Pillow's log about a damaged file is in the reason already
+
+MAX_OPEN = 16  # volumes: one patient's sequences, and their masks
 
 Facts = dict[str, str | float]
 
@@ -52,6 +58,8 @@ UNCLEAR_AXIS = (
     "has an array of shape {}, which does not show its channels: if it is one image, add "
     'channels = "first" or "last" under [images]; if it is a volume, use its slices as images'
 )
+_NO_IMAGE = "is not a PNG, JPEG, TIFF, NPY, NPZ or DICOM image, nor a volume that hydrakit reads"
+_NO_VOLUME = "is no volume: it has neither neighbouring slices nor a position in the patient"
 _TOO_LARGE = f"has more than {MAX_VALUES} pixels: scale it down"
 
 
@@ -64,16 +72,27 @@ class Picture:
         facts: Format, mode, width, height and bits; for DICOM, mode is the modality, and the
             scanner's facts are added.
         header: Header of a DICOM file.
+        slice_plane: Where a slice of a volume lies in the patient.
+        centre: ``(row, column)`` in pixels of the position in the patient that was asked for.
+        files: Further files that determine the pixels.
     """
 
     pixels: NDArray[np.float32]
     facts: Facts
     header: Header | None = None
+    slice_plane: SlicePlane | None = None
+    centre: tuple[float, float] | None = None
+    files: tuple[Path, ...] = ()
+
+    @property
+    def plane(self) -> ImagePlane | None:
+        """Where the image lies in the patient, if its format can state it (DICOM, volumes)."""
+        return self.header or self.slice_plane
 
     @property
     def spacing(self) -> tuple[float, float] | None:
-        """Pixel spacing ``(row, column)`` in millimetres, if the file states it (DICOM)."""
-        return self.header.spacing if self.header else None
+        """Pixel spacing ``(row, column)`` in millimetres, if the file states it."""
+        return self.plane.spacing if self.plane else None
 
     @property
     def patient(self) -> str | None:
@@ -89,32 +108,44 @@ class Picture:
 class ImageReader:
     """Reads the images of one dataset by its image rules; higher grey values are brighter.
 
-    The last array file stays open, so that reading its rows in order takes one pass over it.
+    The last array file stays open, so that reading its rows in order takes one pass over it. The
+    last volumes stay in memory, so that each is unpacked once for all of its slices.
     """
 
     def __init__(self, rules: ImageRules) -> None:
         self._rules = rules
         self._open: tuple[Path, str | None, StoredArray] | None = None
+        self._volumes: dict[Path, Volume] = {}  # the last one used comes last
 
     def close(self) -> None:
-        """Close the open array file."""
+        """Close the open array file, and forget the volumes."""
+        self._volumes.clear()
         if self._open is not None:
             self._open[2].close()
             self._open = None
 
-    def read(self, path: Path, member: str | None = None, row: int | None = None) -> Picture:
+    def read(
+        self,
+        path: Path,
+        member: str | None = None,
+        row: int | None = None,
+        *,
+        point: Point | None = None,
+    ) -> Picture:
         """Read one image.
 
         Args:
             path: Path of the file.
             member: Name of the array in an NPZ file; None if the file has only one.
-            row: Index along the first axis of an NPY or NPZ array; None for the whole array.
+            row: Index along the first axis of an NPY or NPZ array, or of a slice of a volume; None
+                for the whole array, or the only slice.
+            point: Position in the patient in millimetres (LPS) that chooses the slice of a volume.
 
         Raises:
             ImageError: The file holds no usable image.
             MissingCodecError: The DICOM file is compressed, and no installed package decodes it.
         """
-        picture = self._read(path, member, row)
+        picture = self._read(path, member, row, point)
         window = self._rules.window
         if window == "file" and picture.facts["format"] != "DICOM":
             raise ImageError(path, 'has no window, which window = "file" needs: only DICOM has one')
@@ -122,19 +153,57 @@ class ImageReader:
             return replace(picture, pixels=_windowed(picture.pixels, *window))
         return picture
 
-    def _read(self, path: Path, member: str | None, row: int | None) -> Picture:
+    def _read(
+        self, path: Path, member: str | None, row: int | None, point: Point | None
+    ) -> Picture:
         try:
             with open_file(path) as file:
-                head = file.read(132)
+                head = file.read(HEAD)
+            if member is None and find_format(head) is not None:
+                return self._slice(path, row, point)
+            if self._rules.slices > 1 or point is not None:
+                raise ImageError(path, _NO_VOLUME)
             if head.startswith((b"PK", b"\x93NUMPY")):
                 return self._array(path, member, row)
         except OSError as error:
             raise ImageError(path, f"cannot be opened ({error.strerror or error})") from None
         if member is not None or row is not None:
             raise ImageError(path, "has neither members nor rows: only NPY and NPZ files have them")
-        if head[128:] == b"DICM":
+        if head[128:132] == b"DICM":
             return _dicom(path, self._rules)
         return _pillow(path, self._rules, head)
+
+    def volume(self, path: Path) -> Volume:
+        """Open a volume, or return the open one.
+
+        Raises:
+            ImageError: It is no usable volume.
+            OSError: It cannot be opened.
+        """
+        volume = self._volumes.pop(path, None) or open_volume(path)
+        self._volumes[path] = volume
+        while len(self._volumes) > 1 and (
+            len(self._volumes) > MAX_OPEN
+            or sum(each.memory for each in self._volumes.values()) > MAX_UNPACKED
+        ):
+            del self._volumes[next(iter(self._volumes))]
+        return volume
+
+    def _slice(self, path: Path, row: int | None, point: Point | None) -> Picture:
+        rules = self._rules
+        volume = self.volume(path)
+        part = volume.read(
+            plane=rules.plane, index=row, point=point, slices=rules.slices, rescale=rules.rescale
+        )
+        if not np.isfinite(part.pixels).all():
+            raise ImageError(path, "has pixels that are not finite")
+        return Picture(
+            pixels=part.pixels,
+            facts=part.facts,
+            slice_plane=part.plane,
+            centre=part.centre,
+            files=volume.files,
+        )
 
     def _array(self, path: Path, member: str | None, row: int | None) -> Picture:
         if self._open is None or self._open[:2] != (path, member):
@@ -248,7 +317,7 @@ def _pillow(path: Path, rules: ImageRules, head: bytes) -> Picture:
     except UnidentifiedImageError:
         if head.startswith(_TIFF):
             raise ImageError(path, "is a kind of TIFF that Pillow cannot read: " + _SAVE) from None
-        raise ImageError(path, "is not a PNG, JPEG, TIFF, NPY, NPZ or DICOM image") from None
+        raise ImageError(path, _NO_IMAGE) from None
     except Exception as error:
         # Pillow's decoders raise almost any kind of exception for a damaged file.
         if isinstance(error, OSError) and error.errno is not None:

@@ -1,0 +1,14 @@
+"""Names of volumes: their planes, and the suffixes of their files."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Plane = Literal["axial", "sagittal", "coronal"]
+
+SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+
+
+def is_volume_name(path: str) -> bool:
+    """Whether a path has the suffix of a volume."""
+    return path.lower().endswith(SUFFIXES)
