@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import permutations, product
 from pathlib import Path
 
@@ -18,7 +18,10 @@ from hypothesis import strategies as st
 from hydrakit.data.declared.arrays import ImageError
 from hydrakit.data.declared.images import ImageReader, Picture
 from hydrakit.data.declared.schema import ImageRules
+from hydrakit.data.dicom.geometry import OTHER_POSITION, alignment_fault
 from hydrakit.data.volumes import open_volume
+from hydrakit.data.volumes.voxels import Voxels
+from tests import dicom_files
 
 SHAPE = (2, 3, 4)
 VALUES = np.arange(24, dtype=np.int16).reshape(SHAPE) * 100 - 900
@@ -59,9 +62,10 @@ def by_nibabel(path: Path, values=VALUES, directions=None, origin=(10.0, -20.0, 
 def by_itk(path: Path, values=VALUES, directions=None, origin=(10.0, -20.0, 5.0), packed=False):
     """Save a volume; the directions of its axes and the origin are in LPS, as ITK has them."""
     image = sitk.GetImageFromArray(values.T)
-    image.SetSpacing(SIZES.tolist())
-    image.SetDirection(np.ravel(np.eye(3) if directions is None else directions).tolist())
-    image.SetOrigin(origin)
+    image.SetSpacing(SIZES[: values.ndim].tolist())
+    if values.ndim == 3:
+        image.SetDirection(np.ravel(np.eye(3) if directions is None else directions).tolist())
+        image.SetOrigin(origin)
     sitk.WriteImage(image, str(path), packed)
     return path
 
@@ -191,3 +195,311 @@ def test_slope_and_intercept_by_rule(tmp_path: Path) -> None:
     refused(
         tmp_path / "b.nii", "no slope and intercept, which rescale = true needs", 2, rescale=True
     )
+
+
+def test_a_slice_is_the_dicom_image_of_the_same_place(tmp_path: Path) -> None:
+    """A stack of DICOM slices, and the NIfTI file that SimpleITK makes of it."""
+    rng = np.random.default_rng(0)
+    volume = rng.integers(0, 900, (4, 3, 5)).astype(np.uint16)
+    oblique = np.array([[0.96, 0.28, 0.0], [-0.28, 0.96, 0.0]])  # turned around z by 16 degrees
+    for number, pixels in enumerate(volume):
+        dataset = dicom_files.image(
+            Rows=3,
+            Columns=5,
+            PixelData=pixels.tobytes(),
+            PixelSpacing=[0.5, 0.75],
+            ImageOrientationPatient=oblique.ravel().tolist(),
+            ImagePositionPatient=[-10, -20, 30 + 2.5 * number],
+            InstanceNumber=number + 1,
+        )
+        dicom_files.save(dataset, tmp_path / f"{number}.dcm")
+    image = sitk.ReadImage([str(tmp_path / f"{number}.dcm") for number in range(4)])
+    for suffix in SUFFIXES:
+        sitk.WriteImage(image, str(tmp_path / f"a{suffix}"))
+        for number in range(4):
+            slice_, header = read(tmp_path / f"a{suffix}", number), read(tmp_path / f"{number}.dcm")
+            np.testing.assert_array_equal(slice_.pixels, header.pixels)
+            assert slice_.spacing == pytest.approx(header.spacing)
+            assert alignment_fault([slice_.plane, header.plane]) is None
+            np.testing.assert_allclose(slice_.plane.position, header.plane.position, atol=1e-3)
+        other = read(tmp_path / f"a{suffix}", 0).plane
+        assert alignment_fault([other, header.plane]) == OTHER_POSITION
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+@pytest.mark.parametrize("suffix", [".nii.gz", ".mha"])
+def test_a_position_in_the_patient_gives_slice_row_and_column(
+    tmp_path: Path, plane: str, suffix: str
+) -> None:
+    for directions in ORIENTATIONS[::5]:
+        path = by_itk(tmp_path / f"a{suffix}", directions=directions)
+        image = sitk.ReadImage(str(path))
+        for voxel in ((0, 0, 0), (1, 2, 3), (1, 0, 2)):
+            point = image.TransformIndexToPhysicalPoint(voxel)
+            picture = read(path, point=point, plane=plane)
+            row, column = picture.centre
+            value = picture.pixels[0, round(row), round(column)]
+            assert value == VALUES[voxel] == image.GetPixel(voxel)
+            assert (row, column) == pytest.approx((round(row), round(column)), abs=1e-3)
+        outside = image.TransformContinuousIndexToPhysicalPoint((0, 0, 3.6))
+        refused(path, "its position lies outside", point=outside)
+        # Half a voxel beyond the middle of the last one is its edge.
+        edge = image.TransformContinuousIndexToPhysicalPoint((0, 0, 3.49))
+        assert read(path, point=edge, plane=plane).pixels.size
+    unknown = by_itk(tmp_path / "flat.mha", VALUES[..., 0])
+    refused(unknown, "does not say where it lies in the patient", point=(0, 0, 0))
+
+
+def test_neighbouring_slices_are_channels_towards_the_head(tmp_path: Path) -> None:
+    for directions in (np.eye(3), np.diag([1, 1, -1])):
+        path = by_itk(tmp_path / "a.nrrd", directions=directions)
+        for index in range(4):
+            up = directions[2, 2] > 0
+            wanted = np.clip([index - 1, index, index + 1], 0, 3)[:: 1 if up else -1]
+            picture = read(path, index, slices=3)
+            single = np.concatenate([read(path, int(each)).pixels for each in wanted])
+            np.testing.assert_array_equal(picture.pixels, single)
+            assert picture.plane == read(path, index).plane
+    np.testing.assert_array_equal(
+        read(path, 0, slices=9).pixels[4:], read(path, 0).pixels.repeat(5, 0)
+    )
+    image = tmp_path / "a.npy"
+    np.save(image, np.zeros((4, 4)))
+    refused(image, "is no volume: it has neither neighbouring slices", slices=3)
+    refused(image, "nor a position in the patient", point=(0, 0, 0))
+
+
+def test_a_single_slice_needs_no_choice(tmp_path: Path) -> None:
+    by_itk(tmp_path / "flat.nii.gz", VALUES[..., 0])  # two dimensions
+    by_itk(tmp_path / "flat.nrrd", VALUES[..., 0])
+    by_itk(tmp_path / "flat.mhd", VALUES[..., 0])
+    for suffix in (".nii.gz", ".nrrd", ".mhd"):
+        picture = read(tmp_path / f"flat{suffix}")
+        assert picture.spacing == pytest.approx((1.25, 0.5))
+        assert sorted(picture.pixels.ravel()) == sorted(VALUES[..., 0].ravel())
+    coronal = by_nibabel(tmp_path / "coronal.nii", VALUES[:, 1:2])
+    assert read(coronal).pixels.shape == (1, 4, 2)  # although the plane is axial
+    assert read(coronal, plane="sagittal").spacing == (3.0, 0.5)
+    refused(coronal, "has no slice 1: its coronal slices are 0 to 0", 1)
+    volume = by_nibabel(tmp_path / "volume.nii")
+    refused(volume, r"no slice is chosen: add #\[N\] to its path")
+    refused(volume, "has no slice 4: its axial slices are 0 to 3", 4)
+
+
+def test_what_is_no_volume_of_grey_values_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((2, 3, 4, 5), np.int16), np.eye(4)), path)
+    refused(path, "4 dimensions.: save each volume as a file of its own", 0)
+    nib.save(nib.Nifti1Image(np.zeros((2, 3, 4, 1), np.int16), np.eye(4)), path)
+    assert read(path, 0).pixels.shape == (1, 3, 2)
+    nib.save(nib.Nifti1Image(np.zeros((2, 3, 4), np.complex64), np.eye(4)), path)
+    refused(path, "colours, vectors or complex numbers", 0)
+    colour = np.zeros((2, 3, 4), np.dtype([(name, "u1") for name in "RGB"]))
+    nib.save(nib.Nifti1Image(colour, np.eye(4)), path)
+    refused(path, "colours, vectors or complex numbers", 0)
+    nib.save(nib.AnalyzeImage(VALUES, np.eye(4)), tmp_path / "old.img")
+    refused(tmp_path / "old.hdr", "ANALYZE", 0)
+    values = VALUES.astype(np.float32)
+    values[0, 0, 1] = np.nan
+    by_nibabel(path, values)
+    refused(path, "not finite", 1)
+    assert read(path, 2).pixels.size
+    vectors = sitk.GetImageFromArray(np.zeros((4, 3, 2, 3), np.uint8), isVector=True)
+    four = sitk.JoinSeries([sitk.GetImageFromArray(VALUES)] * 2)
+    for suffix in (".nrrd", ".mha"):
+        sitk.WriteImage(vectors, str(tmp_path / f"v{suffix}"))
+        refused(tmp_path / f"v{suffix}", "colours, vectors or complex numbers", 0)
+        sitk.WriteImage(four, str(tmp_path / f"4{suffix}"))
+        refused(tmp_path / f"4{suffix}", "4 dimensions", 0)
+
+
+def test_a_file_without_a_usable_affine_is_shown_as_stored(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(VALUES, None)
+    image.header.set_zooms(SIZES)
+    image.set_sform(None, code=0)
+    image.set_qform(None, code=0)
+    nib.save(image, tmp_path / "a.nii")
+    picture = read(tmp_path / "a.nii", 2)
+    np.testing.assert_array_equal(picture.pixels[0], VALUES[..., 2].T)
+    assert picture.facts["orientation"] == "unknown"
+    assert picture.spacing == (1.25, 0.5)
+    assert picture.plane.position is None
+    lines = ["NRRD0004", "type: short", "dimension: 3", "sizes: 2 3 4", "endian: little"]
+    head = "\n".join([*lines, "encoding: raw", "", ""]).encode()
+    (tmp_path / "a.nrrd").write_bytes(head + VALUES.tobytes(order="F"))
+    picture = read(tmp_path / "a.nrrd", 2)
+    np.testing.assert_array_equal(picture.pixels[0], VALUES[..., 2].T)
+    assert picture.spacing is None
+    for affine in (np.full((4, 4), np.inf), np.ones((4, 4))):
+        broken = bytearray((tmp_path / "a.nii").read_bytes())
+        broken[254:256] = (1).to_bytes(2, "little")  # sform_code
+        broken[280:328] = affine[:3].astype("<f4").tobytes()
+        (tmp_path / "broken.nii").write_bytes(broken)
+        refused(tmp_path / "broken.nii", "has an affine", 2)
+
+
+def test_units_other_than_millimetres(tmp_path: Path) -> None:
+    for code, factor in ((1, 1000.0), (2, 1.0), (3, 0.001), (0, 1.0)):
+        path = by_nibabel(tmp_path / "a.nii", xyzt_units=code)
+        assert read(path, 0).spacing == pytest.approx((1.25 * factor, 0.5 * factor))
+    path = by_itk(tmp_path / "a.nrrd")
+    content = path.read_bytes().replace(b"\nspace:", b'\nspace units: "m" "m" "m"\nspace:')
+    path.write_bytes(content)
+    refused(path, "another unit than millimetres", 0)
+
+
+def test_the_file_of_the_voxels_lies_beside_its_header(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    nib.save(nib.Nifti1Pair(VALUES, np.diag([-1.0, -1, 1, 1])), folder / "pair.img")
+    nib.save(nib.Nifti1Pair(VALUES, np.diag([-1.0, -1, 1, 1])), folder / "packed.img.gz")
+    for header, data in (("pair.hdr", "pair.img"), ("packed.hdr.gz", "packed.img.gz")):
+        picture = read(folder / header, 1)
+        np.testing.assert_array_equal(picture.pixels[0], VALUES[..., 1].T)
+        assert picture.files == (folder / data,)
+    by_itk(folder / "a.mhd")
+    by_itk(folder / "a.nhdr")
+    assert read(folder / "a.nhdr", 0).files == (folder / "a.raw",)
+    text = (folder / "a.mhd").read_text()
+    secret = tmp_path / "secret.raw"
+    secret.write_bytes((folder / "a.raw").read_bytes())
+    (folder / "link.raw").symlink_to(secret)
+    for name, words in (
+        ("../secret.raw", "names a file of voxels that leads out of the dataset's root"),
+        (str(secret), "names a file of voxels that is absolute"),
+        ("link.raw", "leads out of its folder by a link"),
+        ("none.raw", "its file of voxels is missing beside it"),
+        ("LIST", "has its voxels in several files"),
+        ("a%02d.raw 1 4 1", "has its voxels in several files"),
+    ):
+        (folder / "b.mhd").write_text(text.replace("a.raw", name))
+        refused(folder / "b.mhd", words, 0)
+        nrrd = (folder / "a.nhdr").read_text().replace("a.raw", name)
+        (folder / "b.nhdr").write_text(nrrd)
+        refused(folder / "b.nhdr", words, 0)
+
+
+def test_a_block_at_the_end_of_its_file(tmp_path: Path) -> None:
+    by_itk(tmp_path / "a.mhd")
+    by_itk(tmp_path / "a.nhdr")
+    raw = (tmp_path / "a.raw").read_bytes()
+    for head, skip in ((b"x" * 7, "7"), (b"x" * 7, "-1")):
+        (tmp_path / "a.raw").write_bytes(head + raw)
+        text = (tmp_path / "a.mhd").read_text().replace("NDims", f"HeaderSize = {skip}\nNDims")
+        (tmp_path / "b.mhd").write_text(text)
+        text = (
+            (tmp_path / "a.nhdr").read_text().replace("data file", f"byte skip: {skip}\ndata file")
+        )
+        (tmp_path / "b.nhdr").write_text(text)
+        for name in ("b.mhd", "b.nhdr"):
+            np.testing.assert_array_equal(read(tmp_path / name, 3).pixels[0], VALUES[..., 3].T)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_damaged_volume_is_refused_in_one_line(tmp_path: Path, suffix: str) -> None:
+    """Flipped bits and lost ends: read, or refused; never another exception or a warning."""
+    rng = np.random.default_rng(1)
+    for packed in (False, True):
+        path = by_itk(tmp_path / f"a{suffix}", packed=packed)
+        for changed in sorted({path, *open_volume(path).files}):
+            content = changed.read_bytes()
+            texts = [content[: rng.integers(len(content))] for _ in range(20)]
+            for _ in range(150):
+                text = bytearray(content)
+                for at in rng.integers(0, min(len(content), 420), rng.integers(1, 4)):
+                    text[at] = rng.integers(256)
+                texts.append(bytes(text))
+            for text in texts:
+                changed.write_bytes(text)
+                with suppress(ImageError):
+                    picture = read(path, 1, slices=3)
+                    assert np.isfinite(picture.pixels).all()
+            changed.write_bytes(content)
+        changed.write_bytes(content[:-30])
+        refused(path, f"is not a whole {picture.facts['format']} volume: fetch it again", 3)
+
+
+def test_a_header_that_asks_for_too_much_is_refused_first(tmp_path: Path) -> None:
+    path = by_nibabel(tmp_path / "a.nii")
+    header = bytearray(path.read_bytes()[:352])
+    header[40:56] = np.array([3, 32767, 32767, 32767, 1, 1, 1, 1], "<i2").tobytes()
+    path.write_bytes(header)
+    refused(path, "slices of over|not a whole", 0)
+    header[40:56] = np.array([3, 1024, 1024, 1024, 1, 1, 1, 1], "<i2").tobytes()
+    path.write_bytes(header)
+    refused(path, "is not a whole NIfTI volume", 0)
+    bomb = tmp_path / "bomb.nii.gz"
+    bomb.write_bytes(gzip.compress(header + bytes(2**22)))
+    refused(bomb, "is packed and has over 512 MiB of voxels: save it unpacked", 0)
+    header[40:56] = np.array([3, 512, 512, 512, 1, 1, 1, 1], "<i2").tobytes()
+    bomb.write_bytes(gzip.compress(header + bytes(2**10)))
+    refused(bomb, "is not a whole NIfTI volume", 0)  # no file of its size unpacks to so much
+    other = tmp_path / "other.nii.gz"
+    other.write_bytes(gzip.compress(b"text" * 1000))
+    refused(other, "is packed with gzip, but no NIfTI volume: unpack it")
+
+
+def test_gzip_of_several_members_and_with_padding(tmp_path: Path) -> None:
+    path = by_nibabel(tmp_path / "a.nii", directions=np.diag([-1, -1, 1]))
+    content = path.read_bytes()
+    parts = (
+        gzip.compress(content[:100])
+        + gzip.compress(content[100:380])
+        + gzip.compress(content[380:])
+    )
+    (tmp_path / "b.nii.gz").write_bytes(parts + bytes(64))
+    np.testing.assert_array_equal(read(tmp_path / "b.nii.gz", 3).pixels[0], VALUES[..., 3].T)
+    broken = bytearray(gzip.compress(content))
+    broken[-5] ^= 1  # the checksum
+    (tmp_path / "c.nii.gz").write_bytes(broken)
+    refused(tmp_path / "c.nii.gz", "is not a whole NIfTI volume", 3)
+
+
+def test_a_volume_is_unpacked_once_and_a_slice_reads_only_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacked, parts = [], []
+    unpack, part = Voxels.unpack, Voxels.read
+    monkeypatch.setattr(Voxels, "unpack", lambda self: unpacked.append(1) or unpack(self))
+    monkeypatch.setattr(Voxels, "read", lambda *given: parts.append(given[1:]) or part(*given))
+    paths = [by_nibabel(tmp_path / f"{name}.nii.gz") for name in "ab"]
+    paths.append(by_nibabel(tmp_path / "c.nii"))
+    with closing(ImageReader(ImageRules())) as reader:
+        for row in range(4):
+            for path in paths:
+                reader.read(path, row=row)
+    assert len(unpacked) == 2
+    assert parts == [(2, row, row) for row in range(4)]
+    monkeypatch.setattr("hydrakit.data.declared.images.MAX_UNPACKED", 50)
+    with closing(ImageReader(ImageRules())) as reader:
+        for path in (paths[0], paths[1], paths[0]):
+            reader.read(path, row=0)
+    assert len(unpacked) == 5
+
+
+def test_the_slice_of_a_mask_with_the_largest_area(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    for directions in ORIENTATIONS[::7]:
+        inside = (rng.random(SHAPE) < 0.4).astype(np.uint8)
+        image = open_volume(by_itk(tmp_path / "image.nii.gz", directions=directions))
+        mask = open_volume(by_itk(tmp_path / "mask.nii", inside * 3, directions=directions))
+        for plane in ("axial", "coronal", "sagittal"):
+            index, area = image.mask_slice([mask], plane=plane)
+            assert (area == (mask.read(plane=plane, index=index).pixels[0] > 0)).all()
+            axis = image._axes(plane).across
+            areas = inside.sum(axis=tuple({0, 1, 2} - {axis}))
+            assert index == areas.argmax()
+            assert area.sum() == areas.max()
+            one = image.mask_slice([mask], plane=plane, index=1)
+            assert (one[1].sum() if one else 0) == areas[1]
+    empty = open_volume(
+        by_itk(tmp_path / "empty.nii", np.zeros(SHAPE, np.uint8), directions=directions)
+    )
+    assert image.mask_slice([empty]) is None
+    assert image.mask_slice([empty, mask])[0] == image.mask_slice([mask])[0]
+    smaller = open_volume(by_itk(tmp_path / "smaller.nii", inside[:, :2], directions=directions))
+    with pytest.raises(ImageError, match=r"the shape \(2, 2, 4\), and the image \(2, 3, 4\)"):
+        image.mask_slice([smaller])
+    moved = by_itk(tmp_path / "moved.nii", inside, directions=directions, origin=(10, -20, 5.5))
+    with pytest.raises(ImageError, match="lies elsewhere in the patient"):
+        image.mask_slice([open_volume(moved)])

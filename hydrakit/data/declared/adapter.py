@@ -95,16 +95,28 @@ def read_declared(
     """
     from hydrakit.data.declared.cases import list_cases
     from hydrakit.data.declared.images import ImageReader
+    from hydrakit.data.volumes import MAX_TILT, is_tilted
 
     root = _files_root(declaration, folder)
     listing = list_cases(declaration, root, table=table)
     yield from listing.remarks
     by_study: list[str] = []
+    tilted: list[str] = []
     with closing(ImageReader(declaration.images)) as reader:
         for case in listing.cases:
-            yield read_case(
+            sample = read_case(
                 declaration, case, where=folder / FILE, root=root, reader=reader, by_study=by_study
             )
+            if isinstance(sample, Sample) and is_tilted(sample.facts):
+                tilted.append(case.key)
+            yield sample
+    if tilted:
+        yield Remark(
+            text=f"the volumes of {len(tilted)} images are tilted by over {MAX_TILT:g} degrees "
+            f"(first {tilted[0]}): their slices are not in the plane that [images] names, but in "
+            "the nearest one of the file",
+            warning=True,
+        )
     if by_study:
         yield Remark(
             text=f"the PatientID of {len(by_study)} DICOM files is empty, ANONYMOUS or alike "

@@ -9,16 +9,25 @@ into images. nibabel and SimpleITK are not used: docs/design.md says why.
 from __future__ import annotations
 
 from hydrakit.data.volumes.formats import HEAD, find_format, open_volume
-from hydrakit.data.volumes.volume import MAX_TILT, OUTSIDE, TILT, SlicePlane, Volume, VolumeSlice
+from hydrakit.data.volumes.volume import (
+    MAX_TILT,
+    MAX_UNPACKED,
+    Point,
+    SlicePlane,
+    Volume,
+    VolumeSlice,
+    is_tilted,
+)
 
 __all__ = [
     "HEAD",
     "MAX_TILT",
-    "OUTSIDE",
-    "TILT",
+    "MAX_UNPACKED",
+    "Point",
     "SlicePlane",
     "Volume",
     "VolumeSlice",
     "find_format",
+    "is_tilted",
     "open_volume",
 ]

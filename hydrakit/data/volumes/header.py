@@ -64,7 +64,7 @@ def data_file(path: Path, name: str) -> Path:
     Raises:
         ImageError: It is missing or lies elsewhere, or the header names several.
     """
-    if name.upper().startswith("LIST") or re.search(r"%\d*d .*\d", name):
+    if name.upper().startswith("LIST") or re.search(r"%\d*d.* \d", name):
         raise ImageError(path, _PARTS)
     fault = path_fault(name)
     if fault is not None:

@@ -7,7 +7,7 @@ head.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations, product
@@ -32,7 +32,7 @@ MAX_UNPACKED = 2**29
 """Maximum bytes of a packed volume, or of a mask: they are in memory as a whole."""
 MAX_TILT = 20.0
 """Angle in degrees between the axes of a volume and of the patient above which users are told."""
-TILT = "tilt (degrees)"  # name of the fact
+_TILT = "tilt (degrees)"  # name of the fact
 OUTSIDE = "its position lies outside its image"
 NO_SLICE = (
     "is a volume, and no slice is chosen: add #[N] to its path, or a column slice, a position in "
@@ -285,7 +285,7 @@ class Volume:
                 "slice distance (mm)": _short(self._sizes[axes.across]),
             }
         if self.oriented:
-            facts[TILT] = round(self.tilt, 1)
+            facts[_TILT] = round(self.tilt, 1)
         return VolumeSlice(pixels=pixels, plane=shown, centre=centre, facts=facts)
 
     def _values(self, stored: NDArray[Any], rescale: bool | None) -> NDArray[np.float32]:
@@ -389,6 +389,12 @@ class Volume:
             raise ImageError(
                 self.path, f"has no slice {index}: its {axes.plane} slices are 0 to {count - 1}"
             )
+
+
+def is_tilted(facts: Mapping[str, str | float]) -> bool:
+    """Whether facts of an image say that its volume is tilted by more than `MAX_TILT`."""
+    tilt = facts.get(_TILT)
+    return isinstance(tilt, float) and tilt > MAX_TILT
 
 
 def _short(number: float) -> float:

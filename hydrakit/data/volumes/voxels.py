@@ -98,10 +98,12 @@ def inflate(file: IO[bytes], size: int) -> bytearray:
     try:
         while len(result) < size:
             data = data or file.read(2**20)
+            if inflater.eof:  # gzip files may have several members, and zeros at the end
+                data = data if len(data) > 1 else data + file.read(2**20)
+                inflater = zlib.decompressobj(_ZLIB_OR_GZIP)
+                data = data if data.startswith(GZIP) else b""
             if not data:
                 break
-            if inflater.eof:  # gzip files may have several members
-                inflater = zlib.decompressobj(_ZLIB_OR_GZIP)
             result += inflater.decompress(data, size - len(result))
             data = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
         data = data or file.read(2**10)
