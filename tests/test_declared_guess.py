@@ -275,7 +275,7 @@ def test_masks_are_no_classes_and_no_cases(tmp_path: Path) -> None:
     assert adapter.classes == ("benign", "malignant")
     assert len(samples) == 4
     assert "# Image files: 4." in text
-    assert "# Masks of other images, which are left out: 4 (first benign/0_mask.png" in text
+    assert "# Masks of other images, which are no cases: 4 (first benign/0_mask.png" in text
 
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=8)

@@ -84,8 +84,8 @@ def info(name: str, context: RunContext, as_json: bool) -> None:
 
 
 def _describe(adapter: DatasetAdapter) -> dict[str, Any]:
-    from hydrakit.data.origin import view_text
     from hydrakit.plan.grey import rule_text
+    from hydrakit.plan.view import view_text
     from hydrakit.plugins.options import option_fields
 
     return {

@@ -19,6 +19,7 @@ from hydrakit.data.declared.columns import (
     wrong_separator,
 )
 from hydrakit.data.declared.files import companions, describe_files, list_files, remarks_on_files
+from hydrakit.data.declared.masks import MaskFinder
 from hydrakit.data.declared.patterns import match_files
 from hydrakit.data.declared.schema import (
     FILE,
@@ -90,6 +91,7 @@ class DeclaredCase:
         millimetres: Whether ``position`` is in millimetres; otherwise it is in pixels.
         point: Position in the patient, in millimetres (LPS), that chooses the slice of a volume,
             and the position in it.
+        masks: Paths of the masks of its lesion below the root; None if the dataset declares none.
     """
 
     key: str
@@ -103,6 +105,7 @@ class DeclaredCase:
     position: tuple[float, float] | None
     millimetres: bool
     point: Point | None = None
+    masks: tuple[str, ...] | None = None
 
 
 Fields = dict[str, str]
@@ -142,6 +145,7 @@ def list_cases(declaration: Declaration, root: Path, *, table: CsvTable | None) 
     first: dict[str, str] = {}
     unnamed: list[str] = []
     above = ""
+    finder = MaskFinder(root, declaration.mask) if declaration.mask else None
     for row in _rows(declaration, root, table):
         if isinstance(row, Remark):
             remarks.append(row)
@@ -158,6 +162,8 @@ def list_cases(declaration: Declaration, root: Path, *, table: CsvTable | None) 
             case = case_of(declaration, fields)
         except ValueError as error:
             raise DataError(f"{where}: {error}") from None
+        if finder is not None:
+            case = replace(case, masks=_masks(finder, case, fields, where))
         if case.key in first:
             raise DataError(
                 f"{where}: the key {quote(case.key)} also belongs to {first[case.key]}: remove "
@@ -184,6 +190,15 @@ def list_cases(declaration: Declaration, root: Path, *, table: CsvTable | None) 
     return Listing(tuple(cases), tuple(remarks))
 
 
+def _masks(finder: MaskFinder, case: DeclaredCase, fields: Fields, where: str) -> tuple[str, ...]:
+    """The masks of a case, which the key ``mask`` of the declaration names."""
+    if case.masks is not None:
+        raise DataError(f"{where}: a column and the key mask in {FILE} name masks: remove one")
+    if case.position is not None:
+        raise DataError(f"{where}: a mask and columns of a position are given: remove one")
+    return finder.find(case.channels[0].file, fields)
+
+
 def _is_blank(text: str) -> bool:
     return not normal_name(text)
 
@@ -205,10 +220,15 @@ def _pattern_rows(
 ) -> Iterator[tuple[str, Fields] | Remark]:
     matched = dict(match_files(root, pattern))
     masks = {} if declaration.masks == "cases" else companions(matched)
+    used: set[str] = set()
+    if declaration.mask is not None:
+        finder = MaskFinder(root, declaration.mask)
+        used = {mask for path, parts in matched.items() for mask in finder.find(path, parts)}
     for path, parts in matched.items():
-        if path not in masks:
+        if path not in masks and path not in used:
             yield f"{root}: {quote(path)}", {"path": path, **parts}
-    yield from remarks_on_files(root, pattern, matched, masks)
+    masks = {mask: image for mask, image in masks.items() if mask not in used}
+    yield from remarks_on_files(root, pattern, {*matched, *used}, masks)
 
 
 def csv_rows(
@@ -359,7 +379,25 @@ def case_of(declaration: Declaration, fields: Fields) -> DeclaredCase:
         position=position,
         millimetres=millimetres,
         point=point,
+        masks=_mask_column(fields, position),
     )
+
+
+def _mask_column(fields: Fields, position: object) -> tuple[str, ...] | None:
+    """The paths in the column ``mask``; None without this column.
+
+    Raises:
+        ValueError: One is wrong, or the case has a position as well.
+    """
+    if "mask" not in fields:
+        return None
+    paths = tuple(part.strip() for part in fields["mask"].split(SEPARATOR) if part.strip())
+    for path in paths:
+        if fault := path_fault(path):
+            raise ValueError(f"mask {quote(path)} {fault}")
+    if paths and position is not None:
+        raise ValueError("a mask and a position are given: remove one")
+    return paths
 
 
 def _is_name(declaration: Declaration, text: str) -> bool:

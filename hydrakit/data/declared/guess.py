@@ -26,6 +26,7 @@ from hydrakit.data.declared.files import (
     list_files,
 )
 from hydrakit.data.declared.images import ImageReader, Picture
+from hydrakit.data.declared.masks import guess_template
 from hydrakit.data.declared.schema import FILE, MAX_CLASS, NONE, ImageRules
 from hydrakit.data.identity import names_nobody, normal_name
 from hydrakit.data.safe_paths import open_file, path_fault, resolve_inside
@@ -212,7 +213,16 @@ def _mask_lines(masks: Mapping[str, str]) -> list[str]:
         return []
     mask, image = next(iter(masks.items()))
     first = _comment(f"{mask}, of {image}")
-    return [f"# Masks of other images, which are left out: {len(masks)} (first {first})."]
+    lines = [f"# Masks of other images, which are no cases: {len(masks)} (first {first})."]
+    template = guess_template(masks)
+    if template is None:
+        return lines
+    return [
+        *lines,
+        "# To take the position of the lesion from them, and to see 1.5 times the lesion:",
+        f"# mask = {_comment(_quoted(template))}",
+        "# field_of_view = { mask = 1.5 }  # in place of the line above",
+    ]
 
 
 def _case_lines(folder: Path, images: Sequence[str], cases: _CaseSource) -> list[str]:

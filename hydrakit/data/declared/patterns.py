@@ -11,6 +11,9 @@ from hydrakit.data.safe_paths import path_fault, quote
 from hydrakit.errors import DataError
 
 PARTS = ("label", "patient", "group", "finding", "split", "key")
+MASK_PARTS = ("folder", "stem")
+"""Parts of the key ``mask``, besides those of the pattern."""
+PLACE = re.compile(r"\{([^{}]*)\}")
 MAX_WILDCARDS = 3
 """Maximum wildcards and parts in one name: with more, matching some names takes very long."""
 MAX_DEPTH = 64
@@ -74,6 +77,33 @@ def _compile_name(name: str) -> re.Pattern[str]:
             f"pattern: {quote(name)} has {wildcards} wildcards in one name: at most {MAX_WILDCARDS}"
         )
     return re.compile(expression, re.DOTALL)
+
+
+def check_template(template: str, parts: Sequence[str]) -> None:
+    """Check the key ``mask``.
+
+    Args:
+        template: Its value, such as ``{folder}/{stem}_mask*.png``.
+        parts: Names of the parts of the pattern.
+
+    Raises:
+        ValueError: It is wrong; the message gives the reason.
+    """
+    known = (*MASK_PARTS, *parts)
+    for name in PLACE.findall(template):
+        if name not in known:
+            names = ", ".join(f"{{{each}}}" for each in known)
+            raise ValueError(f"mask: unknown part {quote(name)}: the parts are {names}")
+    plain = PLACE.sub("x", template)
+    fault = path_fault(plain)
+    if fault or set(plain) & set("{}"):
+        raise ValueError(f"mask: {quote(template)} {fault or 'has a brace that is not matched'}")
+    if "*" in plain.rpartition("/")[0]:
+        raise ValueError(
+            f"mask: {quote(template)} has a * in a folder: it may be in the name alone"
+        )
+    if "stem" not in PLACE.findall(template) and "*" not in plain and not parts:
+        raise ValueError(f"mask: {quote(template)} is the same for all images: add {{stem}}")
 
 
 def nearly_matches(path: str, names: Names) -> bool:
