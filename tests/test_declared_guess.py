@@ -217,7 +217,7 @@ def test_what_cannot_be_guessed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "remedy"),
-    [("1.bmp", "1 .bmp: save the images as PNG"), ("a.zip", "unpack it"), ("1.nii.gz", "slices")],
+    [("1.bmp", "1 .bmp: save the images as PNG"), ("a.zip", "unpack it"), ("1.svs", "regions")],
 )
 def test_a_folder_without_readable_images_is_described(
     tmp_path: Path, name: str, remedy: str

@@ -8,20 +8,26 @@ from contextlib import closing, suppress
 from itertools import permutations, product
 from pathlib import Path
 
+import dicom_files
 import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from declaring import CSV, declare, png, samples
+from declaring import read as read_declared
+from declaring import refused as refused_declared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hydrakit.data.declared.adapter import load_declared
 from hydrakit.data.declared.arrays import ImageError
+from hydrakit.data.declared.guess import guess_declaration
 from hydrakit.data.declared.images import ImageReader, Picture
 from hydrakit.data.declared.schema import ImageRules
 from hydrakit.data.dicom.geometry import OTHER_POSITION, alignment_fault
 from hydrakit.data.volumes import open_volume
 from hydrakit.data.volumes.voxels import Voxels
-from tests import dicom_files
+from hydrakit.hooks import NoOptions, Remark, Sample
 
 SHAPE = (2, 3, 4)
 VALUES = np.arange(24, dtype=np.int16).reshape(SHAPE) * 100 - 900
@@ -123,7 +129,7 @@ def test_every_orientation_is_that_of_nibabel(tmp_path: Path, version: int) -> N
         np.testing.assert_array_equal(volume.read(index=z).pixels[0], expected[1])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     turn=st.lists(st.floats(-1, 1), min_size=4, max_size=4),
     signs=st.sampled_from([1.0, -1.0]),
@@ -403,8 +409,8 @@ def test_a_damaged_volume_is_refused_in_one_line(tmp_path: Path, suffix: str) ->
         path = by_itk(tmp_path / f"a{suffix}", packed=packed)
         for changed in sorted({path, *open_volume(path).files}):
             content = changed.read_bytes()
-            texts = [content[: rng.integers(len(content))] for _ in range(20)]
-            for _ in range(150):
+            texts = [content[: rng.integers(len(content))] for _ in range(10)]
+            for _ in range(60):
                 text = bytearray(content)
                 for at in rng.integers(0, min(len(content), 420), rng.integers(1, 4)):
                     text[at] = rng.integers(256)
@@ -503,3 +509,133 @@ def test_the_slice_of_a_mask_with_the_largest_area(tmp_path: Path) -> None:
     moved = by_itk(tmp_path / "moved.nii", inside, directions=directions, origin=(10, -20, 5.5))
     with pytest.raises(ImageError, match="lies elsewhere in the patient"):
         image.mask_slice([open_volume(moved)])
+
+
+# Declared datasets
+
+
+def test_a_table_chooses_slices_by_index_and_by_position(tmp_path: Path) -> None:
+    folder = declare(
+        tmp_path / "mine",
+        CSV,
+        "key,path,label,slice\na,v.nii.gz,benign,1\nb,v.nii.gz,malignant,3.0\n"
+        "c,v.nii.gz#[2],benign,\nd,v.nii.gz,benign,\ne,v.nii.gz,benign,9\n",
+    )
+    by_nibabel(folder / "v.nii.gz", directions=np.diag([-1, -1, 1]))
+    *chosen, none, beyond = read_declared(folder)
+    for sample, index in zip(chosen, (1, 3, 2), strict=True):
+        np.testing.assert_array_equal(sample.image[0], VALUES[..., index].T)
+        assert sample.spacing == (1.25, 0.5)
+        assert sample.centre is None
+    assert none.reason.startswith("is a volume, and no slice is chosen")
+    assert beyond.reason == "has no slice 9: its axial slices are 0 to 3"
+
+    image = sitk.ReadImage(str(folder / "v.nii.gz"))
+    x, y, z = image.TransformIndexToPhysicalPoint((1, 2, 3))
+    for axes, sign in (("LPS", 1), ("RAS", -1)):
+        other = tmp_path / axes.lower()
+        rows = f"path,label,x_mm,y_mm,z_mm\nv.nii.gz,benign,{sign * x},{sign * y},{z}\n"
+        toml = f'{CSV}[images]\naxes = "{axes}"\nslices = 3\nplane = "coronal"\n'
+        declare(other, toml, rows)
+        (other / "v.nii.gz").write_bytes((folder / "v.nii.gz").read_bytes())
+        (sample,) = samples(other)
+        row, column = sample.centre
+        assert sample.image.shape == (3, 4, 2)
+        assert sample.image[1, round(row), round(column)] == VALUES[1, 2, 3]
+        assert load_declared(other).channels == "stem"
+
+
+@pytest.mark.parametrize(
+    ("columns", "cells", "words"),
+    [
+        ("slice", "-1", "slice '-1' is not the index of a slice"),
+        ("slice", "1.5", "slice '1.5' is not the index of a slice"),
+        ("slice", "first", "slice: 'first' is not a finite number"),
+        ("slice,x_mm,y_mm,z_mm", "1,0,0,0", "the slice is given twice"),
+        ("x_mm,y_mm,z_mm", "1,2,", "z_mm is empty or missing"),
+        ("x_mm,y_mm", "1,2", "z_mm is empty or missing"),
+        ("x_mm,y_mm,z_mm", "1,2,3", '1, 2, 3 mm: write axes = "LPS"'),
+        ("x_mm,y_mm,z_mm,row,column", "1,2,3,0,0", "in the patient and in the image: give one"),
+    ],
+)
+def test_a_wrong_choice_of_a_slice_is_refused(
+    tmp_path: Path, columns: str, cells: str, words: str
+) -> None:
+    folder = declare(tmp_path / "mine", CSV, f"path,label,{columns}\nv.nii,benign,{cells}\n")
+    refused_declared(folder, "cases.csv: line 2: ", words)
+    folder = declare(tmp_path / "other", CSV, "path,label,slice\nv.nii#[1],benign,1\n")
+    refused_declared(folder, "the slice is given twice")
+
+
+@pytest.mark.parametrize("slices", [2, 0, -1, 65])
+def test_neighbouring_slices_have_a_middle(tmp_path: Path, slices: int) -> None:
+    folder = declare(tmp_path / "mine", f"{CSV}[images]\nslices = {slices}\n", "path,label\n")
+    refused_declared(folder, "images.slices: ")
+
+
+def test_a_column_named_slice_of_other_images_is_not_used(tmp_path: Path) -> None:
+    table = "path,label,slice,x_mm\na.png,benign,7,left\n"
+    folder = declare(tmp_path / "mine", CSV, table)
+    png(folder / "a.png")
+    assert len(samples(folder)) == 1
+    declare(folder, CSV + '[columns]\nslice = "slice"\n')
+    (case,) = read_declared(folder)
+    assert "rows" in case.reason  # a PNG has none
+
+
+def test_channels_of_several_volumes_lie_in_one_place(tmp_path: Path) -> None:
+    folder = declare(
+        tmp_path / "mine",
+        CSV,
+        "path,label,slice\na.nii;b.mha,benign,2\na.nii;moved.mha,benign,2\n",
+    )
+    by_itk(folder / "a.nii")
+    by_itk(folder / "b.mha", VALUES * 2)
+    by_itk(folder / "moved.mha", origin=(10.0, -20.0, 8.0))
+    same, moved = read_declared(folder)
+    np.testing.assert_array_equal(same.image, np.stack([VALUES[..., 2].T, VALUES[..., 2].T * 2]))
+    assert moved.reason == OTHER_POSITION
+
+
+def test_tilted_volumes_are_told_and_a_file_of_voxels_is_a_source(tmp_path: Path) -> None:
+    folder = declare(tmp_path / "mine", CSV, "path,label,slice\na.mhd,benign,2\nb.mhd,benign,2\n")
+    for name, degrees in (("a", 25), ("b", 15)):
+        c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+        by_itk(folder / f"{name}.mhd", directions=np.array([[1, 0, 0], [0, c, -s], [0, s, c]]))
+    cases = list(load_declared(folder).read(folder, NoOptions()))
+    tilted, level = (case for case in cases if isinstance(case, Sample))
+    assert (tilted.facts["tilt (degrees)"], level.facts["tilt (degrees)"]) == (25, 15)
+    assert tilted.source == (folder / "a.mhd", folder / "a.raw")
+    (remark,) = (case for case in cases if isinstance(case, Remark))
+    assert remark.text.startswith("the volumes of 1 images are tilted by over 20 degrees (first a.")
+
+
+def test_a_draft_for_class_folders_of_volumes(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    for number in range(4):
+        label = folder / ("benign", "malignant")[number % 2]
+        label.mkdir(parents=True, exist_ok=True)
+        by_nibabel(label / f"{number}.nii.gz")
+        if number == 0:
+            by_nibabel(label / "0_seg.nii.gz")
+    text = guess_declaration(folder)
+    assert 'pattern = "{label}/*.nii.gz"' in text
+    assert "pixel spacing: 1.25 x 0.5 mm" in text
+    assert "These are volumes of 4 axial slices" in text
+    assert "Masks of other images, which are no cases: 1" in text
+    assert "a case is unusable until its slice is chosen" in text
+    (folder / "dataset.toml").write_text(text)
+    assert all("no slice is chosen" in case.reason for case in read_declared(folder))
+
+    points = ",".join(("x_mm", "y_mm", "z_mm"))
+    lines = [f"path,label,{points}"] + [
+        f"{label}/{number}.nii.gz,{label},-10,20,5"
+        for number in range(4)
+        for label in [("benign", "malignant")[number % 2]]
+    ]
+    (folder / "cases.csv").write_text("\n".join(lines))
+    (folder / "dataset.toml").unlink()
+    text = guess_declaration(folder)
+    assert 'axes = "LPS"' in text
+    (folder / "dataset.toml").write_text(text)
+    assert len(samples(folder)) == 4

@@ -194,7 +194,7 @@ def _masks(finder: MaskFinder, case: DeclaredCase, fields: Fields, where: str) -
     """The masks of a case, which the key ``mask`` of the declaration names."""
     if case.masks is not None:
         raise DataError(f"{where}: a column and the key mask in {FILE} name masks: remove one")
-    if case.position is not None:
+    if case.position is not None or case.point is not None:
         raise DataError(f"{where}: a mask and columns of a position are given: remove one")
     return finder.find(case.channels[0].file, fields)
 
@@ -379,7 +379,7 @@ def case_of(declaration: Declaration, fields: Fields) -> DeclaredCase:
         position=position,
         millimetres=millimetres,
         point=point,
-        masks=_mask_column(fields, position),
+        masks=_mask_column(fields, position or point),
     )
 
 

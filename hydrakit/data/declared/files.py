@@ -10,19 +10,19 @@ from pathlib import Path, PurePosixPath
 
 from hydrakit.data.declared.patterns import MAX_DEPTH, compile_pattern, nearly_matches
 from hydrakit.data.safe_paths import quote
+from hydrakit.data.volumes.names import SUFFIXES as VOLUME_SUFFIXES
+from hydrakit.data.volumes.names import stem_of
 from hydrakit.errors import DataError
 from hydrakit.hooks import Remark
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy", ".npz", ".dcm", ".ima")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy", ".npz", ".dcm", ".ima"),
+    *VOLUME_SUFFIXES,
+)
 OTHER_SUFFIXES = {  # files of images that hydrakit does not read, and what helps
     ".bmp": "save the images as PNG",
     ".gif": "save the images as PNG",
     ".webp": "save the images as PNG",
-    ".nii": "save the slices as PNG or NPY",
-    ".nii.gz": "save the slices as PNG or NPY",
-    ".mha": "save the slices as PNG or NPY",
-    ".mhd": "save the slices as PNG or NPY",
-    ".nrrd": "save the slices as PNG or NPY",
     ".svs": "save the regions as PNG or TIFF",
     ".zip": "unpack it",
     ".tar": "unpack it",
@@ -73,11 +73,12 @@ def list_files(folder: Path, *, most: int | None = None, tolerant: bool = False)
 
 def describe_files(files: Iterable[str]) -> str:
     """Count files by suffix, as text: ``30 .bmp, 2 .zip``."""
-    counted = Counter(_suffix(name) or "without a suffix" for name in files)
+    counted = Counter(suffix_of(name) or "without a suffix" for name in files)
     return ", ".join(f"{n} {suffix}" for suffix, n in counted.most_common(4)) or "no files"
 
 
-def _suffix(path: str) -> str:
+def suffix_of(path: str) -> str:
+    """Return the suffix of a path, ``.nii.gz`` as one; empty if it is none of ordinary length."""
     name = path.rpartition("/")[2]
     ending = ".nii.gz" if name.lower().endswith(".nii.gz") else PurePosixPath(name).suffix
     return ending if ending.isprintable() and len(ending) <= 12 else ""
@@ -116,7 +117,7 @@ def companions(paths: Collection[str]) -> dict[str, str]:
 
 def _folder_and_stem(path: str) -> tuple[str, str]:
     folder, _, name = path.rpartition("/")
-    return folder, PurePosixPath(name).stem
+    return folder, stem_of(name)
 
 
 def _is_mask_folder(folder: str) -> bool:

@@ -144,7 +144,8 @@ def _nifti_affine(header: Any, shape: tuple[int, int, int]) -> tuple[Vector, boo
         rows = np.asarray(header["srow"], dtype=np.float64) * to_lps * unit
         return completed(affine_of(rows[:, :3], rows[:, 3]), shape), True, True
     if header["qform_code"] > 0:
-        turn = _rotation(np.asarray(header["quaternion"], dtype=np.float64))
+        accuracy = 3 * float(np.finfo(header["quaternion"].dtype).eps)
+        turn = _rotation(np.asarray(header["quaternion"], dtype=np.float64), accuracy)
         sizes[2] *= -1 if header["pixdim"][0] < 0 else 1
         offset = np.asarray(header["qoffset"], dtype=np.float64)
         origin = offset * to_lps[:, 0] * unit
@@ -153,10 +154,10 @@ def _nifti_affine(header: Any, shape: tuple[int, int, int]) -> tuple[Vector, boo
     return affine_of(np.diag(sizes * unit if spaced else [1.0] * 3), 0.0), False, spaced
 
 
-def _rotation(vector: Vector) -> Vector:
+def _rotation(vector: Vector, accuracy: float) -> Vector:
     """Return the rotation matrix of a unit quaternion, of which the vector part is given."""
     real = float(1 - vector @ vector)
-    if real < 1e-7:  # a half turn, as nifti1_io.c decides it
+    if real < accuracy:  # a half turn
         vector, real = vector / np.linalg.norm(vector), 0.0
     b, c, d = vector
     crossed = np.array([[0, -d, c], [d, 0, -b], [-c, b, 0]])

@@ -206,6 +206,10 @@ class Volume:
             flip_along=signs[of(along)] != (along_sign > 0),
         )
 
+    def count_slices(self, plane: Plane) -> int:
+        """Return the number of slices in a plane, as for `read`."""
+        return self.shape[self._axes(plane).across]
+
     @cached_property
     def _unpacked(self) -> NDArray[Any]:
         return self.voxels.unpack()
