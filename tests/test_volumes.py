@@ -90,7 +90,8 @@ def by_itk_shown(path: Path) -> dict[str, tuple[np.ndarray, tuple[float, float]]
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_every_orientation_is_shown_as_simpleitk_shows_it(tmp_path: Path, suffix: str) -> None:
-    for number, directions in enumerate(ORIENTATIONS):
+    # All 48 for one format; the others have the same code but for their headers.
+    for number, directions in enumerate(ORIENTATIONS[:: 1 if suffix == ".nii.gz" else 5]):
         path = by_itk(tmp_path / f"{number}{suffix}", directions=directions, packed=number % 2 == 1)
         volume = open_volume(path)
         across = {"sagittal": 0, "coronal": 1, "axial": 2}

@@ -419,14 +419,19 @@ def _refuse_converted(filled: Fields) -> None:
             )
 
 
-def _location(text: str) -> ImageLocation:
+def split_location(text: str) -> ImageLocation:
+    """Split a path such as ``file.npz#member[12]`` or ``scan.nii.gz#[12]``."""
     match = _MEMBER.fullmatch(text)
-    location = ImageLocation(text)
-    if match:
-        row = match["row"] or match["image"]
-        location = ImageLocation(
-            match["array"] or match["file"], match["member"] or None, int(row) if row else None
-        )
+    if match is None:
+        return ImageLocation(text)
+    row = match["row"] or match["image"]
+    return ImageLocation(
+        match["array"] or match["file"], match["member"] or None, int(row) if row else None
+    )
+
+
+def _location(text: str) -> ImageLocation:
+    location = split_location(text)
     fault = path_fault(location.file)
     if fault:
         raise ValueError(f"path {quote(location.file)} {fault}")

@@ -20,6 +20,7 @@ from hydrakit.data.declared.cases import (
     ImageLocation,
     case_of,
     csv_rows,
+    split_location,
 )
 from hydrakit.data.declared.files import SUFFIXES, companions, describe_files, list_files
 from hydrakit.data.declared.images import ImageReader
@@ -170,6 +171,7 @@ def images_in_files(paths: Sequence[Path], reader: GivenReader) -> GivenImages:
         DataError: A file is named twice.
     """
     seen: set[str] = set()
+    files = [location_of(path) for path in paths]
     for path in paths:
         if str(path) in seen:
             raise DataError(f"{path}: is named twice: name each image once")
@@ -177,12 +179,20 @@ def images_in_files(paths: Sequence[Path], reader: GivenReader) -> GivenImages:
     return GivenImages(
         where=f"{len(paths)} files",
         count=len(paths),
-        cases=lambda: (GivenCase(_case(_name(path), str(path)), root=None) for path in paths),
+        cases=lambda: (
+            GivenCase(_case(_name(path), location), root=None)
+            for path, location in zip(paths, files, strict=True)
+        ),
         digest=_digest(map(str, paths)),
-        patients=_may_be_dicom(map(str, paths)),
+        patients=_may_be_dicom([location.file for location in files]),
         notes=(),
         reader=reader,
     )
+
+
+def location_of(path: Path) -> ImageLocation:
+    """Return where an image lies that a user names: a file, or one image of it as ``FILE#[N]``."""
+    return ImageLocation(str(path)) if path.exists() else split_location(str(path))
 
 
 def images_in_folder(folder: Path, reader: GivenReader, *, pattern: str | None) -> GivenImages:
@@ -229,7 +239,8 @@ def images_in_folder(folder: Path, reader: GivenReader, *, pattern: str | None) 
         where=str(folder),
         count=len(images),
         cases=lambda: (
-            GivenCase(_case(_name(path), path, lesions.get(path)), root) for path in images
+            GivenCase(_case(_name(path), ImageLocation(path), lesions.get(path)), root)
+            for path in images
         ),
         digest=_digest(images),
         patients=_may_be_dicom(images),
@@ -343,11 +354,11 @@ def _given(declaration: Declaration, where: str, root: Path, fields: Fields) -> 
     return GivenCase(case, root, spacing)
 
 
-def _case(key: str, file: str, masks: Sequence[str] | None = None) -> DeclaredCase:
+def _case(key: str, location: ImageLocation, masks: Sequence[str] | None = None) -> DeclaredCase:
     """A case of which only the file and its masks are known."""
     return DeclaredCase(
         key=key,
-        channels=(ImageLocation(file),),
+        channels=(location,),
         label=None,
         patient=None,
         group=None,
