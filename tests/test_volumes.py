@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import io
 import struct
+import zlib
 from contextlib import closing, suppress
 from itertools import permutations, product
 from pathlib import Path
@@ -26,7 +28,7 @@ from hydrakit.data.declared.images import ImageReader, Picture
 from hydrakit.data.declared.schema import ImageRules
 from hydrakit.data.dicom.geometry import OTHER_POSITION, alignment_fault
 from hydrakit.data.volumes import open_volume
-from hydrakit.data.volumes.voxels import Voxels
+from hydrakit.data.volumes.voxels import Voxels, inflate
 from hydrakit.hooks import NoOptions, Remark, Sample
 
 SHAPE = (2, 3, 4)
@@ -460,6 +462,21 @@ def test_gzip_of_several_members_and_with_padding(tmp_path: Path) -> None:
     broken[-5] ^= 1  # the checksum
     (tmp_path / "c.nii.gz").write_bytes(broken)
     refused(tmp_path / "c.nii.gz", "is not a whole NIfTI volume", 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    data=st.binary(max_size=300).map(lambda part: part * 3),
+    cut=st.integers(0, 900),
+    size=st.integers(0, 1000),
+    piece=st.sampled_from([1, 2, 3, 50, 2**20]),
+)
+def test_unpacking_in_pieces(data: bytes, cut: int, size: int, piece: int) -> None:
+    members = gzip.compress(data[:cut]) + gzip.compress(data[cut:])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hydrakit.data.volumes.voxels._PIECE", piece)
+        assert inflate(io.BytesIO(members), size) == data[:size]
+        assert inflate(io.BytesIO(zlib.compress(data)), size) == data[:size]
 
 
 def test_a_volume_is_unpacked_once_and_a_slice_reads_only_itself(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hydrakit.data.declared.arrays import MAX_RATIO, MAX_VALUES, ImageError
+from hydrakit.data.declared.arrays import MAX_BYTES, MAX_RATIO, ImageError
 from hydrakit.data.safe_paths import open_file
-from hydrakit.data.volumes.header import DAMAGED, MAX_TEXT
+from hydrakit.data.volumes.header import DAMAGED, MAX_TEXT, TOO_LARGE
 from hydrakit.data.volumes.metaimage import read_metaimage
 from hydrakit.data.volumes.nifti import nifti_kind, read_nifti
 from hydrakit.data.volumes.nrrd import read_nrrd
@@ -77,8 +77,8 @@ def _checked(volume: Volume) -> Volume:
     voxels, path = volume.voxels, volume.path
     if min(voxels.shape) < 1 or voxels.start < 0:
         raise ValueError("a negative size")
-    if voxels.shape[0] * voxels.shape[1] > MAX_VALUES:
-        raise ImageError(path, f"has slices of over {MAX_VALUES} pixels: scale it down")
+    if voxels.size // voxels.shape[2] > MAX_BYTES:  # so much is read at a time
+        raise ImageError(path, TOO_LARGE)
     with open_file(voxels.file) as file:
         size = file.seek(0, 2)
     skipped = voxels.start if voxels.packed_file else 0

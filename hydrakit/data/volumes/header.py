@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from hydrakit.data.declared.arrays import ImageError
+from hydrakit.data.declared.arrays import MAX_BYTES, MAX_VALUES, ImageError
 from hydrakit.data.safe_paths import open_file, path_fault, resolve_inside
 from hydrakit.data.volumes.voxels import Voxels
 from hydrakit.errors import DataError
@@ -22,6 +22,7 @@ MAX_TEXT = 2**20  # bytes of a header
 DAMAGED = "is not a whole {} volume: fetch it again"
 SEVERAL = "has several volumes or times (4 dimensions): save each volume as a file of its own"
 COLOUR = "has voxels of colours, vectors or complex numbers: save it with one number per voxel"
+TOO_LARGE = f"has slices of over {MAX_VALUES} pixels or {MAX_BYTES >> 20} MiB: scale it down"
 _PARTS = "has its voxels in several files: save it as one file"
 _ORDERS: dict[str, Literal["<", ">"]] = {
     **dict.fromkeys(("little", "false"), "<"),

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hydrakit.data.declared.arrays import MAX_VALUES, ImageError
-from hydrakit.data.volumes.header import DAMAGED
+from hydrakit.data.declared.arrays import MAX_BYTES, MAX_VALUES, ImageError
+from hydrakit.data.volumes.header import DAMAGED, TOO_LARGE
 from hydrakit.data.volumes.names import Plane
 from hydrakit.data.volumes.voxels import Voxels
 
@@ -265,8 +265,9 @@ class Volume:
         if index is None:
             raise ImageError(self.path, NO_SLICE)
         self._check_index(axes, index)
-        if self.voxels.size // count * slices > MAX_VALUES * self.voxels.dtype.itemsize:
-            raise ImageError(self.path, f"has slices of over {MAX_VALUES} pixels: scale it down")
+        size = self.voxels.size // count * slices
+        if size > min(MAX_BYTES, MAX_VALUES * self.voxels.dtype.itemsize):
+            raise ImageError(self.path, TOO_LARGE)
         around = np.arange(-(slices // 2), slices // 2 + 1) * axes.step
         chosen = np.clip(index + around, 0, count - 1)
         part = self._part(axes.across, int(chosen.min()), int(chosen.max()))
@@ -296,10 +297,13 @@ class Volume:
         if rescale and self.rescale is None:
             raise ImageError(self.path, "has no slope and intercept, which rescale = true needs")
         with np.errstate(over="ignore", invalid="ignore"):  # refused by whoever reads the pixels
-            if self.rescale is not None and rescale is not False:
-                slope, intercept = self.rescale
-                stored = stored.astype(np.float64) * slope + intercept
-            return np.ascontiguousarray(stored, dtype=np.float32)
+            if self.rescale is None or rescale is False:
+                return np.ascontiguousarray(stored, dtype=np.float32)
+            slope, intercept = self.rescale
+            pixels = np.empty(stored.shape, np.float32)
+            for row in range(stored.shape[1]):  # row by row: of doubles there is one row at a time
+                pixels[:, row] = stored[:, row].astype(np.float64) * slope + intercept
+            return pixels
 
     def _locate(self, point: Point, axes: _Axes) -> tuple[int, tuple[float, float]]:
         """Return the slice nearest to a point of the patient, and its row and column there."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 GZIP = b"\x1f\x8b"
 _ZLIB_OR_GZIP = 47  # for zlib: the header of the data decides
+_PIECE = 2**20  # bytes that are unpacked at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,23 +93,27 @@ def inflate(file: IO[bytes], size: int) -> bytearray:
     Raises:
         ValueError: The data is damaged.
     """
-    result = bytearray()
+    result = bytearray(size)
+    filled = 0
     inflater = zlib.decompressobj(_ZLIB_OR_GZIP)
     data = b""
     try:
-        while len(result) < size:
-            data = data or file.read(2**20)
+        while filled < size:
+            data = data or file.read(_PIECE)
             if inflater.eof:  # gzip files may have several members, and zeros at the end
-                data = data if len(data) > 1 else data + file.read(2**20)
+                data = data if len(data) > 1 else data + file.read(_PIECE)
                 inflater = zlib.decompressobj(_ZLIB_OR_GZIP)
                 data = data if data.startswith(GZIP) else b""
-            if not data:
+            piece = inflater.decompress(data, min(size - filled, _PIECE))
+            if not data and not piece:
                 break
-            result += inflater.decompress(data, size - len(result))
+            result[filled : filled + len(piece)] = piece
+            filled += len(piece)
             data = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
-        data = data or file.read(2**10)
+        data = data or file.read(_PIECE)
         if not inflater.eof and data:  # reads, and compares, the checksum at the end
             inflater.decompress(data, 1)
     except zlib.error as error:
         raise ValueError(str(error)) from None
+    del result[filled:]
     return result
