@@ -184,6 +184,78 @@ def test_every_type_is_read_as_simpleitk_reads_it(tmp_path: Path, kind: str) -> 
     np.testing.assert_array_equal(read(tmp_path / "b.nii", 1).pixels[0], values[::-1, ::-1, 1].T)
 
 
+NRRD = """NRRD0005
+# a comment: of no meaning
+type: unsigned short
+dimension: 3
+space: {space}
+sizes: 2 3 4
+space directions: (0,-0.5,0) (0,0,1.25) (3,0,0)
+kinds: domain domain domain
+endian: {endian}
+encoding: {encoding}
+space origin: (10,-20,5)
+key:=value: of no meaning
+
+"""
+META = """ObjectType = Image
+NDims = 3
+BinaryData = True
+{order} = {msb}
+CompressedData = {packed}
+CompressedDataSize = {size}
+{matrix} = 0 -1 0 0 0 1 1 0 0
+{offset} = 10 -20 5
+ElementSpacing = 0.5 1.25 3
+DimSize = 2 3 4
+ElementType = MET_USHORT
+ElementDataFile = LOCAL
+"""
+
+
+@pytest.mark.parametrize("endian", ["little", "big"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_headers_by_hand_are_read_as_simpleitk_reads_them(
+    tmp_path: Path, endian: str, packed: bool
+) -> None:
+    block = (VALUES + 1000).astype("<u2" if endian == "little" else ">u2").tobytes(order="F")
+    spaces = ("left-posterior-superior", "right-anterior-superior", "left-anterior-superior")
+    texts = {}
+    for number, space in enumerate((*spaces, "RAS", "LAS", "LPS")):
+        text = NRRD.format(space=space, endian=endian, encoding="gzip" if packed else "raw")
+        texts[f"{number}.nrrd"] = text.encode() + (gzip.compress(block) if packed else block)
+    names = [("BinaryDataByteOrderMSB", "TransformMatrix", "Offset")]
+    names.append(("ElementByteOrderMSB", "Orientation", "Position"))
+    for number, (order, matrix, offset) in enumerate(names):
+        content = zlib.compress(block) if packed else block
+        text = META.format(
+            order=order,
+            msb=endian == "big",
+            packed=packed,
+            size=len(content),
+            matrix=matrix,
+            offset=offset,
+        )
+        texts[f"{number}.mha"] = text.encode() + content
+    for name, content in texts.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        image = sitk.ReadImage(str(path))
+        volume = open_volume(path)
+        for voxel in ((0, 0, 0), (1, 2, 3)):
+            point = image.TransformIndexToPhysicalPoint(voxel)
+            np.testing.assert_allclose(volume.affine @ [*voxel, 1], [*point, 1], atol=1e-6)
+        oriented = sitk.DICOMOrient(image, "LPS")
+        for plane, (slices, spacing) in by_itk_shown(path).items():
+            for index in range(len(slices)):
+                x_y_z = [(side - 1) / 2 for side in oriented.GetSize()]
+                x_y_z[{"sagittal": 0, "coronal": 1, "axial": 2}[plane]] = index
+                point = oriented.TransformContinuousIndexToPhysicalPoint(x_y_z)
+                picture = read(path, point=point, plane=plane)
+                np.testing.assert_array_equal(picture.pixels[0], slices[index], f"{name} {plane}")
+                assert picture.spacing == pytest.approx(spacing)
+
+
 def test_slope_and_intercept_by_rule(tmp_path: Path) -> None:
     values = np.linspace(-1, 1, 24).reshape(SHAPE)
     image = nib.Nifti1Image(values, np.eye(4), dtype=np.int16)
