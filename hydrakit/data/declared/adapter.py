@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hydrakit.data.declared.masks import Lesion
     from hydrakit.plugins.registry import Plugins
 
-READER_VERSION = "3"
+READER_VERSION = "4"
 """Increase whenever the code below reads other samples from the same files."""
 
 
@@ -36,11 +36,13 @@ class Noticed:
         by_study: Cases whose study is their patient.
         no_mask: Cases without a mask, or with an empty one.
         tilted: Cases whose volume is tilted.
+        animated: Animated GIFs of which the first frame is used.
     """
 
     by_study: list[str] = field(default_factory=list)
     no_mask: list[str] = field(default_factory=list)
     tilted: list[str] = field(default_factory=list)
+    animated: list[str] = field(default_factory=list)
 
 
 class MissingSpacingError(DataError):
@@ -142,6 +144,12 @@ def read_declared(
         yield Remark(
             text=f"{len(noticed.no_mask)} cases have no mask, or an empty one (first "
             f"{noticed.no_mask[0]}), and {what}",
+            warning=True,
+        )
+    if noticed.animated:
+        yield Remark(
+            text=f"{len(noticed.animated)} animated GIFs are used by their first frame (first "
+            f"{noticed.animated[0]}): FILE#[N] names another one, counted from 0",
             warning=True,
         )
     if noticed.by_study:
@@ -276,7 +284,7 @@ def _csv(declaration: Declaration, folder: Path) -> CsvTable | None:
         candidates.append(_files_root(declaration, folder))
     for base in candidates:
         try:
-            path = resolve_inside(base, name)
+            path = resolve_inside(base, name, follow=declaration.follow_links)
             with open_file(path) as file:
                 content = file.read(MAX_TABLE_BYTES + 1)
         except FileNotFoundError:
@@ -319,7 +327,7 @@ def read_case(
     from hydrakit.data.padding import concatenate
 
     try:
-        pictures, paths = _read_pictures(case, root, reader)
+        pictures, paths = _read_pictures(case, root, reader, follow=declaration.follow_links)
     except ImageError as error:
         return Unusable(key=case.key, reason=error.reason)
     spacing = next((p.spacing for p in pictures if p.spacing), declaration.spacing)
@@ -329,6 +337,8 @@ def read_case(
             "millimetres need: add spacing = [row, column] in millimetres"
         )
     image = concatenate([picture.pixels for picture in pictures])
+    if any(p.facts.get("frames") for p in pictures) and not any(at.row for at in case.channels):
+        noticed.animated.append(case.key)
     try:
         lesion = _find_lesion(declaration, case, root, image.shape[1:], noticed)
     except ImageError as error:
@@ -365,7 +375,7 @@ def read_case(
 
 
 def _read_pictures(
-    case: DeclaredCase, root: Path, reader: ImageReader
+    case: DeclaredCase, root: Path, reader: ImageReader, *, follow: bool
 ) -> tuple[list[Picture], list[Path]]:
     """Read the files of a case, which become its channels, and return their paths as well.
 
@@ -381,7 +391,7 @@ def _read_pictures(
     for location in case.channels:
         path = root / location.file
         try:
-            path = resolve_inside(root, location.file)
+            path = resolve_inside(root, location.file, follow=follow)
         except FileNotFoundError:
             raise ImageError(path, "its file is missing") from None
         except OSError as error:
@@ -422,7 +432,8 @@ def _find_lesion(
             return None
         raise ImageError(image, "has no mask, which its field of view needs")
     try:
-        paths = [resolve_inside(root, mask) for mask in case.masks]
+        follow = declaration.follow_links
+        paths = [resolve_inside(root, mask, follow=follow) for mask in case.masks]
     except OSError as error:
         reason = error.strerror or "a loop of links"
         raise ImageError(image, f"its mask cannot be opened ({reason})") from None

@@ -218,7 +218,7 @@ def _rows(
 def _pattern_rows(
     declaration: Declaration, pattern: str, root: Path
 ) -> Iterator[tuple[str, Fields] | Remark]:
-    matched = dict(match_files(root, pattern))
+    matched = dict(match_files(root, pattern, follow=declaration.follow_links))
     masks = {} if declaration.masks == "cases" else companions(matched)
     used: set[str] = set()
     if declaration.mask is not None:
@@ -228,7 +228,9 @@ def _pattern_rows(
         if path not in masks and path not in used:
             yield f"{root}: {quote(path)}", {"path": path, **parts}
     masks = {mask: image for mask, image in masks.items() if mask not in used}
-    yield from remarks_on_files(root, pattern, {*matched, *used}, masks)
+    yield from remarks_on_files(
+        root, pattern, {*matched, *used}, masks, follow=declaration.follow_links
+    )
 
 
 def csv_rows(
@@ -277,7 +279,7 @@ def csv_rows(
 def _npz_rows(declaration: Declaration, root: Path) -> Iterator[tuple[str, Fields] | Remark]:
     name = str(declaration.cases)
     try:
-        path = resolve_inside(root, name)
+        path = resolve_inside(root, name, follow=declaration.follow_links)
         members = member_names(path)
         columns = find_columns(declaration, members, str(path))
         yield from remarks_on_columns(name, members, columns)

@@ -22,7 +22,13 @@ from hydrakit.data.declared.cases import (
     csv_rows,
     split_location,
 )
-from hydrakit.data.declared.files import SUFFIXES, companions, describe_files, list_files
+from hydrakit.data.declared.files import (
+    SUFFIXES,
+    companions,
+    describe_files,
+    linked_folders,
+    list_files,
+)
 from hydrakit.data.declared.images import ImageReader
 from hydrakit.data.declared.patterns import compile_pattern, match_files
 from hydrakit.data.declared.schema import Declaration, ImageRules, View, number
@@ -216,10 +222,16 @@ def images_in_folder(folder: Path, reader: GivenReader, *, pattern: str | None) 
     images = [path for path in images if path not in masks]
     if not images:
         raise DataError(
-            f"{folder}: holds no image ({describe_files(listed)}): give PNG, JPEG, TIFF, NPY, NPZ "
-            "or DICOM files"
+            f"{folder}: holds no image ({describe_files(listed)}): give files that end in "
+            f"{', '.join(SUFFIXES)}, or DICOM"
         )
     notes = []
+    links = linked_folders(root)
+    if links:
+        notes.append(
+            f"{folder}: {len(links)} linked folders are not followed (first {quote(links[0])}): "
+            "predict their files by naming the folders they lead to"
+        )
     lesions: dict[str, list[str]] = {}
     if reader.masks:
         for mask, image in masks.items():

@@ -243,6 +243,8 @@ class Declaration(_Table):
     """Axes along which training may mirror an image, where a round's augmentation mirrors: leave
     out "horizontal" if left and right matter, "vertical" if above and below do. [] allows none;
     without this key, all are allowed."""
+    follow_links: bool = False
+    """Links may lead out of the root, and `**` in a pattern follows links to folders."""
     spacing: Annotated[tuple[PositiveFloat, PositiveFloat], Field(strict=False)] | None = None
     """Pixel spacing (row, column) in millimetres, for files that do not state it."""
     cases: FilledText | None = None
