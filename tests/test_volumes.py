@@ -27,7 +27,7 @@ from hydrakit.data.declared.guess import guess_declaration
 from hydrakit.data.declared.images import ImageReader, Picture
 from hydrakit.data.declared.schema import ImageRules
 from hydrakit.data.dicom.geometry import OTHER_POSITION, alignment_fault
-from hydrakit.data.volumes import open_volume
+from hydrakit.data.volumes.formats import open_volume
 from hydrakit.data.volumes.voxels import Voxels, inflate
 from hydrakit.hooks import NoOptions, Remark, Sample
 
@@ -716,6 +716,8 @@ def test_a_draft_for_class_folders_of_volumes(tmp_path: Path) -> None:
     assert "a case is unusable until its slice is chosen" in text
     (folder / "dataset.toml").write_text(text)
     assert all("no slice is chosen" in case.reason for case in read_declared(folder))
+    (folder / "dataset.toml").write_text(text.replace("/*.nii.gz", "/*.nii.gz#[1]"))
+    assert len(samples(folder)) == 4
 
     points = ",".join(("x_mm", "y_mm", "z_mm"))
     lines = [f"path,label,{points}"] + [

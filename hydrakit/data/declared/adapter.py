@@ -113,7 +113,7 @@ def read_declared(
     """
     from hydrakit.data.declared.cases import list_cases
     from hydrakit.data.declared.images import ImageReader
-    from hydrakit.data.volumes import MAX_TILT, is_tilted
+    from hydrakit.data.volumes.volume import MAX_TILT, is_tilted
 
     root = _files_root(declaration, folder)
     listing = list_cases(declaration, root, table=table)

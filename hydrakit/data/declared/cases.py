@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from hydrakit.data.volumes import Point
+    from hydrakit.data.volumes.volume import Point
     from hydrakit.hooks import Label
 
 MAX_TABLE_BYTES = 2**25

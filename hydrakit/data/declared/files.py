@@ -32,6 +32,7 @@ OTHER_SUFFIXES = {  # files of images that hydrakit does not read, and what help
 _MASK = "mask|masks|seg|segm|segmentation|segmentations"
 _MASK_FOLDER = re.compile(rf"({_MASK}|annotations|contours|groundtruth|gt)", re.I)
 _MASK_STEM = re.compile(rf"(?P<image>.+?)[ _.-]+({_MASK}|gt|groundtruth)([ _.-]?\d+)?", re.I)
+_INDEX = re.compile(r"#\[\d+\]$")
 _TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
@@ -133,7 +134,7 @@ def companions(paths: Collection[str]) -> dict[str, str]:
 
 def _folder_and_stem(path: str) -> tuple[str, str]:
     folder, _, name = path.rpartition("/")
-    return folder, stem_of(name)
+    return folder, stem_of(_INDEX.sub("", name))
 
 
 def _is_mask_folder(folder: str) -> bool:

@@ -32,7 +32,7 @@ from hydrakit.data.declared.masks import guess_template
 from hydrakit.data.declared.schema import FILE, MAX_CLASS, NONE, ImageRules
 from hydrakit.data.identity import names_nobody, normal_name
 from hydrakit.data.safe_paths import open_file, path_fault, resolve_inside
-from hydrakit.data.volumes import open_volume
+from hydrakit.data.volumes.formats import open_volume
 from hydrakit.data.volumes.names import is_volume_name
 from hydrakit.errors import DataError
 from hydrakit.names import is_name
@@ -345,9 +345,10 @@ def _volume_lines(folder: Path, images: Sequence[str], cases: _CaseSource) -> li
         lines.append("# Check: the column slice counts from 0, in the order of the file.")
     elif not cases.columns:
         lines += [
-            "# Check: a case is unusable until its slice is chosen: by mask = ..., or, in place of",
-            '# pattern, by a table, cases = "cases.csv", with the columns path, label, patient,',
-            "# and slice (from 0), or x_mm, y_mm and z_mm.",
+            "# Check: a case is unusable until its slice is chosen: by mask = ..., by #[N] at the",
+            "# end of pattern (the same of each file), or, in place of pattern, by a table,",
+            '# cases = "cases.csv", with the columns path, label, patient, and slice (from 0), or',
+            "# x_mm, y_mm and z_mm.",
         ]
     else:
         lines += [

@@ -28,7 +28,8 @@ from hydrakit.data.declared.schema import ImageRules
 from hydrakit.data.dicom.grey import RESCALE_TAGS
 from hydrakit.data.padding import padding_mask
 from hydrakit.data.safe_paths import open_file
-from hydrakit.data.volumes import HEAD, MAX_UNPACKED, Volume, find_format, open_volume
+from hydrakit.data.volumes.formats import HEAD, find_format, open_volume
+from hydrakit.data.volumes.volume import MAX_UNPACKED, Volume
 from hydrakit.errors import DataError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from hydrakit.data.dicom import Header
     from hydrakit.data.dicom.geometry import ImagePlane
-    from hydrakit.data.volumes import Point, SlicePlane
+    from hydrakit.data.volumes.volume import Point, SlicePlane
 
 _NULL_HANDLER = logging.NullHandler()  # Pillow's log about a damaged file is in the reason already
 
