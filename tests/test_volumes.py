@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from declaring import CSV, declare, png, samples
+from declaring import BASE, CSV, declare, png, samples
 from declaring import read as read_declared
 from declaring import refused as refused_declared
 from hypothesis import given, settings
@@ -655,6 +655,11 @@ def test_a_wrong_choice_of_a_slice_is_refused(
     refused_declared(folder, "cases.csv: line 2: ", words)
     folder = declare(tmp_path / "other", CSV, "path,label,slice\nv.nii#[1],benign,1\n")
     refused_declared(folder, "the slice is given twice")
+
+
+def test_axes_without_a_table_are_refused(tmp_path: Path) -> None:
+    toml = BASE + 'pattern = "{label}/*.nii#[1]"\n[images]\naxes = "RAS"\n'
+    refused_declared(declare(tmp_path / "mine", toml), "images.axes: only a table of cases")
 
 
 @pytest.mark.parametrize("slices", [2, 0, -1, 65])

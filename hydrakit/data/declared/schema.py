@@ -359,6 +359,8 @@ class Declaration(_Table):
             raise ValueError("empty_patient: the pattern has no {patient}: add it, or remove this")
         if self.columns != Columns():
             raise ValueError("columns: only a table of cases has columns: remove them")
+        if self.images.axes is not None:
+            raise ValueError("images.axes: only a table of cases has positions: remove it")
         if self.subgroups:
             raise ValueError("subgroups: only a table of cases has columns for them: remove them")
         for table, part in (("labels", "label"), ("splits", "split")):
