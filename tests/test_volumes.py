@@ -657,6 +657,16 @@ def test_a_wrong_choice_of_a_slice_is_refused(
     refused_declared(folder, "the slice is given twice")
 
 
+def test_volumes_that_a_table_names_without_suffix(tmp_path: Path) -> None:
+    folder = declare(tmp_path / "mine", CSV, "path,label,slice\nv1,benign,2\np1,benign,left\n")
+    by_itk(folder / "deep.nii.gz")
+    (folder / "deep.nii.gz").rename(folder / "v1.nii.gz")
+    png(folder / "p1.png")
+    volume, picture = samples(folder)
+    np.testing.assert_array_equal(volume.image[0], VALUES[..., 2].T)
+    assert picture.source == (folder / "p1.png",)
+
+
 def test_axes_without_a_table_are_refused(tmp_path: Path) -> None:
     toml = BASE + 'pattern = "{label}/*.nii#[1]"\n[images]\naxes = "RAS"\n'
     refused_declared(declare(tmp_path / "mine", toml), "images.axes: only a table of cases")
