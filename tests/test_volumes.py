@@ -682,7 +682,9 @@ def test_a_column_named_slice_of_other_images_is_not_used(tmp_path: Path) -> Non
     table = "path,label,slice,x_mm\na.png,benign,7,left\n"
     folder = declare(tmp_path / "mine", CSV, table)
     png(folder / "a.png")
-    assert len(samples(folder)) == 1
+    remark, sample = load_declared(folder).read(folder, NoOptions())
+    assert isinstance(sample, Sample)
+    assert remark.text.endswith("not used, because no image is a volume: slice, x_mm")
     declare(folder, CSV + '[columns]\nslice = "slice"\n')
     (case,) = read_declared(folder)
     assert "has no page 7" in case.reason

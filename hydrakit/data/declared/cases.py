@@ -201,7 +201,8 @@ def list_cases(declaration: Declaration, root: Path, *, tables: Sequence[TableFi
             replace(case, masks=_masks(finder, case, fields, where))
             for case, (where, fields) in zip(cases, rows, strict=True)
         ]
-    return Listing(tuple(cases), (*remarks, *more, *_remarks_on_labels(respelt)))
+    remarks += [*more, *_remarks_on_labels(respelt), *_remarks_on_slices(declaration, cases)]
+    return Listing(tuple(cases), tuple(remarks))
 
 
 def files_of(case: DeclaredCase) -> list[str]:
@@ -216,6 +217,16 @@ def at_matched(case: DeclaredCase, matched: Mapping[str, str]) -> DeclaredCase:
     channels = (replace(each, file=matched.get(each.file, each.file)) for each in case.channels)
     masks = None if case.masks is None else tuple(matched.get(each, each) for each in case.masks)
     return replace(case, channels=tuple(channels), masks=masks)
+
+
+def _remarks_on_slices(declaration: Declaration, cases: Sequence[DeclaredCase]) -> Iterator[Remark]:
+    """Yield that columns for slices of volumes are not used, if no image is a volume."""
+    names = {name for case in cases for name, _ in case.choice}
+    unused = sorted(name for name in names if getattr(declaration.columns, name) is None)
+    if unused and not any(is_volume_name(each.file) for case in cases for each in case.channels):
+        yield Remark(
+            text=f"columns that are not used, because no image is a volume: {join_names(unused)}"
+        )
 
 
 def with_slice(declaration: Declaration, case: DeclaredCase, where: str) -> DeclaredCase:
