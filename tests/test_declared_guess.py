@@ -248,7 +248,7 @@ def test_what_cannot_be_guessed(tmp_path: Path) -> None:
     [
         ("1.svs", "1 .svs: save the regions"),
         ("a.zip", "unpack the ZIP archive: python -m zipfile -e"),
-        ("1.nii.gz", "slices"),
+        ("1.tar", "unpack it"),
     ],
 )
 def test_a_folder_without_readable_images_is_described(

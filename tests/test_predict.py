@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -222,16 +223,20 @@ def test_a_folder_a_table_files_and_arrays_give_the_same(
     files = [images / "deep" / f"{number}.npy" for number in range(6)]
     command(hydra_run.path, *files, "--out", "files.csv")
     command(hydra_run.path, images, "--pattern", "deep/{patient}.npy", "--out", "pattern.csv")
-    table, listed, matched = (
-        read_rows(Path(name)) for name in ("table.csv", "files.csv", "pattern.csv")
+    stack = np.stack([np.load(file).squeeze().T for file in files], axis=-1)
+    nib.save(nib.Nifti1Image(stack, np.diag([-1.0, -1.0, 1.0, 1.0])), "stack.nii.gz")
+    slices = [f"stack.nii.gz#[{number}]" for number in range(6)]
+    command(hydra_run.path, *slices, "--out", "slices.csv")
+    table, listed, matched, sliced = (
+        read_rows(Path(f"{name}.csv")) for name in ("table", "files", "pattern", "slices")
     )
     assert [row["patient"] for row in table] == [f"p{number}" for number in range(6)]
     assert [row["patient"] for row in matched] == [str(number) for number in range(6)]
     model = hydrakit.load_model(hydra_run.path)
-    records = model.predict([files[0], *(np.load(file) for file in files[1:])])
+    records = model.predict([files[0], slices[1], *(np.load(file) for file in files[2:])])
     for number, record in enumerate(records):
         expected = rows[f"deep/{number}.npy"]
-        for row in (table[number], listed[number], matched[number]):
+        for row in (table[number], listed[number], matched[number], sliced[number]):
             for name in ("p_benign", "p_malignant", "predicted", "seen_in_training", "views"):
                 assert row[name] == expected[name]
         assert record.predicted == expected["predicted"]

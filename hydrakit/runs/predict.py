@@ -32,6 +32,7 @@ from hydrakit.data.declared.given import (
     images_in_files,
     images_in_folder,
     images_in_table,
+    location_of,
 )
 from hydrakit.data.declared.schema import NONE
 from hydrakit.data.identity import is_identified
@@ -217,7 +218,7 @@ def cases_in_files(
     elif from_table:
         given = images_in_table(first, reader, root=images)
     else:
-        absent = next((path for path in paths if not path.exists()), None)
+        absent = next((each for each in paths if not Path(location_of(each).file).exists()), None)
         if absent is not None and single:
             raise DataError(
                 f"{absent}: there is no such file or folder, and no dataset of this name: see "

@@ -36,11 +36,13 @@ class Noticed:
     Attributes:
         by_study: Cases whose study is their patient.
         no_mask: Cases without a mask, or with an empty one.
+        tilted: Cases whose volume is tilted.
         animated: Animated GIFs of which the first frame is used.
     """
 
     by_study: list[str] = field(default_factory=list)
     no_mask: list[str] = field(default_factory=list)
+    tilted: list[str] = field(default_factory=list)
     animated: list[str] = field(default_factory=list)
 
 
@@ -87,7 +89,8 @@ def load_declared(folder: Path) -> DatasetAdapter:
         cohort=declaration.cohort,
         exact_names=declaration.exact_names,
         normalise=declaration.rule,
-        channels=declaration.channels,
+        # Neighbouring slices are a stack, even if they are three, as red, green and blue are.
+        channels=declaration.channels or ("stem" if declaration.images.slices > 1 else None),
         elsewhere=_elsewhere(declaration, folder),
         citation=declaration.citation,
         licence=declaration.licence,
@@ -113,6 +116,7 @@ def read_declared(
     from hydrakit.data.declared.cases import list_cases
     from hydrakit.data.declared.images import ImageReader
     from hydrakit.data.declared.tables import remarks_on_tables
+    from hydrakit.data.volumes.volume import MAX_TILT, is_tilted
 
     root = _files_root(declaration, folder)
     listing = list_cases(declaration, root, tables=tables)
@@ -123,9 +127,19 @@ def read_declared(
     noticed = Noticed()
     with closing(ImageReader(declaration.images)) as reader:
         for case in listing.cases:
-            yield read_case(
+            sample = read_case(
                 declaration, case, where=folder / FILE, root=root, reader=reader, noticed=noticed
             )
+            if isinstance(sample, Sample) and is_tilted(sample.facts):
+                noticed.tilted.append(case.key)
+            yield sample
+    if noticed.tilted:
+        yield Remark(
+            text=f"the volumes of {len(noticed.tilted)} images are tilted by over {MAX_TILT:g} "
+            f"degrees (first {noticed.tilted[0]}): their slices are not in the plane that [images] "
+            "names, but in the nearest one of the file",
+            warning=True,
+        )
     if noticed.no_mask:
         what = f'are not used: add them, or no_mask = "whole" to {FILE}'
         if declaration.no_mask is not None:
@@ -342,7 +356,7 @@ def read_case(
         lesion = _find_lesion(declaration, case, root, image.shape[1:], noticed)
     except ImageError as error:
         return Unusable(key=case.key, reason=error.reason)
-    centre = lesion.centre if lesion else case.position
+    centre = lesion.centre if lesion else pictures[0].centre or case.position
     if centre is not None and case.millimetres and spacing is not None:
         centre = (centre[0] / spacing[0], centre[1] / spacing[1])
     if centre is not None and not all(
@@ -397,13 +411,13 @@ def _read_pictures(
             raise ImageError(path, f"cannot be opened ({error.strerror or 'a loop'})") from None
         if not path.is_file():
             raise ImageError(path, "its path is not a file")
-        pictures.append(reader.read(path, location.member, location.row))
-        paths.append(path)
+        pictures.append(reader.read(path, location.member, location.row, point=case.point))
+        paths += [path, *pictures[-1].files]
         if pictures[-1].pixels.shape[1:] != pictures[0].pixels.shape[1:]:
             raise ImageError(path, "its files differ in height or width")
         if sum(picture.pixels.size for picture in pictures) > MAX_VALUES:
             raise ImageError(path, f"has more than {MAX_VALUES} pixels")
-    fault = alignment_fault([picture.header for picture in pictures if picture.header])
+    fault = alignment_fault([picture.plane for picture in pictures if picture.plane])
     if fault is not None:
         raise ImageError(paths[0], fault)
     return pictures, paths

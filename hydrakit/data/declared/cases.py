@@ -34,6 +34,7 @@ from hydrakit.data.declared.schema import (
 from hydrakit.data.declared.tables import TableFile
 from hydrakit.data.identity import names_nobody, normal_name
 from hydrakit.data.safe_paths import join_names, path_fault, quote, resolve_inside
+from hydrakit.data.volumes.names import is_volume_name
 from hydrakit.errors import DataError
 from hydrakit.hooks import Remark
 from hydrakit.stats.label_cells import UNSURE, label_cell
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from hydrakit.data.volumes.volume import Point
     from hydrakit.hooks import Label
 
 MAX_CELL = 1000  # characters: keys and patients appear in messages and reports
@@ -91,6 +93,9 @@ class DeclaredCase:
         split: Split that the dataset declares for the case, if any.
         position: Position of the lesion, ``(row, column)`` from the centre of the upper left pixel.
         millimetres: Whether ``position`` is in millimetres; otherwise it is in pixels.
+        point: Position in the patient, in millimetres (LPS), that chooses the slice of a volume,
+            and the position in it.
+        choice: Names and texts of the columns that choose the slice of a volume.
         extent: Height and width of its lesion in pixels, if a box gives them.
         masks: Paths of the masks of its lesion below the root; None if the dataset declares none.
     """
@@ -105,6 +110,8 @@ class DeclaredCase:
     split: SplitName | None
     position: tuple[float, float] | None
     millimetres: bool
+    point: Point | None = None
+    choice: tuple[tuple[str, str], ...] = ()
     extent: tuple[float, float] | None = None
     masks: tuple[str, ...] | None = None
 
@@ -112,6 +119,7 @@ class DeclaredCase:
 Fields = dict[str, str]
 BOX = ("box_left", "box_top", "box_width", "box_height")
 _NAMES = ("patient", "group", "finding")
+_POINT = ("x_mm", "y_mm", "z_mm")
 _TEXTS = (*_NAMES, "key", "path", "mask", "split", "label")  # all other fields are numbers
 
 
@@ -186,14 +194,18 @@ def list_cases(declaration: Declaration, root: Path, *, tables: Sequence[TableFi
             "spreadsheet)"
         )
     matched, more = match_names(root, named, follow=declaration.follow_links)
-    cases = [at_matched(case, matched) for case in cases]
+    cases = [
+        with_slice(declaration, at_matched(case, matched), where)
+        for case, (where, _) in zip(cases, rows, strict=True)
+    ]
     if declaration.mask:
         finder = MaskFinder(root, declaration.mask)
         cases = [
             replace(case, masks=_masks(finder, case, fields, where))
             for case, (where, fields) in zip(cases, rows, strict=True)
         ]
-    return Listing(tuple(cases), (*remarks, *more, *_remarks_on_labels(respelt)))
+    remarks += [*more, *_remarks_on_labels(respelt), *_remarks_on_slices(declaration, cases)]
+    return Listing(tuple(cases), tuple(remarks))
 
 
 def files_of(case: DeclaredCase) -> list[str]:
@@ -208,6 +220,28 @@ def at_matched(case: DeclaredCase, matched: Mapping[str, str]) -> DeclaredCase:
     channels = (replace(each, file=matched.get(each.file, each.file)) for each in case.channels)
     masks = None if case.masks is None else tuple(matched.get(each, each) for each in case.masks)
     return replace(case, channels=tuple(channels), masks=masks)
+
+
+def _remarks_on_slices(declaration: Declaration, cases: Sequence[DeclaredCase]) -> Iterator[Remark]:
+    """Yield that columns for slices of volumes are not used, if no image is a volume."""
+    names = {name for case in cases for name, _ in case.choice}
+    unused = sorted(name for name in names if getattr(declaration.columns, name) is None)
+    if unused and not any(is_volume_name(each.file) for case in cases for each in case.channels):
+        yield Remark(
+            text=f"columns that are not used, because no image is a volume: {join_names(unused)}"
+        )
+
+
+def with_slice(declaration: Declaration, case: DeclaredCase, where: str) -> DeclaredCase:
+    """A case with the slice that the columns of its table choose, once its files are known.
+
+    Raises:
+        DataError: They are invalid, or choose a slice twice.
+    """
+    try:
+        return _with_slice(declaration, case)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
 
 
 def _remarks_on_labels(respelt: Sequence[tuple[str, str]]) -> Iterator[Remark]:
@@ -226,7 +260,7 @@ def _masks(finder: MaskFinder, case: DeclaredCase, fields: Fields, where: str) -
     """The masks of a case, which the key ``mask`` of the declaration names."""
     if case.masks is not None:
         raise DataError(f"{where}: a column and the key mask in {FILE} name masks: remove one")
-    if case.position is not None:
+    if case.position is not None or case.point is not None:
         raise DataError(f"{where}: a mask and columns of a position are given: remove one")
     return finder.find(case.channels[0].file, fields)
 
@@ -470,6 +504,7 @@ def case_of(declaration: Declaration, fields: Fields) -> DeclaredCase:
         position=position if box is None else box.centre,
         extent=None if box is None else box.extent,
         millimetres=millimetres,
+        choice=tuple((name, filled[name]) for name in ("slice", *_POINT) if name in filled),
         masks=masks,
     )
 
@@ -535,6 +570,8 @@ def _merged(before: DeclaredCase, case: DeclaredCase) -> DeclaredCase:
     Raises:
         ValueError: They disagree.
     """
+    if before.choice != case.choice and is_volume_name(case.channels[0].file):
+        raise ValueError("its slice is another one: give them keys")
     for name in ("channels", "label", "patient", "group", "finding", "subgroups", "split"):
         if getattr(before, name) != getattr(case, name):
             raise ValueError(f"its {name} is another one: correct one, or give them keys")
@@ -576,14 +613,19 @@ def _refuse_converted(filled: Fields) -> None:
             )
 
 
-def _location(text: str) -> ImageLocation:
+def split_location(text: str) -> ImageLocation:
+    """Split a path such as ``file.npz#member[12]`` or ``scan.nii.gz#[12]``."""
     match = _MEMBER.fullmatch(text)
-    location = ImageLocation(text)
-    if match:
-        row = match["row"] or match["image"]
-        location = ImageLocation(
-            match["array"] or match["file"], match["member"] or None, int(row) if row else None
-        )
+    if match is None:
+        return ImageLocation(text)
+    row = match["row"] or match["image"]
+    return ImageLocation(
+        match["array"] or match["file"], match["member"] or None, int(row) if row else None
+    )
+
+
+def _location(text: str) -> ImageLocation:
+    location = split_location(text)
     fault = path_fault(location.file)
     if fault:
         raise ValueError(f"path {quote(location.file)} {fault}")
@@ -679,3 +721,46 @@ def _position(filled: Fields) -> tuple[tuple[float, float] | None, bool]:
     if len(positions) > 1:
         raise ValueError("the position is given both in pixels and in millimetres: give one")
     return positions[0] if positions else (None, False)
+
+
+def _with_slice(declaration: Declaration, case: DeclaredCase) -> DeclaredCase:
+    """As `with_slice`.
+
+    Tables of other images have columns of these names, too: unless the declaration names them, they
+    are used for volumes only.
+
+    Raises:
+        ValueError: They are invalid, or choose a slice twice.
+    """
+    volumes = all(is_volume_name(each.file) for each in case.channels)
+    used = {
+        name: text
+        for name, text in case.choice
+        if volumes or getattr(declaration.columns, name) is not None
+    }
+    if not used:
+        return case
+    if "slice" in used:
+        index = number(used["slice"], "slice")
+        if index < 0 or not index.is_integer():
+            raise ValueError(f"slice {quote(used['slice'])} is not the index of a slice, from 0")
+    if any(each.row is not None for each in case.channels) or ("slice" in used and len(used) > 1):
+        raise ValueError("the slice is given twice: give it in one way")
+    if "slice" in used:
+        channels = tuple(replace(each, row=int(index)) for each in case.channels)
+        return replace(case, channels=channels)
+    missing = next((name for name in _POINT if name not in used), None)
+    if missing is not None:
+        raise ValueError(f"{missing} is empty or missing: give {', '.join(_POINT)}, or none")
+    if case.position is not None:
+        raise ValueError("the position is given in the patient and in the image: give one")
+    if case.masks:
+        raise ValueError("a mask and a position are given: remove one")
+    axes = declaration.images.axes
+    if axes is None:
+        raise ValueError(
+            f'{used["x_mm"]}, {used["y_mm"]}, {used["z_mm"]} mm: write axes = "LPS" (as in DICOM) '
+            f'or "RAS" (as in NIfTI) under [images] in {FILE}, to say where they rise to'
+        )
+    x, y, z = (number(used[name], name) for name in _POINT)
+    return replace(case, point=(x, y, z) if axes == "LPS" else (-x, -y, z))

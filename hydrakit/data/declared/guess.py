@@ -35,6 +35,7 @@ from hydrakit.data.declared.files import (
     describe_files,
     linked_folders,
     list_files,
+    suffix_of,
 )
 from hydrakit.data.declared.images import ImageReader, Picture
 from hydrakit.data.declared.masks import guess_template
@@ -50,6 +51,8 @@ from hydrakit.data.declared.schema import (
 from hydrakit.data.declared.tables import MAX_TABLE_BYTES, may_be_table, read_columns
 from hydrakit.data.identity import names_nobody, normal_name
 from hydrakit.data.safe_paths import open_file, path_fault, resolve_inside
+from hydrakit.data.volumes.formats import open_volume
+from hydrakit.data.volumes.names import is_volume_name
 from hydrakit.errors import DataError, one_line
 from hydrakit.names import is_name
 from hydrakit.storage.tables import label_form
@@ -67,7 +70,10 @@ SPLIT_WORDS = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-SAME_NAME_COLUMNS = ("row", "column", "row_mm", "column_mm", "split", "key")
+POINT_COLUMNS = ("x_mm", "y_mm", "z_mm")
+SAME_NAME_COLUMNS = (
+    *("row", "column", "row_mm", "column_mm", "slice", *POINT_COLUMNS, "split", "key"),
+)
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,7 @@ class _CaseSource:
         labels: Labels of the cases, sorted.
         patients: What the source says of the patients, with their number; empty if nothing.
         member: Name of the array of images in an NPZ with one case per row; None otherwise.
+        columns: Columns of the table of cases; none if there is no table.
     """
 
     lines: tuple[str, ...]
@@ -89,6 +96,7 @@ class _CaseSource:
     labels: tuple[str, ...]
     patients: str
     member: str | None = None
+    columns: frozenset[str] = frozenset()
 
 
 def dataset_name(folder: Path) -> str:
@@ -146,6 +154,7 @@ def guess_declaration(folder: Path, out: Path | None = None) -> str:
             *(f"# Not used: {_comment(reason)}" for reason in unused),
             *_case_lines(folder, images, cases),
             *_channel_lines(folder, images, cases),
+            *_volume_lines(folder, images, cases),
             "",
         ]
     )
@@ -344,6 +353,45 @@ def _channel_lines(folder: Path, images: Sequence[str], cases: _CaseSource) -> l
     return []
 
 
+def _volume_lines(folder: Path, images: Sequence[str], cases: _CaseSource) -> list[str]:
+    """Say how a slice of each volume is chosen, if the cases do not choose one yet."""
+    counts = set()
+    for path in _spread(folder, [name for name in images if is_volume_name(name)]):
+        try:
+            counts.add(open_volume(path).count_slices("axial"))
+        except (OSError, ImageError):  # `datasets check` names each unusable file
+            continue
+    if not counts or counts == {1}:
+        return []
+    least, most = min(counts), max(counts)
+    number = f"{most}" if least == most else f"{least} to {most}"
+    lines = [
+        "",
+        f"# These are volumes of {number} axial slices, of which each case shows one (or 3, as",
+        '# channels, with slices = 3), in another plane with plane = "coronal" or "sagittal".',
+    ]
+    if set(POINT_COLUMNS) <= cases.columns:
+        lines += [
+            "[images]",
+            'axes = "LPS"  # Check: x_mm, y_mm, z_mm as in DICOM; "RAS": as in NIfTI',
+        ]
+    elif "slice" in cases.columns:
+        lines.append("# Check: the column slice counts from 0, in the order of the file.")
+    elif not cases.columns:
+        lines += [
+            "# Check: a case is unusable until its slice is chosen: by mask = ..., by #[N] at the",
+            "# end of pattern (the same of each file), or, in place of pattern, by a table,",
+            '# cases = "cases.csv", with the columns path, label, patient, and slice (from 0), or',
+            "# x_mm, y_mm and z_mm.",
+        ]
+    else:
+        lines += [
+            "# Check: a case is unusable until its slice is chosen: by a column slice (from 0), by",
+            "# x_mm, y_mm and z_mm, by #[N] at the end of its path, or by a mask.",
+        ]
+    return lines
+
+
 def _quoted(text: str) -> str:
     """Quote text as a TOML basic string: as in JSON, but TOML also escapes the DEL character.
 
@@ -376,12 +424,14 @@ def _is_dicom(path: Path) -> bool:
 def _sample_images(folder: Path, images: Sequence[str], cases: _CaseSource) -> list[Picture]:
     """Read a sample of images, spread over the list; skip those that cannot be read."""
     pictures = []
-    row = None if cases.member is None else 0
     with closing(ImageReader(ImageRules())) as reader:
         for path in _spread(folder, images):
             try:
+                row = None if cases.member is None else 0
+                if is_volume_name(path.name):
+                    row = reader.volume(path).count_slices("axial") // 2
                 pictures.append(reader.read(path, cases.member, row))
-            except DataError:  # `datasets check` names each unusable file
+            except (OSError, DataError):  # `datasets check` names each unusable file
                 continue
     return pictures
 
@@ -414,7 +464,7 @@ def _from_folders(images: Sequence[str]) -> _CaseSource | None:
     pattern = [names.get(level) or _literal(folders) for level, folders in enumerate(levels)]
     if deeper:
         pattern.append("**")
-    endings = {Path(name).suffix for name in images}
+    endings = {suffix_of(name) for name in images}
     pattern.append(f"*{endings.pop()}" if len(endings) == 1 else "*")
     tables = _splits([] if split is None else list(levels[split]))
     lines = [f"pattern = {_quoted('/'.join(pattern))}"]
@@ -678,7 +728,9 @@ def _from_columns(
     patients = ""
     if "patient" in chosen:
         patients = _patient_line(f"the column {chosen['patient']}", columns[chosen["patient"]])
-    return _CaseSource(source, tuple(tables), task, labels, patients, fixed.get("image"))
+    return _CaseSource(
+        source, tuple(tables), task, labels, patients, fixed.get("image"), frozenset(columns)
+    )
 
 
 def _match_columns(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from hydrakit.data.declared.patterns import PLACE
+from hydrakit.data.volumes.names import stem_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +31,7 @@ def guess_template(masks: Mapping[str, str]) -> str | None:
     templates: Counter[str] = Counter()
     for mask, image in masks.items():
         path, name = PurePosixPath(image), PurePosixPath(mask).name
-        stem, folder = _stem(path.name), str(PurePosixPath(mask).parent)
+        stem, folder = stem_of(path.name), str(PurePosixPath(mask).parent)
         if not name.startswith(stem) or set(mask) & set("{}*"):
             continue
         end = re.sub(
@@ -62,7 +63,7 @@ class MaskFinder:
             parts: Texts of the parts of the pattern.
         """
         path = PurePosixPath(image.partition("#")[0])
-        texts = {**parts, "folder": str(path.parent), "stem": _stem(path.name)}
+        texts = {**parts, "folder": str(path.parent), "stem": stem_of(path.name)}
         folder, _, name = self._template.rpartition("/")
         folder = PLACE.sub(lambda match: texts[match[1]], folder)
         expression = ""
@@ -78,11 +79,6 @@ class MaskFinder:
             return sorted(each.name for each in (self._root / folder).iterdir())
         except OSError:  # no such folder: its images have no masks
             return []
-
-
-def _stem(name: str) -> str:
-    """The name of a file without its suffix: ``.nii.gz`` is one."""
-    return name[: -len(".nii.gz")] if name.lower().endswith(".nii.gz") else PurePosixPath(name).stem
 
 
 @dataclass(frozen=True)

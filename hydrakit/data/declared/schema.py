@@ -29,6 +29,7 @@ from pydantic import (
 
 from hydrakit.data.declared.patterns import check_template, compile_pattern, part_names
 from hydrakit.data.safe_paths import ORDINARY, is_ordinary, join_names, open_file, path_fault, quote
+from hydrakit.data.volumes.names import Plane
 from hydrakit.errors import DataError, unknown
 from hydrakit.hooks import ChannelRule, FieldOfView, NamedNormalise, Normalise, Task, Window
 from hydrakit.rounds import FlipAxis
@@ -42,6 +43,7 @@ MAX_LINE = 10_000  # characters: tomllib's time is quadratic in the length of a 
 MAX_CLASS = 60
 MAX_MASK_VIEW = 20.0  # times the lesion: more is the whole image
 UNKNOWN = ""  # target of a label that means "unknown"
+MAX_SLICES = 63  # of a volume, as the channels of an image
 NO_DEFAULT = ("default", None)
 SPLIT = "{split}"
 NONE = "none"  # multi-label: none of the labels is present
@@ -125,10 +127,27 @@ class ImageRules(_Table):
     rescale: bool | None = None
     """DICOM: true applies RescaleSlope and RescaleIntercept, or a modality LUT (CT: Hounsfield
     units), and a file without them is unusable; false keeps the stored values. Without this key,
-    they are applied wherever a file has them."""
+    they are applied wherever a file has them. NIfTI: the same for scl_slope and scl_inter."""
     window: Annotated[GreyWindow | Literal["file"] | None, WrapValidator(_check_window)] = None
     """[centre, width]: maps these grey values to 0 to 255 and clips the others (DICOM PS3.3,
     C.11.2.1.2). "file": DICOM: applies the file's own first window or VOI LUT."""
+    plane: Plane = "axial"
+    """Volumes (NIfTI, NRRD, MetaImage): the plane of the slices, by the nearest axis of the volume.
+    A volume with one slice shows this slice, whatever its plane is."""
+    slices: Annotated[int, Field(ge=1, le=MAX_SLICES)] = 1
+    """Volumes: number of neighbouring slices around the chosen one, which become channels; odd.
+    They are in the direction to the left, the back or the head; beyond the ends of the volume, its
+    last slice is repeated."""
+    axes: Literal["LPS", "RAS"] | None = None
+    """Volumes: where `x_mm`, `y_mm` and `z_mm` rise to: left, posterior and superior (as in DICOM,
+    ITK, 3D Slicer's files), or right, anterior and superior (as in NIfTI). Required with them."""
+
+    @field_validator("slices")
+    @classmethod
+    def _is_odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError(f"{value} slices have no middle one: give an odd number")
+        return value
 
     @model_validator(mode="after")
     def _has_grey(self) -> Self:
@@ -150,8 +169,8 @@ class Columns(_Table):
     path: FilledText | None = None
     """Table: path of the image, relative to `root`, or its name there without folders or suffix, if
     only one file has it; several paths, separated by `;`, become channels. A member of an NPZ is
-    `file.npz#member`, one row of a member `file.npz#member[12]`, one page of a TIFF or frame
-    of a DICOM image `file.dcm#[12]`."""
+    `file.npz#member`, one row of a member `file.npz#member[12]`, one page of a TIFF, frame
+    of a DICOM image or slice of a volume `file.dcm#[12]`."""
     image: FilledText | None = None
     """NPZ: array of images, one case per row. `{split}` in the names of the arrays stands for the
     names of the splits: image = "{split}_images"."""
@@ -172,6 +191,16 @@ class Columns(_Table):
     """Position in millimetres, down from the centre of the upper left pixel."""
     column_mm: FilledText | None = None
     """Position in millimetres, to the right of the centre of the upper left pixel."""
+    slice: FilledText | None = None
+    """Volumes: index of the slice, from 0, in the order of the file. (Files of other kinds only if
+    this key names the column: then as `#[12]` in the path.)"""
+    x_mm: FilledText | None = None
+    """Volumes: position in the patient in millimetres, in the direction that `images.axes` states.
+    With `y_mm` and `z_mm`, it chooses the slice, and is the position in it."""
+    y_mm: FilledText | None = None
+    """Volumes: see `x_mm`."""
+    z_mm: FilledText | None = None
+    """Volumes: see `x_mm`."""
     split: FilledText | None = None
     """Split of the case: train, val or test."""
     box_left: FilledText | None = None
@@ -395,6 +424,8 @@ class Declaration(_Table):
         if self.columns != Columns() or self.label_columns:
             name = "columns" if self.columns != Columns() else "label_columns"
             raise ValueError(f"{name}: only a table of cases has columns: remove them")
+        if self.images.axes is not None:
+            raise ValueError("images.axes: only a table of cases has positions: remove it")
         if self.merge_rows:
             raise ValueError("merge_rows: only a table has rows: remove it")
         if self.subgroups:
