@@ -115,6 +115,7 @@ class _Fingerprint:
     finding: str | None
     centre: tuple[float, float] | None
     spacing: tuple[float, float] | None
+    extent: tuple[float, float] | None
     split: str | None
     facts: Mapping[str, str | float]
     subgroups: Mapping[str, str]

@@ -437,6 +437,8 @@ def test_a_column_for_each_class(tmp_path: Path) -> None:
         png(folder / f"{number}.png")
     labels = [(1, 0, 1), (0, None, None), (1, None, None), None, (0, 1, 0)]
     assert [sample.label for sample in samples(folder)] == labels
+    declare(folder, toml, table.replace(",", ";").replace(".0", ",0"))  # as a spreadsheet writes it
+    assert [sample.label for sample in samples(folder)] == labels
     declare(folder, toml, table.replace("-1.0,,unclear", ",,unclear"))
     refused(folder, "line 4", "label 'b': is empty", '"" = "" (unknown) or "" = "0" (absent)')
     for meaning, third, fourth in (("", (1, None, None), None), ("0", (1, 0, None), (0, 0, 0))):
