@@ -131,8 +131,8 @@ def find_sheets(
     if not sheets:
         raise DataError(
             f"{root}: no LUNGx nodule sheet below it: put CalibrationSet_NoduleData.xlsx, "
-            "TestSet_NoduleData_PublicRelease_wTruth.xlsx, or their .csv exports there"
-            f"{unpack_hint(listed)}"
+            "TestSet_NoduleData_PublicRelease_wTruth.xlsx, or their .csv exports there "
+            f"(https://doi.org/10.7937/K9/TCIA.2015.UZLSU3FL){unpack_hint(listed)}"
         )
     by_kind = {each: [s for s in sheets if s.kind == each] for each in SETS.values()}
     if kind is not None and not by_kind[kind]:

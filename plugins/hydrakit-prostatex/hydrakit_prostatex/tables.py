@@ -15,6 +15,7 @@ from hydrakit.errors import DataError
 from hydrakit.storage.files import read_whole, reason
 from hydrakit.storage.tables import read_table
 
+PAGE = "https://doi.org/10.7937/K9TCIA.2017.MURS5CL"  # of the collection
 Position = tuple[float, float, float]
 # All three identify a finding: fid repeats, at other positions, in three patients. Tables may write
 # one number in several ways, so they are joined by its value.
@@ -204,8 +205,8 @@ def find_table(files: Iterable[Path], name: str, root: Path) -> Path:
     tables = [path for path in listed if path.name.casefold() == name.casefold()]
     if not tables:
         raise DataError(
-            f"{root}: no {name} below it: put the two tables of the lesion information there "
-            f"(unpacked){unpack_hint(listed)}"
+            f"{root}: no {name} below it: put the two tables of the lesion information there, "
+            f"unpacked ({PAGE}){unpack_hint(listed)}"
         )
     try:
         differs = next((p for p in tables[1:] if p.read_bytes() != tables[0].read_bytes()), None)
