@@ -25,11 +25,12 @@ from hydrakit.data.declared.adapter import load_declared
 from hydrakit.data.declared.arrays import ImageError
 from hydrakit.data.declared.guess import guess_declaration
 from hydrakit.data.declared.images import ImageReader, Picture
+from hydrakit.data.declared.masks import Lesion
 from hydrakit.data.declared.schema import ImageRules
 from hydrakit.data.dicom.geometry import OTHER_POSITION, alignment_fault
 from hydrakit.data.volumes.formats import open_volume
 from hydrakit.data.volumes.voxels import Voxels, inflate
-from hydrakit.hooks import NoOptions, Remark, Sample
+from hydrakit.hooks import NoOptions, Remark, Sample, Unusable
 
 SHAPE = (2, 3, 4)
 VALUES = np.arange(24, dtype=np.int16).reshape(SHAPE) * 100 - 900
@@ -748,3 +749,36 @@ def test_a_draft_for_class_folders_of_volumes(tmp_path: Path) -> None:
     assert 'axes = "LPS"' in text
     (folder / "dataset.toml").write_text(text)
     assert len(samples(folder)) == 4
+
+
+def test_masks_of_a_dataset_choose_the_slice_and_the_position(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    toml = (
+        'classes = ["a", "b"]\nfield_of_view = { mask = 2.0 }\npattern = "{label}/*.nii.gz"\n'
+        'mask = "{folder}/{stem}_seg.nii.gz"\n'
+    )
+    declare(folder, toml)
+    (folder / "a").mkdir()
+    rng = np.random.default_rng(1)
+    values = rng.integers(0, 1000, (9, 8, 5)).astype(np.int16)
+    inside = np.zeros(values.shape, np.uint8)
+    inside[2:5, 3:7, 3] = 1
+    inside[2:4, 3:5, 1] = 1
+    for name, voxels in (("x", values), ("x_seg", inside), ("y", values)):
+        by_nibabel(folder / "a" / f"{name}.nii.gz", voxels)
+    by_nibabel(folder / "a" / "z.nii.gz", values)
+    by_nibabel(folder / "a" / "z_seg.nii.gz", inside * 0)
+    first, second, third = read_declared(folder)
+    assert isinstance(first, Sample)
+    chosen = read(folder / "a" / "x.nii.gz", 3)
+    np.testing.assert_array_equal(first.image, chosen.pixels)
+    seen = read(folder / "a" / "x_seg.nii.gz", 3).pixels[0] != 0
+    assert (first.centre, first.extent) == (Lesion.of(seen).centre, Lesion.of(seen).extent)
+    assert {path.name for path in first.source} == {"x.nii.gz", "x_seg.nii.gz"}
+    assert isinstance(second, Unusable)
+    assert isinstance(third, Unusable)
+    assert third.reason == "its mask is empty, so that it chooses no slice"
+    # A slice that is chosen keeps its place, and has the mask of that slice.
+    declare(folder, toml.replace("*.nii.gz", "x.nii.gz#[1]"))
+    (case,) = read_declared(folder)
+    assert (case.extent, case.image.shape) == ((2, 2), first.image.shape)

@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING
 from hydrakit.data.declared.schema import FILE, SPLIT, Declaration, parse_declaration
 from hydrakit.data.identity import names_nobody
 from hydrakit.data.safe_paths import quote, resolve_inside
+from hydrakit.data.volumes.names import is_volume_name
 from hydrakit.errors import DataError, command_line
 from hydrakit.hooks import DatasetAdapter, NoOptions, Remark, Sample, Unusable
 from hydrakit.names import NAME_PATTERN, is_name
 from hydrakit.storage.paths import default_data
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from hydrakit.data.declared.cases import DeclaredCase
     from hydrakit.data.declared.images import ImageReader, Picture
     from hydrakit.data.declared.masks import Lesion
@@ -339,6 +343,7 @@ def read_case(
     from hydrakit.data.padding import concatenate
 
     try:
+        case, mask = _slice_of_mask(declaration, case, root, reader)
         pictures, paths = _read_pictures(case, root, reader, follow=declaration.follow_links)
     except ImageError as error:
         return Unusable(key=case.key, reason=error.reason)
@@ -349,11 +354,13 @@ def read_case(
             "millimetres need: add spacing = [row, column] in millimetres"
         )
     image = concatenate([picture.pixels for picture in pictures])
+    if mask is not None:  # which slice is read depends on it
+        paths += _mask_paths(declaration, case, root)
     named = [location.row is not None for location in case.channels]
     if any(p.facts.get("frames") and not name for p, name in zip(pictures, named, strict=True)):
         noticed.animated.append(case.key)
     try:
-        lesion = _find_lesion(declaration, case, root, image.shape[1:], noticed)
+        lesion = _find_lesion(declaration, case, root, image.shape[1:], noticed, mask=mask)
     except ImageError as error:
         return Unusable(key=case.key, reason=error.reason)
     centre = lesion.centre if lesion else pictures[0].centre or case.position
@@ -423,14 +430,79 @@ def _read_pictures(
     return pictures, paths
 
 
+def _mask_paths(declaration: Declaration, case: DeclaredCase, root: Path) -> list[Path]:
+    """The files of the masks of a case.
+
+    Raises:
+        ImageError: One cannot be opened.
+        DataError: One leads out of the root.
+    """
+    from hydrakit.data.declared.arrays import ImageError
+
+    follow = declaration.follow_links
+    try:
+        return [resolve_inside(root, mask, follow=follow) for mask in case.masks or ()]
+    except OSError as error:
+        reason = error.strerror or "a loop of links"
+        image = root / case.channels[0].file
+        raise ImageError(image, f"its mask cannot be opened ({reason})") from None
+
+
+def _slice_of_mask(
+    declaration: Declaration, case: DeclaredCase, root: Path, reader: ImageReader
+) -> tuple[DeclaredCase, NDArray[np.bool_] | None]:
+    """Choose the slice of a volume in which its masks are largest, unless the case chooses one.
+
+    Returns:
+        The case with this slice, and the mask in it; the case alone if it has no masks of a volume.
+
+    Raises:
+        ImageError: A file cannot be read, or a mask is empty or does not fit its volume.
+        DataError: A file leads out of the root.
+    """
+    import numpy as np
+
+    from hydrakit.data.declared.arrays import ImageError
+
+    first = case.channels[0]
+    if not case.masks or not is_volume_name(first.file):
+        return case, None
+    try:
+        path = resolve_inside(root, first.file, follow=declaration.follow_links)
+    except OSError:  # `_read_pictures` says that it is missing
+        return case, None
+    masks = [reader.volume(each) for each in _mask_paths(declaration, case, root)]
+    found = reader.volume(path).mask_slice(masks, plane=declaration.images.plane, index=first.row)
+    if found is None and first.row is None:
+        raise ImageError(path, "its mask is empty, so that it chooses no slice")
+    if found is None:
+        return case, np.zeros((1, 1), np.bool_)
+    index, mask = found
+    channels = (
+        replace(each, row=index) if each.row is None and is_volume_name(each.file) else each
+        for each in case.channels
+    )
+    return replace(case, channels=tuple(channels)), mask
+
+
 def _find_lesion(
     declaration: Declaration,
     case: DeclaredCase,
     root: Path,
     size: tuple[int, int],
     noticed: Noticed,
+    *,
+    mask: NDArray[np.bool_] | None,
 ) -> Lesion | None:
     """Find the lesion of a case in its masks; None if it is used without one.
+
+    Args:
+        declaration: Declaration of the dataset.
+        case: The case.
+        root: Resolved folder of its files.
+        size: Height and width of its image.
+        noticed: Gets the key of a case without a mask.
+        mask: Its mask, if it is that of a slice of a volume.
 
     Raises:
         ImageError: The case has no mask, or an empty one, or one that cannot be read.
@@ -444,12 +516,10 @@ def _find_lesion(
         return Lesion(case.position, case.extent)
     if case.masks is None and declaration.field_of_view.mask is None:
         return None
-    try:
-        paths = [resolve_inside(root, mask) for mask in case.masks or ()]
-    except OSError as error:
-        reason = error.strerror or "a loop of links"
-        raise ImageError(image, f"its mask cannot be opened ({reason})") from None
-    lesion = Lesion.of(read_masks(paths, size)) if paths else None
+    paths = _mask_paths(declaration, case, root)
+    if mask is None and paths:
+        mask = read_masks(paths, size)
+    lesion = None if mask is None else Lesion.of(mask)
     if lesion is None:
         noticed.no_mask.append(case.key)
         if declaration.no_mask is None:
