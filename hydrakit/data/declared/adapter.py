@@ -153,6 +153,19 @@ def read_declared(
         )
 
 
+def list_declared(folder: Path) -> tuple[Declaration, tuple[DeclaredCase, ...]]:
+    """Return the declaration in a folder, and its cases, without reading an image.
+
+    Raises:
+        DataError: The declaration, its table or a case is invalid.
+    """
+    from hydrakit.data.declared.cases import list_cases
+
+    declaration, _ = parse_declaration(folder / FILE)
+    root, tables = _files_root(declaration, folder), _tables(declaration, folder)
+    return declaration, list_cases(declaration, root, tables=tables).cases
+
+
 def declared_datasets(data: Path | None, roots: Mapping[str, Path]) -> dict[str, DatasetAdapter]:
     """Return the datasets declared directly below the data folder and in the roots, by name.
 
@@ -434,7 +447,8 @@ def _find_lesion(
     except OSError as error:
         reason = error.strerror or "a loop of links"
         raise ImageError(image, f"its mask cannot be opened ({reason})") from None
-    lesion = Lesion.of(read_masks(paths, size)) if paths else None
+    fitting = declaration.match == "folder"
+    lesion = Lesion.of(read_masks(paths, size, fitting=fitting)) if paths else None
     if lesion is None:
         noticed.no_mask.append(case.key)
         if declaration.no_mask is None:

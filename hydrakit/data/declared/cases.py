@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from hydrakit.data.declared.arrays import MAX_COLUMN_BYTES, ImageError, member_names, open_array
-from hydrakit.data.declared.by_name import match_names
+from hydrakit.data.declared.by_name import FolderImages, match_names
 from hydrakit.data.declared.coco import SUFFIX as COCO
 from hydrakit.data.declared.coco import coco_table
 from hydrakit.data.declared.columns import SUBGROUP, find_columns, has_columns, remarks_on_columns
@@ -180,6 +180,12 @@ def list_cases(declaration: Declaration, root: Path, *, tables: Sequence[TableFi
             'patient of its own) or "above" (that of the row above, as in merged cells of a '
             "spreadsheet)"
         )
+    if declaration.match == "folder":
+        images = FolderImages(root, follow=declaration.follow_links)
+        cases = [
+            _in_folders(case, images, where) for case, (where, _) in zip(cases, rows, strict=True)
+        ]
+        named = []
     matched, more = match_names(root, named, follow=declaration.follow_links)
     cases = [at_matched(case, matched) for case in cases]
     if declaration.mask:
@@ -203,6 +209,18 @@ def at_matched(case: DeclaredCase, matched: Mapping[str, str]) -> DeclaredCase:
     channels = (replace(each, file=matched.get(each.file, each.file)) for each in case.channels)
     masks = None if case.masks is None else tuple(matched.get(each, each) for each in case.masks)
     return replace(case, channels=tuple(channels), masks=masks)
+
+
+def _in_folders(case: DeclaredCase, images: FolderImages, where: str) -> DeclaredCase:
+    """A case with the images in the folders that its paths name."""
+    try:
+        channels = tuple(replace(each, file=images.only(each.file)) for each in case.channels)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
+    masks = None
+    if case.masks is not None:
+        masks = tuple(mask for path in case.masks for mask in images.find(path) or [path])
+    return replace(case, channels=channels, masks=masks)
 
 
 def _remarks_on_labels(respelt: Sequence[tuple[str, str]]) -> Iterator[Remark]:

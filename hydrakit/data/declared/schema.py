@@ -235,6 +235,10 @@ class Declaration(_Table):
     """The table of cases, with one case per row: a .csv, .tsv, .txt or .xlsx, or annotations in the
     COCO format (.json), beside this file or under `root`; or an NPZ under `root` whose arrays are
     the columns. `{split}.csv` are the tables of several splits. Either this or `pattern`."""
+    match: Literal["folder"] | None = None
+    """"folder": only the last folder of a path in the table counts: `a/b/SERIES/1.dcm` is the image
+    in the folder SERIES, wherever that is. In the column of masks, it means all images there that
+    have the size of the image."""
     merge_rows: bool = False
     """Rows of a table with one key (without this column, one path) are one case, which must agree:
     its box is that around the boxes of all, and its masks are united."""
@@ -366,6 +370,8 @@ class Declaration(_Table):
             raise ValueError("columns: only a table of cases has columns: remove them")
         if self.merge_rows:
             raise ValueError("merge_rows: only a table has rows: remove it")
+        if self.match is not None:
+            raise ValueError("match: only a table has paths: remove it")
         if self.subgroups:
             raise ValueError("subgroups: only a table of cases has columns for them: remove them")
         for table, part in (("labels", "label"), ("splits", "split")):
@@ -386,6 +392,8 @@ class Declaration(_Table):
             )
         if self.merge_rows and other == "path":
             raise ValueError("merge_rows: only a table has rows: remove it")
+        if self.match is not None and other == "path":
+            raise ValueError("match: only a table has paths: remove it")
         if "{" in cases or "}" in cases:
             if other == "path" or part_names(cases) != ["split"]:
                 raise ValueError(
