@@ -220,7 +220,11 @@ def test_what_cannot_be_guessed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "remedy"),
-    [("1.svs", "1 .svs: save the regions"), ("a.zip", "unpack it"), ("1.nii.gz", "slices")],
+    [
+        ("1.svs", "1 .svs: save the regions"),
+        ("a.zip", "unpack the ZIP archive: python -m zipfile -e"),
+        ("1.nii.gz", "slices"),
+    ],
 )
 def test_a_folder_without_readable_images_is_described(
     tmp_path: Path, name: str, remedy: str

@@ -130,11 +130,11 @@ CBIS = Layout(
     [
         Case(
             cut("Mass-Training_P_00001_LEFT_CC_1", "1.3.2"),
-            *("malignant", "P_00001", "train", (3.5, 3.5)),
+            *("malignant", "P_00001", None, (3.5, 3.5)),
         ),
         Case(
             cut("Mass-Training_P_00001_LEFT_CC_2", "1.3.3"),
-            *("benign", "P_00001", "train", (11.5, 11.5)),
+            *("benign", "P_00001", None, (11.5, 11.5)),
         ),
         Case(
             cut("Mass-Test_P_00016_RIGHT_MLO_1", "1.3.5"),
@@ -312,7 +312,9 @@ def medmnist(name: str) -> Layout:
         for split in ("train", "val", "test")
         for row in range(classes)
     ]
-    return Layout("", make, [Case(key, label(row), key, split) for key, split, row in keys])
+    used = declared.splits != dict.fromkeys(("train", "val", "test"), "")
+    cases = [Case(key, label(row), key, split if used else None) for key, split, row in keys]
+    return Layout("", make, cases)
 
 
 LAYOUTS = {
@@ -396,8 +398,7 @@ def test_a_declaration_states_what_people_need(name: str) -> None:
     assert one.patients
     assert one.pitfalls
     assert all(len(line) <= 120 for line in text.splitlines() if line.startswith("#"))
-    if one.classes and one.splits:
-        assert sum(one.classes.values()) == sum(one.splits.values())
+    assert set(one.classes) <= set(declared.classes)
 
 
 def test_the_sets_are_listed_and_described() -> None:
@@ -521,3 +522,12 @@ def test_real_patches_of_lidc(tmp_path: Path, shared_data: Path) -> None:
     counts = ", ".join(f"{name} {number:,} of {number:,}" for name, number in one.classes.items())
     assert f"classes: {counts}\n" in printed
     assert "missing" not in printed
+
+
+def test_a_split_that_the_dataset_does_not_mean(tmp_path: Path) -> None:
+    toml = BY_FOLDER.replace('match = "folder"\n', '[splits]\ndevelopment = ""\nexam = "test"\n')
+    csv = "path,label,split\na.png,benign,development\nb.png,malignant,exam\nc.png,benign,\n"
+    folder = declare(tmp_path / "mine", toml, csv)
+    for name in "abc":
+        png(folder / f"{name}.png")
+    assert [case.split for case in samples(folder)] == [None, "test", None]

@@ -81,7 +81,7 @@ class StartMetadata(Frozen):
         match: How the tensors match the body.
         trained_on: Datasets that trained them, in order.
         cases: Images that trained them; None if unknown.
-        lineage: As in `StartTensors`.
+        lineage: The trainings that led to them, the oldest first, their own last.
         digest: Digest of the tensors.
     """
 

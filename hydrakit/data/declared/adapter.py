@@ -348,7 +348,8 @@ def read_case(
             "millimetres need: add spacing = [row, column] in millimetres"
         )
     image = concatenate([picture.pixels for picture in pictures])
-    if any(p.facts.get("frames") for p in pictures) and not any(at.row for at in case.channels):
+    named = [location.row is not None for location in case.channels]
+    if any(p.facts.get("frames") and not name for p, name in zip(pictures, named, strict=True)):
         noticed.animated.append(case.key)
     try:
         lesion = _find_lesion(declaration, case, root, image.shape[1:], noticed)

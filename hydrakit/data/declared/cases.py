@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from hydrakit.data.archives import unpack_hint
 from hydrakit.data.declared.arrays import MAX_COLUMN_BYTES, ImageError, member_names, open_array
 from hydrakit.data.declared.by_name import FolderImages, match_names
 from hydrakit.data.declared.coco import SUFFIX as COCO
@@ -20,6 +21,7 @@ from hydrakit.data.declared.masks import Lesion, MaskFinder
 from hydrakit.data.declared.patterns import match_files
 from hydrakit.data.declared.schema import (
     FILE,
+    NO_SPLIT,
     NONE,
     SPLIT,
     UNKNOWN,
@@ -168,9 +170,10 @@ def list_cases(declaration: Declaration, root: Path, *, tables: Sequence[TableFi
             named += [(where, file) for file in files_of(case)]
     if not cases:
         source = f"pattern {declaration.pattern!r}" if declaration.pattern else declaration.cases
+        files = [name for name in list_files(root, tolerant=True) if name != FILE]
         raise DataError(
             f"{root}: {source} yields no case: compare it with the files in the folder (there are "
-            f"{describe_files(name for name in list_files(root, tolerant=True) if name != FILE)})"
+            f"{describe_files(files)}){unpack_hint(root / name for name in files)}"
         )
     if 0 < len(unnamed) < len(cases) and declaration.empty_patient is None:
         raise DataError(
@@ -647,9 +650,12 @@ def _class(declaration: Declaration, name: str) -> int:
 def _split(declaration: Declaration, text: str | None) -> SplitName | None:
     if text is None:
         return None
+    meant = declaration.splits.get(text, text)
+    if meant == NO_SPLIT:
+        return None
     names: tuple[SplitName, ...] = get_args(SplitName)
     for split in names:
-        if declaration.splits.get(text, text) == split:
+        if meant == split:
             return split
     raise ValueError(
         f"split {quote(text)} is none of {', '.join(names)}: correct it, or map it under [splits] "

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hydrakit.data.archives import unpack_hint
 from hydrakit.data.declared.adapter import MissingSpacingError, Noticed, read_case
 from hydrakit.data.declared.by_name import match_names
 from hydrakit.data.declared.cases import (
@@ -92,7 +93,8 @@ class GivenReader:
     Args:
         classes: Classes of the model, which labels of a table or of a pattern are among.
         task: Task of the model.
-        colour: Whether colour images have three channels; otherwise one, the luminance.
+        colour: Whether an image in one file has three channels, as colours have; otherwise it has
+            one, the luminance, as each of several files that are joined has.
         spacing: Pixel spacing of all files that do not state theirs.
         masks: Whether the model sees the lesion in a mask, so that each image needs one.
     """
@@ -150,9 +152,10 @@ class GivenReader:
         declaration = self.declaration
         if given.spacing is not None:
             declaration = declaration.model_copy(update={"spacing": given.spacing})
+        images = self._images(is_joined=len(case.channels) > 1)
         try:
             sample = read_case(
-                declaration, case, where=key, root=root, reader=self._images(), noticed=Noticed()
+                declaration, case, where=key, root=root, reader=images, noticed=Noticed()
             )
         except MissingSpacingError:
             return Unusable(key=key, reason=NO_SPACING)
@@ -163,12 +166,14 @@ class GivenReader:
         for each in self._opened:
             each.close()
 
-    def _images(self) -> ImageReader:
+    def _images(self, *, is_joined: bool) -> ImageReader:
         """The reader of this thread: it keeps an array file open."""
-        if not hasattr(self._local, "images"):
-            self._local.images = ImageReader(self.declaration.images)
-            self._opened.append(self._local.images)
-        images: ImageReader = self._local.images
+        name = "joined" if is_joined else "single"
+        if not hasattr(self._local, name):
+            reader = ImageReader(ImageRules() if is_joined else self.declaration.images)
+            setattr(self._local, name, reader)
+            self._opened.append(reader)
+        images: ImageReader = getattr(self._local, name)
         return images
 
 
@@ -216,7 +221,7 @@ def images_in_folder(folder: Path, reader: GivenReader, *, pattern: str | None) 
     if not images:
         raise DataError(
             f"{folder}: holds no image ({describe_files(listed)}): give files that end in "
-            f"{', '.join(SUFFIXES)}, or DICOM"
+            f"{', '.join(SUFFIXES)}, or DICOM{unpack_hint(folder / name for name in listed)}"
         )
     notes = []
     links = linked_folders(root)

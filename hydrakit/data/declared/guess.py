@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hydrakit.data.archives import unpack_hint
 from hydrakit.data.declared.arrays import (
     MAX_COLUMN_BYTES,
     ImageError,
@@ -151,9 +152,11 @@ def _no_image_error(folder: Path, files: Sequence[str]) -> DataError:
         for suffix, remedy in OTHER_SUFFIXES.items()
         if any(name.lower().endswith(suffix) for name in files)
     }
+    hint = unpack_hint(folder / name for name in files).removeprefix("; ")
+    remedy = hint or next(iter(remedies), "give a folder of images")
     return DataError(
         f"{folder}: holds no image that hydrakit reads ({', '.join(SUFFIXES)}, or DICOM), but "
-        f"{describe_files(files)}: {next(iter(remedies), 'give a folder of images')}"
+        f"{describe_files(files)}: {remedy}"
     )
 
 

@@ -40,6 +40,7 @@ MAX_BYTES = 2**17
 MAX_LINE = 10_000  # characters: tomllib's time is quadratic in the length of a dotted key
 MAX_CLASS = 60
 MAX_MASK_VIEW = 20.0  # times the lesion: more is the whole image
+NO_SPLIT = ""  # target of a split that the dataset does not mean
 UNKNOWN = ""  # target of a label that means "unknown"
 NO_DEFAULT = ("default", None)
 SPLIT = "{split}"
@@ -114,8 +115,8 @@ class ImageRules(_Table):
     """How files become channels."""
 
     colour: Literal["luma", "channels"] = "luma"
-    """PNG, JPEG and TIFF: "luma" converts every image to grey (ITU-R BT.601), "channels" gives
-    three channels, red, green and blue. Transparency is dropped."""
+    """PNG, JPEG, TIFF and DICOM: "luma" converts every image to grey (ITU-R BT.601), "channels"
+    gives three channels, red, green and blue. Transparency is dropped."""
     channels: Literal["first", "last"] | None = None
     """NPY and NPZ arrays with three dimensions: which dimension holds the channels. Without it, a
     first or last dimension of 1, 3 or 4 holds them if the others are at least four times as long
@@ -148,7 +149,8 @@ class Columns(_Table):
     path: FilledText | None = None
     """Table: path of the image, relative to `root`, or its name there without folders or suffix, if
     only one file has it; several paths, separated by `;`, become channels. A member of an NPZ is
-    `file.npz#member`, one row of a member `file.npz#member[12]`."""
+    `file.npz#member`, one row of a member `file.npz#member[12]`, one page of a TIFF or frame
+    of a DICOM image `file.dcm#[12]`."""
     image: FilledText | None = None
     """NPZ: array of images, one case per row. `{split}` in the names of the arrays stands for the
     names of the splits: image = "{split}_images"."""
@@ -265,8 +267,9 @@ class Declaration(_Table):
     labels: dict[str, str] = Field(default_factory=dict)
     """Maps labels of the data to classes; "" means that the label is unknown. Case, blanks and the
     decimals of whole numbers make no difference, unless two keys or classes differ in them."""
-    splits: dict[str, SplitName] = Field(default_factory=dict)
-    """Maps split names of the data to train, val or test."""
+    splits: dict[str, SplitName | Literal[""]] = Field(default_factory=dict)
+    """Maps split names of the data to train, val or test; "" means that hydrakit chooses the split.
+    """
     images: ImageRules = Field(default_factory=ImageRules)
     """How files become channels."""
     channels: ChannelRule | None = None

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from hydrakit.data.archives import unpack_hint
 from hydrakit.data.safe_paths import quote
 from hydrakit.errors import DataError
 from hydrakit.storage.tables import Table
@@ -119,7 +120,8 @@ def find_sheets(
         DataError: A requested set has no sheet, a sheet cannot be read, or two sheets of one set
             disagree on a label.
     """
-    tables = [path for path in files if is_table(path)]
+    listed = list(files)
+    tables = [path for path in listed if is_table(path)]
     requested = [name.strip() for name in names.split(",") if name.strip()]
     for name in requested:
         if all(path.name != name for path in tables):
@@ -129,7 +131,8 @@ def find_sheets(
     if not sheets:
         raise DataError(
             f"{root}: no LUNGx nodule sheet below it: put CalibrationSet_NoduleData.xlsx, "
-            "TestSet_NoduleData_PublicRelease_wTruth.xlsx, or their .csv exports there"
+            "TestSet_NoduleData_PublicRelease_wTruth.xlsx, or their .csv exports there "
+            f"(https://doi.org/10.7937/K9/TCIA.2015.UZLSU3FL){unpack_hint(listed)}"
         )
     by_kind = {each: [s for s in sheets if s.kind == each] for each in SETS.values()}
     if kind is not None and not by_kind[kind]:

@@ -8,12 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hydrakit.data.archives import unpack_hint
 from hydrakit.data.identity import normal_name
 from hydrakit.data.safe_paths import quote
 from hydrakit.errors import DataError
 from hydrakit.storage.files import read_whole, reason
 from hydrakit.storage.tables import read_table
 
+PAGE = "https://doi.org/10.7937/K9TCIA.2017.MURS5CL"  # of the collection
 Position = tuple[float, float, float]
 # All three identify a finding: fid repeats, at other positions, in three patients. Tables may write
 # one number in several ways, so they are joined by its value.
@@ -199,11 +201,12 @@ def find_table(files: Iterable[Path], name: str, root: Path) -> Path:
     Raises:
         DataError: There is no such table, or there are several that differ.
     """
-    tables = [path for path in files if path.name.casefold() == name.casefold()]
+    listed = list(files)
+    tables = [path for path in listed if path.name.casefold() == name.casefold()]
     if not tables:
         raise DataError(
-            f"{root}: no {name} below it: put the two tables of the lesion information there "
-            "(unpacked)"
+            f"{root}: no {name} below it: put the two tables of the lesion information there, "
+            f"unpacked ({PAGE}){unpack_hint(listed)}"
         )
     try:
         differs = next((p for p in tables[1:] if p.read_bytes() != tables[0].read_bytes()), None)
