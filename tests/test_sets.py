@@ -471,10 +471,12 @@ def test_a_folder_with_several_images_is_refused(tmp_path: Path) -> None:
     csv = "path,label\na/SERIES/000000.dcm,benign\na/OTHER/000000.dcm,malignant\n"
     folder = declare(tmp_path / "mine", BY_FOLDER, csv)
     png(folder / "x" / "SERIES" / "1-1.png")
-    png(folder / "y" / "OTHER" / "1-2.png", value=50)
+    png(folder / "y" / "MG_OTHER" / "1-2.png", value=50)
     assert [case.image.max() for case in samples(folder)] == [100, 50]
-    png(folder / "z" / "OTHER" / "1-3.png")
-    refused(folder, "line 3", "may be 'y/OTHER/1-2.png' or 'z/OTHER/1-3.png'", "one image")
+    png(folder / "z" / "CT_OTHER" / "1-3.png")
+    refused(folder, "line 3", "may be 'y/MG_OTHER/1-2.png' or 'z/CT_OTHER/1-3.png'", "one image")
+    png(folder / "OTHER" / "1-4.png", value=25)  # the name itself comes first
+    assert [case.image.max() for case in samples(folder)] == [100, 25]
 
 
 def test_a_path_whose_folder_is_absent_is_unusable(tmp_path: Path) -> None:
@@ -531,3 +533,14 @@ def test_a_split_that_the_dataset_does_not_mean(tmp_path: Path) -> None:
     for name in "abc":
         png(folder / f"{name}.png")
     assert [case.split for case in samples(folder)] == [None, "test", None]
+
+
+def test_the_page_of_public_sets_has_them_all() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "sets.md").read_text(encoding="utf-8")
+    for one in public_sets().values():
+        declared = one.declaration
+        answers = (
+            f"{len(declared.classes)} {'labels' if declared.task == 'multilabel' else 'classes'}"
+        )
+        parts = (declared.summary, answers, f"{one.cases:,}", one.patients, declared.licence)
+        assert f"| [`{one.name}`]({one.page}) | {' | '.join(parts)} | {one.pitfalls} |" in page

@@ -23,14 +23,17 @@ class FolderImages:
 
     def __init__(self, root: Path, *, follow: bool = False) -> None:
         self._images: dict[str, list[str]] = defaultdict(list)
+        self._by_end: dict[str, list[str]] = defaultdict(list)
         for path in list_files(root, tolerant=True, follow=follow):
             if path.lower().endswith(SUFFIXES):
-                self._images[_folder(path)].append(path)
+                name = _folder(path)
+                self._images[name].append(path)
+                self._by_end[name.rpartition("_")[2]].append(path)
 
     def find(self, path: str) -> list[str]:
-        """Return the images in the folder of a path, by its name."""
+        """Return the images in the folder of a path, by its name, or by ``X_`` and its name."""
         name = _folder(path)
-        return self._images.get(name, []) if name else []
+        return (self._images.get(name) or self._by_end.get(name, [])) if name else []
 
     def only(self, path: str) -> str:
         """Return the image in the folder of a path; the path itself if there is none.

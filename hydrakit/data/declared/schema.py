@@ -239,8 +239,8 @@ class Declaration(_Table):
     the columns. `{split}.csv` are the tables of several splits. Either this or `pattern`."""
     match: Literal["folder"] | None = None
     """"folder": only the last folder of a path in the table counts: `a/b/SERIES/1.dcm` is the image
-    in the folder SERIES, wherever that is. In the column of masks, it means all images there that
-    have the size of the image."""
+    in the folder SERIES, or X_SERIES, wherever that is. In the column of masks, it means all images
+    there that have the size of the image."""
     merge_rows: bool = False
     """Rows of a table with one key (without this column, one path) are one case, which must agree:
     its box is that around the boxes of all, and its masks are united."""
