@@ -73,6 +73,7 @@ def test_the_commands_are_these() -> None:
         "datasets",
         "datasets add",
         "datasets check",
+        "datasets get",
         "datasets info",
         "datasets list",
         "datasets new",

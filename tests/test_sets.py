@@ -435,6 +435,17 @@ def test_what_is_missing_is_named_with_where_to_get_it(tmp_path: Path) -> None:
     assert told["written"] == str(folder / FILE)
 
 
+def test_images_that_are_there_twice_are_named(tmp_path: Path) -> None:
+    ham(tmp_path / "ham10000")
+    for part in ("ham10000_copy_1", "ham10000_copy_2"):  # as in Kaggle's archive, in lower case
+        png(tmp_path / "ham10000" / part / f"ISIC_002741{part[-1]}.jpg")
+    printed = add("ham10000", tmp_path / "ham10000").stdout
+    line = next(line for line in printed.splitlines() if line.startswith("cases: "))
+    assert "HAM10000_images_part_2/ISIC_0027411.jpg" in line
+    assert "ham10000_copy_1/ISIC_0027411.jpg" in line
+    assert "remove the folders ham10000_images_part_1 and _2" in printed
+
+
 def test_add_never_overwrites_and_names_what_is_wrong(tmp_path: Path) -> None:
     busi(tmp_path / "busi")
     before = add("busi", tmp_path / "busi").stdout

@@ -119,7 +119,7 @@ def match_names(
     absent = {
         path: where
         for where, path in named
-        if not ("/" in path and path.lower().endswith(SUFFIXES)) and not _exists(root, path)
+        if not ("/" in path and path.lower().endswith(SUFFIXES)) and not file_exists(root, path)
     }
     matched: dict[str, str] = {}
     if not absent:
@@ -144,7 +144,8 @@ def match_names(
     return matched, _remarks(matched)
 
 
-def _exists(root: Path, path: str) -> bool:
+def file_exists(root: Path, path: str) -> bool:
+    """Whether there is a file of a path, in any Unicode form of its name."""
     if os.path.lexists(root / path):
         return True
     try:

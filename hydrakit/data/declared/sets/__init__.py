@@ -7,7 +7,6 @@ Each ``NAME.toml`` in this folder is a ``dataset.toml`` for the layout of a down
 from __future__ import annotations
 
 import json
-import os
 import tomllib
 from collections import Counter
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from hydrakit.data.declared.adapter import list_declared
+from hydrakit.data.declared.by_name import file_exists
 from hydrakit.data.declared.schema import FILE, Declaration, parse_declaration
 from hydrakit.errors import DataError, unknown
 from hydrakit.storage.files import write_atomic
@@ -163,7 +163,7 @@ def contents_of(one: PublicSet, place: Path, files: Path) -> Contents:
             classes[declaration.classes[case.label]] += 1
         if case.split is not None:
             splits[case.split] += 1
-        absent += [at.file for at in case.channels if not os.path.lexists(files / at.file)]
+        absent += [at.file for at in case.channels if not file_exists(files, at.file)]
     if absent:
         missing.append(f"{len(absent)} images of {len(cases)} (first {absent[0]})")
     return Contents(
