@@ -361,7 +361,7 @@ def test_a_set_in_the_layout_of_its_download(name: str, tmp_path: Path) -> None:
     folder = tmp_path / name
     layout.make(folder / layout.top)
     printed = add(name, folder).stdout
-    assert "missing" not in printed
+    assert "missing:" not in printed
     *_, command = printed.splitlines()
     assert shlex.split(command.removeprefix("next: ")) == [
         *("hydrakit", "datasets", "check", name, "--data", str(tmp_path))
@@ -433,6 +433,7 @@ def test_what_is_missing_is_named_with_where_to_get_it(tmp_path: Path) -> None:
     assert "there is no file 'HAM10000_metadata.csv'" in told["fault"]
     assert told["missing"] == ["HAM10000_metadata.csv", "HAM10000_images_part_2"]
     assert told["written"] == str(folder / FILE)
+    assert told["expected"]["classes"]["melanoma"] == 1113
 
 
 def test_images_that_are_there_twice_are_named(tmp_path: Path) -> None:
@@ -450,6 +451,7 @@ def test_add_never_overwrites_and_names_what_is_wrong(tmp_path: Path) -> None:
     busi(tmp_path / "busi")
     before = add("busi", tmp_path / "busi").stdout
     assert "classes: benign 2 of 437, malignant 1 of 210\nwithout a label: 1 of 133" in before
+    assert "the numbers differ: files are missing, or it is another version: https://" in before
     text = (tmp_path / "busi" / FILE).read_text()
     assert text == public_set("busi").path.read_text()
     assert "exists already" in add("busi", tmp_path / "busi", status=1).stderr
@@ -535,6 +537,7 @@ def test_real_patches_of_lidc(tmp_path: Path, shared_data: Path) -> None:
     counts = ", ".join(f"{name} {number:,} of {number:,}" for name, number in one.classes.items())
     assert f"classes: {counts}\n" in printed
     assert "missing" not in printed
+    assert "differ" not in printed
 
 
 def test_a_split_that_the_dataset_does_not_mean(tmp_path: Path) -> None:

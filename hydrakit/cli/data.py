@@ -122,7 +122,8 @@ def add(name: str | None, folder: Path | None, out: Path | None, as_json: bool) 
     command = _check_command(name, place)
     if as_json:
         written = {"written": str(place / FILE), "root": root, "check": command}
-        say_json(json.dumps({**written, **asdict(contents)}, indent=2))
+        should = {"classes": one.classes, "splits": one.splits, "unlabelled": one.unlabelled}
+        say_json(json.dumps({**written, **asdict(contents), "expected": should}, indent=2))
         return
     say(f"written: {place / FILE}")
     if root != ".":
@@ -157,11 +158,13 @@ def _listed(value: Any) -> Any:
 
 def _content_lines(one: PublicSet, contents: Contents) -> Iterator[str]:
     """What a folder has of a public dataset, and what it should have."""
+    differs = False
     for what, have, should in (
         ("classes", contents.classes, one.classes),
         ("splits", contents.splits, one.splits),
         ("without a label", {"": contents.unlabelled}, {"": one.unlabelled}),
     ):
+        differs = differs or any(have.get(each, 0) != number for each, number in should.items())
         names = [each for each in should if have.get(each) or should[each]]
         counts = [f"{each} {have.get(each, 0):,} of {should[each]:,}".strip() for each in names]
         if counts and not contents.fault:
@@ -172,6 +175,8 @@ def _content_lines(one: PublicSet, contents: Contents) -> Iterator[str]:
         yield f"missing: {name}"
     if contents.missing or contents.fault:
         yield f"get them: {one.declaration.how_to_get}"
+    elif differs:
+        yield f"the numbers differ: files are missing, or it is another version: {one.page}"
 
 
 @datasets.command()
