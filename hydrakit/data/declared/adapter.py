@@ -171,6 +171,19 @@ def read_declared(
         )
 
 
+def list_declared(folder: Path) -> tuple[Declaration, tuple[DeclaredCase, ...]]:
+    """Return the declaration in a folder, and its cases, without reading an image.
+
+    Raises:
+        DataError: The declaration, its table or a case is invalid.
+    """
+    from hydrakit.data.declared.cases import list_cases
+
+    declaration, _ = parse_declaration(folder / FILE)
+    root, tables = _files_root(declaration, folder), _tables(declaration, folder)
+    return declaration, list_cases(declaration, root, tables=tables).cases
+
+
 def declared_datasets(data: Path | None, roots: Mapping[str, Path]) -> dict[str, DatasetAdapter]:
     """Return the datasets declared directly below the data folder and in the roots, by name.
 
@@ -518,7 +531,7 @@ def _find_lesion(
         return None
     paths = _mask_paths(declaration, case, root)
     if mask is None and paths:
-        mask = read_masks(paths, size)
+        mask = read_masks(paths, size, fitting=declaration.match == "folder")
     lesion = None if mask is None else Lesion.of(mask)
     if lesion is None:
         noticed.no_mask.append(case.key)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, get_args
 from hydrakit.data.archives import unpack_hint
 from hydrakit.data.declared.answers import ANSWER, answer_of, label_of_answers
 from hydrakit.data.declared.arrays import MAX_COLUMN_BYTES, ImageError, member_names, open_array
-from hydrakit.data.declared.by_name import match_names
+from hydrakit.data.declared.by_name import FolderImages, match_names
 from hydrakit.data.declared.coco import SUFFIX as COCO
 from hydrakit.data.declared.coco import coco_table
 from hydrakit.data.declared.columns import SUBGROUP, find_columns, has_columns, remarks_on_columns
@@ -23,6 +23,7 @@ from hydrakit.data.declared.masks import Lesion, MaskFinder
 from hydrakit.data.declared.patterns import match_files
 from hydrakit.data.declared.schema import (
     FILE,
+    NO_SPLIT,
     NONE,
     SPLIT,
     UNKNOWN,
@@ -193,6 +194,12 @@ def list_cases(declaration: Declaration, root: Path, *, tables: Sequence[TableFi
             'patient of its own) or "above" (that of the row above, as in merged cells of a '
             "spreadsheet)"
         )
+    if declaration.match == "folder":
+        images = FolderImages(root, follow=declaration.follow_links)
+        cases = [
+            _in_folders(case, images, where) for case, (where, _) in zip(cases, rows, strict=True)
+        ]
+        named = []
     matched, more = match_names(root, named, follow=declaration.follow_links)
     cases = [
         with_slice(declaration, at_matched(case, matched), where)
@@ -242,6 +249,18 @@ def with_slice(declaration: Declaration, case: DeclaredCase, where: str) -> Decl
         return _with_slice(declaration, case)
     except ValueError as error:
         raise DataError(f"{where}: {error}") from None
+
+
+def _in_folders(case: DeclaredCase, images: FolderImages, where: str) -> DeclaredCase:
+    """A case with the images in the folders that its paths name."""
+    try:
+        channels = tuple(replace(each, file=images.only(each.file)) for each in case.channels)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
+    masks = None
+    if case.masks is not None:
+        masks = tuple(mask for path in case.masks for mask in images.find(path) or [path])
+    return replace(case, channels=channels, masks=masks)
 
 
 def _remarks_on_labels(respelt: Sequence[tuple[str, str]]) -> Iterator[Remark]:
@@ -698,9 +717,12 @@ def _class(declaration: Declaration, name: str) -> int:
 def _split(declaration: Declaration, text: str | None) -> SplitName | None:
     if text is None:
         return None
+    meant = declaration.splits.get(text, text)
+    if meant == NO_SPLIT:
+        return None
     names: tuple[SplitName, ...] = get_args(SplitName)
     for split in names:
-        if declaration.splits.get(text, text) == split:
+        if meant == split:
             return split
     raise ValueError(
         f"split {quote(text)} is none of {', '.join(names)}: correct it, or map it under [splits] "

@@ -117,7 +117,9 @@ class Lesion:
         )
 
 
-def read_masks(paths: Sequence[Path], shape: tuple[int, int]) -> NDArray[np.bool_]:
+def read_masks(
+    paths: Sequence[Path], shape: tuple[int, int], *, fitting: bool = False
+) -> NDArray[np.bool_]:
     """Read the masks of one image, and unite them.
 
     A mask is where a channel is not zero; in a JPEG, where it is over half of white.
@@ -125,6 +127,7 @@ def read_masks(paths: Sequence[Path], shape: tuple[int, int]) -> NDArray[np.bool
     Args:
         paths: Files of the masks, each of one image.
         shape: Height and width of the image.
+        fitting: Leave out those of another size than the image, if one has its size.
 
     Returns:
         ``(height, width)``.
@@ -137,6 +140,7 @@ def read_masks(paths: Sequence[Path], shape: tuple[int, int]) -> NDArray[np.bool
     from hydrakit.data.declared.schema import ImageRules
 
     united = np.zeros(shape, dtype=np.bool_)
+    others: list[ImageError] = []
     for path in paths:
         with closing(ImageReader(ImageRules(colour="luma"))) as reader:
             try:
@@ -145,11 +149,17 @@ def read_masks(paths: Sequence[Path], shape: tuple[int, int]) -> NDArray[np.bool
                 raise ImageError(path, f"its mask {error.reason}") from None
         if picture.pixels.shape[1:] != shape:
             height, width = picture.pixels.shape[1:]
-            raise ImageError(
+            fault = ImageError(
                 path,
                 f"its mask has {height} x {width} pixels and its image {shape[0]} x {shape[1]}: "
                 "they must be of the same size",
             )
+            if not fitting:
+                raise fault
+            others.append(fault)
+            continue
         least = JPEG_THRESHOLD if picture.facts["format"] in ("JPEG", "MPO") else 0
         united |= np.ma.getdata(picture.pixels > least).any(axis=0)
+    if others and len(others) == len(paths):
+        raise others[0]
     return united

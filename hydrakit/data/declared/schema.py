@@ -42,6 +42,7 @@ MAX_BYTES = 2**17
 MAX_LINE = 10_000  # characters: tomllib's time is quadratic in the length of a dotted key
 MAX_CLASS = 60
 MAX_MASK_VIEW = 20.0  # times the lesion: more is the whole image
+NO_SPLIT = ""  # target of a split that the dataset does not mean
 UNKNOWN = ""  # target of a label that means "unknown"
 MAX_SLICES = 63  # of a volume, as the channels of an image
 NO_DEFAULT = ("default", None)
@@ -267,6 +268,10 @@ class Declaration(_Table):
     """The table of cases, with one case per row: a .csv, .tsv, .txt or .xlsx, or annotations in the
     COCO format (.json), beside this file or under `root`; or an NPZ under `root` whose arrays are
     the columns. `{split}.csv` are the tables of several splits. Either this or `pattern`."""
+    match: Literal["folder"] | None = None
+    """"folder": only the last folder of a path in the table counts: `a/b/SERIES/1.dcm` is the image
+    in the folder SERIES, or X_SERIES, wherever that is. In the column of masks, it means all images
+    there that have the size of the image."""
     merge_rows: bool = False
     """Rows of a table with one key (without this column, one path) are one case, which must agree:
     its box is that around the boxes of all, and its masks are united."""
@@ -297,8 +302,9 @@ class Declaration(_Table):
     """Maps labels of the data to classes; "" means that the label is unknown. Case, blanks and the
     decimals of whole numbers make no difference, unless two keys or classes differ in them. In the
     columns of single classes: to "1" (present), "0" (absent) or "" (unknown)."""
-    splits: dict[str, SplitName] = Field(default_factory=dict)
-    """Maps split names of the data to train, val or test."""
+    splits: dict[str, SplitName | Literal[""]] = Field(default_factory=dict)
+    """Maps split names of the data to train, val or test; "" means that hydrakit chooses the split.
+    """
     images: ImageRules = Field(default_factory=ImageRules)
     """How files become channels."""
     channels: ChannelRule | None = None
@@ -428,6 +434,8 @@ class Declaration(_Table):
             raise ValueError("images.axes: only a table of cases has positions: remove it")
         if self.merge_rows:
             raise ValueError("merge_rows: only a table has rows: remove it")
+        if self.match is not None:
+            raise ValueError("match: only a table has paths: remove it")
         if self.subgroups:
             raise ValueError("subgroups: only a table of cases has columns for them: remove them")
         for table, part in (("labels", "label"), ("splits", "split")):
@@ -448,6 +456,8 @@ class Declaration(_Table):
             )
         if self.merge_rows and other == "path":
             raise ValueError("merge_rows: only a table has rows: remove it")
+        if self.match is not None and other == "path":
+            raise ValueError("match: only a table has paths: remove it")
         if "{" in cases or "}" in cases:
             if other == "path" or part_names(cases) != ["split"]:
                 raise ValueError(
