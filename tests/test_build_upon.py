@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner
-from helpers import BODY, Runner, StopError, plan_of, plugins, refused, round_of, tree
+from helpers import BODY, Runner, StopError, adapter, plan_of, plugins, refused, round_of, tree
 
 from hydrakit import weights
 from hydrakit.cli import main
@@ -21,9 +23,9 @@ from hydrakit.rounds import Round
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.model import find_model, load_model
 from hydrakit.runs.rundir import RunDir
-from hydrakit.runs.start import make_plan_from
+from hydrakit.runs.start import make_plan_from, networks_of, refuse_seen_images
 from hydrakit.weights.description import read_model_description
-from hydrakit.weights.format import read_body, read_head
+from hydrakit.weights.format import TrainingCases, read_body, read_head
 
 SETTINGS: dict[str, Any] = {
     "profile": "recommended-0.1",
@@ -135,6 +137,44 @@ def test_test_images_that_trained_the_given_weights_are_refused(
         update={"body_weights": body, "head_weights": head, "member_weights": ()}
     )
     refused(lambda: places(mixed, "mixed"), "heads/alpha", "test images of 'alpha'")
+
+
+def test_weights_of_the_same_cohort_are_named() -> None:
+    trained = TrainingCases.of(["ab" * 32], {"gamma": "Ward 7", "beta": "Ward 7", "delta": "X"})
+    start = SimpleNamespace(match=None, cases=trained, trained_on=("gamma",), seed=0)
+    start.match = SimpleNamespace(file="body.safetensors")
+    case = SimpleNamespace(key="c0", content="cd" * 32)
+    prepared = SimpleNamespace(index=SimpleNamespace(cases=[case]))
+
+    def notes(cohort: str | None) -> list[str]:
+        return refuse_seen_images(
+            *(start, {}, prepared, {"c0": "test"}),  # type: ignore[arg-type]
+            adapter=replace(adapter("alpha"), cohort=cohort),
+            seed=0,
+            together=["alpha", "beta"],
+        )
+
+    (note,) = notes("Ward 7")
+    assert "trained on 'gamma', of the same cohort 'Ward 7' as 'alpha'" in note
+    assert notes("Y") == notes(None) == []
+
+
+def test_a_stopped_command_adds_the_head_to_the_other_networks(
+    begun: RunDir, places: Runner
+) -> None:
+    model = places.folder / "stopped"
+    for number, network in enumerate((begun, *begun.members(begun.plan())), start=1):
+        home = model if number == 1 else model / "members" / str(number)
+        (home / "heads").mkdir(parents=True)
+        shutil.copy(network.body_path, home / "body.safetensors")
+        shutil.copy(network.head_path("alpha"), home / "heads/alpha.safetensors")
+    added(model, "gamma", places, "stopped-run")
+    whole = tree(model)
+    (model / "heads/gamma.safetensors").unlink()  # a member has it already
+    added(model, "gamma", places, "stopped-run")
+    assert tree(model) == whole
+    shutil.copy(model / "heads/gamma.safetensors", model / "heads/copy.safetensors")
+    refused(lambda: networks_of(model), "is for the same dataset as", "keep one")
 
 
 def test_a_head_is_added_to_a_copy_of_a_run(begun: RunDir, places: Runner) -> None:

@@ -33,7 +33,7 @@ from hydrakit.plan.results import FINAL_FORMAT
 from hydrakit.plugins import load_plugins
 from hydrakit.report import write_report
 from hydrakit.runs.callbacks import RunCallback
-from hydrakit.runs.evaluate import evaluate_run
+from hydrakit.runs.evaluate import evaluate_files, evaluate_run
 from hydrakit.runs.model import Floats, Model, load_model
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.comparison import Comparison
@@ -122,6 +122,19 @@ def test_an_ensemble_averages_the_networks_of_all_cells(compared: Path, ensemble
     each = [probabilities_of(load_model(cell)) for cell in cells_of(compared)]
     np.testing.assert_allclose(probabilities_of(model), np.mean(each, axis=0), atol=1e-12)
     assert not np.allclose(each[0], each[1])
+
+
+def test_no_split_is_new_to_all_networks_of_an_ensemble(ensemble: Path) -> None:
+    heads = [ensemble / "heads/alpha.safetensors", ensemble / "members/3/heads/alpha.safetensors"]
+    first, third = ((path.parent.parent / "body.safetensors", path) for path in heads)
+    refused(
+        lambda: evaluate_files(*first, others=[third], split="test", device="cpu"),
+        "trained with another split",
+        "--split all",
+    )
+    evaluation = evaluate_files(*first, others=[third], split="all", device="cpu")
+    count = evaluation.result.images
+    assert any(f"training used {count} of these {count} cases" in n for n in evaluation.notes)
 
 
 def test_its_expected_figure_is_that_of_the_comparison(compared: Path, ensemble: Path) -> None:

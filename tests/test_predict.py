@@ -36,6 +36,7 @@ from hydrakit.runs.predicted import Rule
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.decisions import calibrated, fit_decision, prediction_sets
 from hydrakit.storage.files import read_rows
+from hydrakit.storage.lock import locked
 from hydrakit.weights.files import set_decision
 
 
@@ -312,6 +313,69 @@ def test_a_stopped_command_goes_on_and_gives_the_same_file(
     assert out.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "whole.csv"]
     refused(lambda: predict_to_csv(model, source, out), "out.csv: exists already")
+
+
+def test_other_images_of_the_same_names_do_not_continue_a_stopped_command(
+    hydra_run: RunDir, images: Path, tmp_path: Path
+) -> None:
+    model, out = load_model(hydra_run.path, plugins=plugins()), tmp_path / "out.csv"
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def begin(folder: Path, **more: Any) -> None:
+        predict_to_csv(model, cases_in_files(model, [folder]), out, **more)
+
+    with pytest.raises(KeyboardInterrupt):
+        begin(images, on_case=stop)
+    other = shutil.copytree(images, tmp_path / "other")
+    refused(lambda: begin(other), "out.csv.part", "of another model or input")
+    refused(lambda: begin(images, explain=lambda *_: None), "of other options")
+    image = next(images.glob("deep/*.npy"))
+    np.save(image, np.load(image) + 1)
+    refused(lambda: begin(images), "of another model or input")
+
+
+def test_a_second_command_leaves_the_work_of_the_first(
+    hydra_run: RunDir, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, out = load_model(hydra_run.path, plugins=plugins()), tmp_path / "out.csv"
+    source = cases_in_files(model, [images])
+    part = tmp_path / "out.csv.part"
+    monkeypatch.setattr("hydrakit.storage.lock.PATIENCE", 0)
+    part.mkdir()
+    with locked(part):
+        refused(lambda: predict_to_csv(model, source, out), "another process is running here")
+        assert part.is_dir()
+    assert predict_to_csv(model, source, out).cases == 8
+
+
+def test_a_patients_name_may_be_the_number_of_an_image(kinds: Any) -> None:
+    run, _, known = kinds("patient")
+    model = load_model(run.path, plugins=known)
+    given = list(np.random.default_rng(0).normal(20, 5, size=(3, 30, 26)).astype(np.float32))
+    named, numbered = (model.predict(given, patient=[name] * 3) for name in ("P", "1"))
+    assert [each.probabilities for each in named] == [each.probabilities for each in numbered]
+    refused(lambda: model.predict("image.png"), "a list of images is expected")
+
+
+def test_labels_of_no_case_are_not_used_silently(
+    hydra_run: RunDir, images: Path, standin: Path
+) -> None:
+    rows = ["deep/0.npy,benign", " deep/1.npy,malignant", "deep/9.npy,benign"]
+    Path("labels.csv").write_text("\n".join(["\ufeffkey,label", *rows]), encoding="utf-8")
+    printed = command(hydra_run.path, images, "--labels", "labels.csv")
+    assert "1 of 3 labels belong to no case" in printed.stderr
+    assert "(1 positive, 1 negative findings)" in printed.stdout
+    Path("labels.csv").write_text("key,label\n0.npy,benign\n")
+    where = ("--labels", "labels.csv", "--out", "other.csv")
+    printed = command(hydra_run.path, images, *where, status=1)
+    assert "no label belongs to a case" in printed.stderr
+    assert not Path("other.csv").exists()
+    Path("labels.csv").write_text("key,label\ndeep/0.npy,benign\n")
+    printed = command(hydra_run.path, images, *where, status=1)
+    assert "other.csv: 8 cases" in printed.stdout  # what is written is reported
+    assert "no case of class 'malignant'" in printed.stderr
 
 
 def test_what_the_model_needs_and_the_input_lacks_is_asked_for_in_one_line(

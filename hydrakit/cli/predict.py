@@ -158,8 +158,9 @@ def predict(
         )
     model_path, names = (inputs[0], inputs[1:]) if body is None else (None, inputs)
 
+    from hydrakit.errors import DataError, PlanError
     from hydrakit.runs.model import load_model
-    from hydrakit.runs.predict import predict_to_csv, read_labels
+    from hydrakit.runs.predict import PART, predict_to_csv, read_labels
     from hydrakit.runs.predicted import Rule
 
     with context.active():
@@ -198,6 +199,9 @@ def predict(
         if explain is not None:
             from hydrakit.report.saliency import SaliencyPictures
 
+            goes_on = out.with_name(out.name + PART).exists()
+            if not goes_on and explain.is_dir() and any(explain.iterdir()):
+                raise PlanError(f"{explain}: is not empty: name a new folder with `--explain`")
             pictures = SaliencyPictures(model, explain)
         with _progress() as (progress, note):
             summary = predict_to_csv(
@@ -211,8 +215,14 @@ def predict(
                 noted=note,
                 on_case=progress,
             )
-        figures = None if known is None else _figures(out, model, source)
+        figures, failure = None, None
+        try:
+            figures = None if known is None else _figures(out, model, source)
+        except DataError as error:  # the predictions are written, and are reported first
+            failure = error
     _print(summary, figures, rule=rule, as_json=as_json)
+    if failure is not None:
+        raise failure
     if summary.predicted == 0:
         ctx.exit(1)
 

@@ -81,7 +81,7 @@ def add_head(
     context = context_of(context, values)
     plugins = plugins or context.plugins()
     networks = networks_of(model)
-    if any(dataset in heads for _, heads in networks):
+    if dataset in networks[0][1]:  # others may have one of a command that was stopped
         raise PlanError(f"{model}: has a head for {dataset!r} already: name another dataset")
     if out is None and not is_model_folder(model):
         raise PlanError(
@@ -111,9 +111,9 @@ def add_head(
     description = _description(model, len(networks), results, [*fitting, dataset])
     if out is None:
         # The first network's head comes last: only then the model has the head.
+        description.write(model)
         for (body, _), head in reversed(list(zip(networks, trained, strict=True))):
             write_atomic(body.parent / HEADS / f"{dataset}.safetensors", head.read_bytes())
-        description.write(model)
         return AddedHead(model, rundir)
     _write_copy(networks, trained, out, dataset=dataset, description=description, fitting=fitting)
     left_out = (name for _, heads in networks for name in heads if name not in fitting)

@@ -24,10 +24,10 @@ from hydrakit.data.prepared.crop import Statistics, crop, crop_fault, is_flat
 from hydrakit.data.prepared.prepare import map_in_order, processors
 from hydrakit.data.quality.duplicates import content_digest
 from hydrakit.data.read import LoadedSample, checked, in_grey
-from hydrakit.errors import DataError, PlanError, WeightsError, command_line, one_line, unknown
+from hydrakit.errors import DataError, PlanError, command_line, one_line, unknown
 from hydrakit.hooks import FieldOfView, Sample, Task, Unusable, Window
 from hydrakit.plan.decision import Decision
-from hydrakit.runs.evaluate import views_of
+from hydrakit.runs.evaluate import refuse_other_images, views_of
 from hydrakit.runs.predicted import InputCase, PredictedCase, Rule, TrainingImages
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.findings import Floats
@@ -532,8 +532,10 @@ class Model:
             of a file is its path, that of an array its number, from 0.
 
         Raises:
-            PlanError: A list has not one value for each image.
+            PlanError: A list has not one value for each image, or is a single path.
         """
+        if isinstance(images, str | Path):
+            raise PlanError(f"{images}: a list of images is expected: write [{str(images)!r}]")
         listed = list(images)
         given = [
             _each(name, value, len(listed), is_single)
@@ -587,6 +589,8 @@ def _loaded(
 
     spacing, centre, patient = values
     key = number if isinstance(image, np.ndarray) else str(image)
+    if patient:  # a patient of the same name as the key would be that of this image alone
+        key = f"{key} of {patient}"
     if isinstance(image, np.ndarray):
         pixels: NDArray[np.float32] = np.ma.asanyarray(image, dtype=np.float32)
     else:
@@ -658,35 +662,5 @@ def load_networks(
         )
         for body, head in files.networks
     )
-    _refuse_other_images(files.networks, networks)
+    refuse_other_images([head for _, head in files.networks], [each.head for each in networks])
     return Model(files, networks, device)
-
-
-def _refuse_other_images(
-    files: Sequence[tuple[Path, Path]], networks: Sequence[LoadedNetwork]
-) -> None:
-    """Refuse networks that see other regions of an image, or predict other classes."""
-    first = networks[0].head
-    for (_, path), network in zip(files[1:], networks[1:], strict=True):
-        for what, ours, theirs in (
-            ("classes", first.classes, network.head.classes),
-            ("task", first.task, network.head.task),
-            ("patch", first.preprocessing.patch, network.head.preprocessing.patch),
-            ("channels", first.preprocessing.channels, network.head.preprocessing.channels),
-            ("conversion", first.preprocessing.conversion, network.head.preprocessing.conversion),
-            (
-                "field of view",
-                first.preprocessing.field_of_view,
-                network.head.preprocessing.field_of_view,
-            ),
-            (
-                "normalisation",
-                first.preprocessing.grey_values.normalise,
-                network.head.preprocessing.grey_values.normalise,
-            ),
-        ):
-            if ours != theirs:
-                raise WeightsError(
-                    f"{path}: its {what} ({theirs}) is another than that of the first network "
-                    f"({ours}), {files[0][1]}: the networks of a model must agree"
-                )

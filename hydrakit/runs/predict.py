@@ -312,8 +312,7 @@ def predict_to_csv(
         PlanError: The file exists, or what is in ``OUT.part`` is of another model or input.
         DataError: The input cannot be read, or lacks what the model needs.
     """
-    if os.path.lexists(out):
-        raise PlanError(f"{out}: exists already: name another file with `--out`, or delete it")
+    _refuse_existing(out)
     part = out.with_name(out.name + PART)
     rule = rule or Rule.of(model.task, model.classes, model.decision)
     notes: list[str] = []
@@ -330,22 +329,55 @@ def predict_to_csv(
             f"{source.where}: its labels are not the classes of the model "
             f"({', '.join(model.classes)}): give a file with `--labels`"
         )
-    work = _work_digest(model, source, rule, spacing, labels)
+    if isinstance(labels, Mapping) and source.given:
+        _check_keys(labels, source, note)
+    work = _work_digest(model, source, rule, spacing, labels, explained=explain is not None)
     with writable(part, REMEDY):
         part.mkdir(exist_ok=True)
     try:
         with locked(part):
-            _Writing(model, source, part, rule, spacing, labels, explain, note, on_case).run(work)
-            with writable(out, REMEDY):
-                (part / ROWS).replace(out)
-    except BaseException:
-        if not any((part / name).exists() for name in (ROWS, STATE)):
-            shutil.rmtree(part, ignore_errors=True)
-        raise
+            try:
+                _refuse_existing(out)  # another process may just have finished it
+                writing = _Writing(
+                    model, source, part, rule, spacing, labels, explain, note, on_case
+                )
+                writing.run(work)
+                with writable(out, REMEDY):
+                    (part / ROWS).replace(out)
+            except BaseException:
+                if not any((part / name).exists() for name in (ROWS, STATE)):
+                    shutil.rmtree(part, ignore_errors=True)
+                raise
     finally:
         source.close()
     shutil.rmtree(part, ignore_errors=True)
     return _summary(out, model, tuple(notes))
+
+
+def _check_keys(labels: Mapping[str, Label], source: CaseSource, note: Noted) -> None:
+    """Note labels that belong to no case.
+
+    Raises:
+        DataError: None belongs to one.
+    """
+    keys = {case.key for case in source.cases(note)}
+    others = [key for key in labels if key not in keys]
+    examples = f"{next(iter(others), '')!r}, and a case of it is {next(iter(keys), '')!r}"
+    if labels and len(others) == len(labels):
+        raise DataError(
+            f"{source.where}: no label belongs to a case (the first is for {examples}): write the "
+            "keys of the cases into the column 'key' of the labels"
+        )
+    if others:
+        note(
+            f"{len(others)} of {len(labels)} labels belong to no case of {source.where} and are "
+            f"not used (the first is for {examples})"
+        )
+
+
+def _refuse_existing(out: Path) -> None:
+    if os.path.lexists(out):
+        raise PlanError(f"{out}: exists already: name another file with `--out`, or delete it")
 
 
 def _work_digest(
@@ -354,12 +386,17 @@ def _work_digest(
     rule: Rule,
     spacing: RowColumn | None,
     labels: Mapping[str, Label] | str | None,
+    *,
+    explained: bool,
 ) -> str:
     given = sorted(labels.items()) if isinstance(labels, Mapping) else labels
     records = [each and each.model_dump(mode="json") for each in (rule.decision, rule.threshold)]
     work = [
-        [(network.body.digest, network.head.digest) for network in model.networks],
-        [source.digest, spacing, given, rule.coverage, records],
+        [
+            [each.model_dump(mode="json") for each in (network.body, network.head)]
+            for network in model.networks
+        ],
+        [source.digest, spacing, given, rule.coverage, records, explained],
     ]
     return hashlib.sha256(json.dumps(work).encode()).hexdigest()
 
@@ -535,13 +572,16 @@ def read_labels(path: Path, model: Model) -> dict[str, Label]:
     """
     declaration = GivenReader(model.classes, model.task, colour=False).declaration
     with readable(path, "give a CSV with the columns key and label", error=DataError):
-        rows = read_rows(path)
+        rows = [
+            {name.removeprefix("\ufeff").strip(): cell.strip() for name, cell in row.items()}
+            for row in read_rows(path)  # spreadsheets write a byte order mark
+        ]
         if rows and not {"key", "label"} <= rows[0].keys():
             raise ValueError("it has no columns key and label")
     labels: dict[str, Label] = {}
     for number, row in enumerate(rows, start=2):
         try:
-            label = label_of(declaration, row["label"].strip())
+            label = label_of(declaration, row["label"])
         except ValueError:
             raise DataError(
                 f"{path}: line {number}: label {row['label']!r} is none of the model's "

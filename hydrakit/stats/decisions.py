@@ -43,13 +43,14 @@ def calibrated(probabilities: Floats, calibration: Calibration | None) -> Floats
     """
     if calibration is None:
         return probabilities
-    from scipy.special import expit, logit, softmax
+    from scipy.special import expit, softmax
 
-    inner = _inner(probabilities)
+    logarithms = np.log(_inner(probabilities))
     if calibration.method == "temperature":
-        return np.asarray(softmax(calibration.slope * np.log(inner), axis=1), dtype=np.float64)
-    second = expit(calibration.slope * logit(inner[:, 1]) + calibration.intercept)
-    return np.column_stack([1 - second, second])
+        return np.asarray(softmax(calibration.slope * logarithms, axis=1), dtype=np.float64)
+    # A probability near 1 is rounded; how near it is, the other one says.
+    odds = calibration.slope * (logarithms[:, 1] - logarithms[:, 0]) + calibration.intercept
+    return np.column_stack([expit(-odds), expit(odds)])
 
 
 def _inner(probabilities: Floats) -> Floats:

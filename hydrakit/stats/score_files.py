@@ -161,7 +161,7 @@ def compare_files(
         patients=first.patients,
         files=files,
         verdicts=tuple(verdicts(differences, networks=False)),
-        notes=tuple(_notes(files, common, set(patient_of))),
+        notes=(*_notes(files, common, set(patient_of)), *_repeated(scored, scores)),
     )
 
 
@@ -201,7 +201,20 @@ def _read(path: Path, split: str) -> _CsvScores:
     for number, row in numbered:
         if not (row.get("finding") or row.get("key")):
             raise DataError(f"{path}, row {number}: has no name in 'finding' or 'key': add it")
+    _refuse_repeated_keys(path, numbered)
     return _CsvScores(path, columns, numbered)
+
+
+def _refuse_repeated_keys(path: Path, rows: Sequence[tuple[int, dict[str, str]]]) -> None:
+    first: dict[tuple[str, ...], int] = {}
+    for number, row in rows:
+        key = tuple(row.get(name, "") for name in ("key", "finding", "dataset", "split"))
+        before = first.setdefault(key, number)
+        if key[0] and before != number:
+            raise DataError(
+                f"{path}, row {number}: the key {key[0]!r} is also that of row {before}: remove "
+                "one of them"
+            )
 
 
 def _findings_of_keys(tables: Sequence[_CsvScores]) -> dict[str, str]:
@@ -247,7 +260,7 @@ def _default_positive(tables: Sequence[_CsvScores]) -> str:
     """The second of two classes, or 1 where labels are 0 and 1."""
     for table in tables:
         if len(table.classes) == 2:
-            return table.classes[1]
+            return "1" if set(table.classes) == {"0", "1"} else table.classes[1]
     classes = sorted({name for table in tables for name in table.classes})
     values = sorted({value for table in tables for _, _, value in table.values("label")})
     if set(values) <= {"0", "1"} and not classes:
@@ -357,6 +370,19 @@ def _file_score(name: str, path: Path, column: str, area: MeanAuc, *, alone: int
         high=area.high,
         alone=alone,
     )
+
+
+def _repeated(
+    tables: Sequence[_CsvScores], scores: Sequence[dict[str, list[float]]]
+) -> Iterator[str]:
+    """Notes on findings with several scores in a file that does not name images."""
+    for table, of_file in zip(tables, scores, strict=True):
+        several = [finding for finding, values in of_file.items() if len(values) > 1]
+        if several and "key" not in table.columns:
+            yield (
+                f"{table.path}: {len(several)} findings have several rows, first {several[0]!r}: "
+                "the mean of their scores counts"
+            )
 
 
 def _notes(files: Sequence[FileScore], common: set[str], owned: set[str]) -> Iterator[str]:

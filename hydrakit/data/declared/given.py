@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -61,7 +61,7 @@ class GivenImages:
         where: What names them, for messages.
         count: Their number.
         cases: Yields them in order, from the first on; may be called several times.
-        digest: SHA-256 of what names them.
+        digest: SHA-256 of what names them, and of the size and the time of each file.
         patients: Whether a table, a pattern or a DICOM file may name patients.
         notes: What users must know about files and columns that are not used.
         reader: Reads one of them; called in several threads.
@@ -171,7 +171,7 @@ def images_in_files(paths: Sequence[Path], reader: GivenReader) -> GivenImages:
         where=f"{len(paths)} files",
         count=len(paths),
         cases=lambda: (GivenCase(_case(_name(path), str(path)), root=None) for path in paths),
-        digest=_digest(map(str, paths)),
+        digest=_digest([_state(Path(path)) for path in paths]),
         patients=_may_be_dicom(map(str, paths)),
         notes=(),
         reader=reader,
@@ -218,7 +218,7 @@ def images_in_folder(folder: Path, reader: GivenReader, *, pattern: str | None) 
         where=str(folder),
         count=len(images),
         cases=lambda: (GivenCase(_case(_name(path), path), root) for path in images),
-        digest=_digest(images),
+        digest=_digest([_state(root / path) for path in images]),
         patients=_may_be_dicom(images),
         notes=tuple(notes),
         reader=reader,
@@ -244,7 +244,7 @@ def _matching(folder: Path, root: Path, reader: GivenReader, pattern: str) -> Gi
         where=str(folder),
         count=len(cases),
         cases=lambda: iter(cases),
-        digest=_digest([pattern, *(each.case.key for each in cases)]),
+        digest=_digest([pattern, *_states(root, cases)]),
         patients=True,
         notes=(),
         reader=reader,
@@ -298,7 +298,7 @@ def images_in_table(table: Path, reader: GivenReader, *, root: Path | None = Non
         where=str(table),
         count=len(cases),
         cases=lambda: iter(cases),
-        digest=_digest([hashlib.sha256(content).hexdigest(), str(root)]),
+        digest=_digest([hashlib.sha256(content).hexdigest(), *_states(root, cases)]),
         patients=patients or _may_be_dicom(files),
         notes=tuple(notes),
         reader=reader,
@@ -364,6 +364,22 @@ def _may_be_image(root: Path, path: str) -> bool:
 
 def _may_be_dicom(paths: Iterator[str] | Sequence[str]) -> bool:
     return not all(path.lower().endswith(_NO_DICOM) for path in paths)
+
+
+def _states(root: Path, cases: Iterable[GivenCase]) -> Iterator[str]:
+    """`_state` of the files of cases below a folder."""
+    for given in cases:
+        for location in given.case.channels:
+            yield _state(root / location.file)
+
+
+def _state(path: Path) -> str:
+    """Where a file is, how large it is and when it was changed: what shows that it is another."""
+    try:
+        status = path.stat()
+    except OSError:
+        return f"{path.absolute()}: cannot be opened"
+    return f"{path.absolute()}: {status.st_size} bytes, {status.st_mtime_ns}"
 
 
 def _digest(texts: Iterator[str] | Sequence[str]) -> str:
