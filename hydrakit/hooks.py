@@ -162,6 +162,8 @@ class Sample:
             pixel. None: the centre of the image.
         spacing: ``(row, column)`` distance between neighbouring pixels in millimetres; required if
             the adapter's field of view is in millimetres.
+        extent: ``(height, width)`` of the lesion in pixels, as its mask shows it; required if the
+            adapter's field of view is a multiple of it.
         split: ``train``, ``val`` or ``test`` if the dataset itself defines its splits. None:
             hydrakit assigns the split.
         facts: Properties of the file that should not predict the label, such as format, bit depth
@@ -170,7 +172,8 @@ class Sample:
             ``{"zone": "PZ", "scanner": "Skyra"}``. They may predict the label, as a zone does.
             Nothing that identifies the patient. A property can be a fact and a subgroup.
         source: Files that determine the pixels. The image is prepared again only if one of them,
-            ``centre`` or ``spacing`` changes. Without a source it is prepared again every time.
+            ``centre``, ``spacing`` or ``extent`` changes. Without a source it is prepared again
+            every time.
     """
 
     image: NDArray[np.float32] | Callable[[], NDArray[np.float32]]
@@ -185,6 +188,7 @@ class Sample:
     facts: Mapping[str, str | float] = field(default_factory=dict)
     subgroups: Mapping[str, str] = field(default_factory=dict)
     source: tuple[Path, ...] = ()
+    extent: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         """Check the types of the attributes.
@@ -204,6 +208,7 @@ class Sample:
                 "subgroups": (_has_text_keys, "a mapping with keys of text"),
                 "centre": (_is_optional_pair, "a pair of numbers or None"),
                 "spacing": (_is_optional_pair, "a pair of numbers or None"),
+                "extent": (_is_optional_pair, "a pair of numbers or None"),
                 "source": (_is_paths, "a tuple of pathlib.Path"),
             },
         )
@@ -284,10 +289,13 @@ class FieldOfView:
     Attributes:
         millimetres: Side of a square in the image plane. Samples then need their ``spacing``.
         share: Part of the height and of the width of the image; 1.0 is the whole image.
+        mask: Side of a square, as a multiple of the longer side of the lesion. Samples then need
+            their ``extent``.
     """
 
     millimetres: float | None = None
     share: float | None = None
+    mask: float | None = None
 
     def __post_init__(self) -> None:
         """Check that exactly one size is given, and that it is positive.
@@ -295,9 +303,13 @@ class FieldOfView:
         Raises:
             ValueError: None or both are given, or the size is not positive.
         """
-        sizes = [size for size in (self.millimetres, self.share) if size is not None]
+        given = (self.millimetres, self.share, self.mask)
+        sizes = [size for size in given if size is not None]
         if len(sizes) != 1 or not sizes[0] > 0:
-            raise ValueError("a field of view is one positive size: in millimetres or as a share")
+            raise ValueError(
+                "a field of view is one positive size: in millimetres, as a share, or as a "
+                "multiple of the lesion in a mask"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -426,7 +426,7 @@ def test_unusable_images_harm_no_other(tmp_path: Path) -> None:
     reasons = [case.reason for case in cases[1:] if isinstance(case, Unusable)]
     assert reasons[:4] == [
         "its file is missing",
-        "is not a PNG, JPEG, TIFF, NPY, NPZ or DICOM image",
+        "is no image in a format that hydrakit reads",
         "its path is not a file",
         "its files differ in height or width",
     ]

@@ -53,7 +53,10 @@ DOCS = Path(__file__).parent.parent / "docs"
         (BY_FOLDER.replace("1.0", "1.5"), ["field_of_view.share", "1.5"]),
         (BY_FOLDER.replace("1.0", "nan"), ["field_of_view.share", "nan"]),
         (BY_FOLDER.replace("1.0", "'1'"), ["field_of_view.share", "'1'"]),
-        (BY_FOLDER.replace("share = 1.0", ""), ["field_of_view", "either millimetres or share"]),
+        (
+            BY_FOLDER.replace("share = 1.0", ""),
+            ["field_of_view", "either millimetres, share or mask"],
+        ),
         (BY_FOLDER + "spacing = [1]\n", ["spacing"]),
         (BY_FOLDER + "spacing = [1, -1]\n", ["spacing", "[1, -1]"]),
         (BY_FOLDER + "name = 'Mine!'\n", ["name", "'Mine!'"]),

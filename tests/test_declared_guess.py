@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from hydrakit.cli import main
 from hydrakit.data.declared.adapter import load_declared
 from hydrakit.data.declared.guess import guess_declaration
 from hydrakit.data.read import read_samples
@@ -217,7 +220,7 @@ def test_what_cannot_be_guessed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "remedy"),
-    [("1.bmp", "1 .bmp: save the images as PNG"), ("a.zip", "unpack it"), ("1.nii.gz", "slices")],
+    [("1.svs", "1 .svs: save the regions"), ("a.zip", "unpack it"), ("1.nii.gz", "slices")],
 )
 def test_a_folder_without_readable_images_is_described(
     tmp_path: Path, name: str, remedy: str
@@ -275,7 +278,48 @@ def test_masks_are_no_classes_and_no_cases(tmp_path: Path) -> None:
     assert adapter.classes == ("benign", "malignant")
     assert len(samples) == 4
     assert "# Image files: 4." in text
-    assert "# Masks of other images, which are left out: 4 (first benign/0_mask.png" in text
+    assert "# Masks of other images, which are no cases: 4 (first benign/0_mask.png" in text
+
+
+def test_a_draft_for_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    for label in ("a", "b"):
+        for n in range(2):
+            png(tmp_path / "my scans" / label / f"{n}.png")
+    images, out = tmp_path / "my scans", tmp_path / "data" / "Mine 2"
+    done = CliRunner().invoke(main, ["datasets", "new", str(images), "--out", str(out)])
+    assert done.exit_code == 0
+    assert not (images / "dataset.toml").exists()
+    # The command that it names works as it is written, with a folder that is no dataset name.
+    command = shlex.split(done.stdout.splitlines()[-1].partition("then: ")[2])
+    assert command[:4] == ["hydrakit", "datasets", "check", "mine-2"]
+    checked = CliRunner().invoke(main, [*command[1:], "--cache", str(tmp_path / "cache")])
+    assert "(of 4)" in checked.stdout
+
+
+def test_linked_folders_are_followed_once_and_only_if_declared(tmp_path: Path) -> None:
+    folder = tmp_path / "linked"
+    for label in ("a", "b"):
+        for n in range(2):
+            png(tmp_path / "elsewhere" / label / f"{n}.png")
+    folder.mkdir()
+    (folder / "scans").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "a" / "loop").symlink_to(folder)
+    text = guess_declaration(folder)
+    assert "follow_links = true  # linked folders: 1 (first scans)" in text
+    (folder / "dataset.toml").write_text(text, encoding="utf-8")
+    adapter = load_declared(folder)
+    found = [case.key for case in read_samples(adapter, folder, {})]
+    assert found == [f"scans/{label}/{n}.png" for label in "ab" for n in range(2)]
+    pattern = text.replace('"scans/{label}/*.png"', '"**/{label}/*.png"')
+    assert pattern != text
+    (folder / "dataset.toml").write_text(pattern, encoding="utf-8")
+    assert [case.key for case in read_samples(load_declared(folder), folder, {})] == found
+    (folder / "dataset.toml").write_text(pattern.replace("= true", "= false"), encoding="utf-8")
+    with pytest.raises(DataError, match="yields no case"):
+        list(read_samples(load_declared(folder), folder, {}))
+    (folder / "dataset.toml").write_text(text.replace("= true", "= false"), encoding="utf-8")
+    with pytest.raises(DataError, match="follow_links = true"):
+        list(read_samples(load_declared(folder), folder, {}))
 
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=8)

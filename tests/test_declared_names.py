@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from declaring import BASE, CSV, declare, png, refused, samples
 from dicom_files import image, save
+from PIL import Image
 
 from hydrakit.data.declared.adapter import load_declared
 from hydrakit.data.declared.files import companions
@@ -118,6 +120,21 @@ def test_dicom_without_a_patient_is_grouped_by_study(tmp_path: Path, stated: str
     assert remark.warning
     assert "the PatientID of 3 DICOM files is empty" in remark.text
     assert "benign/0.dcm" in remark.text
+
+
+def test_an_animated_gif_is_used_by_its_first_frame_and_said(tmp_path: Path) -> None:
+    folder = declare(tmp_path / "mine", BASE + 'pattern = "{label}/*.gif"\n')
+    frames = [Image.fromarray(np.full((6, 6), value, np.uint8)) for value in (50, 200)]
+    (folder / "benign").mkdir()
+    frames[0].save(folder / "benign" / "x.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(folder / "benign" / "y.gif")
+    (remark,) = remarks(folder)
+    assert remark.warning
+    assert "1 animated GIFs are used by their first frame (first benign/x.gif)" in remark.text
+    declare(folder, BASE + 'pattern = "{label}/x.gif#[1]"\n')
+    (case,) = samples(folder)
+    assert case.image.max() == 200
+    assert not any("GIF" in each.text for each in remarks(folder))
 
 
 # --- masks, and files that a pattern leaves

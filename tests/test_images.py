@@ -164,7 +164,7 @@ def test_arrays_that_cannot_be_used(tmp_path: Path) -> None:
     np.save(tmp_path / "d.npy", np.asfortranarray(np.zeros((2, 3, 4))))
     refused(tmp_path / "d.npy", "Fortran order", None, 0)
     refused(tmp_path / "b.npy", "no members", "x")
-    refused(save(tmp_path / "e.png", GREY8), "neither members nor rows", None, 0)
+    refused(save(tmp_path / "e.png", GREY8), "has no page 1", None, 1)
 
 
 class Trap:
@@ -179,7 +179,7 @@ def test_a_pickle_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     np.save(tmp_path / "a.npy", np.array([Trap()], dtype=object), allow_pickle=True)
     refused(tmp_path / "a.npy", "neither numbers nor text")
     (tmp_path / "b.npy").write_bytes(pickle.dumps(Trap()))
-    refused(tmp_path / "b.npy", "is not a PNG")
+    refused(tmp_path / "b.npy", "is no image in a format")
     assert not (tmp_path / "trapped").exists()
 
 
@@ -227,14 +227,14 @@ def test_a_bomb(tmp_path: Path, side: int) -> None:
 def test_what_is_no_image(tmp_path: Path) -> None:
     for name, content in (("a.png", b""), ("b.jpg", b"hello"), ("c.npz", b"PK\3\4" + bytes(99))):
         (tmp_path / name).write_bytes(content)
-        refused(tmp_path / name, "is not a")
+        refused(tmp_path / name, "is no image in a format|is not a whole NPY")
     whole = save(tmp_path / "d.png", np.random.default_rng(0).integers(0, 255, (32, 32), np.uint8))
     whole.write_bytes(whole.read_bytes()[:-300])
-    refused(whole, "not a whole PNG")
+    refused(whole, "not a whole image")
     refused(tmp_path / "absent.png", "cannot be opened")
     pages = [Image.fromarray(GREY8), Image.fromarray(GREY8)]
     pages[0].save(tmp_path / "e.tif", save_all=True, append_images=pages[1:])
-    refused(tmp_path / "e.tif", "several pages")
+    refused(tmp_path / "e.tif", r"has 2 pages: name one as FILE#\[0\] to FILE#\[1\]")
 
 
 def dicom(path: Path, **tags) -> Path:
@@ -401,7 +401,65 @@ def test_colours_of_other_kinds(tmp_path: Path) -> None:
     refused(tmp_path / "c.tif", "LAB colours")
     frames = [Image.fromarray(GREY8), Image.fromarray(255 - GREY8)]
     frames[0].save(tmp_path / "d.png", save_all=True, append_images=frames[1:])
-    refused(tmp_path / "d.png", "several pages")
+    refused(tmp_path / "d.png", "has 2 pages")
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".pgm", ".webp", ".jp2", ".gif"])
+def test_grey_of_8_bits_in_further_formats(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    lossless = {".webp": {"lossless": True}, ".jp2": {"irreversible": False}}.get(suffix, {})
+    Image.fromarray(GREY8).save(path, **lossless)
+    picture = read(path)
+    np.testing.assert_array_equal(picture.pixels, GREY8[np.newaxis])
+    assert picture.facts["bits"] == 8
+    Image.fromarray(RGB).save(path.with_suffix(".x" + suffix), **lossless)
+    if suffix not in (".gif", ".pgm"):  # a palette; written as PPM
+        colour = read(path.with_suffix(".x" + suffix), colour="channels")
+        np.testing.assert_array_equal(colour.pixels, np.moveaxis(RGB, -1, 0))
+
+
+def test_grey_of_more_than_8_bits_keeps_its_values(tmp_path: Path) -> None:
+    """Pillow stretches a PGM of 12 bits, and a JPEG 2000 of 12 bits, to 16 bits."""
+    values = np.array([[0, 1, 100], [4095, 2048, 7]])
+    for top, kind in ((4095, ">u2"), (65535, ">u2"), (5000, ">u2")):
+        (tmp_path / "a.pgm").write_bytes(b"P5\n3 2\n%d\n" % top + values.astype(kind).tobytes())
+        picture = read(tmp_path / "a.pgm")
+        np.testing.assert_array_equal(picture.pixels[0], values)
+        assert picture.facts["bits"] == top.bit_length()
+    (tmp_path / "b.pgm").write_bytes(b"P5\n3 2\n15\n" + bytes([0, 1, 15, 3, 4, 5]))
+    np.testing.assert_array_equal(read(tmp_path / "b.pgm").pixels[0], [[0, 1, 15], [3, 4, 5]])
+    (tmp_path / "c.pgm").write_text("P2 3 1 1000  0 1 999")
+    np.testing.assert_array_equal(read(tmp_path / "c.pgm").pixels[0], [[0, 1, 999]])
+    Image.fromarray(GREY16).save(tmp_path / "d.jp2", irreversible=False)
+    np.testing.assert_array_equal(read(tmp_path / "d.jp2").pixels[0], GREY16)
+
+
+def test_jpeg_2000_of_12_bits(tmp_path: Path) -> None:
+    openjpeg = pytest.importorskip("openjpeg.utils")
+    values = (np.arange(64 * 64, dtype=np.uint16) % 4096).reshape(64, 64)
+    content = openjpeg.encode_array(values, bits_stored=12, photometric_interpretation=2)
+    (tmp_path / "a.j2k").write_bytes(content)
+    picture = read(tmp_path / "a.j2k")
+    np.testing.assert_array_equal(picture.pixels[0], values)
+    assert picture.facts["bits"] == 12
+
+
+@pytest.mark.parametrize(("suffix", "mode"), [(".tif", "I;16"), (".png", "L"), (".gif", "L")])
+def test_a_page_by_its_number(tmp_path: Path, suffix: str, mode: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    pages = [Image.fromarray(GREY16 if mode == "I;16" else GREY8), Image.fromarray(GREY8[:2])]
+    if suffix != ".tif":  # the frames of an animation have one size
+        pages[1] = Image.fromarray(255 - GREY8)
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    for number, page in enumerate(pages):
+        picture = read(path, None, number)
+        np.testing.assert_array_equal(picture.pixels[0], np.asarray(page))
+    refused(path, "has no page 2: it has 2, counted from 0", None, 2)
+    refused(path, "has no members", "x", 0)
+    if suffix == ".gif":
+        first = read(path)
+        np.testing.assert_array_equal(first.pixels[0], GREY8)
+        assert first.facts["frames"] == 2
 
 
 def whole_files(folder: Path) -> dict[str, bytes]:

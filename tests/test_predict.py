@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from declaring import declare
 from helpers import adapter, plan_of, plugins, refused, round_of, run_plan
@@ -30,7 +31,7 @@ from hydrakit.hooks import FieldOfView, NoOptions, Sample, Window
 from hydrakit.report.saliency import SaliencyPictures
 from hydrakit.rounds import Transforms
 from hydrakit.runs.context import RunContext
-from hydrakit.runs.model import load_model
+from hydrakit.runs.model import Model, load_model
 from hydrakit.runs.predict import cases_in_files, cases_of_dataset, predict_to_csv
 from hydrakit.runs.predicted import Rule
 from hydrakit.runs.rundir import RunDir
@@ -203,7 +204,7 @@ def test_a_folder_a_table_files_and_arrays_give_the_same(
     assert "notes.txt" not in printed.stderr  # names may identify someone
     rows = {row["key"]: row for row in read_rows(Path("folder.csv"))}
     assert list(rows)[:3] == ["broken.png", "flat.npy", "deep/0.npy"]
-    assert rows["broken.png"]["reason"] == "is not a PNG, JPEG, TIFF, NPY, NPZ or DICOM image"
+    assert rows["broken.png"]["reason"] == "is no image in a format that hydrakit reads"
     assert rows["broken.png"]["predicted"] == rows["broken.png"]["p_benign"] == ""
     assert rows["broken.png"]["seen_in_training"] == "unknown"
 
@@ -585,3 +586,35 @@ def test_a_killed_process_goes_on(hydra_run: RunDir, images: Path, standin: Path
         command(*words[1:], "out.csv")
     assert Path("out.csv").read_bytes() == Path("whole.csv").read_bytes()
     assert not rows.parent.exists()
+
+
+def test_a_model_that_sees_the_lesion_in_a_mask_needs_one(
+    hydra_run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Model, "view", FieldOfView(mask=2.0))
+    model = hydrakit.load_model(hydra_run.path)
+    pixels = np.random.default_rng(3).integers(0, 255, (40, 40), np.uint8)
+    mask = np.zeros((40, 40), np.uint8)
+    mask[10:20, 8:13] = 1
+    folder = tmp_path / "new"
+    folder.mkdir()
+    Image.fromarray(pixels).save(folder / "a.png")
+    Image.fromarray(mask).save(folder / "a_mask.png")
+    Image.fromarray(pixels).save(folder / "b.png")
+    (folder / "cases.csv").write_text("path,mask\na.png,a_mask.png\n", encoding="utf-8")
+    rows = [
+        [model.image_input(case) for case in cases_in_files(model, [path]).cases(print)]
+        for path in (folder, folder / "cases.csv")
+    ]
+    around = {"centre": (14.5, 10.0), "extent": (10.0, 5.0)}
+    image = pixels.astype(np.float32)
+    expected = model.preprocess(image, **around)
+    for case in (rows[0][0], rows[1][0]):
+        assert not isinstance(case, str)
+        mean, deviation = case.statistics.mean, case.statistics.standard_deviation()
+        seen = model.patches(case.canvas[None], mean[None], deviation[None])[0]
+        assert torch.equal(seen, expected)
+    assert rows[0][1] == "has no mask, and the model sees 2 times the lesion in its mask"
+    by_array, without = model.predict([image, image], centre=(14.5, 10.0), extent=[(10, 5), None])
+    assert by_array.reason is None
+    assert without.reason == rows[0][1]

@@ -40,23 +40,33 @@ def list_datasets(context: RunContext, as_json: bool) -> None:
 
 @datasets.command()
 @click.argument("folder", metavar="DIR", type=params.FOLDER)
-def new(folder: Path) -> None:
+@click.option(
+    "--out",
+    metavar="FOLDER",
+    type=params.FOLDER,
+    help="Write the file into this folder, which is made; DIR itself may be read-only.",
+)
+def new(folder: Path, out: Path | None) -> None:
     """Write a draft of dataset.toml into DIR, from the images there, for you to check."""
-    from hydrakit.data.declared.guess import guess_declaration
+    from hydrakit.data.declared.guess import dataset_name, guess_declaration
     from hydrakit.data.declared.schema import FILE
     from hydrakit.errors import DataError, command_line
     from hydrakit.storage.files import write_atomic
 
-    text = guess_declaration(folder)
+    place = out or folder
+    text = guess_declaration(folder, place)
     try:
-        write_atomic(folder / FILE, text.encode())
+        place.mkdir(parents=True, exist_ok=True)
+        write_atomic(place / FILE, text.encode())
     except OSError as error:
-        raise DataError(f"{folder / FILE}: cannot be written ({error.strerror})") from None
+        remedy = "" if out else ": write it elsewhere with `--out FOLDER`"
+        raise DataError(f"{place / FILE}: cannot be written ({error.strerror}){remedy}") from None
     say_lines(text)
-    whole = folder.resolve()
-    command = command_line("hydrakit", "datasets", "check", whole.name, "--data", whole.parent)
+    whole, name = place.resolve(), dataset_name(place)
+    where = ["--data", whole.parent] if name == whole.name else ["--root", f"{name}={whole}"]
+    command = command_line("hydrakit", "datasets", "check", name, *where)
     say()
-    say(f"written: {folder / FILE}. Check it, then: {command}")
+    say(f"written: {place / FILE}. Check it, then: {command}")
 
 
 @datasets.command()
@@ -84,8 +94,8 @@ def info(name: str, context: RunContext, as_json: bool) -> None:
 
 
 def _describe(adapter: DatasetAdapter) -> dict[str, Any]:
-    from hydrakit.data.origin import view_text
     from hydrakit.plan.grey import rule_text
+    from hydrakit.plan.view import view_text
     from hydrakit.plugins.options import option_fields
 
     return {

@@ -18,7 +18,6 @@ from hydrakit.errors import DataError
 from hydrakit.hooks import (
     ChannelRule,
     DatasetAdapter,
-    FieldOfView,
     Label,
     Normalise,
     Remark,
@@ -27,6 +26,7 @@ from hydrakit.hooks import (
     Unusable,
 )
 from hydrakit.plan.grey import rule_text
+from hydrakit.plan.view import StoredView, view_text
 from hydrakit.schema import Frozen, Text
 
 AUTOMATIC: Literal["automatic"] = "automatic"
@@ -50,7 +50,7 @@ class DataOrigin(Frozen):
     content: str | None = None
     classes: tuple[Text, ...] | None = None
     task: Task | None = None
-    field_of_view: FieldOfView | None = None
+    field_of_view: StoredView | None = None
     normalise: Normalise | None = None
     channels: ChannelRule | Literal["automatic"] | None = None
     splits: str | None = None
@@ -101,15 +101,6 @@ class DataOrigin(Frozen):
 
 def _listed(classes: Sequence[str] | None) -> str:
     return ", ".join(classes or ())
-
-
-def view_text(view: FieldOfView | None) -> str:
-    """A field of view in words."""
-    if view is None:
-        return "unknown"
-    if view.millimetres is not None:
-        return f"{view.millimetres:g} mm"
-    return f"{view.share:g} of the image"
 
 
 def refuse_changed(

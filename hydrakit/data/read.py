@@ -343,6 +343,10 @@ def _metadata_fault(adapter: DatasetAdapter, sample: Sample) -> str | None:
             return f"has {value!r} as its fact {name!r}: text or a number is expected"
     if adapter.field_of_view.millimetres is not None and sample.spacing is None:
         return "has no pixel spacing, which a field of view in millimetres needs"
+    if adapter.field_of_view.mask is not None and sample.extent is None:
+        return "has no extent, which a field of view around the lesion in a mask needs"
+    if sample.extent is not None and not all(0 < size < math.inf for size in sample.extent):
+        return f"has a lesion of {sample.extent} pixels: positive numbers are expected"
     if sample.spacing is not None and not all(
         math.isfinite(size) and size > 0 for size in sample.spacing
     ):

@@ -50,12 +50,13 @@ def path_fault(text: str) -> str | None:
     return None
 
 
-def resolve_inside(root: Path, relative: str) -> Path:
+def resolve_inside(root: Path, relative: str, *, follow: bool = False) -> Path:
     """Resolve the path of a file inside a folder.
 
     Args:
         root: Resolved path of the folder.
         relative: Path relative to the folder, without a `path_fault`.
+        follow: Whether links may lead out of the folder.
 
     Raises:
         DataError: A symbolic link leads out of the folder.
@@ -65,10 +66,10 @@ def resolve_inside(root: Path, relative: str) -> Path:
         path = (root / relative).resolve(strict=True)
     except RuntimeError as error:  # a loop of symbolic links, before Python 3.13
         raise OSError(str(error)) from None
-    if not path.is_relative_to(root):
+    if not (follow or path.is_relative_to(root)):
         raise DataError(
             f"{root}: {relative!r} leads out of this folder by a link: set root in dataset.toml to "
-            "the folder that holds the files themselves"
+            "the folder that holds the files themselves, or follow_links = true to allow this"
         )
     return path
 

@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from hydrakit.data.origin import view_text
 from hydrakit.hooks import FieldOfView, Task, Window
 from hydrakit.plan.decision import Calibration, Threshold
 from hydrakit.plan.grey import GreyValues
+from hydrakit.plan.view import view_text
 from hydrakit.schema import Frozen, Name, Text
 from hydrakit.weights.format import Preprocessing
 
@@ -80,6 +80,12 @@ def preprocessing_steps(needed: Preprocessing) -> list[str]:
         steps.append(
             f"Cut out the square of {view_text(view)} around the finding, with the pixel spacing "
             "of the image. Repeat the border pixels where it reaches beyond the image."
+        )
+    elif view.mask is not None:
+        steps.append(
+            f"Cut out the square of {view_text(view)} around it: {view.mask:g} times the longer "
+            "side of the box around the mask, with the middle of this box in its middle. Repeat "
+            "the border pixels where it reaches beyond the image."
         )
     elif view.share == 1:
         steps.append("Take the whole image.")
@@ -220,7 +226,14 @@ def _example(name: str, about: ProgramDescription, kind: Kind) -> str:
 def _region_lines(view: FieldOfView | None) -> list[str]:
     if view is None or view.share == 1:
         return ["region, box = (height, width), (0, 0, width, height)"]
-    if view.millimetres is not None:
+    if view.mask is not None:
+        lines = [
+            "lesion = (10.0, 12.0)  # height and width of the box around the mask, in pixels",
+            "spacing = (1.0, 1.0)  # of the image: row, column",
+            f"side = {view.mask:g} * max(lesion[0] * spacing[0], lesion[1] * spacing[1])",
+            "region = (side / spacing[0], side / spacing[1])",
+        ]
+    elif view.millimetres is not None:
         lines = [
             "spacing = (1.0, 1.0)  # of the image, in millimetres: row, column",
             f"region = ({view.millimetres:g} / spacing[0], {view.millimetres:g} / spacing[1])",

@@ -28,8 +28,9 @@ from pydantic import (
 )
 
 from hydrakit.errors import PlanError
-from hydrakit.hooks import ChannelRule, DatasetAdapter, Factory, FieldOfView, Normalise, OptionValue
+from hydrakit.hooks import ChannelRule, DatasetAdapter, Factory, Normalise, OptionValue
 from hydrakit.plan.start import Channels, NetworkWeights, StartWeights, facts_of
+from hydrakit.plan.view import StoredView
 from hydrakit.plugins.options import resolve_options
 from hydrakit.rounds import MAX_DATASETS, MAX_VIEWS, FlipAxis, Round
 from hydrakit.schema import (
@@ -202,7 +203,7 @@ class Dataset(Component):
 
     split: Split
     normalise: Normalise | None = None
-    field_of_view: FieldOfView | None = None
+    field_of_view: StoredView | None = None
     flips: tuple[FlipAxis, ...] | None = None
     channels: ChannelRule | None = None
 

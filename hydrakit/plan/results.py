@@ -15,9 +15,10 @@ from pydantic import (
 )
 
 from hydrakit.errors import PlanError
-from hydrakit.hooks import ChannelRule, FieldOfView, Normalise, Task
+from hydrakit.hooks import ChannelRule, Normalise, Task
 from hydrakit.plan.decision import Calibration, Share, Threshold
 from hydrakit.plan.model import MAX_ENSEMBLE, MAX_ROUNDS
+from hydrakit.plan.view import StoredView
 from hydrakit.rounds import MAX_EPOCHS, Train
 from hydrakit.schema import Frozen, Name, PathText, Seed, Text, VersionedName
 
@@ -480,7 +481,7 @@ class DataFacts(Frozen):
     shortcuts: tuple[ShortcutFact, ...] = ()
     classes: tuple[Text, ...] | None = None
     task: Task | None = None
-    field_of_view: FieldOfView | None = None
+    field_of_view: StoredView | None = None
     normalise: Normalise = "patient"
     channel_rule: ChannelRule | None = None
 

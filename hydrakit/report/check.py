@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hydrakit.plan.grey import rule_text
 from hydrakit.plan.results import ShortcutFact
+from hydrakit.plan.view import view_text
 from hydrakit.report.charts import histogram
 from hydrakit.report.markup import Html, bullet_list, element, join, render
 from hydrakit.report.tables import ABSENT, count_of, description_list, interval, number, table
@@ -174,7 +175,7 @@ def _patches(summary: Summary, prepared: PreparedDataset, adapter: DatasetAdapte
     if view.millimetres:
         extent = f"{view.millimetres:g} mm wide"
     else:
-        extent = "the whole image" if view.share == 1 else f"{view.share:g} of the image"
+        extent = "the whole image" if view.share == 1 else view_text(view)
     text = (
         f"Example patches of each class ({extent}). Four ticks mark the centre: the lesion if the "
         "dataset specifies its position, else the centre of the image. The darkest and the "

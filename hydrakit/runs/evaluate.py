@@ -12,7 +12,6 @@ from hydrakit.data.origin import (
     in_class_order,
     refuse_changed,
     splits_digest,
-    view_text,
 )
 from hydrakit.data.read import image_channels
 from hydrakit.errors import DataError, PlanError, WeightsError, command_line, unknown
@@ -21,6 +20,7 @@ from hydrakit.plan.decision import Decision
 from hydrakit.plan.grey import rule_text
 from hydrakit.plan.model import Split
 from hydrakit.plan.results import DecisionTest, TestResult
+from hydrakit.plan.view import view_text
 from hydrakit.plugins.options import resolve_options
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.context import RunContext, context_of

@@ -27,6 +27,7 @@ from hydrakit.data.read import LoadedSample, checked, in_grey
 from hydrakit.errors import DataError, PlanError, command_line, one_line, unknown
 from hydrakit.hooks import FieldOfView, Sample, Task, Unusable, Window
 from hydrakit.plan.decision import Decision
+from hydrakit.plan.view import view_text
 from hydrakit.runs.evaluate import refuse_other_images, views_of
 from hydrakit.runs.predicted import InputCase, PredictedCase, Rule, TrainingImages
 from hydrakit.runs.rundir import RunDir
@@ -235,6 +236,8 @@ class Model:
             raise DataError(
                 f"has no pixel spacing, and the model sees {self.view.millimetres:g} mm of it"
             )
+        if self.view.mask is not None and sample.extent is None:
+            raise DataError(f"has no mask, and the model sees {view_text(self.view)}")
         if is_flat(sample.image):
             raise DataError("the image has no contrast")
         fault = crop_fault(sample, self.view, needed.patch)
@@ -330,6 +333,7 @@ class Model:
         *,
         spacing: tuple[float, float] | None = None,
         centre: tuple[float, float] | None = None,
+        extent: tuple[float, float] | None = None,
         statistics: Statistics | None = None,
     ) -> Tensor:
         """Turn an image into what the first network sees of it, without test-time views.
@@ -339,6 +343,8 @@ class Model:
                 images of training; `numpy.ma` masks padding.
             spacing: Pixel spacing (row, column) in millimetres.
             centre: Position (row, column) in pixels; None for the centre of the image.
+            extent: Height and width of the lesion in pixels, for a model whose field of view
+                depends on them.
             statistics: Statistics of all images of the patient, for a z-score per patient; None for
                 those of this image.
 
@@ -359,6 +365,7 @@ class Model:
             key="image",
             centre=centre,
             spacing=spacing,
+            extent=extent,
         )
         canvas, own = self.canvas(sample)
         used = statistics or own
@@ -511,6 +518,7 @@ class Model:
         *,
         spacing: RowColumn | Sequence[RowColumn | None] | None = None,
         centre: RowColumn | Sequence[RowColumn | None] | None = None,
+        extent: RowColumn | Sequence[RowColumn | None] | None = None,
         patient: str | Sequence[str | None] | None = None,
         calibrate: bool = True,
     ) -> list[PredictedCase]:
@@ -523,6 +531,8 @@ class Model:
                 file, only if it does not state it.
             centre: Position (row, column) in pixels, of all images or of each; None for the centre
                 of the image.
+            extent: Height and width of the lesion in pixels, of all images or of each, for a model
+                whose field of view depends on them.
             patient: Patient of all images or of each; if the model needs it, the images of a
                 patient are z-scored together, otherwise and without a name each by itself.
             calibrate: Whether the calibration and the threshold in the head's file are used.
@@ -542,6 +552,7 @@ class Model:
             for name, value, is_single in (
                 ("spacing", spacing, _is_pair),
                 ("centre", centre, _is_pair),
+                ("extent", extent, _is_pair),
                 ("patient", patient, lambda value: isinstance(value, str)),
             )
         ]
@@ -549,7 +560,7 @@ class Model:
             InputCase(
                 key=str(number if isinstance(image, np.ndarray) else image),
                 load=partial(_loaded, self.reads_colour, str(number), image, values),
-                patient=values[2],
+                patient=values[3],
             )
             for number, (image, *values) in enumerate(zip(listed, *given, strict=True))
         ]
@@ -587,7 +598,7 @@ def _loaded(
     from hydrakit.data.declared.images import ImageReader
     from hydrakit.data.declared.schema import ImageRules
 
-    spacing, centre, patient = values
+    spacing, centre, extent, patient = values
     key = number if isinstance(image, np.ndarray) else str(image)
     if patient:  # a patient of the same name as the key would be that of this image alone
         key = f"{key} of {patient}"
@@ -602,7 +613,13 @@ def _loaded(
                 return Unusable(key=key, reason=error.reason)
         pixels, spacing = picture.pixels, picture.spacing or spacing
     sample = Sample(
-        image=pixels, label=None, patient=patient or key, key=key, centre=centre, spacing=spacing
+        image=pixels,
+        label=None,
+        patient=patient or key,
+        key=key,
+        centre=centre,
+        spacing=spacing,
+        extent=extent,
     )
     return checked(sample)
 

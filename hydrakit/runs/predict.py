@@ -196,7 +196,13 @@ def cases_in_files(
         DataError: They cannot be read, or a row of the table is wrong.
         PlanError: An argument is for another kind of input.
     """
-    reader = GivenReader(model.classes, model.task, colour=model.reads_colour, spacing=spacing)
+    reader = GivenReader(
+        model.classes,
+        model.task,
+        colour=model.reads_colour,
+        spacing=spacing,
+        masks=model.view.mask is not None,
+    )
     first, single = paths[0], len(paths) == 1
     is_table = single and first.suffix.lower() in (".csv", ".txt")
     if pattern is not None and not (single and first.is_dir()):

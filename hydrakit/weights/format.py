@@ -30,7 +30,7 @@ from pydantic import (
 )
 
 from hydrakit.errors import WeightsError, one_line
-from hydrakit.hooks import DatasetAdapter, FieldOfView, OptionValue, Task
+from hydrakit.hooks import DatasetAdapter, OptionValue, Task
 from hydrakit.plan.decision import Decision
 from hydrakit.plan.grey import PER_PATIENT, GreyValues
 from hydrakit.plan.model import (
@@ -47,6 +47,7 @@ from hydrakit.plan.model import (
 )
 from hydrakit.plan.results import DataFacts
 from hydrakit.plan.start import Channels
+from hydrakit.plan.view import StoredView
 from hydrakit.rounds import MAX_DATASETS, MAX_VIEWS, Transforms
 from hydrakit.schema import Frozen, Name, Text
 from hydrakit.storage.files import MAX_WEIGHTS, open_regular, write_atomic
@@ -99,7 +100,7 @@ class Preprocessing(Frozen):
 
     patch: Annotated[int, Field(gt=0, le=MAX_PATCH)]
     channels: Channels
-    field_of_view: FieldOfView | None
+    field_of_view: StoredView | None
     normalisation: Text
     conversion: Literal["grey", "repeat"] | None = None
     grey_values: GreyValues = PER_PATIENT

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -21,10 +21,26 @@ from hydrakit.storage.paths import default_data
 if TYPE_CHECKING:
     from hydrakit.data.declared.cases import CsvTable, DeclaredCase
     from hydrakit.data.declared.images import ImageReader, Picture
+    from hydrakit.data.declared.masks import Lesion
     from hydrakit.plugins.registry import Plugins
 
-READER_VERSION = "3"
+READER_VERSION = "4"
 """Increase whenever the code below reads other samples from the same files."""
+
+
+@dataclass(frozen=True)
+class Noticed:
+    """Keys of the cases, read so far, that remarks are due about.
+
+    Attributes:
+        by_study: Cases whose study is their patient.
+        no_mask: Cases without a mask, or with an empty one.
+        animated: Animated GIFs of which the first frame is used.
+    """
+
+    by_study: list[str] = field(default_factory=list)
+    no_mask: list[str] = field(default_factory=list)
+    animated: list[str] = field(default_factory=list)
 
 
 class MissingSpacingError(DataError):
@@ -98,17 +114,35 @@ def read_declared(
     root = _files_root(declaration, folder)
     listing = list_cases(declaration, root, table=table)
     yield from listing.remarks
-    by_study: list[str] = []
+    noticed = Noticed()
     with closing(ImageReader(declaration.images)) as reader:
         for case in listing.cases:
             yield read_case(
-                declaration, case, where=folder / FILE, root=root, reader=reader, by_study=by_study
+                declaration, case, where=folder / FILE, root=root, reader=reader, noticed=noticed
             )
-    if by_study:
+    if noticed.no_mask:
+        what = f'are not used: add their masks, or no_mask = "whole" to {FILE}'
+        if declaration.no_mask is not None:
+            what = (
+                "are used whole: if one class has them more often, the network may tell it by the "
+                "size or the place of what it sees"
+            )
         yield Remark(
-            text=f"the PatientID of {len(by_study)} DICOM files is empty, ANONYMOUS or alike "
-            f"(first {by_study[0]}): the images of one study (StudyInstanceUID) count as one "
-            "patient; name the patients if they have several studies",
+            text=f"{len(noticed.no_mask)} cases have no mask, or an empty one (first "
+            f"{noticed.no_mask[0]}), and {what}",
+            warning=True,
+        )
+    if noticed.animated:
+        yield Remark(
+            text=f"{len(noticed.animated)} animated GIFs are used by their first frame (first "
+            f"{noticed.animated[0]}): FILE#[N] names another one, counted from 0",
+            warning=True,
+        )
+    if noticed.by_study:
+        yield Remark(
+            text=f"the PatientID of {len(noticed.by_study)} DICOM files is empty, ANONYMOUS or "
+            f"alike (first {noticed.by_study[0]}): the images of one study (StudyInstanceUID) "
+            "count as one patient; name the patients if they have several studies",
             warning=True,
         )
 
@@ -236,7 +270,7 @@ def _csv(declaration: Declaration, folder: Path) -> CsvTable | None:
         candidates.append(_files_root(declaration, folder))
     for base in candidates:
         try:
-            path = resolve_inside(base, name)
+            path = resolve_inside(base, name, follow=declaration.follow_links)
             with open_file(path) as file:
                 content = file.read(MAX_TABLE_BYTES + 1)
         except FileNotFoundError:
@@ -259,9 +293,9 @@ def read_case(
     where: object,
     root: Path,
     reader: ImageReader,
-    by_study: list[str],
+    noticed: Noticed,
 ) -> Sample | Unusable:
-    """Read the sample of a case; add its key to ``by_study`` if its study is its patient.
+    """Read the sample of a case.
 
     Args:
         declaration: Declaration of the dataset.
@@ -269,38 +303,19 @@ def read_case(
         where: What declares the dataset, for messages.
         root: Resolved folder of its files.
         reader: Reader of its images.
-        by_study: Keys of the cases so far whose study is their patient.
+        noticed: Gets the key of the case where a remark is due.
 
     Raises:
         MissingSpacingError: The case lacks a pixel spacing that it needs.
         DataError: The case leads out of the root.
     """
-    from hydrakit.data.declared.arrays import MAX_VALUES, ImageError
-    from hydrakit.data.dicom.geometry import alignment_fault
+    from hydrakit.data.declared.arrays import ImageError
     from hydrakit.data.padding import concatenate
 
-    pictures, paths = [], []
-    for location in case.channels:
-        try:
-            path = resolve_inside(root, location.file)
-        except FileNotFoundError:
-            return Unusable(key=case.key, reason="its file is missing")
-        except OSError as error:
-            return Unusable(key=case.key, reason=f"cannot be opened ({error.strerror or 'a loop'})")
-        if not path.is_file():
-            return Unusable(key=case.key, reason="its path is not a file")
-        try:
-            pictures.append(reader.read(path, location.member, location.row))
-        except ImageError as error:
-            return Unusable(key=case.key, reason=error.reason)
-        paths.append(path)
-        if pictures[-1].pixels.shape[1:] != pictures[0].pixels.shape[1:]:
-            return Unusable(key=case.key, reason="its files differ in height or width")
-        if sum(picture.pixels.size for picture in pictures) > MAX_VALUES:
-            return Unusable(key=case.key, reason=f"has more than {MAX_VALUES} pixels")
-    fault = alignment_fault([picture.header for picture in pictures if picture.header])
-    if fault is not None:
-        return Unusable(key=case.key, reason=fault)
+    try:
+        pictures, paths = _read_pictures(case, root, reader, follow=declaration.follow_links)
+    except ImageError as error:
+        return Unusable(key=case.key, reason=error.reason)
     spacing = next((p.spacing for p in pictures if p.spacing), declaration.spacing)
     if spacing is None and (case.millimetres or declaration.field_of_view.millimetres):
         raise MissingSpacingError(
@@ -308,7 +323,13 @@ def read_case(
             "millimetres need: add spacing = [row, column] in millimetres"
         )
     image = concatenate([picture.pixels for picture in pictures])
-    centre = case.position
+    if any(p.facts.get("frames") for p in pictures) and not any(at.row for at in case.channels):
+        noticed.animated.append(case.key)
+    try:
+        lesion = _find_lesion(declaration, case, root, image.shape[1:], noticed)
+    except ImageError as error:
+        return Unusable(key=case.key, reason=error.reason)
+    centre = lesion.centre if lesion else case.position
     if centre is not None and case.millimetres and spacing is not None:
         centre = (centre[0] / spacing[0], centre[1] / spacing[1])
     if centre is not None and not all(
@@ -321,7 +342,7 @@ def read_case(
     study = next((picture.study for picture in pictures if picture.study), None)
     if patient is None and study is not None:
         patient = study
-        by_study.append(case.key)
+        noticed.by_study.append(case.key)
     return Sample(
         image=image,
         label=case.label,
@@ -331,11 +352,88 @@ def read_case(
         finding=case.finding,
         centre=centre,
         spacing=spacing,
+        extent=lesion.extent if lesion else None,
         split=case.split,
         facts=pictures[0].facts,
         subgroups=case.subgroups,
         source=tuple(paths),
     )
+
+
+def _read_pictures(
+    case: DeclaredCase, root: Path, reader: ImageReader, *, follow: bool
+) -> tuple[list[Picture], list[Path]]:
+    """Read the files of a case, which become its channels, and return their paths as well.
+
+    Raises:
+        ImageError: A file is missing or cannot be read, or the files do not fit together.
+        DataError: A file lies outside of the root.
+    """
+    from hydrakit.data.declared.arrays import MAX_VALUES, ImageError
+    from hydrakit.data.dicom.geometry import alignment_fault
+
+    pictures: list[Picture] = []
+    paths: list[Path] = []
+    for location in case.channels:
+        path = root / location.file
+        try:
+            path = resolve_inside(root, location.file, follow=follow)
+        except FileNotFoundError:
+            raise ImageError(path, "its file is missing") from None
+        except OSError as error:
+            raise ImageError(path, f"cannot be opened ({error.strerror or 'a loop'})") from None
+        if not path.is_file():
+            raise ImageError(path, "its path is not a file")
+        pictures.append(reader.read(path, location.member, location.row))
+        paths.append(path)
+        if pictures[-1].pixels.shape[1:] != pictures[0].pixels.shape[1:]:
+            raise ImageError(path, "its files differ in height or width")
+        if sum(picture.pixels.size for picture in pictures) > MAX_VALUES:
+            raise ImageError(path, f"has more than {MAX_VALUES} pixels")
+    fault = alignment_fault([picture.header for picture in pictures if picture.header])
+    if fault is not None:
+        raise ImageError(paths[0], fault)
+    return pictures, paths
+
+
+def _find_lesion(
+    declaration: Declaration,
+    case: DeclaredCase,
+    root: Path,
+    size: tuple[int, int],
+    noticed: Noticed,
+) -> Lesion | None:
+    """Find the lesion of a case in its masks; None if it is used without one.
+
+    Raises:
+        ImageError: The case has no mask, or an empty one, or one that cannot be read.
+        DataError: A mask leads out of the root.
+    """
+    from hydrakit.data.declared.arrays import ImageError
+    from hydrakit.data.declared.masks import Lesion, read_masks
+
+    image = root / case.channels[0].file
+    if case.masks is None:
+        if declaration.field_of_view.mask is None:
+            return None
+        raise ImageError(image, "has no mask, which its field of view needs")
+    try:
+        follow = declaration.follow_links
+        paths = [resolve_inside(root, mask, follow=follow) for mask in case.masks]
+    except OSError as error:
+        reason = error.strerror or "a loop of links"
+        raise ImageError(image, f"its mask cannot be opened ({reason})") from None
+    lesion = Lesion.of(read_masks(paths, size)) if paths else None
+    if lesion is None:
+        noticed.no_mask.append(case.key)
+        if declaration.no_mask is None:
+            raise ImageError(image, "its mask is empty" if paths else "has no mask")
+        factor = declaration.field_of_view.mask
+        if factor is not None:
+            height, width = size
+            centre = ((height - 1) / 2, (width - 1) / 2)
+            lesion = Lesion(centre=centre, extent=(height / factor, width / factor))
+    return lesion
 
 
 def _patient_id(declaration: Declaration, picture: Picture) -> str | None:

@@ -7,7 +7,7 @@ import io
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -19,6 +19,7 @@ from hydrakit.data.declared.columns import (
     wrong_separator,
 )
 from hydrakit.data.declared.files import companions, describe_files, list_files, remarks_on_files
+from hydrakit.data.declared.masks import MaskFinder
 from hydrakit.data.declared.patterns import match_files
 from hydrakit.data.declared.schema import (
     FILE,
@@ -48,12 +49,23 @@ _CONVERTED = re.compile(
     rf"[0-9]([.,][0-9]+)?E\+[0-9]{{2,3}}|[0-9]{{1,2}}(-|\. ?){_MONTH}|{_MONTH}[- ][0-9]{{2}}", re.I
 )
 
-_MEMBER = re.compile(r"(?P<file>.+\.np[yz])#(?P<member>[^\[\]]*)(?:\[(?P<row>\d{1,12})\])?", re.I)
+_MEMBER = re.compile(
+    r"(?P<array>.+\.np[yz])#(?P<member>[^\[\]]*)(?:\[(?P<row>\d{1,12})\])?"
+    r"|(?P<file>.+)#\[(?P<image>\d{1,12})\]",
+    re.I | re.DOTALL,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageLocation:
-    """Location of one image: a file below the root, and for arrays the member and the row."""
+    """Location of one image.
+
+    Attributes:
+        file: Path of the file below the root.
+        member: Name of the array in an NPZ file; None if the file has only one.
+        row: Index of the image in a file of several, from 0: a row of an array, a page, a frame or
+            a slice; None for the whole file.
+    """
 
     file: str
     member: str | None = None
@@ -75,6 +87,7 @@ class DeclaredCase:
         split: Split that the dataset declares for the case, if any.
         position: Position of the lesion, ``(row, column)`` from the centre of the upper left pixel.
         millimetres: Whether ``position`` is in millimetres; otherwise it is in pixels.
+        masks: Paths of the masks of its lesion below the root; None if the dataset declares none.
     """
 
     key: str
@@ -87,6 +100,7 @@ class DeclaredCase:
     split: SplitName | None
     position: tuple[float, float] | None
     millimetres: bool
+    masks: tuple[str, ...] | None = None
 
 
 Fields = dict[str, str]
@@ -125,6 +139,7 @@ def list_cases(declaration: Declaration, root: Path, *, table: CsvTable | None) 
     first: dict[str, str] = {}
     unnamed: list[str] = []
     above = ""
+    finder = MaskFinder(root, declaration.mask) if declaration.mask else None
     for row in _rows(declaration, root, table):
         if isinstance(row, Remark):
             remarks.append(row)
@@ -141,6 +156,8 @@ def list_cases(declaration: Declaration, root: Path, *, table: CsvTable | None) 
             case = case_of(declaration, fields)
         except ValueError as error:
             raise DataError(f"{where}: {error}") from None
+        if finder is not None:
+            case = replace(case, masks=_masks(finder, case, fields, where))
         if case.key in first:
             raise DataError(
                 f"{where}: the key {quote(case.key)} also belongs to {first[case.key]}: remove "
@@ -167,6 +184,15 @@ def list_cases(declaration: Declaration, root: Path, *, table: CsvTable | None) 
     return Listing(tuple(cases), tuple(remarks))
 
 
+def _masks(finder: MaskFinder, case: DeclaredCase, fields: Fields, where: str) -> tuple[str, ...]:
+    """The masks of a case, which the key ``mask`` of the declaration names."""
+    if case.masks is not None:
+        raise DataError(f"{where}: a column and the key mask in {FILE} name masks: remove one")
+    if case.position is not None:
+        raise DataError(f"{where}: a mask and columns of a position are given: remove one")
+    return finder.find(case.channels[0].file, fields)
+
+
 def _is_blank(text: str) -> bool:
     return not normal_name(text)
 
@@ -186,12 +212,19 @@ def _rows(
 def _pattern_rows(
     declaration: Declaration, pattern: str, root: Path
 ) -> Iterator[tuple[str, Fields] | Remark]:
-    matched = dict(match_files(root, pattern))
+    matched = dict(match_files(root, pattern, follow=declaration.follow_links))
     masks = {} if declaration.masks == "cases" else companions(matched)
+    used: set[str] = set()
+    if declaration.mask is not None:
+        finder = MaskFinder(root, declaration.mask)
+        used = {mask for path, parts in matched.items() for mask in finder.find(path, parts)}
     for path, parts in matched.items():
-        if path not in masks:
+        if path not in masks and path not in used:
             yield f"{root}: {quote(path)}", {"path": path, **parts}
-    yield from remarks_on_files(root, pattern, matched, masks)
+    masks = {mask: image for mask, image in masks.items() if mask not in used}
+    yield from remarks_on_files(
+        root, pattern, {*matched, *used}, masks, follow=declaration.follow_links
+    )
 
 
 def csv_rows(
@@ -240,7 +273,7 @@ def csv_rows(
 def _npz_rows(declaration: Declaration, root: Path) -> Iterator[tuple[str, Fields] | Remark]:
     name = str(declaration.cases)
     try:
-        path = resolve_inside(root, name)
+        path = resolve_inside(root, name, follow=declaration.follow_links)
         members = member_names(path)
         columns = find_columns(declaration, members, str(path))
         yield from remarks_on_columns(name, members, columns)
@@ -337,7 +370,25 @@ def case_of(declaration: Declaration, fields: Fields) -> DeclaredCase:
         split=_split(declaration, filled.get("split")),
         position=position,
         millimetres=millimetres,
+        masks=_mask_column(fields, position),
     )
+
+
+def _mask_column(fields: Fields, position: object) -> tuple[str, ...] | None:
+    """The paths in the column ``mask``; None without this column.
+
+    Raises:
+        ValueError: One is wrong, or the case has a position as well.
+    """
+    if "mask" not in fields:
+        return None
+    paths = tuple(part.strip() for part in fields["mask"].split(SEPARATOR) if part.strip())
+    for path in paths:
+        if fault := path_fault(path):
+            raise ValueError(f"mask {quote(path)} {fault}")
+    if paths and position is not None:
+        raise ValueError("a mask and a position are given: remove one")
+    return paths
 
 
 def _is_name(declaration: Declaration, text: str) -> bool:
@@ -363,8 +414,10 @@ def _location(text: str) -> ImageLocation:
     match = _MEMBER.fullmatch(text)
     location = ImageLocation(text)
     if match:
-        row = None if match["row"] is None else int(match["row"])
-        location = ImageLocation(match["file"], match["member"] or None, row)
+        row = match["row"] or match["image"]
+        location = ImageLocation(
+            match["array"] or match["file"], match["member"] or None, int(row) if row else None
+        )
     fault = path_fault(location.file)
     if fault:
         raise ValueError(f"path {quote(location.file)} {fault}")

@@ -62,7 +62,8 @@ def find_columns(
     """Return the table's column for each field.
 
     A column is used for the field of its name, but for case, blanks and separators. A column that
-    the declaration assigns to one field is not used for a field of the same name.
+    the declaration assigns to one field is not used for a field of the same name. A column of masks
+    must be assigned: it would move every case.
 
     Args:
         declaration: Declaration of the dataset.
@@ -89,7 +90,7 @@ def find_columns(
     same_name = {
         field: _column(field, free, where, declared=more is None)
         for field in (*Columns.model_fields, *(more or ()))
-        if field not in assigned
+        if field not in assigned and not (field == "mask" and more is None)
     }
     columns = {field: column for field, column in same_name.items() if column is not None}
     columns |= dict(requested.values())

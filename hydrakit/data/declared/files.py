@@ -13,11 +13,11 @@ from hydrakit.data.safe_paths import quote
 from hydrakit.errors import DataError
 from hydrakit.hooks import Remark
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy", ".npz", ".dcm", ".ima")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".pgm", ".ppm", ".gif", ".webp"),
+    *(".jp2", ".j2k", ".npy", ".npz", ".dcm", ".ima"),
+)
 OTHER_SUFFIXES = {  # files of images that hydrakit does not read, and what helps
-    ".bmp": "save the images as PNG",
-    ".gif": "save the images as PNG",
-    ".webp": "save the images as PNG",
     ".nii": "save the slices as PNG or NPY",
     ".nii.gz": "save the slices as PNG or NPY",
     ".mha": "save the slices as PNG or NPY",
@@ -37,26 +37,33 @@ _MASK_STEM = re.compile(rf"(?P<image>.+?)[ _.-]+({_MASK}|gt|groundtruth)([ _.-]?
 _TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
-def list_files(folder: Path, *, most: int | None = None, tolerant: bool = False) -> list[str]:
+def list_files(
+    folder: Path, *, most: int | None = None, tolerant: bool = False, follow: bool = False
+) -> list[str]:
     """List the paths of the files below a folder, with ``/``, sorted, without hidden files.
-
-    Links to folders are not followed.
 
     Args:
         folder: Folder to list.
         most: Number of files above which the folder is refused; None for no limit.
         tolerant: Leave out folders that cannot be listed or are too deep, instead of an error.
+        follow: Follow links to folders, each folder once.
 
     Raises:
         DataError: A folder cannot be listed or is too deep, or there are too many files.
     """
     paths: list[str] = []
+    visited = {os.path.realpath(folder)}
 
     def fail(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be listed: {error.strerror}")
 
-    for base, folders, files in os.walk(folder, onerror=None if tolerant else fail):
+    onerror = None if tolerant else fail
+    for base, folders, files in os.walk(folder, onerror=onerror, followlinks=follow):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if follow:
+            reals = {name: os.path.realpath(Path(base) / name) for name in folders}
+            folders[:] = [name for name in folders if reals[name] not in visited]
+            visited |= set(reals.values())
         relative = Path(base).relative_to(folder)
         if len(relative.parts) >= MAX_DEPTH and folders:
             if not tolerant:
@@ -69,6 +76,17 @@ def list_files(folder: Path, *, most: int | None = None, tolerant: bool = False)
         if most is not None and len(paths) > most:
             raise DataError(f"{folder}: has over {most} files: write dataset.toml by hand")
     return paths
+
+
+def linked_folders(folder: Path) -> list[str]:
+    """List the links to folders below a folder, as paths with ``/``; those in them are left out."""
+    links: list[str] = []
+    for base, folders, _ in os.walk(folder):
+        below = Path(base).relative_to(folder)
+        names = sorted(name for name in folders if not name.startswith("."))
+        links += [(below / name).as_posix() for name in names if (Path(base) / name).is_symlink()]
+        folders[:] = names if len(below.parts) < MAX_DEPTH else []
+    return links
 
 
 def describe_files(files: Iterable[str]) -> str:
@@ -128,7 +146,12 @@ def _is_mask_folder(folder: str) -> bool:
 
 
 def remarks_on_files(
-    root: Path, pattern: str, matched: Collection[str], masks: Mapping[str, str]
+    root: Path,
+    pattern: str,
+    matched: Collection[str],
+    masks: Mapping[str, str],
+    *,
+    follow: bool = False,
 ) -> Iterator[Remark]:
     """Yield what users must know about the files below a root that are no cases.
 
@@ -137,6 +160,7 @@ def remarks_on_files(
         pattern: Pattern that selects them.
         matched: Files that it selects.
         masks: Those of them that are masks, each with its image.
+        follow: Whether links to folders are followed.
     """
     if masks:
         mask, image = next(iter(masks.items()))
@@ -146,10 +170,17 @@ def remarks_on_files(
             warning=True,
         )
     names, member = compile_pattern(pattern)
+    links = [] if follow else linked_folders(root)
+    if links:
+        yield Remark(
+            text=f"{_count(len(links), 'linked folder')} not followed by ** (first "
+            f"{quote(links[0])}): to use their files, write follow_links = true into dataset.toml",
+            warning=True,
+        )
     used = {path.removesuffix(member) for path in matched}
     folders = {path.rpartition("/")[0] for path in used}
     known = (*SUFFIXES, *OTHER_SUFFIXES)
-    listed = list_files(root, tolerant=True)
+    listed = list_files(root, tolerant=True, follow=follow)
     left = [path for path in listed if path not in used and path.lower().endswith(known)]
     near = [
         path
@@ -169,5 +200,5 @@ def remarks_on_files(
         yield Remark(text=f"other files that are not used: {describe_files(others)}")
 
 
-def _count(number: int) -> str:
-    return "1 file is" if number == 1 else f"{number} files are"
+def _count(number: int, what: str = "file") -> str:
+    return f"1 {what} is" if number == 1 else f"{number} {what}s are"

@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hydrakit.data.declared.adapter import MissingSpacingError, read_case
+from hydrakit.data.declared.adapter import MissingSpacingError, Noticed, read_case
 from hydrakit.data.declared.cases import (
     CsvTable,
     DeclaredCase,
@@ -20,7 +21,13 @@ from hydrakit.data.declared.cases import (
     case_of,
     csv_rows,
 )
-from hydrakit.data.declared.files import SUFFIXES, companions, describe_files, list_files
+from hydrakit.data.declared.files import (
+    SUFFIXES,
+    companions,
+    describe_files,
+    linked_folders,
+    list_files,
+)
 from hydrakit.data.declared.images import ImageReader
 from hydrakit.data.declared.patterns import compile_pattern, match_files
 from hydrakit.data.declared.schema import Declaration, ImageRules, View, number
@@ -84,6 +91,7 @@ class GivenReader:
         task: Task of the model.
         colour: Whether colour images have three channels; otherwise one, the luminance.
         spacing: Pixel spacing of all files that do not state theirs.
+        masks: Whether the model sees the lesion in a mask, so that each image needs one.
     """
 
     def __init__(
@@ -93,7 +101,9 @@ class GivenReader:
         *,
         colour: bool,
         spacing: tuple[float, float] | None = None,
+        masks: bool = False,
     ) -> None:
+        self.masks = masks
         self.declaration = Declaration.model_construct(
             classes=tuple(classes),
             task=task,
@@ -124,6 +134,9 @@ class GivenReader:
             else:
                 for location in case.channels:
                     resolve_inside(root, location.file)
+                for mask in case.masks or ():
+                    with suppress(OSError):  # `read_case` says that it is missing
+                        resolve_inside(root, mask)
         except FileNotFoundError:
             return Unusable(key=key, reason="its file is missing")
         except (OSError, RuntimeError) as error:
@@ -136,7 +149,7 @@ class GivenReader:
             declaration = declaration.model_copy(update={"spacing": given.spacing})
         try:
             sample = read_case(
-                declaration, case, where=key, root=root, reader=self._images(), by_study=[]
+                declaration, case, where=key, root=root, reader=self._images(), noticed=Noticed()
             )
         except MissingSpacingError:
             return Unusable(key=key, reason=NO_SPACING)
@@ -199,11 +212,21 @@ def images_in_folder(folder: Path, reader: GivenReader, *, pattern: str | None) 
     images = [path for path in images if path not in masks]
     if not images:
         raise DataError(
-            f"{folder}: holds no image ({describe_files(listed)}): give PNG, JPEG, TIFF, NPY, NPZ "
-            "or DICOM files"
+            f"{folder}: holds no image ({describe_files(listed)}): give files that end in "
+            f"{', '.join(SUFFIXES)}, or DICOM"
         )
     notes = []
-    if masks:
+    links = linked_folders(root)
+    if links:
+        notes.append(
+            f"{folder}: {len(links)} linked folders are not followed (first {quote(links[0])}): "
+            "predict their files by naming the folders they lead to"
+        )
+    lesions: dict[str, list[str]] = {}
+    if reader.masks:
+        for mask, image in masks.items():
+            lesions.setdefault(image, []).append(mask)
+    elif masks:
         mask, image = next(iter(masks.items()))
         notes.append(
             f"{folder}: {len(masks)} files are left out as masks of other images (first "
@@ -217,7 +240,9 @@ def images_in_folder(folder: Path, reader: GivenReader, *, pattern: str | None) 
     return GivenImages(
         where=str(folder),
         count=len(images),
-        cases=lambda: (GivenCase(_case(_name(path), path), root) for path in images),
+        cases=lambda: (
+            GivenCase(_case(_name(path), path, lesions.get(path)), root) for path in images
+        ),
         digest=_digest([_state(root / path) for path in images]),
         patients=_may_be_dicom(images),
         notes=tuple(notes),
@@ -330,8 +355,8 @@ def _given(declaration: Declaration, where: str, root: Path, fields: Fields) -> 
     return GivenCase(case, root, spacing)
 
 
-def _case(key: str, file: str) -> DeclaredCase:
-    """A case of which only the file is known."""
+def _case(key: str, file: str, masks: Sequence[str] | None = None) -> DeclaredCase:
+    """A case of which only the file and its masks are known."""
     return DeclaredCase(
         key=key,
         channels=(ImageLocation(file),),
@@ -343,6 +368,7 @@ def _case(key: str, file: str) -> DeclaredCase:
         split=None,
         position=None,
         millimetres=False,
+        masks=None if masks is None else tuple(masks),
     )
 
 

@@ -23,9 +23,11 @@ from hydrakit.data.declared.files import (
     SUFFIXES,
     companions,
     describe_files,
+    linked_folders,
     list_files,
 )
 from hydrakit.data.declared.images import ImageReader, Picture
+from hydrakit.data.declared.masks import guess_template
 from hydrakit.data.declared.schema import FILE, MAX_CLASS, NONE, ImageRules
 from hydrakit.data.identity import names_nobody, normal_name
 from hydrakit.data.safe_paths import open_file, path_fault, resolve_inside
@@ -65,18 +67,33 @@ class _CaseSource:
     member: str | None = None
 
 
-def guess_declaration(folder: Path) -> str:
+def dataset_name(folder: Path) -> str:
+    """Return the name of the dataset whose ``dataset.toml`` lies in a folder."""
+    name = folder.resolve().name
+    if is_name(name):
+        return name
+    return re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-_")[:64] or "mydata"
+
+
+def guess_declaration(folder: Path, out: Path | None = None) -> str:
     """Return the text of a draft ``dataset.toml`` for a folder of images.
 
+    Args:
+        folder: The folder of images.
+        out: Folder that the file will be in; None for that of the images.
+
     Raises:
-        DataError: The folder already has a ``dataset.toml``, cannot be listed, or holds neither
-            images in two or more class folders nor a table of cases.
+        DataError: The folder of the file already has a ``dataset.toml``; or that of the images
+            cannot be listed, or holds neither images in two or more class folders nor a table of
+            cases.
     """
-    if (folder / FILE).exists():
-        raise DataError(f"{folder / FILE}: exists already: edit it, or move it away first")
+    place = out or folder
+    if (place / FILE).exists():
+        raise DataError(f"{place / FILE}: exists already: edit it, or move it away first")
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder: give a folder of images")
-    files = list_files(folder, most=MAX_FILES)
+    links = linked_folders(folder)
+    files = list_files(folder, most=MAX_FILES, follow=bool(links))
     images = [name for name in files if name.lower().endswith(SUFFIXES)]
     images = images or [name for name in files if _is_dicom(folder / name)]
     if not images:
@@ -94,7 +111,8 @@ def guess_declaration(folder: Path) -> str:
     cases = _with_printable_names(cases)
     return "\n".join(
         [
-            *_description_lines(folder),
+            *_description_lines(place),
+            *_place_lines(folder, place, links),
             *_class_lines(cases),
             *_image_lines(folder, images, cases),
             *_mask_lines(masks),
@@ -136,11 +154,10 @@ def _with_printable_names(cases: _CaseSource) -> _CaseSource:
 
 
 def _description_lines(folder: Path) -> list[str]:
-    name = folder.resolve().name
-    if is_name(name):
-        lines = [f"name = {_quoted(name)}  # as the folder"]
+    slug = dataset_name(folder)
+    if slug == folder.resolve().name:
+        lines = [f"name = {_quoted(slug)}  # as the folder"]
     else:
-        slug = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-_")[:64] or "mydata"
         lines = [
             f"name = {_quoted(slug)}  # the folder's name is not a dataset name: rename it so, "
             f"or use --root {slug}=FOLDER"
@@ -152,6 +169,17 @@ def _description_lines(folder: Path) -> list[str]:
         'licence = "not stated"',
         'citation = "not stated"',
     ]
+
+
+def _place_lines(folder: Path, place: Path, links: Sequence[str]) -> list[str]:
+    """Say where the images are, if they are not below the file."""
+    lines = []
+    if folder.resolve() != place.resolve():
+        lines.append(f"root = {_quoted(str(folder.resolve()))}  # folder of the images")
+    if links:
+        first = _comment(links[0])
+        lines.append(f"follow_links = true  # linked folders: {len(links)} (first {first})")
+    return lines
 
 
 def _class_lines(cases: _CaseSource) -> list[str]:
@@ -212,7 +240,16 @@ def _mask_lines(masks: Mapping[str, str]) -> list[str]:
         return []
     mask, image = next(iter(masks.items()))
     first = _comment(f"{mask}, of {image}")
-    return [f"# Masks of other images, which are left out: {len(masks)} (first {first})."]
+    lines = [f"# Masks of other images, which are no cases: {len(masks)} (first {first})."]
+    template = guess_template(masks)
+    if template is None:
+        return lines
+    return [
+        *lines,
+        "# To take the position of the lesion from them, and to see 1.5 times the lesion:",
+        f"# mask = {_comment(_quoted(template))}",
+        "# field_of_view = { mask = 1.5 }  # in place of the line above",
+    ]
 
 
 def _case_lines(folder: Path, images: Sequence[str], cases: _CaseSource) -> list[str]:
@@ -435,7 +472,7 @@ def _is_file(folder: Path, text: str) -> bool:
     if path_fault(text) is not None:
         return False
     try:
-        return resolve_inside(folder.resolve(), text).is_file()
+        return resolve_inside(folder.resolve(), text, follow=True).is_file()
     except (OSError, DataError):
         return False
 

@@ -1,4 +1,4 @@
-"""Reading of one image file as float32 channels: PNG, JPEG, TIFF, NPY, NPZ or DICOM.
+"""Reading of one image as float32 channels, from the file formats of Pillow, NumPy and DICOM.
 
 The content decides the format, not the file name. Stored values are not scaled: 8 bits give 0 to
 255, 16 bits give 0 to 65535.
@@ -52,6 +52,7 @@ UNCLEAR_AXIS = (
     "has an array of shape {}, which does not show its channels: if it is one image, add "
     'channels = "first" or "last" under [images]; if it is a volume, use its slices as images'
 )
+PILLOW_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "DIB", "PPM", "GIF", "WEBP", "JPEG2000")
 _TOO_LARGE = f"has more than {MAX_VALUES} pixels: scale it down"
 
 
@@ -108,7 +109,8 @@ class ImageReader:
         Args:
             path: Path of the file.
             member: Name of the array in an NPZ file; None if the file has only one.
-            row: Index along the first axis of an NPY or NPZ array; None for the whole array.
+            row: Index of the image in a file of several, from 0: along the first axis of an NPY or
+                NPZ array, or a page; None for the whole file.
 
         Raises:
             ImageError: The file holds no usable image.
@@ -130,11 +132,13 @@ class ImageReader:
                 return self._array(path, member, row)
         except OSError as error:
             raise ImageError(path, f"cannot be opened ({error.strerror or error})") from None
-        if member is not None or row is not None:
-            raise ImageError(path, "has neither members nor rows: only NPY and NPZ files have them")
+        if member is not None:
+            raise ImageError(path, "has no members: only NPZ files have them")
         if head[128:] == b"DICM":
+            if row is not None:
+                raise ImageError(path, "has no frames to choose from: leave out the number")
             return _dicom(path, self._rules)
-        return _pillow(path, self._rules, head)
+        return _pillow(path, self._rules, head, page=row)
 
     def _array(self, path: Path, member: str | None, row: int | None) -> Picture:
         if self._open is None or self._open[:2] != (path, member):
@@ -227,7 +231,7 @@ def _dicom(path: Path, rules: ImageRules) -> Picture:
     )
 
 
-def _pillow(path: Path, rules: ImageRules, head: bytes) -> Picture:
+def _pillow(path: Path, rules: ImageRules, head: bytes, *, page: int | None) -> Picture:
     from PIL import Image, UnidentifiedImageError
 
     logging.getLogger("PIL").addHandler(_NULL_HANDLER)
@@ -238,8 +242,9 @@ def _pillow(path: Path, rules: ImageRules, head: bytes) -> Picture:
             # orientation exchanges rows and columns.
             with (
                 path.open("rb") as file,
-                Image.open(file, formats=("JPEG", "PNG", "TIFF")) as image,
+                Image.open(file, formats=PILLOW_FORMATS) as image,
             ):
+                _go_to_page(path, image, page)
                 return _decoded(path, image, rules)
     except ImageError:
         raise
@@ -248,12 +253,27 @@ def _pillow(path: Path, rules: ImageRules, head: bytes) -> Picture:
     except UnidentifiedImageError:
         if head.startswith(_TIFF):
             raise ImageError(path, "is a kind of TIFF that Pillow cannot read: " + _SAVE) from None
-        raise ImageError(path, "is not a PNG, JPEG, TIFF, NPY, NPZ or DICOM image") from None
+        raise ImageError(path, "is no image in a format that hydrakit reads") from None
     except Exception as error:
         # Pillow's decoders raise almost any kind of exception for a damaged file.
         if isinstance(error, OSError) and error.errno is not None:
             raise ImageError(path, f"cannot be opened ({error.strerror})") from None
-        raise ImageError(path, _DAMAGED.format("PNG, JPEG or TIFF image")) from error
+        raise ImageError(path, _DAMAGED.format("image")) from error
+
+
+def _go_to_page(path: Path, image: Image.Image, page: int | None) -> None:
+    """Choose a page of a TIFF, or a frame of an animation; without a number, there must be one.
+
+    The first frame of an animated GIF is an exception: viewers without animation show it.
+    """
+    pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # a JPEG with previews
+    if page is None:
+        if pages > 1 and image.format != "GIF":
+            raise ImageError(path, f"has {pages} pages: name one as FILE#[0] to FILE#[{pages - 1}]")
+    elif page >= pages:
+        raise ImageError(path, f"has no page {page}: it has {pages}, counted from 0")
+    elif page:
+        image.seek(page)
 
 
 def _decoded(path: Path, image: Image.Image, rules: ImageRules) -> Picture:
@@ -262,6 +282,7 @@ def _decoded(path: Path, image: Image.Image, rules: ImageRules) -> Picture:
     if image.width * image.height * channels > MAX_VALUES:
         raise ImageError(path, _TOO_LARGE)
     bits, mode = _bits(image), image.mode  # before loading, which discards the raw mode
+    scale = _scale(image, bits)
     photometric = _photometric(image)
     fault = _fault(image, photometric)
     if fault is not None:
@@ -282,7 +303,12 @@ def _decoded(path: Path, image: Image.Image, rules: ImageRules) -> Picture:
         pixels = np.asarray(image.convert("RGB").convert("L"))[np.newaxis].astype(np.float32)
     if not np.isfinite(pixels).all():
         raise ImageError(path, "has pixels that are not finite")
+    if scale != 1:
+        pixels = np.rint(pixels * scale).astype(np.float32)
     facts = _facts(file_format, mode, pixels, bits)
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and file_format == "GIF":
+        facts["frames"] = float(frames)
     if photometric in _GREY_SENSE:
         facts["photometric interpretation"] = _GREY_SENSE[photometric]
     return Picture(pixels=np.ascontiguousarray(pixels), facts=facts)
@@ -297,8 +323,6 @@ def _photometric(image: Image.Image) -> int | None:
 
 def _fault(image: Image.Image, photometric: int | None) -> str | None:
     """Return why Pillow would read other values than the file means, or None."""
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # MPO: a JPEG with previews
-        return "has several pages: save each as a file of its own"
     if image.mode == "LAB":
         return "has LAB colours, which Pillow cannot convert: save it as RGB"
     if _raw_mode(image).startswith("LA;16"):
@@ -323,12 +347,48 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _bits(image: Image.Image) -> int:
     """Return the stored bits per channel."""
+    if image.format == "PPM" and (levels := _levels(image)) is not None:
+        return levels.bit_length()
+    if image.format == "JPEG2000" and image.mode == "I;16":
+        return _precision(image)
     match = _BITS.search(_raw_mode(image))
     if match:
         return int(match[1])
     if image.mode == "1":
         return 1
     return 32 if image.mode in ("I", "F") else 8
+
+
+def _levels(image: Image.Image) -> int | None:
+    """Return the largest grey value that the header of a PGM allows; None for the usual ones."""
+    tiles = getattr(image, "tile", None)
+    match tiles and tiles[0][3]:
+        case ("L", int(levels)):
+            return levels
+    return None
+
+
+def _precision(image: Image.Image) -> int:
+    """Return the bits of the first component of a JPEG 2000 file (ISO 15444-1 A.5.1: Ssiz)."""
+    from PIL.ImageFile import ImageFile
+
+    assert isinstance(image, ImageFile)
+    assert image.fp is not None
+    at = image.fp.tell()
+    image.fp.seek(0)
+    head = image.fp.read(2**16)
+    image.fp.seek(at)
+    start = head.find(b"\xff\x4f\xff\x51")
+    return (head[start + 42] & 0x7F) + 1 if 0 <= start < len(head) - 42 else 16
+
+
+def _scale(image: Image.Image, bits: int) -> float:
+    """Return the factor from Pillow's values to the stored ones: it stretches some to 16 bits."""
+    if image.format == "PPM" and (levels := _levels(image)) is not None:
+        return levels / (2**16 - 1 if image.mode == "I" else 2**8 - 1)
+    if image.format == "JPEG2000" and image.mode == "I;16":
+        return 2.0 ** (bits - 16)
+    return 1.0
 
 
 def _raw_mode(image: Image.Image) -> str:

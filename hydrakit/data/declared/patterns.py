@@ -11,11 +11,14 @@ from hydrakit.data.safe_paths import path_fault, quote
 from hydrakit.errors import DataError
 
 PARTS = ("label", "patient", "group", "finding", "split", "key")
+MASK_PARTS = ("folder", "stem")
+"""Parts of the key ``mask``, besides those of the pattern."""
+PLACE = re.compile(r"\{([^{}]*)\}")
 MAX_WILDCARDS = 3
 """Maximum wildcards and parts in one name: with more, matching some names takes very long."""
 MAX_DEPTH = 64
 
-_MEMBER = re.compile(r"(?P<files>.+\.np[yz])(?P<member>#.*)", re.DOTALL)
+_MEMBER = re.compile(r"(?P<files>.+)(?P<member>(?<=\.np[yz])#.*|#\[\d{1,12}\])", re.DOTALL)
 _TOKEN = re.compile(r"\{(?P<part>[^{}]*)\}|(?P<wild>[*?])|(?P<text>[^{}*?]+)|(?P<bad>.)", re.DOTALL)
 
 Names = Sequence[re.Pattern[str] | None]  # of the folders and then the file; None is **
@@ -76,6 +79,33 @@ def _compile_name(name: str) -> re.Pattern[str]:
     return re.compile(expression, re.DOTALL)
 
 
+def check_template(template: str, parts: Sequence[str]) -> None:
+    """Check the key ``mask``.
+
+    Args:
+        template: Its value, such as ``{folder}/{stem}_mask*.png``.
+        parts: Names of the parts of the pattern.
+
+    Raises:
+        ValueError: It is wrong; the message gives the reason.
+    """
+    known = (*MASK_PARTS, *parts)
+    for name in PLACE.findall(template):
+        if name not in known:
+            names = ", ".join(f"{{{each}}}" for each in known)
+            raise ValueError(f"mask: unknown part {quote(name)}: the parts are {names}")
+    plain = PLACE.sub("x", template)
+    fault = path_fault(plain)
+    if fault or set(plain) & set("{}"):
+        raise ValueError(f"mask: {quote(template)} {fault or 'has a brace that is not matched'}")
+    if "*" in plain.rpartition("/")[0]:
+        raise ValueError(
+            f"mask: {quote(template)} has a * in a folder: it may be in the name alone"
+        )
+    if "stem" not in PLACE.findall(template) and "*" not in plain and not parts:
+        raise ValueError(f"mask: {quote(template)} is the same for all images: add {{stem}}")
+
+
 def nearly_matches(path: str, names: Names) -> bool:
     """Whether a file matches a compiled pattern but for upper and lower case, or lies deeper."""
 
@@ -95,32 +125,45 @@ def nearly_matches(path: str, names: Names) -> bool:
     )
 
 
-def match_files(root: Path, pattern: str) -> Iterator[tuple[str, dict[str, str]]]:
+def match_files(
+    root: Path, pattern: str, *, follow: bool = False
+) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the files that match a pattern, sorted by path, with the text of each named part.
 
-    Names that begin with a dot are skipped. ``**`` does not follow symbolic links.
+    Names that begin with a dot are skipped.
+
+    Args:
+        root: Folder of the files.
+        pattern: The pattern.
+        follow: Whether ``**`` follows links to folders; a link to a folder around it is left out.
 
     Raises:
         DataError: A folder cannot be listed, or folders are nested too deeply.
     """
     names, member = compile_pattern(pattern)
-    for path, parts in _match_files(root, "", names, {}):
+    above = frozenset([os.path.realpath(root)]) if follow else None
+    for path, parts in _match_files(root, "", names, {}, above):
         yield path + member, parts
 
 
 def _match_files(
-    root: Path, folder: str, names: Names, parts: dict[str, str]
+    root: Path, folder: str, names: Names, parts: dict[str, str], above: frozenset[str] | None
 ) -> Iterator[tuple[str, dict[str, str]]]:
+    """Match names in a folder; ``above``: real paths of those above it, to follow links."""
     if folder.count("/") > MAX_DEPTH:
         raise DataError(f"{root}: folders are over {MAX_DEPTH} levels deep: name them in pattern")
     name, rest = names[0], names[1:]
     if name is None:
-        yield from _match_files(root, folder, rest, parts)
+        yield from _match_files(root, folder, rest, parts, above)
     for entry in _visible_entries(root / folder):
         path = folder + entry.name
         if name is None:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _match_files(root, path + "/", names, parts)
+            if above is None and entry.is_dir(follow_symlinks=False):
+                yield from _match_files(root, path + "/", names, parts, None)
+            elif above is not None and _is_dir(entry):
+                real = os.path.realpath(entry.path)
+                if real not in above:
+                    yield from _match_files(root, path + "/", names, parts, above | {real})
             continue
         match = name.fullmatch(entry.name)
         if match is None:
@@ -128,7 +171,7 @@ def _match_files(
         texts = {**parts, **match.groupdict()}
         is_dir = _is_dir(entry)
         if rest and is_dir:
-            yield from _match_files(root, path + "/", rest, texts)
+            yield from _match_files(root, path + "/", rest, texts, above)
         elif not rest and not is_dir:
             yield path, texts
 

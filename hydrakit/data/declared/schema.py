@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from hydrakit.data.declared.patterns import compile_pattern, part_names
+from hydrakit.data.declared.patterns import check_template, compile_pattern, part_names
 from hydrakit.data.safe_paths import ORDINARY, is_ordinary, join_names, open_file, path_fault, quote
 from hydrakit.errors import DataError, unknown
 from hydrakit.hooks import ChannelRule, FieldOfView, NamedNormalise, Normalise, Task, Window
@@ -36,6 +36,7 @@ FILE = "dataset.toml"
 MAX_BYTES = 2**17
 MAX_LINE = 10_000  # characters: tomllib's time is quadratic in the length of a dotted key
 MAX_CLASS = 60
+MAX_MASK_VIEW = 20.0  # times the lesion: more is the whole image
 UNKNOWN = ""  # target of a label that means "unknown"
 NO_DEFAULT = ("default", None)
 NONE = "none"  # multi-label: none of the labels is present
@@ -51,17 +52,19 @@ class _Table(Frozen):
 
 
 class View(_Table):
-    """How much of an image the network sees around a case's position: give one of the two."""
+    """How much of an image the network sees around a case's position: give one of the three."""
 
     millimetres: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Side of a square in millimetres; requires the pixel spacing, from the files or `spacing`."""
     share: Annotated[float, Field(gt=0, le=1)] | None = None
     """Fraction of the image's height and of its width; 1.0 is the whole image."""
+    mask: Annotated[float, Field(gt=0, le=MAX_MASK_VIEW)] | None = None
+    """Side of a square, as a multiple of the longer side of the lesion in the case's mask."""
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
-        if (self.millimetres is None) == (self.share is None):
-            raise ValueError("give either millimetres or share")
+        if len(self.model_fields_set) != 1:
+            raise ValueError("give either millimetres, share or mask")
         return self
 
 
@@ -164,6 +167,9 @@ class Columns(_Table):
     """Split of the case: train, val or test."""
     key: FilledText | None = None
     """Unique name of the case; without it, the path."""
+    mask: FilledText | None = None
+    """CSV: path of the mask of the lesion, as `mask` above; several, separated by `;`, are united.
+    """
 
 
 class Declaration(_Table):
@@ -207,6 +213,8 @@ class Declaration(_Table):
     """Axes along which training may mirror an image, where a round's augmentation mirrors: leave
     out "horizontal" if left and right matter, "vertical" if above and below do. [] allows none;
     without this key, all are allowed."""
+    follow_links: bool = False
+    """Links may lead out of the root, and `**` in a pattern follows links to folders."""
     spacing: Annotated[tuple[PositiveFloat, PositiveFloat], Field(strict=False)] | None = None
     """Pixel spacing (row, column) in millimetres, for files that do not state it."""
     cases: FilledText | None = None
@@ -219,6 +227,14 @@ class Declaration(_Table):
     masks: Literal["cases"] | None = None
     """Masks beside images (`x_mask.png` beside `x.png`, `masks/x.png` beside `images/x.png`) that
     `pattern` selects are left out; "cases" uses them as cases."""
+    mask: FilledText | None = None
+    """Mask of each image, from the path of the image: "{folder}/{stem}_mask.png". Parts: folder and
+    stem (the image's name without suffix), and those of `pattern`; `*` is any text, and several
+    masks are united. The middle of the box around the mask is the position of the case. (In a
+    table, a column may give the masks instead.)"""
+    no_mask: Literal["whole"] | None = None
+    """A case without a mask, or with an empty one, is unusable; "whole": it is used without a
+    position, and shows the whole image if the field of view depends on the mask."""
     columns: Columns = Field(default_factory=Columns)
     """Names of the columns of `cases`."""
     subgroups: dict[str, FilledText] = Field(default_factory=dict)
@@ -239,9 +255,7 @@ class Declaration(_Table):
     @property
     def view(self) -> FieldOfView:
         """The field of view as a `hydrakit.hooks.FieldOfView`."""
-        return FieldOfView(
-            millimetres=self.field_of_view.millimetres, share=self.field_of_view.share
-        )
+        return FieldOfView(**self.field_of_view.model_dump())
 
     @property
     def rule(self) -> Normalise:
@@ -269,6 +283,12 @@ class Declaration(_Table):
             self._check_pattern(self.pattern)
         elif self.cases is not None:
             self._check_cases(self.cases)
+        if self.mask is not None:
+            parts = part_names(self.pattern) if self.pattern else []
+            check_template(self.mask, parts)
+        elif self.columns.mask is None and (self.field_of_view.mask or self.no_mask):
+            key = "field_of_view" if self.field_of_view.mask else "no_mask"
+            raise ValueError(f'{key}: no masks: add mask = "{{folder}}/{{stem}}_mask.png"')
         return self
 
     def _check_classes(self) -> None:

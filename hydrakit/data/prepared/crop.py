@@ -21,7 +21,7 @@ OVERSAMPLING = 2
 MAX_ANGLE = 20.0
 MAX_SHIFT = 1
 MAX_VALUES = 2**26  # of a padded image, if it has more than four times the image's own
-MIN_PIXELS = 2  # sides of a field of view in millimetres
+MIN_PIXELS = 2  # sides of a field of view in millimetres or by a mask
 
 Pair = NDArray[np.float64]
 
@@ -62,6 +62,10 @@ def _box(sample: LoadedSample, view: FieldOfView, patch: int) -> _Box:
         assert sample.spacing is not None  # read_cases has checked it
         with np.errstate(over="ignore"):
             extent = view.millimetres / np.array(sample.spacing)
+    elif view.mask is not None:
+        assert sample.extent is not None  # read_cases has checked it
+        pixel = np.array(sample.spacing or (1.0, 1.0))
+        extent = view.mask * (np.array(sample.extent) * pixel).max() / pixel
     else:
         assert view.share is not None
         extent = view.share * size
@@ -84,9 +88,14 @@ def crop_fault(sample: LoadedSample, view: FieldOfView, patch: int) -> str | Non
     box = _box(sample, view, patch)
     padded = np.prod(box.before + sample.image.shape[1:] + box.after) * len(sample.image)
     too_large = not padded <= max(MAX_VALUES, 4 * sample.image.size)  # also if it is not a number
-    if view.millimetres is None or not (too_large or box.extent.min() < MIN_PIXELS):
+    if view.share is not None or not (too_large or box.extent.min() < MIN_PIXELS):
         return None
     height, width = box.extent
+    if view.millimetres is None:
+        return (
+            f"a field of view of {view.mask:g} times the lesion in its mask has {height:.3g} x "
+            f"{width:.3g} pixels: correct the mask or the field of view"
+        )
     row, column = sample.spacing or (0, 0)
     return (
         f"its pixel spacing is {row:g} x {column:g} mm, so that a field of view of "

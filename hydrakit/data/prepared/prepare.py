@@ -188,6 +188,8 @@ def _folder(
 ) -> Path:
     """Return the cache folder; its name is a digest of all settings that determine the patches."""
     view = [adapter.field_of_view.millimetres, adapter.field_of_view.share]
+    if adapter.field_of_view.mask is not None:
+        view.append(adapter.field_of_view.mask)
     facts = [FORMAT, adapter.name, adapter.version, adapter.classes, adapter.task, patch, view]
     if adapter.channels == "grey":
         facts.append("grey")
@@ -293,6 +295,8 @@ class _Preparation:
         if not sample.source:
             return None
         pairs = [pair and [float(at) for at in pair] for pair in (sample.centre, sample.spacing)]
+        if self.adapter.field_of_view.mask is not None and sample.extent is not None:
+            pairs.append([float(size) for size in sample.extent])
         digests = [self.manifest.digest(path) for path in sample.source]
         return hashlib.sha256(json.dumps([sample.key, pairs, digests]).encode()).hexdigest()
 

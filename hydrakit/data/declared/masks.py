@@ -1,0 +1,149 @@
+"""Masks of lesions: which file holds that of an image, and where in the image the lesion lies."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from hydrakit.data.declared.patterns import PLACE
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+JPEG_THRESHOLD = 127  # compression changes the values of a mask, so that 0 may become 3
+
+
+def guess_template(masks: Mapping[str, str]) -> str | None:
+    """Return a template that finds most of some masks, or None if none finds half of them.
+
+    Args:
+        masks: The image of each mask, as paths below one folder.
+    """
+    templates: Counter[str] = Counter()
+    for mask, image in masks.items():
+        path, name = PurePosixPath(image), PurePosixPath(mask).name
+        stem, folder = _stem(path.name), str(PurePosixPath(mask).parent)
+        if not name.startswith(stem) or set(mask) & set("{}*"):
+            continue
+        end = re.sub(
+            r"(?<=[A-Za-z])([ _.-]?\d+)?(?=(\.[A-Za-z]+)+$)", "*", name[len(stem) :], count=1
+        )
+        where = "{folder}" if folder == str(path.parent) else folder
+        templates[f"{where}/{{stem}}{end}".removeprefix("./")] += 1
+    (template, count) = next(iter(templates.most_common(1)), (None, 0))
+    return template if 2 * count > len(masks) else None
+
+
+class MaskFinder:
+    """Finds the masks of images by the key ``mask`` of a ``dataset.toml``.
+
+    Args:
+        root: Folder of the dataset's files.
+        template: Value of the key, which `check_template` accepts.
+    """
+
+    def __init__(self, root: Path, template: str) -> None:
+        self._root, self._template = root, template
+        self._names = cache(self._list)
+
+    def find(self, image: str, parts: Mapping[str, str]) -> tuple[str, ...]:
+        """Return the paths of an image's masks, sorted; none if there is no such file.
+
+        Args:
+            image: Path of the image, relative to the root.
+            parts: Texts of the parts of the pattern.
+        """
+        path = PurePosixPath(image.partition("#")[0])
+        texts = {**parts, "folder": str(path.parent), "stem": _stem(path.name)}
+        folder, _, name = self._template.rpartition("/")
+        folder = PLACE.sub(lambda match: texts[match[1]], folder)
+        expression = ""
+        for part in re.split(r"(\{[^{}]*\}|\*)", name):
+            text = texts[part[1:-1]] if part.startswith("{") else part
+            expression += ".*" if part == "*" else re.escape(text)
+        fits = re.compile(expression, re.DOTALL).fullmatch
+        names = [name for name in self._names(folder) if fits(name) and name != path.name]
+        return tuple((PurePosixPath(folder) / name).as_posix() for name in names)
+
+    def _list(self, folder: str) -> list[str]:
+        try:
+            return sorted(each.name for each in (self._root / folder).iterdir())
+        except OSError:  # no such folder: its images have no masks
+            return []
+
+
+def _stem(name: str) -> str:
+    """The name of a file without its suffix: ``.nii.gz`` is one."""
+    return name[: -len(".nii.gz")] if name.lower().endswith(".nii.gz") else PurePosixPath(name).stem
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """Where a lesion lies in an image, by the box around its mask.
+
+    Attributes:
+        centre: Middle of the box, ``(row, column)`` in pixels; (0, 0) is the centre of the upper
+            left pixel.
+        extent: Height and width of the box in pixels.
+    """
+
+    centre: tuple[float, float]
+    extent: tuple[float, float]
+
+    @classmethod
+    def of(cls, mask: NDArray[np.bool_]) -> Self | None:
+        """Return the lesion in a mask ``(height, width)``; None if the mask is empty."""
+        rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+        if not len(rows):
+            return None
+        (top, bottom), (left, right) = (map(int, each[[0, -1]]) for each in (rows, columns))
+        return cls(
+            centre=((top + bottom) / 2, (left + right) / 2),
+            extent=(float(bottom - top + 1), float(right - left + 1)),
+        )
+
+
+def read_masks(paths: Sequence[Path], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Read the masks of one image, and unite them.
+
+    A mask is where a channel is not zero; in a JPEG, where it is over half of white.
+
+    Args:
+        paths: Files of the masks, each of one image.
+        shape: Height and width of the image.
+
+    Returns:
+        ``(height, width)``.
+
+    Raises:
+        ImageError: A mask cannot be read, or has another size than the image.
+    """
+    from hydrakit.data.declared.arrays import ImageError
+    from hydrakit.data.declared.images import ImageReader
+    from hydrakit.data.declared.schema import ImageRules
+
+    united = np.zeros(shape, dtype=np.bool_)
+    for path in paths:
+        with closing(ImageReader(ImageRules(colour="luma"))) as reader:
+            try:
+                picture = reader.read(path)
+            except ImageError as error:
+                raise ImageError(path, f"its mask {error.reason}") from None
+        if picture.pixels.shape[1:] != shape:
+            height, width = picture.pixels.shape[1:]
+            raise ImageError(
+                path,
+                f"its mask has {height} x {width} pixels and its image {shape[0]} x {shape[1]}: "
+                "they must be of the same size",
+            )
+        least = JPEG_THRESHOLD if picture.facts["format"] in ("JPEG", "MPO") else 0
+        united |= np.ma.getdata(picture.pixels > least).any(axis=0)
+    return united
