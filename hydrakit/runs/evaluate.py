@@ -410,7 +410,10 @@ def _evaluate(
     from hydrakit.data.load import select
     from hydrakit.data.quality.leakage import assign_splits
 
-    body, head = read_body(body_path), read_head(head_path)
+    networks = [
+        (read_body(each), read_head(other)) for each, other in ((body_path, head_path), *others)
+    ]
+    body, head = networks[0]
     name = dataset or head.dataset
     if name == UNKNOWN and dataset is None:
         raise WeightsError(
@@ -421,7 +424,7 @@ def _evaluate(
     adapter, notes = _match_classes(adapter, head, head_path, classes)
     training_split = None
     if split != "all" and not splits:
-        training_split = _training_split(head, head_path, name)
+        training_split = _training_split([each for _, each in networks], head_path, name)
     if splits:
         exists = split in splits.values()
     else:
@@ -502,7 +505,7 @@ def _evaluate(
         ]
     )
     notes += _combination_notes(body, head, adapter)
-    notes += _training_notes(body, head, adapter, cases, split, same_run=run is not None)
+    notes += _training_notes(networks, adapter, cases, split, same_run=run is not None)
     return _result(predictions, head, notes, networks=len(models)), index.content
 
 
@@ -683,11 +686,19 @@ def _options_text(options: Iterable[tuple[str, OptionValue]]) -> str:
     return ", ".join(f"{name}={value}" for name, value in sorted(options))
 
 
-def _training_split(head: HeadMetadata, path: Path, dataset: str) -> tuple[Split, int]:
-    """Split of the dataset in the training of a head, and the seed of the split."""
+def _training_split(heads: Sequence[HeadMetadata], path: Path, dataset: str) -> tuple[Split, int]:
+    """Split of the dataset in the training of the heads of all networks, and the split's seed."""
+    head = heads[0]
     if head.dataset != dataset or head.split is None or head.seed is None:
         raise PlanError(
             f"{path}: does not describe the training split of {dataset!r}: use `--split all`"
+        )
+    own = head.split, head.seed, head.splits
+    if any((each.split, each.seed, each.splits) != own for each in heads):
+        raise PlanError(
+            f"{path}: the {len(heads)} networks of the model were trained with different splits: "
+            "test cases of one trained others: evaluate other cases, with `--split all` "
+            "(`hydrakit models` lists the expected figure)"
         )
     return head.split, head.seed
 
@@ -721,8 +732,7 @@ def _combination_notes(
 
 
 def _training_notes(
-    body: BodyMetadata,
-    head: HeadMetadata,
+    networks: Sequence[tuple[BodyMetadata, HeadMetadata]],
     adapter: DatasetAdapter,
     cases: CaseSet,
     split: str,
@@ -732,21 +742,22 @@ def _training_notes(
     """Warnings that training used the evaluated cases, their images, or their patients.
 
     Args:
-        body: Metadata of the body.
-        head: Metadata of the head.
+        networks: Metadata of body and head of each network.
         adapter: Adapter of the evaluated dataset.
         cases: Evaluated cases.
         split: Their split.
         same_run: Whether body and head are of one run, which splits all its datasets by patient.
     """
     name = adapter.name
+    body, head = networks[0]
     if split in ("train", "val") and name == head.dataset:
         yield f"the {split} split was used in training: metrics on it are too high"
         return
-    if body.cases is None or head.cases is None:
+    trainings = [each.cases for network in networks for each in network if each.cases is not None]
+    if len(trainings) < 2 * len(networks):
         yield from _training_notes_by_name(body, head, name, split)
         return
-    seen = seen_in_training([case.content for case in cases.cases], body.cases, head.cases)
+    seen = seen_in_training([case.content for case in cases.cases], *trainings)
     if any(seen):
         yield (
             f"training used {sum(seen)} of these {len(seen)} cases, or copies of their images: "
@@ -756,8 +767,10 @@ def _training_notes(
     split_together = same_run or (name == head.dataset and body.digest == head.body)
     if adapter.cohort is None or (split != "all" and split_together):
         return
-    cohorts, cohort = {**body.cases.cohorts, **head.cases.cohorts}, cohort_digest(adapter.cohort)
-    known = {other for other, each in cohorts.items() if each == cohort}
+    cohort = cohort_digest(adapter.cohort)
+    known = {
+        other for cases in trainings for other, each in cases.cohorts.items() if each == cohort
+    }
     if split != "all":
         known -= {name}  # its patients were split, and none of these images was used
     if known:

@@ -182,6 +182,7 @@ def cases_in_files(
     pattern: str | None = None,
     images: Path | None = None,
     spacing: RowColumn | None = None,
+    labels: bool = True,
 ) -> CaseSource:
     """Images that a user names: a folder, a table (``.csv`` or ``.txt``), or single files.
 
@@ -191,12 +192,15 @@ def cases_in_files(
         pattern: Pattern of the files in the folder, as in ``dataset.toml``.
         images: Folder that the paths in the table are relative to; None for that of the table.
         spacing: Pixel spacing of files that do not state it.
+        labels: Whether the labels in the table or in the pattern are read.
 
     Raises:
         DataError: They cannot be read, or a row of the table is wrong.
         PlanError: An argument is for another kind of input.
     """
-    reader = GivenReader(model.classes, model.task, colour=model.reads_colour, spacing=spacing)
+    reader = GivenReader(
+        model.classes, model.task, colour=model.reads_colour, spacing=spacing, labels=labels
+    )
     first, single = paths[0], len(paths) == 1
     is_table = single and first.suffix.lower() in (".csv", ".txt")
     if pattern is not None and not (single and first.is_dir()):
@@ -233,6 +237,7 @@ def cases_in_files(
         count=given.count,
         patients=given.patients,
         given=True,
+        labels=given.labelled,
         notes=given.notes,
         close=reader.close,
     )
@@ -326,6 +331,11 @@ def predict_to_csv(
     for text in (*model.notes(), *source.notes):
         note(text)
     if labels == "own" and not source.labels:
+        if source.given:
+            raise PlanError(
+                f"{source.where}: gives no label: give a file with `--labels`, or a table with a "
+                "column label"
+            )
         raise PlanError(
             f"{source.where}: its labels are not the classes of the model "
             f"({', '.join(model.classes)}): give a file with `--labels`"
@@ -656,7 +666,10 @@ def figures_of(out: Path, model: Model, source: CaseSource) -> EvaluationResult:
         )
         values.append([float(row[column]) for column in columns])
     if not keys:
-        raise DataError(f"{out}: no case has both a label and a prediction: check the labels' keys")
+        raise DataError(
+            f"{out}: is written, but no case has both a label and a prediction: check the keys "
+            "of the labels"
+        )
     predictions = Predictions(
         dataset=model.head.dataset if source.given else source.where,
         split="all",
