@@ -26,6 +26,7 @@ from PIL import Image
 import hydrakit
 from hydrakit import weights
 from hydrakit.cli import main
+from hydrakit.errors import HydrakitError
 from hydrakit.hooks import FieldOfView, NoOptions, Sample, Window
 from hydrakit.report.saliency import SaliencyPictures
 from hydrakit.rounds import Transforms
