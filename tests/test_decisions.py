@@ -295,6 +295,12 @@ def test_a_coverage_that_the_findings_cannot_give_is_refused(decision, coverage,
         prediction_sets(two([0.5]), decision, coverage)
 
 
+def test_a_class_with_too_few_findings_is_named():
+    decision = Decision(source="validation", held_out=held_out([0.5] * 27, [1] * 8 + [0] * 19))
+    with pytest.raises(DataError, match="and class 'tumour' has 8"):
+        prediction_sets(two([0.5]), decision, 0.9, ["healthy", "tumour"])
+
+
 @pytest.mark.parametrize("positives", [10, 33])
 def test_new_findings_have_the_wished_sensitivity_on_average(positives):
     rng = np.random.default_rng(13)

@@ -26,19 +26,23 @@ from hydrakit.compare.finish import final_plan, find_cells, finish
 from hydrakit.data.quality.leakage import assign_splits
 from hydrakit.errors import PlanError
 from hydrakit.maintenance.clean import clean
+from hydrakit.maintenance.models import list_models
 from hydrakit.maintenance.status import RunStatus, status
 from hydrakit.maintenance.verify import verify
 from hydrakit.plan import Plan, Split, load_plan
 from hydrakit.plan.results import FINAL_FORMAT
 from hydrakit.plugins import load_plugins
+from hydrakit.plugins.registry import Plugins
 from hydrakit.report import write_report
 from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.context import RunContext
 from hydrakit.runs.evaluate import evaluate_files, evaluate_run
 from hydrakit.runs.model import Floats, Model, load_model
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.comparison import Comparison
 from hydrakit.stats.tasks import predictions
 from hydrakit.weights.description import read_model_description
+from hydrakit.weights.folders import networks_in
 from hydrakit.weights.format import read_head
 
 SETTINGS = {
@@ -124,19 +128,6 @@ def test_an_ensemble_averages_the_networks_of_all_cells(compared: Path, ensemble
     assert not np.allclose(each[0], each[1])
 
 
-def test_no_split_is_new_to_all_networks_of_an_ensemble(ensemble: Path) -> None:
-    heads = [ensemble / "heads/alpha.safetensors", ensemble / "members/3/heads/alpha.safetensors"]
-    first, third = ((path.parent.parent / "body.safetensors", path) for path in heads)
-    refused(
-        lambda: evaluate_files(*first, others=[third], split="test", device="cpu"),
-        "trained with another split",
-        "--split all",
-    )
-    evaluation = evaluate_files(*first, others=[third], split="all", device="cpu")
-    count = evaluation.result.images
-    assert any(f"training used {count} of these {count} cases" in n for n in evaluation.notes)
-
-
 def test_its_expected_figure_is_that_of_the_comparison(compared: Path, ensemble: Path) -> None:
     comparison = Comparison.model_validate_json((compared / "comparison.json").read_bytes())
     strategy = comparison.strategies[0]
@@ -198,6 +189,34 @@ def test_a_finding_of_several_repeats_counts_once(tmp_path: Path) -> None:
     assert labels.sum() == sum(positive.values())
     finish(tmp_path / "out", "intensity", out=tmp_path / "model")
     assert len(load_model(tmp_path / "model").networks) == 4
+
+
+def test_no_case_is_a_test_case_of_all_its_networks(ensemble: Path) -> None:
+    (first, *others) = networks_in(ensemble, "alpha")
+    body, head = first
+    for split in ("test", "val"):
+        refused(
+            lambda split=split: evaluate_files(
+                body, head, split=split, others=others, device="cpu"
+            ),
+            "trained with different splits",
+            "--split all",
+        )
+    result = evaluate_files(body, head, split="all", others=others, device="cpu")
+    count = result.result.images
+    assert any(f"training used {count} of these {count} cases" in note for note in result.notes)
+
+
+def test_data_that_lacks_a_dataset_of_the_comparison_is_refused(
+    compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RunContext, "plugins", lambda _: Plugins.of())
+    refused(
+        lambda: finish(compared, "transfer", out=tmp_path / "m", how="retrain", data=tmp_path),
+        f"{tmp_path / 'beta'}: does not declare the dataset 'beta', which the comparison had in",
+        "--root beta=PATH",
+    )
+    assert not (tmp_path / "m").exists()
 
 
 def test_cells_that_are_not_finished_are_named(copied: Path, tmp_path: Path) -> None:
@@ -311,6 +330,14 @@ def test_a_retrained_model_has_no_test(compared: Path, retrained: Path) -> None:
     assert str(figure) in text
     assert figure.reason in text
     assert len(load_model(retrained).networks) == 2
+
+
+def test_a_retrained_model_is_listed_with_the_figure_of_the_comparison(retrained: Path) -> None:
+    (model,) = list_models(retrained).models
+    figures = {head.dataset: head.expected for head in model.networks[0].heads}
+    description = read_model_description(retrained)
+    assert description is not None
+    assert figures["alpha"] == description.expected["alpha"]
 
 
 def test_commands_for_runs_take_a_retrained_model(retrained: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from PIL import Image
 import hydrakit
 from hydrakit import weights
 from hydrakit.cli import main
+from hydrakit.errors import HydrakitError
 from hydrakit.hooks import FieldOfView, NoOptions, Sample, Window
 from hydrakit.report.saliency import SaliencyPictures
 from hydrakit.rounds import Transforms
@@ -198,7 +199,7 @@ def test_a_folder_a_table_files_and_arrays_give_the_same(
 ) -> None:
     printed = command(hydra_run.path, images, "--out", "folder.csv")
     assert "8 cases, 2 of them without a prediction" in printed.stdout
-    assert "1: the image has no contrast" in printed.stdout
+    assert "1 case: the image has no contrast" in printed.stdout
     notes = [line for line in printed.stderr.splitlines() if line.startswith("Note: ")]
     assert len(notes) == 2  # on the text file, and on patients
     assert "notes.txt" not in printed.stderr  # names may identify someone
@@ -219,7 +220,7 @@ def test_a_folder_a_table_files_and_arrays_give_the_same(
     )
     assert [row["patient"] for row in table] == [f"p{number}" for number in range(6)]
     assert [row["patient"] for row in matched] == [str(number) for number in range(6)]
-    model = hydrakit.load_model(hydra_run.path)
+    model = hydrakit.load_model(str(hydra_run.path))
     records = model.predict([files[0], *(np.load(file) for file in files[1:])])
     for number, record in enumerate(records):
         expected = rows[f"deep/{number}.npy"]
@@ -393,6 +394,7 @@ def test_what_the_model_needs_and_the_input_lacks_is_asked_for_in_one_line(
     def rows(text: str, **more: Any) -> list[dict[str, str]]:
         table.write_text(text, encoding="utf-8")
         source = cases_in_files(model, [table], **more)
+        more.pop("labels", None)
         predict_to_csv(model, source, tmp_path / "out.csv", **more)
         found = read_rows(tmp_path / "out.csv")
         (tmp_path / "out.csv").unlink()
@@ -427,6 +429,20 @@ def test_what_the_model_needs_and_the_input_lacks_is_asked_for_in_one_line(
         ('path,key\n0.npy,"a\nb"\n', "holds control characters"),
     ):
         refused(lambda text=text: rows(text), "table.csv", words)  # type: ignore[misc]
+    # Labels are read only if they are asked for, and a table has no [labels] to map them in.
+    table.write_text(f"{spaced.replace('path,', 'path,label,').replace('npy,', 'npy,odd,')}")
+    with pytest.raises(HydrakitError, match=r"none of the classes benign, malignant: correct it$"):
+        cases_in_files(model, [table])
+    (unlabelled,) = rows(table.read_text(), labels=False)
+    assert unlabelled["p_malignant"] == one["p_malignant"]
+    table.write_text(spaced)
+    refused(
+        lambda: predict_to_csv(
+            model, cases_in_files(model, [table]), tmp_path / "out.csv", labels="own"
+        ),
+        "table.csv: gives no label: give a file with `--labels`",
+    )
+    assert not list(tmp_path.glob("out.csv*"))
     images = [image, image]
     refused(lambda: model.predict(images, patient=["one"]), "patient: has 1 values for 2 images")
 

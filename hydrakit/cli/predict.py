@@ -182,6 +182,7 @@ def predict(
             images=images,
             spacing=spacing,
             options=options,
+            labels=labels == "own",
         )
         given = sensitivity if specificity is None else specificity
         rule = Rule.of(
@@ -237,6 +238,7 @@ def _source(
     images: Path | None,
     spacing: tuple[float, float] | None,
     options: dict[str, Any],
+    labels: bool,
 ) -> CaseSource:
     """The cases that INPUT means: those of a dataset of this name, or else images."""
     from hydrakit.data.declared.adapter import load_declared
@@ -253,7 +255,9 @@ def _source(
             raise click.UsageError("--option is for a dataset, and INPUT is none: leave it out")
         if len(names) == 1 and pattern is None and (names[0] / FILE).is_file():
             return cases_of_adapter(model, load_declared(names[0]), names[0])
-        return cases_in_files(model, names, pattern=pattern, images=images, spacing=spacing)
+        return cases_in_files(
+            model, names, pattern=pattern, images=images, spacing=spacing, labels=labels
+        )
     for option, value in (("--pattern", pattern), ("--images", images)):
         if value is not None:
             raise click.UsageError(
@@ -330,7 +334,7 @@ def _print(
     without = summary.cases - summary.predicted
     say(f"{summary.out}: {count_of(summary.cases, 'case')}, {without} of them without a prediction")
     for reason, count in summary.reasons.items():
-        say(f"  {count}: {reason}")
+        say(f"  {count_of(count, 'case')}: {reason}")
     if summary.by_class:
         counts = ", ".join(f"{name} {count}" for name, count in summary.by_class.items())
         say(f"predicted: {counts}")

@@ -445,7 +445,9 @@ def _evaluate(
     """
     from hydrakit import weights
 
-    body, head = read_body(body_path), read_head(head_path)
+    paths = [(body_path, head_path), *others]
+    networks = [(read_body(path), read_head(other)) for path, other in paths]
+    body, head = networks[0]
     name = dataset or head.dataset
     if name == UNKNOWN and dataset is None:
         raise WeightsError(
@@ -457,6 +459,7 @@ def _evaluate(
     training_split = None
     if split != "all" and not splits:
         training_split = _training_split(head, head_path, name)
+    _check_together(paths, [each for _, each in networks], split)
     if splits:
         exists = split in splits.values()
     else:
@@ -464,9 +467,6 @@ def _evaluate(
     if split != "all" and not exists:
         remedy = "`--split all`" if split == "val" else "`--split val` or `--split all`"
         raise PlanError(f"{name}: had no {split} split in training: use {remedy}")
-    paths = [(body_path, head_path), *others]
-    networks = [(read_body(path), read_head(other)) for path, other in paths]
-    _check_together(paths, [each for _, each in networks], split)
     models = [
         weights.load_model(*files, dataset=name, plugins=plugins).to(device) for files in paths
     ]
@@ -555,10 +555,12 @@ def _check_together(
         WeightsError: They need other images, or predict other classes.
     """
     refuse_other_images([path for _, path in paths], heads)
-    if split != "all" and len({each.splits for each in heads} - {None}) > 1:
+    own = [(each.split, each.seed, each.splits) for each in heads]
+    if split != "all" and any(each != own[0] for each in own):
         raise PlanError(
-            f"{paths[0][1]}: each network of this model was trained with another split, so the "
-            f"{split} cases of one trained the others: use `--split all`, on new data"
+            f"{paths[0][1]}: the {len(own)} networks of the model were trained with different "
+            f"splits, so that the {split} cases of one trained others: evaluate new cases, with "
+            "`--split all` (`hydrakit models` lists the expected figure)"
         )
 
 

@@ -625,10 +625,10 @@ def _loaded(
 
 
 def load_model(
-    path: Path | None = None,
+    path: str | Path | None = None,
     *,
-    body: Path | None = None,
-    head: Path | None = None,
+    body: str | Path | None = None,
+    head: str | Path | None = None,
     dataset: str | None = None,
     device: str = "cpu",
     plugins: Plugins | None = None,
@@ -654,11 +654,11 @@ def load_model(
     if (path is None) == (body is None) or (body is None) != (head is None):
         raise PlanError("give the folder of a model, or the files of a body and of a head")
     if path is not None:
-        files = find_model(path, dataset=dataset)
+        files = find_model(Path(path), dataset=dataset)
     else:
         assert body is not None
         assert head is not None
-        files = ModelFiles(((body, head),))
+        files = ModelFiles(((Path(body), Path(head)),))
     return load_networks(files, choose_compute(device).device, plugins=plugins)
 
 

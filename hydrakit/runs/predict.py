@@ -182,6 +182,7 @@ def cases_in_files(
     pattern: str | None = None,
     images: Path | None = None,
     spacing: RowColumn | None = None,
+    labels: bool = True,
 ) -> CaseSource:
     """Images that a user names: a folder, a table (``.csv`` or ``.txt``), or single files.
 
@@ -191,6 +192,7 @@ def cases_in_files(
         pattern: Pattern of the files in the folder, as in ``dataset.toml``.
         images: Folder that the paths in the table are relative to; None for that of the table.
         spacing: Pixel spacing of files that do not state it.
+        labels: Whether the labels in the table or in the pattern are read.
 
     Raises:
         DataError: They cannot be read, or a row of the table is wrong.
@@ -202,6 +204,7 @@ def cases_in_files(
         colour=model.reads_colour,
         spacing=spacing,
         masks=model.view.mask is not None,
+        labels=labels,
     )
     first, single = paths[0], len(paths) == 1
     is_table = single and first.suffix.lower() in (".csv", ".txt")
@@ -239,6 +242,7 @@ def cases_in_files(
         count=given.count,
         patients=given.patients,
         given=True,
+        labels=given.labelled,
         notes=given.notes,
         close=reader.close,
     )
@@ -331,6 +335,11 @@ def predict_to_csv(
     for text in (*model.notes(), *source.notes):
         note(text)
     if labels == "own" and not source.labels:
+        if source.given:
+            raise PlanError(
+                f"{source.where}: gives no label: give a file with `--labels`, or a table with a "
+                "column label"
+            )
         raise PlanError(
             f"{source.where}: its labels are not the classes of the model "
             f"({', '.join(model.classes)}): give a file with `--labels`"
@@ -702,7 +711,10 @@ def figures_of(out: Path, model: Model, source: CaseSource) -> EvaluationResult:
         )
         values.append([float(row[column]) for column in columns])
     if not keys:
-        raise DataError(f"{out}: no case has both a label and a prediction: check the labels' keys")
+        raise DataError(
+            f"{out}: is written, but no case has both a label and a prediction: check the keys "
+            "of the labels"
+        )
     predictions = Predictions(
         dataset=model.head.dataset if source.given else source.where,
         split="all",

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from hydrakit.data.declared.adapter import MissingSpacingError, Noticed, read_case
 from hydrakit.data.declared.cases import (
+    MAP_LABELS,
     CsvTable,
     DeclaredCase,
     Fields,
@@ -72,6 +73,7 @@ class GivenImages:
         patients: Whether a table, a pattern or a DICOM file may name patients.
         notes: What users must know about files and columns that are not used.
         reader: Reads one of them; called in several threads.
+        labelled: Whether any of them has a label.
     """
 
     where: str
@@ -81,6 +83,7 @@ class GivenImages:
     patients: bool
     notes: tuple[str, ...]
     reader: GivenReader
+    labelled: bool = False
 
 
 class GivenReader:
@@ -92,6 +95,7 @@ class GivenReader:
         colour: Whether colour images have three channels; otherwise one, the luminance.
         spacing: Pixel spacing of all files that do not state theirs.
         masks: Whether the model sees the lesion in a mask, so that each image needs one.
+        labels: Whether labels of a table or of a pattern are read.
     """
 
     def __init__(
@@ -102,8 +106,10 @@ class GivenReader:
         colour: bool,
         spacing: tuple[float, float] | None = None,
         masks: bool = False,
+        labels: bool = True,
     ) -> None:
         self.masks = masks
+        self.labels = labels
         self.declaration = Declaration.model_construct(
             classes=tuple(classes),
             task=task,
@@ -114,6 +120,10 @@ class GivenReader:
         )
         self._local = threading.local()
         self._opened: list[ImageReader] = []
+
+    def used(self, fields: Fields) -> Fields:
+        """The fields of a case that are used."""
+        return fields if self.labels else {**fields, "label": ""}
 
     def read(self, given: GivenCase) -> LoadedSample | Unusable:
         """Read an image.
@@ -236,7 +246,7 @@ def images_in_folder(folder: Path, reader: GivenReader, *, pattern: str | None) 
     if others:
         used = {*images, *masks}
         names = describe_files(path for path in listed if path not in used)
-        notes.append(f"{folder}: {others} other files are not used: {names}")
+        notes.append(f"{folder}: other files that are not used: {names}")
     return GivenImages(
         where=str(folder),
         count=len(images),
@@ -257,7 +267,7 @@ def _matching(folder: Path, root: Path, reader: GivenReader, pattern: str) -> Gi
         raise DataError(f"--pattern: {error}") from None
     declaration = reader.declaration.model_copy(update={"cases": None, "pattern": pattern})
     cases = [
-        _given(declaration, f"{folder}: {quote(path)}", root, {"path": path, **parts})
+        _given(declaration, f"{folder}: {quote(path)}", root, reader.used({"path": path, **parts}))
         for path, parts in match_files(root, pattern)
     ]
     if not cases:
@@ -273,6 +283,7 @@ def _matching(folder: Path, root: Path, reader: GivenReader, pattern: str) -> Gi
         patients=True,
         notes=(),
         reader=reader,
+        labelled=any(given.case.label is not None for given in cases),
     )
 
 
@@ -307,7 +318,7 @@ def images_in_table(table: Path, reader: GivenReader, *, root: Path | None = Non
             continue
         where, fields = row
         patients = patients or "patient" in fields
-        given = _given(reader.declaration, where, root, fields)
+        given = _given(reader.declaration, where, root, reader.used(fields))
         if given.case.key in lines:
             raise DataError(
                 f"{where}: the key {quote(given.case.key)} also belongs to "
@@ -327,6 +338,7 @@ def images_in_table(table: Path, reader: GivenReader, *, root: Path | None = Non
         patients=patients or _may_be_dicom(files),
         notes=tuple(notes),
         reader=reader,
+        labelled=any(given.case.label is not None for given in cases),
     )
 
 
@@ -351,7 +363,7 @@ def _given(declaration: Declaration, where: str, root: Path, fields: Fields) -> 
                 raise ValueError(f"pixel spacing {row:g} x {column:g}: give positive millimetres")
             spacing = row, column
     except ValueError as error:
-        raise DataError(f"{where}: {error}") from None
+        raise DataError(f"{where}: {str(error).removesuffix(MAP_LABELS)}") from None
     return GivenCase(case, root, spacing)
 
 
