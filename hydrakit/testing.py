@@ -121,6 +121,8 @@ class _Fingerprint:
     source: tuple[Path, ...]
     shape: tuple[int, ...]
     pixels: str
+    named: bool
+    extent: tuple[float, float] | None
 
 
 def _without_pixels(case: LoadedSample | Unusable) -> _Fingerprint | Unusable:

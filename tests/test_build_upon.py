@@ -53,7 +53,7 @@ def from_run(run: RunDir, *datasets: str, strategy: str = "hydra", **values: Any
     return make_plan_from(run.path, strategy, datasets, plugins=plugins(), **given)
 
 
-def added(model: Path, dataset: str, places: Runner, name: str, **more: Any) -> Any:
+def added(model: str | Path, dataset: str, places: Runner, name: str, **more: Any) -> Any:
     given: dict[str, Any] = {
         "run_out": places.folder / name,
         "settings": PlanSettings.model_validate(SETTINGS),
@@ -207,13 +207,15 @@ def test_a_head_is_added_to_a_copy_of_a_run(begun: RunDir, places: Runner) -> No
     assert result.run.report_path.is_file()
 
 
-def test_a_head_is_added_to_a_model_itself(begun: RunDir, places: Runner) -> None:
+def test_a_head_is_added_to_a_model_itself(
+    begun: RunDir, places: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = places(plan_of(round_of("beta"), round_of("alpha")), "single")
     model = places.folder / "swapped"
     weights.swap(*run.weights(run.plan(), "alpha"), model, plugins=plugins())
     before = tree(model)
     command = ["heads", "add", str(model), "--dataset", "gamma", "--split", "gamma=6-2-2"]
-    result = added(model, "gamma", places, "into")
+    result = added(str(model), "gamma", places, "into")
     assert result.model == model
     after = tree(model)
     assert {path: after[path] for path in before} == before
@@ -224,6 +226,11 @@ def test_a_head_is_added_to_a_model_itself(begun: RunDir, places: Runner) -> Non
     outcome = CliRunner().invoke(main, command)
     assert outcome.exit_code == 1
     assert "has a head for 'gamma' already" in outcome.stderr
+    (model / "README.md").write_text("the model card of `export --to hub`")
+    monkeypatch.setattr("hydrakit.maintenance.add_head.add_head", lambda *_, **__: result)
+    outcome = CliRunner().invoke(main, command)
+    assert outcome.exit_code == 0, outcome.output
+    assert f"write the folder anew with `hydrakit export {model} --to hub" in outcome.stderr
 
 
 def test_a_body_with_statistics_of_each_dataset_takes_no_further_head(places: Runner) -> None:

@@ -232,6 +232,7 @@ def test_too_few_findings_leave_the_probabilities_as_they_are_and_say_so():
     assert "of the mean of 3 networks as they are; the most probable class" in words
     assert "at least 5 out-of-fold findings outside the most frequent class are needed" in words
     assert "needs at least 9 positive held-out findings" in words
+    assert "chosen on" not in words
     assert calibrated(probabilities, decision.calibration) is probabilities
     assert decide(probabilities, decision.threshold).tolist() == labels.tolist()
 

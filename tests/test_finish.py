@@ -95,7 +95,7 @@ def copied(compared: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def ensemble(compared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("ensemble") / "model"
-    finish(compared, "transfer", out=out)
+    finish(str(compared), "transfer", out=str(out))
     return out
 
 
@@ -485,6 +485,10 @@ def test_the_command(compared: Path, retrained: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "4 networks" in done.output
     assert "expected: alpha: AUC" in done.output
+    assert f"hydrakit predict {tmp_path / 'ensemble'} IMAGES" in done.output
+    folder = ["weights", "inspect", str(tmp_path / "ensemble")]
+    refusal = CliRunner().invoke(main, folder).stderr
+    assert "give one of its files (body.safetensors, heads/alpha.safetensors" in refusal
     wrong = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "m"), "--device", "cpu"])
     assert wrong.exit_code == 2
     assert "--device is for `--how retrain`" in wrong.output

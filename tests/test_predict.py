@@ -27,11 +27,14 @@ from PIL import Image
 import hydrakit
 from hydrakit import weights
 from hydrakit.cli import main
+from hydrakit.data.quality.foreign import foreign_values
 from hydrakit.errors import HydrakitError
-from hydrakit.hooks import FieldOfView, NoOptions, Sample, Window
+from hydrakit.hooks import DatasetAdapter, FieldOfView, NoOptions, Sample, Window
+from hydrakit.plan.grey import GreyValues
 from hydrakit.report.saliency import SaliencyPictures
 from hydrakit.rounds import Transforms
 from hydrakit.runs.context import RunContext
+from hydrakit.runs.evaluate import evaluate_files
 from hydrakit.runs.model import Model, load_model
 from hydrakit.runs.predict import cases_in_files, cases_of_dataset, predict_to_csv
 from hydrakit.runs.predicted import Rule
@@ -258,6 +261,8 @@ def test_labels_give_the_figures_of_evaluate(hydra_run: RunDir, standin: Path) -
     ]
     assert summary["figures"]["images"] == expected["images"] == summary["cases"]
     assert any("training used" in note for note in summary["notes"])
+    given = hydra_run.path, "alpha", "--labels", "own", "--out", "again.csv"
+    assert command(*given).stdout.count("training used") == 1
     events = [event for event in hydra_run.events() if event.event == "evaluated"]
     assert events[-1].dataset == "alpha"
     labels = [
@@ -359,6 +364,61 @@ def test_a_patients_name_may_be_the_number_of_an_image(kinds: Any) -> None:
     named, numbered = (model.predict(given, patient=[name] * 3) for name in ("P", "1"))
     assert [each.probabilities for each in named] == [each.probabilities for each in numbered]
     refused(lambda: model.predict("image.png"), "a list of images is expected")
+
+
+def test_a_folder_of_programs_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "alpha.onnx").touch()
+    refused(lambda: load_model(tmp_path), "are for other programs", "`hydrakit export`")
+
+
+def test_grey_values_in_another_unit_are_said_to_be(
+    kinds: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, data, known = kinds("dataset")
+    model = load_model(run.path, plugins=known)
+    given = [np.random.default_rng(0).normal(20, 5, size=(30, 26)).astype(np.float32)]
+    model.predict(given)
+    assert caplog.messages == []
+    model.predict([given[0] / 255])
+    assert "and those of training were" in caplog.text
+    wide = 10 * given[0]
+    np.save(tmp_path / "wide.npy", wide)
+    source = cases_in_files(model, [tmp_path / "wide.npy"])
+    summary = predict_to_csv(model, source, tmp_path / "out.csv")
+    assert len([note for note in summary.notes if "in another unit" in note]) == 1
+
+    own = known.get(DatasetAdapter, "alpha")
+
+    def read(root: Path, options: Any) -> Iterator[Any]:
+        for case in own.read(root, options):
+            yield replace(case, image=case.image * 100, label=int(case.key[1:]) % 2)
+
+    for each, foreign in ((own, False), (replace(own, read=read, version="other"), True)):
+        result = evaluate_files(
+            *(run.body_path, run.head_path("alpha")),
+            RunContext(data=data, cache=tmp_path / "cache"),
+            split="all",
+            plugins=plugins().including(each),
+        )
+        assert any("in another unit" in note for note in result.notes) is foreign
+
+
+def test_what_shows_another_unit() -> None:
+    ones = np.ones((3, 1))
+    patches = np.array([0.2, 0.4, 0.9], np.float32).reshape(3, 1, 1, 1)
+
+    def said(grey: GreyValues, mean: float, deviation: float) -> bool:
+        unit = mean / 0.5
+        return foreign_values(grey, mean * ones, deviation * ones, patches * unit) is not None
+
+    whole = GreyValues(normalise="dataset", mean=(0.5,), deviation=(0.25,))
+    assert not any(said(whole, *each) for each in ((0.5, 0.25), (2.9, 0.01), (-1.9, 9)))
+    assert all(said(whole, *each) for each in ((120, 50), (-3, 0.2), (0.5, 0.001)))
+    window = GreyValues(normalise=Window(window=(0, 1)))
+    assert not said(window, 0.5, 0.2)
+    assert said(window, 120, 50)
+    for rule in ("patient", "image", "none"):
+        assert not said(GreyValues(normalise=rule), 120, 50)  # type: ignore[arg-type]
 
 
 def test_labels_of_no_case_are_not_used_silently(

@@ -272,6 +272,16 @@ def test_rows_and_columns_that_occur_twice_are_not_used_silently(
     refused(lambda: compare_files([reader, columns]), "two of its columns are named 'score'")
 
 
+def test_images_of_training_are_named(ten: tuple[Path, Path], tmp_path: Path) -> None:
+    reader, program = ten
+    lines = program.read_text(encoding="utf-8").split()
+    seen = ["seen_in_training", "yes", "yes", "no", *["unknown"] * 7]
+    other = write(tmp_path / "o.csv", *map(",".join, zip(lines, seen, strict=True)))
+    notes = compare_files([reader, other]).notes
+    assert any("o.csv: training used 2 of its 10 images" in note for note in notes)
+    assert not any("training" in note for note in compare_files(ten).notes)
+
+
 def test_of_classes_0_and_1_the_positive_one_is_1_in_any_order_of_columns(
     ten: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -345,10 +345,15 @@ def _print(
             f"{threshold.aim} of {threshold.wished:g}: on held-out findings, sensitivity "
             f"{threshold.sensitivity:.2f}, specificity {threshold.specificity:.2f}"
         )
-    if summary.seen_in_training:
+    if summary.seen_in_training and figures is None:  # the figures say so, too
+        too = (
+            "probabilities are too sure"
+            if summary.by_class
+            else "predictions are better than for others"
+        )
         say(
             f"training used {summary.seen_in_training} of these images, or copies of them: for "
-            "them the probabilities are too sure"
+            f"them the {too}"
         )
     if figures is not None:
         print_evaluation(figures, as_json=False)

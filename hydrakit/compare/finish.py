@@ -109,11 +109,11 @@ def _listed(cells: Sequence[Cell]) -> str:
 
 
 def finish(
-    comparison: Path,
+    comparison: str | Path,
     strategy: str,
     context: RunContext | None = None,
     *,
-    out: Path,
+    out: str | Path,
     how: How = "ensemble",
     allow_missing: bool = False,
     callbacks: Sequence[RunCallback] = (),
@@ -148,6 +148,7 @@ def finish(
             another word.
         WeightsError: A weight file of a cell is invalid.
     """
+    comparison, out = Path(comparison), Path(out)
     context = context_of(context, values)
     cells = find_cells(comparison, strategy, allow_missing=allow_missing)
     if how == "ensemble":

@@ -45,12 +45,12 @@ class AddedHead:
 
 
 def add_head(
-    model: Path,
+    model: str | Path,
     dataset: str,
     context: RunContext | None = None,
     *,
-    out: Path | None = None,
-    run_out: Path | None = None,
+    out: str | Path | None = None,
+    run_out: str | Path | None = None,
     settings: PlanSettings | None = None,
     callbacks: Sequence[RunCallback] = (),
     plugins: Plugins | None = None,
@@ -78,6 +78,7 @@ def add_head(
             folder cannot be used.
         HydrakitError: As in `hydrakit.engine.run`.
     """
+    model, out = Path(model), None if out is None else Path(out)
     context = context_of(context, values)
     plugins = plugins or context.plugins()
     networks = networks_of(model)
@@ -99,7 +100,11 @@ def add_head(
     fixed = make_settings(settings, {"ensemble": len(networks), "recentre": False})
     plan = make_plan_from(model, STRATEGY, [dataset], fixed, plugins=plugins)
     rundir = run(
-        plan, context, out=run_out or default_out(plan), callbacks=callbacks, plugins=plugins
+        plan,
+        context,
+        out=default_out(plan) if run_out is None else Path(run_out),
+        callbacks=callbacks,
+        plugins=plugins,
     )
     trained = [each.head_path(plan.target_head) for each in rundir.networks(plan)]
     for (body, _), head in zip(networks, trained, strict=True):

@@ -505,6 +505,7 @@ def _evaluate(
     on_checked()
     parts, cases = _predict_each(models, paths, prepared, keys, adapter=adapter, split=split)
     predictions = mean_prediction(parts)
+    notes += _foreign_notes(head, head_path, prepared, cases)
     notes += _combination_notes(body, head, adapter)
     together = None if run is None else {each.name for each in run.plan().datasets}
     notes += _training_notes(networks, adapter, cases, split, together=together)
@@ -609,6 +610,27 @@ def _predict_each(
         parts.append(predict(model, cases, dataset=name, split=split, classes=classes, views=views))
     assert cases is not None
     return parts, cases
+
+
+def _foreign_notes(
+    head: HeadMetadata, path: Path, prepared: PreparedDataset, cases: CaseSet
+) -> Iterator[str]:
+    """Yield what shows that evaluated images have another unit than those of a head's training."""
+    import numpy as np
+
+    from hydrakit.data.quality.foreign import MANY, foreign_values
+
+    keys = {case.key for case in cases.cases[:MANY]}
+    rows = [row for row, case in enumerate(prepared.index.cases) if case.key in keys]
+    images = [prepared.index.images[row] for row in rows]
+    foreign = foreign_values(
+        _grey_values(head, path, prepared.index.channels),
+        np.array([image.mean for image in images]),
+        np.array([image.deviation for image in images]),
+        prepared.stored(rows),
+    )
+    if foreign is not None:
+        yield f"{cases.dataset}: {foreign}"
 
 
 def _result(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -18,11 +19,12 @@ from torch import Tensor, nn
 from hydrakit import weights
 from hydrakit.data.augment import central_view
 from hydrakit.data.declared.given import NO_SPACING
-from hydrakit.data.identity import patient_of
+from hydrakit.data.identity import is_named, patient_of
 from hydrakit.data.padding import fill_padding, padding_mask
 from hydrakit.data.prepared.crop import Statistics, crop, crop_fault, is_flat
 from hydrakit.data.prepared.prepare import map_in_order, processors
 from hydrakit.data.quality.duplicates import content_digest
+from hydrakit.data.quality.foreign import foreign_values
 from hydrakit.data.read import LoadedSample, checked, in_grey
 from hydrakit.errors import DataError, PlanError, command_line, one_line, unknown
 from hydrakit.hooks import FieldOfView, Sample, Task, Unusable, Window
@@ -39,6 +41,8 @@ from hydrakit.weights.format import BodyMetadata, HeadMetadata, read_body, read_
 
 if TYPE_CHECKING:
     from hydrakit.plugins.registry import Plugins
+
+_log = logging.getLogger(__name__)
 
 RowColumn = tuple[float, float]
 Each = TypeVar("Each")
@@ -75,6 +79,11 @@ def find_model(path: Path, *, dataset: str | None = None) -> ModelFiles:
     if is_model_folder(path):
         return ModelFiles(tuple(networks_in(path, dataset)))
     run = RunDir(path)
+    if not run.plan_path.exists() and (any(path.glob("*.onnx")) or any(path.glob("*.pt"))):
+        raise PlanError(
+            f"{path}: holds ONNX or TorchScript files, which are for other programs: name the run "
+            "or the model that `hydrakit export` wrote them from"
+        )
     plan = run.plan()
     name = dataset or plan.target
     heads = [each.head for each in plan.rounds if each.dataset == name]
@@ -211,6 +220,18 @@ class Model:
                 f"the calibration and the threshold in the head's file are for {decision.networks} "
                 f"networks, and these are {len(self.networks)}: they are not used"
             )
+
+    def foreign_values(self, batch: Batch) -> str | None:
+        """What shows that the images of a batch have another unit than those of training."""
+        read = [image for image in batch.images if isinstance(image, ImageInput)]
+        if not read:
+            return None
+        return foreign_values(
+            self.head.preprocessing.grey_values,
+            np.stack([image.statistics.mean for image in read]),
+            np.stack([image.statistics.standard_deviation() for image in read]),
+            np.stack([image.canvas for image in read]),
+        )
 
     def canvas(self, sample: LoadedSample) -> tuple[NDArray[np.float32], Statistics]:
         """Crop an image, and compute its statistics for the z-score.
@@ -404,7 +425,7 @@ class Model:
             canvas=canvas,
             statistics=statistics,
             content=content_digest(sample.image),
-            patient=patient_of(sample, exact=exact) if sample.patient != sample.key else None,
+            patient=patient_of(sample, exact=exact) if is_named(sample) else None,
             centred=sample.centre is None,
         )
 
@@ -539,7 +560,8 @@ class Model:
 
         Returns:
             One record for each image, in order; `reason` says why one has no prediction. The key
-            of a file is its path, that of an array its number, from 0.
+            of a file is its path, that of an array its number, from 0. Grey values in another unit
+            than those of training are logged as a warning.
 
         Raises:
             PlanError: A list has not one value for each image, or is a single path.
@@ -566,7 +588,14 @@ class Model:
         ]
         totals = self.patient_statistics(cases) if self.needs_patient and patient else {}
         rule = Rule.of(self.task, self.classes, self.decision if calibrate else None)
-        return [case for batch in self.stream(cases, rule, totals=totals) for case in batch.cases]
+        predicted: list[PredictedCase] = []
+        foreign = None
+        for batch in self.stream(cases, rule, totals=totals):
+            predicted += batch.cases
+            foreign = foreign or self.foreign_values(batch)
+        if foreign is not None:
+            _log.warning("%s", foreign)
+        return predicted
 
 
 def _is_pair(value: object) -> bool:
@@ -600,8 +629,6 @@ def _loaded(
 
     spacing, centre, extent, patient = values
     key = number if isinstance(image, np.ndarray) else str(image)
-    if patient:  # a patient of the same name as the key would be that of this image alone
-        key = f"{key} of {patient}"
     if isinstance(image, np.ndarray):
         pixels: NDArray[np.float32] = np.ma.asanyarray(image, dtype=np.float32)
     else:
@@ -616,6 +643,7 @@ def _loaded(
         image=pixels,
         label=None,
         patient=patient or key,
+        named=bool(patient),
         key=key,
         centre=centre,
         spacing=spacing,

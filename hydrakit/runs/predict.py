@@ -448,8 +448,12 @@ class _Writing:
         batches = self.model.stream(
             cases, self.rule, totals=totals, spacing=self.spacing, exact=self.source.exact
         )
-        number = done
+        number, foreign = done, None
         for batch in batches:
+            if foreign is None:
+                foreign = self.model.foreign_values(batch)
+                if foreign is not None:
+                    self.note(f"{self.source.where}: {foreign}")
             self._tell(batch, first=number == 0)
             if number == 0:
                 with writable(self.part, REMEDY):

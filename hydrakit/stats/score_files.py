@@ -161,7 +161,11 @@ def compare_files(
         patients=first.patients,
         files=files,
         verdicts=tuple(verdicts(differences, networks=False)),
-        notes=(*_notes(files, common, set(patient_of)), *_repeated(scored, scores)),
+        notes=(
+            *_notes(files, common, set(patient_of)),
+            *_repeated(scored, scores),
+            *_seen(scored, findings, common),
+        ),
     )
 
 
@@ -382,6 +386,20 @@ def _repeated(
             yield (
                 f"{table.path}: {len(several)} findings have several rows, first {several[0]!r}: "
                 "the mean of their scores counts"
+            )
+
+
+def _seen(
+    tables: Sequence[_CsvScores], findings: dict[str, str], common: set[str]
+) -> Iterator[str]:
+    """Notes on files of `hydrakit predict` whose model was trained on compared images."""
+    for table in tables:
+        rows = [row for _, row in table.rows if _finding(row, findings) in common]
+        seen = sum(row.get("seen_in_training", "").casefold() == "yes" for row in rows)
+        if seen:
+            yield (
+                f"{table.path}: training used {seen} of its {len(rows)} images (column "
+                "seen_in_training): its figure is too good, and so is its place in the comparison"
             )
 
 
