@@ -8,12 +8,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: demo test lint slow bench clean
+.PHONY: demo test lint style types tests slow bench clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hydrakit needs Python 3.11 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[xlsx,codecs,monai,onnx,hub,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[xlsx,codecs,get,monai,onnx,hub,dev]'
 	touch $@
 
 demo: $(VENV)/installed
@@ -21,13 +21,21 @@ demo: $(VENV)/installed
 	$(BIN)/hydrakit run --strategy hydra --datasets prostatex,brain,lung,prostatex \
 		--data $(DEMO)/data --out $(DEMO)/run --cache $(DEMO)/cache
 
-lint: $(VENV)/installed
+lint: style types
+
+style: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed
 	$(BIN)/mypy
 
-test: lint
-	$(BIN)/pytest -q -n 2
+# The tests of a file go to one process, so that what they share is trained once.
+tests: $(VENV)/installed
+	$(BIN)/pytest -q -n 2 --dist loadfile
+
+test: style
+	@$(MAKE) --no-print-directory --jobs=2 types tests
 
 slow: $(VENV)/installed
 	$(BIN)/pytest -q -m slow

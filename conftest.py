@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,23 @@ import pytest
 # Before torch is imported: tests run several at a time, on small data, and the figures that some of
 # them hold differ in the last digits with the number of threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # no thread computes while it waits
 
 # A shell without job control starts background jobs with SIGINT ignored, and so do their children.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_wait_for_the_disk() -> Iterator[None]:
+    """Nothing is waited for until it is on the disk: a run writes more than a hundred files.
+
+    No test loses power. Those of what is synced, and when, replace `os.fsync` themselves; processes
+    that tests start have their own.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)  # which refuses a closed file as well
+        yield
 
 
 @pytest.fixture(autouse=True)

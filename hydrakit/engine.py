@@ -98,7 +98,7 @@ def run_cell(
         plugins: Plugins of this process; None loads the installed ones.
 
     Raises:
-        HydrakitError: As in `run`; or a dataset is another.
+        HydrakitError: What `run` refuses; or a dataset has changed.
     """
     return _run(
         plan,
@@ -165,7 +165,7 @@ def dry_run(
     Data that is not prepared yet is prepared, and stays in the cache. Arguments are those of `run`.
 
     Raises:
-        HydrakitError: As in `run`; or memory or disk space is too small.
+        HydrakitError: What `run` refuses; or memory or disk space is too small.
     """
     context = context_of(context, values)
     _require_plan(plan)

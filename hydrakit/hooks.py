@@ -114,6 +114,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from hydrakit.rounds import FlipAxis, Hyperparameters, Round, RoundPosition, Train
+    from hydrakit.sources import KaggleDataset, ManualFile, PublicCollection
 
 ENTRY_POINT_GROUP = "hydrakit"
 
@@ -416,6 +417,8 @@ class DatasetAdapter(Factory):
             the dataset's own. None: hydrakit chooses.
         exact_names: Compare names of patients, groups and findings character by character, not by
             `hydrakit.data.identity.normal_name`, for which ``P07`` and ``p7`` are one.
+        source: From where ``hydrakit datasets get`` fetches the images (`hydrakit.sources`).
+        by_hand: Files that it cannot fetch; it names those that are missing.
     """
 
     classes: tuple[str, ...]
@@ -433,6 +436,8 @@ class DatasetAdapter(Factory):
     flips: tuple[FlipAxis, ...] | None = None
     channels: ChannelRule | None = None
     exact_names: bool = False
+    source: PublicCollection | KaggleDataset | None = None
+    by_hand: tuple[ManualFile, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +21,23 @@ sys.path.insert(0, str(Path(__file__).parent))  # `helpers`, for the tests and a
 
 Install = Callable[..., Path]
 Refused = Callable[..., str]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cells_here() -> Iterator[None]:
+    """Cells of comparisons run in the process of the tests; see `helpers.cells_here`."""
+    from helpers import cells_here
+
+    with cells_here():
+        yield
+
+
+@pytest.fixture
+def cell_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells of comparisons run in processes of their own, as users have them."""
+    from helpers import RUN_GROUPS
+
+    monkeypatch.setattr("hydrakit.compare.pool._run_groups", RUN_GROUPS)
 
 
 @pytest.fixture(scope="session")
@@ -124,6 +143,23 @@ def device(request: pytest.FixtureRequest) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device here")
     return name
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    made = mount and subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)],
+        capture_output=True,
+        check=False,
+    )
+    if not made or made.returncode != 0:
+        pytest.skip("a small file system can be mounted by root alone, and not in every container")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture

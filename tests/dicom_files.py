@@ -69,3 +69,25 @@ def header(**changes) -> Header:
         "bits_stored": 16,
     }
     return Header(**{**values, **changes})
+
+
+def item(**tags) -> Dataset:
+    """An item of a sequence."""
+    dataset = Dataset()
+    for keyword, value in tags.items():
+        setattr(dataset, keyword, value)
+    return dataset
+
+
+def enhanced(pixels: np.ndarray, *, shared: Dataset, frames: list[Dataset], **tags) -> Dataset:
+    """An enhanced MR image of several frames ``(frames, height, width)``, of 16 bits."""
+    dataset = image(
+        SOPClassUID="1.2.840.10008.5.1.4.1.1.4.1",
+        NumberOfFrames=len(pixels),
+        SharedFunctionalGroupsSequence=[shared],
+        PerFrameFunctionalGroupsSequence=frames,
+        **tags,
+    )
+    dataset.Rows, dataset.Columns = pixels.shape[1:]
+    dataset.PixelData = pixels.astype("<u2").tobytes()
+    return dataset

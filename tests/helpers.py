@@ -6,9 +6,10 @@ their plugin: `install_standin` gives a folder to put on the search path, for th
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ import numpy as np
 import pytest
 
 import hydrakit_strategies
+from hydrakit.compare import pool
+from hydrakit.compare.design import Cell, CompareDir
 from hydrakit.errors import HydrakitError
 from hydrakit.hooks import (
     DatasetAdapter,
@@ -29,6 +32,7 @@ from hydrakit.hooks import (
 from hydrakit.models import bodies, heads
 from hydrakit.plan import BodySpec, Dataset, Hyperparameters, Plan, Round, Split
 from hydrakit.plugins import Plugins
+from hydrakit.runs.context import RunContext
 
 if TYPE_CHECKING:
     from torch import nn
@@ -193,6 +197,39 @@ class Runner:
     def __call__(self, plan: Plan, name: str = "run", **more: Any) -> RunDir:
         places = {"data": self.data, "cache": self.cache}
         return run_plan(plan, self.folder / name, **(places | more))
+
+
+RUN_GROUPS = pool._run_groups
+
+
+@contextmanager
+def cells_here() -> Iterator[None]:
+    """Run cells of comparisons in this process: a new one takes seconds to import torch.
+
+    Tests of the processes themselves ask for the fixture ``cell_processes``.
+    """
+
+    def run_groups(
+        groups: Sequence[Sequence[pool.Job]],
+        compare_dir: CompareDir,
+        contexts: Sequence[RunContext],
+        on_poll: Callable[[], None],
+        on_killed: Callable[[Cell, str], None],
+    ) -> None:
+        logger = logging.getLogger("hydrakit")
+        level = logger.level
+        logger.setLevel(logging.ERROR)  # as the processes do
+        sent = contexts[0].resolved().model_dump_json()
+        try:
+            for cell, plan in (job for group in groups for job in group):
+                pool._run_cell(cell, plan, compare_dir, RunContext.model_validate_json(sent))
+                on_poll()
+        finally:
+            logger.setLevel(level)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool, "_run_groups", run_groups)
+        yield
 
 
 class StopError(Exception):

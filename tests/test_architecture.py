@@ -31,7 +31,7 @@ ORDER = (
     ("storage",),
     ("compute",),
     ("hooks",),
-    ("rounds",),
+    ("rounds", "sources"),
     ("schema",),
     ("errors", "names", "version"),
 )

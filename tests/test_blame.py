@@ -352,6 +352,7 @@ def test_a_runs_log_has_it_where_one_is_open(
     assert not own_cache.exists()
 
 
+@pytest.mark.usefixtures("cell_processes")
 def test_a_cell_of_a_comparison_says_it_too(
     faulty: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own_cache: Path
 ) -> None:

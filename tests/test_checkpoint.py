@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +57,21 @@ class Interrupter(RunCallback):
             raise StopError
 
 
-def interrupted(runner: Runner, plan: Plan, stops: Iterator[int], **more: Any) -> Interrupter:
-    """Run a plan in the folder ``run``, stopping it again and again."""
+def interrupted(
+    runner: Runner,
+    plan: Plan,
+    stops: Iterator[int],
+    intervals: Sequence[float | None] = (None,),
+    **more: Any,
+) -> Interrupter:
+    """Run a plan in the folder ``run``, stopping it again and again; ``intervals`` take turns."""
     watcher = Interrupter(*stops)
-    while True:
-        try:
-            runner(plan, "run", callbacks=[watcher], **more)
-        except StopError:
-            continue
-        return watcher
+    for interval in cycle(intervals):
+        given = more if interval is None else {"checkpoint_interval": interval, **more}
+        with suppress(StopError):
+            runner(plan, "run", callbacks=[watcher], **given)
+            break
+    return watcher
 
 
 def assert_same(one: Path, other: Path) -> None:
@@ -129,14 +137,22 @@ HABITS: dict[str, list[Round]] = {
 
 
 @pytest.mark.parametrize("name", HABITS)
-@pytest.mark.parametrize("every", [0.0, 1e9])
+@pytest.mark.parametrize(
+    "intervals",
+    [
+        (0.0, 1e9),
+        pytest.param((0.0,), marks=pytest.mark.slow),
+        pytest.param((1e9,), marks=pytest.mark.slow),
+    ],
+)
 def test_stopped_in_every_epoch_a_round_ends_as_in_one_go(
-    name: str, every: float, runner: Runner
+    name: str, intervals: Sequence[float], runner: Runner
 ) -> None:
+    """With a checkpoint after each epoch, and with one at the stop alone."""
     plan = plan_of(*HABITS[name], bootstrap=2)
     whole = runner(plan, "whole")
     epochs = sum(result.epochs for result in (whole.results() or pytest.fail("no results")).rounds)
-    watcher = interrupted(runner, plan, iter(range(1, 200, 2)), checkpoint_interval=every)
+    watcher = interrupted(runner, plan, iter(range(1, 200, 2)), intervals)
     assert_same(runner.folder / "run", whole.path)
     # Every second epoch was stopped before it was over, and done again: no other was.
     assert len(watcher.epochs) <= 2 * epochs
@@ -239,16 +255,17 @@ def test_progress_is_written_now_and_then_alone(
     assert written == [3, 3, 3, 6, 6, 6]
 
 
-@pytest.mark.parametrize("at", [5, 300, 4000, -40, -1])
-def test_a_changed_checkpoint_is_named(at: int, runner: Runner) -> None:
+def test_a_changed_checkpoint_is_named(runner: Runner) -> None:
     plan = plan_of(round_of("alpha", epochs=4))
     with pytest.raises(StopError):
         runner(plan, callbacks=[Interrupter(3)])
     path = runner.folder / "run" / "rounds" / "01-alpha-all.part" / CHECKPOINT
-    data = bytearray(path.read_bytes())
-    data[at] ^= 0x10
-    path.write_bytes(data)
-    refused(lambda: runner(plan), str(path), "damaged", "delete it")
+    content = path.read_bytes()
+    for at in (5, 300, 4000, -40, -1):
+        data = bytearray(content)
+        data[at] ^= 0x10
+        path.write_bytes(data)
+        refused(lambda: runner(plan), str(path), "damaged", "delete it")
     path.unlink()
     runner(plan)
     assert_same(runner.folder / "run", runner(plan, "whole").path)

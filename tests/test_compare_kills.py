@@ -72,6 +72,7 @@ def has_ended(group: int) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("cell_processes")
 def test_it_ends_as_if_nothing_had_happened(tmp_path: Path, data: Path) -> None:
     chance = random.Random(0)
     whole = Killing(tmp_path / "whole", data, [*ARGUMENTS, "--jobs", "2"], tmp_path / "cache")

@@ -23,6 +23,7 @@ from helpers import (
     StopError,
     install_standin,
     plan_of,
+    plugins,
     prepared_dataset,
     refused,
     round_of,
@@ -42,8 +43,10 @@ from hydrakit.plugins import load_plugins
 from hydrakit.plugins.guard import PluginFault
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext, read_context
+from hydrakit.runs.datasets import find_datasets, prepare_datasets
 from hydrakit.runs.evaluate import evaluate_files, evaluate_run
 from hydrakit.runs.rundir import RunDir
+from hydrakit.runs.session import Session
 
 if TYPE_CHECKING:
     from conftest import Install
@@ -562,44 +565,27 @@ def test_a_run_that_fails_before_its_folder_is_used_is_not_closed(runner: Runner
 
 # --- what a session needs
 
-SESSION = """
-import sys
-from pathlib import Path
 
-from helpers import plan_of, plugins, round_of
-from hydrakit.plan import Plan
-from hydrakit.runs.callbacks import RunCallback
-from hydrakit.runs.context import RunContext
-from hydrakit.runs.datasets import find_datasets, prepare_datasets
-from hydrakit.runs.rundir import RunDir
-from hydrakit.runs.session import Session
+def test_a_session_loads_nothing_of_the_report(
+    data: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does the import of its module: see test_architecture.py."""
 
-data, cache, out = map(Path, sys.argv[1:])
-plan, context = plan_of(round_of("alpha", epochs=1)), RunContext(data=data, cache=cache)
-with context.changed(device="cpu").active() as compute:
-    datasets = prepare_datasets(plan, find_datasets(plan, context, plugins()), RunCallback())
-    session = Session(plan, datasets, context, compute, plugins(), RunDir(out), RunCallback())
-    session.check()
-    RunDir.begin(out, plan)
-    session.run()
-assert session.rundir.results() is not None
-print(*(name for name in sys.modules if name.startswith("hydrakit.report")))
-"""
+    def reports() -> list[str]:
+        return [name for name in sys.modules if name.startswith("hydrakit.report")]
 
-
-@pytest.fixture(scope="module")
-def loaded_reports(data: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Modules of the report that a process has loaded which ran a session."""
-    out = tmp_path_factory.mktemp("session") / "run"
-    command = [sys.executable, "-c", SESSION, str(data), str(cache), str(out)]
-    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
-    return subprocess.run(
-        command, env=environment, check=True, capture_output=True, text=True
-    ).stdout
-
-
-def test_a_session_loads_nothing_of_the_report(loaded_reports: str) -> None:
-    assert loaded_reports.split() == []
+    for name in reports():
+        monkeypatch.delitem(sys.modules, name)
+    plan, out = plan_of(round_of("alpha", epochs=1)), tmp_path / "run"
+    context = RunContext(data=data, cache=cache)
+    with context.changed(device="cpu").active() as compute:
+        datasets = prepare_datasets(plan, find_datasets(plan, context, plugins()), RunCallback())
+        session = Session(plan, datasets, context, compute, plugins(), RunDir(out), RunCallback())
+        session.check()
+        RunDir.begin(out, plan)
+        session.run()
+    assert session.rundir.results() is not None
+    assert reports() == []
 
 
 # --- processes of a comparison

@@ -71,7 +71,7 @@ DOCS = Path(__file__).parent.parent / "docs"
         (BASE + "flips = 'horizontal'\n", ["flips", "'horizontal'", "docs/dataset-toml.md"]),
         (BASE, ["either cases (a table) or pattern"]),
         (BY_FOLDER + "cases = 'cases.csv'\n", ["either cases (a table) or pattern"]),
-        (BASE + "cases = 'cases.xlsx'\n", ["cases", "'cases.xlsx'", ".csv"]),
+        (BASE + "cases = 'cases.ods'\n", ["cases", "'cases.ods'", ".csv, .tsv, .txt, .xlsx"]),
         (BASE + "cases = '../cases.csv'\n", ["cases", "leads out"]),
         (CSV + "[columns]\nimage = 'x'\n", ["columns.image"]),
         (BASE + "cases = 'a.npz'\n[columns]\npath = 'x'\n", ["columns.path"]),

@@ -220,7 +220,11 @@ def test_what_cannot_be_guessed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "remedy"),
-    [("1.svs", "1 .svs: save the regions"), ("a.zip", "unpack it"), ("1.nii.gz", "slices")],
+    [
+        ("1.svs", "1 .svs: save the regions"),
+        ("a.zip", "unpack the ZIP archive: python -m zipfile -e"),
+        ("1.nii.gz", "slices"),
+    ],
 )
 def test_a_folder_without_readable_images_is_described(
     tmp_path: Path, name: str, remedy: str
@@ -387,9 +391,29 @@ def test_the_patients_of_dicom_files_are_their_patient_ids(
     assert "no patient was detected" not in text
 
 
-@pytest.mark.parametrize(("mark", "name"), [(";", "semicolons"), ("\t", "tabs")])
-def test_a_table_without_commas(tmp_path: Path, mark: str, name: str) -> None:
-    png(tmp_path / "a.png")
-    (tmp_path / "cases.csv").write_text(f"path{mark}label\na.png{mark}x\n")
-    with pytest.raises(DataError, match=f"cases.csv: its cells are separated by {name}: save it"):
-        guess_declaration(tmp_path)
+@pytest.mark.parametrize("mark", ";\t")
+def test_a_table_without_commas_of_names_without_suffix(tmp_path: Path, mark: str) -> None:
+    folder = tmp_path / "mine"
+    for number in range(4):
+        png(folder / "images" / f"s{number}.png")
+    rows = ["image_id;dx;age", "s0;Benign;7,5", "s1;benign;8", "s2;Malign ;9", "s3;malign;1"]
+    (folder / "meta.csv").write_text("\n".join(rows).replace(";", mark))
+    (folder / "a-notes.txt").write_text("Received in May, from Ann.\nAll of them.\n")
+    (folder / "labels.csv").write_text("dx,age\nbenign,3\n")
+    (folder / "more.tsv").write_text("path\tage\nimages/s0.png\t3\n")
+    (folder / "odd.csv").write_text("path,age\nimages/s0.png\n")
+    text, *_ = guessed(folder)
+    assert 'cases = "meta.csv"' in text
+    assert 'classes = ["benign", "malign"]' in text
+    assert "# Check: the column image_id names files without folder or suffix." in text
+    assert "# Not used: labels.csv: no column of paths (its columns: dx, age)" in text
+    assert "# Not used: more.tsv: no column of labels (its columns: path, age)" in text
+    assert "# Not used: odd.csv: line 2: has 1 cells where the header has 2" in text
+    assert "notes" not in text
+    (folder / "dataset.toml").write_text(text)
+    found = list(read_samples(load_declared(folder), folder, {}))
+    assert [case.label for case in found if isinstance(case, Sample)] == [0, 0, 1, 1]
+    (folder / "meta.csv").unlink()
+    (folder / "dataset.toml").unlink()
+    with pytest.raises(DataError, match=r"\(labels.csv: no column of paths .its columns: dx, age"):
+        guess_declaration(folder)

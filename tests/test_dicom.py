@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from hydrakit.data.dicom.geometry import (
     patient_position,
     slice_distance,
 )
+from hydrakit.data.dicom.pixels import DicomImage
 from hydrakit.errors import DataError
 
 
@@ -114,6 +116,14 @@ def private_b_value(value: bytes | None, creator: str = "SIEMENS MR HEADER", **t
     return dataset
 
 
+def vendor(group: int, creator: str, number: int, vr: str, value: object) -> Dataset:
+    """An image with one private element; another block of the group comes first."""
+    dataset = image()
+    dataset.private_block(group, "SOMETHING ELSE", create=True).add_new(number, "LO", "7")
+    dataset.private_block(group, creator, create=True).add_new(number, vr, value)
+    return dataset
+
+
 @pytest.mark.parametrize(
     ("dataset", "expected"),
     [
@@ -126,6 +136,20 @@ def private_b_value(value: bytes | None, creator: str = "SIEMENS MR HEADER", **t
         (image(SequenceName="*ep_b50_800"), None),  # the range of a map
         (image(SequenceName="*tse2d1_25"), None),
         (image(DiffusionBValue=1400.0), 1400.0),
+        (vendor(0x2001, "Philips Imaging DD 001", 0x03, "FL", 600.0), 600.0),
+        (vendor(0x2001, "Philips Imaging DD 001", 0x03, "UN", struct.pack("<f", 600)), 600.0),
+        (vendor(0x2001, "Philips Imaging DD 002", 0x03, "FL", 600.0), None),
+        (vendor(0x0043, "GEMS_PARM_01", 0x39, "IS", [800, 8, 0, 0]), 800.0),
+        (vendor(0x0043, "GEMS_PARM_01", 0x39, "IS", [1000001500, 8, 0, 0]), 1500.0),
+        (vendor(0x0043, "GEMS_PARM_01", 0x39, "UN", b"1000000750\\8\\0\\0 "), 750.0),
+        (vendor(0x0043, "GEMS_PARM_01", 0x39, "IS", 0), 0.0),
+        (vendor(0x0043, "GEMS_PARM_01", 0x39, "UN", b"\xff\xfe junk"), None),
+        (vendor(0x0043, "OTHER", 0x39, "IS", [800, 8, 0, 0]), None),
+        (vendor(0x0065, "Image Private Header", 0x09, "FD", 50.0), 50.0),
+        (vendor(0x0065, "Image Private Header", 0x09, "UN", struct.pack("<d", 50)), 50.0),
+        (vendor(0x0065, "Image Private Header", 0x09, "UN", b"50"), 50.0),
+        (vendor(0x2001, "Philips Imaging DD 001", 0x03, "FL", float("nan")), None),
+        (vendor(0x2001, "Philips Imaging DD 001", 0x03, "FL", -1.0), None),
         (image(), None),
     ],
 )
@@ -133,6 +157,23 @@ def test_b_value(tmp_path, dataset, expected):
     read = read_header(save(dataset, tmp_path / "x"))
     assert read is not None
     assert read.b_value == expected
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ((0x2001, "Philips Imaging DD 001", 0x03, "FL"), 600.0),
+        ((0x0043, "GEMS_PARM_01", 0x39, "IS"), [1000000600, 8, 0, 0]),
+        ((0x0065, "Image Private Header", 0x09, "FD"), 600.0),
+    ],
+)
+def test_b_values_of_other_vendors_in_implicit_vr(tmp_path, place, value):
+    dataset = vendor(*place, value)
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    path = save(dataset, tmp_path / "x")
+    assert read_header(path).b_value == 600
+    with DicomImage(path) as file:
+        assert file.header().b_value == 600
 
 
 def test_private_b_value_in_implicit_vr(tmp_path):
@@ -390,7 +431,7 @@ def test_pixels_that_cannot_be_used(tmp_path):
         PlanarConfiguration=0,
         PixelData=PIXELS.tobytes() * 3,
     )
-    with pytest.raises(DataError, match="one greyscale frame is required"):
+    with pytest.raises(DataError, match="a greyscale image is required"):
         read_pixels(save(colour, tmp_path / "colour"))
 
 

@@ -6,6 +6,9 @@ import logging
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -215,3 +218,25 @@ def test_the_watcher_is_told_of_what_is_known_already(tree):
         index_headers(tree)
     index_headers(tree)
     assert seen == [(4, 4)]
+
+
+def test_a_tree_of_archives_or_of_files_without_a_preamble_says_so(tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    content = save(image(), tmp_path / "x.dcm").read_bytes()
+    (root / "bare.dcm").write_bytes(content[132:])
+    with pytest.raises(DataError, match=r"no DICOM image below it; .*bare.dcm looks like DICOM"):
+        index_headers(root)
+    for name in ("a 1.zip", "b.ZIP"):
+        with zipfile.ZipFile(root / name, "w") as archive:
+            archive.writestr("x.dcm", content)
+    with pytest.raises(DataError) as caught:
+        index_headers(root)
+    command = f"python -m zipfile -e '{root}/a 1.zip' '{root}/a 1'"
+    end = f"no DICOM image below it; unpack the 2 ZIP archives, each as the first: {command}"
+    assert str(caught.value) == f"{root}: {end}"
+    subprocess.run(["sh", "-c", command.replace("python", sys.executable, 1)], check=True)
+    (header,) = index_headers(root)
+    assert header.path == root / "a 1" / "x.dcm"
+    (tmp_path / "empty").mkdir()
+    assert index_headers(tmp_path / "empty") == []

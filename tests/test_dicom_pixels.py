@@ -6,6 +6,9 @@ import os
 import struct
 import subprocess
 import sys
+import tracemalloc
+import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,7 +30,7 @@ from pydicom.uid import (
 
 from hydrakit.data.dicom import MissingCodecError, index_headers, read_header, read_pixels
 from hydrakit.data.dicom import decode as dicom_decode
-from hydrakit.data.dicom.pixels import read_grey, read_stored
+from hydrakit.data.dicom.pixels import DicomImage, GreyImage, read_stored
 from hydrakit.errors import DataError
 
 VALUES = np.random.default_rng(0).integers(0, 4096, (48, 64), dtype=np.uint16)
@@ -51,6 +54,11 @@ def encoded(syntax: UID, frame: bytes, **tags):
     dataset.PixelData = encapsulate([frame])
     dataset["PixelData"].VR = "OB"
     return dataset
+
+
+def read_grey(path, frame=None, *, rescale=None, own_window=False) -> GreyImage:
+    with DicomImage(path) as file:
+        return file.grey(frame, rescale=rescale, own_window=own_window)
 
 
 def refused(path) -> str:
@@ -179,26 +187,55 @@ def test_an_image_that_claims_to_be_huge(tmp_path):
     assert "65535 x 65535 pixels" in refused(save(dataset, tmp_path / "x"))
 
 
-def test_a_deflated_file_is_not_inflated(tmp_path):
-    import zlib
-
-    path = save(image(ImageComments="a" * 10), tmp_path / "x")
+def deflated(path, tail: bytes = b""):
+    """Rewrite a file of plain little endian as a deflated one, with other data behind its own."""
     content = path.read_bytes()
     start = content.index(b"\x08\0\x16\0")  # SOPClassUID, the first element of the data set
     meta = content[:start].replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99")
-    length = meta.index(b"\x02\0\x10\0") + 6
-    meta = (
-        meta[:length] + struct.pack("<H", len(DeflatedExplicitVRLittleEndian)) + meta[length + 2 :]
-    )
+    at = meta.index(b"\x02\0\x10\0") + 6
+    length = struct.pack("<H", len(DeflatedExplicitVRLittleEndian))
+    group = struct.pack("<L", len(meta) - 144)
+    meta = meta[:140] + group + meta[144:at] + length + meta[at + 2 :]
     packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    path.write_bytes(meta + packer.compress(content[start:] + bytes(10**7)) + packer.flush())
-    with pytest.raises(DataError, match="deflated"):
-        read_header(path)
+    path.write_bytes(meta + packer.compress(content[start:] + tail) + packer.flush())
+    return path
+
+
+def test_a_deflated_file(tmp_path):
+    path = deflated(save(grey(RescaleSlope=2, RescaleIntercept=1), tmp_path / "x"))
+    assert VALUES[0].tobytes() not in path.read_bytes()
+    np.testing.assert_array_equal(dcmread(path).pixel_array, VALUES)
+    np.testing.assert_array_equal(read_pixels(path, rescale=True), VALUES * 2.0 + 1)
+    header = read_header(path)
+    plain = read_header(save(grey(RescaleSlope=2), tmp_path / "y"))
+    assert header == replace(plain, path=path, sop_uid=header.sop_uid)
+
+
+@pytest.mark.parametrize("read", [read_header, read_pixels])
+def test_a_deflated_file_that_inflates_to_too_much_or_is_damaged(tmp_path, monkeypatch, read):
+    path = deflated(save(grey(), tmp_path / "x"), bytes(10**7))
+    whole = path.read_bytes()
+    assert len(whole) < 30_000
+    monkeypatch.setattr("hydrakit.data.dicom.header.MAX_INFLATED", 2**20)
+    tracemalloc.start()
+    with pytest.raises(DataError, match="it inflates to over 1 MiB"):
+        read(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5_000_000
+    monkeypatch.undo()
+    path.write_bytes(whole[:-2000])
+    with pytest.raises(DataError, match="its deflated data is cut off"):
+        read(path)
+    path.write_bytes(whole[:400] + b"\xff" * 100 + whole[500:])
+    with pytest.raises(DataError, match="its deflated data is damaged"):
+        read(path)
+    path.write_bytes(whole[:140] + b"\0\0\0\0" + whole[144:])
+    with pytest.raises(DataError, match="where its deflated data begins is not clear"):
+        read(path)
 
 
 def test_a_length_beyond_the_file_takes_no_memory(tmp_path):
-    import tracemalloc
-
     path = save(image(ImageType=["A"] * 10), tmp_path / "x")
     content = path.read_bytes()
     at = content.index(b"\x28\0\x10\0US")
@@ -315,8 +352,11 @@ def test_a_modality_table_of_12_bits_is_inverted_within_them(tmp_path):
         ({"PixelPaddingValue": [1, 2]}, "PixelPaddingValue that is not a finite number"),
         ({"BitsStored": 12}, "HighBit is 15 where BitsStored is 12"),
         ({"ModalityLUTSequence": [lookup(0, 0)]}, "lookup table of 1 entries, not 65536"),
-        ({"NumberOfFrames": 2, "Rows": 24}, "one greyscale frame"),
-        ({"PhotometricInterpretation": "PALETTE COLOR"}, "one greyscale frame"),
+        (
+            {"NumberOfFrames": 2, "Rows": 24},
+            r"has 2 frames: name one as FILE#\[0\] to FILE#\[1\]",
+        ),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "PALETTE COLOR pixels .* a greyscale"),
     ],
 )
 def test_elements_that_cannot_be_used_are_named(tmp_path, tags, words):

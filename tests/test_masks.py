@@ -105,12 +105,12 @@ def test_cases_without_a_mask(tmp_path: Path) -> None:
     reasons = [case.reason for case in read(folder) if isinstance(case, Unusable)]
     assert reasons == [
         "its mask is empty",
-        "has no mask",
+        "has no mask or box",
         "its mask has 10 x 10 pixels and its image 20 x 20: they must be of the same size",
     ]
     (remark,) = remarks(folder)
     assert remark.warning
-    assert "2 cases have no mask, or an empty one (first benign/b.png)" in remark.text
+    assert "2 cases have no mask or box, or an empty mask (first benign/b.png)" in remark.text
     assert 'no_mask = "whole"' in remark.text
     declare(folder, AROUND + MASK + 'no_mask = "whole"\n')
     whole = [case for case in read(folder) if isinstance(case, Sample)][1]

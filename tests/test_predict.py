@@ -247,7 +247,9 @@ def test_seen_in_training_is_what_the_splits_say(
         assert row["seen_in_training"] == ("no" if splits[row["key"]] == "test" else "yes")
 
 
-def test_labels_give_the_figures_of_evaluate(hydra_run: RunDir, standin: Path) -> None:
+def test_labels_give_the_figures_of_evaluate(
+    hydra_run: RunDir, standin: Path, tmp_path: Path
+) -> None:
     result = CliRunner().invoke(main, ["evaluate", str(hydra_run.path), "--split", "all", "--json"])
     expected = json.loads(result.stdout)
     printed = command(hydra_run.path, "alpha", "--labels", "own", "--uncalibrated", "--json")
@@ -261,7 +263,7 @@ def test_labels_give_the_figures_of_evaluate(hydra_run: RunDir, standin: Path) -
     ]
     assert summary["figures"]["images"] == expected["images"] == summary["cases"]
     assert any("training used" in note for note in summary["notes"])
-    given = hydra_run.path, "alpha", "--labels", "own", "--out", "again.csv"
+    given = hydra_run.path, "alpha", "--labels", "own", "--out", tmp_path / "second.csv"
     assert command(*given).stdout.count("training used") == 1
     events = [event for event in hydra_run.events() if event.event == "evaluated"]
     assert events[-1].dataset == "alpha"
@@ -377,6 +379,7 @@ def test_grey_values_in_another_unit_are_said_to_be(
     run, data, known = kinds("dataset")
     model = load_model(run.path, plugins=known)
     given = [np.random.default_rng(0).normal(20, 5, size=(30, 26)).astype(np.float32)]
+    caplog.clear()
     model.predict(given)
     assert caplog.messages == []
     model.predict([given[0] / 255])

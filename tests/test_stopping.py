@@ -32,23 +32,27 @@ STATUS = {
 @pytest.fixture(scope="module")
 def whole(data: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """The plan in one go."""
-    folder = tmp_path_factory.mktemp("whole")
-    killing = killing_of(folder, data, cache)
-    return killing.finish()
+    return killing_of(tmp_path_factory.mktemp("whole"), data, cache).finish()
 
 
-def killing_of(folder: Path, data: Path, cache: Path) -> Killing:
+@pytest.fixture(scope="module")
+def shorter(data: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A plan of half the epochs in one go."""
+    return killing_of(tmp_path_factory.mktemp("shorter"), data, cache, divisor=2).finish()
+
+
+def killing_of(folder: Path, data: Path, cache: Path, divisor: int = 1) -> Killing:
     plan = folder / "plan.json"
-    plan.write_text(longer_plan().to_json())
+    plan.write_text(longer_plan(divisor).to_json())
     arguments = ["run", "--plan", str(plan), "--device", "cpu", "--checkpoint-every", "0"]
     return Killing(folder, data, arguments, cache)
 
 
 @pytest.mark.parametrize("number", STATUS)
 def test_a_signal_stops_a_run_that_says_how_it_goes_on(
-    number: signal.Signals, tmp_path: Path, data: Path, cache: Path, whole: RunDir
+    number: signal.Signals, tmp_path: Path, data: Path, cache: Path, shorter: RunDir
 ) -> None:
-    killing = killing_of(tmp_path, data, cache)
+    killing = killing_of(tmp_path, data, cache, divisor=2)
     ended = killing.stop_after(0.7, number)
     assert ended.returncode == STATUS[number], ended.stderr
     assert ended.stderr.splitlines()[-1] == (
@@ -57,17 +61,17 @@ def test_a_signal_stops_a_run_that_says_how_it_goes_on(
     assert "Traceback" not in ended.stderr
     events = (killing.out / "events.jsonl").read_text().splitlines()
     assert '"event": "stopped", "by": "Stopped"' in events[-1]
-    assert_same(killing.finish().path, whole.path)
+    assert_same(killing.finish().path, shorter.path)
 
 
 def test_killed_runs_end_as_in_one_go(
-    tmp_path: Path, data: Path, whole: RunDir, cache: Path
+    tmp_path: Path, data: Path, shorter: RunDir, cache: Path
 ) -> None:
-    killing = killing_of(tmp_path, data, cache)
+    killing = killing_of(tmp_path, data, cache, divisor=2)
     for seconds in (0.2, 0.9):
         ended = killing.stop_after(seconds, signal.SIGKILL)
         assert ended.returncode == -signal.SIGKILL
-    assert_same(killing.finish().path, whole.path)
+    assert_same(killing.finish().path, shorter.path)
 
 
 @pytest.mark.slow

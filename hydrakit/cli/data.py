@@ -1,4 +1,4 @@
-"""The commands ``hydrakit datasets list``, ``new``, ``info`` and ``check``."""
+"""The commands ``hydrakit datasets list``, ``new``, ``info``, ``get`` and ``check``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 
 from hydrakit.cli import params
 from hydrakit.cli.check import check
+from hydrakit.cli.get import get
 from hydrakit.cli.printing import say, say_json, say_lines
 
 if TYPE_CHECKING:
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     from hydrakit.runs.context import RunContext
 
 
-@click.group(short_help="List, describe, declare and check datasets.")
+@click.group(short_help="List, describe, fetch, declare and check datasets.")
 def datasets() -> None:
-    """List datasets, describe the files they need, declare your own, and check your files."""
+    """List datasets and the files they need, fetch public ones, declare your own, and check."""
 
 
 @datasets.command("list")
@@ -121,4 +122,5 @@ def _describe(adapter: DatasetAdapter) -> dict[str, Any]:
     }
 
 
+datasets.add_command(get)
 datasets.add_command(check)

@@ -21,7 +21,7 @@ MAX_PATHS = 10  # paths that are printed for each reason
 
 
 @click.command(short_help="Check that no file of a run or a comparison was changed.")
-@click.argument("folder", type=params.FOLDER, metavar="RUN_OR_COMPARISON")
+@params.run_or_comparison
 @params.as_json
 @click.pass_context
 def verify(ctx: click.Context, /, *, folder: Path, as_json: bool) -> None:
@@ -54,7 +54,7 @@ def verify(ctx: click.Context, /, *, folder: Path, as_json: bool) -> None:
 
 
 @click.command(short_help="Print the progress of a run or a comparison.")
-@click.argument("folder", type=params.FOLDER, metavar="RUN_OR_COMPARISON")
+@params.run_or_comparison
 @params.as_json
 def status(folder: Path, as_json: bool) -> None:
     """Print which rounds or cells are done, which are left, and which process is running them.
@@ -148,7 +148,7 @@ def _print_holder(holder: HolderStatus | None) -> None:
 
 
 @click.command(short_help="Delete files of a run or a comparison that are no longer needed.")
-@click.argument("folder", type=params.FOLDER, metavar="RUN_OR_COMPARISON")
+@params.run_or_comparison
 @click.option("--yes", is_flag=True, help="Delete without asking for confirmation.")
 def clean(folder: Path, yes: bool) -> None:
     """Delete files left by killed processes, and the weights of single rounds of finished runs.

@@ -238,3 +238,7 @@ running_options = context_options(
 """All options of the run context, for commands that train."""
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+run_or_comparison = click.argument("folder", type=FOLDER, metavar="RUN_OR_COMPARISON")
+new_folder = click.option(
+    "--out", type=FOLDER, required=True, metavar="DIR", help="New folder to write to."
+)

@@ -104,8 +104,8 @@ _share = params.FloatOption(min=0, max=1, min_open=True, max_open=True)
 @click.option(
     "--labels",
     metavar="FILE|own",
-    help="Also compare with labels: those in a CSV with the columns key and label, or the input's "
-    "own.",
+    help="Also compare with labels: those in a table with the columns key and label, or the "
+    "input's own.",
 )
 @click.option(
     "--explain", type=params.FOLDER, metavar="DIR", help="Write a saliency map of each case as PNG."
@@ -141,8 +141,8 @@ def predict(
     MODEL is a finished run, or a folder that `weights swap`, `finish` or `export --to hub` wrote.
 
     INPUT is the name of a dataset, a folder of images (or with a dataset.toml), image files, or a
-    table (.csv) with a column path and, as far as the model needs them, row and column (or row_mm
-    and column_mm), row_spacing and column_spacing, patient, and finding.
+    table (.csv, .xlsx) with a column path and, as far as the model needs them, row and column (or
+    row_mm and column_mm), row_spacing and column_spacing, patient, and finding.
 
     To continue a command that was stopped, give it again. docs/predict.md explains the columns.
     """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Write the report of a run or a comparison again.")
-@click.argument("folder", type=params.FOLDER, metavar="RUN_OR_COMPARISON")
+@params.run_or_comparison
 @click.option(
     "--figures",
     type=params.FOLDER,

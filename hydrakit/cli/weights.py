@@ -116,9 +116,7 @@ def _text(value: object) -> str:
 
 @weights.command("import-authors")
 @click.argument("file", type=params.FOLDER)
-@click.option(
-    "--out", type=params.FOLDER, required=True, metavar="DIR", help="New folder to write to."
-)
+@params.new_folder
 @click.option(
     "--dataset",
     default="unknown",
@@ -148,9 +146,7 @@ def import_authors(file: Path, out: Path, dataset: str, classes: list[str]) -> N
 @click.option(
     "--head", type=params.FOLDER, required=True, metavar="FILE", help="Weights of the head."
 )
-@click.option(
-    "--out", type=params.FOLDER, required=True, metavar="DIR", help="New folder to write to."
-)
+@params.new_folder
 def swap(body: Path, head: Path, out: Path) -> None:
     """Combine a head with another body, after checking that they fit together."""
     from hydrakit.maintenance.forecast import forecast

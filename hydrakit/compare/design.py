@@ -231,8 +231,8 @@ class Design(Frozen):
         """Make the plans of all cells: those of one strategy and fold differ only in their seeds.
 
         Raises:
-            PluginError: As in `plan`.
-            PlanError: As in `plan`; the message names the strategy.
+            PluginError: Unknown strategy, dataset or head.
+            PlanError: A plan cannot be made (see `plan`); the message names the strategy.
         """
         if not self.strategies and not self.named_plans:
             raise PlanError("there is no strategy and no plan to compare: name one")

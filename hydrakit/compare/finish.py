@@ -144,8 +144,8 @@ def finish(
 
     Raises:
         DataError: The data has changed since the comparison, for ``retrain``.
-        PlanError: As in `find_cells` and `final_plan`; or the folder is not empty, or ``how`` is
-            another word.
+        PlanError: The cells cannot be used (see `find_cells`) or have different plans; or the
+            folder is not empty, or ``how`` is another word.
         WeightsError: A weight file of a cell is invalid.
     """
     comparison, out = Path(comparison), Path(out)

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import stat
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -50,8 +51,23 @@ def path_fault(text: str) -> str | None:
     return None
 
 
+def same_form(name: str) -> str:
+    """Return the form in which names of files are compared: NFC.
+
+    macOS writes ``ä`` as two characters where other systems write one.
+    """
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def forms_of(name: str) -> tuple[str, ...]:
+    """Return a name as it is, in NFC and in NFD, each form once."""
+    return tuple(dict.fromkeys((name, same_form(name), unicodedata.normalize("NFD", name))))
+
+
 def resolve_inside(root: Path, relative: str, *, follow: bool = False) -> Path:
     """Resolve the path of a file inside a folder.
+
+    A name that does not exist as it is written is also looked for in its other Unicode form.
 
     Args:
         root: Resolved path of the folder.
@@ -63,7 +79,7 @@ def resolve_inside(root: Path, relative: str, *, follow: bool = False) -> Path:
         OSError: The file does not exist.
     """
     try:
-        path = (root / relative).resolve(strict=True)
+        path = (root / _existing(root, relative)).resolve(strict=True)
     except RuntimeError as error:  # a loop of symbolic links, before Python 3.13
         raise OSError(str(error)) from None
     if not (follow or path.is_relative_to(root)):
@@ -72,6 +88,20 @@ def resolve_inside(root: Path, relative: str, *, follow: bool = False) -> Path:
             "the folder that holds the files themselves, or follow_links = true to allow this"
         )
     return path
+
+
+def _existing(root: Path, relative: str) -> str:
+    """Return a path in the Unicode form, name by name, in which it exists; else as it is."""
+    if relative.isascii() or os.path.lexists(root / relative):
+        return relative
+    folder = ""
+    for name in PurePosixPath(relative).parts:
+        here = (f"{folder}{form}" for form in forms_of(name))
+        found = next((path for path in here if os.path.lexists(root / path)), None)
+        if found is None:
+            return relative
+        folder = f"{found}/"
+    return folder.removesuffix("/")
 
 
 def file_state(status: os.stat_result) -> tuple[int, int, int, int]:

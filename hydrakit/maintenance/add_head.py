@@ -76,7 +76,7 @@ def add_head(
     Raises:
         PlanError: The model has such a head, its body cannot be frozen for another dataset, or a
             folder cannot be used.
-        HydrakitError: As in `hydrakit.engine.run`.
+        HydrakitError: The run that trains the head is refused (`hydrakit.engine.run`).
     """
     model, out = Path(model), None if out is None else Path(out)
     context = context_of(context, values)

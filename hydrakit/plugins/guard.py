@@ -9,8 +9,8 @@ what it changes in the whole process is put back (`hydrakit.plugins.process_stat
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -35,6 +35,7 @@ from hydrakit.hooks import (
     Unusable,
 )
 from hydrakit.plugins.process_state import restored
+from hydrakit.sources import IndexedSeries, PublicCollection
 from hydrakit.storage.paths import cache_folder
 
 if TYPE_CHECKING:
@@ -292,8 +293,28 @@ def _read(
 
 def reader(adapter: DatasetAdapter) -> str:
     """Text such as ``; read by plugin skin (hydrakit-skin 1.0)``; empty without a plugin."""
+    source = _plugin(adapter)
+    return "" if source is None else f"; read by {source}"
+
+
+def _plugin(adapter: DatasetAdapter) -> PluginSource | None:
     source = adapter.read.args[0] if isinstance(adapter.read, partial) else None
-    return f"; read by {source}" if isinstance(source, PluginSource) else ""
+    return source if isinstance(source, PluginSource) else None
+
+
+def needed_series(
+    adapter: DatasetAdapter, series: Iterable[IndexedSeries], options: object
+) -> list[IndexedSeries]:
+    """The series of its public collection that an adapter needs.
+
+    Raises:
+        PluginFault: Its function raised an exception.
+    """
+    assert isinstance(adapter.source, PublicCollection)
+    needed, plugin = adapter.source.needed, _plugin(adapter)
+    function = f"needed of the source of dataset {adapter.name!r}"
+    with nullcontext() if plugin is None else plugin.blame(function):
+        return [each for each in series if needed(each, options)]
 
 
 def _image(

@@ -50,10 +50,11 @@ from hydrakit.storage.files import (
     csv_text,
     open_in_place,
     original_cell,
-    read_rows,
+    read_whole,
 )
 from hydrakit.storage.lock import locked
 from hydrakit.storage.records import read_record, readable, writable, write_record
+from hydrakit.storage.tables import SUFFIXES, is_table, read_table
 from hydrakit.version import version
 from hydrakit.weights.format import Sha256Text
 
@@ -184,7 +185,7 @@ def cases_in_files(
     spacing: RowColumn | None = None,
     labels: bool = True,
 ) -> CaseSource:
-    """Images that a user names: a folder, a table (``.csv`` or ``.txt``), or single files.
+    """Images that a user names: a folder, a table (``.csv``, ``.xlsx`` ...), or single files.
 
     Args:
         model: The model.
@@ -207,14 +208,14 @@ def cases_in_files(
         labels=labels,
     )
     first, single = paths[0], len(paths) == 1
-    is_table = single and first.suffix.lower() in (".csv", ".txt")
+    from_table = single and is_table(first.name) and not first.is_dir()
     if pattern is not None and not (single and first.is_dir()):
         raise PlanError("--pattern: only the files of a single folder are selected by it")
-    if images is not None and not is_table:
-        raise PlanError("--images: only a table (.csv or .txt) has paths relative to it")
+    if images is not None and not from_table:
+        raise PlanError(f"--images: only a table ({', '.join(SUFFIXES)}) has paths relative to it")
     if single and first.is_dir():
         given = images_in_folder(first, reader, pattern=pattern)
-    elif is_table:
+    elif from_table:
         given = images_in_table(first, reader, root=images)
     else:
         absent = next((path for path in paths if not path.exists()), None)
@@ -584,32 +585,33 @@ def label_text(model: Model, label: Label | None) -> object:
 
 
 def read_labels(path: Path, model: Model) -> dict[str, Label]:
-    """Read the labels of cases from a CSV with the columns ``key`` and ``label``.
+    """Read the labels of cases from a table with the columns ``key`` and ``label``.
 
     Raises:
         DataError: The file cannot be read, or a label is none of the model's.
     """
     declaration = GivenReader(model.classes, model.task, colour=False).declaration
-    with readable(path, "give a CSV with the columns key and label", error=DataError):
-        rows = [
-            {name.removeprefix("\ufeff").strip(): cell.strip() for name, cell in row.items()}
-            for row in read_rows(path)  # spreadsheets write a byte order mark
-        ]
-        if rows and not {"key", "label"} <= rows[0].keys():
+    columns = {"key", "label"}
+    with readable(path, "give a table with the columns key and label", error=DataError):
+        table = read_table(path, read_whole(path), lambda header: columns <= set(header))
+        if not columns <= set(table.header):
             raise ValueError("it has no columns key and label")
+    key_at, label_at = (table.header.index(column) for column in ("key", "label"))
+    with_point = table.with_points("label") if model.task == "regression" else str
     labels: dict[str, Label] = {}
-    for number, row in enumerate(rows, start=2):
+    for place, cells in table.rows():
+        key, text = original_cell(cells[key_at]), original_cell(cells[label_at]).strip()
         try:
-            label = label_of(declaration, row["label"])
+            label = label_of(declaration, with_point(text))
         except ValueError:
             raise DataError(
-                f"{path}: line {number}: label {row['label']!r} is none of the model's "
+                f"{path}: {place}: label {text!r} is none of the model's "
                 f"({', '.join(model.classes)}): correct it"
             ) from None
-        if row["key"] in labels:
-            raise DataError(f"{path}: line {number}: the key {row['key']!r} occurs twice")
+        if key in labels:
+            raise DataError(f"{path}: {place}: the key {key!r} occurs twice")
         if label is not None:
-            labels[row["key"]] = label
+            labels[key] = label
     return labels
 
 

@@ -91,11 +91,11 @@ def fit_with_chosen_penalty(
     data give equal results: nothing is drawn at random.
 
     Args:
-        features: As in `fit`.
-        targets: As in `fit`.
+        features: Features ``(cases, features)``, finite.
+        targets: Class indices ``(cases,)``, or numbers ``(cases, outputs)``.
         groups: Group of each case: its patient.
-        task: As in `fit`.
-        outputs: As in `fit`.
+        task: Task of the dataset; `fit` says which model it gets.
+        outputs: Number of classes or labels; 1 for a number.
         penalties: Penalties to choose from.
 
     Raises:
@@ -130,11 +130,11 @@ def cross_validated_outputs(
     """Outputs ``(cases, outputs)`` for each case of a model that was fitted without its group.
 
     Args:
-        features: As in `fit`.
-        targets: As in `fit`.
+        features: Features ``(cases, features)``, finite.
+        targets: Class indices ``(cases,)``, or numbers ``(cases, outputs)``.
         groups: Group of each case: its patient.
-        task: As in `fit`.
-        outputs: As in `fit`.
+        task: Task of the dataset; `fit` says which model it gets.
+        outputs: Number of classes or labels; 1 for a number.
         penalty: Penalty of each model; None chooses it within the cases that it is fitted to.
 
     Raises:
@@ -173,11 +173,11 @@ def calibrated(
 
     Args:
         model: Model of these cases.
-        features: As in `fit`.
-        targets: As in `fit`.
+        features: Features ``(cases, features)``, finite.
+        targets: Class indices ``(cases,)``, or numbers ``(cases, outputs)``.
         groups: Group of each case: its patient.
-        task: As in `fit`.
-        outputs: As in `fit`.
+        task: Task of the dataset; `fit` says which model it gets.
+        outputs: Number of classes or labels; 1 for a number.
 
     Raises:
         DataError: There are fewer than three groups.
@@ -218,8 +218,8 @@ def cross_validated_aucs(
     AUC of the second is returned; for a regression task none.
 
     Args:
-        features: As in `fit`.
-        targets: As in `fit`.
+        features: Features ``(cases, features)``, finite.
+        targets: Class indices ``(cases,)``, or numbers ``(cases, outputs)``.
         groups: Group of each case: its patient.
         task: Task of the dataset.
         classes: Names of the classes or labels.

@@ -1,4 +1,4 @@
-"""Paired comparison of score files: any scores of the same findings, as CSV tables.
+"""Paired comparison of score files: any scores of the same findings, as tables.
 
 A score file may be hydrakit's ``predictions.csv``, the output of another program, or the scores of
 a reader. docs/statistics.md lists its columns.
@@ -7,7 +7,7 @@ a reader. docs/statistics.md lists its columns.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -17,12 +17,14 @@ from hydrakit.stats.intervals import MeanAuc, mean_auc
 from hydrakit.stats.paired import compare
 from hydrakit.stats.score_table import Row, gather
 from hydrakit.stats.verdict import Verdict, refuse_decimal_comma, verdicts
-from hydrakit.storage.files import read_rows
+from hydrakit.storage.files import original_cell, read_whole
 from hydrakit.storage.records import readable
+from hydrakit.storage.tables import decimal_points, label_form, read_table
 
 MAX_PAIRS = 10_000_000  # of a positive and a negative finding
+_MATCHED = {"finding", "key"}  # columns by which rows are matched
 PREFIX = "p_"  # of a column with the probability of a class
-REMEDY = "give a CSV table in UTF-8, with commas between its columns"
+REMEDY = "give a table: CSV, text with semicolons or tabs, or .xlsx"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,19 +74,21 @@ class FileComparison:
 
 
 @dataclass(frozen=True)
-class _CsvScores:
-    """The rows of a CSV file that are used, each with its number."""
+class _Scores:
+    """The rows of a table that are used, each with its place."""
 
     path: Path
     columns: tuple[str, ...]
-    rows: tuple[tuple[int, dict[str, str]], ...]
+    rows: tuple[tuple[str, dict[str, str]], ...]
+    commas: bool
+    notes: tuple[str, ...]
 
     def values(self, column: str) -> Iterator[tuple[str, dict[str, str], str]]:
         """Place, row and value of each row that has a value in a column."""
         if column in self.columns:
-            for number, row in self.rows:
+            for place, row in self.rows:
                 if row[column]:
-                    yield f"{self.path}, row {number}", row, row[column]
+                    yield f"{self.path}, {place}", row, row[column]
 
     @property
     def classes(self) -> list[str]:
@@ -162,6 +166,7 @@ def compare_files(
         files=files,
         verdicts=tuple(verdicts(differences, networks=False)),
         notes=(
+            *(note for table in tables for note in table.notes),
             *_notes(files, common, set(patient_of)),
             *_repeated(scored, scores),
             *_seen(scored, findings, common),
@@ -178,50 +183,46 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def _read(path: Path, split: str) -> _CsvScores:
+def _read(path: Path, split: str) -> _Scores:
     """Read a table; of one with a column ``split``, only the rows of that split."""
     with readable(path, REMEDY, error=DataError):
-        lines = read_rows(path)
-    # Spreadsheets write a byte order mark before the first name.
-    rows = [
-        {name.removeprefix("\ufeff").strip(): value.strip() for name, value in line.items()}
-        for line in lines
-    ]
-    if not rows:
-        raise DataError(f"{path}: holds no row below the names of its columns: {REMEDY}")
-    columns = tuple(rows[0])
-    if not {"finding", "key"} & set(columns):
+        content = read_whole(path)
+    table = read_table(path, content, lambda header: bool(_MATCHED & set(header)))
+    columns = table.header
+    if not _MATCHED & set(columns):
         raise DataError(
             f"{path}: has neither a column 'finding' nor 'key' to match its rows by, only "
             f"{one_line(', '.join(columns), 100)}: name one of them so, or {REMEDY}"
         )
-    numbered = tuple(
-        (number, row)
-        for number, row in enumerate(rows, start=2)
-        if split == "all" or row.get("split", split) == split
-    )
-    if not numbered:
+    rows = [
+        (place, dict(zip(columns, (original_cell(cell).strip() for cell in cells), strict=True)))
+        for place, cells in table.rows()
+    ]
+    if not rows:
+        raise DataError(f"{path}: holds no row below the names of its columns: {REMEDY}")
+    used = [row for row in rows if split == "all" or row[1].get("split", split) == split]
+    if not used:
         raise DataError(f"{path}: has no row of split {split!r}: name another with `--split`")
-    for number, row in numbered:
+    for place, row in used:
         if not (row.get("finding") or row.get("key")):
-            raise DataError(f"{path}, row {number}: has no name in 'finding' or 'key': add it")
-    _refuse_repeated_keys(path, numbered)
-    return _CsvScores(path, columns, numbered)
+            raise DataError(f"{path}, {place}: has no name in 'finding' or 'key': add it")
+    _refuse_repeated_keys(path, used)
+    notes = tuple(remark.text for remark in table.remarks)
+    return _Scores(path, columns, tuple(used), table.commas, notes)
 
 
-def _refuse_repeated_keys(path: Path, rows: Sequence[tuple[int, dict[str, str]]]) -> None:
-    first: dict[tuple[str, ...], int] = {}
-    for number, row in rows:
+def _refuse_repeated_keys(path: Path, rows: Sequence[tuple[str, dict[str, str]]]) -> None:
+    first: dict[tuple[str, ...], str] = {}
+    for place, row in rows:
         key = tuple(row.get(name, "") for name in ("key", "finding", "dataset", "split"))
-        before = first.setdefault(key, number)
-        if key[0] and before != number:
+        before = first.setdefault(key, place)
+        if key[0] and before != place:
             raise DataError(
-                f"{path}, row {number}: the key {key[0]!r} is also that of row {before}: remove "
-                "one of them"
+                f"{path}, {place}: the key {key[0]!r} is also that of {before}: remove one of them"
             )
 
 
-def _findings_of_keys(tables: Sequence[_CsvScores]) -> dict[str, str]:
+def _findings_of_keys(tables: Sequence[_Scores]) -> dict[str, str]:
     """Finding of each key, from the files that have both columns."""
     found: dict[str, tuple[str, str]] = {}
     for table in tables:
@@ -249,7 +250,7 @@ def _finding(row: dict[str, str], findings: dict[str, str]) -> str:
 
 
 def _one_value(
-    tables: Sequence[_CsvScores], column: str, findings: dict[str, str]
+    tables: Sequence[_Scores], column: str, findings: dict[str, str]
 ) -> dict[str, tuple[str, str]]:
     """Place and value of a column for each finding, of which each must have one value only."""
     found: dict[str, tuple[str, str]] = {}
@@ -260,20 +261,20 @@ def _one_value(
     return found
 
 
-def _default_positive(tables: Sequence[_CsvScores]) -> str:
+def _default_positive(tables: Sequence[_Scores]) -> str:
     """The second of two classes, or 1 where labels are 0 and 1."""
     for table in tables:
         if len(table.classes) == 2:
             return "1" if set(table.classes) == {"0", "1"} else table.classes[1]
     classes = sorted({name for table in tables for name in table.classes})
     values = sorted({value for table in tables for _, _, value in table.values("label")})
-    if set(values) <= {"0", "1"} and not classes:
+    if {label_form(value) for value in values} <= {"0", "1"} and not classes:
         return "1"
     known = one_line(", ".join(classes or values), 100)
     raise DataError(f"which class is positive is not clear: name one of {known} with `--positive`")
 
 
-def _score_column(table: _CsvScores, positive: str) -> str:
+def _score_column(table: _Scores, positive: str) -> str:
     """The column with the scores of a file."""
     for column in (f"{PREFIX}{positive}", "score"):
         if column in table.columns:
@@ -285,9 +286,7 @@ def _score_column(table: _CsvScores, positive: str) -> str:
     )
 
 
-def _labels(
-    tables: Sequence[_CsvScores], findings: dict[str, str], positive: str
-) -> dict[str, int]:
+def _labels(tables: Sequence[_Scores], findings: dict[str, str], positive: str) -> dict[str, int]:
     """Label of each finding: 1 for positive, else 0."""
     found: dict[str, tuple[str, str]] = {}
     for table in tables:
@@ -295,19 +294,20 @@ def _labels(
             continue
         # In a predictions.csv of hydrakit, a case with none of several labels has an empty one.
         own = "split" in table.columns
-        used = [(number, row) for number, row in table.rows if own or row["label"]]
+        used = [(place, row) for place, row in table.rows if own or row["label"]]
         values = {row["label"] for _, row in used}
-        coded = values <= {"0", "1"} and positive not in values
-        if not coded and not any(_has(value, positive) for value in values):
+        has = _has if any(_has(value, positive) for value in values) else _has_form
+        coded = {label_form(value) for value in values} <= {"0", "1"} and has is _has_form
+        if not coded and not any(has(value, positive) for value in values):
             raise DataError(
                 f"{table.path}: no row has the label {positive!r}, only "
                 f"{one_line(', '.join(sorted(values)), 100)}: name the positive class with "
                 "`--positive`, or write labels as 0 and 1"
             )
-        for number, row in used:
-            label = row["label"] == "1" if coded else _has(row["label"], positive)
+        for place, row in used:
+            label = has(row["label"], "1" if coded else positive)
             text = positive if label else f"not {positive}"
-            where = f"{table.path}, row {number}"
+            where = f"{table.path}, {place}"
             _add(found, _finding(row, findings), text, where, what="finding {0!r} has the labels")
     if not found:
         raise DataError("no file has a column 'label': name a file that has one with `--labels`")
@@ -319,12 +319,21 @@ def _has(label: str, positive: str) -> bool:
     return positive in (label, *label.split(";"))
 
 
-def _scores(table: _CsvScores, column: str, findings: dict[str, str]) -> dict[str, list[float]]:
+def _has_form(label: str, positive: str) -> bool:
+    """As `_has`, whatever the spelling of the labels."""
+    return label_form(positive) in map(label_form, (label, *label.split(";")))
+
+
+def _scores(table: _Scores, column: str, findings: dict[str, str]) -> dict[str, list[float]]:
     """Scores of each finding's images, without rows that have none."""
     scores: dict[str, list[float]] = {}
+    with_point: Callable[[str], str] = str
+    if table.commas:
+        cells = [(place, row[column]) for place, row in table.rows]
+        with_point = decimal_points(cells, f"{table.path}, ", column)
     for where, row, text in table.values(column):
         try:
-            value = float(text)
+            value = float(with_point(text))
         except ValueError:
             refuse_decimal_comma(text, where=where)
             value = math.nan
@@ -376,9 +385,7 @@ def _file_score(name: str, path: Path, column: str, area: MeanAuc, *, alone: int
     )
 
 
-def _repeated(
-    tables: Sequence[_CsvScores], scores: Sequence[dict[str, list[float]]]
-) -> Iterator[str]:
+def _repeated(tables: Sequence[_Scores], scores: Sequence[dict[str, list[float]]]) -> Iterator[str]:
     """Notes on findings with several scores in a file that does not name images."""
     for table, of_file in zip(tables, scores, strict=True):
         several = [finding for finding, values in of_file.items() if len(values) > 1]
@@ -389,9 +396,7 @@ def _repeated(
             )
 
 
-def _seen(
-    tables: Sequence[_CsvScores], findings: dict[str, str], common: set[str]
-) -> Iterator[str]:
+def _seen(tables: Sequence[_Scores], findings: dict[str, str], common: set[str]) -> Iterator[str]:
     """Notes on files of `hydrakit predict` whose model was trained on compared images."""
     for table in tables:
         rows = [row for _, row in table.rows if _finding(row, findings) in common]

@@ -91,11 +91,11 @@ def fit_blend(
             those of the images behind the stem.
         body: Body whose last ``intensities`` features are the statistics.
         data: Dataset of the head.
-        penalty: As in `fit`.
+        penalty: Penalty; None chooses it by cross-validation, patient by patient.
 
     Raises:
-        PlanError: As in `fit`.
-        DataError: As in `fit`.
+        PlanError: A feature is not finite.
+        DataError: The penalty cannot be chosen, because all cases are of one patient.
     """
     module, blended = extractor(body, head, data.name), head_without_stems(head)
     assert isinstance(blended, BlendedHead)

@@ -475,7 +475,8 @@ def read_body(path: Path) -> BodyMetadata:
     """Read the metadata of a body's file.
 
     Raises:
-        WeightsError: As in `read_metadata`, or the file holds a head.
+        WeightsError: The file is not a weight file of hydrakit, a later version wrote it, or it
+            holds a head.
     """
     metadata = read_metadata(path)
     if isinstance(metadata, HeadMetadata):
@@ -487,7 +488,8 @@ def read_head(path: Path) -> HeadMetadata:
     """Read the metadata of a head's file.
 
     Raises:
-        WeightsError: As in `read_metadata`, or the file holds a body.
+        WeightsError: The file is not a weight file of hydrakit, a later version wrote it, or it
+            holds a body.
     """
     metadata = read_metadata(path)
     if isinstance(metadata, BodyMetadata):

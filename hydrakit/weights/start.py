@@ -84,7 +84,7 @@ class StartMetadata(Frozen):
         trained_on: Datasets that trained them, in order.
         seed: As in `StartTensors`.
         cases: Images that trained them; None if unknown.
-        lineage: As in `StartTensors`.
+        lineage: The trainings that led to them, the oldest first, their own last.
         digest: Digest of the tensors.
     """
 

@@ -339,7 +339,10 @@ def read_begun(folder: Path) -> str:
 
 
 def read_comparison(folder: Path) -> str:
-    return _commands(folder, lambda here: [["report", here], _compare(here)])
+    from helpers import cells_here
+
+    with cells_here():
+        return _commands(folder, lambda here: [["report", here], _compare(here)])
 
 
 def read_finished(folder: Path) -> str:

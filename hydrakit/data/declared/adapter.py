@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from hydrakit.data.declared.schema import FILE, Declaration, parse_declaration
+from hydrakit.data.declared.schema import FILE, SPLIT, Declaration, parse_declaration
 from hydrakit.data.identity import names_nobody
-from hydrakit.data.safe_paths import open_file, quote, resolve_inside
+from hydrakit.data.safe_paths import quote, resolve_inside
 from hydrakit.errors import DataError, command_line
 from hydrakit.hooks import DatasetAdapter, NoOptions, Remark, Sample, Unusable
 from hydrakit.names import NAME_PATTERN, is_name
 from hydrakit.storage.paths import default_data
 
 if TYPE_CHECKING:
-    from hydrakit.data.declared.cases import CsvTable, DeclaredCase
+    from hydrakit.data.declared.cases import DeclaredCase
     from hydrakit.data.declared.images import ImageReader, Picture
     from hydrakit.data.declared.masks import Lesion
+    from hydrakit.data.declared.tables import TableFile
     from hydrakit.plugins.registry import Plugins
 
 READER_VERSION = "4"
@@ -50,11 +51,11 @@ class MissingSpacingError(DataError):
 def load_declared(folder: Path) -> DatasetAdapter:
     """Return the adapter of the dataset that a folder's ``dataset.toml`` declares.
 
-    The adapter's version is a digest of the declaration and of its CSV, so that a change of either
-    invalidates prepared data.
+    The adapter's version is a digest of the declaration and of its table, so that a change of
+    either invalidates prepared data.
 
     Raises:
-        DataError: The file is missing or not a valid declaration, or its CSV is missing; the
+        DataError: The file is missing or not a valid declaration, or its table is missing; the
             message names the file, the key and the value.
     """
     path = folder / FILE
@@ -65,11 +66,12 @@ def load_declared(folder: Path) -> DatasetAdapter:
             f"{path}: the folder's name {name!r} is not a valid dataset name ({NAME_PATTERN}): add "
             "name = ..., and give the folder as --root NAME=FOLDER"
         )
-    table = _csv(declaration, folder)
-    digest = hashlib.sha256(b"\0".join([content, table.content if table else b""])).hexdigest()
+    tables = _tables(declaration, folder)
+    contents = [table.content for table in tables] or [b""]
+    digest = hashlib.sha256(b"\0".join([content, *contents])).hexdigest()
 
     def read(root: Path, options: NoOptions) -> Iterator[Sample | Unusable | Remark]:
-        return read_declared(declaration, root, table=table)
+        return read_declared(declaration, root, tables=tables)
 
     return DatasetAdapter(
         name=name,
@@ -93,7 +95,7 @@ def load_declared(folder: Path) -> DatasetAdapter:
 
 
 def read_declared(
-    declaration: Declaration, folder: Path, *, table: CsvTable | None
+    declaration: Declaration, folder: Path, *, tables: Sequence[TableFile]
 ) -> Iterator[Sample | Unusable | Remark]:
     """Yield every case of a declared dataset, and remarks on columns, files and patients.
 
@@ -102,7 +104,7 @@ def read_declared(
     Args:
         declaration: Declaration of the dataset.
         folder: Folder that holds ``dataset.toml``.
-        table: CSV table of cases; None if the cases come from an NPZ file or a pattern.
+        tables: Tables of cases; none if the cases come from an NPZ file or a pattern.
 
     Raises:
         DataError: A case is declared wrongly, leads out of the dataset's root, or lacks a required
@@ -110,10 +112,14 @@ def read_declared(
     """
     from hydrakit.data.declared.cases import list_cases
     from hydrakit.data.declared.images import ImageReader
+    from hydrakit.data.declared.tables import remarks_on_tables
 
     root = _files_root(declaration, folder)
-    listing = list_cases(declaration, root, table=table)
+    listing = list_cases(declaration, root, tables=tables)
     yield from listing.remarks
+    source = declaration.cases or f"the pattern {quote(declaration.pattern)}"
+    used = {table.path for table in tables}
+    yield from remarks_on_tables((folder.resolve(), root), used, source)
     noticed = Noticed()
     with closing(ImageReader(declaration.images)) as reader:
         for case in listing.cases:
@@ -121,14 +127,14 @@ def read_declared(
                 declaration, case, where=folder / FILE, root=root, reader=reader, noticed=noticed
             )
     if noticed.no_mask:
-        what = f'are not used: add their masks, or no_mask = "whole" to {FILE}'
+        what = f'are not used: add them, or no_mask = "whole" to {FILE}'
         if declaration.no_mask is not None:
             what = (
                 "are used whole: if one class has them more often, the network may tell it by the "
                 "size or the place of what it sees"
             )
         yield Remark(
-            text=f"{len(noticed.no_mask)} cases have no mask, or an empty one (first "
+            text=f"{len(noticed.no_mask)} cases have no mask or box, or an empty mask (first "
             f"{noticed.no_mask[0]}), and {what}",
             warning=True,
         )
@@ -258,28 +264,34 @@ def _files_root(declaration: Declaration, folder: Path) -> Path:
     return root
 
 
-def _csv(declaration: Declaration, folder: Path) -> CsvTable | None:
-    """Read the CSV table of cases, if declared: beside ``dataset.toml`` or in the root."""
-    from hydrakit.data.declared.cases import MAX_TABLE_BYTES, CsvTable
+def _tables(declaration: Declaration, folder: Path) -> tuple[TableFile, ...]:
+    """Read the tables of cases, if declared: beside ``dataset.toml`` or in the root."""
+    from hydrakit.data.declared.patterns import match_files
+    from hydrakit.data.declared.tables import TableFile
 
     name = declaration.cases
-    if name is None or not name.lower().endswith(".csv"):
-        return None
+    if name is None or not declaration.has_table:
+        return ()
+    follow = declaration.follow_links
     candidates = [folder.resolve()]
     if declaration.root != ".":
         candidates.append(_files_root(declaration, folder))
     for base in candidates:
+        named: list[tuple[str, str | None]] = [(name, None)]
+        if SPLIT in name:
+            found = match_files(base, name, follow=follow)
+            named = [(path, parts["split"]) for path, parts in found]
         try:
-            path = resolve_inside(base, name, follow=declaration.follow_links)
-            with open_file(path) as file:
-                content = file.read(MAX_TABLE_BYTES + 1)
+            tables = tuple(
+                TableFile.read(resolve_inside(base, path, follow=follow), split=split)
+                for path, split in named
+            )
         except FileNotFoundError:
             continue
         except OSError as error:
             raise DataError(f"{base / name}: cannot be read: {error.strerror or error}") from None
-        if len(content) > MAX_TABLE_BYTES:
-            raise DataError(f"{path}: is over {MAX_TABLE_BYTES >> 20} MiB: split it into datasets")
-        return CsvTable(path, content)
+        if tables:
+            return tables
     raise DataError(
         f"{folder / FILE}: cases: there is no file {quote(name)} in "
         f"{' or '.join(map(str, candidates))}: correct its name"
@@ -323,7 +335,8 @@ def read_case(
             "millimetres need: add spacing = [row, column] in millimetres"
         )
     image = concatenate([picture.pixels for picture in pictures])
-    if any(p.facts.get("frames") for p in pictures) and not any(at.row for at in case.channels):
+    named = [location.row is not None for location in case.channels]
+    if any(p.facts.get("frames") and not name for p, name in zip(pictures, named, strict=True)):
         noticed.animated.append(case.key)
     try:
         lesion = _find_lesion(declaration, case, root, image.shape[1:], noticed)
@@ -415,13 +428,12 @@ def _find_lesion(
     from hydrakit.data.declared.masks import Lesion, read_masks
 
     image = root / case.channels[0].file
-    if case.masks is None:
-        if declaration.field_of_view.mask is None:
-            return None
-        raise ImageError(image, "has no mask, which its field of view needs")
+    if case.extent is not None and case.position is not None:
+        return Lesion(case.position, case.extent)
+    if case.masks is None and declaration.field_of_view.mask is None:
+        return None
     try:
-        follow = declaration.follow_links
-        paths = [resolve_inside(root, mask, follow=follow) for mask in case.masks]
+        paths = [resolve_inside(root, mask) for mask in case.masks or ()]
     except OSError as error:
         reason = error.strerror or "a loop of links"
         raise ImageError(image, f"its mask cannot be opened ({reason})") from None
@@ -429,7 +441,7 @@ def _find_lesion(
     if lesion is None:
         noticed.no_mask.append(case.key)
         if declaration.no_mask is None:
-            raise ImageError(image, "its mask is empty" if paths else "has no mask")
+            raise ImageError(image, "its mask is empty" if paths else "has no mask or box")
         factor = declaration.field_of_view.mask
         if factor is not None:
             height, width = size

@@ -148,8 +148,16 @@ def member_names(path: Path) -> list[str]:
         raise ImageError(path, _DAMAGED) from error
 
 
+_ARCHIVE = (
+    "is a ZIP archive without arrays: unpack it by `python -m zipfile -e FILE.zip FOLDER`, and use "
+    "its files"
+)
+
+
 def _member(path: Path, archive: zipfile.ZipFile, member: str | None) -> zipfile.ZipInfo:
     infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+    if infos and not any(info.filename.endswith(".npy") for info in infos.values()):
+        raise ImageError(path, _ARCHIVE)
     if member is None:
         if len(infos) != 1:
             raise ImageError(path, "holds several arrays: name one as file.npz#member")

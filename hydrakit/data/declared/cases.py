@@ -1,38 +1,40 @@
-"""Cases of a declared dataset, from a table (CSV, NPZ) or a pattern, checked before pixels."""
+"""Cases of a declared dataset, from a table or a pattern, checked before pixels."""
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from hydrakit.data.archives import unpack_hint
 from hydrakit.data.declared.arrays import MAX_COLUMN_BYTES, ImageError, member_names, open_array
-from hydrakit.data.declared.columns import (
-    SUBGROUP,
-    find_columns,
-    remarks_on_columns,
-    wrong_separator,
-)
+from hydrakit.data.declared.by_name import match_names
+from hydrakit.data.declared.coco import SUFFIX as COCO
+from hydrakit.data.declared.coco import coco_table
+from hydrakit.data.declared.columns import SUBGROUP, find_columns, has_columns, remarks_on_columns
 from hydrakit.data.declared.files import companions, describe_files, list_files, remarks_on_files
-from hydrakit.data.declared.masks import MaskFinder
+from hydrakit.data.declared.masks import Lesion, MaskFinder
 from hydrakit.data.declared.patterns import match_files
 from hydrakit.data.declared.schema import (
     FILE,
     NONE,
+    SPLIT,
     UNKNOWN,
+    Columns,
     Declaration,
     SplitName,
     number,
 )
+from hydrakit.data.declared.tables import TableFile
 from hydrakit.data.identity import names_nobody, normal_name
 from hydrakit.data.safe_paths import join_names, path_fault, quote, resolve_inside
 from hydrakit.errors import DataError
 from hydrakit.hooks import Remark
+from hydrakit.storage.tables import Table, label_form, read_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
 
     from hydrakit.hooks import Label
 
-MAX_TABLE_BYTES = 2**25
 # How else a declared dataset can name a class; images that are given without one cannot.
 MAP_LABELS = f', or map it to a class under [labels] in {FILE} ("" if it is unknown)'
 MAX_CELL = 1000  # characters: keys and patients appear in messages and reports
@@ -89,6 +90,7 @@ class DeclaredCase:
         split: Split that the dataset declares for the case, if any.
         position: Position of the lesion, ``(row, column)`` from the centre of the upper left pixel.
         millimetres: Whether ``position`` is in millimetres; otherwise it is in pixels.
+        extent: Height and width of its lesion in pixels, if a box gives them.
         masks: Paths of the masks of its lesion below the root; None if the dataset declares none.
     """
 
@@ -102,19 +104,14 @@ class DeclaredCase:
     split: SplitName | None
     position: tuple[float, float] | None
     millimetres: bool
+    extent: tuple[float, float] | None = None
     masks: tuple[str, ...] | None = None
 
 
 Fields = dict[str, str]
+BOX = ("box_left", "box_top", "box_width", "box_height")
 _NAMES = ("patient", "group", "finding")
-
-
-@dataclass(frozen=True, slots=True)
-class CsvTable:
-    """Content of a CSV file, and its path for messages."""
-
-    path: Path
-    content: bytes
+_TEXTS = (*_NAMES, "key", "path", "mask", "split", "label")  # all other fields are numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,24 +122,26 @@ class Listing:
     remarks: tuple[Remark, ...]
 
 
-def list_cases(declaration: Declaration, root: Path, *, table: CsvTable | None) -> Listing:
+def list_cases(declaration: Declaration, root: Path, *, tables: Sequence[TableFile]) -> Listing:
     """List every case of a dataset, in the order of its table or paths.
 
     Args:
         declaration: Declaration of the dataset.
         root: Folder of the dataset's files.
-        table: CSV table of cases; None if the cases come from an NPZ file or a pattern.
+        tables: Tables of cases; none if the cases come from an NPZ file or a pattern.
 
     Raises:
         DataError: A case is invalid; the message names the file, the line or row, and the value.
     """
     cases: list[DeclaredCase] = []
     remarks: list[Remark] = []
-    first: dict[str, str] = {}
+    named: list[tuple[str, str]] = []
+    respelt: list[tuple[str, str]] = []
+    first: dict[str, tuple[str, int]] = {}
     unnamed: list[str] = []
     above = ""
-    finder = MaskFinder(root, declaration.mask) if declaration.mask else None
-    for row in _rows(declaration, root, table):
+    rows: list[tuple[str, Fields]] = []
+    for row in _rows(declaration, root, tables):
         if isinstance(row, Remark):
             remarks.append(row)
             continue
@@ -158,22 +157,24 @@ def list_cases(declaration: Declaration, root: Path, *, table: CsvTable | None) 
             case = case_of(declaration, fields)
         except ValueError as error:
             raise DataError(f"{where}: {error}") from None
-        if finder is not None:
-            case = replace(case, masks=_masks(finder, case, fields, where))
         if case.key in first:
-            raise DataError(
-                f"{where}: the key {quote(case.key)} also belongs to {first[case.key]}: remove "
-                "one, or give each a key of its own"
-            )
-        first[case.key] = where.rpartition(": ")[2]
+            other, at = first[case.key]
+            cases[at] = _in_one(declaration, cases[at], case, where, other)
+            continue
+        first[case.key] = where.rpartition(": ")[2], len(cases)
         if "patient" in fields and case.patient is None:
             unnamed.append(where)
         cases.append(case)
+        rows.append((where, fields))
+        respelt += respelt_labels(declaration, fields.get("label", "").strip())
+        if tables:
+            named += [(where, file) for file in files_of(case)]
     if not cases:
         source = f"pattern {declaration.pattern!r}" if declaration.pattern else declaration.cases
+        files = [name for name in list_files(root, tolerant=True) if name != FILE]
         raise DataError(
             f"{root}: {source} yields no case: compare it with the files in the folder (there are "
-            f"{describe_files(name for name in list_files(root, tolerant=True) if name != FILE)})"
+            f"{describe_files(files)}){unpack_hint(root / name for name in files)}"
         )
     if 0 < len(unnamed) < len(cases) and declaration.empty_patient is None:
         raise DataError(
@@ -183,7 +184,41 @@ def list_cases(declaration: Declaration, root: Path, *, table: CsvTable | None) 
             'patient of its own) or "above" (that of the row above, as in merged cells of a '
             "spreadsheet)"
         )
-    return Listing(tuple(cases), tuple(remarks))
+    matched, more = match_names(root, named, follow=declaration.follow_links)
+    cases = [at_matched(case, matched) for case in cases]
+    if declaration.mask:
+        finder = MaskFinder(root, declaration.mask)
+        cases = [
+            replace(case, masks=_masks(finder, case, fields, where))
+            for case, (where, fields) in zip(cases, rows, strict=True)
+        ]
+    return Listing(tuple(cases), (*remarks, *more, *_remarks_on_labels(respelt)))
+
+
+def files_of(case: DeclaredCase) -> list[str]:
+    """The files of a case, as they are declared."""
+    return [*(location.file for location in case.channels), *(case.masks or ())]
+
+
+def at_matched(case: DeclaredCase, matched: Mapping[str, str]) -> DeclaredCase:
+    """A case with the files of the names in its table (`match_names`)."""
+    if not any(file in matched for file in files_of(case)):
+        return case
+    channels = (replace(each, file=matched.get(each.file, each.file)) for each in case.channels)
+    masks = None if case.masks is None else tuple(matched.get(each, each) for each in case.masks)
+    return replace(case, channels=tuple(channels), masks=masks)
+
+
+def _remarks_on_labels(respelt: Sequence[tuple[str, str]]) -> Iterator[Remark]:
+    if respelt:
+        pairs = [
+            f"{quote(text)} is {quote(label)} ({count})"
+            for (text, label), count in Counter(respelt).most_common()
+        ]
+        yield Remark(
+            text="labels that differ from a class, or from a key under [labels], only in case, "
+            f"blanks or decimals: {join_names(pairs)}"
+        )
 
 
 def _masks(finder: MaskFinder, case: DeclaredCase, fields: Fields, where: str) -> tuple[str, ...]:
@@ -200,13 +235,18 @@ def _is_blank(text: str) -> bool:
 
 
 def _rows(
-    declaration: Declaration, root: Path, table: CsvTable | None
+    declaration: Declaration, root: Path, tables: Sequence[TableFile]
 ) -> Iterator[tuple[str, Fields] | Remark]:
     """Yield where each case is declared, and its fields as text, named as in `Columns`."""
     if declaration.pattern is not None:
         yield from _pattern_rows(declaration, declaration.pattern, root)
-    elif table is not None:
-        yield from csv_rows(declaration, table)
+    elif tables:
+        for table in tables:
+            for row in table_rows(declaration, table):
+                if table.split is None or isinstance(row, Remark):
+                    yield row
+                else:
+                    yield row[0], {"split": table.split, **row[1]}
     else:
         yield from _npz_rows(declaration, root)
 
@@ -229,8 +269,8 @@ def _pattern_rows(
     )
 
 
-def csv_rows(
-    declaration: Declaration, table: CsvTable, *, more: Sequence[str] | None = None
+def table_rows(
+    declaration: Declaration, table: TableFile, *, more: Sequence[str] | None = None
 ) -> Iterator[tuple[str, Fields] | Remark]:
     """Yield where each row of a table is, and its fields as text; remarks on columns come first.
 
@@ -241,35 +281,43 @@ def csv_rows(
             labels.
 
     Raises:
-        DataError: The table is no CSV, or lacks a column.
+        DataError: The file is no table, or lacks a column.
     """
     name = table.path
-    try:
-        text = table.content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{name}: is not UTF-8 text: save it as UTF-8") from None
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header = [cell.strip() for cell in next(reader, [])]
-        if marks := wrong_separator(header):
+    if name.suffix.lower() == COCO:
+        read = coco_table(name, table.content, multilabel=declaration.task == "multilabel")
+    else:
+        read = read_table(
+            name, table.content, lambda header: has_columns(declaration, header, more=more)
+        )
+    columns = find_columns(declaration, read.header, f"{name}: {read.place}", more=more)
+    yield from read.remarks
+    yield from remarks_on_columns(name.name, read.header, columns)
+    _refuse_dates(read, columns)
+    at = {field: read.header.index(column) for field, column in columns.items()}
+    texts = _TEXTS[:-1] if declaration.task == "regression" else _TEXTS
+    with_points = {
+        field: read.with_points(column)
+        for field, column in columns.items()
+        if field not in texts and not field.startswith(SUBGROUP)
+    }
+    for place, cells in read.rows():
+        yield (
+            f"{name}: {place}",
+            {field: with_points.get(field, str)(cells[column]) for field, column in at.items()},
+        )
+
+
+def _refuse_dates(table: Table, columns: Mapping[str, str]) -> None:
+    """Refuse dates among the names of patients and findings: a spreadsheet makes one of ``1-2``."""
+    for field in ("patient", "finding", "key"):
+        if field in columns and (
+            place := table.sheet.dates.get(table.header.index(columns[field]))
+        ):
             raise DataError(
-                f"{name}: line 1: its cells are separated by {marks}: save it with commas"
+                f"{table.path}: {place}: {field} is a date, which a spreadsheet may have made of a "
+                "name: format the column as text, and write the names again"
             )
-        columns = find_columns(declaration, header, f"{name}: line 1", more=more)
-        yield from remarks_on_columns(name.name, header, columns)
-        for row in reader:
-            where = f"{name}: line {reader.line_num}"
-            if not any(cell.strip() for cell in row):
-                continue
-            if len(row) != len(header):
-                raise DataError(
-                    f"{where}: has {len(row)} cells where the header has {len(header)}: write "
-                    'cells with a comma in "quotes"'
-                )
-            cells = dict(zip(header, row, strict=True))
-            yield where, {field: cells[column] for field, column in columns.items()}
-    except csv.Error as error:
-        raise DataError(f"{name}: line {reader.line_num}: {error}: correct the line") from None
 
 
 def _npz_rows(declaration: Declaration, root: Path) -> Iterator[tuple[str, Fields] | Remark]:
@@ -277,13 +325,48 @@ def _npz_rows(declaration: Declaration, root: Path) -> Iterator[tuple[str, Field
     try:
         path = resolve_inside(root, name, follow=declaration.follow_links)
         members = member_names(path)
-        columns = find_columns(declaration, members, str(path))
-        yield from remarks_on_columns(name, members, columns)
-        image = columns.pop("image")
-        arrays = {field: _texts(declaration, path, column) for field, column in columns.items()}
-        stored = open_array(path, image)
+        used: set[str] = set()
+        columns: dict[str, str] = {}
+        for part, split in _parts(declaration, path, members):
+            columns = find_columns(part, members, str(path))
+            yield from _array_rows(part, path, columns, split)
+            used |= set(columns.values())
+        left = [member for member in members if member not in used or member in columns.values()]
+        yield from remarks_on_columns(name, left, columns)
     except OSError as error:
         raise DataError(f"{root / name}: cannot be read: {error.strerror or error}") from None
+
+
+def _parts(
+    declaration: Declaration, path: Path, members: Sequence[str]
+) -> Iterator[tuple[Declaration, str | None]]:
+    """Yield the declaration for each split whose name is in those of the arrays; or just itself."""
+    template = declaration.columns.image or ""
+    if SPLIT not in template:
+        yield declaration, None
+        return
+    expression = re.escape(template).replace(re.escape(SPLIT), "(.+)", 1)
+    splits = [m[1] for member in members if (m := re.fullmatch(expression, member, re.DOTALL))]
+    if not splits:
+        raise DataError(
+            f"{path}: has no array {quote(template)} for any split (there are "
+            f"{join_names(members)}): correct columns.image in {FILE}"
+        )
+    for split in splits:
+        named = declaration.columns.model_dump(exclude_none=True)
+        columns = Columns(**{field: text.replace(SPLIT, split) for field, text in named.items()})
+        yield declaration.model_copy(update={"columns": columns}), split
+
+
+def _array_rows(
+    declaration: Declaration, path: Path, columns: Mapping[str, str], split: str | None
+) -> Iterator[tuple[str, Fields]]:
+    """Yield the rows of an NPZ file, as `table_rows` does."""
+    name = str(declaration.cases)
+    columns = dict(columns)
+    image = columns.pop("image")
+    arrays = {field: _texts(declaration, path, column) for field, column in columns.items()}
+    stored = open_array(path, image)
     stored.close()
     rows = stored.shape[0] if stored.shape else 0
     for field, texts in arrays.items():
@@ -294,7 +377,9 @@ def _npz_rows(declaration: Declaration, root: Path) -> Iterator[tuple[str, Field
             )
     for row in range(rows):
         fields = {field: texts[row] for field, texts in arrays.items()}
-        yield f"{path}: row {row}", {"path": f"{name}#{image}[{row}]", **fields}
+        fields = fields if split is None else {"split": split, **fields}
+        place = f"row {row}" if split is None else f"row {row} of {quote(image)}"
+        yield f"{path}: {place}", {"path": f"{name}#{image}[{row}]", **fields}
 
 
 def _texts(declaration: Declaration, path: Path, member: str) -> list[str]:
@@ -352,11 +437,15 @@ def case_of(declaration: Declaration, fields: Fields) -> DeclaredCase:
         if len(text) > MAX_CELL:
             raise ValueError(f"{field} has over {MAX_CELL} characters: shorten it")
     paths = [fields["path"]]
-    if str(declaration.cases).lower().endswith(".csv"):
+    if declaration.has_table:
         _refuse_converted(filled)
         # Other sources give one file per case.
         paths = [part.strip() for part in fields["path"].split(SEPARATOR)]
     position, millimetres = _position(filled)
+    box = _box(filled)
+    if box is not None and position is not None:
+        raise ValueError("a box and a position are given: remove one")
+    masks = _mask_column(fields, position or box)
     return DeclaredCase(
         channels=tuple(_location(path) for path in paths),
         key=filled.get("key") or filled["path"],
@@ -370,9 +459,10 @@ def case_of(declaration: Declaration, fields: Fields) -> DeclaredCase:
             if field.startswith(SUBGROUP)
         },
         split=_split(declaration, filled.get("split")),
-        position=position,
+        position=position if box is None else box.centre,
+        extent=None if box is None else box.extent,
         millimetres=millimetres,
-        masks=_mask_column(fields, position),
+        masks=masks,
     )
 
 
@@ -391,6 +481,72 @@ def _mask_column(fields: Fields, position: object) -> tuple[str, ...] | None:
     if paths and position is not None:
         raise ValueError("a mask and a position are given: remove one")
     return paths
+
+
+def _box(filled: Fields) -> Lesion | None:
+    """The lesion in the box of a row; None if the cells are blank.
+
+    Raises:
+        ValueError: A number is missing or wrong.
+    """
+    texts = {name: filled[name] for name in BOX if name in filled}
+    if not texts:
+        return None
+    if absent := [name for name in BOX if name not in texts]:
+        raise ValueError(f"{absent[0]} is blank: give all of {', '.join(BOX)}, or none")
+    left, top, width, height = (number(text, name) for name, text in texts.items())
+    if min(width, height) <= 0:
+        raise ValueError(f"the box is {width:g} pixels wide and {height:g} high: correct it")
+    return Lesion(((2 * top + height - 1) / 2, (2 * left + width - 1) / 2), (height, width))
+
+
+def _in_one(
+    declaration: Declaration, before: DeclaredCase, case: DeclaredCase, where: str, other: str
+) -> DeclaredCase:
+    """One case of two rows with the same key.
+
+    Raises:
+        DataError: They are not to be merged, or disagree.
+    """
+    also = f"{where}: the key {quote(case.key)} also belongs to {other}"
+    if not declaration.merge_rows:
+        merge = f", or write merge_rows = true into {FILE} if they are one case"
+        raise DataError(
+            f"{also}: remove one, or give each a key of its own"
+            f"{merge if declaration.has_table else ''}"
+        )
+    try:
+        return _merged(before, case)
+    except ValueError as error:
+        raise DataError(f"{also}, but {error}") from None
+
+
+def _merged(before: DeclaredCase, case: DeclaredCase) -> DeclaredCase:
+    """One case of two rows with the same key.
+
+    Raises:
+        ValueError: They disagree.
+    """
+    for name in ("channels", "label", "patient", "group", "finding", "subgroups", "split"):
+        if getattr(before, name) != getattr(case, name):
+            raise ValueError(f"its {name} is another one: correct one, or give them keys")
+    boxes = [
+        Lesion(each.position, each.extent)
+        for each in (before, case)
+        if each.position is not None and each.extent is not None
+    ]
+    if not boxes and before.position != case.position:
+        raise ValueError("its position is another one: correct one, or give them keys")
+    masks = None
+    if before.masks is not None and case.masks is not None:
+        masks = tuple(dict.fromkeys((*before.masks, *case.masks)))
+    box = Lesion.around(boxes) if boxes else None
+    return replace(
+        before,
+        position=box.centre if box else before.position,
+        extent=box.extent if box else None,
+        masks=masks,
+    )
 
 
 def _is_name(declaration: Declaration, text: str) -> bool:
@@ -432,7 +588,7 @@ def label_of(declaration: Declaration, text: str) -> Label | None:
     Raises:
         ValueError: It is no label of the dataset.
     """
-    mapped = declaration.labels.get(text, text)
+    mapped = _target(declaration, text)
     if mapped == UNKNOWN:
         return None
     if declaration.task == "regression":
@@ -441,9 +597,28 @@ def label_of(declaration: Declaration, text: str) -> Label | None:
         return _class(declaration, mapped)
     if mapped == NONE:
         return (0,) * len(declaration.classes)
-    names = [declaration.labels.get(part.strip(), part.strip()) for part in mapped.split(SEPARATOR)]
+    names = [_target(declaration, part.strip()) for part in mapped.split(SEPARATOR)]
     present = {_class(declaration, name) for name in names if name != NONE}
     return tuple(int(index in present) for index in range(len(declaration.classes)))
+
+
+def _target(declaration: Declaration, text: str) -> str:
+    """What a label means: by [labels], or itself; if neither knows it, in another spelling."""
+    exact = declaration.labels.get(text, text)
+    if exact != text or exact in declaration.classes:
+        return exact
+    targets = declaration.label_forms.get(label_form(text), ())
+    return next(iter(targets)) if len(targets) == 1 else text
+
+
+def respelt_labels(declaration: Declaration, text: str) -> list[tuple[str, str]]:
+    """Labels of a cell that are matched in another spelling, each with what it means."""
+    parts = text.split(SEPARATOR) if declaration.task == "multilabel" else [text]
+    return [
+        (part, target)
+        for part in map(str.strip, parts)
+        if part not in declaration.labels and (target := _target(declaration, part)) != part
+    ]
 
 
 def _class(declaration: Declaration, name: str) -> int:

@@ -41,7 +41,6 @@ _ATTRIBUTES = frozenset(
 )
 _TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _SEPARATORS = re.compile(r"[\s_.\-]+")
-_OTHER_MARKS = {";": "semicolons", "\t": "tabs"}  # what spreadsheets write in place of commas
 _NO_NAMES = (  # values that name nobody: dates, years of age, numbers with decimals
     re.compile(
         r"\d{4}([-/.])\d{1,2}\1\d{1,2}([ T].*)?|\d{1,2}([-/.])\d{1,2}\3(\d{2}|\d{4})([ T].*)?"
@@ -94,9 +93,7 @@ def find_columns(
     }
     columns = {field: column for field, column in same_name.items() if column is not None}
     columns |= dict(requested.values())
-    images, other = (
-        ("path", "image") if str(declaration.cases).lower().endswith(".csv") else ("image", "path")
-    )
+    images, other = ("path", "image") if declaration.has_table else ("image", "path")
     columns.pop(other, None)
     for field in (images, "label") if more is None else (images,):
         if field not in columns:
@@ -108,11 +105,15 @@ def find_columns(
     return columns
 
 
-def wrong_separator(header: Sequence[str]) -> str | None:
-    """Return what separates the cells of a CSV, if its one column shows that it is no comma."""
-    if len(header) != 1:
-        return None
-    return next((name for mark, name in _OTHER_MARKS.items() if mark in header[0]), None)
+def has_columns(
+    declaration: Declaration, header: Sequence[str], *, more: Sequence[str] | None = None
+) -> bool:
+    """Whether a header has all columns that `find_columns` needs."""
+    try:
+        find_columns(declaration, header, "", more=more)
+    except DataError:
+        return False
+    return True
 
 
 def _column(field: str, header: Sequence[str], where: str, *, declared: bool) -> str | None:

@@ -12,15 +12,18 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hydrakit.data.archives import unpack_hint
 from hydrakit.data.declared.adapter import MissingSpacingError, Noticed, read_case
+from hydrakit.data.declared.by_name import match_names
 from hydrakit.data.declared.cases import (
     MAP_LABELS,
-    CsvTable,
     DeclaredCase,
     Fields,
     ImageLocation,
+    at_matched,
     case_of,
-    csv_rows,
+    files_of,
+    table_rows,
 )
 from hydrakit.data.declared.files import (
     SUFFIXES,
@@ -32,6 +35,7 @@ from hydrakit.data.declared.files import (
 from hydrakit.data.declared.images import ImageReader
 from hydrakit.data.declared.patterns import compile_pattern, match_files
 from hydrakit.data.declared.schema import Declaration, ImageRules, View, number
+from hydrakit.data.declared.tables import TableFile
 from hydrakit.data.read import LoadedSample, checked
 from hydrakit.data.safe_paths import open_file, quote, resolve_inside
 from hydrakit.errors import DataError, printable, utf8
@@ -92,7 +96,8 @@ class GivenReader:
     Args:
         classes: Classes of the model, which labels of a table or of a pattern are among.
         task: Task of the model.
-        colour: Whether colour images have three channels; otherwise one, the luminance.
+        colour: Whether an image in one file has three channels, as colours have; otherwise it has
+            one, the luminance, as each of several files that are joined has.
         spacing: Pixel spacing of all files that do not state theirs.
         masks: Whether the model sees the lesion in a mask, so that each image needs one.
         labels: Whether labels of a table or of a pattern are read.
@@ -157,9 +162,10 @@ class GivenReader:
         declaration = self.declaration
         if given.spacing is not None:
             declaration = declaration.model_copy(update={"spacing": given.spacing})
+        images = self._images(is_joined=len(case.channels) > 1)
         try:
             sample = read_case(
-                declaration, case, where=key, root=root, reader=self._images(), noticed=Noticed()
+                declaration, case, where=key, root=root, reader=images, noticed=Noticed()
             )
         except MissingSpacingError:
             return Unusable(key=key, reason=NO_SPACING)
@@ -170,12 +176,14 @@ class GivenReader:
         for each in self._opened:
             each.close()
 
-    def _images(self) -> ImageReader:
+    def _images(self, *, is_joined: bool) -> ImageReader:
         """The reader of this thread: it keeps an array file open."""
-        if not hasattr(self._local, "images"):
-            self._local.images = ImageReader(self.declaration.images)
-            self._opened.append(self._local.images)
-        images: ImageReader = self._local.images
+        name = "joined" if is_joined else "single"
+        if not hasattr(self._local, name):
+            reader = ImageReader(ImageRules() if is_joined else self.declaration.images)
+            setattr(self._local, name, reader)
+            self._opened.append(reader)
+        images: ImageReader = getattr(self._local, name)
         return images
 
 
@@ -223,7 +231,7 @@ def images_in_folder(folder: Path, reader: GivenReader, *, pattern: str | None) 
     if not images:
         raise DataError(
             f"{folder}: holds no image ({describe_files(listed)}): give files that end in "
-            f"{', '.join(SUFFIXES)}, or DICOM"
+            f"{', '.join(SUFFIXES)}, or DICOM{unpack_hint(folder / name for name in listed)}"
         )
     notes = []
     links = linked_folders(root)
@@ -288,7 +296,7 @@ def _matching(folder: Path, root: Path, reader: GivenReader, pattern: str) -> Gi
 
 
 def images_in_table(table: Path, reader: GivenReader, *, root: Path | None = None) -> GivenImages:
-    """Images in the rows of a table (CSV in UTF-8), with the columns that ``dataset.toml`` knows.
+    """Images in the rows of a table, with the columns that ``dataset.toml`` knows.
 
     Only the column ``path`` is needed. The columns ``row_spacing`` and ``column_spacing`` give the
     pixel spacing in millimetres.
@@ -302,17 +310,16 @@ def images_in_table(table: Path, reader: GivenReader, *, root: Path | None = Non
         DataError: The table cannot be read, or a row is wrong; the message names the line.
     """
     try:
-        with open_file(table) as file:
-            content = file.read(MAX_TABLE_BYTES + 1)
+        file = TableFile.read(table, most=MAX_TABLE_BYTES)
         root = (root or table.parent).resolve(strict=True)
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror or error}") from None
-    if len(content) > MAX_TABLE_BYTES:
-        raise DataError(f"{table}: is over {MAX_TABLE_BYTES >> 20} MiB: split it")
-    cases, notes = [], []
+    cases: list[GivenCase] = []
+    notes: list[str] = []
+    named: list[tuple[str, str]] = []
     lines: dict[str, str] = {}
     patients = False
-    for row in csv_rows(reader.declaration, CsvTable(table, content), more=SPACING):
+    for row in table_rows(reader.declaration, file, more=SPACING):
         if isinstance(row, Remark):
             notes += [row.text] if not row.warning else []
             continue
@@ -327,14 +334,18 @@ def images_in_table(table: Path, reader: GivenReader, *, root: Path | None = Non
             )
         lines[given.case.key] = where.rpartition(": ")[2]
         cases.append(given)
+        named += [(where, file) for file in files_of(given.case)]
     if not cases:
         raise DataError(f"{table}: has no row: give one image per row, in a column 'path'")
+    matched, remarks = match_names(root, named)
+    notes += [remark.text for remark in remarks]
+    cases = [replace(given, case=at_matched(given.case, matched)) for given in cases]
     files = (location.file for given in cases for location in given.case.channels)
     return GivenImages(
         where=str(table),
         count=len(cases),
         cases=lambda: iter(cases),
-        digest=_digest([hashlib.sha256(content).hexdigest(), *_states(root, cases)]),
+        digest=_digest([hashlib.sha256(file.content).hexdigest(), *_states(root, cases)]),
         patients=patients or _may_be_dicom(files),
         notes=tuple(notes),
         reader=reader,

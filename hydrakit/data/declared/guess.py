@@ -5,19 +5,28 @@ A person must correct the draft: every line that may be wrong has a comment with
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hydrakit.data.declared.arrays import ImageError, channel_axis, member_names, open_array
-from hydrakit.data.declared.cases import MAX_TABLE_BYTES, SEPARATOR
-from hydrakit.data.declared.columns import WORDS, may_name, resembles, wrong_separator
+from hydrakit.data.archives import unpack_hint
+from hydrakit.data.declared.arrays import (
+    MAX_COLUMN_BYTES,
+    ImageError,
+    channel_axis,
+    member_names,
+    open_array,
+)
+from hydrakit.data.declared.by_name import FileNames
+from hydrakit.data.declared.cases import SEPARATOR
+from hydrakit.data.declared.coco import SUFFIX as COCO
+from hydrakit.data.declared.coco import coco_table
+from hydrakit.data.declared.columns import WORDS, may_name, resembles
 from hydrakit.data.declared.files import (
     OTHER_SUFFIXES,
     SUFFIXES,
@@ -28,11 +37,17 @@ from hydrakit.data.declared.files import (
 )
 from hydrakit.data.declared.images import ImageReader, Picture
 from hydrakit.data.declared.masks import guess_template
-from hydrakit.data.declared.schema import FILE, MAX_CLASS, NONE, ImageRules
+from hydrakit.data.declared.schema import FILE, MAX_CLASS, NONE, SPLIT, ImageRules
+from hydrakit.data.declared.tables import MAX_TABLE_BYTES, read_columns
 from hydrakit.data.identity import names_nobody, normal_name
 from hydrakit.data.safe_paths import open_file, path_fault, resolve_inside
-from hydrakit.errors import DataError
+from hydrakit.errors import DataError, one_line
 from hydrakit.names import is_name
+from hydrakit.storage.tables import HIDDEN, is_table, label_form
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 MAX_FILES = 200_000
 MAX_CLASSES = 20
@@ -100,13 +115,16 @@ def guess_declaration(folder: Path, out: Path | None = None) -> str:
         raise _no_image_error(folder, files)
     masks = companions(images)
     images = [name for name in images if name not in masks]
-    cases = _from_csv(folder, files) or _from_npz(folder, images) or _from_folders(images)
+    cases, unused = _from_tables(folder, files)
+    cases = cases or _from_coco(folder, files)
+    cases = cases or _from_split_arrays(folder, images) or _from_npz(folder, images)
+    cases = cases or _from_folders(images)
     if cases is None:
-        _refuse_separators(folder, files)
         left_out = f" (beside {len(masks)} masks of other images)" if masks else ""
         raise DataError(
-            f"{folder}: holds neither two or more folders of images by class{left_out} nor a .csv "
-            "with the columns path and label: sort the images into folders, or write such a table"
+            f"{folder}: holds neither two or more folders of images by class{left_out} nor a table "
+            f"with the columns path and label{_in_brackets(unused)}: sort the images into folders, "
+            "or write such a table"
         )
     cases = _with_printable_names(cases)
     return "\n".join(
@@ -116,11 +134,16 @@ def guess_declaration(folder: Path, out: Path | None = None) -> str:
             *_class_lines(cases),
             *_image_lines(folder, images, cases),
             *_mask_lines(masks),
+            *(f"# Not used: {_comment(reason)}" for reason in unused),
             *_case_lines(folder, images, cases),
             *_channel_lines(folder, images, cases),
             "",
         ]
     )
+
+
+def _in_brackets(reasons: Sequence[str]) -> str:
+    return f" ({one_line('; '.join(reasons), 400)})" if reasons else ""
 
 
 def _no_image_error(folder: Path, files: Sequence[str]) -> DataError:
@@ -129,9 +152,11 @@ def _no_image_error(folder: Path, files: Sequence[str]) -> DataError:
         for suffix, remedy in OTHER_SUFFIXES.items()
         if any(name.lower().endswith(suffix) for name in files)
     }
+    hint = unpack_hint(folder / name for name in files).removeprefix("; ")
+    remedy = hint or next(iter(remedies), "give a folder of images")
     return DataError(
         f"{folder}: holds no image that hydrakit reads ({', '.join(SUFFIXES)}, or DICOM), but "
-        f"{describe_files(files)}: {next(iter(remedies), 'give a folder of images')}"
+        f"{describe_files(files)}: {remedy}"
     )
 
 
@@ -421,50 +446,57 @@ def _literal(names: Mapping[str, int]) -> str:
 # From tables
 
 
-def _from_csv(folder: Path, files: Sequence[str]) -> _CaseSource | None:
-    """Use the first CSV in the folder that has a column of paths and one of labels."""
+def _from_tables(folder: Path, files: Sequence[str]) -> tuple[_CaseSource | None, list[str]]:
+    """Use the first table in the folder that has a column of paths and one of labels.
+
+    Returns:
+        What it gives, and the name of each other table with the reason why it is not used.
+    """
+    chosen: _CaseSource | None = None
+    unused: list[str] = []
+    names = FileNames(files)
     for name in files:
-        if "/" in name or not name.lower().endswith(".csv"):
+        if "/" in name or not is_table(name) or name.startswith(HIDDEN):
             continue
-        columns = _read_csv(folder / name)
-        path = _path_column(folder, columns)
+        try:
+            columns = read_columns(folder / name)
+        except DataError as error:
+            unused.append(str(error).replace(f"{folder / name}: ", f"{name}: ", 1))
+            continue
+        if columns is None:
+            continue
+        listed = f"(its columns: {one_line(', '.join(columns), 200)})"
+        path = _path_column(folder, columns, names)
         cases = path and _from_columns(name, {"path": path}, columns)
-        if cases:
-            return cases
-    return None
+        if not path:
+            unused.append(f"{name}: no column of paths {listed}")
+        elif not cases:
+            unused.append(f"{name}: no column of labels {listed}")
+        elif chosen is not None:
+            unused.append(f"{name}: another table comes before it {listed}")
+        elif any(_is_file(folder, value) for value in columns[path][:50]):
+            chosen = cases
+        else:
+            line = f"# Check: the column {_comment(path)} names files without folder or suffix."
+            chosen = replace(cases, lines=(line, *cases.lines))
+    return chosen, unused
 
 
-def _refuse_separators(folder: Path, files: Sequence[str]) -> None:
-    for name in files:
-        if "/" not in name and name.lower().endswith(".csv"):
-            marks = wrong_separator(list(_read_csv(folder / name)))
-            if marks is not None:
-                raise DataError(
-                    f"{folder / name}: its cells are separated by {marks}: save it with commas"
-                )
-
-
-def _read_csv(path: Path) -> dict[str, list[str]]:
-    """Read the columns of a CSV; return none if it is not a readable CSV."""
-    try:
-        with open_file(path) as file:
-            text = file.read(MAX_TABLE_BYTES).decode("utf-8-sig")
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
-    except (OSError, UnicodeDecodeError, csv.Error):  # not a table; try the next file
-        return {}
-    if not rows or len(set(rows[0])) != len(rows[0]):
-        return {}
-    complete = [row for row in rows[1:] if len(row) == len(rows[0])]
-    return {name.strip(): [row[i].strip() for row in complete] for i, name in enumerate(rows[0])}
-
-
-def _path_column(folder: Path, columns: Mapping[str, Sequence[str]]) -> str | None:
+def _path_column(
+    folder: Path, columns: Mapping[str, Sequence[str]], names: FileNames
+) -> str | None:
+    """The column of paths, or else the one of names without folder or suffix, of most files."""
     if "path" in columns:
         return "path"
     for column, values in columns.items():
         if any(_is_file(folder, value) for value in values[:50]):
             return column
-    return None
+    counts = {
+        column: len({value for value in values if len(names.find(value)) == 1})
+        for column, values in columns.items()
+    }
+    most = max(counts, key=lambda each: counts[each], default=None)
+    return most if most is not None and 2 * counts[most] >= len(set(columns[most])) > 1 else None
 
 
 def _is_file(folder: Path, text: str) -> bool:
@@ -475,6 +507,112 @@ def _is_file(folder: Path, text: str) -> bool:
         return resolve_inside(folder.resolve(), text, follow=True).is_file()
     except (OSError, DataError):
         return False
+
+
+def _from_coco(folder: Path, files: Sequence[str]) -> _CaseSource | None:
+    """Use annotations in the COCO format; those of several splits, if their names tell these."""
+    found: dict[str, list[str]] = {}
+    for name in files:
+        if name.lower().endswith(COCO) and (classes := _coco_classes(folder / name)):
+            found[name] = classes
+    names: dict[str, list[str]] = defaultdict(list)  # by the name with {split} for its split
+    for name in found:
+        template = _with_split(name)
+        names[template or name].append(name)
+    template = max(names, key=lambda each: len(names[each]), default=None)
+    if template is None:
+        return None
+    used = names[template]
+    classes = sorted({each for name in used for each in found[name]})
+    if len(used) == 1:
+        template = used[0]
+    splits = [_split_word(name) for name in used] if len(used) > 1 else []
+    lines = [
+        "# Annotations in the COCO format: each box is a case, and its middle is the position.",
+        f"cases = {_quoted(template)}",
+    ]
+    people = (
+        "# Check: all boxes of an image stay in one split. If patients have several images,\n"
+        "# declare them, or results will be too optimistic."
+    )
+    return _CaseSource(
+        tuple(lines), tuple(_splits(splits)), "classification", tuple(classes), people
+    )
+
+
+def _coco_classes(path: Path) -> list[str]:
+    """Return the categories that a COCO file uses; none for another file."""
+    try:
+        with open_file(path) as file:
+            content = file.read(MAX_TABLE_BYTES + 1)
+        table = coco_table(path, content[:MAX_TABLE_BYTES])
+    except (OSError, DataError):  # another kind of JSON file
+        return []
+    at = table.header.index("label")
+    return sorted({cells[at] for _, cells in table.rows() if cells[at]})
+
+
+def _split_word(name: str) -> str:
+    """Return the word for a split in a name, as the file has it; empty if there is none."""
+    words = (match[0] for match in re.finditer("[A-Za-z]+", name))
+    return next((word for word in words if word.lower() in SPLIT_WORDS), "")
+
+
+def _with_split(name: str) -> str | None:
+    """Return a name with ``{split}`` for the word for a split; None if it has none."""
+    word = _split_word(name)
+    if not word or set(name) & set("{}*?"):
+        return None
+    return re.sub(rf"(?<![A-Za-z]){word}(?![A-Za-z])", SPLIT, name, count=1)
+
+
+def _from_split_arrays(folder: Path, images: Sequence[str]) -> _CaseSource | None:
+    """Use the folder's only NPZ, if it has arrays for each split, as those of MedMNIST."""
+    if len(images) != 1 or not images[0].lower().endswith(".npz"):
+        return None
+    found: dict[str, list[str]] = defaultdict(list)
+    shapes: dict[str, tuple[int, ...]] = {}
+    values: dict[str, list[NDArray[np.generic]]] = defaultdict(list)
+    try:
+        for name in member_names(folder / images[0]):
+            template = _with_split(name)
+            if template is None:
+                continue
+            with closing(open_array(folder / images[0], name)) as stored:
+                found[template].append(name)
+                shapes[template] = stored.shape
+                if len(stored.shape) <= 2:
+                    values[template].append(stored.read(limit=MAX_COLUMN_BYTES))
+    except (OSError, ImageError):  # `_image_lines` describes the readable images
+        return None
+    image = next((each for each, shape in shapes.items() if len(shape) > 2), None)
+    if image is None:
+        return None
+    splits = [_split_word(name) for name in found[image]]
+    several = next(
+        (each for each in values if len(shapes[each]) == 2 and shapes[each][1] > 1), None
+    )
+    if several is not None:
+        count = shapes[several][1]
+        tables = ["", "[columns]  # Check: the array of each field"]
+        tables += [f"image = {_quoted(image)}", f"label = {_quoted(several)}", *_splits(splits)]
+        source = _CaseSource(
+            (f"cases = {_quoted(images[0])}",),
+            tuple(tables),
+            "multilabel",
+            tuple(f"label {number}" for number in range(count)),
+            "",
+        )
+    else:
+        columns = {
+            name: [str(value).strip() for each in arrays for value in each.ravel().tolist()]
+            for name, arrays in values.items()
+        }
+        columns_source = _from_columns(images[0], {"image": image}, columns)
+        if columns_source is None:
+            return None
+        source = replace(columns_source, tables=(*columns_source.tables, *_splits(splits)))
+    return replace(source, member=found[image][0])
 
 
 def _from_npz(folder: Path, images: Sequence[str]) -> _CaseSource | None:
@@ -506,14 +644,15 @@ def _from_columns(
     chosen = _match_columns(fixed, columns)
     if "label" not in chosen:
         return None
-    values = {value for value in columns[chosen["label"]] if value}
-    task, labels = _task(values)
+    # Spellings that differ only in what `label_form` leaves out are one label.
+    values = {label_form(value): value for value in sorted(columns[chosen["label"]]) if value}
+    task, labels = _task(set(values.values()))
     chosen |= {field: field for field in SAME_NAME_COLUMNS if field in columns}
     renamed = [field for field, column in chosen.items() if field != column]
     tables = ["", "[columns]  # Check: the column of each field"] if renamed else []
     tables += [f"{field} = {_quoted(chosen[field])}" for field in renamed]
     if labels and all(
-        re.fullmatch(r"-?\d+(\.0)?|True|False|true|false", label) for label in labels
+        re.fullmatch(r"-?\d+(\.0)?|True|False", label, re.IGNORECASE) for label in labels
     ):
         lines = [f"{_quoted(label)} = {_quoted(f'class {label}')}" for label in labels]
         tables += ["", "[labels]  # Give the classes their names, here and above", *lines]

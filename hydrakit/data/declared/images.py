@@ -26,7 +26,8 @@ from hydrakit.data.declared.arrays import (
 )
 from hydrakit.data.declared.schema import ImageRules
 from hydrakit.data.dicom.grey import RESCALE_TAGS
-from hydrakit.data.padding import padding_mask
+from hydrakit.data.dicom.header import BARE, is_bare
+from hydrakit.data.padding import concatenate, padding_mask
 from hydrakit.data.safe_paths import open_file
 from hydrakit.errors import DataError
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from hydrakit.data.dicom import Header
+    from hydrakit.data.dicom.pixels import DicomImage
 
 _NULL_HANDLER = logging.NullHandler()  # Pillow's log about a damaged file is in the reason already
 
@@ -93,18 +95,21 @@ class Picture:
 class ImageReader:
     """Reads the images of one dataset by its image rules; higher grey values are brighter.
 
-    The last array file stays open, so that reading its rows in order takes one pass over it.
+    The last array or DICOM file stays open, so that reading its rows or frames in order takes one
+    pass over it.
     """
 
     def __init__(self, rules: ImageRules) -> None:
         self._rules = rules
-        self._open: tuple[Path, str | None, StoredArray] | None = None
+        self._array: tuple[Path, str | None, StoredArray] | None = None
+        self._dicom: DicomImage | None = None
 
     def close(self) -> None:
-        """Close the open array file."""
-        if self._open is not None:
-            self._open[2].close()
-            self._open = None
+        """Close the open files."""
+        for file in (self._array and self._array[2], self._dicom):
+            if file is not None:
+                file.close()
+        self._array = self._dicom = None
 
     def read(self, path: Path, member: str | None = None, row: int | None = None) -> Picture:
         """Read one image.
@@ -113,7 +118,8 @@ class ImageReader:
             path: Path of the file.
             member: Name of the array in an NPZ file; None if the file has only one.
             row: Index of the image in a file of several, from 0: along the first axis of an NPY or
-                NPZ array, or a page; None for the whole file.
+                NPZ array, a page, or a frame of a DICOM image; None for the whole
+                file.
 
         Raises:
             ImageError: The file holds no usable image.
@@ -132,22 +138,31 @@ class ImageReader:
             with open_file(path) as file:
                 head = file.read(132)
             if head.startswith((b"PK", b"\x93NUMPY")):
-                return self._array(path, member, row)
+                return self._read_array(path, member, row)
         except OSError as error:
             raise ImageError(path, f"cannot be opened ({error.strerror or error})") from None
         if member is not None:
             raise ImageError(path, "has no members: only NPZ files have them")
         if head[128:] == b"DICM":
-            if row is not None:
-                raise ImageError(path, "has no frames to choose from: leave out the number")
-            return _dicom(path, self._rules)
+            return _dicom(self._dicom_image(path), self._rules, row)
+        if is_bare(head):
+            raise ImageError(path, BARE)
         return _pillow(path, self._rules, head, page=row)
 
-    def _array(self, path: Path, member: str | None, row: int | None) -> Picture:
-        if self._open is None or self._open[:2] != (path, member):
+    def _dicom_image(self, path: Path) -> DicomImage:
+        if self._dicom is None or self._dicom.path != path:
+            from hydrakit.data.dicom.pixels import DicomImage
+
             self.close()
-            self._open = (path, member, open_array(path, member))
-        stored = self._open[2]
+            with _dicom_errors(path), _quiet():
+                self._dicom = DicomImage(path)
+        return self._dicom
+
+    def _read_array(self, path: Path, member: str | None, row: int | None) -> Picture:
+        if self._array is None or self._array[:2] != (path, member):
+            self.close()
+            self._array = (path, member, open_array(path, member))
+        stored = self._array[2]
         if stored.dtype.kind not in "biuf":
             raise ImageError(path, "holds text: an image is an array of numbers")
         values = stored.read(row)
@@ -201,37 +216,60 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _dicom(path: Path, rules: ImageRules) -> Picture:
-    from hydrakit.data.dicom import MissingCodecError, read_header
-    from hydrakit.data.dicom.pixels import read_grey
-
-    try:
-        with _quiet():
-            header = read_header(path)
-            if header is None:
-                raise ImageError(path, "is a DICOM file without an image: leave it out")
-            if header.rows * header.columns > MAX_VALUES:
-                raise ImageError(path, _TOO_LARGE)
+def _dicom(image: DicomImage, rules: ImageRules, frame: int | None) -> Picture:
+    path = image.path
+    with _dicom_errors(path), _quiet():
+        header = image.header(frame)
+        if header is None:
+            raise ImageError(path, f"is DICOM without an image ({image.kind}): leave it out")
+        if header.rows * header.columns > MAX_VALUES:
+            raise ImageError(path, _TOO_LARGE)
+        if image.is_colour:
+            if rules.window == "file" or rules.rescale:
+                key = "rescale = true" if rules.rescale else 'window = "file"'
+                raise ImageError(path, f"is in colour, which {key} does not apply to")
+            pixels, tags = _channels(image.rgb(frame), rules), "none"
+        else:
             own_window = rules.window == "file"
-            grey = read_grey(path, rescale=rules.rescale, own_window=own_window)
-            pixels = grey.pixels[np.newaxis]
-    except (ImageError, MissingCodecError):  # a missing codec is not a fault of this file
-        raise
-    except DataError as error:
-        reason = _DECODER_MESSAGE.sub(r"\1", str(error).removeprefix(f"{path}: "))
-        raise ImageError(path, reason) from error
+            grey = image.grey(frame, rescale=rules.rescale, own_window=own_window)
+            pixels, tags = grey.pixels[np.newaxis], grey.tags
+            if rules.colour == "channels":
+                pixels = concatenate([pixels] * 3)
     if pixels.size == 0 or not np.isfinite(pixels).all():
         raise ImageError(path, "has no pixels, or pixels that are not finite")
     scanner = header.facts()
     for name in ("rows", "columns", "bits stored"):  # `_facts` has these
         scanner.pop(name, None)
     if rules.rescale is None:
-        scanner[RESCALE_TAGS] = grey.tags
+        scanner[RESCALE_TAGS] = tags
     return Picture(
         pixels=pixels,
         facts=_facts("DICOM", header.modality, pixels, header.bits_stored or 0) | scanner,
         header=header,
     )
+
+
+@contextmanager
+def _dicom_errors(path: Path) -> Iterator[None]:
+    """Convert errors about a DICOM file to an ImageError; a missing codec is not its fault."""
+    from hydrakit.data.dicom import MissingCodecError
+
+    try:
+        yield
+    except (ImageError, MissingCodecError):
+        raise
+    except DataError as error:
+        reason = _DECODER_MESSAGE.sub(r"\1", str(error).removeprefix(f"{path}: "))
+        raise ImageError(path, reason) from error
+
+
+def _channels(rgb: NDArray[np.uint8], rules: ImageRules) -> NDArray[np.float32]:
+    """Return colours ``(height, width, 3)`` as three channels or, by Pillow, their luminance."""
+    from PIL import Image
+
+    if rules.colour == "channels":
+        return np.moveaxis(rgb, -1, 0).astype(np.float32)
+    return np.asarray(Image.fromarray(rgb).convert("L"))[np.newaxis].astype(np.float32)
 
 
 def _pillow(path: Path, rules: ImageRules, head: bytes, *, page: int | None) -> Picture:

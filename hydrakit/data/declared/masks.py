@@ -87,7 +87,7 @@ def _stem(name: str) -> str:
 
 @dataclass(frozen=True)
 class Lesion:
-    """Where a lesion lies in an image, by the box around its mask.
+    """Where a lesion lies in an image: the box around it.
 
     Attributes:
         centre: Middle of the box, ``(row, column)`` in pixels; (0, 0) is the centre of the upper
@@ -108,6 +108,16 @@ class Lesion:
         return cls(
             centre=((top + bottom) / 2, (left + right) / 2),
             extent=(float(bottom - top + 1), float(right - left + 1)),
+        )
+
+    @classmethod
+    def around(cls, lesions: Sequence[Lesion]) -> Self:
+        """Return the box around several."""
+        low = [min(at.centre[axis] - at.extent[axis] / 2 for at in lesions) for axis in (0, 1)]
+        high = [max(at.centre[axis] + at.extent[axis] / 2 for at in lesions) for axis in (0, 1)]
+        return cls(
+            centre=((low[0] + high[0]) / 2, (low[1] + high[1]) / 2),
+            extent=(high[0] - low[0], high[1] - low[1]),
         )
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hydrakit.data.safe_paths import path_fault, quote
+from hydrakit.data.safe_paths import forms_of, path_fault, quote
 from hydrakit.errors import DataError
 
 PARTS = ("label", "patient", "group", "finding", "split", "key")
@@ -70,7 +70,7 @@ def _compile_name(name: str) -> re.Pattern[str]:
         elif match["wild"]:
             expression += ".*?" if match["wild"] == "*" else "."
         else:
-            expression += re.escape(match["text"])
+            expression += f"(?:{'|'.join(map(re.escape, forms_of(match['text'])))})"
         wildcards += match["text"] is None
     if wildcards > MAX_WILDCARDS:
         raise ValueError(

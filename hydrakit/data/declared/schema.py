@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import math
 import tomllib
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -31,6 +33,7 @@ from hydrakit.errors import DataError, unknown
 from hydrakit.hooks import ChannelRule, FieldOfView, NamedNormalise, Normalise, Task, Window
 from hydrakit.rounds import FlipAxis
 from hydrakit.schema import Frozen, Name
+from hydrakit.storage.tables import SUFFIXES, is_table, label_form
 
 FILE = "dataset.toml"
 MAX_BYTES = 2**17
@@ -39,6 +42,7 @@ MAX_CLASS = 60
 MAX_MASK_VIEW = 20.0  # times the lesion: more is the whole image
 UNKNOWN = ""  # target of a label that means "unknown"
 NO_DEFAULT = ("default", None)
+SPLIT = "{split}"
 NONE = "none"  # multi-label: none of the labels is present
 
 FilledText = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
@@ -110,8 +114,8 @@ class ImageRules(_Table):
     """How files become channels."""
 
     colour: Literal["luma", "channels"] = "luma"
-    """PNG, JPEG and TIFF: "luma" converts every image to grey (ITU-R BT.601), "channels" gives
-    three channels, red, green and blue. Transparency is dropped."""
+    """PNG, JPEG, TIFF and DICOM: "luma" converts every image to grey (ITU-R BT.601), "channels"
+    gives three channels, red, green and blue. Transparency is dropped."""
     channels: Literal["first", "last"] | None = None
     """NPY and NPZ arrays with three dimensions: which dimension holds the channels. Without it, a
     first or last dimension of 1, 3 or 4 holds them if the others are at least four times as long
@@ -136,16 +140,19 @@ class ImageRules(_Table):
 
 
 class Columns(_Table):
-    """Names of the columns in the table of cases (CSV), or of the arrays (NPZ).
+    """Names of the columns in the table of cases, or of the arrays (NPZ).
 
     A field that is not listed here uses the column of the same name.
     """
 
     path: FilledText | None = None
-    """CSV: path of the image, relative to `root`; several paths, separated by `;`, become channels.
-    A member of an NPZ is `file.npz#member`, one row of a member `file.npz#member[12]`."""
+    """Table: path of the image, relative to `root`, or its name there without folders or suffix, if
+    only one file has it; several paths, separated by `;`, become channels. A member of an NPZ is
+    `file.npz#member`, one row of a member `file.npz#member[12]`, one page of a TIFF or frame
+    of a DICOM image `file.dcm#[12]`."""
     image: FilledText | None = None
-    """NPZ: array of images, one case per row."""
+    """NPZ: array of images, one case per row. `{split}` in the names of the arrays stands for the
+    names of the splits: image = "{split}_images"."""
     label: FilledText | None = None
     """Label; empty if it is unknown."""
     patient: FilledText | None = None
@@ -165,6 +172,14 @@ class Columns(_Table):
     """Position in millimetres, to the right of the centre of the upper left pixel."""
     split: FilledText | None = None
     """Split of the case: train, val or test."""
+    box_left: FilledText | None = None
+    """Box around the lesion in pixels: its left edge; 0 is the left edge of the image."""
+    box_top: FilledText | None = None
+    """Its upper edge; 0 is the upper edge of the image. Its middle is the position of the case."""
+    box_width: FilledText | None = None
+    """Its width."""
+    box_height: FilledText | None = None
+    """Its height."""
     key: FilledText | None = None
     """Unique name of the case; without it, the path."""
     mask: FilledText | None = None
@@ -218,8 +233,12 @@ class Declaration(_Table):
     spacing: Annotated[tuple[PositiveFloat, PositiveFloat], Field(strict=False)] | None = None
     """Pixel spacing (row, column) in millimetres, for files that do not state it."""
     cases: FilledText | None = None
-    """The table of cases: a CSV beside this file or under `root`, with one case per row, or an NPZ
-    under `root` whose arrays are the columns. Either this or `pattern`."""
+    """The table of cases, with one case per row: a .csv, .tsv, .txt or .xlsx, or annotations in the
+    COCO format (.json), beside this file or under `root`; or an NPZ under `root` whose arrays are
+    the columns. `{split}.csv` are the tables of several splits. Either this or `pattern`."""
+    merge_rows: bool = False
+    """Rows of a table with one key (without this column, one path) are one case, which must agree:
+    its box is that around the boxes of all, and its masks are united."""
     pattern: FilledText | None = None
     """Pattern that selects the case files under `root` and reads parts of their paths:
     `{label}/{patient}/*.png`. Parts: label, patient, group, finding, split, key. `*` is any text
@@ -241,7 +260,8 @@ class Declaration(_Table):
     """Subgroups for which test results are also reported, each with its column: zone = "zone".
     Never use anything that identifies the patient."""
     labels: dict[str, str] = Field(default_factory=dict)
-    """Maps labels of the data to classes; "" means that the label is unknown."""
+    """Maps labels of the data to classes; "" means that the label is unknown. Case, blanks and the
+    decimals of whole numbers make no difference, unless two keys or classes differ in them."""
     splits: dict[str, SplitName] = Field(default_factory=dict)
     """Maps split names of the data to train, val or test."""
     images: ImageRules = Field(default_factory=ImageRules)
@@ -251,6 +271,22 @@ class Declaration(_Table):
     colour to luminance (always), "repeat" repeats a single channel, "stem" trains a convolution of
     the dataset's own. Without this key, hydrakit chooses and says so. (`images.channels` is another
     thing: a dimension of an array.)"""
+
+    @cached_property
+    def label_forms(self) -> Mapping[str, frozenset[str]]:
+        """What the labels of each `label_form` mean: a class, `NONE` or `UNKNOWN`."""
+        named = [] if self.task == "regression" else [*self.classes]
+        named += [NONE] if self.task == "multilabel" else []
+        forms: dict[str, frozenset[str]] = {}
+        for text, target in (*zip(named, named, strict=True), *self.labels.items()):
+            forms[label_form(text)] = forms.get(label_form(text), frozenset()) | {target}
+        return forms
+
+    @property
+    def has_table(self) -> bool:
+        """Whether the cases are in a table, and not in an NPZ file or given by a pattern."""
+        name = self.cases or ""
+        return is_table(name) or name.lower().endswith(".json")
 
     @property
     def view(self) -> FieldOfView:
@@ -286,7 +322,7 @@ class Declaration(_Table):
         if self.mask is not None:
             parts = part_names(self.pattern) if self.pattern else []
             check_template(self.mask, parts)
-        elif self.columns.mask is None and (self.field_of_view.mask or self.no_mask):
+        elif self.pattern is not None and (self.field_of_view.mask or self.no_mask):
             key = "field_of_view" if self.field_of_view.mask else "no_mask"
             raise ValueError(f'{key}: no masks: add mask = "{{folder}}/{{stem}}_mask.png"')
         return self
@@ -329,6 +365,8 @@ class Declaration(_Table):
             raise ValueError("empty_patient: the pattern has no {patient}: add it, or remove this")
         if self.columns != Columns():
             raise ValueError("columns: only a table of cases has columns: remove them")
+        if self.merge_rows:
+            raise ValueError("merge_rows: only a table has rows: remove it")
         if self.subgroups:
             raise ValueError("subgroups: only a table of cases has columns for them: remove them")
         for table, part in (("labels", "label"), ("splits", "split")):
@@ -341,9 +379,20 @@ class Declaration(_Table):
             raise ValueError(f"cases: {quote(cases)} {fault}")
         if self.masks is not None:
             raise ValueError("masks: only a pattern selects files: remove it")
-        other = {".csv": "image", ".npz": "path"}.get(Path(cases).suffix.lower())
-        if other is None:
-            raise ValueError(f"cases: {quote(cases)} is neither a .csv nor an .npz file")
+        other = "image" if self.has_table else "path"
+        if other == "path" and not cases.lower().endswith(".npz"):
+            raise ValueError(
+                f"cases: {quote(cases)} is neither a table ({', '.join(SUFFIXES)}, .json) nor an "
+                ".npz file"
+            )
+        if self.merge_rows and other == "path":
+            raise ValueError("merge_rows: only a table has rows: remove it")
+        if "{" in cases or "}" in cases:
+            if other == "path" or part_names(cases) != ["split"]:
+                raise ValueError(
+                    f"cases: {quote(cases)}: only {SPLIT} may be in the name of a table"
+                )
+            compile_pattern(cases)
         for name in self.subgroups:
             if not (name.strip() and name.isprintable() and len(name) <= MAX_CLASS):
                 raise ValueError(
@@ -389,7 +438,7 @@ def parse_declaration(path: Path) -> tuple[Declaration, bytes]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     if len(content) > MAX_BYTES:
-        raise DataError(f"{path}: is over {MAX_BYTES >> 10} KiB: put the cases into a .csv file")
+        raise DataError(f"{path}: is over {MAX_BYTES >> 10} KiB: put the cases into a table")
     try:
         text = content.decode("utf-8-sig")
         if any(len(line) > MAX_LINE for line in text.splitlines()):

@@ -24,7 +24,7 @@ from hydrakit.data.dicom.header import Header
 from hydrakit.data.safe_paths import file_state
 
 # Increase whenever `read_header` returns another header for the same file.
-VERSION = 2
+VERSION = 3
 
 _log = logging.getLogger(__name__)
 _FIELDS = tuple(field.name for field in fields(Header) if field.name != "path")

@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from threading import Lock, Timer
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hydrakit.data.dicom.header import DicomFile, first_line, lenient_pydicom
+from hydrakit.data.dicom.header import first_line, lenient_pydicom
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,14 +28,31 @@ if TYPE_CHECKING:
 DECODE_SECONDS = 60.0  # a slice takes less than one
 
 
-def decode(path: Path) -> NDArray[Any]:
-    """Decode the pixels of a compressed file; the result is pydicom's ``pixel_array``.
+Options = Mapping[str, str | int]  # of pydicom's decoders, named as in `as_pixel_options`
+
+
+def decode(frame: bytes, syntax: str, options: Options) -> NDArray[Any]:
+    """Decode a compressed frame; the result is that of pydicom's ``pixel_array``.
+
+    Args:
+        frame: The compressed frame.
+        syntax: Transfer syntax UID.
+        options: Elements that describe its pixels, as pydicom's ``as_pixel_options`` returns them.
 
     Raises:
         ValueError: The pixels cannot be decoded; the message gives the reason.
     """
     # One decoder for each process: a forked process must not use its parent's.
-    return _decoder(os.getpid()).decode(path)
+    return _decoder(os.getpid()).decode(frame, syntax, options)
+
+
+def decode_here(frame: bytes, syntax: str, options: Options) -> NDArray[Any]:
+    """Decode a compressed frame in this process; see `decode`."""
+    from pydicom.encaps import encapsulate
+    from pydicom.pixels.decoders.base import get_decoder
+
+    single: dict[str, Any] = {**options, "number_of_frames": 1}
+    return get_decoder(syntax).as_array(encapsulate([frame]), index=0, **single)[0]
 
 
 @cache
@@ -43,14 +61,14 @@ def _decoder(_: int) -> Decoder:
 
 
 class Decoder:
-    """Decodes files one after another in a worker process, which starts with the first file."""
+    """Decodes frames one after another in a worker process, which starts with the first frame."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
-    def decode(self, path: Path) -> NDArray[Any]:
-        """Decode a file in the worker process; see the function `decode`."""
+    def decode(self, frame: bytes, syntax: str, options: Options) -> NDArray[Any]:
+        """Decode a frame in the worker process; see the function `decode`."""
         with self._lock:
             if self._process is None:
                 self._process = start_worker("hydrakit.data.dicom.decode")
@@ -58,7 +76,7 @@ class Decoder:
             timeout = Timer(DECODE_SECONDS, self._process.kill)
             timeout.start()
             try:
-                return self._request(self._process, path)
+                return self._request(self._process, frame, [syntax, options, len(frame)])
             except (OSError, json.JSONDecodeError):
                 self._stop()
                 raise ValueError("the decoder crashed or took too long") from None
@@ -73,10 +91,12 @@ class Decoder:
             self._process = None
 
     @staticmethod
-    def _request(process: subprocess.Popen[bytes], path: Path) -> NDArray[Any]:
+    def _request(
+        process: subprocess.Popen[bytes], frame: bytes, description: object
+    ) -> NDArray[Any]:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(json.dumps(str(path)).encode() + b"\n")
+        process.stdin.write(json.dumps(description).encode() + b"\n" + frame)
         process.stdin.flush()
         answer = json.loads(process.stdout.readline())
         if "error" in answer:
@@ -94,7 +114,7 @@ def start_worker(module: str) -> subprocess.Popen[bytes]:
     `multiprocessing` is not used: it would fork a process that may hold torch's threads, or import
     the user's own script again. The process ends when its standard input is closed.
     """
-    home = str(Path(__file__).parents[2])
+    home = str(Path(__file__).parents[3])
     return subprocess.Popen(
         [sys.executable, "-P", "-c", f"from {module} import serve; serve()"],
         stdin=subprocess.PIPE,
@@ -105,16 +125,19 @@ def start_worker(module: str) -> subprocess.Popen[bytes]:
 
 
 def serve() -> None:
-    """Worker loop: for each path on stdin, write a line with shape and dtype, then the pixels."""
-    from pydicom import dcmread
+    """Worker loop: for each frame on stdin, write a line with shape and dtype, then the pixels.
 
+    A frame comes after a line with its transfer syntax, options and length.
+    """
     out = sys.stdout.buffer
     for line in sys.stdin.buffer:
+        syntax, options, length = json.loads(line)
+        frame = sys.stdin.buffer.read(length)
         try:
-            with DicomFile(Path(json.loads(line))) as file, lenient_pydicom():
-                pixels = np.ascontiguousarray(dcmread(file).pixel_array)
+            with lenient_pydicom():
+                pixels = np.ascontiguousarray(decode_here(frame, syntax, options))
         except Exception as error:
-            # A damaged file can raise almost any exception, as in read_header.
+            # A damaged frame can raise almost any exception, as in read_header.
             out.write(json.dumps({"error": first_line(error)}).encode() + b"\n")
         else:
             shape = {"shape": pixels.shape, "dtype": pixels.dtype.str}

@@ -8,7 +8,7 @@ interpretation says at last whether low values are black or white.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -157,13 +157,13 @@ def display_values(image: ModalityValues, dataset: Dataset) -> FloatArray:
             "neither WindowCenter and WindowWidth nor a VOI LUT: give window = [centre, width], or "
             "leave the window out"
         )
-    return apply_window(image.values, *window, str(_find(dataset, "VOILUTFunction") or "LINEAR"))
+    return apply_window(image.values, *window, str(dataset.get("VOILUTFunction") or "LINEAR"))
 
 
 def first_window(dataset: Dataset) -> tuple[float, float] | None:
     """Return the first WindowCenter and WindowWidth; None if either is absent."""
     centre, width = (
-        next(iter(numbers(_find(dataset, keyword))), None)
+        next(iter(numbers(dataset.get(keyword))), None)
         for keyword in ("WindowCenter", "WindowWidth")
     )
     return None if centre is None or width is None else (centre, width)
@@ -218,23 +218,40 @@ def is_inverse(dataset: Dataset) -> bool:
 
 
 def _is_hounsfield(dataset: Dataset) -> bool:
-    if _find(dataset, "RescaleSlope") is None:
+    if dataset.get("RescaleSlope") is None:
         return False
-    unit = str(_find(dataset, "RescaleType") or "").strip().upper()
+    unit = str(dataset.get("RescaleType") or "").strip().upper()
     return unit == "HU" or (not unit and text(dataset, "Modality") == "CT")
 
 
 def _look_up(values: NDArray[Any], table: Dataset, *, low: float) -> tuple[FloatArray, int]:
     """Apply a lookup table (PS3.3 C.11.1.1); return its values and their number of bits."""
-    entries, first, bits = (int(number) for number in table.LUTDescriptor)
+    is_big = table.original_encoding[1] is False
+    return look_up(values, table.LUTDescriptor, table.LUTData, low=low, is_big=is_big)
+
+
+def look_up(
+    values: NDArray[Any], descriptor: Sequence[int], data: Any, *, low: float, is_big: bool
+) -> tuple[FloatArray, int]:
+    """Apply a lookup table; return its values and their number of bits.
+
+    Args:
+        values: Values to look up.
+        descriptor: Number of entries, first value that has one, and number of bits.
+        data: Entries, as bytes or numbers.
+        low: Lowest value that could be looked up.
+        is_big: Whether bytes are big endian.
+
+    Raises:
+        ElementError: There are fewer entries than the descriptor says.
+    """
+    entries, first, bits = (int(number) for number in descriptor)
     entries = entries or 2**16
     if low < 0 and first >= 2**15:  # an element of the other signedness
         first -= 2**16
-    data = table.LUTData
     if isinstance(data, bytes):
         wide = len(data) >= 2 * entries
-        order = "<" if table.original_encoding[1] is not False else ">"
-        entry_values = np.frombuffer(data, dtype=f"{order}u2" if wide else "u1")
+        entry_values = np.frombuffer(data, dtype=f"{'>' if is_big else '<'}u2" if wide else "u1")
     else:
         entry_values = np.atleast_1d(np.asarray(data))
     if len(entry_values) < entries:
@@ -249,7 +266,7 @@ def _number(dataset: Dataset, keyword: str) -> float | None:
     Raises:
         ElementError: The element is something else.
     """
-    value = _find(dataset, keyword)
+    value = dataset.get(keyword)
     if value is None or value in ("", b""):
         return None
     parsed = numbers(value)
@@ -267,18 +284,3 @@ def _whole(dataset: Dataset, keyword: str) -> int | None:
     if number is not None and not number.is_integer():
         raise ElementError(f"a {keyword} that is not a whole number: fetch the file again")
     return None if number is None else int(number)
-
-
-def _find(dataset: Dataset, keyword: str) -> Any:
-    """Return an element's value; an enhanced image has some in its functional groups."""
-    if keyword in dataset:
-        return dataset[keyword].value
-    return next((macro[keyword].value for macro in _macros(dataset) if keyword in macro), None)
-
-
-def _macros(dataset: Dataset) -> Iterator[Dataset]:
-    for groups in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
-        for frame in dataset.get(groups) or ():
-            for element in frame:
-                if element.VR == "SQ":
-                    yield from element.value

@@ -6,16 +6,19 @@ import io
 import logging
 import os
 import re
+import struct
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from hydrakit.data.dicom.frames import FrameError, choose_frame, frame_count, frame_elements
 from hydrakit.data.safe_paths import open_file
 from hydrakit.errors import DataError
 
@@ -53,8 +56,23 @@ _OPTIONAL = (
     "BitsStored",
     "PhotometricInterpretation",
     "PresentationLUTShape",
+    "NumberOfFrames",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
 )
+MAX_INFLATED = 2**27  # bytes: more than the largest image takes with 16 bits per pixel
+_META_START, _MAX_META = 144, 2**16
+_PART = 2**20  # bytes that are inflated at a time
+_DEFLATED, _PLAIN = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1\0\0\0"
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+# Private b-values: group, creator of the block, number in it, and binary type if it is no text.
+_PRIVATE_B_VALUES = (
+    (0x2001, "Philips Imaging DD 001", 0x03, "<f"),
+    (0x0043, "GEMS_PARM_01", 0x39, None),
+    (0x0065, "Image Private Header", 0x09, "<d"),  # United Imaging
+)
+_BLOCKS = range(0x10, 0x20)  # of private elements: the standard allows up to 0xFF, nobody needs it
+_GE_MARK = 1e9  # added to a b-value by newer GE scanners
 _SIEMENS = (_SIEMENS_CREATOR, _SIEMENS_B_VALUE) = (0x00190010, 0x0019100C)
 _SEQUENCE_B_VALUE = re.compile(r"_b(\d+)(?!\d|_\d)")  # `*ep_b800t`, but not the range `*ep_b50_800`
 
@@ -85,7 +103,8 @@ class Header:
         thickness: SliceThickness in millimetres.
         rows: Image height in pixels.
         columns: Image width in pixels.
-        b_value: Diffusion weighting in s/mm2; None if the header does not state it.
+        b_value: Diffusion weighting in s/mm2, from the standard element, a private one of Siemens,
+            Philips, GE or United Imaging, or Siemens' sequence name; None if none states it.
         model: ManufacturerModelName of the scanner; may be empty.
         field_strength: MagneticFieldStrength in tesla.
         tube_voltage: KVP, in kilovolts.
@@ -96,6 +115,8 @@ class Header:
             if absent.
         frame_uid: FrameOfReferenceUID: positions are comparable between images with an equal one;
             may be empty.
+        frames: Number of frames. The fields above are those of one frame; where none was chosen
+            of several, they are what the image states for all frames.
     """
 
     path: Path
@@ -123,6 +144,7 @@ class Header:
     photometric: str = ""
     lut_shape: str = ""
     frame_uid: str = ""
+    frames: int = 1
 
     def facts(self) -> dict[str, str | float]:
         """Return facts about the scanner and the file, which should not predict a label.
@@ -142,6 +164,7 @@ class Header:
             "bits stored": self.bits_stored,
             "photometric interpretation": self.photometric or None,
             "presentation LUT shape": self.lut_shape or None,
+            "frames": self.frames if self.frames > 1 else None,
         }
         return {name: value for name, value in facts.items() if value is not None}
 
@@ -184,8 +207,8 @@ class DicomFile(io.BufferedReader):
     """An open file that never returns more bytes per read than the file's size.
 
     pydicom requests as many bytes as a length field in the file states, and that field is wrong in
-    a damaged file. It reads the whole rest of a file only to inflate it, to an unknown size
-    (Deflated Explicit VR, which no known image dataset uses); such reads are refused.
+    a damaged file. It reads the whole rest of a file only to inflate it, to an unknown size; such
+    reads are refused (`open_dicom` inflates instead).
     """
 
     def __init__(self, path: Path) -> None:
@@ -195,8 +218,46 @@ class DicomFile(io.BufferedReader):
     def read(self, size: int | None = -1, /) -> bytes:
         """Read up to ``size`` bytes, at most the file's size; a size is required."""
         if size is None or size < 0:
-            raise ValueError("its transfer syntax is deflated, which hydrakit does not read")
+            raise ValueError("where its deflated data begins is not clear")
         return super().read(min(size, self._size))
+
+
+def open_dicom(path: Path) -> BinaryIO:
+    """Open a file for pydicom; a deflated one (PS3.5 A.5) is inflated in memory, within a limit.
+
+    Raises:
+        OSError: The file cannot be opened.
+        ValueError: A deflated file is damaged or inflates to more than `MAX_INFLATED` bytes.
+    """
+    file = DicomFile(path)
+    start = file.read(_META_START)
+    if start[128:140] == b"DICM\2\0\0\0UL\4\0":  # the group length of the file meta information
+        meta = file.read(min(int.from_bytes(start[140:], "little"), _MAX_META))
+        if _DEFLATED in meta:
+            inflated = io.BytesIO()
+            inflated.write(start + meta.replace(_DEFLATED, _PLAIN))
+            with file:
+                _inflate(file, inflated)
+            return inflated
+    file.seek(0)
+    return file
+
+
+def _inflate(file: DicomFile, into: io.BytesIO) -> None:
+    """Inflate the rest of a file, part by part, so that it is in memory only once."""
+    unpacker = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+    while not unpacker.eof:
+        packed = unpacker.unconsumed_tail or file.read(_PART)
+        try:
+            data = unpacker.decompress(packed, _PART)
+        except zlib.error:
+            raise ValueError("its deflated data is damaged") from None
+        if not packed and not data:
+            raise ValueError("its deflated data is cut off")
+        into.write(data)
+        if into.tell() > MAX_INFLATED:
+            raise ValueError(f"it inflates to over {MAX_INFLATED >> 20} MiB")
+    into.seek(0)
 
 
 @contextmanager
@@ -230,15 +291,25 @@ def read_header(path: Path) -> Header | None:
     from pydicom import dcmread
     from pydicom.tag import Tag
 
+    with header_errors(path), open_dicom(path) as file:
+        if file.read(132)[128:] != b"DICM":
+            return None
+        file.seek(0)
+        with lenient_pydicom():
+            names = (*_REQUIRED, *_OPTIONAL)
+            tags = [*map(Tag, names), *map(Tag, (*_SIEMENS, *_private_tags()))]
+            return header_of(path, dcmread(file, stop_before_pixels=True, specific_tags=tags))
+
+
+@contextmanager
+def header_errors(path: Path) -> Iterator[None]:
+    """Convert the errors of reading a header to a DataError that names the file."""
     try:
-        with DicomFile(path) as file:
-            if file.read(132)[128:] != b"DICM":
-                return None
-            file.seek(0)
-            with lenient_pydicom():
-                tags = [Tag(tag) for tag in (*_REQUIRED, *_OPTIONAL, *_SIEMENS)]
-                dataset = dcmread(file, stop_before_pixels=True, specific_tags=tags)
-                return _header(path, dataset)
+        yield
+    except DataError:
+        raise
+    except FrameError as error:
+        raise DataError(f"{path}: {error}") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     except Exception as error:
@@ -248,12 +319,45 @@ def read_header(path: Path) -> Header | None:
         ) from error
 
 
+def _private_tags() -> Iterator[int]:
+    """Yield the tags of private b-values, and of the blocks in which they are."""
+    for group, _, number, _ in _PRIVATE_B_VALUES:
+        for block in _BLOCKS:
+            yield from (group << 16 | block, group << 16 | block << 8 | number)
+
+
+BARE = (
+    'looks like DICOM, but does not begin with a preamble and "DICM" (PS3.10): export it again '
+    "as a DICOM file"
+)
+
+
+def is_bare(head: bytes) -> bool:
+    """Whether a file begins with a DICOM element of the first groups, without a preamble."""
+    if head[:2] not in (b"\2\0", b"\x08\0") or head[128:132] == b"DICM":
+        return False
+    is_explicit = head[4:6] in (b"UL", b"UI", b"CS", b"LO", b"SH", b"DA", b"TM", b"OB")
+    return is_explicit or 0 < int.from_bytes(head[4:8], "little") <= 256
+
+
 def first_line(error: Exception) -> str:
     """Return the first line of an exception's message, or its type's name if it has none."""
     return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
-def _header(path: Path, dataset: Dataset) -> Header | None:
+def header_of(path: Path, dataset: Dataset, frame: int | None = None) -> Header | None:
+    """Return the header of an image from its elements; None if they are not those of an image.
+
+    Args:
+        path: Path of the file.
+        dataset: Elements of the file.
+        frame: Index of the frame, from 0; None for an image of one frame, or for what all frames
+            have in common.
+
+    Raises:
+        ValueError: An element that every image has is missing or wrong.
+        FrameError: There is no such frame.
+    """
     from pydicom.uid import UID
 
     meta = dataset.file_meta
@@ -266,6 +370,9 @@ def _header(path: Path, dataset: Dataset) -> Header | None:
     missing = [keyword for keyword in _REQUIRED if keyword not in dataset]
     if missing:
         raise ValueError(f"no {missing[0]}")
+    frames = frame_count(dataset)
+    if frame is not None or frames == 1:
+        dataset = frame_elements(dataset, choose_frame(frames, frame))
     return Header(
         path=path,
         sop_class=str(sop_class),
@@ -292,6 +399,7 @@ def _header(path: Path, dataset: Dataset) -> Header | None:
         photometric=text(dataset, "PhotometricInterpretation"),
         lut_shape=lut_shape(dataset),
         frame_uid=text(dataset, "FrameOfReferenceUID"),
+        frames=frames,
     )
 
 
@@ -368,12 +476,13 @@ def _positive(dataset: Dataset, keyword: str) -> float | None:
 
 
 def _b_value(dataset: Dataset) -> float | None:
-    """Return the b-value: from the standard tag, Siemens' private tag, or the sequence name."""
+    """Return the b-value: from the standard tag, a private tag, or the sequence name."""
     candidates = [numbers(dataset.get("DiffusionBValue"))]
     creator = dataset.get(_SIEMENS_CREATOR)
     private = dataset.get(_SIEMENS_B_VALUE)
     if private is not None and (creator is None or "SIEMENS" in str(creator.value).upper()):
         candidates.append(numbers(private.value))
+    candidates += [_private_b_value(dataset, *place) for place in _PRIVATE_B_VALUES]
     match = _SEQUENCE_B_VALUE.search(text(dataset, "SequenceName"))
     if match:
         candidates.append((float(match[1]),))
@@ -381,6 +490,21 @@ def _b_value(dataset: Dataset) -> float | None:
         if len(candidate) == 1 and candidate[0] >= 0:
             return candidate[0]
     return None
+
+
+def _private_b_value(
+    dataset: Dataset, group: int, creator: str, number: int, binary: str | None
+) -> tuple[float, ...]:
+    try:
+        value = dataset.private_block(group, creator)[number].value
+    except KeyError:  # neither block nor element
+        return ()
+    if binary is not None:
+        if isinstance(value, bytes) and len(value) == struct.calcsize(binary):  # type unknown
+            value = struct.unpack(binary, value)
+        return numbers(value)
+    # GE: several values, of which the first is the b-value.
+    return tuple(number % _GE_MARK for number in numbers(value)[:1])
 
 
 def series_facts(headers: Iterable[Header]) -> list[SeriesFacts]:

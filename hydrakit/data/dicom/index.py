@@ -19,10 +19,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Literal
 
+from hydrakit.data.archives import unpack_hint
 from hydrakit.data.dicom.cache import CacheEntry, HeaderCache, from_json, to_json
 from hydrakit.data.dicom.decode import start_worker
-from hydrakit.data.dicom.header import Header, read_header
-from hydrakit.data.safe_paths import NO_FILE
+from hydrakit.data.dicom.header import BARE, Header, is_bare, read_header
+from hydrakit.data.safe_paths import NO_FILE, open_file
 from hydrakit.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ _log = logging.getLogger(__name__)
 _MIN_FILES = 1000  # with fewer files, no workers are started
 _BATCH = 100  # files per request to a worker
 _MAX_WORKERS = 16
+_FEW = 100  # files that are examined where none is an image
 _STORE_BATCH = 2000  # headers per write to the cache: an interruption loses at most these
 
 OnProgress = Callable[[int, int], None]
@@ -102,15 +104,16 @@ def index_headers(root: Path, *, files: Sequence[Path] | None = None) -> list[He
     """Return the headers of all DICOM images below a folder, sorted by path.
 
     Files that are not images are skipped: text and other files, DICOMDIR, segmentations (SEG),
-    reports (SR), contours (RTSTRUCT). Of several files with one SOPInstanceUID only the first
-    counts.
+    reports (SR), contours (RTSTRUCT). Images of several frames are left out, with a warning. Of
+    several files with one SOPInstanceUID only the first counts.
 
     Args:
         root: Folder of the images.
         files: Files below ``root``, as `walk` lists them; None to list them here.
 
     Raises:
-        DataError: ``root`` cannot be listed, or the header of an image is broken.
+        DataError: ``root`` cannot be listed, the header of an image is broken, or there are ZIP
+            archives, or files that should be DICOM, and no image.
     """
     paths = list(walk(root)) if files is None else files
     progress = _progress.get() or (lambda _, __: None)
@@ -138,11 +141,36 @@ def index_headers(root: Path, *, files: Sequence[Path] | None = None) -> list[He
         more = f" (and {len(broken) - 1} more such files)" if len(broken) > 1 else ""
         raise DataError(broken[0] + more)
     headers: dict[str, Header] = {}
+    several: list[Header] = []
     for entry in entries:
         header = indexed[entry.key]
-        if header is not None:
+        if header is not None and header.frames > 1:
+            several.append(header)
+        elif header is not None:
             headers.setdefault(header.sop_uid, header)
+    if several:
+        _warn_once(
+            f"{several[0].path}: has {several[0].frames} frames; of {len(entries)} files, "
+            f"{len(several)} with several frames are left out: convert each to files of one frame "
+            "(for example by emf2sf of dcm4che)"
+        )
+    if not headers and not several:
+        hint = unpack_hint(paths) or _bare_hint(paths)
+        if hint:
+            raise DataError(f"{root}: no DICOM image below it{hint}")
     return list(headers.values())
+
+
+def _bare_hint(paths: Sequence[Path]) -> str:
+    """Return that files look like DICOM, but begin wrongly, as an end of a message; or ""."""
+    for path in paths[:_FEW]:
+        try:
+            with open_file(path) as file:
+                if is_bare(file.read(132)):
+                    return f"; {path} {BARE}"
+        except OSError:  # reported where it is read
+            continue
+    return ""
 
 
 # Reading of headers, in this process or in worker processes

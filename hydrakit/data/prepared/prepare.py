@@ -229,7 +229,7 @@ class _Preparation:
         """Prepare every case.
 
         Raises:
-            DataError: As in `prepare`.
+            DataError: The dataset cannot be read, or has no usable case.
         """
         cases = self._cases(options)
         with closing(map_in_order(self._prepare, cases, threads=threads)) as outcomes:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from hydrakit.hooks import DatasetAdapter, FieldOfView, NoOptions, Sample, Unusable, hookimpl
+from hydrakit.hooks import (
+    DatasetAdapter,
+    FieldOfView,
+    NoOptions,
+    Sample,
+    Unusable,
+    hookimpl,
+)
+from hydrakit.sources import KaggleDataset
+
+_HANDLE = "navoneel/brain-mri-images-for-brain-tumor-detection"
 
 
 @hookimpl
@@ -20,13 +30,13 @@ def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
         version="2",
         layout="the folders yes/ and no/ with JPEG and PNG images, or one folder that holds both",
         how_to_get=(
-            "download the archive from "
-            "https://www.kaggle.com/datasets/navoneel/brain-mri-images-for-brain-tumor-detection "
-            "(a free account is needed) and unpack it."
+            "`hydrakit datasets get brain`, or download the archive from "
+            f"https://www.kaggle.com/datasets/{_HANDLE} (a free account is needed) and unpack it."
         ),
+        source=KaggleDataset(handle=_HANDLE, folders=("no", "yes"), size=8_672_762),
         citation=(
             "Chakrabarty N. Brain MRI Images for Brain Tumor Detection. Kaggle, 2019. "
-            "https://www.kaggle.com/datasets/navoneel/brain-mri-images-for-brain-tumor-detection"
+            f"https://www.kaggle.com/datasets/{_HANDLE}"
         ),
         licence="not stated by its author: for research, do not redistribute",
     )

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hydrakit.hooks import DatasetAdapter, FieldOfView, hookimpl
+from hydrakit.sources import ManualFile, PublicCollection
 
 if TYPE_CHECKING:
     from hydrakit.hooks import Sample, Unusable
+    from hydrakit.sources import IndexedSeries
 
 # A nodule is at most 30 mm wide by definition; 50 mm include a margin of 10 mm. The paper's authors
 # cropped 65 pixels, which at the usual spacing of 0.6 to 0.9 mm are 39 to 58 mm: that size depends
@@ -56,6 +58,14 @@ class LungOptions:
     )
 
 
+_PAGE = "https://doi.org/10.7937/K9/TCIA.2015.UZLSU3FL"
+
+
+def _needed(series: IndexedSeries, options: LungOptions) -> bool:
+    """Whether a series is one of the scans; the others are segmentations by third parties."""
+    return series.modality == "CT"
+
+
 def _read(root: Path, options: LungOptions) -> Iterator[Sample | Unusable]:
     from hydrakit_lungx.reading import read
 
@@ -74,9 +84,21 @@ def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
         version="4",
         layout="the calibration sheet, the test sheet (with truth, except for prediction), or both "
         "(.xlsx or .csv) anywhere below the folder, and the DICOM images in folders of any name",
-        how_to_get="The Cancer Imaging Archive, collection SPIE-AAPM Lung CT Challenge, "
-        "https://doi.org/10.7937/K9/TCIA.2015.UZLSU3FL: the DICOM images (about 12 GB) and the "
-        "nodule locations and diagnoses of the calibration set and the test set.",
+        how_to_get="`hydrakit datasets get lung` fetches the CT images (12.1 GB). The sheets with "
+        f"the nodules of the calibration set and of the test set: {_PAGE}.",
+        source=PublicCollection(id="spie_aapm_lung_ct_challenge", needed=_needed),
+        by_hand=(
+            ManualFile(
+                name="CalibrationSet_NoduleData.xlsx",
+                page=_PAGE,
+                also=("*calibration*.xlsx", "*calibration*.csv"),
+            ),
+            ManualFile(
+                name="TestSet_NoduleData_PublicRelease_wTruth.xlsx",
+                page=_PAGE,
+                also=("*testset*.xlsx", "*testset*.csv"),
+            ),
+        ),
         citation="Armato SG III, Hadjiiski L, Tourassi GD, Drukker K, Giger ML, Li F, Redmond G, "
         "Farahani K, Kirby JS, Clarke LP. SPIE-AAPM-NCI Lung Nodule Classification Challenge "
         "Dataset. The Cancer Imaging Archive, 2015. doi:10.7937/K9/TCIA.2015.UZLSU3FL",

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from hydrakit.data.archives import unpack_hint
 from hydrakit.data.safe_paths import quote
 from hydrakit.errors import DataError
-from hydrakit_lungx.tables import Row, is_table, read_tables
+from hydrakit.storage.tables import Table
+from hydrakit_lungx.tables import is_table, read_if
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +47,6 @@ _COLUMNS = {
 # Prefix of the scan names in each set, in upper or lower case.
 SETS = {"calibration": "CT-Training-", "test": "LUNGx-CT"}
 _SETS = {spelt.lower(): spelt for spelt in SETS.values()}
-_HEADER_WITHIN = 20  # rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,8 @@ def find_sheets(
         DataError: A requested set has no sheet, a sheet cannot be read, or two sheets of one set
             disagree on a label.
     """
-    tables = [path for path in files if is_table(path)]
+    listed = list(files)
+    tables = [path for path in listed if is_table(path)]
     requested = [name.strip() for name in names.split(",") if name.strip()]
     for name in requested:
         if all(path.name != name for path in tables):
@@ -129,7 +131,8 @@ def find_sheets(
     if not sheets:
         raise DataError(
             f"{root}: no LUNGx nodule sheet below it: put CalibrationSet_NoduleData.xlsx, "
-            "TestSet_NoduleData_PublicRelease_wTruth.xlsx, or their .csv exports there"
+            "TestSet_NoduleData_PublicRelease_wTruth.xlsx, or their .csv exports there "
+            f"(https://doi.org/10.7937/K9/TCIA.2015.UZLSU3FL){unpack_hint(listed)}"
         )
     by_kind = {each: [s for s in sheets if s.kind == each] for each in SETS.values()}
     if kind is not None and not by_kind[kind]:
@@ -198,28 +201,28 @@ def read_sheet(path: Path) -> Sheet | None:
     Raises:
         DataError: The file cannot be read, or a row is invalid.
     """
-    for table in read_tables(path):
-        for at, row in enumerate(table[:_HEADER_WITHIN]):
-            columns = _columns(row)
-            if "scan" in columns and "image" in columns:
-                if "position" not in columns and not {"x", "y"} <= columns.keys():
-                    raise DataError(
-                        f"{path}: no column for the position of a nodule in the header "
-                        f"{quote('; '.join(filter(None, row)))}: use the official sheet"
-                    )
-                return _sheet(path, columns, table, first=at + 1)
-    return None
+    table = read_if(path, lambda header: {"scan", "image"} <= _columns(header).keys())
+    if table is None:
+        return None
+    columns = _columns(table.header)
+    if "position" not in columns and not {"x", "y"} <= columns.keys():
+        raise DataError(
+            f"{path}: no column for the position of a nodule in the header "
+            f"{quote('; '.join(filter(None, table.header)))}: use the official sheet"
+        )
+    return _sheet(path, columns, table)
 
 
-def _columns(header: Row) -> dict[str, int]:
+def _columns(header: tuple[str, ...]) -> dict[str, int]:
     spelt = [re.sub(r"[^a-z]", "", cell.lower()).replace("centre", "center") for cell in header]
     return {_COLUMNS[name]: at for at, name in enumerate(spelt) if name in _COLUMNS}
 
 
-def _sheet(path: Path, columns: dict[str, int], table: list[Row], *, first: int) -> Sheet:
+def _sheet(path: Path, columns: dict[str, int], table: Table) -> Sheet:
     nodules: dict[str, Nodule] = {}
     doubtful: list[str] = []
-    for at, row in enumerate(table[first:], first + 1):
+    for place, texts in table.rows_as_they_are():
+        row = [cell.strip() for cell in texts]
         if _is_note([cell for cell in row if cell]):
             continue
         cells = {name: row[i] if i < len(row) else "" for name, i in columns.items()}
@@ -228,7 +231,7 @@ def _sheet(path: Path, columns: dict[str, int], table: list[Row], *, first: int)
             if nodule.key in nodules:
                 raise ValueError(f"nodule {nodule.key} is listed twice")
         except ValueError as error:
-            raise DataError(f"{path}, row {at}: {error}") from None
+            raise DataError(f"{path}, {place}: {error}") from None
         nodules[nodule.key] = nodule
         if re.fullmatch(r"[0-9]{1,3},[0-9]{1,2}", cells.get("position", "")):
             doubtful.append(cells["position"])

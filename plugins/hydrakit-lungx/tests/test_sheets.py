@@ -70,7 +70,8 @@ def test_a_number_that_may_have_lost_zeros_is_refused(tmp_path, cell, form):
         path = write_csv(tmp_path / "s.csv", *rows, delimiter=form[-1])
     with pytest.raises(DataError) as caught:
         read_sheet(path)
-    assert f"{path}, row 2: position is '{cell}': a spreadsheet may have made" in str(caught.value)
+    place = "sheet 'Sheet', row 2" if form == "xlsx" else "line 2"
+    assert f"{path}, {place}: position is '{cell}': a spreadsheet may have" in str(caught.value)
     assert "write them with a blank" in str(caught.value)
 
 
@@ -197,7 +198,7 @@ def test_wrong_rows_are_told_on_one_line(tmp_path, row, message):
     path = write_csv(tmp_path / "s.csv", TEST_HEADER, good, row)
     with pytest.raises(DataError) as caught:
         read(tmp_path)
-    assert f"{path}, row 3: " in str(caught.value)
+    assert f"{path}, line 3: " in str(caught.value)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 

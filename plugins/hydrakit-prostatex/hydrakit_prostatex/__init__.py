@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hydrakit.hooks import DatasetAdapter, FieldOfView, hookimpl
+from hydrakit.sources import ManualFile, PublicCollection
 
 if TYPE_CHECKING:
     from hydrakit.hooks import Sample, Unusable
+    from hydrakit.sources import IndexedSeries
 
 # Every list of one, two or three sequences, in the order of the channels.
 Sequences = Literal[
@@ -71,11 +73,31 @@ class ProstateOptions:
     )
 
 
-_HOW_TO_GET = (
-    "The Cancer Imaging Archive, collection PROSTATEx, "
-    "https://doi.org/10.7937/K9TCIA.2017.MURS5CL: the DICOM images, and the archive with the "
-    "lesion information of the training set"
-)
+_PAGE = "https://doi.org/10.7937/K9TCIA.2017.MURS5CL"
+
+
+def _needed(series: IndexedSeries, options: ProstateOptions) -> bool:
+    """Whether the rules of `hydrakit_prostatex.series` may choose a series.
+
+    They decide by ImageType and b-values, which the index lacks: every series that is named like
+    a diffusion image or an ADC map may be one.
+    """
+    name = series.description.upper()
+    if series.modality != "MR":
+        return False
+    if any(word in name for word in ("DIFF", "ADC", "BVAL")):
+        return True
+    return "t2" in options.sequences.split(",") and "T2" in name and "TRA" in name
+
+
+_SOURCE = PublicCollection(id="prostatex", needed=_needed)
+
+
+def _tables(prefix: str, archive: str) -> tuple[ManualFile, ...]:
+    return tuple(
+        ManualFile(name=f"{prefix}-{kind}-Train.csv", page=f"{_PAGE}, {archive}")
+        for kind in ("Findings", "Images")
+    )
 
 
 def _read(root: Path, options: ProstateOptions) -> Iterator[Sample | Unusable]:
@@ -105,7 +127,11 @@ def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
         version="4",
         layout="ProstateX-Findings-Train.csv and ProstateX-Images-Train.csv (of the test set: "
         "-Test.csv) anywhere below the folder, and the DICOM images in folders of any name",
-        how_to_get=f"{_HOW_TO_GET} (and of the test set, for `hydrakit predict`).",
+        how_to_get="`hydrakit datasets get prostatex` fetches the images that are needed (0.98 GB "
+        f"of 16.6). The tables are in the archive with the lesion information of the training set, "
+        f"{_PAGE} (and in that of the test set, for `hydrakit predict`).",
+        source=_SOURCE,
+        by_hand=_tables("ProstateX", "ProstateX-TrainingLesionInformationv2.zip"),
         citation="Litjens G, Debats O, Barentsz J, Karssemeijer N, Huisman H. SPIE-AAPM PROSTATEx "
         "Challenge Data. The Cancer Imaging Archive, 2017. doi:10.7937/K9TCIA.2017.MURS5CL",
         licence="CC BY 3.0",
@@ -122,8 +148,12 @@ def hydrakit_dataset_adapters() -> Iterator[DatasetAdapter]:
         layout="ProstateX-2-Findings-Train.csv (with the column ggg) and "
         "ProstateX-2-Images-Train.csv anywhere below the folder, and the DICOM images of "
         "PROSTATEx in folders of any name",
-        how_to_get=f"{_HOW_TO_GET} of PROSTATEx-2. With the tables beside those of PROSTATEx, "
-        "one folder serves both datasets: `--root prostatex2=FOLDER`.",
+        how_to_get="`hydrakit datasets get prostatex2` fetches the images that are needed (0.98 GB "
+        "of 16.6), the same as for prostatex. The tables are in the archive with the lesion "
+        f"information of the training set of PROSTATEx-2, {_PAGE}. With the tables beside those of "
+        "PROSTATEx, one folder serves both datasets: `--root prostatex2=FOLDER`.",
+        source=_SOURCE,
+        by_hand=_tables("ProstateX-2", "the lesion information of PROSTATEx-2"),
         citation="Litjens G, Debats O, Barentsz J, Karssemeijer N, Huisman H. SPIE-AAPM PROSTATEx "
         "Challenge Data. The Cancer Imaging Archive, 2017. doi:10.7937/K9TCIA.2017.MURS5CL",
         licence="CC BY 3.0",

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hydrakit.data.archives import unpack_hint
 from hydrakit.data.identity import normal_name
 from hydrakit.data.safe_paths import quote
 from hydrakit.errors import DataError
+from hydrakit.storage.files import read_whole, reason
+from hydrakit.storage.tables import read_table
 
+PAGE = "https://doi.org/10.7937/K9TCIA.2017.MURS5CL"  # of the collection
 Position = tuple[float, float, float]
 # All three identify a finding: fid repeats, at other positions, in three patients. Tables may write
 # one number in several ways, so they are joined by its value.
@@ -105,8 +108,8 @@ def read_findings(path: Path, tables: Tables) -> list[Finding]:
     findings: dict[FindingKey, Finding] = {}
     optional = ("zone",) if tables.has_labels else ("zone", tables.column)
     required = ("ProxID", "fid", "pos", *((tables.column,) if tables.has_labels else ()))
-    for line, row in _rows(path, required, optional):
-        where = f"{path}, line {line}"
+    for place, row in _rows(path, required, optional):
+        where = f"{path}, {place}"
         for name in ("ProxID", "fid"):
             if not (row[name].isprintable() and 0 < len(row[name]) <= 60):
                 raise DataError(f"{where}: {name} is {quote(row[name])}: must be a short name")
@@ -151,7 +154,7 @@ def read_listed_series(path: Path) -> dict[FindingKey, list[ListedSeries]]:
     """
     listed: dict[FindingKey, list[ListedSeries]] = {}
     columns = ("ProxID", "fid", "pos", "ijk", "DCMSerDescr", "DCMSerNum")
-    for line, row in _rows(path, columns, ("Dim",)):
+    for place, row in _rows(path, columns, ("Dim",)):
         position = _position(row["pos"])
         try:
             i, j, k = (int(part) for part in row["ijk"].split())
@@ -159,13 +162,11 @@ def read_listed_series(path: Path) -> dict[FindingKey, list[ListedSeries]]:
             series = ListedSeries(number, row["DCMSerDescr"], (i, j, k), slices)
         except ValueError:
             raise DataError(
-                f"{path}, line {line}: ijk is {quote(row['ijk'])} and DCMSerNum "
+                f"{path}, {place}: ijk is {quote(row['ijk'])} and DCMSerNum "
                 f"{quote(row['DCMSerNum'])}: must be three whole numbers 'i j k' and one"
             ) from None
         if position is None:
-            raise DataError(
-                f"{path}, line {line}: pos is {quote(row['pos'])}: must be three numbers"
-            )
+            raise DataError(f"{path}, {place}: pos is {quote(row['pos'])}: must be three numbers")
         listed.setdefault(_key(row["ProxID"], row["fid"], position), []).append(series)
     return listed
 
@@ -177,20 +178,21 @@ def _slices(dimensions: str) -> int | None:
 
 
 def _rows(
-    path: Path, columns: Iterable[str], optional: Iterable[str] = ()
-) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield line number and columns of each row, without surrounding blanks."""
+    path: Path, columns: Sequence[str], optional: Sequence[str] = ()
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield place and columns of each row, without surrounding blanks."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file)
-            for column in columns:
-                if column not in (table.fieldnames or ()):
-                    raise DataError(f"{path}: no column {column!r}: use the official {path.name}")
-            present = (*columns, *(name for name in optional if name in (table.fieldnames or ())))
-            for row in table:
-                yield table.line_num, {name: (row[name] or "").strip() for name in present}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as a table: {error}") from None
+        content = read_whole(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as a table: {reason(error)}") from None
+    table = read_table(path, content, lambda header: set(columns) <= set(header))
+    for column in columns:
+        if column not in table.header:
+            raise DataError(f"{path}: no column {column!r}: use the official {path.name}")
+    present = (*columns, *(name for name in optional if name in table.header))
+    at = {name: table.header.index(name) for name in present}
+    for place, cells in table.rows():
+        yield place, {name: cells[index].strip() for name, index in at.items()}
 
 
 def find_table(files: Iterable[Path], name: str, root: Path) -> Path:
@@ -199,11 +201,12 @@ def find_table(files: Iterable[Path], name: str, root: Path) -> Path:
     Raises:
         DataError: There is no such table, or there are several that differ.
     """
-    tables = [path for path in files if path.name.casefold() == name.casefold()]
+    listed = list(files)
+    tables = [path for path in listed if path.name.casefold() == name.casefold()]
     if not tables:
         raise DataError(
-            f"{root}: no {name} below it: put the two tables of the lesion information there "
-            "(unpacked)"
+            f"{root}: no {name} below it: put the two tables of the lesion information there, "
+            f"unpacked ({PAGE}){unpack_hint(listed)}"
         )
     try:
         differs = next((p for p in tables[1:] if p.read_bytes() != tables[0].read_bytes()), None)

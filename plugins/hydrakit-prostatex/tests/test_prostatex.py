@@ -289,7 +289,7 @@ def test_a_finding_listed_twice_and_a_table_that_is_no_text(tmp_path):
     with pytest.raises(DataError, match=r"line 3: .* listed twice"):
         read(tmp_path)
     (tmp_path / FINDINGS).write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="cannot be read as a table"):
+    with pytest.raises(DataError, match="UTF-16-LE text and is damaged"):
         read(tmp_path)
 
 
