@@ -268,7 +268,7 @@ def test_rows_and_columns_that_occur_twice_are_not_used_silently(
     notes = " ".join(compare_files([reader, twice]).notes)
     assert "1 findings have several rows, first 'f0'" in notes
     keyed = write(tmp_path / "keyed.csv", text.replace("finding", "key") + "f0,0.4")
-    refused(lambda: compare_files([reader, keyed]), "row 12: the key 'f0' is also that of row 2")
+    refused(lambda: compare_files([reader, keyed]), "line 12: the key 'f0' is also that of line 2")
     columns = write(tmp_path / "columns.csv", "finding,score,score", "f0,0.1,0.2")
     refused(lambda: compare_files([reader, columns]), "two of its columns are named 'score'")
 

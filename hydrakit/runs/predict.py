@@ -596,11 +596,12 @@ def read_labels(path: Path, model: Model) -> dict[str, Label]:
         table = read_table(path, read_whole(path), lambda header: columns <= set(header))
         if not columns <= set(table.header):
             raise ValueError("it has no columns key and label")
+    table.refuse_doubled()
     key_at, label_at = (table.header.index(column) for column in ("key", "label"))
     with_point = table.with_points("label") if model.task == "regression" else str
     labels: dict[str, Label] = {}
     for place, cells in table.rows():
-        key, text = original_cell(cells[key_at]), original_cell(cells[label_at]).strip()
+        key, text = (original_cell(cells[at]).strip() for at in (key_at, label_at))
         try:
             label = label_of(declaration, with_point(text))
         except ValueError:

@@ -188,6 +188,7 @@ def _read(path: Path, split: str) -> _Scores:
     with readable(path, REMEDY, error=DataError):
         content = read_whole(path)
     table = read_table(path, content, lambda header: bool(_MATCHED & set(header)))
+    table.refuse_doubled()
     columns = table.header
     if not _MATCHED & set(columns):
         raise DataError(
