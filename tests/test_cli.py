@@ -72,6 +72,7 @@ def test_the_commands_are_these() -> None:
         "compare",
         "datasets",
         "datasets check",
+        "datasets get",
         "datasets info",
         "datasets list",
         "datasets new",

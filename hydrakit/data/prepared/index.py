@@ -100,7 +100,7 @@ class Index(Frozen):
         remarks: Remarks of the adapter.
     """
 
-    format: Literal[6] = 6
+    format: Literal[5] = 5
     dataset: str
     content: str
     channels: int

@@ -62,7 +62,7 @@ from hydrakit.storage.lock import FILES, cache_lock
 from hydrakit.storage.paths import cache_folder, using_cache
 
 FORMAT = 5
-INDEX_FORMAT = 7  # increase when the same rows give another index: no image is read again
+INDEX_FORMAT = 8  # increase when the same rows give another index: no image is read again
 MAX_THREADS = 16
 IN_FLIGHT = 4  # images per thread in progress, so that the threads do not wait for writing
 MAX_NAMES = 3
