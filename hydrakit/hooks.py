@@ -153,7 +153,7 @@ class Sample:
             predicted.
         patient: Pseudonym of the patient. All samples of a patient are in the same split and are
             z-scored together. If the dataset does not name the patient, give the key, which
-            hydrakit does not take for a name.
+            hydrakit does not take for a name (unless ``named``).
         key: Unique name of the sample in its dataset, the same every time the dataset is read.
         group: Name shared by samples that must be in the same split, such as all images of one
             exam or copies of one image; needed only if they belong to several patients.
@@ -178,6 +178,7 @@ class Sample:
         source: Files that determine the pixels. The image is prepared again only if one of them,
             ``centre``, ``spacing`` or ``extent`` changes. Without a source it is prepared again
             every time.
+        named: Whether ``patient`` is a patient's name although it equals the key.
     """
 
     image: NDArray[np.float32] | Callable[[], NDArray[np.float32]]
@@ -193,6 +194,7 @@ class Sample:
     subgroups: Mapping[str, str] = field(default_factory=dict)
     source: tuple[Path, ...] = ()
     extent: tuple[float, float] | None = None
+    named: bool = False
 
     def __post_init__(self) -> None:
         """Check the types of the attributes.
@@ -214,6 +216,7 @@ class Sample:
                 "spacing": (_is_optional_pair, "a pair of numbers or None"),
                 "extent": (_is_optional_pair, "a pair of numbers or None"),
                 "source": (_is_paths, "a tuple of pathlib.Path"),
+                "named": (lambda value: isinstance(value, bool), "True or False"),
             },
         )
 

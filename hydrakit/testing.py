@@ -122,6 +122,7 @@ class _Fingerprint:
     source: tuple[Path, ...]
     shape: tuple[int, ...]
     pixels: str
+    named: bool
 
 
 def _without_pixels(case: LoadedSample | Unusable) -> _Fingerprint | Unusable:

@@ -50,6 +50,7 @@ HYDRA = ["run", "--strategy", "hydra", "--device", "cpu", "--datasets"]
         (["run", "--resume", "nowhere"], ["nowhere", "not the folder of a run", "hydrakit run"]),
         (["evaluate", "nowhere"], ["nowhere", "not the folder of a run"]),
         (["weights", "inspect", "no.safetensors"], ["no.safetensors", "no such file"]),
+        (["weights", "inspect", "."], ["is a folder"]),
         (["run", "--plan", "no.json"], ["no.json"]),
     ],
 )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner
-from helpers import BODY, Runner, StopError, plan_of, plugins, refused, round_of, tree
+from helpers import BODY, Runner, StopError, adapter, plan_of, plugins, refused, round_of, tree
 
 from hydrakit import weights
 from hydrakit.cli import main
@@ -21,9 +23,9 @@ from hydrakit.rounds import Round
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.model import find_model, load_model
 from hydrakit.runs.rundir import RunDir
-from hydrakit.runs.start import make_plan_from
+from hydrakit.runs.start import make_plan_from, networks_of, refuse_seen_images
 from hydrakit.weights.description import read_model_description
-from hydrakit.weights.format import read_body, read_head
+from hydrakit.weights.format import TrainingCases, read_body, read_head
 
 SETTINGS: dict[str, Any] = {
     "profile": "recommended-0.1",
@@ -51,7 +53,7 @@ def from_run(run: RunDir, *datasets: str, strategy: str = "hydra", **values: Any
     return make_plan_from(run.path, strategy, datasets, plugins=plugins(), **given)
 
 
-def added(model: Path, dataset: str, places: Runner, name: str, **more: Any) -> Any:
+def added(model: str | Path, dataset: str, places: Runner, name: str, **more: Any) -> Any:
     given: dict[str, Any] = {
         "run_out": places.folder / name,
         "settings": PlanSettings.model_validate(SETTINGS),
@@ -137,6 +139,44 @@ def test_test_images_that_trained_the_given_weights_are_refused(
     refused(lambda: places(mixed, "mixed"), "heads/alpha", "test images of 'alpha'")
 
 
+def test_weights_of_the_same_cohort_are_named() -> None:
+    trained = TrainingCases.of(["ab" * 32], {"gamma": "Ward 7", "beta": "Ward 7", "delta": "X"})
+    start = SimpleNamespace(match=None, cases=trained, trained_on=("gamma",), seed=0)
+    start.match = SimpleNamespace(file="body.safetensors")
+    case = SimpleNamespace(key="c0", content="cd" * 32)
+    prepared = SimpleNamespace(index=SimpleNamespace(cases=[case]))
+
+    def notes(cohort: str | None) -> list[str]:
+        return refuse_seen_images(
+            *(start, {}, prepared, {"c0": "test"}),  # type: ignore[arg-type]
+            adapter=replace(adapter("alpha"), cohort=cohort),
+            seed=0,
+            together=["alpha", "beta"],
+        )
+
+    (note,) = notes("Ward 7")
+    assert "trained on 'gamma', of the same cohort 'Ward 7' as 'alpha'" in note
+    assert notes("Y") == notes(None) == []
+
+
+def test_a_stopped_command_adds_the_head_to_the_other_networks(
+    begun: RunDir, places: Runner
+) -> None:
+    model = places.folder / "stopped"
+    for number, network in enumerate((begun, *begun.members(begun.plan())), start=1):
+        home = model if number == 1 else model / "members" / str(number)
+        (home / "heads").mkdir(parents=True)
+        shutil.copy(network.body_path, home / "body.safetensors")
+        shutil.copy(network.head_path("alpha"), home / "heads/alpha.safetensors")
+    added(model, "gamma", places, "stopped-run")
+    whole = tree(model)
+    (model / "heads/gamma.safetensors").unlink()  # a member has it already
+    added(model, "gamma", places, "stopped-run")
+    assert tree(model) == whole
+    shutil.copy(model / "heads/gamma.safetensors", model / "heads/copy.safetensors")
+    refused(lambda: networks_of(model), "is for the same dataset as", "keep one")
+
+
 def test_a_head_is_added_to_a_copy_of_a_run(begun: RunDir, places: Runner) -> None:
     before, out = tree(begun.path), places.folder / "model"
     refused(lambda: added(begun.path, "gamma", places, "add"), str(begun.path), "`--out`")
@@ -167,13 +207,15 @@ def test_a_head_is_added_to_a_copy_of_a_run(begun: RunDir, places: Runner) -> No
     assert result.run.report_path.is_file()
 
 
-def test_a_head_is_added_to_a_model_itself(begun: RunDir, places: Runner) -> None:
+def test_a_head_is_added_to_a_model_itself(
+    begun: RunDir, places: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = places(plan_of(round_of("beta"), round_of("alpha")), "single")
     model = places.folder / "swapped"
     weights.swap(*run.weights(run.plan(), "alpha"), model, plugins=plugins())
     before = tree(model)
     command = ["heads", "add", str(model), "--dataset", "gamma", "--split", "gamma=6-2-2"]
-    result = added(model, "gamma", places, "into")
+    result = added(str(model), "gamma", places, "into")
     assert result.model == model
     after = tree(model)
     assert {path: after[path] for path in before} == before
@@ -184,6 +226,11 @@ def test_a_head_is_added_to_a_model_itself(begun: RunDir, places: Runner) -> Non
     outcome = CliRunner().invoke(main, command)
     assert outcome.exit_code == 1
     assert "has a head for 'gamma' already" in outcome.stderr
+    (model / "README.md").write_text("the model card of `export --to hub`")
+    monkeypatch.setattr("hydrakit.maintenance.add_head.add_head", lambda *_, **__: result)
+    outcome = CliRunner().invoke(main, command)
+    assert outcome.exit_code == 0, outcome.output
+    assert f"write the folder anew with `hydrakit export {model} --to hub" in outcome.stderr
 
 
 def test_a_body_with_statistics_of_each_dataset_takes_no_further_head(places: Runner) -> None:

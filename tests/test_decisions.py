@@ -202,6 +202,25 @@ def test_no_threshold_reaches_a_specificity_if_negatives_have_a_probability_of_o
         threshold_for(held_out([1.0] * 20, [0] * 10 + [1] * 10), None, "specificity", 0.5)
 
 
+def test_a_threshold_holds_for_a_network_that_is_too_sure():
+    """Probabilities next to 1 are rounded in the head's file, and decide as in the network."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 300)
+    logits = (2 * labels - 1) * 28 + rng.normal(0, 30, 300)
+    probabilities = softmax(np.column_stack([0 * logits, logits]), axis=1)
+    decision = fit_decision(probabilities, labels, networks=1, source="validation")
+    fitted = decision.calibration
+    assert fitted is not None
+    exact = expit(fitted.slope * logits + fitted.intercept)
+    np.testing.assert_allclose(calibrated(probabilities, fitted)[:, 1], exact, atol=1e-12)
+    assert decision.held_out is not None
+    for aim, wished in (("sensitivity", 0.5), ("specificity", 0.95)):
+        threshold = threshold_for(decision.held_out, fitted, aim, wished)
+        chosen = exact >= threshold.value
+        assert chosen[labels == 1].mean() == threshold.sensitivity > 0
+        assert (~chosen)[labels == 0].mean() == threshold.specificity
+
+
 def test_too_few_findings_leave_the_probabilities_as_they_are_and_say_so():
     probabilities = two([0.9, 0.8, 0.7, 0.6, *[0.3] * 30])
     labels = np.array([1] * 4 + [0] * 30)
@@ -213,6 +232,7 @@ def test_too_few_findings_leave_the_probabilities_as_they_are_and_say_so():
     assert "of the mean of 3 networks as they are; the most probable class" in words
     assert "at least 5 out-of-fold findings outside the most frequent class are needed" in words
     assert "needs at least 9 positive held-out findings" in words
+    assert "chosen on" not in words
     assert calibrated(probabilities, decision.calibration) is probabilities
     assert decide(probabilities, decision.threshold).tolist() == labels.tolist()
 
@@ -274,6 +294,12 @@ def test_prediction_sets_by_hand():
 def test_a_coverage_that_the_findings_cannot_give_is_refused(decision, coverage, message):
     with pytest.raises(DataError, match=message):
         prediction_sets(two([0.5]), decision, coverage)
+
+
+def test_a_class_with_too_few_findings_is_named():
+    decision = Decision(source="validation", held_out=held_out([0.5] * 27, [1] * 8 + [0] * 19))
+    with pytest.raises(DataError, match="and class 'tumour' has 8"):
+        prediction_sets(two([0.5]), decision, 0.9, ["healthy", "tumour"])
 
 
 @pytest.mark.parametrize("positives", [10, 33])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -351,3 +352,9 @@ def test_numbers_are_averaged_too() -> None:
     found = tasks.predictions(mean.outputs, task="regression", scale=(10.0, 2.0))
     np.testing.assert_allclose(found, [[12.0], [12.0]])
     assert mean_prediction(parts[:1]).outputs is parts[0].outputs
+    # Networks of different training splits standardise differently.
+    other = replace(parts[1], scale=(20.0, 1.0))
+    found = tasks.predictions(
+        mean_prediction([parts[0], other]).outputs, task="regression", scale=(10.0, 2.0)
+    )
+    np.testing.assert_allclose(found, [[(11 + 21.5) / 2], [(8 + 23) / 2]])

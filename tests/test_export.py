@@ -175,7 +175,7 @@ def test_views_that_need_more_than_the_patch_are_left_out(tmp_path: Path) -> Non
     trained = loaded(folder)
     assert left_out_views(trained) == 2
     assert with_mirrored_views(trained).head.views == AveragedViews(count=4, table=MIRRORS)
-    done = export_model(folder, "torchscript", tmp_path / "out", plugins=plugins())
+    done = export_model(str(folder), "torchscript", str(tmp_path / "out"), plugins=plugins())
     (note,) = done.notes
     assert "2 turned, moved or scaled views" in note
     about = described(tmp_path / "out" / "alpha.pt")

@@ -26,19 +26,23 @@ from hydrakit.compare.finish import final_plan, find_cells, finish
 from hydrakit.data.quality.leakage import assign_splits
 from hydrakit.errors import PlanError
 from hydrakit.maintenance.clean import clean
+from hydrakit.maintenance.models import list_models
 from hydrakit.maintenance.status import RunStatus, status
 from hydrakit.maintenance.verify import verify
 from hydrakit.plan import Plan, Split, load_plan
 from hydrakit.plan.results import FINAL_FORMAT
 from hydrakit.plugins import load_plugins
+from hydrakit.plugins.registry import Plugins
 from hydrakit.report import write_report
 from hydrakit.runs.callbacks import RunCallback
-from hydrakit.runs.evaluate import evaluate_run
+from hydrakit.runs.context import RunContext
+from hydrakit.runs.evaluate import evaluate_files, evaluate_run
 from hydrakit.runs.model import Floats, Model, load_model
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.comparison import Comparison
 from hydrakit.stats.tasks import predictions
 from hydrakit.weights.description import read_model_description
+from hydrakit.weights.folders import networks_in
 from hydrakit.weights.format import read_head
 
 SETTINGS = {
@@ -91,7 +95,7 @@ def copied(compared: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def ensemble(compared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("ensemble") / "model"
-    finish(compared, "transfer", out=out)
+    finish(str(compared), "transfer", out=str(out))
     return out
 
 
@@ -185,6 +189,34 @@ def test_a_finding_of_several_repeats_counts_once(tmp_path: Path) -> None:
     assert labels.sum() == sum(positive.values())
     finish(tmp_path / "out", "intensity", out=tmp_path / "model")
     assert len(load_model(tmp_path / "model").networks) == 4
+
+
+def test_no_case_is_a_test_case_of_all_its_networks(ensemble: Path) -> None:
+    (first, *others) = networks_in(ensemble, "alpha")
+    body, head = first
+    for split in ("test", "val"):
+        refused(
+            lambda split=split: evaluate_files(
+                body, head, split=split, others=others, device="cpu"
+            ),
+            "trained with different splits",
+            "--split all",
+        )
+    result = evaluate_files(body, head, split="all", others=others, device="cpu")
+    count = result.result.images
+    assert any(f"training used {count} of these {count} cases" in note for note in result.notes)
+
+
+def test_data_that_lacks_a_dataset_of_the_comparison_is_refused(
+    compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RunContext, "plugins", lambda _: Plugins.of())
+    refused(
+        lambda: finish(compared, "transfer", out=tmp_path / "m", how="retrain", data=tmp_path),
+        f"{tmp_path / 'beta'}: does not declare the dataset 'beta', which the comparison had in",
+        "--root beta=PATH",
+    )
+    assert not (tmp_path / "m").exists()
 
 
 def test_cells_that_are_not_finished_are_named(copied: Path, tmp_path: Path) -> None:
@@ -298,6 +330,14 @@ def test_a_retrained_model_has_no_test(compared: Path, retrained: Path) -> None:
     assert str(figure) in text
     assert figure.reason in text
     assert len(load_model(retrained).networks) == 2
+
+
+def test_a_retrained_model_is_listed_with_the_figure_of_the_comparison(retrained: Path) -> None:
+    (model,) = list_models(retrained).models
+    figures = {head.dataset: head.expected for head in model.networks[0].heads}
+    description = read_model_description(retrained)
+    assert description is not None
+    assert figures["alpha"] == description.expected["alpha"]
 
 
 def test_commands_for_runs_take_a_retrained_model(retrained: Path, tmp_path: Path) -> None:
@@ -445,6 +485,10 @@ def test_the_command(compared: Path, retrained: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "4 networks" in done.output
     assert "expected: alpha: AUC" in done.output
+    assert f"hydrakit predict {tmp_path / 'ensemble'} IMAGES" in done.output
+    folder = ["weights", "inspect", str(tmp_path / "ensemble")]
+    refusal = CliRunner().invoke(main, folder).stderr
+    assert "give one of its files (body.safetensors, heads/alpha.safetensors" in refusal
     wrong = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "m"), "--device", "cpu"])
     assert wrong.exit_code == 2
     assert "--device is for `--how retrain`" in wrong.output

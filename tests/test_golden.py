@@ -14,6 +14,7 @@ from helpers import plugins, refused, run_plan, tree
 
 from hydrakit import weights
 from hydrakit.compare.design import CompareDir
+from hydrakit.engine import run
 from hydrakit.maintenance.clean import clean
 from hydrakit.maintenance.status import RunStatus, status
 from hydrakit.maintenance.verify import verify
@@ -26,6 +27,7 @@ from hydrakit.runs.evaluate import evaluate_files, evaluate_run
 from hydrakit.runs.model import load_model
 from hydrakit.runs.predict import cases_of_dataset, predict_to_csv
 from hydrakit.runs.rundir import CHECKPOINT, RunDir
+from hydrakit.runs.start import make_plan_from
 from hydrakit.storage.digests import read_digests
 from hydrakit.storage.files import read_rows
 from hydrakit.training.checkpoint import read_facts
@@ -207,3 +209,15 @@ def test_a_comparison_of_a_later_version_is_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_text('{"format": 7, "hydrakit": "3.1.0"}')
         words = [w if name == "files.json" else w.replace("format 1", "format 3") for w in WORDS]
         refused(read, str(tmp_path / name), *words)
+
+
+def test_weights_of_another_split_are_refused_although_they_name_no_images(
+    tmp_path: Path,
+) -> None:
+    model = GOLDEN / "0.1" / "finished"
+    context = RunContext(data=GOLDEN / "0.1" / "data", cache=tmp_path / "cache", device="cpu")
+    plan = make_plan_from(model, "hydra", ["alpha"], plugins=plugins(), seed=5)
+    words = "trained on 'alpha' with another split", "--split-seed 0"
+    refused(lambda: run(plan, context, out=tmp_path / "run", plugins=plugins()), *words)
+    head_only = plan.model_copy(update={"body_weights": None})
+    refused(lambda: run(head_only, context, out=tmp_path / "run", plugins=plugins()), *words)

@@ -19,11 +19,12 @@ from PIL import Image
 
 from hydrakit.cli import main
 from hydrakit.compare.design import make_design
+from hydrakit.data.declared.adapter import load_declared
 from hydrakit.data.identity import is_identified, names_nobody, normal_name, patient_of
 from hydrakit.data.prepared.index import PreparedCase
 from hydrakit.data.prepared.prepare import prepare
 from hydrakit.data.quality.check import summarise
-from hydrakit.data.quality.leakage import check_leakage
+from hydrakit.data.quality.leakage import check_leakage, unit_names
 from hydrakit.errors import DataError
 from hydrakit.hooks import Sample
 from hydrakit.plan import load_plan
@@ -85,6 +86,9 @@ def test_a_key_in_place_of_a_patient_is_no_name() -> None:
     assert patient_of(one) != patient_of(other)
     assert is_identified(case("no/1.png", "1"))
     assert not is_identified(case("no/1.png", "unknown"))
+    named = case("P01", "P01", named=True)
+    assert is_identified(named)
+    assert patient_of(named) == patient_of(case("P1 b", "p1"))
 
 
 # --- within a dataset
@@ -124,6 +128,35 @@ def test_spellings_of_a_patient_are_one_patient_everywhere(tmp_path: Path) -> No
         "15 patients are written in several ways (",
     )
     assert "k0 and k1" in warning.text
+
+
+def test_a_declared_patient_of_the_name_of_its_case_has_a_name(tmp_path: Path) -> None:
+    rows = ["path,label,key,patient", "0.png,a,P1,P1", "1.png,a,P1 b,p01", "2.png,b,P2,P2"]
+    for number in range(3):
+        Image.fromarray(picture(number, height=24, width=24)).save(tmp_path / f"{number}.png")
+    (tmp_path / "cases.csv").write_text("\n".join(rows))
+    (tmp_path / "dataset.toml").write_text(
+        'classes = ["a", "b"]\nfield_of_view = { share = 1.0 }\ncases = "cases.csv"\n'
+    )
+    adapter = load_declared(tmp_path)
+    index = prepare(adapter, tmp_path, options={}, patch=16, cache=tmp_path / "cache").index
+    assert len(set(unit_names(["x"] * 3, index.cases, {"x": adapter}, []))) == 2
+    assert index.patients["P1"] == index.patients["p01"] != index.patients["P2"]
+
+
+def test_only_a_name_that_is_also_that_of_others_changes_the_content(tmp_path: Path) -> None:
+    def content(*patients: str, named: bool) -> str:
+        samples = [sample(n, each, key=f"P{n}", named=named) for n, each in enumerate(patients)]
+        adapter = replace(
+            helpers.adapter("alpha"), read=lambda _, __: iter(samples), version=repr(samples)
+        )
+        folder = tmp_path / f"{patients} {named}"
+        folder.mkdir()
+        return prepare(adapter, folder, options={}, patch=16, cache=folder).index.content
+
+    alone, spelled = ("P0", "P1", "P7", "p07"), ("P0", "P1", "p0", "p7")
+    assert content(*alone, named=True) == content(*alone, named=False)
+    assert content(*spelled, named=True) != content(*spelled, named=False)
 
 
 def test_exact_names_are_compared_exactly(tmp_path: Path) -> None:

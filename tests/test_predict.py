@@ -29,12 +29,14 @@ from sklearn.metrics import roc_auc_score
 import hydrakit
 from hydrakit import weights
 from hydrakit.cli import main
-from hydrakit.errors import DataError
-from hydrakit.hooks import FieldOfView, NoOptions, Sample, Window
+from hydrakit.data.quality.foreign import foreign_values
+from hydrakit.errors import DataError, HydrakitError
+from hydrakit.hooks import DatasetAdapter, FieldOfView, NoOptions, Sample, Window
+from hydrakit.plan.grey import GreyValues
 from hydrakit.report.saliency import SaliencyPictures
 from hydrakit.rounds import Transforms
 from hydrakit.runs.context import RunContext
-from hydrakit.runs.evaluate import evaluate_run
+from hydrakit.runs.evaluate import evaluate_files, evaluate_run
 from hydrakit.runs.model import Model, load_model
 from hydrakit.runs.predict import (
     cases_in_files,
@@ -47,6 +49,7 @@ from hydrakit.runs.predicted import Rule
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.decisions import calibrated, fit_decision, prediction_sets
 from hydrakit.storage.files import read_rows
+from hydrakit.storage.lock import locked
 from hydrakit.weights.files import set_decision
 
 
@@ -207,7 +210,7 @@ def test_a_folder_a_table_files_and_arrays_give_the_same(
 ) -> None:
     printed = command(hydra_run.path, images, "--out", "folder.csv")
     assert "8 cases, 2 of them without a prediction" in printed.stdout
-    assert "1: the image has no contrast" in printed.stdout
+    assert "1 case: the image has no contrast" in printed.stdout
     notes = [line for line in printed.stderr.splitlines() if line.startswith("Note: ")]
     assert len(notes) == 2  # on the text file, and on patients
     assert "notes.txt" not in printed.stderr  # names may identify someone
@@ -232,7 +235,7 @@ def test_a_folder_a_table_files_and_arrays_give_the_same(
     )
     assert [row["patient"] for row in table] == [f"p{number}" for number in range(6)]
     assert [row["patient"] for row in matched] == [str(number) for number in range(6)]
-    model = hydrakit.load_model(hydra_run.path)
+    model = hydrakit.load_model(str(hydra_run.path))
     records = model.predict([files[0], slices[1], *(np.load(file) for file in files[2:])])
     for number, record in enumerate(records):
         expected = rows[f"deep/{number}.npy"]
@@ -256,7 +259,9 @@ def test_seen_in_training_is_what_the_splits_say(
         assert row["seen_in_training"] == ("no" if splits[row["key"]] == "test" else "yes")
 
 
-def test_labels_give_the_figures_of_evaluate(hydra_run: RunDir, standin: Path) -> None:
+def test_labels_give_the_figures_of_evaluate(
+    hydra_run: RunDir, standin: Path, tmp_path: Path
+) -> None:
     result = CliRunner().invoke(main, ["evaluate", str(hydra_run.path), "--split", "all", "--json"])
     expected = json.loads(result.stdout)
     printed = command(hydra_run.path, "alpha", "--labels", "own", "--uncalibrated", "--json")
@@ -270,6 +275,8 @@ def test_labels_give_the_figures_of_evaluate(hydra_run: RunDir, standin: Path) -
     ]
     assert summary["figures"]["images"] == expected["images"] == summary["cases"]
     assert any("training used" in note for note in summary["notes"])
+    given = hydra_run.path, "alpha", "--labels", "own", "--out", tmp_path / "second.csv"
+    assert command(*given).stdout.count("training used") == 1
     events = [event for event in hydra_run.events() if event.event == "evaluated"]
     assert events[-1].dataset == "alpha"
     labels = [
@@ -375,6 +382,125 @@ def test_a_stopped_command_goes_on_and_gives_the_same_file(
     refused(lambda: predict_to_csv(model, source, out), "out.csv: exists already")
 
 
+def test_other_images_of_the_same_names_do_not_continue_a_stopped_command(
+    hydra_run: RunDir, images: Path, tmp_path: Path
+) -> None:
+    model, out = load_model(hydra_run.path, plugins=plugins()), tmp_path / "out.csv"
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def begin(folder: Path, **more: Any) -> None:
+        predict_to_csv(model, cases_in_files(model, [folder]), out, **more)
+
+    with pytest.raises(KeyboardInterrupt):
+        begin(images, on_case=stop)
+    other = shutil.copytree(images, tmp_path / "other")
+    refused(lambda: begin(other), "out.csv.part", "of another model or input")
+    refused(lambda: begin(images, explain=lambda *_: None), "of other options")
+    image = next(images.glob("deep/*.npy"))
+    np.save(image, np.load(image) + 1)
+    refused(lambda: begin(images), "of another model or input")
+
+
+def test_a_second_command_leaves_the_work_of_the_first(
+    hydra_run: RunDir, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, out = load_model(hydra_run.path, plugins=plugins()), tmp_path / "out.csv"
+    source = cases_in_files(model, [images])
+    part = tmp_path / "out.csv.part"
+    monkeypatch.setattr("hydrakit.storage.lock.PATIENCE", 0)
+    part.mkdir()
+    with locked(part):
+        refused(lambda: predict_to_csv(model, source, out), "another process is running here")
+        assert part.is_dir()
+    assert predict_to_csv(model, source, out).cases == 8
+
+
+def test_a_patients_name_may_be_the_number_of_an_image(kinds: Any) -> None:
+    run, _, known = kinds("patient")
+    model = load_model(run.path, plugins=known)
+    given = list(np.random.default_rng(0).normal(20, 5, size=(3, 30, 26)).astype(np.float32))
+    named, numbered = (model.predict(given, patient=[name] * 3) for name in ("P", "1"))
+    assert [each.probabilities for each in named] == [each.probabilities for each in numbered]
+    refused(lambda: model.predict("image.png"), "a list of images is expected")
+
+
+def test_a_folder_of_programs_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "alpha.onnx").touch()
+    refused(lambda: load_model(tmp_path), "are for other programs", "`hydrakit export`")
+
+
+def test_grey_values_in_another_unit_are_said_to_be(
+    kinds: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, data, known = kinds("dataset")
+    model = load_model(run.path, plugins=known)
+    given = [np.random.default_rng(0).normal(20, 5, size=(30, 26)).astype(np.float32)]
+    caplog.clear()
+    model.predict(given)
+    assert caplog.messages == []
+    model.predict([given[0] / 255])
+    assert "and those of training were" in caplog.text
+    wide = 10 * given[0]
+    np.save(tmp_path / "wide.npy", wide)
+    source = cases_in_files(model, [tmp_path / "wide.npy"])
+    summary = predict_to_csv(model, source, tmp_path / "out.csv")
+    assert len([note for note in summary.notes if "in another unit" in note]) == 1
+
+    own = known.get(DatasetAdapter, "alpha")
+
+    def read(root: Path, options: Any) -> Iterator[Any]:
+        for case in own.read(root, options):
+            yield replace(case, image=case.image * 100, label=int(case.key[1:]) % 2)
+
+    for each, foreign in ((own, False), (replace(own, read=read, version="other"), True)):
+        result = evaluate_files(
+            *(run.body_path, run.head_path("alpha")),
+            RunContext(data=data, cache=tmp_path / "cache"),
+            split="all",
+            plugins=plugins().including(each),
+        )
+        assert any("in another unit" in note for note in result.notes) is foreign
+
+
+def test_what_shows_another_unit() -> None:
+    ones = np.ones((3, 1))
+    patches = np.array([0.2, 0.4, 0.9], np.float32).reshape(3, 1, 1, 1)
+
+    def said(grey: GreyValues, mean: float, deviation: float) -> bool:
+        unit = mean / 0.5
+        return foreign_values(grey, mean * ones, deviation * ones, patches * unit) is not None
+
+    whole = GreyValues(normalise="dataset", mean=(0.5,), deviation=(0.25,))
+    assert not any(said(whole, *each) for each in ((0.5, 0.25), (2.9, 0.01), (-1.9, 9)))
+    assert all(said(whole, *each) for each in ((120, 50), (-3, 0.2), (0.5, 0.001)))
+    window = GreyValues(normalise=Window(window=(0, 1)))
+    assert not said(window, 0.5, 0.2)
+    assert said(window, 120, 50)
+    for rule in ("patient", "image", "none"):
+        assert not said(GreyValues(normalise=rule), 120, 50)  # type: ignore[arg-type]
+
+
+def test_labels_of_no_case_are_not_used_silently(
+    hydra_run: RunDir, images: Path, standin: Path
+) -> None:
+    rows = ["deep/0.npy,benign", " deep/1.npy,malignant", "deep/9.npy,benign"]
+    Path("labels.csv").write_text("\n".join(["\ufeffkey,label", *rows]), encoding="utf-8")
+    printed = command(hydra_run.path, images, "--labels", "labels.csv")
+    assert "1 of 3 labels belong to no case" in printed.stderr
+    assert "(1 positive, 1 negative findings)" in printed.stdout
+    Path("labels.csv").write_text("key,label\n0.npy,benign\n")
+    where = ("--labels", "labels.csv", "--out", "other.csv")
+    printed = command(hydra_run.path, images, *where, status=1)
+    assert "no label belongs to a case" in printed.stderr
+    assert not Path("other.csv").exists()
+    Path("labels.csv").write_text("key,label\ndeep/0.npy,benign\n")
+    printed = command(hydra_run.path, images, *where, status=1)
+    assert "other.csv: 8 cases" in printed.stdout  # what is written is reported
+    assert "no case of class 'malignant'" in printed.stderr
+
+
 def test_what_the_model_needs_and_the_input_lacks_is_asked_for_in_one_line(
     kinds: Any, tmp_path: Path, standin: Path
 ) -> None:
@@ -389,6 +515,7 @@ def test_what_the_model_needs_and_the_input_lacks_is_asked_for_in_one_line(
     def rows(text: str, **more: Any) -> list[dict[str, str]]:
         table.write_text(text, encoding="utf-8")
         source = cases_in_files(model, [table], **more)
+        more.pop("labels", None)
         predict_to_csv(model, source, tmp_path / "out.csv", **more)
         found = read_rows(tmp_path / "out.csv")
         (tmp_path / "out.csv").unlink()
@@ -423,6 +550,20 @@ def test_what_the_model_needs_and_the_input_lacks_is_asked_for_in_one_line(
         ('path,key\n0.npy,"a\nb"\n', "holds control characters"),
     ):
         refused(lambda text=text: rows(text), "table.csv", words)  # type: ignore[misc]
+    # Labels are read only if they are asked for, and a table has no [labels] to map them in.
+    table.write_text(f"{spaced.replace('path,', 'path,label,').replace('npy,', 'npy,odd,')}")
+    with pytest.raises(HydrakitError, match=r"none of the classes benign, malignant: correct it$"):
+        cases_in_files(model, [table])
+    (unlabelled,) = rows(table.read_text(), labels=False)
+    assert unlabelled["p_malignant"] == one["p_malignant"]
+    table.write_text(spaced)
+    refused(
+        lambda: predict_to_csv(
+            model, cases_in_files(model, [table]), tmp_path / "out.csv", labels="own"
+        ),
+        "table.csv: gives no label: give a file with `--labels`",
+    )
+    assert not list(tmp_path.glob("out.csv*"))
     images = [image, image]
     refused(lambda: model.predict(images, patient=["one"]), "patient: has 1 values for 2 images")
 

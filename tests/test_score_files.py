@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from helpers import refused
 from scipy.stats import rankdata
 
 from hydrakit.cli import main
@@ -280,3 +281,38 @@ def test_forms_of_the_command_are_not_mixed(arguments: list[str], word: str) -> 
     result = CliRunner().invoke(main, ["verdict", *arguments])
     assert result.exit_code == 2
     assert word in result.stderr
+
+
+def test_rows_and_columns_that_occur_twice_are_not_used_silently(
+    ten: tuple[Path, Path], tmp_path: Path
+) -> None:
+    reader, program = ten
+    text = program.read_text(encoding="utf-8")
+    twice = write(tmp_path / "twice.csv", text + "f0,0.4\n\n")
+    notes = " ".join(compare_files([reader, twice]).notes)
+    assert "1 findings have several rows, first 'f0'" in notes
+    keyed = write(tmp_path / "keyed.csv", text.replace("finding", "key") + "f0,0.4")
+    refused(lambda: compare_files([reader, keyed]), "line 12: the key 'f0' is also that of line 2")
+    columns = write(tmp_path / "columns.csv", "finding,score,score", "f0,0.1,0.2")
+    refused(lambda: compare_files([reader, columns]), "two of its columns are named 'score'")
+
+
+def test_images_of_training_are_named(ten: tuple[Path, Path], tmp_path: Path) -> None:
+    reader, program = ten
+    lines = program.read_text(encoding="utf-8").split()
+    seen = ["seen_in_training", "yes", "yes", "no", *["unknown"] * 7]
+    other = write(tmp_path / "o.csv", *map(",".join, zip(lines, seen, strict=True)))
+    notes = compare_files([reader, other]).notes
+    assert any("o.csv: training used 2 of its 10 images" in note for note in notes)
+    assert not any("training" in note for note in compare_files(ten).notes)
+
+
+def test_of_classes_0_and_1_the_positive_one_is_1_in_any_order_of_columns(
+    ten: tuple[Path, Path], tmp_path: Path
+) -> None:
+    reader, _ = ten
+    rows = [f"f{i},{0.1 + i / 20},{0.9 - i / 20}" for i in range(10)]
+    other = write(tmp_path / "other.csv", "finding,p_1,p_0", *rows)
+    result = compare_files([reader, other])
+    assert result.positive == "1"
+    assert [round(file.auc, 2) for file in result.files] == [0.9, 0.0]

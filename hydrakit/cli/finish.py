@@ -11,6 +11,7 @@ import click
 from hydrakit.cli import params
 from hydrakit.cli.printing import say, say_json
 from hydrakit.compute.signals import describe_stop
+from hydrakit.errors import command_line
 
 if TYPE_CHECKING:
     from hydrakit.compare.finish import How
@@ -100,6 +101,7 @@ def finish(
             say(f"          {figure.reason}")
     for note in description.notes:
         say(f"Note: {note}")
+    say(f"use it with: {command_line('hydrakit', 'predict', out, 'IMAGES')}")
 
 
 def _refuse_running_options(ctx: click.Context) -> None:

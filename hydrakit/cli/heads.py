@@ -10,12 +10,23 @@ import click
 from hydrakit.cli import params
 from hydrakit.cli.plan_options import PlanCommand, plan_options
 from hydrakit.cli.printing import say
+from hydrakit.errors import command_line
 
 if TYPE_CHECKING:
     from hydrakit.runs.context import RunContext
 
 FIELDS = (
-    *("options", "splits", "copies", "conflicts", "profile", "seed", "epochs", "epoch_size"),
+    *(
+        "options",
+        "splits",
+        "copies",
+        "conflicts",
+        "profile",
+        "seed",
+        "split_seed",
+        "epochs",
+        "epoch_size",
+    ),
     *("patience", "batch_size", "learning_rate", "dropout", "bootstrap", "head", "head_options"),
     "changes",
 )
@@ -79,6 +90,13 @@ def add(
         say(
             f"Note: {added.model}: without the heads of {', '.join(added.left_out)}, which do not "
             f"belong to the final body of {model}",
+            err=True,
+        )
+    if out is None and (model / "README.md").is_file():
+        command = command_line("hydrakit", "export", model, "--to", "hub", "NEW-FOLDER")
+        say(
+            f"Note: {model / 'README.md'}: does not tell of the new head: write the folder anew "
+            f"with `{command}`",
             err=True,
         )
     say(f"model:   {added.model}")

@@ -158,8 +158,9 @@ def predict(
         )
     model_path, names = (inputs[0], inputs[1:]) if body is None else (None, inputs)
 
+    from hydrakit.errors import DataError, PlanError
     from hydrakit.runs.model import load_model
-    from hydrakit.runs.predict import predict_to_csv, read_labels
+    from hydrakit.runs.predict import PART, predict_to_csv, read_labels
     from hydrakit.runs.predicted import Rule
 
     with context.active():
@@ -181,6 +182,7 @@ def predict(
             images=images,
             spacing=spacing,
             options=options,
+            labels=labels == "own",
         )
         given = sensitivity if specificity is None else specificity
         rule = Rule.of(
@@ -198,6 +200,9 @@ def predict(
         if explain is not None:
             from hydrakit.report.saliency import SaliencyPictures
 
+            goes_on = out.with_name(out.name + PART).exists()
+            if not goes_on and explain.is_dir() and any(explain.iterdir()):
+                raise PlanError(f"{explain}: is not empty: name a new folder with `--explain`")
             pictures = SaliencyPictures(model, explain)
         with _progress() as (progress, note):
             summary = predict_to_csv(
@@ -211,8 +216,14 @@ def predict(
                 noted=note,
                 on_case=progress,
             )
-        figures = None if known is None else _figures(out, model, source)
+        figures, failure = None, None
+        try:
+            figures = None if known is None else _figures(out, model, source)
+        except DataError as error:  # the predictions are written, and are reported first
+            failure = error
     _print(summary, figures, rule=rule, as_json=as_json)
+    if failure is not None:
+        raise failure
     if summary.predicted == 0:
         ctx.exit(1)
 
@@ -227,6 +238,7 @@ def _source(
     images: Path | None,
     spacing: tuple[float, float] | None,
     options: dict[str, Any],
+    labels: bool,
 ) -> CaseSource:
     """The cases that INPUT means: those of a dataset of this name, or else images."""
     from hydrakit.data.declared.adapter import load_declared
@@ -243,7 +255,9 @@ def _source(
             raise click.UsageError("--option is for a dataset, and INPUT is none: leave it out")
         if len(names) == 1 and pattern is None and (names[0] / FILE).is_file():
             return cases_of_adapter(model, load_declared(names[0]), names[0])
-        return cases_in_files(model, names, pattern=pattern, images=images, spacing=spacing)
+        return cases_in_files(
+            model, names, pattern=pattern, images=images, spacing=spacing, labels=labels
+        )
     for option, value in (("--pattern", pattern), ("--images", images)):
         if value is not None:
             raise click.UsageError(
@@ -320,7 +334,7 @@ def _print(
     without = summary.cases - summary.predicted
     say(f"{summary.out}: {count_of(summary.cases, 'case')}, {without} of them without a prediction")
     for reason, count in summary.reasons.items():
-        say(f"  {count}: {reason}")
+        say(f"  {count_of(count, 'case')}: {reason}")
     if summary.by_class:
         counts = ", ".join(f"{name} {count}" for name, count in summary.by_class.items())
         say(f"predicted: {counts}")
@@ -331,10 +345,15 @@ def _print(
             f"{threshold.aim} of {threshold.wished:g}: on held-out findings, sensitivity "
             f"{threshold.sensitivity:.2f}, specificity {threshold.specificity:.2f}"
         )
-    if summary.seen_in_training:
+    if summary.seen_in_training and figures is None:  # the figures say so, too
+        too = (
+            "probabilities are too sure"
+            if summary.by_class
+            else "predictions are better than for others"
+        )
         say(
             f"training used {summary.seen_in_training} of these images, or copies of them: for "
-            "them the probabilities are too sure"
+            f"them the {too}"
         )
     if figures is not None:
         print_evaluation(figures, as_json=False)

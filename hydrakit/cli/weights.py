@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from hydrakit.cli import params
 from hydrakit.cli.printing import say, say_json
-from hydrakit.errors import command_line, one_line
+from hydrakit.errors import WeightsError, command_line, one_line
 
 if TYPE_CHECKING:
     from hydrakit.weights.format import BodyMetadata
@@ -27,6 +27,8 @@ def inspect(file: Path, as_json: bool) -> None:
     """Print the contents of a safetensors FILE of hydrakit and the input that it expects."""
     from hydrakit.weights.format import BodyMetadata, HeadMetadata, read_metadata
 
+    if file.is_dir():
+        _refuse_folder(file)
     description = read_metadata(file)
     _note_ensemble(file)
     _note_other_body(file)
@@ -44,6 +46,22 @@ def inspect(file: Path, as_json: bool) -> None:
     for key, value in facts.items():
         text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else _text(value)
         say(f"{key + ':':16}{one_line(text, 2**20)}")
+
+
+def _refuse_folder(folder: Path) -> NoReturn:
+    """Refuse a folder in place of a weight file, with the files in it.
+
+    Raises:
+        WeightsError: Always.
+    """
+    files = [path.relative_to(folder) for path in sorted(folder.rglob("*.safetensors"))]
+    first = [path for path in files if len(path.parts) < 3]  # not those of rounds and members
+    names = ", ".join(map(str, (first or files)[:20]))
+    raise WeightsError(
+        f"{folder}: is a folder: give one of its files ({one_line(names, 500)})"
+        if files
+        else f"{folder}: is a folder without weight files: give a .safetensors file"
+    )
 
 
 def _note_ensemble(file: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_high
@@ -19,6 +19,7 @@ from hydrakit.compare.design import Cell, CompareDir, Description
 from hydrakit.compare.nested import tuned_cells
 from hydrakit.compare.scoring import predictions_of
 from hydrakit.errors import PlanError, command_line, unknown
+from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan.model import Plan, Split
 from hydrakit.plan.results import RoundResult
 from hydrakit.plugins.registry import Plugins
@@ -108,11 +109,11 @@ def _listed(cells: Sequence[Cell]) -> str:
 
 
 def finish(
-    comparison: Path,
+    comparison: str | Path,
     strategy: str,
     context: RunContext | None = None,
     *,
-    out: Path,
+    out: str | Path,
     how: How = "ensemble",
     allow_missing: bool = False,
     callbacks: Sequence[RunCallback] = (),
@@ -147,6 +148,7 @@ def finish(
             folder is not empty, or ``how`` is another word.
         WeightsError: A weight file of a cell is invalid.
     """
+    comparison, out = Path(comparison), Path(out)
     context = context_of(context, values)
     cells = find_cells(comparison, strategy, allow_missing=allow_missing)
     if how == "ensemble":
@@ -416,6 +418,28 @@ class _Describing(RunCallback):
         self.description.write(rundir.path)
 
 
+def _refuse_unknown_datasets(
+    plan: Plan, context: RunContext, plugins: Plugins, roots: Mapping[str, str]
+) -> None:
+    """Refuse data folders in which no ``dataset.toml`` declares a dataset of the comparison.
+
+    Args:
+        plan: The plan to train.
+        context: Its data folders.
+        plugins: The datasets that are known there.
+        roots: Folders of the datasets in the comparison, by name.
+    """
+    for name in (each.name for each in plan.datasets):
+        if name in plugins.all(DatasetAdapter):
+            continue
+        root = f" in {roots[name]}" if name in roots else ""
+        option = command_line("--root", f"{name}=PATH")
+        raise PlanError(
+            f"{context.root_of(name)}: does not declare the dataset {name!r}, which the comparison "
+            f"had{root}: give the right folder with `--data` or `{option}`"
+        )
+
+
 def _retrain(
     cells: StrategyCells,
     out: Path,
@@ -428,6 +452,8 @@ def _retrain(
     if context.data is None:
         roots = {name: Path(path) for name, path in first.environment().get("roots", {}).items()}
         context = context.changed(roots={**roots, **context.roots})
+    plugins = plugins or context.plugins()
+    _refuse_unknown_datasets(plan, context, plugins, first.environment().get("roots", {}))
     design = cells.description.design
     part = f"{design.folds - 1} of {design.folds} folds" if design.folds else "a part"
     part += " of the cases"

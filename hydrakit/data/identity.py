@@ -30,6 +30,10 @@ class NamedCase(Protocol):
     def patient(self) -> str:
         """Name of its patient."""
 
+    @property
+    def named(self) -> bool:
+        """Whether the patient's name is known although it equals the key."""
+
 
 def normal_name(name: str, *, exact: bool = False) -> str:
     """Return the form in which a name is compared: equal forms mean the same patient.
@@ -61,9 +65,14 @@ def names_nobody(name: str) -> bool:
     return normal in _PLACEHOLDERS or not any(c.isalnum() for c in normal)
 
 
+def is_named(case: NamedCase) -> bool:
+    """Whether a case gives its patient a name, and not its key in place of one."""
+    return case.named or case.patient != case.key
+
+
 def is_identified(case: NamedCase) -> bool:
     """Whether a case names its patient: a key or a placeholder in place of a name does not."""
-    return case.patient != case.key and not names_nobody(case.patient)
+    return is_named(case) and not names_nobody(case.patient)
 
 
 def patient_of(case: NamedCase, *, exact: bool = False) -> str:
@@ -71,4 +80,4 @@ def patient_of(case: NamedCase, *, exact: bool = False) -> str:
 
     A key that stands in place of a patient's name is compared as it is.
     """
-    return normal_name(case.patient, exact=exact or case.patient == case.key)
+    return normal_name(case.patient, exact=exact or not is_named(case))

@@ -226,7 +226,8 @@ def _preprocessing(content: CardContent) -> Iterator[str]:
         if head.views is not None:
             yield (
                 f"\nThe predictions of {head.views.count} views of each image are averaged: the "
-                "image, then its mirror images, then turned, moved or scaled ones."
+                f"first {head.views.count} of the image, its mirror images, and turned, moved or "
+                "scaled ones."
             )
 
 

@@ -61,9 +61,9 @@ class Export:
 
 
 def export_model(
-    path: Path,
+    path: str | Path,
     to: Format,
-    out: Path,
+    out: str | Path,
     *,
     dataset: str | None = None,
     licence: str | None = None,
@@ -92,6 +92,7 @@ def export_model(
         WeightsError: A file is invalid, PyTorch cannot convert a network, or its file answers
             otherwise than the model.
     """
+    path, out = Path(path), Path(out)
     if to == "onnx":
         check_onnx_installed()
     if push is not None:

@@ -45,12 +45,12 @@ class AddedHead:
 
 
 def add_head(
-    model: Path,
+    model: str | Path,
     dataset: str,
     context: RunContext | None = None,
     *,
-    out: Path | None = None,
-    run_out: Path | None = None,
+    out: str | Path | None = None,
+    run_out: str | Path | None = None,
     settings: PlanSettings | None = None,
     callbacks: Sequence[RunCallback] = (),
     plugins: Plugins | None = None,
@@ -78,10 +78,11 @@ def add_head(
             folder cannot be used.
         HydrakitError: The run that trains the head is refused (`hydrakit.engine.run`).
     """
+    model, out = Path(model), None if out is None else Path(out)
     context = context_of(context, values)
     plugins = plugins or context.plugins()
     networks = networks_of(model)
-    if any(dataset in heads for _, heads in networks):
+    if dataset in networks[0][1]:  # others may have one of a command that was stopped
         raise PlanError(f"{model}: has a head for {dataset!r} already: name another dataset")
     if out is None and not is_model_folder(model):
         raise PlanError(
@@ -99,7 +100,11 @@ def add_head(
     fixed = make_settings(settings, {"ensemble": len(networks), "recentre": False})
     plan = make_plan_from(model, STRATEGY, [dataset], fixed, plugins=plugins)
     rundir = run(
-        plan, context, out=run_out or default_out(plan), callbacks=callbacks, plugins=plugins
+        plan,
+        context,
+        out=default_out(plan) if run_out is None else Path(run_out),
+        callbacks=callbacks,
+        plugins=plugins,
     )
     trained = [each.head_path(plan.target_head) for each in rundir.networks(plan)]
     for (body, _), head in zip(networks, trained, strict=True):
@@ -111,9 +116,9 @@ def add_head(
     description = _description(model, len(networks), results, [*fitting, dataset])
     if out is None:
         # The first network's head comes last: only then the model has the head.
+        description.write(model)
         for (body, _), head in reversed(list(zip(networks, trained, strict=True))):
             write_atomic(body.parent / HEADS / f"{dataset}.safetensors", head.read_bytes())
-        description.write(model)
         return AddedHead(model, rundir)
     _write_copy(networks, trained, out, dataset=dataset, description=description, fitting=fitting)
     left_out = (name for _, heads in networks for name in heads if name not in fitting)

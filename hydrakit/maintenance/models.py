@@ -217,11 +217,12 @@ class _ModelSearch:
             self.unfinished += 1
             return
         folders = [folder, *(folder / MEMBERS / str(each.number) for each in results.members[1:])]
+        description = read_model_description(folder)  # of `finish --how retrain`
         self._add(
             folder,
             "run",
             folders,
-            figures_of(results),
+            figures_of(results) | (description.expected if description else {}),
             strategy=results.strategy,
             target=results.target,
         )

@@ -140,5 +140,6 @@ class Decision(Frozen):
                 f"{chosen.aim} of {chosen.wished:g}: sensitivity {chosen.sensitivity:.3f} and "
                 f"specificity {chosen.specificity:.3f} there"
             )
-        text += f"; chosen on {count} {self.source} findings"
+        if fitted is not None or chosen is not None:
+            text += f"; chosen on {count} {self.source} findings"
         return ". ".join((text, *(note.removesuffix(".") for note in self.notes)))

@@ -13,7 +13,7 @@ def _content(view: FieldOfView, serialise: SerializerFunctionWrapHandler) -> dic
     """Omit the newer size where it is not given: older plans keep their digests."""
     content: dict[str, Any] = serialise(view)
     if view.mask is None:
-        content.pop("mask", None)
+        content.pop("mask", None)  # absent already if only some fields are written
     return content
 
 

@@ -146,11 +146,48 @@ def mean_prediction(parts: Sequence[Predictions]) -> Predictions:
 
     Args:
         parts: Predictions of the networks for the same cases; those of one network stay the same.
+            Networks of a regression may have different scales; the mean has that of the first.
     """
-    from hydrakit.stats.tasks import mean_outputs
+    from hydrakit.stats.tasks import mean_outputs, outputs_of
+    from hydrakit.stats.tasks import predictions as predictions_of
 
-    first, outputs = parts[0], [each.outputs for each in parts]
+    first, outputs = parts[0], []
+    for each in parts:
+        if each.scale != first.scale:
+            numbers = predictions_of(each.outputs, task=each.task, scale=each.scale)
+            outputs.append(outputs_of(numbers, task=first.task, scale=first.scale))
+        else:
+            outputs.append(each.outputs)
     return replace(first, outputs=mean_outputs(outputs, task=first.task, scale=first.scale))
+
+
+def refuse_other_images(files: Sequence[Path], heads: Sequence[HeadMetadata]) -> None:
+    """Refuse networks of one model that see other regions of an image, or predict other classes.
+
+    Args:
+        files: File of the head of each network.
+        heads: Metadata of these heads.
+
+    Raises:
+        WeightsError: They do.
+    """
+    first = heads[0]
+    for path, head in zip(files[1:], heads[1:], strict=True):
+        ours, theirs = first.preprocessing, head.preprocessing
+        for what, one, other in (
+            ("classes", first.classes, head.classes),
+            ("task", first.task, head.task),
+            ("patch", ours.patch, theirs.patch),
+            ("channels", ours.channels, theirs.channels),
+            ("conversion", ours.conversion, theirs.conversion),
+            ("field of view", ours.field_of_view, theirs.field_of_view),
+            ("normalisation", ours.grey_values.normalise, theirs.grey_values.normalise),
+        ):
+            if one != other:
+                raise WeightsError(
+                    f"{path}: its {what} ({other}) is another than that of the first network "
+                    f"({one}), {files[0]}: the networks of a model must agree"
+                )
 
 
 def views_of(head: HeadMetadata, flips: Collection[FlipAxis] | None = None) -> list[Views | None]:
@@ -409,10 +446,10 @@ def _evaluate(
         The evaluation, and the content digest of the dataset.
     """
     from hydrakit import weights
-    from hydrakit.data.load import select
-    from hydrakit.data.quality.leakage import assign_splits
 
-    body, head = read_body(body_path), read_head(head_path)
+    paths = [(body_path, head_path), *others]
+    networks = [(read_body(path), read_head(other)) for path, other in paths]
+    body, head = networks[0]
     name = dataset or head.dataset
     if name == UNKNOWN and dataset is None:
         raise WeightsError(
@@ -424,6 +461,7 @@ def _evaluate(
     training_split = None
     if split != "all" and not splits:
         training_split = _training_split(head, head_path, name)
+    _check_together(paths, [each for _, each in networks], split)
     if splits:
         exists = split in splits.values()
     else:
@@ -432,8 +470,7 @@ def _evaluate(
         remedy = "`--split all`" if split == "val" else "`--split val` or `--split all`"
         raise PlanError(f"{name}: had no {split} split in training: use {remedy}")
     models = [
-        weights.load_model(*files, dataset=name, plugins=plugins).to(device)
-        for files in ((body_path, head_path), *others)
+        weights.load_model(*files, dataset=name, plugins=plugins).to(device) for files in paths
     ]
     all_options = {**(head.options if name == head.dataset else {}), **(options or {})}
     root = context.root_of(name)
@@ -460,52 +497,142 @@ def _evaluate(
             notes.append(f"the options are others than in training ({_options_text(other)})")
         _refuse_other_than_training(head, head_path, now, whole=split == "all", other=bool(other))
     if training_split is not None:
-        leakage = assign_splits(
-            {name: prepared},
-            {name: adapter},
-            splits={name: training_split[0]},
-            seed=training_split[1],
-            copies=head.copies,
-            conflicts="drop" if head.conflicts == "drop" else "keep",
-        )
-        splits = leakage.splits[name]
-        if head.splits not in (None, splits_digest(splits)):
-            raise PlanError(
-                f"{head_path}: the training split of {name!r} cannot be reconstructed, because its "
-                "cases have changed or the split depended on other datasets of the run: evaluate "
-                "the run's folder, or use `--split all`"
-            )
+        own, seed = training_split
+        splits = _splits_of_training(head, head_path, prepared, adapter, split=own, seed=seed)
     keys = {
         case.key
         for case in prepared.index.cases
         if split == "all" or (splits or {}).get(case.key) == split
     }
-    cases = select(
-        prepared,
-        keys,
-        task=head.task,
-        scale=head.scale,
-        grey=_grey_values(head, head_path, prepared.index.channels),
-        patch=body.spec.patch,
-        device=device,
-    )
     on_checked()
-    predictions = mean_prediction(
-        [
-            predict(
-                model,
-                cases,
-                dataset=name,
-                split=split,
-                classes=adapter.classes,
-                views=views_of(head, adapter.flips),
-            )
-            for model in models
-        ]
-    )
+    parts, cases = _predict_each(models, paths, prepared, keys, adapter=adapter, split=split)
+    predictions = mean_prediction(parts)
+    notes += _foreign_notes(head, head_path, prepared, cases)
     notes += _combination_notes(body, head, adapter)
-    notes += _training_notes(body, head, adapter, cases, split, same_run=run is not None)
+    together = None if run is None else {each.name for each in run.plan().datasets}
+    notes += _training_notes(networks, adapter, cases, split, together=together)
     return _result(predictions, head, notes, networks=len(models)), index.content
+
+
+def _splits_of_training(
+    head: HeadMetadata,
+    path: Path,
+    prepared: PreparedDataset,
+    adapter: DatasetAdapter,
+    *,
+    split: Split,
+    seed: int,
+) -> Mapping[str, str]:
+    """Split a dataset again as for the training of a head.
+
+    Raises:
+        PlanError: The result is another than in the training.
+    """
+    from hydrakit.data.quality.leakage import assign_splits
+
+    name = adapter.name
+    leakage = assign_splits(
+        {name: prepared},
+        {name: adapter},
+        splits={name: split},
+        seed=seed,
+        copies=head.copies,
+        conflicts="drop" if head.conflicts == "drop" else "keep",
+    )
+    if head.splits not in (None, splits_digest(leakage.splits[name])):
+        raise PlanError(
+            f"{path}: the training split of {name!r} cannot be reconstructed, because its "
+            "cases have changed or the split depended on other datasets of the run: evaluate "
+            "the run's folder, or use `--split all`"
+        )
+    return leakage.splits[name]
+
+
+def _check_together(
+    paths: Sequence[tuple[Path, Path]], heads: Sequence[HeadMetadata], split: str
+) -> None:
+    """Check that the networks of a model can be evaluated together on a split.
+
+    Raises:
+        PlanError: They were trained with different splits, of which one is asked for.
+        WeightsError: They need other images, or predict other classes.
+    """
+    refuse_other_images([path for _, path in paths], heads)
+    own = [(each.split, each.seed, each.splits) for each in heads]
+    if split != "all" and any(each != own[0] for each in own):
+        raise PlanError(
+            f"{paths[0][1]}: the {len(own)} networks of the model were trained with different "
+            f"splits, so that the {split} cases of one trained others: evaluate new cases, with "
+            "`--split all` (`hydrakit models` lists the expected figure)"
+        )
+
+
+def _predict_each(
+    models: Sequence[nn.Module],
+    paths: Sequence[tuple[Path, Path]],
+    prepared: PreparedDataset,
+    keys: set[str],
+    *,
+    adapter: DatasetAdapter,
+    split: str,
+) -> tuple[list[Predictions], CaseSet]:
+    """Predict cases with each network of a model, as its own head's file says.
+
+    Args:
+        models: The networks, on one device.
+        paths: Body and head of each.
+        prepared: The dataset.
+        keys: Keys of the cases.
+        adapter: Adapter of the dataset.
+        split: Split of the cases, for the result.
+
+    Returns:
+        The predictions of each network, and the cases.
+    """
+    from hydrakit.data.load import select
+
+    parts: list[Predictions] = []
+    cases, before = None, None
+    for model, (_, path) in zip(models, paths, strict=True):
+        head = read_head(path)
+        grey = _grey_values(head, path, prepared.index.channels)
+        if cases is None or before != (head.scale, grey):  # they differ between training splits
+            patch, device = head.preprocessing.patch, next(model.parameters()).device
+            cases = select(
+                *(prepared, keys),
+                task=head.task,
+                scale=head.scale,
+                grey=grey,
+                patch=patch,
+                device=device,
+            )
+            before = head.scale, grey
+        views = views_of(head, adapter.flips)
+        name, classes = adapter.name, adapter.classes
+        parts.append(predict(model, cases, dataset=name, split=split, classes=classes, views=views))
+    assert cases is not None
+    return parts, cases
+
+
+def _foreign_notes(
+    head: HeadMetadata, path: Path, prepared: PreparedDataset, cases: CaseSet
+) -> Iterator[str]:
+    """Yield what shows that evaluated images have another unit than those of a head's training."""
+    import numpy as np
+
+    from hydrakit.data.quality.foreign import MANY, foreign_values
+
+    keys = {case.key for case in cases.cases[:MANY]}
+    rows = [row for row, case in enumerate(prepared.index.cases) if case.key in keys]
+    images = [prepared.index.images[row] for row in rows]
+    foreign = foreign_values(
+        _grey_values(head, path, prepared.index.channels),
+        np.array([image.mean for image in images]),
+        np.array([image.deviation for image in images]),
+        prepared.stored(rows),
+    )
+    if foreign is not None:
+        yield f"{cases.dataset}: {foreign}"
 
 
 def _result(
@@ -723,45 +850,50 @@ def _combination_notes(
 
 
 def _training_notes(
-    body: BodyMetadata,
-    head: HeadMetadata,
+    networks: Sequence[tuple[BodyMetadata, HeadMetadata]],
     adapter: DatasetAdapter,
     cases: CaseSet,
     split: str,
     *,
-    same_run: bool,
+    together: Collection[str] | None,
 ) -> Iterator[str]:
     """Warnings that training used the evaluated cases, their images, or their patients.
 
     Args:
-        body: Metadata of the body.
-        head: Metadata of the head.
+        networks: Metadata of body and head of each network.
         adapter: Adapter of the evaluated dataset.
         cases: Evaluated cases.
         split: Their split.
-        same_run: Whether body and head are of one run, which splits all its datasets by patient.
+        together: Datasets of the run of all networks, which were split together by patient; None
+            if they are of no run.
     """
-    name = adapter.name
+    name, (body, head) = adapter.name, networks[0]
     if split in ("train", "val") and name == head.dataset:
         yield f"the {split} split was used in training: metrics on it are too high"
         return
-    if body.cases is None or head.cases is None:
-        yield from _training_notes_by_name(body, head, name, split)
-        return
-    seen = seen_in_training([case.content for case in cases.cases], body.cases, head.cases)
+    trainings = []
+    for network in networks:
+        for each in network:
+            if each.cases is None:
+                yield from _training_notes_by_name(*network, name, split)
+                return
+            trainings.append(each.cases)
+    seen = seen_in_training([case.content for case in cases.cases], *trainings)
     if any(seen):
         yield (
             f"training used {sum(seen)} of these {len(seen)} cases, or copies of their images: "
             "metrics are too high"
         )
         return
-    split_together = same_run or (name == head.dataset and body.digest == head.body)
-    if adapter.cohort is None or (split != "all" and split_together):
+    own = together is None and name == head.dataset and body.digest == head.body
+    if adapter.cohort is None or (split != "all" and own):
         return
-    cohorts, cohort = {**body.cases.cohorts, **head.cases.cohorts}, cohort_digest(adapter.cohort)
-    known = {other for other, each in cohorts.items() if each == cohort}
-    if split != "all":
-        known -= {name}  # its patients were split, and none of these images was used
+    cohort = cohort_digest(adapter.cohort)
+    known = {
+        other for each in trainings for other, theirs in each.cohorts.items() if theirs == cohort
+    }
+    if split != "all":  # their patients were split, and none of these images was used
+        known -= {name, *(together or ())}
     if known:
         yield (
             f"training used {', '.join(map(repr, sorted(known)))}, of the same cohort "

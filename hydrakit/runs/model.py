@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -18,17 +19,18 @@ from torch import Tensor, nn
 from hydrakit import weights
 from hydrakit.data.augment import central_view
 from hydrakit.data.declared.given import NO_SPACING
-from hydrakit.data.identity import patient_of
+from hydrakit.data.identity import is_named, patient_of
 from hydrakit.data.padding import fill_padding, padding_mask
 from hydrakit.data.prepared.crop import Statistics, crop, crop_fault, is_flat
 from hydrakit.data.prepared.prepare import map_in_order, processors
 from hydrakit.data.quality.duplicates import content_digest
+from hydrakit.data.quality.foreign import foreign_values
 from hydrakit.data.read import LoadedSample, checked, in_grey
-from hydrakit.errors import DataError, PlanError, WeightsError, command_line, one_line, unknown
+from hydrakit.errors import DataError, PlanError, command_line, one_line, unknown
 from hydrakit.hooks import FieldOfView, Sample, Task, Unusable, Window
 from hydrakit.plan.decision import Decision
 from hydrakit.plan.view import view_text
-from hydrakit.runs.evaluate import views_of
+from hydrakit.runs.evaluate import refuse_other_images, views_of
 from hydrakit.runs.predicted import InputCase, PredictedCase, Rule, TrainingImages
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.findings import Floats
@@ -39,6 +41,8 @@ from hydrakit.weights.format import BodyMetadata, HeadMetadata, read_body, read_
 
 if TYPE_CHECKING:
     from hydrakit.plugins.registry import Plugins
+
+_log = logging.getLogger(__name__)
 
 RowColumn = tuple[float, float]
 Each = TypeVar("Each")
@@ -75,6 +79,11 @@ def find_model(path: Path, *, dataset: str | None = None) -> ModelFiles:
     if is_model_folder(path):
         return ModelFiles(tuple(networks_in(path, dataset)))
     run = RunDir(path)
+    if not run.plan_path.exists() and (any(path.glob("*.onnx")) or any(path.glob("*.pt"))):
+        raise PlanError(
+            f"{path}: holds ONNX or TorchScript files, which are for other programs: name the run "
+            "or the model that `hydrakit export` wrote them from"
+        )
     plan = run.plan()
     name = dataset or plan.target
     heads = [each.head for each in plan.rounds if each.dataset == name]
@@ -211,6 +220,18 @@ class Model:
                 f"the calibration and the threshold in the head's file are for {decision.networks} "
                 f"networks, and these are {len(self.networks)}: they are not used"
             )
+
+    def foreign_values(self, batch: Batch) -> str | None:
+        """What shows that the images of a batch have another unit than those of training."""
+        read = [image for image in batch.images if isinstance(image, ImageInput)]
+        if not read:
+            return None
+        return foreign_values(
+            self.head.preprocessing.grey_values,
+            np.stack([image.statistics.mean for image in read]),
+            np.stack([image.statistics.standard_deviation() for image in read]),
+            np.stack([image.canvas for image in read]),
+        )
 
     def canvas(self, sample: LoadedSample) -> tuple[NDArray[np.float32], Statistics]:
         """Crop an image, and compute its statistics for the z-score.
@@ -404,7 +425,7 @@ class Model:
             canvas=canvas,
             statistics=statistics,
             content=content_digest(sample.image),
-            patient=patient_of(sample, exact=exact) if sample.patient != sample.key else None,
+            patient=patient_of(sample, exact=exact) if is_named(sample) else None,
             centred=sample.centre is None,
         )
 
@@ -539,11 +560,14 @@ class Model:
 
         Returns:
             One record for each image, in order; `reason` says why one has no prediction. The key
-            of a file is its path, that of an array its number, from 0.
+            of a file is its path, that of an array its number, from 0. Grey values in another unit
+            than those of training are logged as a warning.
 
         Raises:
-            PlanError: A list has not one value for each image.
+            PlanError: A list has not one value for each image, or is a single path.
         """
+        if isinstance(images, str | Path):
+            raise PlanError(f"{images}: a list of images is expected: write [{str(images)!r}]")
         listed = list(images)
         given = [
             _each(name, value, len(listed), is_single)
@@ -564,7 +588,14 @@ class Model:
         ]
         totals = self.patient_statistics(cases) if self.needs_patient and patient else {}
         rule = Rule.of(self.task, self.classes, self.decision if calibrate else None)
-        return [case for batch in self.stream(cases, rule, totals=totals) for case in batch.cases]
+        predicted: list[PredictedCase] = []
+        foreign = None
+        for batch in self.stream(cases, rule, totals=totals):
+            predicted += batch.cases
+            foreign = foreign or self.foreign_values(batch)
+        if foreign is not None:
+            _log.warning("%s", foreign)
+        return predicted
 
 
 def _is_pair(value: object) -> bool:
@@ -614,6 +645,7 @@ def _loaded(
         image=pixels,
         label=None,
         patient=patient or key,
+        named=bool(patient),
         key=key,
         centre=centre,
         spacing=spacing,
@@ -623,10 +655,10 @@ def _loaded(
 
 
 def load_model(
-    path: Path | None = None,
+    path: str | Path | None = None,
     *,
-    body: Path | None = None,
-    head: Path | None = None,
+    body: str | Path | None = None,
+    head: str | Path | None = None,
     dataset: str | None = None,
     device: str = "cpu",
     plugins: Plugins | None = None,
@@ -652,11 +684,11 @@ def load_model(
     if (path is None) == (body is None) or (body is None) != (head is None):
         raise PlanError("give the folder of a model, or the files of a body and of a head")
     if path is not None:
-        files = find_model(path, dataset=dataset)
+        files = find_model(Path(path), dataset=dataset)
     else:
         assert body is not None
         assert head is not None
-        files = ModelFiles(((body, head),))
+        files = ModelFiles(((Path(body), Path(head)),))
     return load_networks(files, choose_compute(device).device, plugins=plugins)
 
 
@@ -677,35 +709,5 @@ def load_networks(
         )
         for body, head in files.networks
     )
-    _refuse_other_images(files.networks, networks)
+    refuse_other_images([head for _, head in files.networks], [each.head for each in networks])
     return Model(files, networks, device)
-
-
-def _refuse_other_images(
-    files: Sequence[tuple[Path, Path]], networks: Sequence[LoadedNetwork]
-) -> None:
-    """Refuse networks that see other regions of an image, or predict other classes."""
-    first = networks[0].head
-    for (_, path), network in zip(files[1:], networks[1:], strict=True):
-        for what, ours, theirs in (
-            ("classes", first.classes, network.head.classes),
-            ("task", first.task, network.head.task),
-            ("patch", first.preprocessing.patch, network.head.preprocessing.patch),
-            ("channels", first.preprocessing.channels, network.head.preprocessing.channels),
-            ("conversion", first.preprocessing.conversion, network.head.preprocessing.conversion),
-            (
-                "field of view",
-                first.preprocessing.field_of_view,
-                network.head.preprocessing.field_of_view,
-            ),
-            (
-                "normalisation",
-                first.preprocessing.grey_values.normalise,
-                network.head.preprocessing.grey_values.normalise,
-            ),
-        ):
-            if ours != theirs:
-                raise WeightsError(
-                    f"{path}: its {what} ({theirs}) is another than that of the first network "
-                    f"({ours}), {files[0][1]}: the networks of a model must agree"
-                )

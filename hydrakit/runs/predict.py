@@ -186,6 +186,7 @@ def cases_in_files(
     pattern: str | None = None,
     images: Path | None = None,
     spacing: RowColumn | None = None,
+    labels: bool = True,
 ) -> CaseSource:
     """Images that a user names: a folder, a table (``.csv``, ``.xlsx`` ...), or single files.
 
@@ -195,6 +196,7 @@ def cases_in_files(
         pattern: Pattern of the files in the folder, as in ``dataset.toml``.
         images: Folder that the paths in the table are relative to; None for that of the table.
         spacing: Pixel spacing of files that do not state it.
+        labels: Whether the labels in the table or in the pattern are read.
 
     Raises:
         DataError: They cannot be read, or a row of the table is wrong.
@@ -206,6 +208,7 @@ def cases_in_files(
         colour=model.reads_colour,
         spacing=spacing,
         masks=model.view.mask is not None,
+        labels=labels,
     )
     first, single = paths[0], len(paths) == 1
     from_table = single and is_table(first.name) and not first.is_dir()
@@ -243,6 +246,7 @@ def cases_in_files(
         count=given.count,
         patients=given.patients,
         given=True,
+        labels=given.labelled,
         notes=given.notes,
         close=reader.close,
     )
@@ -322,8 +326,7 @@ def predict_to_csv(
         PlanError: The file exists, or what is in ``OUT.part`` is of another model or input.
         DataError: The input cannot be read, or lacks what the model needs.
     """
-    if os.path.lexists(out):
-        raise PlanError(f"{out}: exists already: name another file with `--out`, or delete it")
+    _refuse_existing(out)
     part = out.with_name(out.name + PART)
     rule = rule or Rule.of(model.task, model.classes, model.decision)
     notes: list[str] = []
@@ -336,26 +339,64 @@ def predict_to_csv(
     for text in (*model.notes(), *source.notes):
         note(text)
     if labels == "own" and not source.labels:
+        if source.given:
+            raise PlanError(
+                f"{source.where}: gives no label: give a file with `--labels`, or a table with a "
+                "column label"
+            )
         raise PlanError(
             f"{source.where}: its labels are not the classes of the model "
             f"({', '.join(model.classes)}): give a file with `--labels`"
         )
-    work = _work_digest(model, source, rule, spacing, labels)
+    if isinstance(labels, Mapping) and source.given:
+        _check_keys(labels, source, note)
+    work = _work_digest(model, source, rule, spacing, labels, explained=explain is not None)
     with writable(part, REMEDY):
         part.mkdir(exist_ok=True)
     try:
         with locked(part):
-            _Writing(model, source, part, rule, spacing, labels, explain, note, on_case).run(work)
-            with writable(out, REMEDY):
-                (part / ROWS).replace(out)
-    except BaseException:
-        if not any((part / name).exists() for name in (ROWS, STATE)):
-            shutil.rmtree(part, ignore_errors=True)
-        raise
+            try:
+                _refuse_existing(out)  # another process may just have finished it
+                writing = _Writing(
+                    model, source, part, rule, spacing, labels, explain, note, on_case
+                )
+                writing.run(work)
+                with writable(out, REMEDY):
+                    (part / ROWS).replace(out)
+            except BaseException:
+                if not any((part / name).exists() for name in (ROWS, STATE)):
+                    shutil.rmtree(part, ignore_errors=True)
+                raise
     finally:
         source.close()
     shutil.rmtree(part, ignore_errors=True)
     return _summary(out, model, tuple(notes))
+
+
+def _check_keys(labels: Mapping[str, Label], source: CaseSource, note: Noted) -> None:
+    """Note labels that belong to no case.
+
+    Raises:
+        DataError: None belongs to one.
+    """
+    keys = {case.key for case in source.cases(note)}
+    others = [key for key in labels if key not in keys]
+    examples = f"{next(iter(others), '')!r}, and a case of it is {next(iter(keys), '')!r}"
+    if labels and len(others) == len(labels):
+        raise DataError(
+            f"{source.where}: no label belongs to a case (the first is for {examples}): write the "
+            "keys of the cases into the column 'key' of the labels"
+        )
+    if others:
+        note(
+            f"{len(others)} of {len(labels)} labels belong to no case of {source.where} and are "
+            f"not used (the first is for {examples})"
+        )
+
+
+def _refuse_existing(out: Path) -> None:
+    if os.path.lexists(out):
+        raise PlanError(f"{out}: exists already: name another file with `--out`, or delete it")
 
 
 def _work_digest(
@@ -364,12 +405,17 @@ def _work_digest(
     rule: Rule,
     spacing: RowColumn | None,
     labels: Mapping[str, Label] | str | None,
+    *,
+    explained: bool,
 ) -> str:
     given = sorted(labels.items()) if isinstance(labels, Mapping) else labels
     records = [each and each.model_dump(mode="json") for each in (rule.decision, rule.threshold)]
     work = [
-        [(network.body.digest, network.head.digest) for network in model.networks],
-        [source.digest, spacing, given, rule.coverage, records],
+        [
+            [each.model_dump(mode="json") for each in (network.body, network.head)]
+            for network in model.networks
+        ],
+        [source.digest, spacing, given, rule.coverage, records, explained],
     ]
     return hashlib.sha256(json.dumps(work).encode()).hexdigest()
 
@@ -406,8 +452,12 @@ class _Writing:
         batches = self.model.stream(
             cases, self.rule, totals=totals, spacing=self.spacing, exact=self.source.exact
         )
-        number = done
+        number, foreign = done, None
         for batch in batches:
+            if foreign is None:
+                foreign = self.model.foreign_values(batch)
+                if foreign is not None:
+                    self.note(f"{self.source.where}: {foreign}")
             self._tell(batch, first=number == 0)
             if number == 0:
                 with writable(self.part, REMEDY):
@@ -560,11 +610,12 @@ def read_labels(path: Path, model: Model) -> dict[str, Label]:
         if used is None:
             more = ", nor one for each class" if len(wanted) > 1 else ""
             raise ValueError(f"it has no columns key and label{more}")
+    table.refuse_doubled()
     at = {column: table.header.index(column) for column in ("key", *used)}
     with_point = table.with_points("label") if model.task == "regression" else str
     labels: dict[str, Label] = {}
     for place, cells in table.rows():
-        key = original_cell(cells[at["key"]])
+        key = original_cell(cells[at["key"]]).strip()
         texts = [original_cell(cells[at[column]]).strip() for column in used]
         try:
             label: Label | None
@@ -687,7 +738,10 @@ def figures_of(out: Path, model: Model, source: CaseSource) -> EvaluationResult:
         )
         values.append([float(row[column]) for column in columns])
     if not keys:
-        raise DataError(f"{out}: no case has both a label and a prediction: check the labels' keys")
+        raise DataError(
+            f"{out}: is written, but no case has both a label and a prediction: check the keys "
+            "of the labels"
+        )
     predictions = Predictions(
         dataset=model.head.dataset if source.given else source.where,
         split="all",

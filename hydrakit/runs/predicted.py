@@ -129,7 +129,9 @@ class Rule:
             assert held_out is not None
             threshold = threshold_for(held_out, decision.calibration, aim, wished)
         if coverage is not None and decision is not None:
-            prediction_sets(np.empty((0, len(classes))), decision, coverage)  # are there enough?
+            prediction_sets(  # are there enough?
+                np.empty((0, len(classes))), decision, coverage, classes
+            )
         return cls(task, tuple(classes), decision, threshold, coverage)
 
     def decide(

@@ -150,10 +150,16 @@ class Session:
             for name in self.loaded
         }
         target = self.plan.target
+        self.start_notes: list[str] = []
         for each in (self, *self.members):
             check_start_heads(each.plan, each.start_heads, self.adapters)
             prepared, splits = self.prepared[target], self.leakage.splits[target]
-            refuse_seen_images(each.start_tensors, each.start_heads, target, prepared, splits)
+            self.start_notes += refuse_seen_images(
+                *(each.start_tensors, each.start_heads, prepared, splits),
+                adapter=self.adapters[target],
+                seed=self.plan.effective_split_seed,
+                together=[dataset.name for dataset in self.plan.datasets],
+            )
         self._check_earlier_work()
         for member in self.members:
             if member.rundir.path.exists():
@@ -250,6 +256,8 @@ class Session:
         else:
             self.callbacks.member(self.number, rundir)
         for note in notes_of_other_bits(rundir, self.plan, before, now):
+            self.callbacks.noted(note)
+        for note in dict.fromkeys(self.start_notes if self.number == 1 else ()):
             self.callbacks.noted(note)
         # Only the first network says how the weights match; for the others it is the same.
         callbacks = self.callbacks if self.number == 1 else RunCallback()

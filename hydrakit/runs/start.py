@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 
+from hydrakit.data.origin import splits_digest
 from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.errors import PlanError, WeightsError, command_line
 from hydrakit.hooks import BodyFactory, DatasetAdapter
@@ -30,6 +31,7 @@ from hydrakit.weights.folders import all_networks, is_model_folder
 from hydrakit.weights.format import (
     OtherBodySpec,
     TrainingCases,
+    cohort_digest,
     read_body,
     read_head,
     seen_in_training,
@@ -133,28 +135,46 @@ def find_start(
 def refuse_seen_images(
     start: StartTensors | None,
     heads: Mapping[str, Path],
-    name: str,
     prepared: PreparedDataset,
     splits: Mapping[str, str],
-) -> None:
+    *,
+    adapter: DatasetAdapter,
+    seed: int,
+    together: Collection[str],
+) -> list[str]:
     """Refuse weights of a body or of heads that were trained on images of a test split.
 
     Args:
         start: Weights that the body begins with.
         heads: Files of the heads that begin with given weights, by name.
-        name: Name of the target.
         prepared: Prepared dataset of the target.
         splits: Split of every case of the target, by key.
+        adapter: Adapter of the target.
+        seed: Seed of the splits.
+        together: Datasets that are split together with the target.
+
+    Returns:
+        What users must know of weights that may have been trained on its patients.
 
     Raises:
-        PlanError: They were.
+        PlanError: They were. A file of version 0.1 does not name its images, and is refused if it
+            was trained on a dataset of this name with another split.
     """
+    name = adapter.name
     cases = prepared.index.cases
     tests = [case.content for case in cases if splits.get(case.key) == "test"]
     used: list[tuple[Path | str, TrainingCases | None]] = []
+    other_split: list[tuple[Path | str, int | None]] = []
     if start is not None:
         used.append((start.match.file, start.cases))
-    used += [(path, read_head(path).cases) for path in heads.values()]
+        if start.cases is None and name in start.trained_on and start.seed != seed:
+            other_split.append((start.match.file, start.seed))
+    for path in heads.values():
+        head = read_head(path)
+        used.append((path, head.cases))
+        known = (head.splits, splits_digest(splits)) if head.splits else (head.seed, seed)
+        if head.cases is None and head.dataset == name and known[0] != known[1]:
+            other_split.append((path, head.seed))
     for file, trained in used:
         seen = 0 if trained is None else sum(seen_in_training(tests, trained))
         if seen:
@@ -163,6 +183,26 @@ def refuse_seen_images(
                 f"{name!r}: the test result would be too good: give weights of a run with the same "
                 "splits (`--split-seed`), or of other data"
             )
+    for file, own in other_split if tests else ():
+        remedy = f"`--split-seed {own}` and the shares of that training" if own is not None else ""
+        raise PlanError(
+            f"{file}: was trained on {name!r} with another split, and does not say on which "
+            f"images: the test result would be too good: give {remedy or 'weights of other data'}"
+        )
+    known_cohorts = {
+        other
+        for _, trained in used
+        if trained is not None and adapter.cohort is not None
+        for other, cohort in trained.cohorts.items()
+        if cohort == cohort_digest(adapter.cohort) and other not in together
+    }
+    if not known_cohorts:
+        return []
+    return [
+        f"the given weights were trained on {', '.join(map(repr, sorted(known_cohorts)))}, of the "
+        f"same cohort {adapter.cohort!r} as {name!r}: perhaps other images of its test patients, "
+        "and the test result may be too good"
+    ]
 
 
 def store_start(
@@ -238,7 +278,9 @@ def make_plan_from(
         weights = dict[str, StartWeights]()
         for head, name in first.items():
             adapter = plugins.get(DatasetAdapter, name)
-            known = read_head(heads[name]) if name in heads else None
+            # A head that the first network lacks is of a `heads add` that was stopped.
+            both = name in heads and name in networks[0][1]
+            known = read_head(heads[name]) if both else None
             if known is None or (known.classes, known.task) != (adapter.classes, adapter.task):
                 continue
             if plan.head_of(name) != known.factory:

@@ -6,6 +6,7 @@ All rules and simulations behind them: docs/statistics.md.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -43,13 +44,14 @@ def calibrated(probabilities: Floats, calibration: Calibration | None) -> Floats
     """
     if calibration is None:
         return probabilities
-    from scipy.special import expit, logit, softmax
+    from scipy.special import expit, softmax
 
-    inner = _inner(probabilities)
+    logarithms = np.log(_inner(probabilities))
     if calibration.method == "temperature":
-        return np.asarray(softmax(calibration.slope * np.log(inner), axis=1), dtype=np.float64)
-    second = expit(calibration.slope * logit(inner[:, 1]) + calibration.intercept)
-    return np.column_stack([1 - second, second])
+        return np.asarray(softmax(calibration.slope * logarithms, axis=1), dtype=np.float64)
+    # A probability near 1 is rounded; how near it is, the other one says.
+    odds = calibration.slope * (logarithms[:, 1] - logarithms[:, 0]) + calibration.intercept
+    return np.column_stack([expit(-odds), expit(odds)])
 
 
 def _inner(probabilities: Floats) -> Floats:
@@ -258,7 +260,10 @@ def decide(probabilities: Floats, threshold: Threshold | None) -> NDArray[np.int
 
 
 def prediction_sets(
-    probabilities: Floats, decision: Decision, coverage: float
+    probabilities: Floats,
+    decision: Decision,
+    coverage: float,
+    classes: Sequence[str] | None = None,
 ) -> NDArray[np.bool_]:
     """Classes that a case may belong to, ``(cases, classes)``, by split conformal prediction.
 
@@ -270,6 +275,7 @@ def prediction_sets(
         probabilities: Probabilities of the classes before calibration, ``(cases, classes)``.
         decision: Decision with held-out findings.
         coverage: Wished share, above 0 and below 1.
+        classes: Names of the classes, for messages; None for numbers.
 
     Raises:
         DataError: The coverage is out of range, or the held-out findings are too few for it.
@@ -289,8 +295,9 @@ def prediction_sets(
         if len(own) < needed:
             raise DataError(
                 f"prediction sets with a coverage of {coverage:g} need at least {needed} held-out "
-                f"findings of each class, and class {number} has {len(own)}: ask for a lower "
-                "coverage"
+                f"findings of each class, and class "
+                f"{number if classes is None else repr(classes[number])} has {len(own)}: ask for a "
+                "lower coverage"
             )
         largest = own[_rank(coverage, len(own)) - 1]
         sets[:, number] = 1 - probabilities[:, number] <= largest + 1e-9  # scores are rounded

@@ -169,6 +169,8 @@ def compare_files(
         notes=(
             *(note for table in tables for note in table.notes),
             *_notes(files, common, set(patient_of)),
+            *_repeated(scored, scores),
+            *_seen(scored, findings, common),
         ),
     )
 
@@ -187,6 +189,7 @@ def _read(path: Path, split: str) -> _Scores:
     with readable(path, REMEDY, error=DataError):
         content = read_whole(path)
     table = read_table(path, content, lambda header: bool(_MATCHED & set(header)))
+    table.refuse_doubled()
     columns = table.header
     if not _MATCHED & set(columns):
         raise DataError(
@@ -205,8 +208,20 @@ def _read(path: Path, split: str) -> _Scores:
     for place, row in used:
         if not (row.get("finding") or row.get("key")):
             raise DataError(f"{path}, {place}: has no name in 'finding' or 'key': add it")
+    _refuse_repeated_keys(path, used)
     notes = tuple(remark.text for remark in table.remarks)
     return _Scores(path, columns, tuple(used), table.commas, notes)
+
+
+def _refuse_repeated_keys(path: Path, rows: Sequence[tuple[str, dict[str, str]]]) -> None:
+    first: dict[tuple[str, ...], str] = {}
+    for place, row in rows:
+        key = tuple(row.get(name, "") for name in ("key", "finding", "dataset", "split"))
+        before = first.setdefault(key, place)
+        if key[0] and before != place:
+            raise DataError(
+                f"{path}, {place}: the key {key[0]!r} is also that of {before}: remove one of them"
+            )
 
 
 def _findings_of_keys(tables: Sequence[_Scores]) -> dict[str, str]:
@@ -252,7 +267,7 @@ def _default_positive(tables: Sequence[_Scores]) -> str:
     """The second of two classes, or 1 where labels are 0 and 1."""
     for table in tables:
         if len(table.classes) == 2:
-            return table.classes[1]
+            return "1" if set(table.classes) == {"0", "1"} else table.classes[1]
     classes = sorted({name for table in tables for name in table.classes})
     values = sorted({value for table in tables for _, _, value in table.values("label")})
     if {label_form(value) for value in values} <= {"0", "1"} and not classes:
@@ -379,6 +394,29 @@ def _file_score(name: str, path: Path, column: str, area: MeanAuc, *, alone: int
         high=area.high,
         alone=alone,
     )
+
+
+def _repeated(tables: Sequence[_Scores], scores: Sequence[dict[str, list[float]]]) -> Iterator[str]:
+    """Notes on findings with several scores in a file that does not name images."""
+    for table, of_file in zip(tables, scores, strict=True):
+        several = [finding for finding, values in of_file.items() if len(values) > 1]
+        if several and "key" not in table.columns:
+            yield (
+                f"{table.path}: {len(several)} findings have several rows, first {several[0]!r}: "
+                "the mean of their scores counts"
+            )
+
+
+def _seen(tables: Sequence[_Scores], findings: dict[str, str], common: set[str]) -> Iterator[str]:
+    """Notes on files of `hydrakit predict` whose model was trained on compared images."""
+    for table in tables:
+        rows = [row for _, row in table.rows if _finding(row, findings) in common]
+        seen = sum(row.get("seen_in_training", "").casefold() == "yes" for row in rows)
+        if seen:
+            yield (
+                f"{table.path}: training used {seen} of its {len(rows)} images (column "
+                "seen_in_training): its figure is too good, and so is its place in the comparison"
+            )
 
 
 def _notes(files: Sequence[FileScore], common: set[str], owned: set[str]) -> Iterator[str]:

@@ -265,7 +265,12 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     except csv.Error as error:
         raise ValueError(f"it is no CSV ({error})") from None
     names, rows = (lines[0] if lines else []), []
+    twice = next((name for name in names if name and names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"two of its columns are named {one_line(twice, 100)!r}")
     for number, cells in enumerate(lines[1:], start=2):
+        if not cells:  # a blank line
+            continue
         if len(cells) != len(names):
             raise ValueError(f"line {number} has {len(cells)} cells, the first has {len(names)}")
         rows.append(dict(zip(names, map(original_cell, cells), strict=True)))

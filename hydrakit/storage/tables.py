@@ -102,6 +102,18 @@ class Table:
         """Whether a comma within a cell may be that of a number with decimals."""
         return self.sheet.separator != ","
 
+    def refuse_doubled(self) -> None:
+        """Refuse two columns of the same name, for tables whose columns are all used by name.
+
+        Raises:
+            DataError: There are two.
+        """
+        for name in self.header:
+            if name and self.header.count(name) > 1:
+                raise DataError(
+                    f"{self.path}: two of its columns are named {name!r}: rename or remove one"
+                )
+
     def rows(self) -> Iterator[Row]:
         """Yield the rows below the header that are not blank, with one cell for each column.
 

@@ -61,7 +61,12 @@ def head_datasets(folder: Path) -> dict[str, Path]:
     files = sorted((folder / HEADS).glob("*.safetensors"))
     if not files:
         raise WeightsError(f"{folder / HEADS}: holds no head: give a folder with a model")
-    return {read_head(file).dataset: file for file in files}
+    heads: dict[str, Path] = {}
+    for file in files:
+        before = heads.setdefault(read_head(file).dataset, file)
+        if before != file:
+            raise WeightsError(f"{file}: is for the same dataset as {before}: keep one of them")
+    return heads
 
 
 def all_networks(folder: Path) -> list[tuple[Path, dict[str, Path]]]:

@@ -60,6 +60,7 @@ class StartTensors:
         match: How they match the body.
         tensors: Tensors by their names in the body, with its shapes and types.
         trained_on: Datasets that trained them, if hydrakit wrote their file.
+        seed: Seed of the splits of their training; None if unknown.
         cases: Images that trained them; None if the file does not say.
         lineage: The trainings that led to them, the oldest first, their own last.
     """
@@ -67,6 +68,7 @@ class StartTensors:
     match: StartMatch
     tensors: Mapping[str, Tensor]
     trained_on: tuple[str, ...] = ()
+    seed: int | None = None
     cases: TrainingCases | None = None
     lineage: tuple[Ancestor, ...] = ()
 
@@ -80,6 +82,7 @@ class StartMetadata(Frozen):
         hydrakit: Version of hydrakit that wrote the file.
         match: How the tensors match the body.
         trained_on: Datasets that trained them, in order.
+        seed: As in `StartTensors`.
         cases: Images that trained them; None if unknown.
         lineage: The trainings that led to them, the oldest first, their own last.
         digest: Digest of the tensors.
@@ -90,6 +93,7 @@ class StartMetadata(Frozen):
     hydrakit: Text
     match: StartMatch
     trained_on: Annotated[tuple[Name, ...], Field(max_length=MAX_ROUNDS)] = ()
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     cases: TrainingCases | None = None
     lineage: Annotated[tuple[Ancestor, ...], Field(max_length=MAX_LINEAGE)] = ()
     digest: Sha256Text
@@ -171,6 +175,7 @@ def match_start(planned: StartWeights, body: nn.Module) -> StartTensors:
         ),
         tensors,
         trained_on=metadata.trained_on if metadata else (),
+        seed=metadata.seed if metadata else None,
         cases=metadata.cases if metadata else None,
         lineage=metadata.chain if metadata else (),
     )
@@ -210,6 +215,7 @@ def write_start(path: Path, start: StartTensors) -> None:
         hydrakit=version(),
         match=start.match,
         trained_on=start.trained_on,
+        seed=start.seed,
         cases=start.cases,
         lineage=start.lineage,
         digest=tensor_digest(start.tensors),
@@ -237,7 +243,12 @@ def read_start(path: Path, planned: StartWeights, body: nn.Module) -> StartTenso
     ):
         raise WeightsError(f"{path}: holds other weights than those of the plan: {remedy}")
     return StartTensors(
-        metadata.match, tensors, metadata.trained_on, metadata.cases, metadata.lineage
+        metadata.match,
+        tensors,
+        metadata.trained_on,
+        metadata.seed,
+        metadata.cases,
+        metadata.lineage,
     )
 
 

@@ -390,10 +390,12 @@ def read_case(
     if patient is None and study is not None:
         patient = study
         noticed.by_study.append(case.key)
+    patient = patient or case.finding
     return Sample(
         image=image,
         label=case.label,
-        patient=patient or case.finding or case.key,
+        patient=patient or case.key,
+        named=patient is not None,
         key=case.key,
         group=case.group,
         finding=case.finding,

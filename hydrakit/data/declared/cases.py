@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from hydrakit.data.volumes.volume import Point
     from hydrakit.hooks import Label
 
+# How else a declared dataset can name a class; images that are given without one cannot.
+MAP_LABELS = f', or map it to a class under [labels] in {FILE} ("" if it is unknown)'
 MAX_CELL = 1000  # characters: keys and patients appear in messages and reports
 SEPARATOR = ";"
 
@@ -709,7 +711,7 @@ def _class(declaration: Declaration, name: str) -> int:
     if name not in declaration.classes:
         raise ValueError(
             f"label {quote(name)} is none of the classes {join_names(declaration.classes)}: "
-            f'correct it, or map it to a class under [labels] in {FILE} ("" if it is unknown)'
+            f"correct it{MAP_LABELS}"
         )
     return declaration.classes.index(name)
 

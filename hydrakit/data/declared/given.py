@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from hydrakit.data.archives import unpack_hint
 from hydrakit.data.declared.adapter import MissingSpacingError, Noticed, read_case
 from hydrakit.data.declared.by_name import match_names
 from hydrakit.data.declared.cases import (
+    MAP_LABELS,
     DeclaredCase,
     Fields,
     ImageLocation,
@@ -74,10 +75,11 @@ class GivenImages:
         where: What names them, for messages.
         count: Their number.
         cases: Yields them in order, from the first on; may be called several times.
-        digest: SHA-256 of what names them.
+        digest: SHA-256 of what names them, and of the size and the time of each file.
         patients: Whether a table, a pattern or a DICOM file may name patients.
         notes: What users must know about files and columns that are not used.
         reader: Reads one of them; called in several threads.
+        labelled: Whether any of them has a label.
     """
 
     where: str
@@ -87,6 +89,7 @@ class GivenImages:
     patients: bool
     notes: tuple[str, ...]
     reader: GivenReader
+    labelled: bool = False
 
 
 class GivenReader:
@@ -99,6 +102,7 @@ class GivenReader:
             one, the luminance, as each of several files that are joined has.
         spacing: Pixel spacing of all files that do not state theirs.
         masks: Whether the model sees the lesion in a mask, so that each image needs one.
+        labels: Whether labels of a table or of a pattern are read.
     """
 
     def __init__(
@@ -109,8 +113,10 @@ class GivenReader:
         colour: bool,
         spacing: tuple[float, float] | None = None,
         masks: bool = False,
+        labels: bool = True,
     ) -> None:
         self.masks = masks
+        self.labels = labels
         self.declaration = Declaration.model_construct(
             classes=tuple(classes),
             task=task,
@@ -122,6 +128,10 @@ class GivenReader:
         )
         self._local = threading.local()
         self._opened: list[ImageReader] = []
+
+    def used(self, fields: Fields) -> Fields:
+        """The fields of a case that are used."""
+        return fields if self.labels else {**fields, "label": ""}
 
     def read(self, given: GivenCase) -> LoadedSample | Unusable:
         """Read an image.
@@ -199,7 +209,7 @@ def images_in_files(paths: Sequence[Path], reader: GivenReader) -> GivenImages:
             GivenCase(_case(_name(path), location), root=None)
             for path, location in zip(paths, files, strict=True)
         ),
-        digest=_digest(map(str, paths)),
+        digest=_digest([*map(str, paths), *(_state(Path(each.file)) for each in files)]),
         patients=_may_be_dicom([location.file for location in files]),
         notes=(),
         reader=reader,
@@ -256,7 +266,7 @@ def images_in_folder(folder: Path, reader: GivenReader, *, pattern: str | None) 
     if others:
         used = {*images, *masks}
         names = describe_files(path for path in listed if path not in used)
-        notes.append(f"{folder}: {others} other files are not used: {names}")
+        notes.append(f"{folder}: other files that are not used: {names}")
     return GivenImages(
         where=str(folder),
         count=len(images),
@@ -264,7 +274,7 @@ def images_in_folder(folder: Path, reader: GivenReader, *, pattern: str | None) 
             GivenCase(_case(_name(path), ImageLocation(path), lesions.get(path)), root)
             for path in images
         ),
-        digest=_digest(images),
+        digest=_digest([_state(root / path) for path in images]),
         patients=_may_be_dicom(images),
         notes=tuple(notes),
         reader=reader,
@@ -278,7 +288,7 @@ def _matching(folder: Path, root: Path, reader: GivenReader, pattern: str) -> Gi
         raise DataError(f"--pattern: {error}") from None
     declaration = reader.declaration.model_copy(update={"cases": None, "pattern": pattern})
     cases = [
-        _given(declaration, f"{folder}: {quote(path)}", root, {"path": path, **parts})
+        _given(declaration, f"{folder}: {quote(path)}", root, reader.used({"path": path, **parts}))
         for path, parts in match_files(root, pattern)
     ]
     if not cases:
@@ -290,10 +300,11 @@ def _matching(folder: Path, root: Path, reader: GivenReader, pattern: str) -> Gi
         where=str(folder),
         count=len(cases),
         cases=lambda: iter(cases),
-        digest=_digest([pattern, *(each.case.key for each in cases)]),
+        digest=_digest([pattern, *_states(root, cases)]),
         patients=True,
         notes=(),
         reader=reader,
+        labelled=any(given.case.label is not None for given in cases),
     )
 
 
@@ -328,7 +339,7 @@ def images_in_table(table: Path, reader: GivenReader, *, root: Path | None = Non
             continue
         where, fields = row
         patients = patients or "patient" in fields
-        given = _given(reader.declaration, where, root, fields)
+        given = _given(reader.declaration, where, root, reader.used(fields))
         if given.case.key in lines:
             raise DataError(
                 f"{where}: the key {quote(given.case.key)} also belongs to "
@@ -352,10 +363,11 @@ def images_in_table(table: Path, reader: GivenReader, *, root: Path | None = Non
         where=str(table),
         count=len(cases),
         cases=lambda: iter(cases),
-        digest=_digest([hashlib.sha256(file.content).hexdigest(), str(root)]),
+        digest=_digest([hashlib.sha256(file.content).hexdigest(), *_states(root, cases)]),
         patients=patients or _may_be_dicom(files),
         notes=tuple(notes),
         reader=reader,
+        labelled=any(given.case.label is not None for given in cases),
     )
 
 
@@ -380,7 +392,7 @@ def _given(declaration: Declaration, where: str, root: Path, fields: Fields) -> 
                 raise ValueError(f"pixel spacing {row:g} x {column:g}: give positive millimetres")
             spacing = row, column
     except ValueError as error:
-        raise DataError(f"{where}: {error}") from None
+        raise DataError(f"{where}: {str(error).removesuffix(MAP_LABELS)}") from None
     return GivenCase(case, root, spacing)
 
 
@@ -419,6 +431,22 @@ def _may_be_image(root: Path, path: str) -> bool:
 
 def _may_be_dicom(paths: Iterator[str] | Sequence[str]) -> bool:
     return not all(path.lower().endswith(_NO_DICOM) for path in paths)
+
+
+def _states(root: Path, cases: Iterable[GivenCase]) -> Iterator[str]:
+    """`_state` of the files of cases below a folder."""
+    for given in cases:
+        for location in given.case.channels:
+            yield _state(root / location.file)
+
+
+def _state(path: Path) -> str:
+    """Where a file is, how large it is and when it was changed: what shows that it is another."""
+    try:
+        status = path.stat()
+    except OSError:
+        return f"{path.absolute()}: cannot be opened"
+    return f"{path.absolute()}: {status.st_size} bytes, {status.st_mtime_ns}"
 
 
 def _digest(texts: Iterator[str] | Sequence[str]) -> str:

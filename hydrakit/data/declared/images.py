@@ -50,7 +50,10 @@ Facts = dict[str, str | float]
 
 _BITS = re.compile(r";(\d+)")
 # A decoder's message differs from file to file and may quote the file; a reason must do neither.
-_DECODER_MESSAGE = re.compile(r"^(the pixels cannot be read|broken DICOM header) \(.*\)")
+# The name of a missing DICOM attribute, as in `(no StudyInstanceUID)`, stays.
+_DECODER_MESSAGE = re.compile(
+    r"^(the pixels cannot be read|broken DICOM header) \((?!no [A-Z]\w+\)).*\)"
+)
 _DAMAGED = "is not a whole {}: fetch it again"
 _SAVE = "save it as grey of 8 or 16 bits, or of 32-bit floating point, with zero for black"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")

@@ -34,6 +34,7 @@ class PreparedCase(Frozen):
         subgroups: Subgroups of the case and their values.
         facts: Facts of the image (`image_facts`) and of the sample; numbers are finite.
         content: `hydrakit.data.quality.duplicates.content_digest` of the whole image.
+        named: As in `hydrakit.hooks.Sample`.
     """
 
     key: str
@@ -45,6 +46,7 @@ class PreparedCase(Frozen):
     subgroups: dict[str, str] = Field(default_factory=dict)
     facts: dict[str, str | float] = Field(default_factory=dict)
     content: str = ""
+    named: bool = False
 
 
 class ExcludedCase(Frozen):

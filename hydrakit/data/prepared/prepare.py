@@ -62,7 +62,7 @@ from hydrakit.storage.lock import FILES, cache_lock
 from hydrakit.storage.paths import cache_folder, using_cache
 
 FORMAT = 5
-INDEX_FORMAT = 7  # increase when the same rows give another index: no image is read again
+INDEX_FORMAT = 8  # increase when the same rows give another index: no image is read again
 MAX_THREADS = 16
 IN_FLIGHT = 4  # images per thread in progress, so that the threads do not wait for writing
 MAX_NAMES = 3
@@ -347,11 +347,11 @@ class _Preparation:
             patient = self._patient(case)
             total = totals.get(patient)
             totals[patient] = total + entry.statistics if total else entry.statistics
-            metadata = case.model_dump(mode="json", exclude={"facts"})
+            metadata = case.model_dump(mode="json", exclude={"facts", "named"})
             hasher.update(json.dumps([metadata, entry.crop]).encode())
         if len(totals) < len({case.patient for case in self.cases}):
             # Which spellings mean one patient decides the z-score (`DatasetAdapter.exact_names`).
-            hasher.update(json.dumps([self._patient(case) for case in self.cases]).encode())
+            hasher.update(json.dumps(self._people()).encode())
         intensities = {
             patient: Intensity(
                 mean=tuple(total.mean.tolist()),
@@ -376,6 +376,12 @@ class _Preparation:
 
     def _patient(self, case: PreparedCase) -> str:
         return patient_of(case, exact=self.adapter.exact_names)
+
+    def _people(self) -> list[str]:
+        """Form of each patient's name; that of before `Sample.named` if the same are equal."""
+        now = [self._patient(case) for case in self.cases]
+        before = [self._patient(case.model_copy(update={"named": False})) for case in self.cases]
+        return before if len(set(before)) == len(set(now)) else now
 
 
 def _image_intensity(entry: StoreEntry) -> ImageIntensity:
@@ -411,6 +417,7 @@ def _case(sample: Sample, entry: StoreEntry, finding: str) -> PreparedCase:
         subgroups=dict(sample.subgroups),
         facts=facts,
         content=entry.content,
+        named=sample.named,
     )
 
 

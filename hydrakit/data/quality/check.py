@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from statistics import median
 
-from hydrakit.data.identity import patient_of
+from hydrakit.data.identity import is_named, patient_of
 from hydrakit.data.prepared.crop import crop_fault, is_flat
 from hydrakit.data.prepared.index import ExcludedCase, Index, PreparedCase, PreparedDataset
 from hydrakit.data.quality.duplicates import (
@@ -154,7 +154,7 @@ def _patient_warnings(prepared: PreparedDataset, adapter: DatasetAdapter) -> Ite
     for text in reading_warnings(prepared, adapter):
         yield _warning("reading", text)
     cases = prepared.index.cases
-    unnamed = sum(case.patient == case.key for case in cases)
+    unnamed = sum(not is_named(case) for case in cases)
     if unnamed:
         which = (
             "no case names its patient"

@@ -17,7 +17,7 @@ from itertools import combinations
 
 import numpy as np
 
-from hydrakit.data.identity import is_identified, names_nobody, normal_name, patient_of
+from hydrakit.data.identity import is_identified, is_named, names_nobody, normal_name, patient_of
 from hydrakit.data.prepared.index import Index, PreparedCase, PreparedDataset
 from hydrakit.data.quality.duplicates import (
     MIN_AGREEMENT,
@@ -365,7 +365,7 @@ def reading_warnings(prepared: PreparedDataset, adapter: DatasetAdapter) -> Iter
         return
     cases = prepared.index.cases
     yield from _spellings(cases)
-    nobody = [case for case in cases if case.patient != case.key and names_nobody(case.patient)]
+    nobody = [case for case in cases if is_named(case) and names_nobody(case.patient)]
     if nobody:
         yield (
             f"the patient of {nobody[0].key} is NA, unknown or alike, as is that of "
@@ -381,7 +381,7 @@ def _spellings(cases: Sequence[PreparedCase]) -> Iterator[str]:
         pairs: dict[str, PreparedCase] = {}
         for case in cases:
             name = case.patient if what == "patient" else case.group
-            if name is None or (what == "patient" and case.patient == case.key):
+            if name is None or (what == "patient" and not is_named(case)):
                 continue
             normal = normal_name(name)
             before = first.setdefault(normal, case)
