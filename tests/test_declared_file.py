@@ -35,6 +35,7 @@ DOCS = Path(__file__).parent.parent / "docs"
         ("x = " + "[" * 5000, ["not valid TOML"]),
         ("x = " + "9" * 5000, ["not valid TOML"]),
         (BY_FOLDER + "licens = 'x'\n", ["unknown key 'licens': did you mean 'licence'"]),
+        (BY_FOLDER + "slices = 3\n", ["key 'slices': move it below [images]"]),
         (BY_FOLDER + "[images]\ncolor = 'luma'\n", ["'images.color'", "'images.colour'"]),
         (BY_FOLDER + "[images]\ncolour = 'grey'\n", ["images.colour", "'luma'", "'grey'"]),
         (BY_FOLDER + "[images]\nrescale = 1\n", ["images.rescale", "1"]),

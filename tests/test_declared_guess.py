@@ -230,6 +230,98 @@ def test_spacing_of_dicom(shared_data: Path, tmp_path: Path) -> None:
     assert f"pixel spacing: {row:g} x {column:g} mm" in text
 
 
+def test_the_label_of_a_german_table_is_its_diagnosis(tmp_path: Path) -> None:
+    folder = tmp_path / "haut"
+    rows = ["Bild;Patient;Geschlecht;Diagnose;Zeile"]
+    for n in range(8):
+        png(folder / f"Läsion_{n}.png")
+        rows.append(f"Läsion_{n};M{n // 2};w;{('Bösartig', 'gutartig ')[n % 2]};{30 + n % 3},5")
+    (folder / "Befunde.csv").write_bytes("\r\n".join(rows).encode("cp1252"))
+    _, adapter, samples = guessed(folder)
+    assert adapter.classes == ("Bösartig", "gutartig")
+    assert [sample.label for sample in samples] == [0, 1] * 4
+
+
+def test_neither_sex_nor_a_number_is_preferred_as_label(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    rows = ["file;result;sex;site;z_score"]
+    for n in range(8):
+        png(folder / f"{n}.png")
+        sex, site = "mf"[n // 4], 1 + n // 4
+        rows.append(f"{n}.png;{('good', 'bad')[n % 2]};{sex};{site};{n % 3},5")
+    (folder / "cases.csv").write_text("\n".join(rows))
+    assert guessed(folder)[1].classes == ("bad", "good")
+
+
+def test_whole_numbers_with_decimal_commas_are_labels(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    for n in range(4):
+        png(folder / f"{n}.png")
+    rows = ["path;label", "0.png;1,0", "1.png;0,0", "2.png;1", "3.png;0,00"]
+    (folder / "cases.csv").write_text("\n".join(rows))
+    _, adapter, samples = guessed(folder)
+    assert len(adapter.classes) == 2
+    assert [sample.label for sample in samples] == [1, 0, 1, 0]
+
+
+def chexpert(folder: Path) -> Path:
+    """Files as CheXpert names them: below a folder that is the one of the table."""
+    rows = ["Path,Sex,Edema,Fracture"]
+    for n in range(8):
+        name = f"train/patient{n // 2:05}/study1/view{n % 2}.jpg"
+        png(folder / name)
+        rows.append(
+            f"CheXpert-v1.0-small/{name},Male,{('1.0', '-1.0')[n % 2]},{('', '1.0')[n % 2]}"
+        )
+    (folder / "train.csv").write_text("\n".join(rows))
+    return folder
+
+
+def test_paths_that_begin_with_the_name_of_the_folder(tmp_path: Path) -> None:
+    folder = chexpert(tmp_path / "CheXpert-v1.0-small")
+    text = guess_declaration(folder, tmp_path / "elsewhere")
+    assert f'root = "{tmp_path}"' in text.replace("\\\\", "/")
+    text, adapter, samples = guessed(folder)
+    assert "\nroot = " in text
+    assert "of two classes" not in text
+    assert adapter.classes == ("Edema", "Fracture")
+    assert samples[0].label == (1, None)
+    assert "4 folders seem to name patients (first patient00000)" in text
+
+
+def test_folders_of_patients_are_no_classes(tmp_path: Path) -> None:
+    folder = chexpert(tmp_path / "renamed")
+    with pytest.raises(DataError, match="files of the column Path are not here"):
+        guess_declaration(folder)
+
+
+def test_files_of_several_pages_are_named_with_the_remedy(tmp_path: Path) -> None:
+    page = Image.new("L", (8, 6))
+    for label in ("a", "b"):
+        path = tmp_path / "mine" / label / "1.tif"
+        path.parent.mkdir(parents=True)
+        page.save(path, save_all=True, append_images=[Image.new("L", (8, 6), 9)])
+    text = guess_declaration(tmp_path / "mine")
+    assert "Not usable as it is: 2 (first a/1.tif: has 2 pages: name one as FILE#[0] to" in text
+    assert "end the pattern in #[0]" in text
+
+
+def test_masks_of_volumes_choose_the_slices(tmp_path: Path) -> None:
+    nib = pytest.importorskip("nibabel")
+    folder = tmp_path / "liver"
+    for label in ("a", "b"):
+        (folder / label).mkdir(parents=True)
+        voxels = np.random.default_rng(0).integers(0, 99, (8, 7, 5)).astype(np.int16)
+        mask = np.zeros((8, 7, 5), np.uint8)
+        mask[3, 2, 4] = 1
+        for name, values in (("ct", voxels), ("ct_seg", mask)):
+            nib.save(nib.Nifti1Image(values, np.eye(4)), folder / label / f"{name}.nii.gz")
+    text, _, samples = guessed(folder)
+    assert '\nmask = "{folder}/{stem}_seg*.nii.gz"\n' in text
+    assert "a case is unusable" not in text
+    assert len(samples) == 2
+
+
 def test_what_cannot_be_guessed(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere: no such folder"):
         guess_declaration(tmp_path / "nowhere")

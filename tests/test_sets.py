@@ -447,6 +447,12 @@ def test_images_that_are_there_twice_are_named(tmp_path: Path) -> None:
     assert "remove the folders ham10000_images_part_1 and _2" in printed
 
 
+def run_get(name: str) -> str:
+    done = CliRunner().invoke(main, ["datasets", "get", name])
+    assert done.exit_code == 1
+    return done.stderr
+
+
 def test_add_never_overwrites_and_names_what_is_wrong(tmp_path: Path) -> None:
     busi(tmp_path / "busi")
     before = add("busi", tmp_path / "busi").stdout
@@ -456,6 +462,11 @@ def test_add_never_overwrites_and_names_what_is_wrong(tmp_path: Path) -> None:
     assert text == public_set("busi").path.read_text()
     assert "exists already" in add("busi", tmp_path / "busi", status=1).stderr
     assert "did you mean 'busi'?" in add("busl", tmp_path / "busi", status=1).stderr
+    png(tmp_path / "other" / "1.png")
+    message = add("busi", tmp_path / "other", status=1).stderr
+    assert "has nothing of busi (benign, malignant, normal)" in message
+    assert not (tmp_path / "other" / FILE).exists()
+    assert "hydrakit datasets add busi" in run_get("busi")
     message = add("busi", tmp_path / "none", status=1).stderr
     assert "no such folder" in message
     assert "kaggle datasets download" in message

@@ -222,7 +222,7 @@ def _facts_lines(summary: Summary) -> Iterator[str]:
         if each.fact in DERIVED:
             continue
         if each.low == each.high:
-            same.append(f"{each.fact} {each.low:g}")
+            same.append(f"{each.fact} {each.low:g}{_of_all(each.cases, len(summary.cases))}")
         else:
             yield (
                 f"{each.fact}: {each.low:.4g} to {each.high:.4g}, median {each.median:.4g}"
@@ -232,17 +232,19 @@ def _facts_lines(summary: Summary) -> Iterator[str]:
         if counted.fact in DERIVED:
             continue
         if len(counted.values) == 1:
-            same.append(f"{counted.fact} {next(iter(counted.values))}")
+            ((value, count),) = counted.values.items()
+            same.append(f"{counted.fact} {value}{_of_all(count, len(summary.cases))}")
             continue
         listed = list(counted.values.items())[:VALUES_SHOWN]
         more = len(counted.values) - len(listed)
         yield (
             f"{counted.fact}: "
             + ", ".join(f"{value} ({count})" for value, count in listed)
-            + (f", and {more} other values" if more else "")
+            + (f", and {more} other value{'s' * (more > 1)}" if more else "")
         )
     if summary.cases:
-        yield f"same for all cases: {', '.join([*same, f'channels {summary.channels}'])}"
+        same.append(f"channels {summary.channels}")
+        yield f"same for all cases that state it: {', '.join(same)}"
 
 
 def _of_all(cases: int, all_cases: int) -> str:

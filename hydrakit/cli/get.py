@@ -97,6 +97,13 @@ def get(
     adapter = context.plugins().all(DatasetAdapter).get(name)
     if adapter is not None and adapter.source is None:
         raise PlanError(f"{name}: its plugin does not say from where: {adapter.how_to_get}")
+    from hydrakit.data.declared.sets import public_sets
+
+    if adapter is None and name in public_sets():
+        raise PlanError(
+            f"{name} cannot be fetched: `hydrakit datasets add {name}` says where it is, and "
+            f"`hydrakit datasets add {name} DIR` declares what was downloaded"
+        )
     if adapter is None and options:
         raise PlanError(f"{name} is no dataset with options: leave out `--option`")
     folder = context.root_of(name) if out is None else out.resolve()

@@ -153,7 +153,8 @@ def _frequent(values: dict[str, int]) -> str:
 
 def _shortened(items: Sequence[str], most: int) -> str:
     text = ", ".join(items[:most])
-    return f"{text}, and {len(items) - most} other values" if len(items) > most else text
+    more = len(items) - most
+    return f"{text}, and {more} other value{'s' * (more > 1)}" if more > 0 else text
 
 
 def _values_by_class(summary: Summary, name: str) -> list[tuple[str, list[float]]]:

@@ -44,7 +44,7 @@ _MARKS = {
 }
 _BINARY = re.compile(r"[\0-\x08\x0e-\x1f]")
 _STATED = re.compile(r"sep=([,;\t])\r?\n", re.I)
-_WHOLE = re.compile(r"(-?\d+)\.0+")
+_WHOLE = re.compile(r"(-?\d+)(?:\.0+|,00?)")  # 1,000 may be a thousand
 _ZEROS = re.compile(r"0{2,15}")
 
 _COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")

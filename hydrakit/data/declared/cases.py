@@ -784,7 +784,7 @@ def _with_slice(declaration: Declaration, case: DeclaredCase) -> DeclaredCase:
     if axes is None:
         raise ValueError(
             f'{used["x_mm"]}, {used["y_mm"]}, {used["z_mm"]} mm: write axes = "LPS" (as in DICOM) '
-            f'or "RAS" (as in NIfTI) under [images] in {FILE}, to say where they rise to'
+            f'or "RAS" (as in NIfTI) under [images] in {FILE}, to say in which direction they rise'
         )
     x, y, z = (number(used[name], name) for name in _POINT)
     return replace(case, point=(x, y, z) if axes == "LPS" else (-x, -y, z))

@@ -17,7 +17,10 @@ SUBGROUP = "subgroups."  # prefix of a subgroup's name among the fields of a cas
 
 # Words in the column names of published tables.
 WORDS = {
-    "label": ("label", "class", "diagnosis", "target", "dx", "category", "clinsig", "finding"),
+    "label": (
+        *("label", "class", "diagnosis", "target", "dx", "category", "clinsig", "finding"),
+        *("diagnose", "diagnostic", "klasse", "befund"),
+    ),
     "patient": (
         *("patient", "subject", "participant", "person", "individual", "proband", "case"),
         *("pid", "mrn", "prox"),
@@ -182,6 +185,11 @@ def resembles(column: str, field: str) -> bool:
         for token in tokens
         for word in WORDS[field]
     )
+
+
+def is_attribute(column: str) -> bool:
+    """Whether the name of a column is that of an attribute of a patient: ``Sex``, ``AgeYears``."""
+    return any(token.lower() in _ATTRIBUTES for token in _TOKEN.findall(column))
 
 
 def may_name(values: Sequence[str]) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from hydrakit.data.declared.by_name import FileNames
 from hydrakit.data.declared.cases import SEPARATOR
 from hydrakit.data.declared.coco import SUFFIX as COCO
 from hydrakit.data.declared.coco import coco_table
-from hydrakit.data.declared.columns import WORDS, may_name, resembles
+from hydrakit.data.declared.columns import WORDS, is_attribute, may_name, resembles
 from hydrakit.data.declared.files import (
     OTHER_SUFFIXES,
     SUFFIXES,
@@ -88,6 +88,7 @@ class _CaseSource:
         patients: What the source says of the patients, with their number; empty if nothing.
         member: Name of the array of images in an NPZ with one case per row; None otherwise.
         columns: Columns of the table of cases; none if there is no table.
+        above: Whether paths begin with the name of the folder, as if from the one above it.
     """
 
     lines: tuple[str, ...]
@@ -97,6 +98,7 @@ class _CaseSource:
     patients: str
     member: str | None = None
     columns: frozenset[str] = frozenset()
+    above: bool = False
 
 
 def dataset_name(folder: Path) -> str:
@@ -147,14 +149,14 @@ def guess_declaration(folder: Path, out: Path | None = None) -> str:
     return "\n".join(
         [
             *_description_lines(place),
-            *_place_lines(folder, place, links),
+            *_place_lines(folder, place, links, above=cases.above),
             *_class_lines(cases),
             *_image_lines(folder, images, cases),
-            *_mask_lines(masks),
+            *_mask_lines(masks, cases),
             *(f"# Not used: {_comment(reason)}" for reason in unused),
             *_case_lines(folder, images, cases),
             *_channel_lines(folder, images, cases),
-            *_volume_lines(folder, images, cases),
+            *_volume_lines(folder, images, cases, masked=_choose_slices(masks, cases)),
             "",
         ]
     )
@@ -214,10 +216,15 @@ def _description_lines(folder: Path) -> list[str]:
     ]
 
 
-def _place_lines(folder: Path, place: Path, links: Sequence[str]) -> list[str]:
+def _place_lines(
+    folder: Path, place: Path, links: Sequence[str], *, above: bool = False
+) -> list[str]:
     """Say where the images are, if they are not below the file."""
     lines = []
-    if folder.resolve() != place.resolve():
+    if above:
+        root = ".." if folder.resolve() == place.resolve() else str(folder.resolve().parent)
+        lines.append(f"root = {_quoted(root)}  # the paths begin with {_comment(folder.name)!r}")
+    elif folder.resolve() != place.resolve():
         lines.append(f"root = {_quoted(str(folder.resolve()))}  # folder of the images")
     if links:
         first = _comment(links[0])
@@ -236,13 +243,14 @@ def _class_lines(cases: _CaseSource) -> list[str]:
         lines.append("# Only one class was detected: correct the name of the other one.")
         labels.insert(0, "other" if "other" not in labels else "another")
     names = ", ".join(map(_quoted, labels))
-    lines.append("# Check: of two classes, the second is the positive one.")
+    if cases.task == "classification":
+        lines.append("# Check: of two classes, the second is the positive one.")
     return [*lines, f"classes = [{names}]"]
 
 
 def _image_lines(folder: Path, images: Sequence[str], cases: _CaseSource) -> list[str]:
     """Describe a sample of the images, and propose a field of view."""
-    pictures = _sample_images(folder, images, cases)
+    pictures, faults = _sample_images(folder, images, cases)
     lines = ["", f"# Image files: {len(images)}. Images that were read: {len(pictures)}."]
     kinds = Counter(
         f"{p.facts['format']}, mode {p.facts['mode']}, {p.facts['bits']:g} bits" for p in pictures
@@ -252,6 +260,11 @@ def _image_lines(folder: Path, images: Sequence[str], cases: _CaseSource) -> lis
     lines += [f"#   {_comment(kind)}: {count}" for kind, count in kinds.most_common(5)]
     if len(kinds) > 1:
         lines.append("# Check that the kind of file does not reveal the class.")
+    if faults:
+        path, reason = next(iter(faults.items()))
+        lines.append(f"# Not usable as it is: {len(faults)} (first {_comment(path)}: {reason}).")
+    if not cases.columns and any("name one as FILE#[0]" in each for each in faults.values()):
+        lines.append("# To use the first page or frame of each, end the pattern in #[0].")
     common = [f"{size} ({count})" for size, count in sizes.most_common(5)]
     lines.append(f"#   width x height: {', '.join(common) or 'none could be read'}")
     if spacings:
@@ -278,7 +291,14 @@ def _normalise_lines(pictures: Sequence[Picture]) -> list[str]:
     ]
 
 
-def _mask_lines(masks: Mapping[str, str]) -> list[str]:
+def _choose_slices(masks: Mapping[str, str], cases: _CaseSource) -> bool:
+    """Whether the masks choose the slice of each case: of volumes, of which each has one."""
+    with_slice = {*POINT_COLUMNS, "slice"} & cases.columns
+    volumes = bool(masks) and all(map(is_volume_name, masks.values()))
+    return volumes and not with_slice and guess_template(masks) is not None
+
+
+def _mask_lines(masks: Mapping[str, str], cases: _CaseSource) -> list[str]:
     if not masks:
         return []
     mask, image = next(iter(masks.items()))
@@ -287,6 +307,13 @@ def _mask_lines(masks: Mapping[str, str]) -> list[str]:
     template = guess_template(masks)
     if template is None:
         return lines
+    if _choose_slices(masks, cases):
+        return [
+            *lines,
+            "# They choose slice and position of each case. To see 1.5 times the lesion:",
+            "# field_of_view = { mask = 1.5 }  # in place of the line above",
+            f"mask = {_quoted(template)}",
+        ]
     return [
         *lines,
         "# To take the position of the lesion from them, and to see 1.5 times the lesion:",
@@ -307,6 +334,15 @@ def _case_lines(folder: Path, images: Sequence[str], cases: _CaseSource) -> list
             "# Check: no patient was detected, so each image counts as its own patient. If\n"
             "# patients have several images, declare them, or results will be too optimistic."
         )
+        folders = {
+            each for name in images for each in name.split("/")[:-1] if _are_patients([each])
+        }
+        if len(folders) > 1 and cases.columns:
+            first = _comment(min(folders))
+            patients += (
+                f"\n# {len(folders)} folders seem to name patients (first {first}): give the"
+                "\n# table a column patient with these names."
+            )
     return ["", patients, *cases.lines, *cases.tables]
 
 
@@ -353,7 +389,9 @@ def _channel_lines(folder: Path, images: Sequence[str], cases: _CaseSource) -> l
     return []
 
 
-def _volume_lines(folder: Path, images: Sequence[str], cases: _CaseSource) -> list[str]:
+def _volume_lines(
+    folder: Path, images: Sequence[str], cases: _CaseSource, *, masked: bool
+) -> list[str]:
     """Say how a slice of each volume is chosen, if the cases do not choose one yet."""
     counts = set()
     for path in _spread(folder, [name for name in images if is_volume_name(name)]):
@@ -367,8 +405,9 @@ def _volume_lines(folder: Path, images: Sequence[str], cases: _CaseSource) -> li
     number = f"{most}" if least == most else f"{least} to {most}"
     lines = [
         "",
-        f"# These are volumes of {number} axial slices, of which each case shows one (or 3, as",
-        '# channels, with slices = 3), in another plane with plane = "coronal" or "sagittal".',
+        f"# These are volumes of {number} axial slices, of which each case shows one. Under",
+        '# [images], slices = 3 shows its neighbours, too, as channels, and plane = "coronal" or',
+        '# "sagittal" another plane.',
     ]
     if set(POINT_COLUMNS) <= cases.columns:
         lines += [
@@ -377,6 +416,8 @@ def _volume_lines(folder: Path, images: Sequence[str], cases: _CaseSource) -> li
         ]
     elif "slice" in cases.columns:
         lines.append("# Check: the column slice counts from 0, in the order of the file.")
+    elif masked:
+        lines.append("# Check: the slice of each case is the one in which its mask is largest.")
     elif not cases.columns:
         lines += [
             "# Check: a case is unusable until its slice is chosen: by mask = ..., by #[N] at the",
@@ -421,9 +462,12 @@ def _is_dicom(path: Path) -> bool:
         return False
 
 
-def _sample_images(folder: Path, images: Sequence[str], cases: _CaseSource) -> list[Picture]:
-    """Read a sample of images, spread over the list; skip those that cannot be read."""
+def _sample_images(
+    folder: Path, images: Sequence[str], cases: _CaseSource
+) -> tuple[list[Picture], dict[str, str]]:
+    """Read a sample of images, spread over the list; name those that cannot be read."""
     pictures = []
+    faults = {}
     with closing(ImageReader(ImageRules())) as reader:
         for path in _spread(folder, images):
             try:
@@ -431,9 +475,10 @@ def _sample_images(folder: Path, images: Sequence[str], cases: _CaseSource) -> l
                 if is_volume_name(path.name):
                     row = reader.volume(path).count_slices("axial") // 2
                 pictures.append(reader.read(path, cases.member, row))
-            except (OSError, DataError):  # `datasets check` names each unusable file
-                continue
-    return pictures
+            except (OSError, DataError) as error:  # `datasets check` names each unusable file
+                reason = str(error).replace(f"{path}: ", "")
+                faults[path.relative_to(folder).as_posix()] = _comment(one_line(reason, 200))
+    return pictures, faults
 
 
 def _spread(folder: Path, images: Sequence[str]) -> list[Path]:
@@ -453,7 +498,8 @@ def _from_folders(images: Sequence[str]) -> _CaseSource | None:
     levels = [Counter(name.split("/")[level] for name in images) for level in range(depth)]
     split = next((i for i, names in enumerate(levels) if _are_splits(names)), None)
     candidates = [level for level, names in enumerate(levels) if level != split and len(names) >= 2]
-    label = min(candidates, key=lambda level: len(levels[level]), default=None)
+    classes = [level for level in candidates if not _are_patients(levels[level])]
+    label = min(classes, key=lambda level: len(levels[level]), default=None)
     if label is None or len(levels[label]) > MAX_CLASSES:
         return None
     rest = [level for level in candidates if level != label]
@@ -495,6 +541,12 @@ def _are_splits(names: Mapping[str, int]) -> bool:
     return len(names) > 1 and all(name.lower() in SPLIT_WORDS for name in names)
 
 
+def _are_patients(names: Iterable[str]) -> bool:
+    """Whether folders are patients by their names: ``patient00001``, ``sub-01``, ``Case 7``."""
+    parts = [re.fullmatch(r"([^\W\d_]+)[ _-]?\d+", name) for name in names]
+    return all(part and part[1].lower() in ("sub", *WORDS["patient"]) for part in parts)
+
+
 def _literal(names: Mapping[str, int]) -> str:
     """Return the name of a level with only one folder, if a pattern allows it; else ``*``."""
     name = next(iter(names))
@@ -526,15 +578,20 @@ def _from_tables(folder: Path, files: Sequence[str]) -> tuple[_CaseSource | None
             continue
         listed = f"(its columns: {one_line(', '.join(columns), 200)})"
         path = _path_column(folder, columns, names)
+        below = "" if path else _path_column_above(folder, columns)
+        path = path or below
         cases = path and _from_columns(name, {"path": path}, columns)
         if not path:
-            unused.append(f"{name}: no column of paths {listed}")
+            unused.append(f"{name}: {_without_files(columns)} {listed}")
         elif not cases:
             unused.append(f"{name}: no column of labels {listed}")
         elif chosen is not None:
             unused.append(f"{name}: another table comes before it {listed}")
         elif any(_is_file(folder, value) for value in columns[path][:50]):
             chosen = cases
+        elif below:
+            inside = f"cases = {_quoted(f'{folder.resolve().name}/{name}')}"
+            chosen = replace(cases, lines=(inside,), above=True)
         else:
             line = f"# Check: the column {_comment(path)} names files without folder or suffix."
             chosen = replace(cases, lines=(line, *cases.lines))
@@ -556,6 +613,25 @@ def _path_column(
     }
     most = max(counts, key=lambda each: counts[each], default=None)
     return most if most is not None and 2 * counts[most] >= len(set(columns[most])) > 1 else None
+
+
+def _path_column_above(folder: Path, columns: Mapping[str, Sequence[str]]) -> str | None:
+    """The column of paths that begin with the name of the folder, as those of CheXpert."""
+    top = f"{folder.resolve().name}/"
+    for column, values in columns.items():
+        inner = [value.removeprefix(top) for value in values[:50] if value.startswith(top)]
+        if any(_is_file(folder, value) for value in inner):
+            return column
+    return None
+
+
+def _without_files(columns: Mapping[str, Sequence[str]]) -> str:
+    """Say that no column names files of the folder, with the first file that one names."""
+    for column, values in columns.items():
+        first = next(iter(values), "")
+        if first.lower().endswith(SUFFIXES):
+            return f"the files of the column {column} are not here (first {first})"
+    return "no column of paths"
 
 
 def _is_file(folder: Path, text: str) -> bool:
@@ -746,10 +822,18 @@ def _match_columns(
         if column is not None:
             chosen[field] = column
     if "label" not in chosen:
-        for column in sorted(columns.keys() - {*chosen.values(), *SAME_NAME_COLUMNS}):
-            values = columns[column]
-            if 2 <= len(set(values) - {""}) <= min(6, len(values) // 2):
-                chosen["label"] = column
+        few = [
+            column
+            for column in sorted(columns.keys() - {*chosen.values(), *SAME_NAME_COLUMNS})
+            if 2 <= len(set(columns[column]) - {""}) <= min(6, len(columns[column]) // 2)
+            and not any(re.fullmatch(r"[+-]?\d*\.\d*[1-9]\d*", text) for text in columns[column])
+        ]
+        # Text is a label rather than a number, and a number rather than the sex of a patient.
+        if few:
+            chosen["label"] = max(
+                few,
+                key=lambda each: (not is_attribute(each), not _are_numbers(columns[each]), each),
+            )
     return chosen
 
 
@@ -825,6 +909,10 @@ def _task(values: set[str]) -> tuple[str, tuple[str, ...]]:
     if len(values) > MAX_CLASSES and all(_is_number(value) for value in values):
         return "regression", ()
     return "classification", tuple(sorted(values))
+
+
+def _are_numbers(texts: Sequence[str]) -> bool:
+    return all(_is_number(text) for text in texts if text)
 
 
 def _is_number(text: str) -> bool:

@@ -539,6 +539,10 @@ def _first_fault(error: ValidationError) -> str:
         if key in Declaration.model_fields:
             return f"key {where!r}: move {key} to the top of the file, before the first [table]"
     if fault["type"] == "extra_forbidden":
+        tables: list[tuple[str, type[_Table]]] = [("images", ImageRules), ("columns", Columns)]
+        for table, keys in tables:
+            if where in keys.model_fields:
+                return f"key {where!r}: move it below [{table}]"
         return f"{unknown('key', where, _keys())} (docs/dataset-toml.md lists them)"
     if fault["type"] == "missing":
         return f"key {where!r} is missing: add it (docs/dataset-toml.md)"

@@ -16,6 +16,7 @@ from pathlib import Path
 from hydrakit.data.declared.adapter import list_declared
 from hydrakit.data.declared.by_name import file_exists
 from hydrakit.data.declared.schema import FILE, Declaration, parse_declaration
+from hydrakit.data.safe_paths import join_names
 from hydrakit.errors import DataError, unknown
 from hydrakit.storage.files import write_atomic
 
@@ -116,7 +117,8 @@ def add_set(one: PublicSet, folder: Path, out: Path | None = None) -> str:
         Folder of the files, as the declaration names it: ``.`` for its own.
 
     Raises:
-        DataError: There is no such folder, or a declaration already, or none can be written.
+        DataError: There is no such folder, or nothing of the dataset in it, or a declaration
+            already, or none can be written.
     """
     if not folder.is_dir():
         raise DataError(
@@ -126,6 +128,12 @@ def add_set(one: PublicSet, folder: Path, out: Path | None = None) -> str:
     if (place / FILE).exists():
         raise DataError(f"{place / FILE}: exists already: edit it, or move it away first")
     top = _top(one, folder)
+    starts = [name.removesuffix(Path(name).suffix) for name in one.needs]  # breastmnist_224.npz
+    if not any(any(top.glob(f"{start}*")) for start in starts):
+        raise DataError(
+            f"{folder}: has nothing of {one.name} ({join_names(one.needs)}): unpack it there: "
+            f"{one.declaration.how_to_get}"
+        )
     root = "." if top == folder else top.name
     if place.resolve() != folder.resolve():
         root = str(top.resolve())
