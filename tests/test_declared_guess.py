@@ -295,6 +295,30 @@ def test_folders_of_patients_are_no_classes(tmp_path: Path) -> None:
         guess_declaration(folder)
 
 
+@pytest.mark.parametrize(
+    ("first", "words"),
+    [
+        (
+            "0",
+            "the column id has 0, and there is img/000.png: if a spreadsheet removed the zeros",
+        ),
+        ("img\\000.png", "holds a backslash: write paths with /"),
+        ("/home/me/000.png", "labels.csv: path /home/me/000.png: "),
+    ],
+)
+def test_paths_that_cannot_be_used_are_named_with_the_remedy(
+    first: str, words: str, tmp_path: Path
+) -> None:
+    for n in range(4):
+        png(tmp_path / "img" / f"{n:03}.png")
+    rows = ["id,label" if first == "0" else "path,label", f"{first},a"]
+    rows += [f"{n},{'ab'[n % 2]}" for n in (1, 2, 3)]
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    with pytest.raises(DataError) as caught:
+        guess_declaration(tmp_path)
+    assert words in str(caught.value)
+
+
 def test_files_of_several_pages_are_named_with_the_remedy(tmp_path: Path) -> None:
     page = Image.new("L", (8, 6))
     for label in ("a", "b"):

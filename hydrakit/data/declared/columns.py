@@ -23,7 +23,7 @@ WORDS = {
     ),
     "patient": (
         *("patient", "subject", "participant", "person", "individual", "proband", "case"),
-        *("pid", "mrn", "prox"),
+        *("pid", "pat", "mrn", "prox"),
     ),
     "finding": ("lesion", "nodule", "finding"),
     "group": ("group", "exam", "study"),

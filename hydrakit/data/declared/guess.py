@@ -582,9 +582,13 @@ def _from_tables(folder: Path, files: Sequence[str]) -> tuple[_CaseSource | None
         path = path or below
         cases = path and _from_columns(name, {"path": path}, columns)
         if not path:
-            unused.append(f"{name}: {_without_files(columns)} {listed}")
+            unused.append(f"{name}: {_without_files(columns, names)} {listed}")
         elif not cases:
             unused.append(f"{name}: no column of labels {listed}")
+        elif fault := next(
+            (f"{each}: {why}" for each in columns[path] if (why := _fault(each))), ""
+        ):
+            unused.append(f"{name}: path {fault}")
         elif chosen is not None:
             unused.append(f"{name}: another table comes before it {listed}")
         elif any(_is_file(folder, value) for value in columns[path][:50]):
@@ -615,6 +619,11 @@ def _path_column(
     return most if most is not None and 2 * counts[most] >= len(set(columns[most])) > 1 else None
 
 
+def _fault(text: str) -> str | None:
+    """Why a path of a table cannot be used; None if it is empty."""
+    return path_fault(text.partition(SEPARATOR)[0].partition("#")[0]) if text else None
+
+
 def _path_column_above(folder: Path, columns: Mapping[str, Sequence[str]]) -> str | None:
     """The column of paths that begin with the name of the folder, as those of CheXpert."""
     top = f"{folder.resolve().name}/"
@@ -625,19 +634,24 @@ def _path_column_above(folder: Path, columns: Mapping[str, Sequence[str]]) -> st
     return None
 
 
-def _without_files(columns: Mapping[str, Sequence[str]]) -> str:
-    """Say that no column names files of the folder, with the first file that one names."""
+def _without_files(columns: Mapping[str, Sequence[str]], names: FileNames) -> str:
+    """Say that no column names files of the folder, with the first file that one seems to name."""
     for column, values in columns.items():
         first = next(iter(values), "")
+        if (others := names.with_zeros(first)) and len(set(values)) == len(values):
+            return (
+                f"the column {column} has {first}, and there is {others[0]}: if a spreadsheet "
+                "removed the zeros, export the column as text"
+            )
         if first.lower().endswith(SUFFIXES):
             return f"the files of the column {column} are not here (first {first})"
     return "no column of paths"
 
 
 def _is_file(folder: Path, text: str) -> bool:
-    text = text.partition(SEPARATOR)[0].partition("#")[0]
-    if path_fault(text) is not None:
+    if not text or _fault(text) is not None:
         return False
+    text = text.partition(SEPARATOR)[0].partition("#")[0]
     try:
         return resolve_inside(folder.resolve(), text, follow=True).is_file()
     except (OSError, DataError):
