@@ -126,9 +126,10 @@ OptionValue = Scalar | None | tuple[Scalar, ...]
 
 ChannelRule = Literal["grey", "repeat", "stem"]
 
-# A label is one of several classes, a number, or several yes-or-no answers at once.
+# A label is one of several classes, a number, or several yes-or-no answers at once, of which some
+# may be unknown.
 Task = Literal["classification", "regression", "multilabel"]
-Label = int | float | tuple[int, ...]
+Label = int | float | tuple[int | None, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -146,8 +147,10 @@ class Sample:
             short reason, the same for all cases with that cause; the case then counts as
             `Unusable`.
         label: For classification, the index of the class in the adapter's ``classes``; for
-            regression, a number; for a multi-label task, a tuple with a 0 or 1 for each of the
-            ``classes``. None if the label is unknown: the sample can then only be predicted.
+            regression, a number; for a multi-label task, a tuple with a 1 (present), a 0 (absent)
+            or None (unknown: neither trained on nor tested) for each of the ``classes``, of which
+            one or more are known. None if the label is unknown: the sample can then only be
+            predicted.
         patient: Pseudonym of the patient. All samples of a patient are in the same split and are
             z-scored together. If the dataset does not name the patient, give the key, which
             hydrakit does not take for a name (unless ``named``).

@@ -115,6 +115,7 @@ class _Fingerprint:
     finding: str | None
     centre: tuple[float, float] | None
     spacing: tuple[float, float] | None
+    extent: tuple[float, float] | None
     split: str | None
     facts: Mapping[str, str | float]
     subgroups: Mapping[str, str]
@@ -122,7 +123,6 @@ class _Fingerprint:
     shape: tuple[int, ...]
     pixels: str
     named: bool
-    extent: tuple[float, float] | None
 
 
 def _without_pixels(case: LoadedSample | Unusable) -> _Fingerprint | Unusable:

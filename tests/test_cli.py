@@ -71,6 +71,7 @@ def test_the_commands_are_these() -> None:
         "clean",
         "compare",
         "datasets",
+        "datasets add",
         "datasets check",
         "datasets get",
         "datasets info",

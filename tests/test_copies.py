@@ -429,6 +429,19 @@ def test_copies_with_different_labels_conflict_within_a_dataset_and_across_units
     assert conflicts([], [0, 1], units=[0, 1]) == []
 
 
+def test_unknown_parts_of_labels_conflict_with_nothing() -> None:
+    three = [link(0, 1), link(1, 2)]
+    units = [0, 1, 2]
+    assert conflicts(three, [(1, 0), (1, None), (None, 0)], units=units) == []
+    # The first and the last know the second label; the one between them agrees with both.
+    assert conflicts(three, [(1, 0), (1, None), (None, 1)], units=units) == [(0, 2, (0, 1, 2))]
+    assert conflicts(three, [(None, 0), (1, None), (0, None)], units=units) == [(1, 2, (0, 1, 2))]
+    assert conflicts(three, [(1, 0), None, (0, 0)], units=units) == [(0, 2, (0, 2))]
+    assert conflicts(three, [(1, 0), (1, None), (None, 1)], units=[0, 0, 0]) == []
+    same = {"patches": ["p", "p", "p"], "units": [0, 0, 0]}
+    assert conflicts([], [(1, 0), (1, None), (None, 1)], **same) == [(0, 2, (0, 1, 2))]
+
+
 def test_equal_patches_with_different_labels_conflict_also_within_a_patient() -> None:
     equal = {"patches": ["p", "p", "q"], "units": [0, 0, 0]}
     assert conflicts([], [0, 1, 1], **equal) == [(0, 1, (0, 1))]

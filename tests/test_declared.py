@@ -223,6 +223,7 @@ def test_renamed_columns_and_labels(tmp_path: Path) -> None:
         ("path,label\na.png,benign\na.png,benign\n", ["line 3", "key 'a.png'", "line 2"]),
         ("path,label,row\na.png,benign,3\n", ["line 2", "only one of row and column"]),
         ("path,label,row,column\na.png,benign,3,x\n", ["line 2", "column: 'x'"]),
+        ('path,label,row,column\na.png,benign,3,"1,5"\n', ["line 2", "'1,5'", "decimal point"]),
         ("path,label,row,column\na.png,benign,3,inf\n", ["line 2", "column: 'inf'"]),
         ("path,label,split\na.png,benign,holdout\n", ["line 2", "split 'holdout'", "[splits]"]),
         (
@@ -404,7 +405,76 @@ def test_multilabel_arrays(tmp_path: Path) -> None:
     write_npz(folder / "all.npz", label=label)
     assert [sample.label for sample in samples(folder)] == [(0, 1, 1), (0, 0, 0), (1, 0, 0)]
     write_npz(folder / "all.npz", label=label * 2)
-    refused(folder, "all.npz", "0 and 1 in 3 columns")
+    refused(folder, "all.npz", "'2' is neither 1 (present), 0 (absent) nor -1, nan")
+    write_npz(folder / "all.npz", label=label[:, :2])
+    refused(folder, "all.npz", "3 columns, one per class, not 2")
+    unsure = np.array([[0, np.nan, 1], [-1, 0, 0], [np.nan, -1, np.nan]])
+    write_npz(folder / "all.npz", label=unsure)
+    assert [sample.label for sample in samples(folder)] == [(0, None, 1), (None, 0, 0), None]
+    declare(folder, toml.replace("[images]", '[labels]\n"-1" = "1"\n[images]'))
+    assert [sample.label for sample in samples(folder)] == [
+        (0, None, 1),
+        (1, 0, 0),
+        (None, 1, None),
+    ]
+    write_npz(folder / "all.npz", label=unsure[:, 0], a=label[:, 0], b=label[:, 1], c=label[:, 2])
+    refused(folder, "label '0.0' is none of the classes")  # a column of that name comes first
+    columns = {"a": label[:, :1], "b": unsure[:, 1], "c": label[:, 2] == 1}
+    np.savez(folder / "all.npz", image=np.zeros((3, 4, 4)), **columns)
+    assert [sample.label for sample in samples(folder)] == [(0, None, 1), (0, 0, 0), (1, 1, 0)]
+
+
+ANSWERS = "path,A,b,note,c\n"
+
+
+def test_a_column_for_each_class(tmp_path: Path) -> None:
+    """The answers of each class: 1, 0 or unknown, in the spellings of published tables."""
+    toml = MULTILABEL + 'cases = "cases.csv"\n[label_columns]\na = "A"\n'
+    rows = ["1.0,0, x ,TRUE", "0,-1,x,nan", " 1 ,-1.0,,unclear", ",,x, ", "No,YES,x,0.0"]
+    table = ANSWERS + "\n".join(f"{number}.png,{row}" for number, row in enumerate(rows))
+    folder = declare(tmp_path / "mine", toml, table)
+    for number in range(5):
+        png(folder / f"{number}.png")
+    labels = [(1, 0, 1), (0, None, None), (1, None, None), None, (0, 1, 0)]
+    assert [sample.label for sample in samples(folder)] == labels
+    declare(folder, toml, table.replace(",", ";").replace(".0", ",0"))  # as a spreadsheet writes it
+    assert [sample.label for sample in samples(folder)] == labels
+    declare(folder, toml, table.replace("-1.0,,unclear", ",,unclear"))
+    refused(folder, "line 4", "label 'b': is empty", '"" = "" (unknown) or "" = "0" (absent)')
+    for meaning, third, fourth in (("", (1, None, None), None), ("0", (1, 0, None), (0, 0, 0))):
+        declare(folder, f'{toml}[labels]\n"" = "{meaning}"\n')
+        assert [sample.label for sample in samples(folder)[2:4]] == [third, fourth]
+    declare(folder, toml + '[labels]\n"-1" = "1"\nq = ""\n', table.replace("TRUE", "q"))
+    assert [sample.label for sample in samples(folder)[:2]] == [(1, 0, None), (0, 1, None)]
+    declare(folder, toml, table.replace("0,-1", "0,2"))
+    refused(folder, "line 3", "label 'b': '2' is neither 1 (present), 0 (absent)")
+    declare(folder, toml, table.replace("A,b", "A,d"))
+    refused(folder, "line 1", "no column for the class 'b'", "[label_columns]")
+    declare(folder, toml.replace('"A"', '"B"'), table)
+    refused(folder, "line 1", "unknown column 'B'", "label_columns.a")
+    declare(folder, toml.partition("[label_columns]")[0], table.replace("A,b", "A,d"))
+    refused(folder, "line 1", "no column 'label', nor one for each class")
+    declare(folder, toml.replace('"A"', '"c"'), table)
+    refused(folder, "line 1", "the column 'c' is that of the classes 'a' and 'c'")
+
+
+def test_parts_of_a_label_in_one_cell_may_be_unknown(tmp_path: Path) -> None:
+    toml = MULTILABEL + 'cases = "cases.csv"\n[labels]\n"b or c" = "b?"\n'
+    rows = [
+        "path,label",
+        "1.png,a;b?",
+        "2.png,c?",
+        "3.png,none;a?",
+        "4.png,a?;b?;c?",
+        "5.png,b or c",
+    ]
+    folder = declare(tmp_path / "mine", toml, "\n".join(rows))
+    for name in "12345":
+        png(folder / f"{name}.png")
+    labels = [(1, None, 0), (0, 0, None), (None, 0, 0), None, (0, None, 0)]
+    assert [sample.label for sample in samples(folder)] == labels
+    declare(folder, toml, "path,label\n1.png,d?\n")
+    refused(folder, "line 2", "label 'd' is none of", "a, b, c")
 
 
 # --- images that cannot be used

@@ -78,6 +78,18 @@ DOCS = Path(__file__).parent.parent / "docs"
         (CSV + "root = 'nowhere'\n", ["root", "'nowhere'"]),
         (CSV + 'root = "a\\u0000b"\n', ["root"]),
         ("task = 'multilabel'\n" + CSV.replace("benign", "none"), ["classes", "'none'"]),
+        ("task = 'multilabel'\n" + CSV.replace("benign", "malignant?"), ["'malignant?' means"]),
+        (CSV + "[label_columns]\nbenign = 'b'\n", ["label_columns", "only a multilabel task"]),
+        (
+            "task = 'multilabel'\n" + CSV + "[label_columns]\nbening = 'b'\n",
+            ["label_columns: unknown class 'bening'", "'benign'"],
+        ),
+        (
+            "task = 'multilabel'\n"
+            + CSV
+            + "[columns]\nlabel = 'l'\n[label_columns]\nbenign = 'b'\n",
+            ["label_columns", "columns.label"],
+        ),
     ],
 )
 def test_a_file_that_is_wrong(by_folder: Path, toml: str, words: list[str]) -> None:

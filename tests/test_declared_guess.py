@@ -152,6 +152,31 @@ def test_labels_of_a_table(
     assert [sample.label is None for sample in samples] == [label == "" for label in labels]
 
 
+def test_columns_of_ones_and_zeros_are_labels(tmp_path: Path) -> None:
+    """As in CheXpert's tables; a column of labels, or one such column, is a classification."""
+    folder = tmp_path / "mine"
+    rows = ["Path,Sex,PatientID,No Finding,Edema,Fracture"]
+    answers = ["1.0,,", ",1.0,-1.0", ",0.0,1.0", ",1.0,1.0", ",-1.0,1.0", "1.0,,"]
+    for index, answer in enumerate(answers):
+        png(folder / f"{index}.png")
+        rows.append(f"{index}.png,{'FM'[index % 2]},P{index // 2},{answer}")
+    (folder / "cases.csv").write_text("\n".join(rows))
+    text, adapter, samples = guessed(folder)
+    assert (adapter.task, adapter.classes) == ("multilabel", ("No Finding", "Edema", "Fracture"))
+    assert samples[1].label == (None, 1, None)
+    assert samples[0].patient == samples[1].patient == "P0"
+    assert "-1: unknown" in text
+    assert "an empty cell means that the label is unknown" in text
+    assert "exactly one" not in text
+    for more, task in (("diagnosis", "classification"), ("Edema", "multilabel")):
+        (folder / "dataset.toml").unlink()
+        lines = [f"{index}.png,{index % 2},{1 - index % 2}" for index in range(6)]
+        (folder / "cases.csv").write_text("\n".join([f"path,{more},smoker", *lines]))
+        text, adapter, _ = guessed(folder)
+        assert adapter.task == task
+        assert ("every case has exactly one of them" in text) == (task == "multilabel")
+
+
 def test_an_npz_of_cases(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
@@ -223,7 +248,7 @@ def test_what_cannot_be_guessed(tmp_path: Path) -> None:
     [
         ("1.svs", "1 .svs: save the regions"),
         ("a.zip", "unpack the ZIP archive: python -m zipfile -e"),
-        ("1.nii.gz", "slices"),
+        ("1.tar", "unpack it"),
     ],
 )
 def test_a_folder_without_readable_images_is_described(
@@ -401,6 +426,7 @@ def test_a_table_without_commas_of_names_without_suffix(tmp_path: Path, mark: st
     (folder / "a-notes.txt").write_text("Received in May, from Ann.\nAll of them.\n")
     (folder / "labels.csv").write_text("dx,age\nbenign,3\n")
     (folder / "more.tsv").write_text("path\tage\nimages/s0.png\t3\n")
+    (folder / "old.xls").write_bytes(b"")
     (folder / "odd.csv").write_text("path,age\nimages/s0.png\n")
     text, *_ = guessed(folder)
     assert 'cases = "meta.csv"' in text
@@ -409,6 +435,7 @@ def test_a_table_without_commas_of_names_without_suffix(tmp_path: Path, mark: st
     assert "# Not used: labels.csv: no column of paths (its columns: dx, age)" in text
     assert "# Not used: more.tsv: no column of labels (its columns: path, age)" in text
     assert "# Not used: odd.csv: line 2: has 1 cells where the header has 2" in text
+    assert "# Not used: old.xls: tables of this kind are not read: save it as .xlsx or CSV" in text
     assert "notes" not in text
     (folder / "dataset.toml").write_text(text)
     found = list(read_samples(load_declared(folder), folder, {}))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import enhanced, image, item, save
+from dicom_files import MR, enhanced, image, item, save
 from pydicom import dcmread
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -237,6 +237,8 @@ def test_files_that_hold_no_dicom_image_are_named(tmp_path):
     (tmp_path / "bare.dcm").write_bytes(content[132:])
     (tmp_path / "bare group 8.dcm").write_bytes(content[content.index(b"\x08\0\x16\0") :])
     shutil.copy(OWN_FILES / "dicomdirtests" / "DICOMDIR", tmp_path / "index.png")
+    odd = content.replace(MR.encode(), b"1.2.840.10008.5.1.4.1.\xe9.4")
+    (tmp_path / "odd.dcm").write_bytes(odd)
     with zipfile.ZipFile(tmp_path / "a.dcm", "w") as archive:
         archive.writestr("x.dcm", content)
     with closing(ImageReader(ImageRules())) as reader:
@@ -244,6 +246,7 @@ def test_files_that_hold_no_dicom_image_are_named(tmp_path):
             ("bare.dcm", 'looks like DICOM, but does not begin with a preamble and "DICM"'),
             ("bare group 8.dcm", "looks like DICOM, but does not begin"),
             ("index.png", r"is DICOM without an image \(Media Storage Directory Storage\)"),
+            ("odd.dcm", r"is DICOM without an image \(of an unknown kind\): leave it out"),
             ("a.dcm", "is a ZIP archive without arrays: unpack it by `python -m zipfile -e"),
         ):
             with pytest.raises(ImageError, match=reason):

@@ -235,6 +235,17 @@ def test_a_deflated_file_that_inflates_to_too_much_or_is_damaged(tmp_path, monke
         read(path)
 
 
+def test_a_deflated_file_of_millions_of_empty_elements(tmp_path, monkeypatch):
+    monkeypatch.setattr("hydrakit.data.dicom.header.MAX_READS", 5000)
+    path = save(grey(), tmp_path / "x")
+    assert read_header(deflated(path)).rows == 48
+    content = save(grey(), path).read_bytes()
+    at = content.index(b"\x28\0\2\0")  # SamplesPerPixel
+    path.write_bytes(content[:at] + bytes(80_000) + content[at:])
+    with pytest.raises(DataError, match="its deflated data has too many elements"):
+        read_header(deflated(path))
+
+
 def test_a_length_beyond_the_file_takes_no_memory(tmp_path):
     path = save(image(ImageType=["A"] * 10), tmp_path / "x")
     content = path.read_bytes()

@@ -126,13 +126,16 @@ def test_a_regression_shows_the_largest_and_smallest_errors(tmp_path):
 def test_several_labels_are_described_by_the_most_confident_wrong_one(tmp_path):
     rundir = make_run(tmp_path / "run")
     lines = ["k0,k0,a;b,a,0.9,0.2,0.4", "k1,k1,,,0.1,0.3,0.2", "k2,k2,c,b;c,0.4,0.6,0.95"]
+    lines.append("k3,k3,a?,a,0.99,0.2,0.3")  # an unknown label is neither right nor wrong
     header = "dataset,split,key,finding,label,predicted,p_a,p_b,p_c"
     rewrite(rundir, "multilabel", header, lines)
     keys, chosen = choose_examples(rundir)
-    assert keys == ["k0", "k2", "k1"]
+    assert keys == ["k0", "k2", "k1", "k3"]
     assert [(each.group, each.output, each.said) for each in chosen] == [
         ("wrong", 1, "b 0.20"),
         ("wrong", 1, "b 0.60"),
         ("right", 0, "a 0.10"),
+        ("right", 1, "b 0.20"),
     ]
     assert chosen[2].label == "none"
+    assert chosen[3].label == "a?"

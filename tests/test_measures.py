@@ -28,6 +28,7 @@ from hydrakit.stats.patient_parts import (
     r2_parts,
 )
 from hydrakit.stats.score_table import Row, ScoreTable, gather, gather_findings
+from hydrakit.stats.scored import LabelScores
 from hydrakit.stats.verdict import verdicts
 
 
@@ -138,6 +139,36 @@ def test_one_label_is_compared_as_a_class_is() -> None:
     assert (found.low, found.high) == pytest.approx((told.low, told.high), abs=0.003)
 
 
+def test_a_label_has_the_figures_of_the_findings_that_know_it() -> None:
+    """Beside other labels, its table has all findings; each patient still counts as one."""
+    rng = np.random.default_rng(10)
+    unknown = rng.random(80) < 0.3
+    pairs = []
+    for shift in (1.5, 0.7):
+        (whole,) = labels(rng, shift, 1, 80)
+        rows = [
+            Row(finding=name, patient=f"p{patient}", label=None if gap else int(y), score=score)
+            for name, patient, gap, y, score in zip(
+                whole.findings, whole.patients, unknown, whole.labels, whole.scores[0], strict=True
+            )
+        ]
+        pairs.append(
+            (gather_findings(rows), gather([row for row in rows if row.label is not None]))
+        )
+    (beside, alone), (other_beside, other_alone) = pairs
+    found, told = compare_labels([beside], [other_beside]), compare_labels([alone], [other_alone])
+    assert (found.difference, found.p) == pytest.approx((told.difference, told.p))
+    assert (found.low, found.high) == pytest.approx((told.low, told.high))
+    assert label_interval([beside], level=0.95) == pytest.approx(
+        label_interval([alone], level=0.95)
+    )
+    both = LabelScores({"a": {"x": beside}, "b": {"x": labels(rng, 1.0, 1, 80)[0]}}, 0.95)
+    aucs = [each.strategies[0].auc for each in both.label_aucs()]
+    assert aucs[0] == pytest.approx(roc_auc_score(alone.labels, alone.scores[0]))
+    assert both.figures("x")["auc"] == pytest.approx(np.mean(aucs))
+    assert both.label_aucs()[0].positives + both.label_aucs()[0].negatives == (~unknown).sum()
+
+
 def test_the_mean_of_labels_is_that_of_their_aucs_and_its_interval_covers_it() -> None:
     rng = np.random.default_rng(8)
     tables = labels(rng, 1.0, 3, 80)
@@ -169,11 +200,12 @@ def declare(root: Path, task: str, patients: int = 24) -> Path:
         Image.fromarray(image.astype(np.uint8)).save(folder / f"i{number:02d}.png")
         label = f"{10 * level:.2f}"
         if task == "multilabel":
-            names = [n for n, yes in (("bright", level > 0.5), ("odd", number % 3 == 0)) if yes]
-            label = ";".join(names) or "none"
-        rows.append([f"i{number:02d}.png", label, f"p{number // 2:02d}"])
+            odd = -1 if number % 7 == 3 else int(number % 3 == 0)
+            label = f"{int(level > 0.5)},{odd}"
+        rows.append([f"i{number:02d}.png", *label.split(","), f"p{number // 2:02d}"])
+    columns = ["bright", "odd"] if task == "multilabel" else ["label"]
     with (folder / "cases.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["path", "label", "patient"], *rows])
+        csv.writer(file).writerows([["path", *columns, "patient"], *rows])
     classes = '["bright", "odd"]' if task == "multilabel" else '["years"]'
     (folder / "dataset.toml").write_text(
         f'task = "{task}"\nclasses = {classes}\ncases = "cases.csv"\n'
@@ -233,15 +265,15 @@ def test_several_labels_are_compared_by_their_mean(tmp_path: Path) -> None:
         folder = tmp_path / "out" / "cells" / f"{each.name}-seed0-repeat0-fold0"
         with (folder / "predictions.csv").open() as file:
             rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
-        aucs = [
-            roc_auc_score(
-                [name in row["label"].split(";") for row in rows],
-                [float(row[f"p_{name}"]) for row in rows],
-            )
-            for name in ("bright", "odd")
-        ]
+        aucs = []
+        for name in ("bright", "odd"):
+            known = [row for row in rows if f"{name}?" not in row["label"].split(";")]
+            present = [name in row["label"].split(";") for row in known]
+            aucs.append(roc_auc_score(present, [float(row[f"p_{name}"]) for row in known]))
+        assert len(known) < len(rows)
         values = {cell[:3]: cell[3] for cell in each.cell_values}
         assert values[0, 0, 0] == pytest.approx(np.mean(aucs))
+    assert [each.positives + each.negatives for each in found.label_aucs] == [48, 41]
     assert "mean AUC of the labels" in found.pairs[0].text
     page, _ = build_comparison(tmp_path / "out")
     assert "Test AUC of each label" in page

@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
+from hydrakit.data.declared.sets import public_sets
+
 ROOT = Path(__file__).parent.parent
 PLUGINS = sorted(path.parent for path in (ROOT / "plugins").glob("*/pyproject.toml"))
 EXAMPLE = ROOT / "examples" / "third-party-plugin"
@@ -190,6 +192,8 @@ def test_the_wheel_holds_all_packages_and_nothing_else(wheel: Path) -> None:
         for path in folder.rglob("*.py")
     }
     assert {name for name in names if name.endswith(".py")} == sources
+    sets = {f"hydrakit/data/declared/sets/{name}.toml" for name in ("catalogue", *public_sets())}
+    assert sets <= set(names)
     assert not [name for name in names if "test_" in name]
 
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -23,20 +24,27 @@ from declaring import declare
 from helpers import adapter, plan_of, plugins, refused, round_of, run_plan
 from killing import COMMAND
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 import hydrakit
 from hydrakit import weights
 from hydrakit.cli import main
 from hydrakit.data.quality.foreign import foreign_values
-from hydrakit.errors import HydrakitError
+from hydrakit.errors import DataError, HydrakitError
 from hydrakit.hooks import DatasetAdapter, FieldOfView, NoOptions, Sample, Window
 from hydrakit.plan.grey import GreyValues
 from hydrakit.report.saliency import SaliencyPictures
 from hydrakit.rounds import Transforms
 from hydrakit.runs.context import RunContext
-from hydrakit.runs.evaluate import evaluate_files
+from hydrakit.runs.evaluate import evaluate_files, evaluate_run
 from hydrakit.runs.model import Model, load_model
-from hydrakit.runs.predict import cases_in_files, cases_of_dataset, predict_to_csv
+from hydrakit.runs.predict import (
+    cases_in_files,
+    cases_of_dataset,
+    figures_of,
+    predict_to_csv,
+    read_labels,
+)
 from hydrakit.runs.predicted import Rule
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.decisions import calibrated, fit_decision, prediction_sets
@@ -86,7 +94,7 @@ def pictures(channels: int, *, task: str = "classification", millimetres: bool =
             image = random.normal(20, 5, size=(channels, 30, 26)).astype(np.float32)
             image[:, 10:20, 8:18] += 6 * (number % 2)
             label: Any = {
-                "multilabel": (number % 2, int(number % 3 == 0)),
+                "multilabel": (number % 2, int(number % 3 == 0) if number % 5 else None),
                 "regression": number * 1.5,
             }
             yield Sample(
@@ -218,16 +226,20 @@ def test_a_folder_a_table_files_and_arrays_give_the_same(
     files = [images / "deep" / f"{number}.npy" for number in range(6)]
     command(hydra_run.path, *files, "--out", "files.csv")
     command(hydra_run.path, images, "--pattern", "deep/{patient}.npy", "--out", "pattern.csv")
-    table, listed, matched = (
-        read_rows(Path(name)) for name in ("table.csv", "files.csv", "pattern.csv")
+    stack = np.stack([np.load(file).squeeze().T for file in files], axis=-1)
+    nib.save(nib.Nifti1Image(stack, np.diag([-1.0, -1.0, 1.0, 1.0])), "stack.nii.gz")
+    slices = [f"stack.nii.gz#[{number}]" for number in range(6)]
+    command(hydra_run.path, *slices, "--out", "slices.csv")
+    table, listed, matched, sliced = (
+        read_rows(Path(f"{name}.csv")) for name in ("table", "files", "pattern", "slices")
     )
     assert [row["patient"] for row in table] == [f"p{number}" for number in range(6)]
     assert [row["patient"] for row in matched] == [str(number) for number in range(6)]
     model = hydrakit.load_model(str(hydra_run.path))
-    records = model.predict([files[0], *(np.load(file) for file in files[1:])])
+    records = model.predict([files[0], slices[1], *(np.load(file) for file in files[2:])])
     for number, record in enumerate(records):
         expected = rows[f"deep/{number}.npy"]
-        for row in (table[number], listed[number], matched[number]):
+        for row in (table[number], listed[number], matched[number], sliced[number]):
             for name in ("p_benign", "p_malignant", "predicted", "seen_in_training", "views"):
                 assert row[name] == expected[name]
         assert record.predicted == expected["predicted"]
@@ -278,6 +290,52 @@ def test_labels_give_the_figures_of_evaluate(
     )
     assert json.loads(printed.stdout)["figures"] == summary["figures"]
     assert Path("again.csv").read_bytes() == Path("predictions.csv").read_bytes()
+
+
+def test_unknown_labels_count_in_no_figure(kinds: Any, tmp_path: Path) -> None:
+    """From training to the figures of `predict --labels`; against scikit-learn on the known."""
+    run, data, known = kinds("multilabel")
+    results, facts = run.results(), run.facts()
+    assert results is not None
+    assert facts is not None
+    rows = read_rows(run.path / "predictions.csv")
+    tests = [row for row in rows if row["split"] == "test"]
+    assert [row["key"] for row in rows if "third?" in row["label"]] == [
+        row["key"] for row in rows if int(row["key"][1:]) % 5 == 0
+    ]
+    for area in results.test.classes:
+        used = [row for row in tests if f"{area.class_name}?" not in row["label"].split(";")]
+        present = [area.class_name in row["label"].split(";") for row in used]
+        scores = [float(row[f"p_{area.class_name}"]) for row in used]
+        assert area.auc == pytest.approx(roc_auc_score(present, scores))
+        assert area.positives + area.negatives == len(used)
+    assert len(used) < len(tests)
+    assert sum(counts.get("third", 0) for counts in facts["alpha"].unknown.values()) == 12
+    report = run.report_path.read_text()
+    assert "Cases of alpha for which a label is unknown" in report
+
+    model = load_model(run.path, plugins=known)
+    source = cases_of_dataset(model, "alpha", RunContext(data=data), known)
+    predict_to_csv(model, source, tmp_path / "own.csv", labels="own")
+    expected = evaluate_run(run.path, RunContext(data=data), split="all", plugins=known)
+    found = figures_of(tmp_path / "own.csv", model, source).result
+    assert [area.auc for area in found.classes] == pytest.approx(
+        [area.auc for area in expected.result.classes]
+    )
+    assert [(area.positives, area.negatives) for area in found.classes] == [(30, 30), (16, 32)]
+
+    lines = [f"c{n},{n % 2},{'' if n % 5 == 0 else int(n % 3 == 0)}" for n in range(60)]
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(["key,bright,third", *lines]))
+    labels = read_labels(table, model)
+    assert labels["c0"] == (0, None)
+    assert labels == read_labels(tmp_path / "own.csv", model)
+    table.write_text("key,bright\nc0,1\n")
+    with pytest.raises(DataError, match="no columns key and label, nor one for each class"):
+        read_labels(table, model)
+    table.write_text("key,bright,third\nc0,1,2\n")
+    with pytest.raises(DataError, match="line 2: label '1, 2' is none of the model's"):
+        read_labels(table, model)
 
 
 def test_a_stopped_command_goes_on_and_gives_the_same_file(

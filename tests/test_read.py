@@ -106,6 +106,20 @@ def test_a_case_that_breaks_a_rule_is_named(
     assert "\n" not in message
 
 
+def test_parts_of_a_label_may_be_unknown_but_not_all(tmp_path: Path) -> None:
+    for label in [(0, 1), (None, 0), (1, None)]:
+        labelled = adapter([sample(label=label)], task="multilabel")
+        assert list(read_samples(labelled, tmp_path, {}))
+    for label in [(None, None), (1,), (1, 2), (1, np.nan), (True, 0), [0, 1], 1]:
+        labelled = adapter([sample(label=label)], task="multilabel")
+        with pytest.raises(DataError, match="a tuple with 0, 1 or None"):
+            list(read_samples(labelled, tmp_path, {}))
+    # All images of a finding have one label, of which the same parts are unknown.
+    pair = [sample(label=(1, 0), finding="f"), sample(key="two", label=(1, None), finding="f")]
+    with pytest.raises(DataError, match=r"'no', 'yes\?', but 'one', of the same finding"):
+        list(read_samples(adapter(pair, task="multilabel"), tmp_path, {}))
+
+
 def test_a_key_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     for case in (sample(key="a\udcff"), Unusable(key="a\udcff", reason="none")):
         with pytest.raises(DataError, match=r"thing: key 'a\\udcff' is not valid text: rename"):

@@ -69,6 +69,33 @@ def test_several_labels_are_one_regression_each() -> None:
         np.testing.assert_allclose(probabilities[:, label], expected, atol=1e-4)
 
 
+def test_a_label_is_learnt_from_the_cases_that_know_it() -> None:
+    values, labels = cases(3)
+    present = np.stack([labels == 0, labels == 2], axis=1).astype(float)
+    known = np.random.default_rng(0).random(present.shape) < 0.6
+    wanted = np.where(known, present, np.nan)
+    model = fit(values, wanted, task="multilabel", outputs=2, penalty=2.0)
+    scaled = StandardScaler().fit_transform(values)
+    probabilities = predictions(model.outputs(values), task="multilabel")
+    for label in range(2):
+        rows = known[:, label]
+        oracle = LogisticRegression(C=0.5, tol=1e-10, max_iter=100_000)
+        expected = oracle.fit(scaled[rows], present[rows, label]).predict_proba(scaled)[:, 1]
+        np.testing.assert_allclose(probabilities[:, label], expected, atol=1e-4)
+
+    patients = [f"p{number // 3}" for number in range(len(values))]
+    wanted[:30] = np.nan  # ten patients know nothing
+    whole = fit_with_chosen_penalty(values, wanted, patients, task="multilabel", outputs=2)
+    assert np.isfinite(whole.weights).all()
+    shrunk = calibrated(whole, values, wanted, patients, task="multilabel", outputs=2)
+    assert np.isfinite(shrunk.bias).all()
+    for area in cross_validated_aucs(values, wanted, patients, task="multilabel", classes="ab"):
+        assert (
+            area.positives + area.negatives
+            == (~np.isnan(wanted[:, "ab".index(area.class_name)])).sum()
+        )
+
+
 def test_a_number_is_a_ridge_regression() -> None:
     values, labels = cases(3)
     numbers = (values[:, :1] + labels[:, None]) / 3

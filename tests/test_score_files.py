@@ -161,6 +161,30 @@ def test_own_predictions_meet_a_reader(tmp_path: Path) -> None:
     assert found.patients == 3
 
 
+def test_unknown_labels_of_own_predictions_do_not_count(tmp_path: Path) -> None:
+    header = "dataset,split,key,finding,label,predicted,p_edema,p_mass"
+    cells = ["edema", "edema?;mass", "mass?", "", "edema;mass", "mass"]
+    scores = [(0.9, 0.1), (0.1, 0.5), (0.4, 0.3), (0.5, 0.2), (0.6, 0.8), (0.7, 0.9)]
+    files = [
+        write(
+            tmp_path / f"{name}.csv",
+            header,
+            *(
+                f"chest,test,{key},{key},{cell},,{edema},{mass}"
+                for key, (cell, (edema, mass)) in enumerate(zip(cells, scores, strict=True))
+            ),
+        )
+        for name in "ab"
+    ]
+    edema = compare_files(files, positive="edema")
+    assert (edema.positives, edema.negatives) == (2, 3)
+    assert edema.files[0].auc == pytest.approx(5 / 6)
+    assert edema.files[0].alone == 1
+    mass = compare_files(files, positive="mass")
+    assert (mass.positives, mass.negatives) == (3, 2)
+    assert mass.files[0].auc == 1
+
+
 def test_three_files_are_corrected_by_holm(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     files = [

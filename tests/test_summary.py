@@ -405,6 +405,14 @@ def test_labels_may_be_several(tmp_path: Path) -> None:
     summary, _, _ = look_at(samples, tmp_path / "lesions", task="multilabel")
     counts = {name: len(cases) for name, cases in summary.counts()}
     assert counts == {"benign": 30, "malignant": 20, "all": 60}
+    unsure = [
+        replace(each, label=(each.label[0], None) if n % 4 == 0 else each.label)
+        for n, each in enumerate(samples)
+    ]
+    summary, _, _ = look_at(unsure, tmp_path / "unsure", task="multilabel")
+    counts = {name: len(cases) for name, cases in summary.counts()}
+    assert counts == {"benign": 30, "malignant": 15, "malignant?": 15, "all": 60}
+    assert kinds(summary) == ([], [])
     always = [replace(each, label=(1, each.label[1])) for each in samples]
     empty, _, _ = look_at(always, tmp_path / "always", task="multilabel")
     assert kinds(empty)[0] == ["empty class"]

@@ -107,6 +107,7 @@ def test_a_table_written_in_any_way_has_the_same_cells(
         ("sep=;\na;b,c\n1;2,3\n", ("a", "b,c"), [("1", "2,3")]),
         ("a;b,c\n1;2\n", ("a", "b,c"), [("1", "2")]),  # all rows have two cells with semicolons
         ("a;b\n1;2,3\n", ("a", "b"), [("1", "2,3")]),
+        ("My study\n\na;b\n1;2\n", ("a", "b"), [("1", "2")]),
         ("alone\n1\n", ("alone",), [("1",)]),
         ("", (), []),
     ],

@@ -12,7 +12,7 @@ import helpers
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import (
@@ -30,6 +30,7 @@ from hydrakit.hooks import DatasetAdapter, HeadFactory, NoOptions, Sample
 from hydrakit.runs.evaluate import evaluate_run
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats import metrics, tasks
+from hydrakit.stats.label_cells import has_label, label_cell
 
 NUMBERS = st.lists(
     st.tuples(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3)), min_size=2, max_size=30
@@ -129,9 +130,91 @@ def test_a_number_is_standardised_for_training_and_shown_in_its_own_unit() -> No
 def test_strata_hold_each_label_and_its_absence() -> None:
     found = tasks.strata([(1, 0), (1, 1)], "multilabel", ("cyst", "stone"))
     np.testing.assert_array_equal(found, [[1, 0, 0, 1], [1, 1, 0, 0]])
+    found = tasks.strata([(1, None), (None, 0)], "multilabel", ("cyst", "stone"))
+    np.testing.assert_array_equal(found, [[1, 0, 0, 0], [0, 0, 0, 1]])
     names = tasks.strata_names("multilabel", ("cyst", "stone"))
     assert names == ("cyst", "stone", "not cyst", "not stone")
     np.testing.assert_array_equal(tasks.strata([2, 0], "classification", "abc"), np.eye(3)[[2, 0]])
+
+
+@st.composite
+def partial_labels(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Outputs ``(cases, 3)``, answers of 1 and 0, and which of them are known: some of both."""
+    size = draw(st.integers(4, 20))
+    outputs = draw(arrays(np.float64, (size, 3), elements=st.floats(-6, 6)))
+    answers = draw(arrays(np.int64, (size, 3), elements=st.integers(0, 1)))
+    known = draw(arrays(np.bool_, (size, 3)))
+    answers[:2], known[:2] = [[0, 0, 0], [1, 1, 1]], True
+    return outputs, answers, known
+
+
+@settings(deadline=None, max_examples=40)
+@given(partial_labels(), st.sampled_from([0.0, 0.2]))
+def test_unknown_answers_count_neither_in_the_loss_nor_in_a_figure(
+    cases: tuple[np.ndarray, np.ndarray, np.ndarray], smoothing: float
+) -> None:
+    """Against torch and scikit-learn on the known ones."""
+    outputs, answers, known = cases
+    labels = [
+        tuple(int(answer) if yes else None for answer, yes in zip(*row, strict=True))
+        for row in zip(answers, known, strict=True)
+    ]
+    targets = tasks.targets_of(labels, "multilabel")
+    np.testing.assert_array_equal(np.isnan(targets), ~known)
+    tensor = tasks.to_tensor(targets, None)
+    np.testing.assert_array_equal(tasks.from_tensor(tensor, None), targets)
+
+    logits = torch.tensor(outputs, dtype=torch.float32, requires_grad=True)
+    of_known = torch.tensor(outputs[known], dtype=torch.float32, requires_grad=True)
+    wanted = torch.tensor(answers[known], dtype=torch.float32) * (1 - smoothing) + smoothing / 2
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(of_known, wanted)
+    found = tasks.loss_of(
+        logits, tensor, task="multilabel", loss="cross-entropy", smoothing=smoothing
+    )
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    expected.backward()
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad[torch.from_numpy(known)], of_known.grad)
+    assert not logits.grad[torch.from_numpy(~known)].any()
+
+    metrics = tasks.metrics_of(outputs, targets, task="multilabel")
+    aucs = [
+        roc_auc_score(answers[known[:, k], k], outputs[known[:, k], k], labels=[0, 1])
+        for k in range(3)
+    ]
+    assert metrics.auc == pytest.approx(np.mean(aucs))
+    assert metrics.accuracy == pytest.approx(np.mean((outputs > 0)[known] == answers[known]))
+    others = np.where(known, outputs, 5 - outputs)  # what is said about the unknown ones
+    assert tasks.metrics_of(others, targets, task="multilabel") == metrics
+    subgroups = [{"half": "one"} if row % 2 else {} for row in range(len(outputs))]
+    scores = tasks.predictions(outputs, task="multilabel")
+    areas = tasks.class_aucs(scores, targets, task="multilabel", classes="abc")
+    assert [area.positives + area.negatives for area in areas] == known.sum(axis=0).tolist()
+    parts = tasks.subgroup_aucs(scores, targets, subgroups, task="multilabel", classes="abc")
+    assert [part.positives for part in parts] == (answers * known)[1::2].sum(axis=0).tolist()
+    assert [part.negatives for part in parts] == ((1 - answers) * known)[1::2].sum(axis=0).tolist()
+
+
+def test_a_batch_without_a_known_answer_teaches_nothing() -> None:
+    logits = torch.zeros((4, 2), requires_grad=True)
+    targets = tasks.to_tensor(np.full((4, 2), np.nan), None)
+    loss = tasks.loss_of(logits, targets, task="multilabel", loss="cross-entropy")
+    loss.backward()
+    assert loss == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+@given(st.lists(st.sampled_from([0, 1, None]), min_size=3, max_size=3))
+@settings(deadline=None)
+def test_a_cell_of_labels_says_each_answer(label: list[int | None]) -> None:
+    cell = label_cell(label, ("edema", "gas", "mass"))
+    assert label_cell([np.nan if answer is None else answer for answer in label], "abc") == (
+        label_cell(label, "abc")
+    )
+    answers = [has_label(cell, name) for name in ("edema", "mass")]
+    assert answers == [None if each is None else bool(each) for each in (label[0], label[2])]
 
 
 # Runs

@@ -159,6 +159,7 @@ def _as_json(summary: Summary, root: Path) -> dict[str, Any]:
 
 def _print(summary: Summary, root: Path, *, each_case: bool) -> None:
     from hydrakit.cli.printing import print_table
+    from hydrakit.data.read import label_names
 
     headers, rows = summary.count_table()
     headers = [headers[0], *(f"#{header}" for header in headers[1:])]
@@ -172,7 +173,8 @@ def _print(summary: Summary, root: Path, *, each_case: bool) -> None:
         _print_wrapped(remark)
     if each_case:
         for case in summary.cases:
-            label = case.label if summary.task == "regression" else ", ".join(case.classes)
+            names = label_names(case.label, summary.task, summary.all_classes)
+            label = case.label if summary.task == "regression" else ", ".join(names)
             say(f"{case.key}: {label or '(no label)'}, {case.split or '(no split)'}")
         for pair in summary.copies:
             say(f"copies: {_pair(pair)}")

@@ -30,6 +30,7 @@ from hydrakit.stats.comparison import (
     StrategyResult,
 )
 from hydrakit.stats.findings import Findings, Subgroups
+from hydrakit.stats.label_cells import has_label
 from hydrakit.stats.metrics import auc, mean_absolute_error
 from hydrakit.stats.paired import Measure, PairedDifference
 from hydrakit.stats.score_table import Row, gather, gather_findings
@@ -395,6 +396,9 @@ def _rows(
 ) -> list[Row]:
     """Scores of the test cases of several cells.
 
+    The scores of a label alone lack the cases for which it is unknown. Beside other labels they are
+    there, so that all labels have the same findings.
+
     Args:
         compare_dir: Folder of the comparison.
         cells: The cells.
@@ -416,11 +420,14 @@ def _rows(
                     f"{compare_dir.cell(cell)}: tested {key!r}{change}: restore the data, or "
                     f"{ANOTHER}"
                 )
+            label = _label(row, output, cases)
+            if label is None and cases.measure == "AUC":
+                continue
             rows.append(
                 Row(
                     finding=finding,
                     patient=cases.patient[key],
-                    label=_label(row, output),
+                    label=label,
                     score=_score(row, output),
                     seed=cell.seed,
                     repeat=cell.repeat,
@@ -430,11 +437,14 @@ def _rows(
     return rows
 
 
-def _label(row: Mapping[str, str], output: str | None) -> float:
-    """1 if a case has the class, else 0; several labels of a case are separated by ``;``."""
+def _label(row: Mapping[str, str], output: str | None, cases: ScoredCases) -> float | None:
+    """1 if a case has the class or the label, else 0, or its number; None if it is unknown."""
     if output is None:
         return float(row["label"])
-    return int(output in (row["label"], *row["label"].split(";")))
+    if cases.task == "multilabel":
+        present = has_label(row["label"], output)
+        return None if present is None else int(present)
+    return int(output == row["label"])
 
 
 def _score(row: Mapping[str, str], output: str | None) -> float:
@@ -446,17 +456,20 @@ def _validation(compare_dir: CompareDir, cell: Cell, cases: ScoredCases) -> floa
     """Validation figure of the final network of a cell: AUC, or mean absolute error."""
     rows = predictions_of(compare_dir, cell, "val")
     if cases.measure == "mae":
-        predicted, observed = ([f(row, None) for row in rows] for f in (_score, _label))
-        return mean_absolute_error(predicted, observed)
+        predicted = [_score(row, None) for row in rows]
+        return mean_absolute_error(predicted, [float(row["label"]) for row in rows])
     outputs = cases.classes if cases.positive is None else (cases.positive,)
-    scores = [[_score(row, name) for row in rows] for name in outputs]
-    labels = [[_label(row, name) for row in rows] for name in outputs]
-    both = [pair for pair in zip(scores, labels, strict=True) if len(set(pair[1])) == 2]
+    both = []
+    for name in outputs:
+        answers = [(_score(row, name), _label(row, name, cases)) for row in rows]
+        known = [(score, label) for score, label in answers if label is not None]
+        if len({label for _, label in known}) == 2:
+            both.append(known)
     if not both:
         raise DataError(
             f"{compare_dir.cell(cell)}: its validation split has no label with and without cases"
         )
-    return float(np.mean([auc(*pair) for pair in both]))
+    return float(np.mean([auc(*zip(*known, strict=True)) for known in both]))
 
 
 def readings_of(run: RunDir) -> int:

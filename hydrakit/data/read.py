@@ -21,6 +21,7 @@ from hydrakit.errors import DataError, command_line
 from hydrakit.hooks import DatasetAdapter, Label, OptionValue, Remark, Sample, Task, Unusable
 from hydrakit.plugins.guard import reader
 from hydrakit.plugins.options import parse_options
+from hydrakit.stats.label_cells import label_parts
 
 _log = logging.getLogger(__name__)
 MAX_SUBGROUPS = 30  # values of one subgroup: with more, each would have too few findings
@@ -154,7 +155,7 @@ class _ConsistencyCheck:
         return None
 
     def _label_text(self, label: Label | None) -> str:
-        names = class_names(label, self.adapter.task, self.adapter.classes)
+        names = label_names(label, self.adapter.task, self.adapter.classes)
         if self.adapter.task == "regression" or not names:
             return "none" if label is None else f"{label!r}"
         return ", ".join(map(repr, names))
@@ -300,19 +301,31 @@ def is_label(label: object, adapter: DatasetAdapter) -> bool:
     return (
         isinstance(label, tuple)
         and len(label) == len(adapter.classes)
-        and all(type(part) is int and part in (0, 1) for part in label)
+        and all(part is None or (type(part) is int and part in (0, 1)) for part in label)
+        and any(part is not None for part in label)
     )
 
 
 def class_names(label: Label | None, task: Task, classes: Sequence[str]) -> tuple[str, ...]:
-    """Return the names for a label: its class, the present labels, or the number's name."""
+    """Return the names for a label: its class, the present labels, or the number's name.
+
+    A label of several parts may be a row of `hydrakit.stats.tasks.targets_of`.
+    """
     if label is None:
         return ()
     if task == "classification":
         return (classes[int(label)],)  # type: ignore[arg-type]
     if task == "multilabel":
-        return tuple(n for n, p in zip(classes, label, strict=True) if p)  # type: ignore[arg-type]
+        pairs = zip(classes, label, strict=True)  # type: ignore[arg-type]
+        return tuple(name for name, part in pairs if part == 1)
     return tuple(classes)
+
+
+def label_names(label: Label | None, task: Task, classes: Sequence[str]) -> tuple[str, ...]:
+    """As `class_names`, with the labels whose answer is unknown: ``fracture?``."""
+    if isinstance(label, tuple):
+        return tuple(label_parts(label, classes))
+    return class_names(label, task, classes)
 
 
 def _metadata_fault(adapter: DatasetAdapter, sample: Sample) -> str | None:
@@ -322,7 +335,8 @@ def _metadata_fault(adapter: DatasetAdapter, sample: Sample) -> str | None:
         expected = {
             "classification": f"an index into {list(adapter.classes)}",
             "regression": f"a number, {ORDINARY}",
-            "multilabel": f"a tuple of 0 or 1 for each of {list(adapter.classes)}",
+            "multilabel": "a tuple with 0, 1 or None (unknown) for each of "
+            f"{list(adapter.classes)}, not None for all of them (then None alone)",
         }
         return f"has label {label!r}: expected {expected[adapter.task]}"
     fault = _name_fault(sample)

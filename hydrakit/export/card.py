@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -482,9 +483,14 @@ def _selection(plan: Plan) -> str:
 def _missing(facts: Mapping[str, DataFacts]) -> str:
     return "; ".join(
         f"{_text(name)}: {each.unlabelled} cases without a label and "
-        f"{sum(each.excluded.values())} without a usable image are left out"
+        f"{sum(each.excluded.values())} without a usable image are left out{_unknown(each)}"
         for name, each in facts.items()
     )
+
+
+def _unknown(facts: DataFacts) -> str:
+    counted = sum(map(Counter, facts.unknown.values()), Counter[str]())
+    return "".join(f", {_text(name)} is unknown for {n}" for name, n in counted.items())
 
 
 def _included(name: str, facts: DataFacts) -> str:

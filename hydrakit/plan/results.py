@@ -33,7 +33,7 @@ class Metrics(Frozen):
 
     Attributes:
         loss: Mean cross-entropy; for regression, half the mean squared error of the standardised
-            number.
+            number. For a multi-label task, this and the following count known labels only.
         auc: Area under the ROC curve; for more than two classes, the macro average of each class
             against the others; for a multi-label task, the mean over the labels; None for
             regression.
@@ -447,6 +447,8 @@ class DataFacts(Frozen):
         cases: Number of cases by split.
         counts: Number of cases by split and class; a case with several labels counts for each.
         findings: Number of findings by split and class; a finding may have several cases.
+        unknown: Number of cases by split and label for which the label is unknown; empty if each
+            case has all of its labels.
         patients: Number of patients by split.
         unlabelled: Number of cases without a label, which are not used.
         excluded: Number of cases without a usable image, by reason.
@@ -470,6 +472,7 @@ class DataFacts(Frozen):
     cases: dict[str, Number] = Field(default_factory=dict)
     counts: dict[str, dict[str, Number]]
     findings: dict[str, dict[str, Number]] = Field(default_factory=dict)
+    unknown: dict[str, dict[str, Number]] = Field(default_factory=dict)
     patients: dict[str, Number]
     unlabelled: Number
     excluded: dict[str, Number]
@@ -489,7 +492,7 @@ class DataFacts(Frozen):
     def _omit_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit newer fields with their defaults: most files are as earlier versions wrote them."""
         content: dict[str, Any] = serialise(self)
-        for name in ("conflicting", "channel_rule"):
+        for name in ("conflicting", "channel_rule", "unknown"):
             if not getattr(self, name):
                 content.pop(name, None)
         if self.normalise == "patient":

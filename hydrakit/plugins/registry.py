@@ -417,6 +417,8 @@ def _classes_fault(adapter: DatasetAdapter) -> str | None:
     for name in classes:
         if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= MAX_CLASS:
             return f"has a class {name!r}: text of one line is expected"
+    if adapter.task == "multilabel" and (unsure := {f"{name}?" for name in classes} & {*classes}):
+        return f"has a class {min(unsure)!r}, which means that another class is unknown: rename one"
     return None
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hydrakit.data.read import label_names
 from hydrakit.report.markup import Html, element, join
 from hydrakit.runs.example_cases import ImageStack
 
@@ -144,7 +145,9 @@ def _pair(
     )
     cases = [summary.cases[row] for row in rows]
     labels = [
-        f"{case.label:g}" if isinstance(case.label, float) else ", ".join(case.classes) or "–"
+        f"{case.label:g}"
+        if isinstance(case.label, float)
+        else ", ".join(label_names(case.label, summary.task, summary.all_classes)) or "–"
         for case in cases
     ]
     flip = "" if pair.flip == "none" else f", flipped ({pair.flip})"

@@ -114,7 +114,21 @@ def data_section(
         ]
     )
     counts = _counts_table(name, facts, classes=adapter.classes if adapter else ())
-    return join((element("h3", name, role), counts, details), "\n")
+    unknown = _unknown_table(name, facts)
+    return join((element("h3", name, role), counts, *unknown, details), "\n")
+
+
+def _unknown_table(name: str, facts: DataFacts) -> list[Html]:
+    """Cases of which a label is unknown, which it does not train and which do not test it."""
+    if not facts.unknown:
+        return []
+    counted = {label for counts in facts.unknown.values() for label in counts}
+    labels = [label for label in facts.classes or () if label in counted]
+    rows = [
+        (split, *(facts.unknown[split].get(label, 0) for label in labels))
+        for split in sorted(facts.unknown, key=_split_order)
+    ]
+    return [table(f"Cases of {name} for which a label is unknown", ("Split", *labels), rows)]
 
 
 def _counts_table(name: str, facts: DataFacts, *, classes: tuple[str, ...]) -> Html:

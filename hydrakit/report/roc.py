@@ -16,6 +16,7 @@ from hydrakit.plan.results import AreaUnderCurve, TestResult
 from hydrakit.report.svg import Point
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.findings import Findings
+from hydrakit.stats.label_cells import has_label
 from hydrakit.stats.metrics import auc
 from hydrakit.storage.files import read_rows
 
@@ -28,7 +29,8 @@ class RocCurve:
         area: AUC of the class, as in ``results.json``.
         points: ``(false positive rate, true positive rate)`` from (0, 0) to (1, 1), one for each
             distinct score; findings of equal score form one sloped segment.
-        scores: Probability of the class, averaged over the images of a finding, ``(findings,)``.
+        scores: Probability of the class, averaged over the images of a finding, ``(findings,)``;
+            without findings for which the label is unknown.
         positive: Whether a finding belongs to the class, ``(findings,)``.
     """
 
@@ -114,21 +116,22 @@ def roc_curves(rundir: RunDir, test: TestResult) -> list[RocCurve]:
         raise PlanError(f"{path}: is broken ({one_line(str(error), 200)}): {remedy}") from None
     curves = []
     for area in test.classes:
-        several = test.task == "multilabel"
-        positive = np.array(
-            [area.class_name in (label.split(";") if several else [label]) for label in labels],
-            dtype=np.bool_,
-        )
+        name, of_class = area.class_name, scores[area.class_name]
+        answers = [
+            has_label(label, name) if test.task == "multilabel" else label == name
+            for label in labels
+        ]
+        of_class = of_class[[answer is not None for answer in answers]]
+        positive = np.array([answer for answer in answers if answer is not None], dtype=np.bool_)
         counts = int(positive.sum()), int((~positive).sum())
         expected = area.positives, area.negatives
         agree = counts == expected and all(counts)
-        if not agree or abs(auc(scores[area.class_name], positive) - area.auc) > 1e-6:
+        if not agree or abs(auc(of_class, positive) - area.auc) > 1e-6:
             raise PlanError(
                 f"{path}: its {test.split} findings do not give the AUC {area.auc:.3f} of class "
-                f"{area.class_name!r} in results.json: {remedy}"
+                f"{name!r} in results.json: {remedy}"
             )
-        points = roc_points(scores[area.class_name], positive)
-        curves.append(RocCurve(area, points, scores[area.class_name], positive))
+        curves.append(RocCurve(area, roc_points(of_class, positive), of_class, positive))
     return curves
 
 

@@ -272,7 +272,10 @@ def subgroups_table(test: TestResult) -> Html | None:
     first = test.subgroups[0].class_name
     of_one_class = [each for each in test.subgroups if each.class_name == first]
     too_few = "" if all(each.auc is not None for each in test.subgroups) else f"{TOO_FEW_NOTE}."
-    return _with_note(aucs, too_few + _missing(of_one_class, test.findings))
+    known = sum(
+        area.positives + area.negatives for area in test.classes if area.class_name == first
+    )
+    return _with_note(aucs, too_few + _missing(of_one_class, known))
 
 
 def compared_subgroups(comparison: Comparison) -> Html | None:

@@ -283,11 +283,13 @@ def to_csv(predictions: Sequence[Predictions]) -> str:
     """Text of ``predictions.csv``, with one line for each case.
 
     Lines with the same name in the column ``finding`` are images of one finding, which counts once.
-    Each class has a column ``p_NAME`` with its probability; several labels of a case are joined by
-    ``;``. A regression has no probabilities, only the columns ``label`` and ``predicted``.
+    Each class has a column ``p_NAME`` with its probability; several labels of a case are written as
+    `hydrakit.stats.label_cells` says. A regression has no probabilities, only the columns ``label``
+    and ``predicted``.
     """
     from hydrakit.data.read import class_names
     from hydrakit.stats import tasks
+    from hydrakit.stats.label_cells import label_cell
 
     task, classes = predictions[0].task, predictions[0].classes
     columns = [] if task == "regression" else [f"p_{name}" for name in classes]
@@ -305,7 +307,7 @@ def to_csv(predictions: Sequence[Predictions]) -> str:
                 true, predicted = label[0], row[0]
             elif task == "multilabel":
                 present = tuple(int(probability > 0.5) for probability in row)
-                true = ";".join(class_names(label, task, classes))
+                true = label_cell(label, classes)
                 predicted = ";".join(class_names(present, task, classes))
             else:
                 true, predicted = classes[label], classes[row.argmax()]

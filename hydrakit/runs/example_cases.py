@@ -20,6 +20,7 @@ from hydrakit.hooks import DatasetAdapter, Task
 from hydrakit.runs.datasets import prepare_as_trained
 from hydrakit.runs.rundir import EXAMPLE_CASES, RunDir
 from hydrakit.schema import Frozen
+from hydrakit.stats.label_cells import has_label
 from hydrakit.storage.files import read_rows, write_atomic
 from hydrakit.weights.format import read_head
 
@@ -217,12 +218,11 @@ def _ranked_example(place: int, line: dict[str, str], task: Task) -> tuple[float
     names = [column.removeprefix("p_") for column in line if column.startswith("p_")]
     scores = [float(line[f"p_{name}"]) for name in names]
     if task == "multilabel":
-        present = set(label.split(";"))
         confidence = [max(score, 1 - score) for score in scores]
-        wrong = [
-            (score > 0.5) != (name in present) for name, score in zip(names, scores, strict=True)
-        ]
-        output = max(range(len(names)), key=lambda one: (wrong[one], confidence[one]))
+        present = [has_label(label, name) for name in names]
+        known = [answer is not None for answer in present]
+        wrong = [answer is (not score > 0.5) for answer, score in zip(present, scores, strict=True)]
+        output = max(range(len(names)), key=lambda one: (wrong[one], known[one], confidence[one]))
         prediction, right = f"{names[output]} {scores[output]:.2f}", not any(wrong)
     else:
         output = names.index(predicted)

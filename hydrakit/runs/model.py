@@ -624,6 +624,7 @@ def _loaded(
 ) -> LoadedSample | Unusable:
     """Load an image for `Model.predict`."""
     from hydrakit.data.declared.arrays import ImageError
+    from hydrakit.data.declared.given import location_of
     from hydrakit.data.declared.images import ImageReader
     from hydrakit.data.declared.schema import ImageRules
 
@@ -635,7 +636,8 @@ def _loaded(
         rules = ImageRules(colour="channels" if colour else "luma")
         with closing(ImageReader(rules)) as reader:
             try:
-                picture = reader.read(Path(image))
+                location = location_of(Path(image))
+                picture = reader.read(Path(location.file), location.member, location.row)
             except ImageError as error:
                 return Unusable(key=key, reason=error.reason)
         pixels, spacing = picture.pixels, picture.spacing or spacing

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field, FiniteFloat
 
+from hydrakit.data.declared.answers import label_of_answers
 from hydrakit.data.declared.cases import label_of
 from hydrakit.data.declared.given import (
     NO_SPACING,
@@ -31,6 +32,7 @@ from hydrakit.data.declared.given import (
     images_in_files,
     images_in_folder,
     images_in_table,
+    location_of,
 )
 from hydrakit.data.declared.schema import NONE
 from hydrakit.data.identity import is_identified
@@ -44,6 +46,7 @@ from hydrakit.runs.evaluate import EvaluationResult, Predictions, score
 from hydrakit.runs.model import BATCH, Batch, Model, RowColumn
 from hydrakit.runs.predicted import InputCase, PredictedCase, Rule
 from hydrakit.schema import Frozen, Text
+from hydrakit.stats.label_cells import label_cell
 from hydrakit.stats.tasks import outputs_of, targets_of
 from hydrakit.storage.files import (
     MAX_WEIGHTS,
@@ -218,7 +221,7 @@ def cases_in_files(
     elif from_table:
         given = images_in_table(first, reader, root=images)
     else:
-        absent = next((path for path in paths if not path.exists()), None)
+        absent = next((each for each in paths if not Path(location_of(each).file).exists()), None)
         if absent is not None and single:
             raise DataError(
                 f"{absent}: there is no such file or folder, and no dataset of this name: see "
@@ -576,35 +579,52 @@ def header(model: Model, rule: Rule, labels: object) -> list[str]:
 
 
 def label_text(model: Model, label: Label | None) -> object:
-    """A label as a cell: a class, labels joined by ``;``, or a number; empty if unknown."""
+    """A label as a cell: a class, several labels (`label_cell`), a number; empty if unknown."""
     if label is None:
         return ""
     if model.task == "regression":
         return label
-    return ";".join(class_names(label, model.task, model.classes)) or NONE
+    if isinstance(label, tuple):
+        return label_cell(label, model.classes) or NONE
+    return ";".join(class_names(label, model.task, model.classes))
 
 
 def read_labels(path: Path, model: Model) -> dict[str, Label]:
     """Read the labels of cases from a table with the columns ``key`` and ``label``.
 
+    Several labels may have a column each in place of ``label``, named as the class.
+
     Raises:
         DataError: The file cannot be read, or a label is none of the model's.
     """
     declaration = GivenReader(model.classes, model.task, colour=False).declaration
-    columns = {"key", "label"}
+    wanted: list[tuple[str, ...]] = [("label",)]
+    wanted += [model.classes] if model.task == "multilabel" else []
+
+    def columns_of(header: Sequence[str]) -> tuple[str, ...] | None:
+        return next((each for each in wanted if {"key", *each} <= set(header)), None)
+
     with readable(path, "give a table with the columns key and label", error=DataError):
-        table = read_table(path, read_whole(path), lambda header: columns <= set(header))
-        if not columns <= set(table.header):
-            raise ValueError("it has no columns key and label")
+        table = read_table(path, read_whole(path), lambda header: columns_of(header) is not None)
+        used = columns_of(table.header)
+        if used is None:
+            more = ", nor one for each class" if len(wanted) > 1 else ""
+            raise ValueError(f"it has no columns key and label{more}")
     table.refuse_doubled()
-    key_at, label_at = (table.header.index(column) for column in ("key", "label"))
+    at = {column: table.header.index(column) for column in ("key", *used)}
     with_point = table.with_points("label") if model.task == "regression" else str
     labels: dict[str, Label] = {}
     for place, cells in table.rows():
-        key, text = (original_cell(cells[at]).strip() for at in (key_at, label_at))
+        key = original_cell(cells[at["key"]]).strip()
+        texts = [original_cell(cells[at[column]]).strip() for column in used]
         try:
-            label = label_of(declaration, with_point(text))
+            label: Label | None
+            if used == ("label",):
+                label = label_of(declaration, with_point(texts[0]))
+            else:
+                label = label_of_answers(declaration, dict(zip(used, texts, strict=True)))
         except ValueError:
+            text = ", ".join(texts)
             raise DataError(
                 f"{path}: {place}: label {text!r} is none of the model's "
                 f"({', '.join(model.classes)}): correct it"

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from math import ceil, isfinite
 
 import torch
@@ -120,6 +120,11 @@ class _Data:
     labels: Tensor
     task: Task
     scale: Scale | None
+
+    @cached_property
+    def has_unknown(self) -> bool:
+        """Whether some answers are unknown, so that heads differ in how many they learn from."""
+        return bool(self.labels.isnan().any())
 
     def metrics(self, outputs: Tensor, rows: Tensor, loss: str) -> Metrics:
         labels = from_tensor(self.labels[rows], self.scale)
@@ -336,7 +341,7 @@ class _BatchedTraining:
             loss=settings.loss,
             smoothing=settings.label_smoothing,
         )
-        if min(sizes) == output.shape[1]:
+        if min(sizes) == output.shape[1] and not self.data.has_unknown:
             return loss(output.flatten(0, 1), targets.flatten(0, 1)) * len(sizes)
         return torch.stack(
             [loss(output[i, :size], targets[i, :size]) for i, size in enumerate(sizes)]

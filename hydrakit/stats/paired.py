@@ -243,7 +243,7 @@ def check_same_cases(first: ScoreTable, second: ScoreTable) -> None:
         ("patients", first.patients, second.patients),
         ("folds", first.folds, second.folds),
     ):
-        if not np.array_equal(left, right):
+        if not np.array_equal(left, right, equal_nan=True):
             raise DataError(f"two strategies must be tested on the same {what}")
 
 

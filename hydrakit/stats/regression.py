@@ -1,8 +1,9 @@
 """Penalised linear models: logistic regression, and ridge regression for a number.
 
 They are the baselines of a comparison (docs/statistics.md), and solve a head of one linear layer
-exactly. Features are standardised for the fit alone: the weights of a fitted model are those of the
-features as given. Targets are those of `hydrakit.stats.tasks.targets_of`.
+exactly. Features are standardised for the fit alone, over all cases: the weights of a fitted model
+are those of the features as given. Targets are those of `hydrakit.stats.tasks.targets_of`: the
+model of a label is fitted to the cases for which it is known.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def fit(
 
     Args:
         features: Features ``(cases, features)``, finite.
-        targets: Class indices ``(cases,)``, or numbers ``(cases, outputs)``.
+        targets: Class indices ``(cases,)``, or numbers ``(cases, outputs)``; NaN for an unknown
+            label.
         task: Task of the dataset. Two classes are one logit, half of which each class gets with its
             sign; more classes are a multinomial model; several labels are one model each.
         outputs: Number of classes or labels; 1 for a number.
@@ -260,7 +262,7 @@ def grouped_folds(
             "and cross-validation needs two: set `penalty`"
         )
     wanted = _as_matrix(targets, task, outputs)
-    means = np.stack([wanted[members == number].mean(axis=0) for number in range(len(names))])
+    means = np.stack([_known_mean(wanted[members == number]) for number in range(len(names))])
     shuffled = np.random.default_rng(0).permutation(len(names))
     order = np.lexsort((shuffled, *means.T))
     folds = np.empty(len(names), dtype=np.intp)
@@ -305,7 +307,7 @@ class _Axes:
         models: list[LinearModel] = []
         weights, bias = np.zeros((len(self.lengths), wanted.shape[1])), mean
         if task != "regression":
-            share = (wanted.sum(axis=0) + 0.5) / (len(wanted) + 1)
+            share = _shares(wanted)
             bias = np.log(share) - (0 if _is_softmax(task, outputs) else np.log1p(-share))
         for penalty in penalties:
             if task == "regression":
@@ -327,13 +329,13 @@ class _Axes:
         from scipy.optimize import minimize
 
         # Steps are scaled by the square root of the loss's approximate curvature on each axis.
-        share = (wanted.sum(axis=0) + 0.5) / (len(wanted) + 1)
+        share, known = _shares(wanted), (~np.isnan(wanted)).sum(axis=0)
         curvature = share * (1 - share)
         scale = np.sqrt(
             np.concatenate(
                 [
                     curvature * self.lengths[:, None] ** 2 + penalty,
-                    curvature[None] * len(wanted),
+                    curvature[None] * np.maximum(known, 1),
                 ]
             )
         )
@@ -370,6 +372,18 @@ def _as_matrix(targets: Targets, task: Task, outputs: int) -> Floats:
     return table[:, 1:] if outputs == 2 else table
 
 
+def _known_mean(wanted: Floats) -> Floats:
+    """Mean of each column without its unknown targets; 0 where none is known."""
+    known = ~np.isnan(wanted)
+    return np.asarray(np.nansum(wanted, axis=0) / np.maximum(known.sum(axis=0), 1))
+
+
+def _shares(wanted: Floats) -> Floats:
+    """Share of each column's known targets that are 1, shrunk a little towards a half."""
+    known = ~np.isnan(wanted)
+    return np.asarray((np.nansum(wanted, axis=0) + 0.5) / (known.sum(axis=0) + 1))
+
+
 def _reduced(values: Floats, task: Task, outputs: int) -> Floats:
     """The logits of a model as it is fitted: one for two classes."""
     if task == "classification" and outputs == 2:
@@ -400,8 +414,9 @@ def _squared_error(values: Floats, wanted: Floats) -> tuple[float, Floats]:
 def _logistic_loss(logits: Floats, wanted: Floats) -> tuple[float, Floats]:
     from scipy.special import expit
 
-    losses = np.logaddexp(0, logits) - wanted * logits
-    return float(losses.sum()), expit(logits) - wanted
+    known = ~np.isnan(wanted)
+    losses = np.where(known, np.logaddexp(0, logits) - wanted * logits, 0)
+    return float(losses.sum()), np.where(known, expit(logits) - wanted, 0)
 
 
 def _softmax_loss(logits: Floats, wanted: Floats) -> tuple[float, Floats]:

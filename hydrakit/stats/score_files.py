@@ -14,6 +14,7 @@ from pathlib import Path
 
 from hydrakit.errors import DataError, one_line
 from hydrakit.stats.intervals import MeanAuc, mean_auc
+from hydrakit.stats.label_cells import UNSURE, has_label
 from hydrakit.stats.paired import compare
 from hydrakit.stats.score_table import Row, gather
 from hydrakit.stats.verdict import Verdict, refuse_decimal_comma, verdicts
@@ -288,14 +289,18 @@ def _score_column(table: _Scores, positive: str) -> str:
 
 
 def _labels(tables: Sequence[_Scores], findings: dict[str, str], positive: str) -> dict[str, int]:
-    """Label of each finding: 1 for positive, else 0."""
+    """Label of each finding: 1 for positive, 0 for negative; without those that are unknown."""
     found: dict[str, tuple[str, str]] = {}
     for table in tables:
         if "label" not in table.columns:
             continue
         # In a predictions.csv of hydrakit, a case with none of several labels has an empty one.
         own = "split" in table.columns
-        used = [(place, row) for place, row in table.rows if own or row["label"]]
+        used = [
+            (place, row)
+            for place, row in table.rows
+            if (own or row["label"]) and not _is_unknown(row["label"], positive, table.classes)
+        ]
         values = {row["label"] for _, row in used}
         has = _has if any(_has(value, positive) for value in values) else _has_form
         coded = {label_form(value) for value in values} <= {"0", "1"} and has is _has_form
@@ -313,6 +318,11 @@ def _labels(tables: Sequence[_Scores], findings: dict[str, str], positive: str) 
     if not found:
         raise DataError("no file has a column 'label': name a file that has one with `--labels`")
     return {finding: int(text == positive) for finding, (_, text) in found.items()}
+
+
+def _is_unknown(label: str, positive: str, classes: Sequence[str]) -> bool:
+    """Whether a cell of several labels leaves open if the case has the positive one."""
+    return f"{positive}{UNSURE}" not in classes and has_label(label, positive) is None
 
 
 def _has(label: str, positive: str) -> bool:

@@ -21,7 +21,8 @@ class Row:
     Attributes:
         finding: Name of the finding in the image. All images of a finding count once.
         patient: Patient of the finding.
-        label: 1 for a positive finding, 0 for a negative one; its number in a regression.
+        label: 1 for a positive finding, 0 for a negative one, None if that is unknown; its number
+            in a regression.
         score: Score of the image, higher for positive; the predicted number in a regression.
         seed: Seed of the run.
         repeat: Number of the repeat of the cross-validation.
@@ -30,7 +31,7 @@ class Row:
 
     finding: str
     patient: str
-    label: float
+    label: float | None
     score: float
     seed: int = 0
     repeat: int = 0
@@ -48,7 +49,8 @@ class ScoreTable:
     Attributes:
         findings: Names of the findings, sorted.
         patients: Patient of each finding as a whole number from 0, ``(findings,)``.
-        labels: Label of each finding, 1 or 0, ``(findings,)``; its number in a regression.
+        labels: Label of each finding, 1 or 0, ``(findings,)``, NaN if that is unknown: the finding
+            is then in no cell; its number in a regression.
         passes: Seed and repeat of each pass, sorted.
         scores: Scores, ``(passes, findings)``; NaN where a pass did not test the finding.
         folds: Fold of each score, ``(passes, findings)``; -1 where there is no score.
@@ -71,10 +73,10 @@ class ScoreTable:
     @cached_property
     def cells(self) -> tuple[tuple[int, NDArray[np.intp]], ...]:
         """Pass number and indices of the findings of each cell that tested both classes."""
-        cells = []
+        cells, known = [], ~np.isnan(self.labels)
         for number, folds in enumerate(self.folds):
             for fold in np.unique(folds[folds >= 0]):
-                inside = np.flatnonzero(folds == fold)
+                inside = np.flatnonzero((folds == fold) & known)
                 if 0 < self.labels[inside].sum() < len(inside):
                     cells.append((number, inside))
         return tuple(cells)
@@ -131,7 +133,7 @@ def gather(rows: Iterable[Row], *, whole_patients: bool = True) -> ScoreTable:
 
 
 def gather_findings(rows: Sequence[Row], *, whole_patients: bool = True) -> ScoreTable:
-    """Collect rows as `gather` does, of findings with any numbers as labels.
+    """Collect rows as `gather` does, of findings with any numbers as labels, or unknown ones.
 
     Raises:
         DataError: There is no row, or rows contradict one another.
@@ -257,12 +259,12 @@ class FindingPairs:
 
 def pairs_of(table: ScoreTable) -> FindingPairs:
     """Pairs of a positive and a negative finding in the cells of a strategy."""
-    positive = table.positive
-    position = np.cumsum(positive) - 1, np.cumsum(~positive) - 1
-    shape = len(table.passes), int(positive.sum()), int((~positive).sum())
+    positive, negative = table.positive, table.labels == 0
+    position = np.cumsum(positive) - 1, np.cumsum(negative) - 1
+    shape = len(table.passes), int(positive.sum()), int(negative.sum())
     weights, wins = np.zeros(shape), np.zeros(shape)
     for number, inside in table.cells:
-        of_positive, of_negative = inside[positive[inside]], inside[~positive[inside]]
+        of_positive, of_negative = inside[positive[inside]], inside[negative[inside]]
         at = np.ix_(np.array([number]), position[0][of_positive], position[1][of_negative])
         weight = 1 / (len(table.cells) * len(of_positive) * len(of_negative))
         scores = table.scores[number]
@@ -270,7 +272,7 @@ def pairs_of(table: ScoreTable) -> FindingPairs:
         wins[at] = weight * wins_of(scores[of_positive], scores[of_negative])
     return FindingPairs(
         positives=table.patients[positive],
-        negatives=table.patients[~positive],
+        negatives=table.patients[negative],
         weights=weights,
         wins=wins,
     )

@@ -233,7 +233,7 @@ class NumberScores(ScoreTables):
 
 @dataclass(frozen=True, eq=False)
 class LabelScores(ScoredStrategies):
-    """Scores of several labels, each of which a finding has or has not.
+    """Scores of several labels, each of which a finding has or has not; it may be unknown.
 
     Attributes:
         by_label: Scores of each strategy, by label, then by name.
@@ -366,12 +366,11 @@ def _mean_aucs(tables: list[ScoreTable]) -> CellValues:
     """Mean AUC of the labels that a cell tested, for each cell with any."""
     values = []
     for number, fold in _cells(tables[0]):
-        inside = tables[0].folds[number] == fold
-        aucs = [
-            auc(table.scores[number, inside], table.labels[inside])
-            for table in tables
-            if len(np.unique(table.labels[inside])) > 1
-        ]
+        aucs = []
+        for table in tables:
+            inside = (table.folds[number] == fold) & ~np.isnan(table.labels)
+            if len(np.unique(table.labels[inside])) > 1:
+                aucs.append(auc(table.scores[number, inside], table.labels[inside]))
         if aucs:
             values.append((*tables[0].passes[number], fold, float(np.mean(aucs))))
     return tuple(values)

@@ -2,7 +2,8 @@
 
 A head has one output per class (a logit), one per label (a logit), or a single one for a number.
 For training, a number is standardised by the mean and standard deviation of the training split;
-everything that a user sees is in the number's own unit.
+everything that a user sees is in the number's own unit. An unknown answer of a multi-label case is
+NaN in targets: no loss and no metric counts it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ Targets = NDArray[np.float64] | NDArray[np.int64]
 
 
 def targets_of(labels: Sequence[Label], task: Task) -> Targets:
-    """Labels as an array: ``(cases,)`` class indices, else ``(cases, outputs)`` numbers."""
+    """Labels as an array: ``(cases,)`` class indices, else ``(cases, outputs)`` numbers.
+
+    None in a label of several parts becomes NaN.
+    """
     if task == "classification":
         return np.array(labels, dtype=np.int64).reshape(len(labels))
     return np.array(labels, dtype=np.float64).reshape(len(labels), -1)
@@ -58,14 +62,14 @@ def from_tensor(targets: Tensor, scale: Scale | None) -> Tensor:
 def strata(labels: Sequence[Label], task: Task, classes: Sequence[str]) -> NDArray[np.float64]:
     """Strata of the cases for stratified splits: ``(cases, strata)``, 1 for membership, else 0.
 
-    The strata are the classes, or each label's presence and its absence for a multi-label task. In
-    a regression task there is a single stratum.
+    The strata are the classes, or each label's presence and its absence for a multi-label task: an
+    unknown one is in neither. In a regression task there is a single stratum.
     """
     if task == "regression":
         return np.ones((len(labels), 1))
     if task == "multilabel":
-        present = np.array(labels, dtype=np.float64).reshape(len(labels), len(classes))
-        return np.concatenate([present, 1 - present], axis=1)
+        answers = np.array(labels, dtype=np.float64).reshape(len(labels), len(classes))
+        return np.concatenate([answers == 1, answers == 0], axis=1).astype(np.float64)
     return np.eye(len(classes))[np.array(labels, dtype=np.int64)]
 
 
@@ -82,7 +86,8 @@ def loss_of(
     """Mean loss of a head's outputs.
 
     Cross-entropy for classes (``softmax-cross-entropy`` applies the softmax twice, as the authors
-    did), binary cross-entropy for labels, and half the squared error for a number.
+    did), binary cross-entropy for labels, and half the squared error for a number. Of several
+    labels, the mean is over the answers that are known, and 0 if none is.
 
     Args:
         outputs: Outputs of the head, ``(cases, outputs)``.
@@ -96,7 +101,13 @@ def loss_of(
         return functional.mse_loss(outputs, targets) / 2
     if task == "multilabel":
         targets = targets * (1 - smoothing) + smoothing / 2 if smoothing else targets
-        return functional.binary_cross_entropy_with_logits(outputs, targets)
+        unknown = targets.isnan()
+        if not unknown.any():
+            return functional.binary_cross_entropy_with_logits(outputs, targets)
+        total = functional.binary_cross_entropy_with_logits(
+            outputs, targets.nan_to_num(), weight=(~unknown).to(outputs.dtype), reduction="sum"
+        )
+        return total / (~unknown).sum().clamp(min=1)
     if loss == "softmax-cross-entropy":
         outputs = functional.softmax(outputs, dim=1)
     return functional.cross_entropy(outputs, targets, label_smoothing=smoothing)
@@ -113,7 +124,7 @@ def metrics_of(
     """Loss and metrics of a head's outputs.
 
     With two classes the AUC is that of the second one; with more classes, or several labels, it is
-    the mean of each one's AUC against all others.
+    the mean of each one's AUC against all others. Of several labels, unknown answers do not count.
 
     Args:
         outputs: Outputs of the head, ``(cases, outputs)``, float64, finite, on any device.
@@ -137,8 +148,13 @@ def metrics_of(
         return Metrics(loss=value, mae=error, r2=r_squared(predicted, observed))
     if task == "multilabel":
         logits = outputs.cpu().numpy()
-        aucs = [auc(logits[:, label], observed[:, label] > 0.5) for label in range(logits.shape[1])]
-        correct = float(((outputs > 0) == (targets > 0.5)).double().mean())
+        known = ~np.isnan(observed)
+        aucs = [
+            auc(scores[inside], answers[inside])
+            for scores, answers, inside in zip(logits.T, observed.T, known.T, strict=True)
+        ]
+        right = ((outputs > 0) == (targets == 1))[~targets.isnan()]
+        correct = float(right.double().mean())
         return Metrics(loss=value, auc=float(np.mean(aucs)), accuracy=correct)
     probabilities = functional.softmax(outputs, dim=1)
     correct = float((probabilities.argmax(dim=1) == targets).double().mean())
@@ -240,8 +256,8 @@ def class_aucs(
         classes: Names of the classes or labels.
     """
     return tuple(
-        auc_with_interval(scores[:, label], positive, classes[label])
-        for label, positive in positives_of(targets, task=task, classes=classes)
+        auc_with_interval(scores[known, label], positive[known], classes[label])
+        for label, known, positive in positives_of(targets, task=task, classes=classes)
     )
 
 
@@ -264,29 +280,37 @@ def subgroup_aucs(
     """
     results = []
     for name, value, inside in each_subgroup(subgroups):
-        for label, positive in positives_of(targets, task=task, classes=classes):
-            of_subgroup = positive[inside]
+        for label, known, positive in positives_of(targets, task=task, classes=classes):
+            members = inside & known
+            of_subgroup = positive[members]
             counts = {
                 "positives": int(of_subgroup.sum()),
                 "negatives": int((~of_subgroup).sum()),
             }
             fields: dict[str, object] = {"class_name": classes[label], **counts}
             if enough_for_auc(**counts):
-                fields = dict(auc_with_interval(scores[inside, label], of_subgroup, classes[label]))
+                fields = dict(
+                    auc_with_interval(scores[members, label], of_subgroup, classes[label])
+                )
             results.append(Subgroup.model_validate({"name": name, "value": value, **fields}))
     return tuple(results)
 
 
 def positives_of(
     targets: Targets, *, task: Task, classes: Sequence[str]
-) -> list[tuple[int, NDArray[np.bool_]]]:
-    """Index of each class or label that has an AUC, with a mask of its positive targets.
+) -> list[tuple[int, NDArray[np.bool_], NDArray[np.bool_]]]:
+    """Each class or label that has an AUC: its index, the known targets, and the positive ones.
 
-    With two classes only the second is there; a regression task has none.
+    Both are masks ``(cases,)``; an unknown target is not positive. With two classes only the second
+    is there; a regression task has none.
     """
     if task == "regression":
         return []
     if task == "multilabel":
-        return [(label, targets[:, label] > 0.5) for label in range(len(classes))]
+        return [
+            (label, ~np.isnan(targets[:, label]), targets[:, label] == 1)
+            for label in range(len(classes))
+        ]
     labels = [1] if len(classes) == 2 else range(len(classes))
-    return [(label, targets == label) for label in labels]
+    every = np.ones(len(targets), dtype=np.bool_)
+    return [(label, every, targets == label) for label in labels]

@@ -24,6 +24,7 @@ from hydrakit.errors import DataError, one_line
 from hydrakit.hooks import Remark
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx")
+OTHER_SUFFIXES = (".xls", ".xlsm", ".xlsb", ".ods", ".numbers")  # of tables that are not read
 HIDDEN = (".", "~$")  # the names of hidden files and of an editor's lock files begin so
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 HEADER_WITHIN = 20  # rows: a title may stand above the names of the columns
@@ -249,8 +250,9 @@ def read_table(
 ) -> Table:
     """Read a table as `find_table` does, and also one without the columns that are needed.
 
-    The separator is then the one that divides the header, and all rows into as many cells; of an
-    ``.xlsx``, it is the first visible worksheet that is not empty.
+    The header is then the first row with text in several cells, if there is one. The separator is
+    the one that divides it, and all rows into as many cells; of an ``.xlsx``, it is the first
+    visible worksheet that is not empty.
 
     Args:
         path: Path of the file, whose suffix tells the format.
@@ -307,20 +309,23 @@ def _table(path: Path, chosen: _Head, heads: Sequence[_Head], remarks: Sequence[
 
 
 def _head(sheet: Sheet, suits: Callable[[Cells], bool]) -> Row:
-    """The first row that suits as a header, or else the first that is not blank."""
+    """The first row that suits as a header, or else has text in several cells, or in one."""
     first: Row | None = None
+    several: Row | None = None
     try:
         for number, (place, cells) in enumerate(sheet.rows()):
             header = tuple(cell.strip() for cell in cells)
             if any(header):
                 first = first or (place, header)
+                if sum(map(bool, header)) > 1:
+                    several = several or (place, header)
                 if suits(header):
                     return place, header
             if number >= HEADER_WITHIN:
                 break
     except DataError:  # no row for this separator; reading the rows tells it
         pass
-    return first or ("row 1" if sheet.separator is None else "line 1", ())
+    return several or first or ("row 1" if sheet.separator is None else "line 1", ())
 
 
 def _by_rows(path: Path, heads: Sequence[_Head]) -> _Head:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pydicom
 from PIL import Image
@@ -27,6 +29,7 @@ from fuzzing.mutators import (
 )
 from fuzzing.mutators_dicom import COMPRESSED, DICOM
 from fuzzing.mutators_images import JPEG, PNG, TIFF, odd_npy
+from fuzzing.mutators_volumes import HEADER, NIFTI
 from hydrakit.data.declared.adapter import load_declared
 from hydrakit.data.read import read_samples
 from hydrakit.hooks import DatasetAdapter, Sample
@@ -154,6 +157,28 @@ def lung_workbooks(folder: Path) -> Files:
 
 HEAD = 'name = "mine"\nclasses = ["benign", "malignant"]\nfield_of_view = { share = 1.0 }\n'
 PATTERN = HEAD + 'pattern = "{label}/{patient}/*"\n'
+NRRD = """NRRD0004
+type: short
+dimension: 3
+space: left-posterior-superior
+sizes: 8 8 4
+space directions: (1,0,0) (0,1,0) (0,0,1)
+kinds: domain domain domain
+endian: little
+encoding: raw
+space origin: (0,0,0)
+"""
+META = """ObjectType = Image
+NDims = 3
+BinaryData = True
+BinaryDataByteOrderMSB = False
+CompressedData = False
+TransformMatrix = 1 0 0 0 1 0 0 0 1
+Offset = 0 0 0
+ElementSpacing = 1 1 1
+DimSize = 8 8 4
+ElementType = MET_SHORT
+"""
 IMAGE = np.arange(64, dtype=np.uint8).reshape(8, 8) * 3
 
 
@@ -236,6 +261,43 @@ def arrays(folder: Path) -> Files:
         np.save(path, IMAGE.astype(dtype))
         files[path] = (odd_npy,)
     return files
+
+
+def volumes(suffix: str) -> Callable[[Path], Files]:
+    """Two volumes of a format, of which a table chooses slices."""
+
+    def build(folder: Path) -> Files:
+        rows = "path,label,slice,x_mm,y_mm,z_mm\n1{0},benign,1,,,\n2{0},malignant,,1,1,2\n"
+        (folder / "cases.csv").write_text(rows.format(suffix), encoding="utf-8")
+        toml = f'{HEAD}cases = "cases.csv"\n[images]\naxes = "LPS"\nslices = 3\n'
+        (folder / "dataset.toml").write_text(toml, encoding="utf-8")
+        values = np.stack([IMAGE, IMAGE + 9, IMAGE * 2, IMAGE], axis=-1).astype("<i2")
+        files: Files = {}
+        for number in (1, 2):
+            path = folder / f"{number}{suffix}"
+            if suffix.startswith(".nii"):
+                image = nibabel.Nifti1Image(values, np.diag([-1.0, -1.0, 1.0, 1.0]))
+                path.write_bytes(gzip.compress(image.to_bytes(), mtime=0))
+                if suffix == ".nii":
+                    path.write_bytes(image.to_bytes())
+                files[path] = NIFTI
+                continue
+            block = values.tobytes(order="F")
+            if suffix in (".nhdr", ".mhd"):
+                data = folder / f"{number}.raw"
+                data.write_bytes(block)
+                files[data], where, block = (), data.name, b""
+            else:
+                where = "LOCAL"
+            if suffix in (".nrrd", ".nhdr"):
+                text = NRRD + ("" if block else f"data file: {where}\n") + "\n"
+            else:
+                text = META + f"ElementDataFile = {where}\n"
+            path.write_bytes(text.encode() + block)
+            files[path] = HEADER
+        return files
+
+    return build
 
 
 def archive(folder: Path) -> Files:

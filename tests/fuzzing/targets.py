@@ -29,6 +29,7 @@ from fuzzing.datasets import (
     read_guess,
     shipped,
     table,
+    volumes,
 )
 from fuzzing.mutators import JSON, odd_safetensors
 from fuzzing.mutators_images import JPEG, PNG, TIFF
@@ -153,6 +154,12 @@ TARGETS: dict[str, Target] = {
     "png-colour": Target(inputs=500, build=colour(pictures("PNG", PNG)), read=declared),
     "tiff": Target(inputs=1000, build=pictures("TIFF", TIFF), read=declared),
     "npy": Target(inputs=1000, build=arrays, read=declared),
+    "nifti": Target(inputs=500, build=volumes(".nii"), read=declared),
+    "nifti-packed": Target(inputs=500, build=volumes(".nii.gz"), read=declared),
+    "nrrd": Target(inputs=500, build=volumes(".nrrd"), read=declared),
+    "nrrd-files": Target(inputs=500, build=volumes(".nhdr"), read=declared),
+    "metaimage": Target(inputs=500, build=volumes(".mha"), read=declared),
+    "metaimage-files": Target(inputs=500, build=volumes(".mhd"), read=declared),
     "npz": Target(inputs=800, build=archive, read=declared),
     "xlsx": Target(inputs=900, build=lung_workbooks, read=shipped("lung")),
     "csv-lung": Target(inputs=800, build=lung_sheets, read=shipped("lung")),

@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING
 from hydrakit.data.declared.schema import FILE, SPLIT, Declaration, parse_declaration
 from hydrakit.data.identity import names_nobody
 from hydrakit.data.safe_paths import quote, resolve_inside
+from hydrakit.data.volumes.names import is_volume_name
 from hydrakit.errors import DataError, command_line
 from hydrakit.hooks import DatasetAdapter, NoOptions, Remark, Sample, Unusable
 from hydrakit.names import NAME_PATTERN, is_name
 from hydrakit.storage.paths import default_data
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from hydrakit.data.declared.cases import DeclaredCase
     from hydrakit.data.declared.images import ImageReader, Picture
     from hydrakit.data.declared.masks import Lesion
@@ -36,11 +40,13 @@ class Noticed:
     Attributes:
         by_study: Cases whose study is their patient.
         no_mask: Cases without a mask, or with an empty one.
+        tilted: Cases whose volume is tilted.
         animated: Animated GIFs of which the first frame is used.
     """
 
     by_study: list[str] = field(default_factory=list)
     no_mask: list[str] = field(default_factory=list)
+    tilted: list[str] = field(default_factory=list)
     animated: list[str] = field(default_factory=list)
 
 
@@ -87,7 +93,8 @@ def load_declared(folder: Path) -> DatasetAdapter:
         cohort=declaration.cohort,
         exact_names=declaration.exact_names,
         normalise=declaration.rule,
-        channels=declaration.channels,
+        # Neighbouring slices are a stack, even if they are three, as red, green and blue are.
+        channels=declaration.channels or ("stem" if declaration.images.slices > 1 else None),
         elsewhere=_elsewhere(declaration, folder),
         citation=declaration.citation,
         licence=declaration.licence,
@@ -113,6 +120,7 @@ def read_declared(
     from hydrakit.data.declared.cases import list_cases
     from hydrakit.data.declared.images import ImageReader
     from hydrakit.data.declared.tables import remarks_on_tables
+    from hydrakit.data.volumes.volume import MAX_TILT, is_tilted
 
     root = _files_root(declaration, folder)
     listing = list_cases(declaration, root, tables=tables)
@@ -123,9 +131,19 @@ def read_declared(
     noticed = Noticed()
     with closing(ImageReader(declaration.images)) as reader:
         for case in listing.cases:
-            yield read_case(
+            sample = read_case(
                 declaration, case, where=folder / FILE, root=root, reader=reader, noticed=noticed
             )
+            if isinstance(sample, Sample) and is_tilted(sample.facts):
+                noticed.tilted.append(case.key)
+            yield sample
+    if noticed.tilted:
+        yield Remark(
+            text=f"the volumes of {len(noticed.tilted)} images are tilted by over {MAX_TILT:g} "
+            f"degrees (first {noticed.tilted[0]}): their slices are not in the plane that [images] "
+            "names, but in the nearest one of the file",
+            warning=True,
+        )
     if noticed.no_mask:
         what = f'are not used: add them, or no_mask = "whole" to {FILE}'
         if declaration.no_mask is not None:
@@ -151,6 +169,19 @@ def read_declared(
             "count as one patient; name the patients if they have several studies",
             warning=True,
         )
+
+
+def list_declared(folder: Path) -> tuple[Declaration, tuple[DeclaredCase, ...]]:
+    """Return the declaration in a folder, and its cases, without reading an image.
+
+    Raises:
+        DataError: The declaration, its table or a case is invalid.
+    """
+    from hydrakit.data.declared.cases import list_cases
+
+    declaration, _ = parse_declaration(folder / FILE)
+    root, tables = _files_root(declaration, folder), _tables(declaration, folder)
+    return declaration, list_cases(declaration, root, tables=tables).cases
 
 
 def declared_datasets(data: Path | None, roots: Mapping[str, Path]) -> dict[str, DatasetAdapter]:
@@ -325,6 +356,7 @@ def read_case(
     from hydrakit.data.padding import concatenate
 
     try:
+        case, mask = _slice_of_mask(declaration, case, root, reader)
         pictures, paths = _read_pictures(case, root, reader, follow=declaration.follow_links)
     except ImageError as error:
         return Unusable(key=case.key, reason=error.reason)
@@ -335,14 +367,16 @@ def read_case(
             "millimetres need: add spacing = [row, column] in millimetres"
         )
     image = concatenate([picture.pixels for picture in pictures])
+    if mask is not None:  # which slice is read depends on it
+        paths += _mask_paths(declaration, case, root)
     named = [location.row is not None for location in case.channels]
     if any(p.facts.get("frames") and not name for p, name in zip(pictures, named, strict=True)):
         noticed.animated.append(case.key)
     try:
-        lesion = _find_lesion(declaration, case, root, image.shape[1:], noticed)
+        lesion = _find_lesion(declaration, case, root, image.shape[1:], noticed, mask=mask)
     except ImageError as error:
         return Unusable(key=case.key, reason=error.reason)
-    centre = lesion.centre if lesion else case.position
+    centre = lesion.centre if lesion else pictures[0].centre or case.position
     if centre is not None and case.millimetres and spacing is not None:
         centre = (centre[0] / spacing[0], centre[1] / spacing[1])
     if centre is not None and not all(
@@ -399,16 +433,71 @@ def _read_pictures(
             raise ImageError(path, f"cannot be opened ({error.strerror or 'a loop'})") from None
         if not path.is_file():
             raise ImageError(path, "its path is not a file")
-        pictures.append(reader.read(path, location.member, location.row))
-        paths.append(path)
+        pictures.append(reader.read(path, location.member, location.row, point=case.point))
+        paths += [path, *pictures[-1].files]
         if pictures[-1].pixels.shape[1:] != pictures[0].pixels.shape[1:]:
             raise ImageError(path, "its files differ in height or width")
         if sum(picture.pixels.size for picture in pictures) > MAX_VALUES:
             raise ImageError(path, f"has more than {MAX_VALUES} pixels")
-    fault = alignment_fault([picture.header for picture in pictures if picture.header])
+    fault = alignment_fault([picture.plane for picture in pictures if picture.plane])
     if fault is not None:
         raise ImageError(paths[0], fault)
     return pictures, paths
+
+
+def _mask_paths(declaration: Declaration, case: DeclaredCase, root: Path) -> list[Path]:
+    """The files of the masks of a case.
+
+    Raises:
+        ImageError: One cannot be opened.
+        DataError: One leads out of the root.
+    """
+    from hydrakit.data.declared.arrays import ImageError
+
+    follow = declaration.follow_links
+    try:
+        return [resolve_inside(root, mask, follow=follow) for mask in case.masks or ()]
+    except OSError as error:
+        reason = error.strerror or "a loop of links"
+        image = root / case.channels[0].file
+        raise ImageError(image, f"its mask cannot be opened ({reason})") from None
+
+
+def _slice_of_mask(
+    declaration: Declaration, case: DeclaredCase, root: Path, reader: ImageReader
+) -> tuple[DeclaredCase, NDArray[np.bool_] | None]:
+    """Choose the slice of a volume in which its masks are largest, unless the case chooses one.
+
+    Returns:
+        The case with this slice, and the mask in it; the case alone if it has no masks of a volume.
+
+    Raises:
+        ImageError: A file cannot be read, or a mask is empty or does not fit its volume.
+        DataError: A file leads out of the root.
+    """
+    import numpy as np
+
+    from hydrakit.data.declared.arrays import ImageError
+
+    first = case.channels[0]
+    if not case.masks or not is_volume_name(first.file):
+        return case, None
+    try:
+        path = resolve_inside(root, first.file, follow=declaration.follow_links)
+    except OSError:  # `_read_pictures` says that it is missing
+        return case, None
+    masks = [reader.volume(each) for each in _mask_paths(declaration, case, root)]
+    found = reader.volume(path).mask_slice(masks, plane=declaration.images.plane, index=first.row)
+    if found is None and first.row is None:
+        raise ImageError(path, "its mask is empty, so that it chooses no slice")
+    if found is None:
+        return case, np.zeros((1, 1), np.bool_)
+    index, mask = found
+    channels = (
+        replace(each, row=index) if each.row is None and is_volume_name(each.file) else each
+        for each in case.channels
+    )
+    return replace(case, channels=tuple(channels)), mask
 
 
 def _find_lesion(
@@ -417,8 +506,18 @@ def _find_lesion(
     root: Path,
     size: tuple[int, int],
     noticed: Noticed,
+    *,
+    mask: NDArray[np.bool_] | None,
 ) -> Lesion | None:
     """Find the lesion of a case in its masks; None if it is used without one.
+
+    Args:
+        declaration: Declaration of the dataset.
+        case: The case.
+        root: Resolved folder of its files.
+        size: Height and width of its image.
+        noticed: Gets the key of a case without a mask.
+        mask: Its mask, if it is that of a slice of a volume.
 
     Raises:
         ImageError: The case has no mask, or an empty one, or one that cannot be read.
@@ -432,12 +531,10 @@ def _find_lesion(
         return Lesion(case.position, case.extent)
     if case.masks is None and declaration.field_of_view.mask is None:
         return None
-    try:
-        paths = [resolve_inside(root, mask) for mask in case.masks or ()]
-    except OSError as error:
-        reason = error.strerror or "a loop of links"
-        raise ImageError(image, f"its mask cannot be opened ({reason})") from None
-    lesion = Lesion.of(read_masks(paths, size)) if paths else None
+    paths = _mask_paths(declaration, case, root)
+    if mask is None and paths:
+        mask = read_masks(paths, size, fitting=declaration.match == "folder")
+    lesion = None if mask is None else Lesion.of(mask)
     if lesion is None:
         noticed.no_mask.append(case.key)
         if declaration.no_mask is None:

@@ -13,6 +13,47 @@ from hydrakit.errors import DataError
 from hydrakit.hooks import Remark
 
 
+class FolderImages:
+    """Images below a root by the name of their folder, for ``match = "folder"``.
+
+    Args:
+        root: Resolved folder of the files.
+        follow: Whether to look in linked folders, too.
+    """
+
+    def __init__(self, root: Path, *, follow: bool = False) -> None:
+        self._images: dict[str, list[str]] = defaultdict(list)
+        self._by_end: dict[str, list[str]] = defaultdict(list)
+        for path in list_files(root, tolerant=True, follow=follow):
+            if path.lower().endswith(SUFFIXES):
+                name = _folder(path)
+                self._images[name].append(path)
+                self._by_end[name.rpartition("_")[2]].append(path)
+
+    def find(self, path: str) -> list[str]:
+        """Return the images in the folder of a path, by its name, or by ``X_`` and its name."""
+        name = _folder(path)
+        return (self._images.get(name) or self._by_end.get(name, [])) if name else []
+
+    def only(self, path: str) -> str:
+        """Return the image in the folder of a path; the path itself if there is none.
+
+        Raises:
+            ValueError: There are several.
+        """
+        images = self.find(path)
+        if len(images) > 1:
+            raise ValueError(
+                f"path {quote(path)} may be {quote(images[0])} or {quote(images[1])}: with "
+                'match = "folder", a folder has one image'
+            )
+        return images[0] if images else path
+
+
+def _folder(path: str) -> str:
+    return same_form(path.rpartition("/")[0].rpartition("/")[2])
+
+
 class FileNames:
     """Files below a folder, by their names with and without the suffix of an image.
 
@@ -78,7 +119,7 @@ def match_names(
     absent = {
         path: where
         for where, path in named
-        if not ("/" in path and path.lower().endswith(SUFFIXES)) and not _exists(root, path)
+        if not ("/" in path and path.lower().endswith(SUFFIXES)) and not file_exists(root, path)
     }
     matched: dict[str, str] = {}
     if not absent:
@@ -103,7 +144,8 @@ def match_names(
     return matched, _remarks(matched)
 
 
-def _exists(root: Path, path: str) -> bool:
+def file_exists(root: Path, path: str) -> bool:
+    """Whether there is a file of a path, in any Unicode form of its name."""
     if os.path.lexists(root / path):
         return True
     try:

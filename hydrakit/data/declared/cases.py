@@ -7,12 +7,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from hydrakit.data.archives import unpack_hint
+from hydrakit.data.declared.answers import ANSWER, answer_of, label_of_answers
 from hydrakit.data.declared.arrays import MAX_COLUMN_BYTES, ImageError, member_names, open_array
-from hydrakit.data.declared.by_name import match_names
+from hydrakit.data.declared.by_name import FolderImages, match_names
 from hydrakit.data.declared.coco import SUFFIX as COCO
 from hydrakit.data.declared.coco import coco_table
 from hydrakit.data.declared.columns import SUBGROUP, find_columns, has_columns, remarks_on_columns
@@ -21,6 +23,7 @@ from hydrakit.data.declared.masks import Lesion, MaskFinder
 from hydrakit.data.declared.patterns import match_files
 from hydrakit.data.declared.schema import (
     FILE,
+    NO_SPLIT,
     NONE,
     SPLIT,
     UNKNOWN,
@@ -32,14 +35,17 @@ from hydrakit.data.declared.schema import (
 from hydrakit.data.declared.tables import TableFile
 from hydrakit.data.identity import names_nobody, normal_name
 from hydrakit.data.safe_paths import join_names, path_fault, quote, resolve_inside
+from hydrakit.data.volumes.names import is_volume_name
 from hydrakit.errors import DataError
 from hydrakit.hooks import Remark
+from hydrakit.stats.label_cells import UNSURE, label_cell
 from hydrakit.storage.tables import Table, label_form, read_table
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from hydrakit.data.volumes.volume import Point
     from hydrakit.hooks import Label
 
 # How else a declared dataset can name a class; images that are given without one cannot.
@@ -90,6 +96,9 @@ class DeclaredCase:
         split: Split that the dataset declares for the case, if any.
         position: Position of the lesion, ``(row, column)`` from the centre of the upper left pixel.
         millimetres: Whether ``position`` is in millimetres; otherwise it is in pixels.
+        point: Position in the patient, in millimetres (LPS), that chooses the slice of a volume,
+            and the position in it.
+        choice: Names and texts of the columns that choose the slice of a volume.
         extent: Height and width of its lesion in pixels, if a box gives them.
         masks: Paths of the masks of its lesion below the root; None if the dataset declares none.
     """
@@ -104,6 +113,8 @@ class DeclaredCase:
     split: SplitName | None
     position: tuple[float, float] | None
     millimetres: bool
+    point: Point | None = None
+    choice: tuple[tuple[str, str], ...] = ()
     extent: tuple[float, float] | None = None
     masks: tuple[str, ...] | None = None
 
@@ -111,6 +122,7 @@ class DeclaredCase:
 Fields = dict[str, str]
 BOX = ("box_left", "box_top", "box_width", "box_height")
 _NAMES = ("patient", "group", "finding")
+_POINT = ("x_mm", "y_mm", "z_mm")
 _TEXTS = (*_NAMES, "key", "path", "mask", "split", "label")  # all other fields are numbers
 
 
@@ -184,15 +196,25 @@ def list_cases(declaration: Declaration, root: Path, *, tables: Sequence[TableFi
             'patient of its own) or "above" (that of the row above, as in merged cells of a '
             "spreadsheet)"
         )
+    if declaration.match == "folder":
+        images = FolderImages(root, follow=declaration.follow_links)
+        cases = [
+            _in_folders(case, images, where) for case, (where, _) in zip(cases, rows, strict=True)
+        ]
+        named = []
     matched, more = match_names(root, named, follow=declaration.follow_links)
-    cases = [at_matched(case, matched) for case in cases]
+    cases = [
+        with_slice(declaration, at_matched(case, matched), where)
+        for case, (where, _) in zip(cases, rows, strict=True)
+    ]
     if declaration.mask:
         finder = MaskFinder(root, declaration.mask)
         cases = [
             replace(case, masks=_masks(finder, case, fields, where))
             for case, (where, fields) in zip(cases, rows, strict=True)
         ]
-    return Listing(tuple(cases), (*remarks, *more, *_remarks_on_labels(respelt)))
+    remarks += [*more, *_remarks_on_labels(respelt), *_remarks_on_slices(declaration, cases)]
+    return Listing(tuple(cases), tuple(remarks))
 
 
 def files_of(case: DeclaredCase) -> list[str]:
@@ -207,6 +229,40 @@ def at_matched(case: DeclaredCase, matched: Mapping[str, str]) -> DeclaredCase:
     channels = (replace(each, file=matched.get(each.file, each.file)) for each in case.channels)
     masks = None if case.masks is None else tuple(matched.get(each, each) for each in case.masks)
     return replace(case, channels=tuple(channels), masks=masks)
+
+
+def _remarks_on_slices(declaration: Declaration, cases: Sequence[DeclaredCase]) -> Iterator[Remark]:
+    """Yield that columns for slices of volumes are not used, if no image is a volume."""
+    names = {name for case in cases for name, _ in case.choice}
+    unused = sorted(name for name in names if getattr(declaration.columns, name) is None)
+    if unused and not any(is_volume_name(each.file) for case in cases for each in case.channels):
+        yield Remark(
+            text=f"columns that are not used, because no image is a volume: {join_names(unused)}"
+        )
+
+
+def with_slice(declaration: Declaration, case: DeclaredCase, where: str) -> DeclaredCase:
+    """A case with the slice that the columns of its table choose, once its files are known.
+
+    Raises:
+        DataError: They are invalid, or choose a slice twice.
+    """
+    try:
+        return _with_slice(declaration, case)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
+
+
+def _in_folders(case: DeclaredCase, images: FolderImages, where: str) -> DeclaredCase:
+    """A case with the images in the folders that its paths name."""
+    try:
+        channels = tuple(replace(each, file=images.only(each.file)) for each in case.channels)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
+    masks = None
+    if case.masks is not None:
+        masks = tuple(mask for path in case.masks for mask in images.find(path) or [path])
+    return replace(case, channels=channels, masks=masks)
 
 
 def _remarks_on_labels(respelt: Sequence[tuple[str, str]]) -> Iterator[Remark]:
@@ -225,7 +281,7 @@ def _masks(finder: MaskFinder, case: DeclaredCase, fields: Fields, where: str) -
     """The masks of a case, which the key ``mask`` of the declaration names."""
     if case.masks is not None:
         raise DataError(f"{where}: a column and the key mask in {FILE} name masks: remove one")
-    if case.position is not None:
+    if case.position is not None or case.point is not None:
         raise DataError(f"{where}: a mask and columns of a position are given: remove one")
     return finder.find(case.channels[0].file, fields)
 
@@ -393,10 +449,10 @@ def _texts(declaration: Declaration, path: Path, member: str) -> list[str]:
         points = values.reshape(-1).view(values.dtype.byteorder + "u4")
         if points.max() > sys.maxunicode:  # NumPy would create invalid Python strings from it
             raise ImageError(path, f"{member!r} holds invalid text: save it again")
-    if values.ndim == 2 and declaration.task == "multilabel":
-        return _label_sets(declaration, path, member, values)
     if values.ndim == 2 and values.shape[1] == 1:  # a column of one value per case, as in MedMNIST
         values = values[:, 0]
+    if values.ndim == 2 and declaration.task == "multilabel":
+        return _label_sets(declaration, path, member, values)
     if values.ndim != 1:
         raise ImageError(path, f"{member!r} has shape {values.shape}: one value per case is needed")
     if values.dtype.kind == "S":
@@ -410,15 +466,22 @@ def _texts(declaration: Declaration, path: Path, member: str) -> list[str]:
 def _label_sets(
     declaration: Declaration, path: Path, member: str, values: NDArray[np.generic]
 ) -> list[str]:
-    """Convert rows of 0 and 1, one column per label, to the text that a CSV would have."""
+    """Convert rows of answers, one column per class, to the text that a CSV would have."""
     classes = declaration.classes
-    if values.shape[1] != len(classes) or not set(values.ravel().tolist()) <= {0, 1}:
+    if values.shape[1] != len(classes):
         raise ImageError(
-            path, f"{member!r}: must hold 0 and 1 in {len(classes)} columns, one per class"
+            path,
+            f"{member!r}: must have {len(classes)} columns, one per class, not {values.shape[1]}",
         )
+    try:
+        rows = [[str(value).strip() for value in row] for row in values.tolist()]
+        meaning = {text: answer_of(declaration, text) for text in sorted({*chain(*rows)})}
+    except ValueError as error:
+        raise ImageError(path, f"{member!r}: {error}") from None
+    labels = [[meaning[text] for text in row] for row in rows]
     return [
-        SEPARATOR.join(name for name, present in zip(classes, row, strict=True) if present) or NONE
-        for row in values.tolist()
+        (label_cell(row, classes) or NONE) if any(each is not None for each in row) else UNKNOWN
+        for row in labels
     ]
 
 
@@ -449,7 +512,7 @@ def case_of(declaration: Declaration, fields: Fields) -> DeclaredCase:
     return DeclaredCase(
         channels=tuple(_location(path) for path in paths),
         key=filled.get("key") or filled["path"],
-        label=label_of(declaration, filled.get("label", "")),
+        label=_label(declaration, fields, filled),
         patient=filled.get("patient"),
         group=filled.get("group"),
         finding=filled.get("finding"),
@@ -462,6 +525,7 @@ def case_of(declaration: Declaration, fields: Fields) -> DeclaredCase:
         position=position if box is None else box.centre,
         extent=None if box is None else box.extent,
         millimetres=millimetres,
+        choice=tuple((name, filled[name]) for name in ("slice", *_POINT) if name in filled),
         masks=masks,
     )
 
@@ -527,6 +591,8 @@ def _merged(before: DeclaredCase, case: DeclaredCase) -> DeclaredCase:
     Raises:
         ValueError: They disagree.
     """
+    if before.choice != case.choice and is_volume_name(case.channels[0].file):
+        raise ValueError("its slice is another one: give them keys")
     for name in ("channels", "label", "patient", "group", "finding", "subgroups", "split"):
         if getattr(before, name) != getattr(case, name):
             raise ValueError(f"its {name} is another one: correct one, or give them keys")
@@ -568,18 +634,32 @@ def _refuse_converted(filled: Fields) -> None:
             )
 
 
-def _location(text: str) -> ImageLocation:
+def split_location(text: str) -> ImageLocation:
+    """Split a path such as ``file.npz#member[12]`` or ``scan.nii.gz#[12]``."""
     match = _MEMBER.fullmatch(text)
-    location = ImageLocation(text)
-    if match:
-        row = match["row"] or match["image"]
-        location = ImageLocation(
-            match["array"] or match["file"], match["member"] or None, int(row) if row else None
-        )
+    if match is None:
+        return ImageLocation(text)
+    row = match["row"] or match["image"]
+    return ImageLocation(
+        match["array"] or match["file"], match["member"] or None, int(row) if row else None
+    )
+
+
+def _location(text: str) -> ImageLocation:
+    location = split_location(text)
     fault = path_fault(location.file)
     if fault:
         raise ValueError(f"path {quote(location.file)} {fault}")
     return location
+
+
+def _label(declaration: Declaration, fields: Fields, filled: Fields) -> Label | None:
+    """The label of a case, from one field or from a field for each class."""
+    answers = [field for field in fields if field.startswith(ANSWER)]
+    if not answers:
+        return label_of(declaration, filled.get("label", ""))
+    texts = {field.removeprefix(ANSWER): filled.get(field, "") for field in answers}
+    return label_of_answers(declaration, texts)
 
 
 def label_of(declaration: Declaration, text: str) -> Label | None:
@@ -598,8 +678,14 @@ def label_of(declaration: Declaration, text: str) -> Label | None:
     if mapped == NONE:
         return (0,) * len(declaration.classes)
     names = [_target(declaration, part.strip()) for part in mapped.split(SEPARATOR)]
-    present = {_class(declaration, name) for name in names if name != NONE}
-    return tuple(int(index in present) for index in range(len(declaration.classes)))
+    unsure = {name for name in names if name.endswith(UNSURE) and name not in declaration.classes}
+    unknown = {_class(declaration, name.removesuffix(UNSURE)) for name in unsure}
+    present = {_class(declaration, name) for name in names if name not in {NONE, *unsure}}
+    answers = [
+        None if index in unknown - present else int(index in present)
+        for index in range(len(declaration.classes))
+    ]
+    return tuple(answers) if any(answer is not None for answer in answers) else None
 
 
 def _target(declaration: Declaration, text: str) -> str:
@@ -633,9 +719,12 @@ def _class(declaration: Declaration, name: str) -> int:
 def _split(declaration: Declaration, text: str | None) -> SplitName | None:
     if text is None:
         return None
+    meant = declaration.splits.get(text, text)
+    if meant == NO_SPLIT:
+        return None
     names: tuple[SplitName, ...] = get_args(SplitName)
     for split in names:
-        if declaration.splits.get(text, text) == split:
+        if meant == split:
             return split
     raise ValueError(
         f"split {quote(text)} is none of {', '.join(names)}: correct it, or map it under [splits] "
@@ -656,3 +745,46 @@ def _position(filled: Fields) -> tuple[tuple[float, float] | None, bool]:
     if len(positions) > 1:
         raise ValueError("the position is given both in pixels and in millimetres: give one")
     return positions[0] if positions else (None, False)
+
+
+def _with_slice(declaration: Declaration, case: DeclaredCase) -> DeclaredCase:
+    """As `with_slice`.
+
+    Tables of other images have columns of these names, too: unless the declaration names them, they
+    are used for volumes only.
+
+    Raises:
+        ValueError: They are invalid, or choose a slice twice.
+    """
+    volumes = all(is_volume_name(each.file) for each in case.channels)
+    used = {
+        name: text
+        for name, text in case.choice
+        if volumes or getattr(declaration.columns, name) is not None
+    }
+    if not used:
+        return case
+    if "slice" in used:
+        index = number(used["slice"], "slice")
+        if index < 0 or not index.is_integer():
+            raise ValueError(f"slice {quote(used['slice'])} is not the index of a slice, from 0")
+    if any(each.row is not None for each in case.channels) or ("slice" in used and len(used) > 1):
+        raise ValueError("the slice is given twice: give it in one way")
+    if "slice" in used:
+        channels = tuple(replace(each, row=int(index)) for each in case.channels)
+        return replace(case, channels=channels)
+    missing = next((name for name in _POINT if name not in used), None)
+    if missing is not None:
+        raise ValueError(f"{missing} is empty or missing: give {', '.join(_POINT)}, or none")
+    if case.position is not None:
+        raise ValueError("the position is given in the patient and in the image: give one")
+    if case.masks:
+        raise ValueError("a mask and a position are given: remove one")
+    axes = declaration.images.axes
+    if axes is None:
+        raise ValueError(
+            f'{used["x_mm"]}, {used["y_mm"]}, {used["z_mm"]} mm: write axes = "LPS" (as in DICOM) '
+            f'or "RAS" (as in NIfTI) under [images] in {FILE}, to say where they rise to'
+        )
+    x, y, z = (number(used[name], name) for name in _POINT)
+    return replace(case, point=(x, y, z) if axes == "LPS" else (-x, -y, z))

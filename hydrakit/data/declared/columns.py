@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
+from hydrakit.data.declared.answers import ANSWER, find_answers
 from hydrakit.data.declared.schema import FILE, Columns, Declaration
 from hydrakit.data.safe_paths import quote
 from hydrakit.errors import DataError, unknown
@@ -80,6 +82,8 @@ def find_columns(
     printable = [column for column in header if column.isprintable() and len(column) <= 60][:20]
     assigned = declaration.columns.model_dump(exclude_none=True)
     requested = {f"columns.{field}": (field, column) for field, column in assigned.items()}
+    for name, column in declaration.label_columns.items():
+        requested[f"label_columns.{name}"] = f"{ANSWER}{name}", column
     for name, column in declaration.subgroups.items():
         requested[f"{SUBGROUP}{name}"] = f"{SUBGROUP}{name}", column
     for key, (_, column) in requested.items():
@@ -95,11 +99,23 @@ def find_columns(
     columns |= dict(requested.values())
     images, other = ("path", "image") if declaration.has_table else ("image", "path")
     columns.pop(other, None)
-    for field in (images, "label") if more is None else (images,):
+    answers: dict[str, str] = {}
+    if declaration.task == "multilabel" and (declaration.label_columns or "label" not in columns):
+        named = partial(_column, header=free, where=where, declared=more is None)
+        answers = find_answers(declaration, named, where)
+        for field in (
+            "label",
+            *(each for each in same_name if columns.get(each) in answers.values()),
+        ):
+            columns.pop(field, None)
+        columns |= answers
+    for field in (images, *(["label"] if more is None and not answers else [])):
         if field not in columns:
             naming = f", or name it under [columns] in {FILE}" if more is None else ""
+            several = field == "label" and declaration.task == "multilabel"
             raise DataError(
-                f"{where}: no column {field!r}: add it{naming} "
+                f"{where}: no column {field!r}{', nor one for each class' if several else ''}: add "
+                f"it{naming} "
                 f"(there are {', '.join(printable) or 'none'})"
             )
     return columns

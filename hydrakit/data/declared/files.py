@@ -10,19 +10,17 @@ from pathlib import Path, PurePosixPath
 
 from hydrakit.data.declared.patterns import MAX_DEPTH, compile_pattern, nearly_matches
 from hydrakit.data.safe_paths import quote
+from hydrakit.data.volumes.names import SUFFIXES as VOLUME_SUFFIXES
+from hydrakit.data.volumes.names import stem_of
 from hydrakit.errors import DataError
 from hydrakit.hooks import Remark
 
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".pgm", ".ppm", ".gif", ".webp"),
     *(".jp2", ".j2k", ".npy", ".npz", ".dcm", ".ima"),
+    *VOLUME_SUFFIXES,
 )
 OTHER_SUFFIXES = {  # files of images that hydrakit does not read, and what helps
-    ".nii": "save the slices as PNG or NPY",
-    ".nii.gz": "save the slices as PNG or NPY",
-    ".mha": "save the slices as PNG or NPY",
-    ".mhd": "save the slices as PNG or NPY",
-    ".nrrd": "save the slices as PNG or NPY",
     ".svs": "save the regions as PNG or TIFF",
     ".zip": "unpack it",
     ".tar": "unpack it",
@@ -34,6 +32,7 @@ OTHER_SUFFIXES = {  # files of images that hydrakit does not read, and what help
 _MASK = "mask|masks|seg|segm|segmentation|segmentations"
 _MASK_FOLDER = re.compile(rf"({_MASK}|annotations|contours|groundtruth|gt)", re.I)
 _MASK_STEM = re.compile(rf"(?P<image>.+?)[ _.-]+({_MASK}|gt|groundtruth)([ _.-]?\d+)?", re.I)
+_INDEX = re.compile(r"#\[\d+\]$")
 _TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
@@ -91,11 +90,12 @@ def linked_folders(folder: Path) -> list[str]:
 
 def describe_files(files: Iterable[str]) -> str:
     """Count files by suffix, as text: ``30 .bmp, 2 .zip``."""
-    counted = Counter(_suffix(name) or "without a suffix" for name in files)
+    counted = Counter(suffix_of(name) or "without a suffix" for name in files)
     return ", ".join(f"{n} {suffix}" for suffix, n in counted.most_common(4)) or "no files"
 
 
-def _suffix(path: str) -> str:
+def suffix_of(path: str) -> str:
+    """Return the suffix of a path, ``.nii.gz`` as one; empty if it is none of ordinary length."""
     name = path.rpartition("/")[2]
     ending = ".nii.gz" if name.lower().endswith(".nii.gz") else PurePosixPath(name).suffix
     return ending if ending.isprintable() and len(ending) <= 12 else ""
@@ -134,7 +134,7 @@ def companions(paths: Collection[str]) -> dict[str, str]:
 
 def _folder_and_stem(path: str) -> tuple[str, str]:
     folder, _, name = path.rpartition("/")
-    return folder, PurePosixPath(name).stem
+    return folder, stem_of(_INDEX.sub("", name))
 
 
 def _is_mask_folder(folder: str) -> bool:

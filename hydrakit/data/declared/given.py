@@ -23,7 +23,9 @@ from hydrakit.data.declared.cases import (
     at_matched,
     case_of,
     files_of,
+    split_location,
     table_rows,
+    with_slice,
 )
 from hydrakit.data.declared.files import (
     SUFFIXES,
@@ -34,7 +36,7 @@ from hydrakit.data.declared.files import (
 )
 from hydrakit.data.declared.images import ImageReader
 from hydrakit.data.declared.patterns import compile_pattern, match_files
-from hydrakit.data.declared.schema import Declaration, ImageRules, View, number
+from hydrakit.data.declared.schema import UNKNOWN, Declaration, ImageRules, View, number
 from hydrakit.data.declared.tables import TableFile
 from hydrakit.data.read import LoadedSample, checked
 from hydrakit.data.safe_paths import open_file, quote, resolve_inside
@@ -121,6 +123,7 @@ class GivenReader:
             field_of_view=View.model_construct(share=1.0),
             cases="cases.csv",
             spacing=spacing,
+            labels={"": UNKNOWN},
             images=ImageRules(colour="channels" if colour else "luma"),
         )
         self._local = threading.local()
@@ -194,6 +197,7 @@ def images_in_files(paths: Sequence[Path], reader: GivenReader) -> GivenImages:
         DataError: A file is named twice.
     """
     seen: set[str] = set()
+    files = [location_of(path) for path in paths]
     for path in paths:
         if str(path) in seen:
             raise DataError(f"{path}: is named twice: name each image once")
@@ -201,12 +205,20 @@ def images_in_files(paths: Sequence[Path], reader: GivenReader) -> GivenImages:
     return GivenImages(
         where=f"{len(paths)} files",
         count=len(paths),
-        cases=lambda: (GivenCase(_case(_name(path), str(path)), root=None) for path in paths),
-        digest=_digest([_state(Path(path)) for path in paths]),
-        patients=_may_be_dicom(map(str, paths)),
+        cases=lambda: (
+            GivenCase(_case(_name(path), location), root=None)
+            for path, location in zip(paths, files, strict=True)
+        ),
+        digest=_digest([*map(str, paths), *(_state(Path(each.file)) for each in files)]),
+        patients=_may_be_dicom([location.file for location in files]),
         notes=(),
         reader=reader,
     )
+
+
+def location_of(path: Path) -> ImageLocation:
+    """Return where an image lies that a user names: a file, or one image of it as ``FILE#[N]``."""
+    return ImageLocation(str(path)) if path.exists() else split_location(str(path))
 
 
 def images_in_folder(folder: Path, reader: GivenReader, *, pattern: str | None) -> GivenImages:
@@ -259,7 +271,8 @@ def images_in_folder(folder: Path, reader: GivenReader, *, pattern: str | None) 
         where=str(folder),
         count=len(images),
         cases=lambda: (
-            GivenCase(_case(_name(path), path, lesions.get(path)), root) for path in images
+            GivenCase(_case(_name(path), ImageLocation(path), lesions.get(path)), root)
+            for path in images
         ),
         digest=_digest([_state(root / path) for path in images]),
         patients=_may_be_dicom(images),
@@ -317,6 +330,7 @@ def images_in_table(table: Path, reader: GivenReader, *, root: Path | None = Non
     cases: list[GivenCase] = []
     notes: list[str] = []
     named: list[tuple[str, str]] = []
+    places: list[str] = []
     lines: dict[str, str] = {}
     patients = False
     for row in table_rows(reader.declaration, file, more=SPACING):
@@ -334,12 +348,16 @@ def images_in_table(table: Path, reader: GivenReader, *, root: Path | None = Non
             )
         lines[given.case.key] = where.rpartition(": ")[2]
         cases.append(given)
+        places.append(where)
         named += [(where, file) for file in files_of(given.case)]
     if not cases:
         raise DataError(f"{table}: has no row: give one image per row, in a column 'path'")
     matched, remarks = match_names(root, named)
     notes += [remark.text for remark in remarks]
-    cases = [replace(given, case=at_matched(given.case, matched)) for given in cases]
+    cases = [
+        replace(given, case=with_slice(reader.declaration, at_matched(given.case, matched), where))
+        for given, where in zip(cases, places, strict=True)
+    ]
     files = (location.file for given in cases for location in given.case.channels)
     return GivenImages(
         where=str(table),
@@ -378,11 +396,11 @@ def _given(declaration: Declaration, where: str, root: Path, fields: Fields) -> 
     return GivenCase(case, root, spacing)
 
 
-def _case(key: str, file: str, masks: Sequence[str] | None = None) -> DeclaredCase:
+def _case(key: str, location: ImageLocation, masks: Sequence[str] | None = None) -> DeclaredCase:
     """A case of which only the file and its masks are known."""
     return DeclaredCase(
         key=key,
-        channels=(ImageLocation(file),),
+        channels=(location,),
         label=None,
         patient=None,
         group=None,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydrakit.data.archives import unpack_hint
+from hydrakit.data.declared.answers import CODES
 from hydrakit.data.declared.arrays import (
     MAX_COLUMN_BYTES,
     ImageError,
@@ -34,16 +35,27 @@ from hydrakit.data.declared.files import (
     describe_files,
     linked_folders,
     list_files,
+    suffix_of,
 )
 from hydrakit.data.declared.images import ImageReader, Picture
 from hydrakit.data.declared.masks import guess_template
-from hydrakit.data.declared.schema import FILE, MAX_CLASS, NONE, SPLIT, ImageRules
-from hydrakit.data.declared.tables import MAX_TABLE_BYTES, read_columns
+from hydrakit.data.declared.schema import (
+    ABSENT,
+    FILE,
+    MAX_CLASS,
+    NONE,
+    PRESENT,
+    SPLIT,
+    ImageRules,
+)
+from hydrakit.data.declared.tables import MAX_TABLE_BYTES, may_be_table, read_columns
 from hydrakit.data.identity import names_nobody, normal_name
 from hydrakit.data.safe_paths import open_file, path_fault, resolve_inside
+from hydrakit.data.volumes.formats import open_volume
+from hydrakit.data.volumes.names import is_volume_name
 from hydrakit.errors import DataError, one_line
 from hydrakit.names import is_name
-from hydrakit.storage.tables import HIDDEN, is_table, label_form
+from hydrakit.storage.tables import label_form
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +70,10 @@ SPLIT_WORDS = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-SAME_NAME_COLUMNS = ("row", "column", "row_mm", "column_mm", "split", "key")
+POINT_COLUMNS = ("x_mm", "y_mm", "z_mm")
+SAME_NAME_COLUMNS = (
+    *("row", "column", "row_mm", "column_mm", "slice", *POINT_COLUMNS, "split", "key"),
+)
 
 
 @dataclass(frozen=True)
@@ -72,6 +87,7 @@ class _CaseSource:
         labels: Labels of the cases, sorted.
         patients: What the source says of the patients, with their number; empty if nothing.
         member: Name of the array of images in an NPZ with one case per row; None otherwise.
+        columns: Columns of the table of cases; none if there is no table.
     """
 
     lines: tuple[str, ...]
@@ -80,6 +96,7 @@ class _CaseSource:
     labels: tuple[str, ...]
     patients: str
     member: str | None = None
+    columns: frozenset[str] = frozenset()
 
 
 def dataset_name(folder: Path) -> str:
@@ -137,6 +154,7 @@ def guess_declaration(folder: Path, out: Path | None = None) -> str:
             *(f"# Not used: {_comment(reason)}" for reason in unused),
             *_case_lines(folder, images, cases),
             *_channel_lines(folder, images, cases),
+            *_volume_lines(folder, images, cases),
             "",
         ]
     )
@@ -335,6 +353,45 @@ def _channel_lines(folder: Path, images: Sequence[str], cases: _CaseSource) -> l
     return []
 
 
+def _volume_lines(folder: Path, images: Sequence[str], cases: _CaseSource) -> list[str]:
+    """Say how a slice of each volume is chosen, if the cases do not choose one yet."""
+    counts = set()
+    for path in _spread(folder, [name for name in images if is_volume_name(name)]):
+        try:
+            counts.add(open_volume(path).count_slices("axial"))
+        except (OSError, ImageError):  # `datasets check` names each unusable file
+            continue
+    if not counts or counts == {1}:
+        return []
+    least, most = min(counts), max(counts)
+    number = f"{most}" if least == most else f"{least} to {most}"
+    lines = [
+        "",
+        f"# These are volumes of {number} axial slices, of which each case shows one (or 3, as",
+        '# channels, with slices = 3), in another plane with plane = "coronal" or "sagittal".',
+    ]
+    if set(POINT_COLUMNS) <= cases.columns:
+        lines += [
+            "[images]",
+            'axes = "LPS"  # Check: x_mm, y_mm, z_mm as in DICOM; "RAS": as in NIfTI',
+        ]
+    elif "slice" in cases.columns:
+        lines.append("# Check: the column slice counts from 0, in the order of the file.")
+    elif not cases.columns:
+        lines += [
+            "# Check: a case is unusable until its slice is chosen: by mask = ..., by #[N] at the",
+            "# end of pattern (the same of each file), or, in place of pattern, by a table,",
+            '# cases = "cases.csv", with the columns path, label, patient, and slice (from 0), or',
+            "# x_mm, y_mm and z_mm.",
+        ]
+    else:
+        lines += [
+            "# Check: a case is unusable until its slice is chosen: by a column slice (from 0), by",
+            "# x_mm, y_mm and z_mm, by #[N] at the end of its path, or by a mask.",
+        ]
+    return lines
+
+
 def _quoted(text: str) -> str:
     """Quote text as a TOML basic string: as in JSON, but TOML also escapes the DEL character.
 
@@ -367,12 +424,14 @@ def _is_dicom(path: Path) -> bool:
 def _sample_images(folder: Path, images: Sequence[str], cases: _CaseSource) -> list[Picture]:
     """Read a sample of images, spread over the list; skip those that cannot be read."""
     pictures = []
-    row = None if cases.member is None else 0
     with closing(ImageReader(ImageRules())) as reader:
         for path in _spread(folder, images):
             try:
+                row = None if cases.member is None else 0
+                if is_volume_name(path.name):
+                    row = reader.volume(path).count_slices("axial") // 2
                 pictures.append(reader.read(path, cases.member, row))
-            except DataError:  # `datasets check` names each unusable file
+            except (OSError, DataError):  # `datasets check` names each unusable file
                 continue
     return pictures
 
@@ -405,7 +464,7 @@ def _from_folders(images: Sequence[str]) -> _CaseSource | None:
     pattern = [names.get(level) or _literal(folders) for level, folders in enumerate(levels)]
     if deeper:
         pattern.append("**")
-    endings = {Path(name).suffix for name in images}
+    endings = {suffix_of(name) for name in images}
     pattern.append(f"*{endings.pop()}" if len(endings) == 1 else "*")
     tables = _splits([] if split is None else list(levels[split]))
     lines = [f"pattern = {_quoted('/'.join(pattern))}"]
@@ -456,7 +515,7 @@ def _from_tables(folder: Path, files: Sequence[str]) -> tuple[_CaseSource | None
     unused: list[str] = []
     names = FileNames(files)
     for name in files:
-        if "/" in name or not is_table(name) or name.startswith(HIDDEN):
+        if "/" in name or not may_be_table(name):
             continue
         try:
             columns = read_columns(folder / name)
@@ -642,16 +701,23 @@ def _from_columns(
 ) -> _CaseSource | None:
     """Use a table of cases, if one of its columns looks like labels."""
     chosen = _match_columns(fixed, columns)
-    if "label" not in chosen:
+    answers = _answer_columns(columns, chosen)
+    if answers:
+        chosen.pop("label", None)
+        task, labels = "multilabel", answers
+    elif "label" in chosen:
+        # Spellings that differ only in what `label_form` leaves out are one label.
+        values = {label_form(value): value for value in sorted(columns[chosen["label"]]) if value}
+        task, labels = _task(set(values.values()))
+    else:
         return None
-    # Spellings that differ only in what `label_form` leaves out are one label.
-    values = {label_form(value): value for value in sorted(columns[chosen["label"]]) if value}
-    task, labels = _task(set(values.values()))
     chosen |= {field: field for field in SAME_NAME_COLUMNS if field in columns}
     renamed = [field for field, column in chosen.items() if field != column]
     tables = ["", "[columns]  # Check: the column of each field"] if renamed else []
     tables += [f"{field} = {_quoted(chosen[field])}" for field in renamed]
-    if labels and all(
+    if answers:
+        tables += _answer_lines([columns[name] for name in answers])
+    elif labels and all(
         re.fullmatch(r"-?\d+(\.0)?|True|False", label, re.IGNORECASE) for label in labels
     ):
         lines = [f"{_quoted(label)} = {_quoted(f'class {label}')}" for label in labels]
@@ -662,7 +728,9 @@ def _from_columns(
     patients = ""
     if "patient" in chosen:
         patients = _patient_line(f"the column {chosen['patient']}", columns[chosen["patient"]])
-    return _CaseSource(source, tuple(tables), task, labels, patients, fixed.get("image"))
+    return _CaseSource(
+        source, tuple(tables), task, labels, patients, fixed.get("image"), frozenset(columns)
+    )
 
 
 def _match_columns(
@@ -683,6 +751,53 @@ def _match_columns(
             if 2 <= len(set(values) - {""}) <= min(6, len(values) // 2):
                 chosen["label"] = column
     return chosen
+
+
+def _answer_columns(
+    columns: Mapping[str, Sequence[str]], chosen: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Return the columns of 1 and 0 (or empty, -1, nan), one for each label; none if one is alone.
+
+    A column with the name of a label, or with other labels, is the only one.
+    """
+    label = chosen.get("label")
+    others = {column for field, column in chosen.items() if field != "label"} | {*SAME_NAME_COLUMNS}
+    answers = [
+        name
+        for name, values in columns.items()
+        if PRESENT in (forms := {label_form(value) for value in values})
+        and forms <= CODES
+        and len(forms) > 1
+        and name not in others
+        and name.isprintable()
+        and 0 < len(name) <= MAX_CLASS
+        and SEPARATOR not in name
+        and name.lower() != NONE
+    ]
+    if len(answers) < 2 or (label is not None and label not in answers):
+        return ()
+    return () if label is not None and label.lower() in WORDS["label"] else tuple(answers)
+
+
+def _answer_lines(columns: Sequence[Sequence[str]]) -> list[str]:
+    """Say what the texts of the columns of single labels mean."""
+    forms = {label_form(value) for values in columns for value in values}
+    lines = ["# Check: each class has a column of its name, with 1 (present) and 0 (absent)."]
+    if unknown := sorted(forms & {"-1", "nan"}):
+        lines.append(f"# {' and '.join(unknown)}: unknown, neither trained on nor tested.")
+    if all(list(map(label_form, row)).count(PRESENT) == 1 for row in zip(*columns, strict=True)):
+        lines += [
+            "# Check: every case has exactly one of them. If they exclude one another, write a",
+            "# column label with the class of each case, and remove task.",
+        ]
+    if "" in forms:
+        lines += [
+            "# Check: an empty cell means that the label is unknown; to make it absent, write",
+            f'# "" = "{ABSENT}".',
+            "[labels]",
+            '"" = ""',
+        ]
+    return ["", *lines]
 
 
 def _by_words(words: Sequence[str], columns: Sequence[str]) -> str | None:

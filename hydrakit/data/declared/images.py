@@ -1,4 +1,4 @@
-"""Reading of one image as float32 channels, from the file formats of Pillow, NumPy and DICOM.
+"""Reading of one image as float32 channels: formats of Pillow and NumPy, DICOM, slices of volumes.
 
 The content decides the format, not the file name. Stored values are not scaled: 8 bits give 0 to
 255, 16 bits give 0 to 65535.
@@ -29,6 +29,8 @@ from hydrakit.data.dicom.grey import RESCALE_TAGS
 from hydrakit.data.dicom.header import BARE, is_bare
 from hydrakit.data.padding import concatenate, padding_mask
 from hydrakit.data.safe_paths import open_file
+from hydrakit.data.volumes.formats import HEAD, find_format, open_volume
+from hydrakit.data.volumes.volume import MAX_UNPACKED, Volume
 from hydrakit.errors import DataError
 
 if TYPE_CHECKING:
@@ -36,9 +38,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from hydrakit.data.dicom import Header
+    from hydrakit.data.dicom.geometry import ImagePlane
     from hydrakit.data.dicom.pixels import DicomImage
+    from hydrakit.data.volumes.volume import Point, SlicePlane
 
 _NULL_HANDLER = logging.NullHandler()  # Pillow's log about a damaged file is in the reason already
+
+MAX_OPEN = 16  # volumes: one patient's sequences, and their masks
 
 Facts = dict[str, str | float]
 
@@ -57,6 +63,7 @@ UNCLEAR_AXIS = (
     "has an array of shape {}, which does not show its channels: if it is one image, add "
     'channels = "first" or "last" under [images]; if it is a volume, use its slices as images'
 )
+_NO_VOLUME = "is no volume: it has neither neighbouring slices nor a position in the patient"
 PILLOW_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "DIB", "PPM", "GIF", "WEBP", "JPEG2000")
 _TOO_LARGE = f"has more than {MAX_VALUES} pixels: scale it down"
 
@@ -70,16 +77,27 @@ class Picture:
         facts: Format, mode, width, height and bits; for DICOM, mode is the modality, and the
             scanner's facts are added.
         header: Header of a DICOM file.
+        slice_plane: Where a slice of a volume lies in the patient.
+        centre: ``(row, column)`` in pixels of the position in the patient that was asked for.
+        files: Further files that determine the pixels.
     """
 
     pixels: NDArray[np.float32]
     facts: Facts
     header: Header | None = None
+    slice_plane: SlicePlane | None = None
+    centre: tuple[float, float] | None = None
+    files: tuple[Path, ...] = ()
+
+    @property
+    def plane(self) -> ImagePlane | None:
+        """Where the image lies in the patient, if its format can state it (DICOM, volumes)."""
+        return self.header or self.slice_plane
 
     @property
     def spacing(self) -> tuple[float, float] | None:
-        """Pixel spacing ``(row, column)`` in millimetres, if the file states it (DICOM)."""
-        return self.header.spacing if self.header else None
+        """Pixel spacing ``(row, column)`` in millimetres, if the file states it."""
+        return self.plane.spacing if self.plane else None
 
     @property
     def patient(self) -> str | None:
@@ -96,36 +114,46 @@ class ImageReader:
     """Reads the images of one dataset by its image rules; higher grey values are brighter.
 
     The last array or DICOM file stays open, so that reading its rows or frames in order takes one
-    pass over it.
+    pass over it. The last volumes stay in memory, so that each is unpacked once for all its slices.
     """
 
     def __init__(self, rules: ImageRules) -> None:
         self._rules = rules
         self._array: tuple[Path, str | None, StoredArray] | None = None
         self._dicom: DicomImage | None = None
+        self._volumes: dict[Path, Volume] = {}  # the last one used comes last
 
     def close(self) -> None:
-        """Close the open files."""
+        """Close the open files, and forget the volumes."""
+        self._volumes.clear()
         for file in (self._array and self._array[2], self._dicom):
             if file is not None:
                 file.close()
         self._array = self._dicom = None
 
-    def read(self, path: Path, member: str | None = None, row: int | None = None) -> Picture:
+    def read(
+        self,
+        path: Path,
+        member: str | None = None,
+        row: int | None = None,
+        *,
+        point: Point | None = None,
+    ) -> Picture:
         """Read one image.
 
         Args:
             path: Path of the file.
             member: Name of the array in an NPZ file; None if the file has only one.
             row: Index of the image in a file of several, from 0: along the first axis of an NPY or
-                NPZ array, a page, or a frame of a DICOM image; None for the whole
-                file.
+                NPZ array, a page, a frame of a DICOM image, or a slice of a volume; None for the
+                whole file.
+            point: Position in the patient in millimetres (LPS) that chooses the slice of a volume.
 
         Raises:
             ImageError: The file holds no usable image.
             MissingCodecError: The DICOM file is compressed, and no installed package decodes it.
         """
-        picture = self._read(path, member, row)
+        picture = self._read(path, member, row, point)
         window = self._rules.window
         if window == "file" and picture.facts["format"] != "DICOM":
             raise ImageError(path, 'has no window, which window = "file" needs: only DICOM has one')
@@ -133,21 +161,59 @@ class ImageReader:
             return replace(picture, pixels=_windowed(picture.pixels, *window))
         return picture
 
-    def _read(self, path: Path, member: str | None, row: int | None) -> Picture:
+    def _read(
+        self, path: Path, member: str | None, row: int | None, point: Point | None
+    ) -> Picture:
         try:
             with open_file(path) as file:
-                head = file.read(132)
+                head = file.read(HEAD)
+            if member is None and find_format(head) is not None:
+                return self._slice(path, row, point)
+            if self._rules.slices > 1 or point is not None:
+                raise ImageError(path, _NO_VOLUME)
             if head.startswith((b"PK", b"\x93NUMPY")):
                 return self._read_array(path, member, row)
         except OSError as error:
             raise ImageError(path, f"cannot be opened ({error.strerror or error})") from None
         if member is not None:
             raise ImageError(path, "has no members: only NPZ files have them")
-        if head[128:] == b"DICM":
+        if head[128:132] == b"DICM":
             return _dicom(self._dicom_image(path), self._rules, row)
         if is_bare(head):
             raise ImageError(path, BARE)
         return _pillow(path, self._rules, head, page=row)
+
+    def volume(self, path: Path) -> Volume:
+        """Open a volume, or return the open one.
+
+        Raises:
+            ImageError: It is no usable volume.
+            OSError: It cannot be opened.
+        """
+        volume = self._volumes.pop(path, None) or open_volume(path)
+        self._volumes[path] = volume
+        while len(self._volumes) > 1 and (
+            len(self._volumes) > MAX_OPEN
+            or sum(each.memory for each in self._volumes.values()) > MAX_UNPACKED
+        ):
+            del self._volumes[next(iter(self._volumes))]
+        return volume
+
+    def _slice(self, path: Path, row: int | None, point: Point | None) -> Picture:
+        rules = self._rules
+        volume = self.volume(path)
+        part = volume.read(
+            plane=rules.plane, index=row, point=point, slices=rules.slices, rescale=rules.rescale
+        )
+        if not np.isfinite(part.pixels).all():
+            raise ImageError(path, "has pixels that are not finite")
+        return Picture(
+            pixels=part.pixels,
+            facts=part.facts,
+            slice_plane=part.plane,
+            centre=part.centre,
+            files=volume.files,
+        )
 
     def _dicom_image(self, path: Path) -> DicomImage:
         if self._dicom is None or self._dicom.path != path:

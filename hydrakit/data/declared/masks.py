@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from hydrakit.data.declared.patterns import PLACE
+from hydrakit.data.volumes.names import stem_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +31,7 @@ def guess_template(masks: Mapping[str, str]) -> str | None:
     templates: Counter[str] = Counter()
     for mask, image in masks.items():
         path, name = PurePosixPath(image), PurePosixPath(mask).name
-        stem, folder = _stem(path.name), str(PurePosixPath(mask).parent)
+        stem, folder = stem_of(path.name), str(PurePosixPath(mask).parent)
         if not name.startswith(stem) or set(mask) & set("{}*"):
             continue
         end = re.sub(
@@ -62,7 +63,7 @@ class MaskFinder:
             parts: Texts of the parts of the pattern.
         """
         path = PurePosixPath(image.partition("#")[0])
-        texts = {**parts, "folder": str(path.parent), "stem": _stem(path.name)}
+        texts = {**parts, "folder": str(path.parent), "stem": stem_of(path.name)}
         folder, _, name = self._template.rpartition("/")
         folder = PLACE.sub(lambda match: texts[match[1]], folder)
         expression = ""
@@ -78,11 +79,6 @@ class MaskFinder:
             return sorted(each.name for each in (self._root / folder).iterdir())
         except OSError:  # no such folder: its images have no masks
             return []
-
-
-def _stem(name: str) -> str:
-    """The name of a file without its suffix: ``.nii.gz`` is one."""
-    return name[: -len(".nii.gz")] if name.lower().endswith(".nii.gz") else PurePosixPath(name).stem
 
 
 @dataclass(frozen=True)
@@ -121,7 +117,9 @@ class Lesion:
         )
 
 
-def read_masks(paths: Sequence[Path], shape: tuple[int, int]) -> NDArray[np.bool_]:
+def read_masks(
+    paths: Sequence[Path], shape: tuple[int, int], *, fitting: bool = False
+) -> NDArray[np.bool_]:
     """Read the masks of one image, and unite them.
 
     A mask is where a channel is not zero; in a JPEG, where it is over half of white.
@@ -129,6 +127,7 @@ def read_masks(paths: Sequence[Path], shape: tuple[int, int]) -> NDArray[np.bool
     Args:
         paths: Files of the masks, each of one image.
         shape: Height and width of the image.
+        fitting: Leave out those of another size than the image, if one has its size.
 
     Returns:
         ``(height, width)``.
@@ -141,6 +140,7 @@ def read_masks(paths: Sequence[Path], shape: tuple[int, int]) -> NDArray[np.bool
     from hydrakit.data.declared.schema import ImageRules
 
     united = np.zeros(shape, dtype=np.bool_)
+    others: list[ImageError] = []
     for path in paths:
         with closing(ImageReader(ImageRules(colour="luma"))) as reader:
             try:
@@ -149,11 +149,17 @@ def read_masks(paths: Sequence[Path], shape: tuple[int, int]) -> NDArray[np.bool
                 raise ImageError(path, f"its mask {error.reason}") from None
         if picture.pixels.shape[1:] != shape:
             height, width = picture.pixels.shape[1:]
-            raise ImageError(
+            fault = ImageError(
                 path,
                 f"its mask has {height} x {width} pixels and its image {shape[0]} x {shape[1]}: "
                 "they must be of the same size",
             )
+            if not fitting:
+                raise fault
+            others.append(fault)
+            continue
         least = JPEG_THRESHOLD if picture.facts["format"] in ("JPEG", "MPO") else 0
         united |= np.ma.getdata(picture.pixels > least).any(axis=0)
+    if others and len(others) == len(paths):
+        raise others[0]
     return united

@@ -29,10 +29,12 @@ from pydantic import (
 
 from hydrakit.data.declared.patterns import check_template, compile_pattern, part_names
 from hydrakit.data.safe_paths import ORDINARY, is_ordinary, join_names, open_file, path_fault, quote
+from hydrakit.data.volumes.names import Plane
 from hydrakit.errors import DataError, unknown
 from hydrakit.hooks import ChannelRule, FieldOfView, NamedNormalise, Normalise, Task, Window
 from hydrakit.rounds import FlipAxis
 from hydrakit.schema import Frozen, Name
+from hydrakit.stats.label_cells import UNSURE
 from hydrakit.storage.tables import SUFFIXES, is_table, label_form
 
 FILE = "dataset.toml"
@@ -40,10 +42,13 @@ MAX_BYTES = 2**17
 MAX_LINE = 10_000  # characters: tomllib's time is quadratic in the length of a dotted key
 MAX_CLASS = 60
 MAX_MASK_VIEW = 20.0  # times the lesion: more is the whole image
+NO_SPLIT = ""  # target of a split that the dataset does not mean
 UNKNOWN = ""  # target of a label that means "unknown"
+MAX_SLICES = 63  # of a volume, as the channels of an image
 NO_DEFAULT = ("default", None)
 SPLIT = "{split}"
 NONE = "none"  # multi-label: none of the labels is present
+PRESENT, ABSENT = "1", "0"  # multi-label: the text of a class's own column
 
 FilledText = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 SplitName = Literal["train", "val", "test"]
@@ -123,10 +128,27 @@ class ImageRules(_Table):
     rescale: bool | None = None
     """DICOM: true applies RescaleSlope and RescaleIntercept, or a modality LUT (CT: Hounsfield
     units), and a file without them is unusable; false keeps the stored values. Without this key,
-    they are applied wherever a file has them."""
+    they are applied wherever a file has them. NIfTI: the same for scl_slope and scl_inter."""
     window: Annotated[GreyWindow | Literal["file"] | None, WrapValidator(_check_window)] = None
     """[centre, width]: maps these grey values to 0 to 255 and clips the others (DICOM PS3.3,
     C.11.2.1.2). "file": DICOM: applies the file's own first window or VOI LUT."""
+    plane: Plane = "axial"
+    """Volumes (NIfTI, NRRD, MetaImage): the plane of the slices, by the nearest axis of the volume.
+    A volume with one slice shows this slice, whatever its plane is."""
+    slices: Annotated[int, Field(ge=1, le=MAX_SLICES)] = 1
+    """Volumes: number of neighbouring slices around the chosen one, which become channels; odd.
+    They are in the direction to the left, the back or the head; beyond the ends of the volume, its
+    last slice is repeated."""
+    axes: Literal["LPS", "RAS"] | None = None
+    """Volumes: where `x_mm`, `y_mm` and `z_mm` rise to: left, posterior and superior (as in DICOM,
+    ITK, 3D Slicer's files), or right, anterior and superior (as in NIfTI). Required with them."""
+
+    @field_validator("slices")
+    @classmethod
+    def _is_odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError(f"{value} slices have no middle one: give an odd number")
+        return value
 
     @model_validator(mode="after")
     def _has_grey(self) -> Self:
@@ -148,8 +170,8 @@ class Columns(_Table):
     path: FilledText | None = None
     """Table: path of the image, relative to `root`, or its name there without folders or suffix, if
     only one file has it; several paths, separated by `;`, become channels. A member of an NPZ is
-    `file.npz#member`, one row of a member `file.npz#member[12]`, one page of a TIFF or frame
-    of a DICOM image `file.dcm#[12]`."""
+    `file.npz#member`, one row of a member `file.npz#member[12]`, one page of a TIFF, frame
+    of a DICOM image or slice of a volume `file.dcm#[12]`."""
     image: FilledText | None = None
     """NPZ: array of images, one case per row. `{split}` in the names of the arrays stands for the
     names of the splits: image = "{split}_images"."""
@@ -170,6 +192,16 @@ class Columns(_Table):
     """Position in millimetres, down from the centre of the upper left pixel."""
     column_mm: FilledText | None = None
     """Position in millimetres, to the right of the centre of the upper left pixel."""
+    slice: FilledText | None = None
+    """Volumes: index of the slice, from 0, in the order of the file. (Files of other kinds only if
+    this key names the column: then as `#[12]` in the path.)"""
+    x_mm: FilledText | None = None
+    """Volumes: position in the patient in millimetres, in the direction that `images.axes` states.
+    With `y_mm` and `z_mm`, it chooses the slice, and is the position in it."""
+    y_mm: FilledText | None = None
+    """Volumes: see `x_mm`."""
+    z_mm: FilledText | None = None
+    """Volumes: see `x_mm`."""
     split: FilledText | None = None
     """Split of the case: train, val or test."""
     box_left: FilledText | None = None
@@ -236,6 +268,10 @@ class Declaration(_Table):
     """The table of cases, with one case per row: a .csv, .tsv, .txt or .xlsx, or annotations in the
     COCO format (.json), beside this file or under `root`; or an NPZ under `root` whose arrays are
     the columns. `{split}.csv` are the tables of several splits. Either this or `pattern`."""
+    match: Literal["folder"] | None = None
+    """"folder": only the last folder of a path in the table counts: `a/b/SERIES/1.dcm` is the image
+    in the folder SERIES, or X_SERIES, wherever that is. In the column of masks, it means all images
+    there that have the size of the image."""
     merge_rows: bool = False
     """Rows of a table with one key (without this column, one path) are one case, which must agree:
     its box is that around the boxes of all, and its masks are united."""
@@ -256,14 +292,19 @@ class Declaration(_Table):
     position, and shows the whole image if the field of view depends on the mask."""
     columns: Columns = Field(default_factory=Columns)
     """Names of the columns of `cases`."""
+    label_columns: dict[str, FilledText] = Field(default_factory=dict)
+    """Multi-label task, with a column for each class in place of `label`: the columns whose names
+    are not those of their classes, edema = "Edema (report)"."""
     subgroups: dict[str, FilledText] = Field(default_factory=dict)
     """Subgroups for which test results are also reported, each with its column: zone = "zone".
     Never use anything that identifies the patient."""
     labels: dict[str, str] = Field(default_factory=dict)
     """Maps labels of the data to classes; "" means that the label is unknown. Case, blanks and the
-    decimals of whole numbers make no difference, unless two keys or classes differ in them."""
-    splits: dict[str, SplitName] = Field(default_factory=dict)
-    """Maps split names of the data to train, val or test."""
+    decimals of whole numbers make no difference, unless two keys or classes differ in them. In the
+    columns of single classes: to "1" (present), "0" (absent) or "" (unknown)."""
+    splits: dict[str, SplitName | Literal[""]] = Field(default_factory=dict)
+    """Maps split names of the data to train, val or test; "" means that hydrakit chooses the split.
+    """
     images: ImageRules = Field(default_factory=ImageRules)
     """How files become channels."""
     channels: ChannelRule | None = None
@@ -343,6 +384,11 @@ class Declaration(_Table):
             raise ValueError(f"classes: a {self.task} needs two or more")
         if self.task == "multilabel" and any(c == NONE or ";" in c for c in self.classes):
             raise ValueError(f"classes: in a multilabel task, none may be {NONE!r} or contain ';'")
+        unsure = {f"{name}{UNSURE}" for name in self.classes} & {*self.classes}
+        if self.task == "multilabel" and unsure:
+            raise ValueError(
+                f"classes: {quote(min(unsure))} means that another class is unknown: rename it"
+            )
 
     def _check_labels(self) -> None:
         for text, label in self.labels.items():
@@ -350,11 +396,29 @@ class Declaration(_Table):
                 continue
             if self.task == "regression":
                 number(label, f"labels: {quote(text)}")
-            elif label not in self.classes and (self.task, label) != ("multilabel", NONE):
+            elif label not in self.classes and not self._means_answer(label):
                 raise ValueError(
                     f"labels: {quote(text)}: {quote(label)} is none of the classes "
                     f"{join_names(self.classes)}"
                 )
+
+        if not self.label_columns:
+            return
+        if self.task != "multilabel":
+            raise ValueError("label_columns: only a multilabel task has them: remove them")
+        for name in self.label_columns:
+            if name not in self.classes:
+                raise ValueError(f"label_columns: {unknown('class', name, self.classes)}")
+        if self.columns.label is not None:
+            raise ValueError(
+                "label_columns: columns.label names one column of all labels: keep one"
+            )
+
+    def _means_answer(self, label: str) -> bool:
+        """Whether a target under [labels] is none of the classes, but one of a multi-label task."""
+        return self.task == "multilabel" and (
+            label in (NONE, PRESENT, ABSENT) or label.removesuffix(UNSURE) in self.classes
+        )
 
     def _check_pattern(self, pattern: str) -> None:
         compile_pattern(pattern)
@@ -363,10 +427,15 @@ class Declaration(_Table):
             raise ValueError('empty_patient: only the rows of a table follow one another: "own"')
         if self.empty_patient is not None and "patient" not in parts:
             raise ValueError("empty_patient: the pattern has no {patient}: add it, or remove this")
-        if self.columns != Columns():
-            raise ValueError("columns: only a table of cases has columns: remove them")
+        if self.columns != Columns() or self.label_columns:
+            name = "columns" if self.columns != Columns() else "label_columns"
+            raise ValueError(f"{name}: only a table of cases has columns: remove them")
+        if self.images.axes is not None:
+            raise ValueError("images.axes: only a table of cases has positions: remove it")
         if self.merge_rows:
             raise ValueError("merge_rows: only a table has rows: remove it")
+        if self.match is not None:
+            raise ValueError("match: only a table has paths: remove it")
         if self.subgroups:
             raise ValueError("subgroups: only a table of cases has columns for them: remove them")
         for table, part in (("labels", "label"), ("splits", "split")):
@@ -387,6 +456,8 @@ class Declaration(_Table):
             )
         if self.merge_rows and other == "path":
             raise ValueError("merge_rows: only a table has rows: remove it")
+        if self.match is not None and other == "path":
+            raise ValueError("match: only a table has paths: remove it")
         if "{" in cases or "}" in cases:
             if other == "path" or part_names(cases) != ["split"]:
                 raise ValueError(
@@ -419,7 +490,8 @@ def number(text: str, what: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{what}: {quote(text)} is not a finite number")
+        hint = ": write it with a decimal point" if "," in text else ""
+        raise ValueError(f"{what}: {quote(text)} is not a finite number{hint}")
     if not is_ordinary(value):
         raise ValueError(f"{what}: {quote(text)} is not {ORDINARY}: use another unit")
     return value

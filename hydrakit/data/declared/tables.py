@@ -10,7 +10,14 @@ from typing import Self
 from hydrakit.data.safe_paths import join_names, open_file
 from hydrakit.errors import DataError, one_line
 from hydrakit.hooks import Remark
-from hydrakit.storage.tables import HIDDEN, Table, decimal_points, is_table, read_table
+from hydrakit.storage.tables import (
+    HIDDEN,
+    OTHER_SUFFIXES,
+    SUFFIXES,
+    Table,
+    decimal_points,
+    read_table,
+)
 
 MAX_TABLE_BYTES = 2**25
 MAX_TOLD_BYTES = 2**20  # of a table that is not used: of a larger one, columns are not told
@@ -42,6 +49,12 @@ class TableFile:
         if len(content) > most:
             raise DataError(f"{path}: is over {most >> 20} MiB: split it")
         return cls(path, content, split)
+
+
+def may_be_table(name: str) -> bool:
+    """Whether the name of a file is that of a table, even of a kind that is not read."""
+    suffixes = (*SUFFIXES, *OTHER_SUFFIXES)
+    return name.lower().endswith(suffixes) and not name.startswith(HIDDEN)
 
 
 def read_columns(path: Path) -> dict[str, list[str]] | None:
@@ -77,6 +90,8 @@ def _open(path: Path) -> Table | None:
     Raises:
         DataError: The file cannot be read, or is no table.
     """
+    if path.suffix.lower() in OTHER_SUFFIXES:
+        raise DataError(f"{path}: tables of this kind are not read: save it as .xlsx or CSV")
     try:
         file = TableFile.read(path)
     except OSError as error:
@@ -103,11 +118,7 @@ def remarks_on_tables(
     texts = []
     for folder in dict.fromkeys(folders):
         try:
-            paths = [
-                path
-                for path in sorted(folder.iterdir())
-                if is_table(path.name) and not path.name.startswith(HIDDEN)
-            ]
+            paths = sorted(path for path in folder.iterdir() if may_be_table(path.name))
         except OSError:  # the cases of a table need no list of the folder
             continue
         texts += [text for path in paths if (text := _described(path, used))]

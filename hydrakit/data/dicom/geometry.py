@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -178,7 +178,26 @@ SEVERAL_IN_PLANE = "several images of its series in one plane"
 MAX_STEP = 1.5  # times the usual distance of two slices; more is a gap
 
 
-def alignment_fault(headers: Sequence[Header]) -> str | None:
+class ImagePlane(Protocol):
+    """What is known of an image's place in the patient: a `Header`, or a slice of a volume."""
+
+    @property
+    def rows(self) -> int: ...  # noqa: D102
+    @property
+    def columns(self) -> int: ...  # noqa: D102
+    @property
+    def spacing(self) -> tuple[float, float] | None: ...  # noqa: D102
+    @property
+    def position(self) -> PatientPoint | None: ...  # noqa: D102
+    @property
+    def orientation(self) -> tuple[float, float, float, float, float, float] | None: ...  # noqa: D102
+    @property
+    def patient_id(self) -> str: ...  # noqa: D102
+    @property
+    def frame_uid(self) -> str: ...  # noqa: D102
+
+
+def alignment_fault(headers: Sequence[ImagePlane]) -> str | None:
     """Return why images of equal size do not show the same place pixel by pixel, or None.
 
     Corresponding pixels may be half a pixel apart, in the plane and along its normal (half a
@@ -212,7 +231,7 @@ def alignment_fault(headers: Sequence[Header]) -> str | None:
     return None
 
 
-def in_other_frame(header: Header, other: Header) -> bool:
+def in_other_frame(header: ImagePlane, other: ImagePlane) -> bool:
     """Whether two headers state different frames of reference."""
     return bool(header.frame_uid and other.frame_uid and header.frame_uid != other.frame_uid)
 

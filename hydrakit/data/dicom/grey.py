@@ -107,9 +107,8 @@ def modality_values(
         ElementError: The image lacks the transform, or states it wrongly.
     """
     low, high = stored_range(dataset)
-    stored = ModalityValues(values=pixels.astype(np.float64), low=low, high=high, tags="none")
     if rescale is False:
-        return stored
+        return ModalityValues(values=pixels.astype(np.float64), low=low, high=high, tags="none")
     if dataset.get("ModalityLUTSequence"):
         values, bits = _look_up(pixels, dataset.ModalityLUTSequence[0], low=low)
         return ModalityValues(values=values, low=0, high=2**bits - 1, tags="applied")
@@ -120,14 +119,15 @@ def modality_values(
                 "no usable RescaleSlope and RescaleIntercept for Hounsfield units: use CT images "
                 "with these tags"
             )
-        return stored
+        return ModalityValues(values=pixels.astype(np.float64), low=low, high=high, tags="none")
     if slope is None or intercept is None:
         raise ElementError(
             "only one of RescaleSlope and RescaleIntercept, so its unit is unknown: use images "
             "with both, or stored values (rescale = false)"
         )
     with np.errstate(over="ignore", invalid="ignore"):
-        values = pixels * slope + intercept
+        values = pixels * slope
+        values += intercept  # in place: large images take much memory
     if not np.isfinite(values.astype(np.float32)).all():
         raise ElementError(
             f"RescaleSlope {slope:g} and RescaleIntercept {intercept:g} give values that are not "

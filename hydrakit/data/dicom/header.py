@@ -61,6 +61,7 @@ _OPTIONAL = (
     "PerFrameFunctionalGroupsSequence",
 )
 MAX_INFLATED = 2**27  # bytes: more than the largest image takes with 16 bits per pixel
+MAX_READS = 2**20  # of a header, with two or three for each element
 _META_START, _MAX_META = 144, 2**16
 _PART = 2**20  # bytes that are inflated at a time
 _DEFLATED, _PLAIN = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1\0\0\0"
@@ -222,6 +223,19 @@ class DicomFile(io.BufferedReader):
         return super().read(min(size, self._size))
 
 
+class _Inflated(io.BytesIO):
+    """Inflated data, which cannot keep pydicom busy for long with millions of empty elements."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read up to ``size`` bytes."""
+        self.reads += 1
+        if self.reads > MAX_READS:
+            raise ValueError("its deflated data has too many elements")
+        return super().read(size)
+
+
 def open_dicom(path: Path) -> BinaryIO:
     """Open a file for pydicom; a deflated one (PS3.5 A.5) is inflated in memory, within a limit.
 
@@ -234,7 +248,7 @@ def open_dicom(path: Path) -> BinaryIO:
     if start[128:140] == b"DICM\2\0\0\0UL\4\0":  # the group length of the file meta information
         meta = file.read(min(int.from_bytes(start[140:], "little"), _MAX_META))
         if _DEFLATED in meta:
-            inflated = io.BytesIO()
+            inflated = _Inflated()
             inflated.write(start + meta.replace(_DEFLATED, _PLAIN))
             with file:
                 _inflate(file, inflated)

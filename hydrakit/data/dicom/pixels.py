@@ -140,8 +140,9 @@ class DicomImage:
         """What kind of object the file holds, by the name of its SOP class."""
         from pydicom.uid import UID
 
-        name = UID(str(self._dataset.file_meta.get("MediaStorageSOPClassUID", ""))).name
-        return name if name[:1].isalpha() else "of an unknown kind"
+        with lenient_pydicom():
+            uid = UID(str(self._dataset.file_meta.get("MediaStorageSOPClassUID", "")))
+        return uid.name if uid.name != uid else "of an unknown kind"  # UIDs are their own names
 
     @property
     def is_colour(self) -> bool:

@@ -16,6 +16,7 @@ from hydrakit.data.prepared.index import ExcludedCase, Index, PreparedCase, Prep
 from hydrakit.data.quality.duplicates import (
     Copy,
     compare_images,
+    contradict,
     copy_groups,
 )
 from hydrakit.data.quality.grey_values import measure_rules
@@ -38,7 +39,7 @@ from hydrakit.data.quality.summary import (
     Issue,
     Summary,
 )
-from hydrakit.data.read import class_names, read_samples
+from hydrakit.data.read import class_names, label_names, read_samples
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, FieldOfView, Label, OptionValue, Unusable
 from hydrakit.plan.model import Split
@@ -415,7 +416,7 @@ def label_text(label: Label | None, adapter: DatasetAdapter) -> str:
     """Return a label as text."""
     if adapter.task == "regression":
         return "no label" if label is None else f"{label:g}"
-    return ", ".join(class_names(label, adapter.task, adapter.classes)) or "none"
+    return ", ".join(label_names(label, adapter.task, adapter.classes)) or "none"
 
 
 def _pair(copy: Copy, labelled: Sequence[PreparedCase]) -> CopyPair:
@@ -427,7 +428,7 @@ def _pair(copy: Copy, labelled: Sequence[PreparedCase]) -> CopyPair:
         agreement=copy.agreement,
         kind=copy.kind,
         flip=copy.flip,
-        across_labels=one.label != other.label,
+        across_labels=contradict(one.label, other.label),
     )
 
 

@@ -485,7 +485,7 @@ def find_conflicts(
 
     Args:
         copies: Copies from `find_duplicates`.
-        labels: Label of each case; None never conflicts.
+        labels: Label of each case; None never conflicts, nor does an unknown part of a label.
         units: Unit of each case, as given to `find_duplicates`.
         datasets: Name of each case's dataset.
         patches: Digest of each case's patch, equal for equal patches; None for a patch that shows
@@ -503,14 +503,41 @@ def find_conflicts(
         labelled = [index for index in group if labels[index] is not None]
         for dataset in sorted({datasets[index] for index in labelled}):
             cases = [index for index in labelled if datasets[index] == dataset]
-            for one, other in _conflicting_pair(cases, labels, units, patches):
+            for one, other in _conflicting_pairs(cases, labels, units, patches)[:1]:
                 conflicts.append(Conflict(one=one, other=other, cases=tuple(cases)))
     return conflicts
 
 
-def _conflicting_pair(
+def contradict(one: Label | None, other: Label | None) -> bool:
+    """Whether two labels differ; for labels of several parts, in one that both know."""
+    both = isinstance(one, tuple) and isinstance(other, tuple)
+    pairs = zip(one, other, strict=True) if both else [(one, other)]  # type: ignore[arg-type]
+    return any(None not in pair and pair[0] != pair[1] for pair in pairs)
+
+
+def _conflicting_pairs(
     group: Sequence[int],
     labels: Sequence[Label | None],
+    units: Sequence[int],
+    patches: Sequence[str | None],
+) -> list[tuple[int, int]]:
+    """Return pairs of the group with contradictory labels, and different units or equal patches.
+
+    Where parts of labels are unknown, each part is compared among the cases that know it.
+    """
+    parts = {index: label for index in group if isinstance(label := labels[index], tuple)}
+    if not any(None in label for label in parts.values()):
+        return _conflicting_pair(group, labels, units, patches)
+    pairs = []
+    for part in range(len(parts[group[0]])):
+        answers = {index: label[part] for index, label in parts.items() if label[part] is not None}
+        pairs += _conflicting_pair(list(answers), answers, units, patches) if answers else []
+    return pairs
+
+
+def _conflicting_pair(
+    group: Sequence[int],
+    labels: Sequence[Label | None] | Mapping[int, Label | None],
     units: Sequence[int],
     patches: Sequence[str | None],
 ) -> list[tuple[int, int]]:

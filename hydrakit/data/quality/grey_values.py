@@ -171,11 +171,12 @@ def _score_tables(
                 score=float(score),
                 fold=int(fold),
             )
-            for case, group, is_positive, score, fold in zip(
-                cases, groups, positive, scores[:, label], folds, strict=True
+            for case, group, is_known, is_positive, score, fold in zip(
+                cases, groups, known, positive, scores[:, label], folds, strict=True
             )
+            if is_known
         )
-        for label, positive in positives_of(targets, task=task, classes=classes)
+        for label, known, positive in positives_of(targets, task=task, classes=classes)
     }
 
 

@@ -37,7 +37,7 @@ from hydrakit.data.quality.duplicates import (
 from hydrakit.data.quality.left_out import has_value, parts_without
 from hydrakit.data.quality.shortcuts import find_shortcuts
 from hydrakit.data.quality.split import RESERVED, UNUSED, split_cases
-from hydrakit.data.read import class_names
+from hydrakit.data.read import class_names, label_names
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.plan.model import Conflicts, Copies, Plan, Split
@@ -585,14 +585,14 @@ def _refuse_conflicts(
 ) -> None:
     dataset = rows[conflicts[0].one].dataset
     adapter = adapters[dataset]
-    label_names = [
-        ", ".join(class_names(row.case.label, adapter.task, adapter.classes))
+    texts = [
+        ", ".join(label_names(row.case.label, adapter.task, adapter.classes))
         if row.dataset == dataset
         else ""
         for row in rows
     ]
     raise conflict_error(
-        conflicts, names=[row.case.key for row in rows], labels=label_names, dataset=dataset
+        conflicts, names=[row.case.key for row in rows], labels=texts, dataset=dataset
     )
 
 
@@ -617,6 +617,7 @@ def data_facts(index: Index, adapter: DatasetAdapter, leakage: LeakageResult) ->
     not_used = (CONFLICTING, DROPPED, WITHHELD, UNUSED, RESERVED)
     excluded = {name: len(members.pop(name, ())) for name in not_used}
     by_split = dict(sorted(members.items()))
+    unknown = {split: _unknown(cases, adapter) for split, cases in by_split.items()}
     return DataFacts(
         digest=index.content,
         channels=index.channels,
@@ -630,6 +631,7 @@ def data_facts(index: Index, adapter: DatasetAdapter, leakage: LeakageResult) ->
             split: len({patient_of(case, exact=adapter.exact_names) for case in cases})
             for split, cases in by_split.items()
         },
+        unknown=unknown if any(unknown.values()) else {},
         unlabelled=len(index.cases) - len(labelled),
         excluded=dict(Counter(case.reason for case in index.excluded)),
         copies=leakage.copied.get(adapter.name, 0),
@@ -654,3 +656,10 @@ def _counts(cases: Sequence[PreparedCase], adapter: DatasetAdapter) -> dict[str,
         name for case in cases for name in class_names(case.label, adapter.task, adapter.classes)
     )
     return dict(sorted(counted.items()))
+
+
+def _unknown(cases: Sequence[PreparedCase], adapter: DatasetAdapter) -> dict[str, int]:
+    """Count the cases for which a label is unknown, for each label with such cases."""
+    labels = [case.label for case in cases if isinstance(case.label, tuple)]
+    columns = zip(adapter.classes, zip(*labels, strict=True), strict=True) if labels else ()
+    return {name: column.count(None) for name, column in columns if None in column}

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from hydrakit.data.prepared.index import ExcludedCase
@@ -220,13 +220,25 @@ class Summary(Frozen):
         return [case for case in self.cases if name in case.classes]
 
     def counts(self) -> list[tuple[str, list[CheckedCase]]]:
-        """Return the rows to count: each class, the unlabelled cases if there are any, and all."""
+        """Return the rows to count: each class, the unlabelled cases if there are any, and all.
+
+        Cases for which a label is unknown have a row of their own: ``fracture?``.
+        """
         unlabelled = self.members(None)
         return [
             *((name, self.members(name)) for name in self.all_classes),
+            *((f"{name}?", cases) for name, cases in self._unknown() if cases),
             *([("(no label)", unlabelled)] if unlabelled else []),
             ("all", list(self.cases)),
         ]
+
+    def _unknown(self) -> Iterator[tuple[str, list[CheckedCase]]]:
+        for number, name in enumerate(self.all_classes):
+            labels = ((case, case.label) for case in self.cases)
+            yield (
+                name,
+                [case for case, of in labels if isinstance(of, tuple) and of[number] is None],
+            )
 
     def count_table(self) -> tuple[list[str], list[list[str | int]]]:
         """Return headers and rows: cases by class and split, and their findings and patients.
