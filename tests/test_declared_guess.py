@@ -15,6 +15,7 @@ from PIL import Image
 
 from hydrakit.cli import main
 from hydrakit.data.declared.adapter import load_declared
+from hydrakit.data.declared.files import companions
 from hydrakit.data.declared.guess import guess_declaration
 from hydrakit.data.read import read_samples
 from hydrakit.errors import DataError
@@ -470,7 +471,12 @@ def test_linked_folders_are_followed_once_and_only_if_declared(tmp_path: Path) -
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=8)
 
 
-@given(st.sets(NAMES.filter(lambda n: not n.startswith(".")), min_size=2, max_size=5))
+def may_be_class(name: str) -> bool:
+    """Whether a folder is neither hidden nor, by its name, one of masks (``GT``)."""
+    return not name.startswith(".") and not companions(["other/1.png", f"{name}/1.png"])
+
+
+@given(st.sets(NAMES.filter(may_be_class), min_size=2, max_size=5))
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
