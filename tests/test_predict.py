@@ -738,7 +738,7 @@ def test_a_model_that_sees_the_lesion_in_a_mask_needs_one(
     Image.fromarray(pixels).save(folder / "a.png")
     Image.fromarray(mask).save(folder / "a_mask.png")
     Image.fromarray(pixels).save(folder / "b.png")
-    (folder / "cases.csv").write_text("path,mask\na.png,a_mask.png\n", encoding="utf-8")
+    (folder / "cases.csv").write_text("path,mask\na.png,a_mask.png\nb.png,\n", encoding="utf-8")
     rows = [
         [model.image_input(case) for case in cases_in_files(model, [path]).cases(print)]
         for path in (folder, folder / "cases.csv")
@@ -752,6 +752,11 @@ def test_a_model_that_sees_the_lesion_in_a_mask_needs_one(
         seen = model.patches(case.canvas[None], mean[None], deviation[None])[0]
         assert torch.equal(seen, expected)
     assert rows[0][1] == "has no mask, and the model sees 2 times the lesion in its mask"
+    assert rows[1][1] == rows[0][1]
     by_array, without = model.predict([image, image], centre=(14.5, 10.0), extent=[(10, 5), None])
     assert by_array.reason is None
     assert without.reason == rows[0][1]
+    monkeypatch.undo()  # a model that needs no mask reads the image of an empty cell
+    plain = hydrakit.load_model(hydra_run.path)
+    listed = list(cases_in_files(plain, [folder / "cases.csv"]).cases(print))
+    assert not isinstance(plain.image_input(listed[1]), str)

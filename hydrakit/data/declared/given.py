@@ -382,6 +382,9 @@ def _given(declaration: Declaration, where: str, root: Path, fields: Fields) -> 
             if not fields.get(name, "").strip().isprintable():
                 raise ValueError(f"{name} {quote(fields[name])} holds control characters")
         case = case_of(declaration, fields)
+        case = replace(
+            case, masks=case.masks or None
+        )  # no cell needs a mask, unless the model does
         texts = [fields.get(name, "").strip() for name in SPACING]
         if any(texts) and not all(texts):
             raise ValueError(f"only one of {SPACING[0]} and {SPACING[1]} is given: give both")
