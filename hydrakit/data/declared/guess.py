@@ -152,11 +152,11 @@ def guess_declaration(folder: Path, out: Path | None = None) -> str:
             *_place_lines(folder, place, links, above=cases.above),
             *_class_lines(cases),
             *_image_lines(folder, images, cases),
-            *_mask_lines(masks, cases),
+            *_mask_lines(images, masks, cases),
             *(f"# Not used: {_comment(reason)}" for reason in unused),
             *_case_lines(folder, images, cases),
             *_channel_lines(folder, images, cases),
-            *_volume_lines(folder, images, cases, masked=_choose_slices(masks, cases)),
+            *_volume_lines(folder, images, cases, masked=_choose_slices(images, masks, cases)),
             "",
         ]
     )
@@ -291,14 +291,14 @@ def _normalise_lines(pictures: Sequence[Picture]) -> list[str]:
     ]
 
 
-def _choose_slices(masks: Mapping[str, str], cases: _CaseSource) -> bool:
-    """Whether the masks choose the slice of each case: of volumes, of which each has one."""
+def _choose_slices(images: Sequence[str], masks: Mapping[str, str], cases: _CaseSource) -> bool:
+    """Whether the masks choose the slice of each case: all images are volumes that have one."""
     with_slice = {*POINT_COLUMNS, "slice"} & cases.columns
-    volumes = bool(masks) and all(map(is_volume_name, masks.values()))
+    volumes = all(map(is_volume_name, images)) and set(images) == set(masks.values())
     return volumes and not with_slice and guess_template(masks) is not None
 
 
-def _mask_lines(masks: Mapping[str, str], cases: _CaseSource) -> list[str]:
+def _mask_lines(images: Sequence[str], masks: Mapping[str, str], cases: _CaseSource) -> list[str]:
     if not masks:
         return []
     mask, image = next(iter(masks.items()))
@@ -307,7 +307,7 @@ def _mask_lines(masks: Mapping[str, str], cases: _CaseSource) -> list[str]:
     template = guess_template(masks)
     if template is None:
         return lines
-    if _choose_slices(masks, cases):
+    if _choose_slices(images, masks, cases):
         return [
             *lines,
             "# They choose slice and position of each case. To see 1.5 times the lesion:",

@@ -33,7 +33,7 @@ MAX_UNPACKED = 2**29
 MAX_TILT = 20.0
 """Angle in degrees between the axes of a volume and of the patient above which users are told."""
 _TILT = "tilt (degrees)"  # name of the fact
-OUTSIDE = "its position lies outside its image"
+OUTSIDE = "its position lies outside its image: check x_mm, y_mm and z_mm, and axes (LPS or RAS)"
 NO_SLICE = (
     "is a volume, and no slice is chosen: add #[N] to its path, or a column slice, a position in "
     "the patient (x_mm, y_mm, z_mm) or a mask"
