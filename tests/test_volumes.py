@@ -28,6 +28,7 @@ from hydrakit.data.declared.images import ImageReader, Picture
 from hydrakit.data.declared.masks import Lesion
 from hydrakit.data.declared.schema import ImageRules
 from hydrakit.data.dicom.geometry import OTHER_POSITION, alignment_fault
+from hydrakit.data.read import read_cases
 from hydrakit.data.volumes.formats import open_volume
 from hydrakit.data.volumes.voxels import Voxels, inflate
 from hydrakit.hooks import NoOptions, Remark, Sample, Unusable
@@ -634,6 +635,24 @@ def test_a_table_chooses_slices_by_index_and_by_position(tmp_path: Path) -> None
         assert sample.image.shape == (3, 4, 2)
         assert sample.image[1, round(row), round(column)] == VALUES[1, 2, 3]
         assert load_declared(other).channels == "stem"
+
+
+def test_slices_of_one_volume_are_of_one_patient(tmp_path: Path) -> None:
+    names = ("v.nii", "w.nii")
+    rows = [
+        f"{name}#[{at}],{label}"
+        for name in names
+        for at, label in enumerate(["benign", "malignant"])
+    ]
+    folder = declare(tmp_path / "mine", CSV, "\n".join(["path,label", *rows, "x.nii#[0],benign"]))
+    for name in (*names, "x.nii"):
+        by_nibabel(folder / name)
+    cases = list(read_cases(load_declared(folder), folder, {}))
+    found = [case for case in cases if isinstance(case, Sample)]
+    assert [case.patient for case in found] == ["v.nii"] * 2 + ["w.nii"] * 2 + ["x.nii#[0]"]
+    assert [case.named for case in found] == [True] * 4 + [False]
+    (remark,) = [case for case in cases if isinstance(case, Remark)]
+    assert remark.text.startswith("4 slices, frames or pages name no patient (first v.nii#[0])")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -39,15 +40,21 @@ class Noticed:
 
     Attributes:
         by_study: Cases whose study is their patient.
+        by_file: Cases whose file, which has several of them, is their patient.
         no_mask: Cases without a mask, or with an empty one.
         tilted: Cases whose volume is tilted.
         animated: Animated GIFs of which the first frame is used.
+        beyond: Cases whose box reaches beyond the image.
+        covered: Cases whose mask covers the whole image.
     """
 
     by_study: list[str] = field(default_factory=list)
+    by_file: list[str] = field(default_factory=list)
     no_mask: list[str] = field(default_factory=list)
     tilted: list[str] = field(default_factory=list)
     animated: list[str] = field(default_factory=list)
+    beyond: list[str] = field(default_factory=list)
+    covered: list[str] = field(default_factory=list)
 
 
 class MissingSpacingError(DataError):
@@ -129,6 +136,7 @@ def read_declared(
     used = {table.path for table in tables}
     yield from remarks_on_tables((folder.resolve(), root), used, source)
     noticed = Noticed()
+    files = Counter(case.channels[0].file for case in listing.cases)
     with closing(ImageReader(declaration.images)) as reader:
         for case in listing.cases:
             sample = read_case(
@@ -136,6 +144,8 @@ def read_declared(
             )
             if isinstance(sample, Sample) and is_tilted(sample.facts):
                 noticed.tilted.append(case.key)
+            if isinstance(sample, Sample) and files[case.channels[0].file] > 1:
+                sample = _with_file_as_patient(sample, case, noticed)
             yield sample
     if noticed.tilted:
         yield Remark(
@@ -156,10 +166,30 @@ def read_declared(
             f"{noticed.no_mask[0]}), and {what}",
             warning=True,
         )
+    if noticed.beyond:
+        yield Remark(
+            text=f"the boxes of {len(noticed.beyond)} cases reach beyond their images (first "
+            f"{noticed.beyond[0]}): if the images were scaled or cut after the boxes were drawn, "
+            "correct the boxes",
+            warning=True,
+        )
+    if noticed.covered:
+        yield Remark(
+            text=f"the masks of {len(noticed.covered)} cases cover their whole images (first "
+            f"{noticed.covered[0]}): a mask must be zero (black) outside of the lesion",
+            warning=True,
+        )
     if noticed.animated:
         yield Remark(
             text=f"{len(noticed.animated)} animated GIFs are used by their first frame (first "
             f"{noticed.animated[0]}): FILE#[N] names another one, counted from 0",
+            warning=True,
+        )
+    if noticed.by_file:
+        yield Remark(
+            text=f"{len(noticed.by_file)} slices, frames or pages name no patient (first "
+            f"{noticed.by_file[0]}): those of one file count as one patient; name the patients if "
+            "they have several files",
             warning=True,
         )
     if noticed.by_study:
@@ -372,6 +402,13 @@ def read_case(
     named = [location.row is not None for location in case.channels]
     if any(p.facts.get("frames") and not name for p, name in zip(pictures, named, strict=True)):
         noticed.animated.append(case.key)
+    if case.extent is not None and case.size not in (None, image.shape[1:]):
+        height, width = image.shape[1:]
+        reason = (
+            f"has {height} x {width} pixels, and its box was drawn in an image of {case.size[0]} x "
+            f"{case.size[1]}: scale the boxes, or use the images that they were drawn in"
+        )
+        return Unusable(key=case.key, reason=reason)
     try:
         lesion = _find_lesion(declaration, case, root, image.shape[1:], noticed, mask=mask)
     except ImageError as error:
@@ -383,6 +420,11 @@ def read_case(
         -0.5 <= at <= size - 0.5 for at, size in zip(centre, image.shape[1:], strict=True)
     ):
         return Unusable(key=case.key, reason="its position lies outside its image")
+    if lesion is not None and case.extent is not None:
+        ends = zip(lesion.centre, lesion.extent, image.shape[1:], strict=True)
+        # Annotation tools round: a pixel beyond the edge is none.
+        if any(abs(2 * at + 1 - side) + extent > side + 2 for at, extent, side in ends):
+            noticed.beyond.append(case.key)
     patient = case.patient or next(
         filter(None, (_patient_id(declaration, p) for p in pictures)), None
     )
@@ -407,6 +449,17 @@ def read_case(
         subgroups=case.subgroups,
         source=tuple(paths),
     )
+
+
+def _with_file_as_patient(sample: Sample, case: DeclaredCase, noticed: Noticed) -> Sample:
+    """A sample of a file with several cases: its slices, frames or pages are of one patient."""
+    first = case.channels[0]
+    is_array = first.file.lower().endswith((".npy", ".npz"))  # its rows are cases of their own
+    is_part = is_volume_name(first.file) or (first.row is not None and not is_array)
+    if is_part and case.patient is None and sample.patient in (case.key, case.finding):
+        noticed.by_file.append(case.key)
+        return replace(sample, patient=first.file, named=True)
+    return sample
 
 
 def _read_pictures(
@@ -534,6 +587,8 @@ def _find_lesion(
     paths = _mask_paths(declaration, case, root)
     if mask is None and paths:
         mask = read_masks(paths, size, fitting=declaration.match == "folder")
+    if mask is not None and mask.all():
+        noticed.covered.append(case.key)
     lesion = None if mask is None else Lesion.of(mask)
     if lesion is None:
         noticed.no_mask.append(case.key)

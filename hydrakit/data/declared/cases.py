@@ -16,7 +16,7 @@ from hydrakit.data.declared.answers import ANSWER, answer_of, label_of_answers
 from hydrakit.data.declared.arrays import MAX_COLUMN_BYTES, ImageError, member_names, open_array
 from hydrakit.data.declared.by_name import FolderImages, match_names
 from hydrakit.data.declared.coco import SUFFIX as COCO
-from hydrakit.data.declared.coco import coco_table
+from hydrakit.data.declared.coco import coco_table, size_columns, stated_size
 from hydrakit.data.declared.columns import SUBGROUP, find_columns, has_columns, remarks_on_columns
 from hydrakit.data.declared.files import companions, describe_files, list_files, remarks_on_files
 from hydrakit.data.declared.masks import Lesion, MaskFinder
@@ -34,7 +34,7 @@ from hydrakit.data.declared.schema import (
 )
 from hydrakit.data.declared.tables import TableFile
 from hydrakit.data.identity import names_nobody, normal_name
-from hydrakit.data.safe_paths import join_names, path_fault, quote, resolve_inside
+from hydrakit.data.safe_paths import join_names, path_fault, quote, resolve_inside, same_form
 from hydrakit.data.volumes.names import is_volume_name
 from hydrakit.errors import DataError
 from hydrakit.hooks import Remark
@@ -100,6 +100,7 @@ class DeclaredCase:
             and the position in it.
         choice: Names and texts of the columns that choose the slice of a volume.
         extent: Height and width of its lesion in pixels, if a box gives them.
+        size: Height and width of the image that the box was drawn in, if they are stated.
         masks: Paths of the masks of its lesion below the root; None if the dataset declares none.
     """
 
@@ -116,6 +117,7 @@ class DeclaredCase:
     point: Point | None = None
     choice: tuple[tuple[str, str], ...] = ()
     extent: tuple[float, float] | None = None
+    size: tuple[int, int] | None = None
     masks: tuple[str, ...] | None = None
 
 
@@ -315,7 +317,17 @@ def _pattern_rows(
     used: set[str] = set()
     if declaration.mask is not None:
         finder = MaskFinder(root, declaration.mask)
-        used = {mask for path, parts in matched.items() for mask in finder.find(path, parts)}
+        own = {path: finder.find(path, parts) for path, parts in matched.items()}
+        images = {same_form(mask): path for path, found in own.items() for mask in found}
+        used = {path for path in matched if same_form(path) in images}
+        both = [path for path in matched if path in used and own[path]]
+        if both:
+            yield Remark(
+                text=f"{len(both)} files are masks of other images by the key mask in {FILE}, and "
+                f"have masks themselves (first {quote(both[0])}, of "
+                f"{quote(images[same_form(both[0])])}): if they are cases, make the key match less",
+                warning=True,
+            )
     for path, parts in matched.items():
         if path not in masks and path not in used:
             yield f"{root}: {quote(path)}", {"path": path, **parts}
@@ -348,9 +360,11 @@ def table_rows(
         )
     columns = find_columns(declaration, read.header, f"{name}: {read.place}", more=more)
     yield from read.remarks
-    yield from remarks_on_columns(name.name, read.header, columns)
+    sizes = size_columns(read.header) if name.suffix.lower() == COCO else {}
+    others = [column for column in read.header if column not in sizes.values()]
+    yield from remarks_on_columns(name.name, others, columns)
     _refuse_dates(read, columns)
-    at = {field: read.header.index(column) for field, column in columns.items()}
+    at = {field: read.header.index(column) for field, column in (columns | sizes).items()}
     texts = _TEXTS[:-1] if declaration.task == "regression" else _TEXTS
     with_points = {
         field: read.with_points(column)
@@ -524,6 +538,7 @@ def case_of(declaration: Declaration, fields: Fields) -> DeclaredCase:
         split=_split(declaration, filled.get("split")),
         position=position if box is None else box.centre,
         extent=None if box is None else box.extent,
+        size=stated_size(fields),
         millimetres=millimetres,
         choice=tuple((name, filled[name]) for name in ("slice", *_POINT) if name in filled),
         masks=masks,

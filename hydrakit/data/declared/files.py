@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from hydrakit.data.declared.patterns import MAX_DEPTH, compile_pattern, nearly_matches
-from hydrakit.data.safe_paths import quote
+from hydrakit.data.safe_paths import quote, same_form
 from hydrakit.data.volumes.names import SUFFIXES as VOLUME_SUFFIXES
 from hydrakit.data.volumes.names import stem_of
 from hydrakit.errors import DataError
@@ -134,7 +134,7 @@ def companions(paths: Collection[str]) -> dict[str, str]:
 
 def _folder_and_stem(path: str) -> tuple[str, str]:
     folder, _, name = path.rpartition("/")
-    return folder, stem_of(_INDEX.sub("", name))
+    return folder, stem_of(_INDEX.sub("", same_form(name)))
 
 
 def _is_mask_folder(folder: str) -> bool:
