@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -136,7 +135,6 @@ def read_declared(
     used = {table.path for table in tables}
     yield from remarks_on_tables((folder.resolve(), root), used, source)
     noticed = Noticed()
-    files = Counter(case.channels[0].file for case in listing.cases)
     with closing(ImageReader(declaration.images)) as reader:
         for case in listing.cases:
             sample = read_case(
@@ -144,8 +142,6 @@ def read_declared(
             )
             if isinstance(sample, Sample) and is_tilted(sample.facts):
                 noticed.tilted.append(case.key)
-            if isinstance(sample, Sample) and files[case.channels[0].file] > 1:
-                sample = _with_file_as_patient(sample, case, noticed)
             yield sample
     if noticed.tilted:
         yield Remark(
@@ -432,6 +428,9 @@ def read_case(
     if patient is None and study is not None:
         patient = study
         noticed.by_study.append(case.key)
+    if patient is None and case.is_part:
+        patient = case.channels[0].file
+        noticed.by_file.append(case.key)
     patient = patient or case.finding
     return Sample(
         image=image,
@@ -449,17 +448,6 @@ def read_case(
         subgroups=case.subgroups,
         source=tuple(paths),
     )
-
-
-def _with_file_as_patient(sample: Sample, case: DeclaredCase, noticed: Noticed) -> Sample:
-    """A sample of a file with several cases: its slices, frames or pages are of one patient."""
-    first = case.channels[0]
-    is_array = first.file.lower().endswith((".npy", ".npz"))  # its rows are cases of their own
-    is_part = is_volume_name(first.file) or (first.row is not None and not is_array)
-    if is_part and case.patient is None and sample.patient in (case.key, case.finding):
-        noticed.by_file.append(case.key)
-        return replace(sample, patient=first.file, named=True)
-    return sample
 
 
 def _read_pictures(

@@ -102,6 +102,8 @@ class DeclaredCase:
         extent: Height and width of its lesion in pixels, if a box gives them.
         size: Height and width of the image that the box was drawn in, if they are stated.
         masks: Paths of the masks of its lesion below the root; None if the dataset declares none.
+        is_part: Whether it is one of several slices, frames or pages of a file, which are of one
+            patient.
     """
 
     key: str
@@ -119,6 +121,7 @@ class DeclaredCase:
     extent: tuple[float, float] | None = None
     size: tuple[int, int] | None = None
     masks: tuple[str, ...] | None = None
+    is_part: bool = False
 
 
 Fields = dict[str, str]
@@ -216,7 +219,25 @@ def list_cases(declaration: Declaration, root: Path, *, tables: Sequence[TableFi
             for case, (where, fields) in zip(cases, rows, strict=True)
         ]
     remarks += [*more, *_remarks_on_labels(respelt), *_remarks_on_slices(declaration, cases)]
-    return Listing(tuple(cases), tuple(remarks))
+    return Listing(tuple(with_parts(cases)), tuple(remarks))
+
+
+def with_parts(cases: Sequence[DeclaredCase]) -> list[DeclaredCase]:
+    """Cases that know whether they are slices, frames or pages of a file with several of them."""
+    files = Counter(case.channels[0].file for case in cases)
+    return [
+        replace(case, is_part=True)
+        if files[case.channels[0].file] > 1 and _may_be_part(case.channels[0])
+        else case
+        for case in cases
+    ]
+
+
+def _may_be_part(location: ImageLocation) -> bool:
+    if is_volume_name(location.file):
+        return True
+    is_array = location.file.lower().endswith((".npy", ".npz"))  # its rows are cases of their own
+    return location.row is not None and not is_array
 
 
 def files_of(case: DeclaredCase) -> list[str]:

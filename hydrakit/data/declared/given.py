@@ -25,6 +25,7 @@ from hydrakit.data.declared.cases import (
     files_of,
     split_location,
     table_rows,
+    with_parts,
     with_slice,
 )
 from hydrakit.data.declared.files import (
@@ -358,13 +359,15 @@ def images_in_table(table: Path, reader: GivenReader, *, root: Path | None = Non
         replace(given, case=with_slice(reader.declaration, at_matched(given.case, matched), where))
         for given, where in zip(cases, places, strict=True)
     ]
+    parts = with_parts([given.case for given in cases])
+    cases = [replace(given, case=case) for given, case in zip(cases, parts, strict=True)]
     files = (location.file for given in cases for location in given.case.channels)
     return GivenImages(
         where=str(table),
         count=len(cases),
         cases=lambda: iter(cases),
         digest=_digest([hashlib.sha256(file.content).hexdigest(), *_states(root, cases)]),
-        patients=patients or _may_be_dicom(files),
+        patients=patients or any(case.is_part for case in parts) or _may_be_dicom(files),
         notes=tuple(notes),
         reader=reader,
         labelled=any(given.case.label is not None for given in cases),

@@ -305,6 +305,14 @@ class Volume:
                 pixels[:, row] = stored[:, row].astype(np.float64) * slope + intercept
             return pixels
 
+    def _inside(self, axis: int, first: int, last: int) -> NDArray[np.bool_]:
+        """Where a mask is not zero, in a part as of `_part`; what is no number is outside."""
+        values = self._part(axis, first, last)
+        if self.rescale is not None and self.rescale[1] != 0:
+            values = self._values(values, None)
+        inside: NDArray[np.bool_] = np.nan_to_num(values) != 0
+        return inside
+
     def _locate(self, point: Point, axes: _Axes) -> tuple[int, tuple[float, float]]:
         """Return the slice nearest to a point of the patient, and its row and column there."""
         if not self.oriented:
@@ -384,7 +392,7 @@ class Volume:
                 raise ImageError(self.path, fault)
             if mask.voxels.size > MAX_UNPACKED:
                 raise ImageError(self.path, f"its mask has over {MAX_UNPACKED >> 20} MiB of voxels")
-            part = axes.image(mask._part(axes.across, first, last)) != 0
+            part = axes.image(mask._inside(axes.across, first, last))
             inside = part if inside is None else inside | part
         if inside is None or not inside.any():
             return None
