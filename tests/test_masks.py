@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from declaring import declare, png, read, refused, samples
@@ -127,11 +128,22 @@ def test_a_mask_of_the_same_name_in_another_folder(tmp_path: Path) -> None:
     mask(folder / "masks" / "x.png", (2, 6, 10, 16))
     (sample,) = samples(folder)
     assert sample.centre == (3.5, 12.5)
+    assert remarks(folder) == []
     # Beside the image, a file of its name is the image.
     declare(folder, AROUND + 'mask = "{folder}/{stem}.png"\n')
     (case,) = read(folder)
     assert isinstance(case, Unusable)
     assert case.reason == "has no mask or box"
+
+
+def test_the_mask_of_an_image_is_no_volume(tmp_path: Path) -> None:
+    folder = declare(tmp_path / "mine", AROUND + 'mask = "masks/{stem}.nii"\n')
+    png(folder / "benign" / "x.png", side=20)
+    (folder / "masks").mkdir()
+    nib.save(nib.Nifti1Image(np.ones((20, 20, 1), np.uint8), np.eye(4)), folder / "masks/x.nii")
+    (case,) = read(folder)
+    assert isinstance(case, Unusable)
+    assert "left and right of the mask are not clear" in case.reason
 
 
 def test_masks_of_names_in_another_unicode_form(tmp_path: Path) -> None:

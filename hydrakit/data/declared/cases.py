@@ -336,10 +336,12 @@ def _pattern_rows(
     matched = dict(match_files(root, pattern, follow=declaration.follow_links))
     masks = {} if declaration.masks == "cases" else companions(matched)
     used: set[str] = set()
+    found: set[str] = set()
     if declaration.mask is not None:
         finder = MaskFinder(root, declaration.mask)
         own = {path: finder.find(path, parts) for path, parts in matched.items()}
-        images = {same_form(mask): path for path, found in own.items() for mask in found}
+        found = {mask for each in own.values() for mask in each}
+        images = {same_form(mask): path for path, each in own.items() for mask in each}
         used = {path for path in matched if same_form(path) in images}
         both = [path for path in matched if path in used and own[path]]
         if both:
@@ -354,7 +356,7 @@ def _pattern_rows(
             yield f"{root}: {quote(path)}", {"path": path, **parts}
     masks = {mask: image for mask, image in masks.items() if mask not in used}
     yield from remarks_on_files(
-        root, pattern, {*matched, *used}, masks, follow=declaration.follow_links
+        root, pattern, {*matched, *found}, masks, follow=declaration.follow_links
     )
 
 

@@ -161,6 +161,12 @@ def read_masks(
                 picture = reader.read(path)
             except ImageError as error:
                 raise ImageError(path, f"its mask {error.reason}") from None
+        if picture.slice_plane is not None:
+            raise ImageError(
+                path,
+                "its mask is a volume and the image is none, so that left and right of the mask "
+                "are not clear: save the mask as PNG, or the image as a volume",
+            )
         if picture.pixels.shape[1:] != shape:
             height, width = picture.pixels.shape[1:]
             fault = ImageError(
