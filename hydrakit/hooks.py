@@ -348,6 +348,57 @@ class Window:
 NamedNormalise = Literal["patient", "image", "dataset", "none"]
 Normalise = NamedNormalise | Window
 
+Plane = Literal["axial", "sagittal", "coronal"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRules:
+    """How hydrakit reads image files that users name, with the keys of ``dataset.toml``.
+
+    `hydrakit predict` reads files by the rules of the dataset that trained its head.
+    docs/dataset-toml.md explains the keys.
+
+    Attributes:
+        channels: Arrays: which of three dimensions holds the channels. None: it is guessed.
+        rescale: Whether the file's slope and intercept are applied. None: where it has them.
+        window: Centre and width of the grey values that become 0 to 255, or ``file`` for the
+            window of a DICOM file. None: no window.
+        plane: Volumes: plane of the slices.
+        slices: Volumes: number of neighbouring slices that become channels; odd.
+        axes: Volumes: where positions in the patient rise to.
+        spacing: Pixel spacing (row, column) in millimetres, for files that do not state it.
+        no_mask: ``whole``: an image without a mask of its lesion is used whole. None: not used.
+        masks: ``cases``: masks beside images are images, too. None: they are left out.
+    """
+
+    channels: Literal["first", "last"] | None = None
+    rescale: bool | None = None
+    window: tuple[float, float] | Literal["file"] | None = None
+    plane: Plane = "axial"
+    slices: int = 1
+    axes: Literal["LPS", "RAS"] | None = None
+    spacing: tuple[float, float] | None = None
+    no_mask: Literal["whole"] | None = None
+    masks: Literal["cases"] | None = None
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - pydantic's name, in a head's record
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ValueError: One is impossible.
+        """
+        endless = float("inf")
+        if self.slices < 1 or self.slices % 2 == 0:
+            raise ValueError(f"slices is {self.slices}: an odd number is expected")
+        if isinstance(self.window, tuple):
+            centre, width = self.window
+            if not (-endless < centre < endless and 1 <= width < endless):
+                raise ValueError("window is a centre and a width of at least 1, or file")
+        if self.spacing is not None and not all(0 < each < endless for each in self.spacing):
+            raise ValueError("spacing is two positive numbers of millimetres")
+
 
 @dataclass(frozen=True, kw_only=True)
 class NoOptions:
@@ -422,6 +473,8 @@ class DatasetAdapter(Factory):
             `hydrakit.data.identity.normal_name`, for which ``P07`` and ``p7`` are one.
         source: From where ``hydrakit datasets get`` fetches the images (`hydrakit.sources`).
         by_hand: Files that it cannot fetch; it names those that are missing.
+        file_rules: How ``read`` reads files, if hydrakit can read others in the same way: the head
+            stores it, and files that are given for prediction are read so. None: by default.
     """
 
     classes: tuple[str, ...]
@@ -441,6 +494,7 @@ class DatasetAdapter(Factory):
     exact_names: bool = False
     source: PublicCollection | KaggleDataset | None = None
     by_hand: tuple[ManualFile, ...] = ()
+    file_rules: FileRules | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,9 +40,19 @@ from hydrakit.data.origin import in_class_order
 from hydrakit.data.prepared.crop import Statistics
 from hydrakit.data.read import class_names, load_image, read_cases
 from hydrakit.errors import DataError, PlanError, one_line
-from hydrakit.hooks import DatasetAdapter, FieldOfView, Label, OptionValue, Remark, Sample, Unusable
+from hydrakit.hooks import (
+    DatasetAdapter,
+    FieldOfView,
+    FileRules,
+    Label,
+    OptionValue,
+    Remark,
+    Sample,
+    Unusable,
+)
+from hydrakit.plan.files import rules_text
 from hydrakit.plugins.options import resolve_options
-from hydrakit.runs.evaluate import EvaluationResult, Predictions, score
+from hydrakit.runs.evaluate import EvaluationResult, Predictions, file_rules_notes, score
 from hydrakit.runs.model import BATCH, Batch, Model, RowColumn
 from hydrakit.runs.predicted import InputCase, PredictedCase, Rule
 from hydrakit.schema import Frozen, Text
@@ -162,6 +172,7 @@ def cases_of_adapter(
         digest=hashlib.sha256(json.dumps(place).encode()).hexdigest(),
         exact=adapter.exact_names,
         labels=labels,
+        notes=tuple(file_rules_notes(model.head, adapter)),
     )
 
 
@@ -206,6 +217,7 @@ def cases_in_files(
         model.classes,
         model.task,
         colour=model.reads_colour,
+        rules=model.file_rules,
         spacing=spacing,
         masks=model.view.mask is not None,
         labels=labels,
@@ -247,9 +259,15 @@ def cases_in_files(
         patients=given.patients,
         given=True,
         labels=given.labelled,
-        notes=given.notes,
+        notes=(*given.notes, *_reading_notes(model.file_rules)),
         close=reader.close,
     )
+
+
+def _reading_notes(rules: FileRules) -> Iterator[str]:
+    """Yield how images that users name are read, if it is not the default."""
+    if rules != FileRules():
+        yield f"files are read as those of the training: {rules_text(rules)}"
 
 
 class _PartState(Frozen):

@@ -32,6 +32,7 @@ from pydantic import (
 from hydrakit.errors import WeightsError, one_line
 from hydrakit.hooks import DatasetAdapter, OptionValue, Task
 from hydrakit.plan.decision import Decision
+from hydrakit.plan.files import StoredFileRules
 from hydrakit.plan.grey import PER_PATIENT, GreyValues
 from hydrakit.plan.model import (
     MAX_PATCH,
@@ -96,6 +97,8 @@ class Preprocessing(Frozen):
             colour, ``repeat`` for one channel that is repeated; None for nothing.
         grey_values: The same with its numbers, for `hydrakit.data.load`. The file has it only if it
             is not the z-score per patient.
+        file_rules: How the files of its dataset were read; None if its adapter does not say, or an
+            older version wrote the file.
     """
 
     patch: Annotated[int, Field(gt=0, le=MAX_PATCH)]
@@ -104,6 +107,7 @@ class Preprocessing(Frozen):
     normalisation: Text
     conversion: Literal["grey", "repeat"] | None = None
     grey_values: GreyValues = PER_PATIENT
+    file_rules: StoredFileRules | None = None
 
     @model_serializer(mode="wrap")
     def _omit_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -113,6 +117,8 @@ class Preprocessing(Frozen):
             content.pop("conversion", None)
         if self.grey_values == PER_PATIENT:
             content.pop("grey_values", None)
+        if self.file_rules is None:
+            content.pop("file_rules", None)
         return content
 
 

@@ -98,6 +98,7 @@ def load_declared(folder: Path) -> DatasetAdapter:
         elsewhere=_elsewhere(declaration, folder),
         citation=declaration.citation,
         licence=declaration.licence,
+        file_rules=declaration.file_rules,
     )
 
 

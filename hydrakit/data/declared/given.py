@@ -41,7 +41,7 @@ from hydrakit.data.declared.tables import TableFile
 from hydrakit.data.read import LoadedSample, checked
 from hydrakit.data.safe_paths import open_file, quote, resolve_inside
 from hydrakit.errors import DataError, printable, utf8
-from hydrakit.hooks import Remark, Task, Unusable
+from hydrakit.hooks import FileRules, Remark, Task, Unusable
 
 MAX_TABLE_BYTES = 2**27
 SPACING = ("row_spacing", "column_spacing")
@@ -100,7 +100,8 @@ class GivenReader:
         task: Task of the model.
         colour: Whether an image in one file has three channels, as colours have; otherwise it has
             one, the luminance, as each of several files that are joined has.
-        spacing: Pixel spacing of all files that do not state theirs.
+        rules: How files are read; None for the default.
+        spacing: Pixel spacing of all files that do not state theirs; None for that of the rules.
         masks: Whether the model sees the lesion in a mask, so that each image needs one.
         labels: Whether labels of a table or of a pattern are read.
     """
@@ -111,10 +112,12 @@ class GivenReader:
         task: Task,
         *,
         colour: bool,
+        rules: FileRules | None = None,
         spacing: tuple[float, float] | None = None,
         masks: bool = False,
         labels: bool = True,
     ) -> None:
+        self.rules = rules or FileRules()
         self.masks = masks
         self.labels = labels
         self.declaration = Declaration.model_construct(
@@ -122,9 +125,10 @@ class GivenReader:
             task=task,
             field_of_view=View.model_construct(share=1.0),
             cases="cases.csv",
-            spacing=spacing,
+            spacing=spacing or self.rules.spacing,
+            no_mask=self.rules.no_mask,
             labels={"": UNKNOWN},
-            images=ImageRules(colour="channels" if colour else "luma"),
+            images=ImageRules.of(self.rules, colour=colour),
         )
         self._local = threading.local()
         self._opened: list[ImageReader] = []
@@ -183,7 +187,9 @@ class GivenReader:
         """The reader of this thread: it keeps an array file open."""
         name = "joined" if is_joined else "single"
         if not hasattr(self._local, name):
-            reader = ImageReader(ImageRules() if is_joined else self.declaration.images)
+            reader = ImageReader(
+                ImageRules.of(self.rules, colour=False) if is_joined else self.declaration.images
+            )
             setattr(self._local, name, reader)
             self._opened.append(reader)
         images: ImageReader = getattr(self._local, name)
@@ -238,7 +244,7 @@ def images_in_folder(folder: Path, reader: GivenReader, *, pattern: str | None) 
         return _matching(folder, root, reader, pattern)
     listed = list_files(root)
     images = [path for path in listed if _may_be_image(root, path)]
-    masks = companions(images)
+    masks = {} if reader.rules.masks == "cases" else companions(images)
     images = [path for path in images if path not in masks]
     if not images:
         raise DataError(
