@@ -31,7 +31,9 @@ from hydrakit import weights
 from hydrakit.cli import main
 from hydrakit.data.declared.adapter import load_declared
 from hydrakit.data.quality.foreign import foreign_values
+from hydrakit.data.read import LoadedSample
 from hydrakit.errors import DataError, HydrakitError
+from hydrakit.export.model import export_model
 from hydrakit.hooks import DatasetAdapter, FieldOfView, FileRules, NoOptions, Sample, Window
 from hydrakit.plan.grey import GreyValues
 from hydrakit.report.saliency import SaliencyPictures
@@ -248,6 +250,18 @@ def test_files_are_read_as_those_of_the_training(kinds: Any, tmp_path: Path) -> 
     voxels, millimetres = (predicted(moved / f"{each}.csv", each) for each in ("voxels", "mm"))
     assert voxels[0]["reason"] == ""
     assert voxels[0]["p_benign"] == millimetres[0]["p_benign"] != rows[0]["p_benign"]
+
+    # A published folder has the rules, and its card and `weights inspect` say them.
+    export_model(run.path, "hub", tmp_path / "hub", plugins=known)
+    published = load_model(tmp_path / "hub", plugins=known)
+    assert published.predict(list(paths), calibrate=False) == records
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert "1. Take 3 neighbouring slices of the volume in the coronal plane as channels" in card
+    assert "2. Map the window of centre 40 and width 100 to grey values from 0 to 255" in card
+    config = json.loads((tmp_path / "hub" / "config.json").read_text())
+    assert '"window": [40.0, 100.0]' in json.dumps(config)
+    printed = CliRunner().invoke(main, ["weights", "inspect", str(run.head_path("alpha"))])
+    assert f"file_rules {READING.partition(': ')[2]}" in printed.stdout
 
     # An older head, and that of a plugin, says nothing: the default reads other pixels.
     head = model.head.preprocessing
@@ -850,3 +864,21 @@ def test_a_model_that_sees_the_lesion_in_a_mask_needs_one(
     by_array, without = model.predict([image, image], centre=(14.5, 10.0), extent=[(10, 5), None])
     assert by_array.reason is None
     assert without.reason == rows[0][1]
+
+    # By the rules of its training: an image without a mask is used whole, a mask is an image.
+    rules = FileRules(no_mask="whole", masks="cases", spacing=(0.5, 0.25))
+    monkeypatch.setattr(Model, "file_rules", rules)
+    (folder / "cases.csv").write_text("path,mask\na.png,a_mask.png\nb.png,\n", encoding="utf-8")
+    sources = [cases_in_files(model, [path]) for path in (folder, folder / "cases.csv")]
+    assert [source.count for source in sources] == [3, 2]
+    for source in sources:
+        *_, last = source.cases(print)
+        sample = last.load()
+        assert isinstance(sample, LoadedSample)
+        assert sample.spacing == (0.5, 0.25)
+        assert not isinstance(model.image_input(last), str)
+    by_file, whole = model.predict([folder / "b.png", image], spacing=[None, (0.5, 0.25)])
+    assert by_file.reason is None
+    assert by_file.probabilities == whole.probabilities
+    monkeypatch.setattr(Model, "view", FieldOfView(share=1.0))
+    assert model.predict([image])[0].probabilities == pytest.approx(whole.probabilities, abs=1e-6)
