@@ -278,6 +278,8 @@ def test_files_are_read_as_those_of_the_training(kinds: Any, tmp_path: Path) -> 
     assert before.file_rules == FileRules()
     mixed = replace(model, networks=(replace(network, head=old), network))
     assert mixed.file_rules == model.file_rules
+    with pytest.raises(DataError, match=r"line 2: 20, 12, 13\.5 mm: the model does not say where"):
+        cases_in_files(before, [moved / "mm.csv"])
     assert before.predict([next(iter(paths))])[0].reason == "has 1 channels, and the model needs 3"
 
 
@@ -866,7 +868,7 @@ def test_a_model_that_sees_the_lesion_in_a_mask_needs_one(
     assert without.reason == rows[0][1]
 
     # By the rules of its training: an image without a mask is used whole, a mask is an image.
-    rules = FileRules(no_mask="whole", masks="cases", spacing=(0.5, 0.25))
+    rules = FileRules(no_mask="whole", masks="cases", spacing=(0.5, 0.5))
     monkeypatch.setattr(Model, "file_rules", rules)
     (folder / "cases.csv").write_text("path,mask\na.png,a_mask.png\nb.png,\n", encoding="utf-8")
     sources = [cases_in_files(model, [path]) for path in (folder, folder / "cases.csv")]
@@ -875,9 +877,9 @@ def test_a_model_that_sees_the_lesion_in_a_mask_needs_one(
         *_, last = source.cases(print)
         sample = last.load()
         assert isinstance(sample, LoadedSample)
-        assert sample.spacing == (0.5, 0.25)
+        assert sample.spacing == (0.5, 0.5)
         assert not isinstance(model.image_input(last), str)
-    by_file, whole = model.predict([folder / "b.png", image], spacing=[None, (0.5, 0.25)])
+    by_file, whole = model.predict([folder / "b.png", image], spacing=[None, (0.5, 0.5)])
     assert by_file.reason is None
     assert by_file.probabilities == whole.probabilities
     monkeypatch.setattr(Model, "view", FieldOfView(share=1.0))

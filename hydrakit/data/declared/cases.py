@@ -50,6 +50,11 @@ if TYPE_CHECKING:
 
 # How else a declared dataset can name a class; images that are given without one cannot.
 MAP_LABELS = f', or map it to a class under [labels] in {FILE} ("" if it is unknown)'
+# The same for the axes of positions in the patient.
+SAY_AXES = (
+    'write axes = "LPS" (as in DICOM) or "RAS" (as in NIfTI) under [images] in '
+    f"{FILE}, to say where they rise to"
+)
 MAX_CELL = 1000  # characters: keys and patients appear in messages and reports
 SEPARATOR = ";"
 
@@ -782,9 +787,6 @@ def _with_slice(declaration: Declaration, case: DeclaredCase) -> DeclaredCase:
         raise ValueError("a mask and a position are given: remove one")
     axes = declaration.images.axes
     if axes is None:
-        raise ValueError(
-            f'{used["x_mm"]}, {used["y_mm"]}, {used["z_mm"]} mm: write axes = "LPS" (as in DICOM) '
-            f'or "RAS" (as in NIfTI) under [images] in {FILE}, to say where they rise to'
-        )
+        raise ValueError(f"{used['x_mm']}, {used['y_mm']}, {used['z_mm']} mm: {SAY_AXES}")
     x, y, z = (number(used[name], name) for name in _POINT)
     return replace(case, point=(x, y, z) if axes == "LPS" else (-x, -y, z))

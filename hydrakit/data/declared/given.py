@@ -17,6 +17,7 @@ from hydrakit.data.declared.adapter import MissingSpacingError, Noticed, read_ca
 from hydrakit.data.declared.by_name import match_names
 from hydrakit.data.declared.cases import (
     MAP_LABELS,
+    SAY_AXES,
     DeclaredCase,
     Fields,
     ImageLocation,
@@ -46,6 +47,10 @@ from hydrakit.hooks import FileRules, Remark, Task, Unusable
 MAX_TABLE_BYTES = 2**27
 SPACING = ("row_spacing", "column_spacing")
 NO_SPACING = "does not state its pixel spacing"
+_NO_AXES = (
+    "the model does not say where they rise to: give slice, row and column, or a folder with a "
+    "dataset.toml that has axes"
+)
 _LEADS_OUT = "leads out of its folder by a link"
 _NO_DICOM = tuple(suffix for suffix in SUFFIXES if suffix not in (".dcm", ".ima"))
 
@@ -360,10 +365,15 @@ def images_in_table(table: Path, reader: GivenReader, *, root: Path | None = Non
         raise DataError(f"{table}: has no row: give one image per row, in a column 'path'")
     matched, remarks = match_names(root, named)
     notes += [remark.text for remark in remarks]
-    cases = [
-        replace(given, case=with_slice(reader.declaration, at_matched(given.case, matched), where))
-        for given, where in zip(cases, places, strict=True)
-    ]
+    try:
+        cases = [
+            replace(
+                given, case=with_slice(reader.declaration, at_matched(given.case, matched), where)
+            )
+            for given, where in zip(cases, places, strict=True)
+        ]
+    except DataError as error:
+        raise DataError(str(error).replace(SAY_AXES, _NO_AXES)) from None
     files = (location.file for given in cases for location in given.case.channels)
     return GivenImages(
         where=str(table),
