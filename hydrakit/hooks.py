@@ -113,6 +113,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from hydrakit.file_rules import FileRules
     from hydrakit.rounds import FlipAxis, Hyperparameters, Round, RoundPosition, Train
     from hydrakit.sources import KaggleDataset, ManualFile, PublicCollection
 
@@ -348,57 +349,6 @@ class Window:
 NamedNormalise = Literal["patient", "image", "dataset", "none"]
 Normalise = NamedNormalise | Window
 
-Plane = Literal["axial", "sagittal", "coronal"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileRules:
-    """How hydrakit reads image files that users name, with the keys of ``dataset.toml``.
-
-    `hydrakit predict` reads files by the rules of the dataset that trained its head.
-    docs/dataset-toml.md explains the keys.
-
-    Attributes:
-        channels: Arrays: which of three dimensions holds the channels. None: it is guessed.
-        rescale: Whether the file's slope and intercept are applied. None: where it has them.
-        window: Centre and width of the grey values that become 0 to 255, or ``file`` for the
-            window of a DICOM file. None: no window.
-        plane: Volumes: plane of the slices.
-        slices: Volumes: number of neighbouring slices that become channels; odd.
-        axes: Volumes: where positions in the patient rise to.
-        spacing: Pixel spacing (row, column) in millimetres, for files that do not state it.
-        no_mask: ``whole``: an image without a mask of its lesion is used whole. None: not used.
-        masks: ``cases``: masks beside images are images, too. None: they are left out.
-    """
-
-    channels: Literal["first", "last"] | None = None
-    rescale: bool | None = None
-    window: tuple[float, float] | Literal["file"] | None = None
-    plane: Plane = "axial"
-    slices: int = 1
-    axes: Literal["LPS", "RAS"] | None = None
-    spacing: tuple[float, float] | None = None
-    no_mask: Literal["whole"] | None = None
-    masks: Literal["cases"] | None = None
-
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - pydantic's name, in a head's record
-
-    def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            ValueError: One is impossible.
-        """
-        endless = float("inf")
-        if self.slices < 1 or self.slices % 2 == 0:
-            raise ValueError(f"slices is {self.slices}: an odd number is expected")
-        if isinstance(self.window, tuple):
-            centre, width = self.window
-            if not (-endless < centre < endless and 1 <= width < endless):
-                raise ValueError("window is a centre and a width of at least 1, or file")
-        if self.spacing is not None and not all(0 < each < endless for each in self.spacing):
-            raise ValueError("spacing is two positive numbers of millimetres")
-
 
 @dataclass(frozen=True, kw_only=True)
 class NoOptions:
@@ -451,30 +401,25 @@ class DatasetAdapter(Factory):
             ``root`` is the dataset's folder, ``options`` an instance of the dataclass in
             ``options``. It raises `DataError` if the dataset as a whole cannot be read.
         field_of_view: Region of the image that the network sees.
-        version: Any text. Change it whenever ``read`` gives other samples for the same files:
-            hydrakit then prepares the data again.
+        version: Any text. Change it whenever ``read`` gives other samples for the same files.
         layout: Files that must be in ``root``, in one or two lines.
         how_to_get: Where users get these files.
         citation: How to cite the dataset.
         licence: Licence of the dataset.
         task: Kind of label.
-        cohort: Name of the group of patients. Datasets with the same cohort use the same patient
-            identifiers, and hydrakit puts a patient into the same split of all of them. None: no
-            other dataset has these patients.
-        elsewhere: Folders outside ``root`` with further files of the dataset. hydrakit watches
-            them for changes, as it does with ``root``.
+        cohort: Name of the group of patients: datasets of one cohort use the same identifiers, and
+            a patient is in the same split of all of them. None: no other has these patients.
+        elsewhere: Further folders of the dataset outside ``root``, also watched for changes.
         normalise: How grey values are normalised, over whole images. A plan may say another rule.
         flips: Axes along which an image may be mirrored, where a round's augmentation mirrors:
             leave out an axis if left and right, or above and below, matter. None: no restriction.
         channels: What to do if the body takes another number of channels: convert colour to
             ``grey`` (luminance), ``repeat`` a single channel, or train a ``stem``, a convolution of
             the dataset's own. None: hydrakit chooses.
-        exact_names: Compare names of patients, groups and findings character by character, not by
-            `hydrakit.data.identity.normal_name`, for which ``P07`` and ``p7`` are one.
+        exact_names: Whether names of patients, groups and findings like ``P07`` and ``p7`` differ.
         source: From where ``hydrakit datasets get`` fetches the images (`hydrakit.sources`).
         by_hand: Files that it cannot fetch; it names those that are missing.
-        file_rules: How ``read`` reads files, if hydrakit can read others in the same way: the head
-            stores it, and files that are given for prediction are read so. None: by default.
+        file_rules: How files that are given for prediction are read; None: by default.
     """
 
     classes: tuple[str, ...]

@@ -38,7 +38,8 @@ from sklearn.metrics import roc_auc_score
 from hydrakit import engine, weights
 from hydrakit.cli import main
 from hydrakit.data.augment import TEST_SEED, Views, central_view
-from hydrakit.hooks import DatasetAdapter, FieldOfView, FileRules, Normalise, Window
+from hydrakit.file_rules import FileRules
+from hydrakit.hooks import DatasetAdapter, FieldOfView, Normalise, Window
 from hydrakit.models.body import PaperBody
 from hydrakit.models.heads import build_linear
 from hydrakit.plan import BodySpec, Dataset, Fold, Split

@@ -34,7 +34,8 @@ from hydrakit.data.quality.foreign import foreign_values
 from hydrakit.data.read import LoadedSample
 from hydrakit.errors import DataError, HydrakitError
 from hydrakit.export.model import export_model
-from hydrakit.hooks import DatasetAdapter, FieldOfView, FileRules, NoOptions, Sample, Window
+from hydrakit.file_rules import FileRules
+from hydrakit.hooks import DatasetAdapter, FieldOfView, NoOptions, Sample, Window
 from hydrakit.plan.grey import GreyValues
 from hydrakit.report.saliency import SaliencyPictures
 from hydrakit.rounds import Transforms

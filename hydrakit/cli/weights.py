@@ -25,7 +25,7 @@ def weights() -> None:
 @params.as_json
 def inspect(file: Path, as_json: bool) -> None:
     """Print the contents of a safetensors FILE of hydrakit and the input that it expects."""
-    from hydrakit.plan.files import rules_text
+    from hydrakit.file_rules import rules_text
     from hydrakit.weights.format import BodyMetadata, HeadMetadata, read_metadata
 
     if file.is_dir():

@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from hydrakit.hooks import FieldOfView, FileRules, Task, Window
+from hydrakit.file_rules import FileRules
+from hydrakit.hooks import FieldOfView, Task, Window
 from hydrakit.plan.decision import Calibration, Threshold
 from hydrakit.plan.grey import GreyValues
 from hydrakit.plan.view import view_text

@@ -15,9 +15,9 @@ from hydrakit.data.origin import (
 )
 from hydrakit.data.read import image_channels
 from hydrakit.errors import DataError, PlanError, WeightsError, command_line, unknown
-from hydrakit.hooks import DatasetAdapter, FileRules, OptionValue, Task
+from hydrakit.file_rules import FileRules, pixel_rules, rules_text
+from hydrakit.hooks import DatasetAdapter, OptionValue, Task
 from hydrakit.plan.decision import Decision
-from hydrakit.plan.files import pixel_rules, rules_text
 from hydrakit.plan.grey import rule_text
 from hydrakit.plan.model import Split
 from hydrakit.plan.results import DecisionTest, TestResult

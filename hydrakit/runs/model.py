@@ -27,7 +27,8 @@ from hydrakit.data.quality.duplicates import content_digest
 from hydrakit.data.quality.foreign import foreign_values
 from hydrakit.data.read import LoadedSample, checked, in_grey
 from hydrakit.errors import DataError, PlanError, command_line, one_line, unknown
-from hydrakit.hooks import FieldOfView, FileRules, Sample, Task, Unusable, Window
+from hydrakit.file_rules import FileRules
+from hydrakit.hooks import FieldOfView, Sample, Task, Unusable, Window
 from hydrakit.plan.decision import Decision
 from hydrakit.plan.view import view_text
 from hydrakit.runs.evaluate import refuse_other_images, views_of

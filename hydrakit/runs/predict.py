@@ -40,17 +40,16 @@ from hydrakit.data.origin import in_class_order
 from hydrakit.data.prepared.crop import Statistics
 from hydrakit.data.read import class_names, load_image, read_cases
 from hydrakit.errors import DataError, PlanError, one_line
+from hydrakit.file_rules import FileRules, rules_text
 from hydrakit.hooks import (
     DatasetAdapter,
     FieldOfView,
-    FileRules,
     Label,
     OptionValue,
     Remark,
     Sample,
     Unusable,
 )
-from hydrakit.plan.files import rules_text
 from hydrakit.plugins.options import resolve_options
 from hydrakit.runs.evaluate import EvaluationResult, Predictions, file_rules_notes, score
 from hydrakit.runs.model import BATCH, Batch, Model, RowColumn

@@ -30,9 +30,9 @@ from pydantic import (
 )
 
 from hydrakit.errors import WeightsError, one_line
+from hydrakit.file_rules import FileRules
 from hydrakit.hooks import DatasetAdapter, OptionValue, Task
 from hydrakit.plan.decision import Decision
-from hydrakit.plan.files import StoredFileRules
 from hydrakit.plan.grey import PER_PATIENT, GreyValues
 from hydrakit.plan.model import (
     MAX_PATCH,
@@ -107,7 +107,7 @@ class Preprocessing(Frozen):
     normalisation: Text
     conversion: Literal["grey", "repeat"] | None = None
     grey_values: GreyValues = PER_PATIENT
-    file_rules: StoredFileRules | None = None
+    file_rules: FileRules | None = None
 
     @model_serializer(mode="wrap")
     def _omit_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -117,8 +117,13 @@ class Preprocessing(Frozen):
             content.pop("conversion", None)
         if self.grey_values == PER_PATIENT:
             content.pop("grey_values", None)
-        if self.file_rules is None:
-            content.pop("file_rules", None)
+        rules, default = content.pop("file_rules", None), FileRules()
+        if rules is not None:
+            content["file_rules"] = {
+                name: value
+                for name, value in rules.items()
+                if getattr(self.file_rules, name) != getattr(default, name)
+            }
         return content
 
 

@@ -42,7 +42,8 @@ from hydrakit.data.declared.tables import TableFile
 from hydrakit.data.read import LoadedSample, checked
 from hydrakit.data.safe_paths import open_file, quote, resolve_inside
 from hydrakit.errors import DataError, printable, utf8
-from hydrakit.hooks import FileRules, Remark, Task, Unusable
+from hydrakit.file_rules import FileRules
+from hydrakit.hooks import Remark, Task, Unusable
 
 MAX_TABLE_BYTES = 2**27
 SPACING = ("row_spacing", "column_spacing")

@@ -30,13 +30,12 @@ from pydantic import (
 from hydrakit.data.declared.patterns import check_template, compile_pattern, part_names
 from hydrakit.data.safe_paths import ORDINARY, is_ordinary, join_names, open_file, path_fault, quote
 from hydrakit.errors import DataError, unknown
+from hydrakit.file_rules import FileRules, Plane
 from hydrakit.hooks import (
     ChannelRule,
     FieldOfView,
-    FileRules,
     NamedNormalise,
     Normalise,
-    Plane,
     Task,
     Window,
 )

@@ -19,7 +19,7 @@ import numpy as np
 from hydrakit.data.declared.arrays import MAX_BYTES, MAX_VALUES, ImageError
 from hydrakit.data.volumes.header import DAMAGED, TOO_LARGE
 from hydrakit.data.volumes.voxels import Voxels
-from hydrakit.hooks import Plane
+from hydrakit.file_rules import Plane
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
