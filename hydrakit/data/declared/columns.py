@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
-from hydrakit.data.declared.answers import ANSWER, find_answers
+from hydrakit.data.declared.labels import ANSWER, find_answers
 from hydrakit.data.declared.schema import FILE, Columns, Declaration
 from hydrakit.data.safe_paths import quote
 from hydrakit.errors import DataError, unknown

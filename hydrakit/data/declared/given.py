@@ -13,20 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hydrakit.data.archives import unpack_hint
-from hydrakit.data.declared.adapter import MissingSpacingError, Noticed, read_case
 from hydrakit.data.declared.by_name import match_names
-from hydrakit.data.declared.cases import (
-    MAP_LABELS,
-    DeclaredCase,
-    Fields,
-    ImageLocation,
-    at_matched,
-    case_of,
-    files_of,
-    split_location,
-    table_rows,
-    with_slice,
-)
+from hydrakit.data.declared.cases import DeclaredCase, ImageLocation, case_of, split_location
 from hydrakit.data.declared.files import (
     SUFFIXES,
     companions,
@@ -35,7 +23,11 @@ from hydrakit.data.declared.files import (
     list_files,
 )
 from hydrakit.data.declared.images import ImageReader
+from hydrakit.data.declared.labels import MAP_LABELS
+from hydrakit.data.declared.listing import at_matched, files_of, with_slice
 from hydrakit.data.declared.patterns import compile_pattern, match_files
+from hydrakit.data.declared.read_case import MissingSpacingError, Noticed, read_case
+from hydrakit.data.declared.rows import Fields, table_rows
 from hydrakit.data.declared.schema import UNKNOWN, Declaration, ImageRules, View, number
 from hydrakit.data.declared.tables import TableFile
 from hydrakit.data.read import LoadedSample, checked
