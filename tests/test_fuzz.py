@@ -31,7 +31,7 @@ ONE_OUTCOME = ("guess", "dicom-collection")  # tells all in comments; always has
 GROUPS = {
     "dicom": [name for name in TARGETS if name.startswith("dicom") and "collection" not in name],
     "images": ["jpeg", "png", "png-colour", "tiff", "npy", "npz"],
-    "volumes": ["nifti-packed", "nrrd-files", "metaimage"],
+    "volumes": ["nifti", "nifti-packed", "nrrd", "nrrd-files", "metaimage", "metaimage-files"],
     "tables": ["xlsx", *(name for name in TARGETS if name.startswith("csv"))],
     "others": ["toml", "toml-pattern", "guess", "safetensors", "plan"],
     "commands": ["run", "run-plan", "weights"],

@@ -121,8 +121,8 @@ def unquoted_commands(source: str) -> list[int]:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_suggested_commands_are_quoted(path: Path) -> None:
-    """By `hydrakit.errors.command_line`; the only exceptions are numbers."""
-    numbers = {"diagnostics.py": 1, "start.py": 1}
+    """By `hydrakit.errors.command_line`; the only exception is a number."""
+    numbers = {"diagnostics.py": 1}
     assert len(unquoted_commands(path.read_text("utf-8"))) == numbers.get(path.name, 0)
 
 

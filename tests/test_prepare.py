@@ -135,6 +135,7 @@ def test_what_gives_no_image_is_excluded_with_its_reason(tmp_path: Path) -> None
             "subgroups": {},
             "facts": {**image_facts(LoadedSample(**vars(good))), "mode": "L", "dose": 3.0},
             "content": content_digest(image),
+            "named": False,
         }
     ]
     assert [(case.key, case.reason) for case in prepared.index.excluded] == [

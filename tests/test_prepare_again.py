@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from preparing import PATCH, Files, adapter, every, noise, sample, told
 
 from hydrakit.data.prepared.manifest import Manifest
-from hydrakit.data.prepared.prepare import IN_FLIGHT, prepare
+from hydrakit.data.prepared.prepare import IN_FLIGHT, INDEX_FORMAT, prepare
 from hydrakit.errors import DataError
 from hydrakit.hooks import Sample
 
@@ -177,7 +177,8 @@ def test_an_index_of_an_older_version_is_made_anew_without_reading_an_image(file
     del content["images"]
     content["format"] -= 1
     path.unlink()
-    path.with_name(path.name.replace("index-7-", "index-6-")).write_text(json.dumps(content))
+    now, before = f"index-{INDEX_FORMAT}-", f"index-{INDEX_FORMAT - 1}-"
+    path.with_name(path.name.replace(now, before)).write_text(json.dumps(content))
     files.loads.clear()
     again = files.prepare()
     assert files.loads == []

@@ -184,7 +184,8 @@ def refuse_seen_images(
                 "splits (`--split-seed`), or of other data"
             )
     for file, own in other_split if tests else ():
-        remedy = f"`--split-seed {own}` and the shares of that training" if own is not None else ""
+        seed_option = command_line("--split-seed", own)
+        remedy = "" if own is None else f"`{seed_option}` and the shares of that training"
         raise PlanError(
             f"{file}: was trained on {name!r} with another split, and does not say on which "
             f"images: the test result would be too good: give {remedy or 'weights of other data'}"
