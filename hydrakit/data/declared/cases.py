@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, get_args
 
-from hydrakit.data.declared.columns import SUBGROUP
+from hydrakit.data.declared.columns import POINT, SUBGROUP
 from hydrakit.data.declared.labels import case_label
 from hydrakit.data.declared.masks import Lesion
 from hydrakit.data.declared.rows import Fields
@@ -17,7 +17,7 @@ from hydrakit.data.volumes.names import is_volume_name
 from hydrakit.stats.label_cells import SEPARATOR
 
 if TYPE_CHECKING:
-    from hydrakit.data.volumes.volume import Point
+    from hydrakit.data.dicom.geometry import PatientPoint
     from hydrakit.hooks import Label
 
 
@@ -85,7 +85,7 @@ class DeclaredCase:
     split: SplitName | None
     position: tuple[float, float] | None
     millimetres: bool
-    point: Point | None = None
+    point: PatientPoint | None = None
     choice: tuple[tuple[str, str], ...] = ()
     extent: tuple[float, float] | None = None
     masks: tuple[str, ...] | None = None
@@ -94,8 +94,6 @@ class DeclaredCase:
 BOX = ("box_left", "box_top", "box_width", "box_height")
 
 _NAMES = ("patient", "group", "finding")
-
-_POINT = ("x_mm", "y_mm", "z_mm")
 
 
 def case_of(declaration: Declaration, fields: Fields) -> DeclaredCase:
@@ -138,7 +136,7 @@ def case_of(declaration: Declaration, fields: Fields) -> DeclaredCase:
         position=position if box is None else box.centre,
         extent=None if box is None else box.extent,
         millimetres=millimetres,
-        choice=tuple((name, filled[name]) for name in ("slice", *_POINT) if name in filled),
+        choice=tuple((name, filled[name]) for name in ("slice", *POINT) if name in filled),
         masks=masks,
     )
 
@@ -272,9 +270,9 @@ def choose_slice(declaration: Declaration, case: DeclaredCase) -> DeclaredCase:
     if "slice" in used:
         channels = tuple(replace(each, row=int(index)) for each in case.channels)
         return replace(case, channels=channels)
-    missing = next((name for name in _POINT if name not in used), None)
+    missing = next((name for name in POINT if name not in used), None)
     if missing is not None:
-        raise ValueError(f"{missing} is empty or missing: give {', '.join(_POINT)}, or none")
+        raise ValueError(f"{missing} is empty or missing: give {', '.join(POINT)}, or none")
     if case.position is not None:
         raise ValueError("the position is given in the patient and in the image: give one")
     if case.masks:
@@ -285,5 +283,5 @@ def choose_slice(declaration: Declaration, case: DeclaredCase) -> DeclaredCase:
             f'{used["x_mm"]}, {used["y_mm"]}, {used["z_mm"]} mm: write axes = "LPS" (as in DICOM) '
             f'or "RAS" (as in NIfTI) under [images] in {FILE}, to say where they rise to'
         )
-    x, y, z = (number(used[name], name) for name in _POINT)
+    x, y, z = (number(used[name], name) for name in POINT)
     return replace(case, point=(x, y, z) if axes == "LPS" else (-x, -y, z))

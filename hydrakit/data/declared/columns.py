@@ -13,6 +13,7 @@ from hydrakit.data.safe_paths import quote
 from hydrakit.errors import DataError, unknown
 from hydrakit.hooks import Remark
 
+POINT = ("x_mm", "y_mm", "z_mm")
 SUBGROUP = "subgroups."  # prefix of a subgroup's name among the fields of a case
 
 # Words in the column names of published tables.

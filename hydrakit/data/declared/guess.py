@@ -14,6 +14,7 @@ from pathlib import Path
 
 from hydrakit.data.archives import unpack_hint
 from hydrakit.data.declared.arrays import ImageError, channel_axis, open_array
+from hydrakit.data.declared.columns import POINT
 from hydrakit.data.declared.files import (
     OTHER_SUFFIXES,
     SUFFIXES,
@@ -29,7 +30,7 @@ from hydrakit.data.declared.guess_sources import (
     from_split_arrays,
     from_tables,
 )
-from hydrakit.data.declared.guess_text import POINT_COLUMNS, GuessedCases, comment, quoted
+from hydrakit.data.declared.guess_text import GuessedCases, comment, quoted
 from hydrakit.data.declared.images import ImageReader
 from hydrakit.data.declared.masks import guess_template
 from hydrakit.data.declared.picture import Picture
@@ -303,7 +304,7 @@ def _volume_lines(folder: Path, images: Sequence[str], cases: GuessedCases) -> l
         f"# These are volumes of {number} axial slices, of which each case shows one (or 3, as",
         '# channels, with slices = 3), in another plane with plane = "coronal" or "sagittal".',
     ]
-    if set(POINT_COLUMNS) <= cases.columns:
+    if set(POINT) <= cases.columns:
         lines += [
             "[images]",
             'axes = "LPS"  # Check: x_mm, y_mm, z_mm as in DICOM; "RAS": as in NIfTI',

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hydrakit.data.declared.columns import POINT
 from hydrakit.data.identity import names_nobody, normal_name
 from hydrakit.errors import DataError
 
@@ -16,11 +17,7 @@ SPLIT_WORDS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 
-POINT_COLUMNS = ("x_mm", "y_mm", "z_mm")
-
-SAME_NAME_COLUMNS = (
-    *("row", "column", "row_mm", "column_mm", "slice", *POINT_COLUMNS, "split", "key"),
-)
+SAME_NAME_COLUMNS = ("row", "column", "row_mm", "column_mm", "slice", *POINT, "split", "key")
 
 
 @dataclass(frozen=True)

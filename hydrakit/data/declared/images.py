@@ -36,8 +36,8 @@ from hydrakit.errors import DataError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from hydrakit.data.dicom.geometry import PatientPoint
     from hydrakit.data.dicom.pixels import DicomImage
-    from hydrakit.data.volumes.volume import Point
 
 
 MAX_OPEN = 16  # volumes: one patient's sequences, and their masks
@@ -83,7 +83,7 @@ class ImageReader:
         member: str | None = None,
         row: int | None = None,
         *,
-        point: Point | None = None,
+        point: PatientPoint | None = None,
     ) -> Picture:
         """Read one image.
 
@@ -108,7 +108,7 @@ class ImageReader:
         return picture
 
     def _read(
-        self, path: Path, member: str | None, row: int | None, point: Point | None
+        self, path: Path, member: str | None, row: int | None, point: PatientPoint | None
     ) -> Picture:
         try:
             with open_file(path) as file:
@@ -145,7 +145,7 @@ class ImageReader:
             del self._volumes[next(iter(self._volumes))]
         return volume
 
-    def _slice(self, path: Path, row: int | None, point: Point | None) -> Picture:
+    def _slice(self, path: Path, row: int | None, point: PatientPoint | None) -> Picture:
         rules = self._rules
         volume = self.volume(path)
         part = volume.read(

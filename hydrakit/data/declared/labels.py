@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from hydrakit.data.declared.schema import ABSENT, FILE, NONE, PRESENT, UNKNOWN, Declaration, number
 from hydrakit.data.safe_paths import join_names, quote
@@ -114,12 +114,13 @@ def answer_of(declaration: Declaration, text: str) -> int | None:
     return _MEANINGS[form]
 
 
-def remarks_on_labels(respelt: Sequence[tuple[str, str]]) -> Iterator[Remark]:
-    """Yield the labels of `respelt_labels`, with their numbers."""
+def remarks_on_labels(declaration: Declaration, texts: Iterable[str]) -> Iterator[Remark]:
+    """Yield the labels that are matched in another spelling, with their numbers."""
+    respelt = Counter(pair for text in texts for pair in _respelt(declaration, text))
     if respelt:
         pairs = [
             f"{quote(text)} is {quote(label)} ({count})"
-            for (text, label), count in Counter(respelt).most_common()
+            for (text, label), count in respelt.most_common()
         ]
         yield Remark(
             text="labels that differ from a class, or from a key under [labels], only in case, "
@@ -173,7 +174,7 @@ def _target(declaration: Declaration, text: str) -> str:
     return next(iter(targets)) if len(targets) == 1 else text
 
 
-def respelt_labels(declaration: Declaration, text: str) -> list[tuple[str, str]]:
+def _respelt(declaration: Declaration, text: str) -> list[tuple[str, str]]:
     """Labels of a cell that are matched in another spelling, each with what it means."""
     parts = text.split(SEPARATOR) if declaration.task == "multilabel" else [text]
     return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from hydrakit.data.archives import unpack_hint
 from hydrakit.data.declared.by_name import FolderImages, match_names
 from hydrakit.data.declared.cases import DeclaredCase, case_of, choose_slice
 from hydrakit.data.declared.files import describe_files, list_files
-from hydrakit.data.declared.labels import remarks_on_labels, respelt_labels
+from hydrakit.data.declared.labels import remarks_on_labels
 from hydrakit.data.declared.masks import Lesion, MaskFinder
 from hydrakit.data.declared.rows import Fields, rows_of
 from hydrakit.data.declared.schema import FILE, Declaration
@@ -41,26 +41,15 @@ def list_cases(declaration: Declaration, root: Path, *, tables: Sequence[TableFi
     Raises:
         DataError: A case is invalid; the message names the file, the line or row, and the value.
     """
-    cases: list[DeclaredCase] = []
     remarks: list[Remark] = []
-    named: list[tuple[str, str]] = []
-    respelt: list[tuple[str, str]] = []
-    first: dict[str, tuple[str, int]] = {}
-    unnamed: list[str] = []
-    above = ""
     rows: list[tuple[str, Fields]] = []
-    for row in rows_of(declaration, root, tables):
+    cases: list[DeclaredCase] = []
+    first: dict[str, tuple[str, int]] = {}
+    for row in _with_patients(declaration, rows_of(declaration, root, tables)):
         if isinstance(row, Remark):
             remarks.append(row)
             continue
         where, fields = row
-        if declaration.empty_patient is not None and "patient" not in fields:
-            raise DataError(
-                f"{where}: empty_patient in {FILE}: there is no column of patients: remove it"
-            )
-        if declaration.empty_patient == "above":
-            above = above if not normal_name(fields["patient"]) else fields["patient"]
-            fields = {**fields, "patient": above}
         try:
             case = case_of(declaration, fields)
         except ValueError as error:
@@ -70,13 +59,69 @@ def list_cases(declaration: Declaration, root: Path, *, tables: Sequence[TableFi
             cases[at] = _in_one(declaration, cases[at], case, where, other)
             continue
         first[case.key] = where.rpartition(": ")[2], len(cases)
-        if "patient" in fields and case.patient is None:
-            unnamed.append(where)
+        rows.append(row)
         cases.append(case)
-        rows.append((where, fields))
-        respelt += respelt_labels(declaration, fields.get("label", "").strip())
-        if tables:
-            named += [(where, file) for file in files_of(case)]
+    _check(declaration, root, rows, cases)
+    places = [where for where, _ in rows]
+    named: list[tuple[str, str]] = []
+    if declaration.match == "folder":
+        images = FolderImages(root, follow=declaration.follow_links)
+        cases = [
+            _in_folders(case, images, where) for case, where in zip(cases, places, strict=True)
+        ]
+    elif tables:
+        named = [
+            (where, file)
+            for case, where in zip(cases, places, strict=True)
+            for file in files_of(case)
+        ]
+    matched, more = match_names(root, named, follow=declaration.follow_links)
+    cases = [
+        with_slice(declaration, at_matched(case, matched), where)
+        for case, where in zip(cases, places, strict=True)
+    ]
+    if declaration.mask:
+        finder = MaskFinder(root, declaration.mask)
+        cases = [
+            replace(case, masks=_masks(finder, case, fields, where))
+            for case, (where, fields) in zip(cases, rows, strict=True)
+        ]
+    labels = [fields.get("label", "").strip() for _, fields in rows]
+    remarks += [
+        *more,
+        *remarks_on_labels(declaration, labels),
+        *_remarks_on_slices(declaration, cases),
+    ]
+    return Listing(tuple(cases), tuple(remarks))
+
+
+def _with_patients(
+    declaration: Declaration, rows: Iterable[tuple[str, Fields] | Remark]
+) -> Iterator[tuple[str, Fields] | Remark]:
+    """Yield rows, with the patient of the row above where the declaration says so."""
+    above = ""
+    for row in rows:
+        if isinstance(row, Remark) or declaration.empty_patient is None:
+            yield row
+            continue
+        where, fields = row
+        if "patient" not in fields:
+            raise DataError(
+                f"{where}: empty_patient in {FILE}: there is no column of patients: remove it"
+            )
+        if declaration.empty_patient == "above":
+            above = fields["patient"] if normal_name(fields["patient"]) else above
+            fields = {**fields, "patient": above}
+        yield where, fields
+
+
+def _check(
+    declaration: Declaration,
+    root: Path,
+    rows: Sequence[tuple[str, Fields]],
+    cases: Sequence[DeclaredCase],
+) -> None:
+    """Refuse a dataset without a case, or one in which only some cases name their patient."""
     if not cases:
         source = f"pattern {declaration.pattern!r}" if declaration.pattern else declaration.cases
         files = [name for name in list_files(root, tolerant=True) if name != FILE]
@@ -84,6 +129,11 @@ def list_cases(declaration: Declaration, root: Path, *, tables: Sequence[TableFi
             f"{root}: {source} yields no case: compare it with the files in the folder (there are "
             f"{describe_files(files)}){unpack_hint(root / name for name in files)}"
         )
+    unnamed = [
+        where
+        for case, (where, fields) in zip(cases, rows, strict=True)
+        if "patient" in fields and case.patient is None
+    ]
     if 0 < len(unnamed) < len(cases) and declaration.empty_patient is None:
         raise DataError(
             f"{unnamed[0]}: the patient is empty, NA, unknown or alike (in {len(unnamed)} of "
@@ -92,25 +142,6 @@ def list_cases(declaration: Declaration, root: Path, *, tables: Sequence[TableFi
             'patient of its own) or "above" (that of the row above, as in merged cells of a '
             "spreadsheet)"
         )
-    if declaration.match == "folder":
-        images = FolderImages(root, follow=declaration.follow_links)
-        cases = [
-            _in_folders(case, images, where) for case, (where, _) in zip(cases, rows, strict=True)
-        ]
-        named = []
-    matched, more = match_names(root, named, follow=declaration.follow_links)
-    cases = [
-        with_slice(declaration, at_matched(case, matched), where)
-        for case, (where, _) in zip(cases, rows, strict=True)
-    ]
-    if declaration.mask:
-        finder = MaskFinder(root, declaration.mask)
-        cases = [
-            replace(case, masks=_masks(finder, case, fields, where))
-            for case, (where, fields) in zip(cases, rows, strict=True)
-        ]
-    remarks += [*more, *remarks_on_labels(respelt), *_remarks_on_slices(declaration, cases)]
-    return Listing(tuple(cases), tuple(remarks))
 
 
 def files_of(case: DeclaredCase) -> list[str]:

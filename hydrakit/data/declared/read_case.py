@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -136,14 +136,7 @@ def read_case(
         -0.5 <= at <= size - 0.5 for at, size in zip(centre, image.shape[1:], strict=True)
     ):
         return Unusable(key=case.key, reason="its position lies outside its image")
-    patient = case.patient or next(
-        filter(None, (_patient_id(declaration, p) for p in pictures)), None
-    )
-    study = next((picture.study for picture in pictures if picture.study), None)
-    if patient is None and study is not None:
-        patient = study
-        noticed.by_study.append(case.key)
-    patient = patient or case.finding
+    patient = _patient(declaration, case, pictures, noticed)
     return Sample(
         image=image,
         label=case.label,
@@ -160,6 +153,19 @@ def read_case(
         subgroups=case.subgroups,
         source=tuple(paths),
     )
+
+
+def _patient(
+    declaration: Declaration, case: DeclaredCase, pictures: Sequence[Picture], noticed: Noticed
+) -> str | None:
+    """The patient of a case: of its row, its files, their study, or its finding; None if none."""
+    named = filter(None, (_patient_id(declaration, picture) for picture in pictures))
+    patient = case.patient or next(named, None)
+    study = next((picture.study for picture in pictures if picture.study), None)
+    if patient is None and study is not None:
+        patient = study
+        noticed.by_study.append(case.key)
+    return patient or case.finding
 
 
 def _read_pictures(
