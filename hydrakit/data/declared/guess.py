@@ -16,10 +16,12 @@ from hydrakit.data.archives import unpack_hint
 from hydrakit.data.declared.arrays import ImageError, channel_axis, open_array
 from hydrakit.data.declared.columns import POINT
 from hydrakit.data.declared.files import (
+    IMAGE_SUFFIXES,
     OTHER_SUFFIXES,
-    SUFFIXES,
     companions,
     describe_files,
+    is_dicom,
+    is_image_name,
     linked_folders,
     list_files,
 )
@@ -35,7 +37,6 @@ from hydrakit.data.declared.images import ImageReader
 from hydrakit.data.declared.masks import guess_template
 from hydrakit.data.declared.picture import Picture
 from hydrakit.data.declared.schema import FILE, MAX_CLASS, ImageRules
-from hydrakit.data.safe_paths import open_file
 from hydrakit.data.volumes.formats import open_volume
 from hydrakit.data.volumes.names import is_volume_name
 from hydrakit.errors import DataError, one_line
@@ -76,8 +77,8 @@ def guess_declaration(folder: Path, out: Path | None = None) -> str:
         raise DataError(f"{folder}: no such folder: give a folder of images")
     links = linked_folders(folder)
     files = list_files(folder, most=MAX_FILES, follow=bool(links))
-    images = [name for name in files if name.lower().endswith(SUFFIXES)]
-    images = images or [name for name in files if _is_dicom(folder / name)]
+    images = [name for name in files if is_image_name(name)]
+    images = images or [name for name in files if is_dicom(folder / name)]
     if not images:
         raise _no_image_error(folder, files)
     masks = companions(images)
@@ -123,8 +124,8 @@ def _no_image_error(folder: Path, files: Sequence[str]) -> DataError:
     hint = unpack_hint(folder / name for name in files).removeprefix("; ")
     remedy = hint or next(iter(remedies), "give a folder of images")
     return DataError(
-        f"{folder}: holds no image that hydrakit reads ({', '.join(SUFFIXES)}, or DICOM), but "
-        f"{describe_files(files)}: {remedy}"
+        f"{folder}: holds no image that hydrakit reads ({', '.join(IMAGE_SUFFIXES)}, or DICOM), "
+        f"but {describe_files(files)}: {remedy}"
     )
 
 
@@ -244,7 +245,7 @@ def _mask_lines(masks: Mapping[str, str]) -> list[str]:
 
 def _case_lines(folder: Path, images: Sequence[str], cases: GuessedCases) -> list[str]:
     patients = cases.patients
-    if not patients and any(_is_dicom(path) for path in _spread(folder, images)):
+    if not patients and any(is_dicom(path) for path in _spread(folder, images)):
         patients = (
             "# Check: PatientID of the DICOM files names the patients. Each must be one person.\n"
             "# If it is not, declare the patients, or results will be too optimistic."
@@ -324,15 +325,6 @@ def _volume_lines(folder: Path, images: Sequence[str], cases: GuessedCases) -> l
             "# x_mm, y_mm and z_mm, by #[N] at the end of its path, or by a mask.",
         ]
     return lines
-
-
-def _is_dicom(path: Path) -> bool:
-    """Whether a file begins like a DICOM file (PS3.10 section 7.1), whatever its name is."""
-    try:
-        with open_file(path) as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:  # a file that cannot be opened is not used for the draft
-        return False
 
 
 def _sample_images(folder: Path, images: Sequence[str], cases: GuessedCases) -> list[Picture]:

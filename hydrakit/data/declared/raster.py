@@ -22,7 +22,6 @@ _NULL_HANDLER = logging.NullHandler()  # Pillow's log about a damaged file is in
 
 _BITS = re.compile(r";(\d+)")
 
-_DAMAGED = "is not a whole {}: fetch it again"
 
 _SAVE = "save it as grey of 8 or 16 bits, or of 32-bit floating point, with zero for black"
 
@@ -73,7 +72,7 @@ def read_raster(path: Path, rules: ImageRules, head: bytes, *, page: int | None)
         # Pillow's decoders raise almost any kind of exception for a damaged file.
         if isinstance(error, OSError) and error.errno is not None:
             raise ImageError(path, f"cannot be opened ({error.strerror})") from None
-        raise ImageError(path, _DAMAGED.format("image")) from error
+        raise ImageError(path, "is not a whole image: fetch it again") from error
 
 
 def _go_to_page(path: Path, image: Image.Image, page: int | None) -> None:
