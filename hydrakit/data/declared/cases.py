@@ -20,16 +20,11 @@ if TYPE_CHECKING:
     from hydrakit.data.dicom.geometry import PatientPoint
     from hydrakit.hooks import Label
 
-
 MAX_CELL = 1000  # characters: keys and patients appear in messages and reports
-
-
 _MONTH = "(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec|Mrz|Mai|Okt|Dez)"
-
 _CONVERTED = re.compile(
     rf"[0-9]([.,][0-9]+)?E\+[0-9]{{2,3}}|[0-9]{{1,2}}(-|\. ?){_MONTH}|{_MONTH}[- ][0-9]{{2}}", re.I
 )
-
 _MEMBER = re.compile(
     r"(?P<array>.+\.np[yz])#(?P<member>[^\[\]]*)(?:\[(?P<row>\d{1,12})\])?"
     r"|(?P<file>.+)#\[(?P<image>\d{1,12})\]",
@@ -92,7 +87,6 @@ class DeclaredCase:
 
 
 BOX = ("box_left", "box_top", "box_width", "box_height")
-
 _NAMES = ("patient", "group", "finding")
 
 

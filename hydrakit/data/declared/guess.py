@@ -43,10 +43,7 @@ from hydrakit.errors import DataError, one_line
 from hydrakit.names import is_name
 
 MAX_FILES = 200_000
-
-
 MAX_SAMPLED = 24
-
 MAX_PATCH_SIDE = 64  # pixels: images of one size up to this are probably cut out of larger ones
 
 

@@ -16,7 +16,6 @@ SPLIT_WORDS = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-
 SAME_NAME_COLUMNS = ("row", "column", "row_mm", "column_mm", "slice", *POINT, "split", "key")
 
 

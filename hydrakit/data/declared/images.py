@@ -39,20 +39,16 @@ if TYPE_CHECKING:
     from hydrakit.data.dicom.geometry import PatientPoint
     from hydrakit.data.dicom.pixels import DicomImage
 
-
 MAX_OPEN = 16  # volumes: one patient's sequences, and their masks
-
 # A decoder's message differs from file to file and may quote the file; a reason must do neither.
 # The name of a missing DICOM attribute, as in `(no StudyInstanceUID)`, stays.
 _DECODER_MESSAGE = re.compile(
     r"^(the pixels cannot be read|broken DICOM header) \((?!no [A-Z]\w+\)).*\)"
 )
-
 UNCLEAR_AXIS = (
     "has an array of shape {}, which does not show its channels: if it is one image, add "
     'channels = "first" or "last" under [images]; if it is a volume, use its slices as images'
 )
-
 _NO_VOLUME = "is no volume: it has neither neighbouring slices nor a position in the patient"
 
 

@@ -15,7 +15,6 @@ from hydrakit.storage.tables import label_form
 # How else a declared dataset can name a class; images that are given without one cannot.
 MAP_LABELS = f', or map it to a class under [labels] in {FILE} ("" if it is unknown)'
 ANSWER = "answers."  # prefix of a class among the fields of a case
-
 _MEANINGS = {
     **dict.fromkeys((PRESENT, "true", "yes"), 1),
     **dict.fromkeys((ABSENT, "false", "no"), 0),

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from hydrakit.data.dicom.geometry import ImagePlane
     from hydrakit.data.volumes.volume import SlicePlane
 
-
 Facts = dict[str, str | float]
-
 TOO_LARGE = f"has more than {MAX_VALUES} pixels: scale it down"
 
 

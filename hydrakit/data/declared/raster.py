@@ -17,20 +17,12 @@ from hydrakit.data.declared.schema import ImageRules
 if TYPE_CHECKING:
     from PIL import Image
 
-
 _NULL_HANDLER = logging.NullHandler()  # Pillow's log about a damaged file is in the reason already
-
 _BITS = re.compile(r";(\d+)")
-
-
 _SAVE = "save it as grey of 8 or 16 bits, or of 32-bit floating point, with zero for black"
-
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # TIFF 6.0, section 8
-
 _GREY_SENSE = {0: "white is zero", 1: "black is zero"}
-
 PILLOW_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "DIB", "PPM", "GIF", "WEBP", "JPEG2000")
 
 

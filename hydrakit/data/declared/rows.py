@@ -29,9 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-
 Fields = dict[str, str]
-
 _TEXTS = ("patient", "group", "finding", "key", "path", "mask", "split", "label")  # not numbers
 
 
