@@ -24,8 +24,9 @@ from hypothesis import strategies as st
 from hydrakit.data.declared.adapter import load_declared
 from hydrakit.data.declared.arrays import ImageError
 from hydrakit.data.declared.guess import guess_declaration
-from hydrakit.data.declared.images import ImageReader, Picture
+from hydrakit.data.declared.images import ImageReader
 from hydrakit.data.declared.masks import Lesion
+from hydrakit.data.declared.picture import Picture
 from hydrakit.data.declared.schema import ImageRules
 from hydrakit.data.dicom.geometry import OTHER_POSITION, alignment_fault
 from hydrakit.data.volumes.formats import open_volume

@@ -23,8 +23,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field, FiniteFloat
 
-from hydrakit.data.declared.answers import label_of_answers
-from hydrakit.data.declared.cases import label_of
 from hydrakit.data.declared.given import (
     NO_SPACING,
     SPACING,
@@ -34,6 +32,7 @@ from hydrakit.data.declared.given import (
     images_in_table,
     location_of,
 )
+from hydrakit.data.declared.labels import label_of, label_of_answers
 from hydrakit.data.declared.schema import NONE
 from hydrakit.data.identity import is_identified
 from hydrakit.data.origin import in_class_order

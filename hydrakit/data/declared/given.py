@@ -13,34 +13,33 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hydrakit.data.archives import unpack_hint
-from hydrakit.data.declared.adapter import MissingSpacingError, Noticed, read_case
 from hydrakit.data.declared.by_name import match_names
 from hydrakit.data.declared.cases import (
-    MAP_LABELS,
     SAY_AXES,
     DeclaredCase,
-    Fields,
     ImageLocation,
-    at_matched,
     case_of,
-    files_of,
     split_location,
-    table_rows,
-    with_slice,
 )
 from hydrakit.data.declared.files import (
-    SUFFIXES,
+    IMAGE_SUFFIXES,
     companions,
     describe_files,
+    is_dicom,
+    is_image_name,
     linked_folders,
     list_files,
 )
 from hydrakit.data.declared.images import ImageReader
+from hydrakit.data.declared.labels import MAP_LABELS
+from hydrakit.data.declared.listing import at_matched, files_of, with_slice
 from hydrakit.data.declared.patterns import compile_pattern, match_files
+from hydrakit.data.declared.read_case import MissingSpacingError, Noticed, read_case
+from hydrakit.data.declared.rows import Fields, table_rows
 from hydrakit.data.declared.schema import UNKNOWN, Declaration, ImageRules, View, number
 from hydrakit.data.declared.tables import TableFile
 from hydrakit.data.read import LoadedSample, checked
-from hydrakit.data.safe_paths import open_file, quote, resolve_inside
+from hydrakit.data.safe_paths import quote, resolve_inside
 from hydrakit.errors import DataError, printable, utf8
 from hydrakit.file_rules import FileRules
 from hydrakit.hooks import Remark, Task, Unusable
@@ -53,7 +52,7 @@ _NO_AXES = (
     "dataset.toml that has axes"
 )
 _LEADS_OUT = "leads out of its folder by a link"
-_NO_DICOM = tuple(suffix for suffix in SUFFIXES if suffix not in (".dcm", ".ima"))
+_NO_DICOM = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix not in (".dcm", ".ima"))
 
 
 @dataclass(frozen=True)
@@ -249,13 +248,13 @@ def images_in_folder(folder: Path, reader: GivenReader, *, pattern: str | None) 
     if pattern is not None:
         return _matching(folder, root, reader, pattern)
     listed = list_files(root)
-    images = [path for path in listed if _may_be_image(root, path)]
+    images = [path for path in listed if is_image_name(path) or is_dicom(root / path)]
     masks = {} if reader.rules.masks == "cases" else companions(images)
     images = [path for path in images if path not in masks]
     if not images:
         raise DataError(
             f"{folder}: holds no image ({describe_files(listed)}): give files that end in "
-            f"{', '.join(SUFFIXES)}, or DICOM{unpack_hint(folder / name for name in listed)}"
+            f"{', '.join(IMAGE_SUFFIXES)}, or DICOM{unpack_hint(folder / name for name in listed)}"
         )
     notes = []
     links = linked_folders(root)
@@ -433,17 +432,6 @@ def _case(key: str, location: ImageLocation, masks: Sequence[str] | None = None)
 def _name(path: object) -> str:
     """A path as a key: on one line, in valid characters."""
     return printable(utf8(str(path)))
-
-
-def _may_be_image(root: Path, path: str) -> bool:
-    """Whether a file may be an image, by its suffix; without a known one, if it is DICOM."""
-    if path.lower().endswith(SUFFIXES):
-        return True
-    try:
-        with open_file(root / path) as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
 
 
 def _may_be_dicom(paths: Iterator[str] | Sequence[str]) -> bool:
