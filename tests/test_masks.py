@@ -299,3 +299,13 @@ def test_the_proposal_of_a_draft_works(tmp_path: Path) -> None:
     used = [line.removeprefix("# ") if "mask =" in line else line for line in lines]
     (folder / "dataset.toml").write_text("\n".join(used), encoding="utf-8")
     assert [case.extent for case in samples(folder)] == [(4, 4), (10, 4)] * 2
+
+
+def test_masks_of_merged_rows_are_found_by_name(tmp_path: Path) -> None:
+    toml = CLASSES + 'field_of_view = { mask = 1 }\ncases = "cases.csv"\nmerge_rows = true\n'
+    rows = "path,label,mask\na,benign,m1\na,benign,m2\n"
+    folder = declare(tmp_path / "mine", toml + '[columns]\nmask = "mask"\n', rows)
+    png(folder / "images" / "a.png", side=20)
+    mask(folder / "masks" / "m1.png", (2, 4, 2, 4))
+    mask(folder / "masks" / "m2.png", (8, 10, 2, 6))
+    assert [(each.centre, each.extent) for each in samples(folder)] == [((5.5, 3.5), (8, 4))]

@@ -25,8 +25,9 @@ from hydrakit.data.declared.adapter import load_declared
 from hydrakit.data.declared.arrays import ImageError
 from hydrakit.data.declared.given import GivenReader, images_in_table
 from hydrakit.data.declared.guess import guess_declaration
-from hydrakit.data.declared.images import ImageReader, Picture
+from hydrakit.data.declared.images import ImageReader
 from hydrakit.data.declared.masks import Lesion
+from hydrakit.data.declared.picture import Picture
 from hydrakit.data.declared.schema import ImageRules
 from hydrakit.data.dicom.geometry import OTHER_POSITION, alignment_fault
 from hydrakit.data.read import LoadedSample, read_cases

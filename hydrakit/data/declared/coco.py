@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydrakit.data.declared.schema import NONE
 from hydrakit.data.safe_paths import quote
 from hydrakit.errors import DataError
-from hydrakit.storage.tables import Cells, Row, Sheet, Table
+from hydrakit.storage.tables import Cells, NamedRow, Sheet, Table
 
 _SIZE = {"image_width": "width", "image_height": "height"}  # fields, and their columns
 HEADER = ("path", "label", "group", "key", "box_left", "box_top", "box_width", "box_height")
 SUFFIX = ".json"
-NONE = "none"
 
 
 def is_coco(data: object) -> bool:
@@ -59,7 +59,7 @@ def coco_table(path: Path, content: bytes, *, multilabel: bool = False) -> Table
         raise DataError(f"{path}: {_reason(error)}: export it again") from None
     more = _more(data["images"])
     header: Cells = (*HEADER, *more)
-    listed: list[Row] = [("images", header)]
+    listed: list[NamedRow] = [("images", header)]
     listed += [
         (place, (*cells, *(_text(image.get(name)) for name in more)))
         for place, image, cells in rows

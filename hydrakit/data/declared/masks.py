@@ -82,7 +82,7 @@ class MaskFinder:
             if not form.startswith(start):
                 break
             mask = PurePosixPath(folder) / name
-            if fits(form) and mask != path:
+            if fits(form) and same_form(mask.as_posix()) != same_form(path.as_posix()):
                 found.append(mask.as_posix())
         return tuple(found)
 
