@@ -113,6 +113,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from hydrakit.file_rules import FileRules
     from hydrakit.rounds import FlipAxis, Hyperparameters, Round, RoundPosition, Train
     from hydrakit.sources import KaggleDataset, ManualFile, PublicCollection
 
@@ -400,28 +401,25 @@ class DatasetAdapter(Factory):
             ``root`` is the dataset's folder, ``options`` an instance of the dataclass in
             ``options``. It raises `DataError` if the dataset as a whole cannot be read.
         field_of_view: Region of the image that the network sees.
-        version: Any text. Change it whenever ``read`` gives other samples for the same files:
-            hydrakit then prepares the data again.
+        version: Any text. Change it whenever ``read`` gives other samples for the same files.
         layout: Files that must be in ``root``, in one or two lines.
         how_to_get: Where users get these files.
         citation: How to cite the dataset.
         licence: Licence of the dataset.
         task: Kind of label.
-        cohort: Name of the group of patients. Datasets with the same cohort use the same patient
-            identifiers, and hydrakit puts a patient into the same split of all of them. None: no
-            other dataset has these patients.
-        elsewhere: Folders outside ``root`` with further files of the dataset. hydrakit watches
-            them for changes, as it does with ``root``.
+        cohort: Name of the group of patients: datasets of one cohort use the same identifiers, and
+            a patient is in the same split of all of them. None: no other has these patients.
+        elsewhere: Further folders of the dataset outside ``root``, also watched for changes.
         normalise: How grey values are normalised, over whole images. A plan may say another rule.
         flips: Axes along which an image may be mirrored, where a round's augmentation mirrors:
             leave out an axis if left and right, or above and below, matter. None: no restriction.
         channels: What to do if the body takes another number of channels: convert colour to
             ``grey`` (luminance), ``repeat`` a single channel, or train a ``stem``, a convolution of
             the dataset's own. None: hydrakit chooses.
-        exact_names: Compare names of patients, groups and findings character by character, not by
-            `hydrakit.data.identity.normal_name`, for which ``P07`` and ``p7`` are one.
+        exact_names: Whether names of patients, groups and findings like ``P07`` and ``p7`` differ.
         source: From where ``hydrakit datasets get`` fetches the images (`hydrakit.sources`).
         by_hand: Files that it cannot fetch; it names those that are missing.
+        file_rules: How files that are given for prediction are read; None: by default.
     """
 
     classes: tuple[str, ...]
@@ -441,6 +439,7 @@ class DatasetAdapter(Factory):
     exact_names: bool = False
     source: PublicCollection | KaggleDataset | None = None
     by_hand: tuple[ManualFile, ...] = ()
+    file_rules: FileRules | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ ORDER = (
     ("storage",),
     ("compute",),
     ("hooks",),
-    ("rounds", "sources"),
+    ("rounds", "sources", "file_rules"),
     ("schema",),
     ("errors", "names", "version"),
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from declaring import declare, png, refused, samples
+from declaring import declare, png, read, refused, samples
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +17,7 @@ from hydrakit.data.declared.coco import coco_table
 from hydrakit.data.declared.guess import guess_declaration
 from hydrakit.data.declared.masks import Lesion
 from hydrakit.errors import DataError
-from hydrakit.hooks import NoOptions, Remark
+from hydrakit.hooks import NoOptions, Remark, Unusable
 
 CLASSES = 'classes = ["benign", "malignant"]\n'
 WHOLE = CLASSES + "field_of_view = { share = 1.0 }\n"
@@ -200,6 +200,21 @@ def test_coco_names_without_their_folder_are_found(tmp_path: Path) -> None:
     text = draft(folder)
     assert 'cases = "annotations.json"' in text
     assert [case.source[0].name for case in samples(folder)] == ["a.png", "b.png"]
+
+
+def test_boxes_that_were_drawn_in_an_image_of_another_size(tmp_path: Path) -> None:
+    folder = declare(tmp_path / "mine", WHOLE + 'cases = "a.json"\n')
+    coco(folder, "a.json", {"a.png": ["benign"], "b.png": ["benign"], "c.png": ["malignant"]})
+    data = json.loads((folder / "a.json").read_text(encoding="utf-8"))
+    for image, width in zip(data["images"], (20, 40, 0), strict=True):
+        image |= {"width": width, "height": 20}
+    data["annotations"][2]["bbox"] = [10, 4, 14, 8]
+    (folder / "a.json").write_text(json.dumps(data), encoding="utf-8")
+    _, other, _ = read(folder)
+    assert isinstance(other, Unusable)
+    assert other.reason.startswith("has 20 x 20 pixels, and its box was drawn in an image of 20 x")
+    (beyond,) = [text for text in remarks(folder) if "reach beyond" in text]
+    assert "the boxes of 1 cases reach beyond their images (first c.png)" in beyond
 
 
 def test_coco_with_several_labels_of_an_image(tmp_path: Path) -> None:

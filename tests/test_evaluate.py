@@ -32,11 +32,13 @@ from helpers import (
     run_plan,
     write_dataset,
 )
+from pydantic import ValidationError
 from sklearn.metrics import roc_auc_score
 
 from hydrakit import engine, weights
 from hydrakit.cli import main
 from hydrakit.data.augment import TEST_SEED, Views, central_view
+from hydrakit.file_rules import FileRules
 from hydrakit.hooks import DatasetAdapter, FieldOfView, Normalise, Window
 from hydrakit.models.body import PaperBody
 from hydrakit.models.heads import build_linear
@@ -50,11 +52,13 @@ from hydrakit.runs.evaluate import (
     Predictions,
     evaluate_files,
     evaluate_run,
+    file_rules_notes,
+    refuse_other_images,
     score,
 )
 from hydrakit.runs.rundir import RunDir
 from hydrakit.weights.folders import networks_in
-from hydrakit.weights.format import read_body, read_head, read_tensors, write_tensors
+from hydrakit.weights.format import HeadMetadata, read_body, read_head, read_tensors, write_tensors
 
 
 @pytest.fixture
@@ -608,6 +612,46 @@ def test_a_head_keeps_the_field_of_view_of_its_training(
     beta = replace(adapter("beta"), field_of_view=FieldOfView(share=0.3))
     notes = of_files(*files, "beta", split="all", plugins=with_adapter(beta)).notes
     assert any("field of view of 'beta' is 0.3 of the image" in note for note in notes)
+
+
+def test_other_rules_for_files_than_those_of_the_training_are_noted(finished: RunDir) -> None:
+    head = read_head(finished.head_path("alpha"))
+
+    def trained(rules: FileRules | None) -> HeadMetadata:
+        needed = head.preprocessing.model_copy(update={"file_rules": rules})
+        text = head.model_copy(update={"preprocessing": needed}).model_dump_json()
+        again = HeadMetadata.model_validate_json(text)
+        assert again.preprocessing.file_rules == rules
+        return again
+
+    def notes(before: FileRules | None, now: FileRules | None) -> list[str]:
+        return list(file_rules_notes(trained(before), replace(adapter("beta"), file_rules=now)))
+
+    window = FileRules(window=(40, 400), plane="coronal", spacing=(0.5, 0.5))
+    assert notes(window, replace(window, spacing=None, axes="RAS", masks="cases")) == []
+    assert notes(None, window) == notes(window, None) == []
+    (note,) = notes(FileRules(), window)
+    assert "'beta' are read by its own rules (window 40/400 (centre/width), coronal plane)" in note
+    assert "by others (by default)" in note
+    paths = [Path("first"), Path("second")]
+    for other in (None, window):  # an older head does not say its rules
+        refuse_other_images(paths, [trained(other), trained(window)])
+    heads = [trained(window), trained(FileRules(window="file", rescale=True))]
+    words = "second: its rules for files (window of the file, rescaled) is another than"
+    refused(lambda: refuse_other_images(paths, heads), words)
+    for wrong in (
+        '{"slices": 2}',
+        '{"window": [40, 0]}',
+        '{"colour": "luma"}',
+        '{"spacing": [0, 1]}',
+    ):
+        text = (
+            trained(FileRules())
+            .model_dump_json()
+            .replace('"file_rules":{}', f'"file_rules":{wrong}')
+        )
+        with pytest.raises(ValidationError, match="file_rules"):
+            HeadMetadata.model_validate_json(text)
 
 
 def test_a_field_of_view_of_the_plan_is_that_of_its_heads(

@@ -368,6 +368,13 @@ def test_a_bad_file_is_named_and_the_others_are_fetched(
     assert files(Path("data/tiny")) == expected(shop)
 
 
+@pytest.mark.parametrize("name", ["a\nrm x", "..", "a b.dcm", "-x"])
+def test_a_name_that_no_image_has_is_not_used(name: str, shop: Store) -> None:
+    shop.objects[f"{UUID.format(2)}/{name}"] = shop.objects.pop(f"{UUID.format(2)}/1.dcm")
+    assert "its name is not that of an image" in refused("--yes")
+    assert "1.dcm" not in {path.name for path in Path("data/tiny/P2").rglob("*")}
+
+
 def test_a_file_of_another_size_than_listed(shop: Store) -> None:
     shop.faults |= {f"{UUID.format(2)}/0.dcm": 4001, f"{UUID.format(2)}/1.dcm": 49}
     line = refused("--yes")

@@ -19,7 +19,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from hydrakit.data.declared.arrays import ImageError, open_array
-from hydrakit.data.declared.images import ImageReader, Picture
+from hydrakit.data.declared.images import ImageReader
+from hydrakit.data.declared.picture import Picture
 from hydrakit.data.declared.schema import ImageRules
 
 GREY8 = np.arange(0, 240, 20, dtype=np.uint8).reshape(3, 4)

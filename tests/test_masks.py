@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from declaring import declare, png, read, refused, samples
@@ -118,6 +120,51 @@ def test_cases_without_a_mask(tmp_path: Path) -> None:
     assert whole.extent == pytest.approx((20 / 1.5, 20 / 1.5))
     (remark,) = remarks(folder)
     assert "by the size" in remark.text
+
+
+def test_a_mask_of_the_same_name_in_another_folder(tmp_path: Path) -> None:
+    folder = declare(tmp_path / "mine", AROUND + 'mask = "masks/{stem}.png"\n')
+    png(folder / "benign" / "x.png", side=20)
+    mask(folder / "masks" / "x.png", (2, 6, 10, 16))
+    (sample,) = samples(folder)
+    assert sample.centre == (3.5, 12.5)
+    assert remarks(folder) == []
+    # Beside the image, a file of its name is the image.
+    declare(folder, AROUND + 'mask = "{folder}/{stem}.png"\n')
+    (case,) = read(folder)
+    assert isinstance(case, Unusable)
+    assert case.reason == "has no mask or box"
+
+
+def test_the_mask_of_an_image_is_no_volume(tmp_path: Path) -> None:
+    folder = declare(tmp_path / "mine", AROUND + 'mask = "masks/{stem}.nii"\n')
+    png(folder / "benign" / "x.png", side=20)
+    (folder / "masks").mkdir()
+    nib.save(nib.Nifti1Image(np.ones((20, 20, 1), np.uint8), np.eye(4)), folder / "masks/x.nii")
+    (case,) = read(folder)
+    assert isinstance(case, Unusable)
+    assert "left and right of the mask are not clear" in case.reason
+
+
+def test_masks_of_names_in_another_unicode_form(tmp_path: Path) -> None:
+    nfc, nfd = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    for image, other in ((nfc, nfd), (nfd, nfc)):
+        toml = AROUND + f'mask = "m/{image}/{{stem}}.png"\n'
+        folder = declare(tmp_path / f"mine{len(image)}", toml)
+        png(folder / "benign" / f"{image}.png", side=20)
+        mask(folder / "m" / other / f"{other}.png", (2, 6, 10, 16))
+        (sample,) = samples(folder)
+        assert sample.centre == (3.5, 12.5)
+
+
+def test_an_image_that_the_key_mask_takes_for_a_mask_is_told(tmp_path: Path) -> None:
+    folder = declare(tmp_path / "mine", AROUND + 'mask = "{folder}/{stem}*.png"\n')
+    for name in ("1", "10"):
+        png(folder / "benign" / f"{name}.png", side=20)
+        mask(folder / "benign" / f"{name}_m.png", (2, 6, 10, 16))
+    taken, covered = remarks(folder)
+    assert "(first 'benign/10.png', of 'benign/1.png')" in taken.text
+    assert "the masks of 1 cases cover their whole images (first benign/1.png)" in covered.text
 
 
 def test_the_mask_of_a_jpeg_has_no_edge(tmp_path: Path) -> None:
@@ -252,3 +299,13 @@ def test_the_proposal_of_a_draft_works(tmp_path: Path) -> None:
     used = [line.removeprefix("# ") if "mask =" in line else line for line in lines]
     (folder / "dataset.toml").write_text("\n".join(used), encoding="utf-8")
     assert [case.extent for case in samples(folder)] == [(4, 4), (10, 4)] * 2
+
+
+def test_masks_of_merged_rows_are_found_by_name(tmp_path: Path) -> None:
+    toml = CLASSES + 'field_of_view = { mask = 1 }\ncases = "cases.csv"\nmerge_rows = true\n'
+    rows = "path,label,mask\na,benign,m1\na,benign,m2\n"
+    folder = declare(tmp_path / "mine", toml + '[columns]\nmask = "mask"\n', rows)
+    png(folder / "images" / "a.png", side=20)
+    mask(folder / "masks" / "m1.png", (2, 4, 2, 4))
+    mask(folder / "masks" / "m2.png", (8, 10, 2, 6))
+    assert [(each.centre, each.extent) for each in samples(folder)] == [((5.5, 3.5), (8, 4))]

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,12 @@ from sklearn.metrics import roc_auc_score
 import hydrakit
 from hydrakit import weights
 from hydrakit.cli import main
+from hydrakit.data.declared.adapter import load_declared
 from hydrakit.data.quality.foreign import foreign_values
+from hydrakit.data.read import LoadedSample
 from hydrakit.errors import DataError, HydrakitError
+from hydrakit.export.model import export_model
+from hydrakit.file_rules import FileRules
 from hydrakit.hooks import DatasetAdapter, FieldOfView, NoOptions, Sample, Window
 from hydrakit.plan.grey import GreyValues
 from hydrakit.report.saliency import SaliencyPictures
@@ -113,6 +117,34 @@ def pictures(channels: int, *, task: str = "classification", millimetres: bool =
     return replace(base, read=read, options=NoOptions, task=task, field_of_view=view)  # type: ignore[arg-type]
 
 
+FILES = """
+classes = ["benign", "malignant"]
+field_of_view = { share = 0.8 }
+normalise = "image"
+cases = "cases.csv"
+spacing = [0.5, 0.5]
+[images]
+plane = "coronal"
+slices = 3
+window = [40, 100]
+axes = "RAS"
+"""
+
+
+def volumes(folder: Path) -> DatasetAdapter:
+    """A declared dataset of coronal slices of NIfTI volumes, in a window of their values."""
+    random = np.random.default_rng(3)
+    lines = ["path,slice,label,patient"]
+    for number in range(20):
+        voxels = random.normal(40, 60, size=(26, 7, 30)).astype(np.int16)
+        voxels[8:18, :, 10:20] += 60 * (number % 2)
+        nib.save(nib.Nifti1Image(voxels, np.diag([2.0, 3.0, 1.5, 1.0])), folder / f"v{number}.nii")
+        label = ("benign", "malignant")[number % 2]
+        lines += [f"v{number}.nii,{each},{label},p{number}" for each in range(1, 6, 2)]
+    keyed = [f"{line},c{at}" if at else f"{line},key" for at, line in enumerate(lines)]
+    return load_declared(declare(folder, FILES, "\n".join(keyed)))
+
+
 KINDS: dict[str, dict[str, Any]] = {
     "patient": {},
     "image": {"normalise": "image"},
@@ -127,6 +159,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "ensemble of views": {"ensemble": 2, "views": True},
     "multilabel": {"task": "multilabel"},
     "regression": {"task": "regression", "ensemble": 2},
+    "files": {"files": True},
 }
 
 
@@ -138,16 +171,19 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Run
     @functools.cache
     def make(kind: str) -> tuple[RunDir, Path, Any]:
         given = KINDS[kind]
-        own = pictures(
-            given.get("channels", 1),
-            task=given.get("task", "classification"),
-            millimetres=given.get("millimetres", False),
-        )
-        beside = replace(pictures(given.get("beside", 1)), name="beta")
-        known = plugins().including(own, beside)
         data = folder / kind / "data"
         for name in ("alpha", "beta"):
             (data / name).mkdir(parents=True)
+        if given.get("files"):
+            own = volumes(data / "alpha")
+        else:
+            own = pictures(
+                given.get("channels", 1),
+                task=given.get("task", "classification"),
+                millimetres=given.get("millimetres", False),
+            )
+        beside = replace(pictures(given.get("beside", 1)), name="beta")
+        known = plugins().including(own, beside)
         table = Transforms(flips=("horizontal",), rotation=10.0) if given.get("views") else None
         values = {"epochs": 1, **({"transforms": table} if table else {})}
         rounds = [round_of("beta", **values), round_of("alpha", **values)]
@@ -176,6 +212,82 @@ def test_every_kind_of_preprocessing_gives_the_predictions_of_the_run(
 ) -> None:
     run, data, known = kinds(kind)
     equals_its_own(run, data, tmp_path / "out.csv", plugins=known)
+
+
+def test_files_are_read_as_those_of_the_training(kinds: Any, tmp_path: Path) -> None:
+    """By path, by table and from Python, without the dataset.toml of the training."""
+    run, data, known = kinds("files")
+    model = load_model(run.path, plugins=known)
+    expected = {row["key"]: row for row in read_rows(run.path / "predictions.csv")}
+    table = read_rows(data / "alpha" / "cases.csv")
+    moved = tmp_path / "moved"
+    shutil.copytree(data / "alpha", moved, ignore=shutil.ignore_patterns("dataset.toml", "*.csv"))
+    paths = {
+        str(moved / f"{row['path']}#[{row['slice']}]"): row["key"]
+        for row in table
+        if row["key"] in expected
+    }
+
+    def predicted(given: Path | Sequence[Path], name: str) -> list[dict[str, str]]:
+        source = cases_in_files(model, [given] if isinstance(given, Path) else given)
+        summary = predict_to_csv(model, source, tmp_path / name, rule=plain)
+        assert any(READING in note for note in summary.notes)
+        return read_rows(tmp_path / name)
+
+    plain = Rule.of(model.task, model.classes, None)
+    rows = predicted([Path(path) for path in paths], "out.csv")
+    records = model.predict(list(paths), calibrate=False)
+    assert len(rows) == len(records) == len(paths) > 3
+    for row, record in zip(rows, records, strict=True):
+        theirs = float(expected[paths[row["key"]]]["p_malignant"])
+        assert row["reason"] == ""
+        assert float(row["p_malignant"]) == pytest.approx(theirs, abs=1e-6)
+        assert record.probabilities["malignant"] == pytest.approx(theirs, abs=1e-6)
+
+    # The same place by voxels and by millimetres in the axes of the training: the affine has sizes
+    # 2, 3 and 1.5; a coronal slice shows the head above and the patient's right on the left.
+    (moved / "voxels.csv").write_text("path,slice,row,column\nv0.nii,4,20,15\n")
+    (moved / "mm.csv").write_text("path,x_mm,y_mm,z_mm\nv0.nii,20,12,13.5\n")
+    voxels, millimetres = (predicted(moved / f"{each}.csv", each) for each in ("voxels", "mm"))
+    assert voxels[0]["reason"] == ""
+    assert voxels[0]["p_benign"] == millimetres[0]["p_benign"] != rows[0]["p_benign"]
+
+    # A published folder has the rules, and its card and `weights inspect` say them.
+    export_model(run.path, "hub", tmp_path / "hub", plugins=known)
+    published = load_model(tmp_path / "hub", plugins=known)
+    assert published.predict(list(paths), calibrate=False) == records
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert "1. Take 3 neighbouring slices of the volume in the coronal plane as channels" in card
+    assert "2. Map the window of centre 40 and width 100 to grey values from 0 to 255" in card
+    config = json.loads((tmp_path / "hub" / "config.json").read_text())
+    assert '"window": [40.0, 100.0]' in json.dumps(config)
+    printed = CliRunner().invoke(main, ["weights", "inspect", str(run.head_path("alpha"))])
+    assert f"file_rules {READING.partition(': ')[2]}" in printed.stdout
+
+    # An older head, and that of a plugin, says nothing: the default reads other pixels.
+    head = model.head.preprocessing
+    assert "file_rules" not in head.model_copy(update={"file_rules": None}).model_dump()
+    assert head.model_dump(mode="json")["file_rules"] == {
+        **{"plane": "coronal", "slices": 3, "axes": "RAS"},
+        **{"window": [40.0, 100.0], "spacing": [0.5, 0.5]},
+    }
+    network = model.networks[0]
+    old = network.head.model_copy(
+        update={"preprocessing": head.model_copy(update={"file_rules": None})}
+    )
+    before = replace(model, networks=(replace(network, head=old),))
+    assert before.file_rules == FileRules()
+    mixed = replace(model, networks=(replace(network, head=old), network))
+    assert mixed.file_rules == model.file_rules
+    with pytest.raises(DataError, match=r"line 2: 20, 12, 13\.5 mm: the model does not say where"):
+        cases_in_files(before, [moved / "mm.csv"])
+    assert before.predict([next(iter(paths))])[0].reason == "has 1 channels, and the model needs 3"
+
+
+READING = (
+    "files are read as those of the training: window 40/100 (centre/width), coronal plane, 3 "
+    "slices, positions in RAS, spacing 0.5 x 0.5 mm if a file states none"
+)
 
 
 # --- the command
@@ -756,7 +868,21 @@ def test_a_model_that_sees_the_lesion_in_a_mask_needs_one(
     by_array, without = model.predict([image, image], centre=(14.5, 10.0), extent=[(10, 5), None])
     assert by_array.reason is None
     assert without.reason == rows[0][1]
-    monkeypatch.undo()  # a model that needs no mask reads the image of an empty cell
-    plain = hydrakit.load_model(hydra_run.path)
-    listed = list(cases_in_files(plain, [folder / "cases.csv"]).cases(print))
-    assert not isinstance(plain.image_input(listed[1]), str)
+
+    # By the rules of its training: an image without a mask is used whole, a mask is an image.
+    rules = FileRules(no_mask="whole", masks="cases", spacing=(0.5, 0.5))
+    monkeypatch.setattr(Model, "file_rules", rules)
+    (folder / "cases.csv").write_text("path,mask\na.png,a_mask.png\nb.png,\n", encoding="utf-8")
+    sources = [cases_in_files(model, [path]) for path in (folder, folder / "cases.csv")]
+    assert [source.count for source in sources] == [3, 2]
+    for source in sources:
+        *_, last = source.cases(print)
+        sample = last.load()
+        assert isinstance(sample, LoadedSample)
+        assert sample.spacing == (0.5, 0.5)
+        assert not isinstance(model.image_input(last), str)
+    by_file, whole = model.predict([folder / "b.png", image], spacing=[None, (0.5, 0.5)])
+    assert by_file.reason is None
+    assert by_file.probabilities == whole.probabilities
+    monkeypatch.setattr(Model, "view", FieldOfView(share=1.0))
+    assert model.predict([image])[0].probabilities == pytest.approx(whole.probabilities, abs=1e-6)

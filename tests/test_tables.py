@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hydrakit.data.declared.adapter import load_declared
-from hydrakit.data.declared.cases import label_of
 from hydrakit.data.declared.given import GivenReader, images_in_table
+from hydrakit.data.declared.labels import label_of
 from hydrakit.data.declared.schema import Declaration, View
 from hydrakit.errors import DataError
 from hydrakit.hooks import NoOptions, Remark, Sample

@@ -23,11 +23,14 @@ from hypothesis import strategies as st
 
 from hydrakit.data.declared.adapter import load_declared
 from hydrakit.data.declared.arrays import ImageError
+from hydrakit.data.declared.given import GivenReader, images_in_table
 from hydrakit.data.declared.guess import guess_declaration
-from hydrakit.data.declared.images import ImageReader, Picture
+from hydrakit.data.declared.images import ImageReader
 from hydrakit.data.declared.masks import Lesion
+from hydrakit.data.declared.picture import Picture
 from hydrakit.data.declared.schema import ImageRules
 from hydrakit.data.dicom.geometry import OTHER_POSITION, alignment_fault
+from hydrakit.data.read import LoadedSample, read_cases
 from hydrakit.data.volumes.formats import open_volume
 from hydrakit.data.volumes.voxels import Voxels, inflate
 from hydrakit.hooks import NoOptions, Remark, Sample, Unusable
@@ -602,6 +605,29 @@ def test_the_slice_of_a_mask_with_the_largest_area(tmp_path: Path) -> None:
         image.mask_slice([open_volume(moved)])
 
 
+def test_a_mask_is_where_its_values_are_numbers_other_than_zero(tmp_path: Path) -> None:
+    inside = np.zeros((4, 5, 3), np.float32)
+    inside[1:3, 2:4, 1] = 1
+    unknown = inside.copy()
+    unknown[0, 0] = np.nan
+    image = nib.Nifti1Image(inside, np.eye(4))
+    nib.save(image, tmp_path / "image.nii")
+    nib.save(nib.Nifti1Image(unknown, np.eye(4)), tmp_path / "unknown.nii")
+    nib.save(nib.Nifti1Image((inside + 1024).astype(np.int16), np.eye(4)), tmp_path / "shifted.nii")
+    data = bytearray((tmp_path / "shifted.nii").read_bytes())
+    data[112:120] = struct.pack("<2f", 1, -1024)  # slope and intercept
+    (tmp_path / "shifted.nii").write_bytes(data)
+    assert set(nib.load(tmp_path / "shifted.nii").get_fdata().ravel()) == {0, 1}
+    volume = open_volume(tmp_path / "image.nii")
+    expected = volume.mask_slice([volume])
+    assert expected is not None
+    for name in ("unknown", "shifted"):
+        found = volume.mask_slice([open_volume(tmp_path / f"{name}.nii")])
+        assert found is not None
+        assert found[0] == expected[0] == 1
+        np.testing.assert_array_equal(found[1], expected[1])
+
+
 # Declared datasets
 
 
@@ -634,6 +660,32 @@ def test_a_table_chooses_slices_by_index_and_by_position(tmp_path: Path) -> None
         assert sample.image.shape == (3, 4, 2)
         assert sample.image[1, round(row), round(column)] == VALUES[1, 2, 3]
         assert load_declared(other).channels == "stem"
+
+
+def test_slices_of_one_volume_are_of_one_patient(tmp_path: Path) -> None:
+    names = ("v.nii", "w.nii")
+    rows = [
+        f"{name}#[{at}],{label}"
+        for name in names
+        for at, label in enumerate(["benign", "malignant"])
+    ]
+    folder = declare(tmp_path / "mine", CSV, "\n".join(["path,label", *rows, "x.nii#[0],benign"]))
+    for name in (*names, "x.nii"):
+        by_nibabel(folder / name)
+    cases = list(read_cases(load_declared(folder), folder, {}))
+    found = [case for case in cases if isinstance(case, Sample)]
+    assert [case.patient for case in found] == ["v.nii"] * 2 + ["w.nii"] * 2 + ["x.nii#[0]"]
+    assert [case.named for case in found] == [True] * 4 + [False]
+    (remark,) = [case for case in cases if isinstance(case, Remark)]
+    assert remark.text.startswith("4 slices, frames or pages name no patient (first v.nii#[0])")
+    # So they are in a prediction, where z-scores per patient are to be those of the training.
+    reader = GivenReader(["benign", "malignant"], "classification", colour=False)
+    table = images_in_table(folder / "cases.csv", reader)
+    predicted = [reader.read(each) for each in table.cases()]
+    assert table.patients
+    assert [each.patient for each in predicted if isinstance(each, LoadedSample)] == [
+        case.patient for case in found
+    ]
 
 
 @pytest.mark.parametrize(

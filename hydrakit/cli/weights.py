@@ -25,6 +25,7 @@ def weights() -> None:
 @params.as_json
 def inspect(file: Path, as_json: bool) -> None:
     """Print the contents of a safetensors FILE of hydrakit and the input that it expects."""
+    from hydrakit.file_rules import rules_text
     from hydrakit.weights.format import BodyMetadata, HeadMetadata, read_metadata
 
     if file.is_dir():
@@ -39,6 +40,8 @@ def inspect(file: Path, as_json: bool) -> None:
     if description.cases is not None:
         facts["cases"]["images"] = len(description.cases.digests())
     facts.get("preprocessing", {}).pop("grey_values", None)  # its words are printed
+    if isinstance(description, HeadMetadata) and description.preprocessing.file_rules is not None:
+        facts["preprocessing"]["file_rules"] = rules_text(description.preprocessing.file_rules)
     if isinstance(description, HeadMetadata) and description.decision is not None:
         facts["decision"] = description.decision.words(description.classes)
     if isinstance(description, BodyMetadata):

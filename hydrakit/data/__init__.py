@@ -2,5 +2,6 @@
 
 `read` turns files into checked samples, `prepared` stores their patches on disk, `quality` checks
 them and splits them by patient, `load` loads one dataset onto a device, `augment` draws views.
-`padding` treats the pixels outside of a scan.
+`padding` treats the pixels outside of a scan. `declared` reads datasets without code, `dicom` and
+`volumes` their files, `fetch` downloads them.
 """

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field
 
+from hydrakit.file_rules import FileRules
 from hydrakit.hooks import FieldOfView, Task, Window
 from hydrakit.plan.decision import Calibration, Threshold
 from hydrakit.plan.grey import GreyValues
@@ -70,7 +72,7 @@ class ProgramDescription(Frozen):
 
 def preprocessing_steps(needed: Preprocessing) -> list[str]:
     """How an image becomes the input of the network: instructions, one sentence or two each."""
-    steps = []
+    steps = list(_reading(needed.file_rules or FileRules()))
     if needed.conversion == "grey":
         steps.append("Turn colour into grey (luminance: 0.299 R + 0.587 G + 0.114 B).")
     view, side = needed.field_of_view, needed.patch
@@ -103,6 +105,36 @@ def preprocessing_steps(needed: Preprocessing) -> list[str]:
     if needed.conversion == "repeat":
         steps.append(f"Repeat the single channel {needed.channels} times.")
     return steps
+
+
+def _reading(rules: FileRules) -> Iterator[str]:
+    """How a file becomes pixels, where it is not the default."""
+    if rules.slices > 1:
+        yield (
+            f"Take {rules.slices} neighbouring slices of the volume in the {rules.plane} plane as "
+            "channels, the one that is predicted in the middle."
+        )
+    elif rules.plane != "axial":
+        yield f"Take a slice of the volume in the {rules.plane} plane."
+    if rules.rescale is not None:
+        yield (
+            "Apply slope and intercept of the file to the grey values."
+            if rules.rescale
+            else "Leave the grey values as they are stored, without slope and intercept."
+        )
+    if isinstance(rules.window, tuple):
+        centre, width = rules.window
+        yield (
+            f"Map the window of centre {centre:g} and width {width:g} to grey values from 0 to 255 "
+            "(DICOM PS3.3, C.11.2.1.2), and set values outside to the ends."
+        )
+    elif rules.window is not None:
+        yield "Map the window that the DICOM file states to grey values from 0 to 255."
+    if rules.spacing is not None:
+        row, column = rules.spacing
+        yield f"If a file states no pixel spacing, it is {row:g} x {column:g} mm (row, column)."
+    if rules.no_mask is not None:
+        yield "If an image has no mask, take the whole image."
 
 
 def _normalisation(grey: GreyValues) -> str:
@@ -200,8 +232,10 @@ def _example(name: str, about: ProgramDescription, kind: Kind) -> str:
         ]
     several = needed.channels > 1 and needed.conversion is None
     shape = "channels, height, width" if several else "height, width"
+    reading = len(list(_reading(needed.file_rules or FileRules())))
+    read = f", after step {reading}" if reading else ""
     lines += [
-        f'image = np.load("image.npy").astype(np.float32)  # ({shape})',
+        f'image = np.load("image.npy").astype(np.float32)  # ({shape}){read}',
         "planes = image" if several else "planes = image[np.newaxis]",
         "height, width = planes.shape[1:]",
         *_region_lines(needed.field_of_view),

@@ -15,6 +15,7 @@ from hydrakit.data.origin import (
 )
 from hydrakit.data.read import image_channels
 from hydrakit.errors import DataError, PlanError, WeightsError, command_line, unknown
+from hydrakit.file_rules import FileRules, pixel_rules, rules_text
 from hydrakit.hooks import DatasetAdapter, OptionValue, Task
 from hydrakit.plan.decision import Decision
 from hydrakit.plan.grey import rule_text
@@ -161,6 +162,12 @@ def mean_prediction(parts: Sequence[Predictions]) -> Predictions:
     return replace(first, outputs=mean_outputs(outputs, task=first.task, scale=first.scale))
 
 
+def _known_rules(ours: FileRules | None, theirs: FileRules | None) -> tuple[str, str]:
+    """Rules for files in words; older heads, which do not say theirs, have those of the others."""
+    known = ours or theirs or FileRules()
+    return rules_text(ours or known), rules_text(theirs or known)
+
+
 def refuse_other_images(files: Sequence[Path], heads: Sequence[HeadMetadata]) -> None:
     """Refuse networks of one model that see other regions of an image, or predict other classes.
 
@@ -182,6 +189,7 @@ def refuse_other_images(files: Sequence[Path], heads: Sequence[HeadMetadata]) ->
             ("conversion", ours.conversion, theirs.conversion),
             ("field of view", ours.field_of_view, theirs.field_of_view),
             ("normalisation", ours.grey_values.normalise, theirs.grey_values.normalise),
+            ("rules for files", *_known_rules(ours.file_rules, theirs.file_rules)),
         ):
             if one != other:
                 raise WeightsError(
@@ -837,6 +845,7 @@ def _combination_notes(
             f"the grey values of {adapter.name!r} are normalised as in the head's training "
             f"({grey}), and its own rule is {rule_text(adapter.normalise)}"
         )
+    yield from file_rules_notes(head, adapter)
     if adapter.name == head.dataset:
         return
     trained = "" if head.dataset == UNKNOWN else f" was trained on {head.dataset!r}, and"
@@ -847,6 +856,18 @@ def _combination_notes(
             f"the field of view of {adapter.name!r} is {view_text(now)}, and that of the head's "
             f"training was {view_text(before)}"
         )
+
+
+def file_rules_notes(head: HeadMetadata, adapter: DatasetAdapter) -> Iterator[str]:
+    """Yield a note if the files of a dataset are read in another way than those of the training."""
+    before, now = head.preprocessing.file_rules, adapter.file_rules
+    if before is None or now is None or pixel_rules(before) == pixel_rules(now):
+        return
+    yield (
+        f"the files of {adapter.name!r} are read by its own rules "
+        f"({rules_text(pixel_rules(now))}), and those of the head's training by others "
+        f"({rules_text(pixel_rules(before))})"
+    )
 
 
 def _training_notes(

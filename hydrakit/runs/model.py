@@ -27,6 +27,7 @@ from hydrakit.data.quality.duplicates import content_digest
 from hydrakit.data.quality.foreign import foreign_values
 from hydrakit.data.read import LoadedSample, checked, in_grey
 from hydrakit.errors import DataError, PlanError, command_line, one_line, unknown
+from hydrakit.file_rules import FileRules
 from hydrakit.hooks import FieldOfView, Sample, Task, Unusable, Window
 from hydrakit.plan.decision import Decision
 from hydrakit.plan.view import view_text
@@ -40,6 +41,7 @@ from hydrakit.weights.folders import is_model_folder, networks_in
 from hydrakit.weights.format import BodyMetadata, HeadMetadata, read_body, read_head
 
 if TYPE_CHECKING:
+    from hydrakit.data.declared.schema import ImageRules
     from hydrakit.plugins.registry import Plugins
 
 _log = logging.getLogger(__name__)
@@ -201,6 +203,12 @@ class Model:
         return needed.conversion == "grey" or (needed.conversion is None and needed.channels == 3)
 
     @property
+    def file_rules(self) -> FileRules:
+        """How image files are read: as those of the training, or by default if no head says it."""
+        known = (network.head.preprocessing.file_rules for network in self.networks)
+        return next((rules for rules in known if rules is not None), FileRules())
+
+    @property
     def decision(self) -> Decision | None:
         """Calibration and threshold for this number of networks; None if the head has none."""
         decision = self.head.decision
@@ -256,6 +264,13 @@ class Model:
         if self.view.millimetres is not None and sample.spacing is None:
             raise DataError(
                 f"has no pixel spacing, and the model sees {self.view.millimetres:g} mm of it"
+            )
+        if sample.extent is None and self.view.mask and self.file_rules.no_mask == "whole":
+            height, width = sample.image.shape[1:]
+            sample = replace(
+                sample,
+                centre=((height - 1) / 2, (width - 1) / 2),
+                extent=(height / self.view.mask, width / self.view.mask),
             )
         if self.view.mask is not None and sample.extent is None:
             raise DataError(f"has no mask, and the model sees {view_text(self.view)}")
@@ -360,8 +375,9 @@ class Model:
         """Turn an image into what the first network sees of it, without test-time views.
 
         Args:
-            image: Pixels ``(height, width)`` or ``(channels, height, width)``, in the unit of the
-                images of training; `numpy.ma` masks padding.
+            image: Pixels ``(height, width)`` or ``(channels, height, width)``, as the images of
+                training were after `file_rules` (such as a window of grey values, or several
+                slices as channels); `numpy.ma` masks padding.
             spacing: Pixel spacing (row, column) in millimetres.
             centre: Position (row, column) in pixels; None for the centre of the image.
             extent: Height and width of the lesion in pixels, for a model whose field of view
@@ -546,10 +562,10 @@ class Model:
         """Predict some images.
 
         Args:
-            images: Image files, or arrays ``(height, width)`` or ``(channels, height, width)`` in
-                the unit of the images of training; `numpy.ma` masks padding.
+            images: Image files, which are read by `file_rules`; or arrays ``(height, width)`` or
+                ``(channels, height, width)``, as those of `preprocess`.
             spacing: Pixel spacing (row, column) in millimetres, of all images or of each; for a
-                file, only if it does not state it.
+                file, only if it does not state it, and None for that of `file_rules`.
             centre: Position (row, column) in pixels, of all images or of each; None for the centre
                 of the image.
             extent: Height and width of the lesion in pixels, of all images or of each, for a model
@@ -566,6 +582,8 @@ class Model:
         Raises:
             PlanError: A list has not one value for each image, or is a single path.
         """
+        from hydrakit.data.declared.schema import ImageRules
+
         if isinstance(images, str | Path):
             raise PlanError(f"{images}: a list of images is expected: write [{str(images)!r}]")
         listed = list(images)
@@ -578,10 +596,11 @@ class Model:
                 ("patient", patient, lambda value: isinstance(value, str)),
             )
         ]
+        rules = ImageRules.of(self.file_rules, colour=self.reads_colour)
         cases = [
             InputCase(
                 key=str(number if isinstance(image, np.ndarray) else image),
-                load=partial(_loaded, self.reads_colour, str(number), image, values),
+                load=partial(_loaded, rules, self.file_rules.spacing, str(number), image, values),
                 patient=values[3],
             )
             for number, (image, *values) in enumerate(zip(listed, *given, strict=True))
@@ -617,30 +636,37 @@ def _each(name: str, value: Any, count: int, is_single: Callable[[object], bool]
 
 
 def _loaded(
-    colour: bool,
+    rules: ImageRules,
+    unstated: RowColumn | None,
     number: str,
     image: Path | str | NDArray[Any],
     values: Sequence[Any],
 ) -> LoadedSample | Unusable:
-    """Load an image for `Model.predict`."""
+    """Load an image for `Model.predict`.
+
+    Args:
+        rules: How a file is read.
+        unstated: Pixel spacing of a file that does not state it, if ``values`` has none either.
+        number: Key of an array.
+        image: The image.
+        values: Its spacing, centre, extent and patient.
+    """
     from hydrakit.data.declared.arrays import ImageError
     from hydrakit.data.declared.given import location_of
     from hydrakit.data.declared.images import ImageReader
-    from hydrakit.data.declared.schema import ImageRules
 
     spacing, centre, extent, patient = values
     key = number if isinstance(image, np.ndarray) else str(image)
     if isinstance(image, np.ndarray):
         pixels: NDArray[np.float32] = np.ma.asanyarray(image, dtype=np.float32)
     else:
-        rules = ImageRules(colour="channels" if colour else "luma")
         with closing(ImageReader(rules)) as reader:
             try:
                 location = location_of(Path(image))
                 picture = reader.read(Path(location.file), location.member, location.row)
             except ImageError as error:
                 return Unusable(key=key, reason=error.reason)
-        pixels, spacing = picture.pixels, picture.spacing or spacing
+        pixels, spacing = picture.pixels, picture.spacing or spacing or unstated
     sample = Sample(
         image=pixels,
         label=None,

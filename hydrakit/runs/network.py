@@ -303,6 +303,7 @@ class Network:
                 normalisation=str(self.loaded[name].grey),
                 conversion=None if fit is None or fit.rule == "stem" else fit.rule,
                 grey_values=self.loaded[name].grey,
+                file_rules=adapter.file_rules,
             ),
             datasets=list(dict.fromkeys(datasets)),
             content=self.loaded[name].content,

@@ -23,8 +23,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field, FiniteFloat
 
-from hydrakit.data.declared.answers import label_of_answers
-from hydrakit.data.declared.cases import label_of
 from hydrakit.data.declared.given import (
     NO_SPACING,
     SPACING,
@@ -34,15 +32,25 @@ from hydrakit.data.declared.given import (
     images_in_table,
     location_of,
 )
+from hydrakit.data.declared.labels import label_of, label_of_answers
 from hydrakit.data.declared.schema import NONE
 from hydrakit.data.identity import is_identified
 from hydrakit.data.origin import in_class_order
 from hydrakit.data.prepared.crop import Statistics
 from hydrakit.data.read import class_names, load_image, read_cases
 from hydrakit.errors import DataError, PlanError, one_line
-from hydrakit.hooks import DatasetAdapter, FieldOfView, Label, OptionValue, Remark, Sample, Unusable
+from hydrakit.file_rules import FileRules, rules_text
+from hydrakit.hooks import (
+    DatasetAdapter,
+    FieldOfView,
+    Label,
+    OptionValue,
+    Remark,
+    Sample,
+    Unusable,
+)
 from hydrakit.plugins.options import resolve_options
-from hydrakit.runs.evaluate import EvaluationResult, Predictions, score
+from hydrakit.runs.evaluate import EvaluationResult, Predictions, file_rules_notes, score
 from hydrakit.runs.model import BATCH, Batch, Model, RowColumn
 from hydrakit.runs.predicted import InputCase, PredictedCase, Rule
 from hydrakit.schema import Frozen, Text
@@ -162,6 +170,7 @@ def cases_of_adapter(
         digest=hashlib.sha256(json.dumps(place).encode()).hexdigest(),
         exact=adapter.exact_names,
         labels=labels,
+        notes=tuple(file_rules_notes(model.head, adapter)),
     )
 
 
@@ -206,6 +215,7 @@ def cases_in_files(
         model.classes,
         model.task,
         colour=model.reads_colour,
+        rules=model.file_rules,
         spacing=spacing,
         masks=model.view.mask is not None,
         labels=labels,
@@ -247,9 +257,15 @@ def cases_in_files(
         patients=given.patients,
         given=True,
         labels=given.labelled,
-        notes=given.notes,
+        notes=(*given.notes, *_reading_notes(model.file_rules)),
         close=reader.close,
     )
+
+
+def _reading_notes(rules: FileRules) -> Iterator[str]:
+    """Yield how images that users name are read, if it is not the default."""
+    if rules != FileRules():
+        yield f"files are read as those of the training: {rules_text(rules)}"
 
 
 class _PartState(Frozen):

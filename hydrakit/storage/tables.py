@@ -34,7 +34,7 @@ MAX_COLUMNS, MAX_SHEET_ROWS = 1024, 2**20
 MAX_MERGED = 1_000_000  # cells
 
 Cells = tuple[str, ...]
-Row = tuple[str, Cells]
+NamedRow = tuple[str, Cells]
 """Place of a row, such as ``line 3``, and its cells."""
 
 _MARKS = {
@@ -71,7 +71,7 @@ class Sheet:
         uncomputed: Place of the first formula without a stored value; empty if there is none.
     """
 
-    rows: Callable[[], Iterator[Row]]
+    rows: Callable[[], Iterator[NamedRow]]
     separator: str | None = None
     name: str = ""
     hidden: bool = False
@@ -114,7 +114,7 @@ class Table:
                     f"{self.path}: two of its columns are named {name!r}: rename or remove one"
                 )
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[NamedRow]:
         """Yield the rows below the header that are not blank, with one cell for each column.
 
         Raises:
@@ -130,7 +130,7 @@ class Table:
                 )
             yield place, cells + ("",) * absent
 
-    def rows_as_they_are(self) -> Iterator[Row]:
+    def rows_as_they_are(self) -> Iterator[NamedRow]:
         """Yield the rows below the header that are not blank, with the cells that each has.
 
         Raises:
@@ -308,10 +308,10 @@ def _table(path: Path, chosen: _Head, heads: Sequence[_Head], remarks: Sequence[
     return Table(path, header, place, sheet, tuple(remarks))
 
 
-def _head(sheet: Sheet, suits: Callable[[Cells], bool]) -> Row:
+def _head(sheet: Sheet, suits: Callable[[Cells], bool]) -> NamedRow:
     """The first row that suits as a header, or else has text in several cells, or in one."""
-    first: Row | None = None
-    several: Row | None = None
+    first: NamedRow | None = None
+    several: NamedRow | None = None
     try:
         for number, (place, cells) in enumerate(sheet.rows()):
             header = tuple(cell.strip() for cell in cells)
@@ -401,8 +401,10 @@ def _last_resort(path: Path, content: bytes) -> str:
     )
 
 
-def _text_rows(path: Path, text: str, separator: str, start: int) -> Callable[[], Iterator[Row]]:
-    def rows() -> Iterator[Row]:
+def _text_rows(
+    path: Path, text: str, separator: str, start: int
+) -> Callable[[], Iterator[NamedRow]]:
+    def rows() -> Iterator[NamedRow]:
         stream = io.StringIO(text, newline="")
         stream.seek(start)
         reader = csv.reader(stream, delimiter=separator, strict=True)

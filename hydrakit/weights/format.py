@@ -30,6 +30,7 @@ from pydantic import (
 )
 
 from hydrakit.errors import WeightsError, one_line
+from hydrakit.file_rules import FileRules
 from hydrakit.hooks import DatasetAdapter, OptionValue, Task
 from hydrakit.plan.decision import Decision
 from hydrakit.plan.grey import PER_PATIENT, GreyValues
@@ -96,6 +97,8 @@ class Preprocessing(Frozen):
             colour, ``repeat`` for one channel that is repeated; None for nothing.
         grey_values: The same with its numbers, for `hydrakit.data.load`. The file has it only if it
             is not the z-score per patient.
+        file_rules: How the files of its dataset were read; None if its adapter does not say, or an
+            older version wrote the file.
     """
 
     patch: Annotated[int, Field(gt=0, le=MAX_PATCH)]
@@ -104,6 +107,7 @@ class Preprocessing(Frozen):
     normalisation: Text
     conversion: Literal["grey", "repeat"] | None = None
     grey_values: GreyValues = PER_PATIENT
+    file_rules: FileRules | None = None
 
     @model_serializer(mode="wrap")
     def _omit_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -113,6 +117,13 @@ class Preprocessing(Frozen):
             content.pop("conversion", None)
         if self.grey_values == PER_PATIENT:
             content.pop("grey_values", None)
+        rules, default = content.pop("file_rules", None), FileRules()
+        if rules is not None:
+            content["file_rules"] = {
+                name: value
+                for name, value in rules.items()
+                if getattr(self.file_rules, name) != getattr(default, name)
+            }
         return content
 
 

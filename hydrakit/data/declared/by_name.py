@@ -7,8 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from hydrakit.data.declared.files import SUFFIXES, companions, list_files
+from hydrakit.data.declared.files import companions, is_image_name, list_files
 from hydrakit.data.safe_paths import quote, resolve_inside, same_form
+from hydrakit.data.volumes.names import stem_of
 from hydrakit.errors import DataError
 from hydrakit.hooks import Remark
 
@@ -25,7 +26,7 @@ class FolderImages:
         self._images: dict[str, list[str]] = defaultdict(list)
         self._by_end: dict[str, list[str]] = defaultdict(list)
         for path in list_files(root, tolerant=True, follow=follow):
-            if path.lower().endswith(SUFFIXES):
+            if is_image_name(path):
                 name = _folder(path)
                 self._images[name].append(path)
                 self._by_end[name.rpartition("_")[2]].append(path)
@@ -64,7 +65,7 @@ class FileNames:
     def __init__(self, paths: Sequence[str]) -> None:
         self._by_name: dict[str, list[str]] = defaultdict(list)
         self._by_number: dict[str, list[str]] = defaultdict(list)
-        images = [path for path in paths if path.lower().endswith(SUFFIXES)]
+        images = [path for path in paths if is_image_name(path)]
         self._masks = companions(images)
         for path in paths:
             self._by_name[_last(path)].append(path)
@@ -95,8 +96,7 @@ def _last(path: str) -> str:
 
 
 def _stem(name: str) -> str:
-    suffix = next((each for each in SUFFIXES if name.lower().endswith(each)), "")
-    return name.removesuffix(name[len(name) - len(suffix) :]) if suffix else name
+    return stem_of(name) if is_image_name(name) else name
 
 
 def match_names(
@@ -119,7 +119,7 @@ def match_names(
     absent = {
         path: where
         for where, path in named
-        if not ("/" in path and path.lower().endswith(SUFFIXES)) and not file_exists(root, path)
+        if not ("/" in path and is_image_name(path)) and not file_exists(root, path)
     }
     matched: dict[str, str] = {}
     if not absent:

@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydrakit.data.declared.schema import NONE
 from hydrakit.data.safe_paths import quote
 from hydrakit.errors import DataError
-from hydrakit.storage.tables import Cells, Row, Sheet, Table
+from hydrakit.storage.tables import Cells, NamedRow, Sheet, Table
 
+_SIZE = {"image_width": "width", "image_height": "height"}  # fields, and their columns
 HEADER = ("path", "label", "group", "key", "box_left", "box_top", "box_width", "box_height")
 SUFFIX = ".json"
-NONE = "none"
 
 
 def is_coco(data: object) -> bool:
@@ -58,12 +59,24 @@ def coco_table(path: Path, content: bytes, *, multilabel: bool = False) -> Table
         raise DataError(f"{path}: {_reason(error)}: export it again") from None
     more = _more(data["images"])
     header: Cells = (*HEADER, *more)
-    listed: list[Row] = [("images", header)]
+    listed: list[NamedRow] = [("images", header)]
     listed += [
         (place, (*cells, *(_text(image.get(name)) for name in more)))
         for place, image, cells in rows
     ]
     return Table(path, header, "images", Sheet(lambda: iter(listed)), ())
+
+
+def size_columns(header: Sequence[str]) -> dict[str, str]:
+    """The columns of the size of an image, by their fields; none if one is missing."""
+    return _SIZE if all(column in header for column in _SIZE.values()) else {}
+
+
+def stated_size(fields: Mapping[str, str]) -> tuple[int, int] | None:
+    """Height and width of the image that a box was drawn in, if its fields state them."""
+    width, height = (fields.get(field, "") for field in _SIZE)
+    sizes = [int(text) for text in (height, width) if text.isdecimal()]
+    return (sizes[0], sizes[1]) if len(sizes) == 2 and min(sizes) > 0 else None
 
 
 def _reason(error: Exception) -> str:

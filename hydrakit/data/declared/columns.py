@@ -7,12 +7,13 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
-from hydrakit.data.declared.answers import ANSWER, find_answers
+from hydrakit.data.declared.labels import ANSWER, find_answers
 from hydrakit.data.declared.schema import FILE, Columns, Declaration
 from hydrakit.data.safe_paths import quote
 from hydrakit.errors import DataError, unknown
 from hydrakit.hooks import Remark
 
+POINT = ("x_mm", "y_mm", "z_mm")
 SUBGROUP = "subgroups."  # prefix of a subgroup's name among the fields of a case
 
 # Words in the column names of published tables.

@@ -9,13 +9,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from hydrakit.data.declared.patterns import MAX_DEPTH, compile_pattern, nearly_matches
-from hydrakit.data.safe_paths import quote
+from hydrakit.data.safe_paths import open_file, quote, same_form
 from hydrakit.data.volumes.names import SUFFIXES as VOLUME_SUFFIXES
 from hydrakit.data.volumes.names import stem_of
 from hydrakit.errors import DataError
 from hydrakit.hooks import Remark
 
-SUFFIXES = (
+IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".pgm", ".ppm", ".gif", ".webp"),
     *(".jp2", ".j2k", ".npy", ".npz", ".dcm", ".ima"),
     *VOLUME_SUFFIXES,
@@ -34,6 +34,20 @@ _MASK_FOLDER = re.compile(rf"({_MASK}|annotations|contours|groundtruth|gt)", re.
 _MASK_STEM = re.compile(rf"(?P<image>.+?)[ _.-]+({_MASK}|gt|groundtruth)([ _.-]?\d+)?", re.I)
 _INDEX = re.compile(r"#\[\d+\]$")
 _TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+
+
+def is_image_name(path: str) -> bool:
+    """Whether a path has the suffix of an image."""
+    return path.lower().endswith(IMAGE_SUFFIXES)
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file begins like a DICOM file (PS3.10 section 7.1), whatever its name is."""
+    try:
+        with open_file(path) as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def list_files(
@@ -134,7 +148,7 @@ def companions(paths: Collection[str]) -> dict[str, str]:
 
 def _folder_and_stem(path: str) -> tuple[str, str]:
     folder, _, name = path.rpartition("/")
-    return folder, stem_of(_INDEX.sub("", name))
+    return folder, stem_of(_INDEX.sub("", same_form(name)))
 
 
 def _is_mask_folder(folder: str) -> bool:
@@ -179,13 +193,13 @@ def remarks_on_files(
         )
     used = {path.removesuffix(member) for path in matched}
     folders = {path.rpartition("/")[0] for path in used}
-    known = (*SUFFIXES, *OTHER_SUFFIXES)
+    known = (*IMAGE_SUFFIXES, *OTHER_SUFFIXES)
     listed = list_files(root, tolerant=True, follow=follow)
     left = [path for path in listed if path not in used and path.lower().endswith(known)]
     near = [
         path
         for path in left
-        if path.lower().endswith(SUFFIXES)
+        if is_image_name(path)
         and (path.rpartition("/")[0] in folders or nearly_matches(path, names))
     ]
     if near:

@@ -13,41 +13,46 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hydrakit.data.archives import unpack_hint
-from hydrakit.data.declared.adapter import MissingSpacingError, Noticed, read_case
 from hydrakit.data.declared.by_name import match_names
 from hydrakit.data.declared.cases import (
-    MAP_LABELS,
+    SAY_AXES,
     DeclaredCase,
-    Fields,
     ImageLocation,
-    at_matched,
     case_of,
-    files_of,
     split_location,
-    table_rows,
-    with_slice,
 )
 from hydrakit.data.declared.files import (
-    SUFFIXES,
+    IMAGE_SUFFIXES,
     companions,
     describe_files,
+    is_dicom,
+    is_image_name,
     linked_folders,
     list_files,
 )
 from hydrakit.data.declared.images import ImageReader
+from hydrakit.data.declared.labels import MAP_LABELS
+from hydrakit.data.declared.listing import at_matched, files_of, with_parts, with_slice
 from hydrakit.data.declared.patterns import compile_pattern, match_files
+from hydrakit.data.declared.read_case import MissingSpacingError, Noticed, read_case
+from hydrakit.data.declared.rows import Fields, table_rows
 from hydrakit.data.declared.schema import UNKNOWN, Declaration, ImageRules, View, number
 from hydrakit.data.declared.tables import TableFile
 from hydrakit.data.read import LoadedSample, checked
-from hydrakit.data.safe_paths import open_file, quote, resolve_inside
+from hydrakit.data.safe_paths import quote, resolve_inside
 from hydrakit.errors import DataError, printable, utf8
+from hydrakit.file_rules import FileRules
 from hydrakit.hooks import Remark, Task, Unusable
 
 MAX_TABLE_BYTES = 2**27
 SPACING = ("row_spacing", "column_spacing")
 NO_SPACING = "does not state its pixel spacing"
+_NO_AXES = (
+    "the model does not say where they rise to: give slice, row and column, or a folder with a "
+    "dataset.toml that has axes"
+)
 _LEADS_OUT = "leads out of its folder by a link"
-_NO_DICOM = tuple(suffix for suffix in SUFFIXES if suffix not in (".dcm", ".ima"))
+_NO_DICOM = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix not in (".dcm", ".ima"))
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,8 @@ class GivenReader:
         task: Task of the model.
         colour: Whether an image in one file has three channels, as colours have; otherwise it has
             one, the luminance, as each of several files that are joined has.
-        spacing: Pixel spacing of all files that do not state theirs.
+        rules: How files are read; None for the default.
+        spacing: Pixel spacing of all files that do not state theirs; None for that of the rules.
         masks: Whether the model sees the lesion in a mask, so that each image needs one.
         labels: Whether labels of a table or of a pattern are read.
     """
@@ -111,10 +117,12 @@ class GivenReader:
         task: Task,
         *,
         colour: bool,
+        rules: FileRules | None = None,
         spacing: tuple[float, float] | None = None,
         masks: bool = False,
         labels: bool = True,
     ) -> None:
+        self.rules = rules or FileRules()
         self.masks = masks
         self.labels = labels
         self.declaration = Declaration.model_construct(
@@ -122,9 +130,10 @@ class GivenReader:
             task=task,
             field_of_view=View.model_construct(share=1.0),
             cases="cases.csv",
-            spacing=spacing,
+            spacing=spacing or self.rules.spacing,
+            no_mask=self.rules.no_mask,
             labels={"": UNKNOWN},
-            images=ImageRules(colour="channels" if colour else "luma"),
+            images=ImageRules.of(self.rules, colour=colour),
         )
         self._local = threading.local()
         self._opened: list[ImageReader] = []
@@ -183,7 +192,9 @@ class GivenReader:
         """The reader of this thread: it keeps an array file open."""
         name = "joined" if is_joined else "single"
         if not hasattr(self._local, name):
-            reader = ImageReader(ImageRules() if is_joined else self.declaration.images)
+            reader = ImageReader(
+                ImageRules.of(self.rules, colour=False) if is_joined else self.declaration.images
+            )
             setattr(self._local, name, reader)
             self._opened.append(reader)
         images: ImageReader = getattr(self._local, name)
@@ -237,13 +248,13 @@ def images_in_folder(folder: Path, reader: GivenReader, *, pattern: str | None) 
     if pattern is not None:
         return _matching(folder, root, reader, pattern)
     listed = list_files(root)
-    images = [path for path in listed if _may_be_image(root, path)]
-    masks = companions(images)
+    images = [path for path in listed if is_image_name(path) or is_dicom(root / path)]
+    masks = {} if reader.rules.masks == "cases" else companions(images)
     images = [path for path in images if path not in masks]
     if not images:
         raise DataError(
             f"{folder}: holds no image ({describe_files(listed)}): give files that end in "
-            f"{', '.join(SUFFIXES)}, or DICOM{unpack_hint(folder / name for name in listed)}"
+            f"{', '.join(IMAGE_SUFFIXES)}, or DICOM{unpack_hint(folder / name for name in listed)}"
         )
     notes = []
     links = linked_folders(root)
@@ -354,17 +365,24 @@ def images_in_table(table: Path, reader: GivenReader, *, root: Path | None = Non
         raise DataError(f"{table}: has no row: give one image per row, in a column 'path'")
     matched, remarks = match_names(root, named)
     notes += [remark.text for remark in remarks]
-    cases = [
-        replace(given, case=with_slice(reader.declaration, at_matched(given.case, matched), where))
-        for given, where in zip(cases, places, strict=True)
-    ]
+    try:
+        cases = [
+            replace(
+                given, case=with_slice(reader.declaration, at_matched(given.case, matched), where)
+            )
+            for given, where in zip(cases, places, strict=True)
+        ]
+    except DataError as error:
+        raise DataError(str(error).replace(SAY_AXES, _NO_AXES)) from None
+    parts = with_parts([given.case for given in cases])
+    cases = [replace(given, case=case) for given, case in zip(cases, parts, strict=True)]
     files = (location.file for given in cases for location in given.case.channels)
     return GivenImages(
         where=str(table),
         count=len(cases),
         cases=lambda: iter(cases),
         digest=_digest([hashlib.sha256(file.content).hexdigest(), *_states(root, cases)]),
-        patients=patients or _may_be_dicom(files),
+        patients=patients or any(case.is_part for case in parts) or _may_be_dicom(files),
         notes=tuple(notes),
         reader=reader,
         labelled=any(given.case.label is not None for given in cases),
@@ -419,17 +437,6 @@ def _case(key: str, location: ImageLocation, masks: Sequence[str] | None = None)
 def _name(path: object) -> str:
     """A path as a key: on one line, in valid characters."""
     return printable(utf8(str(path)))
-
-
-def _may_be_image(root: Path, path: str) -> bool:
-    """Whether a file may be an image, by its suffix; without a known one, if it is DICOM."""
-    if path.lower().endswith(SUFFIXES):
-        return True
-    try:
-        with open_file(root / path) as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
 
 
 def _may_be_dicom(paths: Iterator[str] | Sequence[str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from hydrakit.data.declared.patterns import PLACE
+from hydrakit.data.safe_paths import resolve_inside, same_form
 from hydrakit.data.volumes.names import stem_of
 
 if TYPE_CHECKING:
@@ -66,17 +68,29 @@ class MaskFinder:
         texts = {**parts, "folder": str(path.parent), "stem": stem_of(path.name)}
         folder, _, name = self._template.rpartition("/")
         folder = PLACE.sub(lambda match: texts[match[1]], folder)
-        expression = ""
+        expression, start, is_open = "", "", False  # what the names start with, before a `*`
         for part in re.split(r"(\{[^{}]*\}|\*)", name):
-            text = texts[part[1:-1]] if part.startswith("{") else part
+            text = same_form(texts[part[1:-1]] if part.startswith("{") else part)
+            is_open = is_open or part == "*"
+            start += "" if is_open else text
             expression += ".*" if part == "*" else re.escape(text)
         fits = re.compile(expression, re.DOTALL).fullmatch
-        names = [name for name in self._names(folder) if fits(name) and name != path.name]
-        return tuple((PurePosixPath(folder) / name).as_posix() for name in names)
+        forms = self._names(folder)
+        found = []
+        for at in range(bisect_left(forms, (start, "")), len(forms)):
+            form, name = forms[at]
+            if not form.startswith(start):
+                break
+            mask = PurePosixPath(folder) / name
+            if fits(form) and same_form(mask.as_posix()) != same_form(path.as_posix()):
+                found.append(mask.as_posix())
+        return tuple(found)
 
-    def _list(self, folder: str) -> list[str]:
+    def _list(self, folder: str) -> list[tuple[str, str]]:
+        """The names in a folder, each with the form in which it is compared, sorted by that."""
         try:
-            return sorted(each.name for each in (self._root / folder).iterdir())
+            place = resolve_inside(self._root, folder, follow=True)
+            return sorted((same_form(each.name), each.name) for each in place.iterdir())
         except OSError:  # no such folder: its images have no masks
             return []
 
@@ -147,6 +161,12 @@ def read_masks(
                 picture = reader.read(path)
             except ImageError as error:
                 raise ImageError(path, f"its mask {error.reason}") from None
+        if picture.slice_plane is not None:
+            raise ImageError(
+                path,
+                "its mask is a volume and the image is none, so that left and right of the mask "
+                "are not clear: save the mask as PNG, or the image as a volume",
+            )
         if picture.pixels.shape[1:] != shape:
             height, width = picture.pixels.shape[1:]
             fault = ImageError(

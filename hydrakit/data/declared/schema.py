@@ -29,9 +29,16 @@ from pydantic import (
 
 from hydrakit.data.declared.patterns import check_template, compile_pattern, part_names
 from hydrakit.data.safe_paths import ORDINARY, is_ordinary, join_names, open_file, path_fault, quote
-from hydrakit.data.volumes.names import Plane
 from hydrakit.errors import DataError, unknown
-from hydrakit.hooks import ChannelRule, FieldOfView, NamedNormalise, Normalise, Task, Window
+from hydrakit.file_rules import FileRules, Plane
+from hydrakit.hooks import (
+    ChannelRule,
+    FieldOfView,
+    NamedNormalise,
+    Normalise,
+    Task,
+    Window,
+)
 from hydrakit.rounds import FlipAxis
 from hydrakit.schema import Frozen, Name
 from hydrakit.stats.label_cells import UNSURE
@@ -159,6 +166,20 @@ class ImageRules(_Table):
                 'window: "file" is a window of rescaled values: remove it, or rescale = false'
             )
         return self
+
+    @classmethod
+    def of(cls, rules: FileRules, *, colour: bool) -> Self:
+        """The rules of a head's dataset.
+
+        Args:
+            rules: Its rules.
+            colour: Whether colours become channels, unless the rules say a window of grey values.
+        """
+        names = [name for name in cls.model_fields if name != "colour"]
+        return cls(
+            colour="channels" if colour and rules.window is None else "luma",
+            **{name: getattr(rules, name) for name in names},
+        )
 
 
 class Columns(_Table):
@@ -339,6 +360,12 @@ class Declaration(_Table):
         """The normalisation as on an adapter."""
         given = self.normalise
         return Window(window=given.window) if isinstance(given, GreyRange) else given
+
+    @property
+    def file_rules(self) -> FileRules:
+        """How its files are read, but for colour, which the network decides."""
+        images = self.images.model_dump(exclude={"colour"})
+        return FileRules(**images, spacing=self.spacing, no_mask=self.no_mask, masks=self.masks)
 
     @field_validator("spacing", mode="before")
     @classmethod

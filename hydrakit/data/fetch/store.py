@@ -30,6 +30,7 @@ MAX_FAILURES = 20  # one after the other, without a success between them: then i
 PART = ".part"
 
 _LEFT_BEHIND = re.compile(r"\.part[0-9]*")  # s5cmd appends digits while it writes
+_NAME = re.compile(r"\w[\w.-]*", re.ASCII)  # it becomes a path, and an argument of a command
 _MD5 = re.compile(r"[0-9a-f]{32}")  # an ETag of another form is no digest of the content
 _NO_CONNECTION = re.compile(
     "no such host|connection refused|connection reset|network is unreachable|no route to host|"
@@ -176,7 +177,11 @@ def _list(series: Sequence[IndexedSeries], folder: Path, failures: list[str]) ->
             url, etag = answer["key"], answer.get("etag", "")
             place, slash, name = url.rpartition("/")
             each = places.get(f"{place}{slash}")
-            if each is not None and name:
+            if each is None or not name:
+                continue
+            if not _NAME.fullmatch(name):
+                failures.append(f"{url!r}: its name is not that of an image")
+            else:
                 md5 = etag if _MD5.fullmatch(etag) else None
                 file = StoredFile(url, answer["size"], md5, folder_of(each) / name)
                 listed[f"{place}{slash}"].append(file)

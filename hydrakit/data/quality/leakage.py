@@ -353,11 +353,6 @@ def unit_names(
     )
 
 
-def unit_numbers_of(cases: Sequence[PreparedCase], adapter: DatasetAdapter) -> list[int]:
-    """Return the number of each case's unit, patient or group, without regard to copies."""
-    return _numbers(unit_names([adapter.name] * len(cases), cases, {adapter.name: adapter}, ()))
-
-
 def reading_warnings(prepared: PreparedDataset, adapter: DatasetAdapter) -> Iterator[str]:
     """Yield warnings about how a dataset was read, and about its names."""
     yield from (remark.text for remark in prepared.index.remarks if remark.warning)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Literal
-
-Plane = Literal["axial", "sagittal", "coronal"]
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 

@@ -18,15 +18,15 @@ import numpy as np
 
 from hydrakit.data.declared.arrays import MAX_BYTES, MAX_VALUES, ImageError
 from hydrakit.data.volumes.header import DAMAGED, TOO_LARGE
-from hydrakit.data.volumes.names import Plane
 from hydrakit.data.volumes.voxels import Voxels
+from hydrakit.file_rules import Plane
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from hydrakit.data.dicom.geometry import PatientPoint
     from hydrakit.data.volumes.voxels import Vector
 
-Point = tuple[float, float, float]
 
 MAX_UNPACKED = 2**29
 """Maximum bytes of a packed volume, or of a mask: they are in memory as a whole."""
@@ -66,7 +66,7 @@ class SlicePlane:
     rows: int
     columns: int
     spacing: tuple[float, float] | None
-    position: Point | None
+    position: PatientPoint | None
     orientation: tuple[float, float, float, float, float, float] | None
     patient_id: str = ""
     frame_uid: str = ""
@@ -90,7 +90,7 @@ class VolumeSlice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Axes:
+class _SliceAxes:
     """Axes of the file that make the image of a slice.
 
     Attributes:
@@ -189,14 +189,14 @@ class Volume:
         near = np.abs(self.affine[:3, :3] / self._sizes)[list(self._patient_axes), range(3)]
         return float(np.degrees(np.arccos(np.clip(near.min(), 0, 1))))
 
-    def _axes(self, plane: Plane) -> _Axes:
+    def _axes(self, plane: Plane) -> _SliceAxes:
         if self.shape.count(1) == 1:  # a single slice: it is shown, whatever its plane is
             single = self._patient_axes[self.shape.index(1)]
             plane = next(name for name, (across, *_) in _PLANES.items() if across == single)
         across, (down, down_sign), (along, along_sign) = _PLANES[plane]
         of = self._patient_axes.index
         signs = self._signs
-        return _Axes(
+        return _SliceAxes(
             plane=plane,
             across=of(across),
             step=1 if signs[of(across)] else -1,
@@ -236,7 +236,7 @@ class Volume:
         *,
         plane: Plane = "axial",
         index: int | None = None,
-        point: Point | None = None,
+        point: PatientPoint | None = None,
         slices: int = 1,
         rescale: bool | None = None,
     ) -> VolumeSlice:
@@ -305,7 +305,15 @@ class Volume:
                 pixels[:, row] = stored[:, row].astype(np.float64) * slope + intercept
             return pixels
 
-    def _locate(self, point: Point, axes: _Axes) -> tuple[int, tuple[float, float]]:
+    def _inside(self, axis: int, first: int, last: int) -> NDArray[np.bool_]:
+        """Where a mask is not zero, in a part as of `_part`; what is no number is outside."""
+        values = self._part(axis, first, last)
+        if self.rescale is not None and self.rescale[1] != 0:
+            values = self._values(values, None)
+        inside: NDArray[np.bool_] = np.nan_to_num(values) != 0
+        return inside
+
+    def _locate(self, point: PatientPoint, axes: _SliceAxes) -> tuple[int, tuple[float, float]]:
         """Return the slice nearest to a point of the patient, and its row and column there."""
         if not self.oriented:
             raise ImageError(
@@ -322,7 +330,7 @@ class Volume:
         index = min(math.floor(at[axes.across] + 0.5), self.shape[axes.across] - 1)
         return index, (float(row), float(column))
 
-    def _shown(self, axes: _Axes, index: int) -> SlicePlane:
+    def _shown(self, axes: _SliceAxes, index: int) -> SlicePlane:
         first = [0, 0, 0]
         first[axes.across] = index
         directions = self.affine[:3, :3] / self._sizes
@@ -384,14 +392,14 @@ class Volume:
                 raise ImageError(self.path, fault)
             if mask.voxels.size > MAX_UNPACKED:
                 raise ImageError(self.path, f"its mask has over {MAX_UNPACKED >> 20} MiB of voxels")
-            part = axes.image(mask._part(axes.across, first, last)) != 0
+            part = axes.image(mask._inside(axes.across, first, last))
             inside = part if inside is None else inside | part
         if inside is None or not inside.any():
             return None
         best = int(inside.sum(axis=(1, 2)).argmax())
         return first + best, np.ascontiguousarray(inside[best])
 
-    def _check_index(self, axes: _Axes, index: int) -> None:
+    def _check_index(self, axes: _SliceAxes, index: int) -> None:
         count = self.shape[axes.across]
         if index >= count:
             raise ImageError(

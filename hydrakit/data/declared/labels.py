@@ -1,16 +1,20 @@
-"""Labels of a multi-label case in columns of their own: one answer for each class."""
+"""Label of a case, from the text of one cell or from an answer for each class."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from hydrakit.data.declared.schema import ABSENT, FILE, PRESENT, UNKNOWN, Declaration
-from hydrakit.data.safe_paths import quote
+from hydrakit.data.declared.schema import ABSENT, FILE, NONE, PRESENT, UNKNOWN, Declaration, number
+from hydrakit.data.safe_paths import join_names, quote
 from hydrakit.errors import DataError
+from hydrakit.hooks import Label, Remark
+from hydrakit.stats.label_cells import SEPARATOR, UNSURE
 from hydrakit.storage.tables import label_form
 
+# How else a declared dataset can name a class; images that are given without one cannot.
+MAP_LABELS = f', or map it to a class under [labels] in {FILE} ("" if it is unknown)'
 ANSWER = "answers."  # prefix of a class among the fields of a case
-
 _MEANINGS = {
     **dict.fromkeys((PRESENT, "true", "yes"), 1),
     **dict.fromkeys((ABSENT, "false", "no"), 0),
@@ -107,3 +111,82 @@ def answer_of(declaration: Declaration, text: str) -> int | None:
             f"under [labels] in {FILE}"
         )
     return _MEANINGS[form]
+
+
+def remarks_on_labels(declaration: Declaration, texts: Iterable[str]) -> Iterator[Remark]:
+    """Yield the labels that are matched in another spelling, with their numbers."""
+    respelt = Counter(pair for text in texts for pair in _respelt(declaration, text))
+    if respelt:
+        pairs = [
+            f"{quote(text)} is {quote(label)} ({count})"
+            for (text, label), count in respelt.most_common()
+        ]
+        yield Remark(
+            text="labels that differ from a class, or from a key under [labels], only in case, "
+            f"blanks or decimals: {join_names(pairs)}"
+        )
+
+
+def case_label(
+    declaration: Declaration, fields: Mapping[str, str], filled: Mapping[str, str]
+) -> Label | None:
+    """The label of a case, from one field or from a field for each class."""
+    answers = [field for field in fields if field.startswith(ANSWER)]
+    if not answers:
+        return label_of(declaration, filled.get("label", ""))
+    texts = {field.removeprefix(ANSWER): filled.get(field, "") for field in answers}
+    return label_of_answers(declaration, texts)
+
+
+def label_of(declaration: Declaration, text: str) -> Label | None:
+    """Convert the text of a label; None if it is unknown.
+
+    Raises:
+        ValueError: It is no label of the dataset.
+    """
+    mapped = _target(declaration, text)
+    if mapped == UNKNOWN:
+        return None
+    if declaration.task == "regression":
+        return number(mapped, "label")
+    if declaration.task == "classification":
+        return _class(declaration, mapped)
+    if mapped == NONE:
+        return (0,) * len(declaration.classes)
+    names = [_target(declaration, part.strip()) for part in mapped.split(SEPARATOR)]
+    unsure = {name for name in names if name.endswith(UNSURE) and name not in declaration.classes}
+    unknown = {_class(declaration, name.removesuffix(UNSURE)) for name in unsure}
+    present = {_class(declaration, name) for name in names if name not in {NONE, *unsure}}
+    answers = [
+        None if index in unknown - present else int(index in present)
+        for index in range(len(declaration.classes))
+    ]
+    return tuple(answers) if any(answer is not None for answer in answers) else None
+
+
+def _target(declaration: Declaration, text: str) -> str:
+    """What a label means: by [labels], or itself; if neither knows it, in another spelling."""
+    exact = declaration.labels.get(text, text)
+    if exact != text or exact in declaration.classes:
+        return exact
+    targets = declaration.label_forms.get(label_form(text), ())
+    return next(iter(targets)) if len(targets) == 1 else text
+
+
+def _respelt(declaration: Declaration, text: str) -> list[tuple[str, str]]:
+    """Labels of a cell that are matched in another spelling, each with what it means."""
+    parts = text.split(SEPARATOR) if declaration.task == "multilabel" else [text]
+    return [
+        (part, target)
+        for part in map(str.strip, parts)
+        if part not in declaration.labels and (target := _target(declaration, part)) != part
+    ]
+
+
+def _class(declaration: Declaration, name: str) -> int:
+    if name not in declaration.classes:
+        raise ValueError(
+            f"label {quote(name)} is none of the classes {join_names(declaration.classes)}: "
+            f"correct it{MAP_LABELS}"
+        )
+    return declaration.classes.index(name)
