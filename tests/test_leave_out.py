@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -168,11 +169,12 @@ def test_what_leaves_too_little_to_train_on_is_refused(tmp_path: Path) -> None:
     refused(lambda: deal(tmp_path, target=only, alpha=declared), "use `--holdout`")
 
 
-@given(several_datasets(), st.randoms(use_true_random=False), st.sampled_from([None, "clinic"]))
+@given(several_datasets(), st.integers(0, 2**31), st.sampled_from([None, "clinic"]))
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 def test_no_patient_copy_or_value_is_trained_on_and_tested(
-    datasets: dict[str, Data], random: Any, cohort: str | None
+    datasets: dict[str, Data], seed: int, cohort: str | None
 ) -> None:
+    random = Random(seed)  # not drawn by Hypothesis, which would have too much to draw
     for data in datasets.values():
         for number, each in enumerate(data.index.cases):
             value = random.choice(["A", "A", "B", "B", "C", None])
