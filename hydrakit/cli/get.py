@@ -86,7 +86,7 @@ def get(
     it fetches anything. Files that are there already are not fetched again: the same command goes
     on after an interruption. Needs the extra `hydrakit-imaging[get]`.
     """
-    from hydrakit.errors import PlanError
+    from hydrakit.errors import PlanError, command_line
     from hydrakit.hooks import DatasetAdapter
     from hydrakit.plugins.options import parse_options
     from hydrakit.sources import KaggleDataset, PublicCollection
@@ -100,9 +100,10 @@ def get(
     from hydrakit.data.declared.sets import public_sets
 
     if adapter is None and name in public_sets():
+        add = command_line("hydrakit", "datasets", "add", name)
         raise PlanError(
-            f"{name} cannot be fetched: `hydrakit datasets add {name}` says where it is, and "
-            f"`hydrakit datasets add {name} DIR` declares what was downloaded"
+            f"{name} cannot be fetched: `{add}` says where it is, and `{add} DIR` declares what "
+            "was downloaded"
         )
     if adapter is None and options:
         raise PlanError(f"{name} is no dataset with options: leave out `--option`")
