@@ -254,6 +254,21 @@ def test_neither_sex_nor_a_number_is_preferred_as_label(tmp_path: Path) -> None:
     assert guessed(folder)[1].classes == ("bad", "good")
 
 
+@pytest.mark.parametrize(("first", "mixed"), [("TRUE", True), ("1", False)])
+def test_a_draft_says_that_labels_mix_numbers_and_words(
+    tmp_path: Path, first: str, mixed: bool
+) -> None:
+    rows = [
+        f"{name}.png,{label}" for name, label in zip("abcd", (first, "1", "0", "0"), strict=True)
+    ]
+    for name in "abcd":
+        png(tmp_path / "mine" / f"{name}.png")
+    (tmp_path / "mine" / "t.csv").write_text("\n".join(["path,label", *rows]), encoding="utf-8")
+    text, _, found = guessed(tmp_path / "mine")
+    assert ("mixes numbers with True and False" in text) is mixed
+    assert len(found) == 4
+
+
 def test_whole_numbers_with_decimal_commas_are_labels(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     for n in range(4):

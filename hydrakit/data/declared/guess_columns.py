@@ -46,6 +46,11 @@ def from_columns(
     ):
         lines = [f"{quoted(label)} = {quoted(f'class {label}')}" for label in labels]
         tables += ["", "[labels]  # Give the classes their names, here and above", *lines]
+        if len({label[-1].isdigit() for label in labels}) > 1:
+            tables.append(
+                "# Check: the column mixes numbers with True and False. If 1 and True are one"
+                "\n# class, give both its name, and remove the other class above."
+            )
         labels = tuple(f"class {label}" for label in labels)
     tables += split_lines(columns.get("split", []))
     source = (f"cases = {quoted(name)}",)

@@ -20,7 +20,7 @@ from hydrakit.storage.tables import (
 )
 
 MAX_TABLE_BYTES = 2**25
-MAX_TOLD_BYTES = 2**20  # of a table that is not used: of a larger one, columns are not told
+MAX_LISTED_BYTES = 2**20  # of a table that is not used, whose columns are listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def _described(path: Path, used: Collection[Path]) -> str:
     try:
         if not path.is_file() or path.resolve() in used:
             return ""
-        if path.stat().st_size > MAX_TOLD_BYTES:
+        if path.stat().st_size > MAX_LISTED_BYTES:
             return path.name
         table = _open(path)
     except (OSError, DataError) as error:
