@@ -30,7 +30,7 @@ from hydrakit.plan.results import EpochRecord, Metrics
 from hydrakit.rounds import Hyperparameters
 from hydrakit.stats.tasks import Scale, from_tensor, loss_of
 from hydrakit.training.batched_heads import DropoutMasks, HeadStack, Noise
-from hydrakit.training.epochs import Step
+from hydrakit.training.epochs import EagerAdamW, Step
 from hydrakit.training.evaluation import compute_metrics, forward_in_batches
 from hydrakit.training.schedule import set_rate
 from hydrakit.training.seeds import EPOCH, Seeds, seeded
@@ -248,7 +248,7 @@ class _LearningRate:
 
     def __init__(self, settings: Hyperparameters) -> None:
         # A scheduler needs an optimiser; this one has a dummy parameter.
-        self._optimiser = torch.optim.SGD([torch.zeros(1)], lr=settings.learning_rate)
+        self._optimiser = EagerAdamW([torch.zeros(1)], lr=settings.learning_rate)
         self._scheduler = _scheduler(self._optimiser, settings)
         self._settings = settings
 
