@@ -349,10 +349,10 @@ def test_what_is_no_context_is_refused(text: str, tmp_path: Path) -> None:
 # --- on the command line
 
 OWN = {
-    "run": {"trace_test"},
-    "compare": {"jobs", "trace_test"},
-    "tune": set(),
-    "order": set(),
+    "run": {"launcher", "trace_test"},
+    "compare": {"jobs", "launcher", "trace_test"},
+    "tune": {"launcher"},
+    "order": {"launcher"},
 }
 """Options of some commands alone: of the test, and of many processes."""
 

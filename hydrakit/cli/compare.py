@@ -109,6 +109,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Also evaluate the test split after every epoch, only for a figure of all strategies.",
 )
+@params.launcher
 @params.running_options
 @params.as_json
 @click.pass_context

@@ -234,15 +234,16 @@ running_options = context_options(
         help="Store of the trackers: a folder or, for mlflow, also a URI.  [default: tensorboard "
         "in the run's folder; mlflow in $MLFLOW_TRACKING_URI, else ./mlflow.db]",
     ),
-    click.option(
-        "--launcher",
-        default="local",
-        show_default=True,
-        metavar="NAME[:OPTION=VALUE,...]",
-        help="Start processes by this launcher: local, for this machine, or that of a plugin.",
-    ),
 )
 """All options of the run context, for commands that train."""
+
+launcher = click.option(
+    "--launcher",
+    default="local",
+    show_default=True,
+    metavar="NAME[:OPTION=VALUE,...]",
+    help="Start processes by this launcher: local, for this machine, or that of a plugin.",
+)
 
 jobs = click.option(
     "--jobs",

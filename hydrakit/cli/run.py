@@ -125,6 +125,7 @@ def plan(*, context: RunContext, out: Path | None, **given: Any) -> None:
     is_flag=True,
     help="Check everything and estimate time, memory and disk space, without training.",
 )
+@params.launcher
 @params.running_options
 @click.pass_context
 def run(

@@ -81,6 +81,7 @@ def _values(_: click.Context, __: click.Parameter, value: str | None) -> list[fl
     help="Number of pairs to try in each round with Optuna.  [default: 20]",
 )
 @click.option("--out", type=params.FOLDER, metavar="FILE", help="Write the plan to this file.")
+@params.launcher
 @params.running_options
 def tune(
     *,
@@ -283,6 +284,7 @@ def _print_round(tuning: RoundTuning, rounds: int) -> None:
     metavar="DIR",
     help="Folder of the search.  [default: a folder in ./runs, the same for the same search]",
 )
+@params.launcher
 @params.running_options
 @params.as_json
 def order(
