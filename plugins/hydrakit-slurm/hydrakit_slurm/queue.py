@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -144,17 +145,21 @@ class SlurmQueue:
             PlanError: Slurm refuses them.
         """
         from submitit.core.utils import FailedJobError
-        from submitit.helpers import clean_env
 
         from hydrakit_slurm.task import Task
 
         # Only this user can open the new folder: nobody else can put a pickle there.
-        executor = self._executor(batch, Path(tempfile.mkdtemp(dir=folder, prefix="array-")))
+        own = Path(tempfile.mkdtemp(dir=folder, prefix="array-"))
+        executor = self._executor(batch, own)
         try:
-            with clean_env():  # this process may itself be a job of Slurm
+            with _outside_of_a_job():
                 jobs = executor.submit_array([Task(command) for command in batch.commands])
         except FailedJobError as error:
+            shutil.rmtree(own)
             raise PlanError(f"launcher 'slurm': {one_line(str(error))}") from None
+        for path in own.iterdir():
+            if path.is_symlink():  # submitit's, to the script; hydrakit refuses folders with links
+                path.unlink()
         return [Submitted(job.job_id, job.paths.stdout, job.paths.submitted_pickle) for job in jobs]
 
     def script(self, batch: Batch, folder: Path) -> str:
@@ -217,6 +222,28 @@ class SlurmQueue:
         executor = SlurmExecutor(folder, max_num_timeout=MAX_TURNS)
         executor.update_parameters(**parameters)
         return executor
+
+
+@contextmanager
+def _outside_of_a_job() -> Iterator[None]:
+    """Remove the variables of the job that runs this process, if one does.
+
+    Its number of processor cores, for example, would count for the jobs that it submits.
+    """
+    of_job = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(("SLURM_", "SLURMD_", "SRUN_")) and name != "SLURM_CONF"
+    }
+    if "SLURM_JOB_ID" not in of_job:
+        yield
+        return
+    try:
+        for name in of_job:
+            del os.environ[name]
+        yield
+    finally:
+        os.environ.update(of_job)
 
 
 def _answer(program: str, *arguments: str) -> str:

@@ -43,7 +43,8 @@ def test_tasks_are_submitted_as_an_array(programs: Path, tmp_path: Path) -> None
     )  # fmt: skip
     submitted = SlurmQueue(options).submit(BATCH, tmp_path)
     assert [each.number for each in submitted] == ["7_0", "7_1", "7_2"]
-    script = Path(arguments(programs / "sbatch"))
+    (script,) = submitted[0].pickle.parent.glob("*.sh")
+    assert not script.is_symlink()
     lines = script.read_text().splitlines()
     for line in (
         "array=0-2%2", "partition=gpu", "time=1440", "mem=8G", "cpus-per-task=4", "account=mri",
@@ -77,8 +78,11 @@ def test_a_pickle_holds_the_words_of_a_command_and_nothing_else(
 
 def test_what_sbatch_refuses_is_one_line(programs: Path, tmp_path: Path) -> None:
     write(programs / "sbatch", "echo 'sbatch: error: invalid partition: x' >&2; exit 1")
+    folder = tmp_path / "slurm"
+    folder.mkdir()
     with pytest.raises(PlanError, match=r"^launcher 'slurm': sbatch: error: invalid partition: x$"):
-        SlurmQueue(SlurmOptions(partition="x")).submit(BATCH, tmp_path)
+        SlurmQueue(SlurmOptions(partition="x")).submit(BATCH, folder)
+    assert list(folder.iterdir()) == []
 
 
 def test_states_are_those_of_the_name(programs: Path) -> None:
