@@ -14,6 +14,7 @@ from hydrakit.jobs.job import Job
 from hydrakit.jobs.states import STATES
 from hydrakit.plugins.options import parse_options, split_component
 from hydrakit.plugins.registry import Plugins
+from hydrakit.runs.context import RunContext
 from hydrakit.storage.files import write_atomic
 
 ATTEMPTS = 2
@@ -31,6 +32,17 @@ def build_launcher(text: str, plugins: Plugins) -> Launcher:
     factory = plugins.get(LauncherFactory, name)
     launcher: Launcher = factory.build(parse_options(factory, options))
     return launcher
+
+
+def preview(
+    launcher: Launcher, context: RunContext, groups: int, folder: Path, processes: int
+) -> str | None:
+    """What a launcher would submit for a number of groups; None if it has no ``preview``."""
+    method = getattr(launcher, "preview", None)
+    if method is None or not groups:
+        return None
+    text: str = method(context, groups, folder, processes=processes)
+    return text
 
 
 class JobDriver:

@@ -23,7 +23,6 @@ from hydrakit.storage.lock import holder_of
 from hydrakit.storage.records import refuse_later
 from hydrakit.weights.format import read_description
 
-
 MAX_QUEUE = 100  # characters of the state of a job
 
 
@@ -265,9 +264,7 @@ def _of_comparison(folder: Path) -> ComparisonStatus:
     )
 
 
-def _with_queue(
-    cells: tuple[CellStatus, ...], states: Mapping[str, str]
-) -> tuple[CellStatus, ...]:
+def _with_queue(cells: tuple[CellStatus, ...], states: Mapping[str, str]) -> tuple[CellStatus, ...]:
     """Cells with the states of their jobs, which the launcher last reported."""
     return tuple(
         each.model_copy(update={"queue": one_line(states[each.name], MAX_QUEUE)})

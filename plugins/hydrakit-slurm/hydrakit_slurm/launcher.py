@@ -122,16 +122,19 @@ class SlurmLauncher:
         if self._name is None:
             self._name = self._begin(folder)
         commands = [self._command(part, folder) for part in parts]
-        batch = self._batch(commands, parts, processes)
+        threads = max(job.context.threads or 1 for part in parts for job in part)
+        batch = self._batch(commands, threads, processes)
         for part, submitted in zip(parts, self._queue.submit(batch, folder / FOLDER), strict=True):
             self._tasks[submitted.number] = _Task(part, submitted)
         self._ask_soon()
 
-    def preview(self, groups: Sequence[Sequence[Job]], folder: Path, *, processes: int) -> str:
+    def preview(self, context: RunContext, groups: int, folder: Path, *, processes: int) -> str:
         """The script that `submit` would submit; nothing is written."""
-        parts = self._parts(groups)
-        commands = [["hydrakit", "job"] for _ in parts]
-        return self._queue.script(self._batch(commands, parts, processes), folder / FOLDER)
+        commands = [["hydrakit", "job"]] * min(groups, self._most)
+        batch = self._batch(commands, context.threads or 1, processes)
+        script = self._queue.script(batch, folder.resolve() / FOLDER)
+        command = shlex.join([*self._prefix, "hydrakit", "job"])
+        return f"{script}\n# each of {len(commands)} tasks runs: {command} FILE..."
 
     def poll(self) -> list[tuple[Job, str]]:
         """Jobs of the tasks that have ended; the queue is asked every 1 to 30 seconds."""
@@ -180,10 +183,7 @@ class SlurmLauncher:
             return [*self._prefix, "hydrakit", "job", *map(str, paths)]
         return job_command(paths)
 
-    def _batch(
-        self, commands: Sequence[Sequence[str]], parts: Sequence[Sequence[Job]], limit: int
-    ) -> Batch:
-        threads = max(job.context.threads or 1 for part in parts for job in part)
+    def _batch(self, commands: Sequence[Sequence[str]], threads: int, limit: int) -> Batch:
         name = self._name or f"hydrakit-{0:016x}"
         return Batch(commands, name, limit=limit, cpus=self._cpus or threads)
 

@@ -20,7 +20,7 @@ from cluster import MissingError, cluster, install
 from hydrakit.cli import main
 from hydrakit.maintenance.verify import verify
 
-PATIENTS = 40
+PATIENTS = 24
 STRATEGIES = ("classical", "intensity", "probe")
 COMPARE = [
     *("compare", "--strategies", "classical", "--datasets", "brain", "--device", "cpu"),
@@ -144,9 +144,10 @@ def test_a_disturbed_comparison_on_slurm_is_the_local_one(
         name = until(lambda: [each for each in training(out) if each != name], process)[0]
         requeued = job_of(process_of(name))
         command = ["scancel", "--signal=USR2", requeued]
-        subprocess.run(command, env=os.environ | dict(slurm), check=True)
+        with subprocess.Popen(command, env=os.environ | dict(slurm)) as sender:
+            until(lambda: f"{requeued} PENDING" in squeue(slurm, "--format=%i %T"), process)
+            sender.kill()  # it asks again while the job is put back
         log.append(f"signalled {requeued} in {name}")
-        until(lambda: f"{requeued} PENDING" in squeue(slurm, "--format=%i %T"), process)
         shown = CliRunner().invoke(main, ["status", str(out)]).output
         log.append(shown)
         now = ["scontrol", "update", f"JobId={requeued}", "StartTime=now"]  # else in two minutes
