@@ -35,7 +35,7 @@ from hydrakit.training.batch_norm import refresh_statistics
 from hydrakit.training.batches import TrainingExamples
 from hydrakit.training.checkpoint import Checkpointer, RoundProgress
 from hydrakit.training.diagnostics import first_nonfinite
-from hydrakit.training.epochs import EpochRunner, MultiTaskEpoch, SingleTaskEpoch, Step
+from hydrakit.training.epochs import EpochRunner, MultiTaskEpoch, SingleTaskEpoch
 from hydrakit.training.evaluation import (
     Evaluator,
     Reference,
@@ -45,6 +45,7 @@ from hydrakit.training.evaluation import (
 )
 from hydrakit.training.seeds import EPOCH, Seeds, seeded
 from hydrakit.training.selection import Selection
+from hydrakit.training.step import Step
 
 
 @dataclass(frozen=True)
