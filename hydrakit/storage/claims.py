@@ -28,8 +28,8 @@ import platform
 import secrets
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -49,6 +49,9 @@ BEAT = 10.0
 
 LIMIT = 120.0
 """Seconds without a heartbeat after which a member's claims can be taken."""
+
+WAIT = 0.5
+"""Seconds between two tries to take a claim."""
 
 FREE = "free"
 LEFT, SILENT = "left", "silent"  # content of ID.gone
@@ -371,6 +374,25 @@ class Member(Observer):
             return False
         self.held[name] = self._top[name] = generation
         return True
+
+    @contextmanager
+    def holding(self, name: str) -> Iterator[None]:
+        """Hold a claim within a ``with`` block, after waiting for it, and free it then.
+
+        Raises:
+            HydrakitError: As in `check`.
+            OSError: The folder cannot be read or written.
+        """
+        while not self.take(name):
+            time.sleep(min(WAIT, self.beat))
+        try:
+            yield
+        finally:
+            self.release(name)
+
+    def others(self) -> list[str]:
+        """Processes and machines of the other members that have not gone, as far as is known."""
+        return [self.describe(each) for each in self.present() if each != self.id]
 
     def taken_over(self, name: str) -> bool:
         """Whether someone else has owned a claim of this member before."""
