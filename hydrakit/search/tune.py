@@ -22,8 +22,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import torch
-
 from hydrakit.errors import HydrakitError, PlanError
 from hydrakit.models.build import check_components
 from hydrakit.observers.trackers import trackers_of
@@ -255,6 +253,8 @@ def _agree(files: TuningFiles, member: Member, digest: str, context: RunContext)
     Raises:
         HydrakitError: They run another search.
     """
+    import torch
+
     with member.holding("start"):
         others, theirs = member.others(), files.read_shared()
         if others and theirs is not None:
