@@ -264,6 +264,12 @@ jobs = click.option(
 )
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+join = click.option(
+    "--join",
+    is_flag=True,
+    help="Share the work with the same command on other machines, in a folder that all of them "
+    "see; a machine can join and leave at any time.",
+)
 run_or_comparison = click.argument("folder", type=FOLDER, metavar="RUN_OR_COMPARISON")
 new_folder = click.option(
     "--out", type=FOLDER, required=True, metavar="DIR", help="New folder to write to."
