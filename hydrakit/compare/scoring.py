@@ -242,11 +242,7 @@ def compare_cells(
         images=int(first.images.sum()),
         tuned=tuned_cells(compare_dir, used) if design.tune else (),
         plans=dict(plans),
-        traces=tuple(
-            trace
-            for name, each in records.items()
-            if (trace := _trace(name, each))
-        ),
+        traces=tuple(trace for name, each in records.items() if (trace := _trace(name, each))),
         subgroups=tuple(
             each for each in scored.subgroups(cases.subgroups) if each.name != design.leave_out
         ),
@@ -466,7 +462,7 @@ def _rows(
     Raises:
         DataError: A case is no longer in the data.
     """
-    rows = []
+    rows, measure = [], cases.measure
     for row in predictions:
         key = row["key"]
         finding = cases.finding.get(key)  # not the text in the row: one for all cells
@@ -480,7 +476,7 @@ def _rows(
                 f"{compare_dir.cell(cell)}: tested {key!r}{change}: restore the data, or {ANOTHER}"
             )
         label = _label(row, output, cases)
-        if label is None and cases.measure == "AUC":
+        if label is None and measure == "AUC":
             continue
         rows.append(
             Row(
