@@ -244,13 +244,18 @@ running_options = context_options(
 )
 """All options of the run context, for commands that train."""
 
-jobs = click.option(
-    "--jobs",
-    type=Whole(1),
-    metavar="N",
-    help="Number of processes that train at the same time.  [default: one per core; on a GPU one "
-    "per 2 cores and 4 GB of its memory]",
-)
+
+def _jobs(default: str) -> Callable[[Command], Command]:
+    return click.option(
+        "--jobs",
+        type=Whole(1),
+        metavar="N",
+        help=f"Number of processes that train at the same time.  [default: {default}]",
+    )
+
+
+jobs = _jobs("one per core; on a GPU one per 2 cores and 4 GB of its memory")
+search_jobs = _jobs("one run after another in this process, or as --launcher says")
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 run_or_comparison = click.argument("folder", type=FOLDER, metavar="RUN_OR_COMPARISON")

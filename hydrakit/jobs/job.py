@@ -18,7 +18,7 @@ from pydantic import Field
 from hydrakit import engine
 from hydrakit.data.origin import DataOrigin
 from hydrakit.errors import HydrakitError, one_line
-from hydrakit.jobs.candidates import CandidateSearch, data_key, with_values
+from hydrakit.jobs.candidates import CandidateSearch, InnerRun, data_key, in_turn, with_values
 from hydrakit.plan.model import Plan
 from hydrakit.plugins.guard import PluginFault, describe_error
 from hydrakit.plugins.registry import Plugins
@@ -28,9 +28,11 @@ from hydrakit.runs.rundir import RunDir
 from hydrakit.schema import Frozen, Name, Text
 from hydrakit.storage.files import MIB, read_whole, write_atomic
 from hydrakit.storage.records import read_record, writable, write_record
+from hydrakit.training.loop import DivergedError
 from hydrakit.version import version
 
 FAILED = ".failed"  # suffix of the file that says why a job failed
+DIVERGED = "training diverged"  # first line of this file, if that is why
 
 
 class Choice(Frozen):
@@ -91,6 +93,11 @@ class Job(Frozen):
             return "done"
         return status_of(self.out)
 
+    @property
+    def diverged(self) -> bool:
+        """Whether the job failed because training diverged, which is a result for a search."""
+        return _failure_lines(self.out)[:1] == [DIVERGED]
+
     def write(self, folder: Path) -> Path:
         """Write the job's file into a folder, with absolute paths; return its path.
 
@@ -144,15 +151,27 @@ def status_of(out: Path) -> str:
     """
     if RunDir(out).whole:
         return "done"
-    path = failure_path(out)
     try:
-        content = read_whole(path, max_bytes=MIB)
-    except FileNotFoundError:
-        return "waiting"
+        lines = _failure_lines(out)
     except (OSError, ValueError):
-        return f"{path}: cannot be read"
-    lines = content.decode("utf-8", "replace").split("\n")
+        return f"{failure_path(out)}: cannot be read"
+    if not lines:
+        return "waiting"
     return next((one_line(line) for line in reversed(lines) if line.strip()), "unknown")
+
+
+def _failure_lines(out: Path) -> list[str]:
+    """Lines of the file that says why a job failed; none if there is no such file.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The file is too long.
+    """
+    try:
+        content = read_whole(failure_path(out), max_bytes=MIB)
+    except FileNotFoundError:
+        return []
+    return content.decode("utf-8", "replace").split("\n")
 
 
 def job_command(paths: Sequence[Path]) -> list[str]:
@@ -168,6 +187,8 @@ def run_job(job: Job) -> None:
     """
     try:
         train_job(job)
+    except DivergedError as error:
+        job.write_failure(f"{DIVERGED}\n{one_line(str(error))}")
     except PluginFault as error:
         where = f" (traceback: {job.failure_path})" if error.__cause__ else ""
         job.write_failure(f"{traceback.format_exc()}{one_line(str(error))}{where}")
@@ -196,8 +217,8 @@ def train_job(
         return run(job.plan, job.context, job.out, job.expected, job.group)
     inner = job.context.changed(trace_test=False, round_cache=choice.rounds)
 
-    def train(plan: Plan, path: Path, origins: Mapping[str, DataOrigin]) -> RunDir:
-        return run(plan, inner, path, origins, f"{job.group}.tuning")
+    def train(each: InnerRun) -> RunDir:
+        return run(each.plan, inner, each.out, each.origins, f"{job.group}.tuning")
 
     table = CandidateSearch(
         folder=choice.folder,
@@ -206,7 +227,7 @@ def train_job(
         folds=choice.folds,
         plugins=plugins,
         origins=choice.origins,
-        train=train,
+        train=in_turn(train),
     ).run()
     chosen = with_values(job.plan, table.best.values, plugins)
     return run(chosen, job.context, job.out, choice.origins[data_key(chosen)], job.group)

@@ -30,6 +30,7 @@ from hydrakit.runs.network import Network
 from hydrakit.runs.rundir import RunDir
 from hydrakit.runs.session import Session
 from hydrakit.runs.start import check_start, store_start
+from hydrakit.search.launched import is_launched
 from hydrakit.search.proposals import Proposals, proposals
 from hydrakit.search.trials import RoundTrials, Setting, TrialRecord, folds_of
 from hydrakit.storage.files import append_line, refuse_link, write_atomic
@@ -162,6 +163,12 @@ def tune(
         DataError: A dataset cannot be used, or is too small for this number of folds.
     """
     context, search = context_of(context, values), search or TuningSearch()
+    if is_launched(context):
+        raise PlanError(
+            "tuning of learning rates and dropouts trains in this process, because the trials of a "
+            "round begin with the body of the rounds before: leave out `--jobs` and `--launcher`, "
+            "or choose values by whole runs (`--try`)"
+        )
     settings = proposals(
         search.learning_rates,
         search.dropouts,
