@@ -280,6 +280,7 @@ def test_a_file_gives_what_was_written(tmp_path: Path, monkeypatch: pytest.Monke
         precision="bfloat16",
         deterministic=True,
         compiled=True,
+        graphs=False,
         threads=3,
         checkpoint_interval=0.5,
         no_plugins=("mine",),
@@ -349,10 +350,10 @@ def test_what_is_no_context_is_refused(text: str, tmp_path: Path) -> None:
 # --- on the command line
 
 OWN = {
-    "run": {"trace_test"},
-    "compare": {"jobs", "trace_test"},
-    "tune": {"jobs"},
-    "order": {"jobs"},
+    "run": {"launcher", "trace_test"},
+    "compare": {"jobs", "launcher", "trace_test"},
+    "tune": {"jobs", "launcher"},
+    "order": {"jobs", "launcher"},
 }
 """Options of some commands alone: of the test, and of many processes."""
 

@@ -19,6 +19,7 @@ from hydrakit import engine
 from hydrakit.data.origin import DataOrigin
 from hydrakit.errors import HydrakitError, one_line
 from hydrakit.jobs.candidates import CandidateSearch, InnerRun, data_key, in_turn, with_values
+from hydrakit.jobs.states import DIVERGED, failure_lines, failure_path, status_of
 from hydrakit.plan.model import Plan
 from hydrakit.plugins.guard import PluginFault, describe_error
 from hydrakit.plugins.registry import Plugins
@@ -26,13 +27,10 @@ from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.rundir import RunDir
 from hydrakit.schema import Frozen, Name, Text
-from hydrakit.storage.files import MIB, read_whole, write_atomic
+from hydrakit.storage.files import write_atomic
 from hydrakit.storage.records import read_record, writable, write_record
 from hydrakit.training.loop import DivergedError
 from hydrakit.version import version
-
-FAILED = ".failed"  # suffix of the file that says why a job failed
-DIVERGED = "training diverged"  # first line of this file, if that is why
 
 
 class Choice(Frozen):
@@ -96,7 +94,7 @@ class Job(Frozen):
     @property
     def diverged(self) -> bool:
         """Whether the job failed because training diverged, which is a result for a search."""
-        return _failure_lines(self.out)[:1] == [DIVERGED]
+        return failure_lines(self.out)[:1] == [DIVERGED]
 
     def write(self, folder: Path) -> Path:
         """Write the job's file into a folder, with absolute paths; return its path.
@@ -136,42 +134,6 @@ def read_job(path: Path) -> Job:
         PlanError: The file cannot be read, is not a job, or a later version wrote it.
     """
     return read_record(path, Job, remedy="give a file that a launcher has written")
-
-
-def failure_path(out: Path) -> Path:
-    """Path of the file that says why the job with this run folder failed."""
-    return out.with_name(f"{out.name}{FAILED}")
-
-
-def status_of(out: Path) -> str:
-    """Status of a job by the folder of its run: ``done``, ``waiting``, or why it failed.
-
-    A run with results that lacks another file, because its process was stopped at the end, is
-    waiting: when the job continues, the file is added.
-    """
-    if RunDir(out).whole:
-        return "done"
-    try:
-        lines = _failure_lines(out)
-    except (OSError, ValueError):
-        return f"{failure_path(out)}: cannot be read"
-    if not lines:
-        return "waiting"
-    return next((one_line(line) for line in reversed(lines) if line.strip()), "unknown")
-
-
-def _failure_lines(out: Path) -> list[str]:
-    """Lines of the file that says why a job failed; none if there is no such file.
-
-    Raises:
-        OSError: The file cannot be read.
-        ValueError: The file is too long.
-    """
-    try:
-        content = read_whole(failure_path(out), max_bytes=MIB)
-    except FileNotFoundError:
-        return []
-    return content.decode("utf-8", "replace").split("\n")
 
 
 def job_command(paths: Sequence[Path]) -> list[str]:
