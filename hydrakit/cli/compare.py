@@ -109,6 +109,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Also evaluate the test split after every epoch, only for a figure of all strategies.",
 )
+@params.join
 @params.launcher
 @params.running_options
 @params.as_json
@@ -132,6 +133,7 @@ def compare(
     positive: str | None,
     context: RunContext,
     out: Path | None,
+    join: bool,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -182,6 +184,7 @@ def compare(
                 context,
                 positive=positive,
                 out=out,
+                join=join,
                 callback=progress,
             )
     except KeyboardInterrupt as error:
