@@ -46,6 +46,7 @@ from hydrakit.compare.scoring import ScoredCases, compare_cells
 from hydrakit.errors import DataError
 from hydrakit.jobs.job import Job, run_job
 from hydrakit.jobs.pool import LocalPool
+from hydrakit.maintenance.clean import clean
 from hydrakit.maintenance.status import ComparisonStatus, status
 from hydrakit.maintenance.verify import verify
 from hydrakit.plan.edit import edit_plan
@@ -1023,6 +1024,10 @@ def test_processes_that_join_share_the_cells(
         with pytest.raises(StopError):
             run(design, out, join=True, callback=second)
         assert len(quick) == 2
+        now = status(out)
+        assert isinstance(now, ComparisonStatus)
+        assert now.state == "running"
+        assert now.members == (f"pid {os.getpid()} on {platform.node()}",)
         refused(
             lambda: run(design_of("hydra", "transfer", seeds=2), out, join=True),
             "shares a comparison here with other strategies, plans, baselines, seeds or repeats",
@@ -1037,6 +1042,8 @@ def test_processes_that_join_share_the_cells(
     assert {path.stem for path in (out / "claims").glob("*-*.0")} == set(quick)
     assert run(design, out).comparison == load(finished)  # alone
     assert sum(quick.values()) == 4
+    assert "claims" in [each.path.name for each in clean(out, lambda _: True)]
+    assert status(out).state == "finished"
 
 
 def test_cells_of_a_dead_machine_are_taken_over_with_their_locks(
