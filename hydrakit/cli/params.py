@@ -202,7 +202,17 @@ running_options = context_options(
         help="Make results on a GPU repeatable bit by bit (slower); on a CPU they always are.",
     ),
     click.option(
-        "--compile", "compiled", is_flag=True, help="Compile the network with torch.compile."
+        "--compile/--no-compile",
+        "compiled",
+        default=None,
+        help="Whether to compile training steps with torch.compile.  [default: only by `run`, for "
+        "long runs on a GPU]",
+    ),
+    click.option(
+        "--graphs/--no-graphs",
+        default=True,
+        show_default=True,
+        help="Whether a GPU replays training steps as CUDA graphs, which is faster.",
     ),
     click.option(
         "--threads",
