@@ -186,13 +186,16 @@ def test_machines_join_die_and_leave(tmp_path: Path, data: Path) -> None:
     )
     wait_for(
         lambda: any(
-            path.read_text() == of_first and not (cells / path.stem / "files.json").exists()
+            path.read_text() == of_first
+            and (cells / path.stem / "events.jsonl").exists()
+            and not (cells / path.stem / "files.json").exists()
             for path in (other.out / "claims").glob("*-*.0")
         ),
         first,
         second,
     )
     first.kill()
+    first.communicate()
     third = machine(3, other)
     wait_for(lambda: done() >= 5, second, third)
     os.killpg(second.pid, signal.SIGINT)
