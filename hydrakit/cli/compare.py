@@ -114,6 +114,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Also evaluate the test split after every epoch, only for a figure of all strategies.",
 )
+@params.join
 @params.launcher
 @params.running_options
 @params.as_json
@@ -137,6 +138,7 @@ def compare(
     positive: str | None,
     context: RunContext,
     out: Path | None,
+    join: bool,
     dry_run: bool,
     as_json: bool,
     **settings: Any,
@@ -188,6 +190,7 @@ def compare(
                 context,
                 positive=positive,
                 out=out,
+                join=join,
                 dry_run=dry_run,
                 callback=progress,
             )

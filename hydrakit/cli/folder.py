@@ -128,6 +128,8 @@ def _print_comparison(comparison: ComparisonStatus) -> None:
     )
     say(f"{comparison.path}: {comparison.state}: {states} of {len(comparison.cells)} cells")
     _print_holder(comparison.holder)
+    for member in comparison.members:
+        say(f"{member} shares it, unless it was killed a moment ago")
     for each in comparison.cells:
         if each.state == "begun":
             state = "running" if each.running else "stopped"

@@ -40,6 +40,7 @@ from hydrakit.plan.start import StartWeights
 from hydrakit.plugins.registry import Plugins
 from hydrakit.schema import Frozen, Name, Text, first_fault
 from hydrakit.stats.comparison import ComparedPlan
+from hydrakit.storage.claims import FOLDER as CLAIMS
 from hydrakit.storage.files import write_atomic
 from hydrakit.storage.lock import is_first_file
 from hydrakit.storage.records import read_record, writable, write_record
@@ -583,7 +584,7 @@ class CompareDir:
 
     def _is_empty(self) -> bool:
         """Whether the folder holds nothing but the first files of a command that was stopped."""
-        names = {path.name for path in self.path.iterdir()} - {"cells"}
+        names = {path.name for path in self.path.iterdir()} - {"cells", CLAIMS}
         return all(is_first_file(name) or name.startswith(f".{FILE}.") for name in names)
 
 

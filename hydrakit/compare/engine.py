@@ -6,13 +6,14 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hydrakit.compare import nested
 from hydrakit.compare.design import BASE, Cell, CompareDir, Description, Design, naming
+from hydrakit.compare.join import REPORT, START, SharedCells, refuse_different, run_shared
 from hydrakit.compare.scoring import (
     ANOTHER,
     ScoredCases,
@@ -40,7 +41,8 @@ from hydrakit.runs.datasets import PlanDatasets, find_datasets, prepare_datasets
 from hydrakit.runs.earlier import with_threads
 from hydrakit.runs.rundir import RunDir
 from hydrakit.stats.comparison import ComparedPlan, Comparison
-from hydrakit.storage.lock import locked
+from hydrakit.storage.claims import Member
+from hydrakit.storage.lock import joined, locked
 from hydrakit.storage.paths import using_cache
 from hydrakit.storage.records import write_record
 from hydrakit.version import version
@@ -119,6 +121,7 @@ def compare(
     *,
     positive: str | None = None,
     out: Path | None = None,
+    join: bool = False,
     dry_run: bool = False,
     callback: CompareCallback | None = None,
     **values: Any,
@@ -128,6 +131,9 @@ def compare(
     Cells run in separate processes, which load the plugins themselves. A cell that fails does not
     stop the others.
 
+    With ``join``, the same call in other processes, on any machine that sees the folder, shares the
+    cells; each of them returns the results of all.
+
     Args:
         design: Strategies to compare, and how.
         context: Where and how to compute; ``launcher`` and ``jobs`` choose the processes.
@@ -135,12 +141,14 @@ def compare(
             of all labels. A regression has none.
         out: Folder of the comparison; None for `default_out`. A comparison of the same design
             is resumed.
+        join: Whether other processes may share the comparison (`hydrakit.compare.join`).
         dry_run: Whether to stop before the first cell, with nothing written but the cache.
         callback: Called when something happens.
         values: Values of the context by name.
 
     Raises:
-        HydrakitError: The design, the context or the data is invalid.
+        HydrakitError: The design, the context or the data is invalid; or processes work in the
+            folder that do not share the comparison, or share another.
     """
     context, callback = context_of(context, values), callback or CompareCallback()
     if not context.test:
@@ -160,6 +168,7 @@ def compare(
     plans = design.plans(plugins)
     compare_dir.check(design)
     groups = len({cell.group for cell in plans})
+    asked = context.threads
     context = _with_threads_of_cells(
         compare_dir, plans, context, launcher.threads(groups), callback
     )
@@ -188,11 +197,21 @@ def compare(
         planned = tracker.planned(launcher, context, processes)
         return CompareResult(out, None, {}, planned)
     compare_dir.begin()
-    with locked(compare_dir.path):
-        compare_dir.check(design)  # again, now that no other process can write there
-        compare_dir.write_plans(design)
-        _check_data(compare_dir, plans, cases)
-        tracker.write()
+    working: AbstractContextManager[Member | None] = (
+        joined(compare_dir.path) if join else locked(compare_dir.path)
+    )
+    with working as member:
+        with member.holding(START) if member else nullcontext():
+            compare_dir.check(design)  # again, now that no other process begins there
+            _check_data(compare_dir, plans, cases)
+            if member:
+                refuse_different(tracker.description(), member, compare_dir)
+                context = _with_threads_of_cells(
+                    compare_dir, plans, context.changed(threads=asked), context.threads, callback
+                )
+                tracker.share(member, context.threads)
+            compare_dir.write_plans(design)
+            tracker.write()
         callback.begun(out, len(plans), tracker.rounds, processes)
         tracker.run(launcher, context, processes)
         comparison = compare_cells(
@@ -409,6 +428,7 @@ class CellTracker:
         cases: Cases of the target.
         plugins: Plugins of this process.
         threads: Number of CPU threads of each cell.
+        member: This process among those that share the comparison; None if it is alone.
         baselines: Strategies that are baselines, each with its description (`baseline_texts`).
         named_plans: Strategies that are plans from files, each with what it is.
         ended: Cells that are done or failed.
@@ -423,6 +443,7 @@ class CellTracker:
     cases: ScoredCases
     plugins: Plugins
     threads: int
+    member: Member | None = None
     baselines: Mapping[str, str] = field(default_factory=dict)
     named_plans: Mapping[str, ComparedPlan] = field(default_factory=dict)
     ended: set[Cell] = field(default_factory=set)
@@ -454,6 +475,15 @@ class CellTracker:
         states = self._states()
         return {name: text for name, text in states.items() if text not in ("done", "waiting")}
 
+    def share(self, member: Member, threads: int | None) -> None:
+        """Share the comparison with other processes, whose cells have this number of threads."""
+        assert threads is not None
+        self.member, self.threads = member, threads
+        for each in member.others():
+            self.callback.noted(f"{each} shares this comparison")
+        self._shared = SharedCells(member, self.compare_dir, self.plans)
+        self._shared.free_unfinished()
+
     def planned(self, launcher: Launcher, context: RunContext, processes: int) -> PlannedComparison:
         """What `run` would do."""
         open = [cell for cell, text in self._states().items() if text != "done"]
@@ -469,41 +499,57 @@ class CellTracker:
 
     def run(self, launcher: Launcher, context: RunContext, processes: int) -> None:
         """Run all cells that are not done."""
-        for cell in self.plans:
-            self.compare_dir.failure_path(cell).unlink(
-                missing_ok=True
-            )  # failed cells are tried again
+        if self.member is None:
+            for cell in self.plans:  # failed cells are tried again
+                self.compare_dir.failure_path(cell).unlink(missing_ok=True)
         self._update(before=True)
-        groups: dict[tuple[int, int, int], list[Job]] = {}
         cells = {cell.name: cell for cell in self.plans}
         description = self.compare_dir.description()
-        for cell, plan in self.plans.items():
-            if cell not in self.ended:
-                job = nested.job_of(
-                    cell,
-                    plan,
-                    self.compare_dir,
-                    context,
-                    description=description,
-                    plugins=self.plugins,
-                )
-                groups.setdefault(cell.group, []).append(job)
+
+        def job_of(cell: Cell) -> Job:
+            return nested.job_of(
+                cell,
+                self.plans[cell],
+                self.compare_dir,
+                context,
+                description=description,
+                plugins=self.plugins,
+            )
+
         driver = JobDriver(
             launcher,
-            self.compare_dir.jobs,
+            self.compare_dir.jobs / (self.member.id if self.member else ""),
             processes,
             on_poll=self._poll,
             on_lost=lambda job, how: self.callback.killed(cells[job.name], how),
         )
         try:
             with driver:
-                driver.run(list(groups.values()))
+                if self.member is None:
+                    groups: dict[tuple[int, int, int], list[Job]] = {}
+                    for cell in self.plans:
+                        if cell not in self.ended:
+                            groups.setdefault(cell.group, []).append(job_of(cell))
+                    driver.run(list(groups.values()))
+                else:
+                    run_shared(
+                        self.member,
+                        driver,
+                        self._shared,
+                        processes=processes,
+                        waiting=self._open,
+                        job_of=job_of,
+                    )
         finally:
             self.write()
 
     def write(self) -> None:
         """Write ``compare.json``."""
-        description = Description(
+        self.compare_dir.write(self.description())
+
+    def description(self) -> Description:
+        """The comparison, with the present status of its cells."""
+        return Description(
             format=3 if self.design.leave_out else 2 if self.cases.positive is None else 1,
             hydrakit=version(),
             digest=self.design.digest,
@@ -514,7 +560,6 @@ class CellTracker:
             tuned_data={key: dict(origins) for key, origins in self.cases.tuned.items()},
             threads=self.threads,
         )
-        self.compare_dir.write(description)
 
     def publish(self, comparison: Comparison | None) -> None:
         """Write ``comparison.json`` and ``report.html``, if there are results."""
@@ -527,6 +572,9 @@ class CellTracker:
         self._update()
         ended = len(self.ended)
         if ended in (self.published, len(self.plans)) or time.monotonic() < self.next_report:
+            return
+        if self.member is not None and not self.member.take(REPORT):
+            self.next_report = time.monotonic() + SECONDS_BETWEEN_REPORTS  # another publishes them
             return
         self.published = ended
         began = time.monotonic()

@@ -18,7 +18,8 @@ from hydrakit.plan.model import Plan
 from hydrakit.plan.results import CheckpointFacts, Event
 from hydrakit.rounds import Round, Train
 from hydrakit.runs.rundir import CHECKPOINT, RunDir
-from hydrakit.schema import Frozen, Name, PathText
+from hydrakit.schema import Frozen, Name, PathText, Text
+from hydrakit.storage.claims import Observer
 from hydrakit.storage.lock import holder_of
 from hydrakit.storage.records import refuse_later
 from hydrakit.weights.format import read_description
@@ -145,12 +146,18 @@ class CellStatus(Frozen):
 
 
 class ComparisonStatus(Frozen):
-    """Progress of a comparison; attributes as in `RunStatus`, with cells instead of rounds."""
+    """Progress of a comparison; attributes as in `RunStatus`, with cells instead of rounds.
+
+    Attributes:
+        members: Processes that share the comparison (`compare --join`), as "pid 1 on HOST"; one
+            that was killed is among them until another one notices it.
+    """
 
     kind: Literal["comparison"] = "comparison"
     path: PathText
     state: RunState
     holder: HolderStatus | None
+    members: tuple[Text, ...] = ()
     cells: tuple[CellStatus, ...]
 
 
@@ -259,8 +266,14 @@ def _of_comparison(folder: Path) -> ComparisonStatus:
         cells = _with_queue(cells, read_states(compare_dir.jobs))
     done = all(each.state == "done" for each in cells)
     finished = done and compare_dir.comparison_path.is_file()
+    observer = Observer(folder)
+    members = tuple(observer.describe(each) for each in observer.present())
     return ComparisonStatus(
-        path=str(folder), state=_state(finished, holder), holder=holder, cells=cells
+        path=str(folder),
+        state="running" if members else _state(finished, holder),
+        holder=holder,
+        members=members,
+        cells=cells,
     )
 
 
