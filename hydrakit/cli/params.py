@@ -237,6 +237,22 @@ running_options = context_options(
 )
 """All options of the run context, for commands that train."""
 
+launcher = click.option(
+    "--launcher",
+    default="local",
+    show_default=True,
+    metavar="NAME[:OPTION=VALUE,...]",
+    help="Start processes by this launcher: local, for this machine, or that of a plugin.",
+)
+
+jobs = click.option(
+    "--jobs",
+    type=Whole(1),
+    metavar="N",
+    help="Number of processes that train at the same time.  [default: one per core; on a GPU one "
+    "per 2 cores and 4 GB of its memory]",
+)
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 run_or_comparison = click.argument("folder", type=FOLDER, metavar="RUN_OR_COMPARISON")
 new_folder = click.option(

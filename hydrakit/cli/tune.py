@@ -16,8 +16,8 @@ from hydrakit.errors import command_line
 TUNED = ("learning_rate", "dropout")  # hyperparameters that `tune` chooses
 
 if TYPE_CHECKING:
+    from hydrakit.jobs.candidates import CandidateTable
     from hydrakit.runs.context import RunContext
-    from hydrakit.search.candidates import CandidateTable
     from hydrakit.search.order import OrderResult
     from hydrakit.search.tune import RoundTuning
 
@@ -81,6 +81,7 @@ def _values(_: click.Context, __: click.Parameter, value: str | None) -> list[fl
     help="Number of pairs to try in each round with Optuna.  [default: 20]",
 )
 @click.option("--out", type=params.FOLDER, metavar="FILE", help="Write the plan to this file.")
+@params.launcher
 @params.running_options
 def tune(
     *,
@@ -161,8 +162,9 @@ def _tune_values(
     """Choose any values of a plan, and print all candidates."""
     from hydrakit.cli.search_progress import ValuesProgress
     from hydrakit.data.dicom.index import report_index_progress
+    from hydrakit.jobs.candidates import parse_choices
     from hydrakit.plan.profiles import make_plan
-    from hydrakit.search.candidates import parse_choices, tune_values
+    from hydrakit.search.values import tune_values
 
     values = parse_choices(choices, option="--try")
     for path in given["changes"].keys() & values.keys():
@@ -282,6 +284,7 @@ def _print_round(tuning: RoundTuning, rounds: int) -> None:
     metavar="DIR",
     help="Folder of the search.  [default: a folder in ./runs, the same for the same search]",
 )
+@params.launcher
 @params.running_options
 @params.as_json
 def order(

@@ -13,7 +13,6 @@ from typing import Any
 
 from hydrakit.compare import nested
 from hydrakit.compare.design import BASE, Cell, CompareDir, Description, Design, naming
-from hydrakit.compare.pool import default_threads
 from hydrakit.compare.scoring import (
     ANOTHER,
     ScoredCases,
@@ -26,7 +25,10 @@ from hydrakit.data.origin import DataOrigin, refuse_changed
 from hydrakit.data.quality.leakage import LeakageResult, check_leakage
 from hydrakit.data.quality.left_out import notes_on_cases, values_to_leave_out
 from hydrakit.errors import DataError, PlanError
-from hydrakit.hooks import DatasetAdapter, Launcher, LauncherFactory
+from hydrakit.hooks import DatasetAdapter, Launcher
+from hydrakit.jobs.candidates import data_key
+from hydrakit.jobs.driver import JobDriver, build_launcher
+from hydrakit.jobs.job import Job
 from hydrakit.models.build import check_builds, check_components, check_heads
 from hydrakit.observers.trackers import trackers_of
 from hydrakit.plan.model import Plan
@@ -37,7 +39,6 @@ from hydrakit.runs.context import RunContext, context_of
 from hydrakit.runs.datasets import PlanDatasets, find_datasets, prepare_datasets
 from hydrakit.runs.earlier import with_threads
 from hydrakit.runs.rundir import RunDir
-from hydrakit.search.candidates import data_key
 from hydrakit.stats.comparison import ComparedPlan, Comparison
 from hydrakit.storage.lock import locked
 from hydrakit.storage.paths import using_cache
@@ -124,6 +125,7 @@ def compare(
     context = context.changed(round_cache=compare_dir.rounds)
     plugins = context.plugins()
     trackers_of(context, plugins)  # refuses here what each cell would refuse
+    launcher = build_launcher(context.launcher, plugins)
     chosen = positive_class(plugins.get(DatasetAdapter, design.target), positive)
     notes: tuple[str, ...] = ()
     if design.leave_out is not None:
@@ -132,10 +134,10 @@ def compare(
             design, notes = _with_values(design, design.leave_out, context, plugins, callback)
     plans = design.plans(plugins)
     compare_dir.check(design)
-    factory = plugins.get(LauncherFactory, context.launcher)
-    launcher: Launcher = factory.build(factory.options())
     groups = len({cell.group for cell in plans})
-    context = _with_threads_of_cells(compare_dir, plans, context, groups, callback)
+    context = _with_threads_of_cells(
+        compare_dir, plans, context, launcher.threads(groups), callback
+    )
     processes = launcher.processes(context, groups)
     with using_cache(context.cache):
         cases = _prepare(design, plans, context, plugins, positive=chosen, callback=callback)
@@ -343,7 +345,7 @@ def _with_threads_of_cells(
     compare_dir: CompareDir,
     cells: Iterable[Cell],
     context: RunContext,
-    groups: int,
+    default: int,
     callback: RunCallback,
 ) -> RunContext:
     """Context with the number of CPU threads of each cell: that of the earlier cells, if any."""
@@ -353,7 +355,7 @@ def _with_threads_of_cells(
     threads = threads or next((each for each in known if each), None)
     context = with_threads(context, threads)
     if context.threads is None:
-        context = context.changed(threads=default_threads(groups))
+        context = context.changed(threads=default)
     if threads not in (None, context.threads):
         callback.noted(
             f"{compare_dir.path}: cells trained so far used {threads} CPU threads each, and the "
@@ -431,19 +433,30 @@ class CellTracker:
                 missing_ok=True
             )  # failed cells are tried again
         self._update(before=True)
-        groups: dict[tuple[int, int, int], list[tuple[Cell, Plan]]] = {}
+        groups: dict[tuple[int, int, int], list[Job]] = {}
+        cells = {cell.name: cell for cell in self.plans}
+        description = self.compare_dir.description()
         for cell, plan in self.plans.items():
             if cell not in self.ended:
-                groups.setdefault(cell.group, []).append((cell, plan))
+                job = nested.job_of(
+                    cell,
+                    plan,
+                    self.compare_dir,
+                    context,
+                    description=description,
+                    plugins=self.plugins,
+                )
+                groups.setdefault(cell.group, []).append(job)
+        driver = JobDriver(
+            launcher,
+            self.compare_dir.jobs,
+            processes,
+            on_poll=self._poll,
+            on_lost=lambda job, how: self.callback.killed(cells[job.name], how),
+        )
         try:
-            launcher.run(
-                list(groups.values()),
-                self.compare_dir.path,
-                context,
-                processes=processes,
-                on_poll=self._poll,
-                on_killed=self.callback.killed,
-            )
+            with driver:
+                driver.run(list(groups.values()))
         finally:
             self.write()
 
