@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from hydrakit.compare.design import Cell, CompareDir, Design
+from hydrakit.compare.looks import CellLooks
 from hydrakit.compare.nested import tuned_cells
 from hydrakit.data.origin import DataOrigin, refuse_changed
 from hydrakit.data.prepared.index import Index
@@ -24,12 +26,17 @@ from hydrakit.search.candidates import Origins, data_key
 from hydrakit.stats.comparison import (
     ComparedPlan,
     Comparison,
+    DroppedStrategy,
     EpochTrace,
     LeaveOut,
+    Looks,
+    PairLook,
     StrategyPair,
     StrategyResult,
+    TakenLook,
 )
 from hydrakit.stats.findings import Findings, Subgroups
+from hydrakit.stats.intervals import mean_auc
 from hydrakit.stats.label_cells import has_label
 from hydrakit.stats.metrics import auc, mean_absolute_error
 from hydrakit.stats.paired import Measure, PairedDifference
@@ -171,11 +178,13 @@ def compare_cells(
     plans: Mapping[str, ComparedPlan] = MappingProxyType({}),
     *,
     under_way: bool = False,
+    looks: CellLooks | None = None,
 ) -> Comparison | None:
     """Compare the strategies by the cells that are done; None if no fold has all strategies.
 
     A (seed, repeat, fold) is used if all strategies have finished it, so that all strategies are
-    compared on the same findings.
+    compared on the same findings. With looks, the cells of the last look are used, and each pair is
+    that of the last look at it; None if no look was taken.
 
     Args:
         compare_dir: Folder of the comparison.
@@ -184,6 +193,7 @@ def compare_cells(
         baselines: Strategies that are baselines, each with its description.
         plans: Strategies that are plans from files, each with what it is.
         under_way: Whether cells are still running.
+        looks: Looks that were taken; None if only all cells together are tested.
 
     Raises:
         DataError: Cells contradict one another, or no fold has findings of both classes.
@@ -193,18 +203,26 @@ def compare_cells(
     status = {cell: compare_dir.status(cell) for cell in cells}
     missing = {cell.group for cell in cells if status[cell] != "done"}
     used = [cell for cell in cells if cell.group not in missing]
+    if looks is not None:
+        used = looks.used()
     if not used:
         return None
     refuse_other_data(compare_dir, used, cases)
     cells_of = {
-        name: [cell for cell in used if cell.strategy == name] for name in design.all_strategies
+        name: each
+        for name in design.all_strategies
+        if (each := [cell for cell in used if cell.strategy == name])
     }
     scored = _scored(compare_dir, cells_of, cases, whole_patients=design.leave_out is None)
     first = scored.one
-    pairs = _pairs(scored.differences(), baselines, scored.second_differences())
+    pairs = (
+        _pairs(scored.differences(), baselines, scored.second_differences())
+        if looks is None
+        else _pairs_of_looks(looks, baselines)
+    )
     positives = int((first.labels == 1).sum()) if cases.measure == "AUC" else 0
     return Comparison(
-        format=3 if design.leave_out else 1 if cases.measure == "AUC" else 2,
+        format=4 if looks else 3 if design.leave_out else 1 if cases.measure == "AUC" else 2,
         hydrakit=version(),
         digest=design.digest,
         datasets=design.datasets,
@@ -255,7 +273,90 @@ def compare_cells(
             values=scored.by_fold(design.left_out_values),
             notes=cases.notes,
         ),
+        looks=None if looks is None else _looks(compare_dir, looks, cases),
     )
+
+
+def cell_looks(
+    compare_dir: CompareDir, design: Design, cases: ScoredCases, *, stops: bool
+) -> CellLooks:
+    """The looks at a comparison of the AUC of a class.
+
+    Args:
+        compare_dir: Folder of the comparison.
+        design: Design of the comparison.
+        cases: Cases of the target.
+        stops: Whether cells that can hardly change the verdict are left out.
+    """
+
+    def rows_of(cells: Sequence[Cell]) -> list[Row]:
+        return _rows(compare_dir, cells, cases, cases.positive)
+
+    return CellLooks(compare_dir, design, rows_of, stops=stops)
+
+
+def _pairs_of_looks(looks: CellLooks, baselines: Mapping[str, str]) -> tuple[StrategyPair, ...]:
+    """The pairs at the last look at each of them, with what the looks mean for them."""
+    results = looks.results()
+    differences = {(looks.first, name): replace(at.pair, p=at.p) for name, (_, at) in results.items()}
+    pairs = _pairs(differences, baselines, {}, looks=len(looks.series.looks))
+    return tuple(
+        pair.model_copy(
+            update={
+                "level": at.pair.level,
+                "p": at.pair.p,
+                "text": f"{pair.text} {looks.sentence(pair.against, decided=pair.verdict)}",
+            }
+        )
+        for pair in pairs
+        for at in [results[pair.against][1]]
+    )
+
+
+def _looks(compare_dir: CompareDir, looks: CellLooks, cases: ScoredCases) -> Looks:
+    """The looks as data."""
+    series = looks.series
+    planned = [
+        TakenLook(
+            cells=looks.text(number),
+            time=look.time,
+            level=level,
+            pairs=tuple(
+                PairLook(
+                    against=name,
+                    difference=each.pair.difference,
+                    low=each.pair.low,
+                    high=each.pair.high,
+                    p=each.pair.p,
+                    p_looks=each.p,
+                    chance=each.chance,
+                    ended=each.reason,
+                )
+                for name, each in at_look.items()
+            ),
+        )
+        for number, (look, level, at_look) in enumerate(
+            zip_longest(series.looks, series.levels, series.taken, fillvalue={}), start=1
+        )
+    ]
+    dropped = []
+    for name, number in looks.dropped().items():
+        cells = looks.cells(series.looks[number - 1], (name,)) if number else []
+        figures: dict[str, float] = {}
+        if cells:
+            area = mean_auc(gather(_rows(compare_dir, cells, cases, cases.positive)), level=LEVEL)
+            figures = {"auc": area.auc, "low": area.low, "high": area.high}
+        dropped.append(
+            DroppedStrategy(
+                name=name,
+                look=number,
+                failed=name in looks.failed,
+                cells=len(cells),
+                seconds=sum(_results(compare_dir, cell).seconds for cell in cells),
+                **figures,
+            )
+        )
+    return Looks(stops=looks.stops, planned=tuple(planned), dropped=tuple(dropped))
 
 
 def _scored(
@@ -307,6 +408,8 @@ def _pairs(
     differences: Mapping[tuple[str, str], PairedDifference],
     baselines: Mapping[str, str],
     second: Mapping[tuple[str, str], Mapping[str, float]],
+    *,
+    looks: int = 1,
 ) -> tuple[StrategyPair, ...]:
     """The first strategy compared with every baseline, then with every other strategy."""
     ordered = dict(sorted(differences.items(), key=lambda item: item[0][1] not in baselines))
@@ -326,7 +429,7 @@ def _pairs(
             text=verdict.text,
             **second.get((verdict.first, verdict.second), {}),
         )
-        for verdict in verdicts(ordered, baselines=baselines, level=LEVEL)
+        for verdict in verdicts(ordered, baselines=baselines, looks=looks, level=LEVEL)
     )
 
 

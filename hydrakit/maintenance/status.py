@@ -125,14 +125,15 @@ class CellStatus(Frozen):
 
     Attributes:
         name: Name of the cell.
-        state: Whether the cell is done, failed, begun or waiting.
+        state: Whether the cell is done, failed, begun or waiting, or not needed, since the
+            comparison ended early.
         rounds: Number of rounds that are done.
         running: Whether a process is running the cell.
         reason: Why the cell failed.
     """
 
     name: PathText
-    state: Literal["done", "failed", "begun", "waiting"]
+    state: Literal["done", "failed", "begun", "waiting", "not needed"]
     rounds: int
     running: bool = False
     reason: PathText | None = None
@@ -242,17 +243,24 @@ def _progress(path: Path) -> dict[str, object]:
 
 def _of_comparison(folder: Path) -> ComparisonStatus:
     compare_dir, holder = CompareDir(folder), _holder(folder)
-    started = compare_dir.started()
-    cells = tuple(
+    started, description = compare_dir.started(), compare_dir.description()
+    cells = [
         _cell(compare_dir, cell)
         if cell.name in started
         else CellStatus(name=cell.name, state="waiting", rounds=0)
-        for cell in compare_dir.description().design.cells()
-    )
-    done = all(each.state == "done" for each in cells)
+        for cell in description.design.cells()
+    ]
+    not_needed = set(description.not_needed)
+    cells = [
+        each.model_copy(update={"state": "not needed"})
+        if each.name in not_needed and each.state in ("begun", "waiting")
+        else each
+        for each in cells
+    ]
+    done = all(each.state in ("done", "not needed") for each in cells)
     finished = done and compare_dir.comparison_path.is_file()
     return ComparisonStatus(
-        path=str(folder), state=_state(finished, holder), holder=holder, cells=cells
+        path=str(folder), state=_state(finished, holder), holder=holder, cells=tuple(cells)
     )
 
 
