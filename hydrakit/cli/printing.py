@@ -373,9 +373,13 @@ def _print_looks(comparison: Comparison, looks: Looks) -> None:
     """Print the looks that were taken, and the strategies that ended before others."""
     from hydrakit.report.looks import HEADERS, dropped_rows, look_rows
 
-    headers = [each if each in ("Cells", "Against", "CI", "Then") else f"#{each}" for each in HEADERS]
+    headers = [
+        each if each in ("Cells", "Against", "CI", "Then") else f"#{each}" for each in HEADERS
+    ]
     rows = [row for row in look_rows(looks) if row[4] != "not taken"]
-    print_table([each.lower() for each in headers], rows, title=f"looks, of {len(looks.planned)} planned")
+    print_table(
+        [each.lower() for each in headers], rows, title=f"looks, of {len(looks.planned)} planned"
+    )
     if looks.dropped:
         level = f"{comparison.level:.0%} interval"
         columns = ["ended before the others", "at", "#test AUC", level, "#cells", "#seconds"]

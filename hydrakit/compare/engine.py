@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,11 +13,13 @@ from typing import Any
 
 from hydrakit.compare import nested
 from hydrakit.compare.design import BASE, Cell, CompareDir, Description, Design, naming
+from hydrakit.compare.looks import CellLooks, refuse_design, refuse_other_looks
 from hydrakit.compare.pool import default_threads
 from hydrakit.compare.scoring import (
     ANOTHER,
     ScoredCases,
     baseline_texts,
+    cell_looks,
     compare_cells,
     refuse_other_data,
     scored_cases,
@@ -95,6 +97,7 @@ def compare(
     *,
     positive: str | None = None,
     out: Path | None = None,
+    until_told: bool = False,
     callback: CompareCallback | None = None,
     **values: Any,
 ) -> CompareResult:
@@ -110,6 +113,8 @@ def compare(
             of all labels. A regression has none.
         out: Folder of the comparison; None for `default_out`. A comparison of the same design
             is resumed.
+        until_told: Whether cells are left out that can hardly change the verdict any more
+            (`hydrakit.compare.looks`).
         callback: Called when something happens.
         values: Values of the context by name.
 
@@ -125,6 +130,8 @@ def compare(
     plugins = context.plugins()
     trackers_of(context, plugins)  # refuses here what each cell would refuse
     chosen = positive_class(plugins.get(DatasetAdapter, design.target), positive)
+    if until_told:
+        refuse_design(design, chosen, plugins.get(DatasetAdapter, design.target).task)
     notes: tuple[str, ...] = ()
     if design.leave_out is not None:
         compare_dir.check(design)
@@ -132,6 +139,7 @@ def compare(
             design, notes = _with_values(design, design.leave_out, context, plugins, callback)
     plans = design.plans(plugins)
     compare_dir.check(design)
+    refuse_other_looks(compare_dir, design)
     factory = plugins.get(LauncherFactory, context.launcher)
     launcher: Launcher = factory.build(factory.options())
     groups = len({cell.group for cell in plans})
@@ -156,6 +164,8 @@ def compare(
         baselines=baseline_texts(design, plugins, cases),
         named_plans=design.described_plans(plugins),
     )
+    if until_told or (compare_dir.begun and compare_dir.description().looks):
+        tracker.looks = cell_looks(compare_dir, design, cases, stops=until_told)
     _check_data(compare_dir, plans, cases)
     compare_dir.begin()
     with locked(compare_dir.path):
@@ -165,9 +175,7 @@ def compare(
         tracker.write()
         callback.begun(out, len(plans), tracker.rounds, processes)
         tracker.run(launcher, context, processes)
-        comparison = compare_cells(
-            compare_dir, design, cases, tracker.baselines, tracker.named_plans
-        )
+        comparison = tracker.compared()
         tracker.publish(comparison)
     return CompareResult(out, comparison, tracker.failures)
 
@@ -381,6 +389,7 @@ class CellTracker:
         threads: Number of CPU threads of each cell.
         baselines: Strategies that are baselines, each with its description (`baseline_texts`).
         named_plans: Strategies that are plans from files, each with what it is.
+        looks: Looks at the results; None if only all cells together are tested.
         ended: Cells that are done or failed.
         published: Number of ended cells when the report was last written.
         next_report: Time before which no other report is written.
@@ -395,6 +404,7 @@ class CellTracker:
     threads: int
     baselines: Mapping[str, str] = field(default_factory=dict)
     named_plans: Mapping[str, ComparedPlan] = field(default_factory=dict)
+    looks: CellLooks | None = None
     ended: set[Cell] = field(default_factory=set)
     published: int = 0
     next_report: float = 0.0
@@ -431,26 +441,57 @@ class CellTracker:
                 missing_ok=True
             )  # failed cells are tried again
         self._update(before=True)
-        groups: dict[tuple[int, int, int], list[tuple[Cell, Plan]]] = {}
-        for cell, plan in self.plans.items():
-            if cell not in self.ended:
-                groups.setdefault(cell.group, []).append((cell, plan))
         try:
-            launcher.run(
-                list(groups.values()),
-                self.compare_dir.path,
-                context,
-                processes=processes,
-                on_poll=self._poll,
-                on_killed=self.callback.killed,
-            )
+            for cells in self._stages(processes):
+                groups: dict[tuple[int, int, int], list[tuple[Cell, Plan]]] = {}
+                for cell in cells:
+                    groups.setdefault(cell.group, []).append((cell, self.plans[cell]))
+                launcher.run(
+                    list(groups.values()),
+                    self.compare_dir.path,
+                    context,
+                    processes=processes,
+                    on_poll=self._poll,
+                    on_killed=self.callback.killed,
+                )
         finally:
             self.write()
+
+    def _stages(self, processes: int) -> Iterator[list[Cell]]:
+        """Cells to run together: all that have not ended, or those that the next looks need."""
+        if self.looks is None:
+            yield [cell for cell in self.plans if cell not in self.ended]
+            return
+        self.looks.advance()
+        while cells := [c for c in self.looks.waiting(processes) if c not in self.ended]:
+            yield cells
+            self._update()
+            if self.looks.advance() and not self.looks.over:
+                self.write()
+                self.publish(self.compared(under_way=True))
+
+    def compared(self, *, under_way: bool = False) -> Comparison | None:
+        """Results so far; None if there are none."""
+        return compare_cells(
+            self.compare_dir,
+            self.design,
+            self.cases,
+            self.baselines,
+            self.named_plans,
+            under_way=under_way,
+            looks=self.looks,
+        )
 
     def write(self) -> None:
         """Write ``compare.json``."""
         description = Description(
-            format=3 if self.design.leave_out else 2 if self.cases.positive is None else 1,
+            format=4
+            if self.looks
+            else 3
+            if self.design.leave_out
+            else 2
+            if self.cases.positive is None
+            else 1,
             hydrakit=version(),
             digest=self.design.digest,
             design=self.design,
@@ -459,6 +500,8 @@ class CellTracker:
             data=dict(self.cases.origins),
             tuned_data={key: dict(origins) for key, origins in self.cases.tuned.items()},
             threads=self.threads,
+            looks=self.looks is not None,
+            not_needed=tuple(cell.name for cell in self.looks.not_needed()) if self.looks else (),
         )
         self.compare_dir.write(description)
 
@@ -471,20 +514,15 @@ class CellTracker:
     def _poll(self) -> None:
         """Update the status of cells, and from time to time publish the results so far."""
         self._update()
+        if self.looks is not None:  # results are published at looks alone
+            return
         ended = len(self.ended)
         if ended in (self.published, len(self.plans)) or time.monotonic() < self.next_report:
             return
         self.published = ended
         began = time.monotonic()
         with suppress(DataError):  # perhaps too few cells for an AUC; the last comparison raises it
-            comparison = compare_cells(
-                self.compare_dir,
-                self.design,
-                self.cases,
-                self.baselines,
-                self.named_plans,
-                under_way=True,
-            )
+            comparison = self.compared(under_way=True)
             self.publish(comparison)
             if comparison is not None:
                 now = time.monotonic()

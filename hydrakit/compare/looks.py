@@ -16,37 +16,38 @@ OPTION = "--until-told"
 Group = tuple[int, int, int]
 
 
-def refuse_design(design: Design, task: Task) -> None:
+def refuse_design(design: Design, positive: str | None, task: Task) -> None:
     """Refuse a design that cannot be stopped early by the rule.
 
     Args:
         design: The design, before values of a subgroup are known.
+        positive: Class treated as positive; None for several labels and for numbers.
         task: Task of the target.
 
     Raises:
         PlanError: It cannot.
     """
+    cells, leave_out = _passes(design) * _folds(design), f"leave out {OPTION}"
     reason = ""
-    if task != "classification":
-        reason = (
-            f"is for the AUC of a class, and {design.target!r} has "
-            f"{'numbers' if task == 'regression' else 'several labels'} to predict"
-        )
+    if positive is None:
+        what, remedy = "several labels", f"name one with `--positive`, or {leave_out}"
+        if task == "regression":
+            what, remedy = "numbers to predict", leave_out
+        reason = f"is for the AUC of one class, and {design.target!r} has {what}: {remedy}"
     elif len(design.all_strategies) < 2:
-        reason = "needs two strategies, plans or baselines to tell apart"
+        reason = f"needs two strategies, plans or baselines to tell apart: {leave_out}"
     elif design.leave_out is not None:
         reason = (
-            f"needs folds of random patients: with --leave-out {design.leave_out}, the first folds "
-            "say nothing about the others"
+            f"needs folds of random patients: values of {design.leave_out!r} that were left out "
+            f"first say nothing about the others: {leave_out}"
         )
     elif len(_looks_of(design)) < 2:
         reason = (
-            f"needs a design of three cells or more for each strategy, and this one has "
-            f"{_passes(design) * _folds(design)}: add --seeds, or use folds"
+            f"needs more cells than {cells} for each strategy, so that it can stop before the last "
+            "one: add --seeds or --folds"
         )
     if reason:
-        remedy = "" if "add --seeds" in reason else f": leave out {OPTION}"
-        raise PlanError(f"{OPTION} {reason}{remedy}")
+        raise PlanError(f"{OPTION} {reason}")
 
 
 def refuse_other_looks(compare_dir: CompareDir, design: Design) -> None:
@@ -126,14 +127,17 @@ class CellLooks:
         return self.series.next is None or self.first in self.failed
 
     def waiting(self, processes: int) -> list[Cell]:
-        """Cells to run next: those of the next look, and of further ones to occupy processes."""
+        """Cells to run next: those of the next look, and of further ones to occupy processes.
+
+        They are all cells where no cell is left out.
+        """
         if self.over:
             return []
         found: list[Cell] = []
         for look in self.series.looks[len(self.series.taken) :]:
             cells = self.cells(look, (self.first, *self.series.active))
             found = [cell for cell in cells if self._compare_dir.status(cell) == "waiting"]
-            if len(found) >= processes:
+            if self.stops and len(found) >= processes:
                 break
         return found
 

@@ -298,7 +298,9 @@ def cell_looks(
 def _pairs_of_looks(looks: CellLooks, baselines: Mapping[str, str]) -> tuple[StrategyPair, ...]:
     """The pairs at the last look at each of them, with what the looks mean for them."""
     results = looks.results()
-    differences = {(looks.first, name): replace(at.pair, p=at.p) for name, (_, at) in results.items()}
+    differences = {
+        (looks.first, name): replace(at.pair, p=at.p) for name, (_, at) in results.items()
+    }
     pairs = _pairs(differences, baselines, {}, looks=len(looks.series.looks))
     return tuple(
         pair.model_copy(

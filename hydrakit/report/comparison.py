@@ -107,7 +107,11 @@ def build_comparison(folder: Path, *, plugins: Plugins | None = None) -> tuple[s
             else None,
             _differences(comparison),
         ),
-        *([section("Looks", *looks_html(comparison, comparison.looks))] if comparison.looks else []),
+        *(
+            [section("Looks", *looks_html(comparison, comparison.looks))]
+            if comparison.looks
+            else []
+        ),
         *(
             [section("Left-out values", _left_out(comparison, comparison.leave_out))]
             if comparison.leave_out is not None

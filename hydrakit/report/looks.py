@@ -88,7 +88,9 @@ def _end(each: DroppedStrategy, planned: int) -> str:
 
 def looks_html(comparison: Comparison, looks: Looks) -> Iterator[Html]:
     """Tables of the looks, and of the strategies that ended early."""
-    yield table(f"Looks at the differences from {comparison.strategies[0].name}", HEADERS, look_rows(looks))
+    yield table(
+        f"Looks at the differences from {comparison.strategies[0].name}", HEADERS, look_rows(looks)
+    )
     yield element("p", NOTE)
     if looks.dropped:
         level = f"{comparison.level * 100:g} % CI"

@@ -188,9 +188,7 @@ def sequential_p(p_values: Sequence[float], times: tuple[float, ...]) -> float:
     """
 
     def decides(level: float) -> bool:
-        return any(
-            p <= allowed for p, allowed in zip(p_values, levels(times, level), strict=False)
-        )
+        return any(p <= allowed for p, allowed in zip(p_values, levels(times, level), strict=False))
 
     low, high = math.log(SMALLEST_P), 0.0
     for _ in range(STEPS):
