@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from hydrakit.runs.evaluate import evaluate_files, evaluate_run
     from hydrakit.runs.model import Model, load_model
     from hydrakit.runs.start import make_plan_from
-    from hydrakit.search.candidates import tune_values
     from hydrakit.search.order import order
     from hydrakit.search.tune import tune
+    from hydrakit.search.values import tune_values
 
 __all__ = [
     "Model",
@@ -95,7 +95,7 @@ _HOMES = {
     "read_context": "hydrakit.runs.context",
     "run": "hydrakit.engine",
     "tune": "hydrakit.search.tune",
-    "tune_values": "hydrakit.search.candidates",
+    "tune_values": "hydrakit.search.values",
     "write_report": "hydrakit.engine:report",
 }
 

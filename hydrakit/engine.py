@@ -179,6 +179,29 @@ def dry_run(
         )
 
 
+def check_run(
+    plan: Plan,
+    context: RunContext,
+    *,
+    out: Path,
+    callbacks: Sequence[RunCallback] = (),
+    plugins: Plugins | None = None,
+) -> None:
+    """Check the plan, the folder and the data of a run that another machine shall compute.
+
+    Its device may not exist here. Data that is not prepared yet is prepared. Arguments are those of
+    `run`.
+
+    Raises:
+        HydrakitError: What `run` refuses.
+    """
+    _require_plan(plan)
+    with context.changed(device="cpu").active() as compute:
+        plugins = plugins or context.plugins()
+        trackers_of(context, plugins)
+        _session(plan, context, compute, out=out, plugins=plugins, callbacks=Callbacks(callbacks))
+
+
 def check(
     name: str,
     context: RunContext | None = None,

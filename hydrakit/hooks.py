@@ -564,55 +564,67 @@ class SequenceStrategy(NamedComponent):
 
 @runtime_checkable
 class Launcher(Protocol):
-    """Runs the cells of a comparison: each trains one plan.
+    """Runs jobs in processes of their own, on this machine or on others.
 
-    A launcher and the processes that it starts exchange data only through the folder of the
-    comparison, which also holds the state of each cell
-    (`hydrakit.compare.design.CompareDir.status`).
+    A job (`hydrakit.jobs.job.Job`) is a plan to train in a folder. Its file, which ``job.write``
+    writes, is all that a process needs: ``hydrakit job FILE ...`` (`hydrakit.jobs.job.job_command`)
+    runs one job after another, and continues those that were stopped. Progress and results are in
+    the folders of the runs; a launcher says only which processes have ended.
     """
 
     def processes(self, context: Any, groups: int) -> int:
-        """Return how many cells to run at the same time.
+        """Return how many jobs to run at the same time.
 
         Args:
             context: Where and how to run (a `hydrakit.RunContext`); its ``jobs`` is the number that
                 the user asks for.
-            groups: Number of groups of cells; further processes would have nothing to do.
+            groups: Number of groups of jobs; further processes would have nothing to do.
 
         Raises:
             PlanError: The device does not exist.
         """
 
-    def run(
-        self,
-        groups: Sequence[Sequence[tuple[Any, Any]]],
-        folder: Path,
-        context: Any,
-        *,
-        processes: int,
-        on_poll: Callable[[], None],
-        on_killed: Callable[[Any, str], None],
-    ) -> None:
-        """Run all cells, and return when none is left.
+    def threads(self, groups: int) -> int:
+        """Return the number of CPU threads of each job, if the user names none.
+
+        The last digits of results depend on it, so it must not depend on what else is running.
 
         Args:
-            groups: Unfinished cells, each with its plan. The cells of a group share rounds, so one
-                process should run them one after another.
-            folder: Folder of the comparison.
-            context: Where and how to run each cell (a `hydrakit.RunContext`), with ``round_cache``
-                and ``threads``, the number of CPU threads of each cell, set. Give it to
-                `hydrakit.compare.nested.run_cell`, which tunes a cell if the design says so, and
-                trains no cell on data that changed meanwhile.
-            processes: Number that `processes` returned for all groups, finished ones included.
-            on_poll: Function to call a few times per second.
-            on_killed: Function to call with a cell and a description, when the cell's process was
-                killed.
+            groups: Number of groups of jobs.
         """
+
+    def submit(self, groups: Sequence[Sequence[Any]], folder: Path, *, processes: int) -> None:
+        """Queue jobs, and return. It is called again for further jobs, and for lost ones.
+
+        Args:
+            groups: Jobs. Those of a group share rounds, so one process should run them one after
+                another.
+            folder: Folder for the files of the jobs (``job.write(folder)``), and for whatever the
+                launcher writes.
+            processes: Number that `processes` returned.
+        """
+
+    def poll(self) -> Sequence[tuple[Any, str]]:
+        """Wait for at most about half a second, and return the jobs that have ended since.
+
+        Returns:
+            Each job whose process has ended, with how it ended in a few words, such as "exit status
+            1". Whether the job is done is in its folder; a job that is not is submitted again.
+        """
+
+    def states(self) -> Mapping[str, str]:
+        """Return the state of jobs that have not ended, by name, for `hydrakit status`.
+
+        It is in the words of the engine, such as "PENDING", and empty if there is nothing to say.
+        """
+
+    def cancel(self) -> None:
+        """Stop what is running, so that it writes checkpoints, and forget what is queued."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LauncherFactory(Factory):
-    """A way to run the cells of a comparison.
+    """A way to run jobs, such as the cells of a comparison.
 
     Attributes:
         build: Function ``build(options)`` that returns a `Launcher`.

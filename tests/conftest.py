@@ -35,9 +35,9 @@ def _cells_here() -> Iterator[None]:
 @pytest.fixture
 def cell_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cells of comparisons run in processes of their own, as users have them."""
-    from helpers import RUN_GROUPS
+    from helpers import LOCAL_POOL
 
-    monkeypatch.setattr("hydrakit.compare.pool._run_groups", RUN_GROUPS)
+    monkeypatch.setattr("hydrakit.jobs.pool.LocalPool", LOCAL_POOL)
 
 
 @pytest.fixture(scope="session")

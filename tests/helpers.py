@@ -19,8 +19,6 @@ import numpy as np
 import pytest
 
 import hydrakit_strategies
-from hydrakit.compare import pool
-from hydrakit.compare.design import Cell, CompareDir
 from hydrakit.errors import HydrakitError
 from hydrakit.hooks import (
     DatasetAdapter,
@@ -29,10 +27,11 @@ from hydrakit.hooks import (
     Unusable,
     hookimpl,
 )
+from hydrakit.jobs import pool
+from hydrakit.jobs.job import Job, run_job
 from hydrakit.models import bodies, heads
 from hydrakit.plan import BodySpec, Dataset, Hyperparameters, Plan, Round, Split
 from hydrakit.plugins import Plugins
-from hydrakit.runs.context import RunContext
 
 if TYPE_CHECKING:
     from torch import nn
@@ -199,7 +198,25 @@ class Runner:
         return run_plan(plan, self.folder / name, **(places | more))
 
 
-RUN_GROUPS = pool._run_groups
+LOCAL_POOL = pool.LocalPool
+
+
+class PoolHere(LOCAL_POOL):
+    """Runs jobs in this process, one at each poll."""
+
+    def submit(self, groups: Sequence[Sequence[Job]], folder: Path, *, processes: int) -> None:
+        self.waiting = [*getattr(self, "waiting", []), *(job for group in groups for job in group)]
+
+    def poll(self) -> list[tuple[Job, str]]:
+        job = self.waiting.pop(0)
+        logger = logging.getLogger("hydrakit")
+        level = logger.level
+        logger.setLevel(logging.ERROR)  # as the processes do
+        try:
+            run_job(Job.model_validate_json(job.resolved().model_dump_json()))
+        finally:
+            logger.setLevel(level)
+        return [(job, "exit status 0")]
 
 
 @contextmanager
@@ -208,27 +225,8 @@ def cells_here() -> Iterator[None]:
 
     Tests of the processes themselves ask for the fixture ``cell_processes``.
     """
-
-    def run_groups(
-        groups: Sequence[Sequence[pool.Job]],
-        compare_dir: CompareDir,
-        contexts: Sequence[RunContext],
-        on_poll: Callable[[], None],
-        on_killed: Callable[[Cell, str], None],
-    ) -> None:
-        logger = logging.getLogger("hydrakit")
-        level = logger.level
-        logger.setLevel(logging.ERROR)  # as the processes do
-        sent = contexts[0].resolved().model_dump_json()
-        try:
-            for cell, plan in (job for group in groups for job in group):
-                pool._run_cell(cell, plan, compare_dir, RunContext.model_validate_json(sent))
-                on_poll()
-        finally:
-            logger.setLevel(level)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pool, "_run_groups", run_groups)
+        patch.setattr(pool, "LocalPool", PoolHere)
         yield
 
 

@@ -19,6 +19,7 @@ ORDER = (
     ("maintenance", "testing"),
     ("compare",),
     ("search",),
+    ("jobs",),
     ("engine",),
     ("observers", "export"),
     ("report",),

@@ -26,6 +26,12 @@ from lesions import write_lesions
 from hydrakit.cli import main
 from hydrakit.data.load import CaseSet
 from hydrakit.errors import PlanError
+from hydrakit.jobs.candidates import (
+    combinations_of,
+    parse_choices,
+    read_results,
+    with_inner_fold,
+)
 from hydrakit.maintenance.verify import verify
 from hydrakit.plan import Fold, Plan, Split, load_plan
 from hydrakit.plan.edit import edit_plan
@@ -35,14 +41,7 @@ from hydrakit.report.page import build_report
 from hydrakit.runs import session
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.rundir import RunDir
-from hydrakit.search.candidates import (
-    ValuesResult,
-    combinations_of,
-    parse_choices,
-    read_results,
-    tune_values,
-    with_inner_fold,
-)
+from hydrakit.search.values import ValuesResult, tune_values
 
 VIEW = "datasets.alpha.field_of_view.share"
 EPOCHS = "rounds.all.epochs"

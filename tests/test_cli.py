@@ -82,6 +82,7 @@ def test_the_commands_are_these() -> None:
         "finish",
         "heads",
         "heads add",
+        "job",
         "models",
         "order",
         "plan",

@@ -29,9 +29,11 @@ from hydrakit.cli import main
 from hydrakit.cli.printing import print_comparison
 from hydrakit.compare.design import BASELINES, Cell, CompareDir, Design, make_design
 from hydrakit.compare.engine import CellTracker, CompareCallback, CompareResult, compare
-from hydrakit.compare.pool import LocalPool, _run_cell
+from hydrakit.compare.nested import job_of
 from hydrakit.compare.scoring import ScoredCases, compare_cells
 from hydrakit.errors import DataError
+from hydrakit.jobs.job import run_job
+from hydrakit.jobs.pool import LocalPool
 from hydrakit.maintenance.status import ComparisonStatus, status
 from hydrakit.maintenance.verify import verify
 from hydrakit.plan.edit import edit_plan
@@ -660,7 +662,9 @@ def test_a_process_does_not_train_a_cell_on_other_data(
     context = RunContext(data=changed_data(data, tmp_path / "mine"), device="cpu")
     new = cell("classical", 0)
     compare_dir, design = CompareDir(copied), design_of("hydra", "transfer", "classical")
-    _run_cell(new, design.plan(new, load_plugins()), compare_dir, context)
+    plugins, description = load_plugins(), compare_dir.description()
+    plan = design.plan(new, plugins)
+    run_job(job_of(new, plan, compare_dir, context, description=description, plugins=plugins))
     assert "beta: the data has changed since the comparison began" in compare_dir.status(new)
     assert not compare_dir.cell(new).exists()
 

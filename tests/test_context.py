@@ -350,7 +350,7 @@ def test_what_is_no_context_is_refused(text: str, tmp_path: Path) -> None:
 
 OWN = {
     "run": {"trace_test"},
-    "compare": {"jobs", "launcher", "trace_test"},
+    "compare": {"jobs", "trace_test"},
     "tune": set(),
     "order": set(),
 }
@@ -407,8 +407,6 @@ def test_their_values_arrive(monkeypatch: pytest.MonkeyPatch, standin: Path) -> 
             *plan,
             "--jobs",
             "2",
-            "--launcher",
-            "mine",
         ],
         ["tune", "--strategy", "hydra", *plan, "--out", "tuned.json"],
         ["order", "--target", "alpha", *plan],
@@ -430,7 +428,7 @@ def test_their_values_arrive(monkeypatch: pytest.MonkeyPatch, standin: Path) -> 
     )
     run, compared, *searches = given
     assert run == same.changed(trace_test=True)
-    assert compared == same.changed(jobs=2, launcher="mine")
+    assert compared == same.changed(jobs=2)
     assert searches == [same, same]
 
 

@@ -22,6 +22,8 @@ from hydrakit.compare.design import Cell, CompareDir, Design, make_design
 from hydrakit.compare.engine import CompareCallback, compare
 from hydrakit.compare.finish import final_plan, find_cells, finish
 from hydrakit.compare.nested import candidates_of
+from hydrakit.jobs.candidates import CandidateTable, read_results, read_table
+from hydrakit.jobs.job import train_job
 from hydrakit.maintenance.clean import clean
 from hydrakit.maintenance.status import ComparisonStatus, status
 from hydrakit.maintenance.verify import verify
@@ -29,7 +31,7 @@ from hydrakit.plan import Plan
 from hydrakit.plugins import load_plugins
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.rundir import RunDir
-from hydrakit.search.candidates import CandidateTable, read_results, read_table, tune_values
+from hydrakit.search.values import tune_values
 from hydrakit.stats.comparison import Comparison
 
 VIEW = "datasets.alpha.field_of_view.share"
@@ -133,10 +135,12 @@ def test_trackers_get_the_comparison_that_a_run_is_a_part_of(
     monkeypatch.setattr("hydrakit.engine.run_cell", run_cell)
     copied = CompareDir(shutil.copytree(finished, tmp_path / "mine"))
     chosen, context = cell("classical", 1), RunContext(**places)
-    plan = design_of("transfer", "classical").plan(chosen, load_plugins())
+    plugins, description = load_plugins(), copied.description()
+    plan = design_of("transfer", "classical").plan(chosen, plugins)
+    job = nested.job_of(chosen, plan, copied, context, description=description, plugins=plugins)
     for _ in range(2):
         with pytest.raises(StopError):
-            nested.run_cell(chosen, plan, copied, context)
+            train_job(job)
         shutil.rmtree(copied.tuning(chosen), ignore_errors=True)
     assert groups == ["mine", "mine.tuning"]
 

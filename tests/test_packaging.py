@@ -58,7 +58,7 @@ def test_the_root_has_the_entry_points_of_all_shipped_plugins() -> None:
     union = {
         "bodies": "hydrakit.models.bodies",
         "heads": "hydrakit.models.heads",
-        "launchers": "hydrakit.compare.launchers",
+        "launchers": "hydrakit.jobs.launchers",
         "trackers": "hydrakit.observers.trackers",
     }
     for folder in PLUGINS:

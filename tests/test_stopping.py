@@ -148,14 +148,14 @@ def test_processes_of_a_comparison_leave_the_end_of_a_terminal_to_their_parent(
 ) -> None:
     program = (
         "import os, signal, multiprocessing as m\n"
-        "from hydrakit.compare import pool\n"
+        "from hydrakit.jobs import pool\n"
         "class Pipe:\n"
         "    def recv(self):\n"
         "        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1):\n"
         "            os.kill(os.getpid(), number)\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "pool._end_with_parent = lambda: None\n"
-        "pool._work(Pipe(), pool.Path(), '{}')\n"
+        "pool._work(Pipe())\n"
         "print('stopped')\n"
     )
     done = subprocess.run(

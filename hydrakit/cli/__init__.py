@@ -20,6 +20,7 @@ from hydrakit.cli import (
     finish,
     folder,
     heads,
+    job,
     models,
     params,
     plugins,
@@ -179,6 +180,7 @@ main.add_command(compare.compare)
 main.add_command(compare.verdict)
 main.add_command(tune.tune)
 main.add_command(tune.order)
+main.add_command(job.job)
 main.add_command(data.datasets)
 main.add_command(plugins.plugins)
 main.add_command(report.report)

@@ -109,20 +109,7 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Folder of the comparison.  [default: a folder in ./runs, named after the settings]",
 )
-@click.option(
-    "--jobs",
-    type=params.Whole(1),
-    metavar="N",
-    help="Number of processes that train at the same time.  [default: one per core; on a GPU one "
-    "per 2 cores and 4 GB of its memory]",
-)
-@click.option(
-    "--launcher",
-    default="local",
-    show_default=True,
-    metavar="NAME",
-    help="Launcher that starts the processes: local, or one of a plugin.",
-)
+@params.jobs
 @click.option(
     "--trace-test",
     is_flag=True,
@@ -179,7 +166,7 @@ def compare(
 
     from hydrakit.compare import engine
     from hydrakit.compare.design import BASELINES, make_design, with_named_plans
-    from hydrakit.search.candidates import FOLDS, parse_choices
+    from hydrakit.jobs.candidates import FOLDS, parse_choices
 
     design = make_design(
         strategies=strategies,

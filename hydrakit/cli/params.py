@@ -234,8 +234,23 @@ running_options = context_options(
         help="Store of the trackers: a folder or, for mlflow, also a URI.  [default: tensorboard "
         "in the run's folder; mlflow in $MLFLOW_TRACKING_URI, else ./mlflow.db]",
     ),
+    click.option(
+        "--launcher",
+        default="local",
+        show_default=True,
+        metavar="NAME[:OPTION=VALUE,...]",
+        help="Start processes by this launcher: local, for this machine, or that of a plugin.",
+    ),
 )
 """All options of the run context, for commands that train."""
+
+jobs = click.option(
+    "--jobs",
+    type=Whole(1),
+    metavar="N",
+    help="Number of processes that train at the same time.  [default: one per core; on a GPU one "
+    "per 2 cores and 4 GB of its memory]",
+)
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 run_or_comparison = click.argument("folder", type=FOLDER, metavar="RUN_OR_COMPARISON")

@@ -164,8 +164,12 @@ def run(
     with _resumable(out), run_progress(plan) as progress:
         if dry:
             estimate = engine.dry_run(plan, context, out=out, callbacks=[progress])
-        else:
+        elif context.launcher == "local":
             rundir = engine.run(plan, context, out=out, callbacks=[progress])
+        else:
+            from hydrakit.jobs.submit import submit_run
+
+            rundir = submit_run(plan, context, out=out, callback=progress)
     if dry:
         print_dry_run(estimate)
         for path, value in given["changes"].items():

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hydrakit.cli.progress import PlainProgress, PreparingProgress
-from hydrakit.search.candidates import ValuesCallback
 from hydrakit.search.order import OrderCallback, OrderResult, TriedOrder
 from hydrakit.search.tune import RoundTuning, TuneCallback
+from hydrakit.search.values import ValuesCallback
 
 if TYPE_CHECKING:
     from hydrakit.plan.model import Plan

@@ -16,8 +16,8 @@ from hydrakit.errors import command_line
 TUNED = ("learning_rate", "dropout")  # hyperparameters that `tune` chooses
 
 if TYPE_CHECKING:
+    from hydrakit.jobs.candidates import CandidateTable
     from hydrakit.runs.context import RunContext
-    from hydrakit.search.candidates import CandidateTable
     from hydrakit.search.order import OrderResult
     from hydrakit.search.tune import RoundTuning
 
@@ -161,8 +161,9 @@ def _tune_values(
     """Choose any values of a plan, and print all candidates."""
     from hydrakit.cli.search_progress import ValuesProgress
     from hydrakit.data.dicom.index import report_index_progress
+    from hydrakit.jobs.candidates import parse_choices
     from hydrakit.plan.profiles import make_plan
-    from hydrakit.search.candidates import parse_choices, tune_values
+    from hydrakit.search.values import tune_values
 
     values = parse_choices(choices, option="--try")
     for path in given["changes"].keys() & values.keys():

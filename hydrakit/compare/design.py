@@ -16,8 +16,9 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from hydrakit.compare.named_plans import described, plan_of_cell, refuse_strategy_names
 from hydrakit.data.origin import DataOrigin
-from hydrakit.errors import DataError, PlanError, command_line, one_line, unknown
+from hydrakit.errors import DataError, PlanError, command_line, unknown
 from hydrakit.hooks import SequenceStrategy
+from hydrakit.jobs.job import FAILED, failure_path, status_of
 from hydrakit.names import is_name
 from hydrakit.plan.edit import (
     FIXED_PATHS,
@@ -37,10 +38,9 @@ from hydrakit.plan.profiles import (
 from hydrakit.plan.settings import PlanSettings
 from hydrakit.plan.start import StartWeights
 from hydrakit.plugins.registry import Plugins
-from hydrakit.runs.rundir import RunDir
 from hydrakit.schema import Frozen, Name, Text, first_fault
 from hydrakit.stats.comparison import ComparedPlan
-from hydrakit.storage.files import MIB, read_whole, write_atomic
+from hydrakit.storage.files import write_atomic
 from hydrakit.storage.lock import is_first_file
 from hydrakit.storage.records import read_record, writable, write_record
 
@@ -400,7 +400,7 @@ class Description(Frozen):
         data: What the cells are computed from, by dataset, with the splits of the first cell; empty
             in older versions.
         tuned_data: The same for tuned cells, without splits: by the key of what decides the data
-            in their plans (`hydrakit.search.candidates.data_key`), then by dataset.
+            in their plans (`hydrakit.jobs.candidates.data_key`), then by dataset.
         threads: Number of CPU threads of each cell; None in older versions.
         looks: Whether looks at the results were planned (`hydrakit.compare.looks`): seeds and
             repeats then stay the same.
@@ -440,6 +440,11 @@ class CompareDir:
         return self.path / "plans" / f"{name}.json"
 
     @property
+    def jobs(self) -> Path:
+        """Folder for files of the launcher."""
+        return self.path / "jobs"
+
+    @property
     def comparison_path(self) -> Path:
         """Path of ``comparison.json``."""
         return self.path / "comparison.json"
@@ -471,34 +476,19 @@ class CompareDir:
 
     def failure_path(self, cell: Cell) -> Path:
         """Path of the file that says why a cell failed."""
-        return self.path / "cells" / f"{cell.name}.failed"
+        return failure_path(self.cell(cell))
 
     def started(self) -> set[str]:
         """Names of the cells that have a folder, are tuned, or have failed."""
         try:
             with os.scandir(self.path / "cells") as entries:
-                return {
-                    entry.name.removesuffix(".failed").removesuffix(TUNING) for entry in entries
-                }
+                return {entry.name.removesuffix(FAILED).removesuffix(TUNING) for entry in entries}
         except FileNotFoundError:
             return set()
 
     def status(self, cell: Cell) -> str:
-        """Status of a cell: ``done``, ``waiting``, or why it failed, on one line.
-
-        A cell with results that lacks another file, because its process was stopped at the end, is
-        waiting: when the comparison continues, the file is added.
-        """
-        if RunDir(self.cell(cell)).whole:
-            return "done"
-        try:
-            content = read_whole(self.failure_path(cell), max_bytes=MIB)
-        except FileNotFoundError:
-            return "waiting"
-        except (OSError, ValueError):
-            return f"{self.failure_path(cell)}: cannot be read"
-        lines = content.decode("utf-8", "replace").split("\n")
-        return next((one_line(line) for line in reversed(lines) if line.strip()), "unknown")
+        """Status of a cell: ``done``, ``waiting``, or why it failed, on one line."""
+        return status_of(self.cell(cell))
 
     def check(self, design: Design) -> None:
         """Refuse a folder that is neither new nor empty nor that of the same design.

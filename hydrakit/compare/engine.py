@@ -14,7 +14,6 @@ from typing import Any
 from hydrakit.compare import nested
 from hydrakit.compare.design import BASE, Cell, CompareDir, Description, Design, naming
 from hydrakit.compare.looks import CellLooks, refuse_design, refuse_other_looks
-from hydrakit.compare.pool import default_threads
 from hydrakit.compare.scoring import (
     ANOTHER,
     ScoredCases,
@@ -28,7 +27,10 @@ from hydrakit.data.origin import DataOrigin, refuse_changed
 from hydrakit.data.quality.leakage import LeakageResult, check_leakage
 from hydrakit.data.quality.left_out import notes_on_cases, values_to_leave_out
 from hydrakit.errors import DataError, PlanError
-from hydrakit.hooks import DatasetAdapter, Launcher, LauncherFactory
+from hydrakit.hooks import DatasetAdapter, Launcher
+from hydrakit.jobs.candidates import data_key
+from hydrakit.jobs.driver import JobDriver, build_launcher
+from hydrakit.jobs.job import Job
 from hydrakit.models.build import check_builds, check_components, check_heads
 from hydrakit.observers.trackers import trackers_of
 from hydrakit.plan.model import Plan
@@ -39,7 +41,6 @@ from hydrakit.runs.context import RunContext, context_of
 from hydrakit.runs.datasets import PlanDatasets, find_datasets, prepare_datasets
 from hydrakit.runs.earlier import with_threads
 from hydrakit.runs.rundir import RunDir
-from hydrakit.search.candidates import data_key
 from hydrakit.stats.comparison import ComparedPlan, Comparison
 from hydrakit.storage.lock import locked
 from hydrakit.storage.paths import using_cache
@@ -129,6 +130,7 @@ def compare(
     context = context.changed(round_cache=compare_dir.rounds)
     plugins = context.plugins()
     trackers_of(context, plugins)  # refuses here what each cell would refuse
+    launcher = build_launcher(context.launcher, plugins)
     chosen = positive_class(plugins.get(DatasetAdapter, design.target), positive)
     if until_told:
         refuse_design(design, chosen, plugins.get(DatasetAdapter, design.target).task)
@@ -140,10 +142,10 @@ def compare(
     plans = design.plans(plugins)
     compare_dir.check(design)
     refuse_other_looks(compare_dir, design)
-    factory = plugins.get(LauncherFactory, context.launcher)
-    launcher: Launcher = factory.build(factory.options())
     groups = len({cell.group for cell in plans})
-    context = _with_threads_of_cells(compare_dir, plans, context, groups, callback)
+    context = _with_threads_of_cells(
+        compare_dir, plans, context, launcher.threads(groups), callback
+    )
     processes = launcher.processes(context, groups)
     with using_cache(context.cache):
         cases = _prepare(design, plans, context, plugins, positive=chosen, callback=callback)
@@ -351,7 +353,7 @@ def _with_threads_of_cells(
     compare_dir: CompareDir,
     cells: Iterable[Cell],
     context: RunContext,
-    groups: int,
+    default: int,
     callback: RunCallback,
 ) -> RunContext:
     """Context with the number of CPU threads of each cell: that of the earlier cells, if any."""
@@ -361,7 +363,7 @@ def _with_threads_of_cells(
     threads = threads or next((each for each in known if each), None)
     context = with_threads(context, threads)
     if context.threads is None:
-        context = context.changed(threads=default_threads(groups))
+        context = context.changed(threads=default)
     if threads not in (None, context.threads):
         callback.noted(
             f"{compare_dir.path}: cells trained so far used {threads} CPU threads each, and the "
@@ -441,19 +443,30 @@ class CellTracker:
                 missing_ok=True
             )  # failed cells are tried again
         self._update(before=True)
+        named = {cell.name: cell for cell in self.plans}
+        driver = JobDriver(
+            launcher,
+            self.compare_dir.jobs,
+            processes,
+            on_poll=self._poll,
+            on_lost=lambda job, how: self.callback.killed(named[job.name], how),
+        )
+        description = self.compare_dir.description()
         try:
-            for cells in self._stages(processes):
-                groups: dict[tuple[int, int, int], list[tuple[Cell, Plan]]] = {}
-                for cell in cells:
-                    groups.setdefault(cell.group, []).append((cell, self.plans[cell]))
-                launcher.run(
-                    list(groups.values()),
-                    self.compare_dir.path,
-                    context,
-                    processes=processes,
-                    on_poll=self._poll,
-                    on_killed=self.callback.killed,
-                )
+            with driver:
+                for cells in self._stages(processes):
+                    groups: dict[tuple[int, int, int], list[Job]] = {}
+                    for cell in cells:
+                        job = nested.job_of(
+                            cell,
+                            self.plans[cell],
+                            self.compare_dir,
+                            context,
+                            description=description,
+                            plugins=self.plugins,
+                        )
+                        groups.setdefault(cell.group, []).append(job)
+                    driver.run(list(groups.values()))
         finally:
             self.write()
 

@@ -1,38 +1,33 @@
 """Nested cross-validation: each cell of a comparison first tunes its plan on its training part.
 
 The candidates of a cell are tested on inner folds of the cases outside its test fold
-(`hydrakit.search.candidates`). The chosen plan is then trained and tested as the cell is without
+(`hydrakit.jobs.candidates`). The chosen plan is then trained and tested as the cell is without
 tuning, so the test results include how good the way of choosing is, and no choice depends on them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-from hydrakit import engine
-from hydrakit.compare.design import Cell, CompareDir, Design, naming
-from hydrakit.data.origin import DataOrigin
+from hydrakit.compare.design import Cell, CompareDir, Description, Design, naming
 from hydrakit.errors import PlanError
 from hydrakit.hooks import SequenceStrategy
-from hydrakit.plan.edit import no_such_round, paths_without_rounds
-from hydrakit.plan.model import Plan
-from hydrakit.plugins.registry import Plugins
-from hydrakit.runs.callbacks import RunCallback
-from hydrakit.runs.context import RunContext
-from hydrakit.runs.rundir import RunDir
-from hydrakit.search.candidates import (
+from hydrakit.jobs.candidates import (
     CandidateCheck,
-    CandidateSearch,
     Origins,
     combinations_of,
     data_key,
     read_results,
     read_table,
     refuse_fixed_choices,
-    with_values,
 )
+from hydrakit.jobs.job import Choice, Job
+from hydrakit.plan.edit import no_such_round, paths_without_rounds
+from hydrakit.plan.model import Plan
+from hydrakit.plugins.registry import Plugins
+from hydrakit.runs.callbacks import RunCallback
+from hydrakit.runs.context import RunContext
 from hydrakit.stats.comparison import TunedCell
 
 
@@ -111,43 +106,44 @@ def _first_seeds(cells: Iterable[Cell]) -> Iterable[Cell]:
     return first.values()
 
 
-def run_cell(cell: Cell, plan: Plan, compare_dir: CompareDir, context: RunContext) -> RunDir:
-    """Tune a cell if the design says so, then run it.
+def job_of(
+    cell: Cell,
+    plan: Plan,
+    compare_dir: CompareDir,
+    context: RunContext,
+    *,
+    description: Description,
+    plugins: Plugins,
+) -> Job:
+    """The job that tunes a cell if the design says so, and then trains it.
 
     Args:
         cell: The cell.
         plan: Plan of the cell, without tuning.
         compare_dir: Folder of the comparison.
         context: Where and how to compute.
-
-    Raises:
-        HydrakitError: The cell cannot be run.
+        description: Description of the comparison.
+        plugins: Plugins of this process.
     """
-    description = compare_dir.description()
-    plugins, group = context.plugins(), compare_dir.path.name
     candidates = candidates_of(description.design, plan, plugins)
-    if not candidates:
-        out = compare_dir.cell(cell)
-        expected = description.tuned_data.get(data_key(plan), description.data)
-        return engine.run_cell(plan, context, out=out, expected=expected, group=group)
-    inner = context.changed(trace_test=False, round_cache=compare_dir.inner_rounds(cell).resolve())
-
-    def train(plan: Plan, path: Path, origins: Mapping[str, DataOrigin]) -> RunDir:
-        return engine.run_cell(plan, inner, out=path, expected=origins, group=f"{group}.tuning")
-
-    table = CandidateSearch(
-        folder=compare_dir.tuning(cell),
+    choice = None
+    if candidates:
+        choice = Choice(
+            candidates=tuple(candidates),
+            folds=description.design.inner_folds,
+            folder=compare_dir.tuning(cell),
+            rounds=compare_dir.inner_rounds(cell),
+            origins=description.tuned_data,
+        )
+    return Job(
+        name=cell.name,
         plan=plan,
-        candidates=candidates,
-        folds=description.design.inner_folds,
-        plugins=plugins,
-        origins=description.tuned_data,
-        train=train,
-    ).run()
-    chosen = with_values(plan, table.best.values, plugins)
-    expected = description.tuned_data[data_key(chosen)]
-    out = compare_dir.cell(cell)
-    return engine.run_cell(chosen, context, out=out, expected=expected, group=group)
+        out=compare_dir.cell(cell),
+        context=context,
+        expected=description.tuned_data.get(data_key(plan), description.data),
+        group=compare_dir.path.name,
+        choice=choice,
+    )
 
 
 def inner_runs_done(compare_dir: CompareDir, cell: Cell) -> int:

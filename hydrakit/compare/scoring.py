@@ -18,11 +18,11 @@ from hydrakit.data.origin import DataOrigin, refuse_changed
 from hydrakit.data.prepared.index import Index
 from hydrakit.errors import DataError
 from hydrakit.hooks import DatasetAdapter, SequenceStrategy, Task
+from hydrakit.jobs.candidates import Origins, data_key
 from hydrakit.models.intensity import STATISTICS
 from hydrakit.plan.results import Results
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.rundir import RunDir
-from hydrakit.search.candidates import Origins, data_key
 from hydrakit.stats.comparison import (
     ComparedPlan,
     Comparison,

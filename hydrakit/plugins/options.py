@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
@@ -91,6 +92,33 @@ def options_fault(options: Any) -> str | None:
         if each.choices and each.default not in each.choices:
             return f"has an option {each.name!r} with a default that its Literal does not allow"
     return None
+
+
+def split_component(text: str, *, option: str) -> tuple[str, dict[str, str]]:
+    """Name and options of ``NAME`` or ``NAME:option=value,...``.
+
+    A value may hold commas and colons; a comma that a name and ``=`` follow begins the next option.
+
+    Args:
+        text: The text.
+        option: Option of the command line, for the message.
+
+    Raises:
+        PlanError: The text has another form, or names an option twice.
+    """
+    name, colon, rest = text.partition(":")
+    options: dict[str, str] = {}
+    for part in re.split(r",(?=[a-z_]+=)", rest) if colon else []:
+        key, equals, value = part.partition("=")
+        if not (name and equals and re.fullmatch("[a-z_]+", key)):
+            raise PlanError(
+                f"{option} {one_line(text, 60)}: is not of the form NAME or "
+                "NAME:option=value,option=value"
+            )
+        if key in options:
+            raise PlanError(f"{option} {one_line(text, 60)}: {key} is given twice")
+        options[key] = value
+    return name, options
 
 
 def parse_options(factory: Factory, given: Mapping[str, OptionValue]) -> Any:

@@ -370,9 +370,9 @@ def _differences(comparison: Comparison) -> Html:
         "Differences are paired: both strategies on the same findings. p: sign-flip test over "
         "whole patients. p (Holm): corrected for "
         f"{count_of(len(comparison.pairs), 'comparison')}"
-        f"{' and for all looks' if comparison.looks else ''}. “Cannot tell” does not prove equality. "
-        "Findings needed: approximate sample size that would detect a true difference of the "
-        "observed size."
+        f"{' and for all looks' if comparison.looks else ''}. “Cannot tell” does not prove "
+        "equality. Findings needed: approximate sample size that would detect a true difference of "
+        "the observed size."
     )
     if errors:
         note += " Below 0, the first has the smaller error. The verdict is on the error alone."

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from hydrakit.stats.comparison import Comparison, DroppedStrategy, Looks, PairLook
 
 NOTE = (
-    "The looks were planned before training, and together find a difference that does not exist in "
-    "at most about 5 % of comparisons: an early look needs a smaller p (its level). Information: "
-    "expected share of that of all cells. The interval has the confidence 1 minus the level. Chance: "
-    "probability that all cells will show a difference, as far as the cells so far say; below 5 % "
-    "the cells that are left are not trained."
+    "The looks were planned before training. All of them together find a difference that does not "
+    "exist in about 5 % of comparisons, as a single test does: an early look needs a smaller p (its "
+    "level). Information: expected share of that of all cells. The interval has the confidence 1 "
+    "minus the level. Chance: probability that all cells will show a difference, as far as the "
+    "cells so far say; below 5 % the cells that are left are not trained."
 )
 
 

@@ -53,8 +53,9 @@ class RunContext(Frozen):
         no_plugins: Names of installed plugins that are not loaded.
         trackers: Names of experiment trackers that receive the metrics of every epoch.
         track_to: Folder or URI of the store of the trackers; None for each tracker's default.
-        launcher: Name of the component that starts the processes of a comparison.
-        jobs: Number of processes of a comparison; None lets the launcher choose.
+        launcher: Component that runs the jobs of a comparison or a search, or a run that is not to
+            run in this process: ``NAME`` or ``NAME:option=value,...``.
+        jobs: Number of jobs that run at the same time; None lets the launcher choose.
         trace_test: Whether the test split is evaluated after every epoch, for a figure. The test
             metrics never influence training.
         test: False ends a run before the test split is read; such a run has rounds, but no results.
@@ -75,7 +76,7 @@ class RunContext(Frozen):
     no_plugins: tuple[Text, ...] = ()
     trackers: tuple[Name, ...] = ()
     track_to: Text | None = None
-    launcher: Name = "local"
+    launcher: Text = "local"
     jobs: Annotated[int, Field(gt=0, le=10_000)] | None = None
     trace_test: bool = False
     test: bool = True

@@ -10,7 +10,7 @@ from hydrakit.hooks import Launcher, LauncherFactory, hookimpl
 
 def build_local(_: Any) -> Launcher:
     """Build the pool of processes on this machine."""
-    from hydrakit.compare.pool import LocalPool
+    from hydrakit.jobs.pool import LocalPool
 
     return LocalPool()
 
