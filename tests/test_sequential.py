@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
+from test_coverage import Setting, draw
 from test_paired import pair
 
-from hydrakit.stats.paired import PairedDifference, compare
+from hydrakit.stats.paired import PairedDifference, compare, holm
+from hydrakit.stats.score_table import ScoreTable
 from hydrakit.stats.sequential import (
     LEAST_CHANCE,
+    Look,
     LookSeries,
     chance_of_difference,
     crossing_probabilities,
@@ -91,16 +96,19 @@ def test_a_p_value_of_one_look_of_all_cells_stays_as_it_is() -> None:
     assert sequential_p([0.00305, 0.9], (0.5, 1.0)) == pytest.approx(0.05, rel=0.01)
 
 
-def test_looks_come_after_each_fold_of_the_first_pass_and_after_each_other_pass() -> None:
-    looks = planned_looks(3, 5)
+def test_looks_come_after_each_fold_of_three_passes_and_after_each_other_pass() -> None:
+    looks = planned_looks(5, 5)
     assert [(each.passes, each.folds) for each in looks] == [
-        (1, 2), (1, 3), (1, 4), (1, 5), (2, 5), (3, 5)
+        (3, 2), (3, 3), (3, 4), (3, 5), (4, 5), (5, 5)
     ]  # fmt: skip
-    # Half of a pass's variance is taken to be of patients: 1, 3/4 and 2/3 after 1, 2 and 3 passes.
-    expected = [2 / 5 * 2 / 3, 3 / 5 * 2 / 3, 4 / 5 * 2 / 3, 2 / 3, 8 / 9, 1]
+    # Half of a pass's variance is taken to be of patients: 4/6, 5/8 and 6/10 of it are left after
+    # 3, 4 and 5 passes.
+    whole = 0.6 / (4 / 6)
+    expected = [2 / 5 * whole, 3 / 5 * whole, 4 / 5 * whole, whole, 0.6 / (5 / 8), 1]
     assert [each.time for each in looks] == pytest.approx(expected)
-    assert [each.passes for each in planned_looks(3, 1)] == [2, 3]
-    assert [(each.passes, each.folds) for each in planned_looks(1, 2)] == [(1, 2)]
+    assert [(each.passes, each.folds) for each in planned_looks(2, 2)] == [(2, 1), (2, 2)]
+    assert [each.passes for each in planned_looks(4, 1)] == [3, 4]
+    assert len(planned_looks(3, 1)) == len(planned_looks(1, 2)) == 1
     many = planned_looks(100, 10)
     assert len(many) < 20
     assert (many[-1].passes, many[-1].time) == (100, 1)
@@ -118,15 +126,15 @@ def test_the_chance_of_a_difference_is_that_of_drawn_data() -> None:
 
 
 def test_a_comparison_ends_where_it_is_decided_or_hopeless() -> None:
-    series = LookSeries(("clear", "equal", "close"), planned_looks(3, 5))
+    series = LookSeries(("clear", "equal", "close"), planned_looks(5, 5))
     series.take({"clear": difference(0.3), "equal": difference(0.9), "close": difference(0.3)})
     assert series.active == ("clear", "equal", "close")  # too early for anything
-    series.take({"clear": difference(1e-5), "equal": difference(0.9), "close": difference(0.2)})
+    series.take({"clear": difference(1e-5), "equal": difference(0.5), "close": difference(0.2)})
     assert series.active == ("equal", "close")
     series.take({"equal": difference(0.9), "close": difference(0.1)})
     assert series.active == ("close",)
-    series.take({"close": difference(0.2)})
-    series.take({"close": difference(0.1)})
+    series.take({"close": difference(0.06)})
+    series.take({"close": difference(0.06)})
     assert series.next is not None
     series.take({"close": difference(0.03)})
     assert series.next is None
@@ -200,3 +208,165 @@ def test_training_that_differs_from_cell_to_cell_widens_the_interval() -> None:
     plain, cells = (compare(shifted, second, cells_vary=each) for each in (False, True))
     assert cells.error > 1.3 * plain.error
     assert cells.p > plain.p
+
+
+def at_look(table: ScoreTable, look: Look) -> ScoreTable:
+    """The scores of the cells of a look."""
+    folds = np.where(table.folds[: look.passes] < look.folds, table.folds[: look.passes], -1)
+    tested = (folds >= 0).any(axis=0)
+    scores = np.where(folds >= 0, table.scores[: look.passes], np.nan)
+    return ScoreTable(
+        findings=tuple(np.array(table.findings)[tested]),
+        patients=table.patients[tested],
+        labels=table.labels[tested],
+        passes=table.passes[: look.passes],
+        scores=scores[:, tested],
+        folds=folds[:, tested],
+        images=table.images[tested],
+    )
+
+
+def follow(tables: tuple[ScoreTable, ...], passes: int, *, stops: bool) -> tuple[set[str], float]:
+    """Strategies called different from the first, and the share of cells that it took."""
+    others = [f"{number}" for number in range(1, len(tables))]
+    looks = planned_looks(passes, 5)
+    series = LookSeries(others, looks, stops=stops)
+    cells = 0
+    before = 0
+    while (look := series.next) is not None:
+        cells += (1 + len(series.active)) * (look.passes * look.folds - before)
+        before = look.passes * look.folds
+        first = at_look(tables[0], look)
+        series.take(
+            {
+                name: compare(
+                    first,
+                    at_look(tables[int(name)], look),
+                    level=series.confidence,
+                    cells_vary=True,
+                )
+                for name in series.active
+            }
+        )
+    latest = series.latest()
+    adjusted = holm({name: each.p for name, (_, each) in latest.items()})
+    shown = {
+        name
+        for name, (_, each) in latest.items()
+        if adjusted[name] <= 0.05 and (each.pair.low > 0 or each.pair.high < 0)
+    }
+    return shown, cells / (len(tables) * passes * 5)
+
+
+def simulate(
+    setting: Setting, count: int, *, cells_vary: float = 0.0, also_fixed: bool = True
+) -> dict[str, float]:
+    """Shares in drawn comparisons.
+
+    Args:
+        setting: The setting, with a true AUC of each strategy.
+        count: Number of draws.
+        cells_vary: Standard deviation of a shift of each cell of a strategy.
+        also_fixed: Whether all cells are tested too, once and at all looks.
+
+    Returns:
+        Share with a difference that was called, with stops (``told``), by all cells in one test
+        (``fixed``) and at all looks without stops (``all looks``); share of called differences that
+        only the fixed test has (``lost``); mean share of the cells that were needed (``cells``).
+    """
+    rng = np.random.default_rng(3)
+    found: dict[str, list[float]] = {"told": [], "fixed": [], "all looks": [], "lost": []}
+    found["cells"] = []
+    while len(found["told"]) < count:
+        tables = draw(rng, setting)
+        if tables is None:
+            continue
+        shifts = cells_vary * rng.normal(size=(len(tables), setting.passes, setting.folds))
+        tables = tuple(
+            replace(
+                table,
+                scores=table.scores + np.take_along_axis(shift, table.folds, 1) * table.labels,
+            )
+            for table, shift in zip(tables, shifts, strict=True)
+        )
+        told, share = follow(tables, setting.passes, stops=True)
+        found["told"].append(bool(told))
+        found["cells"].append(share)
+        if also_fixed:
+            pairs = {f"{n}": compare(tables[0], each) for n, each in enumerate(tables) if n}
+            adjusted = holm({name: each.p for name, each in pairs.items()})
+            fixed = {
+                name
+                for name, each in pairs.items()
+                if adjusted[name] <= 0.05 and (each.low > 0 or each.high < 0)
+            }
+            found["fixed"].append(bool(fixed))
+            found["lost"].append(bool(fixed - told))
+            looks, _ = follow(tables, setting.passes, stops=False)
+            found["all looks"].append(bool(looks))
+    return {name: float(np.mean(values)) for name, values in found.items() if values}
+
+
+def setting_of(size: tuple[int, int], *aucs: float, **more: Any) -> Setting:
+    return Setting(
+        positives=size[0],
+        negatives=size[1],
+        aucs=aucs,
+        within=(0.5,) * len(aucs),
+        **({"passes": 3, "folds": 5} | more),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("aucs", "more", "cells_vary"),
+    [
+        ((0.75, 0.75), {}, 0.0),
+        ((0.75, 0.75), {}, 0.3),
+        ((0.75, 0.75), {"training": 0.1}, 0.0),
+        ((0.75, 0.75), {"passes": 5}, 0.0),
+        ((0.75,) * 4, {}, 0.0),
+    ],
+)
+def test_equal_strategies_are_seldom_called_different_at_any_look(
+    aucs: tuple[float, ...], more: dict[str, Any], cells_vary: float
+) -> None:
+    count = 500 if len(aucs) == 2 else 250
+    found = simulate(setting_of((20, 60), *aucs, **more), count, cells_vary=cells_vary)
+    print(f"\n{aucs} {more} {cells_vary}: {found}")
+    assert found["told"] <= found["all looks"] + 1e-9
+    assert 0.01 <= found["all looks"] <= 0.075
+    assert found["cells"] < 0.85
+
+
+@pytest.mark.slow
+def test_a_clear_difference_needs_about_half_of_the_cells() -> None:
+    found = simulate(setting_of((40, 120), 0.9, 0.65, passes=5), 100)
+    print(f"\n{found}")
+    assert found["told"] >= found["fixed"] - 0.03
+    assert found["cells"] <= 0.5
+
+
+def print_tables(count: int) -> None:
+    """The tables of docs/statistics.md."""
+    for size in ((12, 48), (20, 60), (40, 120), (76, 224)):
+        draws = count if size[0] < 40 else count // 2
+        for aucs, more, cells_vary in (
+            ((0.75, 0.75), {}, 0.0),
+            ((0.75, 0.75), {}, 0.3),
+            ((0.75, 0.75), {"training": 0.1}, 0.0),
+            ((0.75, 0.75), {"training": 0.3}, 0.0),
+            ((0.75, 0.75), {"passes": 9}, 0.0),
+            ((0.75,) * 5, {}, 0.0),
+            ((0.8, 0.7), {}, 0.0),
+            ((0.85, 0.65), {}, 0.0),
+            ((0.85, 0.65), {"passes": 9}, 0.0),
+            ((0.85, 0.85, 0.65, 0.65), {}, 0.0),
+        ):
+            found = simulate(setting_of(size, *aucs, **more), draws, cells_vary=cells_vary)
+            shares = " | ".join(f"{100 * share:.1f}" for share in found.values())
+            print(f"| {size} {aucs} {more} {cells_vary} | {shares} |", flush=True)
+
+
+if __name__ == "__main__":
+    print_tables(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)

@@ -112,10 +112,11 @@ class CellLooks:
 
     def groups(self, look: Look) -> list[Group]:
         """Seed, repeat and fold of the cells of a look."""
-        *whole, last = self._passes[: look.passes]
-        folds = [(each, fold) for each in whole for fold in range(self._folds)]
-        folds += [(last, fold) for fold in range(look.folds)]
-        return [(seed, repeat, fold) for (seed, repeat), fold in folds]
+        return [
+            (seed, repeat, fold)
+            for fold in range(look.folds)
+            for seed, repeat in self._passes[: look.passes]
+        ]
 
     def cells(self, look: Look, strategies: Sequence[str]) -> list[Cell]:
         """Cells of some strategies at a look; those of one group follow one another."""
@@ -227,8 +228,7 @@ class CellLooks:
         )
 
     def text(self, number: int) -> str:
-        """What a look covers, in words: ``3 of 5 folds``."""
+        """What a look covers, in words: ``3 of 5 folds in 3 of 9 passes``."""
         look = self.series.looks[number - 1]
-        if look.passes == 1 and look.folds < self._folds:
-            return f"{look.folds} of {self._folds} folds of the first pass"
-        return f"{look.passes} of {len(self._passes)} passes"
+        passes = f"{look.passes} of {len(self._passes)} passes"
+        return passes if self._folds == 1 else f"{look.folds} of {self._folds} folds in {passes}"

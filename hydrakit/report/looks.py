@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 NOTE = (
     "The looks were planned before training. All of them together find a difference that does not "
-    "exist in about 5 % of comparisons, as a single test does: an early look needs a smaller p (its "
+    "exist in about 5 % of comparisons, as one test does: an early look needs a smaller p (its "
     "level). Information: expected share of that of all cells. The interval has the confidence 1 "
     "minus the level. Chance: probability that all cells will show a difference, as far as the "
     "cells so far say; below 5 % the cells that are left are not trained."

@@ -18,6 +18,9 @@ import numpy as np
 from hydrakit.stats.findings import Floats
 from hydrakit.stats.paired import PairedDifference, holm
 
+FIRST_PASSES = 3
+"""Passes that go on together, fold by fold: fewer show too little of how training varies."""
+
 TRAINING_SHARE = 0.5
 """Part of the variance of one pass that training is assumed to cause, which more passes reduce."""
 
@@ -37,8 +40,8 @@ class Look:
     """A planned look at the results of a comparison.
 
     Attributes:
-        passes: Number of passes, of which the last one may be incomplete.
-        folds: Number of folds of the last of them.
+        passes: Number of passes.
+        folds: Number of folds in each of them.
         time: Expected information, as a share of that of all cells.
     """
 
@@ -48,7 +51,7 @@ class Look:
 
 
 def planned_looks(passes: int, folds: int) -> tuple[Look, ...]:
-    """The looks of a design: after each fold of the first pass, then after each pass.
+    """The looks of a design: after each fold of the first passes, then after each other pass.
 
     Each has two cells or more, of which the variance from training can be estimated, and 2 % more
     information than the one before. Looks that are too early to show anything are left out.
@@ -61,20 +64,19 @@ def planned_looks(passes: int, folds: int) -> tuple[Look, ...]:
     def variance(number: int) -> float:
         return 1 - TRAINING_SHARE + TRAINING_SHARE / number
 
-    last = variance(passes)
-    first_pass = (
-        Look(passes=1, folds=fold, time=fold / folds * last / variance(1))
+    first, last = min(FIRST_PASSES, passes), variance(passes)
+    planned = [
+        Look(passes=first, folds=fold, time=fold / folds * last / variance(first))
         for fold in range(1, folds + 1)
-    )
-    others = (
+    ]
+    planned += [
         Look(passes=number, folds=folds, time=last / variance(number))
-        for number in range(2, passes + 1)
-    )
+        for number in range(first + 1, passes + 1)
+    ]
     looks: list[Look] = []
-    for look in (*first_pass, *others):
+    for look in planned:
         before = looks[-1].time if looks else 0.0
-        cells = (look.passes - 1) * folds + look.folds
-        can_show = cells > 1 and spent(0.05, look.time) >= LEAST_SPENT
+        can_show = look.passes * look.folds > 1 and spent(0.05, look.time) >= LEAST_SPENT
         grows = min(look.time - before, 1 - look.time) >= LEAST_STEP
         if (look.passes, look.folds) == (passes, folds) or (can_show and grows):
             looks.append(look)
