@@ -327,7 +327,7 @@ def print_comparison(comparison: Comparison) -> None:
                 comparison.label(pair.against),
                 f"{pair.difference:+{digits}}",
                 f"{pair.low:{digits}} to {pair.high:{digits}}"
-                f"{'' if pair.level is None else f' ({pair.level:.4%})'}",
+                f"{'' if pair.level is None else f' ({100 * pair.level:.4g} %)'}",
                 p_value(pair.p),
                 p_value(pair.p_holm),
                 pair.verdict,

@@ -191,17 +191,20 @@ class CellLooks:
         numbers = {name: results[name][0] if name in results else 0 for name in self.others}
         return {name: number for name, number in numbers.items() if number < count}
 
+    def needed(self) -> set[Cell]:
+        """Cells of the looks that were taken."""
+        found = set[Cell]()
+        for name, (number, _) in self.results().items():
+            found.update(self.cells(self.series.looks[number - 1], (self.first, name)))
+        return found
+
     def not_needed(self) -> list[Cell]:
-        """Cells that no look needs."""
-        if not self.stops:
+        """Cells that no look needs any more."""
+        if not self.stops or self.first in self.failed:
             return []
-        results, needed = self.results(), set[Cell]()
-        for name in self.others:
-            is_over = self.over or name not in self.series.active
-            number = results[name][0] if is_over and name in results else len(self.series.looks)
-            if name in self.failed:
-                number = len(self.series.looks)
-            needed.update(self.cells(self.series.looks[number - 1], (self.first, name)))
+        needed = self.needed()
+        for name in (*self.series.active, *self.failed):
+            needed.update(self.cells(self.series.looks[-1], (self.first, name)))
         return [cell for cell in self._cells.values() if cell not in needed]
 
     def sentence(self, name: str, *, decided: str) -> str:

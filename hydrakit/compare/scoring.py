@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
 from types import MappingProxyType
 from typing import Any
 
@@ -334,11 +333,12 @@ def _looks(compare_dir: CompareDir, looks: CellLooks, cases: ScoredCases) -> Loo
                     chance=each.chance,
                     ended=each.reason,
                 )
+                for at_look in series.taken[number - 1 : number]
                 for name, each in at_look.items()
             ),
         )
-        for number, (look, level, at_look) in enumerate(
-            zip_longest(series.looks, series.levels, series.taken, fillvalue={}), start=1
+        for number, (look, level) in enumerate(
+            zip(series.looks, series.levels, strict=True), start=1
         )
     ]
     dropped = []
@@ -358,7 +358,12 @@ def _looks(compare_dir: CompareDir, looks: CellLooks, cases: ScoredCases) -> Loo
                 **figures,
             )
         )
-    return Looks(stops=looks.stops, planned=tuple(planned), dropped=tuple(dropped))
+    return Looks(
+        stops=looks.stops,
+        planned=tuple(planned),
+        needed=len(looks.needed()),
+        dropped=tuple(dropped),
+    )
 
 
 def _scored(

@@ -23,14 +23,15 @@ NOTE = (
 
 def looks_text(comparison: Comparison, looks: Looks) -> str:
     """How far a comparison went, in words."""
-    begin = f"{count_of(len(looks.planned), 'look')} at the results were planned, "
+    planned = f"{count_of(len(looks.planned), 'look')} at the results were planned"
+    cells = f"{looks.needed} of {comparison.wanted} cells were needed"
+    if not looks.stops:
+        cells = f"all {comparison.wanted} cells are for the last one"
+    elif comparison.wanted:
+        cells += f" ({round(100 * looks.needed / comparison.wanted)} %)"
     if looks.stopped_early:
-        share = round(100 * (comparison.done or 0) / comparison.wanted)
-        return (
-            f"Stopped early: {begin}and the comparison ended at look {looks.taken}. "
-            f"{comparison.done} of {comparison.wanted} cells are trained ({share} %)."
-        )
-    return f"{begin}and {looks.taken} were taken. The verdict is corrected for all of them."
+        return f"Stopped early: {planned}, and look {looks.taken} was the last one. {cells}."
+    return f"{planned}, and {looks.taken} were taken. {cells}."
 
 
 def look_rows(looks: Looks) -> list[tuple[str, ...]]:

@@ -11,11 +11,11 @@ from hydrakit.plan.decision import Share
 from hydrakit.plan.results import Number, Seconds
 from hydrakit.schema import Frozen, Name, Text
 from hydrakit.stats.paired import Measure
+from hydrakit.stats.sequential import Ended
 from hydrakit.stats.subgroups import ComparedSubgroup, SubgroupAuc
 from hydrakit.stats.verdict import VerdictKind
 
 Metric = Literal["AUC", "R2"]
-Ended = Literal["decided", "no change expected", "all cells"]
 
 FORMAT = 4
 """Latest format of ``comparison.json``: 1 is written where the figure is the AUC of a class, 2 for
@@ -323,12 +323,14 @@ class Looks(Frozen):
     Attributes:
         stops: Whether cells are left out that can hardly change the verdict.
         planned: All planned looks, in order.
+        needed: Number of cells that the looks so far needed.
         dropped: Strategies that ended before others. They are not among the comparison's
             strategies, but their pairs are.
     """
 
     stops: bool
     planned: tuple[TakenLook, ...]
+    needed: Number
     dropped: tuple[DroppedStrategy, ...] = ()
 
     @property

@@ -286,9 +286,9 @@ def _training_between_cells(first: ScoreTable, second: ScoreTable) -> tuple[floa
     values: dict[int, list[float]] = {}
     explained: dict[int, list[float]] = {}
     for number, inside in first.cells:
-        pairs = [pairs_of(_cell_of(table, number, inside)) for table in (first, second)]
-        values.setdefault(number, []).append(pairs[0].auc - pairs[1].auc)
-        explained.setdefault(number, []).append(_variance_of_difference(*pairs).variance)
+        one, two = (pairs_of(_cell_of(table, number, inside)) for table in (first, second))
+        values.setdefault(number, []).append(one.auc - two.auc)
+        explained.setdefault(number, []).append(_variance_of_difference(one, two).variance)
     freedom = {number: len(each) - 1 for number, each in values.items() if len(each) > 1}
     if not freedom:
         return None

@@ -32,7 +32,8 @@ FAR = 8.0  # standard deviations beyond which nothing is integrated
 STEPS = 12  # of the bisection for a p-value, which is found to 0.4 %
 SMALLEST_P = 1e-6
 
-Reason = Literal["decided", "no change expected", "all cells", "failed"]
+Ended = Literal["decided", "no change expected", "all cells"]
+HOPELESS: Ended = "no change expected"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +237,7 @@ class PairAtLook:
     pair: PairedDifference
     p: float
     chance: float | None = None
-    reason: Reason | None = None
+    reason: Ended | None = None
 
 
 class LookSeries:
@@ -297,20 +298,40 @@ class LookSeries:
         self.taken.append(at_look)
         adjusted = holm({name: each.p for name, (_, each) in self.latest().items()})
         is_last = number + 1 == len(self.looks)
+        open_pairs = []
         for name, each in at_look.items():
             low, high = each.pair.gain
-            shown = adjusted[name] <= self.level and (low > 0 or high < 0)
-            chance, reason = None, None
-            if not shown and not is_last:
-                chance = chance_of_difference(each.pair.p, times[number], self.levels[-1])
             if is_last:
-                reason = "all cells"
-            elif self._stops and chance is None:
-                reason = "decided"
-            elif self._stops and chance is not None and chance < LEAST_CHANCE:
-                reason = "no change expected"
-            at_look[name] = replace(each, chance=chance, reason=reason)
+                at_look[name] = replace(each, reason="all cells")
+            elif adjusted[name] <= self.level and (low > 0 or high < 0):
+                at_look[name] = replace(each, reason="decided" if self._stops else None)
+            else:
+                open_pairs.append(name)
+        self._judge_chances(at_look, open_pairs)
         self.active = tuple(name for name in self.active if at_look[name].reason is None)
+
+    def _judge_chances(self, at_look: dict[str, PairAtLook], names: Sequence[str]) -> None:
+        """Add the chance of a difference to pairs without one, and end those that have none.
+
+        Each pair that ends without a difference makes Holm's correction stricter for the others.
+        """
+        time, times = self.looks[len(self.taken) - 1].time, tuple(look.time for look in self.looks)
+        hopeless = {name for name, (_, at) in self.latest().items() if at.reason == HOPELESS}
+        while True:
+            last = levels(times, self.level / (1 + len(hopeless)))[-1]
+            for name in set(names) - hopeless:
+                chance = chance_of_difference(at_look[name].pair.p, time, last)
+                at_look[name] = replace(at_look[name], chance=chance)
+            ended = {
+                name
+                for name in set(names) - hopeless
+                if (chance := at_look[name].chance) is not None and chance < LEAST_CHANCE
+            }
+            if not (ended and self._stops):
+                return
+            for name in ended:
+                at_look[name] = replace(at_look[name], reason=HOPELESS)
+            hopeless |= ended
 
     def drop(self, name: str) -> None:
         """End the comparison with a strategy whose cells failed."""
