@@ -172,9 +172,7 @@ def load(
 
 
 CHUNK_CASES = 256
-<<<<<<< HEAD
 GPU_SHARE = 0.5  # of the free memory of a GPU that the patches of a dataset may take
-=======
 PAPER_SIDE = 65  # pixels
 
 
@@ -186,7 +184,6 @@ def cases_at_once(most: int, patch: int) -> int:
         patch: Side of the patches in pixels.
     """
     return max(1, min(most, most * PAPER_SIDE**2 // patch**2))
->>>>>>> cpu
 
 
 class PatchStore:
