@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from hydrakit.compare.design import Cell, CompareDir, Design
+from hydrakit.compare.looks import CellLooks
 from hydrakit.compare.nested import tuned_cells
 from hydrakit.data.origin import DataOrigin, refuse_changed
 from hydrakit.data.prepared.index import Index
@@ -24,12 +25,17 @@ from hydrakit.runs.rundir import TRACE, RunDir
 from hydrakit.stats.comparison import (
     ComparedPlan,
     Comparison,
+    DroppedStrategy,
     EpochTrace,
     LeaveOut,
+    Looks,
+    PairLook,
     StrategyPair,
     StrategyResult,
+    TakenLook,
 )
 from hydrakit.stats.findings import Findings, Subgroups
+from hydrakit.stats.intervals import mean_auc
 from hydrakit.stats.label_cells import has_label
 from hydrakit.stats.metrics import auc, mean_absolute_error
 from hydrakit.stats.paired import Measure, PairedDifference
@@ -171,11 +177,13 @@ def compare_cells(
     plans: Mapping[str, ComparedPlan] = MappingProxyType({}),
     *,
     under_way: bool = False,
+    looks: CellLooks | None = None,
 ) -> Comparison | None:
     """Compare the strategies by the cells that are done; None if no fold has all strategies.
 
     A (seed, repeat, fold) is used if all strategies have finished it, so that all strategies are
-    compared on the same findings.
+    compared on the same findings. With looks, the cells of the last look are used, and each pair is
+    that of the last look at it; None if no look was taken.
 
     Args:
         compare_dir: Folder of the comparison.
@@ -184,6 +192,7 @@ def compare_cells(
         baselines: Strategies that are baselines, each with its description.
         plans: Strategies that are plans from files, each with what it is.
         under_way: Whether cells are still running.
+        looks: Looks that were taken; None if only all cells together are tested.
 
     Raises:
         DataError: Cells contradict one another, or no fold has findings of both classes.
@@ -193,21 +202,29 @@ def compare_cells(
     status = {cell: compare_dir.status(cell) for cell in cells}
     missing = {cell.group for cell in cells if status[cell] != "done"}
     used = [cell for cell in cells if cell.group not in missing]
+    if looks is not None:
+        used = looks.used()
     if not used:
         return None
     refuse_other_data(compare_dir, used, cases)
     cells_of = {
-        name: [cell for cell in used if cell.strategy == name] for name in design.all_strategies
+        name: each
+        for name in design.all_strategies
+        if (each := [cell for cell in used if cell.strategy == name])
     }
     records = {
         name: [_read(compare_dir, cell, cases) for cell in each] for name, each in cells_of.items()
     }
     scored = _scored(records, cases, whole_patients=design.leave_out is None)
     first = scored.one
-    pairs = _pairs(scored.differences(), baselines, scored.second_differences())
+    pairs = (
+        _pairs(scored.differences(), baselines, scored.second_differences())
+        if looks is None
+        else _pairs_of_looks(looks, baselines)
+    )
     positives = int((first.labels == 1).sum()) if cases.measure == "AUC" else 0
     return Comparison(
-        format=3 if design.leave_out else 1 if cases.measure == "AUC" else 2,
+        format=4 if looks else 3 if design.leave_out else 1 if cases.measure == "AUC" else 2,
         hydrakit=version(),
         digest=design.digest,
         datasets=design.datasets,
@@ -254,6 +271,97 @@ def compare_cells(
             values=scored.by_fold(design.left_out_values),
             notes=cases.notes,
         ),
+        looks=None if looks is None else _looks(compare_dir, looks, cases),
+    )
+
+
+def cell_looks(
+    compare_dir: CompareDir, design: Design, cases: ScoredCases, *, stops: bool
+) -> CellLooks:
+    """The looks at a comparison of the AUC of a class.
+
+    Args:
+        compare_dir: Folder of the comparison.
+        design: Design of the comparison.
+        cases: Cases of the target.
+        stops: Whether cells that can hardly change the verdict are left out.
+    """
+
+    def rows_of(cells: Sequence[Cell]) -> list[Row]:
+        return _test_rows(compare_dir, cells, cases)
+
+    return CellLooks(compare_dir, design, rows_of, stops=stops)
+
+
+def _pairs_of_looks(looks: CellLooks, baselines: Mapping[str, str]) -> tuple[StrategyPair, ...]:
+    """The pairs at the last look at each of them, with what the looks mean for them."""
+    results = looks.results()
+    differences = {
+        (looks.first, name): replace(at.pair, p=at.p) for name, (_, at) in results.items()
+    }
+    pairs = _pairs(differences, baselines, {}, looks=len(looks.series.looks))
+    return tuple(
+        pair.model_copy(
+            update={
+                "level": at.pair.level,
+                "p": at.pair.p,
+                "text": f"{pair.text} {looks.sentence(pair.against, decided=pair.verdict)}",
+            }
+        )
+        for pair in pairs
+        for at in [results[pair.against][1]]
+    )
+
+
+def _looks(compare_dir: CompareDir, looks: CellLooks, cases: ScoredCases) -> Looks:
+    """The looks as data."""
+    series = looks.series
+    planned = [
+        TakenLook(
+            cells=looks.text(number),
+            time=look.time,
+            level=level,
+            pairs=tuple(
+                PairLook(
+                    against=name,
+                    difference=each.pair.difference,
+                    low=each.pair.low,
+                    high=each.pair.high,
+                    p=each.pair.p,
+                    p_looks=each.p,
+                    chance=each.chance,
+                    ended=each.reason,
+                )
+                for at_look in series.taken[number - 1 : number]
+                for name, each in at_look.items()
+            ),
+        )
+        for number, (look, level) in enumerate(
+            zip(series.looks, series.levels, strict=True), start=1
+        )
+    ]
+    dropped = []
+    for name, number in looks.dropped().items():
+        cells = looks.cells(series.looks[number - 1], (name,)) if number else []
+        figures: dict[str, float] = {}
+        if cells:
+            area = mean_auc(gather(_test_rows(compare_dir, cells, cases)), level=LEVEL)
+            figures = {"auc": area.auc, "low": area.low, "high": area.high}
+        dropped.append(
+            DroppedStrategy(
+                name=name,
+                look=number,
+                failed=name in looks.failed,
+                cells=len(cells),
+                seconds=sum(_read(compare_dir, cell, cases).seconds for cell in cells),
+                **figures,
+            )
+        )
+    return Looks(
+        stops=looks.stops,
+        planned=tuple(planned),
+        needed=len(looks.needed()),
+        dropped=tuple(dropped),
     )
 
 
@@ -306,6 +414,11 @@ def _read(compare_dir: CompareDir, cell: Cell, cases: ScoredCases) -> _Record:
     )
 
 
+def _test_rows(compare_dir: CompareDir, cells: Iterable[Cell], cases: ScoredCases) -> list[Row]:
+    """Scores of the test cases of several cells for the positive class."""
+    return [row for cell in cells for row in _read(compare_dir, cell, cases).rows[cases.positive]]
+
+
 def _scored(
     records: Mapping[str, Sequence[_Record]], cases: ScoredCases, *, whole_patients: bool
 ) -> ScoredStrategies:
@@ -353,6 +466,8 @@ def _pairs(
     differences: Mapping[tuple[str, str], PairedDifference],
     baselines: Mapping[str, str],
     second: Mapping[tuple[str, str], Mapping[str, float]],
+    *,
+    looks: int = 1,
 ) -> tuple[StrategyPair, ...]:
     """The first strategy compared with every baseline, then with every other strategy."""
     ordered = dict(sorted(differences.items(), key=lambda item: item[0][1] not in baselines))
@@ -372,7 +487,7 @@ def _pairs(
             text=verdict.text,
             **second.get((verdict.first, verdict.second), {}),
         )
-        for verdict in verdicts(ordered, baselines=baselines, level=LEVEL)
+        for verdict in verdicts(ordered, baselines=baselines, looks=looks, level=LEVEL)
     )
 
 
