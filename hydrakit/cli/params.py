@@ -202,7 +202,17 @@ running_options = context_options(
         help="Make results on a GPU repeatable bit by bit (slower); on a CPU they always are.",
     ),
     click.option(
-        "--compile", "compiled", is_flag=True, help="Compile the network with torch.compile."
+        "--compile/--no-compile",
+        "compiled",
+        default=None,
+        help="Whether to compile training steps with torch.compile.  [default: only by `run`, for "
+        "long runs on a GPU]",
+    ),
+    click.option(
+        "--graphs/--no-graphs",
+        default=True,
+        show_default=True,
+        help="Whether a GPU replays training steps as CUDA graphs, which is faster.",
     ),
     click.option(
         "--threads",
@@ -234,25 +244,37 @@ running_options = context_options(
         help="Store of the trackers: a folder or, for mlflow, also a URI.  [default: tensorboard "
         "in the run's folder; mlflow in $MLFLOW_TRACKING_URI, else ./mlflow.db]",
     ),
-    click.option(
-        "--launcher",
-        default="local",
-        show_default=True,
-        metavar="NAME[:OPTION=VALUE,...]",
-        help="Start processes by this launcher: local, for this machine, or that of a plugin.",
-    ),
 )
 """All options of the run context, for commands that train."""
 
-jobs = click.option(
-    "--jobs",
-    type=Whole(1),
-    metavar="N",
-    help="Number of processes that train at the same time.  [default: one per core; on a GPU one "
-    "per 2 cores and 4 GB of its memory]",
+launcher = click.option(
+    "--launcher",
+    default="local",
+    show_default=True,
+    metavar="NAME[:OPTION=VALUE,...]",
+    help="Start processes by this launcher: local, for this machine, or that of a plugin.",
 )
 
+
+def _jobs(default: str) -> Callable[[Command], Command]:
+    return click.option(
+        "--jobs",
+        type=Whole(1),
+        metavar="N",
+        help=f"Number of processes that train at the same time.  [default: {default}]",
+    )
+
+
+jobs = _jobs("one per core; on a GPU one per 2 cores and 4 GB of its memory")
+search_jobs = _jobs("one run after another in this process, or as --launcher says")
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+join = click.option(
+    "--join",
+    is_flag=True,
+    help="Share the work with the same command on other machines, in a folder that all of them "
+    "see; a machine can join and leave at any time.",
+)
 run_or_comparison = click.argument("folder", type=FOLDER, metavar="RUN_OR_COMPARISON")
 new_folder = click.option(
     "--out", type=FOLDER, required=True, metavar="DIR", help="New folder to write to."

@@ -81,6 +81,9 @@ def _values(_: click.Context, __: click.Parameter, value: str | None) -> list[fl
     help="Number of pairs to try in each round with Optuna.  [default: 20]",
 )
 @click.option("--out", type=params.FOLDER, metavar="FILE", help="Write the plan to this file.")
+@params.search_jobs
+@params.join
+@params.launcher
 @params.running_options
 def tune(
     *,
@@ -92,6 +95,7 @@ def tune(
     search: str | None,
     trials: int | None,
     out: Path | None,
+    join: bool,
     **given: Any,
 ) -> None:
     """Choose learning rate and dropout of every round by cross-validation on its training split.
@@ -114,6 +118,8 @@ def tune(
                 "--try replaces --learning-rates, --dropouts, --search and --trials: leave them "
                 "out, and try rounds.all.learning_rate or rounds.all.dropout"
             )
+        if join:
+            raise click.UsageError("--join shares no runs of --try: leave it out")
         _tune_values(strategy, datasets, choices, out, context, folds=folds, given=given)
         return
     for path in given["changes"]:
@@ -140,6 +146,7 @@ def tune(
                 method=search or "grid",
                 trials=trials,
             ),
+            join=join,
             callbacks=[progress],
             plugins=plugins,
         )
@@ -275,7 +282,7 @@ def _print_round(tuning: RoundTuning, rounds: int) -> None:
     "--minutes",
     type=params.FloatOption(min=0, min_open=True),
     metavar="X",
-    help="Start no new run after this many minutes.",
+    help="Try no other order after this many minutes of training, added up over all processes.",
 )
 @click.option(
     "--out",
@@ -283,6 +290,8 @@ def _print_round(tuning: RoundTuning, rounds: int) -> None:
     metavar="DIR",
     help="Folder of the search.  [default: a folder in ./runs, the same for the same search]",
 )
+@params.search_jobs
+@params.launcher
 @params.running_options
 @params.as_json
 def order(

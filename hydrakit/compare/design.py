@@ -18,7 +18,7 @@ from hydrakit.compare.named_plans import described, plan_of_cell, refuse_strateg
 from hydrakit.data.origin import DataOrigin
 from hydrakit.errors import DataError, PlanError, command_line, unknown
 from hydrakit.hooks import SequenceStrategy
-from hydrakit.jobs.job import FAILED, failure_path, status_of
+from hydrakit.jobs.states import FAILED, failure_path, status_of
 from hydrakit.names import is_name
 from hydrakit.plan.edit import (
     FIXED_PATHS,
@@ -40,6 +40,7 @@ from hydrakit.plan.start import StartWeights
 from hydrakit.plugins.registry import Plugins
 from hydrakit.schema import Frozen, Name, Text, first_fault
 from hydrakit.stats.comparison import ComparedPlan
+from hydrakit.storage.claims import FOLDER as CLAIMS
 from hydrakit.storage.files import write_atomic
 from hydrakit.storage.lock import is_first_file
 from hydrakit.storage.records import read_record, writable, write_record
@@ -588,7 +589,7 @@ class CompareDir:
 
     def _is_empty(self) -> bool:
         """Whether the folder holds nothing but the first files of a command that was stopped."""
-        names = {path.name for path in self.path.iterdir()} - {"cells"}
+        names = {path.name for path in self.path.iterdir()} - {"cells", CLAIMS}
         return all(is_first_file(name) or name.startswith(f".{FILE}.") for name in names)
 
 

@@ -18,7 +18,8 @@ from pydantic import Field
 from hydrakit import engine
 from hydrakit.data.origin import DataOrigin
 from hydrakit.errors import HydrakitError, one_line
-from hydrakit.jobs.candidates import CandidateSearch, data_key, with_values
+from hydrakit.jobs.candidates import CandidateSearch, InnerRun, data_key, in_turn, with_values
+from hydrakit.jobs.states import DIVERGED, failure_lines, failure_path, status_of
 from hydrakit.plan.model import Plan
 from hydrakit.plugins.guard import PluginFault, describe_error
 from hydrakit.plugins.registry import Plugins
@@ -26,11 +27,10 @@ from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.rundir import RunDir
 from hydrakit.schema import Frozen, Name, Text
-from hydrakit.storage.files import MIB, read_whole, write_atomic
+from hydrakit.storage.files import write_atomic
 from hydrakit.storage.records import read_record, writable, write_record
+from hydrakit.training.loop import DivergedError
 from hydrakit.version import version
-
-FAILED = ".failed"  # suffix of the file that says why a job failed
 
 
 class Choice(Frozen):
@@ -91,6 +91,11 @@ class Job(Frozen):
             return "done"
         return status_of(self.out)
 
+    @property
+    def diverged(self) -> bool:
+        """Whether the job failed because training diverged, which is a result for a search."""
+        return failure_lines(self.out)[:1] == [DIVERGED]
+
     def write(self, folder: Path) -> Path:
         """Write the job's file into a folder, with absolute paths; return its path.
 
@@ -131,30 +136,6 @@ def read_job(path: Path) -> Job:
     return read_record(path, Job, remedy="give a file that a launcher has written")
 
 
-def failure_path(out: Path) -> Path:
-    """Path of the file that says why the job with this run folder failed."""
-    return out.with_name(f"{out.name}{FAILED}")
-
-
-def status_of(out: Path) -> str:
-    """Status of a job by the folder of its run: ``done``, ``waiting``, or why it failed.
-
-    A run with results that lacks another file, because its process was stopped at the end, is
-    waiting: when the job continues, the file is added.
-    """
-    if RunDir(out).whole:
-        return "done"
-    path = failure_path(out)
-    try:
-        content = read_whole(path, max_bytes=MIB)
-    except FileNotFoundError:
-        return "waiting"
-    except (OSError, ValueError):
-        return f"{path}: cannot be read"
-    lines = content.decode("utf-8", "replace").split("\n")
-    return next((one_line(line) for line in reversed(lines) if line.strip()), "unknown")
-
-
 def job_command(paths: Sequence[Path]) -> list[str]:
     """Command that runs jobs, given by their files, one after another."""
     return [sys.executable, "-m", "hydrakit", "job", *map(str, paths)]
@@ -168,6 +149,8 @@ def run_job(job: Job) -> None:
     """
     try:
         train_job(job)
+    except DivergedError as error:
+        job.write_failure(f"{DIVERGED}\n{one_line(str(error))}")
     except PluginFault as error:
         where = f" (traceback: {job.failure_path})" if error.__cause__ else ""
         job.write_failure(f"{traceback.format_exc()}{one_line(str(error))}{where}")
@@ -196,8 +179,8 @@ def train_job(
         return run(job.plan, job.context, job.out, job.expected, job.group)
     inner = job.context.changed(trace_test=False, round_cache=choice.rounds)
 
-    def train(plan: Plan, path: Path, origins: Mapping[str, DataOrigin]) -> RunDir:
-        return run(plan, inner, path, origins, f"{job.group}.tuning")
+    def train(each: InnerRun) -> RunDir:
+        return run(each.plan, inner, each.out, each.origins, f"{job.group}.tuning")
 
     table = CandidateSearch(
         folder=choice.folder,
@@ -206,7 +189,7 @@ def train_job(
         folds=choice.folds,
         plugins=plugins,
         origins=choice.origins,
-        train=train,
+        train=in_turn(train),
     ).run()
     chosen = with_values(job.plan, table.best.values, plugins)
     return run(chosen, job.context, job.out, choice.origins[data_key(chosen)], job.group)

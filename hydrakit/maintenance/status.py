@@ -6,21 +6,25 @@ Nothing is locked or written, so that a running process is not disturbed.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from hydrakit.compare.design import FILE as COMPARE
 from hydrakit.compare.design import Cell, CompareDir
 from hydrakit.errors import PlanError, WeightsError, one_line
+from hydrakit.jobs.states import read_states
 from hydrakit.plan.model import Plan
 from hydrakit.plan.results import CheckpointFacts, Event
 from hydrakit.rounds import Round, Train
 from hydrakit.runs.rundir import CHECKPOINT, RunDir
-from hydrakit.schema import Frozen, Name, PathText
+from hydrakit.schema import Frozen, Name, PathText, Text
+from hydrakit.storage.claims import Observer
 from hydrakit.storage.lock import holder_of
 from hydrakit.storage.records import refuse_later
 from hydrakit.weights.format import read_description
+
+MAX_QUEUE = 100  # characters of the state of a job
 
 
 class HolderStatus(Frozen):
@@ -130,6 +134,8 @@ class CellStatus(Frozen):
         rounds: Number of rounds that are done.
         running: Whether a process is running the cell.
         reason: Why the cell failed.
+        queue: State of its job in the words of the launcher, such as ``PENDING (Priority)``; None
+            if it says nothing.
     """
 
     name: PathText
@@ -137,15 +143,22 @@ class CellStatus(Frozen):
     rounds: int
     running: bool = False
     reason: PathText | None = None
+    queue: PathText | None = None
 
 
 class ComparisonStatus(Frozen):
-    """Progress of a comparison; attributes as in `RunStatus`, with cells instead of rounds."""
+    """Progress of a comparison; attributes as in `RunStatus`, with cells instead of rounds.
+
+    Attributes:
+        members: Processes that share the comparison (`compare --join`), as "pid 1 on HOST"; one
+            that was killed is among them until another one notices it.
+    """
 
     kind: Literal["comparison"] = "comparison"
     path: PathText
     state: RunState
     holder: HolderStatus | None
+    members: tuple[Text, ...] = ()
     cells: tuple[CellStatus, ...]
 
 
@@ -244,23 +257,41 @@ def _progress(path: Path) -> dict[str, object]:
 def _of_comparison(folder: Path) -> ComparisonStatus:
     compare_dir, holder = CompareDir(folder), _holder(folder)
     started, description = compare_dir.started(), compare_dir.description()
-    cells = [
+    cells = tuple(
         _cell(compare_dir, cell)
         if cell.name in started
         else CellStatus(name=cell.name, state="waiting", rounds=0)
         for cell in description.design.cells()
-    ]
+    )
+    if holder is not None and holder.alive is not False:
+        cells = _with_queue(cells, read_states(compare_dir.jobs))
     not_needed = set(description.not_needed)
-    cells = [
+    cells = tuple(
         each.model_copy(update={"state": "not needed"})
         if each.name in not_needed and each.state in ("begun", "waiting")
         else each
         for each in cells
-    ]
+    )
     done = all(each.state in ("done", "not needed") for each in cells)
     finished = done and compare_dir.comparison_path.is_file()
+    observer = Observer(folder)
+    members = tuple(observer.describe(each) for each in observer.present())
     return ComparisonStatus(
-        path=str(folder), state=_state(finished, holder), holder=holder, cells=tuple(cells)
+        path=str(folder),
+        state="running" if members else _state(finished, holder),
+        holder=holder,
+        members=members,
+        cells=cells,
+    )
+
+
+def _with_queue(cells: tuple[CellStatus, ...], states: Mapping[str, str]) -> tuple[CellStatus, ...]:
+    """Cells with the states of their jobs, which the launcher last reported."""
+    return tuple(
+        each.model_copy(update={"queue": one_line(states[each.name], MAX_QUEUE)})
+        if each.name in states and each.state in ("begun", "waiting")
+        else each
+        for each in cells
     )
 
 

@@ -35,8 +35,11 @@ class Dropout(nn.Dropout):
 
     def mask(self, like: Tensor) -> Tensor:
         """Draw a mask with the shape and device of a tensor: False where a value becomes 0."""
-        if like.device.type == "cpu" and not torch.compiler.is_compiling():
+        compiling = torch.compiler.is_compiling()
+        if like.device.type == "cpu" and not compiling:
             return keep_mask(random_pieces(like), self.p)
+        if like.ndim == 4 and not compiling:  # maps on a GPU: one kernel, in their order in memory
+            return torch.empty_like(like, dtype=torch.bool).bernoulli_(1 - self.p)
         return torch.rand(like.shape, device=like.device) >= self.p
 
 
