@@ -101,8 +101,6 @@ def run_cell(
     Raises:
         HydrakitError: What `run` refuses; or a dataset has changed.
     """
-    # All cells of a comparison compute alike, and share rounds: none chooses by its own length.
-    context = context.changed(compiled=bool(context.compiled))
     return _run(
         plan,
         context,
