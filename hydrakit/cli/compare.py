@@ -78,6 +78,12 @@ if TYPE_CHECKING:
     help="Number of repeats of the cross-validation, each with different folds.",
 )
 @click.option(
+    "--until-told",
+    is_flag=True,
+    help="Stop when more cells can hardly change the verdict: look at the results after each fold "
+    "and pass, at levels that come to 5 % together, and drop strategies that are decided.",
+)
+@click.option(
     "--tune",
     "choices",
     multiple=True,
@@ -133,6 +139,7 @@ def compare(
     leave_out: str | None,
     holdout: bool,
     repeats: int,
+    until_told: bool,
     choices: tuple[str, ...],
     inner_folds: int | None,
     positive: str | None,
@@ -192,6 +199,7 @@ def compare(
                 out=out,
                 join=join,
                 dry_run=dry_run,
+                until_told=until_told,
                 callback=progress,
             )
     except KeyboardInterrupt as error:

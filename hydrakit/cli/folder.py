@@ -124,7 +124,9 @@ def _print_comparison(comparison: ComparisonStatus) -> None:
 
     counts = Counter(each.state for each in comparison.cells)
     states = ", ".join(
-        f"{counts[state]} {state}" for state in ("done", "begun", "failed", "waiting")
+        f"{counts[state]} {state}"
+        for state in ("done", "begun", "failed", "waiting", "not needed")
+        if counts[state] or state != "not needed"
     )
     say(f"{comparison.path}: {comparison.state}: {states} of {len(comparison.cells)} cells")
     _print_holder(comparison.holder)

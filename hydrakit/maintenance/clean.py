@@ -135,8 +135,11 @@ def _needed_bodies(run: RunDir) -> set[Path]:
 
 def _of_comparison(compare_dir: CompareDir) -> Iterator[RemovableFiles]:
     yield from _temporary(compare_dir.path, "*", "cells/*")
-    cells = compare_dir.description().design.cells()
-    done = all(compare_dir.status(cell) == "done" for cell in cells)
+    description = compare_dir.description()
+    done = all(
+        cell.name in description.not_needed or compare_dir.status(cell) == "done"
+        for cell in description.design.cells()
+    )
     finished = done and compare_dir.comparison_path.is_file()
     if finished and compare_dir.tuning_rounds.is_dir():
         yield _removable(compare_dir.tuning_rounds, SHARED)
