@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -540,6 +541,16 @@ def test_what_a_plugin_changes_in_the_process_is_put_back_and_named(
     assert part in line
     assert torch.get_default_dtype() is torch.float32
     assert not PIL.ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+def test_a_stop_within_a_plugin_is_no_change_of_the_plugin() -> None:
+    from hydrakit.compute.signals import StopRequested, stoppable
+    from hydrakit.plugins.process_state import restored
+
+    changed: list[str] = []
+    with stoppable(), pytest.raises(StopRequested), restored(changed.extend):
+        signal.raise_signal(signal.SIGTERM)
+    assert changed == []
 
 
 def test_filters_for_one_warning_may_stay(

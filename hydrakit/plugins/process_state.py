@@ -20,7 +20,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from hydrakit.compute.signals import SIGNALS
+from hydrakit.compute.signals import SIGNALS, StopRequested
 
 ENVIRONMENT = (
     "CUBLAS_WORKSPACE_CONFIG",
@@ -29,6 +29,9 @@ ENVIRONMENT = (
     "OMP_NUM_THREADS",
 )
 """Environment variables that change how torch computes."""
+
+
+HANDLERS = "the handlers of signals"
 
 
 class _Part(NamedTuple):
@@ -215,7 +218,7 @@ PARTS = (
     ),
     _Part("Pillow's limits for images", "PIL.ImageFile", _read_pillow, _write_pillow),
     _Part("the filters of warnings", "warnings", _read_filters, _write_filters),
-    _Part("the handlers of signals", "signal", _read_handlers, _write_handlers),
+    _Part(HANDLERS, "signal", _read_handlers, _write_handlers),
     _Part("the working folder", "os", _read_folder, _write_folder),
     _Part(
         "the locale",
@@ -303,6 +306,11 @@ def restored(report: Callable[[list[str]], None]) -> Iterator[None]:
         _blocks += 1  # last: a signal may have stopped the reading
     try:
         yield
+    except StopRequested:  # what raised it ignores other signals from now on
+        with _lock:
+            if _state is not None:
+                _state.values.pop(HANDLERS, None)
+        raise
     finally:
         changed: list[str] = []
         with _lock:
