@@ -208,6 +208,8 @@ class PoolHere(LOCAL_POOL):
         self.waiting = [*getattr(self, "waiting", []), *(job for group in groups for job in group)]
 
     def poll(self) -> list[tuple[Job, str]]:
+        if not getattr(self, "waiting", []):
+            return []
         job = self.waiting.pop(0)
         logger = logging.getLogger("hydrakit")
         level = logger.level

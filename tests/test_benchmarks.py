@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from xml.etree import ElementTree
@@ -22,10 +23,12 @@ from benchmarks.__main__ import main
 from benchmarks.harness import PROJECT, Answer, Samples, Spread, in_turns
 from benchmarks.rows import MEASUREMENTS
 from benchmarks.settings import Point, Settings
+from benchmarks.stacked import StackedNetwork, stacked_loss
 from benchmarks.worker import contender
 from hydrakit.models.body import PaperBody, attach_head
 from hydrakit.models.heads import build_mlp
-from hydrakit.plan import BodySpec
+from hydrakit.plan import BodySpec, Hyperparameters
+from hydrakit.training.step import build_optimiser
 
 # A contender that notes when it worked, in a file that all of them share; the third cannot.
 FAKE = """
@@ -108,6 +111,39 @@ def test_figures_are_those_of_scikit_learn() -> None:
     assert loss == pytest.approx(log_loss(labels, torch.softmax(chances, 1)), rel=1e-5)
     assert accuracy == pytest.approx(accuracy_score(labels, chances.argmax(1)))
     assert auc == pytest.approx(roc_auc_score(labels, chances[:, 1]))
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_stacked_networks_learn_what_each_learns_alone(copies: int) -> None:
+    torch.manual_seed(0)
+    spec = BodySpec(channels=(4, 8), patch=20, features=6)
+    networks = [
+        attach_head(PaperBody(spec, in_channels=2, dropout=0.0), build_mlp(6, 3))
+        for _ in range(copies)
+    ]
+    for network in networks:
+        network(torch.randn(4, 2, 20, 20))  # batch-norm statistics move from 0 and 1
+    together = StackedNetwork(networks).train()
+    images, labels = torch.randn(copies, 5, 2, 20, 20), torch.arange(5 * copies).view(copies, 5) % 3
+    values = Hyperparameters(learning_rate=2**-9, dropout=0, batch_size=5, epochs=1, patience=None)
+    steps = [build_optimiser([each.train()], values) for each in networks]
+    joint = build_optimiser([together], values)
+    for _ in range(3):
+        for network, step, shown, expected in zip(networks, steps, images, labels, strict=True):
+            step.zero_grad()
+            nn.functional.cross_entropy(network(shown), expected).backward()
+            step.step()
+        joint.zero_grad()
+        stacked_loss(together(images), labels).backward()
+        joint.step()
+    torch.testing.assert_close(
+        together(images), torch.stack([n(i) for n, i in zip(networks, images, strict=True)])
+    )
+    after = StackedNetwork(networks).state_dict()
+    for name, tensor in together.state_dict().items():
+        # Batch norm takes away what a bias before it adds: Adam makes a step of its rounding.
+        if not name.endswith(("conv1.bias", "conv2.bias", "conv3.bias", "running_mean")):
+            torch.testing.assert_close(tensor, after[name], rtol=1e-4, atol=1e-5)
 
 
 # The authors' way
@@ -237,7 +273,12 @@ MORE = ("ours.AllEpochs", "ours_runs.ScalePrepare", "ours_runs.ScaleRun", "proje
 
 
 @pytest.mark.parametrize("name", [*EVERY, *MORE])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:::monai")
+@pytest.mark.filterwarnings("ignore:::lightning", "ignore:::torch.jit")
 def test_every_contender_does_a_unit_of_work(work: Path, name: str) -> None:
+    if name.startswith("lightning_loop."):
+        pytest.importorskip("lightning", reason="needs hydrakit-imaging[bench]")
+        pytest.importorskip("monai", reason="needs hydrakit-imaging[bench]")
     settings = tiny(work)
     if name == "floor.Starts":  # reads what the other writes
         contender("ours_parts.ExportStarts", settings)(0)
@@ -253,6 +294,19 @@ def test_starts_one_by_one_do_as_well(work: Path) -> None:
     ours = contender("ours_parts.Starts", settings)(1).facts["aucs"]
     theirs = contender("floor.Starts", settings)(1).facts["aucs"]
     assert theirs == pytest.approx(ours)
+
+
+def test_a_contender_whose_packages_are_missing_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = [sys.executable, "-c", FAKE, "a", str(tmp_path / "log")]
+    monkeypatch.setattr("benchmarks.rows.worker_command", lambda *_: fake)
+    plans = next(each for each in MEASUREMENTS if each.name == "plans")
+    lacking = replace(plans, needs={"c": ("lightning", "no_such_package")})
+    samples = lacking.take(tiny(tmp_path))
+    assert set(samples.answers) == {"a", "hydra", "transfer"}
+    assert "without contender 'c', which needs" in capsys.readouterr().err
+    assert len(lacking.rows(samples, tiny(tmp_path))) == 2
 
 
 # What is written

@@ -20,7 +20,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from hydrakit.compute.signals import SIGNALS, StopRequested
+from hydrakit.compute.signals import SIGNALS
 
 ENVIRONMENT = (
     "CUBLAS_WORKSPACE_CONFIG",
@@ -29,9 +29,6 @@ ENVIRONMENT = (
     "OMP_NUM_THREADS",
 )
 """Environment variables that change how torch computes."""
-
-
-HANDLERS = "the handlers of signals"
 
 
 class _Part(NamedTuple):
@@ -172,6 +169,8 @@ def _write_streams(streams: tuple[Any, Any]) -> None:
     sys.stdout, sys.stderr = streams
 
 
+HANDLERS = "the handlers of signals"
+
 PARTS = (
     _Part(
         "torch's default number type",
@@ -268,13 +267,15 @@ class _State:
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
-    def restore(self) -> list[str]:
-        """Set every part that has changed again; return their names."""
+    def restore(self, *, but: str | None) -> list[str]:
+        """Set every part that has changed again, but for one; return their names."""
         with suppress(ValueError):
             sys.meta_path.remove(self)
         changed = []
         for part in PARTS:
-            if part.name in self.values and part.read() != self.values[part.name]:
+            if part.name == but or part.name not in self.values:
+                continue
+            if part.read() != self.values[part.name]:
                 part.write(self.values[part.name])
                 changed.append(part.name)
         return changed
@@ -299,6 +300,7 @@ def restored(report: Callable[[list[str]], None]) -> Iterator[None]:
         report: Called with the names of the parts that were changed, if there are any.
     """
     global _blocks, _overlap, _state  # noqa: PLW0603 - the state is that of the process
+    but = None
     with _lock:
         _overlap = _blocks > 0
         if not _overlap:
@@ -306,17 +308,15 @@ def restored(report: Callable[[list[str]], None]) -> Iterator[None]:
         _blocks += 1  # last: a signal may have stopped the reading
     try:
         yield
-    except StopRequested:  # what raised it ignores other signals from now on
-        with _lock:
-            if _state is not None:
-                _state.values.pop(HANDLERS, None)
+    except KeyboardInterrupt:  # `stoppable` has set the handlers, so that work can be saved
+        but = HANDLERS
         raise
     finally:
         changed: list[str] = []
         with _lock:
             _blocks -= 1
             if _blocks == 0 and _state is not None:
-                changed, _state = _state.restore(), None
+                changed, _state = _state.restore(but=but), None
                 changed = [] if _overlap else changed
         if changed:
             report(changed)
