@@ -13,7 +13,7 @@ DEMO ?= demo
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hydrakit needs Python 3.11 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[xlsx,codecs,get,monai,onnx,hub,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[xlsx,codecs,get,monai,onnx,hub,slurm,dev]'
 	touch $@
 
 demo: $(VENV)/installed

@@ -30,10 +30,10 @@ from hydrakit.models.heads import MlpOptions
 from hydrakit.plan import BodySpec, Hyperparameters, Round
 from hydrakit.plan.results import EpochRecord
 from hydrakit.plugins import load_plugins
-from hydrakit.training.epochs import Step as TrainingStep
 from hydrakit.training.evaluation import Reference, compute_metrics, forward_in_batches
 from hydrakit.training.loop import train_round
 from hydrakit.training.seeds import Seeds
+from hydrakit.training.step import Step as TrainingStep
 
 DROPOUT = 0.3
 CLASSES = ("no", "yes")

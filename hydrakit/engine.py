@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +24,7 @@ from hydrakit.plan.model import BodySpec, Plan, Split
 from hydrakit.plugins.guard import blame_networks
 from hydrakit.plugins.registry import Plugins
 from hydrakit.runs.callbacks import Callbacks, RunCallback, closing
+from hydrakit.runs.compiling import chooses_compiling
 from hydrakit.runs.context import RunContext, context_of
 from hydrakit.runs.datasets import find_datasets, prepare_datasets
 from hydrakit.runs.dry_run import DryRun, measure
@@ -100,6 +101,8 @@ def run_cell(
     Raises:
         HydrakitError: What `run` refuses; or a dataset has changed.
     """
+    # All cells of a comparison compute alike, and share rounds: none chooses by its own length.
+    context = context.changed(compiled=bool(context.compiled))
     return _run(
         plan,
         context,
@@ -347,6 +350,9 @@ def _session(
     datasets = prepare_datasets(plan, datasets, callbacks)
     session = Session(plan, datasets, context, compute, plugins, rundir, callbacks, expected)
     session.check()
+    compiled = chooses_compiling(plan, context, session.loaded, rundir, compute.device)
+    for each in (session, *session.members):
+        each.compute = replace(compute, compiled=compiled)
     return session
 
 

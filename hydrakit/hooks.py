@@ -570,6 +570,9 @@ class Launcher(Protocol):
     writes, is all that a process needs: ``hydrakit job FILE ...`` (`hydrakit.jobs.job.job_command`)
     runs one job after another, and continues those that were stopped. Progress and results are in
     the folders of the runs; a launcher says only which processes have ended.
+
+    A launcher may also have ``preview(context, groups, folder, *, processes)``, which returns the
+    text of what it would submit for a number of groups, for ``--dry-run``.
     """
 
     def processes(self, context: Any, groups: int) -> int:

@@ -280,6 +280,7 @@ def test_a_file_gives_what_was_written(tmp_path: Path, monkeypatch: pytest.Monke
         precision="bfloat16",
         deterministic=True,
         compiled=True,
+        graphs=False,
         threads=3,
         checkpoint_interval=0.5,
         no_plugins=("mine",),

@@ -191,3 +191,37 @@ def test_the_command_prints_the_estimate(standin: Path, hydra_run: RunDir) -> No
     arguments = ["run", "--resume", str(hydra_run.path), "--dry-run", "--device", "cpu"]
     text = CliRunner().invoke(main, arguments).stdout
     assert f"run:     {hydra_run.path}: finished" in text
+
+
+def test_a_comparison_prints_what_would_be_trained_and_submitted(
+    standin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("sbatch", "squeue", "scancel", "srun"):
+        (programs / name).write_text("#!/bin/sh\nexit 1\n")
+        (programs / name).chmod(0o755)
+    arguments = ["compare", "--strategies", "classical", "--datasets", "alpha"]
+    arguments += ["--no-baselines", "--folds", "2", "--seeds", "2", "--epochs", "1", "--dry-run"]
+    arguments += ["--body-channels", "4,8", "--profile", "recommended-0.1", "--out", "compared"]
+    command = [*arguments, "--launcher", "slurm:partition=gpu,time=2:00:00,cpus=3"]
+    monkeypatch.setenv("PATH", "")
+    result = CliRunner().invoke(main, command)
+    assert "this machine has no program sbatch" in result.stderr
+    monkeypatch.setenv("PATH", str(programs))
+    result = CliRunner().invoke(main, [*command, "--jobs", "3"])
+    assert result.exit_code == 0, result.output
+    head, *lines = result.stdout.splitlines()
+    assert head == "comparison: compared"
+    assert lines[:2] == [
+        "cells:      4, of which 0 are done; 4 rounds",
+        "jobs:       3 at a time, CPU threads of each: 3",
+    ]
+    for line in ("array=0-3%3", "partition=gpu", "time=120", "cpus-per-task=3"):
+        assert f"#SBATCH --{line}" in lines
+    assert lines[-2].endswith("# each of 4 tasks runs: hydrakit job FILE...")
+    assert list(standin.iterdir()) == []
+    result = CliRunner().invoke(main, [*arguments, "--jobs", "1"])
+    assert result.stdout.splitlines()[2].startswith("jobs:       1 at a time")
+    assert "#SBATCH" not in result.stdout

@@ -12,9 +12,10 @@ from helpers import plan_of, plugins, refused, round_of, run_plan
 
 from hydrakit.cli import main
 from hydrakit.hooks import LauncherFactory
-from hydrakit.jobs.driver import JobDriver, build_launcher, read_states
-from hydrakit.jobs.job import Job, job_command, read_job, status_of
+from hydrakit.jobs.driver import JobDriver, build_launcher
+from hydrakit.jobs.job import Job, job_command, read_job
 from hydrakit.jobs.launchers import hydrakit_launchers
+from hydrakit.jobs.states import read_states, status_of
 from hydrakit.jobs.submit import submit_run
 from hydrakit.plugins import Plugins
 from hydrakit.plugins.options import split_component

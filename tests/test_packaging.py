@@ -66,7 +66,7 @@ def test_the_root_has_the_entry_points_of_all_shipped_plugins() -> None:
         assert not union.keys() & points.keys()
         union |= points
     assert root_entry_points() == union
-    assert len(PLUGINS) == 7
+    assert len(PLUGINS) == 8
     installed = metadata.entry_points(group="hydrakit")
     assert union.items() <= {(point.name, point.value) for point in installed}
 

@@ -7,17 +7,22 @@ import inspect
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import click
 import pytest
+from helpers import plan_of, round_of
 
 from hydrakit import hooks
 from hydrakit.errors import PlanError
 from hydrakit.hooks import BodyFactory, HeadFactory, SequenceStrategy
+from hydrakit.jobs.driver import JobDriver, build_launcher
+from hydrakit.jobs.job import Job
 from hydrakit.plugins import Plugins, load_plugins
 from hydrakit.plugins.options import options_fault, parse_options
+from hydrakit.runs.context import RunContext
 
 DOCS = Path(__file__).parent.parent / "docs" / "plugins.md"
 Install = Callable[..., Path]
@@ -111,3 +116,76 @@ def check_strategy(plugins: Plugins) -> None:
         ("b", "head", "b"),
     ]
     assert sorted(asked) == [("all", "first"), ("all", "middle"), ("head", "last")]
+
+
+class Ray(ModuleType):
+    """Stands for Ray: a task runs when it is waited for, and several are waited for in turn."""
+
+    def __init__(self) -> None:
+        super().__init__("ray")
+        self.tasks: list[Callable[[], object]] = []
+        self.asked: list[dict[str, object]] = []
+        self.cancelled: list[object] = []
+        self.exceptions = ModuleType("ray.exceptions")
+        self.exceptions.RayError = type("RayError", (Exception,), {})  # type: ignore[attr-defined]
+
+    def init(self, *, address: str, ignore_reinit_error: bool) -> None:
+        assert (address, ignore_reinit_error) == ("auto", True)
+
+    def remote(self, **asked: object) -> Callable[..., object]:
+        self.asked.append(asked)
+
+        def decorate(function: Callable[..., object]) -> SimpleNamespace:
+            def remote(*arguments: object) -> int:
+                self.tasks.append(partial(function, *arguments))
+                return len(self.tasks) - 1
+
+            return SimpleNamespace(remote=remote)
+
+        return decorate
+
+    def wait(
+        self, tasks: list[int], *, num_returns: int, timeout: float
+    ) -> tuple[list[int], list[int]]:
+        return tasks[:num_returns], tasks[num_returns:]
+
+    def get(self, task: int) -> object:
+        return self.tasks[task]()
+
+    def cancel(self, task: int) -> None:
+        self.cancelled.append(task)
+
+
+def test_the_launcher_for_ray_runs_jobs(
+    install: Install, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    text = DOCS.with_name("cluster.md").read_text()
+    (source,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    install("docs", "tp_docs_ray", source)
+    ray = Ray()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    launcher = build_launcher("ray:gpus=0.5", load_plugins())
+    assert isinstance(launcher, hooks.Launcher)
+    assert launcher.processes(RunContext(), 3) == 3
+    started: list[list[str]] = []
+
+    def command(files: list[Path]) -> list[str]:
+        started.append([path.stem for path in files])
+        return [sys.executable, "-c", "raise SystemExit(3)"]
+
+    monkeypatch.setattr("hydrakit.jobs.job.job_command", command)
+    a, b = (
+        Job(name=name, plan=plan_of(round_of("alpha")), out=tmp_path / name, context=RunContext())
+        for name in "ab"
+    )
+    lost: list[str] = []
+    with JobDriver(
+        launcher, tmp_path / "jobs", 1, on_lost=lambda job, how: lost.append(f"{job.name}: {how}")
+    ) as driver:
+        driver.run([[a], [b]])
+        driver.submit([[a]])
+        assert launcher.states() == {"a": "waiting"}
+    assert started == [["a"], ["b"], ["a"], ["b"]]
+    assert lost == ["a: exit status 3", "b: exit status 3"] * 2
+    assert ray.asked[0] == {"num_cpus": 1, "num_gpus": 0.5, "max_retries": 0}
+    assert launcher.states() == {}

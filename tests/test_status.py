@@ -226,4 +226,12 @@ def test_a_comparison(compared: CompareDir) -> None:
     ):
         found = status(compared.path)
         assert found.state == "running"
-        assert "hydra-seed0-repeat0-fold1: running, 1 rounds done" in call(compared.path)[0]
+        assert "hydra-seed0-repeat0-fold1: running, 1 rounds done\n" in call(compared.path)[0]
+        states = {each.name: "PENDING (Priority)" for each in found.cells}
+        states["hydra-seed0-repeat0-fold1"] = "RUNNING node7"
+        compared.jobs.mkdir()
+        (compared.jobs / "states.json").write_text(json.dumps(states))
+        text = call(compared.path)[0]
+        assert "hydra-seed0-repeat0-fold1: running, 1 rounds done (RUNNING node7)\n" in text
+        assert "in the queue: 1 RUNNING node7, 1 PENDING (Priority)\n" in text
+    assert "queue" not in call(compared.path)[0]  # the command that submitted the jobs has ended

@@ -33,6 +33,7 @@ from hydrakit.cli import main
 from hydrakit.data.load import LoadedDataset, load, select
 from hydrakit.data.prepared.index import PreparedDataset
 from hydrakit.data.quality.leakage import assign_splits
+from hydrakit.errors import HydrakitError
 from hydrakit.hooks import DatasetAdapter
 from hydrakit.models.body import PaperBody
 from hydrakit.models.heads import build_mlp
@@ -40,7 +41,9 @@ from hydrakit.plan import Other, Plan, Split, load_plan
 from hydrakit.plan.grey import PER_PATIENT
 from hydrakit.runs.callbacks import RunCallback
 from hydrakit.search.trials import Setting, TrialRecord, folds_of
-from hydrakit.search.tune import TuneCallback, TuneResult, TuningSearch, tune
+from hydrakit.search.tune import TuneCallback, TuneResult, TuningFiles, TuningSearch, tune
+from hydrakit.storage import claims
+from hydrakit.storage.lock import locked
 from hydrakit.storage.records import read_appended
 from hydrakit.training.loop import train_round
 from hydrakit.training.seeds import INITIALISATION, Seeds, seeded
@@ -66,11 +69,12 @@ def tuned(
     places: dict[str, Any],
     plan: Plan | None = None,
     callbacks: Sequence[RunCallback] = (),
+    join: bool = False,
     **more: Any,
 ) -> TuneResult:
     values = {"learning_rates": RATES, "dropouts": DROPOUTS, "folds": FOLDS}
     search = TuningSearch(**(values | more))
-    return tune(plan or small_plan(), out, search=search, callbacks=callbacks, **places)
+    return tune(plan or small_plan(), out, search=search, callbacks=callbacks, join=join, **places)
 
 
 @pytest.fixture(scope="module")
@@ -335,6 +339,77 @@ def test_optuna_proposes_the_same_again(places: dict[str, Any], tmp_path: Path) 
     assert [each.setting for each in more.rounds[0].candidates][:4] == [
         each.setting for each in first.rounds[0].candidates
     ][:4]
+
+
+def test_who_shares_a_search_finds_what_one_finds(
+    whole: TuneResult, places: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another joins after three trials, and leaves in the middle of its fifth; a third ends it."""
+    out, began, written = tmp_path / "plan.json", 0, list[str]()
+    real = TuningFiles.add_shared_trial
+
+    def write(files: TuningFiles, record: TrialRecord) -> None:
+        if len(written) == 8 and began == 2:
+            raise StopError
+        real(files, record)
+        written.append(record.digest)
+
+    class Others(TuneCallback):
+        def trials(self, number: int, done: int, of: int) -> None:
+            nonlocal began
+            if began == 1 and done == 3:
+                began = 2
+                with pytest.raises(StopError):
+                    tuned(out, places, join=True)
+                assert len(written) == 8
+                began = 3
+                results.append(tuned(out, places, join=True))
+
+    monkeypatch.setattr(TuningFiles, "add_shared_trial", write)
+    results, began = list[TuneResult](), 1
+    results.append(tuned(out, places, callbacks=[Others()], join=True))
+    assert [each.plan for each in results] == [whole.plan] * 2
+    assert figures(results[0].trials_path) == figures(whole.trials_path)
+    assert len(set(written)) == len(written) == len(figures(whole.trials_path))
+    folder = tmp_path / "plan.tuning"
+    assert len(list((folder / "kept").iterdir())) == 2
+    assert not list((folder / "members").iterdir())
+    assert tuned(out, places).plan == whole.plan  # alone, and without another trial
+    assert figures(results[0].trials_path) == figures(whole.trials_path)
+
+
+def test_who_shares_another_search_or_none_is_refused(
+    places: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "BEAT", 0.02)
+    rounds = plan_of(round_of("beta"), round_of("alpha", "head"))
+    out = tmp_path / "plan.json"
+    found: list[str] = []
+
+    class Other(TuneCallback):
+        def trials(self, number: int, done: int, of: int) -> None:
+            if not found:
+                for more in ({"join": True, "folds": 3}, {}):
+                    with pytest.raises(HydrakitError) as caught:
+                        tuned(out, places, rounds, **more)
+                    found.append(str(caught.value))
+
+    tuned(out, places, rounds, callbacks=[Other()], join=True, learning_rates=(3e-3,))
+    assert "runs another search here" in found[0]
+    assert "shares work here (--join)" in found[1]
+    with locked(tmp_path / "plan.tuning"):
+        refused(lambda: tuned(out, places, rounds, join=True), "does not share its work")
+
+
+def test_optuna_proposes_to_all_who_share_what_it_proposes_to_one(
+    places: dict[str, Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("optuna")
+    rounds = plan_of(round_of("beta"), round_of("alpha", "head"))
+    one = tuned(tmp_path / "a.json", places, rounds, method="optuna", trials=6)
+    shared = tuned(tmp_path / "b.json", places, rounds, method="optuna", trials=6, join=True)
+    assert shared.plan == one.plan
+    assert figures(shared.trials_path) == figures(one.trials_path)
 
 
 def test_the_command_writes_a_plan_that_runs(standin: Path) -> None:

@@ -21,8 +21,8 @@ from hydrakit.models.heads import build_mlp
 from hydrakit.plan import Hyperparameters
 from hydrakit.plan.results import EpochRecord, Metrics
 from hydrakit.training.checkpoint import Checkpointer, RoundProgress, read_facts
-from hydrakit.training.epochs import build_optimiser
 from hydrakit.training.selection import Selection
+from hydrakit.training.step import build_optimiser
 
 SETTINGS = Hyperparameters(
     learning_rate=1e-3, dropout=0.0, batch_size=4, epochs=10**5, patience=None

@@ -12,11 +12,11 @@ import click
 
 from hydrakit.cli import params
 from hydrakit.cli.plan_options import PlanCommand, datasets, plan_options
-from hydrakit.cli.printing import say, say_json
+from hydrakit.cli.printing import say, say_json, say_lines
 from hydrakit.compute.signals import describe_stop
 
 if TYPE_CHECKING:
-    from hydrakit.compare.engine import CompareCallback, CompareResult
+    from hydrakit.compare.engine import CompareCallback, CompareResult, PlannedComparison
     from hydrakit.runs.context import RunContext
 
 
@@ -105,6 +105,11 @@ if TYPE_CHECKING:
 )
 @params.jobs
 @click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check everything, and print what would be trained and submitted.",
+)
+@click.option(
     "--trace-test",
     is_flag=True,
     help="Also evaluate the test split after every epoch, only for a figure of all strategies.",
@@ -132,6 +137,7 @@ def compare(
     positive: str | None,
     context: RunContext,
     out: Path | None,
+    dry_run: bool,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -182,13 +188,27 @@ def compare(
                 context,
                 positive=positive,
                 out=out,
+                dry_run=dry_run,
                 callback=progress,
             )
     except KeyboardInterrupt as error:
         raise describe_stop(error, "run the same command again to resume") from None
+    if result.planned is not None:
+        _print_planned(result.path, result.planned)
+        return
     print_result(result, as_json=as_json)
     if result.failed:
         ctx.exit(1)
+
+
+def _print_planned(out: Path, planned: PlannedComparison) -> None:
+    """Print what a comparison would do."""
+    say(f"comparison: {out}")
+    say(f"cells:      {planned.cells}, of which {planned.done} are done; {planned.rounds} rounds")
+    say(f"jobs:       {planned.processes} at a time, CPU threads of each: {planned.threads}")
+    if planned.preview is not None:
+        say_lines(planned.preview)
+    say("Nothing was trained, and no folder was created.")
 
 
 @contextmanager

@@ -116,6 +116,9 @@ def _print_run(run: RunStatus) -> None:
         say(f"resume it with `{command_line('hydrakit', 'run', '--resume', run.path)}`")
 
 
+MOST_STATES = 6  # of jobs in a queue that are listed
+
+
 def _print_comparison(comparison: ComparisonStatus) -> None:
     from collections import Counter
 
@@ -128,9 +131,15 @@ def _print_comparison(comparison: ComparisonStatus) -> None:
     for each in comparison.cells:
         if each.state == "begun":
             state = "running" if each.running else "stopped"
-            say(f"{each.name}: {state}, {each.rounds} rounds done")
+            queue = f" ({each.queue})" if each.queue else ""
+            say(f"{each.name}: {state}, {each.rounds} rounds done{queue}")
         elif each.state == "failed":
             say(f"{each.name}: failed: {each.reason}")
+    queued = Counter(each.queue for each in comparison.cells if each.queue)
+    if queued:
+        listed = ", ".join(f"{count} {state}" for state, count in queued.most_common(MOST_STATES))
+        more = ", ..." if len(queued) > MOST_STATES else ""
+        say(f"in the queue: {listed}{more}")
     if comparison.state == "stopped":
         say("run the same `hydrakit compare` command again to resume")
 

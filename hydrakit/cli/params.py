@@ -202,7 +202,17 @@ running_options = context_options(
         help="Make results on a GPU repeatable bit by bit (slower); on a CPU they always are.",
     ),
     click.option(
-        "--compile", "compiled", is_flag=True, help="Compile the network with torch.compile."
+        "--compile/--no-compile",
+        "compiled",
+        default=None,
+        help="Whether to compile training steps with torch.compile.  [default: only by `run`, for "
+        "long runs on a GPU]",
+    ),
+    click.option(
+        "--graphs/--no-graphs",
+        default=True,
+        show_default=True,
+        help="Whether a GPU replays training steps as CUDA graphs, which is faster.",
     ),
     click.option(
         "--threads",
@@ -254,6 +264,12 @@ jobs = click.option(
 )
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+join = click.option(
+    "--join",
+    is_flag=True,
+    help="Share the work with the same command on other machines, in a folder that all of them "
+    "see; a machine can join and leave at any time.",
+)
 run_or_comparison = click.argument("folder", type=FOLDER, metavar="RUN_OR_COMPARISON")
 new_folder = click.option(
     "--out", type=FOLDER, required=True, metavar="DIR", help="New folder to write to."

@@ -12,7 +12,7 @@ import click
 
 from hydrakit.cli import params
 from hydrakit.cli.plan_options import PlanCommand, datasets, plan_options, strategy
-from hydrakit.cli.printing import say, say_json
+from hydrakit.cli.printing import say, say_json, say_lines
 from hydrakit.compute.signals import describe_stop
 from hydrakit.errors import command_line
 
@@ -123,7 +123,8 @@ def plan(*, context: RunContext, out: Path | None, **given: Any) -> None:
     "--dry-run",
     "dry",
     is_flag=True,
-    help="Check everything and estimate time, memory and disk space, without training.",
+    help="Check everything and estimate time, memory and disk space on this machine, without "
+    "training; print what --launcher would submit.",
 )
 @params.launcher
 @params.running_options
@@ -164,6 +165,9 @@ def run(
     out = out or engine.default_out(plan)
     with _resumable(out), run_progress(plan) as progress:
         if dry:
+            from hydrakit.jobs.submit import preview_run
+
+            script = None if context.launcher == "local" else preview_run(context, out=out)
             estimate = engine.dry_run(plan, context, out=out, callbacks=[progress])
         elif context.launcher == "local":
             rundir = engine.run(plan, context, out=out, callbacks=[progress])
@@ -175,6 +179,8 @@ def run(
         print_dry_run(estimate)
         for path, value in given["changes"].items():
             say(f"set:     {path} = {json.dumps(value)}")
+        if script is not None:
+            say_lines(script)
     else:
         print_results(rundir)
 

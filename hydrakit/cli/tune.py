@@ -81,6 +81,7 @@ def _values(_: click.Context, __: click.Parameter, value: str | None) -> list[fl
     help="Number of pairs to try in each round with Optuna.  [default: 20]",
 )
 @click.option("--out", type=params.FOLDER, metavar="FILE", help="Write the plan to this file.")
+@params.join
 @params.launcher
 @params.running_options
 def tune(
@@ -93,6 +94,7 @@ def tune(
     search: str | None,
     trials: int | None,
     out: Path | None,
+    join: bool,
     **given: Any,
 ) -> None:
     """Choose learning rate and dropout of every round by cross-validation on its training split.
@@ -115,6 +117,8 @@ def tune(
                 "--try replaces --learning-rates, --dropouts, --search and --trials: leave them "
                 "out, and try rounds.all.learning_rate or rounds.all.dropout"
             )
+        if join:
+            raise click.UsageError("--join shares no runs of --try: leave it out")
         _tune_values(strategy, datasets, choices, out, context, folds=folds, given=given)
         return
     for path in given["changes"]:
@@ -141,6 +145,7 @@ def tune(
                 method=search or "grid",
                 trials=trials,
             ),
+            join=join,
             callbacks=[progress],
             plugins=plugins,
         )

@@ -18,7 +18,7 @@ from hydrakit.compare.named_plans import described, plan_of_cell, refuse_strateg
 from hydrakit.data.origin import DataOrigin
 from hydrakit.errors import DataError, PlanError, command_line, unknown
 from hydrakit.hooks import SequenceStrategy
-from hydrakit.jobs.job import FAILED, failure_path, status_of
+from hydrakit.jobs.states import FAILED, failure_path, status_of
 from hydrakit.names import is_name
 from hydrakit.plan.edit import (
     FIXED_PATHS,

@@ -27,7 +27,7 @@ from hydrakit.data.quality.left_out import notes_on_cases, values_to_leave_out
 from hydrakit.errors import DataError, PlanError
 from hydrakit.hooks import DatasetAdapter, Launcher
 from hydrakit.jobs.candidates import data_key
-from hydrakit.jobs.driver import JobDriver, build_launcher
+from hydrakit.jobs.driver import JobDriver, build_launcher, preview
 from hydrakit.jobs.job import Job
 from hydrakit.models.build import check_builds, check_components, check_heads
 from hydrakit.observers.trackers import trackers_of
@@ -71,6 +71,27 @@ class CompareCallback(RunCallback):
 
 
 @dataclass(frozen=True)
+class PlannedComparison:
+    """What a dry run of `compare` would do.
+
+    Attributes:
+        cells: Number of cells.
+        done: Number of cells that are done already.
+        rounds: Number of rounds of all cells, with those of their tuning.
+        processes: Number of jobs that run at the same time.
+        threads: Number of CPU threads of each.
+        preview: What the launcher would submit; None if it says nothing about it.
+    """
+
+    cells: int
+    done: int
+    rounds: int
+    processes: int
+    threads: int
+    preview: str | None
+
+
+@dataclass(frozen=True)
 class CompareResult:
     """Result of `compare`.
 
@@ -78,11 +99,13 @@ class CompareResult:
         path: Path of the comparison's folder.
         comparison: Results; None if no fold has all strategies.
         failed: Reasons why cells failed, by name of the cell.
+        planned: What would be done, after a dry run.
     """
 
     path: Path
     comparison: Comparison | None
     failed: dict[str, str]
+    planned: PlannedComparison | None = None
 
 
 def default_out(design: Design) -> Path:
@@ -96,6 +119,7 @@ def compare(
     *,
     positive: str | None = None,
     out: Path | None = None,
+    dry_run: bool = False,
     callback: CompareCallback | None = None,
     **values: Any,
 ) -> CompareResult:
@@ -111,6 +135,7 @@ def compare(
             of all labels. A regression has none.
         out: Folder of the comparison; None for `default_out`. A comparison of the same design
             is resumed.
+        dry_run: Whether to stop before the first cell, with nothing written but the cache.
         callback: Called when something happens.
         values: Values of the context by name.
 
@@ -159,6 +184,9 @@ def compare(
         named_plans=design.described_plans(plugins),
     )
     _check_data(compare_dir, plans, cases)
+    if dry_run:
+        planned = tracker.planned(launcher, context, processes)
+        return CompareResult(out, None, {}, planned)
     compare_dir.begin()
     with locked(compare_dir.path):
         compare_dir.check(design)  # again, now that no other process can write there
@@ -425,6 +453,19 @@ class CellTracker:
         """Reasons why cells failed, by name of the cell."""
         states = self._states()
         return {name: text for name, text in states.items() if text not in ("done", "waiting")}
+
+    def planned(self, launcher: Launcher, context: RunContext, processes: int) -> PlannedComparison:
+        """What `run` would do."""
+        open = [cell for cell, text in self._states().items() if text != "done"]
+        groups = len({cell.group for cell in self.plans if cell.name in open})
+        return PlannedComparison(
+            cells=len(self.plans),
+            done=len(self.plans) - len(open),
+            rounds=self.rounds,
+            processes=processes,
+            threads=self.threads,
+            preview=preview(launcher, context, groups, self.compare_dir.jobs, processes),
+        )
 
     def run(self, launcher: Launcher, context: RunContext, processes: int) -> None:
         """Run all cells that are not done."""

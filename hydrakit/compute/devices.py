@@ -33,12 +33,15 @@ class Compute:
         deterministic: Whether the same seed gives the same bits. A CPU always does; on CUDA it
             costs speed.
         compiled: Whether training steps use `torch.compile`.
+        graphs: Whether training steps and evaluations on a GPU are replayed as CUDA graphs. It
+            changes no result.
     """
 
     device: torch.device
     precision: Literal["float32", "bfloat16"] = "float32"
     deterministic: bool = True
     compiled: bool = False
+    graphs: bool = False
 
     def training(self) -> torch.autocast:
         """Autocast context of a forward pass in training."""
@@ -55,12 +58,17 @@ class Compute:
             return self
         return Compute(torch.device("cpu"))
 
-    def compiled_if_wanted(self, model: nn.Module) -> nn.Module:
-        """The model, compiled with `torch.compile` if `compiled` is set; weights are shared."""
+    def compiled_if_wanted(self, model: nn.Module, *, replayed: bool = False) -> nn.Module:
+        """The model, compiled with `torch.compile` if `compiled` is set; weights are shared.
+
+        Args:
+            model: Model to compile.
+            replayed: Whether the whole step is replayed as a CUDA graph (`graphs.Replayed`); if
+                not, forward and backward pass on CUDA become graphs of their own.
+        """
         if not self.compiled:
             return model
-        # On CUDA a graph of kernels starts at once: with small batches, kernel launches dominate.
-        mode = "reduce-overhead" if self.device.type == "cuda" else "default"
+        mode = "reduce-overhead" if self.device.type == "cuda" and not replayed else "default"
         return cast(nn.Module, torch.compile(model, mode=mode))
 
 
@@ -70,6 +78,7 @@ def choose_compute(
     precision: Precision = "auto",
     deterministic: bool = False,
     compiled: bool = False,
+    graphs: bool = True,
 ) -> Compute:
     """Choose device and precision.
 
@@ -79,6 +88,7 @@ def choose_compute(
         deterministic: Whether CUDA repeats the same bits from the same seed: with repeatable
             algorithms, and with float32 unless ``precision`` says otherwise.
         compiled: Whether training steps use `torch.compile`.
+        graphs: Whether a GPU replays steps as CUDA graphs; without effect on a CPU.
 
     Raises:
         PlanError: This machine has no such device.
@@ -87,7 +97,13 @@ def choose_compute(
     if precision == "auto":
         fast = chosen.type == "cuda" and not deterministic and torch.cuda.is_bf16_supported()
         precision = "bfloat16" if fast else "float32"
-    return Compute(chosen, precision, deterministic or chosen.type == "cpu", compiled)
+    return Compute(
+        chosen,
+        precision,
+        deterministic or chosen.type == "cpu",
+        compiled,
+        graphs and chosen.type == "cuda",
+    )
 
 
 def choose_device(name: str) -> torch.device:

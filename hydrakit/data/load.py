@@ -173,6 +173,7 @@ def load(
 
 CHUNK_CASES = 256
 PAPER_SIDE = 65  # pixels
+GPU_SHARE = 0.5  # of the free memory of a GPU that the patches of a dataset may take
 
 
 def cases_at_once(most: int, patch: int) -> int:
@@ -189,9 +190,13 @@ class PatchStore:
     """Prepared patches of some cases, which returns normalised views on the device.
 
     For a CPU, only requested patches are read from disk, each time (the system keeps them in its
-    cache); for a GPU, all patches are copied at once. Views are normalised after resampling, on a
-    seventh of the pixels. For a z-score this is equivalent, because the interpolation weights of
-    each pixel sum to 1.
+    cache); for a GPU, all patches are copied at once if half of its free memory has room for them,
+    and else as for a CPU. Views are normalised after resampling, on a seventh of the pixels. For a
+    z-score this is equivalent, because the interpolation weights of each pixel sum to 1.
+
+    Attributes:
+        device: Device of the views.
+        patch_bytes: Bytes of a prepared patch.
     """
 
     def __init__(
@@ -211,8 +216,9 @@ class PatchStore:
         self._clip = grey.clip
         self._prepared, self._rows = prepared, list(rows)
         self._canvases: Tensor | None = None
-        if device.type != "cpu":
-            side = index.side
+        side = index.side
+        self.patch_bytes = 4 * index.channels * side**2
+        if device.type != "cpu" and self._fits_on_device():
             self._canvases = torch.empty((len(rows), index.channels, side, side), device=device)
             for part in torch.arange(len(rows)).split(CHUNK_CASES):
                 self._canvases[part[0] : part[-1] + 1] = self._read(part).to(device)
@@ -220,6 +226,10 @@ class PatchStore:
     def __len__(self) -> int:
         """Number of cases."""
         return len(self._rows)
+
+    def _fits_on_device(self) -> bool:
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return self.patch_bytes * len(self) <= GPU_SHARE * free
 
     @property
     def channels(self) -> int:
@@ -242,7 +252,10 @@ class PatchStore:
             ``(n, channels, patch, patch)``.
         """
         in_memory = self._canvases
-        canvas = self._read(chosen) if in_memory is None else in_memory.index_select(0, chosen)
+        if in_memory is None:
+            canvas = self._read(chosen).to(self.device)
+        else:
+            canvas = in_memory.index_select(0, chosen)
         images = central_view(canvas, patch) if views is None else views.of(canvas, patch)
         images = (images - self._shift[chosen]) * self._factor[chosen]
         images = self._clip(images if views is None else views.adjusted(images))

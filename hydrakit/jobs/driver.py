@@ -9,19 +9,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pydantic import TypeAdapter
-
 from hydrakit.hooks import Launcher, LauncherFactory
 from hydrakit.jobs.job import Job
+from hydrakit.jobs.states import STATES
 from hydrakit.plugins.options import parse_options, split_component
 from hydrakit.plugins.registry import Plugins
+from hydrakit.runs.context import RunContext
 from hydrakit.storage.files import write_atomic
-from hydrakit.storage.records import read_value
 
 ATTEMPTS = 2
 """Number of processes that may end unexpectedly while running a job, before it has failed."""
-
-STATES = "states.json"
 
 
 def build_launcher(text: str, plugins: Plugins) -> Launcher:
@@ -35,6 +32,17 @@ def build_launcher(text: str, plugins: Plugins) -> Launcher:
     factory = plugins.get(LauncherFactory, name)
     launcher: Launcher = factory.build(parse_options(factory, options))
     return launcher
+
+
+def preview(
+    launcher: Launcher, context: RunContext, groups: int, folder: Path, processes: int
+) -> str | None:
+    """What a launcher would submit for a number of groups; None if it has no ``preview``."""
+    method = getattr(launcher, "preview", None)
+    if method is None or not groups:
+        return None
+    text: str = method(context, groups, folder, processes=processes)
+    return text
 
 
 class JobDriver:
@@ -105,13 +113,15 @@ class JobDriver:
 
     def poll(self) -> list[Job]:
         """Wait for at most about half a second; return the jobs that ended, done or failed."""
-        ended = []
+        ended, again = [], []
         for job, how in self._launcher.poll():
             if job.status() == "waiting" and self._must_run_again(job, how):
-                self._launcher.submit([[job]], self._folder, processes=self._processes)
+                again.append([job])
                 continue
             self._waiting.discard(job.name)
             ended.append(job)
+        if again:
+            self._launcher.submit(again, self._folder, processes=self._processes)
         self._write_states()
         self._on_poll()
         return ended
@@ -132,16 +142,3 @@ class JobDriver:
             self._states = states
             self._folder.mkdir(parents=True, exist_ok=True)
             write_atomic(self._folder / STATES, json.dumps(states).encode(), sync=False)
-
-
-def read_states(folder: Path) -> dict[str, str]:
-    """States of queued and running jobs, by name, as the launcher last reported them.
-
-    Raises:
-        PlanError: The file cannot be read.
-    """
-    path = folder / STATES
-    if not path.is_file():
-        return {}
-    remedy = "delete it: the command that runs the jobs writes it again"
-    return read_value(path, TypeAdapter(dict[str, str]), remedy=remedy)

@@ -19,6 +19,7 @@ from hydrakit import engine
 from hydrakit.data.origin import DataOrigin
 from hydrakit.errors import HydrakitError, one_line
 from hydrakit.jobs.candidates import CandidateSearch, data_key, with_values
+from hydrakit.jobs.states import failure_path, status_of
 from hydrakit.plan.model import Plan
 from hydrakit.plugins.guard import PluginFault, describe_error
 from hydrakit.plugins.registry import Plugins
@@ -26,11 +27,9 @@ from hydrakit.runs.callbacks import RunCallback
 from hydrakit.runs.context import RunContext
 from hydrakit.runs.rundir import RunDir
 from hydrakit.schema import Frozen, Name, Text
-from hydrakit.storage.files import MIB, read_whole, write_atomic
+from hydrakit.storage.files import write_atomic
 from hydrakit.storage.records import read_record, writable, write_record
 from hydrakit.version import version
-
-FAILED = ".failed"  # suffix of the file that says why a job failed
 
 
 class Choice(Frozen):
@@ -129,30 +128,6 @@ def read_job(path: Path) -> Job:
         PlanError: The file cannot be read, is not a job, or a later version wrote it.
     """
     return read_record(path, Job, remedy="give a file that a launcher has written")
-
-
-def failure_path(out: Path) -> Path:
-    """Path of the file that says why the job with this run folder failed."""
-    return out.with_name(f"{out.name}{FAILED}")
-
-
-def status_of(out: Path) -> str:
-    """Status of a job by the folder of its run: ``done``, ``waiting``, or why it failed.
-
-    A run with results that lacks another file, because its process was stopped at the end, is
-    waiting: when the job continues, the file is added.
-    """
-    if RunDir(out).whole:
-        return "done"
-    path = failure_path(out)
-    try:
-        content = read_whole(path, max_bytes=MIB)
-    except FileNotFoundError:
-        return "waiting"
-    except (OSError, ValueError):
-        return f"{path}: cannot be read"
-    lines = content.decode("utf-8", "replace").split("\n")
-    return next((one_line(line) for line in reversed(lines) if line.strip()), "unknown")
 
 
 def job_command(paths: Sequence[Path]) -> list[str]:

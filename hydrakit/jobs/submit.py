@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hydrakit import engine
 from hydrakit.errors import HydrakitError
-from hydrakit.jobs.driver import JobDriver, build_launcher
+from hydrakit.jobs.driver import JobDriver, build_launcher, preview
 from hydrakit.jobs.job import Job
 from hydrakit.plan.model import Plan
 from hydrakit.plugins.registry import Plugins
@@ -54,7 +54,7 @@ def submit_run(
         processes = launcher.processes(context, 1)
         with JobDriver(
             launcher,
-            out.with_name(f"{out.name}{JOBS}"),
+            _folder(out),
             processes,
             on_poll=rounds.report,
             on_lost=lambda job, how: callback.noted(
@@ -69,6 +69,24 @@ def submit_run(
     callback.completed(run)
     callback.closed(failed=False)
     return run
+
+
+def preview_run(context: RunContext, *, out: Path) -> str | None:
+    """What `submit_run` would submit; None if the launcher says nothing about it.
+
+    Raises:
+        HydrakitError: The launcher cannot be used here.
+    """
+    launcher = build_launcher(context.launcher, context.plugins())
+    context = with_threads_of_run(context, out)
+    if context.threads is None:
+        context = context.changed(threads=launcher.threads(1))
+    return preview(launcher, context, 1, _folder(out), launcher.processes(context, 1))
+
+
+def _folder(out: Path) -> Path:
+    """Folder for the files of the job and of the launcher of a run."""
+    return out.with_name(f"{out.name}{JOBS}")
 
 
 class _FinishedRounds:

@@ -6,13 +6,14 @@ Nothing is locked or written, so that a running process is not disturbed.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from hydrakit.compare.design import FILE as COMPARE
 from hydrakit.compare.design import Cell, CompareDir
 from hydrakit.errors import PlanError, WeightsError, one_line
+from hydrakit.jobs.states import read_states
 from hydrakit.plan.model import Plan
 from hydrakit.plan.results import CheckpointFacts, Event
 from hydrakit.rounds import Round, Train
@@ -21,6 +22,8 @@ from hydrakit.schema import Frozen, Name, PathText
 from hydrakit.storage.lock import holder_of
 from hydrakit.storage.records import refuse_later
 from hydrakit.weights.format import read_description
+
+MAX_QUEUE = 100  # characters of the state of a job
 
 
 class HolderStatus(Frozen):
@@ -129,6 +132,8 @@ class CellStatus(Frozen):
         rounds: Number of rounds that are done.
         running: Whether a process is running the cell.
         reason: Why the cell failed.
+        queue: State of its job in the words of the launcher, such as ``PENDING (Priority)``; None
+            if it says nothing.
     """
 
     name: PathText
@@ -136,6 +141,7 @@ class CellStatus(Frozen):
     rounds: int
     running: bool = False
     reason: PathText | None = None
+    queue: PathText | None = None
 
 
 class ComparisonStatus(Frozen):
@@ -249,10 +255,22 @@ def _of_comparison(folder: Path) -> ComparisonStatus:
         else CellStatus(name=cell.name, state="waiting", rounds=0)
         for cell in compare_dir.description().design.cells()
     )
+    if holder is not None and holder.alive is not False:
+        cells = _with_queue(cells, read_states(compare_dir.jobs))
     done = all(each.state == "done" for each in cells)
     finished = done and compare_dir.comparison_path.is_file()
     return ComparisonStatus(
         path=str(folder), state=_state(finished, holder), holder=holder, cells=cells
+    )
+
+
+def _with_queue(cells: tuple[CellStatus, ...], states: Mapping[str, str]) -> tuple[CellStatus, ...]:
+    """Cells with the states of their jobs, which the launcher last reported."""
+    return tuple(
+        each.model_copy(update={"queue": one_line(states[each.name], MAX_QUEUE)})
+        if each.name in states and each.state in ("begun", "waiting")
+        else each
+        for each in cells
     )
 
 

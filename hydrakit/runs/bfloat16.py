@@ -16,9 +16,9 @@ import torch
 from hydrakit.models.body import BodyWithHead
 from hydrakit.models.stem import stem_of
 from hydrakit.training.batches import TrainingExamples
-from hydrakit.training.epochs import Step
 from hydrakit.training.loop import prepare_modules
 from hydrakit.training.seeds import Seeds
+from hydrakit.training.step import Step
 
 if TYPE_CHECKING:
     from hydrakit.rounds import Round

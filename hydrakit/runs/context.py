@@ -44,7 +44,10 @@ class RunContext(Frozen):
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
         precision: Precision of training steps; ``auto`` is bfloat16 on CUDA, float32 on a CPU.
         deterministic: Whether CUDA repeats the same bits from the same seed, which costs speed.
-        compiled: Whether training steps use `torch.compile`.
+        compiled: Whether training steps use `torch.compile`; None lets a run on a GPU choose, by
+            how long it is (`hydrakit.runs.compiling`). The last bits of results depend on it.
+        graphs: Whether a GPU replays training steps and evaluations as CUDA graphs. It changes no
+            result.
         threads: Number of CPU threads of a run, and of each cell of a comparison. The last bits of
             results depend on it. None for the number that the folder's earlier work began with,
             else torch's default, which a comparison divides among its cells.
@@ -70,7 +73,8 @@ class RunContext(Frozen):
     device: Text = "auto"
     precision: Precision = "auto"
     deterministic: bool = False
-    compiled: bool = False
+    compiled: bool | None = None
+    graphs: bool = True
     threads: Annotated[int, Field(gt=0, le=1024)] | None = None
     checkpoint_interval: Annotated[float, Field(ge=0, allow_inf_nan=True)] = CHECKPOINT_SECONDS
     no_plugins: tuple[Text, ...] = ()
@@ -113,7 +117,8 @@ class RunContext(Frozen):
             self.device,
             precision=self.precision,
             deterministic=self.deterministic,
-            compiled=self.compiled,
+            compiled=bool(self.compiled),
+            graphs=self.graphs,
         )
 
     @contextmanager

@@ -22,10 +22,10 @@ from hydrakit.runs.session import Session
 from hydrakit.storage.lock import Holder, holder_of
 from hydrakit.training.batches import TrainingExamples
 from hydrakit.training.diagnostics import is_out_of_memory, out_of_memory_message
-from hydrakit.training.epochs import Step
 from hydrakit.training.evaluation import EVALUATION_BATCH, forward_in_batches
 from hydrakit.training.loop import prepare_modules
 from hydrakit.training.seeds import Seeds
+from hydrakit.training.step import Step
 
 STEPS = 3  # measured steps of each kind, after one that warms up
 EPOCH_BYTES = 2000  # metrics of an epoch, in the round's folder and in the report

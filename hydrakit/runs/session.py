@@ -422,10 +422,21 @@ class Session:
             compute=self.compute,
             reference=network.reference,
             on_epoch=on_epoch,
+            on_note=self._note_once,
             checkpointer=state.checkpointer,
         )
         state.weight_change = weight_change(weights_before, network.body)
         return result
+
+    @cached_property
+    def _notes(self) -> set[str]:
+        """What was said about the way of computing."""
+        return set()
+
+    def _note_once(self, text: str) -> None:
+        if text not in self._notes:
+            self._notes.add(text)
+            self.callbacks.noted(text)
 
     def _trace_of(self, round: Round, network: Network, folder: Path) -> Trace | None:
         """Trace of the test metrics of a round.

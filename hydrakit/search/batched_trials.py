@@ -30,11 +30,11 @@ from hydrakit.plan.results import EpochRecord, Metrics
 from hydrakit.rounds import Hyperparameters
 from hydrakit.stats.tasks import Scale, from_tensor, loss_of
 from hydrakit.training.batched_heads import DropoutMasks, HeadStack, Noise
-from hydrakit.training.epochs import Step
 from hydrakit.training.evaluation import compute_metrics, forward_in_batches
 from hydrakit.training.schedule import set_rate
 from hydrakit.training.seeds import EPOCH, Seeds, seeded
 from hydrakit.training.selection import is_better
+from hydrakit.training.step import Step
 
 # Hyperparameters that must be equal in trials that are trained together: the first one decides the
 # shape of batches, the others decide the features or the loss.

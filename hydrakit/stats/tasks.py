@@ -102,7 +102,8 @@ def loss_of(
     if task == "multilabel":
         targets = targets * (1 - smoothing) + smoothing / 2 if smoothing else targets
         unknown = targets.isnan()
-        if not unknown.any():
+        # On a GPU nothing asks whether there are any: the answer would take a synchronisation.
+        if targets.device.type == "cpu" and not unknown.any():
             return functional.binary_cross_entropy_with_logits(outputs, targets)
         total = functional.binary_cross_entropy_with_logits(
             outputs, targets.nan_to_num(), weight=(~unknown).to(outputs.dtype), reduction="sum"

@@ -293,7 +293,8 @@ def refuse_links(folder: Path) -> None:
         OSError: A folder cannot be listed.
     """
     for entry in walk(folder):
-        if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
+        plain = not entry.is_symlink() and (entry.is_file() or entry.is_dir())
+        if not plain and os.path.lexists(entry.path):  # else another process has just deleted it
             raise _link_error(entry.path)
         if entry.name in IN_PLACE:
             refuse_link(entry.path)

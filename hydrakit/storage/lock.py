@@ -1,10 +1,11 @@
-"""Locks, which let only one process at a time work in a folder.
+"""Locks, which let only one process at a time work in a folder, or only those that joined it.
 
 The operating system locks the file ``.lock`` and releases it when the process ends for any reason.
 The file ``lock.holder`` names the process, for users and for `hydrakit status`. Locks of network
-file systems may be unreliable: start all processes for one folder on the same machine. A file
-system that refuses locks is refused for runs, which two processes would spoil; the cache is then
-locked by a file that exists (`cache_lock`).
+file systems may be unreliable: start all processes for one folder on the same machine, or let them
+join it (`joined`), which needs no locks (`hydrakit.storage.claims`). A file system that refuses
+locks is refused for runs, which two processes would spoil; the cache is then locked by a file that
+exists (`cache_lock`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from pydantic import AwareDatetime, Field
 
 from hydrakit.errors import HydrakitError, PlanError
 from hydrakit.schema import Frozen, Text
-from hydrakit.storage.files import read_whole, reason, refuse_links, write_atomic
+from hydrakit.storage import claims
+from hydrakit.storage.files import delete, read_whole, reason, refuse_links, walk, write_atomic
 
 PATIENCE = 2.0
 """Seconds within which the holder of a lock must write ``lock.holder``."""
@@ -97,8 +99,11 @@ def is_first_file(name: str) -> bool:
 def locked(folder: Path) -> Iterator[None]:
     """Lock a folder for this process within a ``with`` block, after refusing links in it.
 
+    Below a folder that processes have joined, their claims replace the locks of a file system
+    without locks.
+
     Raises:
-        HydrakitError: Another process holds the lock.
+        HydrakitError: Another process holds the lock, or has joined the folder.
         PlanError: The folder holds a link (`refuse_links`), cannot be written, or is on a file
             system without locks.
     """
@@ -114,6 +119,9 @@ def locked(folder: Path) -> Iterator[None]:
             raise
     except (OSError, NotImplementedError) as error:
         if _refuses_locks(error):
+            if any((parent / claims.FOLDER).is_dir() for parent in folder.absolute().parents):
+                yield
+                return
             raise PlanError(
                 f"{folder}: is on a file system without locks ({_reason(error)}), where two "
                 "processes could write at the same time: choose a folder on another disk with "
@@ -124,11 +132,48 @@ def locked(folder: Path) -> Iterator[None]:
             "`--out`"
         ) from None
     try:
+        claims.refuse_members(folder)
         yield
     finally:
         with suppress(OSError):  # the folder was deleted meanwhile
             file.unlink(missing_ok=True)
         lock.release()
+
+
+@contextmanager
+def joined(folder: Path) -> Iterator[claims.Member]:
+    """Join a folder within a ``with`` block, in which other processes may work that do the same.
+
+    A process that locks the folder does so before it looks for members, and a member joins before
+    it looks for such a process: at least one of the two refuses.
+
+    Raises:
+        HydrakitError: A process that did not join works there.
+        PlanError: The folder holds a link, cannot be written, or is on a file system without hard
+            links.
+    """
+    refuse_links(folder)
+    with claims.Member(folder, beat=claims.BEAT, limit=claims.LIMIT) as member:
+        holder = holder_of(folder)
+        if holder is not None and (alive := holder.alive()) is not False:
+            remedy = "" if alive else f", or delete {folder / FILES[1]} if that process has ended"
+            raise HydrakitError(
+                f"{folder}: a process that does not share its work is running here ({holder}): "
+                f"wait for its end{remedy}"
+            )
+        yield member
+
+
+def break_locks(folder: Path) -> None:
+    """Remove all locks in and below a folder, whose owner is known to have gone.
+
+    A file server may keep the locks of a machine that is dead. A new file has no lock.
+    """
+    if folder.is_dir():
+        for entry in list(walk(folder)):
+            if entry.name in FILES:
+                with suppress(FileNotFoundError):
+                    delete(folder, Path(entry.path))
 
 
 @contextmanager

@@ -14,12 +14,15 @@ from hydrakit.rounds import Hyperparameters
 from hydrakit.training.evaluation import EVALUATION_BATCH, forward_in_batches
 from hydrakit.training.seeds import EPOCH, VIEWS, Seeds
 
+AHEAD_BYTES = 2**26  # of prepared patches whose views a GPU computes at once
+
 
 class TrainingExamples:
     """Inputs and labels that a round trains on.
 
     An augmented view is computed when its batch is requested, so that memory holds one batch of
-    views. Features of a frozen body are constant and stay in memory.
+    views; on a GPU, where starting the computation takes longer than the views of a batch, a few
+    batches. Features of a frozen body are constant and stay in memory.
 
     Args:
         data: Dataset to train on.
@@ -93,6 +96,12 @@ class TrainingExamples:
         once = len(balanced(self.data.train_labels, 1, torch.Generator()))
         return max(1, round(settings.epoch_size / once))
 
+    def _batches_ahead(self) -> int:
+        """Number of batches whose images are computed at once."""
+        if self.device.type == "cpu":
+            return 1
+        return max(1, AHEAD_BYTES // (self.data.train.patch_bytes * self.settings.batch_size))
+
     def batches(self, epoch: int, steps: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs and labels of an epoch, batch by batch.
 
@@ -106,7 +115,15 @@ class TrainingExamples:
             self._draw(self._views_per_epoch(), generator)
         order = torch.randperm(len(self.rows), generator=generator).to(self.device)
         size = self.settings.batch_size
-        for indices in order.split(size) if steps is None else order.tensor_split(steps):
-            signals.check()
-            inputs = self._images(indices) if self.features is None else self.features[indices]
-            yield inputs, self.labels[indices]
+        parts = order.split(size) if steps is None else order.tensor_split(steps)
+        ahead = self._batches_ahead()
+        for first in range(0, len(parts), ahead):
+            group = parts[first : first + ahead]
+            rows = group[0] if len(group) == 1 else torch.cat(group)
+            inputs = self._images(rows) if self.features is None else self.features[rows]
+            sizes = [len(indices) for indices in group]
+            for images, labels in zip(
+                inputs.split(sizes), self.labels[rows].split(sizes), strict=True
+            ):
+                signals.check()
+                yield images, labels

@@ -19,7 +19,7 @@ from hydrakit.compute.devices import Compute
 from hydrakit.models.body import BodyModule, BodyWithHead
 from hydrakit.models.stem import stem_of
 from hydrakit.rounds import Round
-from hydrakit.training.epochs import build_optimiser
+from hydrakit.training.step import build_optimiser
 
 Named = Sequence[tuple[str, nn.Module]]
 

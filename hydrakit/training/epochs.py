@@ -9,62 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from hydrakit.compute.devices import Compute
-from hydrakit.hooks import Task
 from hydrakit.models.body import BodyModule
 from hydrakit.models.stem import stem_of
 from hydrakit.plan.results import Metrics
-from hydrakit.rounds import Hyperparameters, Round
+from hydrakit.rounds import Round
 from hydrakit.stats.tasks import from_tensor, loss_of
 from hydrakit.training.batches import TrainingExamples
 from hydrakit.training.evaluation import compute_metrics
 from hydrakit.training.schedule import set_rate
 from hydrakit.training.seeds import EPOCH, Seeds
-
-
-def build_optimiser(modules: Sequence[nn.Module], settings: Hyperparameters) -> torch.optim.AdamW:
-    """Adam optimiser for all trainable parameters of some modules."""
-    parameters = [each for module in modules for each in module.parameters()]
-    return torch.optim.AdamW(
-        [parameter for parameter in parameters if parameter.requires_grad],
-        lr=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        fused=True,  # one call for all parameters; without it a head's step takes twice as long
-    )
-
-
-class Step:
-    """One training step: forward pass, loss, backward pass and update.
-
-    Args:
-        model: Model to train.
-        compute: How to compute.
-        settings: Training values of the round.
-    """
-
-    def __init__(self, model: nn.Module, compute: Compute, settings: Hyperparameters) -> None:
-        self.model = model
-        self.settings = settings
-        self.optimiser = build_optimiser([model], settings)
-        self._compute = compute
-        self._forward = compute.compiled_if_wanted(model)
-
-    def __call__(self, inputs: Tensor, targets: Tensor, task: Task) -> Tensor:
-        """Update the model on a batch, and return its outputs from before the update.
-
-        Args:
-            inputs: Images or features of the batch.
-            targets: Targets of the batch.
-            task: Task of the dataset.
-        """
-        with self._compute.training():
-            output: Tensor = self._forward(inputs)
-        output = output.float()
-        self.optimiser.zero_grad(set_to_none=True)
-        settings = self.settings
-        smoothing = settings.label_smoothing
-        loss_of(output, targets, task=task, loss=settings.loss, smoothing=smoothing).backward()
-        self.optimiser.step()
-        return output.detach()
+from hydrakit.training.step import Step, build_optimiser
 
 
 def train_one_epoch(step: Step, examples: TrainingExamples, epoch: int) -> Metrics:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hydrakit.compute.graphs import Replayed, foreign_layer
 from hydrakit.compute.modules import is_frozen
 from hydrakit.data.load import CaseSet, cases_at_once
 from hydrakit.errors import PlanError
@@ -43,6 +44,7 @@ class Evaluator:
         val: Validation split.
         reference: Head that is evaluated too; None for none.
         loss: Loss function, as in `Hyperparameters`.
+        graphs: Whether the features of a body that is trained are replayed as a CUDA graph.
     """
 
     def __init__(
@@ -52,12 +54,15 @@ class Evaluator:
         val: CaseSet,
         reference: Reference | None,
         loss: str,
+        *,
+        graphs: bool = False,
     ) -> None:
         self.body = body
         self.head = head
         self.val = val
         self.reference = reference
         self.loss = loss
+        self._graphs: dict[int, Replayed] | None = {} if graphs else None
         self._features: dict[int, Tensor] = {}
         self._reference_score: float | None = None
 
@@ -76,7 +81,7 @@ class Evaluator:
         stem = stem_of(head, cases.dataset)
         if features is None or stem is not None:
             module = extractor(self.body, head, cases.dataset)
-            features = forward_in_batches(module, cases.patches)
+            features = self._features_of(module, cases)
         if stem is None:
             self._features[id(cases)] = features
         device = next(head.parameters()).device  # CPU if the head trains on cached features
@@ -84,6 +89,16 @@ class Evaluator:
         return compute_metrics(
             outputs, cases.labels, task=cases.task, loss=self.loss, scale=cases.scale
         )
+
+    def _features_of(self, module: nn.Module, cases: CaseSet) -> Tensor:
+        """Features of some cases: those of a body that is trained are computed after each epoch."""
+        if self._graphs is None or is_frozen(self.body) or foreign_layer(module) is not None:
+            return forward_in_batches(module, cases.patches)
+        if id(cases) not in self._graphs:
+            self._graphs[id(cases)] = Replayed(
+                lambda: forward_in_batches(module, cases.patches), cases.patches.device, warm_up=1
+            )
+        return self._graphs[id(cases)]()
 
 
 def forward_in_batches(module: nn.Module, inputs: Tensor) -> Tensor:
@@ -109,11 +124,14 @@ def compute_metrics(
     loss: str,
     scale: Scale | None,
 ) -> Metrics:
-    """Metrics of a head's outputs, on any device; loss is NaN if an output is not finite."""
-    values = outputs.double()
+    """Metrics of a head's outputs, on any device; loss is NaN if an output is not finite.
+
+    They are computed on the CPU: of a GPU, only the outputs are waited for.
+    """
+    values = outputs.cpu().double()
     if not torch.isfinite(values).all():
         return Metrics.model_construct(loss=float("nan"))
-    expected = torch.as_tensor(targets, device=values.device)
+    expected = torch.as_tensor(targets).cpu()
     return tasks.metrics_of(values, expected, task=task, loss=loss, scale=scale)
 
 

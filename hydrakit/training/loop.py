@@ -19,6 +19,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from hydrakit.compute.devices import Compute, on_device, thread_count
+from hydrakit.compute.graphs import without_graphs
 from hydrakit.compute.modules import StateDict, is_frozen, set_dropout
 from hydrakit.data.load import LoadedDataset
 from hydrakit.errors import PlanError
@@ -34,7 +35,7 @@ from hydrakit.training.batch_norm import refresh_statistics
 from hydrakit.training.batches import TrainingExamples
 from hydrakit.training.checkpoint import Checkpointer, RoundProgress
 from hydrakit.training.diagnostics import first_nonfinite
-from hydrakit.training.epochs import EpochRunner, MultiTaskEpoch, SingleTaskEpoch, Step
+from hydrakit.training.epochs import EpochRunner, MultiTaskEpoch, SingleTaskEpoch
 from hydrakit.training.evaluation import (
     Evaluator,
     Reference,
@@ -44,6 +45,7 @@ from hydrakit.training.evaluation import (
 )
 from hydrakit.training.seeds import EPOCH, Seeds, seeded
 from hydrakit.training.selection import Selection
+from hydrakit.training.step import Step
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ def train_round(
     compute: Compute | None = None,
     reference: Reference | None = None,
     on_epoch: Callable[[EpochRecord], None] = lambda _: None,
+    on_note: Callable[[str], None] = lambda _: None,
     checkpointer: Checkpointer | None = None,
     cache_features: bool = True,
 ) -> TrainingResult:
@@ -100,6 +103,7 @@ def train_round(
         compute: How to compute on the device of the data; None for float32.
         reference: Reference head, evaluated on the target after each epoch (paper, Fig. 4b).
         on_epoch: Called after each epoch.
+        on_note: Called with what the user must know about how the round is computed.
         checkpointer: Stores the progress of the round, and training continues from what it has
             stored; None stores nothing on disk.
         cache_features: False puts every image through the frozen body in every epoch of a head
@@ -113,7 +117,7 @@ def train_round(
     compute = compute or Compute(data.train.device)
     examples = TrainingExamples(data, settings, seeds, fixed=round.train == "head")
     prepare_modules(round, body, [head, *(other_head for other_head, _ in others)])
-    evaluate = Evaluator(body, head, data.val, reference, settings.loss)
+    evaluate = Evaluator(body, head, data.val, reference, settings.loss, graphs=compute.graphs)
     if round.train == "none":
         return _evaluate_untrained(evaluate, data, on_epoch)
     _solve_blends(body, [(head, data), *others], settings.penalty)
@@ -129,6 +133,8 @@ def train_round(
                 for other_head, other_data in others
             ]
             runner = MultiTaskEpoch(body, parts, round, seeds=seeds, compute=compute)
+            if compute.graphs:
+                on_note("training steps on several datasets at once do not become a CUDA graph")
         else:
             stem = stem_of(head, round.dataset)
             model: nn.Module = BodyWithHead(body, head, stem)
@@ -143,7 +149,7 @@ def train_round(
                     stack.enter_context(thread_count(1))
                 else:
                     model = BodyWithHead(body, model, stem)
-            runner = SingleTaskEpoch(Step(model, compute, settings), examples, head)
+            runner = SingleTaskEpoch(Step(model, compute, settings, on_note), examples, head)
         return _run_epochs(
             runner,
             evaluate,
@@ -330,7 +336,8 @@ def _diverged(
         _train_epoch(runner, evaluate, seeds, epoch)
         evaluate()
 
-    where = first_nonfinite(repeat, modules, runner.optimiser)
+    with without_graphs():  # which would not call the hooks
+        where = first_nonfinite(repeat, modules, runner.optimiser)
     return DivergedError(
         f"round {round.dataset} {round.train}: the loss is not finite in epoch {epoch}"
         f"{f' (first: {where})' if where else ''}: lower the learning rate (is "
