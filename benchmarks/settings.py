@@ -62,7 +62,7 @@ class Settings:
     device: str = "cpu"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compiled: bool = False
-    repeats: int = 5
+    repeats: int = 3
     train: int = 256
     val: int = 32
     batch: int = 128
@@ -98,7 +98,6 @@ def quick(settings: Settings) -> Settings:
     """The same measurements with less work: a look at whether all is well, not figures to cite."""
     return replace(
         settings,
-        repeats=3,
         train=128,
         val=16,
         head_epochs=20,

@@ -37,7 +37,7 @@ class Dropout(nn.Dropout):
         """Draw a mask with the shape and device of a tensor: 0 where a value becomes 0, else 1.
 
         On a CPU it has the type of the tensor. A product with a mask of bool takes 3 times as long,
-        because PyTorch converts it first, forward and backward.
+        because PyTorch converts it, forward and backward.
         """
         compiling = torch.compiler.is_compiling()
         if like.device.type == "cpu" and not compiling:
