@@ -1,7 +1,7 @@
 # Two commands on a fresh machine with Python 3.11+ and make:
 #   make demo   install, and run the main job on synthetic data
 #   make test   install, lint, type-check, test
-# `make slow` runs the long proofs as well, `make bench` compares with the authors' way. PYTHON=python3.12 chooses another Python.
+# `make slow` runs the long proofs as well, `make bench` compares with the authors' way and with Lightning. PYTHON=python3.12 chooses another Python.
 
 PYTHON ?= python3
 VENV := .venv
@@ -41,6 +41,7 @@ slow: $(VENV)/installed
 	$(BIN)/pytest -q -m slow
 
 bench: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks
 
 clean:

@@ -25,6 +25,7 @@ from benchmarks.plain import figures, plain_body, plain_head, starts
 from benchmarks.settings import Settings
 
 DROPOUT = 0.3
+ALL_EPOCHS, HEAD_EPOCHS = 30, 100  # of the profile `recommended-0.1`
 RATE = 1e-5  # of the paper's Table I; it does not matter to the time
 
 
@@ -139,43 +140,48 @@ class HeadEpoch(AllEpoch):
     head_only = True
 
 
+ROUNDS = (
+    ("one", False),
+    ("two", True),
+    ("two", False),
+    ("three", True),
+    ("three", False),
+    ("one", True),
+    ("one", False),
+)
+
+
+def plan_rounds(settings: Settings, repeat: int) -> Iterator[tuple[str, bool, int, int]]:
+    """Yield the rounds of a plan ``hydra``: dataset, head alone, epochs, and epochs to measure.
+
+    To warm up, it is an epoch of the first round.
+    """
+    for name, head_only in ROUNDS if repeat else ROUNDS[:1]:
+        epochs = settings.plan_epochs or (HEAD_EPOCHS if head_only else ALL_EPOCHS)
+        yield name, head_only, epochs, epochs // settings.plan_share if repeat else 1
+
+
 class Hydra:
     """A whole plan ``hydra`` over one, two, three, one: starts, and seven rounds.
 
     Its epochs are all alike, so a share of each round's is done and the time is multiplied.
     """
 
-    ROUNDS = (
-        ("one", False),
-        ("two", True),
-        ("two", False),
-        ("three", True),
-        ("three", False),
-        ("one", True),
-        ("one", False),
-    )
-
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.work = Path(settings.work)
-        cases, target = settings.plan_cases, settings.plan_cases // 10
         self.data = {
-            "one": Dataset(self.work, "one", train=cases - 2 * target, val=target),
-            "two": Dataset(self.work, "two", train=cases - target, val=target),
-            "three": Dataset(self.work, "three", train=cases - target, val=target),
+            name: Dataset(self.work, name, **sizes) for name, sizes in settings.plan_sizes().items()
         }
 
     def __call__(self, repeat: int) -> Answer:
         """The plan; to warm up, an epoch of its first round."""
-        settings = self.settings
-        rounds = self.ROUNDS if repeat else self.ROUNDS[:1]
         seconds = self._starts() if repeat else 0.0
         torch.manual_seed(repeat)
         body = plain_body(dropout=0.1)
         heads = {name: plain_head(dropout=0.1) for name in self.data}
-        for number, (name, head_only) in enumerate(rounds):
-            epochs = settings.plan_epochs or (100 if head_only else 60)
-            measured = epochs // settings.plan_share if repeat else 1
+        rounds = plan_rounds(self.settings, repeat)
+        for number, (name, head_only, epochs, measured) in enumerate(rounds):
             training = Round(
                 body,
                 heads[name],

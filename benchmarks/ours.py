@@ -157,6 +157,8 @@ class _Clock:
 class _Epochs:
     """A round on `support`, with a reference on `target`."""
 
+    with_reference = True
+
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.data = loaded(settings, "support", train=settings.train, val=settings.val)
@@ -166,6 +168,7 @@ class _Epochs:
         self, round: Round, repeat: int, on_epoch: Callable[[EpochRecord], None]
     ) -> tuple[PaperBody, nn.Module]:
         body, head = new_body(self.settings), new_head(self.settings)
+        reference = Reference(new_head(self.settings), self.target.val)
         train_round(
             round,
             body,
@@ -173,7 +176,7 @@ class _Epochs:
             self.data,
             seeds=Seeds(repeat, 2),
             compute=compute(self.settings),
-            reference=Reference(new_head(self.settings), self.target.val),
+            reference=reference if self.with_reference else None,
             on_epoch=on_epoch,
         )
         return body, head
@@ -195,6 +198,22 @@ class AllEpoch(_Epochs):
 
 class AllEpochQuick(AllEpoch):
     """As `AllEpoch`, in bfloat16."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(replace(settings, precision="bfloat16"))
+
+
+class SmallEpoch(AllEpoch):
+    """As `AllEpoch`, in the batches of the profile `recommended-0.1` and without a reference."""
+
+    with_reference = False
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(replace(settings, batch=settings.small_batch))
+
+
+class SmallEpochQuick(SmallEpoch):
+    """As `SmallEpoch`, in bfloat16."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(replace(settings, precision="bfloat16"))

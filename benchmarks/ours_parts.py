@@ -39,7 +39,7 @@ class HeadsAlone:
     EPOCHS = 20
 
     def __init__(self, settings: Settings) -> None:
-        settings = replace(settings, batch=settings.heads_batch)
+        settings = replace(settings, batch=settings.small_batch)
         random = torch.Generator().manual_seed(0)
         count = settings.train + settings.val
         self.features = torch.randn(count, 256, generator=random).to(settings.device)
@@ -66,7 +66,7 @@ class LargeHeadsAlone(HeadsAlone):
     """`HeadsAlone`, at the batch of the other measurements."""
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(replace(settings, heads_batch=settings.batch))
+        super().__init__(replace(settings, small_batch=settings.batch))
 
 
 class HeadsTogether(HeadsAlone):
@@ -87,7 +87,7 @@ class LargeHeadsTogether(HeadsTogether):
     """`HeadsTogether`, at the batch of the other measurements."""
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(replace(settings, heads_batch=settings.batch))
+        super().__init__(replace(settings, small_batch=settings.batch))
 
 
 def _first_round(settings: Settings, rule: BootstrapRule) -> tuple[Plan, LoadedDataset]:

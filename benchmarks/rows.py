@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import ge, le
 from statistics import median
@@ -12,6 +14,7 @@ from benchmarks.settings import Settings
 from benchmarks.table import Row, quartiles, shown
 
 PAPER_EPOCHS = 2000
+LIGHTNING = {"c": ("lightning", "monai")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +27,8 @@ class Measurement:
         rows: From the times to rows.
         repeats: Which of the settings says how often.
         before: Contenders that do one unit before the others begin.
+        needs: Packages of the extra ``bench`` that a contender imports, by its short name; it is
+            left out where they are not installed.
     """
 
     name: str
@@ -31,14 +36,27 @@ class Measurement:
     rows: Callable[[Samples, Settings], list[Row]]
     repeats: str = "repeats"
     before: tuple[str, ...] = field(default=())
+    needs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def missing(self, contender: str) -> list[str]:
+        """Names of the packages that a contender needs and that are not installed."""
+        names = self.needs.get(contender, ())
+        return [name for name in names if importlib.util.find_spec(name) is None]
 
     def take(self, settings: Settings) -> Samples:
         """Do it."""
         for contender in self.before:
             once(contender, settings)
-        commands = {
-            name: worker_command(contender, settings) for name, contender in self.contenders.items()
-        }
+        commands = {}
+        for name, contender in self.contenders.items():
+            if missing := self.missing(name):
+                print(
+                    f"{self.name}: without contender {name!r}, which needs {', '.join(missing)}: "
+                    "`pip install -e '.[bench]'`",
+                    file=sys.stderr,
+                )
+            else:
+                commands[name] = worker_command(contender, settings)
         repeats: int = getattr(settings, self.repeats)
         return in_turns(commands, repeats=repeats, threads=settings.threads)
 
@@ -115,6 +133,30 @@ def epoch(samples: Samples, settings: Settings) -> list[Row]:
             samples.ratio("a", "quick"),
             _pair(samples, "a", "quick"),
             "as the first of these; not the default on a CPU",
+        ),
+    ]
+
+
+def lightning(samples: Samples, settings: Settings) -> list[Row]:
+    """Of rounds that train body and head, against what a user would write."""
+    if "c" not in samples.answers:
+        return []
+    size = f"{settings.train} patches, {settings.val} to validate on, batches of"
+    return [
+        row(
+            "end-to-end epoch with train and validation figures, against (c)",
+            "2",
+            samples.ratio("c", "ours"),
+            _pair(samples, "c", "ours"),
+            f"{size} {settings.small_batch}; both draw a view of each patch anew, in the process "
+            "itself; start-up of Lightning's `fit` is not counted",
+        ),
+        row(
+            "the same with `--precision bfloat16`, against (c) in float32",
+            "",
+            samples.ratio("c", "quick"),
+            _pair(samples, "c", "quick"),
+            "not the default on a CPU",
         ),
     ]
 
@@ -226,7 +268,7 @@ def heads(samples: Samples, settings: Settings) -> list[Row]:
             samples.ratio("alone", "together"),
             _pair(samples, "alone", "together"),
             f"{settings.train} patches, {settings.val} to validate on, batches of "
-            f"{settings.heads_batch}, a learning rate each",
+            f"{settings.small_batch}, a learning rate each",
         ),
         row(
             f"the same in batches of {settings.batch}",
@@ -252,12 +294,16 @@ def start(samples: Samples, settings: Settings) -> list[Row]:
     ]
 
 
+def _lengths(settings: Settings) -> str:
+    """Epochs of the rounds of whole plans."""
+    epochs = settings.plan_epochs
+    return f"{epochs} epochs" if epochs else "the recommended 30 epochs, head rounds 100"
+
+
 def plans(samples: Samples, settings: Settings) -> list[Row]:
     """Of whole plans."""
-    epochs = settings.plan_epochs
-    lengths = f"{epochs} epochs" if epochs else "the recommended 30 epochs, head rounds 100"
-    size = f"{settings.plan_cases} cases each, {lengths}, no early stop, 8 starts"
-    return [
+    size = f"{settings.plan_cases} cases each, {_lengths(settings)}, no early stop, 8 starts"
+    rows = [
         row(
             "whole plan `hydra` on one, two, three, one, against `transfer`, same epochs",
             "1.05",
@@ -275,6 +321,18 @@ def plans(samples: Samples, settings: Settings) -> list[Row]:
             "once in an epoch, hydrakit's head rounds eight views of it",
         ),
     ]
+    if "c" in samples.answers:
+        rows.append(
+            row(
+                "whole plan `hydra`, against (c), same epochs",
+                "5",
+                samples.ratio("c", "hydra"),
+                _pair(samples, "c", "hydra"),
+                "as of (a); (c) trains and validates, without the reference; its views are drawn "
+                "anew, and it sees a patch once in an epoch",
+            )
+        )
+    return rows
 
 
 def command_help(samples: Samples, settings: Settings) -> list[Row]:
@@ -308,6 +366,16 @@ MEASUREMENTS = (
             "quick": "ours.AllEpochQuick",
         },
         rows=epoch,
+    ),
+    Measurement(
+        name="lightning",
+        contenders={
+            "c": "lightning_loop.Epoch",
+            "ours": "ours.SmallEpoch",
+            "quick": "ours.SmallEpochQuick",
+        },
+        rows=lightning,
+        needs=LIGHTNING,
     ),
     Measurement(
         name="step",
@@ -365,8 +433,10 @@ MEASUREMENTS = (
             "a": "authors.Hydra",
             "hydra": "ours_runs.Hydra",
             "transfer": "ours_runs.Transfer",
+            "c": "lightning_loop.Hydra",
         },
         rows=plans,
+        needs=LIGHTNING,
         repeats="plan_repeats",
     ),
     Measurement(

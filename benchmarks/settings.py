@@ -47,7 +47,7 @@ class Settings:
         start_repeats: As ``repeats``, for random starts.
         views: Augmented images in a unit.
         heads: How many heads are trained together.
-        heads_batch: Patches per update of theirs: as the profile `recommended-0.1` has it.
+        small_batch: Patches per update of these, and of whole plans: that of `recommended-0.1`.
         files: Image files that a run's start reads.
         plan_cases: Cases of each dataset of the whole plans.
         plan_epochs: Epochs of their rounds; None for the recommended ones.
@@ -77,7 +77,7 @@ class Settings:
     start_repeats: int = 2
     views: int = 512
     heads: int = 16
-    heads_batch: int = 16
+    small_batch: int = 16
     files: int = 1000
     plan_cases: int = 30
     plan_epochs: int | None = None
@@ -85,6 +85,15 @@ class Settings:
     plan_repeats: int = 2
     calls: int = 15
     point: Point = Point()
+
+    def plan_sizes(self) -> dict[str, dict[str, int]]:
+        """Cases of the splits of each dataset of a whole plan, without the test split."""
+        cases, tenth = self.plan_cases, self.plan_cases // 10
+        return {
+            "one": {"train": cases - 2 * tenth, "val": tenth},
+            "two": {"train": cases - tenth, "val": tenth},
+            "three": {"train": cases - tenth, "val": tenth},
+        }
 
 
 def quick(settings: Settings) -> Settings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from xml.etree import ElementTree
@@ -272,7 +273,12 @@ MORE = ("ours.AllEpochs", "ours_runs.ScalePrepare", "ours_runs.ScaleRun", "proje
 
 
 @pytest.mark.parametrize("name", [*EVERY, *MORE])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:::monai")
+@pytest.mark.filterwarnings("ignore:::lightning", "ignore:::torch.jit")
 def test_every_contender_does_a_unit_of_work(work: Path, name: str) -> None:
+    if name.startswith("lightning_loop."):
+        pytest.importorskip("lightning", reason="needs hydrakit-imaging[bench]")
+        pytest.importorskip("monai", reason="needs hydrakit-imaging[bench]")
     settings = tiny(work)
     if name == "floor.Starts":  # reads what the other writes
         contender("ours_parts.ExportStarts", settings)(0)
@@ -288,6 +294,19 @@ def test_starts_one_by_one_do_as_well(work: Path) -> None:
     ours = contender("ours_parts.Starts", settings)(1).facts["aucs"]
     theirs = contender("floor.Starts", settings)(1).facts["aucs"]
     assert theirs == pytest.approx(ours)
+
+
+def test_a_contender_whose_packages_are_missing_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = [sys.executable, "-c", FAKE, "a", str(tmp_path / "log")]
+    monkeypatch.setattr("benchmarks.rows.worker_command", lambda *_: fake)
+    plans = next(each for each in MEASUREMENTS if each.name == "plans")
+    lacking = replace(plans, needs={"c": ("lightning", "no_such_package")})
+    samples = lacking.take(tiny(tmp_path))
+    assert set(samples.answers) == {"a", "hydra", "transfer"}
+    assert "without contender 'c', which needs" in capsys.readouterr().err
+    assert len(lacking.rows(samples, tiny(tmp_path))) == 2
 
 
 # What is written

@@ -7,6 +7,7 @@ import shutil
 from contextlib import AbstractContextManager
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from hydrakit.compute.devices import Compute, thread_count
 from hydrakit.data.load import LoadedDataset
 from hydrakit.errors import PlanError
 from hydrakit.plan.results import EpochRecord, Metrics
+from hydrakit.runs import bfloat16
+from hydrakit.runs.context import RunContext
 from hydrakit.stats.tasks import loss_of
 from hydrakit.training.batches import TrainingExamples
 from hydrakit.training.evaluation import Reference, compute_metrics, forward_in_batches
@@ -460,3 +463,72 @@ def test_a_head_round_runs_on_one_thread_and_gives_the_others_back(alpha: Loaded
             )
         assert torch.get_num_threads() == 2
     assert seen == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes"),
+    [
+        ((130, 1, 65, 65), [64, 64, 2]),
+        ((70, 2, 32, 32), [64, 6]),
+        ((20, 1, 130, 130), [16, 4]),
+        ((9, 1, 260, 260), [4, 4, 1]),
+        ((2, 1, 640, 640), [1, 1]),
+        ((70, 4), [64, 6]),  # features
+    ],
+)
+def test_larger_patches_are_evaluated_in_smaller_batches(
+    shape: tuple[int, ...], sizes: list[int]
+) -> None:
+    seen = []
+
+    class Mean(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append(len(images))
+            return images.flatten(1).mean(dim=1)
+
+    images = torch.randn(shape)
+    outputs = forward_in_batches(Mean(), images)
+    assert seen == sizes
+    torch.testing.assert_close(outputs, images.flatten(1).mean(dim=1))
+
+
+def a_session(loaded: LoadedDataset, **context: Any) -> Any:
+    """What the note about bfloat16 needs of a session: one round of 2 epochs, on the CPU."""
+    return SimpleNamespace(
+        compute=Compute(torch.device("cpu")),
+        context=RunContext(**context),
+        plan=SimpleNamespace(rounds=[round_of("alpha", epochs=2)], ensemble=1, patch=65),
+        loaded={"alpha": loaded},
+        new_network=lambda: SimpleNamespace(new_modules=lambda _: new_network()),
+    )
+
+
+def test_a_long_run_says_how_much_faster_bfloat16_is(
+    alpha: LoadedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gains = []
+    monkeypatch.setattr(bfloat16, "measured_gain", lambda *_: gains.append(1.84) or gains[-1])
+    monkeypatch.setattr(bfloat16, "cpu_has_bfloat16", lambda: True)
+    assert not [*bfloat16.notes_of_bfloat16(a_session(alpha))]  # the run is short
+    monkeypatch.setattr(bfloat16, "LONG", 2)
+    assert not [*bfloat16.notes_of_bfloat16(a_session(alpha, precision="float32"))]
+    assert not gains, "the measurement was not needed"
+    (note,) = bfloat16.notes_of_bfloat16(a_session(alpha))
+    assert note.startswith("this CPU trains about 1.8 times as fast with `--precision bfloat16`")
+    monkeypatch.setattr(bfloat16, "measured_gain", lambda *_: 1.1)
+    assert not [*bfloat16.notes_of_bfloat16(a_session(alpha))]
+    monkeypatch.setattr(bfloat16, "cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr(bfloat16, "measured_gain", lambda *_: 2.0)
+    assert not [*bfloat16.notes_of_bfloat16(a_session(alpha))]
+
+
+def test_measuring_bfloat16_changes_no_random_number(
+    alpha: LoadedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bfloat16, "STEPS", 1)
+    session, state = a_session(alpha), torch.get_rng_state()
+    assert bfloat16.images_of(session, session.plan.rounds) == 2 * len(
+        TrainingExamples(alpha, round_of("alpha").hyperparameters, Seeds(0, 1), fixed=False)
+    )
+    assert bfloat16.measured_gain(session, session.plan.rounds[0]) > 0
+    assert torch.equal(torch.get_rng_state(), state)

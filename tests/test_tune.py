@@ -323,6 +323,9 @@ def test_what_is_impossible_is_refused(
     tries("--folds", "too few", folds=30)
     (tmp_path / "mine.json").write_text("{}")
     refused(lambda: tuned(tmp_path / "mine.json", places), "exists already")
+    refused(lambda: tuned(tmp_path / "new.json", places | {"jobs": 2}), "`--jobs`", "`--join`")
+    refused(lambda: tuned(tmp_path / "new.json", places | {"launcher": "ray"}), "`--launcher`")
+    assert not list(tmp_path.glob("new*"))
 
 
 def test_optuna_proposes_the_same_again(places: dict[str, Any], tmp_path: Path) -> None:

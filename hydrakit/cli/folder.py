@@ -124,10 +124,14 @@ def _print_comparison(comparison: ComparisonStatus) -> None:
 
     counts = Counter(each.state for each in comparison.cells)
     states = ", ".join(
-        f"{counts[state]} {state}" for state in ("done", "begun", "failed", "waiting")
+        f"{counts[state]} {state}"
+        for state in ("done", "begun", "failed", "waiting", "not needed")
+        if counts[state] or state != "not needed"
     )
     say(f"{comparison.path}: {comparison.state}: {states} of {len(comparison.cells)} cells")
     _print_holder(comparison.holder)
+    for member in comparison.members:
+        say(f"{member} shares it, unless it was killed a moment ago")
     for each in comparison.cells:
         if each.state == "begun":
             state = "running" if each.running else "stopped"

@@ -91,7 +91,8 @@ def find_cells(comparison: Path, strategy: str, *, allow_missing: bool = False) 
         raise PlanError(f"{comparison}: {unknown('strategy', strategy, design.all_strategies)}")
     cells = [cell for cell in design.cells() if cell.strategy == strategy]
     done = [cell for cell in cells if compare_dir.status(cell) == "done"]
-    missing = [cell for cell in cells if cell not in done]
+    left_out = set(description.not_needed)
+    missing = [cell for cell in cells if cell not in done and cell.name not in left_out]
     if missing and not (done and allow_missing):
         remedy = "continue the comparison with the `hydrakit compare` command that began it"
         if done:

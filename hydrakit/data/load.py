@@ -173,6 +173,17 @@ def load(
 
 CHUNK_CASES = 256
 GPU_SHARE = 0.5  # of the free memory of a GPU that the patches of a dataset may take
+PAPER_SIDE = 65  # pixels
+
+
+def cases_at_once(most: int, patch: int) -> int:
+    """Number of cases that are computed together, so that memory does not grow with their patches.
+
+    Args:
+        most: Number of cases with patches of the paper's size, or of a smaller size.
+        patch: Side of the patches in pixels.
+    """
+    return max(1, min(most, most * PAPER_SIDE**2 // patch**2))
 
 
 class PatchStore:
@@ -264,7 +275,8 @@ class PatchStore:
         Returns:
             ``(cases, channels, patch, patch)``.
         """
-        chunks = torch.arange(len(self), device=self.device).split(CHUNK_CASES)
+        count = cases_at_once(CHUNK_CASES, patch)
+        chunks = torch.arange(len(self), device=self.device).split(count)
         patches = [
             self.views(chosen, view and view[torch.zeros_like(chosen)], patch) for chosen in chunks
         ]

@@ -18,7 +18,8 @@ from hydrakit.plan.model import Plan
 from hydrakit.plan.results import CheckpointFacts, Event
 from hydrakit.rounds import Round, Train
 from hydrakit.runs.rundir import CHECKPOINT, RunDir
-from hydrakit.schema import Frozen, Name, PathText
+from hydrakit.schema import Frozen, Name, PathText, Text
+from hydrakit.storage.claims import Observer
 from hydrakit.storage.lock import holder_of
 from hydrakit.storage.records import refuse_later
 from hydrakit.weights.format import read_description
@@ -128,7 +129,8 @@ class CellStatus(Frozen):
 
     Attributes:
         name: Name of the cell.
-        state: Whether the cell is done, failed, begun or waiting.
+        state: Whether the cell is done, failed, begun or waiting, or not needed, since the
+            comparison ended early.
         rounds: Number of rounds that are done.
         running: Whether a process is running the cell.
         reason: Why the cell failed.
@@ -137,7 +139,7 @@ class CellStatus(Frozen):
     """
 
     name: PathText
-    state: Literal["done", "failed", "begun", "waiting"]
+    state: Literal["done", "failed", "begun", "waiting", "not needed"]
     rounds: int
     running: bool = False
     reason: PathText | None = None
@@ -145,12 +147,18 @@ class CellStatus(Frozen):
 
 
 class ComparisonStatus(Frozen):
-    """Progress of a comparison; attributes as in `RunStatus`, with cells instead of rounds."""
+    """Progress of a comparison; attributes as in `RunStatus`, with cells instead of rounds.
+
+    Attributes:
+        members: Processes that share the comparison (`compare --join`), as "pid 1 on HOST"; one
+            that was killed is among them until another one notices it.
+    """
 
     kind: Literal["comparison"] = "comparison"
     path: PathText
     state: RunState
     holder: HolderStatus | None
+    members: tuple[Text, ...] = ()
     cells: tuple[CellStatus, ...]
 
 
@@ -248,19 +256,32 @@ def _progress(path: Path) -> dict[str, object]:
 
 def _of_comparison(folder: Path) -> ComparisonStatus:
     compare_dir, holder = CompareDir(folder), _holder(folder)
-    started = compare_dir.started()
+    started, description = compare_dir.started(), compare_dir.description()
     cells = tuple(
         _cell(compare_dir, cell)
         if cell.name in started
         else CellStatus(name=cell.name, state="waiting", rounds=0)
-        for cell in compare_dir.description().design.cells()
+        for cell in description.design.cells()
     )
     if holder is not None and holder.alive is not False:
         cells = _with_queue(cells, read_states(compare_dir.jobs))
-    done = all(each.state == "done" for each in cells)
+    not_needed = set(description.not_needed)
+    cells = tuple(
+        each.model_copy(update={"state": "not needed"})
+        if each.name in not_needed and each.state in ("begun", "waiting")
+        else each
+        for each in cells
+    )
+    done = all(each.state in ("done", "not needed") for each in cells)
     finished = done and compare_dir.comparison_path.is_file()
+    observer = Observer(folder)
+    members = tuple(observer.describe(each) for each in observer.present())
     return ComparisonStatus(
-        path=str(folder), state=_state(finished, holder), holder=holder, cells=cells
+        path=str(folder),
+        state="running" if members else _state(finished, holder),
+        holder=holder,
+        members=members,
+        cells=cells,
     )
 
 

@@ -8,13 +8,13 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from hydrakit.data.load import LoadedDataset
+from hydrakit.data.load import LoadedDataset, cases_at_once
 from hydrakit.models.body import BodyModule
 from hydrakit.models.layers import DatasetNorm
 from hydrakit.training.epochs import features_of
 from hydrakit.training.seeds import STATISTICS, Seeds
 
-BATCH = 128  # patches of all datasets together
+BATCH = 128  # patches of all datasets together; fewer if they are larger than the paper's
 
 
 Part = tuple[nn.Module, LoadedDataset]
@@ -72,7 +72,7 @@ def _batches(parts: Sequence[LoadedDataset], seeds: Seeds) -> Iterator[list[Tens
     """Unaugmented training patches of each dataset; a batch has the same share of each."""
     device = parts[0].train.device
     counts = [len(part.train_labels) for part in parts]
-    batches = min(-(-sum(counts) // BATCH), *counts)
+    batches = min(-(-sum(counts) // cases_at_once(BATCH, parts[0].patch)), *counts)
     generator = seeds.generator(STATISTICS)
     rows = [
         torch.randperm(count, generator=generator).to(device).tensor_split(batches)

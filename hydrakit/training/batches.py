@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hydrakit.compute import signals
 from hydrakit.data.augment import Views, allowed, balanced
-from hydrakit.data.load import LoadedDataset
+from hydrakit.data.load import LoadedDataset, cases_at_once
 from hydrakit.rounds import Hyperparameters
 from hydrakit.training.evaluation import EVALUATION_BATCH, forward_in_batches
 from hydrakit.training.seeds import EPOCH, VIEWS, Seeds
@@ -74,7 +74,8 @@ class TrainingExamples:
             body: Frozen body, on the device of the data.
             device: Device of the features and labels.
         """
-        indices = torch.arange(len(self.rows), device=self.device).split(EVALUATION_BATCH)
+        count = cases_at_once(EVALUATION_BATCH, self.data.patch)
+        indices = torch.arange(len(self.rows), device=self.device).split(count)
         features = torch.cat([forward_in_batches(body, self._images(batch)) for batch in indices])
         self.device = device
         self.features, self.labels = features.to(device), self.labels.to(device)

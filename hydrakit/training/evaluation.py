@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hydrakit.compute.graphs import Replayed, foreign_layer
 from hydrakit.compute.modules import is_frozen
-from hydrakit.data.load import CaseSet
+from hydrakit.data.load import CaseSet, cases_at_once
 from hydrakit.errors import PlanError
 from hydrakit.hooks import Task
 from hydrakit.models.body import BodyModule
@@ -21,7 +21,7 @@ from hydrakit.plan.results import Metrics
 from hydrakit.stats import tasks
 from hydrakit.stats.tasks import Scale
 
-EVALUATION_BATCH = 64
+EVALUATION_BATCH = 64  # of cases; fewer if their patches are larger than the paper's
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,18 @@ class Evaluator:
 
 
 def forward_in_batches(module: nn.Module, inputs: Tensor) -> Tensor:
-    """Output of a module in evaluation mode, without gradients, computed in batches."""
+    """Output of a module in evaluation mode, without gradients, computed in batches.
+
+    Args:
+        module: Module to evaluate.
+        inputs: Images ``(n, channels, height, width)``, or features ``(n, features)``.
+    """
+    count = EVALUATION_BATCH
+    if inputs.ndim == 4:
+        count = cases_at_once(count, max(inputs.shape[2:]))
     module.eval()
     with torch.no_grad():
-        return torch.cat([module(batch) for batch in inputs.split(EVALUATION_BATCH)])
+        return torch.cat([module(batch) for batch in inputs.split(count)])
 
 
 def compute_metrics(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hydrakit.compute import signals
 from hydrakit.compute.modules import only_layer
-from hydrakit.data.load import CHUNK_CASES, CaseSet, LoadedDataset
+from hydrakit.data.load import CHUNK_CASES, CaseSet, LoadedDataset, cases_at_once
 from hydrakit.errors import DataError, PlanError
 from hydrakit.models.blend import BlendedHead
 from hydrakit.models.body import BodyModule
@@ -29,7 +29,8 @@ def features_of(data: LoadedDataset, compute: Callable[[Tensor], Tensor]) -> Ten
         compute: Computes the features ``(n, features)`` of images.
     """
     chunks = []
-    for chosen in torch.arange(len(data.train), device=data.train.device).split(CHUNK_CASES):
+    count = cases_at_once(CHUNK_CASES, data.patch)
+    for chosen in torch.arange(len(data.train), device=data.train.device).split(count):
         signals.check()
         chunks.append(compute(data.train.views(chosen, None, data.patch)).cpu())
     return torch.cat(chunks)
