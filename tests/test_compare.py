@@ -1006,7 +1006,7 @@ def test_what_a_plan_may_change_and_what_not(tmp_path: Path) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, finished: Path) -> Iterator[Counter[str]]:
     """Short heartbeats, no reports, and cells that were trained before; how often each was run."""
-    for name, value in {"BEAT": 0.05, "LIMIT": 0.4, "WAIT": 0.01}.items():
+    for name, value in {"BEAT": 0.05, "LIMIT": 1.0, "WAIT": 0.01}.items():
         monkeypatch.setattr(claims, name, value)
     monkeypatch.setattr(join, "WAIT", 0.01)
     monkeypatch.setattr(join, "PAUSE", 0.05)

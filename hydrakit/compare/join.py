@@ -170,7 +170,10 @@ def run_shared(
     while waiting:
         member.check()
         while len(running) < processes and time.monotonic() >= next_try:
-            cell = cells.take(waiting)
+            try:
+                cell = cells.take(waiting)
+            except OSError:  # the folder cannot be reached at present: the heartbeat decides
+                cell = None
             if cell is None:
                 next_try = time.monotonic() + PAUSE
                 break
