@@ -259,7 +259,10 @@ class Session:
         for note in notes_of_other_bits(rundir, self.plan, before, now):
             self.callbacks.noted(note)
         if self.number == 1 and not before:  # later, another precision would change the last digits
-            for note in notes_of_bfloat16(self):
+            for note in notes_of_bfloat16(
+                *(self.plan, self.context, self.compute, self.loaded),
+                lambda name: self.new_network().new_modules(name),
+            ):
                 self.callbacks.noted(note)
         for note in dict.fromkeys(self.start_notes if self.number == 1 else ()):
             self.callbacks.noted(note)
