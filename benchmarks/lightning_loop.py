@@ -83,7 +83,7 @@ class Network(lightning.LightningModule):
         super().__init__()
         self.body, self.head, self.head_only = body, head, head_only
         body.requires_grad_(not head_only)
-        self.figures = nn.ModuleDict(
+        self.figures: Any = nn.ModuleDict(
             {
                 f"{split}_{name}": kind()
                 for split in ("train", "val")
